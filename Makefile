@@ -1,0 +1,51 @@
+# make demo: an environment of its own, then one whole training run on drawn faces with its score and pictures.
+# make test: the same environment, then the tests.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# Compiled on installation, so that no import has to do it (importing Lightning uncompiled takes three times as long).
+INSTALL := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Tests run in two processes; each then gets one core.
+JOBS   ?= 2
+
+.PHONY: setup demo test test-slow lint format show-augmentations benchmark clean help
+
+help:
+	@sed -n 's/^# //p' Makefile; grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
+
+setup: $(VENV)/.installed ## the environment in .venv
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fanet_lightning needs Python 3.11 or newer: make PYTHON=python3.12 …")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) -e '.[dev]'
+	touch $@
+
+demo: setup ## train level=3 hl=true on drawn faces, score it, draw it (minutes on two cores)
+	$(BIN)/python -m fanet_lightning.train level=3 hl=true out=outputs/demo $(ARGS)
+
+test: setup ## everything but the slow tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n $(JOBS) --dist loadfile $(ARGS)
+
+test-slow: setup ## the slow tests
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: setup ## ruff, mypy strict, the import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --verbose
+
+format: setup ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+show-augmentations: setup ## a contact sheet of the training augmentation
+	$(BIN)/python scripts/show_augmentations.py $(ARGS)
+
+benchmark: setup ## every benchmark, one after the other
+	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean: ## what was built, not what was trained
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

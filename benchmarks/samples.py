@@ -1,0 +1,214 @@
+"""Training samples a second and core: this package's path beside a stock Albumentations composition.
+
+    python benchmarks/samples.py                                    # JPEGs of its own, 1024 × 768
+    python benchmarks/samples.py --images data/wider_face/WIDER_val/images --count 200
+
+One process, one thread. Both sides turn the same files into 640 × 640 samples with their boxes:
+  ours   ``TrainDataset``: decoding, expansion + square crop + resizing as one resampling, colours on the visible part
+         where it has fewer pixels, flip, uint8 tensor; the device normalises.
+  stock  the paper's order with the library's own transforms: PIL decoding, a ColorJitter for each of SSD's four colour
+         steps with SSD's probability of one half, CropAndPad (a real canvas), RandomResizedCrop (square), flip,
+         Normalize, float tensor. Nothing keeps a face in the crop.
+  stock, one ColorJitter       the same with the colours as they are usually written: all four steps on every image.
+  stock, our decoding, uint8   the same without PIL and without Normalize: what the resampling and the colours gain.
+Times are this process's CPU time, so another program on the machine disturbs them little; files are read from the page
+cache. Passes alternate and the fastest of each side counts. Then follows where our time goes.
+"""
+
+import argparse
+import io
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+import albumentations as A
+import cv2
+import numpy as np
+import torch
+from albumentations.pytorch import ToTensorV2
+from PIL import Image
+
+from fanet_lightning.data.augment import TrainAugment
+from fanet_lightning.data.crops import boxes_in_window, clean_boxes, render
+from fanet_lightning.data.dataset import TrainDataset
+from fanet_lightning.data.distortion import distort
+from fanet_lightning.data.images import Image8, read_image_rgb
+from fanet_lightning.data.records import Boxes, ImageRecord
+from fanet_lightning.data.sampler import SampleKey
+
+MEAN_RGB = (124, 116, 104)
+
+
+def made_images(folder: Path, count: int) -> list[Path]:
+    """Photograph-like JPEGs: blobs of several sizes and a little grain, quality 85."""
+    rng = np.random.default_rng(0)
+    paths = []
+    for i in range(count):
+        image = np.zeros((768, 1024, 3), dtype=np.float32)
+        for cells in (4, 16, 64):
+            coarse = rng.uniform(0, 255, (cells * 3 // 4, cells, 3)).astype(np.float32)
+            image += cv2.resize(coarse, (1024, 768), interpolation=cv2.INTER_CUBIC) / 3
+        image += rng.normal(0, 4, image.shape)
+        path = folder / f"{i:04d}.jpg"
+        buffer = io.BytesIO()
+        Image.fromarray(image.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
+        path.write_bytes(buffer.getvalue())
+        paths.append(path)
+    return paths
+
+
+def records_for(paths: list[Path], faces: int) -> list[ImageRecord]:
+    """Each image with ``faces`` random boxes of 8 to 200 pixels: the samples' cost hardly depends on where they are."""
+    rng = np.random.default_rng(1)
+    records = []
+    for path in paths:
+        with Image.open(path) as image:
+            width, height = image.size
+        sides = np.exp(rng.uniform(np.log(8), np.log(200), (faces, 1)))
+        corners = rng.uniform(0, 1, (faces, 2)) * np.maximum([width, height] - sides, 1)
+        boxes = clean_boxes(np.concatenate([corners, corners + sides], axis=1), height, width)
+        records.append(ImageRecord(f"{path.parent.name}/{path.stem}", path, boxes))
+    return records
+
+
+def stock_composition(size: int, *, one_jitter: bool = False, normalise: bool = True) -> A.Compose:
+    steps = {"brightness": (0.875, 1.125), "contrast": (0.5, 1.5), "saturation": (0.5, 1.5), "hue": (-0.05, 0.05)}
+    neutral = {"brightness": (1.0, 1.0), "contrast": (1.0, 1.0), "saturation": (1.0, 1.0), "hue": (0.0, 0.0)}
+    single = [A.ColorJitter(**(neutral | {name: limits}), p=0.5) for name, limits in steps.items()]
+    return A.Compose(
+        [
+            *([A.ColorJitter(**steps, p=1.0)] if one_jitter else single),
+            A.CropAndPad(percent=(0.0, 1.5), keep_size=False, fill=MEAN_RGB, p=0.5),
+            # A square of 0.3 … 1 of the shorter side of a 4:3 image, as shares of the area.
+            A.RandomResizedCrop((size, size), scale=(0.09 * 0.75, 0.75), ratio=(1.0, 1.0)),
+            A.HorizontalFlip(p=0.5),
+            *([A.Normalize()] if normalise else []),
+            ToTensorV2(),
+        ],
+        bbox_params=A.BboxParams("pascal_voc", clip=True, filter_invalid_bboxes=True, min_visibility=0.5),
+    )
+
+
+def stock_sample(compose: A.Compose, image: Image8, boxes: Boxes) -> tuple[torch.Tensor, torch.Tensor]:
+    sample = compose(image=image, bboxes=boxes)
+    return sample["image"], torch.as_tensor(np.asarray(sample["bboxes"], dtype=np.float32).reshape(-1, 4))
+
+
+def read_with_pil(path: Path) -> Image8:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def fastest(sides: dict[str, Callable[[int], Any]], count: int, passes: int) -> dict[str, float]:
+    """Seconds an image of each side: passes over all images alternate, the fastest pass counts."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(passes):
+        for name, sample in sides.items():
+            start = time.process_time()
+            for index in range(count):
+                sample(index)
+            times[name].append((time.process_time() - start) / count)
+    return {name: min(values) for name, values in times.items()}
+
+
+def parts(records: list[ImageRecord], augment: TrainAugment) -> dict[str, float]:
+    """Mean seconds an image of each part, run by itself with the same draws as in the whole."""
+    crop = augment.compose.transforms[0]
+    times: dict[str, list[float]] = {}
+
+    def timed(name: str, work: Callable[[], Any]) -> Any:
+        start = time.process_time()
+        result = work()
+        times.setdefault(name, []).append(time.process_time() - start)
+        return result
+
+    for seed, record in enumerate(records):
+        image = timed("decode", lambda: read_image_rgb(record.path))  # noqa: B023
+        whole = time.process_time()
+        sample, _ = augment(image, record.boxes_xyxy, seed)
+        whole = time.process_time() - whole
+        height, width = image.shape[:2]
+        boxes = clean_boxes(record.boxes_xyxy, height, width)
+        window, placement, strengths = (crop.params[name] for name in ("window", "placement", "strengths"))
+        recolour_seconds: list[float] = []
+
+        def recolour(part: Image8) -> Image8:
+            begin = time.process_time()
+            out = distort(part, strengths)  # noqa: B023
+            recolour_seconds.append(time.process_time() - begin)  # noqa: B023
+            return out
+
+        rng = random.Random(seed)
+        work: dict[str, Callable[[], Any]] = {
+            "draw the window": lambda: crop.square.draw(rng, height, width, boxes),  # noqa: B023
+            "warp with colours": lambda: render(image, placement, augment.size, MEAN_RGB, recolour),  # noqa: B023
+            "boxes": lambda: boxes_in_window(boxes, window, placement, 2.0),  # noqa: B023
+            "flip (half of the images)": lambda: cv2.flip(sample, 1) if seed % 2 else None,  # noqa: B023
+        }
+        before = sum(sum(values) for values in times.values())
+        for name, step in work.items():
+            timed(name, step)
+        inside = sum(sum(values) for values in times.values()) - before
+        times.setdefault("  of which colours", []).append(sum(recolour_seconds))
+        times.setdefault("Albumentations itself, seeding", []).append(whole - inside)
+        timed("tensor", lambda: torch.from_numpy(np.ascontiguousarray(sample.transpose(2, 0, 1))))  # noqa: B023
+    return {name: statistics.fmean(values) for name, values in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, help="folder of JPEGs; default: made ones")
+    parser.add_argument("--count", type=int, default=100, help="images of a pass")
+    parser.add_argument("--passes", type=int, default=3)
+    parser.add_argument("--size", type=int, default=640)
+    parser.add_argument("--faces", type=int, default=12, help="boxes of an image; WIDER FACE has 12 on average")
+    arguments = parser.parse_args()
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        if arguments.images is None:
+            paths = made_images(Path(scratch), arguments.count)
+        else:
+            found = sorted(arguments.images.rglob("*.jpg"))
+            paths = found[:: max(1, len(found) // arguments.count)][: arguments.count]
+        if not paths:
+            parser.error(f"no *.jpg under {arguments.images}")
+        run(paths, arguments)
+
+
+def run(paths: list[Path], arguments: argparse.Namespace) -> None:
+    records = records_for(paths, arguments.faces)
+    augment = TrainAugment(arguments.size)
+    dataset = TrainDataset(records, augment)
+    stock = stock_composition(arguments.size)
+    one_jitter = stock_composition(arguments.size, one_jitter=True)
+    plain = stock_composition(arguments.size, normalise=False)
+    sides: dict[str, Callable[[int], Any]] = {
+        "ours": lambda i: dataset[SampleKey(epoch=0, index=i)],
+        "stock": lambda i: stock_sample(stock, read_with_pil(records[i].path), records[i].boxes_xyxy),
+        "stock, one ColorJitter": lambda i: stock_sample(
+            one_jitter, read_with_pil(records[i].path), records[i].boxes_xyxy
+        ),
+        "stock, our decoding, uint8": lambda i: stock_sample(
+            plain, read_image_rgb(records[i].path), records[i].boxes_xyxy
+        ),
+    }
+    fastest(sides, min(len(records), 10), 1)
+    seconds = fastest(sides, len(records), arguments.passes)
+    print(f"{len(records)} images, {arguments.faces} faces each, to {arguments.size} x {arguments.size}, one thread")
+    for name, value in seconds.items():
+        print(f"  {name:<32}{1 / value:7.1f} images/s {1e3 * value:8.2f} ms   {value / seconds['ours']:5.2f} x ours")
+    print("where our time goes, ms an image:")
+    for name, value in parts(records, augment).items():
+        print(f"  {name:<32}{1e3 * value:7.2f}")
+
+
+if __name__ == "__main__":
+    main()

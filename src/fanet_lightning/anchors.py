@@ -1,0 +1,61 @@
+"""The anchors: one square per cell and map (S3FD §3.1, FANet §3.3), from the real shapes of the maps."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+# FANet §3.3: six detection maps, their strides and anchor sides in pixels of the input.
+STRIDES = (4, 8, 16, 32, 64, 128)
+SIZES = (16, 32, 64, 128, 256, 512)
+
+
+@dataclass(frozen=True)
+class AnchorGrid:
+    """The anchors of one input size, hashable, so that boxes are computed once per shape and device.
+
+    ``map_shapes`` (height, width) in cells of each map, ``strides`` and ``sizes`` in pixels of the input.
+    Anchors are numbered map by map, row by row; the centre of cell i lies at (i + 0.5) × stride, nothing is clipped.
+    """
+
+    map_shapes: tuple[tuple[int, int], ...]
+    strides: tuple[int, ...] = STRIDES
+    sizes: tuple[int, ...] = SIZES
+
+    def __post_init__(self) -> None:
+        if not len(self.map_shapes) == len(self.strides) == len(self.sizes):
+            raise ValueError(
+                f"{len(self.map_shapes)} map shapes, {len(self.strides)} strides and {len(self.sizes)} sizes: "
+                "give one of each per detection map"
+            )
+
+    @property
+    def count(self) -> int:
+        """A, the number of anchors: 34,125 at 640 × 640."""
+        return sum(height * width for height, width in self.map_shapes)
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Index of each map's first anchor, L entries."""
+        starts, total = [], 0
+        for height, width in self.map_shapes:
+            starts.append(total)
+            total += height * width
+        return tuple(starts)
+
+    def boxes_cxcywh(self, device: torch.device | str = "cpu") -> Tensor:
+        """(A, 4) float32, centre x, centre y, width, height, in pixels of the input. Do not write into it: it is cached."""
+        return _boxes_cxcywh(self, torch.device(device))
+
+
+@lru_cache(maxsize=32)
+def _boxes_cxcywh(grid: AnchorGrid, device: torch.device) -> Tensor:
+    maps = []
+    for (height, width), stride, size in zip(grid.map_shapes, grid.strides, grid.sizes, strict=True):
+        y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) * stride
+        x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) * stride
+        cy, cx = torch.meshgrid(y, x, indexing="ij")
+        side = torch.full_like(cx, float(size))
+        maps.append(torch.stack([cx, cy, side, side], dim=-1).reshape(-1, 4))
+    return torch.cat(maps)

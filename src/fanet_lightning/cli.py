@@ -1,0 +1,52 @@
+"""What every verb's ``main`` shares: exit codes, one-line errors, ``--help``."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from omegaconf import DictConfig, OmegaConf
+
+from fanet_lightning.config import compose_config
+from fanet_lightning.errors import InputError
+
+# 2 is what argparse leaves with on bad input; 130 is the shell's code for Ctrl-C.
+BAD_INPUT, INTERRUPTED = 2, 130
+
+
+def run(main: Callable[[list[str]], int | None]) -> NoReturn:
+    """Call ``main`` with the command line; print an :class:`InputError` as one line on stderr and leave with 2."""
+    try:
+        code = main(sys.argv[1:]) or 0
+    except InputError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        code = BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = INTERRUPTED
+    except BrokenPipeError:
+        # The reader of a pipe (`| head`) has left; writing the traceback to it would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def verb_config(config_name: str, argv: Sequence[str], usage: str, required: Sequence[str] = ()) -> DictConfig | None:
+    """The configuration of a verb, or None when ``--help`` was asked for and has been printed.
+
+    Raises:
+        InputError: a word that is not ``key=value``, an unknown key, or a required key without a value.
+    """
+    if any(word in ("-h", "--help") for word in argv):
+        print(f"{usage}\n\nKeys and their defaults:\n")
+        print(OmegaConf.to_yaml(compose_config(config_name, [word for word in argv if "=" in word])))
+        return None
+    for word in argv:
+        if "=" not in word:
+            raise InputError(f"'{word}' is not key=value; --help lists the keys")
+    config = compose_config(config_name, argv)
+    missing = [key for key in required if OmegaConf.is_missing(config, key) or config[key] is None]
+    if missing:
+        raise InputError(f"{' and '.join(f'{key}=…' for key in missing)} must be given; {usage.splitlines()[0]}")
+    return config

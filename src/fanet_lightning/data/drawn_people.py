@@ -1,0 +1,238 @@
+"""Who is drawn: the parameters of one person, and how they are drawn by lot."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+T = TypeVar("T")
+Colour = tuple[float, float, float]
+Kind = Literal["face", "back", "scrambled", "blank", "blobs"]
+
+# From light to dark; people lie anywhere between two neighbours.
+SKINS = (
+    (250, 226, 209),
+    (238, 203, 178),
+    (222, 176, 142),
+    (194, 142, 104),
+    (158, 106, 72),
+    (118, 76, 52),
+    (84, 54, 40),
+    (58, 40, 33),
+)
+HAIRS = (
+    (24, 20, 20),
+    (48, 34, 26),
+    (82, 54, 34),
+    (128, 86, 48),
+    (186, 146, 88),
+    (222, 196, 140),
+    (150, 62, 32),
+    (176, 174, 172),
+)
+IRISES = ((40, 26, 20), (66, 42, 26), (70, 96, 120), (74, 92, 62))
+HAIR_STYLES = ("short", "long", "bob", "bald", "afro", "hat", "scarf")
+_HAIR_STYLE_ODDS = (0.34, 0.2, 0.13, 0.08, 0.06, 0.13, 0.06)
+
+
+@dataclass(frozen=True)
+class Person:
+    """Everything that the drawing of a person depends on. Angles in radians, colours RGB 0 … 255.
+
+    ``centre_xy``, ``height``  the face's oval in pixels, hairline to chin, before it is tilted.
+    ``breadth``, ``jaw``       half width over half height; how much narrower the chin is.
+    ``kind``                   a ``face``, or what only looks like one: the ``back`` of a head, a ``scrambled`` face,
+                               a ``blank`` head, a head with random ``blobs``.
+    ``smile``, ``mouth_open``, ``frown``, ``eye_open``, ``gaze``  expression; ``gaze`` and ``smile`` in -1 … 1.
+    ``light_xy``               brightness gained per half face to the right and down; a negative y lights the brow.
+    ``exposure``, ``haze``, ``air``  gain, and how far the colours fade into the air.
+    ``blur``, ``motion``       sigma over the face's height; sideways instead of round.
+    ``hand``                   0 none, else the side (-1, 1) of the face that it covers.
+    """
+
+    centre_xy: tuple[float, float]
+    height: float
+    kind: Kind
+    tilt: float
+    yaw: float
+    pitch: float
+    breadth: float
+    jaw: float
+    build: float
+    skin: Colour
+    lips: Colour
+    hair: Colour
+    hair_style: str
+    hairline: float
+    parting: float
+    hat: Colour
+    brim: float
+    iris: Colour
+    cloth: Colour
+    cloth_second: Colour
+    pattern: str
+    eye_distance: float
+    eye_open: float
+    gaze: float
+    frown: float
+    mouth_width: float
+    mouth_open: float
+    smile: float
+    beard: float
+    glasses: Literal["none", "clear", "sun"]
+    mask: bool
+    hand: int
+    light_xy: tuple[float, float]
+    exposure: float
+    haze: float
+    air: Colour
+    blur: float
+    motion: bool
+    texture: int
+
+
+def random_person(
+    rng: np.random.Generator,
+    centre_xy: tuple[float, float],
+    height: float,
+    *,
+    hardship: float,
+    kind: Kind = "face",
+    light_xy: tuple[float, float] = (0.0, 0.0),
+    air: Colour = (200.0, 205.0, 210.0),
+) -> Person:
+    """Draw a person by lot.
+
+    Args:
+        rng: the only source of chance.
+        centre_xy, height: see :class:`Person`.
+        hardship: 0 … 1, how often the head is turned, veiled, blurred or badly lit.
+        kind: a face, or something that looks like one.
+        light_xy: the scene's light; each person gets a little of their own.
+        air: the colour that distance fades into.
+    """
+    unusual = rng.random(8) < hardship
+    skin = between(rng, SKINS)
+    style = pick(rng, HAIR_STYLES, _HAIR_STYLE_ODDS)
+    hair = between(rng, HAIRS) if sum(skin) > 380 or rng.random() < 0.1 else walk(HAIRS[0], rng.uniform(0.8, 1.8))
+    yaw = (
+        max(-0.9, min(0.9, float(rng.normal(0, 0.28))))
+        if not unusual[0]
+        else _side(rng) * float(rng.uniform(0.55, 1.25))
+    )
+    tilt = max(-0.25, min(0.25, float(rng.normal(0, 0.09)))) if not unusual[1] else float(rng.uniform(-0.61, 0.61))
+    excited = rng.random() < 0.05
+    light = rng.normal(0, 0.06, 2) + light_xy
+    if unusual[2] and rng.random() < 0.6:
+        angle = rng.uniform(0, 2 * math.pi)
+        light = 0.5 * np.array([math.cos(angle), math.sin(angle)])
+    worn = rng.random(4)
+    return Person(
+        centre_xy=centre_xy,
+        height=height,
+        kind=kind,
+        tilt=tilt,
+        yaw=yaw,
+        pitch=float(rng.normal(0, 0.07)) + (float(rng.uniform(-0.22, 0.28)) if unusual[3] else 0.0),
+        breadth=max(0.66, min(0.87, float(rng.normal(0.76, 0.045)))),
+        jaw=float(rng.uniform(0.1, 0.3)),
+        build=float(rng.uniform(0.85, 1.2)),
+        skin=skin,
+        lips=_blend(walk(skin, 0.78), (176.0, 62.0, 70.0), float(rng.uniform(0.15, 0.75))),
+        hair=hair,
+        hair_style=style,
+        hairline=float(rng.uniform(-0.84, -0.52)),
+        parting=float(rng.uniform(-0.5, 0.5)),
+        hat=random_colour(rng),
+        brim=float(rng.uniform(1.1, 1.8)),
+        iris=_colour(IRISES[int(rng.integers(len(IRISES)))]),
+        cloth=random_colour(rng),
+        cloth_second=random_colour(rng),
+        pattern=pick(rng, ("plain", "stripes", "dots", "open"), (0.5, 0.2, 0.12, 0.18)),
+        eye_distance=float(rng.uniform(0.32, 0.39)),
+        eye_open=float(rng.uniform(0.55, 1.2)) if rng.random() < 0.93 else 0.1,
+        gaze=float(rng.uniform(-1, 1)),
+        frown=float(rng.uniform(-1, 1)) * (1.6 if excited else 0.6),
+        mouth_width=float(rng.uniform(0.22, 0.36)),
+        mouth_open=float(rng.uniform(0.7, 1.5)) if excited else float(max(0.0, rng.normal(0.1, 0.25))),
+        smile=float(rng.uniform(-0.6, 1.0)),
+        beard=float(rng.uniform(0.2, 1.6)) if worn[0] < 0.14 else 0.0,
+        glasses="sun" if worn[1] < 0.03 + 0.12 * hardship else "clear" if worn[1] < 0.24 else "none",
+        mask=bool(worn[2] < 0.12 * hardship),
+        hand=_side(rng) if worn[3] < 0.12 * hardship else 0,
+        light_xy=(float(light[0]), float(light[1])),
+        exposure=float(rng.uniform(0.88, 1.1))
+        * (pick(rng, (0.45, 0.65, 1.35), (0.34, 0.33, 0.33)) if unusual[4] else 1.0),
+        haze=float(rng.uniform(0.25, 0.6)) if unusual[5] else float(rng.uniform(0, 0.12)),
+        air=air,
+        blur=float(rng.uniform(0.02, 0.07)) if unusual[6] else 0.0,
+        motion=bool(rng.random() < 0.35),
+        texture=int(rng.integers(1 << 31)),
+    )
+
+
+def turned(points: npt.NDArray[np.float64], person: Person) -> npt.NDArray[np.float64]:
+    """Move surface points, (N, 2) head coordinates, by yaw and pitch; what turns out of sight stays at the rim."""
+    reach = person.breadth * 1.02
+    u, v = points[:, 0], points[:, 1]
+    angle = (np.arcsin((u / reach).clip(-1, 1)) + person.yaw).clip(-math.pi / 2, math.pi / 2)
+    placed = np.empty_like(points)
+    # The jaw is narrower than the temples, and so is the path of what turns there.
+    placed[:, 0] = reach * np.sin(angle) * (1 - person.jaw * 0.6 * abs(math.sin(person.yaw)) * v.clip(0, 1))
+    placed[:, 1] = v + person.pitch * np.sqrt((1 - v * v).clip(0))
+    return placed
+
+
+def walk(colour: tuple[float, ...], gain: float) -> Colour:
+    """Lighter or darker, within 0 … 255."""
+    red, green, blue = (min(255.0, channel * gain) for channel in colour)
+    return red, green, blue
+
+
+def between(rng: np.random.Generator, palette: tuple[tuple[int, int, int], ...]) -> Colour:
+    """A colour between two neighbours of the palette, with a little of its own."""
+    place = rng.random() * (len(palette) - 1)
+    low = int(place)
+    mixed = _blend(_colour(palette[low]), _colour(palette[low + 1]), place - low)
+    gain = rng.uniform(0.92, 1.08)
+    red, green, blue = (
+        min(255.0, channel * gain + own) for channel, own in zip(mixed, rng.uniform(-3, 3, 3).tolist(), strict=True)
+    )
+    return red, green, blue
+
+
+def random_colour(rng: np.random.Generator) -> Colour:
+    """Clothes and things: greys, dull and bright colours, now and then one like skin."""
+    draw = rng.random()
+    if draw < 0.08:
+        return between(rng, SKINS)
+    grey = rng.uniform(15, 245)
+    spread = 20 if draw < 0.45 else 90 if draw < 0.8 else 220
+    red, green, blue = (min(250.0, max(5.0, grey + (own - 0.5) * spread)) for own in rng.random(3).tolist())
+    return red, green, blue
+
+
+def pick(rng: np.random.Generator, options: Sequence[T], odds: Sequence[float]) -> T:
+    """One of the options; the odds add up to 1. A tenth of the time that ``Generator.choice`` takes."""
+    draw = rng.random()
+    for option, share in zip(options, odds, strict=True):
+        draw -= share
+        if draw < 0:
+            return option
+    return options[-1]
+
+
+def _blend(first: Colour, second: Colour, share: float) -> Colour:
+    red, green, blue = (a + (b - a) * share for a, b in zip(first, second, strict=True))
+    return red, green, blue
+
+
+def _side(rng: np.random.Generator) -> int:
+    return 1 if rng.random() < 0.5 else -1
+
+
+def _colour(entry: tuple[int, int, int]) -> Colour:
+    return float(entry[0]), float(entry[1]), float(entry[2])

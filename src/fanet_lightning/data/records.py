@@ -1,0 +1,75 @@
+"""One annotated image, and many of them packed for the loader's worker processes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+# In the order of the official rows, behind x y w h.
+ATTRIBUTES = ("blur", "expression", "illumination", "invalid", "occlusion", "pose")
+
+Boxes = npt.NDArray[np.float32]
+
+
+def _no_boxes() -> Boxes:
+    return np.zeros((0, 4), dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageRecord:
+    """An image on disk and its faces; boxes are ``xyxy`` in pixels of the original image (see ``structures``).
+
+    ``image_id``     official relative path without extension, ``event/name``.
+    ``boxes_xyxy``   (F, 4) float32, the usable faces: x2 > x1, y2 > y1, not flagged invalid. May reach out of the
+                     image.
+    ``attributes``   name → (F,) int8, one value per usable face (:data:`ATTRIBUTES` for WIDER FACE); may be empty.
+    ``ignored_xyxy`` (K, 4) float32, annotated boxes that are flagged invalid or have no area. Nothing trains on them.
+    """
+
+    image_id: str
+    path: Path
+    boxes_xyxy: Boxes = field(default_factory=_no_boxes)
+    attributes: Mapping[str, npt.NDArray[np.int8]] = field(default_factory=dict)
+    ignored_xyxy: Boxes = field(default_factory=_no_boxes)
+
+    def __post_init__(self) -> None:
+        for name in ("boxes_xyxy", "ignored_xyxy"):
+            boxes = getattr(self, name)
+            if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype != np.float32:
+                raise ValueError(f"{name} of {self.image_id} is {boxes.dtype}{boxes.shape}; give (F, 4) float32")
+        if (self.boxes_xyxy[:, 2:] <= self.boxes_xyxy[:, :2]).any():
+            raise ValueError(f"boxes_xyxy of {self.image_id} holds a box without area; such boxes go to ignored_xyxy")
+        for name, values in self.attributes.items():
+            if values.shape != (len(self.boxes_xyxy),):
+                raise ValueError(
+                    f"attribute {name} of {self.image_id} is {values.shape}, not ({len(self.boxes_xyxy)},)"
+                )
+
+
+class PackedRecords:
+    """What training reads of many records, in four arrays.
+
+    A list of objects is copied page by page into every worker process, since reading an object writes its reference
+    count. Arrays stay shared.
+    """
+
+    def __init__(self, records: Sequence[ImageRecord]) -> None:
+        self.image_ids = np.array([record.image_id for record in records], dtype=np.str_)
+        self._paths = np.array([str(record.path) for record in records], dtype=np.str_)
+        self._boxes_xyxy = np.concatenate([_no_boxes(), *(record.boxes_xyxy for record in records)])
+        self._starts = np.cumsum([0, *(len(record.boxes_xyxy) for record in records)])
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def image_id(self, index: int) -> str:
+        return str(self.image_ids[index])
+
+    def path(self, index: int) -> Path:
+        return Path(str(self._paths[index]))
+
+    def boxes_xyxy(self, index: int) -> Boxes:
+        """(F, 4) float32, a copy that the caller may write into."""
+        return self._boxes_xyxy[self._starts[index] : self._starts[index + 1]].copy()

@@ -1,0 +1,204 @@
+"""Where records and ground truth come from: WIDER FACE on disk, or the drawn faces in the same layout."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from fanet_lightning.data.records import ImageRecord
+from fanet_lightning.data.wider_face import load_wider_face
+from fanet_lightning.errors import InputError
+from fanet_lightning.files import check_writable
+
+if TYPE_CHECKING:
+    from fanet_lightning.scoring.ground_truth import GroundTruth
+
+# Looked for under the root, the first that exists is taken; the last is where the official tools unpack to.
+GROUND_TRUTH_FOLDERS = ("eval_gt", "ground_truth", "eval_tools/ground_truth")
+
+
+class FaceSource(Protocol):
+    """What a :class:`~fanet_lightning.data.datamodule.FaceDataModule` reads."""
+
+    def prepare(self) -> None:
+        """Write or fetch what is needed; called on one process per machine, and may be called again."""
+
+    def train(self) -> list[ImageRecord]: ...
+
+    def val(self) -> list[ImageRecord]:
+        """The validation records, sorted by image id."""
+
+    def ground_truth(self) -> "GroundTruth":
+        """The faces of exactly the images of :meth:`val`, in their order."""
+
+
+class WiderFaceSource:
+    """WIDER FACE in the official layout (:mod:`fanet_lightning.data.wider_face`).
+
+    Args:
+        root: the folder that holds ``WIDER_train``, ``WIDER_val``.
+        train: ``split`` and ``images`` (a list of image names within the split, or None for all of it) to train on.
+        val: the same to validate on. Both may name the same split with lists that share no image.
+        annotations: folder or official zip; by default looked for under ``root``.
+        ground_truth: folder of the official evaluation's ``.mat`` files; by default :data:`GROUND_TRUTH_FOLDERS`
+            under ``root``.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        train: Mapping[str, Any] | None = None,
+        val: Mapping[str, Any] | None = None,
+        annotations: Path | str | None = None,
+        ground_truth: Path | str | None = None,
+    ) -> None:
+        self.root = Path(root)
+        self._train = {"split": "train", "images": None, **(train or {})}
+        self._val = {"split": "val", "images": None, **(val or {})}
+        self._annotations = None if annotations is None else Path(annotations)
+        self._ground_truth = None if ground_truth is None else Path(ground_truth)
+        self._val_records: list[ImageRecord] | None = None
+
+    name = "wider_face"
+
+    def prepare(self) -> None:
+        """Nothing to do: the images are there, or reading says what is missing."""
+
+    def check(self, train: bool = True) -> None:
+        """Read all annotations, so that whatever is missing or malformed is said before any work starts.
+
+        Args:
+            train: the training part too, not only the validation one.
+
+        Raises:
+            InputError: see :func:`load_wider_face`.
+        """
+        if train:
+            self.train()
+        self.ground_truth()
+
+    def train(self) -> list[ImageRecord]:
+        """
+        Raises:
+            InputError: see :func:`load_wider_face`; or an image is trained and validated on.
+        """
+        records = self._load(self._train)
+        if self._train["split"] == self._val["split"]:
+            shared = {record.image_id for record in records} & {record.image_id for record in self.val()}
+            if shared:
+                raise InputError(
+                    f"{len(shared)} images are both trained and validated on, the first is {min(shared)}; "
+                    "give data.train.images and data.val.images lists that share none"
+                )
+        return records
+
+    def val(self) -> list[ImageRecord]:
+        if self._val_records is None:
+            self._val_records = sorted(self._load(self._val), key=lambda record: record.image_id)
+        return self._val_records
+
+    def ground_truth(self) -> "GroundTruth":
+        """Easy, medium and hard of the official files; without them one setting, ``all``, with every usable face."""
+        from fanet_lightning.scoring.ground_truth import read_ground_truth
+
+        records = self.val()
+        folder = self._ground_truth_folder()
+        if folder is None:
+            return _all_usable_faces(records)
+        try:
+            return read_ground_truth(folder).select([record.image_id for record in records])
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(
+                f"{folder} does not fit the validation images: {error}; name the folder that does"
+            ) from error
+
+    def _ground_truth_folder(self) -> Path | None:
+        if self._ground_truth is not None:
+            return self._ground_truth
+        if self._val["split"] != "val":  # the official files are about the val split
+            return None
+        folders = (self.root / name for name in GROUND_TRUTH_FOLDERS)
+        return next((folder for folder in folders if folder.is_dir()), None)
+
+    def _load(self, part: Mapping[str, Any]) -> list[ImageRecord]:
+        images = None if part["images"] is None else Path(part["images"])
+        return load_wider_face(self.root, part["split"], images=images, annotations=self._annotations)
+
+
+def _all_usable_faces(records: list[ImageRecord]) -> "GroundTruth":
+    """Usable faces count; ignored ones stay in, so that a detection on one is no false positive."""
+    from fanet_lightning.scoring.ground_truth import GroundTruth
+
+    boxes_xywh, counted = [], []
+    for record in records:
+        boxes = np.concatenate([record.boxes_xyxy, record.ignored_xyxy]).astype(np.float64)
+        boxes[:, 2:] -= boxes[:, :2]
+        boxes_xywh.append(boxes)
+        counted.append(np.arange(len(boxes)) < len(record.boxes_xyxy))
+    return GroundTruth(tuple(record.image_id for record in records), boxes_xywh, {"all": counted})
+
+
+class SyntheticSource:
+    """Drawn faces (:func:`fanet_lightning.data.synthetic.prepare_synthetic`), written once and read as WIDER FACE.
+
+    ``options`` go to ``prepare_synthetic`` as they are.
+    """
+
+    def __init__(
+        self, root: Path | str, train_images: int = 400, val_images: int = 120, seed: int = 0, **options: Any
+    ) -> None:
+        self._root = Path(root)
+        self._options = {"train_images": train_images, "val_images": val_images, "seed": seed, **options}
+        self._wider: WiderFaceSource | None = None
+
+    name = "synthetic"
+
+    def prepare(self) -> None:
+        self._prepared()
+
+    def check(self, train: bool = True) -> None:
+        """The drawn set is made where it is missing; only its folder can be wrong.
+
+        Raises:
+            InputError: ``root`` cannot be written.
+        """
+        check_writable(self._root, "data.root")
+
+    def train(self) -> list[ImageRecord]:
+        return self._prepared().train()
+
+    def val(self) -> list[ImageRecord]:
+        return self._prepared().val()
+
+    def ground_truth(self) -> "GroundTruth":
+        return self._prepared().ground_truth()
+
+    def _prepared(self) -> WiderFaceSource:
+        if self._wider is None:
+            from fanet_lightning.data.synthetic import prepare_synthetic
+
+            self._wider = WiderFaceSource(prepare_synthetic(self._root, **self._options))
+        return self._wider
+
+
+SOURCES: dict[str, type[WiderFaceSource] | type[SyntheticSource]] = {
+    "wider_face": WiderFaceSource,
+    "synthetic": SyntheticSource,
+}
+
+
+def build_source(name: str, **options: Any) -> WiderFaceSource | SyntheticSource:
+    """The source of a ``data`` group of the configuration: its ``name``, the rest as arguments.
+
+    Raises:
+        InputError: an unknown name, or an argument that this source does not take.
+    """
+    if name not in SOURCES:
+        raise InputError(f"data.name={name} is unknown; take {' or '.join(SOURCES)}")
+    try:
+        return SOURCES[name](**options)
+    except TypeError as error:
+        raise InputError(f"data={name}: {error}") from error

@@ -1,0 +1,153 @@
+"""WIDER FACE in its official layout: annotations and images → records.
+
+::
+
+    ROOT/WIDER_train/images/<event>/<name>.jpg      also WIDER_val, WIDER_test
+    ROOT/wider_face_split/wider_face_{train,val}_bbx_gt.txt | .mat, wider_face_test_filelist.txt
+    ROOT/wider_face_split.zip                       instead of the folder
+
+Boxes are those of the files: ``x y w h`` → x1 = x, y1 = y, x2 = x + w, y2 = y + h, pixels of the stored image.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from fanet_lightning.data.records import ATTRIBUTES, ImageRecord
+from fanet_lightning.data.wider_annotations import SPLITS, AnnotationTable, Split, read_annotations
+from fanet_lightning.errors import InputError
+
+__all__ = ["SPLITS", "AnnotationTable", "Split", "load_wider_face", "read_annotations", "read_image_list", "records_of"]
+
+WAYS_ON = (
+    "get WIDER FACE (http://shuoyang1213.me/WIDERFACE/) by hand or with scripts/download_wider_face.py, set data.root; "
+    "or take data=synthetic"
+)
+
+
+def load_wider_face(
+    root: Path, split: Split, images: Path | None = None, annotations: Path | None = None
+) -> list[ImageRecord]:
+    """The records of a split, or of a list of images within it, each image checked to be on disk.
+
+    Args:
+        root: the folder that holds ``WIDER_{split}``.
+        split: where the annotations and images come from. A list within val can serve for training as well.
+        images: text file with one ``event/name`` or ``event/name.jpg`` a line; blank lines and ``#`` comments are
+            skipped.
+            Its order is kept. A relative path that does not exist is looked for under ``root`` too.
+        annotations: folder or zip of the official annotations; by default ``root/wider_face_split``, else
+            ``root/wider_face_split.zip``.
+
+    Raises:
+        InputError: a missing folder or image, a malformed annotation line, or a listed name that the split does not
+            have.
+    """
+    root = Path(root)
+    if split not in SPLITS:
+        raise InputError(f"split={split} is unknown; take one of {', '.join(SPLITS)}")
+    folder = root / f"WIDER_{split}" / "images"
+    source = Path(annotations) if annotations is not None else _default_annotations(root)
+    if not folder.is_dir():
+        raise InputError(f"no WIDER FACE here: {folder} is no folder (expected {folder}/<event>/<name>.jpg); {WAYS_ON}")
+    if not source.exists():
+        raise InputError(
+            f"no WIDER FACE annotations here: {source} does not exist (expected a folder with "
+            f"wider_face_{split}_bbx_gt.txt, or the official wider_face_split.zip: data.annotations=PATH); {WAYS_ON}"
+        )
+    table = read_annotations(source, split)
+    chosen = list(range(len(table.image_ids)))
+    if images is not None:
+        list_path = _list_path(Path(images), root)
+        position = {image_id: index for index, image_id in enumerate(table.image_ids)}
+        chosen = []
+        for line, image_id in read_image_list(list_path):
+            if image_id not in position:
+                raise InputError(
+                    f"{list_path}, line {line}: {image_id} is not among the {len(position)} images of the {split} "
+                    f"split ({table.source}); correct the name, or name the split that has it"
+                )
+            chosen.append(position[image_id])
+    whole = f"the {split} split" if images is None else "the list"
+    _require_on_disk([table.image_ids[index] for index in chosen], folder, whole)
+    return records_of(table, folder, chosen)
+
+
+def _default_annotations(root: Path) -> Path:
+    folder, archive = root / "wider_face_split", root / "wider_face_split.zip"
+    return archive if archive.is_file() and not folder.is_dir() else folder
+
+
+def _list_path(path: Path, root: Path) -> Path:
+    return root / path if not path.exists() and (root / path).exists() else path
+
+
+def records_of(table: AnnotationTable, folder: Path, chosen: list[int] | None = None) -> list[ImageRecord]:
+    """The records of the chosen images (default: all), usable faces apart from the flagged and the empty ones."""
+    records = []
+    for index in range(len(table.image_ids)) if chosen is None else chosen:
+        rows = table.of_image(index)
+        boxes_xyxy = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:4]], axis=1).astype(np.float32)
+        codes = rows[:, 4:].astype(np.int8)
+        # After rounding to float32 a sliver of a box may have no side left, so the sides are taken there.
+        usable = (boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(axis=1) & (codes[:, ATTRIBUTES.index("invalid")] == 0)
+        image_id = table.image_ids[index]
+        records.append(
+            ImageRecord(
+                image_id=image_id,
+                path=folder / f"{image_id}.jpg",
+                boxes_xyxy=boxes_xyxy[usable],
+                attributes={name: codes[usable, column] for column, name in enumerate(ATTRIBUTES)},
+                ignored_xyxy=boxes_xyxy[~usable],
+            )
+        )
+    return records
+
+
+def read_image_list(path: Path) -> list[tuple[int, str]]:
+    """A list of images: (line number from 1, image id) in the file's order.
+
+    Raises:
+        InputError: no such file, no name in it, or a name given twice.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise InputError(
+            f"cannot read the list of images {path}: {reason}; give a text file with one event/name a line"
+        ) from error
+    names: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        image_id = ("" if line.lstrip().startswith("#") else line.partition(" #")[0]).strip().removesuffix(".jpg")
+        if image_id in names:
+            raise InputError(
+                f"{path}, line {number}: {image_id} stands in line {names[image_id]} already; keep one of them"
+            )
+        if image_id:
+            names[image_id] = number
+    if not names:
+        raise InputError(f"the list of images {path} names no image; write one event/name a line")
+    return [(number, image_id) for image_id, number in names.items()]
+
+
+def _require_on_disk(image_ids: list[str], folder: Path, whole: str) -> None:
+    """One listing per event folder: fast on network drives, where a stat per image is not."""
+    present: dict[str, set[str]] = {}
+    missing = []
+    for image_id in image_ids:
+        event, _, name = image_id.rpartition("/")
+        if event not in present:
+            try:
+                with os.scandir(folder / event) as entries:
+                    present[event] = {entry.name for entry in entries}
+            except OSError:
+                present[event] = set()
+        if f"{name}.jpg" not in present[event]:
+            missing.append(image_id)
+    if missing:
+        raise InputError(
+            f"{len(missing)} of the {len(image_ids)} images of {whole} are missing, the first is "
+            f"{folder / missing[0]}.jpg; complete the folder, or name those at hand with images=LIST"
+        )

@@ -1,0 +1,205 @@
+"""Score a checkpoint: ``python -m fanet_lightning.evaluate checkpoint=FILE data=wider_face protocol=short640``."""
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from fanet_lightning import cli
+from fanet_lightning.errors import InputError
+from fanet_lightning.files import check_writable
+
+if TYPE_CHECKING:
+    from fanet_lightning.data.records import ImageRecord
+    from fanet_lightning.data.resize import TestScale
+    from fanet_lightning.detector import FaceDetector
+    from fanet_lightning.scoring.curves import Curve
+    from fanet_lightning.structures import Detections
+
+USAGE = (
+    "python -m fanet_lightning.evaluate checkpoint=FILE [data=wider_face data.root=DIR] [protocol=short640] [out=DIR]"
+)
+SHEET_IMAGES = 12
+# Boxes below it are left out of the sheet, not out of the predictions: they would cover the picture.
+SHEET_THRESHOLD = 0.3
+PACKAGES = ("fanet-lightning", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy", "opencv-python-headless")
+
+
+def evaluate(
+    checkpoint: Path,
+    source: Any,
+    protocol: Mapping[str, Any],
+    out: Path,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    workers: int = 1,
+    detection: Mapping[str, Any] | None = None,
+) -> dict[str, float]:
+    """Run a checkpoint over the validation images of ``source`` and score it.
+
+    Writes into ``out``: ``predictions/`` in the official text layout, ``scores.json``, ``pr_curves.*``, ``detections.png``.
+
+    Args:
+        checkpoint: file that ``train`` has written.
+        source: what :func:`fanet_lightning.data.sources.build_source` made.
+        protocol: ``name`` and the arguments of :class:`fanet_lightning.data.resize.TestScale`.
+        out: folder, made if need be.
+        device: ``auto``, ``cpu``, ``cuda`` …
+        precision: ``auto``, ``32-true`` or ``bf16-mixed``.
+        workers: processes that read and resize images.
+        detection: keyword arguments of :func:`fanet_lightning.postprocess.detect`.
+
+    Returns:
+        AP per setting, in [0, 1].
+
+    Raises:
+        InputError: see :mod:`detector` and :mod:`data`.
+    """
+    from fanet_lightning.data.resize import TestScale
+    from fanet_lightning.detector import FaceDetector
+    from fanet_lightning.scoring.predictions import read_predictions, write_predictions
+    from fanet_lightning.scoring.results import made_by, print_table, write_results
+    from fanet_lightning.scoring.wider_face import score
+
+    device = _resolve_device(device)
+    check_writable(out)
+    scale = TestScale(**{key: value for key, value in protocol.items() if key != "name"})
+    detector = FaceDetector.from_checkpoint(checkpoint, device=device, precision=_precision(precision, device))
+    detector.detection.update(detection or {})
+    records = source.val()
+    start = time.perf_counter()
+    found = detect_records(detector, records, scale, workers)
+    seconds = time.perf_counter() - start
+    predictions = {image_id: (item.boxes_xyxy.numpy(), item.scores.numpy()) for image_id, item in found.items()}
+    ground_truth = source.ground_truth()
+    write_predictions(out / "predictions", predictions)
+    # What was written is what is scored: `score` on the same files then gives the same number to the last digit.
+    curves = score(ground_truth, read_predictions(out / "predictions", ground_truth.image_ids))
+    label = f"{source.name}, {len(records)} images, protocol {protocol['name']}"
+    write_results(
+        out,
+        benchmark="wider_face",
+        protocol=protocol["name"],
+        images=len(records),
+        curves=curves,
+        made_by={
+            **made_by(sys.argv, checkpoint=str(checkpoint), packages=PACKAGES),
+            "protocol_settings": dict(protocol), "data": source.name, "device": _device_name(device),
+            "precision": detector.precision, "detection": detector.detection,
+            "images_per_second": round(len(records) / max(seconds, 1e-9), 2),
+        },
+    )  # fmt: skip
+    print_table(label, curves)
+    _draw(out, checkpoint, curves, records, found, label)
+    return {setting: curve.ap for setting, curve in curves.items()}
+
+
+def detect_records(
+    detector: "FaceDetector", records: "list[ImageRecord]", scale: "TestScale", workers: int
+) -> "dict[str, Detections]":
+    """Detections of every image by image id, boxes in pixels of the original image; reading overlaps with inference."""
+    from rich.progress import track
+    from torch.utils.data import DataLoader
+
+    from fanet_lightning.data.dataset import EvalDataset
+
+    loader = DataLoader(EvalDataset(records, scale), batch_size=None, num_workers=workers)
+    found = {}
+    for batch in track(loader, "detecting", total=len(records), disable=not sys.stderr.isatty()):
+        height, width = batch.size_hw[0].tolist()
+        found[batch.image_ids[0]] = detector.detect_resized(batch.images, batch.scale_xy, height, width)
+    return found
+
+
+def _draw(
+    out: Path,
+    checkpoint: Path,
+    curves: "dict[str, Curve]",
+    records: "list[ImageRecord]",
+    found: "dict[str, Detections]",
+    label: str,
+) -> None:
+    import numpy as np
+
+    from fanet_lightning.data.images import read_image_rgb
+    from fanet_lightning.plots import detection_sheet, draw_detections, precision_recall_figure, save_figure
+
+    name = checkpoint.resolve().parent.parent.name or checkpoint.stem
+    save_figure(precision_recall_figure({name: curves}, label), out / "pr_curves")
+    # Evenly spread over the list, so that the sheet is the same for every run on the same images.
+    chosen = [records[i] for i in np.linspace(0, len(records) - 1, min(SHEET_IMAGES, len(records))).round().astype(int)]
+    drawn, titles = [], []
+    for record in chosen:
+        item = found[record.image_id]
+        shown = item.scores.numpy() >= SHEET_THRESHOLD
+        boxes_xyxy, scores = item.boxes_xyxy.numpy()[shown], item.scores.numpy()[shown]
+        drawn.append(draw_detections(read_image_rgb(record.path), boxes_xyxy, scores, record.boxes_xyxy))
+        titles.append(
+            f"{record.image_id.split('/')[-1][-40:]}: {len(scores)} found, {len(record.boxes_xyxy)} annotated"
+        )
+    caption = f"{label}: detections with confidence ≥ {SHEET_THRESHOLD}, annotated faces in white"
+    save_figure(detection_sheet(drawn, titles, caption), out / "detections")
+
+
+def _resolve_device(device: str) -> str:
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise InputError(f"device={device} is no device name; take auto, cpu or cuda") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device={device}: no CUDA device is available; take device=cpu")
+    return device
+
+
+def _precision(precision: str, device: str) -> str:
+    from fanet_lightning.precision import resolve_precision
+
+    if precision not in ("auto", "32-true", "bf16-mixed"):
+        raise InputError(f"precision={precision} is unknown; take auto, 32-true or bf16-mixed")
+    return resolve_precision(precision, device.split(":")[0])
+
+
+def _device_name(device: str) -> str:
+    import platform
+
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {torch.get_num_threads()} threads, {platform.machine()}"
+
+
+def main(argv: list[str]) -> int:
+    """The command line."""
+    config = cli.verb_config("evaluate", argv, USAGE, required=["checkpoint"])
+    if config is None:
+        return 0
+    options: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    from fanet_lightning.data.sources import build_source
+    from fanet_lightning.detector import read_checkpoint
+
+    checkpoint = Path(options["checkpoint"])
+    read_checkpoint(checkpoint)
+    source = build_source(**options["data"])
+    source.check(train=False)
+    run = checkpoint.resolve().parent.parent.name or checkpoint.stem
+    default = Path("outputs/evaluate") / f"{options['data']['name']}_{options['protocol']['name']}" / run
+    out = Path(options["out"]) if options["out"] else default
+    evaluate(
+        checkpoint, source, options["protocol"], out, device=options["device"], precision=options["precision"],
+        workers=options["workers"], detection=options["detection"],
+    )  # fmt: skip
+    print(f"predictions, scores.json, pr_curves and detections lie in {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,222 @@
+"""The LightningModule: the network, the hierarchical loss, the optimiser with its schedule, and validation by WIDER's AP."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from fanet_lightning.anchors import AnchorGrid
+from fanet_lightning.errors import InputError
+from fanet_lightning.loss import HierarchicalLoss
+from fanet_lightning.net.build import build_network
+from fanet_lightning.postprocess import detect
+from fanet_lightning.schedule import effective_lr, lr_factor
+from fanet_lightning.scoring.ground_truth import GroundTruth
+from fanet_lightning.scoring.predictions import Predictions
+from fanet_lightning.scoring.wider_face import Curve, score
+from fanet_lightning.structures import Batch, Detections, EvalBatch, NetworkOutput
+
+log = logging.getLogger(__name__)
+
+# So many skipped steps in a row mean that the weights themselves are lost, not that one batch was bad.
+MAX_SKIPPED_IN_A_ROW = 50
+
+
+class FaceDetectionModule(LightningModule):
+    """Trains FANet or the S3FD + FPN baseline.
+
+    All hyper-parameters are plain containers, so that a checkpoint loads with ``torch.load(weights_only=True)``.
+
+    Args:
+        network: keyword arguments of :func:`fanet_lightning.net.build.build_network`.
+        loss: keyword arguments of :class:`fanet_lightning.loss.HierarchicalLoss`.
+        optim: ``name`` (sgd | adamw), ``lr`` at batch 12, ``momentum``, ``weight_decay``, ``decay_all`` (also biases, norms and
+            L2Norm scales, as the paper's framework does), ``schedule``, ``warmup_steps``, ``milestones``, ``gamma``, ``final``.
+        detection: keyword arguments of :func:`fanet_lightning.postprocess.detect` for validation.
+        batch_size: total over all devices; the learning rate is scaled by it.
+        channels_last: memory format of weights and images.
+    """
+
+    def __init__(
+        self,
+        network: Mapping[str, Any],
+        loss: Mapping[str, Any] | None = None,
+        optim: Mapping[str, Any] | None = None,
+        detection: Mapping[str, Any] | None = None,
+        batch_size: int = 12,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.network = build_network(**network)
+        self.loss = HierarchicalLoss(**(loss or {}))
+        self.skipped_steps = 0
+        self._skipped_in_a_row = 0
+        self._last_ids: list[str] = []
+        self._last_loss: Tensor | None = None
+        self._finite_buffers: dict[str, Tensor] = {}
+        self._detections: dict[str, Detections] = {}
+        self.curves: dict[str, Curve] = {}
+        if channels_last:
+            self.network.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor, all_hierarchies: bool | None = None) -> tuple[NetworkOutput, AnchorGrid]:
+        """``images`` (B, 3, H, W) uint8 RGB → the heads' output and the anchors that it refers to."""
+        if self.hparams["channels_last"]:
+            images = images.contiguous(memory_format=torch.channels_last)
+        output: NetworkOutput = self.network(images, all_hierarchies=all_hierarchies)
+        return output, AnchorGrid(tuple((height, width) for height, width in output.map_shapes))
+
+    # Training
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        output, grid = self(batch.images)
+        parts = self.loss(output, grid, batch.targets)
+        size = len(batch.image_ids)
+        self.log("train/loss", parts.total, prog_bar=True, batch_size=size)
+        self.log_dict({f"train/{name}": value for name, value in parts.parts.items()}, batch_size=size)
+        self.log("train/positives", parts.positives.float(), batch_size=size)
+        self.log("train/unmatched_faces", parts.unmatched_faces.float(), batch_size=size)
+        self._last_ids, self._last_loss = batch.image_ids, parts.total.detach()
+        total: Tensor = parts.total
+        return total
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the total norm, and skip the step when that norm is not finite.
+
+        The norm is taken after the gradients were averaged over ranks, so that all ranks decide alike. A step is skipped by
+        handing the optimiser no gradients: neither momentum nor weight decay then moves a weight.
+        """
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        limit = gradient_clip_val if gradient_clip_val else float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        if bool(torch.isfinite(norm)):
+            self._skipped_in_a_row = 0
+            self.log("train/grad_norm", norm)
+        else:
+            optimizer.zero_grad(set_to_none=True)
+            self._count_skipped(norm)
+        self.log("train/skipped_steps", float(self.skipped_steps))
+
+    def _count_skipped(self, norm: Tensor) -> None:
+        self.skipped_steps += 1
+        self._skipped_in_a_row += 1
+        loss = float(self._last_loss) if self._last_loss is not None else float("nan")
+        log.warning(
+            "step %d skipped: gradient norm %s, loss %s on rank %d; images: %s",
+            self.global_step, float(norm), loss, self.global_rank, ", ".join(self._last_ids),
+        )  # fmt: skip
+        self._restore_buffers()
+        if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise InputError(
+                f"{MAX_SKIPPED_IN_A_ROW} steps in a row had no finite gradient (step {self.global_step}); "
+                "lower optim.lr, lengthen optim.warmup_steps or set gradient_clip"
+            )
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
+        # A non-finite forward pass also poisons batch norm's running statistics: keep a copy to go back to.
+        if batch_index % 100 == 0 and self._skipped_in_a_row == 0:
+            self._finite_buffers = {n: b.clone() for n, b in self.network.named_buffers() if "running_" in n}
+
+    def _restore_buffers(self) -> None:
+        for name, buffer in self.network.named_buffers():
+            if name in self._finite_buffers and not bool(torch.isfinite(buffer).all()):
+                buffer.copy_(self._finite_buffers[name])
+            elif "running_" in name and not bool(torch.isfinite(buffer).all()):
+                buffer.fill_(1.0 if name.endswith("var") else 0.0)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        options = dict(self.hparams["optim"] or {})
+        lr = effective_lr(float(options.get("lr", 4e-3)), int(self.hparams["batch_size"]))
+        weight_decay = float(options.get("weight_decay", 5e-4))
+        groups = self._parameter_groups(weight_decay, bool(options.get("decay_all", True)))
+        name = options.get("name", "sgd")
+        optimizer: torch.optim.Optimizer
+        if name == "sgd":
+            momentum = float(options.get("momentum", 0.9))
+            optimizer = torch.optim.SGD(groups, lr, momentum=momentum, nesterov=bool(options.get("nesterov", False)))
+        elif name == "adamw":
+            optimizer = torch.optim.AdamW(groups, lr)
+        else:
+            raise InputError(f"optim.name={name} is unknown; take sgd or adamw")
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        schedule = {k: options[k] for k in ("warmup_steps", "milestones", "gamma", "final") if k in options}
+        kind = options.get("schedule", "step")
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: lr_factor(step, total_steps, kind=kind, **schedule)
+        )
+        rank_zero_only(print)(
+            f"learning rate {lr:g} (optim.lr {float(options.get('lr', 4e-3)):g} at batch 12, scaled to a total batch of "
+            f"{self.hparams['batch_size']}), {kind} schedule over {total_steps} steps, "
+            f"warm-up {schedule.get('warmup_steps', 0)} steps"
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _parameter_groups(self, weight_decay: float, decay_all: bool) -> list[dict[str, Any]]:
+        parameters = [p for p in self.network.parameters() if p.requires_grad]
+        if decay_all:
+            return [{"params": parameters, "weight_decay": weight_decay}]
+        return [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+
+    # Validation
+
+    def on_validation_epoch_start(self) -> None:
+        self._detections = {}
+
+    def validation_step(self, batch: EvalBatch, batch_index: int) -> None:
+        output, grid = self(batch.images, all_hierarchies=False)
+        found = detect(output, grid, **(self.hparams["detection"] or {}))
+        for image_id, scale_xy, detections in zip(batch.image_ids, batch.scale_xy, found, strict=True):
+            boxes_xyxy = detections.boxes_xyxy / scale_xy.repeat(2)
+            self._detections[image_id] = Detections(boxes_xyxy.cpu(), detections.scores.cpu())
+
+    def on_validation_epoch_end(self) -> None:
+        detections = self._gather_detections()
+        if self.trainer.sanity_checking:
+            return
+        ground_truth = self._ground_truth()
+        found = {
+            image_id: (item.boxes_xyxy.double().numpy(), item.scores.double().numpy())
+            for image_id, item in detections.items()
+        }
+        predictions = Predictions.from_detections(found, ground_truth.image_ids)
+        self.curves = score(ground_truth, predictions)
+        for setting, curve in self.curves.items():
+            # Every rank has gathered the same detections: nothing is left to reduce.
+            self.log(f"val/ap_{setting}", curve.ap, prog_bar=True, rank_zero_only=False, sync_dist=False)
+        # What checkpoints are chosen by: the last setting is the one with all faces that count (WIDER's hard).
+        self.log("val/ap", list(self.curves.values())[-1].ap, rank_zero_only=False, sync_dist=False)
+        self.log("val/images", float(len(detections)), rank_zero_only=False, sync_dist=False)
+
+    def _gather_detections(self) -> dict[str, Detections]:
+        """All ranks' detections, each image once whatever the sampler did."""
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return self._detections
+        shares: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(shares, self._detections)
+        return {image_id: item for share in shares for image_id, item in sorted(share.items())}
+
+    def _ground_truth(self) -> GroundTruth:
+        ground_truth: GroundTruth = self.trainer.datamodule.ground_truth  # type: ignore[attr-defined]
+        return ground_truth
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["fanet_skipped_steps"] = self.skipped_steps
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.skipped_steps = int(checkpoint.get("fanet_skipped_steps", 0))

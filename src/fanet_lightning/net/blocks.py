@@ -1,0 +1,110 @@
+"""The building blocks of the networks: convolution with ReLU, L2Norm and the A-block (paper §3.2)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def scaled(channels: int, width: float) -> int:
+    """Channels of a narrower or wider network: ``channels`` × ``width``, rounded to a multiple of 8, at least 8."""
+    return max(8, int(channels * width / 8 + 0.5) * 8)
+
+
+def init_xavier(layer: nn.Conv2d) -> None:
+    """What the paper gives new layers (§3.5): Xavier weights; the bias starts at zero."""
+    nn.init.xavier_uniform_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+class ConvReLU(nn.Conv2d):
+    """Convolution that keeps the size at stride 1, optional batch normalisation, ReLU. (B, C, H, W) → (B, C', H', W').
+
+    A ``Conv2d`` itself, so that its weights bear the paper's layer names: ``trunk.conv3_3.weight``.
+    The bias stays under batch normalisation, as in torchvision's ``vgg16_bn``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: tuple[int, int] | int = 3,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        batch_norm: bool = False,
+    ) -> None:
+        height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
+        super().__init__(
+            in_channels,
+            out_channels,
+            (height, width),
+            stride=stride,
+            padding=(height // 2 * dilation, width // 2 * dilation),
+            dilation=dilation,
+        )
+        self.bn = nn.BatchNorm2d(out_channels) if batch_norm else None
+        init_xavier(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = super().forward(x)
+        if self.bn is not None:
+            x = self.bn(x)
+        # In place: neither a convolution nor a batch normalisation needs its output for the gradient.
+        return F.relu(x, inplace=True)
+
+
+class L2Norm(nn.Module):
+    """Each cell's channel vector brought to length 1, then one learnt scale per channel (ParseNet; S3FD §3.1).
+
+    (B, C, H, W) → the same shape and dtype. The arithmetic is at least float32: the sum of squares of a
+    half-precision map overflows.
+    """
+
+    def __init__(self, channels: int, scale: float) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((channels,), float(scale)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        length: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=wide)
+        # A cell without any activation stays zero instead of becoming 0/0.
+        inverse: Tensor = 1 / (length + 1e-6)
+        return (x * inverse * self.scale[:, None, None]).to(x.dtype)
+
+
+def upsample_to(x: Tensor, like: Tensor) -> Tensor:
+    """``x`` brought bilinearly to the height and width of ``like``: 2× in the regular case, any ratio for odd sizes."""
+    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+class ABlock(nn.Module):
+    """Agglomeration of a map with the next deeper one (paper §3.2, figure 2), ReLU after every convolution.
+
+    ``shallow`` 1×1 to X = 256 channels; with ``context`` four branches 1×1, 1×3, 3×1, 3×3 of X/4 channels each follow.
+    ``deep`` 1×1 to N/8 = 32 channels, bilinear upsampling. ``smooth`` 3×3 over the concatenation, to N = 256 channels.
+    ``width`` scales X, X/4, N/8 and N alike, each rounded by :func:`scaled`.
+    """
+
+    def __init__(self, shallow_channels: int, deep_channels: int, *, context: bool, width: float = 1.0) -> None:
+        super().__init__()
+        inner, branch, deep = scaled(256, width), scaled(64, width), scaled(32, width)
+        self.shallow = ConvReLU(shallow_channels, inner, 1)
+        self.context = (
+            nn.ModuleDict({f"branch_{h}x{w}": ConvReLU(inner, branch, (h, w)) for h in (1, 3) for w in (1, 3)})
+            if context
+            else None
+        )
+        self.deep = ConvReLU(deep_channels, deep, 1)
+        self.smooth = ConvReLU((4 * branch if context else inner) + deep, self.channels_out(width), 3)
+
+    @staticmethod
+    def channels_out(width: float = 1.0) -> int:
+        """N, the channels of an agglomerated map: 256 at width 1."""
+        return scaled(256, width)
+
+    def forward(self, shallow: Tensor, deep: Tensor) -> Tensor:
+        """(B, C, H, W) and the deeper map (B, C', about H/2, about W/2) → (B, N, H, W)."""
+        x = self.shallow(shallow)
+        parts = [x] if self.context is None else [branch(x) for branch in self.context.values()]
+        return self.smooth(torch.cat([*parts, upsample_to(self.deep(deep), x)], dim=1))  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""From files and arrays to numbers. Knows no network, so any detector's predictions can be scored."""

@@ -1,0 +1,65 @@
+"""The precision-recall curve of the WIDER FACE evaluation and the area under it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+POINTS = 1000
+
+# 1 - (i + 1) / 1000, evaluated in this order, so that a score on a threshold falls on the official side of it.
+THRESHOLDS: npt.NDArray[np.float64] = 1.0 - np.arange(1, POINTS + 1, dtype=np.float64) / POINTS
+THRESHOLDS.flags.writeable = False
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Precision and recall at descending thresholds of the normalised score, (1000,) each, in [0, 1].
+
+    ``ap`` is the area under the monotone envelope, ``faces`` the number of faces that count. Where nothing has been
+    proposed yet precision is 0. Without any face that counts recall is 0 and ``ap`` is NaN.
+    """
+
+    precision: npt.NDArray[np.float64]
+    recall: npt.NDArray[np.float64]
+    thresholds: npt.NDArray[np.float64]
+    ap: float
+    faces: int
+
+
+def normalise_scores(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(R,) scores of the whole run → (s - min) / (max - min), in [0, 1].
+
+    As in the official tool min starts at 1 and max at 0. If that divides by zero (every score is the same number in
+    [0, 1], where the tool breaks) each score becomes 1, so that all rows are taken at once.
+    """
+    low = min(1.0, float(scores.min(initial=1.0)))
+    high = max(0.0, float(scores.max(initial=0.0)))
+    if high == low:
+        return np.ones_like(scores)
+    return (scores - low) / (high - low)
+
+
+def curve_from_rows(
+    normalised_scores: npt.NDArray[np.float64],
+    proposals: npt.NDArray[np.bool_],
+    hits: npt.NDArray[np.bool_],
+    faces: int,
+) -> Curve:
+    """Pool the rows of all images, (R,) each, into the curve of one setting.
+
+    A row that counts is seen from the first threshold at or below its score on; every hit is a proposal.
+    """
+    # Ascending copy: the number of thresholds at or below a score, counted from the end, is its first bin.
+    first_seen = POINTS - np.searchsorted(THRESHOLDS[::-1], normalised_scores, side="right")
+    proposed = np.cumsum(np.bincount(first_seen[proposals], minlength=POINTS)[:POINTS])
+    hit = np.cumsum(np.bincount(first_seen[hits], minlength=POINTS)[:POINTS])
+    precision = np.divide(hit, proposed, out=np.zeros(POINTS), where=proposed > 0)
+    recall = hit / faces if faces else np.zeros(POINTS)
+    return Curve(precision, recall, THRESHOLDS, average_precision(precision, recall) if faces else float("nan"), faces)
+
+
+def average_precision(precision: npt.NDArray[np.float64], recall: npt.NDArray[np.float64]) -> float:
+    """Area under the monotone envelope over all points (VOC 2010), from recall 0 to 1; ``recall`` must not fall."""
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    return float(np.sum(np.diff(recall, prepend=0.0) * envelope))

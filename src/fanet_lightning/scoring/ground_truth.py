@@ -1,0 +1,231 @@
+"""Ground truth of a WIDER FACE evaluation: the official ``.mat`` files, read and written."""
+
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from fanet_lightning.errors import InputError
+
+_HINT = "give the folder of the official tools with wider_face_val.mat and wider_{easy,medium,hard}_val.mat"
+SETTINGS = ("easy", "medium", "hard")
+FACES_FILE = "wider_face_val.mat"
+
+
+@dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """All faces of the images of a run, and which of them count in each setting.
+
+    ``image_ids``  "event/name" without extension, N of them, none twice.
+    ``boxes_xywh`` N arrays (F_i, 4) float64, pixels; every annotated face, counted or not. Sides may be 0 or negative:
+                   the official files have one of width -2, which counts and which nothing can hit.
+    ``counted``    per setting N arrays (F_i,) bool.
+
+    Raises:
+        ValueError: lengths or shapes that do not fit, an image twice, a box that is not finite.
+    """
+
+    image_ids: tuple[str, ...]
+    boxes_xywh: Sequence[npt.NDArray[np.float64]]
+    counted: Mapping[str, Sequence[npt.NDArray[np.bool_]]]
+
+    def __post_init__(self) -> None:
+        if len(self.boxes_xywh) != len(self.image_ids):
+            raise ValueError(f"{len(self.image_ids)} image ids but boxes of {len(self.boxes_xywh)} images")
+        if len(set(self.image_ids)) != len(self.image_ids):
+            raise ValueError(f"image id twice: {_first_repeated(self.image_ids)}")
+        for image_id, boxes in zip(self.image_ids, self.boxes_xywh, strict=True):
+            if boxes.ndim != 2 or boxes.shape[1] != 4:
+                raise ValueError(f"{image_id}: boxes of shape {boxes.shape}, need (F, 4)")
+            if not np.isfinite(boxes).all():
+                raise ValueError(f"{image_id}: a box that is not finite")
+        for setting, masks in self.counted.items():
+            if len(masks) != len(self.image_ids):
+                raise ValueError(f"setting {setting}: masks of {len(masks)} images, need {len(self.image_ids)}")
+            for image_id, boxes, mask in zip(self.image_ids, self.boxes_xywh, masks, strict=True):
+                if mask.shape != (len(boxes),) or mask.dtype != np.bool_:
+                    raise ValueError(f"{image_id}: {setting} mask {mask.dtype}{mask.shape}, need bool({len(boxes)},)")
+
+    @property
+    def faces_per_setting(self) -> dict[str, int]:
+        """Number of faces that count, per setting: the denominator of recall."""
+        return {setting: sum(int(mask.sum()) for mask in masks) for setting, masks in self.counted.items()}
+
+    def select(self, image_ids: Iterable[str]) -> Self:
+        """The ground truth of these images alone, in the order given.
+
+        Raises:
+            ValueError: an image id that is not there, or one given twice.
+        """
+        wanted = tuple(image_ids)
+        place = {image_id: i for i, image_id in enumerate(self.image_ids)}
+        unknown = [image_id for image_id in wanted if image_id not in place]
+        if unknown:
+            raise ValueError(f"{len(unknown)} image ids are not in the ground truth, the first is '{unknown[0]}'")
+        rows = [place[image_id] for image_id in wanted]
+        return type(self)(
+            wanted,
+            [self.boxes_xywh[i] for i in rows],
+            {setting: [masks[i] for i in rows] for setting, masks in self.counted.items()},
+        )
+
+
+def read_ground_truth(folder: Path, settings: Sequence[str] = SETTINGS) -> GroundTruth:
+    """Read ``wider_face_val.mat`` and one ``wider_<setting>_val.mat`` per setting, as the official tools ship them.
+
+    The lists of the settings hold 1-based indices of the faces that count.
+
+    Raises:
+        InputError: the folder or a file is missing, cannot be read, or does not fit the others.
+    """
+    if not folder.is_dir():
+        raise InputError(f"ground truth: {folder} is not a folder; {_HINT}")
+    path = folder / FACES_FILE
+    faces = _load(path, ("event_list", "file_list", "face_bbx_list"))
+    try:
+        events, names = _flat(faces["event_list"]), [_flat(event) for event in faces["file_list"].ravel()]
+        image_ids = [f"{_text(event)}/{_text(name)}" for event, own in zip(events, names, strict=True) for name in own]
+        cells = [cell for event in faces["face_bbx_list"].ravel() for cell in _flat(event)]
+        boxes = [np.asarray(cell, np.float64).reshape(-1, 4) for cell in cells]
+        GroundTruth(tuple(image_ids), boxes, {})
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise InputError(f"{path} has not the official layout ({_reason(error)}); fetch the official files") from error
+    counted = {setting: _counted(folder / f"wider_{setting}_val.mat", image_ids, boxes) for setting in settings}
+    return GroundTruth(tuple(image_ids), boxes, counted)
+
+
+def write_ground_truth(folder: Path, ground_truth: GroundTruth) -> None:
+    """Write the same files that :func:`read_ground_truth` reads; images are grouped by event, in order of appearance.
+
+    Raises:
+        ValueError: an image id that is not "event/name".
+    """
+    events: dict[str, list[int]] = {}
+    for i, image_id in enumerate(ground_truth.image_ids):
+        event, _, name = image_id.partition("/")
+        if not event or not name or "/" in name:
+            raise ValueError(f"image id '{image_id}' is not event/name")
+        events.setdefault(event, []).append(i)
+    folder.mkdir(parents=True, exist_ok=True)
+    own_names = [[_name(ground_truth.image_ids[i]) for i in rows] for rows in events.values()]
+    names = {"event_list": _cells(list(events)), "file_list": _cells([_cells(own) for own in own_names])}
+    for setting, masks in ground_truth.counted.items():
+        indices = [
+            _cells([(np.flatnonzero(masks[i]) + 1).astype(np.uint16).reshape(-1, 1) for i in rows])
+            for rows in events.values()
+        ]
+        _save(folder / f"wider_{setting}_val.mat", {**names, "gt_list": _cells(indices)})
+    boxes = [_cells([np.asarray(ground_truth.boxes_xywh[i], np.float64) for i in rows]) for rows in events.values()]
+    _save(folder / FACES_FILE, {**names, "face_bbx_list": _cells(boxes)})
+
+
+def read_image_list(path: Path, known: Collection[str]) -> list[str]:
+    """Image ids of a list, one a line, with or without ``.jpg``; blank lines are skipped.
+
+    Raises:
+        InputError: no such file, an empty list, an image that is not ``known``, or one that stands there twice.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"image list {path} cannot be read ({_reason(error)}); give one image per line") from error
+    known = known if isinstance(known, set | frozenset | dict) else set(known)
+    first_line: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        image_id = line.strip().removesuffix(".jpg")
+        if not image_id:
+            continue
+        if image_id not in known:
+            raise InputError(f"{path}:{number}: '{image_id}' is not in the ground truth; write event/name as there")
+        if image_id in first_line:
+            raise InputError(f"{path}:{number}: '{image_id}' stands in line {first_line[image_id]} already; remove one")
+        first_line[image_id] = number
+    if not first_line:
+        raise InputError(f"image list {path} is empty; write one image per line")
+    return list(first_line)
+
+
+def _counted(path: Path, image_ids: list[str], boxes: list[npt.NDArray[np.float64]]) -> list[npt.NDArray[np.bool_]]:
+    content = _load(path, ("file_list", "gt_list"))
+    try:
+        names = [_text(name) for event in content["file_list"].ravel() for name in _flat(event)]
+        lists = [np.asarray(cell).ravel() for event in content["gt_list"].ravel() for cell in _flat(event)]
+        lists = [indices.astype(np.int64) for indices in lists]
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise InputError(f"{path} has not the official layout ({_reason(error)}); fetch the official files") from error
+    if names != [_name(image_id) for image_id in image_ids] or len(lists) != len(names):
+        raise InputError(f"{path}: its images are not those of {FACES_FILE}, in that order; use files of one release")
+    masks = []
+    for image_id, indices, image_boxes in zip(image_ids, lists, boxes, strict=True):
+        outside = indices[(indices < 1) | (indices > len(image_boxes))]
+        if len(outside):
+            raise InputError(
+                f"{path}: face {outside[0]} of {image_id} counts, but there are {len(image_boxes)}; "
+                "use files of one release"
+            )
+        mask = np.zeros(len(image_boxes), np.bool_)
+        mask[indices - 1] = True
+        masks.append(mask)
+    return masks
+
+
+def _load(path: Path, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
+    # Half of the start-up time of a score, and --help needs none of it.
+    from scipy.io import loadmat
+
+    if not path.is_file():
+        raise InputError(f"ground truth: there is no {path}; {_HINT}")
+    try:
+        content = loadmat(str(path), variable_names=names)
+    except Exception as error:  # scipy lets zlib, struct, index and value errors of a damaged file through
+        raise InputError(f"{path} is not a readable .mat file ({_reason(error)}); fetch it again") from error
+    absent = [name for name in names if name not in content]
+    if absent:
+        raise InputError(f"{path}: there is no '{absent[0]}' in it; {_HINT}")
+    return {name: content[name] for name in names}
+
+
+def _save(path: Path, content: dict[str, npt.NDArray[Any]]) -> None:
+    from scipy.io import savemat
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            savemat(file, content, do_compression=True)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _cells(items: Sequence[Any]) -> npt.NDArray[Any]:
+    cells = np.empty((len(items), 1), dtype=object)
+    for i, item in enumerate(items):
+        cells[i, 0] = item
+    return cells
+
+
+def _flat(cells: npt.NDArray[Any]) -> list[Any]:
+    if cells.dtype != object:
+        raise ValueError(f"an array of {cells.dtype} where cells belong")
+    return list(cells.ravel())
+
+
+def _text(cell: Any) -> str:
+    return str(np.asarray(cell).ravel()[0])
+
+
+def _name(image_id: str) -> str:
+    return image_id.partition("/")[2]
+
+
+def _first_repeated(items: Iterable[str]) -> str:
+    seen: set[str] = set()
+    return next(item for item in items if item in seen or seen.add(item))  # type: ignore[func-returns-value]
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or f"{type(error).__name__}: {error}"

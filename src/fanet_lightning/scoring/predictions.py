@@ -1,0 +1,240 @@
+"""Predictions of a run, packed, and the official text layout: one ``event/name.txt`` per image.
+
+A file has the image's name, the number of rows, and rows ``x y w h score``. Hundreds of thousands of rows are parsed in
+one sweep (:mod:`parsing`); whatever that sweep doubts goes through a line-by-line parser that names the fault.
+"""
+
+import os
+import shutil
+import zipfile
+import zlib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+
+from fanet_lightning.errors import InputError
+from fanet_lightning.scoring.parsing import PredictionFile, parse_files
+
+_LAYOUT = "predictions lie as event/name.txt: a name line, a count line, rows x y w h score"
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """The rows of all images, packed image by image.
+
+    ``image_ids``  N of them, in the order of the ground truth.
+    ``starts``     (N + 1,) int64: the rows of image i are ``starts[i]`` … ``starts[i + 1]``.
+    ``boxes_xywh`` (R, 4) float64, pixels of the original image.
+    ``scores``     (R,) float64, any scale, in any order.
+    ``missing``    images without a file; they count as images without a detection.
+    """
+
+    image_ids: tuple[str, ...]
+    starts: npt.NDArray[np.int64]
+    boxes_xywh: npt.NDArray[np.float64]
+    scores: npt.NDArray[np.float64]
+    missing: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        rows = len(self.scores)
+        if self.boxes_xywh.shape != (rows, 4) or self.scores.shape != (rows,):
+            raise ValueError(f"boxes {self.boxes_xywh.shape} and scores {self.scores.shape}, need (R, 4) and (R,)")
+        if len(self.starts) != len(self.image_ids) + 1:
+            raise ValueError(f"{len(self.starts)} starts for {len(self.image_ids)} images, need one more than images")
+        if self.starts[0] != 0 or self.starts[-1] != rows or (np.diff(self.starts) < 0).any():
+            raise ValueError(f"starts must rise from 0 to {rows}, not from {self.starts[0]} to {self.starts[-1]}")
+
+    @classmethod
+    def from_detections(
+        cls, detections: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]], image_ids: Iterable[str]
+    ) -> "Predictions":
+        """Pack ``image_id → (boxes_xyxy (D, 4), scores (D,))``; an image that is not there has no detection.
+
+        Raises:
+            ValueError: a detection that is not finite, has a negative side, or is about an image outside ``image_ids``.
+        """
+        ids = tuple(image_ids)
+        inside = set(ids)
+        surplus = [image_id for image_id in detections if image_id not in inside]
+        if surplus:
+            raise ValueError(f"detections of {len(surplus)} images outside the run, the first is '{surplus[0]}'")
+        nothing = (np.empty((0, 4)), np.empty(0))
+        arrays = [_as_xywh(image_id, *detections.get(image_id, nothing)) for image_id in ids]
+        starts = np.cumsum([0, *(len(scores) for _, scores in arrays)], dtype=np.int64)
+        return cls(
+            ids,
+            starts,
+            np.concatenate([np.empty((0, 4)), *(boxes for boxes, _ in arrays)]),
+            np.concatenate([np.empty(0), *(scores for _, scores in arrays)]),
+            tuple(image_id for image_id in ids if image_id not in detections),
+        )
+
+    def missing_line(self) -> str | None:
+        """One line about the images without a file, or None."""
+        if not self.missing:
+            return None
+        some = ", ".join(self.missing[:3]) + (", …" if len(self.missing) > 3 else "")
+        return f"{len(self.missing)} of {len(self.image_ids)} images have no predictions and count as empty: {some}"
+
+
+def read_predictions(
+    source: Path, image_ids: Iterable[str], *, known_ids: Collection[str] | None = None, strict: bool = False
+) -> Predictions:
+    """Read the files of ``image_ids`` from a folder or a ``.zip`` in the official layout.
+
+    Files of other images in ``known_ids`` (all of the ground truth, when ``image_ids`` are a selection) are skipped.
+    Files that do not end in ``.txt`` and hidden ones are no predictions.
+
+    Raises:
+        InputError: the source is missing or empty, an image has two files or is not known, a file does not hold what
+            it should, or, with ``strict``, an image has no file.
+    """
+    ids = tuple(image_ids)
+    wanted = set(ids)
+    known = wanted if known_ids is None else wanted | set(known_ids)
+    if source.is_dir():
+        files = _read_folder(source, wanted, known)
+    elif source.is_file():
+        files = _read_zip(source, wanted, known)
+    else:
+        raise InputError(f"predictions: there is no {source}; give a folder or a .zip, {_LAYOUT}")
+    missing = tuple(image_id for image_id in ids if image_id not in files)
+    if missing and strict:
+        raise InputError(
+            f"{source}: {len(missing)} of {len(ids)} images have no file, the first is '{missing[0]}'; "
+            "add them, or leave strict=true out and they count as empty"
+        )
+    present = [files[image_id] for image_id in ids if image_id in files]
+    values, rows_per_file = parse_files(present)
+    counts = np.zeros(len(ids), np.int64)
+    counts[[image_id in files for image_id in ids]] = rows_per_file
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+    return Predictions(ids, starts, values[:, :4], values[:, 4], missing)
+
+
+def write_predictions(folder: Path, detections: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]]) -> None:
+    """Write ``image_id → (boxes_xyxy (D, 4), scores (D,))`` as the official text files, best score first.
+
+    Boxes get two decimals, scores six. The tree is written beside ``folder`` and takes its place by rename; earlier
+    predictions there are replaced, anything else is not.
+
+    Raises:
+        InputError: ``folder`` holds something else than predictions, or cannot be written.
+        ValueError: an image id that is not "event/name", or a detection that is not finite or has a negative side.
+    """
+    if folder.exists() and not _is_replaceable(folder):
+        raise InputError(f"{folder} holds something else than predictions; give an empty or new folder")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    retired = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    try:
+        temporary.mkdir(parents=True)
+        for image_id, (boxes_xyxy, scores) in detections.items():
+            event, _, name = image_id.partition("/")
+            if not event or not name or "/" in name:
+                raise ValueError(f"image id '{image_id}' is not event/name")
+            boxes, confidence = _as_xywh(image_id, boxes_xyxy, scores)
+            order = np.argsort(-confidence, kind="stable")
+            rows = np.column_stack([boxes, confidence])[order]
+            (temporary / event).mkdir(exist_ok=True)
+            body = "%.2f %.2f %.2f %.2f %.6f\n" * len(rows) % tuple(rows.ravel().tolist())
+            (temporary / event / f"{name}.txt").write_text(f"{name}\n{len(rows)}\n{body}", encoding="utf-8")
+        if folder.exists():
+            folder.replace(retired)
+        try:
+            temporary.replace(folder)
+        except OSError:
+            if retired.exists():
+                retired.replace(folder)
+            raise
+        shutil.rmtree(retired, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror}); free it or give another folder") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _read_folder(root: Path, wanted: set[str], known: set[str]) -> dict[str, PredictionFile]:
+    try:
+        events = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+        listed = [(event, name) for event in events for name in sorted(_names(root / event))]
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be read ({error.strerror}); change its permissions") from error
+    files: dict[str, PredictionFile] = {}
+    for image_id, (event_name, file_name) in _by_image(str(root), listed, known).items():
+        if image_id in wanted:
+            path = root / event_name / file_name
+            try:
+                files[image_id] = PredictionFile(str(path), image_id, path.read_bytes())
+            except OSError as error:
+                raise InputError(f"{path} cannot be read ({error.strerror}); mend or remove it") from error
+    return files
+
+
+def _names(folder: Path) -> list[str]:
+    return [entry.name for entry in os.scandir(folder)]
+
+
+def _read_zip(path: Path, wanted: set[str], known: set[str]) -> dict[str, PredictionFile]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members: dict[tuple[str, str], zipfile.ZipInfo] = {}
+            listed = []
+            for member in archive.infolist():
+                parts = PurePosixPath(member.filename.replace("\\", "/")).parts
+                if len(parts) == 2 and not member.is_dir():
+                    members[parts[0], parts[1]] = member
+                    listed.append((parts[0], parts[1]))
+            return {
+                image_id: PredictionFile(f"{path}/{place[0]}/{place[1]}", image_id, archive.read(members[place]))
+                for image_id, place in _by_image(str(path), listed, known).items()
+                if image_id in wanted
+            }
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+        raise InputError(f"{path} is not a readable .zip ({error}); pack it again or give the folder") from error
+
+
+def _by_image(source: str, listed: list[tuple[str, str]], known: set[str]) -> dict[str, tuple[str, str]]:
+    found: dict[str, tuple[str, str]] = {}
+    surplus = []
+    for event, name in listed:
+        if not name.lower().endswith(".txt") or name.startswith(".") or event.startswith((".", "__MACOSX")):
+            continue
+        image_id = f"{event}/{name[:-4].removesuffix('.jpg')}"
+        if image_id in found:
+            raise InputError(f"{source}: two files for image '{image_id}', {found[image_id][1]} and {name}; remove one")
+        found[image_id] = (event, name)
+        if image_id not in known:
+            surplus.append(f"{event}/{name}")
+    if not found:
+        raise InputError(f"{source}: there are no predictions in it; give what holds the event folders, {_LAYOUT}")
+    if surplus:
+        raise InputError(
+            f"{source}: {len(surplus)} files are of images that the ground truth does not have, the first is "
+            f"'{surplus[0]}'; remove them or give the ground truth they belong to"
+        )
+    return found
+
+
+def _as_xywh(
+    image_id: str, boxes_xyxy: npt.ArrayLike, scores: npt.ArrayLike
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    boxes = np.asarray(boxes_xyxy, np.float64).reshape(-1, 4)
+    confidence = np.asarray(scores, np.float64).reshape(-1)
+    if len(boxes) != len(confidence):
+        raise ValueError(f"{image_id}: {len(boxes)} boxes but {len(confidence)} scores")
+    xywh = np.column_stack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])
+    if not (np.isfinite(xywh).all() and np.isfinite(confidence).all() and (xywh[:, 2:] >= 0).all()):
+        raise ValueError(f"{image_id}: a detection that is not finite or has a negative side")
+    return xywh, confidence
+
+
+def _is_replaceable(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    for entry in folder.iterdir():
+        if not entry.is_dir() or any(file.suffix != ".txt" or not file.is_file() for file in entry.iterdir()):
+            return False
+    return True

@@ -1,0 +1,138 @@
+"""``python -m fanet_lightning.score``: the golden run through files, and each mistake as one line and exit code 2."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fanet_lightning.errors import InputError
+from fanet_lightning.score import main, score_predictions
+from fanet_lightning.scoring.ground_truth import GroundTruth, write_ground_truth
+from fanet_lightning.scoring.predictions import write_predictions
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "wider_scoring.json").read_text())
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> tuple[Path, Path]:
+    """Folders of predictions and ground truth of the golden run."""
+    images = GOLDEN["images"]
+    write_ground_truth(
+        tmp_path / "ground truth",
+        GroundTruth(
+            tuple(images),
+            [np.array(image["faces"], np.float64).reshape(-1, 4) for image in images.values()],
+            {
+                setting: [np.array(image["counted"][setting], np.bool_) for image in images.values()]
+                for setting in ("easy", "medium", "hard")
+            },
+        ),
+    )
+    detections = {}
+    for image_id, image in images.items():
+        rows = np.array(image["rows"], np.float64).reshape(-1, 5)
+        detections[image_id] = (np.column_stack([rows[:, :2], rows[:, :2] + rows[:, 2:4]]), rows[:, 4])
+    write_predictions(tmp_path / "predictions", detections)
+    return tmp_path / "predictions", tmp_path / "ground truth"
+
+
+def call(*words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "fanet_lightning.score", *words], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_golden_run_as_a_command(run: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = call("benchmark=wider_face", f"predictions={run[0]}", f"ground_truth={run[1]}", f"out={out}", "strict=true")
+    assert (done.returncode, done.stderr) == (0, "")
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["ap"] == pytest.approx(GOLDEN["ap"], abs=1e-12)
+    assert (scores["benchmark"], scores["protocol"], scores["images"]) == ("wider_face", None, 12)
+    assert scores["made_by"]["command"][:3] == ["python", "-m", "fanet_lightning.score"]
+    assert done.stdout.splitlines()[0] == "WIDER FACE, 12 images"
+    for setting, ap in GOLDEN["ap"].items():
+        assert f"{ap:.6f}" in next(line for line in done.stdout.splitlines() if line.startswith(setting))
+    assert (out / "pr_curves.npz").is_file()
+
+
+def test_missing_images_are_a_warning_and_with_strict_an_error(run: tuple[Path, Path]) -> None:
+    gone = next(iter(GOLDEN["images"]))
+    (run[0] / f"{gone}.txt").unlink()
+    done = call(f"predictions={run[0]}", f"ground_truth={run[1]}")
+    assert done.returncode == 0
+    assert done.stderr == f"warning: 1 of 12 images have no predictions and count as empty: {gone}\n"
+    done = call(f"predictions={run[0]}", f"ground_truth={run[1]}", "strict=true")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_list_restricts_everything(
+    run: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import wider_oracle
+
+    chosen = list(GOLDEN["images"])[2:9]
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"{image_id}.jpg\n" for image_id in chosen))
+    assert main([f"predictions={run[0]}", f"ground_truth={run[1]}", f"images={listed}"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "WIDER FACE sample, 7 of 12 images"
+    scored = score_predictions(*run, images=listed)
+    for setting, curve in scored.curves.items():
+        images = [GOLDEN["images"][image_id] for image_id in chosen]
+        _, _, ap = wider_oracle.curve([(image["faces"], image["counted"][setting], image["rows"]) for image in images])
+        assert curve.ap == pytest.approx(ap, abs=1e-12)
+        assert curve.ap != pytest.approx(GOLDEN["ap"][setting], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"predictions": None}, "predictions=… must be given"),
+        ({"ground_truth": None}, "ground_truth=… must be given"),
+        ({"prediction": "x"}, "unknown key 'prediction': did you mean 'predictions'?"),
+        ({"predictions": "nowhere"}, "predictions: there is no nowhere"),
+        ({"ground_truth": "nowhere"}, "ground truth: nowhere is not a folder"),
+        ({"ground_truth": "PREDICTIONS"}, "wider_face_val.mat; give the folder"),
+        ({"benchmark": "coco"}, "benchmark=coco is not known; choose one of wider_face"),
+        ({"strict": "perhaps"}, "strict=perhaps is neither true nor false"),
+        ({"images": "nowhere.txt"}, "image list nowhere.txt cannot be read"),
+        ({"images": "LIST"}, ":1: 'x/y' is not in the ground truth"),
+        ({"out": "LIST/below"}, "cannot be written (Not a directory)"),
+    ],
+)
+def test_mistakes(run: tuple[Path, Path], tmp_path: Path, change: dict[str, str | None], expected: str) -> None:
+    (tmp_path / "list.txt").write_text("x/y\n")
+    words: dict[str, str | None] = {"predictions": str(run[0]), "ground_truth": str(run[1]), **change}
+    argv = [
+        f"{key}={value}".replace("LIST", str(tmp_path / "list.txt")).replace("PREDICTIONS", str(run[0]))
+        for key, value in words.items()
+        if value is not None
+    ]
+    with pytest.raises(InputError) as error:
+        main(argv)
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_no_torch_and_no_lightning(run: tuple[Path, Path]) -> None:
+    program = (
+        "import sys; from fanet_lightning.score import main; main(sys.argv[1:]);"
+        "heavy = {'torch', 'torchvision', 'pytorch_lightning', 'cv2', 'matplotlib'} & set(sys.modules);"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, f"predictions={run[0]}", f"ground_truth={run[1]}"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_help_prints_the_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"{key}:" in out for key in ("benchmark", "predictions", "ground_truth", "images", "out", "strict"))
