@@ -4,8 +4,8 @@
     python benchmarks/loss.py --device cuda --faces 50
 
 ours   ``fanet_lightning.loss.HierarchicalLoss``: rows of the positives once per batch, top-k mining, gathered rows.
-usual  SSD's MultiBoxLoss as it is commonly written, once per hierarchy: log-sum-exp over all anchors, two full sorts for the
-       ranks, boolean masks expanded over the logits, cross-entropy and smooth-L1 on the masked rows.
+usual  SSD's MultiBoxLoss as it is commonly written, once per hierarchy: log-sum-exp over all anchors, two full sorts
+       for the ranks, boolean masks expanded over the logits, cross-entropy and smooth-L1 on the masked rows.
 Both get the same matching, which is taken once and is not timed, run in this process, and have to agree in value and
 gradient. Passes alternate. The table shows the median, the fastest pass, and the ratio of medians.
 """
@@ -16,7 +16,6 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from matching import alternate, grid_for, random_faces
 from torch import Tensor
 
 from fanet_lightning.anchors import AnchorGrid
@@ -24,6 +23,7 @@ from fanet_lightning.boxes import encode
 from fanet_lightning.loss import HierarchicalLoss
 from fanet_lightning.matching import match
 from fanet_lightning.structures import HeadOutput, NetworkOutput, Targets
+from matching import alternate, grid_for, random_faces
 
 
 def usual_loss(output: NetworkOutput, grid: AnchorGrid, targets: Targets, face_index: Tensor) -> Tensor:
@@ -70,9 +70,7 @@ def main() -> None:
     output = NetworkOutput(hierarchies, list(grid.map_shapes))
     leaves = [tensor for heads in hierarchies for tensor in heads]
     print(f"torch {torch.__version__}, {device}, {arguments.threads} threads")
-    print(
-        f"{batch} images, {grid.count} anchors, {arguments.hierarchies} hierarchies; forward + backward without matching"
-    )
+    print(f"{batch} images, {grid.count} anchors, {arguments.hierarchies} hierarchies; forward, backward, no matching")
     print(f"{'faces':>7}{'positives':>11}{'ours':>22}{'usual':>24}{'ratio':>8}")
     criterion = HierarchicalLoss()
     for faces in arguments.faces:

@@ -6,8 +6,10 @@
 ours   ``fanet_lightning.matching.match``: all images at once, a window of cells around each face.
 dense  what SSD-style training code does: per image, IoU of every face with every anchor, a maximum along both axes,
        then a Python loop over the faces that forces each one's best anchor (the last face wins a conflict).
-Both run in this process on the same faces; passes alternate. The table shows the median, the fastest pass, and the ratio of
-medians. "agree" is the share of anchors to which both give the same face; the rest are conflicts, which ours resolves.
+Both run in this process on the same faces; passes alternate. The table shows the median, the fastest pass, and the
+ratio of medians. "agree" is the share of anchors to which both give the same face; the rest are conflicts, which ours
+resolves.
+With more threads than idle cores both sides wait for the scheduler: run it on an idle machine, or with --threads 1.
 """
 
 import argparse

@@ -218,6 +218,20 @@ def test_the_draws_of_the_parts_are_independent() -> None:
     assert (np.abs(drawn[:, 6]) <= 18).all() and np.abs(drawn[:, 6]).max() > 16
 
 
+def test_the_flip_does_not_hang_on_the_choice_of_the_sampling() -> None:
+    """Both are the first draws of their transforms, with the same probability."""
+    image, faces = marked_image(90, 120)
+    mixed, plain = (TrainAugment(32, anchor_sampling=p, distortion_probability=0.0) for p in (0.5, 0.0))
+    together = []
+    for seed in range(200):
+        mixed(image, faces, seed)
+        plain(image, faces, seed)
+        crop, flip = mixed.compose.transforms
+        sampled = crop.params["window"] != plain.compose.transforms[0].params["window"]
+        together.append(sampled == bool(flip.params))
+    assert 0.35 < np.mean(together) < 0.65
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

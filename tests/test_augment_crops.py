@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fanet_lightning.data.anchor_sampling import anchor_sampling_window, target_range
 from fanet_lightning.data.crops import (
     SquareSampler,
     Window,
@@ -232,8 +231,10 @@ def test_the_crop_keeps_a_face_by_trying_again() -> None:
         window = tries.draw(rng, 100, 160, face)
         assert tries.keeps_a_face(window, 100, 160, face)
     # Without a second try most squares miss the corner; then the largest square around the face is taken.
-    sides = [lucky.draw(rng, 100, 160, face).side for _ in range(300)]
-    assert np.mean([side == 100 for side in sides]) > 0.6
+    largest = [
+        np.mean([squares.draw(rng, 100, 160, face).side == 100 for _ in range(500)]) for squares in (tries, lucky)
+    ]
+    assert largest[0] < 0.7 and largest[1] > 0.9
 
 
 def test_last_resort_is_centred_on_a_face_that_is_large_enough() -> None:
@@ -255,52 +256,3 @@ def test_some_face_survives_whatever_the_image(height: int, width: int, data: st
     draw = sampler(expand_probability=0.5, attempts=2)
     window = draw.draw(random.Random(data.draw(st.integers(0, 99))), height, width, face)
     assert draw.keeps_a_face(window, height, width, face)
-
-
-@pytest.mark.parametrize(
-    ("face", "sizes"),
-    [
-        (3.0, [16, 32]),  # nearest 16, and one larger
-        (23.9, [16, 32]),
-        (24.1, [16, 32, 64]),
-        (130.0, [16, 32, 64, 128, 256]),
-        (500.0, [16, 32, 64, 128, 256, 512]),  # nothing larger than the last
-        (5000.0, [16, 32, 64, 128, 256, 512]),
-    ],
-)
-def test_anchor_scales_to_choose_from(face: float, sizes: list[int]) -> None:
-    assert target_range(face, (16, 32, 64, 128, 256, 512)) == [(size / 2, size * 2.0) for size in sizes]
-
-
-def test_anchor_sampling_gives_the_face_an_anchor_size() -> None:
-    face = boxes((400, 300, 420, 345))  # root of the area 30: nearest 32, so up to 64, that is 8 … 128 pixels
-    sizes = []
-    for seed in range(500):
-        window = anchor_sampling_window(random.Random(seed), 768, 1024, face, 640)
-        assert window.x <= 400 and window.x + window.side >= 420
-        assert window.y <= 300 and window.y + window.side >= 345
-        if window.side <= 768:
-            assert 0 <= window.x <= 1024 - window.side and 0 <= window.y <= 768 - window.side
-        else:
-            assert window.y <= 0 and window.y + window.side >= 768
-        sizes.append(30 * 640 / window.side)
-    assert min(sizes) < 10 and max(sizes) > 115
-    assert min(sizes) >= 7.9 and max(sizes) <= 129
-    # A third each for 16, 32 and 64: below 16 comes half … of the first range and nothing else but a third of the next.
-    below_16 = (1 / 3) * (8 / 24)
-    assert abs(np.mean(np.array(sizes) < 16) - below_16) < 0.06
-
-
-def test_anchor_sampling_of_a_face_larger_than_the_output_holds_its_centre() -> None:
-    face = boxes((50, 60, 950, 760))
-    sides = set()
-    for seed in range(200):
-        window = anchor_sampling_window(random.Random(seed), 768, 1024, face, 640)
-        assert window.x <= 500 <= window.x + window.side and window.y <= 410 <= window.y + window.side
-        sides.add(window.side < 700)
-    assert sides == {True, False}
-
-
-def test_anchor_sampling_without_faces_is_an_error() -> None:
-    with pytest.raises(ValueError, match="at least one face, got 0"):
-        anchor_sampling_window(random.Random(0), 10, 10, boxes(), 64)

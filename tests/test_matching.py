@@ -162,6 +162,13 @@ def test_second_stage_by_hand(either_way: None) -> None:
     assert found.tolist() == [[0, 0, 0, -1], [0, 0, 0, -1], [0, -1, -1, -1], [-1, -1, -1, -1]]
 
 
+def test_an_overlap_equal_to_the_threshold_is_not_above_it(either_way: None) -> None:
+    """Four anchors hold the face of 8 x 8 and overlap it by exactly 0.25; rule (i) alone gives one."""
+    face = faces_in([(0, 0, 8, 8)])
+    assert (match(ONE_MAP, face, 1, threshold=0.25).face_index == 0).sum().item() == 1
+    assert (match(ONE_MAP, face, 1, threshold=0.24).face_index == 0).sum().item() == 4
+
+
 @pytest.mark.parametrize(
     "box",
     [

@@ -85,6 +85,11 @@ def test_floor_top_k_and_keep() -> None:
     assert found.scores.tolist() == pytest.approx([0.9, 0.8])
 
 
+def test_a_score_equal_to_the_floor_passes() -> None:
+    (found,) = detect(heads_with({0: 0.5}), GRID, score_floor=0.5)
+    assert found.scores.tolist() == [0.5]
+
+
 @pytest.mark.parametrize("options", [{}, {"keep": 0}, {"top_k": 0}])
 def test_nothing_found_keeps_its_shape(options: dict[str, int]) -> None:
     found = detect(heads_with({0: 0.9} if options else {}, batch_size=2), GRID, **options)

@@ -50,7 +50,8 @@ def clean_boxes(boxes_xyxy: npt.ArrayLike, height: int, width: int) -> Boxes:
 def place(window: Window, height: int, width: int, size: int) -> Placement | None:
     """Where the visible part of ``window`` lands in a ``size`` × ``size`` output; None if nothing is visible.
 
-    A source that will be halved (see :func:`render`) loses its last rows and columns, so that every halving is exact.
+    A source that will be halved (see :func:`render`) loses its last rows and columns where its sides are not even, less
+    than one output pixel: cv2 is fast for whole factors only.
     """
     source_low, source_high, target_low, target_high = [], [], [], []
     for start, length in ((window.x, width), (window.y, height)):
