@@ -32,7 +32,7 @@ def faces(batch: int, size: int, per_image: int, seed: int) -> Targets:
 
 
 def step(device: str, dtype: torch.dtype, images: torch.Tensor, targets: Targets, options: argparse.Namespace):  # type: ignore[no-untyped-def]
-    """One forward and backward pass from the same weights: (logits, offsets, matches, loss, gradients), all on the CPU."""
+    """One forward and backward pass from the same weights, brought back: logits, offsets, matches, loss, gradients."""
     torch.manual_seed(0)
     network = build_network(level=3, context=True, hl=True, width=options.width, batch_norm=options.batch_norm)
     network = network.to(device).to(memory_format=torch.channels_last).train()
@@ -60,7 +60,9 @@ def main() -> int:
     options = parser.parse_args()
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     generator = torch.Generator().manual_seed(1)
-    images = torch.randint(0, 256, (options.batch, 3, options.size, options.size), generator=generator, dtype=torch.uint8)
+    images = torch.randint(
+        0, 256, (options.batch, 3, options.size, options.size), generator=generator, dtype=torch.uint8
+    )
     targets = faces(options.batch, options.size, options.faces, seed=2)
     reference = step("cpu", torch.float32, images, targets, options)
     failed = False

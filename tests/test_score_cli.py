@@ -100,7 +100,7 @@ def test_a_list_restricts_everything(
         ({"ground_truth": "PREDICTIONS"}, "wider_face_val.mat; give the folder"),
         ({"benchmark": "coco"}, "benchmark=coco is not known; choose one of wider_face"),
         ({"strict": "perhaps"}, "strict=perhaps is neither true nor false"),
-        ({"images": "nowhere.txt"}, "image list nowhere.txt cannot be read"),
+        ({"images": "nowhere.txt"}, "cannot read the list of images nowhere.txt"),
         ({"images": "LIST"}, ":1: 'x/y' is not in the ground truth"),
         ({"out": "LIST/below"}, "cannot be written (Not a directory)"),
     ],

@@ -10,7 +10,7 @@ import pytest
 
 import wider_oracle
 from fanet_lightning.scoring.curves import POINTS, THRESHOLDS, average_precision, normalise_scores
-from fanet_lightning.scoring.ground_truth import GroundTruth, read_ground_truth, read_image_list
+from fanet_lightning.scoring.ground_truth import GroundTruth, read_ground_truth, read_selection
 from fanet_lightning.scoring.predictions import Predictions, read_predictions
 from fanet_lightning.scoring.wider_face import score
 
@@ -248,7 +248,7 @@ def test_numbers_of_the_official_tool(
     assert whole.faces_per_setting == {"easy": 7211, "medium": 13319, "hard": 31958}
     ids = whole.image_ids
     if image_list:
-        ids = tuple(read_image_list(shared_data / "wider_face" / image_list, whole.image_ids))
+        ids = tuple(read_selection(shared_data / "wider_face" / image_list, whole.image_ids))
     predictions = read_predictions(
         shared_data / "predictions" / "retinaface_mnet025_wider_val.zip", ids, known_ids=whole.image_ids, strict=True
     )

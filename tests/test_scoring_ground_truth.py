@@ -7,7 +7,7 @@ import pytest
 from scipy.io import savemat
 
 from fanet_lightning.errors import InputError
-from fanet_lightning.scoring.ground_truth import GroundTruth, read_ground_truth, read_image_list, write_ground_truth
+from fanet_lightning.scoring.ground_truth import GroundTruth, read_ground_truth, read_selection, write_ground_truth
 
 IDS = ("0--Parade/0_Parade_a_1", "0--Parade/0_Parade_b_2", "1--Handshaking/1_Handshaking_c_3")
 
@@ -138,18 +138,18 @@ def test_ground_truth_files_of_two_releases(tmp_path: Path) -> None:
 def test_image_list(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     path.write_bytes(f"\ufeff{IDS[1]}.jpg\r\n\r\n  {IDS[0]}  \n".encode())
-    assert read_image_list(path, IDS) == [IDS[1], IDS[0]]
+    assert read_selection(path, IDS) == [IDS[1], IDS[0]]
     for content, expected in (
         (f"{IDS[0]}\n\nx/y.jpg\n", ":3: 'x/y' is not in the ground truth"),
         (f"{IDS[0]}\n{IDS[0]}.jpg\n", f":2: '{IDS[0]}' stands in line 1 already"),
-        ("\n\n", "is empty"),
+        ("\n\n", "names no image"),
     ):
         path.write_text(content)
         with pytest.raises(InputError) as error:
-            read_image_list(path, IDS)
+            read_selection(path, IDS)
         assert expected in one_line(error)
-    with pytest.raises(InputError, match="cannot be read"):
-        read_image_list(tmp_path / "none.txt", IDS)
+    with pytest.raises(InputError, match="cannot read the list of images"):
+        read_selection(tmp_path / "none.txt", IDS)
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="cannot be read"):
-        read_image_list(path, IDS)
+    with pytest.raises(InputError, match="cannot read the list of images"):
+        read_selection(path, IDS)

@@ -81,8 +81,8 @@ def test_evaluate_and_score_agree_to_the_last_digit(run: tuple[Path, subprocess.
     evaluated = json.loads((folder / "again/scores.json").read_text())
     assert evaluated["ap"] == at_end["ap"]
     truth = next((folder / "data/synthetic").glob("*/eval_gt"))
-    scored = command("score", "benchmark=wider_face", "predictions=again/predictions", f"ground_truth={truth}", "out=scored",
-                     cwd=folder)  # fmt: skip
+    words = ["benchmark=wider_face", "predictions=again/predictions", f"ground_truth={truth}", "out=scored"]
+    scored = command("score", *words, cwd=folder)
     assert scored.returncode == 0, scored.stderr
     assert json.loads((folder / "scored/scores.json").read_text())["ap"] == evaluated["ap"]
 
@@ -99,7 +99,7 @@ def test_a_checkpoint_is_plain_data_and_says_how_its_network_is_built(
 def test_resuming_goes_on_where_the_run_stopped(
     run: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    """One epoch and then two more weigh the same as three at a stretch: optimiser, schedule, averages and draws go on."""
+    """One epoch and two more give the weights of three at a stretch: optimiser, schedule, averages, draws."""
     shutil.copytree(run[0] / "data", tmp_path / "data")
     words = ["level=2", *TINY, "epochs=3", "evaluate_at_end=false", "trainer.deterministic=true"]
     whole = command("train", *words, "out=whole", cwd=tmp_path)
@@ -146,7 +146,7 @@ def test_wrong_input_is_refused_in_one_line_before_anything_is_made(
 def test_an_output_folder_that_is_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="out=file/run: .*file is not a folder"):
+    with pytest.raises(InputError, match=r"out=file/run: .*file is not a folder"):
         train.main(["out=file/run"])
 
 

@@ -13,8 +13,9 @@ from scipy.io import savemat
 
 from fanet_lightning.data.records import ATTRIBUTES, ImageRecord, PackedRecords
 from fanet_lightning.data.wider_annotations import parse_mat, parse_text
-from fanet_lightning.data.wider_face import load_wider_face, read_annotations, read_image_list, records_of
+from fanet_lightning.data.wider_face import load_wider_face, read_annotations, records_of
 from fanet_lightning.errors import InputError
+from fanet_lightning.image_lists import read_image_list
 from wider_files import numbered, write_image, write_text, write_wider
 
 THREE = b"""0--Parade/a.jpg
@@ -258,7 +259,7 @@ def test_mistakes_in_lists(tmp_path: Path) -> None:
         load_wider_face(tmp_path, "val", images=path)
     assert message(error).startswith(f"{path}, line 3: 0--Parade/nobody is not among the 2 images of the val split")
     path.write_text("0--Parade/0_Parade_000\n0--Parade/0_Parade_000.jpg\n")
-    with pytest.raises(InputError, match=r"line 2: 0--Parade/0_Parade_000 stands in line 1 already"):
+    with pytest.raises(InputError, match=r":2: '0--Parade/0_Parade_000' stands in line 1 already"):
         read_image_list(path)
     path.write_text("# nothing\n")
     with pytest.raises(InputError, match="names no image"):

@@ -45,12 +45,18 @@ class AnchorGrid:
         return tuple(starts)
 
     def boxes_cxcywh(self, device: torch.device | str = "cpu") -> Tensor:
-        """(A, 4) float32, centre x, centre y, width, height, in pixels of the input. Do not write into it: it is cached."""
+        """(A, 4) float32: centre x, centre y, width, height, pixels of the input. Cached: do not write into it."""
         return _boxes_cxcywh(self, torch.device(device))
 
 
 @lru_cache(maxsize=32)
 def _boxes_cxcywh(grid: AnchorGrid, device: torch.device) -> Tensor:
+    # Filled under inference_mode it would hold tensors that autograd refuses later.
+    with torch.inference_mode(False):
+        return _compute_boxes(grid, device)
+
+
+def _compute_boxes(grid: AnchorGrid, device: torch.device) -> Tensor:
     maps = []
     for (height, width), stride, size in zip(grid.map_shapes, grid.strides, grid.sizes, strict=True):
         y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) * stride

@@ -41,7 +41,7 @@ def evaluate(
 ) -> dict[str, float]:
     """Run a checkpoint over the validation images of ``source`` and score it.
 
-    Writes into ``out``: ``predictions/`` in the official text layout, ``scores.json``, ``pr_curves.*``, ``detections.png``.
+    Writes ``predictions/`` in the official text layout, ``scores.json``, ``pr_curves.*`` and ``detections.*``.
 
     Args:
         checkpoint: file that ``train`` has written.

@@ -1,4 +1,4 @@
-"""The LightningModule: the network, the hierarchical loss, the optimiser with its schedule, and validation by WIDER's AP."""
+"""The LightningModule: network, hierarchical loss, optimiser with its schedule, and validation by WIDER's AP."""
 
 import logging
 from collections.abc import Mapping
@@ -35,8 +35,8 @@ class FaceDetectionModule(LightningModule):
     Args:
         network: keyword arguments of :func:`fanet_lightning.net.build.build_network`.
         loss: keyword arguments of :class:`fanet_lightning.loss.HierarchicalLoss`.
-        optim: ``name`` (sgd | adamw), ``lr`` at batch 12, ``momentum``, ``weight_decay``, ``decay_all`` (also biases, norms and
-            L2Norm scales, as the paper's framework does), ``schedule``, ``warmup_steps``, ``milestones``, ``gamma``, ``final``.
+        optim: ``name`` (sgd | adamw), ``lr`` at batch 12, ``momentum``, ``weight_decay``, ``decay_all`` (also biases,
+            norms and L2Norm scales), ``schedule``, ``warmup_steps``, ``milestones``, ``gamma``, ``final``.
         detection: keyword arguments of :func:`fanet_lightning.postprocess.detect` for validation.
         batch_size: total over all devices; the learning rate is scaled by it.
         channels_last: memory format of weights and images.
@@ -94,8 +94,8 @@ class FaceDetectionModule(LightningModule):
     ) -> None:
         """Clip by the total norm, and skip the step when that norm is not finite.
 
-        The norm is taken after the gradients were averaged over ranks, so that all ranks decide alike. A step is skipped by
-        handing the optimiser no gradients: neither momentum nor weight decay then moves a weight.
+        The norm is taken after the gradients were averaged over ranks, so that all ranks decide alike. A step is
+        skipped by handing the optimiser no gradients: neither momentum nor weight decay then moves a weight.
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         limit = gradient_clip_val if gradient_clip_val else float("inf")
@@ -156,8 +156,8 @@ class FaceDetectionModule(LightningModule):
             optimizer, lambda step: lr_factor(step, total_steps, kind=kind, **schedule)
         )
         rank_zero_only(print)(
-            f"learning rate {lr:g} (optim.lr {float(options.get('lr', 4e-3)):g} at batch 12, scaled to a total batch of "
-            f"{self.hparams['batch_size']}), {kind} schedule over {total_steps} steps, "
+            f"learning rate {lr:g} (optim.lr {float(options.get('lr', 4e-3)):g} at batch 12, scaled to a "
+            f"total batch of {self.hparams['batch_size']}), {kind} schedule over {total_steps} steps, "
             f"warm-up {schedule.get('warmup_steps', 0)} steps"
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,4 +1,4 @@
-"""Figures: precision-recall curves per setting and sheets of detections coloured by confidence (paper, figures 4, 8, 9)."""
+"""Figures: precision-recall curves, and sheets of detections coloured by confidence (paper, figures 4, 8, 9)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from fanet_lightning.scoring.curves import Curve
 
 # Vector text stays text in the PDF, so that a paper's fonts and searches work.
-STYLE: dict[Any, Any] = {"pdf.fonttype": 42, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+STYLE: dict[Any, Any] = {"pdf.fonttype": 42, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
+         "axes.grid": True,
          "grid.color": "0.9", "axes.axisbelow": True}  # fmt: skip
 
 

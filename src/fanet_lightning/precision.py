@@ -6,7 +6,7 @@ import torch
 def resolve_precision(precision: str, accelerator: str) -> str:
     """``auto`` → ``bf16-mixed`` where the device multiplies bf16 in hardware, else ``32-true``; anything else stays.
 
-    A CPU without such instructions emulates bf16 several hundred times slower than float32, so this is no matter of taste.
+    A CPU without such instructions emulates bf16, hundreds of times slower than float32.
     """
     if precision != "auto":
         return precision

@@ -31,8 +31,8 @@ def lr_factor(
 ) -> float:
     """What the learning rate is multiplied with at optimiser step ``step`` (0-based).
 
-    Warm-up rises linearly from 1 / ``warmup_steps`` to 1 and overlays the schedule. ``step`` multiplies by ``gamma`` at each
-    milestone (fractions of the run); ``cosine`` falls from 1 to ``final`` after the warm-up.
+    Warm-up rises linearly from 1 / ``warmup_steps`` to 1 and overlays the schedule. ``step`` multiplies by ``gamma`` at
+    each milestone (fractions of the run); ``cosine`` falls from 1 to ``final`` after the warm-up.
 
     Raises:
         InputError: an unknown ``kind``.

@@ -52,12 +52,12 @@ def score_predictions(
     if benchmark not in BENCHMARKS:
         raise InputError(f"benchmark={benchmark} is not known; choose one of {', '.join(BENCHMARKS)}")
     # scipy takes a quarter of a second; --help and a mistaken key must not wait for it.
-    from fanet_lightning.scoring.ground_truth import read_ground_truth, read_image_list
+    from fanet_lightning.scoring.ground_truth import read_ground_truth, read_selection
     from fanet_lightning.scoring.predictions import read_predictions
     from fanet_lightning.scoring.wider_face import score
 
     whole = read_ground_truth(ground_truth)
-    part = whole if images is None else whole.select(read_image_list(images, whole.image_ids))
+    part = whole if images is None else whole.select(read_selection(images, whole.image_ids))
     read = read_predictions(predictions, part.image_ids, known_ids=whole.image_ids, strict=strict)
     return Scored(score(part, read), len(part.image_ids), len(whole.image_ids), read.missing_line())
 

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def train(config: DictConfig) -> TrainResult:
     from fanet_lightning.module import FaceDetectionModule
     from fanet_lightning.net.weights import load_trunk_weights
 
-    options: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    options = _plain(config)
     out = Path(options["out"])
     check(options)
     seed_everything(options["seed"], workers=True, verbose=False)
@@ -79,6 +80,11 @@ def train(config: DictConfig) -> TrainResult:
         ap = evaluate(chosen, source, options["protocol"], out / "evaluation", device=device)
     print(_closing(out, chosen))
     return TrainResult(out, best if best.is_file() else None, last if last.is_file() else None, ap)
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    options: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    return options
 
 
 def check(options: dict[str, Any]) -> None:
@@ -123,7 +129,7 @@ def build_datamodule(options: dict[str, Any], source: Any) -> Any:
     from fanet_lightning.data.datamodule import FaceDataModule
     from fanet_lightning.data.resize import TestScale
 
-    augment = instantiate({**options["augment"], "size": options["input_size"], "_convert_": "all"})
+    augment = instantiate(options["augment"], _convert_="all")
     protocol = {key: value for key, value in options["protocol"].items() if key != "name"}
     return FaceDataModule(
         source,
@@ -148,6 +154,8 @@ def build_trainer(options: dict[str, Any], out: Path) -> Any:
     # Tips and hardware lists are noise; warnings still come through.
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between Lightning and torch, nothing that a person could mend
+    warnings.filterwarnings("ignore", ".*number of training batches.*")
     trainer = dict(options["trainer"])
     trainer["precision"] = resolve_precision(trainer["precision"], trainer["accelerator"])
     loggers: list[Logger] = []
@@ -205,8 +213,9 @@ def _opening(options: dict[str, Any], network: Any, out: Path) -> str:
 
     precision = resolve_precision(options["trainer"]["precision"], options["trainer"]["accelerator"])
     return (
-        f"{options['name']}: {inference_parameters(network) / 1e6:.2f} M inference parameters, data {options['data']['name']}, "
-        f"{options['epochs']} epochs, batch {options['batch_size']}, crop {options['input_size']}², {precision}, "
+        f"{options['name']}: {inference_parameters(network) / 1e6:.2f} M inference parameters, "
+        f"data {options['data']['name']}, {options['epochs']} epochs, "
+        f"batch {options['batch_size']}, crop {options['input_size']}², {precision}, "
         f"seed {options['seed']}\nwriting to {out}"
     )
 
@@ -215,7 +224,8 @@ def _closing(out: Path, chosen: Path) -> str:
     rows = [
         ("best checkpoint", chosen), ("metrics", out / "csv/metrics.csv"), ("TensorBoard", out / "tensorboard"),
         ("scores", out / "evaluation/scores.json"), ("predictions", out / "evaluation/predictions"),
-        ("precision-recall curves", out / "evaluation/pr_curves.png"), ("sheet of detections", out / "evaluation/detections.png"),
+        ("precision-recall curves", out / "evaluation/pr_curves.png"),
+        ("sheet of detections", out / "evaluation/detections.png"),
     ]  # fmt: skip
     return "\n".join(f"{name:<24}{path}" for name, path in rows if path.exists())
 
@@ -237,8 +247,7 @@ def main(argv: list[str]) -> int:
         for word in argv:
             if "=" not in word and not word.startswith("~"):
                 raise InputError(f"'{word}' is not key=value; --help lists the keys")
-        options: dict[str, Any] = OmegaConf.to_container(compose_config("config", argv), resolve=True)  # type: ignore[assignment]
-        check(options)
+        check(_plain(compose_config("config", argv)))
     hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_task)()
     return 0
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -69,7 +70,8 @@ class TrainDataset(Dataset[TrainSample]):
         image, boxes_xyxy = self.augment(
             image, self.records.boxes_xyxy(index), sample_seed(self.seed, key.epoch, key.index)
         )
-        chw = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        chw = torch.empty((3, *image.shape[:2]), dtype=torch.uint8)
+        cv2.split(image, list(chw.numpy()))  # less than half the time of a transposed copy
         boxes = torch.from_numpy(np.ascontiguousarray(boxes_xyxy, dtype=np.float32)).reshape(-1, 4)
         return TrainSample(chw, boxes, self.records.image_id(index))
 

@@ -145,8 +145,8 @@ def _person(rng: np.random.Generator, place: _Place, event: str, air: Colour, li
 def _crowd(rng: np.random.Generator, size_wh: tuple[int, int]) -> list[_Place]:
     """Rows, each hiding part of the one behind it."""
     width, height = size_wh
-    y, face = rng.uniform(0.08, 0.35) * height, _log_uniform(rng, 6, 14)
-    growth, spacing = rng.uniform(1.06, 1.3), rng.uniform(1.2, 2.6)
+    y, face = rng.uniform(0.08, 0.35) * height, _log_uniform(rng, 7, 22)
+    growth, spacing = rng.uniform(1.06, 1.3), rng.uniform(1.2, 2.8)
     places: list[_Place] = []
     while y < height + face * 0.3 and len(places) < 110:
         x = rng.uniform(0, face)
@@ -155,16 +155,16 @@ def _crowd(rng: np.random.Generator, size_wh: tuple[int, int]) -> list[_Place]:
             places.append(_Place(x + float(jitter[0]), y + float(jitter[1]), face * float(rng.uniform(0.88, 1.12))))
             x += face * spacing * rng.uniform(0.7, 1.4)
         y += face * rng.uniform(1.1, 2.0)
-        face = min(face * growth, 40.0)
+        face = min(face * growth, 60.0)
     return places
 
 
 def _portrait(rng: np.random.Generator, size_wh: tuple[int, int]) -> list[_Place]:
     width, height = size_wh
-    places = _apart(rng, size_wh, int(rng.integers(0, 4)), 10, 34, (0.2, 0.6))
+    places = _apart(rng, size_wh, int(rng.integers(0, 4)), 12, 46, (0.2, 0.6))
     many = 1 if rng.random() < 0.65 else 2
     for number in range(many):
-        face = _log_uniform(rng, 70, min(1.05 * height, 400) if many == 1 else 0.5 * height)
+        face = _log_uniform(rng, 80, min(1.15 * height, 400) if many == 1 else 0.5 * height)
         x = width * ((number + 0.5) / many + rng.normal(0, 0.07))
         places.append(_Place(float(x), height * float(rng.uniform(0.35, 0.55)), face))
     return sorted(places, key=lambda place: place.height)
@@ -174,12 +174,12 @@ def _street(rng: np.random.Generator, size_wh: tuple[int, int]) -> list[_Place]:
     """Heads near the horizon, whatever their distance, since the camera is held at the height of a head."""
     horizon = rng.uniform(0.25, 0.55)
     many = 1 + int(rng.geometric(0.17))
-    return _apart(rng, size_wh, min(many, 18), 7, 110, (horizon - 0.12, horizon + 0.14))
+    return _apart(rng, size_wh, min(many, 18), 9, 130, (horizon - 0.12, horizon + 0.14))
 
 
 def _group(rng: np.random.Generator, size_wh: tuple[int, int]) -> list[_Place]:
     width, height = size_wh
-    face, rows = _log_uniform(rng, 26, 66), int(rng.integers(1, 4))
+    face, rows = _log_uniform(rng, 30, 84), int(rng.integers(1, 4))
     y, places = rng.uniform(0.15, 0.4) * height, list[_Place]()
     for _ in range(rows):
         step = face * rng.uniform(1.25, 1.9)
@@ -198,8 +198,8 @@ def _group(rng: np.random.Generator, size_wh: tuple[int, int]) -> list[_Place]:
 
 def _stage(rng: np.random.Generator, size_wh: tuple[int, int]) -> list[_Place]:
     width, height = size_wh
-    places = _apart(rng, size_wh, int(rng.integers(1, 6)), 18, 80, (0.25, 0.5))
-    face = _log_uniform(rng, 9, 24)
+    places = _apart(rng, size_wh, int(rng.integers(1, 6)), 26, 100, (0.25, 0.5))
+    face = _log_uniform(rng, 11, 32)
     for x in np.arange(0, width, face * rng.uniform(1.3, 3.0)):
         places.append(_Place(float(x), height * float(rng.uniform(0.75, 0.97)), face * float(rng.uniform(0.85, 1.2))))
     return places

@@ -17,8 +17,9 @@ import numpy as np
 from fanet_lightning.data.records import ATTRIBUTES, ImageRecord
 from fanet_lightning.data.wider_annotations import SPLITS, AnnotationTable, Split, read_annotations
 from fanet_lightning.errors import InputError
+from fanet_lightning.image_lists import read_image_list
 
-__all__ = ["SPLITS", "AnnotationTable", "Split", "load_wider_face", "read_annotations", "read_image_list", "records_of"]
+__all__ = ["SPLITS", "AnnotationTable", "Split", "load_wider_face", "read_annotations", "records_of"]
 
 WAYS_ON = (
     "get WIDER FACE (http://shuoyang1213.me/WIDERFACE/) by hand or with scripts/download_wider_face.py, set data.root; "
@@ -103,33 +104,6 @@ def records_of(table: AnnotationTable, folder: Path, chosen: list[int] | None = 
             )
         )
     return records
-
-
-def read_image_list(path: Path) -> list[tuple[int, str]]:
-    """A list of images: (line number from 1, image id) in the file's order.
-
-    Raises:
-        InputError: no such file, no name in it, or a name given twice.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise InputError(
-            f"cannot read the list of images {path}: {reason}; give a text file with one event/name a line"
-        ) from error
-    names: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        image_id = ("" if line.lstrip().startswith("#") else line.partition(" #")[0]).strip().removesuffix(".jpg")
-        if image_id in names:
-            raise InputError(
-                f"{path}, line {number}: {image_id} stands in line {names[image_id]} already; keep one of them"
-            )
-        if image_id:
-            names[image_id] = number
-    if not names:
-        raise InputError(f"the list of images {path} names no image; write one event/name a line")
-    return [(number, image_id) for image_id, number in names.items()]
 
 
 def _require_on_disk(image_ids: list[str], folder: Path, whole: str) -> None:

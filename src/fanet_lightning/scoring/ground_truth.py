@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.errors import InputError
+from fanet_lightning.image_lists import read_image_list
 
 _HINT = "give the folder of the official tools with wider_face_val.mat and wider_{easy,medium,hard}_val.mat"
 SETTINGS = ("easy", "medium", "hard")
@@ -123,30 +124,18 @@ def write_ground_truth(folder: Path, ground_truth: GroundTruth) -> None:
     _save(folder / FACES_FILE, {**names, "face_bbx_list": _cells(boxes)})
 
 
-def read_image_list(path: Path, known: Collection[str]) -> list[str]:
-    """Image ids of a list, one a line, with or without ``.jpg``; blank lines are skipped.
+def read_selection(path: Path, known: Collection[str]) -> list[str]:
+    """Image ids of a list (:func:`fanet_lightning.image_lists.read_image_list`) that must all be ``known``.
 
     Raises:
-        InputError: no such file, an empty list, an image that is not ``known``, or one that stands there twice.
+        InputError: a list that cannot be read, is empty, names an image twice, or one that is not known.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"image list {path} cannot be read ({_reason(error)}); give one image per line") from error
     known = known if isinstance(known, set | frozenset | dict) else set(known)
-    first_line: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        image_id = line.strip().removesuffix(".jpg")
-        if not image_id:
-            continue
+    listed = read_image_list(path)
+    for number, image_id in listed:
         if image_id not in known:
             raise InputError(f"{path}:{number}: '{image_id}' is not in the ground truth; write event/name as there")
-        if image_id in first_line:
-            raise InputError(f"{path}:{number}: '{image_id}' stands in line {first_line[image_id]} already; remove one")
-        first_line[image_id] = number
-    if not first_line:
-        raise InputError(f"image list {path} is empty; write one image per line")
-    return list(first_line)
+    return [image_id for _, image_id in listed]
 
 
 def _counted(path: Path, image_ids: list[str], boxes: list[npt.NDArray[np.float64]]) -> list[npt.NDArray[np.bool_]]:
