@@ -17,7 +17,7 @@ def test_defaults_are_the_final_model_of_the_paper_on_drawn_faces() -> None:
     config = composed()
     assert (config["level"], config["context"], config["hl"]) == (3, True, True)
     assert config["model"]["name"] == "fanet"
-    assert config["model"]["width"] == 0.25
+    assert config["model"]["width"] == 0.125
     assert config["data"]["name"] == "synthetic"
     assert config["name"] == "level3_context_hl"
 

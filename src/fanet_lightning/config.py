@@ -35,6 +35,7 @@ class TrainSchema:
     batch_size: int = 12
     input_size: int = 640
     epochs: int = 120
+    validate_every: int = 1
     stop_after: int | None = None
     workers: int = 2
     ema: float | None = None

@@ -231,6 +231,8 @@ def _closing(out: Path, chosen: Path) -> str:
 
 
 def _task(config: DictConfig) -> dict[str, float]:
+    # Hydra's folder, which a sweep and the children of a distributed run have been told; `${now:}` would differ there.
+    config.out = HydraConfig.get().runtime.output_dir
     try:
         return train(config).ap
     except InputError as error:

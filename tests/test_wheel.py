@@ -1,0 +1,51 @@
+"""The wheel works from an empty directory, with its configuration inside."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds what the wheel holds, as an installation would unpack it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as archive:
+        archive.extractall(folder / "site")
+    return folder / "site"
+
+
+def run(site: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    return subprocess.run(
+        [sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.mark.slow
+def test_configuration_comes_from_inside_the_wheel(site: Path, tmp_path: Path) -> None:
+    done = run(site, tmp_path, "-c", "from fanet_lightning.config import config_dir; print(config_dir())")
+    assert Path(done.stdout.strip()) == site / "fanet_lightning" / "conf"
+    assert (site / "fanet_lightning/py.typed").is_file()
+    assert {path.name for path in site.iterdir() if path.is_dir() and "dist-info" not in path.name} == {"fanet_lightning"}
+
+
+@pytest.mark.slow
+def test_verbs_run_from_an_empty_directory(site: Path, tmp_path: Path) -> None:
+    for verb in ("score", "evaluate"):
+        done = run(site, tmp_path, "-m", f"fanet_lightning.{verb}", "--help")
+        assert done.returncode == 0, done.stderr
+        assert f"python -m fanet_lightning.{verb}" in done.stdout
+    words = ["level=1", "model.width=0.0625", "input_size=64", "batch_size=2", "epochs=1", "workers=0", "out=run",
+             "data.train_images=2", "data.val_images=2", "trainer.accelerator=cpu"]  # fmt: skip
+    done = run(site, tmp_path, "-m", "fanet_lightning.train", *words)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run/evaluation/scores.json").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "run"]
