@@ -15,7 +15,18 @@ ROOT = Path(__file__).resolve().parents[1]
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds what the wheel holds, as an installation would unpack it."""
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), str(ROOT)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(folder),
+        str(ROOT),
+    ]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as archive:
         archive.extractall(folder / "site")
@@ -34,7 +45,9 @@ def test_configuration_comes_from_inside_the_wheel(site: Path, tmp_path: Path) -
     done = run(site, tmp_path, "-c", "from fanet_lightning.config import config_dir; print(config_dir())")
     assert Path(done.stdout.strip()) == site / "fanet_lightning" / "conf"
     assert (site / "fanet_lightning/py.typed").is_file()
-    assert {path.name for path in site.iterdir() if path.is_dir() and "dist-info" not in path.name} == {"fanet_lightning"}
+    assert {path.name for path in site.iterdir() if path.is_dir() and "dist-info" not in path.name} == {
+        "fanet_lightning"
+    }
 
 
 @pytest.mark.slow

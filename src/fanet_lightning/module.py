@@ -74,7 +74,7 @@ class FaceDetectionModule(LightningModule):
 
     # Training
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         output, grid = self(batch.images)
         parts = self.loss(output, grid, batch.targets)
         size = len(batch.image_ids)
@@ -123,9 +123,9 @@ class FaceDetectionModule(LightningModule):
                 "lower optim.lr, lengthen optim.warmup_steps or set gradient_clip"
             )
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         # A non-finite forward pass also poisons batch norm's running statistics: keep a copy to go back to.
-        if batch_index % 100 == 0 and self._skipped_in_a_row == 0:
+        if batch_idx % 100 == 0 and self._skipped_in_a_row == 0:
             self._finite_buffers = {n: b.clone() for n, b in self.network.named_buffers() if "running_" in n}
 
     def _restore_buffers(self) -> None:
@@ -176,7 +176,7 @@ class FaceDetectionModule(LightningModule):
     def on_validation_epoch_start(self) -> None:
         self._detections = {}
 
-    def validation_step(self, batch: EvalBatch, batch_index: int) -> None:
+    def validation_step(self, batch: EvalBatch, batch_idx: int) -> None:
         output, grid = self(batch.images, all_hierarchies=False)
         found = detect(output, grid, **(self.hparams["detection"] or {}))
         for image_id, scale_xy, detections in zip(batch.image_ids, batch.scale_xy, found, strict=True):

@@ -80,11 +80,11 @@ def draw_detections(
     thickness = max(1, round(max(image_rgb.shape[:2]) / 500))
     for box in faces_xyxy if faces_xyxy is not None else []:
         x1, y1, x2, y2 = (round(float(v)) for v in box)
-        cv2.rectangle(drawn, (x1, y1), (x2, y2), (255, 255, 255), 1, cv2.LINE_AA)
+        cv2.rectangle(drawn, (x1, y1), (x2, y2), (255, 255, 255), 1)
     # Ascending, so that confident boxes lie on top.
     for index in np.argsort(scores):
         x1, y1, x2, y2 = (round(float(v)) for v in boxes_xyxy[index])
-        cv2.rectangle(drawn, (x1, y1), (x2, y2), colours[index].tolist(), thickness, cv2.LINE_AA)
+        cv2.rectangle(drawn, (x1, y1), (x2, y2), colours[index].tolist(), thickness)
     return drawn
 
 
