@@ -16,7 +16,7 @@ from fanet_lightning.errors import InputError
 # A network and a data set so small that a run takes seconds; everything else is the default.
 TINY = [
     "model.width=0.0625", "input_size=64", "batch_size=4", "epochs=2", "workers=0", "data.train_images=8",
-    "data.val_images=3", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1", "optim.warmup_steps=2",
+    "data.val_images=3", "trainer.accelerator=cpu", "validate_every=1", "trainer.log_every_n_steps=1", "optim.warmup_steps=2",
 ]  # fmt: skip
 
 
@@ -41,7 +41,7 @@ def test_a_run_prints_its_epochs_its_table_and_where_everything_lies(
     folder, done = run
     lines = done.stdout.splitlines()
     assert lines[0].startswith("level2_context_hl: ")
-    assert any(line.startswith("learning rate 0.01 (optim.lr 0.03 at batch 12") for line in lines)
+    assert any(line.startswith("learning rate 0.0005 (optim.lr 0.0015 at batch 12") for line in lines)
     assert [line.split()[1] for line in lines if line.startswith("epoch ")] == ["1/2", "2/2"]
     assert {line.split()[0] for line in lines} >= {"easy", "medium", "hard"}
     for path in (

@@ -157,6 +157,8 @@ def build_trainer(options: dict[str, Any], out: Path) -> Any:
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between Lightning and torch, nothing that a person could mend
     warnings.filterwarnings("ignore", ".*number of training batches.*")
     trainer = dict(options["trainer"])
+    # A run shorter than the interval is still validated once, or it would have no best checkpoint.
+    trainer["check_val_every_n_epoch"] = min(trainer["check_val_every_n_epoch"], options["epochs"])
     trainer["precision"] = resolve_precision(trainer["precision"], trainer["accelerator"])
     loggers: list[Logger] = []
     if options["logger"].get("csv"):
