@@ -16,7 +16,8 @@ from fanet_lightning.errors import InputError
 # A network and a data set so small that a run takes seconds; everything else is the default.
 TINY = [
     "model.width=0.0625", "input_size=64", "batch_size=4", "epochs=2", "workers=0", "data.train_images=8",
-    "data.val_images=3", "trainer.accelerator=cpu", "validate_every=1", "trainer.log_every_n_steps=1", "optim.warmup_steps=2",
+    "data.val_images=3",
+    "trainer.accelerator=cpu", "validate_every=1", "trainer.log_every_n_steps=1", "optim.warmup_steps=2",
 ]  # fmt: skip
 
 
@@ -129,6 +130,8 @@ def test_resuming_goes_on_where_the_run_stopped(
         (["resume=nowhere.ckpt"], r"resume=nowhere.ckpt: no such file"),
         (["batch_size=0"], r"batch_size=0 must be at least 1"),
         (["batch_size=9", "trainer=ddp"], r"batch_size=9 is the total over devices.*devices=2"),
+        (["optim.schedule=linear"], r"optim.schedule=linear is unknown; take step, cosine or constant"),
+        (["trainer.accelerator=cuda", "trainer.devices=64", "batch_size=64"], r"trainer.devices=64 .* CUDA devices"),
         (["ema=1.5"], r"ema=1.5 must lie between 0 and 1"),
         (["data=wider_face", "data.root=nowhere"], r"nowhere.*WIDER_train.*data=synthetic"),
         (["loss.weights=[1,2]"], r"2.*3"),

@@ -272,7 +272,7 @@ def test_missing_data_says_where_it_looked_and_the_ways_on(tmp_path: Path) -> No
     with pytest.raises(InputError) as error:
         load_wider_face(tmp_path, "train")
     folder = str(tmp_path / "WIDER_train" / "images")
-    for part in (folder, "<event>/<name>.jpg", "download_wider_face.py", "data=synthetic"):
+    for part in (folder, "<event>/<name>.jpg", "get WIDER FACE", "data=synthetic"):
         assert part in message(error)
     write_image(tmp_path / "WIDER_train" / "images" / "0--Parade" / "a.jpg", 0)
     with pytest.raises(InputError) as error:

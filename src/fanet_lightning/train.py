@@ -97,6 +97,7 @@ def check(options: dict[str, Any]) -> None:
 
     from fanet_lightning.data.sources import build_source
     from fanet_lightning.net.build import build_network
+    from fanet_lightning.schedule import lr_factor
 
     for key in ("batch_size", "input_size", "epochs"):
         if options[key] < 1:
@@ -105,6 +106,7 @@ def check(options: dict[str, Any]) -> None:
         raise InputError(f"workers={options['workers']} must not be negative; 0 loads samples in the main process")
     if options["ema"] is not None and not 0 < options["ema"] < 1:
         raise InputError(f"ema={options['ema']} must lie between 0 and 1; null switches it off")
+    lr_factor(0, 1, kind=options["optim"].get("schedule", "step"))
     with torch.device("meta"):
         network = build_network(**options["model"])
     weights, hierarchies = options["loss"].get("weights"), 1 + len(network.training_only())
@@ -113,7 +115,13 @@ def check(options: dict[str, Any]) -> None:
     check_writable(Path(options["out"]))
     if options["resume"] is not None:
         _check_resume(Path(options["resume"]), options["model"])
-    devices = options["trainer"]["devices"]
+    devices, accelerator = options["trainer"]["devices"], options["trainer"]["accelerator"]
+    available = torch.cuda.device_count()
+    wants_gpu = accelerator in ("gpu", "cuda")
+    if (wants_gpu or (accelerator == "auto" and available)) and isinstance(devices, int) and devices > available:
+        raise InputError(
+            f"trainer.devices={devices} trainer.accelerator={accelerator}: this machine has {available} CUDA devices"
+        )
     if isinstance(devices, int) and devices > 1 and options["batch_size"] % devices:
         raise InputError(
             f"batch_size={options['batch_size']} is the total over devices and must be divisible by "
@@ -188,7 +196,7 @@ def build_trainer(options: dict[str, Any], out: Path) -> Any:
         )
     except Exception as error:
         # Lightning's own refusals (a device that is not there, an unknown strategy) come in several classes.
-        raise InputError(f"trainer.{_first_line(error)}") from error
+        raise InputError(f"trainer: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:

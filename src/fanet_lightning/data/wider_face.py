@@ -21,10 +21,7 @@ from fanet_lightning.image_lists import read_image_list
 
 __all__ = ["SPLITS", "AnnotationTable", "Split", "load_wider_face", "read_annotations", "records_of"]
 
-WAYS_ON = (
-    "get WIDER FACE (http://shuoyang1213.me/WIDERFACE/) by hand or with scripts/download_wider_face.py, set data.root; "
-    "or take data=synthetic"
-)
+WAYS_ON = "get WIDER FACE (http://shuoyang1213.me/WIDERFACE/) and set data.root; or take data=synthetic"
 
 
 def load_wider_face(
