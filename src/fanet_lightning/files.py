@@ -32,17 +32,20 @@ def replaced(path: Path) -> Iterator[Path]:
 def replaced_folder(path: Path) -> Iterator[Path]:
     """As :func:`replaced`, for a folder: what stood at ``path`` before is removed only when the new one is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    retired = temporary.with_suffix(".old")
     try:
         yield temporary
         temporary.chmod(0o755)
         if path.exists():
-            old = temporary.with_name(temporary.name + ".old")
-            path.replace(old)
+            path.replace(retired)
+        try:
             temporary.replace(path)
-            shutil.rmtree(old)
-        else:
-            temporary.replace(path)
+        except OSError:
+            if retired.exists():
+                retired.replace(path)
+            raise
+        shutil.rmtree(retired, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

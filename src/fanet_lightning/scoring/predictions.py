@@ -5,7 +5,6 @@ one sweep (:mod:`parsing`); whatever that sweep doubts goes through a line-by-li
 """
 
 import os
-import shutil
 import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Mapping
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.errors import InputError
+from fanet_lightning.files import replaced_folder
 from fanet_lightning.scoring.parsing import PredictionFile, parse_files
 
 _LAYOUT = "predictions lie as event/name.txt: a name line, a count line, rows x y w h score"
@@ -127,33 +127,20 @@ def write_predictions(folder: Path, detections: Mapping[str, tuple[npt.ArrayLike
     """
     if folder.exists() and not _is_replaceable(folder):
         raise InputError(f"{folder} holds something else than predictions; give an empty or new folder")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    retired = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     try:
-        temporary.mkdir(parents=True)
-        for image_id, (boxes_xyxy, scores) in detections.items():
-            event, _, name = image_id.partition("/")
-            if not event or not name or "/" in name:
-                raise ValueError(f"image id '{image_id}' is not event/name")
-            boxes, confidence = _as_xywh(image_id, boxes_xyxy, scores)
-            order = np.argsort(-confidence, kind="stable")
-            rows = np.column_stack([boxes, confidence])[order]
-            (temporary / event).mkdir(exist_ok=True)
-            body = "%.2f %.2f %.2f %.2f %.6f\n" * len(rows) % tuple(rows.ravel().tolist())
-            (temporary / event / f"{name}.txt").write_text(f"{name}\n{len(rows)}\n{body}", encoding="utf-8")
-        if folder.exists():
-            folder.replace(retired)
-        try:
-            temporary.replace(folder)
-        except OSError:
-            if retired.exists():
-                retired.replace(folder)
-            raise
-        shutil.rmtree(retired, ignore_errors=True)
+        with replaced_folder(folder) as temporary:
+            for image_id, (boxes_xyxy, scores) in detections.items():
+                event, _, name = image_id.partition("/")
+                if not event or not name or "/" in name:
+                    raise ValueError(f"image id '{image_id}' is not event/name")
+                boxes, confidence = _as_xywh(image_id, boxes_xyxy, scores)
+                order = np.argsort(-confidence, kind="stable")
+                rows = np.column_stack([boxes, confidence])[order]
+                (temporary / event).mkdir(exist_ok=True)
+                body = "%.2f %.2f %.2f %.2f %.6f\n" * len(rows) % tuple(rows.ravel().tolist())
+                (temporary / event / f"{name}.txt").write_text(f"{name}\n{len(rows)}\n{body}", encoding="utf-8")
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror}); free it or give another folder") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _read_folder(root: Path, wanted: set[str], known: set[str]) -> dict[str, PredictionFile]:

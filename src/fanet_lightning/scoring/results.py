@@ -6,14 +6,15 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
 from fanet_lightning.errors import InputError
+from fanet_lightning.files import replaced
 from fanet_lightning.scoring.curves import Curve
 
 SCORES_FILE = "scores.json"
@@ -98,8 +99,10 @@ def write_results(
     }
     text = json.dumps(scores, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     try:
-        _write_by_rename(out / CURVES_FILE, lambda file: np.savez_compressed(file, **arrays))
-        _write_by_rename(out / SCORES_FILE, lambda file: file.write(text.encode()))
+        with replaced(out / CURVES_FILE) as path:
+            np.savez_compressed(path, **arrays)
+        with replaced(out / SCORES_FILE) as path:
+            path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(f"out={out} cannot be written ({error.strerror}); free it or give another folder") from error
     return scores
@@ -128,16 +131,6 @@ def print_table(title: str, curves: Mapping[str, Curve], file: TextIO | None = N
     print(title, file=file)
     for row in [head, *rows]:
         print("  ".join([row[0].ljust(widths[0]), row[1].rjust(widths[1]), row[2].rjust(widths[2])]), file=file)
-
-
-def _write_by_rename(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _version(package: str) -> str | None:
