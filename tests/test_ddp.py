@@ -11,7 +11,7 @@ import torch
 WORDS = [
     "level=2", "hl=true", "model.width=0.0625", "model.batch_norm=false", "input_size=64", "batch_size=4", "epochs=2",
     "workers=0", "data.train_images=8", "data.val_images=5",
-    "trainer.accelerator=cpu", "optim.warmup_steps=2", "ema=null",
+    "validate_every=1", "trainer.accelerator=cpu", "optim.warmup_steps=2", "ema=null",
 ]  # fmt: skip
 
 

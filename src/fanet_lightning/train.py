@@ -66,7 +66,8 @@ def train(config: DictConfig) -> TrainResult:
     if options["compile"]:
         module.network.compile(dynamic=None)
     trainer = build_trainer(options, out)
-    print(_opening(options, module.network, out), flush=True)
+    if trainer.is_global_zero:
+        print(_opening(options, module.network, out), flush=True)
     trainer.fit(module, datamodule=datamodule, ckpt_path=options["resume"], weights_only=True)
     if not trainer.is_global_zero:
         return TrainResult(out, None, None, {})
