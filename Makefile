@@ -12,7 +12,7 @@ JOBS   ?= 2
 .PHONY: setup demo test test-slow lint format show-augmentations benchmark clean help
 
 help:
-	@sed -n 's/^# //p' Makefile; grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
+	@sed -n '1,2s/^# //p' Makefile; grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
 
 setup: $(VENV)/.installed ## the environment in .venv
 

@@ -102,7 +102,7 @@ def test_a_list_restricts_everything(
         ({"strict": "perhaps"}, "strict=perhaps is neither true nor false"),
         ({"images": "nowhere.txt"}, "cannot read the list of images nowhere.txt"),
         ({"images": "LIST"}, ":1: 'x/y' is not in the ground truth"),
-        ({"out": "LIST/below"}, "cannot be written (Not a directory)"),
+        ({"out": "LIST/below"}, "is not a folder; choose another out"),
     ],
 )
 def test_mistakes(run: tuple[Path, Path], tmp_path: Path, change: dict[str, str | None], expected: str) -> None:

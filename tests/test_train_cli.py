@@ -65,7 +65,8 @@ def test_metrics_have_the_parts_of_every_hierarchy(run: tuple[Path, subprocess.C
 
 def test_scores_say_what_made_them(run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     scores = json.loads((run[0] / "run/evaluation/scores.json").read_text())
-    assert (scores["benchmark"], scores["protocol"], scores["images"]) == ("wider_face", "original", 3)
+    assert (scores["benchmark"], scores["protocol"], scores["images"]) == ("synthetic", "original", 3)
+    assert scores["made_by"]["detection"] == {"score_floor": 0.01, "top_k": 5000, "nms_iou": 0.3, "keep": 750}
     assert set(scores["ap"]) == {"easy", "medium", "hard"}
     assert scores["made_by"]["checkpoint"].endswith("best.ckpt")
     assert scores["made_by"]["packages"]["torch"]

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,7 @@ def evaluate(
     """
     from fanet_lightning.data.resize import TestScale
     from fanet_lightning.detector import FaceDetector
+    from fanet_lightning.postprocess import detect
     from fanet_lightning.scoring.predictions import read_predictions, write_predictions
     from fanet_lightning.scoring.results import made_by, print_table, write_results
     from fanet_lightning.scoring.wider_face import score
@@ -69,8 +71,10 @@ def evaluate(
     check_writable(out)
     scale = TestScale(**{key: value for key, value in protocol.items() if key != "name"})
     detector = FaceDetector.from_checkpoint(checkpoint, device=device, precision=_precision(precision, device))
-    detector.detection.update(detection or {})
+    defaults = {name: p.default for name, p in signature(detect).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    detector.detection = {**defaults, **detector.detection, **(detection or {})}
     records = source.val()
+    print(f"detecting faces in {len(records)} images, protocol {protocol['name']}, {_device_name(device)}", flush=True)
     start = time.perf_counter()
     found = detect_records(detector, records, scale, workers)
     seconds = time.perf_counter() - start
@@ -82,7 +86,7 @@ def evaluate(
     label = f"{source.name}, {len(records)} images, protocol {protocol['name']}"
     write_results(
         out,
-        benchmark="wider_face",
+        benchmark=source.name,
         protocol=protocol["name"],
         images=len(records),
         curves=curves,

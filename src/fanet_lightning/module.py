@@ -160,6 +160,11 @@ class FaceDetectionModule(LightningModule):
             f"total batch of {self.hparams['batch_size']}), {kind} schedule over {total_steps} steps, "
             f"warm-up {schedule.get('warmup_steps', 0)} steps"
         )
+        if schedule.get("warmup_steps", 0) >= total_steps:
+            rank_zero_only(log.warning)(
+                "optim.warmup_steps=%s is as long as the run of %d steps: the learning rate never gets up to its value",
+                schedule["warmup_steps"], total_steps,
+            )  # fmt: skip
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _parameter_groups(self, weight_decay: float, decay_all: bool) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fanet_lightning.errors import InputError
+from fanet_lightning.files import check_writable
 from fanet_lightning.scoring.curves import Curve
 
 BENCHMARKS = ("wider_face",)
@@ -65,7 +66,7 @@ def score_predictions(
 def main(argv: list[str]) -> int:
     """Print the table, write ``out`` where it is given; 0 when all went well."""
     from fanet_lightning.cli import verb_config
-    from fanet_lightning.scoring.results import made_by, prepare_out, print_table, write_results
+    from fanet_lightning.scoring.results import CURVES_FILE, SCORES_FILE, made_by, print_table, write_results
 
     config = verb_config("score", argv, USAGE, ("predictions", "ground_truth"))
     if config is None:
@@ -74,7 +75,7 @@ def main(argv: list[str]) -> int:
         raise InputError(f"strict={config.strict} is neither true nor false")
     out = None if config.out is None else Path(str(config.out))
     if out is not None:
-        prepare_out(out)
+        check_writable(out)
     scored = score_predictions(
         Path(str(config.predictions)),
         Path(str(config.ground_truth)),
@@ -95,7 +96,7 @@ def main(argv: list[str]) -> int:
             images=scored.images,
             made_by=made_by(command),
         )
-        print(f"written: {out}")
+        print(f"written: {out / SCORES_FILE} and {out / CURVES_FILE}")
     return 0
 
 

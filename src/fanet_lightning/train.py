@@ -261,6 +261,10 @@ def main(argv: list[str]) -> int:
             if "=" not in word and not word.startswith("~"):
                 raise InputError(f"'{word}' is not key=value; --help lists the keys")
         check(_plain(compose_config("config", argv)))
+    elif {"-m", "--multirun"} & set(argv):
+        # What is the same in every cell is checked before the first one; a comma outside brackets is a sweep.
+        fixed = [word for word in argv if not word.startswith("-") and ("," not in word or "[" in word)]
+        compose_config("config", [word for word in fixed if "(" not in word and not word.startswith("hydra")])
     hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_task)()
     return 0
 
