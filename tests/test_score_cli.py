@@ -107,7 +107,8 @@ def test_a_list_restricts_everything(
 )
 def test_mistakes(run: tuple[Path, Path], tmp_path: Path, change: dict[str, str | None], expected: str) -> None:
     (tmp_path / "list.txt").write_text("x/y\n")
-    words: dict[str, str | None] = {"predictions": str(run[0]), "ground_truth": str(run[1]), **change}
+    out = tmp_path / "made"
+    words: dict[str, str | None] = {"predictions": str(run[0]), "ground_truth": str(run[1]), "out": str(out), **change}
     argv = [
         f"{key}={value}".replace("LIST", str(tmp_path / "list.txt")).replace("PREDICTIONS", str(run[0]))
         for key, value in words.items()
@@ -117,6 +118,7 @@ def test_mistakes(run: tuple[Path, Path], tmp_path: Path, change: dict[str, str 
         main(argv)
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
+    assert not out.exists()
 
 
 def test_no_torch_and_no_lightning(run: tuple[Path, Path]) -> None:

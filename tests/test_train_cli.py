@@ -199,3 +199,24 @@ def test_a_checkpoint_with_code_inside_is_never_executed(tmp_path: Path) -> None
     with pytest.raises(InputError, match="not a readable checkpoint"):
         evaluate.main([f"checkpoint={path}"])
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_wrong_word_of_a_sweep_is_refused_before_the_first_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="hl: Value 'maybe' is not a valid bool"):
+        train.main(["-m", "level=1,2", "hl=maybe"])
+    with pytest.raises(InputError, match=r"unknown key 'levle': did you mean 'level'\?"):
+        train.main(["-m", "levle=1", "hl=true,false"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_sweep_gives_each_cell_a_folder_of_its_own(tmp_path: Path) -> None:
+    done = command(
+        "train", "-m", "level=1,2", "context=false", *TINY, "epochs=1", "evaluate_at_end=false", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    cells = sorted(path.parents[1].name for path in tmp_path.glob("multirun/*/*/checkpoints/best.ckpt"))
+    assert cells == ["level1_hl_seed0", "level2_hl_seed0"]
