@@ -98,6 +98,12 @@ def compose_config(config_name: str, overrides: Sequence[str]) -> DictConfig:
         raise InputError(_one_line(error, config_name)) from error
 
 
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain containers with everything resolved: what constructors and checkpoints are given."""
+    options: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    return options
+
+
 def _one_line(error: Exception, config_name: str) -> str:
     # "Error merging override hl=maybe" says nothing of why; its cause does.
     merging = str(error).startswith("Error merging override") and error.__cause__ is not None

@@ -7,9 +7,8 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
 from fanet_lightning import cli
+from fanet_lightning.config import plain
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import check_writable
 
@@ -186,7 +185,7 @@ def main(argv: list[str]) -> int:
     config = cli.verb_config("evaluate", argv, USAGE, required=["checkpoint"])
     if config is None:
         return 0
-    options: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    options = plain(config)
     from fanet_lightning.data.sources import build_source
     from fanet_lightning.detector import read_checkpoint
 

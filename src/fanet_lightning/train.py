@@ -10,10 +10,10 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from fanet_lightning import cli
-from fanet_lightning.config import compose_config, config_dir, register
+from fanet_lightning.config import compose_config, config_dir, plain, register
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import check_writable
 
@@ -47,7 +47,7 @@ def train(config: DictConfig) -> TrainResult:
     from fanet_lightning.module import FaceDetectionModule
     from fanet_lightning.net.weights import load_trunk_weights
 
-    options = _plain(config)
+    options = plain(config)
     out = Path(options["out"])
     check(options)
     seed_everything(options["seed"], workers=True, verbose=False)
@@ -81,11 +81,6 @@ def train(config: DictConfig) -> TrainResult:
         ap = evaluate(chosen, source, options["protocol"], out / "evaluation", device=device)
     print(_closing(out, chosen))
     return TrainResult(out, best if best.is_file() else None, last if last.is_file() else None, ap)
-
-
-def _plain(config: DictConfig) -> dict[str, Any]:
-    options: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    return options
 
 
 def check(options: dict[str, Any]) -> None:
@@ -260,7 +255,7 @@ def main(argv: list[str]) -> int:
         for word in argv:
             if "=" not in word and not word.startswith("~"):
                 raise InputError(f"'{word}' is not key=value; --help lists the keys")
-        check(_plain(compose_config("config", argv)))
+        check(plain(compose_config("config", argv)))
     elif {"-m", "--multirun"} & set(argv):
         # What is the same in every cell is checked before the first one; a comma outside brackets is a sweep.
         fixed = [word for word in argv if not word.startswith("-") and ("," not in word or "[" in word)]
