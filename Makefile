@@ -23,7 +23,7 @@ $(VENV)/.installed: pyproject.toml
 	touch $@
 
 demo: setup ## train level=3 hl=true on drawn faces, score it, draw it (minutes on two cores)
-	$(BIN)/python -m fanet_lightning.train level=3 hl=true out=outputs/demo $(ARGS)
+	$(BIN)/python -m fanet_lightning.train level=3 hl=true out=outputs/demo overwrite=true $(ARGS)
 
 test: setup ## everything but the slow tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n $(JOBS) --dist loadfile $(ARGS)

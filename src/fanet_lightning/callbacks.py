@@ -1,4 +1,4 @@
-"""What happens beside the steps of a training run: averaged weights, checkpoints, one line per epoch."""
+"""What happens beside the steps of a training run: averaged weights, one line per epoch, the run's record."""
 
 import time
 from pathlib import Path
@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
+from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
+
+from fanet_lightning.run_record import RunRecord
 
 
 def ema_callback(decay: float) -> WeightAveraging:
@@ -27,15 +29,6 @@ def ema_callback(decay: float) -> WeightAveraging:
                 old.copy_(new)  # batch norm's counter of batches
 
     return WeightAveraging(use_buffers=True, multi_avg_fn=average)
-
-
-def checkpoint_callbacks(folder: Path) -> list[ModelCheckpoint]:
-    """``best.ckpt`` by AP of the last setting (WIDER: hard), and ``last.ckpt`` after every epoch."""
-    common: dict[str, Any] = {"dirpath": folder, "auto_insert_metric_name": False, "enable_version_counter": False}
-    return [
-        ModelCheckpoint(filename="best", monitor="val/ap", mode="max", save_top_k=1, **common),
-        ModelCheckpoint(filename="last", save_top_k=1, every_n_epochs=1, save_on_train_epoch_end=True, **common),
-    ]
 
 
 class EpochReport(Callback):
@@ -78,3 +71,38 @@ class EpochReport(Callback):
         if skipped:
             words.append(f"{skipped} steps skipped")
         print("  ".join(words), flush=True)
+
+
+class RecordProgress(Callback):
+    """Writes how far the run has got into its record after every epoch.
+
+    The seconds of training count over all starts; what was trained and lost to a kill is counted, too.
+
+    Args:
+        record: of this run; changed in place.
+        folder: of the run.
+    """
+
+    def __init__(self, record: RunRecord, folder: Path) -> None:
+        self._record, self._folder = record, folder
+        self._before = float(record.train.get("seconds", 0.0))
+        self._start = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._start = time.monotonic()
+
+    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        # What a checkpoint has behind it must be in the logs: a run that is killed goes on after it.
+        for logger in trainer.loggers:
+            logger.save()
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        speed = trainer.callback_metrics.get("train/images_per_second")
+        self._record.train |= {
+            "epoch": trainer.current_epoch + 1,
+            "steps": trainer.global_step,
+            "seconds": round(self._before + time.monotonic() - self._start, 1),
+            "images_per_second": None if speed is None else round(float(speed), 2),
+            "skipped_steps": int(getattr(module, "skipped_steps", 0)),
+        }
+        self._record.write(self._folder)

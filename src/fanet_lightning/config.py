@@ -7,13 +7,15 @@ Values live in YAML under ``conf/``; types live in the constructors that receive
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -32,10 +34,15 @@ class TrainSchema:
     name: str = MISSING
     out: str = MISSING
     resume: str | None = None
+    overwrite: bool = False
+    sweep: str = MISSING
+    group: str | None = None
+    seeds: int = 1
     batch_size: int = 12
     input_size: int = 640
     epochs: int = 120
     validate_every: int = 1
+    checkpoint_every: int | None = None
     stop_after: int | None = None
     workers: int = 2
     ema: float | None = None
@@ -44,6 +51,9 @@ class TrainSchema:
     channels_last: bool = True
     weights: str | None = None
     evaluate_at_end: bool = True
+    also_protocols: list[str] = field(default_factory=list)
+    final_protocols: list[str] = field(default_factory=list)
+    profile: bool = False
     model: Any = MISSING
     loss: Any = MISSING
     data: Any = MISSING
@@ -68,12 +78,14 @@ def config_dir() -> Path:
 
 
 def run_name(model: str, level: int, context: bool, hl: bool) -> str:
-    """Name of a cell of the grid: ``level3_context_hl``. ``s3fd_fpn`` reads no switch, so its name has none.
+    """Name of a cell: ``level3_context_hl``. What reads no switch has none in its name: ``level1``, ``s3fd_fpn``.
 
     There is no ``=`` in it, because Hydra could not parse a path with one back.
     """
     if model != "fanet":
         return model
+    if level == 1:
+        return "level1"  # S3FD: no A-block that could have a context module, and one hierarchy
     return f"level{level}" + ("_context" if context else "") + ("_hl" if hl else "")
 
 
@@ -81,10 +93,12 @@ def register() -> None:
     """Make the schema and the resolver known to Hydra. Idempotent."""
     ConfigStore.instance().store(name="train_schema", node=TrainSchema)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+    # `_<what is swept>` or nothing, for the folder of a cell.
+    OmegaConf.register_new_resolver("and_also", lambda text: f"_{text}" if text else "", replace=True)
 
 
-def compose_config(config_name: str, overrides: Sequence[str]) -> DictConfig:
-    """Compose ``conf/<config_name>.yaml`` with command-line overrides ``key=value``.
+def compose_config(config_name: str, overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig:
+    """Compose ``conf/<config_name>.yaml`` with command-line overrides ``key=value``; ``with_hydra``: Hydra's node too.
 
     Raises:
         InputError: an unknown key, group or option, or a value of the wrong type; one line, with the nearest known key.
@@ -93,9 +107,58 @@ def compose_config(config_name: str, overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            return compose(config_name, list(overrides))
+            return compose(config_name, list(overrides), return_hydra_config=with_hydra)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_one_line(error, config_name)) from error
+
+
+def canonical(config: DictConfig) -> None:
+    """Set the switches that a model does not read to false, in place, so that equal models have equal settings."""
+    if config.level == 1 or config.model.name != "fanet":
+        config.context = config.hl = False
+
+
+def swept_keys(words: Sequence[str]) -> list[str]:
+    """Keys of the overrides that stand for several values: ``level=1,2``, ``seed=range(3)``.
+
+    Raises:
+        InputError: a word that Hydra cannot parse.
+    """
+    return [override.get_key_element() for override in _parsed(words) if override.is_sweep_override()]
+
+
+def _parsed(words: Sequence[str]) -> list[Override]:
+    try:
+        return OverridesParser.create().parse_overrides(list(words))
+    except HydraException as error:
+        raise InputError(_one_line(error, "config")) from error
+
+
+def compose_train(words: Sequence[str], multirun: bool) -> tuple[DictConfig, str | None]:
+    """``conf/config.yaml`` with those overrides that stand for one value, and the sweep's folder.
+
+    Args:
+        words: ``key=value``.
+        multirun: whether ``-m`` was given; a configuration may also ask for a sweep itself (``hydra.mode``).
+
+    Returns:
+        The configuration, and the folder of the sweep, None for a single run.
+
+    Raises:
+        InputError: as :func:`compose_config`; or a word with several values outside a sweep.
+    """
+    fixed = [str(override.input_line) for override in _parsed(words) if not override.is_sweep_override()]
+    config = compose_config("config", fixed, with_hydra=True)
+    is_sweep = multirun or str(OmegaConf.select(config, "hydra.mode")) in ("RunMode.MULTIRUN", "MULTIRUN")
+    if not is_sweep:
+        swept = swept_keys(words)
+        if swept:
+            raise InputError(f"{swept[0]} has several values: add -m to train a grid, or give one value")
+    folder = str(config.hydra.sweep.dir) if is_sweep else None
+    OmegaConf.set_struct(config, False)
+    del config["hydra"]
+    OmegaConf.set_struct(config, True)
+    return config, folder
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def evaluate(
     defaults = {name: p.default for name, p in signature(detect).parameters.items() if p.kind is p.KEYWORD_ONLY}
     detector.detection = {**defaults, **detector.detection, **(detection or {})}
     records = source.val()
-    print(f"detecting faces in {len(records)} images, protocol {protocol['name']}, {_device_name(device)}", flush=True)
+    print(f"detecting faces in {len(records)} images, protocol {protocol['name']}, {device_name(device)}", flush=True)
     start = time.perf_counter()
     found = detect_records(detector, records, scale, workers)
     seconds = time.perf_counter() - start
@@ -91,7 +91,7 @@ def evaluate(
         curves=curves,
         made_by={
             **made_by(sys.argv, checkpoint=str(checkpoint), packages=PACKAGES),
-            "protocol_settings": dict(protocol), "data": source.name, "device": _device_name(device),
+            "protocol_settings": dict(protocol), "data": source.name, "device": device_name(device),
             "precision": detector.precision, "detection": detector.detection,
             "images_per_second": round(len(records) / max(seconds, 1e-9), 2),
         },
@@ -170,7 +170,8 @@ def _precision(precision: str, device: str) -> str:
     return resolve_precision(precision, device.split(":")[0])
 
 
-def _device_name(device: str) -> str:
+def device_name(device: str) -> str:
+    """The device in words, for the record: the GPU's name, or the CPU's threads and architecture."""
     import platform
 
     import torch

@@ -40,6 +40,9 @@ class FaceDetectionModule(LightningModule):
         detection: keyword arguments of :func:`fanet_lightning.postprocess.detect` for validation.
         batch_size: total over all devices; the learning rate is scaled by it.
         channels_last: memory format of weights and images.
+
+    After a validation ``curves`` holds the curve per setting, and ``detections`` every image's boxes (pixels of the
+    original image) and scores, gathered over ranks.
     """
 
     def __init__(
@@ -60,7 +63,7 @@ class FaceDetectionModule(LightningModule):
         self._last_ids: list[str] = []
         self._last_loss: Tensor | None = None
         self._finite_buffers: dict[str, Tensor] = {}
-        self._detections: dict[str, Detections] = {}
+        self.detections: dict[str, Detections] = {}
         self.curves: dict[str, Curve] = {}
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
@@ -179,23 +182,23 @@ class FaceDetectionModule(LightningModule):
     # Validation
 
     def on_validation_epoch_start(self) -> None:
-        self._detections = {}
+        self.detections = {}
 
     def validation_step(self, batch: EvalBatch, batch_idx: int) -> None:
         output, grid = self(batch.images, all_hierarchies=False)
         found = detect(output, grid, **(self.hparams["detection"] or {}))
         for image_id, scale_xy, detections in zip(batch.image_ids, batch.scale_xy, found, strict=True):
             boxes_xyxy = detections.boxes_xyxy / scale_xy.repeat(2)
-            self._detections[image_id] = Detections(boxes_xyxy.cpu(), detections.scores.cpu())
+            self.detections[image_id] = Detections(boxes_xyxy.cpu(), detections.scores.cpu())
 
     def on_validation_epoch_end(self) -> None:
-        detections = self._gather_detections()
+        self.detections = self._gather_detections()
         if self.trainer.sanity_checking:
             return
         ground_truth = self._ground_truth()
         found = {
             image_id: (item.boxes_xyxy.double().numpy(), item.scores.double().numpy())
-            for image_id, item in detections.items()
+            for image_id, item in self.detections.items()
         }
         predictions = Predictions.from_detections(found, ground_truth.image_ids)
         self.curves = score(ground_truth, predictions)
@@ -204,14 +207,14 @@ class FaceDetectionModule(LightningModule):
             self.log(f"val/ap_{setting}", curve.ap, prog_bar=True, rank_zero_only=False, sync_dist=False)
         # What checkpoints are chosen by: the last setting is the one with all faces that count (WIDER's hard).
         self.log("val/ap", list(self.curves.values())[-1].ap, rank_zero_only=False, sync_dist=False)
-        self.log("val/images", float(len(detections)), rank_zero_only=False, sync_dist=False)
+        self.log("val/images", float(len(self.detections)), rank_zero_only=False, sync_dist=False)
 
     def _gather_detections(self) -> dict[str, Detections]:
         """All ranks' detections, each image once whatever the sampler did."""
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return self._detections
+            return self.detections
         shares: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(shares, self._detections)
+        torch.distributed.all_gather_object(shares, self.detections)
         return {image_id: item for share in shares for image_id, item in sorted(share.items())}
 
     def _ground_truth(self) -> GroundTruth:

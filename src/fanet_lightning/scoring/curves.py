@@ -1,6 +1,7 @@
 """The precision-recall curve of the WIDER FACE evaluation and the area under it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,20 +41,18 @@ def normalise_scores(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]
     return (scores - low) / (high - low)
 
 
-def curve_from_rows(
-    normalised_scores: npt.NDArray[np.float64],
-    proposals: npt.NDArray[np.bool_],
-    hits: npt.NDArray[np.bool_],
-    faces: int,
-) -> Curve:
-    """Pool the rows of all images, (R,) each, into the curve of one setting.
-
-    A row that counts is seen from the first threshold at or below its score on; every hit is a proposal.
-    """
+def first_bins(normalised_scores: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """(R,) normalised scores → the first threshold at or below each, an index into :data:`THRESHOLDS`."""
     # Ascending copy: the number of thresholds at or below a score, counted from the end, is its first bin.
-    first_seen = POINTS - np.searchsorted(THRESHOLDS[::-1], normalised_scores, side="right")
-    proposed = np.cumsum(np.bincount(first_seen[proposals], minlength=POINTS)[:POINTS])
-    hit = np.cumsum(np.bincount(first_seen[hits], minlength=POINTS)[:POINTS])
+    return POINTS - np.searchsorted(THRESHOLDS[::-1], normalised_scores, side="right")
+
+
+def curve_from_histograms(proposals: npt.NDArray[Any], hits: npt.NDArray[Any], faces: int) -> Curve:
+    """Rows first seen at each threshold, (1000,) each and pooled over images → the curve of one setting.
+
+    A row is seen from its first threshold on; every hit is a proposal.
+    """
+    proposed, hit = np.cumsum(proposals), np.cumsum(hits)
     precision = np.divide(hit, proposed, out=np.zeros(POINTS), where=proposed > 0)
     recall = hit / faces if faces else np.zeros(POINTS)
     return Curve(precision, recall, THRESHOLDS, average_precision(precision, recall) if faces else float("nan"), faces)
@@ -61,5 +60,11 @@ def curve_from_rows(
 
 def average_precision(precision: npt.NDArray[np.float64], recall: npt.NDArray[np.float64]) -> float:
     """Area under the monotone envelope over all points (VOC 2010), from recall 0 to 1; ``recall`` must not fall."""
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(np.sum(np.diff(recall, prepend=0.0) * envelope))
+    return float(area_under_envelope(precision, recall))
+
+
+def area_under_envelope(precision: npt.NDArray[np.float64], recall: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """:func:`average_precision` of many curves at once: (…, T) → (…)."""
+    envelope = np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
+    area: npt.NDArray[np.float64] = np.sum(np.diff(recall, prepend=0.0, axis=-1) * envelope, axis=-1)
+    return area

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fanet_lightning.scoring.curves import Curve, curve_from_rows, normalise_scores
+from fanet_lightning.scoring.curves import POINTS, Curve, curve_from_histograms, first_bins, normalise_scores
 from fanet_lightning.scoring.ground_truth import GroundTruth
 from fanet_lightning.scoring.predictions import Predictions
 
@@ -18,7 +18,7 @@ from fanet_lightning.scoring.predictions import Predictions
 MIN_IOU = 0.5
 
 
-__all__ = ["Curve", "Judged", "judge", "score"]
+__all__ = ["Curve", "Judged", "SettingRows", "judge", "judge_settings", "score"]
 
 
 class Judged(NamedTuple):
@@ -34,10 +34,41 @@ class Judged(NamedTuple):
     in_play: npt.NDArray[np.bool_]
 
 
+class SettingRows(NamedTuple):
+    """What the rows of a run are worth in one setting, (R,) each; ``faces`` is the number of faces that count.
+
+    ``proposals`` the row counts in precision: it sits on a face that counts, or on none.
+    ``hits``      the row takes a face that counts; every hit is a proposal.
+    """
+
+    proposals: npt.NDArray[np.bool_]
+    hits: npt.NDArray[np.bool_]
+    faces: int
+
+
 def score(ground_truth: GroundTruth, predictions: Predictions) -> dict[str, Curve]:
     """One curve per setting of ``ground_truth``.
 
     Scores are normalised over all rows of ``predictions``, so select the images of both before.
+
+    Raises:
+        ValueError: the two are not about the same images in the same order.
+    """
+    bins, settings = judge_settings(ground_truth, predictions)
+    return {
+        setting: curve_from_histograms(
+            np.bincount(bins[rows.proposals], minlength=POINTS),
+            np.bincount(bins[rows.hits], minlength=POINTS),
+            rows.faces,
+        )
+        for setting, rows in settings.items()
+    }
+
+
+def judge_settings(
+    ground_truth: GroundTruth, predictions: Predictions
+) -> tuple[npt.NDArray[np.int64], dict[str, SettingRows]]:
+    """The first threshold that each row reaches, (R,), and what the rows are worth in each setting.
 
     Raises:
         ValueError: the two are not about the same images in the same order.
@@ -48,16 +79,15 @@ def score(ground_truth: GroundTruth, predictions: Predictions) -> dict[str, Curv
             "both must name the same images in the same order"
         )
     judged = judge(ground_truth, predictions)
-    normalised = normalise_scores(predictions.scores)
     looks = judged.face >= 0
-    curves = {}
+    settings = {}
     for setting, masks in ground_truth.counted.items():
         # One more entry, so that face -1 reads a value; it is masked out by `looks`.
         counts = np.concatenate([*masks, np.zeros(1, np.bool_)])
         on_counted = looks & counts[judged.face]
         proposals = judged.in_play & (on_counted | ~looks)
-        curves[setting] = curve_from_rows(normalised, proposals, on_counted & judged.first, int(counts.sum()))
-    return curves
+        settings[setting] = SettingRows(proposals, on_counted & judged.first, int(counts.sum()))
+    return first_bins(normalise_scores(predictions.scores)), settings
 
 
 def judge(ground_truth: GroundTruth, predictions: Predictions) -> Judged:

@@ -1,0 +1,159 @@
+"""``run.json``: what a run is, how far it got and what it reached; and the lock that keeps two runs apart.
+
+The record is what a sweep asks before it starts a cell, and what a report is made of.
+"""
+
+import datetime
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from fanet_lightning.errors import InputError
+from fanet_lightning.files import replaced
+
+RECORD_FILE = "run.json"
+LOCK_FILE, HOLDER_FILE = ".lock", ".lock.holder"
+VERSION = 1
+
+
+class InUse(InputError):
+    """Another process holds a folder."""
+
+
+State = Literal["running", "finished", "failed"]
+
+# Settings that say where and how a run is carried out, not what it trains. Two starts that differ in these alone are
+# the same run.
+CIRCUMSTANCES = frozenset({
+    "out", "sweep", "group", "name", "resume", "overwrite", "workers", "logger", "profile", "stop_after", "seeds",
+    "checkpoint_every", "evaluate_at_end", "also_protocols", "final_protocols", "compile", "channels_last",
+    "data.root", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
+    "trainer.log_every_n_steps", "trainer.enable_progress_bar",
+})  # fmt: skip
+
+
+@dataclass
+class RunRecord:
+    """The contents of ``run.json``.
+
+    ``scores`` maps a protocol's name to ``folder`` (within the run's), ``ap`` per setting, ``images`` and
+    ``images_per_second``. ``train`` holds ``epoch`` (epochs done), ``epochs``, ``steps``, ``seconds`` (wall time of
+    training over all starts), ``starts``, ``images_per_second``, ``skipped_steps`` and ``device``.
+    """
+
+    name: str
+    seed: int
+    settings: dict[str, Any]
+    state: State = "running"
+    error: str | None = None
+    model: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+    started: str = ""
+    ended: str | None = None
+    scores: dict[str, Any] = field(default_factory=dict)
+    wandb: dict[str, Any] | None = None
+    made_by: dict[str, Any] = field(default_factory=dict)
+    version: int = VERSION
+
+    def write(self, folder: Path) -> None:
+        """Write ``folder/run.json`` by rename.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        try:
+            with replaced(folder / RECORD_FILE) as path:
+                path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{folder / RECORD_FILE} cannot be written ({error.strerror}); free the disk") from error
+
+    def is_complete(self, protocols: set[str]) -> bool:
+        """Trained to its end, and scored under all of ``protocols``."""
+        return self.state == "finished" and protocols <= set(self.scores)
+
+
+def read_record(folder: Path) -> RunRecord | None:
+    """The record of the run in ``folder``; None where no run has begun.
+
+    Raises:
+        InputError: ``run.json`` is damaged or of another version.
+    """
+    path = folder / RECORD_FILE
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("version") != VERSION:
+            raise InputError(f"{path}: version {content.get('version')}, this package reads {VERSION}")
+        known = {f.name for f in fields(RunRecord)}
+        return RunRecord(**{key: value for key, value in content.items() if key in known})
+    except (ValueError, TypeError, AttributeError, UnicodeDecodeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is no run record ({error}); remove the file, or take another folder") from error
+
+
+def now() -> str:
+    """Local time in ISO format, to the second."""
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def differing_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(dotted key, first value, second value) of every setting that changes what is trained."""
+    a, b = _flat(first), _flat(second)
+    keys = [key for key in dict.fromkeys([*a, *b]) if not _is_circumstance(key)]
+    return [(key, a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)]
+
+
+def _is_circumstance(key: str) -> bool:
+    parts = key.split(".")
+    return any(".".join(parts[: i + 1]) in CIRCUMSTANCES for i in range(len(parts)))
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+@contextmanager
+def locked(folder: Path, what: str = "run", patience_seconds: float = 0.0) -> Iterator[None]:
+    """Hold ``folder`` for this process; the lock falls with the process, however that ends.
+
+    Args:
+        folder: made if need be.
+        what: ``run``, ``cell`` or ``sweep``, for the message.
+        patience_seconds: wait so long for another process to let go.
+
+    Raises:
+        InUse: another process holds it; names its process id and machine.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, holder = FileLock(folder / LOCK_FILE), folder / HOLDER_FILE
+    try:
+        lock.acquire(timeout=patience_seconds)
+    except Timeout as error:
+        who = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
+        raise InUse(f"{folder} is in use by a {what} ({who}); wait for it, stop it, or give another folder") from error
+    try:
+        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        yield
+    finally:
+        lock.release()
+
+
+def is_first_process() -> bool:
+    """Whether this is rank zero, as told by the environment: asked before a process group exists."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))

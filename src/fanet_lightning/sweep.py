@@ -1,0 +1,272 @@
+"""The cells of a Hydra sweep: each in a process of its own, done once, and told apart when they fail.
+
+Why a process of its own: Lightning's launcher re-uses the command line, so the ranks of a distributed cell would run
+the whole sweep again, and it leaves LOCAL_RANK, NODE_RANK and MASTER_PORT behind, so the next cell would start none.
+A cell that runs out of memory or crashes takes nothing else with it, either. It works the same way under Hydra's basic,
+joblib and submitit launchers.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fanet_lightning.devices import claimed, visible_gpus
+from fanet_lightning.errors import InputError
+from fanet_lightning.files import replaced
+from fanet_lightning.run_record import InUse, RunRecord, differing_settings, locked, now, read_record
+
+LOG_FILE = "log.txt"
+# One file per job of the current launch. Jobs may run on other machines, so they report through the sweep's folder.
+JOBS_FOLDER = ".jobs"
+LOCKS_FOLDER = ".locks"
+
+# What one distributed job leaves in the environment and the next must not inherit. Without SLURM_NTASKS Lightning
+# starts its ranks itself, also inside a cluster's job.
+LEAKING = (
+    "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
+    "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What became of one job of a sweep.
+
+    ``state``: ``finished``, ``failed``, ``done before`` (by an earlier start of the sweep) or ``same as`` (another
+    job of this sweep means the same model and is on it). ``ap`` per setting of the run's protocol.
+    """
+
+    job: int
+    name: str
+    folder: str
+    state: str
+    seconds: float = 0.0
+    ap: dict[str, float] | None = None
+    error: str | None = None
+
+    @property
+    def value(self) -> float:
+        """What an optimising sweeper maximises: the AP of the last setting, NaN without one."""
+        return list(self.ap.values())[-1] if self.ap else float("nan")
+
+
+def run_cell(
+    *, job: int, overrides: Sequence[str], settings: Mapping[str, Any], folder: Path, sweep: Path, parallel_jobs: int
+) -> Cell:
+    """Train the cell in ``folder``, unless it is there already; never raises for what goes wrong inside it.
+
+    Args:
+        job: its number in the sweep.
+        overrides: ``key=value`` words that make it.
+        settings: its whole configuration, plain.
+        folder: its output folder.
+        sweep: the sweep's folder.
+        parallel_jobs: how many cells run side by side on this machine; the cores are shared out among them.
+    """
+    start = time.monotonic()
+    name = folder.name
+    try:
+        with locked(sweep / LOCKS_FOLDER / name, "cell"):
+            cell = _run_or_skip(job, overrides, settings, folder, sweep, parallel_jobs)
+    except InUse:
+        cell = Cell(job, name, str(folder), "same as")
+    except InputError as error:
+        cell = Cell(job, name, str(folder), "failed", error=str(error))
+    cell = Cell(**{**asdict(cell), "seconds": round(time.monotonic() - start, 1)})
+    with replaced(sweep / JOBS_FOLDER / f"{job}.json") as path:
+        path.write_text(json.dumps(asdict(cell)), encoding="utf-8")
+    print(_line(cell), flush=True)
+    return cell
+
+
+def _run_or_skip(
+    job: int, overrides: Sequence[str], settings: Mapping[str, Any], folder: Path, sweep: Path, parallel_jobs: int
+) -> Cell:
+    name = folder.name
+    protocols = wanted_protocols(settings)
+    record = read_record(folder)
+    if record is not None:
+        different = differing_settings(record.settings, settings)
+        if different:
+            key, old, new = different[0]
+            raise InputError(
+                f"{folder} holds a run with {key}={old}, this sweep has {key}={new}; give another folder with sweep=DIR"
+            )
+        if record.is_complete(protocols):
+            return Cell(job, name, str(folder), "done before", ap=_ap(record.scores, settings))
+    code = _train(job, overrides, settings, folder, sweep, parallel_jobs)
+    record = read_record(folder)
+    if code == 0 and record is not None and record.is_complete(protocols):
+        return Cell(job, name, str(folder), "finished", ap=_ap(record.scores, settings))
+    error = record.error if record is not None and record.error else _last_line(folder / LOG_FILE)
+    if code < 0:
+        error = f"killed by {signal.Signals(-code).name}" + (f"; {error}" if record and record.error else "")
+    error = error.removeprefix("error: ") if error else f"exit code {code}"
+    if record is None or record.state == "running":
+        # It was refused before it began, or killed before it could say why; a report should know all the same.
+        record = record or RunRecord(
+            name=settings["name"], seed=settings["seed"], settings=dict(settings), started=now()
+        )
+        record.state, record.error, record.ended = "failed", error, now()
+        record.write(folder)
+    return Cell(job, name, str(folder), "failed", error=error)
+
+
+def wanted_protocols(settings: Mapping[str, Any]) -> set[str]:
+    """Names of the protocols under which a finished run has scores."""
+    if not settings["evaluate_at_end"]:
+        return set()
+    return {settings["protocol"]["name"], *settings["also_protocols"]}
+
+
+def _train(
+    job: int, overrides: Sequence[str], settings: Mapping[str, Any], folder: Path, sweep: Path, parallel_jobs: int
+) -> int:
+    words = [word for word in overrides if word.split("=")[0].lstrip("+") not in ("out", "resume", "group", "name")]
+    command = [
+        sys.executable, "-m", "fanet_lightning.train", *words, "hydra.mode=RUN", "resume=auto",
+        f"out={quoted(str(folder))}", f"group={quoted(sweep.name)}", f"name={quoted(str(settings['name']))}",
+    ]  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    with _environment(settings, parallel_jobs) as environment, (folder / LOG_FILE).open("a", encoding="utf-8") as log:
+        print(f"$ {shlex.join(command)}", file=log, flush=True)
+        print(f"[{folder.name}] started", flush=True)
+        child = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, errors="replace", preexec_fn=die_with_parent if os.name == "posix" else None,
+        )  # fmt: skip
+        try:
+            assert child.stdout is not None
+            for line in child.stdout:
+                log.write(line)
+                log.flush()
+                if line.startswith(("epoch ", "error: ", "going on from ")):
+                    print(f"[{folder.name}] {line}", end="", flush=True)
+            return child.wait()
+        finally:
+            # Whatever ends this process (Ctrl-C, a cluster that takes the machine back) ends the training.
+            _stop(child)
+
+
+@contextlib.contextmanager
+def _environment(settings: Mapping[str, Any], parallel_jobs: int) -> Iterator[dict[str, str]]:
+    """The child's environment: no ranks or ports of another job, GPUs of its own, its share of the cores."""
+    environment = {
+        k: v for k, v in os.environ.items() if k not in LEAKING and not k.startswith(("PL_", "TORCHELASTIC"))
+    }
+    devices, accelerator = settings["trainer"]["devices"], settings["trainer"]["accelerator"]
+    gpus = visible_gpus() if parallel_jobs > 1 and accelerator in ("auto", "gpu", "cuda") else []
+    count = devices if isinstance(devices, int) and devices > 0 else len(gpus)
+    if gpus:
+        parallel_jobs = min(parallel_jobs, max(1, len(gpus) // count))
+    if parallel_jobs > 1:
+        # Threads of several processes on the same cores wait for each other in barriers: ten times slower, measured.
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // parallel_jobs)))
+    if gpus:
+        with claimed(gpus, count) as mine:
+            yield {**environment, "CUDA_VISIBLE_DEVICES": ",".join(mine)}
+    else:
+        yield environment
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def die_with_parent() -> None:
+    """Let the kernel kill this process when its parent ends, however it ends; on Linux alone."""
+    # 1 is PR_SET_PDEATHSIG. A sweep that is killed outright must not leave trainings behind.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def _stop(child: "subprocess.Popen[str]") -> None:
+    if child.poll() is not None:
+        return
+    child.terminate()
+    try:
+        child.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def quoted(text: str) -> str:
+    """A value for Hydra's command line: quoted, so that commas, blanks and brackets in a path mean themselves."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def _ap(scores: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, float] | None:
+    ap: dict[str, float] | None = scores.get(settings["protocol"]["name"], {}).get("ap")
+    return ap
+
+
+def _last_line(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - 20_000))
+        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else None
+
+
+def _line(cell: Cell) -> str:
+    words = [
+        f"[{cell.name}] {cell.state}"
+        + (" another cell of this sweep, which is running" if cell.state == "same as" else "")
+    ]
+    if cell.ap:
+        words.append("AP " + " ".join(f"{setting} {ap:.3f}" for setting, ap in cell.ap.items()))
+    if cell.error:
+        words.append(cell.error)
+    return "  ".join(words)
+
+
+def clear_jobs(sweep: Path) -> None:
+    """Forget the jobs of an earlier launch of the sweep."""
+    for path in (sweep / JOBS_FOLDER).glob("*.json"):
+        path.unlink()
+
+
+def read_jobs(sweep: Path) -> list[Cell]:
+    """What the jobs of the current launch have reported so far, in their order."""
+    cells = [Cell(**json.loads(path.read_text(encoding="utf-8"))) for path in (sweep / JOBS_FOLDER).glob("*.json")]
+    return sorted(cells, key=lambda cell: cell.job)
+
+
+def summary(cells: Sequence[Cell], sweep: Path) -> str:
+    """The table at the end of a sweep; failed cells with reason and log. Jobs that mean one cell are one line."""
+    by_name: dict[str, Cell] = {}
+    for cell in cells:
+        if cell.name not in by_name or by_name[cell.name].state in ("same as", "done before"):
+            by_name[cell.name] = cell
+    rows = []
+    for cell in by_name.values():
+        ap = "  ".join(f"{setting} {value:.3f}" for setting, value in (cell.ap or {}).items())
+        rows.append((cell.name, cell.state, f"{cell.seconds / 60:.1f} min", ap))
+    widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
+    lines = [f"sweep {sweep}"]
+    for row in rows:
+        fixed = "  ".join(text.ljust(width) for text, width in zip(row[:3], widths, strict=True))
+        lines.append(f"  {fixed}  {row[3]}".rstrip())
+    failed = [cell for cell in by_name.values() if cell.state == "failed"]
+    for cell in failed:
+        lines.append(f"failed: {cell.name}: {cell.error}")
+        lines.append(f"        log: {Path(cell.folder) / LOG_FILE}")
+    if failed:
+        lines.append(
+            f"{len(failed)} of {len(by_name)} cells failed; the same command runs them again and keeps the others"
+        )
+    lines.append(f"report: python -m fanet_lightning.report runs={sweep}")
+    return "\n".join(lines)

@@ -1,0 +1,354 @@
+"""One training run: from a composed configuration to checkpoints, scores and its record; also a run that goes on."""
+
+import json
+import logging
+import os
+import shutil
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from fanet_lightning.config import canonical, plain
+from fanet_lightning.errors import InputError
+from fanet_lightning.preflight import AUTO, check, check_checkpoint, protocol_settings
+from fanet_lightning.run_record import RunRecord, is_first_process, locked, now, read_record
+from fanet_lightning.sweep import die_with_parent, wanted_protocols
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
+
+    from fanet_lightning.data.datamodule import FaceDataModule
+    from fanet_lightning.loggers import Loggers
+    from fanet_lightning.module import FaceDetectionModule
+
+# The loader processes of a killed run hold its lock until they notice, within five seconds.
+LOCK_PATIENCE_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where a run lies and what it reached: ``ap`` per setting of the best checkpoint under the run's protocol."""
+
+    out: Path
+    best_checkpoint: Path | None
+    last_checkpoint: Path | None
+    ap: dict[str, float]
+
+
+def train(config: DictConfig) -> TrainResult:
+    """Train, validate, and evaluate the best checkpoint at the end; or go on with a run that was cut off.
+
+    Args:
+        config: ``conf/config.yaml`` composed.
+
+    Returns:
+        The run's folder, checkpoints and AP.
+
+    Raises:
+        InputError: anything in the configuration, the data or the machine that a person can mend. The record of the
+            run (``run.json``) then says so, and whatever was saved before stays.
+    """
+    canonical(config)
+    options = plain(config)
+    out = Path(options["out"])
+    check(options)
+    if not is_first_process():
+        if "TORCHELASTIC_RUN_ID" not in os.environ and os.name == "posix":
+            die_with_parent()
+        return _fit_and_evaluate(options, out, None)
+    with locked(out, patience_seconds=LOCK_PATIENCE_SECONDS):
+        record = _open_record(options, out)
+        if options["resume"] == AUTO and record.is_complete(wanted_protocols(options)):
+            print(f"{options['name']} in {out} is finished already")
+            return _result(out, options, record)
+        record.state, record.error, record.ended = "running", None, None
+        record.train["starts"] = int(record.train.get("starts", 0)) + 1
+        record.write(out)
+        try:
+            result = _fit_and_evaluate(options, out, record)
+        except BaseException as error:
+            record.state, record.ended = "failed", now()
+            record.error = _one_line(error)
+            record.write(out)
+            raise
+        record.state, record.ended = "finished", now()
+        record.write(out)
+        return result
+
+
+def _open_record(options: dict[str, Any], out: Path) -> RunRecord:
+    from fanet_lightning.scoring.results import made_by
+
+    if options["overwrite"] and options["resume"] is None:
+        for path in [out / "run.json", out / "checkpoints", out / "csv", out / "tensorboard", *out.glob("evaluation*")]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    record = read_record(out) if options["resume"] == AUTO else None
+    if record is None:
+        record = RunRecord(name=options["name"], seed=options["seed"], settings=options, started=now())
+    packages = ("fanet-lightning", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
+    record.made_by = made_by(sys.argv, packages=packages)
+    return record
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
+
+
+def _fit_and_evaluate(options: dict[str, Any], out: Path, record: RunRecord | None) -> TrainResult:
+    """``record`` is None on all ranks but the first."""
+    from pytorch_lightning import seed_everything
+
+    from fanet_lightning.data.sources import build_source
+    from fanet_lightning.loggers import build_loggers
+
+    seed_everything(options["seed"], workers=True, verbose=False)
+    source = build_source(**options["data"])
+    resume, resumed_step = _checkpoint_to_resume(options, out)
+    module = build_module(options, with_weights=resume is None)
+    loggers = build_loggers(options, out, resumed_step=resumed_step, wandb_run=record.wandb if record else None)
+    finished = False
+    try:
+        trainer = build_trainer(options, out, loggers=loggers, record=record)
+        if record is not None:
+            _describe(record, options, module, trainer)
+            record.wandb = loggers.wandb_record
+            record.write(out)
+            loggers.describe({f"model/{name}": value for name, value in record.model.items()})
+            print(_opening(options, record, out, resume, resumed_step), flush=True)
+        _fit(trainer, module, build_datamodule(options, source), resume)
+        if record is not None and trainer.is_global_zero:
+            _evaluate(options, out, source, record, trainer)
+            print(_closing(out))
+        finished = True
+    finally:
+        loggers.finish(0 if finished else 1)
+    return _result(out, options, record)
+
+
+def _checkpoint_to_resume(options: dict[str, Any], out: Path) -> tuple[Path | None, int | None]:
+    """The checkpoint to go on from, and the optimiser step that it was written after; both None: from the beginning."""
+    from fanet_lightning.checkpoints import newest_whole_checkpoint
+
+    if options["resume"] is None:
+        return None, None
+    path: Path | None = Path(options["resume"])
+    if options["resume"] == AUTO:
+        path, damaged = newest_whole_checkpoint(out / "checkpoints")
+        if is_first_process():
+            for line in damaged:
+                print(f"warning: {line}", file=sys.stderr)
+    if path is None:
+        return None, None
+    return path, int(check_checkpoint(path, options["model"], "resume")["global_step"])
+
+
+def build_module(options: dict[str, Any], *, with_weights: bool = True) -> "FaceDetectionModule":
+    """The LightningModule of a composed configuration, with trunk weights where the configuration names some."""
+    from fanet_lightning.module import FaceDetectionModule
+    from fanet_lightning.net.weights import load_trunk_weights
+
+    module = FaceDetectionModule(
+        network=options["model"],
+        loss=options["loss"],
+        optim=options["optim"],
+        batch_size=options["batch_size"],
+        channels_last=options["channels_last"],
+    )
+    if with_weights and options["weights"] is not None:
+        # The normaliser follows the weights, and travels in the checkpoint.
+        module.hparams["network"]["normaliser"] = load_trunk_weights(module.network, options["weights"])
+    if options["compile"]:
+        module.network.compile(dynamic=None)
+    return module
+
+
+def build_datamodule(options: dict[str, Any], source: Any) -> "FaceDataModule":
+    """The LightningDataModule of a composed configuration."""
+    from hydra.utils import instantiate
+
+    from fanet_lightning.data.datamodule import FaceDataModule
+    from fanet_lightning.data.resize import TestScale
+
+    augment = instantiate(options["augment"], _convert_="all")
+    protocol = {key: value for key, value in options["protocol"].items() if key != "name"}
+    return FaceDataModule(
+        source,
+        augment=augment,
+        batch_size=options["batch_size"],
+        workers=options["workers"],
+        seed=options["seed"],
+        input_size=options["input_size"],
+        val_scale=TestScale(**protocol),
+    )
+
+
+def build_trainer(
+    options: dict[str, Any], out: Path, *, loggers: "Loggers | None" = None, record: RunRecord | None = None
+) -> "Trainer":
+    """The Lightning trainer with checkpoints, averaged weights and the line per epoch.
+
+    Args:
+        options: the composed configuration, plain.
+        out: the run's folder.
+        loggers: what :func:`fanet_lightning.loggers.build_loggers` made.
+        record: kept up to date after every epoch; None on all ranks but the first.
+
+    Raises:
+        InputError: devices, strategy or precision that Lightning refuses.
+    """
+    from pytorch_lightning import Trainer
+    from pytorch_lightning.callbacks import LearningRateMonitor, RichProgressBar
+
+    from fanet_lightning.callbacks import EpochReport, RecordProgress, ema_callback
+    from fanet_lightning.checkpoints import AtomicCheckpointIO, checkpoint_callbacks
+    from fanet_lightning.precision import resolve_precision
+
+    # Tips and hardware lists are noise; warnings still come through.
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between Lightning and torch, nothing that a person could mend
+    warnings.filterwarnings("ignore", ".*number of training batches.*")
+    # Every rank has gathered the same detections and computed the same AP: there is nothing to reduce.
+    warnings.filterwarnings("ignore", r".*self\.log\('val/.*sync_dist=True.*")
+    warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # a run that goes on writes where it wrote
+    trainer = dict(options["trainer"])
+    # A run shorter than the interval is still validated once, or it would have no best checkpoint.
+    trainer["check_val_every_n_epoch"] = min(trainer["check_val_every_n_epoch"], options["epochs"])
+    trainer["precision"] = resolve_precision(trainer["precision"], trainer["accelerator"])
+    # EMA before the checkpoints: what they save are the averaged weights.
+    callbacks: list[Any] = [] if options["ema"] is None else [ema_callback(options["ema"])]
+    callbacks += [*checkpoint_callbacks(out / "checkpoints", options["checkpoint_every"])]
+    callbacks.append(EpochReport(options["stop_after"]))
+    if record is not None:
+        callbacks.append(RecordProgress(record, out))
+    if loggers is not None and loggers.loggers:
+        callbacks.append(LearningRateMonitor("step"))
+    if loggers is not None and loggers.wandb_run is not None:
+        from fanet_lightning.dashboard import WandbValidation
+
+        callbacks.append(WandbValidation(loggers.wandb_run, options["logger"]["wandb"]["images"]))
+    progress = sys.stdout.isatty()
+    if progress:
+        callbacks.append(RichProgressBar())
+    try:
+        return Trainer(
+            **trainer,
+            max_epochs=options["epochs"],
+            gradient_clip_val=options["gradient_clip"],
+            logger=(loggers.loggers if loggers is not None else None) or False,
+            callbacks=callbacks,
+            plugins=[AtomicCheckpointIO()],
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            default_root_dir=out,
+        )
+    except Exception as error:
+        # Lightning's own refusals (a device that is not there, an unknown strategy) come in several classes.
+        raise InputError(f"trainer: {_first_line(error)}") from error
+
+
+def _fit(trainer: "Trainer", module: Any, datamodule: Any, resume: Path | None) -> None:
+    import torch
+
+    try:
+        trainer.fit(module, datamodule=datamodule, ckpt_path=resume, weights_only=True)
+    except torch.distributed.DistNetworkError as error:
+        address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
+        raise InputError(
+            f"the ranks cannot meet at MASTER_ADDR={address} MASTER_PORT={port} ({_first_line(error)}); the port may "
+            "be in use: unset MASTER_PORT, or give a free one"
+        ) from error
+
+
+def _describe(record: RunRecord, options: dict[str, Any], module: Any, trainer: "Trainer") -> None:
+    from fanet_lightning.evaluate import device_name
+    from fanet_lightning.net.build import flops, inference_parameters
+
+    record.model = {
+        "parameters": inference_parameters(module.network),
+        "flops_640x480": flops(module.network, 480, 640),
+    }
+    record.train |= {
+        "epochs": options["epochs"],
+        "devices": trainer.world_size,
+        "device": device_name(str(trainer.strategy.root_device)),
+    }
+
+
+def _evaluate(options: dict[str, Any], out: Path, source: Any, record: RunRecord, trainer: "Trainer") -> None:
+    """Score the best checkpoint under the run's protocol and the further ones; what is done already is kept."""
+    from fanet_lightning.evaluate import evaluate
+
+    chosen = _chosen_checkpoint(out)
+    if not options["evaluate_at_end"] or chosen is None:
+        return
+    wanted = {options["protocol"]["name"]: (options["protocol"], out / "evaluation")}
+    for name in options["also_protocols"]:
+        wanted.setdefault(name, (protocol_settings(name), out / f"evaluation_{name}"))
+    for name, (settings, folder) in wanted.items():
+        if name not in record.scores:
+            ap = evaluate(chosen, source, settings, folder, device=str(trainer.strategy.root_device))
+            written = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+            record.scores[name] = {
+                "folder": folder.name,
+                "ap": ap,
+                "images": written["images"],
+                "images_per_second": written["made_by"]["images_per_second"],
+            }
+            record.write(out)
+
+
+def _chosen_checkpoint(out: Path) -> Path | None:
+    found = (out / "checkpoints" / name for name in ("best.ckpt", "last.ckpt"))
+    return next((path for path in found if path.is_file()), None)
+
+
+def _result(out: Path, options: dict[str, Any], record: RunRecord | None) -> TrainResult:
+    if record is None:
+        return TrainResult(out, None, None, {})
+    best, last = out / "checkpoints/best.ckpt", out / "checkpoints/last.ckpt"
+    ap = record.scores.get(options["protocol"]["name"], {}).get("ap", {})
+    return TrainResult(out, best if best.is_file() else None, last if last.is_file() else None, ap)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _opening(
+    options: dict[str, Any], record: RunRecord, out: Path, resume: Path | None, resumed_step: int | None
+) -> str:
+    from fanet_lightning.precision import resolve_precision
+
+    precision = resolve_precision(options["trainer"]["precision"], options["trainer"]["accelerator"])
+    lines = [
+        f"{options['name']}: {record.model['parameters'] / 1e6:.2f} M inference parameters, "
+        f"data {options['data']['name']}, {options['epochs']} epochs, "
+        f"batch {options['batch_size']}, crop {options['input_size']}², {precision}, "
+        f"seed {options['seed']}",
+        f"writing to {out}",
+    ]
+    if resume is not None:
+        lines.append(f"going on from {resume}, step {resumed_step}")
+    elif options["resume"] == AUTO:
+        lines.append("no checkpoint there yet: starting from the beginning")
+    return "\n".join(lines)
+
+
+def _closing(out: Path) -> str:
+    chosen = _chosen_checkpoint(out)
+    rows = [
+        ("best checkpoint", chosen), ("metrics", out / "csv/metrics.csv"), ("TensorBoard", out / "tensorboard"),
+        ("record of the run", out / "run.json"),
+        ("scores", out / "evaluation/scores.json"), ("predictions", out / "evaluation/predictions"),
+        ("precision-recall curves", out / "evaluation/pr_curves.png"),
+        ("sheet of detections", out / "evaluation/detections.png"),
+    ]  # fmt: skip
+    return "\n".join(f"{name:<24}{path}" for name, path in rows if path is not None and path.exists())

@@ -1,0 +1,56 @@
+"""Each job of a sweep gets devices of its own."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from fanet_lightning import devices
+from fanet_lightning.devices import claimed, visible_gpus
+from fanet_lightning.errors import InputError
+
+
+def test_jobs_side_by_side_get_different_devices(tmp_path: Path) -> None:
+    with claimed(["0", "1", "2"], 1, tmp_path) as first, claimed(["0", "1", "2"], 2, tmp_path) as second:
+        assert first == ["0"]
+        assert second == ["1", "2"]
+    with claimed(["0", "1", "2"], 3, tmp_path) as all_of_them:
+        assert all_of_them == ["0", "1", "2"]
+
+
+def test_a_job_waits_for_a_device_and_holds_none_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "POLL_SECONDS", 0.02)
+    got: list[list[str]] = []
+
+    def wants_two() -> None:
+        with claimed(["0", "1"], 2, tmp_path) as mine:
+            got.append(mine)
+
+    with claimed(["0", "1"], 1, tmp_path) as first:
+        thread = threading.Thread(target=wants_two)
+        thread.start()
+        time.sleep(0.1)
+        assert got == []
+        # The waiting job must not sit on device 1: somebody who needs only one may have it (in one of its pauses).
+        for _ in range(200):
+            with claimed(["1"], 1, tmp_path) as other:
+                break
+        assert first == ["0"] and other == ["1"]
+    thread.join(timeout=10)
+    assert got == [["0", "1"]]
+
+
+def test_more_than_there_are_is_refused(tmp_path: Path) -> None:
+    with (
+        pytest.raises(InputError, match=r"trainer.devices=3: this machine has 2 CUDA devices"),
+        claimed(["0", "1"], 3, tmp_path),
+    ):
+        pass
+
+
+def test_devices_that_the_environment_hides_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-5c")
+    assert visible_gpus() == ["3", "GPU-5c"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert visible_gpus() == []
