@@ -10,7 +10,9 @@ import pytest
 
 from fanet_lightning.errors import InputError
 from fanet_lightning.score import main, score_predictions
+from fanet_lightning.scoring.bootstrap import bootstrap_difference
 from fanet_lightning.scoring.ground_truth import GroundTruth, write_ground_truth
+from fanet_lightning.scoring.per_image import curve_from_counts, read_counts
 from fanet_lightning.scoring.predictions import write_predictions
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "wider_scoring.json").read_text())
@@ -57,6 +59,50 @@ def test_golden_run_as_a_command(run: tuple[Path, Path], tmp_path: Path) -> None
     for setting, ap in GOLDEN["ap"].items():
         assert f"{ap:.6f}" in next(line for line in done.stdout.splitlines() if line.startswith(setting))
     assert (out / "pr_curves.npz").is_file()
+    assert scores["intervals_method"] == "bootstrap over images, 1000 samples, 95% percentile interval, seed 0"
+    counts = read_counts(out / "per_image.npz")
+    assert list(counts) == list(GOLDEN["ap"])
+    for setting, own in counts.items():
+        assert own.image_ids == tuple(GOLDEN["images"])
+        assert curve_from_counts(own).ap == scores["ap"][setting]
+        low, high = scores["intervals"][setting]
+        assert low < GOLDEN["ap"][setting] < high
+        assert f"{low:.4f} … {high:.4f}" in next(line for line in done.stdout.splitlines() if line.startswith(setting))
+
+
+def test_intervals_can_be_left_out(run: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([f"predictions={run[0]}", f"ground_truth={run[1]}", f"out={tmp_path / 'out'}", "bootstrap=0"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["setting", "faces", "AP"]
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert (scores["intervals"], scores["intervals_method"]) == ({}, None)
+    # A later comparison needs the counts all the same.
+    assert list(read_counts(tmp_path / "out" / "per_image.npz")) == list(GOLDEN["ap"])
+
+
+def test_against_other_predictions(run: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    worse = tmp_path / "worse"
+    detections = {}
+    for image_id, image in GOLDEN["images"].items():
+        rows = np.array(image["rows"][1:], np.float64).reshape(-1, 5)
+        detections[image_id] = (np.column_stack([rows[:, :2], rows[:, :2] + rows[:, 2:4]]), rows[:, 4])
+    write_predictions(worse, detections)
+    (worse / f"{next(iter(GOLDEN['images']))}.txt").unlink()
+    words = [f"predictions={run[0]}", f"ground_truth={run[1]}", f"against={worse}", f"out={tmp_path / 'out'}"]
+    assert main([*words, "bootstrap=200"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"warning: {worse}: 1 of 12 images have no predictions")
+    scored = json.loads((tmp_path / "out" / "scores.json").read_text())
+    alone = score_predictions(worse, run[1], bootstrap=0)
+    expected = bootstrap_difference(score_predictions(*run, bootstrap=0).counts, alone.counts, 200)
+    assert scored["against"]["predictions"] == str(worse)
+    assert scored["against"]["ap"] == {setting: curve.ap for setting, curve in alone.curves.items()}
+    lines = printed.out.splitlines()
+    table = lines[next(i for i, line in enumerate(lines) if line.startswith("difference to")) :]
+    for setting, difference in expected.items():
+        assert difference.value == pytest.approx(GOLDEN["ap"][setting] - alone.curves[setting].ap, abs=1e-12)
+        assert scored["against"]["difference"][setting] == difference.value
+        assert scored["against"]["intervals"][setting] == [difference.low, difference.high]
+        assert f"{difference.value:+.6f}" in next(line for line in table if line.startswith(setting))
 
 
 def test_missing_images_are_a_warning_and_with_strict_an_error(run: tuple[Path, Path]) -> None:
@@ -100,6 +146,11 @@ def test_a_list_restricts_everything(
         ({"ground_truth": "PREDICTIONS"}, "wider_face_val.mat; give the folder"),
         ({"benchmark": "coco"}, "benchmark=coco is not known; choose one of wider_face"),
         ({"strict": "perhaps"}, "strict=perhaps is neither true nor false"),
+        ({"bootstrap": "many"}, "bootstrap=many is not a whole number"),
+        ({"bootstrap": "true"}, "bootstrap=True is not a whole number"),
+        ({"bootstrap": "-1"}, "bootstrap=-1 is no number of resamples"),
+        ({"bootstrap": "0", "against": "PREDICTIONS"}, "bootstrap=0 leaves nothing to say about a difference"),
+        ({"against": "nowhere"}, "predictions: there is no nowhere"),
         ({"images": "nowhere.txt"}, "cannot read the list of images nowhere.txt"),
         ({"images": "LIST"}, ":1: 'x/y' is not in the ground truth"),
         ({"out": "LIST/below"}, "is not a folder; choose another out"),
@@ -137,4 +188,7 @@ def test_no_torch_and_no_lightning(run: tuple[Path, Path]) -> None:
 def test_help_prints_the_keys(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(f"{key}:" in out for key in ("benchmark", "predictions", "ground_truth", "images", "out", "strict"))
+    assert all(
+        f"{key}:" in out
+        for key in ("benchmark", "predictions", "ground_truth", "against", "images", "out", "bootstrap", "strict")
+    )

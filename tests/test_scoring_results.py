@@ -36,6 +36,7 @@ def test_results_are_complete_and_valid_json(tmp_path: Path) -> None:
         "faces": {"easy": 1234, "hard": 0},
         "ap": {"easy": 0.5, "hard": None},
         "intervals": {},
+        "intervals_method": None,
         "made_by": {
             "command": ["python", "-m", "x"],
             "packages": {"numpy": np.__version__, "no-such-package": None},

@@ -43,9 +43,13 @@ class EpochReport(Callback):
         self._start = 0.0
         self._seconds = 0.0
         self._images = 0
+        self._validated = False
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._validated = not trainer.sanity_checking
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
-        self._start, self._images = time.perf_counter(), 0
+        self._start, self._images, self._validated = time.perf_counter(), 0, False
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, index: int
@@ -63,8 +67,9 @@ class EpochReport(Callback):
         words = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", f"step {trainer.global_step}"]
         if "train/loss" in metrics:
             words.append(f"loss {float(metrics['train/loss']):.3f}")
+        # Lightning remembers the metrics of an earlier epoch's validation, too.
         aps = {name.removeprefix("val/ap_"): float(v) for name, v in metrics.items() if name.startswith("val/ap_")}
-        if aps:
+        if aps and self._validated:
             words.append("AP " + " ".join(f"{setting} {ap:.3f}" for setting, ap in aps.items()))
         words.append(f"{self._images / max(self._seconds, 1e-9):.1f} images/s")
         skipped = int(getattr(module, "skipped_steps", 0))
@@ -85,6 +90,7 @@ class RecordProgress(Callback):
 
     def __init__(self, record: RunRecord, folder: Path) -> None:
         self._record, self._folder = record, folder
+        self._flush = False
         self._before = float(record.train.get("seconds", 0.0))
         self._start = time.monotonic()
 
@@ -95,6 +101,14 @@ class RecordProgress(Callback):
         # What a checkpoint has behind it must be in the logs: a run that is killed goes on after it.
         for logger in trainer.loggers:
             logger.save()
+        self._flush = True
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._flush:
+            # Lightning logs a step after the checkpoint that was written at its end.
+            for logger in trainer.loggers:
+                logger.save()
+            self._flush = False
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         speed = trainer.callback_metrics.get("train/images_per_second")

@@ -1,5 +1,6 @@
 """What W&B shows of a validation beside its numbers: precision-recall curves, and the same images all along."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -13,7 +14,9 @@ from fanet_lightning.scoring.curves import Curve
 from fanet_lightning.structures import Detections
 
 if TYPE_CHECKING:
-    from wandb import Run
+    import wandb
+
+    from fanet_lightning.wandb_run import GuardedRun
 
 # A page of images must stay light; boxes are scaled with them.
 LONG_SIDE = 512
@@ -27,36 +30,35 @@ class WandbValidation(Callback):
     The images are spread evenly over the sorted validation set, so that every epoch and every cell shows the same.
 
     Args:
-        run: the W&B run.
+        run: takes them.
         images: how many; 0: none.
     """
 
-    def __init__(self, run: "Run", images: int) -> None:
+    def __init__(self, run: "GuardedRun", images: int) -> None:
         self._run, self._images = run, images
         self._cache: dict[str, tuple[npt.NDArray[np.uint8], float]] = {}
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        # One behind the count, as Lightning's own metrics of the same validation.
+        # One behind the count, as Lightning's own metrics of the same validation: the step that it came after.
         logged: dict[str, Any] = {"trainer/global_step": max(trainer.global_step - 1, 0)}
         curves: dict[str, Curve] = module.curves  # type: ignore[assignment]
         if curves:
-            logged["val/pr_curves"] = _curves(curves)
+            logged["val/pr_curves"] = curves_chart(curves)
         records: list[ImageRecord] = trainer.datamodule.val_records  # type: ignore[attr-defined]
         detections: dict[str, Detections] = module.detections  # type: ignore[assignment]
-        count = min(self._images, len(records))
-        chosen = [records[i] for i in np.linspace(0, len(records) - 1, count).round().astype(int)]
+        chosen = [records[index] for index in spread(len(records), self._images)]
         for number, record in enumerate(chosen):
             # A panel each: W&B wants the images of one panel to be of one size.
             logged[f"images/{number}"] = self._image(record, detections.get(record.image_id))
         self._run.log(logged)
 
-    def _image(self, record: ImageRecord, found: Detections | None) -> Any:
+    def _image(self, record: ImageRecord, found: Detections | None) -> "wandb.Image":
         import wandb
 
         image, scale = self._read(record)
-        boxes = {
+        boxes: dict[str, Any] = {
             "ground_truth": {"box_data": [_box(b * scale) for b in record.boxes_xyxy], "class_labels": {0: "face"}}
         }
         if found is not None:
@@ -90,12 +92,25 @@ def _box(box_xyxy: npt.NDArray[np.floating], score: float | None = None) -> dict
     return box
 
 
-def _curves(curves: dict[str, Curve]) -> Any:
+def spread(size: int, count: int) -> list[int]:
+    """``count`` of ``size`` indices, the first and the last among them, as evenly apart as whole numbers can be."""
+    return sorted(set(np.linspace(0, size - 1, min(count, size)).round().astype(int).tolist()))
+
+
+def curves_chart(curves: Mapping[str, Curve]) -> Any:
+    """Setting → curve, as one W&B chart of precision over recall; at most :data:`CURVE_POINTS` points each.
+
+    Thresholds at which nothing has been proposed yet have no precision and are left out.
+    """
     import wandb
 
-    xs, ys = [], []
+    recall, precision = [], []
     for curve in curves.values():
-        chosen = np.linspace(0, len(curve.recall) - 1, CURVE_POINTS).round().astype(int)
-        xs.append(curve.recall[chosen].tolist())
-        ys.append(curve.precision[chosen].tolist())
-    return wandb.plot.line_series(xs, ys, keys=list(curves), title="precision over recall", xname="recall")
+        points = np.stack([curve.recall, curve.precision], axis=1)[curve.precision > 0]
+        # Many thresholds in a row see the same boxes.
+        changes = np.any(np.diff(points, axis=0, prepend=np.nan) != 0, axis=1)
+        points = points[changes]
+        points = points[spread(len(points), CURVE_POINTS)]
+        recall.append(points[:, 0].tolist())
+        precision.append(points[:, 1].tolist())
+    return wandb.plot.line_series(recall, precision, keys=list(curves), title="precision over recall", xname="recall")

@@ -18,6 +18,7 @@ from fanet_lightning.anchors import AnchorGrid
 from fanet_lightning.boxes import clip
 from fanet_lightning.data.resize import TestScale
 from fanet_lightning.errors import InputError
+from fanet_lightning.multiscale import MultiScale
 from fanet_lightning.net.build import build_network
 from fanet_lightning.postprocess import detect
 from fanet_lightning.structures import Detections
@@ -99,13 +100,12 @@ class FaceDetector:
         options.setdefault("detection", hyper_parameters.get("detection"))
         return cls(network, source=path, **options)
 
-    @torch.inference_mode()
-    def detect(self, image_rgb: npt.NDArray[np.uint8], scale: TestScale | None = None) -> Detections:
+    def detect(self, image_rgb: npt.NDArray[np.uint8], scale: TestScale | MultiScale | None = None) -> Detections:
         """Faces of one image.
 
         Args:
             image_rgb: (H, W, 3) uint8, RGB.
-            scale: the test scale; None takes the image as it is (protocol ``original``).
+            scale: the test scale, or several; None takes the image as it is (protocol ``original``).
 
         Returns:
             Boxes in pixels of ``image_rgb``, clipped to it, float32; scores in descending order.
@@ -115,17 +115,24 @@ class FaceDetector:
         """
         if image_rgb.ndim != 3 or image_rgb.shape[2] != 3 or image_rgb.dtype != np.uint8:
             raise ValueError(f"image_rgb must be (H, W, 3) uint8, not {image_rgb.shape} {image_rgb.dtype}")
+        if isinstance(scale, MultiScale):
+            return scale.detect(self, image_rgb)[0]
         resized, scale_xy = (scale or TestScale(kind="original"))(image_rgb)
         images = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))[None]
         return self.detect_resized(images, torch.as_tensor(scale_xy)[None], image_rgb.shape[0], image_rgb.shape[1])
 
-    @torch.inference_mode()
     def detect_resized(self, images: torch.Tensor, scale_xy: torch.Tensor, height: int, width: int) -> Detections:
         """As :meth:`detect`, for an image (1, 3, h, w) uint8 that already has test scale ``scale_xy`` (1, 2)."""
+        found = self.find(images)
+        boxes_xyxy = found.boxes_xyxy / scale_xy[0].to(found.boxes_xyxy.dtype).repeat(2)
+        return Detections(clip(boxes_xyxy, height, width), found.scores)
+
+    @torch.inference_mode()
+    def find(self, images: torch.Tensor) -> Detections:
+        """Faces of one image (1, 3, h, w) uint8 in its own pixels, not clipped to it, on the CPU."""
         images = images.to(self.device, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed"):
             output = self.network(images)
         grid = AnchorGrid(tuple((rows, columns) for rows, columns in output.map_shapes))
         found = detect(output, grid, **self.detection)[0]
-        boxes_xyxy = found.boxes_xyxy.cpu() / scale_xy[0].to(found.boxes_xyxy.dtype).repeat(2)
-        return Detections(clip(boxes_xyxy, height, width), found.scores.cpu())
+        return Detections(found.boxes_xyxy.cpu(), found.scores.cpu())

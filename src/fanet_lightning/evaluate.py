@@ -1,5 +1,6 @@
 """Score a checkpoint: ``python -m fanet_lightning.evaluate checkpoint=FILE data=wider_face protocol=short640``."""
 
+import json
 import sys
 import time
 from collections.abc import Mapping
@@ -10,18 +11,20 @@ from typing import TYPE_CHECKING, Any
 from fanet_lightning import cli
 from fanet_lightning.config import plain
 from fanet_lightning.errors import InputError
-from fanet_lightning.files import check_writable
+from fanet_lightning.files import check_writable, replaced
 
 if TYPE_CHECKING:
     from fanet_lightning.data.records import ImageRecord
     from fanet_lightning.data.resize import TestScale
     from fanet_lightning.detector import FaceDetector
+    from fanet_lightning.multiscale import MultiScale, PassRecord
     from fanet_lightning.scoring.curves import Curve
     from fanet_lightning.structures import Detections
 
 USAGE = (
     "python -m fanet_lightning.evaluate checkpoint=FILE [data=wider_face data.root=DIR] [protocol=short640] [out=DIR]"
 )
+SCALES_FILE = "scales.json"
 SHEET_IMAGES = 12
 # Boxes below it are left out of the sheet, not out of the predictions: they would cover the picture.
 SHEET_THRESHOLD = 0.3
@@ -41,12 +44,13 @@ def evaluate(
 ) -> dict[str, float]:
     """Run a checkpoint over the validation images of ``source`` and score it.
 
-    Writes ``predictions/`` in the official text layout, ``scores.json``, ``pr_curves.*`` and ``detections.*``.
+    Writes ``predictions/`` in the official text layout, ``scores.json``, ``pr_curves.*`` and ``detections.*``; with a
+    multi-scale protocol ``scales.json`` as well, the passes over each image.
 
     Args:
         checkpoint: file that ``train`` has written.
         source: what :func:`fanet_lightning.data.sources.build_source` made.
-        protocol: ``name`` and the arguments of :class:`fanet_lightning.data.resize.TestScale`.
+        protocol: ``name`` and what :func:`fanet_lightning.multiscale.build_protocol` reads.
         out: folder, made if need be.
         device: ``auto``, ``cpu``, ``cuda`` …
         precision: ``auto``, ``32-true`` or ``bf16-mixed``.
@@ -59,63 +63,93 @@ def evaluate(
     Raises:
         InputError: see :mod:`detector` and :mod:`data`.
     """
-    from fanet_lightning.data.resize import TestScale
     from fanet_lightning.detector import FaceDetector
+    from fanet_lightning.multiscale import build_protocol, full_settings
     from fanet_lightning.postprocess import detect
+    from fanet_lightning.scoring.bootstrap import bootstrap_ap, method
+    from fanet_lightning.scoring.per_image import count_images, curve_from_counts
     from fanet_lightning.scoring.predictions import read_predictions, write_predictions
     from fanet_lightning.scoring.results import made_by, print_table, write_results
-    from fanet_lightning.scoring.wider_face import score
 
     device = _resolve_device(device)
     check_writable(out)
-    scale = TestScale(**{key: value for key, value in protocol.items() if key != "name"})
+    scale = build_protocol(protocol)
     detector = FaceDetector.from_checkpoint(checkpoint, device=device, precision=_precision(precision, device))
     defaults = {name: p.default for name, p in signature(detect).parameters.items() if p.kind is p.KEYWORD_ONLY}
     detector.detection = {**defaults, **detector.detection, **(detection or {})}
     records = source.val()
     print(f"detecting faces in {len(records)} images, protocol {protocol['name']}, {device_name(device)}", flush=True)
     start = time.perf_counter()
-    found = detect_records(detector, records, scale, workers)
+    found, passes = detect_records(detector, records, scale, workers)
     seconds = time.perf_counter() - start
     predictions = {image_id: (item.boxes_xyxy.numpy(), item.scores.numpy()) for image_id, item in found.items()}
     ground_truth = source.ground_truth()
     write_predictions(out / "predictions", predictions)
     # What was written is what is scored: `score` on the same files then gives the same number to the last digit.
-    curves = score(ground_truth, read_predictions(out / "predictions", ground_truth.image_ids))
+    counts = count_images(ground_truth, read_predictions(out / "predictions", ground_truth.image_ids))
+    curves = {setting: curve_from_counts(own) for setting, own in counts.items()}
+    intervals = bootstrap_ap(counts)
     label = f"{source.name}, {len(records)} images, protocol {protocol['name']}"
+    tiled = {"tiled_images": sum(any(step.tiles > 1 for step in steps) for steps in passes.values())} if passes else {}
+    _write_passes(out / SCALES_FILE, passes)
     write_results(
         out,
         benchmark=source.name,
         protocol=protocol["name"],
         images=len(records),
         curves=curves,
+        per_image=counts,
+        intervals=intervals,
+        intervals_method=method(),
         made_by={
             **made_by(sys.argv, checkpoint=str(checkpoint), packages=PACKAGES),
-            "protocol_settings": dict(protocol), "data": source.name, "device": device_name(device),
+            "protocol_settings": full_settings(protocol), **tiled, "data": source.name, "device": device_name(device),
             "precision": detector.precision, "detection": detector.detection,
             "images_per_second": round(len(records) / max(seconds, 1e-9), 2),
         },
     )  # fmt: skip
-    print_table(label, curves)
+    print_table(label, curves, intervals)
     _draw(out, checkpoint, curves, records, found, label)
     return {setting: curve.ap for setting, curve in curves.items()}
 
 
 def detect_records(
-    detector: "FaceDetector", records: "list[ImageRecord]", scale: "TestScale", workers: int
-) -> "dict[str, Detections]":
-    """Detections of every image by image id, boxes in pixels of the original image; reading overlaps with inference."""
+    detector: "FaceDetector", records: "list[ImageRecord]", scale: "TestScale | MultiScale", workers: int
+) -> "tuple[dict[str, Detections], dict[str, list[PassRecord]]]":
+    """Detections of every image by image id, boxes in pixels of the original image; reading overlaps with inference.
+
+    Second, the passes over each image; with a single scale there are none.
+    """
+    import numpy as np
     from rich.progress import track
     from torch.utils.data import DataLoader
 
     from fanet_lightning.data.dataset import EvalDataset
+    from fanet_lightning.data.resize import TestScale
 
-    loader = DataLoader(EvalDataset(records, scale), batch_size=None, num_workers=workers)
-    found = {}
+    # Several scales start from the image as it is.
+    read_at = scale if isinstance(scale, TestScale) else TestScale("original")
+    loader = DataLoader(EvalDataset(records, read_at), batch_size=None, num_workers=workers)
+    found, passes = {}, {}
     for batch in track(loader, "detecting", total=len(records), disable=not sys.stderr.isatty()):
-        height, width = batch.size_hw[0].tolist()
-        found[batch.image_ids[0]] = detector.detect_resized(batch.images, batch.scale_xy, height, width)
-    return found
+        image_id = batch.image_ids[0]
+        if isinstance(scale, TestScale):
+            height, width = batch.size_hw[0].tolist()
+            found[image_id] = detector.detect_resized(batch.images, batch.scale_xy, height, width)
+        else:
+            image_rgb = np.ascontiguousarray(batch.images[0].permute(1, 2, 0).numpy())
+            found[image_id], passes[image_id] = scale.detect(detector, image_rgb)
+    return found, passes
+
+
+def _write_passes(path: Path, passes: "dict[str, list[PassRecord]]") -> None:
+    """One line per image. Without passes, what an earlier evaluation left there goes."""
+    if not passes:
+        path.unlink(missing_ok=True)
+        return
+    lines = [f"{json.dumps(key)}: {json.dumps([step._asdict() for step in steps])}" for key, steps in passes.items()]
+    with replaced(path) as temporary:
+        temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 def _draw(

@@ -15,6 +15,7 @@ from fanet_lightning.errors import InputError
 from fanet_lightning.loss import HierarchicalLoss
 from fanet_lightning.net.build import build_network
 from fanet_lightning.postprocess import detect
+from fanet_lightning.profiling import DECODING, GATHERING, LOGGING, LOSS, NETWORK, SCORING, marked
 from fanet_lightning.schedule import effective_lr, lr_factor
 from fanet_lightning.scoring.ground_truth import GroundTruth
 from fanet_lightning.scoring.predictions import Predictions
@@ -78,13 +79,16 @@ class FaceDetectionModule(LightningModule):
     # Training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        output, grid = self(batch.images)
-        parts = self.loss(output, grid, batch.targets)
+        with marked(self, NETWORK):
+            output, grid = self(batch.images)
+        with marked(self, LOSS):
+            parts = self.loss(output, grid, batch.targets)
         size = len(batch.image_ids)
-        self.log("train/loss", parts.total, prog_bar=True, batch_size=size)
-        self.log_dict({f"train/{name}": value for name, value in parts.parts.items()}, batch_size=size)
-        self.log("train/positives", parts.positives.float(), batch_size=size)
-        self.log("train/unmatched_faces", parts.unmatched_faces.float(), batch_size=size)
+        with marked(self, LOGGING):
+            self.log("train/loss", parts.total, prog_bar=True, batch_size=size)
+            self.log_dict({f"train/{name}": value for name, value in parts.parts.items()}, batch_size=size)
+            self.log("train/positives", parts.positives.float(), batch_size=size)
+            self.log("train/unmatched_faces", parts.unmatched_faces.float(), batch_size=size)
         self._last_ids, self._last_loss = batch.image_ids, parts.total.detach()
         total: Tensor = parts.total
         return total
@@ -185,23 +189,27 @@ class FaceDetectionModule(LightningModule):
         self.detections = {}
 
     def validation_step(self, batch: EvalBatch, batch_idx: int) -> None:
-        output, grid = self(batch.images, all_hierarchies=False)
-        found = detect(output, grid, **(self.hparams["detection"] or {}))
+        with marked(self, NETWORK):
+            output, grid = self(batch.images, all_hierarchies=False)
+        with marked(self, DECODING):
+            found = detect(output, grid, **(self.hparams["detection"] or {}))
         for image_id, scale_xy, detections in zip(batch.image_ids, batch.scale_xy, found, strict=True):
             boxes_xyxy = detections.boxes_xyxy / scale_xy.repeat(2)
             self.detections[image_id] = Detections(boxes_xyxy.cpu(), detections.scores.cpu())
 
     def on_validation_epoch_end(self) -> None:
-        self.detections = self._gather_detections()
+        with marked(self, GATHERING):
+            self.detections = self._gather_detections()
         if self.trainer.sanity_checking:
             return
-        ground_truth = self._ground_truth()
-        found = {
-            image_id: (item.boxes_xyxy.double().numpy(), item.scores.double().numpy())
-            for image_id, item in self.detections.items()
-        }
-        predictions = Predictions.from_detections(found, ground_truth.image_ids)
-        self.curves = score(ground_truth, predictions)
+        with marked(self, SCORING):
+            ground_truth = self._ground_truth()
+            found = {
+                image_id: (item.boxes_xyxy.double().numpy(), item.scores.double().numpy())
+                for image_id, item in self.detections.items()
+            }
+            predictions = Predictions.from_detections(found, ground_truth.image_ids)
+            self.curves = score(ground_truth, predictions)
         for setting, curve in self.curves.items():
             # Every rank has gathered the same detections: nothing is left to reduce.
             self.log(f"val/ap_{setting}", curve.ap, prog_bar=True, rank_zero_only=False, sync_dist=False)

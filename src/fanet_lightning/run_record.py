@@ -27,7 +27,8 @@ class InUse(InputError):
     """Another process holds a folder."""
 
 
-State = Literal["running", "finished", "failed"]
+# ``stopped``: by ``stop_after``, before the end of its schedule, to be resumed.
+State = Literal["running", "stopped", "finished", "failed"]
 
 # Settings that say where and how a run is carried out, not what it trains. Two starts that differ in these alone are
 # the same run.

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import sys
 import warnings
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from fanet_lightning.sweep import die_with_parent, wanted_protocols
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
+    from pytorch_lightning.profilers import Profiler
 
     from fanet_lightning.data.datamodule import FaceDataModule
     from fanet_lightning.loggers import Loggers
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 # The loader processes of a killed run hold its lock until they notice, within five seconds.
 LOCK_PATIENCE_SECONDS = 15.0
+# The process id of the first rank, for those that it starts.
+FIRST_RANK = "FANET_FIRST_RANK_PID"
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,9 @@ def train(config: DictConfig) -> TrainResult:
     out = Path(options["out"])
     check(options)
     if not is_first_process():
-        if "TORCHELASTIC_RUN_ID" not in os.environ and os.name == "posix":
-            die_with_parent()
+        _end_with_first_rank()
         return _fit_and_evaluate(options, out, None)
+    os.environ[FIRST_RANK] = str(os.getpid())
     with locked(out, patience_seconds=LOCK_PATIENCE_SECONDS):
         record = _open_record(options, out)
         if options["resume"] == AUTO and record.is_complete(wanted_protocols(options)):
@@ -75,9 +79,20 @@ def train(config: DictConfig) -> TrainResult:
             record.error = _one_line(error)
             record.write(out)
             raise
-        record.state, record.ended = "finished", now()
+        stopped = options["stop_after"] is not None and record.train.get("epoch", 0) < options["epochs"]
+        record.state, record.ended = "stopped" if stopped else "finished", now()
         record.write(out)
         return result
+
+
+def _end_with_first_rank() -> None:
+    """A rank that Lightning has started ends when the first one is killed; torchrun looks after its ranks itself."""
+    first = os.environ.get(FIRST_RANK)
+    if first is None or "TORCHELASTIC_RUN_ID" in os.environ or os.name != "posix":
+        return
+    die_with_parent()
+    if os.getppid() != int(first):  # it was gone before the kernel was told
+        sys.exit(1)
 
 
 def _open_record(options: dict[str, Any], out: Path) -> RunRecord:
@@ -121,6 +136,8 @@ def _fit_and_evaluate(options: dict[str, Any], out: Path, record: RunRecord | No
             loggers.describe({f"model/{name}": value for name, value in record.model.items()})
             print(_opening(options, record, out, resume, resumed_step), flush=True)
         _fit(trainer, module, build_datamodule(options, source), resume)
+        if record is not None and trainer.global_step != resumed_step:
+            record.scores = {}  # they were about the weights of before
         if record is not None and trainer.is_global_zero:
             _evaluate(options, out, source, record, trainer)
             print(_closing(out))
@@ -243,6 +260,7 @@ def build_trainer(
             logger=(loggers.loggers if loggers is not None else None) or False,
             callbacks=callbacks,
             plugins=[AtomicCheckpointIO()],
+            profiler=_profiler(out) if options["profile"] else None,
             enable_progress_bar=progress,
             enable_model_summary=False,
             num_sanity_val_steps=0,
@@ -254,12 +272,24 @@ def build_trainer(
         raise InputError(f"trainer: {_first_line(error)}") from error
 
 
+def _profiler(out: Path) -> "Profiler":
+    from fanet_lightning.profiling import build_profiler
+
+    return build_profiler(out)
+
+
 def _fit(trainer: "Trainer", module: Any, datamodule: Any, resume: Path | None) -> None:
     import torch
 
     try:
         trainer.fit(module, datamodule=datamodule, ckpt_path=resume, weights_only=True)
-    except torch.distributed.DistNetworkError as error:
+    except BaseException as error:
+        # Ranks that wait for this one would wait for half an hour.
+        launcher: Any = trainer.strategy.launcher
+        if hasattr(launcher, "kill"):
+            launcher.kill(signal.SIGTERM)
+        if not isinstance(error, torch.distributed.DistNetworkError):
+            raise
         address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
         raise InputError(
             f"the ranks cannot meet at MASTER_ADDR={address} MASTER_PORT={port} ({_first_line(error)}); the port may "

@@ -69,6 +69,8 @@ class FaceDataModule(LightningDataModule):
         self.val_scale = val_scale or TestScale("original")
         self.multiprocessing_context = multiprocessing_context
         self.train_dataset: TrainDataset | None = None
+        self._train_loader: TrainLoader | None = None
+        self._position: dict[str, int] | None = None
         self._val_records: list[ImageRecord] | None = None
         self._ground_truth: GroundTruth | None = None
 
@@ -108,7 +110,25 @@ class FaceDataModule(LightningDataModule):
             self.train_dataset = TrainDataset(self.source.train(), self.augment, self.seed)
         rank, world_size = self._rank_and_world_size()
         sampler = TrainBatchSampler(len(self.train_dataset), self.batch_size, rank, world_size, self.seed)
-        return TrainLoader(self.train_dataset, sampler, self.workers, self._pin_memory(), self.multiprocessing_context)
+        self._train_loader = TrainLoader(
+            self.train_dataset, sampler, self.workers, self._pin_memory(), self.multiprocessing_context
+        )
+        if self._position is not None:
+            self._train_loader.load_state_dict(self._position)
+            self._position = None
+        return self._train_loader
+
+    def state_dict(self) -> dict[str, dict[str, int]]:
+        """How far training has come in its epoch, for the checkpoint.
+
+        Lightning saves the loaders' states as well, but gives them back only where nobody has asked for the length of
+        the run beforehand, which a learning-rate schedule does.
+        """
+        return {} if self._train_loader is None else {"train": self._train_loader.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, dict[str, int]]) -> None:
+        """Go on there with the next training loader."""
+        self._position = state_dict.get("train")
 
     def val_dataloader(self) -> EvalLoader:
         """This rank's share of the validation images, in order."""

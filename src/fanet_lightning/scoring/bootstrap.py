@@ -1,9 +1,9 @@
 """Confidence intervals on average precision, and on differences between runs, by resampling images.
 
-The unit that is drawn is the image, with all its faces and rows (Efron and Tibshirani, An Introduction to the Bootstrap,
-1993, chapters 6 and 13): faces of one image are not independent. The intervals are percentile intervals, 95 %. They say
-how the number would vary with other images of the same kind. They say nothing about training the same model again with
-another seed.
+The unit that is drawn is the image, with all its faces and rows: the faces of one image are not independent (Efron and
+Tibshirani, An Introduction to the Bootstrap, 1993, chapters 6 and 13). The intervals are percentile intervals, 95 %.
+They say how a number would vary with other images of the same kind. They say nothing about training the same model
+again with another seed.
 
 A curve is made of sums over images, so a resample is a vector of weights, and all resamples together are one product of
 weights (B, N) and counts (N, 1000).
@@ -40,6 +40,11 @@ class Interval(NamedTuple):
     low: float
     high: float
     samples: npt.NDArray[np.float64]
+
+
+def method(samples: int = SAMPLES, seed: int = 0) -> str:
+    """How an interval came about, in words, to stand beside it."""
+    return f"bootstrap over images, {samples} samples, {CONFIDENCE:.0%} percentile interval, seed {seed}"
 
 
 def bootstrap_ap(counts: Mapping[str, ImageCounts], samples: int = SAMPLES, seed: int = 0) -> dict[str, Interval]:
@@ -161,6 +166,8 @@ def _interval(value: float, samples: npt.NDArray[np.float64]) -> Interval:
 def _check(runs: Sequence[Mapping[str, ImageCounts]], samples: int) -> None:
     if samples < 1:
         raise ValueError(f"{samples} samples, need at least 1")
+    if not runs:
+        raise ValueError("no run to resample")
     settings = list(runs[0])
     if not settings:
         raise ValueError("no setting to resample")

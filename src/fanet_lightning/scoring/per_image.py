@@ -3,6 +3,7 @@
 A curve is made of sums over images, so counts per image are enough to rebuild it for any multiset of images.
 """
 
+import io
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,18 @@ from fanet_lightning.scoring.wider_face import judge_settings
 PER_IMAGE_FILE = "per_image.npz"
 _VERSION = 1
 _HINT = "score the predictions again, which writes it anew"
+# What zipfile, zlib and numpy let through of a damaged archive.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +110,7 @@ def count_images(ground_truth: GroundTruth, predictions: Predictions) -> dict[st
     """
     bins, settings = judge_settings(ground_truth, predictions)
     images = len(ground_truth.image_ids)
+    image_of_face = np.repeat(np.arange(images), [len(boxes) for boxes in ground_truth.boxes_xywh])
     # Image and threshold in one number; which pairs occur at all is the same for every setting.
     keys = np.repeat(np.arange(images), np.diff(predictions.starts)) * POINTS + bins
     occurs = np.zeros(images * POINTS, np.bool_)
@@ -108,7 +122,8 @@ def count_images(ground_truth: GroundTruth, predictions: Predictions) -> dict[st
         proposals = np.bincount(place[rows.proposals], minlength=len(pairs))
         hits = np.bincount(place[rows.hits], minlength=len(pairs))
         kept = proposals > 0
-        faces = np.array([int(mask.sum()) for mask in ground_truth.counted[setting]], np.int64)
+        counted = np.concatenate([np.zeros(0, np.bool_), *ground_truth.counted[setting]])
+        faces = np.bincount(image_of_face[counted], minlength=images)
         starts = np.searchsorted(pairs[kept], np.arange(images + 1) * POINTS)
         counts[setting] = ImageCounts(
             ground_truth.image_ids, starts, pairs[kept] % POINTS, proposals[kept], hits[kept], faces
@@ -135,7 +150,8 @@ def curve_from_counts(counts: ImageCounts, weights: npt.NDArray[np.integer] | No
             raise ValueError(
                 f"weights {weights.dtype}{weights.shape}, need {len(counts.image_ids)} whole numbers, none negative"
             )
-        repeats = np.repeat(weights.astype(np.int64), np.diff(counts.starts))
+        weights = weights.astype(np.int64)
+        repeats = np.repeat(weights, np.diff(counts.starts))
         proposals, hits = counts.proposals * repeats, counts.hits * repeats
         faces = counts.faces * weights
     return curve_from_histograms(
@@ -149,7 +165,7 @@ def write_counts(path: Path, counts: Mapping[str, ImageCounts]) -> None:
     """Write the counts of all settings into one compressed ``.npz``; it appears by rename.
 
     Raises:
-        ValueError: no setting, or settings that are not about the same images.
+        ValueError: no setting, settings that are not about the same images, a line break in an image id.
         OSError: ``path`` cannot be written.
     """
     settings = list(counts)
@@ -159,7 +175,7 @@ def write_counts(path: Path, counts: Mapping[str, ImageCounts]) -> None:
     # The settings share most pairs of image and threshold: one list of pairs, then columns of small numbers.
     keys = {setting: own.image_of_entries() * POINTS + own.bins for setting, own in counts.items()}
     pairs = np.unique(np.concatenate(list(keys.values())))
-    arrays = {
+    arrays: dict[str, Any] = {
         "version": np.array(_VERSION),
         "image_ids": _as_bytes(image_ids),
         "settings": _as_bytes(settings),
@@ -175,8 +191,9 @@ def write_counts(path: Path, counts: Mapping[str, ImageCounts]) -> None:
             column[place] = values
             arrays[f"{name}_{number}"] = _small(column)
         arrays[f"faces_{number}"] = _small(own.faces)
-    with replaced(path) as temporary:
-        np.savez_compressed(temporary, allow_pickle=False, **arrays)
+    # An open file: given a name, numpy would append ".npz" to one that lacks it.
+    with replaced(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
 
 
 def read_counts(path: Path) -> dict[str, ImageCounts]:
@@ -185,13 +202,18 @@ def read_counts(path: Path) -> dict[str, ImageCounts]:
     Raises:
         InputError: the file is missing, damaged, or not one that ``write_counts`` has written.
     """
-    if not path.is_file():
-        raise InputError(f"there is no {path}; {_HINT}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        content = io.BytesIO(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); {_HINT}") from error
+    if not zipfile.is_zipfile(content):
+        raise InputError(f"{path} is no .npz file, or only a part of one; {_HINT}")
+    content.seek(0)
+    try:
+        with np.load(content, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, AttributeError, OSError) as error:
-        raise InputError(f"{path} is not a readable .npz file ({_reason(error)}); {_HINT}") from error
+    except _DAMAGE as error:
+        raise InputError(f"{path} is a damaged .npz file ({_reason(error)}); {_HINT}") from error
     if "version" not in arrays or "bins_low" not in arrays:
         raise InputError(f"{path} holds no counts per image; give the {PER_IMAGE_FILE} of an evaluation")
     if arrays["version"].tolist() != _VERSION:
@@ -211,7 +233,8 @@ def _unpacked(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, ImageCounts]:
         proposals, hits = (arrays[f"{name}_{number}"].astype(np.int64) for name in ("proposals", "hits"))
         if not proposals.shape == hits.shape == bins.shape == images_of_pairs.shape:
             raise ValueError(f"{len(bins)} bins but {len(proposals)} proposals of {setting}")
-        kept = proposals > 0
+        # Hits without a proposal are kept too, for ImageCounts to refuse them.
+        kept = (proposals > 0) | (hits > 0)
         entries = np.bincount(images_of_pairs[kept], minlength=len(image_ids))
         starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(entries)])
         faces = arrays[f"faces_{number}"].astype(np.int64)
@@ -224,6 +247,8 @@ def _small(values: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
 
 
 def _as_bytes(texts: Sequence[str]) -> npt.NDArray[np.uint8]:
+    if any("\n" in text for text in texts):
+        raise ValueError("a name with a line break in it")
     return np.frombuffer("\n".join(texts).encode(), np.uint8)
 
 
@@ -233,5 +258,4 @@ def _as_texts(values: npt.NDArray[np.uint8]) -> tuple[str, ...]:
 
 
 def _reason(error: Exception) -> str:
-    text = (error.strerror if isinstance(error, OSError) else None) or f"{type(error).__name__}: {error}"
-    return " ".join(text.split())
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -15,7 +15,9 @@ import numpy as np
 
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import replaced
+from fanet_lightning.scoring.bootstrap import Interval
 from fanet_lightning.scoring.curves import Curve
+from fanet_lightning.scoring.per_image import PER_IMAGE_FILE, ImageCounts, write_counts
 
 SCORES_FILE = "scores.json"
 CURVES_FILE = "pr_curves.npz"
@@ -72,12 +74,30 @@ def write_results(
     curves: Mapping[str, Curve],
     images: int,
     made_by: Mapping[str, Any],
-    intervals: Mapping[str, Any] | None = None,
+    per_image: Mapping[str, ImageCounts] | None = None,
+    intervals: Mapping[str, Interval] | None = None,
+    intervals_method: str | None = None,
+    against: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write ``pr_curves.npz`` and then ``scores.json`` into ``out``, each by rename; return what ``scores.json`` holds.
+    """Write ``pr_curves.npz``, ``per_image.npz`` and then ``scores.json`` into ``out``, each by rename.
 
-    ``protocol`` is the test scale by name, None for predictions made elsewhere. An AP that is not defined (no face
-    counts) is null. The curves are float64 arrays ``<setting>_precision``, ``…_recall``, ``…_thresholds``.
+    An AP or interval that is not defined (no face counts) is null.
+
+    Args:
+        out: folder, made if need be.
+        benchmark: by name.
+        protocol: the test scale by name, None for predictions made elsewhere.
+        curves: per setting; written as float64 arrays ``<setting>_precision``, ``…_recall``, ``…_thresholds``.
+        images: how many were scored.
+        made_by: see :func:`made_by`.
+        per_image: counts per setting, for intervals and paired comparisons later. Without them a ``per_image.npz`` that
+            another scoring left in ``out`` is removed: it would not belong to these scores.
+        intervals: per setting, become [low, high].
+        intervals_method: how they came about, :func:`fanet_lightning.scoring.bootstrap.method`.
+        against: what :func:`comparison` made.
+
+    Returns:
+        What ``scores.json`` holds.
 
     Raises:
         InputError: ``out`` cannot be written.
@@ -87,10 +107,13 @@ def write_results(
         "protocol": protocol,
         "images": images,
         "faces": {setting: curve.faces for setting, curve in curves.items()},
-        "ap": {setting: None if math.isnan(curve.ap) else curve.ap for setting, curve in curves.items()},
-        "intervals": dict(intervals or {}),
+        "ap": {setting: _defined(curve.ap) for setting, curve in curves.items()},
+        "intervals": {setting: _bounds(interval) for setting, interval in (intervals or {}).items()},
+        "intervals_method": intervals_method if intervals else None,
         "made_by": dict(made_by),
     }
+    if against is not None:
+        scores["against"] = dict(against)
     prepare_out(out)
     arrays: dict[str, Any] = {
         f"{setting}_{name}": np.asarray(getattr(curve, name))
@@ -101,6 +124,10 @@ def write_results(
     try:
         with replaced(out / CURVES_FILE) as path:
             np.savez_compressed(path, **arrays)
+        if per_image:
+            write_counts(out / PER_IMAGE_FILE, per_image)
+        else:
+            (out / PER_IMAGE_FILE).unlink(missing_ok=True)
         with replaced(out / SCORES_FILE) as path:
             path.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -108,14 +135,54 @@ def write_results(
     return scores
 
 
-def print_table(title: str, curves: Mapping[str, Curve], file: TextIO | None = None) -> None:
-    """Setting, faces and AP, one line each: drawn with rich on a terminal, plain columns anywhere else."""
-    file = file or sys.stdout
+def comparison(name: str, curves: Mapping[str, Curve], differences: Mapping[str, Interval]) -> dict[str, Any]:
+    """What ``scores.json`` holds about the run that another is compared with.
+
+    Args:
+        name: of the other predictions.
+        curves: of the other predictions, per setting.
+        differences: paired AP(scored) - AP(other), :func:`fanet_lightning.scoring.bootstrap.bootstrap_difference`.
+    """
+    return {
+        "predictions": name,
+        "ap": {setting: _defined(curve.ap) for setting, curve in curves.items()},
+        "difference": {setting: _defined(difference.value) for setting, difference in differences.items()},
+        "intervals": {setting: _bounds(difference) for setting, difference in differences.items()},
+    }
+
+
+def print_table(
+    title: str,
+    curves: Mapping[str, Curve],
+    intervals: Mapping[str, Interval] | None = None,
+    file: TextIO | None = None,
+) -> None:
+    """Setting, faces, AP and its interval, one line each: drawn with rich on a terminal, plain columns elsewhere."""
+    head = ["setting", "faces", "AP", *(["95 % interval"] if intervals else [])]
+    rows = []
+    for setting, curve in curves.items():
+        row = [setting, f"{curve.faces:,}", "no face" if math.isnan(curve.ap) else f"{curve.ap:.6f}"]
+        rows.append([*row, _interval_text(intervals[setting])] if intervals else row)
+    _print_rows(title, head, rows, file or sys.stdout)
+
+
+def print_difference(
+    title: str, curves: Mapping[str, Curve], differences: Mapping[str, Interval], file: TextIO | None = None
+) -> None:
+    """Setting, AP of the other run (``curves``), the difference to it and the paired interval, one line each."""
     rows = [
-        (setting, f"{curve.faces:,}", "no face" if math.isnan(curve.ap) else f"{curve.ap:.6f}")
-        for setting, curve in curves.items()
+        [
+            setting,
+            "no face" if math.isnan(curves[setting].ap) else f"{curves[setting].ap:.6f}",
+            "–" if math.isnan(difference.value) else f"{difference.value:+.6f}",
+            _interval_text(difference, sign="+"),
+        ]
+        for setting, difference in differences.items()
     ]
-    head = ("setting", "faces", "AP")
+    _print_rows(title, ["setting", "other AP", "difference", "95 % interval"], rows, file or sys.stdout)
+
+
+def _print_rows(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], file: TextIO) -> None:
     if file.isatty():
         from rich.console import Console
         from rich.table import Table
@@ -127,10 +194,23 @@ def print_table(title: str, curves: Mapping[str, Curve], file: TextIO | None = N
             table.add_row(*row)
         Console(file=file).print(table)
         return
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(3)]
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     print(title, file=file)
     for row in [head, *rows]:
-        print("  ".join([row[0].ljust(widths[0]), row[1].rjust(widths[1]), row[2].rjust(widths[2])]), file=file)
+        cells = [text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True)]
+        print("  ".join([row[0].ljust(widths[0]), *cells]), file=file)
+
+
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _bounds(interval: Interval) -> list[float] | None:
+    return None if math.isnan(interval.low) else [interval.low, interval.high]
+
+
+def _interval_text(interval: Interval, sign: str = "") -> str:
+    return "–" if math.isnan(interval.low) else f"{interval.low:{sign}.4f} … {interval.high:{sign}.4f}"
 
 
 def _version(package: str) -> str | None:

@@ -1,0 +1,230 @@
+"""What the training loop costs beyond the bare step: Lightning, logging, metrics, callbacks. To stay below 3 %.
+
+    python benchmarks/loop_overhead.py
+    python benchmarks/loop_overhead.py --device cuda --epochs 6
+    python benchmarks/loop_overhead.py data.root=/data/faces level=1 hl=false     # any key=value of the training
+
+bare  forward, loss, backward, clipping, optimiser and schedule step, averaged weights, in plain PyTorch.
+full  the ``Trainer`` of the package with its callbacks, CSV and TensorBoard, and the run's record.
+Both start from the same weights and get the same batches, which are made beforehand, so loading is out of the picture.
+They take turns in blocks of ten steps inside one process: the loader that feeds the trainer runs the bare side between
+two blocks and takes that time out. Every block has one step at which metrics are written (``trainer.log_every_n_steps``).
+At the end both sides must hold the same weights, bit for bit on a CPU: they did the same work.
+
+Printed: medians over blocks as ms per step, by the wall clock and by this process's CPU time (which other programs on
+the machine disturb less), the ratio, and what the end of an epoch costs (its checkpoint, its line, its record) as a
+share of an epoch. Then the parts of the loop, from ``profile=true``.
+"""
+
+import argparse
+import contextlib
+import io
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader
+
+from fanet_lightning.callbacks import ema_callback
+from fanet_lightning.config import compose_config, plain
+from fanet_lightning.data.sources import build_source
+from fanet_lightning.loggers import build_loggers
+from fanet_lightning.module import FaceDetectionModule
+from fanet_lightning.profile_tables import rows_of
+from fanet_lightning.profiling import STEP_PARTS, StepProfiler
+from fanet_lightning.run_record import RunRecord
+from fanet_lightning.structures import Batch
+from fanet_lightning.training import build_datamodule, build_module, build_trainer
+
+BLOCK = 10
+
+
+def made_batches(options: dict[str, Any], count: int) -> list[Batch]:
+    """``count`` batches of the real training loader."""
+    datamodule = build_datamodule(options, build_source(**options["data"]))
+    datamodule.setup("fit")
+    batches = []
+    while len(batches) < count:
+        for batch in datamodule.train_dataloader():
+            batches.append(batch)
+            if len(batches) == count:
+                break
+    return batches
+
+
+class Bare:
+    """The bare step, with the same network, optimiser, schedule and averaging as the trainer's."""
+
+    def __init__(self, options: dict[str, Any], device: str, total_steps: int) -> None:
+        self.module = build_module(options).to(device).train()
+        self.device, self.limit = device, options["gradient_clip"]
+        self.optimizer, self.scheduler = optimiser_and_schedule(self.module, total_steps)
+        averaging = ema_callback(options["ema"])._kwargs  # the same rule, by PyTorch's own class
+        self.averaged = AveragedModel(self.module, use_buffers=True, **averaging)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def step(self, batch: Batch) -> None:
+        images = batch.images.to(self.device)
+        targets = type(batch.targets)(*(tensor.to(self.device) for tensor in batch.targets))
+        output, grid = self.module(images)
+        loss = self.module.loss(output, grid, targets).total
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.limit)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.averaged.update_parameters(self.module)
+
+
+def optimiser_and_schedule(module: FaceDetectionModule, total_steps: int) -> tuple[Any, Any]:
+    """What the module configures for its trainer, of which it asks the number of steps alone."""
+    module._trainer = SimpleNamespace(estimated_stepping_batches=total_steps)  # type: ignore[assignment]
+    with contextlib.redirect_stdout(io.StringIO()):
+        made: Any = module.configure_optimizers()
+    module._trainer = None
+    return made["optimizer"], made["lr_scheduler"]["scheduler"]
+
+
+class Clock:
+    """Wall seconds and CPU seconds of this process; on CUDA after the device has finished."""
+
+    def __init__(self, device: str) -> None:
+        self.cuda = device == "cuda"
+
+    def __call__(self) -> tuple[float, float]:
+        if self.cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter(), time.process_time()
+
+
+class TakingTurns:
+    """A loader for the trainer that lets the bare side run before each block of steps, and times both.
+
+    ``full`` and ``bare``: (wall, CPU) seconds of each block; ``ends``: of the last block of each epoch together with
+    the end of the epoch.
+    """
+
+    def __init__(self, batches: list[Batch], bare: Bare, clock: Clock) -> None:
+        self.batches, self.bare_side, self.clock = batches, bare, clock
+        self.full: list[tuple[float, float]] = []
+        self.bare: list[tuple[float, float]] = []
+        self.ends: list[tuple[float, float]] = []
+        self._since: tuple[float, float] | None = None
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for first in range(0, len(self.batches), BLOCK):
+            if self._since is not None:
+                (self.full if first else self.ends).append(difference(self.clock(), self._since))
+            block = self.batches[first : first + BLOCK]
+            start = self.clock()
+            for batch in block:
+                self.bare_side.step(batch)
+            self.bare.append(difference(self.clock(), start))
+            self._since = self.clock()
+            yield from block
+
+
+def difference(later: tuple[float, float], earlier: tuple[float, float]) -> tuple[float, float]:
+    return later[0] - earlier[0], later[1] - earlier[1]
+
+
+def fit(options: dict[str, Any], out: Path, module: FaceDetectionModule, loader: Any, profiler: Any = None) -> None:
+    """The trainer of the package, without validation: that is no overhead of the steps."""
+    record = RunRecord(name=options["name"], seed=0, settings=options)
+    trainer = build_trainer(options, out, loggers=build_loggers(options, out), record=record)
+    if profiler is not None:
+        trainer.profiler = profiler
+    trainer.fit(module, train_dataloaders=loader)
+
+
+def same_weights(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of the training's configuration")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=50, help=f"per epoch, a multiple of {BLOCK}")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--threads", type=int, help="of the CPU")
+    arguments = parser.parse_args()
+    if arguments.steps % BLOCK or arguments.steps < 2 * BLOCK or arguments.epochs < 2:
+        parser.error(f"--steps takes a multiple of {BLOCK} from {2 * BLOCK}, --epochs at least 2")
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        return compare(arguments, Path(folder))
+
+
+def compare(arguments: argparse.Namespace, folder: Path) -> int:
+    fixed = [
+        f"out={folder / 'run'}", f"data.root={folder / 'data'}", f"epochs={arguments.epochs}", "workers=0",
+        "trainer.limit_val_batches=0", f"trainer.accelerator={arguments.device}",
+        f"trainer.log_every_n_steps={BLOCK}", "trainer.precision=32-true",
+    ]  # fmt: skip
+    options = plain(compose_config("config", [*fixed, *arguments.overrides]))
+    batches = made_batches(options, arguments.steps)
+    total_steps = arguments.epochs * arguments.steps
+    torch.manual_seed(0)
+    bare = Bare(options, arguments.device, total_steps)
+    torch.manual_seed(0)
+    module = build_module(options)
+    loader = TakingTurns(batches, bare, Clock(arguments.device))
+    fit(options, folder / "run", module, loader)
+
+    where = torch.cuda.get_device_name() if arguments.device == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    print(f"{options['name']}, width {options['model']['width']}, {options['input_size']}², batch "
+          f"{options['batch_size']}, {where}, torch {torch.__version__}")  # fmt: skip
+    # `fit` leaves the averaged weights in the module.
+    agree = same_weights(dict(bare.averaged.module.state_dict()), dict(module.cpu().to(arguments.device).state_dict()))
+    print(f"both sides end with the same averaged weights: {agree}")
+    report(loader, arguments.steps)
+    print_parts(options, folder, batches)
+    return 0 if agree or arguments.device == "cuda" else 1
+
+
+def report(loader: TakingTurns, steps: int) -> None:
+    """The first epoch warms both sides up."""
+    per_epoch = steps // BLOCK
+    # The last block of an epoch is told apart: the end of the epoch lies in it.
+    bare = [loader.bare[i] for i in range(per_epoch, len(loader.bare)) if i % per_epoch != per_epoch - 1]
+    full = loader.full[per_epoch - 1 :]
+    for i, name in enumerate(("wall clock", "CPU time")):
+        bare_ms = [seconds[i] / BLOCK * 1e3 for seconds in bare]
+        full_ms = [seconds[i] / BLOCK * 1e3 for seconds in full]
+        b, f = statistics.median(bare_ms), statistics.median(full_ms)
+        pairs = statistics.median(y / x for x, y in zip(bare_ms, full_ms, strict=True))
+        end = statistics.median(seconds[i] for seconds in loader.ends) - f / 1e3 * BLOCK
+        print(
+            f"  {name:10}  bare {b:7.2f} ms  full {f:7.2f} ms  overhead {f / b - 1:+6.2%} "
+            f"(median of {len(full)} neighbouring blocks {pairs - 1:+.2%}); end of an epoch "
+            f"{end * 1e3:.0f} ms, {end / (b / 1e3 * steps):.2%} of {steps} bare steps"
+        )
+
+
+def print_parts(options: dict[str, Any], folder: Path, batches: list[Batch]) -> None:
+    """A further training, profiled: what the loop's time consists of."""
+    torch.manual_seed(0)
+    profiler = StepProfiler(folder / "profile")
+    options = {**options, "epochs": 1, "out": str(folder / "profiled")}
+    loader = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+    fit(options, folder / "profiled", build_module(options), loader, profiler)
+    print(f"  parts of the step in {len(profiler.steps)} profiled steps:")
+    for row in rows_of(profiler.steps, STEP_PARTS):
+        print(f"    {row.part:24} {row.median_ms:8.2f} ms {row.share:7.2%}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,213 @@
+"""The multi-scale test of the paper's last row: a flip, a pyramid of scales, box voting.
+
+After S3FD's test script (sfzhang15/SFD, sfd_test_code/WIDER_FACE/wider_test.py), which FANet's numbers follow. What is
+done differently, and why, is in :class:`MultiScale`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple, Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fanet_lightning.boxes import clip
+from fanet_lightning.data.resize import TestScale
+from fanet_lightning.errors import InputError
+from fanet_lightning.postprocess import box_vote
+from fanet_lightning.structures import Detections
+from fanet_lightning.tiles import SMALLEST_TILE_PIXELS, Tile, tiles
+
+# The script: what Caffe could address, 2³¹ bytes at 577 bytes a pixel. Copies of it elsewhere divide by 200.
+MAX_PIXELS = 0x7FFFFFFF // 577
+# The script's limits, pixels of the original image: a shrunk pass is trusted with faces whose larger side is above the
+# first, an enlarged one with faces whose smaller side is below the second.
+LARGER_OVER, SMALLER_UNDER = 30.0, 100.0
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One run of the network over an image.
+
+    ``scale``          network pixels per pixel of the original image, before sides are rounded.
+    ``flip``           over the mirrored image.
+    ``larger_over``    keep boxes whose larger side is above it, pixels of the original image; None keeps all.
+    ``smaller_under``  keep boxes whose smaller side is below it.
+    """
+
+    scale: float
+    flip: bool = False
+    larger_over: float | None = None
+    smaller_under: float | None = None
+
+
+class PassRecord(NamedTuple):
+    """What a pass did: the size the network saw, in how many tiles, and how many boxes it gave to the vote."""
+
+    scale: float
+    flip: bool
+    height: int
+    width: int
+    tiles: int
+    boxes: int
+
+
+class Finder(Protocol):
+    """What :class:`MultiScale` needs of a detector."""
+
+    def find(self, images: torch.Tensor) -> Detections:
+        """(1, 3, h, w) uint8 RGB → faces in its pixels, on the CPU."""
+
+
+@dataclass(frozen=True)
+class MultiScale:
+    """Several passes over one image, and a vote over all that they found.
+
+    With m = √(max_pixels / (H · W)), the largest enlargement, the passes are: min(1, m); the same mirrored; a shrunk
+    one at 1/2 (at m/2 where m < 3/4); enlarged ones at 2, 4, 8 … below m and at m itself (where m ≤ 1 instead of them
+    one midway between the shrunk pass and m, which keeps what a shrunk pass keeps).
+
+    Unlike the script: no 1 is added to sides, neither in the two limits on size nor in the vote's IoU; boxes go back by
+    the exact ratio of sizes, not by the scale before rounding, and are clipped to the image after the vote; detections
+    that no other agrees with stay; the score floor, top-k and NMS of a pass are the detector's (0.01, 5,000 and 0.3
+    unless told otherwise; the script's network file says 0.05).
+
+    Args:
+        max_pixels: pixels of the largest pass. Part of the protocol, so that numbers do not depend on the machine.
+        tile_pixels: a pass with more pixels is computed in overlapping tiles of at most so many, see
+            :mod:`fanet_lightning.tiles`; None: never. For machines with little memory.
+        vote_iou, keep, keep_singles: see :func:`fanet_lightning.postprocess.box_vote`.
+
+    Raises:
+        InputError: a value outside its range.
+    """
+
+    max_pixels: int = MAX_PIXELS
+    tile_pixels: int | None = None
+    vote_iou: float = 0.3
+    keep: int = 750
+    keep_singles: bool = True
+
+    def __post_init__(self) -> None:
+        _check_number("max_pixels", self.max_pixels, 1, "the pixels of the largest pass, at least 1")
+        _check_number("keep", self.keep, 0, "how many boxes come out, at least 0")
+        _check_number("vote_iou", self.vote_iou, 0, "an overlap above 0 and at most 1")
+        if not 0 < self.vote_iou <= 1:
+            raise InputError(f"protocol.vote_iou={self.vote_iou}; give an overlap above 0 and at most 1")
+        if not isinstance(self.keep_singles, bool):
+            raise InputError(f"protocol.keep_singles={self.keep_singles}; give true or false")
+        if self.tile_pixels is not None:
+            hint = f"at least {SMALLEST_TILE_PIXELS}, or null for no tiles"
+            _check_number("tile_pixels", self.tile_pixels, SMALLEST_TILE_PIXELS, hint)
+
+    def scales(self, height: int, width: int) -> list[Pass]:
+        """The passes over an image of this size, in the script's order."""
+        largest = float((self.max_pixels / (height * width)) ** 0.5)
+        base = min(1.0, largest)
+        shrunk = 0.5 if largest >= 0.75 else 0.5 * largest
+        passes = [Pass(base), Pass(base, flip=True), Pass(shrunk, larger_over=LARGER_OVER)]
+        if largest <= 1:
+            return [*passes, Pass((shrunk + largest) / 2, larger_over=LARGER_OVER)]
+        scale = 2.0
+        while scale < largest:
+            passes.append(Pass(scale, smaller_under=SMALLER_UNDER))
+            scale *= 2
+        return [*passes, Pass(largest, smaller_under=SMALLER_UNDER)]
+
+    def detect(self, detector: Finder, image_rgb: npt.NDArray[np.uint8]) -> tuple[Detections, list[PassRecord]]:
+        """Faces of one image, (H, W, 3) uint8 RGB, and what each pass did.
+
+        Boxes in pixels of the image, clipped to it, float32; scores in descending order.
+
+        Raises:
+            InputError: a pass does not fit into the device's memory.
+        """
+        height, width = image_rgb.shape[:2]
+        found, records = [], []
+        for step in self.scales(height, width):
+            detections, record = self._run(detector, image_rgb, step)
+            found.append(detections)
+            records.append(record)
+        voted = box_vote(
+            torch.cat([item.boxes_xyxy for item in found]),
+            torch.cat([item.scores for item in found]),
+            iou=self.vote_iou,
+            keep=self.keep,
+            keep_singles=self.keep_singles,
+        )
+        return Detections(clip(voted.boxes_xyxy, height, width), voted.scores), records
+
+    def _run(self, detector: Finder, image_rgb: npt.NDArray[np.uint8], step: Pass) -> tuple[Detections, PassRecord]:
+        height, width = image_rgb.shape[:2]
+        # The rounding of TestScale. The limit holds for the scale; rounded sides may pass it by a pixel each.
+        rows, columns = max(1, int(height * step.scale + 0.5)), max(1, int(width * step.scale + 0.5))
+        image = image_rgb
+        if (rows, columns) != (height, width):
+            image = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
+        if step.flip:
+            image = image[:, ::-1]
+        parts = tiles(rows, columns, self.tile_pixels)
+        try:
+            found = [_find_in_tile(detector, image, tile) for tile in parts]
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                f"a pass of {rows} × {columns} pixels does not fit into the device's memory; set protocol.tile_pixels "
+                f"to at most {max(SMALLEST_TILE_PIXELS, rows * columns // 2)}"
+            ) from error
+        ratio = torch.tensor([columns / width, rows / height] * 2, dtype=torch.float32)
+        boxes_xyxy = torch.cat([item.boxes_xyxy for item in found]) / ratio
+        scores = torch.cat([item.scores for item in found])
+        if step.flip:
+            x1, y1, x2, y2 = boxes_xyxy.unbind(dim=1)
+            boxes_xyxy = torch.stack([width - x2, y1, width - x1, y2], dim=1)
+        sides = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
+        kept = torch.ones(len(scores), dtype=torch.bool)
+        if step.larger_over is not None:
+            kept &= sides.amax(dim=1) > step.larger_over
+        if step.smaller_under is not None:
+            kept &= sides.amin(dim=1) < step.smaller_under
+        record = PassRecord(step.scale, step.flip, rows, columns, len(parts), int(kept.sum()))
+        return Detections(boxes_xyxy[kept], scores[kept]), record
+
+
+def _find_in_tile(detector: Finder, image: npt.NDArray[np.uint8], tile: Tile) -> Detections:
+    """Faces whose centre lies in the tile's core, in pixels of the whole pass."""
+    crop = image[tile.y1 : tile.y2, tile.x1 : tile.x2]
+    found = detector.find(torch.from_numpy(crop.transpose(2, 0, 1).copy())[None])
+    boxes_xyxy = found.boxes_xyxy + torch.tensor([tile.x1, tile.y1] * 2, dtype=torch.float32)
+    centres = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2
+    low, high = torch.tensor(tile.core_xyxy).reshape(2, 2)
+    owned = ((centres >= low) & (centres < high)).all(dim=1)
+    return Detections(boxes_xyxy[owned], found.scores[owned])
+
+
+def _check_number(name: str, value: object, least: float, hint: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+        raise InputError(f"protocol.{name}={value}; give {hint}")
+
+
+def build_protocol(settings: Mapping[str, Any]) -> TestScale | MultiScale:
+    """A protocol from its settings, ``conf/protocol/*.yaml`` as plain containers; ``name`` is not read.
+
+    Raises:
+        InputError: an unknown key or a value outside its range.
+    """
+    options = {key: value for key, value in settings.items() if key != "name"}
+    kind: type[TestScale] | type[MultiScale] = TestScale
+    if options.get("kind") == "multiscale":
+        kind = MultiScale
+        del options["kind"]
+    known = [field.name for field in fields(kind)]
+    for key in options:
+        if key not in known:
+            raise InputError(f"protocol.{key} is unknown; protocol {settings.get('name')} takes {', '.join(known)}")
+    return kind(**options)
+
+
+def full_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with every default filled in: what a number is stored with."""
+    protocol = build_protocol(settings)
+    kind = {"kind": "multiscale"} if isinstance(protocol, MultiScale) else {}
+    return {"name": settings.get("name"), **kind, **asdict(protocol)}

@@ -1,0 +1,422 @@
+"""The multi-scale protocol: its passes by hand, what comes back from them, tiles, and a whole evaluation."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from fanet_lightning import FaceDetector, multiscale, tiles
+from fanet_lightning.anchors import AnchorGrid
+from fanet_lightning.boxes import decode
+from fanet_lightning.config import config_dir
+from fanet_lightning.data.resize import TestScale
+from fanet_lightning.data.sources import build_source
+from fanet_lightning.errors import InputError
+from fanet_lightning.evaluate import evaluate
+from fanet_lightning.multiscale import MultiScale, Pass, build_protocol, full_settings
+from fanet_lightning.net.build import build_network
+from fanet_lightning.structures import Detections
+from fanet_lightning.tiles import MARGIN, SMALLEST_TILE_PIXELS, STRIDE
+
+
+class Fixed:
+    """Finds the same boxes, given in shares of the input's sides, in every input; keeps the inputs' sizes."""
+
+    def __init__(self, *shares_xyxy: tuple[float, float, float, float]) -> None:
+        self.shares = torch.tensor(shares_xyxy).reshape(-1, 4)
+        self.sizes: list[tuple[int, int]] = []
+
+    def find(self, images: torch.Tensor) -> Detections:
+        assert images.dtype == torch.uint8 and images.shape[:2] == (1, 3)
+        height, width = images.shape[2:]
+        self.sizes.append((height, width))
+        return Detections(self.shares * torch.tensor([width, height] * 2), torch.full((len(self.shares),), 0.5))
+
+
+class Bright:
+    """Finds the rectangle around all pixels above 128, with score 0.9."""
+
+    def find(self, images: torch.Tensor) -> Detections:
+        y, x = np.nonzero(images[0, 0].numpy() > 128)
+        box = [x.min(), y.min(), x.max() + 1, y.max() + 1]
+        return Detections(torch.tensor([box], dtype=torch.float32), torch.tensor([0.9]))
+
+
+# The passes
+
+BIG, SMALL = {"larger_over": 30.0}, {"smaller_under": 100.0}
+
+
+@pytest.mark.parametrize(
+    ("largest", "expected"),
+    [
+        (9.0, [Pass(1), Pass(1, flip=True), Pass(0.5, **BIG), *(Pass(s, **SMALL) for s in (2, 4, 8, 9))]),
+        (4.0, [Pass(1), Pass(1, flip=True), Pass(0.5, **BIG), Pass(2, **SMALL), Pass(4, **SMALL)]),
+        (3.0, [Pass(1), Pass(1, flip=True), Pass(0.5, **BIG), Pass(2, **SMALL), Pass(3, **SMALL)]),
+        (2.0, [Pass(1), Pass(1, flip=True), Pass(0.5, **BIG), Pass(2, **SMALL)]),
+        (1.5, [Pass(1), Pass(1, flip=True), Pass(0.5, **BIG), Pass(1.5, **SMALL)]),
+        (1.0, [Pass(1), Pass(1, flip=True), Pass(0.5, **BIG), Pass(0.75, **BIG)]),
+        (0.75, [Pass(0.75), Pass(0.75, flip=True), Pass(0.5, **BIG), Pass(0.625, **BIG)]),
+        (0.5, [Pass(0.5), Pass(0.5, flip=True), Pass(0.25, **BIG), Pass(0.375, **BIG)]),
+    ],
+)
+def test_passes_by_hand(largest: float, expected: list[Pass]) -> None:
+    """400 × 100 pixels, and a largest pass of ``largest``² times as many: both square roots are exact."""
+    assert MultiScale(max_pixels=int(40_000 * largest**2)).scales(400, 100) == expected
+
+
+def test_passes_over_a_picture_of_the_benchmark() -> None:
+    """1024 × 768: √(0x7fffffff / 577 / 786,432) = √4.73252 = 2.17544."""
+    passes = MultiScale().scales(768, 1024)
+    assert [(step.flip, pytest.approx(step.scale, abs=1e-5)) for step in passes] == [
+        (False, 1), (True, 1), (False, 0.5), (False, 2), (False, 2.17544),
+    ]  # fmt: skip
+
+
+@settings(max_examples=200)
+@given(st.integers(1, 12_000), st.integers(1, 12_000), st.sampled_from([1, 1000, 1_000_000, MultiScale.max_pixels]))
+def test_no_pass_is_above_the_limit(height: int, width: int, max_pixels: int) -> None:
+    passes = MultiScale(max_pixels=max_pixels).scales(height, width)
+    areas = [height * width * step.scale**2 for step in passes]
+    assert max(areas) <= max_pixels * (1 + 1e-9)
+    # The largest pass is the limit itself where the image is enlarged.
+    if height * width < max_pixels:
+        assert areas[-1] == pytest.approx(max_pixels)
+    enlarged = [step.scale for step in passes if step.smaller_under is not None]
+    assert all(low < high <= 2 * low for low, high in zip([1.0, *enlarged], enlarged, strict=False))
+
+
+# What comes back
+
+
+def test_a_mirrored_pass_finds_the_face_where_it_is() -> None:
+    """20 × 15 pixels: too small for the shrunk passes, so what is left are the image and its mirror, which agree."""
+    image = np.zeros((60, 100, 3), np.uint8)
+    image[30:45, 10:30] = 255
+    protocol = MultiScale(max_pixels=6000, keep_singles=False)
+    found, records = protocol.detect(Bright(), image)
+    assert [record.boxes for record in records] == [1, 1, 0, 0]
+    assert found.boxes_xyxy.tolist() == [[10, 30, 30, 45]] and found.scores.tolist() == pytest.approx([0.9])
+
+
+def test_passes_keep_the_sizes_that_they_are_trusted_with() -> None:
+    """512 × 512 pixels at 1, its mirror, 1/2 (larger side above 30) and 2 (smaller side below 100)."""
+    protocol, image = MultiScale(max_pixels=1024**2), np.zeros((512, 512, 3), np.uint8)
+    for width, height, expected in [
+        (30, 30, [1, 1, 0, 1]),
+        (31, 12, [1, 1, 1, 1]),
+        (12, 31, [1, 1, 1, 1]),
+        (100, 200, [1, 1, 1, 0]),
+        (99, 200, [1, 1, 1, 1]),
+        (200, 99, [1, 1, 1, 1]),
+    ]:
+        finder = Fixed((0.0, 0.0, width / 512, height / 512))
+        _, records = protocol.detect(finder, image)
+        assert [record.boxes for record in records] == expected, (width, height)
+        assert finder.sizes == [(512, 512), (512, 512), (256, 256), (1024, 1024)]
+    assert [(r.scale, r.flip, r.height, r.width, r.tiles) for r in records] == [
+        (1, False, 512, 512, 1), (1, True, 512, 512, 1), (0.5, False, 256, 256, 1), (2, False, 1024, 1024, 1),
+    ]  # fmt: skip
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 90), st.integers(1, 90), st.sampled_from([500, 2000, 9000]))
+def test_boxes_come_back_by_the_exact_ratio_of_sizes(height: int, width: int, max_pixels: int) -> None:
+    """Whatever the rounding of sides, the whole input is the whole image, in all passes: one box after the vote."""
+    found, records = MultiScale(max_pixels=max_pixels).detect(
+        Fixed((0.0, 0.0, 1.0, 1.0)), np.zeros((height, width, 3), np.uint8)
+    )
+    torch.testing.assert_close(found.boxes_xyxy, torch.tensor([[0.0, 0.0, width, height]]), rtol=1e-6, atol=1e-4)
+    assert records[0].boxes == records[1].boxes == 1
+
+
+def test_boxes_are_clipped_after_the_vote() -> None:
+    found, _ = MultiScale(max_pixels=10_000).detect(Fixed((-0.5, 0.25, 0.5, 1.5)), np.zeros((100, 100, 3), np.uint8))
+    # The mirror image's box is (0.5 … 1.5): IoU 0, a face of its own.
+    assert found.boxes_xyxy.tolist() == [[0, 25, 50, 100], [50, 25, 100, 100]]
+
+
+def test_the_vote_has_the_protocols_settings() -> None:
+    finder, image = Fixed((0.1, 0.1, 0.2, 0.2)), np.zeros((100, 100, 3), np.uint8)
+    protocol = MultiScale(max_pixels=10_000)  # the face and its mirror, one pass each
+    assert len(protocol.detect(finder, image)[0].scores) == 2
+    assert len(replace(protocol, keep=1).detect(finder, image)[0].scores) == 1
+    assert len(replace(protocol, keep_singles=False).detect(finder, image)[0].scores) == 0
+    # Mirror images with IoU 1/3.
+    wide = Fixed((0.1, 0.1, 0.7, 0.2))
+    assert len(protocol.detect(wide, image)[0].scores) == 2 - 1
+    assert len(replace(protocol, vote_iou=0.6).detect(wide, image)[0].scores) == 2
+
+
+def test_nothing_found() -> None:
+    found, records = MultiScale().detect(Fixed(), np.zeros((5, 7, 3), np.uint8))
+    assert found.boxes_xyxy.shape == (0, 4) and found.scores.shape == (0,)
+    assert all(record.boxes == 0 for record in records)
+
+
+def test_the_detector_takes_several_scales_as_it_takes_one() -> None:
+    torch.manual_seed(0)
+    detector = FaceDetector(build_network(level=2, width=0.0625), detection={"keep": 20})
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    protocol = MultiScale(max_pixels=20_000)
+    found, (expected, records) = detector.detect(image, protocol), protocol.detect(detector, image)
+    assert len(found.scores) and len(records) == 4
+    assert torch.equal(found.boxes_xyxy, expected.boxes_xyxy) and torch.equal(found.scores, expected.scores)
+    assert (found.scores.diff() <= 0).all()
+    assert (found.boxes_xyxy >= 0).all() and (found.boxes_xyxy <= torch.tensor([96, 64] * 2)).all()
+
+
+def test_a_pass_that_does_not_fit_says_what_to_set() -> None:
+    class Full:
+        def find(self, images: torch.Tensor) -> Detections:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(
+        InputError, match=r"a pass of 2000 × 3000 pixels .* set protocol.tile_pixels to at most 3000000"
+    ):
+        MultiScale(max_pixels=6_000_000).detect(Full(), np.zeros((2000, 3000, 3), np.uint8))
+
+
+# Tiles
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(1, 9000), st.integers(1, 9000), st.integers(SMALLEST_TILE_PIXELS, 3 * SMALLEST_TILE_PIXELS))
+def test_tiles_cover_the_picture_once(height: int, width: int, tile_pixels: int) -> None:
+    parts = tiles.tiles(height, width, tile_pixels)
+    if height * width <= tile_pixels:
+        assert parts == [(0, 0, width, height, (-math.inf, -math.inf, math.inf, math.inf))]
+    for tile in parts:
+        assert 0 <= tile.x1 < tile.x2 <= width and 0 <= tile.y1 < tile.y2 <= height
+        assert (tile.x2 - tile.x1) * (tile.y2 - tile.y1) <= tile_pixels
+        assert tile.x1 % STRIDE == tile.y1 % STRIDE == 0
+        # A margin on every side of the core that is not a side of the picture.
+        core_x1, core_y1, core_x2, core_y2 = tile.core_xyxy
+        assert (tile.x1 == 0 and core_x1 == -math.inf) or tile.x1 + MARGIN == core_x1
+        assert (tile.y1 == 0 and core_y1 == -math.inf) or tile.y1 + MARGIN == core_y1
+        assert (tile.x2 == width and core_x2 == math.inf) or tile.x2 - MARGIN >= core_x2
+        assert (tile.y2 == height and core_y2 == math.inf) or tile.y2 - MARGIN >= core_y2
+    # Every point, those outside too, belongs to exactly one core: at the cores' edges is where it could fail.
+    xs = sorted({-5.0, 0.0, width + 5.0} | {x for t in parts for x in t.core_xyxy[::2] if math.isfinite(x)})
+    ys = sorted({-5.0, 0.0, height + 5.0} | {y for t in parts for y in t.core_xyxy[1::2] if math.isfinite(y)})
+    for x in xs:
+        for y in ys:
+            owners = [t for t in parts if t.core_xyxy[0] <= x < t.core_xyxy[2] and t.core_xyxy[1] <= y < t.core_xyxy[3]]
+            assert len(owners) == 1, (x, y)
+
+
+def test_tiles_by_hand() -> None:
+    """1,408² pixels a tile, 128 of them core: 2,000 wide is 6 tiles, 1,408 high is one."""
+    inf = math.inf
+    parts = tiles.tiles(1408, 2000, SMALLEST_TILE_PIXELS)
+    assert [(t.x1, t.x2, t.core_xyxy[0], t.core_xyxy[2]) for t in parts] == [
+        (0, 1408, -inf, 768), (128, 1536, 768, 896), (256, 1664, 896, 1024), (384, 1792, 1024, 1152),
+        (512, 1920, 1152, 1280), (640, 2000, 1280, inf),
+    ]  # fmt: skip
+    assert {(t.y1, t.y2) for t in parts} == {(0, 1408)}
+    # Along a narrow strip a tile is longer: 1,982,464 / 100 = 19,824, as a multiple of 128 19,712.
+    assert [(t.x1, t.x2) for t in tiles.tiles(100, 30_000, SMALLEST_TILE_PIXELS)] == [(0, 19_712), (18_432, 30_000)]
+    with pytest.raises(ValueError, match="tile_pixels=1000"):
+        tiles.tiles(10, 10, 1000)
+
+
+class AboveThresholds:
+    """Boxes of a network whose logit exceeds a threshold per map; top-k and NMS would look at the whole input."""
+
+    def __init__(self, level: int) -> None:
+        torch.manual_seed(level)
+        self.network = build_network(level=level, width=0.0625).eval()
+        self.thresholds = torch.zeros(6, dtype=torch.float64)
+
+    @torch.inference_mode()
+    def anchors(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Boxes, logits and map of every anchor."""
+        output = self.network(images)
+        grid = AnchorGrid(tuple(output.map_shapes))
+        ((logits, offsets),) = output.hierarchies
+        counts = torch.tensor([rows * columns for rows, columns in output.map_shapes])
+        boxes_xyxy = decode(offsets[0], grid.boxes_cxcywh())
+        return boxes_xyxy, logits[0].double().diff(dim=1)[:, 0], torch.arange(6).repeat_interleave(counts)
+
+    def choose_thresholds(self, images: torch.Tensor) -> None:
+        """Each in the widest gap within the middle third of the map's best 300 logits: rounding decides nothing."""
+        _, logits, maps = self.anchors(images)
+        for index in range(6):
+            best = logits[maps == index].sort(descending=True).values[:300]
+            best = best[len(best) // 3 : 2 * len(best) // 3]
+            gap = int((best[:-1] - best[1:]).argmax())
+            self.thresholds[index] = (best[gap] + best[gap + 1]) / 2
+
+    def find(self, images: torch.Tensor) -> Detections:
+        boxes_xyxy, logits, maps = self.anchors(images)
+        chosen = logits > self.thresholds[maps]
+        return Detections(boxes_xyxy[chosen], logits[chosen].sigmoid())
+
+
+def both_ways(finder: AboveThresholds, image: np.ndarray) -> list[torch.Tensor]:
+    """Boxes and scores, in one order, of the pass at scale 1: of the whole picture and of its two tiles."""
+    found = []
+    for limit in (None, 128 * 4992):
+        protocol = MultiScale(max_pixels=image.shape[0] * image.shape[1], tile_pixels=limit)
+        detections, record = protocol._run(finder, image, Pass(1.0))
+        assert record.tiles == (1 if limit is None else 2)
+        rows = torch.cat([detections.boxes_xyxy.double(), detections.scores[:, None].double()], dim=1)
+        found.append(rows[rows[:, -1].argsort()])
+    return found
+
+
+@pytest.mark.parametrize(("level", "turned"), [(1, False), (3, True)])
+def test_tiles_find_what_the_whole_picture_has(level: int, turned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At sides that are multiples of 128 to the last digits; with no margin they do not."""
+    random = np.random.default_rng(level)
+    blocks = random.integers(0, 256, (8, 496, 3), dtype=np.uint8).repeat(16, axis=0).repeat(16, axis=1)
+    image = np.ascontiguousarray(blocks.transpose(1, 0, 2) if turned else blocks)
+    finder = AboveThresholds(level)
+    finder.choose_thresholds(torch.from_numpy(image.transpose(2, 0, 1).copy())[None])
+    # Smaller tiles than a person may ask for, to stay quick.
+    for module in (tiles, multiscale):
+        monkeypatch.setattr(module, "SMALLEST_TILE_PIXELS", 1)
+    whole, tiled = both_ways(finder, image)
+    assert 400 < len(whole) == len(tiled)
+    torch.testing.assert_close(tiled, whole, rtol=1e-5, atol=2e-3)
+    monkeypatch.setattr(tiles, "MARGIN", 0)
+    whole, tiled = both_ways(finder, image)
+    assert len(whole) != len(tiled) or not torch.allclose(tiled, whole, rtol=1e-5, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"level": 3}, {"level": 4, "fc6": "dilated"}, {"name": "s3fd_fpn"}, {"name": "s3fd_fpn", "fpn_maps": 6}],
+)
+def test_the_margin_holds_all_that_the_network_sees(options: dict[str, Any]) -> None:
+    """Anchors within 64 pixels of column 1024 do not change when the picture does, MARGIN pixels away."""
+    torch.manual_seed(0)
+    network = build_network(width=0.0625, **options).double().eval()
+    picture = torch.rand(1, 3, 128, 2048, dtype=torch.float64) * 255
+
+    def heads(beyond: int) -> torch.Tensor:
+        """Logits and offsets of those anchors, by map; the picture is inverted ``beyond`` pixels away."""
+        changed = 255 - picture
+        changed[..., 1024 - beyond : 1024 + beyond] = picture[..., 1024 - beyond : 1024 + beyond]
+        with torch.inference_mode():
+            output = network(changed)
+        near = (AnchorGrid(tuple(output.map_shapes)).boxes_cxcywh()[:, 0] - 1024).abs() <= 64
+        return torch.cat(output.hierarchies[-1], dim=2)[0, near]
+
+    # Far beyond the width of the picture: unchanged.
+    unchanged = heads(1024)
+    torch.testing.assert_close(heads(MARGIN), unchanged, rtol=0, atol=1e-6)
+    # The test can tell: half as far the deepest anchors, which come last, do change.
+    assert (heads(MARGIN // 2) - unchanged)[-2:].abs().max() > 1e-4
+
+
+def test_a_picture_of_a_hundred_megapixels_is_shrunk_or_cut() -> None:
+    """10,000²: no pass is above the limit; with a higher one the passes are cut into tiles of at most tile_pixels."""
+    image, finder = np.zeros((10_000, 10_000, 3), np.uint8), Fixed((0.4, 0.4, 0.6, 0.6))
+    found, records = MultiScale().detect(finder, image)
+    # √(3,721,808 / 10⁸) = 0.192920; halves and quarters of it, rounded.
+    assert finder.sizes == [(1929, 1929), (1929, 1929), (965, 965), (1447, 1447)]
+    torch.testing.assert_close(found.boxes_xyxy, torch.tensor([[4000.0, 4000, 6000, 6000]]))
+    finder = Fixed()
+    _, records = MultiScale(max_pixels=25_000_000, tile_pixels=4_000_000).detect(finder, image)
+    assert [(r.height, r.width) for r in records] == [(5000, 5000), (5000, 5000), (2500, 2500), (3750, 3750)]
+    # Tiles of 1,920² with cores of 640²: (5000 - 1280) / 640 = 5.8 either way, 1.9 and 3.9 in the smaller passes.
+    assert [r.tiles for r in records] == [36, 36, 4, 16] and len(finder.sizes) == 92
+    assert max(height * width for height, width in finder.sizes) <= 4_000_000
+
+
+# Settings
+
+
+def test_the_protocols_files_are_read() -> None:
+    files = {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in (config_dir() / "protocol").glob("*")}
+    protocols: dict[str, Any] = {name: build_protocol(settings) for name, settings in files.items()}  # type: ignore[arg-type]
+    assert protocols["multiscale"] == MultiScale()
+    assert protocols["multiscale_quick"] == MultiScale(max_pixels=1_000_000)
+    assert protocols["short640"] == TestScale("short", 640)
+    assert all(files[name]["name"] == name for name in files)  # type: ignore[index,call-overload]
+
+
+def test_a_number_is_stored_with_all_its_settings() -> None:
+    assert full_settings({"name": "mine", "kind": "multiscale", "keep": 10}) == {
+        "name": "mine", "kind": "multiscale", "max_pixels": 3721808, "tile_pixels": None, "vote_iou": 0.3, "keep": 10,
+        "keep_singles": True,
+    }  # fmt: skip
+    short = {"name": "short640", "kind": "short", "size": 640, "max_long": None}
+    assert full_settings(short) == short
+    assert build_protocol(full_settings({"name": "a", "kind": "multiscale"})) == MultiScale()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_pixels": 0}, "protocol.max_pixels=0; give the pixels of the largest pass, at least 1"),
+        ({"max_pixels": "many"}, "protocol.max_pixels=many"),
+        ({"max_pixels": math.nan}, "protocol.max_pixels=nan"),
+        ({"tile_pixels": 1_000_000}, "protocol.tile_pixels=1000000; give at least 1982464, or null for no tiles"),
+        ({"vote_iou": 0}, "protocol.vote_iou=0; give an overlap above 0 and at most 1"),
+        ({"vote_iou": 1.5}, "protocol.vote_iou=1.5"),
+        ({"keep": -1}, "protocol.keep=-1"),
+        ({"keep": True}, "protocol.keep=True"),
+        ({"keep_singles": "no"}, "protocol.keep_singles=no; give true or false"),
+        ({"size": 640}, "protocol.size is unknown; protocol mine takes max_pixels, tile_pixels, vote_iou, keep,"),
+    ],
+)
+def test_mistakes_in_the_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build_protocol({"name": "mine", "kind": "multiscale", **settings})
+
+
+def test_an_unknown_key_of_a_single_scale() -> None:
+    with pytest.raises(
+        InputError, match=r"protocol\.max_pixels is unknown; protocol short640 takes kind, size, max_long"
+    ):
+        build_protocol({"name": "short640", "kind": "short", "size": 640, "max_pixels": 4})
+
+
+# A whole evaluation
+
+
+def test_an_evaluation_at_several_scales(tmp_path: Path) -> None:
+    network = {"level": 2, "width": 0.0625}
+    torch.manual_seed(0)
+    state = {f"network.{name}": value for name, value in build_network(**network).state_dict().items()}
+    torch.save({"hyper_parameters": {"network": network, "detection": {}}, "state_dict": state}, tmp_path / "a.ckpt")
+    source = build_source(
+        name="synthetic", root=str(tmp_path / "data"), train_images=1, val_images=2, seed=0, image_width=[160, 200],
+        image_height=[120, 160],
+    )  # fmt: skip
+    out = tmp_path / "evaluation_multiscale_quick"
+    settings = {"name": "multiscale_quick", "kind": "multiscale", "max_pixels": 100_000}
+    ap = evaluate(tmp_path / "a.ckpt", source, settings, out, device="cpu", workers=0)
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["ap"] == ap and scores["images"] == 2 and scores["protocol"] == "multiscale_quick"
+    assert scores["made_by"]["protocol_settings"] == full_settings(settings)
+    assert scores["made_by"]["tiled_images"] == 0
+    scales = json.loads((out / "scales.json").read_text())
+    records = {record.image_id: record for record in source.val()}
+    assert set(scales) == set(records)
+    protocol = build_protocol(settings)
+    assert isinstance(protocol, MultiScale)
+    for image_id, steps in scales.items():
+        (name,) = (out / "predictions").rglob(f"{image_id.split('/')[-1]}.txt")
+        rows = name.read_text().splitlines()[2:]
+        assert 0 < len(rows) <= 750
+        height, width = max((step["height"], step["width"]) for step in steps[:1])
+        assert [step["scale"] for step in steps] == [step.scale for step in protocol.scales(height, width)]
+        assert all(step["tiles"] == 1 and step["boxes"] > 0 for step in steps[:2])
+        for row in rows:
+            x, y, w, h, _ = map(float, row.split())
+            assert x >= 0 and y >= 0 and x + w <= width + 0.01 and y + h <= height + 0.01
+    # Another protocol in the same folder leaves nothing of this one behind.
+    evaluate(tmp_path / "a.ckpt", source, {"name": "original", "kind": "original"}, out, device="cpu", workers=0)
+    assert not (out / "scales.json").exists()
+    assert "tiled_images" not in json.loads((out / "scores.json").read_text())["made_by"]

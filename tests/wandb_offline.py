@@ -1,0 +1,105 @@
+"""Reads back what W&B wrote offline: the ``.wandb`` file is a LevelDB log of protocol buffers.
+
+Seven bytes open it; then come blocks of 32 KiB, each full of chunks with a header of seven bytes: checksum (4), length
+(2), type (1: the whole record, 2: its beginning, 3: its middle, 4: its end). The rest of a block that has no room for a
+header is padding.
+"""
+
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wandb.proto import wandb_internal_pb2
+
+FILE_HEADER = struct.Struct("<4sHB")
+CHUNK_HEADER = struct.Struct("<IHB")
+BLOCK = 32 * 1024
+FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+
+
+@dataclass
+class OfflineRun:
+    """What a run sent: ``config`` and ``summary`` by key, ``history`` rows, and ``exit_code`` (None: never finished)."""
+
+    folder: Path
+    identifier: str = ""
+    project: str = ""
+    group: str = ""
+    name: str = ""
+    job_type: str = ""
+    tags: list[str] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, str] = field(default_factory=dict)
+    exit_code: int | None = None
+
+    def series(self, key: str, x: str = "trainer/global_step") -> list[tuple[int, Any]]:
+        """(x, value) of every row that has both."""
+        return [(row[x], row[key]) for row in self.history if key in row and x in row]
+
+
+def offline_runs(out: Path) -> list[OfflineRun]:
+    """The runs below ``out/wandb``, in the order of their starts."""
+    return [read_run(path.parent) for path in sorted(out.glob("wandb/offline-run-*/run-*.wandb"))]
+
+
+def read_run(folder: Path) -> OfflineRun:
+    (path,) = folder.glob("*.wandb")
+    run = OfflineRun(folder)
+    for record in records(path.read_bytes()):
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            run.identifier, run.project, run.group = record.run.run_id, record.run.project, record.run.run_group
+            run.name, run.job_type, run.tags = record.run.display_name, record.run.job_type, list(record.run.tags)
+            run.config |= _items(record.run.config.update)
+        elif kind == "config":
+            run.config |= _items(record.config.update)
+        elif kind == "history":
+            run.history.append(_items(record.history.item))
+        elif kind == "summary":
+            run.summary |= _items(record.summary.update)
+        elif kind == "metric":
+            run.metrics[record.metric.name or record.metric.glob_name] = record.metric.step_metric
+        elif kind == "exit":
+            run.exit_code = record.exit.exit_code
+    return run
+
+
+def _items(items: Any) -> dict[str, Any]:
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def records(content: bytes) -> Iterator[Any]:
+    """The records of a file; an end that a kill has cut short is left out."""
+    magic, number, version = FILE_HEADER.unpack_from(content)
+    assert (magic, number) == (b":W&B", 0xBEE1), f"no W&B file: {magic!r} {number:#x} {version}"
+    whole = b""
+    for kind, data in _chunks(content):
+        whole = data if kind in (FULL, FIRST) else whole + data
+        if kind in (FULL, LAST):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(whole)
+            yield record
+
+
+def _chunks(content: bytes) -> Iterator[tuple[int, bytes]]:
+    position = FILE_HEADER.size
+    while True:
+        left_in_block = BLOCK - position % BLOCK
+        if left_in_block < CHUNK_HEADER.size:
+            position += left_in_block
+        if position + CHUNK_HEADER.size > len(content):
+            return
+        checksum, length, kind = CHUNK_HEADER.unpack_from(content, position)
+        data = content[position + CHUNK_HEADER.size :][:length]
+        if len(data) < length:
+            return
+        # IEEE CRC32 over type and data, where LevelDB itself has a masked CRC32C.
+        assert zlib.crc32(bytes([kind]) + data) == checksum, f"damaged at byte {position}"
+        position += CHUNK_HEADER.size + length
+        yield kind, data
