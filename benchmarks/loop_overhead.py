@@ -7,19 +7,19 @@
 bare  forward, loss, backward, clipping, optimiser and schedule step, averaged weights, in plain PyTorch.
 full  the ``Trainer`` of the package with its callbacks, CSV and TensorBoard, and the run's record.
 Both start from the same weights and get the same batches, which are made beforehand, so loading is out of the picture.
-They take turns in blocks of ten steps inside one process: the loader that feeds the trainer runs the bare side between
-two blocks and takes that time out. Every block has one step at which metrics are written (``trainer.log_every_n_steps``).
+They take turns step by step inside one process: the loader that feeds the trainer takes a bare step before it hands
+out a batch. Times are added up over blocks of ten steps, of which one writes metrics (``trainer.log_every_n_steps``).
 At the end both sides must hold the same weights, bit for bit on a CPU: they did the same work.
 
-Printed: medians over blocks as ms per step, by the wall clock and by this process's CPU time (which other programs on
-the machine disturb less), the ratio, and what the end of an epoch costs (its checkpoint, its line, its record) as a
-share of an epoch. Then the parts of the loop, from ``profile=true``.
+Printed: medians over blocks, by the wall clock and by this process's CPU time (which other programs on the machine
+disturb less), the overhead, and what the end of an epoch costs (its checkpoint, its line, its record) as a share of an
+epoch. Then the parts of the loop as ``profile=true`` names them, and the sum of those that the bare step lacks: the
+steadier of the two figures, but blind to what the loop does inside the other parts.
 """
 
 import argparse
 import contextlib
 import io
-import statistics
 import sys
 import tempfile
 import time
@@ -28,6 +28,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
@@ -39,12 +40,13 @@ from fanet_lightning.data.sources import build_source
 from fanet_lightning.loggers import build_loggers
 from fanet_lightning.module import FaceDetectionModule
 from fanet_lightning.profile_tables import rows_of
-from fanet_lightning.profiling import STEP_PARTS, StepProfiler
+from fanet_lightning.profiling import DATA, LOGGING, REST, SAVING, STEP_PARTS, StepProfiler
 from fanet_lightning.run_record import RunRecord
 from fanet_lightning.structures import Batch
 from fanet_lightning.training import build_datamodule, build_module, build_trainer
 
 BLOCK = 10
+BEYOND = (DATA, LOGGING, SAVING, REST)
 
 
 def made_batches(options: dict[str, Any], count: int) -> list[Batch]:
@@ -99,44 +101,43 @@ class Clock:
     def __init__(self, device: str) -> None:
         self.cuda = device == "cuda"
 
-    def __call__(self) -> tuple[float, float]:
+    def __call__(self) -> np.ndarray:
         if self.cuda:
             torch.cuda.synchronize()
-        return time.perf_counter(), time.process_time()
+        return np.array([time.perf_counter(), time.process_time()])
 
 
 class TakingTurns:
-    """A loader for the trainer that lets the bare side run before each block of steps, and times both.
+    """A loader for the trainer that takes a bare step before each of the trainer's, and times both.
 
-    ``full`` and ``bare``: (wall, CPU) seconds of each block; ``ends``: of the last block of each epoch together with
-    the end of the epoch.
+    ``blocks``: (bare, full) of each block of ``BLOCK`` pairs, as (wall, CPU) seconds; ``ends``: of the last step of an
+    epoch together with the end of the epoch.
     """
 
     def __init__(self, batches: list[Batch], bare: Bare, clock: Clock) -> None:
         self.batches, self.bare_side, self.clock = batches, bare, clock
-        self.full: list[tuple[float, float]] = []
-        self.bare: list[tuple[float, float]] = []
-        self.ends: list[tuple[float, float]] = []
-        self._since: tuple[float, float] | None = None
+        self.blocks: list[tuple[np.ndarray, np.ndarray]] = []
+        self.ends: list[np.ndarray] = []
+        self._since: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        for first in range(0, len(self.batches), BLOCK):
-            if self._since is not None:
-                (self.full if first else self.ends).append(difference(self.clock(), self._since))
-            block = self.batches[first : first + BLOCK]
+        if self._since is not None:
+            self.ends.append(self.clock() - self._since)
+        bare, full = np.zeros(2), np.zeros(2)
+        for number, batch in enumerate(self.batches):
+            if number:
+                full += self.clock() - self._since
+            if number % BLOCK == 0 and number:
+                self.blocks.append((bare, full))
+                bare, full = np.zeros(2), np.zeros(2)
             start = self.clock()
-            for batch in block:
-                self.bare_side.step(batch)
-            self.bare.append(difference(self.clock(), start))
+            self.bare_side.step(batch)
+            bare += self.clock() - start
             self._since = self.clock()
-            yield from block
-
-
-def difference(later: tuple[float, float], earlier: tuple[float, float]) -> tuple[float, float]:
-    return later[0] - earlier[0], later[1] - earlier[1]
+            yield batch
 
 
 def fit(options: dict[str, Any], out: Path, module: FaceDetectionModule, loader: Any, profiler: Any = None) -> None:
@@ -197,20 +198,18 @@ def compare(arguments: argparse.Namespace, folder: Path) -> int:
 
 def report(loader: TakingTurns, steps: int) -> None:
     """The first epoch warms both sides up."""
-    per_epoch = steps // BLOCK
-    # The last block of an epoch is told apart: the end of the epoch lies in it.
-    bare = [loader.bare[i] for i in range(per_epoch, len(loader.bare)) if i % per_epoch != per_epoch - 1]
-    full = loader.full[per_epoch - 1 :]
+    # The last step of an epoch cannot be told from the epoch's end: its block is not among the blocks.
+    kept = loader.blocks[steps // BLOCK - 1 :]
+    bare, full = (np.array(side) / BLOCK * 1e3 for side in zip(*kept, strict=True))
     for i, name in enumerate(("wall clock", "CPU time")):
-        bare_ms = [seconds[i] / BLOCK * 1e3 for seconds in bare]
-        full_ms = [seconds[i] / BLOCK * 1e3 for seconds in full]
-        b, f = statistics.median(bare_ms), statistics.median(full_ms)
-        pairs = statistics.median(y / x for x, y in zip(bare_ms, full_ms, strict=True))
-        end = statistics.median(seconds[i] for seconds in loader.ends) - f / 1e3 * BLOCK
+        b, f = np.median(bare[:, i]), np.median(full[:, i])
+        ratios = full[:, i] / bare[:, i] - 1
+        low, high = np.percentile(ratios, [25, 75])
+        end = np.median([seconds[i] for seconds in loader.ends]) * 1e3 - f
         print(
-            f"  {name:10}  bare {b:7.2f} ms  full {f:7.2f} ms  overhead {f / b - 1:+6.2%} "
-            f"(median of {len(full)} neighbouring blocks {pairs - 1:+.2%}); end of an epoch "
-            f"{end * 1e3:.0f} ms, {end / (b / 1e3 * steps):.2%} of {steps} bare steps"
+            f"  {name}  bare {b:7.2f} ms  full {f:7.2f} ms a step; overhead per block of {BLOCK}: median "
+            f"{np.median(ratios):+.2%}, quartiles {low:+.2%} {high:+.2%}, {len(ratios)} blocks; end of an epoch "
+            f"{end:.0f} ms, {end / (b * steps):.2%} of {steps} bare steps"
         )
 
 
@@ -222,8 +221,11 @@ def print_parts(options: dict[str, Any], folder: Path, batches: list[Batch]) -> 
     loader = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
     fit(options, folder / "profiled", build_module(options), loader, profiler)
     print(f"  parts of the step in {len(profiler.steps)} profiled steps:")
-    for row in rows_of(profiler.steps, STEP_PARTS):
+    rows = rows_of(profiler.steps, STEP_PARTS)
+    for row in rows:
         print(f"    {row.part:24} {row.median_ms:8.2f} ms {row.share:7.2%}")
+    beyond = sum(row.share for row in rows if row.part in BEYOND)
+    print(f"  parts that the bare step lacks ({', '.join(BEYOND)}): {beyond / (1 - beyond):.2%} of the others")
 
 
 if __name__ == "__main__":

@@ -141,6 +141,7 @@ def measure(source: Path, ground_truth_source: Path, reference_images: int, repe
         "fanet_lightning.score",
         f"predictions={source}",
         f"ground_truth={ground_truth_source}",
+        "bootstrap=0",
     ]
     whole_command = timed(lambda: subprocess.run(command, check=True, capture_output=True), repeats)
     truth_time = timed(lambda: read_ground_truth(ground_truth_source), repeats)

@@ -92,6 +92,7 @@ def test_a_lone_box_comes_out_as_it_went_in() -> None:
     assert torch.equal(found.boxes_xyxy, boxes_xyxy) and torch.equal(found.scores, scores)
 
 
+@pytest.mark.filterwarnings("error")
 def test_boxes_without_area_and_scores_of_zero() -> None:
     point = [5.0, 5, 5, 5]
     assert vote((point, 0.5), (point, 0.4), (A, 0.3)) == [(point, 0.5), (point, 0.4), (A, 0.3)]

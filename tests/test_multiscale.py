@@ -46,6 +46,8 @@ class Bright:
 
     def find(self, images: torch.Tensor) -> Detections:
         y, x = np.nonzero(images[0, 0].numpy() > 128)
+        if not len(x):
+            return Detections(torch.empty(0, 4), torch.empty(0))
         box = [x.min(), y.min(), x.max() + 1, y.max() + 1]
         return Detections(torch.tensor([box], dtype=torch.float32), torch.tensor([0.9]))
 
@@ -226,6 +228,18 @@ def test_tiles_by_hand() -> None:
     assert [(t.x1, t.x2) for t in tiles.tiles(100, 30_000, SMALLEST_TILE_PIXELS)] == [(0, 19_712), (18_432, 30_000)]
     with pytest.raises(ValueError, match="tile_pixels=1000"):
         tiles.tiles(10, 10, 1000)
+
+
+@pytest.mark.parametrize("left", [753, 757, 758, 759, 1270, 1979])
+def test_a_face_belongs_to_one_tile_alone(left: int) -> None:
+    """Cores begin at columns 768, 896 … 1280; a face's centre lies before, on or behind one."""
+    image = np.zeros((1408, 2000, 3), np.uint8)
+    image[700:720, left : left + 20] = 255
+    protocol = MultiScale(max_pixels=1408 * 2000, tile_pixels=SMALLEST_TILE_PIXELS)
+    for flip in (False, True):
+        found, record = protocol._run(Bright(), image, Pass(1.0, flip=flip))
+        assert record.tiles == 6
+        assert found.boxes_xyxy.tolist() == [[left, 700, left + 20, 720]]
 
 
 class AboveThresholds:

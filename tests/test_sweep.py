@@ -192,6 +192,27 @@ def test_joblib_runs_cells_side_by_side_and_equal_models_once(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_a_sweep_that_is_killed_leaves_no_training_behind(tmp_path: Path) -> None:
+    words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *TINY, "epochs=5000", "validate_every=5000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fanet_lightning.train", "-m", "level=1,2,3", "sweep=grid", *words], cwd=tmp_path,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    folders = [tmp_path / "grid" / name for name in ("level1_seed0", "level2_context_hl_seed0")]
+    deadline = time.monotonic() + 180
+    while not all((folder / "checkpoints/last.ckpt").is_file() for folder in folders):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    time.sleep(3)
+    for folder in folders:
+        holder = int((folder / ".lock.holder").read_text().split()[1])
+        assert not Path(f"/proc/{holder}").exists() or "Z" in Path(f"/proc/{holder}/stat").read_text().split()[2]
+    assert not (tmp_path / "grid/level3_context_hl_seed0/log.txt").exists()
+
+
+@pytest.mark.slow
 def test_a_preempted_cell_is_queued_again_and_goes_on(tmp_path: Path) -> None:
     """submitit's local executor: the signal that Slurm sends before it takes a machine back."""
     words = [*TINY, "epochs=60", "validate_every=60", "evaluate_at_end=false", "hydra/launcher=submitit_local"]

@@ -33,10 +33,9 @@ class Loggers:
         return None if self.wandb_run is None else self.wandb_run.record
 
     def describe(self, summary: Mapping[str, Any]) -> None:
-        """Put facts about the model into the W&B run's summary and config, to be shown and to be grouped by."""
+        """Put facts that no step has (the model's size, final scores) into the W&B run's summary."""
         if self.wandb_run is not None:
             self.wandb_run.describe(summary)
-            self.wandb_run.configure(summary)
 
     def finish(self, exit_code: int) -> None:
         """End the W&B run, as failed where ``exit_code`` is not 0; the next run of this process is then a new one."""

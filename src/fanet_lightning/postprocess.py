@@ -98,8 +98,7 @@ def box_vote(
     share = np.maximum(weights, 1e-12)
     total = np.bincount(group, share, minlength=len(leaders))
     columns = [np.bincount(group, share * boxes[:, i], minlength=len(leaders)) / total for i in range(4)]
-    # A lone box comes out as it went in, not rounded by a product and a quotient.
-    merged = np.where(members[:, None] > 1, np.stack(columns, axis=1), boxes[leaders])
+    merged = np.stack(columns, axis=1)
     order = np.lexsort((leaders, -weights[leaders]))
     if not keep_singles:
         order = order[members[order] > 1]

@@ -21,6 +21,8 @@ from fanet_lightning.preflight import AUTO, check
 from fanet_lightning.run_record import locked
 from fanet_lightning.training import build_trainer, train  # noqa: F401
 
+# The process id of a sweep, for the workers that it starts.
+SWEEP_PROCESS = "FANET_SWEEP_PID"
 # Keys that a cell's folder name tells already, or that do not change it.
 TOLD_BY_NAME = ("level", "context", "hl", "model", "cell", "seed", "experiment")
 
@@ -30,6 +32,7 @@ def _task(config: DictConfig) -> float:
     # Hydra's folder, which a sweep and the children of a distributed run have been told; `${now:}` would differ there.
     config.out = hydra_config.runtime.output_dir
     if hydra_config.mode == RunMode.MULTIRUN:
+        _end_with_sweep(hydra_config)
         canonical(config)
         config.name = Path(config.out).name.removesuffix(f"_seed{config.seed}") if config.out else config.name
         return sweep.run_cell(
@@ -46,6 +49,17 @@ def _task(config: DictConfig) -> float:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         # Not sys.exit: Hydra runs this inside a handler of its own, and the other ranks must not wait for this one.
         sys.exit(cli.BAD_INPUT)
+
+
+def _end_with_sweep(hydra_config: Any) -> None:
+    """joblib's workers outlive a sweep that is killed outright, and would begin its next cells."""
+    main_process = os.environ.get(SWEEP_PROCESS)
+    if "joblib" not in str(hydra_config.launcher.get("_target_")) or main_process in (None, str(os.getpid())):
+        return
+    if os.name == "posix":
+        sweep.die_with_parent()
+        if str(os.getppid()) != main_process:  # it was gone before the kernel was told
+            sys.exit(1)
 
 
 def _last(ap: dict[str, float]) -> float:
@@ -105,6 +119,7 @@ def _sweep(options: dict[str, Any], words: list[str], folder: Path) -> int:
     sys.argv = [
         sys.argv[0], "--multirun", *words, f"hydra.job.config.override_dirname.exclude_keys=[{','.join(sorted(told))}]",
     ]  # fmt: skip
+    os.environ[SWEEP_PROCESS] = str(os.getpid())
     with locked(folder, "sweep"):
         sweep.clear_jobs(folder)
         code: Any = 0

@@ -54,11 +54,6 @@ class GuardedRun:
         """One row of history: numbers, images, charts."""
         self._attempt(lambda: self.run.log(dict(values)))
 
-    def configure(self, values: Mapping[str, Any]) -> None:
-        """Add to the run's config."""
-        config: Any = self.run.config
-        self._attempt(lambda: config.update(dict(values), allow_val_change=True))
-
     def describe(self, values: Mapping[str, Any]) -> None:
         """Add to the run's summary."""
         self._attempt(lambda: self.run.summary.update(dict(values)))
@@ -177,7 +172,7 @@ def start_run(
     except Exception as error:
         _warn(f"W&B cannot start ({_first_line(error)}); this run goes on without it")
         return None
-    if run.url:
+    if not run.settings._offline:
         print(f"W&B: {run.url}", flush=True)
     return GuardedRun(run)
 
