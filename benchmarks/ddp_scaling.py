@@ -8,7 +8,7 @@ one process, 2 threads    the same cores as two ranks, given to PyTorch's operat
 two ranks, 1 thread each  trainer=ddp trainer.devices=2; the batch and the learning rate stay the same in total.
 Each is started as a person starts it, in turn, ``--rounds`` times; the loaders run beside them on the same cores.
 Speed is the run's own images a second of each epoch but the first (``csv/metrics.csv``), the median over all rounds.
-All three see the same images in the same order: the losses of the epochs are printed, and must agree closely.
+All three see the same images in the same order.
 """
 
 import argparse
@@ -37,14 +37,8 @@ SIDES = (
 )
 
 
-@dataclass(frozen=True)
-class Measured:
-    images_per_second: list[float]
-    loss: list[float]
-
-
-def run(side: Side, words: list[str], out: Path) -> Measured:
-    """One training; speed and loss at the end of each epoch but the first.
+def run(side: Side, words: list[str], out: Path) -> list[float]:
+    """One training; images a second over each epoch but the first.
 
     Raises:
         RuntimeError: it failed; with the end of what it printed.
@@ -59,13 +53,12 @@ def run(side: Side, words: list[str], out: Path) -> Measured:
     wanted = 2 if side.words else 1
     if devices != wanted:
         raise RuntimeError(f"{side.name}: trained on {devices} devices")
-    last: dict[int, dict[str, str]] = {}
+    last: dict[int, float] = {}
     with (out / "csv/metrics.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             if row.get("train/images_per_second"):
-                last[int(row["epoch"])] = row
-    rows = [last[epoch] for epoch in sorted(last) if epoch > 0]
-    return Measured([float(row["train/images_per_second"]) for row in rows], [float(row["train/loss"]) for row in rows])
+                last[int(row["epoch"])] = float(row["train/images_per_second"])
+    return [speed for epoch, speed in sorted(last.items()) if epoch > 0]
 
 
 def main() -> int:
@@ -77,7 +70,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.epochs < 2:
         parser.error("--epochs takes at least 2: the first one is not counted")
-    measured: dict[str, list[Measured]] = {side.name: [] for side in SIDES}
+    measured: dict[str, list[float]] = {side.name: [] for side in SIDES}
     with tempfile.TemporaryDirectory() as folder:
         words = [
             f"data.root={folder}/data", f"data.train_images={arguments.images}", "data.val_images=2",
@@ -87,18 +80,15 @@ def main() -> int:
         ]  # fmt: skip
         for number in range(arguments.rounds):
             for i, side in enumerate(SIDES):
-                measured[side.name].append(run(side, words, Path(folder) / f"run{number}_{i}"))
+                measured[side.name].extend(run(side, words, Path(folder) / f"run{number}_{i}"))
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {' '.join(arguments.overrides) or 'default model'}")
     reference = None
     for side in SIDES:
-        speeds = [speed for run_ in measured[side.name] for speed in run_.images_per_second]
+        speeds = measured[side.name]
         speed = statistics.median(speeds)
         reference = reference or speed
-        losses = " ".join(f"{loss:.3f}" for loss in measured[side.name][0].loss)
-        print(
-            f"  {side.name:26} {speed:7.2f} images/s ({min(speeds):.2f} … {max(speeds):.2f})  "
-            f"{speed / reference:5.2f}x  losses {losses}"
-        )
+        spread = f"{min(speeds):.2f} … {max(speeds):.2f}"
+        print(f"  {side.name:26} {speed:7.2f} images/s ({spread})  {speed / reference:5.2f}x")
     return 0
 
 

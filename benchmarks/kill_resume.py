@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 TINY = (
-    "level=2", "model.width=0.0625", "input_size=64", "batch_size=4", "epochs=4", "workers=1", "data.train_images=16",
+    "level=2", "model.width=0.0625", "input_size=64", "batch_size=4", "epochs=12", "workers=1", "data.train_images=16",
     "data.val_images=3", "trainer.accelerator=cpu", "validate_every=2", "trainer.log_every_n_steps=1",
     "optim.warmup_steps=2", "trainer.deterministic=true", "checkpoint_every=3",
 )  # fmt: skip
@@ -116,12 +116,13 @@ def differences(run: Path, whole: Path) -> list[str]:
     """Where the end of ``run`` is not that of ``whole``: one line each, empty where they are equal."""
     import torch
 
-    ends = [torch.load(path / "checkpoints/last.ckpt", weights_only=True, map_location="cpu") for path in (run, whole)]
-    found = []
-    for key in STATES:
-        found += unequal(ends[0].get(key), ends[1].get(key), key)
-    states = [end["callbacks"].get("RandomState") for end in ends]
-    found += unequal(states[0], states[1], "RandomState")
+    found: list[str] = []
+    for name in ("last.ckpt", "best.ckpt"):
+        ends = [torch.load(path / "checkpoints" / name, weights_only=True, map_location="cpu") for path in (run, whole)]
+        for key in STATES:
+            found += unequal(ends[0][key], ends[1][key], f"{name}: {key}")
+        states = [end["callbacks"]["RandomState"] for end in ends]
+        found += unequal(states[0], states[1], f"{name}: RandomState")
     rows = [metrics(path) for path in (run, whole)]
     found += unequal(rows[0], rows[1], "metrics.csv")
     records = [json.loads((path / "run.json").read_text(encoding="utf-8")) for path in (run, whole)]
@@ -157,9 +158,8 @@ def unequal(first: Any, second: Any, where: str) -> list[str]:
     if isinstance(first, (list, tuple)):
         if len(first) != len(second):
             return [f"{where}: {len(first)} and {len(second)} entries"]
-        return [
-            line for i, pair in enumerate(zip(first, second, strict=True)) for line in unequal(*pair, f"{where}[{i}]")
-        ]
+        pairs = enumerate(zip(first, second, strict=True))
+        return [line for i, pair in pairs for line in unequal(*pair, f"{where}[{i}]")]
     return [] if first == second else [f"{where}: {first!r} and {second!r}"]
 
 
@@ -190,10 +190,8 @@ def compare(arguments: argparse.Namespace, folder: Path) -> int:
     run_to_end(whole, words, folder / "whole.log")
     seconds = run_to_end(folder / "again", words, folder / "again.log")
     differ = differences(folder / "again", whole)
-    print(
-        f"undisturbed: {seconds:.1f} s; twice the same end: {'yes' if not differ else '; '.join(differ[:3])}",
-        flush=True,
-    )
+    same = "; ".join(differ[:3]) if differ else "yes"
+    print(f"undisturbed: {seconds:.1f} s; twice the same end: {same}", flush=True)
     if differ:
         return 1
     failed = 0
@@ -206,10 +204,8 @@ def compare(arguments: argparse.Namespace, folder: Path) -> int:
             moment *= 0.9
         wrong = [*kill.damaged, *kill.differences]
         failed += bool(wrong)
-        print(
-            f"{kill.after_seconds:8.2f} s  {kill.starts:6}  {'DIFFERS' if wrong else 'equal':8}  {kill.reached}",
-            flush=True,
-        )
+        end = "DIFFERS" if wrong else "equal"
+        print(f"{kill.after_seconds:8.2f} s  {kill.starts:6}  {end:8}  {kill.reached}", flush=True)
         for line in wrong[:5]:
             print(f"{'':20}{line}", flush=True)
     print(f"{arguments.kills - failed} of {arguments.kills} ended with the same weights and left no damaged checkpoint")

@@ -29,6 +29,8 @@ if [ -n "$root" ]; then
   data=(data.root="$root" data.train.split=val data.train.images="$train_list" data.val.images="$val_list")
   item 4_with_loading "$python" -m fanet_lightning.train experiment=wider_face_scratch level=3 "${data[@]}" \
     epochs=1 evaluate_at_end=false out="$out/loading"
+  item 7_profile "$python" -m fanet_lightning.train experiment=wider_face_scratch level=3 "${data[@]}" \
+    epochs=1 evaluate_at_end=false profile=true +trainer.max_time=00:00:01:00 out="$out/profile"
   item 5_real_sample "$python" -m fanet_lightning.train experiment=wider_face_scratch level=3 "${data[@]}" \
     "+trainer.max_time=00:00:$minutes:00" out="$out/real_sample"
 fi

@@ -130,7 +130,7 @@ def clustered(count: int, spread: float, ties: bool, whole: bool, seed: int) -> 
     return ((boxes_xyxy / 8).round() * 8 if whole else boxes_xyxy), scores
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(
     st.integers(0, 60),
     st.sampled_from([10.0, 100.0, 2000.0]),

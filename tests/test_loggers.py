@@ -58,6 +58,14 @@ def test_a_new_run_begins_a_new_file(tmp_path: Path) -> None:
     assert rows_of(tmp_path) == [{"b": "3.0", "step": "0"}]
 
 
+def test_a_step_that_a_kill_has_cut_short_is_not_taken_for_an_earlier_one(tmp_path: Path) -> None:
+    path = tmp_path / "csv/metrics.csv"
+    path.parent.mkdir()
+    path.write_text("lr,step\r\n0.5,0\r\n0.25,1")  # of step 12
+    log(ResumableCSVLogger(tmp_path, 5), [(5, {"lr": 0.125})])
+    assert rows_of(tmp_path) == [{"lr": "0.5", "step": "0"}, {"lr": "0.125", "step": "5"}]
+
+
 def test_nothing_is_lost_when_a_new_column_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logger = ResumableCSVLogger(tmp_path)
     log(logger, [(0, {"a": 1.0}), (1, {"a": 2.0})])

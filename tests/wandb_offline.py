@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import wandb
 from wandb.proto import wandb_internal_pb2
 
 FILE_HEADER = struct.Struct("<4sHB")
@@ -23,7 +24,7 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 @dataclass
 class OfflineRun:
-    """What a run sent: ``config`` and ``summary`` by key, ``history`` rows, and ``exit_code`` (None: never finished)."""
+    """What a run sent: ``config`` and ``summary`` by key, ``history`` rows, ``exit_code`` (None: never finished)."""
 
     folder: Path
     identifier: str = ""
@@ -46,6 +47,12 @@ class OfflineRun:
 def offline_runs(out: Path) -> list[OfflineRun]:
     """The runs below ``out/wandb``, in the order of their starts."""
     return [read_run(path.parent) for path in sorted(out.glob("wandb/offline-run-*/run-*.wandb"))]
+
+
+def finished_runs(out: Path) -> list[OfflineRun]:
+    """The offline runs, once W&B's process has written the last of them and has ended."""
+    wandb.teardown()
+    return offline_runs(out)
 
 
 def read_run(folder: Path) -> OfflineRun:

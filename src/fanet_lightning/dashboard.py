@@ -68,7 +68,8 @@ class WandbValidation(Callback):
                 if score >= MIN_SCORE
             ]
             boxes["predictions"] = {"box_data": data, "class_labels": {0: "face"}}
-        return wandb.Image(image, caption=record.image_id, boxes=boxes)
+        # JPEG, because encoding PNG would be most of what a validation waits for here.
+        return wandb.Image(image, caption=record.image_id, boxes=boxes, file_type="jpg")
 
     def _read(self, record: ImageRecord) -> tuple[npt.NDArray[np.uint8], float]:
         if record.image_id not in self._cache:

@@ -86,9 +86,10 @@ class FaceDetectionModule(LightningModule):
         size = len(batch.image_ids)
         with marked(self, LOGGING):
             self.log("train/loss", parts.total, prog_bar=True, batch_size=size)
-            self.log_dict({f"train/{name}": value for name, value in parts.parts.items()}, batch_size=size)
-            self.log("train/positives", parts.positives.float(), batch_size=size)
-            self.log("train/unmatched_faces", parts.unmatched_faces.float(), batch_size=size)
+            if self._is_written():
+                self.log_dict({f"train/{name}": value for name, value in parts.parts.items()}, batch_size=size)
+                self.log("train/positives", parts.positives.float(), batch_size=size)
+                self.log("train/unmatched_faces", parts.unmatched_faces.float(), batch_size=size)
         self._last_ids, self._last_loss = batch.image_ids, parts.total.detach()
         total: Tensor = parts.total
         return total
@@ -109,11 +110,23 @@ class FaceDetectionModule(LightningModule):
         norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
         if bool(torch.isfinite(norm)):
             self._skipped_in_a_row = 0
-            self.log("train/grad_norm", norm)
         else:
             optimizer.zero_grad(set_to_none=True)
             self._count_skipped(norm)
-        self.log("train/skipped_steps", float(self.skipped_steps))
+        if self._is_written():
+            with marked(self, LOGGING):
+                if self._skipped_in_a_row == 0:
+                    self.log("train/grad_norm", norm)
+                self.log("train/skipped_steps", float(self.skipped_steps))
+
+    def _is_written(self) -> bool:
+        """Whether Lightning hands this step's metrics to the loggers.
+
+        It drops those of every other step, after as much work: a dozen metrics cost some percent of a quick step.
+        """
+        trainer: Any = self.trainer
+        every = int(trainer.log_every_n_steps)
+        return bool(trainer.should_stop) or (every > 0 and (trainer.global_step + 1) % every == 0)
 
     def _count_skipped(self, norm: Tensor) -> None:
         self.skipped_steps += 1

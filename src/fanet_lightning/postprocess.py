@@ -71,8 +71,8 @@ def box_vote(
 
     The best detection left takes all others left whose IoU with it is at least ``iou``. They become their mean box,
     weighted by score, and their best score; then the next one. This is ``bbox_vote`` of S3FD's ``wider_test.py`` but
-    for two points: boxes are continuous (the script adds 1 to every side), and a detection that nothing else agrees
-    with stays (``keep_singles=False`` drops it, as the script does).
+    for three points: boxes are continuous (the script adds 1 to every side), a detection that nothing else agrees with
+    stays (``keep_singles=False`` drops it, as the script does), and ties go to the lower index (there to the higher).
 
     Args:
         boxes_xyxy: (D, 4) in any order, pixels, x2 ≥ x1, y2 ≥ y1.

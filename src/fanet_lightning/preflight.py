@@ -24,6 +24,7 @@ def check(options: dict[str, Any]) -> None:
 
     from fanet_lightning.data.sources import build_source
     from fanet_lightning.loggers import check_loggers
+    from fanet_lightning.multiscale import build_protocol
     from fanet_lightning.net.build import build_network
     from fanet_lightning.schedule import lr_factor
 
@@ -44,7 +45,7 @@ def check(options: dict[str, Any]) -> None:
             f"give also_protocols=[{options['protocol']['name']}] for a multi-scale score at the end"
         )
     for name in options["also_protocols"]:
-        protocol_settings(name)
+        build_protocol(protocol_settings(name))
     with torch.device("meta"):
         network = build_network(**options["model"])
     weights, hierarchies = options["loss"].get("weights"), 1 + len(network.training_only())

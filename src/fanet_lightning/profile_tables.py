@@ -103,7 +103,11 @@ def steps_markdown(
             *_table(rows_of(steps, STEP_PARTS), "step"),
         ]
         if ranks > 1:
-            lines += ["", f"Of {ranks} ranks the first. Backward includes the averaging of gradients over ranks."]
+            lines += [
+                "",
+                f"Of {ranks} ranks the first. Backward includes the averaging of gradients over ranks, the loss that "
+                "of the number of positives, the rest the module's wrapper; each waits for the slower rank.",
+            ]
     else:
         lines.append(f"No step was measured: there were {started}, too few to leave the first ones out.")
     if validations:

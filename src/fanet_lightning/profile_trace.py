@@ -78,7 +78,7 @@ class StepTrace:
         if self._profiler is not None:
             from torch.profiler import record_function
 
-            seen = record_function(name)
+            seen: Any = record_function(name)
             seen.__enter__()
             self._ranges.append((name, seen))
 

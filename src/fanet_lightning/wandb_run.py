@@ -66,11 +66,12 @@ class GuardedRun:
         import wandb
 
         if not self.is_lost:
-            self._attempt(lambda: self.run.finish(exit_code=exit_code))
+            self._attempt(lambda: self.run.finish(exit_code=exit_code), "what it has not sent is on disk")
         if self.is_lost:
-            # The dead connection would also be the next run's.
-            with contextlib.suppress(Exception):
-                wandb.teardown()
+            # Whatever is left of it, and the dead connection, would get into the next run's way.
+            for end in (self.run.finish, wandb.teardown):
+                with contextlib.suppress(Exception):
+                    end()
         if self.record["mode"] == "offline" or self.is_lost:
             print(f"W&B: send this run with: {self.sync_command}", flush=True)
 
@@ -81,14 +82,14 @@ class GuardedRun:
         starts = sorted(folder.parent.glob(f"*run-*-{self._record['id']}"), key=lambda path: path.name.split("run-")[1])
         return shlex.join(["wandb", "sync", *(str(path) for path in starts)])
 
-    def _attempt(self, action: Callable[[], Any]) -> None:
+    def _attempt(self, action: Callable[[], Any], consequence: str = "the run goes on without it") -> None:
         if self.is_lost:
             return
         try:
             action()
         except Exception as error:  # several unrelated classes, OSError among them when W&B's process has died
             self.is_lost = True
-            _warn(f"W&B has failed ({_first_line(error)}); the run goes on without it")
+            _warn(f"W&B has failed ({_first_line(error)}); {consequence}")
 
 
 class GuardedWandbLogger(WandbLogger):
@@ -145,6 +146,7 @@ def start_run(
     mode = resolve_mode(str(settings["mode"]))
     if mode == "disabled":
         return None
+    _known_settings()
     identifier = str(earlier["id"]) if earlier else secrets.token_hex(6)
     arguments: dict[str, Any] = {
         "project": settings["project"],
@@ -213,22 +215,32 @@ def _limits(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resolve_mode(mode: str) -> str:
-    """``auto`` → ``WANDB_MODE`` where it is set, else ``online`` where a key is set up, else ``offline``.
-
-    A key is set up by ``WANDB_API_KEY``, ``WANDB_IDENTITY_TOKEN_FILE``, W&B's own settings, or its host's entry in
-    netrc.
-    """
-    import wandb
-
-    # Also says that W&B's own remarks are not wanted, before it makes any.
-    known = wandb.setup(wandb.Settings(silent=True)).settings
+    """``auto`` → ``WANDB_MODE`` where it is set, else ``online`` where a key is set up, else ``offline``."""
     if mode != "auto":
         return mode
-    told = os.environ.get("WANDB_MODE") or (known.mode if known.mode != "online" else None)
+    settings = _known_settings()
+    told = os.environ.get("WANDB_MODE") or (settings.mode if settings.mode != "online" else None)
     if told:
         return SYNONYMS.get(told, told)
-    has_key = os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE") or known.api_key
-    return "online" if has_key or _netrc_has_key(os.environ.get("WANDB_BASE_URL") or known.base_url) else "offline"
+    return "online" if has_key() else "offline"
+
+
+def has_key() -> bool:
+    """Whether a key is set up: ``WANDB_API_KEY``, ``WANDB_IDENTITY_TOKEN_FILE``, W&B's settings, or its host in netrc.
+
+    Nothing is asked of the server.
+    """
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    settings = _known_settings()
+    return bool(settings.api_key) or _netrc_has_key(os.environ.get("WANDB_BASE_URL") or settings.base_url)
+
+
+def _known_settings() -> Any:
+    """What W&B's settings files and environment say; also tells it to keep its remarks to itself."""
+    import wandb
+
+    return wandb.setup(wandb.Settings(silent=True)).settings
 
 
 def _netrc_has_key(base_url: str) -> bool:

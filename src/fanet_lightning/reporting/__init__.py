@@ -1,0 +1,1 @@
+"""From run folders to a report: what was found, the paper's table, intervals, speed, figures, the page."""
