@@ -80,7 +80,9 @@ def main() -> int:
         ]  # fmt: skip
         for number in range(arguments.rounds):
             for i, side in enumerate(SIDES):
-                measured[side.name].extend(run(side, words, Path(folder) / f"run{number}_{i}"))
+                speeds = run(side, words, Path(folder) / f"run{number}_{i}")
+                measured[side.name] += speeds
+                print(f"round {number + 1}: {side.name:26}", *(f"{speed:.2f}" for speed in speeds), flush=True)
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {' '.join(arguments.overrides) or 'default model'}")
     reference = None
     for side in SIDES:

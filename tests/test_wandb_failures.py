@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ def test_a_server_that_goes_away_does_not_hold_the_run_up(
     built.finish(0)
     printed = capsys.readouterr()
     (line,) = [line for line in printed.err.splitlines() if line.startswith("warning: ")]
-    assert line.startswith("warning: W&B has failed (") and line.endswith("; what it has not sent is on disk")
+    assert line.startswith("warning: W&B has failed (") and line.endswith("; what it has kept can be sent later")
     assert printed.out.splitlines()[-1] == f"W&B: send this run with: wandb sync {record['folder']}"
     wandb.teardown()
     assert read_run(Path(record["folder"])).series("loss") == [(0, 1.0)]
@@ -161,9 +162,13 @@ def test_no_release_of_wandb_sees_a_terminal(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").is_file(), reason="needs Linux's /proc")
-def test_a_training_outlives_the_process_of_wandb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("noticed", ["while training", "at the end"])
+def test_a_training_outlives_the_process_of_wandb(
+    noticed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     built = build(tmp_path / "first")
-    (logger,) = built.loggers
+    (logger,), run = built.loggers, built.wandb_run
+    assert run is not None
     logger.log_metrics({"loss": 1.0}, 0)
     own = [
         int(path.parent.name)
@@ -172,13 +177,20 @@ def test_a_training_outlives_the_process_of_wandb(tmp_path: Path, capsys: pytest
     ]
     assert len(own) == 1
     os.kill(own[0], signal.SIGKILL)
-    for step in range(1, 50):
-        logger.log_metrics({"loss": 1.0}, step)
-    built.describe({"x": 1})
+    consequence = "what it has kept can be sent later"
+    if noticed == "while training":
+        # The first rows still go into the connection's buffer; how many, the scheduler decides.
+        deadline = time.monotonic() + 20
+        while not run.is_lost and time.monotonic() < deadline:
+            logger.log_metrics({"loss": 1.0}, 1)
+            time.sleep(0.005)
+        assert run.is_lost
+        built.describe({"x": 1})
+        consequence = "the run goes on without it"
     built.finish(0)
     printed = capsys.readouterr()
     (line,) = printed.err.splitlines()
-    assert line.startswith("warning: W&B has failed (") and line.endswith("; the run goes on without it")
+    assert line.startswith("warning: W&B has failed (") and line.endswith(f"; {consequence}")
     assert "wandb sync" in printed.out
     again = build(tmp_path / "second")
     again.finish(0)

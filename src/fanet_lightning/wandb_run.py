@@ -66,7 +66,7 @@ class GuardedRun:
         import wandb
 
         if not self.is_lost:
-            self._attempt(lambda: self.run.finish(exit_code=exit_code), "what it has not sent is on disk")
+            self._attempt(lambda: self.run.finish(exit_code=exit_code), "what it has kept can be sent later")
         if self.is_lost:
             # Whatever is left of it, and the dead connection, would get into the next run's way.
             for end in (self.run.finish, wandb.teardown):

@@ -214,7 +214,7 @@ def _read_learning(path: Path, problems: list[str]) -> list[tuple[int, dict[str,
 
 
 def sweep_command(root: Path) -> str | None:
-    """The command that starts, or goes on with, the sweep in ``root``; None where no sweep lies there."""
+    """The command that starts, or goes on with, the sweep in ``root``; None where no sweep lies."""
     import shlex
 
     import yaml

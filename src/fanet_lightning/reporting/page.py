@@ -50,7 +50,6 @@ def render(found: Found, parts: Sequence[Part]) -> str:
         paper_protocol=PAPER_PROTOCOL,
         paper_speed=PAPER_SPEED,
         written=now(),
-        sweep_command=sweep_command(found.root),
     )
 
 
@@ -81,6 +80,9 @@ def _view(part: Part) -> dict[str, Any]:
         "problems": [line for run in group.runs for line in run.problems]
         + [line for _, line in group.left_out]
         + [f"{cell}: the network cannot be built ({why})" for cell, why in part.timing.refused.items()],
+        "sweep_commands": list(
+            filter(None, map(sweep_command, dict.fromkeys(run.folder.parent for run in group.runs)))
+        ),
         "shared": shared_settings(group),
         "versions": _versions(group.runs),
         "commits": sorted({str(run.record.made_by.get("git_commit") or "not recorded") for run in group.runs}),
