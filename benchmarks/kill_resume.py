@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,12 +50,19 @@ class Kill:
     differences: list[str]
 
 
-def start(out: Path, words: list[str], log: Path) -> subprocess.Popen[bytes]:
-    """The training command in a process group of its own; everything it prints is added to ``log``."""
+@contextlib.contextmanager
+def started(out: Path, words: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The training command in a process group of its own, killed if it outlives the block; ``log`` gets its output."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "fanet_lightning.train", *words, f"out={out}", "resume=auto"]
     with log.open("ab") as file:
-        return subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
+        process = subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def run_to_end(out: Path, words: list[str], log: Path) -> float:
@@ -64,7 +72,8 @@ def run_to_end(out: Path, words: list[str], log: Path) -> float:
         RuntimeError: it failed; with the end of its log.
     """
     began = time.monotonic()
-    code = start(out, words, log).wait()
+    with started(out, words, log) as process:
+        code = process.wait()
     if code:
         raise RuntimeError(f"{out}: exit code {code}\n{log.read_text(encoding='utf-8', errors='replace')[-2000:]}")
     return time.monotonic() - began
@@ -80,13 +89,12 @@ def kill_and_go_on(out: Path, words: list[str], log: Path, after_seconds: float,
         after_seconds: from the start of the process.
         whole: the folder of the run that was never killed.
     """
-    process = start(out, words, log)
-    try:
-        process.wait(after_seconds)
-        return None
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    with started(out, words, log) as process:
+        try:
+            process.wait(after_seconds)
+            return None
+        except subprocess.TimeoutExpired:
+            pass  # leaving the block kills it
     reached, damaged = state_of(out)
     run_to_end(out, words, log)
     starts = json.loads((out / "run.json").read_text(encoding="utf-8"))["train"]["starts"]

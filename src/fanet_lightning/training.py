@@ -140,6 +140,8 @@ def _fit_and_evaluate(options: dict[str, Any], out: Path, record: RunRecord | No
             record.scores = {}  # they were about the weights of before
         if record is not None and trainer.is_global_zero:
             _evaluate(options, out, source, record, trainer)
+            for protocol, scored in record.scores.items():
+                loggers.describe({f"final/{protocol}/ap_{setting}": ap for setting, ap in scored["ap"].items()})
             print(_closing(out))
         finished = True
     finally:
