@@ -34,6 +34,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
+from fanet_lightning.assembly import build_datamodule, build_module, build_trainer
 from fanet_lightning.callbacks import ema_callback
 from fanet_lightning.config import compose_config, plain
 from fanet_lightning.data.sources import build_source
@@ -43,7 +44,6 @@ from fanet_lightning.profile_tables import rows_of
 from fanet_lightning.profiling import DATA, LOGGING, REST, SAVING, STEP_PARTS, StepProfiler
 from fanet_lightning.run_record import RunRecord
 from fanet_lightning.structures import Batch
-from fanet_lightning.training import build_datamodule, build_module, build_trainer
 
 BLOCK = 10
 BEYOND = (DATA, LOGGING, SAVING, REST)

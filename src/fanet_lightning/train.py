@@ -19,7 +19,7 @@ from fanet_lightning.config import canonical, compose_train, config_dir, plain, 
 from fanet_lightning.errors import InputError
 from fanet_lightning.preflight import AUTO, check
 from fanet_lightning.run_record import locked
-from fanet_lightning.training import build_trainer, train  # noqa: F401
+from fanet_lightning.training import train
 
 # The process id of a sweep, for the workers that it starts.
 SWEEP_PROCESS = "FANET_SWEEP_PID"

@@ -1,18 +1,17 @@
 """One training run: from a composed configuration to checkpoints, scores and its record; also a run that goes on."""
 
 import json
-import logging
 import os
 import shutil
 import signal
 import sys
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from fanet_lightning.assembly import build_datamodule, build_module, build_trainer, first_line
 from fanet_lightning.config import canonical, plain
 from fanet_lightning.errors import InputError
 from fanet_lightning.preflight import AUTO, check, check_checkpoint, protocol_settings
@@ -21,11 +20,6 @@ from fanet_lightning.sweep import die_with_parent, wanted_protocols
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
-    from pytorch_lightning.profilers import Profiler
-
-    from fanet_lightning.data.datamodule import FaceDataModule
-    from fanet_lightning.loggers import Loggers
-    from fanet_lightning.module import FaceDetectionModule
 
 # The loader processes of a killed run hold its lock until they notice, within five seconds.
 LOCK_PATIENCE_SECONDS = 15.0
@@ -166,120 +160,6 @@ def _checkpoint_to_resume(options: dict[str, Any], out: Path) -> tuple[Path | No
     return path, int(check_checkpoint(path, options["model"], "resume")["global_step"])
 
 
-def build_module(options: dict[str, Any], *, with_weights: bool = True) -> "FaceDetectionModule":
-    """The LightningModule of a composed configuration, with trunk weights where the configuration names some."""
-    from fanet_lightning.module import FaceDetectionModule
-    from fanet_lightning.net.weights import load_trunk_weights
-
-    module = FaceDetectionModule(
-        network=options["model"],
-        loss=options["loss"],
-        optim=options["optim"],
-        batch_size=options["batch_size"],
-        channels_last=options["channels_last"],
-    )
-    if with_weights and options["weights"] is not None:
-        # The normaliser follows the weights, and travels in the checkpoint.
-        module.hparams["network"]["normaliser"] = load_trunk_weights(module.network, options["weights"])
-    if options["compile"]:
-        module.network.compile(dynamic=None)
-    return module
-
-
-def build_datamodule(options: dict[str, Any], source: Any) -> "FaceDataModule":
-    """The LightningDataModule of a composed configuration."""
-    from hydra.utils import instantiate
-
-    from fanet_lightning.data.datamodule import FaceDataModule
-    from fanet_lightning.data.resize import TestScale
-
-    augment = instantiate(options["augment"], _convert_="all")
-    protocol = {key: value for key, value in options["protocol"].items() if key != "name"}
-    return FaceDataModule(
-        source,
-        augment=augment,
-        batch_size=options["batch_size"],
-        workers=options["workers"],
-        seed=options["seed"],
-        input_size=options["input_size"],
-        val_scale=TestScale(**protocol),
-    )
-
-
-def build_trainer(
-    options: dict[str, Any], out: Path, *, loggers: "Loggers | None" = None, record: RunRecord | None = None
-) -> "Trainer":
-    """The Lightning trainer with checkpoints, averaged weights and the line per epoch.
-
-    Args:
-        options: the composed configuration, plain.
-        out: the run's folder.
-        loggers: what :func:`fanet_lightning.loggers.build_loggers` made.
-        record: kept up to date after every epoch; None on all ranks but the first.
-
-    Raises:
-        InputError: devices, strategy or precision that Lightning refuses.
-    """
-    from pytorch_lightning import Trainer
-    from pytorch_lightning.callbacks import LearningRateMonitor, RichProgressBar
-
-    from fanet_lightning.callbacks import EpochReport, RecordProgress, ema_callback
-    from fanet_lightning.checkpoints import AtomicCheckpointIO, checkpoint_callbacks
-    from fanet_lightning.precision import resolve_precision
-
-    # Tips and hardware lists are noise; warnings still come through.
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between Lightning and torch, nothing that a person could mend
-    warnings.filterwarnings("ignore", ".*number of training batches.*")
-    # Every rank has gathered the same detections and computed the same AP: there is nothing to reduce.
-    warnings.filterwarnings("ignore", r".*self\.log\('val/.*sync_dist=True.*")
-    warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # a run that goes on writes where it wrote
-    trainer = dict(options["trainer"])
-    # A run shorter than the interval is still validated once, or it would have no best checkpoint.
-    trainer["check_val_every_n_epoch"] = min(trainer["check_val_every_n_epoch"], options["epochs"])
-    trainer["precision"] = resolve_precision(trainer["precision"], trainer["accelerator"])
-    # EMA before the checkpoints: what they save are the averaged weights.
-    callbacks: list[Any] = [] if options["ema"] is None else [ema_callback(options["ema"])]
-    callbacks += [*checkpoint_callbacks(out / "checkpoints", options["checkpoint_every"])]
-    callbacks.append(EpochReport(options["stop_after"]))
-    if record is not None:
-        callbacks.append(RecordProgress(record, out))
-    if loggers is not None and loggers.loggers:
-        callbacks.append(LearningRateMonitor("step"))
-    if loggers is not None and loggers.wandb_run is not None:
-        from fanet_lightning.dashboard import WandbValidation
-
-        callbacks.append(WandbValidation(loggers.wandb_run, options["logger"]["wandb"]["images"]))
-    progress = sys.stdout.isatty()
-    if progress:
-        callbacks.append(RichProgressBar())
-    try:
-        return Trainer(
-            **trainer,
-            max_epochs=options["epochs"],
-            gradient_clip_val=options["gradient_clip"],
-            logger=(loggers.loggers if loggers is not None else None) or False,
-            callbacks=callbacks,
-            plugins=[AtomicCheckpointIO()],
-            profiler=_profiler(out) if options["profile"] else None,
-            enable_progress_bar=progress,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            default_root_dir=out,
-        )
-    except Exception as error:
-        # Lightning's own refusals (a device that is not there, an unknown strategy) come in several classes.
-        raise InputError(f"trainer: {_first_line(error)}") from error
-
-
-def _profiler(out: Path) -> "Profiler":
-    from fanet_lightning.profiling import build_profiler
-
-    return build_profiler(out)
-
-
 def _fit(trainer: "Trainer", module: Any, datamodule: Any, resume: Path | None) -> None:
     import torch
 
@@ -294,7 +174,7 @@ def _fit(trainer: "Trainer", module: Any, datamodule: Any, resume: Path | None) 
             raise
         address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
         raise InputError(
-            f"the ranks cannot meet at MASTER_ADDR={address} MASTER_PORT={port} ({_first_line(error)}); the port may "
+            f"the ranks cannot meet at MASTER_ADDR={address} MASTER_PORT={port} ({first_line(error)}); the port may "
             "be in use: unset MASTER_PORT, or give a free one"
         ) from error
 
@@ -348,10 +228,6 @@ def _result(out: Path, options: dict[str, Any], record: RunRecord | None) -> Tra
     best, last = out / "checkpoints/best.ckpt", out / "checkpoints/last.ckpt"
     ap = record.scores.get(options["protocol"]["name"], {}).get("ap", {})
     return TrainResult(out, best if best.is_file() else None, last if last.is_file() else None, ap)
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _opening(
