@@ -98,6 +98,7 @@ def test_a_checkpoint_is_plain_data_and_says_how_its_network_is_built(
     assert network["normaliser"] == "imagenet"
 
 
+@pytest.mark.slow
 def test_resuming_goes_on_where_the_run_stopped(
     run: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
