@@ -95,6 +95,8 @@ def test_two_sweeps_in_one_folder_are_refused(tmp_path: Path, monkeypatch: pytes
         (["level=1,2"], r"level has several values: add -m"),
         (["resume=auto"], r"resume=auto goes on in the folder of the run: give out=DIR"),
         (["also_protocols=[short641]"], r"there is no protocol short641; choose from .*short640"),
+        (["experiment=ablation", "seeds=0"], r"seeds=0 must be at least 1"),
+        (["level=1", "out=/proc/nix"], r"out=/proc/nix: cannot write in /proc"),
         (["protocol=short640", "checkpoint_every=0"], r"checkpoint_every=0 must be at least 1"),
     ],
 )

@@ -61,5 +61,9 @@ def check_writable(folder: Path, key: str = "out") -> None:
         existing = existing.parent
     if not existing.is_dir():
         raise InputError(f"{key}={folder}: {existing} is not a folder; choose another {key}")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise InputError(f"{key}={folder}: no permission to write in {existing}; choose another {key}")
+    try:
+        # Asking for permission is not enough: the file system may be read-only, or full.
+        Path(tempfile.mkdtemp(dir=existing, prefix=".fanet_")).rmdir()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"{key}={folder}: cannot write in {existing} ({reason}); choose another {key}") from error

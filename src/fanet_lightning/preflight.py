@@ -28,7 +28,7 @@ def check(options: dict[str, Any]) -> None:
     from fanet_lightning.net.build import build_network
     from fanet_lightning.schedule import lr_factor
 
-    for key in ("batch_size", "input_size", "epochs", "validate_every"):
+    for key in ("batch_size", "input_size", "epochs", "validate_every", "seeds"):
         if options[key] < 1:
             raise InputError(f"{key}={options[key]} must be at least 1")
     if options["workers"] < 0:
