@@ -24,6 +24,7 @@ from fanet_lightning.reporting.groups import group_runs
 from fanet_lightning.reporting.intervals import Bounds, Estimate, Resampler, verdict
 from fanet_lightning.reporting.paper_table import CELLS, ROWS, STEPS
 from fanet_lightning.reporting.speed import network_costs
+from fanet_lightning.run_record import locked
 from fanet_lightning.scoring.bootstrap import bootstrap_ap, bootstrap_mean_difference
 from fanet_lightning.scoring.ground_truth import GroundTruth
 from fanet_lightning.scoring.per_image import count_images
@@ -254,7 +255,7 @@ def test_several_seeds_have_a_mean_a_spread_and_a_paired_difference(tmp_path: Pa
     # Seed 0 is the only one that both sides have: 1.0 − 0.8.
     assert step_row(read, "level3", "level2", "hard")[:3:2] == ["+20.0", "one seed"]
     found = parts.build_parts(find_runs(tmp_path), bootstrap=0, speed_passes=0, device="cpu")[0]
-    assert found.trainings == {"finished": 7, "running": 0, "stopped": 0, "failed": 1, "missing": 13}
+    assert found.trainings == {"finished": 7, "running": 0, "interrupted": 0, "stopped": 0, "failed": 1, "missing": 13}
 
 
 def test_a_half_finished_sweep_says_what_is_missing(tmp_path: Path) -> None:
@@ -268,7 +269,8 @@ def test_a_half_finished_sweep_says_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "s3fd_fpn_seed0/evaluation/per_image.npz").unlink()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken/run.json").write_text('{"version": 1, "name": "lev')
-    read = write(tmp_path)
+    with locked(tmp_path / "level3_seed0"):  # what a training does while it runs
+        read = write(tmp_path)
     rows = cell_rows(read)
     state = {cell: row.texts("state") for (cell, protocol), row in rows.items() if protocol == "original"}
     assert state == {
@@ -293,6 +295,19 @@ def test_a_half_finished_sweep_says_what_is_missing(tmp_path: Path) -> None:
         f"{tmp_path}/broken/run.json is no run record",
     ):
         assert line in read.text
+
+
+def test_a_killed_run_is_interrupted_and_other_cells_are_counted_apart(tmp_path: Path) -> None:
+    make_runs.make_run(tmp_path, "level1", images=12)
+    make_runs.make_run(tmp_path, "level3", state="running", epoch=2)  # and no process holds its folder
+    make_runs.make_run(tmp_path, "level2", state="failed", error="no luck", epoch=3)
+    path = tmp_path / "level2_seed0/run.json"
+    record = json.loads(path.read_text())
+    record["name"], record["settings"]["context"] = "level2_context", True
+    path.write_text(json.dumps(record))
+    read = write(tmp_path)
+    assert cell_rows(read)[("level3", "original")].texts("state") == ["interrupted, epoch 2/20"]
+    assert "Beside them 1 of other cells, 1 of which failed." in " ".join(read.text.split())
 
 
 def test_counts_of_other_predictions_are_not_used(tmp_path: Path) -> None:

@@ -71,11 +71,14 @@ class EpochReport(Callback):
         aps = {name.removeprefix("val/ap_"): float(v) for name, v in metrics.items() if name.startswith("val/ap_")}
         if aps and self._validated:
             words.append("AP " + " ".join(f"{setting} {ap:.3f}" for setting, ap in aps.items()))
-        words.append(f"{self._images / max(self._seconds, 1e-9):.1f} images/s")
+        if self._images:  # none where a run goes on at the very end of an epoch
+            words.append(f"{self._images / max(self._seconds, 1e-9):.1f} images/s")
         skipped = int(getattr(module, "skipped_steps", 0))
         if skipped:
             words.append(f"{skipped} steps skipped")
         print("  ".join(words), flush=True)
+        if trainer.should_stop and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
+            print(f"stopped by stop_after={self._stop_after}: resume=auto goes on with the rest", flush=True)
 
 
 class RecordProgress(Callback):

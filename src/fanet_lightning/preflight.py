@@ -6,7 +6,7 @@ from typing import Any
 
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import check_writable
-from fanet_lightning.run_record import differing_settings, is_first_process, read_record
+from fanet_lightning.run_record import differing_settings, is_first_process, read_record, state_now
 
 AUTO = "auto"
 
@@ -109,7 +109,7 @@ def _check_earlier_run(out: Path, options: dict[str, Any]) -> None:
         return
     if options["resume"] is None:
         raise InputError(
-            f"out={out} holds a run already ({record.name}, {record.state}); resume=auto goes on with it, "
+            f"out={out} holds a run already ({record.name}, {state_now(out, record)}); resume=auto goes on with it, "
             "overwrite=true replaces it, or give another out"
         )
     different = differing_settings(record.settings, options)

@@ -27,8 +27,9 @@ class InUse(InputError):
     """Another process holds a folder."""
 
 
-# ``stopped``: by ``stop_after``, before the end of its schedule, to be resumed.
-State = Literal["running", "stopped", "finished", "failed"]
+# ``stopped``: by ``stop_after``, before the end of its schedule, to be resumed. ``interrupted`` is never written; it is
+# what :func:`state_now` makes of a run that was killed.
+State = Literal["running", "interrupted", "stopped", "finished", "failed"]
 
 # Settings that say where and how a run is carried out, not what it trains. Two starts that differ in these alone are
 # the same run.
@@ -153,6 +154,19 @@ def locked(folder: Path, what: str = "run", patience_seconds: float = 0.0) -> It
         yield
     finally:
         lock.release()
+
+
+def state_now(folder: Path, record: RunRecord) -> State:
+    """The record's state; ``interrupted`` where it says ``running`` and no process holds the folder."""
+    if record.state != "running":
+        return record.state
+    try:
+        with FileLock(folder / LOCK_FILE, timeout=0):
+            return "interrupted"
+    except Timeout:
+        return "running"
+    except OSError:  # a folder that may only be read
+        return "running"
 
 
 def is_first_process() -> bool:

@@ -43,7 +43,8 @@ class Cell:
     """What became of one job of a sweep.
 
     ``state``: ``finished``, ``failed``, ``done before`` (by an earlier start of the sweep) or ``same as`` (another
-    job of this sweep means the same model and is on it). ``ap`` per setting of the run's protocol.
+    job of this sweep means the same model and is on it). ``ap`` per setting of the run's protocol. ``was_started``:
+    whether it got as far as a process of its own.
     """
 
     job: int
@@ -53,6 +54,7 @@ class Cell:
     seconds: float = 0.0
     ap: dict[str, float] | None = None
     error: str | None = None
+    was_started: bool = True
 
     @property
     def value(self) -> float:
@@ -81,7 +83,7 @@ def run_cell(
     except InUse:
         cell = Cell(job, name, str(folder), "same as")
     except InputError as error:
-        cell = Cell(job, name, str(folder), "failed", error=str(error))
+        cell = Cell(job, name, str(folder), "failed", error=str(error), was_started=False)
     cell = Cell(**{**asdict(cell), "seconds": round(time.monotonic() - start, 1)})
     with replaced(sweep / JOBS_FOLDER / f"{job}.json") as path:
         path.write_text(json.dumps(asdict(cell)), encoding="utf-8")
@@ -263,10 +265,10 @@ def summary(cells: Sequence[Cell], sweep: Path) -> str:
     failed = [cell for cell in by_name.values() if cell.state == "failed"]
     for cell in failed:
         lines.append(f"failed: {cell.name}: {cell.error}")
-        lines.append(f"        log: {Path(cell.folder) / LOG_FILE}")
+        if cell.was_started:
+            lines.append(f"        log: {Path(cell.folder) / LOG_FILE}")
     if failed:
-        lines.append(
-            f"{len(failed)} of {len(by_name)} cells failed; the same command runs them again and keeps the others"
-        )
+        again = "the same command runs them again" if any(c.was_started for c in failed) else "mend what the lines say"
+        lines.append(f"{len(failed)} of {len(by_name)} cells failed; {again}, the others are kept")
     lines.append(f"report: python -m fanet_lightning.report runs={sweep}")
     return "\n".join(lines)

@@ -122,6 +122,7 @@ def _sweep(options: dict[str, Any], words: list[str], folder: Path) -> int:
     os.environ[SWEEP_PROCESS] = str(os.getpid())
     with locked(folder, "sweep"):
         sweep.clear_jobs(folder)
+        print(f"sweep {folder}", flush=True)
         code: Any = 0
         try:
             hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_task)()

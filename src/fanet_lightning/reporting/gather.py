@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fanet_lightning.errors import InputError
-from fanet_lightning.run_record import RECORD_FILE, RunRecord, read_record
+from fanet_lightning.run_record import RECORD_FILE, RunRecord, read_record, state_now
 
 if TYPE_CHECKING:
     from fanet_lightning.scoring.curves import Curve
@@ -99,6 +99,7 @@ def find_runs(root: Path) -> Found:
             record = read_record(folder)
             if record is not None:
                 _check_types(record, folder)
+                record.state = state_now(folder, record)
                 runs.append(_read_run(folder, record))
         except (InputError, OSError) as error:
             broken.append((folder, _line(error)))

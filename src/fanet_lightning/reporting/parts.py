@@ -50,9 +50,15 @@ class Part:
     def trainings(self) -> dict[str, int]:
         """How many of the paper's trainings (seven per seed) are in which state; ``missing`` have no record."""
         states = [run.record.state for run in self.group.runs if run.cell in CELLS]
-        counts = {state: states.count(state) for state in ("finished", "running", "stopped", "failed")}
+        counts = {state: states.count(state) for state in ("finished", "running", "interrupted", "stopped", "failed")}
         # An unknown state is a record, so it is not missing.
         return {**counts, "missing": len(CELLS) * len(self.seeds) - len(states)}
+
+    @property
+    def others(self) -> tuple[int, int]:
+        """How many runs are none of the paper's cells, and how many of those failed."""
+        states = [run.record.state for run in self.group.runs if run.cell not in CELLS]
+        return len(states), states.count("failed")
 
 
 def build_parts(found: Found, *, bootstrap: int, speed_passes: int, device: str) -> list[Part]:

@@ -115,7 +115,7 @@ def run_status(run: Run, protocol: str) -> str:
     epochs = f"epoch {record.train.get('epoch', 0)}/{record.train.get('epochs', record.settings.get('epochs', '?'))}"
     if record.state == "failed":
         return f"failed: {record.error or 'no reason was kept'}"
-    if record.state in ("running", "stopped"):
+    if record.state in ("running", "interrupted", "stopped"):
         return f"{record.state}, {epochs}"
     if record.state != "finished":
         return f"state {record.state!r} is unknown"
