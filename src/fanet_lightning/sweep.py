@@ -42,9 +42,9 @@ LEAKING = (
 class Cell:
     """What became of one job of a sweep.
 
-    ``state``: ``finished``, ``failed``, ``done before`` (by an earlier start of the sweep) or ``same as`` (another
-    job of this sweep means the same model and is on it). ``ap`` per setting of the run's protocol. ``was_started``:
-    whether it got as far as a process of its own.
+    ``state``: ``finished``, ``stopped`` (by ``stop_after``), ``failed``, ``done before`` (by an earlier start of the
+    sweep) or ``same as`` (another job of this sweep means the same model and is on it). ``ap`` per setting of the run's
+    protocol. ``was_started``: whether it got as far as a process of its own.
     """
 
     job: int
@@ -110,6 +110,8 @@ def _run_or_skip(
     record = read_record(folder)
     if code == 0 and record is not None and record.is_complete(protocols):
         return Cell(job, name, str(folder), "finished", ap=_ap(record.scores, settings))
+    if code == 0 and record is not None and record.state == "stopped":
+        return Cell(job, name, str(folder), "stopped")
     error = record.error if record is not None and record.error else _last_line(folder / LOG_FILE)
     if code < 0:
         error = f"killed by {signal.Signals(-code).name}" + (f"; {error}" if record and record.error else "")
