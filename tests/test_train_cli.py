@@ -214,10 +214,11 @@ def test_a_wrong_word_of_a_sweep_is_refused_before_the_first_cell(
 
 
 @pytest.mark.slow
-def test_a_sweep_gives_each_cell_a_folder_of_its_own(tmp_path: Path) -> None:
-    done = command(
-        "train", "-m", "level=1,2", "context=false", *TINY, "epochs=1", "evaluate_at_end=false", cwd=tmp_path
-    )
+def test_what_else_is_swept_becomes_part_of_the_cells_names(tmp_path: Path) -> None:
+    words = ["level=2", "context=false", "optim.lr=0.001,0.002", *TINY, "epochs=1", "evaluate_at_end=false"]
+    done = command("train", "-m", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     cells = sorted(path.parents[1].name for path in tmp_path.glob("multirun/*/*/checkpoints/best.ckpt"))
-    assert cells == ["level1_hl_seed0", "level2_hl_seed0"]
+    assert cells == ["level2_hl_optim.lr_0.001_seed0", "level2_hl_optim.lr_0.002_seed0"]
+    names = [json.loads(path.read_text())["name"] for path in sorted(tmp_path.glob("multirun/*/*/run.json"))]
+    assert names == ["level2_hl_optim.lr_0.001", "level2_hl_optim.lr_0.002"]
