@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from fanet_lightning import sweep, train
-from fanet_lightning.config import canonical, compose_train, plain
+from fanet_lightning.config import canonical, compose_config, compose_train, plain
 from fanet_lightning.errors import InputError
 from fanet_lightning.run_record import RunRecord, locked, read_record
 
@@ -129,6 +130,32 @@ def test_the_ablation_is_seven_trainings_per_seed() -> None:
     assert list(config.also_protocols) == ["short768", "multiscale"]
     config, _ = compose_train(["experiment=ablation", "cell=level3_hl"], multirun=False)
     assert (list(config.also_protocols), config.context) == ([], False)
+
+
+def test_the_slurm_configuration_makes_an_array_job_that_is_queued_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Slurm would be given, by the way that Hydra's launcher takes: no cluster is needed to write the script."""
+    submitit = pytest.importorskip("submitit")
+    plugin = pytest.importorskip("hydra_plugins.hydra_submitit_launcher.config")
+    words = ["experiment=paper", "trainer.devices=2", "hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu"]
+    launcher = compose_config("config", words, with_hydra=True).hydra.launcher
+    gpus, options = launcher.gpus_per_node, dict(OmegaConf.to_container(launcher, resolve=False))
+    options |= {"gpus_per_node": gpus}
+    assert options.pop("_target_").endswith("SlurmLauncher")
+    options.pop("submitit_folder")
+    (tmp_path / "srun").write_text("#!/bin/sh\n")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    executor = submitit.AutoExecutor(
+        folder=tmp_path, cluster="slurm", slurm_max_num_timeout=options.pop("max_num_timeout")
+    )
+    shared = set(OmegaConf.structured(plugin.BaseQueueConf))
+    # Refuses names that Slurm's side does not know.
+    executor.update_parameters(**{k if k in shared else f"slurm_{k}": v for k, v in options.items()})
+    script = executor._executor._make_submission_file_text("command", "id")
+    for line in ("--gpus-per-node=2", "--partition=gpu", "--requeue", "--time=720", "--signal=USR2@120", "--nodes=1"):
+        assert f"#SBATCH {line}" in script, script
 
 
 def test_the_summary_names_what_failed_with_its_log(tmp_path: Path) -> None:

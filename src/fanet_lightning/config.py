@@ -6,6 +6,7 @@ Values live in YAML under ``conf/``; types live in the constructors that receive
 
 import difflib
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,6 +92,8 @@ def run_name(model: str, level: int, context: bool, hl: bool) -> str:
 
 def register() -> None:
     """Make the schema and the resolver known to Hydra. Idempotent."""
+    # conf/hydra/launcher/submitit_slurm.yaml is meant to have the plug-in's schema; hydra 1.3 warns of the times after it.
+    warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit_slurm' is validated against")
     ConfigStore.instance().store(name="train_schema", node=TrainSchema)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     # `_<what is swept>` or nothing, for the folder of a cell.
