@@ -92,7 +92,7 @@ def run_name(model: str, level: int, context: bool, hl: bool) -> str:
 
 def register() -> None:
     """Make the schema and the resolver known to Hydra. Idempotent."""
-    # conf/hydra/launcher/submitit_slurm.yaml is meant to have the plug-in's schema; hydra 1.3 warns about later releases.
+    # conf/hydra/launcher/submitit_slurm.yaml is meant to have the plug-in's schema; hydra 1.3 warns about it.
     warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit_slurm' is validated against")
     ConfigStore.instance().store(name="train_schema", node=TrainSchema)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
