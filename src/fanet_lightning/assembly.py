@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fanet_lightning.errors import InputError
+from fanet_lightning.errors import InputError, first_line
 from fanet_lightning.run_record import RunRecord
 
 if TYPE_CHECKING:
@@ -130,8 +130,3 @@ def _profiler(out: Path) -> "Profiler":
     from fanet_lightning.profiling import build_profiler
 
     return build_profiler(out)
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text that says something."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""The one exception that a person's mistake raises."""
+"""The one exception that a person's mistake raises, and one line of anybody else's."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,8 @@ class InputError(ValueError):
     The message is a single line that names the file, line and value at fault and says what to do.
     The verbs print it after ``error:`` and leave with exit code 2; nothing else is ever caught so.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text that says something, else its class: for messages of one line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

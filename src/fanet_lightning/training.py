@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from fanet_lightning.assembly import build_datamodule, build_module, build_trainer, first_line
+from fanet_lightning.assembly import build_datamodule, build_module, build_trainer
 from fanet_lightning.config import canonical, plain
-from fanet_lightning.errors import InputError
+from fanet_lightning.errors import InputError, first_line
 from fanet_lightning.preflight import AUTO, check, check_checkpoint, protocol_settings
 from fanet_lightning.run_record import RunRecord, is_first_process, locked, now, read_record
 from fanet_lightning.sweep import die_with_parent, wanted_protocols

@@ -18,7 +18,7 @@ from urllib.parse import urlparse
 
 from pytorch_lightning.loggers import WandbLogger
 
-from fanet_lightning.errors import InputError
+from fanet_lightning.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -89,7 +89,7 @@ class GuardedRun:
             action()
         except Exception as error:  # several unrelated classes, OSError among them when W&B's process has died
             self.is_lost = True
-            _warn(f"W&B has failed ({_first_line(error)}); {consequence}")
+            _warn(f"W&B has failed ({first_line(error)}); {consequence}")
 
 
 class GuardedWandbLogger(WandbLogger):
@@ -172,7 +172,7 @@ def start_run(
         run.define_metric("trainer/global_step")
         run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
     except Exception as error:
-        _warn(f"W&B cannot start ({_first_line(error)}); this run goes on without it")
+        _warn(f"W&B cannot start ({first_line(error)}); this run goes on without it")
         return None
     if not run.settings._offline:
         print(f"W&B: {run.url}", flush=True)
@@ -189,7 +189,7 @@ def _start_online(arguments: Mapping[str, Any], folder: Path) -> "Run | None":
             return wandb.init(mode="online", **arguments)
     except Exception as error:
         _warn(
-            f"W&B cannot go online ({_first_line(error)}); this run goes on offline. Check WANDB_API_KEY and the "
+            f"W&B cannot go online ({first_line(error)}); this run goes on offline. Check WANDB_API_KEY and the "
             "network, or give logger.wandb.mode=offline"
         )
     # W&B's process holds the id of the run that has failed; its next one does not.
@@ -273,7 +273,3 @@ def _no_terminal() -> Iterator[None]:
 
 def _warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr, flush=True)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

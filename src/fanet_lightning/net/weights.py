@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fanet_lightning.errors import InputError
+from fanet_lightning.errors import InputError, first_line
 from fanet_lightning.net.build import Network
 from fanet_lightning.net.normaliser import Normaliser
 from fanet_lightning.net.vgg import VGG_CONVOLUTIONS, VggTrunk
@@ -74,7 +74,7 @@ def _torchvision_weights(batch_norm: bool) -> tuple[str, Mapping[str, Tensor]]:
     # OSError: no connection (URLError) or no space. RuntimeError: cut short, so the hash does not match.
     except (OSError, RuntimeError) as error:
         raise InputError(
-            f"weights=imagenet: {path} is not there and cannot be downloaded ({_first_line(error)}); "
+            f"weights=imagenet: {path} is not there and cannot be downloaded ({first_line(error)}); "
             "put the file there, give weights=PATH of a VGG16 file, or use weights=none"
         ) from error
 
@@ -91,7 +91,7 @@ def _read_file(path: Path) -> Mapping[str, Tensor]:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # foreign bytes make the readers raise almost anything
-        raise InputError(f"{path}: not a readable weight file ({_first_line(error)}); give another") from error
+        raise InputError(f"{path}: not a readable weight file ({first_line(error)}); give another") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(x, Tensor) for x in content.values()):
@@ -155,7 +155,3 @@ def _copy(new: Mapping[str, Tensor], trunk: VggTrunk, where: str) -> None:
             raise InputError(f"{where}: {key} would not be finite; give the whole VGG16, not its features alone")
     for key, x in new.items():
         own[key].copy_(x)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0] or type(error).__name__
