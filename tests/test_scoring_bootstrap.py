@@ -350,7 +350,7 @@ def test_interval_by_hand() -> None:
 
 def test_percentiles_by_hand() -> None:
     # 0 … 40 evenly: 2.5 % and 97.5 % of the way are 1 and 39. A NaN is left out.
-    interval = bootstrap._interval(7.0, np.array([math.nan, *range(40, -1, -1)]))
+    interval = bootstrap.interval_of(7.0, np.array([math.nan, *range(40, -1, -1)]))
     assert interval[:3] == pytest.approx((7.0, 1.0, 39.0), abs=1e-12)
 
 

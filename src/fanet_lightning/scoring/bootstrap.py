@@ -12,7 +12,7 @@ A resample in which no face counts has no AP. Its sample is NaN and the interval
 counts at all, value, low and high are NaN.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -59,7 +59,7 @@ def bootstrap_ap(counts: Mapping[str, ImageCounts], samples: int = SAMPLES, seed
         ValueError: ``samples`` below 1, no image, or settings that are not about the same images.
     """
     drawn = resampled_ap([counts], samples, seed)[0]
-    return {setting: _interval(curve_from_counts(own).ap, drawn[setting]) for setting, own in counts.items()}
+    return {setting: interval_of(curve_from_counts(own).ap, drawn[setting]) for setting, own in counts.items()}
 
 
 def bootstrap_difference(
@@ -102,7 +102,7 @@ def bootstrap_mean_difference(
         value, difference = (
             part[sides[0]].mean(axis=0) - part[sides[1]].mean(axis=0) for part in (values, all_samples)
         )
-        intervals[setting] = _interval(float(value), difference)
+        intervals[setting] = interval_of(float(value), difference)
     return intervals
 
 
@@ -117,20 +117,31 @@ def resampled_ap(
     _check(runs, samples)
     images = len(next(iter(runs[0].values())).image_ids)
     drawn = [{setting: np.empty(samples) for setting in run} for run in runs]
-    rng = np.random.default_rng(seed)
-    step = max(1, min(_SAMPLES_AT_ONCE, _WEIGHTS_AT_ONCE // images))
-    for first in range(0, samples, step):
-        part = slice(first, min(first + step, samples))
-        weights = np.stack([_weights(rng, images) for _ in range(part.stop - first)])
+    for part, weights in image_weights(images, samples, seed):
         for run, run_drawn in zip(runs, drawn, strict=True):
             for setting, counts in run.items():
                 run_drawn[setting][part] = _weighted_ap(weights, counts)
     return drawn
 
 
-def _weights(rng: np.random.Generator, images: int) -> npt.NDArray[np.float32]:
-    """How often each image is in one resample, (N,)."""
-    return np.bincount(rng.integers(0, images, images), minlength=images).astype(np.float32)
+def image_weights(
+    images: int, samples: int = SAMPLES, seed: int = 0
+) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
+    """The resamples, some at a time: which of them, and how often each image is in each, (b, N) whole numbers.
+
+    The same number of images and seed mean the same resamples, whatever is computed from them.
+
+    Raises:
+        ValueError: ``samples`` or ``images`` below 1.
+    """
+    if samples < 1 or images < 1:
+        raise ValueError(f"{samples} samples of {images} images, need at least 1 of 1")
+    rng = np.random.default_rng(seed)
+    step = max(1, min(_SAMPLES_AT_ONCE, _WEIGHTS_AT_ONCE // images))
+    for first in range(0, samples, step):
+        part = slice(first, min(first + step, samples))
+        drawn = [np.bincount(rng.integers(0, images, images), minlength=images) for _ in range(part.stop - first)]
+        yield part, np.stack(drawn).astype(np.float32)
 
 
 def _weighted_ap(weights: npt.NDArray[np.float32], counts: ImageCounts) -> npt.NDArray[np.float64]:
@@ -154,7 +165,8 @@ def _weighted_ap(weights: npt.NDArray[np.float32], counts: ImageCounts) -> npt.N
     return np.where(faces > 0, area_under_envelope(precision, recall), np.nan)
 
 
-def _interval(value: float, samples: npt.NDArray[np.float64]) -> Interval:
+def interval_of(value: float, samples: npt.NDArray[np.float64]) -> Interval:
+    """The percentile interval of (B,) resampled values; resamples without a value (NaN) are left out."""
     defined = samples[~np.isnan(samples)]
     if not len(defined) or np.isnan(value):
         return Interval(value, float("nan"), float("nan"), samples)
