@@ -10,11 +10,12 @@ import numpy as np
 
 from fanet_lightning.config import canonical, compose_train, plain
 from fanet_lightning.run_record import RunRecord
-from fanet_lightning.scoring.bootstrap import bootstrap_ap, method
+from fanet_lightning.scoring.bootstrap import method
 from fanet_lightning.scoring.ground_truth import GroundTruth
-from fanet_lightning.scoring.per_image import count_images, curve_from_counts
+from fanet_lightning.scoring.per_image import PER_IMAGE_FILE, count_images
 from fanet_lightning.scoring.predictions import Predictions
-from fanet_lightning.scoring.results import write_results
+from fanet_lightning.scoring.results import intervals_of, write_scores
+from fanet_lightning.scoring.wider_face_benchmark import scores_from_counts
 
 # How likely each cell finds a hard face; the paper's order.
 QUALITY = {
@@ -65,11 +66,11 @@ def evaluated(
 ) -> dict[str, Any]:
     """What ``evaluate`` leaves in ``folder``; returns the entry of ``run.json``."""
     counts = count_images(truth, predictions)
-    curves = {setting: curve_from_counts(own) for setting, own in counts.items()}
-    scores = write_results(
-        folder, benchmark="synthetic", protocol=protocol, curves=curves, images=len(truth.image_ids), made_by={},
-        per_image=counts if per_image else None, intervals=bootstrap_ap(counts, 20), intervals_method=method(20),
-    )  # fmt: skip
+    found = scores_from_counts("synthetic", "drawn faces", counts, len(truth.image_ids))
+    intervals = intervals_of(found, found.resampled(20, 0))
+    scores = write_scores(folder, found, intervals, protocol=protocol, made_by={}, intervals_method=method(20))
+    if not per_image:
+        (folder / PER_IMAGE_FILE).unlink()
     return {"folder": folder.name, "ap": scores["ap"], "images": scores["images"], "images_per_second": 5.5}
 
 

@@ -11,9 +11,9 @@ import pytest
 from fanet_lightning.errors import InputError
 from fanet_lightning.score import main, score_predictions
 from fanet_lightning.scoring.bootstrap import bootstrap_difference
-from fanet_lightning.scoring.ground_truth import GroundTruth, write_ground_truth
-from fanet_lightning.scoring.per_image import curve_from_counts, read_counts
-from fanet_lightning.scoring.predictions import write_predictions
+from fanet_lightning.scoring.ground_truth import GroundTruth, read_ground_truth, write_ground_truth
+from fanet_lightning.scoring.per_image import count_images, curve_from_counts, read_counts
+from fanet_lightning.scoring.predictions import read_predictions, write_predictions
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "wider_scoring.json").read_text())
 
@@ -93,13 +93,17 @@ def test_against_other_predictions(run: tuple[Path, Path], tmp_path: Path, capsy
     assert printed.err.startswith(f"warning: {worse}: 1 of 12 images have no predictions")
     scored = json.loads((tmp_path / "out" / "scores.json").read_text())
     alone = score_predictions(worse, run[1], bootstrap=0)
-    expected = bootstrap_difference(score_predictions(*run, bootstrap=0).counts, alone.counts, 200)
+    truth = read_ground_truth(run[1])
+    with pytest.raises(InputError, match="1 of 12 images"):
+        read_predictions(worse, truth.image_ids, strict=True)
+    counts, worse_counts = (count_images(truth, read_predictions(path, truth.image_ids)) for path in (run[0], worse))
+    expected = bootstrap_difference(counts, worse_counts, 200)
     assert scored["against"]["predictions"] == str(worse)
-    assert scored["against"]["ap"] == {setting: curve.ap for setting, curve in alone.curves.items()}
+    assert scored["against"]["ap"] == alone.scores.values["ap"]
     lines = printed.out.splitlines()
     table = lines[next(i for i, line in enumerate(lines) if line.startswith("difference to")) :]
     for setting, difference in expected.items():
-        assert difference.value == pytest.approx(GOLDEN["ap"][setting] - alone.curves[setting].ap, abs=1e-12)
+        assert difference.value == pytest.approx(GOLDEN["ap"][setting] - alone.scores.values["ap"][setting], abs=1e-12)
         assert scored["against"]["difference"][setting] == difference.value
         assert scored["against"]["intervals"][setting] == [difference.low, difference.high]
         assert f"{difference.value:+.6f}" in next(line for line in table if line.startswith(setting))
@@ -128,11 +132,11 @@ def test_a_list_restricts_everything(
     assert main([f"predictions={run[0]}", f"ground_truth={run[1]}", f"images={listed}"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == "WIDER FACE sample, 7 of 12 images"
     scored = score_predictions(*run, images=listed)
-    for setting, curve in scored.curves.items():
+    for setting, scored_ap in scored.scores.values["ap"].items():
         images = [GOLDEN["images"][image_id] for image_id in chosen]
         _, _, ap = wider_oracle.curve([(image["faces"], image["counted"][setting], image["rows"]) for image in images])
-        assert curve.ap == pytest.approx(ap, abs=1e-12)
-        assert curve.ap != pytest.approx(GOLDEN["ap"][setting], abs=1e-3)
+        assert scored_ap == pytest.approx(ap, abs=1e-12)
+        assert scored_ap != pytest.approx(GOLDEN["ap"][setting], abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +148,7 @@ def test_a_list_restricts_everything(
         ({"predictions": "nowhere"}, "predictions: there is no nowhere"),
         ({"ground_truth": "nowhere"}, "ground truth: nowhere is not a folder"),
         ({"ground_truth": "PREDICTIONS"}, "wider_face_val.mat; give the folder"),
-        ({"benchmark": "coco"}, "benchmark=coco is not known; choose one of wider_face"),
+        ({"benchmark": "faces"}, "benchmark=faces: there is no such option; choose one of"),
         ({"strict": "perhaps"}, "strict=perhaps is neither true nor false"),
         ({"bootstrap": "many"}, "bootstrap=many is not a whole number"),
         ({"bootstrap": "true"}, "bootstrap=True is not a whole number"),

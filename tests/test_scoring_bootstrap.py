@@ -15,7 +15,6 @@ import wider_oracle
 from fanet_lightning.errors import InputError
 from fanet_lightning.scoring import bootstrap
 from fanet_lightning.scoring.bootstrap import (
-    Interval,
     bootstrap_ap,
     bootstrap_difference,
     bootstrap_mean_difference,
@@ -556,59 +555,31 @@ def test_published_predictions(shared_data: Path, tmp_path: Path) -> None:
 
 
 def test_scores_and_intervals_of_a_run(tmp_path: Path) -> None:
-    from fanet_lightning.scoring.results import write_results
+    from fanet_lightning.scoring.results import intervals_of, write_scores
+    from fanet_lightning.scoring.wider_face_benchmark import scores_from_counts
 
     counts = counts_of(2, 40)
-    curves = {setting: curve_from_counts(own) for setting, own in counts.items()}
-    arguments = {"benchmark": "drawn", "protocol": None, "curves": curves, "images": 40, "made_by": {}}
-    intervals = bootstrap_ap(counts, 50)
-    write_results(tmp_path, per_image=counts, intervals=intervals, intervals_method=method(50), **arguments)
-    scores = json.loads((tmp_path / "scores.json").read_text(), parse_constant=pytest.fail)
-    assert scores["intervals"] == {
-        "easy": [intervals["easy"].low, intervals["easy"].high],
-        "hard": [intervals["hard"].low, intervals["hard"].high],
+    scores = scores_from_counts("drawn", "Drawn", counts, 40)
+    expected = bootstrap_ap(counts, 50)
+    intervals = intervals_of(scores, scores.resampled(50, 0))
+    for setting, each in expected.items():
+        np.testing.assert_array_equal(intervals["ap"][setting][:3], each[:3])
+    write_scores(tmp_path, scores, intervals, protocol=None, made_by={}, intervals_method=method(50))
+    written = json.loads((tmp_path / "scores.json").read_text(), parse_constant=pytest.fail)
+    assert written["intervals"] == {
+        "easy": [expected["easy"].low, expected["easy"].high],
+        "hard": [expected["hard"].low, expected["hard"].high],
         "none": None,
     }
-    assert scores["intervals_method"] == "bootstrap over images, 50 samples, 95% percentile interval, seed 0"
-    assert "against" not in scores
+    assert written["ap"]["none"] is None
+    assert written["intervals_method"] == "bootstrap over images, 50 samples, 95% percentile interval, seed 0"
+    assert "against" not in written
+    assert written["files"] == ["pr_curves.npz", "per_image.npz"]
     read = read_counts(tmp_path / "per_image.npz")
-    assert bootstrap_ap(read, 50)["hard"][:3] == intervals["hard"][:3]
-    # Counts of an earlier scoring do not stay beside scores that they do not belong to.
-    write_results(tmp_path, **arguments)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["pr_curves.npz", "scores.json"]
-    scores = json.loads((tmp_path / "scores.json").read_text())
-    assert (scores["intervals"], scores["intervals_method"]) == ({}, None)
-
-
-def test_tables(capsys: pytest.CaptureFixture[str]) -> None:
-    from fanet_lightning.scoring.curves import Curve
-    from fanet_lightning.scoring.results import comparison, print_difference, print_table
-
-    nan, nothing = math.nan, np.zeros(0)
-    curves = {
-        "easy": Curve(np.zeros(1000), np.zeros(1000), THRESHOLDS, 0.5, 1234),
-        "hard": Curve(np.zeros(1000), np.zeros(1000), THRESHOLDS, nan, 0),
-    }
-    print_table(
-        "A title", curves, {"easy": Interval(0.5, 0.4, 0.61, nothing), "hard": Interval(nan, nan, nan, nothing)}
-    )
-    assert capsys.readouterr().out == (
-        "A title\n"
-        "setting  faces        AP    95 % interval\n"
-        "easy     1,234  0.500000  0.4000 … 0.6100\n"
-        "hard         0   no face                –\n"
-    )
-    differences = {"easy": Interval(0.25, -0.1, 0.5, nothing), "hard": Interval(nan, nan, nan, nothing)}
-    print_difference("to the other", curves, differences)
-    assert capsys.readouterr().out == (
-        "to the other\n"
-        "setting  other AP  difference      95 % interval\n"
-        "easy     0.500000   +0.250000  -0.1000 … +0.5000\n"
-        "hard      no face           –                  –\n"
-    )
-    assert comparison("other", curves, differences) == {
-        "predictions": "other",
-        "ap": {"easy": 0.5, "hard": None},
-        "difference": {"easy": 0.25, "hard": None},
-        "intervals": {"easy": [-0.1, 0.5], "hard": None},
-    }
+    assert bootstrap_ap(read, 50)["hard"][:3] == expected["hard"][:3]
+    with np.load(tmp_path / "pr_curves.npz") as archive:
+        assert len(archive.files) == 9
+        curve = curve_from_counts(counts["hard"])
+        np.testing.assert_array_equal(archive["hard_recall"], curve.recall)
+        np.testing.assert_array_equal(archive["hard_precision"], curve.precision)
+        np.testing.assert_array_equal(archive["easy_thresholds"], THRESHOLDS)

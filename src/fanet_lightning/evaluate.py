@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fanet_lightning.data.resize import TestScale
     from fanet_lightning.detector import FaceDetector
     from fanet_lightning.multiscale import MultiScale, PassRecord
-    from fanet_lightning.scoring.curves import Curve
+    from fanet_lightning.scoring.benchmark import DetectionsByImage, Scores
     from fanet_lightning.structures import Detections
 
 USAGE = (
@@ -66,10 +66,7 @@ def evaluate(
     from fanet_lightning.detector import FaceDetector
     from fanet_lightning.multiscale import build_protocol, full_settings
     from fanet_lightning.postprocess import detect
-    from fanet_lightning.scoring.bootstrap import bootstrap_ap, method
-    from fanet_lightning.scoring.per_image import count_images, curve_from_counts
-    from fanet_lightning.scoring.predictions import read_predictions, write_predictions
-    from fanet_lightning.scoring.results import made_by, print_table, write_results
+    from fanet_lightning.scoring.results import made_by
 
     device = _resolve_device(device)
     check_writable(out)
@@ -83,34 +80,42 @@ def evaluate(
     found, passes = detect_records(detector, records, scale, workers)
     seconds = time.perf_counter() - start
     predictions = {image_id: (item.boxes_xyxy.numpy(), item.scores.numpy()) for image_id, item in found.items()}
-    ground_truth = source.ground_truth()
-    write_predictions(out / "predictions", predictions)
-    # What was written is what is scored: `score` on the same files then gives the same number to the last digit.
-    counts = count_images(ground_truth, read_predictions(out / "predictions", ground_truth.image_ids))
-    curves = {setting: curve_from_counts(own) for setting, own in counts.items()}
-    intervals = bootstrap_ap(counts)
     label = f"{source.name}, {len(records)} images, protocol {protocol['name']}"
     tiled = {"tiled_images": sum(any(step.tiles > 1 for step in steps) for steps in passes.values())} if passes else {}
     _write_passes(out / SCALES_FILE, passes)
-    write_results(
-        out,
-        benchmark=source.name,
-        protocol=protocol["name"],
-        images=len(records),
-        curves=curves,
-        per_image=counts,
-        intervals=intervals,
-        intervals_method=method(),
-        made_by={
-            **made_by(sys.argv, checkpoint=str(checkpoint), packages=PACKAGES),
-            "protocol_settings": full_settings(protocol), **tiled, "data": source.name, "device": device_name(device),
-            "precision": detector.precision, "detection": detector.detection,
-            "images_per_second": round(len(records) / max(seconds, 1e-9), 2),
-        },
-    )  # fmt: skip
-    print_table(label, curves, intervals)
-    _draw(out, checkpoint, curves, records, found, label)
-    return {setting: curve.ap for setting, curve in curves.items()}
+    origin = {
+        **made_by(sys.argv, checkpoint=str(checkpoint), packages=PACKAGES),
+        "protocol_settings": full_settings(protocol), **tiled, "data": source.name, "device": device_name(device),
+        "precision": detector.precision, "detection": detector.detection,
+        "images_per_second": round(len(records) / max(seconds, 1e-9), 2),
+    }  # fmt: skip
+    scores = _score_and_write(out, source, predictions, label, protocol["name"], origin)
+    _draw(out, checkpoint, records, found, label)
+    return dict(scores.values.get("ap", {}))
+
+
+def _score_and_write(
+    out: Path,
+    source: Any,
+    detections: "DetectionsByImage",
+    label: str,
+    protocol: str,
+    origin: Mapping[str, Any],
+) -> "Scores":
+    """Write the predictions, score what was written, write and print the scores.
+
+    So ``score`` on the same files gives the same number to the last digit.
+    """
+    from fanet_lightning.scoring.bootstrap import SAMPLES, method
+    from fanet_lightning.scoring.results import intervals_of, print_scores, write_scores
+
+    benchmark, ground_truth = source.benchmark(), source.ground_truth()
+    benchmark.write_predictions(out / "predictions", ground_truth, detections)
+    scores: Scores = benchmark.score(ground_truth, out / "predictions")
+    intervals = intervals_of(scores, scores.resampled(SAMPLES, 0))
+    write_scores(out, scores, intervals, protocol=protocol, made_by=origin, intervals_method=method())
+    print_scores(scores, intervals, label)
+    return scores
 
 
 def detect_records(
@@ -155,7 +160,6 @@ def _write_passes(path: Path, passes: "dict[str, list[PassRecord]]") -> None:
 def _draw(
     out: Path,
     checkpoint: Path,
-    curves: "dict[str, Curve]",
     records: "list[ImageRecord]",
     found: "dict[str, Detections]",
     label: str,
@@ -164,9 +168,11 @@ def _draw(
 
     from fanet_lightning.data.images import read_image_rgb
     from fanet_lightning.plots import detection_sheet, draw_detections, precision_recall_figure, save_figure
+    from fanet_lightning.scoring.wider_face_benchmark import CURVES_FILE, read_curves
 
     name = checkpoint.resolve().parent.parent.name or checkpoint.stem
-    save_figure(precision_recall_figure({name: curves}, label), out / "pr_curves")
+    if (out / CURVES_FILE).is_file():
+        save_figure(precision_recall_figure({name: read_curves(out / CURVES_FILE)}, label), out / "pr_curves")
     # Evenly spread over the list, so that the sheet is the same for every run on the same images.
     chosen = [records[i] for i in np.linspace(0, len(records) - 1, min(SHEET_IMAGES, len(records))).round().astype(int)]
     drawn, titles = [], []

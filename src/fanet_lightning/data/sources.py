@@ -12,7 +12,9 @@ from fanet_lightning.errors import InputError
 from fanet_lightning.files import check_writable
 
 if TYPE_CHECKING:
+    from fanet_lightning.scoring.benchmark import Benchmark
     from fanet_lightning.scoring.ground_truth import GroundTruth
+    from fanet_lightning.scoring.wider_face_benchmark import WiderFaceBenchmark
 
 # Looked for under the root, the first that exists is taken; the last is where the official tools unpack to.
 GROUND_TRUTH_FOLDERS = ("eval_gt", "ground_truth", "eval_tools/ground_truth")
@@ -29,8 +31,11 @@ class FaceSource(Protocol):
     def val(self) -> list[ImageRecord]:
         """The validation records, sorted by image id."""
 
-    def ground_truth(self) -> "GroundTruth":
-        """The faces of exactly the images of :meth:`val`, in their order."""
+    def ground_truth(self) -> Any:
+        """The faces of exactly the images of :meth:`val`, in their order, as :meth:`benchmark` takes them."""
+
+    def benchmark(self) -> "Benchmark[Any]":
+        """What scores detections on these images."""
 
 
 class WiderFaceSource:
@@ -115,6 +120,11 @@ class WiderFaceSource:
                 f"{folder} does not fit the validation images: {error}; name the folder that does"
             ) from error
 
+    def benchmark(self) -> "WiderFaceBenchmark":
+        from fanet_lightning.scoring.wider_face_benchmark import WiderFaceBenchmark
+
+        return WiderFaceBenchmark()
+
     def _ground_truth_folder(self) -> Path | None:
         if self._ground_truth is not None:
             return self._ground_truth
@@ -175,6 +185,11 @@ class SyntheticSource:
 
     def ground_truth(self) -> "GroundTruth":
         return self._prepared().ground_truth()
+
+    def benchmark(self) -> "WiderFaceBenchmark":
+        from fanet_lightning.scoring.wider_face_benchmark import WiderFaceBenchmark
+
+        return WiderFaceBenchmark(name="synthetic", title="drawn faces")
 
     def _prepared(self) -> WiderFaceSource:
         if self._wider is None:

@@ -61,7 +61,9 @@ G = TypeVar("G")
 class Benchmark(Protocol[G]):
     """A benchmark by its rules; options that change numbers are constructor arguments. G is its ground truth."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As on the command line."""
 
     def read_ground_truth(self, path: Path, images: Path | None = None) -> G:
         """The official files; ``images`` is a list (:mod:`fanet_lightning.image_lists`) that restricts everything.

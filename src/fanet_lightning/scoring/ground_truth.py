@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,6 +16,16 @@ _HINT = "give the folder of the official tools with wider_face_val.mat and wider
 SETTINGS = ("easy", "medium", "hard")
 FACES_FILE = "wider_face_val.mat"
 
+# Attribute → what its labels 0, 1, … mean: readme.txt of WIDER's annotations.
+ATTRIBUTE_VALUES = {
+    "blur": ("clear", "normal", "heavy"),
+    "expression": ("typical", "exaggerate"),
+    "illumination": ("normal", "extreme"),
+    "invalid": ("valid", "invalid"),
+    "occlusion": ("none", "partial", "heavy"),
+    "pose": ("typical", "atypical"),
+}
+
 
 @dataclass(frozen=True, eq=False)
 class GroundTruth:
@@ -25,14 +35,21 @@ class GroundTruth:
     ``boxes_xywh`` N arrays (F_i, 4) float64, pixels; every annotated face, counted or not. Sides may be 0 or negative:
                    the official files have one of width -2, which counts and which nothing can hit.
     ``counted``    per setting N arrays (F_i,) bool.
+    ``whole_ids``  images of the whole that this was selected from; None: it is the whole. Predictions of those others
+                   are no mistake, and the number is labelled as one on a sample.
+    ``attributes`` per attribute of :data:`ATTRIBUTE_VALUES` N arrays (F_i,) int8, the label of each face. Those that
+                   nobody has labelled are not there.
 
     Raises:
-        ValueError: lengths or shapes that do not fit, an image twice, a box that is not finite.
+        ValueError: lengths or shapes that do not fit, an image twice, a box that is not finite, an unknown attribute
+            or label.
     """
 
     image_ids: tuple[str, ...]
     boxes_xywh: Sequence[npt.NDArray[np.float64]]
     counted: Mapping[str, Sequence[npt.NDArray[np.bool_]]]
+    whole_ids: tuple[str, ...] | None = None
+    attributes: Mapping[str, Sequence[npt.NDArray[np.int8]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.boxes_xywh) != len(self.image_ids):
@@ -50,6 +67,17 @@ class GroundTruth:
             for image_id, boxes, mask in zip(self.image_ids, self.boxes_xywh, masks, strict=True):
                 if mask.shape != (len(boxes),) or mask.dtype != np.bool_:
                     raise ValueError(f"{image_id}: {setting} mask {mask.dtype}{mask.shape}, need bool({len(boxes)},)")
+        for attribute, labels in self.attributes.items():
+            if attribute not in ATTRIBUTE_VALUES:
+                raise ValueError(f"attribute '{attribute}' is none of {', '.join(ATTRIBUTE_VALUES)}")
+            if len(labels) != len(self.image_ids):
+                raise ValueError(f"{attribute}: labels of {len(labels)} images, need {len(self.image_ids)}")
+            for image_id, boxes, own in zip(self.image_ids, self.boxes_xywh, labels, strict=True):
+                if own.shape != (len(boxes),) or own.dtype != np.int8:
+                    raise ValueError(f"{image_id}: {attribute} {own.dtype}{own.shape}, need int8({len(boxes)},)")
+            joined, last = np.concatenate([np.zeros(0, np.int8), *labels]), len(ATTRIBUTE_VALUES[attribute]) - 1
+            if joined.min(initial=0) < 0 or joined.max(initial=0) > last:
+                raise ValueError(f"{attribute} labels {joined.min()} … {joined.max()}, need 0 … {last}")
 
     @property
     def faces_per_setting(self) -> dict[str, int]:
@@ -72,13 +100,16 @@ class GroundTruth:
             wanted,
             [self.boxes_xywh[i] for i in rows],
             {setting: [masks[i] for i in rows] for setting, masks in self.counted.items()},
+            self.image_ids if self.whole_ids is None else self.whole_ids,
+            {attribute: [labels[i] for i in rows] for attribute, labels in self.attributes.items()},
         )
 
 
 def read_ground_truth(folder: Path, settings: Sequence[str] = SETTINGS) -> GroundTruth:
     """Read ``wider_face_val.mat`` and one ``wider_<setting>_val.mat`` per setting, as the official tools ship them.
 
-    The lists of the settings hold 1-based indices of the faces that count.
+    The lists of the settings hold 1-based indices of the faces that count. Labels of the faces are read where the file
+    has them; one without is as good for scoring.
 
     Raises:
         InputError: the folder or a file is missing, cannot be read, or does not fit the others.
@@ -86,7 +117,8 @@ def read_ground_truth(folder: Path, settings: Sequence[str] = SETTINGS) -> Groun
     if not folder.is_dir():
         raise InputError(f"ground truth: {folder} is not a folder; {_HINT}")
     path = folder / FACES_FILE
-    faces = _load(path, ("event_list", "file_list", "face_bbx_list"))
+    lists = {f"{attribute}_label_list": attribute for attribute in ATTRIBUTE_VALUES}
+    faces = _load(path, ("event_list", "file_list", "face_bbx_list"), tuple(lists))
     try:
         events, names = _flat(faces["event_list"]), [_flat(event) for event in faces["file_list"].ravel()]
         image_ids = [f"{_text(event)}/{_text(name)}" for event, own in zip(events, names, strict=True) for name in own]
@@ -96,7 +128,12 @@ def read_ground_truth(folder: Path, settings: Sequence[str] = SETTINGS) -> Groun
     except (AttributeError, IndexError, TypeError, ValueError) as error:
         raise InputError(f"{path} has not the official layout ({_reason(error)}); fetch the official files") from error
     counted = {setting: _counted(folder / f"wider_{setting}_val.mat", image_ids, boxes) for setting in settings}
-    return GroundTruth(tuple(image_ids), boxes, counted)
+    labels = {
+        attribute: _labels(path, name, faces[name], image_ids, boxes)
+        for name, attribute in lists.items()
+        if name in faces
+    }
+    return GroundTruth(tuple(image_ids), boxes, counted, attributes=labels)
 
 
 def write_ground_truth(folder: Path, ground_truth: GroundTruth) -> None:
@@ -121,7 +158,13 @@ def write_ground_truth(folder: Path, ground_truth: GroundTruth) -> None:
         ]
         _save(folder / f"wider_{setting}_val.mat", {**names, "gt_list": _cells(indices)})
     boxes = [_cells([np.asarray(ground_truth.boxes_xywh[i], np.float64) for i in rows]) for rows in events.values()]
-    _save(folder / FACES_FILE, {**names, "face_bbx_list": _cells(boxes)})
+    labels = {
+        f"{attribute}_label_list": _cells(
+            [_cells([own[i].astype(np.uint8).reshape(-1, 1) for i in rows]) for rows in events.values()]
+        )
+        for attribute, own in ground_truth.attributes.items()
+    }
+    _save(folder / FACES_FILE, {**names, "face_bbx_list": _cells(boxes), **labels})
 
 
 def read_selection(path: Path, known: Collection[str]) -> list[str]:
@@ -162,20 +205,47 @@ def _counted(path: Path, image_ids: list[str], boxes: list[npt.NDArray[np.float6
     return masks
 
 
-def _load(path: Path, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
+def _labels(
+    path: Path, name: str, cells: npt.NDArray[Any], image_ids: list[str], boxes: list[npt.NDArray[np.float64]]
+) -> list[npt.NDArray[np.int8]]:
+    last = len(ATTRIBUTE_VALUES[name.removesuffix("_label_list")]) - 1
+    try:
+        found = [np.asarray(cell).ravel() for event in cells.ravel() for cell in _flat(event)]
+        lengths = [len(own) for own in found]
+        joined = np.concatenate([np.zeros(0, np.uint8), *found])
+        wrong = np.flatnonzero(~np.isin(joined, np.arange(last + 1)))
+        labels = joined.astype(np.int8) if not len(wrong) else joined
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: '{name}' has not the official layout ({_reason(error)}); fetch it again") from error
+    if len(found) != len(image_ids):
+        raise InputError(f"{path}: '{name}' is about {len(found)} images, need {len(image_ids)}; fetch it again")
+    for image_id, length, image_boxes in zip(image_ids, lengths, boxes, strict=True):
+        if length != len(image_boxes):
+            raise InputError(
+                f"{path}: '{name}' has {length} labels for the {len(image_boxes)} faces of {image_id}; fetch it again"
+            )
+    if len(wrong):
+        image_id = image_ids[int(np.searchsorted(np.cumsum(lengths), wrong[0], side="right"))]
+        raise InputError(
+            f"{path}: '{name}' has the label {joined[wrong[0]]} in {image_id}, need 0 … {last}; fetch it again"
+        )
+    return np.split(labels, np.cumsum(lengths)[:-1])[: len(lengths)]
+
+
+def _load(path: Path, names: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, npt.NDArray[Any]]:
     # Half of the start-up time of a score, and --help needs none of it.
     from scipy.io import loadmat
 
     if not path.is_file():
         raise InputError(f"ground truth: there is no {path}; {_HINT}")
     try:
-        content = loadmat(str(path), variable_names=names)
+        content = loadmat(str(path), variable_names=names + optional)
     except Exception as error:  # scipy lets zlib, struct, index and value errors of a damaged file through
         raise InputError(f"{path} is not a readable .mat file ({_reason(error)}); fetch it again") from error
     absent = [name for name in names if name not in content]
     if absent:
         raise InputError(f"{path}: there is no '{absent[0]}' in it; {_HINT}")
-    return {name: content[name] for name in names}
+    return {name: content[name] for name in names + optional if name in content}
 
 
 def _save(path: Path, content: dict[str, npt.NDArray[Any]]) -> None:

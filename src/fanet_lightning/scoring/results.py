@@ -11,16 +11,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
-
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import replaced
-from fanet_lightning.scoring.bootstrap import Interval
-from fanet_lightning.scoring.curves import Curve
-from fanet_lightning.scoring.per_image import PER_IMAGE_FILE, ImageCounts, write_counts
+from fanet_lightning.scoring.benchmark import Samples, Scores, Values
+from fanet_lightning.scoring.bootstrap import Interval, interval_of
 
 SCORES_FILE = "scores.json"
-CURVES_FILE = "pr_curves.npz"
+
+# measure → setting → interval; empty where none were asked for.
+Intervals = Mapping[str, Mapping[str, Interval]]
 
 
 def made_by(
@@ -66,35 +65,32 @@ def prepare_out(out: Path) -> None:
         raise InputError(f"out={out} cannot be written ({error.strerror}); give a folder of your own") from error
 
 
-def write_results(
+def write_scores(
     out: Path,
+    scores: Scores,
+    intervals: Intervals,
     *,
-    benchmark: str,
     protocol: str | None,
-    curves: Mapping[str, Curve],
-    images: int,
     made_by: Mapping[str, Any],
-    per_image: Mapping[str, ImageCounts] | None = None,
-    intervals: Mapping[str, Interval] | None = None,
     intervals_method: str | None = None,
     against: Mapping[str, Any] | None = None,
+    also_written: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Write ``pr_curves.npz``, ``per_image.npz`` and then ``scores.json`` into ``out``, each by rename.
+    """Write the curves and then ``scores.json`` into ``out``, each by rename.
 
-    An AP or interval that is not defined (no face counts) is null.
+    A number or interval that is not defined (no face counts) is null. Files that an earlier scoring left in ``out`` and
+    this one does not write are removed: they would not belong to these scores.
 
     Args:
         out: folder, made if need be.
-        benchmark: by name.
+        scores: of any benchmark.
+        intervals: of its numbers, :func:`intervals_of`; empty for none. In the file those of ``ap`` stand by setting,
+            those of several measures by measure and setting.
         protocol: the test scale by name, None for predictions made elsewhere.
-        curves: per setting; written as float64 arrays ``<setting>_precision``, ``…_recall``, ``…_thresholds``.
-        images: how many were scored.
         made_by: see :func:`made_by`.
-        per_image: counts per setting, for intervals and paired comparisons later. Without them a ``per_image.npz`` that
-            another scoring left in ``out`` is removed: it would not belong to these scores.
-        intervals: per setting, become [low, high].
         intervals_method: how they came about, :func:`fanet_lightning.scoring.bootstrap.method`.
         against: what :func:`comparison` made.
+        also_written: names of further files in ``out`` that belong to these scores.
 
     Returns:
         What ``scores.json`` holds.
@@ -102,87 +98,109 @@ def write_results(
     Raises:
         InputError: ``out`` cannot be written.
     """
-    scores = {
-        "benchmark": benchmark,
+    content: dict[str, Any] = {
+        "benchmark": scores.benchmark,
         "protocol": protocol,
-        "images": images,
-        "faces": {setting: curve.faces for setting, curve in curves.items()},
-        "ap": {setting: _defined(curve.ap) for setting, curve in curves.items()},
-        "intervals": {setting: _bounds(interval) for setting, interval in (intervals or {}).items()},
+        "rules": dict(scores.rules),
+        "images": len(scores.image_ids),
+        "images_of_benchmark": scores.images_of_benchmark,
+        "faces": dict(scores.faces),
+        **_numbers(scores.values),
+        "intervals": _bounds_of(intervals),
         "intervals_method": intervals_method if intervals else None,
         "made_by": dict(made_by),
     }
     if against is not None:
-        scores["against"] = dict(against)
+        content["against"] = dict(against)
     prepare_out(out)
-    arrays: dict[str, Any] = {
-        f"{setting}_{name}": np.asarray(getattr(curve, name))
-        for setting, curve in curves.items()
-        for name in ("precision", "recall", "thresholds")
-    }
-    text = json.dumps(scores, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     try:
-        with replaced(out / CURVES_FILE) as path:
-            np.savez_compressed(path, **arrays)
-        if per_image:
-            write_counts(out / PER_IMAGE_FILE, per_image)
-        else:
-            (out / PER_IMAGE_FILE).unlink(missing_ok=True)
+        earlier = _files_of_earlier(out / SCORES_FILE)
+        names = [path.name for path in scores.write_curves(out)]
+        content["files"] = [*names, *also_written]
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        for name in sorted(earlier - set(content["files"])):
+            (out / name).unlink(missing_ok=True)
         with replaced(out / SCORES_FILE) as path:
             path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(f"out={out} cannot be written ({error.strerror}); free it or give another folder") from error
-    return scores
+    return content
 
 
-def comparison(name: str, curves: Mapping[str, Curve], differences: Mapping[str, Interval]) -> dict[str, Any]:
+def intervals_of(scores: Scores, samples: Samples) -> Intervals:
+    """The interval of each number, from its resamples."""
+    return {
+        measure: {setting: interval_of(value, samples[measure][setting]) for setting, value in own.items()}
+        for measure, own in scores.values.items()
+    }
+
+
+def differences_of(scores: Scores, other: Scores, samples: Samples, other_samples: Samples) -> Intervals:
+    """Paired intervals of the differences to other predictions; both have seen the same resampled images.
+
+    Raises:
+        ValueError: the two are not about the same images, faces and numbers.
+    """
+    if tuple(scores.image_ids) != tuple(other.image_ids) or dict(scores.faces) != dict(other.faces):
+        raise ValueError("the two are not about the same images and faces")
+    return {
+        measure: {
+            setting: interval_of(
+                value - other.values[measure][setting], samples[measure][setting] - other_samples[measure][setting]
+            )
+            for setting, value in own.items()
+        }
+        for measure, own in scores.values.items()
+    }
+
+
+def comparison(name: str, other: Scores, differences: Intervals) -> dict[str, Any]:
     """What ``scores.json`` holds about the run that another is compared with.
 
     Args:
         name: of the other predictions.
-        curves: of the other predictions, per setting.
-        differences: paired AP(scored) - AP(other), :func:`fanet_lightning.scoring.bootstrap.bootstrap_difference`.
+        other: their scores.
+        differences: paired scored - other, :func:`differences_of`.
     """
+    values = {measure: {setting: each.value for setting, each in own.items()} for measure, own in differences.items()}
     return {
         "predictions": name,
-        "ap": {setting: _defined(curve.ap) for setting, curve in curves.items()},
-        "difference": {setting: _defined(difference.value) for setting, difference in differences.items()},
-        "intervals": {setting: _bounds(difference) for setting, difference in differences.items()},
+        **_numbers(other.values),
+        "difference": _by_setting(_numbers(values)),
+        "intervals": _bounds_of(differences),
     }
 
 
-def print_table(
-    title: str,
-    curves: Mapping[str, Curve],
-    intervals: Mapping[str, Interval] | None = None,
-    file: TextIO | None = None,
-) -> None:
-    """Setting, faces, AP and its interval, one line each: drawn with rich on a terminal, plain columns elsewhere."""
-    head = ["setting", "faces", "AP", *(["95 % interval"] if intervals else [])]
+def print_scores(scores: Scores, intervals: Intervals, title: str | None = None, file: TextIO | None = None) -> None:
+    """Setting, faces, number and its interval, one line each; rich on a terminal, plain columns elsewhere."""
+    head = ["setting", "faces", _heading(scores.values), *(["95 % interval"] if intervals else [])]
     rows = []
-    for setting, curve in curves.items():
-        row = [setting, f"{curve.faces:,}", "no face" if math.isnan(curve.ap) else f"{curve.ap:.6f}"]
-        rows.append([*row, _interval_text(intervals[setting])] if intervals else row)
-    _print_rows(title, head, rows, file or sys.stdout)
+    for measure, own in scores.values.items():
+        for setting, value in own.items():
+            faces = scores.faces[setting] if setting in scores.faces else sum(scores.faces.values())
+            row = [_label(scores.values, measure, setting), f"{faces:,}", _number_text(value)]
+            rows.append([*row, interval_text(intervals[measure][setting])] if intervals else row)
+    print_rows(title or scores.headline, head, rows, file or sys.stdout)
 
 
-def print_difference(
-    title: str, curves: Mapping[str, Curve], differences: Mapping[str, Interval], file: TextIO | None = None
-) -> None:
-    """Setting, AP of the other run (``curves``), the difference to it and the paired interval, one line each."""
+def print_difference(title: str, other: Scores, differences: Intervals, file: TextIO | None = None) -> None:
+    """Setting, number of the other run, the difference to it and the paired interval, one line each."""
     rows = [
         [
-            setting,
-            "no face" if math.isnan(curves[setting].ap) else f"{curves[setting].ap:.6f}",
+            _label(other.values, measure, setting),
+            _number_text(other.values[measure][setting]),
             "–" if math.isnan(difference.value) else f"{difference.value:+.6f}",
-            _interval_text(difference, sign="+"),
+            interval_text(difference, sign="+"),
         ]
-        for setting, difference in differences.items()
+        for measure, own in differences.items()
+        for setting, difference in own.items()
     ]
-    _print_rows(title, ["setting", "other AP", "difference", "95 % interval"], rows, file or sys.stdout)
+    head = ["setting", f"other {_heading(other.values)}", "difference", "95 % interval"]
+    print_rows(title, head, rows, file or sys.stdout)
 
 
-def _print_rows(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], file: TextIO) -> None:
+def print_rows(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], file: TextIO) -> None:
+    """A table with the first column to the left, the others to the right; rich on a terminal, plain elsewhere."""
     if file.isatty():
         from rich.console import Console
         from rich.table import Table
@@ -198,19 +216,55 @@ def _print_rows(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], 
     print(title, file=file)
     for row in [head, *rows]:
         cells = [text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True)]
-        print("  ".join([row[0].ljust(widths[0]), *cells]), file=file)
+        print("  ".join([row[0].ljust(widths[0]), *cells]).rstrip(), file=file)
 
 
-def _defined(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def _bounds(interval: Interval) -> list[float] | None:
-    return None if math.isnan(interval.low) else [interval.low, interval.high]
-
-
-def _interval_text(interval: Interval, sign: str = "") -> str:
+def interval_text(interval: Interval, sign: str = "") -> str:
+    """ "0.4000 … 0.6100", or a dash where there is none."""
     return "–" if math.isnan(interval.low) else f"{interval.low:{sign}.4f} … {interval.high:{sign}.4f}"
+
+
+def _files_of_earlier(path: Path) -> set[str]:
+    """Names that an earlier ``scores.json`` calls its own; a damaged one owns nothing."""
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8")).get("files", [])
+        return {str(name) for name in listed if Path(str(name)).name == str(name)}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return set()
+
+
+def _heading(values: Values) -> str:
+    return "AP" if list(values) == ["ap"] else "rate"
+
+
+def _label(values: Values, measure: str, setting: str) -> str:
+    return setting if list(values) == ["ap"] else f"{measure} {setting}"
+
+
+def _number_text(value: float) -> str:
+    return "no face" if math.isnan(value) else f"{value:.6f}"
+
+
+def _numbers(values: Values) -> dict[str, dict[str, float | None]]:
+    return {
+        measure: {setting: None if math.isnan(value) else float(value) for setting, value in own.items()}
+        for measure, own in values.items()
+    }
+
+
+def _by_setting(numbers: Mapping[str, Any]) -> Any:
+    return numbers["ap"] if list(numbers) == ["ap"] else numbers
+
+
+def _bounds_of(intervals: Intervals) -> Any:
+    bounds = {
+        measure: {
+            setting: None if math.isnan(each.low) else [float(each.low), float(each.high)]
+            for setting, each in own.items()
+        }
+        for measure, own in intervals.items()
+    }
+    return _by_setting(bounds)
 
 
 def _version(package: str) -> str | None:
