@@ -1,11 +1,13 @@
-"""Where records and ground truth come from: WIDER FACE on disk, or the drawn faces in the same layout."""
+"""Where records and ground truth come from: WIDER FACE on disk, drawn faces in the same layout, sets to test on."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from fanet_lightning.data.fddb import FddbSource
+from fanet_lightning.data.pascal_face import AfwSource, PascalFaceSource
 from fanet_lightning.data.records import ImageRecord
 from fanet_lightning.data.wider_face import load_wider_face
 from fanet_lightning.errors import InputError
@@ -23,8 +25,19 @@ GROUND_TRUTH_FOLDERS = ("eval_gt", "ground_truth", "eval_tools/ground_truth")
 class FaceSource(Protocol):
     """What a :class:`~fanet_lightning.data.datamodule.FaceDataModule` reads."""
 
+    @property
+    def name(self) -> str:
+        """As on the command line."""
+
     def prepare(self) -> None:
         """Write or fetch what is needed; called on one process per machine, and may be called again."""
+
+    def check(self, train: bool = True) -> None:
+        """Say whatever is missing or malformed before any work starts; ``train``: of the training part too.
+
+        Raises:
+            InputError: in one line, what to do.
+        """
 
     def train(self) -> list[ImageRecord]: ...
 
@@ -199,13 +212,16 @@ class SyntheticSource:
         return self._wider
 
 
-SOURCES: dict[str, type[WiderFaceSource] | type[SyntheticSource]] = {
+SOURCES: dict[str, Callable[..., FaceSource]] = {
     "wider_face": WiderFaceSource,
     "synthetic": SyntheticSource,
+    "fddb": FddbSource,
+    "pascal_face": PascalFaceSource,
+    "afw": AfwSource,
 }
 
 
-def build_source(name: str, **options: Any) -> WiderFaceSource | SyntheticSource:
+def build_source(name: str, **options: Any) -> FaceSource:
     """The source of a ``data`` group of the configuration: its ``name``, the rest as arguments.
 
     Raises:
