@@ -1,10 +1,11 @@
 """Ground truth files: round trips, and the one line that each mistake gets."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 
 from fanet_lightning.errors import InputError
 from fanet_lightning.scoring.ground_truth import GroundTruth, read_ground_truth, read_selection, write_ground_truth
@@ -153,3 +154,88 @@ def test_image_list(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="cannot read the list of images"):
         read_selection(path, IDS)
+
+
+def labels_of(truth: GroundTruth) -> dict[str, list[list[int]]]:
+    return {attribute: [own.tolist() for own in labels] for attribute, labels in truth.attributes.items()}
+
+
+def labelled_ground_truth() -> GroundTruth:
+    blur = [np.array([2, 1], np.int8), np.zeros(0, np.int8), np.array([0], np.int8)]
+    pose = [np.array([0, 1], np.int8), np.zeros(0, np.int8), np.array([1], np.int8)]
+    return replace(small_ground_truth(), attributes={"blur": blur, "pose": pose})
+
+
+def test_labels_come_back_equal(tmp_path: Path) -> None:
+    ours = labelled_ground_truth()
+    write_ground_truth(tmp_path, ours)
+    read = read_ground_truth(tmp_path)
+    assert labels_of(read) == labels_of(ours) == {"blur": [[2, 1], [], [0]], "pose": [[0, 1], [], [1]]}
+    assert {own.dtype for labels in read.attributes.values() for own in labels} == {np.dtype(np.int8)}
+    assert labels_of(read.select([IDS[2], IDS[0]])) == {"blur": [[0], [2, 1]], "pose": [[1], [0, 1]]}
+    write_ground_truth(tmp_path, small_ground_truth())
+    assert read_ground_truth(tmp_path).attributes == {}
+
+
+def test_official_labels(tmp_path: Path, shared_data: Path) -> None:
+    official = read_ground_truth(shared_data / "wider_face" / "eval_gt")
+    counts = {name: np.bincount(np.concatenate(own)).tolist() for name, own in official.attributes.items()}
+    assert counts == {
+        "blur": [5686, 10381, 23641],
+        "expression": [39308, 400],
+        "illumination": [37410, 2298],
+        "invalid": [39123, 585],
+        "occlusion": [23812, 7185, 8711],
+        "pose": [38053, 1655],
+    }
+    write_ground_truth(tmp_path, official)
+    assert labels_of(read_ground_truth(tmp_path)) == labels_of(official)
+
+
+def test_labels_that_do_not_fit() -> None:
+    truth = labelled_ground_truth()
+    blur = list(truth.attributes["blur"])
+    for attributes, expected in (
+        ({"age": blur}, "attribute 'age' is none of blur, expression, "),
+        ({"blur": blur[:2]}, "blur: labels of 2 images, need 3"),
+        ({"blur": [blur[2], *blur[1:]]}, rf"{IDS[0]}: blur int8\(1,\), need int8\(2,\)"),
+        ({"blur": [blur[0].astype(np.int64), *blur[1:]]}, rf"{IDS[0]}: blur int64\(2,\), need int8\(2,\)"),
+        ({"pose": blur}, "pose labels 0 … 2, need 0 … 1"),
+        ({"blur": [-blur[0], *blur[1:]]}, "blur labels -2 … 0, need 0 … 2"),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            replace(truth, attributes=attributes)
+
+
+def test_label_files_that_do_not_fit(tmp_path: Path) -> None:
+    def cells(items: list[object]) -> np.ndarray:
+        array = np.empty((len(items), 1), object)
+        array[:, 0] = items
+        return array
+
+    def event(*images: list[float]) -> np.ndarray:
+        return cells([np.array(own).reshape(-1, 1) for own in images])
+
+    write_ground_truth(tmp_path, small_ground_truth())
+    path = tmp_path / "wider_face_val.mat"
+    names = ("event_list", "file_list", "face_bbx_list")
+    faces = {name: loadmat(path)[name] for name in names}
+    good = [event([2, 1], []), event([0])]
+    for labels, expected in (
+        (cells(good), None),
+        (cells([event([2.0, 1.0], []), event([0])]), None),
+        (cells([event([2], []), event([0])]), f"'blur_label_list' has 1 labels for the 2 faces of {IDS[0]}"),
+        (cells([event([2, 1]), event([0])]), "'blur_label_list' is about 2 images, need 3"),
+        (cells([event([2, 1], []), event([3])]), f"'blur_label_list' has the label 3.0 in {IDS[2]}, need 0 … 2"),
+        (cells([event([2, 0.5], []), event([0])]), f"'blur_label_list' has the label 0.5 in {IDS[0]}, need 0 … 2"),
+        (cells([event([np.nan, 0], []), event([0])]), f"'blur_label_list' has the label nan in {IDS[0]}"),
+        (np.arange(3), "'blur_label_list' has not the official layout"),
+    ):
+        savemat(path, {**faces, "blur_label_list": labels})
+        if expected is None:
+            assert labels_of(read_ground_truth(tmp_path)) == {"blur": [[2, 1], [], [0]]}
+            continue
+        with pytest.raises(InputError) as error:
+            read_ground_truth(tmp_path)
+        assert expected in one_line(error)
+        assert "wider_face_val.mat" in one_line(error)

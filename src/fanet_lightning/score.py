@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from fanet_lightning.scoring.results import Intervals
 
 USAGE = (
-    "python -m fanet_lightning.score predictions=DIR ground_truth=DIR "
-    "[against=DIR] [benchmark=wider_face] [images=LIST] [out=DIR] [bootstrap=1000] [strict=true]"
+    "python -m fanet_lightning.score [benchmark=wider_face] predictions=DIR ground_truth=DIR [against=DIR] "
+    "[images=LIST] [out=DIR] [bootstrap=1000] [strict=true] [attributes=true] [errors=true pictures=DIR]"
 )
+SPLITS = ("val", "test")
+TEST_NAMES = "wider_face_test_filelist.txt"
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +27,14 @@ class Scored:
     """Numbers of predictions, with what can be said about other images and other predictions.
 
     ``intervals``   of each number, over images; empty where none were asked for.
+    ``truth``       the ground truth that was scored against, of the benchmark's own kind.
     ``other``       scores of the predictions that these are compared with.
     ``differences`` paired intervals of scored - other.
     """
 
     scores: "Scores"
     intervals: "Intervals"
+    truth: Any
     other: "Scores | None" = None
     differences: "Intervals" = field(default_factory=dict)
 
@@ -74,10 +78,10 @@ def score_predictions(
     scores = benchmark.score(truth, predictions, strict=strict)
     other = None if against is None else benchmark.score(truth, against, strict=strict)
     if not bootstrap:
-        return Scored(scores, {})
+        return Scored(scores, {}, truth, other)
     samples = scores.resampled(bootstrap, 0)
     differences = {} if other is None else differences_of(scores, other, samples, other.resampled(bootstrap, 0))
-    return Scored(scores, intervals_of(scores, samples), other, differences)
+    return Scored(scores, intervals_of(scores, samples), truth, other, differences)
 
 
 def main(argv: list[str]) -> int:
@@ -87,19 +91,23 @@ def main(argv: list[str]) -> int:
     config = verb_config("score", argv, USAGE, ("predictions", "ground_truth"))
     if config is None:
         return 0
-    _check_types(config)
-    out, images, against = (
-        None if config[key] is None else Path(str(config[key])) for key in ("out", "images", "against")
+    _check_values(config)
+    out, images, against, pictures = (
+        None if config[key] is None else Path(str(config[key])) for key in ("out", "images", "against", "pictures")
     )
     from fanet_lightning.config import plain
     from fanet_lightning.scoring.benchmarks import build_benchmark
 
     benchmark = build_benchmark(**plain(config)["benchmark"])
+    predictions, ground_truth = Path(str(config.predictions)), Path(str(config.ground_truth))
     if out is not None:
         check_writable(out)
+    if config.split == "test":
+        _pack(predictions, ground_truth, out)
+        return 0
     scored = score_predictions(
-        Path(str(config.predictions)),
-        Path(str(config.ground_truth)),
+        predictions,
+        ground_truth,
         benchmark=benchmark,
         images=images,
         strict=config.strict,
@@ -107,18 +115,79 @@ def main(argv: list[str]) -> int:
         against=against,
     )
     _report(scored, against)
+    command = ["python", "-m", "fanet_lightning.score", *argv]
     if out is not None:
-        _write(scored, out, argv, against, config.bootstrap)
+        _write(scored, out, command, against, config.bootstrap)
+    _report_more(config, scored, out, predictions, against, pictures, command)
     return 0
 
 
-def _check_types(config: "DictConfig") -> None:
-    if not isinstance(config.strict, bool):
-        raise InputError(f"strict={config.strict} is neither true nor false")
-    if not isinstance(config.bootstrap, int) or isinstance(config.bootstrap, bool):
-        raise InputError(
-            f"bootstrap={config.bootstrap} is not a whole number; it counts the resamples, 0: no intervals"
-        )
+def _check_values(config: "DictConfig") -> None:
+    for key in ("strict", "attributes", "errors"):
+        if not isinstance(config[key], bool):
+            raise InputError(f"{key}={config[key]} is neither true nor false")
+    for key, what in (("bootstrap", "it counts the resamples, 0: no intervals"), ("worst", "it counts images")):
+        if not isinstance(config[key], int) or isinstance(config[key], bool):
+            raise InputError(f"{key}={config[key]} is not a whole number; {what}")
+    if config.worst < 1:
+        raise InputError(f"worst={config.worst} leaves nothing to show; give 1 or more")
+    if config.split not in SPLITS:
+        raise InputError(f"split={config.split} is unknown; take val, or test for the archive that is sent in")
+    of_wider = {
+        "attributes=true": config.attributes,
+        "errors=true": config.errors,
+        "split=test": config.split == "test",
+    }
+    for word, is_given in of_wider.items():
+        if is_given and config.benchmark.name != "wider_face":
+            raise InputError(f"{word} is for benchmark=wider_face; leave it out for {config.benchmark.name}")
+    if config.pictures is not None and not config.errors:
+        raise InputError("pictures= are for the page of errors; add errors=true")
+    if config.pictures is not None and not Path(str(config.pictures)).is_dir():
+        raise InputError(f"pictures={config.pictures} is not a folder; give the one with the event folders")
+
+
+def _pack(predictions: Path, names: Path, out: Path | None) -> None:
+    """``split=test``: no labels are public, so nothing is scored; the archive for the test server is written."""
+    from fanet_lightning.image_lists import read_image_list
+    from fanet_lightning.scoring.submission import write_submission
+
+    if out is None:
+        raise InputError("split=test writes an archive to send in; give out=DIR")
+    if not predictions.is_dir():
+        raise InputError(f"predictions={predictions} is not a folder; split=test packs the official text files")
+    listed = next((path for path in (names, names / TEST_NAMES) if path.is_file()), None)
+    if listed is None:
+        raise InputError(f"ground_truth={names}: with split=test give {TEST_NAMES} or the folder that holds it")
+    archive = out / "submission.zip"
+    packed = write_submission(archive, predictions, [image_id for _, image_id in read_image_list(listed)])
+    print(f"written: {archive}, {len(packed.scores):,} boxes of {len(packed.image_ids):,} images, read back and whole")
+
+
+def _report_more(
+    config: "DictConfig",
+    scored: Scored,
+    out: Path | None,
+    predictions: Path,
+    against: Path | None,
+    pictures: Path | None,
+    command: list[str],
+) -> None:
+    if not (config.attributes or config.errors):
+        return
+    from fanet_lightning.scoring.results import made_by
+    from fanet_lightning.wider_face_report import report_by_attribute, report_errors
+
+    if config.attributes:
+        report_by_attribute(
+            scored.truth, predictions, out, title=scored.scores.headline, bootstrap=config.bootstrap, against=against,
+            made_by=made_by(command),
+        )  # fmt: skip
+    if config.errors:
+        title = f"{scored.scores.headline}: {predictions.name}"
+        missing = report_errors(scored.truth, predictions, out, title=title, pictures=pictures, worst=config.worst)
+        if missing:
+            print(f"warning: {missing}", file=sys.stderr)
 
 
 def _report(scored: Scored, against: Path | None) -> None:
@@ -132,7 +201,7 @@ def _report(scored: Scored, against: Path | None) -> None:
         print_difference(f"difference to {against}, paired over images", scored.other, scored.differences)
 
 
-def _write(scored: Scored, out: Path, argv: list[str], against: Path | None, bootstrap: int) -> None:
+def _write(scored: Scored, out: Path, command: list[str], against: Path | None, bootstrap: int) -> None:
     from fanet_lightning.scoring.bootstrap import method
     from fanet_lightning.scoring.results import SCORES_FILE, comparison, made_by, write_scores
 
@@ -141,7 +210,7 @@ def _write(scored: Scored, out: Path, argv: list[str], against: Path | None, boo
         scored.scores,
         scored.intervals,
         protocol=None,
-        made_by=made_by(["python", "-m", "fanet_lightning.score", *argv]),
+        made_by=made_by(command),
         intervals_method=method(bootstrap) if bootstrap else None,
         against=None if scored.other is None else comparison(str(against), scored.other, scored.differences),
     )

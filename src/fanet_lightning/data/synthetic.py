@@ -23,7 +23,7 @@ from fanet_lightning.data.drawn_scenes import EVENTS, FaceTruth, draw_picture
 from fanet_lightning.errors import InputError
 
 # Part of the key: raise it with every change that draws other pictures.
-VERSION = 2
+VERSION = 3
 SPLITS = ("train", "val")
 MANIFEST = "manifest.json"
 
@@ -200,7 +200,7 @@ def _annotation(entry: _Annotated) -> str:
 
 
 def _write_ground_truth(folder: Path, entries: list[_Annotated]) -> dict[str, int]:
-    from fanet_lightning.scoring.ground_truth import GroundTruth, write_ground_truth
+    from fanet_lightning.scoring.ground_truth import ATTRIBUTE_VALUES, GroundTruth, write_ground_truth
 
     # In the official files, too, an image without a face has a box of zeros: what is found in it is a false alarm.
     boxes = [np.array([f.box_xywh for f in entry.faces] or [(0, 0, 0, 0)], np.float64) for entry in entries]
@@ -208,7 +208,11 @@ def _write_ground_truth(folder: Path, entries: list[_Annotated]) -> dict[str, in
         setting: [np.array([counts(face, limits) for face in entry.faces] or [False], np.bool_) for entry in entries]
         for setting, limits in reversed(SETTINGS.items())
     }
-    truth = GroundTruth(tuple(entry.image_id for entry in entries), boxes, counted)
+    attributes = {
+        name: [np.array([getattr(face, name) for face in entry.faces] or [0], np.int8) for entry in entries]
+        for name in ATTRIBUTE_VALUES
+    }
+    truth = GroundTruth(tuple(entry.image_id for entry in entries), boxes, counted, attributes=attributes)
     write_ground_truth(folder, truth)
     return truth.faces_per_setting
 
