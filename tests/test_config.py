@@ -65,6 +65,8 @@ def test_the_command_line_wins_over_an_experiment() -> None:
 def test_cells_are_named_without_equals_signs(switches: tuple[int, bool, bool], name: str) -> None:
     assert run_name("fanet", *switches) == name
     assert run_name("s3fd_fpn", *switches) == "s3fd_fpn"
+    assert run_name("fanet", *switches, "light") == f"light_{name}"
+    assert run_name("fanet", *switches, "hf-hub:timm/net.a1") == f"hf-hub_timm_net.a1_{name}"
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,7 @@ def test_cells_are_named_without_equals_signs(switches: tuple[int, bool, bool], 
         ("model.widht=1", r"unknown key 'model\.widht': did you mean 'model\.width'\?"),
         ("hl=maybe", r"hl: Value 'maybe' is not a valid bool"),
         ("level=three", r"level: .*'three'.*[Ii]nt"),
-        ("data=wider", r"data=wider: there is no such option; choose one of synthetic, wider_face"),
+        ("data=wider", r"data=wider: there is no such option; choose one of afw, fddb, pascal_face, synthetic, wider_face"),
         ("experiment=papre", r"experiment=papre: .* choose one of ablation, paper, wider_face_scratch"),
     ],
 )

@@ -19,35 +19,38 @@ from fanet_lightning.data.resize import TestScale
 from fanet_lightning.data.sources import build_source
 from fanet_lightning.errors import InputError
 from fanet_lightning.evaluate import evaluate
-from fanet_lightning.multiscale import MultiScale, Pass, build_protocol, full_settings
+from fanet_lightning.multiscale import Found, MultiScale, Pass, build_protocol, full_settings
 from fanet_lightning.net.build import build_network
 from fanet_lightning.structures import Detections
-from fanet_lightning.tiles import SMALLEST_TILE_PIXELS
+from fanet_lightning.tiles import AUTO, TilePixels
 
 
 class Fixed:
-    """Finds the same boxes, given in shares of the input's sides, in every input; keeps the inputs' sizes."""
+    """Finds the same boxes, given in shares of the input's sides, in every input; its n-th call speaks of n tiles."""
 
     def __init__(self, *shares_xyxy: tuple[float, float, float, float]) -> None:
         self.shares = torch.tensor(shares_xyxy).reshape(-1, 4)
         self.sizes: list[tuple[int, int]] = []
+        self.limits: list[TilePixels] = []
 
-    def find(self, images: torch.Tensor) -> Detections:
+    def find(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> Found:
         assert images.dtype == torch.uint8 and images.shape[:2] == (1, 3)
         height, width = images.shape[2:]
         self.sizes.append((height, width))
-        return Detections(self.shares * torch.tensor([width, height] * 2), torch.full((len(self.shares),), 0.5))
+        self.limits.append(tile_pixels)
+        scores = torch.full((len(self.shares),), 0.5)
+        return Found(Detections(self.shares * torch.tensor([width, height] * 2), scores), len(self.sizes))
 
 
 class Bright:
     """Finds the rectangle around all pixels above 128, with score 0.9."""
 
-    def find(self, images: torch.Tensor) -> Detections:
+    def find(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> Found:
         y, x = np.nonzero(images[0, 0].numpy() > 128)
         if not len(x):
-            return Detections(torch.empty(0, 4), torch.empty(0))
+            return Found(Detections(torch.empty(0, 4), torch.empty(0)), 1)
         box = [x.min(), y.min(), x.max() + 1, y.max() + 1]
-        return Detections(torch.tensor([box], dtype=torch.float32), torch.tensor([0.9]))
+        return Found(Detections(torch.tensor([box], dtype=torch.float32), torch.tensor([0.9])), 1)
 
 
 # The passes
@@ -123,7 +126,7 @@ def test_passes_keep_the_sizes_that_they_are_trusted_with() -> None:
         assert [record.boxes for record in records] == expected, (width, height)
         assert finder.sizes == [(512, 512), (512, 512), (256, 256), (1024, 1024)]
     assert [(r.scale, r.flip, r.height, r.width, r.tiles) for r in records] == [
-        (1, False, 512, 512, 1), (1, True, 512, 512, 1), (0.5, False, 256, 256, 1), (2, False, 1024, 1024, 1),
+        (1, False, 512, 512, 1), (1, True, 512, 512, 2), (0.5, False, 256, 256, 3), (2, False, 1024, 1024, 4),
     ]  # fmt: skip
 
 
@@ -174,45 +177,23 @@ def test_the_detector_takes_several_scales_as_it_takes_one() -> None:
     assert (found.boxes_xyxy >= 0).all() and (found.boxes_xyxy <= torch.tensor([96, 64] * 2)).all()
 
 
-def test_a_pass_that_does_not_fit_says_what_to_set() -> None:
-    class Full:
-        def find(self, images: torch.Tensor) -> Detections:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-    with pytest.raises(
-        InputError, match=r"a pass of 2000 × 3000 pixels .* set protocol.tile_pixels to at most 3000000"
-    ):
-        MultiScale(max_pixels=6_000_000).detect(Full(), np.zeros((2000, 3000, 3), np.uint8))
+# Large pictures
 
 
-# Tiles
+@pytest.mark.parametrize("tile_pixels", [None, "auto", 4_000_000])
+def test_the_protocols_tiles_are_the_detectors(tile_pixels: TilePixels) -> None:
+    finder = Fixed()
+    MultiScale(max_pixels=10_000, tile_pixels=tile_pixels).detect(finder, np.zeros((100, 100, 3), np.uint8))
+    assert finder.limits == [tile_pixels] * 4
 
 
-@pytest.mark.parametrize("left", [753, 757, 758, 759, 1270, 1979])
-def test_a_face_belongs_to_one_tile_alone(left: int) -> None:
-    """Cores begin at columns 768, 896 … 1280; a face's centre lies before, on or behind one."""
-    image = np.zeros((1408, 2000, 3), np.uint8)
-    image[700:720, left : left + 20] = 255
-    protocol = MultiScale(max_pixels=1408 * 2000, tile_pixels=SMALLEST_TILE_PIXELS)
-    for flip in (False, True):
-        found, record = protocol._run(Bright(), image, Pass(1.0, flip=flip))
-        assert record.tiles == 6
-        assert found.boxes_xyxy.tolist() == [[left, 700, left + 20, 720]]
-
-
-def test_a_picture_of_a_hundred_megapixels_is_shrunk_or_cut() -> None:
-    """10,000²: no pass is above the limit; with a higher one the passes are cut into tiles of at most tile_pixels."""
+def test_a_picture_of_a_hundred_megapixels_is_shrunk() -> None:
+    """10,000²: no pass is above the limit."""
     image, finder = np.zeros((10_000, 10_000, 3), np.uint8), Fixed((0.4, 0.4, 0.6, 0.6))
-    found, records = MultiScale().detect(finder, image)
+    found, _ = MultiScale().detect(finder, image)
     # √(3,721,808 / 10⁸) = 0.192920; halves and quarters of it, rounded.
     assert finder.sizes == [(1929, 1929), (1929, 1929), (965, 965), (1447, 1447)]
     torch.testing.assert_close(found.boxes_xyxy, torch.tensor([[4000.0, 4000, 6000, 6000]]))
-    finder = Fixed()
-    _, records = MultiScale(max_pixels=25_000_000, tile_pixels=4_000_000).detect(finder, image)
-    assert [(r.height, r.width) for r in records] == [(5000, 5000), (5000, 5000), (2500, 2500), (3750, 3750)]
-    # Tiles of 1,920² with cores of 640²: (5000 - 1280) / 640 = 5.8 either way, 1.9 and 3.9 in the smaller passes.
-    assert [r.tiles for r in records] == [36, 36, 4, 16] and len(finder.sizes) == 92
-    assert max(height * width for height, width in finder.sizes) <= 4_000_000
 
 
 # Settings
@@ -229,11 +210,11 @@ def test_the_protocols_files_are_read() -> None:
 
 def test_a_number_is_stored_with_all_its_settings() -> None:
     assert full_settings({"name": "mine", "kind": "multiscale", "keep": 10}) == {
-        "name": "mine", "kind": "multiscale", "max_pixels": 3721808, "tile_pixels": None, "vote_iou": 0.3, "keep": 10,
+        "name": "mine", "kind": "multiscale", "max_pixels": 3721808, "tile_pixels": "auto", "vote_iou": 0.3, "keep": 10,
         "keep_singles": True,
     }  # fmt: skip
     short = {"name": "short640", "kind": "short", "size": 640, "max_long": None}
-    assert full_settings(short) == short
+    assert full_settings(short) == {**short, "tile_pixels": "auto"}
     assert build_protocol(full_settings({"name": "a", "kind": "multiscale"})) == MultiScale()
 
 
@@ -243,7 +224,7 @@ def test_a_number_is_stored_with_all_its_settings() -> None:
         ({"max_pixels": 0}, "protocol.max_pixels=0; give the pixels of the largest pass, at least 1"),
         ({"max_pixels": "many"}, "protocol.max_pixels=many"),
         ({"max_pixels": math.nan}, "protocol.max_pixels=nan"),
-        ({"tile_pixels": 1_000_000}, "protocol.tile_pixels=1000000; give at least 1982464, or null for no tiles"),
+        ({"tile_pixels": 1_000_000}, "protocol.tile_pixels=1000000; give auto, a number of at least 1982464, or null"),
         ({"vote_iou": 0}, "protocol.vote_iou=0; give an overlap above 0 and at most 1"),
         ({"vote_iou": 1.5}, "protocol.vote_iou=1.5"),
         ({"keep": -1}, "protocol.keep=-1"),
@@ -259,7 +240,7 @@ def test_mistakes_in_the_settings(settings: dict[str, Any], message: str) -> Non
 
 def test_an_unknown_key_of_a_single_scale() -> None:
     with pytest.raises(
-        InputError, match=r"protocol\.max_pixels is unknown; protocol short640 takes kind, size, max_long"
+        InputError, match=r"protocol\.max_pixels is unknown; protocol short640 takes kind, size, max_long, tile_pixels"
     ):
         build_protocol({"name": "short640", "kind": "short", "size": 640, "max_pixels": 4})
 
@@ -300,5 +281,8 @@ def test_an_evaluation_at_several_scales(tmp_path: Path) -> None:
             assert x >= 0 and y >= 0 and x + w <= width + 0.01 and y + h <= height + 0.01
     # Another protocol in the same folder leaves nothing of this one behind.
     evaluate(tmp_path / "a.ckpt", source, {"name": "original", "kind": "original"}, out, device="cpu", workers=0)
-    assert not (out / "scales.json").exists()
-    assert "tiled_images" not in json.loads((out / "scores.json").read_text())["made_by"]
+    scales = json.loads((out / "scales.json").read_text())
+    assert {image_id: (step["scale"], step["tiles"]) for image_id, (step,) in scales.items()} == dict.fromkeys(
+        records, (1.0, 1)
+    )
+    assert json.loads((out / "scores.json").read_text())["made_by"]["tiled_images"] == 0

@@ -1,10 +1,13 @@
 """Test scales: sizes by hand, exact scales, a plain bilinear oracle."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fanet_lightning.data.images import MAX_PIXELS
 from fanet_lightning.data.resize import TestScale
 from fanet_lightning.errors import InputError
 
@@ -23,6 +26,10 @@ from fanet_lightning.errors import InputError
         (TestScale("short", 1600, max_long=2150), (768, 1024), (1600, 2133)),
         (TestScale("short", 1600, max_long=2150), (500, 1024), (1050, 2150)),  # 2150 / 1024 × 500 = 1049.8
         (TestScale("long", 100), (3, 10_000), (1, 100)),
+        # 640 × 320,000 would be 205 megapixels; √(178,956,970 / 200,000) = 29.91295; times 20 is 598.3
+        (TestScale("short", 640), (20, 10_000), (598, 299_130)),
+        # √(178,956,970 / 100) = 1337.748 would be rounded up to 1338 rows, so a thousandth less: 1336.41
+        (TestScale("long", 400_000), (1, 100), (1336, 133_641)),
     ],
 )
 def test_sizes_by_hand(scale: TestScale, size_hw: tuple[int, int], expected_hw: tuple[int, int]) -> None:
@@ -33,6 +40,16 @@ def test_scales_are_those_of_the_sizes() -> None:
     resized, scale_xy = TestScale("short", 640)(np.zeros((768, 1024, 3), np.uint8))
     assert resized.shape == (640, 853, 3)
     np.testing.assert_array_equal(scale_xy, np.array([853 / 1024, 640 / 768], np.float32))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 13_000), st.integers(1, 13_000), st.integers(1, 5000), st.sampled_from(["short", "long"]))
+def test_no_image_outgrows_what_can_be_read(height: int, width: int, size: int, kind: Literal["short", "long"]) -> None:
+    rows, columns = TestScale(kind, size).target_size(height, width)
+    assert rows >= 1 and columns >= 1 and rows * columns <= MAX_PIXELS
+    wanted = size / (min if kind == "short" else max)(height, width)
+    if height * width * wanted**2 < 0.9 * MAX_PIXELS and min(height, width) * wanted >= 4:
+        assert (rows, columns) == (int(height * wanted + 0.5), int(width * wanted + 0.5))
 
 
 def test_right_size_is_left_alone() -> None:
@@ -75,6 +92,7 @@ def test_pixels_equal_plain_bilinear_sampling(height: int, width: int, size: int
         (("short", None), "protocol.size=None"),
         (("long", 0), "protocol.size=0"),
         (("original", None, 0), "protocol.max_long=0"),
+        (("original", None, None, 1000), "protocol.tile_pixels=1000"),
     ],
 )
 def test_mistakes(arguments: tuple[object, ...], says: str) -> None:

@@ -439,3 +439,10 @@ def _draw_without(monkeypatch: pytest.MonkeyPatch, index: int, omitted: int | No
         patch.setattr(drawn_scenes, "take", keep)
         draw_picture(np.random.default_rng([5, 0, index]))
     return traced
+
+
+@pytest.mark.parametrize("side", [64, 96, 128])
+def test_pictures_of_every_size_that_is_allowed_can_be_drawn(side: int) -> None:
+    for seed in range(40):
+        picture = draw_picture(np.random.default_rng(seed), (side, side), (side, side))
+        assert picture.image_rgb.shape == (side, side, 3)

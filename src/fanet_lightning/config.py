@@ -78,16 +78,18 @@ def config_dir() -> Path:
     raise InputError(f"no configuration folder at {package / 'conf'}; install the package again")
 
 
-def run_name(model: str, level: int, context: bool, hl: bool) -> str:
+def run_name(model: str, level: int, context: bool, hl: bool, backbone: str = "vgg") -> str:
     """Name of a cell: ``level3_context_hl``. What reads no switch has none in its name: ``level1``, ``s3fd_fpn``.
 
+    A trunk that is not the paper's stands in front: ``light_level3_context_hl`` is no row of the paper's table.
     There is no ``=`` in it, because Hydra could not parse a path with one back.
     """
     if model != "fanet":
         return model
+    trunk = "" if backbone == "vgg" else re.sub(r"[^A-Za-z0-9.-]+", "_", backbone) + "_"
     if level == 1:
-        return "level1"  # S3FD: no A-block that could have a context module, and one hierarchy
-    return f"level{level}" + ("_context" if context else "") + ("_hl" if hl else "")
+        return f"{trunk}level1"  # S3FD: no A-block that could have a context module, and one hierarchy
+    return f"{trunk}level{level}" + ("_context" if context else "") + ("_hl" if hl else "")
 
 
 def register() -> None:

@@ -5,7 +5,7 @@
 """
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,11 +17,14 @@ from torch import nn
 from fanet_lightning.anchors import AnchorGrid
 from fanet_lightning.boxes import clip
 from fanet_lightning.data.resize import TestScale
-from fanet_lightning.errors import InputError
-from fanet_lightning.multiscale import MultiScale
+from fanet_lightning.errors import InputError, first_line
+from fanet_lightning.memory import SHARE, available_bytes, bytes_per_pixel, free_cached, is_out_of_memory
+from fanet_lightning.multiscale import Found, MultiScale
 from fanet_lightning.net.build import build_network
 from fanet_lightning.postprocess import detect
-from fanet_lightning.structures import Detections
+from fanet_lightning.structures import Detections, NetworkOutput
+from fanet_lightning.tiled_heads import find_in_tiles
+from fanet_lightning.tiles import AUTO, SMALLEST_TILE_PIXELS, Tile, TilePixels, tiles
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -87,6 +90,9 @@ class FaceDetector:
         self.detection = dict(detection or {})
         self.precision = precision
         self.source = source
+        # Pixels that have run out of memory once are not tried again.
+        self._refused_pixels: int | None = None
+        self._bytes_per_pixel: float | None = None
 
     @classmethod
     def from_checkpoint(cls, path: Path | str, **options: Any) -> Self:
@@ -117,22 +123,98 @@ class FaceDetector:
             raise ValueError(f"image_rgb must be (H, W, 3) uint8, not {image_rgb.shape} {image_rgb.dtype}")
         if isinstance(scale, MultiScale):
             return scale.detect(self, image_rgb)[0]
-        resized, scale_xy = (scale or TestScale(kind="original"))(image_rgb)
+        scale = scale or TestScale(kind="original")
+        resized, scale_xy = scale(image_rgb)
+        # The one copy of a large picture that is made: its bytes, channels first.
         images = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))[None]
-        return self.detect_resized(images, torch.as_tensor(scale_xy)[None], image_rgb.shape[0], image_rgb.shape[1])
+        height, width = image_rgb.shape[:2]
+        return self.detect_resized(images, torch.as_tensor(scale_xy)[None], height, width, scale.tile_pixels).detections
 
-    def detect_resized(self, images: torch.Tensor, scale_xy: torch.Tensor, height: int, width: int) -> Detections:
+    def detect_resized(
+        self, images: torch.Tensor, scale_xy: torch.Tensor, height: int, width: int, tile_pixels: TilePixels = AUTO
+    ) -> Found:
         """As :meth:`detect`, for an image (1, 3, h, w) uint8 that already has test scale ``scale_xy`` (1, 2)."""
-        found = self.find(images)
+        found, count = self.find(images, tile_pixels)
         boxes_xyxy = found.boxes_xyxy / scale_xy[0].to(found.boxes_xyxy.dtype).repeat(2)
-        return Detections(clip(boxes_xyxy, height, width), found.scores)
+        return Found(Detections(clip(boxes_xyxy, height, width), found.scores), count)
+
+    def find(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> Found:
+        """Faces of one image (1, 3, h, w) uint8 in its own pixels, not clipped to it, on the CPU.
+
+        An image of more than ``tile_pixels`` pixels (``auto``: of more than fit into memory) is computed in tiles,
+        which give the same faces (:mod:`fanet_lightning.tiled_heads`). Where memory runs out all the same, tiles become
+        smaller, and stay so for the images that follow.
+
+        Raises:
+            InputError: not even the smallest tile fits; or, with ``tile_pixels`` None, not the image.
+        """
+        height, width = images.shape[-2:]
+        while True:
+            parts = tiles(height, width, self._limit(tile_pixels))
+            outcome = self._tried(images, parts)
+            if isinstance(outcome, Detections):
+                return Found(outcome, len(parts))
+            free_cached(self.device)
+            largest = max(part.pixels for part in parts)
+            size = f"an image of {height} × {width} pixels at test scale"
+            if tile_pixels is None:
+                raise InputError(f"{size} does not fit into memory ({outcome}); set protocol.tile_pixels=auto")
+            if largest <= SMALLEST_TILE_PIXELS:
+                raise InputError(
+                    f"{size} does not fit into memory, not even in tiles of {largest:,} pixels ({outcome}); free "
+                    "memory on the device, or take another one"
+                )
+            self._refused_pixels = largest
+
+    def _limit(self, tile_pixels: TilePixels) -> int | None:
+        if tile_pixels is None:
+            return None
+        limits = [tile_pixels] if isinstance(tile_pixels, int) else []
+        if self._refused_pixels is not None:
+            limits.append(self._refused_pixels // 2)
+        elif tile_pixels == AUTO:
+            limits.extend(self._pixels_in_memory())
+        return max(SMALLEST_TILE_PIXELS, min(limits)) if limits else None
+
+    def _pixels_in_memory(self) -> list[int]:
+        """One number, or none where the memory is not known."""
+        available = available_bytes(self.device)
+        if available is None:
+            return []
+        if self._bytes_per_pixel is None:
+            try:
+                bf16 = self.precision == "bf16-mixed"
+                self._bytes_per_pixel = bytes_per_pixel(self.network, self.device, autocast_bf16=bf16)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                return []  # the image itself will say so
+        return [int(available * SHARE / self._bytes_per_pixel)] if self._bytes_per_pixel else []
+
+    def _tried(self, images: torch.Tensor, parts: Sequence[Tile]) -> Detections | str:
+        """The faces, or the first line of what was said when memory ran out.
+
+        The exception itself ends here: it would hold on to the tensors of the failed try.
+        """
+        try:
+            return self._find(images, parts)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return first_line(error)
 
     @torch.inference_mode()
-    def find(self, images: torch.Tensor) -> Detections:
-        """Faces of one image (1, 3, h, w) uint8 in its own pixels, not clipped to it, on the CPU."""
+    def _find(self, images: torch.Tensor, parts: Sequence[Tile]) -> Detections:
+        if len(parts) > 1:
+            found = find_in_tiles(self._heads, images, parts, self.detection)
+        else:
+            output = self._heads(images)
+            grid = AnchorGrid(tuple((rows, columns) for rows, columns in output.map_shapes))
+            found = detect(output, grid, **self.detection)[0]
+        return Detections(found.boxes_xyxy.cpu(), found.scores.cpu())
+
+    def _heads(self, images: torch.Tensor) -> NetworkOutput:
         images = images.to(self.device, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed"):
-            output = self.network(images)
-        grid = AnchorGrid(tuple((rows, columns) for rows, columns in output.map_shapes))
-        found = detect(output, grid, **self.detection)[0]
-        return Detections(found.boxes_xyxy.cpu(), found.scores.cpu())
+            output: NetworkOutput = self.network(images)
+        return output

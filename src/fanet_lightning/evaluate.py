@@ -1,8 +1,6 @@
 """Score a checkpoint: ``python -m fanet_lightning.evaluate checkpoint=FILE data=wider_face protocol=short640``."""
 
-import json
 import sys
-import time
 from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
@@ -11,24 +9,17 @@ from typing import TYPE_CHECKING, Any
 from fanet_lightning import cli
 from fanet_lightning.config import plain
 from fanet_lightning.errors import InputError
-from fanet_lightning.files import check_writable, replaced
+from fanet_lightning.files import check_writable
 
 if TYPE_CHECKING:
-    from fanet_lightning.data.records import ImageRecord
-    from fanet_lightning.data.resize import TestScale
-    from fanet_lightning.detector import FaceDetector
-    from fanet_lightning.multiscale import MultiScale, PassRecord
-    from fanet_lightning.scoring.benchmark import DetectionsByImage, Scores
-    from fanet_lightning.structures import Detections
+    from fanet_lightning.inference_store import Inferred, Journal
 
 USAGE = (
     "python -m fanet_lightning.evaluate checkpoint=FILE [data=wider_face data.root=DIR] [protocol=short640] [out=DIR]"
 )
-SCALES_FILE = "scales.json"
-SHEET_IMAGES = 12
-# Boxes below it are left out of the sheet, not out of the predictions: they would cover the picture.
-SHEET_THRESHOLD = 0.3
 PACKAGES = ("fanet-lightning", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy", "opencv-python-headless")
+# The loader processes of a killed evaluation hold its lock until they notice, within five seconds.
+LOCK_PATIENCE_SECONDS = 15.0
 
 
 def evaluate(
@@ -41,11 +32,14 @@ def evaluate(
     precision: str = "auto",
     workers: int = 1,
     detection: Mapping[str, Any] | None = None,
+    resume: str | bool = "auto",
+    lower_top: float = 0.0,
+    labelled: bool = True,
 ) -> dict[str, float]:
-    """Run a checkpoint over the validation images of ``source`` and score it.
+    """Run a checkpoint over the validation images of ``source`` and score it by the source's benchmark.
 
-    Writes ``predictions/`` in the official text layout, ``scores.json``, ``pr_curves.*`` and ``detections.*``; with a
-    multi-scale protocol ``scales.json`` as well, the passes over each image.
+    Writes ``predictions`` in the benchmark's own format, ``scores.json``, its curves, ``detections.*``, and
+    ``scales.json``: the passes over each image. Until it has ended, what was found lies in ``unfinished.jsonl``.
 
     Args:
         checkpoint: file that ``train`` has written.
@@ -56,136 +50,100 @@ def evaluate(
         precision: ``auto``, ``32-true`` or ``bf16-mixed``.
         workers: processes that read and resize images.
         detection: keyword arguments of :func:`fanet_lightning.postprocess.detect`.
+        resume: ``auto`` goes on where an evaluation with the same settings was cut off; False begins anew.
+        lower_top: fraction of its height by which a box's top edge is moved down before it is written, see
+            :func:`fanet_lightning.scoring.pascal_face.lower_top`.
+        labelled: False for images without labels: instead of scores, ``submission.zip`` for WIDER's test server.
 
     Returns:
-        AP per setting, in [0, 1].
+        AP per setting, in [0, 1]; empty without labels and for a benchmark without AP.
 
     Raises:
-        InputError: see :mod:`detector` and :mod:`data`.
+        InputError: see :mod:`detector` and :mod:`data`; ``out`` is in use, or holds results of the other kind.
     """
+    from fanet_lightning import evaluation_files as files
     from fanet_lightning.detector import FaceDetector
+    from fanet_lightning.inference import detect_records
+    from fanet_lightning.inference_store import JOURNAL_FILE, Journal, code_sha256, file_sha256, images_sha256
     from fanet_lightning.multiscale import build_protocol, full_settings
     from fanet_lightning.postprocess import detect
+    from fanet_lightning.run_record import locked
     from fanet_lightning.scoring.results import made_by
 
     device = _resolve_device(device)
-    check_writable(out)
+    _check_options(resume, lower_top, out, labelled)
     scale = build_protocol(protocol)
     detector = FaceDetector.from_checkpoint(checkpoint, device=device, precision=_precision(precision, device))
     defaults = {name: p.default for name, p in signature(detect).parameters.items() if p.kind is p.KEYWORD_ONLY}
     detector.detection = {**defaults, **detector.detection, **(detection or {})}
     records = source.val()
-    print(f"detecting faces in {len(records)} images, protocol {protocol['name']}, {device_name(device)}", flush=True)
-    start = time.perf_counter()
-    found, passes = detect_records(detector, records, scale, workers)
-    seconds = time.perf_counter() - start
-    predictions = {image_id: (item.boxes_xyxy.numpy(), item.scores.numpy()) for image_id, item in found.items()}
-    label = f"{source.name}, {len(records)} images, protocol {protocol['name']}"
-    tiled = {"tiled_images": sum(any(step.tiles > 1 for step in steps) for steps in passes.values())} if passes else {}
-    _write_passes(out / SCALES_FILE, passes)
     origin = {
         **made_by(sys.argv, checkpoint=str(checkpoint), packages=PACKAGES),
-        "protocol_settings": full_settings(protocol), **tiled, "data": source.name, "device": device_name(device),
-        "precision": detector.precision, "detection": detector.detection,
-        "images_per_second": round(len(records) / max(seconds, 1e-9), 2),
+        "checkpoint_sha256": file_sha256(checkpoint), "protocol_settings": full_settings(protocol),
+        "data": source.name, "device": device_name(device), "precision": detector.precision,
+        "detection": detector.detection, "lower_top": lower_top,
     }  # fmt: skip
-    scores = _score_and_write(out, source, predictions, label, protocol["name"], origin)
-    _draw(out, checkpoint, records, found, label)
-    return dict(scores.values.get("ap", {}))
-
-
-def _score_and_write(
-    out: Path,
-    source: Any,
-    detections: "DetectionsByImage",
-    label: str,
-    protocol: str,
-    origin: Mapping[str, Any],
-) -> "Scores":
-    """Write the predictions, score what was written, write and print the scores.
-
-    So ``score`` on the same files gives the same number to the last digit.
-    """
-    from fanet_lightning.scoring.bootstrap import SAMPLES, method
-    from fanet_lightning.scoring.results import intervals_of, print_scores, write_scores
-
-    benchmark, ground_truth = source.benchmark(), source.ground_truth()
-    benchmark.write_predictions(out / "predictions", ground_truth, detections)
-    scores: Scores = benchmark.score(ground_truth, out / "predictions")
-    intervals = intervals_of(scores, scores.resampled(SAMPLES, 0))
-    write_scores(out, scores, intervals, protocol=protocol, made_by=origin, intervals_method=method())
-    print_scores(scores, intervals, label)
-    return scores
-
-
-def detect_records(
-    detector: "FaceDetector", records: "list[ImageRecord]", scale: "TestScale | MultiScale", workers: int
-) -> "tuple[dict[str, Detections], dict[str, list[PassRecord]]]":
-    """Detections of every image by image id, boxes in pixels of the original image; reading overlaps with inference.
-
-    Second, the passes over each image; with a single scale there are none.
-    """
-    import numpy as np
-    from rich.progress import track
-    from torch.utils.data import DataLoader
-
-    from fanet_lightning.data.dataset import EvalDataset
-    from fanet_lightning.data.resize import TestScale
-
-    # Several scales start from the image as it is.
-    read_at = scale if isinstance(scale, TestScale) else TestScale("original")
-    loader = DataLoader(EvalDataset(records, read_at), batch_size=None, num_workers=workers)
-    found, passes = {}, {}
-    for batch in track(loader, "detecting", total=len(records), disable=not sys.stderr.isatty()):
-        image_id = batch.image_ids[0]
-        if isinstance(scale, TestScale):
-            height, width = batch.size_hw[0].tolist()
-            found[image_id] = detector.detect_resized(batch.images, batch.scale_xy, height, width)
+    depends_on = (
+        "checkpoint_sha256",
+        "protocol_settings",
+        "device",
+        "precision",
+        "detection",
+        "packages",
+        "git_commit",
+    )
+    fingerprint = {**{key: origin[key] for key in depends_on}, "code": code_sha256(), "images": images_sha256(records)}
+    label = f"{source.name}, {len(records)} images, protocol {protocol['name']}"
+    with locked(out, "run of evaluate", LOCK_PATIENCE_SECONDS):
+        ids = [record.image_id for record in records]
+        journal = Journal(out / JOURNAL_FILE, fingerprint, ids, resume=resume == "auto")
+        print(_opening(journal, len(records), protocol["name"], device_name(device)), flush=True)
+        with journal:
+            found = detect_records(detector, records, scale, workers, journal)
+        origin |= _how_it_went(found)
+        files.write_passes(out, found)
+        predictions = {image_id: files.boxes_to_write(item.detections, lower_top) for image_id, item in found.items()}
+        ap: dict[str, float] = {}
+        if labelled:
+            scores = files.score_and_write(out, source, predictions, label, protocol["name"], origin)
+            ap = dict(scores.values.get("ap", {}))
         else:
-            image_rgb = np.ascontiguousarray(batch.images[0].permute(1, 2, 0).numpy())
-            found[image_id], passes[image_id] = scale.detect(detector, image_rgb)
-    return found, passes
+            files.write_unscored(out, source, predictions, protocol["name"], origin)
+        files.draw_sheet(out, checkpoint, records, found, label)
+        journal.remove()
+    return ap
 
 
-def _write_passes(path: Path, passes: "dict[str, list[PassRecord]]") -> None:
-    """One line per image. Without passes, what an earlier evaluation left there goes."""
-    if not passes:
-        path.unlink(missing_ok=True)
-        return
-    lines = [f"{json.dumps(key)}: {json.dumps([step._asdict() for step in steps])}" for key, steps in passes.items()]
-    with replaced(path) as temporary:
-        temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+def _check_options(resume: object, lower_top: object, out: Path, labelled: bool) -> None:
+    from fanet_lightning.evaluation_files import SUBMISSION_FILE
+    from fanet_lightning.scoring.results import SCORES_FILE
+
+    if resume != "auto" and resume is not False:
+        raise InputError(f"resume={resume}: take auto (go on where it was cut off) or false (begin anew)")
+    if isinstance(lower_top, bool) or not isinstance(lower_top, int | float) or not 0 <= lower_top < 1:
+        raise InputError(f"lower_top={lower_top}: give a fraction of a box's height, at least 0 and below 1")
+    check_writable(out)
+    other = SUBMISSION_FILE if labelled else SCORES_FILE
+    if (out / other).exists():
+        raise InputError(f"out={out} holds {other} of an evaluation of another split; give another out")
 
 
-def _draw(
-    out: Path,
-    checkpoint: Path,
-    records: "list[ImageRecord]",
-    found: "dict[str, Detections]",
-    label: str,
-) -> None:
-    import numpy as np
+def _opening(journal: "Journal", images: int, protocol: str, device: str) -> str:
+    lines = [f"detecting faces in {images} images, protocol {protocol}, {device}"]
+    if journal.refused:
+        lines.append(f"beginning anew: {journal.path} is of other settings ({', '.join(journal.refused)})")
+    elif journal.done:
+        lines.append(f"going on: {len(journal.done)} images are done already; resume=false begins anew")
+    return "\n".join(lines)
 
-    from fanet_lightning.data.images import read_image_rgb
-    from fanet_lightning.plots import detection_sheet, draw_detections, precision_recall_figure, save_figure
-    from fanet_lightning.scoring.wider_face_benchmark import CURVES_FILE, read_curves
 
-    name = checkpoint.resolve().parent.parent.name or checkpoint.stem
-    if (out / CURVES_FILE).is_file():
-        save_figure(precision_recall_figure({name: read_curves(out / CURVES_FILE)}, label), out / "pr_curves")
-    # Evenly spread over the list, so that the sheet is the same for every run on the same images.
-    chosen = [records[i] for i in np.linspace(0, len(records) - 1, min(SHEET_IMAGES, len(records))).round().astype(int)]
-    drawn, titles = [], []
-    for record in chosen:
-        item = found[record.image_id]
-        shown = item.scores.numpy() >= SHEET_THRESHOLD
-        boxes_xyxy, scores = item.boxes_xyxy.numpy()[shown], item.scores.numpy()[shown]
-        drawn.append(draw_detections(read_image_rgb(record.path), boxes_xyxy, scores, record.boxes_xyxy))
-        titles.append(
-            f"{record.image_id.split('/')[-1][-40:]}: {len(scores)} found, {len(record.boxes_xyxy)} annotated"
-        )
-    caption = f"{label}: detections with confidence ≥ {SHEET_THRESHOLD}, annotated faces in white"
-    save_figure(detection_sheet(drawn, titles, caption), out / "detections")
+def _how_it_went(found: "Mapping[str, Inferred]") -> dict[str, Any]:
+    """``images_per_second`` over all images, those of an earlier process by the time that they took there."""
+    seconds = sum(item.seconds for item in found.values())
+    return {
+        "tiled_images": sum(any(step.tiles > 1 for step in item.passes) for item in found.values()),
+        "images_per_second": round(len(found) / max(seconds, 1e-9), 2),
+    }
 
 
 def _resolve_device(device: str) -> str:
@@ -222,6 +180,40 @@ def device_name(device: str) -> str:
     return f"cpu, {threads} {'thread' if threads == 1 else 'threads'}, {platform.machine()}"
 
 
+def choose_split(data: Mapping[str, Any], split: object) -> dict[str, Any]:
+    """``data`` with the split to evaluate on set, ``split`` being short for ``data.val.split``; None leaves it.
+
+    Raises:
+        InputError: an unknown split, or data that are not divided into splits.
+    """
+    from fanet_lightning.data.wider_face import SPLITS
+
+    if split is None:
+        return dict(data)
+    if split not in SPLITS:
+        raise InputError(f"split={split} is unknown; take one of {', '.join(SPLITS)}")
+    if not isinstance(data.get("val"), Mapping):
+        raise InputError(f"split={split}: data={data['name']} has no splits; take data=wider_face, or leave split out")
+    return {**data, "val": {**data["val"], "split": split}}
+
+
+def data_of_run(checkpoint: Path, words: list[str]) -> dict[str, Any] | None:
+    """The data that the checkpoint's run was trained and validated on; None where words choose data or none is known.
+
+    Drawn pictures have many settings, and those of another set are other pictures.
+    """
+    from fanet_lightning.run_record import read_record
+
+    if any(word.lstrip("+~").startswith(("data=", "data.")) for word in words):
+        return None
+    try:
+        record = read_record(checkpoint.resolve().parent.parent)
+    except InputError:  # a checkpoint alone is enough
+        return None
+    data = record.settings.get("data") if record else None
+    return dict(data) if isinstance(data, Mapping) and "name" in data else None
+
+
 def main(argv: list[str]) -> int:
     """The command line."""
     config = cli.verb_config("evaluate", argv, USAGE, required=["checkpoint"])
@@ -233,16 +225,23 @@ def main(argv: list[str]) -> int:
 
     checkpoint = Path(options["checkpoint"])
     read_checkpoint(checkpoint)
-    source = build_source(**options["data"])
+    data = data_of_run(checkpoint, argv)
+    if data is not None and data != options["data"]:
+        print(f"data={data['name']} with the settings of the checkpoint's run; data=… chooses others")
+    data = choose_split(data or options["data"], options["split"])
+    split = (data.get("val") or {}).get("split", "val")
+    source = build_source(**data)
     source.check(train=False)
     run = checkpoint.resolve().parent.parent.name or checkpoint.stem
-    default = Path("outputs/evaluate") / f"{options['data']['name']}_{options['protocol']['name']}" / run
+    data_name = data["name"] if split == "val" else f"{data['name']}_{split}"
+    default = Path("outputs/evaluate") / f"{data_name}_{options['protocol']['name']}" / run
     out = Path(options["out"]) if options["out"] else default
     evaluate(
         checkpoint, source, options["protocol"], out, device=options["device"], precision=options["precision"],
-        workers=options["workers"], detection=options["detection"],
+        workers=options["workers"], detection=options["detection"], resume=options["resume"],
+        lower_top=options["lower_top"], labelled=split != "test",
     )  # fmt: skip
-    print(f"predictions, scores.json, pr_curves and detections lie in {out}")
+    print(f"the results lie in {out}")
     return 0
 
 

@@ -18,7 +18,7 @@ from fanet_lightning.data.resize import TestScale
 from fanet_lightning.errors import InputError
 from fanet_lightning.postprocess import box_vote
 from fanet_lightning.structures import Detections
-from fanet_lightning.tiles import SMALLEST_TILE_PIXELS, Tile, tiles
+from fanet_lightning.tiles import AUTO, TilePixels, check_tile_pixels
 
 # The script: what Caffe could address, 2³¹ bytes at 577 bytes a pixel. Copies of it elsewhere divide by 200.
 MAX_PIXELS = 0x7FFFFFFF // 577
@@ -54,10 +54,17 @@ class PassRecord(NamedTuple):
     boxes: int
 
 
+class Found(NamedTuple):
+    """Faces, and in how many tiles the network saw the image; 1 is the whole."""
+
+    detections: Detections
+    tiles: int
+
+
 class Finder(Protocol):
     """What :class:`MultiScale` needs of a detector."""
 
-    def find(self, images: torch.Tensor) -> Detections:
+    def find(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> Found:
         """(1, 3, h, w) uint8 RGB → faces in its pixels, on the CPU."""
 
 
@@ -76,8 +83,8 @@ class MultiScale:
 
     Args:
         max_pixels: pixels of the largest pass. Part of the protocol, so that numbers do not depend on the machine.
-        tile_pixels: a pass with more pixels is computed in overlapping tiles of at most so many, see
-            :mod:`fanet_lightning.tiles`; None: never. For machines with little memory.
+        tile_pixels: a pass with more pixels is computed in overlapping tiles of at most so many; ``auto``: one that
+            does not fit into memory; None: never. The faces are the same (:mod:`fanet_lightning.tiled_heads`).
         vote_iou, keep, keep_singles: see :func:`fanet_lightning.postprocess.box_vote`.
 
     Raises:
@@ -85,7 +92,7 @@ class MultiScale:
     """
 
     max_pixels: int = MAX_PIXELS
-    tile_pixels: int | None = None
+    tile_pixels: TilePixels = AUTO
     vote_iou: float = 0.3
     keep: int = 750
     keep_singles: bool = True
@@ -98,9 +105,7 @@ class MultiScale:
             raise InputError(f"protocol.vote_iou={self.vote_iou}; give an overlap above 0 and at most 1")
         if not isinstance(self.keep_singles, bool):
             raise InputError(f"protocol.keep_singles={self.keep_singles}; give true or false")
-        if self.tile_pixels is not None:
-            hint = f"at least {SMALLEST_TILE_PIXELS}, or null for no tiles"
-            _check_number("tile_pixels", self.tile_pixels, SMALLEST_TILE_PIXELS, hint)
+        check_tile_pixels(self.tile_pixels)
 
     def scales(self, height: int, width: int) -> list[Pass]:
         """The passes over an image of this size, in the script's order."""
@@ -122,7 +127,7 @@ class MultiScale:
         Boxes in pixels of the image, clipped to it, float32; scores in descending order.
 
         Raises:
-            InputError: a pass does not fit into the device's memory.
+            InputError: a pass does not fit into memory, see :meth:`FaceDetector.find`.
         """
         height, width = image_rgb.shape[:2]
         found, records = [], []
@@ -148,17 +153,9 @@ class MultiScale:
             image = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
         if step.flip:
             image = image[:, ::-1]
-        parts = tiles(rows, columns, self.tile_pixels)
-        try:
-            found = [_find_in_tile(detector, image, tile) for tile in parts]
-        except torch.OutOfMemoryError as error:
-            raise InputError(
-                f"a pass of {rows} × {columns} pixels does not fit into the device's memory; set protocol.tile_pixels "
-                f"to at most {max(SMALLEST_TILE_PIXELS, rows * columns // 2)}"
-            ) from error
+        detections, tiles = detector.find(torch.from_numpy(image.transpose(2, 0, 1).copy())[None], self.tile_pixels)
         ratio = torch.tensor([columns / width, rows / height] * 2, dtype=torch.float32)
-        boxes_xyxy = torch.cat([item.boxes_xyxy for item in found]) / ratio
-        scores = torch.cat([item.scores for item in found])
+        boxes_xyxy, scores = detections.boxes_xyxy / ratio, detections.scores
         if step.flip:
             x1, y1, x2, y2 = boxes_xyxy.unbind(dim=1)
             boxes_xyxy = torch.stack([width - x2, y1, width - x1, y2], dim=1)
@@ -168,19 +165,8 @@ class MultiScale:
             kept &= sides.amax(dim=1) > step.larger_over
         if step.smaller_under is not None:
             kept &= sides.amin(dim=1) < step.smaller_under
-        record = PassRecord(step.scale, step.flip, rows, columns, len(parts), int(kept.sum()))
+        record = PassRecord(step.scale, step.flip, rows, columns, tiles, int(kept.sum()))
         return Detections(boxes_xyxy[kept], scores[kept]), record
-
-
-def _find_in_tile(detector: Finder, image: npt.NDArray[np.uint8], tile: Tile) -> Detections:
-    """Faces whose centre lies in the tile's core, in pixels of the whole pass."""
-    crop = image[tile.y1 : tile.y2, tile.x1 : tile.x2]
-    found = detector.find(torch.from_numpy(crop.transpose(2, 0, 1).copy())[None])
-    boxes_xyxy = found.boxes_xyxy + torch.tensor([tile.x1, tile.y1] * 2, dtype=torch.float32)
-    centres = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2
-    low, high = torch.tensor(tile.core_xyxy).reshape(2, 2)
-    owned = ((centres >= low) & (centres < high)).all(dim=1)
-    return Detections(boxes_xyxy[owned], found.scores[owned])
 
 
 def _check_number(name: str, value: object, least: float, hint: str) -> None:

@@ -164,7 +164,8 @@ def _portrait(rng: np.random.Generator, size_wh: tuple[int, int]) -> list[_Place
     places = _apart(rng, size_wh, int(rng.integers(0, 4)), 12, 46, (0.2, 0.6))
     many = 1 if rng.random() < 0.65 else 2
     for number in range(many):
-        face = _log_uniform(rng, 80, min(1.15 * height, 400) if many == 1 else 0.5 * height)
+        largest = min(1.15 * height, 400) if many == 1 else 0.5 * height
+        face = _log_uniform(rng, min(80, largest), largest)
         x = width * ((number + 0.5) / many + rng.normal(0, 0.07))
         places.append(_Place(float(x), height * float(rng.uniform(0.35, 0.55)), face))
     return sorted(places, key=lambda place: place.height)

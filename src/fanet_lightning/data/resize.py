@@ -7,7 +7,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from fanet_lightning.data.images import MAX_PIXELS
 from fanet_lightning.errors import InputError
+from fanet_lightning.tiles import AUTO, TilePixels, check_tile_pixels
 
 
 class Resized(NamedTuple):
@@ -24,6 +26,11 @@ class TestScale:
     ``kind``: ``short`` sets the shorter side to ``size``, ``long`` the longer one, ``original`` neither (``size`` is
         not read).
     ``max_long``: the longer side ends at most here; the scale is lowered where need be (RetinaFace's 1600/2150 rule).
+    ``tile_pixels``: a resized image with more pixels is computed in overlapping tiles; ``auto``: one that does not fit
+        into memory; None: never (:mod:`fanet_lightning.tiled_heads`: the faces are the same). Nothing is resized by it.
+
+    An image never becomes larger than what can be read (179 megapixels): the scale of a strip 640 pixels high and
+    440 times as long is lowered until it is not.
 
     Sides are rounded to the nearest pixel, so the two scales differ by a trifle: both are handed back.
     Bilinear without antialiasing both ways, as in the evaluation programs of S3FD and RetinaFace, which numbers are
@@ -36,6 +43,7 @@ class TestScale:
     kind: Literal["short", "long", "original"] = "short"
     size: int | None = 640
     max_long: int | None = None
+    tile_pixels: TilePixels = AUTO
 
     def __post_init__(self) -> None:
         if self.kind not in ("short", "long", "original"):
@@ -46,6 +54,7 @@ class TestScale:
             )
         if self.max_long is not None and self.max_long < 1:
             raise InputError(f"protocol.max_long={self.max_long}; give a side of at least 1 pixel, or null")
+        check_tile_pixels(self.tile_pixels)
 
     def target_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) of the resized image, at least 1 × 1."""
@@ -55,6 +64,9 @@ class TestScale:
             scale = self.size / (min if self.kind == "short" else max)(height, width)
         if self.max_long is not None:
             scale = min(scale, self.max_long / max(height, width))
+        # Sides are rounded up by half a pixel at most, which on a thin strip is much.
+        while scale > 1 and max(1, int(height * scale + 0.5)) * max(1, int(width * scale + 0.5)) > MAX_PIXELS:
+            scale = max(1.0, min(scale * 0.999, (MAX_PIXELS / (height * width)) ** 0.5))
         return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
     def __call__(self, image: npt.NDArray[np.uint8]) -> Resized:

@@ -1,0 +1,114 @@
+"""What an evaluation leaves behind: predictions, scores or a submission, the passes over each image, a sheet."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fanet_lightning.files import replaced
+
+if TYPE_CHECKING:
+    from fanet_lightning.data.records import ImageRecord
+    from fanet_lightning.inference_store import Inferred
+    from fanet_lightning.scoring.benchmark import DetectionsByImage, Scores
+    from fanet_lightning.structures import Detections
+
+SCALES_FILE, SUBMISSION_FILE, SUBMISSION_RECORD = "scales.json", "submission.zip", "submission.json"
+SHEET_IMAGES = 12
+# Boxes below it are left out of the sheet, not out of the predictions: they would cover the picture.
+SHEET_THRESHOLD = 0.3
+# Pixels of the longer side. More does not show on a sheet, and twelve of a hundred megapixels would fill the memory.
+SHEET_SIDE = 2048
+
+
+def boxes_to_write(found: "Detections", lower: float) -> tuple[Any, Any]:
+    """Boxes (D, 4) and scores (D,) as arrays; ``lower``: see :func:`fanet_lightning.scoring.pascal_face.lower_top`."""
+    boxes_xyxy, scores = found.boxes_xyxy.numpy(), found.scores.numpy()
+    if lower:
+        from fanet_lightning.scoring.pascal_face import lower_top
+
+        boxes_xyxy = lower_top(boxes_xyxy, lower)
+    return boxes_xyxy, scores
+
+
+def score_and_write(
+    out: Path,
+    source: Any,
+    detections: "DetectionsByImage",
+    label: str,
+    protocol: str,
+    origin: Mapping[str, Any],
+) -> "Scores":
+    """Write the predictions, score what was written, write and print the scores.
+
+    So ``score`` on the same files gives the same number to the last digit.
+    """
+    from fanet_lightning.scoring.bootstrap import SAMPLES, method
+    from fanet_lightning.scoring.results import intervals_of, print_scores, write_scores
+
+    benchmark, ground_truth = source.benchmark(), source.ground_truth()
+    benchmark.write_predictions(out / "predictions", ground_truth, detections)
+    scores: Scores = benchmark.score(ground_truth, out / "predictions")
+    intervals = intervals_of(scores, scores.resampled(SAMPLES, 0))
+    write_scores(out, scores, intervals, protocol=protocol, made_by=origin, intervals_method=method())
+    print_scores(scores, intervals, label)
+    return scores
+
+
+def write_unscored(
+    out: Path, source: Any, detections: "DetectionsByImage", protocol: str, origin: Mapping[str, Any]
+) -> None:
+    """Predictions without labels: the archive for the test server, and beside it how it came about."""
+    from fanet_lightning.scoring.submission import write_submission
+
+    source.benchmark().write_predictions(out / "predictions", source.ground_truth(), detections)
+    archive = out / SUBMISSION_FILE
+    packed = write_submission(archive, out / "predictions", list(detections))
+    record = {"protocol": protocol, "images": len(packed.image_ids), "boxes": len(packed.scores), "made_by": origin}
+    with replaced(out / SUBMISSION_RECORD) as path:
+        path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(
+        f"no labels, so no scores: {archive} holds {len(packed.scores):,} boxes of {len(packed.image_ids):,} images as "
+        "event/name.txt, the layout that WIDER FACE's test server takes; it was read back and is whole"
+    )
+
+
+def write_passes(out: Path, found: "Mapping[str, Inferred]") -> None:
+    """``scales.json``, a line per image: the passes that the network made over it."""
+    lines = [
+        f"{json.dumps(key)}: {json.dumps([step._asdict() for step in item.passes])}" for key, item in found.items()
+    ]
+    with replaced(out / SCALES_FILE) as path:
+        path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def draw_sheet(
+    out: Path, checkpoint: Path, records: "Sequence[ImageRecord]", found: "Mapping[str, Inferred]", label: str
+) -> None:
+    """Draw the curves, where the benchmark has some that are of precision and recall, and a sheet of detections."""
+    import numpy as np
+
+    from fanet_lightning.data.images import read_image_rgb
+    from fanet_lightning.data.resize import TestScale
+    from fanet_lightning.plots import detection_sheet, draw_detections, precision_recall_figure, save_figure
+    from fanet_lightning.scoring.wider_face_benchmark import CURVES_FILE, read_curves
+
+    name = checkpoint.resolve().parent.parent.name or checkpoint.stem
+    if (out / CURVES_FILE).is_file():
+        save_figure(precision_recall_figure({name: read_curves(out / CURVES_FILE)}, label), out / "pr_curves")
+    # Evenly spread over the list, so that the sheet is the same for every run on the same images.
+    chosen = [records[i] for i in np.linspace(0, len(records) - 1, min(SHEET_IMAGES, len(records))).round().astype(int)]
+    small = TestScale("original", max_long=SHEET_SIDE)
+    drawn, titles = [], []
+    for record in chosen:
+        item = found[record.image_id].detections
+        shown = item.scores.numpy() >= SHEET_THRESHOLD
+        boxes_xyxy, scores = item.boxes_xyxy.numpy()[shown], item.scores.numpy()[shown]
+        image, scale_xy = small(read_image_rgb(record.path))
+        scale = np.tile(scale_xy, 2)
+        drawn.append(draw_detections(image, boxes_xyxy * scale, scores, record.boxes_xyxy * scale))
+        titles.append(
+            f"{record.image_id.split('/')[-1][-40:]}: {len(scores)} found, {len(record.boxes_xyxy)} annotated"
+        )
+    caption = f"{label}: detections with confidence ≥ {SHEET_THRESHOLD}, annotated faces in white"
+    save_figure(detection_sheet(drawn, titles, caption), out / "detections")
