@@ -1,5 +1,8 @@
 """The building blocks of the networks: convolution with ReLU, L2Norm and the A-block (paper §3.2)."""
 
+import copy
+from typing import TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -53,6 +56,34 @@ class ConvReLU(nn.Conv2d):
         # In place: neither a convolution nor a batch normalisation needs its output for the gradient.
         return F.relu(x, inplace=True)
 
+    @torch.no_grad()
+    def fold_batch_norm(self) -> None:
+        """Put the batch normalisation, with its running statistics, into weight and bias. Computed in float64."""
+        if self.bn is None:
+            return
+        assert self.bias is not None and self.bn.running_mean is not None and self.bn.running_var is not None
+        factor = self.bn.weight.double() / (self.bn.running_var.double() + self.bn.eps).sqrt()
+        bias = (self.bias.double() - self.bn.running_mean.double()) * factor + self.bn.bias.double()
+        self.weight.copy_(self.weight.double() * factor[:, None, None, None])
+        self.bias.copy_(bias)
+        self.bn = None
+
+
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
+
+
+def fuse(network: NetworkT) -> NetworkT:
+    """A copy for inference: every :class:`ConvReLU` with its batch normalisation folded in, in evaluation mode.
+
+    Outputs are those of ``network.eval()`` up to rounding. The copy's state dict lacks the ``bn`` entries, and it is
+    not to be trained. Batch normalisation inside a timm trunk stays: its layers are not ours.
+    """
+    fused = copy.deepcopy(network).eval()
+    for layer in fused.modules():
+        if isinstance(layer, ConvReLU):
+            layer.fold_batch_norm()
+    return fused
+
 
 class L2Norm(nn.Module):
     """Each cell's channel vector brought to length 1, then one learnt scale per channel (ParseNet; S3FD §3.1).
@@ -81,27 +112,49 @@ def upsample_to(x: Tensor, like: Tensor) -> Tensor:
 class ABlock(nn.Module):
     """Agglomeration of a map with the next deeper one (paper §3.2, figure 2), ReLU after every convolution.
 
-    ``shallow`` 1×1 to X = 256 channels; with ``context`` four branches 1×1, 1×3, 3×1, 3×3 of X/4 channels each follow.
-    ``deep`` 1×1 to N/8 = 32 channels, bilinear upsampling. ``smooth`` 3×3 over the concatenation, to N = 256 channels.
-    ``width`` scales X, X/4, N/8 and N alike, each rounded by :func:`scaled`.
+    ``shallow`` 1×1 to X = N channels; with ``context`` four branches 1×1, 1×3, 3×1, 3×3 of X/4 channels each follow.
+    ``deep`` 1×1, bilinear upsampling. ``smooth`` 3×3 over the concatenation, to N channels.
+
+    Args:
+        shallow_channels, deep_channels: of the two inputs.
+        width: factor on N, X/4 and the deep branch, each rounded by :func:`scaled`.
+        channels: N. The paper's 256.
+        deep: channels of the deep branch. The paper's N/8 = 32.
+        batch_norm: batch normalisation after every convolution; the paper has none.
     """
 
-    def __init__(self, shallow_channels: int, deep_channels: int, *, context: bool, width: float = 1.0) -> None:
+    def __init__(
+        self,
+        shallow_channels: int,
+        deep_channels: int,
+        *,
+        context: bool,
+        width: float = 1.0,
+        channels: int = 256,
+        deep: int = 32,
+        batch_norm: bool = False,
+    ) -> None:
         super().__init__()
-        inner, branch, deep = scaled(256, width), scaled(64, width), scaled(32, width)
-        self.shallow = ConvReLU(shallow_channels, inner, 1)
+        inner, branch, deep = self.channels_out(width, channels), scaled(channels // 4, width), scaled(deep, width)
+        self.shallow = ConvReLU(shallow_channels, inner, 1, batch_norm=batch_norm)
         self.context = (
-            nn.ModuleDict({f"branch_{h}x{w}": ConvReLU(inner, branch, (h, w)) for h in (1, 3) for w in (1, 3)})
+            nn.ModuleDict(
+                {
+                    f"branch_{h}x{w}": ConvReLU(inner, branch, (h, w), batch_norm=batch_norm)
+                    for h in (1, 3)
+                    for w in (1, 3)
+                }
+            )
             if context
             else None
         )
-        self.deep = ConvReLU(deep_channels, deep, 1)
-        self.smooth = ConvReLU((4 * branch if context else inner) + deep, self.channels_out(width), 3)
+        self.deep = ConvReLU(deep_channels, deep, 1, batch_norm=batch_norm)
+        self.smooth = ConvReLU((4 * branch if context else inner) + deep, inner, 3, batch_norm=batch_norm)
 
     @staticmethod
-    def channels_out(width: float = 1.0) -> int:
-        """N, the channels of an agglomerated map: 256 at width 1."""
-        return scaled(256, width)
+    def channels_out(width: float = 1.0, channels: int = 256) -> int:
+        """N, the channels of an agglomerated map: 256 at width 1 unless told otherwise."""
+        return scaled(channels, width)
 
     def forward(self, shallow: Tensor, deep: Tensor) -> Tensor:
         """(B, C, H, W) and the deeper map (B, C', about H/2, about W/2) → (B, N, H, W)."""

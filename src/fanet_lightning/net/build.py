@@ -1,5 +1,7 @@
 """Networks by name, and what they cost."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.func import functional_call
@@ -20,16 +22,21 @@ def build_network(
     hl: bool = True,
     width: float = 1.0,
     batch_norm: bool = False,
-    agglomerate_from: str = "conv_fc7",
+    agglomerate_from: str | None = None,
     own_blocks: bool = False,
     fc6: str = "plain",
+    backbone: str = "vgg",
+    block_channels: int | Sequence[int] = 256,
+    deep_channels: int = 32,
+    block_batch_norm: bool = False,
     fpn_maps: int = 4,
     normaliser: str = "imagenet",
 ) -> Network:
     """The network ``fanet`` or ``s3fd_fpn``, with fresh weights.
 
-    ``s3fd_fpn`` reads neither ``level``, ``context``, ``hl`` nor ``agglomerate_from`` and ``own_blocks``; ``fanet``
-    does not read ``fpn_maps``. The meaning of each: :class:`FANet`, :class:`S3fdFpn`.
+    ``s3fd_fpn`` stands on VGG16 and reads neither ``level``, ``context``, ``hl`` nor what describes trunk and A-blocks;
+    ``fanet`` does not read ``fpn_maps``. The meaning of each: :class:`FANet`, :class:`S3fdFpn`. The light network is
+    ``conf/model/fanet_light.yaml``.
 
     Raises:
         InputError: an unknown name, or a value that the network rejects.
@@ -44,6 +51,10 @@ def build_network(
             agglomerate_from=agglomerate_from,
             own_blocks=own_blocks,
             fc6=fc6,
+            backbone=backbone,
+            block_channels=block_channels,
+            deep_channels=deep_channels,
+            block_batch_norm=block_batch_norm,
             normaliser=normaliser,
         )
     if name == "s3fd_fpn":

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from fanet_lightning.errors import InputError
+from fanet_lightning.net.backbone import Backbone
 from fanet_lightning.net.blocks import ABlock
 from fanet_lightning.net.heads import Heads, map_shapes
+from fanet_lightning.net.light import LightTrunk
 from fanet_lightning.net.normaliser import Normaliser
-from fanet_lightning.net.vgg import MAP_NAMES, VggTrunk
+from fanet_lightning.net.vgg import VggTrunk
 from fanet_lightning.structures import NetworkOutput
 
 
@@ -24,9 +26,16 @@ class FANet(nn.Module):
         hl: every hierarchy has heads of its own, for the hierarchical loss (§3.4); without it the last one alone.
         width: factor on all channels, see :func:`fanet_lightning.net.blocks.scaled`.
         batch_norm: batch normalisation in the trunk.
-        agglomerate_from: the deepest map that takes part, conv4_3 … conv7_2. The paper takes conv_fc7 (§3.3).
+        agglomerate_from: the deepest map that takes part, by name: conv4_3 … conv7_2 of VGG16, stride8 … stride128 of
+            other trunks. None: the fourth, the paper's conv_fc7 (§3.3).
         own_blocks: equation 2 read literally: every level above 1 has A-blocks on maps 1 … s - 1.
-        fc6: ``plain`` or ``dilated``.
+        fc6: ``plain`` or ``dilated``; VGG16 alone has it.
+        backbone: ``vgg`` (VGG16, the paper's), ``light`` (:class:`LightTrunk`), or the name of a feature extractor of
+            timm, whose own channels ``width`` and ``batch_norm`` leave alone.
+        block_channels: N of the A-blocks at width 1: one number for all maps, or one per map from map 1 on, of which
+            the last holds for all that follow. The paper has 256.
+        deep_channels: channels of the A-blocks' deep branch at width 1. The paper has N/8 = 32.
+        block_batch_norm: batch normalisation in the A-blocks too; the paper has none.
         normaliser: ``imagenet`` or ``caffe``.
 
     Raises:
@@ -41,20 +50,31 @@ class FANet(nn.Module):
         hl: bool = True,
         width: float = 1.0,
         batch_norm: bool = False,
-        agglomerate_from: str = "conv_fc7",
+        agglomerate_from: str | None = None,
         own_blocks: bool = False,
         fc6: str = "plain",
+        backbone: str = "vgg",
+        block_channels: int | Sequence[int] = 256,
+        deep_channels: int = 32,
+        block_batch_norm: bool = False,
         normaliser: str = "imagenet",
     ) -> None:
         super().__init__()
-        if agglomerate_from not in MAP_NAMES[1:]:
-            raise InputError(f"model.agglomerate_from={agglomerate_from}: choose one of {', '.join(MAP_NAMES[1:])}")
-        start = MAP_NAMES.index(agglomerate_from) + 1
+        widths = _block_channels(block_channels)
+        if deep_channels < 1:
+            raise InputError(f"model.deep_channels={deep_channels}: give at least 1; the paper has 32")
+        trunk = build_backbone(backbone, width=width, batch_norm=batch_norm, fc6=fc6)
+        names = trunk.map_names
+        if agglomerate_from is None:
+            agglomerate_from = names[3]
+        if agglomerate_from not in names[1:]:
+            raise InputError(f"model.agglomerate_from={agglomerate_from}: choose one of {', '.join(names[1:])}")
+        start = names.index(agglomerate_from) + 1
         if not 1 <= level <= start:
             raise InputError(f"level={level}: agglomeration from {agglomerate_from} allows level=1 … {start}")
         self.level, self.hl = level, hl
         self.normaliser = Normaliser(normaliser)
-        self.trunk = VggTrunk(width=width, batch_norm=batch_norm, fc6=fc6)
+        self.trunk = trunk
         self.levels = nn.ModuleDict()
         self.heads = nn.ModuleDict()
 
@@ -62,15 +82,24 @@ class FANet(nn.Module):
         for k in range(1, level + 1):
             if k > 1:
                 blocks = start - 1 if own_blocks else start - k + 1
+                own = [widths[min(i, len(widths) - 1)] for i in range(blocks)]
                 self.levels[str(k)] = nn.ModuleDict(
                     {
-                        name: ABlock(channels[i], channels[i + 1], context=context, width=width)
-                        for i, name in enumerate(MAP_NAMES[:blocks])
+                        name: ABlock(
+                            channels[i],
+                            channels[i + 1],
+                            context=context,
+                            width=width,
+                            channels=own[i],
+                            deep=deep_channels,
+                            batch_norm=block_batch_norm,
+                        )
+                        for i, name in enumerate(names[:blocks])
                     }
                 )
-                channels = [ABlock.channels_out(width)] * blocks + channels[blocks:]
+                channels = [ABlock.channels_out(width, n) for n in own] + channels[blocks:]
             if hl or k == level:
-                self.heads[str(k)] = Heads(channels)
+                self.heads[str(k)] = Heads(channels, names)
 
     def hierarchies(self, images: Tensor) -> list[list[Tensor]]:
         """(B, 3, H, W) RGB in 0 … 255 → the six maps of each level, first level first."""
@@ -101,3 +130,25 @@ def _agglomerate(blocks: nn.Module, maps: Sequence[Tensor]) -> list[Tensor]:
     """One level from the one below (equation 2): the shallow maps agglomerated, the deeper ones as they are."""
     new = [block(maps[i], maps[i + 1]) for i, block in enumerate(blocks.children())]
     return [*new, *maps[len(new) :]]
+
+
+def build_backbone(name: str, *, width: float = 1.0, batch_norm: bool = False, fc6: str = "plain") -> Backbone:
+    """The trunk ``vgg`` or ``light``, or a feature extractor of timm.
+
+    Raises:
+        InputError: a value outside the trunk's choices, or a name that timm does not know.
+    """
+    if name == "vgg":
+        return VggTrunk(width=width, batch_norm=batch_norm, fc6=fc6)
+    if name == "light":
+        return LightTrunk(width=width, batch_norm=batch_norm)
+    from fanet_lightning.net.timm_backbone import TimmTrunk
+
+    return TimmTrunk(name, width=width)
+
+
+def _block_channels(value: int | Sequence[int]) -> list[int]:
+    channels = [value] if isinstance(value, int) else list(value)
+    if not channels or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in channels):
+        raise InputError(f"model.block_channels={value}: give a number of channels, or one per map as in [24,48,64]")
+    return channels

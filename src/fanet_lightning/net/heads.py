@@ -15,14 +15,14 @@ MAXOUT_BACKGROUNDS = 3
 
 
 class Heads(nn.Module):
-    """Scores and box offsets of every anchor. ``channels``: those of the six maps.
+    """Scores and box offsets of every anchor. ``channels``: those of the six maps; ``names``: of the layers.
 
     One convolution per map gives both, output channels in the order 4 offsets, background score or scores, face score.
     """
 
-    def __init__(self, channels: Sequence[int]) -> None:
+    def __init__(self, channels: Sequence[int], names: Sequence[str] = MAP_NAMES) -> None:
         super().__init__()
-        for index, (name, inputs) in enumerate(zip(MAP_NAMES, channels, strict=True)):
+        for index, (name, inputs) in enumerate(zip(names, channels, strict=True)):
             backgrounds = MAXOUT_BACKGROUNDS if index == 0 else 1
             layer = nn.Conv2d(inputs, 4 + backgrounds + 1, 3, padding=1)
             init_xavier(layer)

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fanet_lightning.errors import InputError
+from fanet_lightning.net.backbone import Backbone
 from fanet_lightning.net.blocks import ConvReLU, L2Norm, scaled
 
 # The six detection maps, shallow to deep, strides 4 … 128, and their channels at width 1 (paper §3.3).
@@ -17,7 +18,7 @@ VGG_CONVOLUTIONS = (
 )
 
 
-class VggTrunk(nn.Module):
+class VggTrunk(Backbone):
     """Six maps from a normalised image; the first three pass through L2Norm, scales 10, 8 and 5 at the start.
 
     Args:
@@ -27,6 +28,8 @@ class VggTrunk(nn.Module):
 
     Layers with ImageNet weights start with He's initialisation, in case none are loaded; the others with Xavier's.
     """
+
+    map_names = MAP_NAMES
 
     def __init__(self, *, width: float = 1.0, batch_norm: bool = False, fc6: str = "plain") -> None:
         super().__init__()

@@ -9,6 +9,7 @@ from torch import Tensor
 from fanet_lightning.errors import InputError, first_line
 from fanet_lightning.net.build import Network
 from fanet_lightning.net.normaliser import Normaliser
+from fanet_lightning.net.timm_backbone import TimmTrunk
 from fanet_lightning.net.vgg import VGG_CONVOLUTIONS, VggTrunk
 
 # Position of each of the thirteen convolutions inside torchvision's `features` of vgg16 and vgg16_bn. The file of
@@ -30,17 +31,23 @@ def load_trunk_weights(network: Network, source: str | Path | None) -> str:
     fc6 and fc7 of torchvision's layout are decimated as in SSD (§3.1): every fourth output, every third tap of 7×7.
     conv6_1 … conv7_2, where no weights exist, stay as they are.
 
+    A timm trunk takes ``imagenet`` alone, timm's weights for its name; the normaliser gets their mean and deviation.
+
     Returns:
         The kind of the network's normaliser: ``caffe`` with reduced-fc weights, ``imagenet`` with torchvision's,
         and unchanged without weights.
 
     Raises:
-        InputError: no such file, no network connection, a file of another layout or of other shapes, or a trunk that
-            is not as wide as VGG16. The network is then as it was.
+        InputError: no such file, no network connection, a file of another layout or of other shapes, a trunk that is
+            not as wide as VGG16, or one that nobody has trained. The network is then as it was.
     """
     if source is None or str(source) == "none":
         return network.normaliser.kind
     trunk = network.trunk
+    if isinstance(trunk, TimmTrunk):
+        return _timm_weights(network, trunk, str(source))
+    if not isinstance(trunk, VggTrunk):
+        raise InputError(f"weights={source}: nobody has trained the light trunk on ImageNet; use weights=null")
     if trunk.width != 1:
         raise InputError(f"weights={source}: they fit model.width=1.0, not {trunk.width}; use weights=none")
     if str(source) == "imagenet":
@@ -60,6 +67,19 @@ def load_trunk_weights(network: Network, source: str | Path | None) -> str:
     device = next(trunk.parameters()).device
     network.normaliser = Normaliser(kind).to(device)
     return kind
+
+
+def _timm_weights(network: Network, trunk: TimmTrunk, source: str) -> str:
+    if source != "imagenet":
+        raise InputError(f"weights={source}: with model.backbone={trunk.name} give imagenet, or none")
+    mean, std = trunk.load_pretrained()
+    device = next(trunk.parameters()).device
+    normaliser = Normaliser("imagenet").to(device)
+    # Buffers, so that a checkpoint restores them.
+    normaliser.mean.copy_(torch.tensor(mean)[:, None, None])
+    normaliser.std.copy_(torch.tensor(std)[:, None, None])
+    network.normaliser = normaliser
+    return normaliser.kind
 
 
 def _torchvision_weights(batch_norm: bool) -> tuple[str, Mapping[str, Tensor]]:
