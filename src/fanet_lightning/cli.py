@@ -50,3 +50,18 @@ def verb_config(config_name: str, argv: Sequence[str], usage: str, required: Seq
     if missing:
         raise InputError(f"{' and '.join(f'{key}=…' for key in missing)} must be given; {usage.splitlines()[0]}")
     return config
+
+
+def check_report_keys(config: DictConfig) -> None:
+    """The keys ``attributes``, ``errors`` and ``worst`` of the verbs that score.
+
+    Raises:
+        InputError: a value of another type, or ``worst`` below 1.
+    """
+    for key in ("attributes", "errors"):
+        if not isinstance(config[key], bool):
+            raise InputError(f"{key}={config[key]} is neither true nor false")
+    if not isinstance(config.worst, int) or isinstance(config.worst, bool):
+        raise InputError(f"worst={config.worst} is not a whole number; it counts images")
+    if config.worst < 1:
+        raise InputError(f"worst={config.worst} leaves nothing to show; give 1 or more")

@@ -35,6 +35,9 @@ def evaluate(
     resume: str | bool = "auto",
     lower_top: float = 0.0,
     labelled: bool = True,
+    attributes: bool = False,
+    errors: bool = False,
+    worst: int = 200,
 ) -> dict[str, float]:
     """Run a checkpoint over the validation images of ``source`` and score it by the source's benchmark.
 
@@ -54,6 +57,8 @@ def evaluate(
         lower_top: fraction of its height by which a box's top edge is moved down before it is written, see
             :func:`fanet_lightning.scoring.pascal_face.lower_top`.
         labelled: False for images without labels: instead of scores, ``submission.zip`` for WIDER's test server.
+        attributes, errors, worst: with WIDER's ground truth also :func:`wider_face_report.report_by_attribute` and
+            :func:`wider_face_report.report_errors`.
 
     Returns:
         AP per setting, in [0, 1]; empty without labels and for a benchmark without AP.
@@ -72,6 +77,8 @@ def evaluate(
 
     device = _resolve_device(device)
     _check_options(resume, lower_top, out, labelled)
+    if attributes or errors:
+        files.check_wider(source, labelled)
     scale = build_protocol(protocol)
     detector = FaceDetector.from_checkpoint(checkpoint, device=device, precision=_precision(precision, device))
     defaults = {name: p.default for name, p in signature(detect).parameters.items() if p.kind is p.KEYWORD_ONLY}
@@ -107,6 +114,7 @@ def evaluate(
         if labelled:
             scores = files.score_and_write(out, source, predictions, label, protocol["name"], origin)
             ap = dict(scores.values.get("ap", {}))
+            files.report_more(out, source, records, label, origin, attributes=attributes, errors=errors, worst=worst)
         else:
             files.write_unscored(out, source, predictions, protocol["name"], origin)
         files.draw_sheet(out, checkpoint, records, found, label)
@@ -192,7 +200,7 @@ def choose_split(data: Mapping[str, Any], split: object) -> dict[str, Any]:
         return dict(data)
     if split not in SPLITS:
         raise InputError(f"split={split} is unknown; take one of {', '.join(SPLITS)}")
-    if not isinstance(data.get("val"), Mapping):
+    if not isinstance(data.get("val"), Mapping) or "split" not in data["val"]:
         raise InputError(f"split={split}: data={data['name']} has no splits; take data=wider_face, or leave split out")
     return {**data, "val": {**data["val"], "split": split}}
 
@@ -220,6 +228,7 @@ def main(argv: list[str]) -> int:
     if config is None:
         return 0
     options = plain(config)
+    cli.check_report_keys(config)
     from fanet_lightning.data.sources import build_source
     from fanet_lightning.detector import read_checkpoint
 
@@ -239,7 +248,8 @@ def main(argv: list[str]) -> int:
     evaluate(
         checkpoint, source, options["protocol"], out, device=options["device"], precision=options["precision"],
         workers=options["workers"], detection=options["detection"], resume=options["resume"],
-        lower_top=options["lower_top"], labelled=split != "test",
+        lower_top=options["lower_top"], labelled=split != "test", attributes=options["attributes"],
+        errors=options["errors"], worst=options["worst"],
     )  # fmt: skip
     print(f"the results lie in {out}")
     return 0

@@ -1,10 +1,12 @@
 """What an evaluation leaves behind: predictions, scores or a submission, the passes over each image, a sheet."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fanet_lightning.errors import InputError
 from fanet_lightning.files import replaced
 
 if TYPE_CHECKING:
@@ -53,6 +55,44 @@ def score_and_write(
     write_scores(out, scores, intervals, protocol=protocol, made_by=origin, intervals_method=method())
     print_scores(scores, intervals, label)
     return scores
+
+
+def check_wider(source: Any, labelled: bool) -> None:
+    """Refuse what is only known of WIDER FACE, before any work.
+
+    Raises:
+        InputError: another benchmark, or no labels.
+    """
+    from fanet_lightning.scoring.wider_face_benchmark import WiderFaceBenchmark
+
+    if not labelled or not isinstance(source.benchmark(), WiderFaceBenchmark):
+        reason = "images without labels" if not labelled else f"data={source.name}"
+        raise InputError(f"attributes=true and errors=true need WIDER FACE's labels, not {reason}; leave them out")
+
+
+def report_more(
+    out: Path,
+    source: Any,
+    records: "Sequence[ImageRecord]",
+    label: str,
+    origin: Mapping[str, Any],
+    *,
+    attributes: bool,
+    errors: bool,
+    worst: int,
+) -> None:
+    """What was asked for beyond the scores; see :mod:`fanet_lightning.wider_face_report`."""
+    from fanet_lightning.wider_face_report import report_by_attribute, report_errors
+
+    truth, predictions = source.ground_truth(), out / "predictions"
+    if attributes:
+        report_by_attribute(truth, predictions, out, title=label, made_by=origin)
+    if errors:
+        # The folder of the events: the image's path without its id.
+        pictures = records[0].path.parents[records[0].image_id.count("/")]
+        missing = report_errors(truth, predictions, out, title=label, pictures=pictures, worst=worst)
+        if missing:
+            print(f"warning: {missing}", file=sys.stderr)
 
 
 def write_unscored(

@@ -123,14 +123,15 @@ def main(argv: list[str]) -> int:
 
 
 def _check_values(config: "DictConfig") -> None:
-    for key in ("strict", "attributes", "errors"):
-        if not isinstance(config[key], bool):
-            raise InputError(f"{key}={config[key]} is neither true nor false")
-    for key, what in (("bootstrap", "it counts the resamples, 0: no intervals"), ("worst", "it counts images")):
-        if not isinstance(config[key], int) or isinstance(config[key], bool):
-            raise InputError(f"{key}={config[key]} is not a whole number; {what}")
-    if config.worst < 1:
-        raise InputError(f"worst={config.worst} leaves nothing to show; give 1 or more")
+    from fanet_lightning.cli import check_report_keys
+
+    check_report_keys(config)
+    if not isinstance(config.strict, bool):
+        raise InputError(f"strict={config.strict} is neither true nor false")
+    if not isinstance(config.bootstrap, int) or isinstance(config.bootstrap, bool):
+        raise InputError(
+            f"bootstrap={config.bootstrap} is not a whole number; it counts the resamples, 0: no intervals"
+        )
     if config.split not in SPLITS:
         raise InputError(f"split={config.split} is unknown; take val, or test for the archive that is sent in")
     of_wider = {
