@@ -93,11 +93,12 @@ def box_vote(
         raise ValueError(f"iou={iou}, keep={keep}: iou must lie in (0, 1], keep must not be negative")
     boxes = boxes_xyxy.detach().cpu().double().numpy()
     weights = scores.detach().cpu().double().numpy()
-    leader_of = _leaders(boxes, weights, iou)
-    leaders, group, members = np.unique(leader_of, return_inverse=True, return_counts=True)
-    share = np.maximum(weights, 1e-12)
+    leader_of = _leaders(boxes, weights, iou, keep, keep_singles)
+    taken = np.flatnonzero(leader_of >= 0)
+    leaders, group, members = np.unique(leader_of[taken], return_inverse=True, return_counts=True)
+    share = np.maximum(weights[taken], 1e-12)
     total = np.bincount(group, share, minlength=len(leaders))
-    columns = [np.bincount(group, share * boxes[:, i], minlength=len(leaders)) / total for i in range(4)]
+    columns = [np.bincount(group, share * boxes[taken, i], minlength=len(leaders)) / total for i in range(4)]
     merged = np.stack(columns, axis=1)
     order = np.lexsort((leaders, -weights[leaders]))
     if not keep_singles:
@@ -109,8 +110,13 @@ def box_vote(
     )
 
 
-def _leaders(boxes: npt.NDArray[np.float64], scores: npt.NDArray[np.float64], iou: float) -> npt.NDArray[np.int64]:
+def _leaders(
+    boxes: npt.NDArray[np.float64], scores: npt.NDArray[np.float64], iou: float, keep: int, keep_singles: bool
+) -> npt.NDArray[np.int64]:
     """(D, 4), (D,) → (D,) the detection that takes each one; a leader takes itself.
+
+    Leaders come in the order in which they are kept, so after ``keep`` of them (that are no singles, where those are
+    dropped) the others play no part; detections that none of these takes are -1.
 
     Boxes lie sorted by the x of their centre, so that a leader looks only at a slice of them. With widths w ≤ W, an IoU
     of t needs an intersection at least t·W wide, so centres at most (w + W) / 2 - t·W apart, and w ≥ t·W. For a given
@@ -129,14 +135,18 @@ def _leaders(boxes: npt.NDArray[np.float64], scores: npt.NDArray[np.float64], io
     place = np.empty(len(by_x), np.int64)
     place[by_x] = np.arange(len(by_x))
     leader = np.full(len(by_x), -1)
+    kept = 0
     for at in place[np.argsort(-scores, kind="stable")].tolist():
         if leader[at] >= 0:
             continue
+        if kept == keep:
+            break
         near = slices[at]
         sides = np.minimum(high[:, near], high[:, at, None]) - np.maximum(low[:, near], low[:, at, None])
         shared = np.multiply(*np.maximum(sides, 0))
         taken = (shared / (area[near] + area[at] - shared) >= iou) & (leader[near] < 0)
         leader[near][taken] = at
         leader[at] = at
-    by_place: npt.NDArray[np.int64] = by_x[leader]
+        kept += int(keep_singles or np.count_nonzero(taken) > 1)
+    by_place: npt.NDArray[np.int64] = np.where(leader >= 0, by_x[leader], -1)
     return by_place[place]
