@@ -76,7 +76,7 @@ def test_cells_are_named_without_equals_signs(switches: tuple[int, bool, bool], 
         ("model.widht=1", r"unknown key 'model\.widht': did you mean 'model\.width'\?"),
         ("hl=maybe", r"hl: Value 'maybe' is not a valid bool"),
         ("level=three", r"level: .*'three'.*[Ii]nt"),
-        ("data=wider", r"data=wider: there is no such option; choose one of afw, fddb, pascal_face, synthetic, wider_face"),
+        ("data=wider", r"data=wider: there is no such option; choose one of afw, fddb, .*, wider_face"),
         ("experiment=papre", r"experiment=papre: .* choose one of ablation, paper, wider_face_scratch"),
     ],
 )

@@ -82,7 +82,8 @@ def test_intervals_and_comparison_of_ap_stand_by_setting(tmp_path: Path) -> None
     intervals = intervals_of(AP, samples)
     assert intervals["ap"]["easy"][:3] == pytest.approx((0.5, 0.505, 0.695))
     other = example({"ap": {"easy": 0.25, "hard": math.nan}}, {"easy": 1234, "hard": 0})
-    differences = differences_of(AP, other, samples, {"ap": {"easy": np.array([0.5, 0.5, 0.1]), "hard": np.full(3, np.nan)}})
+    others = {"ap": {"easy": np.array([0.5, 0.5, 0.1]), "hard": np.full(3, np.nan)}}
+    differences = differences_of(AP, other, samples, others)
     written = write_scores(
         tmp_path, AP, intervals, protocol=None, made_by={}, intervals_method="by hand",
         against=comparison("other", other, differences),

@@ -103,5 +103,5 @@ def _legend(scores: AttributeScores, sides: Sequence[tuple[str, ...]]) -> list[A
         "recall": f"recall at precision {scores.at_precision:g} over all faces",
         "max_recall": "recall of all detections",
     }
-    style = {"marker": "o", "markersize": 3.2, "linewidth": 1.4}
+    style: dict[str, Any] = {"marker": "o", "markersize": 3.2, "linewidth": 1.4}
     return [Line2D([], [], color=COLOURS[name], label=texts[name], **style) for side in sides for name in side]

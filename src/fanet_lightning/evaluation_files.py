@@ -125,17 +125,16 @@ def write_passes(out: Path, found: "Mapping[str, Inferred]") -> None:
 def draw_sheet(
     out: Path, checkpoint: Path, records: "Sequence[ImageRecord]", found: "Mapping[str, Inferred]", label: str
 ) -> None:
-    """Draw the curves, where the benchmark has some that are of precision and recall, and a sheet of detections."""
+    """Draw the curves, where there are some, and a sheet of detections."""
     import numpy as np
 
     from fanet_lightning.data.images import read_image_rgb
     from fanet_lightning.data.resize import TestScale
-    from fanet_lightning.plots import detection_sheet, draw_detections, precision_recall_figure, save_figure
-    from fanet_lightning.scoring.wider_face_benchmark import CURVES_FILE, read_curves
+    from fanet_lightning.plot import CURVE_FILES, plot_scores
+    from fanet_lightning.plots import detection_sheet, draw_detections, save_figure
 
-    name = checkpoint.resolve().parent.parent.name or checkpoint.stem
-    if (out / CURVES_FILE).is_file():
-        save_figure(precision_recall_figure({name: read_curves(out / CURVES_FILE)}, label), out / "pr_curves")
+    if any((out / name).is_file() for name in CURVE_FILES):
+        plot_scores([out], out, names=[checkpoint.resolve().parent.parent.name or checkpoint.stem])
     # Evenly spread over the list, so that the sheet is the same for every run on the same images.
     chosen = [records[i] for i in np.linspace(0, len(records) - 1, min(SHEET_IMAGES, len(records))).round().astype(int)]
     small = TestScale("original", max_long=SHEET_SIDE)

@@ -1,5 +1,4 @@
-"""What all figures share: a style fit for a paper, colours that colour-blind readers tell apart, and how they are saved.
-"""
+"""What all figures share: a style fit for a paper, colours that the colour-blind tell apart, and how they are saved."""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -77,9 +76,7 @@ def panels(
     height += _LINE_INCHES * sum(text.count("\n") + 1 for text in (titles, notes) if text)
     with mpl.rc_context({**STYLE, "font.size": 8, "legend.fontsize": _TEXT_POINTS, "axes.titlesize": 8.5}):
         figure = Figure(figsize=(width, height), layout="constrained")
-        engine = figure.get_layout_engine()
-        assert engine is not None
-        engine.set(h_pad=0.06, w_pad=0.05)
+        figure.set_layout_engine("constrained", h_pad=0.06, w_pad=0.05)
         axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel().tolist()
         if titles:
             figure.suptitle(titles, fontsize=8.5)

@@ -1,61 +1,18 @@
-"""Figures: precision-recall curves, and sheets of detections coloured by confidence (paper, figures 4, 8, 9)."""
+"""The figures, and sheets of detections coloured by confidence (paper, figures 4, 8, 9)."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from fanet_lightning.files import replaced
+from fanet_lightning.curve_plots import precision_recall_figure
+from fanet_lightning.figure_style import STYLE, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from fanet_lightning.scoring.curves import Curve
-
-# Vector text stays text in the PDF, so that a paper's fonts and searches work.
-STYLE: dict[Any, Any] = {"pdf.fonttype": 42, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
-         "axes.grid": True,
-         "grid.color": "0.9", "axes.axisbelow": True}  # fmt: skip
-
-
-def precision_recall_figure(runs: Mapping[str, Mapping[str, "Curve"]], title: str = "") -> "Figure":
-    """One panel per setting, one line per run, AP in the legend.
-
-    Args:
-        runs: name of a run → setting → curve.
-        title: protocol and data, so that the numbers are never without them.
-    """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    settings = list(dict.fromkeys(setting for curves in runs.values() for setting in curves))
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(3.1 * max(len(settings), 1), 3.2), layout="constrained")
-        axes = figure.subplots(1, max(len(settings), 1), sharey=True, squeeze=False)[0]
-        for axis, setting in zip(axes, settings, strict=True):
-            for name, curves in runs.items():
-                if setting in curves:
-                    curve = curves[setting]
-                    axis.plot(curve.recall, curve.precision, linewidth=1.5, label=f"{name} {curve.ap:.3f}")
-            axis.set(xlim=(0, 1.005), ylim=(0, 1.02), xlabel="recall", title=setting)
-            axis.legend(loc="lower left", frameon=False)
-        axes[0].set_ylabel("precision")
-        if title:
-            figure.suptitle(title, fontsize=9)
-    return figure
-
-
-def save_figure(figure: "Figure", stem: Path) -> list[Path]:
-    """Write ``stem``.pdf (vector, for papers) and ``stem``.png (for looking); each appears by rename."""
-    paths = []
-    for suffix in (".pdf", ".png"):
-        path = stem.with_suffix(suffix)
-        with replaced(path) as temporary:
-            figure.savefig(temporary, format=suffix[1:], dpi=160)
-        paths.append(path)
-    return paths
+__all__ = ["STYLE", "detection_sheet", "draw_detections", "precision_recall_figure", "save_figure"]
 
 
 def draw_detections(

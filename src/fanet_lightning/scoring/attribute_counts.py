@@ -23,7 +23,7 @@ from fanet_lightning.scoring.curves import (
 )
 from fanet_lightning.scoring.ground_truth import GroundTruth
 from fanet_lightning.scoring.predictions import Predictions
-from fanet_lightning.scoring.wider_face import judge
+from fanet_lightning.scoring.wider_face import check_same_images, judge
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -77,11 +77,7 @@ def judge_rows(ground_truth: GroundTruth, predictions: Predictions) -> Rows:
     Raises:
         ValueError: the two are not about the same images in the same order.
     """
-    if ground_truth.image_ids != predictions.image_ids:
-        raise ValueError(
-            f"ground truth of {len(ground_truth.image_ids)} images and predictions of {len(predictions.image_ids)}: "
-            "both must name the same images in the same order"
-        )
+    check_same_images(ground_truth, predictions)
     judged = judge(ground_truth, predictions)
     return Rows(
         np.repeat(np.arange(len(predictions.image_ids)), np.diff(predictions.starts)),

@@ -71,9 +71,10 @@ def faces_within(ground_truth: GroundTruth, within: str) -> npt.NDArray[np.bool_
         choices = ", ".join([*ground_truth.counted, VALID])
         raise InputError(f"attributes within={within} is no setting of the ground truth; choose one of {choices}")
     # WIDER marks an image without a face by a box of zeros.
-    valid: npt.NDArray[np.bool_] = (np.concatenate([np.empty((0, 4)), *ground_truth.boxes_xywh])[:, 2:] > 0).all(axis=1)
+    sides = np.concatenate([np.empty((0, 4)), *ground_truth.boxes_xywh])[:, 2:]
+    valid: npt.NDArray[np.bool_] = np.all(sides > 0, axis=1)
     if "invalid" in ground_truth.attributes:
-        valid &= np.concatenate([nothing, *(own == 0 for own in ground_truth.attributes["invalid"])])
+        valid = valid & np.concatenate([nothing, *(own == 0 for own in ground_truth.attributes["invalid"])])
     return valid
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fanet_lightning.errors import InputError
+from fanet_lightning.errors import InputError, first_line
 from fanet_lightning.files import replaced
 from fanet_lightning.scoring.benchmark import DetectionsByImage, Samples, Scores
 from fanet_lightning.scoring.bootstrap import image_weights
@@ -35,6 +35,7 @@ from fanet_lightning.scoring.coco import (
 from fanet_lightning.scoring.coco_arrays import CocoDetections, CocoGroundTruth
 from fanet_lightning.scoring.coco_files import read_ground_truth, read_results, write_results
 from fanet_lightning.scoring.coco_matching import AREAS, IOU_THRESHOLDS, MAX_DETECTIONS, match
+from fanet_lightning.scoring.curves import Curve
 
 # Name → distribution that it comes with.
 TOOLS = {"pycocotools": "pycocotools", "faster_coco_eval": "faster-coco-eval"}
@@ -250,3 +251,28 @@ def _write_curves(folder: Path, precision: npt.NDArray[np.float64], categories: 
             areas=np.array(list(AREAS), np.str_),
         )
     return [path]
+
+
+def read_coco_curves(path: Path) -> dict[str, Curve]:
+    """Curves at IoU 0.50 and 0.75 over all sizes, the mean over categories, from what ``score`` has written.
+
+    ``thresholds`` is empty (the tool reads precision at 101 recalls, not at scores) and ``faces`` 0: not in the file.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds no such curves.
+    """
+    curves = {}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            precision, recall = arrays["precision"], arrays["recall"]
+            area = arrays["areas"].tolist().index("all")
+            for iou in (0.5, 0.75):
+                place = int(np.abs(arrays["iou_thresholds"] - iou).argmin())
+                own = precision[place, :, :, area]
+                counted = ~np.isnan(own).all(axis=0)
+                mean = own[:, counted].mean(axis=1) if counted.any() else np.zeros(len(recall))
+                ap = float(mean.mean()) if counted.any() else float("nan")
+                curves[f"IoU {iou:.2f}"] = Curve(mean, recall, np.zeros(0), ap, 0)
+    except Exception as error:  # numpy and zipfile raise a dozen kinds for a damaged archive
+        raise InputError(f"{path} cannot be read ({first_line(error)}); score the predictions again") from error
+    return curves

@@ -62,9 +62,7 @@ def write_errors(out: Path, errors: ErrorTypes) -> dict[str, Any]:
 
 def print_errors(lost: Mapping[str, LostAP], file: TextIO | None = None) -> None:
     """Setting, AP, and what each type of error costs, one line each."""
-    rows = [
-        [setting, _text(own.ap), *(_text(own.gains[name], "+") for name in TYPES)] for setting, own in lost.items()
-    ]
+    rows = [[setting, _text(own.ap), *(_text(own.gains[name], "+") for name in TYPES)] for setting, own in lost.items()]
     title = "AP gained when the errors of one type alone are mended"
     print_rows(title, ["setting", "AP", *TYPES], rows, file or sys.stdout)
 

@@ -35,7 +35,7 @@ import numpy.typing as npt
 from fanet_lightning.scoring.curves import first_bins, normalise_scores
 from fanet_lightning.scoring.ground_truth import GroundTruth
 from fanet_lightning.scoring.predictions import Predictions
-from fanet_lightning.scoring.wider_face import MIN_IOU, _best_face
+from fanet_lightning.scoring.wider_face import MIN_IOU, best_face, check_same_images
 
 # Below it a row has nothing to do with any face; TIDE, section 2.2.
 BACKGROUND_IOU = 0.1
@@ -114,11 +114,7 @@ def error_types(ground_truth: GroundTruth, predictions: Predictions) -> ErrorTyp
     Raises:
         ValueError: the two are not about the same images in the same order.
     """
-    if ground_truth.image_ids != predictions.image_ids:
-        raise ValueError(
-            f"ground truth of {len(ground_truth.image_ids)} images and predictions of {len(predictions.image_ids)}: "
-            "both must name the same images in the same order"
-        )
+    check_same_images(ground_truth, predictions)
     images = len(ground_truth.image_ids)
     faces_per_image = np.array([len(boxes) for boxes in ground_truth.boxes_xywh], np.int64)
     image_of_rows = np.repeat(np.arange(images), np.diff(predictions.starts))
@@ -150,7 +146,7 @@ def _nearest_faces(
     for i, faces_xywh in enumerate(ground_truth.boxes_xywh):
         rows = slice(starts[i], starts[i + 1])
         if len(faces_xywh) and rows.stop > rows.start:
-            best, overlap = _best_face(predictions.boxes_xywh[rows], faces_xywh)
+            best, overlap = best_face(predictions.boxes_xywh[rows], faces_xywh)
             nearest[rows] = np.where(overlap >= BACKGROUND_IOU, best + first_face, -1)
             overlaps[rows] = overlap
         first_face += len(faces_xywh)
@@ -188,4 +184,5 @@ def _best_of_each_face(
 ) -> npt.NDArray[np.int64]:
     """Those of ``rows`` that are the best-scored one of their face; the earlier of equals."""
     ordered = rows[np.lexsort((-scores[rows], nearest[rows]))]
-    return ordered[np.diff(nearest[ordered], prepend=-1) != 0]
+    best: npt.NDArray[np.int64] = ordered[np.diff(nearest[ordered], prepend=-1) != 0]
+    return best

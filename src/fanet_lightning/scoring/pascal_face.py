@@ -106,7 +106,7 @@ def evaluate_detections(
     for number in range(PASSES if alignment else 1):
         if number:
             boxes = aligned(boxes, step)
-        best, face = _best_face(boxes, faces_xyxy, pairs)
+        best, face = best_face(boxes, faces_xyxy, pairs)
         hit, false_positive = _outcomes(best > detections.overlap, face, counted)
         step = _offset(boxes[hit], faces_xyxy[face[hit]])
         total = Alignment(total.tx + step.tx, total.ty + step.ty, total.sx * step.sx, total.sy * step.sy)
@@ -174,7 +174,7 @@ def _pairs(image_index: Index, faces_in_image: Index) -> _Pairs:
     return _Pairs(detection, face, runs[with_faces], with_faces)
 
 
-def _best_face(boxes_xyxy: Float, faces_xyxy: Float, pairs: _Pairs) -> tuple[Float, Index]:
+def best_face(boxes_xyxy: Float, faces_xyxy: Float, pairs: _Pairs) -> tuple[Float, Index]:
     """(D,) largest overlap and the face that has it, the last among equals; 0 and -1 without any face."""
     best, face = np.zeros(len(boxes_xyxy)), np.full(len(boxes_xyxy), -1)
     if len(pairs.runs):

@@ -18,7 +18,7 @@ from fanet_lightning.scoring.predictions import Predictions
 MIN_IOU = 0.5
 
 
-__all__ = ["Curve", "Judged", "SettingRows", "judge", "judge_settings", "score"]
+__all__ = ["Curve", "Judged", "SettingRows", "check_same_images", "judge", "judge_settings", "score"]
 
 
 class Judged(NamedTuple):
@@ -73,11 +73,7 @@ def judge_settings(
     Raises:
         ValueError: the two are not about the same images in the same order.
     """
-    if ground_truth.image_ids != predictions.image_ids:
-        raise ValueError(
-            f"ground truth of {len(ground_truth.image_ids)} images and predictions of {len(predictions.image_ids)}: "
-            "both must name the same images in the same order"
-        )
+    check_same_images(ground_truth, predictions)
     judged = judge(ground_truth, predictions)
     looks = judged.face >= 0
     settings = {}
@@ -90,6 +86,18 @@ def judge_settings(
     return first_bins(normalise_scores(predictions.scores)), settings
 
 
+def check_same_images(ground_truth: GroundTruth, predictions: Predictions) -> None:
+    """
+    Raises:
+        ValueError: the two are not about the same images in the same order.
+    """
+    if ground_truth.image_ids != predictions.image_ids:
+        raise ValueError(
+            f"ground truth of {len(ground_truth.image_ids)} images and predictions of {len(predictions.image_ids)}: "
+            "both must name the same images in the same order"
+        )
+
+
 def judge(ground_truth: GroundTruth, predictions: Predictions) -> Judged:
     """Find each row's face. Settings and thresholds play no part in it."""
     face = np.full(len(predictions.scores), -1, np.int64)
@@ -100,7 +108,7 @@ def judge(ground_truth: GroundTruth, predictions: Predictions) -> Judged:
         rows = slice(starts[i], starts[i + 1])
         if len(faces_xywh) and rows.stop > rows.start:
             in_play[rows] = True
-            best, overlap = _best_face(predictions.boxes_xywh[rows], faces_xywh)
+            best, overlap = best_face(predictions.boxes_xywh[rows], faces_xywh)
             face[rows] = np.where(overlap >= MIN_IOU, best + first_face, -1)
         first_face += len(faces_xywh)
     looking = np.flatnonzero(face >= 0)
@@ -111,7 +119,7 @@ def judge(ground_truth: GroundTruth, predictions: Predictions) -> Judged:
     return Judged(face, first, in_play)
 
 
-def _best_face(
+def best_face(
     rows_xywh: npt.NDArray[np.float64], faces_xywh: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """(D, 4), (F, 4) → index of the face with the largest overlap (the first of equals) and that overlap, (D,) each.
