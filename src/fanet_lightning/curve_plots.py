@@ -24,7 +24,7 @@ _PUBLISHED_DASHES = (
     (0, (7, 2)),
     (0, (3, 1, 1, 1, 1, 1)),
 )
-NOT_COMPARABLE = "The published curves are over the whole {split} split: they do not compare with a sample."
+NOT_COMPARABLE = "The published curves are over the whole {split} split: they do not compare with other images."
 
 
 class PrecisionRecall(Protocol):
@@ -70,7 +70,8 @@ def precision_recall_figure(
         published: WIDER FACE methods that get a name in the legend; all others of the split are drawn as light grey
             lines. An empty sequence: all of them grey. None: no published curve.
         split: of the published curves, ``val`` or ``test``.
-        sample: the runs are over a part of the split. The figure then says that the published curves do not compare.
+        sample: the runs are over other images, say a part of the split. The figure then says that the published curves
+            do not compare.
         note: what else stands below the panels.
         label: name and AP → text of the legend.
         layout: ``page``: panels side by side over 7 inches; ``column``: one above the other, 3.4 inches wide. Neither
@@ -118,7 +119,7 @@ def precision_recall_figure(
                     shown.append((curve.ap, line))
             axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="Recall", ylabel="Precision")
             if settings != ["all"]:
-                axis.set_title(setting)
+                axis.set_title(setting, parse_math=False)
             # Stable, so that runs of equal AP keep their order; those without a face come last.
             shown.sort(key=lambda pair: -pair[0] if np.isfinite(pair[0]) else np.inf)
             legend_below(axis, [line for _, line in shown] + grey)

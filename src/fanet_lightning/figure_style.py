@@ -34,7 +34,7 @@ WIDTHS_INCHES: dict[Layout, float] = {"page": 7.0, "column": 3.4}
 _TEXT_POINTS = 7.5
 _LINE_INCHES = 0.145
 # Of the x axis, between a panel and its legend.
-_LABELS_INCHES = 0.4
+_LABELS_INCHES = 0.42
 
 
 def line_style(index: int) -> dict[str, Any]:
@@ -79,9 +79,9 @@ def panels(
         figure.set_layout_engine("constrained", h_pad=0.06, w_pad=0.05)
         axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel().tolist()
         if titles:
-            figure.suptitle(titles, fontsize=8.5)
+            figure.suptitle(titles, fontsize=8.5, parse_math=False)
         if notes:
-            figure.supxlabel(notes, fontsize=7, color="0.3")
+            figure.supxlabel(notes, fontsize=7, color="0.3", parse_math=False)
         yield figure, axes
         if columns > 1:
             for axis in axes[1:]:
@@ -96,8 +96,10 @@ def legend_below(axis: "Axes", lines: "Sequence[Line2D]", title: str | None = No
     from matplotlib.transforms import ScaledTranslation
 
     below = ScaledTranslation(0, -_LABELS_INCHES, axis.figure.dpi_scale_trans)
-    axis.legend(
-        handles=lines,
+    legend = axis.legend(
+        lines,
+        # Their own labels come below: here one that starts with _ would be left out, and $ would begin a formula.
+        ["-"] * len(lines),
         title=title,
         title_fontsize=_TEXT_POINTS,
         alignment="left",
@@ -110,6 +112,9 @@ def legend_below(axis: "Axes", lines: "Sequence[Line2D]", title: str | None = No
         handlelength=2.2,
         labelspacing=0.25,
     )
+    for text, line in zip(legend.get_texts(), lines, strict=True):
+        text.set_parse_math(False)
+        text.set_text(line.get_label())
 
 
 def label_lines(names: Sequence[str], count: int, layout: Layout) -> tuple[int, int]:
