@@ -8,7 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.figure_style import Layout, label_lines, legend_below, line_style, panels
-from fanet_lightning.scoring.published import HOMEPAGE, SETTINGS, method_name, published_curve, published_methods
+from fanet_lightning.scoring.published import (
+    FULL_NAMES,
+    HOMEPAGE,
+    SETTINGS,
+    method_name,
+    published_curve,
+    published_methods,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,7 +96,8 @@ def precision_recall_figure(
         settings = settings or list(SETTINGS)
         if strangers := set(settings) - set(SETTINGS):
             raise ValueError(f"there are no published curves of setting '{min(strangers)}'")
-        notes.append(f"Published curves: {HOMEPAGE}")
+        meant = [f"{name} is {FULL_NAMES[name]}" for name in named if name in FULL_NAMES]
+        notes.append("; ".join([f"Published curves: {HOMEPAGE}", *meant]))
         if sample:
             notes.append(NOT_COMPARABLE.format(split=split))
     if not settings:

@@ -28,7 +28,7 @@ SPLITS = ("val", "test")
 SETTINGS = ("easy", "medium", "hard")
 
 # What a short name of the page stands for, where it misleads; and what people call a method that the page calls else.
-FULL_NAMES = {"FAN": "Face Attention Network", "FANet": "Feature Agglomeration Networks", "SFD": "S3FD"}
+FULL_NAMES = {"FAN": "Face Attention Network", "SFD": "S3FD"}
 ALIASES = {"S3FD": "SFD", "S³FD": "SFD"}
 
 
