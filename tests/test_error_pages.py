@@ -7,11 +7,13 @@ import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import cv2
 import numpy as np
 import pytest
 
+from fanet_lightning.error_pages.content import MAX_ROWS
 from fanet_lightning.error_pages.page import write_error_page
 from fanet_lightning.errors import InputError
 from fanet_lightning.scoring.ground_truth import GroundTruth
@@ -122,6 +124,60 @@ def test_what_is_refused(truth: GroundTruth, rows: Predictions, tmp_path: Path) 
     assert not (tmp_path / "errors").exists()
 
 
+def test_a_picture_that_is_cut_short_leaves_a_blank_sheet(
+    truth: GroundTruth, rows: Predictions, pictures: Path, tmp_path: Path
+) -> None:
+    path = pictures / f"{A}.jpg"
+    path.write_bytes(path.read_bytes()[:5000])
+    page = write_error_page(tmp_path / "errors", truth, rows, title="T", images_root=pictures)
+    assert page.without_picture == (A, C)
+    first = content(tmp_path / "errors")["pictures"][0]
+    assert first["file"] is None and first["reason"].startswith("cannot be read")
+    assert not (tmp_path / "errors" / "pictures" / "0001.jpg").exists()
+
+
+def test_boxes_of_another_size_of_the_picture_are_noted(
+    truth: GroundTruth, rows: Predictions, pictures: Path, tmp_path: Path
+) -> None:
+    assert cv2.imwrite(str(pictures / f"{A}.jpg"), np.zeros((120, 160, 3), np.uint8))
+    write_error_page(tmp_path / "errors", truth, rows, title="T", images_root=pictures)
+    assert [picture["outside"] for picture in content(tmp_path / "errors")["pictures"]] == [True, False, False]
+
+
+def test_only_the_best_rows_of_a_crowd_are_kept_but_all_are_counted(tmp_path: Path) -> None:
+    truth = GroundTruth((A,), [np.array([[10.0, 10, 40, 40]])], {"hard": [np.array([True])]})
+    scores = np.linspace(0.1, 0.9, MAX_ROWS + 5)
+    boxes = np.tile([500.0, 500, 540, 540], (len(scores), 1))
+    boxes[0] = [10, 10, 50, 50]  # the hit has the lowest score of all
+    write_error_page(tmp_path / "errors", truth, Predictions.from_detections({A: (boxes, scores)}, (A,)), title="T")
+    data = content(tmp_path / "errors")
+    (picture,) = data["pictures"]
+    assert (len(picture["rows"]), picture["rows_left_out"]) == (MAX_ROWS, 5)
+    assert picture["rows"][0][4] == 0.9
+    assert picture["faces"][0][5] == 0.1
+    assert data["proposals"][-1] == MAX_ROWS + 5
+
+
+def test_where_no_face_counts_there_is_no_number(tmp_path: Path) -> None:
+    truth = GroundTruth((A, B), [np.array([[10.0, 10, 40, 40]])] * 2, {"hard": [np.array([False])] * 2})
+    write_error_page(tmp_path / "errors", truth, Predictions.from_detections({}, (A, B)), title="T")
+    data = content(tmp_path / "errors")
+    assert data["ap"] is None and set(data["dap"].values()) == {None}
+    assert [(picture["id"], picture["gain"]) for picture in data["pictures"]] == [(A, None), (B, None)]
+
+
+def test_counts_start_at_the_best_f1_in_the_scale_of_the_scores(tmp_path: Path) -> None:
+    # Scores from 0 to 200, far from [0, 1]. F1: 2/3 after the first hit, 4/4 after the second, less from then on.
+    truth = GroundTruth((A,), [np.array([[10.0, 10, 40, 40], [100, 10, 40, 40]])], {"hard": [np.array([True, True])]})
+    found = ([[10, 10, 50, 50], [100, 10, 140, 50], [300, 300, 340, 340], [400, 300, 440, 340]], [200, 100, 50, 0])
+    write_error_page(tmp_path / "errors", truth, Predictions.from_detections({A: found}, (A,)), title="T")
+    data = content(tmp_path / "errors")
+    assert data["start"] == 100
+    at = data["thresholds"].index(100)
+    assert (data["proposals"][at], data["hits"][at]) == (2, 2)
+    assert (data["proposals"][-1], data["hits"][-1]) == (4, 2)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt install chromium)")
 def test_in_a_browser(truth: GroundTruth, rows: Predictions, pictures: Path, tmp_path: Path) -> None:
@@ -156,3 +212,11 @@ def test_in_a_browser(truth: GroundTruth, rows: Predictions, pictures: Path, tmp
     assert "2 of 3 pictures" not in dom
     crops = opened("threshold=0.6&view=crops&kind=missed")
     assert re.search(r'<section[^>]*data-kind="missed"[^>]*data-count="1"', crops)
+    # A link to one box marks that box, and none where the filter has taken its picture away.
+    assert 'class="focus"' in opened(f"threshold=0.6&image={quote(A, safe='')}&box=f2&zoom=4")
+    assert 'class="focus"' not in opened(f"threshold=0.6&kind=background&image={quote(A, safe='')}&box=f0&show=found")
+    # What an attribute leaves: the face with heavy blur, and no row, since none is next to it.
+    heavy = counts(opened("threshold=0.6&blur=heavy"))
+    assert {kind for kind, count in heavy.items() if count} == {"missed"}
+    # Nonsense behind the # is passed over.
+    assert counts(opened("threshold=x&kind=constructor&blur=none&image=nowhere&box=f99&zoom=-1")) == counts(opened(""))

@@ -32,7 +32,6 @@ const PICTURES = RUN.pictures.map((own, number) => {
   const slash = own.id.indexOf("/");
   return { ...own, number, faces, rows, event: own.id.slice(0, slash), name: own.id.slice(slash + 1) };
 });
-const NUMBER_OF = new Map(PICTURES.map((picture) => [picture.id, picture.number]));
 
 const FILTERS = [
   { key: "event", label: "event", options: [...new Set(PICTURES.map((p) => p.event))].sort(byNumber).map((value) => ({ value, label: eventName(value) })) },

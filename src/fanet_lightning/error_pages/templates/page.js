@@ -6,6 +6,8 @@ const $ = (id) => document.getElementById(id);
 let state = readState(location.hash);
 let entries = [];
 let cropsShown = {};
+// What stands on the stage. The sheet stays while only boxes change, or the picture would flicker under the slider.
+let stage = { number: null, svg: null, boxes: null };
 
 function go(change) {
   state = { ...state, ...change };
@@ -71,8 +73,8 @@ function drawList() {
     item.append(
       picture.file ? element("img", { src: `thumbnails/${picture.file}`, alt: "", loading: "lazy" }) : element("i", { class: "blank" }),
       element("span", {}, element("b", {}, `${picture.number + 1}. ${eventName(picture.event)}`),
-        element("span", { class: "soft" }, state.kind ? `${lost} ${KINDS[state.kind].label}` : `${counts.missed + counts.near} faces lost, ${counts.localisation + counts.duplicate + counts.background} false`),
-        element("span", { class: "soft" }, picture.gain === null ? "" : `${apText(picture.gain)} AP`)),
+        element("span", { class: "soft" }, state.kind ? `${lost} ${KINDS[state.kind].label}` : `${counts.missed + counts.near} lost, ${counts.localisation + counts.duplicate + counts.background} false`),
+        element("span", { class: "soft" }, picture.gain === null ? "" : `costs ${apText(picture.gain)}${picture.gain > 0 ? " AP" : ""}`)),
     );
     item.addEventListener("click", (event) => { event.preventDefault(); go({ view: "pictures", image: picture.id }); });
     return item;
@@ -93,9 +95,15 @@ function drawPicture() {
   $("stage").hidden = $("facts").hidden = !entry;
   if (!entry) return;
   const { picture, counts } = entry;
-  const svg = pictureView(picture, state);
-  $("stage").replaceChildren(svg);
-  fit(picture, svg);
+  const moved = stage.number !== picture.number || stage.zoom !== state.zoom || stage.box !== state.box;
+  if (stage.number !== picture.number) {
+    stage = { number: picture.number, svg: sheet(picture), boxes: null };
+    $("stage").replaceChildren(stage.svg);
+  }
+  const boxes = boxesView(picture, state);
+  stage.boxes?.remove();
+  stage.svg.append(boxes);
+  Object.assign(stage, { boxes, zoom: state.zoom, box: state.box });
   const falsePositives = counts.localisation + counts.duplicate + counts.background;
   const faces = counts.found + counts.near + counts.missed;
   $("name").textContent = picture.id;
@@ -104,31 +112,32 @@ function drawPicture() {
   $("numbers").textContent =
     `Number ${picture.number + 1} of ${RUN.images.toLocaleString("en")}: its errors cost ${apText(picture.gain)} AP. ` +
     `Of ${faces} faces ${counts.found} are found, ${counts.near} nearly, ${counts.missed} missed; ` +
-    `${falsePositives} false positives: ${counts.localisation} badly placed, ${counts.duplicate} duplicates, ${counts.background} on the background.`;
+    `${falsePositives} false positives: ${counts.localisation} badly placed, ${counts.duplicate} duplicates, ${counts.background} on the background.` +
+    (picture.file && Math.max(...picture.size) > 1024 ? ` Shown smaller than the original of ${picture.size.join(" × ")} pixels.` : "");
   const notes = [];
   if (picture.reason) notes.push(`No picture: ${picture.reason}. The boxes stand on a blank sheet of their extent.`);
   if (picture.outside) notes.push("Some faces lie outside of the picture: is this file of another size than the labelled one?");
   if (picture.rows_left_out) notes.push(`${picture.rows_left_out.toLocaleString("en")} detections with lower scores are left out.`);
-  if (picture.file && Math.max(...picture.size) > 1024) notes.push(`Shown smaller than the original of ${picture.size.join(" × ")} pixels.`);
   $("notes").textContent = notes.join(" ");
   $("place").textContent = `${currentPlace() + 1} / ${entries.length}`;
   $("zoom").textContent = state.zoom === 1 ? "fit" : `${Number(state.zoom.toFixed(1))} ×`;
+  // After the texts, whose height decides how much is left for the picture.
+  fit(picture, moved);
 }
 
-function fit(picture, svg) {
-  const stage = $("stage");
+// The whole picture at zoom 1; where the zoom or the picture is new, the box asked for or the centre in the middle.
+function fit(picture, moved) {
+  const frame = $("stage");
   const [width, height] = picture.size;
-  const scale = Math.min(stage.clientWidth / width, stage.clientHeight / height) * state.zoom;
-  svg.setAttribute("width", Math.floor(width * scale));
-  svg.setAttribute("height", Math.floor(height * scale));
-  const box = focusOf(picture, state);
-  if (box && state.zoom > 1) {
-    stage.scrollLeft = (box.x + box.w / 2) * scale - stage.clientWidth / 2;
-    stage.scrollTop = (box.y + box.h / 2) * scale - stage.clientHeight / 2;
-  } else if (state.zoom > 1) {
-    stage.scrollLeft = (width * scale - stage.clientWidth) / 2;
-    stage.scrollTop = (height * scale - stage.clientHeight) / 2;
-  }
+  stage.svg.setAttribute("width", 0);
+  stage.svg.setAttribute("height", 0);
+  const scale = Math.min(frame.clientWidth / width, frame.clientHeight / height) * state.zoom;
+  const { scrollLeft, scrollTop } = frame;
+  stage.svg.setAttribute("width", Math.floor(width * scale));
+  stage.svg.setAttribute("height", Math.floor(height * scale));
+  const box = focusOf(picture, state) ?? { x: 0, y: 0, w: width, h: height };
+  frame.scrollLeft = moved ? (box.x + box.w / 2) * scale - frame.clientWidth / 2 : scrollLeft;
+  frame.scrollTop = moved ? (box.y + box.h / 2) * scale - frame.clientHeight / 2 : scrollTop;
 }
 
 function drawCrops() {
@@ -138,7 +147,7 @@ function drawCrops() {
     const most = cropsShown[kind] ?? (state.kind ? 2 * CROPS_AT_ONCE : CROPS_AT_ONCE / 2);
     const grid = element("div", { class: "grid" });
     for (const error of own.slice(0, most)) {
-      const link = crop(error);
+      const link = crop(error, state.threshold);
       const zoom = Math.min(Math.max(0.12 * Math.min(...error.picture.size) / Math.max(error.box.w, error.box.h, 1), 1), 8);
       const target = { view: "pictures", image: error.picture.id, box: `${error.box.face ? "f" : "r"}${error.box.index}`, zoom: Number(zoom.toFixed(1)) };
       link.setAttribute("href", writeState({ ...state, ...target }));

@@ -6,10 +6,10 @@ const SVG = "http://www.w3.org/2000/svg";
 const LAYERS = ["ignored", "found", "hit", "duplicate", "background", "localisation", "near", "missed"];
 
 function element(name, attributes = {}, ...children) {
-  const svg = ["svg", "rect", "image", "title", "g", "text"].includes(name) && attributes.svg !== false;
+  const svg = ["svg", "rect", "image", "title", "g"].includes(name);
   const made = svg ? document.createElementNS(SVG, name) : document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
-    if (key !== "svg" && value !== null && value !== undefined) made.setAttribute(key, value);
+    if (value !== null && value !== undefined) made.setAttribute(key, value);
   }
   made.append(...children);
   return made;
@@ -56,31 +56,32 @@ function sheet(picture, viewBox) {
   return svg;
 }
 
-function pictureView(picture, state) {
-  const svg = sheet(picture);
+function boxesView(picture, state) {
+  const group = element("g");
   const boxes = boxesOf(picture, state).filter(({ kind }) => state.show.includes(kind));
   boxes.sort((a, b) => LAYERS.indexOf(a.kind) - LAYERS.indexOf(b.kind));
   const wanted = focusOf(picture, state);
   let focus = null;
   for (const own of boxes) {
     if (own.box === wanted) focus = own;
-    else svg.append(drawn(own));
+    else group.append(drawn(own));
   }
-  if (focus) svg.append(drawn(focus, true));
-  return svg;
+  if (focus) group.append(drawn(focus, true));
+  return group;
 }
 
+// A box belongs to the picture that the state names, which a filter may have taken out of the list.
 function focusOf(picture, state) {
-  const match = /^([fr])(\d+)$/.exec(state.box);
+  const match = picture.id === state.image && /^([fr])(\d+)$/.exec(state.box);
   return match ? (match[1] === "f" ? picture.faces : picture.rows)[Number(match[2])] ?? null : null;
 }
 
-function crop({ picture, kind, box }) {
+function crop({ picture, kind, box }, threshold) {
   const side = Math.max(2.4 * Math.max(box.w, box.h), 36);
   const view = [box.x + box.w / 2 - side / 2, box.y + box.h / 2 - side / 2, side, side];
   const svg = sheet(picture, view.map((value) => value.toFixed(1)).join(" "));
   const other = kind === "localisation" || kind === "duplicate" ? box.nearest : null;
-  if (other) svg.append(drawn({ kind: other.counts ? "found" : "ignored", box: other }));
+  if (other) svg.append(drawn({ kind: faceKind(other, threshold), box: other }));
   svg.append(drawn({ kind, box }));
   const link = element("a", { class: "crop", href: "#", "data-kind": kind });
   const facts = box.face ? [`${Math.round(box.h)} px high`, ...labelsOf(box).map((text) => text.replace(": ", " "))] : [`score ${score(box.score)}`];
