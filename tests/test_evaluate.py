@@ -244,7 +244,7 @@ def test_an_archive_needs_every_image(tmp_path: Path) -> None:
     assert packed.boxes_xywh.tolist() == [[1, 2, 3, 4]]
     write_submission(tmp_path / "two.zip", folder, ["e/a"])
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
-    with pytest.raises(InputError, match="1 of 2 images have no file, the first is 'e/b'"):
+    with pytest.raises(InputError, match="1 of 2 images of the split have no file, the first is 'e/b'"):
         write_submission(tmp_path / "three.zip", folder, ["e/a", "e/b"])
     with pytest.raises(InputError, match=r"the ground truth does not have, the first is 'e/a.txt'"):
         write_submission(tmp_path / "three.zip", folder, ["e/c"])

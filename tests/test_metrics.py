@@ -89,6 +89,7 @@ def test_any_batches_in_any_order_with_any_repeats_give_the_scorers_numbers(
     same(as_numbers(metric.compute()), expected[name])
 
 
+@pytest.mark.slow
 def test_two_ranks_see_the_numbers_of_one_and_of_the_training_loop(
     tmp_path: Path, expected: dict[str, dict[str, float]]
 ) -> None:

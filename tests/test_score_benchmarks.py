@@ -15,6 +15,7 @@ from fanet_lightning.scoring.predictions import read_predictions, write_predicti
 from fddb_files import write_detections as write_fddb_detections
 from fddb_files import write_folds, write_sizes
 from pascal_face_files import AFW_CORRECTED, CORRECTED, ORIGINAL, write_annotations
+from wider_files import write_image
 
 A, B = "2002/08/11/big/img_591", "2002/08/26/big/img_265"
 # One upright ellipse in each image.
@@ -159,11 +160,17 @@ def test_attributes_and_errors_of_wider_face(wider: tuple[Path, Path], tmp_path:
 
 
 def test_pictures_that_are_missing_are_named(wider: tuple[Path, Path], tmp_path: Path) -> None:
-    (tmp_path / "pictures").mkdir()
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
     words = [f"predictions={wider[0]}", f"ground_truth={wider[1]}", f"out={tmp_path / 'out'}", "bootstrap=0"]
-    done = call(*words, "errors=true", f"pictures={tmp_path / 'pictures'}", "worst=1")
+    words += ["errors=true", f"pictures={pictures}"]
+    done = call(*words)
+    assert done.returncode == 2
+    assert f"{pictures} has none of them, the first would be {pictures}/0--Parade/0_Parade_a.jpg" in done.stderr
+    write_image(pictures / "1--Riot" / "1_Riot_b.jpg", 0)
+    done = call(*words)
     assert done.returncode == 0
-    assert done.stderr.startswith("warning: 1 of 1 images on ")
+    assert done.stderr.startswith("warning: 1 of 2 images on ")
     assert "have no picture: 0--Parade/0_Parade_a" in done.stderr
 
 
@@ -195,11 +202,16 @@ def test_the_archive_for_the_test_server(wider: tuple[Path, Path], tmp_path: Pat
         (["errors=true", "worst=0"], "worst=0 leaves nothing to show"),
         (["split=train"], "split=train is unknown; take val, or test"),
         (["split=test"], "give out=DIR"),
+        (["split=test", "out=x", "attributes=true"], "attributes=True has no meaning with split=test"),
+        (["split=test", "out=x", "against=y"], "against=y has no meaning with split=test"),
         (["pictures=."], "add errors=true"),
         (["errors=true", "pictures=nowhere"], "pictures=nowhere is not a folder"),
-        (["benchmark=fddb", "benchmark.ellipses=round"], "ellipses=round is not known; choose one of as_given"),
-        (["benchmark=afw", "benchmark.labels=new"], "labels=new is not known; choose corrected or original"),
-        (["benchmark=coco", "benchmark.max_detections=0"], "max_detections=0 is no number of detections"),
+        (
+            ["benchmark=fddb", "benchmark.ellipses=round"],
+            "benchmark.ellipses=round is not known; choose one of as_given",
+        ),
+        (["benchmark=afw", "benchmark.labels=new"], "benchmark.labels=new is not known; choose corrected or original"),
+        (["benchmark=coco", "benchmark.max_detections=0"], "benchmark.max_detections=0 is no number of detections"),
         (["benchmark=wider_face", "benchmark.labels=corrected"], "unknown key 'benchmark.labels'"),
     ],
 )

@@ -187,7 +187,7 @@ BAD_RESULTS = {
     "an entry is a number": ([*found(), 3], r"\[3\] is a number, not an object"),
     "unknown image": (
         changed(changed(found(), 1, "image_id", value=99), 2, "image_id", value=98),
-        r"\[1\]: image_id 99 is not in the annotations, nor are 1 more",
+        r"\[1\]: image_id 99 is not in the annotations, among 2 such entries",
     ),
     "image as text": (changed(found(), 1, "image_id", value="10"), r"\[1\]: image_id '10' is not in the annotations"),
     "image true": (changed(found(), 1, "image_id", value=True), r"\[1\]: image_id True is no id"),

@@ -126,7 +126,7 @@ def test_mistakes_in_a_file(tmp_path: Path, content: str | bytes, expected: str)
 
 
 def test_mistakes_of_the_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"there is no .*none; give a folder or a \.zip"):
+    with pytest.raises(InputError, match=r"there are no predictions at .*none; give a folder or a \.zip"):
         read_predictions(tmp_path / "none", IDS)
     with pytest.raises(InputError, match="there are no predictions in it"):
         read_predictions(tmp_path, IDS)

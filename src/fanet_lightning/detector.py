@@ -37,7 +37,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"no checkpoint at {path}; give a .ckpt file that train has written")
     try:
         checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+    # What the unpickler meets in a file of something else depends on its bytes: any of a dozen kinds.
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError, LookupError, TypeError,
+            AttributeError) as error:  # fmt: skip
         # torch's own text runs over many lines and advises to switch the safe loading off.
         raise InputError(f"{path} is not a readable checkpoint; give a .ckpt file that train has written") from error
     hyper_parameters = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None

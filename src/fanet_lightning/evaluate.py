@@ -138,6 +138,8 @@ def _check_options(resume: object, lower_top: object, out: Path, labelled: bool)
 
 def _opening(journal: "Journal", images: int, protocol: str, device: str) -> str:
     lines = [f"detecting faces in {images} images, protocol {protocol}, {device}"]
+    if (journal.path.parent / "scores.json").exists() and not journal.done:
+        lines.append(f"{journal.path.parent} holds a finished evaluation, which this one replaces")
     if journal.refused:
         lines.append(f"beginning anew: {journal.path} is of other settings ({', '.join(journal.refused)})")
     elif journal.done:

@@ -67,7 +67,6 @@ def plot_scores(
     if published is not None and benchmark != "wider_face":
         raise InputError(f"published= are curves of WIDER FACE, these are of {TITLES[benchmark]}; leave it out")
     check_writable(out)
-    out.mkdir(parents=True, exist_ok=True)
     if benchmark == "fddb":
         figure = _roc(runs, layout, max_false_positives, scale)
         return save_figure(figure, out / "roc")

@@ -103,6 +103,7 @@ def main(argv: list[str]) -> int:
     if out is not None:
         check_writable(out)
     if config.split == "test":
+        _check_alone(config)
         _pack(predictions, ground_truth, out)
         return 0
     scored = score_predictions(
@@ -146,6 +147,13 @@ def _check_values(config: "DictConfig") -> None:
         raise InputError("pictures= are for the page of errors; add errors=true")
     if config.pictures is not None and not Path(str(config.pictures)).is_dir():
         raise InputError(f"pictures={config.pictures} is not a folder; give the one with the event folders")
+
+
+def _check_alone(config: "DictConfig") -> None:
+    """With ``split=test`` nothing is scored, so what asks for more than the archive is a mistake."""
+    for key in ("attributes", "errors", "against", "images", "pictures"):
+        if config[key] not in (None, False):
+            raise InputError(f"{key}={config[key]} has no meaning with split=test, which has no labels; leave it out")
 
 
 def _pack(predictions: Path, names: Path, out: Path | None) -> None:

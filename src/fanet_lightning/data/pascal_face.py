@@ -130,7 +130,7 @@ class PascalFaceSource:
         if missing:
             raise InputError(
                 f"{len(missing)} of the {len(ground_truth.file_names)} images are missing, the first is "
-                f"{folder / missing[0]}; complete the folder, or name those at hand with images=LIST"
+                f"{folder / missing[0]}; complete the folder, or name those at hand with data.images=LIST"
             )
         return folder
 

@@ -120,5 +120,6 @@ def _require_on_disk(image_ids: list[str], folder: Path, whole: str) -> None:
     if missing:
         raise InputError(
             f"{len(missing)} of the {len(image_ids)} images of {whole} are missing, the first is "
-            f"{folder / missing[0]}.jpg; complete the folder, or name those at hand with images=LIST"
+            f"{folder / missing[0]}.jpg; complete the folder, or name those at "
+            "hand with data.val.images=LIST or data.train.images=LIST"
         )

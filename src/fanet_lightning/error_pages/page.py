@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fanet_lightning.error_pages.content import MAX_ROWS, attribute_names, image_contents, run_content
-from fanet_lightning.error_pages.pictures import Copy, write_copy
+from fanet_lightning.error_pages.pictures import Copy, find_image, write_copy
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import replaced_folder
 from fanet_lightning.scoring.error_types import ErrorTypes, error_types
@@ -87,6 +87,11 @@ def write_error_page(
     gains = gain_per_image(errors, setting)
     # Where no face counts every gain is NaN, and the images stay in their order.
     shown = np.argsort(-np.nan_to_num(gains), kind="stable")[:images].tolist()
+    if images_root is not None and not any(find_image(images_root, ground_truth.image_ids[i]) for i in shown):
+        raise InputError(
+            f"images of the error page: {images_root} has none of them, the first would be "
+            f"{images_root / ground_truth.image_ids[shown[0]]}.jpg; give the folder with the event folders"
+        )
     try:
         with replaced_folder(folder) as temporary:
             copies = _copies(temporary, ground_truth, images_root, shown)

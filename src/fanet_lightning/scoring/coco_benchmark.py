@@ -69,13 +69,15 @@ class CocoBenchmark:
         self, category: str | None = None, max_detections: int = MAX_DETECTIONS, backend: str = "auto"
     ) -> None:
         if isinstance(max_detections, bool) or not isinstance(max_detections, int) or max_detections < 1:
-            raise InputError(f"max_detections={max_detections} is no number of detections; give 1 or more")
+            raise InputError(f"benchmark.max_detections={max_detections} is no number of detections; give 1 or more")
         if backend not in ("auto", *BACKENDS):
-            raise InputError(f"backend={backend} is not known; choose one of auto, {', '.join(BACKENDS)}")
+            raise InputError(f"benchmark.backend={backend} is not known; choose one of auto, {', '.join(BACKENDS)}")
         if backend == "auto":
             backend = "faster_coco_eval" if importlib.util.find_spec("faster_coco_eval") else "pycocotools"
         if importlib.util.find_spec(backend) is None:
-            raise InputError(f"backend={backend} is not installed; pip install {BACKENDS[backend]}, or backend=auto")
+            raise InputError(
+                f"benchmark.backend={backend} is not installed; pip install {BACKENDS[backend]}, or take auto"
+            )
         self.category = category
         self.max_detections = max_detections
         self.backend = backend

@@ -287,6 +287,6 @@ def _places(path: Path, entries: list[dict[str, Any]], name: str, known: Mapping
             unknown += 1
             first = first or f"[{i}]: {name} {shown(number)}"
     raise InputError(
-        f"{path}: {first} is not in the annotations, nor are {unknown - 1} more; "
+        f"{path}: {first} is not in the annotations, among {unknown} such entries; "
         "remove them or give the annotations they belong to"
     )

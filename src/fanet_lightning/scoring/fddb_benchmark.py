@@ -60,7 +60,9 @@ class FddbBenchmark:
         prefix: str = "",
     ) -> None:
         if ellipses not in get_args(Ellipses):
-            raise InputError(f"ellipses={ellipses} is not known; choose one of {', '.join(get_args(Ellipses))}")
+            raise InputError(
+                f"benchmark.ellipses={ellipses} is not known; choose one of {', '.join(get_args(Ellipses))}"
+            )
         self.ellipses = ellipses
         self.image_sizes = None if image_sizes is None else Path(image_sizes)
         self.images_root = None if images_root is None else Path(images_root)

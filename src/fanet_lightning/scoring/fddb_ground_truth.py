@@ -200,7 +200,8 @@ def _sizes(
         return _sizes_of_images(root, ids), root
     raise InputError(
         f"ground truth: the sizes of the images are needed and neither {SIZES_FILE} nor {IMAGES_FOLDER} is in {folder} "
-        "or beside it; put one there, or name it (image_sizes=FILE, images_root=DIR)"
+        "or beside it; put one there, or name it (benchmark.image_sizes=FILE or "
+        "benchmark.images_root=DIR; with evaluate data.image_sizes=FILE)"
     )
 
 
@@ -242,7 +243,7 @@ def _sizes_of_images(root: Path, ids: tuple[str, ...]) -> npt.NDArray[np.int64]:
         raise InputError(
             f"the sizes of the images are needed and {len(failed)} of {len(ids)} cannot be read, the first is "
             f"{failed[0][0]} ({failed[0][1]}); complete the folder, name those at hand with a list of images, "
-            "or give the sizes (image_sizes=FILE)"
+            "or give the sizes (benchmark.image_sizes=FILE)"
         )
     return sizes
 

@@ -105,7 +105,7 @@ class GroundTruth:
         )
 
 
-def read_ground_truth(folder: Path, settings: Sequence[str] = SETTINGS) -> GroundTruth:
+def read_ground_truth(folder: Path | str, settings: Sequence[str] = SETTINGS) -> GroundTruth:
     """Read ``wider_face_val.mat`` and one ``wider_<setting>_val.mat`` per setting, as the official tools ship them.
 
     The lists of the settings hold 1-based indices of the faces that count. Labels of the faces are read where the file
@@ -114,6 +114,7 @@ def read_ground_truth(folder: Path, settings: Sequence[str] = SETTINGS) -> Groun
     Raises:
         InputError: the folder or a file is missing, cannot be read, or does not fit the others.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"ground truth: {folder} is not a folder; {_HINT}")
     path = folder / FACES_FILE

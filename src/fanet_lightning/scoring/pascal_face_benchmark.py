@@ -43,9 +43,9 @@ class PascalFaceBenchmark:
 
     def __init__(self, labels: str = "corrected", alignment: bool = True) -> None:
         if labels not in self.releases:
-            raise InputError(f"labels={labels} is not known; choose {' or '.join(self.releases)}")
+            raise InputError(f"benchmark.labels={labels} is not known; choose {' or '.join(self.releases)}")
         if not isinstance(alignment, bool):
-            raise InputError(f"alignment={alignment} is neither true nor false")
+            raise InputError(f"benchmark.alignment={alignment} is neither true nor false")
         self.release = self.releases[labels]
         self.alignment = alignment
 

@@ -81,7 +81,7 @@ class Predictions:
 
 
 def read_predictions(
-    source: Path, image_ids: Iterable[str], *, known_ids: Collection[str] | None = None, strict: bool = False
+    source: Path | str, image_ids: Iterable[str], *, known_ids: Collection[str] | None = None, strict: bool = False
 ) -> Predictions:
     """Read the files of ``image_ids`` from a folder or a ``.zip`` in the official layout.
 
@@ -92,6 +92,7 @@ def read_predictions(
         InputError: the source is missing or empty, an image has two files or is not known, a file does not hold what
             it should, or, with ``strict``, an image has no file.
     """
+    source = Path(source)
     ids = tuple(image_ids)
     wanted = set(ids)
     known = wanted if known_ids is None else wanted | set(known_ids)
@@ -100,7 +101,7 @@ def read_predictions(
     elif source.is_file():
         files = _read_zip(source, wanted, known)
     else:
-        raise InputError(f"predictions: there is no {source}; give a folder or a .zip, {_LAYOUT}")
+        raise InputError(f"there are no predictions at {source}; give a folder or a .zip, {_LAYOUT}")
     missing = tuple(image_id for image_id in ids if image_id not in files)
     if missing and strict:
         raise InputError(

@@ -34,7 +34,12 @@ def write_submission(archive: Path, folder: Path, image_ids: Sequence[str]) -> P
         InputError: an image without a file, a file of another image, or the archive cannot be written.
     """
     ids = sorted(image_ids)
-    expected = read_predictions(folder, ids, strict=True)
+    expected = read_predictions(folder, ids)
+    if expected.missing:
+        raise InputError(
+            f"{folder}: {len(expected.missing)} of {len(ids)} images of the split have no file, the first is "
+            f"'{expected.missing[0]}'; the server wants a file for each, with the count 0 where nothing was found"
+        )
     try:
         with replaced(archive) as temporary:
             with zipfile.ZipFile(temporary, "w") as target:
