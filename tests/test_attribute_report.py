@@ -211,7 +211,7 @@ def test_mistakes(tmp_path: Path, compared: AttributeScores) -> None:
     ):
         with pytest.raises(InputError, match=expected):
             report_attributes(truth, tmp_path, **options)
-    with pytest.raises(InputError, match="there is no"):
+    with pytest.raises(InputError, match="there are no predictions at"):
         report_attributes(truth, tmp_path / "none")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
