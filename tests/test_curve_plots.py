@@ -250,3 +250,10 @@ def test_a_scores_file_that_is_none(changed: dict[str, object], expected: str, t
 def test_an_empty_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has an empty name; a curve needs one"):
         names_of([folder(tmp_path)], [" "])
+
+
+def test_saving_a_figure_says_nothing_of_its_fonts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    figure = precision_recall_figure({"a": {"hard": a_curve(0.5)}}, "T")
+    with caplog.at_level("INFO"):
+        save_figure(figure, tmp_path / "f")
+    assert not caplog.records

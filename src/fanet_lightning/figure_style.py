@@ -1,5 +1,6 @@
 """What all figures share: a style fit for a paper, colours that the colour-blind tell apart, and how they are saved."""
 
+import logging
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -139,6 +140,8 @@ def save_figure(figure: "Figure", stem: Path) -> list[Path]:
     """
     import matplotlib as mpl
 
+    # It reports on every table of every font where the root logger lets it, as Hydra's does.
+    logging.getLogger("fontTools").setLevel(logging.WARNING)
     paths = []
     for suffix, metadata in ((".pdf", {"CreationDate": None}), (".png", {})):
         path = stem.with_name(stem.name + suffix)
