@@ -23,7 +23,7 @@ from fanet_lightning.scoring.bootstrap import Interval, bootstrap_ap
 from fanet_lightning.scoring.ground_truth import ATTRIBUTE_VALUES, GroundTruth, read_ground_truth
 from fanet_lightning.scoring.per_image import count_images
 from fanet_lightning.scoring.predictions import Predictions, read_predictions
-from wider_scoring import make_run, timed
+from wider_scoring import add_source, source_of, timed
 
 
 def loop(ground_truth: GroundTruth, predictions: Predictions, groups: list[Group], samples: int) -> list[Interval]:
@@ -48,18 +48,13 @@ def labelled(ground_truth: GroundTruth, seed: int = 0) -> GroundTruth:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--predictions", type=Path)
-    parser.add_argument("--ground-truth", type=Path)
+    add_source(parser)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--loop-groups", type=int, default=3, help="0: all by label")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    if (options.predictions is None) != (options.ground_truth is None):
-        parser.error("give both --predictions and --ground-truth, or neither")
     with tempfile.TemporaryDirectory() as temporary:
-        source = options.predictions, options.ground_truth
-        if options.predictions is None:
-            source = make_run(Path(temporary))
+        source = source_of(parser, options, Path(temporary))
         ground_truth = read_ground_truth(source[1])
         predictions = read_predictions(source[0], ground_truth.image_ids)
     measure(ground_truth if ground_truth.attributes else labelled(ground_truth), predictions, options)

@@ -22,7 +22,7 @@ from fanet_lightning.scoring.ground_truth import GroundTruth, read_ground_truth
 from fanet_lightning.scoring.per_image import count_images, read_counts, write_counts
 from fanet_lightning.scoring.predictions import Predictions, read_predictions
 from fanet_lightning.scoring.wider_face import judge_settings, score
-from wider_scoring import make_run, timed
+from wider_scoring import add_source, source_of, timed
 
 
 def loop(ground_truth: GroundTruth, predictions: Predictions, samples: int, seed: int = 0) -> dict[str, list[float]]:
@@ -44,18 +44,13 @@ def loop(ground_truth: GroundTruth, predictions: Predictions, samples: int, seed
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--predictions", type=Path)
-    parser.add_argument("--ground-truth", type=Path)
+    add_source(parser)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--loop-samples", type=int, default=50, help="0: all")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    if (options.predictions is None) != (options.ground_truth is None):
-        parser.error("give both --predictions and --ground-truth, or neither")
     with tempfile.TemporaryDirectory() as temporary:
-        source = options.predictions, options.ground_truth
-        if options.predictions is None:
-            source = make_run(Path(temporary))
+        source = source_of(parser, options, Path(temporary))
         ground_truth = read_ground_truth(source[1])
         predictions = read_predictions(source[0], ground_truth.image_ids)
         measure(ground_truth, predictions, Path(temporary) / "per_image.npz", options)

@@ -118,19 +118,27 @@ def timed(work: Callable[[], object], repeats: int) -> float:
     return best
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """The two options for files of one's own; without them a made-up run is measured."""
     parser.add_argument("--predictions", type=Path)
     parser.add_argument("--ground-truth", type=Path)
+
+
+def source_of(parser: argparse.ArgumentParser, options: argparse.Namespace, folder: Path) -> tuple[Path, Path]:
+    """Predictions and ground truth: those given, or a run made up in ``folder``."""
+    if (options.predictions is None) != (options.ground_truth is None):
+        parser.error("give both --predictions and --ground-truth, or neither")
+    return make_run(folder) if options.predictions is None else (options.predictions, options.ground_truth)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_source(parser)
     parser.add_argument("--reference-images", type=int, default=300, help="0: all (a minute or more)")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    if (options.predictions is None) != (options.ground_truth is None):
-        parser.error("give both --predictions and --ground-truth, or neither")
     with tempfile.TemporaryDirectory() as temporary:
-        source = options.predictions, options.ground_truth
-        if options.predictions is None:
-            source = make_run(Path(temporary))
+        source = source_of(parser, options, Path(temporary))
         measure(*source, options.reference_images, options.repeats)
 
 

@@ -13,8 +13,8 @@ from fanet_lightning.errors import InputError
 from fanet_lightning.files import replaced
 from fanet_lightning.scoring.attribute_groups import SCALES
 from fanet_lightning.scoring.attributes import MEASURES, AttributeScores, GroupScore
-from fanet_lightning.scoring.bootstrap import Interval, method
-from fanet_lightning.scoring.results import interval_text, prepare_out, print_rows
+from fanet_lightning.scoring.bootstrap import method
+from fanet_lightning.scoring.results import bounds_of, defined, interval_text, prepare_out, print_rows
 
 STEM = "attributes"
 # Of WIDER's 61 events a terminal shows the ones that matter most; the files hold all of them.
@@ -159,7 +159,7 @@ def _as_json(
         "within": scores.within,
         "images": scores.images,
         "at_precision": scores.at_precision,
-        "score_threshold": _defined(scores.score_threshold),
+        "score_threshold": defined(scores.score_threshold),
         "groups": _groups_as_json(scores.groups),
         "left_out": list(scores.left_out),
         "intervals_method": method(scores.samples, scores.seed) if scores.samples else None,
@@ -168,7 +168,7 @@ def _as_json(
     if scores.against is not None:
         content["against"] = {
             "predictions": against,
-            "score_threshold": _defined(scores.against.score_threshold),
+            "score_threshold": defined(scores.against.score_threshold),
             "groups": _groups_as_json(scores.against.groups),
             "differences": _groups_as_json(scores.differences),
         }
@@ -182,8 +182,8 @@ def _groups_as_json(groups: Sequence[GroupScore]) -> dict[str, dict[str, Any]]:
         content.setdefault(score.attribute, {})[score.value] = {
             "faces": score.faces,
             "images": score.images,
-            **{name: _defined(interval.value) for name, interval in intervals.items()},
-            "intervals": {name: _bounds(interval) for name, interval in intervals.items()},
+            **{name: defined(interval.value) for name, interval in intervals.items()},
+            "intervals": {name: bounds_of(interval) for name, interval in intervals.items()},
         }
     return content
 
@@ -215,11 +215,3 @@ def _as_markdown(scores: AttributeScores, title: str, against: str | None) -> st
 def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-
-
-def _defined(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def _bounds(interval: Interval) -> list[float] | None:
-    return None if math.isnan(interval.low) else [interval.low, interval.high]

@@ -11,7 +11,7 @@ from fanet_lightning.errors import InputError
 from fanet_lightning.files import replaced
 from fanet_lightning.scoring.error_types import BACKGROUND_IOU, ErrorTypes
 from fanet_lightning.scoring.lost_ap import TYPES, LostAP, lost_ap
-from fanet_lightning.scoring.results import prepare_out, print_rows
+from fanet_lightning.scoring.results import defined, prepare_out, print_rows
 from fanet_lightning.scoring.wider_face import MIN_IOU
 
 ERRORS_FILE = "errors.json"
@@ -38,11 +38,11 @@ def write_errors(out: Path, errors: ErrorTypes) -> dict[str, Any]:
         "images": errors.images,
         "settings": {
             setting: {
-                "ap": _defined(lost.ap),
-                "dap": {name: _defined(gain) for name, gain in lost.gains.items()},
+                "ap": defined(lost.ap),
+                "dap": {name: defined(gain) for name, gain in lost.gains.items()},
                 "special": {
-                    "false_positives": _defined(lost.false_positives),
-                    "false_negatives": _defined(lost.false_negatives),
+                    "false_positives": defined(lost.false_positives),
+                    "false_negatives": defined(lost.false_negatives),
                 },
                 "rows": errors.settings[setting].rows(),
                 "faces": errors.settings[setting].faces(),
@@ -65,10 +65,6 @@ def print_errors(lost: Mapping[str, LostAP], file: TextIO | None = None) -> None
     rows = [[setting, _text(own.ap), *(_text(own.gains[name], "+") for name in TYPES)] for setting, own in lost.items()]
     title = "AP gained when the errors of one type alone are mended"
     print_rows(title, ["setting", "AP", *TYPES], rows, file or sys.stdout)
-
-
-def _defined(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def _text(value: float, sign: str = "") -> str:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from fanet_lightning.errors import InputError
 from fanet_lightning.scoring.fddb_blocks import ELLIPSE, LARGEST, read_blocks
 from fanet_lightning.scoring.ground_truth import read_selection
+from fanet_lightning.scoring.selection import places_of
 
 FOLDS = 10
 FOLDS_FOLDER = "FDDB-folds"
@@ -83,11 +84,7 @@ class FddbGroundTruth:
             ValueError: an image id that is not there, or one given twice.
         """
         wanted = tuple(image_ids)
-        place = {image_id: i for i, image_id in enumerate(self.image_ids)}
-        unknown = [image_id for image_id in wanted if image_id not in place]
-        if unknown:
-            raise ValueError(f"{len(unknown)} image ids are not in the ground truth, the first is '{unknown[0]}'")
-        rows = [place[image_id] for image_id in wanted]
+        rows = places_of(wanted, self.image_ids)
         return type(self)(
             wanted, self.folds[rows], [self.ellipses[i] for i in rows], self.sizes_wh[rows], self.known_ids
         )

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from fanet_lightning.errors import InputError
 from fanet_lightning.image_lists import read_image_list
+from fanet_lightning.scoring.selection import places_of
 
 _HINT = "give the folder of the official tools with wider_face_val.mat and wider_{easy,medium,hard}_val.mat"
 SETTINGS = ("easy", "medium", "hard")
@@ -91,11 +92,7 @@ class GroundTruth:
             ValueError: an image id that is not there, or one given twice.
         """
         wanted = tuple(image_ids)
-        place = {image_id: i for i, image_id in enumerate(self.image_ids)}
-        unknown = [image_id for image_id in wanted if image_id not in place]
-        if unknown:
-            raise ValueError(f"{len(unknown)} image ids are not in the ground truth, the first is '{unknown[0]}'")
-        rows = [place[image_id] for image_id in wanted]
+        rows = places_of(wanted, self.image_ids)
         return type(self)(
             wanted,
             [self.boxes_xywh[i] for i in rows],

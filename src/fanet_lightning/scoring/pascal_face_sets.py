@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.scoring.benchmark import DetectionsByImage
+from fanet_lightning.scoring.selection import places_of
 
 Float = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
@@ -76,12 +77,8 @@ class PascalFaceGroundTruth:
         Raises:
             ValueError: an image id that is not there, or one given twice.
         """
-        place = {image_id: i for i, image_id in enumerate(self.image_ids)}
         wanted = tuple(sorted(image_ids))
-        unknown = [image_id for image_id in wanted if image_id not in place]
-        if unknown:
-            raise ValueError(f"{len(unknown)} image ids are not in the ground truth, the first is '{unknown[0]}'")
-        rows = [place[image_id] for image_id in wanted]
+        rows = places_of(wanted, self.image_ids)
         return type(self)(
             wanted,
             [self.boxes_xyxy[i] for i in rows],

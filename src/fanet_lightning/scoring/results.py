@@ -224,6 +224,16 @@ def interval_text(interval: Interval, sign: str = "") -> str:
     return "–" if math.isnan(interval.low) else f"{interval.low:{sign}.4f} … {interval.high:{sign}.4f}"
 
 
+def defined(value: float) -> float | None:
+    """A number as JSON takes it: NaN, where no face counts, is null."""
+    return None if math.isnan(value) else float(value)
+
+
+def bounds_of(interval: Interval) -> list[float] | None:
+    """Low and high as JSON takes them, null where there is no interval."""
+    return None if math.isnan(interval.low) else [float(interval.low), float(interval.high)]
+
+
 def _files_of_earlier(path: Path) -> set[str]:
     """Names that an earlier ``scores.json`` calls its own; a damaged one owns nothing."""
     try:
@@ -246,10 +256,7 @@ def _number_text(value: float) -> str:
 
 
 def _numbers(values: Values) -> dict[str, dict[str, float | None]]:
-    return {
-        measure: {setting: None if math.isnan(value) else float(value) for setting, value in own.items()}
-        for measure, own in values.items()
-    }
+    return {measure: {setting: defined(value) for setting, value in own.items()} for measure, own in values.items()}
 
 
 def _by_setting(numbers: Mapping[str, Any]) -> Any:
@@ -258,11 +265,7 @@ def _by_setting(numbers: Mapping[str, Any]) -> Any:
 
 def _bounds_of(intervals: Intervals) -> Any:
     bounds = {
-        measure: {
-            setting: None if math.isnan(each.low) else [float(each.low), float(each.high)]
-            for setting, each in own.items()
-        }
-        for measure, own in intervals.items()
+        measure: {setting: bounds_of(each) for setting, each in own.items()} for measure, own in intervals.items()
     }
     return _by_setting(bounds)
 
