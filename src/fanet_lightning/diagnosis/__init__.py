@@ -1,0 +1,1 @@
+"""What the doctor looks for in a data set, and how it shows it."""
