@@ -2,6 +2,7 @@
 
     python benchmarks/samples.py                                    # JPEGs of its own, 1024 × 768
     python benchmarks/samples.py --images data/wider_face/WIDER_val/images --count 200
+    python benchmarks/samples.py --caches 1024 4000                 # JPEGs of these widths, with and without a cache
 
 One process, one thread. Both sides turn the same files into 640 × 640 samples with their boxes:
   ours   ``TrainDataset``: decoding, expansion + square crop + resizing as one resampling, colours on the visible part
@@ -13,6 +14,10 @@ One process, one thread. Both sides turn the same files into 640 × 640 samples 
   stock, our decoding, uint8   the same without PIL and without Normalize: what the resampling and the colours gain.
 Times are this process's CPU time, so another program on the machine disturbs them little; files are read from the page
 cache. Passes alternate and the fastest of each side counts. Then follows where our time goes.
+
+``--caches`` compares ``cache=null``, ``memory`` (decoded images, after the first epoch; every sample is checked to be
+equal to the last bit) and ``disk`` (copies with a shorter side of twice 640 pixels, made beforehand), and shows what
+decoding to a half, a quarter or an eighth of the size inside the JPEG decoder would save.
 """
 
 import argparse
@@ -39,22 +44,25 @@ from fanet_lightning.data.augment import TrainAugment
 from fanet_lightning.data.crops import boxes_in_window, clean_boxes, render
 from fanet_lightning.data.dataset import TrainDataset
 from fanet_lightning.data.distortion import distort
-from fanet_lightning.data.images import Image8, read_image_rgb
+from fanet_lightning.data.image_cache import memory_cache
+from fanet_lightning.data.images import Image8, read_image_rgb, read_image_size
 from fanet_lightning.data.records import Boxes, ImageRecord
 from fanet_lightning.data.sampler import SampleKey
+from fanet_lightning.data.shrunk_images import shrunk_records
 
 MEAN_RGB = (124, 116, 104)
 
 
-def made_images(folder: Path, count: int) -> list[Path]:
-    """Photograph-like JPEGs: blobs of several sizes and a little grain, quality 85."""
+def made_images(folder: Path, count: int, width: int = 1024) -> list[Path]:
+    """Photograph-like JPEGs, 4:3: blobs of several sizes and a little grain, quality 85."""
     rng = np.random.default_rng(0)
+    height = width * 3 // 4
     paths = []
     for i in range(count):
-        image = np.zeros((768, 1024, 3), dtype=np.float32)
+        image = np.zeros((height, width, 3), dtype=np.float32)
         for cells in (4, 16, 64):
             coarse = rng.uniform(0, 255, (cells * 3 // 4, cells, 3)).astype(np.float32)
-            image += cv2.resize(coarse, (1024, 768), interpolation=cv2.INTER_CUBIC) / 3
+            image += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC) / 3
         image += rng.normal(0, 4, image.shape)
         path = folder / f"{i:04d}.jpg"
         buffer = io.BytesIO()
@@ -162,6 +170,42 @@ def parts(records: list[ImageRecord], augment: TrainAugment) -> dict[str, float]
     return {name: statistics.fmean(values) for name, values in times.items()}
 
 
+def caches(paths: list[Path], folder: Path, arguments: argparse.Namespace) -> None:
+    """Samples a second without a cache, from memory and from copies; and decoding at reduced size."""
+    records, augment = records_for(paths, arguments.faces), TrainAugment(arguments.size)
+    height, width = read_image_size(paths[0])
+    began = time.process_time()
+    shrunk, _ = shrunk_records(records, folder / f"copies_{width}", 2 * arguments.size)
+    made = (time.process_time() - began) / len(paths)
+    cache, _ = memory_cache(paths, None)
+    datasets = {
+        "null": TrainDataset(records, augment),
+        "memory": TrainDataset(records, augment, cache=cache),
+        "disk": TrainDataset(shrunk, augment),
+    }
+    for index in range(len(paths)):
+        key = SampleKey(0, index)
+        for _ in range(2):  # decoded, then from memory
+            one, two = datasets["null"][key], datasets["memory"][key]
+            if not torch.equal(one.image, two.image) or not torch.equal(one.boxes_xyxy, two.boxes_xyxy):
+                raise SystemExit(f"cache=memory changes sample {index}")
+    sides = {name: (lambda i, d=dataset: d[SampleKey(epoch=0, index=i)]) for name, dataset in datasets.items()}
+    seconds = fastest(sides, len(paths), arguments.passes)
+    print(f"{len(paths)} images of {width} x {height} to {arguments.size} x {arguments.size}, one thread")
+    for name, value in seconds.items():
+        print(
+            f"  cache={name:<10}{1 / value:7.1f} images/s {1e3 * value:8.2f} ms   {seconds['null'] / value:5.2f} x null"
+        )
+    sizes = [sum(path.stat().st_size for path in group) / len(paths) for group in (paths, [r.path for r in shrunk])]
+    print(f"  disk: {sizes[1] / 1e6:.2f} MB an image, the originals {sizes[0] / 1e6:.2f}; made in {1e3 * made:.0f} ms")
+    print(f"  memory: {3 * width * height / 1e6:.1f} MB an image")
+    contents = [np.frombuffer(path.read_bytes(), np.uint8) for path in paths]
+    flags = {"1": cv2.IMREAD_COLOR, "1/2": cv2.IMREAD_REDUCED_COLOR_2, "1/4": cv2.IMREAD_REDUCED_COLOR_4,
+             "1/8": cv2.IMREAD_REDUCED_COLOR_8}  # fmt: skip
+    decoding = fastest({n: (lambda i, f=f: cv2.imdecode(contents[i], f)) for n, f in flags.items()}, len(paths), 3)
+    print("  decoding at " + ", ".join(f"{name}: {1e3 * value:.1f} ms" for name, value in decoding.items()))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="folder of JPEGs; default: made ones")
@@ -169,10 +213,17 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--size", type=int, default=640)
     parser.add_argument("--faces", type=int, default=12, help="boxes of an image; WIDER FACE has 12 on average")
+    parser.add_argument("--caches", type=int, nargs="*", metavar="WIDTH", help="compare the caches at these widths")
     arguments = parser.parse_args()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
+        for width in arguments.caches or ():
+            folder = Path(scratch) / str(width)
+            folder.mkdir()
+            caches(made_images(folder, arguments.count, width), Path(scratch), arguments)
+        if arguments.caches:
+            return
         if arguments.images is None:
             paths = made_images(Path(scratch), arguments.count)
         else:

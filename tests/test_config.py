@@ -77,7 +77,10 @@ def test_cells_are_named_without_equals_signs(switches: tuple[int, bool, bool], 
         ("hl=maybe", r"hl: Value 'maybe' is not a valid bool"),
         ("level=three", r"level: .*'three'.*[Ii]nt"),
         ("data=wider", r"data=wider: there is no such option; choose one of afw, fddb, .*, wider_face"),
-        ("experiment=papre", r"experiment=papre: .* choose one of ablation, paper, wider_face_scratch"),
+        (
+            "experiment=papre",
+            r"experiment=papre: .* choose one of ablation, paper, wider_face_light, wider_face_scratch",
+        ),
     ],
 )
 def test_wrong_overrides_give_one_line_that_names_key_and_value(override: str, message: str) -> None:

@@ -1,6 +1,7 @@
 """Samples, batches and loaders through real files: the same for any number of workers, ranks and restarts."""
 
 import logging
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -185,6 +186,58 @@ def test_validation_refuses_a_broken_file(broken: Path, workers: int) -> None:
         list(module_of(broken, workers=workers).val_dataloader())
     path = broken / "WIDER_val" / "images" / "0--Parade" / "0_Parade_001.jpg"
     assert str(error.value) == f"{path} cannot be read as an image: the file is empty; replace the file or leave it out"
+
+
+def spoil(path: Path, how: str) -> None:
+    if how == "empty":
+        path.write_bytes(b"")
+    elif how == "cut short":
+        path.write_bytes(path.read_bytes()[:-40])
+    elif how == "forbidden":
+        path.chmod(0)
+    else:
+        path.unlink()
+        if how == "folder":
+            path.mkdir()
+
+
+HOW = ["empty", "cut short", "forbidden", "gone", "folder"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("how", HOW)
+def test_a_file_that_goes_bad_during_training_is_replaced(tmp_path: Path, how: str, workers: int) -> None:
+    if how == "forbidden" and os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    write_wider(tmp_path, "train", numbered(8))
+    write_wider(tmp_path, "val", numbered(1))
+    module = module_of(tmp_path, workers=workers)
+    loader = module.train_dataloader()
+    assert sorted(name for batch in epoch_of(loader, 0) for name in batch[0]) == sorted(numbered(8))
+    assert module.unreadable_images == []
+    spoil(tmp_path / "WIDER_train" / "images" / "0--Parade" / "0_Parade_005.jpg", how)
+    names = [name for batch in epoch_of(loader, 30) for name in batch[0]]
+    assert sorted(names) == sorted([*(set(numbered(8)) - {"0--Parade/0_Parade_005"}), "0--Parade/0_Parade_006"])
+    assert module.unreadable_images == ["0--Parade/0_Parade_005"]
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_bad_validation_images_are_said_before_training(tmp_path: Path, how: str) -> None:
+    if how == "forbidden" and os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    write_wider(tmp_path, "train", numbered(8))
+    write_wider(tmp_path, "val", numbered(6))
+    module = module_of(tmp_path)
+    assert len(module.val_records) == 6  # read while all was there
+    paths = [tmp_path / "WIDER_val" / "images" / "0--Parade" / f"0_Parade_{index:03d}.jpg" for index in (2, 4)]
+    for path in paths:
+        spoil(path, how)
+    model = Recorder()
+    with pytest.raises(InputError) as error:
+        trainer(tmp_path / "run").fit(model, datamodule=module)
+    assert str(error.value).startswith(f"2 of 6 validation images cannot be read, the first is {paths[0]}: ")
+    assert str(error.value).endswith("replace them, or leave them out with data.val.images")
+    assert model.seen == []
 
 
 # Loaders

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from fanet_lightning.data import images
-from fanet_lightning.data.images import UnreadableImage, read_image_rgb
+from fanet_lightning.data.images import UnreadableImage, check_image, read_image_rgb, read_image_size
 from fanet_lightning.errors import InputError
 
 
@@ -300,3 +300,84 @@ def test_the_end_marker_of_a_thumbnail_is_not_the_pictures(tmp_path: Path) -> No
     path.write_bytes(content[:-30] + bytes(30))
     with pytest.raises(UnreadableImage, match="end marker"):
         read_image_rgb(path)
+
+
+# Sizes and soundness without decoding
+
+
+def images_of_all_kinds(folder: Path) -> list[Path]:
+    """Both decoders' formats, plain and turned, with a head longer than what is read at first."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    colour = Image.fromarray(picture(40, 56))
+    long_head = b"".join(b"\xff\xfe" + struct.pack(">H", 65_002) + bytes(65_000) for _ in range(3))
+    plain = saved(folder / "plain.jpg", colour).read_bytes()
+    (folder / "long.jpg").write_bytes(plain[:2] + long_head + plain[2:])
+    (folder / "cmyk.jpg").write_bytes(cmyk_jpeg(np.full((40, 56, 4), 90, np.uint8), adobe=True))
+    return [
+        folder / "plain.jpg",
+        folder / "long.jpg",
+        folder / "cmyk.jpg",
+        saved(folder / "progressive.jpg", colour, progressive=True),
+        saved(folder / "grey.jpg", colour.convert("L")),
+        saved(folder / "turned.jpg", colour, exif=exif),
+        saved(folder / "turned.png", colour, exif=exif),
+        saved(folder / "a.png", colour),
+        saved(folder / "a.bmp", colour),
+        saved(folder / "palette.gif", colour.convert("P")),
+    ]
+
+
+def test_sizes_are_those_of_the_decoded_images(tmp_path: Path) -> None:
+    for path in images_of_all_kinds(tmp_path):
+        assert read_image_size(path) == read_image_rgb(path).shape[:2], path.name
+        check_image(path)
+    assert read_image_size(tmp_path / "turned.jpg") == (56, 40)
+
+
+def test_what_is_no_image_has_no_size(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("<html>404</html>")
+    (tmp_path / "start.jpg").write_bytes(b"\xff\xd8\xff")
+    (tmp_path / "folder.jpg").mkdir()
+    for name in ("empty.jpg", "text.jpg", "start.jpg", "folder.jpg", "absent.jpg"):
+        for read in (read_image_size, check_image, read_image_rgb):
+            with pytest.raises(UnreadableImage, match=name):
+                read(tmp_path / name)
+
+
+def test_a_check_refuses_what_reading_refuses(tmp_path: Path) -> None:
+    """Cut anywhere, both say the same; of a file that is only damaged, a JPEG may pass the check."""
+    rng = np.random.default_rng(0)
+    refused = 0
+    for path in images_of_all_kinds(tmp_path):
+        content = path.read_bytes()
+        for _ in range(20):
+            cut = tmp_path / f"cut{path.suffix}"
+            cut.write_bytes(content[: int(rng.integers(0, len(content)))])
+            try:
+                read_image_rgb(cut)
+            except UnreadableImage as error:
+                with pytest.raises(UnreadableImage) as found:
+                    check_image(cut)
+                assert found.value.reason == error.reason
+                refused += 1
+            else:
+                check_image(cut)
+    assert refused > 150
+
+
+def test_a_sound_jpeg_is_checked_without_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = images_of_all_kinds(tmp_path)
+
+    def decode(*_: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(images, "_decode_jpeg", decode)
+    monkeypatch.setattr(images, "_decode_with_pillow", decode)
+    for path in paths:
+        if path.name in ("plain.jpg", "long.jpg", "progressive.jpg", "grey.jpg", "turned.jpg"):
+            check_image(path)
+        else:
+            with pytest.raises(AssertionError, match="decoded"):
+                check_image(path)

@@ -211,6 +211,65 @@ def test_it_learns_a_few_images_by_heart() -> None:
     assert losses[-1] < losses[0] / 5
 
 
+# --- the score that anchors start with -------------------------------------------------------------------------------
+
+
+def _face_scores(network: Any, images: Tensor) -> list[Tensor]:
+    with torch.no_grad():
+        return [h.logits.softmax(dim=-1)[..., 1] for h in network(images, all_hierarchies=True).hierarchies]
+
+
+@pytest.mark.parametrize("prior", [0.01, 0.001, 0.3])
+@pytest.mark.parametrize("model", ["fanet_light", "fanet", "s3fd_fpn"])
+def test_every_anchor_starts_at_the_prior(model: str, prior: float) -> None:
+    """On real activations, up to the spread of small weights; exactly where a map is zero."""
+    torch.manual_seed(0)
+    options = plain(compose_config("config", [f"model={model}", f"model.face_prior={prior}"]))["model"]
+    network = build_network(**options).train()
+    levels = _face_scores(network, _images(128, 160, batch=2))
+    assert len(levels) == (1 if model == "s3fd_fpn" else 3)
+    for scores in levels:
+        assert scores.mean().item() == pytest.approx(prior, rel=0.25)
+        assert prior / 8 < scores.min().item() < scores.max().item() < min(1, prior * 4)
+    heads = network.heads if model == "s3fd_fpn" else network.heads["3"]
+    channels = [layer.in_channels for layer in heads.children()]
+    logits, offsets = heads([torch.zeros(1, c, 2, 2) for c in channels])
+    torch.testing.assert_close(logits.softmax(dim=-1)[..., 1], torch.full((1, 24), prior), rtol=1e-5, atol=0)
+    assert not offsets.any()
+
+
+def test_without_a_prior_scores_start_around_a_half() -> None:
+    torch.manual_seed(0)
+    network = _network().train()
+    for scores in _face_scores(network, _images(128, 160, batch=2)):
+        assert 0.2 < scores.mean().item() < 0.7
+
+
+def test_a_prior_leaves_the_offsets_and_every_other_layer_as_they_are() -> None:
+    states = []
+    for override in ("null", "0.01"):
+        torch.manual_seed(0)
+        states.append(_network("hl=false", f"model.face_prior={override}").state_dict())
+    without, with_prior = states
+    assert without.keys() == with_prior.keys()
+    differing = {key for key, x in without.items() if not torch.equal(x, with_prior[key])}
+    # Heads after the first one draw other offsets, since more was drawn before them; nothing outside the heads does.
+    assert differing == {key for key in without if key.startswith("heads.")}
+    first = "heads.3.stride4.weight"
+    assert torch.equal(without[first][:4], with_prior[first][:4])
+    assert with_prior["heads.3.stride4.bias"].tolist() == pytest.approx([0] * 7 + [math.log(0.01 / 0.99)])
+
+
+@pytest.mark.parametrize("value", ["0", "1", "1.5", "-0.1", "nan", "true", "often"])
+def test_a_prior_outside_zero_to_one(value: str) -> None:
+    with pytest.raises(InputError) as caught:
+        _network(f"model.face_prior={value}")
+    shown = {"true": "True"}.get(value, value)
+    assert str(caught.value) == (
+        f"model.face_prior={shown}: give a probability above 0 and below 1, such as 0.01, or null"
+    )
+
+
 # --- folding batch normalisation -------------------------------------------------------------------------------------
 
 

@@ -144,6 +144,33 @@ def test_equals_plain_loops(
         assert (detections.scores.diff() <= 0).all()
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("keep", [0, 1, 5, 20, 60, 5000])
+@pytest.mark.parametrize("spread", [0.0, 0.5])
+def test_many_candidates_equal_one_nms_over_all_of_them(seed: int, keep: int, spread: float) -> None:
+    """Enough candidates that the best 2 × keep do not always suffice; ``spread`` 0: a crowd of a few heaps."""
+    random = torch.Generator().manual_seed(seed)
+    grid = AnchorGrid(((24, 24), (12, 12)), strides=(4, 8), sizes=(16, 32))
+    logits = torch.randn(1, grid.count, 2, generator=random)
+    offsets = spread * torch.randn(1, grid.count, 4, generator=random)
+    if not spread:
+        # Boxes drawn to nine places: most of the best fall, and those behind them are needed.
+        anchors = grid.boxes_cxcywh()
+        offsets[0, :, :2] = ((anchors[:, :2] / 32).floor() * 32 + 16 - anchors[:, :2]) / (0.1 * anchors[:, 2:])
+    (found,) = detect(NetworkOutput([HeadOutput(logits, offsets)], []), grid, keep=keep)
+    scores = torch.softmax(logits[0], dim=-1)[:, 1]
+    order = scores.argsort(descending=True, stable=True)
+    boxes = decode(offsets[0], grid.boxes_cxcywh())[order]
+    overlaps = paired_iou(boxes[:, None], boxes[None])
+    standing: list[int] = []
+    for i in range(len(order)):
+        if scores[order[i]] >= 0.01 and not (overlaps[i, standing] > 0.3).any():
+            standing.append(i)
+    assert len(standing) > 5 and (spread or len(standing) < 40)
+    torch.testing.assert_close(found.boxes_xyxy, boxes[standing[:keep]])
+    torch.testing.assert_close(found.scores, scores[order[standing[:keep]]])
+
+
 def test_half_precision_heads_are_read_in_float32() -> None:
     output = heads_with({0: 0.9, 25: 0.7})
     ((logits, offsets),) = output.hierarchies

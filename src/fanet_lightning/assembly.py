@@ -55,6 +55,10 @@ def build_datamodule(options: dict[str, Any], source: Any) -> "FaceDataModule":
         seed=options["seed"],
         input_size=options["input_size"],
         val_scale=TestScale(**protocol),
+        cache=options["cache"],
+        cache_gib=options["cache_gib"],
+        cache_dir=options["cache_dir"],
+        cache_side=options["cache_side"],
     )
 
 

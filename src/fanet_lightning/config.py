@@ -46,6 +46,10 @@ class TrainSchema:
     checkpoint_every: int | None = None
     stop_after: int | None = None
     workers: int = 2
+    cache: str | None = None
+    cache_gib: float | None = None
+    cache_dir: str = "data/image_cache"
+    cache_side: int | None = None
     ema: float | None = None
     gradient_clip: float | None = None
     compile: bool = False

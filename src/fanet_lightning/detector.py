@@ -1,6 +1,6 @@
-"""From a checkpoint to faces in an image: the Python API.
+"""From a checkpoint or a model given away to faces in an image: the Python API.
 
->>> detector = FaceDetector.from_checkpoint("best.ckpt")        # doctest: +SKIP
+>>> detector = FaceDetector.from_pretrained()                   # doctest: +SKIP
 >>> detector.detect(image_rgb).boxes_xyxy                       # doctest: +SKIP
 """
 
@@ -20,11 +20,14 @@ from fanet_lightning.data.resize import TestScale
 from fanet_lightning.errors import InputError, first_line
 from fanet_lightning.memory import SHARE, available_bytes, bytes_per_pixel, free_cached, is_out_of_memory
 from fanet_lightning.multiscale import Found, MultiScale
-from fanet_lightning.net.build import build_network
+from fanet_lightning.net.blocks import fuse
+from fanet_lightning.net.build import Network
 from fanet_lightning.postprocess import detect
+from fanet_lightning.pretrained import DEFAULT_MODEL, Model, locate, network_with, read_model
 from fanet_lightning.structures import Detections, NetworkOutput
 from fanet_lightning.tiled_heads import find_in_tiles
 from fanet_lightning.tiles import AUTO, SMALLEST_TILE_PIXELS, Tile, TilePixels, tiles
+from fanet_lightning.training_images import TrainingImages, images_of
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -55,16 +58,30 @@ def network_from_checkpoint(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         InputError: as :func:`read_checkpoint`, or weights that do not fit the configuration stored beside them.
     """
     checkpoint = read_checkpoint(path)
-    hyper_parameters = checkpoint["hyper_parameters"]
-    network = build_network(**hyper_parameters["network"])
+    return _network(checkpoint, path), checkpoint["hyper_parameters"]
+
+
+def _network(checkpoint: Mapping[str, Any], path: Path) -> Network:
     prefix = "network."
     weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(f"{path}: the weights do not fit the configuration stored with them ({reason})") from error
-    return network.eval(), hyper_parameters
+    return network_with(checkpoint["hyper_parameters"]["network"], weights, path)
+
+
+def load_model(model: Path | str) -> Model:
+    """What a checkpoint of ``train``, a model's folder or a model's name stands for.
+
+    Raises:
+        InputError: see :func:`fanet_lightning.pretrained.locate`, :func:`fanet_lightning.pretrained.read_model` and
+            :func:`network_from_checkpoint`.
+    """
+    path = locate(model)
+    if path.is_dir():
+        return read_model(path)
+    checkpoint = read_checkpoint(path)
+    hyper_parameters = checkpoint["hyper_parameters"]
+    network = _network(checkpoint, path)
+    options = {**hyper_parameters["network"], "normaliser": network.normaliser.kind}
+    return Model(network, options, dict(hyper_parameters.get("detection") or {}), images_of(checkpoint, path))
 
 
 class FaceDetector:
@@ -75,7 +92,9 @@ class FaceDetector:
         device: where it runs.
         detection: keyword arguments of :func:`fanet_lightning.postprocess.detect`.
         precision: ``32-true`` or ``bf16-mixed``.
-        source: the checkpoint that the network came from, for the record.
+        source: the checkpoint or model folder that the network came from, for the record.
+        network_options: what ``build_network`` made the network with, for the record.
+        training_images: what it was trained on; None where that is not known.
     """
 
     def __init__(
@@ -86,27 +105,46 @@ class FaceDetector:
         detection: Mapping[str, Any] | None = None,
         precision: str = "32-true",
         source: Path | None = None,
+        network_options: Mapping[str, Any] | None = None,
+        training_images: Sequence[TrainingImages] | None = None,
     ) -> None:
         self.network = network.to(device).to(memory_format=torch.channels_last).eval()
         self.device = torch.device(device)
         self.detection = dict(detection or {})
         self.precision = precision
         self.source = source
+        self.network_options = None if network_options is None else dict(network_options)
+        self.training_images = training_images
         # Pixels that have run out of memory once are not tried again.
         self._refused_pixels: int | None = None
         self._bytes_per_pixel: float | None = None
 
     @classmethod
     def from_checkpoint(cls, path: Path | str, **options: Any) -> Self:
-        """Load a checkpoint of ``train``. ``options`` go to the constructor.
+        """Load a checkpoint of ``train``; as :meth:`from_pretrained`, which also takes one.
 
         Raises:
-            InputError: see :func:`network_from_checkpoint`.
+            InputError: see :func:`load_model`.
         """
-        path = Path(path)
-        network, hyper_parameters = network_from_checkpoint(path)
-        options.setdefault("detection", hyper_parameters.get("detection"))
-        return cls(network, source=path, **options)
+        return cls.from_pretrained(path, **options)
+
+    @classmethod
+    def from_pretrained(cls, model: Path | str = DEFAULT_MODEL, **options: Any) -> Self:
+        """Load a trained model, its batch normalisation folded into the convolutions.
+
+        Args:
+            model: the name of a shipped model, a model's folder, ``organisation/name`` on the Hugging Face hub, or a
+                checkpoint of ``train``; see :func:`fanet_lightning.pretrained.locate`.
+            options: to the constructor.
+
+        Raises:
+            InputError: see :func:`load_model`.
+        """
+        path = locate(model)
+        loaded = load_model(path)
+        options.setdefault("detection", loaded.detection)
+        options = {"network_options": loaded.network_options, "training_images": loaded.training_images, **options}
+        return cls(fuse(loaded.network), source=path, **options)
 
     def detect(self, image_rgb: npt.NDArray[np.uint8], scale: TestScale | MultiScale | None = None) -> Detections:
         """Faces of one image.

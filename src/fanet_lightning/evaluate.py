@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from fanet_lightning.inference_store import Inferred, Journal
 
 USAGE = (
-    "python -m fanet_lightning.evaluate checkpoint=FILE [data=wider_face data.root=DIR] [protocol=short640] [out=DIR]"
+    "python -m fanet_lightning.evaluate checkpoint=FILE|FOLDER|NAME [data=wider_face data.root=DIR] "
+    "[protocol=short640] [out=DIR]"
 )
 PACKAGES = ("fanet-lightning", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy", "opencv-python-headless")
 # The loader processes of a killed evaluation hold its lock until they notice, within five seconds.
@@ -23,7 +24,7 @@ LOCK_PATIENCE_SECONDS = 15.0
 
 
 def evaluate(
-    checkpoint: Path,
+    checkpoint: Path | str,
     source: Any,
     protocol: Mapping[str, Any],
     out: Path,
@@ -43,9 +44,11 @@ def evaluate(
 
     Writes ``predictions`` in the benchmark's own format, ``scores.json``, its curves, ``detections.*``, and
     ``scales.json``: the passes over each image. Until it has ended, what was found lies in ``unfinished.jsonl``.
+    Where the model says what it was trained on, that list comes to lie beside the predictions, and a warning says how
+    many of the scored images are in it.
 
     Args:
-        checkpoint: file that ``train`` has written.
+        checkpoint: file that ``train`` has written, or a model: see :func:`fanet_lightning.pretrained.locate`.
         source: what :func:`fanet_lightning.data.sources.build_source` made.
         protocol: ``name`` and what :func:`fanet_lightning.multiscale.build_protocol` reads.
         out: folder, made if need be.
@@ -72,9 +75,11 @@ def evaluate(
     from fanet_lightning.inference_store import JOURNAL_FILE, Journal, code_sha256, file_sha256, images_sha256
     from fanet_lightning.multiscale import build_protocol, full_settings
     from fanet_lightning.postprocess import detect
+    from fanet_lightning.pretrained import locate, weights_file
     from fanet_lightning.run_record import locked
     from fanet_lightning.scoring.results import made_by
 
+    stated, checkpoint = str(checkpoint), locate(checkpoint)
     device = _resolve_device(device)
     _check_options(resume, lower_top, out, labelled)
     if attributes or errors:
@@ -85,10 +90,10 @@ def evaluate(
     detector.detection = {**defaults, **detector.detection, **(detection or {})}
     records = source.val()
     origin = {
-        **made_by(sys.argv, checkpoint=str(checkpoint), packages=PACKAGES),
-        "checkpoint_sha256": file_sha256(checkpoint), "protocol_settings": full_settings(protocol),
+        **made_by(sys.argv, checkpoint=stated, packages=PACKAGES),
+        "checkpoint_sha256": file_sha256(weights_file(checkpoint)), "protocol_settings": full_settings(protocol),
         "data": source.name, "device": device_name(device), "precision": detector.precision,
-        "detection": detector.detection, "lower_top": lower_top,
+        "detection": detector.detection, "lower_top": lower_top, "network": detector.network_options,
     }  # fmt: skip
     depends_on = (
         "checkpoint_sha256",
@@ -96,6 +101,7 @@ def evaluate(
         "device",
         "precision",
         "detection",
+        "network",
         "packages",
         "git_commit",
     )
@@ -112,7 +118,9 @@ def evaluate(
         predictions = {image_id: files.boxes_to_write(item.detections, lower_top) for image_id, item in found.items()}
         ap: dict[str, float] = {}
         if labelled:
-            scores = files.score_and_write(out, source, predictions, label, protocol["name"], origin)
+            scores = files.score_and_write(
+                out, source, predictions, label, protocol["name"], origin, detector.training_images
+            )
             ap = dict(scores.values.get("ap", {}))
             files.report_more(out, source, records, label, origin, attributes=attributes, errors=errors, worst=worst)
         else:
@@ -210,11 +218,13 @@ def choose_split(data: Mapping[str, Any], split: object) -> dict[str, Any]:
 def data_of_run(checkpoint: Path, words: list[str]) -> dict[str, Any] | None:
     """The data that the checkpoint's run was trained and validated on; None where words choose data or none is known.
 
+    A model's folder belongs to no run.
+
     Drawn pictures have many settings, and those of another set are other pictures.
     """
     from fanet_lightning.run_record import read_record
 
-    if any(word.lstrip("+~").startswith(("data=", "data.")) for word in words):
+    if checkpoint.is_dir() or any(word.lstrip("+~").startswith(("data=", "data.")) for word in words):
         return None
     try:
         record = read_record(checkpoint.resolve().parent.parent)
@@ -233,9 +243,11 @@ def main(argv: list[str]) -> int:
     cli.check_report_keys(config)
     from fanet_lightning.data.sources import build_source
     from fanet_lightning.detector import read_checkpoint
+    from fanet_lightning.pretrained import locate, name_of, read_config
 
-    checkpoint = Path(options["checkpoint"])
-    read_checkpoint(checkpoint)
+    checkpoint = locate(str(options["checkpoint"]))
+    # Before the data are read, which may take long.
+    read_config(checkpoint) if checkpoint.is_dir() else read_checkpoint(checkpoint)
     data = data_of_run(checkpoint, argv)
     if data is not None and data != options["data"]:
         print(f"data={data['name']} with the settings of the checkpoint's run; data=… chooses others")
@@ -243,7 +255,7 @@ def main(argv: list[str]) -> int:
     split = (data.get("val") or {}).get("split", "val")
     source = build_source(**data)
     source.check(train=False)
-    run = checkpoint.resolve().parent.parent.name or checkpoint.stem
+    run = name_of(checkpoint)
     data_name = data["name"] if split == "val" else f"{data['name']}_{split}"
     default = Path("outputs/evaluate") / f"{data_name}_{options['protocol']['name']}" / run
     out = Path(options["out"]) if options["out"] else default

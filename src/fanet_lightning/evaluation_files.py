@@ -8,12 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import replaced
+from fanet_lightning.training_images import (
+    TRAINING_IMAGES_FILE,
+    TrainedOn,
+    record_trained_on,
+    trained_on,
+    write_training_images,
+)
 
 if TYPE_CHECKING:
     from fanet_lightning.data.records import ImageRecord
     from fanet_lightning.inference_store import Inferred
     from fanet_lightning.scoring.benchmark import DetectionsByImage, Scores
     from fanet_lightning.structures import Detections
+    from fanet_lightning.training_images import TrainingImages
 
 SCALES_FILE, SUBMISSION_FILE, SUBMISSION_RECORD = "scales.json", "submission.zip", "submission.json"
 SHEET_IMAGES = 12
@@ -40,21 +48,43 @@ def score_and_write(
     label: str,
     protocol: str,
     origin: Mapping[str, Any],
+    training_images: "Sequence[TrainingImages] | None" = None,
 ) -> "Scores":
     """Write the predictions, score what was written, write and print the scores.
 
-    So ``score`` on the same files gives the same number to the last digit.
+    So ``score`` on the same files gives the same number to the last digit. It is told what the model was trained on by
+    a list beside the predictions.
     """
     from fanet_lightning.scoring.bootstrap import SAMPLES, method
-    from fanet_lightning.scoring.results import intervals_of, print_scores, write_scores
+    from fanet_lightning.scoring.results import SCORES_FILE, intervals_of, print_scores, write_scores
 
     benchmark, ground_truth = source.benchmark(), source.ground_truth()
     benchmark.write_predictions(out / "predictions", ground_truth, detections)
     scores: Scores = benchmark.score(ground_truth, out / "predictions")
     intervals = intervals_of(scores, scores.resampled(SAMPLES, 0))
     write_scores(out, scores, intervals, protocol=protocol, made_by=origin, intervals_method=method())
+    found = _compare_with_training(out, source, scores.image_ids, training_images)
+    record_trained_on(out / SCORES_FILE, found)
     print_scores(scores, intervals, label)
     return scores
+
+
+def _compare_with_training(
+    out: Path, source: Any, image_ids: Sequence[str], training_images: "Sequence[TrainingImages] | None"
+) -> TrainedOn | None:
+    """Say how many of the images were trained on, and put the list beside the predictions; None: it is not known."""
+    path = out / TRAINING_IMAGES_FILE
+    if training_images is None:
+        path.unlink(missing_ok=True)  # an earlier evaluation's, of another model
+        print("the checkpoint does not name its training images, so nothing tells whether it is scored on them",
+              file=sys.stderr)  # fmt: skip
+        return None
+    scored = (source.name, getattr(source, "val_split", None))
+    write_training_images(path, training_images, scored)
+    found = trained_on(training_images, image_ids, *scored)
+    if found.warning:
+        print(f"warning: {found.warning}", file=sys.stderr)
+    return found
 
 
 def check_wider(source: Any, labelled: bool) -> None:
@@ -132,9 +162,10 @@ def draw_sheet(
     from fanet_lightning.data.resize import TestScale
     from fanet_lightning.plot import CURVE_FILES, plot_scores
     from fanet_lightning.plots import detection_sheet, draw_detections, save_figure
+    from fanet_lightning.pretrained import name_of
 
     if any((out / name).is_file() for name in CURVE_FILES):
-        plot_scores([out], out, names=[checkpoint.resolve().parent.parent.name or checkpoint.stem])
+        plot_scores([out], out, names=[name_of(checkpoint)])
     # Evenly spread over the list, so that the sheet is the same for every run on the same images.
     chosen = [records[i] for i in np.linspace(0, len(records) - 1, min(SHEET_IMAGES, len(records))).round().astype(int)]
     small = TestScale("original", max_long=SHEET_SIDE)

@@ -1,12 +1,14 @@
-"""Hierarchical loss (FANet §3.4, eq. 4 and 5) with hard negative mining (§3.5; SSD §2.2).
+"""Hierarchical loss (FANet §3.4, eq. 4 and 5) with hard negative mining (§3.5; SSD §2.2), and named alternatives.
 
 Each hierarchy's heads are judged by SSD's multibox loss against one and the same matching:
 
-    HL = Σ_i ω_i · L_i,    L_i = 1/N · (λ · Σ cross-entropy + Σ smooth-L1)
+    HL = Σ_i ω_i · L_i,    L_i = 1/N · (λ · classification + box_weight · box)
 
-The cross-entropy runs over the positives and the mined negatives, smooth-L1 (β = 1) over the positives' four offsets.
+The paper has the cross-entropy over the positives and the mined negatives, smooth-L1 (β = 1) over the positives' four
+offsets, box_weight = 1, and the matching of :mod:`fanet_lightning.matching`. The rest are options of ours.
 """
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,19 +18,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fanet_lightning.anchors import AnchorGrid
-from fanet_lightning.boxes import encode
+from fanet_lightning.atss import assign_atss
+from fanet_lightning.box_loss import BOX_LOSSES, iou_loss
+from fanet_lightning.boxes import decode, encode, paired_iou
 from fanet_lightning.errors import InputError
-from fanet_lightning.matching import match
+from fanet_lightning.focal import focal_loss, quality_focal_loss
+from fanet_lightning.matching import Matches, match
+from fanet_lightning.simota import assign_simota
 from fanet_lightning.structures import HeadOutput, NetworkOutput, Targets
 
 NORMALISERS = ("positives", "positives_and_negatives")
+ASSIGNMENTS = ("iou", "atss", "simota")
+CLASSIFICATIONS = ("cross_entropy", "focal", "quality_focal")
 
 
 class LossParts(NamedTuple):
     """``total``: 0-dim, with gradient, HL of eq. 4.
 
-    ``parts``: detached 0-dim terms "h1/cls", "h1/box" … "hm/box", over N but without λ and ω; hierarchies are counted
-    as they were handed in, the last is the detector. ``total`` = Σ ω_i · (λ · cls_i + box_i).
+    ``parts``: detached 0-dim terms "h1/cls", "h1/box" … "hm/box", over N but without the weights; hierarchies are
+    counted as they were handed in, the last is the detector. ``total`` = Σ ω_i · (λ · cls_i + box_weight · box_i).
     With several ranks the mean over ranks of ``total`` and of each part is that of the whole batch.
     ``positives``, ``unmatched_faces``: 0-dim int64, of this rank's images.
     """
@@ -50,6 +58,18 @@ class HierarchicalLoss(nn.Module):
         min_negatives: hardest negatives kept of an image without positives (ours; the paper's rule gives 0).
         threshold: matching rule (ii), §3.3.
         second_stage: S3FD's compensation for faces with few anchors.
+        assignment: "iou", the paper's rule; "atss" (:mod:`fanet_lightning.atss`); "simota"
+            (:mod:`fanet_lightning.simota`), by what the last hierarchy predicts. ``threshold`` and ``second_stage``
+            belong to "iou" alone.
+        classification: "cross_entropy" with mining; or over all anchors, with N = positives: "focal", "quality_focal"
+            (:mod:`fanet_lightning.focal`), which want a network with a ``face_prior`` and λ around 1. The two settings
+            of the mining are not read then.
+        focal_alpha: weight of the positives in the focal loss, 1 - α that of the others (Lin et al. 2017: 0.25).
+        focal_gamma: γ of the focal loss, β of the quality focal loss (2 in both papers).
+        box: "smooth_l1" on the offsets; "giou", "diou" or "ciou" on the decoded boxes
+            (:mod:`fanet_lightning.box_loss`).
+        box_weight: on the box loss; 2 is usual for the IoU losses (Li et al. 2020, "Generalized Focal Loss").
+        box_beta: where smooth-L1 turns from quadratic to linear, in offsets (SSD: 1).
 
     N is summed over the ranks of an initialised process group, so every rank must call, also with no faces. Once
     averaged over ranks, as DDP does, the gradients are those of the whole batch.
@@ -66,20 +86,50 @@ class HierarchicalLoss(nn.Module):
         min_negatives: int = 16,
         threshold: float = 0.35,
         second_stage: bool = False,
+        assignment: str = "iou",
+        classification: str = "cross_entropy",
+        focal_alpha: float = 0.25,
+        focal_gamma: float = 2.0,
+        box: str = "smooth_l1",
+        box_weight: float = 1.0,
+        box_beta: float = 1.0,
     ) -> None:
         super().__init__()
-        if normalise_by not in NORMALISERS:
-            raise InputError(f"loss.normalise_by={normalise_by}: choose {' or '.join(NORMALISERS)}")
-        if not 0 < threshold < 1:
+        for name, choice, choices in (
+            ("normalise_by", normalise_by, NORMALISERS),
+            ("assignment", assignment, ASSIGNMENTS),
+            ("classification", classification, CLASSIFICATIONS),
+            ("box", box, BOX_LOSSES),
+        ):
+            if choice not in choices:
+                raise InputError(f"loss.{name}={choice}: choose {' or '.join(choices)}")
+        if not (_is_number(threshold) and 0 < threshold < 1):
             raise InputError(f"loss.threshold={threshold}: give an IoU between 0 and 1, both excluded")
         for name, value in (
             ("lambda_cls", lambda_cls),
             ("negatives_per_positive", negatives_per_positive),
             ("min_negatives", min_negatives),
+            ("focal_gamma", focal_gamma),
+            ("box_weight", box_weight),
+            ("box_beta", box_beta),
             *(("weights", weight) for weight in weights or ()),
         ):
-            if not 0 <= value < math.inf:
+            if not (_is_number(value) and 0 <= value < math.inf):
                 raise InputError(f"loss.{name}={value}: give a finite number that is not negative")
+        if not (_is_number(focal_alpha) and 0 <= focal_alpha <= 1):
+            raise InputError(f"loss.focal_alpha={focal_alpha}: give a weight from 0 to 1")
+        if assignment != "iou" and second_stage:
+            raise InputError(
+                f"loss.second_stage=true belongs to loss.assignment=iou; with loss.assignment={assignment} set it "
+                "to false"
+            )
+        if classification != "cross_entropy" and normalise_by != "positives":
+            raise InputError(
+                f"loss.normalise_by={normalise_by} needs mined negatives, and loss.classification={classification} "
+                "takes all anchors; set loss.normalise_by=positives"
+            )
+        if classification == "quality_focal" and focal_gamma < 1:
+            raise InputError(f"loss.focal_gamma={focal_gamma}: at least 1 with loss.classification=quality_focal")
         self.weights = None if weights is None else tuple(float(weight) for weight in weights)
         self.lambda_cls = lambda_cls
         self.normalise_by = normalise_by
@@ -87,6 +137,13 @@ class HierarchicalLoss(nn.Module):
         self.min_negatives = min_negatives
         self.threshold = threshold
         self.second_stage = second_stage
+        self.assignment = assignment
+        self.classification = classification
+        self.focal_alpha = focal_alpha
+        self.focal_gamma = focal_gamma
+        self.box = box
+        self.box_weight = box_weight
+        self.box_beta = box_beta
 
     def forward(self, output: NetworkOutput, grid: AnchorGrid, targets: Targets) -> LossParts:
         """Heads of m hierarchies, the anchors they refer to, the batch's faces → the loss and its parts.
@@ -96,32 +153,60 @@ class HierarchicalLoss(nn.Module):
         """
         hierarchies = output.hierarchies
         weights = self._checked_weights(hierarchies, grid)
-        batch_size, anchors = hierarchies[0].logits.shape[:2]
-        with torch.no_grad(), torch.autocast(targets.boxes_xyxy.device.type, enabled=False):
-            face_index, unmatched_faces = match(
-                grid, targets, batch_size, threshold=self.threshold, second_stage=self.second_stage
-            )
+        anchors = hierarchies[0].logits.shape[1]
+        device = targets.boxes_xyxy.device
+        mining = self.classification == "cross_entropy"
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            face_index, unmatched_faces = self._assign(grid, targets, hierarchies)
             positive = face_index >= 0
             positives = positive.sum(dim=1)
-            quota = self._quota(positives, anchors)
+            quota = self._quota(positives, anchors) if mining else torch.zeros_like(positives)
             counted = positives.sum() if self.normalise_by == "positives" else (positives + quota).sum()
             share = _ranks() / _sum_over_ranks(counted).clamp(min=1)
-            negative_rows = hardest_negatives(_margins(hierarchies), positive, quota)
+            negative_rows = hardest_negatives(_margins(hierarchies), positive, quota) if mining else None
             rows = positive.flatten().nonzero().squeeze(1)
-            offsets = encode(
-                targets.boxes_xyxy.float()[face_index.flatten()[rows]],
-                grid.boxes_cxcywh(positive.device)[rows % anchors],
-            )
+            faces = targets.boxes_xyxy.float()[face_index.flatten()[rows]]
+            priors = grid.boxes_cxcywh(device)[rows % anchors]
+            wanted = Positives(rows, faces, priors, encode(faces, priors))
 
         parts: dict[str, Tensor] = {}
-        total = torch.zeros((), device=positive.device)
-        with torch.autocast(positive.device.type, enabled=False):
+        total = torch.zeros((), device=device)
+        with torch.autocast(device.type, enabled=False):
             for index, (heads, weight) in enumerate(zip(hierarchies, weights, strict=True)):
-                cls, box = _multibox(heads, rows, negative_rows[index], offsets)
-                cls, box = cls * share, box * share
-                total = total + weight * (self.lambda_cls * cls + box)
+                if negative_rows is not None:
+                    cls = _cross_entropy(heads, rows, negative_rows[index])
+                else:
+                    cls = self._focal(heads, positive, wanted)
+                cls, box = cls * share, self._box(heads, wanted) * share
+                total = total + weight * (self.lambda_cls * cls + self.box_weight * box)
                 parts[f"h{index + 1}/cls"], parts[f"h{index + 1}/box"] = cls.detach(), box.detach()
         return LossParts(total, parts, positives.sum(), unmatched_faces)
+
+    def _assign(self, grid: AnchorGrid, targets: Targets, hierarchies: list[HeadOutput]) -> Matches:
+        batch_size = hierarchies[0].logits.shape[0]
+        if self.assignment == "atss":
+            return assign_atss(grid, targets, batch_size)
+        if self.assignment == "simota":
+            return assign_simota(grid, targets, hierarchies[-1])
+        return match(grid, targets, batch_size, threshold=self.threshold, second_stage=self.second_stage)
+
+    def _focal(self, heads: HeadOutput, positive: Tensor, wanted: "Positives") -> Tensor:
+        """Sum over all anchors; without a face the offsets get no gradient from here."""
+        margins = _margin(heads.logits)
+        if self.classification == "focal":
+            return focal_loss(margins, positive, self.focal_alpha, self.focal_gamma)
+        with torch.no_grad():
+            predicted_xyxy = decode(_offsets(heads, wanted.rows), wanted.anchors_cxcywh)
+            quality = torch.zeros_like(margins).flatten()
+            quality[wanted.rows] = paired_iou(predicted_xyxy, wanted.faces_xyxy).clamp(max=1)
+        return quality_focal_loss(margins, quality.view_as(margins), self.focal_gamma)
+
+    def _box(self, heads: HeadOutput, wanted: "Positives") -> Tensor:
+        """Sum over the positives; with none it is 0, and the heads stay in the graph."""
+        predicted = _offsets(heads, wanted.rows)
+        if self.box == "smooth_l1":
+            return F.smooth_l1_loss(predicted, wanted.offsets, reduction="sum", beta=self.box_beta)
+        return iou_loss(self.box, decode(predicted, wanted.anchors_cxcywh), wanted.faces_xyxy).sum()
 
     def _checked_weights(self, hierarchies: list[HeadOutput], grid: AnchorGrid) -> tuple[float, ...]:
         if not hierarchies:
@@ -147,11 +232,20 @@ class HierarchicalLoss(nn.Module):
         return torch.minimum(wanted, anchors - positives)
 
     def extra_repr(self) -> str:
-        return (
-            f"weights={self.weights}, lambda_cls={self.lambda_cls}, normalise_by={self.normalise_by}, "
-            f"negatives_per_positive={self.negatives_per_positive}, min_negatives={self.min_negatives}, "
-            f"threshold={self.threshold}, second_stage={self.second_stage}"
-        )
+        names = [name for name in inspect.signature(type(self)).parameters if name != "self"]
+        return ", ".join(f"{name}={getattr(self, name)}" for name in names)
+
+
+class Positives(NamedTuple):
+    """The P positives of a batch: ``rows`` (P,) int64, image · A + anchor; the others (P, 4).
+
+    ``offsets`` are those with which a head would have the anchors become the faces.
+    """
+
+    rows: Tensor
+    faces_xyxy: Tensor
+    anchors_cxcywh: Tensor
+    offsets: Tensor
 
 
 def hardest_negatives(margins: Tensor, positive: Tensor, quota: Tensor) -> Tensor:
@@ -181,13 +275,20 @@ def _margin(logits: Tensor) -> Tensor:
     return logits[..., 1] - logits[..., 0]
 
 
-def _multibox(heads: HeadOutput, positives: Tensor, negatives: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of cross-entropy and smooth-L1 over the rows; with no row they are 0, and the heads stay in the graph."""
+def _cross_entropy(heads: HeadOutput, positives: Tensor, negatives: Tensor) -> Tensor:
+    """Sum over the rows; with none it is 0, and the heads stay in the graph."""
     margins = _margin(heads.logits.flatten(0, 1).index_select(0, torch.cat([positives, negatives])))
     # -log softmax: softplus(-margin) for a face, softplus(margin) for background.
-    cls = F.softplus(-margins[: len(positives)]).sum() + F.softplus(margins[len(positives) :]).sum()
-    predicted = heads.offsets.flatten(0, 1).index_select(0, positives).float()
-    return cls, F.smooth_l1_loss(predicted, offsets, reduction="sum", beta=1.0)
+    return F.softplus(-margins[: len(positives)]).sum() + F.softplus(margins[len(positives) :]).sum()
+
+
+def _offsets(heads: HeadOutput, rows: Tensor) -> Tensor:
+    """(P, 4) float32."""
+    return heads.offsets.flatten(0, 1).index_select(0, rows).float()
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _ranks() -> int:

@@ -125,13 +125,21 @@ def window_side(grid: AnchorGrid, threshold: float) -> int:
 def candidates(grid: AnchorGrid, boxes_xyxy: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     """(F, 4) boxes → the candidates' anchor numbers (F, L·K·K) int64 and IoUs (F, L·K·K) float32.
 
-    Numbers ascend within a row, but for the cells that a map smaller than K lacks: they repeat others with IoU 0.
+    The window of :func:`window`, with the K that the rule's threshold asks for.
+    """
+    return window(grid, boxes_xyxy, window_side(grid, threshold))
+
+
+def window(grid: AnchorGrid, boxes_xyxy: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """(F, 4) boxes and K = ``side`` → anchor numbers (F, L·K·K) int64 and IoUs (F, L·K·K) float32.
+
+    The K × K cells of each map that are nearest to the box's centre, map by map and row by row. Numbers ascend within a
+    row, but for the cells that a map smaller than K lacks (:func:`in_window`): they repeat others with IoU 0.
     The IoUs equal those of :func:`fanet_lightning.boxes.paired_iou` to the last bit. Overlaps are computed per column
     and per row of a window, not per cell, which is several times cheaper.
     """
     layout = _layout(grid, boxes_xyxy.device)
     boxes = boxes_xyxy.float()
-    side = window_side(grid, threshold)
     low, high = boxes[:, None, :2], boxes[:, None, 2:]
     start = ((low + high) / 2 / layout.strides - (side - 1) / 2).floor().long()
     start = torch.minimum(start, layout.cells_xy - side).clamp_(min=0)
@@ -149,6 +157,51 @@ def candidates(grid: AnchorGrid, boxes_xyxy: Tensor, threshold: float) -> tuple[
     # The comparison is false for NaN, so a broken box overlaps nothing.
     iou = torch.where(intersection > 0, intersection / union.clamp_(min=1e-12), 0)
     return anchor.flatten(1), iou.flatten(1)
+
+
+def in_window(grid: AnchorGrid, side: int, device: torch.device) -> Tensor:
+    """(L·K·K,) bool: which places of a :func:`window` are cells of their own; the same for every box."""
+    has = torch.arange(side, device=device) < _layout(grid, device).cells_xy[..., None]  # (L, 2, K)
+    return (has[:, 1, :, None] & has[:, 0, None]).flatten()
+
+
+def strides_in_window(grid: AnchorGrid, side: int, device: torch.device) -> Tensor:
+    """(L·K·K,) float32: the stride of the map that each place of a :func:`window` lies on."""
+    return _layout(grid, device).strides.expand(-1, side * side).flatten()
+
+
+def first_columns(cost: Tensor, count: int) -> Tensor:
+    """The ``count`` columns of lowest cost along the last axis, in that order; of equal costs the lower column first.
+
+    ``cost`` float32, not negative, at most inf; NaN counts as more. Top-k alone would leave the order of ties open.
+    """
+    columns = cost.shape[-1]
+    keys = (order_of(cost) << _RANK_BITS) | torch.arange(columns, device=cost.device)
+    return keys.topk(min(count, columns), dim=-1, largest=False).indices
+
+
+def strongest_claims(
+    grid: AnchorGrid, targets: Targets, batch_size: int, anchor: Tensor, strength: Tensor, wanted: Tensor
+) -> Matches:
+    """Give each anchor to the face that claims it most strongly, at equal strength to the lower face number.
+
+    Row f of ``anchor`` (F, C) int64, ``strength`` (F, C) int64 in 0 … 2³¹ - 1 (:func:`order_of`) and ``wanted`` (F, C)
+    bool are the claims of face f; they count where ``wanted``. A face that loses all of its own is counted.
+    """
+    faces = anchor.shape[0]
+    rank = torch.arange(faces, 0, -1, device=anchor.device)
+    slot = anchor + targets.image_index[:, None] * grid.count
+    owner = torch.zeros(batch_size * grid.count, dtype=torch.int64, device=anchor.device)
+    keys = ((strength << _RANK_BITS) | rank[:, None]) * wanted
+    owner.scatter_reduce_(0, slot.flatten(), keys.flatten(), "amax")
+    unmatched = (~_owns(owner[slot], rank).any(dim=1)).sum()
+    face_index = torch.where(owner > 0, faces - (owner & _RANK_MASK), -1)
+    return Matches(face_index.view(batch_size, grid.count), unmatched)
+
+
+def order_of(values: Tensor) -> Tensor:
+    """float32 that are not negative → int64 below 2³¹ in the same order: their bit patterns. NaN is above inf."""
+    return values.contiguous().view(torch.int32).long()
 
 
 class _Layout(NamedTuple):
@@ -179,7 +232,7 @@ def _reads_are_free(device: torch.device) -> bool:
 
 def _keys(iou: Tensor, rank: Tensor) -> Tensor:
     """Larger overlap first, then higher rank. ``iou`` (…) float32, not negative; ``rank`` (…) int64."""
-    return (iou.contiguous().view(torch.int32).long() << _RANK_BITS) | rank
+    return (order_of(iou) << _RANK_BITS) | rank
 
 
 def _pick(slot: Tensor, column: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ def check(options: dict[str, Any]) -> None:
     """
     import torch
 
+    from fanet_lightning.data.image_cache import check_cache
     from fanet_lightning.data.sources import build_source
     from fanet_lightning.loggers import check_loggers
     from fanet_lightning.multiscale import build_protocol
@@ -37,6 +38,7 @@ def check(options: dict[str, Any]) -> None:
         raise InputError(f"ema={options['ema']} must lie between 0 and 1; null switches it off")
     if options["checkpoint_every"] is not None and options["checkpoint_every"] < 1:
         raise InputError(f"checkpoint_every={options['checkpoint_every']} must be at least 1 step; null: epochs alone")
+    check_cache(options["cache"], options["cache_gib"], options["cache_dir"], options["cache_side"])
     check_loggers(options["logger"] or {})
     lr_factor(0, 1, kind=options["optim"].get("schedule", "step"))
     if options["protocol"].get("kind") == "multiscale":

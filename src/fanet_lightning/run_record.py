@@ -37,8 +37,15 @@ CIRCUMSTANCES = frozenset({
     "out", "sweep", "group", "name", "resume", "overwrite", "workers", "logger", "profile", "stop_after", "seeds",
     "checkpoint_every", "evaluate_at_end", "also_protocols", "final_protocols", "compile", "channels_last",
     "data.root", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
-    "trainer.log_every_n_steps", "trainer.enable_progress_bar",
+    "trainer.log_every_n_steps", "trainer.enable_progress_bar", "cache_dir", "cache_gib",
 })  # fmt: skip
+
+# Settings that runs of earlier versions do not have, and what those runs did: they are resumed as what they were.
+LATER_SETTINGS = {
+    "cache": None, "cache_side": None, "loss.assignment": "iou", "loss.classification": "cross_entropy",
+    "loss.focal_alpha": 0.25, "loss.focal_gamma": 2.0, "loss.box": "smooth_l1", "loss.box_weight": 1.0,
+    "loss.box_beta": 1.0, "model.face_prior": None,
+}  # fmt: skip
 
 
 @dataclass
@@ -47,7 +54,8 @@ class RunRecord:
 
     ``scores`` maps a protocol's name to ``folder`` (within the run's), ``ap`` per setting, ``images`` and
     ``images_per_second``. ``train`` holds ``epoch`` (epochs done), ``epochs``, ``steps``, ``seconds`` (wall time of
-    training over all starts), ``starts``, ``images_per_second``, ``skipped_steps`` and ``device``.
+    training over all starts), ``starts``, ``images_per_second``, ``wait_share`` (of the last epoch: seconds spent
+    waiting for samples ÷ seconds), ``unreadable_images`` (their ids), ``skipped_steps`` and ``device``.
     """
 
     name: str
@@ -110,7 +118,11 @@ def now() -> str:
 
 def differing_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """(dotted key, first value, second value) of every setting that changes what is trained."""
-    a, b = _flat(first), _flat(second)
+    a, b = (LATER_SETTINGS | _flat(settings) for settings in (first, second))
+    for flat in (a, b):
+        # Images kept in memory change no sample; copies on disk are another data set, and only they have a side.
+        if flat["cache"] != "disk":
+            flat["cache"] = flat["cache_side"] = None
     keys = [key for key in dict.fromkeys([*a, *b]) if not _is_circumstance(key)]
     return [(key, a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)]
 

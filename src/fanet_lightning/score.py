@@ -13,10 +13,12 @@ if TYPE_CHECKING:
 
     from fanet_lightning.scoring.benchmark import Benchmark, Scores
     from fanet_lightning.scoring.results import Intervals
+    from fanet_lightning.training_images import TrainedOn
 
 USAGE = (
     "python -m fanet_lightning.score [benchmark=wider_face] predictions=DIR ground_truth=DIR [against=DIR] "
-    "[images=LIST] [out=DIR] [bootstrap=1000] [strict=true] [attributes=true] [errors=true pictures=DIR]"
+    "[images=LIST] [trained_on=LIST] [out=DIR] [bootstrap=1000] [strict=true] [attributes=true] "
+    "[errors=true pictures=DIR]"
 )
 SPLITS = ("val", "test")
 TEST_NAMES = "wider_face_test_filelist.txt"
@@ -30,6 +32,8 @@ class Scored:
     ``truth``       the ground truth that was scored against, of the benchmark's own kind.
     ``other``       scores of the predictions that these are compared with.
     ``differences`` paired intervals of scored - other.
+    ``trained_on``  how many of the images the detector was trained on; None where nothing tells.
+    ``other_trained_on`` the same of ``other``.
     """
 
     scores: "Scores"
@@ -37,6 +41,8 @@ class Scored:
     truth: Any
     other: "Scores | None" = None
     differences: "Intervals" = field(default_factory=dict)
+    trained_on: "TrainedOn | None" = None
+    other_trained_on: "TrainedOn | None" = None
 
 
 def score_predictions(
@@ -48,6 +54,7 @@ def score_predictions(
     strict: bool = False,
     bootstrap: int = 1000,
     against: Path | None = None,
+    trained_on: Path | None = None,
 ) -> Scored:
     """Score prediction files against official ground truth.
 
@@ -59,6 +66,8 @@ def score_predictions(
         strict: an image without predictions is an error.
         bootstrap: resamples behind the intervals; 0: no intervals.
         against: other predictions for the same images; adds the paired differences to them.
+        trained_on: list of the images that the detector was trained on; by default the one that ``evaluate`` has put
+            beside ``predictions``.
 
     Raises:
         InputError: an unknown benchmark, files that are missing or do not hold what they should, a negative
@@ -76,12 +85,23 @@ def score_predictions(
         benchmark = build_benchmark(benchmark)
     truth = benchmark.read_ground_truth(ground_truth, images)
     scores = benchmark.score(truth, predictions, strict=strict)
-    other = None if against is None else benchmark.score(truth, against, strict=strict)
+    seen = _trained_on(scores, predictions, trained_on)
+    other, other_seen = None, None
+    if against is not None:
+        other = benchmark.score(truth, against, strict=strict)
+        other_seen = _trained_on(other, against, None)
     if not bootstrap:
-        return Scored(scores, {}, truth, other)
+        return Scored(scores, {}, truth, other, {}, seen, other_seen)
     samples = scores.resampled(bootstrap, 0)
     differences = {} if other is None else differences_of(scores, other, samples, other.resampled(bootstrap, 0))
-    return Scored(scores, intervals_of(scores, samples), truth, other, differences)
+    return Scored(scores, intervals_of(scores, samples), truth, other, differences, seen, other_seen)
+
+
+def _trained_on(scores: "Scores", predictions: Path, given: Path | None) -> "TrainedOn | None":
+    from fanet_lightning.training_images import list_beside, trained_on_by_list
+
+    path = given or list_beside(predictions)
+    return None if path is None else trained_on_by_list(path, scores.image_ids, scores.benchmark)
 
 
 def main(argv: list[str]) -> int:
@@ -92,8 +112,9 @@ def main(argv: list[str]) -> int:
     if config is None:
         return 0
     _check_values(config)
-    out, images, against, pictures = (
-        None if config[key] is None else Path(str(config[key])) for key in ("out", "images", "against", "pictures")
+    out, images, against, pictures, trained_on = (
+        None if config[key] is None else Path(str(config[key]))
+        for key in ("out", "images", "against", "pictures", "trained_on")
     )
     from fanet_lightning.config import plain
     from fanet_lightning.scoring.benchmarks import build_benchmark
@@ -114,6 +135,7 @@ def main(argv: list[str]) -> int:
         strict=config.strict,
         bootstrap=config.bootstrap,
         against=against,
+        trained_on=trained_on,
     )
     _report(scored, against)
     command = ["python", "-m", "fanet_lightning.score", *argv]
@@ -151,7 +173,7 @@ def _check_values(config: "DictConfig") -> None:
 
 def _check_alone(config: "DictConfig") -> None:
     """With ``split=test`` nothing is scored, so what asks for more than the archive is a mistake."""
-    for key in ("attributes", "errors", "against", "images", "pictures"):
+    for key in ("attributes", "errors", "against", "images", "pictures", "trained_on"):
         if config[key] not in (None, False):
             raise InputError(f"{key}={config[key]} has no meaning with split=test, which has no labels; leave it out")
 
@@ -203,7 +225,10 @@ def _report(scored: Scored, against: Path | None) -> None:
     from fanet_lightning.scoring.results import print_difference, print_scores
 
     other = () if scored.other is None else tuple(f"{against}: {warning}" for warning in scored.other.warnings)
-    for warning in (*scored.scores.warnings, *other):
+    seen = [] if scored.trained_on is None else [scored.trained_on.warning]
+    if scored.other_trained_on is not None and scored.other_trained_on.warning:
+        seen.append(f"{against}: {scored.other_trained_on.warning}")
+    for warning in filter(None, (*scored.scores.warnings, *other, *seen)):
         print(f"warning: {warning}", file=sys.stderr)
     print_scores(scored.scores, scored.intervals)
     if scored.other is not None:
@@ -213,6 +238,7 @@ def _report(scored: Scored, against: Path | None) -> None:
 def _write(scored: Scored, out: Path, command: list[str], against: Path | None, bootstrap: int) -> None:
     from fanet_lightning.scoring.bootstrap import method
     from fanet_lightning.scoring.results import SCORES_FILE, comparison, made_by, write_scores
+    from fanet_lightning.training_images import record_trained_on
 
     write_scores(
         out,
@@ -223,6 +249,7 @@ def _write(scored: Scored, out: Path, command: list[str], against: Path | None, 
         intervals_method=method(bootstrap) if bootstrap else None,
         against=None if scored.other is None else comparison(str(against), scored.other, scored.differences),
     )
+    record_trained_on(out / SCORES_FILE, scored.trained_on)
     print(f"written: {out / SCORES_FILE}, the curves and what belongs to them beside it")
 
 

@@ -9,7 +9,7 @@ import math
 import os
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import asks the network for a newer version
 
@@ -33,6 +33,15 @@ from fanet_lightning.data.records import Boxes
 from fanet_lightning.errors import InputError
 
 
+class Drawn(NamedTuple):
+    """What a sample's seed decides, but for the flip; ``kept_xyxy`` (F', 4) in output pixels."""
+
+    window: Window
+    placement: Placement | None
+    kept_xyxy: Boxes
+    strengths: Strengths
+
+
 class FaceCrop(A.DualTransform):  # type: ignore[misc]
     """Expansion, square crop (or, with probability ``anchor_sampling``, data-anchor-sampling), resizing and colours."""
 
@@ -54,16 +63,16 @@ class FaceCrop(A.DualTransform):  # type: ignore[misc]
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         """Draw the window and the strengths; the boxes are in Albumentations' own format, shares of the image."""
         height, width = params["shape"][:2]
-        rng: random.Random = self.py_random
-        boxes_xyxy = clean_boxes(data["bboxes"] * _corners(width, height), height, width)
+        drawn = self.draw(self.py_random, height, width, data["bboxes"])
+        return drawn._asdict()
+
+    def draw(self, rng: random.Random, height: int, width: int, shares: npt.NDArray[np.float64]) -> Drawn:
+        """All draws of one sample, from the image's size and its boxes alone; no pixel is looked at."""
+        boxes_xyxy = clean_boxes(shares * _corners(width, height), height, width)
         window = self._window(rng, height, width, boxes_xyxy)
         placement = place(window, height, width, self.square.size)
-        return {
-            "window": window,
-            "placement": placement,
-            "kept_xyxy": boxes_in_window(boxes_xyxy, window, placement, self.square.min_face),
-            "strengths": self.distortion.draw(rng),
-        }
+        kept_xyxy = boxes_in_window(boxes_xyxy, window, placement, self.square.min_face)
+        return Drawn(window, placement, kept_xyxy, self.distortion.draw(rng))
 
     def _window(self, rng: random.Random, height: int, width: int, boxes_xyxy: Boxes) -> Window:
         if rng.random() < self.anchor_sampling and len(boxes_xyxy):
@@ -153,7 +162,8 @@ class TrainAugment:
         )
         fill_rgb = (int(fill[0]), int(fill[1]), int(fill[2]))
         # No bbox_params: what its processor does is done here, faster and without rounding shares to float32.
-        self.compose = A.Compose([FaceCrop(square, distortion, anchor_sampling, fill_rgb), A.HorizontalFlip(p=flip)])
+        self._crop, self._flip = FaceCrop(square, distortion, anchor_sampling, fill_rgb), flip
+        self.compose = A.Compose([self._crop, A.HorizontalFlip(p=flip)])
 
     def __call__(self, image_rgb: Image8, boxes_xyxy: npt.ArrayLike, seed: int) -> tuple[Image8, Boxes]:
         """Augment one image.
@@ -179,7 +189,24 @@ class TrainAugment:
         # tie, say, the crop's size to the flip.
         self.compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
         sample = self.compose(image=image_rgb, bboxes=shares)
-        return sample["image"], clean_boxes(sample["bboxes"] * _corners(self.size, self.size), self.size, self.size)
+        return sample["image"], self._to_pixels(sample["bboxes"])
+
+    def boxes(self, height: int, width: int, boxes_xyxy: npt.ArrayLike, seed: int) -> Boxes:
+        """The boxes that ``augment(image, boxes_xyxy, seed)`` returns for an image of this size, to the last bit.
+
+        No image is needed and none is resampled, which takes a ninth of the time (``benchmarks/coverage.py``).
+        """
+        shares = clean_boxes(boxes_xyxy, height, width) / _corners(width, height)
+        rng = random.Random(seed)
+        rng.random()  # Compose's own, whether to run at all
+        shares = self._crop.draw(rng, height, width, shares).kept_xyxy / _corners(self.size, self.size)
+        if rng.random() < self._flip:
+            # As Albumentations computes it; mirrored in pixels the last bits would differ.
+            shares[:, [0, 2]] = 1 - shares[:, [2, 0]]
+        return self._to_pixels(shares)
+
+    def _to_pixels(self, shares: npt.NDArray[np.float64]) -> Boxes:
+        return clean_boxes(shares * _corners(self.size, self.size), self.size, self.size)
 
 
 def _corners(width: int, height: int) -> npt.NDArray[np.float64]:

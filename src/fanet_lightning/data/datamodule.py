@@ -1,21 +1,28 @@
 """The LightningDataModule: the same batches for any number of workers, processes and restarts."""
 
+import logging
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from pytorch_lightning import LightningDataModule
 
 from fanet_lightning.data.dataset import Augment, EvalDataset, TrainDataset
+from fanet_lightning.data.image_cache import MemoryCache, check_cache, memory_cache, over_files
+from fanet_lightning.data.images import UnreadableImage, check_image
 from fanet_lightning.data.loader import EvalLoader, TrainLoader
 from fanet_lightning.data.records import ImageRecord
 from fanet_lightning.data.resize import TestScale
 from fanet_lightning.data.sampler import EvalSampler, TrainBatchSampler
+from fanet_lightning.data.shrunk_images import shrunk_records
 from fanet_lightning.data.sources import FaceSource
 from fanet_lightning.errors import InputError
 
 if TYPE_CHECKING:
     from fanet_lightning.scoring.ground_truth import GroundTruth
+
+log = logging.getLogger(__name__)
 
 
 def default_workers() -> int:
@@ -40,6 +47,15 @@ class FaceDataModule(LightningDataModule):
             nothing trains.
         val_scale: size at which validation images are shown; by default their own.
         multiprocessing_context: ``fork``, ``spawn`` or ``forkserver``; None: the platform's.
+        cache: ``memory`` keeps decoded training images (:mod:`.image_cache`; the same samples); ``disk`` trains on
+            shrunk copies of the large ones (:mod:`.shrunk_images`; another data set).
+        cache_gib: most memory of ``cache=memory``, for all ranks of a machine together; None, or more than is free:
+            half of what is free.
+        cache_dir: folder of the copies of ``cache=disk``.
+        cache_side: their shorter side, pixels; None: twice ``input_size``.
+
+    Raises:
+        InputError: an argument that is out of range, or a size that ``augment`` does not make.
     """
 
     def __init__(
@@ -53,8 +69,13 @@ class FaceDataModule(LightningDataModule):
         augment: Augment | None = None,
         val_scale: TestScale | None = None,
         multiprocessing_context: str | None = None,
+        cache: str | None = None,
+        cache_gib: float | None = None,
+        cache_dir: Path | str = "data/image_cache",
+        cache_side: int | None = None,
     ) -> None:
         super().__init__()
+        check_cache(cache, cache_gib, cache_dir, cache_side)
         if workers is not None and workers < 0:
             raise InputError(f"workers={workers}; give 0 (load in the main process) or more")
         size = getattr(augment, "size", input_size)
@@ -68,6 +89,10 @@ class FaceDataModule(LightningDataModule):
         self.augment = augment
         self.val_scale = val_scale or TestScale("original")
         self.multiprocessing_context = multiprocessing_context
+        self.cache = cache
+        self.cache_gib = cache_gib
+        self.cache_dir = Path(cache_dir)
+        self.cache_side = 2 * input_size if cache_side is None else cache_side
         self.train_dataset: TrainDataset | None = None
         self._train_loader: TrainLoader | None = None
         self._position: dict[str, int] | None = None
@@ -75,7 +100,29 @@ class FaceDataModule(LightningDataModule):
         self._ground_truth: GroundTruth | None = None
 
     def prepare_data(self) -> None:
+        """Write or fetch what the source needs; and refuse unreadable validation images before anything trains on.
+
+        Raises:
+            InputError: see the source; or validation images that :func:`check_image` refuses.
+        """
         self.source.prepare()
+        if self.augment is not None:
+            self._check_val_images()
+
+    def _check_val_images(self) -> None:
+        def reason(index: int) -> UnreadableImage | None:
+            try:
+                check_image(self.val_records[index].path)
+            except UnreadableImage as error:
+                return error
+            return None
+
+        unreadable = [error for error in over_files(reason, len(self.val_records)) if error is not None]
+        if unreadable:
+            raise InputError(
+                f"{len(unreadable)} of {len(self.val_records)} validation images cannot be read, the first is "
+                f"{unreadable[0].path}: {unreadable[0].reason}; replace them, or leave them out with data.val.images"
+            )
 
     @property
     def val_records(self) -> list[ImageRecord]:
@@ -107,7 +154,7 @@ class FaceDataModule(LightningDataModule):
         if self.augment is None:
             raise ValueError("FaceDataModule(augment=None) cannot train; give an augmentation")
         if self.train_dataset is None:
-            self.train_dataset = TrainDataset(self.source.train(), self.augment, self.seed)
+            self.train_dataset = self._train_dataset(self.augment)
         rank, world_size = self._rank_and_world_size()
         sampler = TrainBatchSampler(len(self.train_dataset), self.batch_size, rank, world_size, self.seed)
         self._train_loader = TrainLoader(
@@ -117,6 +164,21 @@ class FaceDataModule(LightningDataModule):
             self._train_loader.load_state_dict(self._position)
             self._position = None
         return self._train_loader
+
+    def _train_dataset(self, augment: Augment) -> TrainDataset:
+        records, cache = self.source.train(), None
+        if self.cache == "disk":
+            records, line = shrunk_records(records, self.cache_dir, self.cache_side)
+            self._say(line)
+        if self.cache == "memory":
+            cache, line = memory_cache([record.path for record in records], self.cache_gib)
+            cache = _shared_by_ranks(cache)
+            self._say(line)
+        return TrainDataset(records, augment, self.seed, cache)
+
+    def _say(self, line: str) -> None:
+        if self._rank_and_world_size()[0] == 0:
+            print(line, flush=True)
 
     def state_dict(self) -> dict[str, dict[str, int]]:
         """How far training has come in its epoch, for the checkpoint.
@@ -143,3 +205,23 @@ class FaceDataModule(LightningDataModule):
         if self.trainer is None:
             return torch.cuda.is_available()
         return self.trainer.strategy.root_device.type == "cuda"
+
+
+def _shared_by_ranks(cache: MemoryCache) -> MemoryCache | None:
+    """The same memory for all ranks of a machine: that of its first one. None where that cannot be had."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return cache
+    mine = cache.address()
+    addresses = [mine] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(addresses, mine)
+    first = next(address for address in addresses if address.machine == mine.machine)
+    try:
+        if first != mine:
+            cache.use(first)
+    except (OSError, ValueError) as error:
+        # One cache each would take several times what was asked for.
+        log.warning("cache=memory: this rank reads all files itself (%s)", error)
+        return None
+    finally:
+        torch.distributed.barrier()  # nobody ends, and takes the address along, before all have looked
+    return cache

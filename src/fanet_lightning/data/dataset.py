@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
+from fanet_lightning.data.image_cache import MemoryCache
 from fanet_lightning.data.images import Image8, UnreadableImage, read_image_rgb
 from fanet_lightning.data.records import Boxes, ImageRecord, PackedRecords
 from fanet_lightning.data.resize import TestScale
@@ -45,13 +46,18 @@ class TrainDataset(Dataset[TrainSample]):
 
     The flags of unreadable images lie in shared memory: what one worker process finds the others and the main process
     know.
+
+    ``cache`` changes no sample. An image that is in it is never read again, so it is not missed when its file goes.
     """
 
-    def __init__(self, records: Sequence[ImageRecord], augment: Augment, seed: int = 0) -> None:
+    def __init__(
+        self, records: Sequence[ImageRecord], augment: Augment, seed: int = 0, cache: MemoryCache | None = None
+    ) -> None:
         self.records = PackedRecords(records)
         self.augment = augment
         self.seed = seed
-        self._unreadable = torch.zeros(len(records), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+        self.cache = cache
+        self._unreadable: Tensor = torch.zeros(len(records), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
         return len(self.records)
@@ -60,6 +66,11 @@ class TrainDataset(Dataset[TrainSample]):
     def unreadable_images(self) -> list[str]:
         """Ids of the images found unreadable so far in this process and its workers, in the records' order."""
         return [self.records.image_id(int(index)) for index in self._unreadable.nonzero()[:, 0]]
+
+    @property
+    def unreadable(self) -> Tensor:
+        """(N,) uint8, 1 for each of :attr:`unreadable_images`; what is set here is not tried again."""
+        return self._unreadable
 
     def __getitem__(self, key: SampleKey) -> TrainSample:
         """
@@ -81,7 +92,7 @@ class TrainDataset(Dataset[TrainSample]):
             if self._unreadable[index]:
                 continue
             try:
-                return index, read_image_rgb(self.records.path(index))
+                return index, self._read(index)
             except UnreadableImage as error:
                 self._unreadable[index] = 1
                 log.warning("training goes on without %s: %s", self.records.path(index), error.reason)
@@ -89,12 +100,21 @@ class TrainDataset(Dataset[TrainSample]):
             f"none of the {len(self)} training images can be read, the first is {self.records.path(0)}; check data.root"
         )
 
+    def _read(self, index: int) -> Image8:
+        image = None if self.cache is None else self.cache.get(index)
+        if image is None:
+            image = read_image_rgb(self.records.path(index))
+            if self.cache is not None:
+                self.cache.put(index, image)
+        return image
+
 
 def collate_train(samples: Sequence[TrainSample]) -> Batch:
     """Stack the images and pack the faces."""
     counts = torch.tensor([len(sample.boxes_xyxy) for sample in samples])
     return Batch(
-        images=torch.stack([sample.image for sample in samples]),
+        # In a worker it stacks them in shared memory, where they travel from: a copy less than torch.stack.
+        images=default_collate([sample.image for sample in samples]),
         targets=Targets(
             boxes_xyxy=torch.cat([sample.boxes_xyxy for sample in samples]),
             image_index=torch.repeat_interleave(torch.arange(len(samples)), counts),

@@ -17,6 +17,9 @@ MAX_PIXELS = 178_956_970
 # What transparent pixels show; their hidden colours are undefined, and most pictures with alpha are made for white
 # pages.
 BACKGROUND = 255
+JPEG_START = b"\xff\xd8\xff"
+# Holds the size of nearly every file; a thumbnail in EXIF ends within 64 KiB.
+HEAD_BYTES = 128 * 1024
 
 
 class UnreadableImage(InputError):
@@ -55,33 +58,90 @@ def read_image_rgb(path: Path | str) -> Image8:
 
 def decode_image_rgb(content: bytes, path: Path | str = "<bytes>") -> Image8:
     """As :func:`read_image_rgb`, from the file's bytes; ``path`` is for messages."""
-    if not content:
-        raise UnreadableImage(path, "the file is empty")
-    jpeg = _jpeg_header(content)
-    if jpeg is None:
-        return _decode_with_pillow(content, path)
-    # Data bytes never look like a marker, so a file without the end marker behind its first scan was cut off. Decoders
-    # do not agree on what to do then: some fill up with grey, and zeros in place of the rest pass as data in all.
-    if content.rfind(b"\xff\xd9", jpeg.scan) < 0:
-        raise UnreadableImage(path, "the file is cut short (a JPEG without its end marker)")
-    if not jpeg.plain:
+    jpeg = _whole_jpeg(content, path)
+    if jpeg is None or not jpeg.plain:
         return _decode_with_pillow(content, path)
     _check_size(jpeg.width, jpeg.height, path)
     return _decode_jpeg(content, path)
 
 
+def read_image_size(path: Path | str) -> tuple[int, int]:
+    """(height, width) that :func:`read_image_rgb` would give the image, from the head of its file alone.
+
+    Raises:
+        UnreadableImage: missing, empty, or not an image. A file cut short behind its head is not noticed.
+    """
+    from PIL import Image
+
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(HEAD_BYTES)
+            jpeg = _jpeg_header(head)
+            if jpeg is None and head[:3] == JPEG_START:  # long comments and profiles come before the size
+                jpeg = _jpeg_header(head + file.read())
+    except OSError as error:
+        raise UnreadableImage(path, error.strerror or type(error).__name__) from error
+    if jpeg is not None and jpeg.plain:
+        return jpeg.height, jpeg.width
+    if not head:
+        raise UnreadableImage(path, "the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                width, height = image.size
+                turned = _orientation(image) >= 5
+    except Exception as error:  # Pillow's plugins raise almost anything on damaged files
+        raise UnreadableImage(path, " ".join(str(error).split()) or type(error).__name__) from error
+    return (width, height) if turned else (height, width)
+
+
+def check_image(path: Path | str) -> None:
+    """Refuse what :func:`read_image_rgb` would refuse, without decoding where that is not needed to know.
+
+    A JPEG passes by its head and its end marker; one with damaged tables between them is found by decoding alone.
+    Everything else is decoded.
+
+    Raises:
+        UnreadableImage: as :func:`read_image_rgb`.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UnreadableImage(path, error.strerror or type(error).__name__) from error
+    jpeg = _whole_jpeg(content, path)
+    if jpeg is None or not jpeg.usual or jpeg.width * jpeg.height == 0:
+        decode_image_rgb(content, path)
+    else:
+        _check_size(jpeg.width, jpeg.height, path)
+
+
 class _JpegHeader(NamedTuple):
-    """``plain``: 8 bits, grey or three channels, no EXIF: the fast decoder gets it right. ``scan``: data start."""
+    """``usual``: 8 bits, grey or three channels. ``plain``: without EXIF, too: the fast decoder gets it right.
+    ``scan``: where the data start."""
 
     width: int
     height: int
+    usual: bool
     plain: bool
     scan: int
 
 
+def _whole_jpeg(content: bytes, path: Path | str) -> _JpegHeader | None:
+    """The header of a JPEG that is not cut short; None for other formats."""
+    if not content:
+        raise UnreadableImage(path, "the file is empty")
+    jpeg = _jpeg_header(content)
+    # Data bytes never look like a marker, so a file without the end marker behind its first scan was cut off. Decoders
+    # do not agree on what to do then: some fill up with grey, and zeros in place of the rest pass as data in all.
+    if jpeg is not None and content.rfind(b"\xff\xd9", jpeg.scan) < 0:
+        raise UnreadableImage(path, "the file is cut short (a JPEG without its end marker)")
+    return jpeg
+
+
 def _jpeg_header(content: bytes) -> _JpegHeader | None:
     """From the segments before the first scan; None if this is no JPEG or one that ends before its data."""
-    if content[:3] != b"\xff\xd8\xff":
+    if content[:3] != JPEG_START:
         return None
     width = height = 0
     frame = exif = False
@@ -95,7 +155,7 @@ def _jpeg_header(content: bytes) -> _JpegHeader | None:
         body = content[position + 4 : position + 2 + length]
         position += 2 + length
         if marker == 0xDA:
-            return _JpegHeader(width, height, frame and not exif, position)
+            return _JpegHeader(width, height, frame, frame and not exif, position)
         if marker == 0xE1 and body[:4] == b"Exif":
             exif = True
         # Frame headers: baseline, extended, progressive. The others (lossless, arithmetic) go the careful way.

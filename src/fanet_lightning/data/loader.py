@@ -1,6 +1,7 @@
 """Data loaders that hand a worker's errors over whole, and that resume in the middle of an epoch."""
 
 import multiprocessing.context
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -50,6 +51,9 @@ def _start_worker(worker: int) -> None:
 
 
 class _Loader(DataLoader[Any]):
+    """``waited_seconds``: how long whoever iterates has waited for batches, over all epochs: for workers, or without
+    any for the loading itself. ``clock``: seconds; for tests."""
+
     def __init__(
         self,
         dataset: Dataset[Any],
@@ -69,12 +73,23 @@ class _Loader(DataLoader[Any]):
             generator=torch.Generator().manual_seed(0),
             **options,
         )
+        self.clock: Callable[[], float] = time.perf_counter
+        self.waited_seconds = 0.0
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        for item in super().__iter__():
+        start = self.clock()
+        items = super().__iter__()
+        while True:
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            finally:
+                self.waited_seconds += self.clock() - start
             if isinstance(item, InputError):
                 raise item
             yield item
+            start = self.clock()
 
 
 class TrainLoader(_Loader):

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from fanet_lightning.data.fddb import FddbSource
+from fanet_lightning.data.folder import FolderSource
 from fanet_lightning.data.pascal_face import AfwSource, PascalFaceSource
 from fanet_lightning.data.records import ImageRecord
-from fanet_lightning.data.wider_face import load_wider_face
+from fanet_lightning.data.wider_face import WAYS_ON, _default_annotations, _list_path, load_wider_face
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import check_writable
 
 if TYPE_CHECKING:
+    from fanet_lightning.data.inventory import Inventory
     from fanet_lightning.scoring.benchmark import Benchmark
     from fanet_lightning.scoring.ground_truth import GroundTruth
     from fanet_lightning.scoring.wider_face_benchmark import WiderFaceBenchmark
@@ -80,6 +82,14 @@ class WiderFaceSource:
 
     name = "wider_face"
 
+    @property
+    def train_split(self) -> str:
+        return str(self._train["split"])
+
+    @property
+    def val_split(self) -> str:
+        return str(self._val["split"])
+
     def prepare(self) -> None:
         """Nothing to do: the images are there, or reading says what is missing."""
 
@@ -123,7 +133,7 @@ class WiderFaceSource:
         records = self.val()
         folder = self._ground_truth_folder()
         if folder is None:
-            return _all_usable_faces(records)
+            return all_usable_faces(records)
         try:
             return read_ground_truth(folder).select([record.image_id for record in records])
         except InputError:
@@ -138,6 +148,30 @@ class WiderFaceSource:
 
         return WiderFaceBenchmark()
 
+    def inventories(self) -> "list[Inventory]":
+        """The labels of the training and the validation part exactly as written, see :mod:`data.inventory`.
+
+        Raises:
+            InputError: there are no labels, or no images of either part.
+        """
+        from fanet_lightning.data.formats.wider_splits import split_inventory
+
+        parts = {"train": self._train, "val": self._val}
+        folders = [self.root / f"WIDER_{part['split']}" / "images" for part in parts.values()]
+        if not any(folder.is_dir() for folder in folders):
+            raise InputError(f"no WIDER FACE here: {folders[0]} and {folders[1]} are no folders; {WAYS_ON}")
+        source = self._annotations or _default_annotations(self.root)
+        if not source.exists():
+            raise InputError(f"no WIDER FACE annotations here: {source} does not exist; {WAYS_ON}")
+        return [
+            split_inventory(
+                name, self.root, part["split"], source,
+                images=None if part["images"] is None else _list_path(Path(part["images"]), self.root),
+                with_unlabelled=name == "train" or self._train["split"] != self._val["split"],
+            )
+            for name, part in parts.items()
+        ]  # fmt: skip
+
     def _ground_truth_folder(self) -> Path | None:
         if self._ground_truth is not None:
             return self._ground_truth
@@ -151,7 +185,7 @@ class WiderFaceSource:
         return load_wider_face(self.root, part["split"], images=images, annotations=self._annotations)
 
 
-def _all_usable_faces(records: list[ImageRecord]) -> "GroundTruth":
+def all_usable_faces(records: list[ImageRecord]) -> "GroundTruth":
     """Usable faces count; ignored ones stay in, so that a detection on one is no false positive."""
     from fanet_lightning.scoring.ground_truth import GroundTruth
 
@@ -204,6 +238,10 @@ class SyntheticSource:
 
         return WiderFaceBenchmark(name="synthetic", title="drawn faces")
 
+    def inventories(self) -> "list[Inventory]":
+        """As :meth:`WiderFaceSource.inventories`; the set is drawn where it is missing."""
+        return self._prepared().inventories()
+
     def _prepared(self) -> WiderFaceSource:
         if self._wider is None:
             from fanet_lightning.data.synthetic import prepare_synthetic
@@ -215,6 +253,7 @@ class SyntheticSource:
 SOURCES: dict[str, Callable[..., FaceSource]] = {
     "wider_face": WiderFaceSource,
     "synthetic": SyntheticSource,
+    "folder": FolderSource,
     "fddb": FddbSource,
     "pascal_face": PascalFaceSource,
     "afw": AfwSource,

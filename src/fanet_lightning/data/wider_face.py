@@ -10,6 +10,8 @@ Boxes are those of the files: ``x y w h`` → x1 = x, y1 = y, x2 = x + w, y2 = y
 """
 
 import os
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,8 @@ from fanet_lightning.image_lists import read_image_list
 
 __all__ = ["SPLITS", "AnnotationTable", "Split", "load_wider_face", "read_annotations", "records_of"]
 
-WAYS_ON = "get WIDER FACE (http://shuoyang1213.me/WIDERFACE/) and set data.root; or take data=synthetic"
+SCRIPT = "python scripts/download_wider_face.py"
+WAYS_ON = "set data.root to where it is, or take data=synthetic"
 
 
 def load_wider_face(
@@ -48,11 +51,15 @@ def load_wider_face(
     folder = root / f"WIDER_{split}" / "images"
     source = Path(annotations) if annotations is not None else _default_annotations(root)
     if not folder.is_dir():
-        raise InputError(f"no WIDER FACE here: {folder} is no folder (expected {folder}/<event>/<name>.jpg); {WAYS_ON}")
+        raise InputError(
+            f"no WIDER FACE here: {folder} is no folder (expected {folder}/<event>/<name>.jpg)"
+            f"{_other_case(folder, root)}; get WIDER FACE with {_command(root, split)}, {WAYS_ON}"
+        )
     if not source.exists():
         raise InputError(
-            f"no WIDER FACE annotations here: {source} does not exist (expected a folder with "
-            f"wider_face_{split}_bbx_gt.txt, or the official wider_face_split.zip: data.annotations=PATH); {WAYS_ON}"
+            f"no WIDER FACE annotations here: {source} does not exist{_other_case(source, root)} (expected a folder "
+            f"with wider_face_{split}_bbx_gt.txt, or the official wider_face_split.zip: data.annotations=PATH); "
+            f"get them with {_command(root, 'annotations')}, {WAYS_ON}"
         )
     table = read_annotations(source, split)
     chosen = list(range(len(table.image_ids)))
@@ -68,8 +75,9 @@ def load_wider_face(
                 )
             chosen.append(position[image_id])
     whole = f"the {split} split" if images is None else "the list"
-    _require_on_disk([table.image_ids[index] for index in chosen], folder, whole)
-    return records_of(table, folder, chosen)
+    image_ids = [table.image_ids[index] for index in chosen]
+    elsewhere = _require_on_disk(image_ids, folder, whole, _command(root, split))
+    return records_of(table, folder, chosen, elsewhere)
 
 
 def _default_annotations(root: Path) -> Path:
@@ -81,8 +89,13 @@ def _list_path(path: Path, root: Path) -> Path:
     return root / path if not path.exists() and (root / path).exists() else path
 
 
-def records_of(table: AnnotationTable, folder: Path, chosen: list[int] | None = None) -> list[ImageRecord]:
-    """The records of the chosen images (default: all), usable faces apart from the flagged and the empty ones."""
+def records_of(
+    table: AnnotationTable, folder: Path, chosen: list[int] | None = None, paths: Mapping[str, Path] | None = None
+) -> list[ImageRecord]:
+    """The records of the chosen images (default: all), usable faces apart from the flagged and the empty ones.
+
+    ``paths`` says by image id where the images are that are not at ``folder/<image id>.jpg``.
+    """
     records = []
     for index in range(len(table.image_ids)) if chosen is None else chosen:
         rows = table.of_image(index)
@@ -94,7 +107,7 @@ def records_of(table: AnnotationTable, folder: Path, chosen: list[int] | None = 
         records.append(
             ImageRecord(
                 image_id=image_id,
-                path=folder / f"{image_id}.jpg",
+                path=(paths or {}).get(image_id, folder / f"{image_id}.jpg"),
                 boxes_xyxy=boxes_xyxy[usable],
                 attributes={name: codes[usable, column] for column, name in enumerate(ATTRIBUTES)},
                 ignored_xyxy=boxes_xyxy[~usable],
@@ -103,23 +116,81 @@ def records_of(table: AnnotationTable, folder: Path, chosen: list[int] | None = 
     return records
 
 
-def _require_on_disk(image_ids: list[str], folder: Path, whole: str) -> None:
-    """One listing per event folder: fast on network drives, where a stat per image is not."""
-    present: dict[str, set[str]] = {}
+def _command(root: Path, part: str) -> str:
+    return f"'{SCRIPT} --root {shlex.quote(str(root))} --parts {part}'"
+
+
+def _other_case(path: Path, root: Path) -> str:
+    """A remark where ``path`` is there in another letter case, else nothing."""
+    place = root
+    for name in path.relative_to(root).parts if path.is_relative_to(root) else ():
+        if not (place / name).exists():
+            for variant in _variants(_names(place), name):
+                return f"; {place / variant} differs in letter case, rename it to {name}"
+            return ""
+        place = place / name
+    return ""
+
+
+def _variants(names: Sequence[str], name: str) -> list[str]:
+    """Those of ``names`` that are ``name`` in any letter case, itself first."""
+    return sorted((other for other in names if other.lower() == name.lower()), key=lambda other: (other != name, other))
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries]
+    except OSError:
+        return []
+
+
+def _require_on_disk(image_ids: list[str], folder: Path, whole: str, command: str) -> dict[str, Path]:
+    """The paths of those images whose event folder or file has another letter case than the annotations.
+
+    One listing per event folder: fast on network drives, where a stat per image is not.
+    """
+    listings: dict[str, tuple[str, set[str], dict[str, list[str]]]] = {}
+    events: list[str] | None = None
+    elsewhere: dict[str, Path] = {}
     missing = []
     for image_id in image_ids:
         event, _, name = image_id.rpartition("/")
-        if event not in present:
-            try:
-                with os.scandir(folder / event) as entries:
-                    present[event] = {entry.name for entry in entries}
-            except OSError:
-                present[event] = set()
-        if f"{name}.jpg" not in present[event]:
+        if event not in listings:
+            actual, names = event, _names(folder / event)
+            if not names:
+                events = _names(folder) if events is None else events
+                actual = _only(folder, event, _variants(events, event)) or event
+                names = _names(folder / actual)
+            by_lower: dict[str, list[str]] = {}
+            for other in names:
+                by_lower.setdefault(other.lower(), []).append(other)
+            listings[event] = (actual, set(names), by_lower)
+        actual, present, by_lower = listings[event]
+        file = f"{name}.jpg"
+        if file not in present:
+            file = _only(folder / actual, file, by_lower.get(file.lower(), [])) or ""
+        if not file:
             missing.append(image_id)
+        elif actual != event or file != f"{name}.jpg":
+            elsewhere[image_id] = folder / actual / file
     if missing:
         raise InputError(
             f"{len(missing)} of the {len(image_ids)} images of {whole} are missing, the first is "
-            f"{folder / missing[0]}.jpg; complete the folder, or name those at "
-            "hand with data.val.images=LIST or data.train.images=LIST"
+            f"{folder / missing[0]}.jpg; complete the folder with {command}, or name those at hand with "
+            "data.val.images=LIST or data.train.images=LIST"
         )
+    return elsewhere
+
+
+def _only(folder: Path, name: str, variants: list[str]) -> str | None:
+    """The one name of ``variants``, None where there is none.
+
+    Raises:
+        InputError: several; nobody can know which of them is meant.
+    """
+    if len(variants) > 1:
+        raise InputError(
+            f"{folder}: {' and '.join(sorted(variants)[:2])} differ from {name} in letter case alone; keep one of them"
+        )
+    return variants[0] if variants else None

@@ -31,6 +31,7 @@ def build_network(
     block_batch_norm: bool = False,
     fpn_maps: int = 4,
     normaliser: str = "imagenet",
+    face_prior: float | None = None,
 ) -> Network:
     """The network ``fanet`` or ``s3fd_fpn``, with fresh weights.
 
@@ -56,9 +57,17 @@ def build_network(
             deep_channels=deep_channels,
             block_batch_norm=block_batch_norm,
             normaliser=normaliser,
+            face_prior=face_prior,
         )
     if name == "s3fd_fpn":
-        return S3fdFpn(fpn_maps=fpn_maps, width=width, batch_norm=batch_norm, fc6=fc6, normaliser=normaliser)
+        return S3fdFpn(
+            fpn_maps=fpn_maps,
+            width=width,
+            batch_norm=batch_norm,
+            fc6=fc6,
+            normaliser=normaliser,
+            face_prior=face_prior,
+        )
     raise InputError(f"model={name}: choose fanet or s3fd_fpn")
 
 

@@ -37,6 +37,7 @@ class FANet(nn.Module):
         deep_channels: channels of the A-blocks' deep branch at width 1. The paper has N/8 = 32.
         block_batch_norm: batch normalisation in the A-blocks too; the paper has none.
         normaliser: ``imagenet`` or ``caffe``.
+        face_prior: the score that every anchor starts with, see :class:`fanet_lightning.net.heads.Heads`.
 
     Raises:
         InputError: a value outside these, with the choices.
@@ -58,6 +59,7 @@ class FANet(nn.Module):
         deep_channels: int = 32,
         block_batch_norm: bool = False,
         normaliser: str = "imagenet",
+        face_prior: float | None = None,
     ) -> None:
         super().__init__()
         widths = _block_channels(block_channels)
@@ -99,7 +101,7 @@ class FANet(nn.Module):
                 )
                 channels = [ABlock.channels_out(width, n) for n in own] + channels[blocks:]
             if hl or k == level:
-                self.heads[str(k)] = Heads(channels, names)
+                self.heads[str(k)] = Heads(channels, names, face_prior=face_prior)
 
     def hierarchies(self, images: Tensor) -> list[list[Tensor]]:
         """(B, 3, H, W) RGB in 0 … 255 → the six maps of each level, first level first."""

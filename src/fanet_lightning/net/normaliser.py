@@ -41,5 +41,5 @@ class Normaliser(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images of shape {tuple(images.shape)}: (B, 3, H, W) RGB is expected")
-        # Reordered while still uint8: a quarter of the bytes.
-        return (images.index_select(1, self.order).to(self.mean.dtype) - self.mean) / self.std
+        # Reordered while still uint8: a quarter of the bytes. In place on what index_select has made.
+        return images.index_select(1, self.order).to(self.mean.dtype).sub_(self.mean).div_(self.std)

@@ -16,7 +16,7 @@ class S3fdFpn(nn.Module):
     Args:
         fpn_maps: how many of the six maps take part, 2 … 6, shallow ones first. 4 is the top-down path from conv_fc7,
             where FANet's agglomeration starts too. The remaining maps keep their S3FD heads.
-        width, batch_norm, fc6, normaliser: as in :class:`fanet_lightning.net.fanet.FANet`.
+        width, batch_norm, fc6, normaliser, face_prior: as in :class:`fanet_lightning.net.fanet.FANet`.
 
     Raises:
         InputError: a value outside these, with the choices.
@@ -30,6 +30,7 @@ class S3fdFpn(nn.Module):
         batch_norm: bool = False,
         fc6: str = "plain",
         normaliser: str = "imagenet",
+        face_prior: float | None = None,
     ) -> None:
         super().__init__()
         if not 2 <= fpn_maps <= len(MAP_NAMES):
@@ -43,7 +44,7 @@ class S3fdFpn(nn.Module):
         self.smooths = nn.ModuleDict({name: nn.Conv2d(inner, inner, 3, padding=1) for name in names})
         for layer in (*self.laterals.values(), *self.smooths.values()):
             init_xavier(layer)  # type: ignore[arg-type]
-        self.heads = Heads([inner] * fpn_maps + list(self.trunk.channels[fpn_maps:]))
+        self.heads = Heads([inner] * fpn_maps + list(self.trunk.channels[fpn_maps:]), face_prior=face_prior)
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) RGB in 0 … 255 → the six maps that the heads see."""

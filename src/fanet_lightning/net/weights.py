@@ -95,7 +95,7 @@ def _torchvision_weights(batch_norm: bool) -> tuple[str, Mapping[str, Tensor]]:
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"weights=imagenet: {path} is not there and cannot be downloaded ({first_line(error)}); "
-            "put the file there, give weights=PATH of a VGG16 file, or use weights=none"
+            "fetch it with 'python scripts/download_vgg16.py', give weights=PATH of a VGG16 file, or use weights=none"
         ) from error
 
 

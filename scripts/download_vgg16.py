@@ -1,0 +1,85 @@
+"""Fetch torchvision's VGG16, trained on ImageNet, for machines without a network.
+
+``python scripts/download_vgg16.py [--root DIR]`` puts vgg16-397923af.pth (553 MB) where ``weights=imagenet`` looks for
+it, or into DIR, from where ``weights=DIR/vgg16-397923af.pth`` takes it. The first digits of its SHA-256 are in its name
+and are checked. An interrupted transfer goes on with the same command.
+"""
+
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+
+from fanet_lightning import cli
+from fanet_lightning.data.download import RemoteFile, add_patience, fault, fetch, patience_of
+from fanet_lightning.errors import InputError
+
+MODELS = ("vgg16", "vgg16_bn")
+# torch.hub's rule for names of weights: the first digits of the SHA-256, eight or more.
+DIGEST = re.compile(r"/[^/]+-([0-9a-f]{8,64})\.pth$")
+
+
+def default_root() -> Path:
+    """Where torch.hub keeps weights; as its documentation says, without the seconds that importing it takes."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "torch"
+    return Path(os.environ.get("TORCH_HOME") or cache).expanduser() / "hub" / "checkpoints"
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="download_vgg16.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--root", type=Path, default=default_root(), help="folder for the file (%(default)s)")
+    parser.add_argument("--model", choices=MODELS, default="vgg16", help="vgg16_bn: with batch normalisation")
+    parser.add_argument("--source", help="address of another such file (NAME-DIGEST.pth), or of a folder that has it")
+    add_patience(parser)
+    options = parser.parse_args(argv)
+    patience = patience_of(options)
+    if options.source and not options.source.startswith(("http://", "https://")):
+        raise InputError(f"--source={options.source}: not an http(s) address; a file at hand is used as weights=PATH")
+
+    from fanet_lightning.data.disk_space import check_space
+    from fanet_lightning.data.download_progress import DownloadProgress
+    from fanet_lightning.files import check_writable
+
+    if options.source and DIGEST.search(options.source):
+        # The size is then what the server says.
+        url, about_bytes = options.source, 0
+    else:
+        url, about_bytes = _published(options.model)
+        if options.source:
+            url = f"{options.source.rstrip('/')}/{url.rsplit('/', 1)[-1]}"
+    name, digest = url.rsplit("/", 1)[-1], DIGEST.search(url)[1]
+    path = options.root / name
+    file = RemoteFile(name, (url,), digest)
+    if path.is_file() and fault(path, file) is None:
+        print(f"{path}: complete; nothing to do")
+    else:
+        check_writable(options.root, "--root")
+        part = options.root / f"{name}.part"
+        arrived = part.stat().st_size if part.is_file() else 0
+        check_space(options.root, max(about_bytes - arrived, 0), f"fetching {name}")
+        report = DownloadProgress()
+        try:
+            with report.bar(name, "bytes") as progress:
+                fetch(file, options.root, patience=patience, say=report.say, progress=progress)
+        except KeyboardInterrupt:
+            print("what has arrived is kept: the same command goes on from there", file=sys.stderr)
+            raise
+        print(f"{path}: fetched, its SHA-256 begins with {digest}")
+    where = "imagenet" if options.root == default_root() else str(path)
+    print(f"use it with weights={where}; ImageNet's terms (research only) hold for it")
+    return 0
+
+
+def _published(model: str) -> tuple[str, int]:
+    """Address and about the size in bytes, as torchvision states them."""
+    from torchvision.models import VGG16_BN_Weights, VGG16_Weights
+
+    weights = VGG16_BN_Weights.IMAGENET1K_V1 if model == "vgg16_bn" else VGG16_Weights.IMAGENET1K_V1
+    return weights.url, int(weights.meta["_file_size"] * 2**20)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,283 @@
+"""Data of one's own: a folder of images with COCO, YOLO, PASCAL VOC or WIDER-style labels.
+
+Where each format's files lie is said in its module under :mod:`fanet_lightning.data.formats`.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fanet_lightning.data.folder_labels import FORMATS, find_place, read_part, strict_records
+from fanet_lightning.data.formats.image_files import without_extension
+from fanet_lightning.data.formats.labels import PartLabels, PlacedImage
+from fanet_lightning.data.formats.layouts import formats_seen
+from fanet_lightning.data.records import ImageRecord
+from fanet_lightning.errors import InputError
+from fanet_lightning.image_lists import read_image_list
+
+if TYPE_CHECKING:
+    from fanet_lightning.data.inventory import Inventory
+    from fanet_lightning.scoring.ground_truth import GroundTruth
+    from fanet_lightning.scoring.wider_face_benchmark import WiderFaceBenchmark
+
+DEFAULT_SHARE = 0.1
+PART_KEYS = ("labels", "folder", "images")
+
+
+class FolderSource:
+    """Images with labels in one of :data:`FORMATS`.
+
+    A part is found by its name in the format's usual layout. A set without a validation part is divided by a hash of
+    the image ids, so the division stays when images are added.
+
+    Args:
+        root: the folder of the set.
+        format: "coco", "yolo", "voc" or "wider".
+        classes: names of the classes that are faces. By default those called "face", and others are refused.
+        train: ``labels`` (file or folder), ``folder`` (of the images), ``images`` (a list of image names), or None for
+            each: looked for under ``root``, all images.
+        val: the same, and ``share`` of the images to validate on where there is no validation part.
+        points: YOLO rows of more than five numbers: "landmarks" behind the box, or "polygon" instead of it.
+        origin: VOC: number of the first pixel, 1 or 0.
+
+    Raises:
+        InputError: an unknown format or key, or a value out of range.
+    """
+
+    name = "folder"
+
+    def __init__(
+        self,
+        root: Path | str | None = None,
+        format: str | None = None,
+        classes: Sequence[str] | str | None = None,
+        train: Mapping[str, Any] | None = None,
+        val: Mapping[str, Any] | None = None,
+        points: str | None = None,
+        origin: int = 1,
+    ) -> None:
+        if root is None:
+            raise InputError("data.root is not given: set data.root=DIR, the folder of the images and labels")
+        self.root = Path(root)
+        self._train, self._val = dict(train or {}), dict(val or {})
+        _check_keys(self._train, self._val)
+        if points not in (None, "landmarks", "polygon"):
+            raise InputError(f"data.points={points} is unknown; take landmarks or polygon")
+        if isinstance(origin, bool) or origin not in (0, 1):
+            raise InputError(f"data.origin={origin}: the first pixel is 0 or 1")
+        self.format = format
+        self._check_root()
+        wanted = [classes] if isinstance(classes, str | int) else classes
+        self._options: dict[str, Any] = {
+            "wanted": None if wanted is None else [str(name) for name in wanted],
+            "points": points,
+            "origin": origin,
+        }
+        self._parts: dict[str, PartLabels] | None = None
+        self._records: dict[str, list[ImageRecord]] = {}
+        self._remarks: list[str] = []
+
+    def prepare(self) -> None:
+        """Nothing to do: the images are there, or reading says what is missing."""
+
+    def check(self, train: bool = True) -> None:
+        """Read all labels, look for every image, print what a person should know of them.
+
+        Args:
+            train: the training part too, not only the validation one.
+
+        Raises:
+            InputError: whatever :meth:`train` and :meth:`val` say; a part without a single face.
+        """
+        parts = ["train", "val"] if train else ["val"]
+        for part in parts:
+            records = self.train() if part == "train" else self.val()
+            if not any(len(record.boxes_xyxy) for record in records):
+                why = "; ".join(self._read()[part].remarks) or "check data.format and the labels"
+                raise InputError(f"{self.root}: no face in the {len(records)} images of the {part} part: {why}")
+        from fanet_lightning.run_record import is_first_process
+
+        if not is_first_process():
+            return
+        for remark in self._remarks + [f"{part}: {remark}" for part in parts for remark in self._read()[part].remarks]:
+            _say_once(self.root, f"data=folder: {remark}")
+
+    def train(self) -> list[ImageRecord]:
+        """
+        Raises:
+            InputError: labels or images that are missing or malformed; or an image is trained and validated on.
+        """
+        records = self._strict("train")
+        shared = {record.path.resolve() for record in records} & {record.path.resolve() for record in self.val()}
+        if shared:
+            raise InputError(
+                f"{len(shared)} images are both trained and validated on, the first is {min(shared)}; "
+                "give data.train.images and data.val.images lists that share none"
+            )
+        return records
+
+    def val(self) -> list[ImageRecord]:
+        """The validation records, sorted by image id.
+
+        Raises:
+            InputError: labels or images that are missing or malformed.
+        """
+        return sorted(self._strict("val"), key=lambda record: record.image_id)
+
+    def ground_truth(self) -> "GroundTruth":
+        """One setting, ``all``: usable faces count, ignored ones stay in, so that a detection on one is no mistake."""
+        from fanet_lightning.data.sources import all_usable_faces
+
+        return all_usable_faces(self.val())
+
+    def benchmark(self) -> "WiderFaceBenchmark":
+        from fanet_lightning.scoring.wider_face_benchmark import WiderFaceBenchmark
+
+        return WiderFaceBenchmark(name="folder", title=f"{self.root.resolve().name} ({self.format} labels)")
+
+    def inventories(self) -> "list[Inventory]":
+        """The labels of both parts exactly as written, see :mod:`fanet_lightning.data.inventory`.
+
+        Raises:
+            InputError: there are no labels at all.
+        """
+        return [labels.inventory(part) for part, labels in self._read().items() if labels.images or labels.problems]
+
+    def _check_root(self) -> None:
+        if self.format not in FORMATS:
+            seen = formats_seen(self.root) if self.root.is_dir() else []
+            hint = f"; {self.root} looks like {' or '.join(seen)}" if seen else ""
+            said = "is not given" if self.format is None else f"{self.format} is unknown"
+            raise InputError(f"data.format {said}: take data.format={'|'.join(FORMATS)}{hint}")
+
+    def _read(self) -> dict[str, PartLabels]:
+        """Both parts; an empty one where there is none."""
+        if self._parts is None:
+            try:
+                self._parts = self._read_parts()
+            except InputError as error:
+                seen = formats_seen(self.root)
+                if not seen or self.format in seen or "looks like" in str(error):
+                    raise
+                raise InputError(f"{error}; {self.root} looks like data.format={' or '.join(seen)}") from error
+        return self._parts
+
+    def _read_parts(self) -> dict[str, PartLabels]:
+        format = str(self.format)
+        if not self.root.is_dir():
+            raise InputError(f"data.root={self.root} is no folder; give the folder of the images and labels")
+        given = {"train": self._train, "val": self._val}
+        places = {part: find_place(self.root, format, part, own) for part, own in given.items()}
+        if places["train"] is None and places["val"] is None:
+            places["train"] = find_place(self.root, format, "all", {})
+        read = {
+            part: None if place is None else read_part(self.root, format, place, **self._options)
+            for part, place in places.items()
+        }
+        if read["train"] is None and read["val"] is None:
+            raise InputError(
+                f"{self.root} holds no labels in the layout of {FORMATS[format]}; set data.format to what the labels "
+                "are, or data.train.labels to where they lie"
+            )
+        return self._divide(read["train"], read["val"])
+
+    def _divide(self, train: PartLabels | None, val: PartLabels | None) -> dict[str, PartLabels]:
+        lists = {"train": self._train.get("images"), "val": self._val.get("images")}
+        share = self._val.get("share")
+        if val is not None:
+            if share is not None:
+                raise InputError(
+                    f"data.val.share={share}: {self.root} has a validation part ({val.folder}); leave the share out"
+                )
+            nothing = PartLabels(val.folder)
+            own = {"train": train or nothing, "val": val}
+            return {part: self._listed(labels, lists[part]) for part, labels in own.items()}
+        assert train is not None
+        if lists["val"] is not None:
+            if share is not None:
+                raise InputError(f"data.val.share={share} and data.val.images={lists['val']}: give one of them")
+            chosen = self._listed(train, lists["val"])
+            ids = {image.image_id for image in chosen.images}
+            rest = self._listed(train, lists["train"]) if lists["train"] is not None else _without(train, ids)
+            return {"train": rest, "val": chosen}
+        pile = self._listed(train, lists["train"])
+        share = DEFAULT_SHARE if share is None else float(share)
+        ids = carved(sorted({image.image_id for image in pile.images}), share)
+        self._remarks.append(
+            f"{self.root} has no validation part: {len(ids)} of {len(pile.images)} images ({share:.0%}, by a hash of "
+            "their names) are validated on; data.val.share=… or data.val.images=LIST chooses others"
+        )
+        of_val = _without(pile, {image.image_id for image in pile.images} - ids)
+        of_val.problems, of_val.doubts, of_val.remarks, of_val.unlabelled = [], [], [], []
+        return {"train": _without(pile, ids), "val": of_val}
+
+    def _listed(self, labels: PartLabels, images: Path | str | None) -> PartLabels:
+        """The part of a list, in its order."""
+        if images is None:
+            return labels
+        path = Path(images)
+        path = self.root / path if not path.exists() and (self.root / path).exists() else path
+        by_id: dict[str, list[PlacedImage]] = {}
+        for image in labels.images:
+            by_id.setdefault(image.image_id, []).append(image)
+        folded = {image_id.casefold(): image_id for image_id in by_id}
+        chosen: list[PlacedImage] = []
+        for line, written in read_image_list(path):
+            name = without_extension(written.replace("\\", "/"))
+            image_id = next((own for own in (written, name, folded.get(name.casefold(), "")) if own in by_id), None)
+            if image_id is None:
+                raise InputError(
+                    f"{path}, line {line}: {written} is not among the {len(by_id)} labelled images of {labels.folder}; "
+                    "write names relative to it"
+                )
+            chosen += by_id[image_id]
+        return _with_images(labels, chosen)
+
+    def _strict(self, part: str) -> list[ImageRecord]:
+        if part not in self._records:
+            self._records[part] = strict_records(self._read()[part], part, self.root)
+        return self._records[part]
+
+
+@cache
+def _say_once(root: Path, line: str) -> None:
+    """Print it once in a process: a run checks its data twice."""
+    print(line, flush=True)
+
+
+def carved(image_ids: Sequence[str], share: float) -> set[str]:
+    """The ids to validate on: those whose hash falls into the lowest ``share``. At least one, and not all.
+
+    Raises:
+        InputError: fewer than two images.
+    """
+    if len(image_ids) < 2:
+        raise InputError(
+            f"{len(image_ids)} labelled images cannot be divided into two parts; add some, or name a validation part"
+        )
+    hashes = {name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64 for name in image_ids}
+    ordered = sorted(image_ids, key=lambda name: hashes[name])
+    count = sum(value < share for value in hashes.values())
+    return set(ordered[: min(max(count, 1), len(ordered) - 1)])
+
+
+def _with_images(labels: PartLabels, images: list[PlacedImage]) -> PartLabels:
+    return PartLabels(
+        labels.folder, images, list(labels.unlabelled), list(labels.problems), list(labels.doubts), list(labels.remarks)
+    )
+
+
+def _without(labels: PartLabels, image_ids: set[str]) -> PartLabels:
+    return _with_images(labels, [image for image in labels.images if image.image_id not in image_ids])
+
+
+def _check_keys(train: Mapping[str, Any], val: Mapping[str, Any]) -> None:
+    for part, given, known in (("train", train, PART_KEYS), ("val", val, (*PART_KEYS, "share"))):
+        unknown = [key for key in given if key not in known]
+        if unknown:
+            raise InputError(f"data.{part}.{unknown[0]} is unknown; data.{part} takes {', '.join(known)}")
+    share = val.get("share")
+    if share is not None and (isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1):
+        raise InputError(f"data.val.share={share}: give a fraction above 0 and below 1")

@@ -1,0 +1,177 @@
+"""WIDER FACE's text list, for any folder: a name, a count, and so many rows ``x y w h`` with or without attributes.
+
+::
+
+    0--Parade/a.jpg
+    2
+    449 330 122 149 0 0 0 0 0 0
+    10 20 30 40
+
+Columns 5 … 10 are ``blur expression illumination invalid occlusion pose``; ``invalid`` 1 is an ignored box. An image
+without a face has the count 0, or the official row of zeros.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fanet_lightning.data.formats.image_files import has_image_extension
+from fanet_lightning.data.formats.labels import (
+    Boxes64,
+    PartLabels,
+    Place,
+    finish,
+    number,
+    placed,
+    read_text,
+    shown,
+    xyxy_from_xywh,
+)
+from fanet_lightning.data.formats.layouts import PART_NAMES
+from fanet_lightning.data.inventory import LabelProblem
+from fanet_lightning.data.wider_annotations import COLUMNS
+from fanet_lightning.errors import InputError
+
+INVALID = 7
+
+
+@dataclass
+class WiderEntry:
+    """One image of the list: ``name`` and its ``line``; per box the row ``x y w h``, ``invalid`` and its line."""
+
+    name: str
+    line: int
+    rows_xywh: list[list[float]] = field(default_factory=list)
+    invalid: list[bool] = field(default_factory=list)
+    box_lines: list[int] = field(default_factory=list)
+
+    @property
+    def boxes_xyxy(self) -> Boxes64:
+        """(F, 4) as written."""
+        return xyxy_from_xywh(self.rows_xywh)
+
+
+def parse_wider(
+    text: str, path: Path, columns: tuple[int, ...] = (4, COLUMNS)
+) -> tuple[list[WiderEntry], list[LabelProblem]]:
+    """Read a list tolerantly: what is not understood becomes a problem, and reading goes on at the next name.
+
+    Args:
+        text: the file's content.
+        path: for the problems.
+        columns: how many numbers a row may have.
+    """
+    lines = [line.strip() for line in text.splitlines()]
+    names = [index for index in range(len(lines)) if _is_name(lines, index)]
+    entries: list[WiderEntry] = []
+    problems: list[LabelProblem] = []
+    stray = next((index for index in range(names[0] if names else len(lines)) if lines[index]), None)
+    if stray is not None:
+        problems.append(LabelProblem(path, stray + 1, shown(lines[stray]), "stands where an image's name is expected"))
+    for start, end in zip(names, [*names[1:], len(lines)][: len(names)], strict=True):
+        block = [(index, lines[index]) for index in range(start + 1, end) if lines[index]]
+        entries.append(_entry(lines[start], start, block, path, columns, problems))
+    return entries, problems
+
+
+def _entry(
+    name: str,
+    start: int,
+    block: list[tuple[int, str]],
+    path: Path,
+    columns: tuple[int, ...],
+    problems: list[LabelProblem],
+) -> WiderEntry:
+    entry = WiderEntry(name, start + 1)
+    count: int | None = None
+    if block and _is_count(block[0][1]):
+        count, rows = int(block[0][1]), block[1:]
+    else:
+        index, value = block[0] if block else (start, name)
+        reason = f"stands where the number of faces of {name} goes" if block else "has no number of faces behind it"
+        problems.append(LabelProblem(path, index + 1, shown(value), reason))
+        rows = block
+    if count is not None and count != len(rows) and not (count == 0 and len(rows) == 1 and _is_zeros(rows[0][1])):
+        reason = f"faces are said of {name}, and {len(rows)} rows follow; correct the number"
+        problems.append(LabelProblem(path, block[0][0] + 1, str(count), reason))
+    if len(rows) == 1 and _is_zeros(rows[0][1]):  # the official way to say that there is no face
+        return entry
+    for index, line in rows:
+        numbers, reason = _row(line, columns)
+        if reason:
+            problems.append(LabelProblem(path, index + 1, shown(line), reason))
+            continue
+        entry.rows_xywh.append(numbers[:4])
+        entry.invalid.append(len(numbers) > INVALID and numbers[INVALID] != 0)
+        entry.box_lines.append(index + 1)
+    return entry
+
+
+def _row(line: str, columns: tuple[int, ...]) -> tuple[list[float], str]:
+    """The numbers, and why they are no row."""
+    numbers = [value for value in map(number, line.split()) if value is not None]
+    if len(numbers) != len(line.split()) or len(numbers) not in columns:
+        return [], f"is no row of {' or '.join(str(width) for width in columns)} numbers 'x y w h …'"
+    if not all(abs(value) <= 127 and value == round(value) for value in numbers[4:]):
+        return [], "has attributes that are no small whole numbers"
+    return numbers, ""
+
+
+def _is_name(lines: list[str], index: int) -> bool:
+    """A name ends like an image or has a folder; anything else that is no number is one if a count follows."""
+    line = lines[index]
+    if not line or all(number(field) is not None for field in line.split()):
+        return False
+    if has_image_extension(line):
+        return True
+    return index + 1 < len(lines) and _is_count(lines[index + 1])
+
+
+def _is_count(line: str) -> bool:
+    return line.isascii() and line.isdigit()
+
+
+def _is_zeros(line: str) -> bool:
+    fields = line.split()
+    return len(fields) in (4, COLUMNS) and all(number(field) == 0 for field in fields)
+
+
+LISTS = ("wider_face_split/wider_face_{}_bbx_gt.txt", "wider_face_{}_bbx_gt.txt", "{}_bbx_gt.txt", "annotations/{}.txt",
+         "labels/{}.txt", "{}/labels.txt", "{}.txt")  # fmt: skip
+PILE_LISTS = ("labels.txt", "annotations.txt", "bbx_gt.txt", "annotations/labels.txt")
+
+
+def wider_place(root: Path, part: str) -> Place | None:
+    """The list of ``train``, ``val`` or, for a set without parts, ``all``; None if there are none."""
+    names = PILE_LISTS if part == "all" else [form.format(name) for name in PART_NAMES[part] for form in LISTS]
+    path = next((root / name for name in names if (root / name).is_file()), None)
+    return None if path is None else wider_folders(root, path, part)
+
+
+def wider_folders(root: Path, labels: Path, part: str) -> Place:
+    """The folders where the images of a list may lie."""
+    names = PART_NAMES.get(part, ())
+    own = [
+        folder for name in names
+        for folder in (root / f"WIDER_{name}" / "images", root / "images" / name, root / name / "images", root / name)
+    ]  # fmt: skip
+    return Place(labels, None, (*own, root / "images", root, labels.parent))
+
+
+def read_wider(place: Place) -> PartLabels:
+    """One list.
+
+    Raises:
+        InputError: it cannot be read, or names no image.
+    """
+    entries, problems = parse_wider(read_text(place.labels), place.labels)
+    if not entries:
+        first = f"line {problems[0].line}: {problems[0].value!r} {problems[0].reason}" if problems else "it is empty"
+        raise InputError(f"{place.labels}, {first}; data.format=wider reads lists of a name, a count and rows x y w h")
+    files = place.image_files([entry.name for entry in entries])
+    labels = PartLabels(files.folder, problems=problems)
+    for entry in entries:
+        placed(
+            labels, files, entry.name, entry.boxes_xyxy, entry.invalid, label_path=place.labels, line=entry.line,
+            box_lines=entry.box_lines,
+        )  # fmt: skip
+    return finish(labels, files, place.labels)

@@ -1,0 +1,92 @@
+"""The inventory of WIDER FACE in its official layout."""
+
+from pathlib import Path
+
+import numpy as np
+
+from fanet_lightning.data.formats.image_files import ImageFiles, without_extension
+from fanet_lightning.data.formats.labels import PlacedImage
+from fanet_lightning.data.formats.wider import WiderEntry, parse_wider
+from fanet_lightning.data.inventory import Inventory, LabelledImage, LabelProblem
+from fanet_lightning.data.records import ATTRIBUTES
+from fanet_lightning.data.wider_annotations import COLUMNS, AnnotationTable, Split, _find, parse_mat
+from fanet_lightning.errors import InputError
+from fanet_lightning.image_lists import read_image_list
+
+
+def official_entries(source: Path, split: Split) -> tuple[list[WiderEntry], list[LabelProblem], Path]:
+    """The rows of a split, tolerantly, and the file that they stand in.
+
+    Raises:
+        InputError: neither the text list nor the ``.mat`` file is there, or the latter is damaged.
+    """
+    found = _find(source, f"wider_face_{split}_bbx_gt.txt")
+    if found is not None:
+        content, name = found
+        return *parse_wider(content.decode("utf-8-sig", errors="replace"), Path(name), (COLUMNS,)), Path(name)
+    found = _find(source, f"wider_face_{split}.mat")
+    if found is None:
+        raise InputError(
+            f"no wider_face_{split}_bbx_gt.txt or wider_face_{split}.mat in {source}; give the folder "
+            "wider_face_split or the official wider_face_split.zip: data.annotations=PATH"
+        )
+    table = parse_mat(*found)
+    return [_of_table(table, index) for index in range(len(table.image_ids))], [], Path(table.source)
+
+
+def _of_table(table: AnnotationTable, index: int) -> WiderEntry:
+    rows = table.of_image(index)
+    if len(rows) == 1 and not rows.any():
+        rows = rows[:0]
+    invalid = rows[:, 4 + ATTRIBUTES.index("invalid")] != 0
+    return WiderEntry(f"{table.image_ids[index]}.jpg", 0, rows[:, :4].tolist(), invalid.tolist())
+
+
+def split_inventory(
+    part: str, root: Path, split: Split, source: Path, images: Path | None = None, with_unlabelled: bool = True
+) -> Inventory:
+    """Everything that the labels of a split say, or of a list of images within it.
+
+    An image that is not on disk is in the inventory all the same. A split without a folder of images has none at all.
+
+    Args:
+        part: ``train`` or ``val``.
+        root, split, source: as :func:`~fanet_lightning.data.wider_face.load_wider_face` takes them.
+        images: list of image names; its order is kept.
+        with_unlabelled: also look for images that no label speaks of.
+
+    Raises:
+        InputError: the labels or the list are not there.
+    """
+    folder = root / f"WIDER_{split}" / "images"
+    if not folder.is_dir():
+        reason = f"is no folder, so there is nothing to say of the {part} part (expected <event>/<name>.jpg in it)"
+        return Inventory(part, folder, [], [], [LabelProblem(folder, None, str(folder), reason)])
+    entries, problems, path = official_entries(source, split)
+    labelled = [_labelled(entry, folder, path) for entry in entries]
+    chosen: list[LabelledImage] = list(labelled)
+    if images is not None:
+        by_id: dict[str, list[PlacedImage]] = {}
+        for image in labelled:
+            by_id.setdefault(image.image_id, []).append(image)
+        chosen = []
+        for line, image_id in read_image_list(images):
+            if image_id not in by_id:
+                reason = f"is not among the {len(by_id)} images of the {split} split"
+                problems.append(LabelProblem(images, line, image_id, reason))
+            chosen += by_id.get(image_id, [])
+    unlabelled: list[Path] = []
+    if with_unlabelled:
+        known = {image.image_id for image in labelled}
+        unlabelled = [folder / name for name in ImageFiles(folder).names if without_extension(name) not in known]
+    return Inventory(part, folder, chosen, unlabelled, problems)
+
+
+def _labelled(entry: WiderEntry, folder: Path, path: Path) -> PlacedImage:
+    # Names and ids as data/wider_face.py makes them: ".jpg" and nothing else.
+    image_id = entry.name.removesuffix(".jpg")
+    first = entry.box_lines[0] if entry.box_lines else entry.line or None
+    return PlacedImage(
+        image_id, folder / f"{image_id}.jpg", entry.boxes_xyxy, np.array(entry.invalid, dtype=np.bool_),
+        label_path=path, label_line=first, box_lines=tuple(entry.box_lines),
+    )  # fmt: skip

@@ -1,0 +1,175 @@
+"""YOLO's text files in Ultralytics' layout: per image the rows ``class x y w h``, shares of its width and height.
+
+::
+
+    ROOT/images/train/a.jpg, ROOT/labels/train/a.txt, ROOT/data.yaml    also ROOT/train/images, ROOT/train/labels
+    ROOT/images/train/a.jpg, ROOT/images/train/a.txt                    side by side
+
+x and y are the box's centre. No file, or an empty one: no face. Shares are of the image as it is shown (EXIF
+orientation applied), as Ultralytics takes them. Rows of more than five numbers have landmarks behind the box, or a
+polygon instead of it; ``kpt_shape`` in data.yaml says so, else the caller does.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from fanet_lightning.data.formats.classes import FaceClasses
+from fanet_lightning.data.formats.image_files import ImageFiles, header_size_wh, without_extension
+from fanet_lightning.data.formats.labels import PartLabels, Place, boxes_of, finish, number, placed, read_text, shown
+from fanet_lightning.data.formats.yolo_layout import YoloNames, label_folder
+from fanet_lightning.data.inventory import LabelProblem
+from fanet_lightning.errors import InputError
+
+Points = Literal["landmarks", "polygon"]
+# A share of 1 written with few digits may lie a little above; a pixel never does.
+MOST = 1.01
+# Text files that tools leave beside the labels.
+NO_LABELS = frozenset(("classes", "README", "README.dataset", "README.roboflow"))
+
+
+def read_yolo(place: Place, names: YoloNames, wanted: Sequence[str] | None, points: Points | None) -> PartLabels:
+    """The labels of a folder of images.
+
+    Args:
+        place: ``folder`` of the images; ``labels`` of the text files.
+        names: what data.yaml or classes.txt says.
+        wanted: classes that are faces, see :class:`FaceClasses`; without names the class 0 is taken as one.
+        points: what the numbers behind the fourth are.
+
+    Raises:
+        InputError: no folder, no image, or no label file at all.
+    """
+    if place.folder is None or not place.folder.is_dir():
+        raise InputError(f"{place.folder} is no folder of images; set data.train.folder or data.val.folder")
+    files = ImageFiles(place.folder)
+    if not files.names:
+        raise InputError(f"{place.folder} holds no image; set data.train.folder or data.val.folder")
+    texts = label_folder(place)
+    written = {path.relative_to(texts).as_posix()[:-4]: path for path in sorted(texts.rglob("*.txt"))}
+    stems = {without_extension(name) for name in files.names}
+    for other in NO_LABELS - stems:
+        written.pop(other, None)
+    labels = PartLabels(files.folder)
+    if not written:
+        raise InputError(
+            f"{texts} holds no label file for the {len(files.names)} images of {place.folder}; set "
+            "data.train.labels or data.val.labels to the folder of the .txt files"
+        )
+    reader = _Reader(names, FaceClasses(wanted, names.names.values()), points, labels)
+    # A file that fits an image to the letter is no other image's.
+    folded = {stem.casefold(): stem for stem in written if stem not in stems}
+    used = set()
+    for name in files.names:
+        stem = without_extension(name)
+        own = stem if stem in written else folded.get(stem.casefold())
+        if own is None:
+            reader.add(files, name, None)
+            continue
+        used.add(own)
+        if own != stem:
+            labels.renamed.append((f"{own}.txt", name))
+        reader.add(files, name, written[own])
+    if not used:
+        raise InputError(
+            f"{texts}: none of its {len(written)} .txt files, the first {next(iter(written))}.txt, goes with an image "
+            f"of {place.folder}; labels have the images' names"
+        )
+    orphans = [path for stem, path in written.items() if stem not in used]
+    labels.problems += [LabelProblem(path, None, path.name, "is a label file without an image") for path in orphans]
+    finish(labels, files, texts, reader.classes)
+    return labels
+
+
+class _Reader:
+    def __init__(self, names: YoloNames, classes: FaceClasses, points: Points | None, labels: PartLabels) -> None:
+        self.classes = classes
+        self._names = names
+        self._points = points
+        self._labels = labels
+
+    def add(self, files: ImageFiles, name: str, path: Path | None) -> None:
+        shares: list[list[float]] = []
+        lines: list[int] = []
+        text = "" if path is None else self._text(path)
+        for line, content in enumerate(text.splitlines(), start=1):
+            if path is None or not content.strip():
+                continue
+            row, reason = self._row(content.split())
+            if reason:
+                self._labels.problems.append(LabelProblem(path, line, shown(content), reason))
+            elif row is not None:
+                shares.append(row)
+                lines.append(line)
+        boxes = boxes_of([])
+        if shares and path is not None:
+            try:
+                width, height = header_size_wh(files.folder / name)
+                boxes = boxes_of(shares) * [width, height, width, height]
+            except OSError as error:
+                reason = f"boxes are shares of {name}, whose size cannot be read ({shown(str(error))})"
+                self._labels.doubts.append(LabelProblem(path, lines[0], f"{len(lines)}", reason))
+                lines = []
+        placed(
+            self._labels, files, name, boxes, [False] * len(boxes), label_path=path or files.folder / name,
+            box_lines=lines,
+        )  # fmt: skip
+
+    def _text(self, path: Path) -> str:
+        try:
+            return read_text(path)
+        except InputError as error:
+            self._labels.problems.append(LabelProblem(path, None, "", str(error)))
+            return ""
+
+    def _row(self, fields: list[str]) -> tuple[list[float] | None, str]:
+        """The box x1 y1 x2 y2 in shares, None for another class, and why it is no row."""
+        numbers = [value for value in map(number, fields) if value is not None]
+        if len(numbers) != len(fields) or not numbers:
+            return None, "is no row of numbers 'class x y w h'; set data.format to what the labels are"
+        if not (0 <= numbers[0] < 1e6 and numbers[0] == int(numbers[0])):
+            return None, f"has the class {fields[0]}, which is no whole number"
+        shares, reason = self._shares(numbers[1:])
+        if reason:
+            return None, reason
+        high = [value for value in shares if value > MOST]
+        if high:
+            return None, f"has {high[0]:g} where a share of the image is expected; divide pixels by its width or height"
+        if min(shares) < 0:
+            return None, f"has {min(shares):g} where a share of the image is expected"
+        name = self._names.name_of(int(numbers[0]))
+        if name is None:
+            return None, f"has the class {int(numbers[0])}, which {self._names.source} does not name"
+        if not self.classes.is_face(name):
+            return None, ""
+        if self._polygon(len(numbers) - 1):
+            xs, ys = shares[0::2], shares[1::2]
+            return [min(xs), min(ys), max(xs), max(ys)], ""
+        x, y, width, height = shares
+        return [x - width / 2, y - height / 2, x + width / 2, y + height / 2], ""
+
+    def _polygon(self, count: int) -> bool:
+        return count > 4 and self._names.landmark_numbers is None and self._points == "polygon"
+
+    def _shares(self, values: list[float]) -> tuple[list[float], str]:
+        """What has to lie between 0 and 1: the box, or the whole polygon."""
+        if len(values) < 4:
+            return [], "is no row 'class x y w h'"
+        if len(values) == 4:
+            return values, ""
+        extra = self._names.landmark_numbers
+        if extra is not None:
+            wrong = f"has {len(values) - 4} numbers behind the box, kpt_shape in {self._names.source} says {extra}"
+            return (values[:4], "") if len(values) - 4 == extra else ([], wrong)
+        if len(values) == 5:
+            return [], "has a number behind the box: a detection with its confidence is no label; take it out"
+        if self._points == "polygon":
+            return (
+                (values, "") if len(values) % 2 == 0 and len(values) >= 6 else ([], "is no polygon 'class x y x y …'")
+            )
+        if self._points == "landmarks":
+            return values[:4], ""
+        return [], (
+            f"has {len(values)} numbers behind the class; say what they are: data.points=landmarks (behind the box "
+            "x y w h) or data.points=polygon (instead of it)"
+        )

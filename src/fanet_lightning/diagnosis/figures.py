@@ -1,0 +1,327 @@
+"""Figures of a data set's faces and of how the anchors cover them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fanet_lightning.diagnosis.coverage import BUCKET_EDGES, Coverage, SizedImage
+from fanet_lightning.figure_style import COLOURS, STYLE, WIDTHS_INCHES, save_figure, wrapped
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Parts = Mapping[str, Sequence[SizedImage | None]]
+Values = npt.NDArray[np.float64]
+
+# Four bins per octave, 1 … 2048 pixels.
+SIZE_EDGES = 2.0 ** (np.arange(0, 45) / 4)
+COUNT_EDGES = np.array([0, 1, 2, 3, 4, 6, 11, 21, 51, 101, np.inf])
+_COUNT_LABELS = ("0", "1", "2", "3", "4–5", "6–10", "11–20", "21–50", "51–100", "> 100")
+_HEAT_CELLS = 24
+# A point of a curve over fewer faces is noise.
+_LEAST_FACES = 5
+
+
+class SavedFigure(NamedTuple):
+    """A figure on disk as ``name``.png and ``name``.pdf; ``title`` and ``note`` are for a caption."""
+
+    name: str
+    title: str
+    note: str
+
+
+class _Faces(NamedTuple):
+    """A part's faces: ``sides`` (F, 2) width and height in pixels; ``centres_xy`` (F, 2) as shares of their image;
+    ``per_image`` (N,) number of faces."""
+
+    sides: Values
+    centres_xy: Values
+    per_image: npt.NDArray[np.int64]
+
+
+def write_figures(folder: Path, parts: Parts, coverages: Sequence[Coverage] = ()) -> list[SavedFigure]:
+    """Draw everything that there are data for into ``folder``, as PNG and PDF.
+
+    Args:
+        parts: name of a part (``train``, ``val``) → its images.
+        coverages: :func:`~fanet_lightning.diagnosis.coverage.coverage` and ``whole_images``.
+    """
+    made: list[tuple[SavedFigure, Figure]] = []
+    faces = {part: _faces(images) for part, images in parts.items()}
+    if any(len(own.sides) for own in faces.values()):
+        note = "Root of the area. Dotted: the anchors' sides. Faces far below the smallest anchor are the hard ones."
+        made.append(
+            (SavedFigure("face_sizes", "Sizes of the faces", note), face_size_figure(parts, coverages)),
+        )
+    for number, coverage in enumerate((own for own in coverages if len(own.face_sizes)), start=1):
+        note = (
+            "Left: anchors that learn a face, on average. Middle: faces that no anchor, or fewer than six, learn. "
+            "Right: which map's anchors they are, after the second stage."
+        )
+        title = f"Anchor coverage: {coverage.title}"
+        made.append((SavedFigure(f"coverage_{number}", title, note), coverage_figure(coverage)))
+    if any(len(own.per_image) for own in faces.values()):
+        made.append((SavedFigure("faces_per_image", "Faces per image", ""), faces_per_image_figure(parts)))
+    if any(len(own.sides) for own in faces.values()):
+        note = "Width over height. The anchors are squares, so a face of 1:2 overlaps none by more than 0.55."
+        made.append((SavedFigure("aspect_ratios", "Shapes of the faces", note), aspect_ratio_figure(parts)))
+        note = "Centres of the faces as shares of their image. A grid or a hard edge in it is a fault of the labels."
+        made.append((SavedFigure("positions", "Where the faces lie", note), position_figure(parts)))
+    note = (
+        "Left: centres of the first three maps' anchors, and one anchor of each. Right: the largest overlap of a "
+        "square face with any anchor, over all its positions. Under 0.35 the first stage gives it one anchor, its best."
+    )
+    made.append((SavedFigure("anchors", "The anchors, and what they can overlap", note), anchor_figure()))
+    folder.mkdir(parents=True, exist_ok=True)
+    for saved, figure in made:
+        save_figure(figure, folder / saved.name)
+    return [saved for saved, _ in made]
+
+
+def face_size_figure(parts: Parts, coverages: Sequence[Coverage] = ()) -> "Figure":
+    """Histogram of face sizes on a logarithmic axis: as labelled, per part, and as the network sees them."""
+    from fanet_lightning.anchors import SIZES
+
+    curves = {f"{part}, as labelled": np.sqrt(_faces(images).sides.prod(axis=1)) for part, images in parts.items()}
+    # Whole images at their own size are what the labels say already.
+    curves |= {own.title: own.face_sizes.astype(np.float64) for own in coverages if "crops" in own.title}
+    with _figure(1, 2.6) as (figure, (axis,)):
+        for index, (name, sizes) in enumerate(curves.items()):
+            if len(sizes):
+                share, _ = np.histogram(sizes.clip(SIZE_EDGES[0], SIZE_EDGES[-1] - 1e-6), SIZE_EDGES)
+                label = f"{name} ({len(sizes):,} faces)"
+                axis.stairs(100 * share / len(sizes), SIZE_EDGES, color=COLOURS[index], linewidth=1.5, label=label)
+        _mark_anchors(axis, SIZES)
+        _size_axis(axis, "face size, pixels")
+        axis.set_ylabel("share of the faces, %")
+        axis.legend()
+    return figure
+
+
+def coverage_figure(coverage: Coverage) -> "Figure":
+    """Anchors per face, faces that get too few, and the maps that the anchors are of, by size of the face."""
+    curve = coverage.by_size(SIZE_EDGES.tolist())
+    shown = curve.faces >= _LEAST_FACES
+    middle = np.sqrt(curve.edges[:-1] * curve.edges[1:])[shown]
+    with _figure(3, 2.9, coverage.title) as (figure, axes):
+        stages = ((0, "first stage", (0, (4, 1.5))), (1, "with second stage", "solid"))
+        for stage, name, dashes in stages:
+            style: dict[str, Any] = {"linestyle": dashes, "linewidth": 1.4, "marker": ".", "markersize": 3}
+            axes[0].plot(middle, curve.anchors_per_face[stage][shown], color=COLOURS[0], label=name, **style)
+            axes[1].plot(middle, 100 * curve.few[stage][shown], color=COLOURS[1], label=f"under 6, {name}", **style)
+            axes[1].plot(middle, 100 * curve.without[stage][shown], color=COLOURS[6], label=f"none, {name}", **style)
+        axes[0].set(ylabel="anchors per face", ylim=(0, None))
+        axes[1].set(ylabel="share of the faces, %", ylim=(-2, 102))
+        table = coverage.by_size(BUCKET_EDGES)
+        by_map = table.anchors_by_map[1]
+        rows = np.flatnonzero(table.faces > 0)
+        bottom = np.zeros(len(rows))
+        for column, size in enumerate(coverage.anchor_sizes):
+            heights = 100 * by_map[rows, column] / np.maximum(by_map[rows].sum(axis=1), 1e-9)
+            colour = COLOURS[column % len(COLOURS)]
+            axes[2].bar(np.arange(len(rows)), heights, bottom=bottom, width=0.9, color=colour, label=f"{size} px")
+            bottom += heights
+        axes[2].set(ylabel="share of the anchors, %", ylim=(0, 100), xlabel="face size, pixels")
+        axes[2].set_xticks(
+            np.arange(len(rows)), [range_label(table.edges, row) for row in rows.tolist()], rotation=90, fontsize=6.5
+        )
+        for axis in axes[:2]:
+            _mark_anchors(axis, coverage.anchor_sizes)
+            _size_axis(axis, "face size, pixels", sizes=middle, octaves=2)
+        for axis, columns in zip(axes, (1, 1, 3), strict=True):
+            axis.legend(fontsize=6.5, ncols=columns, loc="lower left", bbox_to_anchor=(-0.05, 1.0),
+                        handlelength=1.8, columnspacing=0.9, labelspacing=0.25)  # fmt: skip
+    return figure
+
+
+def faces_per_image_figure(parts: Parts) -> "Figure":
+    """How many faces an image has."""
+    with _figure(1, 2.3) as (figure, (axis,)):
+        parts = {part: images for part, images in parts.items() if any(image is not None for image in images)}
+        width = 0.85 / max(len(parts), 1)
+        for index, (part, images) in enumerate(parts.items()):
+            counts = _faces(images).per_image
+            share = 100 * np.histogram(counts, COUNT_EDGES)[0] / len(counts)
+            label = f"{part} ({len(counts):,} images, {counts.mean():.1f} faces on average, {counts.max():,} at most)"
+            axis.bar(
+                np.arange(len(share)) + (index - (len(parts) - 1) / 2) * width,
+                share,
+                width,
+                color=COLOURS[index],
+                label=label,
+            )
+        axis.set_xticks(np.arange(len(_COUNT_LABELS)), _COUNT_LABELS)
+        axis.set(xlabel="faces per image", ylabel="share of the images, %")
+        axis.grid(axis="x", visible=False)
+        axis.legend()
+    return figure
+
+
+def aspect_ratio_figure(parts: Parts) -> "Figure":
+    """Width over height, on a logarithmic axis."""
+    edges = 2.0 ** np.linspace(-3, 3, 73)
+    with _figure(1, 2.3) as (figure, (axis,)):
+        for index, (part, images) in enumerate(parts.items()):
+            sides = _faces(images).sides
+            if not len(sides):
+                continue
+            ratio = sides[:, 0] / sides[:, 1]
+            share, _ = np.histogram(ratio.clip(edges[0], edges[-1] - 1e-9), edges)
+            label = f"{part} (median {np.median(ratio):.2f})"
+            axis.stairs(100 * share / len(ratio), edges, color=COLOURS[index], linewidth=1.5, label=label)
+        axis.axvline(1, color="0.5", linewidth=0.8, linestyle=(0, (1, 1.5)))
+        axis.locator_params(axis="y", nbins=5, integer=True)
+        axis.set_xscale("log", base=2)
+        ticks = [1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8]
+        axis.set_xticks(ticks, ["1:8", "1:4", "1:2", "1:1", "2:1", "4:1", "8:1"])
+        axis.set(xlabel="width : height", ylabel="share of the faces, %", xlim=(edges[0], edges[-1]))
+        axis.legend()
+    return figure
+
+
+def position_figure(parts: Parts) -> "Figure":
+    """Heat map of the faces' centres, one panel per part."""
+    parts = {part: images for part, images in parts.items() if len(_faces(images).sides)}
+    with _figure(max(len(parts), 1), 2.9) as (figure, axes):
+        for axis, (part, images) in zip(axes, parts.items(), strict=True):
+            centres = _faces(images).centres_xy
+            cells, _, _ = np.histogram2d(centres[:, 1], centres[:, 0], _HEAT_CELLS, [[0, 1], [0, 1]])
+            # Per cell of even spread, so that parts of any size and grid compare.
+            picture = axis.imshow(
+                cells / max(cells.mean(), 1e-9), extent=(0, 1, 1, 0), cmap="cividis", vmin=0, interpolation="nearest"
+            )
+            axis.set_title(f"{part}: {len(centres):,} faces", parse_math=False)
+            axis.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], xticklabels=["left", "", "right"])
+            axis.set_yticklabels(["top", "", "bottom"])
+            axis.grid(visible=False)
+            bar = figure.colorbar(picture, ax=axis, shrink=0.8)
+            bar.set_label("times an even spread")
+    return figure
+
+
+def anchor_figure(threshold: float = 0.35) -> "Figure":
+    """Where anchors stand, and the largest overlap that a square face of each size finds with them."""
+    from fanet_lightning.anchors import SIZES, STRIDES
+    from fanet_lightning.matching import SECOND_STAGE_IOU
+
+    side = 64
+    with _figure(2, 3.0) as (figure, (left, right)):
+        for index, (stride, size, marker) in enumerate(zip(STRIDES[:3], SIZES[:3], (".", "o", "s"), strict=False)):
+            first = (np.arange(side // stride) + 0.5) * stride
+            x, y = np.meshgrid(first, first)
+            label = f"{size} px, one every {stride}"
+            left.scatter(x, y, s=(3, 12, 34)[index], marker=marker, facecolors="none" if index else COLOURS[0],
+                         edgecolors=COLOURS[index], linewidths=0.9, label=label)  # fmt: skip
+            centre = first[len(first) // 2]
+            corner = centre - size / 2
+            left.add_patch(_rectangle(corner, size, COLOURS[index]))
+        left.set(xlim=(0, side), ylim=(side, 0), aspect="equal", xlabel="pixels", xticks=range(0, side + 1, 16))
+        left.set_yticks(range(0, side + 1, 16))
+        left.grid(visible=False)
+        left.legend(fontsize=6.5, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=1, labelspacing=0.25)
+        sizes = 2.0 ** np.linspace(1, 10, 217)
+        best = best_overlaps(sizes)
+        right.fill_between(sizes, best.min(axis=1), best.max(axis=1), color=COLOURS[0], alpha=0.2, linewidth=0)
+        right.plot(
+            sizes, best.mean(axis=1), color=COLOURS[0], linewidth=1.4, label="average over positions (all: shaded)"
+        )
+        right.axhline(threshold, color=COLOURS[1], linewidth=1, label=f"first stage: above {threshold:g}")
+        right.axhline(SECOND_STAGE_IOU, color=COLOURS[1], linewidth=1, linestyle=(0, (4, 1.5)),
+                      label=f"second stage: above {SECOND_STAGE_IOU:g}")  # fmt: skip
+        _mark_anchors(right, SIZES)
+        _size_axis(right, "face size, pixels", sizes=sizes)
+        right.set(ylim=(0, 1), ylabel="largest IoU with an anchor")
+        right.legend(fontsize=6.5, loc="lower left", bbox_to_anchor=(-0.05, 1.0), labelspacing=0.25)
+    return figure
+
+
+def best_overlaps(sizes: npt.ArrayLike, positions: int = 37) -> Values:
+    """Largest IoU of a square face with any anchor: (S,) sizes in pixels → (S, P) by position of its centre.
+
+    ``positions`` per axis, evenly over the coarsest stride; P is their square. An odd number visits every phase of the
+    finer strides. Far from the image's border.
+    """
+    from fanet_lightning.anchors import SIZES, STRIDES
+
+    face = np.asarray(sizes, dtype=np.float64)[:, None]
+    axis = (np.arange(positions) + 0.5) * STRIDES[-1] / positions
+    best = np.zeros((len(face), positions * positions))
+    for stride, size in zip(STRIDES, SIZES, strict=True):
+        # Of one map the anchor nearest in x and y overlaps most, as all are of one size.
+        offset = np.abs(axis - (np.floor(axis / stride) + 0.5) * stride)
+        overlap = np.clip(np.minimum((face + size) / 2 - offset, np.minimum(face, size)), 0, None)
+        intersection = (overlap[:, :, None] * overlap[:, None, :]).reshape(len(face), -1)
+        best = np.maximum(best, intersection / (face**2 + size**2 - intersection))
+    return best
+
+
+def range_label(edges: Values, row: int) -> str:
+    """A bucket of face sizes in words: ``< 4``, ``4–6``, ``≥ 512``."""
+    low, high = edges[row], edges[row + 1]
+    if low == 0:
+        return f"< {high:g}"
+    return f"≥ {low:g}" if np.isinf(high) else f"{low:g}–{high:g}"
+
+
+def _faces(images: Sequence[SizedImage | None]) -> _Faces:
+    from fanet_lightning.data.crops import clean_boxes
+
+    known = [image for image in images if image is not None]
+    clean = [clean_boxes(image.boxes_xyxy, image.height, image.width).astype(np.float64) for image in known]
+    boxes = np.concatenate([np.zeros((0, 4)), *clean])
+    sizes = [
+        np.broadcast_to((image.width, image.height), (len(own), 2)) for image, own in zip(known, clean, strict=True)
+    ]
+    wh = np.concatenate([np.zeros((0, 2)), *sizes])
+    return _Faces(
+        sides=boxes[:, 2:] - boxes[:, :2],
+        centres_xy=(boxes[:, :2] + boxes[:, 2:]) / 2 / wh,
+        per_image=np.array([len(own) for own in clean], dtype=np.int64),
+    )
+
+
+@contextmanager
+def _figure(count: int, height: float, title: str = "") -> "Iterator[tuple[Figure, list[Axes]]]":
+    """A page-wide figure of panels side by side, laid out when the block ends."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    width = WIDTHS_INCHES["page"]
+    with mpl.rc_context(
+        {**STYLE, "font.size": 8, "axes.titlesize": 8.5, "legend.fontsize": 7, "legend.frameon": False}
+    ):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.subplots(1, count, squeeze=False).ravel().tolist()
+        if title:
+            figure.suptitle(wrapped(title, width), fontsize=8.5, parse_math=False)
+        yield figure, axes
+        # Laid out here, else each file that it is written to would do it again; twice, since ticks follow the layout.
+        for _ in range(2):
+            if (engine := figure.get_layout_engine()) is not None:
+                engine.execute(figure)
+        figure.set_layout_engine("none")
+
+
+def _mark_anchors(axis: "Axes", anchor_sizes: Sequence[int]) -> None:
+    for size in anchor_sizes:
+        axis.axvline(size, color="0.5", linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=1)
+
+
+def _size_axis(axis: "Axes", label: str, sizes: Values = SIZE_EDGES, octaves: int = 1) -> None:
+    low, high = (float(sizes.min()), float(sizes.max())) if len(sizes) else (1.0, 1024.0)
+    low, high = min(low, 8.0), max(high, 64.0)
+    axis.set_xscale("log", base=2)
+    ticks = [2**power for power in range(0, 12, octaves) if low * 0.9 <= 2**power <= high * 1.1]
+    axis.set_xticks(ticks, [str(tick) for tick in ticks])
+    axis.set(xlabel=label, xlim=(low * 0.9, high * 1.1))
+
+
+def _rectangle(corner: float, side: float, colour: str) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((corner, corner), side, side, fill=False, edgecolor=colour, linewidth=1.4)
