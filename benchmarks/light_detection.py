@@ -198,9 +198,9 @@ def compare(args: argparse.Namespace, train: bool) -> None:
     found: dict[str, list[list[tuple[float, float, int]]]] = {name: [[], []] for name in names}
     for _ in range(rounds):
         for name in names:
-            for side, end in enumerate(ends):
+            for which, end in enumerate(ends):
                 end.send(name)
-                found[name][side].append(end.recv())
+                found[name][which].append(end.recv())
     for end, process in zip(ends, processes, strict=True):
         end.send(None)
         process.join()

@@ -77,6 +77,28 @@ class Slow(Recorder):
         self.clock.now += 50.0
 
 
+def test_a_run_that_goes_on_inside_an_epoch_counts_from_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lightning does not start an epoch that it goes on with: two batches of four images in 4 s."""
+    clock = FakeClock()
+    clock.now = 50_000.0  # a machine that has been up for long
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(perf_counter=clock))
+    loop = SimpleNamespace(
+        world_size=1, current_epoch=3, max_epochs=9, global_step=40, is_global_zero=True, should_stop=False,
+        callback_metrics={}, train_dataloader=None, datamodule=None,
+    )  # fmt: skip
+    module = SimpleNamespace(log=lambda *_, **__: None)
+    report = callbacks.EpochReport()
+    report.on_train_start(loop, module)  # type: ignore[arg-type]
+    for index in range(2):
+        clock.now += 2.0
+        batch = SimpleNamespace(image_ids=["a", "b", "c", "d"])
+        report.on_train_batch_end(loop, module, None, batch, index)  # type: ignore[arg-type]
+    report.on_train_epoch_end(loop, module)  # type: ignore[arg-type]
+    assert "epoch 4/9  step 40  2.0 images/s" in capsys.readouterr().out
+
+
 def test_the_share_of_an_epoch_spent_waiting(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -58,6 +58,10 @@ class EpochReport(Callback):
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         self._validated = not trainer.sanity_checking
 
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        # A run that goes on inside an epoch does not start it.
+        self.on_train_epoch_start(trainer, module)
+
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._start, self._images, self._validated = time.perf_counter(), 0, False
         self._waited = _waited_seconds(trainer)

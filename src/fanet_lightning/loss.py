@@ -73,7 +73,6 @@ class HierarchicalLoss(nn.Module):
 
     N is summed over the ranks of an initialised process group, so every rank must call, also with no faces. Once
     averaged over ranks, as DDP does, the gradients are those of the whole batch.
-
     A value that makes no sense is an InputError that names its key.
     """
 
@@ -103,7 +102,7 @@ class HierarchicalLoss(nn.Module):
         ):
             if choice not in choices:
                 raise InputError(f"loss.{name}={choice}: choose {' or '.join(choices)}")
-        if not (_is_number(threshold) and 0 < threshold < 1):
+        if not (isinstance(threshold, int | float) and 0 < threshold < 1):
             raise InputError(f"loss.threshold={threshold}: give an IoU between 0 and 1, both excluded")
         for name, value in (
             ("lambda_cls", lambda_cls),
@@ -114,9 +113,9 @@ class HierarchicalLoss(nn.Module):
             ("box_beta", box_beta),
             *(("weights", weight) for weight in weights or ()),
         ):
-            if not (_is_number(value) and 0 <= value < math.inf):
+            if not (isinstance(value, int | float) and 0 <= value < math.inf):
                 raise InputError(f"loss.{name}={value}: give a finite number that is not negative")
-        if not (_is_number(focal_alpha) and 0 <= focal_alpha <= 1):
+        if not (isinstance(focal_alpha, int | float) and 0 <= focal_alpha <= 1):
             raise InputError(f"loss.focal_alpha={focal_alpha}: give a weight from 0 to 1")
         if assignment != "iou" and second_stage:
             raise InputError(
@@ -285,10 +284,6 @@ def _cross_entropy(heads: HeadOutput, positives: Tensor, negatives: Tensor) -> T
 def _offsets(heads: HeadOutput, rows: Tensor) -> Tensor:
     """(P, 4) float32."""
     return heads.offsets.flatten(0, 1).index_select(0, rows).float()
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _ranks() -> int:

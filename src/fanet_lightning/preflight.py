@@ -25,6 +25,7 @@ def check(options: dict[str, Any]) -> None:
     from fanet_lightning.data.image_cache import check_cache
     from fanet_lightning.data.sources import build_source
     from fanet_lightning.loggers import check_loggers
+    from fanet_lightning.loss import HierarchicalLoss
     from fanet_lightning.multiscale import build_protocol
     from fanet_lightning.net.build import build_network
     from fanet_lightning.schedule import lr_factor
@@ -50,6 +51,7 @@ def check(options: dict[str, Any]) -> None:
         build_protocol(protocol_settings(name))
     with torch.device("meta"):
         network = build_network(**options["model"])
+    HierarchicalLoss(**options["loss"])
     weights, hierarchies = options["loss"].get("weights"), 1 + len(network.training_only())
     if weights is not None and len(weights) != hierarchies:
         raise InputError(f"loss.weights={weights}: {len(weights)} weights for {hierarchies} hierarchies with heads")

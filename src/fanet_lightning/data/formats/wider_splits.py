@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fanet_lightning.data.formats.image_files import ImageFiles, without_extension
+from fanet_lightning.data.formats.image_files import ImageFiles
 from fanet_lightning.data.formats.labels import PlacedImage
 from fanet_lightning.data.formats.wider import WiderEntry, parse_wider
 from fanet_lightning.data.inventory import Inventory, LabelledImage, LabelProblem
@@ -63,7 +63,8 @@ def split_inventory(
         reason = f"is no folder, so there is nothing to say of the {part} part (expected <event>/<name>.jpg in it)"
         return Inventory(part, folder, [], [], [LabelProblem(folder, None, str(folder), reason)])
     entries, problems, path = official_entries(source, split)
-    labelled = [_labelled(entry, folder, path) for entry in entries]
+    files = ImageFiles(folder)
+    labelled = [_labelled(entry, files, path) for entry in entries]
     chosen: list[LabelledImage] = list(labelled)
     if images is not None:
         by_id: dict[str, list[PlacedImage]] = {}
@@ -77,16 +78,17 @@ def split_inventory(
             chosen += by_id.get(image_id, [])
     unlabelled: list[Path] = []
     if with_unlabelled:
-        known = {image.image_id for image in labelled}
-        unlabelled = [folder / name for name in ImageFiles(folder).names if without_extension(name) not in known]
+        known = {image.path for image in labelled}
+        unlabelled = [folder / name for name in files.names if folder / name not in known]
     return Inventory(part, folder, chosen, unlabelled, problems)
 
 
-def _labelled(entry: WiderEntry, folder: Path, path: Path) -> PlacedImage:
-    # Names and ids as data/wider_face.py makes them: ".jpg" and nothing else.
+def _labelled(entry: WiderEntry, files: ImageFiles, path: Path) -> PlacedImage:
+    # Ids as data/wider_face.py makes them; it finds files in another letter case too.
     image_id = entry.name.removesuffix(".jpg")
+    name = files.find(f"{image_id}.jpg").name or f"{image_id}.jpg"
     first = entry.box_lines[0] if entry.box_lines else entry.line or None
     return PlacedImage(
-        image_id, folder / f"{image_id}.jpg", entry.boxes_xyxy, np.array(entry.invalid, dtype=np.bool_),
+        image_id, files.folder / name, entry.boxes_xyxy, np.array(entry.invalid, dtype=np.bool_),
         label_path=path, label_line=first, box_lines=tuple(entry.box_lines),
     )  # fmt: skip
