@@ -16,9 +16,10 @@ import pytest
 from fanet_lightning.boxes import pairwise_iou
 from fanet_lightning.data.augment import TrainAugment
 from fanet_lightning.diagnosis import figures, page
-from fanet_lightning.diagnosis.coverage import SizedImage, coverage, whole_images
-from fanet_lightning.diagnosis.figures import best_overlaps, range_label, write_figures
+from fanet_lightning.diagnosis.coverage import SizedImage, coverage, range_label, whole_images
+from fanet_lightning.diagnosis.figures import write_figures
 from fanet_lightning.diagnosis.findings import Facts, Finding, Kind, Report
+from fanet_lightning.diagnosis.overlaps import best_overlaps
 from fanet_lightning.diagnosis.page import write_page
 from fanet_lightning.diagnosis.page_pictures import SIDE, draw_sheet
 from fanet_lightning.errors import InputError
@@ -177,9 +178,10 @@ def test_coverage_on_the_page(tmp_path: Path, parts: dict[str, list[SizedImage |
         tmp_path / "page", Report("T", KINDS, [], [], 0.1), parts=parts, coverages=found
     ).read_text(encoding="utf-8")  # fmt: skip
     assert "Training crops at 128 × 128, 2 epochs" in text
-    table = html.unescape(text[text.index("Whole images at their own size") :])
+    table = text[text.index("Whole images at their own size") :]
     assert "12 samples, 0 of them without a face; 60 of 60 labelled faces" in table
-    lines = [re.findall(r"<t[hd][^>]*>([^<]*)", line) for line in table.splitlines() if line.startswith("<tr")]
+    cells = (re.findall(r"<t[hd][^>]*>([^<]*)", line) for line in table.splitlines() if line.startswith("<tr"))
+    lines = [[html.unescape(cell) for cell in line] for line in cells]
     last = next(line for line in lines if line[0] == "all")
     overall = own.overall()
     expected = [f"{mean:.1f}" for mean in overall.anchors_per_face[:, 0]]

@@ -1,5 +1,6 @@
 """Feature extractors of timm as trunks: the rules with a stand-in for timm, and timm itself where it is installed."""
 
+import copy
 import importlib.util
 import math
 import sys
@@ -17,6 +18,7 @@ from fanet_lightning.anchors import STRIDES
 from fanet_lightning.errors import InputError
 from fanet_lightning.net import build_network, flops, fuse, inference_parameters, load_trunk_weights
 from fanet_lightning.net.backbone import STRIDE_NAMES
+from fanet_lightning.net.timm_backbone import _subsample_before_strided_1x1
 
 real_timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs timm")
 
@@ -315,3 +317,35 @@ def test_models_of_timm(name: str, channels: tuple[int, ...]) -> None:
 def test_models_of_timm_that_will_not_do(name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         _network(name)
+
+
+# --- strided 1×1 convolutions ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stride", [2, 3, (1, 2)])
+@pytest.mark.parametrize("channels", [3, 4, 16])
+@pytest.mark.parametrize("size", [(1, 1), (7, 10), (64, 64)])
+def test_strided_1x1_convolutions_give_the_same_in_another_way(
+    stride: Any, channels: int, size: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(channels, 8, 1, stride=stride).double()
+    images = torch.randn(2, channels, *size, dtype=torch.float64)
+    wanted = layer(images)
+    wanted.square().sum().backward()
+    gradient = layer.weight.grad
+    assert gradient is not None
+    layer.weight.grad = None
+    body = nn.Sequential(layer)
+    _subsample_before_strided_1x1(body)
+    assert layer.stride == (1, 1)
+    found = copy.deepcopy(body)(images)
+    torch.testing.assert_close(found, wanted)
+    body(images).square().sum().backward()
+    torch.testing.assert_close(layer.weight.grad, gradient)
+
+
+def test_other_convolutions_keep_their_stride() -> None:
+    body = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1, stride=2, padding=1))
+    _subsample_before_strided_1x1(body)
+    assert [layer.stride for layer in body] == [(2, 2), (1, 1), (2, 2)]

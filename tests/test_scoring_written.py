@@ -59,14 +59,17 @@ def test_writing_replaces_predictions_and_nothing_else(tmp_path: Path) -> None:
     assert [path.relative_to(run).as_posix() for path in run.rglob("*.txt")] == [f"{IDS[2]}.txt"]
     with pytest.raises(ValueError, match="not finite or has a negative side"):
         write_predictions(run, {IDS[0]: ([[0, 0, 1, 1]], [0.5]), IDS[1]: ([[5, 0, 1, 1]], [0.5])})
-    with pytest.raises(ValueError, match="'plain' is not event/name"):
-        write_predictions(run, {"plain": ([[0, 0, 1, 1]], [0.5])})
+    with pytest.raises(ValueError, match="is no relative path"):
+        write_predictions(run, {"../plain": ([[0, 0, 1, 1]], [0.5])})
     assert [path.relative_to(run).as_posix() for path in run.rglob("*.txt")] == [f"{IDS[2]}.txt"]
     put(run, "0--Parade/photo", "keep me", suffix=".jpg")
     with pytest.raises(InputError, match="holds something else than predictions"):
         write_predictions(run, {IDS[0]: ([[0, 0, 1, 1]], [0.5])})
     assert (run / "0--Parade" / "photo.jpg").read_text() == "keep me"
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]  # no temporary folder stays
+    put(tmp_path, "labels/photo", "0 0.5 0.5 0.1 0.1")  # YOLO's
+    with pytest.raises(InputError, match="holds something else than predictions"):
+        write_predictions(tmp_path / "labels", {IDS[0]: ([[0, 0, 1, 1]], [0.5])})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["labels", "run"]  # no temporary folder stays
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         write_predictions(tmp_path / "file" / "run", {})

@@ -137,6 +137,9 @@ def test_resuming_goes_on_where_the_run_stopped(
         (["ema=1.5"], r"ema=1.5 must lie between 0 and 1"),
         (["data=wider_face", "data.root=nowhere"], r"nowhere.*WIDER_train.*data=synthetic"),
         (["loss.weights=[1,2]"], r"2.*3"),
+        (["loss.box=iou"], r"loss.box=iou: choose smooth_l1 or giou"),
+        (["loss.assignment=atss", "loss.second_stage=true"], r"loss.second_stage=true belongs to loss.assignment=iou"),
+        (["cache=tape"], r"cache=tape"),
     ],
 )
 def test_wrong_input_is_refused_in_one_line_before_anything_is_made(

@@ -15,7 +15,7 @@ from fanet_lightning.training_images import TrainingImages
 WIDER_FACE_HOMEPAGE = "http://shuoyang1213.me/WIDERFACE/"
 BENCHMARKS = {
     "wider_face": "WIDER FACE", "synthetic": "drawn faces", "fddb": "FDDB", "pascal_face": "PASCAL face", "afw": "AFW",
-    "coco": "COCO",
+    "coco": "COCO", "folder": "own data",
 }  # fmt: skip
 MEASURES = ("ap", "discrete", "continuous")
 # Words of an evaluation that do not change its numbers, or that are another's folders.

@@ -11,7 +11,7 @@ from fanet_lightning.errors import InputError
 
 TITLES = {
     "wider_face": "WIDER FACE", "synthetic": "drawn faces", "fddb": "FDDB", "pascal_face": "PASCAL face", "afw": "AFW",
-    "coco": "COCO",
+    "coco": "COCO", "folder": "own data",
 }  # fmt: skip
 # What must be the same before curves may stand in one figure: another number of faces is another question. Of the rules
 # those that a person chooses; a fitted transform differs from detector to detector.

@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import numpy.typing as npt
 
+from fanet_lightning.data.formats.image_files import without_extension
 from fanet_lightning.data.formats.labels import PlacedImage
 from fanet_lightning.data.inventory import Inventory, LabelledImage
 from fanet_lightning.diagnosis.examine import Examined
@@ -127,9 +128,9 @@ def _is_official(own: _Kept) -> bool:
 
 
 def _name(image: LabelledImage) -> PurePosixPath:
-    """The image id with the extension that the labels gave it."""
-    image_id = PurePosixPath(image.image_id)
-    return image_id.with_name(image.path.name) if image.path.name.startswith(image_id.name) else image_id
+    """The image id with the file's extension in small letters."""
+    name = image.path.name
+    return PurePosixPath(image.image_id + name[len(without_extension(name)) :].lower())
 
 
 def _kept(inventory: Inventory, examined: Examined, copy: CleanedCopy) -> list[_Kept]:
@@ -162,9 +163,9 @@ def _kept(inventory: Inventory, examined: Examined, copy: CleanedCopy) -> list[_
             reason, other = unwanted[image_id]
             copy.changes.append(Change(part, image_id, "image dropped", f"{reason}: {other}"))
             continue
-        if facts.path != image.path:
+        if facts.path.name != _name(image).name:
             copy.changes.append(
-                Change(part, image_id, "image renamed", "letter case", facts.path.name, image.path.name)
+                Change(part, image_id, "image renamed", "letter case", facts.path.name, _name(image).name)
             )
         if len(images) > 1:
             reason = f"named {len(images)} times"

@@ -273,3 +273,11 @@ def _enough() -> int:
     from fanet_lightning.matching import SECOND_STAGE_ANCHORS
 
     return SECOND_STAGE_ANCHORS
+
+
+def range_label(edges: npt.NDArray[np.float64], row: int) -> str:
+    """A bucket of face sizes in words: ``< 4``, ``4–6``, ``≥ 512``."""
+    low, high = edges[row], edges[row + 1]
+    if low == 0:
+        return f"< {high:g}"
+    return f"≥ {low:g}" if np.isinf(high) else f"{low:g}–{high:g}"

@@ -4,11 +4,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 
+from fanet_lightning.data.formats.image_files import without_extension
 from fanet_lightning.data.inventory import Inventory, LabelledImage
 from fanet_lightning.diagnosis.duplicates import NEAR_BITS, equal_groups, near_pairs
 from fanet_lightning.diagnosis.findings import Facts, Finding, Report
@@ -121,8 +122,8 @@ def _file_findings(part: str, image: LabelledImage, examined: Examined) -> list[
     if path is None:
         return [finding("missing_image", f"{_boxes(image)} without an image", faces)]
     found = []
-    if path != image.path:
-        found.append(finding("letter_case", f"the labels name it {image.path}", faces))
+    if path != image.path or _other_letter_case(image, path):
+        found.append(finding("letter_case", f"the labels name it {image.image_id}, the file is {path.name}", faces))
     facts = examined.files[path]
     if facts.trouble:
         found.append(finding(facts.trouble, facts.reason, faces))
@@ -130,6 +131,13 @@ def _file_findings(part: str, image: LabelledImage, examined: Examined) -> list[
         detail = f"one colour alone, {facts.width} × {facts.height}, {_boxes(image)}"
         found.append(finding("blank_image", detail, faces))
     return found
+
+
+def _other_letter_case(image: LabelledImage, path: Path) -> bool:
+    """Whether the file's name differs from the image id in letter case; a reader may have looked past that."""
+    parts = len(PurePosixPath(image.image_id).parts)
+    name = without_extension(PurePosixPath(*path.parts[-parts:]).as_posix())
+    return name != image.image_id and name.casefold() == image.image_id.casefold()
 
 
 def _boxes(image: LabelledImage) -> str:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fanet_lightning.diagnosis.coverage import BUCKET_EDGES, Coverage, SizedImage
+from fanet_lightning.diagnosis.coverage import BUCKET_EDGES, Coverage, SizedImage, range_label
+from fanet_lightning.diagnosis.overlaps import best_overlaps
 from fanet_lightning.figure_style import COLOURS, STYLE, WIDTHS_INCHES, save_figure, wrapped
 
 if TYPE_CHECKING:
@@ -238,34 +239,6 @@ def anchor_figure(threshold: float = 0.35) -> "Figure":
         right.set(ylim=(0, 1), ylabel="largest IoU with an anchor")
         right.legend(fontsize=6.5, loc="lower left", bbox_to_anchor=(-0.05, 1.0), labelspacing=0.25)
     return figure
-
-
-def best_overlaps(sizes: npt.ArrayLike, positions: int = 37) -> Values:
-    """Largest IoU of a square face with any anchor: (S,) sizes in pixels → (S, P) by position of its centre.
-
-    ``positions`` per axis, evenly over the coarsest stride; P is their square. An odd number visits every phase of the
-    finer strides. Far from the image's border.
-    """
-    from fanet_lightning.anchors import SIZES, STRIDES
-
-    face = np.asarray(sizes, dtype=np.float64)[:, None]
-    axis = (np.arange(positions) + 0.5) * STRIDES[-1] / positions
-    best = np.zeros((len(face), positions * positions))
-    for stride, size in zip(STRIDES, SIZES, strict=True):
-        # Of one map the anchor nearest in x and y overlaps most, as all are of one size.
-        offset = np.abs(axis - (np.floor(axis / stride) + 0.5) * stride)
-        overlap = np.clip(np.minimum((face + size) / 2 - offset, np.minimum(face, size)), 0, None)
-        intersection = (overlap[:, :, None] * overlap[:, None, :]).reshape(len(face), -1)
-        best = np.maximum(best, intersection / (face**2 + size**2 - intersection))
-    return best
-
-
-def range_label(edges: Values, row: int) -> str:
-    """A bucket of face sizes in words: ``< 4``, ``4–6``, ``≥ 512``."""
-    low, high = edges[row], edges[row + 1]
-    if low == 0:
-        return f"< {high:g}"
-    return f"≥ {low:g}" if np.isinf(high) else f"{low:g}–{high:g}"
 
 
 def _faces(images: Sequence[SizedImage | None]) -> _Faces:

@@ -14,13 +14,6 @@ KINDS: tuple[Kind, ...] = (
         "Fetch the image, or take its labels out.",
         mended_by_fix=True,
     ),
-    Kind(
-        "letter_case",
-        "error",
-        "The image is there under a name in other letter case: found on some systems and missing on others.",
-        "Rename the file as the labels have it.",
-        mended_by_fix=True,
-    ),
     Kind("empty_file", "error", "The file has no bytes.", "Fetch the image again.", mended_by_fix=True),
     Kind("not_image", "error", "The file is no image.", "Fetch the image again.", mended_by_fix=True),
     Kind("truncated", "error", "The file was cut off.", "Fetch the image again.", mended_by_fix=True),
@@ -66,6 +59,13 @@ KINDS: tuple[Kind, ...] = (
         "error",
         "A box lies wholly outside the image.",
         "Label the face again, or take the box out.",
+        mended_by_fix=True,
+    ),
+    Kind(
+        "letter_case",
+        "warning",
+        "The labels name the image in other letter case than the file: it is read here and missing in other programs.",
+        "Rename the file as the labels have it.",
         mended_by_fix=True,
     ),
     Kind(

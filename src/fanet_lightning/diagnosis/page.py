@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fanet_lightning.diagnosis.coverage import Coverage, SizedImage
-from fanet_lightning.diagnosis.figures import range_label, write_figures
+from fanet_lightning.diagnosis.coverage import Coverage, SizedImage, range_label
+from fanet_lightning.diagnosis.figures import write_figures
 from fanet_lightning.diagnosis.findings import Finding, Report
 from fanet_lightning.diagnosis.page_pictures import Sheet, draw_sheet
 from fanet_lightning.errors import InputError

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import functools
 import importlib
 import math
 import warnings
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fanet_lightning.errors import InputError, first_line
 from fanet_lightning.net.backbone import Backbone, ExtraMaps
@@ -54,6 +55,7 @@ class TimmTrunk(Backbone):
         # The deepest map of a stride has seen most.
         self._indices = tuple(max(i for i, s in enumerate(strides) if s == stride) for stride in STRIDES)
         self.body = _extractor(name, out_indices=self._indices)
+        _subsample_before_strided_1x1(self.body)
         self._channels_last_output = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
         found = tuple(int(channels) for channels in self.body.feature_info.channels())
         self._check_shapes(found)
@@ -123,6 +125,25 @@ class TimmTrunk(Backbone):
                     f"model.backbone={self.name}: its map of stride {stride} is {tuple(m.shape[1:])} for an image of "
                     f"96 × 160, not {(c, 96 // stride, 160 // stride)}; choose another, e.g. resnet18"
                 )
+
+
+def _subsample_before_strided_1x1(body: nn.Module) -> None:
+    """Let every 1×1 convolution with a stride see its input subsampled and step by one: the same products.
+
+    torch's CPU gradient of a strided 1×1 convolution in channels_last (2.14, oneDNN) writes past its memory where the
+    input has few channels, 3 in MobileOne and FastViT, and the process dies in a later ``free``.
+    """
+    for layer in body.modules():
+        # Subclasses may pad by their own rule.
+        if type(layer) is nn.Conv2d and layer.kernel_size == (1, 1) and layer.padding == (0, 0):
+            down, right = layer.stride
+            if (down, right) != (1, 1):
+                layer.stride = (1, 1)
+                layer.register_forward_pre_hook(functools.partial(_subsampled, down=down, right=right))
+
+
+def _subsampled(_layer: nn.Module, inputs: tuple[Tensor, ...], *, down: int, right: int) -> Tensor:
+    return inputs[0][..., ::down, ::right]
 
 
 def _import_timm(name: str) -> Any:

@@ -45,7 +45,7 @@ def _parse_fast(files: Sequence[PredictionFile]) -> tuple[npt.NDArray[np.float64
         # Two splits only, so that the rows are not cut into pieces.
         name, _, rest = file.text.partition(b"\n")
         count, _, body = rest.partition(b"\n")
-        if name.strip().removesuffix(b".jpg") != file.image_id.partition("/")[2].encode():
+        if name.strip().removesuffix(b".jpg") != file.image_id.rpartition("/")[2].encode():
             return None
         count = count.strip()
         if not (count.isdigit() and len(count) <= 9):
@@ -87,7 +87,7 @@ def parse_carefully(file: PredictionFile) -> npt.NDArray[np.float64]:
     Raises:
         InputError: the first fault, with file, line and value.
     """
-    name = file.image_id.partition("/")[2]
+    name = file.image_id.rpartition("/")[2]
     try:
         lines = file.text.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:

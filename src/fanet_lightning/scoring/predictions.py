@@ -7,7 +7,7 @@ one sweep (:mod:`parsing`); whatever that sweep doubts goes through a line-by-li
 import os
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -124,20 +124,20 @@ def write_predictions(folder: Path, detections: Mapping[str, tuple[npt.ArrayLike
 
     Raises:
         InputError: ``folder`` holds something else than predictions, or cannot be written.
-        ValueError: an image id that is not "event/name", or a detection that is not finite or has a negative side.
+        ValueError: an image id that is no relative path, or a detection that is not finite or has a negative side.
     """
     if folder.exists() and not _is_replaceable(folder):
         raise InputError(f"{folder} holds something else than predictions; give an empty or new folder")
     try:
         with replaced_folder(folder) as temporary:
             for image_id, (boxes_xyxy, scores) in detections.items():
-                event, _, name = image_id.partition("/")
-                if not event or not name or "/" in name:
-                    raise ValueError(f"image id '{image_id}' is not event/name")
+                event, _, name = image_id.rpartition("/")
+                if any(step in ("", ".", "..") for step in image_id.split("/")):
+                    raise ValueError(f"image id '{image_id}' is no relative path, event/name in WIDER FACE")
                 boxes, confidence = _as_xywh(image_id, boxes_xyxy, scores)
                 order = np.argsort(-confidence, kind="stable")
                 rows = np.column_stack([boxes, confidence])[order]
-                (temporary / event).mkdir(exist_ok=True)
+                (temporary / event).mkdir(parents=True, exist_ok=True)
                 body = "%.2f %.2f %.2f %.2f %.6f\n" * len(rows) % tuple(rows.ravel().tolist())
                 (temporary / event / f"{name}.txt").write_text(f"{name}\n{len(rows)}\n{body}", encoding="utf-8")
     except OSError as error:
@@ -146,8 +146,7 @@ def write_predictions(folder: Path, detections: Mapping[str, tuple[npt.ArrayLike
 
 def _read_folder(root: Path, wanted: set[str], known: set[str]) -> dict[str, PredictionFile]:
     try:
-        events = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-        listed = [(event, name) for event in events for name in sorted(_names(root / event))]
+        listed = [place for depth in _depths(known) for place in _at_depth(root, depth)]
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read ({error.strerror}); change its permissions") from error
     files: dict[str, PredictionFile] = {}
@@ -161,8 +160,20 @@ def _read_folder(root: Path, wanted: set[str], known: set[str]) -> dict[str, Pre
     return files
 
 
-def _names(folder: Path) -> list[str]:
-    return [entry.name for entry in os.scandir(folder)]
+def _depths(image_ids: Collection[str]) -> list[int]:
+    """How many folders deep the images lie: one in WIDER FACE, any number in data of one's own."""
+    return sorted({image_id.count("/") for image_id in image_ids})
+
+
+def _at_depth(folder: Path, depth: int, place: str = "") -> Iterator[tuple[str, str]]:
+    """The (folder, name) of all files so many folders below ``folder``."""
+    with os.scandir(folder) as entries:
+        listed = sorted((entry.name, entry.is_dir()) for entry in entries)
+    for name, is_folder in listed:
+        if depth and is_folder:
+            yield from _at_depth(folder / name, depth - 1, f"{place}/{name}" if place else name)
+        elif not depth and not is_folder:
+            yield place, name
 
 
 def _read_zip(path: Path, wanted: set[str], known: set[str]) -> dict[str, PredictionFile]:
@@ -170,13 +181,15 @@ def _read_zip(path: Path, wanted: set[str], known: set[str]) -> dict[str, Predic
         with zipfile.ZipFile(path) as archive:
             members: dict[tuple[str, str], zipfile.ZipInfo] = {}
             listed = []
+            depths = _depths(known)
             for member in archive.infolist():
                 parts = PurePosixPath(member.filename.replace("\\", "/")).parts
-                if len(parts) == 2 and not member.is_dir():
-                    members[parts[0], parts[1]] = member
-                    listed.append((parts[0], parts[1]))
+                if len(parts) - 1 in depths and not member.is_dir():
+                    place = ("/".join(parts[:-1]), parts[-1])
+                    members[place] = member
+                    listed.append(place)
             return {
-                image_id: PredictionFile(f"{path}/{place[0]}/{place[1]}", image_id, archive.read(members[place]))
+                image_id: PredictionFile(f"{path}/{_joined(*place)}", image_id, archive.read(members[place]))
                 for image_id, place in _by_image(str(path), listed, known).items()
                 if image_id in wanted
             }
@@ -190,12 +203,12 @@ def _by_image(source: str, listed: list[tuple[str, str]], known: set[str]) -> di
     for event, name in listed:
         if not name.lower().endswith(".txt") or name.startswith(".") or event.startswith((".", "__MACOSX")):
             continue
-        image_id = f"{event}/{name[:-4].removesuffix('.jpg')}"
+        image_id = _joined(event, name[:-4].removesuffix(".jpg"))
         if image_id in found:
             raise InputError(f"{source}: two files for image '{image_id}', {found[image_id][1]} and {name}; remove one")
         found[image_id] = (event, name)
         if image_id not in known:
-            surplus.append(f"{event}/{name}")
+            surplus.append(_joined(event, name))
     if not found:
         raise InputError(f"{source}: there are no predictions in it; give what holds the event folders, {_LAYOUT}")
     if surplus:
@@ -204,6 +217,10 @@ def _by_image(source: str, listed: list[tuple[str, str]], known: set[str]) -> di
             f"'{surplus[0]}'; remove them or give the ground truth they belong to"
         )
     return found
+
+
+def _joined(event: str, name: str) -> str:
+    return f"{event}/{name}" if event else name
 
 
 def _as_xywh(
@@ -220,9 +237,15 @@ def _as_xywh(
 
 
 def _is_replaceable(folder: Path) -> bool:
-    if not folder.is_dir():
+    """Predictions and nothing else: label files of other formats are .txt files as well."""
+    return folder.is_dir() and all(entry.is_dir() or _is_prediction(entry) for entry in folder.rglob("*"))
+
+
+def _is_prediction(path: Path) -> bool:
+    if path.suffix != ".txt" or not path.is_file():
         return False
-    for entry in folder.iterdir():
-        if not entry.is_dir() or any(file.suffix != ".txt" or not file.is_file() for file in entry.iterdir()):
-            return False
-    return True
+    try:
+        with path.open(encoding="utf-8") as file:
+            return file.readline().strip() == path.stem
+    except (OSError, UnicodeDecodeError):
+        return False
