@@ -56,9 +56,7 @@ def write_figures(folder: Path, parts: Parts, coverages: Sequence[Coverage] = ()
     faces = {part: _faces(images) for part, images in parts.items()}
     if any(len(own.sides) for own in faces.values()):
         note = "Root of the area. Dotted: the anchors' sides. Faces far below the smallest anchor are the hard ones."
-        made.append(
-            (SavedFigure("face_sizes", "Sizes of the faces", note), face_size_figure(parts, coverages)),
-        )
+        made.append((SavedFigure("face_sizes", "Sizes of the faces", note), face_size_figure(parts, coverages)))
     for number, coverage in enumerate((own for own in coverages if len(own.face_sizes)), start=1):
         note = (
             "Left: anchors that learn a face, on average. Middle: faces that no anchor, or fewer than six, learn. "
