@@ -20,6 +20,7 @@ from fanet_lightning.data.resize import TestScale
 from fanet_lightning.errors import InputError, first_line
 from fanet_lightning.memory import SHARE, available_bytes, bytes_per_pixel, free_cached, is_out_of_memory
 from fanet_lightning.multiscale import Found, MultiScale
+from fanet_lightning.net.activation_memory import keep_activation_memory
 from fanet_lightning.net.blocks import fuse
 from fanet_lightning.net.build import Network
 from fanet_lightning.postprocess import detect
@@ -89,7 +90,8 @@ class FaceDetector:
 
     Args:
         network: what :func:`build_network` made; takes uint8 RGB.
-        device: where it runs.
+        device: where it runs. On a CPU the process keeps up to 1 GiB of freed memory from then on
+            (:mod:`fanet_lightning.net.activation_memory`): a pass is a fifth faster.
         detection: keyword arguments of :func:`fanet_lightning.postprocess.detect`.
         precision: ``32-true`` or ``bf16-mixed``.
         source: the checkpoint or model folder that the network came from, for the record.
@@ -110,6 +112,8 @@ class FaceDetector:
     ) -> None:
         self.network = network.to(device).to(memory_format=torch.channels_last).eval()
         self.device = torch.device(device)
+        if self.device.type == "cpu":
+            keep_activation_memory()
         self.detection = dict(detection or {})
         self.precision = precision
         self.source = source
