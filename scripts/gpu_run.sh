@@ -19,7 +19,9 @@ nvidia-smi >"$out/device.log" 2>&1
 item 1_parity "$python" benchmarks/device_parity.py --device cuda --width 1 --size 640 --batch 2
 item 2_matching "$python" benchmarks/matching.py --device cuda
 item 2_loss "$python" benchmarks/loss.py --device cuda
-item 2_cuda_tests "$python" -m pytest -q -p no:cacheprovider tests/test_matching.py tests/test_net_runtime.py -k cuda
+item 2_assignment "$python" benchmarks/assignment.py --device cuda
+item 2_cuda_tests "$python" -m pytest -q -p no:cacheprovider tests/test_matching.py tests/test_assignment_*.py \
+  tests/test_loss_*.py tests/test_net_runtime.py -k cuda
 item 3_training_step "$python" benchmarks/network.py --device cuda --train --batch 12 --size 640x640
 item 3_training_step_compiled "$python" benchmarks/network.py --device cuda --train --batch 12 --size 640x640 --compile
 for level in 1 2 3; do
@@ -28,9 +30,13 @@ done
 if [ -n "$root" ]; then
   data=(data.root="$root" data.train.split=val data.train.images="$train_list" data.val.images="$val_list")
   item 4_with_loading "$python" -m fanet_lightning.train experiment=wider_face_scratch level=3 "${data[@]}" \
-    epochs=1 evaluate_at_end=false out="$out/loading"
+    epochs=2 workers=14 evaluate_at_end=false out="$out/loading"
+  item 4_with_loading_cached "$python" -m fanet_lightning.train experiment=wider_face_scratch level=3 "${data[@]}" \
+    epochs=2 workers=14 cache=memory evaluate_at_end=false out="$out/loading_cached"
   item 7_profile "$python" -m fanet_lightning.train experiment=wider_face_scratch level=3 "${data[@]}" \
     epochs=1 evaluate_at_end=false profile=true +trainer.max_time=00:00:01:00 out="$out/profile"
+  item 5b_light "$python" -m fanet_lightning.train experiment=wider_face_light "${data[@]}" workers=14 \
+    "+trainer.max_time=00:00:$minutes:00" out="$out/light"
   item 5_real_sample "$python" -m fanet_lightning.train experiment=wider_face_scratch level=3 "${data[@]}" \
     "+trainer.max_time=00:00:$minutes:00" out="$out/real_sample"
 fi
