@@ -183,7 +183,7 @@ def test_killed_in_the_middle_and_resumed(
             second = run_process(*words)
             assert f"{root}: another download is at work there" in error_of(second)
         process.send_signal(kind)
-        _, stderr = process.communicate(timeout=30)
+        _, stderr = process.communicate(timeout=120)
         if kind == signal.SIGINT:
             assert process.returncode == 130
             assert "what has arrived is kept: the same command goes on" in stderr and "Traceback" not in stderr
