@@ -41,10 +41,13 @@ def picture(args: argparse.Namespace) -> bytes:
 def detector(args: argparse.Namespace) -> Any:
     import torch
 
+    import fanet_lightning.detector
     from fanet_lightning.config import compose_config, plain
     from fanet_lightning.detector import FaceDetector
     from fanet_lightning.net import build_network, fuse
 
+    # A detector keeps its memory by itself; here the worker has decided.
+    fanet_lightning.detector.keep_activation_memory = lambda: False  # type: ignore[assignment]
     if args.checkpoint:
         found = FaceDetector.from_checkpoint(args.checkpoint)
     else:

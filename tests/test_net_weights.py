@@ -181,7 +181,8 @@ def test_imagenet_from_the_cache_and_offline(hub: Path, batch_norm: bool, name: 
     message = str(caught.value)
     assert message == (
         f"weights=imagenet: {hub / name} is not there and cannot be downloaded (<urlopen error Name or service not "
-        "known>); fetch it with 'python scripts/download_vgg16.py', give weights=PATH of a VGG16 file, or use weights=none"
+        "known>); fetch it with 'python scripts/download_vgg16.py', give weights=PATH of a VGG16 file, or use "
+        "weights=none"
     )
     hub.mkdir(parents=True, exist_ok=True)
     found = _torchvision(batch_norm)
