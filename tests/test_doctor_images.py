@@ -97,6 +97,21 @@ def test_orientation_turns_size_and_thumbnail(tmp_path: Path) -> None:
     np.testing.assert_allclose(thumbnail(tmp_path / "turned.jpg"), thumbnail(tmp_path / "upright.jpg"), atol=4)
 
 
+def test_damage_that_the_decoder_passes_over(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """An end marker in the middle of the data: the rest of the picture is filled up, and only a line says so."""
+    path = save(tmp_path / "a.jpg", scene(1))
+    content = bytearray(path.read_bytes())
+    assert examine_file(path, decode=True).damage == ""
+    middle = content.rfind(b"\xff\xda") + (len(content) - content.rfind(b"\xff\xda")) // 2
+    content[middle : middle + 4] = b"\xff\xd9\xff\xd9"
+    path.write_bytes(bytes(content))
+    facts = examine_file(path, decode=True)
+    assert (facts.trouble, facts.thumbnail is None) == ("", False)
+    assert facts.damage.startswith("Corrupt JPEG data")
+    assert examine_file(path, decode=False).damage == ""
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize(("deviation", "blank"), [(0, True), (1, True), (6, False)])
 def test_blank_images(tmp_path: Path, deviation: int, blank: bool) -> None:
     noise = np.random.default_rng(0).normal(120, deviation, (90, 90, 3))

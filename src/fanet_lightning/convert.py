@@ -73,6 +73,8 @@ def convert(source: Any, to: str, out: Path, *, images: str = "copy", overwrite:
                 "parts": {part: _numbers(own) for part, own in to_write.items()},
                 "lost": {what: count for what, count in lost.items() if count},
             }  # fmt: skip
+            # What else somebody puts beside it later is theirs.
+            record["wrote"] = sorted([RECORD_FILE, *(entry.name for entry in folder.iterdir())])
             (folder / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"out={out} cannot be written ({error.strerror or first_line(error)}); free it") from error
@@ -92,6 +94,18 @@ def _check_options(to: str, images: str, out: Path, overwrite: bool) -> None:
             raise InputError(f"out={out} holds something else than a conversion; give a new folder")
         if not overwrite:
             raise InputError(f"out={out} holds an earlier conversion; give another out, or overwrite=true")
+        foreign = sorted({entry.name for entry in out.iterdir()} - _wrote(out / RECORD_FILE))
+        if foreign:
+            raise InputError(
+                f"out={out} holds {foreign[0]}, which is not of the earlier conversion; move it, or give another out"
+            )
+
+
+def _wrote(record: Path) -> set[str]:
+    try:
+        return {str(name) for name in json.loads(record.read_text(encoding="utf-8"))["wrote"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
 
 
 def _inventories(source: Any) -> "list[Inventory]":

@@ -182,8 +182,9 @@ class FaceDetectionModule(LightningModule):
         )
         if schedule.get("warmup_steps", 0) >= total_steps:
             rank_zero_only(log.warning)(
-                "optim.warmup_steps=%s is as long as the run of %d steps: the learning rate never gets up to its value",
-                schedule["warmup_steps"], total_steps,
+                "optim.warmup_steps=%s is as long as the run of %d steps: the learning rate never gets up to its "
+                "value; train for more epochs, or give optim.warmup_steps=%d",
+                schedule["warmup_steps"], total_steps, total_steps // 10,
             )  # fmt: skip
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

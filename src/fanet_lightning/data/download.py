@@ -119,7 +119,7 @@ def _fetch(file: RemoteFile, target: Path, part: Path, patience: Patience, say: 
         return target
     raise InputError(
         f"cannot fetch {file.name}: {'; '.join(reasons) or 'no address is known'}; "
-        "mend the network and run again, or give another --source"
+        "look at the address and the network and run again, or give another --source"
     )
 
 

@@ -98,7 +98,8 @@ def strict_records(labels: PartLabels, part: str, root: Path) -> list[ImageRecor
     if missing:
         raise InputError(
             f"{len(missing)} of the {len(labels.images)} images of the {part} part are missing, the first is "
-            f"{missing[0]}; complete the folder, or name those at hand with data.{part}.images=LIST"
+            f"{missing[0]}; complete the folder, name those at hand with data.{part}.images=LIST, or let "
+            "the doctor make a cleaned copy (fix=true)"
         )
     seen: set[str] = set()
     for image in labels.images:

@@ -127,6 +127,8 @@ def _file_findings(part: str, image: LabelledImage, examined: Examined) -> list[
     facts = examined.files[path]
     if facts.trouble:
         found.append(finding(facts.trouble, facts.reason, faces))
+    elif facts.damage:
+        found.append(finding("damaged_image", facts.damage, faces))
     elif facts.blank:
         detail = f"one colour alone, {facts.width} × {facts.height}, {_boxes(image)}"
         found.append(finding("blank_image", detail, faces))

@@ -3,10 +3,14 @@
 import hashlib
 import io
 import multiprocessing
+import os
+import sys
+import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +40,7 @@ class FileFacts:
     ``reason``       of that trouble, in words.
     ``thumbnail``    (32, 32) uint8 grey, upright, squeezed to a square; None where it was not decoded.
     ``blank``        whether it shows one colour alone; False where it was not decoded.
+    ``damage``       what the JPEG decoder found fault with and went on; "" where nothing, or where it was not decoded.
     """
 
     path: Path
@@ -48,6 +53,7 @@ class FileFacts:
     reason: str = ""
     thumbnail: npt.NDArray[np.uint8] | None = None
     blank: bool = False
+    damage: str = ""
 
     @property
     def upright_wh(self) -> tuple[int, int]:
@@ -65,12 +71,42 @@ def examine_file(path: Path, decode: bool) -> FileFacts:
     if not content:
         return FileFacts(path, digest=digest, trouble="empty_file", reason="0 bytes")
     width, height, orientation, trouble, reason = _header(content)
-    thumbnail, blank = None, False
+    thumbnail, blank, damage = None, False, ""
     if not trouble and decode:
-        thumbnail, blank, trouble, reason = _look(content, path)
-    return FileFacts(
-        path, len(content), digest, width, height, orientation, trouble, reason, thumbnail=thumbnail, blank=blank
-    )
+        with _decoder_remarks() as remarks:
+            thumbnail, blank, trouble, reason = _look(content, path)
+        damage = "" if trouble else "; ".join(dict.fromkeys(remarks))
+    return FileFacts(path, len(content), digest, width, height, orientation, trouble, reason, thumbnail, blank, damage)
+
+
+@contextmanager
+def _decoder_remarks() -> Iterator[list[str]]:
+    """Lines that libjpeg writes to the standard error stream inside the block; filled when the block ends.
+
+    It reports damage that it can go on after (a segment that ends early, a lost restart marker) in no other way, and
+    OpenCV does not look. Other lines are passed on.
+    """
+    remarks: list[str] = []
+    try:
+        kept = os.dup(2)
+    except OSError:  # a process without that stream
+        yield remarks
+        return
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield remarks
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            for line in file.read().decode(errors="replace").splitlines():
+                if "JPEG" in line:
+                    remarks.append(line.strip())
+                elif line:
+                    print(line, file=sys.stderr)
 
 
 def _header(content: bytes) -> tuple[int, int, int, str, str]:

@@ -115,6 +115,12 @@ KINDS: tuple[Kind, ...] = (
         "The same file occurs twice in the validation part, so it counts double.",
         "Keep one of them, if the benchmark is yours to change.",
     ),
+    Kind(
+        "damaged_image",
+        "warning",
+        "The decoder found damage and went on: a part of the picture may be grey, shifted or of wrong colours.",
+        "Look at it; fetch it again.",
+    ),
     Kind("blank_image", "warning", "The image shows one colour alone.", "Look at it; fetch it again."),
     Kind(
         "near_duplicate",

@@ -191,7 +191,8 @@ def label_findings(part: str, image: LabelledImage, facts: FileFacts | None) -> 
             badness = float(len(rows))
             extra = f"image {frame[0]} × {frame[1]}" if name == "outside" and frame is not None else ""
         add(f"label_{name}", rows, _detail(image, rows, extra), badness)
-    if not (~image.ignored & ~faults.not_finite & ~faults.without_area).any():
+    # An image that cannot be read is trained on as nothing at all.
+    if facts is not None and not (~image.ignored & ~faults.not_finite & ~faults.without_area).any():
         add("no_faces", np.zeros(0, dtype=np.int64), _without(len(image.boxes_xyxy)), 0.0)
     return found
 

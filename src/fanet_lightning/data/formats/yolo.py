@@ -26,6 +26,7 @@ Points = Literal["landmarks", "polygon"]
 MOST = 1.01
 # Text files that tools leave beside the labels.
 NO_LABELS = frozenset(("classes", "README", "README.dataset", "README.roboflow"))
+ORPHAN = "is a label file without an image; remove it, or let the doctor make a cleaned copy (fix=true)"
 
 
 def read_yolo(place: Place, names: YoloNames, wanted: Sequence[str] | None, points: Points | None) -> PartLabels:
@@ -76,7 +77,9 @@ def read_yolo(place: Place, names: YoloNames, wanted: Sequence[str] | None, poin
             f"of {place.folder}; labels have the images' names"
         )
     orphans = [path for stem, path in written.items() if stem not in used]
-    labels.problems += [LabelProblem(path, None, path.name, "is a label file without an image") for path in orphans]
+    labels.problems += [LabelProblem(path, None, path.name, ORPHAN) for path in orphans]
+    if not names.names and wanted is None:
+        labels.remarks.append("no data.yaml or classes.txt names the classes: class 0 is taken for the face")
     finish(labels, files, texts, reader.classes)
     return labels
 
