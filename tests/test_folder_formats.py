@@ -70,10 +70,14 @@ def test_classes_left_out_are_said(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "train: left out, as data.classes has them not: dog (1 box)" in capsys.readouterr().out
 
 
-def test_yolo_numbers_without_names(tmp_path: Path) -> None:
+def test_yolo_numbers_without_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_yolo(tmp_path, {"train": TRAIN, "val": VAL})
     (tmp_path / "data.yaml").unlink()
     assert len(by_id(FolderSource(tmp_path, "yolo").train())["party/a"].boxes_xyxy) == 2  # class 0 alone is a face
+    FolderSource(tmp_path, "yolo").check()
+    assert (
+        "train: no data.yaml or classes.txt names the classes: class 0 is taken for the face" in capsys.readouterr().out
+    )
     label = tmp_path / "labels" / "train" / "party" / "a.txt"
     label.write_text(label.read_text() + "3 0.5 0.5 0.1 0.1\n")
     assert "3 (1 box)" in refusal(tmp_path, "yolo")

@@ -195,6 +195,9 @@ def main(argv: list[str]) -> int:
               f"{len(copy.changes):,} changes in {copy.folder / 'changes.csv'}")  # fmt: skip
         for remark in copy.remarks:
             print(f"note: {remark}")
+    for part, made in ((PAGE, config.page), (CLEANED, config.fix)):
+        if not made and (out / part).exists():
+            print(f"note: {out / part} is left from an earlier examination")
     errors = errors_of(report)
     verdict = f"{len(errors):,} errors" if errors else "no errors"
     written = out / PAGE / "index.html" if config.page else out / CSV_FILE
