@@ -171,6 +171,7 @@ def test_nothing_found(tmp_path: Path, parts: dict[str, list[SizedImage | None]]
         assert sorted(path.name for path in (tmp_path / "page" / "figures").iterdir()) == ["anchors.pdf", "anchors.png"]
 
 
+@pytest.mark.slow
 def test_coverage_on_the_page(tmp_path: Path, parts: dict[str, list[SizedImage | None]]) -> None:
     own = whole_images(parts["train"])
     found = [coverage(parts["train"], TrainAugment(128), passes=2), own]

@@ -177,7 +177,9 @@ def test_killed_in_the_middle_and_resumed(
     for number, kind in enumerate((signal.SIGKILL, signal.SIGINT)):
         stalls = (1 << 16) + 1000
         server.serve("/WIDER_val.zip", Answer(archives["val"], etag='"v"', stalls_after=stalls))
-        process = subprocess.Popen(command(*words), env=environment(), stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command(*words), env=environment(), stderr=subprocess.PIPE, text=True, preexec_fn=_heed_interrupts
+        )
         wait_for(lambda least=(number + 1) * 50_000: part.is_file() and part.stat().st_size > least)
         if number == 0:
             second = run_process(*words)
@@ -195,6 +197,11 @@ def test_killed_in_the_middle_and_resumed(
     assert server.asked[-1].range == f"bytes={kept}-" and server.asked[-1].if_range == '"v"'
     assert tree(root / "WIDER_val") == {"images", "images/0--Parade"} | {f"images/{name}.jpg" for name in numbered(3)}
     assert not (root / ".download").exists()
+
+
+def _heed_interrupts() -> None:
+    # A shell starts what it runs in the background with SIGINT ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -42,6 +42,7 @@ def evaluate(*words: str) -> "subprocess.CompletedProcess[str]":
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_fddb(checkpoint: Path, tmp_path: Path) -> None:
     write_fddb(tmp_path / "fddb", FDDB_FACES, (120, 100))
     out = tmp_path / "out"
@@ -62,6 +63,7 @@ def test_fddb(checkpoint: Path, tmp_path: Path) -> None:
     assert (out / "detections.png").stat().st_size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "labels"), [("pascal_face", CORRECTED), ("afw", AFW_CORRECTED)])
 def test_pascal_face_and_afw(name: str, labels: str, checkpoint: Path, tmp_path: Path) -> None:
     write_images(tmp_path / "set" / "images", list(PASCAL_FACES), (100, 120))

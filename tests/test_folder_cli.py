@@ -57,6 +57,7 @@ def test_train_and_evaluate(place: str, tmp_path: Path) -> None:
     assert names and all(str(name).startswith(place) for name in names)
 
 
+@pytest.mark.slow
 def test_mistakes_are_one_line(tmp_path: Path) -> None:
     write_voc(tmp_path / "mine", {"train": faces(["a", "b"]), "val": faces(["c", "d"])})
     words = ["data=folder", "data.root=mine"]

@@ -40,6 +40,7 @@ def _run(side: str) -> tuple[bool | None, int, float]:
     return kept, faults, total
 
 
+@pytest.mark.slow
 @glibc
 def test_a_pass_faults_in_a_tenth_of_the_pages_and_gives_the_same() -> None:
     _, faults_before, total_before = _run("handed back")

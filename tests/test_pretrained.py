@@ -464,6 +464,7 @@ def test_the_hubs_own_package_offline(tmp_path: Path) -> None:
 # Verbs
 
 
+@pytest.mark.slow
 def test_evaluate_takes_a_folder(model: Path, checkpoint: Path, tmp_path: Path) -> None:
     """The command line on a folder: the checkpoint's numbers, the folder's name, its training images."""
     make_val(tmp_path / "wider", checkpoint)
