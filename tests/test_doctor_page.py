@@ -109,7 +109,7 @@ def test_what_the_page_says(report: Report, tmp_path: Path) -> None:
     table = re.findall(r'<tr data-kind="(\w+)">.*?<td><b>(\d+)</b></td><td>(\d+)</td><td>(\d+)</td>', text)
     assert table == [("truncated", "2", "1", "1"), ("near_leak", "2", "2", "0"), ("label_tiny", "30", "0", "30")]
     assert "<td>1,234</td><td>6</td><td>2</td><td>3.0 MB</td>" in text
-    assert text.count("<code>fix=true</code> mends it") == 1
+    assert text.count("<code>fix=true</code> makes a copy without it") == 1
     assert 'id="looked-for"' not in text
     # The most severe first, then the worst; kind, part, image or file, detail, second image, badness.
     rows = rows_of(text)

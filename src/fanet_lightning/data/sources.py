@@ -10,7 +10,7 @@ from fanet_lightning.data.fddb import FddbSource
 from fanet_lightning.data.folder import FolderSource
 from fanet_lightning.data.pascal_face import AfwSource, PascalFaceSource
 from fanet_lightning.data.records import ImageRecord
-from fanet_lightning.data.wider_face import WAYS_ON, _default_annotations, _list_path, load_wider_face
+from fanet_lightning.data.wider_face import WAYS_ON, default_annotations, listed_path, load_wider_face
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import check_writable
 
@@ -160,13 +160,13 @@ class WiderFaceSource:
         folders = [self.root / f"WIDER_{part['split']}" / "images" for part in parts.values()]
         if not any(folder.is_dir() for folder in folders):
             raise InputError(f"no WIDER FACE here: {folders[0]} and {folders[1]} are no folders; {WAYS_ON}")
-        source = self._annotations or _default_annotations(self.root)
+        source = self._annotations or default_annotations(self.root)
         if not source.exists():
             raise InputError(f"no WIDER FACE annotations here: {source} does not exist; {WAYS_ON}")
         return [
             split_inventory(
                 name, self.root, part["split"], source,
-                images=None if part["images"] is None else _list_path(Path(part["images"]), self.root),
+                images=None if part["images"] is None else listed_path(Path(part["images"]), self.root),
                 with_unlabelled=name == "train" or self._train["split"] != self._val["split"],
             )
             for name, part in parts.items()

@@ -63,14 +63,14 @@ def read_annotations(source: Path, split: Split, *, form: Literal["txt", "mat"] 
     ]
     wanted = [reader for reader in readers if form in (None, reader[0])]
     for _, name, parse in wanted:
-        found = _find(source, name)
+        found = find_annotations(source, name)
         if found is not None:
             return parse(*found)
     names = " or ".join(name for _, name, _ in wanted)
     raise InputError(f"no {names} in {source}; give the folder wider_face_split or the official wider_face_split.zip")
 
 
-def _find(source: Path, name: str) -> tuple[bytes, str] | None:
+def find_annotations(source: Path, name: str) -> tuple[bytes, str] | None:
     """The file's bytes and what to call it, or None."""
     if source.is_dir():
         for path in (source / name, source / "wider_face_split" / name):

@@ -49,7 +49,7 @@ def load_wider_face(
     if split not in SPLITS:
         raise InputError(f"split={split} is unknown; take one of {', '.join(SPLITS)}")
     folder = root / f"WIDER_{split}" / "images"
-    source = Path(annotations) if annotations is not None else _default_annotations(root)
+    source = Path(annotations) if annotations is not None else default_annotations(root)
     if not folder.is_dir():
         raise InputError(
             f"no WIDER FACE here: {folder} is no folder (expected {folder}/<event>/<name>.jpg)"
@@ -64,7 +64,7 @@ def load_wider_face(
     table = read_annotations(source, split)
     chosen = list(range(len(table.image_ids)))
     if images is not None:
-        list_path = _list_path(Path(images), root)
+        list_path = listed_path(Path(images), root)
         position = {image_id: index for index, image_id in enumerate(table.image_ids)}
         chosen = []
         for line, image_id in read_image_list(list_path):
@@ -80,12 +80,14 @@ def load_wider_face(
     return records_of(table, folder, chosen, elsewhere)
 
 
-def _default_annotations(root: Path) -> Path:
+def default_annotations(root: Path) -> Path:
+    """The folder of the annotations under ``root``, or the official zip where there is no folder."""
     folder, archive = root / "wider_face_split", root / "wider_face_split.zip"
     return archive if archive.is_file() and not folder.is_dir() else folder
 
 
-def _list_path(path: Path, root: Path) -> Path:
+def listed_path(path: Path, root: Path) -> Path:
+    """Where a list of images lies: as it is written, else under ``root``."""
     return root / path if not path.exists() and (root / path).exists() else path
 
 

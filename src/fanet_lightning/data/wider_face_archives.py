@@ -133,6 +133,10 @@ def read_manifest(path: Path) -> dict[str, Archive]:
         if not isinstance(entry, dict):
             raise InputError(f"--manifest={path}: {part} is {entry!r}, not an object of {', '.join(keys)}")
         checked = {key: _checked(path, part, key, value, keys) for key, value in entry.items()}
+        if "size_bytes" in checked and "unpacked_bytes" not in checked:
+            # Of another archive the official number says nothing.
+            images = checked.get("images", PARTS[part].images)
+            checked["unpacked_bytes"] = checked["size_bytes"] * 101 // 100 + 2048 * images
         archives[part] = replace(PARTS[part], **checked)
     return archives
 

@@ -9,7 +9,7 @@ from fanet_lightning.data.formats.labels import PlacedImage
 from fanet_lightning.data.formats.wider import WiderEntry, parse_wider
 from fanet_lightning.data.inventory import Inventory, LabelledImage, LabelProblem
 from fanet_lightning.data.records import ATTRIBUTES
-from fanet_lightning.data.wider_annotations import COLUMNS, AnnotationTable, Split, _find, parse_mat
+from fanet_lightning.data.wider_annotations import COLUMNS, AnnotationTable, Split, find_annotations, parse_mat
 from fanet_lightning.errors import InputError
 from fanet_lightning.image_lists import read_image_list
 
@@ -20,11 +20,11 @@ def official_entries(source: Path, split: Split) -> tuple[list[WiderEntry], list
     Raises:
         InputError: neither the text list nor the ``.mat`` file is there, or the latter is damaged.
     """
-    found = _find(source, f"wider_face_{split}_bbx_gt.txt")
+    found = find_annotations(source, f"wider_face_{split}_bbx_gt.txt")
     if found is not None:
         content, name = found
         return *parse_wider(content.decode("utf-8-sig", errors="replace"), Path(name), (COLUMNS,)), Path(name)
-    found = _find(source, f"wider_face_{split}.mat")
+    found = find_annotations(source, f"wider_face_{split}.mat")
     if found is None:
         raise InputError(
             f"no wider_face_{split}_bbx_gt.txt or wider_face_{split}.mat in {source}; give the folder "
