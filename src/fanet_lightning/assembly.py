@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 from fanet_lightning.errors import InputError, first_line
 from fanet_lightning.run_record import RunRecord
 
+# Options of a network that its weights bring along, or that only say how fresh weights are drawn.
+NOT_THE_NETWORK = {"normaliser", "face_prior"}
+
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
     from pytorch_lightning.profilers import Profiler
@@ -16,10 +19,11 @@ if TYPE_CHECKING:
     from fanet_lightning.data.datamodule import FaceDataModule
     from fanet_lightning.loggers import Loggers
     from fanet_lightning.module import FaceDetectionModule
+    from fanet_lightning.pretrained import Model
 
 
 def build_module(options: dict[str, Any], *, with_weights: bool = True) -> "FaceDetectionModule":
-    """The LightningModule of a composed configuration, with trunk weights where the configuration names some."""
+    """The LightningModule of a composed configuration, with the weights that ``init`` or ``weights`` name."""
     from fanet_lightning.module import FaceDetectionModule
     from fanet_lightning.net.weights import load_trunk_weights
 
@@ -30,12 +34,38 @@ def build_module(options: dict[str, Any], *, with_weights: bool = True) -> "Face
         batch_size=options["batch_size"],
         channels_last=options["channels_last"],
     )
+    if with_weights and options["init"] is not None:
+        initial = initial_model(options)
+        module.network.load_state_dict(initial.network.state_dict())
+        module.hparams["network"]["normaliser"] = initial.network_options["normaliser"]
     if with_weights and options["weights"] is not None:
         # The normaliser follows the weights, and travels in the checkpoint.
         module.hparams["network"]["normaliser"] = load_trunk_weights(module.network, options["weights"])
     if options["compile"]:
         module.network.compile(dynamic=None)
     return module
+
+
+def initial_model(options: dict[str, Any]) -> "Model":
+    """The trained model that ``init`` names, if it is one of the run's network.
+
+    Raises:
+        InputError: no such model, another network, or trunk weights named as well.
+    """
+    from fanet_lightning.detector import load_model
+
+    init, network = options["init"], options["model"]
+    if options["weights"] is not None:
+        raise InputError(f"init={init} and weights={options['weights']} are both given; init brings the trunk along")
+    model = load_model(init)
+    for name in sorted({*model.network_options, *network} - NOT_THE_NETWORK):
+        stored, own = model.network_options.get(name), network.get(name)
+        if stored != own:
+            raise InputError(
+                f"init={init}: that model has model.{name}={stored}, this run has {own}; give model.{name} (or model=, "
+                "level=, context=, hl=) as it was trained, or leave init out"
+            )
+    return model
 
 
 def build_datamodule(options: dict[str, Any], source: Any) -> "FaceDataModule":
@@ -97,7 +127,8 @@ def build_trainer(
     trainer["precision"] = resolve_precision(trainer["precision"], trainer["accelerator"])
     # EMA before the checkpoints: what they save are the averaged weights.
     callbacks: list[Any] = [] if options["ema"] is None else [ema_callback(options["ema"])]
-    callbacks += [*checkpoint_callbacks(out / "checkpoints", options["checkpoint_every"])]
+    earlier = [] if options["init"] is None else initial_model(options).training_images or []
+    callbacks += [*checkpoint_callbacks(out / "checkpoints", options["checkpoint_every"], earlier)]
     callbacks.append(EpochReport(options["stop_after"]))
     if record is not None:
         callbacks.append(RecordProgress(record, out))

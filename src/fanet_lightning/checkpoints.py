@@ -4,6 +4,7 @@ import os
 import random
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,13 +110,16 @@ def _fault(path: Path) -> str | None:
     return None if broken is None else f"checksum of {broken} does not fit"
 
 
-def checkpoint_callbacks(folder: Path, every_steps: int | None = None) -> list[Callback]:
+def checkpoint_callbacks(
+    folder: Path, every_steps: int | None = None, earlier: Sequence[TrainingImages] = ()
+) -> list[Callback]:
     """``best.ckpt`` by AP of the last setting (WIDER: hard), and ``last.ckpt`` after every epoch.
 
     Args:
         folder: where they lie.
         every_steps: also write ``last.ckpt`` inside an epoch, every so many optimiser steps: for long epochs on
             machines that are taken away.
+        earlier: what the weights were trained on that the run starts from.
     """
     common: dict[str, Any] = {"dirpath": folder, "auto_insert_metric_name": False, "enable_version_counter": False}
     callbacks: list[Callback] = [
@@ -124,7 +128,7 @@ def checkpoint_callbacks(folder: Path, every_steps: int | None = None) -> list[C
     ]
     if every_steps is not None:
         callbacks.append(ModelCheckpoint(filename="last", save_top_k=1, every_n_train_steps=every_steps, **common))
-    return [RandomState(), NamesTrainingImages(), *callbacks]
+    return [RandomState(), NamesTrainingImages(earlier), *callbacks]
 
 
 class RandomState(Callback):
@@ -166,12 +170,13 @@ class RandomState(Callback):
 class NamesTrainingImages(Callback):
     """Every checkpoint names the images that it was trained on, those of a run that it went on from too.
 
+    ``earlier``: what the weights were trained on that the run starts from.
     Under the key ``training_images``, as :func:`fanet_lightning.training_images.to_plain` makes it. About 50 bytes an
     image.
     """
 
-    def __init__(self) -> None:
-        self._earlier: list[TrainingImages] = []
+    def __init__(self, earlier: Sequence[TrainingImages] = ()) -> None:
+        self._earlier = list(earlier)
 
     def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._earlier = images_of(checkpoint, Path(str(trainer.ckpt_path or "checkpoint"))) or []

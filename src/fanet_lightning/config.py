@@ -54,6 +54,7 @@ class TrainSchema:
     gradient_clip: float | None = None
     compile: bool = False
     channels_last: bool = True
+    init: str | None = None
     weights: str | None = None
     evaluate_at_end: bool = True
     also_protocols: list[str] = field(default_factory=list)

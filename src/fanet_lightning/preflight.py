@@ -22,6 +22,7 @@ def check(options: dict[str, Any]) -> None:
     """
     import torch
 
+    from fanet_lightning.assembly import initial_model
     from fanet_lightning.data.image_cache import check_cache
     from fanet_lightning.data.sources import build_source
     from fanet_lightning.loggers import check_loggers
@@ -60,6 +61,9 @@ def check(options: dict[str, Any]) -> None:
     check_writable(out)
     if is_first_process():
         _check_earlier_run(out, options)
+    initial = None if options["init"] is None else initial_model(options)
+    if initial is not None and initial.training_images is None and is_first_process():
+        print(f"warning: init={options['init']} does not name its training images; the run's list will lack them")
     if options["resume"] not in (None, AUTO):
         check_checkpoint(Path(options["resume"]), options["model"], "resume")
     build_source(**options["data"]).check()
