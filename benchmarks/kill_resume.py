@@ -36,7 +36,7 @@ TINY = (
 STATES = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers", "global_step",
           "epoch")  # fmt: skip
 # What a clock has decided differs between any two runs.
-CLOCKS = ("train/images_per_second",)
+CLOCKS = ("train/images_per_second", "train/wait_share")
 
 
 @dataclass(frozen=True)

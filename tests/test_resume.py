@@ -22,7 +22,7 @@ TINY = [
     "optim.warmup_steps=2", "trainer.deterministic=true", "evaluate_at_end=false", "data.root=data", "out=run",
 ]  # fmt: skip
 # What a clock has decided differs between two runs.
-CLOCKS = {"train/images_per_second"}
+CLOCKS = {"train/images_per_second", "train/wait_share"}
 
 
 def command(*words: str) -> list[str]:
