@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from fanet_lightning.pretrained import Model
 
 
-def build_module(options: dict[str, Any], *, with_weights: bool = True) -> "FaceDetectionModule":
-    """The LightningModule of a composed configuration, with the weights that ``init`` or ``weights`` name."""
+def build_module(
+    options: dict[str, Any], *, with_weights: bool = True, initial: "Model | None" = None
+) -> "FaceDetectionModule":
+    """The LightningModule of a composed configuration, with the weights of ``initial``, or the trunk of ``weights``."""
     from fanet_lightning.module import FaceDetectionModule
     from fanet_lightning.net.weights import load_trunk_weights
 
@@ -34,8 +36,7 @@ def build_module(options: dict[str, Any], *, with_weights: bool = True) -> "Face
         batch_size=options["batch_size"],
         channels_last=options["channels_last"],
     )
-    if with_weights and options["init"] is not None:
-        initial = initial_model(options)
+    if initial is not None:
         module.network.load_state_dict(initial.network.state_dict())
         module.hparams["network"]["normaliser"] = initial.network_options["normaliser"]
     if with_weights and options["weights"] is not None:
@@ -46,8 +47,8 @@ def build_module(options: dict[str, Any], *, with_weights: bool = True) -> "Face
     return module
 
 
-def initial_model(options: dict[str, Any]) -> "Model":
-    """The trained model that ``init`` names, if it is one of the run's network.
+def initial_model(options: dict[str, Any]) -> "Model | None":
+    """The trained model that ``init`` names, if it is one of the run's network; None where none is named.
 
     Raises:
         InputError: no such model, another network, or trunk weights named as well.
@@ -55,6 +56,8 @@ def initial_model(options: dict[str, Any]) -> "Model":
     from fanet_lightning.detector import load_model
 
     init, network = options["init"], options["model"]
+    if init is None:
+        return None
     if options["weights"] is not None:
         raise InputError(f"init={init} and weights={options['weights']} are both given; init brings the trunk along")
     model = load_model(init)
@@ -93,7 +96,12 @@ def build_datamodule(options: dict[str, Any], source: Any) -> "FaceDataModule":
 
 
 def build_trainer(
-    options: dict[str, Any], out: Path, *, loggers: "Loggers | None" = None, record: RunRecord | None = None
+    options: dict[str, Any],
+    out: Path,
+    *,
+    loggers: "Loggers | None" = None,
+    record: RunRecord | None = None,
+    initial: "Model | None" = None,
 ) -> "Trainer":
     """The Lightning trainer with checkpoints, averaged weights and the line per epoch.
 
@@ -102,6 +110,7 @@ def build_trainer(
         out: the run's folder.
         loggers: what :func:`fanet_lightning.loggers.build_loggers` made.
         record: kept up to date after every epoch; None on all ranks but the first.
+        initial: what the run starts from; its training images become part of the run's list.
 
     Raises:
         InputError: devices, strategy or precision that Lightning refuses.
@@ -127,7 +136,7 @@ def build_trainer(
     trainer["precision"] = resolve_precision(trainer["precision"], trainer["accelerator"])
     # EMA before the checkpoints: what they save are the averaged weights.
     callbacks: list[Any] = [] if options["ema"] is None else [ema_callback(options["ema"])]
-    earlier = [] if options["init"] is None else initial_model(options).training_images or []
+    earlier = (initial.training_images if initial is not None else None) or []
     callbacks += [*checkpoint_callbacks(out / "checkpoints", options["checkpoint_every"], earlier)]
     callbacks.append(EpochReport(options["stop_after"]))
     if record is not None:

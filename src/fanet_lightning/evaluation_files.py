@@ -11,7 +11,7 @@ from fanet_lightning.files import replaced
 from fanet_lightning.training_images import (
     TRAINING_IMAGES_FILE,
     TrainedOn,
-    record_trained_on,
+    scores_entry,
     trained_on,
     write_training_images,
 )
@@ -56,15 +56,22 @@ def score_and_write(
     a list beside the predictions.
     """
     from fanet_lightning.scoring.bootstrap import SAMPLES, method
-    from fanet_lightning.scoring.results import SCORES_FILE, intervals_of, print_scores, write_scores
+    from fanet_lightning.scoring.results import intervals_of, print_scores, write_scores
 
     benchmark, ground_truth = source.benchmark(), source.ground_truth()
     benchmark.write_predictions(out / "predictions", ground_truth, detections)
     scores: Scores = benchmark.score(ground_truth, out / "predictions")
     intervals = intervals_of(scores, scores.resampled(SAMPLES, 0))
-    write_scores(out, scores, intervals, protocol=protocol, made_by=origin, intervals_method=method())
     found = _compare_with_training(out, source, scores.image_ids, training_images)
-    record_trained_on(out / SCORES_FILE, found)
+    write_scores(
+        out,
+        scores,
+        intervals,
+        protocol=protocol,
+        made_by=origin,
+        intervals_method=method(),
+        further=scores_entry(found),
+    )
     print_scores(scores, intervals, label)
     return scores
 

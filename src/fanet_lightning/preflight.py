@@ -61,7 +61,7 @@ def check(options: dict[str, Any]) -> None:
     check_writable(out)
     if is_first_process():
         _check_earlier_run(out, options)
-    initial = None if options["init"] is None else initial_model(options)
+    initial = initial_model(options)
     if initial is not None and initial.training_images is None and is_first_process():
         print(f"warning: init={options['init']} does not name its training images; the run's list will lack them")
     if options["resume"] not in (None, AUTO):

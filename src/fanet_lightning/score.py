@@ -238,7 +238,7 @@ def _report(scored: Scored, against: Path | None) -> None:
 def _write(scored: Scored, out: Path, command: list[str], against: Path | None, bootstrap: int) -> None:
     from fanet_lightning.scoring.bootstrap import method
     from fanet_lightning.scoring.results import SCORES_FILE, comparison, made_by, write_scores
-    from fanet_lightning.training_images import record_trained_on
+    from fanet_lightning.training_images import scores_entry
 
     write_scores(
         out,
@@ -248,8 +248,8 @@ def _write(scored: Scored, out: Path, command: list[str], against: Path | None, 
         made_by=made_by(command),
         intervals_method=method(bootstrap) if bootstrap else None,
         against=None if scored.other is None else comparison(str(against), scored.other, scored.differences),
+        further=scores_entry(scored.trained_on),
     )
-    record_trained_on(out / SCORES_FILE, scored.trained_on)
     print(f"written: {out / SCORES_FILE}, the curves and what belongs to them beside it")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from fanet_lightning.assembly import build_datamodule, build_module, build_trainer
+from fanet_lightning.assembly import build_datamodule, build_module, build_trainer, initial_model
 from fanet_lightning.config import canonical, plain
 from fanet_lightning.errors import InputError, first_line
 from fanet_lightning.preflight import AUTO, check, check_checkpoint, protocol_settings
@@ -118,11 +118,13 @@ def _fit_and_evaluate(options: dict[str, Any], out: Path, record: RunRecord | No
     seed_everything(options["seed"], workers=True, verbose=False)
     source = build_source(**options["data"])
     resume, resumed_step = _checkpoint_to_resume(options, out)
-    module = build_module(options, with_weights=resume is None)
+    # A resumed run's checkpoint has the weights, and the list of all images that they were trained on.
+    initial = initial_model(options) if resume is None else None
+    module = build_module(options, with_weights=resume is None, initial=initial)
     loggers = build_loggers(options, out, resumed_step=resumed_step, wandb_run=record.wandb if record else None)
     finished = False
     try:
-        trainer = build_trainer(options, out, loggers=loggers, record=record)
+        trainer = build_trainer(options, out, loggers=loggers, record=record, initial=initial)
         if record is not None:
             _describe(record, options, module, trainer)
             record.wandb = loggers.wandb_record

@@ -210,12 +210,9 @@ def trained_on_by_list(path: Path, image_ids: Sequence[str], data: str | None = 
     return trained_on(listed.parts, image_ids, scored_data or data, scored_split)
 
 
-def record_trained_on(scores_file: Path, found: TrainedOn | None) -> None:
-    """Add ``trained_on_images`` to a ``scores.json``: ``count`` and ``share``, null where it is not known."""
-    content: dict[str, Any] = json.loads(scores_file.read_text(encoding="utf-8"))
-    content[SCORES_KEY] = None if found is None else {"count": found.count, "share": found.share}
-    with replaced(scores_file) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+def scores_entry(found: TrainedOn | None) -> dict[str, Any]:
+    """What ``scores.json`` says: ``trained_on_images`` with ``count`` and ``share``, null where it is not known."""
+    return {SCORES_KEY: None if found is None else {"count": found.count, "share": found.share}}
 
 
 def _bare(image_id: str) -> str:

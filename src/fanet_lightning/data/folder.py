@@ -13,7 +13,7 @@ from fanet_lightning.data.folder_labels import FORMATS, find_place, read_part, s
 from fanet_lightning.data.formats.image_files import without_extension
 from fanet_lightning.data.formats.labels import PartLabels, PlacedImage
 from fanet_lightning.data.formats.layouts import formats_seen
-from fanet_lightning.data.records import ImageRecord
+from fanet_lightning.data.records import ImageRecord, check_apart
 from fanet_lightning.errors import InputError
 from fanet_lightning.image_lists import read_image_list
 
@@ -110,12 +110,7 @@ class FolderSource:
             InputError: labels or images that are missing or malformed; or an image is trained and validated on.
         """
         records = self._strict("train")
-        shared = {record.path.resolve() for record in records} & {record.path.resolve() for record in self.val()}
-        if shared:
-            raise InputError(
-                f"{len(shared)} images are both trained and validated on, the first is {min(shared)}; "
-                "give data.train.images and data.val.images lists that share none"
-            )
+        check_apart({record.path.resolve() for record in records}, {record.path.resolve() for record in self.val()})
         return records
 
     def val(self) -> list[ImageRecord]:

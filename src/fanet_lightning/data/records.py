@@ -3,9 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from fanet_lightning.errors import InputError
 
 # In the order of the official rows, behind x y w h.
 ATTRIBUTES = ("blur", "expression", "illumination", "invalid", "occlusion", "pose")
@@ -73,3 +76,17 @@ class PackedRecords:
     def boxes_xyxy(self, index: int) -> Boxes:
         """(F, 4) float32, a copy that the caller may write into."""
         return self._boxes_xyxy[self._starts[index] : self._starts[index + 1]].copy()
+
+
+def check_apart(train: set[Any], val: set[Any]) -> None:
+    """Refuse images that are trained and validated on; both sets hold whatever tells images apart.
+
+    Raises:
+        InputError: there are some.
+    """
+    shared = train & val
+    if shared:
+        raise InputError(
+            f"{len(shared)} images are both trained and validated on, the first is {min(shared)}; "
+            "give data.train.images and data.val.images lists that share none"
+        )

@@ -9,7 +9,7 @@ import numpy as np
 from fanet_lightning.data.fddb import FddbSource
 from fanet_lightning.data.folder import FolderSource
 from fanet_lightning.data.pascal_face import AfwSource, PascalFaceSource
-from fanet_lightning.data.records import ImageRecord
+from fanet_lightning.data.records import ImageRecord, check_apart
 from fanet_lightning.data.wider_face import WAYS_ON, default_annotations, listed_path, load_wider_face
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import check_writable
@@ -113,12 +113,7 @@ class WiderFaceSource:
         """
         records = self._load(self._train)
         if self._train["split"] == self._val["split"]:
-            shared = {record.image_id for record in records} & {record.image_id for record in self.val()}
-            if shared:
-                raise InputError(
-                    f"{len(shared)} images are both trained and validated on, the first is {min(shared)}; "
-                    "give data.train.images and data.val.images lists that share none"
-                )
+            check_apart({record.image_id for record in records}, {record.image_id for record in self.val()})
         return records
 
     def val(self) -> list[ImageRecord]:

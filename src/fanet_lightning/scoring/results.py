@@ -75,6 +75,7 @@ def write_scores(
     intervals_method: str | None = None,
     against: Mapping[str, Any] | None = None,
     also_written: Sequence[str] = (),
+    further: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the curves and then ``scores.json`` into ``out``, each by rename.
 
@@ -91,6 +92,7 @@ def write_scores(
         intervals_method: how they came about, :func:`fanet_lightning.scoring.bootstrap.method`.
         against: what :func:`comparison` made.
         also_written: names of further files in ``out`` that belong to these scores.
+        further: entries that the file ends with, e.g. :func:`fanet_lightning.training_images.scores_entry`.
 
     Returns:
         What ``scores.json`` holds.
@@ -117,6 +119,7 @@ def write_scores(
         earlier = _files_of_earlier(out / SCORES_FILE)
         names = [path.name for path in scores.write_curves(out)]
         content["files"] = [*names, *also_written]
+        content |= further or {}
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         for name in sorted(earlier - set(content["files"])):
             (out / name).unlink(missing_ok=True)
