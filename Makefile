@@ -6,6 +6,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 # Compiled on installation, so that no import has to do it (importing Lightning uncompiled takes three times as long).
 INSTALL := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Property tests see the same cases each time; HYPOTHESIS_PROFILE=explore looks for new ones.
 # Tests run in two processes; each then gets one core.
 JOBS   ?= 2
 

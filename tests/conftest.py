@@ -4,6 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A suite that gates changes must say the same of the same code. HYPOTHESIS_PROFILE=explore looks for new cases.
+settings.register_profile("same_cases", derandomize=True)
+settings.register_profile("explore")
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or "same_cases")
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 

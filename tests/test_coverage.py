@@ -65,11 +65,18 @@ def slow_counts(
 
 
 def as_rows(sizes: Any, anchors: Any) -> list[tuple[Any, ...]]:
-    """One row per face, in an order that does not hang on the images'."""
+    """One row per face, in an order that hangs neither on the images' nor on the sizes' last digit."""
     return sorted(
-        (round(float(size), 3), tuple(before), tuple(after))
+        (tuple(before), tuple(after), float(size))
         for size, before, after in zip(sizes, anchors[0], anchors[1], strict=True)
     )
+
+
+def assert_faces(found: Coverage, expected: list[tuple[Any, ...]]) -> None:
+    """The same anchors for the same faces; sizes are of float32 boxes, computed in either precision."""
+    rows, expected = as_rows(found.face_sizes, found.anchors.tolist()), sorted(expected)
+    assert [row[:2] for row in rows] == [row[:2] for row in expected]
+    assert [row[2] for row in rows] == pytest.approx([row[2] for row in expected], rel=1e-5)
 
 
 @settings(max_examples=200, deadline=None)
@@ -123,7 +130,7 @@ def test_coverage_is_that_of_the_trained_samples(policy: dict[str, Any], tmp_pat
             if len(faces):
                 expected += as_rows(*slow_counts((160, 160), faces, 0.35))
     found = coverage(images, augment, passes=2, seed=7)
-    assert as_rows(found.face_sizes, found.anchors.tolist()) == sorted(expected)
+    assert_faces(found, expected)
     assert (found.samples, found.empty_samples, len(found.face_sizes)) == (18, empty, seen)
     assert seen > 15 and found.labelled_faces >= seen
     once = coverage(images, augment, seed=7)
@@ -148,7 +155,7 @@ def test_whole_images_against_a_slow_count(case: int, threshold: float) -> None:
         clipped = clipped[(clipped[:, 2:] > clipped[:, :2]).all(axis=1)]
         if len(clipped):
             expected += as_rows(*slow_counts((image.height, image.width), clipped, threshold))
-    assert as_rows(found.face_sizes, found.anchors.tolist()) == sorted(expected)
+    assert_faces(found, expected)
     assert (found.samples, found.labelled_faces) == (6, len(expected))
 
 
