@@ -1,16 +1,15 @@
-"""From a checkpoint or a model given away to faces in an image: the Python API.
+"""From a checkpoint or a model given away to faces in images: the Python API.
 
 >>> detector = FaceDetector.from_pretrained()                   # doctest: +SKIP
->>> detector.detect(image_rgb).boxes_xyxy                       # doctest: +SKIP
+>>> detector.detect("holiday.jpg").boxes_xyxy                   # doctest: +SKIP
+>>> detector.detect(["a.jpg", image_rgb], protocol="short640", threshold=0.5)       # doctest: +SKIP
 """
 
-import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar, overload
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -18,71 +17,28 @@ from fanet_lightning.anchors import AnchorGrid
 from fanet_lightning.boxes import clip
 from fanet_lightning.data.resize import TestScale
 from fanet_lightning.errors import InputError, first_line
+from fanet_lightning.image_inputs import ChannelOrder, OneImage, check_channel_order, is_one_image
+from fanet_lightning.image_stream import Prepared, in_order, network_input, prepare
 from fanet_lightning.memory import SHARE, available_bytes, bytes_per_pixel, free_cached, is_out_of_memory
+from fanet_lightning.model_loading import load_model, network_from_checkpoint, read_checkpoint
 from fanet_lightning.multiscale import Found, MultiScale
 from fanet_lightning.net.activation_memory import keep_activation_memory
 from fanet_lightning.net.blocks import fuse
-from fanet_lightning.net.build import Network
 from fanet_lightning.postprocess import detect
-from fanet_lightning.pretrained import DEFAULT_MODEL, Model, locate, network_with, read_model
+from fanet_lightning.pretrained import DEFAULT_MODEL, locate
+from fanet_lightning.protocols import Protocol, protocol_of
 from fanet_lightning.structures import Detections, NetworkOutput
 from fanet_lightning.tiled_heads import find_in_tiles
 from fanet_lightning.tiles import AUTO, SMALLEST_TILE_PIXELS, Tile, TilePixels, tiles
-from fanet_lightning.training_images import TrainingImages, images_of
+from fanet_lightning.training_images import TrainingImages
 
+__all__ = ["FaceDetector", "load_model", "network_from_checkpoint", "read_checkpoint"]
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of ``train`` as plain containers and tensors; code inside it is never executed.
+# Images of one size that go through the network together. On a CPU that is no faster: the light model took 52.7 ms an
+# image of 640 × 480 alone, 52.7 in twos and fours, 52.8 in eights (benchmarks/detector_overhead.py --batches).
+BATCH_SIZE_CPU, BATCH_SIZE = 1, 8
 
-    Raises:
-        InputError: no such file, not a checkpoint, or one of another program.
-    """
-    if not path.is_file():
-        raise InputError(f"no checkpoint at {path}; give a .ckpt file that train has written")
-    try:
-        checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
-    # What the unpickler meets in a file of something else depends on its bytes: any of a dozen kinds.
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError, LookupError, TypeError,
-            AttributeError) as error:  # fmt: skip
-        # torch's own text runs over many lines and advises to switch the safe loading off.
-        raise InputError(f"{path} is not a readable checkpoint; give a .ckpt file that train has written") from error
-    hyper_parameters = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
-    if not isinstance(hyper_parameters, dict) or "network" not in hyper_parameters or "state_dict" not in checkpoint:
-        raise InputError(f"{path} is a checkpoint, but not one of fanet_lightning.train: it names no network")
-    return dict(checkpoint)
-
-
-def network_from_checkpoint(path: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The network with its trained (where EMA was on: averaged) weights, and the hyper-parameters of its training.
-
-    Raises:
-        InputError: as :func:`read_checkpoint`, or weights that do not fit the configuration stored beside them.
-    """
-    checkpoint = read_checkpoint(path)
-    return _network(checkpoint, path), checkpoint["hyper_parameters"]
-
-
-def _network(checkpoint: Mapping[str, Any], path: Path) -> Network:
-    prefix = "network."
-    weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    return network_with(checkpoint["hyper_parameters"]["network"], weights, path)
-
-
-def load_model(model: Path | str) -> Model:
-    """What a checkpoint of ``train``, a model's folder or a model's name stands for.
-
-    Raises:
-        InputError: see :func:`fanet_lightning.pretrained.locate`, :func:`fanet_lightning.pretrained.read_model` and
-            :func:`network_from_checkpoint`.
-    """
-    path = locate(model)
-    if path.is_dir():
-        return read_model(path)
-    checkpoint = read_checkpoint(path)
-    hyper_parameters = checkpoint["hyper_parameters"]
-    network = _network(checkpoint, path)
-    options = {**hyper_parameters["network"], "normaliser": network.normaliser.kind}
-    return Model(network, options, dict(hyper_parameters.get("detection") or {}), images_of(checkpoint, path))
+_T = TypeVar("_T")
 
 
 class FaceDetector:
@@ -94,6 +50,8 @@ class FaceDetector:
             (:mod:`fanet_lightning.net.activation_memory`): a pass is a fifth faster.
         detection: keyword arguments of :func:`fanet_lightning.postprocess.detect`.
         precision: ``32-true`` or ``bf16-mixed``.
+        batch_size: of several images, so many that have the same size at test scale go through the network together,
+            as far as memory goes. None: 1 on a CPU, where more are no faster, else 8.
         source: the checkpoint or model folder that the network came from, for the record.
         network_options: what ``build_network`` made the network with, for the record.
         training_images: what it was trained on; None where that is not known.
@@ -106,6 +64,7 @@ class FaceDetector:
         device: str = "cpu",
         detection: Mapping[str, Any] | None = None,
         precision: str = "32-true",
+        batch_size: int | None = None,
         source: Path | None = None,
         network_options: Mapping[str, Any] | None = None,
         training_images: Sequence[TrainingImages] | None = None,
@@ -116,12 +75,16 @@ class FaceDetector:
             keep_activation_memory()
         self.detection = dict(detection or {})
         self.precision = precision
+        if batch_size is not None and batch_size < 1:
+            raise InputError(f"batch_size={batch_size}; give 1 or more")
+        self.batch_size = batch_size or (BATCH_SIZE_CPU if self.device.type == "cpu" else BATCH_SIZE)
         self.source = source
         self.network_options = None if network_options is None else dict(network_options)
         self.training_images = training_images
         # Pixels that have run out of memory once are not tried again.
         self._refused_pixels: int | None = None
         self._bytes_per_pixel: float | None = None
+        self._most_together: int | None = None
 
     @classmethod
     def from_checkpoint(cls, path: Path | str, **options: Any) -> Self:
@@ -150,37 +113,164 @@ class FaceDetector:
         options = {"network_options": loaded.network_options, "training_images": loaded.training_images, **options}
         return cls(fuse(loaded.network), source=path, **options)
 
-    def detect(self, image_rgb: npt.NDArray[np.uint8], scale: TestScale | MultiScale | None = None) -> Detections:
-        """Faces of one image.
+    @classmethod
+    def from_onnx(cls, path: Path | str, **options: Any) -> "FaceDetector":
+        """Open a file that ``python -m fanet_lightning.export format=onnx`` has written; onnxruntime computes.
 
         Args:
-            image_rgb: (H, W, 3) uint8, RGB.
-            scale: the test scale, or several; None takes the image as it is (protocol ``original``).
-
-        Returns:
-            Boxes in pixels of ``image_rgb``, clipped to it, float32; scores in descending order.
+            path: the ``.onnx`` file.
+            options: see :meth:`fanet_lightning.onnx_detector.OnnxFaceDetector.open`.
 
         Raises:
-            ValueError: an array of another shape or type.
+            InputError: no such file, one of something else, or onnxruntime is not installed.
         """
-        if image_rgb.ndim != 3 or image_rgb.shape[2] != 3 or image_rgb.dtype != np.uint8:
-            raise ValueError(f"image_rgb must be (H, W, 3) uint8, not {image_rgb.shape} {image_rgb.dtype}")
+        from fanet_lightning.onnx_detector import OnnxFaceDetector
+
+        detector: FaceDetector = OnnxFaceDetector.open(path, **options)
+        return detector
+
+    @overload
+    def detect(
+        self,
+        images: OneImage,
+        protocol: Protocol | None = None,
+        threshold: float = 0.0,
+        *,
+        channel_order: ChannelOrder = "rgb",
+    ) -> Detections: ...
+
+    @overload
+    def detect(
+        self,
+        images: list[Any] | tuple[Any, ...] | Iterator[Any],
+        protocol: Protocol | None = None,
+        threshold: float = 0.0,
+        *,
+        channel_order: ChannelOrder = "rgb",
+    ) -> list[Detections]: ...
+
+    def detect(
+        self,
+        images: OneImage | Iterable[OneImage],
+        protocol: Protocol | None = None,
+        threshold: float = 0.0,
+        *,
+        channel_order: ChannelOrder = "rgb",
+    ) -> Detections | list[Detections]:
+        """Faces of one image, or of each of several.
+
+        Args:
+            images: one image: a path, a PIL image, a uint8 array (H, W, 3), grey (H, W) or with alpha (H, W, 4), a
+                uint8 tensor (3, H, W) or (1, H, W); see :func:`fanet_lightning.image_inputs.image_rgb_of`. Or several
+                of any kind and size: a list, an iterator, an array (B, H, W, 3), a tensor (B, 3, H, W). Files of a
+                list are read while the network is busy with those before them.
+            protocol: at which size it looks for faces: a name of ``conf/protocol`` (``original``, ``short640``,
+                ``multiscale`` …), settings, a :class:`TestScale` or a :class:`MultiScale`; None is ``original``, the
+                image as it is.
+            threshold: faces with a lower score are left out. The model's own floor, 0.01, holds besides.
+            channel_order: of arrays and tensors; ``bgr`` is OpenCV's. Files and PIL images say it themselves.
+
+        Returns:
+            Boxes in pixels of the image, clipped to it, float32; scores in descending order. For several images a
+            list, in their order. Each is what the image alone would give; where the network takes several at once
+            (``batch_size``), to rounding: about 1e-5 of a score.
+
+        Raises:
+            InputError: an image that cannot be read or is none, an unknown protocol, or a threshold outside 0 … 1. Of
+                several images the first bad one ends it all; :meth:`detect_each` goes on.
+        """
+        if not is_one_image(images):
+            found = []
+            several: Iterable[Any] = images
+            for _, outcome in self.detect_each(several, protocol, threshold, channel_order=channel_order):
+                if isinstance(outcome, InputError):
+                    raise outcome
+                found.append(outcome)
+            return found
+        scale = self._checked(protocol, threshold, channel_order)
+        return self._detect_alike(scale, threshold, [prepare(images, scale, channel_order)])[0]
+
+    def detect_each(
+        self,
+        images: Iterable[OneImage],
+        protocol: Protocol | None = None,
+        threshold: float = 0.0,
+        *,
+        channel_order: ChannelOrder = "rgb",
+    ) -> Iterator[tuple[Any, Detections | InputError]]:
+        """Every image with its faces, one by one as they are found, in order; a bad one is no reason to stop.
+
+        Args:
+            images: as of :meth:`detect`, several; an iterator is asked for a few images ahead of those found, so
+                arrays that it has handed out must stay as they are until their faces come out.
+            protocol, threshold, channel_order: as of :meth:`detect`.
+
+        Yields:
+            The image as it was given, with its faces, or with the InputError that says what is wrong with it. Files
+            are read and resized ahead in threads of their own, a few at a time, so the folder may have any size.
+
+        Raises:
+            InputError: an unknown protocol, or a threshold outside 0 … 1; before the first image is read.
+        """
+        scale = self._checked(protocol, threshold, channel_order)
+        several: Iterable[Any] = [images] if is_one_image(images) else images
+        return in_order(
+            several,
+            partial(prepare, protocol=scale, channel_order=channel_order),
+            partial(self._detect_alike, scale, threshold),
+            1 if isinstance(scale, MultiScale) else self.batch_size,
+        )
+
+    def _checked(self, protocol: Protocol | None, threshold: float, channel_order: str) -> TestScale | MultiScale:
+        if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+            raise InputError(f"threshold={threshold}; give a score of 0 … 1")
+        check_channel_order(channel_order)
+        return protocol_of(protocol)
+
+    def _detect_alike(
+        self, scale: TestScale | MultiScale, threshold: float, images: Sequence[Prepared]
+    ) -> list[Detections]:
+        """Of images that have one size at test scale; with several scales of one image."""
         if isinstance(scale, MultiScale):
-            return scale.detect(self, image_rgb)[0]
-        scale = scale or TestScale(kind="original")
-        resized, scale_xy = scale(image_rgb)
-        # The one copy of a large picture that is made: its bytes, channels first.
-        images = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))[None]
-        height, width = image_rgb.shape[:2]
-        return self.detect_resized(images, torch.as_tensor(scale_xy)[None], height, width, scale.tile_pixels).detections
+            found = [scale.detect(self, image.pixels)[0] for image in images]
+        else:
+            faces = self.find_alike(network_input(images), scale.tile_pixels)
+            found = [
+                _in_image(item.detections, torch.from_numpy(image.scale_xy), image.height, image.width)
+                for item, image in zip(faces, images, strict=True)
+            ]
+        return [item.above(threshold) for item in found] if threshold else found
 
     def detect_resized(
         self, images: torch.Tensor, scale_xy: torch.Tensor, height: int, width: int, tile_pixels: TilePixels = AUTO
     ) -> Found:
         """As :meth:`detect`, for an image (1, 3, h, w) uint8 that already has test scale ``scale_xy`` (1, 2)."""
         found, count = self.find(images, tile_pixels)
-        boxes_xyxy = found.boxes_xyxy / scale_xy[0].to(found.boxes_xyxy.dtype).repeat(2)
-        return Found(Detections(clip(boxes_xyxy, height, width), found.scores), count)
+        return Found(_in_image(found, scale_xy[0], height, width), count)
+
+    def find_alike(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> list[Found]:
+        """As :meth:`find`, for images (B, 3, h, w); as many at a time as fit into memory."""
+        count, _, height, width = images.shape
+        limits = [] if count == 1 else [self._limit(AUTO if tile_pixels is None else tile_pixels), self._most_together]
+        together = max(1, min([count, *(limit // (height * width) for limit in limits if limit is not None)]))
+        found: list[Found] = []
+        for start in range(0, count, together):
+            found += self._found_alike(images[start : start + together], tile_pixels)
+        return found
+
+    def _found_alike(self, images: torch.Tensor, tile_pixels: TilePixels) -> list[Found]:
+        if len(images) == 1:
+            return [self.find(images, tile_pixels)]
+        outcome = self._tried(lambda: self._find_together(images))
+        if not isinstance(outcome, str):
+            return [Found(detections, 1) for detections in outcome]
+        free_cached(self.device)
+        # Halves, now and for the images that follow.
+        half = len(images) // 2
+        self._most_together = half * images.shape[2] * images.shape[3]
+        return [
+            item for part in images.split([half, len(images) - half]) for item in self._found_alike(part, tile_pixels)
+        ]
 
     def find(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> Found:
         """Faces of one image (1, 3, h, w) uint8 in its own pixels, not clipped to it, on the CPU.
@@ -195,8 +285,8 @@ class FaceDetector:
         height, width = images.shape[-2:]
         while True:
             parts = tiles(height, width, self._limit(tile_pixels))
-            outcome = self._tried(images, parts)
-            if isinstance(outcome, Detections):
+            outcome = self._tried(partial(self._find, images, parts))
+            if not isinstance(outcome, str):
                 return Found(outcome, len(parts))
             free_cached(self.device)
             largest = max(part.pixels for part in parts)
@@ -235,13 +325,13 @@ class FaceDetector:
                 return []  # the image itself will say so
         return [int(available * SHARE / self._bytes_per_pixel)] if self._bytes_per_pixel else []
 
-    def _tried(self, images: torch.Tensor, parts: Sequence[Tile]) -> Detections | str:
+    def _tried(self, work: Callable[[], _T]) -> _T | str:
         """The faces, or the first line of what was said when memory ran out.
 
         The exception itself ends here: it would hold on to the tensors of the failed try.
         """
         try:
-            return self._find(images, parts)
+            return work()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -252,13 +342,24 @@ class FaceDetector:
         if len(parts) > 1:
             found = find_in_tiles(self._heads, images, parts, self.detection)
         else:
-            output = self._heads(images)
-            grid = AnchorGrid(tuple((rows, columns) for rows, columns in output.map_shapes))
-            found = detect(output, grid, **self.detection)[0]
+            return self._find_together(images)[0]
         return Detections(found.boxes_xyxy.cpu(), found.scores.cpu())
+
+    @torch.inference_mode()
+    def _find_together(self, images: torch.Tensor) -> list[Detections]:
+        output = self._heads(images)
+        grid = AnchorGrid(tuple((rows, columns) for rows, columns in output.map_shapes))
+        found = detect(output, grid, **self.detection)
+        return [Detections(item.boxes_xyxy.cpu(), item.scores.cpu()) for item in found]
 
     def _heads(self, images: torch.Tensor) -> NetworkOutput:
         images = images.to(self.device, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed"):
             output: NetworkOutput = self.network(images)
         return output
+
+
+def _in_image(found: Detections, scale_xy: torch.Tensor, height: int, width: int) -> Detections:
+    """Boxes in network pixels → in pixels of the image, clipped to it; ``scale_xy`` (2,)."""
+    boxes_xyxy = found.boxes_xyxy / scale_xy.to(found.boxes_xyxy.dtype).repeat(2)
+    return Detections(clip(boxes_xyxy, height, width), found.scores)

@@ -9,9 +9,14 @@ Boxes are float ``xyxy`` in absolute pixels of the image that they belong to, 0-
 Images are RGB uint8 until they are on the device; the network normalises them.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import supervision
 
 
 class Targets(NamedTuple):
@@ -66,7 +71,57 @@ class NetworkOutput(NamedTuple):
 
 
 class Detections(NamedTuple):
-    """The faces found in one image: ``boxes_xyxy`` (D, 4) float32, ``scores`` (D,) float32 in [0, 1], descending."""
+    """The faces found in one image: ``boxes_xyxy`` (D, 4) float32, ``scores`` (D,) float32 in [0, 1], descending.
+
+    ``len`` and iteration are the tuple's: two tensors. The number of faces is :attr:`count`.
+    """
 
     boxes_xyxy: Tensor
     scores: Tensor
+
+    # A tuple has a method of this name; nobody counts tensors in it.
+    @property
+    def count(self) -> int:  # type: ignore[override]
+        """D, the number of faces."""
+        return len(self.scores)
+
+    def above(self, threshold: float) -> "Detections":
+        """Those with a score of at least ``threshold``."""
+        passed = self.scores >= threshold
+        return Detections(self.boxes_xyxy[passed], self.scores[passed])
+
+    def numpy(self) -> "tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]":
+        """(D, 4) boxes and (D,) scores as arrays, from any device."""
+        return self.boxes_xyxy.detach().cpu().numpy(), self.scores.detach().cpu().numpy()
+
+    def to_supervision(self) -> "supervision.Detections":
+        """As the package supervision draws, tracks and counts them: ``xyxy``, ``confidence``, ``class_id`` 0.
+
+        Raises:
+            InputError: supervision is not installed.
+        """
+        from fanet_lightning.detection_formats import supervision_detections
+
+        return supervision_detections(*self.numpy())
+
+    def to_coco(self, image_id: int | str, category_id: int = 1) -> list[dict[str, Any]]:
+        """The image's entries of a COCO result file: ``image_id``, ``category_id``, ``bbox`` [x, y, w, h], ``score``.
+
+        Plain numbers that ``json`` writes, with all the digits that float32 has; best score first.
+        """
+        from fanet_lightning.detection_formats import coco_results
+
+        return coco_results(*self.numpy(), image_id=image_id, category_id=category_id)
+
+    def to_wider(self, name: str) -> str:
+        """The text of the image's prediction file for WIDER FACE: a name line, the count, rows ``x y w h score``.
+
+        Args:
+            name: of the image, without folder and ending, ``0_Parade_marchingband_1_849``.
+
+        Raises:
+            ValueError: a detection that is not finite or has a negative side.
+        """
+        from fanet_lightning.scoring.predictions import prediction_text
+
+        return prediction_text(name, *self.numpy())

@@ -65,6 +65,26 @@ def decode_image_rgb(content: bytes, path: Path | str = "<bytes>") -> Image8:
     return _decode_jpeg(content, path)
 
 
+def pillow_image_rgb(image: Any, name: str = "the PIL image") -> Image8:
+    """As :func:`read_image_rgb`, from a ``PIL.Image.Image`` of any mode, whose pixels may not have been read yet.
+
+    The EXIF orientation that it carries is applied: Pillow keeps it on copies, resized ones too. Of 16-bit colour
+    Pillow itself has kept the high bytes only.
+
+    Raises:
+        UnreadableImage: as :func:`read_image_rgb`; ``name`` stands for the path.
+    """
+    width, height = image.size
+    _check_size(width, height, name)
+    try:
+        image.load()
+        return _oriented(_to_rgb(image, b"", name), _orientation(image))
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's plugins raise almost anything on damaged files
+        raise UnreadableImage(name, " ".join(str(error).split()) or type(error).__name__) from error
+
+
 def read_image_size(path: Path | str) -> tuple[int, int]:
     """(height, width) that :func:`read_image_rgb` would give the image, from the head of its file alone.
 

@@ -134,14 +134,28 @@ def write_predictions(folder: Path, detections: Mapping[str, tuple[npt.ArrayLike
                 event, _, name = image_id.rpartition("/")
                 if any(step in ("", ".", "..") for step in image_id.split("/")):
                     raise ValueError(f"image id '{image_id}' is no relative path, event/name in WIDER FACE")
-                boxes, confidence = _as_xywh(image_id, boxes_xyxy, scores)
-                order = np.argsort(-confidence, kind="stable")
-                rows = np.column_stack([boxes, confidence])[order]
+                text = prediction_text(name, boxes_xyxy, scores, image_id)
                 (temporary / event).mkdir(parents=True, exist_ok=True)
-                body = "%.2f %.2f %.2f %.2f %.6f\n" * len(rows) % tuple(rows.ravel().tolist())
-                (temporary / event / f"{name}.txt").write_text(f"{name}\n{len(rows)}\n{body}", encoding="utf-8")
+                (temporary / event / f"{name}.txt").write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror}); free it or give another folder") from error
+
+
+def prediction_text(name: str, boxes_xyxy: npt.ArrayLike, scores: npt.ArrayLike, image_id: str | None = None) -> str:
+    """The text of one image's file, boxes (D, 4) and scores (D,) best score first: two decimals and six.
+
+    Args:
+        name: of the image, the file's first line.
+        image_id: in messages; None is ``name``.
+
+    Raises:
+        ValueError: a detection that is not finite or has a negative side.
+    """
+    boxes, confidence = _as_xywh(name if image_id is None else image_id, boxes_xyxy, scores)
+    order = np.argsort(-confidence, kind="stable")
+    rows = np.column_stack([boxes, confidence])[order]
+    body = "%.2f %.2f %.2f %.2f %.6f\n" * len(rows) % tuple(rows.ravel().tolist())
+    return f"{name}\n{len(rows)}\n{body}"
 
 
 def _read_folder(root: Path, wanted: set[str], known: set[str]) -> dict[str, PredictionFile]:
