@@ -14,7 +14,6 @@ differ where faces are crowded, see ``simota.py``.
 The second table is the whole loss, forward and backward, with three hierarchies; its ratio is to the paper's loss.
 """
 
-import argparse
 import statistics
 
 import torch
@@ -27,7 +26,7 @@ from fanet_lightning.boxes import cxcywh_to_xyxy, decode, pairwise_iou
 from fanet_lightning.loss import HierarchicalLoss
 from fanet_lightning.simota import CENTRE_RADIUS, IOU_FLOOR, IOU_WEIGHT, LARGEST_IOUS, assign_simota
 from fanet_lightning.structures import HeadOutput, NetworkOutput
-from matching import alternate, grid_for, random_faces
+from matching import alternate, random_faces, set_up
 
 COUNTS = ([50] * 12, [700])
 OPTIONS = {
@@ -94,20 +93,11 @@ def row(times: list[list[float]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--size", type=int, default=640, help="side of the square input in pixels")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
-    parser.add_argument("--repeats", type=int, default=5)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    device, size = arguments.device, arguments.size
-    grid = grid_for(size)
-    print(f"torch {torch.__version__}, {device}, {arguments.threads} threads, {grid.count} anchors ({size} x {size})")
+    device, _, repeats, grid = set_up(str(__doc__), threads=1, repeats=5)
     print(f"{'':8}{'images x faces':>15}{'ours':>24}{'dense':>26}{'ratio':>9}{'agree':>9}")
     for counts in COUNTS:
-        compare(grid, counts, device, arguments.repeats)
-    costs(grid, [50] * 12, device, arguments.repeats)
+        compare(grid, counts, device, repeats)
+    costs(grid, [50] * 12, device, repeats)
 
 
 def random_heads(grid: AnchorGrid, images: int, device: str) -> HeadOutput:

@@ -71,18 +71,30 @@ def alternate(works: list[Callable[[], object]], device: str, repeats: int) -> l
     return times
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def set_up(description: str, threads: int, repeats: int) -> tuple[str, int, int, AnchorGrid]:
+    """The command line of a benchmark of anchors → device, side of the input in pixels, repeats, and its anchors.
+
+    Sets the number of threads and prints what all figures below it are about.
+
+    Args:
+        threads, repeats: their defaults.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--size", type=int, default=640, help="side of the square input in pixels")
-    parser.add_argument("--threads", type=int, default=2, help="of the CPU")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--size", type=int, default=640, help="side of the square input in pixels (%(default)s)")
+    parser.add_argument("--threads", type=int, default=threads, help="of the CPU (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=repeats, help="measured passes (%(default)s)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device, size = arguments.device, arguments.size
     grid = grid_for(size)
-    anchors_xyxy = cxcywh_to_xyxy(grid.boxes_cxcywh(device))
     print(f"torch {torch.__version__}, {device}, {arguments.threads} threads, {grid.count} anchors ({size} x {size})")
+    return device, size, arguments.repeats, grid
+
+
+def main() -> None:
+    device, size, repeats, grid = set_up(str(__doc__), threads=2, repeats=7)
+    anchors_xyxy = cxcywh_to_xyxy(grid.boxes_cxcywh(device))
     print(f"{'images x faces':>15}{'ours':>22}{'dense':>24}{'ratio':>8}{'agree':>10}")
     for counts in ([50], [700], [3] * 12, [50] * 12):
         targets = random_faces(counts, size, device)
@@ -97,7 +109,7 @@ def main() -> None:
         first = torch.arange(len(counts), device=device)[:, None] * counts[0]
         reference = dense()
         agree = (ours() == torch.where(reference >= 0, reference + first, -1)).double().mean().item()
-        mine, theirs = alternate([ours, dense], device, arguments.repeats)
+        mine, theirs = alternate([ours, dense], device, repeats)
         row = [f"{statistics.median(t) * 1e3:9.1f} ms (≥ {min(t) * 1e3:.1f})" for t in (mine, theirs)]
         ratio = statistics.median(theirs) / statistics.median(mine)
         print(f"{len(counts):>9} x {counts[0]:<4}{row[0]:>22}{row[1]:>24}{ratio:7.1f}x{agree:10.3%}", flush=True)

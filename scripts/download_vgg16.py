@@ -2,22 +2,24 @@
 
 ``python scripts/download_vgg16.py [--root DIR]`` puts vgg16-397923af.pth (553 MB) where ``weights=imagenet`` looks for
 it, or into DIR, from where ``weights=DIR/vgg16-397923af.pth`` takes it. The first digits of its SHA-256 are in its name
-and are checked. An interrupted transfer goes on with the same command.
+and are checked. An interrupted transfer goes on with the same command. ``--source`` names another address, or a folder
+or file on disk where there is no network.
 """
 
 import argparse
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
 from fanet_lightning import cli
-from fanet_lightning.data.download import RemoteFile, add_patience, fault, fetch, patience_of
+from fanet_lightning.data.download import Patience, RemoteFile, add_patience, fault, fetch, patience_of
 from fanet_lightning.errors import InputError
 
 MODELS = ("vgg16", "vgg16_bn")
 # torch.hub's rule for names of weights: the first digits of the SHA-256, eight or more.
-DIGEST = re.compile(r"/[^/]+-([0-9a-f]{8,64})\.pth$")
+DIGEST = re.compile(r"(?:^|/)[^/]+-([0-9a-f]{8,64})\.pth$")
 
 
 def default_root() -> Path:
@@ -32,16 +34,15 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--root", type=Path, default=default_root(), help="folder for the file (%(default)s)")
     parser.add_argument("--model", choices=MODELS, default="vgg16", help="vgg16_bn: with batch normalisation")
-    parser.add_argument("--source", help="address of another such file (NAME-DIGEST.pth), or of a folder that has it")
+    parser.add_argument(
+        "--source", help="address or path of another such file (NAME-DIGEST.pth), or of a folder that has it"
+    )
     add_patience(parser)
     options = parser.parse_args(argv)
     patience = patience_of(options)
-    if options.source and not options.source.startswith(("http://", "https://")):
-        raise InputError(f"--source={options.source}: not an http(s) address; a file at hand is used as weights=PATH")
+    at_hand = _at_hand(options.source)
 
-    from fanet_lightning.data.disk_space import check_space
-    from fanet_lightning.data.download_progress import DownloadProgress
-    from fanet_lightning.files import check_writable
+    from fanet_lightning.files import check_writable, without_empty_folders
 
     if options.source and DIGEST.search(options.source):
         # The size is then what the server says.
@@ -57,20 +58,72 @@ def main(argv: list[str]) -> int:
         print(f"{path}: complete; nothing to do")
     else:
         check_writable(options.root, "--root")
-        part = options.root / f"{name}.part"
-        arrived = part.stat().st_size if part.is_file() else 0
-        check_space(options.root, max(about_bytes - arrived, 0), f"fetching {name}")
-        report = DownloadProgress()
-        try:
-            with report.bar(name, "bytes") as progress:
-                fetch(file, options.root, patience=patience, say=report.say, progress=progress)
-        except KeyboardInterrupt:
-            print("what has arrived is kept: the same command goes on from there", file=sys.stderr)
-            raise
-        print(f"{path}: fetched, its SHA-256 begins with {digest}")
+        with without_empty_folders(options.root):
+            if at_hand is None:
+                _fetch(file, options.root, about_bytes, patience)
+            else:
+                _copy(at_hand if at_hand.is_file() else at_hand / name, path, file)
+        print(f"{path}: {'fetched' if at_hand is None else 'copied'}, its SHA-256 begins with {digest}")
     where = "imagenet" if options.root == default_root() else str(path)
     print(f"use it with weights={where}; ImageNet's terms (research only) hold for it")
     return 0
+
+
+def _at_hand(source: str | None) -> Path | None:
+    """The file or folder that ``--source`` names, or None where it is an address, or nothing.
+
+    Raises:
+        InputError: neither an http address nor there, or a file whose name lacks the digest.
+    """
+    if not source or source.startswith(("http://", "https://")):
+        return None
+    path = Path(source.removeprefix("file://"))
+    if not path.exists():
+        raise InputError(f"--source={source}: neither an http(s) address nor a file or folder; give one that has it")
+    if not path.is_dir() and not DIGEST.search(path.name):
+        raise InputError(
+            f"--source={source}: the name has no digest (NAME-DIGEST.pth), so the file cannot be checked; "
+            "use it as weights=PATH, or name the folder"
+        )
+    return path
+
+
+def _fetch(file: RemoteFile, root: Path, about_bytes: int, patience: Patience) -> None:
+    from fanet_lightning.data.disk_space import check_space
+    from fanet_lightning.data.download_progress import DownloadProgress
+
+    part = root / f"{file.name}.part"
+    arrived = part.stat().st_size if part.is_file() else 0
+    check_space(root, max(about_bytes - arrived, 0), f"fetching {file.name}")
+    report = DownloadProgress()
+    try:
+        with report.bar(file.name, "bytes") as progress:
+            fetch(file, root, patience=patience, say=report.say, progress=progress)
+    except KeyboardInterrupt:
+        print("what has arrived is kept: the same command goes on from there", file=sys.stderr)
+        raise
+
+
+def _copy(source: Path, path: Path, file: RemoteFile) -> None:
+    """``source`` at ``path``, checked once it is there.
+
+    Raises:
+        InputError: there is none, it is another file than its name says, or the disk did not take it.
+    """
+    from fanet_lightning.data.disk_space import check_space
+    from fanet_lightning.files import replaced
+
+    if not source.is_file():
+        raise InputError(f"--source={source.parent}: there is no {source.name} in it; put it there")
+    check_space(path.parent, source.stat().st_size, f"copying {source}")
+    try:
+        with replaced(path) as temporary:
+            shutil.copyfile(source, temporary)
+            reason = fault(temporary, file)
+            if reason is not None:
+                raise InputError(f"{source}: {reason}; it is damaged or another file, fetch it again")
+    except OSError as error:
+        raise InputError(f"{error.filename or path}: {error.strerror or error}; mend it, or choose another") from error
 
 
 def _published(model: str) -> tuple[str, int]:

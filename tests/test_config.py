@@ -1,10 +1,15 @@
 """The configuration as a person sees it: overrides in, one clear line out."""
 
+import re
+from pathlib import Path
+
 import pytest
 from omegaconf import OmegaConf
 
-from fanet_lightning.config import compose_config, run_name
+from fanet_lightning import evaluate, train
+from fanet_lightning.config import compose_config, config_dir, run_name
 from fanet_lightning.errors import InputError
+from fanet_lightning.help_text import description
 
 
 def composed(*overrides: str) -> dict:
@@ -87,3 +92,38 @@ def test_wrong_overrides_give_one_line_that_names_key_and_value(override: str, m
     with pytest.raises(InputError, match=message) as caught:
         compose_config("config", [override])
     assert "\n" not in str(caught.value)
+
+
+def test_help_of_train_lists_what_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["--help", "batch_size=5"]) == 0
+    printed = capsys.readouterr().out
+    text = printed.partition("Choices:")[2].partition("Keys and their defaults:")[0]
+    for group in ("experiment", "model", "data", "augment", "loss", "protocol", "optim", "trainer", "logger", "cell"):
+        section = text.partition(f"\n{group}=…")[2].partition("=…")[0]
+        options = sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
+        assert options and sorted(re.findall(r"^  (\w+)", section, re.MULTILINE)) == options, group
+    assert "\nmodel=…  (default: fanet)\n  fanet        FANet (paper §3).\n" in text
+    assert "  paper               The paper's recipe on WIDER FACE, complete (§3.5)\n" in text
+    assert max(map(len, text.splitlines())) <= 120
+    assert "\nbatch_size: 5\n" in printed and "\n  lr: " in printed
+
+
+def test_help_of_the_other_verbs_lists_their_own_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert "\nprotocol=…  (default: original)\n" in text and "\nmodel=…" not in text
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("# @package _global_\n# One thing (A et al. 2018).\n# And another.\nx: 1\n", "One thing (A et al. 2018)."),
+        ("# Goes on\n# in the next line. More of it\n", "Goes on in the next line."),
+        ("# A recipe:\n#   python -m x\n# More.\n", "A recipe"),
+        ("# Own images: python -m fanet_lightning.train data=folder\n", "Own images"),
+        ("x: 1   # no comment on the file\n", ""),
+    ],
+)
+def test_a_choice_is_explained_by_the_first_sentence_of_its_file(tmp_path: Path, content: str, expected: str) -> None:
+    (tmp_path / "a.yaml").write_text(content)
+    assert description(tmp_path / "a.yaml") == expected

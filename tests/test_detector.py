@@ -57,7 +57,7 @@ def test_boxes_are_clipped_to_the_image() -> None:
 
 def test_an_array_of_another_kind_is_refused() -> None:
     detector = FaceDetector(OneFace((0.0, 0.0, 8.0, 8.0)))
-    with pytest.raises(ValueError, match=r"must be \(H, W, 3\) uint8, not \(3, 8, 8\) float64"):
+    with pytest.raises(ValueError, match=r"must be \(H, W, 3\) uint8, not \(3, 8, 8\) float64; bring it to 0 … 255"):
         detector.detect(np.zeros((3, 8, 8)))  # type: ignore[arg-type]
 
 
@@ -95,9 +95,9 @@ def test_memory_that_runs_out_makes_tiles(
     error: Exception, tile_pixels: TilePixels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tiles of 240 × 1,792 pixels, in place of 430,080 and more of them; the faces are the same."""
-    for module in ("tiles", "detector"):
+    for module in ("tiles", "detector", "pixel_limit"):
         monkeypatch.setattr(f"fanet_lightning.{module}.SMALLEST_TILE_PIXELS", 240 * 1408)
-    monkeypatch.setattr("fanet_lightning.detector.available_bytes", lambda device: None)
+    monkeypatch.setattr("fanet_lightning.pixel_limit.available_bytes", lambda device: None)
     image = np.random.default_rng(0).integers(0, 256, (240, 4000, 3), dtype=np.uint8)
     network = Limited(500_000, error)
     detector = FaceDetector(network)
@@ -117,10 +117,10 @@ def test_memory_that_runs_out_makes_tiles(
 
 def test_memory_is_asked_before_it_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """A network that takes 100 bytes a pixel, and 100 million bytes are free, of which it may take half."""
-    monkeypatch.setattr("fanet_lightning.detector.bytes_per_pixel", lambda *_, **__: 100.0)
-    for module in ("tiles", "detector"):
+    monkeypatch.setattr("fanet_lightning.pixel_limit.bytes_per_pixel", lambda *_, **__: 100.0)
+    for module in ("tiles", "detector", "pixel_limit"):
         monkeypatch.setattr(f"fanet_lightning.{module}.SMALLEST_TILE_PIXELS", 128 * 1408)
-    monkeypatch.setattr("fanet_lightning.detector.available_bytes", lambda device: 100_000_000)
+    monkeypatch.setattr("fanet_lightning.pixel_limit.available_bytes", lambda device: 100_000_000)
     detector = FaceDetector(Limited(500_000, MemoryError()))
     assert detector.find(torch.zeros(1, 3, 128, 3906, dtype=torch.uint8))[1] == 1  # 499,968 pixels
     assert detector.find(torch.zeros(1, 3, 128, 3907, dtype=torch.uint8))[1] == 2  # 500,096

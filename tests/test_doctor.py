@@ -8,25 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from doctor_files import EXPECTED, FACE, QUICK, found, picture, plant, run, save, scene
+from doctor_files import EXPECTED, FACE, QUICK, found, picture, run, save, scene
 from fanet_lightning.diagnosis.kinds import KINDS
 from fanet_lightning.doctor import main
 from fanet_lightning.errors import InputError
+from folder_files import WRITERS, Face
 from wider_files import write_text
 
-
-@pytest.fixture(scope="module")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("planted") / "wider"
-    plant(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def examined(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("examined") / "out"
-    assert run(planted, out, "fix=true", "page=true", "coverage=false") == 1
-    return out
+ONE_FACE: Face = (10, 20, 30, 40, False, "face")
 
 
 def test_every_planted_fault_is_found_and_nothing_else(examined: Path) -> None:
@@ -96,6 +85,31 @@ def test_the_shared_sample(shared_data: Path, tmp_path: Path) -> None:
     assert set(json.loads((again / "doctor.json").read_text())["kinds"]) == {"no_faces"}
 
 
+@pytest.mark.parametrize("format", ["voc", "wider"])
+def test_parts_that_share_a_folder_name_an_unlabelled_image_once(format: str, tmp_path: Path) -> None:
+    root, sides = tmp_path / "own", {"train": ["a", "b"], "val": ["c"]}
+    WRITERS[format](root, {part: {name: [ONE_FACE] for name in names} for part, names in sides.items()})
+    folder = root / "JPEGImages"
+    if format == "wider":  # one folder of pictures for both lists
+        folder = root / "images"
+        for part, names in sides.items():
+            for name in names:
+                (folder / part / f"{name}.jpg").rename(folder / f"{name}.jpg")
+    for seed, name in enumerate(["a", "b", "c", "nobody"]):
+        save(folder / f"{name}.jpg", scene(seed, (100, 200)))
+    words = [f"data.root={root}", f"data.format={format}", f"out={tmp_path / 'out'}"]
+    if format == "voc":  # to test on: in no list, but with labels
+        save(folder / "kept_back.jpg", scene(9, (100, 200)))
+        (root / "Annotations" / "kept_back.xml").write_text((root / "Annotations" / "a.xml").read_text())
+    else:
+        words += [f"data.{part}.{key}={value}" for part in sides
+                  for key, value in (("labels", f"{part}.txt"), ("folder", "images"))]  # fmt: skip
+    assert main(["data=folder", *words, *QUICK]) == 0
+    assert found(tmp_path / "out") == {"unlabelled_image": {"train:nobody.jpg"}}
+    with (tmp_path / "out" / "findings.csv").open(newline="", encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -121,6 +135,35 @@ def test_no_data_and_no_place(tmp_path: Path, planted: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is not a folder"):
         run(planted, tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize("name", ["findings.csv", "doctor.json", "page/index.txt"])
+def test_what_is_of_something_else_is_not_written_over(planted: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text("mine")
+    what = "page holds something else" if "page" in name else f"{name} is there and not of the doctor; move it away"
+    with pytest.raises(InputError, match=what):
+        run(planted, out, "images=false", "page=true")
+    assert (out / name).read_text() == "mine" and len(list(out.iterdir())) == 1
+
+
+def test_other_files_stay_and_an_examination_that_was_cut_off_is_replaced(tmp_path: Path) -> None:
+    root, out = tmp_path / "wider", tmp_path / "out"
+    for seed, split in enumerate(("train", "val")):
+        write_text(root / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt", {"0--A/a": [FACE]})
+        save(picture(root, split, "0--A/a"), scene(seed))
+    out.mkdir()
+    (out / "photo.jpg").write_text("mine")
+    for _ in range(2):
+        assert run(root, out, "images=false") == 0
+    (out / "doctor.json").unlink()
+    assert run(root, out, "images=false") == 0
+    assert (out / "photo.jpg").read_text() == "mine"
+    # Pictures of the page among those of the set would be examined next time.
+    with pytest.raises(InputError, match="be taken for some of them; give another out, or page=false"):
+        run(root, root / "WIDER_train" / "images", "images=false", "page=true")
+    assert [path.name for path in (root / "WIDER_train" / "images").iterdir()] == ["0--A"]
 
 
 def test_the_command_line(planted: Path, tmp_path: Path) -> None:

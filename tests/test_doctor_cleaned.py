@@ -14,20 +14,6 @@ from fanet_lightning.errors import InputError
 from wider_files import write_text
 
 
-@pytest.fixture(scope="module")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("planted") / "wider"
-    plant(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def examined(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("examined") / "out"
-    assert run(planted, out, "fix=true") == 1
-    return out
-
-
 def test_the_copy_has_none_of_what_is_mended(examined: Path, tmp_path: Path) -> None:
     copy = examined / "cleaned"
     assert run(copy, tmp_path / "out") == 0

@@ -144,7 +144,7 @@ def test_worst_offenders(report: Report, tmp_path: Path) -> None:
     assert pairs.count("card pair") == 2 and pairs.count("<image ") == 4
     assert pairs.index("distance 1") < pairs.index("distance 0")
     broken = section(text, "truncated")
-    assert broken.count("<article") == 2 and broken.count("no picture: No such file or directory") == 1
+    assert broken.count("<article") == 2 and broken.count("no picture:</b> No such file or directory") == 1
     assert broken.count("<image ") == 0
     names = {path.name for path in (tmp_path / "page" / "thumbnails").iterdir()}
     assert names == {
@@ -155,6 +155,33 @@ def test_worst_offenders(report: Report, tmp_path: Path) -> None:
     assert "<article" not in none and not list((tmp_path / "none" / "thumbnails").iterdir())
     with pytest.raises(ValueError, match="worst=-1: at least 0"):
         write_page(tmp_path / "none", report, worst=-1)
+
+
+def test_tiles_without_a_picture_say_so(tmp_path: Path) -> None:
+    """In the tile, with boxes and without, and of a pair on the side that is broken; what nobody labelled is shown."""
+    sound = write_image(tmp_path / "sound.jpg", 60, 90)
+    empty, cut = tmp_path / "empty.jpg", tmp_path / "cut.jpg"
+    empty.write_bytes(b"")
+    cut.write_bytes(sound.read_bytes()[:-40])
+    unlabelled = Kind("unlabelled_image", "note", "No label.", "Label it.")
+    findings = [
+        Finding("truncated", "train", "empty", empty, "0 bytes"),
+        Finding("truncated", "train", "cut", cut, "cut", ((1, 1, 9, 9),)),
+        Finding("near_leak", "train", "sound", sound, "pair", other_part="val", other_path=cut),
+        Finding("unlabelled_image", "train", "", sound, "no label speaks of it"),
+        Finding("unlabelled_image", "train", "", cut, "no label speaks of it"),
+    ]
+    text = write_page(tmp_path / "page", Report("T", [*KINDS, unlabelled], findings)).read_text("utf-8")
+    tiles = re.findall(r'<figure class="sheet( blank)?">(.*?)</figure>', text, re.DOTALL)
+    # The image in every tile that is not blank, the reason in every one that is, and a drawn area for both.
+    assert [bool(blank) for blank, _ in tiles] == [True, True, False, True, False, True]
+    for blank, tile in tiles:
+        assert tile.count("<svg") == 1 and (tile.count("<image "), tile.count("no picture:")) == (
+            (0, 1) if blank else (1, 0)
+        )
+    assert "the file is empty" in tiles[0][1] and "cut short" in tiles[1][1]
+    for link in re.findall(r'<image href="([^"]*)"', text):
+        assert (tmp_path / "page" / link).stat().st_size > 100
 
 
 def test_nothing_found(tmp_path: Path, parts: dict[str, list[SizedImage | None]]) -> None:
@@ -342,7 +369,16 @@ def test_what_the_histograms_draw() -> None:
     assert drawn == {4.0: pytest.approx(200 / 3), 64.0: pytest.approx(100 / 3)}
     bars = [bar.get_height() for bar in figures.faces_per_image_figure(parts).axes[0].patches]  # type: ignore[attr-defined]
     assert bars == [50, 0, 0, 50, 0, 0, 0, 0, 0, 0]
-    heat = figures.position_figure(parts).axes[0].images[0].get_array()
+    # So few are points: the centres of the faces, where a map of 24 × 24 cells would look empty.
+    (axis,) = figures.position_figure(parts).axes
+    assert not axis.images and axis.get_title() == "train: 3 faces"
+    assert np.allclose(axis.collections[0].get_offsets(), [[0.01, 0.04], [0.52, 0.52], [0.42, 0.42]])
+    assert axis.get_ylim() == (1, 0)  # as in the image, from the top
+    many = {"train": parts["train"] * 80, "val": parts["train"]}
+    figure = figures.position_figure(many)
+    assert [axis.get_title() for axis in figure.axes[:2]] == ["train: 240 faces", "val: 3 faces"]
+    assert len(figure.axes) == 3 and not figure.axes[1].images  # the third is the bar of the first's colours
+    heat = figure.axes[0].images[0].get_array()
     assert heat is not None and heat.sum() == pytest.approx(heat.size) and np.count_nonzero(heat) == 3
 
 
@@ -391,6 +427,47 @@ document.title = JSON.stringify(seen);
     assert (seen["words"], seen["text"]) == (3, "3 of 34")
     assert (seen["train"], seen["error"], seen["more"]) == (3, 1, True)
     assert seen["sections"] == ["kind-label_tiny"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt install chromium)")
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 640])
+def test_long_names_stay_within_the_page(width: int, tmp_path: Path) -> None:
+    """Nothing reaches beyond the window but what has a scroll bar of its own; no tile's reason leaves its tile."""
+    name = "IMG_2024_a_name_without_a_space_" * 6
+    image = write_image(tmp_path / f"{name}.jpg", 60, 90)
+    empty = tmp_path / f"{name}-empty.jpg"
+    empty.write_bytes(b"")
+    findings = [
+        Finding("truncated", "train", f"0--A/{name}", empty, f"{name} ends", ((1, 1, 9, 9),)),
+        Finding("near_leak", "train", f"0--A/{name}", image, "pair", other_part="val", other_path=empty),
+        Finding("label_tiny", "val", "", image, f"line 7: '{name}'"),
+    ]
+    index = write_page(tmp_path / "page", Report(name, KINDS, findings, [Facts("train", 2, 2, 0, 0, 9)]))
+    probe = """
+<script>
+const wide = document.documentElement.clientWidth;
+const outside = [...document.querySelectorAll("main *")].filter(
+  (own) => !own.closest(".scroll, svg") && own.getBoundingClientRect().right > wide + 1);
+const leaving = [...document.querySelectorAll(".reason")].filter((own) => {
+  const tile = own.closest("figure").querySelector("svg").getBoundingClientRect(), text = own.getBoundingClientRect();
+  return text.bottom > tile.bottom + 1 || text.top < tile.top - 1 || text.right > tile.right + 1;
+});
+const scrolls = document.documentElement.scrollWidth > wide;
+const reasons = document.querySelectorAll(".reason").length;
+document.title = JSON.stringify([outside.map((own) => own.outerHTML), leaving.length, scrolls, reasons]);
+</script>
+</body>"""
+    index.write_text(index.read_text(encoding="utf-8").replace("</body>", probe), encoding="utf-8")
+    run = subprocess.run(
+        [
+            str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+            f"--window-size={width},1500", "--virtual-time-budget=5000", "--dump-dom", index.as_uri(),
+        ],
+        capture_output=True, text=True, timeout=110, check=True,
+    )  # fmt: skip
+    found = re.search(r"<title>(.*?)</title>", run.stdout)
+    assert found and json.loads(html.unescape(found[1])) == [[], 0, False, 2]
 
 
 def test_the_page_is_well_formed_where_it_draws(report: Report, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -316,6 +317,12 @@ def test_servers_that_do_not_give_it(
     words = ("--source", server.url, "--manifest", manifest, "--parts", "val", "--retries", 1, "--wait", 0.01)
     text = error_of(run("--root", tmp_path / "w", *words))
     assert f"{server.url}/WIDER_val.zip {says}" in text and "give another --source" in text
+    if answer.status != 200:  # nothing had arrived, so nothing is left, and a folder that was there stays
+        assert not (tmp_path / "w").exists()
+        (tmp_path / "w").mkdir()
+        error_of(run("--root", tmp_path / "w", *words))
+        error_of(run("--root", tmp_path / "w/new/deep", *words))
+        assert list((tmp_path / "w").iterdir()) == []
 
 
 def test_no_network(manifest: Path, tmp_path: Path) -> None:
@@ -395,6 +402,23 @@ def test_archives_at_hand(manifest: Path, archives: dict[str, bytes], tmp_path: 
     (mirror / "WIDER_test.zip").unlink()
     words = ("--root", tmp_path / "third", "--source", mirror, "--manifest", manifest, "--parts", "test")
     assert "there is no WIDER_test.zip in it" in error_of(run(*words))
+
+
+def test_the_list_of_test_images_is_needed_for_these_alone(archives: dict[str, bytes], tmp_path: Path) -> None:
+    mirror, root = tmp_path / "mirror", tmp_path / "w"
+    mirror.mkdir()
+    with zipfile.ZipFile(io.BytesIO(archives["annotations"])) as archive:
+        kept = {name: archive.read(name) for name in archive.namelist() if "test" not in name}
+    assert len(kept) == 2
+    fewer = {**archives, "annotations": zipped(kept)}
+    for part, content in fewer.items():
+        (mirror / NAMES[part]).write_bytes(content)
+    words = ("--root", root, "--source", mirror, "--manifest", write_manifest(tmp_path / "fewer.json", fewer))
+    done = run(*words, "--parts", "train", "val", "annotations")
+    assert done.returncode == 0, done.stderr
+    assert (len(load_wider_face(root, "train")), len(load_wider_face(root, "val"))) == (5, 3)
+    assert run(*words, "--parts", "val", "annotations").stdout.count("complete; nothing to do") == 2
+    assert "holds no wider_face_test_filelist.txt" in error_of(run(*words, "--parts", "test", "annotations"))
 
 
 def test_one_at_a_time(server: FileServer, manifest: Path, tmp_path: Path) -> None:
@@ -486,6 +510,34 @@ def test_vgg16s_official_name_at_another_address(tmp_path: Path) -> None:
     with file_server() as running:
         running.serve("/models/vgg16-397923af.pth", Answer(b"not the weights"))
         done = run("--root", tmp_path, "--source", f"{running.url}/models/", script="download_vgg16")
+        new = run("--root", tmp_path / "new/deep", "--source", f"{running.url}/models/", script="download_vgg16")
     assert "vgg16-397923af.pth gives a file that has the SHA-256" in error_of(done)
+    assert "has the SHA-256" in error_of(new)
     assert list(tmp_path.iterdir()) == []
-    assert "not an http(s) address" in error_of(run("--source", tmp_path, script="download_vgg16"))
+
+
+def test_vgg16_from_a_folder_without_network(tmp_path: Path) -> None:
+    content = random.Random(0).randbytes(300_000)
+    name = f"vgg16-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    stick, root = tmp_path / "stick", tmp_path / "new/weights"
+    stick.mkdir()
+    (stick / name).write_bytes(content)
+    nowhere = {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": ""}
+
+    def fetched(source: object, **words: str) -> Run:
+        return run("--root", root, "--source", source, script="download_vgg16", **nowhere, **words)
+
+    done = fetched(stick / name)
+    assert done.returncode == 0, done.stderr
+    assert [(path.name, path.read_bytes()) for path in root.iterdir()] == [(name, content)]
+    assert "copied, its SHA-256 begins with" in done.stdout and f"weights={root / name}" in done.stdout
+    assert "nothing to do" in fetched(stick / name).stdout
+    shutil.rmtree(root.parent)
+    # A folder has to have the official file: not there, and another one under its name.
+    assert f"--source={stick}: there is no vgg16-397923af.pth in it" in error_of(fetched(stick))
+    (stick / "vgg16-397923af.pth").write_bytes(content)
+    assert f"{stick / 'vgg16-397923af.pth'}: has the SHA-256" in error_of(fetched(stick))
+    assert not root.parent.exists()
+    (stick / "mine.pth").write_bytes(content)
+    assert "the name has no digest" in error_of(fetched(stick / "mine.pth"))
+    assert "neither an http(s) address nor a file or folder" in error_of(fetched(tmp_path / "none"))

@@ -181,8 +181,8 @@ def test_a_picture_of_a_hundred_megapixels(
     source, out = Source(tmp_path, [(64, 96)]), tmp_path / "out"
     tile = np.random.default_rng(0).integers(0, 256, (500, 500, 3), dtype=np.uint8)
     assert cv2.imwrite(str(source.records[0].path), np.tile(tile, (20, 20, 1)), [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    monkeypatch.setattr("fanet_lightning.detector.bytes_per_pixel", lambda *_, **__: 1.0)
-    monkeypatch.setattr("fanet_lightning.detector.available_bytes", lambda device: 2 * 25_000_000)
+    monkeypatch.setattr("fanet_lightning.pixel_limit.bytes_per_pixel", lambda *_, **__: 1.0)
+    monkeypatch.setattr("fanet_lightning.pixel_limit.available_bytes", lambda device: 2 * 25_000_000)
     evaluate(checkpoint, source, protocol_settings(protocol), out, device="cpu", workers=1)
     ((*passes,),) = json.loads((out / "scales.json").read_text()).values()
     sizes = [(step["height"], step["width"], step["tiles"]) for step in passes]
@@ -233,7 +233,7 @@ def test_the_test_split_gives_a_submission(
     assert record["made_by"]["protocol_settings"]["kind"] == "original" and "ap" not in record
     # Scores of another split do not come to lie beside it.
     with pytest.raises(InputError, match=r"out holds submission.zip of an evaluation of another split; give another"):
-        evaluate(checkpoint, WiderFaceSource(tmp_path), ORIGINAL, out, device="cpu")
+        evaluate(checkpoint, WiderFaceSource(tmp_path, [(40, 50)]), ORIGINAL, out, device="cpu")
 
 
 def test_an_archive_needs_every_image(tmp_path: Path) -> None:
@@ -313,6 +313,30 @@ def test_mistakes_at_the_command_line(checkpoint: Path, tmp_path: Path, words: l
     command = [f"checkpoint={checkpoint}", f"data.root={tmp_path / 'data'}", f"out={tmp_path / 'out'}", "device=cpu"]
     with pytest.raises(InputError, match=message):
         verb.main([*command, *words])
+
+
+@pytest.mark.parametrize("name", ["predictions", "scores.json", "scales.json", "detections.png", "pr_curves.pdf"])
+def test_what_is_of_something_else_is_not_written_over(checkpoint: Path, tmp_path: Path, name: str) -> None:
+    """Known before any image is read; and other names in the folder are no hindrance."""
+    out = tmp_path / "out"
+    (out / "photos").mkdir(parents=True)
+    mine = out / name if "." in name else out / name / "thesis.txt"
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    with pytest.raises(InputError, match=f"out=.*: {name} is there and not of an evaluation; move it away"):
+        evaluate(checkpoint, Source(tmp_path, [(40, 50)]), ORIGINAL, out, device="cpu", workers=0)
+    assert mine.read_text() == "mine" and not (out / "unfinished.jsonl").exists()
+
+
+def test_the_files_of_others_stay(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    mine = {"photos/a.jpg": "picture", "notes.txt": "notes", "detections.csv": "1,2"}
+    for name, text in mine.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text(text)
+    for _ in range(2):  # the second over the first
+        evaluate(checkpoint, Source(tmp_path, [(40, 50)]), ORIGINAL, out, device="cpu", workers=0)
+        assert {name: (out / name).read_text() for name in mine} == mine
 
 
 def test_help_lists_the_keys(capsys: pytest.CaptureFixture[str]) -> None:

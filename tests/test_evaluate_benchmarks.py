@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from fanet_lightning import evaluate as verb
+from fanet_lightning.data.sources import WiderFaceSource
 from fanet_lightning.net.build import build_network
 from fanet_lightning.score import score_predictions
 from fanet_lightning.scoring.fddb_benchmark import FddbBenchmark
 from fanet_lightning.scoring.pascal_face_benchmark import PascalFaceBenchmark
 from fddb_files import write_fddb
 from pascal_face_files import AFW_CORRECTED, CORRECTED, write_annotations, write_images
+from wider_files import numbered, write_wider
 
 FDDB_FACES = {
     1: {"2002/08/11/big/img_591": [(40, 25, np.pi / 2, 60, 60)]},
@@ -122,3 +125,27 @@ def test_attributes_and_errors_of_drawn_faces(checkpoint: Path, tmp_path: Path) 
     assert "blur" in json.loads((out / "attributes.json").read_text())["groups"]
     assert len(list((out / "errors" / "pictures").iterdir())) == 2
     assert "2 worst of 4 images" in done.stdout
+
+
+def test_wider_without_the_official_ground_truth_says_so(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "wider"
+    write_wider(root, "val", numbered(3))
+    words = [f"checkpoint={checkpoint}", "data=wider_face", f"data.root={root}", "device=cpu", "workers=0"]
+    assert verb.main([*words, f"out={tmp_path / 'out'}"]) == 0
+    (note,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert "easy, medium and hard could not be computed" in note and str(root / "eval_gt") in note
+    assert f"download_wider_face.py --root {root} --parts ground_truth" in note and "data.ground_truth=DIR" in note
+    assert list(json.loads((tmp_path / "out" / "scores.json").read_text())["ap"]) == ["all"]
+    # The official files are about val alone.
+    write_wider(root, "train", numbered(3))
+    assert verb.main([*words, "split=train", f"out={tmp_path / 'train'}"]) == 0
+    assert "easy, medium and hard" not in capsys.readouterr().err
+
+
+def test_nothing_is_said_where_the_ground_truth_is_there(tmp_path: Path) -> None:
+    (tmp_path / "eval_tools" / "ground_truth").mkdir(parents=True)
+    assert WiderFaceSource(tmp_path).lacking_ground_truth() is None
+    assert WiderFaceSource(tmp_path / "none", ground_truth=tmp_path).lacking_ground_truth() is None
+    assert WiderFaceSource(tmp_path / "none").lacking_ground_truth() is not None

@@ -1,6 +1,7 @@
 """Data of one's own as a source: parts, lists, the share for validation, names of files, and the command line."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -82,8 +83,29 @@ def test_lists_select(format: str, tmp_path: Path) -> None:
     same = {"train": {"images": "mine.txt"}, "val": {"images": "mine.txt"}}
     assert "2 images are both trained and validated on" in refusal(tmp_path, format, **same)
     (tmp_path / "mine.txt").write_text("event/004\nevent/999\n")
-    line = refusal(tmp_path, format, train={"images": "mine.txt"}, val={"images": "test.lst"})
-    assert "mine.txt, line 2: event/999 is not among the 6 labelled images" in line
+    lists = {"train": {"images": "mine.txt"}, "val": {"images": "test.lst"}}
+    line = refusal(tmp_path, format, **lists)
+    assert line.startswith(f"data.train.images: {tmp_path / 'mine.txt'}, line 2: no image event/999 in ")
+    # Of the six the last three characters tell apart; one of another folder is known by its name.
+    assert re.search(r"\(6 labelled images, named relative to it\); did you mean event/00\d\?$", line)
+    (tmp_path / "mine.txt").write_text("004.jpg\n")
+    assert refusal(tmp_path, format, **lists).endswith("did you mean event/004?")
+    (tmp_path / "mine.txt").write_text("zzzz.png\n")
+    assert refusal(tmp_path, format, **lists).endswith("correct the name, or take the line out")
+    (tmp_path / "mine.txt").write_text("event/004\n")
+    (tmp_path / "test.lst").write_text("# none\n")
+    line = refusal(tmp_path, format, **lists)
+    assert "names no image; write one image name, relative to the folder of images, a line" in line
+    assert "event/name" not in line
+
+
+def test_a_list_may_not_name_what_has_no_label(tmp_path: Path) -> None:
+    write_coco(tmp_path, {"train": many(3), "val": VAL})
+    write_picture(tmp_path / "images" / "train" / "event" / "new.jpg")
+    (tmp_path / "mine.txt").write_text("event/000\nevent/new.jpg\n")
+    line = refusal(tmp_path, "coco", train={"images": "mine.txt"})
+    assert "mine.txt, line 2: no label speaks of event/new, which lies in " in line
+    assert line.endswith("label it, or take the line out")
 
 
 def test_given_labels_and_folders(tmp_path: Path) -> None:
@@ -196,8 +218,8 @@ def test_inventories_hold_what_training_refuses(format: str, tmp_path: Path) -> 
         assert "unlabelled" in images
     else:
         assert not images["party/b"].path.exists() and images["party/b"].ignored.tolist() == [True, False]
-        others = {"d.jpg", "e.jpg"} if format == "voc" else set()  # VOC has one folder for all parts
-        assert {path.name for path in train.unlabelled} == {"unlabelled.jpg"} | others
+        # VOC has one folder for all parts: an image with an XML file that this part's list leaves out is labelled.
+        assert {path.name for path in train.unlabelled} == {"unlabelled.jpg"}
     stated = {"coco": (200, 100), "voc": (200, 100)}
     assert images["c"].stated_wh == stated.get(format)
     lines = {"coco": None, "yolo": 1, "voc": 4, "wider": 3}

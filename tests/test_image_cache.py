@@ -190,6 +190,7 @@ def test_the_limit_is_kept_and_said(
         ({"cache": "memory", "cache_gib": 0.0}, "cache_gib=0.0 must be a positive number"),
         ({"cache": "memory", "cache_gib": float("nan")}, "cache_gib=nan must be a positive number"),
         ({"cache": "disk", "cache_side": 0}, "cache_side=0 must be at least 1 pixel"),
+        ({"cache": "disk", "cache_side": 31}, "cache_side=31 is below input_size=32: even a whole copy"),
     ],
 )
 def test_bad_options_are_one_line(root: Path, options: dict[str, Any], message: str) -> None:
@@ -201,8 +202,10 @@ def test_bad_options_are_one_line(root: Path, options: dict[str, Any], message: 
 def test_a_file_in_place_of_cache_dir_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cache_dir=.*is not a folder"):
-        check_cache("disk", None, tmp_path / "file", None)
-    check_cache("memory", None, tmp_path / "file", None)  # not used there
+        check_cache("disk", None, tmp_path / "file", None, 640)
+    check_cache("memory", None, tmp_path / "file", None, 640)  # not used there
+    for cache, side in (("memory", 1), (None, 1), ("disk", 640)):
+        check_cache(cache, None, tmp_path, side, 640)
 
 
 # Training with it

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from fanet_lightning import sweep, train
+from fanet_lightning import sweep, train, training
 from fanet_lightning.config import canonical, compose_config, compose_train, plain
 from fanet_lightning.errors import InputError
 from fanet_lightning.run_record import RunRecord, locked, read_record
@@ -117,6 +117,37 @@ def test_a_run_is_not_overwritten_by_mistake(tmp_path: Path, monkeypatch: pytest
         train.main(["level=1", "out=mine", *TINY])
     with pytest.raises(InputError, match=r"out=mine holds a run with batch_size=8, this one has batch_size=4"):
         train.main(["level=1", "out=mine", "resume=auto", *TINY])
+
+
+@pytest.mark.parametrize("words", [[], ["overwrite=true"]])
+def test_what_is_of_something_else_is_not_written_over(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("checkpoints/thesis.pt", "evaluation/marks.csv", "evaluation_short640/a.txt", "csv/mine.csv"):
+        mine = tmp_path / "mine" / name
+        mine.parent.mkdir(parents=True)
+        mine.write_text("mine")
+        folder = Path(name).parent.name
+        with pytest.raises(InputError, match=f"out=mine: {folder} is there and not of a run; move it away"):
+            train.main(["level=1", "out=mine", *TINY, *words])
+        assert [path.name for path in (tmp_path / "mine").rglob("*")] == [folder, mine.name]
+        mine.unlink()
+        mine.parent.rmdir()
+
+
+def test_overwriting_a_run_removes_what_a_run_makes_and_nothing_else(tmp_path: Path) -> None:
+    options = {**settings_of("level=1"), "overwrite": True, "resume": None}
+    RunRecord(name="level1", seed=0, settings=options, state="finished").write(tmp_path)
+    for name in ("checkpoints/a.ckpt", "evaluation/scores.json", "evaluation_short640/scores.json"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("old")
+    mine = [tmp_path / "evaluation_notes.txt", tmp_path / "evaluation of mine" / "a.txt", tmp_path / "photo.jpg"]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    training._open_record(options, tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(mine)
 
 
 def test_the_ablation_is_seven_trainings_per_seed() -> None:

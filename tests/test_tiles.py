@@ -198,7 +198,7 @@ def test_faces_are_those_of_the_whole_picture(
     network, images = network_and_picture(options, 96, 4001)
     detector = FaceDetector(network, detection={"keep": 5000, **detection})
     monkeypatch.setattr(tiles, "SMALLEST_TILE_PIXELS", 1)
-    monkeypatch.setattr("fanet_lightning.detector.SMALLEST_TILE_PIXELS", 1)
+    monkeypatch.setattr("fanet_lightning.pixel_limit.SMALLEST_TILE_PIXELS", 1)
     whole, one = detector.find(images, None)
     tiled, several = detector.find(images, 96 * 1536)
     assert one == 1 and several > 5

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.io import savemat
 
 from fanet_lightning.data.records import ATTRIBUTES, ImageRecord, PackedRecords
+from fanet_lightning.data.sources import WiderFaceSource
 from fanet_lightning.data.wider_annotations import parse_mat, parse_text
 from fanet_lightning.data.wider_face import load_wider_face, read_annotations, records_of
 from fanet_lightning.errors import InputError
@@ -229,6 +230,20 @@ def test_load_whole_split_and_list(tmp_path: Path) -> None:
     assert len(load_wider_face(tmp_path, "val", images=Path("list.txt"))) == 2
 
 
+def test_a_zip_without_the_list_of_test_images(tmp_path: Path) -> None:
+    write_wider(tmp_path, "train", numbered(3))
+    write_wider(tmp_path, "val", numbered(2))
+    (tmp_path / "WIDER_test" / "images").mkdir(parents=True)
+    shutil.make_archive(str(tmp_path / "wider_face_split"), "zip", tmp_path, "wider_face_split")
+    shutil.rmtree(tmp_path / "wider_face_split")
+    assert (len(load_wider_face(tmp_path, "train")), len(load_wider_face(tmp_path, "val"))) == (3, 2)
+    source = WiderFaceSource(tmp_path)
+    source.check()
+    assert [len(inventory.images) for inventory in source.inventories()] == [3, 2]
+    with pytest.raises(InputError, match=r"no wider_face_test_filelist\.txt or wider_face_test\.mat in .*split\.zip"):
+        load_wider_face(tmp_path, "test")
+
+
 def test_zip_beside_the_images_is_found(tmp_path: Path) -> None:
     write_wider(tmp_path, "val", numbered(2))
     shutil.make_archive(str(tmp_path / "wider_face_split"), "zip", tmp_path, "wider_face_split")
@@ -258,6 +273,10 @@ def test_mistakes_in_lists(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         load_wider_face(tmp_path, "val", images=path)
     assert message(error).startswith(f"{path}, line 3: 0--Parade/nobody is not among the 2 images of the val split")
+    assert "; correct the name, or name the split that has it" in message(error)
+    path.write_text("0_Parade_001.jpg\n")
+    with pytest.raises(InputError, match=r"correct the name \(0--Parade/0_Parade_001\?\), or name the split"):
+        load_wider_face(tmp_path, "val", images=path)
     path.write_text("0--Parade/0_Parade_000\n0--Parade/0_Parade_000.jpg\n")
     with pytest.raises(InputError, match=r":2: '0--Parade/0_Parade_000' stands in line 1 already"):
         read_image_list(path)

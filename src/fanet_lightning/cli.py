@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fanet_lightning.config import compose_config
 from fanet_lightning.errors import InputError
+from fanet_lightning.help_text import choices_text
 
 # 2 is what argparse leaves with on bad input; 130 is the shell's code for Ctrl-C.
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -39,8 +40,7 @@ def verb_config(config_name: str, argv: Sequence[str], usage: str, required: Seq
         InputError: a word that is not ``key=value``, an unknown key, or a required key without a value.
     """
     if any(word in ("-h", "--help") for word in argv):
-        print(f"{usage}\n\nKeys and their defaults:\n")
-        print(OmegaConf.to_yaml(compose_config(config_name, [word for word in argv if "=" in word])))
+        print_help(config_name, [word for word in argv if "=" in word], usage)
         return None
     for word in argv:
         if "=" not in word:
@@ -50,6 +50,18 @@ def verb_config(config_name: str, argv: Sequence[str], usage: str, required: Seq
     if missing:
         raise InputError(f"{' and '.join(f'{key}=…' for key in missing)} must be given; {usage.splitlines()[0]}")
     return config
+
+
+def print_help(config_name: str, words: Sequence[str], usage: str) -> None:
+    """Usage, the choices of the configuration's groups, and every key with its value under ``words``.
+
+    Raises:
+        InputError: see :func:`fanet_lightning.config.compose_config`.
+    """
+    keys = OmegaConf.to_yaml(compose_config(config_name, words))
+    print(
+        "\n\n".join(text for text in (usage, choices_text(config_name), f"Keys and their defaults:\n\n{keys}") if text)
+    )
 
 
 def check_report_keys(config: DictConfig) -> None:

@@ -8,22 +8,21 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Self, TypeVar, cast, overload
 
 import torch
 from torch import nn
 
 from fanet_lightning.anchors import AnchorGrid
-from fanet_lightning.boxes import clip
-from fanet_lightning.data.resize import TestScale
 from fanet_lightning.errors import InputError, first_line
-from fanet_lightning.image_inputs import ChannelOrder, OneImage, check_channel_order, is_one_image
-from fanet_lightning.image_stream import Prepared, in_order, network_input, prepare
-from fanet_lightning.memory import SHARE, available_bytes, bytes_per_pixel, free_cached, is_out_of_memory
+from fanet_lightning.image_inputs import ChannelOrder, OneImage, is_one_image
+from fanet_lightning.image_stream import StreamSettings, in_image, in_order
+from fanet_lightning.memory import free_cached, is_out_of_memory
 from fanet_lightning.model_loading import load_model, network_from_checkpoint, read_checkpoint
-from fanet_lightning.multiscale import Found, MultiScale
+from fanet_lightning.multiscale import Found
 from fanet_lightning.net.activation_memory import keep_activation_memory
 from fanet_lightning.net.blocks import fuse
+from fanet_lightning.pixel_limit import PixelLimit
 from fanet_lightning.postprocess import detect
 from fanet_lightning.pretrained import DEFAULT_MODEL, locate
 from fanet_lightning.protocols import Protocol, protocol_of
@@ -34,9 +33,10 @@ from fanet_lightning.training_images import TrainingImages
 
 __all__ = ["FaceDetector", "load_model", "network_from_checkpoint", "read_checkpoint"]
 
-# Images of one size that go through the network together. On a CPU that is no faster: the light model took 52.7 ms an
-# image of 640 × 480 alone, 52.7 in twos and fours, 52.8 in eights (benchmarks/detector_overhead.py --batches).
-BATCH_SIZE_CPU, BATCH_SIZE = 1, 8
+# Images of one size that go through the network together, and their pixels in all on a CPU. There a pass of the light
+# model costs some 4 ms whatever its size: eight 96 × 96 images together take half the time of eight alone, eight of
+# 320 × 240 four fifths; of 640 × 480 nearly all (benchmarks/detector_overhead.py --batches).
+BATCH_SIZE, BATCH_PIXELS_CPU = 8, 640 * 480
 
 _T = TypeVar("_T")
 
@@ -51,11 +51,15 @@ class FaceDetector:
         detection: keyword arguments of :func:`fanet_lightning.postprocess.detect`.
         precision: ``32-true`` or ``bf16-mixed``.
         batch_size: of several images, so many that have the same size at test scale go through the network together,
-            as far as memory goes. None: 1 on a CPU, where more are no faster, else 8.
+            as far as memory goes. None: 8, on a CPU of 640 × 480 pixels in all at most: there small images gain by it
+            (96 × 96 half of the time), larger ones do not.
         source: the checkpoint or model folder that the network came from, for the record.
         network_options: what ``build_network`` made the network with, for the record.
         training_images: what it was trained on; None where that is not known.
     """
+
+    # Pixels of all images that are computed together; None: any number.
+    batch_pixels: int | None = None
 
     def __init__(
         self,
@@ -77,14 +81,12 @@ class FaceDetector:
         self.precision = precision
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size={batch_size}; give 1 or more")
-        self.batch_size = batch_size or (BATCH_SIZE_CPU if self.device.type == "cpu" else BATCH_SIZE)
+        self.batch_size = batch_size or BATCH_SIZE
+        self.batch_pixels = BATCH_PIXELS_CPU if batch_size is None and self.device.type == "cpu" else None
         self.source = source
         self.network_options = None if network_options is None else dict(network_options)
         self.training_images = training_images
-        # Pixels that have run out of memory once are not tried again.
-        self._refused_pixels: int | None = None
-        self._bytes_per_pixel: float | None = None
-        self._most_together: int | None = None
+        self._pixels = PixelLimit(self.network, self.device, autocast_bf16=precision == "bf16-mixed")
 
     @classmethod
     def from_checkpoint(cls, path: Path | str, **options: Any) -> Self:
@@ -181,14 +183,14 @@ class FaceDetector:
         """
         if not is_one_image(images):
             found = []
-            several: Iterable[Any] = images
+            several = cast(Iterable[Any], images)
             for _, outcome in self.detect_each(several, protocol, threshold, channel_order=channel_order):
                 if isinstance(outcome, InputError):
                     raise outcome
                 found.append(outcome)
             return found
-        scale = self._checked(protocol, threshold, channel_order)
-        return self._detect_alike(scale, threshold, [prepare(images, scale, channel_order)])[0]
+        settings = StreamSettings(protocol_of(protocol), threshold, channel_order)
+        return settings.detect(self, [settings.prepare(images)])[0]
 
     def detect_each(
         self,
@@ -212,65 +214,39 @@ class FaceDetector:
         Raises:
             InputError: an unknown protocol, or a threshold outside 0 … 1; before the first image is read.
         """
-        scale = self._checked(protocol, threshold, channel_order)
-        several: Iterable[Any] = [images] if is_one_image(images) else images
-        return in_order(
-            several,
-            partial(prepare, protocol=scale, channel_order=channel_order),
-            partial(self._detect_alike, scale, threshold),
-            1 if isinstance(scale, MultiScale) else self.batch_size,
-        )
-
-    def _checked(self, protocol: Protocol | None, threshold: float, channel_order: str) -> TestScale | MultiScale:
-        if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
-            raise InputError(f"threshold={threshold}; give a score of 0 … 1")
-        check_channel_order(channel_order)
-        return protocol_of(protocol)
-
-    def _detect_alike(
-        self, scale: TestScale | MultiScale, threshold: float, images: Sequence[Prepared]
-    ) -> list[Detections]:
-        """Of images that have one size at test scale; with several scales of one image."""
-        if isinstance(scale, MultiScale):
-            found = [scale.detect(self, image.pixels)[0] for image in images]
-        else:
-            faces = self.find_alike(network_input(images), scale.tile_pixels)
-            found = [
-                _in_image(item.detections, torch.from_numpy(image.scale_xy), image.height, image.width)
-                for item, image in zip(faces, images, strict=True)
-            ]
-        return [item.above(threshold) for item in found] if threshold else found
+        settings = StreamSettings(protocol_of(protocol), threshold, channel_order)
+        several = [images] if is_one_image(images) else cast(Iterable[Any], images)
+        # What is wrong with the settings is said by the call, not by the first step of the iteration.
+        together = partial(settings.images_together, self.batch_size, self.batch_pixels)
+        return in_order(several, settings.prepare, partial(settings.detect, self), together)
 
     def detect_resized(
         self, images: torch.Tensor, scale_xy: torch.Tensor, height: int, width: int, tile_pixels: TilePixels = AUTO
     ) -> Found:
         """As :meth:`detect`, for an image (1, 3, h, w) uint8 that already has test scale ``scale_xy`` (1, 2)."""
         found, count = self.find(images, tile_pixels)
-        return Found(_in_image(found, scale_xy[0], height, width), count)
+        return Found(in_image(found, scale_xy[0], height, width), count)
 
     def find_alike(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> list[Found]:
         """As :meth:`find`, for images (B, 3, h, w); as many at a time as fit into memory."""
         count, _, height, width = images.shape
-        limits = [] if count == 1 else [self._limit(AUTO if tile_pixels is None else tile_pixels), self._most_together]
-        together = max(1, min([count, *(limit // (height * width) for limit in limits if limit is not None)]))
+        together = (self._pixels.images_together(height, width, tile_pixels) if count > 1 else None) or count
         found: list[Found] = []
         for start in range(0, count, together):
             found += self._found_alike(images[start : start + together], tile_pixels)
         return found
 
     def _found_alike(self, images: torch.Tensor, tile_pixels: TilePixels) -> list[Found]:
-        if len(images) == 1:
+        count, _, height, width = images.shape
+        if count == 1:
             return [self.find(images, tile_pixels)]
-        outcome = self._tried(lambda: self._find_together(images))
+        outcome = self._tried(partial(self._find_together, images))
         if not isinstance(outcome, str):
             return [Found(detections, 1) for detections in outcome]
         free_cached(self.device)
-        # Halves, now and for the images that follow.
-        half = len(images) // 2
-        self._most_together = half * images.shape[2] * images.shape[3]
-        return [
-            item for part in images.split([half, len(images) - half]) for item in self._found_alike(part, tile_pixels)
-        ]
+        self._pixels.refuse_together(count * height * width)
+        half = count // 2
+        return self._found_alike(images[:half], tile_pixels) + self._found_alike(images[half:], tile_pixels)
 
     def find(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> Found:
         """Faces of one image (1, 3, h, w) uint8 in its own pixels, not clipped to it, on the CPU.
@@ -284,7 +260,7 @@ class FaceDetector:
         """
         height, width = images.shape[-2:]
         while True:
-            parts = tiles(height, width, self._limit(tile_pixels))
+            parts = tiles(height, width, self._pixels.of_tile(tile_pixels))
             outcome = self._tried(partial(self._find, images, parts))
             if not isinstance(outcome, str):
                 return Found(outcome, len(parts))
@@ -298,32 +274,7 @@ class FaceDetector:
                     f"{size} does not fit into memory, not even in tiles of {largest:,} pixels ({outcome}); free "
                     "memory on the device, or take another one"
                 )
-            self._refused_pixels = largest
-
-    def _limit(self, tile_pixels: TilePixels) -> int | None:
-        if tile_pixels is None:
-            return None
-        limits = [tile_pixels] if isinstance(tile_pixels, int) else []
-        if self._refused_pixels is not None:
-            limits.append(self._refused_pixels // 2)
-        elif tile_pixels == AUTO:
-            limits.extend(self._pixels_in_memory())
-        return max(SMALLEST_TILE_PIXELS, min(limits)) if limits else None
-
-    def _pixels_in_memory(self) -> list[int]:
-        """One number, or none where the memory is not known."""
-        available = available_bytes(self.device)
-        if available is None:
-            return []
-        if self._bytes_per_pixel is None:
-            try:
-                bf16 = self.precision == "bf16-mixed"
-                self._bytes_per_pixel = bytes_per_pixel(self.network, self.device, autocast_bf16=bf16)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                return []  # the image itself will say so
-        return [int(available * SHARE / self._bytes_per_pixel)] if self._bytes_per_pixel else []
+            self._pixels.refuse_tile(largest)
 
     def _tried(self, work: Callable[[], _T]) -> _T | str:
         """The faces, or the first line of what was said when memory ran out.
@@ -353,13 +304,8 @@ class FaceDetector:
         return [Detections(item.boxes_xyxy.cpu(), item.scores.cpu()) for item in found]
 
     def _heads(self, images: torch.Tensor) -> NetworkOutput:
-        images = images.to(self.device, memory_format=torch.channels_last)
+        # In either memory format: what the normaliser makes of both is one and the same.
+        images = images.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed"):
             output: NetworkOutput = self.network(images)
         return output
-
-
-def _in_image(found: Detections, scale_xy: torch.Tensor, height: int, width: int) -> Detections:
-    """Boxes in network pixels → in pixels of the image, clipped to it; ``scale_xy`` (2,)."""
-    boxes_xyxy = found.boxes_xyxy / scale_xy.to(found.boxes_xyxy.dtype).repeat(2)
-    return Detections(clip(boxes_xyxy, height, width), found.scores)

@@ -103,14 +103,25 @@ def diagnose(config: "DictConfig", argv: Sequence[str] = ()) -> "tuple[Examined,
     from fanet_lightning.config import plain
     from fanet_lightning.diagnosis.cleaned_copy import check_copy_folder, write_cleaned_copy
     from fanet_lightning.diagnosis.examine import examine
-    from fanet_lightning.diagnosis.outputs import CSV_FILE, JSON_FILE, print_report, write_findings, write_summary
+    from fanet_lightning.diagnosis.outputs import (
+        CSV_FILE,
+        JSON_FILE,
+        check_out,
+        print_report,
+        write_findings,
+        write_summary,
+    )  # fmt: skip
+    from fanet_lightning.diagnosis.page import check_page_folder, write_page
     from fanet_lightning.scoring.results import made_by
 
     _check_values(config)
     data = plain(config)["data"]
     out = Path(str(config.out)) if config.out is not None else Path("outputs") / "doctor" / str(data["name"])
     check_writable(out)
+    check_out(out)
     inventories = inventories_of(data)
+    if config.page:
+        check_page_folder(out / PAGE, [inventory.folder for inventory in inventories])
     if config.fix:
         check_copy_folder(out / CLEANED, inventories)
     examined = examine(
@@ -132,8 +143,6 @@ def diagnose(config: "DictConfig", argv: Sequence[str] = ()) -> "tuple[Examined,
         out / JSON_FILE, examined.report, inventories, made_by(["python", "-m", "fanet_lightning.doctor", *argv]), level
     )
     if config.page:
-        from fanet_lightning.diagnosis.page import write_page
-
         parts = {inventory.part: sized_images(inventory, examined) for inventory in inventories}
         coverages = coverages_of(config, parts) if config.coverage else []
         write_page(out / PAGE, examined.report, parts=parts, coverages=coverages, worst=config.worst)

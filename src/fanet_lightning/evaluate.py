@@ -13,9 +13,10 @@ from fanet_lightning.files import check_writable
 
 if TYPE_CHECKING:
     from fanet_lightning.inference_store import Inferred, Journal
+    from fanet_lightning.onnx_detector import OnnxFaceDetector
 
 USAGE = (
-    "python -m fanet_lightning.evaluate checkpoint=FILE|FOLDER|NAME [data=wider_face data.root=DIR] "
+    "python -m fanet_lightning.evaluate checkpoint=FILE|FOLDER|NAME|EXPORT.onnx [data=wider_face data.root=DIR] "
     "[protocol=short640] [out=DIR]"
 )
 PACKAGES = ("fanet-lightning", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy", "opencv-python-headless")
@@ -48,7 +49,8 @@ def evaluate(
     many of the scored images are in it.
 
     Args:
-        checkpoint: file that ``train`` has written, or a model: see :func:`fanet_lightning.pretrained.locate`.
+        checkpoint: file that ``train`` has written, or a model: see :func:`fanet_lightning.pretrained.locate`; or an
+            ``.onnx`` file of ``export``, which onnxruntime runs.
         source: what :func:`fanet_lightning.data.sources.build_source` made.
         protocol: ``name`` and what :func:`fanet_lightning.multiscale.build_protocol` reads.
         out: folder, made if need be.
@@ -80,14 +82,19 @@ def evaluate(
     from fanet_lightning.scoring.results import made_by
 
     stated, checkpoint = str(checkpoint), locate(checkpoint)
-    device = _resolve_device(device)
     _check_options(resume, lower_top, out, labelled)
     if attributes or errors:
         files.check_wider(source, labelled)
     scale = build_protocol(protocol)
-    detector = FaceDetector.from_checkpoint(checkpoint, device=device, precision=_precision(precision, device))
-    defaults = {name: p.default for name, p in signature(detect).parameters.items() if p.kind is p.KEYWORD_ONLY}
-    detector.detection = {**defaults, **detector.detection, **(detection or {})}
+    detector: FaceDetector
+    if is_onnx(checkpoint):
+        detector = onnx_detector = _onnx_detector(checkpoint, device, precision, detection or {})
+        device = onnx_detector.runs_on
+    else:
+        device = _resolve_device(device)
+        detector = FaceDetector.from_checkpoint(checkpoint, device=device, precision=_precision(precision, device))
+        defaults = {name: p.default for name, p in signature(detect).parameters.items() if p.kind is p.KEYWORD_ONLY}
+        detector.detection = {**defaults, **detector.detection, **(detection or {})}
     records = source.val()
     origin = {
         **made_by(sys.argv, checkpoint=stated, packages=PACKAGES),
@@ -130,8 +137,32 @@ def evaluate(
     return ap
 
 
+def is_onnx(checkpoint: Path) -> bool:
+    """Whether it is a file of ``export format=onnx``, by its ending."""
+    return checkpoint.is_file() and checkpoint.suffix == ".onnx"
+
+
+def _onnx_detector(path: Path, device: str, precision: str, detection: Mapping[str, Any]) -> "OnnxFaceDetector":
+    """
+    Raises:
+        InputError: as :meth:`OnnxFaceDetector.open`; or settings that are not those inside the file.
+    """
+    from fanet_lightning.onnx_detector import OnnxFaceDetector
+
+    if precision != "auto":
+        raise InputError(f"precision={precision}: {path} has its own; leave it out")
+    detector = OnnxFaceDetector.open(path, device=device)
+    for key, value in detection.items():
+        if value != detector.detection[key]:
+            raise InputError(
+                f"detection.{key}={value}: inside {path} it is {detector.detection[key]}; give that, or export again "
+                f"with detection.{key}={value}"
+            )
+    return detector
+
+
 def _check_options(resume: object, lower_top: object, out: Path, labelled: bool) -> None:
-    from fanet_lightning.evaluation_files import SUBMISSION_FILE
+    from fanet_lightning.evaluation_files import SUBMISSION_FILE, check_out
     from fanet_lightning.scoring.results import SCORES_FILE
 
     if resume != "auto" and resume is not False:
@@ -142,6 +173,7 @@ def _check_options(resume: object, lower_top: object, out: Path, labelled: bool)
     other = SUBMISSION_FILE if labelled else SCORES_FILE
     if (out / other).exists():
         raise InputError(f"out={out} holds {other} of an evaluation of another split; give another out")
+    check_out(out)
 
 
 def _opening(journal: "Journal", images: int, protocol: str, device: str) -> str:
@@ -224,7 +256,11 @@ def data_of_run(checkpoint: Path, words: list[str]) -> dict[str, Any] | None:
     """
     from fanet_lightning.run_record import read_record
 
-    if checkpoint.is_dir() or any(word.lstrip("+~").startswith(("data=", "data.")) for word in words):
+    if (
+        checkpoint.is_dir()
+        or is_onnx(checkpoint)
+        or any(word.lstrip("+~").startswith(("data=", "data.")) for word in words)
+    ):
         return None
     try:
         record = read_record(checkpoint.resolve().parent.parent)
@@ -247,7 +283,10 @@ def main(argv: list[str]) -> int:
 
     checkpoint = locate(str(options["checkpoint"]))
     # Before the data are read, which may take long.
-    read_config(checkpoint) if checkpoint.is_dir() else read_checkpoint(checkpoint)
+    if is_onnx(checkpoint):
+        _onnx_detector(checkpoint, options["device"], options["precision"], options["detection"])
+    else:
+        read_config(checkpoint) if checkpoint.is_dir() else read_checkpoint(checkpoint)
     data = data_of_run(checkpoint, argv)
     if data is not None and data != options["data"]:
         print(f"data={data['name']} with the settings of the checkpoint's run; data=… chooses others")

@@ -2,12 +2,12 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fanet_lightning.errors import InputError
-from fanet_lightning.files import replaced
+from fanet_lightning.files import check_names_free, replaced
 from fanet_lightning.training_images import (
     TRAINING_IMAGES_FILE,
     TrainedOn,
@@ -24,11 +24,38 @@ if TYPE_CHECKING:
     from fanet_lightning.training_images import TrainingImages
 
 SCALES_FILE, SUBMISSION_FILE, SUBMISSION_RECORD = "scales.json", "submission.zip", "submission.json"
+# All that an evaluation may write, of any benchmark, beside its journal.
+_PATTERNS = (
+    "predictions", "scores.json", SCALES_FILE, TRAINING_IMAGES_FILE, "submission.*", "detections.pdf", "detections.png",
+    "pr_curve*", "roc.*", "DiscROC.txt", "ContROC.txt", "attributes*", "errors", "errors.json",
+)  # fmt: skip
 SHEET_IMAGES = 12
 # Boxes below it are left out of the sheet, not out of the predictions: they would cover the picture.
 SHEET_THRESHOLD = 0.3
 # Pixels of the longer side. More does not show on a sheet, and twelve of a hundred megapixels would fill the memory.
 SHEET_SIDE = 2048
+
+
+def check_out(out: Path) -> None:
+    """Refuse, before any work, a folder in which an evaluation would write over what is not of an evaluation.
+
+    Raises:
+        InputError: names the first file in the way.
+    """
+    from fanet_lightning.inference_store import JOURNAL_FILE
+
+    if (out / JOURNAL_FILE).is_file() or (out / SUBMISSION_RECORD).is_file() or _is_scores(out / "scores.json"):
+        return
+    found = (path.name for pattern in _PATTERNS for path in sorted(out.glob(pattern)))
+    check_names_free(out, found, "an evaluation")
+
+
+def _is_scores(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and "benchmark" in content
 
 
 def boxes_to_write(found: "Detections", lower: float) -> tuple[Any, Any]:
@@ -73,6 +100,9 @@ def score_and_write(
         further=scores_entry(found),
     )
     print_scores(scores, intervals, label)
+    lacking: Callable[[], str | None] | None = getattr(source, "lacking_ground_truth", None)
+    if lacking is not None and (reason := lacking()) is not None:
+        print(f"note: {reason}", file=sys.stderr)
     return scores
 
 

@@ -3,8 +3,8 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fanet_lightning.errors import InputError
@@ -50,6 +50,20 @@ def replaced_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def without_empty_folders(folder: Path) -> Iterator[None]:
+    """If the block fails, remove ``folder`` and those of its parents that it has made, as far as they are empty."""
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # a folder that is not empty, or was never made, ends it: so do those around it
+            for place in made:
+                if place.exists():
+                    place.rmdir()
+        raise
+
+
 def check_writable(folder: Path, key: str = "out") -> None:
     """Refuse early, before hours of work, a folder that cannot be made or written.
 
@@ -67,3 +81,21 @@ def check_writable(folder: Path, key: str = "out") -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(f"{key}={folder}: cannot write in {existing} ({reason}); choose another {key}") from error
+
+
+def check_names_free(folder: Path, names: Iterable[str], what: str, key: str = "out") -> None:
+    """Refuse a folder of something else in which a file that is about to be written has its name already.
+
+    Whatever has other names is no hindrance, and nobody touches it; nor is an empty folder.
+
+    Args:
+        names: what would be written into ``folder``.
+        what: whose files they would be, for the message: ``an evaluation``.
+
+    Raises:
+        InputError: names the first of them.
+    """
+    for name in names:
+        path = folder / name
+        if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
+            raise InputError(f"{key}={folder}: {name} is there and not of {what}; move it away, or give another {key}")

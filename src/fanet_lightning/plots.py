@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from fanet_lightning.curve_plots import precision_recall_figure
 from fanet_lightning.figure_style import STYLE, save_figure
+from fanet_lightning.media.drawing import confidence_colours
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,10 +31,9 @@ def draw_detections(
         faces_xyxy: (F, 4) pixels, or None.
     """
     import cv2
-    import matplotlib as mpl
 
     drawn = np.ascontiguousarray(image_rgb).copy()
-    colours = (mpl.colormaps["turbo"](np.clip(scores, 0, 1))[:, :3] * 255).round().astype(int)
+    colours = confidence_colours(scores)
     thickness = max(1, round(max(image_rgb.shape[:2]) / 500))
     for box in faces_xyxy if faces_xyxy is not None else []:
         x1, y1, x2, y2 = (round(float(v)) for v in box)

@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchvision.ops import nms
 
 from fanet_lightning.anchors import AnchorGrid
 from fanet_lightning.boxes import decode
+from fanet_lightning.nms import nms
 from fanet_lightning.structures import Detections, NetworkOutput
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fanet_lightning.errors import InputError
-from fanet_lightning.files import check_writable
+from fanet_lightning.files import check_names_free, check_writable
 from fanet_lightning.run_record import differing_settings, is_first_process, read_record, state_now
 
 AUTO = "auto"
@@ -40,7 +40,7 @@ def check(options: dict[str, Any]) -> None:
         raise InputError(f"ema={options['ema']} must lie between 0 and 1; null switches it off")
     if options["checkpoint_every"] is not None and options["checkpoint_every"] < 1:
         raise InputError(f"checkpoint_every={options['checkpoint_every']} must be at least 1 step; null: epochs alone")
-    check_cache(options["cache"], options["cache_gib"], options["cache_dir"], options["cache_side"])
+    check_cache(*(options[key] for key in ("cache", "cache_gib", "cache_dir", "cache_side", "input_size")))
     check_loggers(options["logger"] or {})
     lr_factor(0, 1, kind=options["optim"].get("schedule", "step"))
     if options["protocol"].get("kind") == "multiscale":
@@ -67,6 +67,14 @@ def check(options: dict[str, Any]) -> None:
     if options["resume"] not in (None, AUTO):
         check_checkpoint(Path(options["resume"]), options["model"], "resume")
     build_source(**options["data"]).check()
+
+
+def folders_of_run() -> list[str]:
+    """Names in ``out`` under which a run keeps what it makes, beside ``run.json``."""
+    from fanet_lightning.config import config_dir
+
+    protocols = sorted(path.stem for path in (config_dir() / "protocol").glob("*.yaml"))
+    return ["checkpoints", "csv", "tensorboard", "evaluation", *(f"evaluation_{name}" for name in protocols)]
 
 
 def protocol_settings(name: str) -> dict[str, Any]:
@@ -113,6 +121,9 @@ def _check_devices(options: dict[str, Any]) -> None:
 
 def _check_earlier_run(out: Path, options: dict[str, Any]) -> None:
     record = read_record(out)
+    if record is None and options["resume"] is None:
+        # Not a run that goes on: that one may have nothing but its checkpoints.
+        check_names_free(out, folders_of_run(), "a run")
     if record is None or options["overwrite"]:
         return
     if options["resume"] is None:

@@ -98,8 +98,10 @@ def weights_file(path: Path) -> Path:
 
 
 def name_of(checkpoint: Path) -> str:
-    """A model folder's name; of a checkpoint that of its run's folder."""
+    """A model folder's name; of a checkpoint that of its run's folder; an exported file's own, without its ending."""
     path = checkpoint.resolve()
+    if path.suffix == ".onnx":
+        return path.stem
     return path.name if path.is_dir() else path.parent.parent.name or path.stem
 
 

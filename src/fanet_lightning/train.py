@@ -21,6 +21,11 @@ from fanet_lightning.preflight import AUTO, check
 from fanet_lightning.run_record import locked
 from fanet_lightning.training import train
 
+USAGE = """python -m fanet_lightning.train [level=3] [context=true] [hl=true] [data=…] [experiment=…] [key=value …]
+
+Trains one network; -m with several values of a key (level=1,2,3) trains a grid, and experiment=ablation the paper's.
+The defaults take minutes on two CPU cores. conf/config.yaml says what each key means, --hydra-help Hydra's flags."""
+
 # The process id of a sweep, for the workers that it starts.
 SWEEP_PROCESS = "FANET_SWEEP_PID"
 # Keys that a cell's folder name tells already, or that do not change it.
@@ -75,6 +80,9 @@ def _parallel_jobs(hydra_config: Any) -> int:
 def main(argv: list[str]) -> int:
     """Check the configuration in full where it is one run, and what the cells share where it is a sweep; then Hydra."""
     register()
+    if any(word in ("-h", "--help") for word in argv):
+        cli.print_help("config", [word for word in argv if "=" in word], USAGE)
+        return 0
     flags = {word for word in argv if word.startswith("-")}
     if flags - {"-m", "--multirun"}:
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_task)()

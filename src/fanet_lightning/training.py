@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from fanet_lightning.assembly import build_datamodule, build_module, build_trainer, initial_model
 from fanet_lightning.config import canonical, plain
 from fanet_lightning.errors import InputError, first_line
-from fanet_lightning.preflight import AUTO, check, check_checkpoint, protocol_settings
+from fanet_lightning.preflight import AUTO, check, check_checkpoint, folders_of_run, protocol_settings
 from fanet_lightning.run_record import RunRecord, is_first_process, locked, now, read_record
 from fanet_lightning.sweep import die_with_parent, wanted_protocols
 
@@ -93,7 +93,7 @@ def _open_record(options: dict[str, Any], out: Path) -> RunRecord:
     from fanet_lightning.scoring.results import made_by
 
     if options["overwrite"] and options["resume"] is None:
-        for path in [out / "run.json", out / "checkpoints", out / "csv", out / "tensorboard", *out.glob("evaluation*")]:
+        for path in [out / "run.json", *(out / name for name in folders_of_run())]:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     record = read_record(out) if options["resume"] == AUTO else None
     if record is None:

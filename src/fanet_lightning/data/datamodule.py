@@ -9,9 +9,10 @@ import torch
 from pytorch_lightning import LightningDataModule
 
 from fanet_lightning.data.dataset import Augment, EvalDataset, TrainDataset
-from fanet_lightning.data.image_cache import MemoryCache, check_cache, memory_cache, over_files
+from fanet_lightning.data.image_cache import MemoryCache, check_cache, memory_cache
 from fanet_lightning.data.images import UnreadableImage, check_image
 from fanet_lightning.data.loader import EvalLoader, TrainLoader
+from fanet_lightning.data.over_files import over_files
 from fanet_lightning.data.records import ImageRecord
 from fanet_lightning.data.resize import TestScale
 from fanet_lightning.data.sampler import EvalSampler, TrainBatchSampler
@@ -52,7 +53,7 @@ class FaceDataModule(LightningDataModule):
         cache_gib: most memory of ``cache=memory``, for all ranks of a machine together; None, or more than is free:
             half of what is free.
         cache_dir: folder of the copies of ``cache=disk``.
-        cache_side: their shorter side, pixels; None: twice ``input_size``.
+        cache_side: their shorter side, pixels, at least ``input_size``; None: twice ``input_size``.
 
     Raises:
         InputError: an argument that is out of range, or a size that ``augment`` does not make.
@@ -75,7 +76,7 @@ class FaceDataModule(LightningDataModule):
         cache_side: int | None = None,
     ) -> None:
         super().__init__()
-        check_cache(cache, cache_gib, cache_dir, cache_side)
+        check_cache(cache, cache_gib, cache_dir, cache_side, input_size)
         if workers is not None and workers < 0:
             raise InputError(f"workers={workers}; give 0 (load in the main process) or more")
         size = getattr(augment, "size", input_size)

@@ -12,7 +12,7 @@ The data set is for research (CC BY-NC-ND 4.0); its home is http://shuoyang1213.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -21,9 +21,9 @@ from fanet_lightning.data.archives import count_files, members_of, unpack, unpac
 from fanet_lightning.data.disk_space import check_space
 from fanet_lightning.data.download import Patience, RemoteFile, fault, fetch
 from fanet_lightning.data.download_progress import DownloadProgress
-from fanet_lightning.data.wider_face_archives import PARTS, Archive, local_source
+from fanet_lightning.data.wider_face_archives import PARTS, TEST_NAMES, Archive, local_source
 from fanet_lightning.errors import InputError, first_line
-from fanet_lightning.files import check_writable
+from fanet_lightning.files import check_writable, without_empty_folders
 
 WORKSPACE = ".download"
 
@@ -73,9 +73,13 @@ def download_wider_face(
 
     Raises:
         InputError: no network, no space, no permission, another download at work, or an archive that is not the
-            official one. Whatever had arrived stays, and the next call goes on from it.
+            official one. Whatever had arrived stays, and the next call goes on from it. Where nothing had, no folder
+            is left that was not there before.
     """
     table = {part: (archives or PARTS)[part] for part in parts}
+    if "annotations" in table and "test" not in table:
+        labels = table["annotations"]
+        table["annotations"] = replace(labels, files=tuple(name for name in labels.files if name != TEST_NAMES))
     try:
         return _download(table, root, source, keep_archives, patience or Patience(), report or DownloadProgress())
     except OSError as error:
@@ -90,7 +94,7 @@ def _download(
     if all(state_of(archive, root).complete for archive in table.values()):
         return {part: f"{_summary(archive, root)}, complete; nothing to do" for part, archive in table.items()}
     check_writable(root, "--root")
-    with _locked(root):
+    with without_empty_folders(root), _locked(root):
         lines, missing = {}, {}
         for part, archive in table.items():
             if state_of(archive, root).complete:

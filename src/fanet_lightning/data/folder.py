@@ -15,7 +15,7 @@ from fanet_lightning.data.formats.labels import PartLabels, PlacedImage
 from fanet_lightning.data.formats.layouts import formats_seen
 from fanet_lightning.data.records import ImageRecord, check_apart
 from fanet_lightning.errors import InputError
-from fanet_lightning.image_lists import read_image_list
+from fanet_lightning.image_lists import nearest_name, read_image_list
 
 if TYPE_CHECKING:
     from fanet_lightning.data.inventory import Inventory
@@ -188,16 +188,16 @@ class FolderSource:
                 )
             nothing = PartLabels(val.folder)
             own = {"train": train or nothing, "val": val}
-            return {part: self._listed(labels, lists[part]) for part, labels in own.items()}
+            return {part: self._listed(labels, lists[part], part) for part, labels in own.items()}
         assert train is not None
         if lists["val"] is not None:
             if share is not None:
                 raise InputError(f"data.val.share={share} and data.val.images={lists['val']}: give one of them")
-            chosen = self._listed(train, lists["val"])
+            chosen = self._listed(train, lists["val"], "val")
             ids = {image.image_id for image in chosen.images}
-            rest = self._listed(train, lists["train"]) if lists["train"] is not None else _without(train, ids)
+            rest = self._listed(train, lists["train"], "train") if lists["train"] is not None else _without(train, ids)
             return {"train": rest, "val": chosen}
-        pile = self._listed(train, lists["train"])
+        pile = self._listed(train, lists["train"], "train")
         share = DEFAULT_SHARE if share is None else float(share)
         ids = carved(sorted({image.image_id for image in pile.images}), share)
         self._remarks.append(
@@ -208,8 +208,8 @@ class FolderSource:
         of_val.problems, of_val.doubts, of_val.remarks, of_val.unlabelled = [], [], [], []
         return {"train": _without(pile, ids), "val": of_val}
 
-    def _listed(self, labels: PartLabels, images: Path | str | None) -> PartLabels:
-        """The part of a list, in its order."""
+    def _listed(self, labels: PartLabels, images: Path | str | None, part: str) -> PartLabels:
+        """The images of a list, in its order."""
         if images is None:
             return labels
         path = Path(images)
@@ -219,14 +219,11 @@ class FolderSource:
             by_id.setdefault(image.image_id, []).append(image)
         folded = {image_id.casefold(): image_id for image_id in by_id}
         chosen: list[PlacedImage] = []
-        for line, written in read_image_list(path):
+        for line, written in read_image_list(path, example="image name, relative to the folder of images,"):
             name = without_extension(written.replace("\\", "/"))
             image_id = next((own for own in (written, name, folded.get(name.casefold(), "")) if own in by_id), None)
             if image_id is None:
-                raise InputError(
-                    f"{path}, line {line}: {written} is not among the {len(by_id)} labelled images of {labels.folder}; "
-                    "write names relative to it"
-                )
+                raise InputError(f"data.{part}.images: {path}, line {line}: {_unknown(written, name, labels)}")
             chosen += by_id[image_id]
         return _with_images(labels, chosen)
 
@@ -256,6 +253,17 @@ def carved(image_ids: Sequence[str], share: float) -> set[str]:
     ordered = sorted(image_ids, key=lambda name: hashes[name])
     count = sum(value < share for value in hashes.values())
     return set(ordered[: min(max(count, 1), len(ordered) - 1)])
+
+
+def _unknown(written: str, name: str, labels: PartLabels) -> str:
+    """Why a line of a list names no labelled image: ``name`` is ``written`` without an image's extension."""
+    folder = labels.folder
+    if any(without_extension(path.relative_to(folder).as_posix()) == name for path in labels.unlabelled):
+        return f"no label speaks of {written}, which lies in {folder}; label it, or take the line out"
+    known = {image.image_id for image in labels.images}
+    near = nearest_name(name, known)
+    hint = f"did you mean {near}?" if near else "correct the name, or take the line out"
+    return f"no image {written} in {folder} ({len(known)} labelled images, named relative to it); {hint}"
 
 
 def _with_images(labels: PartLabels, images: list[PlacedImage]) -> PartLabels:

@@ -9,16 +9,16 @@ import mmap
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from multiprocessing.reduction import DupFd
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.data.images import Image8, UnreadableImage, read_image_size
+from fanet_lightning.data.over_files import over_files
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import check_writable
 
@@ -28,14 +28,16 @@ SHARE_OF_FREE = 0.5
 KINDS = ("memory", "disk")
 
 SizesHW = npt.NDArray[np.int64]
-T = TypeVar("T")
 
 
-def check_cache(cache: str | None, cache_gib: float | None, cache_dir: Path | str, cache_side: int | None) -> None:
+def check_cache(
+    cache: str | None, cache_gib: float | None, cache_dir: Path | str, cache_side: int | None, input_size: int
+) -> None:
     """Refuse early what :class:`~fanet_lightning.data.datamodule.FaceDataModule` could not carry out.
 
     Raises:
-        InputError: an unknown kind, a limit or a side that is not positive, a folder that cannot be written.
+        InputError: an unknown kind, a limit or a side that is not positive, copies that are smaller than the crops that
+            are cut from them, a folder that cannot be written.
     """
     if cache is not None and cache not in KINDS:
         raise InputError(f"cache={cache} is unknown; take memory, disk or null")
@@ -43,14 +45,14 @@ def check_cache(cache: str | None, cache_gib: float | None, cache_dir: Path | st
         raise InputError(f"cache_gib={cache_gib} must be a positive number of GiB; null: half of the free memory")
     if cache_side is not None and cache_side < 1:
         raise InputError(f"cache_side={cache_side} must be at least 1 pixel; null: twice input_size")
+    if cache == "disk" and cache_side is not None and cache_side < input_size:
+        # Not a warning, which nobody sees before a run of hours has ended: no crop would ever have its own pixels.
+        raise InputError(
+            f"cache_side={cache_side} is below input_size={input_size}: even a whole copy would be enlarged to be "
+            f"shown, so detail is lost; give cache_side={input_size} or more, or null: twice input_size"
+        )
     if cache == "disk":
         check_writable(Path(cache_dir), "cache_dir")
-
-
-def over_files(work: Callable[[int], T], count: int) -> list[T]:
-    """``[work(0), …, work(count - 1)]`` by threads: reading files and OpenCV let other threads run."""
-    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
-        return list(pool.map(work, range(count)))
 
 
 def image_sizes(paths: Sequence[Path]) -> SizesHW:

@@ -1,6 +1,7 @@
 """Image files → RGB arrays, or an error that says what is wrong with the file. Never a half-decoded picture."""
 
 import io
+import threading
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,8 @@ BACKGROUND = 255
 JPEG_START = b"\xff\xd8\xff"
 # Holds the size of nearly every file; a thumbnail in EXIF ends within 64 KiB.
 HEAD_BYTES = 128 * 1024
+# Pillow's images are read at their first use, and not by two threads at a time.
+_READING_PILLOW = threading.Lock()
 
 
 class UnreadableImage(InputError):
@@ -76,8 +79,11 @@ def pillow_image_rgb(image: Any, name: str = "the PIL image") -> Image8:
     """
     width, height = image.size
     _check_size(width, height, name)
+    if width * height == 0:
+        raise UnreadableImage(name, "it has no pixels")
     try:
-        image.load()
+        with _READING_PILLOW:  # the same image may be asked for in several threads
+            image.load()
         return _oriented(_to_rgb(image, b"", name), _orientation(image))
     except InputError:
         raise

@@ -17,8 +17,9 @@ import cv2
 import numpy as np
 from filelock import FileLock
 
-from fanet_lightning.data.image_cache import GIB, over_files
+from fanet_lightning.data.image_cache import GIB
 from fanet_lightning.data.images import Image8, UnreadableImage, read_image_rgb, read_image_size
+from fanet_lightning.data.over_files import over_files
 from fanet_lightning.data.records import Boxes, ImageRecord
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import replaced

@@ -10,7 +10,7 @@ from fanet_lightning.data.fddb import FddbSource
 from fanet_lightning.data.folder import FolderSource
 from fanet_lightning.data.pascal_face import AfwSource, PascalFaceSource
 from fanet_lightning.data.records import ImageRecord, check_apart
-from fanet_lightning.data.wider_face import WAYS_ON, default_annotations, listed_path, load_wider_face
+from fanet_lightning.data.wider_face import WAYS_ON, default_annotations, fetch_command, listed_path, load_wider_face
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import check_writable
 
@@ -137,6 +137,20 @@ class WiderFaceSource:
             raise InputError(
                 f"{folder} does not fit the validation images: {error}; name the folder that does"
             ) from error
+
+    def lacking_ground_truth(self) -> str | None:
+        """Why :meth:`ground_truth` has not the official easy, medium and hard, and what to do; None where it has.
+
+        Nor is anything lacking on another split than val: the official files are about that one.
+        """
+        if self._val["split"] != "val" or self._ground_truth_folder() is not None:
+            return None
+        where = " or ".join(str(self.root / name) for name in GROUND_TRUTH_FOLDERS)
+        return (
+            "easy, medium and hard could not be computed: the official .mat files (wider_easy_val.mat …) are not in "
+            f"{where}; get them with {fetch_command(self.root, 'ground_truth')}, or give data.ground_truth=DIR. "
+            "'all' counts every usable face"
+        )
 
     def benchmark(self) -> "WiderFaceBenchmark":
         from fanet_lightning.scoring.wider_face_benchmark import WiderFaceBenchmark

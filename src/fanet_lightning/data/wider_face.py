@@ -19,7 +19,7 @@ import numpy as np
 from fanet_lightning.data.records import ATTRIBUTES, ImageRecord
 from fanet_lightning.data.wider_annotations import SPLITS, AnnotationTable, Split, read_annotations
 from fanet_lightning.errors import InputError
-from fanet_lightning.image_lists import read_image_list
+from fanet_lightning.image_lists import nearest_name, read_image_list
 
 __all__ = ["SPLITS", "AnnotationTable", "Split", "load_wider_face", "read_annotations", "records_of"]
 
@@ -53,13 +53,13 @@ def load_wider_face(
     if not folder.is_dir():
         raise InputError(
             f"no WIDER FACE here: {folder} is no folder (expected {folder}/<event>/<name>.jpg)"
-            f"{_other_case(folder, root)}; get WIDER FACE with {_command(root, split)}, {WAYS_ON}"
+            f"{_other_case(folder, root)}; get WIDER FACE with {fetch_command(root, split)}, {WAYS_ON}"
         )
     if not source.exists():
         raise InputError(
             f"no WIDER FACE annotations here: {source} does not exist{_other_case(source, root)} (expected a folder "
             f"with wider_face_{split}_bbx_gt.txt, or the official wider_face_split.zip: data.annotations=PATH); "
-            f"get them with {_command(root, 'annotations')}, {WAYS_ON}"
+            f"get them with {fetch_command(root, 'annotations')}, {WAYS_ON}"
         )
     table = read_annotations(source, split)
     chosen = list(range(len(table.image_ids)))
@@ -69,14 +69,16 @@ def load_wider_face(
         chosen = []
         for line, image_id in read_image_list(list_path):
             if image_id not in position:
+                near = nearest_name(image_id, position)
                 raise InputError(
                     f"{list_path}, line {line}: {image_id} is not among the {len(position)} images of the {split} "
-                    f"split ({table.source}); correct the name, or name the split that has it"
+                    f"split ({table.source}); correct the name{f' ({near}?)' if near else ''}, or name the split "
+                    "that has it"
                 )
             chosen.append(position[image_id])
     whole = f"the {split} split" if images is None else "the list"
     image_ids = [table.image_ids[index] for index in chosen]
-    elsewhere = _require_on_disk(image_ids, folder, whole, _command(root, split))
+    elsewhere = _require_on_disk(image_ids, folder, whole, fetch_command(root, split))
     return records_of(table, folder, chosen, elsewhere)
 
 
@@ -118,7 +120,8 @@ def records_of(
     return records
 
 
-def _command(root: Path, part: str) -> str:
+def fetch_command(root: Path, part: str) -> str:
+    """The line that fetches a part (``train``, ``annotations``, ``ground_truth``, …), in quotes, for messages."""
     return f"'{SCRIPT} --root {shlex.quote(str(root))} --parts {part}'"
 
 

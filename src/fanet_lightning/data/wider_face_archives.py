@@ -11,6 +11,8 @@ from fanet_lightning.errors import InputError
 HUB = "https://huggingface.co"
 _HUB_FILES = f"{HUB}/datasets/CUHK-CSE/wider_face/resolve/main/data"
 _HOME = "http://shuoyang1213.me/WIDERFACE/support"
+# Of the annotations, what the test images alone are read by: a folder or archive without it is whole for all else.
+TEST_NAMES = "wider_face_test_filelist.txt"
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ PARTS: dict[str, Archive] = {
         inner="wider_face_split",
         folder="wider_face_split",
         unpacked_bytes=9_200_000,
-        files=("wider_face_train_bbx_gt.txt", "wider_face_val_bbx_gt.txt", "wider_face_test_filelist.txt"),
+        files=("wider_face_train_bbx_gt.txt", "wider_face_val_bbx_gt.txt", TEST_NAMES),
     ),
     "ground_truth": Archive(
         name="eval_tools.zip",

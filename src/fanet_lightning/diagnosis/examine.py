@@ -72,6 +72,7 @@ def examine(
     files = examine_files(paths, decode=decode, workers=workers, progress=progress)
     examined = Examined(Report(title, list(KINDS)), list(inventories), located, files)
     findings: list[Finding] = []
+    findings += _unlabelled(examined)
     for inventory in inventories:
         findings += _part_findings(inventory, examined)
     findings += _copies(examined, near_bits)
@@ -81,6 +82,18 @@ def examine(
     examined.report.facts = [_facts(inventory, examined) for inventory in inventories]
     examined.report.seconds = time.perf_counter() - began
     return examined
+
+
+def _unlabelled(examined: Examined) -> list[Finding]:
+    """Files that no part's labels speak of, each under the first part that has its folder: parts may share one."""
+    seen = set(examined.located.values())
+    findings = []
+    for inventory in examined.inventories:
+        for path in inventory.unlabelled:
+            if path not in seen:
+                seen.add(path)
+                findings.append(Finding("unlabelled_image", inventory.part, "", path, "no label speaks of it"))
+    return findings
 
 
 def _part_findings(inventory: Inventory, examined: Examined) -> list[Finding]:
@@ -94,12 +107,6 @@ def _part_findings(inventory: Inventory, examined: Examined) -> list[Finding]:
             (f"line {problem.line}: " if problem.line is not None else "") + f"'{problem.value}' {problem.reason}",
         )
         for problem in inventory.problems
-    ]
-    used = set(examined.located.values())
-    findings += [
-        Finding("unlabelled_image", part, "", path, "no label speaks of it")
-        for path in inventory.unlabelled
-        if path not in used
     ]
     times = Counter(image.image_id for image in inventory.images)
     for image in inventory.images:

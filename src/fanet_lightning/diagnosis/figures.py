@@ -24,6 +24,8 @@ SIZE_EDGES = 2.0 ** (np.arange(0, 45) / 4)
 COUNT_EDGES = np.array([0, 1, 2, 3, 4, 6, 11, 21, 51, 101, np.inf])
 _COUNT_LABELS = ("0", "1", "2", "3", "4–5", "6–10", "11–20", "21–50", "51–100", "> 100")
 _HEAT_CELLS = 24
+# With fewer faces nearly all of the 24 × 24 cells are empty, and a point each shows more.
+_LEAST_HEAT_FACES = 200
 # A point of a curve over fewer faces is noise.
 _LEAST_FACES = 5
 
@@ -69,7 +71,10 @@ def write_figures(folder: Path, parts: Parts, coverages: Sequence[Coverage] = ()
     if any(len(own.sides) for own in faces.values()):
         note = "Width over height. The anchors are squares, so a face of 1:2 overlaps none by more than 0.55."
         made.append((SavedFigure("aspect_ratios", "Shapes of the faces", note), aspect_ratio_figure(parts)))
-        note = "Centres of the faces as shares of their image. A grid or a hard edge in it is a fault of the labels."
+        note = (
+            "Centres of the faces as shares of their image, a point each where there are few. A grid or a hard edge in "
+            "it is a fault of the labels."
+        )
         made.append((SavedFigure("positions", "Where the faces lie", note), position_figure(parts)))
     note = (
         "Left: centres of the first three maps' anchors, and one anchor of each. Right: the largest overlap of a "
@@ -184,22 +189,28 @@ def aspect_ratio_figure(parts: Parts) -> "Figure":
 
 
 def position_figure(parts: Parts) -> "Figure":
-    """Heat map of the faces' centres, one panel per part."""
+    """Heat map of the faces' centres, one panel per part; a point per face where there are few."""
     parts = {part: images for part, images in parts.items() if len(_faces(images).sides)}
     with _figure(max(len(parts), 1), 2.9) as (figure, axes):
         for axis, (part, images) in zip(axes, parts.items(), strict=True):
             centres = _faces(images).centres_xy
-            cells, _, _ = np.histogram2d(centres[:, 1], centres[:, 0], _HEAT_CELLS, [[0, 1], [0, 1]])
-            # Per cell of even spread, so that parts of any size and grid compare.
-            picture = axis.imshow(
-                cells / max(cells.mean(), 1e-9), extent=(0, 1, 1, 0), cmap="cividis", vmin=0, interpolation="nearest"
-            )
-            axis.set_title(f"{part}: {len(centres):,} faces", parse_math=False)
+            if len(centres) < _LEAST_HEAT_FACES:
+                # Seen through, so that faces at one place are darker; not cut at the frame.
+                axis.scatter(centres[:, 0], centres[:, 1], s=22, color=COLOURS[0], alpha=0.5, linewidths=0,
+                             clip_on=False, zorder=3)  # fmt: skip
+                axis.set(xlim=(0, 1), ylim=(1, 0), aspect="equal", facecolor="0.96")
+            else:
+                cells, _, _ = np.histogram2d(centres[:, 1], centres[:, 0], _HEAT_CELLS, [[0, 1], [0, 1]])
+                # Per cell of even spread, so that parts of any size and grid compare.
+                picture = axis.imshow(
+                    cells / max(cells.mean(), 1e-9), extent=(0, 1, 1, 0), cmap="cividis", vmin=0,
+                    interpolation="nearest",
+                )  # fmt: skip
+                figure.colorbar(picture, ax=axis, shrink=0.8).set_label("times an even spread")
+            axis.set_title(f"{part}: {len(centres):,} {'face' if len(centres) == 1 else 'faces'}", parse_math=False)
             axis.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], xticklabels=["left", "", "right"])
             axis.set_yticklabels(["top", "", "bottom"])
             axis.grid(visible=False)
-            bar = figure.colorbar(picture, ax=axis, shrink=0.8)
-            bar.set_label("times an even spread")
     return figure
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from fanet_lightning.data.inventory import Inventory
 from fanet_lightning.diagnosis.findings import Finding, Report
 from fanet_lightning.diagnosis.kinds import BY_NAME, SMALL_PIXELS, TINY_PIXELS
-from fanet_lightning.files import replaced
+from fanet_lightning.files import check_names_free, replaced
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,6 +19,26 @@ if TYPE_CHECKING:
 CSV_FILE, JSON_FILE = "findings.csv", "doctor.json"
 COLUMNS = ("kind", "severity", "part", "image_id", "path", "detail", "boxes_xyxy", "other_part", "other_path")
 _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
+
+
+def check_out(out: Path) -> None:
+    """Refuse, before any work, a folder whose ``findings.csv`` or ``doctor.json`` is not the doctor's.
+
+    Raises:
+        InputError: names the file in the way.
+    """
+    try:
+        summary = json.loads((out / JSON_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        summary = None
+    if not (isinstance(summary, dict) and {"healthy", "kinds"} <= set(summary)):
+        # Of an examination that was cut off there may be the findings alone.
+        try:
+            with (out / CSV_FILE).open(encoding="utf-8") as file:
+                own = file.readline().strip() == ",".join(COLUMNS)
+        except (OSError, ValueError):
+            own = False
+        check_names_free(out, [JSON_FILE] if own else [JSON_FILE, CSV_FILE], "the doctor")
 
 
 def write_findings(path: Path, report: Report) -> None:

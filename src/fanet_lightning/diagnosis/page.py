@@ -50,8 +50,7 @@ def write_page(
         raise ValueError(f"worst={worst}: at least 0")
     if strangers := {finding.kind for finding in report.findings} - {kind.name for kind in report.kinds}:
         raise ValueError(f"findings of the kind '{min(strangers)}', which the report does not list")
-    if folder.exists() and not _is_replaceable(folder):
-        raise InputError(f"{folder} holds something else than the doctor's page; give an empty or new folder")
+    check_page_folder(folder)
     try:
         with replaced_folder(folder) as temporary:
             figures = write_figures(temporary / FIGURES, parts, coverages) if parts is not None else []
@@ -68,6 +67,25 @@ def write_page(
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror}); free it or give another folder") from error
     return folder / INDEX_FILE
+
+
+def check_page_folder(folder: Path, images: Sequence[Path] = ()) -> None:
+    """Refuse, before any work, a folder that the page must not be written into.
+
+    Args:
+        images: the folders of the data set's images: pictures of a page in there would be taken for images.
+
+    Raises:
+        InputError: ``folder`` holds something else than such a page, or lies in one of ``images``.
+    """
+    if folder.exists() and not _is_replaceable(folder):
+        raise InputError(f"{folder} holds something else than the doctor's page; give an empty or new folder")
+    for place in images:
+        if folder.resolve().is_relative_to(place.resolve()):
+            raise InputError(
+                f"the pictures in {folder} would lie among the images in {place} and be taken for some of them; "
+                "give another out, or page=false"
+            )
 
 
 def _severities(report: Report) -> dict[str, int]:
@@ -112,7 +130,7 @@ def _worst(findings: list[Finding], count: int) -> list[tuple[Finding, int]]:
 
 def _sheets(thumbnails: Path, stem: str, finding: Finding) -> list[Sheet]:
     """The picture of a finding; of a pair both. A finding about a label file has none."""
-    if not finding.image_id and finding.other_path is None:
+    if not finding.image_id and finding.other_path is None and finding.kind != "unlabelled_image":
         return []
     sheets = [draw_sheet(finding.path, thumbnails / f"{stem}.jpg", finding.boxes_xyxy)]
     if finding.other_path is not None:

@@ -89,7 +89,14 @@ def read_voc(place: Place, wanted: Sequence[str] | None, origin: int = 1) -> Par
             f"{len(zeros)} boxes begin at pixel 0, the first in {zeros[0]}, though VOC's first pixel is 1; if the tool "
             "that wrote them counts from 0, set data.origin=0"
         )
-    return finish(labels, files, place.names or place.labels, classes)
+    labels = finish(labels, files, place.names or place.labels, classes)
+    if place.names is not None:
+        # Lists leave images out, e.g. those to test on; an image with an XML file is not one that nobody has labelled.
+        labels.unlabelled = [
+            path for path in labels.unlabelled
+            if not (place.labels / f"{without_extension(path.relative_to(files.folder).as_posix())}.xml").is_file()
+        ]  # fmt: skip
+    return labels
 
 
 def _stems(place: Place) -> Iterator[tuple[int | None, str]]:

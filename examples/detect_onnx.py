@@ -1,0 +1,69 @@
+"""Find faces with an exported file and nothing but onnxruntime, NumPy and OpenCV.
+
+    python -m fanet_lightning.export format=onnx out=faces.onnx       # once, where fanet-lightning is installed
+    python detect_onnx.py faces.onnx picture.jpg [more.jpg …] [--threshold 0.5] [--save FOLDER]
+
+Prints one line of JSON per picture: {"image": …, "width": …, "height": …, "faces": [{"box_xyxy": [x1, y1, x2, y2],
+"score": …}, …]}, boxes in pixels, best first. Leaves with 1 if a picture could not be read. Copy it and change it.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime
+
+
+def find_faces(session: onnxruntime.InferenceSession, image_bgr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W, 3) uint8 as OpenCV reads it → boxes (D, 4) in its pixels, clipped to it, and scores (D,), descending."""
+    height, width = image_bgr.shape[:2]
+    image_rgb = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2RGB)
+    images = np.ascontiguousarray(image_rgb.transpose(2, 0, 1))[None]  # (1, 3, H, W) uint8; the graph normalises it
+    boxes_xyxy, scores, _ = session.run(["boxes_xyxy", "scores", "image_index"], {"images": images})
+    return np.clip(boxes_xyxy, 0, [width, height, width, height]), scores
+
+
+def draw(image_bgr: np.ndarray, boxes_xyxy: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """A copy with the boxes on it, from red (score 0) to green (1)."""
+    drawn, thickness = image_bgr.copy(), max(1, round(min(image_bgr.shape[:2]) / 300))
+    for box, score in zip(boxes_xyxy.round().astype(int).tolist(), scores.tolist(), strict=True):
+        colour = (0, int(255 * score), int(255 * (1 - score)))
+        cv2.rectangle(drawn, box[:2], box[2:], colour, thickness)
+        cv2.putText(drawn, f"{score:.2f}", (box[0], box[1] - 3), cv2.FONT_HERSHEY_SIMPLEX, 0.4 * thickness, colour)
+    return drawn
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="of python -m fanet_lightning.export format=onnx")
+    parser.add_argument("pictures", type=Path, nargs="+")
+    parser.add_argument("--threshold", type=float, default=0.5, help="least score")
+    parser.add_argument("--save", type=Path, metavar="FOLDER", help="where pictures with boxes go")
+    args = parser.parse_args()
+    session = onnxruntime.InferenceSession(str(args.model), providers=["CPUExecutionProvider"])
+    failed = 0
+    for path in args.pictures:
+        image_bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image_bgr is None:
+            print(f"error: {path} cannot be read as an image", file=sys.stderr)
+            failed = 1
+            continue
+        boxes_xyxy, scores = find_faces(session, image_bgr)
+        boxes_xyxy, scores = boxes_xyxy[scores >= args.threshold], scores[scores >= args.threshold]
+        faces = [
+            {"box_xyxy": [round(x, 2) for x in box], "score": round(score, 4)}
+            for box, score in zip(boxes_xyxy.tolist(), scores.tolist(), strict=True)
+        ]
+        height, width = image_bgr.shape[:2]
+        print(json.dumps({"image": str(path), "width": width, "height": height, "faces": faces}))
+        if args.save:
+            args.save.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(args.save / f"{path.stem}.png"), draw(image_bgr, boxes_xyxy, scores))
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,216 @@
+"""What the page does with a picture: decode, detect once, then filter and draw as often as the slider moves.
+
+Knows nothing of the page itself.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fanet_lightning.data.images import UnreadableImage, decode_image_rgb, read_image_size
+from fanet_lightning.errors import InputError
+from fanet_lightning.media.drawing import annotate
+from fanet_lightning.media.redaction import redact
+
+if TYPE_CHECKING:
+    from fanet_lightning.detector import FaceDetector
+    from fanet_lightning.protocols import Protocol
+
+Image8 = npt.NDArray[np.uint8]
+
+# Longer side of what is shown, pixels: sharp on a large screen, drawn and encoded in some 30 ms.
+SHOWN_SIDE, SHOWN_SIDE_OF_MANY = 1600, 900
+NO_REDACTION = "none"
+MEGABYTE = 2**20  # as browsers count
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture and every face that the detector reports in it, whatever the threshold.
+
+    ``path``         the upload, as long as it is kept.
+    ``shown_rgb``    (h, w, 3) uint8, upright, at most ``SHOWN_SIDE`` long: what is drawn on.
+    ``boxes_xyxy``   (D, 4) float32, pixels of the upright original of ``height`` × ``width``.
+    ``scores``       (D,) float32, descending.
+    """
+
+    name: str
+    path: Path
+    height: int
+    width: int
+    shown_rgb: Image8
+    boxes_xyxy: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    protocol: str
+    decode_seconds: float
+    network_seconds: float
+
+    def count(self, threshold: float) -> int:
+        """How many faces have a score of at least ``threshold``."""
+        return int((self.scores >= threshold).sum())
+
+    @property
+    def shown_scale(self) -> tuple[float, float]:
+        """(x, y): pixels shown per pixel of the original."""
+        return self.shown_rgb.shape[1] / self.width, self.shown_rgb.shape[0] / self.height
+
+
+def read_upload(path: Path, name: str, max_pixels: int, max_bytes: int) -> Image8:
+    """The pixels of an uploaded file, upright; see :func:`fanet_lightning.data.images.read_image_rgb`.
+
+    Args:
+        path: where the upload lies.
+        name: what its owner calls it, for messages.
+        max_pixels, max_bytes: more are refused before anything is decoded.
+
+    Raises:
+        InputError: too large, not an image, damaged, or deleted since.
+    """
+    if not path.is_file():
+        raise InputError(f"{name} is no longer kept here; drop it again")
+    if path.stat().st_size > max_bytes:
+        raise InputError(
+            f"{name} has {path.stat().st_size / MEGABYTE:.1f} MB; at most {max_bytes / MEGABYTE:g} MB are taken"
+        )
+    size = _size_by_header(path)
+    if size is not None and size[0] * size[1] > max_pixels:
+        raise InputError(
+            f"{name} has {size[1]} × {size[0]} pixels, {size[0] * size[1] / 1e6:,.0f} million; at most "
+            f"{max_pixels / 1e6:g} million are taken: shrink it first"
+        )
+    # The decoder's own message about a file without a size names it as its owner does.
+    return decode_image_rgb(path.read_bytes(), name)
+
+
+def _size_by_header(path: Path) -> tuple[int, int] | None:
+    try:
+        return read_image_size(path)
+    except UnreadableImage:
+        return None
+
+
+def detect_picture(
+    detector: "FaceDetector",
+    path: Path,
+    name: str,
+    protocol: "Protocol",
+    *,
+    max_pixels: int,
+    max_bytes: int,
+    shown_side: int = SHOWN_SIDE,
+) -> Picture:
+    """Decode an upload and run the network over it once.
+
+    Raises:
+        InputError: see :func:`read_upload`; or it does not fit into memory.
+    """
+    start = time.perf_counter()
+    image_rgb = read_upload(path, name, max_pixels, max_bytes)
+    decoded = time.perf_counter()
+    found = detector.detect(image_rgb, protocol=protocol)
+    detected = time.perf_counter()
+    height, width = image_rgb.shape[:2]
+    protocol_name = str(protocol["name"] if isinstance(protocol, Mapping) else protocol)
+    return Picture(
+        name, path, height, width, shrunk(image_rgb, shown_side), found.boxes_xyxy.numpy(), found.scores.numpy(),
+        protocol_name, decoded - start, detected - decoded,
+    )  # fmt: skip
+
+
+def shrunk(image_rgb: Image8, longest: int) -> Image8:
+    """The picture with its longer side at ``longest`` pixels at most, never enlarged, no side below 1."""
+    import cv2
+
+    height, width = image_rgb.shape[:2]
+    scale = longest / max(height, width)
+    if scale >= 1:
+        return image_rgb
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.asarray(cv2.resize(image_rgb, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def drawn(image_rgb: Image8, picture: Picture, threshold: float, redaction: str) -> Image8:
+    """``image_rgb``, the picture at any size, with the boxes of its faces and the colour bar; or redacted, without.
+
+    Args:
+        image_rgb: (h, w, 3) uint8.
+        picture: whose faces are drawn.
+        threshold: lowest score of a face that counts.
+        redaction: ``none``, ``blur`` or ``pixelate``.
+    """
+    height, width = image_rgb.shape[:2]
+    keep = picture.scores >= threshold
+    scale = np.array([width / picture.width, height / picture.height] * 2, dtype=np.float32)
+    boxes_xyxy = picture.boxes_xyxy[keep] * scale
+    if redaction != NO_REDACTION:
+        return redact(image_rgb, boxes_xyxy, redaction)
+    return annotate(image_rgb, boxes_xyxy, picture.scores[keep])
+
+
+def drawn_whole(picture: Picture, threshold: float, redaction: str, max_pixels: int, max_bytes: int) -> Image8:
+    """As :func:`drawn`, at the size of the original, which is decoded again.
+
+    Raises:
+        InputError: see :func:`read_upload`.
+    """
+    image_rgb = read_upload(picture.path, picture.name, max_pixels, max_bytes)
+    return drawn(image_rgb, picture, threshold, redaction)
+
+
+def detections(picture: Picture, threshold: float) -> list[dict[str, float]]:
+    """The faces with a score of at least ``threshold``, best first; see :func:`rows`."""
+    keep = picture.scores >= threshold
+    return rows(picture.boxes_xyxy[keep], picture.scores[keep])
+
+
+def rows(boxes_xyxy: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]) -> list[dict[str, float]]:
+    """Faces as plain numbers: pixels with two decimals, scores with four.
+
+    Args:
+        boxes_xyxy: (D, 4).
+        scores: (D,).
+    """
+    return [
+        {
+            "x1": round(x1, 2), "y1": round(y1, 2), "x2": round(x2, 2), "y2": round(y2, 2),
+            "width": round(x2 - x1, 2), "height": round(y2 - y1, 2), "score": round(score, 4),
+        }
+        for (x1, y1, x2, y2), score in zip(boxes_xyxy.tolist(), scores.tolist(), strict=True)
+    ]  # fmt: skip
+
+
+def document(
+    pictures: Sequence[Picture], threshold: float, model: str, problems: Sequence[InputError] = ()
+) -> dict[str, Any]:
+    """The JSON of the page: boxes in pixels of the upright picture, continuous (width = x2 − x1)."""
+    images = [
+        {
+            "image": picture.name,
+            "width": picture.width,
+            "height": picture.height,
+            "protocol": picture.protocol,
+            "faces": picture.count(threshold),
+            "detections": detections(picture, threshold),
+        }
+        for picture in pictures
+    ]
+    head = {"model": model, "threshold": threshold, "box_format": "x1 y1 x2 y2, pixels of the upright picture"}
+    return {**head, "images": images, **({"problems": [str(problem) for problem in problems]} if problems else {})}
+
+
+def write_jpeg(image_rgb: Image8, path: Path, quality: int = 92) -> Path:
+    """The picture as a JPEG, in colour at full resolution (4:4:4): thin coloured frames stay sharp."""
+    import cv2
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    done, content = cv2.imencode(".jpg", image_rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality, *sampling])
+    if not done:  # more than 65,500 pixels wide or high is beyond the format
+        raise InputError(f"a picture of {image_rgb.shape[1]} × {image_rgb.shape[0]} pixels cannot be written as JPEG")
+    path.write_bytes(content.tobytes())
+    return path

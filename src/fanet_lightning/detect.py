@@ -1,0 +1,148 @@
+"""Faces in pictures and videos: ``python -m fanet_lightning.detect source=photos/ save=images,json``."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fanet_lightning import cli
+from fanet_lightning.errors import InputError
+from fanet_lightning.files import check_writable
+
+if TYPE_CHECKING:
+    from fanet_lightning.detector import FaceDetector
+    from fanet_lightning.media.outputs import Saving
+
+USAGE = (
+    "python -m fanet_lightning.detect source=IMAGE|FOLDER|'PATTERN'|LIST.txt|URL|VIDEO|CAMERA "
+    "[save=images,json,txt,crops] [checkpoint=fanet_light] [protocol=short640] [threshold=0.5] [redact=blur|pixelate] "
+    "[out=DIR]"
+)
+PACKAGES = ("fanet-lightning", "torch", "numpy", "pillow", "opencv-python-headless")
+# The exit code where some inputs could not be read, or a video broke off; the others are done.
+SOME_FAILED = 1
+
+
+def _saving(options: Mapping[str, Any]) -> "Saving":
+    """From the command line.
+
+    Raises:
+        InputError: an unknown kind or value.
+    """
+    from fanet_lightning.media.outputs import KINDS, REDACTIONS, Saving
+
+    save = options["save"]
+    save = [save] if isinstance(save, str) else list(save or [])
+    unknown = [kind for kind in save if kind not in KINDS]
+    if unknown or not save:
+        raise InputError(f"save={','.join(map(str, save))}: take any of {', '.join(KINDS)}, e.g. save=images,json")
+    redact = options["redact"] or None
+    if redact not in (None, *REDACTIONS):
+        raise InputError(f"redact={redact} is unknown; take {' or '.join(REDACTIONS)}, or leave it out")
+    draw = redact is None if options["draw"] == "auto" else options["draw"]
+    for key, value in (("draw", draw), ("bar", options["bar"])):
+        if not isinstance(value, bool):
+            raise InputError(f"{key}={value} is neither true nor false")
+    return Saving(tuple(dict.fromkeys(save)), redact, draw, options["bar"])
+
+
+def _number(options: Mapping[str, Any], key: str, least: float, what: str, most: float = float("inf")) -> Any:
+    """
+    Raises:
+        InputError: ``options[key]`` is no number in this range, or, where ``least`` is one, no whole number.
+    """
+    value = options[key]
+    kind = int if isinstance(least, int) else int | float
+    if isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= most:
+        raise InputError(f"{key}={value}; give {what}")
+    return value
+
+
+def _load_detector(checkpoint: str, device: str, precision: str) -> "tuple[FaceDetector, dict[str, Any]]":
+    """The detector, and what results depend on in it."""
+    from fanet_lightning.detector import FaceDetector
+    from fanet_lightning.evaluate import _precision, _resolve_device
+    from fanet_lightning.inference_store import code_sha256, file_sha256
+    from fanet_lightning.pretrained import locate, weights_file
+
+    if checkpoint.lower().endswith(".onnx"):
+        path = Path(checkpoint).expanduser()
+        detector: FaceDetector = FaceDetector.from_onnx(path, device=device)
+        weights = path
+    else:
+        device = _resolve_device(device)
+        found = locate(checkpoint)
+        detector = FaceDetector.from_checkpoint(found, device=device, precision=_precision(precision, device))
+        weights = weights_file(found)
+    return detector, {
+        "checkpoint_sha256": file_sha256(weights), "precision": detector.precision, "detection": detector.detection,
+        "code": code_sha256(),
+    }  # fmt: skip
+
+
+def _words(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words for Hydra, and the sources: their commas, brackets and signs are no grammar of Hydra's.
+
+    ``save=images,json`` is a sweep in Hydra's grammar, and becomes a list.
+    """
+    from fanet_lightning.media.sources import split_source
+
+    words, sources = [], []
+    for word in argv:
+        key, _, value = word.partition("=")
+        if key == "source":
+            sources += split_source(value)
+        elif key == "save" and not value.startswith("["):
+            words.append(f"save=[{value}]")
+        else:
+            words.append(word)
+    return words, sources
+
+
+def main(argv: list[str]) -> int:
+    """The command line."""
+    words, parts = _words(argv)
+    config = cli.verb_config("detect", words, USAGE)
+    if config is None:
+        return 0
+    from fanet_lightning.config import plain
+    from fanet_lightning.media.filming import FilmOptions
+    from fanet_lightning.media.loading import Limits
+    from fanet_lightning.media.run import detect_sources
+    from fanet_lightning.media.sources import default_name, find_sources
+    from fanet_lightning.multiscale import build_protocol
+    from fanet_lightning.scoring.results import made_by
+
+    options = plain(config)
+    if not parts:
+        raise InputError(f"source=… must be given; {USAGE}")
+    saving = _saving(options)
+    threshold = float(_number(options, "threshold", 0.0, "a score of 0 … 1", 1.0))
+    workers = _number(options, "workers", 1, "a number of threads, at least 1", 64)
+    limits = Limits(
+        int(_number(options, "max_download_mb", 0.001, "megabytes above 0") * 1e6),
+        float(_number(options, "download_seconds", 0.1, "seconds, at least 0.1")),
+    )
+    most = None if options["max_frames"] is None else _number(options, "max_frames", 1, "a number of frames, or null")
+    film_options = FilmOptions(_number(options, "every", 1, "1 for every frame, 2 for every other …"), most)
+    if options["resume"] != "auto" and options["resume"] is not False:
+        raise InputError(f"resume={options['resume']}: take auto (skip what is done) or false (begin anew)")
+    build_protocol(options["protocol"])
+    out = Path(str(options["out"])) if options["out"] else Path("outputs/detect") / default_name(parts)
+    check_writable(out)
+    sources = find_sources(parts, out)
+    checkpoint = str(options["checkpoint"])
+    detector, settings = _load_detector(checkpoint, options["device"], options["precision"])
+    summary = detect_sources(
+        sources, detector, options["protocol"], out, threshold=threshold, saving=saving, film_options=film_options,
+        limits=limits, workers=workers, resume=options["resume"] == "auto", settings=settings,
+        made_by=made_by(sys.argv, checkpoint=checkpoint, packages=PACKAGES),
+    )  # fmt: skip
+    if summary.interrupted:
+        print("interrupted; what is done is kept, and the same command goes on with the rest", file=sys.stderr)
+        return cli.INTERRUPTED
+    return SOME_FAILED if summary.failed or summary.broken else 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

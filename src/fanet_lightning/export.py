@@ -1,0 +1,319 @@
+"""Write a model as one file that other programs run: ``python -m fanet_lightning.export format=onnx out=faces.onnx``.
+
+The file takes uint8 RGB pixels of any batch and size and gives faces (:mod:`fanet_lightning.export_graph`). It is run
+once written, in its own runtime, and stays only where it finds the same faces as the model.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fanet_lightning import cli
+from fanet_lightning.errors import InputError
+from fanet_lightning.files import check_writable, replaced
+
+if TYPE_CHECKING:
+    from fanet_lightning.export_check import Comparison, Run
+    from fanet_lightning.pretrained import Model
+
+USAGE = (
+    "python -m fanet_lightning.export [checkpoint=FILE|FOLDER|NAME] [format=onnx|torchscript|torch_export] [out=FILE] "
+    "[dtype=float32|bf16|int8]"
+)
+ENDINGS = {"onnx": ".onnx", "torchscript": ".torchscript.pt", "torch_export": ".pt2"}
+RUNTIMES = {"onnx": "onnxruntime", "torchscript": "torch.jit", "torch_export": "torch.export"}
+DTYPES = ("float32", "bf16", "int8")
+# Of the verb, where the file does not find the same faces.
+DISAGREES = 1
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was found when the file was run: differences over all inputs, and median milliseconds at 640 × 480."""
+
+    comparison: "Comparison"
+    eager_ms: float
+    exported_ms: float
+    bytes: int
+    kept: bool
+
+
+def export(
+    checkpoint: Path | str,
+    out: Path,
+    *,
+    form: str = "onnx",
+    dtype: str = "float32",
+    detection: Mapping[str, Any] | None = None,
+    opset: int = 20,
+    calibration: Path | None = None,
+    calibration_images: int = 100,
+    images: Path | None = None,
+    rounds: int = 15,
+    overwrite: bool = False,
+) -> Exported:
+    """Write the file, run it, and keep it if it agrees with the model.
+
+    Args:
+        checkpoint: see :func:`fanet_lightning.pretrained.locate`.
+        out: the file. It appears whole, or not at all; with float32 not where it disagrees.
+        form: ``onnx``, ``torchscript`` or ``torch_export``.
+        dtype: ``float32``; for onnx also ``bf16`` and ``int8``, whose differences are stated and refuse nothing.
+        detection: keyword arguments of :func:`fanet_lightning.postprocess.detect` in place of the model's own.
+        opset: of ONNX.
+        calibration, calibration_images: with int8, folder of pictures and how many of them are used.
+        images: folder of pictures that both sides run on; None: a photograph in five sizes.
+        rounds: calls that each speed is the median of.
+        overwrite: replace ``out``.
+
+    Raises:
+        InputError: an option outside its choices, a model or picture that cannot be read, a missing package.
+    """
+    _check(form, dtype, calibration, calibration_images, opset, rounds, out, overwrite)
+    from fanet_lightning.export_metadata import metadata
+    from fanet_lightning.export_pictures import batches_to_try
+    from fanet_lightning.model_loading import load_model
+    from fanet_lightning.pretrained import locate, name_of
+
+    path = locate(checkpoint)
+    model = load_model(path)
+    settings = detection_settings(model.detection, detection or {})
+    batches = batches_to_try(images)
+    notes = metadata(name_of(path), path, model, settings, form=form, dtype=dtype)
+    try:
+        with replaced(out) as temporary:
+            if form == "onnx":
+                pictures = _calibration(calibration, calibration_images, model)
+                _write_onnx(temporary, model, settings, notes, opset=opset, dtype=dtype, calibration=pictures)
+            elif form == "torchscript":
+                _write_torchscript(temporary, model, settings, notes)
+            else:
+                _write_torch_export(temporary, model, settings, notes)
+            result = _tried(model, settings, batches, temporary, form, rounds, gated=dtype == "float32")
+            if not result.kept:
+                raise _Disagreement
+    except _Disagreement:
+        pass
+    except OSError as error:
+        raise InputError(f"out={out} cannot be written ({error.strerror or error}); give another place") from error
+    return result
+
+
+class _Disagreement(Exception):
+    """Makes :func:`replaced` remove the file."""
+
+
+def detection_settings(own: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
+    """All four settings: postprocess.detect's defaults, the model's own over them, ``changed`` (but None) over these.
+
+    Raises:
+        InputError: a value outside its range.
+    """
+    from fanet_lightning.postprocess import detect
+
+    defaults = {name: p.default for name, p in signature(detect).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    settings = {**defaults, **own, **{key: value for key, value in changed.items() if value is not None}}
+    for key in ("score_floor", "nms_iou"):
+        value = settings[key]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise InputError(f"detection.{key}={value}; give a number of 0 … 1")
+    for key in ("top_k", "keep"):
+        value = settings[key]
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"detection.{key}={value}; give a whole number, at least 1")
+    return settings
+
+
+def _check(
+    form: str, dtype: str, calibration: Path | None, calibration_images: int, opset: int, rounds: int, out: Path,
+    overwrite: bool,
+) -> None:  # fmt: skip
+    if form not in ENDINGS:
+        raise InputError(f"format={form} is unknown; take {' or '.join(ENDINGS)}")
+    if dtype not in DTYPES:
+        raise InputError(f"dtype={dtype} is unknown; take {' or '.join(DTYPES)}")
+    if form != "onnx" and dtype != "float32":
+        raise InputError(f"dtype={dtype} is for format=onnx; format={form} takes float32")
+    if dtype == "int8" and calibration is None:
+        raise InputError("dtype=int8 needs calibration=FOLDER: pictures that set the range of the 8 bits")
+    if dtype != "int8" and calibration is not None:
+        raise InputError(f"calibration={calibration} is for dtype=int8; leave it out")
+    for key, value in (("calibration_images", calibration_images), ("rounds", rounds)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{key}={value}; give a whole number, at least 1")
+    if not isinstance(overwrite, bool):
+        raise InputError(f"overwrite={overwrite} is neither true nor false")
+    if out.is_dir():
+        raise InputError(f"out={out} is a folder; give a file")
+    if out.exists() and not overwrite:
+        raise InputError(f"out={out} is there already; give another out, or overwrite=true")
+    check_writable(out.parent)
+    if form == "onnx":
+        from fanet_lightning.export_onnx import OPSETS, need_packages
+
+        if opset not in OPSETS:
+            raise InputError(f"opset={opset}; give {OPSETS[0]} … {OPSETS[-1]}")
+        need_packages()
+
+
+def _calibration(folder: Path | None, count: int, model: "Model") -> Any:
+    if folder is None:
+        return ()
+    from fanet_lightning.export_pictures import calibration_pictures, image_files, spread, trained_among
+
+    files = image_files(folder, "calibration")
+    trained = trained_among(files, model.training_images)
+    chosen = spread(trained or files, count)
+    if trained:
+        print(f"calibrating on {len(chosen)} pictures of {folder}, all of them trained on")
+    else:
+        print(f"calibrating on {len(chosen)} pictures of {folder}: do not measure AP on them")
+    return calibration_pictures(chosen)
+
+
+def _write_onnx(
+    path: Path, model: "Model", settings: Mapping[str, Any], notes: Mapping[str, str], **options: Any
+) -> None:
+    from fanet_lightning.export_onnx import onnx_model
+
+    path.write_bytes(onnx_model(model.network, settings, notes, **options).SerializeToString())
+
+
+def _write_torchscript(path: Path, model: "Model", settings: Mapping[str, Any], notes: Mapping[str, str]) -> None:
+    import torch
+
+    from fanet_lightning.export_graph import DetectionGraph, example_images, for_export, quiet
+    from fanet_lightning.export_metadata import EXTRA_FILE
+
+    graph = DetectionGraph(for_export(model.network, plain_heads=False), settings, channels_last=True).eval()
+    with quiet(), torch.no_grad():
+        jit: Any = torch.jit
+        traced = jit.freeze(jit.trace(graph, example_images(), check_trace=False).eval())
+        jit.save(traced, str(path), _extra_files={EXTRA_FILE: json.dumps(dict(notes))})
+
+
+def _write_torch_export(path: Path, model: "Model", settings: Mapping[str, Any], notes: Mapping[str, str]) -> None:
+    import torch
+    import torchvision  # noqa: F401  torch.export asks it for the shapes of its NMS
+
+    from fanet_lightning.export_graph import DetectionGraph, any_size, example_images, for_export, quiet
+    from fanet_lightning.export_metadata import EXTRA_FILE
+
+    graph = DetectionGraph(for_export(model.network, plain_heads=True), settings, channels_last=False).eval()
+    dynamic = torch.export.Dim.DYNAMIC
+    with quiet(), any_size(), torch.no_grad():
+        program = torch.export.export(
+            graph, (example_images(),), dynamic_shapes={"images": {0: dynamic, 2: dynamic, 3: dynamic}}
+        )
+        # Else the file holds the pictures that it was recorded with.
+        program.example_inputs = None
+        torch.export.save(program, path, extra_files={EXTRA_FILE: json.dumps(dict(notes))})
+
+
+def _tried(
+    model: "Model", settings: Mapping[str, Any], batches: list[Any], path: Path, form: str, rounds: int, *, gated: bool
+) -> Exported:
+    import torch
+
+    from fanet_lightning.detector import FaceDetector
+    from fanet_lightning.export_check import Comparison, compare, speeds
+    from fanet_lightning.export_pictures import vga
+    from fanet_lightning.net.blocks import fuse
+
+    detector = FaceDetector(fuse(model.network), detection=settings)
+    run = runner(path, form)
+    whole = Comparison()
+    for images in batches:
+        whole += compare(detector, run, images, settings, rounded=not gated)
+    picture = torch.from_numpy(vga(batches).transpose(2, 0, 1).copy())[None]
+    pixels = picture.numpy()
+    eager_ms, exported_ms = speeds(lambda: detector.find(picture), lambda: run(pixels), rounds)
+    return Exported(whole, eager_ms, exported_ms, path.stat().st_size, whole.agrees or not gated)
+
+
+def runner(path: Path, form: str) -> "Run":
+    """The file in its own runtime: (B, 3, H, W) uint8 RGB → boxes, scores, image_index, as arrays.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    import torch
+
+    from fanet_lightning.export_graph import quiet
+
+    if form == "onnx":
+        from fanet_lightning.onnx_detector import open_session, run, session_metadata
+
+        session = open_session(path, ["CPUExecutionProvider"])
+        session_metadata(session, path)
+        return lambda images: run(session, images)
+    import torchvision  # noqa: F401  as the file's own notes ask for
+
+    jit: Any = torch.jit
+    with quiet():
+        module = jit.load(str(path)) if form == "torchscript" else torch.export.load(path).module()
+
+    def call(images: Any) -> Any:
+        with torch.inference_mode():
+            return tuple(x.numpy() for x in module(torch.from_numpy(images)))
+
+    return call
+
+
+def _report(result: Exported, name: str, out: Path, form: str, dtype: str, batches: str, rounds: int) -> list[str]:
+    import torch
+
+    from fanet_lightning.export_check import SHOWN
+
+    runtime, threads = RUNTIMES[form], torch.get_num_threads()
+    shown = "" if dtype == "float32" else f", faces of scores from {SHOWN}"
+    lines = [f"compared with {runtime} on {batches}{shown}: {result.comparison}"]
+    lines.append(
+        f"640×480, {threads} {'thread' if threads == 1 else 'threads'}, median of {rounds}: the model "
+        f"{result.eager_ms:.1f} ms, {runtime} {result.exported_ms:.1f} ms, "
+        f"{result.eager_ms / result.exported_ms:.2f} × as fast"
+    )
+    if not result.kept:
+        return lines
+    if dtype != "float32":
+        lines.append(f"{dtype} has its price: python -m fanet_lightning.evaluate checkpoint={out} data=… measures AP")
+    return [*lines, f"written: {out}, {name} as {form}, {dtype}, {result.bytes / 1e6:.1f} MB"]
+
+
+def main(argv: list[str]) -> int:
+    """The command line."""
+    config = cli.verb_config("export", argv, USAGE, required=["checkpoint"])
+    if config is None:
+        return 0
+    from fanet_lightning.config import plain
+    from fanet_lightning.export_check import BOX_LIMIT, SCORE_LIMIT
+    from fanet_lightning.pretrained import locate, name_of
+
+    options = plain(config)
+    name = name_of(locate(str(options["checkpoint"])))
+    form, dtype = str(options["format"]), str(options["dtype"])
+    ending = ("" if dtype == "float32" else f".{dtype}") + ENDINGS.get(form, "")
+    out = Path(str(options["out"])) if options["out"] else Path("outputs/export") / f"{name}{ending}"
+    images = Path(str(options["images"])) if options["images"] else None
+    result = export(
+        str(options["checkpoint"]), out, form=form, dtype=dtype, detection=options["detection"], opset=options["opset"],
+        calibration=Path(str(options["calibration"])) if options["calibration"] else None,
+        calibration_images=options["calibration_images"], images=images, rounds=options["rounds"],
+        overwrite=options["overwrite"],
+    )  # fmt: skip
+    pictures = f"pictures of {images}" if images else "a photograph in five sizes, a single pixel and a batch of three"
+    print("\n".join(_report(result, name, out, form, dtype, pictures, options["rounds"])))
+    if not result.kept:
+        print(
+            f"{RUNTIMES[form]} does not find the same faces (limits: {BOX_LIMIT} px, {SCORE_LIMIT:g} in score); "
+            f"{out} was not written"
+        )
+        return DISAGREES
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,119 @@
+"""An input's pixels: from a file or an address, with what a person should know about them."""
+
+import io
+import threading
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from fanet_lightning.data.images import JPEG_START, Image8, UnreadableImage, decode_image_rgb
+from fanet_lightning.media.fetching import fetch_bytes
+from fanet_lightning.media.inputs import Item
+
+# Larger images are decoded at their turn, not ahead of it, so that few of them are in memory at a time.
+MOST_PIXELS_AHEAD = 2**24
+# What the largest image that is decoded takes as an uncompressed file, twice over.
+LARGEST_FILE_BYTES = 2**31
+# ISO 14496-12 brands of files whose pictures are HEVC.
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of a download: bytes, and seconds for all of it."""
+
+    max_download_bytes: int = 50_000_000
+    download_seconds: float = 60.0
+
+
+class Loaded(NamedTuple):
+    """``image_rgb`` (H, W, 3) uint8, upright; None for a large one, which :func:`decoded` makes of ``content``.
+
+    ``note``: what is not obvious, e.g. that it is the first frame of an animation.
+    """
+
+    image_rgb: Image8 | None
+    content: bytes
+    note: str
+
+
+def load(item: Item, limits: Limits, stop: threading.Event | None = None) -> Loaded:
+    """Read or fetch an image and, unless it is very large, decode it. Called in threads of their own.
+
+    Args:
+        item: an image.
+        limits: of downloads.
+        stop: once it is set, nobody waits for a download any more.
+
+    Raises:
+        InputError: it cannot be read, fetched or decoded.
+    """
+    content = _content(item, limits, stop)
+    note, pixels = _glance(content)
+    if pixels > MOST_PIXELS_AHEAD:
+        return Loaded(None, content, note)
+    return Loaded(_decode(content, item.text), b"", note)
+
+
+def decoded(loaded: Loaded, item: Item) -> Image8:
+    """The pixels, (H, W, 3) uint8.
+
+    Raises:
+        InputError: a large image that cannot be decoded.
+    """
+    return _decode(loaded.content, item.text) if loaded.image_rgb is None else loaded.image_rgb
+
+
+def _content(item: Item, limits: Limits, stop: threading.Event | None) -> bytes:
+    if not isinstance(item.location, Path):
+        return fetch_bytes(str(item.location), limits.max_download_bytes, limits.download_seconds, stop)
+    try:
+        if item.location.is_dir():
+            raise UnreadableImage(item.location, "it is a folder")
+        size = item.location.stat().st_size
+        if size > LARGEST_FILE_BYTES:
+            raise UnreadableImage(item.location, f"{size:,} bytes are more than any image that is decoded here")
+        return item.location.read_bytes()
+    except OSError as error:
+        raise UnreadableImage(item.location, error.strerror or type(error).__name__) from error
+
+
+def _decode(content: bytes, where: str) -> Image8:
+    heic = _is_heic(content)
+    if heic and not _heic_plug_in():
+        raise UnreadableImage(where, "HEIC needs a plug-in (pip install pillow-heif)")
+    return decode_image_rgb(content, where)
+
+
+def _is_heic(content: bytes) -> bool:
+    return content[4:8] == b"ftyp" and content[8:12] in _HEIC_BRANDS
+
+
+def _heic_plug_in() -> bool:
+    try:
+        import pillow_heif  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def _glance(content: bytes) -> tuple[str, int]:
+    """A note and the number of pixels, from the file's head; nothing where decoding will say what is wrong."""
+    from PIL import Image
+
+    if _is_heic(content):
+        _heic_plug_in()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content)) as image:
+                pixels = image.size[0] * image.size[1]
+                if content[:3] == JPEG_START:
+                    return "", pixels  # a camera's preview pictures are no animation
+                frames = int(getattr(image, "n_frames", 1))
+                kind = "page" if image.format == "TIFF" else "frame"
+                return (f"the first of {frames} {kind}s" if frames > 1 else ""), pixels
+    except Exception:  # Pillow's plugins raise almost anything on damaged files
+        return "", 0

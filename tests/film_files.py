@@ -1,0 +1,89 @@
+"""Films made by PyAV for the tests: a bar of colour that moves 2 pixels a frame, and a sine for sound."""
+
+from fractions import Fraction
+
+import numpy as np
+
+RATES = {"libopus": 48_000}
+ENCODERS = {".webm": "libvpx", ".avi": "mpeg4", ".gif": "gif"}
+PIXELS = {"gif": "rgb8"}
+
+
+def picture(index, size_wh=(96, 64)):
+    """Frame ``index``: grey, with an orange bar of 12 pixels whose left edge is at 2 x index (modulo the width)."""
+    image = np.full((size_wh[1], size_wh[0], 3), 60, np.uint8)
+    left = 2 * index % size_wh[0]
+    image[:, left : left + 12] = (220, 120, 30)
+    return image
+
+
+def sine(seconds, rate):
+    return (np.sin(2 * np.pi * 440 * np.arange(int(seconds * rate)) / rate) * 8000).astype(np.int16)
+
+
+def make_film(
+    path, frames=50, fps=25, size_wh=(96, 64), sound="aac", sound_seconds=None, ticks=None, time_base=None, turned=None,
+    options=None, mirrored=False, pixel_aspect=None, channels=1,
+):  # fmt: skip
+    """Write a film.
+
+    Args:
+        ticks: time of each frame in units of ``time_base``, instead of a fixed rate.
+        turned: degrees, counter-clockwise, by which players turn the pictures; ``mirrored``: and then mirror them.
+        options: of the container.
+    """
+    import av
+
+    encoder = ENCODERS.get(path.suffix, "libx264")
+    with av.open(str(path), "w", options=options or {}) as output:
+        video = output.add_stream(encoder, rate=fps)
+        video.width, video.height = size_wh
+        video.pix_fmt = PIXELS.get(encoder, "yuv420p")
+        if encoder == "libx264":
+            video.options = {"preset": "ultrafast", "g": "25", "crf": "18"}
+        if encoder == "libvpx":
+            video.options = {"deadline": "realtime", "cpu-used": "8", "b": "2M"}
+            video.codec_context.thread_count = 1  # its threads spin: on a busy machine two are 20 times slower
+        if time_base is not None:
+            video.codec_context.time_base = time_base
+        if turned is not None or mirrored:
+            video.set_display_rotation(turned or 0, hflip=mirrored)
+        if pixel_aspect is not None:
+            video.codec_context.sample_aspect_ratio = pixel_aspect
+        rate = RATES.get(sound, 44_100)
+        if sound is not None:
+            audio = output.add_stream(sound, rate=rate)
+            audio.codec_context.layout = {1: "mono", 2: "stereo", 6: "5.1"}[channels]
+            samples = sine(frames / fps if sound_seconds is None else sound_seconds, rate)
+            layout = audio.codec_context.layout.name
+            for start in range(0, len(samples), 1024):
+                part = np.repeat(samples[None, start : start + 1024], channels, axis=0)
+                block = av.AudioFrame.from_ndarray(
+                    np.ascontiguousarray(part.T).reshape(1, -1), format="s16", layout=layout
+                )
+                block.sample_rate, block.pts, block.time_base = rate, start, Fraction(1, rate)
+                output.mux(audio.encode(block))
+        for index in range(frames):
+            frame = av.VideoFrame.from_ndarray(picture(index, size_wh), format="rgb24")
+            if ticks is not None:
+                frame.pts, frame.time_base = ticks[index], time_base
+            output.mux(video.encode(frame))
+        output.mux(video.encode(None))
+        if sound is not None:
+            output.mux(audio.encode(None))
+    return path
+
+
+def packets(path, kind="audio"):
+    """(bytes, seconds) of every packet of the first track of that kind, in the order of the file."""
+    import av
+
+    with av.open(str(path)) as film:
+        stream = getattr(film.streams, kind)[0]
+        return [(bytes(p), float(p.pts * p.time_base)) for p in film.demux(stream) if p.dts is not None]
+
+
+def bar_edge(image_rgb):
+    """Left edge of the orange bar in pixels."""
+    red = image_rgb[..., 0].astype(int).mean(axis=0)
+    return int(np.argmax(red > 140))

@@ -1,0 +1,722 @@
+"""``python -m fanet_lightning.detect`` on real files."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from download_server import Answer, file_server
+from fanet_lightning import FaceDetector
+from fanet_lightning.data.images import read_image_rgb
+from fanet_lightning.detect import main
+from fanet_lightning.errors import InputError
+from fanet_lightning.media import journal as journal_module
+from fanet_lightning.media import loading, pipeline
+from fanet_lightning.media.inputs import Item
+from fanet_lightning.media.loading import Limits
+from fanet_lightning.media.outputs import Saving, crop
+from fanet_lightning.media.progress import Progress
+from fanet_lightning.scoring.predictions import read_predictions
+from fanet_lightning.structures import Detections
+
+# The photograph's one face, in the picture of 256 × 300 pixels that the tests use.
+FACE_XYXY = (96, 61, 176, 165)
+
+
+@pytest.fixture(scope="session")
+def photograph() -> Image.Image:
+    """A photograph with one face (Grace Hopper), which comes with matplotlib."""
+    import matplotlib.cbook as cbook
+
+    with cbook.get_sample_data("grace_hopper.jpg") as file:
+        return Image.open(file).convert("RGB").resize((256, 300))
+
+
+@pytest.fixture
+def photos(tmp_path: Path, photograph: Image.Image, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with three pictures in ``photos``: of one face, of two, and in a sub-folder of none."""
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    photograph.save(folder / "one.jpg", quality=95)
+    both = Image.new("RGB", (512, 300))
+    both.paste(photograph, (0, 0))
+    both.paste(photograph, (256, 0))
+    both.save(folder / "two.png")
+    Image.new("RGB", (120, 90), (30, 90, 200)).save(folder / "sub/none.jpg")
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def read_json(out: str | Path) -> dict[str, Any]:
+    return dict(json.loads((Path(out) / "detections.json").read_text()))
+
+
+def by_name(content: dict[str, Any]) -> dict[str, list[list[float]]]:
+    """Image → its boxes, x y width height."""
+    found: dict[int, list[list[float]]] = {image["id"]: [] for image in content["images"]}
+    for annotation in content["annotations"]:
+        found[annotation["image_id"]].append(annotation["bbox"])
+    return {image["file_name"]: found[image["id"]] for image in content["images"]}
+
+
+def files_of(folder: str | Path) -> set[str]:
+    folder = Path(folder)
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def overlap(box_xywh: list[float], face_xyxy: tuple[int, ...]) -> float:
+    x, y, w, h = box_xywh
+    x1, y1, x2, y2 = face_xyxy
+    inside = max(0.0, min(x + w, x2) - max(x, x1)) * max(0.0, min(y + h, y2) - max(y, y1))
+    return inside / (w * h + (x2 - x1) * (y2 - y1) - inside)
+
+
+def test_everything_that_can_be_saved(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (photos / "notes.txt").write_text("no image")
+    assert main(["source=photos", "save=images,json,txt,crops"]) == 0
+    out = Path("outputs/detect/photos")
+    said = capsys.readouterr()
+    assert "detecting faces in 3 images (1 other file ignored)" in said.out
+    assert f"3 images, 3 faces; {said.out.split('faces; ')[1].split(';')[0]}; the results lie in {out}" in said.out
+    assert "100 %, 3 of 3 images" in said.err and "images/s" in said.err
+    content = read_json(out)
+    assert content["complete"] is True and content["failed"] == []
+    sizes = {image["file_name"]: (image["width"], image["height"]) for image in content["images"]}
+    assert sizes == {"one.jpg": (256, 300), "sub/none.jpg": (120, 90), "two.png": (512, 300)}
+    boxes = by_name(content)
+    assert [len(boxes[name]) for name in ("one.jpg", "two.png", "sub/none.jpg")] == [1, 2, 0]
+    assert overlap(boxes["one.jpg"][0], FACE_XYXY) > 0.7
+    # The very numbers of the Python API.
+    expected = FaceDetector.from_pretrained(precision=content["settings"]["precision"]).detect(
+        photos / "one.jpg", threshold=0.5
+    )
+    (x1, y1, x2, y2) = expected.boxes_xyxy[0].double().tolist()
+    assert boxes["one.jpg"][0] == pytest.approx([x1, y1, x2 - x1, y2 - y1], abs=1e-9)
+    (annotation,) = (a for a in content["annotations"] if a["image_id"] == 1)
+    assert annotation["score"] == pytest.approx(float(expected.scores[0]), abs=1e-9)
+    assert annotation["area"] == pytest.approx((x2 - x1) * (y2 - y1)) and annotation["iscrowd"] == 0
+    assert content["made_by"]["checkpoint"] == "fanet_light" and content["settings"]["threshold"] == 0.5
+    # The scorer reads the texts.
+    packed = read_predictions(out / "txt", ["one", "two"], known_ids=["one", "two", "sub/none"])
+    assert packed.starts.tolist() == [0, 1, 3]
+    assert packed.boxes_xywh[0] == pytest.approx(boxes["one.jpg"][0], abs=0.006)
+    assert (out / "txt/sub/none.txt").read_text() == "none\n0\n"
+    score = f"{annotation['score']:.2f}"
+    with Image.open(out / f"crops/one_0_{score}.jpg") as cropped:
+        assert abs(cropped.width - (x2 - x1)) < 2 and abs(cropped.height - (y2 - y1)) < 2
+    assert len(list((out / "crops").iterdir())) == 3
+    # The bar makes pictures wider, the format stays.
+    with Image.open(out / "images/two.png") as drawn:
+        assert drawn.format == "PNG" and drawn.height == 300 and drawn.width > 512
+    with Image.open(out / "images/sub/none.jpg") as drawn:
+        assert drawn.format == "JPEG"
+    assert {path.name for path in out.iterdir()} == {
+        "images", "txt", "crops", "detections.json", "done.jsonl", ".lock", ".lock.holder"
+    }  # fmt: skip
+
+
+def test_what_is_saved_is_as_asked(photos: Path) -> None:
+    assert main(["source=photos/one.jpg", "save=images", "bar=false", "out=a"]) == 0
+    assert files_of("a/images") == {"one.jpg"} and not (Path("a") / "detections.json").exists()
+    original, drawn = read_image_rgb(photos / "one.jpg"), read_image_rgb("a/images/one.jpg")
+    assert drawn.shape == original.shape
+    changed = np.abs(drawn.astype(int) - original).max(axis=2) > 60
+    assert changed.any() and not changed[:40].any(), "a frame around the face"
+    assert main(["source=photos/one.jpg", "save=images", "draw=false", "out=b"]) == 0
+    assert np.abs(read_image_rgb("b/images/one.jpg").astype(int) - original).max() < 40
+    assert main(["source=photos/one.jpg", "save=[json]", "threshold=1", "out=c"]) == 0
+    assert read_json("c")["annotations"] == [] and files_of("c") == {"detections.json", "done.jsonl", ".lock",
+                                                                     ".lock.holder"}  # fmt: skip
+    # A shorter side of 640 finds the face as well, and boxes stay in the picture's own pixels.
+    assert main(["source=photos/one.jpg", "save=json", "protocol=short640", "out=d"]) == 0
+    assert overlap(by_name(read_json("d"))["one.jpg"][0], FACE_XYXY) > 0.7
+
+
+def detail(image_rgb: np.ndarray) -> float:
+    """How much pixels differ from their neighbours, in grey levels."""
+    return float(np.abs(np.diff(image_rgb.astype(int), axis=1)).mean())
+
+
+@pytest.mark.parametrize("kind", ["blur", "pixelate"])
+def test_redacted_faces_have_no_detail(photos: Path, kind: str) -> None:
+    assert main(["source=photos", f"redact={kind}", "save=images,json,crops", "out=safe"]) == 0
+    assert len(read_json("safe")["annotations"]) == 3
+    x1, y1, x2, y2 = FACE_XYXY
+    face = detail(read_image_rgb(photos / "one.jpg")[y1:y2, x1:x2])
+    assert detail(read_image_rgb("safe/images/one.jpg")[y1:y2, x1:x2]) < face / 2
+    for name in files_of("safe/crops"):
+        assert detail(read_image_rgb(f"safe/crops/{name}")) < face / 2, name
+    drawn, original = read_image_rgb("safe/images/two.png"), read_image_rgb(photos / "two.png")
+    assert drawn.shape == original.shape, "neither boxes nor a bar unless asked"
+    assert (drawn[:20] == original[:20]).all() and (drawn[61:165, 96:176] != original[61:165, 96:176]).any()
+    assert main(["source=photos/one.jpg", f"redact={kind}", "draw=true", "save=images", "out=both"]) == 0
+    assert read_image_rgb("both/images/one.jpg").shape[1] > 256
+
+
+def test_boxes_refer_to_the_upright_picture(tmp_path: Path, photograph: Image.Image) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it turned by 90° clockwise
+    photograph.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.jpg", quality=95, exif=exif)
+    assert main([f"source={tmp_path}/turned.jpg", f"out={tmp_path}/o"]) == 0
+    content = read_json(tmp_path / "o")
+    assert (content["images"][0]["width"], content["images"][0]["height"]) == (256, 300)
+    assert overlap(by_name(content)["turned.jpg"][0], FACE_XYXY) > 0.7
+    with Image.open(tmp_path / "o/images/turned.jpg") as drawn:
+        assert drawn.height == 300 and 0x0112 not in drawn.getexif()
+
+
+def test_bad_files_are_named_and_the_rest_goes_on(
+    photos: Path, photograph: Image.Image, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "_heic_plug_in", lambda: False)
+    whole = (photos / "one.jpg").read_bytes()
+    (photos / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (photos / "empty.png").write_bytes(b"")
+    with zipfile.ZipFile(photos / "packed.jpg", "w") as archive:
+        archive.writestr("a", "b")
+    (photos / "phone.heic").write_bytes(b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(100))
+    Image.new("RGB", (1, 1)).save(photos / "dot.png")
+    photograph.save(photos / "moving.gif", save_all=True, append_images=[Image.new("RGB", (256, 300), colour)
+                    for colour in ("red", "blue")])  # fmt: skip
+    assert main(["source=photos", "out=o"]) == 1
+    said = capsys.readouterr()
+    errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    assert [line.split("photos/")[1].split(" ")[0] for line in errors] == [
+        "cut.jpg", "empty.png", "packed.jpg", "phone.heic"
+    ]  # fmt: skip
+    reasons = ("cut short", "is empty", "not an image file", "pip install pillow-heif")
+    for line, reason in zip(errors, reasons, strict=True):
+        assert reason in line
+    assert "photos/moving.gif: the first of 3 frames is used" in said.err
+    assert "5 images, 4 faces, 4 could not be read; " in said.out and "Traceback" not in said.err
+    content = read_json("o")
+    assert [entry["file_name"] for entry in content["failed"]] == ["cut.jpg", "empty.png", "packed.jpg", "phone.heic"]
+    assert content["complete"] is True
+    notes = {image["file_name"]: image["note"] for image in content["images"] if "note" in image}
+    assert notes == {"moving.gif": "the first of 3 frames"}
+    assert files_of("o/images") == {"one.jpg", "two.png", "sub/none.jpg", "dot.png", "moving.png"}
+    # Nothing but bad ones is a failure as well, and no image at all a mistake.
+    assert main(["source=photos/cut.jpg", "out=p"]) == 1
+    assert "0 images, 0 faces, 1 could not be read; the results" in capsys.readouterr().out
+
+
+def test_a_file_that_turned_bad_has_no_old_results(photos: Path) -> None:
+    assert main(["source=photos/one.jpg", "save=images,json,crops", "out=o"]) == 0
+    (photos / "one.jpg").write_bytes(b"PK")
+    assert main(["source=photos/one.jpg", "save=images,json,crops", "out=o"]) == 1
+    assert read_json("o")["images"] == [] and files_of("o/images") == files_of("o/crops") == set()
+
+
+def test_equal_stems_do_not_overwrite_each_other(photos: Path) -> None:
+    Image.new("RGB", (64, 64)).save(photos / "one.png")
+    Image.new("RGB", (32, 64)).save(photos / "one.gif")
+    assert main(["source=photos", "save=images,txt", "draw=false", "out=o"]) == 0
+    assert files_of("o/txt") == {"one.gif.txt", "one.jpg.txt", "one.png.txt", "two.txt", "sub/none.txt"}
+    sizes = {name: read_image_rgb(f"o/images/{name}").shape[1] for name in files_of("o/images")}
+    assert sizes == {"one.gif.png": 32, "one.jpg": 256, "one.png": 64, "two.png": 512, "sub/none.jpg": 120}
+
+
+def test_what_is_done_is_skipped(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["source=photos", "save=images,json,crops", "out=o"]
+    assert main(words) == 0
+    first, drawn = read_json("o"), (Path("o/images/one.jpg"), Path("o/images/two.png"))
+    for path in drawn:
+        path.write_bytes(b"left alone")
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "going on: 3 of them are done already" in capsys.readouterr().out
+    assert [path.read_bytes() for path in drawn] == [b"left alone"] * 2
+    assert read_json("o") | {"made_by": 0} == first | {"made_by": 0}
+    # One that is new, one that has changed, one whose results are gone.
+    (photos / "new.jpg").write_bytes((photos / "one.jpg").read_bytes())
+    Image.new("RGB", (100, 50)).save(photos / "two.png")
+    Path("o/images/sub/none.jpg").unlink()
+    assert main(words) == 0
+    assert "going on: 1 of them are done already" in capsys.readouterr().out
+    content = read_json("o")
+    assert [image["file_name"] for image in content["images"]] == ["new.jpg", "one.jpg", "sub/none.jpg", "two.png"]
+    assert by_name(content)["two.png"] == [] and drawn[0].read_bytes() == b"left alone"
+    assert {name.split("_")[0] for name in files_of("o/crops")} == {"new", "one"}, "two.png shows no face any more"
+    assert main([*words, "resume=false"]) == 0
+    assert "done already" not in capsys.readouterr().out and drawn[0].read_bytes() != b"left alone"
+
+
+def test_other_settings_begin_anew_and_leave_no_faces_behind(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["source=photos/two.png", "save=crops", "out=o"]) == 0
+    assert main(["source=photos/one.jpg", "save=crops", "out=o"]) == 0
+    (Path("o/crops") / "mine.jpg").write_bytes(b"")
+    assert len(files_of("o/crops")) == 4
+    assert main(["source=photos/one.jpg", "redact=blur", "save=images", "out=o"]) == 0
+    assert "beginning anew: the results in o are of other settings (save, redact, draw)" in capsys.readouterr().out
+    left = files_of("o/crops")
+    assert not [name for name in left if name.startswith("one")], "its face was shown there"
+    assert "mine.jpg" in left and len(left) == 3, "what others left stays"
+
+
+def test_a_line_that_was_cut_off_is_done_again(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["source=photos", "save=json", "out=o"]
+    assert main(words) == 0
+    whole, path = read_json("o"), Path("o/done.jsonl")
+    path.write_bytes(path.read_bytes()[:-20])
+    assert main(words) == 0
+    assert "going on: 2 of them are done already" in capsys.readouterr().out
+    assert read_json("o") | {"made_by": 0} == whole | {"made_by": 0}
+    assert len(path.read_bytes().splitlines()) == 4
+    path.write_bytes(b"\x00\x01 no journal\n")
+    assert main(words) == 0
+    assert "done already" not in capsys.readouterr().out
+
+
+def test_a_journal_does_not_reach_outside(photos: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "precious.jpg"
+    precious.write_bytes(b"x")
+    item = Item(photos / "one.jpg", "one.jpg", "one")
+    journal_module.remove_results(tmp_path / "photos", {"files": ["../precious.jpg", str(precious)]})
+    assert precious.exists()
+    with journal_module.Journal(photos, {"a": 1}, ["one.jpg"]) as journal:
+        journal.add(item, {"files": ["one.jpg"]})
+        assert journal.is_done(item) and not journal.is_done(Item(photos / "two.png", "one.jpg", "one"))
+
+
+def heed_interrupts() -> None:
+    # A shell starts what it runs in the background with SIGINT ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_is_done(photos: Path, tmp_path: Path) -> None:
+    larger = Image.open(photos / "one.jpg").resize((512, 600))
+    for number in range(30):
+        larger.save(photos / f"n{number:02}.jpg")
+    command = [sys.executable, "-m", "fanet_lightning.detect", "source=photos", "save=images,json", "out=o"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    journal = Path("o/done.jsonl")
+
+    def lines() -> int:
+        return journal.read_bytes().count(b"\n") if journal.is_file() else 0
+
+    for kind in (signal.SIGKILL, signal.SIGINT):
+        before = lines()
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            preexec_fn=heed_interrupts,
+        )  # fmt: skip
+        wait_for(lambda before=before: lines() > before + 2)
+        process.send_signal(kind)
+        _, stderr = process.communicate(timeout=60)
+        assert "Traceback" not in stderr
+        if kind == signal.SIGKILL:
+            Path("o/.unfinished").mkdir(exist_ok=True)
+            Path("o/.unfinished/half").write_bytes(b"half a picture")
+    assert process.returncode == 130
+    assert stderr.splitlines()[-1] == "interrupted; what is done is kept, and the same command goes on with the rest"
+    content = read_json("o")
+    done = len(content["images"])
+    assert content["complete"] is False and 5 <= done == lines() - 1 < 33
+    # What was found when it was interrupted was still written, and nothing half.
+    assert len(files_of("o/images")) == done
+    for name in files_of("o/images"):
+        read_image_rgb(f"o/images/{name}")
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 0 and f"going on: {done} of them are done already" in finished.stdout
+    assert len(read_json("o")["images"]) == 33 and read_json("o")["complete"] is True
+    assert not Path("o/.unfinished").exists()
+
+
+def test_an_image_over_http_and_lists(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with file_server() as server:
+        server.serve("/p/one.jpg?a=b", Answer((photos / "one.jpg").read_bytes()))
+        assert main([f"source={server.url}/p/one.jpg?a=b", "out=o"]) == 0
+        assert overlap(by_name(read_json("o"))["one.jpg"][0], FACE_XYXY) > 0.7
+        assert files_of("o/images") == {"one.jpg"}
+        Path("list.txt").write_text(f"photos/two.png\n# more\n{server.url}/gone.jpg\nphotos/absent.jpg\n")
+        capsys.readouterr()
+        assert main(["source=list.txt", "save=json", "out=p"]) == 1
+        said = capsys.readouterr()
+        assert "/gone.jpg answers 404 Not Found" in said.err and "photos/absent.jpg cannot be read" in said.err
+        assert "1 image, 2 faces, 2 could not be read" in said.out
+        server.serve("/large.jpg", Answer(bytes(3_000_000)))
+        assert main([f"source={server.url}/large.jpg", "max_download_mb=2", "out=q"]) == 1
+        assert "has 3 MB, more than max_download_mb=2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "source=… must be given"),
+        (["source=nowhere"], "source=nowhere: there is no such file or folder"),
+        (["source=photos/sub", "save=pictures"], "save=pictures: take any of images, json, txt, crops"),
+        (["source=photos", "save=[]"], "save=: take any of"),
+        (["source=photos", "threshold=1.5"], r"threshold=1\.5; give a score of 0 … 1"),
+        (["source=photos", "threshold=high"], "threshold=high; give a score"),
+        (["source=photos", "redact=black"], "redact=black is unknown; take blur or pixelate"),
+        (["source=photos", "draw=maybe"], "draw=maybe is neither true nor false"),
+        (["source=photos", "workers=0"], "workers=0; give a number of threads"),
+        (["source=photos", "resume=yes please"], "resume=yes please: take auto"),
+        (["source=photos", "every=0"], "every=0; give 1 for every frame"),
+        (["source=photos", "max_frames=0"], "max_frames=0; give a number of frames"),
+        (["source=photos", "max_download_mb=-1"], "max_download_mb=-1; give megabytes above 0"),
+        (["source=photos", "checkpoint=nothing.ckpt"], "no checkpoint at nothing.ckpt"),
+        (["source=photos", "protocol=short"], "protocol=short: there is no such option"),
+        (["source=photos", "thresold=0.5"], "unknown key 'thresold': did you mean 'threshold'?"),
+        (["photos"], "'photos' is not key=value"),
+        (["source=photos/one.jpg", "out=photos/one.jpg"], "is not a folder; choose another out"),
+    ],
+)
+def test_mistakes(photos: Path, words: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        main(words)
+    assert not Path("outputs").exists()
+
+
+def test_inputs_are_never_overwritten(photos: Path) -> None:
+    photos.rename("images")
+    before = {name: (Path("images") / name).read_bytes() for name in files_of("images")}
+    with pytest.raises(InputError, match=r"results are written into .*images, where inputs lie; give another out"):
+        main(["source=images", "out=."])
+    with pytest.raises(InputError, match="give another out"):
+        main(["source=images/sub/none.jpg", "out=."])
+    assert before == {name: (Path("images") / name).read_bytes() for name in files_of("images")}
+
+
+def test_exit_codes_of_the_real_command(photos: Path) -> None:
+    (photos / "empty").mkdir()
+    run = [sys.executable, "-m", "fanet_lightning.detect"]
+    mistaken = subprocess.run([*run, "source=photos/empty"], capture_output=True, text=True)
+    assert mistaken.returncode == 2 and mistaken.stdout == ""
+    (line,) = mistaken.stderr.splitlines()
+    assert line.startswith("error: source=photos/empty: no image in it; give")
+    asked = subprocess.run([*run, "--help"], capture_output=True, text=True)
+    assert asked.returncode == 0 and "source=IMAGE|FOLDER" in asked.stdout and "max_download_mb: 50" in asked.stdout
+
+
+def test_a_full_disk_is_one_line(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> list[str]:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pipeline, "write_picture", full)
+    with pytest.raises(InputError, match=r"out=o cannot be written \(No space left on device\); free it, and"):
+        main(["source=photos", "save=images", "out=o"])
+
+
+def test_a_folder_in_use(photos: Path) -> None:
+    from fanet_lightning.run_record import locked
+
+    (Path("o")).mkdir()
+    held, let_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with locked(Path("o")):
+            held.set()
+            let_go.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(60)
+    try:
+        with pytest.raises(InputError, match="o is in use by a run of detect"):
+            main(["source=photos", "out=o"])
+    finally:
+        let_go.set()
+        thread.join()
+
+
+# The pipeline
+
+
+def items_of(folder: Path, number: int) -> list[Item]:
+    for index in range(number):
+        Image.new("RGB", (40 + index, 30)).save(folder / f"{index:03}.png")
+    return [Item(path, path.name, path.stem) for path in sorted(folder.glob("*.png"))]
+
+
+def nothing(_: object) -> Detections:
+    import torch
+
+    return Detections(torch.zeros(0, 4), torch.zeros(0))
+
+
+def run_pipeline(items: list[Item], find: Any, out: Path, workers: int = 2) -> pipeline.Outcome:
+    with journal_module.Journal(out, {}, []) as journal, Progress(len(items), "images", quiet=True) as progress:
+        return pipeline.ImagePipeline(find, out, Saving(("json",)), journal, progress, Limits(), workers).run(items)
+
+
+def test_images_come_in_order_and_few_are_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    items, out = items_of(tmp_path, 60), tmp_path / "o"
+    out.mkdir()
+    lock, counts, most = threading.Lock(), {"loaded": 0, "found": 0, "written": 0}, {"ahead": 0, "behind": 0}
+
+    def count(what: str) -> None:
+        with lock:
+            counts[what] += 1
+            most["ahead"] = max(most["ahead"], counts["loaded"] - counts["found"])
+            most["behind"] = max(most["behind"], counts["found"] - counts["written"])
+
+    real_load, widths = loading.load, []
+
+    def load(*arguments: Any) -> Any:
+        count("loaded")
+        return real_load(*arguments)
+
+    def find(image_rgb: np.ndarray) -> Detections:
+        widths.append(image_rgb.shape[1])
+        count("found")
+        return nothing(image_rgb)
+
+    def write(*_: object) -> list[str]:
+        time.sleep(0.002)
+        count("written")
+        return []
+
+    monkeypatch.setattr(pipeline, "load", load)
+    monkeypatch.setattr(pipeline, "write_picture", write)
+    assert run_pipeline(items, find, out).done == 60
+    assert widths == list(range(40, 100))
+    assert most["ahead"] <= 2 * pipeline.AHEAD_PER_READER + 1
+    assert 1 < most["behind"] <= 2 * pipeline.BEHIND_PER_WRITER + 1
+    lines = (out / "done.jsonl").read_text().splitlines()[1:]
+    assert [json.loads(line)["width"] for line in lines] == widths
+
+
+def test_very_large_images_are_decoded_at_their_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "MOST_PIXELS_AHEAD", 60 * 30)
+    items, out = items_of(tmp_path, 41), tmp_path / "o"
+    out.mkdir()
+    threads: dict[int, str] = {}
+    real = loading._decode
+
+    def decode(content: bytes, where: str) -> Any:
+        image = real(content, where)
+        threads[image.shape[1]] = threading.current_thread().name
+        return image
+
+    monkeypatch.setattr(loading, "_decode", decode)
+    assert run_pipeline(items, nothing, out).done == 41
+    assert {width for width, thread in threads.items() if thread == "MainThread"} == set(range(61, 81))
+    assert all(threads[width].startswith("read-images") for width in range(40, 61))
+
+
+def test_an_image_that_the_network_refuses_is_one_of_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    items, out = items_of(tmp_path, 5), tmp_path / "o"
+    out.mkdir()
+
+    def find(image_rgb: np.ndarray) -> Detections:
+        if image_rgb.shape[1] == 42:
+            raise InputError("an image of 30 × 42 pixels does not fit into memory")
+        return nothing(image_rgb)
+
+    outcome = run_pipeline(items, find, out)
+    assert outcome.done == 4 and list(outcome.failed) == ["002.png"]
+    assert "error: an image of 30 × 42 pixels does not fit into memory" in capsys.readouterr().err
+
+
+def test_crops_have_at_least_a_pixel_and_stay_inside() -> None:
+    image = np.arange(20 * 30 * 3, dtype=np.int64).reshape(20, 30, 3).astype(np.uint8)
+    for box, expected in (
+        ((2.2, 3.7, 5.1, 8.0), (slice(3, 8), slice(2, 6))),
+        ((-3.0, -1.0, 4.0, 2.0), (slice(0, 2), slice(0, 4))),
+        ((25.0, 15.0, 40.0, 40.0), (slice(15, 20), slice(25, 30))),
+        ((7.0, 7.0, 7.0, 7.0), (slice(7, 8), slice(7, 8))),
+        ((30.0, 20.0, 30.0, 20.0), (slice(19, 20), slice(29, 30))),
+    ):
+        assert (crop(image, np.array(box)) == image[expected]).all(), box
+
+
+def test_a_name_that_is_no_text(photos: Path) -> None:
+    path = os.fsencode(photos) + b"/caf\xe9.jpg"
+    with open(path, "wb") as file:  # noqa: PTH123  # pathlib would do, this is plainer
+        file.write((photos / "one.jpg").read_bytes())
+    assert main(["source=photos", "save=images,json,txt,crops", "out=o"]) == 0
+    assert os.path.exists(b"o/images/caf\xe9.jpg")  # noqa: PTH110
+    assert main(["source=photos", "save=images,json,txt,crops", "out=o"]) == 0
+
+
+def test_a_name_that_leaves_no_room_for_results(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (photos / "one.jpg").rename(photos / f"{'n' * 250}.jpg")
+    assert main(["source=photos", "save=crops,json", "out=o"]) == 1
+    assert "the name is too long to be written; rename the input" in capsys.readouterr().err
+    assert [image["file_name"] for image in read_json("o")["images"]] == ["sub/none.jpg", "two.png"]
+
+
+@pytest.mark.slow
+def test_an_exported_model(photos: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="runs an exported model")
+    pytest.importorskip("onnxscript", reason="exports a model")
+    from fanet_lightning.export import main as export
+
+    assert not export(["format=onnx", "out=light.onnx"])
+    words = ["source=photos", "save=json"]
+    assert main([*words, "checkpoint=light.onnx", "out=a"]) == 0
+    assert main([*words, "precision=32-true", "out=b"]) == 0
+    exported, eager = by_name(read_json("a")), by_name(read_json("b"))
+    assert list(exported) == list(eager) and len(exported["two.png"]) == 2
+    for name, boxes in eager.items():
+        assert np.allclose(exported[name], boxes, atol=0.05), name
+
+
+@pytest.mark.slow
+def test_ten_thousand_pixels_square(tmp_path: Path) -> None:
+    Image.new("RGB", (10_000, 10_000), (20, 60, 20)).save(tmp_path / "large.png")
+    Image.new("RGB", (1, 1)).save(tmp_path / "small.png")
+    words = ["source=.", "save=json,images", "protocol=vga640", "out=o"]
+    command = [sys.executable, "-m", "fanet_lightning.detect", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "2 images, 0 faces" in done.stdout
+
+
+# Videos
+
+
+def write_video(path: Path, photograph: Image.Image, frames: int = 8, rate: int = 10) -> Path:
+    av = pytest.importorskip("av", reason="videos need PyAV")
+    path.parent.mkdir(exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"g": "1"})
+        stream.width, stream.height, stream.pix_fmt = 256, 300, "yuv420p"
+        for number in range(frames):
+            picture = np.roll(np.asarray(photograph), 4 * number, axis=1)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def frames_of(path: Path) -> list[np.ndarray]:
+    import av
+
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def lines_of(path: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def test_a_video(photos: Path, photograph: Image.Image, capsys: pytest.CaptureFixture[str]) -> None:
+    write_video(Path("clip.mp4"), photograph)
+    assert main(["source=clip.mp4,photos/one.jpg", "save=images,json,txt,crops", "out=o"]) == 0
+    said = capsys.readouterr()
+    assert "detecting faces in 1 image and 1 video" in said.out
+    assert "1 image, 1 video (8 frames), 9 faces; " in said.out and "100 %, 8 of 8 frames" in said.err
+    written = frames_of(Path("o/videos/clip.mp4"))
+    assert len(written) == 8 and written[0].shape[0] == 300 and written[0].shape[1] > 256
+    lines = lines_of("o/frames/clip.jsonl")
+    assert [line["frame"] for line in lines] == list(range(8))
+    assert [line["time_seconds"] for line in lines] == pytest.approx([n / 10 for n in range(8)])
+    for number, line in enumerate(lines):
+        (x1, y1, x2, y2), shift = line["boxes_xyxy"][0], 4 * number
+        expected = (FACE_XYXY[0] + shift, FACE_XYXY[1], FACE_XYXY[2] + shift, FACE_XYXY[3])
+        assert overlap([x1, y1, x2 - x1, y2 - y1], expected) > 0.65
+    assert len(files_of("o/txt/clip")) == 8 and len(files_of("o/crops/clip")) == 8
+    (video,) = read_json("o")["videos"]
+    assert (video["frames"], video["faces"], video["broken"]) == (8, 8, None)
+    assert (video["width"], video["height"], video["frames_per_second"]) == (256, 300, 10.0)
+    assert video["files"] == ["frames/clip.jsonl", "videos/clip.mp4"]
+    assert main(["source=clip.mp4,photos/one.jpg", "save=images,json,txt,crops", "out=o"]) == 0
+    assert "going on: 2 of them are done already" in capsys.readouterr().out
+
+
+def test_every_other_frame_redacted(photos: Path, photograph: Image.Image) -> None:
+    write_video(Path("clip.mkv"), photograph, frames=9)
+    words = ["source=clip.mkv", "redact=pixelate", "out=o"]
+    assert main([*words, "every=2"]) == 0
+    assert [line["frame"] for line in lines_of("o/frames/clip.jsonl")] == [0, 2, 4, 6, 8]
+    written = frames_of(Path("o/videos/clip.mkv"))
+    assert len(written) == 5 and written[0].shape == (300, 256, 3)
+    detector = FaceDetector.from_pretrained()
+    assert all(detector.detect(frame, threshold=0.5).count == 0 for frame in written)
+    assert main([*words, "max_frames=3"]) == 0
+    assert len(frames_of(Path("o/videos/clip.mkv"))) == 3 == len(lines_of("o/frames/clip.jsonl"))
+
+
+def test_a_video_that_breaks_off(photos: Path, photograph: Image.Image, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = write_video(Path("clip.mkv"), photograph, frames=16).read_bytes()
+    Path("clip.mkv").write_bytes(whole[: len(whole) // 2])
+    assert main(["source=clip.mkv", "out=o"]) == 1
+    said = capsys.readouterr()
+    (line,) = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    assert "clip.mkv: breaks off after" in line and "frames before are kept" in line
+    assert "1 broke off" in said.out
+    frames = lines_of("o/frames/clip.jsonl")
+    assert 3 < len(frames) < 16 and len(frames_of(Path("o/videos/clip.mkv"))) == len(frames)
+    assert read_json("o")["videos"][0]["broken"]
+    Path("clip.mkv").write_bytes(whole)
+    assert main(["source=clip.mkv", "out=o"]) == 0
+    assert len(lines_of("o/frames/clip.jsonl")) == 16 and read_json("o")["videos"][0]["broken"] is None
+
+
+def test_ctrl_c_in_a_video_keeps_its_beginning(
+    photos: Path, photograph: Image.Image, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(Path("clip.mp4"), photograph, frames=12)
+    real, calls = FaceDetector.detect, []
+
+    def detect(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FaceDetector, "detect", detect)
+        assert main(["source=clip.mp4", "out=o"]) == 130
+    assert "interrupted; what is done is kept" in capsys.readouterr().err
+    assert len(frames_of(Path("o/videos/clip.mp4"))) == 5 == len(lines_of("o/frames/clip.jsonl"))
+    content = read_json("o")
+    assert content["complete"] is False and content["videos"][0]["interrupted"] is True
+    assert main(["source=clip.mp4", "out=o"]) == 0
+    assert len(lines_of("o/frames/clip.jsonl")) == 12
+
+
+def test_what_cannot_be_filmed(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("av", reason="videos need PyAV")
+    Path("clip.mp4").write_bytes(b"no film at all" * 50)
+    assert main(["source=clip.mp4,photos/one.jpg,987", "save=json", "out=o"]) == 1
+    said = capsys.readouterr()
+    errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2 and "clip.mp4" in errors[0] and "camera 987" in errors[1]
+    assert "1 image, 1 face, 2 could not be read" in said.out
+
+
+def test_without_the_package_for_videos(
+    photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    Path("clip.mp4").write_bytes(b"")
+    assert main(["source=clip.mp4,photos/one.jpg", "out=o"]) == 1
+    assert "needs the package av; pip install 'fanet-lightning[video]'" in capsys.readouterr().err
+
+
+def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    screen = io.StringIO()
+    with Progress(4, "images") as progress:
+        assert progress._bar is None
+    shown = Progress(4, "images")
+    shown.console = Console(file=screen, force_terminal=True, width=100)
+    with shown:
+        shown.say("error: a line above the bar")
+        for _ in range(4):
+            shown.advance()
+    assert "error: a line above the bar" in screen.getvalue()
+    assert "4/4" in screen.getvalue() and "images/s" in screen.getvalue()
