@@ -18,7 +18,7 @@ import make_runs
 from fanet_lightning import plots, report
 from fanet_lightning.errors import InputError
 from fanet_lightning.net.build import build_network
-from fanet_lightning.reporting import page, parts, table
+from fanet_lightning.reporting import figures, page, parts, table
 from fanet_lightning.reporting.gather import Evaluation, find_runs, sweep_command
 from fanet_lightning.reporting.groups import group_runs
 from fanet_lightning.reporting.intervals import Bounds, Estimate, Resampler, verdict
@@ -578,3 +578,11 @@ def test_parameters_are_those_of_the_paper() -> None:
     from fanet_lightning.net.build import inference_parameters
 
     assert network_costs({"x": without}, 0)[0]["x"].parameters == inference_parameters(hl)
+
+
+def test_the_figure_of_steps_for_one_setting() -> None:
+    ours = Estimate(0.02, {0: 0.02}, (0.01, 0.03), None, None)
+    results = [table.StepResult(step, "hard", ours, 1.0, verdict(ours, 1.0), "") for step in STEPS]
+    figure = figures.forest(results, ("hard",))
+    assert figure is not None
+    assert [axis.get_title() for axis in figure.axes] == ["hard"]

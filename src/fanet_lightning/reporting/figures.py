@@ -81,7 +81,7 @@ def forest(results: Sequence[StepResult], settings: Sequence[str] = SETTINGS) ->
     if not any(result.ours for result in results):
         return None
     with _figure((10.0, 0.42 * len(STEPS) + 1.5)) as figure:
-        panels = figure.subplots(1, len(settings), sharey=True)
+        panels = figure.subplots(1, len(settings), sharey=True, squeeze=False)[0]
         for axis, setting in zip(panels, settings, strict=True):
             own = [result for result in results if result.setting == setting]
             for y, result in enumerate(own):
