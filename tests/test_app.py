@@ -412,6 +412,12 @@ def test_bad_keys_are_one_clear_line(word: str, message: str) -> None:
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_where_the_model_lies_is_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "mine.onnx").touch()
+    assert Settings(checkpoint=str(tmp_path / "mine.onnx")).model_name == "mine.onnx"
+    assert Settings(checkpoint="organisation/name").model_name == "organisation/name"
+
+
 def test_a_taken_port_is_said_and_a_free_one_is_found() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -442,7 +448,7 @@ def test_the_program_serves_until_it_is_asked_to_end(tmp_path: Path) -> None:
         [sys.executable, "-m", "fanet_lightning.app", "port=0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env=environment,
     )  # fmt: skip
-    patience = threading.Timer(60, process.kill)
+    patience = threading.Timer(180, process.kill)
     patience.start()
     try:
         assert process.stdout is not None
@@ -453,7 +459,7 @@ def test_the_program_serves_until_it_is_asked_to_end(tmp_path: Path) -> None:
             path = Path(json.load(answer)[0])
         assert tmp_path in path.parents and path.exists()
         process.send_signal(signal.SIGTERM)
-        out, errors = process.communicate(timeout=30)
+        out, errors = process.communicate(timeout=90)
     finally:
         patience.cancel()
         process.kill()

@@ -687,6 +687,18 @@ def test_ctrl_c_in_a_video_keeps_its_beginning(
     assert len(lines_of("o/frames/clip.jsonl")) == 12
 
 
+def test_passwords_are_not_written_down(
+    photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    word = "source=http://me:secret@127.0.0.1:9/a.jpg"
+    monkeypatch.setattr(sys, "argv", ["detect", word])
+    assert main([word, "out=o"]) == 1
+    said = capsys.readouterr()
+    assert "http://***@127.0.0.1:9/a.jpg cannot be reached" in said.err
+    written = "".join(path.read_text() for path in Path("o").iterdir() if path.is_file())
+    assert "***@127.0.0.1" in written and "secret" not in written + said.out + said.err
+
+
 def test_what_cannot_be_filmed(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("av", reason="videos need PyAV")
     Path("clip.mp4").write_bytes(b"no film at all" * 50)

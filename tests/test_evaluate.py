@@ -233,7 +233,7 @@ def test_the_test_split_gives_a_submission(
     assert record["made_by"]["protocol_settings"]["kind"] == "original" and "ap" not in record
     # Scores of another split do not come to lie beside it.
     with pytest.raises(InputError, match=r"out holds submission.zip of an evaluation of another split; give another"):
-        evaluate(checkpoint, WiderFaceSource(tmp_path, [(40, 50)]), ORIGINAL, out, device="cpu")
+        evaluate(checkpoint, WiderFaceSource(tmp_path), ORIGINAL, out, device="cpu")
 
 
 def test_an_archive_needs_every_image(tmp_path: Path) -> None:

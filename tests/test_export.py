@@ -96,6 +96,7 @@ def test_onnx_holds_for_odd_sizes_and_batches(
         np.testing.assert_allclose(boxes_xyxy[index == k].sum(), alone.boxes_xyxy.numpy().sum(), rtol=1e-4, atol=0.01)
 
 
+@pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
 def test_torchscript(tmp_path: Path, capsys: pytest.CaptureFixture[str], detector: FaceDetector) -> None:
     out = tmp_path / "new/faces.pt"
     assert export.main(["format=torchscript", f"out={out}", "rounds=1", "detection.keep=20"]) == 0
@@ -180,6 +181,7 @@ def test_other_networks_and_opset(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert json.loads(props["fanet_lightning.detection"])["nms_iou"] == 0.5
 
 
+@pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
 @pytest.mark.parametrize("fault", ["nms", "boxes", "scores"])
 def test_a_file_that_disagrees_is_not_kept(
     fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -192,13 +194,19 @@ def test_a_file_that_disagrees_is_not_kept(
     else:
         rank = export_graph._rank
         monkeypatch.setattr(export_graph, "_rank", lambda image: rank(image) + 1)  # the last one falls off
-    out = tmp_path / "faces.pt"
+    # Small ones do: a fault of the graph shows everywhere.
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    cv2.imwrite(str(pictures / "a.png"), cv2.resize(cv2.imread(str(PHOTOGRAPH)), (170, 200)))
+    out = tmp_path / "out/faces.pt"
+    out.parent.mkdir()
     out.write_text("an older file")
-    code = export.main(["format=torchscript", f"out={out}", "rounds=1", "overwrite=true"])
+    code = export.main(["format=torchscript", f"out={out}", "rounds=1", "overwrite=true", f"images={pictures}"])
     printed = capsys.readouterr().out
     assert code == 1
     assert "torch.jit does not find the same faces (limits: 0.05 px, 0.0001 in score)" in printed
-    assert [entry.name for entry in tmp_path.iterdir()] == ["faces.pt"] and out.read_text() == "an older file"
+    assert f"on pictures of {pictures}: " in printed
+    assert [entry.name for entry in out.parent.iterdir()] == ["faces.pt"] and out.read_text() == "an older file"
     if fault == "boxes":
         assert compared(printed)[2] == pytest.approx(0.07, abs=0.002)
     else:

@@ -581,7 +581,7 @@ def test_parameters_are_those_of_the_paper() -> None:
 
 
 def test_the_figure_of_steps_for_one_setting() -> None:
-    ours = Estimate(0.02, {0: 0.02}, (0.01, 0.03), None, None)
+    ours = Estimate(0.02, {0: 0.02}, Bounds(0.01, 0.03), None, None)
     results = [table.StepResult(step, "hard", ours, 1.0, verdict(ours, 1.0), "") for step in STEPS]
     figure = figures.forest(results, ("hard",))
     assert figure is not None

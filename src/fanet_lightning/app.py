@@ -25,7 +25,6 @@ Opens a page on this computer: drop a picture, several or a film, see the faces,
 Nothing leaves the computer. What is dropped is deleted after keep_minutes, and all of it when the program ends."""
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
-ONNX_SUFFIX = ".onnx"
 # Read by Gradio when it is imported: it would otherwise report its use, and ask for newer versions.
 QUIET_ENVIRONMENT = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
 UPLOAD_FOLDER_VARIABLE = "GRADIO_TEMP_DIR"
@@ -67,6 +66,12 @@ class Settings:
             _check_number(key, getattr(self, key), 1, whole=True)
         for key in ("max_upload_mb", "max_video_seconds", "keep_minutes"):
             _check_number(key, getattr(self, key), 0.01)
+
+    @property
+    def model_name(self) -> str:
+        """What the page and its JSON call the model: of a path the last part, where it lies concerns nobody."""
+        path = Path(self.checkpoint)
+        return path.name if path.exists() else self.checkpoint
 
     @property
     def max_bytes(self) -> int:
@@ -120,23 +125,6 @@ def free_port(host: str, port: int | None) -> int:
         raise InputError(
             f"port={port} on {host} is taken ({first_line(error)}); give another one, or port=0 for a free one"
         ) from error
-
-
-def load_detector(settings: Settings) -> "FaceDetector":
-    """The detector that ``checkpoint`` names: a model, a checkpoint, or an export (``.onnx``).
-
-    Raises:
-        InputError: see :func:`fanet_lightning.detector.load_model`; or an unknown device or precision.
-    """
-    from fanet_lightning.detector import FaceDetector
-    from fanet_lightning.evaluate import _precision, _resolve_device
-
-    if settings.checkpoint.lower().endswith(ONNX_SUFFIX):
-        return FaceDetector.from_onnx(settings.checkpoint)
-    device = _resolve_device(settings.device)
-    return FaceDetector.from_pretrained(
-        settings.checkpoint, device=device, precision=_precision(settings.precision, device)
-    )
 
 
 @contextmanager
@@ -209,7 +197,9 @@ def main(argv: list[str]) -> int:
     # What fails fast, first: loading a model takes seconds.
     free_port(settings.host, settings.port)
     import_gradio()
-    detector = load_detector(settings)
+    from fanet_lightning.open_detector import open_detector
+
+    detector = open_detector(settings.checkpoint, settings.device, settings.precision)
     with _ends_on_signals() as ended, serving(detector, settings) as url:
         print(f"the page: {url} (model {settings.checkpoint}); Ctrl-C ends it", flush=True)
         if settings.host not in LOCAL_HOSTS:

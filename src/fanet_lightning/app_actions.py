@@ -103,7 +103,7 @@ class Actions:
         return str(shown), facts, detections_table(picture, threshold), self._document([picture], threshold)
 
     def _document(self, pictures: list[Picture], threshold: float, problems: list[InputError] | None = None) -> Any:
-        return document(pictures, round(threshold, 4), self.settings.checkpoint, problems or [])
+        return document(pictures, round(threshold, 4), self.settings.model_name, problems or [])
 
     def save_picture(self, picture: Picture | None, threshold: float, redaction: str) -> str:
         """The picture at its full size, drawn or redacted, as a file to save.
@@ -210,7 +210,7 @@ class Actions:
                     yield gr.skip(), working(film.frames, film.frames_expected, "frames"), gr.skip()
                     continue
                 film.notes = [note.replace(path, name) for note in film.notes]
-                content = film_document(film, name, protocol, round(threshold, 4), self.settings.checkpoint)
+                content = film_document(film, name, protocol, round(threshold, 4), self.settings.model_name)
                 yield str(film.out), film_facts(film, self.settings.max_video_seconds), content
         except InputError as error:
             yield None, problem(str(error).replace(path, name)), None

@@ -60,20 +60,12 @@ def _number(options: Mapping[str, Any], key: str, least: float, what: str, most:
 
 def _load_detector(checkpoint: str, device: str, precision: str) -> "tuple[FaceDetector, dict[str, Any]]":
     """The detector, and what results depend on in it."""
-    from fanet_lightning.detector import FaceDetector
-    from fanet_lightning.evaluate import _precision, _resolve_device
     from fanet_lightning.inference_store import code_sha256, file_sha256
+    from fanet_lightning.open_detector import is_onnx, open_detector
     from fanet_lightning.pretrained import locate, weights_file
 
-    if checkpoint.lower().endswith(".onnx"):
-        path = Path(checkpoint).expanduser()
-        detector: FaceDetector = FaceDetector.from_onnx(path, device=device)
-        weights = path
-    else:
-        device = _resolve_device(device)
-        found = locate(checkpoint)
-        detector = FaceDetector.from_checkpoint(found, device=device, precision=_precision(precision, device))
-        weights = weights_file(found)
+    found = Path(checkpoint).expanduser() if is_onnx(checkpoint) else locate(checkpoint)
+    detector, weights = open_detector(found, device, precision), weights_file(found)
     return detector, {
         "checkpoint_sha256": file_sha256(weights), "precision": detector.precision, "detection": detector.detection,
         "code": code_sha256(),
@@ -107,6 +99,7 @@ def main(argv: list[str]) -> int:
         return 0
     from fanet_lightning.config import plain
     from fanet_lightning.media.filming import FilmOptions
+    from fanet_lightning.media.inputs import without_passwords
     from fanet_lightning.media.loading import Limits
     from fanet_lightning.media.run import detect_sources
     from fanet_lightning.media.sources import default_name, find_sources
@@ -136,7 +129,7 @@ def main(argv: list[str]) -> int:
     summary = detect_sources(
         sources, detector, options["protocol"], out, threshold=threshold, saving=saving, film_options=film_options,
         limits=limits, workers=workers, resume=options["resume"] == "auto", settings=settings,
-        made_by=made_by(sys.argv, checkpoint=checkpoint, packages=PACKAGES),
+        made_by=made_by([without_passwords(word) for word in sys.argv], checkpoint=checkpoint, packages=PACKAGES),
     )  # fmt: skip
     if summary.interrupted:
         print("interrupted; what is done is kept, and the same command goes on with the rest", file=sys.stderr)

@@ -34,8 +34,8 @@ from fanet_lightning.training_images import TrainingImages
 __all__ = ["FaceDetector", "load_model", "network_from_checkpoint", "read_checkpoint"]
 
 # Images of one size that go through the network together, and their pixels in all on a CPU. There a pass of the light
-# model costs some 4 ms whatever its size: eight 96 × 96 images together take half the time of eight alone, eight of
-# 320 × 240 four fifths; of 640 × 480 nearly all (benchmarks/detector_overhead.py --batches).
+# model costs some 4 ms whatever its size: one of eight 96 × 96 images takes 0.43 of its time alone, of 320 × 240
+# 0.87, of 640 × 480 0.94 on a busy machine and 1.00 on an idle one (benchmarks/detector_overhead.py --batches 1 8).
 BATCH_SIZE, BATCH_PIXELS_CPU = 8, 640 * 480
 
 _T = TypeVar("_T")
@@ -52,7 +52,7 @@ class FaceDetector:
         precision: ``32-true`` or ``bf16-mixed``.
         batch_size: of several images, so many that have the same size at test scale go through the network together,
             as far as memory goes. None: 8, on a CPU of 640 × 480 pixels in all at most: there small images gain by it
-            (96 × 96 half of the time), larger ones do not.
+            (96 × 96 more than half of the time), larger ones hardly.
         source: the checkpoint or model folder that the network came from, for the record.
         network_options: what ``build_network`` made the network with, for the record.
         training_images: what it was trained on; None where that is not known.
@@ -75,6 +75,8 @@ class FaceDetector:
     ) -> None:
         self.network = network.to(device).to(memory_format=torch.channels_last).eval()
         self.device = torch.device(device)
+        # Where it is computed, for the record; images and faces of an export stay on the CPU all the same.
+        self.runs_on = device
         if self.device.type == "cpu":
             keep_activation_memory()
         self.detection = dict(detection or {})

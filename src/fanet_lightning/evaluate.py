@@ -10,10 +10,11 @@ from fanet_lightning import cli
 from fanet_lightning.config import plain
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import check_writable
+from fanet_lightning.open_detector import device_name, is_onnx, open_detector
 
 if TYPE_CHECKING:
+    from fanet_lightning.detector import FaceDetector
     from fanet_lightning.inference_store import Inferred, Journal
-    from fanet_lightning.onnx_detector import OnnxFaceDetector
 
 USAGE = (
     "python -m fanet_lightning.evaluate checkpoint=FILE|FOLDER|NAME|EXPORT.onnx [data=wider_face data.root=DIR] "
@@ -72,11 +73,9 @@ def evaluate(
         InputError: see :mod:`detector` and :mod:`data`; ``out`` is in use, or holds results of the other kind.
     """
     from fanet_lightning import evaluation_files as files
-    from fanet_lightning.detector import FaceDetector
     from fanet_lightning.inference import detect_records
     from fanet_lightning.inference_store import JOURNAL_FILE, Journal, code_sha256, file_sha256, images_sha256
     from fanet_lightning.multiscale import build_protocol, full_settings
-    from fanet_lightning.postprocess import detect
     from fanet_lightning.pretrained import locate, weights_file
     from fanet_lightning.run_record import locked
     from fanet_lightning.scoring.results import made_by
@@ -86,15 +85,8 @@ def evaluate(
     if attributes or errors:
         files.check_wider(source, labelled)
     scale = build_protocol(protocol)
-    detector: FaceDetector
-    if is_onnx(checkpoint):
-        detector = onnx_detector = _onnx_detector(checkpoint, device, precision, detection or {})
-        device = onnx_detector.runs_on
-    else:
-        device = _resolve_device(device)
-        detector = FaceDetector.from_checkpoint(checkpoint, device=device, precision=_precision(precision, device))
-        defaults = {name: p.default for name, p in signature(detect).parameters.items() if p.kind is p.KEYWORD_ONLY}
-        detector.detection = {**defaults, **detector.detection, **(detection or {})}
+    detector = _opened(checkpoint, device, precision, detection or {})
+    device = detector.runs_on
     records = source.val()
     origin = {
         **made_by(sys.argv, checkpoint=stated, packages=PACKAGES),
@@ -137,27 +129,25 @@ def evaluate(
     return ap
 
 
-def is_onnx(checkpoint: Path) -> bool:
-    """Whether it is a file of ``export format=onnx``, by its ending."""
-    return checkpoint.is_file() and checkpoint.suffix == ".onnx"
+def _opened(checkpoint: Path, device: str, precision: str, detection: Mapping[str, Any]) -> "FaceDetector":
+    """The detector with the settings ``detection``, those it has already underneath.
 
-
-def _onnx_detector(path: Path, device: str, precision: str, detection: Mapping[str, Any]) -> "OnnxFaceDetector":
-    """
     Raises:
-        InputError: as :meth:`OnnxFaceDetector.open`; or settings that are not those inside the file.
+        InputError: see :func:`open_detector`; or settings other than those inside an export.
     """
-    from fanet_lightning.onnx_detector import OnnxFaceDetector
+    from fanet_lightning.postprocess import detect
 
-    if precision != "auto":
-        raise InputError(f"precision={precision}: {path} has its own; leave it out")
-    detector = OnnxFaceDetector.open(path, device=device)
-    for key, value in detection.items():
-        if value != detector.detection[key]:
-            raise InputError(
-                f"detection.{key}={value}: inside {path} it is {detector.detection[key]}; give that, or export again "
-                f"with detection.{key}={value}"
-            )
+    detector = open_detector(checkpoint, device, precision)
+    if is_onnx(checkpoint):
+        for key, value in detection.items():
+            if value != detector.detection[key]:
+                raise InputError(
+                    f"detection.{key}={value}: inside {checkpoint} it is {detector.detection[key]}; give that, or "
+                    f"export again with detection.{key}={value}"
+                )
+        return detector
+    defaults = {name: p.default for name, p in signature(detect).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    detector.detection = {**defaults, **detector.detection, **detection}
     return detector
 
 
@@ -194,40 +184,6 @@ def _how_it_went(found: "Mapping[str, Inferred]") -> dict[str, Any]:
         "tiled_images": sum(any(step.tiles > 1 for step in item.passes) for item in found.values()),
         "images_per_second": round(len(found) / max(seconds, 1e-9), 2),
     }
-
-
-def _resolve_device(device: str) -> str:
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise InputError(f"device={device} is no device name; take auto, cpu or cuda") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device={device}: no CUDA device is available; take device=cpu")
-    return device
-
-
-def _precision(precision: str, device: str) -> str:
-    from fanet_lightning.precision import resolve_precision
-
-    if precision not in ("auto", "32-true", "bf16-mixed"):
-        raise InputError(f"precision={precision} is unknown; take auto, 32-true or bf16-mixed")
-    return resolve_precision(precision, device.split(":")[0])
-
-
-def device_name(device: str) -> str:
-    """The device in words, for the record: the GPU's name, or the CPU's threads and architecture."""
-    import platform
-
-    import torch
-
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"cpu, {threads} {'thread' if threads == 1 else 'threads'}, {platform.machine()}"
 
 
 def choose_split(data: Mapping[str, Any], split: object) -> dict[str, Any]:
@@ -284,7 +240,7 @@ def main(argv: list[str]) -> int:
     checkpoint = locate(str(options["checkpoint"]))
     # Before the data are read, which may take long.
     if is_onnx(checkpoint):
-        _onnx_detector(checkpoint, options["device"], options["precision"], options["detection"])
+        _opened(checkpoint, options["device"], options["precision"], options["detection"])
     else:
         read_config(checkpoint) if checkpoint.is_dir() else read_checkpoint(checkpoint)
     data = data_of_run(checkpoint, argv)

@@ -15,6 +15,7 @@ import torch
 from fanet_lightning.errors import InputError
 from fanet_lightning.inference_store import file_sha256
 from fanet_lightning.memory import bytes_per_pixel
+from fanet_lightning.net.blocks import fuse
 from fanet_lightning.pretrained import CARD_FILE, Model, weights_file
 from fanet_lightning.training_images import TrainingImages, from_plain, to_plain
 
@@ -53,7 +54,7 @@ def metadata(
         "network": json.dumps(model.network_options),
         "graph": form,
         "dtype": dtype,
-        "bytes_per_pixel": str(bytes_per_pixel(model.network, torch.device("cpu"))),
+        "bytes_per_pixel": str(bytes_per_pixel(fuse(model.network), torch.device("cpu"))),
         "model_sha256": file_sha256(weights_file(path)),
         "package_version": version("fanet-lightning"),
         "license": terms(path, model),

@@ -191,6 +191,10 @@ def _tidy(model: Any, metadata: Mapping[str, str]) -> None:
     for item in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         del item.metadata_props[:]
         item.doc_string = ""
+    # Both halves have stated the same one.
+    opset = max(entry.version for entry in model.opset_import if not entry.domain)
+    del model.opset_import[:]
+    model.opset_import.add(domain="", version=opset)
     # Shapes between are for reading only, and the exporter's formulas are long.
     del graph.value_info[:], graph.metadata_props[:]
     onnx.helper.set_model_props(model, dict(metadata))

@@ -16,9 +16,7 @@ def _load_operator() -> None:
         return
     package = importlib.util.find_spec("torchvision")  # finds it without importing it
     folder = Path(package.origin).parent if package is not None and package.origin else Path()
-    for library in sorted(
-        folder.glob("_C*.so")
-    ):  # _C_stable.so since 0.29; none on Windows
+    for library in sorted(folder.glob("_C*.so")):  # _C_stable.so since 0.29; none on Windows
         try:
             torch.ops.load_library(library)  # type: ignore[no-untyped-call]
         except OSError:  # one that wants to be loaded by its package

@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from fanet_lightning.errors import InputError, first_line
+from fanet_lightning.media.inputs import without_passwords
 
 if TYPE_CHECKING:
     import requests
@@ -35,16 +36,17 @@ def fetch_bytes(url: str, max_bytes: int, seconds: float, stop: threading.Event 
     # What reading the raw body raises beside requests' own.
     broken = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
     end = time.monotonic() + seconds
+    shown = without_passwords(url)
     with requests.Session() as session:
         session.max_redirects = MOST_REDIRECTS
         try:
             timeout = (min(_CONNECT_SECONDS, seconds), min(_SILENT_SECONDS, seconds))
             headers = {"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity", "User-Agent": "fanet-lightning"}
             with session.get(url, headers=headers, stream=True, timeout=timeout) as response:
-                _check_answer(response, url, max_bytes)
-                return _received(response, url, max_bytes, end, seconds, stop)
+                _check_answer(response, shown, max_bytes)
+                return _received(response, shown, max_bytes, end, seconds, stop)
         except broken as error:
-            raise InputError(f"{url} {_reason(error)}; look at the address and the network") from error
+            raise InputError(f"{shown} {_reason(error)}; look at the address and the network") from error
 
 
 def _check_answer(response: "requests.Response", url: str, max_bytes: int) -> None:

@@ -139,9 +139,10 @@ class _Filming:
                 self._wait(MOST_BEHIND)
                 if options.max_frames is not None and film.frames >= options.max_frames:
                     break
+            self._wait(0)
         except KeyboardInterrupt:
             film.interrupted = True
-        self._wait(0)
+            self._wait(0)
         film.broken = reader.broken
         for number, what in (
             (reader.frames_skipped, "damaged frames were left out"),

@@ -40,10 +40,12 @@ class Item:
         """The location in words, for messages."""
         if isinstance(self.location, int):
             return f"camera {self.location}"
-        if isinstance(self.location, Path):
-            return str(self.location)
-        # Addresses of cameras tend to hold their password.
-        return re.sub(r"(?<=://)[^/@\s]+@", "***@", str(self.location))
+        return str(self.location) if isinstance(self.location, Path) else without_passwords(str(self.location))
+
+
+def without_passwords(text: str) -> str:
+    """Addresses in a text without the name and password that those of cameras tend to hold."""
+    return re.sub(r"(?<=://)[^/@\s]+@", "***@", text)
 
 
 def distinct(found: list[tuple[Item, str]]) -> tuple[list[tuple[Item, str]], int]:

@@ -68,8 +68,8 @@ def network_costs(
     """
     import torch
 
-    from fanet_lightning.evaluate import device_name
     from fanet_lightning.net.build import build_network, flops, inference_parameters
+    from fanet_lightning.open_detector import device_name
 
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:

@@ -1,0 +1,152 @@
+"""One 640 × 480 picture on a CPU: plain eager float32 beside FaceDetector, onnxruntime and torch.compile.
+
+    python benchmarks/export_speed.py                      # the paper's VGG16 network, level 3, and the light one
+    python benchmarks/export_speed.py --threads 1 --rounds 20 --networks fanet_light
+
+All sides run in one process on the same weights and pixels, pixels to faces, in turn, round by round. "Plain eager" is
+the network as it is built, in evaluation mode, memory in torch's usual order, batch normalisation where there is some,
+and postprocess.detect. Printed are best and median of the rounds, the ratio to plain eager, and the share that the
+network's operations reach of this machine's measured rate of float32 matrix products (2048³, between the rounds). With
+random weights all but some 300 anchors are pushed below the score floor, as training does. Run it on an idle machine.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SETTINGS = {"score_floor": 0.01, "top_k": 5000, "nms_iou": 0.3, "keep": 750}
+GEMM_SIDE = 2048
+
+
+def photograph(width: int, height: int) -> Any:
+    """(1, 3, H, W) uint8: the photograph that comes with matplotlib."""
+    import cv2
+    import torch
+
+    from fanet_lightning.export_pictures import batches_to_try, vga
+
+    image = cv2.resize(vga(batches_to_try(None)), (width, height))
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
+
+
+def network_of(name: str, images: Any) -> Any:
+    """``fanet``: the paper's, VGG16 at full width with the context module; ``fanet_light``: the shipped one."""
+    import torch
+
+    from fanet_lightning.model_loading import load_model
+    from fanet_lightning.net.build import build_network
+
+    if name == "fanet_light":
+        return load_model(name).network
+    torch.manual_seed(0)
+    network = build_network(level=3, context=True, width=1.0).eval()
+    with torch.no_grad():
+        logits = network(images).hierarchies[-1].logits[0]
+        margin = (logits[:, 1] - logits[:, 0]).topk(300).values[-1].item()
+        for head in network.heads["3"].children():
+            head.bias[-1] -= margin + 4.6  # logit of 0.01
+    return network
+
+
+def sides(network: Any, images: Any, args: argparse.Namespace) -> dict[str, Callable[[], Any]]:
+    """What runs, by name; each gives the boxes."""
+    import copy
+
+    import torch
+
+    from fanet_lightning.anchors import AnchorGrid
+    from fanet_lightning.detector import FaceDetector
+    from fanet_lightning.export_onnx import onnx_model
+    from fanet_lightning.net.blocks import fuse
+    from fanet_lightning.onnx_detector import open_session
+    from fanet_lightning.postprocess import detect
+
+    plain = copy.deepcopy(network)
+    detector = FaceDetector(fuse(network), detection=SETTINGS)
+
+    def eager(run: Callable[[Any], Any]) -> Any:
+        with torch.inference_mode():
+            output = run(images)
+            return detect(output, AnchorGrid(tuple(output.map_shapes)), **SETTINGS)[0].boxes_xyxy
+
+    found: dict[str, Callable[[], Any]] = {
+        "plain eager": lambda: eager(plain),
+        "FaceDetector": lambda: detector.find(images).detections.boxes_xyxy,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(onnx_model(network, SETTINGS, {}).SerializeToString())
+        session = open_session(path, ["CPUExecutionProvider"], args.threads)
+    pixels = images.numpy()
+    found["onnxruntime"] = lambda: torch.from_numpy(session.run(None, {"images": pixels})[0])
+    if args.compile:
+        compiled = torch.compile(fuse(network).to(memory_format=torch.channels_last))
+        found["torch.compile"] = lambda: eager(compiled)
+    return found
+
+
+def matrix_product(side: int) -> Callable[[], Any]:
+    import torch
+
+    first, second = torch.randn(side, side), torch.randn(side, side)
+    return lambda: first @ second
+
+
+def compare(name: str, args: argparse.Namespace) -> None:
+    from fanet_lightning.net.build import flops
+
+    images = photograph(args.width, args.height)
+    network = network_of(name, images)
+    operations = flops(network, args.height, args.width)
+    work = sides(network, images, args)
+    product = matrix_product(GEMM_SIDE)
+    counts = {}
+    for side, run in work.items():
+        counts[side] = len(run())
+        run()
+    product()
+    seconds: dict[str, list[float]] = {side: [] for side in [*work, "product"]}
+    for _ in range(args.rounds):
+        for side, run in [*work.items(), ("product", product)]:
+            start = time.perf_counter()
+            run()
+            seconds[side].append(time.perf_counter() - start)
+    rate = 2 * GEMM_SIDE**3 / min(seconds["product"])
+    print(
+        f"\n{name}, {args.width} × {args.height}, {operations / 1e9:.1f} GFLOP, {args.threads} thread(s), "
+        f"{args.rounds} rounds; matrix product {rate / 1e9:.0f} GFLOP/s"
+    )
+    plain = seconds["plain eager"]
+    for side in work:
+        own = seconds[side]
+        print(
+            f"  {side:14} {min(own) * 1e3:8.1f} / {statistics.median(own) * 1e3:8.1f} ms best / median, "
+            f"{min(plain) / min(own):5.2f} / {statistics.median(plain) / statistics.median(own):5.2f} × plain eager, "
+            f"{operations / min(own) / rate:5.1%} of the matrix product, {counts[side]} faces"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=["fanet", "fanet_light"], default=["fanet", "fanet_light"])
+    parser.add_argument("--width", type=int, default=640)
+    parser.add_argument("--height", type=int, default=480)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--no-compile", dest="compile", action="store_false", help="leave torch.compile out")
+    args = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(args.threads)
+    for name in args.networks:
+        compare(name, args)
+
+
+if __name__ == "__main__":
+    main()
