@@ -258,7 +258,7 @@ def runner(path: Path, form: str) -> "Run":
 
     def call(images: Any) -> Any:
         with torch.inference_mode():
-            return tuple(x.numpy() for x in module(torch.tensor(images)))
+            return tuple(x.numpy() for x in module(torch.from_numpy(images)))
 
     return call
 

@@ -14,13 +14,16 @@ from fanet_lightning.export_metadata import INPUT_NAME
 
 # Where HeadsGraph keeps the heads: what their convolutions' weights are called in the graph.
 HEADS_PREFIX = "network.heads."
+# Convolutions at the beginning that stay in float32. With the shipped model, the first one alone leaves errors of 0.118
+# in the offsets, two 0.083, three 0.068, four 0.064 (root mean square), at no measurable time.
+FLOAT_FIRST = 3
 
 
 def quantised(model: Any, images: Iterable[npt.NDArray[np.uint8]]) -> Any:
     """Convolutions in 8 bits (weights per channel, signed; activations unsigned), as QuantizeLinear/DequantizeLinear.
 
-    In float32 stay the first convolution, whose three channels are the normalised pixels, and those of the heads: their
-    outputs are scores and offsets, of which 255 steps are too few.
+    In float32 stay the first convolutions, whose errors all others inherit, and those of the heads: their outputs are
+    scores and offsets, for which 255 steps are too few.
 
     Args:
         model: uint8 images → heads, an ``onnx.ModelProto``.
@@ -48,7 +51,7 @@ def quantised(model: Any, images: Iterable[npt.NDArray[np.uint8]]) -> Any:
             return {INPUT_NAME: np.ascontiguousarray(image.transpose(2, 0, 1))[None]}
 
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
-    inner = [node for node in convolutions[1:] if not node.input[1].startswith(HEADS_PREFIX)]
+    inner = [node for node in convolutions[FLOAT_FIRST:] if not node.input[1].startswith(HEADS_PREFIX)]
     reader = Reader()
     with tempfile.TemporaryDirectory() as folder, quiet():
         source, target = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"

@@ -87,7 +87,7 @@ def onnx_model(
         metadata: what the file says of itself.
         opset: one of :data:`OPSETS`.
         dtype: ``float32``; ``bf16`` stores the weights of convolutions so and computes in float32; ``int8`` computes
-            the convolutions in 8 bits, but for the first one and those of the heads.
+            the convolutions in 8 bits, but for the first ones and those of the heads.
         calibration: with ``int8``: images (H, W, 3) RGB, whose activations set the range of the 8 bits.
 
     Raises:

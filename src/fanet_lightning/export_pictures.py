@@ -56,7 +56,8 @@ def vga(batches: Sequence[Image8]) -> Image8:
 
 
 def _nchw(images: npt.NDArray[Any]) -> Image8:
-    return np.ascontiguousarray(images.astype(np.uint8, copy=False).transpose(0, 3, 1, 2))
+    # A copy, since torch does not like pixels that cannot be written to.
+    return np.array(images.transpose(0, 3, 1, 2), dtype=np.uint8, order="C")
 
 
 def _photograph() -> Image8:
