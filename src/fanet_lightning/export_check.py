@@ -2,10 +2,10 @@
 
 Both run on the same pixels. Faces of the two are paired one to one: a pair are two boxes within :data:`BOX_LIMIT` whose
 scores are within :data:`SCORE_LIMIT`; what is left over is paired by overlap, so that a shifted face counts as shifted.
-A face without partner is a disagreement, with one exception, a tie: two programs add in different orders, so scores
-differ in the seventh digit, and where two anchors compete whose scores are nearer than that, or an overlap lies on the
-threshold of NMS, or a score on the floor or at the last place, either choice is right. Such a face must be among the
-model's own candidates, box and score, and the reason must be found; it is then counted as a tie.
+A face without partner is a disagreement, with one exception, a tie: two programs add in different orders, and where two
+anchors compete whose scores are nearer than what is allowed, or an overlap lies on the threshold of NMS, or a score on
+the floor or at the last place, either choice is right. Such a face must be among the model's own candidates, box and
+score, and the reason must be found; it is then counted as a tie.
 """
 
 import statistics
@@ -27,8 +27,8 @@ from fanet_lightning.structures import Detections
 
 # Pixels of the input, and score.
 BOX_LIMIT, SCORE_LIMIT = 0.05, 1e-4
-# Rounding moves scores by some 1e-7 and overlaps of small boxes by some 1e-5.
-TIE_SCORE, TIE_IOU = 1e-5, 1e-3
+# Scores that may differ by so much may change places; overlaps of small boxes move by some 1e-5.
+TIE_SCORE, TIE_IOU = SCORE_LIMIT, 1e-3
 SAME_FACE_IOU = 0.5
 # Faces that a person would look at.
 SHOWN = 0.3
