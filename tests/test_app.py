@@ -435,6 +435,7 @@ def test_a_missing_gradio_is_said_with_the_remedy(monkeypatch: pytest.MonkeyPatc
         main(["port=0"])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_the_program_serves_until_it_is_asked_to_end(tmp_path: Path) -> None:
     pytest.importorskip("gradio", reason="the page is an extra: pip install 'fanet-lightning[app]'")

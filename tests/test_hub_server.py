@@ -97,6 +97,7 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     server.server_close()
 
 
+@pytest.mark.slow
 def test_a_model_of_the_hub_is_fetched_once(hub: Hub, tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
     from matplotlib.cbook import get_sample_data
