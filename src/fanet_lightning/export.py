@@ -4,7 +4,6 @@ The file takes uint8 RGB pixels of any batch and size and gives faces (:mod:`fan
 once written, in its own runtime, and stays only where it finds the same faces as the model.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from inspect import signature
@@ -75,6 +74,7 @@ def export(
     _check(form, dtype, calibration, calibration_images, opset, rounds, out, overwrite)
     from fanet_lightning.export_metadata import metadata
     from fanet_lightning.export_pictures import batches_to_try
+    from fanet_lightning.export_torch import write_torch_export, write_torchscript
     from fanet_lightning.model_loading import load_model
     from fanet_lightning.pretrained import locate, name_of
 
@@ -89,9 +89,9 @@ def export(
                 pictures = _calibration(calibration, calibration_images, model)
                 _write_onnx(temporary, model, settings, notes, opset=opset, dtype=dtype, calibration=pictures)
             elif form == "torchscript":
-                _write_torchscript(temporary, model, settings, notes)
+                write_torchscript(temporary, model, settings, notes)
             else:
-                _write_torch_export(temporary, model, settings, notes)
+                write_torch_export(temporary, model, settings, notes)
             result = _tried(model, settings, batches, temporary, form, rounds, gated=dtype == "float32")
             if not result.kept:
                 raise _Disagreement
@@ -180,37 +180,6 @@ def _write_onnx(
     from fanet_lightning.export_onnx import onnx_model
 
     path.write_bytes(onnx_model(model.network, settings, notes, **options).SerializeToString())
-
-
-def _write_torchscript(path: Path, model: "Model", settings: Mapping[str, Any], notes: Mapping[str, str]) -> None:
-    import torch
-
-    from fanet_lightning.export_graph import DetectionGraph, example_images, for_export, quiet
-    from fanet_lightning.export_metadata import EXTRA_FILE
-
-    graph = DetectionGraph(for_export(model.network, plain_heads=False), settings, channels_last=True).eval()
-    with quiet(), torch.no_grad():
-        jit: Any = torch.jit
-        traced = jit.freeze(jit.trace(graph, example_images(), check_trace=False).eval())
-        jit.save(traced, str(path), _extra_files={EXTRA_FILE: json.dumps(dict(notes))})
-
-
-def _write_torch_export(path: Path, model: "Model", settings: Mapping[str, Any], notes: Mapping[str, str]) -> None:
-    import torch
-    import torchvision  # noqa: F401  torch.export asks it for the shapes of its NMS
-
-    from fanet_lightning.export_graph import DetectionGraph, any_size, example_images, for_export, quiet
-    from fanet_lightning.export_metadata import EXTRA_FILE
-
-    graph = DetectionGraph(for_export(model.network, plain_heads=True), settings, channels_last=False).eval()
-    dynamic = torch.export.Dim.DYNAMIC
-    with quiet(), any_size(), torch.no_grad():
-        program = torch.export.export(
-            graph, (example_images(),), dynamic_shapes={"images": {0: dynamic, 2: dynamic, 3: dynamic}}
-        )
-        # Else the file holds the pictures that it was recorded with.
-        program.example_inputs = None
-        torch.export.save(program, path, extra_files={EXTRA_FILE: json.dumps(dict(notes))})
 
 
 def _tried(
