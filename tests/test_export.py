@@ -185,6 +185,7 @@ def test_other_networks_and_opset(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert json.loads(props["fanet_lightning.detection"])["nms_iou"] == 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
 @pytest.mark.parametrize("fault", ["nms", "boxes", "scores"])
 def test_a_file_that_disagrees_is_not_kept(

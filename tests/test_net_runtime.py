@@ -117,6 +117,7 @@ def test_gradients_under_bfloat16_autocast(values: dict[str, Any]) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "training"), [("fanet", True), ("s3fd_fpn", False)])
 def test_compiles_to_one_graph_for_all_sizes(name: str, training: bool) -> None:
     network = _network({"name": name}, width=0.01).train(training)

@@ -446,6 +446,7 @@ def test_without_the_package_for_the_hub(monkeypatch: pytest.MonkeyPatch) -> Non
         locate("a/b")
 
 
+@pytest.mark.slow
 def test_the_hubs_own_package_offline(tmp_path: Path) -> None:
     """The real one raises what is caught."""
     pytest.importorskip("huggingface_hub")

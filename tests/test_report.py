@@ -176,6 +176,7 @@ def test_the_papers_steps() -> None:
 # From folders to the page -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_line_writes_page_table_and_figures(tmp_path: Path) -> None:
     runs = tmp_path / "sweep"
     make_runs.make_sweep(runs, images=20)
