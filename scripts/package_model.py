@@ -161,7 +161,31 @@ def _recipe(checkpoint: Path) -> tuple[Recipe, dict[str, Any]]:
     }
     command = record.made_by.get("command")
     text = training_command([shlex.quote(word) for word in command]) if command else None
-    return Recipe(text, record.made_by.get("git_commit"), facts), settings
+    earlier = _earlier(settings.get("init"))
+    return Recipe(text, record.made_by.get("git_commit"), facts, earlier, size), settings
+
+
+def _earlier(init: object) -> list[tuple[str, str]]:
+    """(what it was, command) of the trainings behind ``init=``, as far as is recorded; the first one first."""
+    if not init:
+        return []
+    from fanet_lightning.inference_store import file_sha256
+    from fanet_lightning.pretrained import locate, weights_file
+
+    try:
+        path = locate(str(init))
+        sha256 = file_sha256(weights_file(path))
+    except InputError:
+        return [(f"{portable(str(init))}, which is no longer there", "not recorded")]
+    name = f"`{portable(str(init))}` (SHA-256 {sha256[:16]}…)"
+    if path.is_dir():
+        card = path / CARD_FILE
+        recipe = card.read_text(encoding="utf-8").partition("## Recipe")[2] if card.is_file() else ""
+        commands = re.findall(r"```\n(.+?)\n```", recipe.partition("## Limits")[0], re.DOTALL)
+        own, *before = commands or ["not recorded"]
+        return [*((f"before {name}", command) for command in before), (name, own)]
+    recipe, settings = _recipe(path)
+    return [*_earlier(settings.get("init")), (name, recipe.command or "not recorded")]
 
 
 def _copy_scores(source: Path, folder: Path, known: set[str]) -> ScoreSet:

@@ -167,6 +167,29 @@ def test_the_card(model: Path) -> None:
     assert "somebody" not in text
 
 
+def test_the_card_tells_what_a_training_started_from(package: Any, checkpoint: Path, tmp_path: Path) -> None:
+    """A model in three steps: a checkpoint, the folder made of one that started from it, and a run from that folder."""
+    words = "level=2"
+    for step, init in ((1, checkpoint), (2, tmp_path / "model1")):
+        run = tmp_path / f"run{step}"
+        (run / "checkpoints").mkdir(parents=True)
+        shutil.copy(checkpoint, run / "checkpoints/best.ckpt")
+        settings = {"batch_size": 6, "input_size": 500, "init": str(init)}
+        made_by = {"command": ["train.py", words, f"step={step}"], "git_commit": "0123abcd"}
+        RunRecord(name="a", seed=7, settings=settings, state="finished", made_by=made_by).write(run)
+        out = tmp_path / f"model{step}"
+        assert package.main([f"checkpoint={run / 'checkpoints/best.ckpt'}", f"out={out}", f"name=m{step}"]) == 0
+    recipe = (tmp_path / "model2/README.md").read_text().partition("## Recipe")[2].partition("## Limits")
+    commands = [line for line in recipe[0].splitlines() if line.startswith("python -m fanet_lightning.train")]
+    first = "python -m fanet_lightning.train level=2 data.root=wider_face out=run"
+    assert commands == [
+        "python -m fanet_lightning.train level=2 step=2", first, "python -m fanet_lightning.train level=2 step=1",
+    ]  # fmt: skip
+    sha256 = file_sha256(tmp_path / "model1/model.safetensors")
+    assert f"2. `model1` (SHA-256 {sha256[:16]}…):" in recipe[0] and "1. before `model1`" in recipe[0]
+    assert "crops were 500 pixels wide, so it knows few faces above some 400 pixels" in recipe[2]
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

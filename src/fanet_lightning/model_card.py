@@ -43,11 +43,17 @@ class ScoreSet:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model was trained, as far as it is recorded: nothing in it is required."""
+    """How a model was trained, as far as it is recorded: nothing in it is required.
+
+    ``earlier``: (what it was, command) of the trainings whose weights this one started from, the first one first.
+    ``input_size``: side of the training crops, pixels.
+    """
 
     command: str | None = None
     commit: str | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
+    earlier: Sequence[tuple[str, str]] = ()
+    input_size: int | None = None
 
 
 def portable(value: Any) -> Any:
@@ -117,7 +123,7 @@ def model_card(
         "## Scores", _scores_text(scores, name),
         "## Training data", _data_text(training_images),
         "## Recipe", _recipe_text(recipe),
-        "## Limits", _limits_text(training_images, scores),
+        "## Limits", _limits_text(training_images, scores, recipe.input_size),
         "## Terms", _terms_text(datasets),
     ]  # fmt: skip
     return f"---\n{_heading(name, datasets, scores)}---\n" + "\n\n".join(parts) + "\n"
@@ -223,10 +229,15 @@ def _recipe_text(recipe: Recipe) -> str:
     lines = [f"* {name}: {value}" for name, value in recipe.facts.items()]
     lines.append(f"* commit: {recipe.commit or 'not recorded'}")
     command = f"\n```\n{recipe.command}\n```" if recipe.command else "\nThe command is not recorded."
-    return "\n".join([*lines, command])
+    parts = ["\n".join([*lines, command])]
+    if recipe.earlier:
+        numbered = enumerate(recipe.earlier, start=1)
+        steps = "\n\n".join(f"{number}. {what}:\n\n```\n{text}\n```" for number, (what, text) in numbered)
+        parts.append(f"It started from the weights of an earlier training, `init=`:\n\n{steps}")
+    return "\n\n".join(parts)
 
 
-def _limits_text(training_images: Sequence[TrainingImages], scores: Sequence[ScoreSet]) -> str:
+def _limits_text(training_images: Sequence[TrainingImages], scores: Sequence[ScoreSet], input_size: int | None) -> str:
     count = sum(len(part.image_ids) for part in training_images)
     of_val = [part for part in training_images if (part.data, part.split) == ("wider_face", "val")]
     lines = [
@@ -235,6 +246,11 @@ def _limits_text(training_images: Sequence[TrainingImages], scores: Sequence[Sco
         "of people.",
         "* Faces of less than about 10 pixels, strongly blurred or mostly hidden ones are often missed.",
     ]
+    if input_size is not None:
+        lines.append(
+            f"* Its training crops were {input_size} pixels wide, so it knows few faces above some "
+            f"{input_size * 4 // 5} pixels: shrink large photographs (`protocol=short640`)."
+        )
     if of_val:
         lines.append(
             "* It was trained on images of WIDER FACE's *val* split. Its numbers on all of val are not to be quoted: "
