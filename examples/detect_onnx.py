@@ -4,7 +4,8 @@
     python detect_onnx.py faces.onnx picture.jpg [more.jpg …] [--threshold 0.5] [--save FOLDER]
 
 Prints one line of JSON per picture: {"image": …, "width": …, "height": …, "faces": [{"box_xyxy": [x1, y1, x2, y2],
-"score": …}, …]}, boxes in pixels, best first. Leaves with 1 if a picture could not be read. Copy it and change it.
+"score": …}, …]}, boxes in pixels, best first. Leaves with 1 if a picture could not be read, with 2 if the
+model could not. Copy it and change it.
 """
 
 import argparse
@@ -26,6 +27,14 @@ def find_faces(session: onnxruntime.InferenceSession, image_bgr: np.ndarray) -> 
     return np.clip(boxes_xyxy, 0, [width, height, width, height]), scores
 
 
+def read_bgr(path: Path) -> np.ndarray | None:
+    """(H, W, 3) uint8, or None; from bytes, since imread adds lines of its own to the error."""
+    try:
+        return cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    except (OSError, cv2.error):
+        return None
+
+
 def draw(image_bgr: np.ndarray, boxes_xyxy: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """A copy with the boxes on it, from red (score 0) to green (1)."""
     drawn, thickness = image_bgr.copy(), max(1, round(min(image_bgr.shape[:2]) / 300))
@@ -43,10 +52,16 @@ def main() -> int:
     parser.add_argument("--threshold", type=float, default=0.5, help="least score")
     parser.add_argument("--save", type=Path, metavar="FOLDER", help="where pictures with boxes go")
     args = parser.parse_args()
-    session = onnxruntime.InferenceSession(str(args.model), providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(str(args.model), providers=["CPUExecutionProvider"])
+        if [x.name for x in session.get_inputs()] != ["images"] or session.get_outputs()[0].name != "boxes_xyxy":
+            raise ValueError("its inputs or outputs have other names")
+    except Exception as error:  # onnxruntime's have no base of their own
+        print(f"error: {args.model} is no file of fanet_lightning.export: {error}", file=sys.stderr)
+        return 2
     failed = 0
     for path in args.pictures:
-        image_bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        image_bgr = read_bgr(path)
         if image_bgr is None:
             print(f"error: {path} cannot be read as an image", file=sys.stderr)
             failed = 1

@@ -23,7 +23,7 @@ from fanet_lightning.errors import InputError
 from fanet_lightning.files import check_writable, replaced_folder
 from fanet_lightning.model_card import Recipe, ScoreSet, model_card, portable, training_command
 from fanet_lightning.pretrained import CARD_FILE, SCORES_FOLDER, WEIGHTS_FILE, Model, read_model, write_model
-from fanet_lightning.training_images import TrainingImages, read_training_images
+from fanet_lightning.training_images import TrainingImages, merged, read_training_images
 
 KEYS = ("checkpoint", "out", "name", "training_images", "data", "split", "scores", "half")
 # Above it float16 has changed what the model finds, not only rounded it.
@@ -73,6 +73,7 @@ def package(
         raise InputError(f"{checkpoint} does not name its training images; give training_images=LIST data=… split=…")
     if model.training_images is not None and training_images is not None:
         raise InputError(f"{checkpoint} names its training images itself; leave training_images out")
+    images = merged(images)
     model = Model(model.network, model.network_options, {**_default_detection(), **model.detection}, images)
     sha256 = file_sha256(checkpoint)
     recipe, facts = _recipe(checkpoint)

@@ -187,13 +187,36 @@ def test_the_protocol_decides_the_size_that_the_network_sees(actions: Any) -> No
     assert np.abs(native.boxes_xyxy[0] - small.boxes_xyxy[0]).max() < 12
 
 
+def test_a_large_picture_is_told_a_better_protocol(actions: Any, tmp_path: Path) -> None:
+    with Image.open(PHOTO) as image:
+        for width, height in ((1000, 1200), (1001, 1200)):
+            image.resize((width, height)).save(tmp_path / f"{width}.jpg")
+    advice = "faces over some 400 pixels are found better with protocol short640."
+    picture, _, summary, *_ = actions.find(str(tmp_path / "1001.jpg"), "original", 0.5, "none")
+    assert summary.count(f"Large picture: {advice}") == 1
+    assert advice in actions.redraw(picture, 0.6, "none")[1]  # the slider does not take it away
+    assert advice not in actions.find(str(tmp_path / "1001.jpg"), "short640", 0.5, "none")[2]
+    assert advice not in actions.find(str(tmp_path / "1000.jpg"), "original", 0.5, "none")[2]
+    paths = [str(tmp_path / name) for name in ("1001.jpg", "1000.jpg")]
+    *_, (_, _, summary, _) = actions.find_several(paths, "original", 0.5, "none")
+    assert summary.count(f"1 large picture: {advice}") == 1
+
+
+def test_heic_asks_for_its_plug_in(actions: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as where it is not installed
+    path = tmp_path / "phone.heic"
+    path.write_bytes(b"\x00\x00\x00\x1cftypheic\x00\x00\x00\x00mif1heic" + bytes(100))
+    _, _, summary, _, _ = actions.find(str(path), "original", 0.5, "none")
+    assert "HEIC needs a plug-in (pip install pillow-heif)" in summary
+
+
 def test_a_bad_picture_is_a_message_in_the_page(actions: Any, tmp_path: Path) -> None:
     for reason, path in bad_files(tmp_path).items():
         picture, shown, summary, rows, content = actions.find(str(path), "original", 0.5, "none")
         assert picture is None and shown is None and not rows and content is None
         assert 'role="alert"' in summary and reason in unescape(summary)
     _, _, summary, _, _ = actions.find(None, "original", 0.5, "none")
-    assert "Drop a picture" in summary
+    assert "Drop a picture" in summary and "Several at a time: the next tab" in summary
 
 
 def test_names_cannot_put_code_into_the_page(actions: Any, tmp_path: Path) -> None:

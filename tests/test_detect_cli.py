@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -180,7 +181,7 @@ def test_boxes_refer_to_the_upright_picture(tmp_path: Path, photograph: Image.Im
 def test_bad_files_are_named_and_the_rest_goes_on(
     photos: Path, photograph: Image.Image, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "_heic_plug_in", lambda: False)
+    monkeypatch.setattr("fanet_lightning.data.images.heic_plug_in", lambda: False)
     whole = (photos / "one.jpg").read_bytes()
     (photos / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (photos / "empty.png").write_bytes(b"")
@@ -209,7 +210,7 @@ def test_bad_files_are_named_and_the_rest_goes_on(
     assert files_of("o/images") == {"one.jpg", "two.png", "sub/none.jpg", "dot.png", "moving.png"}
     # Nothing but bad ones is a failure as well, and no image at all a mistake.
     assert main(["source=photos/cut.jpg", "out=p"]) == 1
-    assert "0 images, 0 faces, 1 could not be read; the results" in capsys.readouterr().out
+    assert "0 images, 0 faces, 1 could not be read\n" in capsys.readouterr().out
 
 
 def test_a_file_that_turned_bad_has_no_old_results(photos: Path) -> None:
@@ -244,7 +245,7 @@ def test_what_is_done_is_skipped(photos: Path, capsys: pytest.CaptureFixture[str
     Image.new("RGB", (100, 50)).save(photos / "two.png")
     Path("o/images/sub/none.jpg").unlink()
     assert main(words) == 0
-    assert "going on: 1 of them are done already" in capsys.readouterr().out
+    assert "going on: 1 of them is done already" in capsys.readouterr().out
     content = read_json("o")
     assert [image["file_name"] for image in content["images"]] == ["new.jpg", "one.jpg", "sub/none.jpg", "two.png"]
     assert by_name(content)["two.png"] == [] and drawn[0].read_bytes() == b"left alone"
@@ -254,15 +255,150 @@ def test_what_is_done_is_skipped(photos: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_other_settings_begin_anew_and_leave_no_faces_behind(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["source=photos/two.png", "save=crops", "out=o"]) == 0
-    assert main(["source=photos/one.jpg", "save=crops", "out=o"]) == 0
+    assert main(["source=photos", "save=crops,json", "out=o"]) == 0
     (Path("o/crops") / "mine.jpg").write_bytes(b"")
     assert len(files_of("o/crops")) == 4
-    assert main(["source=photos/one.jpg", "redact=blur", "save=images", "out=o"]) == 0
+    assert main(["source=photos", "redact=blur", "save=images", "out=o"]) == 0
     assert "beginning anew: the results in o are of other settings (save, redact, draw)" in capsys.readouterr().out
-    left = files_of("o/crops")
-    assert not [name for name in left if name.startswith("one")], "its face was shown there"
-    assert "mine.jpg" in left and len(left) == 3, "what others left stays"
+    assert files_of("o/crops") == {"mine.jpg"}, "the faces were shown there; what others left stays"
+    assert not Path("o/detections.json").exists(), "it was about what has been removed"
+
+
+def test_unredacted_pictures_of_other_inputs_are_not_left_beside_redacted_ones(photos: Path) -> None:
+    assert main(["source=photos", "save=images,crops,txt", "out=o"]) == 0
+    (photos / "two.png").rename("two.png")
+    before = files_of("o")
+    with pytest.raises(
+        InputError,
+        match=r"^out=o: holds pictures of an earlier run that are not redacted \(3 files, e\.g\. images/two\.png\); "
+        r"give another out, or delete it$",
+    ):
+        main(["source=photos", "redact=blur", "out=o"])
+    assert files_of("o") == before
+    # Another kind of redaction is another setting, and no faces are shown by either.
+    assert main(["source=photos", "redact=blur", "out=p", "save=images"]) == 0
+    with pytest.raises(
+        InputError, match=r"^out=p: holds results of other settings \(redact\), e\.g\. of one\.jpg; give"
+    ):
+        main(["source=two.png", "redact=pixelate", "out=p", "save=images"])
+    # Without results there is nothing to protect.
+    for name in ("images/two.png", *(name for name in before if name.startswith(("crops/two", "txt/two")))):
+        Path("o", name).unlink()
+    assert main(["source=photos", "redact=blur", "out=o", "save=images"]) == 0
+    assert {name for name in files_of("o") if "/" in name} == {"images/one.jpg", "images/sub/none.jpg"}
+
+
+def test_what_a_killed_run_left_is_not_kept_beside_redacted_pictures(photos: Path) -> None:
+    assert main(["source=photos", "save=images,crops", "out=o"]) == 0
+    Path("o/crops/one_0_extra.jpg").write_bytes(b"mine")
+    journal = Path("o/done.jsonl")
+    journal.write_bytes(journal.read_bytes().splitlines(keepends=True)[0])  # killed before a line was added
+    assert main(["source=photos", "redact=blur", "save=json", "out=o"]) == 0
+    assert {name for name in files_of("o") if "/" in name} == {"crops/one_0_extra.jpg"}
+
+
+def test_resume_false_removes_all_results(photos: Path) -> None:
+    assert main(["source=photos", "save=images,txt,json", "out=o"]) == 0
+    with pytest.raises(
+        InputError, match=r"holds results of other settings \(threshold\), e\.g\. of sub/none\.jpg; give"
+    ):
+        main(["source=photos/one.jpg", "save=images,txt,json", "threshold=0.4", "out=o"])
+    assert main(["source=photos/one.jpg", "save=images,txt,json", "threshold=0.4", "out=o", "resume=false"]) == 0
+    assert {name for name in files_of("o") if "/" in name} == {"images/one.jpg", "txt/one.txt"}
+    assert list(by_name(read_json("o"))) == ["one.jpg"]
+
+
+def test_sources_of_one_name_do_not_share_a_folder(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("other").mkdir()
+    shutil.copytree(photos, "other/photos")
+    Image.new("RGB", (64, 64)).save("other/photos/one.jpg")
+    assert main(["source=photos"]) == 0
+    assert main(["source=other/photos/"]) == 0
+    usual = Path("outputs/detect/photos")
+    said = capsys.readouterr().out
+    assert f"{usual} holds results of other sources; these go to {usual}_2" in said
+    assert len(by_name(read_json(usual))["one.jpg"]) == 1 and by_name(read_json(f"{usual}_2"))["one.jpg"] == []
+    # Each goes on in its own, by whatever words.
+    for words, out in ((["source=other/../photos"], usual), (["source=./other/photos"], f"{usual}_2")):
+        assert main(words) == 0
+        said = capsys.readouterr().out
+        assert "3 of them are done already" in said and f"the results lie in {out}\n" in said
+    assert not Path(f"{usual}_3").exists()
+
+
+def test_several_sources_in_one_folder(photos: Path) -> None:
+    Image.new("RGB", (64, 64)).save("three.png")
+    Image.new("RGB", (64, 64)).save("two.webp")
+    Path("other").mkdir()
+    Image.new("RGB", (64, 64)).save("other/one.jpg")
+    words = ["save=images,json,txt", "out=o"]
+    assert main(["source=photos", *words]) == 0
+    assert main(["source=three.png", *words]) == 0
+    assert by_name(read_json("o")).keys() == {"three.png", "one.jpg", "two.png", "sub/none.jpg"}
+    assert {f"images/{name}" for name in by_name(read_json("o"))} == {
+        n for n in files_of("o") if n.startswith("images")
+    }
+    before = {name: Path("o", name).read_bytes() for name in files_of("o") if "/" in name}
+    for source, name in (("other/one.jpg", "one.jpg"), ("two.webp", "two.png")):  # txt/two.txt
+        with pytest.raises(InputError) as error:
+            main([f"source={source}", *words])
+        assert str(error.value) == (
+            f"out=o: the results of {source} would overwrite those of {photos / name}; "
+            "give another out, or resume=false to remove all that lie there"
+        )
+    assert before == {name: Path("o", name).read_bytes() for name in files_of("o") if "/" in name}
+    # What turned bad has lost its results, and does not come back with the next run.
+    Path("three.png").write_bytes(b"bad")
+    assert main(["source=three.png", *words]) == 1
+    assert main(["source=photos", *words]) == 0
+    assert by_name(read_json("o")).keys() == {"one.jpg", "two.png", "sub/none.jpg"}
+
+
+def test_earlier_results_are_no_inputs(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["source=photos", "out=faces"]) == 0
+    assert main(["source=.", "out=all", "save=json"]) == 0
+    assert (
+        "detecting faces in 3 images (2 other files ignored) (1 folder of results skipped)" in capsys.readouterr().out
+    )
+    assert list(by_name(read_json("all"))) == ["photos/one.jpg", "photos/sub/none.jpg", "photos/two.png"]
+
+
+def test_nothing_is_left_where_nothing_could_be_read(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (photos / "one.jpg").write_bytes(b"no image")
+    assert main(["source=photos/one.jpg"]) == 1
+    said = capsys.readouterr().out
+    assert "0 images, 0 faces, 1 could not be read\n" in said and "results" not in said
+    assert not Path("outputs").exists()
+    Path("mine").mkdir()
+    Path("mine/detections.json").write_text("my own")
+    assert main(["source=photos/one.jpg", "out=mine"]) == 1
+    assert files_of("mine") == {"detections.json"} and Path("mine/detections.json").read_text() == "my own"
+
+
+def test_large_pictures_are_told(photos: Path, photograph: Image.Image, capsys: pytest.CaptureFixture[str]) -> None:
+    photograph.resize((1001, 1002)).save(photos / "large.jpg")
+    photograph.resize((1000, 1300)).save(photos / "wide.jpg")
+    assert main(["source=photos", "save=json", "out=a"]) == 0
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1] == (
+        "1 image is larger than 1,000 pixels on the shorter side: with protocol=original faces over some 400 pixels "
+        "are missed; try protocol=short640"
+    )
+    assert main(["source=photos", "save=json", "out=a"]) == 0
+    assert main(["source=photos/large.jpg", "save=json", "out=b", "protocol=short640"]) == 0
+    assert "1,000 pixels" not in capsys.readouterr().err
+
+
+def test_mistaken_values_are_told_before_torch_is_loaded(photos: Path) -> None:
+    check = (
+        "import sys; from fanet_lightning.detect import main\n"
+        "for word in ('threshold=2', 'save=image', 'redact=x', 'every=0', 'source=nowhere'):\n"
+        "    try: main(['source=photos', word])\n"
+        "    except ValueError as error: print(error)\n"
+        "print('torch' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(said) == 6 and said[0].startswith("threshold=2; give") and said[-1] == "False"
 
 
 def test_a_line_that_was_cut_off_is_done_again(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -285,7 +421,7 @@ def test_a_journal_does_not_reach_outside(photos: Path, tmp_path: Path) -> None:
     item = Item(photos / "one.jpg", "one.jpg", "one")
     journal_module.remove_results(tmp_path / "photos", {"files": ["../precious.jpg", str(precious)]})
     assert precious.exists()
-    with journal_module.Journal(photos, {"a": 1}, ["one.jpg"]) as journal:
+    with journal_module.Journal(photos, {"a": 1}, [item]) as journal:
         journal.add(item, {"files": ["one.jpg"]})
         assert journal.is_done(item) and not journal.is_done(Item(photos / "two.png", "one.jpg", "one"))
 
@@ -502,14 +638,14 @@ def test_very_large_images_are_decoded_at_their_turn(tmp_path: Path, monkeypatch
     items, out = items_of(tmp_path, 41), tmp_path / "o"
     out.mkdir()
     threads: dict[int, str] = {}
-    real = loading._decode
+    real = loading.decode_image_rgb
 
     def decode(content: bytes, where: str) -> Any:
         image = real(content, where)
         threads[image.shape[1]] = threading.current_thread().name
         return image
 
-    monkeypatch.setattr(loading, "_decode", decode)
+    monkeypatch.setattr(loading, "decode_image_rgb", decode)
     assert run_pipeline(items, nothing, out).done == 41
     assert {width for width, thread in threads.items() if thread == "MainThread"} == set(range(61, 81))
     assert all(threads[width].startswith("read-images") for width in range(40, 61))
@@ -692,7 +828,7 @@ def test_passwords_are_not_written_down(
 ) -> None:
     word = "source=http://me:secret@127.0.0.1:9/a.jpg"
     monkeypatch.setattr(sys, "argv", ["detect", word])
-    assert main([word, "out=o"]) == 1
+    assert main([word, "source=photos/one.jpg", "out=o"]) == 1
     said = capsys.readouterr()
     assert "http://***@127.0.0.1:9/a.jpg cannot be reached" in said.err
     written = "".join(path.read_text() for path in Path("o").iterdir() if path.is_file())

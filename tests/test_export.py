@@ -22,12 +22,15 @@ from fanet_lightning.export_check import Comparison, _compare_by_overlap, _compa
 from fanet_lightning.export_graph import DetectionGraph
 from fanet_lightning.export_pictures import batches_to_try, spread, trained_among
 from fanet_lightning.postprocess import detect
+from fanet_lightning.pretrained import Model
 from fanet_lightning.structures import Detections, HeadOutput, NetworkOutput
 from fanet_lightning.training_images import TrainingImages
 
 SETTINGS = {"score_floor": 0.01, "top_k": 5000, "nms_iou": 0.3, "keep": 750}
 PHOTOGRAPH = Path(str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)))
-LINE = re.compile(r"compared with (\S+) on .*: ([\d,]+) faces, boxes differ by at most (\S+) px, scores by (\S+)")
+LINE = re.compile(
+    r"compared with (\S+) on .*: ([\d,]+) (?:faces|boxes) [^,]*, boxes differ by at most (\S+) px, scores by (\S+)"
+)
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +58,11 @@ def test_onnx_agrees_with_the_model_and_says_how_fast_it_is(onnx_export: tuple[P
     runtime, faces, box, score = compared(printed)
     # At these five sizes the shipped model finds some thousand boxes above its floor.
     assert runtime == "onnxruntime" and faces > 1000 and box <= 0.05 and score <= 1e-4
-    assert "found by one side alone" not in printed
+    assert "found by one side alone" not in printed and f"{faces:,} boxes above the floor of 0.01, " in printed
+    # What takes long is announced.
+    tracing, comparing, *_ = printed.splitlines()
+    assert tracing == "tracing fanet_light for onnx, float32 …"
+    assert comparing == "comparing in onnxruntime on 7 inputs, and timing …"
     assert re.search(r"640×480, \d+ threads?, median of 2: the model [\d.]+ ms, onnxruntime [\d.]+ ms", printed)
     assert f"written: {path}" in printed
 
@@ -100,7 +107,9 @@ def test_onnx_holds_for_odd_sizes_and_batches(
 def test_torchscript(tmp_path: Path, capsys: pytest.CaptureFixture[str], detector: FaceDetector) -> None:
     out = tmp_path / "new/faces.pt"
     assert export.main(["format=torchscript", f"out={out}", "rounds=1", "detection.keep=20"]) == 0
-    runtime, faces, box, score = compared(capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    assert "import torchvision before loading it" in printed
+    runtime, faces, box, score = compared(printed)
     assert runtime == "torch.jit" and faces > 100 and box <= 0.05 and score <= 1e-4
     notes = {"fanet_lightning.json": ""}
     module = torch.jit.load(str(out), _extra_files=notes)
@@ -147,7 +156,8 @@ def test_smaller_types(
         (tmp_path / "pictures/broken.jpg").write_bytes(b"no picture")
         words.append(f"calibration={tmp_path / 'pictures'}")
     assert export.main([*words, f"out={out}", "rounds=1"]) == 0
-    printed = capsys.readouterr().out
+    printed, warned = capsys.readouterr()
+    assert ("warning: 4 calibration pictures are few" in warned) is (dtype == "int8")
     assert f"{dtype} has its price" in printed and "faces of scores from 0.3" in printed
     share = out.stat().st_size / onnx_export[0].stat().st_size
     assert share < (0.6 if dtype == "bf16" else 0.4)
@@ -371,7 +381,7 @@ def test_comparison_of_rounded_weights_looks_at_faces_that_show() -> None:
     found = _compare_by_overlap(TWO, exported)
     # The face at 300 does not show; that at 400 has no partner.
     assert found == Comparison(2, 2.0, pytest.approx(0.3), 0, 1)
-    assert "2 faces, boxes differ by at most 2 px, scores by 0.3, 1 found by one side alone" in str(found)
+    assert "2 faces, boxes differ by at most 2 px, scores by 0.3, 1 found by one side alone" in found.text("faces")
 
 
 # --- pictures -------------------------------------------------------------------------------------------------------
@@ -394,6 +404,21 @@ def test_trained_pictures_are_found_by_name() -> None:
     assert trained_among(paths, parts) == [paths[0], paths[3]]
     assert trained_among(paths, None) == []
     assert spread(list(map(Path, "abcdef")), 3) == [Path("a"), Path("c"), Path("e")]
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(1, "1 calibration picture is few"), (19, "19 calibration pictures"), (20, "")]
+)
+def test_few_calibration_pictures_are_warned_of(
+    count: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for k in range(25):
+        cv2.imwrite(str(tmp_path / f"{k}.png"), np.zeros((8, 8, 3), np.uint8))
+    model = Model(torch.nn.Identity(), {}, {}, None)
+    assert len(list(export._calibration(tmp_path, count, model))) == count
+    warned = capsys.readouterr().err
+    assert warned.startswith(f"warning: {words}") if words else not warned
+    assert warned.count("\n") == bool(words)
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------
@@ -444,6 +469,8 @@ def test_missing_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 def test_as_a_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "fanet_lightning.export"]
     shown = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
-    assert "calibration: null" in shown.stdout and "opset: 20" in shown.stdout
+    assert re.search(r"^calibration: null +# dtype=int8: folder with 20 pictures", shown.stdout, re.MULTILINE)
+    assert re.search(r"^dtype: float32 +# of the weights, .*bf16 \(half", shown.stdout, re.MULTILINE)
+    assert "opset: 20" in shown.stdout
     refused = subprocess.run([*command, "format=coreml"], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert refused.returncode == 2 and refused.stderr.startswith("error: format=coreml is unknown")

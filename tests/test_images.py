@@ -3,6 +3,8 @@
 import io
 import pickle
 import struct
+import sys
+import types
 import zipfile
 import zlib
 from pathlib import Path
@@ -251,6 +253,31 @@ def test_what_is_no_image_is_named(tmp_path: Path) -> None:
     saved(tmp_path / "float.tif", Image.fromarray(np.zeros((4, 4), np.float32)))
     with pytest.raises(UnreadableImage, match="convert it to 8 bits"):
         read_image_rgb(tmp_path / "float.tif")
+
+
+def test_heic_asks_for_its_plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as where it is not installed
+    path = tmp_path / "phone.heic"
+    path.write_bytes(b"\x00\x00\x00\x1cftypheic\x00\x00\x00\x00mif1heic" + bytes(100))
+    for read in (read_image_rgb, read_image_size, check_image):
+        with pytest.raises(UnreadableImage, match=r"phone\.heic .*: HEIC needs a plug-in \(pip install pillow-heif\)"):
+            read(path)
+    # An AVIF may call itself by the same brand; Pillow reads that one itself.
+    monkeypatch.setattr(images, "is_heic", lambda _: True)
+    saved(tmp_path / "other.png", Image.fromarray(picture()))
+    assert read_image_rgb(tmp_path / "other.png").shape == (40, 56, 3)
+    assert read_image_size(tmp_path / "other.png") == (40, 56)
+
+
+def test_heic_is_read_where_its_plug_in_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registered = []
+    plug_in = types.SimpleNamespace(register_heif_opener=lambda: registered.append(True))
+    monkeypatch.setitem(sys.modules, "pillow_heif", plug_in)
+    path = tmp_path / "damaged.heic"
+    path.write_bytes(b"\x00\x00\x00\x1cftypheic" + bytes(100))
+    with pytest.raises(UnreadableImage, match="not an image file"):  # it is not the plug-in that is missing
+        read_image_rgb(path)
+    assert registered
 
 
 def test_huge_images_are_named_before_they_are_decoded(tmp_path: Path) -> None:

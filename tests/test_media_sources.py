@@ -12,7 +12,7 @@ from PIL import Image
 from download_server import Answer, FileServer, file_server
 from fanet_lightning.errors import InputError
 from fanet_lightning.media.fetching import fetch_bytes
-from fanet_lightning.media.inputs import Item
+from fanet_lightning.media.inputs import Item, stated_sources
 from fanet_lightning.media.sources import Sources, default_name, find_sources, split_source
 
 
@@ -104,6 +104,58 @@ def test_several_sources_and_files_with_commas(tmp_path: Path) -> None:
     assert split_source("") == []
     found = find(a, a, tmp_path)
     assert names(found) == ["a.jpg", "b,c.jpg"] and found.repeated == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("https://h.org/a.jpg?crop=1,2,3,4&w=5", None),
+        ("https://h.org/w_20,h_30/a.jpg", None),
+        (
+            "http://h.org/a.jpg?crop=1,2,http://h.org/b.jpg?x=3,4",
+            ["http://h.org/a.jpg?crop=1,2", "http://h.org/b.jpg?x=3,4"],
+        ),
+        ("http://h.org/a.jpg,photo.png,rtsp://cam/1", ["http://h.org/a.jpg", "photo.png", "rtsp://cam/1"]),
+        ("http://h.org/a.jpg,ph*.png", ["http://h.org/a.jpg", "ph*.png"]),
+        ("http://h.org/a.jpg, 0", ["http://h.org/a.jpg", "0"]),
+        ("0,http://h.org/a.jpg", ["0", "http://h.org/a.jpg"]),
+        ("photo.png,1,2", ["photo.png", "1", "2"]),
+    ],
+)
+def test_commas_in_addresses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, parts: list[str] | None
+) -> None:
+    picture(tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    assert split_source(text) == (parts or [text])
+
+
+def test_stated_sources_do_not_depend_on_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    stated = stated_sources(["a/../b/", "0", "http://me:secret@h.org/x.jpg", f"{tmp_path}/b"])
+    assert stated == [str(tmp_path / "b"), "camera 0", "http://***@h.org/x.jpg"]
+
+
+def test_results_of_any_run_are_no_inputs(tmp_path: Path) -> None:
+    for folder in ("a", "p/faces"):
+        picture(tmp_path / folder / "images/sub/x.jpg")
+        picture(tmp_path / folder / "crops/y.jpg")
+        picture(tmp_path / folder / "in.jpg")
+        (tmp_path / folder / "done.jsonl").write_text('{"version": 1, "save": ["images"], "redact": null}\n')
+    picture(tmp_path / "images/mine.jpg")
+    picture(tmp_path / "z/images/mine.jpg")
+    (tmp_path / "z/done.jsonl").write_text('{"another": "program"}\n')
+    expected = ["a/in.jpg", "images/mine.jpg", "p/faces/in.jpg", "z/images/mine.jpg"]
+    for found in (find(tmp_path), find(f"{tmp_path}/**/*.jpg"), find(tmp_path, out=tmp_path / "new")):
+        assert names(found) == expected and found.results == 2
+    assert find(tmp_path, out=tmp_path / "a").results == 2
+    assert names(find(tmp_path / "a/images")) == ["sub/x.jpg"] == names(find(f"{tmp_path}/a/images/**/*.jpg"))
+    (tmp_path / "a/in.jpg").unlink()
+    for source in (tmp_path / "a", f"{tmp_path}/a/*/*.jpg"):
+        with pytest.raises(
+            InputError, match=r"no image in it .*results of detect are left out unless their own folder"
+        ):
+            find(source)
 
 
 def test_no_two_inputs_share_a_name_or_a_stem(tmp_path: Path) -> None:

@@ -343,3 +343,12 @@ def test_evaluate_says_it_and_score_repeats_it(tmp_path: Path, capsys: pytest.Ca
     # A model that says nothing does not inherit the list of the one before.
     assert evaluate_verb.main([f"checkpoint={old}", *data]) == 0
     assert stated(tmp_path) is None and not (tmp_path / "out/training_images.txt").exists()
+
+
+def test_an_image_with_and_without_its_ending_is_one() -> None:
+    first = TrainingImages("wider_face", "val", ("0--Parade/a.jpg", "0--Parade/b.jpg"))
+    second = TrainingImages("wider_face", "val", ("0--Parade/b", "0--Parade/c"))
+    other = TrainingImages("wider_face", "train", ("0--Parade/a",))
+    assert merged([first, second, other]) == [
+        TrainingImages("wider_face", "val", ("0--Parade/a.jpg", "0--Parade/b.jpg", "0--Parade/c")), other,
+    ]  # fmt: skip

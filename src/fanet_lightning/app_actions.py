@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from fanet_lightning.detector import FaceDetector
     from fanet_lightning.protocols import Protocol
 
-EMPTY = "Drop a picture, paste one, or choose a file. JPEG, PNG, WebP, GIF, BMP, TIFF."
+EMPTY = "Drop a picture, paste one, or choose a file. JPEG, PNG, WebP, GIF, BMP, TIFF. Several at a time: the next tab."
 EMPTY_SEVERAL = "Drop some pictures: each one's faces are counted, and one JSON holds them all."
 
 

@@ -12,6 +12,9 @@ from fanet_lightning.errors import InputError
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Ubuntu", "sans-serif")
 MONOSPACED = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
+# Shorter side, pixels, from which faces may well be larger than any that the networks are trained on.
+LARGE_PICTURE_SIDE = 1000
+
 CSS = """
 gradio-app, .gradio-container, .gradio-container > .main, main.contain {min-width: 0 !important}
 .gradio-container {width: 100% !important; max-width: 1280px !important; margin: 0 auto !important;
@@ -130,7 +133,7 @@ def picture_facts(picture: Picture, threshold: float, drawing_seconds: float) ->
         ("network", duration(picture.network_seconds)),
         ("drawing", duration(drawing_seconds)),
     ]
-    return facts(items, "Result")
+    return facts(items, "Result") + _large_picture_note([picture])
 
 
 def pictures_facts(pictures: Sequence[Picture], problems: Sequence[InputError], threshold: float) -> str:
@@ -150,7 +153,25 @@ def pictures_facts(pictures: Sequence[Picture], problems: Sequence[InputError], 
         '<div class="rows" tabindex="0" role="region" aria-label="Faces of each picture"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>"
     )
-    return "".join(map(problem, problems)) + facts(items, "Results") + (table if pictures else "")
+    return (
+        "".join(map(problem, problems))
+        + facts(items, "Results")
+        + _large_picture_note(pictures)
+        + (table if pictures else "")
+    )
+
+
+def _large_picture_note(pictures: Sequence[Picture]) -> str:
+    """A better protocol for pictures that are larger than what the networks are trained on; "" where none is."""
+    large = [p for p in pictures if p.protocol == "original" and min(p.width, p.height) > LARGE_PICTURE_SIDE]
+    if not large:
+        return ""
+    what = (
+        "Large picture"
+        if len(pictures) == 1
+        else f"{len(large):,} large {'picture' if len(large) == 1 else 'pictures'}"
+    )
+    return hint(f"{what}: faces over some 400 pixels are found better with protocol short640.")
 
 
 def detections_table(picture: Picture | None, threshold: float) -> str:

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fanet_lightning.config import compose_config
 from fanet_lightning.errors import InputError
-from fanet_lightning.help_text import choices_text
+from fanet_lightning.help_text import choices_text, keys_text
 
 # 2 is what argparse leaves with on bad input; 130 is the shell's code for Ctrl-C.
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -53,12 +53,12 @@ def verb_config(config_name: str, argv: Sequence[str], usage: str, required: Seq
 
 
 def print_help(config_name: str, words: Sequence[str], usage: str) -> None:
-    """Usage, the choices of the configuration's groups, and every key with its value under ``words``.
+    """Usage, the choices of the configuration's groups, and every key with its value under ``words`` and its meaning.
 
     Raises:
         InputError: see :func:`fanet_lightning.config.compose_config`.
     """
-    keys = OmegaConf.to_yaml(compose_config(config_name, words))
+    keys = keys_text(config_name, OmegaConf.to_yaml(compose_config(config_name, words)))
     print(
         "\n\n".join(text for text in (usage, choices_text(config_name), f"Keys and their defaults:\n\n{keys}") if text)
     )

@@ -11,7 +11,6 @@ from fanet_lightning.files import check_writable
 
 if TYPE_CHECKING:
     from fanet_lightning.detector import FaceDetector
-    from fanet_lightning.media.outputs import Saving
 
 USAGE = (
     "python -m fanet_lightning.detect source=IMAGE|FOLDER|'PATTERN'|LIST.txt|URL|VIDEO|CAMERA "
@@ -23,13 +22,14 @@ PACKAGES = ("fanet-lightning", "torch", "numpy", "pillow", "opencv-python-headle
 SOME_FAILED = 1
 
 
-def _saving(options: Mapping[str, Any]) -> "Saving":
-    """From the command line.
+def _saving(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of :class:`fanet_lightning.media.outputs.Saving`, checked before torch is imported.
 
     Raises:
         InputError: an unknown kind or value.
     """
-    from fanet_lightning.media.outputs import KINDS, REDACTIONS, Saving
+    from fanet_lightning.media.inputs import KINDS
+    from fanet_lightning.media.redaction import REDACTIONS
 
     save = options["save"]
     save = [save] if isinstance(save, str) else list(save or [])
@@ -43,7 +43,7 @@ def _saving(options: Mapping[str, Any]) -> "Saving":
     for key, value in (("draw", draw), ("bar", options["bar"])):
         if not isinstance(value, bool):
             raise InputError(f"{key}={value} is neither true nor false")
-    return Saving(tuple(dict.fromkeys(save)), redact, draw, options["bar"])
+    return {"save": tuple(dict.fromkeys(save)), "redact": redact, "draw": draw, "bar": options["bar"]}
 
 
 def _number(options: Mapping[str, Any], key: str, least: float, what: str, most: float = float("inf")) -> Any:
@@ -98,12 +98,10 @@ def main(argv: list[str]) -> int:
     if config is None:
         return 0
     from fanet_lightning.config import plain
-    from fanet_lightning.media.filming import FilmOptions
-    from fanet_lightning.media.inputs import without_passwords
+    from fanet_lightning.media.inputs import stated_sources, without_passwords
+    from fanet_lightning.media.journal import default_out
     from fanet_lightning.media.loading import Limits
-    from fanet_lightning.media.run import detect_sources
     from fanet_lightning.media.sources import default_name, find_sources
-    from fanet_lightning.multiscale import build_protocol
     from fanet_lightning.scoring.results import made_by
 
     options = plain(config)
@@ -117,18 +115,28 @@ def main(argv: list[str]) -> int:
         float(_number(options, "download_seconds", 0.1, "seconds, at least 0.1")),
     )
     most = None if options["max_frames"] is None else _number(options, "max_frames", 1, "a number of frames, or null")
-    film_options = FilmOptions(_number(options, "every", 1, "1 for every frame, 2 for every other …"), most)
+    every = _number(options, "every", 1, "1 for every frame, 2 for every other …")
     if options["resume"] != "auto" and options["resume"] is not False:
         raise InputError(f"resume={options['resume']}: take auto (skip what is done) or false (begin anew)")
-    build_protocol(options["protocol"])
-    out = Path(str(options["out"])) if options["out"] else Path("outputs/detect") / default_name(parts)
+    stated, usual = stated_sources(parts), Path("outputs/detect") / default_name(parts)
+    out = Path(str(options["out"])) if options["out"] else default_out(usual, stated)
     check_writable(out)
     sources = find_sources(parts, out)
+    # What follows takes seconds to be imported; mistakes in the words above have been told by now.
+    from fanet_lightning.media.filming import FilmOptions
+    from fanet_lightning.media.outputs import Saving
+    from fanet_lightning.media.run import detect_sources
+    from fanet_lightning.multiscale import build_protocol
+
+    build_protocol(options["protocol"])
     checkpoint = str(options["checkpoint"])
     detector, settings = _load_detector(checkpoint, options["device"], options["precision"])
+    if not options["out"] and out != usual:
+        print(f"{usual} holds results of other sources; these go to {out}", flush=True)
     summary = detect_sources(
-        sources, detector, options["protocol"], out, threshold=threshold, saving=saving, film_options=film_options,
-        limits=limits, workers=workers, resume=options["resume"] == "auto", settings=settings,
+        sources, detector, options["protocol"], out, threshold=threshold, saving=Saving(**saving),
+        film_options=FilmOptions(every, most), limits=limits, workers=workers, resume=options["resume"] == "auto",
+        settings=settings, stated=stated,
         made_by=made_by([without_passwords(word) for word in sys.argv], checkpoint=checkpoint, packages=PACKAGES),
     )  # fmt: skip
     if summary.interrupted:

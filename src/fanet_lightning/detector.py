@@ -109,8 +109,10 @@ class FaceDetector:
             options: to the constructor.
 
         Raises:
-            InputError: see :func:`load_model`.
+            InputError: see :func:`load_model`; or a file of :mod:`fanet_lightning.export`.
         """
+        if str(model).lower().endswith(".onnx"):
+            raise InputError(f"{model} is an exported file; FaceDetector.from_onnx({str(model)!r}) opens it")
         path = locate(model)
         loaded = load_model(path)
         options.setdefault("detection", loaded.detection)

@@ -4,6 +4,7 @@ The file takes uint8 RGB pixels of any batch and size and gives faces (:mod:`fan
 once written, in its own runtime, and stays only where it finds the same faces as the model.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from inspect import signature
@@ -27,13 +28,19 @@ RUNTIMES = {"onnx": "onnxruntime", "torchscript": "torch.jit", "torch_export": "
 DTYPES = ("float32", "bf16", "int8")
 # Of the verb, where the file does not find the same faces.
 DISAGREES = 1
+# Fewer pictures leave ranges to chance.
+FEW_CALIBRATION_PICTURES = 20
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was found when the file was run: differences over all inputs, and median milliseconds at 640 × 480."""
+    """What was found when the file was run: differences over all inputs, and median milliseconds at 640 × 480.
+
+    ``score_floor``: of the boxes compared, where the weights are not rounded.
+    """
 
     comparison: "Comparison"
+    score_floor: float
     eager_ms: float
     exported_ms: float
     bytes: int
@@ -85,6 +92,7 @@ def export(
     notes = metadata(name_of(path), path, model, settings, form=form, dtype=dtype)
     try:
         with replaced(out) as temporary:
+            print(f"tracing {name_of(path)} for {form}, {dtype} …", flush=True)
             if form == "onnx":
                 pictures = _calibration(calibration, calibration_images, model)
                 _write_onnx(temporary, model, settings, notes, opset=opset, dtype=dtype, calibration=pictures)
@@ -92,6 +100,7 @@ def export(
                 write_torchscript(temporary, model, settings, notes)
             else:
                 write_torch_export(temporary, model, settings, notes)
+            print(f"comparing in {RUNTIMES[form]} on {len(batches)} inputs, and timing …", flush=True)
             result = _tried(model, settings, batches, temporary, form, rounds, gated=dtype == "float32")
             if not result.kept:
                 raise _Disagreement
@@ -171,6 +180,12 @@ def _calibration(folder: Path | None, count: int, model: "Model") -> Any:
         print(f"calibrating on {len(chosen)} pictures of {folder}, all of them trained on")
     else:
         print(f"calibrating on {len(chosen)} pictures of {folder}: do not measure AP on them")
+    if len(chosen) < FEW_CALIBRATION_PICTURES:
+        few = "1 calibration picture is" if len(chosen) == 1 else f"{len(chosen)} calibration pictures are"
+        print(
+            f"warning: {few} few: int8 is best with {FEW_CALIBRATION_PICTURES} or more, of the kind that it will see",
+            file=sys.stderr,
+        )
     return calibration_pictures(chosen)
 
 
@@ -200,7 +215,9 @@ def _tried(
     picture = torch.from_numpy(vga(batches).transpose(2, 0, 1).copy())[None]
     pixels = picture.numpy()
     eager_ms, exported_ms = speeds(lambda: detector.find(picture), lambda: run(pixels), rounds)
-    return Exported(whole, eager_ms, exported_ms, path.stat().st_size, whole.agrees or not gated)
+    return Exported(
+        whole, settings["score_floor"], eager_ms, exported_ms, path.stat().st_size, whole.agrees or not gated
+    )
 
 
 def runner(path: Path, form: str) -> "Run":
@@ -238,8 +255,8 @@ def _report(result: Exported, name: str, out: Path, form: str, dtype: str, batch
     from fanet_lightning.export_check import SHOWN
 
     runtime, threads = RUNTIMES[form], torch.get_num_threads()
-    shown = "" if dtype == "float32" else f", faces of scores from {SHOWN}"
-    lines = [f"compared with {runtime} on {batches}{shown}: {result.comparison}"]
+    what = f"boxes above the floor of {result.score_floor:g}" if dtype == "float32" else f"faces of scores from {SHOWN}"
+    lines = [f"compared with {runtime} on {batches}: {result.comparison.text(what)}"]
     lines.append(
         f"640×480, {threads} {'thread' if threads == 1 else 'threads'}, median of {rounds}: the model "
         f"{result.eager_ms:.1f} ms, {runtime} {result.exported_ms:.1f} ms, "
@@ -249,6 +266,8 @@ def _report(result: Exported, name: str, out: Path, form: str, dtype: str, batch
         return lines
     if dtype != "float32":
         lines.append(f"{dtype} has its price: python -m fanet_lightning.evaluate checkpoint={out} data=… measures AP")
+    if form != "onnx":
+        lines.append("import torchvision before loading it: it holds torchvision's NMS")
     return [*lines, f"written: {out}, {name} as {form}, {dtype}, {result.bytes / 1e6:.1f} MB"]
 
 

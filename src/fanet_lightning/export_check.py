@@ -61,11 +61,12 @@ class Comparison:
         """Within the limits of an exact export."""
         return self.box <= BOX_LIMIT and self.score <= SCORE_LIMIT and not self.alone
 
-    def __str__(self) -> str:
+    def text(self, what: str) -> str:
+        """The comparison in words; ``what`` was compared, in the plural."""
         ties = f", {self.ties} more decided by a tie" if self.ties else ""
         alone = f", {self.alone} found by one side alone" if self.alone else ""
         return (
-            f"{self.faces:,} faces, boxes differ by at most {self.box:.2g} px, scores by {self.score:.2g}{ties}{alone}"
+            f"{self.faces:,} {what}, boxes differ by at most {self.box:.2g} px, scores by {self.score:.2g}{ties}{alone}"
         )
 
 

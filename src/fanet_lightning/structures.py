@@ -73,7 +73,8 @@ class NetworkOutput(NamedTuple):
 class Detections(NamedTuple):
     """The faces found in one image: ``boxes_xyxy`` (D, 4) float32, ``scores`` (D,) float32 in [0, 1], descending.
 
-    ``len`` and iteration are the tuple's: two tensors. The number of faces is :attr:`count`.
+    ``len`` and iteration are the tuple's: two tensors, so ``len(faces)`` is always 2 and ``if faces:`` always true,
+    with no face in the image as well. The number of faces is :attr:`count`: ``if faces.count:``.
     """
 
     boxes_xyxy: Tensor

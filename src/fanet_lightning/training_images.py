@@ -94,11 +94,16 @@ def trained_on(
 
 
 def merged(parts: Iterable[TrainingImages]) -> list[TrainingImages]:
-    """The same images, each data set and split once and each id once, in the order of their first appearance."""
-    found: dict[tuple[str | None, str | None], dict[str, None]] = {}
+    """The same images, each data set and split once and each id once, in the order of their first appearance.
+
+    ``a`` and ``a.jpg`` are one image, as in :func:`trained_on`, and keep the name that comes first.
+    """
+    found: dict[tuple[str | None, str | None], dict[str, str]] = {}
     for part in parts:
-        found.setdefault((part.data, part.split), {}).update(dict.fromkeys(part.image_ids))
-    return [TrainingImages(data, split, tuple(ids)) for (data, split), ids in found.items()]
+        names = found.setdefault((part.data, part.split), {})
+        for image_id in part.image_ids:
+            names.setdefault(_bare(image_id), image_id)
+    return [TrainingImages(data, split, tuple(names.values())) for (data, split), names in found.items()]
 
 
 def to_plain(parts: Iterable[TrainingImages]) -> list[dict[str, Any]]:

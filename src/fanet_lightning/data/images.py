@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fanet_lightning.data.heic import NEEDS_PLUG_IN, heic_plug_in, is_heic
 from fanet_lightning.errors import InputError
 
 Image8 = npt.NDArray[np.uint8]
@@ -111,6 +112,7 @@ def read_image_size(path: Path | str) -> tuple[int, int]:
         return jpeg.height, jpeg.width
     if not head:
         raise UnreadableImage(path, "the file is empty")
+    heic_is_missing = is_heic(head) and not heic_plug_in()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -118,7 +120,8 @@ def read_image_size(path: Path | str) -> tuple[int, int]:
                 width, height = image.size
                 turned = _orientation(image) >= 5
     except Exception as error:  # Pillow's plugins raise almost anything on damaged files
-        raise UnreadableImage(path, " ".join(str(error).split()) or type(error).__name__) from error
+        reason = NEEDS_PLUG_IN if heic_is_missing else " ".join(str(error).split()) or type(error).__name__
+        raise UnreadableImage(path, reason) from error
     return (width, height) if turned else (height, width)
 
 
@@ -211,6 +214,7 @@ def _check_size(width: int, height: int, path: Path | str) -> None:
 def _decode_with_pillow(content: bytes, path: Path | str) -> Image8:
     from PIL import Image, UnidentifiedImageError
 
+    heic_is_missing = is_heic(content) and not heic_plug_in()
     try:
         with warnings.catch_warnings():
             # Between Pillow's limit and ours Pillow only warns, and so do broken EXIF blocks.
@@ -222,7 +226,8 @@ def _decode_with_pillow(content: bytes, path: Path | str) -> Image8:
     except InputError:
         raise
     except UnidentifiedImageError as error:
-        raise UnreadableImage(path, f"not an image file (it begins with {content[:4]!r})") from error
+        reason = NEEDS_PLUG_IN if heic_is_missing else f"not an image file (it begins with {content[:4]!r})"
+        raise UnreadableImage(path, reason) from error
     except Image.DecompressionBombError as error:
         raise UnreadableImage(path, f"more than {MAX_PIXELS:,} pixels; shrink it first") from error
     except Exception as error:  # Pillow's plugins raise almost anything on damaged files

@@ -3,6 +3,7 @@
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -19,6 +20,9 @@ VIDEO_SUFFIXES = frozenset(
 )  # fmt: skip
 # In the folder of the results: pictures, written videos, lines per frame, texts, crops.
 RESULT_FOLDERS = ("images", "videos", "frames", "txt", "crops")
+# What can be saved.
+KINDS = ("images", "json", "txt", "crops")
+_FOLDERS_WITH_FACES = ("images", "videos", "crops")
 _LONGEST_NAME = 100
 
 
@@ -46,6 +50,29 @@ class Item:
 def without_passwords(text: str) -> str:
     """Addresses in a text without the name and password that those of cameras tend to hold."""
     return re.sub(r"(?<=://)[^/@\s]+@", "***@", text)
+
+
+def shows_faces(name: str) -> bool:
+    """Whether a file of the results, relative to their folder, is a picture or a video."""
+    return PurePosixPath(name).parts[:1] in {(folder,) for folder in _FOLDERS_WITH_FACES}
+
+
+def is_camera(text: str) -> bool:
+    """Whether a source is the number of a camera."""
+    return text.isdecimal() and len(text) < 4
+
+
+def stated_sources(parts: Sequence[str]) -> list[str]:
+    """The sources by names that are the same from every working folder, in order of names, without passwords."""
+    return sorted({_stated(part) for part in parts})
+
+
+def _stated(part: str) -> str:
+    if is_camera(part):
+        return f"camera {part}"
+    if "://" in part:
+        return without_passwords(part)
+    return os.path.abspath(Path(part).expanduser())  # noqa: PTH100  # links are followed by nobody
 
 
 def distinct(found: list[tuple[Item, str]]) -> tuple[list[tuple[Item, str]], int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from fanet_lightning.data.heic import heic_plug_in, is_heic
 from fanet_lightning.data.images import JPEG_START, Image8, UnreadableImage, decode_image_rgb
 from fanet_lightning.media.fetching import fetch_bytes
 from fanet_lightning.media.inputs import Item
@@ -15,8 +16,6 @@ from fanet_lightning.media.inputs import Item
 MOST_PIXELS_AHEAD = 2**24
 # What the largest image that is decoded takes as an uncompressed file, twice over.
 LARGEST_FILE_BYTES = 2**31
-# ISO 14496-12 brands of files whose pictures are HEVC.
-_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def load(item: Item, limits: Limits, stop: threading.Event | None = None) -> Loa
     note, pixels = _glance(content)
     if pixels > MOST_PIXELS_AHEAD:
         return Loaded(None, content, note)
-    return Loaded(_decode(content, item.text), b"", note)
+    return Loaded(decode_image_rgb(content, item.text), b"", note)
 
 
 def decoded(loaded: Loaded, item: Item) -> Image8:
@@ -62,7 +61,7 @@ def decoded(loaded: Loaded, item: Item) -> Image8:
     Raises:
         InputError: a large image that cannot be decoded.
     """
-    return _decode(loaded.content, item.text) if loaded.image_rgb is None else loaded.image_rgb
+    return decode_image_rgb(loaded.content, item.text) if loaded.image_rgb is None else loaded.image_rgb
 
 
 def _content(item: Item, limits: Limits, stop: threading.Event | None) -> bytes:
@@ -79,32 +78,12 @@ def _content(item: Item, limits: Limits, stop: threading.Event | None) -> bytes:
         raise UnreadableImage(item.location, error.strerror or type(error).__name__) from error
 
 
-def _decode(content: bytes, where: str) -> Image8:
-    heic = _is_heic(content)
-    if heic and not _heic_plug_in():
-        raise UnreadableImage(where, "HEIC needs a plug-in (pip install pillow-heif)")
-    return decode_image_rgb(content, where)
-
-
-def _is_heic(content: bytes) -> bool:
-    return content[4:8] == b"ftyp" and content[8:12] in _HEIC_BRANDS
-
-
-def _heic_plug_in() -> bool:
-    try:
-        import pillow_heif  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        return False
-    pillow_heif.register_heif_opener()
-    return True
-
-
 def _glance(content: bytes) -> tuple[str, int]:
     """A note and the number of pixels, from the file's head; nothing where decoding will say what is wrong."""
     from PIL import Image
 
-    if _is_heic(content):
-        _heic_plug_in()
+    if is_heic(content):
+        heic_plug_in()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

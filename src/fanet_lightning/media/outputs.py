@@ -6,6 +6,7 @@ Every file appears whole or not at all: it is written under another name and ren
 import errno
 import json
 import math
+import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +23,6 @@ from fanet_lightning.media.inputs import RESULT_FOLDERS, Item
 from fanet_lightning.media.redaction import redact
 from fanet_lightning.structures import Detections
 
-KINDS = ("images", "json", "txt", "crops")
-REDACTIONS = ("blur", "pixelate")
 JSON_FILE = "detections.json"
 UNFINISHED = ".unfinished"
 IMAGES, VIDEOS, FRAMES, TEXTS, CROPS = RESULT_FOLDERS
@@ -38,7 +37,7 @@ _TO_PNG = (".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".dib")
 class Saving:
     """What is written.
 
-    ``save``    of :data:`KINDS`.
+    ``save``    of :data:`fanet_lightning.media.inputs.KINDS`.
     ``redact``  ``blur`` or ``pixelate`` faces in everything that shows them; None leaves them.
     ``draw``    boxes coloured by confidence. ``bar``: and the colour bar beside the picture.
     """
@@ -107,6 +106,23 @@ def picture_name(item: Item) -> str:
     suffix = PurePosixPath(item.name).suffix
     kept = suffix if suffix.lower() in _KEPT_SUFFIXES else ".png" if suffix.lower() in _TO_PNG else ".jpg"
     return item.stem if item.stem.endswith(kept) else item.stem + kept
+
+
+def remove_unlisted(out: Path, items: Iterable[Item]) -> None:
+    """Remove pictures and crops of inputs that are to be done now: a process that was killed may have left them.
+
+    They may show faces that shall be redacted, and a crop is not overwritten by one of another score.
+    """
+    crops: dict[Path, list[str]] = {}
+    for item in items:
+        (out / IMAGES / picture_name(item)).unlink(missing_ok=True)
+        prefix = out / CROPS / item.stem
+        for folder, name in ((prefix.parent, re.escape(prefix.name)), (prefix, r"frame_\d+")):
+            if folder not in crops:
+                crops[folder] = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+            for found in crops[folder]:
+                if re.fullmatch(name + r"_\d+_\d\.\d\d\.jpg", found):
+                    (folder / found).unlink(missing_ok=True)
 
 
 def encoded(image_rgb: Image8, suffix: str) -> bytes:

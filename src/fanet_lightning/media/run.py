@@ -1,7 +1,9 @@
 """One run of ``detect`` over all its inputs: what is done already is skipped, the rest goes through the pipelines."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,17 +11,20 @@ from typing import TYPE_CHECKING, Any
 from fanet_lightning.errors import InputError
 from fanet_lightning.media.filming import FilmOptions, film
 from fanet_lightning.media.inputs import RESULT_FOLDERS, Item
-from fanet_lightning.media.journal import Journal, state_of
+from fanet_lightning.media.journal import JOURNAL_FILE, Journal, state_of
 from fanet_lightning.media.loading import Limits
-from fanet_lightning.media.outputs import FRAMES, UNFINISHED, VIDEOS, Saving, write_json
+from fanet_lightning.media.outputs import FRAMES, JSON_FILE, UNFINISHED, VIDEOS, Saving, remove_unlisted, write_json
 from fanet_lightning.media.pipeline import FindFaces, ImagePipeline
 from fanet_lightning.media.progress import Progress
 from fanet_lightning.media.sources import Sources
 from fanet_lightning.multiscale import build_protocol, full_settings
-from fanet_lightning.run_record import locked
+from fanet_lightning.run_record import HOLDER_FILE, LOCK_FILE, locked
 
 if TYPE_CHECKING:
     from fanet_lightning.detector import FaceDetector
+
+# Where the shorter side is longer, faces may well be larger than those of the training, some 400 pixels at most.
+LARGE_SHORTER_SIDE = 1000
 
 
 @dataclass
@@ -63,6 +68,7 @@ def detect_sources(
     resume: bool = True,
     made_by: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
+    stated: Sequence[str] = (),
 ) -> Summary:
     """Find faces in all inputs and write what ``saving`` asks for into ``out``.
 
@@ -72,21 +78,23 @@ def detect_sources(
         sources: of :func:`fanet_lightning.media.sources.find_sources`.
         detector: any :class:`FaceDetector`.
         protocol: ``name`` and what :func:`fanet_lightning.multiscale.build_protocol` reads.
-        out: folder, made if need be.
+        out: folder, made if need be; where no input gives results, nothing is left of it.
         threshold: faces with a lower score are left out.
         saving: default: pictures with boxes, and the JSON.
         film_options: which frames of videos.
         limits: of downloads.
         workers: threads that read images, and as many that write.
-        resume: skip inputs that were done with the same settings.
+        resume: skip inputs that were done with the same settings; False removes all results that lie there.
         made_by: for the JSON.
         settings: what results depend on besides the arguments above, e.g. the weights' checksum.
+        stated: the sources, of :func:`fanet_lightning.media.inputs.stated_sources`.
 
     Returns:
         Numbers of inputs and faces; what failed, with the reason of each; whether Ctrl-C ended it.
 
     Raises:
-        InputError: ``out`` is in use, would overwrite an input, or cannot be written.
+        InputError: ``out`` is in use, cannot be written, or holds results of other inputs that are of other settings or
+            would be overwritten; or an input would be overwritten.
     """
     saving, limits = saving or Saving(), limits or Limits()
     scale = build_protocol(protocol)
@@ -95,18 +103,42 @@ def detect_sources(
         "protocol": full_settings(protocol), "threshold": threshold, "save": sorted(saving.save),
         "redact": saving.redact, "draw": saving.draw, "bar": saving.bar, **(settings or {}),
     }  # fmt: skip
-    with locked(out, "run of detect"):
+    items = [*sources.images, *sources.videos]
+    with _nothing_left_of_nothing(out), locked(out, "run of detect"):
         shutil.rmtree(out / UNFINISHED, ignore_errors=True)
-        names = [item.name for item in (*sources.images, *sources.videos)]
-        with Journal(out, depends_on, names, resume=resume) as journal:
+        with Journal(out, depends_on, items, resume=resume, sources=stated) as journal:
+            if journal.begins_anew:
+                (out / JSON_FILE).unlink(missing_ok=True)  # it is about what has been removed
             run = _Run(journal, out, saving, limits, film_options or FilmOptions(), workers)
             try:
                 run.all(sources, lambda image_rgb: detector.detect(image_rgb, scale, threshold))
             finally:
-                if "json" in saving.save:
+                if "json" in saving.save and (journal.existed or journal.entries):
                     run.write_json(sources, {"settings": depends_on, "made_by": dict(made_by or {})})
         shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+        if not journal.existed and not journal.entries:
+            journal.path.unlink(missing_ok=True)
+    if protocol.get("name") == "original" and run.large:
+        number = f"{_counted(run.large, 'image')} {'is' if run.large == 1 else 'are'}"
+        print(f"{number} larger than {LARGE_SHORTER_SIDE:,} pixels on the shorter side: with protocol=original faces "
+              "over some 400 pixels are missed; try protocol=short640", file=sys.stderr)  # fmt: skip
     return run.summary
+
+
+@contextmanager
+def _nothing_left_of_nothing(out: Path) -> Iterator[None]:
+    """Remove the lock's files, and the folders that were made, where no journal was left: nothing has been written."""
+    made = [place for place in (out, *out.parents) if not place.exists()]
+    before = {name for name in (LOCK_FILE, HOLDER_FILE) if (out / name).exists()}
+    try:
+        yield
+    finally:
+        if not (out / JOURNAL_FILE).exists():
+            with suppress(OSError):  # a folder that holds something else stays
+                for name in {LOCK_FILE, HOLDER_FILE} - before:
+                    (out / name).unlink(missing_ok=True)
+                for place in made:
+                    place.rmdir()
 
 
 class _Run:
@@ -114,6 +146,7 @@ class _Run:
         self, journal: Journal, out: Path, saving: Saving, limits: Limits, film: FilmOptions, workers: int
     ) -> None:
         self.summary = Summary()
+        self.large = 0
         self._journal, self._out, self._saving, self._limits = journal, out, saving, limits
         self._film, self._workers = film, workers
         self._speed = ""  # nothing is said where nothing was done
@@ -125,6 +158,8 @@ class _Run:
         print(self._opening(sources, len(images) + len(videos)), flush=True)
         for item in (*images, *videos):
             self._journal.forget(item)
+        if self._journal.existed:
+            remove_unlisted(self._out, (*images, *videos))
         try:
             if images:
                 self._images(images, find_faces)
@@ -132,8 +167,12 @@ class _Run:
                 self._video(item, find_faces)
         except KeyboardInterrupt:
             self.summary.interrupted = True
+        done = (self._journal.entries.get(item.name) for item in images)
+        self.large = sum(
+            entry is not None and min(entry["width"], entry["height"]) > LARGE_SHORTER_SIDE for entry in done
+        )
         self._count(sources)
-        print(self._closing(sources), flush=True)
+        print(self._closing(), flush=True)
 
     def _is_done(self, item: Item) -> bool:
         return state_of(item) is not None and self._journal.is_done(item, {"film": self._film_settings})
@@ -193,23 +232,41 @@ class _Run:
             lines[0] += f" ({_counted(sources.ignored, 'other file')} ignored)"
         if sources.repeated:
             lines[0] += f" ({sources.repeated:,} given twice)"
+        if sources.results:
+            lines[0] += f" ({_counted(sources.results, 'folder')} of results skipped)"
         if self._journal.refused:
             lines.append(f"beginning anew: the results in {self._out} are of other settings "
                          f"({', '.join(self._journal.refused)})")  # fmt: skip
         elif missing < total:
-            lines.append(f"going on: {total - missing:,} of them are done already; resume=false begins anew")
+            done = total - missing
+            lines.append(f"going on: {_are_done(done, total)} already; resume=false begins anew")
         return "\n".join(lines)
 
-    def _closing(self, sources: Sources) -> str:
-        return f"{self.summary.line(self._speed)}; the results lie in {self._out}"
+    def _closing(self) -> str:
+        where = f"; the results lie in {self._out}" if self.summary.images or self.summary.videos else ""
+        return self.summary.line(self._speed) + where
 
     def write_json(self, sources: Sources, head: Mapping[str, Any]) -> None:
-        entries = self._journal.entries
-        images = (entries[item.name] for item in sources.images if item.name in entries)
-        videos = [_video_entry(entries[item.name]) for item in sources.videos if item.name in entries]
+        """Of everything that lies in ``out``: this run's inputs in their order, then those of earlier runs."""
+        entries = list(self._in_order((*sources.images, *sources.videos)))
+        images = (entry for entry in entries if not entry.get("video"))
+        videos = [_video_entry(entry) for entry in entries if entry.get("video")]
         tried = len(self.summary.failed) + self.summary.images + self.summary.videos
         complete = not self.summary.interrupted and tried == len(sources.images) + len(sources.videos)
         write_json(self._out, images, videos, self.summary.failed, {"complete": complete, **head})
+
+    def _in_order(self, items: Iterable[Item]) -> Iterator[dict[str, Any]]:
+        entries, own = self._journal.entries, [item.name for item in items]
+        yield from (entries[name] for name in own if name in entries)
+        earlier = (entry for name, entry in entries.items() if name not in set(own))
+        yield from (entry for entry in earlier if self._journal.is_whole(entry))
+
+
+def _are_done(done: int, total: int) -> str:
+    """``it is done``, ``1 of them is done``, ``3 of them are done``."""
+    if total == 1:
+        return "it is done"
+    return f"{done:,} of them {'is' if done == 1 else 'are'} done"
 
 
 def _video_entry(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,10 +21,12 @@ from fanet_lightning.media.inputs import (
     VIDEO_SUFFIXES,
     Item,
     distinct,
+    is_camera,
     name_of_url,
     named,
     safe,
 )
+from fanet_lightning.media.journal import head_of
 
 LIST_SUFFIXES = frozenset((".txt", ".lst", ".list"))
 STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "tcp", "srt")
@@ -36,25 +38,42 @@ _KINDS = (
 
 @dataclass(frozen=True)
 class Sources:
-    """What was found: images and videos in the order given, and how many other files lay beside them in folders."""
+    """What was found: images and videos in the order given, and how many other files lay beside them in folders.
+
+    ``results`` is the number of folders with results of ``detect``, which were left out.
+    """
 
     images: list[Item]
     videos: list[Item]
     ignored: int = 0
     repeated: int = 0
+    results: int = 0
 
 
 def split_source(text: str) -> list[str]:
     """The single sources of ``source=…``: divided at commas, unless a file has exactly this name.
 
-    A comma in an address is written %2C.
+    What follows a comma in an http(s) address belongs to the address, unless it is an address itself, a path that
+    exists, or comes after a space.
     """
     text = text.strip()
     if text.startswith("[") and text.endswith("]") and not Path(text).exists():
         text = text[1:-1]
     if not text or Path(text).expanduser().exists():
         return [text] if text else []
-    return [part.strip() for part in text.split(",") if part.strip()]
+    parts: list[str] = []
+    for piece in text.split(","):
+        if parts and re.match(r"https?://\S+$", parts[-1], re.IGNORECASE) and _continues(piece):
+            parts[-1] += f",{piece}"
+        else:
+            parts.append(piece.strip())
+    return [part for part in parts if part]
+
+
+def _continues(piece: str) -> bool:
+    """Whether a piece behind a comma can only be more of the address before it."""
+    alone = re.match(r"\s|[a-z][a-z0-9+.-]*://", piece, re.IGNORECASE) or not piece
+    return not alone and not Path(piece).expanduser().exists() and not glob.glob(piece)  # noqa: PTH207  # any pattern
 
 
 def default_name(parts: Sequence[str]) -> str:
@@ -90,11 +109,14 @@ def find_sources(parts: Sequence[str], out: Path | None = None) -> Sources:
     images, repeated_images = distinct(finder.images)
     videos, repeated_videos = distinct(finder.videos)
     if not images and not videos:
-        others = f" ({finder.ignored:,} other files)" if finder.ignored else ""
-        raise InputError(f"source={','.join(parts)}: no image in it{others}; give {_KINDS}")
+        others = [f"{finder.ignored:,} other files"] if finder.ignored else []
+        if finder.results:
+            others.append("results of detect are left out unless their own folder is named, e.g. photos/images")
+        within = f" ({'; '.join(others)})" if others else ""
+        raise InputError(f"source={','.join(parts)}: no image in it{within}; give {_KINDS}")
     items = named([*images, *videos])
     repeated = repeated_images + repeated_videos
-    return Sources(items[: len(images)], items[len(images) :], finder.ignored, repeated)
+    return Sources(items[: len(images)], items[len(images) :], finder.ignored, repeated, len(finder.results))
 
 
 class _Finder:
@@ -104,12 +126,14 @@ class _Finder:
         self.images: list[tuple[Item, str]] = []
         self.videos: list[tuple[Item, str]] = []
         self.ignored = 0
+        self.results: set[Path] = set()
         self._out = out
+        self._journals: dict[Path, bool] = {}
         self._now = datetime.datetime.now().strftime("%Y%m%d_%H%M%S")
 
     def add(self, text: str) -> None:
         text = re.sub(r"^/dev/video(?=\d{1,3}$)", "", text)
-        if text.isdecimal() and len(text) < 4:
+        if is_camera(text):
             self.videos.append((Item(int(text), f"camera_{text}_{self._now}"), ""))
         elif "://" in text:
             self._add_url(text)
@@ -162,9 +186,10 @@ class _Finder:
         results = self._results(folder)
         files = [
             path for path in found
-            if not path.is_dir() and not any(path.resolve().is_relative_to(place) for place in results)
+            if not path.is_dir() and not self._among_results(path, folder)
+            and not any(path.resolve().is_relative_to(place) for place in results)
         ]  # fmt: skip
-        if not files:
+        if not files and not self.results:
             raise InputError(f"source={pattern}: no file matches; give {_KINDS}")
         for path in files:
             name = path.relative_to(folder).as_posix()
@@ -200,7 +225,10 @@ class _Finder:
         try:
             status = folder.stat()
             place = (status.st_dev, status.st_ino)
-            if place in seen or folder.resolve() in leave_out:  # a link back to a folder above
+            if place in seen:  # a link back to a folder above
+                return
+            if folder.resolve() in leave_out:
+                self._holds_results(folder)
                 return
             with os.scandir(folder) as entries:
                 listed = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
@@ -212,9 +240,28 @@ class _Finder:
             return
         for name, is_folder in listed:
             if is_folder:
+                if name in RESULT_FOLDERS and self._holds_results(folder):
+                    continue
                 yield from self._walk(folder / name, leave_out, f"{prefix}{name}/", seen | {place})
             else:
                 yield prefix + name
+
+    def _holds_results(self, folder: Path) -> bool:
+        """Whether results of an earlier run lie in a folder; it is counted then."""
+        place = folder.resolve()
+        if place not in self._journals:
+            self._journals[place] = head_of(place) is not None
+        if self._journals[place]:
+            self.results.add(place)
+        return self._journals[place]
+
+    def _among_results(self, path: Path, folder: Path) -> bool:
+        """Whether a path, found below ``folder``, is a result of an earlier run."""
+        within = path.relative_to(folder).parts[:-1]
+        return any(
+            name in RESULT_FOLDERS and self._holds_results(folder.joinpath(*within[:depth]))
+            for depth, name in enumerate(within)
+        )
 
     def _results(self, folder: Path) -> list[Path]:
         """Where results lie that a search of ``folder`` must not take for inputs."""
