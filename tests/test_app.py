@@ -162,7 +162,7 @@ def test_a_dropped_picture_gives_everything_the_page_shows(actions: Any) -> None
     assert rows.count('scope="row"') == 1 == len(content["images"][0]["detections"])
     with Image.open(shown) as image:
         assert image.height == 600 and image.width > 512  # with the colour bar
-    _, summary, rows, content = actions.redraw(picture, 0.999, "none")
+    _, summary, rows, content = actions.redraw(picture, 1.0, "none")
     assert "0 faces" in summary and 'scope="row"' not in rows and content["images"][0]["faces"] == 0
 
 
@@ -241,7 +241,7 @@ def test_several_pictures_are_counted_and_bad_ones_named(actions: Any, tmp_path:
     assert "3 faces" in summary and "cut.jpg cannot be read" in summary
     assert [image["faces"] for image in content["images"]] == [1, 2]
     assert len(content["problems"]) == 1 and "cut short" in content["problems"][0]
-    _, summary, content = actions.redraw_several(found, 0.9999, "none")
+    _, summary, content = actions.redraw_several(found, 1.0, "none")
     assert "0 faces" in summary and [image["faces"] for image in content["images"]] == [0, 0]
     [(_, _, summary, _)] = actions.find_several([str(PHOTO)] * 4, "original", 0.5, "none")
     assert "4 pictures are more than 3 at a time" in summary

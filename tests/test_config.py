@@ -84,7 +84,7 @@ def test_cells_are_named_without_equals_signs(switches: tuple[int, bool, bool], 
         ("data=wider", r"data=wider: there is no such option; choose one of afw, fddb, .*, wider_face"),
         (
             "experiment=papre",
-            r"experiment=papre: .* choose one of ablation, paper, wider_face_light, wider_face_scratch",
+            r"experiment=papre: .* choose one of ablation, paper, wider_face_light, .*wider_face_scratch",
         ),
     ],
 )
@@ -103,7 +103,7 @@ def test_help_of_train_lists_what_can_be_chosen(capsys: pytest.CaptureFixture[st
         options = sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
         assert options and sorted(re.findall(r"^  (\w+)", section, re.MULTILINE)) == options, group
     assert "\nmodel=…  (default: fanet)\n  fanet        FANet (paper §3).\n" in text
-    assert "  paper               The paper's recipe on WIDER FACE, complete (§3.5)\n" in text
+    assert re.search(r"\n  paper +The paper's recipe on WIDER FACE, complete \(§3.5\)\n", text)
     assert max(map(len, text.splitlines())) <= 120
     assert re.search(r"^batch_size: 5 +# total over all devices$", printed, re.MULTILINE) and "\n  lr: " in printed
 

@@ -216,7 +216,8 @@ def test_a_file_that_disagrees_is_not_kept(
     out = tmp_path / "out/faces.pt"
     out.parent.mkdir()
     out.write_text("an older file")
-    code = export.main(["format=torchscript", f"out={out}", "rounds=1", "overwrite=true", f"images={pictures}"])
+    words = ["format=torchscript", f"out={out}", "rounds=1", "overwrite=true", f"images={pictures}"]
+    code = export.main([*words, "detection.keep=50"])
     printed = capsys.readouterr().out
     assert code == 1
     assert "torch.jit does not find the same faces (limits: 0.05 px, 0.0001 in score)" in printed
