@@ -152,3 +152,31 @@ def test_batch_norm_sits_between_convolution_and_relu() -> None:
         layer.bn.bias.fill_(1)
     out = layer(torch.tensor([0.0, 1.0, 5.0]).reshape(1, 1, 1, 3))
     assert out.flatten().tolist() == pytest.approx([0.0, 0.0, 4.0], abs=1e-3)  # max(0, x - 2 + 1)
+
+
+@pytest.mark.parametrize("height", [1, 2, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_strided_convolution_of_one_column(height: int, dtype: torch.dtype) -> None:
+    """As the plain convolution has it in float64; memory that others have left behind does not show in the gradient."""
+    torch.manual_seed(0)
+    layer = ConvReLU(8, 16, stride=2).to(memory_format=torch.channels_last)
+    x = torch.randn(4, 8, height, 1)
+    plain = torch.nn.Conv2d(8, 16, 3, stride=2, padding=1).double()
+    plain.load_state_dict(layer.state_dict())
+    expected = plain(x.double()).relu()
+    expected.square().sum().backward()
+    for _ in range(20):
+        # Freed at once, so that what comes next is likely to be given this memory.
+        for size in (500, 1000, 3000, 10_000):
+            torch.full((size,), float("nan"))
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            found = layer(x)
+        found.float().square().sum().backward()
+        tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.1, "atol": 0.3}
+        assert found.shape == expected.shape
+        torch.testing.assert_close(found.double(), expected, **tolerance)
+        assert layer.weight.grad is not None and plain.weight.grad is not None
+        torch.testing.assert_close(layer.weight.grad.double(), plain.weight.grad, **tolerance)
+    layer.eval()
+    torch.testing.assert_close(layer(x).double(), expected, rtol=1e-5, atol=1e-5)

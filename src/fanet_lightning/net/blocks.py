@@ -50,11 +50,29 @@ class ConvReLU(nn.Conv2d):
         init_xavier(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = super().forward(x)
+        # Of exports and of detection the graph stays plain: only gradients are wrong.
+        narrow = self.training and x.shape[-1] == 1 and self.stride[1] > 1
+        x = self._one_column(x) if narrow else super().forward(x)
         if self.bn is not None:
             x = self.bn(x)
         # In place: neither a convolution nor a batch normalisation needs its output for the gradient.
         return F.relu(x, inplace=True)
+
+    def _one_column(self, x: Tensor) -> Tensor:
+        """The same convolution of a map (B, C, H, 1): all but the kernel's middle column see padding alone.
+
+        On CPUs that multiply bf16, torch 2.14 leaves part of the weights' gradient as it finds the memory where a
+        3×3 convolution with a stride meets a map one column wide: garbage, at times NaN.
+        """
+        middle = self.weight.shape[-1] // 2
+        return F.conv2d(
+            x,
+            self.weight[..., middle : middle + 1],
+            self.bias,
+            stride=(self.stride[0], 1),
+            padding=(int(self.padding[0]), 0),
+            dilation=self.dilation,
+        )
 
     @torch.no_grad()
     def fold_batch_norm(self) -> None:
