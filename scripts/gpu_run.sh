@@ -33,6 +33,8 @@ if [ -n "$root" ]; then
     epochs=2 workers=14 evaluate_at_end=false out="$out/loading"
   item 4_with_loading_cached "$python" -m fanet_lightning.train experiment=wider_face_scratch level=3 "${data[@]}" \
     epochs=2 workers=14 cache=memory evaluate_at_end=false out="$out/loading_cached"
+  item 6b_use "$python" -m fanet_lightning.detect source="$root/WIDER_val/images" device=cuda save=txt,json threshold=0.01 \
+    out="$out/detect_cuda"
   item 7_profile "$python" -m fanet_lightning.train experiment=wider_face_scratch level=3 "${data[@]}" \
     epochs=1 evaluate_at_end=false profile=true +trainer.max_time=00:00:01:00 out="$out/profile"
   item 5b_light "$python" -m fanet_lightning.train experiment=wider_face_light "${data[@]}" workers=14 \
