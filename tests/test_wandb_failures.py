@@ -66,7 +66,8 @@ def test_what_cannot_go_online_goes_on_offline_and_says_so_in_one_line(
         built.loggers[0].log_metrics({"loss": 2.5}, 7)
         built.finish(0)
     printed = capsys.readouterr()
-    (line,) = printed.err.splitlines()
+    assert len(printed.err.splitlines()) == 1, printed.err
+    line = printed.err.rstrip("\n")
     assert line.startswith("warning: W&B cannot go online (") and "goes on offline. Check WANDB_API_KEY" in line
     (run,) = finished_runs(tmp_path)
     assert (run.identifier, run.series("loss"), run.exit_code) == ("earlier1", [(7, 2.5)], 0)

@@ -161,6 +161,8 @@ def start_run(
         "resume": "allow",
         "settings": wandb.Settings(**_limits(settings)),
     }
+    # Where huggingface_hub is loaded, as for a model of the hub, W&B would advertise its tool for language models.
+    os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")
     # W&B writes to the system's temporary folder when this one is not there.
     out.mkdir(parents=True, exist_ok=True)
     run: Run | None = None
