@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 import wandb
+from wandb.sdk import wandb_setup
 
 from fanet_lightning.loggers import Loggers, build_loggers
-from fanet_lightning.wandb_run import resolve_mode
+from fanet_lightning.wandb_run import _end_service, resolve_mode
 from wandb_offline import finished_runs, offline_runs, read_run
 from wandb_server import FakeWandb, no_account, useless_server
 
@@ -245,3 +246,12 @@ def test_long_records_are_read_back_over_block_borders(tmp_path: Path) -> None:
     (run,) = finished_runs(tmp_path)
     assert [row["text"] for row in run.history] == texts
     assert (run.group, run.name, run.tags) == ("sweep", "cell_seed3", ["quick"])
+
+
+def test_a_service_that_does_not_end_is_ended() -> None:
+    """Stopped, it can answer nothing; a training must not wait for it."""
+    wandb.setup().ensure_service()
+    process = wandb_setup._singleton._connection._proc._process  # type: ignore[union-attr]
+    os.kill(process.pid, signal.SIGSTOP)
+    _end_service(1.0)
+    assert process.poll() == -signal.SIGKILL

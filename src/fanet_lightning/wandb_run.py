@@ -11,6 +11,7 @@ import secrets
 import shlex
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 MODES = ("auto", "online", "offline", "disabled")
 # Older words that W&B still takes in WANDB_MODE.
 SYNONYMS = {"run": "online", "dryrun": "offline"}
+
+# A service that has not ended after so long will not.
+TEARDOWN_SECONDS = 20.0
 
 
 class GuardedRun:
@@ -195,11 +199,31 @@ def _start_online(arguments: Mapping[str, Any], folder: Path) -> "Run | None":
             "network, or give logger.wandb.mode=offline"
         )
     # W&B's process holds the id of the run that has failed; its next one does not.
-    with contextlib.suppress(Exception):
-        wandb.teardown()
+    _end_service(TEARDOWN_SECONDS)
     for left_over in set(folder.glob("run-*")) - before:
         shutil.rmtree(left_over, ignore_errors=True)
     return None
+
+
+def _end_service(seconds: float) -> None:
+    """``wandb.teardown``, but no longer than so many seconds: it waits for W&B's process, which at times never ends."""
+    import wandb
+    from wandb.sdk import wandb_setup
+
+    service: Any = None
+    with contextlib.suppress(AttributeError):  # no public name leads to it
+        service = wandb_setup._singleton._connection._proc._process  # type: ignore[union-attr]
+
+    def teardown() -> None:
+        with contextlib.suppress(Exception, SystemExit):
+            wandb.teardown()
+
+    thread = threading.Thread(target=teardown, name="W&B teardown", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive() and service is not None:
+        service.kill()
+        thread.join(seconds)
 
 
 def _limits(settings: Mapping[str, Any]) -> dict[str, Any]:
