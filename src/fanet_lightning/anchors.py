@@ -1,5 +1,6 @@
 """The anchors: one square per cell and map (S3FD §3.1, FANet §3.3), from the real shapes of the maps."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -53,12 +54,15 @@ class AnchorGrid:
 def _boxes_cxcywh(grid: AnchorGrid, device: torch.device) -> Tensor:
     # Filled under inference_mode it would hold tensors that autograd refuses later.
     with torch.inference_mode(False):
-        return _compute_boxes(grid, device)
+        return boxes_of_maps(grid.map_shapes, grid.strides, grid.sizes, device)
 
 
-def _compute_boxes(grid: AnchorGrid, device: torch.device) -> Tensor:
+def boxes_of_maps(
+    map_shapes: Sequence[tuple[int, int]], strides: Sequence[int], sizes: Sequence[int], device: torch.device
+) -> Tensor:
+    """As :meth:`AnchorGrid.boxes_cxcywh`, computed anew; the shapes may be those that an exported graph computes."""
     maps = []
-    for (height, width), stride, size in zip(grid.map_shapes, grid.strides, grid.sizes, strict=True):
+    for (height, width), stride, size in zip(map_shapes, strides, sizes, strict=True):
         y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) * stride
         x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) * stride
         cy, cx = torch.meshgrid(y, x, indexing="ij")

@@ -61,8 +61,8 @@ def _number(options: Mapping[str, Any], key: str, least: float, what: str, most:
 def _load_detector(checkpoint: str, device: str, precision: str) -> "tuple[FaceDetector, dict[str, Any]]":
     """The detector, and what results depend on in it."""
     from fanet_lightning.inference_store import code_sha256, file_sha256
-    from fanet_lightning.open_detector import is_onnx, open_detector
-    from fanet_lightning.pretrained import locate, weights_file
+    from fanet_lightning.open_detector import open_detector
+    from fanet_lightning.pretrained import is_onnx, locate, weights_file
 
     found = Path(checkpoint).expanduser() if is_onnx(checkpoint) else locate(checkpoint)
     detector, weights = open_detector(found, device, precision), weights_file(found)

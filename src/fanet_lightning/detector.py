@@ -24,7 +24,7 @@ from fanet_lightning.net.activation_memory import keep_activation_memory
 from fanet_lightning.net.blocks import fuse
 from fanet_lightning.pixel_limit import PixelLimit
 from fanet_lightning.postprocess import detect
-from fanet_lightning.pretrained import DEFAULT_MODEL, locate
+from fanet_lightning.pretrained import DEFAULT_MODEL, is_onnx, locate
 from fanet_lightning.protocols import Protocol, protocol_of
 from fanet_lightning.structures import Detections, NetworkOutput
 from fanet_lightning.tiled_heads import find_in_tiles
@@ -111,7 +111,7 @@ class FaceDetector:
         Raises:
             InputError: see :func:`load_model`; or a file of :mod:`fanet_lightning.export`.
         """
-        if str(model).lower().endswith(".onnx"):
+        if is_onnx(model):
             raise InputError(f"{model} is an exported file; FaceDetector.from_onnx({str(model)!r}) opens it")
         path = locate(model)
         loaded = load_model(path)

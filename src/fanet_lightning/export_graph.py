@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fanet_lightning.anchors import SIZES, STRIDES
+from fanet_lightning.anchors import SIZES, STRIDES, boxes_of_maps
 from fanet_lightning.boxes import decode
 from fanet_lightning.net.blocks import fuse
 from fanet_lightning.net.build import Network
@@ -46,7 +46,7 @@ class HeadsGraph(nn.Module):
         output = self.network(images)
         logits, offsets = output.hierarchies[-1]
         scores = torch.sigmoid(logits[..., 1] - logits[..., 0])
-        return scores, offsets, _anchors(output.map_shapes, images.device)
+        return scores, offsets, boxes_of_maps(output.map_shapes, STRIDES, SIZES, images.device)
 
 
 class DetectionGraph(nn.Module):
@@ -116,18 +116,6 @@ def for_export(network: Network, *, plain_heads: bool) -> nn.Module:
             if isinstance(module, Heads):
                 own.set_submodule(name, _PlainHeads(module))
     return own
-
-
-def _anchors(map_shapes: list[tuple[int, int]], device: torch.device) -> Tensor:
-    """As :meth:`AnchorGrid.boxes_cxcywh`, from shapes that a graph computes."""
-    maps = []
-    for (height, width), stride, size in zip(map_shapes, STRIDES, SIZES, strict=True):
-        y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) * stride
-        x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) * stride
-        cy, cx = torch.meshgrid(y, x, indexing="ij")
-        side = torch.full_like(cx, float(size))
-        maps.append(torch.stack([cx, cy, side, side], dim=-1).reshape(-1, 4))
-    return torch.cat(maps)
 
 
 def _by_image_and_score(image: Tensor, scores: Tensor) -> Tensor:

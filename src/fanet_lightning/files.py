@@ -99,3 +99,17 @@ def check_names_free(folder: Path, names: Iterable[str], what: str, key: str = "
         path = folder / name
         if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
             raise InputError(f"{key}={folder}: {name} is there and not of {what}; move it away, or give another {key}")
+
+
+def content_if_any(path: Path) -> bytes | None:
+    """What a file holds that an earlier process may have left; None where there is none.
+
+    Raises:
+        InputError: it is there and cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); remove it") from error

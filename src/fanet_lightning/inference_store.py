@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from fanet_lightning.errors import InputError
+from fanet_lightning.files import content_if_any
 from fanet_lightning.multiscale import PassRecord
 from fanet_lightning.structures import Detections
 
@@ -105,12 +106,9 @@ class Journal:
             self._read(set(image_ids))
 
     def _read(self, image_ids: set[str]) -> None:
-        try:
-            content = self.path.read_bytes()
-        except FileNotFoundError:
+        content = content_if_any(self.path)
+        if content is None:
             return
-        except OSError as error:
-            raise InputError(f"{self.path} cannot be read ({error.strerror}); remove it") from error
         position = 0
         for number, line in enumerate(content.splitlines(keepends=True)):
             value = _parse(line)

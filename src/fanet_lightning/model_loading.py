@@ -13,7 +13,7 @@ from torch import nn
 
 from fanet_lightning.errors import InputError
 from fanet_lightning.net.build import Network
-from fanet_lightning.pretrained import Model, locate, network_with, read_model
+from fanet_lightning.pretrained import Model, is_onnx, locate, network_with, read_model
 from fanet_lightning.training_images import images_of
 
 # What torch's safe loading says of a function or class that the file wants called.
@@ -26,7 +26,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         InputError: no such file, not a checkpoint, or one of another program.
     """
-    if path.suffix.lower() == ".onnx":
+    if is_onnx(path):
         raise InputError(
             f"{path} is an exported file and cannot be loaded here; give the checkpoint that it was made of"
         )

@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fanet_lightning.errors import InputError
+from fanet_lightning.pretrained import is_onnx
 
 if TYPE_CHECKING:
     from fanet_lightning.detector import FaceDetector
-
-ONNX_SUFFIX = ".onnx"
 
 
 def open_detector(checkpoint: Path | str, device: str = "auto", precision: str = "auto") -> "FaceDetector":
@@ -31,11 +30,6 @@ def open_detector(checkpoint: Path | str, device: str = "auto", precision: str =
         return FaceDetector.from_onnx(checkpoint, device=device)
     device = resolve_device(device)
     return FaceDetector.from_pretrained(checkpoint, device=device, precision=precision_on(precision, device))
-
-
-def is_onnx(checkpoint: Path | str) -> bool:
-    """Whether it names a file of ``export format=onnx``, by its ending."""
-    return Path(checkpoint).suffix.lower() == ONNX_SUFFIX
 
 
 def resolve_device(device: str) -> str:

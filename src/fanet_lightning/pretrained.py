@@ -97,10 +97,15 @@ def weights_file(path: Path) -> Path:
     return path / WEIGHTS_FILE if path.is_dir() else path
 
 
+def is_onnx(checkpoint: Path | str) -> bool:
+    """Whether it names a file of ``export format=onnx``, by its ending."""
+    return Path(checkpoint).suffix.lower() == ".onnx"
+
+
 def name_of(checkpoint: Path) -> str:
     """A model folder's name; of a checkpoint that of its run's folder; an exported file's own, without its ending."""
     path = checkpoint.resolve()
-    if path.suffix == ".onnx":
+    if is_onnx(path):
         return path.stem
     return path.name if path.is_dir() else path.parent.parent.name or path.stem
 

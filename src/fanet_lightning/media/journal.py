@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from fanet_lightning.errors import InputError
+from fanet_lightning.files import content_if_any
 from fanet_lightning.media.inputs import Item, shows_faces
 
 JOURNAL_FILE = "done.jsonl"
@@ -65,12 +66,9 @@ class Journal:
         self._read(resume)
 
     def _read(self, resume: bool) -> None:
-        try:
-            content = self.path.read_bytes()
-        except FileNotFoundError:
+        content = content_if_any(self.path)
+        if content is None:
             return
-        except OSError as error:
-            raise InputError(f"{self.path} cannot be read ({error.strerror}); remove it") from error
         lines = []
         for line in content.splitlines(keepends=True):
             value = _parsed(line)
