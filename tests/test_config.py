@@ -79,6 +79,9 @@ def test_cells_are_named_without_equals_signs(switches: tuple[int, bool, bool], 
     [
         ("levle=3", r"unknown key 'levle': did you mean 'level'\?"),
         ("model.widht=1", r"unknown key 'model\.widht': did you mean 'model\.width'\?"),
+        ("data.format=coco", r"unknown key 'data\.format': data=folder has it; add that word$"),
+        ("data.ground_truth=x", r"give one of .*data=fddb, .*data=wider_face with it$"),
+        ("data.val_imags=3", r"unknown key 'data\.val_imags': did you mean 'data\.val_images'\?"),
         ("hl=maybe", r"hl: Value 'maybe' is not a valid bool"),
         ("level=three", r"level: .*'three'.*[Ii]nt"),
         ("data=wider", r"data=wider: there is no such option; choose one of afw, fddb, .*, wider_face"),
@@ -92,6 +95,11 @@ def test_wrong_overrides_give_one_line_that_names_key_and_value(override: str, m
     with pytest.raises(InputError, match=message) as caught:
         compose_config("config", [override])
     assert "\n" not in str(caught.value)
+
+
+def test_a_mistaken_key_is_compared_with_those_of_the_chosen_option() -> None:
+    with pytest.raises(InputError, match=r"'data\.val\.image': did you mean 'data\.val\.images'\?$"):
+        compose_config("config", ["data=wider_face", "data.val.image=list.txt"])
 
 
 def test_help_of_train_lists_what_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:

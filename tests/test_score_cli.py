@@ -109,6 +109,34 @@ def test_against_other_predictions(run: tuple[Path, Path], tmp_path: Path, capsy
         assert f"{difference.value:+.6f}" in next(line for line in table if line.startswith(setting))
 
 
+def test_the_folder_of_a_whole_evaluation_stands_for_the_predictions_in_it(
+    run: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`evaluate … out=DIR` puts them into DIR/predictions; people give DIR."""
+    words = [f"ground_truth={run[1]}", "bootstrap=0"]
+    assert main([f"predictions={run[0]}", f"out={tmp_path}", *words]) == 0
+    direct = capsys.readouterr().out
+    assert main([f"predictions={tmp_path}", *words]) == 0
+    assert capsys.readouterr().out in direct
+    (tmp_path / "scores.json").unlink()
+    with pytest.raises(InputError, match=f"^{tmp_path}: there are no predictions in it; give what holds the event"):
+        main([f"predictions={tmp_path}", *words])
+
+
+@pytest.mark.parametrize("name", ["scores.json", "pr_curves.png", "per_image.npz", "errors"])
+def test_files_of_others_are_not_written_over(run: tuple[Path, Path], tmp_path: Path, name: str) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / name).write_text("[1, 2]")
+    words = [f"predictions={run[0]}", f"ground_truth={run[1]}", f"out={out}", "bootstrap=0"]
+    with pytest.raises(InputError, match=f"out=.*mine: {name} is there and not of earlier scores; move it away"):
+        main(words)
+    assert [path.name for path in out.iterdir()] == [name] and (out / name).read_text() == "[1, 2]"
+    (out / name).rename(out / "notes.txt")
+    assert main(words) == 0 == main(words)  # beside other files, and over scores of its own
+    assert (out / "notes.txt").read_text() == "[1, 2]"
+
+
 def test_missing_images_are_a_warning_and_with_strict_an_error(run: tuple[Path, Path]) -> None:
     gone = next(iter(GOLDEN["images"]))
     (run[0] / f"{gone}.txt").unlink()

@@ -119,7 +119,7 @@ def compose_config(config_name: str, overrides: Sequence[str], *, with_hydra: bo
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
             return compose(config_name, list(overrides), return_hydra_config=with_hydra)
     except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(_one_line(error, config_name)) from error
+        raise InputError(_one_line(error, config_name, overrides)) from error
 
 
 def canonical(config: DictConfig) -> None:
@@ -177,7 +177,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return options
 
 
-def _one_line(error: Exception, config_name: str) -> str:
+def _one_line(error: Exception, config_name: str, words: Sequence[str] = ()) -> str:
     # "Error merging override hl=maybe" says nothing of why; its cause does.
     merging = str(error).startswith("Error merging override") and error.__cause__ is not None
     text = str(error.__cause__ if merging else error)
@@ -185,9 +185,7 @@ def _one_line(error: Exception, config_name: str) -> str:
     unknown = re.search(r"(?:Could not override|Key) '([^']+)'", text)
     if unknown and ("not in struct" in text or "Could not override" in text) and "could not be converted" not in text:
         key = full_key.group(1) if full_key else unknown.group(1)
-        near = difflib.get_close_matches(key, _known_keys(config_name), n=1)
-        hint = f"did you mean '{near[0]}'?" if near else "--help lists the keys"
-        return f"unknown key '{key}': {hint}"
+        return f"unknown key '{key}': {_hint(key, config_name, words)}"
     absent = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
     if absent:
         group, option = absent.groups()
@@ -201,10 +199,22 @@ def _one_line(error: Exception, config_name: str) -> str:
     return message
 
 
-def _known_keys(config_name: str) -> list[str]:
+def _hint(key: str, config_name: str, words: Sequence[str]) -> str:
+    """What to do about an unknown key: the option of its group that has it, the nearest known key, or ``--help``."""
+    chosen = [word for word in words if (config_dir() / word.partition("=")[0]).is_dir()]
+    group = key.partition(".")[0]
+    options = sorted(path.stem for path in (config_dir() / group).glob("*.yaml")) if "." in key else []
+    having = [f"{group}={name}" for name in options if key in _known_keys(config_name, [f"{group}={name}"])]
+    if having:
+        return f"{having[0]} has it; add that word" if len(having) == 1 else f"give one of {', '.join(having)} with it"
+    near = difflib.get_close_matches(key, _known_keys(config_name, chosen), n=1)
+    return f"did you mean '{near[0]}'?" if near else "--help lists the keys"
+
+
+def _known_keys(config_name: str, chosen: Sequence[str]) -> list[str]:
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            config = compose(config_name)
+            config = compose(config_name, list(chosen))
     except (HydraException, OmegaConfBaseException):
         return []
     return _dotted(OmegaConf.to_container(config, resolve=False))

@@ -42,6 +42,7 @@ def evaluate(
     attributes: bool = False,
     errors: bool = False,
     worst: int = 200,
+    detector: "FaceDetector | None" = None,
 ) -> dict[str, float]:
     """Run a checkpoint over the validation images of ``source`` and score it by the source's benchmark.
 
@@ -66,6 +67,7 @@ def evaluate(
         labelled: False for images without labels: instead of scores, ``submission.zip`` for WIDER's test server.
         attributes, errors, worst: with WIDER's ground truth also :func:`wider_face_report.report_by_attribute` and
             :func:`wider_face_report.report_errors`.
+        detector: ``checkpoint`` as :func:`opened` gives it with these options, where it is open already.
 
     Returns:
         AP per setting, in [0, 1]; empty without labels and for a benchmark without AP.
@@ -86,7 +88,7 @@ def evaluate(
     if attributes or errors:
         files.check_wider(source, labelled)
     scale = build_protocol(protocol)
-    detector = _opened(checkpoint, device, precision, detection or {})
+    detector = detector or opened(checkpoint, device, precision, detection or {})
     device = detector.runs_on
     records = source.val()
     origin = {
@@ -130,7 +132,7 @@ def evaluate(
     return ap
 
 
-def _opened(checkpoint: Path, device: str, precision: str, detection: Mapping[str, Any]) -> "FaceDetector":
+def opened(checkpoint: Path, device: str, precision: str, detection: Mapping[str, Any]) -> "FaceDetector":
     """The detector with the settings ``detection``, those it has already underneath.
 
     Raises:
@@ -235,15 +237,11 @@ def main(argv: list[str]) -> int:
     options = plain(config)
     cli.check_report_keys(config)
     from fanet_lightning.data.sources import build_source
-    from fanet_lightning.detector import read_checkpoint
-    from fanet_lightning.pretrained import locate, name_of, read_config
+    from fanet_lightning.pretrained import locate, name_of
 
     checkpoint = locate(str(options["checkpoint"]))
     # Before the data are read, which may take long.
-    if is_onnx(checkpoint):
-        _opened(checkpoint, options["device"], options["precision"], options["detection"])
-    else:
-        read_config(checkpoint) if checkpoint.is_dir() else read_checkpoint(checkpoint)
+    detector = opened(checkpoint, options["device"], options["precision"], options["detection"])
     data = data_of_run(checkpoint, argv)
     if data is not None and data != options["data"]:
         print(f"data={data['name']} with the settings of the checkpoint's run; data=… chooses others")
@@ -259,7 +257,7 @@ def main(argv: list[str]) -> int:
         checkpoint, source, options["protocol"], out, device=options["device"], precision=options["precision"],
         workers=options["workers"], detection=options["detection"], resume=options["resume"],
         lower_top=options["lower_top"], labelled=split != "test", attributes=options["attributes"],
-        errors=options["errors"], worst=options["worst"],
+        errors=options["errors"], worst=options["worst"], detector=detector,
     )  # fmt: skip
     print(f"the results lie in {out}")
     return 0

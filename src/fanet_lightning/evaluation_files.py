@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fanet_lightning.errors import InputError
-from fanet_lightning.files import check_names_free, replaced
+from fanet_lightning.files import check_names_free, matching_names, replaced
+from fanet_lightning.scoring.results import SCORE_PATTERNS, SCORES_FILE, is_scores
 from fanet_lightning.training_images import (
     TRAINING_IMAGES_FILE,
     TrainedOn,
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 SCALES_FILE, SUBMISSION_FILE, SUBMISSION_RECORD = "scales.json", "submission.zip", "submission.json"
 # All that an evaluation may write, of any benchmark, beside its journal.
 _PATTERNS = (
-    "predictions", "scores.json", SCALES_FILE, TRAINING_IMAGES_FILE, "submission.*", "detections.pdf", "detections.png",
-    "pr_curve*", "roc.*", "DiscROC.txt", "ContROC.txt", "attributes*", "errors", "errors.json",
+    "predictions", SCALES_FILE, TRAINING_IMAGES_FILE, "submission.*", "detections.pdf", "detections.png",
+    *SCORE_PATTERNS,
 )  # fmt: skip
 SHEET_IMAGES = 12
 # Boxes below it are left out of the sheet, not out of the predictions: they would cover the picture.
@@ -44,18 +45,9 @@ def check_out(out: Path) -> None:
     """
     from fanet_lightning.inference_store import JOURNAL_FILE
 
-    if (out / JOURNAL_FILE).is_file() or (out / SUBMISSION_RECORD).is_file() or _is_scores(out / "scores.json"):
+    if (out / JOURNAL_FILE).is_file() or (out / SUBMISSION_RECORD).is_file() or is_scores(out / SCORES_FILE):
         return
-    found = (path.name for pattern in _PATTERNS for path in sorted(out.glob(pattern)))
-    check_names_free(out, found, "an evaluation")
-
-
-def _is_scores(path: Path) -> bool:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and "benchmark" in content
+    check_names_free(out, matching_names(out, _PATTERNS), "an evaluation")
 
 
 def boxes_to_write(found: "Detections", lower: float) -> tuple[Any, Any]:

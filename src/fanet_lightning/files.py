@@ -101,6 +101,11 @@ def check_names_free(folder: Path, names: Iterable[str], what: str, key: str = "
             raise InputError(f"{key}={folder}: {name} is there and not of {what}; move it away, or give another {key}")
 
 
+def matching_names(folder: Path, patterns: Iterable[str]) -> Iterator[str]:
+    """Names in ``folder`` that match one of the glob patterns, those of the first pattern first."""
+    return (path.name for pattern in patterns for path in sorted(folder.glob(pattern)))
+
+
 def content_if_any(path: Path) -> bytes | None:
     """What a file holds that an earlier process may have left; None where there is none.
 

@@ -97,6 +97,15 @@ def score_predictions(
     return Scored(scores, intervals_of(scores, samples), truth, other, differences, seen, other_seen)
 
 
+def predictions_of(path: Path) -> Path:
+    """``path``, or the predictions in it where it is the folder of a whole evaluation, ``out`` of ``evaluate``."""
+    from fanet_lightning.scoring.results import SCORES_FILE
+    from fanet_lightning.training_images import PREDICTIONS_FOLDER
+
+    inside = path / PREDICTIONS_FOLDER
+    return inside if (path / SCORES_FILE).is_file() and inside.is_dir() else path
+
+
 def _trained_on(scores: "Scores", predictions: Path, given: Path | None) -> "TrainedOn | None":
     from fanet_lightning.training_images import list_beside, trained_on_by_list
 
@@ -121,8 +130,13 @@ def main(argv: list[str]) -> int:
 
     benchmark = build_benchmark(**plain(config)["benchmark"])
     predictions, ground_truth = Path(str(config.predictions)), Path(str(config.ground_truth))
+    predictions, against = predictions_of(predictions), None if against is None else predictions_of(against)
     if out is not None:
         check_writable(out)
+        if config.split != "test":
+            from fanet_lightning.scoring.results import check_out
+
+            check_out(out)
     if config.split == "test":
         _check_alone(config)
         _pack(predictions, ground_truth, out)

@@ -12,11 +12,16 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fanet_lightning.errors import InputError
-from fanet_lightning.files import replaced
+from fanet_lightning.files import check_names_free, matching_names, replaced
 from fanet_lightning.scoring.benchmark import Samples, Scores, Values
 from fanet_lightning.scoring.bootstrap import Interval, interval_of
 
 SCORES_FILE = "scores.json"
+# All that scoring may write, of any benchmark.
+SCORE_PATTERNS = (
+    SCORES_FILE, "per_image.npz", "pr_curve*", "roc.*", "DiscROC.txt", "ContROC.txt", "attributes*", "events.*",
+    "errors", "errors.json",
+)  # fmt: skip
 
 # measure → setting → interval; empty where none were asked for.
 Intervals = Mapping[str, Mapping[str, Interval]]
@@ -49,6 +54,25 @@ def git_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
+
+
+def is_scores(path: Path) -> bool:
+    """Whether this is a ``scores.json`` of ours; False where there is none, or one that cannot be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and "benchmark" in content
+
+
+def check_out(out: Path) -> None:
+    """Refuse, before any work, a folder in which scores would be written over what are no scores.
+
+    Raises:
+        InputError: names the first file in the way.
+    """
+    if not is_scores(out / SCORES_FILE):
+        check_names_free(out, matching_names(out, SCORE_PATTERNS), "earlier scores")
 
 
 def prepare_out(out: Path) -> None:
