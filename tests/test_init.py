@@ -43,12 +43,32 @@ def test_every_weight_and_the_list_of_training_images_are_taken_over(
     assert {part["data"] for part in again["training_images"]} == {"wider_face", "synthetic"}
 
 
+def test_the_trunk_alone_for_a_network_of_another_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["init=fanet_light", "init_part=trunk", "model=fanet_light", "level=2", "context=false", "hl=false"]
+    trained(monkeypatch, *words, "optim.lr=0", "optim.weight_decay=0", *TINY, "out=run")
+    shipped = load_model("fanet_light")
+    saved = read_checkpoint(tmp_path / "run/checkpoints/last.ckpt")
+    weights = dict(shipped.network.named_parameters())
+    trunk = [name for name in weights if name.startswith("trunk.")]
+    assert len(trunk) > 20
+    for name in trunk:
+        assert torch.equal(saved["state_dict"][f"network.{name}"], weights[name]), name
+    other = saved["state_dict"]["network.levels.2.stride4.shallow.weight"]
+    assert not torch.equal(other, weights["levels.2.stride4.shallow.weight"])  # drawn anew
+    assert {part["data"] for part in saved["training_images"]} == {"wider_face", "synthetic"}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["init=nowhere.ckpt"], "no checkpoint at nowhere.ckpt"),
         (["init=fanet_light"], r"init=fanet_light: that model has model.\w+=.*, this run has"),
         (["init=fanet_light", "model=fanet_light", "level=2"], "that model has model.level=3, this run has 2"),
+        (["init=fanet_light", "model=fanet_light", "level=2"], r"this run has 2; .* init_part=trunk for the"),
+        (["init=fanet_light", "init_part=trunk"], "that model has model.backbone=light, this run has vgg"),
+        (["init=fanet_light", "init_part=trnk", "model=fanet_light"], "init_part=trnk is unknown; take all or trunk"),
+        (["init_part=trunk"], "init_part=trunk has nothing to take it from; give init=MODEL"),
         (["init=fanet_light", "model=fanet_light", "weights=imagenet"], "are both given; init brings the trunk along"),
     ],
 )

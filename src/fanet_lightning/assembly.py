@@ -3,6 +3,7 @@
 import logging
 import sys
 import warnings
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,9 @@ from fanet_lightning.run_record import RunRecord
 
 # Options of a network that its weights bring along, or that only say how fresh weights are drawn.
 NOT_THE_NETWORK = {"normaliser", "face_prior"}
+# What init= takes of a model, and the options that have to be the same for its trunk.
+INIT_PARTS = ("all", "trunk")
+TRUNK_OPTIONS = {"backbone", "width", "batch_norm", "fc6"}
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
 def build_module(
     options: dict[str, Any], *, with_weights: bool = True, initial: "Model | None" = None
 ) -> "FaceDetectionModule":
-    """The LightningModule of a composed configuration, with the weights of ``initial``, or the trunk of ``weights``."""
+    """The LightningModule of a composed configuration, with the weights of ``initial`` or the trunk of ``weights``."""
     from fanet_lightning.module import FaceDetectionModule
     from fanet_lightning.net.weights import load_trunk_weights
 
@@ -37,7 +41,11 @@ def build_module(
         channels_last=options["channels_last"],
     )
     if initial is not None:
-        module.network.load_state_dict(initial.network.state_dict())
+        if options["init_part"] == "trunk":
+            module.network.trunk.load_state_dict(initial.network.trunk.state_dict())
+            module.network.normaliser.load_state_dict(initial.network.normaliser.state_dict())
+        else:
+            module.network.load_state_dict(initial.network.state_dict())
         module.hparams["network"]["normaliser"] = initial.network_options["normaliser"]
     if with_weights and options["weights"] is not None:
         # The normaliser follows the weights, and travels in the checkpoint.
@@ -48,25 +56,39 @@ def build_module(
 
 
 def initial_model(options: dict[str, Any]) -> "Model | None":
-    """The trained model that ``init`` names, if it is one of the run's network; None where none is named.
+    """The trained model that ``init`` names, if what ``init_part`` takes of it fits the run's network.
+
+    ``init_part=trunk`` leaves A-blocks and heads to chance, so level, context and hl may differ: the cells of a grid
+    can then start from one trunk.
+
+    Returns:
+        None where no model is named.
 
     Raises:
-        InputError: no such model, another network, or trunk weights named as well.
+        InputError: no such model, another network or trunk, trunk weights named as well, or an unknown part.
     """
     from fanet_lightning.detector import load_model
+    from fanet_lightning.net.build import build_network
 
-    init, network = options["init"], options["model"]
+    init, part, network = options["init"], options["init_part"], options["model"]
+    if part not in INIT_PARTS:
+        raise InputError(f"init_part={part} is unknown; take {' or '.join(INIT_PARTS)}")
     if init is None:
+        if part != "all":
+            raise InputError(f"init_part={part} has nothing to take it from; give init=MODEL, or leave it out")
         return None
     if options["weights"] is not None:
         raise InputError(f"init={init} and weights={options['weights']} are both given; init brings the trunk along")
     model = load_model(init)
-    for name in sorted({*model.network_options, *network} - NOT_THE_NETWORK):
-        stored, own = model.network_options.get(name), network.get(name)
+    defaults = {name: parameter.default for name, parameter in signature(build_network).parameters.items()}
+    names = TRUNK_OPTIONS if part == "trunk" else {*model.network_options, *network} - NOT_THE_NETWORK
+    for name in sorted(names):
+        stored, own = ({**defaults, **given}.get(name) for given in (model.network_options, network))
         if stored != own:
+            trunk_alone = "" if part == "trunk" or name in TRUNK_OPTIONS else ", init_part=trunk for the trunk alone"
             raise InputError(
                 f"init={init}: that model has model.{name}={stored}, this run has {own}; give model.{name} (or model=, "
-                "level=, context=, hl=) as it was trained, or leave init out"
+                f"level=, context=, hl=) as it was trained{trunk_alone}, or leave init out"
             )
     return model
 

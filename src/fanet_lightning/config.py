@@ -55,6 +55,7 @@ class TrainSchema:
     compile: bool = False
     channels_last: bool = True
     init: str | None = None
+    init_part: str = "all"
     weights: str | None = None
     evaluate_at_end: bool = True
     also_protocols: list[str] = field(default_factory=list)
