@@ -98,7 +98,8 @@ def _fetch(file: RemoteFile, root: Path, about_bytes: int, patience: Patience) -
     report = DownloadProgress()
     try:
         with report.bar(file.name, "bytes") as progress:
-            fetch(file, root, patience=patience, say=report.say, progress=progress)
+            by_hand = f"fetch it by hand and put it into {root}"
+            fetch(file, root, patience=patience, say=report.say, progress=progress, by_hand=by_hand)
     except KeyboardInterrupt:
         print("what has arrived is kept: the same command goes on from there", file=sys.stderr)
         raise

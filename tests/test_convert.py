@@ -295,6 +295,8 @@ def test_command_line(tmp_path: Path) -> None:
         (("out=new", "images=move"), "images=move is unknown"),
         (("out=new", "to=tfrecord"), "to=tfrecord is unknown"),
         (("out=new", "data.format=coco"), "looks like data.format=voc"),
+        # What convert has made itself: its record beside the labels is no COCO file.
+        (("data.root=out", "out=new", "data.format=coco"), "out looks like data.format=yolo"),
         (("out=new", "overwrite=perhaps"), "overwrite=perhaps is neither true nor false"),
         ((), "out=… must be given"),
     ):

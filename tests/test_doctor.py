@@ -118,7 +118,7 @@ def test_parts_that_share_a_folder_name_an_unlabelled_image_once(format: str, tm
         (["fix=1"], "fix=1 is neither true nor false"),
         (["near_bits=17"], "near_bits=17"),
         (["near_bits=-1"], "near_bits=-1"),
-        (["workers=0"], "workers=0"),
+        (["workers=-1"], "workers=-1 is no whole number of at least 0"),
         (["worst=many"], "worst=many"),
         (["threshold=2.0"], "threshold=2.0"),
         (["imgaes=true"], "did you mean 'images'"),

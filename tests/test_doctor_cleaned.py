@@ -11,6 +11,7 @@ from fanet_lightning.data.wider_face import load_wider_face
 from fanet_lightning.diagnosis.kinds import BY_NAME
 from fanet_lightning.doctor import main
 from fanet_lightning.errors import InputError
+from folder_files import VAL, Face, write_coco
 from wider_files import write_text
 
 
@@ -52,6 +53,20 @@ def test_the_copy_reads_as_a_folder_of_ones_own(examined: Path, tmp_path: Path) 
     assert main(["data=folder", *words, *QUICK]) == 0
     summary = json.loads((tmp_path / "out" / "doctor.json").read_text())
     assert {part: facts["images"] for part, facts in summary["parts"].items()} == {"train": 13, "val": 5}
+
+
+def test_a_name_in_another_letter_case_is_named_without_fix(tmp_path: Path) -> None:
+    """Labels say a.jpg, the file is A.JPG; one that differs by its extension is no such case."""
+    root = tmp_path / "set"
+    face: list[Face] = [(10, 20, 30, 40, False, "face")]
+    write_coco(root, {"train": {"a": face, "b": face, "c": []}, "val": VAL})
+    folder = root / "images" / "train"
+    (folder / "a.jpg").rename(folder / "A.JPG")
+    (folder / "b.jpg").rename(folder / "b.jpeg")
+    words = [f"data.root={root}", "data.format=coco", f"out={tmp_path / 'out'}", *QUICK, "workers=0"]
+    main(["data=folder", *words])
+    assert found(tmp_path / "out")["letter_case"] == {"train:A"}
+    assert "the labels name it a.jpg, the file is A.JPG" in (tmp_path / "out" / "findings.csv").read_text()
 
 
 def test_sizes_that_coco_states(tmp_path: Path) -> None:

@@ -123,6 +123,16 @@ def test_the_folder_of_a_whole_evaluation_stands_for_the_predictions_in_it(
         main([f"predictions={tmp_path}", *words])
 
 
+@pytest.mark.parametrize("place", ["eval_gt", "eval_tools/ground_truth"])
+def test_the_folder_of_the_data_set_stands_for_its_ground_truth(
+    run: tuple[Path, Path], tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "wider" / place).parent.mkdir(parents=True)
+    run[1].rename(tmp_path / "wider" / place)
+    assert main([f"predictions={run[0]}", f"ground_truth={tmp_path / 'wider'}", "bootstrap=0"]) == 0
+    assert f"{GOLDEN['ap']['hard']:.6f}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["scores.json", "pr_curves.png", "per_image.npz", "errors"])
 def test_files_of_others_are_not_written_over(run: tuple[Path, Path], tmp_path: Path, name: str) -> None:
     out = tmp_path / "mine"

@@ -76,7 +76,7 @@ def test_counted_one_by_one(
     def bare(name: str) -> str:
         return name[:-4] if name.endswith(".jpg") else name
 
-    count = 0
+    among = []
     for name in scored:
         seen = False
         for part in parts:
@@ -84,8 +84,8 @@ def test_counted_one_by_one(
                 same_name = bare(other) == bare(name)
                 other_split = part.data == data and data and part.split and split and part.split != split
                 seen = seen or bool(same_name and not other_split)
-        count += seen
-    assert trained_on(parts, scored, data, split) == TrainedOn(count, len(scored))
+        among += [bare(name)] if seen else []
+    assert trained_on(parts, scored, data, split) == TrainedOn(len(among), len(scored), among[0] if among else None)
 
 
 def test_the_sentence() -> None:
@@ -94,6 +94,7 @@ def test_the_sentence() -> None:
     )
     assert TrainedOn(1613, 3226).share == 0.5
     assert str(TrainedOn(1, 3).warning).startswith("1 of 3 scored images was trained on;")
+    assert str(TrainedOn(1, 3, "e/b").warning).endswith("say nothing about unseen images (the first is e/b)")
     assert TrainedOn(0, 320).warning is None and TrainedOn(0, 0).share == 0
 
 
@@ -107,7 +108,7 @@ def test_a_list_of_somebody_else(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("# mine\n\ne/a.jpg\n  e/b.jpg  # dark\n")
     listed = read_training_images(tmp_path / "a.txt")
     assert listed == ([TrainingImages(None, None, ("e/a.jpg", "e/b.jpg"))], (None, None))
-    assert trained_on(listed.parts, ["e/b", "e/c"], "wider_face", "val") == TrainedOn(1, 2)
+    assert trained_on(listed.parts, ["e/b", "e/c"], "wider_face", "val") == TrainedOn(1, 2, "e/b")
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,10 @@ def test_score_says_what_the_list_beside_the_predictions_says(
     parts = [TrainingImages("wider_face", "val", ("0--Parade/0_Parade_1", "0--Parade/0_Parade_3", "1--x/other"))]
     write_training_images(tmp_path / "run/training_images.txt", parts, ("wider_face", "val"))
     assert score_verb.main(scored) == 0
-    warning = "2 of 4 scored images were trained on; these numbers say nothing about unseen images"
+    warning = (
+        "2 of 4 scored images were trained on; these numbers say nothing about unseen images "
+        "(the first is 0--Parade/0_Parade_1)"
+    )
     assert (stated(tmp_path), capsys.readouterr().err) == ({"count": 2, "share": 0.5}, f"warning: {warning}\n")
     # Restricted to an image that was not trained on.
     (tmp_path / "one.txt").write_text("0--Parade/0_Parade_0.jpg\n")
@@ -331,7 +335,8 @@ def test_evaluate_says_it_and_score_repeats_it(tmp_path: Path, capsys: pytest.Ca
     part = {"data": "synthetic", "split": None, "ids": [ids[1], "0--Elsewhere/a"]}
     new = write_checkpoint(tmp_path / "new.ckpt", training_images=[part])
     assert evaluate_verb.main([f"checkpoint={new}", *data]) == 0
-    warning = "warning: 1 of 3 scored images was trained on; these numbers say nothing about unseen images\n"
+    warning = "warning: 1 of 3 scored images was trained on; these numbers say nothing about unseen images"
+    warning += f" (the first is {ids[1]})\n"
     assert capsys.readouterr().err == warning
     expected = {"count": 1, "share": pytest.approx(1 / 3)}
     assert stated(tmp_path) == expected

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fanet_lightning import cli
+from fanet_lightning.data.formats.layouts import CONVERSION_RECORD
 from fanet_lightning.errors import InputError, first_line
 from fanet_lightning.files import check_writable, replaced_folder
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 USAGE = "python -m fanet_lightning.convert data=… to=coco|yolo|voc|wider out=DIR [images=copy|link|none]"
 FORMATS = ("coco", "yolo", "voc", "wider")
 IMAGES = ("copy", "link", "none")
-RECORD_FILE = "converted.json"
 # Where images go, under ``out``.
 IMAGE_FOLDERS = {"coco": "images/{}", "yolo": "images/{}", "voc": "JPEGImages", "wider": "WIDER_{}/images"}
 
@@ -74,8 +74,8 @@ def convert(source: Any, to: str, out: Path, *, images: str = "copy", overwrite:
                 "lost": {what: count for what, count in lost.items() if count},
             }  # fmt: skip
             # What else somebody puts beside it later is theirs.
-            record["wrote"] = sorted([RECORD_FILE, *(entry.name for entry in folder.iterdir())])
-            (folder / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            record["wrote"] = sorted([CONVERSION_RECORD, *(entry.name for entry in folder.iterdir())])
+            (folder / CONVERSION_RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"out={out} cannot be written ({error.strerror or first_line(error)}); free it") from error
     return record
@@ -90,11 +90,11 @@ def _check_options(to: str, images: str, out: Path, overwrite: bool) -> None:
         raise InputError(f"overwrite={overwrite} is neither true nor false")
     check_writable(out)
     if out.exists() and any(out.iterdir()):
-        if not (out / RECORD_FILE).is_file():
+        if not (out / CONVERSION_RECORD).is_file():
             raise InputError(f"out={out} holds something else than a conversion; give a new folder")
         if not overwrite:
             raise InputError(f"out={out} holds an earlier conversion; give another out, or overwrite=true")
-        foreign = sorted({entry.name for entry in out.iterdir()} - _wrote(out / RECORD_FILE))
+        foreign = sorted({entry.name for entry in out.iterdir()} - _wrote(out / CONVERSION_RECORD))
         if foreign:
             raise InputError(
                 f"out={out} holds {foreign[0]}, which is not of the earlier conversion; move it, or give another out"

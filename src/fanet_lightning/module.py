@@ -181,11 +181,11 @@ class FaceDetectionModule(LightningModule):
             f"warm-up {schedule.get('warmup_steps', 0)} steps"
         )
         if schedule.get("warmup_steps", 0) >= total_steps:
-            rank_zero_only(log.warning)(
-                "optim.warmup_steps=%s is as long as the run of %d steps: the learning rate never gets up to its "
-                "value; train for more epochs, or give optim.warmup_steps=%d",
-                schedule["warmup_steps"], total_steps, total_steps // 10,
-            )  # fmt: skip
+            rank_zero_only(print)(
+                f"warning: optim.warmup_steps={schedule['warmup_steps']} is as long as the run of {total_steps} steps: "
+                "the learning rate never gets up to its value; train for more epochs, or give "
+                f"optim.warmup_steps={total_steps // 10}"
+            )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _parameter_groups(self, weight_decay: float, decay_all: bool) -> list[dict[str, Any]]:

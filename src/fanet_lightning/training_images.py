@@ -49,10 +49,11 @@ class Listed(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """How many of the scored images were trained on."""
+    """How many of the scored images were trained on, and which comes first."""
 
     count: int
     images: int
+    first: str | None = None
 
     @property
     def share(self) -> float:
@@ -66,7 +67,7 @@ class TrainedOn:
         verb = "was" if self.count == 1 else "were"
         return (
             f"{self.count:,} of {self.images:,} scored images {verb} trained on; these numbers say nothing about "
-            "unseen images"
+            f"unseen images{f' (the first is {self.first})' if self.first else ''}"
         )
 
 
@@ -90,7 +91,8 @@ def trained_on(
         for image_id in part.image_ids
     }
     scored = [_bare(image_id) for image_id in image_ids]
-    return TrainedOn(sum(image_id in seen for image_id in scored), len(scored))
+    among = [image_id for image_id in scored if image_id in seen]
+    return TrainedOn(len(among), len(scored), among[0] if among else None)
 
 
 def merged(parts: Iterable[TrainingImages]) -> list[TrainingImages]:

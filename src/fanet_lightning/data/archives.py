@@ -25,6 +25,18 @@ BLOCK_BYTES = 4096
 _CHUNK_BYTES = 1 << 20
 
 
+class UnusableArchive(InputError):
+    """The archive itself is at fault, not the disk or the folder: nobody can unpack it.
+
+    ``fault``  what is wrong with it.
+    ``remedy`` what to do once it is gone.
+    """
+
+    def __init__(self, archive: Path, fault: str, remedy: str) -> None:
+        super().__init__(f"{archive}: {fault}; delete it and {remedy}")
+        self.fault, self.remedy = fault, remedy
+
+
 @dataclass(frozen=True)
 class Member:
     """A file in an archive and where it goes, relative to the folder that it is unpacked to."""
@@ -47,8 +59,9 @@ def members_of(archive: Path, inner: str) -> list[Member]:
     What macOS adds (``__MACOSX``, ``._name``, ``.DS_Store``) is left out.
 
     Raises:
-        InputError: no readable zip; a name that is absolute, has a drive letter, a backslash or ``..`` in it; a
+        UnusableArchive: no zip; a name that is absolute, has a drive letter, a backslash or ``..`` in it; a
             symbolic link, device, encrypted or doubled member; more content than the bytes of the archive can hold.
+        InputError: the file cannot be read.
     """
     with _opened(archive) as content:
         infos = content.infolist()
@@ -97,7 +110,8 @@ def unpack(
         progress: takes the files done and their number.
 
     Raises:
-        InputError: a damaged member, or the disk takes no more; a new ``target`` is then not there.
+        UnusableArchive: a damaged member; a new ``target`` is then not there.
+        InputError: the disk takes no more, or a file is in the way; as above.
     """
     fresh = not target.exists()
     if not fresh and not target.is_dir():
@@ -151,8 +165,8 @@ def _is_macos(path: PurePosixPath) -> bool:
     return path.parts[0] == "__MACOSX" or path.name.startswith("._") or path.name == ".DS_Store"
 
 
-def _hostile(archive: Path, what: str) -> InputError:
-    return InputError(f"{archive}: not unpacked, {what}; delete it and fetch it from a source that you trust")
+def _hostile(archive: Path, what: str) -> UnusableArchive:
+    return UnusableArchive(archive, f"not unpacked, {what}", "fetch it from a source that you trust")
 
 
 @contextmanager
@@ -160,7 +174,10 @@ def _opened(archive: Path) -> Iterator[zipfile.ZipFile]:
     try:
         content = zipfile.ZipFile(archive)
     # Damaged directories make zipfile raise more than its own error.
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise UnusableArchive(archive, f"not a readable zip ({first_line(error)})", "fetch it again") from error
+    # This may be the disk's or the system's fault.
+    except OSError as error:
         raise InputError(
             f"{archive}: not a readable zip ({first_line(error)}); delete it and fetch it again"
         ) from error
@@ -212,9 +229,8 @@ def _chunks(content: zipfile.ZipFile, info: zipfile.ZipInfo, archive: Path) -> I
             while chunk := member.read(_CHUNK_BYTES):
                 yield chunk
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        raise InputError(
-            f"{archive}: {info.filename!r} in it is damaged ({first_line(error)}); delete it and fetch it again"
-        ) from error
+        fault = f"{info.filename!r} in it is damaged ({first_line(error)})"
+        raise UnusableArchive(archive, fault, "fetch it again") from error
 
 
 def _remove(path: Path) -> None:
@@ -224,7 +240,7 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
 
 
-def count_files(folder: Path, suffix: str) -> int:
+def count_files(folder: Path, suffix: str = "") -> int:
     """Files below ``folder`` that end in ``suffix``, in any letter case; empty and hidden ones do not count."""
     count = 0
     try:

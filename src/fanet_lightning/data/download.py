@@ -21,6 +21,7 @@ from fanet_lightning.data.transfer import (
     Refused,
     RemoteFile,
     Say,
+    Unresolved,
     discard,
     on_disk,
     sidecar,
@@ -32,10 +33,16 @@ from fanet_lightning.errors import InputError
 
 __all__ = ["Patience", "Progress", "RemoteFile", "Say", "add_patience", "fault", "fetch", "patience_of"]
 
+# A resolver may hiccup; a name that it does not know the second time is one that it does not know, or has no network.
+UNRESOLVED_RETRIES = 1
+
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to try: attempts without progress after the first, the first wait (it doubles), a silent connection."""
+    """How long to try: attempts without progress after the first, the first wait (it doubles), a silent connection.
+
+    A name that has not been resolved yet is asked for ``UNRESOLVED_RETRIES`` more times at most.
+    """
 
     retries: int = 5
     first_wait_s: float = 1.0
@@ -73,18 +80,20 @@ def fetch(
     patience: Patience = Patience(),
     say: Say = print,
     progress: Progress = lambda done, total: None,
+    by_hand: str = "",
 ) -> Path:
     """``folder/name``, fetched unless it is there already.
 
     Args:
         folder: is made where it is missing.
+        by_hand: what else can be done where no address gives it, for the message: ``fetch it by hand and …``.
 
     Returns:
         The path of a file whose size and checksum are those of ``file``.
 
     Raises:
         InputError: no address gave the file, another process is fetching it, or the disk took no more of it. What has
-            arrived is kept where it can be gone on with.
+            arrived is kept where it can be gone on with; where nothing has, no file is left.
     """
     target, part = folder / file.name, folder / f"{file.name}.part"
     if target.is_file() and fault(target, file) is None:
@@ -98,28 +107,34 @@ def fetch(
     except OSError as error:
         raise unwritable(folder, error) from error
     try:
-        return _fetch(file, target, part, patience, say, progress)
+        return _fetch(file, target, part, patience, say, progress, by_hand)
     finally:
+        if not size_on_disk(part):
+            discard(part)
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
 
-def _fetch(file: RemoteFile, target: Path, part: Path, patience: Patience, say: Say, progress: Progress) -> Path:
-    reasons = []
+def _fetch(
+    file: RemoteFile, target: Path, part: Path, patience: Patience, say: Say, progress: Progress, by_hand: str
+) -> Path:
+    refused: dict[str, str] = {}
     for url in file.urls:
         try:
             _fetch_from(url, file, part, patience, say, progress)
         except Refused as refusal:
-            reasons.append(f"{url} {refusal}")
+            # What is the same for several addresses (no network) is said once.
+            reason = str(refusal)
+            refused[reason] = f"{refused[reason]}, likewise {url}" if reason in refused else f"{url} {reason}"
             if url != file.urls[-1]:
-                say(f"{file.name}: {reasons[-1]}; asking the next address")
+                say(f"{file.name}: {url} {reason}; asking the next address")
             continue
         on_disk(target, lambda: part.replace(target))
         sidecar(part).unlink(missing_ok=True)
         return target
     raise InputError(
-        f"cannot fetch {file.name}: {'; '.join(reasons) or 'no address is known'}; "
-        "look at the address and the network and run again, or give another --source"
+        f"cannot fetch {file.name}: {'; '.join(refused.values()) or 'no address is known'}; "
+        "look at the address and the network and run again, or give another --source" + (by_hand and f", or {by_hand}")
     )
 
 
@@ -140,17 +155,23 @@ def _fetch_from(url: str, file: RemoteFile, part: Path, patience: Patience, say:
     import requests
 
     failures, furthest, wrong_wholes, wrong_joins = 0, size_on_disk(part), 0, 0
+    resolved = False
     with requests.Session() as session:
         while True:
             try:
                 in_one_piece = transfer(session, url, file, part, patience.timeout_s, say, progress)
+                resolved = True
             except BrokenOff as interruption:
+                # A network that goes away in the middle of a transfer may come back, one that was not there does not.
+                resolved = resolved or not isinstance(interruption, Unresolved)
+                retries = patience.retries if resolved else min(patience.retries, UNRESOLVED_RETRIES)
                 grown = size_on_disk(part) > furthest
                 furthest = max(furthest, size_on_disk(part))
                 failures = 1 if grown else failures + 1
-                if failures > patience.retries:
+                if failures > retries:
+                    tried = "once" if failures == 1 else f"{failures} times"
                     kept = f"; {size_text(size_on_disk(part))} are kept" if size_on_disk(part) else ""
-                    raise Refused(f"{interruption}, tried {failures} times{kept}") from interruption
+                    raise Refused(f"{interruption}, tried {tried}{kept}") from interruption
                 doubled = patience.first_wait_s * 2 ** (failures - 1)
                 wait_s = min(doubled if interruption.wait_s is None else interruption.wait_s, LONGEST_WAIT_S)
                 say(f"{file.name}: {interruption}; again in {wait_s:.3g} s")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from fanet_lightning.data.archives import count_files, members_of, unpack, unpacked_bytes
+from fanet_lightning.data.archives import UnusableArchive, count_files, members_of, unpack, unpacked_bytes
 from fanet_lightning.data.disk_space import check_space
 from fanet_lightning.data.download import Patience, RemoteFile, fault, fetch
 from fanet_lightning.data.download_progress import DownloadProgress
@@ -115,22 +115,24 @@ def _complete(
     before = state_of(archive, root)
     if before.found:
         report.say(
-            f"{root / archive.folder}: {before.found:,} of {before.wanted:,} files are there; the rest is fetched"
+            f"{root / archive.folder}: {before.found:,} of {before.wanted:,} {_unit(archive)} are there; "
+            "the rest is fetched"
         )
     path = _obtain(archive, root, source, patience, report)
-    members = members_of(path, archive.inner)
+    with _removed_if_unusable(path, root):
+        members = members_of(path, archive.inner)
     held = sum(member.path.name.lower().endswith(".jpg") for member in members)
     lacking = set(archive.files) - {str(member.path) for member in members}
     if held < archive.images or lacking:
         what = f"{held:,} images of {archive.images:,}" if archive.images else f"no {', '.join(sorted(lacking))}"
         raise InputError(f"{path}: holds {what} under {archive.inner}; it is another archive, give another --source")
     check_space(root, unpacked_bytes(members) - _present_bytes(archive, before), f"unpacking {archive.name}")
-    with report.bar(f"unpacking {archive.name}", "files") as progress:
+    with report.bar(f"unpacking {archive.name}", "files") as progress, _removed_if_unusable(path, root):
         done = unpack(path, members, root / archive.folder, root / WORKSPACE, progress)
     after = state_of(archive, root)
     if not after.complete:
         raise InputError(
-            f"{root / archive.folder}: {after.found:,} of {after.wanted:,} files after unpacking; run again"
+            f"{root / archive.folder}: {after.found:,} of {after.wanted:,} {_unit(archive)} after unpacking; run again"
         )
     if path.parent == root / WORKSPACE:
         if keep:
@@ -138,13 +140,27 @@ def _complete(
         else:
             path.unlink()
     line = f"{_summary(archive, root)}, "
-    line += f"completed by {done.written:,} files" if before.found else "unpacked"
+    line += f"completed by {_counted(done.written, 'file')}" if before.found else "unpacked"
     if done.different:
-        line += (
-            f"; {len(done.different):,} others are not those of the archive and were left alone, the first is "
-            f"{done.different[0]}"
-        )
+        others = f"{_counted(len(done.different), 'other')} with other content than in the archive left alone"
+        line += f"; {others}, the first is {done.different[0]}"
     return line
+
+
+@contextmanager
+def _removed_if_unusable(path: Path, root: Path) -> Iterator[None]:
+    """An archive that was fetched and cannot be unpacked goes, as one does that arrives damaged; others are somebody's.
+
+    Raises:
+        InputError: what is wrong with it.
+    """
+    try:
+        yield
+    except UnusableArchive as error:
+        if path.parent != root / WORKSPACE:
+            raise
+        path.unlink()
+        raise InputError(f"{path}: {error.fault}; it has been removed, {error.remedy}") from error
 
 
 def _obtain(archive: Archive, root: Path, source: str | None, patience: Patience, report: DownloadProgress) -> Path:
@@ -162,7 +178,8 @@ def _obtain(archive: Archive, root: Path, source: str | None, patience: Patience
     if folder is not None:
         raise InputError(f"--source={folder}: there is no {archive.name} in it; put it there, or give another --source")
     with report.bar(archive.name, "bytes") as progress:
-        return fetch(remote, root / WORKSPACE, patience=patience, say=report.say, progress=progress)
+        by_hand = f"fetch the archives by hand and put them, packed as they are, into {root}"
+        return fetch(remote, root / WORKSPACE, patience=patience, say=report.say, progress=progress, by_hand=by_hand)
 
 
 def _check_room(missing: Sequence[Archive], root: Path, source: str | None, keep: bool) -> None:
@@ -186,8 +203,21 @@ def _present_bytes(archive: Archive, state: State) -> int:
 
 
 def _summary(archive: Archive, root: Path) -> str:
-    state = state_of(archive, root)
-    return f"{root / archive.folder}: {state.found:,} {'images' if archive.images else 'files'}"
+    folder = root / archive.folder
+    # Of labels all that is there, as unpacking counts them: the files that are needed are only some of them.
+    amount = (
+        _counted(state_of(archive, root).found, "image") if archive.images else _counted(count_files(folder), "file")
+    )
+    return f"{folder}: {amount}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _unit(archive: Archive) -> str:
+    """What :class:`State` counts."""
+    return "images" if archive.images else "needed files"
 
 
 @contextmanager

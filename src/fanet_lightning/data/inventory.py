@@ -22,6 +22,7 @@ class LabelledImage:
     ``stated_wh``     width and height as the labels state them (COCO, VOC), or None.
     ``label_path``    the file that the boxes stand in.
     ``label_line``    1-based line of the first box in it, or None where the format has no lines.
+    ``written``       the image's name as the labels have it, where the file's differs; else None.
     """
 
     image_id: str
@@ -31,6 +32,7 @@ class LabelledImage:
     stated_wh: tuple[int, int] | None = None
     label_path: Path | None = None
     label_line: int | None = None
+    written: str | None = None
 
 
 @dataclass(frozen=True)

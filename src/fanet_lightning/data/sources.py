@@ -13,15 +13,14 @@ from fanet_lightning.data.records import ImageRecord, check_apart
 from fanet_lightning.data.wider_face import WAYS_ON, default_annotations, fetch_command, listed_path, load_wider_face
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import check_writable
+from fanet_lightning.scoring.ground_truth import GROUND_TRUTH_FOLDERS, GroundTruth
 
 if TYPE_CHECKING:
     from fanet_lightning.data.inventory import Inventory
     from fanet_lightning.scoring.benchmark import Benchmark
-    from fanet_lightning.scoring.ground_truth import GroundTruth
     from fanet_lightning.scoring.wider_face_benchmark import WiderFaceBenchmark
 
 # Looked for under the root, the first that exists is taken; the last is where the official tools unpack to.
-GROUND_TRUTH_FOLDERS = ("eval_gt", "ground_truth", "eval_tools/ground_truth")
 
 
 class FaceSource(Protocol):
@@ -121,7 +120,7 @@ class WiderFaceSource:
             self._val_records = sorted(self._load(self._val), key=lambda record: record.image_id)
         return self._val_records
 
-    def ground_truth(self) -> "GroundTruth":
+    def ground_truth(self) -> GroundTruth:
         """Easy, medium and hard of the official files; without them one setting, ``all``, with every usable face."""
         from fanet_lightning.scoring.ground_truth import read_ground_truth
 
@@ -194,10 +193,8 @@ class WiderFaceSource:
         return load_wider_face(self.root, part["split"], images=images, annotations=self._annotations)
 
 
-def all_usable_faces(records: list[ImageRecord]) -> "GroundTruth":
+def all_usable_faces(records: list[ImageRecord]) -> GroundTruth:
     """Usable faces count; ignored ones stay in, so that a detection on one is no false positive."""
-    from fanet_lightning.scoring.ground_truth import GroundTruth
-
     boxes_xywh, counted = [], []
     for record in records:
         boxes = np.concatenate([record.boxes_xyxy, record.ignored_xyxy]).astype(np.float64)
@@ -239,7 +236,7 @@ class SyntheticSource:
     def val(self) -> list[ImageRecord]:
         return self._prepared().val()
 
-    def ground_truth(self) -> "GroundTruth":
+    def ground_truth(self) -> GroundTruth:
         return self._prepared().ground_truth()
 
     def benchmark(self) -> "WiderFaceBenchmark":

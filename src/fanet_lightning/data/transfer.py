@@ -7,6 +7,7 @@ file decides (:mod:`fanet_lightning.data.download`).
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 # Statuses that may be others in a moment (RFC 9110, RFC 6585); 520 … 524 are those of a common cache in front of hosts.
 _PASSING = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524}
 _CHUNK_BYTES = 1 << 16
+# What is no page is read no further than this to find out.
+_BEGINNING_BYTES = 512
+_MARKUP = "answers a page of markup instead of the file (a proxy's or a login page)"
 LONGEST_WAIT_S = 120.0
 
 Say = Callable[[str], None]
@@ -58,6 +62,10 @@ class BrokenOff(Exception):
     def __init__(self, reason: str, wait_s: float | None = None) -> None:
         super().__init__(reason)
         self.wait_s = wait_s
+
+
+class Unresolved(BrokenOff):
+    """The host's name has no address: without a network it stays so, and a resolver's hiccup is short."""
 
 
 def transfer(
@@ -113,7 +121,7 @@ def _understand(
     if status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
         raise Refused(f"answers {_status(status)}")
     if response.headers.get("Content-Type", "").lower().startswith(("text/html", "application/xhtml")):
-        raise Refused("answers an HTML page instead of the file (a proxy's or a login page)")
+        raise Refused(_MARKUP)
     start, total = 0, _whole(response.headers.get("Content-Length"))
     if response.headers.get("Content-Encoding", "identity") != "identity":
         total = None
@@ -125,6 +133,9 @@ def _understand(
             discard(part)
             raise BrokenOff("answers another range or version than was asked for", 0)
     if None not in (file.size_bytes, total) and total != file.size_bytes:
+        # A page has another size as well, but that is not what is wrong with it.
+        if not start and _is_markup(_beginning(response)):
+            raise Refused(_MARKUP)
         raise Refused(f"announces {total:,} bytes, {file.name} has {file.size_bytes:,}: it is another file")
     validators = {"url": url}
     # Only a strong validator may join two answers (RFC 9110, 13.1.5).
@@ -152,8 +163,8 @@ def _receive(
     try:
         progress(done, total)
         for chunk in response.iter_content(_CHUNK_BYTES):
-            if not done and chunk.lstrip()[:1] == b"<":
-                raise Refused("answers a page of markup instead of the file (a proxy's or a login page)")
+            if not done and _is_markup(chunk):
+                raise Refused(_MARKUP)
             if total is not None and done + len(chunk) > total:
                 raise Refused(f"sends more than the {total:,} bytes of {file.name}: it is another file")
             if done == start:
@@ -168,6 +179,19 @@ def _receive(
         on_disk(part, out.close)
     if total is not None and done < total:
         raise BrokenOff(f"breaks off after {size_text(done)} of {size_text(total)}")
+
+
+def _beginning(response: "requests.Response") -> bytes:
+    """The first bytes of an answer that is not used any further; none where it breaks off."""
+    import requests
+
+    with suppress(requests.RequestException):
+        return next(response.iter_content(_BEGINNING_BYTES), b"")
+    return b""
+
+
+def _is_markup(content: bytes) -> bool:
+    return content.lstrip()[:1] == b"<"
 
 
 def _classified(error: "requests.RequestException", timeout_s: float) -> Exception:
@@ -187,7 +211,7 @@ def _classified(error: "requests.RequestException", timeout_s: float) -> Excepti
         ("NewConnectionError", "cannot be reached (no network?)"),
     ):
         if name in names and not isinstance(error, requests.exceptions.SSLError):
-            return BrokenOff(reason)
+            return (Unresolved if "NameResolutionError" in names else BrokenOff)(reason)
     if isinstance(error, requests.exceptions.SSLError):
         return Refused(f"has a certificate that is not trusted ({first_line(chain[-1])})")
     if isinstance(error, requests.exceptions.TooManyRedirects):

@@ -130,7 +130,8 @@ def _file_findings(part: str, image: LabelledImage, examined: Examined) -> list[
         return [finding("missing_image", f"{_boxes(image)} without an image", faces)]
     found = []
     if path != image.path or _other_letter_case(image, path):
-        found.append(finding("letter_case", f"the labels name it {image.image_id}, the file is {path.name}", faces))
+        named = image.written or image.image_id
+        found.append(finding("letter_case", f"the labels name it {named}, the file is {path.name}", faces))
     facts = examined.files[path]
     if facts.trouble:
         found.append(finding(facts.trouble, facts.reason, faces))
@@ -143,7 +144,11 @@ def _file_findings(part: str, image: LabelledImage, examined: Examined) -> list[
 
 
 def _other_letter_case(image: LabelledImage, path: Path) -> bool:
-    """Whether the file's name differs from the image id in letter case; a reader may have looked past that."""
+    """Whether the file's name differs from the labels' in letter case; a reader may have looked past that."""
+    if image.written is not None:
+        written = PurePosixPath(image.written.replace("\\", "/"))
+        own = PurePosixPath(*path.parts[-len(written.parts) :])
+        return own != written and own.as_posix().casefold() == written.as_posix().casefold()
     parts = len(PurePosixPath(image.image_id).parts)
     name = without_extension(PurePosixPath(*path.parts[-parts:]).as_posix())
     return name != image.image_id and name.casefold() == image.image_id.casefold()

@@ -146,7 +146,7 @@ def print_report(console: "Console", report: Report, inventories: Sequence[Inven
     for facts, inventory in zip(report.facts, inventories, strict=True):
         sizes = face_sizes(inventory)
         console.print(
-            f"{facts.part}: {facts.images:,} images ({facts.bytes / 1e6:,.0f} MB), {facts.faces:,} faces, "
+            f"{facts.part}: {facts.images:,} images ({_megabytes(facts.bytes)} MB), {facts.faces:,} faces, "
             f"{facts.ignored_faces:,} ignored, {facts.images_without_faces:,} images without a face; "
             f"{_share(sizes['below_8_px'], sizes['faces'])} of the faces below {SMALL_PIXELS:.0f} pixels",
             highlight=False,
@@ -162,6 +162,10 @@ def print_report(console: "Console", report: Report, inventories: Sequence[Inven
         )  # fmt: skip
     if table.row_count:
         console.print(table)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f}" if size >= 10e6 else f"{size / 1e6:.1f}"
 
 
 def _share(part: float | int | None, whole: float | int | None) -> str:

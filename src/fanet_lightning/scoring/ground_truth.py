@@ -13,6 +13,8 @@ from fanet_lightning.errors import InputError
 from fanet_lightning.image_lists import read_image_list
 from fanet_lightning.scoring.selection import places_of
 
+# Where the official files lie below the folder of a whole data set.
+GROUND_TRUTH_FOLDERS = ("eval_gt", "ground_truth", "eval_tools/ground_truth")
 _HINT = "give the folder of the official tools with wider_face_val.mat and wider_{easy,medium,hard}_val.mat"
 SETTINGS = ("easy", "medium", "hard")
 FACES_FILE = "wider_face_val.mat"
@@ -106,7 +108,8 @@ def read_ground_truth(folder: Path | str, settings: Sequence[str] = SETTINGS) ->
     """Read ``wider_face_val.mat`` and one ``wider_<setting>_val.mat`` per setting, as the official tools ship them.
 
     The lists of the settings hold 1-based indices of the faces that count. Labels of the faces are read where the file
-    has them; one without is as good for scoring.
+    has them; one without is as good for scoring. ``folder`` may also be that of a data set which holds theirs, see
+    :data:`GROUND_TRUTH_FOLDERS`.
 
     Raises:
         InputError: the folder or a file is missing, cannot be read, or does not fit the others.
@@ -114,6 +117,8 @@ def read_ground_truth(folder: Path | str, settings: Sequence[str] = SETTINGS) ->
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"ground truth: {folder} is not a folder; {_HINT}")
+    places = (folder, *(folder / name for name in GROUND_TRUTH_FOLDERS))
+    folder = next((place for place in places if (place / FACES_FILE).is_file()), folder)
     path = folder / FACES_FILE
     lists = {f"{attribute}_label_list": attribute for attribute in ATTRIBUTE_VALUES}
     faces = _load(path, ("event_list", "file_list", "face_bbx_list"), tuple(lists))

@@ -32,7 +32,9 @@ class FaceClasses:
         """Other classes that nobody has said anything about, with counts."""
         if self._wanted is not None or all(name.casefold() in FACE_NAMES for name in self.counts):
             return None
-        reason = "boxes of other classes than face; say which are faces: data.classes=[NAME,…]"
+        faces = [name for name in self.counts if name.casefold() in FACE_NAMES]
+        example = ",".join(faces or [name for name, _ in self.counts.most_common(1)])
+        reason = f"are its classes, not all of them faces; say which are, for example data.classes=[{example}]"
         return LabelProblem(path, None, _listed(self.counts), reason)
 
     def remark(self) -> str | None:

@@ -144,11 +144,12 @@ def placed(
         if files.relative(written) is None:
             return
     name = found.name or files.relative(written) or written
-    if found.name is not None and found.name != files.relative(written):
-        labels.renamed.append((written, found.name))
+    differs = found.name is not None and found.name != files.relative(written)
+    if differs:
+        labels.renamed.append((written, name))
     image = PlacedImage(
         without_extension(name), files.folder / name, boxes_xyxy, np.array(ignored, dtype=np.bool_), stated_wh,
-        label_path, box_lines[0] if box_lines else line, tuple(box_lines),
+        label_path, box_lines[0] if box_lines else line, written if differs else None, tuple(box_lines),
     )  # fmt: skip
     labels.images.append(image)
 

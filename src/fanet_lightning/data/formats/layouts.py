@@ -4,6 +4,8 @@ from pathlib import Path
 
 from fanet_lightning.errors import InputError
 
+# What `convert` writes beside the labels that it makes: no labels.
+CONVERSION_RECORD = "converted.json"
 PART_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
 
 
@@ -26,4 +28,8 @@ def formats_seen(root: Path) -> list[str]:
         "voc": ("Annotations/*.xml", "annotations/*.xml", "*/*.xml", "*.xml"),
         "wider": ("wider_face_split", "*_bbx_gt.txt"),
     }
-    return [name for name, own in patterns.items() if any(next(root.glob(pattern), None) for pattern in own)]
+    return [
+        name
+        for name, own in patterns.items()
+        if any(path.name != CONVERSION_RECORD for pattern in own for path in root.glob(pattern))
+    ]
