@@ -161,7 +161,7 @@ def _recipe(checkpoint: Path) -> tuple[Recipe, dict[str, Any]]:
         "versions": ", ".join(f"{name} {v}" for name, v in record.made_by.get("packages", {}).items()),
     }
     command = record.made_by.get("command")
-    text = training_command([shlex.quote(word) for word in command]) if command else None
+    text = training_command(command) if command else None
     earlier = _earlier(settings.get("init"))
     return Recipe(text, record.made_by.get("git_commit"), facts, earlier, size), settings
 
@@ -182,11 +182,21 @@ def _earlier(init: object) -> list[tuple[str, str]]:
     if path.is_dir():
         card = path / CARD_FILE
         recipe = card.read_text(encoding="utf-8").partition("## Recipe")[2] if card.is_file() else ""
-        commands = re.findall(r"```\n(.+?)\n```", recipe.partition("## Limits")[0], re.DOTALL)
-        own, *before = commands or ["not recorded"]
-        return [*((f"before {name}", command) for command in before), (name, own)]
+        own, _, before = recipe.partition("## Limits")[0].partition("It started from the weights")
+        command = re.search(r"```\n(.+?)\n```", own, re.DOTALL)
+        steps = re.findall(r"^\d+\. (.+?):\n\n```\n(.+?)\n```", before, re.DOTALL | re.MULTILINE)
+        return [
+            *((what, _once(text)) for what, text in steps),
+            (name, _once(command[1]) if command else "not recorded"),
+        ]
     recipe, settings = _recipe(path)
     return [*_earlier(settings.get("init")), (name, recipe.command or "not recorded")]
+
+
+def _once(text: str) -> str:
+    """A training's line of an earlier card, every key once; whatever is no such line stays."""
+    head, words = "python -m fanet_lightning.train ", shlex.split(text)
+    return training_command(["train", *words[3:]]) if text.startswith(head) else text
 
 
 def _copy_scores(source: Path, folder: Path, known: set[str]) -> ScoreSet:

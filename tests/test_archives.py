@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from download_server import symlink, zipped, zipped_members
-from fanet_lightning.data.archives import Unpacked, count_files, members_of, unpack, unpacked_bytes
+from fanet_lightning.data.archives import (
+    Unpacked,
+    UnusableArchive,
+    count_files,
+    members_of,
+    unpack,
+    unpacked_bytes,
+)
 from fanet_lightning.errors import InputError
 
 
@@ -235,6 +242,24 @@ def test_damage_anywhere_is_named_or_harmless(tmp_path: Path, compression: int) 
     assert 100 < refused < 300
 
 
+def test_only_the_archives_own_faults_make_it_unusable(tmp_path: Path) -> None:
+    good, bad = written(tmp_path / "w.zip", zipped(FILES)), written(tmp_path / "b.zip", b"<html>")
+    with pytest.raises(UnusableArchive, match="delete it and fetch it again") as unusable:
+        members_of(bad, "W")
+    assert (unusable.value.fault, unusable.value.remedy) == (
+        "not a readable zip (File is not a zip file)", "fetch it again"
+    )  # fmt: skip
+    written(tmp_path / "W", b"a file")
+    (tmp_path / "folder.zip").mkdir()
+    for action in (
+        lambda: unpack(good, members_of(good, "W"), tmp_path / "W", tmp_path / "work"),
+        lambda: members_of(tmp_path / "folder.zip", "W"),
+    ):
+        with pytest.raises(InputError) as other:
+            action()
+        assert not isinstance(other.value, UnusableArchive)
+
+
 def test_counting(tmp_path: Path) -> None:
     sizes = {"a.jpg": 1, "b.JPG": 1, "c.jpg": 0, ".d.jpg": 1, "e.png": 1, ".h/f.jpg": 1}
     for name, size in sizes.items():
@@ -243,5 +268,5 @@ def test_counting(tmp_path: Path) -> None:
             (place / name).write_bytes(bytes(size))
     (tmp_path / "broken.jpg").symlink_to("nowhere")
     (tmp_path / "folder.jpg").mkdir()
-    assert count_files(tmp_path, ".jpg") == 4
+    assert count_files(tmp_path, ".jpg") == 4 and count_files(tmp_path) == 6
     assert count_files(tmp_path / "absent", ".jpg") == 0

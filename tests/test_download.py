@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -212,6 +213,30 @@ def test_a_page_instead_of_the_file(server: FileServer, tmp_path: Path, kind: st
     url = server.serve("/a.zip", Answer(page, headers={"Content-Type": kind}))
     assert "a proxy's or a login page" in refused(tmp_path, remote(url))
     assert len(server.asked) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("sized", [True, False])
+@pytest.mark.parametrize("headers", [{}, {"Content-Type": "application/zip"}, {"Content-Type": "text/html"}])
+def test_a_page_of_another_size(server: FileServer, tmp_path: Path, sized: bool, headers: dict[str, str]) -> None:
+    """That it is a page says more than that its size is wrong; nothing empty is left of it."""
+    for answer in (
+        Answer(b"\r\n <html>Log in</html>", headers=headers),
+        Answer(b"<html>Log in</html>", headers=headers, says_bytes=500_000, breaks_after=6),
+    ):
+        url = server.serve("/a.zip", answer)
+        text = refused(tmp_path, remote(url, sized=sized))
+        assert f"{url} answers a page of markup instead of the file (a proxy's or a login page);" in text
+        assert "announces" not in text
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_part_is_not_left(server: FileServer, tmp_path: Path) -> None:
+    """Whatever ended a transfer before its first byte, and whoever left such a part before."""
+    url = server.serve("/a.zip", Answer(CONTENT, breaks_after=0))
+    (tmp_path / "a.zip.part").write_bytes(b"")
+    assert "breaks off" in refused(tmp_path, remote(url), Patience(retries=0))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_page_does_not_cost_what_has_arrived(server: FileServer, tmp_path: Path) -> None:
@@ -286,6 +311,46 @@ def test_no_network(tmp_path: Path) -> None:
     text = refused(tmp_path, remote("http://nobody.invalid/a.zip"), patience)
     assert "http://nobody.invalid/a.zip cannot be reached" in text and "not resolved" in text
     assert "give another --source" in text
+
+
+def test_a_name_that_is_not_resolved(tmp_path: Path) -> None:
+    """Asked for once more, whatever the patience with servers; the reason is said once, with what else can be done."""
+    said: list[str] = []
+    urls = ("http://nobody.invalid/a.zip", "http://nobody-else.invalid/a.zip")
+    with pytest.raises(InputError) as error:
+        fetch(
+            remote(*urls), tmp_path, patience=Patience(20, 0.001), say=said.append, by_hand="fetch it by hand into /d"
+        )
+    assert str(error.value) == (
+        f"cannot fetch a.zip: {urls[0]} cannot be reached: its name is not resolved (no network?), tried 2 times, "
+        f"likewise {urls[1]}; look at the address and the network and run again, or give another --source, "
+        "or fetch it by hand into /d"
+    )
+    assert [line.endswith("again in 0.001 s") for line in said] == [True, False, True]
+    assert "tried once;" in refused(tmp_path, remote(urls[0]), Patience(retries=0))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_goes_away_in_the_middle(
+    server: FileServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A name that has been resolved once is waited for as everything else."""
+    import socket
+
+    server.serve("/a.zip", Answer(CONTENT, breaks_after=200_000), Answer(CONTENT))
+    resolve, lookups = socket.getaddrinfo, iter([True, False, False, False, True])
+
+    def resolve_now_and_then(host: str, *rest: Any, **more: Any) -> Any:
+        assert host == "files.invalid"
+        if next(lookups):
+            return resolve("127.0.0.1", *rest, **more)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_now_and_then)
+    url = f"{server.url.replace('127.0.0.1', 'files.invalid')}/a.zip"
+    content, said = fetched(tmp_path, remote(url), Patience(retries=4, first_wait_s=0.001))
+    assert content == CONTENT
+    assert ["not resolved" in line for line in said] == [False, True, True, True]
 
 
 def test_a_proxy_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

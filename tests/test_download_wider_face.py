@@ -240,8 +240,8 @@ def test_a_half_unpacked_folder_is_completed(
     (root / "own.txt").write_text("mine")
     done = run("--root", root, "--source", server.url, "--manifest", manifest, "--parts", "train")
     assert done.returncode == 0, done.stderr
-    assert f"{root / 'WIDER_train'}: 3 of 5 files are there; the rest is fetched" in done.stderr
-    assert "5 images, completed by 3 files; 1 others are not those of the archive" in done.stdout
+    assert f"{root / 'WIDER_train'}: 3 of 5 images are there; the rest is fetched" in done.stderr
+    assert "5 images, completed by 3 files; left alone, with other content than the archive's: 1 file, " in done.stdout
     assert "the first is images/0--Parade/0_Parade_003.jpg" in done.stdout
     found = {path.name: path.read_bytes() for path in event.iterdir()}
     assert found == {
@@ -249,6 +249,20 @@ def test_a_half_unpacked_folder_is_completed(
         "0_Parade_003.jpg": b"resized by its owner",
     }
     assert (root / "own.txt").read_text() == "mine"
+
+
+def test_labels_are_counted_as_they_are_unpacked(server: FileServer, manifest: Path, tmp_path: Path) -> None:
+    """Of three files two are needed, as nobody asks for the test images."""
+    words = ("--root", tmp_path, "--source", server.url, "--manifest", manifest, "--parts", "annotations")
+    folder = tmp_path / "wider_face_split"
+    done = run(*words)
+    assert "unpacking wider_face_split.zip: 100 %, 3 of 3 files" in done.stderr
+    assert f"{folder}: 3 files, unpacked\n" in done.stdout
+    assert f"{folder}: 3 files, complete; nothing to do\n" in run(*words).stdout
+    (folder / "wider_face_val_bbx_gt.txt").unlink()
+    done = run(*words)
+    assert f"{folder}: 1 of 2 needed files are there; the rest is fetched\n" in done.stderr
+    assert f"{folder}: 3 files, completed by 1 file\n" in done.stdout
 
 
 HOSTILE = {
@@ -275,15 +289,52 @@ SAYS = {
 
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_and_damaged_archives_leave_nothing(server: FileServer, tmp_path: Path, kind: str) -> None:
-    """Their checksums are right: whoever made the list made the archive."""
+    """Their checksums are right: whoever made the list made the archive. A sound archive of too few images stays."""
     content, root = HOSTILE[kind], tmp_path / "a/b/w"
     server.serve("/WIDER_val.zip", Answer(content))
     other = write_manifest(tmp_path / "other.json", {"val": content})
     done = run("--root", root, "--source", server.url, "--manifest", other, "--parts", "val")
     assert SAYS[kind] in error_of(done)
-    assert tree(tmp_path) == {"other.json", "a", "a/b", "a/b/w", "a/b/w/.download", "a/b/w/.download/WIDER_val.zip",
-                              "a/b/w/.download/lock"}  # fmt: skip
+    kept = {"a", "a/b", "a/b/w", "a/b/w/.download", "a/b/w/.download/WIDER_val.zip", "a/b/w/.download/lock"}
+    assert tree(tmp_path) == {"other.json"} | (kept if kind == "too few" else set())
+    assert ("; it has been removed, fetch it " in error_of(done)) == (kind != "too few")
+    assert "delete it" not in error_of(done)
     assert not Path("/tmp/download-evil.jpg").exists()
+
+
+@pytest.mark.parametrize("kind", ["parent", "no zip", "damaged"])
+@pytest.mark.parametrize("place", ["root", "source"])
+def test_of_somebodys_own_archives_none_is_removed(tmp_path: Path, kind: str, place: str) -> None:
+    """Nor anything else that is there, be the archive theirs or fetched."""
+    root, mirror = tmp_path / "w", tmp_path / "mirror"
+    for folder in (root / "WIDER_val/images", mirror):
+        folder.mkdir(parents=True)
+    (root / "WIDER_val/images/own.jpg").write_bytes(b"mine")
+    (root / "own.txt").write_text("mine")
+    archive = (root if place == "root" else mirror) / "WIDER_val.zip"
+    archive.write_bytes(HOSTILE[kind])
+    words = ("--root", root, "--manifest", write_manifest(tmp_path / "other.json", {"val": HOSTILE[kind]}))
+    source = ("--source", mirror) if place == "source" else ()
+    text = error_of(run(*words, "--parts", "val", *source))
+    assert text.startswith(f"error: {archive}: ") and SAYS[kind] in text and "; delete it and fetch it " in text
+    assert archive.read_bytes() == HOSTILE[kind]
+    with file_server() as running:
+        running.serve("/WIDER_val.zip", Answer(HOSTILE[kind]))
+        if place == "source":
+            assert "it has been removed" in error_of(run(*words, "--parts", "val", "--source", running.url))
+    assert archive.is_file() and (root / "own.txt").is_file() and (root / "WIDER_val/images/own.jpg").is_file()
+    assert not (root / ".download").exists()
+
+
+def test_a_full_disk_does_not_cost_the_archive(
+    server: FileServer, manifest: Path, archives: dict[str, bytes], tmp_path: Path
+) -> None:
+    """What stands in the way of unpacking is no fault of the archive."""
+    (tmp_path / "WIDER_val").mkdir()
+    (tmp_path / "WIDER_val/images").write_bytes(b"a file where a folder belongs")
+    words = ("--root", tmp_path, "--source", server.url, "--manifest", manifest, "--parts", "val")
+    assert "cannot be written" in error_of(run(*words))
+    assert (tmp_path / ".download/WIDER_val.zip").read_bytes() == archives["val"]
 
 
 def test_a_damaged_transfer_is_refused(
@@ -302,7 +353,8 @@ def test_a_damaged_transfer_is_refused(
 @pytest.mark.parametrize(
     ("answer", "says"),
     [
-        (Answer(b"<html>Log in</html>", headers={"Content-Type": "text/html"}), "answers an HTML page"),
+        (Answer(b"<html>Log in</html>", headers={"Content-Type": "text/html"}), "answers a page of markup"),
+        (Answer(b"<html>Log in</html>"), "answers a page of markup instead of the file (a proxy's or a login page)"),
         (Answer(status=404), "answers 404 Not Found"),
         (Answer(status=403), "answers 403 Forbidden"),
         (Answer(status=503), "answers 503 Service Unavailable, tried 2 times"),
@@ -317,12 +369,12 @@ def test_servers_that_do_not_give_it(
     words = ("--source", server.url, "--manifest", manifest, "--parts", "val", "--retries", 1, "--wait", 0.01)
     text = error_of(run("--root", tmp_path / "w", *words))
     assert f"{server.url}/WIDER_val.zip {says}" in text and "give another --source" in text
-    if answer.status != 200:  # nothing had arrived, so nothing is left, and a folder that was there stays
-        assert not (tmp_path / "w").exists()
-        (tmp_path / "w").mkdir()
-        error_of(run("--root", tmp_path / "w", *words))
-        error_of(run("--root", tmp_path / "w/new/deep", *words))
-        assert list((tmp_path / "w").iterdir()) == []
+    # Nothing had arrived, so nothing is left, and a folder that was there stays.
+    assert not (tmp_path / "w").exists()
+    (tmp_path / "w").mkdir()
+    error_of(run("--root", tmp_path / "w", *words))
+    error_of(run("--root", tmp_path / "w/new/deep", *words))
+    assert list((tmp_path / "w").iterdir()) == []
 
 
 def test_no_network(manifest: Path, tmp_path: Path) -> None:
@@ -331,6 +383,23 @@ def test_no_network(manifest: Path, tmp_path: Path) -> None:
     # The official address, through a proxy that is not there.
     text = error_of(run(*words, HTTPS_PROXY="http://127.0.0.1:9", HTTP_PROXY="http://127.0.0.1:9", NO_PROXY=""))
     assert "the proxy does not connect" in text and "WIDER_val.zip" in text
+
+
+def test_names_that_are_not_resolved(archives: dict[str, bytes], tmp_path: Path) -> None:
+    """Without a network: over soon, the reason once, and where the archives go that somebody fetches elsewhere."""
+    urls = ["http://nobody.invalid/v.zip", "http://nobody-else.invalid/v.zip"]
+    nowhere = write_manifest(tmp_path / "nowhere.json", {"val": archives["val"]}, urls=urls)
+    root = tmp_path / "w"
+    done = run("--root", root, "--manifest", nowhere, "--parts", "val", "--wait", 0.01)
+    text = error_of(done)
+    assert done.stderr.count("again in") == 2, "once per address"
+    assert text.count("not resolved") == 1 and all(url in text for url in urls)
+    assert text.endswith(f", or fetch the archives by hand and put them, packed as they are, into {root}")
+    # As it says.
+    root.mkdir()
+    (root / "WIDER_val.zip").write_bytes(archives["val"])
+    done = run("--root", root, "--manifest", nowhere, "--parts", "val")
+    assert done.returncode == 0 and tree(root) > {"WIDER_val.zip", "WIDER_val/images"}, done.stderr
 
 
 def test_the_hub_under_another_address(
@@ -476,6 +545,7 @@ def test_the_official_annotations_pass_the_official_checks(shared_data: Path, tm
         running.serve("/wider_face_split.zip", Answer(content, breaks_after=2_000_000), Answer(content))
         done = run("--root", tmp_path, "--source", running.url, "--parts", "annotations", "--wait", 0.01)
     assert done.returncode == 0, done.stderr
+    assert "wider_face_split: 7 files, unpacked" in done.stdout
     assert len((tmp_path / "wider_face_split/wider_face_val_bbx_gt.txt").read_text().split("\n")) > 39_708
     assert not (tmp_path / ".download").exists()
 
@@ -503,6 +573,15 @@ def test_vgg16_from_a_mirror(tmp_path: Path) -> None:
         running.serve("/vgg16-00000000.pth", Answer(content))
         wrong = run("--root", tmp_path, "--source", f"{running.url}/vgg16-00000000.pth", script="download_vgg16")
         assert "the SHA-256" in error_of(wrong)
+
+
+def test_of_a_page_instead_of_vgg16_nothing_is_left(tmp_path: Path) -> None:
+    with file_server() as running:
+        running.serve("/vgg16-397923af.pth", Answer(b"<html>Log in</html>"))
+        done = run("--root", tmp_path, "--source", running.url, script="download_vgg16")
+    assert "answers a page of markup instead of the file (a proxy's or a login page)" in error_of(done)
+    assert error_of(done).endswith(f"or give another --source, or fetch it by hand and put it into {tmp_path}")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_vgg16s_official_name_at_another_address(tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def test_the_card_tells_what_a_training_started_from(package: Any, checkpoint: P
         (run / "checkpoints").mkdir(parents=True)
         shutil.copy(checkpoint, run / "checkpoints/best.ckpt")
         settings = {"batch_size": 6, "input_size": 500, "init": str(init)}
-        made_by = {"command": ["train.py", words, f"step={step}"], "git_commit": "0123abcd"}
+        made_by = {"command": ["train.py", "step=0", words, f"step={step}"], "git_commit": "0123abcd"}
         RunRecord(name="a", seed=7, settings=settings, state="finished", made_by=made_by).write(run)
         out = tmp_path / f"model{step}"
         assert package.main([f"checkpoint={run / 'checkpoints/best.ckpt'}", f"out={out}", f"name=m{step}"]) == 0
@@ -186,7 +186,8 @@ def test_the_card_tells_what_a_training_started_from(package: Any, checkpoint: P
         "python -m fanet_lightning.train level=2 step=2", first, "python -m fanet_lightning.train level=2 step=1",
     ]  # fmt: skip
     sha256 = file_sha256(tmp_path / "model1/model.safetensors")
-    assert f"2. `model1` (SHA-256 {sha256[:16]}…):" in recipe[0] and "1. before `model1`" in recipe[0]
+    assert f"2. `model1` (SHA-256 {sha256[:16]}…):" in recipe[0]
+    assert f"1. `{checkpoint.name}` (SHA-256 {file_sha256(checkpoint)[:16]}…):" in recipe[0]
     assert "crops were 500 pixels wide, so it knows few faces above some 400 pixels" in recipe[2]
 
 
@@ -245,6 +246,7 @@ def test_scores_travel_and_are_computed_again_by_the_cards_command(
     assert results[0]["metrics"] == [{"type": "ap", "name": "AP all", "value": scores["ap"]["all"]}]
     (line,) = [line for line in card.splitlines() if line.startswith("python -m fanet_lightning.evaluate ")]
     assert "detection.keep=33" in line and "protocol=original" in line and "workers" not in line
+    assert line.endswith(" out=wider_face_original_2_again")
     again = line.replace("data.root=DATA", f"data.root={tmp_path / 'wider'}").split()[3:]
     assert evaluate_verb.main([*again, "out=again", "device=cpu", "workers=0"]) == 0
     assert json.loads((tmp_path / "again/scores.json").read_text())["ap"] == scores["ap"]

@@ -4,6 +4,7 @@ Markdown under the YAML heading that the Hugging Face hub reads (hf.co/docs/hub/
 """
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,8 +69,12 @@ def portable(value: Any) -> Any:
 
 
 def training_command(command: Sequence[str]) -> str:
-    """The line that starts the same training, from a record's ``command``."""
-    return " ".join(["python -m fanet_lightning.train", *(str(portable(word)) for word in command[1:])])
+    """The line that starts the same training, from a record's ``command``, whose first word is the program.
+
+    Of a key that is given several times the last value counts, and it alone is kept.
+    """
+    words = {str(word).partition("=")[0]: str(portable(word)) for word in reversed(command[1:])}
+    return " ".join(["python -m fanet_lightning.train", *map(shlex.quote, reversed(words.values()))])
 
 
 def evaluation_command(scored: ScoreSet, model: str) -> str:
@@ -85,7 +90,8 @@ def evaluation_command(scored: ScoreSet, model: str) -> str:
     words = [f"checkpoint={model}", f"data={data}", "data.root=DATA"]
     if scored.listed:
         words.append(f"data.val.images={model}/scores/{scored.name}_images.txt")
-    return " ".join(["python -m fanet_lightning.evaluate", *words, f"protocol={scored.scores['protocol']}", *kept])
+    words += [f"protocol={scored.scores['protocol']}", *kept, f"out={scored.name}_again"]
+    return " ".join(["python -m fanet_lightning.evaluate", *words])
 
 
 def model_card(
@@ -205,7 +211,8 @@ def _scores_text(scores: Sequence[ScoreSet], name: str) -> str:
             ]
         elif seen:
             lines += ["", "None of these images was trained on."]
-        lines += ["", "Again, from the folder that holds this one, with the data set's folder for DATA:", "",
+        lines += ["", f"Again, in the folder that holds {name}, with the data set's folder for DATA; it writes the "
+                  f"folder `{scored.name}_again`:", "",
                   f"```\n{evaluation_command(scored, name)}\n```"]  # fmt: skip
         texts.append("\n".join(lines))
     texts.append(
@@ -233,7 +240,14 @@ def _recipe_text(recipe: Recipe) -> str:
     if recipe.earlier:
         numbered = enumerate(recipe.earlier, start=1)
         steps = "\n\n".join(f"{number}. {what}:\n\n```\n{text}\n```" for number, (what, text) in numbered)
-        parts.append(f"It started from the weights of an earlier training, `init=`:\n\n{steps}")
+        parts.append(
+            "It started from the weights of an earlier training, `init=`. A model of the same name and of another "
+            f"SHA-256 is another model:\n\n{steps}"
+        )
+    parts.append(
+        "Lists and checkpoints that the commands name are those of whoever trained: the images are named in "
+        "`training_images.txt`, the weights told by their SHA-256."
+    )
     return "\n\n".join(parts)
 
 

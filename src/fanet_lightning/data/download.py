@@ -33,7 +33,7 @@ from fanet_lightning.errors import InputError
 
 __all__ = ["Patience", "Progress", "RemoteFile", "Say", "add_patience", "fault", "fetch", "patience_of"]
 
-# A resolver may hiccup; a name that it does not know the second time is one that it does not know, or has no network.
+# A resolver may hiccup; without a network it knows no name, however often it is asked.
 UNRESOLVED_RETRIES = 1
 
 

@@ -142,8 +142,8 @@ def _complete(
     line = f"{_summary(archive, root)}, "
     line += f"completed by {_counted(done.written, 'file')}" if before.found else "unpacked"
     if done.different:
-        others = f"{_counted(len(done.different), 'other')} with other content than in the archive left alone"
-        line += f"; {others}, the first is {done.different[0]}"
+        line += f"; left alone, with other content than the archive's: {_counted(len(done.different), 'file')}, "
+        line += f"the first is {done.different[0]}"
     return line
 
 
@@ -204,11 +204,10 @@ def _present_bytes(archive: Archive, state: State) -> int:
 
 def _summary(archive: Archive, root: Path) -> str:
     folder = root / archive.folder
-    # Of labels all that is there, as unpacking counts them: the files that are needed are only some of them.
-    amount = (
-        _counted(state_of(archive, root).found, "image") if archive.images else _counted(count_files(folder), "file")
-    )
-    return f"{folder}: {amount}"
+    if archive.images:
+        return f"{folder}: {_counted(state_of(archive, root).found, 'image')}"
+    # All that is there, as unpacking counts it, and not only the files that are needed.
+    return f"{folder}: {_counted(count_files(folder), 'file')}"
 
 
 def _counted(number: int, noun: str) -> str:
