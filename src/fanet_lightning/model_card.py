@@ -73,8 +73,12 @@ def training_command(command: Sequence[str]) -> str:
 
     Of a key that is given several times the last value counts, and it alone is kept.
     """
-    words = {str(word).partition("=")[0]: str(portable(word)) for word in reversed(command[1:])}
-    return " ".join(["python -m fanet_lightning.train", *map(shlex.quote, reversed(words.values()))])
+    words: dict[str, str] = {}
+    for word in map(str, command[1:]):
+        key = word.partition("=")[0]
+        words.pop(key, None)  # so that the last one also stands last
+        words[key] = str(portable(word))
+    return " ".join(["python -m fanet_lightning.train", *map(shlex.quote, words.values())])
 
 
 def evaluation_command(scored: ScoreSet, model: str) -> str:
