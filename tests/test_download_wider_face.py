@@ -326,7 +326,7 @@ def test_of_somebodys_own_archives_none_is_removed(tmp_path: Path, kind: str, pl
     assert not (root / ".download").exists()
 
 
-def test_a_full_disk_does_not_cost_the_archive(
+def test_a_file_in_the_way_does_not_cost_the_archive(
     server: FileServer, manifest: Path, archives: dict[str, bytes], tmp_path: Path
 ) -> None:
     """What stands in the way of unpacking is no fault of the archive."""
