@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from fanet_lightning.run_record import read_record
+from fanet_lightning.run_record import read_record, state_now
 
 TINY = [
     "level=2", "model.width=0.0625", "input_size=64", "batch_size=4", "epochs=4", "workers=1", "data.train_images=16",
@@ -102,6 +102,38 @@ def test_killed_again_and_again_inside_epochs_it_ends_with_the_same_weights(whol
     assert_same_end(tmp_path / "run", whole, lost_rows=4)
     record = read_record(tmp_path / "run")
     assert record is not None and record.state == "finished" and record.train["starts"] >= 3
+
+
+def as_in_a_terminal() -> None:
+    # A shell starts what it runs in the background with SIGINT ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_asked_to_end_says_how_to_go_on(
+    whole: Path, tmp_path: Path, kind: signal.Signals, code: int
+) -> None:
+    """Ctrl-C, and what kill and schedulers send: to the whole group of processes, as a terminal does."""
+    process = subprocess.Popen(
+        command("resume=auto"), cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=as_in_a_terminal,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 1/"):
+            os.killpg(process.pid, kind)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == code, said
+    lines = [line for line in said.splitlines() if "kept" in line or line == "interrupted"]
+    expected = [f"{tmp_path / 'run'} is kept as its last checkpoint has it; resume=auto goes on from there"]
+    assert lines == expected + (["interrupted"] if kind == signal.SIGINT else [])
+    record = read_record(tmp_path / "run")
+    assert record is not None and state_now(tmp_path / "run", record) == "interrupted" and record.error is None
+    assert record.train["epoch"] < 4
+    done = train("resume=auto", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same_end(tmp_path / "run", whole)
 
 
 @pytest.mark.slow

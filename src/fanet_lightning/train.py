@@ -136,6 +136,9 @@ def _sweep(options: dict[str, Any], words: list[str], folder: Path) -> int:
             hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(_task)()
         except SystemExit as error:  # a launcher that gave up; what the cells reported is still true
             code = error.code
+        except KeyboardInterrupt:
+            print(sweep.summary(sweep.read_jobs(folder), folder), flush=True)
+            raise
         cells = sweep.read_jobs(folder)
         print(sweep.summary(cells, folder), flush=True)
     return 1 if code or any(cell.state == "failed" for cell in cells) else 0

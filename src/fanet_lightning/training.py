@@ -27,6 +27,13 @@ LOCK_PATIENCE_SECONDS = 15.0
 FIRST_RANK = "FANET_FIRST_RANK_PID"
 
 
+class Terminated(SystemExit):
+    """SIGTERM came, from ``kill``, a scheduler or a machine that shuts down. Leaves with a shell's code for it."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+
 @dataclass(frozen=True)
 class TrainResult:
     """Where a run lies and what it reached: ``ap`` per setting of the best checkpoint under the run's protocol."""
@@ -49,6 +56,7 @@ def train(config: DictConfig) -> TrainResult:
     Raises:
         InputError: anything in the configuration, the data or the machine that a person can mend. The record of the
             run (``run.json``) then says so, and whatever was saved before stays.
+        KeyboardInterrupt, Terminated: Ctrl-C, SIGTERM; ``resume=auto`` goes on from the last checkpoint.
     """
     canonical(config)
     options = plain(config)
@@ -68,6 +76,12 @@ def train(config: DictConfig) -> TrainResult:
         record.write(out)
         try:
             result = _fit_and_evaluate(options, out, record)
+        except (KeyboardInterrupt, Terminated):
+            # The record still says "running", which without a process means that it was interrupted.
+            record.ended = now()
+            record.write(out)
+            print(f"{out} is kept as its last checkpoint has it; resume=auto goes on from there", file=sys.stderr)
+            raise
         except BaseException as error:
             record.state, record.ended = "failed", now()
             record.error = _one_line(error)
@@ -164,6 +178,7 @@ def _checkpoint_to_resume(options: dict[str, Any], out: Path) -> tuple[Path | No
 
 def _fit(trainer: "Trainer", module: Any, datamodule: Any, resume: Path | None) -> None:
     import torch
+    from pytorch_lightning.utilities.exceptions import SIGTERMException
 
     try:
         trainer.fit(module, datamodule=datamodule, ckpt_path=resume, weights_only=True)
@@ -172,6 +187,12 @@ def _fit(trainer: "Trainer", module: Any, datamodule: Any, resume: Path | None) 
         launcher: Any = trainer.strategy.launcher
         if hasattr(launcher, "kill"):
             launcher.kill(signal.SIGTERM)
+        # Lightning answers Ctrl-C with exit code 1 and SIGTERM with 0, without a word.
+        if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        # The signal may have reached the loader's processes as well, and their end is then what is raised.
+        if isinstance(error, SIGTERMException) or trainer.received_sigterm:
+            raise Terminated from error
         if not isinstance(error, torch.distributed.DistNetworkError):
             raise
         address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
