@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from fanet_lightning.scoring.benchmark import Benchmark
     from fanet_lightning.scoring.wider_face_benchmark import WiderFaceBenchmark
 
-# Looked for under the root, the first that exists is taken; the last is where the official tools unpack to.
-
 
 class FaceSource(Protocol):
     """What a :class:`~fanet_lightning.data.datamodule.FaceDataModule` reads."""

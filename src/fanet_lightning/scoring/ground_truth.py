@@ -13,7 +13,7 @@ from fanet_lightning.errors import InputError
 from fanet_lightning.image_lists import read_image_list
 from fanet_lightning.scoring.selection import places_of
 
-# Where the official files lie below the folder of a whole data set.
+# Where the official files lie below the folder of a whole data set; the last is where the official tools unpack to.
 GROUND_TRUTH_FOLDERS = ("eval_gt", "ground_truth", "eval_tools/ground_truth")
 _HINT = "give the folder of the official tools with wider_face_val.mat and wider_{easy,medium,hard}_val.mat"
 SETTINGS = ("easy", "medium", "hard")
