@@ -250,8 +250,11 @@ def test_long_records_are_read_back_over_block_borders(tmp_path: Path) -> None:
 
 def test_a_service_that_does_not_end_is_ended() -> None:
     """Stopped, it can answer nothing; a training must not wait for it."""
+    _end_service(20.0)  # one of an earlier test may be on its way out
     wandb.setup().ensure_service()
     process = wandb_setup._singleton._connection._proc._process  # type: ignore[union-attr]
     os.kill(process.pid, signal.SIGSTOP)
+    _, status = os.waitpid(process.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
     _end_service(1.0)
     assert process.poll() == -signal.SIGKILL
