@@ -106,7 +106,7 @@ def test_drop_slide_switch(page: tuple[Any, Seen], tmp_path: Path) -> None:
     # The slider, with the keyboard as a person without a mouse would.
     opened.get_by_label("range slider for Threshold").press("End")
     opened.locator("#picture-summary .main dt", has_text="score 0.99 or more").wait_for()
-    set_threshold(opened, 0.15)
+    set_threshold(opened, 0.12)  # below it this model has hundreds
     more = int(count_of(opened).split()[0])
     assert more > 1
     wait_for_rows(opened, more)
@@ -132,7 +132,7 @@ def test_what_is_saved(page: tuple[Any, Seen]) -> None:
     assert waiting.value.suggested_filename == "grace_hopper.json"
     content = json.loads(Path(waiting.value.path()).read_text(encoding="utf-8"))
     [face] = content["images"][0]["detections"]
-    assert 150 < face["width"] < 175 and face["score"] > 0.9
+    assert 150 < face["width"] < 185 and face["score"] > 0.9
     before = opened.locator("#picture-out img").get_attribute("src")
     opened.get_by_label("blur").check()
     opened.wait_for_function("src => document.querySelector('#picture-out img').src !== src", arg=before)
