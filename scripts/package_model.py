@@ -195,8 +195,8 @@ def _earlier(init: object) -> list[tuple[str, str]]:
 
 def _once(text: str) -> str:
     """A training's line of an earlier card, every key once; whatever is no such line stays."""
-    head, words = "python -m fanet_lightning.train ", shlex.split(text)
-    return training_command(["train", *words[3:]]) if text.startswith(head) else text
+    head = "python -m fanet_lightning.train "
+    return training_command(["train", *shlex.split(text.removeprefix(head))]) if text.startswith(head) else text
 
 
 def _copy_scores(source: Path, folder: Path, known: set[str]) -> ScoreSet:

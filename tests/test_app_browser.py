@@ -132,7 +132,7 @@ def test_what_is_saved(page: tuple[Any, Seen]) -> None:
     assert waiting.value.suggested_filename == "grace_hopper.json"
     content = json.loads(Path(waiting.value.path()).read_text(encoding="utf-8"))
     [face] = content["images"][0]["detections"]
-    assert 150 < face["width"] < 185 and face["score"] > 0.9
+    assert 160 < face["width"] < 185 and face["score"] > 0.9
     before = opened.locator("#picture-out img").get_attribute("src")
     opened.get_by_label("blur").check()
     opened.wait_for_function("src => document.querySelector('#picture-out img').src !== src", arg=before)

@@ -81,9 +81,10 @@ def initial_model(options: dict[str, Any]) -> "Model | None":
         raise InputError(f"init={init} and weights={options['weights']} are both given; init brings the trunk along")
     model = load_model(init)
     defaults = {name: parameter.default for name, parameter in signature(build_network).parameters.items()}
+    of_model, of_run = {**defaults, **model.network_options}, {**defaults, **network}
     names = TRUNK_OPTIONS if part == "trunk" else {*model.network_options, *network} - NOT_THE_NETWORK
     for name in sorted(names):
-        stored, own = ({**defaults, **given}.get(name) for given in (model.network_options, network))
+        stored, own = of_model.get(name), of_run.get(name)
         if stored != own:
             trunk_alone = "" if part == "trunk" or name in TRUNK_OPTIONS else ", init_part=trunk for the trunk alone"
             raise InputError(

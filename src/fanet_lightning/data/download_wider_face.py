@@ -24,6 +24,7 @@ from fanet_lightning.data.download_progress import DownloadProgress
 from fanet_lightning.data.wider_face_archives import PARTS, TEST_NAMES, Archive, local_source
 from fanet_lightning.errors import InputError, first_line
 from fanet_lightning.files import check_writable, without_empty_folders
+from fanet_lightning.wording import counted
 
 WORKSPACE = ".download"
 
@@ -140,9 +141,9 @@ def _complete(
         else:
             path.unlink()
     line = f"{_summary(archive, root)}, "
-    line += f"completed by {_counted(done.written, 'file')}" if before.found else "unpacked"
+    line += f"completed by {counted(done.written, 'file')}" if before.found else "unpacked"
     if done.different:
-        line += f"; left alone, with other content than the archive's: {_counted(len(done.different), 'file')}, "
+        line += f"; left alone, with other content than the archive's: {counted(len(done.different), 'file')}, "
         line += f"the first is {done.different[0]}"
     return line
 
@@ -205,13 +206,9 @@ def _present_bytes(archive: Archive, state: State) -> int:
 def _summary(archive: Archive, root: Path) -> str:
     folder = root / archive.folder
     if archive.images:
-        return f"{folder}: {_counted(state_of(archive, root).found, 'image')}"
+        return f"{folder}: {counted(state_of(archive, root).found, 'image')}"
     # All that is there, as unpacking counts it, and not only the files that are needed.
-    return f"{folder}: {_counted(count_files(folder), 'file')}"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{folder}: {counted(count_files(folder), 'file')}"
 
 
 def _unit(archive: Archive) -> str:

@@ -13,7 +13,7 @@ from fanet_lightning.data.records import ImageRecord, check_apart
 from fanet_lightning.data.wider_face import WAYS_ON, default_annotations, fetch_command, listed_path, load_wider_face
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import check_writable
-from fanet_lightning.scoring.ground_truth import GROUND_TRUTH_FOLDERS, GroundTruth
+from fanet_lightning.scoring.ground_truth import GROUND_TRUTH_FOLDERS, GroundTruth, read_ground_truth
 
 if TYPE_CHECKING:
     from fanet_lightning.data.inventory import Inventory
@@ -120,8 +120,6 @@ class WiderFaceSource:
 
     def ground_truth(self) -> GroundTruth:
         """Easy, medium and hard of the official files; without them one setting, ``all``, with every usable face."""
-        from fanet_lightning.scoring.ground_truth import read_ground_truth
-
         records = self.val()
         folder = self._ground_truth_folder()
         if folder is None:

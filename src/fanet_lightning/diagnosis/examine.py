@@ -145,13 +145,11 @@ def _file_findings(part: str, image: LabelledImage, examined: Examined) -> list[
 
 def _other_letter_case(image: LabelledImage, path: Path) -> bool:
     """Whether the file's name differs from the labels' in letter case; a reader may have looked past that."""
-    if image.written is not None:
-        written = PurePosixPath(image.written.replace("\\", "/"))
-        own = PurePosixPath(*path.parts[-len(written.parts) :])
-        return own != written and own.as_posix().casefold() == written.as_posix().casefold()
-    parts = len(PurePosixPath(image.image_id).parts)
-    name = without_extension(PurePosixPath(*path.parts[-parts:]).as_posix())
-    return name != image.image_id and name.casefold() == image.image_id.casefold()
+    labels_say = PurePosixPath((image.written or image.image_id).replace("\\", "/"))
+    name = PurePosixPath(*path.parts[-len(labels_say.parts) :]).as_posix()
+    if image.written is None:  # an image id has no extension
+        name = without_extension(name)
+    return name != labels_say.as_posix() and name.casefold() == labels_say.as_posix().casefold()
 
 
 def _boxes(image: LabelledImage) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fanet_lightning.data.disk_space import size_text
 from fanet_lightning.data.inventory import Inventory
 from fanet_lightning.diagnosis.findings import Finding, Report
 from fanet_lightning.diagnosis.kinds import BY_NAME, SMALL_PIXELS, TINY_PIXELS
@@ -146,7 +147,7 @@ def print_report(console: "Console", report: Report, inventories: Sequence[Inven
     for facts, inventory in zip(report.facts, inventories, strict=True):
         sizes = face_sizes(inventory)
         console.print(
-            f"{facts.part}: {facts.images:,} images ({_megabytes(facts.bytes)} MB), {facts.faces:,} faces, "
+            f"{facts.part}: {facts.images:,} images ({size_text(facts.bytes)}), {facts.faces:,} faces, "
             f"{facts.ignored_faces:,} ignored, {facts.images_without_faces:,} images without a face; "
             f"{_share(sizes['below_8_px'], sizes['faces'])} of the faces below {SMALL_PIXELS:.0f} pixels",
             highlight=False,
@@ -162,10 +163,6 @@ def print_report(console: "Console", report: Report, inventories: Sequence[Inven
         )  # fmt: skip
     if table.row_count:
         console.print(table)
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.0f}" if size >= 10e6 else f"{size / 1e6:.1f}"
 
 
 def _share(part: float | int | None, whole: float | int | None) -> str:

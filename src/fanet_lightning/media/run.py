@@ -19,6 +19,7 @@ from fanet_lightning.media.progress import Progress
 from fanet_lightning.media.sources import Sources
 from fanet_lightning.multiscale import build_protocol, full_settings
 from fanet_lightning.run_record import HOLDER_FILE, LOCK_FILE, locked
+from fanet_lightning.wording import counted
 
 if TYPE_CHECKING:
     from fanet_lightning.detector import FaceDetector
@@ -43,10 +44,10 @@ class Summary:
         """``318 images, 1,204 faces, 2 could not be read; 12.3 images/s``."""
         parts = []
         if self.images or not self.videos:
-            parts.append(_counted(self.images, "image"))
+            parts.append(counted(self.images, "image"))
         if self.videos:
-            parts.append(f"{_counted(self.videos, 'video')} ({_counted(self.frames, 'frame')})")
-        parts.append(_counted(self.faces, "face"))
+            parts.append(f"{counted(self.videos, 'video')} ({counted(self.frames, 'frame')})")
+        parts.append(counted(self.faces, "face"))
         if self.failed:
             parts.append(f"{len(self.failed):,} could not be read")
         if self.broken:
@@ -119,7 +120,7 @@ def detect_sources(
         if not journal.existed and not journal.entries:
             journal.path.unlink(missing_ok=True)
     if protocol.get("name") == "original" and run.large:
-        number = f"{_counted(run.large, 'image')} {'is' if run.large == 1 else 'are'}"
+        number = f"{counted(run.large, 'image')} {'is' if run.large == 1 else 'are'}"
         print(f"{number} larger than {LARGE_SHORTER_SIDE:,} pixels on the shorter side: with protocol=original faces "
               "over some 400 pixels are missed; try protocol=short640", file=sys.stderr)  # fmt: skip
     return run.summary
@@ -225,15 +226,15 @@ class _Run:
 
     def _opening(self, sources: Sources, missing: int) -> str:
         total = len(sources.images) + len(sources.videos)
-        things = [_counted(len(sources.images), "image")] if sources.images else []
-        things += [_counted(len(sources.videos), "video")] if sources.videos else []
+        things = [counted(len(sources.images), "image")] if sources.images else []
+        things += [counted(len(sources.videos), "video")] if sources.videos else []
         lines = [f"detecting faces in {' and '.join(things)}"]
         if sources.ignored:
-            lines[0] += f" ({_counted(sources.ignored, 'other file')} ignored)"
+            lines[0] += f" ({counted(sources.ignored, 'other file')} ignored)"
         if sources.repeated:
             lines[0] += f" ({sources.repeated:,} given twice)"
         if sources.results:
-            lines[0] += f" ({_counted(sources.results, 'folder')} of results skipped)"
+            lines[0] += f" ({counted(sources.results, 'folder')} of results skipped)"
         if self._journal.refused:
             lines.append(f"beginning anew: the results in {self._out} are of other settings "
                          f"({', '.join(self._journal.refused)})")  # fmt: skip
@@ -274,10 +275,6 @@ def _video_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
     left_out = ("state", "film", "video", "files")
     files = [name for name in entry["files"] if name.startswith((f"{VIDEOS}/", f"{FRAMES}/"))]
     return {**{key: value for key, value in entry.items() if key not in left_out}, "files": files}
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
 def _check_apart(out: Path, sources: Sources) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from fanet_lightning.data.formats.classes import FaceClasses
 from fanet_lightning.data.formats.labels import PartLabels, Place, finish, placed, read_text, shown, xyxy_from_xywh
-from fanet_lightning.data.formats.layouts import CONVERSION_RECORD, PART_NAMES, only_one
+from fanet_lightning.data.formats.layouts import PART_NAMES, matching, only_one
 from fanet_lightning.data.inventory import LabelProblem
 from fanet_lightning.errors import InputError
 
@@ -46,11 +46,7 @@ def coco_place(root: Path, part: str) -> Place | None:
         ]  # fmt: skip
     others = [] if part == "all" else [name for key, names in PART_NAMES.items() if key != part for name in names]
     for pattern, _ in patterns:
-        found = [
-            path
-            for path in sorted(root.glob(pattern))
-            if path.name != CONVERSION_RECORD and not any(name in path.stem for name in others)
-        ]
+        found = [path for path in sorted(matching(root, pattern)) if not any(name in path.stem for name in others)]
         if found:
             return coco_folders(root, only_one(found, part), part)
     return None

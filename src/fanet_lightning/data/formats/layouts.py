@@ -1,5 +1,6 @@
 """How the parts of a data set are called on disk, and what a folder looks like that is of another format."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from fanet_lightning.errors import InputError
@@ -28,8 +29,9 @@ def formats_seen(root: Path) -> list[str]:
         "voc": ("Annotations/*.xml", "annotations/*.xml", "*/*.xml", "*.xml"),
         "wider": ("wider_face_split", "*_bbx_gt.txt"),
     }
-    return [
-        name
-        for name, own in patterns.items()
-        if any(path.name != CONVERSION_RECORD for pattern in own for path in root.glob(pattern))
-    ]
+    return [name for name, own in patterns.items() if any(next(matching(root, pattern), None) for pattern in own)]
+
+
+def matching(root: Path, pattern: str) -> Iterator[Path]:
+    """What a glob pattern finds under ``root``, without the record that a conversion leaves there."""
+    return (path for path in root.glob(pattern) if path.name != CONVERSION_RECORD)
