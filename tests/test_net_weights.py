@@ -140,6 +140,19 @@ def test_reduced_fc_layout_brings_the_caffe_normaliser(network: FANet, tmp_path:
     assert network.normaliser.kind == "imagenet"
 
 
+def test_thirteen_convolutions_alone_leave_fc6_and_fc7_fresh(
+    network: FANet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {key: x for key, x in _reduced_fc().items() if int(key.split(".")[0]) < 30}
+    before = {key: x.clone() for key, x in network.trunk.state_dict().items()}
+    assert load_trunk_weights(network, _save(found, tmp_path / "vgg16.pth")) == "caffe"
+    after = network.trunk.state_dict()
+    _check_convolutions(after, found, "", 3)
+    for name in ("conv_fc6.weight", "conv_fc6.bias", "conv_fc7.weight", "conv_fc7.bias"):
+        assert torch.equal(after[name], before[name])
+    assert "fc6" in capsys.readouterr().out
+
+
 def test_safetensors_and_half_precision(network: FANet, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 

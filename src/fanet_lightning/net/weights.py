@@ -26,7 +26,8 @@ def load_trunk_weights(network: Network, source: str | Path | None) -> str:
         source: ``imagenet`` (torchvision's VGG16, with batch normalisation where the trunk has it; downloaded once),
             the path of a file, or None or ``none`` for no weights. A file is what ``torch.save`` or safetensors wrote,
             in torchvision's layout (``features.0.weight`` … ``classifier.3.bias``) or the reduced-fc one
-            (``0.weight`` … ``33.bias``, ``vgg16_reducedfc.pth``).
+            (``0.weight`` … ``33.bias``, ``vgg16_reducedfc.pth``), which may end with the thirteen convolutions
+            (``28.bias``): fc6 and fc7 then stay as they are, and a line says so.
 
     fc6 and fc7 of torchvision's layout are decimated as in SSD (§3.1): every fourth output, every third tap of 7×7.
     conv6_1 … conv7_2, where no weights exist, stay as they are.
@@ -56,7 +57,7 @@ def load_trunk_weights(network: Network, source: str | Path | None) -> str:
         where, found = str(source), _read_file(Path(source))
     if "features.0.weight" in found:
         kind, new = "imagenet", _from_torchvision(found, where, trunk)
-    elif f"{_REDUCED_FC6}.weight" in found:
+    elif "0.weight" in found:
         kind, new = "caffe", _from_reduced_fc(found, where, trunk)
     else:
         keys = ", ".join(list(found)[:3]) or "nothing"
@@ -149,8 +150,11 @@ def _from_torchvision(found: Mapping[str, Tensor], where: str, trunk: VggTrunk) 
 def _from_reduced_fc(found: Mapping[str, Tensor], where: str, trunk: VggTrunk) -> dict[str, Tensor]:
     if trunk.batch_norm:
         raise InputError(f"{where}: a VGG16 without batch normalisation; set model.batch_norm=false")
-    names = (*VGG_CONVOLUTIONS, "conv_fc6", "conv_fc7")
-    indices = (*_PLAIN, _REDUCED_FC6, _REDUCED_FC7)
+    names, indices = VGG_CONVOLUTIONS, _PLAIN
+    if any(key.startswith((f"{_REDUCED_FC6}.", f"{_REDUCED_FC7}.")) for key in found):
+        names, indices = (*names, "conv_fc6", "conv_fc7"), (*indices, _REDUCED_FC6, _REDUCED_FC7)
+    else:
+        print(f"{where}: the thirteen convolutions of VGG16; fc6 and fc7 start fresh")
     return {
         f"{name}.{part}": _get(found, f"{index}.{part}", where)
         for name, index in zip(names, indices, strict=True)
