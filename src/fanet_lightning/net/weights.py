@@ -150,7 +150,8 @@ def _from_torchvision(found: Mapping[str, Tensor], where: str, trunk: VggTrunk) 
 def _from_reduced_fc(found: Mapping[str, Tensor], where: str, trunk: VggTrunk) -> dict[str, Tensor]:
     if trunk.batch_norm:
         raise InputError(f"{where}: a VGG16 without batch normalisation; set model.batch_norm=false")
-    names, indices = VGG_CONVOLUTIONS, _PLAIN
+    names: tuple[str, ...] = VGG_CONVOLUTIONS
+    indices: tuple[int, ...] = _PLAIN
     if any(key.startswith((f"{_REDUCED_FC6}.", f"{_REDUCED_FC7}.")) for key in found):
         names, indices = (*names, "conv_fc6", "conv_fc7"), (*indices, _REDUCED_FC6, _REDUCED_FC7)
     else:
