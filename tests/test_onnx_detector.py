@@ -177,8 +177,8 @@ def test_evaluate_takes_an_exported_file(
     assert scores[0]["ap"]["easy"] > 0.1
     assert scores[1]["made_by"]["precision"] == "float32"
     for words, message in (
-        (["detection.nms_iou=0.5"], "detection.nms_iou=0.5: inside .* it is 0.3; give that, or export again"),
-        (["precision=bf16-mixed"], "precision=bf16-mixed: .*faces.onnx has its own; leave it out"),
+        (["detection.nms_iou=0.5"], "detection.nms_iou=0.5.* 0.3"),
+        (["precision=bf16-mixed"], "precision=bf16-mixed.*faces.onnx"),
     ):
         with pytest.raises(InputError, match=message):
             evaluate.main([f"checkpoint={onnx_file}", *data, *words])
