@@ -63,5 +63,5 @@ def test_boxes_are_computed_once_per_shape() -> None:
 
 
 def test_one_of_each_per_map() -> None:
-    with pytest.raises(ValueError, match="2 map shapes, 6 strides and 6 sizes"):
+    with pytest.raises(ValueError, match="2 map shapes"):
         AnchorGrid(((4, 4), (2, 2)))

@@ -126,7 +126,7 @@ def test_links_and_devices(tmp_path: Path, mode: int) -> None:
     info = zipfile.ZipInfo("W/link")
     info.external_attr = mode << 16
     archive = written(tmp_path / "w.zip", zipped_members([(info, b"/etc/passwd")]))
-    with pytest.raises(InputError, match="'W/link' is a symbolic link or a device"):
+    with pytest.raises(InputError, match="W/link"):
         members_of(archive, "W")
 
 
@@ -147,13 +147,13 @@ def test_a_name_twice(tmp_path: Path, second: str) -> None:
 
 
 def test_files_where_folders_belong(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="'a/b' is in a folder that is also a file"):
+    with pytest.raises(InputError, match="'a/b'"):
         members_of(written(tmp_path / "1.zip", zipped({"W/a": b"x", "W/a/b": b"x"})), "W")
-    with pytest.raises(InputError, match="'W' is a file where a folder belongs"):
+    with pytest.raises(InputError, match="'W'"):
         members_of(written(tmp_path / "2.zip", zipped({"W": b"x"})), "W")
     good = written(tmp_path / "3.zip", zipped(FILES))
     written(tmp_path / "W", b"a file")
-    with pytest.raises(InputError, match="W is a file where a folder belongs; move it away"):
+    with pytest.raises(InputError, match="W is a file"):
         unpack(good, members_of(good, "W"), tmp_path / "W", tmp_path / "work")
     (tmp_path / "V/images").mkdir(parents=True)
     written(tmp_path / "V/images/1--Riot", b"a file")
@@ -163,7 +163,7 @@ def test_files_where_folders_belong(tmp_path: Path) -> None:
 
 def test_bombs(tmp_path: Path) -> None:
     archive = written(tmp_path / "w.zip", zipped({"W/a.jpg": bytes(10**7)}, zipfile.ZIP_DEFLATED))
-    with pytest.raises(InputError, match="bytes claim to hold 10,000,000"):
+    with pytest.raises(InputError, match="10,000,000"):
         members_of(archive, "W")
 
 
@@ -179,7 +179,7 @@ def test_overlapping_members(tmp_path: Path) -> None:
     end = entries.index(b"PK\5\6")
     entries[end + 16 : end + 20] = struct.pack("<I", cut)  # where the directory begins
     archive = written(tmp_path / "w.zip", content[:cut] + bytes(entries))
-    with pytest.raises(InputError, match="claim to hold 18,000"):
+    with pytest.raises(InputError, match="18,000"):
         members_of(archive, "W")
 
 
@@ -187,7 +187,7 @@ def test_encrypted_members(tmp_path: Path) -> None:
     content = bytearray(zipped({"W/a.jpg": b"x"}))
     for mark, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
         content[content.index(mark) + offset] |= 1
-    with pytest.raises(InputError, match=r"'W/a\.jpg' is encrypted"):
+    with pytest.raises(InputError, match=r"W/a\.jpg.*encrypted"):
         members_of(written(tmp_path / "w.zip", bytes(content)), "W")
 
 
@@ -197,7 +197,7 @@ def test_a_member_larger_than_stated(tmp_path: Path) -> None:
     at = content.index(b"PK\1\2") + 24
     content[at : at + 4] = struct.pack("<I", 10)
     archive = written(tmp_path / "w.zip", bytes(content))
-    with pytest.raises(InputError, match=r"'W/a\.jpg' in it is damaged \(Bad CRC-32"):
+    with pytest.raises(InputError, match=r"W/a\.jpg.*Bad CRC-32"):
         unpack(archive, members_of(archive, "W"), tmp_path / "W", tmp_path / "work")
     assert not (tmp_path / "W").exists() and list((tmp_path / "work").iterdir()) == []
 
@@ -244,7 +244,7 @@ def test_damage_anywhere_is_named_or_harmless(tmp_path: Path, compression: int) 
 
 def test_only_the_archives_own_faults_make_it_unusable(tmp_path: Path) -> None:
     good, bad = written(tmp_path / "w.zip", zipped(FILES)), written(tmp_path / "b.zip", b"<html>")
-    with pytest.raises(UnusableArchive, match="delete it and fetch it again") as unusable:
+    with pytest.raises(UnusableArchive, match="delete it") as unusable:
         members_of(bad, "W")
     assert (unusable.value.fault, unusable.value.remedy) == (
         "not a readable zip (File is not a zip file)", "fetch it again"

@@ -235,15 +235,15 @@ def test_the_flip_does_not_hang_on_the_choice_of_the_sampling() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"crop": (0.0, 1.0)}, r"augment.crop=\[0.0, 1.0\]: give two shares"),
-        ({"crop": (0.3, 1.2)}, r"augment.crop=\[0.3, 1.2\]: give two shares"),
-        ({"crop": (0.9, 0.3)}, r"augment.crop=\[0.9, 0.3\]: give two numbers"),
-        ({"contrast": (1.5, 0.5)}, r"augment.contrast=\[1.5, 0.5\]: give two numbers"),
-        ({"flip": 1.5}, "augment.flip=1.5: give a probability"),
-        ({"expand_max": 0.5}, "augment.expand_max=0.5: give a factor"),
-        ({"hue": -1.0}, "augment.hue=-1.0: give a number"),
-        ({"fill": (1, 2)}, r"augment.fill=\[1, 2\]: give red, green and blue"),
-        ({"size": 0}, "augment.size=0: give a whole number"),
+        ({"crop": (0.0, 1.0)}, r"augment.crop=\[0.0, 1.0\]"),
+        ({"crop": (0.3, 1.2)}, r"augment.crop=\[0.3, 1.2\]"),
+        ({"crop": (0.9, 0.3)}, r"augment.crop=\[0.9, 0.3\]"),
+        ({"contrast": (1.5, 0.5)}, r"augment.contrast=\[1.5, 0.5\]"),
+        ({"flip": 1.5}, "augment.flip=1.5"),
+        ({"expand_max": 0.5}, "augment.expand_max=0.5"),
+        ({"hue": -1.0}, "augment.hue=-1.0"),
+        ({"fill": (1, 2)}, r"augment.fill=\[1, 2\]"),
+        ({"size": 0}, "augment.size=0"),
     ],
 )
 def test_settings_out_of_range_are_named(changes: dict[str, Any], message: str) -> None:

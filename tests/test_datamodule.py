@@ -278,7 +278,7 @@ def test_ranks_change_nothing(root: Path) -> None:
     val = [[b.image_ids[0] for b in attached(module_of(root), rank, 2).val_dataloader()] for rank in range(2)]
     assert [len(share) for share in val] == [3, 2]
     assert sorted(val[0] + val[1]) == sorted(record.image_id for record in module_of(root).val_records)
-    with pytest.raises(InputError, match="batch_size=4 is the total over 3 devices"):
+    with pytest.raises(InputError, match="batch_size=4"):
         attached(module_of(root), 0, 3).train_dataloader()
 
 
@@ -457,7 +457,7 @@ def test_official_ground_truth_is_found_and_selected(root: Path, tmp_path: Path)
     assert source.ground_truth().image_ids == ("0--Parade/0_Parade_001", "0--Parade/0_Parade_002")
     assert source.ground_truth().faces_per_setting == {"easy": 0, "medium": 2, "hard": 2}
     # A folder that is about other images says so.
-    with pytest.raises(InputError, match="does not fit the validation images"):
+    with pytest.raises(InputError, match="fit the validation images"):
         WiderFaceSource(root, ground_truth=tmp_path / "ground_truth").ground_truth()
 
 
@@ -466,9 +466,9 @@ def test_training_and_validation_lists_share_no_image(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("0--Parade/0_Parade_000\n0--Parade/0_Parade_001\n")
     (tmp_path / "b.txt").write_text("0--Parade/0_Parade_001\n0--Parade/0_Parade_002\n")
     part = {name: {"split": "val", "images": tmp_path / f"{name}.txt"} for name in "ab"}
-    with pytest.raises(InputError, match=r"1 images are both trained and validated on, the first is .*_001"):
+    with pytest.raises(InputError, match=r"1 images .*_001"):
         WiderFaceSource(tmp_path, train=part["a"], val=part["b"]).train()
-    with pytest.raises(InputError, match="2 images are both"):
+    with pytest.raises(InputError, match="2 images"):
         WiderFaceSource(tmp_path, train=part["a"]).train()
     (tmp_path / "b.txt").write_text("0--Parade/0_Parade_003\n")
     source = WiderFaceSource(tmp_path, train=part["a"], val=part["b"])
@@ -478,7 +478,7 @@ def test_training_and_validation_lists_share_no_image(tmp_path: Path) -> None:
 def test_mistakes(root: Path) -> None:
     with pytest.raises(InputError, match="workers=-1"):
         module_of(root, workers=-1)
-    with pytest.raises(InputError, match=r"augment\.size=32 but input_size=640"):
+    with pytest.raises(InputError, match=r"augment\.size=32.*input_size=640"):
         module_of(root, input_size=640)
     with pytest.raises(ValueError, match="augment=None"):
         module_of(root, augment=None).train_dataloader()

@@ -43,7 +43,7 @@ def test_a_job_waits_for_a_device_and_holds_none_meanwhile(tmp_path: Path, monke
 
 def test_more_than_there_are_is_refused(tmp_path: Path) -> None:
     with (
-        pytest.raises(InputError, match=r"trainer.devices=3: this machine has 2 CUDA devices"),
+        pytest.raises(InputError, match=r"trainer.devices=3.* 2 "),
         claimed(["0", "1"], 3, tmp_path),
     ):
         pass

@@ -401,7 +401,7 @@ def test_a_wrong_file_of_unknown_size_that_the_server_cannot_go_on_with(server: 
 def test_a_folder_that_takes_nothing(server: FileServer, tmp_path: Path) -> None:
     url = server.serve("/a.zip", Answer(CONTENT))
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"file/sub: cannot be written \(Not a directory\)"):
+    with pytest.raises(InputError, match=r"file/sub.*Not a directory"):
         fetch(remote(url), tmp_path / "file" / "sub")
 
 
@@ -478,7 +478,7 @@ def test_space_is_asked_for_where_the_folder_will_be(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(disk_space.shutil, "disk_usage", usage)
     check_space(tmp_path / "not/yet", 5000, "fetching")
-    with pytest.raises(InputError, match=r"fetching takes 5\.1 kB, .* has 5 kB free; make room"):
+    with pytest.raises(InputError, match=r"5\.1 kB.* 5 kB"):
         check_space(tmp_path / "not/yet", 5100, "fetching")
     assert asked == [tmp_path, tmp_path]
 

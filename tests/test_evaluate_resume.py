@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import fanet_lightning
+from fanet_lightning.config import config_dir
 from fanet_lightning.net.build import build_network
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills with SIGKILL")
@@ -53,10 +56,10 @@ def words(folder: Path, out: str, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-def run(arguments: list[str]) -> "subprocess.CompletedProcess[str]":
+def run(arguments: list[str], **environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, *arguments], capture_output=True, text=True, check=False, timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )  # fmt: skip
 
 
@@ -104,3 +107,23 @@ def test_other_settings_begin_anew(folder: Path) -> None:
     assert "going on" not in done.stdout
     rows = [int(path.read_text().splitlines()[1]) for path in (folder / "other/predictions").rglob("*.txt")]
     assert len(rows) == IMAGES and max(rows) <= 40
+
+
+@pytest.mark.slow
+def test_other_code_begins_anew(folder: Path, tmp_path: Path) -> None:
+    """A word changed in any module, here one that no detection depends on; what is no code does not count."""
+    package = Path(fanet_lightning.__file__).parent
+    copied = tmp_path / "src" / "fanet_lightning"
+    shutil.copytree(package, copied, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
+    shutil.copytree(config_dir(), tmp_path / "conf")
+    command, path = words(folder, "code"), str(tmp_path / "src")
+    killed = run(["-c", KILLED.format(images=4), *command], PYTHONPATH=path)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (copied / "notes.txt").write_text("no code")
+    killed = run(["-c", KILLED.format(images=2), *command], PYTHONPATH=path)
+    assert killed.returncode == -signal.SIGKILL and "3 images" in killed.stdout, killed.stdout
+    changed = next(copied.rglob("report.py"), copied / "report/__main__.py")
+    changed.write_text(changed.read_text() + "# a word\n")
+    done = run(["-m", "fanet_lightning.evaluate", *command], PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+    assert "(code)" in done.stdout and "3 images" not in done.stdout

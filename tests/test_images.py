@@ -236,7 +236,7 @@ def test_truncated_sixteen_bit_png(tmp_path: Path) -> None:
 
 
 def test_what_is_no_image_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableImage, match=r"absent\.jpg cannot be read as an image: No such file"):
+    with pytest.raises(UnreadableImage, match=r"absent\.jpg.*No such file"):
         read_image_rgb(tmp_path / "absent.jpg")
     with pytest.raises(UnreadableImage, match="Is a directory"):
         read_image_rgb(tmp_path)
@@ -245,13 +245,13 @@ def test_what_is_no_image_is_named(tmp_path: Path) -> None:
         read_image_rgb(tmp_path / "empty.jpg")
     with zipfile.ZipFile(tmp_path / "zip.jpg", "w") as archive:
         archive.writestr("a", "b")
-    with pytest.raises(UnreadableImage, match=r"not an image file \(it begins with b'PK"):
+    with pytest.raises(UnreadableImage, match=r"b'PK"):
         read_image_rgb(tmp_path / "zip.jpg")
     (tmp_path / "text.jpg").write_text("<html>404</html>")
-    with pytest.raises(UnreadableImage, match="begins with b'<htm'"):
+    with pytest.raises(UnreadableImage, match="b'<htm'"):
         read_image_rgb(str(tmp_path / "text.jpg"))
     saved(tmp_path / "float.tif", Image.fromarray(np.zeros((4, 4), np.float32)))
-    with pytest.raises(UnreadableImage, match="convert it to 8 bits"):
+    with pytest.raises(UnreadableImage, match="8 bits"):
         read_image_rgb(tmp_path / "float.tif")
 
 
@@ -260,7 +260,7 @@ def test_heic_asks_for_its_plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     path = tmp_path / "phone.heic"
     path.write_bytes(b"\x00\x00\x00\x1cftypheic\x00\x00\x00\x00mif1heic" + bytes(100))
     for read in (read_image_rgb, read_image_size, check_image):
-        with pytest.raises(UnreadableImage, match=r"phone\.heic .*: HEIC needs a plug-in \(pip install pillow-heif\)"):
+        with pytest.raises(UnreadableImage, match=r"phone\.heic .*pillow-heif"):
             read(path)
     # An AVIF may call itself by the same brand; Pillow reads that one itself.
     monkeypatch.setattr(images, "is_heic", lambda _: True)

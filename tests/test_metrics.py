@@ -273,15 +273,15 @@ SCORE = torch.tensor([0.5])
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ((["a"], [ONE, ONE], [SCORE]), r"1 image ids, but tensors of \[2, 1, 1\] images"),
+        ((["a"], [ONE, ONE], [SCORE]), r"\[2, 1, 1\]"),
         (("a", [ONE], [SCORE]), "1 image ids"),
-        (([3], [ONE], [SCORE]), "image id 3 is no text"),
-        (([""], [ONE], [SCORE]), "image id '' is no text"),
-        ((["a"], [ONE[0]], [SCORE]), r"a: boxes \(4,\) and scores \(1,\), need \(n, 4\), \(n,\)"),
-        ((["a"], [ONE], [SCORE[:0]]), r"a: boxes \(1, 4\) and scores \(0,\)"),
-        ((["a"], [ONE * float("nan")], [SCORE]), "a: a box or scores that is not finite, or a negative side"),
-        ((["a"], [ONE], [SCORE / 0]), "a: a box or scores that is not finite"),
-        ((["a"], [-ONE], [SCORE]), "a: a box or scores that is not finite, or a negative side"),
+        (([3], [ONE], [SCORE]), "image id 3"),
+        (([""], [ONE], [SCORE]), "image id ''"),
+        ((["a"], [ONE[0]], [SCORE]), r"a: .*\(4,\).*\(1,\)"),
+        ((["a"], [ONE], [SCORE[:0]]), r"a: .*\(1, 4\).*\(0,\)"),
+        ((["a"], [ONE * float("nan")], [SCORE]), "a: .*finite"),
+        ((["a"], [ONE], [SCORE / 0]), "a: .*finite"),
+        ((["a"], [-ONE], [SCORE]), "a: .*finite"),
     ],
 )
 def test_mistakes_are_named_and_leave_nothing_behind(given: Any, message: str) -> None:
@@ -293,19 +293,19 @@ def test_mistakes_are_named_and_leave_nothing_behind(given: Any, message: str) -
 
 def test_more_mistakes(images: list[Shown]) -> None:
     metric = metrics(images)["wider"]
-    with pytest.raises(ValueError, match="image 'x' is not in the ground truth"):
+    with pytest.raises(ValueError, match="'x'"):
         metric.update([images[0].image_id, "x"], [ONE, ONE], [SCORE, SCORE])
     assert metric.names == []
-    with pytest.raises(ValueError, match="faces_xyxy are needed where no ground truth was given, and only there"):
+    with pytest.raises(ValueError, match="faces_xyxy"):
         metric.update([images[0].image_id], [ONE], [SCORE], [ONE])
-    with pytest.raises(ValueError, match="faces_xyxy are needed"):
+    with pytest.raises(ValueError, match="faces_xyxy"):
         WiderFaceAP().update(["a"], [ONE], [SCORE])
-    with pytest.raises(ValueError, match="ignored without faces_xyxy"):
+    with pytest.raises(ValueError, match="ignored"):
         metric.update([images[0].image_id], [ONE], [SCORE], None, [torch.tensor([True])])
-    with pytest.raises(ValueError, match=r"a: boxes \(1, 4\) and ignored \(2,\)"):
+    with pytest.raises(ValueError, match=r"a: .*\(1, 4\).*\(2,\)"):
         WiderFaceAP().update(["a"], [ONE], [SCORE], [ONE], [torch.tensor([True, False])])
     truth = CocoGroundTruth.from_faces({"a": ([], None)})
     two = CocoGroundTruth(("a",), ("x", "y"), truth.starts, truth.boxes_xywh, truth.category, truth.areas, truth.crowd)
-    with pytest.raises(ValueError, match="ground truth of 2 categories, need one"):
+    with pytest.raises(ValueError, match="2 categories"):
         CocoAP(two)
     assert FddbRoc(metrics(images)["fddb"].ground_truth, ellipses="inscribed").benchmark.ellipses == "inscribed"

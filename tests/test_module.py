@@ -71,7 +71,7 @@ def test_a_non_finite_step_moves_no_weight_and_names_its_images(
 
 def test_training_ends_with_advice_when_every_step_is_lost(tmp_path: Path) -> None:
     module = Recorded(poisoned=tuple(range(60)), network=NETWORK, optim=OPTIM, batch_size=2)
-    with pytest.raises(InputError, match=r"50 steps in a row had no finite gradient.*lower optim\.lr"):
+    with pytest.raises(InputError, match=r"50 steps.*optim\.lr"):
         fit(module, 60, tmp_path)
 
 
@@ -108,7 +108,7 @@ def test_weight_decay_can_spare_biases_norms_and_scales() -> None:
 
 
 def test_unknown_optimiser_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"optim\.name=adam is unknown; take sgd or adamw"):
+    with pytest.raises(InputError, match=r"optim\.name=adam.*adamw"):
         fit(FaceDetectionModule(NETWORK, optim={"name": "adam"}), 1, tmp_path)
 
 

@@ -221,16 +221,16 @@ def test_a_number_is_stored_with_all_its_settings() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_pixels": 0}, "protocol.max_pixels=0; give the pixels of the largest pass, at least 1"),
+        ({"max_pixels": 0}, "protocol.max_pixels=0"),
         ({"max_pixels": "many"}, "protocol.max_pixels=many"),
         ({"max_pixels": math.nan}, "protocol.max_pixels=nan"),
-        ({"tile_pixels": 1_000_000}, "protocol.tile_pixels=1000000; give auto, a number of at least 1982464, or null"),
-        ({"vote_iou": 0}, "protocol.vote_iou=0; give an overlap above 0 and at most 1"),
+        ({"tile_pixels": 1_000_000}, "protocol.tile_pixels=1000000.*1982464"),
+        ({"vote_iou": 0}, "protocol.vote_iou=0"),
         ({"vote_iou": 1.5}, "protocol.vote_iou=1.5"),
         ({"keep": -1}, "protocol.keep=-1"),
         ({"keep": True}, "protocol.keep=True"),
-        ({"keep_singles": "no"}, "protocol.keep_singles=no; give true or false"),
-        ({"size": 640}, "protocol.size is unknown; protocol mine takes max_pixels, tile_pixels, vote_iou, keep,"),
+        ({"keep_singles": "no"}, "protocol.keep_singles=no"),
+        ({"size": 640}, r"protocol\.size.*max_pixels"),
     ],
 )
 def test_mistakes_in_the_settings(settings: dict[str, Any], message: str) -> None:
@@ -239,9 +239,7 @@ def test_mistakes_in_the_settings(settings: dict[str, Any], message: str) -> Non
 
 
 def test_an_unknown_key_of_a_single_scale() -> None:
-    with pytest.raises(
-        InputError, match=r"protocol\.max_pixels is unknown; protocol short640 takes kind, size, max_long, tile_pixels"
-    ):
+    with pytest.raises(InputError, match=r"protocol\.max_pixels.*short640.*max_long"):
         build_protocol({"name": "short640", "kind": "short", "size": 640, "max_pixels": 4})
 
 

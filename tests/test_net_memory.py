@@ -53,7 +53,7 @@ def test_a_pass_faults_in_a_tenth_of_the_pages_and_gives_the_same() -> None:
 
 @pytest.mark.parametrize("value", [0, -1, 2**31])
 def test_sizes_that_the_switch_cannot_take(value: int) -> None:
-    with pytest.raises(ValueError, match=rf"kept_bytes={value}: give 1 … 2147483647"):
+    with pytest.raises(ValueError, match=rf"kept_bytes={value}"):
         keep_activation_memory(value)
 
 

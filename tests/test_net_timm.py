@@ -226,7 +226,7 @@ def test_models_that_will_not_do(timm: FakeTimm, name: str, message: str) -> Non
 
 
 def test_width_that_is_no_factor(timm: FakeTimm) -> None:
-    with pytest.raises(InputError, match=r"model\.width=0: give a factor above 0"):
+    with pytest.raises(InputError, match=r"model\.width=0"):
         _network("plain", width=0)
 
 
@@ -258,10 +258,10 @@ def test_trained_weights_bring_their_normaliser(timm: FakeTimm) -> None:
 
 
 def test_no_trained_weights(timm: FakeTimm) -> None:
-    with pytest.raises(InputError, match=r"weights=imagenet: timm has no weights for nhwc; use weights=null"):
+    with pytest.raises(InputError, match=r"weights=imagenet.*nhwc"):
         load_trunk_weights(_network("nhwc"), "imagenet")
     network = _network("plain")
-    with pytest.raises(InputError, match=r"weights=a.pth: with model.backbone=plain give imagenet, or none"):
+    with pytest.raises(InputError, match=r"weights=a.pth.*model.backbone=plain"):
         load_trunk_weights(network, "a.pth")
     assert load_trunk_weights(network, None) == "imagenet"
 
@@ -307,11 +307,11 @@ def test_models_of_timm(name: str, channels: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("rsnet18", "did you mean resnet18"),
-        ("vit_tiny_patch16_224", "its maps have stride 16, and 4, 8, 16 and 32 are needed"),
-        ("swin_tiny_patch4_window7_224", "does not take images of any multiple of 32"),
-        ("inception_v3", r"its map of stride 4 is \(192, 20, 36\)"),
-        ("resnet18.nope", r"timm gives no feature maps of it \(Invalid pretrained tag \(nope\) for resnet18.\)"),
+        ("rsnet18", "resnet18"),
+        ("vit_tiny_patch16_224", "stride 16"),
+        ("swin_tiny_patch4_window7_224", "multiple of 32"),
+        ("inception_v3", r"\(192, 20, 36\)"),
+        ("resnet18.nope", r"Invalid pretrained tag \(nope\)"),
     ],
 )
 def test_models_of_timm_that_will_not_do(name: str, message: str) -> None:

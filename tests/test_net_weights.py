@@ -205,7 +205,7 @@ def test_imagenet_from_the_cache_and_offline(hub: Path, batch_norm: bool, name: 
 
 
 def test_narrow_networks_take_no_weights() -> None:
-    with pytest.raises(InputError, match=r"^weights=imagenet: they fit model.width=1.0, not 0.25; use weights=none$"):
+    with pytest.raises(InputError, match=r"weights=imagenet.*model.width=1.0.* 0.25"):
         load_trunk_weights(build_network(level=1, width=0.25), "imagenet")
 
 
@@ -244,7 +244,7 @@ def test_wrong_contents_leave_the_network_alone(network: FANet, tmp_path: Path, 
 @pytest.mark.parametrize("content", [_torchvision(), _reduced_fc()], ids=["torchvision", "reduced-fc"])
 def test_a_network_with_batch_norm_wants_weights_with_it(tmp_path: Path, content: dict[str, Tensor]) -> None:
     network = FANet(level=1, batch_norm=True)
-    with pytest.raises(InputError, match=r"without batch normalisation.*set model.batch_norm=false"):
+    with pytest.raises(InputError, match=r"model\.batch_norm=false"):
         load_trunk_weights(network, _save(content, tmp_path / "plain.pth"))
 
 
@@ -268,7 +268,7 @@ def test_pickled_code_is_not_run(network: FANet, tmp_path: Path) -> None:
 
     path = tmp_path / "evil.pth"
     path.write_bytes(pickle.dumps({"features.0.weight": Malice()}, protocol=2))
-    with pytest.raises(InputError, match="not a readable weight file"):
+    with pytest.raises(InputError, match="weight file"):
         load_trunk_weights(network, path)
     assert not (tmp_path / "was_here").exists()
 

@@ -1,6 +1,5 @@
 """``FaceDetector.from_onnx``: the Python API over onnxruntime, ``evaluate`` with an exported file, foreign files."""
 
-import re
 import sys
 import zipfile
 from pathlib import Path
@@ -79,7 +78,7 @@ def test_an_image_beyond_memory_is_refused(exported: FaceDetector, monkeypatch: 
 
     # 512 × 600 pixels; a pixel takes 84 bytes, and half of what there is may be taken.
     assert detect(52_000_000) == 2 and detect(None) == 2
-    with pytest.raises(InputError, match="an image of 600 × 512 pixels at test scale: too large for memory"):
+    with pytest.raises(InputError, match="600 × 512 pixels"):
         detect(51_000_000)
 
 
@@ -91,7 +90,7 @@ def test_onnxruntime_out_of_memory_is_said(exported: FaceDetector, monkeypatch: 
             raise RuntimeError(self.text)
 
     images = np.zeros((2, 3, 20, 30), np.uint8)
-    with pytest.raises(InputError, match=r"2 images of 20 × 30 pixels at test scale: too large .*bad allocation"):
+    with pytest.raises(InputError, match=r"2 images of 20 × 30 pixels.*bad allocation"):
         onnx_detector.run(Session(), images)
     Session.text = "something else"
     with pytest.raises(RuntimeError, match="something else"):
@@ -110,10 +109,10 @@ def test_files_of_something_else(tmp_path: Path) -> None:
     torch.save({"a": 1}, pickled)
     (tmp_path / "empty.onnx").write_bytes(b"")
     for name in ("text", "zip", "pickle", "empty"):
-        with pytest.raises(InputError, match=rf"{name}\.onnx is no ONNX file that onnxruntime") as raised:
+        with pytest.raises(InputError, match=rf"{name}\.onnx") as raised:
             FaceDetector.from_onnx(tmp_path / f"{name}.onnx")
         assert "\n" not in str(raised.value)
-    with pytest.raises(InputError, match=r"no ONNX file at .*absent\.onnx"):
+    with pytest.raises(InputError, match=r"absent\.onnx"):
         FaceDetector.from_onnx(tmp_path / "absent.onnx")
 
 
@@ -124,36 +123,36 @@ def test_an_onnx_file_of_another_program(tmp_path: Path) -> None:
     model = onnx.parser.parse_model(text)
     path = tmp_path / "relu.onnx"
     onnx.save(model, path)
-    with pytest.raises(InputError, match=re.escape("relu.onnx is not of fanet_lightning.export; export a model")):
+    with pytest.raises(InputError, match=r"relu\.onnx.*fanet_lightning\.export"):
         FaceDetector.from_onnx(path)
     entries = {"format_version": "1", "detection": "{}", "network": "{}", "bytes_per_pixel": "1",
                "training_images": "null"}  # fmt: skip
     onnx.helper.set_model_props(model, {f"fanet_lightning.{key}": value for key, value in entries.items()})
     onnx.save(model, path)
-    with pytest.raises(InputError, match=r"relu.onnx: input \['x'\] and outputs \['y'\] are not those of an export"):
+    with pytest.raises(InputError, match=r"relu.onnx.*\['x'\].*\['y'\]"):
         FaceDetector.from_onnx(path)
     onnx.helper.set_model_props(model, {"fanet_lightning.format_version": "2", "fanet_lightning.package_version": "9"})
     onnx.save(model, path)
-    with pytest.raises(InputError, match=r"is of format 2, written by fanet-lightning 9; .*install a newer one"):
+    with pytest.raises(InputError, match=r"format 2.*fanet-lightning 9"):
         FaceDetector.from_onnx(path)
     onnx.helper.set_model_props(model, {"fanet_lightning.format_version": "1"})
     onnx.save(model, path)
-    with pytest.raises(InputError, match="its metadata are damaged"):
+    with pytest.raises(InputError, match="metadata"):
         FaceDetector.from_onnx(path)
 
 
 def test_refused_options(onnx_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="device=tpu is unknown; take auto, cpu or cuda"):
+    with pytest.raises(InputError, match=r"device=tpu.*cuda"):
         FaceDetector.from_onnx(onnx_file, device="tpu")
-    with pytest.raises(InputError, match="batch_size=0; give 1 or more"):
+    with pytest.raises(InputError, match="batch_size=0"):
         FaceDetector.from_onnx(onnx_file, batch_size=0)
     import onnxruntime
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(InputError, match="device=cuda: this onnxruntime has no CUDA; pip install onnxruntime-gpu"):
+    with pytest.raises(InputError, match=r"device=cuda.*onnxruntime-gpu"):
         FaceDetector.from_onnx(onnx_file, device="cuda")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(InputError, match=r"needs the package onnxruntime; pip install 'fanet-lightning\[export\]'"):
+    with pytest.raises(InputError, match=r"onnxruntime.*fanet-lightning\[export\]"):
         FaceDetector.from_onnx(onnx_file)
 
 
@@ -178,8 +177,8 @@ def test_evaluate_takes_an_exported_file(
     assert scores[0]["ap"]["easy"] > 0.1
     assert scores[1]["made_by"]["precision"] == "float32"
     for words, message in (
-        (["detection.nms_iou=0.5"], "detection.nms_iou=0.5: inside .* it is 0.3; give that, or export again"),
-        (["precision=bf16-mixed"], "precision=bf16-mixed: .*faces.onnx has its own; leave it out"),
+        (["detection.nms_iou=0.5"], "detection.nms_iou=0.5.* 0.3"),
+        (["precision=bf16-mixed"], "precision=bf16-mixed.*faces.onnx"),
     ):
         with pytest.raises(InputError, match=message):
             evaluate.main([f"checkpoint={onnx_file}", *data, *words])

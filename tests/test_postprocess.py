@@ -184,7 +184,7 @@ def test_half_precision_heads_are_read_in_float32() -> None:
 def test_mistakes() -> None:
     with pytest.raises(ValueError, match="no hierarchy"):
         detect(NetworkOutput([], []), GRID)
-    with pytest.raises(ValueError, match="40 anchors, a grid of 39"):
+    with pytest.raises(ValueError, match=r"40.*39"):
         detect(heads_with({}, anchors=40), GRID)
-    with pytest.raises(ValueError, match="top_k=5000, keep=-1"):
+    with pytest.raises(ValueError, match="keep=-1"):
         detect(heads_with({}), GRID, keep=-1)

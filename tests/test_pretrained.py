@@ -255,7 +255,7 @@ def test_scores_travel_and_are_computed_again_by_the_cards_command(
     scores["made_by"]["checkpoint_sha256"] = "f" * 64
     (tmp_path / "scored/scores.json").write_text(json.dumps(scores))
     before = (tmp_path / "mine/README.md").read_bytes()
-    with pytest.raises(InputError, match=r"scored is about other weights \(sha256 ffffffffffff…\); evaluate this"):
+    with pytest.raises(InputError, match=r"scored.*ffffffffffff"):
         package.main([f"checkpoint={checkpoint}", "out=mine", "name=mine", "scores=[scored]"])
     assert (tmp_path / "mine/README.md").read_bytes() == before
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
@@ -269,24 +269,24 @@ def test_a_checkpoint_that_names_no_images_needs_a_list(package: Any, checkpoint
     del content["training_images"]
     torch.save(content, tmp_path / "old.ckpt")
     words = [f"checkpoint={tmp_path / 'old.ckpt'}", f"out={tmp_path / 'out'}", "name=a"]
-    with pytest.raises(InputError, match=r"old.ckpt does not name its training images; give training_images=LIST"):
+    with pytest.raises(InputError, match=r"old.ckpt.*training_images=LIST"):
         package.main(words)
     (tmp_path / "list.txt").write_text("e/a.jpg\ne/b.jpg\n")
     assert package.main([*words, f"training_images={tmp_path / 'list.txt'}", "data=wider_face", "split=train"]) == 0
     (part,) = load_model(tmp_path / "out").training_images or []
     assert (part.data, part.split, len(part.image_ids)) == ("wider_face", "train", 2)
-    with pytest.raises(InputError, match="names its training images itself; leave training_images out"):
+    with pytest.raises(InputError, match="leave training_images out"):
         package.main([f"checkpoint={checkpoint}", *words[1:], f"training_images={tmp_path / 'list.txt'}"])
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["chekpoint=a"], "'chekpoint=a' is none of checkpoint=…, out=…"), (["name"], "'name' is none of"),
-        (["checkpoint=a", "name=b"], "out=… must be given"),
-        (["checkpoint=a", "name=b", "out=c", "half=maybe"], "half=maybe is"),
-        (["checkpoint=a", "name=b", "out=c", "data=d"], "give the list as well"),
-        (["checkpoint=nothing.ckpt", "name=b", "out=c"], "no checkpoint at nothing.ckpt"),
+        (["chekpoint=a"], "'chekpoint=a'.*checkpoint="), (["name"], "'name'"),
+        (["checkpoint=a", "name=b"], "out="),
+        (["checkpoint=a", "name=b", "out=c", "half=maybe"], "half=maybe"),
+        (["checkpoint=a", "name=b", "out=c", "data=d"], "list"),
+        (["checkpoint=nothing.ckpt", "name=b", "out=c"], "nothing.ckpt"),
     ],
 )  # fmt: skip
 def test_mistaken_words(
@@ -326,23 +326,23 @@ def cut(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (edit(format_version=2, package_version="9.1"), r"config.json is of format 2, written by fanet-lightning 9.1"),
-        (edit(format="other"), "config.json is of another program"),
-        (edit(network=None), "network is None, no options"),
-        (edit(network={**NETWORK, "novelty": 1}), "novelty.*the model may be of another version"),
+        (edit(format_version=2, package_version="9.1"), r"config.json.*format 2.*9.1"),
+        (edit(format="other"), "config.json"),
+        (edit(network=None), "network.*None"),
+        (edit(network={**NETWORK, "novelty": 1}), "novelty"),
         (edit(network={**NETWORK, "level": 9}), "level=9"),
-        (edit(network={**NETWORK, "width": 0.125}), r"the weights do not fit .*\(.* is \(.*\) and not \(.*\)\)"),
-        (edit(network={**NETWORK, "level": 3}), r"\d+ are missing, e.g. levels.3"),
-        (edit(network={**NETWORK, "level": 1}), r"54 are unknown, e.g. heads.2.conv3_3.bias\)"),
-        (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON"),
-        (lambda folder: (folder / "config.json").write_bytes(b"\xff"), "config.json is not JSON"),
-        (cut, "model.safetensors is no whole safetensors file"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"\x80\x04pickle"), "is no whole safetensors file"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b""), "is no whole safetensors file"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing; fetch"),
-        (weights(lambda w: w.pop("trunk.conv3_3.weight")), r"1 are missing, e.g. trunk.conv3_3.weight"),
-        (weights(lambda w: w.update(more=torch.zeros(1))), r"1 are unknown, e.g. more"),
-        (weights(lambda w: w["trunk.conv3_3.weight"].fill_(float("nan"))), "conv3_3.weight holds values that are not"),
+        (edit(network={**NETWORK, "width": 0.125}), r"weights.*\(.* \(.*\).* \(.*\)"),
+        (edit(network={**NETWORK, "level": 3}), r"\d+ .* levels\.3"),
+        (edit(network={**NETWORK, "level": 1}), r"54 .*heads.2.conv3_3.bias"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json.*JSON"),
+        (lambda folder: (folder / "config.json").write_bytes(b"\xff"), "config.json.*JSON"),
+        (cut, "model.safetensors"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\x80\x04pickle"), "model.safetensors"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b""), "model.safetensors"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors.*missing"),
+        (weights(lambda w: w.pop("trunk.conv3_3.weight")), r"1 .*trunk.conv3_3.weight"),
+        (weights(lambda w: w.update(more=torch.zeros(1))), r"1 .* more"),
+        (weights(lambda w: w["trunk.conv3_3.weight"].fill_(float("nan"))), "conv3_3.weight"),
         (lambda folder: (folder / "training_images.txt").write_text("# none\n"), "names no image"),
     ],
 )
@@ -370,13 +370,11 @@ def test_what_a_name_stands_for(model: Path, checkpoint: Path, tmp_path: Path, m
     assert locate("tiny") == model and locate("./tiny").resolve() == tmp_path / "tiny"
     assert locate(str(model / "model.safetensors")) == model and locate(checkpoint) == checkpoint
     assert pretrained.name_of(model) == "tiny" and pretrained.name_of(checkpoint) == "my run"
-    with pytest.raises(InputError, match=r"no checkpoint at tinny; give a .ckpt file .*did you mean tiny\?"):
+    with pytest.raises(InputError, match=r"tinny.*\btiny\b"):
         locate("tinny")
-    with pytest.raises(InputError, match=r"is a folder, but not a model's .*give .*checkpoints/best.ckpt"):
+    with pytest.raises(InputError, match=r"folder.*checkpoints/best.ckpt"):
         locate(checkpoint.parent.parent)
-    with pytest.raises(
-        InputError, match=r"is a folder, but not a model's .*give a .ckpt file, or a folder with config"
-    ):
+    with pytest.raises(InputError, match=r"folder.*config"):
         locate(tmp_path)
     # No name on the hub: a mistaken path.
     for name in ("runs/last.ckpt", "/nowhere/model", "a/b/c", "./a/b", "tiny/a"):
@@ -445,11 +443,11 @@ def test_a_model_comes_from_the_hub_without_anything_that_could_run(
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        ("LocalEntryNotFoundError", r"cannot be fetched from the Hugging Face hub \(The first line.\); check the conn"),
-        ("HfHubHTTPError", "cannot be fetched"),
-        ("RepositoryNotFoundError", "there is no file or folder a/b@c, and no model of that name on the hub"),
-        ("RevisionNotFoundError", "a/b on the hub has no revision c"),
-        ("HFValidationError", "a/b@c is no name of a model"),
+        ("LocalEntryNotFoundError", r"\(The first line.\)"),
+        ("HfHubHTTPError", "a/b"),
+        ("RepositoryNotFoundError", "a/b@c"),
+        ("RevisionNotFoundError", "a/b.*revision c"),
+        ("HFValidationError", "a/b@c"),
     ],
 )
 def test_what_the_hub_may_say(error: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -461,13 +459,13 @@ def test_what_the_hub_may_say(error: str, message: str, monkeypatch: pytest.Monk
 
 def test_a_hub_model_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Fake(tmp_path).install(monkeypatch)
-    with pytest.raises(InputError, match=r"a/b on the hub holds no config.json"):
+    with pytest.raises(InputError, match=r"a/b.*config\.json"):
         locate("a/b")
 
 
 def test_without_the_package_for_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(InputError, match=r"a/b is neither a file, a folder nor a shipped model; .*install"):
+    with pytest.raises(InputError, match=r"a/b.*install"):
         locate("a/b")
 
 

@@ -51,11 +51,11 @@ def test_names_people_use() -> None:
     assert method_name("s3fd") == "SFD"
     assert method_name("fanet") == "FANet"
     assert method_name("FAN") == "FAN"  # Face Attention Network, another paper
-    with pytest.raises(InputError, match="'FANnet' has no published curve on WIDER FACE val: did you mean 'FANet'"):
+    with pytest.raises(InputError, match=r"'FANnet'.*'FANet'"):
         method_name("FANnet")
-    with pytest.raises(InputError, match="split 'train' has no published curves"):
+    with pytest.raises(InputError, match="split 'train'"):
         published_methods("train")
-    with pytest.raises(InputError, match="setting 'all' is none of easy, medium, hard"):
+    with pytest.raises(InputError, match=r"setting 'all'.*hard"):
         published_curve("FANet", "val", "all")
 
 

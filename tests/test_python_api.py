@@ -144,7 +144,7 @@ def test_the_channel_order_of_arrays_and_tensors_is_told(detector: FaceDetector,
     # A file knows its own.
     Image.fromarray(bgr).save(tmp_path / "a.png")
     check(detector.detect(tmp_path / "a.png", channel_order="bgr"), 40, 12, 5)
-    with pytest.raises(InputError, match="channel_order='gbr'; take 'rgb', or 'bgr' for what OpenCV reads"):
+    with pytest.raises(InputError, match=r"channel_order='gbr'.*'bgr'"):
         detector.detect(bgr, channel_order="gbr")  # type: ignore[call-overload]
 
 
@@ -197,27 +197,27 @@ FLOATS = "bring it to 0 … 255 and round it"
     ("image", "message"),
     [
         (np.zeros((8, 8, 3)), rf"array must be \(H, W, 3\) uint8, not \(8, 8, 3\) float64; {FLOATS}.*np.uint8"),
-        (np.zeros((8, 8, 3), np.uint16), "uint16; bring it to 8 bits a channel"),
-        (np.zeros((8, 8), bool), "bool; bring it to 8 bits a channel"),
-        (np.zeros((3, 8, 8), np.uint8), r"not \(3, 8, 8\) uint8; channels come last"),
+        (np.zeros((8, 8, 3), np.uint16), "uint16.*8 bits"),
+        (np.zeros((8, 8), bool), "bool.*8 bits"),
+        (np.zeros((3, 8, 8), np.uint8), r"\(3, 8, 8\) uint8.*last"),
         (np.zeros(8, np.uint8), r"not \(8,\) uint8"),
-        (np.zeros((0, 8, 3), np.uint8), r"shape \(0, 8, 3\) has no pixels; leave it out"),
-        (np.zeros((8, 0), np.uint8), r"shape \(8, 0\) has no pixels"),
+        (np.zeros((0, 8, 3), np.uint8), r"\(0, 8, 3\)"),
+        (np.zeros((8, 0), np.uint8), r"\(8, 0\)"),
         (torch.zeros(3, 8, 8), rf"tensor must be \(3, H, W\) uint8, not \(3, 8, 8\) torch.float32; {FLOATS}.*uint8"),
-        (torch.zeros(8, 8, 3, dtype=torch.uint8), r"not \(8, 8, 3\) torch.uint8; channels come first"),
+        (torch.zeros(8, 8, 3, dtype=torch.uint8), r"\(8, 8, 3\) torch.uint8.*first"),
         (torch.zeros(3, 8, 0, dtype=torch.uint8), r"no pixels"),
         (torch.zeros(1, 1, 3, 8, 8, dtype=torch.uint8), r"\(1, 1, 3, 8, 8\)"),
-        (Image.new("F", (8, 8)), r"the PIL image cannot be read as an image: F-type pixels"),
+        (Image.new("F", (8, 8)), r"PIL image.*F-type"),
         (Image.new("RGB", (0, 8)), r"no pixels"),
-        (None, "images is of type NoneType; give a path, a PIL image, an array"),
-        (7, "images is of type int"),
-        (b"\xff\xd8", "images is of type bytes"),
-        ([7], "an image is of type int; give a path"),
-        ([[np.zeros((8, 8, 3), np.uint8)]], "an image is of type list"),
-        ("nowhere.jpg", "nowhere.jpg cannot be read as an image: No such file"),
-        (Path(), "cannot be read as an image: Is a directory"),
-        ("https://a.b/c.jpg?d", r"https://a.b/c.jpg\?d is an address; python -m fanet_lightning.detect source=URL"),
-        (Path("http://localhost/a.jpg"), r"http:/localhost/a.jpg is an address"),
+        (None, "NoneType"),
+        (7, "type int"),
+        (b"\xff\xd8", "type bytes"),
+        ([7], "type int"),
+        ([[np.zeros((8, 8, 3), np.uint8)]], "type list"),
+        ("nowhere.jpg", "nowhere.jpg.*No such file"),
+        (Path(), "Is a directory"),
+        ("https://a.b/c.jpg?d", r"https://a.b/c.jpg\?d.*fanet_lightning.detect source="),
+        (Path("http://localhost/a.jpg"), r"http:/localhost/a.jpg"),
     ],
     ids=lambda value: value[:24] if isinstance(value, str) else type(value).__name__,
 )  # fmt: skip
@@ -230,9 +230,9 @@ def test_what_is_no_image_is_one_line(image: Any, message: str, detector: FaceDe
 def test_a_pillow_image_that_breaks_off_names_its_file(portrait: Path, tmp_path: Path, detector: FaceDetector) -> None:
     path = tmp_path / "cut.jpg"
     path.write_bytes(portrait.read_bytes()[:5000])
-    with pytest.raises(UnreadableImage, match=r"cut.jpg cannot be read as an image: .*truncated"):
+    with pytest.raises(UnreadableImage, match=r"cut.jpg.*truncated"):
         detector.detect(Image.open(path))
-    with pytest.raises(UnreadableImage, match=r"cut.jpg cannot be read as an image: the file is cut short"):
+    with pytest.raises(UnreadableImage, match=r"cut.jpg.*cut short"):
         detector.detect(path)
 
 
@@ -269,11 +269,11 @@ def test_a_protocol_is_a_name_or_settings(detector: FaceDetector) -> None:
 @pytest.mark.parametrize(
     ("protocol", "message"),
     [
-        ("shrt640", "protocol=shrt640: there is no such option; did you mean short640"),
-        ("../config", "protocol=../config: there is no such option; choose one of multiscale, "),
-        ({"kind": "short", "sise": 3}, "protocol.sise is unknown"),
-        ({"kind": "wide"}, "protocol.kind=wide is unknown"),
-        (640, "protocol is of type int; give a name"),
+        ("shrt640", "protocol=shrt640.*short640"),
+        ("../config", "protocol=../config.*multiscale"),
+        ({"kind": "short", "sise": 3}, "protocol.sise"),
+        ({"kind": "wide"}, "protocol.kind=wide"),
+        (640, "protocol.*\\bint\\b"),
     ],
 )
 def test_what_is_no_protocol_is_said_at_once(protocol: Any, message: str, detector: FaceDetector) -> None:
@@ -289,7 +289,7 @@ def test_the_threshold_is_part_of_what_stays(detector: FaceDetector) -> None:
     assert detector.detect(images[1], threshold=0.5).count == 1
     assert detector.detect(images[0], threshold=1).boxes_xyxy.shape == (0, 4)
     for value in (-0.1, 1.1, math.nan, "0.5", None, True):
-        with pytest.raises(InputError, match=r"threshold=.*; give a score of 0 … 1"):
+        with pytest.raises(InputError, match=r"threshold="):
             detector.detect(images[0], threshold=value)  # type: ignore[call-overload]
 
 
@@ -368,7 +368,7 @@ def test_batch_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(FaceDetector(network).detect([colour(1, 1, 200, *size) for size in sizes])) == 16
     counts = [count for count, height, _ in network.shapes if height != 256]  # the probe of what a pixel costs
     assert counts == [1, 1, 4, 1, 8, 1]
-    with pytest.raises(InputError, match="batch_size=0; give 1 or more"):
+    with pytest.raises(InputError, match="batch_size=0"):
         FaceDetector(ByColour(), batch_size=0)
     # Half of 2,000,000 bytes hold 10,000 pixels at 100 bytes each.
     for module in ("tiles", "detector", "pixel_limit"):
@@ -394,7 +394,7 @@ def test_a_bad_image_ends_a_list_but_not_an_iteration(detector: FaceDetector, tm
     Image.fromarray(colour(1, 2, 200)).save(tmp_path / "good.png")
     (tmp_path / "bad.jpg").write_text("no picture")
     inputs = [tmp_path / "good.png", tmp_path / "bad.jpg", np.zeros((0, 3, 3), np.uint8), colour(3, 4, 200)]
-    with pytest.raises(UnreadableImage, match=r"bad.jpg cannot be read as an image: not an image file"):
+    with pytest.raises(UnreadableImage, match=r"bad.jpg"):
         detector.detect(inputs)
     for batch_size in (1, 3):
         detector.batch_size = batch_size
@@ -493,7 +493,7 @@ def test_images_of_extreme_sizes(light: FaceDetector, tmp_path: Path) -> None:
     assert network.shapes[-1] == (1, 640, 640)
     check(found, 99, 99, 99, scale=0.064)
     Image.new("1", (20_000, 10_000)).save(path)
-    with pytest.raises(UnreadableImage, match="more than 178,956,970 pixels; shrink it first"):
+    with pytest.raises(UnreadableImage, match="178,956,970"):
         light.detect(path)
 
 
@@ -556,9 +556,7 @@ def test_as_supervision_has_it() -> None:
 
 def test_without_supervision_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "supervision", None)
-    with pytest.raises(
-        InputError, match=r"needs the package supervision; pip install 'fanet-lightning\[supervision\]'"
-    ):
+    with pytest.raises(InputError, match=r"fanet-lightning\[supervision\]"):
         FACES.to_supervision()
 
 
@@ -618,7 +616,7 @@ def test_code_in_a_checkpoint_is_never_executed(tmp_path: Path) -> None:
         for load in (FaceDetector.from_checkpoint, FaceDetector.from_pretrained):
             with warnings.catch_warnings():
                 warnings.simplefilter("error")  # one line is all that is said
-                with pytest.raises(InputError, match=r"holds code.*, which was not run; give a .ckpt file") as raised:
+                with pytest.raises(InputError, match=r"code.*not run") as raised:
                     load(path)
             assert "\n" not in str(raised.value) and not trace.exists()
             assert path == plain or "(getattr)" in str(raised.value)  # of newer pickles torch does not say the name
@@ -632,7 +630,7 @@ def test_what_is_no_pickle_holds_no_code(tmp_path: Path) -> None:
     for number, content in enumerate(contents):
         path = tmp_path / f"{number}.ckpt"
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"is not a readable checkpoint; give a \.ckpt file"):
+        with pytest.raises(InputError, match=r"not a readable checkpoint"):
             FaceDetector.from_checkpoint(path)
 
 
@@ -648,12 +646,8 @@ def test_an_exported_file_that_is_taken_for_a_checkpoint(exists: bool, tmp_path:
     if exists:
         path.write_bytes(b"onnx")
     for load in (FaceDetector.from_checkpoint, FaceDetector.from_pretrained):
-        with pytest.raises(
-            InputError, match=r"faces\.onnx is an exported file; FaceDetector\.from_onnx\('.*'\) opens it"
-        ):
+        with pytest.raises(InputError, match=r"faces\.onnx.*FaceDetector\.from_onnx"):
             load(path)
     if exists:
-        with pytest.raises(
-            InputError, match=r"faces\.onnx is an exported file .*give the checkpoint that it was made of"
-        ):
+        with pytest.raises(InputError, match=r"faces\.onnx.*checkpoint"):
             load_model(path)

@@ -92,9 +92,7 @@ def test_going_on_in_the_middle() -> None:
 
 
 def test_mistakes() -> None:
-    with pytest.raises(
-        InputError, match=r"batch_size=5 is the total over 2 devices and must be a multiple of 2; take 4"
-    ):
+    with pytest.raises(InputError, match=r"batch_size=5.* 4"):
         TrainBatchSampler(10, 5, 0, 2)
     with pytest.raises(InputError, match="batch_size=0"):
         TrainBatchSampler(10, 0)

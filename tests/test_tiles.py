@@ -65,7 +65,7 @@ def test_tile_pixels_that_are_taken(value: object) -> None:
 
 @pytest.mark.parametrize("value", [0, -1, True, SMALLEST_TILE_PIXELS - 1, "many", 2e6, float("nan")])
 def test_tile_pixels_that_are_refused(value: object) -> None:
-    with pytest.raises(InputError, match=rf"protocol.tile_pixels={value}; give auto, a number of at least 1982464, or"):
+    with pytest.raises(InputError, match=rf"protocol.tile_pixels={value}.*1982464"):
         check_tile_pixels(value)
 
 
@@ -124,7 +124,7 @@ def _numbered(tile: Tile, whole: AnchorGrid) -> NetworkOutput:
 def test_maps_of_another_network_are_refused() -> None:
     tile = Tile(0, 0, 256, 256, (0, 0, 256, 256))
     output = NetworkOutput([HeadOutput(torch.zeros(1, 9, 2), torch.zeros(1, 9, 4))], [(3, 3)])
-    with pytest.raises(ValueError, match=r"maps \[\(3, 3\)\] with 9 anchors"):
+    with pytest.raises(ValueError, match=r"\[\(3, 3\)\].* 9 "):
         own_anchors(output, tile, AnchorGrid(map_shapes(256, 256)))
 
 

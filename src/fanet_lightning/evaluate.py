@@ -98,15 +98,8 @@ def evaluate(
         "detection": detector.detection, "lower_top": lower_top, "network": detector.network_options,
     }  # fmt: skip
     depends_on = (
-        "checkpoint_sha256",
-        "protocol_settings",
-        "device",
-        "precision",
-        "detection",
-        "network",
-        "packages",
-        "git_commit",
-    )
+        "checkpoint_sha256", "protocol_settings", "device", "precision", "detection", "network", "packages",
+    )  # fmt: skip
     fingerprint = {**{key: origin[key] for key in depends_on}, "code": code_sha256(), "images": images_sha256(records)}
     label = f"{source.name}, {len(records)} images, protocol {protocol['name']}"
     with locked(out, "run of evaluate", LOCK_PATIENCE_SECONDS):

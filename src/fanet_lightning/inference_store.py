@@ -9,12 +9,14 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
+import fanet_lightning
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import content_if_any
 from fanet_lightning.multiscale import PassRecord
@@ -25,14 +27,6 @@ if TYPE_CHECKING:
 
 JOURNAL_FILE = "unfinished.jsonl"
 VERSION = 1
-# What turns an image into boxes, in this package. Other parts may change while an evaluation is unfinished.
-CODE = (
-    "anchors.py", "boxes.py", "data/dataset.py", "data/heic.py", "data/images.py", "data/records.py", "data/resize.py",
-    "detector.py", "image_inputs.py", "image_stream.py", "inference.py", "inference_store.py", "memory.py",
-    "model_loading.py",
-    "multiscale.py", "net/*.py", "nms.py", "onnx_detector.py", "pixel_limit.py", "postprocess.py", "pretrained.py",
-    "protocols.py", "tiled_heads.py", "tiles.py",
-)  # fmt: skip
 
 
 class Inferred(NamedTuple):
@@ -56,10 +50,11 @@ def file_sha256(path: Path) -> str:
         raise InputError(f"{path} cannot be read ({error.strerror}); change its permissions") from error
 
 
+@cache
 def code_sha256() -> str:
-    """Over the source of :data:`CODE`, so that a changed working copy shows, whatever its version says."""
-    root, digest = Path(__file__).parent, hashlib.sha256()
-    for path in sorted(path for pattern in CODE for path in root.glob(pattern)):
+    """Over every module of the package, so that a changed working copy shows, whatever its version says."""
+    root, digest = Path(fanet_lightning.__file__).parent, hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
         digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 
