@@ -169,6 +169,17 @@ def test_protocols_and_parents_tell_runs_apart(tmp_path: Path) -> None:
         plot_scores([first, first], tmp_path / "out")
 
 
+def test_the_same_images_in_any_order_compare(tmp_path: Path) -> None:
+    folders = []
+    for name, ids in (("one", "e/a e/b e/c"), ("turned", "e/c e/a e/b"), ("another", "e/a e/b e/d")):
+        folders.append(scored(tmp_path / name, images=3))
+        image_ids = np.frombuffer("\n".join(ids.split()).encode(), np.uint8)
+        np.savez_compressed(folders[-1] / "per_image.npz", image_ids=image_ids)
+    assert main([f"scores=[{folders[0]},{folders[1]}]", f"out={tmp_path / 'out'}"]) == 0
+    with pytest.raises(InputError, match="do not compare: as many images, but not the same ones; plot them apart"):
+        main([f"scores=[{folders[0]},{folders[2]}]", f"out={tmp_path / 'out'}"])
+
+
 def test_mistakes(tmp_path: Path) -> None:
     good, other = scored(tmp_path / "good"), scored(tmp_path / "other", images=8)
     pascal = scored(tmp_path / "pascal", benchmark="pascal_face", rules={"labels": "corrected"})
@@ -192,6 +203,8 @@ def test_mistakes(tmp_path: Path) -> None:
         ([f"scores={good}", "published=[FANett]"], "did you mean 'FANet'?"),
         ([f"scores={pascal}", "published=[FANet]"], "published= are curves of WIDER FACE, these are of PASCAL face"),
         ([f"scores={good}", "layout=poster"], "layout=poster is unknown; take page or column"),
+        ([f"scores={good}", "layout=[page]"], "layout=['page'] is unknown"),
+        ([f"scores={good}", "max_false_positives=true"], "max_false_positives=True is no number above 0"),
         ([f"scores={good}", "scale=square"], "scale=square is unknown"),
         ([f"scores={good}", "max_false_positives=-1"], "max_false_positives=-1 is no number above 0"),
         ([f"scores={good}", f"out={good / 'scores.json' / 'x'}"], "is not a folder; choose another out"),

@@ -220,3 +220,284 @@ def test_mistakes(wider: tuple[Path, Path], words: list[str], expected: str) -> 
         main([f"predictions={wider[0]}", f"ground_truth={wider[1]}", *words])
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
+
+
+# Files as other programs and other people write them.
+
+BOX = (30, 24, 20, 16)
+
+
+def put_wider(folder: Path, rows: dict[str, list[tuple[float, ...]]], line: str = "{name}") -> Path:
+    """``event/name`` → rows ``x y w h score``; ``line`` is the first line of a file."""
+    for image_id, own in rows.items():
+        event, _, name = image_id.rpartition("/")
+        path = folder / f"{image_id}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        first = line.format(name=name, event=event)
+        path.write_text("\n".join([first, str(len(own)), *(" ".join(map(str, row)) for row in own)]) + "\n")
+    return folder
+
+
+def faces_of(count: int) -> dict[str, list[tuple[float, ...]]]:
+    """Two faces an image, away from the origin, as x y w h."""
+    return {f"0--Parade/0_Parade_{i}": [(30 + i, 20, 34, 32), (70, 40 + i, 44, 36)] for i in range(count)}
+
+
+def put_truth(benchmark: str, folder: Path, faces: dict[str, list[tuple[float, ...]]]) -> Path:
+    """Ground truth of 120 × 90 pixels an image in the layout of a benchmark."""
+    if benchmark == "wider_face":
+        boxes = [np.array(own, np.float64) for own in faces.values()]
+        counted = {key: [np.ones(len(own), np.bool_) for own in boxes] for key in ("easy", "medium", "hard")}
+        write_ground_truth(folder, GroundTruth(tuple(faces), boxes, counted))
+    elif benchmark == "fddb":
+        ellipses = {i: [(h / 2, w / 2, np.pi / 2, x + w / 2, y + h / 2) for x, y, w, h in o] for i, o in faces.items()}
+        write_folds(folder, {1: ellipses})
+        write_sizes(folder / "image_sizes.json", {1: ellipses}, (120, 90))
+    elif benchmark == "pascal_face":
+        corners = {i.rpartition("/")[2]: [(x, y, x + w, y + h) for x, y, w, h in own] for i, own in faces.items()}
+        write_annotations(folder / CORRECTED, corners)
+    else:
+        images = [{"id": n, "file_name": f"{i}.jpg", "width": 120, "height": 90} for n, i in enumerate(faces, 1)]
+        boxes_of = [(n, box) for n, own in enumerate(faces.values(), 1) for box in own]
+        annotations = [{"id": k, "image_id": n, "category_id": 1, "bbox": b} for k, (n, b) in enumerate(boxes_of, 1)]
+        folder.mkdir()
+        content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "face"}]}
+        (folder / "truth.json").write_text(json.dumps(content))
+        return folder / "truth.json"
+    return folder
+
+
+def put_rows(benchmark: str, path: Path, rows: dict[str, list[tuple[float, ...]]]) -> Path:
+    """Rows of four numbers, whatever they mean, with score 0.9, in the format of a benchmark."""
+    scored = {image_id: [(*row, 0.9) for row in own] for image_id, own in rows.items()}
+    if benchmark == "wider_face":
+        return put_wider(path, scored)
+    if benchmark == "fddb":
+        write_fddb_detections(path, {1: scored})
+        return path
+    if benchmark == "pascal_face":
+        lines = [f"{i.rpartition('/')[2]} 0.9 {' '.join(map(str, row))}" for i, own in rows.items() for row in own]
+        path.with_suffix(".txt").write_text("\n".join(lines) + "\n")
+        return path.with_suffix(".txt")
+    entries = [
+        {"image_id": n, "category_id": 1, "bbox": row, "score": 0.9}
+        for n, own in enumerate(rows.values(), 1)
+        for row in own
+    ]
+    path.with_suffix(".json").write_text(json.dumps(entries))
+    return path.with_suffix(".json")
+
+
+LAYOUTS = {
+    "x y w h": lambda x, y, w, h: (x, y, w, h),
+    "x1 y1 x2 y2": lambda x, y, w, h: (x, y, x + w, y + h),
+    "cx cy w h": lambda x, y, w, h: (x + w / 2, y + h / 2, w, h),
+    "fractions": lambda x, y, w, h: (x / 120, y / 90, w / 120, h / 90),
+    "fractions of corners": lambda x, y, w, h: (x / 120, y / 90, (x + w) / 120, (y + h) / 90),
+}
+
+
+@pytest.mark.parametrize("benchmark", ["wider_face", "fddb", "pascal_face", "coco"])
+def test_boxes_in_another_layout_are_scored_with_a_warning(
+    benchmark: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faces = faces_of(4)
+    words = [f"benchmark={benchmark}", f"ground_truth={put_truth(benchmark, tmp_path / 'truth', faces)}", "bootstrap=0"]
+    meant = "x1 y1 x2 y2" if benchmark == "pascal_face" else "x y w h"
+    for name, layout in LAYOUTS.items():
+        if benchmark == "pascal_face" and "corners" not in name and name != meant:
+            continue  # the far edge would be before the near one, which is an error
+        rows = {image_id: [layout(*row) for row in own] for image_id, own in faces.items()}
+        assert main([*words, f"predictions={put_rows(benchmark, tmp_path / name.replace(' ', '_'), rows)}"]) == 0
+        printed = capsys.readouterr()
+        doubts = [line for line in printed.err.splitlines() if "boxes" in line]
+        if name == meant:
+            assert doubts == []
+        elif name.startswith("fractions"):
+            assert len(doubts) == 1 and "8 of 8 boxes are smaller than a pixel" in doubts[0] and meant in doubts[0]
+        else:
+            assert len(doubts) == 1 and f"seem to be {name}, not {meant}" in doubts[0] and "8 of 8" in doubts[0]
+        assert printed.out  # the number all the same
+
+
+def test_corners_that_are_width_and_height_in_pascal_face(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Near the origin no far edge is before the near one, so nothing but the faces can tell."""
+    faces: dict[str, list[tuple[float, ...]]] = {f"0--Parade/a{i}": [(30, 24, 60, 50)] for i in range(4)}
+    truth = put_truth("pascal_face", tmp_path / "truth", faces)
+    words = ["benchmark=pascal_face", f"ground_truth={truth}", "bootstrap=0"]
+    assert main([*words, f"predictions={put_rows('pascal_face', tmp_path / 'found', faces)}"]) == 0
+    assert "seem to be x y w h, not x1 y1 x2 y2" in capsys.readouterr().err
+
+
+def test_boxes_of_a_larger_copy_reach_out_of_their_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    faces = faces_of(3)
+    truth = put_truth("coco", tmp_path / "truth", faces)
+    rows = {image_id: [tuple(4 * value for value in row) for row in own] for image_id, own in faces.items()}
+    words = ["benchmark=coco", f"ground_truth={truth}", "bootstrap=0"]
+    assert main([*words, f"predictions={put_rows('coco', tmp_path / 'found', rows)}"]) == 0
+    assert "6 of 6 boxes reach out of their image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{event}/{name}.jpg", "{name}.jpg", "{name}.JPG", "./{name}", "{event}\\{name}.jpg", "{event}/{event}/{name}"],
+)
+def test_name_lines_that_name_the_same_image(line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """S3FD and S3FD.pytorch write ``event/name.jpg``."""
+    faces = faces_of(2)
+    rows = {image_id: [(*row, 0.9) for row in own] for image_id, own in faces.items()}
+    words = [f"ground_truth={put_truth('wider_face', tmp_path / 'truth', faces)}", "bootstrap=0"]
+    found = put_wider(tmp_path / "found", rows, line)
+    (found / "0--Parade" / "._0_Parade_0.txt").write_bytes(b"\0\5\x16\7")
+    (found / ".DS_Store").write_bytes(b"\0")
+    (found / "1--Riot").mkdir()
+    (found / "0--Parade" / "0_Parade_0.txt").rename(found / "0--Parade" / "0_Parade_0.JPG.TXT")
+    assert main([*words, f"predictions={found}"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == "" and "1.000000" in printed.out
+
+
+@pytest.mark.parametrize("line", ["1--Riot/{name}.jpg", "0_Parade_9", "{event}/0_Parade_9.jpg", "{event}", "{event}/"])
+def test_name_lines_that_name_another_image(line: str, tmp_path: Path) -> None:
+    faces = faces_of(1)
+    rows = {image_id: [(*row, 0.9) for row in own] for image_id, own in faces.items()}
+    words = [f"ground_truth={put_truth('wider_face', tmp_path / 'truth', faces)}", "bootstrap=0"]
+    with pytest.raises(InputError, match=r"0_Parade_0\.txt:1: the name line says .*; write '0_Parade_0'"):
+        main([*words, f"predictions={put_wider(tmp_path / 'found', rows, line)}"])
+
+
+def test_a_folder_packed_with_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import shutil
+
+    faces = faces_of(2)
+    words = [f"ground_truth={put_truth('wider_face', tmp_path / 'truth', faces)}", "bootstrap=0"]
+    put_rows("wider_face", tmp_path / "packed" / "found", faces)
+    archive = shutil.make_archive(str(tmp_path / "found"), "zip", tmp_path / "packed")
+    assert main([*words, f"predictions={archive}"]) == 0
+    assert "1.000000" in capsys.readouterr().out
+
+
+def test_negative_sides_in_fddb_are_false_alarms(tmp_path: Path) -> None:
+    faces = faces_of(2)
+    truth = put_truth("fddb", tmp_path / "truth", faces)
+    first, second = faces
+    # Both rows of negative size cover a face if their edges are swapped.
+    (x1, y1, w1, h1), (x2, y2, w2, h2) = faces[first][1], faces[second][1]
+    rows = {
+        first: [(*faces[first][0], 0.9), (x1 + w1, y1, -w1, h1, 0.8)],
+        second: [(*faces[second][0], 0.7), (x2, y2 + h2, w2, -h2, 0.6)],
+    }
+    write_fddb_detections(tmp_path / "found", {1: {f"./{image_id}.JPG": own for image_id, own in rows.items()}})
+    words = ["benchmark=fddb", f"ground_truth={truth}", f"predictions={tmp_path / 'found'}", "bootstrap=0"]
+    done = call(*words, f"out={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stderr.splitlines() if "negative" in line] == [
+        "warning: 2 detections with a negative width or height: taken as false alarms"
+    ]
+    # At the lowest threshold two of four faces, and the two as false positives.
+    assert (tmp_path / "out" / "DiscROC.txt").read_text().splitlines()[0] == "0.5 2 0.6"
+    assert json.loads((tmp_path / "out" / "scores.json").read_text())["discrete"]["max"] == 0.5
+    with pytest.raises(InputError, match=r"fold-01-out\.txt:4: width -44 is negative"):
+        main([*words, "strict=true"])
+
+
+@pytest.mark.parametrize("benchmark", ["wider_face", "fddb", "pascal_face", "coco"])
+def test_intervals_do_not_depend_on_the_order_of_the_list(benchmark: str, tmp_path: Path) -> None:
+    faces = faces_of(9)
+    words = [f"benchmark={benchmark}", f"ground_truth={put_truth(benchmark, tmp_path / 'truth', faces)}"]
+    layout = LAYOUTS["x1 y1 x2 y2" if benchmark == "pascal_face" else "x y w h"]
+    # One of two faces in the first images, so that resamples differ.
+    rows = {image_id: [layout(*box) for box in own[: 1 + (i > 3)]] for i, (image_id, own) in enumerate(faces.items())}
+    none = {image_id: own[:1] for image_id, own in rows.items()}
+    words += [f"predictions={put_rows(benchmark, tmp_path / 'found', rows)}", "bootstrap=50"]
+    words += [f"against={put_rows(benchmark, tmp_path / 'other', none)}"]
+    ids = [image_id.rpartition("/")[2] if benchmark == "pascal_face" else image_id for image_id in list(faces)[1:]]
+    written = []
+    for name, order in (("sorted", ids), ("turned", ids[::-1]), ("mixed", ids[3:] + ids[:3])):
+        (tmp_path / f"{name}.txt").write_text("".join(f"{image_id}.jpg\n" for image_id in order))
+        assert main([*words, f"images={tmp_path / name}.txt", f"out={tmp_path / name}"]) == 0
+        scores = json.loads((tmp_path / name / "scores.json").read_text())
+        written.append((scores["intervals"], scores["against"]["intervals"]))
+    assert written[0] == written[1] == written[2]
+    bounds = str(written[0])
+    assert len(set(bounds.replace("[", "").split())) > 3  # not all of them equal
+
+
+def put_detections(path: Path, faces: dict[str, list[tuple[float, ...]]], name: str = "{}.jpg") -> Path:
+    """``detections.json`` as ``detect`` writes it: its own ids, images by name."""
+    images = [{"id": n, "file_name": name.format(i), "width": 120, "height": 90} for n, i in enumerate(faces, 1)]
+    rows = [(n, box) for n, own in enumerate(faces.values(), 1) for box in own]
+    annotations = [
+        {"id": k, "image_id": n, "category_id": 1, "bbox": box, "iscrowd": 0, "score": 0.9}
+        for k, (n, box) in enumerate(rows, 1)
+    ]
+    content = {"made_by": {}, "failed": [], "categories": [{"id": 1, "name": "face"}], "videos": []}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**content, "images": images, "annotations": annotations}))
+    return path
+
+
+@pytest.mark.parametrize("name", ["{}.jpg", "{}.PNG", "photos/{}.jpg", "base"])
+def test_detections_of_detect_are_joined_by_file_name(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faces = faces_of(4)
+    words = ["benchmark=coco", f"ground_truth={put_truth('coco', tmp_path / 'truth', faces)}", "bootstrap=0"]
+    # Ids count in another order; the image without a detection was looked at, and is not missing.
+    turned = dict(reversed(faces.items())) | {"0--Parade/0_Parade_2": []}
+    if name == "base":
+        turned, name = {image_id.rpartition("/")[2]: own for image_id, own in turned.items()}, "{}.jpg"
+    put_detections(tmp_path / "out" / "detections.json", turned, name)
+    for given in (tmp_path / "out" / "detections.json", tmp_path / "out"):
+        assert main([*words, f"predictions={given}", f"out={tmp_path / 'scores'}", "strict=true"]) == 0
+        assert capsys.readouterr().err == ""
+        ap = json.loads((tmp_path / "scores" / "scores.json").read_text())["ap"]
+        assert ap["50"] == pytest.approx(76 / 101)  # recall 6 of 8: 76 of 101 points at precision 1
+
+
+def test_detections_whose_names_do_not_tell_the_image(tmp_path: Path) -> None:
+    box: list[tuple[float, ...]] = [BOX]
+    truth = put_truth("coco", tmp_path / "truth", {"x/a": box, "y/a": box, "y/b": box})
+    words = ["benchmark=coco", f"ground_truth={truth}", "bootstrap=0"]
+    for faces, expected in [
+        ({"a": box}, r"images\[0\]: file_name 'a\.jpg' may be 'x/a' or 'y/a'"),
+        ({"b": box, "z/y/b": box}, r"images\[1\]: file_name 'z/y/b\.jpg' and 'b\.jpg' are both 'y/b'"),
+        ({"x/b": box, "x/a": box}, r"1 of 2 images are not in the annotations, the first is 'x/b\.jpg', .*'y/b'"),
+    ]:
+        with pytest.raises(InputError, match=expected):
+            main([*words, f"predictions={put_detections(tmp_path / 'detections.json', faces)}"])
+
+
+def test_results_with_ids_of_another_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    faces: dict[str, list[tuple[float, ...]]] = {f"e/{c}": [(10 * i, 5 + 8 * i, 9, 8)] for i, c in enumerate("dbac", 1)}
+    words = ["benchmark=coco", f"ground_truth={put_truth('coco', tmp_path / 'truth', faces)}", "bootstrap=0"]
+    found = put_rows("coco", tmp_path / "found", dict(sorted(faces.items())))  # a is 1, and d in the annotations
+    assert main([*words, f"predictions={found}"]) == 0
+    warning = capsys.readouterr().err
+    assert "ids seem to number the images by name from 1" in warning and "4 of 4" in warning and "ids 1;" in warning
+    entries = json.loads(found.read_text())
+    found.write_text(json.dumps([{**entry, "image_id": entry["image_id"] + 3} for entry in entries]))
+    with pytest.raises(InputError, match=r"\[1\]: image_id 5 is not in the annotations, among 3 such entries with 3 i"):
+        main([*words, f"predictions={found}"])
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["benchmark=1"], "benchmark=1: there is no such option; choose one of wider_face"),
+        (["benchmark=null"], "benchmark=null: there is no such option"),
+        (["benchmark=[coco,afw]"], "there is no such option"),
+        (["benchmark="], "benchmark=: there is no such option"),
+        (["bootstrap=-3"], "bootstrap=-3 is no number of resamples"),
+        (["bootstrap=1000000000000"], "bootstrap=1000000000000 takes too much memory"),
+        (["predictions=FILE"], "is not a readable .zip"),
+        (["against=FILE"], "is not a readable .zip"),
+        (["benchmark=pascal_face", "benchmark.labels=[new]"], "benchmark.labels=['new'] is not known"),
+    ],
+)
+def test_words_without_sense(wider: tuple[Path, Path], tmp_path: Path, words: list[str], expected: str) -> None:
+    (tmp_path / "file").write_text("x\n")
+    given = [f"predictions={wider[0]}", f"ground_truth={wider[1]}", *words]
+    done = call(*(word.replace("FILE", str(tmp_path / "file")) for word in given))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ") and expected in done.stderr

@@ -254,7 +254,7 @@ def test_the_annotations_themselves_are_perfect_predictions(tmp_path: Path, trut
 )
 def test_each_mistake_gets_its_line(tmp_path: Path, truth: FddbGroundTruth, text: str | bytes, message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
-        read_fddb_predictions(put(tmp_path, text), truth)
+        read_fddb_predictions(put(tmp_path, text), truth, strict=True)
     assert "joined.txt" in one_line(error)
 
 

@@ -119,12 +119,13 @@ def main(argv: list[str]) -> int:
     from fanet_lightning.figure_style import WIDTHS_INCHES
 
     options = plain(config)
-    if options["layout"] not in WIDTHS_INCHES:
+    if options["layout"] not in list(WIDTHS_INCHES):
         raise InputError(f"layout={options['layout']} is unknown; take {' or '.join(WIDTHS_INCHES)}")
     if options["scale"] not in ("linear", "log"):
         raise InputError(f"scale={options['scale']} is unknown; take linear or log")
     limit = options["max_false_positives"]
-    if limit is not None and (not isinstance(limit, int | float) or not math.isfinite(limit) or limit <= 0):
+    is_number = isinstance(limit, int | float) and not isinstance(limit, bool)
+    if limit is not None and not (is_number and math.isfinite(limit) and limit > 0):
         raise InputError(f"max_false_positives={limit} is no number above 0; null takes the whole curve")
     written = plot_scores(
         [Path(text) for text in _as_list("scores", options["scores"])],

@@ -21,6 +21,7 @@ USAGE = (
     "[errors=true pictures=DIR]"
 )
 SPLITS = ("val", "test")
+MOST_RESAMPLES = 1_000_000
 TEST_NAMES = "wider_face_test_filelist.txt"
 
 
@@ -117,6 +118,7 @@ def main(argv: list[str]) -> int:
     """Print the table, write ``out`` where it is given; 0 when all went well."""
     from fanet_lightning.cli import verb_config
 
+    _check_benchmark(argv)
     config = verb_config("score", argv, USAGE, ("predictions", "ground_truth"))
     if config is None:
         return 0
@@ -159,6 +161,16 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def _check_benchmark(argv: list[str]) -> None:
+    """``benchmark=1`` is no text to Hydra, which then fails in its own way."""
+    from fanet_lightning.scoring.benchmarks import NAMES
+
+    for word in argv:
+        key, is_word, name = word.partition("=")
+        if is_word and key == "benchmark" and name not in NAMES:
+            raise InputError(f"benchmark={name}: there is no such option; choose one of {', '.join(NAMES)}")
+
+
 def _check_values(config: "DictConfig") -> None:
     from fanet_lightning.cli import check_report_keys
 
@@ -169,6 +181,8 @@ def _check_values(config: "DictConfig") -> None:
         raise InputError(
             f"bootstrap={config.bootstrap} is not a whole number; it counts the resamples, 0: no intervals"
         )
+    if config.bootstrap > MOST_RESAMPLES:
+        raise InputError(f"bootstrap={config.bootstrap} takes too much memory; give at most {MOST_RESAMPLES:,}")
     if config.split not in SPLITS:
         raise InputError(f"split={config.split} is unknown; take val, or test for the archive that is sent in")
     of_wider = {

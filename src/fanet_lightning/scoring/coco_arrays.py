@@ -26,6 +26,7 @@ class CocoGroundTruth:
     ``crowd``        (F,) bool, the file's ``iscrowd``.
     ``file_images``  the file's number of an image → image id, of all images in the file, scored or not.
     ``file_categories`` the file's number of a category → name, likewise.
+    ``sizes_wh``     (N, 2) float64, width and height in pixels as the file states them, NaN where not; None: nowhere.
 
     Raises:
         ValueError: lengths or shapes that do not fit, an image twice, a box that is not finite or has a negative side.
@@ -40,6 +41,7 @@ class CocoGroundTruth:
     crowd: npt.NDArray[np.bool_]
     file_images: Mapping[FileId, str] = field(default_factory=dict)
     file_categories: Mapping[FileId, str] = field(default_factory=dict)
+    sizes_wh: npt.NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         faces = len(self.boxes_xywh)
@@ -107,6 +109,7 @@ class CocoGroundTruth:
             self.crowd[faces],
             self.file_images,
             self.file_categories,
+            None if self.sizes_wh is None else self.sizes_wh[images],
         )
 
 
@@ -119,6 +122,7 @@ class CocoDetections:
     ``scores``     (R,) float64, in any order.
     ``category``   (R,) int64, index into the ground truth's categories.
     ``missing``    images without a row.
+    ``warnings``   one line each about the file that they are from.
 
     Raises:
         ValueError: lengths or shapes that do not fit, numbers that are not finite, negative sides.
@@ -129,6 +133,7 @@ class CocoDetections:
     scores: npt.NDArray[np.float64]
     category: npt.NDArray[np.int64]
     missing: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         rows = len(self.scores)

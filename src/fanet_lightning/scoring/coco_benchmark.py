@@ -110,7 +110,7 @@ class CocoBenchmark:
         else:
             precision = reference_precision(ground_truth, detections, self.max_detections, self.backend)
         values = {setting: _mean(precision[part[0], :, :, part[1]]) for setting, part in SETTINGS.items()}
-        warning = detections.missing_line()
+        warnings = tuple(filter(None, (detections.missing_line(), *detections.warnings)))
         return Scores(
             benchmark=self.name,
             title="COCO",
@@ -126,7 +126,7 @@ class CocoBenchmark:
                 "max_detections": self.max_detections,
                 "backend": f"{BACKENDS[self.backend]} {version(BACKENDS[self.backend])}",
             },
-            warnings=(warning,) if warning else (),
+            warnings=warnings,
         )
 
     def write_predictions(self, folder: Path, ground_truth: CocoGroundTruth, detections: DetectionsByImage) -> None:

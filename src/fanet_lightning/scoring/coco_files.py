@@ -2,14 +2,18 @@
 
 An annotation file holds ``images`` (``id``, ``file_name``), ``annotations`` (``image_id``, ``category_id``, ``bbox``
 ``x y w h``, ``area``, ``iscrowd``) and ``categories`` (``id``, ``name``); a results file is a list of ``image_id``,
-``category_id``, ``bbox``, ``score``. Positions in messages count from 0, as JSON tools do.
+``category_id``, ``bbox``, ``score``. ``detections.json`` of ``detect`` is an annotation file whose annotations have
+scores; its images are found by ``file_name``, for its ids are its own. Positions in messages count from 0, as JSON
+tools do.
 
 Where an annotation has no ``area`` it is that of its box; without ``iscrowd`` it is none. ``ignore`` is not read, as in
 pycocotools. Numbers of annotations are not used: pycocotools counts a face that is number 0 as missed for ever.
 """
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,14 +22,22 @@ import numpy.typing as npt
 
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import replaced_folder
-from fanet_lightning.image_lists import read_image_list
-from fanet_lightning.scoring.benchmark import DetectionsByImage
+from fanet_lightning.image_lists import nearest_name, read_image_list
+from fanet_lightning.scoring.benchmark import DetectionsByImage, is_clearly_better, layout_warning, on_faces
 from fanet_lightning.scoring.coco_arrays import CocoDetections, CocoGroundTruth, FileId
 from fanet_lightning.scoring.coco_json import box_xywh, file_id, finite, kind_of, read_json, shown, sort_key
+from fanet_lightning.scoring.selection import ImageNames, name_parts
+from fanet_lightning.wording import counted
 
 RESULTS_FILE = "predictions.json"
+DETECTIONS_FILE = "detections.json"
+# Of so many best boxes or more, less than one in a hundred on a face is less than any detector's.
+_FEWEST_TO_DOUBT, _STRANGERS = 100, 0.01
 _ANNOTATIONS = "give a COCO annotation file with images, annotations and categories"
-_RESULTS = f"give a results file, or a folder with {RESULTS_FILE}: [{{image_id, category_id, bbox, score}}, …]"
+_RESULTS = (
+    f"give a results file, or a folder with {RESULTS_FILE}: [{{image_id, category_id, bbox, score}}, …]; "
+    f"or {DETECTIONS_FILE} of detect"
+)
 
 
 def read_ground_truth(path: Path, images: Path | None = None, category: str | None = None) -> CocoGroundTruth:
@@ -44,7 +56,9 @@ def read_ground_truth(path: Path, images: Path | None = None, category: str | No
     content = read_json(path, _ANNOTATIONS)
     if not isinstance(content, dict):
         raise InputError(f"{path} holds {kind_of(content)}; {_ANNOTATIONS}")
-    file_images = _images(path, _entries(path, content, "images"))
+    entries = _entries(path, content, "images")
+    file_images = _images(path, entries)
+    sizes = {number: _size(entry) for number, entry in zip(file_images, entries, strict=True)}
     file_categories = _categories(path, _entries(path, content, "categories"))
     scored = _scored_categories(path, file_categories, category)
     names = set(file_images.values()) if images is None else _selection(images, path, content, file_images)
@@ -65,43 +79,147 @@ def read_ground_truth(path: Path, images: Path | None = None, category: str | No
         np.array([row[4] for row in kept], np.bool_),
         file_images,
         file_categories,
+        np.array([sizes[number] for number in order], np.float64).reshape(-1, 2),
     )
 
 
 def read_results(path: Path, ground_truth: CocoGroundTruth, *, strict: bool = False) -> CocoDetections:
-    """Read a results file, or the ``predictions.json`` of a folder.
+    """Read a results file, or ``detections.json`` of ``detect``; or the ``predictions.json``, else that, of a folder.
 
-    Entries of images and categories that the annotation file has but that are not scored are skipped. The format
+    Entries of images and categories that the annotation file has but that are not scored are skipped. A list of results
     cannot tell an image without a detection from one that was forgotten: both are in ``missing``.
 
     Raises:
-        InputError: no such file, not JSON, not a list, an entry of an unknown image or category, a box that is not
-            four finite numbers or has a negative side, a score that is not a finite number; with ``strict``, an image
-            without an entry.
+        InputError: no such file, not JSON, neither of the two, an entry of an unknown image or category, a box that is
+            not four finite numbers or has a negative side, a score that is not a finite number, a file name that may
+            mean several images or none; with ``strict``, an image without an entry.
     """
     if path.is_dir():
-        path = path / RESULTS_FILE
+        path = path / (DETECTIONS_FILE if _is_only_detect(path) else RESULTS_FILE)
     entries = read_json(path, _RESULTS)
-    if not isinstance(entries, list):
+    images, categories = ground_truth.file_images, ground_truth.file_categories
+    is_list, listed = isinstance(entries, list), set()
+    if isinstance(entries, dict) and {"images", "annotations"} <= set(entries):
+        images = _images_by_name(path, _entries(path, entries, "images"), ground_truth)
+        categories = _categories_by_name(path, _entries(path, entries, "categories"), ground_truth)
+        entries, listed = _entries(path, entries, "annotations"), set(images.values())
+    elif not is_list:
         raise InputError(f"{path} holds {kind_of(entries)}, not a list; {_RESULTS}")
     boxes, scores = _rows(path, entries)
     place = {image_id: i for i, image_id in enumerate(ground_truth.image_ids)}
     category = {name: i for i, name in enumerate(ground_truth.categories)}
-    image_of = {number: place.get(name, -1) for number, name in ground_truth.file_images.items()}
-    category_of = {number: category.get(name, -1) for number, name in ground_truth.file_categories.items()}
+    image_of = {number: place.get(name, -1) for number, name in images.items()}
+    category_of = {number: category.get(name, -1) for number, name in categories.items()}
     image = _places(path, entries, "image_id", image_of)
     kinds = _places(path, entries, "category_id", category_of)
     kept = np.flatnonzero((image >= 0) & (kinds >= 0))
     kept = kept[np.argsort(image[kept], kind="stable")]
     counts = np.bincount(image[kept], minlength=len(place))
-    missing = tuple(np.array(ground_truth.image_ids, np.object_)[counts == 0].tolist())
+    missing = tuple(
+        image_id for image_id, count in zip(place, counts, strict=True) if not count and image_id not in listed
+    )
     if missing and strict:
         raise InputError(
             f"{path}: {len(missing)} of {len(place)} images have no entry, the first is '{missing[0]}'; "
             "add them, or leave strict=true out and they count as images without a detection"
         )
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
-    return CocoDetections(starts, boxes[kept], scores[kept], kinds[kept], missing)
+    found = CocoDetections(starts, boxes[kept], scores[kept], kinds[kept], missing)
+    return replace(found, warnings=tuple(filter(None, _doubts(ground_truth, found, has_names=not is_list))))
+
+
+def _is_only_detect(folder: Path) -> bool:
+    return (folder / DETECTIONS_FILE).is_file() and not (folder / RESULTS_FILE).exists()
+
+
+def _images_by_name(path: Path, entries: list[dict[str, Any]], truth: CocoGroundTruth) -> dict[FileId, str]:
+    """The number of each image in a file of detections → the image id of the ground truth."""
+    known = ImageNames(truth.file_images.values())
+    found: dict[FileId, str] = {}
+    first: dict[str, str] = {}
+    unknown: list[str] = []
+    for i, entry in enumerate(entries):
+        number, name = file_id(path, f"images[{i}]", entry, "id"), entry.get("file_name")
+        if not isinstance(name, str) or not name.strip():
+            raise InputError(f"{path}: images[{i}]: file_name {shown(name)} is no name; write the image's file name")
+        if number in found:
+            raise InputError(f"{path}: images[{i}]: id {number} stands there already; give each image its own")
+        meant = known.find(name)
+        if len(meant) > 1:
+            raise InputError(
+                f"{path}: images[{i}]: file_name {shown(name)} may be '{meant[0]}' or '{meant[1]}' of the annotations; "
+                "write it with its folder, or run detect on the folder above"
+            )
+        if not meant:
+            unknown.append(name)
+            continue
+        if meant[0] in first:
+            raise InputError(
+                f"{path}: images[{i}]: file_name {shown(name)} and {shown(first[meant[0]])} are both '{meant[0]}' of "
+                "the annotations; remove one"
+            )
+        found[number], first[meant[0]] = meant[0], name
+    if unknown:
+        near = nearest_name("/".join(name_parts(unknown[0])), truth.image_ids)
+        raise InputError(
+            f"{path}: {len(unknown)} of {counted(len(entries), 'image')} are not in the annotations, the first is "
+            f"{shown(unknown[0])}{f', where they have {near!r}' if near else ''}; remove them or give the annotations "
+            "they belong to"
+        )
+    return found
+
+
+def _categories_by_name(path: Path, entries: list[dict[str, Any]], truth: CocoGroundTruth) -> dict[FileId, str]:
+    """The number of each category → its name in the ground truth; where each side has but one, they are the same."""
+    own, names = _categories(path, entries), list(truth.file_categories.values())
+    if len(own) == len(names) == 1:
+        return dict.fromkeys(own, names[0])
+    for name in own.values():
+        if name not in names:
+            raise InputError(f"{path}: category '{name}' is not in the annotations; they have {', '.join(names)}")
+    return own
+
+
+def _doubts(truth: CocoGroundTruth, found: CocoDetections, *, has_names: bool) -> Iterator[str | None]:
+    """Boxes in another layout; ids that count the images of another list."""
+    faces = [
+        np.column_stack([own[:, :2], own[:, :2] + own[:, 2:]]) for own in np.split(truth.boxes_xywh, truth.starts[1:-1])
+    ]
+    rows, scores = (np.split(own, found.starts[1:-1]) for own in (found.boxes_xywh, found.scores))
+    doubt = layout_warning(rows, scores, faces, sizes_wh=truth.sizes_wh)
+    yield doubt
+    if doubt or has_names:
+        return
+    on_face, looked_at = on_faces(rows, scores, faces)
+    hint = f"give {DETECTIONS_FILE} of detect, whose images are found by file name, or the annotations' ids"
+    for numbering, targets in _other_numberings(truth, [len(own) > 0 for own in rows]):
+        other, looked_at_there = on_faces(rows, scores, [faces[target] for target in targets])
+        if is_clearly_better(other, looked_at_there, on_face):
+            yield (
+                f"the image ids seem to number the images {numbering}, not as the annotations do: so read {other:,} "
+                f"of {looked_at_there:,} boxes looked at are on a face, by the annotations' ids {on_face:,}; {hint}"
+            )
+            return
+    if looked_at >= _FEWEST_TO_DOUBT and on_face < _STRANGERS * looked_at:
+        yield (
+            f"{on_face:,} of {looked_at:,} boxes looked at are on a face, as where the ids are those of another list; "
+            f"if the detector is better than that, {hint}"
+        )
+
+
+def _other_numberings(truth: CocoGroundTruth, has_rows: Sequence[bool]) -> Iterator[tuple[str, list[int]]]:
+    """How else ids may have been given, and the place that the rows at each place would then belong to."""
+    if len(truth.image_ids) < len(truth.file_images):
+        return  # of a selection the ids of the other images are not seen
+    place = {image_id: i for i, image_id in enumerate(truth.image_ids)}
+    ids = {place[image_id]: number for number, image_id in truth.file_images.items()}
+    in_file = list(truth.file_images.values())
+    for name, order in (("by name", sorted(in_file)), ("in the order of the annotation file", in_file)):
+        for start in (1, 0):
+            numbered: dict[FileId, int] = {number: place[image_id] for number, image_id in enumerate(order, start)}
+            targets = [numbered.get(ids[i], -1) if has_rows[i] else i for i in range(len(place))]
+            if min(targets, default=-1) >= 0 and targets != list(range(len(place))):
+                yield f"{name} from {start}", targets
 
 
 def write_results(folder: Path, ground_truth: CocoGroundTruth, detections: DetectionsByImage) -> None:
@@ -145,6 +263,13 @@ def write_results(folder: Path, ground_truth: CocoGroundTruth, detections: Detec
             (temporary / RESULTS_FILE).write_text(json.dumps(entries, allow_nan=False), encoding="utf-8")
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror}); free it or give another folder") from error
+
+
+def _size(entry: dict[str, Any]) -> tuple[float, float]:
+    """Width and height of an image as the file states them, NaN where it does not."""
+    sides = [entry.get(side, math.nan) for side in ("width", "height")]
+    is_stated = all(isinstance(side, int | float) and not isinstance(side, bool) and 0 < side < 1e9 for side in sides)
+    return (float(sides[0]), float(sides[1])) if is_stated else (math.nan, math.nan)
 
 
 def _entries(path: Path, content: dict[str, Any], name: str) -> list[dict[str, Any]]:
@@ -279,14 +404,15 @@ def _places(path: Path, entries: list[dict[str, Any]], name: str, known: Mapping
             return np.array([known[entry[name]] for entry in entries], np.int64)
     except (KeyError, TypeError):
         pass
-    unknown = 0
+    unknown: list[FileId] = []
     first = ""
     for i, entry in enumerate(entries):
         number = file_id(path, f"[{i}]", entry, name)
         if number not in known:
-            unknown += 1
+            unknown.append(number)
             first = first or f"[{i}]: {name} {shown(number)}"
+    by_name = f", or {DETECTIONS_FILE} of detect, whose images are found by file name" if name == "image_id" else ""
     raise InputError(
-        f"{path}: {first} is not in the annotations, among {unknown} such entries; "
-        "remove them or give the annotations they belong to"
+        f"{path}: {first} is not in the annotations, among {len(unknown)} such entries with {len(set(unknown))} ids; "
+        f"remove them or give the annotations they belong to{by_name}"
     )

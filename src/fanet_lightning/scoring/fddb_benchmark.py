@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from fanet_lightning.errors import InputError
-from fanet_lightning.scoring.benchmark import DetectionsByImage, Samples, Scores
+from fanet_lightning.scoring.benchmark import DetectionsByImage, Samples, Scores, layout_warning
 from fanet_lightning.scoring.fddb import (
     DISCRETE_IOU,
     FddbCounts,
@@ -20,8 +20,9 @@ from fanet_lightning.scoring.fddb import (
 )
 from fanet_lightning.scoring.fddb_files import FddbPredictions, read_fddb_predictions, write_fddb_detections, write_roc
 from fanet_lightning.scoring.fddb_ground_truth import FOLDS, FddbGroundTruth, read_fddb_ground_truth
-from fanet_lightning.scoring.fddb_regions import iou_with_ellipses, iou_with_rectangles
+from fanet_lightning.scoring.fddb_regions import bounding_boxes, iou_with_ellipses, iou_with_rectangles
 from fanet_lightning.scoring.rectangle_to_ellipse import EllipseFit, apply_fit, fit_without_fold, inscribed_ellipses
+from fanet_lightning.wording import counted
 
 Floats = npt.NDArray[np.float64]
 Ellipses = Literal["as_given", "inscribed", "cross_fitted"]
@@ -64,8 +65,8 @@ class FddbBenchmark:
                 f"benchmark.ellipses={ellipses} is not known; choose one of {', '.join(get_args(Ellipses))}"
             )
         self.ellipses = ellipses
-        self.image_sizes = None if image_sizes is None else Path(image_sizes)
-        self.images_root = None if images_root is None else Path(images_root)
+        self.image_sizes = None if image_sizes is None else Path(str(image_sizes))
+        self.images_root = None if images_root is None else Path(str(images_root))
         self.prefix = prefix
 
     def read_ground_truth(self, path: Path, images: Path | None = None) -> FddbGroundTruth:
@@ -132,7 +133,7 @@ class FddbBenchmark:
             resampled=resampled,
             write_curves=lambda folder: write_roc(roc, folder, self.prefix),
             rules=rules,
-            warnings=tuple(self._warnings(predictions, folds)),
+            warnings=tuple(self._warnings(ground_truth, predictions, folds)),
         )
 
     def write_predictions(self, folder: Path, ground_truth: FddbGroundTruth, detections: DetectionsByImage) -> None:
@@ -162,11 +163,20 @@ class FddbBenchmark:
             rows = tuple(apply_fit(fits[fold], own) for fold, own in zip(folds, predictions.rows, strict=True))
         return FddbPredictions(predictions.image_ids, rows, predictions.scores, True, predictions.missing), fits
 
-    def _warnings(self, predictions: FddbPredictions, folds: list[int]) -> list[str]:
+    def _warnings(self, truth: FddbGroundTruth, predictions: FddbPredictions, folds: list[int]) -> list[str]:
         warnings = []
         missing = predictions.missing_line()
         if missing:
             warnings.append(missing)
+        negative = sum(int(predictions.has_negative_side(i).sum()) for i in range(len(predictions.rows)))
+        if negative:
+            warnings.append(f"{counted(negative, 'detection')} with a negative width or height: taken as false alarms")
+        if not predictions.are_ellipses:
+            faces_xyxy = [bounding_boxes(ellipses) for ellipses in truth.ellipses]
+            doubt = layout_warning(
+                predictions.rows, predictions.scores, faces_xyxy, sizes_wh=truth.sizes_wh.astype(np.float64)
+            )
+            warnings += [doubt] if doubt else []
         scores = np.concatenate([np.zeros(0), *predictions.scores])
         if len(scores) > 1 and (scores == scores[0]).all():
             warnings.append(f"all {len(scores)} scores are {scores[0]:g}: the curve is a single point")
@@ -193,10 +203,13 @@ def count_fddb(ground_truth: FddbGroundTruth, predictions: FddbPredictions) -> F
 
 
 def image_iou(ground_truth: FddbGroundTruth, predictions: FddbPredictions, image: int) -> Floats:
-    """IoU of the faces and the detections of one image, (F, D)."""
-    iou = iou_with_ellipses if predictions.are_ellipses else iou_with_rectangles
+    """IoU of the faces and the detections of one image, (F, D); 0 for detections with a negative side."""
+    overlaps = iou_with_ellipses if predictions.are_ellipses else iou_with_rectangles
     width, height = ground_truth.sizes_wh[image].tolist()
-    return iou(ground_truth.ellipses[image], predictions.rows[image], width, height)
+    rows, negative = predictions.rows[image], predictions.has_negative_side(image)
+    iou = np.zeros((len(ground_truth.ellipses[image]), len(rows)))
+    iou[:, ~negative] = overlaps(ground_truth.ellipses[image], rows[~negative], width, height)
+    return iou
 
 
 def _fits(truth: FddbGroundTruth, predictions: FddbPredictions) -> dict[int, EllipseFit]:

@@ -27,10 +27,11 @@ class Block(NamedTuple):
     rows: npt.NDArray[np.float64]
 
 
-def read_blocks(path: Path) -> list[Block]:
+def read_blocks(path: Path, *, negative_sides: bool = False) -> list[Block]:
     """The blocks of a file, in its order. Blank lines and carriage returns do not count; a name may end in ``.jpg``.
 
     Rows have five columns, ``x y w h score``, or six, ``major minor angle cx cy score``, the same throughout a file.
+    Sides below 0 are an error unless ``negative_sides``.
 
     Raises:
         InputError: the file cannot be read; or the first line that does not hold what it should, by its number.
@@ -50,8 +51,8 @@ def read_blocks(path: Path) -> list[Block]:
         count = _count(path, lines, place)
         rows = lines[place + 2 : place + 2 + count]
         values = _rows_fast(rows, count, columns)
-        if values is None:
-            values = _rows_carefully(path, lines[place + 1][0], rows, count, columns)
+        if values is None or (not negative_sides and _has_negative_side(values)):
+            values = _rows_carefully(path, lines[place + 1][0], rows, count, columns, negative_sides)
         columns = values.shape[1] or columns
         blocks.append(Block(_text(path, number, name), number, values))
         place += 2 + count
@@ -87,28 +88,32 @@ def _rows_fast(rows: list[tuple[int, bytes]], count: int, columns: int) -> npt.N
         return None
     if values.ndim != 2 or values.shape[1] not in ([columns] if columns else (len(RECTANGLE), len(ELLIPSE))):
         return None
-    sides = values[:, 2:4] if values.shape[1] == len(RECTANGLE) else values[:, :2]
-    if not (np.isfinite(values).all() and (sides >= 0).all() and (np.abs(values[:, :-1]) <= LARGEST).all()):
+    if not (np.isfinite(values).all() and (np.abs(values[:, :-1]) <= LARGEST).all()):
         return None
     return values
 
 
+def _has_negative_side(values: npt.NDArray[np.float64]) -> bool:
+    sides = values[:, 2:4] if values.shape[1] == len(RECTANGLE) else values[:, :2]
+    return bool((sides < 0).any())
+
+
 def _rows_carefully(
-    path: Path, count_line: int, rows: list[tuple[int, bytes]], count: int, columns: int
+    path: Path, count_line: int, rows: list[tuple[int, bytes]], count: int, columns: int, negative_sides: bool
 ) -> npt.NDArray[np.float64]:
     values = []
     for found, (number, line) in enumerate(rows):
         words = line.split()
         if b"/" in line and not _NUMBER.fullmatch(words[0]):
             raise InputError(f"{path}:{count_line}: {count} rows are announced but {found} follow; correct the count")
-        values.append(_row(path, number, line, words, columns))
+        values.append(_row(path, number, line, words, columns, negative_sides))
         columns = len(words)
     if len(rows) != count:
         raise InputError(f"{path}:{count_line}: {count} rows are announced but {len(rows)} follow; correct the count")
     return np.array(values)
 
 
-def _row(path: Path, number: int, line: bytes, words: list[bytes], columns: int) -> list[float]:
+def _row(path: Path, number: int, line: bytes, words: list[bytes], columns: int, negative_sides: bool) -> list[float]:
     where = f"{path}:{number}"
     if b"," in line:
         raise InputError(f"{where}: '{_shown(line)}' has a comma; write 1.5, and blanks between numbers")
@@ -127,7 +132,7 @@ def _row(path: Path, number: int, line: bytes, words: list[bytes], columns: int)
         value = float(word) if _NUMBER.fullmatch(word) else math.nan
         if not math.isfinite(value):
             raise InputError(f"{where}: {name} '{_shown(word)}' is not a finite number; correct or remove the row")
-        if value < 0 and name in ("width", "height", "major half-axis", "minor half-axis"):
+        if value < 0 and not negative_sides and name in ("width", "height", "major half-axis", "minor half-axis"):
             raise InputError(f"{where}: {name} {value:g} is negative; rows are x y w h score, not corners")
         if name != "score" and abs(value) > LARGEST:
             raise InputError(f"{where}: {name} {value:g} is beyond {LARGEST:g} pixels; correct or remove the row")

@@ -20,6 +20,7 @@ from fanet_lightning.files import replaced, replaced_folder
 from fanet_lightning.scoring.fddb import Roc
 from fanet_lightning.scoring.fddb_blocks import ELLIPSE, LARGEST, RECTANGLE, read_blocks
 from fanet_lightning.scoring.fddb_ground_truth import FOLDS, FddbGroundTruth
+from fanet_lightning.scoring.selection import ImageNames
 
 Floats = npt.NDArray[np.float64]
 
@@ -40,6 +41,8 @@ class FddbPredictions:
     ``scores``       N arrays (D_i,), any scale, any order.
     ``are_ellipses`` which of the two.
     ``missing``      images without a block; they count as images without a detection.
+
+    A row with a negative side, which published results have, overlaps nothing (:meth:`has_negative_side`).
     """
 
     image_ids: tuple[str, ...]
@@ -64,6 +67,11 @@ class FddbPredictions:
         missing = tuple(image_id for image_id in ids if image_id not in rows)
         return cls(ids, tuple(part[:, :4] for part in own), tuple(part[:, 4] for part in own), False, missing)
 
+    def has_negative_side(self, image: int) -> npt.NDArray[np.bool_]:
+        """(D_i,): width, height or a half-axis is below 0."""
+        rows = self.rows[image]
+        return np.any((rows[:, :2] if self.are_ellipses else rows[:, 2:]) < 0, axis=1)
+
     def missing_line(self) -> str | None:
         """One line about the images without a block, or None."""
         if not self.missing:
@@ -81,32 +89,34 @@ def read_fddb_predictions(source: Path, ground_truth: FddbGroundTruth, *, strict
     Raises:
         InputError: the source is missing or empty, two files are of one fold, an image has two blocks or is not known,
             rectangles and ellipses are mixed, a line does not hold what it should, or, with ``strict``, an image has
-            no block.
+            no block or a row has a negative side.
     """
-    known, wanted = set(ground_truth.known_ids), set(ground_truth.image_ids)
+    known, wanted = ImageNames(ground_truth.known_ids), set(ground_truth.image_ids)
     places: dict[str, str] = {}
     found: dict[str, Floats] = {}
     unknown = []
     columns, first = 0, ""
     for path in _files(source):
-        blocks = read_blocks(path)
+        blocks = read_blocks(path, negative_sides=not strict)
         if not blocks:
             raise InputError(f"{path} is empty; write a block for each image, its name and the count 0 where none")
         for block in blocks:
             place = f"{path}:{block.line}"
-            if block.name in places:
-                raise InputError(f"{place}: '{block.name}' has a block at {places[block.name]} already; keep one")
-            places[block.name] = place
-            if block.name not in known:
-                unknown.append(block.name)
+            meant = known.find(block.name)
+            image_id = meant[0] if len(meant) == 1 else block.name
+            if image_id in places:
+                raise InputError(f"{place}: '{image_id}' has a block at {places[image_id]} already; keep one")
+            places[image_id] = place
+            if len(meant) != 1:
+                unknown.append(image_id)
                 continue
             own = block.rows.shape[1]
             if columns and own not in (0, columns):
                 raise InputError(f"{place}: rows of {own} numbers, but {first} has {columns}; take one kind for all")
             if own and not columns:
                 columns, first = own, place
-            if block.name in wanted:
-                found[block.name] = block.rows
+            if image_id in wanted:
+                found[image_id] = block.rows
     if unknown:
         raise InputError(
             f"{places[unknown[0]]}: the ground truth does not have '{unknown[0]}'"

@@ -52,6 +52,16 @@ def rectangle_pixels(rows_xywh: npt.ArrayLike, width: int, height: int) -> npt.N
     return np.concatenate([np.maximum(low, 0), np.minimum(high, [width - 1, height - 1])], axis=1)
 
 
+def bounding_boxes(ellipses: npt.ArrayLike) -> Rows:
+    """(F, 5) → (F, 4) ``x1 y1 x2 y2`` around each, not cut to the image."""
+    major, minor, angle, x, y = np.asarray(ellipses, np.float64).reshape(-1, 5).T
+    reach_x, reach_y = (
+        np.hypot(major * np.cos(angle), minor * np.sin(angle)),
+        np.hypot(major * np.sin(angle), minor * np.cos(angle)),
+    )
+    return np.column_stack([x - reach_x, y - reach_y, x + reach_x, y + reach_y])
+
+
 def ellipse_region(ellipse: npt.ArrayLike, width: int, height: int) -> Region:
     """The pixels of an ellipse ``major minor angle cx cy`` in an image of ``width`` × ``height``.
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.errors import InputError
+from fanet_lightning.scoring.selection import is_same_image
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 # Nine digits: Python refuses to convert thousands of them, and no image has a billion rows.
@@ -45,7 +46,7 @@ def _parse_fast(files: Sequence[PredictionFile]) -> tuple[npt.NDArray[np.float64
         # Two splits only, so that the rows are not cut into pieces.
         name, _, rest = file.text.partition(b"\n")
         count, _, body = rest.partition(b"\n")
-        if name.strip().removesuffix(b".jpg") != file.image_id.rpartition("/")[2].encode():
+        if not _is_named(name.decode("utf-8", "replace"), file.image_id):
             return None
         count = count.strip()
         if not (count.isdigit() and len(count) <= 9):
@@ -92,9 +93,9 @@ def parse_carefully(file: PredictionFile) -> npt.NDArray[np.float64]:
         lines = file.text.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{file.where}: byte {error.start} is not UTF-8 text; save the file as plain text") from error
-    found = lines[0].strip().removesuffix(".jpg")
-    if found != name:
-        raise InputError(f"{file.where}:1: the name line says '{found[:80]}'; write '{name}' or rename the file")
+    if not _is_named(lines[0], file.image_id):
+        found = lines[0].strip()[:80]
+        raise InputError(f"{file.where}:1: the name line says '{found}'; write '{name}' or rename the file")
     count = lines[1].strip() if len(lines) > 1 else ""
     if not _COUNT.fullmatch(count):
         raise InputError(f"{file.where}:2: '{count[:80]}' is not a number of rows; write how many rows follow")
@@ -102,6 +103,12 @@ def parse_carefully(file: PredictionFile) -> npt.NDArray[np.float64]:
     if len(rows) != int(count):
         raise InputError(f"{file.where}:2: {count} rows are announced but {len(rows)} follow; correct the count")
     return np.array(rows, np.float64).reshape(-1, 5)
+
+
+def _is_named(line: str, image_id: str) -> bool:
+    """Detectors write the name, the file name, or ``event/name.jpg`` (S3FD)."""
+    line = line.strip()
+    return line == image_id.rpartition("/")[2] or is_same_image(line, image_id)
 
 
 def _row(where: str, number: int, words: list[str]) -> list[float]:

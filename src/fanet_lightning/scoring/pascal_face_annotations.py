@@ -43,8 +43,11 @@ AFW: Mapping[str, Release] = {
 
 
 def image_key(name: str) -> str:
-    """``2008_003880.jpg`` → ``2008_003880``: what face-eval knows an image by, the name up to the first dot."""
-    return name.partition(".")[0]
+    """``2008_003880.jpg`` → ``2008_003880``: what face-eval knows an image by, the name up to the first dot.
+
+    Folders before it, with either slash, do not count.
+    """
+    return name.replace("\\", "/").rpartition("/")[2].partition(".")[0]
 
 
 def read_annotations(path: Path, release: Release, images: Path | None = None) -> PascalFaceGroundTruth:

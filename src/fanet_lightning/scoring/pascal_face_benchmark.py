@@ -9,7 +9,7 @@ import numpy as np
 
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import replaced
-from fanet_lightning.scoring.benchmark import DetectionsByImage, Samples, Scores
+from fanet_lightning.scoring.benchmark import DetectionsByImage, Samples, Scores, layout_warning
 from fanet_lightning.scoring.pascal_face import (
     MIN_DETECTION_PX,
     PASSES,
@@ -42,7 +42,7 @@ class PascalFaceBenchmark:
     releases: ClassVar[Mapping[str, Release]] = PASCAL_FACE
 
     def __init__(self, labels: str = "corrected", alignment: bool = True) -> None:
-        if labels not in self.releases:
+        if labels not in list(self.releases):
             raise InputError(f"benchmark.labels={labels} is not known; choose {' or '.join(self.releases)}")
         if not isinstance(alignment, bool):
             raise InputError(f"benchmark.alignment={alignment} is neither true nor false")
@@ -68,7 +68,7 @@ class PascalFaceBenchmark:
         missing = _missing_line(detections)
         if missing and strict:
             raise InputError(f"{predictions}: {missing}; add them, or leave strict=true out")
-        warnings = [*ground_truth.warnings, *([missing] if missing else [])]
+        warnings = [*ground_truth.warnings, *filter(None, (missing, _doubt(ground_truth, detections)))]
         if detections.overlap != OVERLAP:
             warnings.append(f"Picasa's faces are matched at an overlap of {detections.overlap}, as face-eval does")
         result = evaluate_detections(ground_truth, detections, alignment=self.alignment)
@@ -156,6 +156,16 @@ def write_curves(result: PascalFaceResult, folder: Path) -> list[Path]:
 
 def _resampled(result: PascalFaceResult, samples: int, seed: int) -> Samples:
     return {"ap": {"all": resampled_ap(result, samples, seed)}}
+
+
+def _doubt(ground_truth: PascalFaceGroundTruth, detections: PascalFaceDetections) -> str | None:
+    rows = detections.boxes_xyxy
+    if detections.layout == "x y w h":
+        rows = np.column_stack([rows[:, :2], rows[:, 2:] - rows[:, :2]])
+    order = np.argsort(detections.image_index, kind="stable")
+    starts = np.searchsorted(detections.image_index[order], np.arange(1, len(detections.image_ids)))
+    own, scores = np.split(rows[order], starts), np.split(detections.scores[order], starts)
+    return layout_warning(own, scores, ground_truth.boxes_xyxy, detections.layout)
 
 
 def _missing_line(detections: PascalFaceDetections) -> str | None:

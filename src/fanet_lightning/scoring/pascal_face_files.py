@@ -74,7 +74,8 @@ def read_detections(source: Path, ground_truth: PascalFaceGroundTruth) -> Pascal
     selected = index >= 0
     values = table.values[selected]
     overlap = PICASA_OVERLAP if image_key(path.name) == "Picasa" else OVERLAP
-    return PascalFaceDetections(ground_truth.image_ids, index[selected], values[:, 1:], values[:, 0], overlap)
+    layout = "x y w h" if path.suffix.lower() in (".csv", ".shenmat") else "x1 y1 x2 y2"
+    return PascalFaceDetections(ground_truth.image_ids, index[selected], values[:, 1:], values[:, 0], overlap, layout)
 
 
 def write_detections(folder: Path, detections: DetectionsByImage, image_ids: Iterable[str]) -> Path:
@@ -219,7 +220,7 @@ def _read_shen(path: Path) -> _Table:
     try:
         for number, cell in enumerate(np.asarray(load_mat(path, ("DetectionResults",))["DetectionResults"]).ravel()):
             image = np.asarray(cell).ravel()[0]
-            name = image_key(str(np.asarray(image["filename"]).ravel()[0]).rpartition("\\")[2])
+            name = image_key(str(np.asarray(image["filename"]).ravel()[0]))
             faces = np.asarray(image["faces"], np.float64).reshape(-1, 5)
             rows.append(np.column_stack([faces[:, 4], faces[:, :2], faces[:, :2] + faces[:, 2:4]]))
             names += [name] * len(faces)

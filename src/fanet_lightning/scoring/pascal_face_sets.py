@@ -99,6 +99,7 @@ class PascalFaceDetections:
     ``boxes_xyxy``  (D, 4) float64, pixels; x2 >= x1, y2 >= y1.
     ``scores``      (D,) float64, any scale.
     ``overlap``     a detection must overlap a face by more than this: 0.5, for Picasa 0.1.
+    ``layout``      of the numbers in the file: ``x1 y1 x2 y2`` or ``x y w h``.
 
     Raises:
         ValueError: shapes that do not fit, numbers that are not finite, a negative side, an index without an image.
@@ -109,6 +110,7 @@ class PascalFaceDetections:
     boxes_xyxy: Float
     scores: Float
     overlap: float = OVERLAP
+    layout: str = "x1 y1 x2 y2"
 
     def __post_init__(self) -> None:
         count = len(self.scores)

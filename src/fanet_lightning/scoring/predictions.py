@@ -1,6 +1,7 @@
 """Predictions of a run, packed, and the official text layout: one ``event/name.txt`` per image.
 
-A file has the image's name, the number of rows, and rows ``x y w h score``. Hundreds of thousands of rows are parsed in
+A file has the image's name (with or without its event and extension), the number of rows, and rows ``x y w h score``.
+Hundreds of thousands of rows are parsed in
 one sweep (:mod:`parsing`); whatever that sweep doubts goes through a line-by-line parser that names the fault.
 """
 
@@ -17,7 +18,9 @@ import numpy.typing as npt
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import replaced_folder
 from fanet_lightning.scoring.parsing import PredictionFile, parse_files
+from fanet_lightning.scoring.selection import name_parts
 
+_HIDDEN = (".", "__MACOSX")
 _LAYOUT = "predictions lie as event/name.txt: a name line, a count line, rows x y w h score"
 
 
@@ -97,7 +100,7 @@ def read_predictions(
     wanted = set(ids)
     known = wanted if known_ids is None else wanted | set(known_ids)
     if source.is_dir():
-        files = _read_folder(source, wanted, known)
+        files = read_folder(source, wanted, known)
     elif source.is_file():
         files = _read_zip(source, wanted, known)
     else:
@@ -158,7 +161,13 @@ def prediction_text(name: str, boxes_xyxy: npt.ArrayLike, scores: npt.ArrayLike,
     return f"{name}\n{len(rows)}\n{body}"
 
 
-def _read_folder(root: Path, wanted: set[str], known: set[str]) -> dict[str, PredictionFile]:
+def read_folder(root: Path, wanted: set[str], known: set[str]) -> dict[str, PredictionFile]:
+    """The files of the ``wanted`` images by image id, not parsed.
+
+    Raises:
+        InputError: a folder without predictions, with two files for an image or one of an image that is not ``known``,
+            or a file that cannot be read.
+    """
     try:
         listed = [place for depth in _depths(known) for place in _at_depth(root, depth)]
     except OSError as error:
@@ -196,10 +205,18 @@ def _read_zip(path: Path, wanted: set[str], known: set[str]) -> dict[str, Predic
             members: dict[tuple[str, str], zipfile.ZipInfo] = {}
             listed = []
             depths = _depths(known)
-            for member in archive.infolist():
-                parts = PurePosixPath(member.filename.replace("\\", "/")).parts
-                if len(parts) - 1 in depths and not member.is_dir():
-                    place = ("/".join(parts[:-1]), parts[-1])
+            packed = [
+                (PurePosixPath(member.filename.replace("\\", "/")).parts, member)
+                for member in archive.infolist()
+                if not member.is_dir()
+            ]
+            texts = [parts for parts, _ in packed if _is_text(parts[-1]) and not parts[0].startswith(_HIDDEN)]
+            # Whoever packs a folder has its name at the top.
+            is_folder = not any(len(parts) - 1 in depths for parts in texts) and len({parts[0] for parts in texts}) == 1
+            for parts, member in packed:
+                steps = parts[is_folder:]
+                if len(steps) - 1 in depths:
+                    place = ("/".join(steps[:-1]), steps[-1])
                     members[place] = member
                     listed.append(place)
             return {
@@ -215,9 +232,11 @@ def _by_image(source: str, listed: list[tuple[str, str]], known: set[str]) -> di
     found: dict[str, tuple[str, str]] = {}
     surplus = []
     for event, name in listed:
-        if not name.lower().endswith(".txt") or name.startswith(".") or event.startswith((".", "__MACOSX")):
+        if not _is_text(name) or event.startswith(_HIDDEN):
             continue
-        image_id = _joined(event, name[:-4].removesuffix(".jpg"))
+        image_id = _joined(event, name[:-4])
+        if image_id not in known:
+            image_id = _joined(event, name_parts(name[:-4])[-1])
         if image_id in found:
             raise InputError(f"{source}: two files for image '{image_id}', {found[image_id][1]} and {name}; remove one")
         found[image_id] = (event, name)
@@ -231,6 +250,10 @@ def _by_image(source: str, listed: list[tuple[str, str]], known: set[str]) -> di
             f"'{surplus[0]}'; remove them or give the ground truth they belong to"
         )
     return found
+
+
+def _is_text(name: str) -> bool:
+    return name.lower().endswith(".txt") and not name.startswith(".")
 
 
 def _joined(event: str, name: str) -> str:

@@ -72,10 +72,13 @@ def fit_ellipses(rows_xywh: npt.ArrayLike, ellipses: npt.ArrayLike) -> EllipseFi
 
 
 def apply_fit(fit: EllipseFit, rows_xywh: npt.ArrayLike) -> Floats:
-    """(D, 4) rectangles → (D, 5) ellipses. Half-axes below 0, which a fit may give far from its pairs, become 0."""
+    """(D, 4) rectangles → (D, 5) ellipses. Half-axes below 0, which a fit may give far from its pairs, become 0.
+
+    Those of a rectangle with a negative side, which is none, become -1.
+    """
     rows = np.asarray(rows_xywh, np.float64).reshape(-1, 4)
     predicted = rows[:, 2:] @ fit.coefficients
-    half = np.maximum(predicted[:, :2], 0)
+    half = np.where((rows[:, 2:] < 0).any(axis=1, keepdims=True), -1, np.maximum(predicted[:, :2], 0))
     centre = rows[:, :2] + rows[:, 2:] / 2 + predicted[:, 2:]
     return np.column_stack([half, np.full(len(rows), fit.angle), centre])
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import replaced
-from fanet_lightning.scoring.predictions import Predictions, read_predictions
+from fanet_lightning.scoring.predictions import Predictions, read_folder, read_predictions
 
 # The earliest that a zip can hold: equal predictions give equal archives.
 _TIME = (1980, 1, 1, 0, 0, 0)
@@ -40,6 +40,7 @@ def write_submission(archive: Path, folder: Path, image_ids: Sequence[str]) -> P
             f"{folder}: {len(expected.missing)} of {len(ids)} images of the split have no file, the first is "
             f"'{expected.missing[0]}'; the server wants a file for each, with the count 0 where nothing was found"
         )
+    files = read_folder(folder, set(ids), set(ids))
     try:
         with replaced(archive) as temporary:
             with zipfile.ZipFile(temporary, "w") as target:
@@ -47,7 +48,7 @@ def write_submission(archive: Path, folder: Path, image_ids: Sequence[str]) -> P
                     member = zipfile.ZipInfo(f"{image_id}.txt", _TIME)
                     member.compress_type = zipfile.ZIP_DEFLATED
                     member.external_attr = 0o644 << 16
-                    target.writestr(member, (folder / f"{image_id}.txt").read_bytes())
+                    target.writestr(member, files[image_id].text)
             written = read_predictions(temporary, ids, strict=True)
             if not all(
                 np.array_equal(getattr(written, name), getattr(expected, name))

@@ -11,7 +11,7 @@ import numpy as np
 
 from fanet_lightning.errors import InputError, first_line
 from fanet_lightning.files import replaced
-from fanet_lightning.scoring.benchmark import DetectionsByImage, Samples, Scores
+from fanet_lightning.scoring.benchmark import DetectionsByImage, Samples, Scores, layout_warning
 from fanet_lightning.scoring.bootstrap import resampled_ap
 from fanet_lightning.scoring.curves import Curve, average_precision
 from fanet_lightning.scoring.ground_truth import GroundTruth, read_ground_truth, read_selection
@@ -32,9 +32,13 @@ class WiderFaceBenchmark:
     title: str = "WIDER FACE"
 
     def read_ground_truth(self, path: Path, images: Path | None = None) -> GroundTruth:
-        """The folder of the official ``.mat`` files; see :class:`fanet_lightning.scoring.benchmark.Benchmark`."""
+        """The folder of the official ``.mat`` files; see :class:`fanet_lightning.scoring.benchmark.Benchmark`.
+
+        Listed images come sorted, as ``evaluate`` has them: resamples are drawn by place, and the order of a list must
+        not move an interval.
+        """
         whole = read_ground_truth(path)
-        return whole if images is None else whole.select(read_selection(images, whole.image_ids))
+        return whole if images is None else whole.select(sorted(read_selection(images, whole.image_ids)))
 
     def score(self, ground_truth: GroundTruth, predictions: Path, *, strict: bool = False) -> Scores:
         """AP per setting of a folder or ``.zip`` in the official text layout.
@@ -44,10 +48,11 @@ class WiderFaceBenchmark:
         whole_ids = ground_truth.image_ids if ground_truth.whole_ids is None else ground_truth.whole_ids
         read = read_predictions(predictions, ground_truth.image_ids, known_ids=whole_ids, strict=strict)
         counts = count_images(ground_truth, read)
-        missing = read.missing_line()
-        return scores_from_counts(
-            self.name, self.title, counts, len(whole_ids), warnings=() if missing is None else (missing,)
-        )
+        starts = read.starts[1:-1]
+        faces_xyxy = [np.column_stack([own[:, :2], own[:, :2] + own[:, 2:]]) for own in ground_truth.boxes_xywh]
+        doubt = layout_warning(np.split(read.boxes_xywh, starts), np.split(read.scores, starts), faces_xyxy)
+        warnings = tuple(filter(None, (read.missing_line(), doubt)))
+        return scores_from_counts(self.name, self.title, counts, len(whole_ids), warnings=warnings)
 
     def write_predictions(self, folder: Path, ground_truth: GroundTruth, detections: DetectionsByImage) -> None:
         write_predictions(folder, detections)
