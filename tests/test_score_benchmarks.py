@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -492,12 +493,18 @@ def test_results_with_ids_of_another_list(tmp_path: Path, capsys: pytest.Capture
         (["bootstrap=1000000000000"], "bootstrap=1000000000000 takes too much memory"),
         (["predictions=FILE"], "is not a readable .zip"),
         (["against=FILE"], "is not a readable .zip"),
+        (["ground_truth=ZIP"], "is a .zip; unpack it"),
+        (["benchmark=fddb", "predictions=ZIP"], "is a .zip; unpack it"),
         (["benchmark=pascal_face", "benchmark.labels=[new]"], "benchmark.labels=['new'] is not known"),
     ],
 )
 def test_words_without_sense(wider: tuple[Path, Path], tmp_path: Path, words: list[str], expected: str) -> None:
     (tmp_path / "file").write_text("x\n")
-    given = [f"predictions={wider[0]}", f"ground_truth={wider[1]}", *words]
-    done = call(*(word.replace("FILE", str(tmp_path / "file")) for word in given))
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert done.stderr.startswith("error: ") and expected in done.stderr
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
+        archive.writestr("x.txt", "x")
+    places = {"FILE": str(tmp_path / "file"), "ZIP": str(tmp_path / "packed.zip")}
+    given = {"predictions": str(wider[0]), "ground_truth": str(wider[1])}
+    given |= {key: places.get(value, value) for key, _, value in (word.partition("=") for word in words)}
+    with pytest.raises(InputError) as error:
+        main([f"{key}={value}" for key, value in given.items()])
+    assert expected in str(error.value) and "\n" not in str(error.value)

@@ -1,6 +1,7 @@
 """``python -m fanet_lightning.score``: predictions and ground truth → numbers with intervals, for every benchmark."""
 
 import sys
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -193,6 +194,10 @@ def _check_values(config: "DictConfig") -> None:
     for word, is_given in of_wider.items():
         if is_given and config.benchmark.name != "wider_face":
             raise InputError(f"{word} is for benchmark=wider_face; leave it out for {config.benchmark.name}")
+    takes_zip = ("predictions", "against") if config.benchmark.name == "wider_face" else ()
+    for key in ("predictions", "against", "ground_truth"):
+        if config[key] is not None and key not in takes_zip and zipfile.is_zipfile(str(config[key])):
+            raise InputError(f"{key}={config[key]} is a .zip; unpack it and give what is in it")
     if config.pictures is not None and not config.errors:
         raise InputError("pictures= are for the page of errors; add errors=true")
     if config.pictures is not None and not Path(str(config.pictures)).is_dir():
