@@ -69,8 +69,8 @@ class FddbPredictions:
 
     def has_negative_side(self, image: int) -> npt.NDArray[np.bool_]:
         """(D_i,): width, height or a half-axis is below 0."""
-        rows = self.rows[image]
-        return np.any((rows[:, :2] if self.are_ellipses else rows[:, 2:]) < 0, axis=1)
+        sides = self.rows[image][:, :2] if self.are_ellipses else self.rows[image][:, 2:]
+        return (sides[:, 0] < 0) | (sides[:, 1] < 0)
 
     def missing_line(self) -> str | None:
         """One line about the images without a block, or None."""
