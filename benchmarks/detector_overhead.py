@@ -60,13 +60,13 @@ def overhead(width: int, height: int, rounds: int, clock: Callable[[], float]) -
 
     sides = {
         "model": model,
-        "detect(array)": lambda: detector.detect(image),
-        "detect(array, channel_order='bgr')": lambda: detector.detect(image, channel_order="bgr"),
-        "detect(tensor)": lambda: detector.detect(tensor),
-        "detect(PIL image)": lambda: detector.detect(pillow),
-        "detect([array])": lambda: detector.detect([image]),
+        "detect(array)": lambda: detector.detect(image, "original", 0.0),
+        "detect(array, channel_order='bgr')": lambda: detector.detect(image, "original", 0.0, channel_order="bgr"),
+        "detect(tensor)": lambda: detector.detect(tensor, "original", 0.0),
+        "detect(PIL image)": lambda: detector.detect(pillow, "original", 0.0),
+        "detect([array])": lambda: detector.detect([image], "original", 0.0),
     }
-    found = detector.detect(image).count
+    found = detector.detect(image, "original", 0.0).count
     taken = in_turn(sides, rounds, clock)
     print(f"{width} × {height}, {found} faces, {torch.get_num_threads()} thread(s), {rounds} rounds; medians")
     for name, times in taken.items():
@@ -83,7 +83,7 @@ def batches(width: int, height: int, sizes: list[int], rounds: int, clock: Calla
     image = picture(width, height)
     detectors = {size: FaceDetector.from_pretrained(batch_size=size) for size in sizes}
     images = [np.roll(image, 8 * shift, axis=1) for shift in range(max(sizes))]
-    sides = {f"batch_size={size}": lambda it=it: it.detect(images) for size, it in detectors.items()}
+    sides = {f"batch_size={size}": lambda it=it: it.detect(images, "original", 0.0) for size, it in detectors.items()}
     taken = in_turn(sides, rounds, clock)
     first = statistics.median(next(iter(taken.values())))
     print(f"a list of {len(images)} images, {width} × {height}, {torch.get_num_threads()} thread(s); medians")
@@ -106,8 +106,8 @@ def files(folder: Path, count: int, rounds: int) -> None:
     ready = [torch.from_numpy(read_image_rgb(path))[None].permute(0, 3, 1, 2) for path in paths]
     sides = {
         "model alone": lambda: [detector.find(images) for images in ready],
-        "one by one": lambda: [detector.detect(path) for path in paths],
-        "detect(paths)": lambda: detector.detect(paths),
+        "one by one": lambda: [detector.detect(path, "original", 0.0) for path in paths],
+        "detect(paths)": lambda: detector.detect(paths, "original", 0.0),
     }
     taken = in_turn(sides, rounds, time.perf_counter)
     model = statistics.median(taken["model alone"])

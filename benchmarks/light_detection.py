@@ -96,7 +96,7 @@ def inference(args: argparse.Namespace) -> Work:
         "JPEG → RGB": lambda: decode_image_rgb(content),
         "normaliser and network": network,
         "heads → faces": lambda: detect(output, grid, **found.detection),
-        "JPEG → faces": lambda: found.detect(decode_image_rgb(content)),
+        "JPEG → faces": lambda: found.detect(decode_image_rgb(content), "original", 0.0),
     }
     session = onnx(found.network, images, args)
     if session is not None:

@@ -18,12 +18,18 @@ import numpy as np
 import onnxruntime
 
 
+SHORTER_SIDE = 640  # at which faces are looked for: as protocol=short640, the default of fanet_lightning
+
+
 def find_faces(session: onnxruntime.InferenceSession, image_bgr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(H, W, 3) uint8 as OpenCV reads it → boxes (D, 4) in its pixels, clipped to it, and scores (D,), descending."""
     height, width = image_bgr.shape[:2]
-    image_rgb = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2RGB)
-    images = np.ascontiguousarray(image_rgb.transpose(2, 0, 1))[None]  # (1, 3, H, W) uint8; the graph normalises it
+    scale = SHORTER_SIDE / min(height, width)
+    size_wh = max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))
+    image_rgb = cv2.cvtColor(cv2.resize(image_bgr, size_wh, interpolation=cv2.INTER_LINEAR), cv2.COLOR_BGR2RGB)
+    images = np.ascontiguousarray(image_rgb.transpose(2, 0, 1))[None]  # (1, 3, h, w) uint8; the graph normalizes it
     boxes_xyxy, scores, _ = session.run(["boxes_xyxy", "scores", "image_index"], {"images": images})
+    boxes_xyxy = boxes_xyxy * np.float32([width / size_wh[0], height / size_wh[1]] * 2)
     return np.clip(boxes_xyxy, 0, [width, height, width, height]), scores
 
 

@@ -59,7 +59,7 @@ def test_a_photograph_has_its_face_and_the_pixels_of_the_original(detector: Face
     assert (hopper.width, hopper.height) == (512, 600)
     assert hopper.count(0.5) == 1
     assert hopper.count(0.01) > 1  # everything above the floor is kept: the slider needs it
-    alone = detector.detect(PHOTO)
+    alone = detector.detect(PHOTO, "original", 0.0)
     np.testing.assert_allclose(hopper.boxes_xyxy[0], alone.boxes_xyxy[0].numpy(), atol=1e-3)
     [face] = detections(hopper, 0.5)
     np.testing.assert_allclose([face[key] for key in ("x1", "y1", "x2", "y2")], alone.boxes_xyxy[0], atol=0.01)

@@ -41,7 +41,7 @@ class OneFace(nn.Module):
 def test_boxes_come_back_in_pixels_of_the_original_image() -> None:
     image = np.zeros((100, 200, 3), np.uint8)
     detector = FaceDetector(OneFace((16.0, 8.0, 40.0, 48.0)))
-    as_it_is = detector.detect(image)
+    as_it_is = detector.detect(image, "original")
     torch.testing.assert_close(as_it_is.boxes_xyxy, torch.tensor([[16.0, 8.0, 40.0, 48.0]]), atol=1e-3, rtol=0)
     torch.testing.assert_close(as_it_is.scores, torch.tensor([0.9]))
     # Shorter side 200 doubles the image, so the network's pixels are half as large.
@@ -51,7 +51,7 @@ def test_boxes_come_back_in_pixels_of_the_original_image() -> None:
 
 def test_boxes_are_clipped_to_the_image() -> None:
     detector = FaceDetector(OneFace((-10.0, -5.0, 300.0, 60.0)))
-    boxes_xyxy = detector.detect(np.zeros((50, 80, 3), np.uint8)).boxes_xyxy
+    boxes_xyxy = detector.detect(np.zeros((50, 80, 3), np.uint8), "original").boxes_xyxy
     torch.testing.assert_close(boxes_xyxy, torch.tensor([[0.0, 0.0, 80.0, 50.0]]))
 
 
@@ -136,15 +136,15 @@ def test_what_does_not_fit_says_what_to_do() -> None:
     ):
         detector.detect(np.zeros((2000, 3000, 3), np.uint8), TestScale("original", tile_pixels=None))
     with pytest.raises(InputError, match=r"2000 × 3000 .*, not even in tiles of 1,982,464 pixels .*; free memory on"):
-        detector.detect(np.zeros((2000, 3000, 3), np.uint8))
+        detector.detect(np.zeros((2000, 3000, 3), np.uint8), "original")
     with pytest.raises(InputError, match=r"50 × 60 .*, not even in tiles of 3,000 pixels"):
-        FaceDetector(Limited(1000, ERRORS[0])).detect(np.zeros((50, 60, 3), np.uint8))
+        FaceDetector(Limited(1000, ERRORS[0])).detect(np.zeros((50, 60, 3), np.uint8), "original")
 
 
 def test_another_error_is_no_lack_of_memory() -> None:
     network = Limited(70_000, RuntimeError("expected scalar type Byte but found Float"))
     with pytest.raises(RuntimeError, match="expected scalar type"):
-        FaceDetector(network).detect(np.zeros((500, 600, 3), np.uint8))
+        FaceDetector(network).detect(np.zeros((500, 600, 3), np.uint8), "original")
     assert network.sizes[-1] == (500, 600) and len(network.sizes) == 2  # the first is the probe of what a pixel takes
 
 

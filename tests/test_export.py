@@ -119,7 +119,7 @@ def test_torchscript(tmp_path: Path, capsys: pytest.CaptureFixture[str], detecto
     image = torch.from_numpy(cv2.imread(str(PHOTOGRAPH))[:, :, ::-1].transpose(2, 0, 1).copy())
     boxes_xyxy, scores, index = module(torch.stack([image, image.flip(2)]))
     assert index.bincount().tolist() == [20, 20]
-    alone = detector.detect(PHOTOGRAPH)
+    alone = detector.detect(PHOTOGRAPH, "original", 0.0)
     torch.testing.assert_close(scores[:20], alone.scores[:20], atol=1e-5, rtol=0)
     torch.testing.assert_close(boxes_xyxy[0], alone.boxes_xyxy[0], atol=0.05, rtol=0)
 
@@ -135,7 +135,7 @@ def test_torch_export(tmp_path: Path, capsys: pytest.CaptureFixture[str], detect
     assert "uint8 RGB" in json.loads(notes["fanet_lightning.json"])["fanet_lightning.input"]
     image = torch.from_numpy(cv2.imread(str(PHOTOGRAPH))[:, :, ::-1].transpose(2, 0, 1).copy())[None]
     boxes_xyxy, _, _ = module(image)
-    alone = detector.detect(PHOTOGRAPH, threshold=0.5)
+    alone = detector.detect(PHOTOGRAPH, "original")
     torch.testing.assert_close(boxes_xyxy, alone.boxes_xyxy, atol=0.05, rtol=0)
     # No face at all, which a graph that takes NMS to leave some would refuse.
     assert [len(x) for x in module(torch.zeros((2, 3, 64, 100), dtype=torch.uint8))] == [0, 0, 0]

@@ -40,7 +40,7 @@ def assert_same(found: Detections, expected: Detections) -> None:
     torch.testing.assert_close(found.boxes_xyxy, expected.boxes_xyxy, atol=0.05, rtol=0)
 
 
-@pytest.mark.parametrize("protocol", [None, "short640", "multiscale"])
+@pytest.mark.parametrize("protocol", [None, "original", "multiscale"])
 def test_same_faces_as_the_model(protocol: str | None, exported: FaceDetector, eager: FaceDetector) -> None:
     image = cv2.resize(cv2.imread(str(PHOTOGRAPH))[:, :, ::-1], (150, 180)) if protocol == "multiscale" else PHOTOGRAPH
     if protocol == "multiscale":

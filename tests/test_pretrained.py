@@ -93,7 +93,7 @@ def image(seed: int = 0, height: int = 150, width: int = 203) -> Any:
 def test_the_folder_finds_what_the_checkpoint_finds(model: Path, checkpoint: Path) -> None:
     first, second = FaceDetector.from_checkpoint(checkpoint), FaceDetector.from_pretrained(model)
     for seed in range(3):
-        a, b = first.detect(image(seed)), second.detect(image(seed))
+        a, b = first.detect(image(seed), threshold=0.0), second.detect(image(seed), threshold=0.0)
         assert len(a.scores) == 40 and torch.equal(a.scores, b.scores) and torch.equal(a.boxes_xyxy, b.boxes_xyxy)
     assert second.network_options == NETWORK  # the normaliser of the weights
     assert second.training_images == load_model(checkpoint).training_images
@@ -212,7 +212,7 @@ def make_val(root: Path, checkpoint: Path) -> list[str]:
     detector, faces = FaceDetector.from_checkpoint(checkpoint), {}
     for image_id in ids:
         picture = read_image_rgb(root / "WIDER_val/images" / f"{image_id}.jpg")
-        x1, y1, x2, y2 = detector.detect(picture).boxes_xyxy[[0, 3, 7]].round().int().T
+        x1, y1, x2, y2 = detector.detect(picture, "original", 0.0).boxes_xyxy[[0, 3, 7]].round().int().T
         faces[image_id] = [(*row, 0, 0, 0, 0, 0, 0) for row in torch.stack([x1, y1, x2 - x1, y2 - y1], 1).tolist()]
     write_text(root / "wider_face_split/wider_face_val_bbx_gt.txt", faces)
     return ids
@@ -386,7 +386,7 @@ def test_a_model_in_the_folder_of_shipped_models_is_found_by_the_detector(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pretrained, "SHIPPED", model.parent)
-    assert len(FaceDetector.from_pretrained("tiny").detect(image()).scores) == 40
+    assert len(FaceDetector.from_pretrained("tiny").detect(image(), threshold=0.0).scores) == 40
 
 
 def test_every_shipped_model_loads_and_is_small() -> None:
@@ -531,7 +531,7 @@ def test_a_wheel_holds_the_shipped_models(model: Path, tmp_path: Path) -> None:
     program = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); import numpy as np, fanet_lightning as f; "
         "d = f.FaceDetector.from_pretrained('tiny'); "
-        "print(f.__file__, d.source, len(d.detect(np.zeros((64, 64, 3), np.uint8)).scores) > 0)"
+        "print(f.__file__, d.source, len(d.detect(np.zeros((64, 64, 3), np.uint8), threshold=0.0).scores) > 0)"
     )
     (tmp_path / "empty").mkdir()
     done = subprocess.run(

@@ -22,13 +22,16 @@ from torch import nn
 
 from fanet_lightning import FaceDetector, image_stream
 from fanet_lightning.anchors import AnchorGrid
+from fanet_lightning.app import Settings
 from fanet_lightning.boxes import encode
+from fanet_lightning.config import compose_config
 from fanet_lightning.data.images import UnreadableImage, read_image_rgb
 from fanet_lightning.data.resize import TestScale
 from fanet_lightning.errors import InputError
 from fanet_lightning.image_inputs import image_rgb_of
 from fanet_lightning.model_loading import load_model
 from fanet_lightning.multiscale import MultiScale
+from fanet_lightning.pretrained import DEFAULT_PROTOCOL, DEFAULT_THRESHOLD
 from fanet_lightning.protocols import protocol_named, protocol_names, protocol_of
 from fanet_lightning.scoring.predictions import read_predictions, write_predictions
 from fanet_lightning.structures import Detections, HeadOutput, NetworkOutput
@@ -111,11 +114,11 @@ def test_every_kind_of_image_gives_the_same_faces(detector: FaceDetector, tmp_pa
         image[..., ::-1].copy()[..., ::-1], chw, chw.contiguous(), np.broadcast_to(image[0, 0], image.shape),
     ]  # fmt: skip
     for kind in kinds:
-        found = detector.detect(kind)
+        found = detector.detect(kind, "original")
         assert isinstance(found, Detections)
         check(found, 5, 12, 200)
     # Together, with the kinds mixed: a list in, a list out.
-    several = detector.detect(kinds)
+    several = detector.detect(kinds, "original")
     assert isinstance(several, list) and len(several) == len(kinds)
     for found in several:
         check(found, 5, 12, 200)
@@ -126,12 +129,12 @@ def test_every_kind_of_image_gives_the_same_faces(detector: FaceDetector, tmp_pa
 def test_batches_are_several_images(detector: FaceDetector) -> None:
     images = np.stack([colour(1, 2, 100), colour(3, 4, 150)])
     for batch in (images, torch.from_numpy(images).permute(0, 3, 1, 2)):
-        found: Any = detector.detect(batch)
+        found: Any = detector.detect(batch, "original", 0.0)
         assert len(found) == 2
         check(found[0], 1, 2, 100)
         check(found[1], 3, 4, 150)
     grey = torch.full((2, 1, 60, 80), 7, dtype=torch.uint8)
-    for item in detector.detect(grey):
+    for item in detector.detect(grey, "original", 0.0):
         check(item, 7, 7, 7)  # type: ignore[arg-type]
 
 
@@ -139,11 +142,11 @@ def test_the_channel_order_of_arrays_and_tensors_is_told(detector: FaceDetector,
     bgr = colour(40, 12, 5)
     alpha = np.dstack([bgr, np.full(bgr.shape[:2], 255, np.uint8)])
     for image in (bgr, alpha, torch.from_numpy(bgr).permute(2, 0, 1), bgr[:50, ::2]):
-        check(detector.detect(image, channel_order="bgr"), 5, 12, 40)
-    check(detector.detect([bgr], channel_order="bgr")[0], 5, 12, 40)
+        check(detector.detect(image, "original", 0.0, channel_order="bgr"), 5, 12, 40)
+    check(detector.detect([bgr], "original", 0.0, channel_order="bgr")[0], 5, 12, 40)
     # A file knows its own.
     Image.fromarray(bgr).save(tmp_path / "a.png")
-    check(detector.detect(tmp_path / "a.png", channel_order="bgr"), 40, 12, 5)
+    check(detector.detect(tmp_path / "a.png", "original", 0.0, channel_order="bgr"), 40, 12, 5)
     with pytest.raises(InputError, match=r"channel_order='gbr'.*'bgr'"):
         detector.detect(bgr, channel_order="gbr")  # type: ignore[call-overload]
 
@@ -238,8 +241,8 @@ def test_a_pillow_image_that_breaks_off_names_its_file(portrait: Path, tmp_path:
 
 def test_one_pillow_image_many_times(detector: FaceDetector, portrait: Path) -> None:
     """Its pixels are read at its first use, by several threads at once if they were let."""
-    expected = detector.detect(portrait)
-    for found in detector.detect([Image.open(portrait)] * 16):
+    expected = detector.detect(portrait, threshold=0.0)
+    for found in detector.detect([Image.open(portrait)] * 16, threshold=0.0):
         assert torch.equal(found.boxes_xyxy, expected.boxes_xyxy)
 
 
@@ -261,7 +264,7 @@ def test_a_protocol_is_a_name_or_settings(detector: FaceDetector) -> None:
     check(detector.detect(image, "vga640"), 8, 16, 200, scale=8)
     assert detector.network.shapes[-1] == (1, 480, 640)
     assert "short640" in protocol_names() and protocol_named("short640") == TestScale("short", 640)
-    assert isinstance(protocol_named("multiscale"), MultiScale) and protocol_of(None) == TestScale("original")
+    assert isinstance(protocol_named("multiscale"), MultiScale) and protocol_of(None) == TestScale("short", 640)
     for name in protocol_names():
         protocol_of(name)
 
@@ -280,6 +283,20 @@ def test_what_is_no_protocol_is_said_at_once(protocol: Any, message: str, detect
     for call in (lambda: detector.detect(colour(1, 1, 1), protocol), lambda: detector.detect_each(iter([]), protocol)):
         with pytest.raises(InputError, match=message):
             call()
+
+
+def test_the_defaults_are_those_of_the_command_line_and_the_page(detector: FaceDetector) -> None:
+    """A shorter side of 640 and scores of 0.5, whichever way somebody comes to faces; 0.0 gives all."""
+    images = [colour(1, 1, blue) for blue in (96, 128, 160)]  # logits -1, 0, 1
+    for found in (detector.detect(images), [outcome for _, outcome in detector.detect_each(images)]):
+        assert [item.count for item in found if isinstance(item, Detections)] == [0, 1, 1]
+    assert detector.network.shapes[-1] == (1, 640, 853)  # 60 × 80 pixels
+    assert [item.count for item in detector.detect(images, threshold=0.0)] == [1, 1, 1]
+    for verb in ("detect", "app"):
+        options = compose_config(verb, [])
+        assert (options.protocol.name, options.threshold) == (DEFAULT_PROTOCOL, DEFAULT_THRESHOLD) == ("short640", 0.5)
+    page = Settings()
+    assert (page.protocol["name"], page.threshold) == (DEFAULT_PROTOCOL, DEFAULT_THRESHOLD)
 
 
 def test_the_threshold_is_part_of_what_stays(detector: FaceDetector) -> None:
@@ -314,20 +331,20 @@ BLUE = st.integers(0, 255)
     images=st.lists(st.tuples(st.sampled_from(SIZES), st.integers(0, 20), st.integers(0, 20), BLUE), max_size=24),
     batch_size=st.integers(1, 5),
     most_pixels=st.sampled_from([6400, 11_000, 10**9]),
-    protocol=st.sampled_from([None, TestScale("short", 60), TestScale("long", 80, tile_pixels=None)]),
+    protocol=st.sampled_from(["original", TestScale("short", 60), TestScale("long", 80, tile_pixels=None)]),
 )  # fmt: skip
 def test_a_list_gives_what_its_images_give_one_by_one(
-    images: list[Any], batch_size: int, most_pixels: int, protocol: TestScale | None
+    images: list[Any], batch_size: int, most_pixels: int, protocol: TestScale | str
 ) -> None:
     """Exactly: this network computes an image alike in any company. So too where memory forbids some batches."""
     arrays = [colour(red, green, blue, *size) for size, red, green, blue in images]
     alone = FaceDetector(ByColour())
     network = ByColour(most_pixels)
     together = FaceDetector(network, batch_size=batch_size)
-    found = together.detect(arrays, protocol)
+    found = together.detect(arrays, protocol, 0.0)
     assert len(found) == len(arrays)
     for image, item in zip(arrays, found, strict=True):
-        expected = alone.detect(image, protocol)
+        expected = alone.detect(image, protocol, 0.0)
         assert torch.equal(item.boxes_xyxy, expected.boxes_xyxy) and torch.equal(item.scores, expected.scores)
     assert max([count for count, _, _ in network.shapes], default=0) <= batch_size
 
@@ -339,11 +356,11 @@ def test_the_trained_model_gives_the_same_faces_in_batches(light: FaceDetector, 
     batched = FaceDetector(light.network, detection=light.detection, batch_size=4)
     sizes: list[int] = []
     handle = light.network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    found = batched.detect(images, threshold=0.1)
+    found = batched.detect(images, "original", 0.1)
     handle.remove()
     assert sizes[-2:] == [3, 1]
     for one, item in zip(images, found, strict=True):
-        alone = light.detect(one, threshold=0.1)
+        alone = light.detect(one, "original", 0.1)
         assert item.count == alone.count >= 1
         torch.testing.assert_close(item.boxes_xyxy, alone.boxes_xyxy, atol=1e-2, rtol=0)
         torch.testing.assert_close(item.scores, alone.scores, atol=1e-5, rtol=0)
@@ -355,7 +372,7 @@ def test_alike_images_run_together_though_others_stand_between(monkeypatch: pyte
     network = ByColour()
     detector = FaceDetector(network, batch_size=3)
     images = [colour(index, 1, 200, *(large if index % 2 else small)) for index in range(8)]
-    found = detector.detect(images)
+    found = detector.detect(images, "original")
     for index, item in enumerate(found):
         check(item, index, 1, 200)
     assert network.shapes == [(3, *small), (3, *large), (1, *small), (1, *large)]
@@ -365,7 +382,7 @@ def test_batch_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     # On a CPU small ones only: 640 × 480 pixels in all. 240 × 320 times 4, 60 × 80 times 8, though 64 would do.
     network = ByColour()
     sizes = [(480, 640)] * 2 + [(240, 320)] * 5 + [(60, 80)] * 9
-    assert len(FaceDetector(network).detect([colour(1, 1, 200, *size) for size in sizes])) == 16
+    assert len(FaceDetector(network).detect([colour(1, 1, 200, *size) for size in sizes], "original")) == 16
     counts = [count for count, height, _ in network.shapes if height != 256]  # the probe of what a pixel costs
     assert counts == [1, 1, 4, 1, 8, 1]
     with pytest.raises(InputError, match="batch_size=0"):
@@ -376,7 +393,7 @@ def test_batch_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fanet_lightning.pixel_limit.bytes_per_pixel", lambda *_, **__: 100.0)
     monkeypatch.setattr("fanet_lightning.pixel_limit.available_bytes", lambda device: 2_000_000)
     network = ByColour()
-    FaceDetector(network, batch_size=8).detect([colour(1, 1, 200)] * 5)  # 4,800 pixels each: two fit
+    FaceDetector(network, batch_size=8).detect([colour(1, 1, 200)] * 5, "original")  # 4,800 pixels each: two fit
     assert [count for count, _, _ in network.shapes] == [2, 2, 1]
 
 
@@ -384,7 +401,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_stays_so(monkeypatch: pytest.Mo
     monkeypatch.setattr("fanet_lightning.pixel_limit.available_bytes", lambda device: None)
     network = ByColour(most_pixels=10_000)
     detector = FaceDetector(network, batch_size=4)
-    for index, item in enumerate(detector.detect([colour(index, 2, 200) for index in range(8)])):
+    for index, item in enumerate(detector.detect([colour(index, 2, 200) for index in range(8)], "original")):
         check(item, index, 2, 200)
     # 4 × 4,800 do not fit, 2 do; the next four are not tried together again.
     assert [count for count, _, _ in network.shapes] == [4, 2, 2, 2, 2]
@@ -398,7 +415,7 @@ def test_a_bad_image_ends_a_list_but_not_an_iteration(detector: FaceDetector, tm
         detector.detect(inputs)
     for batch_size in (1, 3):
         detector.batch_size = batch_size
-        outcomes = list(detector.detect_each(iter(inputs)))
+        outcomes = list(detector.detect_each(iter(inputs), "original"))
         assert [image is given for (image, _), given in zip(outcomes, inputs, strict=True)] == [True] * 4
         found = [outcome for _, outcome in outcomes]
         assert isinstance(found[0], Detections) and isinstance(found[3], Detections)
@@ -433,7 +450,7 @@ def test_no_more_is_read_ahead_than_it_says(batch_size: int, monkeypatch: pytest
             yield colour(1, 1, 200)
 
     detector = FaceDetector(ByColour(), batch_size=batch_size)
-    found = detector.detect_each(endless())
+    found = detector.detect_each(endless(), "original")
     next(found)
     most = 2 * image_stream.READERS + (image_stream.BATCHES_WAITING * batch_size if batch_size > 1 else 1)
     assert 2 <= taken <= most
@@ -445,7 +462,7 @@ def test_no_more_is_read_ahead_than_it_says(batch_size: int, monkeypatch: pytest
     # Large images: one that waits is enough, beside those that are being read.
     monkeypatch.setattr(image_stream, "READ_AHEAD_BYTES", 1)
     taken = 0
-    next(detector.detect_each(endless()))
+    next(detector.detect_each(endless(), "original"))
     assert taken <= 2 + image_stream.READERS
 
 
@@ -484,12 +501,12 @@ def test_images_of_extreme_sizes(light: FaceDetector, tmp_path: Path) -> None:
     assert light.detect(np.zeros((1, 1, 3), np.uint8)).boxes_xyxy.shape[1] == 4
     assert light.detect(np.zeros((1, 1), np.uint8)[::-1, ::-1]).boxes_xyxy.shape[1] == 4
     for size in ((1, 300), (300, 1)):
-        boxes = light.detect(np.zeros((*size, 3), np.uint8)).boxes_xyxy
+        boxes = light.detect(np.zeros((*size, 3), np.uint8), threshold=0.0).boxes_xyxy
         assert (boxes >= 0).all() and (boxes[:, 0::2] <= size[1]).all() and (boxes[:, 1::2] <= size[0]).all()
     path = tmp_path / "large.png"
     Image.new("L", (10_000, 10_000), 99).save(path, compress_level=1)
     network = ByColour()
-    found = FaceDetector(network).detect([path], "vga640")[0]
+    found = FaceDetector(network).detect([path], "vga640", 0.0)[0]
     assert network.shapes[-1] == (1, 640, 640)
     check(found, 99, 99, 99, scale=0.064)
     Image.new("1", (20_000, 10_000)).save(path)

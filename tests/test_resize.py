@@ -26,8 +26,11 @@ from fanet_lightning.errors import InputError
         (TestScale("short", 1600, max_long=2150), (768, 1024), (1600, 2133)),
         (TestScale("short", 1600, max_long=2150), (500, 1024), (1050, 2150)),  # 2150 / 1024 × 500 = 1049.8
         (TestScale("long", 100), (3, 10_000), (1, 100)),
-        # 640 × 320,000 would be 205 megapixels; √(178,956,970 / 200,000) = 29.91295; times 20 is 598.3
-        (TestScale("short", 640), (20, 10_000), (598, 299_130)),
+        (TestScale("short", 640), (1, 300), (21, 6400)),  # a strip: 10 × 640 / 300 = 21.33
+        (TestScale("short", 640), (20, 10_000), (20, 10_000)),  # longer than 6400 already
+        (TestScale("short", 640), (1000, 20_000), (640, 12_800)),  # shrunk all the same
+        # 5000 × 50,000 would be 250 megapixels; √(178,956,970 / 1000) = 423.033
+        (TestScale("short", 5000), (10, 100), (4230, 42_303)),
         # √(178,956,970 / 100) = 1337.748 would be rounded up to 1338 rows, so a thousandth less: 1336.41
         (TestScale("long", 400_000), (1, 100), (1336, 133_641)),
     ],
@@ -48,6 +51,7 @@ def test_no_image_outgrows_what_can_be_read(height: int, width: int, size: int, 
     rows, columns = TestScale(kind, size).target_size(height, width)
     assert rows >= 1 and columns >= 1 and rows * columns <= MAX_PIXELS
     wanted = size / (min if kind == "short" else max)(height, width)
+    wanted = min(wanted, max(1.0, 10 * size / max(height, width)))
     if height * width * wanted**2 < 0.9 * MAX_PIXELS and min(height, width) * wanted >= 4:
         assert (rows, columns) == (int(height * wanted + 0.5), int(width * wanted + 0.5))
 

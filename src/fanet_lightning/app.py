@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fanet_lightning import cli
 from fanet_lightning.errors import InputError, first_line
+from fanet_lightning.pretrained import DEFAULT_PROTOCOL, DEFAULT_THRESHOLD
 
 if TYPE_CHECKING:
     from fanet_lightning.detector import FaceDetector
@@ -28,6 +29,12 @@ LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 # Read by Gradio when it is imported: it would otherwise report its use, and ask for newer versions.
 QUIET_ENVIRONMENT = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
 UPLOAD_FOLDER_VARIABLE = "GRADIO_TEMP_DIR"
+
+
+def _default_protocol() -> Mapping[str, Any]:
+    from fanet_lightning.protocols import protocol_settings
+
+    return protocol_settings(DEFAULT_PROTOCOL)
 
 
 @dataclass(frozen=True)
@@ -44,8 +51,8 @@ class Settings:
     open_browser: bool = False
     device: str = "auto"
     precision: str = "auto"
-    threshold: float = 0.5
-    protocol: Mapping[str, Any] = field(default_factory=lambda: {"name": "original", "kind": "original"})
+    threshold: float = DEFAULT_THRESHOLD
+    protocol: Mapping[str, Any] = field(default_factory=_default_protocol)
     max_upload_mb: float = 20
     max_pixels: int = 50_000_000
     max_images: int = 30

@@ -211,7 +211,7 @@ class Actions:
                     continue
                 film.notes = [note.replace(path, name) for note in film.notes]
                 content = film_document(film, name, protocol, round(threshold, 4), self.settings.model_name)
-                yield str(film.out), film_facts(film, self.settings.max_video_seconds), content
+                yield str(film.out), film_facts(film, self.settings.max_video_seconds, protocol), content
         except InputError as error:
             yield None, problem(str(error).replace(path, name)), None
 

@@ -112,7 +112,7 @@ def detect_picture(
     start = time.perf_counter()
     image_rgb = read_upload(path, name, max_pixels, max_bytes)
     decoded = time.perf_counter()
-    found = detector.detect(image_rgb, protocol=protocol)
+    found = detector.detect(image_rgb, protocol=protocol, threshold=0.0)  # the page filters
     detected = time.perf_counter()
     height, width = image_rgb.shape[:2]
     protocol_name = str(protocol["name"] if isinstance(protocol, Mapping) else protocol)

@@ -7,13 +7,13 @@ from typing import Any
 from fanet_lightning.app_pictures import Picture, detections
 from fanet_lightning.app_video import Film
 from fanet_lightning.errors import InputError
+from fanet_lightning.pretrained import DEFAULT_PROTOCOL
+from fanet_lightning.protocols import too_large_for
+from fanet_lightning.wording import counted
 
 # Fonts of the reader's own system: nothing is fetched from elsewhere, so the page works without a network.
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Ubuntu", "sans-serif")
 MONOSPACED = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
-
-# Shorter side, pixels, from which faces may well be larger than any that the networks are trained on.
-LARGE_PICTURE_SIDE = 1000
 
 CSS = """
 gradio-app, .gradio-container, .gradio-container > .main, main.contain {min-width: 0 !important}
@@ -163,15 +163,14 @@ def pictures_facts(pictures: Sequence[Picture], problems: Sequence[InputError], 
 
 def _large_picture_note(pictures: Sequence[Picture]) -> str:
     """A better protocol for pictures that are larger than what the networks are trained on; "" where none is."""
-    large = [p for p in pictures if p.protocol == "original" and min(p.width, p.height) > LARGE_PICTURE_SIDE]
+    large = [p for p in pictures if too_large_for(p.protocol, p.width, p.height)]
     if not large:
         return ""
-    what = (
-        "Large picture"
-        if len(pictures) == 1
-        else f"{len(large):,} large {'picture' if len(large) == 1 else 'pictures'}"
-    )
-    return hint(f"{what}: faces over some 400 pixels are found better with protocol short640.")
+    return _large_hint("Large picture" if len(pictures) == 1 else counted(len(large), "large picture"))
+
+
+def _large_hint(what: str) -> str:
+    return hint(f"{what}: faces over some 400 pixels are found better with protocol {DEFAULT_PROTOCOL}.")
 
 
 def detections_table(picture: Picture | None, threshold: float) -> str:
@@ -207,7 +206,7 @@ def working(done: int, total: int | None, what: str) -> str:
     return f'<div class="working"><progress aria-label="Progress"{value}></progress><p class="note">{text}</p></div>'
 
 
-def film_facts(film: Film, max_seconds: float) -> str:
+def film_facts(film: Film, max_seconds: float, protocol: str) -> str:
     """What was found in a film, and what the written one lacks."""
     items = [
         ("most in one frame", faces(film.most_faces)),
@@ -220,4 +219,5 @@ def film_facts(film: Film, max_seconds: float) -> str:
     notes = [*film.notes]
     if film.cut:
         notes.insert(0, f"Only the first {max_seconds:g} seconds; max_video_seconds=… of the program takes more.")
-    return facts(items, "Result") + "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
+    large = _large_hint("Large film") if too_large_for(protocol, *film.size_wh) else ""
+    return facts(items, "Result") + "".join(f'<p class="note">{escape(note)}</p>' for note in notes) + large

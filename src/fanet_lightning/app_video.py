@@ -27,13 +27,14 @@ class Film:
     """How far a film is, or what came of it.
 
     ``frames_expected`` None where the container does not say. ``out`` None until the film is whole.
-    ``faces`` per frame: ``index``, ``time_seconds`` and ``detections`` as :func:`app_pictures.detections` has them.
+    ``size_wh`` of the upright frames. ``faces`` per frame: ``index``, ``time_seconds`` and ``detections`` as :func:`app_pictures.detections` has them.
     """
 
     frames: int = 0
     frames_expected: int | None = None
     seconds: float = 0.0
     frames_per_second: float = 0.0
+    size_wh: tuple[int, int] = (0, 0)
     cut: bool = False
     out: Path | None = None
     sound_kept: bool = False
@@ -83,7 +84,7 @@ def find_in_film(
     start = reported = time.perf_counter()
     with VideoReader(path) as reader:
         film.frames_expected = expected_frames(reader.frame_count, reader.frames_per_second, max_seconds)
-        width, height = reader.size_wh
+        width, height = film.size_wh = reader.size_wh
         added = bar_width(height, width) if redaction == NO_REDACTION else 0
         with VideoWriter(out, reader, (width + added, height)) as writer:
             for frame in reader:

@@ -2,7 +2,7 @@
 
 >>> detector = FaceDetector.from_pretrained()                   # doctest: +SKIP
 >>> detector.detect("holiday.jpg").boxes_xyxy                   # doctest: +SKIP
->>> detector.detect(["a.jpg", image_rgb], protocol="short640", threshold=0.5)       # doctest: +SKIP
+>>> detector.detect(["a.jpg", image_rgb], protocol="original", threshold=0.2)       # doctest: +SKIP
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ from fanet_lightning.net.activation_memory import keep_activation_memory
 from fanet_lightning.net.blocks import fuse
 from fanet_lightning.pixel_limit import PixelLimit
 from fanet_lightning.postprocess import detect
-from fanet_lightning.pretrained import DEFAULT_MODEL, is_onnx, locate
+from fanet_lightning.pretrained import DEFAULT_MODEL, DEFAULT_THRESHOLD, is_onnx, locate
 from fanet_lightning.protocols import Protocol, protocol_of
 from fanet_lightning.structures import Detections, NetworkOutput
 from fanet_lightning.tiled_heads import find_in_tiles
@@ -140,7 +140,7 @@ class FaceDetector:
         self,
         images: OneImage,
         protocol: Protocol | None = None,
-        threshold: float = 0.0,
+        threshold: float = DEFAULT_THRESHOLD,
         *,
         channel_order: ChannelOrder = "rgb",
     ) -> Detections: ...
@@ -150,7 +150,7 @@ class FaceDetector:
         self,
         images: list[Any] | tuple[Any, ...] | Iterator[Any],
         protocol: Protocol | None = None,
-        threshold: float = 0.0,
+        threshold: float = DEFAULT_THRESHOLD,
         *,
         channel_order: ChannelOrder = "rgb",
     ) -> list[Detections]: ...
@@ -159,7 +159,7 @@ class FaceDetector:
         self,
         images: OneImage | Iterable[OneImage],
         protocol: Protocol | None = None,
-        threshold: float = 0.0,
+        threshold: float = DEFAULT_THRESHOLD,
         *,
         channel_order: ChannelOrder = "rgb",
     ) -> Detections | list[Detections]:
@@ -171,9 +171,10 @@ class FaceDetector:
                 of any kind and size: a list, an iterator, an array (B, H, W, 3), a tensor (B, 3, H, W). Files of a
                 list are read while the network is busy with those before them.
             protocol: at which size it looks for faces: a name of ``conf/protocol`` (``original``, ``short640``,
-                ``multiscale`` …), settings, a :class:`TestScale` or a :class:`MultiScale`; None is ``original``, the
-                image as it is.
-            threshold: faces with a lower score are left out. The model's own floor, 0.01, holds besides.
+                ``multiscale`` …), settings, a :class:`TestScale` or a :class:`MultiScale`; None is ``short640``, as on
+                the command line.
+            threshold: faces with a lower score are left out, as on the command line. 0.0 gives all that average
+                precision needs: everything above the model's own floor, 0.01, at most 750 boxes.
             channel_order: of arrays and tensors; ``bgr`` is OpenCV's. Files and PIL images say it themselves.
 
         Returns:
@@ -200,7 +201,7 @@ class FaceDetector:
         self,
         images: Iterable[OneImage],
         protocol: Protocol | None = None,
-        threshold: float = 0.0,
+        threshold: float = DEFAULT_THRESHOLD,
         *,
         channel_order: ChannelOrder = "rgb",
     ) -> Iterator[tuple[Any, Detections | InputError]]:

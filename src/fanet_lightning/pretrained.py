@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
     from fanet_lightning.net.build import Network
 
-DEFAULT_MODEL = "fanet_light"
+# What every way to faces begins with where nothing else is asked for; benchmarks and training name their own protocol
+# and take all scores. conf/detect.yaml and conf/app.yaml say the same. The size: docs/experiments.md, section 9.
+DEFAULT_MODEL, DEFAULT_PROTOCOL, DEFAULT_THRESHOLD = "fanet_light", "short640", 0.5
 SHIPPED = Path(__file__).parent / "pretrained_models"
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, SCORES_FOLDER = "config.json", "model.safetensors", "README.md", "scores"
 FORMAT, FORMAT_VERSION = "fanet_lightning", 1

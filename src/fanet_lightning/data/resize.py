@@ -12,6 +12,10 @@ from fanet_lightning.errors import InputError
 from fanet_lightning.tiles import AUTO, TilePixels, check_tile_pixels
 
 
+# Longer side of a strip that was enlarged, in shorter sides asked for. WIDER FACE's images are at most 6 times as long.
+LONGEST_STRIP = 10
+
+
 class Resized(NamedTuple):
     """``image`` (H', W', 3) uint8 and ``scale_xy`` (2,) float32, the exact ratio of the sizes along x and y."""
 
@@ -29,8 +33,8 @@ class TestScale:
     ``tile_pixels``: a resized image with more pixels is computed in overlapping tiles; ``auto``: one that does not fit
         into memory; None: never (:mod:`fanet_lightning.tiled_heads`: the faces are the same). Nothing is resized by it.
 
-    An image never becomes larger than what can be read (179 megapixels): the scale of a strip 640 pixels high and
-    440 times as long is lowered until it is not.
+    A strip is enlarged until its longer side is ten times the size asked for: 1 × 300 pixels at a shorter side of 640
+    would be 123 megapixels. And no image becomes larger than what can be read (179 megapixels).
 
     Sides are rounded to the nearest pixel, so the two scales differ by a trifle: both are handed back.
     Bilinear without antialiasing both ways, as in the evaluation programs of S3FD and RetinaFace, which numbers are
@@ -62,6 +66,7 @@ class TestScale:
         if self.kind != "original":
             assert self.size is not None
             scale = self.size / (min if self.kind == "short" else max)(height, width)
+            scale = min(scale, max(1.0, LONGEST_STRIP * self.size / max(height, width)))
         if self.max_long is not None:
             scale = min(scale, self.max_long / max(height, width))
         # Sides are rounded up by half a pixel at most, which on a thin strip is much.

@@ -18,14 +18,13 @@ from fanet_lightning.media.pipeline import FindFaces, ImagePipeline
 from fanet_lightning.media.progress import Progress
 from fanet_lightning.media.sources import Sources
 from fanet_lightning.multiscale import build_protocol, full_settings
+from fanet_lightning.pretrained import DEFAULT_PROTOCOL, DEFAULT_THRESHOLD
+from fanet_lightning.protocols import LARGE_SHORTER_SIDE, too_large_for
 from fanet_lightning.run_record import HOLDER_FILE, LOCK_FILE, locked
 from fanet_lightning.wording import counted
 
 if TYPE_CHECKING:
     from fanet_lightning.detector import FaceDetector
-
-# Where the shorter side is longer, faces may well be larger than those of the training, some 400 pixels at most.
-LARGE_SHORTER_SIDE = 1000
 
 
 @dataclass
@@ -61,7 +60,7 @@ def detect_sources(
     protocol: Mapping[str, Any],
     out: Path,
     *,
-    threshold: float = 0.5,
+    threshold: float = DEFAULT_THRESHOLD,
     saving: Saving | None = None,
     film_options: FilmOptions | None = None,
     limits: Limits | None = None,
@@ -119,11 +118,19 @@ def detect_sources(
         shutil.rmtree(out / UNFINISHED, ignore_errors=True)
         if not journal.existed and not journal.entries:
             journal.path.unlink(missing_ok=True)
-    if protocol.get("name") == "original" and run.large:
-        number = f"{counted(run.large, 'image')} {'is' if run.large == 1 else 'are'}"
-        print(f"{number} larger than {LARGE_SHORTER_SIDE:,} pixels on the shorter side: with protocol=original faces "
-              "over some 400 pixels are missed; try protocol=short640", file=sys.stderr)  # fmt: skip
+    _hint_at_size(protocol, run.done_now)
     return run.summary
+
+
+def _hint_at_size(protocol: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]) -> None:
+    name = protocol.get("name")
+    large = [bool(entry.get("video")) for entry in entries if too_large_for(name, entry["width"], entry["height"])]
+    if large:
+        kinds = ((len(large) - sum(large), "image"), (sum(large), "video"))
+        number = " and ".join(counted(count, kind) for count, kind in kinds if count)
+        print(f"{number} {'is' if len(large) == 1 else 'are'} larger than {LARGE_SHORTER_SIDE:,} pixels on the shorter "
+              f"side: with protocol={name} faces over some 400 pixels are missed; try protocol={DEFAULT_PROTOCOL}",
+              file=sys.stderr)  # fmt: skip
 
 
 @contextmanager
@@ -147,7 +154,7 @@ class _Run:
         self, journal: Journal, out: Path, saving: Saving, limits: Limits, film: FilmOptions, workers: int
     ) -> None:
         self.summary = Summary()
-        self.large = 0
+        self.done_now: list[dict[str, Any]] = []
         self._journal, self._out, self._saving, self._limits = journal, out, saving, limits
         self._film, self._workers = film, workers
         self._speed = ""  # nothing is said where nothing was done
@@ -168,10 +175,8 @@ class _Run:
                 self._video(item, find_faces)
         except KeyboardInterrupt:
             self.summary.interrupted = True
-        done = (self._journal.entries.get(item.name) for item in images)
-        self.large = sum(
-            entry is not None and min(entry["width"], entry["height"]) > LARGE_SHORTER_SIDE for entry in done
-        )
+        entries = self._journal.entries
+        self.done_now = [entries[item.name] for item in (*images, *videos) if item.name in entries]
         self._count(sources)
         print(self._closing(), flush=True)
 
