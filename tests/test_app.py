@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from app_files import PHOTO, write_film
 from fanet_lightning import FaceDetector, app
@@ -39,6 +39,14 @@ def detector() -> FaceDetector:
 @pytest.fixture(scope="module")
 def hopper(detector: FaceDetector) -> Picture:
     return detect_picture(detector, PHOTO, "grace_hopper.jpg", "original", **LIMITS)
+
+
+def test_pictures_keep_their_color_profile(actions: Any, tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.open(PHOTO).resize((128, 150)).save(tmp_path / "profiled.png", icc_profile=profile)
+    picture, shown, *_ = actions.find(str(tmp_path / "profiled.png"), "original", 0.5, "blur")
+    for path in (shown, actions.save_picture(picture, 0.5, "blur"), actions.save_picture(picture, 0.5, "none")):
+        assert Image.open(path).info["icc_profile"] == profile
 
 
 def make_picture(tmp_path: Path, scores: list[float]) -> Picture:

@@ -1,10 +1,12 @@
 """``python -m fanet_lightning.detect`` on real files."""
 
 import io
+import itertools
 import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -16,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from download_server import Answer, file_server
 from fanet_lightning import FaceDetector
@@ -89,7 +91,7 @@ def test_everything_that_can_be_saved(photos: Path, capsys: pytest.CaptureFixtur
     assert main(["source=photos", "save=images,json,txt,crops"]) == 0
     out = Path("outputs/detect/photos")
     said = capsys.readouterr()
-    assert "detecting faces in 3 images (1 other file ignored)" in said.out
+    assert "detecting faces in 3 images (1 other file ignored; .txt: 1)" in said.out
     assert f"3 images, 3 faces; {said.out.split('faces; ')[1].split(';')[0]}; the results lie in {out}" in said.out
     assert "100 %, 3 of 3 images" in said.err and "images/s" in said.err
     content = read_json(out)
@@ -354,13 +356,158 @@ def test_several_sources_in_one_folder(photos: Path) -> None:
     assert by_name(read_json("o")).keys() == {"one.jpg", "two.png", "sub/none.jpg"}
 
 
+# Root reads everything; without these capabilities it is a person like any other.
+NO_RIGHTS = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+
+
+@pytest.mark.skipif(bool(NO_RIGHTS) and shutil.which("setpriv") is None, reason="root without setpriv reads everything")
+def test_nothing_stays_unredacted_in_silence(photos: Path, photograph: Image.Image) -> None:
+    """What cannot be looked at in a folder, behind a pattern or in a list is named, and the exit code is 1."""
+    write_video(photos / "clip.mp4", photograph, frames=3)
+    for name in ("sub/closed.jpg", ".hidden.jpg", "locked/in.jpg"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        shutil.copy(photos / "one.jpg", photos / name)
+    links = {"dangling.jpg": "gone.jpg", "album": "/gone/album", "self": "self", "sub/up": "..", "lost.mp4": "gone.mp4"}
+    for name, target in links.items():
+        (photos / name).symlink_to(target)
+    os.mkfifo(photos / "pipe.jpg")
+    (photos / "notes.txt").write_text("no image")
+    (photos / "sub/closed.jpg").chmod(0)
+    (photos / "locked").chmod(0)
+    listed = ["dangling.jpg", "self", "sub", "locked/in.jpg", "sub/closed.jpg", "lost.mp4", "one.jpg", "clip.mp4"]
+    (photos / "list.txt").write_text("\n".join(listed))
+    program = (
+        "import sys; from fanet_lightning.detect import main\n"
+        "for number, source in enumerate(('photos', 'photos/**', 'photos/list.txt')):\n"
+        "    print('code', main([f'source={source}', 'redact=blur', 'protocol=original', f'out=o{number}']))\n"
+    )
+    done = subprocess.run([*NO_RIGHTS, sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    (photos / "locked").chmod(0o700)  # so that pytest can remove it
+    assert done.stdout.count("code 1\n") == 3, done.stdout + done.stderr
+    said = done.stdout.splitlines()
+    assert said[0] == (
+        "detecting faces in 4 images and 1 video (3 other files ignored; .txt: 2, hidden .jpg: 1)"
+    )
+    failed = {*links, "pipe.jpg", "locked", "sub/closed.jpg"}
+    for out, names in (("o0", failed), ("o1", failed), ("o2", {*listed} - {"one.jpg", "clip.mp4"})):
+        content = read_json(out)
+        assert {entry["file_name"] for entry in content["failed"]} == names, out
+        assert content["complete"] is True and [video["frames"] for video in content["videos"]] == [3]
+        assert "one.jpg" in by_name(content) and (Path(out) / "videos/clip.mp4").is_file()
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2 * len(failed) + 6
+    for name, reason in (
+        ("locked", "Permission denied"), ("sub/closed.jpg", "Permission denied"), ("self", "Too many levels"),
+        ("dangling.jpg", "gone.jpg"), ("sub/up", "a folder above it"), ("pipe.jpg", "neither a file nor a folder"),
+    ):  # fmt: skip
+        assert any(line.startswith(f"error: photos/{name}") and reason in line for line in errors), name
+
+
+@pytest.mark.parametrize("save", ["images", "json"])
+def test_other_streams_of_a_video_are_told(photos: Path, save: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two video streams: the larger one is looked at, and one line says that the other one is not."""
+    av = pytest.importorskip("av", reason="videos need PyAV")
+    with av.open("two.mkv", "w") as container:
+        streams = [container.add_stream("libx264", rate=10) for _ in range(2)]
+        for stream, width in zip(streams, (64, 128), strict=True):
+            stream.width, stream.height, stream.pix_fmt = width, 64, "yuv420p"
+        for end in (False, True):
+            for stream in streams:
+                image = np.zeros((64, stream.width, 3), np.uint8)
+                container.mux(stream.encode(None if end else av.VideoFrame.from_ndarray(image, format="rgb24")))
+    assert main(["source=two.mkv", f"save={save}", "out=o"]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert said == ["two.mkv: left out: 1 other video stream"]
+
+
+def test_large_videos_are_told_as_pictures_are(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    av = pytest.importorskip("av", reason="videos need PyAV")
+    with av.open("large.mp4", "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 1002, 1010, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((1010, 1002, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode(None))
+    assert main(["source=large.mp4", "save=json", "out=o", "protocol=original"]) == 0
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("1 video is larger than 1,000 pixels") and said.endswith("try protocol=short640")
+
+
+def test_videos_of_a_folder_without_the_package_for_them(photos: Path) -> None:
+    (photos / "clip.mp4").write_bytes(b"x")
+    program = "import sys; sys.modules['av'] = None; from fanet_lightning.detect import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "source=photos", "out=o", "protocol=original"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and "detecting faces in 3 images and 1 video\n" in done.stdout
+    assert "3 images, 3 faces, 1 could not be read" in done.stdout
+    (failed,) = read_json("o")["failed"]
+    assert failed["file_name"] == "clip.mp4" and "pip install 'fanet-lightning[video]'" in failed["reason"]
+
+
 def test_earlier_results_are_no_inputs(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["source=photos", "out=faces"]) == 0
     assert main(["source=.", "out=all", "save=json"]) == 0
     assert (
-        "detecting faces in 3 images (2 other files ignored) (1 folder of results skipped)" in capsys.readouterr().out
+        "detecting faces in 3 images (2 other files ignored; .json: 1, .jsonl: 1) (1 folder of results skipped)" in capsys.readouterr().out
     )
     assert list(by_name(read_json("all"))) == ["photos/one.jpg", "photos/sub/none.jpg", "photos/two.png"]
+
+
+def icc_profile(space: bytes, connection: bytes, tags: dict[bytes, bytes]) -> bytes:
+    """An ICC profile, version 2, of an output device."""
+    offset, table, body = 132 + 12 * len(tags), b"", b""
+    for name, data in tags.items():
+        table += name + struct.pack(">II", offset + len(body), len(data))
+        body += data + b"\0" * (-len(data) % 4)
+    content = struct.pack(">I", len(tags)) + table + body
+    header = struct.pack(">I4xI4s4s4s12x4s28x", 128 + len(content), 0x02400000, b"prtr", space, connection, b"acsp")
+    return header + struct.pack(">3I48x", 0xF6D6, 0x10000, 0xD32D) + content
+
+
+def gray_profile() -> bytes:
+    """Linear light: a value of 128 is half of white, 188 in sRGB."""
+    white = b"XYZ \0\0\0\0" + struct.pack(">3I", 0xF6D6, 0x10000, 0xD32D)
+    return icc_profile(b"GRAY", b"XYZ ", {b"wtpt": white, b"kTRC": b"curv\0\0\0\0\0\0\0\0"})
+
+
+def cmyk_profile() -> bytes:
+    """Lightness is what black and the mean of the other inks leave: half of black is L* = 50, 119 in sRGB."""
+    ramp = bytes(range(256))
+    corners = itertools.product((0, 1), repeat=4)
+    grid = b"".join(bytes((round(255 * (1 - k) * (1 - (c + m + y) / 3)), 128, 128)) for c, m, y, k in corners)
+    matrix = struct.pack(">9I", *(0x10000 if number % 4 == 0 else 0 for number in range(9)))
+    lut = b"mft1\0\0\0\0" + bytes((4, 3, 2, 0)) + matrix + ramp * 4 + grid + ramp * 3
+    white = b"XYZ \0\0\0\0" + struct.pack(">3I", 0xF6D6, 0x10000, 0xD32D)
+    return icc_profile(b"CMYK", b"Lab ", {b"wtpt": white, b"A2B0": lut})
+
+
+def test_colors_are_shown_as_before(photos: Path, photograph: Image.Image) -> None:
+    """RGB keeps its profile in whatever is written; gray and CMYK become sRGB by theirs."""
+    own = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for suffix in ("jpg", "png", "webp", "tiff"):
+        photograph.save(f"in.{suffix}", icc_profile=own, quality=95)
+    Image.new("L", (60, 50), 128).save("gray.jpg", icc_profile=gray_profile(), quality=100)
+    Image.new("LA", (60, 50), (128, 255)).save("gray_alpha.png", icc_profile=gray_profile())
+    Image.new("L", (60, 50), 128).save("gray_of_rgb.jpg", icc_profile=own, quality=100)
+    Image.new("L", (60, 50), 128).save("gray_damaged.png", icc_profile=gray_profile()[:150])
+    Image.new("CMYK", (60, 50), (0, 0, 0, 128)).save("inks.jpg", icc_profile=cmyk_profile(), quality=100)
+    Image.new("CMYK", (60, 50), (0, 0, 0, 128)).save("inks.tif", icc_profile=cmyk_profile())
+    words = ["source=*.*", "save=images,crops", "protocol=original"]
+    assert main([*words, "out=redacted", "redact=pixelate"]) == 0
+    assert main([*words, "out=drawn"]) == 0
+    for out in ("redacted", "drawn"):
+        for suffix in ("jpg", "png", "webp", "tiff"):
+            with Image.open(f"{out}/images/in.{suffix}") as image:
+                assert image.info.get("icc_profile") == own, (out, suffix)
+        crops = sorted(Path(out, "crops").glob("*.jpg"))
+        assert len(crops) == 4 and all(Image.open(path).info.get("icc_profile") == own for path in crops)
+    np.testing.assert_array_equal(read_image_rgb("redacted/images/in.png")[:40], np.asarray(photograph)[:40])
+    for name, profile, value in (
+        ("gray.jpg", None, 188), ("gray_alpha.png", None, 188), ("gray_of_rgb.jpg", own, 128),
+        ("gray_damaged.png", None, 128), ("inks.jpg", None, 119), ("inks.tif", None, 119),
+    ):  # fmt: skip
+        with Image.open(f"redacted/images/{name}") as image:
+            assert image.info.get("icc_profile") == profile, name
+            np.testing.assert_allclose(np.asarray(image.convert("RGB"))[25, 30], value, atol=2, err_msg=name)
 
 
 def test_nothing_is_left_where_nothing_could_be_read(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

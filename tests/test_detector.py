@@ -49,6 +49,13 @@ def test_boxes_come_back_in_pixels_of_the_original_image() -> None:
     torch.testing.assert_close(doubled.boxes_xyxy, torch.tensor([[8.0, 4.0, 20.0, 24.0]]), atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("device", ["mps", "gpu", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_named(device: str) -> None:
+    with pytest.raises(InputError, match=rf"device={device}\b.*; take (device=cpu|auto, cpu or cuda)$"):
+        FaceDetector(OneFace((0.0, 0.0, 8.0, 8.0)), device=device)
+    assert FaceDetector(OneFace((0.0, 0.0, 8.0, 8.0)), device="auto").device.type in ("cpu", "cuda")
+
+
 def test_boxes_are_clipped_to_the_image() -> None:
     detector = FaceDetector(OneFace((-10.0, -5.0, 300.0, 60.0)))
     boxes_xyxy = detector.detect(np.zeros((50, 80, 3), np.uint8), "original").boxes_xyxy

@@ -37,7 +37,7 @@ def test_every_weight_and_the_list_of_training_images_are_taken_over(
     assert shipped.training_images is not None
     assert lists == {"wider_face": len(shipped.training_images[0].image_ids), "synthetic": 4}
     # A run that was fine-tuned is itself something to start from, and a resumed one keeps the list.
-    words = ["init=run/checkpoints/last.ckpt", "model=fanet_light", *TINY, "data.seed=1", "data.root=other"]
+    words = ["init=run", "model=fanet_light", *TINY, "data.seed=1", "data.root=other"]
     trained(monkeypatch, *words, "out=again")
     again = read_checkpoint(tmp_path / "again/checkpoints/last.ckpt")
     assert {part["data"] for part in again["training_images"]} == {"wider_face", "synthetic"}

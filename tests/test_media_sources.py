@@ -33,13 +33,15 @@ def find(*parts: object, out: Path | None = None) -> Sources:
 def test_a_folder_is_searched_with_its_sub_folders_in_order_of_names(tmp_path: Path) -> None:
     for name in ("b/z.PNG", "a.jpg", "b/c/d.jpeg", "z.heic", ".hidden/e.jpg", ".f.jpg"):
         picture(tmp_path / name)
-    for name in ("notes.txt", "b/film.mp4", "b/labels.json"):
+    for name in ("notes.txt", "b/film.MP4", "b/labels.json", "._a.jpg", ".DS_Store"):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "b/c/round").symlink_to(tmp_path / "b")
     found = find(tmp_path)
     assert names(found) == ["a.jpg", "b/c/d.jpeg", "b/z.PNG", "z.heic"]
     assert found.images[1].location == tmp_path / "b/c/d.jpeg"
-    assert found.ignored == 3 and found.videos == [] and found.repeated == 0
+    assert [item.name for item in found.videos] == ["b/film.MP4"] and found.repeated == 0
+    assert found.ignored == {".txt": 1, ".json": 1, "hidden folder": 1, "hidden .jpg": 1}
+    assert list(found.failed) == ["b/c/round"]
 
 
 def test_results_inside_of_the_source_are_no_inputs(tmp_path: Path) -> None:
@@ -62,7 +64,7 @@ def test_a_pattern_names_files_from_its_fixed_part(tmp_path: Path, monkeypatch: 
     (tmp_path / "in/x.jpg.txt").write_text("1")
     assert names(find(tmp_path / "in/*.jpg")) == ["a.jpg", "b.jpg"]
     assert names(find(tmp_path / "in/**/*.jpg")) == ["a.jpg", "b.jpg", "c/d.jpg"]
-    assert find(tmp_path / "in/*").ignored == 1
+    assert find(tmp_path / "in/*").ignored == {".txt": 1, "folder not entered": 1}
     monkeypatch.chdir(tmp_path)
     assert names(find("i?/[ab].jpg")) == ["in/a.jpg", "in/b.jpg"]
     # A file of exactly this name is no pattern.

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,9 +17,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from fanet_lightning import FaceDetector, pretrained
+from fanet_lightning import FaceDetector, detect, export, pretrained
 from fanet_lightning import evaluate as evaluate_verb
 from fanet_lightning.data.images import read_image_rgb
 from fanet_lightning.detector import load_model, network_from_checkpoint
@@ -358,7 +360,33 @@ def test_a_folder_without_a_list_says_that_nothing_is_known(copy: Path) -> None:
     assert FaceDetector.from_pretrained(copy).training_images is None
 
 
+def test_the_card_counts_the_parameters_of_the_loaded_network() -> None:
+    count = sum(parameter.numel() for parameter in FaceDetector.from_pretrained().network.parameters())
+    for path in (pretrained.SHIPPED / pretrained.DEFAULT_MODEL / "README.md", ROOT / "README.md"):
+        stated = re.findall(r"([\d.]+) M parameters", path.read_text(encoding="utf-8"))
+        assert stated == [f"{count / 1e6:.2f}"], path
+
+
 # Names
+
+
+def test_the_folder_of_a_run_stands_for_its_best_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    """best.ckpt, else last.ckpt; the run's folder or its checkpoints; in every verb that takes a checkpoint."""
+    run = tmp_path / "runs/mine"
+    (run / "checkpoints").mkdir(parents=True)
+    for name in ("last.ckpt", "best.ckpt"):
+        shutil.copy(checkpoint, run / "checkpoints" / name)
+        for folder in (run, run / "checkpoints"):
+            assert locate(folder) == run / "checkpoints" / name
+            assert FaceDetector.from_checkpoint(folder).source == run / "checkpoints" / name
+    Image.fromarray(image()).save(tmp_path / "a.png")
+    words = [f"source={tmp_path / 'a.png'}", "save=json", f"out={tmp_path / 'faces'}"]
+    assert detect.main([f"checkpoint={run}", *words]) == 0
+    assert json.loads((tmp_path / "faces/detections.json").read_text())["made_by"]["checkpoint"] == str(run)
+    (tmp_path / "empty").mkdir()
+    for main, options in ((detect.main, words), (evaluate_verb.main, []), (export.main, [])):
+        with pytest.raises(InputError, match=r"empty is a folder with neither a model .*\(best.ckpt or last.ckpt"):
+            main([f"checkpoint={tmp_path / 'empty'}", *options])
 
 
 def test_what_a_name_stands_for(model: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,10 +400,10 @@ def test_what_a_name_stands_for(model: Path, checkpoint: Path, tmp_path: Path, m
     assert pretrained.name_of(model) == "tiny" and pretrained.name_of(checkpoint) == "my run"
     with pytest.raises(InputError, match=r"tinny.*\btiny\b"):
         locate("tinny")
-    with pytest.raises(InputError, match=r"folder.*checkpoints/best.ckpt"):
-        locate(checkpoint.parent.parent)
-    with pytest.raises(InputError, match=r"folder.*config"):
-        locate(tmp_path)
+    for name in ("", "checkpoints"):
+        (tmp_path / "empty" / name).mkdir(parents=True)
+        with pytest.raises(InputError, match=r"empty.* neither a model \(config.json\) nor .*best.ckpt or last.ckpt"):
+            locate(tmp_path / "empty" / name)
     # No name on the hub: a mistaken path.
     for name in ("runs/last.ckpt", "/nowhere/model", "a/b/c", "./a/b", "tiny/a"):
         with pytest.raises(InputError, match="no checkpoint at "):

@@ -98,7 +98,7 @@ class Actions:
         start = time.perf_counter()
         image_rgb = drawn(picture.shown_rgb, picture, threshold, redaction)
         seconds = time.perf_counter() - start
-        shown = write_jpeg(image_rgb, self._new(f"{Path(picture.name).stem}_faces.jpg"))
+        shown = write_jpeg(image_rgb, self._new(f"{Path(picture.name).stem}_faces.jpg"), picture.profile)
         facts = picture_facts(picture, threshold, seconds)
         return str(shown), facts, detections_table(picture, threshold), self._document([picture], threshold)
 
@@ -116,7 +116,8 @@ class Actions:
         try:
             image_rgb = drawn_whole(picture, threshold, redaction, **self._limits())
             kind = "faces" if redaction == NO_REDACTION else redaction
-            return str(write_jpeg(image_rgb, self._new(f"{Path(picture.name).stem}_{kind}.jpg"), quality=95))
+            path = self._new(f"{Path(picture.name).stem}_{kind}.jpg")
+            return str(write_jpeg(image_rgb, path, picture.profile, quality=95))
         except InputError as error:
             raise gr.Error(str(error), title="Cannot be saved") from error
 
@@ -180,7 +181,7 @@ class Actions:
         gallery = []
         for picture in pictures:
             image_rgb = drawn(picture.shown_rgb, picture, threshold, redaction)
-            path = write_jpeg(image_rgb, self._new(f"{Path(picture.name).stem}_faces.jpg"))
+            path = write_jpeg(image_rgb, self._new(f"{Path(picture.name).stem}_faces.jpg"), picture.profile)
             count = picture.count(threshold)
             gallery.append((str(path), f"{picture.name}: {count} {'face' if count == 1 else 'faces'}"))
         summary = pictures_facts(pictures, problems, threshold)

@@ -3,7 +3,9 @@
 Knows nothing of the page itself.
 """
 
+import io
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fanet_lightning.data.images import UnreadableImage, decode_image_rgb, read_image_size
+from fanet_lightning.data.images import UnreadableImage, color_profile, decode_image_rgb, read_image_size
 from fanet_lightning.errors import InputError
 from fanet_lightning.media.drawing import annotate
 from fanet_lightning.media.redaction import redact
@@ -37,6 +39,7 @@ class Picture:
     ``shown_rgb``    (h, w, 3) uint8, upright, at most ``SHOWN_SIDE`` long: what is drawn on.
     ``boxes_xyxy``   (D, 4) float32, pixels of the upright original of ``height`` × ``width``.
     ``scores``       (D,) float32, descending.
+    ``profile``      ICC, of the colors of the pixels; empty for sRGB.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Picture:
     protocol: str
     decode_seconds: float
     network_seconds: float
+    profile: bytes = b""
 
     def count(self, threshold: float) -> int:
         """How many faces have a score of at least ``threshold``."""
@@ -118,8 +122,21 @@ def detect_picture(
     protocol_name = str(protocol["name"] if isinstance(protocol, Mapping) else protocol)
     return Picture(
         name, path, height, width, shrunk(image_rgb, shown_side), found.boxes_xyxy.numpy(), found.scores.numpy(),
-        protocol_name, decoded - start, detected - decoded,
+        protocol_name, decoded - start, detected - decoded, _profile_of(path),
     )  # fmt: skip
+
+
+def _profile_of(path: Path) -> bytes:
+    """Of a file that has been decoded."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of broken EXIF blocks
+            with Image.open(path) as image:
+                return color_profile(image)
+    except Exception:  # a file that OpenCV alone can read
+        return b""
 
 
 def shrunk(image_rgb: Image8, longest: int) -> Image8:
@@ -203,14 +220,16 @@ def document(
     return {**head, "images": images, **({"problems": [str(problem) for problem in problems]} if problems else {})}
 
 
-def write_jpeg(image_rgb: Image8, path: Path, quality: int = 92) -> Path:
-    """The picture as a JPEG, in colour at full resolution (4:4:4): thin coloured frames stay sharp."""
-    import cv2
+def write_jpeg(image_rgb: Image8, path: Path, profile: bytes, quality: int = 92) -> Path:
+    """The picture as a JPEG, in color at full resolution (4:4:4): thin colored frames stay sharp."""
+    from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    done, content = cv2.imencode(".jpg", image_rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality, *sampling])
-    if not done:  # more than 65,500 pixels wide or high is beyond the format
-        raise InputError(f"a picture of {image_rgb.shape[1]} × {image_rgb.shape[0]} pixels cannot be written as JPEG")
-    path.write_bytes(content.tobytes())
+    content = io.BytesIO()
+    try:
+        Image.fromarray(image_rgb).save(content, "JPEG", quality=quality, subsampling=0, icc_profile=profile)
+    except (OSError, ValueError) as error:  # more than 65,500 pixels wide or high is beyond the format
+        height, width = image_rgb.shape[:2]
+        raise InputError(f"a picture of {width} × {height} pixels cannot be written as JPEG") from error
+    path.write_bytes(content.getvalue())
     return path

@@ -22,7 +22,6 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fanet_lightning.errors import InputError
-from fanet_lightning.files import config_dir as config_dir
 
 
 @dataclass
@@ -70,6 +69,19 @@ class TrainSchema:
     trainer: Any = MISSING
     logger: Any = MISSING
     protocol: Any = MISSING
+
+
+def config_dir() -> Path:
+    """The folder ``conf``: the copy inside the installed package, else the one of the checkout.
+
+    Raises:
+        InputError: neither is there, so the installation is broken.
+    """
+    package = Path(__file__).resolve().parent
+    for candidate in (package / "conf", package.parents[1] / "conf"):
+        if (candidate / "config.yaml").is_file():
+            return candidate
+    raise InputError(f"no configuration folder at {package / 'conf'}; install the package again")
 
 
 def run_name(model: str, level: int, context: bool, hl: bool, backbone: str = "vgg") -> str:

@@ -22,6 +22,7 @@ from fanet_lightning.model_loading import load_model, network_from_checkpoint, r
 from fanet_lightning.multiscale import Found
 from fanet_lightning.net.activation_memory import keep_activation_memory
 from fanet_lightning.net.blocks import fuse
+from fanet_lightning.open_detector import resolve_device
 from fanet_lightning.pixel_limit import PixelLimit
 from fanet_lightning.postprocess import detect
 from fanet_lightning.pretrained import DEFAULT_MODEL, DEFAULT_THRESHOLD, is_onnx, locate
@@ -46,7 +47,7 @@ class FaceDetector:
 
     Args:
         network: what :func:`build_network` made; takes uint8 RGB.
-        device: where it runs. On a CPU the process keeps up to 1 GiB of freed memory from then on
+        device: where it runs, ``cpu``, ``cuda``, ``cuda:1``, ``mps`` … or ``auto``. On a CPU the process keeps up to 1 GiB of freed memory from then on
             (:mod:`fanet_lightning.net.activation_memory`): a pass is a fifth faster.
         detection: keyword arguments of :func:`fanet_lightning.postprocess.detect`.
         precision: ``32-true`` or ``bf16-mixed``.
@@ -56,6 +57,9 @@ class FaceDetector:
         source: the checkpoint or model folder that the network came from, for the record.
         network_options: what ``build_network`` made the network with, for the record.
         training_images: what it was trained on; None where that is not known.
+
+    Raises:
+        InputError: no device's name, or one that is not there; a batch size below 1.
     """
 
     # Pixels of all images that are computed together; None: any number.
@@ -73,6 +77,7 @@ class FaceDetector:
         network_options: Mapping[str, Any] | None = None,
         training_images: Sequence[TrainingImages] | None = None,
     ) -> None:
+        device = resolve_device(device)
         self.network = network.to(device).to(memory_format=torch.channels_last).eval()
         self.device = torch.device(device)
         # Where it is computed, for the record; images and faces of an export stay on the CPU all the same.
@@ -92,7 +97,7 @@ class FaceDetector:
 
     @classmethod
     def from_checkpoint(cls, path: Path | str, **options: Any) -> Self:
-        """Load a checkpoint of ``train``; as :meth:`from_pretrained`, which also takes one.
+        """Load a checkpoint of ``train``, or the best one in its run's folder; :meth:`from_pretrained` takes both too.
 
         Raises:
             InputError: see :func:`load_model`.
@@ -105,7 +110,7 @@ class FaceDetector:
 
         Args:
             model: the name of a shipped model, a model's folder, ``organisation/name`` on the Hugging Face hub, or a
-                checkpoint of ``train``; see :func:`fanet_lightning.pretrained.locate`.
+                checkpoint or run's folder of ``train``; see :func:`fanet_lightning.pretrained.locate`.
             options: to the constructor.
 
         Raises:

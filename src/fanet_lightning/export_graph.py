@@ -5,7 +5,6 @@ Three outputs, without padding: the faces of all images of a batch in one list, 
 int64, the image 0 … B-1 of each face. They are those of :func:`fanet_lightning.postprocess.detect`.
 """
 
-import copy
 import importlib
 import logging
 import warnings
@@ -104,13 +103,11 @@ class _PlainHeads(nn.Module):
 
 
 def for_export(network: Network, *, plain_heads: bool) -> nn.Module:
-    """A copy with batch normalisation folded in, on the CPU, without the parts that only training has.
+    """As :func:`fuse`, on the CPU.
 
     ``plain_heads``: with the heads of :class:`_PlainHeads`, which ``torch.export`` needs.
     """
-    unused = {id(module) for module in network.training_only()}
-    own = copy.deepcopy(network, {key: nn.Identity() for key in unused})
-    own = fuse(own.cpu().float()).requires_grad_(False)
+    own: nn.Module = fuse(network).cpu().float().requires_grad_(False)
     if plain_heads:
         for name, module in list(own.named_modules()):
             if isinstance(module, Heads):

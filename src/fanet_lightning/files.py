@@ -1,4 +1,4 @@
-"""Outputs that appear whole or not at all; the folder of the configuration."""
+"""Outputs that appear whole or not at all."""
 
 import os
 import shutil
@@ -118,16 +118,3 @@ def content_if_any(path: Path) -> bytes | None:
         return None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); remove it") from error
-
-
-def config_dir() -> Path:
-    """The folder ``conf``: the copy inside the installed package, else the one of the checkout.
-
-    Raises:
-        InputError: neither is there, so the installation is broken.
-    """
-    package = Path(__file__).resolve().parent
-    for candidate in (package / "conf", package.parents[1] / "conf"):
-        if (candidate / "config.yaml").is_file():
-            return candidate
-    raise InputError(f"no configuration folder at {package / 'conf'}; install the package again")

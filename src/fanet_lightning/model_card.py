@@ -116,7 +116,7 @@ def model_card(
         training_images: every image that it has seen.
         scores: its evaluations; may be empty.
         recipe: how it was trained.
-        parameters: of the network at inference.
+        parameters: of :func:`fanet_lightning.net.build.inference_parameters`.
         flops_640x480: floating-point operations of one image of 640×480.
         weights_bytes: size of the weight file.
         weights: ``float32`` or ``float16``.
@@ -125,11 +125,12 @@ def model_card(
     parts = [
         f"# {name}",
         "A face detector after \"Feature Agglomeration Networks for Single Stage Face Detection\" (Zhang, Wu, Zhu, "
-        f"Hoi; arXiv 1712.00721), trained with `fanet_lightning`. {parameters / 1e6:.2f} M parameters, "
+        f"Hoi; arXiv 1712.00721), trained with `fanet_lightning`. {parameters / 1e6:.2f} M parameters "
+        "that detection uses (heads of the last hierarchy alone, batch normalization folded into the convolutions), "
         f"{flops_640x480 / 1e9:.1f} GFLOP at 640×480, weights in {weights}, {weights_bytes / 1e6:.1f} MB.",
         "```python\nfrom fanet_lightning import FaceDetector\n\n"
         f'detector = FaceDetector.from_pretrained("{name}")  # or the path of this folder\n'
-        "faces = detector.detect(image_rgb)  # (H, W, 3) uint8; boxes_xyxy in pixels, scores\n```",
+        "faces = detector.detect(image_rgb)  # (H, W, 3) uint8; boxes_xyxy in pixels, scores from 0.5 on\n```",
         "## Scores", _scores_text(scores, name),
         "## Training data", _data_text(training_images),
         "## Recipe", _recipe_text(recipe),
@@ -267,7 +268,7 @@ def _limits_text(training_images: Sequence[TrainingImages], scores: Sequence[Sco
     if input_size is not None:
         lines.append(
             f"* Its training crops were {input_size} pixels wide, so it knows few faces above some "
-            f"{input_size * 4 // 5} pixels: shrink large photographs (`protocol=short640`)."
+            f"{input_size * 4 // 5} pixels: larger ones need a smaller image (`protocol=short640`, the default of `detect`)."
         )
     if of_val:
         lines.append(

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 DEFAULT_MODEL, DEFAULT_PROTOCOL, DEFAULT_THRESHOLD = "fanet_light", "short640", 0.5
 SHIPPED = Path(__file__).parent / "pretrained_models"
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, SCORES_FOLDER = "config.json", "model.safetensors", "README.md", "scores"
+# What a run's folder stands for, the first that is there.
+OF_A_RUN = ("best.ckpt", "last.ckpt")
 FORMAT, FORMAT_VERSION = "fanet_lightning", 1
 # What a model on the hub is made of; nothing else is fetched.
 FILES = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, TRAINING_IMAGES_FILE, f"{SCORES_FOLDER}/*")
@@ -62,9 +64,10 @@ def locate(model: str | Path) -> Path:
     """The checkpoint or model folder that a person means.
 
     Args:
-        model: a checkpoint of ``train``; the name of a shipped model (``./fanet_light`` is a folder of that name); a
-            model's folder; or ``organisation/name``, ``organisation/name@revision`` of a model on the Hugging Face hub,
-            which is fetched once.
+        model: a checkpoint of ``train``; the folder of its run or of the run's checkpoints, which stands for
+            ``best.ckpt`` or, without one, ``last.ckpt``; the name of a shipped model (``./fanet_light`` is a folder of
+            that name); a model's folder; or ``organisation/name``, ``organisation/name@revision`` of a model on the
+            Hugging Face hub, which is fetched once.
 
     Returns:
         An existing file, or a folder with ``config.json``.
@@ -81,9 +84,13 @@ def locate(model: str | Path) -> Path:
     if is_model_folder(path):
         return path
     if path.is_dir():
-        best = path / "checkpoints" / "best.ckpt"
-        hint = f"give {best}" if best.is_file() else f"give a .ckpt file, or a folder with {CONFIG_FILE}"
-        raise InputError(f"{model} is a folder, but not a model's ({CONFIG_FILE} is missing); {hint}")
+        for file in (*(path / "checkpoints" / name for name in OF_A_RUN), *(path / name for name in OF_A_RUN)):
+            if file.is_file():
+                return file
+        raise InputError(
+            f"{model} is a folder with neither a model ({CONFIG_FILE}) nor a run's checkpoints "
+            f"({' or '.join(OF_A_RUN)}, there or in checkpoints); give a .ckpt file, or the folder of a run or a model"
+        )
     if _HUB_NAME.fullmatch(text) and not text.endswith(_FILE_ENDINGS) and not path.parent.is_dir():
         from fanet_lightning.hub import fetch_model
 

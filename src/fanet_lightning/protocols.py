@@ -5,16 +5,14 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-import yaml
-
 from fanet_lightning.data.resize import TestScale
 from fanet_lightning.errors import InputError
-from fanet_lightning.files import config_dir
 from fanet_lightning.multiscale import MultiScale, build_protocol
-from fanet_lightning.pretrained import DEFAULT_PROTOCOL
 
 Protocol = str | Mapping[str, Any] | TestScale | MultiScale
 
+# pretrained.DEFAULT_PROTOCOL, without the time that Hydra takes to be imported.
+DEFAULT_SCALE = TestScale("short", 640)
 # Where the shorter side is longer, faces may well be larger than those of the training, some 400 pixels at most.
 LARGE_SHORTER_SIDE = 1000
 
@@ -29,7 +27,7 @@ def protocol_of(protocol: Protocol | None) -> TestScale | MultiScale:
         InputError: an unknown name or setting, a value outside its range, or an object of another kind.
     """
     if protocol is None:
-        return protocol_named(DEFAULT_PROTOCOL)
+        return DEFAULT_SCALE
     if isinstance(protocol, TestScale | MultiScale):
         return protocol
     if isinstance(protocol, str):
@@ -59,16 +57,22 @@ def protocol_settings(name: str) -> dict[str, Any]:
     Raises:
         InputError: there is none of that name; the message lists them.
     """
+    # Hydra, which comes with it, takes a fifth of a second to import.
+    from fanet_lightning.config import config_dir
+
     known = protocol_names()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}? There are {', '.join(known)}" if near else f"choose one of {', '.join(known)}"
         raise InputError(f"protocol={name}: there is no such option; {hint}")
-    # Not by Hydra, which takes a fifth of a second to import.
-    settings: dict[str, Any] = yaml.safe_load((config_dir() / "protocol" / f"{name}.yaml").read_text(encoding="utf-8"))
-    return settings
+    from omegaconf import OmegaConf
+
+    settings: Any = OmegaConf.to_container(OmegaConf.load(config_dir() / "protocol" / f"{name}.yaml"), resolve=True)
+    return dict(settings)
 
 
 def protocol_names() -> list[str]:
     """Names of the protocols that come with the package, sorted."""
+    from fanet_lightning.config import config_dir
+
     return sorted(path.stem for path in (config_dir() / "protocol").glob("*.yaml"))

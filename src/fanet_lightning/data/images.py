@@ -43,8 +43,8 @@ def read_image_rgb(path: Path | str) -> Image8:
     """(H, W, 3) uint8 RGB, C-contiguous, upright: the EXIF orientation is applied.
 
     Grey is repeated, CMYK converted (with Adobe's marker stored inverted), a palette looked up, transparency laid
-    over white, 16 bits a channel brought to 8 (divided by 257, rounded). Colour profiles are not applied. Of an
-    animation, the first frame.
+    over white, 16 bits a channel brought to 8 (divided by 257, rounded). Grey and CMYK with a color profile become sRGB
+    by it; RGB stays as it is stored, in the colors of :func:`color_profile`. Of an animation, the first frame.
 
     WIDER FACE's boxes refer to the stored pixels; its images (checked on 2,018 of val) carry no orientation, so
     applying one changes nothing there and is right for everything else.
@@ -90,6 +90,31 @@ def pillow_image_rgb(image: Any, name: str = "the PIL image") -> Image8:
         raise
     except Exception as error:  # Pillow's plugins raise almost anything on damaged files
         raise UnreadableImage(name, " ".join(str(error).split()) or type(error).__name__) from error
+
+
+def color_profile(image: Any) -> bytes:
+    """The ICC profile of a ``PIL.Image.Image`` that the pixels of :func:`decode_image_rgb` are in; empty for sRGB.
+
+    That of grey and of CMYK has been applied, and is not for RGB.
+    """
+    profile = image.info.get("icc_profile") or b""
+    return profile if _color_space(profile) == b"RGB " and image.mode != "CMYK" else b""
+
+
+def _color_space(profile: bytes) -> bytes:
+    """From an ICC header (ICC.1, 7.2), ``RGB ``, ``GRAY``, ``CMYK`` …; empty where it is none."""
+    return profile[16:20] if profile[36:40] == b"acsp" else b""
+
+
+def _by_profile(image: Any, profile: bytes) -> Any:
+    """Grey or CMYK as sRGB; the image itself where the profile is damaged."""
+    from PIL import ImageCms
+
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        return ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError):
+        return image
 
 
 def read_image_size(path: Path | str) -> tuple[int, int]:
@@ -147,7 +172,7 @@ def check_image(path: Path | str) -> None:
 
 class _JpegHeader(NamedTuple):
     """``usual``: 8 bits, grey or three channels. ``plain``: without EXIF, too: the fast decoder gets it right.
-    ``scan``: where the data start."""
+    So does grey without a color profile. ``scan``: where the data start."""
 
     width: int
     height: int
@@ -173,7 +198,7 @@ def _jpeg_header(content: bytes) -> _JpegHeader | None:
     if content[:3] != JPEG_START:
         return None
     width = height = 0
-    frame = exif = False
+    frame = exif = profile = grey = False
     position = 2
     while position + 4 <= len(content) and content[position] == 0xFF:
         marker = content[position + 1]
@@ -184,13 +209,15 @@ def _jpeg_header(content: bytes) -> _JpegHeader | None:
         body = content[position + 4 : position + 2 + length]
         position += 2 + length
         if marker == 0xDA:
-            return _JpegHeader(width, height, frame, frame and not exif, position)
+            return _JpegHeader(width, height, frame, frame and not exif and not (profile and grey), position)
         if marker == 0xE1 and body[:4] == b"Exif":
             exif = True
+        if marker == 0xE2 and body[:11] == b"ICC_PROFILE":
+            profile = True
         # Frame headers: baseline, extended, progressive. The others (lossless, arithmetic) go the careful way.
         if marker in (0xC0, 0xC1, 0xC2) and len(body) >= 6:
             height, width = int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big")
-            frame = body[0] == 8 and body[5] in (1, 3)
+            frame, grey = body[0] == 8 and body[5] in (1, 3), body[5] == 1
     return None
 
 
@@ -237,6 +264,17 @@ def _decode_with_pillow(content: bytes, path: Path | str) -> Image8:
 def _to_rgb(image: Any, content: bytes, path: Path | str) -> Image8:
     from PIL import Image
 
+    profile = image.info.get("icc_profile") or b""
+    space = _color_space(profile)
+    array = _stored_to_rgb(image, content, path, profile if space == b"CMYK" else b"")
+    if space == b"GRAY" and image.mode.startswith(("1", "L", "I;16")):
+        array = np.ascontiguousarray(_by_profile(Image.fromarray(array[..., 0]), profile).convert("RGB"))
+    return array
+
+
+def _stored_to_rgb(image: Any, content: bytes, path: Path | str, cmyk_profile: bytes) -> Image8:
+    from PIL import Image
+
     if image.format == "PNG" and content[24:25] == b"\x10":
         return _sixteen_bit_png(content, path)
     if image.mode.startswith("I;16"):
@@ -246,6 +284,8 @@ def _to_rgb(image: Any, content: bytes, path: Path | str) -> Image8:
     if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
         # Pillow takes Adobe's inversion for granted; without Adobe's marker the inks are stored as they are.
         image = Image.fromarray(255 - np.asarray(image), mode="CMYK")
+    if image.mode == "CMYK" and cmyk_profile:
+        image = _by_profile(image, cmyk_profile)
     if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
         over = image.convert("RGBA")
         ground = Image.new("RGBA", over.size, (BACKGROUND, BACKGROUND, BACKGROUND, 255))

@@ -34,6 +34,7 @@ class CameraSource:
         self.name = f"camera {index}"
         self.broken: str | None = None
         self.frames_skipped = 0
+        self.left_out: dict[str, int] = {}
         # Asked first, because OpenCV's own complaint goes straight to the screen.
         device = Path(f"/dev/video{index}")
         if index < 0 or (sys.platform == "linux" and not device.exists()):

@@ -15,6 +15,7 @@ from fanet_lightning.media.inputs import Item
 from fanet_lightning.media.outputs import CROPS, FRAMES, TEXTS, VIDEOS, Saving, write_crops, write_file
 from fanet_lightning.media.pipeline import FindFaces, yield_to_the_network
 from fanet_lightning.media.progress import Progress
+from fanet_lightning.media.video_files import OTHER_VIDEO, left_out_note
 from fanet_lightning.structures import Detections
 
 if TYPE_CHECKING:
@@ -124,6 +125,8 @@ class _Filming:
         if self._writer is not None:
             film.files.append(video_name)
             film.notes.extend(self._writer.notes)
+        elif others := reader.left_out.get(OTHER_VIDEO):
+            film.notes.append(left_out_note({OTHER_VIDEO: others}))
 
     def _frames(self, reader: "VideoReader", pool: ThreadPoolExecutor, stack: ExitStack, path: Path) -> None:
         film, options = self.film, self._options

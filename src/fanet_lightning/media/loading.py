@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fanet_lightning.data.heic import heic_plug_in, is_heic
-from fanet_lightning.data.images import JPEG_START, Image8, UnreadableImage, decode_image_rgb
+from fanet_lightning.data.images import JPEG_START, Image8, UnreadableImage, color_profile, decode_image_rgb
 from fanet_lightning.media.fetching import fetch_bytes
 from fanet_lightning.media.inputs import Item
 
@@ -29,12 +29,14 @@ class Limits:
 class Loaded(NamedTuple):
     """``image_rgb`` (H, W, 3) uint8, upright; None for a large one, which :func:`decoded` makes of ``content``.
 
-    ``note``: what is not obvious, e.g. that it is the first frame of an animation.
+    ``note``: what is not obvious, e.g. that it is the first frame of an animation. ``profile``: of the pixels' colors,
+    ICC; empty for sRGB.
     """
 
     image_rgb: Image8 | None
     content: bytes
     note: str
+    profile: bytes = b""
 
 
 def load(item: Item, limits: Limits, stop: threading.Event | None = None) -> Loaded:
@@ -49,10 +51,10 @@ def load(item: Item, limits: Limits, stop: threading.Event | None = None) -> Loa
         InputError: it cannot be read, fetched or decoded.
     """
     content = _content(item, limits, stop)
-    note, pixels = _glance(content)
+    note, pixels, profile = _glance(content)
     if pixels > MOST_PIXELS_AHEAD:
-        return Loaded(None, content, note)
-    return Loaded(decode_image_rgb(content, item.text), b"", note)
+        return Loaded(None, content, note, profile)
+    return Loaded(decode_image_rgb(content, item.text), b"", note, profile)
 
 
 def decoded(loaded: Loaded, item: Item) -> Image8:
@@ -78,8 +80,9 @@ def _content(item: Item, limits: Limits, stop: threading.Event | None) -> bytes:
         raise UnreadableImage(item.location, error.strerror or type(error).__name__) from error
 
 
-def _glance(content: bytes) -> tuple[str, int]:
-    """A note and the number of pixels, from the file's head; nothing where decoding will say what is wrong."""
+def _glance(content: bytes) -> tuple[str, int, bytes]:
+    """A note, the number of pixels and the color profile, from the file's head; nothing where decoding will say what
+    is wrong."""
     from PIL import Image
 
     if is_heic(content):
@@ -89,10 +92,11 @@ def _glance(content: bytes) -> tuple[str, int]:
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(content)) as image:
                 pixels = image.size[0] * image.size[1]
+                profile = color_profile(image)
                 if content[:3] == JPEG_START:
-                    return "", pixels  # a camera's preview pictures are no animation
+                    return "", pixels, profile  # a camera's preview pictures are no animation
                 frames = int(getattr(image, "n_frames", 1))
                 kind = "page" if image.format == "TIFF" else "frame"
-                return (f"the first of {frames} {kind}s" if frames > 1 else ""), pixels
+                return (f"the first of {frames} {kind}s" if frames > 1 else ""), pixels, profile
     except Exception:  # Pillow's plugins raise almost anything on damaged files
-        return "", 0
+        return "", 0, b""

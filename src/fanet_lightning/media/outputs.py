@@ -4,6 +4,7 @@ Every file appears whole or not at all: it is written under another name and ren
 """
 
 import errno
+import io
 import json
 import math
 import re
@@ -54,8 +55,12 @@ class Saving:
         return annotate(shown, boxes_xyxy, scores, bar=self.bar) if self.draw else shown
 
 
-def write_picture(out: Path, item: Item, image_rgb: Image8, found: Detections, saving: Saving) -> list[str]:
+def write_picture(
+    out: Path, item: Item, image_rgb: Image8, found: Detections, saving: Saving, profile: bytes = b""
+) -> list[str]:
     """Write everything that ``saving`` asks for about one picture but the JSON, which is about all of them.
+
+    ``profile``: ICC, of the colors of ``image_rgb``; every picture that is written has it.
 
     Returns:
         The files, relative to ``out``.
@@ -67,7 +72,7 @@ def write_picture(out: Path, item: Item, image_rgb: Image8, found: Detections, s
     files = []
     if "images" in saving.save:
         name = f"{IMAGES}/{picture_name(item)}"
-        write_file(out, name, encoded(saving.shown(image_rgb, found), PurePosixPath(name).suffix))
+        write_file(out, name, encoded(saving.shown(image_rgb, found), PurePosixPath(name).suffix, profile))
         files.append(name)
     if "txt" in saving.save:
         name = f"{TEXTS}/{item.stem}.txt"
@@ -76,18 +81,20 @@ def write_picture(out: Path, item: Item, image_rgb: Image8, found: Detections, s
         write_file(out, name, text)
         files.append(name)
     if "crops" in saving.save:
-        files += write_crops(out, f"{CROPS}/{item.stem}", image_rgb, found, saving)
+        files += write_crops(out, f"{CROPS}/{item.stem}", image_rgb, found, saving, profile)
     return files
 
 
-def write_crops(out: Path, prefix: str, image_rgb: Image8, found: Detections, saving: Saving) -> list[str]:
+def write_crops(
+    out: Path, prefix: str, image_rgb: Image8, found: Detections, saving: Saving, profile: bytes = b""
+) -> list[str]:
     """One JPEG a face, ``<prefix>_<number from 0>_<score>.jpg``, best first; of a redacted picture, redacted."""
     boxes_xyxy, scores = found.numpy()
     picture = image_rgb if saving.redact is None else redact(image_rgb, boxes_xyxy, saving.redact)
     files = []
     for number, (box, score) in enumerate(zip(boxes_xyxy, scores, strict=True)):
         name = f"{prefix}_{number}_{score:.2f}.jpg"
-        write_file(out, name, encoded(crop(picture, box), ".jpg"))
+        write_file(out, name, encoded(crop(picture, box), ".jpg", profile))
         files.append(name)
     return files
 
@@ -125,15 +132,27 @@ def remove_unlisted(out: Path, items: Iterable[Item]) -> None:
                     (folder / found).unlink(missing_ok=True)
 
 
-def encoded(image_rgb: Image8, suffix: str) -> bytes:
-    """The picture as a file of the kind that the suffix names.
+def encoded(image_rgb: Image8, suffix: str, profile: bytes = b"") -> bytes:
+    """The picture as a file of the kind that the suffix names, with an ICC profile where one is given.
 
     Raises:
         InputError: it is too large for the format.
     """
+    suffix = suffix.lower()
+    try:
+        content = _encoded_by_pillow(image_rgb, suffix, profile) if profile else _encoded_by_opencv(image_rgb, suffix)
+    except (OSError, ValueError):  # what Pillow raises
+        content = None
+    if content is None:
+        height, width = image_rgb.shape[:2]
+        raise InputError(f"a picture of {width} × {height} pixels is too large for {suffix}; leave images out of save")
+    return content
+
+
+def _encoded_by_opencv(image_rgb: Image8, suffix: str) -> bytes | None:
+    """Beside the network: it lets go of the interpreter."""
     import cv2
 
-    suffix = suffix.lower()
     options = {
         ".png": [cv2.IMWRITE_PNG_COMPRESSION, 1],
         ".webp": [cv2.IMWRITE_WEBP_QUALITY, JPEG_QUALITY],
@@ -143,10 +162,20 @@ def encoded(image_rgb: Image8, suffix: str) -> bytes:
         done, content = cv2.imencode(kind, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), options)
     except cv2.error:
         done = False
-    if not done:
-        height, width = image_rgb.shape[:2]
-        raise InputError(f"a picture of {width} × {height} pixels is too large for {suffix}; leave images out of save")
-    return content.tobytes()
+    return content.tobytes() if done else None
+
+
+def _encoded_by_pillow(image_rgb: Image8, suffix: str, profile: bytes) -> bytes:
+    """OpenCV writes no profiles into JPEG before its version 5, and none into TIFF."""
+    from PIL import Image
+
+    kind, options = {
+        ".png": ("PNG", {"compress_level": 1}), ".webp": ("WEBP", {"quality": JPEG_QUALITY}), ".bmp": ("BMP", {}),
+        ".tif": ("TIFF", {"compression": "tiff_lzw"}), ".tiff": ("TIFF", {"compression": "tiff_lzw"}),
+    }.get(suffix, ("JPEG", {"quality": JPEG_QUALITY}))  # fmt: skip
+    file = io.BytesIO()
+    Image.fromarray(image_rgb).save(file, kind, icc_profile=profile, **options)
+    return file.getvalue()
 
 
 def write_file(out: Path, name: str, content: bytes) -> None:

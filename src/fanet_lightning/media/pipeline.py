@@ -125,7 +125,7 @@ class ImagePipeline:
         self._settle(BEHIND_PER_WRITER * self._workers - 1, MOST_BYTES_BEHIND - image_rgb.nbytes)
         if loaded.note:
             self._progress.say(f"{item.text}: {loaded.note} is used")
-        files = writers.submit(write_picture, self._out, item, image_rgb, found, self._saving)
+        files = writers.submit(write_picture, self._out, item, image_rgb, found, self._saving, loaded.profile)
         self._behind.append(_Written(item, image_rgb, found, loaded.note, files))
 
     def _settle(self, most: int, most_bytes: int = MOST_BYTES_BEHIND) -> None:

@@ -164,6 +164,9 @@ class _Run:
         images = [item for item in sources.images if not self._journal.is_done(item)]
         videos = [item for item in sources.videos if not self._is_done(item)]
         print(self._opening(sources, len(images) + len(videos)), flush=True)
+        for reason in sources.failed.values():
+            print(f"error: {reason}", file=sys.stderr)
+        self.summary.failed |= sources.failed
         for item in (*images, *videos):
             self._journal.forget(item)
         if self._journal.existed:
@@ -235,7 +238,8 @@ class _Run:
         things += [counted(len(sources.videos), "video")] if sources.videos else []
         lines = [f"detecting faces in {' and '.join(things)}"]
         if sources.ignored:
-            lines[0] += f" ({counted(sources.ignored, 'other file')} ignored)"
+            kinds = ", ".join(f"{kind}: {count:,}" for kind, count in sorted(sources.ignored.items()))
+            lines[0] += f" ({counted(sum(sources.ignored.values()), 'other file')} ignored; {kinds})"
         if sources.repeated:
             lines[0] += f" ({sources.repeated:,} given twice)"
         if sources.results:
@@ -258,7 +262,8 @@ class _Run:
         images = (entry for entry in entries if not entry.get("video"))
         videos = [_video_entry(entry) for entry in entries if entry.get("video")]
         tried = len(self.summary.failed) + self.summary.images + self.summary.videos
-        complete = not self.summary.interrupted and tried == len(sources.images) + len(sources.videos)
+        inputs = len(sources.images) + len(sources.videos) + len(sources.failed)
+        complete = not self.summary.interrupted and tried == inputs
         write_json(self._out, images, videos, self.summary.failed, {"complete": complete, **head})
 
     def _in_order(self, items: Iterable[Item]) -> Iterator[dict[str, Any]]:

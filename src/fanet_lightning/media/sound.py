@@ -45,9 +45,6 @@ class SoundTracks:
         self._waiting: Any = None
         for stream in self._input.streams.audio:
             self._add(stream, kind)
-        others = [s for s in self._input.streams if s.type in ("subtitle", "data")]
-        if others:
-            self.notes.append(f"{len(others)} tracks of subtitles or data are left out")
         self._packets: Iterator[Any] = self._demuxed() if self._tracks else iter(())
 
     @property

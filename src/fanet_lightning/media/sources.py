@@ -5,11 +5,15 @@ Every input gets a name of its own, under which its results are stored; no two i
 
 import datetime
 import difflib
+import errno
+import fnmatch
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import stat
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -38,16 +42,19 @@ _KINDS = (
 
 @dataclass(frozen=True)
 class Sources:
-    """What was found: images and videos in the order given, and how many other files lay beside them in folders.
+    """What was found: images and videos in the order given.
 
-    ``results`` is the number of folders with results of ``detect``, which were left out.
+    ``ignored``  what was in folders besides, by extension.
+    ``results``  the number of folders with results of ``detect``, which were left out.
+    ``failed``   what may hold faces and cannot be looked at: sub-folders, links, pipes; by name, with the reason.
     """
 
     images: list[Item]
     videos: list[Item]
-    ignored: int = 0
+    ignored: Mapping[str, int] = field(default_factory=dict)
     repeated: int = 0
     results: int = 0
+    failed: Mapping[str, str] = field(default_factory=dict)
 
 
 def split_source(text: str) -> list[str]:
@@ -57,9 +64,9 @@ def split_source(text: str) -> list[str]:
     exists, or comes after a space.
     """
     text = text.strip()
-    if text.startswith("[") and text.endswith("]") and not Path(text).exists():
+    if text.startswith("[") and text.endswith("]") and not _kind(Path(text)):
         text = text[1:-1]
-    if not text or Path(text).expanduser().exists():
+    if not text or _kind(Path(text).expanduser()):
         return [text] if text else []
     parts: list[str] = []
     for piece in text.split(","):
@@ -73,7 +80,7 @@ def split_source(text: str) -> list[str]:
 def _continues(piece: str) -> bool:
     """Whether a piece behind a comma can only be more of the address before it."""
     alone = re.match(r"\s|[a-z][a-z0-9+.-]*://", piece, re.IGNORECASE) or not piece
-    return not alone and not Path(piece).expanduser().exists() and not glob.glob(piece)  # noqa: PTH207  # any pattern
+    return not alone and not _kind(Path(piece).expanduser()) and not glob.glob(piece)  # noqa: PTH207  # any pattern
 
 
 def default_name(parts: Sequence[str]) -> str:
@@ -85,10 +92,10 @@ def default_name(parts: Sequence[str]) -> str:
         name = PurePosixPath(name_of_url(first)).stem
     else:
         path = Path(first).expanduser()
-        if not path.exists() and glob.has_magic(first):
+        if not _kind(path) and glob.has_magic(first):
             path = _fixed_part(path)
-        own = path.resolve()
-        name = own.name if own.is_dir() else own.stem
+        own = Path(os.path.realpath(path))
+        name = own.name if _kind(own) == "folder" else own.stem
     name = safe(name) or "images"
     return name if len(parts) == 1 else f"{name}_and_{len(parts) - 1}_more"
 
@@ -109,14 +116,17 @@ def find_sources(parts: Sequence[str], out: Path | None = None) -> Sources:
     images, repeated_images = distinct(finder.images)
     videos, repeated_videos = distinct(finder.videos)
     if not images and not videos:
-        others = [f"{finder.ignored:,} other files"] if finder.ignored else []
+        others = [f"{finder.ignored.total():,} other files"] if finder.ignored else []
+        others += [next(iter(finder.failed.values()))] if finder.failed else []
         if finder.results:
             others.append("results of detect are left out unless their own folder is named, e.g. photos/images")
         within = f" ({'; '.join(others)})" if others else ""
         raise InputError(f"source={','.join(parts)}: no image in it{within}; give {_KINDS}")
     items = named([*images, *videos])
     repeated = repeated_images + repeated_videos
-    return Sources(items[: len(images)], items[len(images) :], finder.ignored, repeated, len(finder.results))
+    return Sources(
+        items[: len(images)], items[len(images) :], finder.ignored, repeated, len(finder.results), finder.failed
+    )
 
 
 class _Finder:
@@ -125,7 +135,8 @@ class _Finder:
     def __init__(self, out: Path | None) -> None:
         self.images: list[tuple[Item, str]] = []
         self.videos: list[tuple[Item, str]] = []
-        self.ignored = 0
+        self.ignored: Counter[str] = Counter()
+        self.failed: dict[str, str] = {}
         self.results: set[Path] = set()
         self._out = out
         self._journals: dict[Path, bool] = {}
@@ -139,16 +150,17 @@ class _Finder:
             self._add_url(text)
         else:
             path = Path(text).expanduser()
-            if path.is_dir():
+            kind = _kind(path)
+            if kind == "folder":
                 self._add_folder(path)
-            elif path.suffix.lower() in LIST_SUFFIXES and path.is_file():
+            elif path.suffix.lower() in LIST_SUFFIXES and kind == "file":
                 self._add_list(path)
-            elif path.exists():
+            elif kind:
                 self._add_file(path, path.name)
             elif glob.has_magic(text):
-                self._add_pattern(str(path))
+                self._add_pattern(path)
             else:
-                raise InputError(f"source={text}: there is no such file or folder{_near(path)}; give {_KINDS}")
+                raise InputError(f"source={text}: {_why_not(path)}{_near(path)}; give {_KINDS}")
 
     def _add_url(self, url: str) -> None:
         scheme = urlsplit(url).scheme.lower()
@@ -163,10 +175,8 @@ class _Finder:
             raise InputError(f"source={url}: {scheme}:// is not read; give http(s)://…, rtsp://… or a path")
 
     def _add_file(self, path: Path, name: str) -> None:
-        if _is_video(path):
-            self.videos.append((Item(path, name), path.resolve().parent.name))
-        else:
-            self.images.append((Item(path, name), path.resolve().parent.name))
+        label = Path(os.path.realpath(path.parent)).name
+        (self.videos if _is_video(path) else self.images).append((Item(path, name), label))
 
     def _add_folder(self, folder: Path) -> None:
         label = folder.resolve().name
@@ -174,29 +184,31 @@ class _Finder:
             self._add_found(folder / name, name, label)
 
     def _add_found(self, path: Path, name: str, label: str) -> None:
-        """What a folder or a pattern brings: images by their suffix, everything else is counted."""
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+        """What a folder or a pattern brings: images and videos by their suffix, the rest is counted."""
+        kind, suffix = _kind(path), path.suffix.lower()
+        if not kind or (kind != "file" and suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES):
+            self._fail(path, name, _why_not(path) if not kind else "neither a file nor a folder")
+        elif suffix in VIDEO_SUFFIXES:
+            self.videos.append((Item(path, name), label))
+        elif suffix in IMAGE_SUFFIXES:
             self.images.append((Item(path, name), label))
         else:
-            self.ignored += 1
+            self.ignored[suffix or "no extension"] += 1
 
-    def _add_pattern(self, pattern: str) -> None:
-        folder = _fixed_part(Path(pattern))
-        found = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207  # absolute ones too
-        results = self._results(folder)
-        files = [
-            path for path in found
-            if not path.is_dir() and not self._among_results(path, folder)
-            and not any(path.resolve().is_relative_to(place) for place in results)
-        ]  # fmt: skip
-        if not files and not self.results:
+    def _fail(self, path: Path, name: str, reason: str) -> None:
+        """Take note of what may hold faces and cannot be looked at."""
+        key = name if name not in self.failed else str(path)
+        self.failed[key] = f"{path}: {reason}; mend it or leave it out"
+
+    def _add_pattern(self, pattern: Path) -> None:
+        folder = _fixed_part(pattern)
+        wanted = pattern.parts[len(folder.parts) :]
+        before = len(self.failed) + len(self.results)
+        found = sorted(self._walk(folder, self._results(folder), wanted)) if _kind(folder) == "folder" else []
+        if not found and before == len(self.failed) + len(self.results):
             raise InputError(f"source={pattern}: no file matches; give {_KINDS}")
-        for path in files:
-            name = path.relative_to(folder).as_posix()
-            if path.suffix.lower() in VIDEO_SUFFIXES:
-                self._add_file(path, name)
-            else:
-                self._add_found(path, name, folder.resolve().name)
+        for name in found:
+            self._add_found(folder / name, name, Path(os.path.realpath(folder)).name)
 
     def _add_list(self, path: Path) -> None:
         try:
@@ -219,32 +231,59 @@ class _Finder:
             self._add_file(path.parent / own, own.as_posix() if within else own.name)
 
     def _walk(
-        self, folder: Path, leave_out: list[Path], prefix: str = "", seen: frozenset[tuple[int, int]] = frozenset()
+        self,
+        folder: Path,
+        leave_out: list[Path],
+        wanted: Sequence[str] | None = None,
+        within: tuple[str, ...] = (),
+        seen: frozenset[tuple[int, int]] = frozenset(),
     ) -> Iterator[str]:
-        """Names of all files below a folder; hidden ones and results are not entered."""
+        """Names of all files below a folder, or of those that a pattern means; hidden ones and results are left out.
+
+        Args:
+            folder, leave_out: where; folders that are not entered.
+            wanted: the parts of the pattern, from the folder where the walk begins.
+            within, seen: the parts of ``folder`` from there, and the folders above it.
+        """
+        name = "/".join(within)
         try:
             status = folder.stat()
             place = (status.st_dev, status.st_ino)
-            if place in seen:  # a link back to a folder above
+            if place in seen:
+                self._fail(folder, name, "a link back to a folder above it")
                 return
             if folder.resolve() in leave_out:
                 self._holds_results(folder)
                 return
-            with os.scandir(folder) as entries:
-                listed = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
+            listed = os.listdir(folder)  # noqa: PTH208  # names alone
         except OSError as error:
-            if not prefix:
+            if not within:
                 raise InputError(
                     f"source={folder} cannot be read ({error.strerror}); change its permissions"
                 ) from error
+            self._fail(folder, name, f"the folder cannot be read ({error.strerror})")
             return
-        for name, is_folder in listed:
-            if is_folder:
-                if name in RESULT_FOLDERS and self._holds_results(folder):
-                    continue
-                yield from self._walk(folder / name, leave_out, f"{prefix}{name}/", seen | {place})
-            else:
-                yield prefix + name
+        for entry in listed:
+            path, own = folder / entry, (*within, entry)
+            is_folder = _kind(path) == "folder"
+            if wanted is None and entry.startswith("."):
+                self._ignore_hidden(path, is_folder)
+            elif not is_folder:
+                if wanted is None or _matches(own, wanted):
+                    yield "/".join(own)
+            elif entry in RESULT_FOLDERS and self._holds_results(folder):
+                continue
+            elif wanted is None or _matches(own, wanted, or_holds=True):
+                yield from self._walk(path, leave_out, wanted, own, seen | {place})
+            elif _matches(own, wanted):
+                self.ignored["folder not entered"] += 1
+
+    def _ignore_hidden(self, path: Path, is_folder: bool) -> None:
+        """Count what may hold faces; a file that a Mac adds to another one (``._a.jpg``) does not."""
+        if is_folder:
+            self.ignored["hidden folder"] += 1
+        elif path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and not path.name.startswith("._"):
+            self.ignored[f"hidden {path.suffix.lower()}"] += 1
 
     def _holds_results(self, folder: Path) -> bool:
         """Whether results of an earlier run lie in a folder; it is counted then."""
@@ -254,14 +293,6 @@ class _Finder:
         if self._journals[place]:
             self.results.add(place)
         return self._journals[place]
-
-    def _among_results(self, path: Path, folder: Path) -> bool:
-        """Whether a path, found below ``folder``, is a result of an earlier run."""
-        within = path.relative_to(folder).parts[:-1]
-        return any(
-            name in RESULT_FOLDERS and self._holds_results(folder.joinpath(*within[:depth]))
-            for depth, name in enumerate(within)
-        )
 
     def _results(self, folder: Path) -> list[Path]:
         """Where results lie that a search of ``folder`` must not take for inputs."""
@@ -280,13 +311,53 @@ def _fixed_part(pattern: Path) -> Path:
     return Path(*takewhile(lambda part: not glob.has_magic(part), pattern.parts))
 
 
+def _matches(parts: Sequence[str], wanted: Sequence[str], *, or_holds: bool = False) -> bool:
+    """Whether a pattern means a path, part by part as a shell does; ``or_holds``: or something below it.
+
+    ``**`` stands for any number of folders. Hidden names are meant by parts that begin with a dot alone.
+    """
+    if not parts:
+        return bool(wanted) if or_holds else all(part == "**" for part in wanted)
+    if not wanted:
+        return False
+    hidden = parts[0].startswith(".")
+    if wanted[0] == "**":
+        after = _matches(parts, wanted[1:], or_holds=or_holds)
+        return after or (not hidden and _matches(parts[1:], wanted, or_holds=or_holds))
+    fits = fnmatch.fnmatch(parts[0], wanted[0]) and (not hidden or wanted[0].startswith("."))
+    return fits and _matches(parts[1:], wanted[1:], or_holds=or_holds)
+
+
+def _kind(path: Path) -> str:
+    """``folder``, ``file`` or ``other`` (a device, a pipe); "" where nothing is, or nothing that can be looked at."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return ""
+    return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"
+
+
+def _why_not(path: Path) -> str:
+    """Why there is nothing to look at."""
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            return f"it cannot be read ({error.strerror})"
+        if path.is_symlink():
+            return f"a link to {os.readlink(path)}, which is not there"  # noqa: PTH115  # as it is written
+    except ValueError:
+        pass
+    return "there is no such file or folder"
+
+
 def _is_video(path: Path) -> bool:
     """By the suffix; where it says nothing, whatever is no image may be one: opening it as a video will tell."""
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES or suffix in VIDEO_SUFFIXES:
         return suffix in VIDEO_SUFFIXES
-    if not path.is_file():
-        return path.exists() and not path.is_dir()  # /dev/video0, a pipe
+    if (kind := _kind(path)) != "file":
+        return kind == "other"  # /dev/video0, a pipe
     if not path.stat().st_size:
         return False
     from PIL import Image
@@ -300,7 +371,7 @@ def _is_video(path: Path) -> bool:
 
 def _near(path: Path) -> str:
     try:
-        names = [entry.name for entry in path.parent.iterdir()]
+        names = [entry.name for entry in path.parent.iterdir() if entry.name != path.name]
     except OSError:
         return ""
     near = difflib.get_close_matches(path.name, names, n=1)

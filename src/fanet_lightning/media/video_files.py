@@ -2,7 +2,8 @@
 
 import re
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,9 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.errors import InputError, first_line
+from fanet_lightning.wording import counted
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.stream import Stream
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -22,6 +25,7 @@ __all__ = [
     "TimedImage",
     "error_reason",
     "is_address",
+    "left_out_note",
     "open_input",
     "quiet_log",
     "require_av",
@@ -51,6 +55,7 @@ SHORTEST_MISSING = 0.5  # seconds of a film's end that may be missing unnoticed:
 USUAL_RATE = Fraction(25)  # frames per second, where a stream does not say
 UNSPECIFIED = 2  # FFmpeg's number for a colour matrix that is not given
 HD_HEIGHT = 720
+OTHER_VIDEO = "other video stream"
 MICROSECONDS = 1_000_000  # PyAV gives a container's start and duration in these
 
 
@@ -145,6 +150,7 @@ class FilmSource:
         start_seconds: the film's own clock at its beginning; frame times are counted from there.
         sample_aspect_ratio: width / height of one pixel, 1 unless the film is anamorphic.
         is_turned: the picture track lies on its side; known after the first image, which is given upright.
+        left_out: what the file holds beside this track and its sound: how many of each kind of stream.
         broken: after the last image: one line when the film breaks off before its end, else None.
         frames_skipped: damaged frames that could not be decoded.
     """
@@ -163,6 +169,8 @@ class FilmSource:
         except BaseException:
             self.container.close()
             raise
+        others = (s for s in self.container.streams if s.type != "audio" and s.index != self.stream.index)
+        self.left_out = Counter(map(_stream_in_words, others))
         duration = self.container.duration
         self.duration_seconds = duration / MICROSECONDS if duration and duration > 0 else None
         scheme = str(source).split(":", 1)[0].lower() if is_address(source) else ""
@@ -284,6 +292,19 @@ class FilmSource:
         if self.duration_seconds is None:
             return None
         return max(1, round(self.duration_seconds * self.frames_per_second))
+
+
+def left_out_note(kinds: Mapping[str, int]) -> str:
+    """``left out: 1 other video stream, 2 subtitle streams``."""
+    return "left out: " + ", ".join(counted(count, kind) for kind, count in kinds.items())
+
+
+def _stream_in_words(stream: "Stream") -> str:
+    from av.stream import Disposition
+
+    if stream.type == "video":
+        return "cover picture" if stream.disposition & Disposition.attached_pic else OTHER_VIDEO
+    return "attachment" if stream.type == "attachment" else f"{stream.type} stream"
 
 
 def _upright(frame: "VideoFrame") -> tuple[npt.NDArray[np.uint8], bool]:

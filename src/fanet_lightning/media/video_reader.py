@@ -3,7 +3,7 @@
 import itertools
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -133,6 +133,11 @@ class VideoReader:
         """Width / height of one pixel of an upright frame."""
         ratio = self._source.sample_aspect_ratio
         return 1 / ratio if self._source.is_turned else ratio
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """Streams beside the one that is shown and its sound, by kind; nobody looks at them or writes them."""
+        return self._source.left_out
 
     @property
     def broken(self) -> str | None:

@@ -13,7 +13,7 @@ from fanet_lightning.errors import InputError
 from fanet_lightning.files import replaced
 from fanet_lightning.media.drawing import checked_image
 from fanet_lightning.media.sound import SoundTracks, opened_sound
-from fanet_lightning.media.video_files import error_reason, quiet_log, require_av
+from fanet_lightning.media.video_files import error_reason, left_out_note, quiet_log, require_av
 from fanet_lightning.media.video_reader import Frame, VideoReader
 
 if TYPE_CHECKING:
@@ -196,6 +196,8 @@ class VideoWriter:
         self._stream = stream
         if self._container.kind == "avi":
             self.notes.append(f"AVI holds no times of frames: they are rounded to {float(rate):g} frames per second")
+        if self._reader.left_out:
+            self.notes.append(left_out_note(self._reader.left_out))
         if not self._reader.is_live:
             self._sound = opened_sound(
                 self._reader.source, self._reader.start_seconds, self._output, self._container.kind, self.notes

@@ -91,12 +91,15 @@ NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
 def fuse(network: NetworkT) -> NetworkT:
-    """A copy for inference: every :class:`ConvReLU` with its batch normalisation folded in, in evaluation mode.
+    """A copy for inference: every :class:`ConvReLU` with its batch normalization folded in, in evaluation mode.
 
-    Outputs are those of ``network.eval()`` up to rounding. The copy's state dict lacks the ``bn`` entries, and it is
-    not to be trained. Batch normalisation inside a timm trunk stays: its layers are not ours.
+    Outputs are those of ``network.eval()`` up to rounding. The copy's state dict lacks the ``bn`` entries and the heads
+    of the lower hierarchies, which detection never runs; it is not to be trained. What is left is what
+    :func:`fanet_lightning.net.build.inference_parameters` counts. Batch normalization inside a timm trunk stays: its
+    layers are not ours.
     """
-    fused = copy.deepcopy(network).eval()
+    unused = network.training_only() if hasattr(network, "training_only") else []
+    fused = copy.deepcopy(network, {id(module): nn.Identity() for module in unused}).eval()
     for layer in fused.modules():
         if isinstance(layer, ConvReLU):
             layer.fold_batch_norm()

@@ -74,7 +74,8 @@ def build_network(
 def inference_parameters(network: Network) -> int:
     """Parameters that detection uses: weights, biases and L2Norm scales, the heads of the last hierarchy alone.
 
-    Batch normalisation is not counted, since it folds into the convolution before it.
+    Batch normalization is not counted, since it folds into the convolution before it: so many has
+    :func:`fanet_lightning.net.blocks.fuse`'s copy, and so ``FaceDetector.network``.
     """
     unused = [*network.training_only(), *(m for m in network.modules() if isinstance(m, nn.BatchNorm2d))]
     skip = {id(p) for module in unused for p in module.parameters()}
