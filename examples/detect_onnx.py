@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 import onnxruntime
 
-
 SHORTER_SIDE = 640  # at which faces are looked for: as protocol=short640, the default of fanet_lightning
 
 

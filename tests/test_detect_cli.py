@@ -385,9 +385,7 @@ def test_nothing_stays_unredacted_in_silence(photos: Path, photograph: Image.Ima
     (photos / "locked").chmod(0o700)  # so that pytest can remove it
     assert done.stdout.count("code 1\n") == 3, done.stdout + done.stderr
     said = done.stdout.splitlines()
-    assert said[0] == (
-        "detecting faces in 4 images and 1 video (3 other files ignored; .txt: 2, hidden .jpg: 1)"
-    )
+    assert said[0] == ("detecting faces in 4 images and 1 video (3 other files ignored; .txt: 2, hidden .jpg: 1)")
     failed = {*links, "pipe.jpg", "locked", "sub/closed.jpg"}
     for out, names in (("o0", failed), ("o1", failed), ("o2", {*listed} - {"one.jpg", "clip.mp4"})):
         content = read_json(out)
@@ -434,7 +432,9 @@ def test_large_videos_are_told_as_pictures_are(photos: Path, capsys: pytest.Capt
 
 def test_videos_of_a_folder_without_the_package_for_them(photos: Path) -> None:
     (photos / "clip.mp4").write_bytes(b"x")
-    program = "import sys; sys.modules['av'] = None; from fanet_lightning.detect import main; sys.exit(main(sys.argv[1:]))"
+    program = (
+        "import sys; sys.modules['av'] = None; from fanet_lightning.detect import main; sys.exit(main(sys.argv[1:]))"
+    )
     command = [sys.executable, "-c", program, "source=photos", "out=o", "protocol=original"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1 and "detecting faces in 3 images and 1 video\n" in done.stdout
@@ -447,7 +447,8 @@ def test_earlier_results_are_no_inputs(photos: Path, capsys: pytest.CaptureFixtu
     assert main(["source=photos", "out=faces"]) == 0
     assert main(["source=.", "out=all", "save=json"]) == 0
     assert (
-        "detecting faces in 3 images (2 other files ignored; .json: 1, .jsonl: 1) (1 folder of results skipped)" in capsys.readouterr().out
+        "detecting faces in 3 images (2 other files ignored; .json: 1, .jsonl: 1) (1 folder of results skipped)"
+        in capsys.readouterr().out
     )
     assert list(by_name(read_json("all"))) == ["photos/one.jpg", "photos/sub/none.jpg", "photos/two.png"]
 

@@ -264,7 +264,9 @@ def test_a_protocol_is_a_name_or_settings(detector: FaceDetector) -> None:
     check(detector.detect(image, "vga640"), 8, 16, 200, scale=8)
     assert detector.network.shapes[-1] == (1, 480, 640)
     assert "short640" in protocol_names() and protocol_named("short640") == TestScale("short", 640)
-    assert isinstance(protocol_named("multiscale"), MultiScale) and protocol_of(None) == protocol_named(DEFAULT_PROTOCOL)
+    assert isinstance(protocol_named("multiscale"), MultiScale) and protocol_of(None) == protocol_named(
+        DEFAULT_PROTOCOL
+    )
     for name in protocol_names():
         protocol_of(name)
 

@@ -27,7 +27,8 @@ class Film:
     """How far a film is, or what came of it.
 
     ``frames_expected`` None where the container does not say. ``out`` None until the film is whole.
-    ``size_wh`` of the upright frames. ``faces`` per frame: ``index``, ``time_seconds`` and ``detections`` as :func:`app_pictures.detections` has them.
+    ``size_wh`` of the upright frames.
+    ``faces`` per frame: ``index``, ``time_seconds`` and ``detections`` as :func:`app_pictures.detections` has them.
     """
 
     frames: int = 0

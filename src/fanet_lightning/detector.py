@@ -47,8 +47,8 @@ class FaceDetector:
 
     Args:
         network: what :func:`build_network` made; takes uint8 RGB.
-        device: where it runs, ``cpu``, ``cuda``, ``cuda:1``, ``mps`` … or ``auto``. On a CPU the process keeps up to 1 GiB of freed memory from then on
-            (:mod:`fanet_lightning.net.activation_memory`): a pass is a fifth faster.
+        device: where it runs, ``cpu``, ``cuda``, ``cuda:1``, ``mps`` … or ``auto``. On a CPU the process keeps up to
+            1 GiB of freed memory from then on (:mod:`fanet_lightning.net.activation_memory`): a pass is a fifth faster.
         detection: keyword arguments of :func:`fanet_lightning.postprocess.detect`.
         precision: ``32-true`` or ``bf16-mixed``.
         batch_size: of several images, so many that have the same size at test scale go through the network together,

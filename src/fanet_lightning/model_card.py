@@ -268,7 +268,8 @@ def _limits_text(training_images: Sequence[TrainingImages], scores: Sequence[Sco
     if input_size is not None:
         lines.append(
             f"* Its training crops were {input_size} pixels wide, so it knows few faces above some "
-            f"{input_size * 4 // 5} pixels: larger ones need a smaller image (`protocol=short640`, the default of `detect`)."
+            f"{input_size * 4 // 5} pixels: larger ones need a smaller image (`protocol=short640`, the default of "
+            "`detect`)."
         )
     if of_val:
         lines.append(

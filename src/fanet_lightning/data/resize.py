@@ -11,7 +11,6 @@ from fanet_lightning.data.images import MAX_PIXELS
 from fanet_lightning.errors import InputError
 from fanet_lightning.tiles import AUTO, TilePixels, check_tile_pixels
 
-
 # Longer side of a strip that was enlarged, in shorter sides asked for. WIDER FACE's images are at most 6 times as long.
 LONGEST_STRIP = 10
 
