@@ -169,10 +169,11 @@ def _encoded_by_pillow(image_rgb: Image8, suffix: str, profile: bytes) -> bytes:
     """OpenCV writes no profiles into JPEG before its version 5, and none into TIFF."""
     from PIL import Image
 
-    kind, options = {
+    formats: dict[str, tuple[str, dict[str, Any]]] = {
         ".png": ("PNG", {"compress_level": 1}), ".webp": ("WEBP", {"quality": JPEG_QUALITY}), ".bmp": ("BMP", {}),
         ".tif": ("TIFF", {"compression": "tiff_lzw"}), ".tiff": ("TIFF", {"compression": "tiff_lzw"}),
-    }.get(suffix, ("JPEG", {"quality": JPEG_QUALITY}))  # fmt: skip
+    }  # fmt: skip
+    kind, options = formats.get(suffix, ("JPEG", {"quality": JPEG_QUALITY}))
     file = io.BytesIO()
     Image.fromarray(image_rgb).save(file, kind, icc_profile=profile, **options)
     return file.getvalue()

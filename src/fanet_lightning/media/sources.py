@@ -255,7 +255,8 @@ class _Finder:
             if folder.resolve() in leave_out:
                 self._holds_results(folder)
                 return
-            listed = os.listdir(folder)  # noqa: PTH208  # names alone
+            with os.scandir(folder) as entries:
+                listed = [(entry.name, _is_folder(entry)) for entry in entries]
         except OSError as error:
             if not within:
                 raise InputError(
@@ -263,9 +264,8 @@ class _Finder:
                 ) from error
             self._fail(folder, name, f"the folder cannot be read ({error.strerror})")
             return
-        for entry in listed:
+        for entry, is_folder in listed:
             path, own = folder / entry, (*within, entry)
-            is_folder = _kind(path) == "folder"
             if wanted is None and entry.startswith("."):
                 self._ignore_hidden(path, is_folder)
             elif not is_folder:
@@ -335,6 +335,11 @@ def _kind(path: Path) -> str:
     except (OSError, ValueError):
         return ""
     return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Links are followed; one that leads nowhere is none."""
+    return _kind(Path(entry.path)) == "folder" if entry.is_symlink() else entry.is_dir(follow_symlinks=False)
 
 
 def _why_not(path: Path) -> str:
