@@ -51,6 +51,10 @@ class TestScale:
     def __post_init__(self) -> None:
         if self.kind not in ("short", "long", "original"):
             raise InputError(f"protocol.kind={self.kind} is unknown; take short, long or original")
+        for key in ("size", "max_long"):
+            value = getattr(self, key)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise InputError(f"protocol.{key}={value}; give a whole number of pixels")
         if self.kind != "original" and (self.size is None or self.size < 1):
             raise InputError(
                 f"protocol.size={self.size} with protocol.kind={self.kind}; give a side of at least 1 pixel"
