@@ -278,6 +278,7 @@ def test_a_protocol_is_a_name_or_settings(detector: FaceDetector) -> None:
         ("../config", "protocol=../config.*multiscale"),
         ({"kind": "short", "sise": 3}, "protocol.sise"),
         ({"kind": "wide"}, "protocol.kind=wide"),
+        ({"kind": "short", "size": "640"}, "protocol.size=640"),
         (640, "protocol.*\\bint\\b"),
     ],
 )
