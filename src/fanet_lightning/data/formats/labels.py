@@ -8,18 +8,25 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.data.formats.classes import FaceClasses
-from fanet_lightning.data.formats.image_files import Found, ImageFiles, twice, without_extension
+from fanet_lightning.data.formats.image_files import Found, ImageFiles, twice
+from fanet_lightning.data.images import ImageFrame, UnreadableImage, read_image_frame
 from fanet_lightning.data.inventory import Inventory, LabelledImage, LabelProblem
 from fanet_lightning.errors import InputError
+from fanet_lightning.files import decoded_text
+from fanet_lightning.image_lists import without_extension
 
 Boxes64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
 class PlacedImage(LabelledImage):
-    """With the place of every box: ``box_lines`` (F,) 1-based lines in ``label_path``, empty where there are none."""
+    """With the place of every box: ``box_lines`` (F,) 1-based lines in ``label_path``, empty where there are none.
+
+    ``frame``  of the image file, where the labels state a size too and the file can be read.
+    """
 
     box_lines: tuple[int, ...] = ()
+    frame: ImageFrame | None = None
 
 
 @dataclass
@@ -117,7 +124,7 @@ def read_text(path: Path) -> str:
         InputError: it is not there, or is no text.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return decoded_text(path.read_bytes())
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not text (byte {error.start}); give a file of labels") from error
     except OSError as error:
@@ -137,7 +144,12 @@ def placed(
     box_lines: Sequence[int] = (),
     found: Found | None = None,
 ) -> None:
-    """Add an image to ``labels``: the file that is meant by ``written``, or where it should be."""
+    """Add an image to ``labels``: the file that is meant by ``written``, or where it should be.
+
+    Where the labels state the size that the file stores, and the camera's orientation turns it by a quarter, the boxes
+    are turned with the image. A size that is the same either way (squares; mirrored, upside down) tells nothing: the
+    boxes are then taken as those of the image as it is shown.
+    """
     found = files.find(written) if found is None else found
     if found.name is None and found.reason:
         labels.problems.append(LabelProblem(label_path, line, shown(written), found.reason))
@@ -147,11 +159,31 @@ def placed(
     differs = found.name is not None and found.name != files.relative(written)
     if differs:
         labels.renamed.append((written, name))
+    frame = None if stated_wh is None or found.name is None else _frame(files.folder / name)
+    turned = frame is not None and stated_wh == frame.stored_wh != frame.upright_wh
+    if frame is not None and turned:
+        boxes_xyxy, stated_wh = turned_boxes(boxes_xyxy, frame), frame.upright_wh
     image = PlacedImage(
         without_extension(name), files.folder / name, boxes_xyxy, np.array(ignored, dtype=np.bool_), stated_wh,
-        label_path, box_lines[0] if box_lines else line, written if differs else None, tuple(box_lines),
+        label_path, box_lines[0] if box_lines else line, written if differs else None, turned, tuple(box_lines), frame,
     )  # fmt: skip
     labels.images.append(image)
+
+
+def _frame(path: Path) -> ImageFrame | None:
+    try:
+        return read_image_frame(path)
+    except UnreadableImage:
+        return None
+
+
+def turned_boxes(boxes_xyxy: Boxes64, frame: ImageFrame) -> Boxes64:
+    """(F, 4) boxes of the image as it is stored → as it is shown, for the orientations 5 … 8, which swap its axes."""
+    x1, y1, x2, y2 = boxes_xyxy.T
+    width, height = frame.stored_wh
+    across = (height - y2, height - y1) if frame.orientation in (6, 7) else (y1, y2)
+    down = (width - x2, width - x1) if frame.orientation in (7, 8) else (x1, x2)
+    return np.stack([across[0], down[0], across[1], down[1]], axis=1)
 
 
 def finish(labels: PartLabels, files: ImageFiles, label_path: Path, classes: FaceClasses | None = None) -> PartLabels:
@@ -164,6 +196,17 @@ def finish(labels: PartLabels, files: ImageFiles, label_path: Path, classes: Fac
         written, name = labels.renamed[0]
         labels.remarks.append(
             f"{len(labels.renamed)} image names of the labels are spelt otherwise on disk, the first {written}: {name}"
+        )
+    turned = sum(image.turned for image in labels.images)
+    if turned:
+        alike = sum(
+            image.frame is not None and image.frame.orientation > 1 and image.frame.stored_wh == image.frame.upright_wh
+            for image in labels.images
+        )  # fmt: skip
+        labels.remarks.append(
+            f"{turned} photos are stored turned (EXIF orientation 5 … 8) and labelled so, as the width and height in "
+            "their labels tell: their boxes are turned with them"
+            + (f"; {alike} others, square, mirrored or upside down, cannot be told by size and stay" if alike else "")
         )
     if classes is not None:
         problem, remark = classes.problem(label_path), classes.remark()
