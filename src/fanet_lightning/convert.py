@@ -116,7 +116,9 @@ def _inventories(source: Any) -> "list[Inventory]":
     inventories: list[Inventory] = source.inventories()
     present = [inventory for inventory in inventories if inventory.images]
     absent = [inventory for inventory in inventories if not inventory.images]
-    source.check(train=any(inventory.part == "train" for inventory in present) or not present)
+    # Label files of which not one could be read make no part that is absent.
+    broken = [inventory for inventory in absent if any(problem.path.is_file() for problem in inventory.problems)]
+    source.check(train=any(inventory.part == "train" for inventory in present + broken) or not present)
     for inventory in absent:
         print(f"there is no {inventory.part} part: {inventory.folder} has no labelled images")
     return present

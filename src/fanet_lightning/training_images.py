@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from fanet_lightning.errors import InputError
-from fanet_lightning.files import replaced
+from fanet_lightning.files import decoded_text, replaced
 
 TRAINING_IMAGES_FILE = "training_images.txt"
 # Name of the folder that `evaluate` writes predictions into; beside it lies the list.
@@ -164,7 +164,7 @@ def read_training_images(path: Path) -> Listed:
         InputError: no such file, not text, a heading that counts other images than follow it, no image at all.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = decoded_text(path.read_bytes()).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         raise InputError(

@@ -70,15 +70,16 @@ def formats_found(root: Path, given: Mapping[str, Mapping[str, Any]]) -> dict[st
         given: ``labels`` and ``folder`` of each part, as for :func:`find_place`.
     """
     found: dict[str, Path] = {}
+    told = [part for part, own in given.items() if own.get("labels") is not None]
     for format in FORMATS:
-        for part in ("train", "val", "all"):
+        for part in told or ("train", "val", "all"):
             try:
                 place = find_place(root, format, part, given.get(part, {}))
                 labels = None if place is None else _labels_of(format, place)
             except InputError:
                 # Several files of COCO could be meant, or data.yaml is at fault: it is that format all the same.
-                patterns = {"coco": ("*.json", "annotations/*.json"), "yolo": YAML_FILES}.get(format, ())
-                labels = next((path for pattern in patterns for path in matching(root, pattern)), None)
+                patterns = {} if told else {"coco": ("*.json", "annotations/*.json"), "yolo": YAML_FILES}
+                labels = next((path for pattern in patterns.get(format, ()) for path in matching(root, pattern)), None)
             if labels is not None:
                 found.setdefault(format, labels)
     return found

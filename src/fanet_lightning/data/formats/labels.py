@@ -1,7 +1,7 @@
 """What every format's reader returns, and the shape that boxes have in between."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -144,12 +144,7 @@ def placed(
     box_lines: Sequence[int] = (),
     found: Found | None = None,
 ) -> None:
-    """Add an image to ``labels``: the file that is meant by ``written``, or where it should be.
-
-    Where the labels state the size that the file stores, and the camera's orientation turns it by a quarter, the boxes
-    are turned with the image. A size that is the same either way (squares; mirrored, upside down) tells nothing: the
-    boxes are then taken as those of the image as it is shown.
-    """
+    """Add an image to ``labels``: the file that is meant by ``written``, or where it should be."""
     found = files.find(written) if found is None else found
     if found.name is None and found.reason:
         labels.problems.append(LabelProblem(label_path, line, shown(written), found.reason))
@@ -160,12 +155,9 @@ def placed(
     if differs:
         labels.renamed.append((written, name))
     frame = None if stated_wh is None or found.name is None else _frame(files.folder / name)
-    turned = frame is not None and stated_wh == frame.stored_wh != frame.upright_wh
-    if frame is not None and turned:
-        boxes_xyxy, stated_wh = turned_boxes(boxes_xyxy, frame), frame.upright_wh
     image = PlacedImage(
         without_extension(name), files.folder / name, boxes_xyxy, np.array(ignored, dtype=np.bool_), stated_wh,
-        label_path, box_lines[0] if box_lines else line, written if differs else None, turned, tuple(box_lines), frame,
+        label_path, box_lines[0] if box_lines else line, written if differs else None, False, tuple(box_lines), frame,
     )  # fmt: skip
     labels.images.append(image)
 
@@ -177,17 +169,56 @@ def _frame(path: Path) -> ImageFrame | None:
         return None
 
 
-def turned_boxes(boxes_xyxy: Boxes64, frame: ImageFrame) -> Boxes64:
-    """(F, 4) boxes of the image as it is stored → as it is shown, for the orientations 5 … 8, which swap its axes."""
+def upright_boxes(boxes_xyxy: Boxes64, frame: ImageFrame) -> Boxes64:
+    """(F, 4) boxes of the image as it is stored → as it is shown; the steps are those of ``images.py`` for pixels."""
     x1, y1, x2, y2 = boxes_xyxy.T
-    width, height = frame.stored_wh
-    across = (height - y2, height - y1) if frame.orientation in (6, 7) else (y1, y2)
-    down = (width - x2, width - x1) if frame.orientation in (7, 8) else (x1, x2)
-    return np.stack([across[0], down[0], across[1], down[1]], axis=1)
+    if frame.orientation >= 5:
+        x1, y1, x2, y2 = y1, x1, y2, x2
+    width, height = frame.upright_wh
+    if frame.orientation in (2, 3, 6, 7):
+        x1, x2 = width - x2, width - x1
+    if frame.orientation in (3, 4, 7, 8):
+        y1, y2 = height - y2, height - y1
+    return np.stack([x1, y1, x2, y2], axis=1)
+
+
+def _turn_upright(labels: PartLabels) -> None:
+    """Turn the boxes of photos that were labelled as they are stored, as the size in their labels tells.
+
+    It tells where the camera's orientation turns a photo by a quarter, unless it is square. Those of the others
+    (square, mirrored, upside down) are turned as well where all photos that can be told were labelled as stored: one
+    program labelled them. Otherwise they are taken as shown.
+    """
+    kinds: dict[str, list[int]] = {"stored": [], "shown": [], "unknown": []}
+    for index, image in enumerate(labels.images):
+        if image.frame is None or image.frame.orientation == 1:
+            continue
+        stored, shown = (image.stated_wh == wh for wh in (image.frame.stored_wh, image.frame.upright_wh))
+        if stored or shown:
+            kinds["unknown" if stored and shown else "stored" if stored else "shown"].append(index)
+    if not kinds["stored"]:
+        return
+    others = [] if kinds["shown"] else kinds["unknown"]
+    for index in kinds["stored"] + others:
+        image = labels.images[index]
+        assert image.frame is not None
+        boxes = upright_boxes(image.boxes_xyxy, image.frame)
+        labels.images[index] = replace(image, boxes_xyxy=boxes, stated_wh=image.frame.upright_wh, turned=True)
+    remark = (
+        f"the boxes of {len(kinds['stored'])} photos are turned with them by their EXIF orientation, as the width and "
+        "height in the labels are those before it"
+    )
+    if kinds["unknown"]:
+        done = "are not: others were labelled as shown" if kinds["shown"] else "are turned alike"
+        remark += (
+            f"; those of {len(kinds['unknown'])} square, mirrored or upside-down ones, whose size cannot tell, {done}"
+        )
+    labels.remarks.append(remark)
 
 
 def finish(labels: PartLabels, files: ImageFiles, label_path: Path, classes: FaceClasses | None = None) -> PartLabels:
     """What is judged once all is read: classes, names, images that no label speaks of."""
+    _turn_upright(labels)
     own = {image.path for image in labels.images}
     names = [name for name in files.names if files.folder / name in own]
     labels.unlabelled = [files.folder / name for name in files.names if files.folder / name not in own]
@@ -196,17 +227,6 @@ def finish(labels: PartLabels, files: ImageFiles, label_path: Path, classes: Fac
         written, name = labels.renamed[0]
         labels.remarks.append(
             f"{len(labels.renamed)} image names of the labels are spelt otherwise on disk, the first {written}: {name}"
-        )
-    turned = sum(image.turned for image in labels.images)
-    if turned:
-        alike = sum(
-            image.frame is not None and image.frame.orientation > 1 and image.frame.stored_wh == image.frame.upright_wh
-            for image in labels.images
-        )  # fmt: skip
-        labels.remarks.append(
-            f"{turned} photos are stored turned (EXIF orientation 5 … 8) and labelled so, as the width and height in "
-            "their labels tell: their boxes are turned with them"
-            + (f"; {alike} others, square, mirrored or upside down, cannot be told by size and stay" if alike else "")
         )
     if classes is not None:
         problem, remark = classes.problem(label_path), classes.remark()
