@@ -162,7 +162,7 @@ def test_photos_labelled_as_they_are_stored(
         photo(path.with_suffix(suffix), (WIDTH, HEIGHT), number)
     told = tell(convert, tmp_path / "mine", "to=coco", f"out={tmp_path / 'out'}")
     assert told.code == 0, told.err
-    assert "4 photos" in told.out
+    assert "the boxes of 4 photos" in told.out
     expected = {f"o{number}{suffix}": shown for number, shown in SHOWN.items()}
     assert converted(tmp_path / "out") == expected
     # The copy states the size as shown, and is not turned again; nor is a copy of the copy.
@@ -187,7 +187,7 @@ def test_photos_whose_size_cannot_tell(format: str, tmp_path: Path, tell: Callab
     assert converted(tmp_path / "alone")["down.jpg"] == ((200, 100), [[10, 5, 20, 20]])
     photo(folder / "turned.jpg", (WIDTH, HEIGHT), 6)
     told = tell(convert, root, "to=coco", f"out={tmp_path / 'agreed'}")
-    assert "1 photos" in told.out and "turned alike" in told.out
+    assert "the boxes of 1 photo " in told.out and "turned alike" in told.out
     assert converted(tmp_path / "agreed") == {
         "turned.jpg": SHOWN[6], "down.jpg": ((200, 100), [[170, 75, 20, 20]]),
         "plain.jpg": ((200, 100), [[10, 5, 20, 20]]),

@@ -36,7 +36,7 @@ class OddBoxes(NamedTuple):
 
 
 def odd_boxes(boxes_xyxy: Sequence[npt.NDArray[Any]], sizes_wh: Sequence[tuple[int, int] | None]) -> OddBoxes | None:
-    """Whether most boxes of a set, and no fewer than two, are below a pixel or leave their image.
+    """Whether most boxes of a set are below a pixel, or most and no fewer than two leave their image.
 
     Args:
         boxes_xyxy: (F, 4) pixels, of each image.
@@ -49,9 +49,9 @@ def odd_boxes(boxes_xyxy: Sequence[npt.NDArray[Any]], sizes_wh: Sequence[tuple[i
         out = (near < -TOLERANCE_PIXELS) | (far > np.add(size_wh or np.inf, TOLERANCE_PIXELS))
         leaving.append(out.any(axis=1) & (size_wh is not None))
     total = sum(map(len, boxes_xyxy))
-    for flags, what in ((small, "are below a pixel, as fractions are"), (leaving, "leave their image")):
+    for flags, what, least in ((small, "are below a pixel, as fractions are", 1), (leaving, "leave their image", 2)):
         count = sum(int(own.sum()) for own in flags)
-        if count >= 2 and 2 * count > total:
+        if count >= least and 2 * count > total:
             return OddBoxes(count, total, what, next(index for index, own in enumerate(flags) if own.any()))
     return None
 

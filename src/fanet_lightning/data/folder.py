@@ -141,6 +141,8 @@ class FolderSource:
         """Take the format that the folder has without doubt, where none is given."""
         if self.format in FORMATS:
             return
+        if self.format is None:
+            self._check_root()
         found = self._found() if self.root.is_dir() else {}
         if self.format is None and len(found) == 1:
             ((self.format, example),) = found.items()
@@ -150,6 +152,10 @@ class FolderSource:
         looks = " and ".join(f"{name} ({example})" for name, example in found.items())
         hint = f"{self.root} looks like {looks}" if found else f"no labels were found in {self.root}"
         raise InputError(f"data.format {said}: take data.format={'|'.join(FORMATS)}; {hint}")
+
+    def _check_root(self) -> None:
+        if not self.root.is_dir():
+            raise InputError(f"data.root={self.root} is no folder; give the folder of the images and labels")
 
     def _found(self) -> dict[str, Path]:
         return formats_found(self.root, {"train": self._train, "val": self._val})
@@ -170,8 +176,7 @@ class FolderSource:
 
     def _read_parts(self) -> dict[str, PartLabels]:
         format = str(self.format)
-        if not self.root.is_dir():
-            raise InputError(f"data.root={self.root} is no folder; give the folder of the images and labels")
+        self._check_root()
         given = {"train": self._train, "val": self._val}
         places = {part: find_place(self.root, format, part, own) for part, own in given.items()}
         if places["train"] is None and places["val"] is None:

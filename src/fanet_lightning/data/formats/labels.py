@@ -14,6 +14,7 @@ from fanet_lightning.data.inventory import Inventory, LabelledImage, LabelProble
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import decoded_text
 from fanet_lightning.image_lists import without_extension
+from fanet_lightning.wording import counted
 
 Boxes64 = npt.NDArray[np.float64]
 
@@ -205,14 +206,13 @@ def _turn_upright(labels: PartLabels) -> None:
         boxes = upright_boxes(image.boxes_xyxy, image.frame)
         labels.images[index] = replace(image, boxes_xyxy=boxes, stated_wh=image.frame.upright_wh, turned=True)
     remark = (
-        f"the boxes of {len(kinds['stored'])} photos are turned with them by their EXIF orientation, as the width and "
-        "height in the labels are those before it"
+        f"the boxes of {counted(len(kinds['stored']), 'photo')} are turned with them by their EXIF orientation, as the "
+        "width and height in the labels are those before it"
     )
     if kinds["unknown"]:
-        done = "are not: others were labelled as shown" if kinds["shown"] else "are turned alike"
-        remark += (
-            f"; those of {len(kinds['unknown'])} square, mirrored or upside-down ones, whose size cannot tell, {done}"
-        )
+        done = "are taken as shown, as some photos were labelled" if kinds["shown"] else "are turned alike"
+        others_said = counted(len(kinds["unknown"]), "other")
+        remark += f"; those of {others_said} (square, mirrored or upside down), whose size cannot tell, {done}"
     labels.remarks.append(remark)
 
 
