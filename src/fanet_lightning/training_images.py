@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
@@ -85,10 +85,11 @@ def trained_on(
         data, split: what the scored images are of; None where unknown.
     """
     seen = {
-        _bare(image_id)
+        name
         for part in parts
         if not (data is not None and part.data == data and None not in (part.split, split) and part.split != split)
         for image_id in part.image_ids
+        for name in ([_bare(image_id)] if part.data is not None else _names_meant(image_id))
     }
     scored = [_bare(image_id) for image_id in image_ids]
     among = [image_id for image_id in scored if image_id in seen]
@@ -220,6 +221,15 @@ def trained_on_by_list(path: Path, image_ids: Sequence[str], data: str | None = 
 def scores_entry(found: TrainedOn | None) -> dict[str, Any]:
     """What ``scores.json`` says: ``trained_on_images`` with ``count`` and ``share``, null where it is not known."""
     return {SCORES_KEY: None if found is None else {"count": found.count, "share": found.share}}
+
+
+def _names_meant(written: str) -> list[str]:
+    """The ids that a line of a list of no known data set may mean: itself, and as a path in folders of any name.
+
+    Names without a folder are no ends of paths: different images have them (``train/0001.jpg``, ``val/0001.jpg``).
+    """
+    parts = PurePosixPath(_bare(written).replace("\\", "/")).parts
+    return [_bare(written), *("/".join(parts[start:]) for start in range(max(1, len(parts) - 1)))]
 
 
 def _bare(image_id: str) -> str:
