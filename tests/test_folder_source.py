@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fanet_lightning.data.folder import FolderSource, carved
-from fanet_lightning.data.formats.image_files import ImageFiles, header_size_wh, without_extension
-from fanet_lightning.data.images import read_image_rgb
+from fanet_lightning.data.formats.image_files import ImageFiles
+from fanet_lightning.data.images import read_image_frame, read_image_rgb
 from fanet_lightning.data.sources import build_source
 from fanet_lightning.errors import InputError
+from fanet_lightning.image_lists import without_extension
 from folder_files import TRAIN, VAL, WRITERS, Face, one_line, write_coco, write_picture, write_wider_list, write_yolo
 from test_folder_formats import by_id, refusal
 
@@ -245,7 +246,6 @@ def test_a_part_without_a_face(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"format": None}, "data.format is not given: take data.format=coco|yolo|voc|wider; "),
         ({"format": "pascal"}, "data.format pascal is unknown"),
         ({"root": None}, "data.root is not given"),
         ({"root": "nowhere"}, "data.root=nowhere is no folder"),
@@ -293,5 +293,5 @@ def test_every_extension_is_listed_read_and_measured(extension: str, tmp_path: P
     path = tmp_path / f"a{extension}"
     write_picture(path, (33, 21))
     assert ImageFiles(tmp_path).names == [path.name]
-    assert header_size_wh(path) == (33, 21)
+    assert read_image_frame(path).upright_wh == (33, 21)
     assert read_image_rgb(path).shape == (21, 33, 3)

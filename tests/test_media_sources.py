@@ -74,6 +74,21 @@ def test_a_pattern_names_files_from_its_fixed_part(tmp_path: Path, monkeypatch: 
         find("in/*.gif")
 
 
+def test_a_list_of_the_working_folder_or_of_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "set/p/a.jpg")
+    picture(tmp_path / "set/b.jpg")
+    listed = tmp_path / "lists" / "list.txt"
+    listed.parent.mkdir()
+    listed.write_bytes("./set/p/a.jpg\r\nset\\b.jpg\r\n".encode("utf-16"))
+    monkeypatch.chdir(tmp_path)
+    found = find(listed)
+    assert [item.name for item in found.images] == ["set/p/a.jpg", "set/b.jpg"]
+    assert [Path(str(item.location)).resolve() for item in found.images] == [
+        tmp_path / "set/p/a.jpg",
+        tmp_path / "set/b.jpg",
+    ]
+
+
 def test_a_list_is_relative_to_itself(tmp_path: Path) -> None:
     picture(tmp_path / "set/p/a b.jpg")
     far = picture(tmp_path / "far/c.jpg")
@@ -90,7 +105,7 @@ def test_a_list_is_relative_to_itself(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"\n# nothing\n", "the list is empty"), (b"\xff\xfe\x00\x81", "cannot be read \\(not a text file\\)")],
+    [(b"\n# nothing\n", "the list is empty"), (b"\x81\x82\xff", "cannot be read \\(not a text file\\)")],
 )
 def test_a_list_that_lists_nothing(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "list.txt").write_bytes(content)

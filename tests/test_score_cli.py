@@ -169,6 +169,11 @@ def test_a_list_restricts_everything(
     listed.write_text("".join(f"{image_id}.jpg\n" for image_id in chosen))
     assert main([f"predictions={run[0]}", f"ground_truth={run[1]}", f"images={listed}"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == "WIDER FACE sample, 7 of 12 images"
+    # Paths as `find` writes them, wherever it was run, and names with the slashes of Windows.
+    for form in ("./{}.jpg", "./WIDER_val/images/{}.jpg", "/data/WIDER_val/images/{}.jpg", ".\\images\\{}.jpg"):
+        listed.write_text("".join(f"{form.format(image_id)}\n" for image_id in chosen))
+        assert main([f"predictions={run[0]}", f"ground_truth={run[1]}", f"images={listed}"]) == 0
+        assert capsys.readouterr().out.splitlines()[0] == "WIDER FACE sample, 7 of 12 images"
     scored = score_predictions(*run, images=listed)
     for setting, scored_ap in scored.scores.values["ap"].items():
         images = [GOLDEN["images"][image_id] for image_id in chosen]

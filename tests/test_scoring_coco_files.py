@@ -236,7 +236,7 @@ def test_files_that_are_not_there_are_named(annotations: Path, tmp_path: Path) -
         read_ground_truth(tmp_path)
     with pytest.raises(InputError, match=r"there is no .*predictions\.json; give a results file"):
         read_results(tmp_path, read_ground_truth(annotations))
-    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00{")
+    (tmp_path / "binary.json").write_bytes(b"\x81\xff\xfe{")
     with pytest.raises(InputError, match=r"binary\.json: not JSON"):
         read_ground_truth(tmp_path / "binary.json")
 

@@ -211,6 +211,11 @@ def test_a_list_by_name_and_the_list_of_the_other_predictions(
     assert first.startswith("warning: 1 of 4 scored images was trained on;")
     assert second.startswith(f"warning: {tmp_path / 'other/predictions'}: 3 of 4 scored images were trained on;")
     assert stated(tmp_path) == {"count": 1, "share": 0.25}
+    # Paths as `find` writes them; a name alone at their end is no image's.
+    paths = ("./WIDER_val/images/0--Parade/0_Parade_2.jpg", ".\\images\\0--Parade\\0_Parade_0.jpg", "/x/0_Parade_1.jpg")
+    (tmp_path / "mine.txt").write_text("\n".join(paths))
+    assert score_verb.main(words) == 0
+    assert stated(tmp_path) == {"count": 2, "share": 0.5}
 
 
 def test_score_needs_no_torch_for_it_and_mistakes_are_one_line(scored: list[str], tmp_path: Path) -> None:

@@ -217,7 +217,7 @@ def test_test_split_has_names_only(tmp_path: Path) -> None:
     assert [len(record.boxes_xyxy) for record in records_of(table, tmp_path)] == [0, 0]
 
 
-def test_load_whole_split_and_list(tmp_path: Path) -> None:
+def test_load_whole_split_and_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_wider(tmp_path, "val", numbered(5))
     assert [record.image_id for record in load_wider_face(tmp_path, "val")] == list(numbered(5))
     (tmp_path / "list.txt").write_text("# two\n0--Parade/0_Parade_004.jpg\n\n  0--Parade/0_Parade_002  # why\n")
@@ -225,6 +225,16 @@ def test_load_whole_split_and_list(tmp_path: Path) -> None:
     assert [record.image_id for record in records] == ["0--Parade/0_Parade_004", "0--Parade/0_Parade_002"]
     assert records[1].boxes_xyxy.tolist() == [[2, 0, 14, 10], [2, 1, 14, 12]]
     assert records[0].path.is_file()
+    # Paths as `find` writes them: in the root, in the working folder, absolute.
+    monkeypatch.chdir(tmp_path / "WIDER_val")
+    names = ("0--Parade/0_Parade_004.jpg", "0--Parade/0_Parade_002.jpg")
+    for start in ("./WIDER_val/images/", "./images/", f"{tmp_path}/WIDER_val/images/", "./"):
+        (tmp_path / "find.txt").write_text("".join(f"{start}{name}\n" for name in names))
+        found = load_wider_face(tmp_path, "val", images=tmp_path / "find.txt")
+        assert [record.image_id for record in found] == [name.removesuffix(".jpg") for name in names]
+    (tmp_path / "find.txt").write_text(f"./WIDER_train/images/{names[0]}\n")
+    with pytest.raises(InputError, match=r"find\.txt, line 1: "):  # another split's
+        load_wider_face(tmp_path, "val", images=tmp_path / "find.txt")
     # Found beside the data too.
     assert len(load_wider_face(tmp_path, "val", images=Path("list.txt"))) == 2
 
@@ -361,5 +371,8 @@ def test_official_images_by_list(shared_data: Path) -> None:
     test = load_wider_face(root, "val", images=root / "test.txt")
     assert (len(train), len(test)) == (1698, 320)
     assert not {record.image_id for record in train} & {record.image_id for record in test}
-    with pytest.raises(InputError, match="1208 of the 3226 images"):
+    # More files may be at hand than any list names.
+    missing = 3226 - sum(1 for _ in (root / "WIDER_val" / "images").rglob("*.jpg"))
+    assert 0 < missing < 3226
+    with pytest.raises(InputError, match=f"^{missing} of the 3226 images"):
         load_wider_face(root, "val")

@@ -116,7 +116,9 @@ def _inventories(source: Any) -> "list[Inventory]":
     inventories: list[Inventory] = source.inventories()
     present = [inventory for inventory in inventories if inventory.images]
     absent = [inventory for inventory in inventories if not inventory.images]
-    source.check(train=any(inventory.part == "train" for inventory in present) or not present)
+    # Label files of which not one could be read make no part that is absent.
+    broken = [inventory for inventory in absent if any(problem.path.is_file() for problem in inventory.problems)]
+    source.check(train=any(inventory.part == "train" for inventory in present + broken) or not present)
     for inventory in absent:
         print(f"there is no {inventory.part} part: {inventory.folder} has no labelled images")
     return present
@@ -148,17 +150,17 @@ def _check_apart(out: Path, inventories: "Sequence[Inventory]") -> None:
 
 
 def _prepared(inventory: "Inventory", lost: Counter[str]) -> "list[tuple[Path, ImageToWrite]]":
-    from fanet_lightning.data.formats.image_files import header_size_wh
     from fanet_lightning.data.formats.writers import ImageToWrite
+    from fanet_lightning.data.images import UnreadableImage, read_image_frame
 
     prepared = []
     for image in inventory.images:
         _check_name(image)
         try:
-            size_wh = header_size_wh(image.path)
-        except OSError as error:
+            size_wh = read_image_frame(image.path).upright_wh
+        except UnreadableImage as error:
             if not lost["images that cannot be read left out"]:
-                print(f"warning: {image.path} cannot be read ({first_line(error)}) and is left out")
+                print(f"warning: {image.path} cannot be read ({error.reason}) and is left out")
             lost["images that cannot be read left out"] += 1
             continue
         has_area = (image.boxes_xyxy[:, 2:] > image.boxes_xyxy[:, :2]).all(axis=1)

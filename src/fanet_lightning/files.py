@@ -1,5 +1,6 @@
-"""Outputs that appear whole or not at all."""
+"""Outputs that appear whole or not at all; text in whichever Unicode."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -104,6 +105,15 @@ def check_names_free(folder: Path, names: Iterable[str], what: str, key: str = "
 def matching_names(folder: Path, patterns: Iterable[str]) -> Iterator[str]:
     """Names in ``folder`` that match one of the glob patterns, those of the first pattern first."""
     return (path.name for pattern in patterns for path in sorted(folder.glob(pattern)))
+
+
+def decoded_text(content: bytes) -> str:
+    """Text in UTF-8, -16 or -32: told by its mark or, as JSON's is (RFC 4627), by where the zeros are.
+
+    Raises:
+        UnicodeDecodeError: it is none of them.
+    """
+    return content.decode(json.detect_encoding(content))
 
 
 def content_if_any(path: Path) -> bytes | None:

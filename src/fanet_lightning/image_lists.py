@@ -1,23 +1,43 @@
 """Lists of image names, the part of a split that is trained, tested or scored on."""
 
 import difflib
-from collections.abc import Collection
-from pathlib import Path
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path, PurePosixPath
 
 from fanet_lightning.errors import InputError
+from fanet_lightning.files import decoded_text
+
+# What data/images.py decodes, by the extensions in use.
+IMAGE_EXTENSIONS = frozenset(
+    (
+        ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm",
+        ".pbm", ".pnm", ".jp2", ".j2k", ".tga", ".mpo", ".avif",
+    )
+)  # fmt: skip
+
+
+def has_image_extension(name: str) -> bool:
+    """Whether a name ends like an image file, in any letter case."""
+    return PurePosixPath(name).suffix.lower() in IMAGE_EXTENSIONS
+
+
+def without_extension(name: str) -> str:
+    """The name without an image's extension; other dots stay: ``a.b`` is ``a.b``, ``a.b.JPG`` is ``a.b``."""
+    return name[: -len(PurePosixPath(name).suffix)] if has_image_extension(name) else name
 
 
 def read_image_list(path: Path, *, example: str = "event/name") -> list[tuple[int, str]]:
     """A list of images: (line number from 1, image id) in the file's order.
 
-    One ``event/name`` a line, with or without ``.jpg``; blank lines and what follows ``#`` are skipped. ``example``
-    is what messages call such a line, where images have other names.
+    One ``event/name`` a line, with or without ``.jpg``; blank lines, what follows ``#`` and hidden files are skipped.
+    ``example`` is what messages call such a line, where images have other names.
 
     Raises:
         InputError: no such file, no name in it, or a name given twice.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = decoded_text(Path(path).read_bytes()).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         raise InputError(
@@ -30,11 +50,78 @@ def read_image_list(path: Path, *, example: str = "event/name") -> list[tuple[in
             raise InputError(
                 f"{path}:{number}: '{image_id}' stands in line {names[image_id]} already; keep one of them"
             )
-        if image_id:
+        if image_id and not image_id.replace("\\", "/").rpartition("/")[2].startswith("."):
             names[image_id] = number
     if not names:
         raise InputError(f"the list of images {path} names no image; write one {example} a line")
     return [(number, image_id) for image_id, number in names.items()]
+
+
+def find_listed(
+    path: Path,
+    ids: Collection[str],
+    *,
+    folder: Path | None = None,
+    root: Path | None = None,
+    example: str = "event/name",
+) -> list[tuple[int, str, str | None]]:
+    """The images that a list means: (line number from 1, what stands there, its image id or None).
+
+    A line is an image id, or the path of an image as ``find`` writes it: absolute, or relative to the list's folder,
+    the working folder, ``root`` or ``folder``. Letter case, the extension and the slashes' direction may differ.
+
+    Args:
+        path: the list, see :func:`read_image_list`.
+        ids: of all images, relative to their folder, without extension.
+        folder: of the images. Where nobody knows it, leading folders of a line may be any.
+        root: of the data set.
+        example: see :func:`read_image_list`.
+
+    Raises:
+        InputError: as :func:`read_image_list`; or two lines that mean the same image.
+    """
+    ids = ids if isinstance(ids, set | frozenset | dict) else set(ids)
+    folded: dict[str, str | None] = {}
+    for image_id in ids:  # a name that two images share but for the letter case means neither
+        folded[image_id.casefold()] = None if image_id.casefold() in folded else image_id
+    lines: dict[str, int] = {}
+    found: list[tuple[int, str, str | None]] = []
+    for number, written in read_image_list(path, example=example):
+        own_id = next((name for name in _names_meant(written, Path(path).parent, folder, root) if name in ids), None)
+        if own_id is None:
+            names = _names_meant(written, Path(path).parent, folder, root)
+            own_id = next((own for name in names if (own := folded.get(name.casefold()))), None)
+        if own_id is not None and lines.setdefault(own_id, number) != number:
+            raise InputError(
+                f"{path}:{number}: '{written}' is the image {own_id}, which stands in line {lines[own_id]} already; "
+                "keep one of them"
+            )
+        found.append((number, written, own_id))
+    return found
+
+
+def _names_meant(written: str, beside: Path, folder: Path | None, root: Path | None) -> Iterator[str]:
+    """What a line may mean, relative to the folder of images: with the extension, and without it."""
+    for name in _paths_meant(written, beside, folder, root):
+        yield from (name, without_extension(name))
+
+
+def _paths_meant(written: str, beside: Path, folder: Path | None, root: Path | None) -> Iterator[str]:
+    yield written
+    name = PurePosixPath(written.replace("\\", "/"))
+    yield name.as_posix()
+    if folder is None:
+        yield from ("/".join(name.parts[start:]) for start in range(1, len(name.parts)))
+        return
+    for base in (beside, Path(), root, folder):
+        if base is not None:
+            place = Path(os.path.abspath(base / name))  # noqa: PTH100  # without following links, which resolve() does
+            for own, whole in (
+                (place, Path(os.path.abspath(folder))),  # noqa: PTH100
+                (place.parent.resolve() / place.name, folder.resolve()),
+            ):
+                if own.is_relative_to(whole):
+                    yield own.relative_to(whole).as_posix()
 
 
 def nearest_name(written: str, names: Collection[str]) -> str | None:

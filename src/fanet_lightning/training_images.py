@@ -8,12 +8,12 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from fanet_lightning.errors import InputError
-from fanet_lightning.files import replaced
+from fanet_lightning.files import decoded_text, replaced
 
 TRAINING_IMAGES_FILE = "training_images.txt"
 # Name of the folder that `evaluate` writes predictions into; beside it lies the list.
@@ -85,10 +85,11 @@ def trained_on(
         data, split: what the scored images are of; None where unknown.
     """
     seen = {
-        _bare(image_id)
+        name
         for part in parts
         if not (data is not None and part.data == data and None not in (part.split, split) and part.split != split)
         for image_id in part.image_ids
+        for name in ([_bare(image_id)] if part.data is not None else _names_meant(image_id))
     }
     scored = [_bare(image_id) for image_id in image_ids]
     among = [image_id for image_id in scored if image_id in seen]
@@ -164,7 +165,7 @@ def read_training_images(path: Path) -> Listed:
         InputError: no such file, not text, a heading that counts other images than follow it, no image at all.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = decoded_text(path.read_bytes()).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         raise InputError(
@@ -220,6 +221,15 @@ def trained_on_by_list(path: Path, image_ids: Sequence[str], data: str | None = 
 def scores_entry(found: TrainedOn | None) -> dict[str, Any]:
     """What ``scores.json`` says: ``trained_on_images`` with ``count`` and ``share``, null where it is not known."""
     return {SCORES_KEY: None if found is None else {"count": found.count, "share": found.share}}
+
+
+def _names_meant(written: str) -> list[str]:
+    """The ids that a line of a list of no known data set may mean: itself, and as a path in folders of any name.
+
+    Names without a folder are no ends of paths: different images have them (``train/0001.jpg``, ``val/0001.jpg``).
+    """
+    parts = PurePosixPath(_bare(written).replace("\\", "/")).parts
+    return [_bare(written), *("/".join(parts[start:]) for start in range(max(1, len(parts) - 1)))]
 
 
 def _bare(image_id: str) -> str:

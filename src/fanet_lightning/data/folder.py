@@ -9,13 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fanet_lightning.data.folder_labels import FORMATS, find_place, read_part, strict_records
-from fanet_lightning.data.formats.image_files import without_extension
+from fanet_lightning.data.box_checks import warn_of_odd_boxes
+from fanet_lightning.data.folder_labels import BOXES, FORMATS, find_place, formats_found, read_part, strict_records
 from fanet_lightning.data.formats.labels import PartLabels, PlacedImage
-from fanet_lightning.data.formats.layouts import formats_seen
 from fanet_lightning.data.records import ImageRecord, check_apart
 from fanet_lightning.errors import InputError
-from fanet_lightning.image_lists import nearest_name, read_image_list
+from fanet_lightning.image_lists import find_listed, nearest_name, without_extension
 
 if TYPE_CHECKING:
     from fanet_lightning.data.inventory import Inventory
@@ -34,7 +33,7 @@ class FolderSource:
 
     Args:
         root: the folder of the set.
-        format: "coco", "yolo", "voc" or "wider".
+        format: "coco", "yolo", "voc" or "wider"; None: the one that the folder has, if it is one alone.
         classes: names of the classes that are faces. By default those called "face", and others are refused.
         train: ``labels`` (file or folder), ``folder`` (of the images), ``images`` (a list of image names), or None for
             each: looked for under ``root``, all images.
@@ -68,7 +67,6 @@ class FolderSource:
         if isinstance(origin, bool) or origin not in (0, 1):
             raise InputError(f"data.origin={origin}: the first pixel is 0 or 1")
         self.format = format
-        self._check_root()
         wanted = [classes] if isinstance(classes, str | int) else classes
         self._options: dict[str, Any] = {
             "wanted": None if wanted is None else [str(name) for name in wanted],
@@ -78,6 +76,8 @@ class FolderSource:
         self._parts: dict[str, PartLabels] | None = None
         self._records: dict[str, list[ImageRecord]] = {}
         self._remarks: list[str] = []
+        self._recognised: str | None = None
+        self._check_format()
 
     def prepare(self) -> None:
         """Nothing to do: the images are there, or reading says what is missing."""
@@ -97,10 +97,7 @@ class FolderSource:
             if not any(len(record.boxes_xyxy) for record in records):
                 why = "; ".join(self._read()[part].remarks) or "check data.format and the labels"
                 raise InputError(f"{self.root}: no face in the {len(records)} images of the {part} part: {why}")
-        from fanet_lightning.run_record import is_first_process
-
-        if not is_first_process():
-            return
+        warn_of_odd_boxes([self._records[part] for part in parts], BOXES[str(self.format)])
         for remark in self._remarks + [f"{part}: {remark}" for part in parts for remark in self._read()[part].remarks]:
             _say_once(self.root, f"data=folder: {remark}")
 
@@ -140,29 +137,46 @@ class FolderSource:
         """
         return [labels.inventory(part) for part, labels in self._read().items() if labels.images or labels.problems]
 
+    def _check_format(self) -> None:
+        """Take the format that the folder has without doubt, where none is given."""
+        if self.format in FORMATS:
+            return
+        if self.format is None:
+            self._check_root()
+        found = self._found() if self.root.is_dir() else {}
+        if self.format is None and len(found) == 1:
+            ((self.format, example),) = found.items()
+            self._recognised = f"data.format={self.format} (recognised by {example})"
+            return
+        said = "is not given" if self.format is None else f"{self.format} is unknown"
+        looks = " and ".join(f"{name} ({example})" for name, example in found.items())
+        hint = f"{self.root} looks like {looks}" if found else f"no labels were found in {self.root}"
+        raise InputError(f"data.format {said}: take data.format={'|'.join(FORMATS)}; {hint}")
+
     def _check_root(self) -> None:
-        if self.format not in FORMATS:
-            seen = formats_seen(self.root) if self.root.is_dir() else []
-            hint = f"; {self.root} looks like {' or '.join(seen)}" if seen else ""
-            said = "is not given" if self.format is None else f"{self.format} is unknown"
-            raise InputError(f"data.format {said}: take data.format={'|'.join(FORMATS)}{hint}")
+        if not self.root.is_dir():
+            raise InputError(f"data.root={self.root} is no folder; give the folder of the images and labels")
+
+    def _found(self) -> dict[str, Path]:
+        return formats_found(self.root, {"train": self._train, "val": self._val})
 
     def _read(self) -> dict[str, PartLabels]:
         """Both parts; an empty one where there is none."""
         if self._parts is None:
+            if self._recognised is not None:
+                _say_once(self.root, f"data=folder: {self._recognised}")
             try:
                 self._parts = self._read_parts()
             except InputError as error:
-                seen = formats_seen(self.root)
-                if not seen or self.format in seen or "looks like" in str(error):
+                found = self._found() if self.root.is_dir() else {}
+                if not found or self.format in found or "looks like" in str(error):
                     raise
-                raise InputError(f"{error}; {self.root} looks like data.format={' or '.join(seen)}") from error
+                raise InputError(f"{error}; {self.root} looks like data.format={' or '.join(found)}") from error
         return self._parts
 
     def _read_parts(self) -> dict[str, PartLabels]:
         format = str(self.format)
-        if not self.root.is_dir():
-            raise InputError(f"data.root={self.root} is no folder; give the folder of the images and labels")
+        self._check_root()
         given = {"train": self._train, "val": self._val}
         places = {part: find_place(self.root, format, part, own) for part, own in given.items()}
         if places["train"] is None and places["val"] is None:
@@ -217,13 +231,18 @@ class FolderSource:
         by_id: dict[str, list[PlacedImage]] = {}
         for image in labels.images:
             by_id.setdefault(image.image_id, []).append(image)
-        folded = {image_id.casefold(): image_id for image_id in by_id}
         chosen: list[PlacedImage] = []
-        for line, written in read_image_list(path, example="image name, relative to the folder of images,"):
-            name = without_extension(written.replace("\\", "/"))
-            image_id = next((own for own in (written, name, folded.get(name.casefold(), "")) if own in by_id), None)
-            if image_id is None:
-                raise InputError(f"data.{part}.images: {path}, line {line}: {_unknown(written, name, labels)}")
+        example = "image name, relative to the folder of images,"
+        others = {without_extension(path.relative_to(labels.folder).as_posix()) for path in labels.unlabelled}
+        ids = by_id.keys() | others
+        for line, written, image_id in find_listed(path, ids, folder=labels.folder, root=self.root, example=example):
+            if image_id not in by_id:
+                reason = _unknown(written, labels)
+                if image_id is not None:
+                    reason = (
+                        f"no label speaks of {written}, which lies in {labels.folder}; label it, or take the line out"
+                    )
+                raise InputError(f"data.{part}.images: {path}, line {line}: {reason}")
             chosen += by_id[image_id]
         return _with_images(labels, chosen)
 
@@ -235,8 +254,11 @@ class FolderSource:
 
 @cache
 def _say_once(root: Path, line: str) -> None:
-    """Print it once in a process: a run checks its data twice."""
-    print(line, flush=True)
+    """Print it once, in the first of a run's processes: a run checks its data twice."""
+    from fanet_lightning.run_record import is_first_process
+
+    if is_first_process():
+        print(line, flush=True)
 
 
 def carved(image_ids: Sequence[str], share: float) -> set[str]:
@@ -255,15 +277,12 @@ def carved(image_ids: Sequence[str], share: float) -> set[str]:
     return set(ordered[: min(max(count, 1), len(ordered) - 1)])
 
 
-def _unknown(written: str, name: str, labels: PartLabels) -> str:
-    """Why a line of a list names no labelled image: ``name`` is ``written`` without an image's extension."""
-    folder = labels.folder
-    if any(without_extension(path.relative_to(folder).as_posix()) == name for path in labels.unlabelled):
-        return f"no label speaks of {written}, which lies in {folder}; label it, or take the line out"
+def _unknown(written: str, labels: PartLabels) -> str:
+    """Why a line of a list names no labelled image."""
     known = {image.image_id for image in labels.images}
-    near = nearest_name(name, known)
+    near = nearest_name(without_extension(written.replace("\\", "/")), known)
     hint = f"did you mean {near}?" if near else "correct the name, or take the line out"
-    return f"no image {written} in {folder} ({len(known)} labelled images, named relative to it); {hint}"
+    return f"no image {written} in {labels.folder} ({len(known)} labelled images, named relative to it); {hint}"
 
 
 def _with_images(labels: PartLabels, images: list[PlacedImage]) -> PartLabels:

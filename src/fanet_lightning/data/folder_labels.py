@@ -6,16 +6,18 @@ from typing import Any, cast
 
 import numpy as np
 
+from fanet_lightning.data.box_checks import corners_problem, inverted_problem
 from fanet_lightning.data.formats.coco import coco_folders, coco_place, read_coco
-from fanet_lightning.data.formats.image_files import header_size_wh
-from fanet_lightning.data.formats.labels import PartLabels, Place, PlacedImage
+from fanet_lightning.data.formats.image_files import ImageFiles, label_files
+from fanet_lightning.data.formats.labels import PartLabels, Place, PlacedImage, number, read_text
+from fanet_lightning.data.formats.layouts import matching
 from fanet_lightning.data.formats.voc import read_voc, voc_folders, voc_place
-from fanet_lightning.data.formats.wider import read_wider, wider_folders, wider_place
+from fanet_lightning.data.formats.wider import is_wider_list, read_wider, wider_folders, wider_place
 from fanet_lightning.data.formats.yolo import Points, read_yolo
-from fanet_lightning.data.formats.yolo_layout import read_names, yolo_place
-from fanet_lightning.data.inventory import LabelProblem
+from fanet_lightning.data.formats.yolo_layout import YAML_FILES, label_folder, read_names, yolo_place
 from fanet_lightning.data.records import ImageRecord
 from fanet_lightning.errors import InputError
+from fanet_lightning.image_lists import without_extension
 
 # Where labels are looked for, for messages.
 FORMATS = {
@@ -24,8 +26,13 @@ FORMATS = {
     "voc": "PASCAL VOC (Annotations/*.xml, ImageSets/Main/train.txt)",
     "wider": "a WIDER-style list (wider_face_split/wider_face_train_bbx_gt.txt, train.txt)",
 }
-# Images whose headers are read to find out whether the sizes of the boxes are corners.
-SAMPLE = 100
+# What their boxes are, for messages.
+BOXES = {
+    "coco": "x y w h in pixels",
+    "yolo": "centre, width and height as fractions of the image's sides",
+    "voc": "xmin ymin xmax ymax in pixels",
+    "wider": "x y w h in pixels",
+}
 
 
 def find_place(root: Path, format: str, part: str, given: Mapping[str, Any]) -> Place | None:
@@ -55,6 +62,49 @@ def find_place(root: Path, format: str, part: str, given: Mapping[str, Any]) -> 
     return Place(found.labels, folder, (), found.names)
 
 
+def formats_found(root: Path, given: Mapping[str, Mapping[str, Any]]) -> dict[str, Path]:
+    """The formats whose files are where they are looked for, each with such a file; told by the files' content.
+
+    Args:
+        root: the folder of the set.
+        given: ``labels`` and ``folder`` of each part, as for :func:`find_place`.
+    """
+    found: dict[str, Path] = {}
+    told = [part for part, own in given.items() if own.get("labels") is not None]
+    for format in FORMATS:
+        for part in told or ("train", "val", "all"):
+            try:
+                place = find_place(root, format, part, given.get(part, {}))
+                labels = None if place is None else _labels_of(format, place)
+            except InputError:
+                # Several files of COCO could be meant, or data.yaml is at fault: it is that format all the same.
+                patterns = {} if told else {"coco": ("*.json", "annotations/*.json"), "yolo": YAML_FILES}
+                labels = next((path for pattern in patterns.get(format, ()) for path in matching(root, pattern)), None)
+            if labels is not None:
+                found.setdefault(format, labels)
+    return found
+
+
+def _labels_of(format: str, place: Place) -> Path | None:
+    """A file of labels of a format; None if there is none."""
+    if format == "yolo":
+        assert place.folder is not None
+        stems = {without_extension(name) for name in ImageFiles(place.folder).names}
+        own = [path for stem, path in label_files(label_folder(place), ".txt").items() if stem in stems]
+        rows = ((path, next(filter(None, map(str.split, read_text(path).splitlines())), None)) for path in own)
+        path, row = next(((path, row) for path, row in rows if row), (None, []))
+        return path if row and len(row) >= 5 and all(number(field) is not None for field in row) else None
+    if format == "voc":
+        xml = next(iter(label_files(place.labels, ".xml").values()), None)
+        return xml if xml is not None and b"<annotation" in xml.read_bytes().replace(b"\0", b"") else None
+    if not place.labels.is_file():
+        return None
+    text = read_text(place.labels)
+    if format == "coco":
+        return place.labels if text.lstrip().startswith("{") and '"images"' in text else None
+    return place.labels if is_wider_list(text) else None
+
+
 def read_part(
     root: Path, format: str, place: Place, *, wanted: Sequence[str] | None, points: str | None = None, origin: int = 1
 ) -> PartLabels:
@@ -75,9 +125,9 @@ def read_part(
         if wanted is not None:
             raise InputError("data.classes: a WIDER-style list has no classes; leave it out")
         labels = read_wider(place)
-    if format in ("coco", "wider"):
-        corners = corners_problem(labels.images)
-        labels.problems += [corners] if corners else []
+    if format != "yolo":
+        problem = inverted_problem(labels.images) if format == "voc" else corners_problem(labels.images)
+        labels.problems += [problem] if problem else []
     return labels
 
 
@@ -101,12 +151,28 @@ def strict_records(labels: PartLabels, part: str, root: Path) -> list[ImageRecor
             f"{missing[0]}; complete the folder, name those at hand with data.{part}.images=LIST, or let "
             "the doctor make a cleaned copy (fix=true)"
         )
+    others = [image for image in labels.images if image.frame and image.stated_wh != image.frame.upright_wh]
+    if others:
+        raise InputError(_another_frame(others, len(labels.images)))
     seen: set[str] = set()
     for image in labels.images:
         if image.image_id in seen:
             raise InputError(f"{image.label_path} has the image {image.path.name} twice; keep one of its entries")
         seen.add(image.image_id)
     return [_record(image) for image in labels.images]
+
+
+def _another_frame(others: Sequence[PlacedImage], count: int) -> str:
+    first = others[0]
+    assert first.frame is not None and first.stated_wh is not None
+    size = "{} × {}".format
+    stored = f" (stored {size(*first.frame.stored_wh)}, turned by EXIF)" if first.frame.orientation >= 5 else ""
+    more = f" (as {len(others)} of {count} images differ; the doctor lists them)" if len(others) > 1 else ""
+    return (
+        f"{first.label_path}: the labels of {first.path} are for an image of {size(*first.stated_wh)} pixels, it has "
+        f"{size(*first.frame.upright_wh)}{stored}{more}; bring the images that were labelled, or scale the boxes and "
+        "the width and height to these; where only width and height are wrong, write 0 for both"
+    )
 
 
 def _record(image: PlacedImage) -> ImageRecord:
@@ -127,49 +193,6 @@ def _record(image: PlacedImage) -> ImageRecord:
     # After rounding to float32 a sliver of a box may have no side left, so the sides are taken there.
     usable = (narrow[:, 2:] > narrow[:, :2]).all(axis=1) & ~image.ignored
     return ImageRecord(image.image_id, image.path, narrow[usable], {}, narrow[~usable])
-
-
-def corners_problem(images: Sequence[PlacedImage]) -> LabelProblem | None:
-    """Rows that are x1 y1 x2 y2 where x y w h is expected, as far as that can be told.
-
-    It is told where every row makes a box inside its image when read as corners, and at least half of them (and no
-    fewer than two) leave the image by more than a tenth of their side when read as sides.
-    """
-    labelled = [image for image in images if len(image.boxes_xyxy)]
-    rows = outside = 0
-    first: tuple[PlacedImage, int] | None = None
-    for image in labelled[:: max(1, len(labelled) // SAMPLE)]:
-        size = image.stated_wh or _header_size(image.path)
-        if size is None:
-            continue
-        corners = image.boxes_xyxy.copy()
-        corners[:, 2:] -= corners[:, :2]  # the four numbers as they are written
-        near, far = corners[:, :2], corners[:, 2:]
-        if not ((far > near).all() and (near >= -1).all() and (far <= np.add(size, 1)).all()):
-            return None
-        leaving = np.any(image.boxes_xyxy[:, 2:] > size + 0.1 * far, axis=1)
-        rows += len(leaving)
-        outside += int(leaving.sum())
-        if first is None and leaving.any():
-            first = image, int(np.flatnonzero(leaving)[0])
-    if first is None or outside < 2 or 2 * outside < rows:
-        return None
-    image, index = first
-    x, y, x2, y2 = image.boxes_xyxy[index].tolist()
-    value = f"{x:g} {y:g} {x2 - x:g} {y2 - y:g}"
-    line = image.box_lines[index] if image.box_lines else image.label_line
-    reason = (
-        f"looks like x1 y1 x2 y2 where x y w h is expected, {outside} of {rows} boxes leave their image otherwise; "
-        "subtract x1 and y1"
-    )
-    return LabelProblem(image.label_path or image.path, line, value, reason)
-
-
-def _header_size(path: Path) -> tuple[int, int] | None:
-    try:
-        return header_size_wh(path)
-    except OSError:
-        return None
 
 
 def _under(root: Path, given: Path | str) -> Path:

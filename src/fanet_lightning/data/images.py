@@ -117,8 +117,44 @@ def _by_profile(image: Any, profile: bytes) -> Any:
         return image
 
 
+class ImageFrame(NamedTuple):
+    """``width`` and ``height`` as stored, and the EXIF ``orientation``, 1 … 8."""
+
+    width: int
+    height: int
+    orientation: int = 1
+
+    @property
+    def stored_wh(self) -> tuple[int, int]:
+        return self.width, self.height
+
+    @property
+    def upright_wh(self) -> tuple[int, int]:
+        """As the image is shown, trained on and scored."""
+        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
+
+
 def read_image_size(path: Path | str) -> tuple[int, int]:
     """(height, width) that :func:`read_image_rgb` would give the image, from the head of its file alone.
+
+    Raises:
+        UnreadableImage: as :func:`read_image_frame`.
+    """
+    width, height = read_image_frame(path).upright_wh
+    return height, width
+
+
+def pillow_frame(image: Any) -> ImageFrame:
+    """The frame of an opened ``PIL.Image.Image`` whose pixels have not been read yet."""
+    width, height = image.size
+    orientation = _orientation(image)
+    if image.format == "TIFF" and orientation >= 5:  # of these alone Pillow states the size as shown
+        width, height = height, width
+    return ImageFrame(width, height, orientation)
+
+
+def read_image_frame(path: Path | str) -> ImageFrame:
+    """The frame of the image that :func:`read_image_rgb` would read, from the head of its file alone.
 
     Raises:
         UnreadableImage: missing, empty, or not an image. A file cut short behind its head is not noticed.
@@ -134,7 +170,7 @@ def read_image_size(path: Path | str) -> tuple[int, int]:
     except OSError as error:
         raise UnreadableImage(path, error.strerror or type(error).__name__) from error
     if jpeg is not None and jpeg.plain:
-        return jpeg.height, jpeg.width
+        return ImageFrame(jpeg.width, jpeg.height)
     if not head:
         raise UnreadableImage(path, "the file is empty")
     heic_is_missing = is_heic(head) and not heic_plug_in()
@@ -142,12 +178,10 @@ def read_image_size(path: Path | str) -> tuple[int, int]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
-                width, height = image.size
-                turned = _orientation(image) >= 5
+                return pillow_frame(image)
     except Exception as error:  # Pillow's plugins raise almost anything on damaged files
         reason = NEEDS_PLUG_IN if heic_is_missing else " ".join(str(error).split()) or type(error).__name__
         raise UnreadableImage(path, reason) from error
-    return (width, height) if turned else (height, width)
 
 
 def check_image(path: Path | str) -> None:
@@ -321,6 +355,9 @@ def _grey_to_rgb(grey: Image8) -> Image8:
 
 def _orientation(image: Any) -> int:
     """EXIF orientation 1 … 8; 1 where there is none or where it cannot be read."""
+    # Pillow takes XMP's in its place; JPEGs without EXIF are decoded by others, which do not.
+    if image.format in ("JPEG", "MPO") and "exif" not in image.info:
+        return 1
     try:
         value = image.getexif().get(0x0112, 1)
     except Exception:  # a broken EXIF block is no reason to refuse the pixels

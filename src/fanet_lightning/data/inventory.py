@@ -23,6 +23,7 @@ class LabelledImage:
     ``label_path``    the file that the boxes stand in.
     ``label_line``    1-based line of the first box in it, or None where the format has no lines.
     ``written``       the image's name as the labels have it, where the file's differs; else None.
+    ``turned``        whether the labels were those of the stored image, and the boxes were turned upright with it.
     """
 
     image_id: str
@@ -33,6 +34,7 @@ class LabelledImage:
     label_path: Path | None = None
     label_line: int | None = None
     written: str | None = None
+    turned: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from fanet_lightning.data.box_checks import warn_of_odd_boxes
 from fanet_lightning.data.fddb import FddbSource
 from fanet_lightning.data.folder import FolderSource
 from fanet_lightning.data.pascal_face import AfwSource, PascalFaceSource
@@ -99,9 +100,9 @@ class WiderFaceSource:
         Raises:
             InputError: see :func:`load_wider_face`.
         """
-        if train:
-            self.train()
+        parts = [self.train()] if train else []
         self.ground_truth()
+        warn_of_odd_boxes([*parts, self.val()], "x y w h in pixels")
 
     def train(self) -> list[ImageRecord]:
         """

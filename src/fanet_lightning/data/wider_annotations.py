@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.errors import InputError
+from fanet_lightning.files import decoded_text
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -89,7 +90,7 @@ def find_annotations(source: Path, name: str) -> tuple[bytes, str] | None:
 
 def _lines(content: bytes, source: str) -> list[str]:
     try:
-        return content.decode("utf-8-sig").replace("\r\n", "\n").rstrip().split("\n")
+        return decoded_text(content).replace("\r\n", "\n").rstrip().split("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{source} is not text (byte {error.start}); fetch it again") from error
 

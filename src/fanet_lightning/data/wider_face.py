@@ -19,7 +19,7 @@ import numpy as np
 from fanet_lightning.data.records import ATTRIBUTES, ImageRecord
 from fanet_lightning.data.wider_annotations import SPLITS, AnnotationTable, Split, read_annotations
 from fanet_lightning.errors import InputError
-from fanet_lightning.image_lists import nearest_name, read_image_list
+from fanet_lightning.image_lists import find_listed, nearest_name
 
 __all__ = ["SPLITS", "AnnotationTable", "Split", "load_wider_face", "read_annotations", "records_of"]
 
@@ -35,9 +35,8 @@ def load_wider_face(
     Args:
         root: the folder that holds ``WIDER_{split}``.
         split: where the annotations and images come from. A list within val can serve for training as well.
-        images: text file with one ``event/name`` or ``event/name.jpg`` a line; blank lines and ``#`` comments are
-            skipped.
-            Its order is kept. A relative path that does not exist is looked for under ``root`` too.
+        images: text file of images, one a line (:func:`~fanet_lightning.image_lists.find_listed`). Its order is kept.
+            A relative path that does not exist is looked for under ``root`` too.
         annotations: folder or zip of the official annotations; by default ``root/wider_face_split``, else
             ``root/wider_face_split.zip``.
 
@@ -67,11 +66,11 @@ def load_wider_face(
         list_path = listed_path(Path(images), root)
         position = {image_id: index for index, image_id in enumerate(table.image_ids)}
         chosen = []
-        for line, image_id in read_image_list(list_path):
-            if image_id not in position:
-                near = nearest_name(image_id, position)
+        for line, written, image_id in find_listed(list_path, position, folder=folder, root=root):
+            if image_id is None:
+                near = nearest_name(written, position)
                 raise InputError(
-                    f"{list_path}, line {line}: {image_id} is not among the {len(position)} images of the {split} "
+                    f"{list_path}, line {line}: {written} is not among the {len(position)} images of the {split} "
                     f"split ({table.source}); correct the name{f' ({near}?)' if near else ''}, or name the split "
                     "that has it"
                 )

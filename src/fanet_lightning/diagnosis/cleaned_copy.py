@@ -21,13 +21,13 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import numpy.typing as npt
 
-from fanet_lightning.data.formats.image_files import without_extension
 from fanet_lightning.data.formats.labels import PlacedImage
 from fanet_lightning.data.inventory import Inventory, LabelledImage
 from fanet_lightning.diagnosis.examine import Examined
 from fanet_lightning.diagnosis.label_checks import frame_fault, mended_boxes
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import replaced_folder
+from fanet_lightning.image_lists import without_extension
 
 CHANGES_FILE = "changes.csv"
 # Images of the training part that these name are left out; in val every image that can be read stays.

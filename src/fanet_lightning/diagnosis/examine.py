@@ -9,14 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fanet_lightning.data.formats.image_files import without_extension
+from fanet_lightning.data.box_checks import odd_boxes
 from fanet_lightning.data.inventory import Inventory, LabelledImage
 from fanet_lightning.diagnosis.duplicates import NEAR_BITS, equal_groups, near_pairs
 from fanet_lightning.diagnosis.findings import Facts, Finding, Report
 from fanet_lightning.diagnosis.image_checks import FileFacts, examine_files
 from fanet_lightning.diagnosis.kinds import KINDS
-from fanet_lightning.diagnosis.label_checks import label_findings
+from fanet_lightning.diagnosis.label_checks import frame_fault, label_findings
 from fanet_lightning.diagnosis.on_disk import Listing
+from fanet_lightning.image_lists import without_extension
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +109,14 @@ def _part_findings(inventory: Inventory, examined: Examined) -> list[Finding]:
         )
         for problem in inventory.problems
     ]
+    odd = odd_boxes(
+        [image.boxes_xyxy[~image.ignored] for image in inventory.images],
+        [_frame_wh(image, examined.facts_of(image)) for image in inventory.images],
+    )
+    if odd is not None:
+        image = inventory.images[odd.first]
+        detail = f"{odd.text}, the first of {image.path.name}"
+        findings.append(Finding("label_convention", part, "", image.label_path or image.path, detail))
     times = Counter(image.image_id for image in inventory.images)
     for image in inventory.images:
         count = times.pop(image.image_id, 1)
@@ -117,6 +126,11 @@ def _part_findings(inventory: Inventory, examined: Examined) -> list[Finding]:
         findings += _file_findings(part, image, examined)
         findings += label_findings(part, image, examined.facts_of(image))
     return findings
+
+
+def _frame_wh(image: LabelledImage, facts: FileFacts | None) -> tuple[int, int] | None:
+    """The size of an image that its labels are about; None for others, and where there is none."""
+    return None if facts is None or frame_fault(image, facts) is not None else facts.upright_wh
 
 
 def _file_findings(part: str, image: LabelledImage, examined: Examined) -> list[Finding]:

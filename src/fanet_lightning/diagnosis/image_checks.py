@@ -113,19 +113,19 @@ def _header(content: bytes) -> tuple[int, int, int, str, str]:
     """Stored width and height, orientation, trouble and its reason, without decoding."""
     from PIL import Image, UnidentifiedImageError
 
+    from fanet_lightning.data.images import pillow_frame
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(content)) as image:
-                width, height = image.size
-                value = image.getexif().get(0x0112, 1) if "exif" in image.info else 1
+                width, height, orientation = pillow_frame(image)
     except Exception as error:  # Pillow's plugins raise almost anything on damaged files
         if content.startswith(_MAGIC) and not any(start in content for start in (b"\xff\xda", b"IDAT")):
             return 0, 0, 1, "truncated", f"ends inside its header, after {len(content):,} bytes"
         if isinstance(error, UnidentifiedImageError):
             return 0, 0, 1, "not_image", f"begins with {content[:8]!r}"
         return 0, 0, 1, "unreadable", " ".join(str(error).split()) or type(error).__name__
-    orientation = value if isinstance(value, int) and 1 <= value <= 8 else 1
     if content.startswith(b"\xff\xd8\xff") and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
         # Compressed data never look like a marker, so the last scan was not closed.
         return width, height, orientation, "truncated", f"a JPEG without its end marker, {len(content):,} bytes"

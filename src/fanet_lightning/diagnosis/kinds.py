@@ -34,6 +34,12 @@ KINDS: tuple[Kind, ...] = (
         "malformed_label", "error", "Something in a label file is no label.", "Mend the line named.", mended_by_fix=True
     ),
     Kind(
+        "label_convention",
+        "error",
+        "Most boxes leave their images or are below a pixel: their numbers are not what the format has.",
+        "Write them as the format has them, or set data.format to what they are.",
+    ),
+    Kind(
         "labelled_twice",
         "error",
         "The labels name the same image more than once.",
@@ -131,7 +137,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(
         "orientation",
         "note",
-        "The camera's orientation stands in the file and the labels fit the upright image.",
+        "The camera's orientation stands in the file and the labels fit the upright image, or say that they do not.",
         "Nothing to do here; programs that ignore it see the image turned.",
     ),
     Kind("unlabelled_image", "note", "No label speaks of this file.", "Label it, or take it out of the folder."),

@@ -127,7 +127,7 @@ def frame_fault(image: LabelledImage, facts: FileFacts) -> tuple[str, str] | Non
     """Whether the labels were made for another frame than the image has: (kind, detail), or None.
 
     ``mis_sized``: the labels state a size that the image does not have. ``mis_rotated``: it has the size stated when
-    turned by the camera's orientation or by a quarter; or, where no size is stated, boxes lie outside the image and
+    turned by a quarter; or, where no size is stated, boxes lie outside the image and
     all lie inside the turned one. Without an orientation in the file that takes a box whose centre is outside.
     """
     stored, upright = (facts.width, facts.height), facts.upright_wh
@@ -136,8 +136,6 @@ def frame_fault(image: LabelledImage, facts: FileFacts) -> tuple[str, str] | Non
         if image.stated_wh == upright:
             return None
         said = f"labels say {size(*image.stated_wh)}, the image is {size(*upright)}"
-        if image.stated_wh == stored:
-            return "mis_rotated", f"{said} once orientation {facts.orientation} is applied"
         if image.stated_wh == upright[::-1]:
             return "mis_rotated", f"{said}, turned by a quarter"
         return "mis_sized", said
@@ -177,7 +175,8 @@ def label_findings(part: str, image: LabelledImage, facts: FileFacts | None) -> 
         frame = None
     elif facts is not None and facts.orientation > 1:
         none = np.zeros(0, dtype=np.int64)
-        add("orientation", none, f"orientation {facts.orientation}: {_stored(facts)}", 0.0)
+        turned = "; labelled as stored, the boxes are turned with it" if image.turned else ""
+        add("orientation", none, f"orientation {facts.orientation}: {_stored(facts)}{turned}", 0.0)
     faults = box_faults(image.boxes_xyxy, image.ignored, frame)
     for name, mask in faults._asdict().items():
         rows = np.flatnonzero(mask)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from fanet_lightning.data.formats.image_files import IMAGE_EXTENSIONS
+from fanet_lightning.image_lists import IMAGE_EXTENSIONS
 
 # HEIC is read where its plug-in is installed; without it, such a file is an image that cannot be read.
 IMAGE_SUFFIXES = IMAGE_EXTENSIONS | {".heic", ".heif", ".hif"}

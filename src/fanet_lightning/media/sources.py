@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from fanet_lightning.errors import InputError
+from fanet_lightning.files import decoded_text
 from fanet_lightning.media.inputs import (
     IMAGE_SUFFIXES,
     RESULT_FOLDERS,
@@ -212,7 +213,7 @@ class _Finder:
 
     def _add_list(self, path: Path) -> None:
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            lines = decoded_text(path.read_bytes()).splitlines()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not a text file"
             raise InputError(
@@ -225,10 +226,13 @@ class _Finder:
             if "://" in entry:
                 self._add_url(entry)
                 continue
-            own = Path(entry).expanduser()
-            within = not own.is_absolute() and ".." not in own.parts
+            # As in lists of labels (image_lists.py): relative to the list or to the working folder, slashes of Windows.
+            written = [Path(text).expanduser() for text in dict.fromkeys((entry, entry.replace("\\", "/")))]
+            places = [(base / own, own) for own in written for base in (path.parent, Path())]
             # One that is not there is told with the others that cannot be read.
-            self._add_file(path.parent / own, own.as_posix() if within else own.name)
+            place, own = next((found for found in places if found[0].exists()), places[0])
+            within = not own.is_absolute() and ".." not in own.parts
+            self._add_file(place, own.as_posix() if within else own.name)
 
     def _walk(
         self,

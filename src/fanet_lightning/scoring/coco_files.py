@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import replaced_folder
-from fanet_lightning.image_lists import nearest_name, read_image_list
+from fanet_lightning.image_lists import find_listed, nearest_name
 from fanet_lightning.scoring.benchmark import DetectionsByImage, is_clearly_better, layout_warning, on_faces
 from fanet_lightning.scoring.coco_arrays import CocoDetections, CocoGroundTruth, FileId
 from fanet_lightning.scoring.coco_json import box_xywh, file_id, finite, kind_of, read_json, shown, sort_key
@@ -330,16 +330,15 @@ def _scored_categories(path: Path, found: Mapping[FileId, str], category: str | 
 
 
 def _selection(images: Path, path: Path, content: dict[str, Any], file_images: Mapping[FileId, str]) -> set[str]:
-    known = set(file_images.values())
-    by_file_name = {entry["file_name"].strip(): file_images[entry["id"]] for entry in content["images"]}
+    by_name = {entry["file_name"].strip(): file_images[entry["id"]] for entry in content["images"]}
+    by_name |= {image_id: image_id for image_id in file_images.values()}
     chosen: set[str] = set()
-    for line, name in read_image_list(images):
-        image_id = name if name in known else by_file_name.get(name)
-        if image_id is None:
-            raise InputError(f"{images}:{line}: '{name}' is not in {path}; write file names as there")
-        if image_id in chosen:
-            raise InputError(f"{images}:{line}: '{image_id}' stands there already; keep one of them")
-        chosen.add(image_id)
+    for line, written, name in find_listed(images, by_name):
+        if name is None:
+            raise InputError(f"{images}:{line}: '{written}' is not in {path}; write file names as there")
+        if by_name[name] in chosen:
+            raise InputError(f"{images}:{line}: '{by_name[name]}' stands there already; keep one of them")
+        chosen.add(by_name[name])
     return chosen
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fanet_lightning.errors import InputError, first_line
+from fanet_lightning.files import decoded_text
 from fanet_lightning.scoring.coco_arrays import FileId
 
 
@@ -19,7 +20,7 @@ def read_json(path: Path, hint: str) -> Any:
     if path.is_dir():
         raise InputError(f"{path} is a folder; {hint}")
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(decoded_text(path.read_bytes()))
     except FileNotFoundError as error:
         raise InputError(f"there is no {path}; {hint}") from error
     except OSError as error:

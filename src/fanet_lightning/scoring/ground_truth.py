@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.errors import InputError
-from fanet_lightning.image_lists import read_image_list
+from fanet_lightning.image_lists import find_listed
 from fanet_lightning.scoring.selection import places_of
 
 # Where the official files lie below the folder of a whole data set; the last is where the official tools unpack to.
@@ -171,17 +171,17 @@ def write_ground_truth(folder: Path, ground_truth: GroundTruth) -> None:
 
 
 def read_selection(path: Path, known: Collection[str]) -> list[str]:
-    """Image ids of a list (:func:`fanet_lightning.image_lists.read_image_list`) that must all be ``known``.
+    """Image ids of a list (:func:`fanet_lightning.image_lists.find_listed`) that must all be ``known``.
 
     Raises:
         InputError: a list that cannot be read, is empty, names an image twice, or one that is not known.
     """
-    known = known if isinstance(known, set | frozenset | dict) else set(known)
-    listed = read_image_list(path)
-    for number, image_id in listed:
-        if image_id not in known:
-            raise InputError(f"{path}:{number}: '{image_id}' is not in the ground truth; write event/name as there")
-    return [image_id for _, image_id in listed]
+    chosen = []
+    for number, written, image_id in find_listed(path, known):
+        if image_id is None:
+            raise InputError(f"{path}:{number}: '{written}' is not in the ground truth; write event/name as there")
+        chosen.append(image_id)
+    return chosen
 
 
 def _counted(path: Path, image_ids: list[str], boxes: list[npt.NDArray[np.float64]]) -> list[npt.NDArray[np.bool_]]:

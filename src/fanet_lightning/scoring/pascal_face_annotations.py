@@ -165,7 +165,7 @@ def _checked(path: Path, release: Release, whole: PascalFaceGroundTruth) -> Pasc
 
 def _listed(path: Path, whole: PascalFaceGroundTruth) -> list[str]:
     known = set(whole.image_ids)
-    listed = [(number, image_key(name)) for number, name in read_image_list(path)]
+    listed = [(number, image_key(name.replace("\\", "/").rpartition("/")[2])) for number, name in read_image_list(path)]
     for number, image_id in listed:
         if image_id not in known:
             raise InputError(

@@ -6,24 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from fanet_lightning.data.inventory import LabelProblem
-
-# What data/images.py decodes, by the extensions in use.
-IMAGE_EXTENSIONS = frozenset(
-    (
-        ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm",
-        ".pbm", ".pnm", ".jp2", ".j2k", ".tga", ".mpo", ".avif",
-    )
-)  # fmt: skip
-
-
-def has_image_extension(name: str) -> bool:
-    """Whether a name ends like an image file, in any letter case."""
-    return PurePosixPath(name).suffix.lower() in IMAGE_EXTENSIONS
-
-
-def without_extension(name: str) -> str:
-    """The name without an image's extension; other dots stay: ``a.b`` is ``a.b``, ``a.b.JPG`` is ``a.b``."""
-    return name[: -len(PurePosixPath(name).suffix)] if has_image_extension(name) else name
+from fanet_lightning.image_lists import has_image_extension, without_extension
 
 
 @dataclass(frozen=True)
@@ -42,7 +25,7 @@ class ImageFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.names = sorted(name for name in _walk(folder) if has_image_extension(name))
+        self.names = sorted(name for name in walk_files(folder) if has_image_extension(name))
         self._exact = set(self.names)
         self._stems: dict[str, list[str]] = {}
         self._folded: dict[str, list[str]] = {}
@@ -97,6 +80,19 @@ def _only(candidates: list[str]) -> Found:
     return Found(None, f"may be {candidates[0]} or {candidates[1]}; write which is meant, or rename one of them")
 
 
+def label_files(folder: Path, suffix: str) -> dict[str, Path]:
+    """Files below a folder by their relative name without ``suffix``, which may be in any letter case; sorted.
+
+    Of two that differ in its letter case alone, the second keeps it in its name, so that none is lost.
+    """
+    found: dict[str, Path] = {}
+    names = [name for name in walk_files(folder) if name.lower().endswith(suffix)]
+    for name in sorted(names, key=lambda name: (not name.endswith(suffix), name)):
+        stem = name[: -len(suffix)]
+        found[name if stem in found else stem] = folder / name
+    return dict(sorted(found.items()))
+
+
 def twice(folder: Path, names: list[str], label_path: Path) -> list[LabelProblem]:
     """Files that differ by their extension alone: they would share an image id."""
     first: dict[str, str] = {}
@@ -109,37 +105,8 @@ def twice(folder: Path, names: list[str], label_path: Path) -> list[LabelProblem
     return problems
 
 
-def header_size_wh(path: Path) -> tuple[int, int]:
-    """Width and height of an image as it is shown (the EXIF orientation applied), from its header.
-
-    Raises:
-        OSError: no image, or one that nobody can read.
-    """
-    import warnings
-
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                width, height = image.size
-                return (height, width) if _turned(image) else (width, height)
-    except OSError:
-        raise
-    except Exception as error:  # Pillow's plugins raise almost anything on damaged files
-        raise OSError(str(error)) from error
-
-
-def _turned(image: object) -> bool:
-    try:
-        value = image.getexif().get(0x0112, 1)  # type: ignore[attr-defined]
-    except Exception:  # a broken EXIF block is no reason to refuse the size; data/images.py does the same
-        return False
-    return isinstance(value, int) and 5 <= value <= 8
-
-
-def _walk(folder: Path, prefix: str = "", seen: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
+def walk_files(folder: Path, prefix: str = "", seen: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
+    """Names of all files below a folder, relative, POSIX slashes; hidden files and folders are left out."""
     try:
         status = folder.stat()
         place = (status.st_dev, status.st_ino)
@@ -151,6 +118,6 @@ def _walk(folder: Path, prefix: str = "", seen: frozenset[tuple[int, int]] = fro
         return
     for name, is_folder in listed:
         if is_folder:
-            yield from _walk(folder / name, f"{prefix}{name}/", seen | {place})
+            yield from walk_files(folder / name, f"{prefix}{name}/", seen | {place})
         else:
             yield prefix + name

@@ -1,4 +1,4 @@
-"""How the parts of a data set are called on disk, and what a folder looks like that is of another format."""
+"""How the parts of a data set are called on disk, and which files a pattern means."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,17 +21,12 @@ def only_one(found: list[Path], part: str) -> Path:
     return found[0]
 
 
-def formats_seen(root: Path) -> list[str]:
-    """The formats that the names of files under ``root`` speak for, at most two folders deep."""
-    patterns = {
-        "coco": ("*.json", "annotations/*.json", "*/_annotations.coco.json"),
-        "yolo": ("data.yaml", "dataset.yaml", "labels/*.txt", "labels/*/*.txt", "*/labels/*.txt"),
-        "voc": ("Annotations/*.xml", "annotations/*.xml", "*/*.xml", "*.xml"),
-        "wider": ("wider_face_split", "*_bbx_gt.txt"),
-    }
-    return [name for name, own in patterns.items() if any(next(matching(root, pattern), None) for pattern in own)]
-
-
 def matching(root: Path, pattern: str) -> Iterator[Path]:
-    """What a glob pattern finds under ``root``, without the record that a conversion leaves there."""
-    return (path for path in root.glob(pattern) if path.name != CONVERSION_RECORD)
+    """What a glob pattern finds under ``root``, its suffix in any letter case, without hidden files and folders and
+    without the record that a conversion leaves there."""
+    stem, dot, suffix = pattern.rpartition(".")
+    pattern = stem + dot + "".join(f"[{letter.lower()}{letter.upper()}]" for letter in suffix) if dot else pattern
+    for path in root.glob(pattern):
+        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+        if not hidden and path.name != CONVERSION_RECORD:
+            yield path

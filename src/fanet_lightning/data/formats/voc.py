@@ -10,29 +10,32 @@ The first pixel of VOC is 1, so x1 and y1 lose 1; x2 and y2 are the end of the l
 count from 0 are read with ``origin=0``. ``difficult`` 1 is an ignored box. The image has the name of the XML file.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from xml.etree import ElementTree
 
 from fanet_lightning.data.formats.classes import FaceClasses
-from fanet_lightning.data.formats.image_files import ImageFiles, without_extension
+from fanet_lightning.data.formats.image_files import ImageFiles, label_files
 from fanet_lightning.data.formats.labels import PartLabels, Place, boxes_of, finish, number, placed, read_text, shown
-from fanet_lightning.data.formats.layouts import PART_NAMES
+from fanet_lightning.data.formats.layouts import PART_NAMES, matching
 from fanet_lightning.data.inventory import LabelProblem
 from fanet_lightning.errors import InputError
+from fanet_lightning.image_lists import without_extension
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 LABEL_FOLDERS = ("Annotations", "annotations", "labels")
+_DECLARATION = re.compile(rb"""<\?xml[^>]*?\sencoding\s*=\s*["']([\w.:-]+)["']""")
 
 
 def voc_place(root: Path, part: str) -> Place | None:
     """The labels of ``train``, ``val`` or, for a set without parts, ``all``; None if there are none."""
     folders = [root / name for name in LABEL_FOLDERS]
     lists = ("trainval",) if part == "all" else PART_NAMES[part]
-    for name in lists:
-        path = root / "ImageSets" / "Main" / f"{name}.txt"
-        own = next((folder for folder in folders if folder.is_dir()), None)
-        if path.is_file() and own is not None:
+    own = next((folder for folder in folders if folder.is_dir()), None)
+    for path in (path for name in lists for path in matching(root, f"ImageSets/Main/{name}.txt")):
+        if own is not None:
             return voc_folders(root, own, part, path)
     if part == "all":
         own_folders = [*folders, root]
@@ -41,9 +44,9 @@ def voc_place(root: Path, part: str) -> Place | None:
             folder for name in PART_NAMES[part]
             for folder in (*(own / name for own in folders), *(root / name / own for own in LABEL_FOLDERS), root / name)
         ]  # fmt: skip
-    found = next((folder for folder in own_folders if next(folder.glob("*.xml"), None) is not None), None)
+    found = next((folder for folder in own_folders if next(matching(folder, "*.xml"), None) is not None), None)
     if found is None and part == "all":
-        found = next((folder for folder in folders if next(folder.rglob("*.xml"), None) is not None), None)
+        found = next((folder for folder in folders if label_files(folder, ".xml")), None)
     return None if found is None else voc_folders(root, found, part)
 
 
@@ -70,7 +73,8 @@ def read_voc(place: Place, wanted: Sequence[str] | None, origin: int = 1) -> Par
     """
     if not place.labels.is_dir():
         raise InputError(f"{place.labels} is no folder; data.format=voc reads a folder of XML files")
-    stems = list(_stems(place))
+    paths = label_files(place.labels, ".xml")
+    stems = list(_stems(place, paths))
     if not stems:
         raise InputError(f"{place.labels} holds no XML file; set data.format to what the labels are")
     files = place.image_files([f"{stem}.jpg" for _, stem in stems])
@@ -78,10 +82,10 @@ def read_voc(place: Place, wanted: Sequence[str] | None, origin: int = 1) -> Par
     classes = FaceClasses(wanted)
     zeros: list[Path] = []
     for line, stem in stems:
-        path = place.labels / f"{stem}.xml"
-        if not path.is_file():
-            source = place.names or place.labels
-            labels.problems.append(LabelProblem(source, line, stem, f"has no {path}; add it, or take the name out"))
+        path = paths.get(stem)
+        if path is None:
+            reason = f"has no {place.labels / stem}.xml; add it, or take the name out"
+            labels.problems.append(LabelProblem(place.names or place.labels, line, stem, reason))
             continue
         _read_file(path, stem, files, labels, classes, origin, zeros)
     if zeros:
@@ -94,18 +98,18 @@ def read_voc(place: Place, wanted: Sequence[str] | None, origin: int = 1) -> Par
         # Lists leave images out, e.g. those to test on; an image with an XML file is not one that nobody has labelled.
         labels.unlabelled = [
             path for path in labels.unlabelled
-            if not (place.labels / f"{without_extension(path.relative_to(files.folder).as_posix())}.xml").is_file()
+            if without_extension(path.relative_to(files.folder).as_posix()) not in paths
         ]  # fmt: skip
     return labels
 
 
-def _stems(place: Place) -> Iterator[tuple[int | None, str]]:
+def _stems(place: Place, paths: Mapping[str, Path]) -> Iterator[tuple[int | None, str]]:
     if place.names is None:
-        yield from ((None, stem) for stem in sorted(_xml_stems(place.labels)))
+        yield from ((None, stem) for stem in paths)
         return
     for line, text in enumerate(read_text(place.names).splitlines(), start=1):
         name, fields = text.strip(), text.split()
-        if not name or (place.labels / f"{name}.xml").is_file():
+        if not name or name in paths:
             if name:
                 yield line, name
         elif len(fields) == 2 and fields[1] in ("1", "-1", "0"):  # the lists of one class
@@ -114,8 +118,22 @@ def _stems(place: Place) -> Iterator[tuple[int | None, str]]:
             yield line, without_extension(name)
 
 
-def _xml_stems(folder: Path) -> Iterator[str]:
-    return (path.relative_to(folder).as_posix()[:-4] for path in folder.rglob("*.xml") if not path.name.startswith("."))
+def _xml_text(path: Path) -> str:
+    """The text of a file that declares its encoding, or is in Unicode. Python's XML parser knows few encodings itself.
+
+    Raises:
+        InputError: it is not there, or is no text.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); give a file of labels") from error
+    declared = _DECLARATION.match(content)
+    # A declaration that can be read byte by byte is not in two or four bytes a letter, whatever it says.
+    if declared is not None and not declared[1].lower().startswith((b"utf", b"ucs", b"iso-10646")):
+        with suppress(LookupError, UnicodeDecodeError):
+            return content.decode(declared[1].decode("ascii"))
+    return read_text(path)
 
 
 def _read_file(
@@ -131,7 +149,7 @@ def _read_file(
     ignored: list[bool] = []
     lines: list[int] = []
     try:
-        text = read_text(path)
+        text = _xml_text(path)
         root = ElementTree.fromstring(text)
     except InputError as error:
         labels.problems.append(LabelProblem(path, None, "", f"is no text ({error})"))

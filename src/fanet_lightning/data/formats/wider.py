@@ -14,7 +14,6 @@ without a face has the count 0, or the official row of zeros.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fanet_lightning.data.formats.image_files import has_image_extension
 from fanet_lightning.data.formats.labels import (
     Boxes64,
     PartLabels,
@@ -26,10 +25,11 @@ from fanet_lightning.data.formats.labels import (
     shown,
     xyxy_from_xywh,
 )
-from fanet_lightning.data.formats.layouts import PART_NAMES
+from fanet_lightning.data.formats.layouts import PART_NAMES, matching
 from fanet_lightning.data.inventory import LabelProblem
 from fanet_lightning.data.wider_annotations import COLUMNS
 from fanet_lightning.errors import InputError
+from fanet_lightning.image_lists import has_image_extension
 
 INVALID = 7
 
@@ -126,6 +126,12 @@ def _is_name(lines: list[str], index: int) -> bool:
     return index + 1 < len(lines) and _is_count(lines[index + 1])
 
 
+def is_wider_list(text: str) -> bool:
+    """Whether a text begins with a name and a count."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()][:2]
+    return len(lines) == 2 and _is_name(lines, 0) and _is_count(lines[1])
+
+
 def _is_count(line: str) -> bool:
     return line.isascii() and line.isdigit()
 
@@ -143,7 +149,7 @@ PILE_LISTS = ("labels.txt", "annotations.txt", "bbx_gt.txt", "annotations/labels
 def wider_place(root: Path, part: str) -> Place | None:
     """The list of ``train``, ``val`` or, for a set without parts, ``all``; None if there are none."""
     names = PILE_LISTS if part == "all" else [form.format(name) for name in PART_NAMES[part] for form in LISTS]
-    path = next((root / name for name in names if (root / name).is_file()), None)
+    path = next((path for name in names for path in sorted(matching(root, name)) if path.is_file()), None)
     return None if path is None else wider_folders(root, path, part)
 
 

@@ -11,7 +11,7 @@ from fanet_lightning.data.inventory import Inventory, LabelledImage, LabelProble
 from fanet_lightning.data.records import ATTRIBUTES
 from fanet_lightning.data.wider_annotations import COLUMNS, AnnotationTable, Split, find_annotations, parse_mat
 from fanet_lightning.errors import InputError
-from fanet_lightning.image_lists import read_image_list
+from fanet_lightning.image_lists import find_listed
 
 
 def official_entries(source: Path, split: Split) -> tuple[list[WiderEntry], list[LabelProblem], Path]:
@@ -71,11 +71,12 @@ def split_inventory(
         for image in labelled:
             by_id.setdefault(image.image_id, []).append(image)
         chosen = []
-        for line, image_id in read_image_list(images):
-            if image_id not in by_id:
+        for line, written, image_id in find_listed(images, by_id, folder=folder, root=root):
+            if image_id is None:
                 reason = f"is not among the {len(by_id)} images of the {split} split"
-                problems.append(LabelProblem(images, line, image_id, reason))
-            chosen += by_id.get(image_id, [])
+                problems.append(LabelProblem(images, line, written, reason))
+            else:
+                chosen += by_id[image_id]
     unlabelled: list[Path] = []
     if with_unlabelled:
         known = {image.path for image in labelled}

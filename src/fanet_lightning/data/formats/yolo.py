@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Literal
 
 from fanet_lightning.data.formats.classes import FaceClasses
-from fanet_lightning.data.formats.image_files import ImageFiles, header_size_wh, without_extension
+from fanet_lightning.data.formats.image_files import ImageFiles, label_files
 from fanet_lightning.data.formats.labels import PartLabels, Place, boxes_of, finish, number, placed, read_text, shown
 from fanet_lightning.data.formats.yolo_layout import YoloNames, label_folder
+from fanet_lightning.data.images import UnreadableImage, read_image_size
 from fanet_lightning.data.inventory import LabelProblem
 from fanet_lightning.errors import InputError
+from fanet_lightning.image_lists import without_extension
 
 Points = Literal["landmarks", "polygon"]
 # A share of 1 written with few digits may lie a little above; a pixel never does.
@@ -47,11 +49,12 @@ def read_yolo(place: Place, names: YoloNames, wanted: Sequence[str] | None, poin
     if not files.names:
         raise InputError(f"{place.folder} holds no image; set data.train.folder or data.val.folder")
     texts = label_folder(place)
-    written = {path.relative_to(texts).as_posix()[:-4]: path for path in sorted(texts.rglob("*.txt"))}
     stems = {without_extension(name) for name in files.names}
-    for other in NO_LABELS - stems:
-        written.pop(other, None)
     labels = PartLabels(files.folder)
+    written: dict[str, Path] = {}
+    for stem, path in label_files(texts, ".txt").items():
+        if stem in stems or stem.rpartition("/")[2] not in NO_LABELS:
+            written[stem] = path
     if not written:
         raise InputError(
             f"{texts} holds no label file for the {len(files.names)} images of {place.folder}; set "
@@ -61,15 +64,17 @@ def read_yolo(place: Place, names: YoloNames, wanted: Sequence[str] | None, poin
     # A file that fits an image to the letter is no other image's.
     folded = {stem.casefold(): stem for stem in written if stem not in stems}
     used = set()
+    without = 0
     for name in files.names:
         stem = without_extension(name)
         own = stem if stem in written else folded.get(stem.casefold())
         if own is None:
+            without += 1
             reader.add(files, name, None)
             continue
         used.add(own)
         if own != stem:
-            labels.renamed.append((f"{own}.txt", name))
+            labels.renamed.append((written[own].relative_to(texts).as_posix(), name))
         reader.add(files, name, written[own])
     if not used:
         raise InputError(
@@ -78,6 +83,9 @@ def read_yolo(place: Place, names: YoloNames, wanted: Sequence[str] | None, poin
         )
     orphans = [path for stem, path in written.items() if stem not in used]
     labels.problems += [LabelProblem(path, None, path.name, ORPHAN) for path in orphans]
+    if without:
+        remark = f"{without} of {len(files.names)} images have no label file in {texts}: no face is in them"
+        labels.remarks.append(remark)
     if not names.names and wanted is None:
         labels.remarks.append("no data.yaml or classes.txt names the classes: class 0 is taken for the face")
     finish(labels, files, texts, reader.classes)
@@ -107,10 +115,10 @@ class _Reader:
         boxes = boxes_of([])
         if shares and path is not None:
             try:
-                width, height = header_size_wh(files.folder / name)
+                height, width = read_image_size(files.folder / name)
                 boxes = boxes_of(shares) * [width, height, width, height]
-            except OSError as error:
-                reason = f"boxes are shares of {name}, whose size cannot be read ({shown(str(error))})"
+            except UnreadableImage as error:
+                reason = f"boxes are shares of {name}, whose size cannot be read ({shown(error.reason)})"
                 self._labels.doubts.append(LabelProblem(path, lines[0], f"{len(lines)}", reason))
                 lines = []
         placed(

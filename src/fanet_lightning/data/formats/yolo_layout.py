@@ -6,10 +6,11 @@ from typing import Any
 
 import yaml
 
-from fanet_lightning.data.formats.image_files import has_image_extension
+from fanet_lightning.data.formats.image_files import walk_files
 from fanet_lightning.data.formats.labels import Place, read_text
 from fanet_lightning.data.formats.layouts import PART_NAMES
 from fanet_lightning.errors import InputError, first_line
+from fanet_lightning.image_lists import has_image_extension
 
 YAML_FILES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 NAME_FILES = ("classes.txt", "obj.names", "labels/classes.txt")
@@ -103,7 +104,7 @@ def _of_yaml(root: Path, key: str, content: dict[str, Any]) -> Path | None:
 
 
 def _holds_images(folder: Path) -> bool:
-    return folder.is_dir() and any(has_image_extension(path.name) for path in folder.rglob("*"))
+    return folder.is_dir() and any(map(has_image_extension, walk_files(folder)))
 
 
 def label_folder(place: Place) -> Path:
