@@ -1,5 +1,6 @@
 """What every verb's ``main`` shares: exit codes, one-line errors, ``--help``."""
 
+import errno
 import io
 import os
 import shutil
@@ -92,7 +93,9 @@ def check_surroundings(argv: Sequence[str]) -> None:
 def report_error(error: Exception) -> int:
     """Print what a person can mend as one line on stderr, and return the exit code; anything else is raised again."""
     text = str(error)
-    if not isinstance(error, InputError):
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        text = f"{error.filename}: no file can have a name as long as this"
+    elif not isinstance(error, InputError):
         if not any(sign in text for sign in SHARED_MEMORY_ERRORS):
             raise error
         free = shutil.disk_usage("/dev/shm").total / 1e6

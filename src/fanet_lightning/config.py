@@ -36,6 +36,8 @@ NOT_TEXT = (
     "model.face_prior", "data.val.share", "protocol.size", "protocol.max_long", "detection.score_floor",
     "detection.top_k", "detection.nms_iou", "detection.keep",
 )  # fmt: skip
+# Numbers that may be null as well.
+NULL_TOO = ("ema", "gradient_clip", "port", "max_false_positives")
 TEXT_LISTS = ("scores", "names", "published", "data.classes")
 # Packages that bring options of Hydra's groups; the module that each is in, and what pip calls it.
 PLUGINS = {
@@ -389,7 +391,7 @@ def _value(key: str, typed: str, default: Any, is_sweep: bool) -> Word:
         values = [Override._convert_value(value) for value in values]
         return Word(key, tuple(map(str, values) if of_text else values), f"{key}={typed}", swept)
     pieces = _split(typed) if is_sweep else [typed]
-    if of_texts and not is_sweep and not _is_list(typed) and not Path(typed).expanduser().exists():
+    if of_texts and not is_sweep and not _is_list(typed) and not os.path.exists(_at_home(typed)):  # noqa: PTH110
         pieces = [f"[{typed}]"] if len(_split(typed)) > 1 or OmegaConf.is_list(default) else pieces
     values, texts = [], []
     for piece in pieces:
@@ -449,7 +451,12 @@ def _text(typed: str, default: Any) -> str | bool | None:
         override = _parsed(typed)
         value = None if override is None else override.value()
         return value if isinstance(value, str) else typed
-    return str(Path(typed).expanduser()) if typed.startswith("~") else typed
+    return _at_home(typed)
+
+
+def _at_home(typed: str) -> str:
+    # pathlib raises for a name that is no user's, and for one that is too long for a file.
+    return os.path.expanduser(typed) if typed.startswith("~") else typed  # noqa: PTH111
 
 
 def _for_hydra(value: str | bool | None) -> str:
@@ -457,7 +464,8 @@ def _for_hydra(value: str | bool | None) -> str:
         return "null" if value is None else str(value).lower()
     override = _parsed(value)
     as_it_is = override is not None and not override.is_sweep_override() and override.value() == value
-    return value if as_it_is else quoted(value)
+    # In front of a comma or bracket, which may follow, a backslash would take its meaning from it.
+    return value if as_it_is and "\\" not in value else quoted(value)
 
 
 def _set(config: DictConfig, key: str, value: Any, line: CommandLine) -> Any:
@@ -503,22 +511,28 @@ def _check_kind(key: str, default: Any, value: Any) -> None:
         if not OmegaConf.is_dict(value):
             right = key.replace(".", "/") + f"={value}" if key.startswith("hydra.") else f"{key}.{next(iter(default), '')}=…"
             raise InputError(f"{key}={value}: {key} has keys below it; write {right}")
-    elif value is None or key.startswith(("trainer.", "hydra.")):
+    elif key.startswith(("trainer.", "hydra.")) or (value is None and (isinstance(default, str) or default is None)):
         return
+    elif value is None:
+        if key not in NULL_TOO:
+            raise InputError(f"{key}=null: something must be given; by default it is {default}")
+    elif key in NOT_TEXT and not (OmegaConf.is_list(value) if key == "loss.weights" else isinstance(value, int | float)):
+        raise InputError(f"{key}={value} is not a {'list' if key == 'loss.weights' else 'number'}, nor null")
     elif isinstance(default, bool):
         if not isinstance(value, bool):
             raise InputError(f"{key}={value} is neither true nor false")
     elif isinstance(default, int | float):
         is_list = OmegaConf.is_list(value) and key == "model.block_channels"
         if not is_list and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise InputError(f"{key}={value} is not a number; by default it is {default}")
+            kind = "whole number" if isinstance(default, int) else "number"
+            raise InputError(f"{key}={value} is not a {kind}; by default it is {default}")
         if not is_list and not math.isfinite(value):
             raise InputError(f"{key}={value} is not a finite number; by default it is {default}")
     elif OmegaConf.is_list(default):
         numbers = all(isinstance(item, int | float) for item in default) and len(default) > 0
         if not OmegaConf.is_list(value) or (numbers and not all(isinstance(item, int | float) for item in value)):
             raise InputError(f"{key}={value} is not such a list as it must be; write {key}=[{','.join(map(str, default)) or 'a,b'}]")
-    elif OmegaConf.is_config(value) and key not in (*NOT_TEXT, *TEXT_LISTS):
+    elif OmegaConf.is_config(value) and key not in TEXT_LISTS:
         raise InputError(f"{key}={value}: give one value")
 
 

@@ -36,18 +36,22 @@ def resolve_device(device: str) -> str:
     """``auto`` → ``cuda`` where there is one, else ``cpu``; anything else stays.
 
     Raises:
-        InputError: no device's name, or a CUDA device where there is none.
+        InputError: no device's name, or a device that this machine, or this PyTorch, has not.
     """
     import torch
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        kind = torch.device(device).type
+        kind = torch.device(str(device)).type
     except RuntimeError as error:
         raise InputError(f"device={device} is no device name; take auto, cpu or cuda") from error
     if kind == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device={device}: no CUDA device is available; take device=cpu")
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device={device}: this machine, or this PyTorch, has no such device; take device=cpu") from error
     return device
 
 
