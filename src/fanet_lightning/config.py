@@ -237,9 +237,8 @@ def read_words(
             raise InputError(f"{key}={value} stands for no value at all")
         if key not in known:
             word = replace(word, for_hydra=f"++{word.for_hydra}")
-        for each in word.values:
-            _check_kind(key, default, _set(config.copy(), key, each, line))
-        _set(config, key, word.at(0), line)
+        for each in reversed(word.values):  # the first of a sweep stays
+            _check_kind(key, default, _set(config, key, each, line))
         read.append(word)
     line = CommandLine(config_name, tuple(read), is_sweep, with_hydra)
     if line.swept and not is_sweep:
