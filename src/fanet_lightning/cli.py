@@ -1,5 +1,6 @@
 """What every verb's ``main`` shares: exit codes, one-line errors, ``--help``."""
 
+import contextlib
 import errno
 import io
 import os
@@ -33,7 +34,8 @@ class _Stream(io.FileIO):
             self.lost = error
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
             if self.fileno() != 2:
-                os.write(2, f"warning: standard output is lost ({error.strerror}); the work goes on\n".encode())
+                with contextlib.suppress(OSError):  # that may be lost as well
+                    os.write(2, f"warning: standard output is lost ({error.strerror}); the work goes on\n".encode())
             return len(data)
 
 

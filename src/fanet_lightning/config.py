@@ -287,12 +287,17 @@ def quoted(text: str) -> str:
 def groups_of(config_name: str) -> dict[str, str | None]:
     """The groups of ``conf/<config_name>.yaml`` and the option that each has by default."""
     content: Any = OmegaConf.to_container(OmegaConf.load(config_dir() / f"{config_name}.yaml"))
-    return {key: value for entry in content.get("defaults", []) if isinstance(entry, dict) for key, value in entry.items()}
+    return {
+        key: value for entry in content.get("defaults", []) if isinstance(entry, dict) for key, value in entry.items()
+    }
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
     """The configuration as plain containers with everything resolved: what constructors and checkpoints are given."""
-    options: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    try:
+        options: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:  # a value that others are made of
+        raise InputError(_one_line(error)) from error
     return options
 
 
@@ -341,7 +346,7 @@ def _option(group: str, typed: str, default: str | None) -> Word:
     is_swept = override is not None and override.is_sweep_override()
     chosen = []
     for each in values:
-        if each in (None, False) and not isinstance(each, int | float | str) or each is False:
+        if (each in (None, False) and not isinstance(each, int | float | str)) or each is False:
             each = "none" if "none" in options else None
             if each is None and default is not None:
                 raise InputError(f"{group}={typed}: something must be chosen; one of {', '.join(options)}")
@@ -379,7 +384,7 @@ def _value(key: str, typed: str, default: Any, is_sweep: bool) -> Word:
     """``key=value`` read by what the key holds: text, a list of texts, or anything that Hydra's grammar has."""
     of_text, of_texts = _holds_text(key, default), _holds_texts(key, default)
     override = _parsed(typed)
-    if override is not None and not (of_text or of_texts) or (is_sweep and _is_function(override, typed)):
+    if (override is not None and not (of_text or of_texts)) or (is_sweep and _is_function(override, typed)):
         swept = override.is_sweep_override()
         if isinstance(override.value(), Glob):
             raise InputError(f"{key}={typed}: glob chooses among the options of a group; give the values themselves")
@@ -477,7 +482,7 @@ def _set(config: DictConfig, key: str, value: Any, line: CommandLine) -> Any:
         return found
     except OmegaConfBaseException as error:
         text = str(error)
-        if "not in struct" in text or "Key" in text and "not in" in text:
+        if "not in struct" in text or ("Key" in text and "not in" in text):
             full = re.search(r"full_key: (\S+)", text)
             key = full.group(1) if full else key
             raise InputError(f"unknown key '{key}': {_hint(key, line)}") from error
@@ -508,21 +513,29 @@ def _check_kind(key: str, default: Any, value: Any) -> None:
     """
     if OmegaConf.is_dict(default):
         if not OmegaConf.is_dict(value):
-            right = key.replace(".", "/") + f"={value}" if key.startswith("hydra.") else f"{key}.{next(iter(default), '')}=…"
+            right = (
+                key.replace(".", "/") + f"={value}"
+                if key.startswith("hydra.")
+                else f"{key}.{next(iter(default), '')}=…"
+            )
             raise InputError(f"{key}={value}: {key} has keys below it; write {right}")
     elif key.startswith(("trainer.", "hydra.")) or (value is None and (isinstance(default, str) or default is None)):
         return
     elif value is None:
         if key not in NULL_TOO:
             raise InputError(f"{key}=null: something must be given; by default it is {default}")
-    elif key in NOT_TEXT and not (OmegaConf.is_list(value) if key == "loss.weights" else isinstance(value, int | float)):
+    elif key in NOT_TEXT and not (
+        OmegaConf.is_list(value) if key == "loss.weights" else isinstance(value, int | float)
+    ):
         raise InputError(f"{key}={value} is not a {'list' if key == 'loss.weights' else 'number'}, nor null")
     elif isinstance(default, bool):
         if not isinstance(value, bool):
             raise InputError(f"{key}={value} is neither true nor false")
     elif isinstance(default, int | float):
         is_list = OmegaConf.is_list(value) and key == "model.block_channels"
-        if not is_list and (isinstance(value, bool) or not isinstance(value, int | float)):
+        # Seconds and megabytes may be broken numbers; they are no keys of groups.
+        is_whole = isinstance(default, int) and "." in key
+        if not is_list and (isinstance(value, bool) or not isinstance(value, int if is_whole else int | float)):
             kind = "whole number" if isinstance(default, int) else "number"
             raise InputError(f"{key}={value} is not a {kind}; by default it is {default}")
         if not is_list and not math.isfinite(value):
@@ -530,7 +543,9 @@ def _check_kind(key: str, default: Any, value: Any) -> None:
     elif OmegaConf.is_list(default):
         numbers = all(isinstance(item, int | float) for item in default) and len(default) > 0
         if not OmegaConf.is_list(value) or (numbers and not all(isinstance(item, int | float) for item in value)):
-            raise InputError(f"{key}={value} is not such a list as it must be; write {key}=[{','.join(map(str, default)) or 'a,b'}]")
+            raise InputError(
+                f"{key}={value} is not such a list as it must be; write {key}=[{','.join(map(str, default)) or 'a,b'}]"
+            )
     elif OmegaConf.is_config(value) and key not in TEXT_LISTS:
         raise InputError(f"{key}={value}: give one value")
 

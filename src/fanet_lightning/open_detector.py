@@ -51,7 +51,9 @@ def resolve_device(device: str) -> str:
     try:
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"device={device}: this machine, or this PyTorch, has no such device; take device=cpu") from error
+        raise InputError(
+            f"device={device}: this machine, or this PyTorch, has no such device; take device=cpu"
+        ) from error
     return device
 
 

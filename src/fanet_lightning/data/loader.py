@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from fanet_lightning.data.dataset import EvalDataset, TrainDataset, TrainSample, collate_train
 from fanet_lightning.data.sampler import EvalSampler, TrainBatchSampler
 from fanet_lightning.errors import InputError
-from fanet_lightning.structures import Batch, EvalBatch
+from fanet_lightning.structures import Batch
 
 
 class _ErrorsAsValues(Dataset[Any]):
