@@ -89,7 +89,7 @@ def main(argv: list[str]) -> int:
     if words and words[-1] == "hydra.output_subdir=null":
         # Lightning has started this rank, and added the folder in quotes that do not hold every path; out= has it.
         words = [word for word in words if not word.startswith('hydra.run.dir="')]
-    line = read_words("config", words, multirun=len(words) < len(argv), with_hydra=True)
+    line = read_words("config", words, multirun=bool({"-m", "--multirun"} & {*argv}), with_hydra=True)
     return _sweep(line) if line.is_sweep else _single(line)
 
 
