@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fanet_lightning.config import canonical, compose_train, plain
+from fanet_lightning.config import canonical, compose_config, plain
 from fanet_lightning.run_record import RunRecord
 from fanet_lightning.scoring.bootstrap import method
 from fanet_lightning.scoring.ground_truth import GroundTruth
@@ -27,7 +27,7 @@ COMMAND = ["/somewhere/fanet_lightning/train.py", "experiment=ablation"]
 
 @cache
 def settings_of(cell: str, *words: str) -> Mapping[str, Any]:
-    config, _ = compose_train([f"cell={cell}", *words], multirun=False)
+    config = compose_config("config", [f"cell={cell}", *words])
     canonical(config)
     return plain(config)
 

@@ -420,7 +420,7 @@ def test_help_lists_the_keys_without_loading_anything_large() -> None:
     ("word", "message"),
     [
         ("port=99999", "port=99999: give a whole number from 0 to 65535"),
-        ("port=http", "port=http: give a whole number"),
+        ("port=http", "port=http is not a whole number"),
         ("threshold=1.5", "threshold=1.5: give a number from 0 to 1"),
         ("max_upload_mb=0", "max_upload_mb=0: give a number of 0.01 or more"),
         ("max_images=1.5", "max_images=1.5: give a whole number of 1 or more"),

@@ -651,7 +651,7 @@ def test_an_image_over_http_and_lists(photos: Path, capsys: pytest.CaptureFixtur
         (["source=photos/sub", "save=pictures"], "save=pictures: take any of images, json, txt, crops"),
         (["source=photos", "save=[]"], "save=: take any of"),
         (["source=photos", "threshold=1.5"], r"threshold=1\.5; give a score of 0 … 1"),
-        (["source=photos", "threshold=high"], "threshold=high; give a score"),
+        (["source=photos", "threshold=high"], "threshold=high is not a number"),
         (["source=photos", "redact=black"], "redact=black is unknown; take blur or pixelate"),
         (["source=photos", "draw=maybe"], "draw=maybe is neither true nor false"),
         (["source=photos", "workers=0"], "workers=0; give a number of threads"),

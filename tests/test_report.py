@@ -428,7 +428,7 @@ def test_what_cannot_be_reported_is_refused(tmp_path: Path) -> None:
         report.write_report(runs, runs)
     with pytest.raises(InputError, match=r"bootstrap=-1 must be 0 or more"):
         report.write_report(runs, bootstrap=-1)
-    with pytest.raises(InputError, match=r"device=cuda:7 is not there|device=quantum is not there"):
+    with pytest.raises(InputError, match=r"device=quantum is no device name"):
         report.write_report(runs, device="quantum", speed_passes=1)
     with pytest.raises(InputError, match=r"speed=maybe is neither true nor false"):
         report.main([f"runs={runs}", "speed=maybe"])

@@ -13,7 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from fanet_lightning import sweep, train, training
-from fanet_lightning.config import canonical, compose_config, compose_train, plain
+from fanet_lightning.config import canonical, compose_config, plain
 from fanet_lightning.errors import InputError
 from fanet_lightning.run_record import RunRecord, locked, read_record
 
@@ -35,7 +35,7 @@ def started(done: subprocess.CompletedProcess[str]) -> list[str]:
 
 
 def settings_of(*words: str) -> dict[str, Any]:
-    config, _ = compose_train(words, multirun=False)
+    config = compose_config("config", words)
     canonical(config)
     return plain(config)
 
@@ -151,15 +151,15 @@ def test_overwriting_a_run_removes_what_a_run_makes_and_nothing_else(tmp_path: P
 
 
 def test_the_ablation_is_seven_trainings_per_seed() -> None:
-    config, folder = compose_train(["experiment=ablation", "seeds=2"], multirun=False)
-    assert folder == "multirun/ablation_synthetic"
-    config, folder = compose_train(["experiment=[paper,ablation]"], multirun=False)
-    assert folder == "multirun/ablation_wider_face"
+    config = compose_config("config", ["experiment=ablation", "seeds=2"], with_hydra=True)
+    assert config.hydra.sweep.dir == "multirun/ablation_synthetic"
+    config = compose_config("config", ["experiment=[paper,ablation]"], with_hydra=True)
+    assert config.hydra.sweep.dir == "multirun/ablation_wider_face"
     assert (config.input_size, config.optim.name) == (640, "sgd")
     # The last of the seven carries the rows at other protocols.
-    config, _ = compose_train(["experiment=[paper,ablation]", "cell=level3_context_hl"], multirun=False)
+    config = compose_config("config", ["experiment=[paper,ablation]", "cell=level3_context_hl"])
     assert list(config.also_protocols) == ["short768", "multiscale"]
-    config, _ = compose_train(["experiment=ablation", "cell=level3_hl"], multirun=False)
+    config = compose_config("config", ["experiment=ablation", "cell=level3_hl"])
     assert (list(config.also_protocols), config.context) == ([], False)
 
 

@@ -1,9 +1,14 @@
 """What every verb's ``main`` shares: exit codes, one-line errors, ``--help``."""
 
+import contextlib
+import errno
+import io
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -11,26 +16,97 @@ from fanet_lightning.config import compose_config
 from fanet_lightning.errors import InputError
 from fanet_lightning.help_text import choices_text, keys_text
 
-# 2 is what argparse leaves with on bad input; 130 is the shell's code for Ctrl-C.
-BAD_INPUT, INTERRUPTED = 2, 130
+# 2 is what argparse leaves with on bad input; 130 is the shell's code for Ctrl-C, 141 for a reader that has left.
+FAILED, BAD_INPUT, INTERRUPTED, NO_READER = 1, 2, 130, 141
+# What PyTorch says of processes that share tensors and find no room for them.
+SHARED_MEMORY_ERRORS = ("Bus error", "shared memory", "unable to write to file </torch_")
+
+
+class _Stream(io.FileIO):
+    """Standard output that the work outlives: once it cannot be written, what is printed is dropped, with one word."""
+
+    lost: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.lost = error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            if self.fileno() != 2:
+                with contextlib.suppress(OSError):  # that may be lost as well
+                    os.write(2, f"warning: standard output is lost ({error.strerror}); the work goes on\n".encode())
+            return len(data)
+
+
+def _lasting_streams() -> _Stream:
+    """Put streams that never raise in place of standard output and error, also where the shell has closed them."""
+    while (free := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(free)
+    raws = [_Stream(descriptor, "w", closefd=False) for descriptor in (1, 2)]
+    sys.stdout, sys.stderr = (
+        io.TextIOWrapper(
+            io.BufferedWriter(raw), encoding=getattr(stream, "encoding", "utf-8"), errors="backslashreplace",
+            line_buffering=stream is None or stream.line_buffering, write_through=raw.fileno() == 2,
+        )
+        for raw, stream in zip(raws, (sys.stdout, sys.stderr), strict=True)
+    )  # fmt: skip
+    return raws[0]
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
-    """Call ``main`` with the command line; print an :class:`InputError` as one line on stderr and leave with 2."""
+    """Call ``main`` with the command line; print an :class:`InputError` as one line on stderr and leave with 2.
+
+    A standard output that is closed or full stops no work; the exit code tells of it.
+    """
+    output = _lasting_streams()
     try:
+        check_surroundings(sys.argv)
         code = main(sys.argv[1:]) or 0
-    except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        code = BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED
-    except BrokenPipeError:
-        # The reader of a pipe (`| head`) has left; writing the traceback to it would fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
+    except Exception as error:
+        code = report_error(error)
     sys.stdout.flush()
+    if output.lost is not None and not code:
+        code = NO_READER if isinstance(output.lost, BrokenPipeError) else FAILED
     sys.exit(code)
+
+
+def check_surroundings(argv: Sequence[str]) -> None:
+    """
+    Raises:
+        InputError: the working folder is gone, or a word is in no encoding that a file of results could hold.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise InputError("the working folder has been removed; change to another one") from error
+    for word in argv:
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            shown = os.fsencode(word).decode(errors="backslashreplace")
+            raise InputError(f"{shown}: this word is not UTF-8; rename the file or folder") from error
+
+
+def report_error(error: Exception) -> int:
+    """Print what a person can mend as one line on stderr, and return the exit code; anything else is raised again."""
+    text = str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        text = f"{error.filename}: no file can have a name as long as this"
+    elif not isinstance(error, InputError):
+        if not any(sign in text for sign in SHARED_MEMORY_ERRORS):
+            raise error
+        free = shutil.disk_usage("/dev/shm").total / 1e6
+        text = (
+            f"the worker processes ran out of shared memory (/dev/shm has {free:,.0f} MB); give workers=0, or more of "
+            "it, e.g. docker run --shm-size=2g"
+        )
+    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    return BAD_INPUT
 
 
 def verb_config(config_name: str, argv: Sequence[str], usage: str, required: Sequence[str] = ()) -> DictConfig | None:
@@ -42,9 +118,6 @@ def verb_config(config_name: str, argv: Sequence[str], usage: str, required: Seq
     if any(word in ("-h", "--help") for word in argv):
         print_help(config_name, [word for word in argv if "=" in word], usage)
         return None
-    for word in argv:
-        if "=" not in word:
-            raise InputError(f"'{word}' is not key=value; --help lists the keys")
     config = compose_config(config_name, argv)
     missing = [key for key in required if OmegaConf.is_missing(config, key) or config[key] is None]
     if missing:

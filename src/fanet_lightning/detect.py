@@ -73,10 +73,7 @@ def _load_detector(checkpoint: str, device: str, precision: str) -> "tuple[FaceD
 
 
 def _words(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words for Hydra, and the sources: their commas, brackets and signs are no grammar of Hydra's.
-
-    ``save=images,json`` is a sweep in Hydra's grammar, and becomes a list.
-    """
+    """The other words, and the sources, of which a command may have several."""
     from fanet_lightning.media.sources import split_source
 
     words, sources = [], []
@@ -84,8 +81,6 @@ def _words(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         key, _, value = word.partition("=")
         if key == "source":
             sources += split_source(value)
-        elif key == "save" and not value.startswith("["):
-            words.append(f"save=[{value}]")
         else:
             words.append(word)
     return words, sources

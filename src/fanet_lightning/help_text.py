@@ -4,11 +4,8 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from omegaconf import OmegaConf
-
-from fanet_lightning.config import config_dir
+from fanet_lightning.config import config_dir, groups_of
 
 WIDTH = 120
 COMMENT_COLUMN, LEAST_COMMENT_WIDTH = 32, 40
@@ -22,10 +19,8 @@ def choices_text(config_name: str) -> str:
 
     A choice is explained by the first sentence of the comment that its file begins with.
     """
-    content: Any = OmegaConf.to_container(OmegaConf.load(config_dir() / f"{config_name}.yaml"))
-    groups: list[dict[str, str | None]] = [entry for entry in content.get("defaults", []) if isinstance(entry, dict)]
     lines: list[str] = []
-    for group, default in (item for entry in groups for item in entry.items()):
+    for group, default in groups_of(config_name).items():
         paths = sorted((config_dir() / group).glob("*.yaml"), key=lambda path: (path.stem != default, path.stem))
         if not paths:
             continue

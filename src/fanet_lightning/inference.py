@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from fanet_lightning.data.dataset import EvalDataset
+from fanet_lightning.data.loader import in_shared_memory
 from fanet_lightning.data.records import ImageRecord
 from fanet_lightning.data.resize import TestScale
 from fanet_lightning.inference_store import Inferred, Journal
@@ -83,8 +84,8 @@ class _SmallEnough(Dataset[EvalBatch]):
     def __getitem__(self, index: int) -> EvalBatch:
         batch = self._images[index]
         if batch.images.numel() > LARGEST_SHARED_BYTES:
-            return batch._replace(images=torch.empty(0, dtype=torch.uint8))
-        return batch
+            batch = batch._replace(images=torch.empty(0, dtype=torch.uint8))
+        return in_shared_memory(batch)  # type: ignore[no-any-return]
 
 
 def _batches(records: Sequence[ImageRecord], scale: TestScale | MultiScale, workers: int) -> Iterator[EvalBatch]:

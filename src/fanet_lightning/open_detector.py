@@ -43,7 +43,7 @@ def resolve_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        kind = torch.device(device).type
+        kind = torch.device(str(device)).type
     except RuntimeError as error:
         raise InputError(f"device={device} is no device name; take auto, cpu or cuda") from error
     if kind == "cuda" and not torch.cuda.is_available():

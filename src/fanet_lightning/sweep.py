@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fanet_lightning.config import quoted
 from fanet_lightning.devices import claimed, visible_gpus
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import replaced
@@ -58,8 +59,8 @@ class Cell:
 
     @property
     def value(self) -> float:
-        """What an optimising sweeper maximises: the AP of the last setting, NaN without one."""
-        return list(self.ap.values())[-1] if self.ap else float("nan")
+        """What an optimizing sweeper maximizes: the AP of the last setting; 0, the worst, where the cell has failed."""
+        return list(self.ap.values())[-1] if self.ap else 0.0
 
 
 def run_cell(
@@ -203,11 +204,6 @@ def _stop(child: "subprocess.Popen[str]") -> None:
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()
-
-
-def quoted(text: str) -> str:
-    """A value for Hydra's command line: quoted, so that commas, blanks and brackets in a path mean themselves."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _ap(scores: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, float] | None:

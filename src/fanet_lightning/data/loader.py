@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from fanet_lightning.data.dataset import EvalDataset, TrainDataset, TrainSample, collate_train
 from fanet_lightning.data.sampler import EvalSampler, TrainBatchSampler
 from fanet_lightning.errors import InputError
-from fanet_lightning.structures import Batch, EvalBatch
+from fanet_lightning.structures import Batch
 
 
 class _ErrorsAsValues(Dataset[Any]):
@@ -36,10 +37,19 @@ def _collate_train_or_error(samples: list[TrainSample | InputError]) -> Batch | 
         if isinstance(sample, InputError):
             return sample
         sound.append(sample)
-    return collate_train(sound)
+    return in_shared_memory(collate_train(sound))  # type: ignore[no-any-return]
 
 
-def _as_it_is(item: EvalBatch | InputError) -> EvalBatch | InputError:
+def in_shared_memory(item: Any) -> Any:
+    """``item``, whose tensors a worker has put where they travel from.
+
+    Where there is no room for them, that raises here, and the loader hears of it. Left to the queue, its thread would
+    drop the item, and the loader would wait for it for ever.
+    """
+    if get_worker_info() is not None:
+        for leaf in tree_leaves(item):
+            if isinstance(leaf, torch.Tensor):
+                leaf.share_memory_()
     return item
 
 
@@ -158,7 +168,6 @@ class EvalLoader(_Loader):
         pin_memory: bool = False,
         multiprocessing_context: str | multiprocessing.context.BaseContext | None = None,
     ) -> None:
-        collate: Callable[[Any], Any] = _as_it_is
         super().__init__(
             dataset,
             workers,
@@ -166,5 +175,5 @@ class EvalLoader(_Loader):
             multiprocessing_context,
             batch_size=None,
             sampler=sampler,
-            collate_fn=collate,
+            collate_fn=in_shared_memory,
         )

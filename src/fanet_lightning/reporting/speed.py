@@ -69,13 +69,10 @@ def network_costs(
     import torch
 
     from fanet_lightning.net.build import build_network, flops, inference_parameters
-    from fanet_lightning.open_detector import device_name
+    from fanet_lightning.open_detector import device_name, resolve_device
 
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    try:
-        image = torch.randint(0, 256, (1, 3, HEIGHT, WIDTH), dtype=torch.uint8).to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device={device} is not there ({str(error).splitlines()[0]}); take auto or cpu") from error
+    device = resolve_device(device)
+    image = torch.randint(0, 256, (1, 3, HEIGHT, WIDTH), dtype=torch.uint8).to(device)
     known = {} if known is None else known
     identities = {name: repr(sorted(settings.items())) for name, settings in models.items()}
     networks, counted, refused = {}, {}, {}
