@@ -48,7 +48,7 @@ def _lasting_streams() -> _Stream:
     sys.stdout, sys.stderr = (
         io.TextIOWrapper(
             io.BufferedWriter(raw), encoding=getattr(stream, "encoding", "utf-8"), errors="backslashreplace",
-            line_buffering=stream is None or stream.line_buffering, write_through=raw.fileno() == 2,
+            line_buffering=bool(getattr(stream, "line_buffering", True)), write_through=raw.fileno() == 2,
         )
         for raw, stream in zip(raws, (sys.stdout, sys.stderr), strict=True)
     )  # fmt: skip

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Quote, QuotedString
 from hydra.errors import HydraException
+from hydra.utils import get_object
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -232,22 +234,22 @@ def read_words(
         if key not in known and not _is_free(config, key):
             raise InputError(f"unknown key '{key}': {_hint(key, line)}")
         default = OmegaConf.select(config, key, throw_on_resolution_failure=False)
-        word = _value(key, value, default, is_sweep)
-        if not word.values:
+        one = _value(key, value, default, is_sweep)
+        if not one.values:
             raise InputError(f"{key}={value} stands for no value at all")
         if key not in known:
-            word = replace(word, for_hydra=f"++{word.for_hydra}")
-        for each in reversed(word.values):  # the first of a sweep stays
+            one = replace(one, for_hydra=f"++{one.for_hydra}")
+        for each in reversed(one.values):  # the first of a sweep stays
             _check_kind(key, default, _set(config, key, each, line))
-        read.append(word)
+        read.append(one)
     line = CommandLine(config_name, tuple(read), is_sweep, with_hydra)
     if line.swept and not is_sweep:
         raise InputError(f"{line.swept[0].key} has several values: add -m to train a grid, or give one value")
     sweeps_in_steps = "basic_sweeper" in str(OmegaConf.select(config, "hydra.sweeper._target_"))
-    for word in line.swept:
-        if sweeps_in_steps and "interval(" in word.for_hydra:
+    for one in line.swept:
+        if sweeps_in_steps and "interval(" in one.for_hydra:
             raise InputError(
-                f"{word.for_hydra}: a grid needs single values; give {word.key}=1,2,3 or {word.key}=range(…), or an "
+                f"{one.for_hydra}: a grid needs single values; give {one.key}=1,2,3 or {one.key}=range(…), or an "
                 "optimizing sweeper: hydra/sweeper=optuna"
             )
     for cell in range(1, max((len(word.values) for word in line.swept if word.is_group), default=0)):
@@ -325,8 +327,8 @@ def _options(group: str) -> list[str]:
         return sorted(GlobalHydra.instance().config_loader().get_group_options(group))
 
 
-def _parsed(value: str) -> Override | None:
-    """The value as Hydra's grammar reads it; None where it cannot."""
+def _parsed(value: str) -> Any:
+    """The value as Hydra's grammar reads it, an ``Override``; None where it cannot."""
     try:
         return OverridesParser.create().parse_override(f"key={value}")
     except HydraException:
@@ -344,7 +346,8 @@ def _option(group: str, typed: str, default: str | None) -> Word:
     else:
         values = [value]
     is_swept = override is not None and override.is_sweep_override()
-    chosen = []
+    chosen: list[Any] = []
+    each: Any
     for each in values:
         if (each in (None, False) and not isinstance(each, int | float | str)) or each is False:
             each = "none" if "none" in options else None
@@ -398,6 +401,7 @@ def _value(key: str, typed: str, default: Any, is_sweep: bool) -> Word:
     if of_texts and not is_sweep and not _is_list(typed) and not os.path.exists(_at_home(typed)):  # noqa: PTH110
         pieces = [f"[{typed}]"] if len(_split(typed)) > 1 or OmegaConf.is_list(default) else pieces
     values, texts = [], []
+    each: Any
     for piece in pieces:
         if of_texts and _is_list(piece):
             each = [_text(part, default) for part in _split(piece.strip()[1:-1]) if part.strip()]
@@ -424,7 +428,7 @@ def _is_list(text: str) -> bool:
     return text.strip().startswith("[") and text.strip().endswith("]")
 
 
-def _is_function(override: Override | None, typed: str) -> bool:
+def _is_function(override: Any, typed: str) -> bool:
     """Whether it is one of Hydra's ways to name several values: ``choice(a,b)``, ``range(3)``, ``interval(0,1)`` …"""
     return override is not None and override.is_sweep_override() and re.match(r"[a-z_]+ ?\(", typed) is not None
 
@@ -495,11 +499,7 @@ def _is_free(config: DictConfig, key: str) -> bool:
     """Whether it is none of the configuration's keys and read all the same: by Lightning's Trainer, or by Hydra."""
     above, _, name = key.rpartition(".")
     if above == "trainer" and name and name not in config.get("trainer", {name: None}):
-        from inspect import signature
-
-        from pytorch_lightning import Trainer
-
-        return name in signature(Trainer.__init__).parameters
+        return name in signature(get_object("pytorch_lightning.Trainer")).parameters
     if not key.startswith("hydra.") or "hydra" not in config:
         return False
     node = OmegaConf.select(config, above, throw_on_resolution_failure=False)

@@ -22,9 +22,9 @@ from fanet_lightning.model_loading import load_model, network_from_checkpoint, r
 from fanet_lightning.multiscale import Found
 from fanet_lightning.net.activation_memory import keep_activation_memory
 from fanet_lightning.net.blocks import fuse
-from fanet_lightning.open_detector import resolve_device
 from fanet_lightning.pixel_limit import PixelLimit
 from fanet_lightning.postprocess import detect
+from fanet_lightning.precision import resolve_device
 from fanet_lightning.pretrained import DEFAULT_MODEL, DEFAULT_THRESHOLD, is_onnx, locate
 from fanet_lightning.protocols import Protocol, protocol_of
 from fanet_lightning.structures import Detections, NetworkOutput

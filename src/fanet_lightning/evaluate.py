@@ -10,7 +10,8 @@ from fanet_lightning import cli
 from fanet_lightning.config import plain
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import check_writable
-from fanet_lightning.open_detector import device_name, open_detector
+from fanet_lightning.open_detector import open_detector
+from fanet_lightning.precision import device_name
 from fanet_lightning.pretrained import is_onnx
 
 if TYPE_CHECKING:

@@ -16,7 +16,6 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-import fanet_lightning
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import content_if_any
 from fanet_lightning.multiscale import PassRecord
@@ -53,7 +52,7 @@ def file_sha256(path: Path) -> str:
 @cache
 def code_sha256() -> str:
     """Over every module of the package, so that a changed working copy shows, whatever its version says."""
-    root, digest = Path(fanet_lightning.__file__).parent, hashlib.sha256()
+    root, digest = Path(__file__).parent, hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
     return digest.hexdigest()

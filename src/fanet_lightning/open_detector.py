@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fanet_lightning.errors import InputError
+from fanet_lightning.precision import precision_on, resolve_device
 from fanet_lightning.pretrained import is_onnx
 
 if TYPE_CHECKING:
@@ -30,53 +31,3 @@ def open_detector(checkpoint: Path | str, device: str = "auto", precision: str =
         return FaceDetector.from_onnx(checkpoint, device=device)
     device = resolve_device(device)
     return FaceDetector.from_pretrained(checkpoint, device=device, precision=precision_on(precision, device))
-
-
-def resolve_device(device: str) -> str:
-    """``auto`` → ``cuda`` where there is one, else ``cpu``; anything else stays.
-
-    Raises:
-        InputError: no device's name, or a device that this machine, or this PyTorch, has not.
-    """
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(str(device)).type
-    except RuntimeError as error:
-        raise InputError(f"device={device} is no device name; take auto, cpu or cuda") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device={device}: no CUDA device is available; take device=cpu")
-    try:
-        torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(
-            f"device={device}: this machine, or this PyTorch, has no such device; take device=cpu"
-        ) from error
-    return device
-
-
-def precision_on(precision: str, device: str) -> str:
-    """``auto`` → what the device is good at (:func:`fanet_lightning.precision.resolve_precision`).
-
-    Raises:
-        InputError: an unknown precision.
-    """
-    from fanet_lightning.precision import resolve_precision
-
-    if precision not in ("auto", "32-true", "bf16-mixed"):
-        raise InputError(f"precision={precision} is unknown; take auto, 32-true or bf16-mixed")
-    return resolve_precision(precision, device.split(":")[0])
-
-
-def device_name(device: str) -> str:
-    """The device in words, for the record: the GPU's name, or the CPU's threads and architecture."""
-    import platform
-
-    import torch
-
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"cpu, {threads} {'thread' if threads == 1 else 'threads'}, {platform.machine()}"

@@ -86,6 +86,11 @@ def main(argv: list[str]) -> int:
         cli.print_help("config", [word for word in argv if "=" in word], USAGE)
         return 0
     words = [word for word in argv if word not in ("-m", "--multirun")]
+    if any(word.startswith("-") for word in words):  # --cfg job, --info, --hydra-help …: Hydra's own
+        checked = [word for word in words if "=" in word and not word.startswith("-")]
+        line = read_words("config", checked, multirun=len(words) < len(argv), with_hydra=True)
+        _run_hydra([*(word for word in argv if word not in checked), *line.for_hydra])
+        return 0
     if words and words[-1] == "hydra.output_subdir=null":
         # Lightning has started this rank, and added the folder in quotes that do not hold every path; out= has it.
         words = [word for word in words if not word.startswith('hydra.run.dir="')]

@@ -204,7 +204,7 @@ def _fit(trainer: "Trainer", module: Any, datamodule: Any, resume: Path | None) 
 
 def _describe(record: RunRecord, options: dict[str, Any], module: Any, trainer: "Trainer") -> None:
     from fanet_lightning.net.build import flops, inference_parameters
-    from fanet_lightning.open_detector import device_name
+    from fanet_lightning.precision import device_name
 
     record.model = {
         "parameters": inference_parameters(module.network),

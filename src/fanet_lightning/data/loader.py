@@ -49,7 +49,7 @@ def in_shared_memory(item: Any) -> Any:
     if get_worker_info() is not None:
         for leaf in tree_leaves(item):
             if isinstance(leaf, torch.Tensor):
-                leaf.share_memory_()
+                leaf.share_memory_()  # type: ignore[no-untyped-call]
     return item
 
 

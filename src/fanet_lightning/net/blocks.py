@@ -98,7 +98,7 @@ def fuse(network: NetworkT) -> NetworkT:
     :func:`fanet_lightning.net.build.inference_parameters` counts. Batch normalization inside a timm trunk stays: its
     layers are not ours.
     """
-    unused = getattr(network, "training_only", list)()  # a single layer has none
+    unused: list[nn.Module] = getattr(network, "training_only", list)()  # a single layer has none
     fused = copy.deepcopy(network, {id(module): nn.Identity() for module in unused}).eval()
     for layer in fused.modules():
         if isinstance(layer, ConvReLU):

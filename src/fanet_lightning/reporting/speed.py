@@ -69,7 +69,7 @@ def network_costs(
     import torch
 
     from fanet_lightning.net.build import build_network, flops, inference_parameters
-    from fanet_lightning.open_detector import device_name, resolve_device
+    from fanet_lightning.precision import device_name, resolve_device
 
     device = resolve_device(device)
     image = torch.randint(0, 256, (1, 3, HEIGHT, WIDTH), dtype=torch.uint8).to(device)
