@@ -124,7 +124,7 @@ def make_run(
             ap = quality * (1 - 0.7 ** (number + 1))
             lines.append(f"{number},{50 * number + 49},,{ap},{ap + 0.1},{ap},{ap + 0.05}")
     (out / "csv" / "metrics.csv").write_text("\n".join(lines) + "\n")
-    (out / "log.txt").write_text("its terminal output\n")
+    (out / "train.log").write_text("its terminal output\n")
     record.write(out)
     return out
 

@@ -288,7 +288,7 @@ def test_a_half_finished_sweep_says_what_is_missing(tmp_path: Path) -> None:
     assert "[" in rows[("level1", "original")].texts("ours")[0]
     assert "[" not in rows[("s3fd_fpn", "original")].texts("ours")[0]
     assert step_row(read, "s3fd_fpn", "level1", "hard")[4] == "no interval: no counts per image"
-    assert f"log: {tmp_path}/level2_seed0/log.txt" in " ".join(read.text.split())
+    assert f"log: {tmp_path}/level2_seed0/train.log" in " ".join(read.text.split())
     for line in (
         f"{tmp_path}/level1_seed0/csv/metrics.csv is missing: no learning curve",
         f"{tmp_path}/level1_seed0/evaluation/pr_curves.npz cannot be read",

@@ -198,7 +198,7 @@ def test_the_summary_names_what_failed_with_its_log(tmp_path: Path) -> None:
     lines = sweep.summary(cells, Path("s")).splitlines()
     assert lines[1].split() == ["level1_seed0", "finished", "1.5", "min", "easy", "0.500", "hard", "0.250"]
     assert "failed: level2_seed0: no memory" in lines
-    assert "        log: s/level2_seed0/log.txt" in lines
+    assert "        log: s/level2_seed0/train.log" in lines
     assert any(line.startswith("1 of 2 cells failed") for line in lines)
 
 
@@ -219,7 +219,7 @@ def test_a_failing_cell_stops_no_other_and_the_sweep_goes_on_with_what_is_missin
     assert failed is not None and failed.state == "failed"
     assert failed.error == "level=9: agglomeration from conv_fc7 allows level=1 … 4"
     assert "failed: level9_context_hl_seed0: level=9" in first.stdout
-    assert f"log: {cells}/level9_context_hl_seed0/log.txt" in first.stdout
+    assert f"log: {cells}/level9_context_hl_seed0/train.log" in first.stdout
 
     (cells / "level2_context_seed0/run.json").unlink()
     times = {name: (cells / name / "checkpoints/last.ckpt").stat().st_mtime for name in folders[:2]}
@@ -269,7 +269,7 @@ def test_a_sweep_that_is_killed_leaves_no_training_behind(tmp_path: Path) -> Non
     for folder in folders:
         holder = int((folder / ".lock.holder").read_text().split()[1])
         assert not Path(f"/proc/{holder}").exists() or "Z" in Path(f"/proc/{holder}/stat").read_text().split()[2]
-    assert not (tmp_path / "grid/level3_context_hl_seed0/log.txt").exists()
+    assert not (tmp_path / "grid/level3_context_hl_seed0/train.log").exists()
 
 
 @pytest.mark.slow
@@ -295,7 +295,7 @@ def test_a_preempted_cell_is_queued_again_and_goes_on(tmp_path: Path) -> None:
     record = read_record(folder)
     assert record is not None and record.state == "finished"
     assert (record.train["starts"], record.train["epoch"]) == (2, 60)
-    assert "going on from" in (folder / "log.txt").read_text()
+    assert "going on from" in (folder / "train.log").read_text()
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The LightningModule, data module and trainer of a composed configuration."""
 
+import json
 import logging
 import sys
 import warnings
@@ -12,8 +13,7 @@ from fanet_lightning.run_record import RunRecord
 
 # Options of a network that its weights bring along, or that only say how fresh weights are drawn.
 NOT_THE_NETWORK = {"normaliser", "face_prior"}
-# What init= takes of a model, and the options that have to be the same for its trunk.
-INIT_PARTS = ("all", "trunk")
+# The options that have to be the same for init_part=trunk.
 TRUNK_OPTIONS = {"backbone", "width", "batch_norm", "fc6"}
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def build_module(
     from fanet_lightning.net.weights import load_trunk_weights
 
     module = FaceDetectionModule(
-        network=options["model"],
+        network=dict(options["model"]),
         loss=options["loss"],
         optim=options["optim"],
         batch_size=options["batch_size"],
@@ -46,10 +46,10 @@ def build_module(
             module.network.normaliser.load_state_dict(initial.network.normaliser.state_dict())
         else:
             module.network.load_state_dict(initial.network.state_dict())
-        module.hparams["network"]["normaliser"] = initial.network_options["normaliser"]
-    if with_weights and options["weights"] is not None:
-        # The normaliser follows the weights, and travels in the checkpoint.
-        module.hparams["network"]["normaliser"] = load_trunk_weights(module.network, options["weights"])
+    if with_weights:
+        load_trunk_weights(module.network, options["weights"])
+    # It follows the weights, and travels in the checkpoint.
+    module.hparams["network"]["normaliser"] = module.network.normaliser.kind
     if options["compile"]:
         module.network.compile(dynamic=None)
     return module
@@ -65,14 +65,11 @@ def initial_model(options: dict[str, Any]) -> "Model | None":
         None where no model is named.
 
     Raises:
-        InputError: no such model, another network or trunk, trunk weights named as well, or an unknown part.
+        InputError: no such model, another network or trunk, or trunk weights named as well.
     """
     from fanet_lightning.detector import load_model
-    from fanet_lightning.net.build import build_network
 
     init, part, network = options["init"], options["init_part"], options["model"]
-    if part not in INIT_PARTS:
-        raise InputError(f"init_part={part} is unknown; take {' or '.join(INIT_PARTS)}")
     if init is None:
         if part != "all":
             raise InputError(f"init_part={part} has nothing to take it from; give init=MODEL, or leave it out")
@@ -80,28 +77,75 @@ def initial_model(options: dict[str, Any]) -> "Model | None":
     if options["weights"] is not None:
         raise InputError(f"init={init} and weights={options['weights']} are both given; init brings the trunk along")
     model = load_model(init)
-    defaults = {name: parameter.default for name, parameter in signature(build_network).parameters.items()}
-    of_model, of_run = {**defaults, **model.network_options}, {**defaults, **network}
+    of_model, of_run = ({**_network_defaults(), **given} for given in (model.network_options, network))
     names = TRUNK_OPTIONS if part == "trunk" else {*model.network_options, *network} - NOT_THE_NETWORK
     for name in sorted(names):
         stored, own = of_model.get(name), of_run.get(name)
         if stored != own:
-            trunk_alone = "" if part == "trunk" or name in TRUNK_OPTIONS else ", init_part=trunk for the trunk alone"
+            words = _words_for(of_model, of_run, options, names)
+            trunk_alone = (
+                "" if part == "trunk" or name in TRUNK_OPTIONS else ", give init_part=trunk for the trunk alone"
+            )
             raise InputError(
-                f"init={init}: that model has model.{name}={stored}, this run has {own}; give model.{name} (or model=, "
-                f"level=, context=, hl=) as it was trained{trunk_alone}, or leave init out"
+                f"init={init}: that model has model.{name}={stored}, this run has {own}; add {words}{trunk_alone}, or "
+                "leave init out"
             )
     return model
 
 
+def _words_for(wanted: dict[str, Any], own: dict[str, Any], options: dict[str, Any], names: set[str]) -> str:
+    """The words that turn a run's network ``own`` into the one that is ``wanted``, as far as ``names`` go.
+
+    Another option of the group ``model`` where one comes nearer, then switches and single keys.
+    """
+    from omegaconf import OmegaConf
+
+    from fanet_lightning.config import config_dir
+
+    switches = {name: wanted[name] for name in ("level", "context", "hl") if name in names}
+    tops = OmegaConf.create({**{name: options[name] for name in ("level", "context", "hl")}, **switches})
+    networks = {}
+    for path in sorted((config_dir() / "model").glob("*.yaml")):
+        whole: Any = OmegaConf.to_container(OmegaConf.merge(tops, {"model": OmegaConf.load(path)}), resolve=True)
+        networks[f"model={path.stem}"] = {**_network_defaults(), **whole["model"]}
+    # What the run has chosen, and what it was given beside that and would keep.
+    chosen = min(networks, key=lambda word: len(_differing(networks[word], own)))
+    given = {name: own[name] for name in _differing(networks[chosen], own) if name not in ("name", *switches)}
+    networks = {word: {**network, **given} for word, network in networks.items() if word != chosen}
+    missing = {
+        word: [name for name in _differing(network, wanted) if name in names]
+        for word, network in {"": {**own, **switches}, **networks}.items()
+    }
+    word = min(missing, key=lambda word: len(missing[word]))
+    values = {name: value for name, value in switches.items() if own.get(name) != value}
+    values |= {f"model.{name}": wanted.get(name) for name in missing[word]}
+    texts = [f"{key}={json.dumps(value, separators=(',', ':'))}".replace('"', "") for key, value in values.items()]
+    return " ".join([word, *texts] if word else texts)
+
+
+def _differing(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    return [name for name in sorted({*first, *second}) if first.get(name) != second.get(name)]
+
+
+def _network_defaults() -> dict[str, Any]:
+    from fanet_lightning.net.build import build_network
+
+    return {name: parameter.default for name, parameter in signature(build_network).parameters.items()}
+
+
 def build_datamodule(options: dict[str, Any], source: Any) -> "FaceDataModule":
     """The LightningDataModule of a composed configuration."""
+    from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
     from fanet_lightning.data.datamodule import FaceDataModule
     from fanet_lightning.data.resize import TestScale
 
-    augment = instantiate(options["augment"], _convert_="all")
+    try:
+        augment = instantiate(options["augment"], _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        raise InputError(str(cause) if isinstance(cause, InputError) else f"augment: {first_line(cause)}") from error
     protocol = {key: value for key, value in options["protocol"].items() if key != "name"}
     return FaceDataModule(
         source,
@@ -152,6 +196,7 @@ def build_trainer(
     warnings.filterwarnings("ignore", ".*number of training batches.*")
     # Every rank has gathered the same detections and computed the same AP: there is nothing to reduce.
     warnings.filterwarnings("ignore", r".*self\.log\('val/.*sync_dist=True.*")
+    warnings.filterwarnings("ignore", ".*The dirpath has changed.*")  # the line of the run's beginning says it
     warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # a run that goes on writes where it wrote
     trainer = dict(options["trainer"])
     # A run shorter than the interval is still validated once, or it would have no best checkpoint.
@@ -160,7 +205,10 @@ def build_trainer(
     # EMA before the checkpoints: what they save are the averaged weights.
     callbacks: list[Any] = [] if options["ema"] is None else [ema_callback(options["ema"])]
     earlier = (initial.training_images if initial is not None else None) or []
-    callbacks += [*checkpoint_callbacks(out / "checkpoints", options["checkpoint_every"], earlier)]
+    from_trained = options["init"] is not None and options["init_part"] == "all"
+    callbacks += checkpoint_callbacks(
+        out / "checkpoints", options, options["checkpoint_every"], earlier, from_trained=from_trained
+    )
     callbacks.append(EpochReport(options["stop_after"]))
     if record is not None:
         callbacks.append(RecordProgress(record, out))
@@ -184,7 +232,7 @@ def build_trainer(
             profiler=_profiler(out) if options["profile"] else None,
             enable_progress_bar=progress,
             enable_model_summary=False,
-            num_sanity_val_steps=0,
+            num_sanity_val_steps=-1 if from_trained and initial is not None else 0,
             use_distributed_sampler=False,
             default_root_dir=out,
         )

@@ -40,7 +40,8 @@ class EpochReport(Callback):
 
     Beside it ``train/wait_share``, once an epoch: which part of the epoch's training the loop waited for its loader,
     of several ranks the one that waited longest (the others wait for it). Images that could not be read, on any rank,
-    are counted in the line and named at the end.
+    are counted in the line and named at the end. ``train/clipped_share``: of the epoch's steps, the share whose gradient
+    was clipped; where that is most of them, a line says so.
 
     Args:
         stop_after: end the run after so many epochs of its schedule, to be resumed later; None: run to the end.
@@ -53,6 +54,7 @@ class EpochReport(Callback):
         self._images = 0
         self._validated = False
         self._waited = 0.0
+        self._told_of_clipping = False
         self.unreadable_images: list[str] = []
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -83,6 +85,9 @@ class EpochReport(Callback):
             wait_share = (_waited_seconds(trainer) - self._waited) / max(self._seconds, 1e-9)
             wait_share = float(_largest(trainer, torch.tensor(wait_share)))
             module.log("train/wait_share", wait_share, batch_size=1)
+        clipped = float(getattr(module, "clipped_share", 0.0))
+        if trainer.gradient_clip_val:
+            module.log("train/clipped_share", clipped, batch_size=1)
         if not trainer.is_global_zero:
             return
         metrics = trainer.callback_metrics
@@ -99,9 +104,19 @@ class EpochReport(Callback):
         skipped = int(getattr(module, "skipped_steps", 0))
         if skipped:
             words.append(f"{skipped} steps skipped")
+        if clipped > 0.5:
+            words.append(f"{clipped:.0%} of steps clipped")
         if self.unreadable_images:
             words.append(f"{len(self.unreadable_images)} images unreadable")
         print("  ".join(words), flush=True)
+        if clipped > 0.5 and not self._told_of_clipping and isinstance(trainer.optimizers[0], torch.optim.SGD):
+            self._told_of_clipping = True
+            print(
+                f"warning: the gradient of {clipped:.0%} of this epoch's steps was scaled down to gradient_clip="
+                f"{trainer.gradient_clip_val:g}, which under SGD divides their learning rate; raise gradient_clip, or "
+                "lower optim.lr (train/grad_norm has the norms)",
+                flush=True,
+            )
         if trainer.should_stop and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
             print(f"stopped by stop_after={self._stop_after}: resume=auto goes on with the rest", flush=True)
 

@@ -4,7 +4,7 @@ import os
 import random
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,24 +111,89 @@ def _fault(path: Path) -> str | None:
 
 
 def checkpoint_callbacks(
-    folder: Path, every_steps: int | None = None, earlier: Sequence[TrainingImages] = ()
+    folder: Path,
+    settings: Mapping[str, Any],
+    every_steps: int | None = None,
+    earlier: Sequence[TrainingImages] = (),
+    *,
+    from_trained: bool = False,
 ) -> list[Callback]:
     """``best.ckpt`` by AP of the last setting (WIDER: hard), and ``last.ckpt`` after every epoch.
 
     Args:
         folder: where they lie.
+        settings: of the run, plain; they travel in every checkpoint, so that who goes on from it is held to them.
         every_steps: also write ``last.ckpt`` inside an epoch, every so many optimiser steps: for long epochs on
             machines that are taken away.
         earlier: what the weights were trained on that the run starts from.
+        from_trained: the run starts from a whole trained model: see :class:`StartingModel`.
     """
     common: dict[str, Any] = {"dirpath": folder, "auto_insert_metric_name": False, "enable_version_counter": False}
+    best = ModelCheckpoint(filename="best", monitor="val/ap", mode="max", save_top_k=1, **common)
     callbacks: list[Callback] = [
-        ModelCheckpoint(filename="best", monitor="val/ap", mode="max", save_top_k=1, **common),
+        *([StartingModel(best)] if from_trained else []),
+        best,
         ModelCheckpoint(filename="last", save_top_k=1, every_n_epochs=1, save_on_train_epoch_end=True, **common),
     ]
     if every_steps is not None:
         callbacks.append(ModelCheckpoint(filename="last", save_top_k=1, every_n_train_steps=every_steps, **common))
-    return [RandomState(), NamesTrainingImages(earlier), *callbacks]
+    return [RandomState(), NamesTrainingImages(earlier), NamesSettings(settings), *callbacks]
+
+
+class StartingModel(Callback):
+    """The trained model that a run starts from stands as ``best.ckpt`` until an epoch beats it.
+
+    A run from the beginning has to validate it first, as all of Lightning's sanity check.
+
+    Args:
+        best: writes ``best.ckpt``.
+    """
+
+    def __init__(self, best: ModelCheckpoint) -> None:
+        self._best = best
+        self.ap: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"ap": self.ap}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.ap = state["ap"]
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        curves: dict[str, Any] = module.curves  # type: ignore[assignment]
+        if trainer.global_step or not curves:
+            return
+        self.ap = {setting: float(curve.ap) for setting, curve in curves.items()}
+        if trainer.is_global_zero:
+            words = " ".join(f"{setting} {ap:.3f}" for setting, ap in self.ap.items())
+            print(f"starting model  AP {words}", flush=True)
+        none_yet, score = torch.tensor(0), torch.tensor(list(self.ap.values())[-1])
+        self._best._save_topk_checkpoint(trainer, {"val/ap": score, "epoch": none_yet, "step": none_yet})
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        end = trainer.callback_metrics.get("val/ap")
+        if not (trainer.is_global_zero and self.ap and end is not None):
+            return
+        *_, (setting, start) = self.ap.items()
+        if float(end) < start:
+            best = self._best.best_model_score
+            is_start = best is not None and float(best) <= float(torch.tensor(start))
+            kept = "the starting model" if is_start else "of its best epoch"
+            print(
+                f"warning: the run ends at AP {setting} {float(end):.3f}, below the {start:.3f} of the model that it "
+                f"started from; best.ckpt is {kept}. Lower optim.lr, or larger crops (input_size), keep more of it",
+                flush=True,
+            )
+
+
+class NamesSettings(Callback):
+    """Every checkpoint carries the settings of its run, under the key ``settings``."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._settings = dict(settings)
+
+    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["settings"] = self._settings
 
 
 class RandomState(Callback):
@@ -185,7 +250,7 @@ class NamesTrainingImages(Callback):
         datamodule: Any = getattr(trainer, "datamodule", None)
         dataset = getattr(datamodule, "train_dataset", None)
         parts = list(self._earlier)
-        if dataset is not None:
+        if dataset is not None and trainer.global_step:
             ids = tuple(dataset.records.image_ids.tolist())
             source = datamodule.source
             parts.append(TrainingImages(source.name, getattr(source, "train_split", None), ids))

@@ -1,6 +1,7 @@
 """The LightningModule: network, hierarchical loss, optimiser with its schedule, and validation by WIDER's AP."""
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,7 +40,7 @@ class FaceDetectionModule(LightningModule):
         optim: ``name`` (sgd | adamw), ``lr`` at batch 12, ``momentum``, ``weight_decay``, ``decay_all`` (also biases,
             norms and L2Norm scales), ``schedule``, ``warmup_steps``, ``milestones``, ``gamma``, ``final``.
         detection: keyword arguments of :func:`fanet_lightning.postprocess.detect` for validation.
-        batch_size: total over all devices; the learning rate is scaled by it.
+        batch_size: total over all devices; the learning rate is scaled by it and the batches that a step accumulates.
         channels_last: memory format of weights and images.
 
     After a validation ``curves`` holds the curve per setting, and ``detections`` every image's boxes (pixels of the
@@ -61,6 +62,7 @@ class FaceDetectionModule(LightningModule):
         self.loss = HierarchicalLoss(**(loss or {}))
         self.skipped_steps = 0
         self._skipped_in_a_row = 0
+        self._clipped = self._steps = 0  # of this epoch
         self._last_ids: list[str] = []
         self._last_loss: Tensor | None = None
         self._finite_buffers: dict[str, Tensor] = {}
@@ -76,7 +78,15 @@ class FaceDetectionModule(LightningModule):
         output: NetworkOutput = self.network(images, all_hierarchies=all_hierarchies)
         return output, AnchorGrid(tuple((height, width) for height, width in output.map_shapes))
 
+    @property
+    def clipped_share(self) -> float:
+        """Of the epoch's steps so far, the share whose gradient was clipped, 0 … 1."""
+        return self._clipped / max(self._steps, 1)
+
     # Training
+
+    def on_train_epoch_start(self) -> None:
+        self._clipped = self._steps = 0
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         with marked(self, NETWORK):
@@ -107,9 +117,11 @@ class FaceDetectionModule(LightningModule):
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         limit = gradient_clip_val if gradient_clip_val else float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
-        if bool(torch.isfinite(norm)):
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+        self._steps += 1
+        if math.isfinite(norm):
             self._skipped_in_a_row = 0
+            self._clipped += norm > limit
         else:
             optimizer.zero_grad(set_to_none=True)
             self._count_skipped(norm)
@@ -128,13 +140,13 @@ class FaceDetectionModule(LightningModule):
         every = int(trainer.log_every_n_steps)
         return bool(trainer.should_stop) or (every > 0 and (trainer.global_step + 1) % every == 0)
 
-    def _count_skipped(self, norm: Tensor) -> None:
+    def _count_skipped(self, norm: float) -> None:
         self.skipped_steps += 1
         self._skipped_in_a_row += 1
         loss = float(self._last_loss) if self._last_loss is not None else float("nan")
         log.warning(
             "step %d skipped: gradient norm %s, loss %s on rank %d; images: %s",
-            self.global_step, float(norm), loss, self.global_rank, ", ".join(self._last_ids),
+            self.global_step, norm, loss, self.global_rank, ", ".join(self._last_ids),
         )  # fmt: skip
         self._restore_buffers()
         if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
@@ -157,7 +169,8 @@ class FaceDetectionModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         options = dict(self.hparams["optim"] or {})
-        lr = effective_lr(float(options.get("lr", 4e-3)), int(self.hparams["batch_size"]))
+        batch_size, accumulated = int(self.hparams["batch_size"]), self.trainer.accumulate_grad_batches
+        lr = effective_lr(float(options.get("lr", 4e-3)), batch_size * accumulated)
         weight_decay = float(options.get("weight_decay", 5e-4))
         groups = self._parameter_groups(weight_decay, bool(options.get("decay_all", True)))
         name = options.get("name", "sgd")
@@ -177,7 +190,9 @@ class FaceDetectionModule(LightningModule):
         )
         rank_zero_only(print)(
             f"learning rate {lr:g} (optim.lr {float(options.get('lr', 4e-3)):g} at batch 12, scaled to a "
-            f"total batch of {self.hparams['batch_size']}), {kind} schedule over {total_steps} steps, "
+            f"total batch of {batch_size * accumulated}"
+            + (f", {accumulated} batches of {batch_size} a step" if accumulated > 1 else "")
+            + f"), {kind} schedule over {total_steps} steps, "
             f"warm-up {schedule.get('warmup_steps', 0)} steps"
         )
         if schedule.get("warmup_steps", 0) >= total_steps:
@@ -214,8 +229,6 @@ class FaceDetectionModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         with marked(self, GATHERING):
             self.detections = self._gather_detections()
-        if self.trainer.sanity_checking:
-            return
         with marked(self, SCORING):
             ground_truth = self._ground_truth()
             found = {
@@ -224,6 +237,8 @@ class FaceDetectionModule(LightningModule):
             }
             predictions = Predictions.from_detections(found, ground_truth.image_ids)
             self.curves = score(ground_truth, predictions)
+        if self.trainer.sanity_checking:  # of a model that a run starts from
+            return
         for setting, curve in self.curves.items():
             # Every rank has gathered the same detections: nothing is left to reduce.
             self.log(f"val/ap_{setting}", curve.ap, prog_bar=True, rank_zero_only=False, sync_dist=False)
@@ -247,6 +262,11 @@ class FaceDetectionModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["fanet_skipped_steps"] = self.skipped_steps
+        checkpoint["fanet_clipped_steps"] = [self._clipped, self._steps]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.skipped_steps = int(checkpoint.get("fanet_skipped_steps", 0))
+        self._clipped, self._steps = checkpoint.get("fanet_clipped_steps", (0, 0))
+        # The normaliser came with the weights that the run started from.
+        normaliser = checkpoint["hyper_parameters"]["network"].get("normaliser", "imagenet")
+        self.hparams["network"]["normaliser"] = normaliser

@@ -1,18 +1,112 @@
 """What ``train`` refuses before anything is made: whatever would fail later, hours into a run."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import check_names_free, check_writable
-from fanet_lightning.run_record import differing_settings, is_first_process, read_record, state_now
+from fanet_lightning.run_record import (
+    LOG_FILE,
+    RunRecord,
+    differing_settings,
+    flat,
+    is_first_process,
+    read_record,
+    state_now,
+)
 
 AUTO = "auto"
 
+# What settings may be: numbers within limits, words or null. What is not here is checked by whoever is given it.
+VALUES = {
+    "whole [1, inf)": "batch_size input_size epochs validate_every seeds data.train_images data.val_images "
+    "augment.attempts trainer.accumulate_grad_batches trainer.check_val_every_n_epoch trainer.num_nodes",
+    "whole [1, inf) or null": "checkpoint_every stop_after",
+    "whole [1, inf) or -1": "trainer.max_steps",
+    "whole [1, inf) or (0, 1] or null": "trainer.limit_train_batches",
+    "whole [0, inf)": "workers data.seed optim.warmup_steps trainer.log_every_n_steps",
+    "(0, inf)": "optim.lr loss.lambda_cls loss.box_weight loss.negatives_per_positive",
+    "(0, inf) or null": "gradient_clip",
+    "(0, 1) or null": "ema",
+    "(0, 1]": "optim.gamma",
+    "[0, 1]": "optim.final",
+    "[0, 1)": "optim.momentum",
+    "[0, inf)": "optim.weight_decay",
+    "each (0, 1)": "optim.milestones",  # shares of the run
+    "each [0, inf) or null": "loss.weights",
+    "all or trunk": "init_part",
+    "sgd or adamw": "optim.name",
+    "step or cosine or constant": "optim.schedule",
+    "true or false": "optim.nesterov optim.decay_all loss.second_stage",
+    "true or false or warn": "trainer.deterministic",
+}
+_ALLOWED = {key: allowed for allowed, keys in VALUES.items() for key in keys.split()}
+_LIMITS = re.compile(r"(whole )?([\[(])(\S+), (\S+)([\])])")
+
+
+def check_values(options: dict[str, Any]) -> None:
+    """Refuse settings of the wrong sign, size or type, and those that would train nothing.
+
+    Raises:
+        InputError: the first setting that is not as :data:`VALUES` has it.
+    """
+    for key, value in flat(options).items():
+        if key.startswith("optim.") and key not in _ALLOWED:
+            raise InputError(f"{key} is unknown; --help lists the keys")
+        if key in _ALLOWED:
+            each = _ALLOWED[key].startswith("each ")
+            allowed = _ALLOWED[key].removeprefix("each ").split(" or ")
+            values = value if each and isinstance(value, list) and value else [value]
+            if not all(_is_one_of(item, allowed) for item in values) or (each and isinstance(value, int | float)):
+                text = " or ".join(_in_words(choice) for choice in allowed)
+                raise InputError(f"{key}={_as_given(value)}: give {'a list, of which each is ' if each else ''}{text}")
+    if options["optim"].get("nesterov") and not options["optim"].get("momentum"):
+        raise InputError("optim.nesterov=true needs optim.momentum above 0")
+    weights = options["loss"].get("weights")
+    if weights is not None and not weights[-1]:
+        raise InputError(f"loss.weights={weights}: the last hierarchy is the detector, and 0 would not train it")
+    limit = options["trainer"].get("limit_val_batches")
+    if limit is not None:
+        raise InputError(
+            f"trainer.limit_val_batches={limit}: checkpoints are chosen by AP over the whole validation set; leave it "
+            "out, and make that set smaller (data.val.images=LIST) or validate less often (validate_every)"
+        )
+
+
+def _is_one_of(value: Any, allowed: list[str]) -> bool:
+    for choice in allowed:
+        limits = _LIMITS.fullmatch(choice)
+        if limits is None:
+            if str(_as_given(value)) == choice and (choice in ("true", "false")) == isinstance(value, bool):
+                return True
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            whole, low_bracket, low, high, high_bracket = limits.groups()
+            above = value > float(low) or (value == float(low) and low_bracket == "[")
+            below = value < float(high) or (value == float(high) and high_bracket == "]")
+            if above and below and not (whole and isinstance(value, float)):
+                return True
+    return False
+
+
+def _as_given(value: Any) -> Any:
+    """As it is written on the command line."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+
+
+def _in_words(choice: str) -> str:
+    limits = _LIMITS.fullmatch(choice)
+    if limits is None:
+        return choice
+    whole, low_bracket, low, high, high_bracket = limits.groups()
+    kind = "whole" if whole else "finite" if high == "inf" else ""
+    text = " ".join(f"a {kind} number {'of at least' if low_bracket == '[' else 'above'} {low}".split())
+    return text if high == "inf" else f"{text} and {'at most' if high_bracket == ']' else 'below'} {high}"
+
 
 def check(options: dict[str, Any]) -> None:
-    """Check network options, data folders, output folder, checkpoint, devices.
+    """Check values, network, data, output folder, checkpoint, weights, devices.
 
     Args:
         options: ``conf/config.yaml`` composed, as plain containers.
@@ -22,27 +116,18 @@ def check(options: dict[str, Any]) -> None:
     """
     import torch
 
-    from fanet_lightning.assembly import initial_model
+    from fanet_lightning.assembly import build_datamodule, build_trainer, initial_model
     from fanet_lightning.data.image_cache import check_cache
     from fanet_lightning.data.sources import build_source
     from fanet_lightning.loggers import check_loggers
     from fanet_lightning.loss import HierarchicalLoss
     from fanet_lightning.multiscale import build_protocol
     from fanet_lightning.net.build import build_network
-    from fanet_lightning.schedule import lr_factor
+    from fanet_lightning.net.weights import load_trunk_weights
 
-    for key in ("batch_size", "input_size", "epochs", "validate_every", "seeds"):
-        if options[key] < 1:
-            raise InputError(f"{key}={options[key]} must be at least 1")
-    if options["workers"] < 0:
-        raise InputError(f"workers={options['workers']} must not be negative; 0 loads samples in the main process")
-    if options["ema"] is not None and not 0 < options["ema"] < 1:
-        raise InputError(f"ema={options['ema']} must lie between 0 and 1; null switches it off")
-    if options["checkpoint_every"] is not None and options["checkpoint_every"] < 1:
-        raise InputError(f"checkpoint_every={options['checkpoint_every']} must be at least 1 step; null: epochs alone")
+    check_values(options)
     check_cache(*(options[key] for key in ("cache", "cache_gib", "cache_dir", "cache_side", "input_size")))
     check_loggers(options["logger"] or {})
-    lr_factor(0, 1, kind=options["optim"].get("schedule", "step"))
     if options["protocol"].get("kind") == "multiscale":
         raise InputError(
             f"protocol={options['protocol']['name']}: training validates at a single scale; choose another and "
@@ -59,22 +144,47 @@ def check(options: dict[str, Any]) -> None:
     _check_devices(options)
     out = Path(options["out"])
     check_writable(out)
+    build_trainer(options, out)
     if is_first_process():
         _check_earlier_run(out, options)
-    initial = initial_model(options)
-    if initial is not None and initial.training_images is None and is_first_process():
-        print(f"warning: init={options['init']} does not name its training images; the run's list will lack them")
     if options["resume"] not in (None, AUTO):
-        check_checkpoint(Path(options["resume"]), options["model"], "resume")
-    build_source(**options["data"]).check()
+        _check_something_is_left(check_checkpoint(Path(options["resume"]), options), options)
+    elif options["resume"] is None or not _has_checkpoints(out):
+        # A run that goes on has its weights in the checkpoint.
+        initial = initial_model(options)
+        if initial is not None and initial.training_images is None and is_first_process():
+            print(f"warning: init={options['init']} does not name its training images; the run's list will lack them")
+        if options["weights"] not in (None, "none"):
+            load_trunk_weights(network, options["weights"])
+    source = build_source(**options["data"])
+    build_datamodule(options, source)
+    source.check()
 
 
-def folders_of_run() -> list[str]:
+def _has_checkpoints(out: Path) -> bool:
+    """Whether a run in ``out`` has been trained: any checkpoint but the model that it started from."""
+    from fanet_lightning.model_loading import read_checkpoint
+
+    found = list((out / "checkpoints").glob("*"))
+    return bool(found) and not (
+        [path.name for path in found] == ["best.ckpt"] and read_checkpoint(found[0]).get("global_step") == 0
+    )
+
+
+def never_trained(out: Path, record: RunRecord) -> bool:
+    """Whether the run of ``record`` in ``out``, which no process holds, ended before its first checkpoint.
+
+    Nothing is lost where another takes its place.
+    """
+    return record.state in ("failed", "running") and not record.scores and not _has_checkpoints(out)
+
+
+def names_of_run() -> list[str]:
     """Names in ``out`` under which a run keeps what it makes, beside ``run.json``."""
     from fanet_lightning.config import config_dir
 
     protocols = sorted(path.stem for path in (config_dir() / "protocol").glob("*.yaml"))
-    return ["checkpoints", "csv", "tensorboard", "evaluation", *(f"evaluation_{name}" for name in protocols)]
+    return ["checkpoints", "csv", "tensorboard", "evaluation", *(f"evaluation_{name}" for name in protocols), LOG_FILE]
 
 
 def protocol_settings(name: str) -> dict[str, Any]:
@@ -120,42 +230,83 @@ def _check_devices(options: dict[str, Any]) -> None:
 
 
 def _check_earlier_run(out: Path, options: dict[str, Any]) -> None:
+    resume = options["resume"]
+    if options["overwrite"] and resume is not None:
+        raise InputError(
+            f"overwrite=true replaces the run in {out}, resume={resume} goes on with a run; give one of them"
+        )
     record = read_record(out)
-    if record is None and options["resume"] is None:
+    if record is None and resume is None:
         # Not a run that goes on: that one may have nothing but its checkpoints.
-        check_names_free(out, folders_of_run(), "a run")
+        check_names_free(out, names_of_run(), "a run")
     if record is None or options["overwrite"]:
         return
-    if options["resume"] is None:
+    if never_trained(out, record) and state_now(out, record) != "running":
+        return
+    if resume is None or (resume != AUTO and not Path(resume).resolve().is_relative_to(out.resolve())):
         raise InputError(
             f"out={out} holds a run already ({record.name}, {state_now(out, record)}); resume=auto goes on with it, "
             "overwrite=true replaces it, or give another out"
         )
-    different = differing_settings(record.settings, options)
-    if options["resume"] == AUTO and different:
+    refuse_other_settings(f"out={out} holds a run", record.settings, options, "another out")
+
+
+def refuse_other_settings(what: str, stored: dict[str, Any], options: dict[str, Any], remedy: str) -> None:
+    """
+    Args:
+        what: ``out=DIR holds a run``, for the message.
+        stored: the settings that it was trained with.
+        options: those of the run that would go on with it.
+        remedy: what to give where they differ, beside the same configuration.
+
+    Raises:
+        InputError: a setting differs that changes what is trained.
+    """
+    different = differing_settings(stored, options)
+    if different:
         key, old, new = different[0]
         raise InputError(
-            f"out={out} holds a run with {key}={old}, this one has {key}={new}; give the same configuration, or "
-            "another out"
+            f"{what} with {key}={_as_given(old)}, this one has {key}={_as_given(new)}; give the same configuration, or "
+            f"{remedy}"
         )
 
 
-def check_checkpoint(path: Path, network: dict[str, Any], key: str) -> dict[str, Any]:
-    """The checkpoint, if it is one of ``network``.
+def check_checkpoint(path: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint of ``resume=path``, if it is one of a run with the settings of ``options``.
 
     Raises:
-        InputError: no checkpoint, or one of another network.
+        InputError: no checkpoint, one of other settings, or one that holds weights alone.
     """
-    from fanet_lightning.detector import read_checkpoint
+    from fanet_lightning.model_loading import read_checkpoint
 
     if not path.is_file():
-        raise InputError(f"{key}={path}: no such file; give a checkpoint, e.g. …/checkpoints/last.ckpt")
+        raise InputError(f"resume={path}: no such file; give a checkpoint, e.g. …/checkpoints/last.ckpt")
     checkpoint = read_checkpoint(path)
-    stored = checkpoint["hyper_parameters"]["network"]
-    for name in sorted({*stored, *network}):
-        if stored.get(name) != network.get(name):
-            raise InputError(
-                f"{key}={path}: the checkpoint was trained with {name}={stored.get(name)}, this run has "
-                f"{name}={network.get(name)}; give the same configuration, or leave {key} out"
-            )
+    if "optimizer_states" not in checkpoint or "loops" not in checkpoint:
+        raise InputError(f"resume={path}: it holds weights alone; init={path} starts a new run from them")
+    remedy = f"start a new run from its weights with init={path}"
+    if "settings" in checkpoint:
+        refuse_other_settings(f"resume={path} is of a run", checkpoint["settings"], options, remedy)
+    else:  # of an earlier version: what it was built with, but for the normaliser, which follows the weights
+        stored = checkpoint["hyper_parameters"]
+        stored = {key: stored[key] for key in ("loss", "optim", "batch_size")} | {"model": {**stored["network"]}}
+        stored["model"]["normaliser"] = options["model"].get("normaliser")
+        refuse_other_settings(f"resume={path} is of a run", stored, {key: options[key] for key in stored}, remedy)
     return checkpoint
+
+
+def _check_something_is_left(checkpoint: dict[str, Any], options: dict[str, Any]) -> None:
+    loop = checkpoint["loops"]["fit_loop"]
+    epochs = loop["epoch_progress"]["current"]["processed"]
+    if epochs == checkpoint["epoch"] and loop["epoch_loop.batch_progress"]["is_last_batch"]:
+        epochs += 1  # written by its validation, behind the last batch and before the epoch's end
+    for key, limit, done in (
+        ("epochs", options["epochs"], epochs),
+        ("stop_after", options["stop_after"], epochs),
+        ("trainer.max_steps", options["trainer"]["max_steps"], checkpoint["global_step"]),
+    ):
+        if limit is not None and 0 < limit <= done:
+            raise InputError(
+                f"resume={options['resume']} has {key}={limit} behind it, so nothing is left to train; evaluate "
+                "scores it, init=… starts a new run from its weights"
+            )

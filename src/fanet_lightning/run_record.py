@@ -6,19 +6,22 @@ The record is what a sweep asks before it starts a cell, and what a report is ma
 import datetime
 import json
 import os
+import re
+import shlex
 import socket
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from filelock import FileLock, Timeout
 
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import replaced
 
-RECORD_FILE = "run.json"
+RECORD_FILE, LOG_FILE = "run.json", "train.log"
 LOCK_FILE, HOLDER_FILE = ".lock", ".lock.holder"
 VERSION = 1
 
@@ -118,11 +121,11 @@ def now() -> str:
 
 def differing_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """(dotted key, first value, second value) of every setting that changes what is trained."""
-    a, b = (LATER_SETTINGS | _flat(settings) for settings in (first, second))
-    for flat in (a, b):
+    a, b = (LATER_SETTINGS | flat(given) for given in (first, second))
+    for settings in (a, b):
         # Images kept in memory change no sample; copies on disk are another data set, and only they have a side.
-        if flat["cache"] != "disk":
-            flat["cache"] = flat["cache_side"] = None
+        if settings["cache"] != "disk":
+            settings["cache"] = settings["cache_side"] = None
     keys = [key for key in dict.fromkeys([*a, *b]) if not _is_circumstance(key)]
     return [(key, a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)]
 
@@ -132,14 +135,84 @@ def _is_circumstance(key: str) -> bool:
     return any(".".join(parts[: i + 1]) in CIRCUMSTANCES for i in range(len(parts)))
 
 
-def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as dotted key → value."""
+    found: dict[str, Any] = {}
     for key, value in node.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return flat
+            found[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+class TerminalLog:
+    """While entered, what the process prints (stdout, stderr) is also kept, and from :meth:`begin` on in a file.
+
+    A progress bar draws over its own line, and only what is left of that line at its end is kept.
+    """
+
+    current: "TerminalLog | None" = None
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> "TerminalLog":
+        TerminalLog.current = self
+        self._streams: tuple[Any, Any] = (sys.stdout, sys.stderr)
+        copies: list[Any] = [_Copied(stream, self) for stream in self._streams]
+        sys.stdout, sys.stderr = copies
+        return self
+
+    def begin(self, path: Path) -> None:
+        """Append to ``path`` the command, what was printed so far and all that follows."""
+        self._file = path.open("a", encoding="utf-8", errors="replace")
+        print(f"$ {shlex.join(sys.argv)}", *self._lines, sep="\n", file=self._file, flush=True)
+
+    def add(self, line: str) -> None:
+        if self._file is None:
+            self._lines.append(line)
+        elif not self._file.closed:
+            with suppress(OSError):  # a full disk is said where it matters, and printing goes on
+                print(line, file=self._file, flush=True)
+
+    def __exit__(self, *_: object) -> None:
+        for copy in (sys.stdout, sys.stderr):
+            if isinstance(copy, _Copied):
+                copy.end()
+        sys.stdout, sys.stderr = self._streams
+        TerminalLog.current = None
+        if self._file is not None:
+            self._file.close()
+
+
+class _Copied:
+    """A text stream that hands its finished lines to a log as well."""
+
+    def __init__(self, stream: Any, log: TerminalLog) -> None:
+        self._stream, self._log, self._rest = stream, log, ""
+
+    def write(self, text: str) -> int:
+        count: int = self._stream.write(text)
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            self._log.add(_as_it_stands(line))
+        if len(self._rest) > 10_000:
+            self._rest = _as_it_stands(self._rest)
+        return count
+
+    def end(self) -> None:
+        if self._rest:
+            self._log.add(_as_it_stands(self._rest))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _as_it_stands(line: str) -> str:
+    """What a terminal shows of a line in the end: without control sequences, and without what was drawn over."""
+    return re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", line).rstrip("\r").rsplit("\r", 1)[-1]
 
 
 @contextmanager

@@ -16,17 +16,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from fanet_lightning.config import quoted
 from fanet_lightning.devices import claimed, visible_gpus
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import replaced
-from fanet_lightning.run_record import InUse, RunRecord, differing_settings, locked, now, read_record
+from fanet_lightning.preflight import never_trained
+from fanet_lightning.run_record import LOG_FILE, InUse, RunRecord, differing_settings, locked, now, read_record
 
-LOG_FILE = "log.txt"
+# Tells a cell's process that the sweep writes its log, which then has what a crash leaves behind, too.
+LOG_IS_KEPT = "FANET_LOG_IS_KEPT"
 # One file per job of the current launch. Jobs may run on other machines, so they report through the sweep's folder.
 JOBS_FOLDER = ".jobs"
 LOCKS_FOLDER = ".locks"
@@ -39,13 +44,20 @@ LEAKING = (
 )  # fmt: skip
 
 
+class Terminated(SystemExit):
+    """SIGTERM came, from ``kill``, a scheduler or a machine that shuts down. Leaves with a shell's code for it."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+
 @dataclass(frozen=True)
 class Cell:
     """What became of one job of a sweep.
 
-    ``state``: ``finished``, ``stopped`` (by ``stop_after``), ``failed``, ``done before`` (by an earlier start of the
-    sweep) or ``same as`` (another job of this sweep means the same model and is on it). ``ap`` per setting of the run's
-    protocol. ``was_started``: whether it got as far as a process of its own.
+    ``state``: ``running``, ``finished``, ``stopped`` (by ``stop_after``), ``failed``, ``done before`` (by an earlier
+    start of the sweep) or ``same as`` (another job of this sweep means the same model and is on it). ``ap`` per setting
+    of the run's protocol. ``was_started``: whether it got as far as a process of its own.
     """
 
     job: int
@@ -78,6 +90,7 @@ def run_cell(
     """
     start = time.monotonic()
     name = folder.name
+    _report(sweep, Cell(job, name, str(folder), "running"))
     try:
         with locked(sweep / LOCKS_FOLDER / name, "cell"):
             cell = _run_or_skip(job, overrides, settings, folder, sweep, parallel_jobs)
@@ -85,11 +98,15 @@ def run_cell(
         cell = Cell(job, name, str(folder), "same as")
     except InputError as error:
         cell = Cell(job, name, str(folder), "failed", error=str(error), was_started=False)
-    cell = Cell(**{**asdict(cell), "seconds": round(time.monotonic() - start, 1)})
-    with replaced(sweep / JOBS_FOLDER / f"{job}.json") as path:
-        path.write_text(json.dumps(asdict(cell)), encoding="utf-8")
+    cell = replace(cell, seconds=round(time.monotonic() - start, 1))
+    _report(sweep, cell)
     print(_line(cell), flush=True)
     return cell
+
+
+def _report(sweep: Path, cell: Cell) -> None:
+    with replaced(sweep / JOBS_FOLDER / f"{cell.job}.json") as path:
+        path.write_text(json.dumps(asdict(cell)), encoding="utf-8")
 
 
 def _run_or_skip(
@@ -98,7 +115,7 @@ def _run_or_skip(
     name = folder.name
     protocols = wanted_protocols(settings)
     record = read_record(folder)
-    if record is not None:
+    if record is not None and not never_trained(folder, record):
         different = differing_settings(record.settings, settings)
         if different:
             key, old, new = different[0]
@@ -147,7 +164,7 @@ def _train(
         print(f"$ {shlex.join(command)}", file=log, flush=True)
         print(f"[{folder.name}] started", flush=True)
         child = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            command, env={**environment, LOG_IS_KEPT: "1"}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, errors="replace", preexec_fn=die_with_parent if os.name == "posix" else None,
         )  # fmt: skip
         try:
@@ -245,10 +262,40 @@ def read_jobs(sweep: Path) -> list[Cell]:
     return sorted(cells, key=lambda cell: cell.job)
 
 
-def summary(cells: Sequence[Cell], sweep: Path) -> str:
-    """The table at the end of a sweep; failed cells with reason and log. Jobs that mean one cell are one line."""
+def never_began(words: Sequence[str], cells: Sequence[Cell]) -> list[str]:
+    """The swept words of each job that has reported nothing.
+
+    Args:
+        words: what Hydra was given for the sweep.
+        cells: what was reported.
+
+    Returns:
+        ``level=2 hl=true`` …, as Hydra's own sweeper counts jobs; what another one would have begun nobody knows.
+    """
+    parse = OverridesParser.create().parse_overrides
+    fixed = [override.input_line for override in parse(list(words)) if not override.is_sweep_override()]
+    sweeper = compose_config("config", [str(word) for word in fixed], with_hydra=True).hydra.sweeper
+    if "BasicSweeper" not in sweeper._target_:
+        return []
+    overrides = parse([*(f"{key}={value}" for key, value in (sweeper.params or {}).items()), *words])
+    swept = {override.get_key_element() for override in overrides if override.is_sweep_override()}
+    (jobs,) = BasicSweeper.split_arguments(overrides, None)
+    begun = {cell.job for cell in cells}
+    return [" ".join(w for w in job if w.split("=")[0] in swept) for i, job in enumerate(jobs) if i not in begun]
+
+
+def summary(cells: Sequence[Cell], sweep: Path, never_began: Sequence[str] | None = None) -> str:
+    """The table at the end of a sweep; failed cells with reason and log. Jobs that mean one cell are one line.
+
+    Args:
+        cells: what the jobs have reported.
+        sweep: the sweep's folder.
+        never_began: of a sweep that was interrupted: the words of the jobs that it did not come to.
+    """
     by_name: dict[str, Cell] = {}
     for cell in cells:
+        if never_began is not None and cell.state == "running":
+            cell = replace(cell, state="cut off")
         if cell.name not in by_name or by_name[cell.name].state in ("same as", "done before"):
             by_name[cell.name] = cell
     rows = []
@@ -268,5 +315,8 @@ def summary(cells: Sequence[Cell], sweep: Path) -> str:
     if failed:
         again = "the same command runs them again" if any(c.was_started for c in failed) else "mend what the lines say"
         lines.append(f"{len(failed)} of {len(by_name)} cells failed; {again}, the others are kept")
+    if never_began is not None:
+        lines += [f"never began: {words}" for words in never_began]
+        lines.append("interrupted: the same command goes on with what was cut off and what never began")
     lines.append(f"report: python -m fanet_lightning.report runs={sweep}")
     return "\n".join(lines)

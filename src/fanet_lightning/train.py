@@ -5,9 +5,10 @@ With ``-m`` or ``experiment=ablation`` it trains whole grids (:mod:`fanet_lightn
 
 import math
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -18,7 +19,7 @@ from fanet_lightning import cli, sweep
 from fanet_lightning.config import CommandLine, canonical, config_dir, plain, quoted, read_words, without_hydra
 from fanet_lightning.errors import InputError
 from fanet_lightning.preflight import AUTO, check
-from fanet_lightning.run_record import locked
+from fanet_lightning.run_record import TerminalLog, locked
 from fanet_lightning.training import train
 
 USAGE = """python -m fanet_lightning.train [level=3] [context=true] [hl=true] [data=…] [experiment=…] [key=value …]
@@ -95,7 +96,10 @@ def main(argv: list[str]) -> int:
         # Lightning has started this rank, and added the folder in quotes that do not hold every path; out= has it.
         words = [word for word in words if not word.startswith('hydra.run.dir="')]
     line = read_words("config", words, multirun=bool({"-m", "--multirun"} & {*argv}), with_hydra=True)
-    return _sweep(line) if line.is_sweep else _single(line)
+    if line.is_sweep:
+        return _sweep(line)
+    with TerminalLog():
+        return _single(line)
 
 
 def _single(line: CommandLine) -> int:
@@ -130,6 +134,10 @@ def _sweep(line: CommandLine) -> int:
         raise InputError("a sweep starts the ranks of its cells itself: leave torchrun out")
     if options["resume"] not in (None, AUTO):
         raise InputError(f"resume={options['resume']}: a sweep's cells go on by themselves; leave resume out")
+    if options["overwrite"]:
+        raise InputError(
+            f"overwrite=true: a sweep goes on with what is in {folder}; give another sweep=DIR to begin anew"
+        )
     if int(options["trainer"]["num_nodes"]) > 1:
         raise InputError(f"trainer.num_nodes={options['trainer']['num_nodes']}: a sweep's cell runs on one machine")
     if optimizes and not options["evaluate_at_end"]:
@@ -150,14 +158,16 @@ def _sweep(line: CommandLine) -> int:
         sweep.clear_jobs(folder)
         print(f"sweep {folder}", flush=True)
         code: Any = 0
+        signal.signal(signal.SIGTERM, _terminate)
         try:
             exclude = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(sorted(told))}]"
             _run_hydra(["--multirun", *line.for_hydra, *words, exclude])
+        except (KeyboardInterrupt, sweep.Terminated):
+            cells = sweep.read_jobs(folder)
+            print(sweep.summary(cells, folder, sweep.never_began(sys.argv[2:], config.hydra, cells)), flush=True)
+            raise
         except SystemExit as error:  # a launcher that gave up; what the cells reported is still true
             code = error.code
-        except KeyboardInterrupt:
-            print(sweep.summary(sweep.read_jobs(folder), folder), flush=True)
-            raise
         cells = sweep.read_jobs(folder)
         print(sweep.summary(cells, folder), flush=True)
     return 1 if code or any(cell.state == "failed" for cell in cells) else 0
@@ -178,6 +188,10 @@ def _check_cells(line: CommandLine, folder: Path) -> None:
             refused = refused or error
     assert refused is not None
     raise refused
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise sweep.Terminated
 
 
 if __name__ == "__main__":

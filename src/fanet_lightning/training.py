@@ -14,9 +14,9 @@ from omegaconf import DictConfig
 from fanet_lightning.assembly import build_datamodule, build_module, build_trainer, initial_model
 from fanet_lightning.config import canonical, plain
 from fanet_lightning.errors import InputError, first_line
-from fanet_lightning.preflight import AUTO, check, check_checkpoint, folders_of_run, protocol_settings
-from fanet_lightning.run_record import RunRecord, is_first_process, locked, now, read_record
-from fanet_lightning.sweep import die_with_parent, wanted_protocols
+from fanet_lightning.preflight import AUTO, check, check_checkpoint, names_of_run, never_trained, protocol_settings
+from fanet_lightning.run_record import LOG_FILE, RunRecord, TerminalLog, is_first_process, locked, now, read_record
+from fanet_lightning.sweep import LOG_IS_KEPT, Terminated, die_with_parent, wanted_protocols
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -25,13 +25,6 @@ if TYPE_CHECKING:
 LOCK_PATIENCE_SECONDS = 15.0
 # The process id of the first rank, for those that it starts.
 FIRST_RANK = "FANET_FIRST_RANK_PID"
-
-
-class Terminated(SystemExit):
-    """SIGTERM came, from ``kill``, a scheduler or a machine that shuts down. Leaves with a shell's code for it."""
-
-    def __init__(self) -> None:
-        super().__init__(128 + signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -68,8 +61,10 @@ def train(config: DictConfig) -> TrainResult:
     os.environ[FIRST_RANK] = str(os.getpid())
     with locked(out, patience_seconds=LOCK_PATIENCE_SECONDS):
         record = _open_record(options, out)
-        if options["resume"] == AUTO and record.is_complete(wanted_protocols(options)):
-            print(f"{options['name']} in {out} is finished already")
+        if TerminalLog.current is not None and LOG_IS_KEPT not in os.environ:
+            TerminalLog.current.begin(out / LOG_FILE)
+        if options["resume"] == AUTO and _is_done(record, options):
+            print(f"{options['name']} in {out} is {record.state} already")
             return _result(out, options, record)
         record.state, record.error, record.ended = "running", None, None
         record.train["starts"] = int(record.train.get("starts", 0)) + 1
@@ -93,6 +88,13 @@ def train(config: DictConfig) -> TrainResult:
         return result
 
 
+def _is_done(record: RunRecord, options: dict[str, Any]) -> bool:
+    """Whether the same command has trained and scored before what it would now."""
+    if record.state == "stopped":
+        return options["stop_after"] is not None and record.train.get("epoch", 0) >= options["stop_after"]
+    return record.is_complete(wanted_protocols(options))
+
+
 def _end_with_first_rank() -> None:
     """A rank that Lightning has started ends when the first one is killed; torchrun looks after its ranks itself."""
     first = os.environ.get(FIRST_RANK)
@@ -107,11 +109,12 @@ def _open_record(options: dict[str, Any], out: Path) -> RunRecord:
     from fanet_lightning.scoring.results import made_by
 
     if options["overwrite"] and options["resume"] is None:
-        for path in [out / "run.json", *(out / name for name in folders_of_run())]:
+        for path in [out / "run.json", *(out / name for name in names_of_run())]:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    record = read_record(out) if options["resume"] == AUTO else None
-    if record is None:
+    record = read_record(out)
+    if record is None or never_trained(out, record):
         record = RunRecord(name=options["name"], seed=options["seed"], settings=options, started=now())
+    record.settings = options
     packages = ("fanet-lightning", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
     record.made_by = made_by(sys.argv, packages=packages)
     return record
@@ -173,12 +176,12 @@ def _checkpoint_to_resume(options: dict[str, Any], out: Path) -> tuple[Path | No
                 print(f"warning: {line}", file=sys.stderr)
     if path is None:
         return None, None
-    return path, int(check_checkpoint(path, options["model"], "resume")["global_step"])
+    return path, int(check_checkpoint(path, options)["global_step"])
 
 
 def _fit(trainer: "Trainer", module: Any, datamodule: Any, resume: Path | None) -> None:
     import torch
-    from pytorch_lightning.utilities.exceptions import SIGTERMException
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 
     try:
         trainer.fit(module, datamodule=datamodule, ckpt_path=resume, weights_only=True)
@@ -193,6 +196,8 @@ def _fit(trainer: "Trainer", module: Any, datamodule: Any, resume: Path | None) 
         # The signal may have reached the loader's processes as well, and their end is then what is raised.
         if isinstance(error, SIGTERMException) or trainer.received_sigterm:
             raise Terminated from error
+        if isinstance(error, MisconfigurationException):  # e.g. a share of the batches that is less than one
+            raise InputError(f"trainer: {first_line(error)}") from error
         if not isinstance(error, torch.distributed.DistNetworkError):
             raise
         address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
@@ -268,6 +273,8 @@ def _opening(
     ]
     if resume is not None:
         lines.append(f"going on from {resume}, step {resumed_step}")
+        if not resume.resolve().is_relative_to(out.resolve()):
+            lines.append("best.ckpt here is the best of the epochs that follow")
     elif options["resume"] == AUTO:
         lines.append("no checkpoint there yet: starting from the beginning")
     return "\n".join(lines)

@@ -1,9 +1,10 @@
 """The LightningDataModule: the same batches for any number of workers, processes and restarts."""
 
+import hashlib
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -97,6 +98,7 @@ class FaceDataModule(LightningDataModule):
         self.train_dataset: TrainDataset | None = None
         self._train_loader: TrainLoader | None = None
         self._position: dict[str, int] | None = None
+        self._trained_on: dict[str, Any] | None = None
         self._val_records: list[ImageRecord] | None = None
         self._ground_truth: GroundTruth | None = None
 
@@ -162,6 +164,12 @@ class FaceDataModule(LightningDataModule):
             self.train_dataset, sampler, self.workers, self._pin_memory(), self.multiprocessing_context
         )
         if self._position is not None:
+            now, before = self._train_images(), self._trained_on
+            if before is not None and now != before:
+                raise InputError(
+                    f"data.root: {now['count']} training images, and not the {before['count']} that the checkpoint was "
+                    "trained on; give those to go on with the run, or start a new one with init="
+                )
             self._train_loader.load_state_dict(self._position)
             self._position = None
         return self._train_loader
@@ -181,17 +189,24 @@ class FaceDataModule(LightningDataModule):
         if self._rank_and_world_size()[0] == 0:
             print(line, flush=True)
 
-    def state_dict(self) -> dict[str, dict[str, int]]:
-        """How far training has come in its epoch, for the checkpoint.
+    def state_dict(self) -> dict[str, Any]:
+        """How far training has come in its epoch, and on which images, for the checkpoint.
 
         Lightning saves the loaders' states as well, but gives them back only where nobody has asked for the length of
         the run beforehand, which a learning-rate schedule does.
         """
-        return {} if self._train_loader is None else {"train": self._train_loader.state_dict()}
+        if self._train_loader is None:
+            return {}
+        return {"train": self._train_loader.state_dict(), "images": self._train_images()}
 
-    def load_state_dict(self, state_dict: dict[str, dict[str, int]]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on there with the next training loader."""
-        self._position = state_dict.get("train")
+        self._position, self._trained_on = state_dict.get("train"), state_dict.get("images")
+
+    def _train_images(self) -> dict[str, Any]:
+        assert self.train_dataset is not None
+        ids = self.train_dataset.records.image_ids.tolist()
+        return {"count": len(ids), "sha256": hashlib.sha256("\n".join(ids).encode()).hexdigest()}
 
     def val_dataloader(self) -> EvalLoader:
         """This rank's share of the validation images, in order."""

@@ -80,7 +80,7 @@ def _timm_weights(network: Network, trunk: TimmTrunk, source: str) -> str:
     normaliser.mean.copy_(torch.tensor(mean)[:, None, None])
     normaliser.std.copy_(torch.tensor(std)[:, None, None])
     network.normaliser = normaliser
-    return normaliser.kind
+    return "imagenet"
 
 
 def _torchvision_weights(batch_norm: bool) -> tuple[str, Mapping[str, Tensor]]:

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fanet_lightning.errors import InputError
-from fanet_lightning.run_record import RECORD_FILE, RunRecord, read_record, state_now
+from fanet_lightning.run_record import LOG_FILE, RECORD_FILE, RunRecord, read_record, state_now
 
 if TYPE_CHECKING:
     from fanet_lightning.scoring.curves import Curve
     from fanet_lightning.scoring.per_image import ImageCounts
 
 METRICS_FILE = Path("csv") / "metrics.csv"
-LOG_FILE = "log.txt"
 SWEEP_FILE = "multirun.yaml"
 # A point of pr_curves.npz and one of run.json that are about the same predictions differ by rounding alone.
 SAME_AP = 1e-9
