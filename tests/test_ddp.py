@@ -41,6 +41,8 @@ def test_one_process_and_two_see_the_same_gradients_and_reach_the_same_ap(tmp_pa
     # One output folder, one table, each epoch told once, every image counted once.
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "one", "two"]
     assert sum(line.startswith("epoch ") for line in done.stdout.splitlines()) == 2
+    log = (tmp_path / "two/train.log").read_text().splitlines()
+    assert sum(line.startswith("epoch ") for line in log) == 2 and sum(line.startswith("$ ") for line in log) == 1
     rows = (tmp_path / "two/csv/metrics.csv").read_text().splitlines()
     column = rows[0].split(",").index("val/images")
     assert [row.split(",")[column] for row in rows[1:] if row.split(",")[column]] == ["5.0", "5.0"]

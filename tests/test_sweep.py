@@ -71,6 +71,13 @@ def test_a_cell_of_other_settings_is_left_alone_and_named(tmp_path: Path, no_pro
     assert read_record(tmp_path / "level2_seed0") == record
 
 
+def test_a_cell_that_failed_in_its_start_may_be_of_other_settings(tmp_path: Path, no_process: None) -> None:
+    record = RunRecord(name="level2", seed=0, settings=settings_of("level=2", "epochs=7"), state="failed")
+    record.write(tmp_path / "level2_seed0")
+    with pytest.raises(AssertionError, match="a process was started"):
+        cell(tmp_path / "level2_seed0", settings_of("level=2", "epochs=8"))
+
+
 def test_cells_that_mean_the_same_model_are_one(tmp_path: Path, no_process: None) -> None:
     with locked(tmp_path / sweep.LOCKS_FOLDER / "level1_seed0", "cell"):
         assert cell(tmp_path / "level1_seed0", settings_of("level=1")).state == "same as"
@@ -92,13 +99,14 @@ def test_two_sweeps_in_one_folder_are_refused(tmp_path: Path, monkeypatch: pytes
     [
         (["-m", "level=1,2", "out=here"], r"out=here: names the folder of one run; a sweep takes sweep=DIR"),
         (["-m", "level=1,2", "resume=some.ckpt"], r"resume=some.ckpt: a sweep's cells go on by themselves"),
+        (["-m", "level=1,2", "overwrite=true"], r"overwrite=true: a sweep goes on with what is in"),
         (["-m", "level=1,2", "trainer=ddp", "trainer.num_nodes=2"], r"num_nodes=2: a sweep's cell runs on one machine"),
         (["level=1,2"], r"level has several values: add -m"),
         (["resume=auto"], r"resume=auto goes on in the folder of the run: give out=DIR"),
         (["also_protocols=[short641]"], r"there is no protocol short641; choose from .*short640"),
-        (["experiment=ablation", "seeds=0"], r"seeds=0 must be at least 1"),
+        (["experiment=ablation", "seeds=0"], r"seeds=0: give a whole number of at least 1"),
         (["level=1", "out=/proc/nix"], r"out=/proc/nix: cannot write in /proc"),
-        (["protocol=short640", "checkpoint_every=0"], r"checkpoint_every=0 must be at least 1"),
+        (["protocol=short640", "checkpoint_every=0"], r"checkpoint_every=0: give a whole number of at least 1 or null"),
     ],
 )
 def test_wrong_words_are_refused_before_anything_is_made(
@@ -200,6 +208,46 @@ def test_the_summary_names_what_failed_with_its_log(tmp_path: Path) -> None:
     assert "failed: level2_seed0: no memory" in lines
     assert "        log: s/level2_seed0/train.log" in lines
     assert any(line.startswith("1 of 2 cells failed") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
+def test_a_sweep_that_is_interrupted_says_what_became_of_its_cells(
+    kind: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    settings = settings_of("level=1", *TINY, "epochs=2000", "evaluate_at_end=false")
+    RunRecord(name="level1", seed=0, settings=settings, state="finished").write(tmp_path / "grid/level1_seed0")
+    words = [
+        "level=1,2,3",
+        "context=false",
+        "hl=true,false",
+        "sweep=grid",
+        *TINY,
+        "epochs=2000",
+        "evaluate_at_end=false",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fanet_lightning.train", "-m", *words], cwd=tmp_path, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.endswith("] started\n"):
+            process.send_signal(kind)
+            break
+    rest, _ = process.communicate(timeout=120)
+    assert process.returncode == code, rest
+    lines = [" ".join(line.split()) for line in rest.splitlines()]
+    assert "Traceback" not in rest
+    assert {line[:29].rstrip() for line in lines} >= {
+        "level1_seed0 done before 0.0",
+        "level2_hl_seed0 cut off 0.0 m"[:29],
+    }
+    assert [line for line in lines if line.startswith("never began")] == [
+        "never began: level=2 hl=false", "never began: level=3 hl=true", "never began: level=3 hl=false",
+    ]  # fmt: skip
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Train, evaluate and score as a person does: the real command line, files in the real layout."""
 
 import csv
+import io
 import json
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import torch
 
 from fanet_lightning import evaluate, train
 from fanet_lightning.errors import InputError
+from fanet_lightning.run_record import TerminalLog
 
 # A network and a data set so small that a run takes seconds; everything else is the default.
 TINY = [
@@ -59,7 +61,14 @@ def test_metrics_have_the_parts_of_every_hierarchy(run: tuple[Path, subprocess.C
     with (run[0] / "run/csv/metrics.csv").open() as file:
         columns = set(csv.DictReader(file).fieldnames or [])
     parts = {f"train/h{hierarchy}/{part}" for hierarchy in (1, 2) for part in ("cls", "box")}
-    assert columns >= parts | {"train/loss", "train/grad_norm", "train/skipped_steps", "val/ap_easy", "val/ap_hard"}
+    assert columns >= parts | {
+        "train/loss",
+        "train/grad_norm",
+        "train/skipped_steps",
+        "train/clipped_share",
+        "val/ap_easy",
+        "val/ap_hard",
+    }
     assert "train/h3/cls" not in columns
 
 
@@ -130,11 +139,42 @@ def test_resuming_goes_on_where_the_run_stopped(
         (["lvel=3"], r"unknown key 'lvel': did you mean 'level'\?"),
         (["level"], r"'level' is not key=value"),
         (["resume=nowhere.ckpt"], r"resume=nowhere.ckpt: no such file"),
-        (["batch_size=0"], r"batch_size=0 must be at least 1"),
+        (["batch_size=0"], r"batch_size=0: give a whole number of at least 1"),
         (["batch_size=9", "trainer=ddp"], r"batch_size=9 is the total over devices.*devices=2"),
-        (["optim.schedule=linear"], r"optim.schedule=linear is unknown; take step, cosine or constant"),
+        (["optim.schedule=linear"], r"optim.schedule=linear: give step or cosine or constant"),
+        (["optim.name=adam"], r"optim.name=adam: give sgd or adamw"),
+        (["optim.lr=0"], r"optim.lr=0: .*above 0"),
+        (["optim.lr=-1e-3"], r"optim.lr=-0.001: .*above 0"),
+        (["optim.lr=nan"], r"optim.lr=nan: "),
+        (["optim.lr=inf"], r"optim.lr=inf: .*finite"),
+        (["optim.lr=fast"], r"optim.lr=fast: "),
+        (["optim.weight_decay=-1"], r"optim.weight_decay=-1: .*at least 0"),
+        (["optim.warmup_steps=-1"], r"optim.warmup_steps=-1: .*whole number of at least 0"),
+        (["optim.final=2"], r"optim.final=2: .*at most 1"),
+        (["optim.decay_all=maybe"], r"optim.decay_all=maybe: give true or false"),
+        (["optim=paper", "optim.momentum=1"], r"optim.momentum=1: .*below 1"),
+        (["optim=paper", "optim.gamma=0"], r"optim.gamma=0: .*above 0"),
+        (["optim=paper", "optim.milestones=[80,100]"], r"optim.milestones=\[80, 100\]: .*below 1"),
+        (["gradient_clip=-1"], r"gradient_clip=-1.0: .*above 0 or null"),
+        (["gradient_clip=0"], r"gradient_clip=0.0: .*above 0 or null"),
+        (["gradient_clip=nan"], r"gradient_clip=nan: "),
+        (["loss.lambda_cls=-3"], r"loss.lambda_cls=-3: "),
+        (["loss.negatives_per_positive=nan"], r"loss.negatives_per_positive=nan: "),
+        (["loss.weights=[1,1,-1]"], r"loss.weights=\[1, 1, -1\]: "),
+        (["loss.weights=[1,1,0]"], r"loss.weights=\[1, 1, 0\]: .*the detector"),
+        (["augment.crop=[1.0,0.3]"], r"augment.crop=\[1.0, 0.3\]: "),
+        (["augment.flip=-0.5"], r"augment.flip=-0.5: "),
+        (["augment.attempts=1.5"], r"augment.attempts=1.5: .*whole"),
+        (["stop_after=0"], r"stop_after=0: "),
+        (["trainer.limit_train_batches=0"], r"trainer.limit_train_batches=0: "),
+        (["trainer.limit_val_batches=0"], r"trainer.limit_val_batches=0: .*whole validation set"),
+        (["trainer.max_steps=0"], r"trainer.max_steps=0: "),
+        (["trainer.accumulate_grad_batches=0"], r"trainer.accumulate_grad_batches=0: "),
+        (["trainer.precision=7"], r"trainer: Precision 7 is invalid"),
+        (["data.train_images=0"], r"data.train_images=0: "),
+        (["weights=none.pth", "model.width=1.0"], r"weights=none.pth: no such file"),
         (["trainer.accelerator=cuda", "trainer.devices=64", "batch_size=64"], r"trainer.devices=64 .* CUDA devices"),
-        (["ema=1.5"], r"ema=1.5 must lie between 0 and 1"),
+        (["ema=1.5"], r"ema=1.5: give a number above 0 and below 1 or null"),
         (["data=wider_face", "data.root=nowhere"], r"nowhere.*WIDER_train.*data=synthetic"),
         (["loss.weights=[1,2]"], r"2.*3"),
         (["loss.box=iou"], r"loss.box=iou: choose smooth_l1 or giou"),
@@ -166,13 +206,132 @@ def test_the_command_leaves_with_2_and_one_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_checkpoint_of_another_configuration_is_refused(
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["optim.lr=0.1"], r"optim.lr=0.0015, this one has optim.lr=0.1; .*init=run/checkpoints/previous.ckpt"),
+        (["optim=scratch"], r"optim.name=adamw, this one has optim.name=sgd"),
+        (["batch_size=2"], r"batch_size=4, this one has batch_size=2"),
+        (["augment=s3fd"], r"augment.crop=\[0.35, 1.0\], this one has augment.crop=\[0.3, 1.0\]"),
+        (["data.train_images=7"], r"data.train_images=8, this one has data.train_images=7"),
+        (["loss=atss"], r"loss.assignment=iou, this one has loss.assignment=atss"),
+        (["ema=null"], r"ema=0.998, this one has ema=null"),
+        (["epochs=3"], r"epochs=2, this one has epochs=3"),
+        (["level=3"], r"level=2, this one has level=3"),
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_not_gone_on_from(
+    run: tuple[Path, subprocess.CompletedProcess[str]], words: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run[0])
+    with pytest.raises(InputError, match=message):
+        train.main(["level=2", *TINY, *words, "resume=run/checkpoints/previous.ckpt", "out=other"])
+    if words[0].startswith(("optim", "batch_size", "loss")):  # a checkpoint of earlier versions knows these, too
+        checkpoint = torch.load("run/checkpoints/previous.ckpt", weights_only=True)
+        del checkpoint["settings"]
+        torch.save(checkpoint, "alone.ckpt")
+        with pytest.raises(InputError, match=message.split(";")[0]):
+            train.main(["level=2", *TINY, *words, "resume=alone.ckpt", "out=other"])
+    assert not (run[0] / "other").exists()
+
+
+def test_where_nothing_is_left_to_train_nothing_is_made(
     run: tuple[Path, subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(run[0])
-    with pytest.raises(InputError, match=r"trained with level=2, this run has level=3"):
-        train.main(["level=3", *TINY, "resume=run/checkpoints/last.ckpt", "out=other"])
-    assert not (run[0] / "other").exists()
+    before = (run[0] / "run/run.json").read_bytes()
+    for words, message in (
+        (["resume=run/checkpoints/last.ckpt"], "has epochs=2 behind it, so nothing is left to train"),
+        (["resume=run/checkpoints/previous.ckpt", "stop_after=1"], "has stop_after=1 behind it"),
+        (["resume=run/checkpoints/last.ckpt", "out=run"], "has epochs=2 behind it"),
+        (["resume=run/checkpoints/previous.ckpt", "out=run", "overwrite=true"], "give one of them"),
+    ):
+        with pytest.raises(InputError, match=message):
+            train.main(["level=2", *TINY, "out=other", *words])
+    weights = torch.load("run/checkpoints/last.ckpt", weights_only=True)
+    torch.save({key: weights[key] for key in ("state_dict", "hyper_parameters")}, "weights.ckpt")
+    with pytest.raises(InputError, match=r"it holds weights alone; init=weights.ckpt"):
+        train.main(["level=2", *TINY, "out=other", "resume=weights.ckpt"])
+    shutil.copytree("run/checkpoints", "bare/checkpoints")
+    with pytest.raises(InputError, match=r"bare/checkpoints/last.ckpt is of a run with optim.lr=0.0015"):
+        train.main(["level=2", *TINY, "optim.lr=0.1", "resume=auto", "out=bare"])
+    assert [path.name for path in Path("bare").iterdir()] == ["checkpoints"]
+    assert not (run[0] / "other").exists() and (run[0] / "run/run.json").read_bytes() == before
+
+
+def test_what_the_terminal_shows_is_in_the_log(run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, done = run
+    command_line, *lines = (folder / "run/train.log").read_text().splitlines()
+    assert command_line.startswith("$ ") and command_line.endswith(" out=run")
+    assert [line for line in lines if line in done.stdout.splitlines()] == done.stdout.splitlines()
+    assert set(lines) == {*done.stdout.splitlines(), *done.stderr.splitlines()}
+
+
+def test_a_progress_bar_leaves_the_log_what_it_leaves_on_the_screen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with TerminalLog() as log:
+        print("before")
+        log.begin(tmp_path / "train.log")
+        for step in range(5000):
+            print(f"\r\x1b[2Kstep {step} \x1b[32m━━━━\x1b[0m", end="")
+        print("\r\x1b[2Kepoch 1/2")
+        print("windows\r")
+        print("warning: odd", file=sys.stderr)
+        print("\rstep 1", end="")
+    assert (tmp_path / "train.log").read_text().splitlines()[1:] == [
+        "before", "epoch 1/2", "windows", "warning: odd", "step 1"
+    ]  # fmt: skip
+    assert terminal.getvalue().count("━━━━") == 5000
+
+
+def trained(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", *words])  # Hydra reads them there
+    train.main(list(words))
+
+
+def test_batches_that_a_step_accumulates_count_for_the_learning_rate_and_clipped_steps_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """8 images in batches of 2, two a step: two steps at 0.004 · 4 / 12, all over a norm of 0.001."""
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "level=1",
+        *TINY,
+        "batch_size=2",
+        "trainer.accumulate_grad_batches=2",
+        "optim=paper",
+        "gradient_clip=0.001",
+    ]
+    trained(monkeypatch, *words, "optim.warmup_steps=0", "epochs=1", "evaluate_at_end=false", "out=run")
+    shown = capsys.readouterr().out
+    assert "learning rate 0.00133333 (" in shown and "total batch of 4, 2 batches of 2 a step)" in shown
+    assert "schedule over 2 steps" in shown
+    assert "100% of steps clipped" in shown and shown.count("warning: the gradient of 100% of this epoch's steps") == 1
+    with (tmp_path / "run/csv/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["train/clipped_share"]) for row in rows if row["train/clipped_share"]] == [1.0]
+    with pytest.raises(InputError, match=r"out=run holds a run already .*finished"):
+        train.main([*words, "out=run"])
+
+
+def test_a_start_that_failed_costs_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["level=1", *TINY, "epochs=1", "evaluate_at_end=false", "logger=none", "out=run"]
+    with pytest.raises(SystemExit):
+        trained(monkeypatch, *words, "data.image_width=[90,80]")
+    assert json.loads(Path("run/run.json").read_text())["state"] == "failed"
+    Path("run/notes.txt").write_text("mine")
+    trained(monkeypatch, *words, "resume=auto")
+    record = json.loads(Path("run/run.json").read_text())
+    assert (record["state"], record["train"]["starts"], record["settings"]["data"]["image_width"]) == (
+        "finished", 1, [400, 480],
+    )  # fmt: skip
+    assert Path("run/notes.txt").read_text() == "mine"
+    log = Path("run/train.log").read_text()
+    assert log.count("$ ") == 2 and "error: data.image_width=[90, 80]: " in log and "epoch 1/1" in log
 
 
 @pytest.mark.parametrize(

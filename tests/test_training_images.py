@@ -252,7 +252,7 @@ def trainer_on(data: str, split: str | None, ids: list[str]) -> Any:
     source = SimpleNamespace(name=data) if split is None else SimpleNamespace(name=data, train_split=split)
     records = SimpleNamespace(image_ids=np.array(ids))
     datamodule = SimpleNamespace(source=source, train_dataset=SimpleNamespace(records=records))
-    return SimpleNamespace(datamodule=datamodule, ckpt_path="a.ckpt")
+    return SimpleNamespace(datamodule=datamodule, ckpt_path="a.ckpt", global_step=1)
 
 
 def test_a_run_that_goes_on_with_other_images_names_both(tmp_path: Path) -> None:

@@ -40,8 +40,8 @@ class EpochReport(Callback):
 
     Beside it ``train/wait_share``, once an epoch: which part of the epoch's training the loop waited for its loader,
     of several ranks the one that waited longest (the others wait for it). Images that could not be read, on any rank,
-    are counted in the line and named at the end. ``train/clipped_share``: of the epoch's steps, the share whose gradient
-    was clipped; where that is most of them, a line says so.
+    are counted in the line and named at the end. ``train/clipped_share``: of the epoch's steps the share whose
+    gradient was clipped; where that is most of them, the line has it.
 
     Args:
         stop_after: end the run after so many epochs of its schedule, to be resumed later; None: run to the end.

@@ -117,6 +117,7 @@ def check(options: dict[str, Any]) -> None:
     import torch
 
     from fanet_lightning.assembly import build_datamodule, build_trainer, initial_model
+    from fanet_lightning.checkpoints import newest_whole_checkpoint
     from fanet_lightning.data.image_cache import check_cache
     from fanet_lightning.data.sources import build_source
     from fanet_lightning.loggers import check_loggers
@@ -149,8 +150,11 @@ def check(options: dict[str, Any]) -> None:
         _check_earlier_run(out, options)
     if options["resume"] not in (None, AUTO):
         _check_something_is_left(check_checkpoint(Path(options["resume"]), options), options)
-    elif options["resume"] is None or not _has_checkpoints(out):
-        # A run that goes on has its weights in the checkpoint.
+    elif options["resume"] == AUTO and _has_checkpoints(out):
+        newest, _ = newest_whole_checkpoint(out / "checkpoints")
+        if newest is not None and read_record(out) is None:
+            check_checkpoint(newest, options)
+    else:  # a run that goes on has its weights in the checkpoint
         initial = initial_model(options)
         if initial is not None and initial.training_images is None and is_first_process():
             print(f"warning: init={options['init']} does not name its training images; the run's list will lack them")

@@ -164,8 +164,9 @@ def _train(
         print(f"$ {shlex.join(command)}", file=log, flush=True)
         print(f"[{folder.name}] started", flush=True)
         child = subprocess.Popen(
-            command, env={**environment, LOG_IS_KEPT: "1"}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, errors="replace", preexec_fn=die_with_parent if os.name == "posix" else None,
+            command, env={**environment, LOG_IS_KEPT: "1"}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, errors="replace",
+            preexec_fn=die_with_parent if os.name == "posix" else None,
         )  # fmt: skip
         try:
             assert child.stdout is not None
