@@ -151,8 +151,8 @@ def check(options: dict[str, Any]) -> None:
     if options["resume"] not in (None, AUTO):
         _check_something_is_left(check_checkpoint(Path(options["resume"]), options), options)
     elif options["resume"] == AUTO and _has_checkpoints(out):
-        newest, _ = newest_whole_checkpoint(out / "checkpoints")
-        if newest is not None and read_record(out) is None:
+        newest, _ = newest_whole_checkpoint(out / "checkpoints") if read_record(out) is None else (None, [])
+        if newest is not None:
             check_checkpoint(newest, options)
     else:  # a run that goes on has its weights in the checkpoint
         initial = initial_model(options)
@@ -289,8 +289,10 @@ def check_checkpoint(path: Path, options: dict[str, Any]) -> dict[str, Any]:
     if "optimizer_states" not in checkpoint or "loops" not in checkpoint:
         raise InputError(f"resume={path}: it holds weights alone; init={path} starts a new run from them")
     remedy = f"start a new run from its weights with init={path}"
-    if "settings" in checkpoint:
-        refuse_other_settings(f"resume={path} is of a run", checkpoint["settings"], options, remedy)
+    record = read_record(path.resolve().parent.parent) if path.parent.name == "checkpoints" else None
+    settings = checkpoint.get("settings") or (record and record.settings)
+    if settings:
+        refuse_other_settings(f"resume={path} is of a run", settings, options, remedy)
     else:  # of an earlier version: what it was built with, but for the normaliser, which follows the weights
         stored = checkpoint["hyper_parameters"]
         stored = {key: stored[key] for key in ("loss", "optim", "batch_size")} | {"model": {**stored["network"]}}

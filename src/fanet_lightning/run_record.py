@@ -126,6 +126,8 @@ def differing_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> l
         # Images kept in memory change no sample; copies on disk are another data set, and only they have a side.
         if settings["cache"] != "disk":
             settings["cache"] = settings["cache_side"] = None
+        if settings["init"] is not None or settings.get("weights") not in (None, "none"):
+            settings["model.normaliser"] = None  # whatever was configured, it came with the weights
     keys = [key for key in dict.fromkeys([*a, *b]) if not _is_circumstance(key)]
     return [(key, a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)]
 

@@ -263,7 +263,7 @@ def read_jobs(sweep: Path) -> list[Cell]:
     return sorted(cells, key=lambda cell: cell.job)
 
 
-def never_began(words: Sequence[str], cells: Sequence[Cell]) -> list[str]:
+def never_began(words: Sequence[str], cells: Sequence[Cell]) -> list[str] | None:
     """The swept words of each job that has reported nothing.
 
     Args:
@@ -271,11 +271,15 @@ def never_began(words: Sequence[str], cells: Sequence[Cell]) -> list[str]:
         cells: what was reported.
 
     Returns:
-        ``level=2 hl=true`` …, as Hydra's own sweeper counts jobs; what another one would have begun nobody knows.
+        ``level=2 hl=true`` …, as Hydra's own sweeper counts jobs; what another one would have begun nobody knows. None
+        where the jobs are a cluster's and go on without the sweep.
     """
     parse = OverridesParser.create().parse_overrides
     fixed = [override.input_line for override in parse(list(words)) if not override.is_sweep_override()]
-    sweeper = compose_config("config", [str(word) for word in fixed], with_hydra=True).hydra.sweeper
+    hydra = compose_config("config", [str(word) for word in fixed], with_hydra=True).hydra
+    if "submitit" in hydra.launcher._target_:
+        return None
+    sweeper = hydra.sweeper
     if "BasicSweeper" not in sweeper._target_:
         return []
     overrides = parse([*(f"{key}={value}" for key, value in (sweeper.params or {}).items()), *words])
