@@ -102,9 +102,9 @@ def _words_for(wanted: dict[str, Any], own: dict[str, Any], options: dict[str, A
 
     from fanet_lightning.config import config_dir
 
-    switches = {name: wanted[name] for name in ("level", "context", "hl") if name in names}
+    switches: dict[str, Any] = {name: wanted[name] for name in ("level", "context", "hl") if name in names}
     tops = OmegaConf.create({**{name: options[name] for name in ("level", "context", "hl")}, **switches})
-    networks = {}
+    networks: dict[str, dict[str, Any]] = {}
     for path in sorted((config_dir() / "model").glob("*.yaml")):
         whole: Any = OmegaConf.to_container(OmegaConf.merge(tops, {"model": OmegaConf.load(path)}), resolve=True)
         networks[f"model={path.stem}"] = {**_network_defaults(), **whole["model"]}
@@ -117,7 +117,7 @@ def _words_for(wanted: dict[str, Any], own: dict[str, Any], options: dict[str, A
         for word, network in {"": {**own, **switches}, **networks}.items()
     }
     word = min(missing, key=lambda word: len(missing[word]))
-    values = {name: value for name, value in switches.items() if own.get(name) != value}
+    values: dict[str, Any] = {name: value for name, value in switches.items() if own.get(name) != value}
     values |= {f"model.{name}": wanted.get(name) for name in missing[word]}
     texts = [f"{key}={json.dumps(value, separators=(',', ':'))}".replace('"', "") for key, value in values.items()]
     return " ".join([word, *texts] if word else texts)

@@ -181,7 +181,8 @@ def _checkpoint_to_resume(options: dict[str, Any], out: Path) -> tuple[Path | No
 
 def _fit(trainer: "Trainer", module: Any, datamodule: Any, resume: Path | None) -> None:
     import torch
-    from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+    from pytorch_lightning.utilities.exceptions import SIGTERMException
 
     try:
         trainer.fit(module, datamodule=datamodule, ckpt_path=resume, weights_only=True)
