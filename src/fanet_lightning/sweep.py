@@ -263,26 +263,24 @@ def read_jobs(sweep: Path) -> list[Cell]:
     return sorted(cells, key=lambda cell: cell.job)
 
 
-def never_began(words: Sequence[str], cells: Sequence[Cell]) -> list[str] | None:
+def never_began(words: Sequence[str], hydra: Any, cells: Sequence[Cell]) -> list[str] | None:
     """The swept words of each job that has reported nothing.
 
     Args:
         words: what Hydra was given for the sweep.
+        hydra: its node of the configuration.
         cells: what was reported.
 
     Returns:
         ``level=2 hl=true`` …, as Hydra's own sweeper counts jobs; what another one would have begun nobody knows. None
         where the jobs are a cluster's and go on without the sweep.
     """
-    parse = OverridesParser.create().parse_overrides
-    fixed = [override.input_line for override in parse(list(words)) if not override.is_sweep_override()]
-    hydra = compose_config("config", [str(word) for word in fixed], with_hydra=True).hydra
     if "submitit" in hydra.launcher._target_:
         return None
-    sweeper = hydra.sweeper
-    if "BasicSweeper" not in sweeper._target_:
+    if "BasicSweeper" not in hydra.sweeper._target_:
         return []
-    overrides = parse([*(f"{key}={value}" for key, value in (sweeper.params or {}).items()), *words])
+    parameters = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
+    overrides = OverridesParser.create().parse_overrides([*parameters, *words])
     swept = {override.get_key_element() for override in overrides if override.is_sweep_override()}
     (jobs,) = BasicSweeper.split_arguments(overrides, None)
     begun = {cell.job for cell in cells}
