@@ -524,9 +524,9 @@ def _check_kind(key: str, default: Any, value: Any) -> None:
     elif value is None:
         if key not in NULL_TOO:
             raise InputError(f"{key}=null: something must be given; by default it is {default}")
-    elif key in NOT_TEXT and not (
-        OmegaConf.is_list(value) if key == "loss.weights" else isinstance(value, int | float)
-    ):
+    elif key == "loss.weights" and OmegaConf.is_list(value):
+        return
+    elif key in NOT_TEXT and (key == "loss.weights" or not isinstance(value, int | float)):
         raise InputError(f"{key}={value} is not a {'list' if key == 'loss.weights' else 'number'}, nor null")
     elif isinstance(default, bool):
         if not isinstance(value, bool):
