@@ -37,7 +37,7 @@ def test_a_job_waits_for_a_device_and_holds_none_meanwhile(tmp_path: Path, monke
             with claimed(["1"], 1, tmp_path) as other:
                 break
         assert first == ["0"] and other == ["1"]
-    thread.join(timeout=10)
+    thread.join(timeout=300)
     assert got == [["0", "1"]]
 
 

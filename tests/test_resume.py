@@ -30,10 +30,7 @@ def command(*words: str) -> list[str]:
 
 
 def train(*words: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command(*words), cwd=cwd, capture_output=True, text=True, timeout=300, env=environment, **options
-    )
+    return subprocess.run(command(*words), cwd=cwd, capture_output=True, text=True, timeout=300, **options)
 
 
 def assert_same_end(run: Path, whole: Path, lost_rows: int = 0) -> None:
@@ -82,14 +79,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_killed_again_and_again_inside_epochs_it_ends_with_the_same_weights(whole: Path, tmp_path: Path) -> None:
     """A checkpoint every 3 steps, epochs of 4: the kills fall between the two and inside epochs."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for kill in range(4):
         process = subprocess.Popen(
-            command("resume=auto", "checkpoint_every=3"), cwd=tmp_path, env=environment, start_new_session=True,
+            command("resume=auto", "checkpoint_every=3"), cwd=tmp_path, start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         metrics = tmp_path / "run/checkpoints/last.ckpt"
-        before, deadline = metrics.stat().st_mtime_ns if metrics.exists() else 0, time.monotonic() + 120
+        before, deadline = metrics.stat().st_mtime_ns if metrics.exists() else 0, time.monotonic() + 300
         while process.poll() is None and (not metrics.exists() or metrics.stat().st_mtime_ns == before):
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -116,14 +112,14 @@ def test_a_run_that_is_asked_to_end_says_how_to_go_on(
 ) -> None:
     """Ctrl-C, and what kill and schedulers send: to the whole group of processes, as a terminal does."""
     process = subprocess.Popen(
-        command("resume=auto"), cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+        command("resume=auto"), cwd=tmp_path, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=as_in_a_terminal,
     )  # fmt: skip
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("epoch 1/"):
             os.killpg(process.pid, kind)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == code, said
     lines = [line for line in said.splitlines() if "kept" in line or line == "interrupted"]
     expected = [f"{tmp_path / 'run'} is kept as its last checkpoint has it; resume=auto goes on from there"]
@@ -177,10 +173,10 @@ def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_afterwards(whole: Path
 def test_a_port_in_use_is_named_and_no_rank_is_left_behind(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         done = subprocess.run(
             command("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"),
-            cwd=tmp_path, capture_output=True, text=True, timeout=240, env=environment,
+            cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment,
         )  # fmt: skip
     assert done.returncode != 0
     assert f"MASTER_PORT={port}" in done.stderr and "give a free one" in done.stderr
@@ -189,13 +185,12 @@ def test_a_port_in_use_is_named_and_no_rank_is_left_behind(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_a_run_in_use_is_refused(tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     first = subprocess.Popen(
-        command("epochs=2000", "validate_every=2000"), cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL,
+        command("epochs=2000", "validate_every=2000"), cwd=tmp_path, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not (tmp_path / "run/checkpoints/last.ckpt").exists():
             assert time.monotonic() < deadline
             time.sleep(0.1)

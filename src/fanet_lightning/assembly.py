@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fanet_lightning.errors import InputError, first_line
-from fanet_lightning.run_record import RunRecord
+from fanet_lightning.run_record import RunRecord, is_first_process
 
 # Options of a network that its weights bring along, or that only say how fresh weights are drawn.
 NOT_THE_NETWORK = {"normaliser", "face_prior"}
@@ -49,7 +49,9 @@ def build_module(
         module.hparams["network"]["normaliser"] = initial.network_options["normaliser"]
     if with_weights and options["weights"] is not None:
         # The normaliser follows the weights, and travels in the checkpoint.
-        module.hparams["network"]["normaliser"] = load_trunk_weights(module.network, options["weights"])
+        module.hparams["network"]["normaliser"] = load_trunk_weights(
+            module.network, options["weights"], say=print if is_first_process() else str
+        )
     if options["compile"]:
         module.network.compile(dynamic=None)
     return module

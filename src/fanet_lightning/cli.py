@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from omegaconf import DictConfig, OmegaConf
 
 from fanet_lightning.config import compose_config
+from fanet_lightning.devices import wait_briefly
 from fanet_lightning.errors import InputError
 from fanet_lightning.help_text import choices_text, keys_text
 
@@ -53,6 +54,8 @@ def _lasting_streams() -> _Stream:
         for raw, stream in zip(raws, (sys.stdout, sys.stderr), strict=True)
     )  # fmt: skip
     return raws[0]
+
+wait_briefly()  # every verb imports this module before torch
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:

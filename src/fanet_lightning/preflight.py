@@ -36,6 +36,8 @@ def check(options: dict[str, Any]) -> None:
             raise InputError(f"{key}={options[key]} must be at least 1")
     if options["workers"] < 0:
         raise InputError(f"workers={options['workers']} must not be negative; 0 loads samples in the main process")
+    if options["threads"] is not None and options["threads"] < 1:
+        raise InputError(f"threads={options['threads']} must be at least 1; null chooses by the cores that are free")
     if options["ema"] is not None and not 0 < options["ema"] < 1:
         raise InputError(f"ema={options['ema']} must lie between 0 and 1; null switches it off")
     if options["checkpoint_every"] is not None and options["checkpoint_every"] < 1:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from fanet_lightning.config import quoted
-from fanet_lightning.devices import claimed, visible_gpus
+from fanet_lightning.devices import claimed, usable_cores, visible_gpus
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import replaced
 from fanet_lightning.run_record import InUse, RunRecord, differing_settings, locked, now, read_record
@@ -176,16 +176,12 @@ def _environment(settings: Mapping[str, Any], parallel_jobs: int) -> Iterator[di
         parallel_jobs = min(parallel_jobs, max(1, len(gpus) // count))
     if parallel_jobs > 1:
         # Threads of several processes on the same cores wait for each other in barriers: ten times slower, measured.
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // parallel_jobs)))
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // parallel_jobs)))
     if gpus:
         with claimed(gpus, count) as mine:
             yield {**environment, "CUDA_VISIBLE_DEVICES": ",".join(mine)}
     else:
         yield environment
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def die_with_parent() -> None:
