@@ -43,7 +43,7 @@ def run(tmp_path: Path) -> tuple[Path, Path]:
 
 def call(*words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "fanet_lightning.score", *words], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-m", "fanet_lightning.score", *words], capture_output=True, text=True, timeout=300
     )
 
 

@@ -140,8 +140,6 @@ def open_session(path: Path, providers: Sequence[Any], threads: int | None = Non
         raise InputError(f"no ONNX file at {path}; python -m fanet_lightning.export format=onnx writes one")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
-    # As devices.wait_briefly, for the threads of its own.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors; its warnings are about operators that it moves between devices
     try:
         session = onnxruntime.InferenceSession(os.fspath(path), options, providers=list(providers))
