@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 from omegaconf import DictConfig, OmegaConf
 
 from fanet_lightning.config import compose_config
-from fanet_lightning.devices import wait_briefly
 from fanet_lightning.errors import InputError
 from fanet_lightning.help_text import choices_text, keys_text
 
@@ -55,7 +54,12 @@ def _lasting_streams() -> _Stream:
     )  # fmt: skip
     return raws[0]
 
-wait_briefly()  # every verb imports this module before torch
+# Every verb imports this module before torch, with which libgomp reads the environment.
+# How often a thread looks whether the others have come before it sleeps: for a millisecond. The usual 300 000 take more
+# than a time slice, so that beside a busy neighbor threads burn theirs on waiting for one that is not running; with a
+# tenth of that, sleeping and waking would cost a machine of its own half the speed (benchmarks/threads.py).
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:

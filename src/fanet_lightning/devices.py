@@ -16,10 +16,6 @@ from fanet_lightning.errors import InputError
 POLL_SECONDS = 1.0
 # How long the load is watched before threads are chosen. The averages of the system remember what ended a minute ago.
 SAMPLE_SECONDS = 0.5
-# How often a thread looks whether the others have come before it sleeps: for a millisecond. The usual 300 000 take more
-# than a time slice, so that beside a busy neighbor threads burn theirs on waiting for one that is not running; with a
-# tenth of that, sleeping and waking would cost a machine of its own half the speed (benchmarks/threads.py).
-SPIN_COUNT = "30000"
 
 
 def visible_gpus() -> list[str]:
@@ -64,15 +60,6 @@ def claimed(gpus: list[str], count: int, folder: Path | None = None) -> Iterator
                     return
         # All or none: a job that sat on half of what it needs could wait for another that does the same.
         time.sleep(POLL_SECONDS)
-
-
-def wait_briefly() -> None:
-    """Let the threads of this process and of those that it starts fall asleep soon (:data:`SPIN_COUNT`).
-
-    To be called before torch is imported: libgomp reads the environment then. What the user has set stays.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
 def usable_cores() -> int:
