@@ -54,6 +54,7 @@ def _lasting_streams() -> _Stream:
     )  # fmt: skip
     return raws[0]
 
+
 # Every verb imports this module before torch, with which libgomp reads the environment.
 # How often a thread looks whether the others have come before it sleeps: for a millisecond. The usual 300 000 take more
 # than a time slice, so that beside a busy neighbor threads burn theirs on waiting for one that is not running; with a
