@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 # Compiled on installation, so that no import has to do it (importing Lightning uncompiled takes three times as long).
 INSTALL := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Property tests see the same cases each time; HYPOTHESIS_PROFILE=explore looks for new ones.
-# Tests run in two processes; each then gets one core.
+# Tests run in two processes, of one thread each (tests/conftest.py).
 JOBS   ?= 2
 
 .PHONY: setup demo test test-slow lint format show-augmentations benchmark clean help
@@ -27,7 +27,7 @@ demo: setup ## train level=3 hl=true on drawn faces, score it, draw it (minutes 
 	$(BIN)/python -m fanet_lightning.train level=3 hl=true out=outputs/demo overwrite=true $(ARGS)
 
 test: setup ## everything but the slow tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' -n $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m 'not slow' -n $(JOBS) --dist loadfile $(ARGS)
 
 test-slow: setup ## the slow tests
 	$(BIN)/python -m pytest -m slow $(ARGS)

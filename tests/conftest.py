@@ -6,6 +6,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+import fanet_lightning.cli  # noqa: F401  threads that wait soon fall asleep, as in every verb
+
+# Before torch is imported, and for whatever the tests start: several processes with a thread per core hold each other
+# up, and the number of threads decides the last bits.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A suite that gates changes must say the same of the same code. HYPOTHESIS_PROFILE=explore looks for new cases.
 settings.register_profile("same_cases", derandomize=True)
 settings.register_profile("explore")

@@ -338,7 +338,7 @@ def address(detector: FaceDetector) -> Iterator[str]:
 
 def direct(request: urllib.request.Request | str) -> Any:
     """Past any proxy of the environment."""
-    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=20)
+    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=300)
 
 
 def test_the_page_is_served_to_this_computer_alone(address: str) -> None:
@@ -397,11 +397,10 @@ def test_old_uploads_are_deleted_while_the_server_runs(detector: FaceDetector, m
     with app.serving(detector, Settings(port=0, keep_minutes=0.02)) as url:
         with upload(url, b"somebody's photograph") as answer:
             path = Path(json.load(answer)[0])
-        for _ in range(100):
-            if not path.exists():
-                break
+        deadline = time.monotonic() + 300
+        while path.exists():
+            assert time.monotonic() < deadline
             time.sleep(0.1)
-        assert not path.exists()
 
 
 # The command line.
@@ -480,7 +479,7 @@ def test_the_program_serves_until_it_is_asked_to_end(tmp_path: Path) -> None:
         [sys.executable, "-m", "fanet_lightning.app", "port=0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env=environment,
     )  # fmt: skip
-    patience = threading.Timer(180, process.kill)
+    patience = threading.Timer(600, process.kill)
     patience.start()
     try:
         assert process.stdout is not None
@@ -491,7 +490,7 @@ def test_the_program_serves_until_it_is_asked_to_end(tmp_path: Path) -> None:
             path = Path(json.load(answer)[0])
         assert tmp_path in path.parents and path.exists()
         process.send_signal(signal.SIGTERM)
-        out, errors = process.communicate(timeout=90)
+        out, errors = process.communicate(timeout=300)
     finally:
         patience.cancel()
         process.kill()

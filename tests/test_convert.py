@@ -275,7 +275,7 @@ def test_a_set_with_one_part_alone(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "fanet_lightning.convert", *words], cwd=cwd, capture_output=True, text=True, timeout=240
+        [sys.executable, "-m", "fanet_lightning.convert", *words], cwd=cwd, capture_output=True, text=True, timeout=300
     )
 
 

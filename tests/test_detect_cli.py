@@ -580,7 +580,7 @@ def heed_interrupts() -> None:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -592,7 +592,6 @@ def test_ctrl_c_keeps_what_is_done(photos: Path, tmp_path: Path) -> None:
     for number in range(30):
         larger.save(photos / f"n{number:02}.jpg")
     command = [sys.executable, "-m", "fanet_lightning.detect", "source=photos", "save=images,json", "out=o"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     journal = Path("o/done.jsonl")
 
     def lines() -> int:
@@ -601,12 +600,12 @@ def test_ctrl_c_keeps_what_is_done(photos: Path, tmp_path: Path) -> None:
     for kind in (signal.SIGKILL, signal.SIGINT):
         before = lines()
         process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             preexec_fn=heed_interrupts,
         )  # fmt: skip
         wait_for(lambda before=before: lines() > before + 2)
         process.send_signal(kind)
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=300)
         assert "Traceback" not in stderr
         if kind == signal.SIGKILL:
             Path("o/.unfinished").mkdir(exist_ok=True)
@@ -620,7 +619,7 @@ def test_ctrl_c_keeps_what_is_done(photos: Path, tmp_path: Path) -> None:
     assert len(files_of("o/images")) == done
     for name in files_of("o/images"):
         read_image_rgb(f"o/images/{name}")
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert finished.returncode == 0 and f"going on: {done} of them are done already" in finished.stdout
     assert len(read_json("o")["images"]) == 33 and read_json("o")["complete"] is True
     assert not Path("o/.unfinished").exists()

@@ -1,5 +1,6 @@
 """Each job of a sweep gets devices of its own."""
 
+import math
 import threading
 import time
 from pathlib import Path
@@ -37,7 +38,7 @@ def test_a_job_waits_for_a_device_and_holds_none_meanwhile(tmp_path: Path, monke
             with claimed(["1"], 1, tmp_path) as other:
                 break
         assert first == ["0"] and other == ["1"]
-    thread.join(timeout=10)
+    thread.join(timeout=300)
     assert got == [["0", "1"]]
 
 
@@ -54,3 +55,20 @@ def test_devices_that_the_environment_hides_are_not_taken(monkeypatch: pytest.Mo
     assert visible_gpus() == ["3", "GPU-5c"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert visible_gpus() == []
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000"}, 1.5),
+        ({"cpu.max": "max 100000"}, math.inf),
+        ({"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4.0),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, math.inf),
+        ({}, math.inf),
+    ],
+)
+def test_a_container_may_use_what_its_quota_says(files: dict[str, str], cores: float, tmp_path: Path) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content + "\n")
+    assert devices._quota(tmp_path) == cores

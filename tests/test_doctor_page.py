@@ -414,7 +414,7 @@ document.title = JSON.stringify(seen);
             str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
             "--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom", index.as_uri(),
         ],
-        capture_output=True, text=True, timeout=110, check=True,
+        capture_output=True, text=True, timeout=300, check=True,
     )  # fmt: skip
     assert "CONSOLE" not in run.stderr, run.stderr
     found = re.search(r"<title>(.*?)</title>", run.stdout)
@@ -464,7 +464,7 @@ document.title = JSON.stringify([outside.map((own) => own.outerHTML), leaving.le
             str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
             f"--window-size={width},1500", "--virtual-time-budget=5000", "--dump-dom", index.as_uri(),
         ],
-        capture_output=True, text=True, timeout=110, check=True,
+        capture_output=True, text=True, timeout=300, check=True,
     )  # fmt: skip
     found = re.search(r"<title>(.*?)</title>", run.stdout)
     assert found and json.loads(html.unescape(found[1])) == [[], 0, False, 2]

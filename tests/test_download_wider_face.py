@@ -113,7 +113,7 @@ def run(*words: object, script: str = "download_wider_face", **env: str) -> Run:
 
 def run_process(*words: object, limit: Callable[[], None] | None = None) -> Run:
     return subprocess.run(
-        command(*words), env=environment(), preexec_fn=limit, capture_output=True, text=True, timeout=60
+        command(*words), env=environment(), preexec_fn=limit, capture_output=True, text=True, timeout=300
     )
 
 
@@ -186,7 +186,7 @@ def test_killed_in_the_middle_and_resumed(
             second = run_process(*words)
             assert f"{root}: another download is at work there" in error_of(second)
         process.send_signal(kind)
-        _, stderr = process.communicate(timeout=120)
+        _, stderr = process.communicate(timeout=300)
         if kind == signal.SIGINT:
             assert process.returncode == 130
             assert "what has arrived is kept: the same command goes on" in stderr and "Traceback" not in stderr
@@ -206,7 +206,7 @@ def _heed_interrupts() -> None:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)

@@ -188,7 +188,7 @@ def test_in_a_browser(truth: GroundTruth, rows: Predictions, pictures: Path, tmp
             str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
             "--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom", f"{page.index.as_uri()}#{state}",
         ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
         assert "CONSOLE" not in done.stderr, done.stderr
         assert 'data-ready="true"' in done.stdout
         return done.stdout

@@ -59,7 +59,7 @@ def words(folder: Path, out: str, *more: str) -> list[str]:
 def run(arguments: list[str], **environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, *arguments], capture_output=True, text=True, check=False, timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, **environment},
     )  # fmt: skip
 
 

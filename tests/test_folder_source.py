@@ -26,7 +26,7 @@ ONE: list[Face] = [(10, 20, 30, 40, False, "face")]
 
 def run(verb: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", f"fanet_lightning.{verb}", *words], cwd=cwd, capture_output=True, text=True, timeout=240
+        [sys.executable, "-m", f"fanet_lightning.{verb}", *words], cwd=cwd, capture_output=True, text=True, timeout=300
     )
 
 

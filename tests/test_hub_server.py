@@ -110,7 +110,7 @@ def test_a_model_of_the_hub_is_fetched_once(hub: Hub, tmp_path: Path) -> None:
     def detect(name: str, **more: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", PROGRAM, name, picture]
         return subprocess.run(
-            command, env=environment | more, cwd=tmp_path, capture_output=True, text=True, timeout=120
+            command, env=environment | more, cwd=tmp_path, capture_output=True, text=True, timeout=300
         )
 
     done = detect(NAME)

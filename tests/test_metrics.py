@@ -103,7 +103,7 @@ def test_two_ranks_see_the_numbers_of_one_and_of_the_training_loop(
     ]  # fmt: skip
     try:
         for process in ranks:
-            output = process.communicate(timeout=120)[0]
+            output = process.communicate(timeout=300)[0]
             assert process.returncode == 0, output
     finally:
         for process in ranks:

@@ -63,7 +63,7 @@ def scored_fddb(folder: Path) -> Path:
 
 def call(*words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "fanet_lightning.plot", *words], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "fanet_lightning.plot", *words], capture_output=True, text=True, timeout=300, check=False
     )
 
 
@@ -223,6 +223,6 @@ def test_no_torch(tmp_path: Path) -> None:
     )
     words = [f"scores={scored(tmp_path / 'a')}", f"out={tmp_path / 'out'}"]
     done = subprocess.run(
-        [sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=300, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")

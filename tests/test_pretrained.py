@@ -507,7 +507,7 @@ def test_the_hubs_own_package_offline(tmp_path: Path) -> None:
     for more in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
         environment = {**os.environ, "HF_HOME": str(tmp_path), **more}
         done = subprocess.run(
-            [sys.executable, "-c", program, "a/b"], env=environment, capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", program, "a/b"], env=environment, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
         assert "cannot be fetched from the Hugging Face hub" in done.stderr

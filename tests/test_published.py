@@ -82,7 +82,7 @@ def test_the_script_makes_the_same_copy_again(shared_data: Path, tmp_path: Path)
     words = [str(shared_data / "curves" / name) for name in ("wider_published_pr_curves.npz", "published_ap.json")]
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *words, str(tmp_path / "copy.npz")],
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "copy.npz") as again, np.load(FILE) as copy:

@@ -483,7 +483,7 @@ def test_the_next_file_is_read_while_the_network_works(tmp_path: Path, monkeypat
 
     class Patient(ByColour):
         def forward(self, images: torch.Tensor) -> NetworkOutput:
-            assert second.wait(timeout=30)
+            assert second.wait(timeout=300)
             return super().forward(images)
 
     monkeypatch.setattr("fanet_lightning.image_inputs.read_image_rgb", read)
@@ -584,7 +584,7 @@ def test_without_supervision_it_is_said_what_to_install(monkeypatch: pytest.Monk
 
 
 def run_python(code: str, cwd: Path) -> str:
-    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

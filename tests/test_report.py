@@ -182,7 +182,7 @@ def test_the_command_line_writes_page_table_and_figures(tmp_path: Path) -> None:
     make_runs.make_sweep(runs, images=20)
     words = [f"runs={runs}", "bootstrap=40", "speed_passes=1"]
     done = subprocess.run(
-        [sys.executable, "-m", "fanet_lightning.report", *words], capture_output=True, text=True, timeout=200
+        [sys.executable, "-m", "fanet_lightning.report", *words], capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     out = runs / "report"
@@ -408,7 +408,7 @@ def test_the_sweeps_own_command_is_on_the_page(tmp_path: Path) -> None:
 
 def test_mistakes_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "fanet_lightning.report", f"runs={tmp_path / 'nowhere'}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout) == (2, "")
     wanted = f"error: runs={tmp_path / 'nowhere'} is not a folder; give the folder of a sweep or of a run\n"
     assert done.stderr == wanted

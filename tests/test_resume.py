@@ -1,19 +1,25 @@
 """Runs that are cut off, by hand, by a full disk, by a damaged file: they go on, and end as if nothing had happened."""
 
 import csv
+import json
 import os
+import re
 import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from fanet_lightning import training
+from fanet_lightning.config import compose_config
+from fanet_lightning.errors import InputError
 from fanet_lightning.run_record import read_record, state_now
 
 TINY = [
@@ -30,10 +36,7 @@ def command(*words: str) -> list[str]:
 
 
 def train(*words: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command(*words), cwd=cwd, capture_output=True, text=True, timeout=300, env=environment, **options
-    )
+    return subprocess.run(command(*words), cwd=cwd, capture_output=True, text=True, timeout=300, **options)
 
 
 def assert_same_end(run: Path, whole: Path, lost_rows: int = 0) -> None:
@@ -79,17 +82,61 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.fixture
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two cores, and no number of threads in the environment."""
+    if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two cores, and to choose them")
+    before, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    os.sched_setaffinity(0, sorted(before)[:2])
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    yield
+    torch.set_num_threads(threads)
+    os.sched_setaffinity(0, before)
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_threads_beside_a_busy_neighbor_and_of_a_run_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their number decides the last bits: a run that goes on takes that of before, whatever the load is now."""
+    monkeypatch.chdir(tmp_path)
+    tiny = [*TINY, "workers=0", "validate_every=4", "data.train_images=4", "data.val_images=1", "logger=csv"]
+
+    def trained(*words: str) -> str:
+        """The first line; the record has the number that torch has."""
+        training.train(compose_config("config", [*tiny, *words]))
+        assert json.loads(Path("run/run.json").read_text())["train"]["threads"] == torch.get_num_threads()
+        return next(line for line in capsys.readouterr().out.splitlines() if line.startswith("level2"))
+
+    neighbor = subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"])
+    try:
+        assert re.search(r", 1 thread \(2 cores, [12] busy\)$", trained("stop_after=1"))
+    finally:
+        neighbor.kill()
+        neighbor.wait()
+    record = Path("run/run.json")
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"train": {"threads": 2}}))
+    assert trained("resume=auto", "stop_after=2").endswith(", 2 threads (as before)")
+    assert trained("resume=run/checkpoints/last.ckpt", "out=other", "stop_after=3").endswith(", 2 threads (as before)")
+    assert trained("resume=auto", "stop_after=3", "threads=1").endswith(", 1 thread")
+    torch.set_num_threads(2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # torch has read it
+    assert trained("resume=auto", "stop_after=4").endswith(", 2 threads (OMP_NUM_THREADS)")
+    with pytest.raises(InputError, match="threads=0"):
+        trained("resume=auto", "threads=0")
+
+
 @pytest.mark.slow
 def test_killed_again_and_again_inside_epochs_it_ends_with_the_same_weights(whole: Path, tmp_path: Path) -> None:
     """A checkpoint every 3 steps, epochs of 4: the kills fall between the two and inside epochs."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for kill in range(4):
         process = subprocess.Popen(
-            command("resume=auto", "checkpoint_every=3"), cwd=tmp_path, env=environment, start_new_session=True,
+            command("resume=auto", "checkpoint_every=3"), cwd=tmp_path, start_new_session=True,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         metrics = tmp_path / "run/checkpoints/last.ckpt"
-        before, deadline = metrics.stat().st_mtime_ns if metrics.exists() else 0, time.monotonic() + 120
+        before, deadline = metrics.stat().st_mtime_ns if metrics.exists() else 0, time.monotonic() + 300
         while process.poll() is None and (not metrics.exists() or metrics.stat().st_mtime_ns == before):
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -116,14 +163,14 @@ def test_a_run_that_is_asked_to_end_says_how_to_go_on(
 ) -> None:
     """Ctrl-C, and what kill and schedulers send: to the whole group of processes, as a terminal does."""
     process = subprocess.Popen(
-        command("resume=auto"), cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True,
+        command("resume=auto"), cwd=tmp_path, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=as_in_a_terminal,
     )  # fmt: skip
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("epoch 1/"):
             os.killpg(process.pid, kind)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == code, said
     lines = [line for line in said.splitlines() if "kept" in line or line == "interrupted"]
     expected = [f"{tmp_path / 'run'} is kept as its last checkpoint has it; resume=auto goes on from there"]
@@ -177,10 +224,10 @@ def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_afterwards(whole: Path
 def test_a_port_in_use_is_named_and_no_rank_is_left_behind(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         done = subprocess.run(
             command("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"),
-            cwd=tmp_path, capture_output=True, text=True, timeout=240, env=environment,
+            cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment,
         )  # fmt: skip
     assert done.returncode != 0
     assert f"MASTER_PORT={port}" in done.stderr and "give a free one" in done.stderr
@@ -189,13 +236,12 @@ def test_a_port_in_use_is_named_and_no_rank_is_left_behind(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_a_run_in_use_is_refused(tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     first = subprocess.Popen(
-        command("epochs=2000", "validate_every=2000"), cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL,
+        command("epochs=2000", "validate_every=2000"), cwd=tmp_path, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not (tmp_path / "run/checkpoints/last.ckpt").exists():
             assert time.monotonic() < deadline
             time.sleep(0.1)

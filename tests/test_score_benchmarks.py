@@ -25,7 +25,7 @@ FDDB_FACES = {1: {A: [(12, 8, np.pi / 2, 20, 15)]}, 2: {B: [(10, 10, 0, 30, 20)]
 
 def call(*words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "fanet_lightning.score", *words], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "fanet_lightning.score", *words], capture_output=True, text=True, timeout=300
     )
 
 

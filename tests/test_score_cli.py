@@ -43,7 +43,7 @@ def run(tmp_path: Path) -> tuple[Path, Path]:
 
 def call(*words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-m", "fanet_lightning.score", *words], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "fanet_lightning.score", *words], capture_output=True, text=True, timeout=300
     )
 
 
@@ -227,7 +227,7 @@ def test_no_torch_and_no_lightning(run: tuple[Path, Path]) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", program, f"predictions={run[0]}", f"ground_truth={run[1]}"],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -279,7 +279,7 @@ def test_a_failing_cell_stops_no_other_and_the_sweep_goes_on_with_what_is_missin
 @pytest.mark.slow
 def test_ranks_inside_a_sweep_also_after_a_failed_cell(tmp_path: Path) -> None:
     words = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", *TINY, "hl=true"]
-    done = run("-m", "level=1,9,2", *words, "sweep=grid", cwd=tmp_path, OMP_NUM_THREADS="1")
+    done = run("-m", "level=1,9,2", *words, "sweep=grid", cwd=tmp_path)
     assert done.returncode == 1, done.stderr[-2000:]
     assert started(done) == ["level1_seed0", "level9_context_hl_seed0", "level2_context_hl_seed0"]
     # One sweep folder, nothing of the ranks beside it.
@@ -304,19 +304,19 @@ def test_a_sweep_that_is_killed_leaves_no_training_behind(tmp_path: Path) -> Non
     words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *TINY, "epochs=5000", "validate_every=5000"]
     process = subprocess.Popen(
         [sys.executable, "-m", "fanet_lightning.train", "-m", "level=1,2,3", "sweep=grid", *words], cwd=tmp_path,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     folders = [tmp_path / "grid" / name for name in ("level1_seed0", "level2_context_hl_seed0")]
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 300
     while not all((folder / "checkpoints/last.ckpt").is_file() for folder in folders):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
     process.kill()
     process.wait()
-    time.sleep(3)
-    for folder in folders:
-        holder = int((folder / ".lock.holder").read_text().split()[1])
-        assert not Path(f"/proc/{holder}").exists() or "Z" in Path(f"/proc/{holder}/stat").read_text().split()[2]
+    holders = [Path("/proc", (folder / ".lock.holder").read_text().split()[1], "stat") for folder in folders]
+    while any(stat.exists() and stat.read_text().split()[2] != "Z" for stat in holders):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     assert not (tmp_path / "grid/level3_context_hl_seed0/train.log").exists()
 
 
@@ -327,10 +327,10 @@ def test_a_preempted_cell_is_queued_again_and_goes_on(tmp_path: Path) -> None:
     log = (tmp_path / "output").open("w")
     process = subprocess.Popen(
         [sys.executable, "-m", "fanet_lightning.train", "-m", "level=1", "sweep=grid", *words],
-        cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT,
     )  # fmt: skip
     folder = tmp_path / "grid/level1_seed0"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (folder / "checkpoints/previous.ckpt").is_file():
         assert time.monotonic() < deadline and process.poll() is None, (tmp_path / "output").read_text()
         time.sleep(0.1)
@@ -338,7 +338,7 @@ def test_a_preempted_cell_is_queued_again_and_goes_on(tmp_path: Path) -> None:
     holder = int((folder / ".lock.holder").read_text().split()[1])
     job = int(Path(f"/proc/{holder}/stat").read_text().rsplit(")", 1)[1].split()[1])
     os.kill(job, signal.SIGUSR2)
-    assert process.wait(timeout=240) == 0, (tmp_path / "output").read_text()
+    assert process.wait(timeout=300) == 0, (tmp_path / "output").read_text()
     log.close()
     record = read_record(folder)
     assert record is not None and record.state == "finished"
@@ -350,15 +350,10 @@ def test_a_preempted_cell_is_queued_again_and_goes_on(tmp_path: Path) -> None:
 def test_torchrun_works_with_a_folder_that_all_ranks_share(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "fanet_lightning.train"]
     words = ["level=2", *TINY, "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, *words, "out=run"], cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment
-    )
+    done = subprocess.run([*command, *words, "out=run"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     record = read_record(tmp_path / "run")
     assert record is not None and record.state == "finished" and record.train["devices"] == 2
-    refused = subprocess.run(
-        [*command, *words], cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment
-    )
+    refused = subprocess.run([*command, *words], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert refused.returncode != 0
     assert "error: under torchrun give out=DIR" in refused.stderr

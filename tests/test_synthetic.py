@@ -118,7 +118,7 @@ class TestPreparation:
         assert list(tmp_path.iterdir()) == []
 
     def test_two_at_once_agree_and_the_loser_cleans_up(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        both_writing = threading.Barrier(2, timeout=60)
+        both_writing = threading.Barrier(2, timeout=300)
         write = synthetic._write
 
         def write_together(*arguments: object) -> None:

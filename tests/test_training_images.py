@@ -226,7 +226,7 @@ def test_score_needs_no_torch_for_it_and_mistakes_are_one_line(scored: list[str]
         "sys.exit(code)"
     )
     command = [sys.executable, "-c", program, *scored, f"trained_on={tmp_path / 'mine.txt'}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "1 of 4 scored images was trained on" in done.stderr, done.stderr
     with pytest.raises(InputError, match=r"cannot read the list of training images .*nothing.txt: No such file"):
         score_verb.main([*scored, f"trained_on={tmp_path / 'nothing.txt'}"])

@@ -230,7 +230,7 @@ def test_lost_output_stops_no_work_and_shows_in_the_exit_code(tmp_path: Path) ->
     for redirected, code in (("| true", 141), (">/dev/full", 1), (">&-", 0), (">&- 2>&-", 0), ("2>/dev/full >&2", 1)):
         shell = f'"$0" -c "$1" {redirected}; ' + ("exit ${PIPESTATUS[0]}" if "|" in redirected else "exit $?")
         done = subprocess.run(
-            ["bash", "-c", shell, sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=120
+            ["bash", "-c", shell, sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == code, (redirected, done.stderr)
         assert "Traceback" not in done.stderr
@@ -239,12 +239,12 @@ def test_lost_output_stops_no_work_and_shows_in_the_exit_code(tmp_path: Path) ->
 
 def test_a_folder_that_is_gone_bytes_that_are_no_text_and_no_verb(tmp_path: Path) -> None:
     gone = f'mkdir gone; cd gone; rmdir ../gone; exec "{sys.executable}" -m fanet_lightning.score x=1'
-    done = subprocess.run(["sh", "-c", gone], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["sh", "-c", gone], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "working folder" in done.stderr
     done = command("score", os.fsdecode(b"predictions=caf\xe9"), cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1) and r"predictions=caf\xe9" in done.stderr
     done = subprocess.run(
-        [sys.executable, "-m", "fanet_lightning", "trian"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "fanet_lightning", "trian"], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "fanet_lightning.train" in done.stderr
 

@@ -22,7 +22,6 @@ def no_account() -> Iterator[None]:
         patch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
         patch.setenv("WANDB_ERROR_REPORTING", "false")
         patch.setenv("NETRC", os.devnull)
-        patch.setenv("OMP_NUM_THREADS", "1")
         yield
 
 

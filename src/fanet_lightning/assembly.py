@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fanet_lightning.errors import InputError, first_line
-from fanet_lightning.run_record import RunRecord
+from fanet_lightning.run_record import RunRecord, is_first_process
 
 # Options of a network that its weights bring along, or that only say how fresh weights are drawn.
 NOT_THE_NETWORK = {"normaliser", "face_prior"}
@@ -47,7 +47,7 @@ def build_module(
         else:
             module.network.load_state_dict(initial.network.state_dict())
     if with_weights:
-        load_trunk_weights(module.network, options["weights"])
+        load_trunk_weights(module.network, options["weights"], say=print if is_first_process() else str)
     # It follows the weights, and travels in the checkpoint.
     module.hparams["network"]["normaliser"] = module.network.normaliser.kind
     if options["compile"]:

@@ -55,6 +55,14 @@ def _lasting_streams() -> _Stream:
     return raws[0]
 
 
+# Every verb imports this module before torch, with which libgomp reads the environment.
+# How often a thread looks whether the others have come before it sleeps: for a millisecond. The usual 300 000 take more
+# than a time slice, so that beside a busy neighbor threads burn theirs on waiting for one that is not running; with a
+# tenth of that, sleeping and waking would cost a machine of its own half the speed (benchmarks/threads.py).
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+
+
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     """Call ``main`` with the command line; print an :class:`InputError` as one line on stderr and leave with 2.
 

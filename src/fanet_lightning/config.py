@@ -74,6 +74,7 @@ class TrainSchema:
     checkpoint_every: int | None = None
     stop_after: int | None = None
     workers: int = 2
+    threads: int | None = None
     cache: str | None = None
     cache_gib: float | None = None
     cache_dir: str = "data/image_cache"

@@ -23,7 +23,7 @@ AUTO = "auto"
 VALUES = {
     "whole [1, inf)": "batch_size input_size epochs validate_every seeds data.train_images data.val_images "
     "augment.attempts trainer.accumulate_grad_batches trainer.check_val_every_n_epoch trainer.num_nodes",
-    "whole [1, inf) or null": "checkpoint_every stop_after",
+    "whole [1, inf) or null": "checkpoint_every stop_after threads",
     "whole [1, inf) or -1": "trainer.max_steps",
     "whole [1, inf) or (0, 1] or null": "trainer.limit_train_batches",
     "whole [0, inf)": "workers data.seed optim.warmup_steps trainer.log_every_n_steps",
@@ -159,7 +159,7 @@ def check(options: dict[str, Any]) -> None:
         if initial is not None and initial.training_images is None and is_first_process():
             print(f"warning: init={options['init']} does not name its training images; the run's list will lack them")
         if options["weights"] not in (None, "none"):
-            load_trunk_weights(network, options["weights"])
+            load_trunk_weights(network, options["weights"], say=str)
     source = build_source(**options["data"])
     build_datamodule(options, source)
     source.check()

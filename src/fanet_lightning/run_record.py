@@ -37,8 +37,8 @@ State = Literal["running", "interrupted", "stopped", "finished", "failed"]
 # Settings that say where and how a run is carried out, not what it trains. Two starts that differ in these alone are
 # the same run.
 CIRCUMSTANCES = frozenset({
-    "out", "sweep", "group", "name", "resume", "overwrite", "workers", "logger", "profile", "stop_after", "seeds",
-    "checkpoint_every", "evaluate_at_end", "also_protocols", "final_protocols", "compile", "channels_last",
+    "out", "sweep", "group", "name", "resume", "overwrite", "workers", "threads", "logger", "profile", "stop_after",
+    "seeds", "checkpoint_every", "evaluate_at_end", "also_protocols", "final_protocols", "compile", "channels_last",
     "data.root", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
     "trainer.log_every_n_steps", "trainer.enable_progress_bar", "cache_dir", "cache_gib",
 })  # fmt: skip
@@ -58,7 +58,8 @@ class RunRecord:
     ``scores`` maps a protocol's name to ``folder`` (within the run's), ``ap`` per setting, ``images`` and
     ``images_per_second``. ``train`` holds ``epoch`` (epochs done), ``epochs``, ``steps``, ``seconds`` (wall time of
     training over all starts), ``starts``, ``images_per_second``, ``wait_share`` (of the last epoch: seconds spent
-    waiting for samples ÷ seconds), ``unreadable_images`` (their ids), ``skipped_steps`` and ``device``.
+    waiting for samples ÷ seconds), ``unreadable_images`` (their ids), ``skipped_steps``, ``device`` and, on a CPU,
+    ``threads``.
     """
 
     name: str

@@ -24,7 +24,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from fanet_lightning.config import quoted
-from fanet_lightning.devices import claimed, visible_gpus
+from fanet_lightning.devices import claimed, usable_cores, visible_gpus
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import replaced
 from fanet_lightning.preflight import never_trained
@@ -194,16 +194,12 @@ def _environment(settings: Mapping[str, Any], parallel_jobs: int) -> Iterator[di
         parallel_jobs = min(parallel_jobs, max(1, len(gpus) // count))
     if parallel_jobs > 1:
         # Threads of several processes on the same cores wait for each other in barriers: ten times slower, measured.
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // parallel_jobs)))
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // parallel_jobs)))
     if gpus:
         with claimed(gpus, count) as mine:
             yield {**environment, "CUDA_VISIBLE_DEVICES": ",".join(mine)}
     else:
         yield environment
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def die_with_parent() -> None:

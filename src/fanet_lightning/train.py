@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from fanet_lightning import cli, sweep
 from fanet_lightning.config import CommandLine, canonical, config_dir, plain, quoted, read_words, without_hydra
+from fanet_lightning.devices import usable_cores
 from fanet_lightning.errors import InputError
 from fanet_lightning.preflight import AUTO, check
 from fanet_lightning.run_record import TerminalLog, locked
@@ -78,7 +79,7 @@ def _last(ap: dict[str, float]) -> float:
 def _parallel_jobs(hydra_config: Any) -> int:
     """How many cells Hydra's launcher runs side by side on this machine."""
     jobs = int(hydra_config.launcher.get("n_jobs") or 1)
-    return jobs if jobs > 0 else len(os.sched_getaffinity(0)) + 1 + jobs
+    return jobs if jobs > 0 else usable_cores() + 1 + jobs
 
 
 def main(argv: list[str]) -> int:

@@ -142,12 +142,13 @@ def _fit_and_evaluate(options: dict[str, Any], out: Path, record: RunRecord | No
     finished = False
     try:
         trainer = build_trainer(options, out, loggers=loggers, record=record, initial=initial)
+        threads = _set_threads(options["threads"], resume, trainer)
         if record is not None:
             _describe(record, options, module, trainer)
             record.wandb = loggers.wandb_record
             record.write(out)
             loggers.describe({f"model/{name}": value for name, value in record.model.items()})
-            print(_opening(options, record, out, resume, resumed_step), flush=True)
+            print(_opening(options, record, out, threads, resume, resumed_step), flush=True)
         _fit(trainer, module, build_datamodule(options, source), resume)
         if record is not None and trainer.global_step != resumed_step:
             record.scores = {}  # they were about the weights of before
@@ -208,7 +209,36 @@ def _fit(trainer: "Trainer", module: Any, datamodule: Any, resume: Path | None) 
         ) from error
 
 
+def _set_threads(asked: int | None, resume: Path | None, trainer: "Trainer") -> str:
+    """The threads of PyTorch's operators where the CPU trains; and in words, with a comma before them.
+
+    Their number decides how sums are rounded. So a resumed run takes that of before, unless it is told another.
+    """
+    import torch
+
+    from fanet_lightning.devices import free_cores
+
+    if trainer.strategy.root_device.type != "cpu":
+        return ""
+    earlier = read_record(resume.parent.parent) if resume is not None else None
+    before = earlier.train.get("threads") if earlier is not None else None
+    count, why = asked or torch.get_num_threads(), ""
+    if asked is None and "OMP_NUM_THREADS" in os.environ:
+        why = " (OMP_NUM_THREADS)"
+    elif asked is None and before is not None:
+        count, why = before, " (as before)"
+    elif asked is None:
+        free, reason = free_cores()
+        count, why = max(1, free // trainer.num_devices), f" ({reason})"
+    torch.set_num_threads(count)
+    if trainer.num_devices > 1:
+        os.environ["OMP_NUM_THREADS"] = str(count)  # for the ranks that Lightning is about to start
+    return f", {count} {'thread' if count == 1 else 'threads'}{why}"
+
+
 def _describe(record: RunRecord, options: dict[str, Any], module: Any, trainer: "Trainer") -> None:
+    import torch
+
     from fanet_lightning.net.build import flops, inference_parameters
     from fanet_lightning.precision import device_name
 
@@ -221,6 +251,8 @@ def _describe(record: RunRecord, options: dict[str, Any], module: Any, trainer: 
         "devices": trainer.world_size,
         "device": device_name(str(trainer.strategy.root_device)),
     }
+    if trainer.strategy.root_device.type == "cpu":
+        record.train["threads"] = torch.get_num_threads()
 
 
 def _evaluate(options: dict[str, Any], out: Path, source: Any, record: RunRecord, trainer: "Trainer") -> None:
@@ -260,7 +292,7 @@ def _result(out: Path, options: dict[str, Any], record: RunRecord | None) -> Tra
 
 
 def _opening(
-    options: dict[str, Any], record: RunRecord, out: Path, resume: Path | None, resumed_step: int | None
+    options: dict[str, Any], record: RunRecord, out: Path, threads: str, resume: Path | None, resumed_step: int | None
 ) -> str:
     from fanet_lightning.precision import resolve_precision
 
@@ -269,7 +301,7 @@ def _opening(
         f"{options['name']}: {record.model['parameters'] / 1e6:.2f} M inference parameters, "
         f"data {options['data']['name']}, {options['epochs']} epochs, "
         f"batch {options['batch_size']}, crop {options['input_size']}², {precision}, "
-        f"seed {options['seed']}",
+        f"seed {options['seed']}{threads}",
         f"writing to {out}",
     ]
     if resume is not None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from fanet_lightning.data.resize import TestScale
 from fanet_lightning.data.sampler import EvalSampler, TrainBatchSampler
 from fanet_lightning.data.shrunk_images import shrunk_records
 from fanet_lightning.data.sources import FaceSource
+from fanet_lightning.devices import usable_cores
 from fanet_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ log = logging.getLogger(__name__)
 
 def default_workers() -> int:
     """As many worker processes as there are usable cores, at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores)
+    return min(8, usable_cores())
 
 
 class FaceDataModule(LightningDataModule):

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from fanet_lightning.data.drawn_scenes import EVENTS, FaceTruth, draw_picture
+from fanet_lightning.devices import usable_cores
 from fanet_lightning.errors import InputError
 
 # Part of the key: raise it with every change that draws other pictures.
@@ -126,7 +127,7 @@ def _write(folder: Path, parameters: dict[str, Any], processes: int | None) -> N
         for number, event in enumerate(EVENTS):
             (folder / f"WIDER_{split}" / "images" / f"{number}--{event}").mkdir(parents=True)
     total = parameters["train_images"] + parameters["val_images"]
-    wanted = min(8, _usable_cores()) if processes is None else max(1, processes)
+    wanted = min(8, usable_cores()) if processes is None else max(1, processes)
     # A process takes half a second to start, in which thirty pictures are drawn.
     parts = max(1, min(wanted, total if processes is not None else total // 60))
     annotated = _draw_in_processes(folder, parameters, parts) if parts > 1 else _draw_part(folder, parameters, 0, 1)
@@ -237,10 +238,6 @@ def _range(name: str, value: Sequence[int]) -> tuple[int, int]:
             f"data.{name}={list(sides) or value}: give [least, largest] in whole pixels from {low} to {high}"
         )
     return sides
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _remove_stale(root: Path, key: str) -> None:

@@ -1,6 +1,6 @@
 """ImageNet weights for the trunk: torchvision's VGG16 or the reduced-fc one that SSD and S3FD start from."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ _BATCH_NORM = (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)
 _REDUCED_FC6, _REDUCED_FC7 = 31, 33
 
 
-def load_trunk_weights(network: Network, source: str | Path | None) -> str:
+def load_trunk_weights(network: Network, source: str | Path | None, say: Callable[[str], object] = print) -> str:
     """Fill ``network.trunk`` with ImageNet weights and give the network the normaliser that belongs to them.
 
     Args:
@@ -27,7 +27,8 @@ def load_trunk_weights(network: Network, source: str | Path | None) -> str:
             the path of a file, or None or ``none`` for no weights. A file is what ``torch.save`` or safetensors wrote,
             in torchvision's layout (``features.0.weight`` … ``classifier.3.bias``) or the reduced-fc one
             (``0.weight`` … ``33.bias``, ``vgg16_reducedfc.pth``), which may end with the thirteen convolutions
-            (``28.bias``): fc6 and fc7 then stay as they are, and a line says so.
+            (``28.bias``): fc6 and fc7 then stay as they are.
+        say: is told, in a line, what the file does not have.
 
     fc6 and fc7 of torchvision's layout are decimated as in SSD (§3.1): every fourth output, every third tap of 7×7.
     conv6_1 … conv7_2, where no weights exist, stay as they are.
@@ -58,7 +59,7 @@ def load_trunk_weights(network: Network, source: str | Path | None) -> str:
     if "features.0.weight" in found:
         kind, new = "imagenet", _from_torchvision(found, where, trunk)
     elif "0.weight" in found:
-        kind, new = "caffe", _from_reduced_fc(found, where, trunk)
+        kind, new = "caffe", _from_reduced_fc(found, where, trunk, say)
     else:
         keys = ", ".join(list(found)[:3]) or "nothing"
         raise InputError(
@@ -147,7 +148,9 @@ def _from_torchvision(found: Mapping[str, Tensor], where: str, trunk: VggTrunk) 
     return new
 
 
-def _from_reduced_fc(found: Mapping[str, Tensor], where: str, trunk: VggTrunk) -> dict[str, Tensor]:
+def _from_reduced_fc(
+    found: Mapping[str, Tensor], where: str, trunk: VggTrunk, say: Callable[[str], object]
+) -> dict[str, Tensor]:
     if trunk.batch_norm:
         raise InputError(f"{where}: a VGG16 without batch normalisation; set model.batch_norm=false")
     names: tuple[str, ...] = VGG_CONVOLUTIONS
@@ -155,7 +158,7 @@ def _from_reduced_fc(found: Mapping[str, Tensor], where: str, trunk: VggTrunk) -
     if any(key.startswith((f"{_REDUCED_FC6}.", f"{_REDUCED_FC7}.")) for key in found):
         names, indices = (*names, "conv_fc6", "conv_fc7"), (*indices, _REDUCED_FC6, _REDUCED_FC7)
     else:
-        print(f"{where}: the thirteen convolutions of VGG16; fc6 and fc7 start fresh")
+        say(f"{where}: the thirteen convolutions of VGG16; fc6 and fc7 start fresh")
     return {
         f"{name}.{part}": _get(found, f"{index}.{part}", where)
         for name, index in zip(names, indices, strict=True)
