@@ -896,7 +896,7 @@ def lines_of(path: str) -> list[dict[str, Any]]:
 
 def test_a_video(photos: Path, photograph: Image.Image, capsys: pytest.CaptureFixture[str]) -> None:
     write_video(Path("clip.mp4"), photograph)
-    assert main(["source=clip.mp4,photos/one.jpg", "save=images,json,txt,crops", "out=o"]) == 0
+    assert main(["source=clip.mp4,photos/one.jpg", "save=images,json,txt,crops", "protocol=original", "out=o"]) == 0
     said = capsys.readouterr()
     assert "detecting faces in 1 image and 1 video" in said.out
     assert "1 image, 1 video (8 frames), 9 faces; " in said.out and "100 %, 8 of 8 frames" in said.err
@@ -914,7 +914,7 @@ def test_a_video(photos: Path, photograph: Image.Image, capsys: pytest.CaptureFi
     assert (video["frames"], video["faces"], video["broken"]) == (8, 8, None)
     assert (video["width"], video["height"], video["frames_per_second"]) == (256, 300, 10.0)
     assert video["files"] == ["frames/clip.jsonl", "videos/clip.mp4"]
-    assert main(["source=clip.mp4,photos/one.jpg", "save=images,json,txt,crops", "out=o"]) == 0
+    assert main(["source=clip.mp4,photos/one.jpg", "save=images,json,txt,crops", "protocol=original", "out=o"]) == 0
     assert "going on: 2 of them are done already" in capsys.readouterr().out
 
 

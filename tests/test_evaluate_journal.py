@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-import fanet_lightning
+from fanet_lightning import inference_store
 from fanet_lightning.data.records import ImageRecord
 from fanet_lightning.errors import InputError
 from fanet_lightning.inference_store import Inferred, Journal, code_sha256, file_sha256, images_sha256
@@ -163,7 +163,7 @@ def test_every_module_of_the_package_counts(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "room").mkdir()
     for name in ("__init__.py", "boxes.py", "room/__init__.py", "room/loss.py", "weights.safetensors"):
         (tmp_path / name).write_text("x = 1\n")
-    monkeypatch.setattr(fanet_lightning, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(inference_store, "__file__", str(tmp_path / "inference_store.py"))
 
     def code() -> str:
         code_sha256.cache_clear()  # as in a new process

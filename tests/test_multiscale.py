@@ -170,7 +170,7 @@ def test_the_detector_takes_several_scales_as_it_takes_one() -> None:
     detector = FaceDetector(build_network(level=2, width=0.0625), detection={"keep": 20})
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     protocol = MultiScale(max_pixels=20_000)
-    found, (expected, records) = detector.detect(image, protocol), protocol.detect(detector, image)
+    found, (expected, records) = detector.detect(image, protocol, threshold=0.0), protocol.detect(detector, image)
     assert len(found.scores) and len(records) == 4
     assert torch.equal(found.boxes_xyxy, expected.boxes_xyxy) and torch.equal(found.scores, expected.scores)
     assert (found.scores.diff() <= 0).all()

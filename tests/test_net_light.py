@@ -253,10 +253,7 @@ def test_a_prior_leaves_the_offsets_and_every_other_layer_as_they_are() -> None:
 def test_a_prior_outside_zero_to_one(value: str) -> None:
     with pytest.raises(InputError) as caught:
         _network(f"model.face_prior={value}")
-    shown = {"true": "True"}.get(value, value)
-    assert str(caught.value) == (
-        f"model.face_prior={shown}: give a probability above 0 and below 1, such as 0.01, or null"
-    )
+    assert str(caught.value).startswith(f"model.face_prior={ {'true': 'True'}.get(value, value) }")
 
 
 # --- folding batch normalisation -------------------------------------------------------------------------------------

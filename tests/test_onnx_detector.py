@@ -74,7 +74,7 @@ def test_it_knows_what_it_is(onnx_file: Path, exported: FaceDetector, eager: Fac
 def test_an_image_beyond_memory_is_refused(exported: FaceDetector, monkeypatch: pytest.MonkeyPatch) -> None:
     def detect(available: int | None) -> int:
         monkeypatch.setattr(onnx_detector, "available_bytes", lambda device: available)
-        return len(exported.detect([PHOTOGRAPH, PHOTOGRAPH], threshold=0.5))
+        return len(exported.detect([PHOTOGRAPH, PHOTOGRAPH], protocol="original", threshold=0.5))
 
     # 512 × 600 pixels; a pixel takes 84 bytes, and half of what there is may be taken.
     assert detect(52_000_000) == 2 and detect(None) == 2

@@ -86,7 +86,7 @@ def test_a_run_that_goes_on_inside_an_epoch_counts_from_there(
     monkeypatch.setattr(callbacks, "time", SimpleNamespace(perf_counter=clock))
     loop = SimpleNamespace(
         world_size=1, current_epoch=3, max_epochs=9, global_step=40, is_global_zero=True, should_stop=False,
-        callback_metrics={}, train_dataloader=None, datamodule=None,
+        callback_metrics={}, train_dataloader=None, datamodule=None, gradient_clip_val=None,
     )  # fmt: skip
     module = SimpleNamespace(log=lambda *_, **__: None)
     report = callbacks.EpochReport()

@@ -39,28 +39,26 @@ class _Stream(io.FileIO):
             return len(data)
 
 
-def _lasting_streams() -> _Stream:
-    """Put streams that never raise in place of standard output and error, also where the shell has closed them."""
+def _lasting_streams() -> list[_Stream]:
+    """Put streams that never raise in place of standard output and error, also where the shell has closed them.
+
+    What a caller has put there itself (``contextlib.redirect_stdout``) stays.
+    """
     while (free := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(free)
-    raws = [_Stream(descriptor, "w", closefd=False) for descriptor in (1, 2)]
-    sys.stdout, sys.stderr = (
-        io.TextIOWrapper(
-            io.BufferedWriter(raw), encoding=getattr(stream, "encoding", "utf-8"), errors="backslashreplace",
-            line_buffering=bool(getattr(stream, "line_buffering", True)), write_through=raw.fileno() == 2,
-        )
-        for raw, stream in zip(raws, (sys.stdout, sys.stderr), strict=True)
-    )  # fmt: skip
-    return raws[0]
-
-
-# Every verb imports this module before torch, with which libgomp reads the environment.
-# How often a thread looks whether the others have come before it sleeps: for a millisecond. The usual 300 000 take more
-# than a time slice, so that beside a busy neighbor threads burn theirs on waiting for one that is not running; with a
-# tenth of that, sleeping and waking would cost a machine of its own half the speed (benchmarks/threads.py).
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+    raws = []
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is getattr(sys, f"__{name}__"):
+            raw = _Stream(descriptor, "w", closefd=False)
+            lasting = io.TextIOWrapper(
+                io.BufferedWriter(raw), encoding=getattr(stream, "encoding", "utf-8"), errors="backslashreplace",
+                line_buffering=bool(getattr(stream, "line_buffering", True)), write_through=descriptor == 2,
+            )  # fmt: skip
+            setattr(sys, name, lasting)
+            raws.append(raw)
+    return raws
 
 
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
@@ -68,7 +66,7 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
 
     A standard output that is closed or full stops no work; the exit code tells of it.
     """
-    output = _lasting_streams()
+    streams = _lasting_streams()
     try:
         check_surroundings(sys.argv)
         code = main(sys.argv[1:]) or 0
@@ -78,8 +76,9 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     except Exception as error:
         code = report_error(error)
     sys.stdout.flush()
-    if output.lost is not None and not code:
-        code = NO_READER if isinstance(output.lost, BrokenPipeError) else FAILED
+    lost = next((stream.lost for stream in streams if stream.fileno() == 1 and stream.lost is not None), None)
+    if lost is not None and not code:
+        code = NO_READER if isinstance(lost, BrokenPipeError) else FAILED
     sys.exit(code)
 
 

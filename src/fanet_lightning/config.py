@@ -282,9 +282,14 @@ def without_hydra(config: DictConfig) -> DictConfig:
     return own
 
 
-def quoted(text: str) -> str:
-    """A value for Hydra's command line: quoted, so that commas, blanks and brackets in a path mean themselves."""
-    return str(QuotedString(text, Quote.single).with_quotes())
+def hydra_text(value: str | bool | None) -> str:
+    """A value in Hydra's grammar: quoted where commas, blanks and brackets would not mean themselves."""
+    if not isinstance(value, str):
+        return "null" if value is None else str(value).lower()
+    override = _parsed(value)
+    as_it_is = override is not None and not override.is_sweep_override() and override.value() == value
+    # In front of a comma or bracket, which may follow, a backslash would take its meaning from it.
+    return value if as_it_is and "\\" not in value else str(QuotedString(value, Quote.single).with_quotes())
 
 
 def groups_of(config_name: str) -> dict[str, str | None]:
@@ -406,10 +411,10 @@ def _value(key: str, typed: str, default: Any, is_sweep: bool) -> Word:
     for piece in pieces:
         if of_texts and _is_list(piece):
             each = [_text(part, default) for part in _split(piece.strip()[1:-1]) if part.strip()]
-            texts.append(f"[{','.join(_for_hydra(part) for part in each)}]")
+            texts.append(f"[{','.join(hydra_text(part) for part in each)}]")
         else:
             each = _text(piece, default)
-            texts.append(_for_hydra(each))
+            texts.append(hydra_text(each))
         values.append(each)
     return Word(key, tuple(values), f"{key}={','.join(texts)}", len(pieces) > 1)
 
@@ -466,15 +471,6 @@ def _text(typed: str, default: Any) -> str | bool | None:
 def _at_home(typed: str) -> str:
     # pathlib raises for a name that is no user's, and for one that is too long for a file.
     return os.path.expanduser(typed) if typed.startswith("~") else typed  # noqa: PTH111
-
-
-def _for_hydra(value: str | bool | None) -> str:
-    if not isinstance(value, str):
-        return "null" if value is None else str(value).lower()
-    override = _parsed(value)
-    as_it_is = override is not None and not override.is_sweep_override() and override.value() == value
-    # In front of a comma or bracket, which may follow, a backslash would take its meaning from it.
-    return value if as_it_is and "\\" not in value else quoted(value)
 
 
 def _set(config: DictConfig, key: str, value: Any, line: CommandLine) -> Any:

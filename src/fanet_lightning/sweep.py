@@ -23,7 +23,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from fanet_lightning.config import quoted
+from fanet_lightning.config import hydra_text
 from fanet_lightning.devices import claimed, usable_cores, visible_gpus
 from fanet_lightning.errors import InputError
 from fanet_lightning.files import replaced
@@ -157,7 +157,8 @@ def _train(
     words = [word for word in overrides if word.split("=")[0].lstrip("+") not in ("out", "resume", "group", "name")]
     command = [
         sys.executable, "-m", "fanet_lightning.train", *words, "hydra.mode=RUN", "resume=auto",
-        f"out={quoted(str(folder))}", f"group={quoted(sweep.name)}", f"name={quoted(str(settings['name']))}",
+        f"out={hydra_text(str(folder))}", f"group={hydra_text(sweep.name)}",
+        f"name={hydra_text(str(settings['name']))}",
     ]  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     with _environment(settings, parallel_jobs) as environment, (folder / LOG_FILE).open("a", encoding="utf-8") as log:

@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from fanet_lightning import cli, sweep
-from fanet_lightning.config import CommandLine, canonical, config_dir, plain, quoted, read_words, without_hydra
+from fanet_lightning.config import CommandLine, canonical, config_dir, hydra_text, plain, read_words, without_hydra
 from fanet_lightning.devices import usable_cores
 from fanet_lightning.errors import InputError
 from fanet_lightning.preflight import AUTO, check
@@ -34,6 +34,8 @@ SWEEP_PROCESS = "FANET_SWEEP_PID"
 TOLD_BY_NAME = {"level", "context", "hl", "model", "cell"}
 # Sweepers that optimize minimize unless they are told otherwise: Optuna's key for it, Nevergrad's and Ax's.
 MAXIMIZE = {"direction": "maximize", "optim.maximize": "true", "ax_config.experiment.minimize": "false"}
+# What Hydra itself answers, once the words are checked.
+HYDRA_FLAGS = {"--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc"}
 # numpy's generators take no others.
 SEEDS = range(2**32)
 
@@ -88,7 +90,7 @@ def main(argv: list[str]) -> int:
         cli.print_help("config", [word for word in argv if "=" in word], USAGE)
         return 0
     words = [word for word in argv if word not in ("-m", "--multirun")]
-    if any(word.startswith("-") for word in words):  # --cfg job, --info, --hydra-help …: Hydra's own
+    if HYDRA_FLAGS & {*words}:
         checked = [word for word in words if "=" in word and not word.startswith("-")]
         line = read_words("config", checked, multirun=len(words) < len(argv), with_hydra=True)
         _run_hydra([*(word for word in argv if word not in checked), *line.for_hydra])
@@ -112,7 +114,7 @@ def _single(line: CommandLine) -> int:
     canonical(config)
     _check(plain(config))
     # The other ranks are started with these words, and `${now:}` would differ there.
-    _run_hydra([*(word.for_hydra for word in line.words if word.key != "out"), f"out={quoted(config.out)}"])
+    _run_hydra([*(word.for_hydra for word in line.words if word.key != "out"), f"out={hydra_text(config.out)}"])
     return 0
 
 

@@ -220,11 +220,14 @@ class SyntheticSource:
         self._prepared()
 
     def check(self, train: bool = True) -> None:
-        """The drawn set is made where it is missing; only its folder can be wrong.
+        """The set is made where it is missing; its parameters and its folder can be wrong.
 
         Raises:
-            InputError: ``root`` cannot be written.
+            InputError: a parameter is out of range, or ``root`` cannot be written.
         """
+        from fanet_lightning.data.synthetic import synthetic_parameters
+
+        synthetic_parameters(**self._options)
         check_writable(self._root, "data.root")
 
     def train(self) -> list[ImageRecord]:

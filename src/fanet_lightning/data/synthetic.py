@@ -85,16 +85,7 @@ def prepare_synthetic(
     Raises:
         InputError: a parameter out of range, or ``root`` cannot be written.
     """
-    parameters = {
-        "version": VERSION,
-        "train_images": _count("train_images", train_images),
-        "val_images": _count("val_images", val_images),
-        "seed": seed,
-        "image_width": _range("image_width", image_width),
-        "image_height": _range("image_height", image_height),
-    }
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise InputError(f"data.seed={seed}: give a whole number from 0")
+    parameters = synthetic_parameters(train_images, val_images, seed, image_width, image_height)
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
     root = Path(root)
     folder = root / f"v{VERSION}-{digest[:12]}"
@@ -120,6 +111,30 @@ def prepare_synthetic(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def synthetic_parameters(
+    train_images: int = 400,
+    val_images: int = 120,
+    seed: int = 0,
+    image_width: Sequence[int] = (400, 480),
+    image_height: Sequence[int] = (320, 400),
+) -> dict[str, Any]:
+    """What a synthetic set is made from, as :func:`prepare_synthetic` has it.
+
+    Raises:
+        InputError: a parameter out of range.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InputError(f"data.seed={seed}: give a whole number from 0")
+    return {
+        "version": VERSION,
+        "train_images": _count("train_images", train_images),
+        "val_images": _count("val_images", val_images),
+        "seed": seed,
+        "image_width": _range("image_width", image_width),
+        "image_height": _range("image_height", image_height),
+    }
 
 
 def _write(folder: Path, parameters: dict[str, Any], processes: int | None) -> None:

@@ -230,7 +230,7 @@ class _Finder:
             written = [Path(text).expanduser() for text in dict.fromkeys((entry, entry.replace("\\", "/")))]
             places = [(base / own, own) for own in written for base in (path.parent, Path())]
             # One that is not there is told with the others that cannot be read.
-            place, own = next((found for found in places if found[0].exists()), places[0])
+            place, own = next((found for found in places if os.path.exists(found[0])), places[0])  # noqa: PTH110, no error in a locked folder
             within = not own.is_absolute() and ".." not in own.parts
             self._add_file(place, own.as_posix() if within else own.name)
 
