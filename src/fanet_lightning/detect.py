@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 USAGE = (
     "python -m fanet_lightning.detect source=IMAGE|FOLDER|'PATTERN'|LIST.txt|URL|VIDEO|CAMERA "
-    "[save=images,json,txt,crops] [checkpoint=fanet_light] [protocol=original] [threshold=0.5] [redact=blur|pixelate] "
+    "[save=images,json,txt,crops] [checkpoint=fanet_light] [protocol=short640] [threshold=0.5] [redact=blur|pixelate] "
     "[out=DIR]"
 )
 PACKAGES = ("fanet-lightning", "torch", "numpy", "pillow", "opencv-python-headless")
