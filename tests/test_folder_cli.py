@@ -342,9 +342,12 @@ def test_voc_declares_its_encoding(
     told = tell(convert, tmp_path / "mine", f"data.classes=[face,'{name}']", "to=coco", f"out={tmp_path / 'out'}")
     assert told.code == 0, told.err
     assert converted(tmp_path / "out") == {"a.jpg": ((200, 100), [[10, 5, 20, 20]])}
-    path.write_bytes(b"<?xml version='1.0' encoding='gbk'?>\n<annotation>\xff\xff</annotation>")
-    told = tell(convert, tmp_path / "mine", "data.classes=[face]", "to=coco", f"out={tmp_path / 'no'}")
-    assert told.code == 2 and "a.xml" in told.err and told.err.count("\n") == 1
+    for unreadable in ("gbk", "undefined"):
+        path.write_bytes(
+            f"<?xml version='1.0' encoding='{unreadable}'?>\n<annotation>".encode() + b"\xff\xff</annotation>"
+        )
+        told = tell(convert, tmp_path / "mine", "data.classes=[face]", "to=coco", f"out={tmp_path / 'no'}")
+        assert told.code == 2 and "a.xml" in told.err and told.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("format", list(WRITERS))

@@ -142,6 +142,15 @@ def test_a_group_may_be_switched_off_and_a_key_given_twice() -> None:
     assert composed("+trainer.max_time=00:00:01:00")["trainer"]["max_time"] == "00:00:01:00"  # type: ignore[index]
 
 
+@pytest.mark.parametrize(
+    ("verb", "word"),
+    [("detect", "threshold=0,5"), ("score", "bootstrap=1,000"), ("evaluate", "protocol=original,vga640")],
+)
+def test_several_values_are_refused_where_no_grid_can_be(verb: str, word: str) -> None:
+    message = refusal(verb, word)
+    assert message.startswith(f"{word} stands for several values") and "-m" not in message
+
+
 @pytest.mark.parametrize("device", ["mps", "cuda:99", "banana", "meta", "0"])
 @pytest.mark.parametrize(
     "words", [["evaluate", "checkpoint=fanet_light"], ["detect", "source=x.jpg"], ["app", "port=0"]]

@@ -230,12 +230,16 @@ def read_words(
         typed.get("hydra.mode", ""), getattr(OmegaConf.select(config, "hydra.mode"), "name", ""),
     )  # fmt: skip
     line = CommandLine(config_name, tuple(read), is_sweep, with_hydra)
+    for one in line.swept:
+        _refuse_several(one, line)
     known = _dotted(OmegaConf.to_container(config, resolve=False))
     for key, value in typed.items():
         if key not in known and not _is_free(config, key):
             raise InputError(f"unknown key '{key}': {_hint(key, line)}")
         default = OmegaConf.select(config, key, throw_on_resolution_failure=False)
         one = _value(key, value, default, is_sweep)
+        if one.is_swept:
+            _refuse_several(one, line)
         if not one.values:
             raise InputError(f"{key}={value} stands for no value at all")
         if key not in known:
@@ -244,8 +248,6 @@ def read_words(
             _check_kind(key, default, _set(config, key, each, line))
         read.append(one)
     line = CommandLine(config_name, tuple(read), is_sweep, with_hydra)
-    if line.swept and not is_sweep:
-        raise InputError(f"{line.swept[0].key} has several values: add -m to train a grid, or give one value")
     sweeps_in_steps = "basic_sweeper" in str(OmegaConf.select(config, "hydra.sweeper._target_"))
     for one in line.swept:
         if sweeps_in_steps and "interval(" in one.for_hydra:
@@ -256,6 +258,15 @@ def read_words(
     for cell in range(1, max((len(word.values) for word in line.swept if word.is_group), default=0)):
         line.config(cell)
     return line
+
+
+def _refuse_several(word: Word, line: CommandLine) -> None:
+    """Outside a sweep; only what Hydra itself runs can be one."""
+    if line.is_sweep:
+        return
+    if line.with_hydra:
+        raise InputError(f"{word.key} has several values: add -m to train a grid, or give one value")
+    raise InputError(f"{word.for_hydra} stands for several values; give one (numbers take no comma)")
 
 
 def compose_config(config_name: str, overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig:

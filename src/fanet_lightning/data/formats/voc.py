@@ -131,7 +131,7 @@ def _xml_text(path: Path) -> str:
     declared = _DECLARATION.match(content)
     # A declaration that can be read byte by byte is not in two or four bytes a letter, whatever it says.
     if declared is not None and not declared[1].lower().startswith((b"utf", b"ucs", b"iso-10646")):
-        with suppress(LookupError, UnicodeDecodeError):
+        with suppress(LookupError, ValueError):
             return content.decode(declared[1].decode("ascii"))
     return read_text(path)
 
