@@ -142,6 +142,13 @@ def test_a_group_may_be_switched_off_and_a_key_given_twice() -> None:
     assert composed("+trainer.max_time=00:00:01:00")["trainer"]["max_time"] == "00:00:01:00"  # type: ignore[index]
 
 
+def test_a_list_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_bytes(b"a.jpg\0b.jpg\0")
+    message = refusal("detect", f"source={listed}", f"out={tmp_path / 'out'}")
+    assert str(listed) in message and "not a text file" in message
+
+
 @pytest.mark.parametrize(
     ("verb", "word"),
     [("detect", "threshold=0,5"), ("score", "bootstrap=1,000"), ("evaluate", "protocol=original,vga640")],

@@ -111,9 +111,12 @@ def decoded_text(content: bytes) -> str:
     """Text in UTF-8, -16 or -32: told by its mark or, as JSON's is (RFC 4627), by where the zeros are.
 
     Raises:
-        UnicodeDecodeError: it is none of them.
+        UnicodeDecodeError: it is none of them, or has zeros, as `find -print0` writes them.
     """
-    return content.decode(json.detect_encoding(content))
+    text = content.decode(json.detect_encoding(content))
+    if "\0" in text:
+        raise UnicodeDecodeError("utf-8", content, content.find(b"\0"), content.find(b"\0") + 1, "a zero")
+    return text
 
 
 def content_if_any(path: Path) -> bytes | None:
