@@ -454,6 +454,11 @@ def test_detections_of_detect_are_joined_by_file_name(
         assert capsys.readouterr().err == ""
         ap = json.loads((tmp_path / "scores" / "scores.json").read_text())["ap"]
         assert ap["50"] == pytest.approx(76 / 101)  # recall 6 of 8: 76 of 101 points at precision 1
+    path = tmp_path / "out" / "detections.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "settings": {"threshold": 0.5}, "complete": False}))
+    assert main([*words, f"predictions={path}"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and all(line.startswith("warning: ") for line in said) and "0.5" in said[1]
 
 
 def test_detections_whose_names_do_not_tell_the_image(tmp_path: Path) -> None:

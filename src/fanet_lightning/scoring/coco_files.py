@@ -34,6 +34,8 @@ DETECTIONS_FILE = "detections.json"
 # Of so many best boxes or more, less than one in a hundred on a face is less than any detector's.
 _FEWEST_TO_DOUBT, _STRANGERS = 100, 0.01
 _ANNOTATIONS = "give a COCO annotation file with images, annotations and categories"
+# Boxes of lower scores are too many to matter for AP.
+HIGHEST_THRESHOLD = 0.05
 _RESULTS = (
     f"give a results file, or a folder with {RESULTS_FILE}: [{{image_id, category_id, bbox, score}}, …]; "
     f"or {DETECTIONS_FILE} of detect"
@@ -98,10 +100,11 @@ def read_results(path: Path, ground_truth: CocoGroundTruth, *, strict: bool = Fa
         path = path / (DETECTIONS_FILE if _is_only_detect(path) else RESULTS_FILE)
     entries = read_json(path, _RESULTS)
     images, categories = ground_truth.file_images, ground_truth.file_categories
-    is_list, listed = isinstance(entries, list), set()
+    is_list, listed, cut = isinstance(entries, list), set(), []
     if isinstance(entries, dict) and {"images", "annotations"} <= set(entries):
         images = _images_by_name(path, _entries(path, entries, "images"), ground_truth)
         categories = _categories_by_name(path, _entries(path, entries, "categories"), ground_truth)
+        cut = _cut_short(path, entries)
         entries, listed = _entries(path, entries, "annotations"), set(images.values())
     elif not is_list:
         raise InputError(f"{path} holds {kind_of(entries)}, not a list; {_RESULTS}")
@@ -125,7 +128,19 @@ def read_results(path: Path, ground_truth: CocoGroundTruth, *, strict: bool = Fa
         )
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
     found = CocoDetections(starts, boxes[kept], scores[kept], kinds[kept], missing)
-    return replace(found, warnings=tuple(filter(None, _doubts(ground_truth, found, has_names=not is_list))))
+    return replace(found, warnings=(*cut, *filter(None, _doubts(ground_truth, found, has_names=not is_list))))
+
+
+def _cut_short(path: Path, content: dict[str, Any]) -> list[str]:
+    """What ``detect`` has left out of the file, which AP goes without."""
+    warnings = []
+    if content.get("complete") is False:
+        warnings.append(f"{path}: detect did not reach all of its inputs; run its command again")
+    settings = content.get("settings")
+    threshold = settings.get("threshold") if isinstance(settings, dict) else None
+    if isinstance(threshold, int | float) and threshold > HIGHEST_THRESHOLD:
+        warnings.append(f"{path}: it holds boxes above a score of {threshold:g} alone; AP wants detect threshold=0.01")
+    return warnings
 
 
 def _is_only_detect(folder: Path) -> bool:
