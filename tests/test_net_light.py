@@ -363,8 +363,11 @@ def test_checkpoint_restores_the_light_network(tmp_path: Path) -> None:
             {"agglomerate_from": "conv_fc7"},
             "model.agglomerate_from=conv_fc7: choose one of stride8, stride16, stride32, stride64, stride128",
         ),
-        ({"width": 0}, "model.width=0: give a factor above 0, 1.0 is the light network as it is named"),
-        ({"width": math.nan}, "model.width=nan: give a factor above 0, 1.0 is the light network as it is named"),
+        ({"width": 0}, "model.width=0: give a factor above 0 and below 100; 1.0 is the named network"),
+        (
+            {"width": math.nan},
+            "model.width=nan: give a factor above 0 and below 100; 1.0 is the named network",
+        ),
         ({"deep_channels": 0}, "model.deep_channels=0: give at least 1; the paper has 32"),
         ({"block_channels": []}, "model.block_channels=[]: give a number of channels, or one per map as in [24,48,64]"),
         ({"block_channels": 0}, "model.block_channels=0: give a number of channels, or one per map as in [24,48,64]"),

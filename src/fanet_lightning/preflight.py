@@ -39,10 +39,19 @@ VALUES = {
     "all or trunk": "init_part",
     "sgd or adamw": "optim.name",
     "step or cosine or constant": "optim.schedule",
-    "true or false": "optim.nesterov optim.decay_all loss.second_stage",
+    "true or false": "optim.nesterov optim.decay_all loss.second_stage trainer.detect_anomaly trainer.inference_mode "
+    "trainer.sync_batchnorm",
     "true or false or warn": "trainer.deterministic",
 }
 _ALLOWED = {key: allowed for allowed, keys in VALUES.items() for key in keys.split()}
+# Arguments of Lightning's Trainer that a run gives itself or cannot be trained with, and the words to give instead.
+NOT_OF_TRAINER = {
+    "max_epochs": "epochs=…", "min_epochs": "epochs=…", "gradient_clip_val": "gradient_clip=…", "logger": "logger=…",
+    "profiler": "profile=true", "default_root_dir": "out=…", "overfit_batches": "data.train.images=LIST",
+    "fast_dev_run": "stop_after=1", "callbacks": "", "plugins": "", "enable_checkpointing": "",
+    "enable_progress_bar": "", "enable_model_summary": "", "num_sanity_val_steps": "", "use_distributed_sampler": "",
+    "barebones": "",
+}  # fmt: skip
 _LIMITS = re.compile(r"(whole )?([\[(])(\S+), (\S+)([\])])")
 
 
@@ -55,6 +64,10 @@ def check_values(options: dict[str, Any]) -> None:
     for key, value in flat(options).items():
         if key.startswith("optim.") and key not in _ALLOWED:
             raise InputError(f"{key} is unknown; --help lists the keys")
+        argument = key.removeprefix("trainer.").partition(".")[0]
+        if key.startswith("trainer.") and argument in NOT_OF_TRAINER:
+            instead = NOT_OF_TRAINER[argument]
+            raise InputError(f"trainer.{argument} is not to be set; {f'give {instead}' if instead else 'leave it out'}")
         if key in _ALLOWED:
             each = _ALLOWED[key].startswith("each ")
             allowed = _ALLOWED[key].removeprefix("each ").split(" or ")
@@ -67,6 +80,9 @@ def check_values(options: dict[str, Any]) -> None:
     weights = options["loss"].get("weights")
     if weights is not None and not weights[-1]:
         raise InputError(f"loss.weights={weights}: the last hierarchy is the detector, and 0 would not train it")
+    precision = options["trainer"].get("precision")
+    if str(precision) in ("64", "64-true"):
+        raise InputError(f"trainer.precision={precision}: anchors are matched in 32 bits; give 32-true")
     limit = options["trainer"].get("limit_val_batches")
     if limit is not None:
         raise InputError(

@@ -76,7 +76,7 @@ class LightTrunk(Backbone):
     def __init__(self, *, width: float = 1.0, batch_norm: bool = True) -> None:
         super().__init__()
         if not 0 < width < 100:
-            raise InputError(f"model.width={width}: give a factor above 0, 1.0 is the light network as it is named")
+            raise InputError(f"model.width={width}: give a factor above 0 and below 100; 1.0 is the named network")
         self.width, self.batch_norm = width, batch_norm
         self.stem = ConvReLU(3, scaled(STEM, width), 3, stride=2, batch_norm=batch_norm)
         self.stages = nn.ModuleList()
