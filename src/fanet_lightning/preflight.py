@@ -18,6 +18,7 @@ from fanet_lightning.run_record import (
 )
 
 AUTO = "auto"
+PRECISIONS = ("auto", "32-true", "32", "bf16-mixed", "16-mixed")
 
 # What settings may be: numbers within limits, words or null. What is not here is checked by whoever is given it.
 VALUES = {
@@ -81,8 +82,8 @@ def check_values(options: dict[str, Any]) -> None:
     if weights is not None and not weights[-1]:
         raise InputError(f"loss.weights={weights}: the last hierarchy is the detector, and 0 would not train it")
     precision = options["trainer"].get("precision")
-    if str(precision) in ("64", "64-true"):
-        raise InputError(f"trainer.precision={precision}: anchors are matched in 32 bits; give 32-true")
+    if str(precision) not in PRECISIONS:  # "true" ones would round the boxes as well
+        raise InputError(f"trainer.precision={precision}: boxes are 32 bits; give one of {', '.join(PRECISIONS)}")
     limit = options["trainer"].get("limit_val_batches")
     if limit is not None:
         raise InputError(
