@@ -3,7 +3,7 @@
     python benchmarks/assignment.py
     python benchmarks/assignment.py --device cuda
 
-ours   ``fanet_lightning.atss`` and ``simota``: all images at once, windows of cells around the faces.
+ours   ``fanet_lightning.ops.assigners`` and ``simota``: all images at once, windows of cells around the faces.
 dense  as training code commonly has them: per image, every face against every anchor. ATSS sorts all distances per map;
        SimOTA compares all predicted boxes with all faces among the anchors near any face, takes k in a Python loop over
        the faces (YOLOX), and lets a pair outside of a face's own centre region cost 1e6 more.
@@ -20,12 +20,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fanet_lightning.anchors import AnchorGrid
-from fanet_lightning.atss import CANDIDATES_PER_MAP, assign_atss
-from fanet_lightning.boxes import cxcywh_to_xyxy, decode, pairwise_iou
-from fanet_lightning.loss import HierarchicalLoss
-from fanet_lightning.simota import CENTRE_RADIUS, IOU_FLOOR, IOU_WEIGHT, LARGEST_IOUS, assign_simota
-from fanet_lightning.structures import HeadOutput, NetworkOutput
+from fanet_lightning.ops.anchors import AnchorGrid
+from fanet_lightning.ops.assigners import (
+    CANDIDATES_PER_MAP,
+    CENTRE_RADIUS,
+    IOU_FLOOR,
+    IOU_WEIGHT,
+    LARGEST_IOUS,
+    assign_atss,
+    assign_simota,
+)
+from fanet_lightning.ops.boxes import cxcywh_to_xyxy, decode, pairwise_iou
+from fanet_lightning.ops.hierarchical_loss import HierarchicalLoss
+from fanet_lightning.ops.structures import HeadOutput, NetworkOutput
 from matching import alternate, random_faces, set_up
 
 COUNTS = ([50] * 12, [700])

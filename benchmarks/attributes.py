@@ -17,12 +17,17 @@ from pathlib import Path
 
 import numpy as np
 
-from fanet_lightning.scoring.attribute_groups import ATTRIBUTES, LABELS
-from fanet_lightning.scoring.attributes import AttributeScores, Group, attribute_groups, score_attributes
-from fanet_lightning.scoring.bootstrap import Interval, bootstrap_ap
-from fanet_lightning.scoring.ground_truth import ATTRIBUTE_VALUES, GroundTruth, read_ground_truth
-from fanet_lightning.scoring.per_image import count_images
-from fanet_lightning.scoring.predictions import Predictions, read_predictions
+from fanet_lightning.score.analysis.attributes import (
+    ATTRIBUTES,
+    LABELS,
+    AttributeScores,
+    Group,
+    attribute_groups,
+    score_attributes,
+)
+from fanet_lightning.score.bootstrap import Interval, bootstrap_ap, count_images
+from fanet_lightning.score.wider_face.ground_truth import ATTRIBUTE_VALUES, GroundTruth, read_ground_truth
+from fanet_lightning.score.wider_face.predictions import Predictions, read_predictions
 from wider_scoring import add_source, source_of, timed
 
 

@@ -16,12 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fanet_lightning.scoring.bootstrap import bootstrap_ap, bootstrap_difference
-from fanet_lightning.scoring.curves import POINTS, curve_from_histograms
-from fanet_lightning.scoring.ground_truth import GroundTruth, read_ground_truth
-from fanet_lightning.scoring.per_image import count_images, read_counts, write_counts
-from fanet_lightning.scoring.predictions import Predictions, read_predictions
-from fanet_lightning.scoring.wider_face import judge_settings, score
+from fanet_lightning.score.bootstrap import bootstrap_ap, bootstrap_difference, count_images, read_counts, write_counts
+from fanet_lightning.score.curves import POINTS, curve_from_histograms
+from fanet_lightning.score.wider_face.average_precision import judge_settings, score
+from fanet_lightning.score.wider_face.ground_truth import GroundTruth, read_ground_truth
+from fanet_lightning.score.wider_face.predictions import Predictions, read_predictions
 from wider_scoring import add_source, source_of, timed
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fanet_lightning.scoring.error_types import error_types
-from fanet_lightning.scoring.predictions import read_predictions
-from fanet_lightning.scoring.wider_face import score
-from fanet_lightning.scoring.wider_face_benchmark import WiderFaceBenchmark
+from fanet_lightning.score.analysis.error_types import error_types
+from fanet_lightning.score.wider_face.average_precision import score
+from fanet_lightning.score.wider_face.benchmark import WiderFaceBenchmark
+from fanet_lightning.score.wider_face.predictions import read_predictions
 
 HEIGHTS = (0, 10, 13, 16, 32, 64, 128, 256, 100_000)
 

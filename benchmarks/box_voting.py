@@ -3,8 +3,8 @@
     python benchmarks/box_voting.py
     python benchmarks/box_voting.py --detections 20000
 
-ours   ``fanet_lightning.postprocess.box_vote``: each leader looks only at the boxes that it can reach along x, and the
-       means of all groups are taken at once.
+ours   ``fanet_lightning.ops.postprocess.box_vote``: each leader looks only at the boxes that it can reach along x, and
+       the means of all groups are taken at once.
 loop   what S3FD's test script and its descendants do: the best box against all that are left, the areas computed and
        the array copied anew each time, the results stacked one by one. Singles are kept and boxes are continuous here,
        so that both sides do the same work.
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fanet_lightning.postprocess import box_vote
+from fanet_lightning.ops.postprocess import box_vote
 
 
 def drawn_detections(count: int, faces: int, seed: int = 0) -> npt.NDArray[np.float64]:

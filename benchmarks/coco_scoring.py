@@ -19,11 +19,15 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from fanet_lightning.scoring.bootstrap import image_weights
-from fanet_lightning.scoring.coco import SETTINGS, average_precision
-from fanet_lightning.scoring.coco_arrays import CocoDetections, CocoGroundTruth
-from fanet_lightning.scoring.coco_benchmark import reference_precision
-from fanet_lightning.scoring.coco_matching import match
+from fanet_lightning.score.bootstrap import image_weights
+from fanet_lightning.score.coco import (
+    SETTINGS,
+    CocoDetections,
+    CocoGroundTruth,
+    average_precision,
+    match,
+    reference_precision,
+)
 
 
 def make_run(images: int, rows: int, most_faces: int = 24, seed: int = 0) -> tuple[CocoGroundTruth, CocoDetections]:

@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fanet_lightning.anchors import STRIDES, AnchorGrid
-from fanet_lightning.boxes import cxcywh_to_xyxy, pairwise_iou
-from fanet_lightning.data.augment import TrainAugment
-from fanet_lightning.data.dataset import sample_seed
-from fanet_lightning.diagnosis.coverage import SizedImage, coverage, whole_images
+from fanet_lightning.data.datamodule import sample_seed
+from fanet_lightning.data.transforms import TrainAugment
+from fanet_lightning.doctor.coverage import SizedImage, coverage, whole_images
+from fanet_lightning.ops.anchors import STRIDES, AnchorGrid
+from fanet_lightning.ops.boxes import cxcywh_to_xyxy, pairwise_iou
 
 THRESHOLD, SECOND, ENOUGH = 0.35, 0.1, 6
 

@@ -28,16 +28,17 @@ from typing import Any
 def detector_of(args: argparse.Namespace) -> Any:
     import torch
 
-    from fanet_lightning.detector import FaceDetector
+    from fanet_lightning.detect.detector import FaceDetector
 
     if not args.full:
         return FaceDetector.from_pretrained(args.checkpoint, precision=args.precision)
-    from fanet_lightning.config import compose_config, plain
-    from fanet_lightning.net import build_network, fuse
+    from fanet_lightning.cli.config import compose_config, plain
+    from fanet_lightning.models.blocks import fuse
+    from fanet_lightning.models.fanet import build_network
 
     torch.manual_seed(0)
     words = ["model=fanet", "model.width=1.0", "model.batch_norm=false"]
-    found = FaceDetector(fuse(build_network(**plain(compose_config("config", words))["model"]).eval()))
+    found = FaceDetector(fuse(build_network(**plain(compose_config("train", words))["model"]).eval()))
     found.precision = args.precision
     # Random heads see faces everywhere; drawing them would be the work of no real picture.
     network: Any = found.network
@@ -71,13 +72,11 @@ def main() -> None:
 
     import torch
 
-    from fanet_lightning.config import compose_config, plain
-    from fanet_lightning.media.inputs import Item
-    from fanet_lightning.media.loading import Limits, decoded, load
-    from fanet_lightning.media.outputs import Saving, write_picture
-    from fanet_lightning.media.run import detect_sources
-    from fanet_lightning.media.sources import Sources, find_sources
-    from fanet_lightning.multiscale import build_protocol
+    from fanet_lightning.cli.config import compose_config, plain
+    from fanet_lightning.detect.inputs import Item, Limits, Sources, decoded, find_sources, load
+    from fanet_lightning.detect.multiscale import build_protocol
+    from fanet_lightning.detect.outputs import Saving, write_picture
+    from fanet_lightning.detect.run import detect_sources
 
     torch.set_num_threads(args.threads)
     if args.list:

@@ -45,8 +45,8 @@ def overhead(width: int, height: int, rounds: int, clock: Callable[[], float]) -
     from PIL import Image
 
     from fanet_lightning import FaceDetector
-    from fanet_lightning.anchors import AnchorGrid
-    from fanet_lightning.postprocess import detect
+    from fanet_lightning.ops.anchors import AnchorGrid
+    from fanet_lightning.ops.postprocess import detect
 
     detector = FaceDetector.from_pretrained()
     image = picture(width, height)
@@ -121,7 +121,7 @@ def files(folder: Path, count: int, rounds: int) -> None:
 
 def picture(width: int, height: int) -> npt.NDArray[np.uint8]:
     """A drawn picture with faces."""
-    from fanet_lightning.data.drawn_scenes import draw_picture
+    from fanet_lightning.data.synthetic.scenes import draw_picture
 
     image: npt.NDArray[np.uint8] = draw_picture(np.random.default_rng(0), (width, width), (height, height)).image_rgb
     return image

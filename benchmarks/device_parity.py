@@ -10,11 +10,11 @@ import sys
 
 import torch
 
-from fanet_lightning.anchors import AnchorGrid
-from fanet_lightning.loss import HierarchicalLoss
-from fanet_lightning.matching import match
-from fanet_lightning.net.build import build_network
-from fanet_lightning.structures import Targets
+from fanet_lightning.models.fanet import build_network
+from fanet_lightning.ops.anchors import AnchorGrid
+from fanet_lightning.ops.hierarchical_loss import HierarchicalLoss
+from fanet_lightning.ops.matching import match
+from fanet_lightning.ops.structures import Targets
 
 # Sums over ten thousand products in another order: what float32 gradients differ by between two correct libraries.
 OUTPUT_TOLERANCE, LOSS_TOLERANCE, GRADIENT_TOLERANCE = 2e-3, 1e-3, 2e-2

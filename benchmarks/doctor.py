@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fanet_lightning.diagnosis.duplicates import NEAR_BITS, hamming_pairs, near_pairs
-from fanet_lightning.diagnosis.image_checks import examine_files
+from fanet_lightning.doctor.checks import examine_files
+from fanet_lightning.doctor.duplicates import NEAR_BITS, hamming_pairs, near_pairs
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -23,8 +23,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from fanet_lightning.media.drawing import annotate
-from fanet_lightning.media.redaction import redact
+from fanet_lightning.detect.redaction import redact
+from fanet_lightning.ops.draw import annotate
 
 SIZE_WH = (1024, 768)
 FILM_WH = (640, 480)
@@ -116,7 +116,7 @@ def jpeg(image: np.ndarray) -> bytes:
 
 
 def films(frames: int, repeats: int, rng: np.random.Generator) -> None:
-    from fanet_lightning.media.video import VideoReader, VideoWriter
+    from fanet_lightning.detect.video import VideoReader, VideoWriter
 
     boxes, scores = random_boxes(5, FILM_WH, rng), np.linspace(0.5, 1, 5)
     with tempfile.TemporaryDirectory() as folder:

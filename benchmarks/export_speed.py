@@ -30,7 +30,7 @@ def photograph(width: int, height: int) -> Any:
     import cv2
     import torch
 
-    from fanet_lightning.export_pictures import batches_to_try, vga
+    from fanet_lightning.export.run import batches_to_try, vga
 
     image = cv2.resize(vga(batches_to_try(None)), (width, height))
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
@@ -40,8 +40,8 @@ def network_of(name: str, images: Any) -> Any:
     """``fanet``: the paper's, VGG16 at full width with the context module; ``fanet_light``: the shipped one."""
     import torch
 
-    from fanet_lightning.model_loading import load_model
-    from fanet_lightning.net.build import build_network
+    from fanet_lightning.models.fanet import build_network
+    from fanet_lightning.models.pretrained import load_model
 
     if name == "fanet_light":
         return load_model(name).network
@@ -61,12 +61,11 @@ def sides(network: Any, images: Any, args: argparse.Namespace) -> dict[str, Call
 
     import torch
 
-    from fanet_lightning.anchors import AnchorGrid
-    from fanet_lightning.detector import FaceDetector
-    from fanet_lightning.export_onnx import onnx_model
-    from fanet_lightning.net.blocks import fuse
-    from fanet_lightning.onnx_detector import open_session
-    from fanet_lightning.postprocess import detect
+    from fanet_lightning.detect.detector import FaceDetector, open_session
+    from fanet_lightning.export.onnx_graph import onnx_model
+    from fanet_lightning.models.blocks import fuse
+    from fanet_lightning.ops.anchors import AnchorGrid
+    from fanet_lightning.ops.postprocess import detect
 
     plain = copy.deepcopy(network)
     detector = FaceDetector(fuse(network), detection=SETTINGS)
@@ -110,7 +109,7 @@ def matrix_product(side: int) -> Callable[[], Any]:
 
 
 def compare(name: str, args: argparse.Namespace) -> None:
-    from fanet_lightning.net.build import flops
+    from fanet_lightning.models.fanet import flops
 
     images = photograph(args.width, args.height)
     network = network_of(name, images)

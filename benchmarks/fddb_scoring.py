@@ -18,11 +18,11 @@ import cv2
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from fanet_lightning.scoring.fddb import roc_from_counts
-from fanet_lightning.scoring.fddb_benchmark import LIMITS, FddbBenchmark, count_fddb, image_iou
-from fanet_lightning.scoring.fddb_files import FddbPredictions, read_fddb_predictions, write_fddb_predictions
-from fanet_lightning.scoring.fddb_ground_truth import FddbGroundTruth
-from fanet_lightning.scoring.fddb_regions import ellipse_mask, to_pixels
+from fanet_lightning.score.fddb.benchmark import LIMITS, FddbBenchmark, count_fddb, image_iou
+from fanet_lightning.score.fddb.files import FddbPredictions, read_fddb_predictions, write_fddb_predictions
+from fanet_lightning.score.fddb.ground_truth import FddbGroundTruth
+from fanet_lightning.score.fddb.regions import ellipse_mask, to_pixels
+from fanet_lightning.score.fddb.roc import roc_from_counts
 
 IMAGES, FACES = 2845, 5171
 

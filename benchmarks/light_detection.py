@@ -41,18 +41,19 @@ def picture(args: argparse.Namespace) -> bytes:
 def detector(args: argparse.Namespace) -> Any:
     import torch
 
-    import fanet_lightning.detector
-    from fanet_lightning.config import compose_config, plain
-    from fanet_lightning.detector import FaceDetector
-    from fanet_lightning.net import build_network, fuse
+    import fanet_lightning.detect.detector
+    from fanet_lightning.cli.config import compose_config, plain
+    from fanet_lightning.detect.detector import FaceDetector
+    from fanet_lightning.models.blocks import fuse
+    from fanet_lightning.models.fanet import build_network
 
     # A detector keeps its memory by itself; here the worker has decided.
-    fanet_lightning.detector.keep_activation_memory = lambda: False  # type: ignore[assignment]
+    fanet_lightning.detect.detector.keep_activation_memory = lambda: False  # type: ignore[assignment]
     if args.checkpoint:
         found = FaceDetector.from_checkpoint(args.checkpoint)
     else:
         torch.manual_seed(0)
-        found = FaceDetector(build_network(**plain(compose_config("config", ["model=fanet_light"]))["model"]))
+        found = FaceDetector(build_network(**plain(compose_config("train", ["model=fanet_light"]))["model"]))
         _learn_to_say_no(found.network, args)
     found.network = fuse(found.network)
     return found
@@ -75,9 +76,9 @@ def _learn_to_say_no(network: Any, args: argparse.Namespace) -> None:
 def inference(args: argparse.Namespace) -> Work:
     import torch
 
-    from fanet_lightning.anchors import AnchorGrid
     from fanet_lightning.data.images import decode_image_rgb
-    from fanet_lightning.postprocess import detect
+    from fanet_lightning.ops.anchors import AnchorGrid
+    from fanet_lightning.ops.postprocess import detect
 
     found, content = detector(args), picture(args)
     image = decode_image_rgb(content)
@@ -146,11 +147,11 @@ def onnx(
 def training(args: argparse.Namespace) -> Work:
     import torch
 
-    from fanet_lightning.config import compose_config, plain
-    from fanet_lightning.net import build_network
+    from fanet_lightning.cli.config import compose_config, plain
+    from fanet_lightning.models.fanet import build_network
 
     torch.manual_seed(0)
-    network: Any = build_network(**plain(compose_config("config", ["model=fanet_light"]))["model"])
+    network: Any = build_network(**plain(compose_config("train", ["model=fanet_light"]))["model"])
     network.to(memory_format=torch.channels_last).train()
     images = torch.randint(0, 256, (args.batch, 3, 320, 320), dtype=torch.uint8)
     images = images.contiguous(memory_format=torch.channels_last)
@@ -167,7 +168,7 @@ def worker(args: argparse.Namespace, kept: bool, train: bool, connection: Connec
     import cv2
     import torch
 
-    from fanet_lightning.net.activation_memory import keep_activation_memory
+    from fanet_lightning.models.pretrained import keep_activation_memory
 
     torch.set_num_threads(args.thread)
     cv2.setNumThreads(args.thread)

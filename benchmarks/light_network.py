@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fanet_lightning.config import compose_config, plain
-from fanet_lightning.net import build_network, flops, fuse, inference_parameters
-from fanet_lightning.net.blocks import ConvReLU
+from fanet_lightning.cli.config import compose_config, plain
+from fanet_lightning.models.blocks import ConvReLU, fuse
+from fanet_lightning.models.fanet import build_network, flops, inference_parameters
 
 
 class Separable(nn.Sequential):
@@ -38,7 +38,7 @@ class Separable(nn.Sequential):
 
 def configured(*overrides: str) -> Any:
     torch.manual_seed(0)
-    return build_network(**plain(compose_config("config", list(overrides)))["model"])
+    return build_network(**plain(compose_config("train", list(overrides)))["model"])
 
 
 def depthwise() -> Any:

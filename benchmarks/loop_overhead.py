@@ -34,16 +34,15 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
-from fanet_lightning.assembly import build_datamodule, build_module, build_trainer
-from fanet_lightning.callbacks import ema_callback
-from fanet_lightning.config import compose_config, plain
+from fanet_lightning.cli.config import compose_config, plain
+from fanet_lightning.cli.provenance import RunRecord
 from fanet_lightning.data.sources import build_source
-from fanet_lightning.loggers import build_loggers
-from fanet_lightning.module import FaceDetectionModule
-from fanet_lightning.profile_tables import rows_of
-from fanet_lightning.profiling import DATA, LOGGING, REST, SAVING, STEP_PARTS, StepProfiler
-from fanet_lightning.run_record import RunRecord
-from fanet_lightning.structures import Batch
+from fanet_lightning.ops.structures import Batch
+from fanet_lightning.train.callbacks import ema_callback
+from fanet_lightning.train.loggers import build_loggers
+from fanet_lightning.train.module import FaceDetectionModule
+from fanet_lightning.train.profiling import DATA, LOGGING, REST, SAVING, STEP_PARTS, StepProfiler, rows_of
+from fanet_lightning.train.run import build_datamodule, build_module, build_trainer
 
 BLOCK = 10
 BEYOND = (DATA, LOGGING, SAVING, REST)
@@ -175,7 +174,7 @@ def compare(arguments: argparse.Namespace, folder: Path) -> int:
         "trainer.limit_val_batches=0", f"trainer.accelerator={arguments.device}",
         f"trainer.log_every_n_steps={BLOCK}", "trainer.precision=32-true",
     ]  # fmt: skip
-    options = plain(compose_config("config", [*fixed, *arguments.overrides]))
+    options = plain(compose_config("train", [*fixed, *arguments.overrides]))
     batches = made_batches(options, arguments.steps)
     total_steps = arguments.epochs * arguments.steps
     torch.manual_seed(0)

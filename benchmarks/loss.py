@@ -3,7 +3,8 @@
     python benchmarks/loss.py
     python benchmarks/loss.py --device cuda --faces 50
 
-ours   ``fanet_lightning.loss.HierarchicalLoss``: rows of the positives once per batch, top-k mining, gathered rows.
+ours   ``fanet_lightning.ops.hierarchical_loss.HierarchicalLoss``: rows of the positives once per batch, top-k mining,
+       gathered rows.
 usual  SSD's MultiBoxLoss as it is commonly written, once per hierarchy: log-sum-exp over all anchors, two full sorts
        for the ranks, boolean masks expanded over the logits, cross-entropy and smooth-L1 on the masked rows.
 Both get the same matching, which is taken once and is not timed, run in this process, and have to agree in value and
@@ -18,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fanet_lightning.anchors import AnchorGrid
-from fanet_lightning.boxes import encode
-from fanet_lightning.loss import HierarchicalLoss
-from fanet_lightning.matching import match
-from fanet_lightning.structures import HeadOutput, NetworkOutput, Targets
+from fanet_lightning.ops.anchors import AnchorGrid
+from fanet_lightning.ops.boxes import encode
+from fanet_lightning.ops.hierarchical_loss import HierarchicalLoss
+from fanet_lightning.ops.matching import match
+from fanet_lightning.ops.structures import HeadOutput, NetworkOutput, Targets
 from matching import alternate, grid_for, random_faces
 
 
@@ -85,7 +86,7 @@ def main() -> None:
             total = usual_loss(output, grid, targets, face_index)
             return (total, *torch.autograd.grad(total, leaves))
 
-        with patch("fanet_lightning.loss.match", return_value=matches):
+        with patch("fanet_lightning.ops.hierarchical_loss.match", return_value=matches):
             for mine, theirs in zip(ours(), usual(), strict=True):
                 torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
             times = alternate([ours, usual], device, arguments.repeats)

@@ -3,7 +3,7 @@
     python benchmarks/matching.py
     python benchmarks/matching.py --device cuda --size 640
 
-ours   ``fanet_lightning.matching.match``: all images at once, a window of cells around each face.
+ours   ``fanet_lightning.ops.matching.match``: all images at once, a window of cells around each face.
 dense  what SSD-style training code does: per image, IoU of every face with every anchor, a maximum along both axes,
        then a Python loop over the faces that forces each one's best anchor (the last face wins a conflict).
 Both run in this process on the same faces; passes alternate. The table shows the median, the fastest pass, and the
@@ -20,10 +20,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fanet_lightning.anchors import STRIDES, AnchorGrid
-from fanet_lightning.boxes import cxcywh_to_xyxy, pairwise_iou
-from fanet_lightning.matching import match
-from fanet_lightning.structures import Targets
+from fanet_lightning.ops.anchors import STRIDES, AnchorGrid
+from fanet_lightning.ops.boxes import cxcywh_to_xyxy, pairwise_iou
+from fanet_lightning.ops.matching import match
+from fanet_lightning.ops.structures import Targets
 
 THRESHOLD = 0.35
 

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fanet_lightning.net import Network, build_network, flops, inference_parameters
+from fanet_lightning.models.fanet import Network, build_network, flops, inference_parameters
 
 
 class Mode(NamedTuple):

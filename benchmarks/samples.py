@@ -40,15 +40,10 @@ import torch
 from albumentations.pytorch import ToTensorV2
 from PIL import Image
 
-from fanet_lightning.data.augment import TrainAugment
-from fanet_lightning.data.crops import boxes_in_window, clean_boxes, render
-from fanet_lightning.data.dataset import TrainDataset
-from fanet_lightning.data.distortion import distort
-from fanet_lightning.data.image_cache import memory_cache
+from fanet_lightning.data.datamodule import SampleKey, TrainDataset, memory_cache, shrunk_records
 from fanet_lightning.data.images import Image8, read_image_rgb, read_image_size
 from fanet_lightning.data.records import Boxes, ImageRecord
-from fanet_lightning.data.sampler import SampleKey
-from fanet_lightning.data.shrunk_images import shrunk_records
+from fanet_lightning.data.transforms import TrainAugment, boxes_in_window, clean_boxes, distort, render
 
 MEAN_RGB = (124, 116, 104)
 

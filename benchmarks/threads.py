@@ -27,9 +27,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fanet_lightning import cli  # noqa: F401  as the command does: before torch, which reads the environment then
-from fanet_lightning.config import compose_config, plain
-from fanet_lightning.devices import free_cores, usable_cores
+from fanet_lightning.cli import main as cli  # noqa: F401  as the command does: before torch, which reads the environment then
+from fanet_lightning.cli.config import compose_config, plain
+from fanet_lightning.cli.device import free_cores, usable_cores
 
 # The number of threads → images a second of each measurement; alone and beside a neighbor.
 Speeds = dict[tuple[bool, str], list[float]]
@@ -53,11 +53,11 @@ def steps(words: list[str], folder: Path, rounds: int, seconds: float) -> Speeds
     """Training steps of this process, one number of threads after the other."""
     import torch
 
-    from fanet_lightning.precision import resolve_precision
+    from fanet_lightning.cli.device import resolve_precision
     from loop_overhead import Bare, made_batches
 
     data = [f"out={folder / 'run'}", f"data.root={folder / 'data'}", "data.train_images=16", "data.val_images=2"]
-    options = plain(compose_config("config", [*data, "workers=0", *words]))
+    options = plain(compose_config("train", [*data, "workers=0", *words]))
     batch = made_batches(options, 1)[0]
     half = resolve_precision(options["trainer"]["precision"], "cpu") == "bf16-mixed"
     bare, found = Bare(options, "cpu", 10**6), defaultdict(list)

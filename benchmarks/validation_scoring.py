@@ -15,12 +15,12 @@ import time
 import numpy as np
 import torch
 
-from fanet_lightning.scoring.curves import Curve
-from fanet_lightning.scoring.ground_truth import GroundTruth
-from fanet_lightning.scoring.per_image import count_images
-from fanet_lightning.scoring.predictions import Predictions
-from fanet_lightning.scoring.wider_face import score
-from fanet_lightning.structures import Detections
+from fanet_lightning.ops.structures import Detections
+from fanet_lightning.score.bootstrap import count_images
+from fanet_lightning.score.curves import Curve
+from fanet_lightning.score.wider_face.average_precision import score
+from fanet_lightning.score.wider_face.ground_truth import GroundTruth
+from fanet_lightning.score.wider_face.predictions import Predictions
 from wider_scoring import reference, timed
 
 ASKED_SECONDS = 1.0

@@ -29,9 +29,9 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import cv2
 import torch
 
-from fanet_lightning.data.augment import TrainAugment
 from fanet_lightning.data.datamodule import FaceDataModule
 from fanet_lightning.data.records import ImageRecord
+from fanet_lightning.data.transforms import TrainAugment
 from samples import made_images, records_for
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fanet_lightning.scoring.ground_truth import GroundTruth, read_ground_truth, write_ground_truth
-from fanet_lightning.scoring.predictions import Predictions, read_predictions, write_predictions
-from fanet_lightning.scoring.wider_face import score
+from fanet_lightning.score.wider_face.average_precision import score
+from fanet_lightning.score.wider_face.ground_truth import GroundTruth, read_ground_truth, write_ground_truth
+from fanet_lightning.score.wider_face.predictions import Predictions, read_predictions, write_predictions
 
 IMAGES = 3226
 

@@ -13,9 +13,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from fanet_lightning import cli
+from fanet_lightning.cli import main as cli
+from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.download import Patience, RemoteFile, add_patience, fault, fetch, patience_of
-from fanet_lightning.errors import InputError
 
 MODELS = ("vgg16", "vgg16_bn")
 # torch.hub's rule for names of weights: the first digits of the SHA-256, eight or more.
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
     patience = patience_of(options)
     at_hand = _at_hand(options.source)
 
-    from fanet_lightning.files import check_writable, without_empty_folders
+    from fanet_lightning.cli.files import check_writable, without_empty_folders
 
     if options.source and DIGEST.search(options.source):
         # The size is then what the server says.
@@ -89,8 +89,7 @@ def _at_hand(source: str | None) -> Path | None:
 
 
 def _fetch(file: RemoteFile, root: Path, about_bytes: int, patience: Patience) -> None:
-    from fanet_lightning.data.disk_space import check_space
-    from fanet_lightning.data.download_progress import DownloadProgress
+    from fanet_lightning.data.download import DownloadProgress, check_space
 
     part = root / f"{file.name}.part"
     arrived = part.stat().st_size if part.is_file() else 0
@@ -111,8 +110,8 @@ def _copy(source: Path, path: Path, file: RemoteFile) -> None:
     Raises:
         InputError: there is none, it is another file than its name says, or the disk did not take it.
     """
-    from fanet_lightning.data.disk_space import check_space
-    from fanet_lightning.files import replaced
+    from fanet_lightning.cli.files import replaced
+    from fanet_lightning.data.download import check_space
 
     if not source.is_file():
         raise InputError(f"--source={source.parent}: there is no {source.name} in it; put it there")

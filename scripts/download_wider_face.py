@@ -9,9 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-from fanet_lightning import cli
-from fanet_lightning.data.download import add_patience, patience_of
-from fanet_lightning.data.wider_face_archives import PARTS, local_source, read_manifest
+from fanet_lightning.cli import main as cli
+from fanet_lightning.data.download import PARTS, add_patience, local_source, patience_of, read_manifest
 
 DEFAULT_ROOT = os.environ.get("WIDER_FACE_ROOT") or "data/wider_face"
 
@@ -33,7 +32,7 @@ def main(argv: list[str]) -> int:
     local_source(options.source)
     archives = read_manifest(Path(options.manifest)) if options.manifest else dict(PARTS)
 
-    from fanet_lightning.data.download_wider_face import download_wider_face
+    from fanet_lightning.data.download import download_wider_face
 
     root = Path(options.root)
     try:

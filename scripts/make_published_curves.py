@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from fanet_lightning.files import replaced
-from fanet_lightning.scoring.curves import average_precision
-from fanet_lightning.scoring.published import FILE, HOMEPAGE, STEPS
+from fanet_lightning.cli.files import replaced
+from fanet_lightning.score.curves import average_precision
+from fanet_lightning.score.wider_face.published import FILE, HOMEPAGE, STEPS
 
 # Area that the left-out points of a curve may hold together; choosing the rounding makes up for as much.
 AREA = 5e-6

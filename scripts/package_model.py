@@ -18,12 +18,23 @@ from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
-from fanet_lightning import cli
-from fanet_lightning.errors import InputError
-from fanet_lightning.files import check_writable, replaced_folder
-from fanet_lightning.model_card import Recipe, ScoreSet, model_card, portable, training_command
-from fanet_lightning.pretrained import CARD_FILE, SCORES_FOLDER, WEIGHTS_FILE, Model, read_model, write_model
-from fanet_lightning.training_images import TrainingImages, merged, read_training_images
+from fanet_lightning.cli import main as cli
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.files import check_writable, replaced_folder
+from fanet_lightning.cli.provenance import TrainingImages, merged, read_training_images
+from fanet_lightning.models.pretrained import (
+    CARD_FILE,
+    SCORES_FOLDER,
+    WEIGHTS_FILE,
+    Model,
+    Recipe,
+    ScoreSet,
+    model_card,
+    portable,
+    read_model,
+    training_command,
+    write_model,
+)
 
 KEYS = ("checkpoint", "out", "name", "training_images", "data", "split", "scores", "half")
 # Above it float16 has changed what the model finds, not only rounded it.
@@ -62,9 +73,9 @@ def package(
         InputError: nothing tells what the model was trained on; scores of another checkpoint; a packaged model that
             finds something else than the checkpoint.
     """
-    from fanet_lightning.detector import load_model
-    from fanet_lightning.inference_store import file_sha256
-    from fanet_lightning.net.build import flops, inference_parameters
+    from fanet_lightning.cli.files import file_sha256
+    from fanet_lightning.models.fanet import flops, inference_parameters
+    from fanet_lightning.models.pretrained import load_model
 
     check_writable(out)
     model = load_model(checkpoint)
@@ -102,7 +113,7 @@ def package(
 def _default_detection() -> dict[str, Any]:
     from inspect import signature
 
-    from fanet_lightning.postprocess import detect
+    from fanet_lightning.ops.postprocess import detect
 
     return {name: p.default for name, p in signature(detect).parameters.items() if p.kind is p.KEYWORD_ONLY}
 
@@ -116,9 +127,9 @@ def _differences(first: Model, second: Model, half: bool) -> Differences:
     import numpy as np
     import torch
 
-    from fanet_lightning.anchors import AnchorGrid
-    from fanet_lightning.boxes import decode
-    from fanet_lightning.data.drawn_scenes import draw_picture
+    from fanet_lightning.data.synthetic.scenes import draw_picture
+    from fanet_lightning.ops.anchors import AnchorGrid
+    from fanet_lightning.ops.boxes import decode
 
     score, edge = 0.0, 0.0
     rng = np.random.default_rng(0)
@@ -140,8 +151,8 @@ def _differences(first: Model, second: Model, half: bool) -> Differences:
 
 def _recipe(checkpoint: Path) -> tuple[Recipe, dict[str, Any]]:
     """What the run beside the checkpoint has recorded, and its settings."""
-    from fanet_lightning.detector import read_checkpoint
-    from fanet_lightning.run_record import read_record
+    from fanet_lightning.cli.provenance import read_record
+    from fanet_lightning.models.pretrained import read_checkpoint
 
     record = read_record(checkpoint.resolve().parent.parent)
     if record is None:
@@ -170,8 +181,8 @@ def _earlier(init: object) -> list[tuple[str, str]]:
     """(what it was, command) of the trainings behind ``init=``, as far as is recorded; the first one first."""
     if not init:
         return []
-    from fanet_lightning.inference_store import file_sha256
-    from fanet_lightning.pretrained import locate, weights_file
+    from fanet_lightning.cli.files import file_sha256
+    from fanet_lightning.models.pretrained import locate, weights_file
 
     try:
         path = locate(str(init))

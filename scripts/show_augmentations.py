@@ -15,11 +15,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fanet_lightning.data.augment import TrainAugment
+from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.images import Image8, read_image_rgb
 from fanet_lightning.data.records import Boxes, ImageRecord
+from fanet_lightning.data.transforms import TrainAugment
 from fanet_lightning.data.wider_face import load_wider_face
-from fanet_lightning.errors import InputError
 
 OFF: dict[str, Any] = {
     "crop": (1.0, 1.0),
@@ -103,7 +103,7 @@ def write_png(path: Path, image_rgb: Image8) -> None:
 def chosen_records(arguments: argparse.Namespace) -> list[ImageRecord]:
     """The first images with faces: of the data set at --root, or of drawn ones."""
     if arguments.root is None:
-        from fanet_lightning.data.synthetic import prepare_synthetic
+        from fanet_lightning.data.synthetic.dataset import prepare_synthetic
 
         root = prepare_synthetic(Path("data/synthetic"), train_images=arguments.count * 4, val_images=1, seed=0)
         records = load_wider_face(root, "train")

@@ -9,9 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fanet_lightning.data.drawn_scenes import FaceTruth, draw_picture
-from fanet_lightning.data.synthetic import SETTINGS, SPLITS, counts
-from fanet_lightning.files import replaced
+from fanet_lightning.cli.files import replaced
+from fanet_lightning.data.synthetic.dataset import SETTINGS, SPLITS, counts
+from fanet_lightning.data.synthetic.scenes import FaceTruth, draw_picture
 
 COLOURS = {"easy": (60, 220, 80), "medium": (250, 220, 40), "hard": (255, 140, 30)}
 CELL_WH = (480, 400)

@@ -9,8 +9,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from fanet_lightning import cli
-from fanet_lightning.errors import InputError
+from fanet_lightning.cli import main as cli
+from fanet_lightning.cli.errors import InputError
 
 SETTINGS = ("easy", "medium", "hard")
 STEP = "trainer/global_step"
@@ -145,7 +145,7 @@ def main(argv: list[str]) -> int:
     if arguments.dry_run:
         print(json.dumps(spec, indent=2, ensure_ascii=False))
         return 0
-    from fanet_lightning.wandb_run import has_key
+    from fanet_lightning.train.wandb_run import has_key
 
     # What can be said without a server is said first.
     workspace(spec, entity="unknown")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-import fanet_lightning.cli  # noqa: F401  threads that wait soon fall asleep, as in every verb
+import fanet_lightning.cli.main  # noqa: F401  threads that wait soon fall asleep, as in every verb
 
 # Before torch is imported, and for whatever the tests start: several processes with a thread per core hold each other
 # up, and the number of threads decides the last bits.
@@ -23,7 +23,7 @@ PROJECT_ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="session")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A set in WIDER FACE's layout with every fault that the doctor looks for; not to be written to."""
-    from doctor_files import plant
+    from tests.doctor.doctor_files import plant
 
     root = tmp_path_factory.mktemp("planted") / "wider"
     plant(root)
@@ -33,7 +33,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def examined(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the doctor has written of it, page and mended copy too; not to be written to."""
-    from doctor_files import run
+    from tests.doctor.doctor_files import run
 
     out = tmp_path_factory.mktemp("examined") / "out"
     assert run(planted, out, "fix=true", "page=true", "coverage=false") == 1

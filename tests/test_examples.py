@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from matplotlib import cbook
 
-from exported_files import shipped_onnx
 from fanet_lightning import FaceDetector
+from tests.export.exported_files import shipped_onnx
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples/detect_onnx.py"

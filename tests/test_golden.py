@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from golden import make
-from golden.names import METHODS, PUBLIC, named
+from tests.golden import make
+from tests.golden.names import METHODS, PUBLIC, named
 
 
 def assert_golden(found: Any, golden: Any, rel: float = 1e-9, abs_: float = 0.0) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fanet_lightning.data.synthetic import prepare_synthetic
-from make_runs import make_sweep
+from fanet_lightning.data.synthetic.dataset import prepare_synthetic
+from tests.report.make_runs import make_sweep
 
 nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed: pip install 'fanet-lightning[notebooks]'")
 

@@ -42,11 +42,11 @@ def run(site: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_configuration_comes_from_inside_the_wheel(site: Path, tmp_path: Path) -> None:
-    done = run(site, tmp_path, "-c", "from fanet_lightning.config import config_dir; print(config_dir())")
+    done = run(site, tmp_path, "-c", "from fanet_lightning.cli.config import config_dir; print(config_dir())")
     assert Path(done.stdout.strip()) == site / "fanet_lightning" / "conf"
     assert (site / "fanet_lightning/py.typed").is_file()
-    assert (site / "fanet_lightning/scoring/published_curves/wider_face.npz").is_file()
-    assert (site / "fanet_lightning/error_pages/templates/index.html.jinja").is_file()
+    assert (site / "fanet_lightning/score/wider_face/published_curves/wider_face.npz").is_file()
+    assert (site / "fanet_lightning/report/templates/index.html.jinja").is_file()
     assert {path.name for path in site.iterdir() if path.is_dir() and "dist-info" not in path.name} == {
         "fanet_lightning"
     }

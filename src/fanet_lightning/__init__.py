@@ -3,20 +3,40 @@
 Importing the package is light; torch is imported with the first name that needs it.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-__all__ = ["FaceDetector", "InputError", "__version__"]
-
-from fanet_lightning.errors import InputError
+from fanet_lightning.cli.errors import InputError
 
 if TYPE_CHECKING:
-    from fanet_lightning.detector import FaceDetector
+    from fanet_lightning.detect.detector import FaceDetector
+    from fanet_lightning.evaluate.metrics import CocoAP, FddbRoc, PascalFaceAP, WiderFaceAP
+    from fanet_lightning.ops.structures import Detections
+
+__version__ = "0.1.0"
+__all__ = [
+    "CocoAP",
+    "Detections",
+    "FaceDetector",
+    "FddbRoc",
+    "InputError",
+    "PascalFaceAP",
+    "WiderFaceAP",
+    "__version__",
+]
+
+# Imported with the first use.
+_LAZY = {
+    "CocoAP": "fanet_lightning.evaluate.metrics",
+    "Detections": "fanet_lightning.ops.structures",
+    "FaceDetector": "fanet_lightning.detect.detector",
+    "FddbRoc": "fanet_lightning.evaluate.metrics",
+    "PascalFaceAP": "fanet_lightning.evaluate.metrics",
+    "WiderFaceAP": "fanet_lightning.evaluate.metrics",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "FaceDetector":
-        from fanet_lightning.detector import FaceDetector
-
-        return FaceDetector
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

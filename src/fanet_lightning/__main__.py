@@ -2,14 +2,14 @@
 
 import difflib
 
-from fanet_lightning import cli
-from fanet_lightning.config import config_dir
-from fanet_lightning.errors import InputError
+from fanet_lightning.cli import main as cli
+from fanet_lightning.cli.config import config_dir
+from fanet_lightning.cli.errors import InputError
 
 
 def main(argv: list[str]) -> int:
     """Name the verbs; refuse a word, as each verb is a module of its own."""
-    verbs = sorted(path.stem.replace("config", "train") for path in config_dir().glob("*.yaml"))
+    verbs = sorted(path.stem for path in config_dir().glob("*.yaml"))
     if argv and argv[0] not in ("-h", "--help"):
         near = difflib.get_close_matches(argv[0], verbs, n=1) or verbs
         raise InputError(f"{argv[0]}: write python -m fanet_lightning.{'|'.join(near)} …")

@@ -32,9 +32,9 @@ import numpy as np
 import yaml
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "src")]
+sys.path[:0] = [str(HERE.parents[1]), str(HERE.parents[1] / "src")]
 
-from golden.names import VERBS, named  # noqa: E402
+from tests.golden.names import VERBS, named  # noqa: E402
 
 CONF = HERE.parents[1] / "conf"
 SHARED = Path(os.environ.get("FANET_SHARED") or HERE.parents[2] / "shared") / "data"
@@ -277,9 +277,8 @@ def scores_of(cwd: Path, *words: str) -> dict[str, Any]:
 
 def small_scores(folder: Path) -> dict[str, Any]:
     """Every benchmark on a few images in its official layout."""
-    import coco_cases
-    import fddb_files
-    import pascal_face_files as pascal
+    from tests.score import coco_cases, fddb_files
+    from tests.score import pascal_face_files as pascal
 
     rng = np.random.RandomState(6)
     images = json.loads((HERE / "wider_scoring.json").read_text())["images"]

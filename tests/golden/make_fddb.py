@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE.parents[1]))
 
-import fddb_oracle as oracle  # noqa: E402
+from tests.score import fddb_oracle as oracle  # noqa: E402
 
 
 def masks(rng: np.random.Generator) -> list[dict[str, Any]]:

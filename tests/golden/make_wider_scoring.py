@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE.parents[1]))
 
-import wider_oracle  # noqa: E402
+from tests.score import wider_oracle  # noqa: E402
 
 EVENTS = ("0--Parade", "12--Group", "61--Street_Battle")
 

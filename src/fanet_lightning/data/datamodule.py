@@ -1,28 +1,812 @@
-"""The LightningDataModule: the same batches for any number of workers, processes and restarts."""
+"""Dataset, sampler, loader, image caches and the LightningDataModule.
+
+Decoded images in memory that all loader processes of a machine share (``cache=memory``).
+
+Decoding takes most of a sample's time; an image that was decoded once is not decoded again. Samples stay equal to the
+last bit. What does not fit is read from its file each time, as without a cache.
+
+Large images shrunk once, on disk (``cache=disk``): a data set of its own, made from another one.
+
+Photographs of 12 megapixels take ten times as long to decode as WIDER FACE's, to be shown at a few hundred pixels.
+Their copies decode as fast as WIDER's.
+"""
 
 import hashlib
 import logging
+import mmap
+import multiprocessing
+import multiprocessing.context
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from multiprocessing.reduction import DupFd
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import cv2
+import numpy as np
+import numpy.typing as npt
 import torch
+from filelock import FileLock
 from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
-from fanet_lightning.data.dataset import Augment, EvalDataset, TrainDataset
-from fanet_lightning.data.image_cache import MemoryCache, check_cache, memory_cache
-from fanet_lightning.data.images import UnreadableImage, check_image
-from fanet_lightning.data.loader import EvalLoader, TrainLoader
-from fanet_lightning.data.over_files import over_files
-from fanet_lightning.data.records import ImageRecord
-from fanet_lightning.data.resize import TestScale
-from fanet_lightning.data.sampler import EvalSampler, TrainBatchSampler
-from fanet_lightning.data.shrunk_images import shrunk_records
+from fanet_lightning.cli.device import usable_cores
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.files import check_writable, replaced
+from fanet_lightning.data.images import (
+    Image8,
+    UnreadableImage,
+    check_image,
+    over_files,
+    read_image_rgb,
+    read_image_size,
+)
+from fanet_lightning.data.records import Boxes, ImageRecord, PackedRecords
 from fanet_lightning.data.sources import FaceSource
-from fanet_lightning.devices import usable_cores
-from fanet_lightning.errors import InputError
+from fanet_lightning.data.transforms import TestScale
+from fanet_lightning.ops.structures import Batch, EvalBatch, Targets
 
 if TYPE_CHECKING:
-    from fanet_lightning.scoring.ground_truth import GroundTruth
+    from fanet_lightning.score.wider_face.ground_truth import GroundTruth
+
+
+class SampleKey(NamedTuple):
+    """What a training sample is made from, beside the run's seed.
+
+    The epoch travels in it: worker processes that outlive an epoch would not get to know otherwise.
+    """
+
+    epoch: int
+    index: int  # type: ignore[assignment]  # tuple has a method of this name
+
+
+class TrainBatchSampler(Sampler[list[SampleKey]]):
+    """Global batch k of an epoch is the k-th run of B entries of a permutation drawn from (seed, epoch).
+
+    Rank r takes the r-th share of each batch, so one process and several train on the same batches.
+    The last, incomplete batch is dropped, or with ``drop_last=False`` filled up from the start of the permutation.
+    Fewer images than B are repeated to fill one batch.
+
+    Args:
+        num_images: N, at least 1.
+        batch_size_total: B, over all ranks; ``world_size`` must divide it.
+
+    Raises:
+        InputError: B is not a multiple of the number of processes, or there is no image.
+    """
+
+    def __init__(
+        self,
+        num_images: int,
+        batch_size_total: int,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = True,
+    ) -> None:
+        if num_images < 1:
+            raise InputError("the training set has no image; check data.train.split and data.train.images")
+        if batch_size_total < 1 or batch_size_total % world_size:
+            raise InputError(
+                f"batch_size={batch_size_total} is the total over {world_size} devices and must be a multiple of "
+                f"{world_size}; take {max(1, round(batch_size_total / world_size)) * world_size}"
+            )
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank {rank} of {world_size} processes")
+        self.num_images = num_images
+        self.batch_size_total = batch_size_total
+        self.rank, self.world_size = rank, world_size
+        self.seed, self.shuffle, self.drop_last = seed, shuffle, drop_last
+        self.epoch = 0
+        self.first_batch = 0
+
+    @property
+    def sampler(self) -> "TrainBatchSampler":
+        """Lightning calls ``set_epoch`` on ``dataloader.batch_sampler.sampler``: that is this object."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the permutation; another epoch than the current one starts at its first batch."""
+        if epoch != self.epoch:
+            self.first_batch = 0
+        self.epoch = epoch
+
+    def start_at(self, epoch: int, batch: int) -> None:
+        """Go on in the middle of an epoch: iteration begins with this batch, until the epoch changes."""
+        self.epoch, self.first_batch = epoch, batch
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, at least 1."""
+        whole, rest = divmod(self.num_images, self.batch_size_total)
+        return max(1, whole + (1 if rest and not self.drop_last else 0))
+
+    def permutation(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        """(N,) image indices of this epoch in order."""
+        if not self.shuffle:
+            return np.arange(self.num_images)
+        return np.random.default_rng(np.random.SeedSequence([self.seed, self.epoch])).permutation(self.num_images)
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        # np.resize repeats from the start, which fills a last batch and a tiny set alike.
+        order = np.resize(self.permutation(), len(self) * self.batch_size_total).reshape(len(self), self.world_size, -1)
+        epoch = self.epoch
+        for batch in range(self.first_batch, len(self)):
+            yield [SampleKey(epoch, int(index)) for index in order[batch, self.rank]]
+
+
+class EvalSampler(Sampler[int]):
+    """Every image once over all ranks: rank r takes r, r + world_size, …; no padding, so ranks may differ by one."""
+
+    def __init__(self, num_images: int, rank: int = 0, world_size: int = 1) -> None:
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank {rank} of {world_size} processes")
+        self.indices = range(rank, num_images, world_size)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+
+GIB = 2**30
+# Of the free memory: the rest is for the samples on their way, the training itself and other programs.
+SHARE_OF_FREE = 0.5
+KINDS = ("memory", "disk")
+
+SizesHW = npt.NDArray[np.int64]
+
+
+def check_cache(
+    cache: str | None, cache_gib: float | None, cache_dir: Path | str, cache_side: int | None, input_size: int
+) -> None:
+    """Refuse early what :class:`FaceDataModule` could not carry out.
+
+    Raises:
+        InputError: an unknown kind, a limit or a side that is not positive, copies that are smaller than the crops that
+            are cut from them, a folder that cannot be written.
+    """
+    if cache is not None and cache not in KINDS:
+        raise InputError(f"cache={cache} is unknown; take memory, disk or null")
+    if cache_gib is not None and not 0 < cache_gib < float("inf"):
+        raise InputError(f"cache_gib={cache_gib} must be a positive number of GiB; null: half of the free memory")
+    if cache_side is not None and cache_side < 1:
+        raise InputError(f"cache_side={cache_side} must be at least 1 pixel; null: twice input_size")
+    if cache == "disk" and cache_side is not None and cache_side < input_size:
+        # Not a warning, which nobody sees before a run of hours has ended: no crop would ever have its own pixels.
+        raise InputError(
+            f"cache_side={cache_side} is below input_size={input_size}: even a whole copy would be enlarged to be "
+            f"shown, so detail is lost; give cache_side={input_size} or more, or null: twice input_size"
+        )
+    if cache == "disk":
+        check_writable(Path(cache_dir), "cache_dir")
+
+
+def image_sizes(paths: Sequence[Path]) -> SizesHW:
+    """(N, 2) int64, (height, width) of each image from its head; (0, 0) where the file is no image."""
+
+    def size(index: int) -> tuple[int, int]:
+        try:
+            return read_image_size(paths[index])
+        except UnreadableImage:
+            return 0, 0
+
+    return np.array(over_files(size, len(paths)), dtype=np.int64).reshape(-1, 2)
+
+
+class SharedMemory(NamedTuple):
+    """Where other processes of this machine find a cache: see :meth:`MemoryCache.address`."""
+
+    machine: str
+    process: int
+    descriptor: int
+    limit_bytes: int
+    sizes_digest: str
+
+
+class MemoryCache:
+    """Up to ``limit_bytes`` of decoded images, in their order; filled by whoever decodes one first.
+
+    Every image has its place from the start, so processes need no agreement on who writes where: two that decode the
+    same image at once write the same bytes. The memory has no name and leaves nothing behind, however its processes
+    end; a page is taken when it is first written. Works with forked and with spawned workers.
+
+    Args:
+        sizes_hw: (N, 2), see :func:`image_sizes`; an image of size 0 is never kept.
+        limit_bytes: the largest sum of 3 · height · width over the images that are kept.
+    """
+
+    def __init__(self, sizes_hw: SizesHW, limit_bytes: int) -> None:
+        self.sizes_hw = sizes_hw
+        self.limit_bytes = limit_bytes
+        self._open(_anonymous_file())
+
+    @property
+    def needed_bytes(self) -> int:
+        """Of all images."""
+        return int(3 * self.sizes_hw.prod(axis=1).sum())
+
+    @property
+    def places(self) -> int:
+        """How many images fit."""
+        return int(self._fits.sum())
+
+    @property
+    def kept(self) -> int:
+        """How many images are in it by now."""
+        return int(self._flags.sum())
+
+    def get(self, index: int) -> Image8 | None:
+        """The image (H, W, 3) as a view that cannot be written; None if it is not there (yet)."""
+        if not self._flags[index]:
+            return None
+        self._fence()
+        return self._pixels(index, writeable=False)
+
+    def put(self, index: int, image: Image8) -> None:
+        """Keep an image if it has a place. One of another size than its file's head said has none."""
+        if self._fits[index] and not self._flags[index] and image.shape == (*self.sizes_hw[index], 3):
+            self._pixels(index, writeable=True)[...] = image
+            self._fence()
+            self._flags[index] = 1
+
+    def address(self) -> SharedMemory:
+        """For other processes that this one has not started, e.g. the ranks of a distributed run."""
+        return SharedMemory(_machine(), os.getpid(), self._descriptor, self.limit_bytes, self._digest())
+
+    def use(self, address: SharedMemory) -> None:
+        """Share the memory of another process's cache of the same images, in place of one's own.
+
+        Raises:
+            OSError: the other process is gone, or this system does not let processes share files in this way.
+            ValueError: the other cache is of images of other sizes.
+        """
+        if address.sizes_digest != self._digest():
+            raise ValueError(f"process {address.process} has found images of other sizes")
+        descriptor = os.open(f"/proc/{address.process}/fd/{address.descriptor}", os.O_RDWR)
+        os.close(self._descriptor)
+        self.limit_bytes = address.limit_bytes
+        self._open(descriptor)
+
+    def _digest(self) -> str:
+        return hashlib.sha256(self.sizes_hw.tobytes()).hexdigest()
+
+    def _open(self, descriptor: int) -> None:
+        nbytes = 3 * self.sizes_hw.prod(axis=1)
+        # Flags first, then pixels.
+        self._starts = len(nbytes) + np.cumsum(nbytes) - nbytes
+        self._fits = (np.cumsum(nbytes) <= self.limit_bytes) & (nbytes > 0)
+        size = max(1, len(nbytes) + int(nbytes[self._fits].sum()))
+        os.ftruncate(descriptor, size)
+        self._descriptor = descriptor
+        self._memory = np.frombuffer(mmap.mmap(descriptor, size), dtype=np.uint8)
+        self._flags = self._memory[: len(nbytes)]
+        self._lock = threading.Lock()
+
+    def _pixels(self, index: int, *, writeable: bool) -> Image8:
+        height, width = self.sizes_hw[index]
+        start = self._starts[index]
+        pixels: Image8 = self._memory[start : start + 3 * height * width].reshape(height, width, 3)
+        pixels.flags.writeable = writeable
+        return pixels
+
+    def _fence(self) -> None:
+        # A flag must not be seen before the pixels that it is about. Processors other than x86 may reorder the two;
+        # not across letting a lock go and taking it again.
+        for _ in range(2):
+            with self._lock:
+                pass
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Spawned workers are given the open file itself.
+        return {"sizes_hw": self.sizes_hw, "limit_bytes": self.limit_bytes, "file": DupFd(self._descriptor)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.sizes_hw, self.limit_bytes = state["sizes_hw"], state["limit_bytes"]
+        self._open(state["file"].detach())
+
+
+def memory_cache(paths: Sequence[Path], cache_gib: float | None) -> tuple[MemoryCache, str]:
+    """A cache for these images, and one line on what it needs and gets.
+
+    Args:
+        paths: of the images, in the order in which they are given places.
+        cache_gib: the limit; None, or more than is free: half of the free memory.
+    """
+    import torch
+
+    from fanet_lightning.cli.device import available_bytes
+
+    free = available_bytes(torch.device("cpu"))
+    limit = None if cache_gib is None else int(cache_gib * GIB)
+    if free is not None and (limit is None or limit > free):
+        limit = int(free * SHARE_OF_FREE)
+    sizes = image_sizes(paths)
+    needed = int(3 * sizes.prod(axis=1).sum())
+    cache = MemoryCache(sizes, needed if limit is None else limit)
+    readable = int((sizes.prod(axis=1) > 0).sum())
+    rest = readable - cache.places
+    fit = f"{cache.places:,} fit into {_gib(cache.limit_bytes)}, {rest:,} are read each time" if rest else "all fit"
+    known = "" if free is None else f", {_gib(free)} are free"
+    bad = f" ({len(paths) - readable:,} more are no images)" if readable < len(paths) else ""
+    return cache, f"cache=memory: {readable:,} images{bad} need {_gib(needed)}{known}; {fit}"
+
+
+def _gib(nbytes: int) -> str:
+    return f"{nbytes / GIB:.2f} GiB"
+
+
+def _anonymous_file() -> int:
+    """A file without a name, in memory where the system has such files; it is gone with the last process."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("fanet_images")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def _machine() -> str:
+    """Equal for processes that see the same process ids."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
+
+
+# A part of every copy's name: raise it when copies would come out differently.
+VERSION = 1
+QUALITY = 95
+# Above what a JPEG of quality 95 takes of a grainy photograph, bytes a pixel.
+BYTES_PER_PIXEL = 1.0
+# `replaced` asks for the process's umask, which is not safe in several threads at once.
+_WRITING = threading.Lock()
+
+
+def shrunk_size(height: int, width: int, side: int) -> tuple[int, int]:
+    """(height, width) with the shorter side at ``side``, rounded, or as it is where it is no longer than that."""
+    scale = side / min(height, width)
+    if scale >= 1:
+        return height, width
+    return max(side, round(height * scale)), max(side, round(width * scale))
+
+
+def shrink(image: Image8, side: int) -> Image8:
+    """(H, W, 3) → shorter side ``side``, each pixel the mean of the area that it stands for."""
+    height, width = shrunk_size(image.shape[0], image.shape[1], side)
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+
+
+def copy_path(folder: Path, original: Path, side: int) -> Path:
+    """Where the copy of an image lies: named by the image's path, size and time of change, and by ``side``.
+
+    Raises:
+        OSError: there is no such image.
+    """
+    stat = original.stat()
+    key = f"{VERSION}\0{original.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{side}\0{QUALITY}"
+    name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:40]
+    return folder / name[:2] / f"{name}.jpg"
+
+
+def shrunk_records(records: Sequence[ImageRecord], folder: Path, side: int) -> tuple[list[ImageRecord], str]:
+    """The records with every larger image replaced by a copy whose shorter side is ``side``, and one line on that.
+
+    Boxes are scaled by the exact ratio of the sizes. Copies are JPEGs of quality 95. Images that are no larger stay as
+    they are, and so do those that cannot be read (training names them). What an earlier run has made is used if it is
+    whole; a changed original gets a new copy, and the old one stays until the folder is emptied by hand.
+
+    Copies appear by rename. Of several processes one makes them and the others wait, on other machines too where they
+    share the folder; after a kill the next one goes on.
+
+    Args:
+        records: of the original images.
+        folder: for the copies; made if need be.
+        side: pixels.
+
+    Raises:
+        InputError: the folder cannot be written, or there is not enough space for the copies.
+    """
+    sizes: list[tuple[int, int] | None] = over_files(lambda i: _size(records[i].path), len(records))
+    larger = [i for i, size in enumerate(sizes) if size is not None and min(size) > side]
+    originals = {i: sizes[i] or (0, 0) for i in larger}
+    targets = {i: shrunk_size(*originals[i], side) for i in larger}
+    copies: dict[int, Path] = {}
+    for i in larger:
+        try:
+            copies[i] = copy_path(folder, records[i].path, side)
+        except OSError:  # it was there a moment ago
+            continue
+    start = time.monotonic()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            missing = _missing(copies, targets)
+            if missing:
+                _check_space(folder, sum(targets[i][0] * targets[i][1] for i in missing))
+                _remove_unfinished(folder)
+                over_files(lambda k: _make(records[missing[k]].path, copies[missing[k]], side), len(missing))
+            absent = set(_missing(copies, targets)) if missing else set()
+    except OSError as error:
+        raise InputError(
+            f"cache_dir={folder} cannot be written ({error.strerror or error}); free the disk, or give another "
+            "cache_dir"
+        ) from error
+    line = (
+        f"cache=disk: {len(copies) - len(absent):,} of {len(records):,} images are shown as copies with a shorter side "
+        f"of {side:,} pixels from {folder}, {len(missing) - len(absent):,} of them made now"
+        + (f" in {time.monotonic() - start:.0f} s" if missing else "")
+    )
+    return [
+        _shrunk(record, copies[i], originals[i], targets[i]) if i in copies and i not in absent else record
+        for i, record in enumerate(records)
+    ], line
+
+
+def _size(path: Path) -> tuple[int, int] | None:
+    try:
+        return read_image_size(path)
+    except UnreadableImage:
+        return None
+
+
+def _missing(copies: dict[int, Path], targets: dict[int, tuple[int, int]]) -> list[int]:
+    indices = list(copies)
+    whole = over_files(lambda k: _is_whole(copies[indices[k]], targets[indices[k]]), len(indices))
+    return [index for index, is_whole in zip(indices, whole, strict=True) if not is_whole]
+
+
+def _is_whole(copy: Path, target: tuple[int, int]) -> bool:
+    try:
+        with copy.open("rb") as file:
+            file.seek(-2, os.SEEK_END)
+            return file.read() == b"\xff\xd9" and read_image_size(copy) == target
+    except (OSError, UnreadableImage):
+        return False
+
+
+def _check_space(folder: Path, pixels: int) -> None:
+    free, needed = shutil.disk_usage(folder).free, int(pixels * BYTES_PER_PIXEL)
+    if needed > free:
+        raise InputError(
+            f"cache_dir={folder}: the copies may take {needed / GIB:.1f} GiB, {free / GIB:.1f} GiB are free; give a "
+            "smaller cache_side, or another cache_dir"
+        )
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """What a killed process has left; the lock is held, so nobody is writing them."""
+    for path in folder.glob("??/.*.jpg"):
+        path.unlink(missing_ok=True)
+
+
+def _make(original: Path, copy: Path, side: int) -> None:
+    try:
+        image = read_image_rgb(original)
+    except UnreadableImage:
+        return
+    bgr = cv2.cvtColor(shrink(image, side), cv2.COLOR_RGB2BGR)
+    encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
+    with _WRITING, replaced(copy) as path:
+        path.write_bytes(encoded.tobytes())
+
+
+def _shrunk(record: ImageRecord, copy: Path, original: tuple[int, int], target: tuple[int, int]) -> ImageRecord:
+    scale_xyxy = np.tile(np.array(target[::-1]) / np.array(original[::-1]), 2)
+
+    def scaled(boxes_xyxy: Boxes) -> Boxes:
+        boxes: Boxes = (boxes_xyxy * scale_xyxy).astype(np.float32)
+        return boxes
+
+    boxes = scaled(record.boxes_xyxy)
+    has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # a sliver's sides may round to the same number
+    return replace(
+        record,
+        path=copy,
+        boxes_xyxy=boxes[has_area],
+        attributes={name: values[has_area] for name, values in record.attributes.items()},
+        ignored_xyxy=np.concatenate([scaled(record.ignored_xyxy), boxes[~has_area]]),
+    )
+
+
+# (image (H, W, 3) uint8, boxes_xyxy (F, 4) float32, seed) → (image (S, S, 3) uint8, boxes_xyxy (F', 4) float32)
+Augment = Callable[[Image8, Boxes, int], tuple[Image8, Boxes]]
+
+
+class TrainSample(NamedTuple):
+    """``image`` (3, S, S) uint8 RGB, ``boxes_xyxy`` (F, 4) float32 in its pixels, and where it comes from."""
+
+    image: Tensor
+    boxes_xyxy: Tensor
+    image_id: str
+
+
+def sample_seed(seed: int, epoch: int, index: int) -> int:
+    """The 63-bit seed of one sample's random draws, from (run's seed, epoch, image index) alone."""
+    return int(np.random.SeedSequence([seed, epoch, index]).generate_state(1, np.uint64)[0] >> 1)
+
+
+class TrainDataset(Dataset[TrainSample]):
+    """Augmented samples, addressed by :class:`SampleKey`.
+
+    A file that cannot be read is named once in the log, counted, and replaced by the next readable image in the
+    records' order (after the last comes the first), augmented with the seed of the sample that was asked for. So a
+    replacement is the same in every run, on every rank and in every worker.
+
+    The flags of unreadable images lie in shared memory: what one worker process finds the others and the main process
+    know.
+
+    ``cache`` changes no sample. An image that is in it is never read again, so it is not missed when its file goes.
+    """
+
+    def __init__(
+        self, records: Sequence[ImageRecord], augment: Augment, seed: int = 0, cache: MemoryCache | None = None
+    ) -> None:
+        self.records = PackedRecords(records)
+        self.augment = augment
+        self.seed = seed
+        self.cache = cache
+        self._unreadable: Tensor = torch.zeros(len(records), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def unreadable_images(self) -> list[str]:
+        """Ids of the images found unreadable so far in this process and its workers, in the records' order."""
+        return [self.records.image_id(int(index)) for index in self._unreadable.nonzero()[:, 0]]
+
+    @property
+    def unreadable(self) -> Tensor:
+        """(N,) uint8, 1 for each of :attr:`unreadable_images`; what is set here is not tried again."""
+        return self._unreadable
+
+    def __getitem__(self, key: SampleKey) -> TrainSample:
+        """
+        Raises:
+            InputError: not a single image can be read.
+        """
+        index, image = self._readable(key.index)
+        image, boxes_xyxy = self.augment(
+            image, self.records.boxes_xyxy(index), sample_seed(self.seed, key.epoch, key.index)
+        )
+        chw = torch.empty((3, *image.shape[:2]), dtype=torch.uint8)
+        cv2.split(image, list(chw.numpy()))  # less than half the time of a transposed copy
+        boxes = torch.from_numpy(np.ascontiguousarray(boxes_xyxy, dtype=np.float32)).reshape(-1, 4)
+        return TrainSample(chw, boxes, self.records.image_id(index))
+
+    def _readable(self, wanted: int) -> tuple[int, Image8]:
+        for step in range(len(self)):
+            index = (wanted + step) % len(self)
+            if self._unreadable[index]:
+                continue
+            try:
+                return index, self._read(index)
+            except UnreadableImage as error:
+                self._unreadable[index] = 1
+                log.warning("training goes on without %s: %s", self.records.path(index), error.reason)
+        raise InputError(
+            f"none of the {len(self)} training images can be read, the first is {self.records.path(0)}; check data.root"
+        )
+
+    def _read(self, index: int) -> Image8:
+        image = None if self.cache is None else self.cache.get(index)
+        if image is None:
+            image = read_image_rgb(self.records.path(index))
+            if self.cache is not None:
+                self.cache.put(index, image)
+        return image
+
+
+def collate_train(samples: Sequence[TrainSample]) -> Batch:
+    """Stack the images and pack the faces."""
+    counts = torch.tensor([len(sample.boxes_xyxy) for sample in samples])
+    return Batch(
+        # In a worker it stacks them in shared memory, where they travel from: a copy less than torch.stack.
+        images=default_collate([sample.image for sample in samples]),
+        targets=Targets(
+            boxes_xyxy=torch.cat([sample.boxes_xyxy for sample in samples]),
+            image_index=torch.repeat_interleave(torch.arange(len(samples)), counts),
+        ),
+        image_ids=[sample.image_id for sample in samples],
+    )
+
+
+class EvalDataset(Dataset[EvalBatch]):
+    """Images at test scale, one a batch. An unreadable file raises: a score must not be quietly about fewer images."""
+
+    def __init__(self, records: Sequence[ImageRecord], test_scale: TestScale) -> None:
+        self.records = PackedRecords(records)
+        self.test_scale = test_scale
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> EvalBatch:
+        """
+        Raises:
+            UnreadableImage: the file is missing or broken.
+        """
+        image = read_image_rgb(self.records.path(index))
+        resized, scale_xy = self.test_scale(image)
+        return EvalBatch(
+            images=torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))[None],
+            scale_xy=torch.from_numpy(scale_xy)[None],
+            size_hw=torch.tensor([image.shape[:2]], dtype=torch.int64),
+            image_ids=[self.records.image_id(index)],
+        )
+
+
+class _ErrorsAsValues(Dataset[Any]):
+    """A worker that raises loses its message in a traceback of many lines; a value comes through unharmed."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self.dataset[key]
+        except InputError as error:
+            return error
+
+
+def _collate_train_or_error(samples: list[TrainSample | InputError]) -> Batch | InputError:
+    sound: list[TrainSample] = []
+    for sample in samples:
+        if isinstance(sample, InputError):
+            return sample
+        sound.append(sample)
+    return in_shared_memory(collate_train(sound))  # type: ignore[no-any-return]
+
+
+def in_shared_memory(item: Any) -> Any:
+    """``item``, whose tensors a worker has put where they travel from.
+
+    Where there is no room for them, that raises here, and the loader hears of it. Left to the queue, its thread would
+    drop the item, and the loader would wait for it for ever.
+    """
+    if get_worker_info() is not None:
+        for leaf in tree_leaves(item):
+            if isinstance(leaf, torch.Tensor):
+                leaf.share_memory_()  # type: ignore[no-untyped-call]
+    return item
+
+
+def _start_worker(worker: int) -> None:
+    # The workers share the cores already; OpenCV's threads on top only get in each other's way.
+    import cv2
+
+    cv2.setNumThreads(0)
+
+
+class _Loader(DataLoader[Any]):
+    """``waited_seconds``: how long whoever iterates has waited for batches, over all epochs: for workers, or without
+    any for the loading itself. ``clock``: seconds; for tests."""
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        workers: int,
+        pin_memory: bool,
+        multiprocessing_context: str | multiprocessing.context.BaseContext | None,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            _ErrorsAsValues(dataset),
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=pin_memory,
+            multiprocessing_context=multiprocessing_context if workers > 0 else None,
+            worker_init_fn=_start_worker,
+            # Of its own, so that starting an epoch draws nothing from the model's random numbers.
+            generator=torch.Generator().manual_seed(0),
+            **options,
+        )
+        self.clock: Callable[[], float] = time.perf_counter
+        self.waited_seconds = 0.0
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        start = self.clock()
+        items = super().__iter__()
+        while True:
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            finally:
+                self.waited_seconds += self.clock() - start
+            if isinstance(item, InputError):
+                raise item
+            yield item
+            start = self.clock()
+
+
+class TrainLoader(_Loader):
+    """Batches (:class:`~fanet_lightning.ops.structures.Batch`) of this rank's share.
+
+    Lightning saves ``state_dict`` in checkpoints and loads it before the first batch, so a run that was cut off
+    inside an epoch goes on with the next batch of the same permutation. The state counts images, not batches: it may
+    be resumed with another number of processes, and with another batch size at the batch that holds the first unseen
+    image.
+    """
+
+    def __init__(
+        self,
+        dataset: TrainDataset,
+        batch_sampler: TrainBatchSampler,
+        workers: int = 0,
+        pin_memory: bool = False,
+        multiprocessing_context: str | multiprocessing.context.BaseContext | None = None,
+    ) -> None:
+        super().__init__(
+            dataset,
+            workers,
+            pin_memory,
+            multiprocessing_context,
+            batch_sampler=batch_sampler,
+            collate_fn=_collate_train_or_error,
+        )
+        self._batches = batch_sampler
+        self._position = (0, 0)
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        # A generator: nothing is drawn before the first batch is asked for. Lightning asks for an iterator before it
+        # sets the epoch.
+        sampler = self._batches
+        done = sampler.first_batch
+        self._position = (sampler.epoch, done)
+        try:
+            for batch in super().__iter__():
+                # Counted before it is handed out: a checkpoint after this batch's step must not train on it again.
+                done += 1
+                self._position = (sampler.epoch, done)
+                yield batch
+        finally:
+            # The offset of a resumed epoch is used up, also where a limit ends the epoch early.
+            sampler.first_batch = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """``epoch``, and ``images``: how many entries of its permutation were handed out over all ranks."""
+        epoch, done = self._position
+        return {"epoch": epoch, "images": done * self._batches.batch_size_total}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        batch = min(state["images"] // self._batches.batch_size_total, len(self._batches))
+        self._batches.start_at(state["epoch"], batch)
+        self._position = (state["epoch"], batch)
+
+
+class EvalLoader(_Loader):
+    """One image a batch (:class:`~fanet_lightning.ops.structures.EvalBatch`), each on one rank only."""
+
+    def __init__(
+        self,
+        dataset: EvalDataset,
+        sampler: EvalSampler,
+        workers: int = 0,
+        pin_memory: bool = False,
+        multiprocessing_context: str | multiprocessing.context.BaseContext | None = None,
+    ) -> None:
+        super().__init__(
+            dataset,
+            workers,
+            pin_memory,
+            multiprocessing_context,
+            batch_size=None,
+            sampler=sampler,
+            collate_fn=in_shared_memory,
+        )
+
 
 log = logging.getLogger(__name__)
 

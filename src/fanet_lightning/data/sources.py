@@ -1,25 +1,316 @@
-"""Where records and ground truth come from: WIDER FACE on disk, drawn faces in the same layout, sets to test on."""
+"""Sources of images and ground truth: WIDER FACE, synthetic faces, FDDB, PASCAL face, AFW.
+
+FDDB in its official layout, a set to test on.
+
+::
+
+    ROOT/originalPics/2002/08/11/big/img_591.jpg
+    ROOT/FDDB-folds/FDDB-fold-01.txt, FDDB-fold-01-ellipseList.txt, … 10
+
+PASCAL face and AFW on disk: label file and images → records.
+
+::
+
+    ROOT/images/<name>.jpg           or ROOT/JPEGImages, ROOT/testimages, or ROOT itself: the first folder that exists
+    ROOT/<official label file>       or ROOT/annotations/<official label file>, or ``ground_truth``
+
+Boxes are those of the file, without a shift. Both sets are for testing alone.
+"""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from fanet_lightning.data.box_checks import warn_of_odd_boxes
-from fanet_lightning.data.fddb import FddbSource
-from fanet_lightning.data.folder import FolderSource
-from fanet_lightning.data.pascal_face import AfwSource, PascalFaceSource
-from fanet_lightning.data.records import ImageRecord, check_apart
-from fanet_lightning.data.wider_face import WAYS_ON, default_annotations, fetch_command, listed_path, load_wider_face
-from fanet_lightning.errors import InputError
-from fanet_lightning.files import check_writable
-from fanet_lightning.scoring.ground_truth import GROUND_TRUTH_FOLDERS, GroundTruth, read_ground_truth
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.files import check_writable
+from fanet_lightning.data.folder.labels import warn_of_odd_boxes
+from fanet_lightning.data.folder.source import FolderSource
+from fanet_lightning.data.records import Boxes, ImageRecord, check_apart
+from fanet_lightning.data.wider_face import (
+    WAYS_ON,
+    all_usable_faces,
+    default_annotations,
+    fetch_command,
+    listed_path,
+    load_wider_face,
+)
+from fanet_lightning.score.pascal_face.ground_truth import (
+    AFW,
+    PASCAL_FACE,
+    PascalFaceGroundTruth,
+    Release,
+    read_annotations,
+)
+from fanet_lightning.score.wider_face.ground_truth import GROUND_TRUTH_FOLDERS, GroundTruth, read_ground_truth
 
 if TYPE_CHECKING:
-    from fanet_lightning.data.inventory import Inventory
-    from fanet_lightning.scoring.benchmark import Benchmark
-    from fanet_lightning.scoring.wider_face_benchmark import WiderFaceBenchmark
+    from fanet_lightning.data.records import Inventory
+    from fanet_lightning.score.fddb.benchmark import FddbBenchmark
+    from fanet_lightning.score.fddb.ground_truth import FddbGroundTruth
+    from fanet_lightning.score.pascal_face.benchmark import PascalFaceBenchmark
+    from fanet_lightning.score.results import Benchmark
+    from fanet_lightning.score.wider_face.benchmark import WiderFaceBenchmark
+
+
+FOLDS_FOLDER = "FDDB-folds"
+IMAGES_FOLDER = "originalPics"
+FDDB_WAYS_ON = "get FDDB (http://vis-www.cs.umass.edu/fddb/) and set data.root"
+
+
+class FddbSource:
+    """The images of FDDB with the boxes around their ellipses.
+
+    Args:
+        root: the folder that holds ``originalPics``.
+        val: ``images``, a list of image names, or None for all of them.
+        ground_truth: folder of the folds; by default ``root/FDDB-folds``.
+        image_sizes: JSON file with the images' width and height; by default they are read from the images.
+        ellipses: what happens to detections before they are scored, see
+            :class:`~fanet_lightning.score.fddb.benchmark.FddbBenchmark`.
+    """
+
+    name = "fddb"
+
+    def __init__(
+        self,
+        root: Path | str,
+        val: Mapping[str, Any] | None = None,
+        ground_truth: Path | str | None = None,
+        image_sizes: Path | str | None = None,
+        ellipses: Literal["as_given", "inscribed", "cross_fitted"] = "as_given",
+    ) -> None:
+        self.root = Path(root)
+        images = {"images": None, **(val or {})}["images"]
+        self._images = None if images is None else Path(images)
+        self._folds = self.root / FOLDS_FOLDER if ground_truth is None else Path(ground_truth)
+        self._image_sizes = None if image_sizes is None else Path(image_sizes)
+        self._ellipses = ellipses
+        self._truth: FddbGroundTruth | None = None
+
+    def prepare(self) -> None:
+        """Nothing to do: the images are there, or reading says what is missing."""
+
+    def check(self, train: bool = True) -> None:
+        """Read all annotations and look for every image.
+
+        Raises:
+            InputError: what :meth:`val` says; with ``train``, that FDDB is not trained on.
+        """
+        if train:
+            self.train()
+        self.val()
+
+    def train(self) -> list[ImageRecord]:
+        """
+        Raises:
+            InputError: always: FDDB is a test set.
+        """
+        raise InputError("data=fddb is a set to test on; train on data=wider_face")
+
+    def val(self) -> list[ImageRecord]:
+        """All images, sorted by image id; boxes are cut to the image.
+
+        Raises:
+            InputError: images or annotations that are missing or malformed.
+        """
+        truth = self.ground_truth()
+        paths = [self.root / IMAGES_FOLDER / f"{image_id}.jpg" for image_id in truth.image_ids]
+        missing = [path for path in paths if not path.is_file()]
+        if missing:
+            raise InputError(
+                f"{len(missing)} of the {len(paths)} images of FDDB are missing, the first is {missing[0]}; "
+                "complete the folder, or name those at hand with data.val.images=LIST"
+            )
+        records = []
+        for image_id, path, ellipses, size_wh in zip(
+            truth.image_ids, paths, truth.ellipses, truth.sizes_wh, strict=True
+        ):
+            inside = np.clip(bounding_boxes(ellipses), 0, np.concatenate([size_wh, size_wh]))
+            boxes: Boxes = inside.astype(np.float32)
+            usable = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+            records.append(ImageRecord(image_id, path, boxes[usable], ignored_xyxy=boxes[~usable]))
+        return records
+
+    def ground_truth(self) -> "FddbGroundTruth":
+        """The ellipses of exactly the images of :meth:`val`, in their order.
+
+        Raises:
+            InputError: see :func:`~fanet_lightning.score.fddb.ground_truth.read_fddb_ground_truth`.
+        """
+        if self._truth is None:
+            from fanet_lightning.score.fddb.ground_truth import read_fddb_ground_truth
+
+            images = self.root / IMAGES_FOLDER
+            if not images.is_dir():
+                raise InputError(
+                    f"no FDDB here: {images} is no folder (expected {images}/YYYY/MM/DD/big/img_N.jpg); {FDDB_WAYS_ON}"
+                )
+            truth = read_fddb_ground_truth(
+                self._folds,
+                images=self._images,
+                image_sizes=self._image_sizes,
+                images_root=images if self._image_sizes is None else None,
+            )
+            self._truth = truth.select(sorted(truth.image_ids))
+        return self._truth
+
+    def benchmark(self) -> "FddbBenchmark":
+        """The benchmark that scores these images.
+
+        Raises:
+            InputError: an unknown ``ellipses``.
+        """
+        from fanet_lightning.score.fddb.benchmark import FddbBenchmark
+
+        images_root = self.root / IMAGES_FOLDER if self._image_sizes is None else None
+        return FddbBenchmark(self._ellipses, self._image_sizes, images_root)
+
+
+def bounding_boxes(ellipses: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """The boxes ``xyxy`` around ellipses ``major minor angle cx cy``, (F, 5) → (F, 4), not cut to any image."""
+    major, minor, angle, x, y = np.asarray(ellipses, np.float64).reshape(-1, 5).T
+    half_width = np.hypot(major * np.cos(angle), minor * np.sin(angle))
+    half_height = np.hypot(major * np.sin(angle), minor * np.cos(angle))
+    return np.column_stack([x - half_width, y - half_height, x + half_width, y + half_height])
+
+
+# JPEGImages is PASCAL VOC's folder, testimages AFW's.
+IMAGE_FOLDERS = ("images", "JPEGImages", "testimages")
+
+
+class PascalFaceSource:
+    """PASCAL face in the official layout.
+
+    Args:
+        root: the folder of the images.
+        labels: "corrected" or "original".
+        ground_truth: label file or the folder that holds it; by default looked for under ``root``.
+        images: list that restricts everything to its images.
+        alignment: of :meth:`benchmark`.
+
+    Raises:
+        InputError: other labels.
+    """
+
+    name: str = "pascal_face"
+    releases: ClassVar[Mapping[str, Release]] = PASCAL_FACE
+
+    def __init__(
+        self,
+        root: Path | str,
+        labels: str = "corrected",
+        ground_truth: Path | str | None = None,
+        images: Path | str | None = None,
+        alignment: bool = True,
+    ) -> None:
+        if labels not in self.releases:
+            raise InputError(f"data.labels={labels} is not known; choose {' or '.join(self.releases)}")
+        self.root = Path(root)
+        self._release = self.releases[labels]
+        self._alignment = alignment
+        self._annotations = None if ground_truth is None else Path(ground_truth)
+        self._images = None if images is None else Path(images)
+        self._read: PascalFaceGroundTruth | None = None
+        self._records: list[ImageRecord] | None = None
+
+    def prepare(self) -> None:
+        """Nothing to do: the images are there, or reading says what is missing."""
+
+    def check(self, train: bool = True) -> None:
+        """Read the labels and look for every image, so that whatever is missing is said before any work starts.
+
+        Raises:
+            InputError: see :meth:`val`; with ``train`` always, see :meth:`train`.
+        """
+        if train:
+            self.train()
+        self.val()
+
+    def train(self) -> list[ImageRecord]:
+        """
+        Raises:
+            InputError: always; these images are for testing.
+        """
+        raise InputError(f"data={self.name} is for testing alone and has no training part; train on data=wider_face")
+
+    def val(self) -> list[ImageRecord]:
+        """One record per image, sorted: flagged faces and boxes without area are ignored, small faces are not.
+
+        Raises:
+            InputError: labels that cannot be read, images that are not on disk.
+        """
+        if self._records is None:
+            ground_truth = self.ground_truth()
+            self._records = _records(ground_truth, self._image_folder(ground_truth))
+        return self._records
+
+    def ground_truth(self) -> PascalFaceGroundTruth:
+        """The faces of the images of :meth:`val`, in their order.
+
+        Raises:
+            InputError: see :func:`fanet_lightning.score.pascal_face.ground_truth.read_annotations`.
+        """
+        if self._read is None:
+            self._read = read_annotations(self._label_file(), self._release, self._images)
+        return self._read
+
+    def benchmark(self) -> "PascalFaceBenchmark":
+        """What scores detections on these images, by the same labels."""
+        from fanet_lightning.score.pascal_face.benchmark import PascalFaceBenchmark
+
+        return PascalFaceBenchmark(self._release.labels, self._alignment)
+
+    def _label_file(self) -> Path:
+        if self._annotations is not None:
+            return self._annotations
+        candidates = [folder / self._release.file_name for folder in (self.root, self.root / "annotations")]
+        for candidate in candidates:
+            if candidate.is_file():
+                return candidate
+        raise InputError(
+            f"no labels here: neither {candidates[0]} nor {candidates[1]} exists; put face-eval's file there, or "
+            "set data.ground_truth"
+        )
+
+    def _image_folder(self, ground_truth: PascalFaceGroundTruth) -> Path:
+        folders = [self.root / name for name in IMAGE_FOLDERS]
+        folder = next((folder for folder in folders if folder.is_dir()), self.root)
+        if not folder.is_dir():
+            raise InputError(f"data.root={self.root} is no folder; give the folder of the images")
+        present = {entry.name for entry in folder.iterdir()}
+        missing = [name for name in ground_truth.file_names if name not in present]
+        if missing:
+            raise InputError(
+                f"{len(missing)} of the {len(ground_truth.file_names)} images are missing, the first is "
+                f"{folder / missing[0]}; complete the folder, or name those at hand with data.images=LIST"
+            )
+        return folder
+
+
+class AfwSource(PascalFaceSource):
+    """AFW in the official layout; otherwise as :class:`PascalFaceSource`."""
+
+    name = "afw"
+    releases = AFW
+
+    def benchmark(self) -> "PascalFaceBenchmark":
+        from fanet_lightning.score.pascal_face.benchmark import AfwBenchmark
+
+        return AfwBenchmark(self._release.labels, self._alignment)
+
+
+def _records(ground_truth: PascalFaceGroundTruth, folder: Path) -> list[ImageRecord]:
+    records = []
+    for image_id, file_name, boxes, flagged in zip(
+        ground_truth.image_ids, ground_truth.file_names, ground_truth.boxes_xyxy, ground_truth.flagged, strict=True
+    ):
+        boxes_xyxy = boxes.astype(np.float32)
+        usable = ~flagged & (boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(axis=1)
+        records.append(ImageRecord(image_id, folder / file_name, boxes_xyxy[usable], {}, boxes_xyxy[~usable]))
+    return records
 
 
 class FaceSource(Protocol):
@@ -149,7 +440,7 @@ class WiderFaceSource:
         )
 
     def benchmark(self) -> "WiderFaceBenchmark":
-        from fanet_lightning.scoring.wider_face_benchmark import WiderFaceBenchmark
+        from fanet_lightning.score.wider_face.benchmark import WiderFaceBenchmark
 
         return WiderFaceBenchmark()
 
@@ -159,7 +450,7 @@ class WiderFaceSource:
         Raises:
             InputError: there are no labels, or no images of either part.
         """
-        from fanet_lightning.data.formats.wider_splits import split_inventory
+        from fanet_lightning.data.folder.wider import split_inventory
 
         parts = {"train": self._train, "val": self._val}
         folders = [self.root / f"WIDER_{part['split']}" / "images" for part in parts.values()]
@@ -190,19 +481,9 @@ class WiderFaceSource:
         return load_wider_face(self.root, part["split"], images=images, annotations=self._annotations)
 
 
-def all_usable_faces(records: list[ImageRecord]) -> GroundTruth:
-    """Usable faces count; ignored ones stay in, so that a detection on one is no false positive."""
-    boxes_xywh, counted = [], []
-    for record in records:
-        boxes = np.concatenate([record.boxes_xyxy, record.ignored_xyxy]).astype(np.float64)
-        boxes[:, 2:] -= boxes[:, :2]
-        boxes_xywh.append(boxes)
-        counted.append(np.arange(len(boxes)) < len(record.boxes_xyxy))
-    return GroundTruth(tuple(record.image_id for record in records), boxes_xywh, {"all": counted})
-
-
 class SyntheticSource:
-    """Drawn faces (:func:`fanet_lightning.data.synthetic.prepare_synthetic`), written once and read as WIDER FACE.
+    """Drawn faces (:func:`fanet_lightning.data.synthetic.dataset.prepare_synthetic`), written once and read as WIDER
+    FACE.
 
     ``options`` go to ``prepare_synthetic`` as they are.
     """
@@ -225,7 +506,7 @@ class SyntheticSource:
         Raises:
             InputError: a parameter is out of range, or ``root`` cannot be written.
         """
-        from fanet_lightning.data.synthetic import synthetic_parameters
+        from fanet_lightning.data.synthetic.dataset import synthetic_parameters
 
         synthetic_parameters(**self._options)
         check_writable(self._root, "data.root")
@@ -240,7 +521,7 @@ class SyntheticSource:
         return self._prepared().ground_truth()
 
     def benchmark(self) -> "WiderFaceBenchmark":
-        from fanet_lightning.scoring.wider_face_benchmark import WiderFaceBenchmark
+        from fanet_lightning.score.wider_face.benchmark import WiderFaceBenchmark
 
         return WiderFaceBenchmark(name="synthetic", title="drawn faces")
 
@@ -250,7 +531,7 @@ class SyntheticSource:
 
     def _prepared(self) -> WiderFaceSource:
         if self._wider is None:
-            from fanet_lightning.data.synthetic import prepare_synthetic
+            from fanet_lightning.data.synthetic.dataset import prepare_synthetic
 
             self._wider = WiderFaceSource(prepare_synthetic(self._root, **self._options))
         return self._wider

@@ -1,0 +1,62 @@
+"""``python -m fanet_lightning.app``: a local page to try a detector on images and videos."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fanet_lightning.cli import main as cli
+
+USAGE = """python -m fanet_lightning.app [checkpoint=FILE|FOLDER|NAME] [port=7860] [open_browser=true]
+
+Opens a page on this computer: drop a picture, several or a film, see the faces, move the threshold, save the result.
+Nothing leaves the computer. What is dropped is deleted after keep_minutes, and all of it when the program ends."""
+
+
+def main(argv: list[str]) -> int:
+    """The command line: serves until Ctrl-C, or until it is asked to end."""
+    config = cli.verb_config("app", argv, USAGE)
+    if config is None:
+        return 0
+    from fanet_lightning.app.serving import LOCAL_HOSTS, free_port, import_gradio, serving
+    from fanet_lightning.app.settings import Settings
+    from fanet_lightning.cli.config import plain
+    from fanet_lightning.detect.multiscale import build_protocol
+
+    settings = Settings(**plain(config))
+    build_protocol(settings.protocol)
+    # What fails fast, first: loading a model takes seconds.
+    free_port(settings.host, settings.port)
+    import_gradio()
+    from fanet_lightning.detect.detector import open_detector
+
+    detector = open_detector(settings.checkpoint, settings.device, settings.precision)
+    with _ends_on_signals() as ended, serving(detector, settings) as url:
+        print(f"the page: {url} (model {settings.checkpoint}); Ctrl-C ends it", flush=True)
+        if settings.host not in LOCAL_HOSTS:
+            print(f"host={settings.host}: everybody who can reach this computer can open it; there is no password")
+        print(f"files of at most {settings.max_upload_mb:g} MB, deleted after {settings.keep_minutes:g} minutes",
+              flush=True)  # fmt: skip
+        ended.wait()
+    print("ended; everything that was dropped on the page is deleted")
+    return 0
+
+
+@contextmanager
+def _ends_on_signals() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or a polite kill sets, so that the upload folder is removed before the process ends."""
+    ended = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only there may signals be caught
+        yield ended
+        return
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(kind, lambda *_: ended.set()) for kind in kinds]
+    try:
+        yield ended
+    finally:
+        for kind, handler in zip(kinds, before, strict=True):
+            signal.signal(kind, handler)
+
+
+if __name__ == "__main__":
+    cli.run(main)

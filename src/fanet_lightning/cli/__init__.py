@@ -1,0 +1,1 @@
+"""What every command shares: configuration, errors, files, provenance, devices."""

@@ -1,0 +1,688 @@
+"""Configuration: where conf/ is, its schema, composing it, the text of --help.
+
+Where the configuration is, its typed top level, and how the words of a command line become a configuration.
+
+Every verb checks its words here first (:func:`read_words`): keys, options, types, and text, which is taken as typed.
+Hydra composes the groups, and gets the words with everything quoted that its grammar would read otherwise.
+Values live in YAML under ``conf/``; types live in the constructors that receive them. Only the top level of
+``train`` has a schema of its own, because ``hl=no`` would otherwise arrive as a truthy string.
+"""
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import math
+import os
+import re
+import textwrap
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Quote, QuotedString
+from hydra.errors import HydraException
+from hydra.utils import get_object
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fanet_lightning.cli.errors import InputError
+
+# Keys that are null (or ???) at first and hold numbers or lists; every other key that is null holds text.
+NOT_TEXT = (
+    "checkpoint_every", "stop_after", "cache_gib", "cache_side", "ema", "gradient_clip", "loss.weights", "max_frames",
+    "model.face_prior", "data.val.share", "protocol.size", "protocol.max_long", "detection.score_floor",
+    "detection.top_k", "detection.nms_iou", "detection.keep",
+)  # fmt: skip
+# Numbers that may be null as well.
+NULL_TOO = ("ema", "gradient_clip", "port", "max_false_positives")
+TEXT_LISTS = ("scores", "names", "published", "data.classes")
+# Packages that bring options of Hydra's groups; the module that each is in, and what pip calls it.
+PLUGINS = {
+    "hydra/sweeper=optuna": ("hydra_plugins.hydra_optuna_sweeper", "hydra-optuna-sweeper"),
+    "hydra/launcher=joblib": ("hydra_plugins.hydra_joblib_launcher", "hydra-joblib-launcher"),
+    "hydra/launcher=submitit_local": ("hydra_plugins.hydra_submitit_launcher", "hydra-submitit-launcher"),
+    "hydra/launcher=submitit_slurm": ("hydra_plugins.hydra_submitit_launcher", "hydra-submitit-launcher"),
+}
+# Bytes of a folder's name that a sweep makes of its values; file systems take 255, and some is added to it.
+LONGEST_NAME = 150
+
+
+@dataclass
+class TrainSchema:
+    """The scalars of ``train``: the paper's three switches and what a run needs beside the groups."""
+
+    level: int = 3
+    context: bool = True
+    hl: bool = True
+    seed: int = 0
+    name: str = MISSING
+    out: str = MISSING
+    resume: str | None = None
+    overwrite: bool = False
+    sweep: str = MISSING
+    group: str | None = None
+    seeds: int = 1
+    batch_size: int = 12
+    input_size: int = 640
+    epochs: int = 120
+    validate_every: int = 1
+    checkpoint_every: int | None = None
+    stop_after: int | None = None
+    workers: int = 2
+    threads: int | None = None
+    cache: str | None = None
+    cache_gib: float | None = None
+    cache_dir: str = "data/image_cache"
+    cache_side: int | None = None
+    ema: float | None = None
+    gradient_clip: float | None = None
+    compile: bool = False
+    channels_last: bool = True
+    init: str | None = None
+    init_part: str = "all"
+    weights: str | None = None
+    evaluate_at_end: bool = True
+    also_protocols: list[str] = field(default_factory=list)
+    final_protocols: list[str] = field(default_factory=list)
+    profile: bool = False
+    model: Any = MISSING
+    loss: Any = MISSING
+    data: Any = MISSING
+    augment: Any = MISSING
+    optim: Any = MISSING
+    trainer: Any = MISSING
+    logger: Any = MISSING
+    protocol: Any = MISSING
+
+
+def config_dir() -> Path:
+    """The folder ``conf``: the copy inside the installed package, else the one of the checkout.
+
+    Raises:
+        InputError: neither is there, so the installation is broken.
+    """
+    package = Path(__file__).resolve().parents[1]
+    for candidate in (package / "conf", package.parents[1] / "conf"):
+        if (candidate / "train.yaml").is_file():
+            return candidate
+    raise InputError(f"no configuration folder at {package / 'conf'}; install the package again")
+
+
+def run_name(model: str, level: int, context: bool, hl: bool, backbone: str = "vgg") -> str:
+    """Name of a cell: ``level3_context_hl``. What reads no switch has none in its name: ``level1``, ``s3fd_fpn``.
+
+    A trunk that is not the paper's stands in front: ``light_level3_context_hl`` is no row of the paper's table.
+    There is no ``=`` in it, because Hydra could not parse a path with one back.
+    """
+    if model != "fanet":
+        return model
+    trunk = "" if backbone == "vgg" else re.sub(r"[^A-Za-z0-9.-]+", "_", backbone) + "_"
+    if level == 1:
+        return f"{trunk}level1"  # S3FD: no A-block that could have a context module, and one hierarchy
+    return f"{trunk}level{level}" + ("_context" if context else "") + ("_hl" if hl else "")
+
+
+def register() -> None:
+    """Make the schema and the resolver known to Hydra. Idempotent."""
+    # conf/hydra/launcher/submitit_slurm.yaml is meant to have the plug-in's schema; hydra 1.3 warns about it.
+    warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit_slurm' is validated against")
+    ConfigStore.instance().store(name="train_schema", node=TrainSchema)
+    OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+    # `_<what is swept>` or nothing, and all of it as one name, for the folder of a cell.
+    OmegaConf.register_new_resolver("and_also", lambda text: f"_{text}" if text else "", replace=True)
+    OmegaConf.register_new_resolver("file_name", file_name, replace=True)
+
+
+def file_name(text: str) -> str:
+    """``text`` as the name of one folder: what no file system takes becomes ``-``, and what is too long is cut.
+
+    A hash of ``text`` is added wherever it was changed, so that two texts never get one name.
+    """
+    bare = re.sub(r"""["']""", "", text)
+    name = re.sub(r"[/\\:*?<>|$\s\x00-\x1f-]+", "-", bare)
+    if name == bare and len(os.fsencode(name)) <= LONGEST_NAME:
+        return name
+    cut = os.fsencode(name)[: LONGEST_NAME - 10].decode(errors="ignore")
+    return f"{cut}-{hashlib.sha256(os.fsencode(text)).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True)
+class Word:
+    """One ``key=value`` of a command line.
+
+    ``values``: what it stands for, several in a sweep. ``for_hydra``: the word in Hydra's grammar.
+    """
+
+    key: str
+    values: tuple[Any, ...]
+    for_hydra: str
+    is_swept: bool = False
+    is_group: bool = False
+
+    def at(self, cell: int) -> Any:
+        return self.values[min(cell, len(self.values) - 1)]
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """The words of a verb, each of them checked."""
+
+    config_name: str
+    words: tuple[Word, ...]
+    is_sweep: bool
+    with_hydra: bool
+
+    @property
+    def for_hydra(self) -> list[str]:
+        return [word.for_hydra for word in self.words if not (word.is_group and word.values == ("null",))]
+
+    @property
+    def swept(self) -> list[Word]:
+        """The words that stand for several values: ``level=1,2``, ``seed=range(3)``."""
+        return [word for word in self.words if word.is_swept]
+
+    def config(self, cell: int = 0) -> DictConfig:
+        """The configuration; of a sweep that with the value ``cell`` of every swept key, or with the key's last one.
+
+        Raises:
+            InputError: a key that this cell does not have.
+        """
+        config = _composed(self.config_name, _options_at(self.words, cell), self.with_hydra)
+        for word in self.words:
+            if not word.is_group:
+                _set(config, word.key, word.at(cell), self)
+        return config
+
+
+def read_words(
+    config_name: str, words: Sequence[str], *, multirun: bool = False, with_hydra: bool = False
+) -> CommandLine:
+    """Check ``key=value`` words before Hydra sees them; of a key that is given twice, the last word counts.
+
+    Text stands for itself, whatever Hydra's grammar makes of its signs, with ``~`` for the home folder. ``null`` and
+    ``${…}`` keep their meaning, quotes around all of it are taken off, and in a sweep commas separate values.
+
+    Raises:
+        InputError: what is not ``key=value``, an unknown key, group or option, a value of the wrong type, several
+            values outside a sweep; one line, with the nearest known key.
+    """
+    typed: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if key.startswith("~") and (equals or "/" not in word):
+            raise InputError(f"{word}: no key can be left out; give it another value instead")
+        if not equals or key.startswith("-"):
+            raise InputError(f"'{word}' is not key=value; --help lists the keys")
+        if value.strip() in ("", "''", '""'):
+            raise InputError(f"{word}: nothing stands behind the =; give a value, null for none")
+        typed.pop(key.lstrip("+"), None)
+        typed[key.lstrip("+")] = value
+    groups = groups_of(config_name)
+    chosen = [key for key in typed if key in groups or (with_hydra and key.startswith("hydra/"))]
+    read = [_option(key, typed.pop(key), groups.get(key)) for key in chosen]
+    config = _composed(config_name, _options_at(read, 0), with_hydra)
+    is_sweep = multirun or "MULTIRUN" in (
+        typed.get("hydra.mode", ""), getattr(OmegaConf.select(config, "hydra.mode"), "name", ""),
+    )  # fmt: skip
+    line = CommandLine(config_name, tuple(read), is_sweep, with_hydra)
+    for one in line.swept:
+        _refuse_several(one, line)
+    known = _dotted(OmegaConf.to_container(config, resolve=False))
+    for key, value in typed.items():
+        if key not in known and not _is_free(config, key):
+            raise InputError(f"unknown key '{key}': {_hint(key, line)}")
+        default = OmegaConf.select(config, key, throw_on_resolution_failure=False)
+        one = _value(key, value, default, is_sweep)
+        if one.is_swept:
+            _refuse_several(one, line)
+        if not one.values:
+            raise InputError(f"{key}={value} stands for no value at all")
+        if key not in known:
+            one = replace(one, for_hydra=f"++{one.for_hydra}")
+        for each in reversed(one.values):  # the first of a sweep stays
+            _check_kind(key, default, _set(config, key, each, line))
+        read.append(one)
+    line = CommandLine(config_name, tuple(read), is_sweep, with_hydra)
+    sweeps_in_steps = "basic_sweeper" in str(OmegaConf.select(config, "hydra.sweeper._target_"))
+    for one in line.swept:
+        if sweeps_in_steps and "interval(" in one.for_hydra:
+            raise InputError(
+                f"{one.for_hydra}: a grid needs single values; give {one.key}=1,2,3 or {one.key}=range(…), or an "
+                "optimizing sweeper: hydra/sweeper=optuna"
+            )
+    for cell in range(1, max((len(word.values) for word in line.swept if word.is_group), default=0)):
+        line.config(cell)
+    return line
+
+
+def _refuse_several(word: Word, line: CommandLine) -> None:
+    """Outside a sweep; only what Hydra itself runs can be one."""
+    if line.is_sweep:
+        return
+    if line.with_hydra:
+        raise InputError(f"{word.key} has several values: add -m to train a grid, or give one value")
+    raise InputError(f"{word.for_hydra} stands for several values; give one (numbers take no comma)")
+
+
+def compose_config(config_name: str, overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig:
+    """Compose ``conf/<config_name>.yaml`` with command-line words ``key=value``; ``with_hydra``: Hydra's node too.
+
+    Raises:
+        InputError: see :func:`read_words`.
+    """
+    return read_words(config_name, overrides, with_hydra=with_hydra).config()
+
+
+def canonical(config: DictConfig) -> None:
+    """Set the switches that a model does not read to false, in place, so that equal models have equal settings."""
+    if config.level == 1 or config.model.name != "fanet":
+        config.context = config.hl = False
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """The configuration of the program alone."""
+    own = config.copy()
+    OmegaConf.set_struct(own, False)
+    own.pop("hydra", None)
+    OmegaConf.set_struct(own, True)
+    return own
+
+
+def hydra_text(value: str | bool | None) -> str:
+    """A value in Hydra's grammar: quoted where commas, blanks and brackets would not mean themselves."""
+    if not isinstance(value, str):
+        return "null" if value is None else str(value).lower()
+    override = _parsed(value)
+    as_it_is = override is not None and not override.is_sweep_override() and override.value() == value
+    # In front of a comma or bracket, which may follow, a backslash would take its meaning from it.
+    return value if as_it_is and "\\" not in value else str(QuotedString(value, Quote.single).with_quotes())
+
+
+def groups_of(config_name: str) -> dict[str, str | None]:
+    """The groups of ``conf/<config_name>.yaml`` and the option that each has by default."""
+    content: Any = OmegaConf.to_container(OmegaConf.load(config_dir() / f"{config_name}.yaml"))
+    return {
+        key: value for entry in content.get("defaults", []) if isinstance(entry, dict) for key, value in entry.items()
+    }
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain containers with everything resolved: what constructors and checkpoints are given."""
+    try:
+        options: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:  # a value that others are made of
+        raise InputError(_one_line(error)) from error
+    return options
+
+
+@lru_cache(maxsize=32)
+def _base(config_name: str, options: tuple[str, ...], with_hydra: bool) -> DictConfig:
+    register()
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            return compose(config_name, list(options), return_hydra_config=with_hydra)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(_one_line(error)) from error
+
+
+def _composed(config_name: str, options: tuple[str, ...], with_hydra: bool) -> DictConfig:
+    """What Hydra makes of the groups' words alone."""
+    return _base(config_name, options, with_hydra).copy()
+
+
+def _options(group: str) -> list[str]:
+    if not group.startswith("hydra/"):
+        return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return sorted(GlobalHydra.instance().config_loader().get_group_options(group))
+
+
+def _parsed(value: str) -> Any:
+    """The value as Hydra's grammar reads it, an ``Override``; None where it cannot."""
+    try:
+        return OverridesParser.create().parse_override(f"key={value}")
+    except HydraException:
+        return None
+
+
+def _option(group: str, typed: str, default: str | None) -> Word:
+    """``group=option``: one, a list of them that are merged, or several in a sweep."""
+    options, override = _options(group), _parsed(typed)
+    value = typed if override is None else override.value()
+    if isinstance(value, Glob):
+        values: list[Any] = value.filter(options)
+    elif override is not None and override.is_choice_sweep():
+        values = list(override.sweep_iterator())
+    else:
+        values = [value]
+    is_swept = override is not None and override.is_sweep_override()
+    chosen: list[Any] = []
+    each: Any
+    for each in values:
+        if (each in (None, False) and not isinstance(each, int | float | str)) or each is False:
+            each = "none" if "none" in options else None
+            if each is None and default is not None:
+                raise InputError(f"{group}={typed}: something must be chosen; one of {', '.join(options)}")
+            chosen.append(each)
+            continue
+        names = each if isinstance(each, list) else [typed if len(values) == 1 else each]
+        names = [name.text if isinstance(name, QuotedString) else str(name) for name in names]
+        for name in names:
+            module, package = PLUGINS.get(f"{group}={name}", ("hydra", ""))
+            if _is_absent(module):
+                raise InputError(f"{group}={name} needs the package {package}: pip install {package}")
+            if name not in options:
+                folder = f"; {group}.root=DIR names a folder" if re.search(r"[/\\~.]", name) and group == "data" else ""
+                raise InputError(
+                    f"{group}={name}: there is no such option; choose one of {', '.join(options) or 'none'}{folder}"
+                )
+        chosen.append(names if isinstance(each, list) else names[0])
+    texts = ["null" if each is None else f"[{','.join(each)}]" if isinstance(each, list) else each for each in chosen]
+    return Word(group, tuple(texts), f"{group}={','.join(texts)}", is_swept, is_group=True)
+
+
+def _is_absent(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is None
+    except ModuleNotFoundError:  # the package around it
+        return True
+
+
+def _options_at(words: Sequence[Word], cell: int) -> tuple[str, ...]:
+    """``group=option`` of a cell; Hydra takes no null for a group, which is what it is without a word."""
+    return tuple(f"{word.key}={word.at(cell)}" for word in words if word.is_group and word.at(cell) != "null")
+
+
+def _value(key: str, typed: str, default: Any, is_sweep: bool) -> Word:
+    """``key=value`` read by what the key holds: text, a list of texts, or anything that Hydra's grammar has."""
+    of_text, of_texts = _holds_text(key, default), _holds_texts(key, default)
+    override = _parsed(typed)
+    if (override is not None and not (of_text or of_texts)) or (is_sweep and _is_function(override, typed)):
+        swept = override.is_sweep_override()
+        if isinstance(override.value(), Glob):
+            raise InputError(f"{key}={typed}: glob chooses among the options of a group; give the values themselves")
+        if isinstance(override.value(), IntervalSweep):
+            values = [override.value().start, override.value().end]
+        else:
+            values = list(override.sweep_iterator()) if swept else [override.value()]
+        values = [Override._convert_value(value) for value in values]
+        return Word(key, tuple(map(str, values) if of_text else values), f"{key}={typed}", swept)
+    pieces = _split(typed) if is_sweep else [typed]
+    if of_texts and not is_sweep and not _is_list(typed) and not os.path.exists(_at_home(typed)):  # noqa: PTH110
+        pieces = [f"[{typed}]"] if len(_split(typed)) > 1 or OmegaConf.is_list(default) else pieces
+    values, texts = [], []
+    each: Any
+    for piece in pieces:
+        if of_texts and _is_list(piece):
+            each = [_text(part, default) for part in _split(piece.strip()[1:-1]) if part.strip()]
+            texts.append(f"[{','.join(hydra_text(part) for part in each)}]")
+        else:
+            each = _text(piece, default)
+            texts.append(hydra_text(each))
+        values.append(each)
+    return Word(key, tuple(values), f"{key}={','.join(texts)}", len(pieces) > 1)
+
+
+def _holds_text(key: str, default: Any) -> bool:
+    if key in NOT_TEXT or key in TEXT_LISTS or key.startswith("trainer."):
+        return False
+    return isinstance(default, str) or (default is None and not key.startswith("hydra."))
+
+
+def _holds_texts(key: str, default: Any) -> bool:
+    is_list = OmegaConf.is_list(default) and not key.startswith(("trainer.", "hydra."))
+    return key in TEXT_LISTS or (is_list and all(isinstance(item, str) for item in default))
+
+
+def _is_list(text: str) -> bool:
+    return text.strip().startswith("[") and text.strip().endswith("]")
+
+
+def _is_function(override: Any, typed: str) -> bool:
+    """Whether it is one of Hydra's ways to name several values: ``choice(a,b)``, ``range(3)``, ``interval(0,1)`` …"""
+    return override is not None and override.is_sweep_override() and re.match(r"[a-z_]+ ?\(", typed) is not None
+
+
+def _split(text: str) -> list[str]:
+    """``text`` at its commas, but for those inside quotes or brackets."""
+    pieces, depth, quote = [""], 0, ""
+    for sign in text:
+        if sign == "," and depth <= 0 and not quote:
+            pieces.append("")
+            continue
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "'\"" and not pieces[-1].strip("[ "):
+            quote = sign
+        depth += (sign in "[{(") - (sign in "]})") if not quote else 0
+        pieces[-1] += sign
+    return pieces if depth == 0 and not quote else text.split(",")
+
+
+def _text(typed: str, default: Any) -> str | bool | None:
+    """Text as it was typed; also null, and true and false where they stand beside ``auto``."""
+    if typed.strip().lower() == "null":
+        return None
+    if default == "auto" and typed.strip().lower() in ("true", "false"):
+        return typed.strip().lower() == "true"
+    if len(typed) > 1 and typed[0] == typed[-1] and typed[0] in "'\"":
+        override = _parsed(typed)
+        value = None if override is None else override.value()
+        return value if isinstance(value, str) else typed
+    return _at_home(typed)
+
+
+def _at_home(typed: str) -> str:
+    # pathlib raises for a name that is no user's, and for one that is too long for a file.
+    return os.path.expanduser(typed) if typed.startswith("~") else typed  # noqa: PTH111
+
+
+def _set(config: DictConfig, key: str, value: Any, line: CommandLine) -> Any:
+    """Set a key, and what is then found there."""
+    try:
+        OmegaConf.update(config, key, value, merge=True, force_add=_is_free(config, key))
+        found = OmegaConf.select(config, key, throw_on_resolution_failure="${hydra" not in str(value))
+        if OmegaConf.is_config(found) and "${" in str(value):
+            OmegaConf.to_container(found, resolve=True)
+        return found
+    except OmegaConfBaseException as error:
+        text = str(error)
+        if "not in struct" in text or ("Key" in text and "not in" in text):
+            full = re.search(r"full_key: (\S+)", text)
+            key = full.group(1) if full else key
+            raise InputError(f"unknown key '{key}': {_hint(key, line)}") from error
+        if "${" in str(value):
+            raise InputError(f"{key}={value}: {_one_line(error)}; for the signs themselves write \\${{") from error
+        raise InputError(f"{key}: {_one_line(error)}") from error
+
+
+def _is_free(config: DictConfig, key: str) -> bool:
+    """Whether it is none of the configuration's keys and read all the same: by Lightning's Trainer, or by Hydra."""
+    above, _, name = key.rpartition(".")
+    if above == "trainer" and name and name not in config.get("trainer", {name: None}):
+        return name in signature(get_object("pytorch_lightning.Trainer")).parameters
+    if not key.startswith("hydra.") or "hydra" not in config:
+        return False
+    node = OmegaConf.select(config, above, throw_on_resolution_failure=False)
+    return isinstance(node, DictConfig) and name not in node and OmegaConf.get_type(node) is dict
+
+
+def _check_kind(key: str, default: Any, value: Any) -> None:
+    """
+    Raises:
+        InputError: the value is of another kind than what the key has by default.
+    """
+    if OmegaConf.is_dict(default):
+        if not OmegaConf.is_dict(value):
+            right = (
+                key.replace(".", "/") + f"={value}"
+                if key.startswith("hydra.")
+                else f"{key}.{next(iter(default), '')}=…"
+            )
+            raise InputError(f"{key}={value}: {key} has keys below it; write {right}")
+    elif key.startswith(("trainer.", "hydra.")) or (value is None and (isinstance(default, str) or default is None)):
+        return
+    elif value is None:
+        if key not in NULL_TOO:
+            raise InputError(f"{key}=null: something must be given; by default it is {default}")
+    elif key == "loss.weights" and OmegaConf.is_list(value):
+        return
+    elif key in NOT_TEXT and (key == "loss.weights" or not isinstance(value, int | float)):
+        raise InputError(f"{key}={value} is not a {'list' if key == 'loss.weights' else 'number'}, nor null")
+    elif isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise InputError(f"{key}={value} is neither true nor false")
+    elif isinstance(default, int | float):
+        is_list = OmegaConf.is_list(value) and key == "model.block_channels"
+        # Seconds and megabytes may be broken numbers; they are no keys of groups.
+        is_whole = isinstance(default, int) and "." in key
+        if not is_list and (isinstance(value, bool) or not isinstance(value, int if is_whole else int | float)):
+            kind = "whole number" if isinstance(default, int) else "number"
+            raise InputError(f"{key}={value} is not a {kind}; by default it is {default}")
+        if not is_list and not math.isfinite(value):
+            raise InputError(f"{key}={value} is not a finite number; by default it is {default}")
+    elif OmegaConf.is_list(default):
+        numbers = all(isinstance(item, int | float) for item in default) and len(default) > 0
+        if not OmegaConf.is_list(value) or (numbers and not all(isinstance(item, int | float) for item in value)):
+            raise InputError(
+                f"{key}={value} is not such a list as it must be; write {key}=[{','.join(map(str, default)) or 'a,b'}]"
+            )
+    elif OmegaConf.is_config(value) and key not in TEXT_LISTS:
+        raise InputError(f"{key}={value}: give one value")
+
+
+def _one_line(error: Exception) -> str:
+    absent = re.search(r"Could not find '([^']+)/([^'/]+)'", str(error))
+    if absent:
+        group, option = absent.groups()
+        return f"{group}={option}: there is no such option; choose one of {', '.join(_options(group)) or 'none'}"
+    noise = ("full_key", "object_type", "reference_type")
+    body = [line.strip() for line in str(error).splitlines() if line.strip() and not line.strip().startswith(noise)]
+    return re.sub(r"\s+", " ", "; ".join(body))
+
+
+def _hint(key: str, line: CommandLine) -> str:
+    """What to do about an unknown key: the option of its group that has it, the nearest known key, or ``--help``."""
+    chosen, group = _options_at(line.words, 0), key.partition(".")[0]
+    options = _options(group) if "." in key and group in groups_of(line.config_name) else []
+    having = [f"{group}={name}" for name in options if key in _known_keys(line.config_name, (f"{group}={name}",))]
+    if having:
+        return f"{having[0]} has it; add that word" if len(having) == 1 else f"give one of {', '.join(having)} with it"
+    near = difflib.get_close_matches(key, _known_keys(line.config_name, chosen), n=1)
+    return f"did you mean '{near[0]}'?" if near else "--help lists the keys"
+
+
+def _known_keys(config_name: str, options: tuple[str, ...]) -> list[str]:
+    return _dotted(OmegaConf.to_container(_base(config_name, options, False), resolve=False))
+
+
+def _dotted(node: object, prefix: str = "") -> list[str]:
+    if not isinstance(node, dict):
+        return []
+    keys = []
+    for key, value in node.items():
+        keys += [f"{prefix}{key}", *_dotted(value, f"{prefix}{key}.")]
+    return keys
+
+
+WIDTH = 120
+COMMENT_COLUMN, LEAST_COMMENT_WIDTH = 32, 40
+_KEY, _COMMENT = re.compile(r"( *)([\w.]+):(?: |$)"), re.compile(r"\s#\s+(.+?)\s*$")
+# A full stop before a number ends no sentence: "Tang et al. 2018".
+_SENTENCE = re.compile(r"(.+?\.)\s+\D.*")
+
+
+def choices_text(config_name: str) -> str:
+    """Every group of ``conf/<config_name>.yaml`` with its choices, the default first; "" where there is none.
+
+    A choice is explained by the first sentence of the comment that its file begins with.
+    """
+    lines: list[str] = []
+    for group, default in groups_of(config_name).items():
+        paths = sorted((config_dir() / group).glob("*.yaml"), key=lambda path: (path.stem != default, path.stem))
+        if not paths:
+            continue
+        lines += ["", f"{group}=…" + ("" if default is None else f"  (default: {default})")]
+        column = max(len(path.stem) for path in paths) + 4
+        for path in paths:
+            lines += textwrap.wrap(
+                f"  {path.stem}".ljust(column) + description(path), WIDTH, subsequent_indent=" " * column,
+                break_on_hyphens=False,
+            ) or [f"  {path.stem}"]  # fmt: skip
+    return "\n".join(["Choices:", *lines]) if lines else ""
+
+
+def keys_text(config_name: str, keys: str) -> str:
+    """``keys`` with what ``conf/<config_name>.yaml`` says of each beside it; long comments go on below themselves.
+
+    Args:
+        config_name: of the verb.
+        keys: the composed configuration as YAML, as OmegaConf writes it. Keys of groups stay as they are: the files of
+            the group explain them.
+    """
+    comments = _comments((config_dir() / f"{config_name}.yaml").read_text(encoding="utf-8").splitlines())
+    lines: list[str] = []
+    for line, path in _with_paths(keys.splitlines()):
+        comment = comments.get(path)
+        if comment is None:
+            lines.append(line)
+            continue
+        # Long values, such as a folder's pattern, push their own comment to the right, not everybody's.
+        column = max(COMMENT_COLUMN, len(line) + 2)
+        if WIDTH - column < LEAST_COMMENT_WIDTH:
+            lines.append(line)
+            line, column = "", COMMENT_COLUMN
+        margin = " " * column + "# "
+        wrapped = textwrap.wrap(comment, WIDTH - len(margin), break_on_hyphens=False, break_long_words=False)
+        lines.append(line.ljust(column) + "# " + wrapped[0])
+        lines += [margin + part for part in wrapped[1:]]
+    return "\n".join(lines)
+
+
+def _comments(lines: Sequence[str]) -> dict[tuple[str, ...], str]:
+    """The comment at the end of each key's line, by the key's path."""
+    found = {}
+    for line, path in _with_paths(lines):
+        comment = _COMMENT.search(line)
+        if path and comment is not None:
+            found[path] = comment[1]
+    return found
+
+
+def _with_paths(lines: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Every line of YAML in block style with the keys that lead to it; () for what is no key."""
+    above: list[tuple[int, str]] = []
+    for line in lines:
+        key = _KEY.match(line)
+        if key is None:
+            yield line, ()
+            continue
+        indent = len(key[1])
+        above = [*(entry for entry in above if entry[0] < indent), (indent, key[2])]
+        yield line, tuple(name for _, name in above)
+
+
+def description(path: Path) -> str:
+    """The first sentence of the comment that a file begins with, without ``@package`` and commands; may be empty."""
+    words: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("# @package"):
+            continue
+        # Commands are indented.
+        if not line.startswith("# ") or line.startswith("#  "):
+            break
+        words.append(line[2:].strip())
+    text = re.sub(r":? python -m .*", "", " ".join(words))
+    whole = _SENTENCE.fullmatch(text)
+    return (whole[1] if whole else text).rstrip(":")

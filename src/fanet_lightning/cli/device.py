@@ -1,0 +1,278 @@
+"""Devices: names, precision, free memory, claiming GPUs."""
+
+import getpass
+import math
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor, nn
+
+from fanet_lightning.cli.errors import InputError
+
+
+def resolve_precision(precision: str, accelerator: str) -> str:
+    """``auto`` → ``bf16-mixed`` where the device multiplies bf16 in hardware, else ``32-true``; anything else stays.
+
+    A CPU without such instructions emulates bf16, hundreds of times slower than float32.
+    """
+    if precision != "auto":
+        return precision
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    return "bf16-mixed" if _cpu_multiplies_bf16() else "32-true"
+
+
+def _cpu_multiplies_bf16() -> bool:
+    # torch has no public question for it; where the private one has gone, float32 is the safe answer.
+    questions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, question, lambda: False)()) for question in questions)
+
+
+def resolve_device(device: str) -> str:
+    """``auto`` → ``cuda`` where there is one, else ``cpu``; anything else stays.
+
+    Raises:
+        InputError: no device's name, or a device that this machine, or this PyTorch, has not.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(str(device)).type
+    except RuntimeError as error:
+        raise InputError(f"device={device} is no device name; take auto, cpu or cuda") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device={device}: no CUDA device is available; take device=cpu")
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(
+            f"device={device}: this machine, or this PyTorch, has no such device; take device=cpu"
+        ) from error
+    return device
+
+
+def precision_on(precision: str, device: str) -> str:
+    """``auto`` → what the device is good at (:func:`resolve_precision`).
+
+    Raises:
+        InputError: an unknown precision.
+    """
+    if precision not in ("auto", "32-true", "bf16-mixed"):
+        raise InputError(f"precision={precision} is unknown; take auto, 32-true or bf16-mixed")
+    return resolve_precision(precision, device.split(":")[0])
+
+
+def device_name(device: str) -> str:
+    """The device in words, for the record: the GPU's name, or the CPU's threads and architecture."""
+    import platform
+
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"cpu, {threads} {'thread' if threads == 1 else 'threads'}, {platform.machine()}"
+
+
+POLL_SECONDS = 1.0
+# How long the load is watched before threads are chosen. The averages of the system remember what ended a minute ago.
+SAMPLE_SECONDS = 0.5
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` would name them."""
+    import torch
+
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        return [name.strip() for name in listed.split(",") if name.strip() and name.strip() != "-1"]
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+@contextmanager
+def claimed(gpus: list[str], count: int, folder: Path | None = None) -> Iterator[list[str]]:
+    """Hold ``count`` of ``gpus`` that no other job on this machine holds; wait for them where they are taken.
+
+    A GPU is held by a lock on a file, which falls with the process that holds it, however it ends.
+
+    Args:
+        gpus: names to choose from.
+        count: how many.
+        folder: where the lock files lie; by default one per user and machine, so that several sweeps share the GPUs.
+
+    Raises:
+        InputError: fewer than ``count`` exist.
+    """
+    if count > len(gpus):
+        raise InputError(f"trainer.devices={count}: this machine has {len(gpus)} CUDA devices; ask for fewer")
+    folder = folder or Path(tempfile.gettempdir()) / f"fanet_lightning_devices_{getpass.getuser()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        with ExitStack() as held:
+            taken: list[str] = []
+            for gpu in gpus:
+                try:
+                    held.enter_context(FileLock(folder / f"{gpu.replace('/', '_')}.lock", timeout=0))
+                    taken.append(gpu)
+                except Timeout:
+                    continue
+                if len(taken) == count:
+                    yield taken
+                    return
+        # All or none: a job that sat on half of what it needs could wait for another that does the same.
+        time.sleep(POLL_SECONDS)
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use: those it may run on, fewer where its container has a quota, at least 1."""
+    return max(1, int(min(len(_own_cores()), _quota())))
+
+
+def free_cores() -> tuple[int, str]:
+    """How many of :func:`usable_cores` no other program keeps busy now, at least 1; in words, too: ``2 cores, 1 busy``.
+
+    This process should be idle meanwhile (:data:`SAMPLE_SECONDS`): what it does itself counts as well.
+    """
+    cores, own = usable_cores(), _own_cores()
+    before = _busy_seconds(own)
+    time.sleep(SAMPLE_SECONDS)
+    busy = round((_busy_seconds(own) - before) / SAMPLE_SECONDS)
+    return max(1, min(cores, len(own) - busy)), f"{cores} {'core' if cores == 1 else 'cores'}, {busy or 'none'} busy"
+
+
+def _own_cores() -> set[int]:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
+def _quota(root: Path = Path("/sys/fs/cgroup")) -> float:
+    """Cores' worth of time that the control group of this container gets, version 2 and 1."""
+    for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
+        try:
+            quota, period = (int(word) for name in names for word in (root / name).read_text().split())
+        except (OSError, ValueError):  # no such version, or "max"
+            continue
+        if quota > 0:
+            return quota / period
+    return math.inf
+
+
+def _busy_seconds(cores: set[int], stat: Path = Path("/proc/stat")) -> float:
+    """What all programs together have had of these cores since the machine started; 0 where no Linux tells it."""
+    try:
+        rows = [line.split() for line in stat.read_text(encoding="ascii").splitlines()]
+    except OSError:
+        return 0.0
+    # user, nice, system, idle, iowait, irq, softirq, steal; what follows is part of user.
+    names = {f"cpu{core}" for core in cores}
+    ticks = [[int(word) for word in row[1:9]] for row in rows if row and row[0] in names]
+    return sum(sum(row) - row[3] - row[4] for row in ticks) / os.sysconf("SC_CLK_TCK")
+
+
+# Of what is free: the rest is for images read ahead, workspace beyond what is counted, and other programs.
+SHARE = 0.5
+# Of the largest input and output of one layer: besides both there are the maps that are kept for later, and a
+# convolution may hold rearranged copies. Measured on the CPU: 1.1 to 1.2 in all with a VGG trunk, 3 with a light one.
+COPIES = 3.0
+# The side of the picture that the cost is measured on: a multiple of the coarsest stride.
+PROBE_SIDE = 256
+
+# CPU and MPS allocators have no exception of their own.
+_CPU_MESSAGES = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|cannot allocate|std::bad_alloc", re.IGNORECASE
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on a GPU or on the CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # cuDNN and cuBLAS that cannot get their workspace.
+    text = str(error)
+    return isinstance(error, RuntimeError) and bool(
+        _CPU_MESSAGES.search(text) or "CUDNN_STATUS_ALLOC_FAILED" in text or "CUBLAS_STATUS_ALLOC_FAILED" in text
+    )
+
+
+def free_cached(device: torch.device) -> None:
+    """Give what torch keeps for later back to the device, so that the next try finds it in one piece."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+@torch.inference_mode()
+def bytes_per_pixel(network: nn.Module, device: torch.device, *, autocast_bf16: bool = False) -> float:
+    """Upper estimate of the memory that detection takes per pixel of the network's input.
+
+    :data:`COPIES` times the largest input and output that any layer has at a time, counted on one small picture.
+    """
+    sizes = [0]
+
+    def count(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        sizes.append(_bytes(inputs) + _bytes(output))
+
+    # Not the leaves alone: a convolution may have its normalisation inside.
+    handles = [module.register_forward_hook(count) for module in network.modules()]
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast_bf16):
+            network(torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE, dtype=torch.uint8, device=device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return COPIES * max(sizes) / PROBE_SIDE**2
+
+
+def _bytes(value: Any) -> int:
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, list | tuple):
+        return sum(_bytes(item) for item in value)
+    return 0
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Memory that can still be taken on a device, also within a container's limit; None where nothing tells it."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type != "cpu":
+        return None
+    found = [amount for amount in (_system_bytes(), _container_bytes()) if amount is not None]
+    return min(found, default=None)
+
+
+def _system_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
+    try:
+        match = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo.read_text(encoding="ascii"), re.MULTILINE)
+    except (OSError, UnicodeDecodeError):
+        match = None
+    if match:
+        return int(match[1]) * 1024
+    try:  # no Linux: half of all there is
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _container_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What the control group of this container leaves, version 2 and 1; reclaimable file cache counts as free."""
+    for limit, used, stat, cache in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+    ):
+        try:
+            most, now = int((root / limit).read_text()), int((root / used).read_text())
+            match = re.search(rf"^{cache} (\d+)", (root / stat).read_text(), re.MULTILINE)
+        except (OSError, ValueError):  # no such version, or "max"
+            continue
+        return max(0, most - now + (int(match[1]) if match else 0))
+    return None

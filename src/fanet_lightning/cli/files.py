@@ -1,0 +1,271 @@
+"""Atomic writes of files and folders, file hashes, lists of images."""
+
+import difflib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+
+from fanet_lightning.cli.errors import InputError
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path``; it takes the place of ``path`` when the block ends well, else it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp gives 0600; what a person finds in an output folder follows the umask like any other file.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """As :func:`replaced`, for a folder: what stood at ``path`` before is removed only when the new one is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    retired = temporary.with_suffix(".old")
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if path.exists():
+            path.replace(retired)
+        try:
+            temporary.replace(path)
+        except OSError:
+            if retired.exists():
+                retired.replace(path)
+            raise
+        shutil.rmtree(retired, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def without_empty_folders(folder: Path) -> Iterator[None]:
+    """If the block fails, remove ``folder`` and those of its parents that it has made, as far as they are empty."""
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # a folder that is not empty, or was never made, ends it: so do those around it
+            for place in made:
+                if place.exists():
+                    place.rmdir()
+        raise
+
+
+def check_writable(folder: Path, key: str = "out") -> None:
+    """Refuse early, before hours of work, a folder that cannot be made or written.
+
+    Raises:
+        InputError: a file stands in the way, or permission is missing; names ``key`` and the path.
+    """
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise InputError(f"{key}={folder}: {existing} is not a folder; choose another {key}")
+    try:
+        # Asking for permission is not enough: the file system may be read-only, or full.
+        Path(tempfile.mkdtemp(dir=existing, prefix=".fanet_")).rmdir()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"{key}={folder}: cannot write in {existing} ({reason}); choose another {key}") from error
+
+
+def check_names_free(folder: Path, names: Iterable[str], what: str, key: str = "out") -> None:
+    """Refuse a folder of something else in which a file that is about to be written has its name already.
+
+    Whatever has other names is no hindrance, and nobody touches it; nor is an empty folder.
+
+    Args:
+        names: what would be written into ``folder``.
+        what: whose files they would be, for the message: ``an evaluation``.
+
+    Raises:
+        InputError: names the first of them.
+    """
+    for name in names:
+        path = folder / name
+        if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
+            raise InputError(f"{key}={folder}: {name} is there and not of {what}; move it away, or give another {key}")
+
+
+def matching_names(folder: Path, patterns: Iterable[str]) -> Iterator[str]:
+    """Names in ``folder`` that match one of the glob patterns, those of the first pattern first."""
+    return (path.name for pattern in patterns for path in sorted(folder.glob(pattern)))
+
+
+def decoded_text(content: bytes) -> str:
+    """Text in UTF-8, -16 or -32: told by its mark or, as JSON's is (RFC 4627), by where the zeros are.
+
+    Raises:
+        UnicodeDecodeError: it is none of them, or has zeros, as `find -print0` writes them.
+    """
+    text = content.decode(json.detect_encoding(content))
+    if "\0" in text:
+        raise UnicodeDecodeError("utf-8", content, content.find(b"\0"), content.find(b"\0") + 1, "a zero")
+    return text
+
+
+def content_if_any(path: Path) -> bytes | None:
+    """What a file holds that an earlier process may have left; None where there is none.
+
+    Raises:
+        InputError: it is there and cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); remove it") from error
+
+
+# What data/images.py decodes, by the extensions in use.
+IMAGE_EXTENSIONS = frozenset(
+    (
+        ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm",
+        ".pbm", ".pnm", ".jp2", ".j2k", ".tga", ".mpo", ".avif",
+    )
+)  # fmt: skip
+
+
+def has_image_extension(name: str) -> bool:
+    """Whether a name ends like an image file, in any letter case."""
+    return PurePosixPath(name).suffix.lower() in IMAGE_EXTENSIONS
+
+
+def without_extension(name: str) -> str:
+    """The name without an image's extension; other dots stay: ``a.b`` is ``a.b``, ``a.b.JPG`` is ``a.b``."""
+    return name[: -len(PurePosixPath(name).suffix)] if has_image_extension(name) else name
+
+
+def read_image_list(path: Path, *, example: str = "event/name") -> list[tuple[int, str]]:
+    """A list of images: (line number from 1, image id) in the file's order.
+
+    One ``event/name`` a line, with or without ``.jpg``; blank lines, what follows ``#`` and hidden files are skipped.
+    ``example`` is what messages call such a line, where images have other names.
+
+    Raises:
+        InputError: no such file, no name in it, or a name given twice.
+    """
+    try:
+        lines = decoded_text(Path(path).read_bytes()).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise InputError(
+            f"cannot read the list of images {path}: {reason}; give a text file with one {example} a line"
+        ) from error
+    names: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        image_id = ("" if line.lstrip().startswith("#") else line.partition(" #")[0]).strip().removesuffix(".jpg")
+        if image_id in names:
+            raise InputError(
+                f"{path}:{number}: '{image_id}' stands in line {names[image_id]} already; keep one of them"
+            )
+        if image_id and not image_id.replace("\\", "/").rpartition("/")[2].startswith("."):
+            names[image_id] = number
+    if not names:
+        raise InputError(f"the list of images {path} names no image; write one {example} a line")
+    return [(number, image_id) for image_id, number in names.items()]
+
+
+def find_listed(
+    path: Path,
+    ids: Collection[str],
+    *,
+    folder: Path | None = None,
+    root: Path | None = None,
+    example: str = "event/name",
+) -> list[tuple[int, str, str | None]]:
+    """The images that a list means: (line number from 1, what stands there, its image id or None).
+
+    A line is an image id, or the path of an image as ``find`` writes it: absolute, or relative to the list's folder,
+    the working folder, ``root`` or ``folder``. Letter case, the extension and the slashes' direction may differ.
+
+    Args:
+        path: the list, see :func:`read_image_list`.
+        ids: of all images, relative to their folder, without extension.
+        folder: of the images. Where nobody knows it, leading folders of a line may be any.
+        root: of the data set.
+        example: see :func:`read_image_list`.
+
+    Raises:
+        InputError: as :func:`read_image_list`; or two lines that mean the same image.
+    """
+    ids = ids if isinstance(ids, set | frozenset | dict) else set(ids)
+    folded: dict[str, str | None] = {}
+    for image_id in ids:  # a name that two images share but for the letter case means neither
+        folded[image_id.casefold()] = None if image_id.casefold() in folded else image_id
+    lines: dict[str, int] = {}
+    found: list[tuple[int, str, str | None]] = []
+    for number, written in read_image_list(path, example=example):
+        own_id = next((name for name in _names_meant(written, Path(path).parent, folder, root) if name in ids), None)
+        if own_id is None:
+            names = _names_meant(written, Path(path).parent, folder, root)
+            own_id = next((own for name in names if (own := folded.get(name.casefold()))), None)
+        if own_id is not None and lines.setdefault(own_id, number) != number:
+            raise InputError(
+                f"{path}:{number}: '{written}' is the image {own_id}, which stands in line {lines[own_id]} already; "
+                "keep one of them"
+            )
+        found.append((number, written, own_id))
+    return found
+
+
+def _names_meant(written: str, beside: Path, folder: Path | None, root: Path | None) -> Iterator[str]:
+    """What a line may mean, relative to the folder of images: with the extension, and without it."""
+    for name in _paths_meant(written, beside, folder, root):
+        yield from (name, without_extension(name))
+
+
+def _paths_meant(written: str, beside: Path, folder: Path | None, root: Path | None) -> Iterator[str]:
+    yield written
+    name = PurePosixPath(written.replace("\\", "/"))
+    yield name.as_posix()
+    if folder is None:
+        yield from ("/".join(name.parts[start:]) for start in range(1, len(name.parts)))
+        return
+    for base in (beside, Path(), root, folder):
+        if base is not None:
+            place = Path(os.path.abspath(base / name))  # noqa: PTH100  # without following links, which resolve() does
+            for own, whole in (
+                (place, Path(os.path.abspath(folder))),  # noqa: PTH100
+                (place.parent.resolve() / place.name, folder.resolve()),
+            ):
+                if own.is_relative_to(whole):
+                    yield own.relative_to(whole).as_posix()
+
+
+def nearest_name(written: str, names: Collection[str]) -> str | None:
+    """The name that was probably meant: the same one in another folder or letter case, else the most similar one."""
+    last = written.rpartition("/")[2].casefold()
+    same = sorted(name for name in names if name.rpartition("/")[2].casefold() == last)
+    near = same or difflib.get_close_matches(written, sorted(names), n=1)
+    return near[0] if near else None
+
+
+def file_sha256(path: Path) -> str:
+    """
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); change its permissions") from error

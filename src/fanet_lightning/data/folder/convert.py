@@ -1,0 +1,251 @@
+"""Labels and images in another format: ``python -m fanet_lightning.convert data=… to=coco out=DIR``.
+
+Boxes, ignored boxes and image names are kept as far as the format can hold them; whatever it cannot is counted and
+said (:mod:`fanet_lightning.data.folder.writers`).
+"""
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fanet_lightning.cli import main as cli
+from fanet_lightning.cli.errors import InputError, first_line
+from fanet_lightning.cli.files import check_writable, replaced_folder
+from fanet_lightning.data.folder.labels import CONVERSION_RECORD
+
+if TYPE_CHECKING:
+    from fanet_lightning.data.folder.writers import ImageToWrite
+    from fanet_lightning.data.records import Inventory, LabelledImage
+
+
+USAGE = "python -m fanet_lightning.convert data=… to=coco|yolo|voc|wider out=DIR [images=copy|link|none]"
+FORMATS = ("coco", "yolo", "voc", "wider")
+IMAGES = ("copy", "link", "none")
+# Where images go, under ``out``.
+IMAGE_FOLDERS = {"coco": "images/{}", "yolo": "images/{}", "voc": "JPEGImages", "wider": "WIDER_{}/images"}
+
+
+def convert(source: Any, to: str, out: Path, *, images: str = "copy", overwrite: bool = False) -> dict[str, Any]:
+    """Write the labels of a source, and its images, in another format.
+
+    Args:
+        source: what :func:`fanet_lightning.data.sources.build_source` made.
+        to: ``coco``, ``yolo``, ``voc`` or ``wider``.
+        out: the folder to make; it appears whole or not at all.
+        images: ``copy``, ``link`` (hard links, copies where that is impossible) or ``none``.
+        overwrite: replace what an earlier conversion left in ``out``.
+
+    Returns:
+        What is in ``out/converted.json``: per part the numbers of images, faces and ignored boxes, and what was lost.
+
+    Raises:
+        InputError: the source is missing or malformed, ``out`` is taken or cannot be written, names that no label file
+            can hold.
+    """
+    from fanet_lightning.data.folder import writers
+
+    _check_options(to, images, out, overwrite)
+    source.prepare()
+    inventories = _inventories(source)
+    _check_apart(out, inventories)
+    lost: Counter[str] = Counter()
+    prepared = {inventory.part: _prepared(inventory, lost) for inventory in inventories}
+    if to == "voc":
+        prepared = _apart(prepared)
+    if to == "yolo":
+        prepared = {
+            part: [(path, writers.for_yolo(image, lost)) for path, image in pairs] for part, pairs in prepared.items()
+        }
+    to_write = {part: [image for _, image in pairs] for part, pairs in prepared.items()}
+    write = {
+        "coco": writers.write_coco, "yolo": writers.write_yolo, "voc": writers.write_voc, "wider": writers.write_wider,
+    }[to]  # fmt: skip
+    try:
+        with replaced_folder(out) as folder:
+            write(folder, to_write)
+            if images != "none":
+                lost.update(_bring(folder, IMAGE_FOLDERS[to], prepared, link=images == "link"))
+            record = {
+                "from": source.name, "to": to, "images": images,
+                "parts": {part: _numbers(own) for part, own in to_write.items()},
+                "lost": {what: count for what, count in lost.items() if count},
+            }  # fmt: skip
+            # What else somebody puts beside it later is theirs.
+            record["wrote"] = sorted([CONVERSION_RECORD, *(entry.name for entry in folder.iterdir())])
+            (folder / CONVERSION_RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"out={out} cannot be written ({error.strerror or first_line(error)}); free it") from error
+    return record
+
+
+def _check_options(to: str, images: str, out: Path, overwrite: bool) -> None:
+    if to not in FORMATS:
+        raise InputError(f"to={to} is unknown; take {' or '.join(FORMATS)}")
+    if images not in IMAGES:
+        raise InputError(f"images={images} is unknown; take {' or '.join(IMAGES)}")
+    if not isinstance(overwrite, bool):
+        raise InputError(f"overwrite={overwrite} is neither true nor false")
+    check_writable(out)
+    if out.exists() and any(out.iterdir()):
+        if not (out / CONVERSION_RECORD).is_file():
+            raise InputError(f"out={out} holds something else than a conversion; give a new folder")
+        if not overwrite:
+            raise InputError(f"out={out} holds an earlier conversion; give another out, or overwrite=true")
+        foreign = sorted({entry.name for entry in out.iterdir()} - _wrote(out / CONVERSION_RECORD))
+        if foreign:
+            raise InputError(
+                f"out={out} holds {foreign[0]}, which is not of the earlier conversion; move it, or give another out"
+            )
+
+
+def _wrote(record: Path) -> set[str]:
+    try:
+        return {str(name) for name in json.loads(record.read_text(encoding="utf-8"))["wrote"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def _inventories(source: Any) -> "list[Inventory]":
+    """The parts that are there, found to be whole."""
+    if not hasattr(source, "inventories"):  # sets to test on
+        source.check(train=False)
+        return [_of_records(source.val())]
+    inventories: list[Inventory] = source.inventories()
+    present = [inventory for inventory in inventories if inventory.images]
+    absent = [inventory for inventory in inventories if not inventory.images]
+    # Label files of which not one could be read make no part that is absent.
+    broken = [inventory for inventory in absent if any(problem.path.is_file() for problem in inventory.problems)]
+    source.check(train=any(inventory.part == "train" for inventory in present + broken) or not present)
+    for inventory in absent:
+        print(f"there is no {inventory.part} part: {inventory.folder} has no labelled images")
+    return present
+
+
+def _of_records(records: Sequence[Any]) -> "Inventory":
+    import numpy as np
+
+    from fanet_lightning.data.records import Inventory, LabelledImage
+
+    images = [
+        LabelledImage(
+            record.image_id, record.path, np.concatenate([record.boxes_xyxy, record.ignored_xyxy]).astype(np.float64),
+            np.arange(len(record.boxes_xyxy) + len(record.ignored_xyxy)) >= len(record.boxes_xyxy),
+        )
+        for record in records
+    ]  # fmt: skip
+    return Inventory("val", Path(), images)
+
+
+def _check_apart(out: Path, inventories: "Sequence[Inventory]") -> None:
+    """Replacing ``out`` must not take the images or labels away."""
+    place = out.resolve()
+    for inventory in inventories:
+        for image in inventory.images:
+            for path in (image.path, image.label_path):
+                if path is not None and place in path.resolve().parents:
+                    raise InputError(f"out={out} holds {path}, which is to be converted; give another folder")
+
+
+def _prepared(inventory: "Inventory", lost: Counter[str]) -> "list[tuple[Path, ImageToWrite]]":
+    from fanet_lightning.data.folder.writers import ImageToWrite
+    from fanet_lightning.data.images import UnreadableImage, read_image_frame
+
+    prepared = []
+    for image in inventory.images:
+        _check_name(image)
+        try:
+            size_wh = read_image_frame(image.path).upright_wh
+        except UnreadableImage as error:
+            if not lost["images that cannot be read left out"]:
+                print(f"warning: {image.path} cannot be read ({error.reason}) and is left out")
+            lost["images that cannot be read left out"] += 1
+            continue
+        has_area = (image.boxes_xyxy[:, 2:] > image.boxes_xyxy[:, :2]).all(axis=1)
+        lost["boxes without area left out"] += int((~has_area).sum())
+        name = f"{image.image_id}{image.path.suffix}"
+        own = ImageToWrite(name, image.image_id, size_wh, image.boxes_xyxy[has_area], image.ignored[has_area])
+        prepared.append((image.path, own))
+    return prepared
+
+
+def _check_name(image: "LabelledImage") -> None:
+    name = image.image_id
+    if not name.isprintable() or name != name.strip():
+        raise InputError(f"{image.path}: no label file can hold this name ({name!r}); rename the image")
+
+
+def _apart(
+    prepared: "Mapping[str, list[tuple[Path, ImageToWrite]]]",
+) -> "dict[str, list[tuple[Path, ImageToWrite]]]":
+    """VOC has one folder for all parts: names that occur in two of them get their part in front."""
+    from dataclasses import replace
+
+    counts = Counter(image.stem for pairs in prepared.values() for _, image in pairs)
+    if all(count == 1 for count in counts.values()):
+        return dict(prepared)
+    return {
+        part: [(path, replace(image, name=f"{part}/{image.name}", stem=f"{part}/{image.stem}")) for path, image in own]
+        for part, own in prepared.items()
+    }
+
+
+def _bring(
+    folder: Path, place: str, prepared: "Mapping[str, list[tuple[Path, ImageToWrite]]]", *, link: bool
+) -> dict[str, int]:
+    copied = 0
+    for part, pairs in prepared.items():
+        for path, image in pairs:
+            target = folder / place.format(part) / image.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if link:
+                try:
+                    os.link(path.resolve(), target)
+                    continue
+                except OSError:  # another file system, or one without links
+                    copied += 1
+            shutil.copyfile(path, target)
+    return {"images copied, as they could not be linked": copied}
+
+
+def _numbers(images: "Sequence[ImageToWrite]") -> dict[str, int]:
+    ignored = sum(int(image.ignored.sum()) for image in images)
+    boxes = sum(len(image.boxes_xyxy) for image in images)
+    return {"images": len(images), "faces": boxes - ignored, "ignored": ignored}
+
+
+def _report(record: Mapping[str, Any], out: Path, attributes: bool) -> list[str]:
+    """What was done, in lines; ``attributes``: the source has more than boxes."""
+    lines = [
+        f"{part}: {own['images']:,} images, {own['faces']:,} faces, {own['ignored']:,} ignored boxes"
+        for part, own in record["parts"].items()
+    ]
+    lines += [f"{what}: {count:,}" for what, count in record["lost"].items()]
+    if attributes:
+        lines.append("not carried over: blur, expression, illumination, occlusion and pose of the faces")
+    lines.append(f"written: {out}; read it with data=folder data.root={out} data.format={record['to']}")
+    if record["images"] == "none":
+        lines.append("the images stay where they are: data.train.folder=DIR and data.val.folder=DIR name their folders")
+    return lines
+
+
+def main(argv: list[str]) -> int:
+    """The command line."""
+    config = cli.verb_config("convert", argv, USAGE, required=["to", "out"])
+    if config is None:
+        return 0
+    from fanet_lightning.cli.config import plain
+
+    options = plain(config)
+    images = "none" if options["images"] is None else options["images"]
+    out = Path(str(options["out"]))
+    _check_options(options["to"], images, out, options["overwrite"])
+    from fanet_lightning.data.sources import build_source
+
+    source = build_source(**options["data"])
+    record = convert(source, options["to"], out, images=images, overwrite=options["overwrite"])
+    print("\n".join(_report(record, out, source.name in ("wider_face", "synthetic"))))
+    return 0

@@ -1,0 +1,505 @@
+"""A folder of images with labels of one's own, as a source.
+
+Data of one's own: a folder of images with COCO, YOLO, PASCAL VOC or WIDER-style labels.
+
+Where each format's files lie is said in its module under :mod:`fanet_lightning.data.folder`.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.files import find_listed, nearest_name, without_extension
+from fanet_lightning.data.folder.coco import coco_folders, coco_place, read_coco
+from fanet_lightning.data.folder.labels import (
+    ImageFiles,
+    PartLabels,
+    Place,
+    PlacedImage,
+    corners_problem,
+    inverted_problem,
+    label_files,
+    matching,
+    number,
+    read_text,
+    warn_of_odd_boxes,
+)
+from fanet_lightning.data.folder.voc import read_voc, voc_folders, voc_place
+from fanet_lightning.data.folder.wider import is_wider_list, read_wider, wider_folders, wider_place
+from fanet_lightning.data.folder.yolo import YAML_FILES, Points, label_folder, read_names, read_yolo, yolo_place
+from fanet_lightning.data.records import ImageRecord, check_apart
+
+if TYPE_CHECKING:
+    from fanet_lightning.data.records import Inventory
+    from fanet_lightning.score.wider_face.benchmark import WiderFaceBenchmark
+    from fanet_lightning.score.wider_face.ground_truth import GroundTruth
+
+
+# Where labels are looked for, for messages.
+FORMATS = {
+    "coco": "COCO (annotations/instances_train.json)",
+    "yolo": "YOLO (images/train, labels/train)",
+    "voc": "PASCAL VOC (Annotations/*.xml, ImageSets/Main/train.txt)",
+    "wider": "a WIDER-style list (wider_face_split/wider_face_train_bbx_gt.txt, train.txt)",
+}
+# What their boxes are, for messages.
+BOXES = {
+    "coco": "x y w h in pixels",
+    "yolo": "centre, width and height as fractions of the image's sides",
+    "voc": "xmin ymin xmax ymax in pixels",
+    "wider": "x y w h in pixels",
+}
+
+
+def find_place(root: Path, format: str, part: str, given: Mapping[str, Any]) -> Place | None:
+    """Where the labels of ``train``, ``val`` or ``all`` lie: as given, else in the format's usual layout.
+
+    Raises:
+        InputError: several files could be meant, or what is given is not there.
+    """
+    labels, folder = (None if given.get(key) is None else _under(root, given[key]) for key in ("labels", "folder"))
+    if labels is not None and not labels.exists():
+        raise InputError(f"data.{part}.labels={labels} does not exist; name the labels, relative to {root}")
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"data.{part}.folder={folder} is no folder; name the folder of images, relative to {root}")
+    if format == "yolo":
+        place = yolo_place(root, part, read_names(root)[1]) if folder is None else Place(folder, folder)
+        if labels is not None and place is None:
+            raise InputError(f"data.{part}.labels={labels}: name the folder of the images too, data.{part}.folder=DIR")
+        return place if place is None or labels is None else Place(labels, place.folder)
+    if labels is None:
+        found = {"coco": coco_place, "voc": voc_place, "wider": wider_place}[format](root, part)
+    else:
+        found = {"coco": coco_folders, "voc": voc_folders, "wider": wider_folders}[format](root, labels, part)
+    if folder is None:
+        return found
+    if found is None:
+        raise InputError(f"data.{part}.folder={folder}: name its labels too, data.{part}.labels=…")
+    return Place(found.labels, folder, (), found.names)
+
+
+def formats_found(root: Path, given: Mapping[str, Mapping[str, Any]]) -> dict[str, Path]:
+    """The formats whose files are where they are looked for, each with such a file; told by the files' content.
+
+    Args:
+        root: the folder of the set.
+        given: ``labels`` and ``folder`` of each part, as for :func:`find_place`.
+    """
+    found: dict[str, Path] = {}
+    told = [part for part, own in given.items() if own.get("labels") is not None]
+    for format in FORMATS:
+        for part in told or ("train", "val", "all"):
+            try:
+                place = find_place(root, format, part, given.get(part, {}))
+                labels = None if place is None else _labels_of(format, place)
+            except InputError:
+                # Several files of COCO could be meant, or data.yaml is at fault: it is that format all the same.
+                patterns = {} if told else {"coco": ("*.json", "annotations/*.json"), "yolo": YAML_FILES}
+                labels = next((path for pattern in patterns.get(format, ()) for path in matching(root, pattern)), None)
+            if labels is not None:
+                found.setdefault(format, labels)
+    return found
+
+
+def _labels_of(format: str, place: Place) -> Path | None:
+    """A file of labels of a format; None if there is none."""
+    if format == "yolo":
+        assert place.folder is not None
+        stems = {without_extension(name) for name in ImageFiles(place.folder).names}
+        own = [path for stem, path in label_files(label_folder(place), ".txt").items() if stem in stems]
+        rows = ((path, next(filter(None, map(str.split, read_text(path).splitlines())), None)) for path in own)
+        path, row = next(((path, row) for path, row in rows if row), (None, []))
+        return path if row and len(row) >= 5 and all(number(field) is not None for field in row) else None
+    if format == "voc":
+        xml = next(iter(label_files(place.labels, ".xml").values()), None)
+        return xml if xml is not None and b"<annotation" in xml.read_bytes().replace(b"\0", b"") else None
+    if not place.labels.is_file():
+        return None
+    text = read_text(place.labels)
+    if format == "coco":
+        return place.labels if text.lstrip().startswith("{") and '"images"' in text else None
+    return place.labels if is_wider_list(text) else None
+
+
+def read_part(
+    root: Path, format: str, place: Place, *, wanted: Sequence[str] | None, points: str | None = None, origin: int = 1
+) -> PartLabels:
+    """Read a part.
+
+    Raises:
+        InputError: see the format's reader.
+    """
+    if format != "voc" and format != "yolo" and place.labels.is_dir():
+        raise InputError(f"{place.labels} is a folder; data.format={format} reads one file of labels")
+    if format == "coco":
+        labels = read_coco(place, wanted)
+    elif format == "voc":
+        labels = read_voc(place, wanted, origin)
+    elif format == "yolo":
+        labels = read_yolo(place, read_names(root)[0], wanted, cast("Points | None", points))
+    else:
+        if wanted is not None:
+            raise InputError("data.classes: a WIDER-style list has no classes; leave it out")
+        labels = read_wider(place)
+    if format != "yolo":
+        problem = inverted_problem(labels.images) if format == "voc" else corners_problem(labels.images)
+        labels.problems += [problem] if problem else []
+    return labels
+
+
+def strict_records(labels: PartLabels, part: str, root: Path) -> list[ImageRecord]:
+    """Records of labels that are whole.
+
+    Raises:
+        InputError: the first problem, a missing image, an image named twice, a box that is none.
+    """
+    if labels.problems:
+        first = labels.problems[0]
+        where = f"{first.path}, line {first.line}" if first.line is not None else str(first.path)
+        more = f" (and {len(labels.problems) - 1} more; the doctor lists them all)" if len(labels.problems) > 1 else ""
+        raise InputError(f"{where}: {first.value!r} {first.reason}{more}")
+    if not labels.images:
+        raise InputError(f"{root} has no {part} part; set data.{part}.labels, or data.{part}.images=LIST")
+    missing = [image.path for image in labels.images if not image.path.is_file()]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of the {len(labels.images)} images of the {part} part are missing, the first is "
+            f"{missing[0]}; complete the folder, name those at hand with data.{part}.images=LIST, or let "
+            "the doctor make a cleaned copy (fix=true)"
+        )
+    others = [image for image in labels.images if image.frame and image.stated_wh != image.frame.upright_wh]
+    if others:
+        raise InputError(_another_frame(others, len(labels.images)))
+    seen: set[str] = set()
+    for image in labels.images:
+        if image.image_id in seen:
+            raise InputError(f"{image.label_path} has the image {image.path.name} twice; keep one of its entries")
+        seen.add(image.image_id)
+    return [_record(image) for image in labels.images]
+
+
+def _another_frame(others: Sequence[PlacedImage], count: int) -> str:
+    first = others[0]
+    assert first.frame is not None and first.stated_wh is not None
+    size = "{} × {}".format
+    stored = f" (stored {size(*first.frame.stored_wh)}, turned by EXIF)" if first.frame.orientation >= 5 else ""
+    more = f" (as {len(others)} of {count} images differ; the doctor lists them)" if len(others) > 1 else ""
+    return (
+        f"{first.label_path}: the labels of {first.path} are for an image of {size(*first.stated_wh)} pixels, it has "
+        f"{size(*first.frame.upright_wh)}{stored}{more}; bring the images that were labelled, or scale the boxes and "
+        "the width and height to these; where only width and height are wrong, write 0 for both"
+    )
+
+
+def _record(image: PlacedImage) -> ImageRecord:
+    boxes = image.boxes_xyxy
+    wrong = np.flatnonzero(~np.isfinite(boxes).all(axis=1) | (boxes[:, 2:] < boxes[:, :2]).any(axis=1))
+    if len(wrong):
+        index = int(wrong[0])
+        line = image.box_lines[index] if image.box_lines else image.label_line
+        where = (
+            f"{image.label_path}, line {line}" if line else f"{image.label_path}, box {index + 1} of {image.path.name}"
+        )
+        x1, y1, x2, y2 = boxes[index].tolist()
+        raise InputError(
+            f"{where}: x1={x1:g} y1={y1:g} x2={x2:g} y2={y2:g} is no box (its far side comes first, or a number is not "
+            "finite); correct it, or remove it"
+        )
+    narrow = boxes.astype(np.float32)
+    # After rounding to float32 a sliver of a box may have no side left, so the sides are taken there.
+    usable = (narrow[:, 2:] > narrow[:, :2]).all(axis=1) & ~image.ignored
+    return ImageRecord(image.image_id, image.path, narrow[usable], {}, narrow[~usable])
+
+
+def _under(root: Path, given: Path | str) -> Path:
+    path = Path(given)
+    return path if path.is_absolute() or (path.exists() and not (root / path).exists()) else root / path
+
+
+DEFAULT_SHARE = 0.1
+PART_KEYS = ("labels", "folder", "images")
+
+
+class FolderSource:
+    """Images with labels in one of :data:`FORMATS`.
+
+    A part is found by its name in the format's usual layout. A set without a validation part is divided by a hash of
+    the image ids, so the division stays when images are added.
+
+    Args:
+        root: the folder of the set.
+        format: "coco", "yolo", "voc" or "wider"; None: the one that the folder has, if it is one alone.
+        classes: names of the classes that are faces. By default those called "face", and others are refused.
+        train: ``labels`` (file or folder), ``folder`` (of the images), ``images`` (a list of image names), or None for
+            each: looked for under ``root``, all images.
+        val: the same, and ``share`` of the images to validate on where there is no validation part.
+        points: YOLO rows of more than five numbers: "landmarks" behind the box, or "polygon" instead of it.
+        origin: VOC: number of the first pixel, 1 or 0.
+
+    Raises:
+        InputError: an unknown format or key, or a value out of range.
+    """
+
+    name = "folder"
+
+    def __init__(
+        self,
+        root: Path | str | None = None,
+        format: str | None = None,
+        classes: Sequence[str] | str | None = None,
+        train: Mapping[str, Any] | None = None,
+        val: Mapping[str, Any] | None = None,
+        points: str | None = None,
+        origin: int = 1,
+    ) -> None:
+        if root is None:
+            raise InputError("data.root is not given: set data.root=DIR, the folder of the images and labels")
+        self.root = Path(root)
+        self._train, self._val = dict(train or {}), dict(val or {})
+        _check_keys(self._train, self._val)
+        if points not in (None, "landmarks", "polygon"):
+            raise InputError(f"data.points={points} is unknown; take landmarks or polygon")
+        if isinstance(origin, bool) or origin not in (0, 1):
+            raise InputError(f"data.origin={origin}: the first pixel is 0 or 1")
+        self.format = format
+        wanted = [classes] if isinstance(classes, str | int) else classes
+        self._options: dict[str, Any] = {
+            "wanted": None if wanted is None else [str(name) for name in wanted],
+            "points": points,
+            "origin": origin,
+        }
+        self._parts: dict[str, PartLabels] | None = None
+        self._records: dict[str, list[ImageRecord]] = {}
+        self._remarks: list[str] = []
+        self._recognised: str | None = None
+        self._check_format()
+
+    def prepare(self) -> None:
+        """Nothing to do: the images are there, or reading says what is missing."""
+
+    def check(self, train: bool = True) -> None:
+        """Read all labels, look for every image, print what a person should know of them.
+
+        Args:
+            train: the training part too, not only the validation one.
+
+        Raises:
+            InputError: whatever :meth:`train` and :meth:`val` say; a part without a single face.
+        """
+        parts = ["train", "val"] if train else ["val"]
+        for part in parts:
+            records = self.train() if part == "train" else self.val()
+            if not any(len(record.boxes_xyxy) for record in records):
+                why = "; ".join(self._read()[part].remarks) or "check data.format and the labels"
+                raise InputError(f"{self.root}: no face in the {len(records)} images of the {part} part: {why}")
+        warn_of_odd_boxes([self._records[part] for part in parts], BOXES[str(self.format)])
+        for remark in self._remarks + [f"{part}: {remark}" for part in parts for remark in self._read()[part].remarks]:
+            _say_once(self.root, f"data=folder: {remark}")
+
+    def train(self) -> list[ImageRecord]:
+        """
+        Raises:
+            InputError: labels or images that are missing or malformed; or an image is trained and validated on.
+        """
+        records = self._strict("train")
+        check_apart({record.path.resolve() for record in records}, {record.path.resolve() for record in self.val()})
+        return records
+
+    def val(self) -> list[ImageRecord]:
+        """The validation records, sorted by image id.
+
+        Raises:
+            InputError: labels or images that are missing or malformed.
+        """
+        return sorted(self._strict("val"), key=lambda record: record.image_id)
+
+    def ground_truth(self) -> "GroundTruth":
+        """One setting, ``all``: usable faces count, ignored ones stay in, so that a detection on one is no mistake."""
+        from fanet_lightning.data.wider_face import all_usable_faces
+
+        return all_usable_faces(self.val())
+
+    def benchmark(self) -> "WiderFaceBenchmark":
+        from fanet_lightning.score.wider_face.benchmark import WiderFaceBenchmark
+
+        return WiderFaceBenchmark(name="folder", title=f"{self.root.resolve().name} ({self.format} labels)")
+
+    def inventories(self) -> "list[Inventory]":
+        """The labels of both parts exactly as written, see :mod:`fanet_lightning.data.records`.
+
+        Raises:
+            InputError: there are no labels at all.
+        """
+        return [labels.inventory(part) for part, labels in self._read().items() if labels.images or labels.problems]
+
+    def _check_format(self) -> None:
+        """Take the format that the folder has without doubt, where none is given."""
+        if self.format in FORMATS:
+            return
+        if self.format is None:
+            self._check_root()
+        found = self._found() if self.root.is_dir() else {}
+        if self.format is None and len(found) == 1:
+            ((self.format, example),) = found.items()
+            self._recognised = f"data.format={self.format} (recognised by {example})"
+            return
+        said = "is not given" if self.format is None else f"{self.format} is unknown"
+        looks = " and ".join(f"{name} ({example})" for name, example in found.items())
+        hint = f"{self.root} looks like {looks}" if found else f"no labels were found in {self.root}"
+        raise InputError(f"data.format {said}: take data.format={'|'.join(FORMATS)}; {hint}")
+
+    def _check_root(self) -> None:
+        if not self.root.is_dir():
+            raise InputError(f"data.root={self.root} is no folder; give the folder of the images and labels")
+
+    def _found(self) -> dict[str, Path]:
+        return formats_found(self.root, {"train": self._train, "val": self._val})
+
+    def _read(self) -> dict[str, PartLabels]:
+        """Both parts; an empty one where there is none."""
+        if self._parts is None:
+            if self._recognised is not None:
+                _say_once(self.root, f"data=folder: {self._recognised}")
+            try:
+                self._parts = self._read_parts()
+            except InputError as error:
+                found = self._found() if self.root.is_dir() else {}
+                if not found or self.format in found or "looks like" in str(error):
+                    raise
+                raise InputError(f"{error}; {self.root} looks like data.format={' or '.join(found)}") from error
+        return self._parts
+
+    def _read_parts(self) -> dict[str, PartLabels]:
+        format = str(self.format)
+        self._check_root()
+        given = {"train": self._train, "val": self._val}
+        places = {part: find_place(self.root, format, part, own) for part, own in given.items()}
+        if places["train"] is None and places["val"] is None:
+            places["train"] = find_place(self.root, format, "all", {})
+        read = {
+            part: None if place is None else read_part(self.root, format, place, **self._options)
+            for part, place in places.items()
+        }
+        if read["train"] is None and read["val"] is None:
+            raise InputError(
+                f"{self.root} holds no labels in the layout of {FORMATS[format]}; set data.format to what the labels "
+                "are, or data.train.labels to where they lie"
+            )
+        return self._divide(read["train"], read["val"])
+
+    def _divide(self, train: PartLabels | None, val: PartLabels | None) -> dict[str, PartLabels]:
+        lists = {"train": self._train.get("images"), "val": self._val.get("images")}
+        share = self._val.get("share")
+        if val is not None:
+            if share is not None:
+                raise InputError(
+                    f"data.val.share={share}: {self.root} has a validation part ({val.folder}); leave the share out"
+                )
+            nothing = PartLabels(val.folder)
+            own = {"train": train or nothing, "val": val}
+            return {part: self._listed(labels, lists[part], part) for part, labels in own.items()}
+        assert train is not None
+        if lists["val"] is not None:
+            if share is not None:
+                raise InputError(f"data.val.share={share} and data.val.images={lists['val']}: give one of them")
+            chosen = self._listed(train, lists["val"], "val")
+            ids = {image.image_id for image in chosen.images}
+            rest = self._listed(train, lists["train"], "train") if lists["train"] is not None else _without(train, ids)
+            return {"train": rest, "val": chosen}
+        pile = self._listed(train, lists["train"], "train")
+        share = DEFAULT_SHARE if share is None else float(share)
+        ids = carved(sorted({image.image_id for image in pile.images}), share)
+        self._remarks.append(
+            f"{self.root} has no validation part: {len(ids)} of {len(pile.images)} images ({share:.0%}, by a hash of "
+            "their names) are validated on; data.val.share=… or data.val.images=LIST chooses others"
+        )
+        of_val = _without(pile, {image.image_id for image in pile.images} - ids)
+        of_val.problems, of_val.doubts, of_val.remarks, of_val.unlabelled = [], [], [], []
+        return {"train": _without(pile, ids), "val": of_val}
+
+    def _listed(self, labels: PartLabels, images: Path | str | None, part: str) -> PartLabels:
+        """The images of a list, in its order."""
+        if images is None:
+            return labels
+        path = Path(images)
+        path = self.root / path if not path.exists() and (self.root / path).exists() else path
+        by_id: dict[str, list[PlacedImage]] = {}
+        for image in labels.images:
+            by_id.setdefault(image.image_id, []).append(image)
+        chosen: list[PlacedImage] = []
+        example = "image name, relative to the folder of images,"
+        others = {without_extension(path.relative_to(labels.folder).as_posix()) for path in labels.unlabelled}
+        ids = by_id.keys() | others
+        for line, written, image_id in find_listed(path, ids, folder=labels.folder, root=self.root, example=example):
+            if image_id not in by_id:
+                reason = _unknown(written, labels)
+                if image_id is not None:
+                    reason = (
+                        f"no label speaks of {written}, which lies in {labels.folder}; label it, or take the line out"
+                    )
+                raise InputError(f"data.{part}.images: {path}, line {line}: {reason}")
+            chosen += by_id[image_id]
+        return _with_images(labels, chosen)
+
+    def _strict(self, part: str) -> list[ImageRecord]:
+        if part not in self._records:
+            self._records[part] = strict_records(self._read()[part], part, self.root)
+        return self._records[part]
+
+
+@cache
+def _say_once(root: Path, line: str) -> None:
+    """Print it once, in the first of a run's processes: a run checks its data twice."""
+    from fanet_lightning.cli.provenance import is_first_process
+
+    if is_first_process():
+        print(line, flush=True)
+
+
+def carved(image_ids: Sequence[str], share: float) -> set[str]:
+    """The ids to validate on: those whose hash falls into the lowest ``share``. At least one, and not all.
+
+    Raises:
+        InputError: fewer than two images.
+    """
+    if len(image_ids) < 2:
+        raise InputError(
+            f"{len(image_ids)} labelled images cannot be divided into two parts; add some, or name a validation part"
+        )
+    hashes = {name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64 for name in image_ids}
+    ordered = sorted(image_ids, key=lambda name: hashes[name])
+    count = sum(value < share for value in hashes.values())
+    return set(ordered[: min(max(count, 1), len(ordered) - 1)])
+
+
+def _unknown(written: str, labels: PartLabels) -> str:
+    """Why a line of a list names no labelled image."""
+    known = {image.image_id for image in labels.images}
+    near = nearest_name(without_extension(written.replace("\\", "/")), known)
+    hint = f"did you mean {near}?" if near else "correct the name, or take the line out"
+    return f"no image {written} in {labels.folder} ({len(known)} labelled images, named relative to it); {hint}"
+
+
+def _with_images(labels: PartLabels, images: list[PlacedImage]) -> PartLabels:
+    return PartLabels(
+        labels.folder, images, list(labels.unlabelled), list(labels.problems), list(labels.doubts), list(labels.remarks)
+    )
+
+
+def _without(labels: PartLabels, image_ids: set[str]) -> PartLabels:
+    return _with_images(labels, [image for image in labels.images if image.image_id not in image_ids])
+
+
+def _check_keys(train: Mapping[str, Any], val: Mapping[str, Any]) -> None:
+    for part, given, known in (("train", train, PART_KEYS), ("val", val, (*PART_KEYS, "share"))):
+        unknown = [key for key in given if key not in known]
+        if unknown:
+            raise InputError(f"data.{part}.{unknown[0]} is unknown; data.{part} takes {', '.join(known)}")
+    share = val.get("share")
+    if share is not None and (isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1):
+        raise InputError(f"data.val.share={share}: give a fraction above 0 and below 1")

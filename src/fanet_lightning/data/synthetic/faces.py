@@ -1,0 +1,200 @@
+"""Painting one person: body, head, light, blur.
+
+Colours are RGB, 0 … 255; head coordinates are those of :mod:`features`. Small heads are drawn enlarged and shrunk
+by area, so that a head of eight pixels is what a head of eighty pixels becomes when it is shrunk.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from fanet_lightning.data.synthetic.features import Points, Shape, ellipse, head_shapes, oval_outline
+from fanet_lightning.data.synthetic.people import Colour, Person, turned, walk
+
+Image = npt.NDArray[np.uint8]
+
+_BITS = 4  # fractional bits of cv2's coordinates
+# The head and what stands out of it (hair, hat, ears, hand) lies within these (u, v).
+_REACH = (1.75, 1.9)
+
+
+class Drawn(NamedTuple):
+    """Where a head has been drawn.
+
+    ``box_xyxy`` bounding box of its oval in pixels, not clipped; ``area`` its pixels, those outside the picture too.
+    ``corner``   (x, y) of the part of the picture that was worked on; ``oval`` and ``painted`` (h, w) bool tell where
+                 in it the oval lies and where anything (hair, hat, ears, hand) was painted.
+    """
+
+    box_xyxy: tuple[float, float, float, float]
+    area: int
+    corner: tuple[int, int]
+    oval: npt.NDArray[np.bool_]
+    painted: npt.NDArray[np.bool_]
+
+
+def draw_body(image: Image, person: Person) -> Points:
+    """Draw neck, trunk and legs, in place; the trunk's outline, (N, 2) pixels."""
+    half = person.height / 2
+    lean = math.sin(person.tilt) * -0.6
+    shoulder, waist = 1.75 * person.build, 1.25 * person.build
+    right = [(shoulder / 1.75, 1.5), (shoulder, 1.95), (shoulder + 0.2, 4.4), (waist, 4.9)]
+    left = [(-u, v) for u, v in reversed(right)]
+    torso = np.array([(-0.42 + lean, 1.0), (0.42 + lean, 1.0), *right, *left])
+    neck = np.array([(-0.42 + lean, 0.3), (0.42 + lean, 0.3), (0.5, 1.55), (0.0, 1.85), (-0.5, 1.55)])
+    (x, y), reach = person.centre_xy, (shoulder + 0.7) * half
+    x1, y1 = max(math.floor(x - reach), 0), max(math.floor(y), 0)
+    x2, y2 = min(math.ceil(x + reach), image.shape[1]), min(math.ceil(y + 14 * half), image.shape[0])
+    outline = torso * half + person.centre_xy
+    if x2 <= x1 or y2 <= y1:
+        return outline
+    before = image[y1:y2, x1:x2]
+    after = before.copy()
+
+    offset = np.array(person.centre_xy) - (x1, y1)
+    cloth, second, skin = _lit(np.array([person.cloth, person.cloth_second, walk(person.skin, 0.82)]), person)
+
+    def fill(points: Points, colour: Colour) -> None:
+        _fill(after, points * half + offset, colour)
+
+    fill(np.array([(-waist, 4.4), (waist, 4.4), (waist * 0.8, 13.5), (-waist * 0.8, 13.5)]), second)
+    fill(torso, cloth)
+    if person.height >= 12 and person.pattern == "stripes":
+        for v in (2.1, 2.6, 3.1, 3.6, 4.1):
+            fill(np.array([(-shoulder, v), (shoulder, v), (shoulder, v + 0.22), (-shoulder, v + 0.22)]), second)
+    elif person.height >= 12 and person.pattern == "dots":
+        # Two dots and a patch on a shirt look like a face to a careless detector.
+        for u, v, radius in ((-0.5, 2.5, 0.16), (0.5, 2.5, 0.16), (0.0, 3.3, 0.3)):
+            fill(ellipse(u, v, radius, radius), second)
+    elif person.height >= 12 and person.pattern == "open":
+        fill(np.array([(-0.35, 1.5), (0.35, 1.5), (0.12, 4.6), (-0.12, 4.6)]), second)
+    fill(neck, skin)
+    if person.blur * person.height >= 0.3:
+        after = _blurred(before, after, _changed(before, after), person)
+    image[y1:y2, x1:x2] = after
+    return outline
+
+
+def draw_head(image: Image, person: Person) -> Drawn:
+    """Draw ``person``'s head into ``image`` in place, and say which pixels its oval covers."""
+    half = person.height / 2
+    factor = 4 if person.height < 20 else 3 if person.height < 40 else 2 if person.height < 90 else 1
+    x, y = person.centre_xy
+    left, top = math.floor(x - _REACH[0] * half) - 1, math.floor(y - _REACH[1] * half) - 1
+    right, bottom = math.ceil(x + _REACH[0] * half) + 1, math.ceil(y + _REACH[1] * half) + 1
+    outline = _to_pixels(oval_outline(person), person)
+    box_xyxy = (*outline.min(axis=0).tolist(), *outline.max(axis=0).tolist())
+    cover = np.zeros(((bottom - top) * factor, (right - left) * factor), np.uint8)
+    _fill(cover, (outline - (left, top)) * factor, 255)
+    if factor > 1:
+        cover = _image(cv2.resize(cover, (right - left, bottom - top), interpolation=cv2.INTER_AREA))
+    oval = cover > 127
+    area = int(np.count_nonzero(oval))
+    # The part of it that lies in the picture.
+    x1, y1 = min(max(left, 0), image.shape[1]), min(max(top, 0), image.shape[0])
+    x2, y2 = max(min(right, image.shape[1]), x1), max(min(bottom, image.shape[0]), y1)
+    oval = oval[y1 - top : y2 - top, x1 - left : x2 - left]
+    if not oval.size:
+        return Drawn(box_xyxy, area, (x1, y1), oval, oval)
+    before = image[y1:y2, x1:x2]
+    # Nearest up and area down by whole factors leave what is not painted as it was.
+    patch = _image(cv2.resize(before, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST))
+    _paint(patch, head_shapes(person), person, (x1, y1), factor)
+    after = _image(cv2.resize(patch, (x2 - x1, y2 - y1), interpolation=cv2.INTER_AREA)) if factor > 1 else patch
+    painted = _changed(before, after)
+    after = _shaded(after, painted, person, (x1, y1))
+    image[y1:y2, x1:x2] = _blurred(before, after, painted, person)
+    return Drawn(box_xyxy, area, (x1, y1), oval, painted)
+
+
+def _paint(patch: Image, shapes: list[Shape], person: Person, corner: tuple[int, int], factor: int) -> None:
+    """All points are turned and placed in one go: a head has some thirty shapes, a crowd a hundred heads."""
+    sizes = [len(shape.points) for shape in shapes]
+    points = np.concatenate([shape.points for shape in shapes])
+    runs = [run for shape, size in zip(shapes, sizes, strict=True) for run in _runs(shape.flat, size)]
+    on_surface = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    points[on_surface] = turned(points[on_surface], person)
+    fixed = _fixed((_to_pixels(points, person) - corner) * factor)
+    colours = _lit(np.array([shape.colour for shape in shapes]), person)
+    start = 0
+    for shape, size, colour in zip(shapes, sizes, colours, strict=True):
+        own, start = fixed[start : start + size], start + size
+        if shape.thickness:
+            width = max(1, round(shape.thickness * person.height / 2 * factor))
+            cv2.polylines(patch, [own], False, colour, width, lineType=cv2.LINE_AA, shift=_BITS)
+        else:
+            cv2.fillPoly(patch, [own], colour, lineType=cv2.LINE_AA, shift=_BITS)
+
+
+def _image(array: npt.NDArray[Any]) -> Image:
+    """What cv2 hands back, under the type that it has."""
+    return np.asarray(array, np.uint8)
+
+
+def _runs(flat: int | None, size: int) -> tuple[int, int]:
+    return (size, 0) if flat is None else (flat, size - flat)
+
+
+def _to_pixels(points: Points, person: Person) -> Points:
+    half = person.height / 2
+    cos, sin = math.cos(person.tilt) * half, math.sin(person.tilt) * half
+    placed: Points = points @ np.array([[cos, sin], [-sin, cos]]) + np.array(person.centre_xy)
+    return placed
+
+
+def _lit(colours: Points, person: Person) -> list[Colour]:
+    """(N, 3) colours under the person's own exposure, seen through the haze between them and the camera."""
+    lit: list[Colour] = (
+        np.minimum(255, colours * person.exposure) * (1 - person.haze) + np.array(person.air) * person.haze
+    ).tolist()
+    return lit
+
+
+def _fixed(points: Points) -> npt.NDArray[np.int32]:
+    return np.round(points * (1 << _BITS)).astype(np.int32)
+
+
+def _fill(image: Image, points: Points, colour: Colour | float) -> None:
+    cv2.fillPoly(image, [_fixed(points)], colour, lineType=cv2.LINE_AA, shift=_BITS)
+
+
+def _shaded(patch: Image, painted: npt.NDArray[np.bool_], person: Person, corner: tuple[int, int]) -> Image:
+    """Light from ``light_xy`` on a ball, where the head is."""
+    half = person.height / 2
+    x, y = (np.arange(size, dtype=np.float32) + 0.5 for size in (patch.shape[1], patch.shape[0]))
+    gu = ((x + corner[0] - person.centre_xy[0]) / (half * person.breadth)).clip(-1.4, 1.4)
+    gv = ((y + corner[1] - person.centre_xy[1]) / half).clip(-1.4, 1.4)
+    across = person.light_xy[0] * gu - 0.16 * gu * gu
+    down = person.light_xy[1] * gv - 0.1 * gv * gv
+    gain = 1 + (across[None, :] + down[:, None]) * painted
+    gain.clip(0.12, 1.9, out=gain)
+    return _image(cv2.multiply(patch, cv2.merge([gain, gain, gain]), dtype=cv2.CV_8U))
+
+
+def _changed(before: Image, after: Image) -> npt.NDArray[np.bool_]:
+    difference = _image(cv2.absdiff(before, after))
+    changed: npt.NDArray[np.bool_] = (difference[..., 0] | difference[..., 1] | difference[..., 2]) > 0
+    return changed
+
+
+def _blurred(before: Image, after: Image, painted: npt.NDArray[np.bool_], person: Person) -> Image:
+    """Blur what was painted and leave what was there: the head is out of focus or moves, the scene is not."""
+    sigma = person.blur * person.height
+    if sigma < 0.3:
+        return after
+    # Colour times cover and cover are blurred alike, so that nothing below shines through an opaque head.
+    cover = painted.astype(np.float32)[..., None]
+    layers = np.concatenate([after * cover, cover], axis=2)
+    if person.motion:
+        layers = cv2.blur(layers, (1 + 2 * max(1, round(sigma * 1.5)), 1))
+    else:
+        # A wide blur at a coarser grid looks the same and takes a tenth of the time.
+        coarse = max(1, int(sigma / 2))
+        size_wh = (layers.shape[1], layers.shape[0])
+        small = cv2.resize(layers, (-(-size_wh[0] // coarse), -(-size_wh[1] // coarse)), interpolation=cv2.INTER_AREA)
+        layers = cv2.resize(cv2.GaussianBlur(small, (0, 0), sigma / coarse), size_wh, interpolation=cv2.INTER_LINEAR)
+    mixed: Image = (before * (1 - layers[..., 3:]) + layers[..., :3] + 0.5).clip(0, 255).astype(np.uint8)
+    return mixed

@@ -1,0 +1,633 @@
+"""Transforms: crops, distortion, anchor sampling, the training augmentation, the test scale.
+
+The training augmentation, as one Albumentations composition behind one class (FANet §3.5).
+
+Expansion, square crop, resizing and filling are one resampling; SSD's colour distortion works on the visible part,
+before or after it, where there are fewer pixels; then comes the flip. The area around an expanded image keeps the mean
+colour, as in SSD, which distorts before it expands. Normalisation is the network's.
+
+Square training crops: a window of the image, possibly reaching outside it, and one resampling of it.
+
+Random expansion (SSD §3.6 of the later version) followed by a random square crop (S3FD §3.4, FANet §3.5) is again a
+square window of the original image, so nothing is ever padded and cropped in between: the window is drawn first, and
+only its visible part is resampled, once.
+"""
+
+import math
+import os
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import albumentations as A
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.data.images import MAX_PIXELS, Image8
+from fanet_lightning.data.records import Boxes
+from fanet_lightning.ops.anchors import SIZES, STRIDES
+
+
+class Window(NamedTuple):
+    """A square of the image's plane: corner and side in whole image pixels. It may reach outside the image."""
+
+    x: int
+    y: int
+    side: int
+
+
+class Placement(NamedTuple):
+    """The visible part of a window, and the whole-pixel rectangle of the output that it fills.
+
+    Both are (x1, y1, x2, y2), half-open. Boxes follow this map and not the window's ideal scale, so they sit exactly
+    where the pixels land: rounding the rectangles moves nothing by more than one output pixel.
+    """
+
+    source: tuple[int, int, int, int]
+    target: tuple[int, int, int, int]
+
+
+def clean_boxes(boxes_xyxy: npt.ArrayLike, height: int, width: int) -> Boxes:
+    """Boxes clipped to the image; those that are not finite, or have no area left, are dropped. (F, 4) → (F', 4)."""
+    boxes = np.asarray(boxes_xyxy, dtype=np.float32).reshape(-1, 4)
+    boxes = boxes[np.isfinite(boxes).all(axis=1)]
+    low = np.maximum(boxes[:, :2], 0)
+    high = np.minimum(boxes[:, 2:], np.array([width, height], dtype=np.float32))
+    clipped: Boxes = np.concatenate([low, high], axis=1)
+    return clipped[(high > low).all(axis=1)]
+
+
+def place(window: Window, height: int, width: int, size: int) -> Placement | None:
+    """Where the visible part of ``window`` lands in a ``size`` × ``size`` output; None if nothing is visible.
+
+    A source that will be halved (see :func:`render`) loses its last rows and columns where its sides are not even, less
+    than one output pixel: cv2 is fast for whole factors only.
+    """
+    source_low, source_high, target_low, target_high = [], [], [], []
+    for start, length in ((window.x, width), (window.y, height)):
+        low, high = max(start, 0), min(start + window.side, length)
+        if low >= high:
+            return None
+        first = min(round((low - start) * size / window.side), size - 1)
+        last = max(round((high - start) * size / window.side), first + 1)
+        halvings = ((high - low) // (last - first)).bit_length() - 1
+        source_low.append(low)
+        source_high.append(high - (high - low) % (1 << max(halvings, 0)))
+        target_low.append(first)
+        target_high.append(last)
+    return Placement(
+        (source_low[0], source_low[1], source_high[0], source_high[1]),
+        (target_low[0], target_low[1], target_high[0], target_high[1]),
+    )
+
+
+def render(
+    image: Image8,
+    placement: Placement | None,
+    size: int,
+    fill: tuple[int, int, int],
+    recolour: Callable[[Image8], Image8] = lambda part: part,
+) -> Image8:
+    """Resample the visible part and surround it with ``fill``. (H, W, 3) → (size, size, 3) uint8.
+
+    Bilinear alone skips source pixels, and so aliases, where the image shrinks to less than half. There the image is
+    halved by 2 × 2 averages first, as often as needed: half the time of cv2's INTER_AREA. At scale 1 pixels are copied.
+
+    ``recolour`` works pixel by pixel, so it commutes with resampling but for rounding and cutting; it is given the
+    visible part at the source's or the output's resolution, whichever has fewer pixels. ``fill`` stays as it is.
+    """
+    if placement is None:
+        return np.full((size, size, 3), fill, dtype=np.uint8)
+    x1, y1, x2, y2 = placement.source
+    left, top, right, bottom = placement.target
+    width, height = right - left, bottom - top
+    visible = image[y1:y2, x1:x2]
+    recolour_first = visible.shape[0] * visible.shape[1] < width * height
+    if recolour_first:
+        visible = recolour(visible)
+    while visible.shape[1] >= 2 * width and visible.shape[0] >= 2 * height:
+        half = (visible.shape[1] // 2, visible.shape[0] // 2)
+        visible = cv2.resize(visible, half, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    visible = cv2.resize(visible, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
+    if not recolour_first:
+        visible = recolour(visible)
+    if (height, width) != (size, size):
+        border = (top, size - bottom, left, size - right)
+        colour = [float(level) for level in fill]
+        visible = cv2.copyMakeBorder(visible, *border, cv2.BORDER_CONSTANT, value=colour).astype(np.uint8, copy=False)
+    return visible
+
+
+def boxes_in_window(boxes_xyxy: Boxes, window: Window, placement: Placement | None, min_face: float = 0.0) -> Boxes:
+    """The faces that stay, in output pixels. (F, 4) image pixels → (F', 4), F' ≤ F.
+
+    A face stays if its centre lies in the window (S3FD §3.4); it is cut at the window's border, and dropped if its
+    shorter side is then under ``min_face`` output pixels. ``boxes_xyxy`` must lie in the image (:func:`clean_boxes`).
+    """
+    if placement is None or len(boxes_xyxy) == 0:
+        return np.zeros((0, 4), dtype=np.float32)
+    boxes = boxes_xyxy.astype(np.float64)
+    start = np.array([window.x, window.y], dtype=np.float64)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    inside = ((centres >= start) & (centres < start + window.side)).all(axis=1)
+    source = np.array(placement.source, dtype=np.float64).reshape(2, 2)
+    target = np.array(placement.target, dtype=np.float64).reshape(2, 2)
+    scale = (target[1] - target[0]) / (source[1] - source[0])
+    corners = target[0] + (boxes[inside].reshape(-1, 2, 2) - source[0]) * scale
+    corners = corners.clip(target[0], target[1])
+    sides = corners[:, 1] - corners[:, 0]
+    kept = (sides > 0).all(axis=1) & (sides.min(axis=1, initial=np.inf) >= min_face)
+    out: Boxes = corners[kept].reshape(-1, 4).astype(np.float32)
+    return out
+
+
+class SquareSampler(NamedTuple):
+    """Draws S3FD's square, on a canvas that SSD's expansion has enlarged first.
+
+    ``size``                side of the output, pixels (decides which faces fall under ``min_face``).
+    ``crop``                smallest and largest side of the square over the shorter side of the canvas.
+    ``largest_square``      probability of the largest square, in place of a side drawn from ``crop``.
+    ``expand_max``          the canvas is 1 … ``expand_max`` times the image in either direction …
+    ``expand_probability``  … with this probability, and the image itself otherwise.
+    ``attempts``            squares drawn until one keeps a face.
+    """
+
+    size: int
+    crop: tuple[float, float]
+    largest_square: float
+    expand_max: float
+    expand_probability: float
+    min_face: float
+    attempts: int
+
+    def draw(self, rng: random.Random, height: int, width: int, boxes_xyxy: Boxes) -> Window:
+        """One window. It keeps at least one face, unless there is none or all are too small.
+
+        The canvas is drawn once and the square up to ``attempts`` times on it. After that comes the largest square of
+        the image itself, centred on a randomly chosen face as far as the border allows. Images without faces take the
+        first square.
+        """
+        canvas_height, canvas_width, left, top = height, width, 0, 0
+        if rng.random() < self.expand_probability:
+            ratio = rng.uniform(1.0, self.expand_max)
+            canvas_height, canvas_width = round(height * ratio), round(width * ratio)
+            left, top = rng.randint(0, canvas_width - width), rng.randint(0, canvas_height - height)
+        short = min(canvas_height, canvas_width)
+        for _ in range(self.attempts):
+            share = 1.0 if rng.random() < self.largest_square else rng.uniform(*self.crop)
+            side = max(1, round(short * share))
+            x, y = rng.randint(0, canvas_width - side), rng.randint(0, canvas_height - side)
+            window = Window(x - left, y - top, side)
+            if len(boxes_xyxy) == 0 or self.keeps_a_face(window, height, width, boxes_xyxy):
+                return window
+        return self.largest_with_a_face(rng, height, width, boxes_xyxy)
+
+    def keeps_a_face(self, window: Window, height: int, width: int, boxes_xyxy: Boxes) -> bool:
+        """Whether any face survives this window, its size in the output included."""
+        return len(boxes_in_window(boxes_xyxy, window, place(window, height, width, self.size), self.min_face)) > 0
+
+    def largest_with_a_face(self, rng: random.Random, height: int, width: int, boxes_xyxy: Boxes) -> Window:
+        """The image's largest square around a face; a face too small for the output is taken only if all are."""
+        side = min(height, width)
+        large_enough = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).min(axis=1) * self.size / side >= self.min_face
+        faces = np.flatnonzero(large_enough) if large_enough.any() else np.arange(len(boxes_xyxy))
+        x1, y1, x2, y2 = boxes_xyxy[rng.choice(faces.tolist())].tolist()
+        x, y = math.floor((x1 + x2 - side + 1) / 2), math.floor((y1 + y2 - side + 1) / 2)
+        return Window(min(max(x, 0), width - side), min(max(y, 0), height - side), side)
+
+
+class Strengths(NamedTuple):
+    """What one image undergoes; the defaults change nothing.
+
+    ``brightness``      added to every channel, grey levels.
+    ``contrast``        factor on every channel (SSD scales about black, not about the mean).
+    ``saturation``      factor on HSV saturation, cut at full saturation.
+    ``hue``             degrees added to HSV hue.
+    ``contrast_first``  contrast before the HSV steps; else after them.
+    ``channels``        the order in which red, green and blue come out.
+    """
+
+    brightness: float = 0.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+    hue: float = 0.0
+    contrast_first: bool = True
+    channels: tuple[int, int, int] = (0, 1, 2)
+
+
+class DistortionSampler(NamedTuple):
+    """Draws strengths: each of the four steps with ``probability``, evenly from its range; either order alike."""
+
+    brightness: float
+    contrast: tuple[float, float]
+    saturation: tuple[float, float]
+    hue: float
+    probability: float
+    channel_shuffle: float
+
+    def draw(self, rng: random.Random) -> Strengths:
+        """One image's strengths."""
+
+        def drawn(low: float, high: float, neutral: float) -> float:
+            return rng.uniform(low, high) if rng.random() < self.probability else neutral
+
+        return Strengths(
+            brightness=drawn(-self.brightness, self.brightness, 0.0),
+            contrast=drawn(*self.contrast, 1.0),
+            saturation=drawn(*self.saturation, 1.0),
+            hue=drawn(-self.hue, self.hue, 0.0),
+            contrast_first=rng.random() < 0.5,
+            channels=_shuffled(rng) if rng.random() < self.channel_shuffle else (0, 1, 2),
+        )
+
+
+def distort(image_rgb: Image8, strengths: Strengths) -> Image8:
+    """Brightness, then contrast, saturation and hue; or contrast last; then the channel order. (H, W, 3) uint8 RGB.
+
+    Every step rounds and cuts to 0 … 255, as the original does on 8-bit images. Steps at their neutral value are
+    skipped; with all of them neutral the image comes back as it is, not copied.
+    """
+    image = image_rgb
+    if strengths.brightness != 0.0:
+        level = float(round(strengths.brightness))
+        per_channel: Any = (level, level, level, 0.0)  # cv2's typing knows arrays only
+        image = cv2.add(image, per_channel).astype(np.uint8, copy=False)
+    if strengths.contrast_first and strengths.contrast != 1.0:
+        image = _scale(image, strengths.contrast)
+    if strengths.saturation != 1.0 or strengths.hue != 0.0:
+        image = _shift_hsv(image, strengths.saturation, strengths.hue)
+    if not strengths.contrast_first and strengths.contrast != 1.0:
+        image = _scale(image, strengths.contrast)
+    if strengths.channels != (0, 1, 2):
+        image = np.ascontiguousarray(image[..., list(strengths.channels)])
+    return image
+
+
+def _scale(image: Image8, factor: float) -> Image8:
+    return cv2.convertScaleAbs(image, alpha=factor).astype(np.uint8, copy=False)
+
+
+def _shift_hsv(image_rgb: Image8, saturation: float, hue: float) -> Image8:
+    # The FULL variants spread 360° over 256 levels, 1.4° each; the plain ones over 180. So uint8 wraps as hue must.
+    h, s, v = cv2.split(cv2.cvtColor(image_rgb, cv2.COLOR_RGB2HSV_FULL))
+    turned = h.astype(np.uint8, copy=False) + np.uint8(round(hue * 256 / 360) % 256)
+    turned -= turned >> 7  # cv2 comes with 256 levels to the circle and goes back with 255: times 255/256, rounded
+    hsv = cv2.merge((turned, cv2.convertScaleAbs(s, alpha=saturation), v))
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL).astype(np.uint8, copy=False)
+
+
+def _shuffled(rng: random.Random) -> tuple[int, int, int]:
+    first, second, third = rng.sample(range(3), 3)
+    return first, second, third
+
+
+def target_range(face: float, anchor_sizes: Sequence[int]) -> list[tuple[float, float]]:
+    """The intervals, one per anchor scale that may be chosen, from which the face's new size is drawn, in pixels.
+
+    ``face`` is the face's size, the root of its area. Its own scale is the nearest anchor size; every smaller one and
+    the next larger one may be chosen, and the new size lies within a factor of two of it.
+    """
+    nearest = min(range(len(anchor_sizes)), key=lambda i: abs(anchor_sizes[i] - face))
+    choices = anchor_sizes[: min(len(anchor_sizes), nearest + 2)]
+    return [(size / 2, size * 2.0) for size in choices]
+
+
+def anchor_sampling_window(
+    rng: random.Random,
+    height: int,
+    width: int,
+    boxes_xyxy: Boxes,
+    size: int,
+    anchor_sizes: Sequence[int] = SIZES,
+) -> Window:
+    """A window in which one randomly chosen face has a randomly chosen anchor's size after resizing to ``size``.
+
+    The window holds the whole face, or lies around its centre where the face is larger. It stays within the image
+    where the image is large enough and covers it where it is not (ours: the paper leaves the position open).
+
+    Args:
+        boxes_xyxy: (F, 4), F ≥ 1, inside the image.
+        size: side of the output, pixels.
+
+    Raises:
+        ValueError: no faces.
+    """
+    if len(boxes_xyxy) == 0:
+        raise ValueError("data-anchor-sampling needs at least one face, got 0")
+    x1, y1, x2, y2 = boxes_xyxy[rng.randrange(len(boxes_xyxy))].tolist()
+    face = float(((x2 - x1) * (y2 - y1)) ** 0.5)
+    low, high = rng.choice(target_range(face, anchor_sizes))
+    side = max(1, round(size * face / rng.uniform(low, high)))
+    return Window(_start(rng, x1, x2, side, width), _start(rng, y1, y2, side, height), side)
+
+
+def _start(rng: random.Random, low: float, high: float, side: int, length: int) -> int:
+    """First pixel of a window of ``side`` on an axis of ``length``, for a face from ``low`` to ``high``."""
+    centre = (low + high) / 2
+    if side >= high - low:
+        first, last = high - side, low
+    else:
+        first, last = max(low, centre - side), min(high - side, centre)
+    within = (0, length - side) if side <= length else (length - side, 0)
+    # Rounded to the nearest pixel and not inwards: a window as narrow as its face must still exist.
+    start = round(rng.uniform(max(first, within[0]), min(last, within[1])))
+    return min(max(start, within[0]), within[1])
+
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import asks the network for a newer version
+
+
+class Drawn(NamedTuple):
+    """What a sample's seed decides, but for the flip; ``kept_xyxy`` (F', 4) in output pixels."""
+
+    window: Window
+    placement: Placement | None
+    kept_xyxy: Boxes
+    strengths: Strengths
+
+
+class FaceCrop(A.DualTransform):  # type: ignore[misc]
+    """Expansion, square crop (or, with probability ``anchor_sampling``, data-anchor-sampling), resizing and colours."""
+
+    _targets = (A.core.type_definitions.Targets.IMAGE, A.core.type_definitions.Targets.BBOXES)
+
+    def __init__(
+        self,
+        square: SquareSampler,
+        distortion: DistortionSampler,
+        anchor_sampling: float,
+        fill_rgb: tuple[int, int, int],
+    ) -> None:
+        super().__init__(p=1.0)
+        self.square = square
+        self.distortion = distortion
+        self.anchor_sampling = anchor_sampling
+        self.fill_rgb = fill_rgb
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """Draw the window and the strengths; the boxes are in Albumentations' own format, shares of the image."""
+        height, width = params["shape"][:2]
+        drawn = self.draw(self.py_random, height, width, data["bboxes"])
+        return drawn._asdict()
+
+    def draw(self, rng: random.Random, height: int, width: int, shares: npt.NDArray[np.float64]) -> Drawn:
+        """All draws of one sample, from the image's size and its boxes alone; no pixel is looked at."""
+        boxes_xyxy = clean_boxes(shares * _corners(width, height), height, width)
+        window = self._window(rng, height, width, boxes_xyxy)
+        placement = place(window, height, width, self.square.size)
+        kept_xyxy = boxes_in_window(boxes_xyxy, window, placement, self.square.min_face)
+        return Drawn(window, placement, kept_xyxy, self.distortion.draw(rng))
+
+    def _window(self, rng: random.Random, height: int, width: int, boxes_xyxy: Boxes) -> Window:
+        if rng.random() < self.anchor_sampling and len(boxes_xyxy):
+            window = anchor_sampling_window(rng, height, width, boxes_xyxy, self.square.size)
+            if self.square.keeps_a_face(window, height, width, boxes_xyxy):
+                return window
+        return self.square.draw(rng, height, width, boxes_xyxy)
+
+    def apply(self, img: Image8, placement: Placement | None, strengths: Strengths, **params: Any) -> Image8:
+        return render(img, placement, self.square.size, self.fill_rgb, lambda part: distort(part, strengths))
+
+    def apply_to_bboxes(
+        self, bboxes: npt.NDArray[np.float64], kept_xyxy: Boxes, **params: Any
+    ) -> npt.NDArray[np.float64]:
+        return kept_xyxy / _corners(self.square.size, self.square.size)
+
+
+class TrainAugment:
+    """``augment(image_rgb, boxes_xyxy, seed)`` → a square training sample. Picklable; every draw follows from ``seed``.
+
+    Args:
+        size: side S of the output, pixels.
+        crop: smallest and largest side of the square crop over the image's shorter side.
+        largest_square: probability of the largest square instead (S3FD §3.4: one patch of five).
+        expand_max, expand_probability: SSD's expansion, up to this factor in either direction.
+        flip: probability of the horizontal flip.
+        brightness: grey levels, ±. contrast, saturation: ranges of the factors. hue: degrees, ±.
+        distortion_probability: of each of the four. channel_shuffle: probability of a random channel order.
+        anchor_sampling: probability of data-anchor-sampling in place of the square crop; 0 is FANet.
+        min_face: faces whose shorter side is under this many output pixels are dropped.
+        fill: RGB of the area outside the image, the mean colour of ImageNet.
+        attempts: squares tried until one keeps a face; then the largest square around a face is taken.
+
+    Raises:
+        InputError: a value out of range.
+    """
+
+    def __init__(
+        self,
+        size: int = 640,
+        *,
+        crop: Sequence[float] = (0.3, 1.0),
+        largest_square: float = 0.2,
+        expand_max: float = 4.0,
+        expand_probability: float = 0.5,
+        flip: float = 0.5,
+        brightness: float = 32.0,
+        contrast: Sequence[float] = (0.5, 1.5),
+        saturation: Sequence[float] = (0.5, 1.5),
+        hue: float = 18.0,
+        distortion_probability: float = 0.5,
+        channel_shuffle: float = 0.0,
+        anchor_sampling: float = 0.0,
+        min_face: float = 2.0,
+        fill: Sequence[int] = (124, 116, 104),
+        attempts: int = 50,
+    ) -> None:
+        probabilities = {
+            "largest_square": largest_square,
+            "expand_probability": expand_probability,
+            "flip": flip,
+            "distortion_probability": distortion_probability,
+            "channel_shuffle": channel_shuffle,
+            "anchor_sampling": anchor_sampling,
+        }
+        for name, value in probabilities.items():
+            _require(0 <= value <= 1, name, value, "give a probability, 0 … 1")
+        for name, whole in (("size", size), ("attempts", attempts)):
+            _require(whole >= 1, name, whole, "give a whole number of at least 1")
+        for name, value in (("brightness", brightness), ("hue", hue), ("min_face", min_face)):
+            _require(value >= 0 and math.isfinite(value), name, value, "give a number of at least 0")
+        _require(expand_max >= 1 and math.isfinite(expand_max), "expand_max", expand_max, "give a factor of at least 1")
+        _require(
+            len(fill) == 3 and all(0 <= v <= 255 for v in fill), "fill", list(fill), "give red, green and blue, 0 … 255"
+        )
+        crop_range = _range("crop", crop)
+        _require(crop_range[0] > 0 and crop_range[1] <= 1, "crop", list(crop), "give two shares in (0, 1], low ≤ high")
+        self.size = size
+        square = SquareSampler(size, crop_range, largest_square, expand_max, expand_probability, min_face, attempts)
+        distortion = DistortionSampler(
+            brightness,
+            _range("contrast", contrast),
+            _range("saturation", saturation),
+            hue,
+            distortion_probability,
+            channel_shuffle,
+        )
+        fill_rgb = (int(fill[0]), int(fill[1]), int(fill[2]))
+        # No bbox_params: what its processor does is done here, faster and without rounding shares to float32.
+        self._crop, self._flip = FaceCrop(square, distortion, anchor_sampling, fill_rgb), flip
+        self.compose = A.Compose([self._crop, A.HorizontalFlip(p=flip)])
+
+    def __call__(self, image_rgb: Image8, boxes_xyxy: npt.ArrayLike, seed: int) -> tuple[Image8, Boxes]:
+        """Augment one image.
+
+        Args:
+            image_rgb: (H, W, 3) uint8, not changed.
+            boxes_xyxy: (F, 4) pixels of this image. Boxes may reach outside or be empty: they are clipped or dropped.
+            seed: at least 0. The same seed gives the same sample in every process.
+
+        Returns:
+            ``image`` (S, S, 3) uint8 RGB and ``boxes_xyxy`` (F', 4) float32 in its pixels, F' ≤ F, within 0 … S.
+
+        Raises:
+            ValueError: not an RGB uint8 image, or a negative seed.
+        """
+        if image_rgb.ndim != 3 or image_rgb.shape[2] != 3 or image_rgb.dtype != np.uint8 or image_rgb.size == 0:
+            raise ValueError(f"expected a (H, W, 3) uint8 image, got {image_rgb.shape} {image_rgb.dtype}")
+        if seed < 0:
+            raise ValueError(f"the seed must be at least 0, got {seed}")
+        height, width = image_rgb.shape[:2]
+        shares = clean_boxes(boxes_xyxy, height, width) / _corners(width, height)
+        # One stream for all transforms: Compose.set_random_seed would start every transform at the same draws, and so
+        # tie, say, the crop's size to the flip.
+        self.compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        sample = self.compose(image=image_rgb, bboxes=shares)
+        return sample["image"], self._to_pixels(sample["bboxes"])
+
+    def boxes(self, height: int, width: int, boxes_xyxy: npt.ArrayLike, seed: int) -> Boxes:
+        """The boxes that ``augment(image, boxes_xyxy, seed)`` returns for an image of this size, to the last bit.
+
+        No image is needed and none is resampled, which takes a ninth of the time (``benchmarks/coverage.py``).
+        """
+        shares = clean_boxes(boxes_xyxy, height, width) / _corners(width, height)
+        rng = random.Random(seed)
+        rng.random()  # Compose's own, whether to run at all
+        shares = self._crop.draw(rng, height, width, shares).kept_xyxy / _corners(self.size, self.size)
+        if rng.random() < self._flip:
+            # As Albumentations computes it; mirrored in pixels the last bits would differ.
+            shares[:, [0, 2]] = 1 - shares[:, [2, 0]]
+        return self._to_pixels(shares)
+
+    def _to_pixels(self, shares: npt.NDArray[np.float64]) -> Boxes:
+        return clean_boxes(shares * _corners(self.size, self.size), self.size, self.size)
+
+
+def _corners(width: int, height: int) -> npt.NDArray[np.float64]:
+    """What shares of the image are multiplied with to become pixels."""
+    return np.array([width, height, width, height], dtype=np.float64)
+
+
+def _range(name: str, values: Sequence[float]) -> tuple[float, float]:
+    good = len(values) == 2 and 0 <= values[0] <= values[1] < math.inf
+    _require(good, name, list(values), "give two numbers of at least 0, low ≤ high")
+    return float(values[0]), float(values[1])
+
+
+def _require(good: bool, name: str, value: object, remedy: str) -> None:
+    if not good:
+        raise InputError(f"augment.{name}={value}: {remedy}")
+
+
+STRIDE = STRIDES[-1]
+MARGIN = 640
+SMALLEST_TILE_PIXELS = (2 * MARGIN + STRIDE) ** 2
+
+# ``auto``: as many as fit into memory. A number: at most so many. None: the whole picture, whatever comes.
+TilePixels = int | Literal["auto"] | None
+AUTO: Literal["auto"] = "auto"
+
+
+def check_tile_pixels(value: object) -> None:
+    """
+    Raises:
+        InputError: neither ``auto``, nor null, nor a whole number of at least :data:`SMALLEST_TILE_PIXELS`.
+    """
+    if value is None or value == AUTO:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < SMALLEST_TILE_PIXELS:
+        raise InputError(
+            f"protocol.tile_pixels={value}; give auto, a number of at least {SMALLEST_TILE_PIXELS}, or null for no "
+            "tiles"
+        )
+
+
+# Longer side of a strip that was enlarged, in shorter sides asked for. WIDER FACE's images are at most 6 times as long.
+LONGEST_STRIP = 10
+
+
+class Resized(NamedTuple):
+    """``image`` (H', W', 3) uint8 and ``scale_xy`` (2,) float32, the exact ratio of the sizes along x and y."""
+
+    image: npt.NDArray[np.uint8]
+    scale_xy: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TestScale:
+    """Resizes an image to a protocol's scale, aspect kept to the pixel; it also enlarges.
+
+    ``kind``: ``short`` sets the shorter side to ``size``, ``long`` the longer one, ``original`` neither (``size`` is
+        not read).
+    ``max_long``: the longer side ends at most here; the scale is lowered where need be (RetinaFace's 1600/2150 rule).
+    ``tile_pixels``: a resized image with more pixels is computed in overlapping tiles; ``auto``: one that does not fit
+        into memory; None: never (:mod:`fanet_lightning.detect.tiling`: the faces are the same). Nothing is resized by
+        it.
+
+    A strip is enlarged until its longer side is ten times the size asked for: 1 × 300 pixels at a shorter side of 640
+    would be 123 megapixels. And no image becomes larger than what can be read (179 megapixels).
+
+    Sides are rounded to the nearest pixel, so the two scales differ by a trifle: both are handed back.
+    Bilinear without antialiasing both ways, as in the evaluation programs of S3FD and RetinaFace, which numbers are
+    compared to.
+    """
+
+    # Not a test case, whatever its name begins with.
+    __test__ = False
+
+    kind: Literal["short", "long", "original"] = "short"
+    size: int | None = 640
+    max_long: int | None = None
+    tile_pixels: TilePixels = AUTO
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("short", "long", "original"):
+            raise InputError(f"protocol.kind={self.kind} is unknown; take short, long or original")
+        for key in ("size", "max_long"):
+            value = getattr(self, key)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise InputError(f"protocol.{key}={value}; give a whole number of pixels")
+        if self.kind != "original" and (self.size is None or self.size < 1):
+            raise InputError(
+                f"protocol.size={self.size} with protocol.kind={self.kind}; give a side of at least 1 pixel"
+            )
+        if self.max_long is not None and self.max_long < 1:
+            raise InputError(f"protocol.max_long={self.max_long}; give a side of at least 1 pixel, or null")
+        check_tile_pixels(self.tile_pixels)
+
+    def target_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the resized image, at least 1 × 1."""
+        scale = 1.0
+        if self.kind != "original":
+            assert self.size is not None
+            scale = self.size / (min if self.kind == "short" else max)(height, width)
+            scale = min(scale, max(1.0, LONGEST_STRIP * self.size / max(height, width)))
+        if self.max_long is not None:
+            scale = min(scale, self.max_long / max(height, width))
+        # Sides are rounded up by half a pixel at most, which on a thin strip is much.
+        while scale > 1 and max(1, int(height * scale + 0.5)) * max(1, int(width * scale + 0.5)) > MAX_PIXELS:
+            scale = max(1.0, min(scale * 0.999, (MAX_PIXELS / (height * width)) ** 0.5))
+        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+    def __call__(self, image: npt.NDArray[np.uint8]) -> Resized:
+        """``image`` (H, W, 3) uint8; an image that has its size already is handed back as it is."""
+        height, width = image.shape[:2]
+        new_height, new_width = self.target_size(height, width)
+        scale_xy = np.array([new_width / width, new_height / height], dtype=np.float32)
+        if (new_height, new_width) == (height, width):
+            return Resized(image, scale_xy)
+        resized = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
+        return Resized(resized.astype(np.uint8, copy=False), scale_xy)

@@ -1,0 +1,303 @@
+"""Large images: how many pixels fit, tiles, heads joined over tiles.
+
+Cutting a picture that is too large for memory into tiles that give the anchors of the whole.
+
+A tile is a core with a margin around it. The cores cover the picture without overlap, and an anchor belongs to the tile
+whose core it stands in. Tiles and cores start at multiples of the coarsest stride, so that pooling falls on the same
+pixels as in the whole picture, anchors stand at the same places, and none stands on an edge.
+
+The margin is what the network sees around an anchor. S3FD's and FANet's heads depend on pixels at most 410 from the
+centre of their anchor (conv7_2's do, which look 48 pixels further left and up than right and down), those of a dilated
+fc6 on 570; upsampling to a map of odd side shifts what a shallow anchor sees by up to half a cell of the deeper map.
+Rounded up to a multiple of 128: 640.
+
+The faces of a whole picture, its network run tile by tile.
+
+What is joined are the heads, not the boxes: each anchor of the picture is taken from the one tile that it belongs to,
+and score floor, top-k, NMS and the number of faces kept then see all of them together, numbered as in the whole. So
+seams leave no trace: a face on one is found once, and a box near one falls or stands by the same better boxes. Equal to
+the whole picture are the boxes, their order and their number; what differs is rounding, since convolutions of another
+size add in another order (about 1e-6 of a score), which decides only between anchors whose scores are that close.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from fanet_lightning.cli.device import SHARE, available_bytes, bytes_per_pixel, is_out_of_memory
+from fanet_lightning.data.transforms import AUTO, MARGIN, SMALLEST_TILE_PIXELS, STRIDE, TilePixels
+from fanet_lightning.ops.anchors import STRIDES, AnchorGrid
+from fanet_lightning.ops.postprocess import detect
+from fanet_lightning.ops.structures import Detections, HeadOutput, NetworkOutput
+
+
+class Tile(NamedTuple):
+    """Pixels ``x1`` … ``x2 - 1``, ``y1`` … ``y2 - 1`` of a picture, and the part whose anchors belong to it.
+
+    ``core_xyxy`` is half-open. Its sides are multiples of :data:`STRIDE`, or sides of the picture.
+    """
+
+    x1: int
+    y1: int
+    x2: int
+    y2: int
+    core_xyxy: tuple[int, int, int, int]
+
+    @property
+    def pixels(self) -> int:
+        return (self.x2 - self.x1) * (self.y2 - self.y1)
+
+
+def tiles(height: int, width: int, tile_pixels: int | None) -> list[Tile]:
+    """Tiles of at most ``tile_pixels`` pixels, row by row; a single one without a limit or where the whole fits.
+
+    Raises:
+        ValueError: ``tile_pixels`` below :data:`SMALLEST_TILE_PIXELS`.
+    """
+    if tile_pixels is not None and tile_pixels < SMALLEST_TILE_PIXELS:
+        raise ValueError(f"tile_pixels={tile_pixels}: must be at least {SMALLEST_TILE_PIXELS}")
+    if tile_pixels is None or height * width <= tile_pixels:
+        return [Tile(0, 0, width, height, (0, 0, width, height))]
+    side = math.isqrt(tile_pixels) // STRIDE * STRIDE
+    if height <= side or width <= side:  # along a narrow strip tiles may be longer
+        side = tile_pixels // min(height, width) // STRIDE * STRIDE
+    return [
+        Tile(x1, y1, x2, y2, (core_x1, core_y1, core_x2, core_y2))
+        for y1, y2, core_y1, core_y2 in _spans(height, side)
+        for x1, x2, core_x1, core_x2 in _spans(width, side)
+    ]
+
+
+def _spans(length: int, side: int) -> list[tuple[int, int, int, int]]:
+    """Start, end, start and end of the core, of tiles along one axis."""
+    if length <= side:
+        return [(0, length, 0, length)]
+    core = side - 2 * MARGIN
+    count = math.ceil((length - 2 * MARGIN) / core)
+    spans = []
+    for start in range(0, count * core, core):
+        last = start == (count - 1) * core
+        spans.append(
+            (
+                start,
+                length if last else start + side,
+                start + MARGIN if start else 0,
+                length if last else start + MARGIN + core,
+            )
+        )
+    return spans
+
+
+class Candidates(NamedTuple):
+    """Anchors of a picture that could become faces, N of them, ascending by number.
+
+    ``logits`` (N, 2), ``offsets`` (N, 4), ``anchors_cxcywh`` (N, 4) in pixels of the picture, all float32; ``number``
+    (N,) int64, the anchor's index in the picture's :class:`AnchorGrid`.
+    """
+
+    logits: Tensor
+    offsets: Tensor
+    anchors_cxcywh: Tensor
+    number: Tensor
+
+
+def find_in_tiles(
+    run: Callable[[Tensor], NetworkOutput], images: Tensor, parts: Sequence[Tile], detection: Mapping[str, Any]
+) -> Detections:
+    """Faces of one picture, as :func:`fanet_lightning.ops.postprocess.detect` finds them in the whole.
+
+    Args:
+        run: the network on a tile (1, 3, h, w) uint8, which it brings to its device itself.
+        images: (1, 3, H, W) uint8, the picture. It stays where it is; no copy of the whole is made.
+        parts: what :func:`tiles` gave for H and W.
+        detection: keyword arguments of ``detect``.
+
+    Returns:
+        Boxes in pixels of the picture, not clipped to it; on the network's device.
+    """
+    height, width = images.shape[-2:]
+    whole = AnchorGrid(map_shapes(height, width))
+    found = []
+    for tile in parts:
+        with PartOfWhole(tile, height, width):
+            output = run(images[:, :, tile.y1 : tile.y2, tile.x1 : tile.x2])
+        found.append(_best(own_anchors(output, tile, whole), detection))
+    logits, offsets, anchors_cxcywh, number = (torch.cat(column) for column in zip(*found, strict=True))
+    # The numbers of the whole decide between equal scores.
+    order = number.argsort()
+    joined = NetworkOutput([HeadOutput(logits[order][None], offsets[order][None])], [])
+    # All that `detect` asks of a grid is what this has.
+    grid = cast(AnchorGrid, _Chosen(anchors_cxcywh[order]))
+    return detect(joined, grid, **detection)[0]
+
+
+def map_shapes(height: int, width: int) -> tuple[tuple[int, int], ...]:
+    """Height and width of each detection map of a picture: pooling rounds up."""
+    return tuple((-(-height // stride), -(-width // stride)) for stride in STRIDES)
+
+
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    """Some anchors in place of a grid."""
+
+    anchors_cxcywh: Tensor
+
+    @property
+    def count(self) -> int:
+        return len(self.anchors_cxcywh)
+
+    def boxes_cxcywh(self, device: torch.device | str = "cpu") -> Tensor:
+        return self.anchors_cxcywh.to(device)
+
+
+def own_anchors(output: NetworkOutput, tile: Tile, whole: AnchorGrid) -> Candidates:
+    """The anchors of a tile's core, out of what the network said of the tile.
+
+    Raises:
+        ValueError: the network's maps are not those of such a tile.
+    """
+    logits, offsets = output.hierarchies[-1]
+    shapes = map_shapes(tile.y2 - tile.y1, tile.x2 - tile.x1)
+    if tuple(map(tuple, output.map_shapes)) != shapes or logits.shape[:2] != (1, AnchorGrid(shapes).count):
+        raise ValueError(f"maps {output.map_shapes} with {logits.shape[1]} anchors, a tile has {shapes}")
+    x1, y1, x2, y2 = tile.core_xyxy
+    columns: list[list[Tensor]] = [[], [], [], []]
+    start = 0
+    for (rows, cells), (whole_rows, whole_cells), whole_start, stride, size in zip(
+        shapes, whole.map_shapes, whole.starts, whole.strides, whole.sizes, strict=True
+    ):
+        # A side of the picture may cut the last cell: rounded up. All other sides are multiples of the stride.
+        row = torch.arange(y1 // stride, -(-y2 // stride), device=logits.device)
+        cell = torch.arange(x1 // stride, -(-x2 // stride), device=logits.device)
+        local = (row - tile.y1 // stride)[:, None] * cells + (cell - tile.x1 // stride)
+        own = start + local.flatten()
+        centre_y, centre_x = torch.meshgrid((row + 0.5) * stride, (cell + 0.5) * stride, indexing="ij")
+        side = torch.full_like(centre_x, float(size))
+        columns[0].append(logits[0, own])
+        columns[1].append(offsets[0, own])
+        columns[2].append(torch.stack([centre_x, centre_y, side, side], dim=-1).reshape(-1, 4))
+        columns[3].append((whole_start + row[:, None] * whole_cells + cell).flatten())
+        assert len(row) <= whole_rows
+        start += rows * cells
+    return Candidates(*(torch.cat(column) for column in columns))
+
+
+def _best(candidates: Candidates, detection: Mapping[str, Any]) -> Candidates:
+    """Without those that `detect` would drop in any company: below the floor, or behind ``top_k`` others."""
+    defaults = signature(detect).parameters
+    floor, top_k = (detection.get(name, defaults[name].default) for name in ("score_floor", "top_k"))
+    scores = torch.sigmoid(candidates.logits[:, 1].float() - candidates.logits[:, 0].float())
+    passed = (scores >= floor).nonzero().squeeze(1)
+    chosen = passed[scores[passed].argsort(descending=True, stable=True)[:top_k]].sort().values
+    return Candidates(*(column[chosen] for column in candidates))
+
+
+class PartOfWhole(TorchFunctionMode):
+    """While it is on, bilinear upsampling of a tile's maps gives that part of the whole picture's upsampled map.
+
+    A map of odd side is upsampled to 2 n - 1 cells, not 2 n, so a whole picture's upsampling runs slowly out of step
+    with 2×, by up to half a deep cell at its far end. A tile alone would begin in step again.
+    """
+
+    def __init__(self, tile: Tile, height: int, width: int) -> None:
+        super().__init__()
+        self._tile = tile
+        self._whole = map_shapes(height, width)
+        self._shapes = map_shapes(tile.y2 - tile.y1, tile.x2 - tile.x1)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.interpolate and kwargs.get("mode") == "bilinear" and not kwargs.get("align_corners"):
+            deep, size = args[0] if args else kwargs["input"], kwargs.get("size")
+            before, after = tuple(deep.shape[-2:]), tuple(size or ())
+            # Between detection maps; what a trunk may do inside is its own affair.
+            if before in self._shapes and after in self._shapes:
+                return self._upsampled(deep, after, self._shapes.index(before), self._shapes.index(after))
+        return func(*args, **kwargs)
+
+    def _upsampled(self, deep: Tensor, size: Sequence[int], deeper: int, shallow: int) -> Tensor:
+        dtype = deep.dtype
+        deep = deep.to(torch.promote_types(dtype, torch.float32))
+        for axis, start in ((0, self._tile.y1), (1, self._tile.x1)):
+            # In torch's own precision, so that both round alike.
+            ratio = torch.tensor(self._whole[deeper][axis], dtype=deep.dtype) / self._whole[shallow][axis]
+            first, cells = start // STRIDES[deeper], deep.shape[axis - 2]
+            cell = start // STRIDES[shallow] + torch.arange(size[axis], dtype=deep.dtype)
+            # align_corners=False: cell centres at halves; what lies before the first one repeats it.
+            source = ((cell + 0.5) * ratio - 0.5).clamp(min=0)
+            low = source.floor()
+            share = (source - low).to(deep.device).reshape((-1, 1) if axis == 0 else (-1,))
+            # The tile's last cell repeats too: at the picture's end as in the whole, elsewhere deep in the margin.
+            before, after = (
+                deep.index_select(axis - 2, (index - first).long().clamp(0, cells - 1).to(deep.device))
+                for index in (low, low + 1)
+            )
+            deep = before + (after - before) * share
+        return deep.to(dtype)
+
+
+class PixelLimit:
+    """The limit of one network on one device. What has run out of memory once is not tried again.
+
+    Args:
+        network: what a pixel costs is measured on it, the first time that it matters.
+        device: where it runs.
+        autocast_bf16: whether it runs in ``bf16-mixed``.
+    """
+
+    def __init__(self, network: nn.Module, device: torch.device, *, autocast_bf16: bool = False) -> None:
+        self._network = network
+        self._device = device
+        self._autocast_bf16 = autocast_bf16
+        self._bytes_per_pixel: float | None = None
+        self._refused_pixels: int | None = None
+        self._together_pixels: int | None = None
+
+    def of_tile(self, tile_pixels: TilePixels) -> int | None:
+        """The pixels of a tile; None: the whole image, whatever its size."""
+        if tile_pixels is None:
+            return None
+        limits = [tile_pixels] if isinstance(tile_pixels, int) else []
+        if self._refused_pixels is not None:
+            limits.append(self._refused_pixels // 2)
+        elif tile_pixels == AUTO:
+            limits.extend(self._pixels_in_memory())
+        return max(SMALLEST_TILE_PIXELS, min(limits)) if limits else None
+
+    def images_together(self, height: int, width: int, tile_pixels: TilePixels) -> int | None:
+        """How many images of one size fit, at least 1; None: any number."""
+        # An image that must stay whole still need not share memory with others.
+        limits = [self.of_tile(AUTO if tile_pixels is None else tile_pixels), self._together_pixels]
+        known = [limit // (height * width) for limit in limits if limit is not None]
+        return max(1, min(known)) if known else None
+
+    def refuse_tile(self, pixels: int) -> None:
+        """A tile of so many pixels has run out of memory."""
+        self._refused_pixels = pixels
+
+    def refuse_together(self, pixels: int) -> None:
+        """Several images of so many pixels in all have run out of memory; a single one of that size may fit."""
+        self._together_pixels = pixels // 2
+
+    def _pixels_in_memory(self) -> list[int]:
+        """One number, or none where the memory is not known."""
+        available = available_bytes(self._device)
+        if available is None:
+            return []
+        if self._bytes_per_pixel is None:
+            try:
+                self._bytes_per_pixel = bytes_per_pixel(self._network, self._device, autocast_bf16=self._autocast_bf16)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                return []  # the image itself will say so
+        return [int(available * SHARE / self._bytes_per_pixel)] if self._bytes_per_pixel else []

@@ -1,0 +1,46 @@
+"""``python -m fanet_lightning.doctor data=…``: what is wrong with images and labels, and a fixed copy of them."""
+
+from pathlib import Path
+
+from fanet_lightning.cli import main as cli
+
+USAGE = """python -m fanet_lightning.doctor data=wider_face data.root=DIR [out=DIR] [images=false] [fix=true]
+
+Reads every image and label and says what is wrong. Written to out: page/index.html with figures, findings.csv,
+doctor.json; with fix=true also cleaned/, a mended copy in WIDER FACE's layout, with changes.csv.
+Exit code: 0 no errors found (warnings and notes may be), 1 errors found, 2 the doctor could not be run."""
+
+
+def main(argv: list[str]) -> int:
+    """The command line."""
+    config = cli.verb_config("doctor", argv, USAGE)
+    from fanet_lightning.doctor.run import CLEANED, ERRORS_FOUND, HEALTHY, PAGE, diagnose
+
+    if config is None:
+        return HEALTHY
+    from fanet_lightning.doctor.outputs import CSV_FILE, errors_of
+
+    examined, copy = diagnose(config, argv)
+    report = examined.report
+    out = Path(str(config.out)) if config.out is not None else Path("outputs") / "doctor" / str(config.data.name)
+    if copy is not None:
+        print(f"cleaned: {copy.folder}, {_sum(copy.images, 'images')}, {_sum(copy.boxes, 'boxes')}, "
+              f"{len(copy.changes):,} changes in {copy.folder / 'changes.csv'}")  # fmt: skip
+        for remark in copy.remarks:
+            print(f"note: {remark}")
+    for part, made in ((PAGE, config.page), (CLEANED, config.fix)):
+        if not made and (out / part).exists():
+            print(f"note: {out / part} is left from an earlier examination")
+    errors = errors_of(report)
+    verdict = f"{len(errors):,} errors" if errors else "no errors"
+    written = out / PAGE / "index.html" if config.page else out / CSV_FILE
+    print(f"{verdict}, {len(report.findings):,} findings in {report.seconds:.1f} s; written: {written}")
+    return ERRORS_FOUND if errors else HEALTHY
+
+
+def _sum(counts: dict[str, int], what: str) -> str:
+    return " + ".join(f"{count:,} {part}" for part, count in counts.items()) + f" {what}"
+
+
+if __name__ == "__main__":
+    cli.run(main)

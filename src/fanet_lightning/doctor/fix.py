@@ -1,0 +1,293 @@
+"""A copy of a data set without the faults that can be mended safely. The original is never touched.
+
+The copy has the official layout of WIDER FACE, train and val each with labels and images of their own, so that
+``data=wider_face`` and ``data=folder data.format=wider`` both read it::
+
+    FOLDER/WIDER_train/images/<image id>.jpg
+    FOLDER/WIDER_val/images/<image id>.jpg
+    FOLDER/wider_face_split/wider_face_{train,val}_bbx_gt.txt
+    FOLDER/changes.csv
+"""
+
+import csv
+import os
+import shutil
+import zipfile
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.files import replaced_folder, without_extension
+from fanet_lightning.data.folder.labels import PlacedImage
+from fanet_lightning.data.records import Inventory, LabelledImage
+from fanet_lightning.doctor.checks import frame_fault, mended_boxes
+from fanet_lightning.doctor.examine import Examined
+
+CHANGES_FILE = "changes.csv"
+# Images of the training part that these name are left out; in val every image that can be read stays.
+_OUT_OF_TRAIN = {"leak": "also in val", "near_leak": "nearly the same in val", "duplicate": "the same file in train"}
+_FAULTS = {
+    "not_finite": "a coordinate is no number",
+    "without_area": "no width or height",
+    "outside": "outside the image",
+    "doubled": "the same as another box",
+}
+_INVALID = 7  # column of the official rows
+
+
+@dataclass(frozen=True)
+class Change:
+    """``before`` and ``after`` are names, or boxes as x1 y1 x2 y2.
+
+    ``what``  ``image dropped``, ``image renamed``, ``labels joined``, ``box dropped``, ``box clipped``, ``row dropped``
+              or ``left as it is``.
+    """
+
+    part: str
+    image_id: str
+    what: str
+    reason: str
+    before: str = ""
+    after: str = ""
+
+
+@dataclass
+class CleanedCopy:
+    """What was written: ``images`` and ``boxes`` per part, all ``changes``, ``remarks`` a sentence each."""
+
+    folder: Path
+    images: dict[str, int] = field(default_factory=dict)
+    boxes: dict[str, int] = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    image: LabelledImage
+    path: Path
+    rows: list[list[float]]  # x y w h and six attributes
+
+
+def write_cleaned_copy(folder: Path, examined: Examined) -> CleanedCopy:
+    """Write the copy into ``folder``, which appears whole or not at all; an earlier copy there is replaced.
+
+    Images are hard links where the file system allows, else copies. What happens to the labels:
+    :func:`~fanet_lightning.doctor.checks.mended_boxes`. Images that the labels name twice get all boxes.
+    Attributes of WIDER FACE's faces are kept.
+
+    Raises:
+        InputError: ``folder`` holds something else than such a copy, or the data set itself; or it cannot be written.
+    """
+    check_copy_folder(folder, examined.inventories)
+    copy = CleanedCopy(folder)
+    kept = {inventory.part: _kept(inventory, examined, copy) for inventory in examined.inventories}
+    try:
+        with replaced_folder(folder) as temporary:
+            for part, images in kept.items():
+                _write_part(temporary, part, images)
+                copy.images[part] = len(images)
+                copy.boxes[part] = sum(len(own.rows) for own in images)
+            _write_changes(temporary / CHANGES_FILE, copy.changes)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror}); free it or give another out") from error
+    images = [own for part in kept.values() for own in part]
+    odd = [own.image.image_id for own in images if not _is_official(own)]
+    if odd:
+        copy.remarks.append(
+            f"{len(odd)} image names are not event/name.jpg, the first {odd[0]}: read the copy with data=folder "
+            "data.format=wider"
+        )
+    return copy
+
+
+def check_copy_folder(folder: Path, inventories: Sequence[Inventory]) -> None:
+    """Refuse, before any work, a folder that a copy must not be written into.
+
+    Raises:
+        InputError: ``folder`` holds something else than such a copy, or the data set itself, or lies in it.
+    """
+    if folder.exists() and not (folder.is_dir() and ((folder / CHANGES_FILE).is_file() or not any(folder.iterdir()))):
+        raise InputError(f"{folder} holds something else than a cleaned copy; remove it or give another out")
+    target = folder.resolve()
+    for inventory in inventories:
+        source = inventory.folder.resolve()
+        if source.is_relative_to(target) or target.is_relative_to(source):
+            raise InputError(f"the copy in {folder} would lie in {inventory.folder}, the original; give another out")
+
+
+def _is_official(own: _Kept) -> bool:
+    name = _name(own.image)
+    return len(name.parts) > 1 and name.suffix == ".jpg"
+
+
+def _name(image: LabelledImage) -> PurePosixPath:
+    """The image id with the file's extension in small letters."""
+    name = image.path.name
+    return PurePosixPath(image.image_id + name[len(without_extension(name)) :].lower())
+
+
+def _kept(inventory: Inventory, examined: Examined, copy: CleanedCopy) -> list[_Kept]:
+    part = inventory.part
+    own = [finding for finding in examined.report.findings if finding.part == part]
+    unwanted = {
+        finding.image_id: (_OUT_OF_TRAIN[finding.kind], str(finding.other_path))
+        for finding in reversed(own)
+        if part == "train" and finding.kind in _OUT_OF_TRAIN
+    }
+    copy.changes += [
+        Change(part, "", "row dropped", f"{finding.path}: {finding.detail}")
+        for finding in own
+        if finding.kind == "malformed_label"
+    ]
+    lines = _LabelLines()
+    kept: list[_Kept] = []
+    for image_id, images in _by_id(inventory.images).items():
+        image = images[0]
+        facts = examined.facts_of(image)
+        if facts is None:
+            trouble = examined.files.get(examined.located.get(image.path, image.path))
+            reason = "the image is not there" if trouble is None else f"{trouble.trouble}: {trouble.reason}"
+            copy.changes.append(Change(part, image_id, "image dropped", reason))
+            continue
+        if PurePosixPath(image_id).is_absolute() or ".." in PurePosixPath(image_id).parts:
+            copy.changes.append(Change(part, image_id, "image dropped", "its name leads out of the folder"))
+            continue
+        if image_id in unwanted:
+            reason, other = unwanted[image_id]
+            copy.changes.append(Change(part, image_id, "image dropped", f"{reason}: {other}"))
+            continue
+        if facts.path.name != _name(image).name:
+            copy.changes.append(
+                Change(part, image_id, "image renamed", "letter case", facts.path.name, _name(image).name)
+            )
+        if len(images) > 1:
+            reason = f"named {len(images)} times"
+            copy.changes.append(Change(part, image_id, "labels joined", reason))
+        fault = next((fault for own in images if (fault := frame_fault(own, facts)) is not None), None)
+        if fault is not None:
+            what = "image dropped" if part == "train" else "left as it is"
+            copy.changes.append(Change(part, image_id, what, f"{fault[0]}: {fault[1]}"))
+            if part == "train":
+                continue
+        rows = _rows(part, image_id, images, None if fault else facts.upright_wh, lines, copy)
+        had = sum(int((~own.ignored).sum()) for own in images)
+        if part == "train" and had and not any(not row[_INVALID] for row in rows):
+            # Its faces are somewhere in it; as background it would teach that they are none.
+            copy.changes.append(Change(part, image_id, "image dropped", f"none of its {had} boxes could be kept"))
+            continue
+        kept.append(_Kept(image, facts.path, rows))
+    return kept
+
+
+def _by_id(images: Sequence[LabelledImage]) -> dict[str, list[LabelledImage]]:
+    groups: dict[str, list[LabelledImage]] = defaultdict(list)
+    for image in images:
+        groups[image.image_id].append(image)
+    return groups
+
+
+def _rows(
+    part: str,
+    image_id: str,
+    images: list[LabelledImage],
+    frame_wh: tuple[int, int] | None,
+    lines: "_LabelLines",
+    copy: CleanedCopy,
+) -> list[list[float]]:
+    boxes = np.concatenate([image.boxes_xyxy for image in images])
+    ignored = np.concatenate([image.ignored for image in images])
+    attributes = [row for image in images for row in lines.attributes(image)]
+    mended = mended_boxes(boxes, ignored, frame_wh)
+    for name, indices in mended.dropped.items():
+        copy.changes += [Change(part, image_id, "box dropped", _FAULTS[name], _box(boxes[i])) for i in indices]
+    copy.changes += [
+        Change(part, image_id, "box clipped", "reached out of the image", _box(boxes[i]), _box(box))
+        for i, box in zip(mended.source[mended.clipped], mended.boxes_xyxy[mended.clipped], strict=True)
+    ]
+    rows = []
+    for i, (x1, y1, x2, y2), flag in zip(mended.source, mended.boxes_xyxy.tolist(), mended.ignored, strict=True):
+        row = [x1, y1, x2 - x1, y2 - y1, *attributes[i]]
+        row[_INVALID] = int(flag)
+        rows.append(row)
+    return rows
+
+
+def _box(box: npt.NDArray[np.float64]) -> str:
+    return " ".join(f"{value:.10g}" for value in box)
+
+
+class _LabelLines:
+    """The attributes behind WIDER FACE's boxes, which inventories leave out: read from the lines once more."""
+
+    def __init__(self) -> None:
+        self._lines: dict[Path, list[str]] = {}
+
+    def attributes(self, image: LabelledImage) -> list[list[int]]:
+        """Six whole numbers a box; zeros where the labels have none."""
+        none = [[0] * 6 for _ in image.boxes_xyxy]
+        if not isinstance(image, PlacedImage) or image.label_path is None or len(image.box_lines) != len(none):
+            return none
+        lines = self._read(image.label_path)
+        return [self._six(lines[line - 1]) if line <= len(lines) else [0] * 6 for line in image.box_lines]
+
+    @staticmethod
+    def _six(line: str) -> list[int]:
+        fields = line.split()
+        try:
+            return [int(float(text)) for text in fields[4:]] if len(fields) == 10 else [0] * 6
+        except ValueError:
+            return [0] * 6
+
+    def _read(self, path: Path) -> list[str]:
+        if path not in self._lines:
+            archive, zipped, member = str(path).partition(".zip:")
+            if zipped and not path.exists():
+                with zipfile.ZipFile(archive + ".zip") as opened:
+                    content = opened.read(member)
+            else:
+                content = path.read_bytes()
+            self._lines[path] = content.decode("utf-8-sig", errors="replace").splitlines()
+        return self._lines[path]
+
+
+def _write_part(folder: Path, part: str, images: list[_Kept]) -> None:
+    root = folder / f"WIDER_{part}" / "images"
+    root.mkdir(parents=True)
+    text: list[str] = []
+    for own in images:
+        name = _name(own.image)
+        target = root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _link(own.path, target)
+        text += [str(name), str(len(own.rows))]
+        text += [" ".join(map(_number, row)) for row in own.rows] or [" ".join("0" * 10)]
+    labels = folder / "wider_face_split" / f"wider_face_{part}_bbx_gt.txt"
+    labels.parent.mkdir(exist_ok=True)
+    labels.write_text("".join(f"{line}\n" for line in text), encoding="utf-8")
+
+
+def _number(value: float) -> str:
+    # Whole pixels stay whole, as the official files have them.
+    return str(int(value)) if value == int(value) else f"{value:.4f}"
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
+def _write_changes(path: Path, changes: list[Change]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["part", "image_id", "what", "reason", "before", "after"])
+        for own in changes:
+            row = [own.part, own.image_id, own.what, own.reason, own.before, own.after]
+            rows.writerow([text.encode("utf-8", "backslashreplace").decode() for text in row])

@@ -1,1 +1,0 @@
-"""The browsable page of a run's errors: static files that open without a server."""

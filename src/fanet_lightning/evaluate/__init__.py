@@ -1,0 +1,1 @@
+"""Detections on a benchmark's images, scored."""

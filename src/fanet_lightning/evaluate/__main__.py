@@ -1,0 +1,94 @@
+"""Score a checkpoint: ``python -m fanet_lightning.evaluate checkpoint=FILE data=wider_face protocol=short640``."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fanet_lightning.cli import main as cli
+from fanet_lightning.cli.config import plain
+from fanet_lightning.cli.errors import InputError
+
+USAGE = (
+    "python -m fanet_lightning.evaluate checkpoint=FILE|FOLDER|NAME|EXPORT.onnx [data=wider_face data.root=DIR] "
+    "[protocol=short640] [out=DIR]"
+)
+
+
+def choose_split(data: Mapping[str, Any], split: object) -> dict[str, Any]:
+    """``data`` with the split to evaluate on set, ``split`` being short for ``data.val.split``; None leaves it.
+
+    Raises:
+        InputError: an unknown split, or data that are not divided into splits.
+    """
+    from fanet_lightning.data.wider_face import SPLITS
+
+    if split is None:
+        return dict(data)
+    if split not in SPLITS:
+        raise InputError(f"split={split} is unknown; take one of {', '.join(SPLITS)}")
+    if not isinstance(data.get("val"), Mapping) or "split" not in data["val"]:
+        raise InputError(f"split={split}: data={data['name']} has no splits; take data=wider_face, or leave split out")
+    return {**data, "val": {**data["val"], "split": split}}
+
+
+def data_of_run(checkpoint: Path, words: list[str]) -> dict[str, Any] | None:
+    """The data that the checkpoint's run was trained and validated on; None where words choose data or none is known.
+
+    A model's folder belongs to no run.
+
+    Drawn pictures have many settings, and those of another set are other pictures.
+    """
+    from fanet_lightning.cli.provenance import read_record
+    from fanet_lightning.models.pretrained import is_onnx
+
+    if (
+        checkpoint.is_dir()
+        or is_onnx(checkpoint)
+        or any(word.lstrip("+~").startswith(("data=", "data.")) for word in words)
+    ):
+        return None
+    try:
+        record = read_record(checkpoint.resolve().parent.parent)
+    except InputError:  # a checkpoint alone is enough
+        return None
+    data = record.settings.get("data") if record else None
+    return dict(data) if isinstance(data, Mapping) and "name" in data else None
+
+
+def main(argv: list[str]) -> int:
+    """The command line."""
+    config = cli.verb_config("evaluate", argv, USAGE, required=["checkpoint"])
+    if config is None:
+        return 0
+    options = plain(config)
+    cli.check_report_keys(config)
+    from fanet_lightning.data.sources import build_source
+    from fanet_lightning.evaluate.runner import evaluate, opened
+    from fanet_lightning.models.pretrained import locate, name_of
+
+    checkpoint = locate(str(options["checkpoint"]))
+    # Before the data are read, which may take long.
+    detector = opened(checkpoint, options["device"], options["precision"], options["detection"])
+    data = data_of_run(checkpoint, argv)
+    if data is not None and data != options["data"]:
+        print(f"data={data['name']} with the settings of the checkpoint's run; data=… chooses others")
+    data = choose_split(data or options["data"], options["split"])
+    split = (data.get("val") or {}).get("split", "val")
+    source = build_source(**data)
+    source.check(train=False)
+    run = name_of(checkpoint)
+    data_name = data["name"] if split == "val" else f"{data['name']}_{split}"
+    default = Path("outputs/evaluate") / f"{data_name}_{options['protocol']['name']}" / run
+    out = Path(options["out"]) if options["out"] else default
+    evaluate(
+        checkpoint, source, options["protocol"], out, device=options["device"], precision=options["precision"],
+        workers=options["workers"], detection=options["detection"], resume=options["resume"],
+        lower_top=options["lower_top"], labelled=split != "test", attributes=options["attributes"],
+        errors=options["errors"], worst=options["worst"], detector=detector,
+    )  # fmt: skip
+    print(f"the results lie in {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,334 @@
+"""The benchmarks as ``torchmetrics.Metric`` classes: fed batch by batch, gathered over ranks, any detector.
+
+Each holds detections, and where no ground truth was given the faces, of the images that it was shown, on the CPU. Only
+``compute`` scores, with the functions of :mod:`fanet_lightning.score`, so its numbers are those of
+``python -m fanet_lightning.score``. Gathering is that of torchmetrics: lists of tensors, joined before they travel, and
+ranks may have different numbers of images or none.
+
+An image that was shown twice counts once: samplers fill up the last batch of a rank with images that another has. The
+first showing stays, in the order of ranks. Values do not depend on the number of ranks.
+
+    metric = WiderFaceAP(ground_truth)
+    for batch in loader:
+        metric.update(batch.image_ids, boxes_xyxy, scores)   # one tensor per image
+    metric.compute()                                         # {"easy": …, "medium": …, "hard": …}
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from fanet_lightning.score.coco import MAX_DETECTIONS, CocoBenchmark, CocoDetections, CocoGroundTruth
+from fanet_lightning.score.fddb.benchmark import Ellipses, FddbBenchmark
+from fanet_lightning.score.fddb.files import FddbPredictions
+from fanet_lightning.score.fddb.ground_truth import FddbGroundTruth
+from fanet_lightning.score.pascal_face.benchmark import PascalFaceBenchmark
+from fanet_lightning.score.pascal_face.ground_truth import PascalFaceGroundTruth
+from fanet_lightning.score.wider_face.average_precision import score
+from fanet_lightning.score.wider_face.ground_truth import GroundTruth
+from fanet_lightning.score.wider_face.predictions import Predictions
+
+Array = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+# image id → boxes_xyxy (D, 4), scores (D,).
+Found = Mapping[str, tuple[Array, Array]]
+# image id → faces_xyxy (F, 4), ignored (F,).
+Faces = Mapping[str, tuple[Array, Flags]]
+
+
+class AnyGroundTruth(Protocol):
+    """What the ground truths of all benchmarks have."""
+
+    @property
+    def image_ids(self) -> tuple[str, ...]: ...
+    def select(self, image_ids: Sequence[str]) -> Self: ...
+
+
+G = TypeVar("G", bound=AnyGroundTruth)
+
+
+class DetectionMetric(Metric, Generic[G]):
+    """Base of the classes in :mod:`fanet_lightning.evaluate.metrics`. States, packed over the images shown, n of them:
+
+    ``names``      (characters,) uint8, the image ids in UTF-8; ``name_lengths`` (n,) int64.
+    ``rows``       (D, 5) float64, ``x1 y1 x2 y2 score``; ``row_counts`` (n,) int64.
+    ``faces``      (F, 5) float64, ``x1 y1 x2 y2 ignored``; ``face_counts`` (n,) int64.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    plot_lower_bound = 0.0
+    plot_upper_bound = 1.0
+
+    _empty: ClassVar[Mapping[str, Tensor]] = {
+        "names": torch.empty(0, dtype=torch.uint8),
+        "name_lengths": torch.empty(0, dtype=torch.int64),
+        "rows": torch.empty(0, 5, dtype=torch.float64),
+        "row_counts": torch.empty(0, dtype=torch.int64),
+        "faces": torch.empty(0, 5, dtype=torch.float64),
+        "face_counts": torch.empty(0, dtype=torch.int64),
+    }
+
+    def __init__(self, ground_truth: G | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.ground_truth = ground_truth
+        self._known = None if ground_truth is None else frozenset(ground_truth.image_ids)
+        self._only_shown = False
+        for name in self._empty:
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(
+        self,
+        image_ids: Sequence[str],
+        boxes_xyxy: Sequence[Tensor],
+        scores: Sequence[Tensor],
+        faces_xyxy: Sequence[Tensor] | None = None,
+        ignored: Sequence[Tensor] | None = None,
+    ) -> None:
+        """Take the detections of some images.
+
+        Args:
+            image_ids: n names, as in the ground truth.
+            boxes_xyxy: n tensors (D_i, 4), pixels of the original image, on any device.
+            scores: n tensors (D_i,), any scale, in any order.
+            faces_xyxy: n tensors (F_i, 4), the annotated faces; where no ground truth was given to the constructor.
+            ignored: n tensors (F_i,) bool, faces that count neither way; by default none.
+
+        Raises:
+            ValueError: lengths or shapes that do not fit, numbers that are not finite, a negative side, an image that
+                the ground truth does not have, faces where there is a ground truth or none where there is not.
+        """
+        given = [part for part in (boxes_xyxy, scores, faces_xyxy, ignored) if part is not None]
+        if isinstance(image_ids, str) or any(len(part) != len(image_ids) for part in given):
+            raise ValueError(f"{len(image_ids)} image ids, but tensors of {[len(part) for part in given]} images")
+        if (faces_xyxy is None) != (self.ground_truth is not None):
+            raise ValueError("faces_xyxy are needed where no ground truth was given, and only there")
+        if ignored is not None and faces_xyxy is None:
+            raise ValueError("ignored without faces_xyxy")
+        shown = []
+        for i, image_id in enumerate(image_ids):
+            if not isinstance(image_id, str) or not image_id:
+                raise ValueError(f"image id {image_id!r} is no text")
+            if self._known is not None and image_id not in self._known:
+                raise ValueError(f"image '{image_id}' is not in the ground truth")
+            rows = _packed(image_id, "scores", boxes_xyxy[i], scores[i])
+            faces = self._empty["faces"]
+            if faces_xyxy is not None:
+                flags = torch.zeros(len(faces_xyxy[i])) if ignored is None else ignored[i]
+                faces = _packed(image_id, "ignored", faces_xyxy[i], flags)
+            shown.append((image_id.encode(), rows, faces))
+        # Only now, so that a mistake leaves no half of a batch behind.
+        for name, rows, faces in shown:
+            self._keep("names", torch.frombuffer(bytearray(name), dtype=torch.uint8))
+            self._keep("name_lengths", torch.tensor([len(name)]))
+            self._keep("rows", rows)
+            self._keep("row_counts", torch.tensor([len(rows)]))
+            self._keep("faces", faces)
+            self._keep("face_counts", torch.tensor([len(faces)]))
+
+    def compute(self) -> dict[str, Tensor]:
+        """Setting → value, float64 scalars on the metric's device (float32 on MPS); NaN where no face counts.
+
+        With a ground truth all of its images count, those that were not shown as images without a detection.
+        """
+        found, faces = self._shown()
+        truth = self.ground_truth
+        if truth is None:
+            truth = self._from_faces(faces)
+        elif self._only_shown:
+            truth = truth.select([image_id for image_id in truth.image_ids if image_id in found])
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        values = self._values(truth, found)
+        return {name: torch.tensor(value, dtype=dtype, device=self.device) for name, value in values.items()}
+
+    def forward(self, *arguments: Any, **keywords: Any) -> dict[str, Tensor]:
+        """As ``update``; hands back the value over the images of this batch alone."""
+        self._only_shown = True
+        try:
+            value: dict[str, Tensor] = super().forward(*arguments, **keywords)
+        finally:
+            self._only_shown = False
+        return value
+
+    @abstractmethod
+    def _from_faces(self, faces: Faces) -> G:
+        """The ground truth of the images that were shown, their ids sorted."""
+
+    @abstractmethod
+    def _values(self, ground_truth: G, found: Found) -> Mapping[str, float]: ...
+
+    def _keep(self, state: str, value: Tensor) -> None:
+        getattr(self, state).append(value)
+
+    def _joined(self, state: str) -> Tensor:
+        """A state in one piece on the CPU: a list before it was gathered, a tensor afterwards."""
+        value = getattr(self, state)
+        parts = [value] if isinstance(value, Tensor) else value
+        return torch.cat([self._empty[state], *(part.cpu() for part in parts)])
+
+    def _shown(self) -> tuple[dict[str, tuple[Array, Array]], dict[str, tuple[Array, Flags]]]:
+        """Detections and faces per image, the first showing of each."""
+        states = {name: self._joined(name) for name in self._empty}
+        names = states["names"].numpy().tobytes()
+        ends = np.cumsum(states["name_lengths"].numpy())
+        starts = ends - states["name_lengths"].numpy()
+        rows = np.split(states["rows"].numpy(), np.cumsum(states["row_counts"].numpy()))
+        faces = np.split(states["faces"].numpy(), np.cumsum(states["face_counts"].numpy()))
+        found: dict[str, tuple[Array, Array]] = {}
+        annotated: dict[str, tuple[Array, Flags]] = {}
+        for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+            image_id = names[start:end].decode()
+            if image_id not in found:
+                found[image_id] = rows[i][:, :4], rows[i][:, 4]
+                annotated[image_id] = faces[i][:, :4], faces[i][:, 4] > 0
+        return dict(sorted(found.items())), dict(sorted(annotated.items()))
+
+    def _sync_dist(
+        self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any | None = None
+    ) -> None:
+        """Gather, with one tensor per state: for a rank without images torchmetrics would send another shape and type.
+
+        NCCL moves what is on the GPU alone.
+        """
+        device = torch.device("cpu")
+        group = process_group or self.process_group
+        if torch.distributed.is_initialized() and "nccl" in torch.distributed.get_backend(group):
+            device = self.device if self.device.type == "cuda" else torch.device("cuda", torch.cuda.current_device())
+        for name in self._empty:
+            setattr(self, name, [self._joined(name).to(device)])
+        super()._sync_dist(dist_sync_fn, process_group)
+
+
+def _packed(image_id: str, what: str, boxes_xyxy: Tensor, column: Tensor) -> Tensor:
+    """(n, 4) and (n,) of any type and device → (n, 5) float64 on the CPU."""
+    boxes = torch.as_tensor(boxes_xyxy).detach().cpu().double()
+    values = torch.as_tensor(column).detach().cpu().double()
+    if boxes.numel() == 0 and values.numel() == 0:
+        return torch.empty(0, 5, dtype=torch.float64)
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or values.shape != boxes.shape[:1]:
+        raise ValueError(f"{image_id}: boxes {tuple(boxes.shape)} and {what} {tuple(values.shape)}, need (n, 4), (n,)")
+    if not (boxes.isfinite().all() and values.isfinite().all() and (boxes[:, 2:] >= boxes[:, :2]).all()):
+        raise ValueError(f"{image_id}: a box or {what} that is not finite, or a negative side")
+    return torch.cat([boxes, values[:, None]], dim=1)
+
+
+class WiderFaceAP(DetectionMetric[GroundTruth]):
+    """Average precision by the official WIDER FACE evaluation
+    (:mod:`fanet_lightning.score.wider_face.average_precision`).
+
+    Args:
+        ground_truth: the official one (:func:`fanet_lightning.score.wider_face.ground_truth.read_ground_truth`), with
+            one value per setting: ``easy``, ``medium``, ``hard``. None: ``update`` gets the faces, and the one setting
+            is ``all``.
+        options: of ``torchmetrics.Metric``.
+
+    Scores are normalised over all images, as the official tool does: a value over some of the images is not a part of
+    the value over all.
+    """
+
+    def __init__(self, ground_truth: GroundTruth | None = None, **options: Any) -> None:
+        super().__init__(ground_truth, **options)
+
+    def _from_faces(self, faces: Faces) -> GroundTruth:
+        boxes_xywh = [np.column_stack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]]) for boxes, _ in faces.values()]
+        return GroundTruth(tuple(faces), boxes_xywh, {"all": [~ignored for _, ignored in faces.values()]})
+
+    def _values(self, ground_truth: GroundTruth, found: Found) -> Mapping[str, float]:
+        curves = score(ground_truth, Predictions.from_detections(found, ground_truth.image_ids))
+        return {setting: curve.ap for setting, curve in curves.items()}
+
+
+class CocoAP(DetectionMetric[CocoGroundTruth]):
+    """COCO's average precision of one category (:mod:`fanet_lightning.score.coco`).
+
+    Values: ``all`` (IoU 0.50 … 0.95), ``50``, ``75``, ``small``, ``medium``, ``large``. Ignored faces are crowds.
+
+    Args:
+        ground_truth: of one category (:meth:`CocoBenchmark.read_ground_truth`). None: ``update`` gets the faces.
+        max_detections: rows looked at per image.
+        backend: ``auto``, ``pycocotools``, ``faster_coco_eval`` or ``numpy``, the fastest, with the same numbers.
+        options: of ``torchmetrics.Metric``.
+
+    Raises:
+        ValueError: ground truth of several categories.
+        InputError: see :class:`CocoBenchmark`.
+    """
+
+    def __init__(
+        self,
+        ground_truth: CocoGroundTruth | None = None,
+        max_detections: int = MAX_DETECTIONS,
+        backend: str = "auto",
+        **options: Any,
+    ) -> None:
+        super().__init__(ground_truth, **options)
+        if ground_truth is not None and len(ground_truth.categories) != 1:
+            raise ValueError(f"ground truth of {len(ground_truth.categories)} categories, need one")
+        self.benchmark = CocoBenchmark(max_detections=max_detections, backend=backend)
+
+    def _from_faces(self, faces: Faces) -> CocoGroundTruth:
+        return CocoGroundTruth.from_faces(faces)
+
+    def _values(self, ground_truth: CocoGroundTruth, found: Found) -> Mapping[str, float]:
+        detections = CocoDetections.from_detections(found, ground_truth)
+        return self.benchmark.score_detections(ground_truth, detections).values["ap"]
+
+
+class PascalFaceAP(DetectionMetric[PascalFaceGroundTruth]):
+    """Average precision by face-eval, for PASCAL face and AFW
+    (:mod:`fanet_lightning.score.pascal_face.average_precision`).
+
+    The one value is ``all``. Faces with a side below 30 pixels count neither way, as ignored ones.
+
+    Args:
+        ground_truth: from :class:`PascalFaceBenchmark` or :class:`AfwBenchmark`. None: ``update`` gets the faces.
+        alignment: fit position and size of all boxes to the labels first, as the protocol does; over the images of a
+            batch or a sample the fit is another than over all.
+        options: of ``torchmetrics.Metric``.
+    """
+
+    def __init__(
+        self, ground_truth: PascalFaceGroundTruth | None = None, alignment: bool = True, **options: Any
+    ) -> None:
+        super().__init__(ground_truth, **options)
+        self.benchmark = PascalFaceBenchmark(alignment=alignment)
+
+    def _from_faces(self, faces: Faces) -> PascalFaceGroundTruth:
+        boxes, ignored = zip(*faces.values(), strict=True) if faces else ((), ())
+        return PascalFaceGroundTruth(tuple(faces), boxes, ignored, tuple(faces))
+
+    def _values(self, ground_truth: PascalFaceGroundTruth, found: Found) -> Mapping[str, float]:
+        return self.benchmark.score_detections(ground_truth, found).values["ap"]
+
+
+class FddbRoc(DetectionMetric[FddbGroundTruth]):
+    """FDDB's true-positive rates (:mod:`fanet_lightning.score.fddb.benchmark`), rectangles as detections.
+
+    Values: ``discrete_1000``, ``discrete_2000``, ``discrete_max`` and ``continuous_…``, the rate at so many false
+    positives.
+
+    Args:
+        ground_truth: ellipses and image sizes, from :meth:`FddbBenchmark.read_ground_truth`.
+        ellipses: what becomes of the rectangles, see :class:`FddbBenchmark`.
+        options: of ``torchmetrics.Metric``.
+    """
+
+    def __init__(self, ground_truth: FddbGroundTruth, ellipses: Ellipses = "as_given", **options: Any) -> None:
+        super().__init__(ground_truth, **options)
+        self.benchmark = FddbBenchmark(ellipses=ellipses)
+
+    def _from_faces(self, faces: Faces) -> FddbGroundTruth:
+        raise ValueError("FDDB needs a ground truth: its faces are ellipses")
+
+    def _values(self, ground_truth: FddbGroundTruth, found: Found) -> Mapping[str, float]:
+        predictions = FddbPredictions.from_detections(found, ground_truth.image_ids)
+        scores = self.benchmark.score_predictions(ground_truth, predictions)
+        return {f"{measure}_{key}": value for measure, own in scores.values.items() for key, value in own.items()}

@@ -1,0 +1,175 @@
+"""The network and what follows it as one graph: uint8 pixels in, faces out, any batch and size.
+
+Three outputs, without padding: the faces of all images of a batch in one list, image by image, scores descending.
+``boxes_xyxy`` (N, 4) float32 in pixels of the input, not clipped to it; ``scores`` (N,) float32; ``image_index`` (N,)
+int64, the image 0 … B-1 of each face. They are those of :func:`fanet_lightning.ops.postprocess.detect`.
+"""
+
+import importlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fanet_lightning.models.blocks import fuse
+from fanet_lightning.models.fanet import Network
+from fanet_lightning.models.heads import Heads
+from fanet_lightning.ops.anchors import SIZES, STRIDES, boxes_of_maps
+from fanet_lightning.ops.boxes import decode
+from fanet_lightning.ops.postprocess import nms
+from fanet_lightning.ops.structures import HeadOutput
+
+
+class HeadsGraph(nn.Module):
+    """(B, 3, H, W) uint8 RGB → ``scores`` (B, A), ``offsets`` (B, A, 4), ``anchors_cxcywh`` (A, 4), all float32.
+
+    The anchors are computed from the shapes of the maps inside the graph, so that it holds for every input size.
+
+    Args:
+        network: what :func:`for_export` made.
+        channels_last: whether it computes in that order of memory, torch's fastest on CPUs.
+    """
+
+    def __init__(self, network: nn.Module, *, channels_last: bool) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+        self.channels_last = channels_last
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        output = self.network(images)
+        logits, offsets = output.hierarchies[-1]
+        scores = torch.sigmoid(logits[..., 1] - logits[..., 0])
+        return scores, offsets, boxes_of_maps(output.map_shapes, STRIDES, SIZES, images.device)
+
+
+class DetectionGraph(nn.Module):
+    """(B, 3, H, W) uint8 RGB → ``boxes_xyxy`` (N, 4), ``scores`` (N,), ``image_index`` (N,), see the module.
+
+    Every step is one of tensors over the whole batch, so that tracing and ``torch.export`` record it for every B.
+
+    Args:
+        network, channels_last: as of :class:`HeadsGraph`.
+        detection: ``score_floor``, ``top_k``, ``nms_iou`` and ``keep`` of
+            :func:`fanet_lightning.ops.postprocess.detect`.
+    """
+
+    def __init__(self, network: nn.Module, detection: Mapping[str, Any], *, channels_last: bool) -> None:
+        super().__init__()
+        self.heads = HeadsGraph(network, channels_last=channels_last)
+        self.detection = dict(detection)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        scores, offsets, anchors_cxcywh = self.heads(images)
+        image, anchor = (scores >= self.detection["score_floor"]).nonzero().unbind(dim=1)
+        found = scores[image, anchor]
+        order = _by_image_and_score(image, found)
+        order = order[_rank(image[order]) < self.detection["top_k"]]
+        image, anchor, found = image[order], anchor[order], found[order]
+        boxes_xyxy = decode(offsets[image, anchor], anchors_cxcywh[anchor])
+        finite = boxes_xyxy.isfinite().all(dim=1)
+        image, found, boxes_xyxy = image[finite], found[finite], boxes_xyxy[finite]
+        kept = _nms(boxes_xyxy, found, image, self.detection["nms_iou"])
+        kept = kept[image[kept].argsort(stable=True)]
+        kept = kept[_rank(image[kept]) < self.detection["keep"]]
+        return boxes_xyxy[kept], found[kept], image[kept]
+
+
+class _PlainHeads(nn.Module):
+    """:class:`Heads` for maps that are not channels_last.
+
+    ``permute`` and ``flatten`` there decide by the sizes whether they copy, and ``torch.export`` would write these
+    sizes down as the only ones allowed: no map of a single cell.
+    """
+
+    def __init__(self, heads: Heads) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(heads.children())
+
+    def forward(self, maps: Sequence[Tensor]) -> HeadOutput:
+        logits, offsets = [], []
+        for layer, x in zip(self.layers, maps, strict=True):
+            raw = layer(x).flatten(2).transpose(1, 2)
+            offsets.append(raw[..., :4])
+            scores = raw[..., 4:]
+            if scores.shape[-1] > 2:
+                scores = torch.cat([scores[..., :-1].amax(dim=-1, keepdim=True), scores[..., -1:]], dim=-1)
+            logits.append(scores)
+        return HeadOutput(torch.cat(logits, dim=1), torch.cat(offsets, dim=1))
+
+
+def for_export(network: Network, *, plain_heads: bool) -> nn.Module:
+    """As :func:`fuse`, on the CPU.
+
+    ``plain_heads``: with the heads of :class:`_PlainHeads`, which ``torch.export`` needs.
+    """
+    own: nn.Module = fuse(network).cpu().float().requires_grad_(False)
+    if plain_heads:
+        for name, module in list(own.named_modules()):
+            if isinstance(module, Heads):
+                own.set_submodule(name, _PlainHeads(module))
+    return own
+
+
+def _by_image_and_score(image: Tensor, scores: Tensor) -> Tensor:
+    """(N,), (N,) → indices, image by image, scores descending, ties in the order in which they stand."""
+    by_score = scores.argsort(descending=True, stable=True)
+    return by_score[image[by_score].argsort(stable=True)]
+
+
+def _rank(image: Tensor) -> Tensor:
+    """(N,) ascending → each one's place 0, 1 … among those of its image."""
+    # A running count, since tracing would write the length of this one input into the graph.
+    return torch.ones_like(image).cumsum(dim=0) - 1 - torch.searchsorted(image, image)
+
+
+def _nms(boxes_xyxy: Tensor, scores: Tensor, image: Tensor, iou: float) -> Tensor:
+    """(N, 4), (N,), (N,) → indices that NMS within each image leaves, in order of score over all images.
+
+    Every image's boxes are moved to a place of their own, so that one NMS serves all. In float64 that costs nothing:
+    the first image's stay as they are, and a shift of some millions leaves 30 bits behind the point.
+    """
+    wide, found = boxes_xyxy.double(), scores.double()
+    # Two empty boxes with the lowest scores overlap nothing and stand at the end. torch.export takes it that NMS leaves
+    # at least two boxes and refuses images with fewer; and there is always a largest coordinate.
+    wide = torch.cat([wide, wide.new_zeros(2, 4)])
+    found = torch.cat([found, found.new_full((2,), -1.0)])
+    apart = torch.cat([image, image.new_zeros(2)]).double() * (2 * wide.abs().max() + 1)
+    return nms(wide + apart[:, None], found, iou)[:-2]
+
+
+def example_images() -> torch.Tensor:
+    """What the graphs are recorded with: two images, sides of no special ratio, maps of several cells."""
+    return torch.randint(0, 256, (2, 3, 288, 352), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def any_size() -> AbstractContextManager[Any]:
+    """``torch.export`` otherwise takes it that no dynamic size, and so no side of a map, is 1."""
+    # A config module of torch, whose methods mypy does not see.
+    shapes_config: Any = importlib.import_module("torch.fx.experimental._config")
+    patched: AbstractContextManager[Any] = shapes_config.patch(backed_size_oblivious=True)
+    return patched
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the exporters' notices, which tell a person nothing that they could act upon."""
+    loggers = [
+        logging.getLogger(name)
+        for name in (None, "torch.onnx", "onnxscript", "onnx_ir", "torch.export", "torch._dynamo")
+    ]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,1 +1,0 @@
-"""What goes in and what comes out of the verbs that people use: pictures, videos, drawings, redactions."""

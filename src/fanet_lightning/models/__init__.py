@@ -1,0 +1,1 @@
+"""Networks: FANet and S3FD + FPN, their backbones and trained weights."""

@@ -1,0 +1,266 @@
+"""Building blocks: convolution with ReLU, L2Norm, A-block, normalization, what a backbone has."""
+
+import copy
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fanet_lightning.cli.errors import InputError
+
+
+def scaled(channels: int, width: float) -> int:
+    """Channels of a narrower or wider network: ``channels`` × ``width``, rounded to a multiple of 8, at least 8."""
+    return max(8, int(channels * width / 8 + 0.5) * 8)
+
+
+def init_xavier(layer: nn.Conv2d) -> None:
+    """What the paper gives new layers (§3.5): Xavier weights; the bias starts at zero."""
+    nn.init.xavier_uniform_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+class ConvReLU(nn.Conv2d):
+    """Convolution that keeps the size at stride 1, optional batch normalisation, ReLU. (B, C, H, W) → (B, C', H', W').
+
+    A ``Conv2d`` itself, so that its weights bear the paper's layer names: ``trunk.conv3_3.weight``.
+    The bias stays under batch normalisation, as in torchvision's ``vgg16_bn``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: tuple[int, int] | int = 3,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        batch_norm: bool = False,
+    ) -> None:
+        height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
+        super().__init__(
+            in_channels,
+            out_channels,
+            (height, width),
+            stride=stride,
+            padding=(height // 2 * dilation, width // 2 * dilation),
+            dilation=dilation,
+        )
+        self.bn = nn.BatchNorm2d(out_channels) if batch_norm else None
+        init_xavier(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Of exports and of detection the graph stays plain: only gradients are wrong.
+        narrow = self.training and x.shape[-1] == 1 and self.stride[1] > 1
+        x = self._one_column(x) if narrow else super().forward(x)
+        if self.bn is not None:
+            x = self.bn(x)
+        # In place: neither a convolution nor a batch normalisation needs its output for the gradient.
+        return F.relu(x, inplace=True)
+
+    def _one_column(self, x: Tensor) -> Tensor:
+        """The same convolution of a map (B, C, H, 1): all but the kernel's middle column see padding alone.
+
+        On CPUs that multiply bf16, torch 2.14 leaves part of the weights' gradient as it finds the memory where a
+        3×3 convolution with a stride meets a map one column wide: garbage, at times NaN.
+        """
+        middle = self.weight.shape[-1] // 2
+        return F.conv2d(
+            x,
+            self.weight[..., middle : middle + 1],
+            self.bias,
+            stride=(self.stride[0], 1),
+            padding=(int(self.padding[0]), 0),
+            dilation=self.dilation,
+        )
+
+    @torch.no_grad()
+    def fold_batch_norm(self) -> None:
+        """Put the batch normalisation, with its running statistics, into weight and bias. Computed in float64."""
+        if self.bn is None:
+            return
+        assert self.bias is not None and self.bn.running_mean is not None and self.bn.running_var is not None
+        factor = self.bn.weight.double() / (self.bn.running_var.double() + self.bn.eps).sqrt()
+        bias = (self.bias.double() - self.bn.running_mean.double()) * factor + self.bn.bias.double()
+        self.weight.copy_(self.weight.double() * factor[:, None, None, None])
+        self.bias.copy_(bias)
+        self.bn = None
+
+
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
+
+
+def fuse(network: NetworkT) -> NetworkT:
+    """A copy for inference: every :class:`ConvReLU` with its batch normalization folded in, in evaluation mode.
+
+    Outputs are those of ``network.eval()`` up to rounding. The copy's state dict lacks the ``bn`` entries and the heads
+    of the lower hierarchies, which detection never runs; it is not to be trained. What is left is what
+    :func:`fanet_lightning.models.fanet.inference_parameters` counts. Batch normalization inside a timm trunk stays: its
+    layers are not ours.
+    """
+    unused: list[nn.Module] = getattr(network, "training_only", list)()  # a single layer has none
+    fused = copy.deepcopy(network, {id(module): nn.Identity() for module in unused}).eval()
+    for layer in fused.modules():
+        if isinstance(layer, ConvReLU):
+            layer.fold_batch_norm()
+    return fused
+
+
+class L2Norm(nn.Module):
+    """Each cell's channel vector brought to length 1, then one learnt scale per channel (ParseNet; S3FD §3.1).
+
+    (B, C, H, W) → the same shape and dtype. The arithmetic is at least float32: the sum of squares of a
+    half-precision map overflows.
+    """
+
+    def __init__(self, channels: int, scale: float) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((channels,), float(scale)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        length: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=wide)
+        # A cell without any activation stays zero instead of becoming 0/0.
+        inverse: Tensor = 1 / (length + 1e-6)
+        return (x * inverse * self.scale[:, None, None]).to(x.dtype)
+
+
+def upsample_to(x: Tensor, like: Tensor) -> Tensor:
+    """``x`` brought bilinearly to the height and width of ``like``: 2× in the regular case, any ratio for odd sizes."""
+    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+class ABlock(nn.Module):
+    """Agglomeration of a map with the next deeper one (paper §3.2, figure 2), ReLU after every convolution.
+
+    ``shallow`` 1×1 to X = N channels; with ``context`` four branches 1×1, 1×3, 3×1, 3×3 of X/4 channels each follow.
+    ``deep`` 1×1, bilinear upsampling. ``smooth`` 3×3 over the concatenation, to N channels.
+
+    Args:
+        shallow_channels, deep_channels: of the two inputs.
+        width: factor on N, X/4 and the deep branch, each rounded by :func:`scaled`.
+        channels: N. The paper's 256.
+        deep: channels of the deep branch. The paper's N/8 = 32.
+        batch_norm: batch normalisation after every convolution; the paper has none.
+    """
+
+    def __init__(
+        self,
+        shallow_channels: int,
+        deep_channels: int,
+        *,
+        context: bool,
+        width: float = 1.0,
+        channels: int = 256,
+        deep: int = 32,
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        inner, branch, deep = self.channels_out(width, channels), scaled(channels // 4, width), scaled(deep, width)
+        self.shallow = ConvReLU(shallow_channels, inner, 1, batch_norm=batch_norm)
+        self.context = (
+            nn.ModuleDict(
+                {
+                    f"branch_{h}x{w}": ConvReLU(inner, branch, (h, w), batch_norm=batch_norm)
+                    for h in (1, 3)
+                    for w in (1, 3)
+                }
+            )
+            if context
+            else None
+        )
+        self.deep = ConvReLU(deep_channels, deep, 1, batch_norm=batch_norm)
+        self.smooth = ConvReLU((4 * branch if context else inner) + deep, inner, 3, batch_norm=batch_norm)
+
+    @staticmethod
+    def channels_out(width: float = 1.0, channels: int = 256) -> int:
+        """N, the channels of an agglomerated map: 256 at width 1 unless told otherwise."""
+        return scaled(channels, width)
+
+    def forward(self, shallow: Tensor, deep: Tensor) -> Tensor:
+        """(B, C, H, W) and the deeper map (B, C', about H/2, about W/2) → (B, N, H, W)."""
+        x = self.shallow(shallow)
+        parts = [x] if self.context is None else [branch(x) for branch in self.context.values()]
+        return self.smooth(torch.cat([*parts, upsample_to(self.deep(deep), x)], dim=1))  # type: ignore[no-any-return]
+
+
+# Per kind: order of the channels, mean and standard deviation in that order, in units of 0 … 255.
+# imagenet: torchvision's weights. caffe: the means of the reduced-fc VGG16 that SSD and S3FD start from.
+_KINDS: dict[str, tuple[list[int], list[float], list[float]]] = {
+    "imagenet": ([0, 1, 2], [0.485 * 255, 0.456 * 255, 0.406 * 255], [0.229 * 255, 0.224 * 255, 0.225 * 255]),
+    "caffe": ([2, 1, 0], [104.0, 117.0, 123.0], [1.0, 1.0, 1.0]),
+}
+
+
+class Normaliser(nn.Module):
+    """RGB images (B, 3, H, W), uint8 or float in 0 … 255, to what the trunk was trained on.
+
+    ``imagenet``: RGB, torchvision's mean and standard deviation. ``caffe``: BGR, mean 104, 117, 123, not divided.
+    Order, mean and deviation are buffers: a state dict restores them, whatever kind the network was built with.
+    """
+
+    order: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, kind: str = "imagenet") -> None:
+        super().__init__()
+        if kind not in _KINDS:
+            raise InputError(f"model.normaliser={kind}: choose {' or '.join(_KINDS)}")
+        order, mean, std = _KINDS[kind]
+        self.register_buffer("order", torch.tensor(order))
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(std)[:, None, None])
+
+    @property
+    def kind(self) -> str:
+        """``imagenet`` or ``caffe``, read off the buffers."""
+        return next(kind for kind, (order, _, _) in _KINDS.items() if order == self.order.tolist())
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images of shape {tuple(images.shape)}: (B, 3, H, W) RGB is expected")
+        # Reordered while still uint8: a quarter of the bytes. In place on what index_select has made.
+        return images.index_select(1, self.order).to(self.mean.dtype).sub_(self.mean).div_(self.std)
+
+
+# Names of the six detection maps of every trunk but VGG16, whose maps bear the paper's layer names.
+STRIDE_NAMES = ("stride4", "stride8", "stride16", "stride32", "stride64", "stride128")
+
+
+class Backbone(nn.Module):
+    """Six maps from a normalised image, strides 4, 8, 16, 32, 64 and 128.
+
+    ``forward``: (B, 3, H, W) float → six maps (B, C, about H / stride, about W / stride), shallow first; they are
+    level 1 of FANet.
+
+    ``map_names``  the six maps' names, which heads, A-blocks and ``agglomerate_from`` go by.
+    ``channels``   C of each.
+    ``width``      the factor that its channels were scaled with; 1 is the trunk as it is named.
+    """
+
+    map_names: tuple[str, ...] = STRIDE_NAMES
+    channels: tuple[int, ...]
+    width: float
+
+
+class ExtraMaps(nn.Module):
+    """The maps of stride 64 and 128 from the one of stride 32: a 1×1 and a 3×3 convolution of stride 2 each.
+
+    As S3FD's conv6_1 … conv7_2, with 1×1 layers of ``inner`` and maps of ``channels`` channels, scaled by ``width``.
+    (B, C, H, W) → (B, channels, ⌈H / 2⌉, ⌈W / 2⌉), (B, channels, ⌈H / 4⌉, ⌈W / 4⌉).
+    """
+
+    def __init__(self, inputs: int, *, inner: int, channels: int, width: float, batch_norm: bool) -> None:
+        super().__init__()
+        inner, self.channels = scaled(inner, width), scaled(channels, width)
+        self.reduce64 = ConvReLU(inputs, inner, 1, batch_norm=batch_norm)
+        self.map64 = ConvReLU(inner, self.channels, 3, stride=2, batch_norm=batch_norm)
+        self.reduce128 = ConvReLU(self.channels, inner, 1, batch_norm=batch_norm)
+        self.map128 = ConvReLU(inner, self.channels, 3, stride=2, batch_norm=batch_norm)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        stride64 = self.map64(self.reduce64(x))
+        return stride64, self.map128(self.reduce128(stride64))

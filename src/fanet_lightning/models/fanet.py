@@ -1,0 +1,246 @@
+"""FANet (paper §3, equations 1–3), networks by name, and what they cost."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.models.blocks import ABlock, Backbone, Normaliser
+from fanet_lightning.models.heads import Heads, map_shapes
+from fanet_lightning.models.light import LightTrunk
+from fanet_lightning.models.s3fd_fpn import S3fdFpn
+from fanet_lightning.models.vgg import VggTrunk
+from fanet_lightning.ops.structures import NetworkOutput
+
+
+class FANet(nn.Module):
+    """Level 1 is S3FD's pyramid; map l of level k is A(map l, map l + 1 of level k - 1) (equation 2).
+
+    With agglomeration from map s (conv_fc7: s = 4), level k has A-blocks on maps 1 … s - k + 1. Every other map is the
+    tensor of level k - 1 itself, computed once.
+
+    Args:
+        level: number of hierarchies m, 1 … s. 1 is S3FD.
+        context: the inception-like module inside the A-blocks (§3.2).
+        hl: every hierarchy has heads of its own, for the hierarchical loss (§3.4); without it the last one alone.
+        width: factor on all channels, see :func:`fanet_lightning.models.blocks.scaled`.
+        batch_norm: batch normalisation in the trunk.
+        agglomerate_from: the deepest map that takes part, by name: conv4_3 … conv7_2 of VGG16, stride8 … stride128 of
+            other trunks. None: the fourth, the paper's conv_fc7 (§3.3).
+        own_blocks: equation 2 read literally: every level above 1 has A-blocks on maps 1 … s - 1.
+        fc6: ``plain`` or ``dilated``; VGG16 alone has it.
+        backbone: ``vgg`` (VGG16, the paper's), ``light`` (:class:`LightTrunk`), or the name of a feature extractor of
+            timm, whose own channels ``width`` and ``batch_norm`` leave alone.
+        block_channels: N of the A-blocks at width 1: one number for all maps, or one per map from map 1 on, of which
+            the last holds for all that follow. The paper has 256.
+        deep_channels: channels of the A-blocks' deep branch at width 1. The paper has N/8 = 32.
+        block_batch_norm: batch normalisation in the A-blocks too; the paper has none.
+        normaliser: ``imagenet`` or ``caffe``.
+        face_prior: the score that every anchor starts with, see :class:`fanet_lightning.models.heads.Heads`.
+
+    Raises:
+        InputError: a value outside these, with the choices.
+    """
+
+    def __init__(
+        self,
+        *,
+        level: int = 3,
+        context: bool = True,
+        hl: bool = True,
+        width: float = 1.0,
+        batch_norm: bool = False,
+        agglomerate_from: str | None = None,
+        own_blocks: bool = False,
+        fc6: str = "plain",
+        backbone: str = "vgg",
+        block_channels: int | Sequence[int] = 256,
+        deep_channels: int = 32,
+        block_batch_norm: bool = False,
+        normaliser: str = "imagenet",
+        face_prior: float | None = None,
+    ) -> None:
+        super().__init__()
+        widths = _block_channels(block_channels)
+        if deep_channels < 1:
+            raise InputError(f"model.deep_channels={deep_channels}: give at least 1; the paper has 32")
+        trunk = build_backbone(backbone, width=width, batch_norm=batch_norm, fc6=fc6)
+        names = trunk.map_names
+        if agglomerate_from is None:
+            agglomerate_from = names[3]
+        if agglomerate_from not in names[1:]:
+            raise InputError(f"model.agglomerate_from={agglomerate_from}: choose one of {', '.join(names[1:])}")
+        start = names.index(agglomerate_from) + 1
+        if not 1 <= level <= start:
+            raise InputError(f"level={level}: agglomeration from {agglomerate_from} allows level=1 … {start}")
+        self.level, self.hl = level, hl
+        self.normaliser = Normaliser(normaliser)
+        self.trunk = trunk
+        self.levels = nn.ModuleDict()
+        self.heads = nn.ModuleDict()
+
+        channels = list(self.trunk.channels)
+        for k in range(1, level + 1):
+            if k > 1:
+                blocks = start - 1 if own_blocks else start - k + 1
+                own = [widths[min(i, len(widths) - 1)] for i in range(blocks)]
+                self.levels[str(k)] = nn.ModuleDict(
+                    {
+                        name: ABlock(
+                            channels[i],
+                            channels[i + 1],
+                            context=context,
+                            width=width,
+                            channels=own[i],
+                            deep=deep_channels,
+                            batch_norm=block_batch_norm,
+                        )
+                        for i, name in enumerate(names[:blocks])
+                    }
+                )
+                channels = [ABlock.channels_out(width, n) for n in own] + channels[blocks:]
+            if hl or k == level:
+                self.heads[str(k)] = Heads(channels, names, face_prior=face_prior)
+
+    def hierarchies(self, images: Tensor) -> list[list[Tensor]]:
+        """(B, 3, H, W) RGB in 0 … 255 → the six maps of each level, first level first."""
+        levels = [self.trunk(self.normaliser(images))]
+        for blocks in self.levels.values():
+            levels.append(_agglomerate(blocks, levels[-1]))
+        return levels
+
+    def forward(self, images: Tensor, all_hierarchies: bool | None = None) -> NetworkOutput:
+        """Detect on (B, 3, H, W) RGB images, uint8 or float in 0 … 255.
+
+        ``all_hierarchies``: run the heads of every hierarchy that has some, not of the last one alone.
+        By default so while training with ``hl``.
+        """
+        levels = self.hierarchies(images)
+        if all_hierarchies is None:
+            all_hierarchies = self.training
+        first = 0 if all_hierarchies and self.hl else self.level - 1
+        outputs = [self.heads[str(k)](levels[k - 1]) for k in range(first + 1, self.level + 1)]
+        return NetworkOutput(outputs, map_shapes(levels[-1]))
+
+    def training_only(self) -> list[nn.Module]:
+        """The parts that detection never runs: heads of the lower hierarchies."""
+        return [heads for k, heads in self.heads.items() if k != str(self.level)]
+
+
+def _agglomerate(blocks: nn.Module, maps: Sequence[Tensor]) -> list[Tensor]:
+    """One level from the one below (equation 2): the shallow maps agglomerated, the deeper ones as they are."""
+    new = [block(maps[i], maps[i + 1]) for i, block in enumerate(blocks.children())]
+    return [*new, *maps[len(new) :]]
+
+
+def build_backbone(name: str, *, width: float = 1.0, batch_norm: bool = False, fc6: str = "plain") -> Backbone:
+    """The trunk ``vgg`` or ``light``, or a feature extractor of timm.
+
+    Raises:
+        InputError: a value outside the trunk's choices, or a name that timm does not know.
+    """
+    if name == "vgg":
+        return VggTrunk(width=width, batch_norm=batch_norm, fc6=fc6)
+    if name == "light":
+        return LightTrunk(width=width, batch_norm=batch_norm)
+    from fanet_lightning.models.timm_backbone import TimmTrunk
+
+    return TimmTrunk(name, width=width)
+
+
+def _block_channels(value: int | Sequence[int]) -> list[int]:
+    channels = [value] if isinstance(value, int) else list(value)
+    if not channels or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in channels):
+        raise InputError(f"model.block_channels={value}: give a number of channels, or one per map as in [24,48,64]")
+    return channels
+
+
+Network = FANet | S3fdFpn
+
+
+def build_network(
+    name: str = "fanet",
+    *,
+    level: int = 3,
+    context: bool = True,
+    hl: bool = True,
+    width: float = 1.0,
+    batch_norm: bool = False,
+    agglomerate_from: str | None = None,
+    own_blocks: bool = False,
+    fc6: str = "plain",
+    backbone: str = "vgg",
+    block_channels: int | Sequence[int] = 256,
+    deep_channels: int = 32,
+    block_batch_norm: bool = False,
+    fpn_maps: int = 4,
+    normaliser: str = "imagenet",
+    face_prior: float | None = None,
+) -> Network:
+    """The network ``fanet`` or ``s3fd_fpn``, with fresh weights.
+
+    ``s3fd_fpn`` stands on VGG16 and reads neither ``level``, ``context``, ``hl`` nor what describes trunk and A-blocks;
+    ``fanet`` does not read ``fpn_maps``. The meaning of each: :class:`FANet`, :class:`S3fdFpn`. The light network is
+    ``conf/model/fanet_light.yaml``.
+
+    Raises:
+        InputError: an unknown name, or a value that the network rejects.
+    """
+    if name == "fanet":
+        return FANet(
+            level=level,
+            context=context,
+            hl=hl,
+            width=width,
+            batch_norm=batch_norm,
+            agglomerate_from=agglomerate_from,
+            own_blocks=own_blocks,
+            fc6=fc6,
+            backbone=backbone,
+            block_channels=block_channels,
+            deep_channels=deep_channels,
+            block_batch_norm=block_batch_norm,
+            normaliser=normaliser,
+            face_prior=face_prior,
+        )
+    if name == "s3fd_fpn":
+        return S3fdFpn(
+            fpn_maps=fpn_maps,
+            width=width,
+            batch_norm=batch_norm,
+            fc6=fc6,
+            normaliser=normaliser,
+            face_prior=face_prior,
+        )
+    raise InputError(f"model={name}: choose fanet or s3fd_fpn")
+
+
+def inference_parameters(network: Network) -> int:
+    """Parameters that detection uses: weights, biases and L2Norm scales, the heads of the last hierarchy alone.
+
+    Batch normalization is not counted, since it folds into the convolution before it: so many has
+    :func:`fanet_lightning.models.blocks.fuse`'s copy, and so ``FaceDetector.network``.
+    """
+    unused = [*network.training_only(), *(m for m in network.modules() if isinstance(m, nn.BatchNorm2d))]
+    skip = {id(p) for module in unused for p in module.parameters()}
+    return sum(p.numel() for p in network.parameters() if id(p) not in skip)
+
+
+def flops(network: Network, height: int, width: int) -> int:
+    """Floating-point operations of detecting in one image: two per multiply-add of the convolutions.
+
+    Nothing is computed: shapes alone run through the network.
+    """
+    tensors = {name: x.to("meta") for name, x in (*network.named_parameters(), *network.named_buffers())}
+    images = torch.empty((1, 3, height, width), dtype=torch.uint8, device="meta")
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            functional_call(network, tensors, (images,))
+    finally:
+        network.train(was_training)
+    return int(counter.get_total_flops())

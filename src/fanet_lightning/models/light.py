@@ -1,0 +1,101 @@
+"""A trunk for CPUs: most of the work on shallow maps, cross-stage partial stages (CSPNet, Wang et al. 2020) below.
+
+Small faces live on the shallow maps, so the stage of stride 4 is not halved; SCRFD (Guo et al. 2021, "Computation
+Redistribution") found by search that shallow stages deserve more than classification gives them. Plain convolutions of
+few channels keep a CPU's vector units busier than depthwise ones: ``benchmarks/light_network.py`` compares them.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.models.blocks import Backbone, ConvReLU, ExtraMaps, scaled
+
+# At width 1: channels of the stem, stride 2, and of the stages of stride 4, 8, 16 and 32; residual blocks per stage.
+STEM = 16
+STAGES = (32, 64, 128, 160)
+BLOCKS = (1, 1, 1, 1)
+
+
+class ResidualBlock(nn.Module):
+    """x + two 3×3 convolutions of x, each with ReLU (Darknet-53's block). (B, C, H, W) → the same."""
+
+    def __init__(self, channels: int, *, batch_norm: bool) -> None:
+        super().__init__()
+        self.conv1 = ConvReLU(channels, channels, 3, batch_norm=batch_norm)
+        self.conv2 = ConvReLU(channels, channels, 3, batch_norm=batch_norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(self.conv1(x))  # type: ignore[no-any-return]
+
+
+class PlainStage(nn.Module):
+    """Halves the resolution; then all channels run through residual blocks. Shapes as of :class:`CspStage`."""
+
+    def __init__(self, inputs: int, outputs: int, blocks: int, *, batch_norm: bool) -> None:
+        super().__init__()
+        self.down = ConvReLU(inputs, outputs, 3, stride=2, batch_norm=batch_norm)
+        self.blocks = nn.Sequential(*(ResidualBlock(outputs, batch_norm=batch_norm) for _ in range(blocks)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(self.down(x))  # type: ignore[no-any-return]
+
+
+class CspStage(nn.Module):
+    """Halves the resolution; then one half of the channels runs through residual blocks, the other beside them.
+
+    (B, C, H, W) → (B, C', ⌈H / 2⌉, ⌈W / 2⌉).
+    """
+
+    def __init__(self, inputs: int, outputs: int, blocks: int, *, batch_norm: bool) -> None:
+        super().__init__()
+        half = max(8, outputs // 2)
+        self.down = ConvReLU(inputs, outputs, 3, stride=2, batch_norm=batch_norm)
+        self.through = ConvReLU(outputs, half, 1, batch_norm=batch_norm)
+        self.beside = ConvReLU(outputs, half, 1, batch_norm=batch_norm)
+        self.blocks = nn.Sequential(*(ResidualBlock(half, batch_norm=batch_norm) for _ in range(blocks)))
+        self.merge = ConvReLU(2 * half, outputs, 1, batch_norm=batch_norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.down(x)
+        return self.merge(torch.cat([self.blocks(self.through(x)), self.beside(x)], dim=1))  # type: ignore[no-any-return]
+
+
+class LightTrunk(Backbone):
+    """Stem of stride 2, four stages to stride 32, two more maps. No L2Norm: batch normalisation levels the maps.
+
+    Args:
+        width: factor on every layer's channels, each rounded to a multiple of 8, at least 8.
+        batch_norm: batch normalisation after every convolution.
+
+    Raises:
+        InputError: a width that is no factor above 0.
+    """
+
+    def __init__(self, *, width: float = 1.0, batch_norm: bool = True) -> None:
+        super().__init__()
+        if not 0 < width < 100:
+            raise InputError(f"model.width={width}: give a factor above 0 and below 100; 1.0 is the named network")
+        self.width, self.batch_norm = width, batch_norm
+        self.stem = ConvReLU(3, scaled(STEM, width), 3, stride=2, batch_norm=batch_norm)
+        self.stages = nn.ModuleList()
+        inputs = scaled(STEM, width)
+        for i, (channels, blocks) in enumerate(zip(STAGES, BLOCKS, strict=True)):
+            outputs = scaled(channels, width)
+            stage = CspStage if i else PlainStage
+            self.stages.append(stage(inputs, outputs, blocks, batch_norm=batch_norm))
+            inputs = outputs
+        self.extra = ExtraMaps(inputs, inner=64, channels=96, width=width, batch_norm=batch_norm)
+        self.channels = (*(scaled(c, width) for c in STAGES), self.extra.channels, self.extra.channels)
+        for layer in self.modules():
+            if isinstance(layer, ConvReLU):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) float → six maps (B, C, ⌈H / stride⌉, ⌈W / stride⌉), strides 4, 8, 16, 32, 64, 128."""
+        x = self.stem(x)
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return [*maps, *self.extra(x)]

@@ -1,0 +1,188 @@
+"""Any feature extractor of timm as a trunk (``pip install 'fanet-lightning[timm]'``)."""
+
+import contextlib
+import difflib
+import functools
+import importlib
+import math
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fanet_lightning.cli.errors import InputError, first_line
+from fanet_lightning.models.blocks import Backbone, ExtraMaps
+
+# What the extractor has to give itself. The maps of stride 64 and 128 are added.
+STRIDES = (4, 8, 16, 32)
+OURS = ("vgg", "light")
+
+
+class TimmTrunk(Backbone):
+    """The maps of stride 4, 8, 16 and 32 of a timm model, and two more by our own convolutions.
+
+    Images are padded right and below, with the normaliser's zero, to a multiple of 32, and the maps cut to
+    ⌈size / stride⌉: extractors differ in how they round, many refuse other sizes, and anchors go by the maps' shapes.
+
+    Args:
+        name: as in ``timm.list_models()``, with or without the tag of its weights (``resnet18.a1_in1k``).
+        width: factor on the channels of the two added maps; the extractor is as wide as its name says.
+
+    The extractor starts with timm's random weights; :meth:`load_pretrained` fills in trained ones.
+
+    Raises:
+        InputError: timm is not installed, knows no such model, or one that lacks a stride, gives no feature maps, or
+            takes images of one size alone.
+    """
+
+    def __init__(self, name: str, *, width: float = 1.0) -> None:
+        super().__init__()
+        if not 0 < width < 100:
+            raise InputError(f"model.width={width}: give a factor above 0 for the channels beside the timm model")
+        self.name, self.width = name, width
+        _check_name(name)
+        with torch.device("meta"):  # what it would give can be read without its weights
+            strides = _extractor(name).feature_info.reduction()
+        if not set(STRIDES) <= set(strides):
+            have = ", ".join(str(stride) for stride in sorted(set(strides)))
+            raise InputError(
+                f"model.backbone={name}: its maps have stride {have}, and 4, 8, 16 and 32 are needed; "
+                "choose another, e.g. resnet18"
+            )
+        # The deepest map of a stride has seen most.
+        self._indices = tuple(max(i for i, s in enumerate(strides) if s == stride) for stride in STRIDES)
+        self.body = _extractor(name, out_indices=self._indices)
+        _subsample_before_strided_1x1(self.body)
+        self._channels_last_output = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
+        found = tuple(int(channels) for channels in self.body.feature_info.channels())
+        self._check_shapes(found)
+        self.extra = ExtraMaps(found[-1], inner=128, channels=256, width=width, batch_norm=True)
+        self.channels = (*found, self.extra.channels, self.extra.channels)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) float → six maps (B, C, ⌈H / stride⌉, ⌈W / stride⌉), strides 4, 8, 16, 32, 64, 128."""
+        height, width = x.shape[-2:]
+        below, right = -height % STRIDES[-1], -width % STRIDES[-1]
+        maps = self.body(F.pad(x, (0, right, 0, below)) if below or right else x)
+        if self._channels_last_output:
+            maps = [m.permute(0, 3, 1, 2) for m in maps]
+        maps = [
+            m[..., : math.ceil(height / stride), : math.ceil(width / stride)]
+            for m, stride in zip(maps, STRIDES, strict=True)
+        ]
+        return [*maps, *self.extra(maps[-1])]
+
+    def load_pretrained(self) -> tuple[list[float], list[float]]:
+        """Fill the extractor with timm's trained weights, downloaded once by ``huggingface_hub``.
+
+        Returns:
+            Mean and standard deviation per channel, RGB in 0 … 255, of the images that they were trained on.
+
+        Raises:
+            InputError: there are none for this name, or they are neither on disk nor to be downloaded.
+        """
+        timm = _import_timm(self.name)
+        if not timm.is_model_pretrained(self.name):
+            raise InputError(f"weights=imagenet: timm has no weights for {self.name}; use weights=null")
+        try:
+            # On the processor, where weights are read, whatever device is being built on.
+            with torch.device("cpu"):
+                trained = timm.create_model(
+                    self.name, features_only=True, pretrained=True, out_indices=self._indices
+                ).state_dict()
+            self.body.load_state_dict(trained)
+        # Which error it is depends on the versions of timm, huggingface_hub and what lies below them.
+        except Exception as error:
+            raise InputError(
+                f"weights=imagenet: the weights of {self.name} are not on disk and cannot be downloaded "
+                f"({first_line(error)}); put them into the cache of huggingface_hub, or use weights=null"
+            ) from error
+        config = timm.get_pretrained_cfg(self.name)
+        return [255 * float(x) for x in config.mean], [255 * float(x) for x in config.std]
+
+    def _check_shapes(self, channels: tuple[int, ...]) -> None:
+        """One small image through the extractor: names and strides promise, shapes tell."""
+        was_training = self.body.training
+        device = next(self.body.parameters()).device
+        try:
+            with torch.no_grad(), _quiet():
+                maps = self.body.eval()(torch.zeros(1, 3, 96, 160, device=device))
+        except Exception as error:
+            raise InputError(
+                f"model.backbone={self.name}: does not take images of any multiple of 32 ({first_line(error)}); "
+                "choose another, e.g. resnet18"
+            ) from error
+        finally:
+            self.body.train(was_training)
+        if self._channels_last_output:
+            maps = [m.permute(0, 3, 1, 2) for m in maps]
+        for stride, c, m in zip(STRIDES, channels, maps, strict=True):
+            if tuple(m.shape[1:]) != (c, 96 // stride, 160 // stride):
+                raise InputError(
+                    f"model.backbone={self.name}: its map of stride {stride} is {tuple(m.shape[1:])} for an image of "
+                    f"96 × 160, not {(c, 96 // stride, 160 // stride)}; choose another, e.g. resnet18"
+                )
+
+
+def _subsample_before_strided_1x1(body: nn.Module) -> None:
+    """Let every 1×1 convolution with a stride see its input subsampled and step by one: the same products.
+
+    torch's CPU gradient of a strided 1×1 convolution in channels_last (2.14, oneDNN) writes past its memory where the
+    input has few channels, 3 in MobileOne and FastViT, and the process dies in a later ``free``.
+    """
+    for layer in body.modules():
+        # Subclasses may pad by their own rule.
+        if type(layer) is nn.Conv2d and layer.kernel_size == (1, 1) and layer.padding == (0, 0):
+            down, right = layer.stride
+            if (down, right) != (1, 1):
+                layer.stride = (1, 1)
+                layer.register_forward_pre_hook(functools.partial(_subsampled, down=down, right=right))
+
+
+def _subsampled(_layer: nn.Module, inputs: tuple[Tensor, ...], *, down: int, right: int) -> Tensor:
+    return inputs[0][..., ::down, ::right]
+
+
+def _import_timm(name: str) -> Any:
+    try:
+        return importlib.import_module("timm")
+    except ModuleNotFoundError as error:
+        if error.name != "timm":
+            raise
+        raise InputError(
+            f"model.backbone={name}: {' and '.join(OURS)} are built in, every other name needs timm; "
+            "pip install 'fanet-lightning[timm]'"
+        ) from error
+
+
+def _check_name(name: str) -> None:
+    timm = _import_timm(name)
+    # Names with a colon or slash would make timm look for a model on the network or on disk.
+    if ":" not in name and "/" not in name and timm.is_model(name):
+        return
+    near = difflib.get_close_matches(name.split(".")[0], [*OURS, *timm.list_models()], n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() has the names"
+    raise InputError(f"model.backbone={name}: neither {' nor '.join(OURS)} nor a model of timm; {hint}")
+
+
+def _extractor(name: str, **options: Any) -> Any:
+    try:
+        with _quiet():
+            return _import_timm(name).create_model(name, features_only=True, pretrained=False, **options)
+    except InputError:
+        raise
+    except Exception as error:  # each family of models refuses in its own way
+        raise InputError(
+            f"model.backbone={name}: timm gives no feature maps of it ({first_line(error)}); choose another"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Warnings of timm about its own interfaces are nothing that a person could mend here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,1 @@
+"""Boxes, anchors, matching, losses, postprocessing, drawing."""

@@ -1,0 +1,297 @@
+"""Hierarchical loss (FANet §3.4, eq. 4 and 5) with hard negative mining (§3.5; SSD §2.2), and named alternatives.
+
+Each hierarchy's heads are judged by SSD's multibox loss against one and the same matching:
+
+    HL = Σ_i ω_i · L_i,    L_i = 1/N · (λ · classification + box_weight · box)
+
+The paper has the cross-entropy over the positives and the mined negatives, smooth-L1 (β = 1) over the positives' four
+offsets, box_weight = 1, and the matching of :mod:`fanet_lightning.ops.matching`. The rest are options of ours.
+"""
+
+import inspect
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.ops.anchors import AnchorGrid
+from fanet_lightning.ops.assigners import assign_atss, assign_simota
+from fanet_lightning.ops.boxes import decode, encode, paired_iou
+from fanet_lightning.ops.losses import BOX_LOSSES, focal_loss, iou_loss, quality_focal_loss
+from fanet_lightning.ops.matching import Matches, match
+from fanet_lightning.ops.structures import HeadOutput, NetworkOutput, Targets
+
+NORMALISERS = ("positives", "positives_and_negatives")
+ASSIGNMENTS = ("iou", "atss", "simota")
+CLASSIFICATIONS = ("cross_entropy", "focal", "quality_focal")
+
+
+class LossParts(NamedTuple):
+    """``total``: 0-dim, with gradient, HL of eq. 4.
+
+    ``parts``: detached 0-dim terms "h1/cls", "h1/box" … "hm/box", over N but without the weights; hierarchies are
+    counted as they were handed in, the last is the detector. ``total`` = Σ ω_i · (λ · cls_i + box_weight · box_i).
+    With several ranks the mean over ranks of ``total`` and of each part is that of the whole batch.
+    ``positives``, ``unmatched_faces``: 0-dim int64, of this rank's images.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor]
+    positives: Tensor
+    unmatched_faces: Tensor
+
+
+class HierarchicalLoss(nn.Module):
+    """FANet's loss on the heads of m hierarchies, in float32 whatever the precision of the network.
+
+    Args:
+        weights: ω, one per hierarchy; None: all 1, as in the paper.
+        lambda_cls: λ of eq. 5, on the classification (§3.5: 3).
+        normalise_by: N of eq. 5: "positives", or "positives_and_negatives" (the mined ones). At least 1.
+        negatives_per_positive: mined per image, at most (§3.5: 3).
+        min_negatives: hardest negatives kept of an image without positives (ours; the paper's rule gives 0).
+        threshold: matching rule (ii), §3.3.
+        second_stage: S3FD's compensation for faces with few anchors.
+        assignment: "iou", the paper's rule; "atss" (:mod:`fanet_lightning.ops.assigners`); "simota"
+            (:mod:`fanet_lightning.ops.assigners`), by what the last hierarchy predicts. ``threshold`` and
+            ``second_stage`` belong to "iou" alone.
+        classification: "cross_entropy" with mining; or over all anchors, with N = positives: "focal", "quality_focal"
+            (:mod:`fanet_lightning.ops.losses`), which want a network with a ``face_prior`` and λ around 1. The two
+            settings of the mining are not read then.
+        focal_alpha: weight of the positives in the focal loss, 1 - α that of the others (Lin et al. 2017: 0.25).
+        focal_gamma: γ of the focal loss, β of the quality focal loss (2 in both papers).
+        box: "smooth_l1" on the offsets; "giou", "diou" or "ciou" on the decoded boxes
+            (:mod:`fanet_lightning.ops.losses`).
+        box_weight: on the box loss; 2 is usual for the IoU losses (Li et al. 2020, "Generalized Focal Loss").
+        box_beta: where smooth-L1 turns from quadratic to linear, in offsets (SSD: 1).
+
+    N is summed over the ranks of an initialised process group, so every rank must call, also with no faces. Once
+    averaged over ranks, as DDP does, the gradients are those of the whole batch.
+    A value that makes no sense is an InputError that names its key.
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[float] | None = None,
+        lambda_cls: float = 3.0,
+        normalise_by: str = "positives",
+        negatives_per_positive: float = 3.0,
+        min_negatives: int = 16,
+        threshold: float = 0.35,
+        second_stage: bool = False,
+        assignment: str = "iou",
+        classification: str = "cross_entropy",
+        focal_alpha: float = 0.25,
+        focal_gamma: float = 2.0,
+        box: str = "smooth_l1",
+        box_weight: float = 1.0,
+        box_beta: float = 1.0,
+    ) -> None:
+        super().__init__()
+        for name, choice, choices in (
+            ("normalise_by", normalise_by, NORMALISERS),
+            ("assignment", assignment, ASSIGNMENTS),
+            ("classification", classification, CLASSIFICATIONS),
+            ("box", box, BOX_LOSSES),
+        ):
+            if choice not in choices:
+                raise InputError(f"loss.{name}={choice}: choose {' or '.join(choices)}")
+        if not (isinstance(threshold, int | float) and 0 < threshold < 1):
+            raise InputError(f"loss.threshold={threshold}: give an IoU between 0 and 1, both excluded")
+        for name, value in (
+            ("lambda_cls", lambda_cls),
+            ("negatives_per_positive", negatives_per_positive),
+            ("min_negatives", min_negatives),
+            ("focal_gamma", focal_gamma),
+            ("box_weight", box_weight),
+            ("box_beta", box_beta),
+            *(("weights", weight) for weight in weights or ()),
+        ):
+            if not (isinstance(value, int | float) and 0 <= value < math.inf):
+                raise InputError(f"loss.{name}={value}: give a finite number that is not negative")
+        if not (isinstance(focal_alpha, int | float) and 0 <= focal_alpha <= 1):
+            raise InputError(f"loss.focal_alpha={focal_alpha}: give a weight from 0 to 1")
+        if assignment != "iou" and second_stage:
+            raise InputError(
+                f"loss.second_stage=true belongs to loss.assignment=iou; with loss.assignment={assignment} set it "
+                "to false"
+            )
+        if classification != "cross_entropy" and normalise_by != "positives":
+            raise InputError(
+                f"loss.normalise_by={normalise_by} needs mined negatives, and loss.classification={classification} "
+                "takes all anchors; set loss.normalise_by=positives"
+            )
+        if classification == "quality_focal" and focal_gamma < 1:
+            raise InputError(f"loss.focal_gamma={focal_gamma}: at least 1 with loss.classification=quality_focal")
+        self.weights = None if weights is None else tuple(float(weight) for weight in weights)
+        self.lambda_cls = lambda_cls
+        self.normalise_by = normalise_by
+        self.negatives_per_positive = negatives_per_positive
+        self.min_negatives = min_negatives
+        self.threshold = threshold
+        self.second_stage = second_stage
+        self.assignment = assignment
+        self.classification = classification
+        self.focal_alpha = focal_alpha
+        self.focal_gamma = focal_gamma
+        self.box = box
+        self.box_weight = box_weight
+        self.box_beta = box_beta
+
+    def forward(self, output: NetworkOutput, grid: AnchorGrid, targets: Targets) -> LossParts:
+        """Heads of m hierarchies, the anchors they refer to, the batch's faces → the loss and its parts.
+
+        Matches once; waits for an accelerator in one place, to read how many rows there are. InputError: the number of
+        ``weights`` is not m. ValueError: no hierarchy, or heads and grid differ in the number of anchors.
+        """
+        hierarchies = output.hierarchies
+        weights = self._checked_weights(hierarchies, grid)
+        anchors = hierarchies[0].logits.shape[1]
+        device = targets.boxes_xyxy.device
+        mining = self.classification == "cross_entropy"
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            face_index, unmatched_faces = self._assign(grid, targets, hierarchies)
+            positive = face_index >= 0
+            positives = positive.sum(dim=1)
+            quota = self._quota(positives, anchors) if mining else torch.zeros_like(positives)
+            counted = positives.sum() if self.normalise_by == "positives" else (positives + quota).sum()
+            share = _ranks() / _sum_over_ranks(counted).clamp(min=1)
+            negative_rows = hardest_negatives(_margins(hierarchies), positive, quota) if mining else None
+            rows = positive.flatten().nonzero().squeeze(1)
+            faces = targets.boxes_xyxy.float()[face_index.flatten()[rows]]
+            priors = grid.boxes_cxcywh(device)[rows % anchors]
+            wanted = Positives(rows, faces, priors, encode(faces, priors))
+
+        parts: dict[str, Tensor] = {}
+        total = torch.zeros((), device=device)
+        with torch.autocast(device.type, enabled=False):
+            for index, (heads, weight) in enumerate(zip(hierarchies, weights, strict=True)):
+                if negative_rows is not None:
+                    cls = _cross_entropy(heads, rows, negative_rows[index])
+                else:
+                    cls = self._focal(heads, positive, wanted)
+                cls, box = cls * share, self._box(heads, wanted) * share
+                total = total + weight * (self.lambda_cls * cls + self.box_weight * box)
+                parts[f"h{index + 1}/cls"], parts[f"h{index + 1}/box"] = cls.detach(), box.detach()
+        return LossParts(total, parts, positives.sum(), unmatched_faces)
+
+    def _assign(self, grid: AnchorGrid, targets: Targets, hierarchies: list[HeadOutput]) -> Matches:
+        batch_size = hierarchies[0].logits.shape[0]
+        if self.assignment == "atss":
+            return assign_atss(grid, targets, batch_size)
+        if self.assignment == "simota":
+            return assign_simota(grid, targets, hierarchies[-1])
+        return match(grid, targets, batch_size, threshold=self.threshold, second_stage=self.second_stage)
+
+    def _focal(self, heads: HeadOutput, positive: Tensor, wanted: "Positives") -> Tensor:
+        """Sum over all anchors; without a face the offsets get no gradient from here."""
+        margins = _margin(heads.logits)
+        if self.classification == "focal":
+            return focal_loss(margins, positive, self.focal_alpha, self.focal_gamma)
+        with torch.no_grad():
+            predicted_xyxy = decode(_offsets(heads, wanted.rows), wanted.anchors_cxcywh)
+            quality = torch.zeros_like(margins).flatten()
+            quality[wanted.rows] = paired_iou(predicted_xyxy, wanted.faces_xyxy).clamp(max=1)
+        return quality_focal_loss(margins, quality.view_as(margins), self.focal_gamma)
+
+    def _box(self, heads: HeadOutput, wanted: "Positives") -> Tensor:
+        """Sum over the positives; with none it is 0, and the heads stay in the graph."""
+        predicted = _offsets(heads, wanted.rows)
+        if self.box == "smooth_l1":
+            return F.smooth_l1_loss(predicted, wanted.offsets, reduction="sum", beta=self.box_beta)
+        return iou_loss(self.box, decode(predicted, wanted.anchors_cxcywh), wanted.faces_xyxy).sum()
+
+    def _checked_weights(self, hierarchies: list[HeadOutput], grid: AnchorGrid) -> tuple[float, ...]:
+        if not hierarchies:
+            raise ValueError("no hierarchy with heads to judge")
+        for heads in hierarchies:
+            if heads.logits.shape[1] != grid.count or heads.offsets.shape[1] != grid.count:
+                raise ValueError(
+                    f"heads for {heads.logits.shape[1]} and {heads.offsets.shape[1]} anchors, a grid of {grid.count}"
+                )
+        weights = (1.0,) * len(hierarchies) if self.weights is None else self.weights
+        if len(weights) != len(hierarchies):
+            raise InputError(
+                f"loss.weights={list(weights)}: {len(weights)} weights for {len(hierarchies)} hierarchies with heads; "
+                "give one per hierarchy, or null for 1 each"
+            )
+        return weights
+
+    def _quota(self, positives: Tensor, anchors: int) -> Tensor:
+        """How many negatives each image may keep, (B,) → (B,) int64."""
+        wanted = torch.where(
+            positives > 0, (positives * float(self.negatives_per_positive)).floor().long(), self.min_negatives
+        )
+        return torch.minimum(wanted, anchors - positives)
+
+    def extra_repr(self) -> str:
+        names = [name for name in inspect.signature(type(self)).parameters if name != "self"]
+        return ", ".join(f"{name}={getattr(self, name)}" for name in names)
+
+
+class Positives(NamedTuple):
+    """The P positives of a batch: ``rows`` (P,) int64, image · A + anchor; the others (P, 4).
+
+    ``offsets`` are those with which a head would have the anchors become the faces.
+    """
+
+    rows: Tensor
+    faces_xyxy: Tensor
+    anchors_cxcywh: Tensor
+    offsets: Tensor
+
+
+def hardest_negatives(margins: Tensor, positive: Tensor, quota: Tensor) -> Tensor:
+    """The anchors that look most like faces and are none (SSD §2.2), per hierarchy and image.
+
+    ``margins`` (m, B, A): face logit minus background logit, which orders as the cross-entropy of a negative does.
+    ``positive`` (B, A) bool; ``quota`` (B,) int64, at most the negatives of the image.
+    Returns (m, Σ quota) rows, each image · A + anchor. Which of equal margins is taken at the cut is open; the sum of
+    losses is not. A NaN counts as the hardest, so that it shows in the loss.
+    """
+    batch_size, anchors = positive.shape
+    most = int(quota.max()) if batch_size else 0
+    found = margins.masked_fill(positive, -math.inf).topk(most, dim=2).indices
+    found += torch.arange(batch_size, device=margins.device)[:, None] * anchors
+    kept = (torch.arange(most, device=margins.device) < quota[:, None]).flatten().nonzero().squeeze(1)
+    return found.flatten(1).index_select(1, kept)
+
+
+def _margins(hierarchies: list[HeadOutput]) -> Tensor:
+    """(m, B, A) float32, detached."""
+    return torch.stack([_margin(heads.logits.detach()) for heads in hierarchies])
+
+
+def _margin(logits: Tensor) -> Tensor:
+    """Face logit minus background logit, (…, 2) → (…) float32: softmax over two classes is a sigmoid of it."""
+    logits = logits.float()
+    return logits[..., 1] - logits[..., 0]
+
+
+def _cross_entropy(heads: HeadOutput, positives: Tensor, negatives: Tensor) -> Tensor:
+    """Sum over the rows; with none it is 0, and the heads stay in the graph."""
+    margins = _margin(heads.logits.flatten(0, 1).index_select(0, torch.cat([positives, negatives])))
+    # -log softmax: softplus(-margin) for a face, softplus(margin) for background.
+    return F.softplus(-margins[: len(positives)]).sum() + F.softplus(margins[len(positives) :]).sum()
+
+
+def _offsets(heads: HeadOutput, rows: Tensor) -> Tensor:
+    """(P, 4) float32."""
+    return heads.offsets.flatten(0, 1).index_select(0, rows).float()
+
+
+def _ranks() -> int:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_world_size()
+    return 1
+
+
+def _sum_over_ranks(count: Tensor) -> Tensor:
+    if _ranks() > 1:
+        count = count.clone()
+        torch.distributed.all_reduce(count)
+    return count

@@ -1,0 +1,201 @@
+"""From head outputs to faces: probability, floor, top-k, decoding, NMS, box voting.
+
+torchvision's NMS without the rest of torchvision.
+
+``import torchvision`` brings every model of it along and torch's compiler with them: as long again as torch itself, for
+the one operator that detection needs. The operator lies in a library of its own, which torch can load.
+
+From the heads of the last hierarchy to faces (FANet §3.3, eq. 3): probability, floor, top-k, decoding, NMS.
+
+And box voting, which merges what several passes over one image found.
+"""
+
+import importlib
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fanet_lightning.ops.anchors import AnchorGrid
+from fanet_lightning.ops.boxes import decode
+from fanet_lightning.ops.structures import Detections, NetworkOutput
+
+
+def _load_operator() -> None:
+    if hasattr(torch.ops.torchvision, "nms"):
+        return
+    package = importlib.util.find_spec("torchvision")  # finds it without importing it
+    folder = Path(package.origin).parent if package is not None and package.origin else Path()
+    for library in sorted(folder.glob("_C*.so")):  # _C_stable.so since 0.29; none on Windows
+        try:
+            torch.ops.load_library(library)  # type: ignore[no-untyped-call]
+        except OSError:  # one that wants to be loaded by its package
+            continue
+    if not hasattr(torch.ops.torchvision, "nms"):
+        import torchvision  # noqa: F401
+
+
+def nms(boxes_xyxy: Tensor, scores: Tensor, iou: float) -> Tensor:
+    """As ``torchvision.ops.nms``: (D, 4), (D,) → indices of the boxes that stand, int64, best score first.
+
+    A box falls where its IoU with a better one that stands exceeds ``iou``.
+    """
+    kept: Tensor = torch.ops.torchvision.nms(boxes_xyxy, scores, iou)
+    return kept
+
+
+_load_operator()
+
+
+@torch.no_grad()
+def detect(
+    output: NetworkOutput,
+    grid: AnchorGrid,
+    *,
+    score_floor: float = 0.01,
+    top_k: int = 5000,
+    nms_iou: float = 0.3,
+    keep: int = 750,
+) -> list[Detections]:
+    """The faces of each image, B entries. Boxes in pixels of the network's input, not clipped to it.
+
+    A score is the softmax probability of a face. Anchors with a score below ``score_floor`` are dropped, of the others
+    the ``top_k`` best go to NMS (a box falls where its IoU with a better one that stands exceeds ``nms_iou``), and at
+    most ``keep`` come out. The defaults are S3FD's. At equal scores the lower anchor number comes first. Scores and
+    boxes that are not finite never come out. All in float32. ValueError: no hierarchy, heads and grid differ in the
+    number of anchors, or ``top_k`` or ``keep`` is negative.
+    """
+    if not output.hierarchies:
+        raise ValueError("no hierarchy with heads to detect with")
+    if top_k < 0 or keep < 0:
+        raise ValueError(f"top_k={top_k}, keep={keep}: must not be negative")
+    logits, offsets = output.hierarchies[-1]
+    if logits.shape[1] != grid.count:
+        raise ValueError(f"heads for {logits.shape[1]} anchors, a grid of {grid.count}")
+    anchors_cxcywh = grid.boxes_cxcywh(logits.device)
+    logits = logits.float()
+    # Softmax over two classes is the sigmoid of their difference.
+    scores = torch.sigmoid(logits[..., 1] - logits[..., 0])
+    return [
+        _detect_one(image_scores, image_offsets, anchors_cxcywh, score_floor, top_k, nms_iou, keep)
+        for image_scores, image_offsets in zip(scores, offsets, strict=True)
+    ]
+
+
+def _detect_one(
+    scores: Tensor, offsets: Tensor, anchors_cxcywh: Tensor, score_floor: float, top_k: int, nms_iou: float, keep: int
+) -> Detections:
+    """(A,), (A, 4), (A, 4) → the faces of one image."""
+    passed = (scores >= score_floor).nonzero().squeeze(1)
+    order = scores[passed].argsort(descending=True, stable=True)[:top_k]
+    best = passed[order]
+    boxes_xyxy = decode(offsets[best].float(), anchors_cxcywh[best])
+    finite = boxes_xyxy.isfinite().all(dim=1)
+    best, boxes_xyxy = best[finite], boxes_xyxy[finite]
+    kept = _nms(boxes_xyxy, scores[best], nms_iou, keep)
+    return Detections(boxes_xyxy[kept], scores[best[kept]])
+
+
+def _nms(boxes_xyxy: Tensor, scores: Tensor, iou: float, keep: int) -> Tensor:
+    """(D, 4), (D,) descending → indices of the ``keep`` first that NMS leaves.
+
+    What stands among the best boxes does not depend on those behind them, and time grows with the square of their
+    number; so the best are tried alone first. A young network, whose every anchor passes, is through after them.
+    """
+    for first in (2 * keep, len(scores)):
+        kept: Tensor = nms(boxes_xyxy[:first], scores[:first], iou)
+        if len(kept) >= keep or first >= len(scores):
+            break
+    return kept[:keep]
+
+
+@torch.no_grad()
+def box_vote(
+    boxes_xyxy: Tensor, scores: Tensor, *, iou: float = 0.3, keep: int = 750, keep_singles: bool = True
+) -> Detections:
+    """Merge detections of one face, found in several passes, into one (Gidaris and Komodakis 2015, §5; S3FD's test).
+
+    The best detection left takes all others left whose IoU with it is at least ``iou``. They become their mean box,
+    weighted by score, and their best score; then the next one. This is ``bbox_vote`` of S3FD's ``wider_test.py`` but
+    for three points: boxes are continuous (the script adds 1 to every side), a detection that nothing else agrees with
+    stays (``keep_singles=False`` drops it, as the script does), and ties go to the lower index (there to the higher).
+
+    Args:
+        boxes_xyxy: (D, 4) in any order, pixels, x2 ≥ x1, y2 ≥ y1.
+        scores: (D,), ≥ 0; at equal scores the lower index leads. Scores below 1e-12 weigh 1e-12.
+        iou: least overlap with the leader, in (0, 1].
+        keep: at most so many come out.
+        keep_singles: whether a detection alone comes out.
+
+    Returns:
+        float32 on the device of ``boxes_xyxy``, scores descending. Computed on the CPU in float64.
+
+    Raises:
+        ValueError: shapes that do not fit, ``iou`` outside (0, 1], ``keep`` negative.
+    """
+    if boxes_xyxy.shape != (len(scores), 4) or scores.ndim != 1:
+        raise ValueError(f"boxes {tuple(boxes_xyxy.shape)} and scores {tuple(scores.shape)}, need (D, 4) and (D,)")
+    if not 0 < iou <= 1 or keep < 0:
+        raise ValueError(f"iou={iou}, keep={keep}: iou must lie in (0, 1], keep must not be negative")
+    boxes = boxes_xyxy.detach().cpu().double().numpy()
+    weights = scores.detach().cpu().double().numpy()
+    leader_of = _leaders(boxes, weights, iou, keep, keep_singles)
+    taken = np.flatnonzero(leader_of >= 0)
+    leaders, group, members = np.unique(leader_of[taken], return_inverse=True, return_counts=True)
+    share = np.maximum(weights[taken], 1e-12)
+    total = np.bincount(group, share, minlength=len(leaders))
+    columns = [np.bincount(group, share * boxes[taken, i], minlength=len(leaders)) / total for i in range(4)]
+    merged = np.stack(columns, axis=1)
+    order = np.lexsort((leaders, -weights[leaders]))
+    if not keep_singles:
+        order = order[members[order] > 1]
+    order = order[:keep]
+    return Detections(
+        torch.from_numpy(merged[order]).to(boxes_xyxy.device, torch.float32),
+        torch.from_numpy(weights[leaders[order]]).to(scores.device, torch.float32),
+    )
+
+
+def _leaders(
+    boxes: npt.NDArray[np.float64], scores: npt.NDArray[np.float64], iou: float, keep: int, keep_singles: bool
+) -> npt.NDArray[np.int64]:
+    """(D, 4), (D,) → (D,) the detection that takes each one; a leader takes itself.
+
+    Leaders come in the order in which they are kept, so after ``keep`` of them (that are no singles, where those are
+    dropped) the others play no part; detections that none of these takes are -1.
+
+    Boxes lie sorted by the x of their centre, so that a leader looks only at a slice of them. With widths w ≤ W, an IoU
+    of t needs an intersection at least t·W wide, so centres at most (w + W) / 2 - t·W apart, and w ≥ t·W. For a given
+    leader this is farthest with a partner of its own width or with the widest one possible.
+    """
+    centre = (boxes[:, 0] + boxes[:, 2]) / 2
+    by_x = np.argsort(centre, kind="stable")
+    low, high = np.ascontiguousarray(boxes[by_x, :2].T), np.ascontiguousarray(boxes[by_x, 2:].T)
+    # So little that it is lost in every area but 0: the union of two empty boxes must not be 0.
+    area = np.prod(high - low, axis=0) + 1e-300
+    x = centre[by_x]
+    # The millionth on top stands for rounding.
+    reach = (high - low)[0] * ((1 - iou) * max(1.0, 0.5 / iou) + 1e-6) + 1e-6 * (1 + np.abs(x))
+    first, last = np.searchsorted(x, x - reach, side="left"), np.searchsorted(x, x + reach, side="right")
+    slices = [slice(*ends) for ends in zip(first.tolist(), last.tolist(), strict=True)]
+    place = np.empty(len(by_x), np.int64)
+    place[by_x] = np.arange(len(by_x))
+    leader = np.full(len(by_x), -1)
+    kept = 0
+    for at in place[np.argsort(-scores, kind="stable")].tolist():
+        if leader[at] >= 0:
+            continue
+        if kept == keep:
+            break
+        near = slices[at]
+        sides = np.minimum(high[:, near], high[:, at, None]) - np.maximum(low[:, near], low[:, at, None])
+        shared = np.multiply(*np.maximum(sides, 0))
+        taken = (shared / (area[near] + area[at] - shared) >= iou) & (leader[near] < 0)
+        leader[near][taken] = at
+        leader[at] = at
+        kept += int(keep_singles or np.count_nonzero(taken) > 1)
+    by_place: npt.NDArray[np.int64] = np.where(leader >= 0, by_x[leader], -1)
+    return by_place[place]

@@ -1,0 +1,101 @@
+"""Runs → one page: ``python -m fanet_lightning.report runs=DIR``."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from fanet_lightning.cli import main as cli
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.files import check_writable, replaced_folder
+
+USAGE = "python -m fanet_lightning.report runs=DIR [out=DIR] [bootstrap=1000] [speed=true] [device=auto]"
+PAGE_FILE, TABLE_FILE, FIGURES_FOLDER = "report.html", "table.md", "figures"
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where the report lies, and its tables as Markdown."""
+
+    page: Path
+    markdown: str
+
+
+def write_report(
+    runs: Path, out: Path | None = None, *, bootstrap: int = 1000, speed_passes: int = 10, device: str = "auto"
+) -> Report:
+    """Write ``report.html``, ``table.md`` and ``figures/`` (PDF and PNG) about all runs below a folder.
+
+    Args:
+        runs: folder with run folders at any depth; half-finished and broken ones are reported as such.
+        out: replaced as a whole; None: ``runs``/report.
+        bootstrap: resamples of the images; 0: no intervals over images.
+        speed_passes: timed passes per network; 0: no timing.
+        device: that the networks are timed on.
+
+    Raises:
+        InputError: no run, an ``out`` that cannot be written or that holds something other than a report, a device
+            that is not there, a number that is negative.
+    """
+    for key, number in (("bootstrap", bootstrap), ("speed_passes", speed_passes)):
+        if number < 0:
+            raise InputError(f"{key}={number} must be 0 or more")
+    # Writing takes milliseconds, numpy and matplotlib seconds: refuse before they are loaded.
+    out = runs / "report" if out is None else out
+    if not runs.is_dir():
+        raise InputError(f"runs={runs} is not a folder; give the folder of a sweep or of a run")
+    _check_out(out)
+    from fanet_lightning.report.ablation import build_parts, find_runs, markdown
+    from fanet_lightning.report.figures import save_figure
+    from fanet_lightning.report.html import render
+
+    found = find_runs(runs)
+    parts = build_parts(found, bootstrap=bootstrap, speed_passes=speed_passes, device=device)
+    text = markdown(found, parts)
+    try:
+        with replaced_folder(out) as folder:
+            (folder / FIGURES_FOLDER).mkdir()
+            for part in parts:
+                for name, figure in part.figures.items():
+                    save_figure(figure, folder / FIGURES_FOLDER / f"{part.prefix}{name}")
+            (folder / TABLE_FILE).write_text(text, encoding="utf-8")
+            (folder / PAGE_FILE).write_text(render(found, parts), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"out={out} cannot be written ({error.strerror}); free it or give another folder") from error
+    return Report(out / PAGE_FILE, text)
+
+
+def _check_out(out: Path) -> None:
+    check_writable(out)
+    if out.is_dir() and (strangers := {path.name for path in out.iterdir()} - {PAGE_FILE, TABLE_FILE, FIGURES_FOLDER}):
+        raise InputError(
+            f"out={out} holds '{min(strangers)}', which no report has written, and would be replaced as a whole; "
+            "give a folder of its own"
+        )
+    if out.is_dir():
+        check_writable(out.resolve().parent)
+
+
+def main(argv: list[str]) -> int:
+    """The command line."""
+    config = cli.verb_config("report", argv, USAGE, required=["runs"])
+    if config is None:
+        return 0
+    for key in ("bootstrap", "speed_passes"):
+        if not isinstance(config[key], int) or isinstance(config[key], bool):
+            raise InputError(f"{key}={config[key]} is not a whole number")
+    if not isinstance(config.speed, bool):
+        raise InputError(f"speed={config.speed} is neither true nor false")
+    report = write_report(
+        Path(str(config.runs)),
+        None if config.out is None else Path(str(config.out)),
+        bootstrap=config.bootstrap,
+        speed_passes=config.speed_passes if config.speed else 0,
+        device=str(config.device),
+    )
+    print(report.markdown)
+    print(f"written: {report.page}, {TABLE_FILE} and {FIGURES_FOLDER}/ beside it", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

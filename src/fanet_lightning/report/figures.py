@@ -1,0 +1,595 @@
+"""Figures: style, precision-recall, ROC, attributes, grids of detections."""
+
+import logging
+import math
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.files import replaced
+from fanet_lightning.ops.draw import confidence_colours
+from fanet_lightning.score.analysis.attributes import ATTRIBUTES, AttributeScores, GroupScore, group_label
+from fanet_lightning.score.wider_face.published import (
+    FULL_NAMES,
+    HOMEPAGE,
+    SETTINGS,
+    method_name,
+    published_curve,
+    published_methods,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    from fanet_lightning.score.fddb.roc import Roc
+
+
+# Vector text stays text in the PDF (TrueType, not the Type 3 that many publishers refuse).
+STYLE: dict[Any, Any] = {
+    "pdf.fonttype": 42,
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "0.9",
+    "axes.axisbelow": True,
+}
+# M. Okabe, K. Ito: Color Universal Design, 2008; the strongest first, without the yellow, which fades on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# For the eighth line and on the colours come again, dashed.
+DASHES = ("solid", (0, (4, 1.5)), (0, (1, 1)))
+
+# Widths of a page of text and of one column of two, in inches: neither is scaled when it is set in a paper.
+Layout = Literal["page", "column"]
+WIDTHS_INCHES: dict[Layout, float] = {"page": 7.0, "column": 3.4}
+_TEXT_POINTS = 7.5
+_LINE_INCHES = 0.145
+# Of the x axis, between a panel and its legend.
+_LABELS_INCHES = 0.42
+
+
+def line_style(index: int) -> dict[str, Any]:
+    """Colour and dashes of the index-th run."""
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "linestyle": DASHES[index // len(COLOURS) % len(DASHES)],
+        "linewidth": 1.5,
+    }
+
+
+@contextmanager
+def panels(
+    count: int, *, title: str, note: str, legend_lines: int, layout: Layout
+) -> Iterator[tuple["Figure", list["Axes"]]]:
+    """A figure of ``count`` panels: side by side on a page, one above the other in a column.
+
+    Args:
+        title: protocol and data, so that the numbers are never without them.
+        note: below the panels: what a reader must know before comparing.
+        legend_lines: room for so many below each panel.
+        layout: page or column.
+
+    Raises:
+        ValueError: another layout.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    if layout not in WIDTHS_INCHES:
+        raise ValueError(f"layout={layout!r} is none of {', '.join(WIDTHS_INCHES)}")
+    width = WIDTHS_INCHES[layout]
+    rows, columns = (count, 1) if layout == "column" else (1, count)
+    if layout == "page" and count == 1:
+        width = WIDTHS_INCHES["column"]
+    titles, notes = (wrapped(text, width) for text in (title, note))
+    panel = min(width / columns, 3.0) * (0.6 if rows > 1 else 0.85)
+    height = rows * (panel + 0.65 + _LINE_INCHES * legend_lines)
+    height += _LINE_INCHES * sum(text.count("\n") + 1 for text in (titles, notes) if text)
+    with mpl.rc_context({**STYLE, "font.size": 8, "legend.fontsize": _TEXT_POINTS, "axes.titlesize": 8.5}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        figure.set_layout_engine("constrained", h_pad=0.06, w_pad=0.05)
+        axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel().tolist()
+        if titles:
+            figure.suptitle(titles, fontsize=8.5, parse_math=False)
+        if notes:
+            figure.supxlabel(notes, fontsize=7, color="0.3", parse_math=False)
+        yield figure, axes
+        if columns > 1:
+            for axis in axes[1:]:
+                axis.set_ylabel("")
+        # Laid out once; else each file that it is written to would do it again.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+
+
+def legend_below(axis: "Axes", lines: "Sequence[Line2D]", title: str | None = None) -> None:
+    """The legend under its panel, in the order of ``lines``: inside it would hide curves that fall early."""
+    from matplotlib.transforms import ScaledTranslation
+
+    below = ScaledTranslation(0, -_LABELS_INCHES, axis.figure.dpi_scale_trans)
+    legend = axis.legend(
+        lines,
+        # Their own labels come below: here one that starts with _ would be left out, and $ would begin a formula.
+        ["-"] * len(lines),
+        title=title,
+        title_fontsize=_TEXT_POINTS,
+        alignment="left",
+        loc="upper left",
+        bbox_to_anchor=(-0.02, 0),
+        bbox_transform=axis.transAxes + below,
+        borderaxespad=0,
+        borderpad=0,
+        frameon=False,
+        handlelength=2.2,
+        labelspacing=0.25,
+    )
+    for text, line in zip(legend.get_texts(), lines, strict=True):
+        text.set_parse_math(False)
+        text.set_text(line.get_label())
+
+
+def label_lines(names: Sequence[str], count: int, layout: Layout) -> tuple[int, int]:
+    """Characters that fit into a line of the legend below one of ``count`` panels, and lines that the names take."""
+    width = WIDTHS_INCHES["column"] if layout == "column" or count == 1 else WIDTHS_INCHES["page"] / count
+    characters = int((width - 0.45) * 16)
+    # A number of up to ten characters follows the name.
+    return characters, sum(-(-(len(name) + 10) // characters) for name in names)
+
+
+def wrapped(text: str, width_inches: float) -> str:
+    """Text broken into lines of a figure's width at 7 to 9 points."""
+    return "\n".join(
+        line for part in text.splitlines() for line in textwrap.wrap(part, max(20, int(width_inches * 15.5)))
+    )
+
+
+def save_figure(figure: "Figure", stem: Path) -> list[Path]:
+    """Write ``stem``.pdf (vector, for papers) and ``stem``.png (for looking); each appears by rename.
+
+    The same figure gives the same files, without the time of day.
+    """
+    import matplotlib as mpl
+
+    # It reports on every table of every font where the root logger lets it, as Hydra's does.
+    logging.getLogger("fontTools").setLevel(logging.WARNING)
+    paths = []
+    for suffix, metadata in ((".pdf", {"CreationDate": None}), (".png", {})):
+        path = stem.with_name(stem.name + suffix)
+        # The style of fonts is read when a file is written, not when the figure is made.
+        with replaced(path) as temporary, mpl.rc_context(STYLE):
+            figure.savefig(temporary, format=suffix[1:], dpi=200, metadata=metadata)
+        paths.append(path)
+    return paths
+
+
+# Published methods with a name are dark dashes of their own; beyond these they come again, lighter.
+_PUBLISHED_DASHES = (
+    (0, (5, 1.5)),
+    (0, (1, 1)),
+    (0, (5, 1.5, 1, 1.5)),
+    (0, (3, 1)),
+    (0, (7, 2)),
+    (0, (3, 1, 1, 1, 1, 1)),
+)
+NOT_COMPARABLE = "The published curves are over the whole {split} split: they do not compare with other images."
+
+
+class PrecisionRecall(Protocol):
+    """What is drawn of a curve: :class:`fanet_lightning.score.curves.Curve` is one.
+
+    ``precision`` and ``recall`` are (T,) in [0, 1], at descending thresholds; ``ap`` in [0, 1], NaN without a face.
+    """
+
+    @property
+    def precision(self) -> npt.NDArray[np.float64]: ...
+    @property
+    def recall(self) -> npt.NDArray[np.float64]: ...
+    @property
+    def ap(self) -> float: ...
+
+
+def wider_label(name: str, ap: float) -> str:
+    """As in the figures of the WIDER FACE page: ``FANet-0.956``."""
+    return f"{name}-{ap:.3f}" if np.isfinite(ap) else f"{name}: no face"
+
+
+def pascal_label(name: str, ap: float) -> str:
+    """As in the figures of face-eval: ``FANet (AP 98.78)``."""
+    return f"{name} (AP {100 * ap:.2f})" if np.isfinite(ap) else f"{name} (no face)"
+
+
+def precision_recall_figure(
+    runs: Mapping[str, Mapping[str, PrecisionRecall]],
+    title: str = "",
+    *,
+    published: Sequence[str] | None = None,
+    split: str = "val",
+    sample: bool = False,
+    note: str = "",
+    label: Callable[[str, float], str] = wider_label,
+    layout: Layout = "page",
+) -> "Figure":
+    """One panel per setting; under each its legend by descending AP, the runs in colour.
+
+    Args:
+        runs: name of a run → setting → curve. May be empty with ``published``.
+        title: protocol and data, so that the numbers are never without them.
+        published: WIDER FACE methods that get a name in the legend; all others of the split are drawn as light grey
+            lines. An empty sequence: all of them grey. None: no published curve.
+        split: of the published curves, ``val`` or ``test``.
+        sample: the runs are over other images, say a part of the split. The figure then says that the published curves
+            do not compare.
+        note: what else stands below the panels.
+        label: name and AP → text of the legend.
+        layout: ``page``: panels side by side over 7 inches; ``column``: one above the other, 3.4 inches wide. Neither
+            is meant to be scaled.
+
+    Raises:
+        InputError: a method or split without published curves.
+        ValueError: nothing to draw, published curves beside settings that they do not have, or an unknown layout.
+    """
+    settings = list(dict.fromkeys(setting for curves in runs.values() for setting in curves))
+    notes = [note] if note else []
+    named: list[str] = []
+    if published is not None:
+        named = list(dict.fromkeys(method_name(name, split) for name in published))
+        settings = settings or list(SETTINGS)
+        if strangers := set(settings) - set(SETTINGS):
+            raise ValueError(f"there are no published curves of setting '{min(strangers)}'")
+        meant = [f"{name} is {FULL_NAMES[name]}" for name in named if name in FULL_NAMES]
+        notes.append("; ".join([f"Published curves: {HOMEPAGE}", *meant]))
+        if sample:
+            notes.append(NOT_COMPARABLE.format(split=split))
+    if not settings:
+        raise ValueError("no curve to draw")
+    characters, lines = label_lines([*runs, *named], len(settings), layout)
+    lines += published is not None and len(named) < len(published_methods(split))
+
+    def legend(name: str, ap: float) -> str:
+        return "\n".join(textwrap.wrap(label(name, ap), characters))
+
+    with panels(len(settings), title=title, note="\n".join(notes), legend_lines=lines, layout=layout) as (figure, axes):
+        for axis, setting in zip(axes, settings, strict=True):
+            grey = [] if published is None else _draw_others(axis, named, split, setting)
+            shown = _draw_published(axis, named, runs, split, setting, legend)
+            for index, (name, curves) in enumerate(runs.items()):
+                if setting in curves:
+                    curve = curves[setting]
+                    # Before the first detection precision is 0 by definition, or 0 / 0.
+                    begun = np.cumsum(np.nan_to_num(curve.precision)) > 0
+                    (line,) = axis.plot(
+                        curve.recall[begun],
+                        curve.precision[begun],
+                        **line_style(index),
+                        label=legend(name, curve.ap),
+                        clip_on=False,
+                    )
+                    shown.append((curve.ap, line))
+            axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="Recall", ylabel="Precision")
+            if settings != ["all"]:
+                axis.set_title(setting, parse_math=False)
+            # Stable, so that runs of equal AP keep their order; those without a face come last.
+            shown.sort(key=lambda pair: -pair[0] if np.isfinite(pair[0]) else np.inf)
+            legend_below(axis, [line for _, line in shown] + grey)
+    return figure
+
+
+def _draw_others(axis: "Axes", named: Sequence[str], split: str, setting: str) -> "list[Line2D]":
+    """All published curves without a name; the one that stands for them in the legend."""
+    others = [name for name in published_methods(split) if name not in named]
+    lines = []
+    for name in others:
+        precision, recall = published_curve(name, split, setting)
+        lines += axis.plot(recall, precision, color="0.82", linewidth=0.5, zorder=1.5, clip_on=False)
+    if lines:
+        lines[0].set_label(f"{len(others)} other published methods")
+    return lines[:1]
+
+
+def _draw_published(
+    axis: "Axes",
+    named: Sequence[str],
+    runs: Mapping[str, object],
+    split: str,
+    setting: str,
+    label: Callable[[str, float], str],
+) -> "list[tuple[float, Line2D]]":
+    drawn = []
+    for index, name in enumerate(named):
+        precision, recall = published_curve(name, split, setting)
+        ap = published_methods(split)[name][setting]
+        (line,) = axis.plot(
+            recall,
+            precision,
+            color="0.2" if index < len(_PUBLISHED_DASHES) else "0.55",
+            linestyle=_PUBLISHED_DASHES[index % len(_PUBLISHED_DASHES)],
+            linewidth=1.0,
+            zorder=1.8,
+            clip_on=False,
+            label=label(f"{name} (published)" if name in runs else name, ap),
+        )
+        drawn.append((ap, line))
+    return drawn
+
+
+SCORES = ("discrete", "continuous")
+
+
+class RocCurve(NamedTuple):
+    """``true_positive_rate`` (T,) in [0, 1] and ``false_positives`` (T,), in the order of the official files: by
+    ascending threshold, so the first point has most false positives."""
+
+    true_positive_rate: npt.NDArray[np.float64]
+    false_positives: npt.NDArray[np.float64]
+
+    def at(self, false_positives: float = math.inf) -> float:
+        """Rate of the first point with no more than so many false positives, 0 where there is none."""
+        within = np.flatnonzero(self.false_positives <= false_positives)
+        return float(self.true_positive_rate[within[0]]) if len(within) else 0.0
+
+
+def roc_curves(roc: "Roc") -> dict[str, RocCurve]:
+    """Both curves of a scoring."""
+    false_positives = roc.false_positives.astype(np.float64)
+    return {
+        "discrete": RocCurve(roc.rate_discrete, false_positives),
+        "continuous": RocCurve(roc.rate_continuous, false_positives),
+    }
+
+
+def read_roc_file(path: Path) -> RocCurve:
+    """An official ``…DiscROC.txt`` (rate, false positives, threshold) or ``…ContROC.txt`` (rate, false positives).
+
+    Blank lines are skipped. A file by descending threshold is turned round.
+
+    Raises:
+        InputError: the file is missing or empty; a line that does not have 2 or 3 numbers, as many as the first has; a
+            rate outside [0, 1]; a count of false positives that is negative or not finite.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); give a curve file of FDDB's program") from error
+    rows: list[list[float]] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        fields = line.split()
+        if not fields:
+            continue
+        try:
+            row = [float(field) for field in fields]
+        except ValueError:
+            hint = "; write decimals with a point" if "," in line else ""
+            raise InputError(f"{path}:{number}: '{line.strip()[:60]}' is not numbers{hint}") from None
+        if len(row) not in (2, 3) or (rows and len(row) != len(rows[0])):
+            expected = str(len(rows[0])) if rows else "2 or 3"
+            raise InputError(
+                f"{path}:{number}: {len(row)} numbers instead of {expected}: rate, false positives, threshold"
+            )
+        if not 0 <= row[0] <= 1:
+            raise InputError(f"{path}:{number}: a true-positive rate of {fields[0]} is not in [0, 1]")
+        if not (math.isfinite(row[1]) and row[1] >= 0):
+            raise InputError(f"{path}:{number}: {fields[1]} is no count of false positives")
+        rows.append(row)
+    if not rows:
+        raise InputError(f"{path} holds no line; give a curve file of FDDB's program")
+    points = np.array([row[:2] for row in rows])
+    if points[0, 1] < points[-1, 1]:
+        points = points[::-1]
+    return RocCurve(points[:, 0], points[:, 1])
+
+
+def roc_figure(
+    runs: Mapping[str, Mapping[str, RocCurve]],
+    title: str = "",
+    *,
+    max_false_positives: float | None = 2000,
+    scale: Literal["linear", "log"] = "linear",
+    note: str = "",
+    layout: Layout = "page",
+) -> "Figure":
+    """The discrete and the continuous panel; under each the runs by descending rate.
+
+    The rate in the legend is that of the first point with no more than ``max_false_positives``, as in ``scores.json``.
+
+    Args:
+        runs: name → ``discrete`` and ``continuous`` → curve; a run may have one of them alone.
+        title: protocol and data.
+        max_false_positives: end of the x axis; None: as far as the longest curve goes.
+        scale: of false positives. ``log`` is linear between 0 and 1, so that the points without any are in it.
+        note: what else stands below the panels.
+        layout: as :func:`precision_recall_figure`.
+
+    Raises:
+        ValueError: no run, an end of the axis that is not above 0, or an unknown scale or layout.
+    """
+    if not any(runs.values()):
+        raise ValueError("no curve to draw")
+    if max_false_positives is not None and not (math.isfinite(max_false_positives) and max_false_positives > 0):
+        raise ValueError(f"max_false_positives={max_false_positives} is not above 0")
+    if scale not in ("linear", "log"):
+        raise ValueError(f"scale={scale!r} is neither linear nor log")
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+    limit = math.inf if max_false_positives is None else max_false_positives
+    head = "rate at the end of the curve" if math.isinf(limit) else f"rate at ≤ {limit:,.0f} false positives"
+    characters, lines = label_lines([*runs], len(SCORES), layout)
+    with panels(len(SCORES), title=title, note=note, legend_lines=lines + 1, layout=layout) as (figure, axes):
+        for axis, score in zip(axes, SCORES, strict=True):
+            shown = []
+            for index, (name, curves) in enumerate(runs.items()):
+                if score in curves:
+                    curve = curves[score]
+                    rate = curve.at(limit)
+                    (line,) = axis.plot(
+                        curve.false_positives,
+                        curve.true_positive_rate,
+                        **line_style(index),
+                        label="\n".join(textwrap.wrap(f"{name} {rate:.4f}", characters)),
+                    )
+                    shown.append((rate, line))
+            longest = max(float(curve.false_positives.max()) for own in runs.values() for curve in own.values())
+            axis.set(xlim=(0, longest or 1 if math.isinf(limit) else limit), ylim=(0, 1), title=f"{score} score")
+            if scale == "log":
+                axis.set_xscale("symlog", linthresh=1)
+            else:
+                axis.xaxis.set_major_locator(MaxNLocator(5))
+                axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+            axis.set(xlabel="False positives", ylabel="True-positive rate")
+            shown.sort(key=lambda pair: -pair[0])
+            legend_below(axis, [line for _, line in shown], head)
+    return figure
+
+
+# Okabe and Ito's palette, told apart by people with any colour vision and in grey.
+MEASURE_COLOURS = {"ap": "#0072b2", "normalised_ap": "#56b4e9", "recall": "#d55e00", "max_recall": "#e69f00"}
+HEADINGS = {"all": "", "height": "height", "scale": "scale (WIDER FACE)"}
+
+
+def attribute_figure(scores: AttributeScores, title: str = "") -> "Figure":
+    """AP to the left and recall to the right, one line per group of every attribute but events.
+
+    Groups without a face are left out. Light dots: AP with normalised precision, and the recall of all rows.
+    """
+    blocks = []
+    for attribute in ATTRIBUTES:
+        own = [score for score in scores.groups if score.attribute == attribute and score.faces]
+        if own and attribute != "event":
+            blocks.append((HEADINGS.get(attribute, attribute), own))
+    return _figure(scores, blocks, title, ("ap", "normalised_ap"))
+
+
+def event_figure(scores: AttributeScores, title: str = "") -> "Figure":
+    """As :func:`attribute_figure` for the events, the highest AP on top; there is no normalised AP of an event."""
+    events = [score for score in scores.groups if score.attribute == "event" and score.faces]
+    everything = [score for score in scores.groups if score.attribute == "all"]
+    events.sort(key=lambda score: -score.ap.value)
+    return _figure(scores, [("", everything), ("event", events)], title, ("ap",))
+
+
+def _figure(
+    scores: AttributeScores, blocks: Sequence[tuple[str, list[GroupScore]]], title: str, left_measures: tuple[str, ...]
+) -> "Figure":
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    sides = (left_measures, ("recall", "max_recall"))
+    lines = sum(len(own) + bool(heading) for heading, own in blocks)
+    with mpl.rc_context({**STYLE, "font.size": 8}):
+        figure = Figure(figsize=(7.0, 0.165 * lines + 1.15), layout="constrained")
+        axes = figure.subplots(1, 2, sharey=True)
+        labels: list[tuple[str, bool]] = []
+        for heading, own in blocks:
+            if heading:
+                labels.append((heading, True))
+            for score in own:
+                for axis, measures in zip(axes, sides, strict=True):
+                    _dots(axis, len(labels), score, measures)
+                labels.append((_label(score), False))
+        for axis, measures, name in zip(axes, sides, ("AP", "recall"), strict=True):
+            whole = scores.groups[0].measure(measures[0]).value
+            if not math.isnan(whole):
+                axis.axvline(whole, color=MEASURE_COLOURS[measures[0]], linewidth=0.7, linestyle=(0, (2, 2)))
+            axis.set(xlim=(0, 1), ylim=(len(labels) - 0.4, -0.6), xlabel=name)
+            axis.grid(axis="y", visible=False)
+            axis.tick_params(axis="y", length=0)
+        axes[0].set_yticks(range(len(labels)), [text for text, _ in labels])
+        for tick, (_, is_heading) in zip(axes[0].get_yticklabels(), labels, strict=True):
+            tick.set_fontweight("bold" if is_heading else "normal")
+        handles = _legend(scores, sides)
+        figure.legend(handles=handles, loc="outside lower center", ncols=2 if len(handles) > 3 else 3, frameon=False)
+        if title:
+            figure.suptitle(title, fontsize=9)
+        # Laid out once; else every file that it is written to would do it again, which takes most of the time.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+    return figure
+
+
+def _label(score: GroupScore) -> str:
+    label = group_label(score.attribute, score.value)
+    return f"all {score.faces:,} faces" if score.attribute == "all" else f"{label}  ({score.faces:,})"
+
+
+def _dots(axis: "Axes", y: float, score: GroupScore, measures: tuple[str, ...]) -> None:
+    shown = [name for name in measures if not math.isnan(score.measure(name).value)]
+    for number, name in enumerate(shown):
+        interval, colour = score.measure(name), MEASURE_COLOURS[name]
+        # Two numbers of a line lie a little apart, so that neither interval hides the other.
+        place = y + 0.32 * (number - (len(shown) - 1) / 2)
+        if not math.isnan(interval.low):
+            axis.plot([interval.low, interval.high], [place, place], color=colour, linewidth=1.4, solid_capstyle="butt")
+        axis.plot(interval.value, place, marker="o", markersize=3.2, color=colour, clip_on=False, zorder=3)
+
+
+def _legend(scores: AttributeScores, sides: Sequence[tuple[str, ...]]) -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    texts = {
+        "ap": "AP",
+        "normalised_ap": "AP with normalised precision",
+        "recall": f"recall at precision {scores.at_precision:g} over all faces",
+        "max_recall": "recall of all detections",
+    }
+    style: dict[str, Any] = {"marker": "o", "markersize": 3.2, "linewidth": 1.4}
+    return [Line2D([], [], color=MEASURE_COLOURS[name], label=texts[name], **style) for side in sides for name in side]
+
+
+def draw_detections(
+    image_rgb: npt.NDArray[np.uint8],
+    boxes_xyxy: npt.NDArray[np.floating],
+    scores: npt.NDArray[np.floating],
+    faces_xyxy: npt.NDArray[np.floating] | None = None,
+) -> npt.NDArray[np.uint8]:
+    """The image with its boxes, colour = confidence in matplotlib's ``turbo``; annotated faces as thin white boxes.
+
+    Args:
+        image_rgb: (H, W, 3) uint8.
+        boxes_xyxy: (D, 4) pixels.
+        scores: (D,) in [0, 1].
+        faces_xyxy: (F, 4) pixels, or None.
+    """
+    import cv2
+
+    drawn = np.ascontiguousarray(image_rgb).copy()
+    colours = confidence_colours(scores)
+    thickness = max(1, round(max(image_rgb.shape[:2]) / 500))
+    for box in faces_xyxy if faces_xyxy is not None else []:
+        x1, y1, x2, y2 = (round(float(v)) for v in box)
+        cv2.rectangle(drawn, (x1, y1), (x2, y2), (255, 255, 255), 1)
+    # Ascending, so that confident boxes lie on top.
+    for index in np.argsort(scores):
+        x1, y1, x2, y2 = (round(float(v)) for v in boxes_xyxy[index])
+        cv2.rectangle(drawn, (x1, y1), (x2, y2), colours[index].tolist(), thickness)
+    return drawn
+
+
+def detection_sheet(
+    images_rgb: Sequence[npt.NDArray[np.uint8]], titles: Sequence[str], caption: str, columns: int = 3
+) -> "Figure":
+    """Drawn images in a grid with the colour bar of confidence at the right."""
+    import matplotlib as mpl
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+    rows = max(1, -(-len(images_rgb) // columns))
+    with mpl.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(4.0 * columns + 0.8, 3.0 * rows + 0.5), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
+        for axis in axes.flat:
+            axis.set_axis_off()
+        for axis, image, title in zip(axes.flat, images_rgb, titles, strict=False):
+            axis.imshow(image)
+            axis.set_title(title, fontsize=7)
+        bar = ScalarMappable(Normalize(0, 1), "turbo")
+        figure.colorbar(bar, ax=axes, fraction=0.02, pad=0.01, label="confidence")
+        figure.suptitle(caption, fontsize=9)
+    return figure

@@ -1,0 +1,1 @@
+"""Scores of predictions against ground truth, for every benchmark. No torch."""

@@ -1,0 +1,330 @@
+"""``python -m fanet_lightning.score``: predictions and ground truth → numbers with intervals, for every benchmark."""
+
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.files import check_writable
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from fanet_lightning.cli.provenance import TrainedOn
+    from fanet_lightning.score.results import Benchmark, Intervals, Scores
+
+
+NAMES = ("wider_face", "fddb", "pascal_face", "afw", "coco")
+
+
+def build_benchmark(name: str, **options: Any) -> "Benchmark[Any]":
+    """The benchmark of a ``benchmark`` group of the configuration: its ``name``, the rest as arguments.
+
+    Raises:
+        InputError: an unknown name, or an argument that this benchmark does not take.
+    """
+    if name not in NAMES:
+        raise InputError(f"benchmark={name} is not known; choose one of {', '.join(NAMES)}")
+    try:
+        return _class_of(name)(**options)
+    except TypeError as error:
+        raise InputError(f"benchmark={name}: {error}") from error
+
+
+def _class_of(name: str) -> "Callable[..., Benchmark[Any]]":
+    # A benchmark imports scipy, OpenCV or pycocotools; only what the one asked for needs is waited for.
+    if name == "fddb":
+        from fanet_lightning.score.fddb.benchmark import FddbBenchmark
+
+        return FddbBenchmark
+    if name == "pascal_face":
+        from fanet_lightning.score.pascal_face.benchmark import PascalFaceBenchmark
+
+        return PascalFaceBenchmark
+    if name == "afw":
+        from fanet_lightning.score.pascal_face.benchmark import AfwBenchmark
+
+        return AfwBenchmark
+    if name == "coco":
+        from fanet_lightning.score.coco import CocoBenchmark
+
+        return CocoBenchmark
+    from fanet_lightning.score.wider_face.benchmark import WiderFaceBenchmark
+
+    return WiderFaceBenchmark
+
+
+USAGE = (
+    "python -m fanet_lightning.score [benchmark=wider_face] predictions=DIR ground_truth=DIR [against=DIR] "
+    "[images=LIST] [trained_on=LIST] [out=DIR] [bootstrap=1000] [strict=true] [attributes=true] "
+    "[errors=true pictures=DIR]"
+)
+SPLITS = ("val", "test")
+MOST_RESAMPLES = 1_000_000
+TEST_NAMES = "wider_face_test_filelist.txt"
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Numbers of predictions, with what can be said about other images and other predictions.
+
+    ``intervals``   of each number, over images; empty where none were asked for.
+    ``truth``       the ground truth that was scored against, of the benchmark's own kind.
+    ``other``       scores of the predictions that these are compared with.
+    ``differences`` paired intervals of scored - other.
+    ``trained_on``  how many of the images the detector was trained on; None where nothing tells.
+    ``other_trained_on`` the same of ``other``.
+    """
+
+    scores: "Scores"
+    intervals: "Intervals"
+    truth: Any
+    other: "Scores | None" = None
+    differences: "Intervals" = field(default_factory=dict)
+    trained_on: "TrainedOn | None" = None
+    other_trained_on: "TrainedOn | None" = None
+
+
+def score_predictions(
+    predictions: Path,
+    ground_truth: Path,
+    *,
+    benchmark: "Benchmark[Any] | str" = "wider_face",
+    images: Path | None = None,
+    strict: bool = False,
+    bootstrap: int = 1000,
+    against: Path | None = None,
+    trained_on: Path | None = None,
+) -> Scored:
+    """Score prediction files against official ground truth.
+
+    Args:
+        predictions: what is scored, in the benchmark's own format.
+        ground_truth: the benchmark's official files.
+        benchmark: one of those that :func:`build_benchmark` knows, or its name.
+        images: a list that restricts everything, the normalisation of WIDER's scores too, to its images.
+        strict: an image without predictions is an error.
+        bootstrap: resamples behind the intervals; 0: no intervals.
+        against: other predictions for the same images; adds the paired differences to them.
+        trained_on: list of the images that the detector was trained on; by default the one that ``evaluate`` has put
+            beside ``predictions``.
+
+    Raises:
+        InputError: an unknown benchmark, files that are missing or do not hold what they should, a negative
+            ``bootstrap``, or none of it with ``against``.
+    """
+    if bootstrap < 0:
+        raise InputError(f"bootstrap={bootstrap} is no number of resamples; give one above 0, or 0 for no intervals")
+    if against is not None and bootstrap == 0:
+        raise InputError("bootstrap=0 leaves nothing to say about a difference; with against= give a number above 0")
+    # scipy takes a quarter of a second; --help and a mistaken key must not wait for it.
+    from fanet_lightning.score.results import differences_of, intervals_of
+
+    if isinstance(benchmark, str):
+        benchmark = build_benchmark(benchmark)
+    truth = benchmark.read_ground_truth(ground_truth, images)
+    scores = benchmark.score(truth, predictions, strict=strict)
+    seen = _trained_on(scores, predictions, trained_on)
+    other, other_seen = None, None
+    if against is not None:
+        other = benchmark.score(truth, against, strict=strict)
+        other_seen = _trained_on(other, against, None)
+    if not bootstrap:
+        return Scored(scores, {}, truth, other, {}, seen, other_seen)
+    samples = scores.resampled(bootstrap, 0)
+    differences = {} if other is None else differences_of(scores, other, samples, other.resampled(bootstrap, 0))
+    return Scored(scores, intervals_of(scores, samples), truth, other, differences, seen, other_seen)
+
+
+def predictions_of(path: Path) -> Path:
+    """``path``, or the predictions in it where it is the folder of a whole evaluation, ``out`` of ``evaluate``."""
+    from fanet_lightning.cli.provenance import PREDICTIONS_FOLDER
+    from fanet_lightning.score.results import SCORES_FILE
+
+    inside = path / PREDICTIONS_FOLDER
+    return inside if (path / SCORES_FILE).is_file() and inside.is_dir() else path
+
+
+def _trained_on(scores: "Scores", predictions: Path, given: Path | None) -> "TrainedOn | None":
+    from fanet_lightning.cli.provenance import list_beside, trained_on_by_list
+
+    path = given or list_beside(predictions)
+    return None if path is None else trained_on_by_list(path, scores.image_ids, scores.benchmark)
+
+
+def main(argv: list[str]) -> int:
+    """Print the table, write ``out`` where it is given; 0 when all went well."""
+    from fanet_lightning.cli.main import verb_config
+
+    _check_benchmark(argv)
+    config = verb_config("score", argv, USAGE, ("predictions", "ground_truth"))
+    if config is None:
+        return 0
+    _check_values(config)
+    out, images, against, pictures, trained_on = (
+        None if config[key] is None else Path(str(config[key]))
+        for key in ("out", "images", "against", "pictures", "trained_on")
+    )
+    from fanet_lightning.cli.config import plain
+
+    benchmark = build_benchmark(**plain(config)["benchmark"])
+    predictions, ground_truth = Path(str(config.predictions)), Path(str(config.ground_truth))
+    predictions, against = predictions_of(predictions), None if against is None else predictions_of(against)
+    if out is not None:
+        check_writable(out)
+        if config.split != "test":
+            from fanet_lightning.score.results import check_out
+
+            check_out(out)
+    if config.split == "test":
+        _check_alone(config)
+        _pack(predictions, ground_truth, out)
+        return 0
+    scored = score_predictions(
+        predictions,
+        ground_truth,
+        benchmark=benchmark,
+        images=images,
+        strict=config.strict,
+        bootstrap=config.bootstrap,
+        against=against,
+        trained_on=trained_on,
+    )
+    _report(scored, against)
+    command = ["python", "-m", "fanet_lightning.score", *argv]
+    if out is not None:
+        _write(scored, out, command, against, config.bootstrap)
+    _report_more(config, scored, out, predictions, against, pictures, command)
+    return 0
+
+
+def _check_benchmark(argv: list[str]) -> None:
+    """``benchmark=1`` is no text to Hydra, which then fails in its own way."""
+
+    for word in argv:
+        key, is_word, name = word.partition("=")
+        if is_word and key == "benchmark" and name not in NAMES:
+            raise InputError(f"benchmark={name}: there is no such option; choose one of {', '.join(NAMES)}")
+
+
+def _check_values(config: "DictConfig") -> None:
+    from fanet_lightning.cli.main import check_report_keys
+
+    check_report_keys(config)
+    if not isinstance(config.strict, bool):
+        raise InputError(f"strict={config.strict} is neither true nor false")
+    if not isinstance(config.bootstrap, int) or isinstance(config.bootstrap, bool):
+        raise InputError(
+            f"bootstrap={config.bootstrap} is not a whole number; it counts the resamples, 0: no intervals"
+        )
+    if config.bootstrap > MOST_RESAMPLES:
+        raise InputError(f"bootstrap={config.bootstrap} takes too much memory; give at most {MOST_RESAMPLES:,}")
+    if config.split not in SPLITS:
+        raise InputError(f"split={config.split} is unknown; take val, or test for the archive that is sent in")
+    of_wider = {
+        "attributes=true": config.attributes,
+        "errors=true": config.errors,
+        "split=test": config.split == "test",
+    }
+    for word, is_given in of_wider.items():
+        if is_given and config.benchmark.name != "wider_face":
+            raise InputError(f"{word} is for benchmark=wider_face; leave it out for {config.benchmark.name}")
+    takes_zip = ("predictions", "against") if config.benchmark.name == "wider_face" else ()
+    for key in ("predictions", "against", "ground_truth"):
+        if config[key] is not None and key not in takes_zip and zipfile.is_zipfile(str(config[key])):
+            raise InputError(f"{key}={config[key]} is a .zip; unpack it and give what is in it")
+    if config.pictures is not None and not config.errors:
+        raise InputError("pictures= are for the page of errors; add errors=true")
+    if config.pictures is not None and not Path(str(config.pictures)).is_dir():
+        raise InputError(f"pictures={config.pictures} is not a folder; give the one with the event folders")
+
+
+def _check_alone(config: "DictConfig") -> None:
+    """With ``split=test`` nothing is scored, so what asks for more than the archive is a mistake."""
+    for key in ("attributes", "errors", "against", "images", "pictures", "trained_on"):
+        if config[key] not in (None, False):
+            raise InputError(f"{key}={config[key]} has no meaning with split=test, which has no labels; leave it out")
+
+
+def _pack(predictions: Path, names: Path, out: Path | None) -> None:
+    """``split=test``: no labels are public, so nothing is scored; the archive for the test server is written."""
+    from fanet_lightning.cli.files import read_image_list
+    from fanet_lightning.score.wider_face.predictions import write_submission
+
+    if out is None:
+        raise InputError("split=test writes an archive to send in; give out=DIR")
+    if not predictions.is_dir():
+        raise InputError(f"predictions={predictions} is not a folder; split=test packs the official text files")
+    listed = next((path for path in (names, names / TEST_NAMES) if path.is_file()), None)
+    if listed is None:
+        raise InputError(f"ground_truth={names}: with split=test give {TEST_NAMES} or the folder that holds it")
+    archive = out / "submission.zip"
+    packed = write_submission(archive, predictions, [image_id for _, image_id in read_image_list(listed)])
+    print(f"written: {archive}, {len(packed.scores):,} boxes of {len(packed.image_ids):,} images, read back and whole")
+
+
+def _report_more(
+    config: "DictConfig",
+    scored: Scored,
+    out: Path | None,
+    predictions: Path,
+    against: Path | None,
+    pictures: Path | None,
+    command: list[str],
+) -> None:
+    if not (config.attributes or config.errors):
+        return
+    from fanet_lightning.cli.provenance import made_by
+    from fanet_lightning.report.error_gallery import report_by_attribute, report_errors
+
+    if config.attributes:
+        report_by_attribute(
+            scored.truth, predictions, out, title=scored.scores.headline, bootstrap=config.bootstrap, against=against,
+            made_by=made_by(command),
+        )  # fmt: skip
+    if config.errors:
+        title = f"{scored.scores.headline}: {predictions.name}"
+        missing = report_errors(scored.truth, predictions, out, title=title, pictures=pictures, worst=config.worst)
+        if missing:
+            print(f"warning: {missing}", file=sys.stderr)
+
+
+def _report(scored: Scored, against: Path | None) -> None:
+    from fanet_lightning.score.results import print_difference, print_scores
+
+    other = () if scored.other is None else tuple(f"{against}: {warning}" for warning in scored.other.warnings)
+    seen = [] if scored.trained_on is None else [scored.trained_on.warning]
+    if scored.other_trained_on is not None and scored.other_trained_on.warning:
+        seen.append(f"{against}: {scored.other_trained_on.warning}")
+    for warning in filter(None, (*scored.scores.warnings, *other, *seen)):
+        print(f"warning: {warning}", file=sys.stderr)
+    print_scores(scored.scores, scored.intervals)
+    if scored.other is not None:
+        print_difference(f"difference to {against}, paired over images", scored.other, scored.differences)
+
+
+def _write(scored: Scored, out: Path, command: list[str], against: Path | None, bootstrap: int) -> None:
+    from fanet_lightning.cli.provenance import made_by, scores_entry
+    from fanet_lightning.score.bootstrap import method
+    from fanet_lightning.score.results import SCORES_FILE, comparison, write_scores
+
+    write_scores(
+        out,
+        scored.scores,
+        scored.intervals,
+        protocol=None,
+        made_by=made_by(command),
+        intervals_method=method(bootstrap) if bootstrap else None,
+        against=None if scored.other is None else comparison(str(against), scored.other, scored.differences),
+        further=scores_entry(scored.trained_on),
+    )
+    print(f"written: {out / SCORES_FILE}, the curves and what belongs to them beside it")
+
+
+if __name__ == "__main__":
+    from fanet_lightning.cli.main import run
+
+    run(main)

@@ -1,0 +1,1 @@
+"""What an AP is made of: attributes, kinds of error."""

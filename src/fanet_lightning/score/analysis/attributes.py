@@ -1,0 +1,731 @@
+"""AP by attribute of WIDER FACE: groups, counts, scores, their files.
+
+Groups of faces that share a height, a label or an event: the parts that a score is broken down into.
+
+A group is scored as the official tool scores a setting: every face outside it is not counted, so a row whose best face
+lies outside is no proposal (:mod:`score.wider_face.average_precision`). What remains are the rows on no face. Nobody
+can say whether such a false alarm is a blurred one, so it counts against every group that it could belong to. Its event
+and its height are
+known: by event only the rows of that event's images count, by height only those of that height, as COCO has it for its
+areas.
+
+Curves of many groups of faces at once, and their bootstrap: what a breakdown by attribute is computed from.
+
+Rows are judged once. A group keeps the rows on its faces, a few thousand as a rule, and shares the rows on no face with
+other groups. So the product of a resample's weights with the counts is taken over the entries that exist: 84 groups of
+WIDER val hold a few per mille of the dense matrices (images × thresholds) that :mod:`score.bootstrap` multiplies.
+
+AP and recall by height, blur, occlusion, pose, expression, illumination and event, with intervals over images.
+
+Which faces and rows count in a group is in :mod:`attributes`. How to read the numbers:
+
+* ``ap`` of groups of different size does not compare: all false alarms stand against the few hits of a small group.
+  ``normalised_ap`` (:func:`normalised_ap`) and the recalls do compare. It is not defined by height and
+  by event, where the false alarms are a group's own.
+* ``recall`` is read at one threshold for all groups: the lowest at which all faces of the setting together have a
+  precision of at least 0.9. It is what a detector set to that precision finds of each group. In the resamples the
+  threshold stays.
+* ``max_recall`` takes every row.
+"""
+
+import csv
+import io
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+
+import numpy as np
+import numpy.typing as npt
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.files import replaced
+from fanet_lightning.score.bootstrap import SAMPLES, Interval, image_weights, interval_of, method
+from fanet_lightning.score.curves import (
+    POINTS,
+    THRESHOLDS,
+    Curve,
+    area_under_envelope,
+    curve_from_histograms,
+    first_bins,
+    normalise_scores,
+)
+from fanet_lightning.score.results import bounds_of, defined, interval_text, prepare_out, print_rows
+from fanet_lightning.score.wider_face.average_precision import check_same_images, judge
+from fanet_lightning.score.wider_face.ground_truth import ATTRIBUTE_VALUES, GroundTruth
+from fanet_lightning.score.wider_face.predictions import Predictions
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+
+# Height of the box in pixels of the original image, [low, high): the sides of the network's anchors, and the 10 px
+# below which WIDER's settings hold hardly a face.
+HEIGHT_EDGES = (10, 16, 32, 64, 128, 256)
+# Yang et al., WIDER FACE: A Face Detection Benchmark, CVPR 2016, section 3.2: small, medium and large faces.
+SCALES = {"small": (10.0, 50.0), "medium": (50.0, 300.0), "large": (300.0, np.inf)}
+LABELS = ("blur", "occlusion", "pose", "expression", "illumination")
+ATTRIBUTES = ("all", "height", "scale", *LABELS, "event")
+VALID = "valid"
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Faces that share a value of an attribute, and the rows on no face that count against them.
+
+    ``attribute`` one of :data:`ATTRIBUTES`; ``value`` one of its values: "heavy", "10-16", "0--Parade".
+    ``faces``     (F,) bool over the faces of all images, packed image by image.
+    ``images``    (N,) bool, rows on no face of other images do not count; None: all do.
+    ``heights``   [low, high) pixels, rows on no face of other heights do not count; None: all do.
+    """
+
+    attribute: str
+    value: str
+    faces: npt.NDArray[np.bool_]
+    images: npt.NDArray[np.bool_] | None = None
+    heights: tuple[float, float] | None = None
+
+
+def attribute_groups(ground_truth: GroundTruth, within: str = "hard") -> list[Group]:
+    """All groups, those without a face too; the first, "all", is the setting itself.
+
+    Args:
+        ground_truth: attributes without labels, and events where there is but one, give no group (:func:`left_out`).
+        within: a setting of ``ground_truth``, or "valid": every face that has a width and a height and is not
+            flagged invalid.
+
+    Raises:
+        InputError: no such setting.
+    """
+    return list(_groups(ground_truth, faces_within(ground_truth, within)))
+
+
+def faces_within(ground_truth: GroundTruth, within: str) -> npt.NDArray[np.bool_]:
+    """(F,) the faces that are broken down, packed over all images.
+
+    Raises:
+        InputError: no such setting.
+    """
+    nothing = np.zeros(0, np.bool_)
+    if within in ground_truth.counted:
+        return np.concatenate([nothing, *ground_truth.counted[within]])
+    if within != VALID:
+        choices = ", ".join([*ground_truth.counted, VALID])
+        raise InputError(f"attributes within={within} is no setting of the ground truth; choose one of {choices}")
+    # WIDER marks an image without a face by a box of zeros.
+    sides = np.concatenate([np.empty((0, 4)), *ground_truth.boxes_xywh])[:, 2:]
+    valid: npt.NDArray[np.bool_] = np.all(sides > 0, axis=1)
+    if "invalid" in ground_truth.attributes:
+        valid = valid & np.concatenate([nothing, *(own == 0 for own in ground_truth.attributes["invalid"])])
+    return valid
+
+
+def left_out(ground_truth: GroundTruth, within: str = "hard") -> tuple[str, ...]:
+    """One line per thing that the ground truth cannot tell."""
+    lines = [f"{name}: no labels in the ground truth" for name in LABELS if name not in ground_truth.attributes]
+    if len(set(_events(ground_truth))) < 2:
+        lines.append("event: all images are of one")
+    if within == VALID and within not in ground_truth.counted and "invalid" not in ground_truth.attributes:
+        lines.append("invalid: no labels in the ground truth, so every face counts as valid")
+    return tuple(lines)
+
+
+def image_of_face(ground_truth: GroundTruth) -> npt.NDArray[np.int64]:
+    """(F,) index of the image of each face, packed over all images."""
+    faces = np.array([len(boxes) for boxes in ground_truth.boxes_xywh], np.int64)
+    return np.repeat(np.arange(len(faces)), faces)
+
+
+def _groups(ground_truth: GroundTruth, within: npt.NDArray[np.bool_]) -> Iterator[Group]:
+    height = np.concatenate([np.empty((0, 4)), *ground_truth.boxes_xywh])[:, 3]
+    yield Group("all", "all", within)
+    for low, high in pairwise((-np.inf, *HEIGHT_EDGES, np.inf)):
+        yield Group("height", _bin_name(low, high), within & (height >= low) & (height < high), heights=(low, high))
+    for name, (low, high) in SCALES.items():
+        yield Group("scale", name, within & (height >= low) & (height < high), heights=(low, high))
+    for attribute in LABELS:
+        if attribute in ground_truth.attributes:
+            labels = np.concatenate([np.zeros(0, np.int8), *ground_truth.attributes[attribute]])
+            for label, name in enumerate(ATTRIBUTE_VALUES[attribute]):
+                yield Group(attribute, name, within & (labels == label))
+    events = _events(ground_truth)
+    distinct = sorted(set(events), key=_by_number)
+    if len(distinct) > 1:
+        place = {event: number for number, event in enumerate(distinct)}
+        event_of_image = np.array([place[event] for event in events])
+        event_of_face = event_of_image[image_of_face(ground_truth)]
+        for number, event in enumerate(distinct):
+            yield Group("event", event, within & (event_of_face == number), event_of_image == number)
+
+
+def _bin_name(low: float, high: float) -> str:
+    if np.isinf(low):
+        return f"<{high:g}"
+    return f">={low:g}" if np.isinf(high) else f"{low:g}-{high:g}"
+
+
+def _events(ground_truth: GroundTruth) -> list[str]:
+    return [image_id.partition("/")[0] for image_id in ground_truth.image_ids]
+
+
+def _by_number(event: str) -> tuple[int, str]:
+    # WIDER numbers its events: "2--Demonstration" stands before "10--People_Marching".
+    number = event.partition("--")[0]
+    return (int(number) if number.isdecimal() else -1), event
+
+
+class Rows(NamedTuple):
+    """All rows of a run, judged, (R,) each.
+
+    ``image``      index of the image.
+    ``bins``       the first threshold that the row reaches, index into :data:`score.curves.THRESHOLDS`.
+    ``heights``    of the row's box, pixels.
+    ``face``       packed number of the face that the row looks at, -1: none.
+    ``first``      the row is the best-scored one that looks at ``face``.
+    ``background`` the row is on no face, in an image that has one: a proposal in every group it could belong to.
+    """
+
+    image: npt.NDArray[np.int64]
+    bins: npt.NDArray[np.int64]
+    heights: npt.NDArray[np.float64]
+    face: npt.NDArray[np.int64]
+    first: npt.NDArray[np.bool_]
+    background: npt.NDArray[np.bool_]
+
+
+class GroupCounts(NamedTuple):
+    """Entries (image, threshold, rows first seen there) of one group; none is cumulated.
+
+    ``on_faces`` (T, N) rows on a face of the group, ``hits`` (T, N) those that take it, both sparse.
+    ``background`` (T, N) rows on no face that count against the group; groups may share the object.
+    ``faces``      (N,) faces of the group per image.
+    """
+
+    on_faces: "csr_array"
+    hits: "csr_array"
+    background: "csr_array"
+    faces: npt.NDArray[np.int64]
+
+
+class Resampled(NamedTuple):
+    """One value per resample, (B,) each; NaN where a resample has no face of the group."""
+
+    ap: npt.NDArray[np.float64]
+    normalised_ap: npt.NDArray[np.float64]
+    recall: npt.NDArray[np.float64]
+    max_recall: npt.NDArray[np.float64]
+
+
+def judge_rows(ground_truth: GroundTruth, predictions: Predictions) -> Rows:
+    """Judge all rows, as :func:`score.wider_face.average_precision.score` does; scores are normalised over the run.
+
+    Raises:
+        ValueError: the two are not about the same images in the same order.
+    """
+    check_same_images(ground_truth, predictions)
+    judged = judge(ground_truth, predictions)
+    return Rows(
+        np.repeat(np.arange(len(predictions.image_ids)), np.diff(predictions.starts)),
+        first_bins(normalise_scores(predictions.scores)),
+        predictions.boxes_xywh[:, 3],
+        judged.face,
+        judged.first,
+        judged.in_play & (judged.face < 0),
+    )
+
+
+def count_groups(
+    groups: Sequence[Group], rows: Rows, image_of_face: npt.NDArray[np.int64], images: int
+) -> list[GroupCounts]:
+    """The counts of each group.
+
+    Args:
+        groups: with masks over F faces and N images.
+        rows: judged once, for all groups.
+        image_of_face: (F,) the image of each face.
+        images: N.
+    """
+    looking, off = np.flatnonzero(rows.face >= 0), np.flatnonzero(rows.background)
+    face, first, image, height = rows.face[looking], rows.first[looking], rows.image[off], rows.heights[off]
+    backgrounds: dict[tuple[int | None, tuple[float, float] | None], csr_array] = {}
+    counts = []
+    for group in groups:
+        key = (None if group.images is None else id(group.images), group.heights)
+        if key not in backgrounds:
+            kept = np.ones(len(off), np.bool_) if group.images is None else group.images[image]
+            if group.heights is not None:
+                kept &= (height >= group.heights[0]) & (height < group.heights[1])
+            backgrounds[key] = entries(rows, off[kept], images)
+        own = group.faces[face]
+        counts.append(
+            GroupCounts(
+                on_faces=entries(rows, looking[own], images),
+                hits=entries(rows, looking[own & first], images),
+                background=backgrounds[key],
+                faces=np.bincount(image_of_face[group.faces], minlength=images),
+            )
+        )
+    return counts
+
+
+def entries(rows: Rows, kept: npt.NDArray[np.int64], images: int) -> "csr_array":
+    """(T, N) sparse float64: how many of the rows numbered ``kept`` an image first shows at a threshold."""
+    from scipy.sparse import csr_array
+
+    bins, image = rows.bins[kept], rows.image[kept]
+    return csr_array((np.ones(len(bins)), (bins, image)), shape=(POINTS, images))
+
+
+def curve_of(counts: GroupCounts) -> Curve:
+    """The curve of a group on the images as they are."""
+    on_faces, hits, background = (histogram(part) for part in (counts.on_faces, counts.hits, counts.background))
+    return curve_from_histograms(on_faces + background, hits, int(counts.faces.sum()))
+
+
+def histogram(part: "csr_array") -> npt.NDArray[np.int64]:
+    """(T, N) entries → (T,) rows first seen at each threshold, over all images."""
+    return np.asarray(part.sum(axis=1)).ravel().astype(np.int64)
+
+
+def normalised_ap_of(counts: GroupCounts, all_faces: int) -> float:
+    """:func:`normalised_ap` on the images as they are; NaN without a face."""
+    faces = np.array([float(counts.faces.sum())])
+    on_faces, hits, background = (
+        np.cumsum(histogram(part).astype(np.float64))[None]
+        for part in (counts.on_faces, counts.hits, counts.background)
+    )
+    return float(normalised_ap(on_faces, hits, background, faces, np.array([float(all_faces)]))[0])
+
+
+def normalised_ap(
+    on_faces: npt.NDArray[np.float64],
+    hits: npt.NDArray[np.float64],
+    background: npt.NDArray[np.float64],
+    faces: npt.NDArray[np.float64],
+    all_faces: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:
+    """AP that does not depend on how many faces the group has: (b, T) cumulated rows, (b,) faces → (b,).
+
+    All false alarms on no face count against every group. So of two groups whose faces are found equally well the
+    smaller has the lower AP. Here the rows on the group's faces weigh as if the group had ``all_faces`` faces
+    (normalised precision: Hoiem et al., Diagnosing Error in Object Detectors, ECCV 2012; there with a
+    constant of their own). For the group of all faces it is AP.
+    """
+    share = np.divide(all_faces, faces, out=np.zeros_like(faces), where=faces > 0)[:, None]
+    proposed = on_faces * share + background
+    precision = np.divide(hits * share, proposed, out=np.zeros_like(hits), where=proposed > 0)
+    recall = np.divide(hits, faces[:, None], out=np.zeros_like(hits), where=faces[:, None] > 0)
+    return np.where(faces > 0, area_under_envelope(precision, recall), np.nan)
+
+
+def resample(
+    counts: Sequence[GroupCounts],
+    all_faces: npt.NDArray[np.int64],
+    normalised: Sequence[bool],
+    working_point: int | None,
+    samples: int,
+    seed: int,
+) -> list[Resampled]:
+    """Every group on resampled images, the same ones for all groups and for every run with as many images.
+
+    Args:
+        counts: of each group, over the same N images.
+        all_faces: (N,) faces of all groups' universe per image, for ``normalised_ap``.
+        normalised: per group, whether it has a ``normalised_ap``; NaN elsewhere.
+        working_point: threshold of ``recall``, index into :data:`score.curves.THRESHOLDS`; None: there is none, NaN.
+        samples: number of resamples B; 0 gives none.
+        seed: of the draw.
+
+    Raises:
+        ValueError: ``samples`` below 0.
+    """
+    drawn = [Resampled(*np.full((4, samples), np.nan)) for _ in counts]
+    if samples == 0:
+        return drawn
+    sharing: dict[int, list[int]] = {}
+    for number, own in enumerate(counts):
+        sharing.setdefault(id(own.background), []).append(number)
+    for part, weights in image_weights(len(all_faces), samples, seed):
+        # (N, b): one row per image, so that an entry adds a run of memory.
+        columns = np.ascontiguousarray(weights.T, np.float64)
+        of_all = all_faces @ columns
+        for numbers in sharing.values():
+            background = _cumulated(counts[numbers[0]].background, columns)
+            for number in numbers:
+                own = counts[number]
+                on_faces, hits = _cumulated(own.on_faces, columns), _cumulated(own.hits, columns)
+                faces = own.faces @ columns
+                values = drawn[number]
+                if normalised[number]:
+                    values.normalised_ap[part] = normalised_ap(on_faces, hits, background, faces, of_all)
+                proposed = np.add(on_faces, background, out=on_faces)
+                precision = np.divide(hits, proposed, out=np.zeros_like(hits), where=proposed > 0)
+                recall = np.divide(hits, faces[:, None], out=hits, where=faces[:, None] > 0)
+                values.ap[part] = np.where(faces > 0, area_under_envelope(precision, recall), np.nan)
+                values.max_recall[part] = np.where(faces > 0, recall[:, -1], np.nan)
+                if working_point is not None:
+                    values.recall[part] = np.where(faces > 0, recall[:, working_point], np.nan)
+    return drawn
+
+
+def _cumulated(part: "csr_array", columns: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(T, N) entries, (N, b) weights → (b, T) rows seen at each threshold. Whole numbers below 2**53: exact."""
+    return np.cumsum(np.ascontiguousarray((part @ columns).T), axis=1)
+
+
+MEASURES = ("ap", "normalised_ap", "recall", "max_recall")
+AT_PRECISION = 0.9
+
+
+@dataclass(frozen=True, eq=False)
+class GroupScore:
+    """What a run is worth on a group. Numbers in [0, 1], NaN where there is none: no face, or no such number.
+
+    ``attribute``, ``value``  of the group; ``faces`` it has, in ``images`` of the images.
+    ``ap`` … ``max_recall``   as the module says. In a difference they are this run minus the other.
+    """
+
+    attribute: str
+    value: str
+    faces: int
+    images: int
+    ap: Interval
+    normalised_ap: Interval
+    recall: Interval
+    max_recall: Interval
+
+    def measure(self, name: str) -> Interval:
+        """One of :data:`MEASURES` by name."""
+        return {
+            "ap": self.ap,
+            "normalised_ap": self.normalised_ap,
+            "recall": self.recall,
+            "max_recall": self.max_recall,
+        }[name]
+
+
+@dataclass(frozen=True, eq=False)
+class AttributeScores:
+    """All groups of a run; the first, "all", is the setting itself.
+
+    ``within``          the setting whose faces are broken down.
+    ``images``          how many were scored.
+    ``at_precision``    the precision that ``recall`` is read at, and ``score_threshold`` the score of the predictions
+                        there; NaN where no threshold has that precision.
+    ``groups``          in the order of :func:`attribute_groups`.
+    ``left_out``        one line per attribute that the ground truth cannot tell.
+    ``samples``         resamples behind the intervals, drawn with ``seed``.
+    ``against``         the other run on the same groups; None without one.
+    ``differences``     per group this run minus the other, paired over images; empty without one.
+    """
+
+    within: str
+    images: int
+    at_precision: float
+    score_threshold: float
+    groups: tuple[GroupScore, ...]
+    left_out: tuple[str, ...]
+    samples: int
+    seed: int
+    against: "AttributeScores | None" = None
+    differences: tuple[GroupScore, ...] = ()
+
+
+def score_attributes(
+    ground_truth: GroundTruth,
+    predictions: Predictions,
+    samples: int = SAMPLES,
+    seed: int = 0,
+    *,
+    within: str = "hard",
+    at_precision: float = AT_PRECISION,
+    against: Predictions | None = None,
+) -> AttributeScores:
+    """Score every group of :func:`attribute_groups`, with 95 % intervals over images.
+
+    Args:
+        ground_truth: of the images; scores are normalised over all rows of a run, so select the images of both before.
+        predictions: of the same images, in the same order.
+        samples: resamples; 0: no intervals. Number of images and ``seed`` fix the images of each resample, here as in
+            :mod:`score.bootstrap`.
+        seed: of the draw.
+        within: a setting of ``ground_truth``, or "valid": every face that has a width and a height and is not flagged
+            invalid.
+        at_precision: in (0, 1], where ``recall`` is read; each run has a threshold of its own.
+        against: another run on the same images, for paired differences.
+
+    Raises:
+        InputError: no such setting.
+        ValueError: predictions of other images, no image, ``samples`` below 0, ``at_precision`` outside (0, 1].
+    """
+    if samples < 0:
+        raise ValueError(f"{samples} samples, need 0 or more")
+    if not 0 < at_precision <= 1:
+        raise ValueError(f"at_precision={at_precision}, need a precision in (0, 1]")
+    groups = attribute_groups(ground_truth, within)
+    runs = []
+    for run in [predictions] if against is None else [predictions, against]:
+        scores, threshold = _score_run(groups, ground_truth, run, samples, seed, at_precision)
+        images, absent = len(ground_truth.image_ids), left_out(ground_truth, within)
+        runs.append(AttributeScores(within, images, at_precision, threshold, scores, absent, samples, seed))
+    if against is None:
+        return runs[0]
+    ours, theirs = runs
+    differences = tuple(_difference(a, b) for a, b in zip(ours.groups, theirs.groups, strict=True))
+    return replace(ours, against=theirs, differences=differences)
+
+
+def _score_run(
+    groups: Sequence[Group],
+    ground_truth: GroundTruth,
+    predictions: Predictions,
+    samples: int,
+    seed: int,
+    at_precision: float,
+) -> tuple[tuple[GroupScore, ...], float]:
+    rows = judge_rows(ground_truth, predictions)
+    counts = count_groups(groups, rows, image_of_face(ground_truth), len(ground_truth.image_ids))
+    curves = [curve_of(own) for own in counts]
+    reached = np.flatnonzero(curves[0].precision >= at_precision)
+    point = int(reached[-1]) if len(reached) else None
+    # By height and by event the false alarms are the group's own, so there is no share to put right.
+    normalised = [group.images is None and group.heights is None for group in groups]
+    drawn = resample(counts, counts[0].faces, normalised, point, samples, seed)
+    scores, nan = [], float("nan")
+    for group, own, curve, has_normalised, resampled in zip(groups, counts, curves, normalised, drawn, strict=True):
+        scores.append(
+            GroupScore(
+                group.attribute,
+                group.value,
+                curve.faces,
+                int(np.count_nonzero(own.faces)),
+                interval_of(curve.ap, resampled.ap),
+                interval_of(normalised_ap_of(own, curves[0].faces) if has_normalised else nan, resampled.normalised_ap),
+                interval_of(float(curve.recall[point]) if point is not None and curve.faces else nan, resampled.recall),
+                interval_of(float(curve.recall[-1]) if curve.faces else nan, resampled.max_recall),
+            )
+        )
+    return tuple(scores), nan if point is None else _score_at(predictions, point)
+
+
+def _score_at(predictions: Predictions, point: int) -> float:
+    """The normalised threshold as a score of the predictions; see :func:`score.curves.normalise_scores`."""
+    low = min(1.0, float(predictions.scores.min(initial=1.0)))
+    high = max(0.0, float(predictions.scores.max(initial=0.0)))
+    return low + float(THRESHOLDS[point]) * (high - low)
+
+
+def _difference(ours: GroupScore, theirs: GroupScore) -> GroupScore:
+    pairs = [(ours.measure(name), theirs.measure(name)) for name in MEASURES]
+    return GroupScore(
+        ours.attribute,
+        ours.value,
+        ours.faces,
+        ours.images,
+        *(interval_of(a.value - b.value, a.samples - b.samples) for a, b in pairs),
+    )
+
+
+STEM = "attributes"
+# Of WIDER's 61 events a terminal shows the ones that matter most; the files hold all of them.
+EVENTS_SHOWN = 10
+
+
+def write_attributes(
+    out: Path,
+    scores: AttributeScores,
+    *,
+    title: str,
+    against: str | None = None,
+    made_by: Mapping[str, Any] | None = None,
+) -> list[Path]:
+    """Write ``attributes.json``, ``attributes.csv`` and ``attributes.md`` into ``out``, each by rename.
+
+    A number that is not defined is null in the one, empty in the other and "–" in the third.
+
+    Args:
+        out: folder, made if need be.
+        scores: from :func:`score_attributes`.
+        title: data and protocol, for people.
+        against: name of the other run.
+        made_by: see :func:`fanet_lightning.cli.provenance.made_by`.
+
+    Returns:
+        What was written.
+
+    Raises:
+        InputError: ``out`` cannot be written.
+    """
+    content = _as_json(scores, title, against, made_by)
+    texts = {
+        ".csv": _as_csv(scores),
+        ".md": _as_markdown(scores, title, against),
+        ".json": json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+    }
+    prepare_out(out)
+    paths = []
+    try:
+        for suffix, text in texts.items():
+            with replaced(out / f"{STEM}{suffix}") as path:
+                path.write_text(text, encoding="utf-8", newline="")
+            paths.append(out / f"{STEM}{suffix}")
+    except OSError as error:
+        raise InputError(f"out={out} cannot be written ({error.strerror}); free it or give another folder") from error
+    return paths
+
+
+def print_attributes(
+    scores: AttributeScores, title: str, against: str | None = None, file: TextIO | None = None
+) -> None:
+    """The groups in a table, of the events the ten with the lowest AP; with another run a table of the differences too,
+    there the events that differ most.
+    """
+    file = file or sys.stdout
+    lowest = _shown(scores.groups, lambda score: score.ap.value)
+    print_rows(title, _HEAD, [_row(score) for score in lowest], file)
+    if scores.differences:
+        most = _shown(scores.differences, lambda difference: -abs(difference.ap.value))
+        print_rows(
+            f"difference to {against or 'the other run'}, paired over images", *_difference_rows(scores, most), file
+        )
+    for line in _notes(scores):
+        print(line, file=file)
+
+
+def group_label(attribute: str, value: str) -> str:
+    """A group's value for people: "10–16 px", "small, 10–50 px", "Press Conference"."""
+    if attribute == "height":
+        return value.replace("-", "–").replace(">=", "≥") + " px"
+    if attribute == "scale":
+        low, high = SCALES[value]
+        return f"{value}, ≥{low:g} px" if math.isinf(high) else f"{value}, {low:g}–{high:g} px"
+    if attribute == "event":
+        return value.partition("--")[2].replace("--", " ").replace("_", " ") or value
+    return "all faces" if attribute == "all" else value
+
+
+_HEAD = ("group", "faces", "AP", "95 % interval", "normalised AP", "recall", "max recall")
+
+
+def _row(score: GroupScore) -> list[str]:
+    ap, normalised, recall, most = (_number(score.measure(name).value) for name in MEASURES)
+    return [_name(score), f"{score.faces:,}", ap, interval_text(score.ap), normalised, recall, most]
+
+
+def _difference_rows(
+    scores: AttributeScores, differences: Sequence[GroupScore]
+) -> tuple[tuple[str, ...], list[list[str]]]:
+    others = {(other.attribute, other.value): other for other in (scores.against or scores).groups}
+    head = ("group", "faces", "other AP", "difference", "95 % interval", "recall", "95 % interval")
+    rows = []
+    for difference in differences:
+        other = others[difference.attribute, difference.value]
+        rows.append(
+            [
+                _name(difference),
+                f"{difference.faces:,}",
+                _number(other.ap.value),
+                _number(difference.ap.value, "+"),
+                interval_text(difference.ap, "+"),
+                _number(difference.recall.value, "+"),
+                interval_text(difference.recall, "+"),
+            ]
+        )
+    return head, rows
+
+
+def _shown(groups: Sequence[GroupScore], order: Callable[[GroupScore], float]) -> list[GroupScore]:
+    events = [score for score in groups if score.attribute == "event" and not math.isnan(score.ap.value)]
+    return [score for score in groups if score.attribute != "event"] + sorted(events, key=order)[:EVENTS_SHOWN]
+
+
+def _name(score: GroupScore) -> str:
+    label = group_label(score.attribute, score.value)
+    return label if score.attribute == "all" else f"{score.attribute}: {label}"
+
+
+def _number(value: float, sign: str = "") -> str:
+    return "–" if math.isnan(value) else f"{value:{sign}.4f}"
+
+
+def _notes(scores: AttributeScores, all_shown: bool = False) -> list[str]:
+    found = "no threshold has that precision"
+    if not math.isnan(scores.score_threshold):
+        found = f"score {scores.score_threshold:.4g}"
+    events = sum(score.attribute == "event" for score in scores.groups)
+    return [
+        f"recall: where all faces together have precision {scores.at_precision:g} ({found}); max recall: all rows",
+        "AP of groups of different size does not compare; normalised AP and the recalls do",
+        *([f"of {events} events {EVENTS_SHOWN} are shown"] if events > EVENTS_SHOWN and not all_shown else []),
+        *(f"left out: {line}" for line in scores.left_out),
+    ]
+
+
+def _as_json(
+    scores: AttributeScores, title: str, against: str | None, made_by: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    content: dict[str, Any] = {
+        "title": title,
+        "within": scores.within,
+        "images": scores.images,
+        "at_precision": scores.at_precision,
+        "score_threshold": defined(scores.score_threshold),
+        "groups": _groups_as_json(scores.groups),
+        "left_out": list(scores.left_out),
+        "intervals_method": method(scores.samples, scores.seed) if scores.samples else None,
+        "made_by": None if made_by is None else dict(made_by),
+    }
+    if scores.against is not None:
+        content["against"] = {
+            "predictions": against,
+            "score_threshold": defined(scores.against.score_threshold),
+            "groups": _groups_as_json(scores.against.groups),
+            "differences": _groups_as_json(scores.differences),
+        }
+    return content
+
+
+def _groups_as_json(groups: Sequence[GroupScore]) -> dict[str, dict[str, Any]]:
+    content: dict[str, dict[str, Any]] = {}
+    for score in groups:
+        intervals = {name: score.measure(name) for name in MEASURES}
+        content.setdefault(score.attribute, {})[score.value] = {
+            "faces": score.faces,
+            "images": score.images,
+            **{name: defined(interval.value) for name, interval in intervals.items()},
+            "intervals": {name: bounds_of(interval) for name, interval in intervals.items()},
+        }
+    return content
+
+
+def _as_csv(scores: AttributeScores) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    parts = [("", scores.groups)]
+    if scores.against is not None:
+        parts += [("other_", scores.against.groups), ("difference_", scores.differences)]
+    columns = [f"{prefix}{name}{end}" for prefix, _ in parts for name in MEASURES for end in ("", "_low", "_high")]
+    writer.writerow(["attribute", "value", "faces", "images", *columns])
+    for rows in zip(*(groups for _, groups in parts), strict=True):
+        intervals = [row.measure(name) for row in rows for name in MEASURES]
+        numbers = [number for interval in intervals for number in (interval.value, interval.low, interval.high)]
+        cells = ["" if math.isnan(number) else f"{number:.6f}" for number in numbers]
+        writer.writerow([rows[0].attribute, rows[0].value, rows[0].faces, rows[0].images, *cells])
+    return text.getvalue()
+
+
+def _as_markdown(scores: AttributeScores, title: str, against: str | None) -> str:
+    lines = [f"# {title}", "", *_markdown_table(_HEAD, [_row(score) for score in scores.groups])]
+    if scores.differences:
+        lines += ["", f"## Difference to {against or 'the other run'}, paired over images", ""]
+        lines += _markdown_table(*_difference_rows(scores, scores.differences))
+    return "\n".join([*lines, "", *(f"* {line}" for line in _notes(scores, all_shown=True))]) + "\n"
+
+
+def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]

@@ -1,0 +1,142 @@
+"""What each type of error costs: the AP that oracles give back (TIDE, see :mod:`error_types`)."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fanet_lightning.score.analysis.error_types import ErrorTypes, FaceState, Kind
+from fanet_lightning.score.curves import POINTS, area_under_envelope, curve_from_histograms
+
+TYPES = ("misses", "localisation", "duplicates", "background")
+
+_IMAGES_AT_ONCE = 512
+
+
+@dataclass(frozen=True)
+class LostAP:
+    """What the errors of one setting cost, AP in [0, 1]; all NaN where no face counts.
+
+    ``ap``               of the run as it is.
+    ``gains``            type of :data:`TYPES` → AP with its errors mended, minus ``ap``; never negative.
+    ``false_positives``  gain if every row without a hit came after all hits (TIDE's special error).
+    ``false_negatives``  gain if every face that is not found left the denominator (likewise).
+    """
+
+    ap: float
+    gains: Mapping[str, float]
+    false_positives: float
+    false_negatives: float
+
+
+def lost_ap(errors: ErrorTypes) -> dict[str, LostAP]:
+    """What each type of error costs, per setting."""
+    lost = {}
+    for setting, own in errors.settings.items():
+        ap = ap_with(errors, setting, ())
+        hits = own.kinds == Kind.HIT
+        # All hits at the first threshold, all else at the last: precision 1 until recall ends.
+        found = int(hits.sum())
+        faces = own.counted_faces
+        lost[setting] = LostAP(
+            ap=ap,
+            gains={name: ap_with(errors, setting, (name,)) - ap for name in TYPES},
+            false_positives=found / faces - ap if faces else float("nan"),
+            false_negatives=_ap(errors.bins, own.kinds < Kind.IGNORED, hits, found, faces) - ap,
+        )
+    return lost
+
+
+def ap_with(errors: ErrorTypes, setting: str, mended: Collection[str]) -> float:
+    """AP of a setting with the errors of these types mended, in [0, 1]; without any it is the AP of the run.
+
+    Where the oracle of the misses leaves no face to find, nothing is lost: 1. Where none counted before, NaN.
+
+    Raises:
+        ValueError: a name that is not in :data:`TYPES`.
+    """
+    unknown = set(mended) - set(TYPES)
+    if unknown:
+        raise ValueError(f"no such type of error: {sorted(unknown)}; choose among {', '.join(TYPES)}")
+    own = errors.settings[setting]
+    hits = own.kinds == Kind.HIT
+    proposals = own.kinds < Kind.IGNORED
+    for name, kind in (
+        ("localisation", Kind.LOCALISATION),
+        ("duplicates", Kind.DUPLICATE),
+        ("background", Kind.BACKGROUND),
+    ):
+        if name in mended:
+            proposals &= own.kinds != kind
+    if "localisation" in mended:
+        hits, proposals = hits | own.mended, proposals | own.mended
+    faces = own.counted_faces
+    left = faces - int((own.states == FaceState.MISSED).sum()) if "misses" in mended else faces
+    return _ap(errors.bins, proposals, hits, left, faces)
+
+
+def gain_per_image(errors: ErrorTypes, setting: str) -> npt.NDArray[np.float64]:
+    """(N,) float64: the AP that a run gains when all errors of one image alone are mended, never negative.
+
+    The four oracles together, on this image; the other images stay as they are. NaN where no face counts.
+    """
+    own = errors.settings[setting]
+    faces = own.counted_faces
+    if not faces:
+        return np.full(errors.images, np.nan)
+    hits = own.kinds == Kind.HIT
+    proposals = own.kinds < Kind.IGNORED
+    proposed, hit = (np.bincount(errors.bins[rows], minlength=POINTS).astype(np.float64) for rows in (proposals, hits))
+    missed = np.bincount(errors.image_of_faces[own.states == FaceState.MISSED], minlength=errors.images)
+    before = area_under_envelope(*_precision_recall(np.cumsum(proposed)[None], np.cumsum(hit)[None], np.array([faces])))
+    # A false row goes unless it becomes a hit.
+    gone = np.flatnonzero(proposals & ~hits & ~own.mended)
+    gained = np.flatnonzero(own.mended)
+    gains = np.empty(errors.images)
+    for first in range(0, errors.images, _IMAGES_AT_ONCE):
+        last = min(first + _IMAGES_AT_ONCE, errors.images)
+        fewer, more = (
+            _per_image_and_bin(errors.image_of_rows[rows], errors.bins[rows], first, last) for rows in (gone, gained)
+        )
+        precision, recall = _precision_recall(
+            np.cumsum(proposed - fewer, axis=1), np.cumsum(hit + more, axis=1), faces - missed[first:last]
+        )
+        after = area_under_envelope(precision, recall)
+        gains[first:last] = np.where(faces > missed[first:last], after, 1.0) - before
+    # The rounding of two sums over 1,000 points.
+    return np.maximum(gains, 0.0)
+
+
+def _ap(
+    bins: npt.NDArray[np.int64],
+    proposals: npt.NDArray[np.bool_],
+    hits: npt.NDArray[np.bool_],
+    faces: int,
+    faces_before: int,
+) -> float:
+    if not faces_before:
+        return float("nan")
+    if not faces:
+        return 1.0
+    return curve_from_histograms(
+        np.bincount(bins[proposals], minlength=POINTS), np.bincount(bins[hits], minlength=POINTS), faces
+    ).ap
+
+
+def _per_image_and_bin(
+    image_of_rows: npt.NDArray[np.int64], bins: npt.NDArray[np.int64], first: int, last: int
+) -> npt.NDArray[np.float64]:
+    """Number of rows per image ``first`` … ``last`` (excluded) and threshold, (n, 1000)."""
+    rows = slice(*np.searchsorted(image_of_rows, [first, last]).tolist())
+    keys = (image_of_rows[rows] - first) * POINTS + bins[rows]
+    return np.bincount(keys, minlength=(last - first) * POINTS).reshape(-1, POINTS).astype(np.float64)
+
+
+def _precision_recall(
+    proposed: npt.NDArray[np.float64], hit: npt.NDArray[np.float64], faces: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Cumulated counts (n, 1000) and faces (n,) → precision and recall, (n, 1000) each."""
+    precision = np.divide(hit, proposed, out=np.zeros_like(hit), where=proposed > 0)
+    recall = np.divide(hit, faces[:, None], out=np.zeros_like(hit), where=faces[:, None] > 0)
+    return precision, recall

@@ -1,0 +1,461 @@
+"""Counts per image and the bootstrap over images.
+
+What each image adds to the precision-recall curves: counts that resampling needs, and the file that keeps them.
+
+A curve is made of sums over images, so counts per image are enough to rebuild it for any multiset of images.
+
+Confidence intervals on average precision, and on differences between runs, by resampling images.
+
+The unit that is drawn is the image, with all its faces and rows: the faces of one image are not independent (Efron and
+Tibshirani, An Introduction to the Bootstrap, 1993, chapters 6 and 13). The intervals are percentile intervals, 95 %.
+They say how a number would vary with other images of the same kind. They say nothing about training the same model
+again with another seed.
+
+A curve is made of sums over images, so a resample is a vector of weights, and all resamples together are one product of
+weights (B, N) and counts (N, 1000).
+
+A resample in which no face counts has no AP. Its sample is NaN and the interval is taken over the others; where no face
+counts at all, value, low and high are NaN.
+"""
+
+import io
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.files import replaced
+from fanet_lightning.score.curves import POINTS, Curve, area_under_envelope, curve_from_histograms
+from fanet_lightning.score.wider_face.average_precision import judge_settings
+from fanet_lightning.score.wider_face.ground_truth import GroundTruth
+from fanet_lightning.score.wider_face.predictions import Predictions
+
+PER_IMAGE_FILE = "per_image.npz"
+_VERSION = 1
+_HINT = "score the predictions again, which writes it anew"
+# What zipfile, zlib and numpy let through of a damaged archive.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageCounts:
+    """Rows of each image first seen at each threshold, in one setting; only entries with a row are kept.
+
+    ``image_ids``  "event/name", N of them, none twice.
+    ``starts``     (N + 1,) int64: the entries of image i are ``starts[i]`` … ``starts[i + 1]``.
+    ``bins``       (E,) int64, index into :data:`fanet_lightning.score.curves.THRESHOLDS`, ascending in an image.
+    ``proposals``  (E,) int64, rows first seen there that count in precision; not cumulated.
+    ``hits``       (E,) int64, those among them that take a face; not cumulated.
+    ``faces``      (N,) int64, faces of the image that count.
+
+    Raises:
+        ValueError: lengths that do not fit, an image twice, bins that do not ascend within an image or lie outside
+            0 … 999, counts outside 0 ≤ hits ≤ proposals, more hits in an image than faces.
+    """
+
+    image_ids: tuple[str, ...]
+    starts: npt.NDArray[np.int64]
+    bins: npt.NDArray[np.int64]
+    proposals: npt.NDArray[np.int64]
+    hits: npt.NDArray[np.int64]
+    faces: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        images, entries = len(self.image_ids), len(self.bins)
+        if len(set(self.image_ids)) != images:
+            raise ValueError("an image id twice")
+        if self.faces.shape != (images,) or self.starts.shape != (images + 1,):
+            raise ValueError(f"{images} images, but faces {self.faces.shape} and starts {self.starts.shape}")
+        if self.starts[0] != 0 or self.starts[-1] != entries or (np.diff(self.starts) < 0).any():
+            raise ValueError(f"starts must rise from 0 to {entries}, not from {self.starts[0]} to {self.starts[-1]}")
+        if self.bins.shape != (entries,) or self.proposals.shape != (entries,) or self.hits.shape != (entries,):
+            raise ValueError(f"bins {self.bins.shape}, proposals {self.proposals.shape}, hits {self.hits.shape}")
+        if entries and (self.bins.min() < 0 or self.bins.max() >= POINTS):
+            raise ValueError(f"bins from {self.bins.min()} to {self.bins.max()}, need 0 … {POINTS - 1}")
+        images_of_entries = self.image_of_entries()
+        if (np.diff(images_of_entries * POINTS + self.bins) <= 0).any():
+            raise ValueError("bins do not ascend within an image")
+        if (self.proposals < 0).any() or (self.hits < 0).any() or (self.hits > self.proposals).any():
+            raise ValueError("counts outside 0 ≤ hits ≤ proposals")
+        if (np.bincount(images_of_entries, self.hits, minlength=images) > self.faces).any():
+            raise ValueError("more hits in an image than faces")
+
+    def image_of_entries(self) -> npt.NDArray[np.int64]:
+        """(E,) int64, the image that each entry belongs to."""
+        return np.repeat(np.arange(len(self.image_ids)), np.diff(self.starts))
+
+    def dense(
+        self, first: int = 0, last: int | None = None, dtype: npt.DTypeLike = np.int64
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Proposals and hits of images ``first`` … ``last`` (excluded) as matrices (n, 1000), not cumulated."""
+        last = len(self.image_ids) if last is None else last
+        entries = slice(*self.starts[[first, last]].tolist())
+        rows = np.repeat(np.arange(last - first), np.diff(self.starts[first : last + 1]))
+        proposals, hits = np.zeros((2, last - first, POINTS), dtype)
+        proposals[rows, self.bins[entries]] = self.proposals[entries]
+        hits[rows, self.bins[entries]] = self.hits[entries]
+        return proposals, hits
+
+
+def count_images(ground_truth: GroundTruth, predictions: Predictions) -> dict[str, ImageCounts]:
+    """Counts per setting of ``ground_truth``, from the same judging as :func:`wider_face.average_precision.score`.
+
+    Scores are normalised over all rows of ``predictions``, and that stays: a curve rebuilt from some of the images
+    keeps the thresholds of the whole run. So resampling asks how the AP of this detector, read at fixed thresholds,
+    varies with the images, not with the two rows that happen to have the extreme scores.
+
+    Raises:
+        ValueError: the two are not about the same images in the same order.
+    """
+    bins, settings = judge_settings(ground_truth, predictions)
+    images = len(ground_truth.image_ids)
+    image_of_face = np.repeat(np.arange(images), [len(boxes) for boxes in ground_truth.boxes_xywh])
+    # Image and threshold in one number; which pairs occur at all is the same for every setting.
+    keys = np.repeat(np.arange(images), np.diff(predictions.starts)) * POINTS + bins
+    occurs = np.zeros(images * POINTS, np.bool_)
+    occurs[keys] = True
+    pairs = np.flatnonzero(occurs)
+    place = (np.cumsum(occurs, dtype=np.int64) - 1)[keys]
+    counts = {}
+    for setting, rows in settings.items():
+        proposals = np.bincount(place[rows.proposals], minlength=len(pairs))
+        hits = np.bincount(place[rows.hits], minlength=len(pairs))
+        kept = proposals > 0
+        counted = np.concatenate([np.zeros(0, np.bool_), *ground_truth.counted[setting]])
+        faces = np.bincount(image_of_face[counted], minlength=images)
+        starts = np.searchsorted(pairs[kept], np.arange(images + 1) * POINTS)
+        counts[setting] = ImageCounts(
+            ground_truth.image_ids, starts, pairs[kept] % POINTS, proposals[kept], hits[kept], faces
+        )
+    return counts
+
+
+def curve_from_counts(counts: ImageCounts, weights: npt.NDArray[np.integer] | None = None) -> Curve:
+    """The curve of a multiset of images.
+
+    Args:
+        counts: of one setting.
+        weights: (N,) whole numbers ≥ 0, how often each image is in; None takes each once and gives the curve of
+            :func:`wider_face.average_precision.score` to the last bit.
+
+    Raises:
+        ValueError: weights of another shape, negative or not whole.
+    """
+    if weights is None:
+        proposals, hits, faces = counts.proposals, counts.hits, counts.faces
+    else:
+        weights = np.asarray(weights)
+        if weights.shape != (len(counts.image_ids),) or weights.dtype.kind not in "iu" or (weights < 0).any():
+            raise ValueError(
+                f"weights {weights.dtype}{weights.shape}, need {len(counts.image_ids)} whole numbers, none negative"
+            )
+        weights = weights.astype(np.int64)
+        repeats = np.repeat(weights, np.diff(counts.starts))
+        proposals, hits = counts.proposals * repeats, counts.hits * repeats
+        faces = counts.faces * weights
+    return curve_from_histograms(
+        np.bincount(counts.bins, proposals, minlength=POINTS),
+        np.bincount(counts.bins, hits, minlength=POINTS),
+        int(faces.sum()),
+    )
+
+
+def write_counts(path: Path, counts: Mapping[str, ImageCounts]) -> None:
+    """Write the counts of all settings into one compressed ``.npz``; it appears by rename.
+
+    Raises:
+        ValueError: no setting, settings that are not about the same images, a line break in an image id.
+        OSError: ``path`` cannot be written.
+    """
+    settings = list(counts)
+    if not settings or any(counts[setting].image_ids != counts[settings[0]].image_ids for setting in settings):
+        raise ValueError(f"settings {settings} are not about the same images")
+    image_ids = counts[settings[0]].image_ids
+    # The settings share most pairs of image and threshold: one list of pairs, then columns of small numbers.
+    keys = {setting: own.image_of_entries() * POINTS + own.bins for setting, own in counts.items()}
+    pairs = np.unique(np.concatenate(list(keys.values())))
+    arrays: dict[str, Any] = {
+        "version": np.array(_VERSION),
+        "image_ids": _as_bytes(image_ids),
+        "settings": _as_bytes(settings),
+        "entries": _small(np.bincount(pairs // POINTS, minlength=len(image_ids))),
+        # Low and high byte apart: a stream of equal bytes compresses, a stream of pairs hardly does.
+        "bins_low": (pairs % POINTS % 256).astype(np.uint8),
+        "bins_high": (pairs % POINTS // 256).astype(np.uint8),
+    }
+    for number, (setting, own) in enumerate(counts.items()):
+        place = np.searchsorted(pairs, keys[setting])
+        for name, values in (("proposals", own.proposals), ("hits", own.hits)):
+            column = np.zeros(len(pairs), np.int64)
+            column[place] = values
+            arrays[f"{name}_{number}"] = _small(column)
+        arrays[f"faces_{number}"] = _small(own.faces)
+    # An open file: given a name, numpy would append ".npz" to one that lacks it.
+    with replaced(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def read_counts(path: Path) -> dict[str, ImageCounts]:
+    """Counts per setting, as :func:`write_counts` left them.
+
+    Raises:
+        InputError: the file is missing, damaged, or not one that ``write_counts`` has written.
+    """
+    try:
+        content = io.BytesIO(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); {_HINT}") from error
+    if not zipfile.is_zipfile(content):
+        raise InputError(f"{path} is no .npz file, or only a part of one; {_HINT}")
+    content.seek(0)
+    try:
+        with np.load(content, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except _DAMAGE as error:
+        raise InputError(f"{path} is a damaged .npz file ({_reason(error)}); {_HINT}") from error
+    if "version" not in arrays or "bins_low" not in arrays:
+        raise InputError(f"{path} holds no counts per image; give the {PER_IMAGE_FILE} of an evaluation")
+    if arrays["version"].tolist() != _VERSION:
+        raise InputError(f"{path}: version {arrays['version']} of the file, this release reads {_VERSION}; {_HINT}")
+    try:
+        return _unpacked(arrays)
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        raise InputError(f"{path}: the counts do not fit together ({_reason(error)}); {_HINT}") from error
+
+
+def _unpacked(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, ImageCounts]:
+    image_ids = _as_texts(arrays["image_ids"])
+    bins = arrays["bins_high"].astype(np.int64) * 256 + arrays["bins_low"]
+    images_of_pairs = np.repeat(np.arange(len(image_ids)), arrays["entries"].astype(np.int64))
+    counts = {}
+    for number, setting in enumerate(_as_texts(arrays["settings"])):
+        proposals, hits = (arrays[f"{name}_{number}"].astype(np.int64) for name in ("proposals", "hits"))
+        if not proposals.shape == hits.shape == bins.shape == images_of_pairs.shape:
+            raise ValueError(f"{len(bins)} bins but {len(proposals)} proposals of {setting}")
+        # Hits without a proposal are kept too, for ImageCounts to refuse them.
+        kept = (proposals > 0) | (hits > 0)
+        entries = np.bincount(images_of_pairs[kept], minlength=len(image_ids))
+        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(entries)])
+        faces = arrays[f"faces_{number}"].astype(np.int64)
+        counts[setting] = ImageCounts(image_ids, starts, bins[kept], proposals[kept], hits[kept], faces)
+    return counts
+
+
+def _small(values: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    return values.astype(np.min_scalar_type(int(values.max(initial=0))))
+
+
+def _as_bytes(texts: Sequence[str]) -> npt.NDArray[np.uint8]:
+    if any("\n" in text for text in texts):
+        raise ValueError("a name with a line break in it")
+    return np.frombuffer("\n".join(texts).encode(), np.uint8)
+
+
+def _as_texts(values: npt.NDArray[np.uint8]) -> tuple[str, ...]:
+    text = values.astype(np.uint8).tobytes().decode()
+    return tuple(text.split("\n")) if text else ()
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+SAMPLES = 1000
+CONFIDENCE = 0.95
+
+# Bounds of what is in memory at a time; the results do not depend on them.
+_SAMPLES_AT_ONCE = 250
+_IMAGES_AT_ONCE = 4096
+_WEIGHTS_AT_ONCE = 8_000_000
+
+
+class Interval(NamedTuple):
+    """``value`` on the images as they are, and the 2.5 % and 97.5 % points of ``samples``, (B,) float64.
+
+    The value is not the middle of the interval, and in a skewed case may even lie outside.
+    """
+
+    value: float
+    low: float
+    high: float
+    samples: npt.NDArray[np.float64]
+
+
+def method(samples: int = SAMPLES, seed: int = 0) -> str:
+    """How an interval came about, in words, to stand beside it."""
+    return f"bootstrap over images, {samples} samples, {CONFIDENCE:.0%} percentile interval, seed {seed}"
+
+
+def bootstrap_ap(counts: Mapping[str, ImageCounts], samples: int = SAMPLES, seed: int = 0) -> dict[str, Interval]:
+    """Interval of AP per setting. All settings see the same resampled images.
+
+    Args:
+        counts: setting → counts, from :func:`count_images` or :func:`read_counts`.
+        samples: number of resamples B.
+        seed: of the draw. The same seed and number of images mean the same resampled images in every function here.
+
+    Raises:
+        ValueError: ``samples`` below 1, no image, or settings that are not about the same images.
+    """
+    drawn = resampled_ap([counts], samples, seed)[0]
+    return {setting: interval_of(curve_from_counts(own).ap, drawn[setting]) for setting, own in counts.items()}
+
+
+def bootstrap_difference(
+    counts_a: Mapping[str, ImageCounts], counts_b: Mapping[str, ImageCounts], samples: int = SAMPLES, seed: int = 0
+) -> dict[str, Interval]:
+    """Paired interval of AP(a) - AP(b) per setting: both runs see the same resampled images.
+
+    What makes an image hard for both cancels, so the interval is far narrower than the two intervals suggest.
+
+    Raises:
+        ValueError: as :func:`bootstrap_mean_difference`.
+    """
+    return bootstrap_mean_difference([counts_a], [counts_b], samples, seed)
+
+
+def bootstrap_mean_difference(
+    runs_a: Sequence[Mapping[str, ImageCounts]],
+    runs_b: Sequence[Mapping[str, ImageCounts]],
+    samples: int = SAMPLES,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Paired interval of mean AP(a) - mean AP(b) per setting, the runs of a side being seeds of one model.
+
+    All runs see the same resampled images, and each resample takes the mean of a side. So the interval speaks of the
+    images alone: these trained networks, other images. The spread over seeds is a second uncertainty beside it.
+
+    Raises:
+        ValueError: a side without a run, ``samples`` below 1, no image, or runs that differ in settings, in images or
+            their order, or in the faces that count.
+    """
+    if not runs_a or not runs_b:
+        raise ValueError(f"{len(runs_a)} runs against {len(runs_b)}, need at least one on either side")
+    runs = [*runs_a, *runs_b]
+    drawn = resampled_ap(runs, samples, seed)
+    sides = slice(None, len(runs_a)), slice(len(runs_a), None)
+    intervals = {}
+    for setting in runs[0]:
+        values = np.array([curve_from_counts(run[setting]).ap for run in runs])
+        all_samples = np.stack([run[setting] for run in drawn])
+        value, difference = (
+            part[sides[0]].mean(axis=0) - part[sides[1]].mean(axis=0) for part in (values, all_samples)
+        )
+        intervals[setting] = interval_of(float(value), difference)
+    return intervals
+
+
+def resampled_ap(
+    runs: Sequence[Mapping[str, ImageCounts]], samples: int = SAMPLES, seed: int = 0
+) -> list[dict[str, npt.NDArray[np.float64]]]:
+    """Per run and setting the AP of each resample, (B,) float64; the same resampled images for all of them.
+
+    Raises:
+        ValueError: as :func:`bootstrap_mean_difference`.
+    """
+    _check(runs, samples)
+    images = len(next(iter(runs[0].values())).image_ids)
+    drawn = [{setting: np.empty(samples) for setting in run} for run in runs]
+    for part, weights in image_weights(images, samples, seed):
+        for run, run_drawn in zip(runs, drawn, strict=True):
+            for setting, counts in run.items():
+                run_drawn[setting][part] = _weighted_ap(weights, counts)
+    return drawn
+
+
+def image_weights(
+    images: int, samples: int = SAMPLES, seed: int = 0
+) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
+    """The resamples, some at a time: which of them, and how often each image is in each, (b, N) whole numbers.
+
+    The same number of images and seed mean the same resamples, whatever is computed from them.
+
+    Raises:
+        ValueError: ``samples`` or ``images`` below 1.
+    """
+    if samples < 1 or images < 1:
+        raise ValueError(f"{samples} samples of {images} images, need at least 1 of 1")
+    rng = np.random.default_rng(seed)
+    step = max(1, min(_SAMPLES_AT_ONCE, _WEIGHTS_AT_ONCE // images))
+    for first in range(0, samples, step):
+        part = slice(first, min(first + step, samples))
+        drawn = [np.bincount(rng.integers(0, images, images), minlength=images) for _ in range(part.stop - first)]
+        yield part, np.stack(drawn).astype(np.float32)
+
+
+def _weighted_ap(weights: npt.NDArray[np.float32], counts: ImageCounts) -> npt.NDArray[np.float64]:
+    """(b, N) weights → (b,) AP."""
+    images = len(counts.image_ids)
+    # Whole numbers below 2**24 are exact in float32, which halves the time; the weights of a resample sum to N.
+    exact = int(counts.proposals.max(initial=0)) * images < 2**24
+    dtype = np.float32 if exact else np.float64
+    proposed, hit = np.zeros((2, len(weights), POINTS))
+    for first in range(0, images, _IMAGES_AT_ONCE):
+        last = min(first + _IMAGES_AT_ONCE, images)
+        block = weights[:, first:last].astype(dtype, copy=False)
+        proposals, hits = counts.dense(first, last, dtype)
+        proposed += block @ proposals
+        hit += block @ hits
+    faces = weights.astype(np.float64) @ counts.faces
+    np.cumsum(proposed, axis=1, out=proposed)
+    np.cumsum(hit, axis=1, out=hit)
+    precision = np.divide(hit, proposed, out=np.zeros_like(hit), where=proposed > 0)
+    recall = np.divide(hit, faces[:, None], out=hit, where=faces[:, None] > 0)
+    return np.where(faces > 0, area_under_envelope(precision, recall), np.nan)
+
+
+def interval_of(value: float, samples: npt.NDArray[np.float64]) -> Interval:
+    """The percentile interval of (B,) resampled values; resamples without a value (NaN) are left out."""
+    defined = samples[~np.isnan(samples)]
+    if not len(defined) or np.isnan(value):
+        return Interval(value, float("nan"), float("nan"), samples)
+    outside = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(defined, [outside, 1 - outside])
+    return Interval(value, float(low), float(high), samples)
+
+
+def _check(runs: Sequence[Mapping[str, ImageCounts]], samples: int) -> None:
+    if samples < 1:
+        raise ValueError(f"{samples} samples, need at least 1")
+    if not runs:
+        raise ValueError("no run to resample")
+    settings = list(runs[0])
+    if not settings:
+        raise ValueError("no setting to resample")
+    reference = runs[0][settings[0]]
+    if not reference.image_ids:
+        raise ValueError("no image to resample")
+    for run in runs:
+        if list(run) != settings:
+            raise ValueError(f"settings {settings} and {list(run)}: the runs were scored by different rules")
+        for setting, counts in run.items():
+            if counts.image_ids != reference.image_ids:
+                raise ValueError(
+                    f"the runs are about different images: {_difference(reference.image_ids, counts.image_ids)}"
+                )
+            if not np.array_equal(counts.faces, runs[0][setting].faces):
+                raise ValueError(f"setting {setting}: the runs were scored against different faces")
+
+
+def _difference(ids_a: Iterable[str], ids_b: Iterable[str]) -> str:
+    a, b = list(ids_a), list(ids_b)
+    for only in (set(a) - set(b), set(b) - set(a)):
+        if only:
+            return f"'{min(only)}' is in one of them alone"
+    return "the same ones in another order"

@@ -1,0 +1,1 @@
+"""FDDB's evaluation."""

@@ -1,0 +1,1 @@
+"""PASCAL face and AFW's evaluation."""

@@ -1,0 +1,280 @@
+"""PASCAL face and AFW: matching, alignment, AP, and AP over resampled images.
+
+PASCAL face and AFW: matching, global alignment and average precision on arrays, by the rules of face-eval.
+
+Face-eval is the program of Mathias, Benenson, Pedersoli and Van Gool, Face detection without bells and whistles, ECCV
+2014. Boxes are taken as they are given, without a shift between 0-based and 1-based pixels: the alignment takes care of
+half a pixel.
+
+AP of PASCAL face and AFW over resampled images.
+
+The detections keep the boxes, the places in the ranking and the faces that the run over all images gave them: an
+interval says how AP varies with the images, and not with the alignment that is fitted to them. Where an image is drawn
+more than once, the copies of a detection stand together in its place.
+
+Between two hits only the number of false positives matters, and AP is a sum over hits. So a resample needs the weights
+of the hits, (T,), and one product of the weights of the images (N,) with counts (N, T).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fanet_lightning.score.bootstrap import SAMPLES, image_weights
+from fanet_lightning.score.curves import area_under_envelope, average_precision
+from fanet_lightning.score.pascal_face.ground_truth import (
+    MIN_FACE_PX,
+    Bool,
+    Float,
+    Index,
+    PascalFaceDetections,
+    PascalFaceGroundTruth,
+)
+
+# Detections must be wider or higher than this; face-eval's minpix.
+MIN_DETECTION_PX = int(math.sqrt(0.5 * MIN_FACE_PX * MIN_FACE_PX))
+# Face-eval's --nit.
+PASSES = 5
+
+
+class Alignment(NamedTuple):
+    """Moves the centre by (tx × width, ty × height), then scales width and height by sx and sy."""
+
+    tx: float = 0.0
+    ty: float = 0.0
+    sx: float = 1.0
+    sy: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class PascalFaceResult:
+    """What became of each detection that passed the size filter, D of them, best score first.
+
+    ``ap``              area under the monotone envelope, all points; NaN where no face counts.
+    ``faces_per_image`` (N,) int64, faces that count.
+    ``image_index``     (D,) int64.
+    ``boxes_xyxy``      (D, 4) float64, as they were matched in the last pass.
+    ``rows``            (D,) int64, each one's place in the detections that were given.
+    ``scores``          (D,) float64, descending.
+    ``hit``             (D,) bool, true positives.
+    ``false_positive``  (D,) bool; a detection on an ignored face is neither.
+    ``precision``       (D,) float64 of the detections so far; 0 where there is neither hit nor false positive yet.
+    ``recall``          (D,) float64; 0 where no face counts.
+    ``alignment``       what face-eval prints: tx and ty summed, sx and sy multiplied over the transforms of all passes,
+                        that of the last pass included, which nothing was moved by. None without alignment.
+    """
+
+    ap: float
+    faces_per_image: Index
+    image_index: Index
+    boxes_xyxy: Float
+    rows: Index
+    scores: Float
+    hit: Bool
+    false_positive: Bool
+    precision: Float
+    recall: Float
+    alignment: Alignment | None
+
+    @property
+    def faces(self) -> int:
+        return int(self.faces_per_image.sum())
+
+
+def evaluate_detections(
+    ground_truth: PascalFaceGroundTruth, detections: PascalFaceDetections, *, alignment: bool = True
+) -> PascalFaceResult:
+    """Match, align, match again, and score the last of five passes.
+
+    1. Detections neither wider nor higher than 21 px go. The others are taken by descending score; equal scores keep
+       their order.
+    2. Each looks at the face of its image that it overlaps most, ignored and taken ones included; among equals at the
+       last. Above the threshold (strictly) a free face that counts makes it a hit, an ignored one makes it neither, a
+       taken one makes it a false positive, as does an overlap that is too small.
+    3. With ``alignment`` all detections are moved and scaled by what the hits are off on average, and matched again:
+       five passes, four alignments. The labels of the test set fit four numbers per detector; that belongs to the
+       protocol and is worth from one to twenty points of AP.
+
+    A pass without a hit has nothing to learn from, so its transform changes nothing. (Face-eval goes on with NaN;
+    either way there is no hit, and AP is 0.)
+
+    Raises:
+        ValueError: detections of other images, or of the same in another order.
+    """
+    if detections.image_ids != ground_truth.image_ids:
+        raise ValueError("the detections are of other images than the ground truth, or in another order")
+    counted = np.concatenate([np.empty(0, np.bool_), *ground_truth.counted])
+    faces_xyxy = np.concatenate([np.empty((0, 4)), *ground_truth.boxes_xyxy])
+    faces_in_image = np.array([len(boxes) for boxes in ground_truth.boxes_xyxy], np.int64)
+
+    given = detections.boxes_xyxy
+    kept = np.flatnonzero((given[:, 2:] - given[:, :2] > MIN_DETECTION_PX).any(axis=1))
+    rows = kept[np.argsort(-detections.scores[kept], kind="stable")]
+    boxes, image_index = given[rows], detections.image_index[rows]
+    pairs = _pairs(image_index, faces_in_image)
+    step = total = Alignment()
+    for number in range(PASSES if alignment else 1):
+        if number:
+            boxes = aligned(boxes, step)
+        best, face = best_face(boxes, faces_xyxy, pairs)
+        hit, false_positive = _outcomes(best > detections.overlap, face, counted)
+        step = _offset(boxes[hit], faces_xyxy[face[hit]])
+        total = Alignment(total.tx + step.tx, total.ty + step.ty, total.sx * step.sx, total.sy * step.sy)
+
+    faces_per_image = np.array([int(own.sum()) for own in ground_truth.counted], np.int64)
+    faces = int(faces_per_image.sum())
+    hits, proposals = np.cumsum(hit), np.cumsum(hit | false_positive)
+    precision = np.divide(hits, proposals, out=np.zeros(len(rows)), where=proposals > 0)
+    recall = hits / faces if faces else np.zeros(len(rows))
+    return PascalFaceResult(
+        ap=average_precision(precision, recall) if faces else float("nan"),
+        faces_per_image=faces_per_image,
+        image_index=image_index,
+        boxes_xyxy=boxes,
+        rows=rows,
+        scores=detections.scores[rows],
+        hit=hit,
+        false_positive=false_positive,
+        precision=precision,
+        recall=recall,
+        alignment=total if alignment else None,
+    )
+
+
+def aligned(boxes_xyxy: Float, alignment: Alignment) -> Float:
+    """(D, 4) boxes moved and scaled: the centre by (tx × width, ty × height), then the sides by (sx, sy)."""
+    half = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]) / 2
+    centre = (boxes_xyxy[:, 2:] + boxes_xyxy[:, :2]) / 2 + alignment[:2] * half * 2
+    return np.concatenate([centre - half * alignment[2:], centre + half * alignment[2:]], axis=1)
+
+
+def lower_top(boxes_xyxy: Float, fraction: float = 0.2) -> Float:
+    """(D, 4) boxes with y1 moved down by ``fraction`` of the height, in a new array.
+
+    S3FD's scripts for PASCAL face and AFW do so before they write detections, since boxes learnt on WIDER FACE reach
+    higher than theirs: a step of the detector, not of the benchmark. (The scripts add 1 to the height, for their boxes
+    include the last pixel; here the height is y2 - y1.)
+
+    Raises:
+        ValueError: a fraction outside [0, 1).
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"fraction {fraction} of the height, need 0 <= fraction < 1")
+    lowered = np.array(boxes_xyxy, np.float64).reshape(-1, 4)
+    lowered[:, 1] += fraction * (lowered[:, 3] - lowered[:, 1])
+    return lowered
+
+
+class _Pairs(NamedTuple):
+    """Every detection with every face of its image, detection by detection: (P,) indices, and the first of each run."""
+
+    detection: Index
+    face: Index
+    runs: Index
+    with_faces: Index
+
+
+def _pairs(image_index: Index, faces_in_image: Index) -> _Pairs:
+    first_face = np.cumsum(faces_in_image) - faces_in_image
+    faces = faces_in_image[image_index]
+    runs = np.cumsum(faces) - faces
+    detection = np.repeat(np.arange(len(image_index)), faces)
+    face = np.arange(len(detection)) - runs[detection] + first_face[image_index[detection]]
+    with_faces = np.flatnonzero(faces)
+    return _Pairs(detection, face, runs[with_faces], with_faces)
+
+
+def best_face(boxes_xyxy: Float, faces_xyxy: Float, pairs: _Pairs) -> tuple[Float, Index]:
+    """(D,) largest overlap and the face that has it, the last among equals; 0 and -1 without any face."""
+    best, face = np.zeros(len(boxes_xyxy)), np.full(len(boxes_xyxy), -1)
+    if len(pairs.runs):
+        overlap = _overlap(boxes_xyxy[pairs.detection], faces_xyxy[pairs.face])
+        best[pairs.with_faces] = np.maximum.reduceat(overlap, pairs.runs)
+        place = np.where(overlap == best[pairs.detection], pairs.face, -1)
+        face[pairs.with_faces] = np.maximum.reduceat(place, pairs.runs)
+    return best, face
+
+
+def _overlap(a_xyxy: Float, b_xyxy: Float) -> Float:
+    """(P, 4) and (P, 4) → (P,) IoU, each side with +1; 0 unless the interiors meet in both directions."""
+    areas = [np.prod(np.abs(boxes[:, 2:] - boxes[:, :2]) + 1, axis=1) for boxes in (a_xyxy, b_xyxy)]
+    sides = np.minimum(a_xyxy[:, 2:], b_xyxy[:, 2:]) - np.maximum(a_xyxy[:, :2], b_xyxy[:, :2]) + 1
+    meet = ((a_xyxy[:, 2:] > b_xyxy[:, :2]) & (b_xyxy[:, 2:] > a_xyxy[:, :2])).all(axis=1)
+    intersection = np.where(meet, sides[:, 0] * sides[:, 1], 0.0)
+    union: Float = areas[0] + areas[1] - intersection
+    return intersection / union
+
+
+def _outcomes(overlaps: Bool, face: Index, counted: Bool) -> tuple[Bool, Bool]:
+    """Which detections, best score first, are hits, and which are false positives."""
+    found = np.flatnonzero(overlaps)
+    on_counted = found[counted[face[found]]]
+    _, first = np.unique(face[on_counted], return_index=True)
+    hit = np.zeros(len(overlaps), np.bool_)
+    hit[on_counted[first]] = True
+    false_positive = ~hit
+    false_positive[found[~counted[face[found]]]] = False
+    return hit, false_positive
+
+
+def _offset(boxes_xyxy: Float, faces_xyxy: Float) -> Alignment:
+    """What hits (K, 4) are off their faces (K, 4) on average; nothing without hits.
+
+    No side of a hit is 0: it overlaps a face of 30 px or more.
+    """
+    if not len(boxes_xyxy):
+        return Alignment()
+    sides, face_sides = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], faces_xyxy[:, 2:] - faces_xyxy[:, :2]
+    shift = ((faces_xyxy[:, 2:] + faces_xyxy[:, :2]) / 2 - (boxes_xyxy[:, 2:] + boxes_xyxy[:, :2]) / 2) / sides
+    # One column at a time: over both, numpy adds in another order.
+    (tx, ty), (sx, sy) = ([float(np.mean(column)) for column in part.T.copy()] for part in (shift, face_sides / sides))
+    return Alignment(tx, ty, sx, sy)
+
+
+_HITS_AT_ONCE = 2048
+
+
+def resampled_ap(result: PascalFaceResult, samples: int = SAMPLES, seed: int = 0) -> Float:
+    """(B,) AP per resample; NaN where no face of it counts.
+
+    Raises:
+        ValueError: ``samples`` or the number of images below 1.
+    """
+    drawn = np.empty(samples)
+    for part, weights in image_weights(len(result.faces_per_image), samples, seed):
+        drawn[part] = weighted_ap(result, weights)
+    return drawn
+
+
+def weighted_ap(result: PascalFaceResult, weights: npt.ArrayLike) -> Float:
+    """AP with image i taken ``weights[:, i]`` times: (B, N) whole numbers ≥ 0 → (B,), NaN where no face counts.
+
+    Raises:
+        ValueError: weights of another number of images.
+    """
+    times = np.asarray(weights, np.float64)
+    images = len(result.faces_per_image)
+    if times.ndim != 2 or times.shape[1] != images:
+        raise ValueError(f"weights {times.shape} of {images} images, need (B, {images})")
+    hits = np.flatnonzero(result.hit)
+    wrong = np.flatnonzero(result.false_positive)
+    # The hit behind each false positive; those after the last hit change nothing.
+    ahead = np.searchsorted(hits, wrong)
+    wrong, ahead = wrong[ahead < len(hits)], ahead[ahead < len(hits)]
+    hit_weights = times[:, result.image_index[hits]]
+    misses = np.empty_like(hit_weights)
+    for first in range(0, len(hits), _HITS_AT_ONCE):
+        last = min(first + _HITS_AT_ONCE, len(hits))
+        own = slice(*np.searchsorted(ahead, (first, last)))
+        counts = np.zeros((images, last - first))
+        np.add.at(counts, (result.image_index[wrong[own]], ahead[own] - first), 1.0)
+        misses[:, first:last] = times @ counts
+    found = np.cumsum(hit_weights, axis=1)
+    proposed = found + np.cumsum(misses, axis=1)
+    faces = times @ result.faces_per_image
+    precision = np.divide(found, proposed, out=np.zeros_like(found), where=proposed > 0)
+    recall = np.divide(found, faces[:, None], out=np.zeros_like(found), where=faces[:, None] > 0)
+    return np.where(faces > 0, area_under_envelope(precision, recall), np.nan)

@@ -1,0 +1,327 @@
+"""PASCAL face and AFW: faces and detections as arrays, the official label files."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from fanet_lightning.cli.errors import InputError, first_line
+from fanet_lightning.cli.files import read_image_list
+from fanet_lightning.score.results import DetectionsByImage
+from fanet_lightning.score.wider_face.ground_truth import places_of
+
+Float = npt.NDArray[np.float64]
+Bool = npt.NDArray[np.bool_]
+Index = npt.NDArray[np.int64]
+
+# Face-eval's --minw and --minh; a face with a shorter side is ignored.
+MIN_FACE_PX = 30
+OVERLAP = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class PascalFaceGroundTruth:
+    """The annotated faces of PASCAL face or AFW.
+
+    ``image_ids``   file names up to the first dot, sorted, N of them, none twice.
+    ``boxes_xyxy``  N arrays (F_i, 4) float64, pixels as in the file.
+    ``flagged``     N arrays (F_i,) bool, the annotators' ignore flag.
+    ``file_names``  N names of image files.
+    ``labels``      "corrected" or "original".
+    ``known_ids``   images of the whole set, where ``image_ids`` are a selection; detections there are skipped.
+    ``warnings``    one line each about labels that are not the official ones.
+
+    Raises:
+        ValueError: lengths or shapes that do not fit, an image twice, a box that is not finite.
+    """
+
+    image_ids: tuple[str, ...]
+    boxes_xyxy: Sequence[Float]
+    flagged: Sequence[Bool]
+    file_names: tuple[str, ...]
+    labels: str = "corrected"
+    known_ids: frozenset[str] = frozenset()
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        images = len(self.image_ids)
+        if {len(self.boxes_xyxy), len(self.flagged), len(self.file_names)} != {images}:
+            raise ValueError(
+                f"{images} image ids, boxes of {len(self.boxes_xyxy)}, flags of {len(self.flagged)} images and "
+                f"{len(self.file_names)} file names"
+            )
+        if len(set(self.image_ids)) != images:
+            raise ValueError("an image id twice")
+        for image_id, boxes, flagged in zip(self.image_ids, self.boxes_xyxy, self.flagged, strict=True):
+            if boxes.ndim != 2 or boxes.shape[1] != 4 or flagged.shape != (len(boxes),):
+                raise ValueError(f"{image_id}: boxes {boxes.shape} and flags {flagged.shape}, need (F, 4) and (F,)")
+            if not np.isfinite(boxes).all():
+                raise ValueError(f"{image_id}: a box that is not finite")
+
+    @property
+    def counted(self) -> list[Bool]:
+        """N arrays (F_i,) bool: neither flagged nor with a side below 30 px, x2 - x1 or y2 - y1 without the +1."""
+        counted = []
+        for boxes, flagged in zip(self.boxes_xyxy, self.flagged, strict=True):
+            counted.append(~flagged & (np.abs(boxes[:, 2:] - boxes[:, :2]) >= MIN_FACE_PX).all(axis=1))
+        return counted
+
+    @property
+    def faces(self) -> int:
+        """Faces that count: the denominator of recall."""
+        return sum(int(counted.sum()) for counted in self.counted)
+
+    def select(self, image_ids: Iterable[str]) -> Self:
+        """The ground truth of these images alone, sorted; the others stay known.
+
+        Raises:
+            ValueError: an image id that is not there, or one given twice.
+        """
+        wanted = tuple(sorted(image_ids))
+        rows = places_of(wanted, self.image_ids)
+        return type(self)(
+            wanted,
+            [self.boxes_xyxy[i] for i in rows],
+            [self.flagged[i] for i in rows],
+            tuple(self.file_names[i] for i in rows),
+            self.labels,
+            self.known_ids | frozenset(self.image_ids),
+            self.warnings,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class PascalFaceDetections:
+    """The detections of a run in the order of their file, which decides among equal scores.
+
+    ``image_ids``   N of them, as in the ground truth.
+    ``image_index`` (D,) int64, the image of each detection.
+    ``boxes_xyxy``  (D, 4) float64, pixels; x2 >= x1, y2 >= y1.
+    ``scores``      (D,) float64, any scale.
+    ``overlap``     a detection must overlap a face by more than this: 0.5, for Picasa 0.1.
+    ``layout``      of the numbers in the file: ``x1 y1 x2 y2`` or ``x y w h``.
+
+    Raises:
+        ValueError: shapes that do not fit, numbers that are not finite, a negative side, an index without an image.
+    """
+
+    image_ids: tuple[str, ...]
+    image_index: Index
+    boxes_xyxy: Float
+    scores: Float
+    overlap: float = OVERLAP
+    layout: str = "x1 y1 x2 y2"
+
+    def __post_init__(self) -> None:
+        count = len(self.scores)
+        if self.boxes_xyxy.shape != (count, 4) or self.image_index.shape != (count,) or self.scores.ndim != 1:
+            raise ValueError(
+                f"boxes {self.boxes_xyxy.shape}, scores {self.scores.shape} and images {self.image_index.shape}, "
+                "need (D, 4), (D,) and (D,)"
+            )
+        if not (np.isfinite(self.boxes_xyxy).all() and np.isfinite(self.scores).all()):
+            raise ValueError("a detection that is not finite")
+        if (self.boxes_xyxy[:, 2:] < self.boxes_xyxy[:, :2]).any():
+            raise ValueError("a detection with a negative side")
+        if count and not (self.image_index.min() >= 0 and self.image_index.max() < len(self.image_ids)):
+            raise ValueError(f"image indices up to {self.image_index.max()} for {len(self.image_ids)} images")
+
+    @classmethod
+    def from_detections(cls, detections: DetectionsByImage, image_ids: Iterable[str]) -> Self:
+        """Pack ``image_id → (boxes_xyxy (D, 4), scores (D,))`` image by image, in the order of ``image_ids``.
+
+        Raises:
+            ValueError: as the constructor; detections of an image outside ``image_ids``.
+        """
+        ids = tuple(image_ids)
+        surplus = sorted(set(detections) - set(ids))
+        if surplus:
+            raise ValueError(f"detections of {len(surplus)} images outside the run, the first is '{surplus[0]}'")
+        index, boxes, scores = [np.empty(0, np.int64)], [np.empty((0, 4))], [np.empty(0)]
+        for i, image_id in enumerate(ids):
+            if image_id in detections:
+                own_boxes, own_scores = (np.asarray(part, np.float64) for part in detections[image_id])
+                boxes.append(own_boxes.reshape(-1, 4))
+                scores.append(own_scores.reshape(-1))
+                index.append(np.full(len(scores[-1]), i, np.int64))
+        return cls(ids, np.concatenate(index), np.concatenate(boxes), np.concatenate(scores))
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Images without a detection; the formats cannot tell them from images that nobody looked at."""
+        present = np.bincount(self.image_index, minlength=len(self.image_ids)) > 0
+        return tuple(image_id for image_id, found in zip(self.image_ids, present, strict=True) if not found)
+
+
+@dataclass(frozen=True)
+class Release:
+    """An official label file. ``variable`` is what it holds, ``columns`` those of its boxes, ``faces`` those counted.
+
+    Six columns are x1 y1 x2 y2, one that is not used, and the ignore flag. Four are x1 y1 x2 y2, in ``anno`` as
+    [[x1, y1], [x2, y2]].
+    """
+
+    labels: str
+    file_name: str
+    variable: str
+    columns: int
+    images: int
+    faces: int
+
+
+PASCAL_FACE: Mapping[str, Release] = {
+    "corrected": Release(
+        "corrected", "Annotations_Face_PASCALLayout_large_fixed.mat", "Annotations", 6, images=851, faces=1341
+    ),
+    "original": Release(
+        "original", "Annotations_Face_PASCALLayout_large.mat", "Annotations", 4, images=851, faces=1331
+    ),
+}
+AFW: Mapping[str, Release] = {
+    "corrected": Release("corrected", "new_annotations_AFW.mat", "Annotations", 6, images=205, faces=473),
+    "original": Release("original", "anno2.mat", "anno", 4, images=205, faces=468),
+}
+
+
+def image_key(name: str) -> str:
+    """``2008_003880.jpg`` → ``2008_003880``: what face-eval knows an image by, the name up to the first dot.
+
+    Folders before it, with either slash, do not count.
+    """
+    return name.replace("\\", "/").rpartition("/")[2].partition(".")[0]
+
+
+def read_annotations(path: Path, release: Release, images: Path | None = None) -> PascalFaceGroundTruth:
+    """Read a label file; images come sorted.
+
+    A file in the layout of ``release`` with another number of images or faces is read and gives a warning: scores on
+    it do not compare with published ones.
+
+    Args:
+        path: the file, under any name, or a folder that holds it under the official one.
+        release: which labels it should hold.
+        images: list (:mod:`fanet_lightning.cli.files`) that restricts everything to its images.
+
+    Raises:
+        InputError: a missing or damaged file, the layout of another release, an image twice, a listed image that is not
+            in the file.
+    """
+    path = path / release.file_name if path.is_dir() else path
+    if not path.is_file():
+        raise InputError(
+            f"ground truth: there is no {path}; give face-eval's {release.file_name} or the folder that holds it"
+        )
+    content = load_mat(path, ())
+    if release.variable not in content:
+        raise InputError(_other(path, release, f"holds no '{release.variable}'"))
+    try:
+        rows = _rows_of_anno(content["anno"]) if release.variable == "anno" else _rows(content["Annotations"])
+    except (AttributeError, IndexError, TypeError, ValueError) as error:
+        raise InputError(_other(path, release, f"has not their layout ({first_line(error)})")) from error
+    faces: dict[str, tuple[str, Float]] = {}
+    for name, boxes in rows:
+        if len(boxes) and boxes.shape[1] != release.columns:
+            raise InputError(_other(path, release, f"has boxes of {boxes.shape[1]} columns, not {release.columns}"))
+        if not np.isfinite(boxes).all():
+            raise InputError(f"{path}: a box of {name} is not finite; fetch the official file")
+        if image_key(name) in faces:
+            raise InputError(f"{path}: image '{image_key(name)}' stands there twice; fetch the official file")
+        faces[image_key(name)] = name, boxes if len(boxes) else np.empty((0, release.columns))
+    if not faces:
+        raise InputError(f"{path} holds no image; fetch the official file")
+    image_ids = tuple(sorted(faces))
+    own = [faces[image_id][1] for image_id in image_ids]
+    whole = _checked(
+        path,
+        release,
+        PascalFaceGroundTruth(
+            image_ids,
+            [boxes[:, :4] for boxes in own],
+            [boxes[:, 5] != 0 if release.columns == 6 else np.zeros(len(boxes), np.bool_) for boxes in own],
+            tuple(faces[image_id][0] for image_id in image_ids),
+            release.labels,
+            frozenset(image_ids),
+        ),
+    )
+    return whole if images is None else whole.select(_listed(images, whole))
+
+
+def load_mat(path: Path, names: Iterable[str]) -> dict[str, Any]:
+    """The variables of a MATLAB file.
+
+    Raises:
+        InputError: a file that is missing or damaged, or lacks one of ``names``.
+    """
+    # Half of the start-up time of a score, and --help needs none of it.
+    from scipy.io import loadmat
+
+    try:
+        content: dict[str, Any] = loadmat(str(path), appendmat=False)
+    except Exception as error:  # scipy lets zlib, struct, index and value errors of a damaged file through
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+        raise InputError(f"{path} is not a readable .mat file ({reason}); fetch it again") from error
+    absent = [name for name in names if name not in content]
+    if absent:
+        raise InputError(f"{path}: there is no variable '{absent[0]}' in it; give the file that has it")
+    return content
+
+
+def _rows(annotations: Any) -> list[tuple[str, Float]]:
+    """Image name and boxes (F, 4 or 6). Stored as uint8 and the like, whose differences overflow: float64 first."""
+    found = []
+    for image in np.asarray(annotations).ravel():
+        objects = np.asarray(image["objects"])
+        boxes = objects.astype(np.float64)
+        found.append((_name(image["imgname"]), boxes if boxes.ndim == 2 and objects.size else np.empty((0, 0))))
+    return found
+
+
+def _rows_of_anno(anno: Any) -> list[tuple[str, Float]]:
+    """AFW's first label file: a row of cells per image, the name and then a cell of [[x1, y1], [x2, y2]] per face."""
+    found = []
+    for image in np.atleast_2d(anno):
+        boxes = [np.asarray(cell).astype(np.float64).reshape(4) for cell in np.asarray(image[1]).ravel()]
+        found.append((_name(image[0]), np.array(boxes).reshape(-1, 4)))
+    return found
+
+
+def _name(cell: Any) -> str:
+    return str(np.asarray(cell).ravel()[0])
+
+
+def _checked(path: Path, release: Release, whole: PascalFaceGroundTruth) -> PascalFaceGroundTruth:
+    """The same, with a warning where the counts are not the official ones."""
+    counts = len(whole.image_ids), whole.faces
+    for other in (*PASCAL_FACE.values(), *AFW.values()):
+        if counts == (other.images, other.faces):
+            if other is not release:
+                raise InputError(_other(path, release, f"holds the faces of {other.file_name}"))
+            return whole
+    warning = (
+        f"{path.name} has {counts[0]:,} images and {counts[1]:,} faces that count, the official {release.file_name} "
+        f"{release.images:,} and {release.faces:,}; the scores do not compare with published ones"
+    )
+    return replace(whole, warnings=(warning,))
+
+
+def _listed(path: Path, whole: PascalFaceGroundTruth) -> list[str]:
+    known = set(whole.image_ids)
+    listed = [(number, image_key(name.replace("\\", "/").rpartition("/")[2])) for number, name in read_image_list(path)]
+    for number, image_id in listed:
+        if image_id not in known:
+            raise InputError(
+                f"{path}:{number}: '{image_id}' is not in the ground truth; write the image's name as there"
+            )
+    if len({image_id for _, image_id in listed}) < len(listed):
+        raise InputError(f"{path} names an image twice; keep one of the lines")
+    return [image_id for _, image_id in listed]
+
+
+def _other(path: Path, release: Release, reason: str) -> str:
+    return (
+        f"{path} is not {release.file_name} ({release.labels} labels): it {reason}; "
+        "give that file, or choose the labels that this one holds"
+    )

@@ -1,0 +1,444 @@
+"""Scores of any benchmark: the interface, scores.json, the table that is printed."""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TextIO, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.files import check_names_free, matching_names, replaced
+from fanet_lightning.score.bootstrap import Interval, interval_of
+
+# measure ("ap", "discrete", …) → setting ("easy", "all", "1000", …) → number.
+Values = Mapping[str, Mapping[str, float]]
+# The same keys → (B,) float64, one value per resample; NaN where a resample has none.
+Samples = Mapping[str, Mapping[str, npt.NDArray[np.float64]]]
+_Boxes = npt.NDArray[np.float64]
+# image id → boxes_xyxy (D, 4) pixels of the original image and scores (D,).
+DetectionsByImage = Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]]
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What one set of predictions is worth on one benchmark.
+
+    ``benchmark``           its name as on the command line.
+    ``title``               the same for people: "WIDER FACE".
+    ``image_ids``           images that were scored, in their order.
+    ``images_of_benchmark`` images that the whole ground truth has.
+    ``faces``               setting → faces that count.
+    ``values``              measure → setting → number, under the measure's name in ``scores.json``; NaN where no face
+                            counts.
+    ``resampled``           (samples, seed) → the same keys → (B,) values over resampled images, drawn by
+                            :func:`fanet_lightning.score.bootstrap.image_weights`, so that two runs over the same
+                            images can be paired.
+    ``write_curves``        writes the curves, and what else belongs to the numbers, into a folder; each by rename.
+                            Hands back what it wrote.
+    ``rules``               options that the numbers depend on, for the record: labels, alignment, caps.
+    ``warnings``            one line each for the person at the command line.
+    """
+
+    benchmark: str
+    title: str
+    image_ids: Sequence[str]
+    images_of_benchmark: int
+    faces: Mapping[str, int]
+    values: Values
+    resampled: Callable[[int, int], Samples]
+    write_curves: Callable[[Path], list[Path]]
+    rules: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def headline(self) -> str:
+        """Names the part where it is not the whole: such a number does not compare with published ones."""
+        if len(self.image_ids) == self.images_of_benchmark:
+            return f"{self.title}, {len(self.image_ids):,} images"
+        return f"{self.title} sample, {len(self.image_ids):,} of {self.images_of_benchmark:,} images"
+
+
+# What a row's four numbers may be → boxes_xyxy.
+_READINGS: Mapping[str, Callable[[_Boxes], _Boxes]] = {
+    "x y w h": lambda rows: np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:]], axis=1),
+    "x1 y1 x2 y2": lambda rows: rows,
+    "cx cy w h": lambda rows: np.concatenate([rows[:, :2] - rows[:, 2:] / 2, rows[:, :2] + rows[:, 2:] / 2], axis=1),
+}
+# A reading that puts at least every fifth of the best boxes on a face, and half as many again as the one that is meant,
+# is the right one. Detectors that find little, and readings that nearly coincide, are not doubted.
+_LEAST_ON_A_FACE, _CLEARLY_MORE = 0.2, 1.5
+_IMAGES_LOOKED_AT = 400
+# Boxes of faces that are cut by the border reach out of the image, by less than this part of its side.
+_BEYOND = 0.1
+
+
+def layout_warning(
+    rows: Sequence[_Boxes],
+    scores: Sequence[_Boxes],
+    faces_xyxy: Sequence[_Boxes],
+    meant: str = "x y w h",
+    sizes_wh: _Boxes | None = None,
+) -> str | None:
+    """One line where boxes seem to be written in another layout than ``meant``, or None.
+
+    They are fractions of the image's size, or reach out of their images, most of them; or another reading puts far more
+    of the best boxes, as many in an image as it has faces, on a face (IoU of 0.5). The number is not touched.
+
+    Args:
+        rows: N images' four numbers per box as the file has them, (D_i, 4).
+        scores: N times (D_i,).
+        faces_xyxy: N times (F_i, 4), pixels.
+        meant: the layout that the format asks for: a key of ``_READINGS``.
+        sizes_wh: (N, 2) width and height of the images in pixels, NaN where unknown.
+    """
+    packed = np.concatenate([np.zeros((0, 4)), *rows])
+    boxes_xyxy = _READINGS[meant](packed)
+    sides = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
+    has_side = (sides > 0).any(axis=1)
+    total, tiny = int(has_side.sum()), int((has_side & (sides < 1).all(axis=1)).sum())
+    if tiny > total / 2:
+        return (
+            f"{tiny:,} of {total:,} boxes are smaller than a pixel, as if they were fractions of the image's size; "
+            f"write {meant} in pixels of the original image"
+        )
+    found, looked_at = on_faces(rows, scores, faces_xyxy, meant)
+    others = [name for name in _READINGS if name != meant and is_clearly_better(looked_at, looked_at, found)]
+    for name in others:
+        other, _ = on_faces(rows, scores, faces_xyxy, name)
+        if is_clearly_better(other, looked_at, found):
+            return (
+                f"the {len(packed):,} boxes seem to be {name}, not {meant}: so read {other:,} of {looked_at:,} looked "
+                f"at are on a face, as {meant} {found:,}; write {meant}"
+            )
+    if sizes_wh is not None:
+        limits = np.repeat(sizes_wh, [len(own) for own in rows], axis=0) * (1 + _BEYOND)
+        outside = int((boxes_xyxy[:, 2:] > limits).any(axis=1).sum())
+        if outside > len(packed) / 2:
+            return (
+                f"{outside:,} of {len(packed):,} boxes reach out of their image; "
+                f"write {meant} in pixels of the original image"
+            )
+    return None
+
+
+def is_clearly_better(other: int, looked_at: int, found: int) -> bool:
+    """Whether another reading puts so many of the best boxes on a face that the one that is meant must be wrong."""
+    return other > max(_LEAST_ON_A_FACE * looked_at, _CLEARLY_MORE * found)
+
+
+def on_faces(
+    rows: Sequence[_Boxes], scores: Sequence[_Boxes], faces_xyxy: Sequence[_Boxes], reading: str = "x y w h"
+) -> tuple[int, int]:
+    """How many of the best boxes, as many in an image as it has faces, overlap one by an IoU of 0.5; and their number.
+
+    Of many images every second, third … is looked at: enough to tell, and no time is lost.
+
+    Args:
+        rows, scores, faces_xyxy: as in :func:`layout_warning`.
+        reading: of ``rows``.
+    """
+    found, looked_at = 0, 0
+    every = slice(None, None, max(1, len(rows) // _IMAGES_LOOKED_AT))
+    for own, score, faces in zip(rows[every], scores[every], faces_xyxy[every], strict=True):
+        if len(own) and len(faces):
+            best = own[np.argsort(-score, kind="stable")[: len(faces)]]
+            looked_at += len(best)
+            boxes = _READINGS[reading](best)[:, None]
+            shared = np.minimum(boxes[..., 2:], faces[:, 2:]) - np.maximum(boxes[..., :2], faces[:, :2])
+            both = np.maximum(shared, 0).prod(axis=-1)
+            areas = (boxes[..., 2:] - boxes[..., :2]).prod(axis=-1) + (faces[:, 2:] - faces[:, :2]).prod(axis=-1)
+            found += int(((both > 0) & (3 * both >= areas)).any(axis=1).sum())
+    return found, looked_at
+
+
+G = TypeVar("G")
+
+
+class Benchmark(Protocol[G]):
+    """A benchmark by its rules; options that change numbers are constructor arguments. G is its ground truth."""
+
+    @property
+    def name(self) -> str:
+        """As on the command line."""
+
+    def read_ground_truth(self, path: Path, images: Path | None = None) -> G:
+        """The official files; ``images`` is a list (:mod:`fanet_lightning.cli.files`) that restricts everything.
+
+        Raises:
+            InputError: files that are missing or do not hold what they should; an image that is not in them.
+        """
+
+    def score(self, ground_truth: G, predictions: Path, *, strict: bool = False) -> Scores:
+        """Score a file or folder in the benchmark's own format.
+
+        Images without predictions count as images without a detection and are named in a warning; with ``strict`` they
+        are an error.
+
+        Raises:
+            InputError: predictions that are missing, malformed, or of unknown images.
+        """
+
+    def write_predictions(self, folder: Path, ground_truth: G, detections: DetectionsByImage) -> None:
+        """Write detections of the ground truth's images in the benchmark's own format, so that ``score`` reads them.
+
+        Raises:
+            InputError: ``folder`` holds something else, or cannot be written.
+        """
+
+
+SCORES_FILE = "scores.json"
+# All that scoring may write, of any benchmark.
+SCORE_PATTERNS = (
+    SCORES_FILE, "per_image.npz", "pr_curve*", "roc.*", "DiscROC.txt", "ContROC.txt", "attributes*", "events.*",
+    "errors", "errors.json",
+)  # fmt: skip
+
+# measure → setting → interval; empty where none were asked for.
+Intervals = Mapping[str, Mapping[str, Interval]]
+
+
+def is_scores(path: Path) -> bool:
+    """Whether this is a ``scores.json`` of ours; False where there is none, or one that cannot be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and "benchmark" in content
+
+
+def check_out(out: Path) -> None:
+    """Refuse, before any work, a folder in which scores would be written over what are no scores.
+
+    Raises:
+        InputError: names the first file in the way.
+    """
+    if not is_scores(out / SCORES_FILE):
+        check_names_free(out, matching_names(out, SCORE_PATTERNS), "earlier scores")
+
+
+def prepare_out(out: Path) -> None:
+    """Make the folder ``out`` before the work starts, so that a mistaken path costs no time.
+
+    Raises:
+        InputError: it cannot be made or written into.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not os.access(out, os.W_OK):
+            raise PermissionError(13, "no permission to write", str(out))
+    except OSError as error:
+        raise InputError(f"out={out} cannot be written ({error.strerror}); give a folder of your own") from error
+
+
+def write_scores(
+    out: Path,
+    scores: Scores,
+    intervals: Intervals,
+    *,
+    protocol: str | None,
+    made_by: Mapping[str, Any],
+    intervals_method: str | None = None,
+    against: Mapping[str, Any] | None = None,
+    also_written: Sequence[str] = (),
+    further: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write the curves and then ``scores.json`` into ``out``, each by rename.
+
+    A number or interval that is not defined (no face counts) is null. Files that an earlier scoring left in ``out`` and
+    this one does not write are removed: they would not belong to these scores.
+
+    Args:
+        out: folder, made if need be.
+        scores: of any benchmark.
+        intervals: of its numbers, :func:`intervals_of`; empty for none. In the file those of ``ap`` stand by setting,
+            those of several measures by measure and setting.
+        protocol: the test scale by name, None for predictions made elsewhere.
+        made_by: see :func:`made_by`.
+        intervals_method: how they came about, :func:`fanet_lightning.score.bootstrap.method`.
+        against: what :func:`comparison` made.
+        also_written: names of further files in ``out`` that belong to these scores.
+        further: entries that the file ends with, e.g. :func:`fanet_lightning.cli.provenance.scores_entry`.
+
+    Returns:
+        What ``scores.json`` holds.
+
+    Raises:
+        InputError: ``out`` cannot be written.
+    """
+    content: dict[str, Any] = {
+        "benchmark": scores.benchmark,
+        "protocol": protocol,
+        "rules": dict(scores.rules),
+        "images": len(scores.image_ids),
+        "images_of_benchmark": scores.images_of_benchmark,
+        "faces": dict(scores.faces),
+        **_numbers(scores.values),
+        "intervals": _bounds_of(intervals),
+        "intervals_method": intervals_method if intervals else None,
+        "made_by": dict(made_by),
+    }
+    if against is not None:
+        content["against"] = dict(against)
+    prepare_out(out)
+    try:
+        earlier = _files_of_earlier(out / SCORES_FILE)
+        names = [path.name for path in scores.write_curves(out)]
+        content["files"] = [*names, *also_written]
+        content |= further or {}
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        for name in sorted(earlier - set(content["files"])):
+            (out / name).unlink(missing_ok=True)
+        with replaced(out / SCORES_FILE) as path:
+            path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"out={out} cannot be written ({error.strerror}); free it or give another folder") from error
+    return content
+
+
+def intervals_of(scores: Scores, samples: Samples) -> Intervals:
+    """The interval of each number, from its resamples."""
+    return {
+        measure: {setting: interval_of(value, samples[measure][setting]) for setting, value in own.items()}
+        for measure, own in scores.values.items()
+    }
+
+
+def differences_of(scores: Scores, other: Scores, samples: Samples, other_samples: Samples) -> Intervals:
+    """Paired intervals of the differences to other predictions; both have seen the same resampled images.
+
+    Raises:
+        ValueError: the two are not about the same images, faces and numbers.
+    """
+    if tuple(scores.image_ids) != tuple(other.image_ids) or dict(scores.faces) != dict(other.faces):
+        raise ValueError("the two are not about the same images and faces")
+    return {
+        measure: {
+            setting: interval_of(
+                value - other.values[measure][setting], samples[measure][setting] - other_samples[measure][setting]
+            )
+            for setting, value in own.items()
+        }
+        for measure, own in scores.values.items()
+    }
+
+
+def comparison(name: str, other: Scores, differences: Intervals) -> dict[str, Any]:
+    """What ``scores.json`` holds about the run that another is compared with.
+
+    Args:
+        name: of the other predictions.
+        other: their scores.
+        differences: paired scored - other, :func:`differences_of`.
+    """
+    values = {measure: {setting: each.value for setting, each in own.items()} for measure, own in differences.items()}
+    return {
+        "predictions": name,
+        **_numbers(other.values),
+        "difference": _by_setting(_numbers(values)),
+        "intervals": _bounds_of(differences),
+    }
+
+
+def print_scores(scores: Scores, intervals: Intervals, title: str | None = None, file: TextIO | None = None) -> None:
+    """Setting, faces, number and its interval, one line each; rich on a terminal, plain columns elsewhere."""
+    head = ["setting", "faces", _heading(scores.values), *(["95 % interval"] if intervals else [])]
+    rows = []
+    for measure, own in scores.values.items():
+        for setting, value in own.items():
+            faces = scores.faces[setting] if setting in scores.faces else sum(scores.faces.values())
+            row = [_label(scores.values, measure, setting), f"{faces:,}", _number_text(value)]
+            rows.append([*row, interval_text(intervals[measure][setting])] if intervals else row)
+    print_rows(title or scores.headline, head, rows, file or sys.stdout)
+
+
+def print_difference(title: str, other: Scores, differences: Intervals, file: TextIO | None = None) -> None:
+    """Setting, number of the other run, the difference to it and the paired interval, one line each."""
+    rows = [
+        [
+            _label(other.values, measure, setting),
+            _number_text(other.values[measure][setting]),
+            "–" if math.isnan(difference.value) else f"{difference.value:+.6f}",
+            interval_text(difference, sign="+"),
+        ]
+        for measure, own in differences.items()
+        for setting, difference in own.items()
+    ]
+    head = ["setting", f"other {_heading(other.values)}", "difference", "95 % interval"]
+    print_rows(title, head, rows, file or sys.stdout)
+
+
+def print_rows(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], file: TextIO) -> None:
+    """A table with the first column to the left, the others to the right; rich on a terminal, plain elsewhere."""
+    if file.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title=title, title_justify="left")
+        for i, name in enumerate(head):
+            table.add_column(name, justify="right" if i else "left")
+        for row in rows:
+            table.add_row(*row)
+        Console(file=file).print(table)
+        return
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    print(title, file=file)
+    for row in [head, *rows]:
+        cells = [text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True)]
+        print("  ".join([row[0].ljust(widths[0]), *cells]).rstrip(), file=file)
+
+
+def interval_text(interval: Interval, sign: str = "") -> str:
+    """ "0.4000 … 0.6100", or a dash where there is none."""
+    return "–" if math.isnan(interval.low) else f"{interval.low:{sign}.4f} … {interval.high:{sign}.4f}"
+
+
+def defined(value: float) -> float | None:
+    """A number as JSON takes it: NaN, where no face counts, is null."""
+    return None if math.isnan(value) else float(value)
+
+
+def bounds_of(interval: Interval) -> list[float] | None:
+    """Low and high as JSON takes them, null where there is no interval."""
+    return None if math.isnan(interval.low) else [float(interval.low), float(interval.high)]
+
+
+def _files_of_earlier(path: Path) -> set[str]:
+    """Names that an earlier ``scores.json`` calls its own; a damaged one owns nothing."""
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8")).get("files", [])
+        return {str(name) for name in listed if Path(str(name)).name == str(name)}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return set()
+
+
+def _heading(values: Values) -> str:
+    return "AP" if list(values) == ["ap"] else "rate"
+
+
+def _label(values: Values, measure: str, setting: str) -> str:
+    return setting if list(values) == ["ap"] else f"{measure} {setting}"
+
+
+def _number_text(value: float) -> str:
+    return "no face" if math.isnan(value) else f"{value:.6f}"
+
+
+def _numbers(values: Values) -> dict[str, dict[str, float | None]]:
+    return {measure: {setting: defined(value) for setting, value in own.items()} for measure, own in values.items()}
+
+
+def _by_setting(numbers: Mapping[str, Any]) -> Any:
+    return numbers["ap"] if list(numbers) == ["ap"] else numbers
+
+
+def _bounds_of(intervals: Intervals) -> Any:
+    bounds = {
+        measure: {setting: bounds_of(each) for setting, each in own.items()} for measure, own in intervals.items()
+    }
+    return _by_setting(bounds)

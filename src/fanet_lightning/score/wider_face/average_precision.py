@@ -1,0 +1,148 @@
+"""WIDER FACE average precision by the rules of the official evaluation tool.
+
+The tool walks 1,000 thresholds per image and setting. None of that is needed. Which face a row looks at depends
+neither on the setting nor on the threshold, and the row that takes a face is the best-scored one looking at it.
+So each row is judged once, and the curve is a cumulative histogram.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fanet_lightning.score.curves import POINTS, Curve, curve_from_histograms, first_bins, normalise_scores
+from fanet_lightning.score.wider_face.ground_truth import GroundTruth
+from fanet_lightning.score.wider_face.predictions import Predictions
+
+__all__ = ["Judged", "SettingRows", "check_same_images", "judge", "judge_settings", "score"]
+
+
+# The tool's overlap that makes a hit, inclusive.
+MIN_IOU = 0.5
+
+
+class Judged(NamedTuple):
+    """What each row of a run found, (R,) each.
+
+    ``face``    packed number (over all images) of the face with the largest overlap, -1 where that is below 0.5.
+    ``first``   this row is the best-scored one that looks at ``face``; on equal scores the earlier row.
+    ``in_play`` the row's image has a face at all; the tool skips the others.
+    """
+
+    face: npt.NDArray[np.int64]
+    first: npt.NDArray[np.bool_]
+    in_play: npt.NDArray[np.bool_]
+
+
+class SettingRows(NamedTuple):
+    """What the rows of a run are worth in one setting, (R,) each; ``faces`` is the number of faces that count.
+
+    ``proposals`` the row counts in precision: it sits on a face that counts, or on none.
+    ``hits``      the row takes a face that counts; every hit is a proposal.
+    """
+
+    proposals: npt.NDArray[np.bool_]
+    hits: npt.NDArray[np.bool_]
+    faces: int
+
+
+def score(ground_truth: GroundTruth, predictions: Predictions) -> dict[str, Curve]:
+    """One curve per setting of ``ground_truth``.
+
+    Scores are normalised over all rows of ``predictions``, so select the images of both before.
+
+    Raises:
+        ValueError: the two are not about the same images in the same order.
+    """
+    bins, settings = judge_settings(ground_truth, predictions)
+    return {
+        setting: curve_from_histograms(
+            np.bincount(bins[rows.proposals], minlength=POINTS),
+            np.bincount(bins[rows.hits], minlength=POINTS),
+            rows.faces,
+        )
+        for setting, rows in settings.items()
+    }
+
+
+def judge_settings(
+    ground_truth: GroundTruth, predictions: Predictions
+) -> tuple[npt.NDArray[np.int64], dict[str, SettingRows]]:
+    """The first threshold that each row reaches, (R,), and what the rows are worth in each setting.
+
+    Raises:
+        ValueError: the two are not about the same images in the same order.
+    """
+    check_same_images(ground_truth, predictions)
+    judged = judge(ground_truth, predictions)
+    looks = judged.face >= 0
+    settings = {}
+    for setting, masks in ground_truth.counted.items():
+        # One more entry, so that face -1 reads a value; it is masked out by `looks`.
+        counts = np.concatenate([*masks, np.zeros(1, np.bool_)])
+        on_counted = looks & counts[judged.face]
+        proposals = judged.in_play & (on_counted | ~looks)
+        settings[setting] = SettingRows(proposals, on_counted & judged.first, int(counts.sum()))
+    return first_bins(normalise_scores(predictions.scores)), settings
+
+
+def check_same_images(ground_truth: GroundTruth, predictions: Predictions) -> None:
+    """
+    Raises:
+        ValueError: the two are not about the same images in the same order.
+    """
+    if ground_truth.image_ids != predictions.image_ids:
+        raise ValueError(
+            f"ground truth of {len(ground_truth.image_ids)} images and predictions of {len(predictions.image_ids)}: "
+            "both must name the same images in the same order"
+        )
+
+
+def judge(ground_truth: GroundTruth, predictions: Predictions) -> Judged:
+    """Find each row's face. Settings and thresholds play no part in it."""
+    face = np.full(len(predictions.scores), -1, np.int64)
+    in_play = np.zeros(len(predictions.scores), np.bool_)
+    starts = predictions.starts.tolist()
+    first_face = 0
+    for i, faces_xywh in enumerate(ground_truth.boxes_xywh):
+        rows = slice(starts[i], starts[i + 1])
+        if len(faces_xywh) and rows.stop > rows.start:
+            in_play[rows] = True
+            best, overlap = best_face(predictions.boxes_xywh[rows], faces_xywh)
+            face[rows] = np.where(overlap >= MIN_IOU, best + first_face, -1)
+        first_face += len(faces_xywh)
+    looking = np.flatnonzero(face >= 0)
+    # lexsort is stable: equal scores stay in file order.
+    looking = looking[np.lexsort((-predictions.scores[looking], face[looking]))]
+    first = np.zeros(len(face), np.bool_)
+    first[looking[np.diff(face[looking], prepend=-1) != 0]] = True
+    return Judged(face, first, in_play)
+
+
+def best_face(
+    rows_xywh: npt.NDArray[np.float64], faces_xywh: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """(D, 4), (F, 4) → index of the face with the largest overlap (the first of equals) and that overlap, (D,) each.
+
+    Overlaps count the last pixel, the +1 of the tool, and are evaluated in its order of operations.
+    """
+    row_low, face_low = rows_xywh[:, :2].T, faces_xywh[:, :2].T
+    row_high, face_high = row_low + rows_xywh[:, 2:].T, face_low + faces_xywh[:, 2:].T
+    row_area = np.prod(row_high - row_low + 1, axis=0)
+    face_area = np.prod(face_high - face_low + 1, axis=0)
+    # A face of negative size overlaps nothing, but its union with a small row could be 0, and 0 / 0 wins argmax.
+    face_area = np.where(face_area > 0, face_area, 1.0)
+    intersection = np.minimum(row_high[0][:, None], face_high[0])
+    intersection -= np.maximum(row_low[0][:, None], face_low[0])
+    intersection += 1
+    np.maximum(intersection, 0, out=intersection)
+    height = np.minimum(row_high[1][:, None], face_high[1])
+    height -= np.maximum(row_low[1][:, None], face_low[1])
+    height += 1
+    np.maximum(height, 0, out=height)
+    intersection *= height
+    union = np.add(row_area[:, None], face_area, out=height)
+    union -= intersection
+    intersection /= union
+    best = intersection.argmax(axis=1)
+    return best, intersection[np.arange(len(best)), best]

@@ -1,0 +1,124 @@
+"""WIDER FACE as a benchmark: official ground truth and prediction files → AP per setting, with everything that a later
+comparison needs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fanet_lightning.cli.errors import InputError, first_line
+from fanet_lightning.cli.files import replaced
+from fanet_lightning.score.bootstrap import (
+    PER_IMAGE_FILE,
+    ImageCounts,
+    count_images,
+    curve_from_counts,
+    resampled_ap,
+    write_counts,
+)
+from fanet_lightning.score.curves import Curve, average_precision
+from fanet_lightning.score.results import DetectionsByImage, Samples, Scores, layout_warning
+from fanet_lightning.score.wider_face.ground_truth import GroundTruth, read_ground_truth, read_selection
+from fanet_lightning.score.wider_face.predictions import read_predictions, write_predictions
+
+CURVES_FILE = "pr_curves.npz"
+
+
+@dataclass(frozen=True)
+class WiderFaceBenchmark:
+    """The official evaluation (:mod:`average_precision`); any data with ground truth of that form can be scored by it.
+
+    ``name`` and ``title`` say which data it is, on the command line and for people.
+    """
+
+    name: str = "wider_face"
+    title: str = "WIDER FACE"
+
+    def read_ground_truth(self, path: Path, images: Path | None = None) -> GroundTruth:
+        """The folder of the official ``.mat`` files; see :class:`fanet_lightning.score.results.Benchmark`.
+
+        Listed images come sorted, as ``evaluate`` has them: resamples are drawn by place, and the order of a list must
+        not move an interval.
+        """
+        whole = read_ground_truth(path)
+        return whole if images is None else whole.select(sorted(read_selection(images, whole.image_ids)))
+
+    def score(self, ground_truth: GroundTruth, predictions: Path, *, strict: bool = False) -> Scores:
+        """AP per setting of a folder or ``.zip`` in the official text layout.
+
+        On a selection of images everything, the normalisation of the scores too, is computed over these alone.
+        """
+        whole_ids = ground_truth.image_ids if ground_truth.whole_ids is None else ground_truth.whole_ids
+        read = read_predictions(predictions, ground_truth.image_ids, known_ids=whole_ids, strict=strict)
+        counts = count_images(ground_truth, read)
+        starts = read.starts[1:-1]
+        faces_xyxy = [np.column_stack([own[:, :2], own[:, :2] + own[:, 2:]]) for own in ground_truth.boxes_xywh]
+        doubt = layout_warning(np.split(read.boxes_xywh, starts), np.split(read.scores, starts), faces_xyxy)
+        warnings = tuple(filter(None, (read.missing_line(), doubt)))
+        return scores_from_counts(self.name, self.title, counts, len(whole_ids), warnings=warnings)
+
+    def write_predictions(self, folder: Path, ground_truth: GroundTruth, detections: DetectionsByImage) -> None:
+        write_predictions(folder, detections)
+
+
+def scores_from_counts(
+    name: str, title: str, counts: Mapping[str, ImageCounts], images_of_benchmark: int, warnings: tuple[str, ...] = ()
+) -> Scores:
+    """What :func:`fanet_lightning.score.bootstrap.count_images` counted, as a benchmark's scores."""
+    curves = {setting: curve_from_counts(own) for setting, own in counts.items()}
+
+    def resampled(samples: int, seed: int) -> Samples:
+        return {"ap": resampled_ap([counts], samples, seed)[0]}
+
+    def write(folder: Path) -> list[Path]:
+        write_curves(folder / CURVES_FILE, curves)
+        write_counts(folder / PER_IMAGE_FILE, counts)
+        return [folder / CURVES_FILE, folder / PER_IMAGE_FILE]
+
+    return Scores(
+        benchmark=name,
+        title=title,
+        image_ids=next(iter(counts.values())).image_ids,
+        images_of_benchmark=images_of_benchmark,
+        faces={setting: curve.faces for setting, curve in curves.items()},
+        values={"ap": {setting: curve.ap for setting, curve in curves.items()}},
+        resampled=resampled,
+        write_curves=write,
+        warnings=warnings,
+    )
+
+
+def write_curves(path: Path, curves: Mapping[str, Curve]) -> None:
+    """Float64 arrays ``<setting>_precision``, ``<setting>_recall``, ``<setting>_thresholds``; appears by rename."""
+    arrays: dict[str, Any] = {
+        f"{setting}_{name}": np.asarray(getattr(curve, name))
+        for setting, curve in curves.items()
+        for name in ("precision", "recall", "thresholds")
+    }
+    with replaced(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def read_curves(path: Path) -> dict[str, Curve]:
+    """Curves per setting as :func:`write_curves` left them; the number of faces, which is not in the file, is 0.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds no curves.
+    """
+    curves = {}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            for setting in [name.removesuffix("_recall") for name in arrays.files if name.endswith("_recall")]:
+                precision, recall, thresholds = (
+                    np.asarray(arrays[f"{setting}_{name}"], np.float64)
+                    for name in ("precision", "recall", "thresholds")
+                )
+                curves[setting] = Curve(precision, recall, thresholds, average_precision(precision, recall), 0)
+    except Exception as error:  # numpy and zipfile raise a dozen kinds for a damaged archive
+        raise InputError(f"{path} cannot be read ({first_line(error)}); score the predictions again") from error
+    if not curves:
+        raise InputError(f"{path} holds no curves; give the {CURVES_FILE} of an evaluation")
+    return curves

@@ -1,1 +1,0 @@
-"""From files and arrays to numbers. Knows no network, so any detector's predictions can be scored."""

@@ -1,0 +1,561 @@
+"""Lightning callbacks: EMA, epoch summary, run record, atomic checkpoints, W&B images."""
+
+import os
+import random
+import tempfile
+import time
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import Tensor
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.provenance import CHECKPOINT_KEY, RunRecord, TrainingImages, images_of, merged, to_plain
+from fanet_lightning.data.datamodule import TrainDataset
+from fanet_lightning.data.images import read_image_rgb
+from fanet_lightning.data.records import ImageRecord
+from fanet_lightning.ops.structures import Detections
+from fanet_lightning.score.curves import Curve
+
+if TYPE_CHECKING:
+    import wandb
+
+    from fanet_lightning.train.wandb_run import GuardedRun
+
+
+# How many unreadable images the line at the end names; ``run.json`` names all.
+NAMED = 5
+
+
+def ema_callback(decay: float) -> WeightAveraging:
+    """Exponential moving average of weights and buffers, validated and saved in place of the raw ones.
+
+    The decay rises as (1 + t) / (10 + t) up to ``decay``, so that short runs are not held back by their first weights.
+    """
+
+    @torch.no_grad()
+    def average(averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:
+        t = float(num_averaged)
+        weight = 1 - min(decay, (1 + t) / (10 + t))
+        for old, new in zip(averaged, current, strict=True):
+            if old.dtype.is_floating_point:
+                old.lerp_(new.to(old.dtype), weight)
+            else:
+                old.copy_(new)  # batch norm's counter of batches
+
+    return WeightAveraging(use_buffers=True, multi_avg_fn=average)
+
+
+class EpochReport(Callback):
+    """Prints one line per epoch, which reads well in a log file too, and logs the training speed in images per second.
+
+    Beside it ``train/wait_share``, once an epoch: which part of the epoch's training the loop waited for its loader,
+    of several ranks the one that waited longest (the others wait for it). Images that could not be read, on any rank,
+    are counted in the line and named at the end. ``train/clipped_share``: of the epoch's steps the share whose
+    gradient was clipped; where that is most of them, the line has it.
+
+    Args:
+        stop_after: end the run after so many epochs of its schedule, to be resumed later; None: run to the end.
+    """
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self._stop_after = stop_after
+        self._start = 0.0
+        self._seconds = 0.0
+        self._images = 0
+        self._validated = False
+        self._waited = 0.0
+        self._told_of_clipping = False
+        self.unreadable_images: list[str] = []
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self._validated = not trainer.sanity_checking
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        # A run that goes on inside an epoch does not start it.
+        self.on_train_epoch_start(trainer, module)
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._start, self._images, self._validated = time.perf_counter(), 0, False
+        self._waited = _waited_seconds(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, index: int
+    ) -> None:
+        self._images += len(batch.image_ids) * trainer.world_size
+        self._seconds = time.perf_counter() - self._start
+        module.log("train/images_per_second", self._images / max(self._seconds, 1e-9), batch_size=1)
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if self._stop_after is not None and trainer.current_epoch + 1 >= self._stop_after:
+            trainer.should_stop = True
+        # Every rank takes part in what follows.
+        self._gather_unreadable(trainer)
+        wait_share = 0.0
+        if self._images:
+            wait_share = (_waited_seconds(trainer) - self._waited) / max(self._seconds, 1e-9)
+            wait_share = float(_largest(trainer, torch.tensor(wait_share)))
+            module.log("train/wait_share", wait_share, batch_size=1)
+        clipped = float(getattr(module, "clipped_share", 0.0))
+        if trainer.gradient_clip_val:
+            module.log("train/clipped_share", clipped, batch_size=1)
+        if not trainer.is_global_zero:
+            return
+        metrics = trainer.callback_metrics
+        words = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", f"step {trainer.global_step}"]
+        if "train/loss" in metrics:
+            words.append(f"loss {float(metrics['train/loss']):.3f}")
+        # Lightning remembers the metrics of an earlier epoch's validation, too.
+        aps = {name.removeprefix("val/ap_"): float(v) for name, v in metrics.items() if name.startswith("val/ap_")}
+        if aps and self._validated:
+            words.append("AP " + " ".join(f"{setting} {ap:.3f}" for setting, ap in aps.items()))
+        if self._images:  # none where a run goes on at the very end of an epoch
+            words.append(f"{self._images / max(self._seconds, 1e-9):.1f} images/s")
+            words.append(f"waiting {wait_share:.1%}")
+        skipped = int(getattr(module, "skipped_steps", 0))
+        if skipped:
+            words.append(f"{skipped} steps skipped")
+        if clipped > 0.5:
+            words.append(f"{clipped:.0%} of steps clipped")
+        if self.unreadable_images:
+            words.append(f"{len(self.unreadable_images)} images unreadable")
+        print("  ".join(words), flush=True)
+        if clipped > 0.5 and not self._told_of_clipping and isinstance(trainer.optimizers[0], torch.optim.SGD):
+            self._told_of_clipping = True
+            print(
+                f"warning: the gradient of {clipped:.0%} of this epoch's steps was scaled down to gradient_clip="
+                f"{trainer.gradient_clip_val:g}, which under SGD divides their learning rate; raise gradient_clip, or "
+                "lower optim.lr (train/grad_norm has the norms)",
+                flush=True,
+            )
+        if trainer.should_stop and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
+            print(f"stopped by stop_after={self._stop_after}: resume=auto goes on with the rest", flush=True)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        names = self.unreadable_images
+        if trainer.is_global_zero and names:
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            print(f"{len(names)} training images could not be read: {', '.join(names[:NAMED])}{more}", flush=True)
+
+    def _gather_unreadable(self, trainer: Trainer) -> None:
+        dataset = getattr(getattr(trainer, "datamodule", None), "train_dataset", None)
+        if isinstance(dataset, TrainDataset):
+            if trainer.world_size > 1:
+                dataset.unreadable.copy_(_largest(trainer, dataset.unreadable))
+            self.unreadable_images = dataset.unreadable_images
+
+
+def _waited_seconds(trainer: Trainer) -> float:
+    """Of the training loader so far, on this rank; 0 where the loader does not tell."""
+    return float(getattr(trainer.train_dataloader, "waited_seconds", 0.0))
+
+
+def _largest(trainer: Trainer, value: Tensor) -> Tensor:
+    """The elementwise maximum over all ranks."""
+    if trainer.world_size == 1:
+        return value
+    return trainer.strategy.reduce(value.to(trainer.strategy.root_device), reduce_op="max").cpu()
+
+
+class RecordProgress(Callback):
+    """Writes how far the run has got into its record after every epoch.
+
+    The seconds of training count over all starts; what was trained and lost to a kill is counted, too.
+
+    Args:
+        record: of this run; changed in place.
+        folder: of the run.
+    """
+
+    def __init__(self, record: RunRecord, folder: Path) -> None:
+        self._record, self._folder = record, folder
+        self._flush = False
+        self._before = float(record.train.get("seconds", 0.0))
+        self._start = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._start = time.monotonic()
+
+    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        # What a checkpoint has behind it must be in the logs: a run that is killed goes on after it.
+        for logger in trainer.loggers:
+            logger.save()
+        self._flush = True
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._flush:
+            # Lightning logs a step after the checkpoint that was written at its end.
+            for logger in trainer.loggers:
+                logger.save()
+            self._flush = False
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        speed = trainer.callback_metrics.get("train/images_per_second")
+        waited = trainer.callback_metrics.get("train/wait_share")
+        self._record.train |= {
+            "epoch": trainer.current_epoch + 1,
+            "steps": trainer.global_step,
+            "seconds": round(self._before + time.monotonic() - self._start, 1),
+            "images_per_second": None if speed is None else round(float(speed), 2),
+            "skipped_steps": int(getattr(module, "skipped_steps", 0)),
+            "wait_share": None if waited is None else round(float(waited), 4),
+            "unreadable_images": self._unreadable(trainer),
+        }
+        self._record.write(self._folder)
+
+    def _unreadable(self, trainer: Trainer) -> list[str]:
+        """Also what an earlier start of the run has found; a file that was mended since stays named."""
+        found = {str(name) for name in self._record.train.get("unreadable_images", [])}
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, EpochReport):
+                found.update(callback.unreadable_images)
+        return sorted(found)
+
+
+BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, flushes to the disk, renames.
+
+    Lightning's own transaction writes to the system's temporary folder and copies from there, which a kill or a full
+    disk cuts short. ``last.ckpt`` keeps its predecessor as ``previous.ckpt``: should the disk damage the newest, the
+    one before is there.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        """
+        Raises:
+            InputError: the file cannot be written (full disk, quota, permission); the checkpoints before it are left
+                as they were.
+        """
+        target = Path(path)
+        temporary = None
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=".tmp")
+            temporary = Path(name)
+            with os.fdopen(handle, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            if target.name == LAST and target.exists():
+                target.replace(target.with_name(PREVIOUS))
+            temporary.replace(target)
+        except (OSError, RuntimeError) as error:
+            # A failing write inside torch.save comes out as a RuntimeError about its archive.
+            reason = getattr(error, "strerror", None) or _cause(error)
+            kept = ", ".join(p.name for p in sorted(target.parent.glob("*.ckpt"))) or "none yet"
+            raise InputError(
+                f"{target} cannot be written ({reason}); earlier checkpoints are kept ({kept}): free the disk and "
+                "start again with resume=auto"
+            ) from error
+        finally:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+
+
+def _cause(error: BaseException) -> str:
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner.strerror
+        inner = inner.__cause__ or inner.__context__
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def newest_whole_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
+    """The checkpoint to go on from, and one line for each damaged one that was passed over.
+
+    Args:
+        folder: ``checkpoints`` of a run.
+
+    Returns:
+        ``last.ckpt``, else ``previous.ckpt``, whichever is whole first; None in a folder without either.
+
+    Raises:
+        InputError: there are checkpoints, and none is whole.
+    """
+    damaged: list[str] = []
+    for name in (LAST, PREVIOUS):
+        path = folder / name
+        if not path.is_file():
+            continue
+        fault = _fault(path)
+        if fault is None:
+            return path, damaged
+        damaged.append(f"{path} is damaged ({fault}) and is passed over")
+    if damaged:
+        raise InputError(f"no whole checkpoint in {folder}: {'; '.join(damaged)}; give resume=PATH or take another out")
+    return None, damaged
+
+
+def _fault(path: Path) -> str | None:
+    """What is wrong with a file of ``torch.save``: it is a zip archive, and every member has a checksum."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
+        return str(error) or type(error).__name__
+    return None if broken is None else f"checksum of {broken} does not fit"
+
+
+def checkpoint_callbacks(
+    folder: Path,
+    settings: Mapping[str, Any],
+    every_steps: int | None = None,
+    earlier: Sequence[TrainingImages] = (),
+    *,
+    from_trained: bool = False,
+) -> list[Callback]:
+    """``best.ckpt`` by AP of the last setting (WIDER: hard), and ``last.ckpt`` after every epoch.
+
+    Args:
+        folder: where they lie.
+        settings: of the run, plain; they travel in every checkpoint, so that who goes on from it is held to them.
+        every_steps: also write ``last.ckpt`` inside an epoch, every so many optimiser steps: for long epochs on
+            machines that are taken away.
+        earlier: what the weights were trained on that the run starts from.
+        from_trained: the run starts from a whole trained model: see :class:`StartingModel`.
+    """
+    common: dict[str, Any] = {"dirpath": folder, "auto_insert_metric_name": False, "enable_version_counter": False}
+    best = ModelCheckpoint(filename="best", monitor="val/ap", mode="max", save_top_k=1, **common)
+    callbacks: list[Callback] = [
+        *([StartingModel(best)] if from_trained else []),
+        best,
+        ModelCheckpoint(filename="last", save_top_k=1, every_n_epochs=1, save_on_train_epoch_end=True, **common),
+    ]
+    if every_steps is not None:
+        callbacks.append(ModelCheckpoint(filename="last", save_top_k=1, every_n_train_steps=every_steps, **common))
+    return [RandomState(), NamesTrainingImages(earlier), NamesSettings(settings), *callbacks]
+
+
+class StartingModel(Callback):
+    """The trained model that a run starts from stands as ``best.ckpt`` until an epoch beats it.
+
+    A run from the beginning has to validate it first, as all of Lightning's sanity check.
+
+    Args:
+        best: writes ``best.ckpt``.
+    """
+
+    def __init__(self, best: ModelCheckpoint) -> None:
+        self._best = best
+        self.ap: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"ap": self.ap}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.ap = state["ap"]
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        curves: dict[str, Any] = module.curves  # type: ignore[assignment]
+        if trainer.global_step or not curves:
+            return
+        self.ap = {setting: float(curve.ap) for setting, curve in curves.items()}
+        if trainer.is_global_zero:
+            words = " ".join(f"{setting} {ap:.3f}" for setting, ap in self.ap.items())
+            print(f"starting model  AP {words}", flush=True)
+        none_yet, score = torch.tensor(0), torch.tensor(list(self.ap.values())[-1])
+        self._best._save_topk_checkpoint(trainer, {"val/ap": score, "epoch": none_yet, "step": none_yet})
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        end = trainer.callback_metrics.get("val/ap")
+        if not (trainer.is_global_zero and self.ap and end is not None):
+            return
+        *_, (setting, start) = self.ap.items()
+        if float(end) < start:
+            best = self._best.best_model_score
+            is_start = best is not None and float(best) <= float(torch.tensor(start))
+            kept = "the starting model" if is_start else "of its best epoch"
+            print(
+                f"warning: the run ends at AP {setting} {float(end):.3f}, below the {start:.3f} of the model that it "
+                f"started from; best.ckpt is {kept}. Lower optim.lr, or larger crops (input_size), keep more of it",
+                flush=True,
+            )
+
+
+class NamesSettings(Callback):
+    """Every checkpoint carries the settings of its run, under the key ``settings``."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._settings = dict(settings)
+
+    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["settings"] = self._settings
+
+
+class RandomState(Callback):
+    """The generators' states travel in the checkpoint.
+
+    Nothing in training draws from them (samples are seeded one by one), but whoever adds dropout resumes exactly.
+    With several processes the first one's states are kept.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+        python_version, python_keys, python_gauss = random.getstate()
+        return {
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "numpy": [
+                str(kind),
+                torch.from_numpy(np.asarray(keys, np.int64)),
+                int(position),
+                int(has_gauss),
+                float(cached),
+            ],
+            "python": [python_version, list(python_keys), python_gauss],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        torch.set_rng_state(state["torch"].cpu())
+        if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+        kind, keys, *rest = state["numpy"]
+        np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+        version, python_keys, gauss = state["python"]
+        random.setstate((version, tuple(python_keys), gauss))
+
+    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Nothing beside :meth:`state_dict`."""
+
+
+class NamesTrainingImages(Callback):
+    """Every checkpoint names the images that it was trained on, those of a run that it went on from too.
+
+    ``earlier``: what the weights were trained on that the run starts from.
+    Under the key ``training_images``, as :func:`fanet_lightning.cli.provenance.to_plain` makes it. About 50 bytes an
+    image.
+    """
+
+    def __init__(self, earlier: Sequence[TrainingImages] = ()) -> None:
+        self._earlier = list(earlier)
+
+    def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._earlier = images_of(checkpoint, Path(str(trainer.ckpt_path or "checkpoint"))) or []
+
+    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        datamodule: Any = getattr(trainer, "datamodule", None)
+        dataset = getattr(datamodule, "train_dataset", None)
+        parts = list(self._earlier)
+        if dataset is not None and trainer.global_step:
+            ids = tuple(dataset.records.image_ids.tolist())
+            source = datamodule.source
+            parts.append(TrainingImages(source.name, getattr(source, "train_split", None), ids))
+        if parts:
+            checkpoint[CHECKPOINT_KEY] = to_plain(merged(parts))
+
+
+# A page of images must stay light; boxes are scaled with them.
+LONG_SIDE = 512
+MIN_SCORE = 0.3
+CURVE_POINTS = 200
+
+
+class WandbValidation(Callback):
+    """After each validation: curves per setting, and ``images`` fixed validation images with their boxes.
+
+    The images are spread evenly over the sorted validation set, so that every epoch and every cell shows the same.
+
+    Args:
+        run: takes them.
+        images: how many; 0: none.
+    """
+
+    def __init__(self, run: "GuardedRun", images: int) -> None:
+        self._run, self._images = run, images
+        self._cache: dict[str, tuple[npt.NDArray[np.uint8], float]] = {}
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        # One behind the count, as Lightning's own metrics of the same validation: the step that it came after.
+        logged: dict[str, Any] = {"trainer/global_step": max(trainer.global_step - 1, 0)}
+        curves: dict[str, Curve] = module.curves  # type: ignore[assignment]
+        if curves:
+            logged["val/pr_curves"] = curves_chart(curves)
+        records: list[ImageRecord] = trainer.datamodule.val_records  # type: ignore[attr-defined]
+        detections: dict[str, Detections] = module.detections  # type: ignore[assignment]
+        chosen = [records[index] for index in spread(len(records), self._images)]
+        for number, record in enumerate(chosen):
+            # A panel each: W&B wants the images of one panel to be of one size.
+            logged[f"images/{number}"] = self._image(record, detections.get(record.image_id))
+        self._run.log(logged)
+
+    def _image(self, record: ImageRecord, found: Detections | None) -> "wandb.Image":
+        import wandb
+
+        image, scale = self._read(record)
+        boxes: dict[str, Any] = {
+            "ground_truth": {"box_data": [_box(b * scale) for b in record.boxes_xyxy], "class_labels": {0: "face"}}
+        }
+        if found is not None:
+            data = [
+                _box(box * scale, score)
+                for box, score in zip(found.boxes_xyxy.numpy(), found.scores.tolist(), strict=True)
+                if score >= MIN_SCORE
+            ]
+            boxes["predictions"] = {"box_data": data, "class_labels": {0: "face"}}
+        # JPEG, because encoding PNG would be most of what a validation waits for here.
+        return wandb.Image(image, caption=record.image_id, boxes=boxes, file_type="jpg")
+
+    def _read(self, record: ImageRecord) -> tuple[npt.NDArray[np.uint8], float]:
+        if record.image_id not in self._cache:
+            image = read_image_rgb(record.path)
+            scale = min(1.0, LONG_SIDE / max(image.shape[:2]))
+            size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+            resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if scale < 1 else image
+            self._cache[record.image_id] = (np.asarray(resized, np.uint8), scale)
+        return self._cache[record.image_id]
+
+
+def _box(box_xyxy: npt.NDArray[np.floating], score: float | None = None) -> dict[str, Any]:
+    x1, y1, x2, y2 = (float(v) for v in box_xyxy)
+    box: dict[str, Any] = {
+        "position": {"minX": x1, "minY": y1, "maxX": x2, "maxY": y2},
+        "domain": "pixel",
+        "class_id": 0,
+    }
+    if score is not None:
+        box |= {"box_caption": f"{score:.2f}", "scores": {"confidence": score}}
+    return box
+
+
+def spread(size: int, count: int) -> list[int]:
+    """``count`` of ``size`` indices, the first and the last among them, as evenly apart as whole numbers can be."""
+    return sorted(set(np.linspace(0, size - 1, min(count, size)).round().astype(int).tolist()))
+
+
+def curves_chart(curves: Mapping[str, Curve]) -> Any:
+    """Setting → curve, as one W&B chart of precision over recall; at most :data:`CURVE_POINTS` points each.
+
+    Thresholds at which nothing has been proposed yet have no precision and are left out.
+    """
+    import wandb
+
+    recall, precision = [], []
+    for curve in curves.values():
+        points = np.stack([curve.recall, curve.precision], axis=1)[curve.precision > 0]
+        # Many thresholds in a row see the same boxes.
+        changes = np.any(np.diff(points, axis=0, prepend=np.nan) != 0, axis=1)
+        points = points[changes]
+        points = points[spread(len(points), CURVE_POINTS)]
+        recall.append(points[:, 0].tolist())
+        precision.append(points[:, 1].tolist())
+    return wandb.plot.line_series(recall, precision, keys=list(curves), title="precision over recall", xname="recall")

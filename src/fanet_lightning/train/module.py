@@ -1,0 +1,317 @@
+"""FaceDetectionModule: network, loss, optimizer with its schedule, validation."""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.models.fanet import build_network
+from fanet_lightning.ops.anchors import AnchorGrid
+from fanet_lightning.ops.hierarchical_loss import HierarchicalLoss
+from fanet_lightning.ops.postprocess import detect
+from fanet_lightning.ops.structures import Batch, Detections, EvalBatch, NetworkOutput
+from fanet_lightning.score.curves import Curve
+from fanet_lightning.score.wider_face.average_precision import score
+from fanet_lightning.score.wider_face.ground_truth import GroundTruth
+from fanet_lightning.score.wider_face.predictions import Predictions
+from fanet_lightning.train.profiling import DECODING, GATHERING, LOGGING, LOSS, NETWORK, SCORING, marked
+
+ScheduleKind = Literal["step", "cosine", "constant"]
+
+# Paper §3.5: 4e-3 for 80 of 120 epochs, then 4e-4 for 20 and 4e-5 for 20.
+PAPER_MILESTONES = (80 / 120, 100 / 120)
+# Paper §3.5: "a total batch size of 12"; learning rates are meant for it and scaled linearly.
+REFERENCE_BATCH_SIZE = 12
+
+
+def effective_lr(lr: float, batch_size: int) -> float:
+    """``lr`` is stated for a total batch of 12; another batch size scales it linearly."""
+    return lr * batch_size / REFERENCE_BATCH_SIZE
+
+
+def lr_factor(
+    step: int,
+    total_steps: int,
+    *,
+    kind: ScheduleKind = "step",
+    warmup_steps: int = 0,
+    milestones: Sequence[float] = PAPER_MILESTONES,
+    gamma: float = 0.1,
+    final: float = 0.0,
+) -> float:
+    """What the learning rate is multiplied with at optimiser step ``step`` (0-based).
+
+    Warm-up rises linearly from 1 / ``warmup_steps`` to 1 and overlays the schedule. ``step`` multiplies by ``gamma`` at
+    each milestone (fractions of the run); ``cosine`` falls from 1 to ``final`` after the warm-up.
+
+    Raises:
+        InputError: an unknown ``kind``.
+    """
+    progress = step / max(total_steps, 1)
+    if kind == "step":
+        factor = gamma ** sum(progress >= milestone for milestone in milestones)
+    elif kind == "cosine":
+        after_warmup = min(max(step - warmup_steps, 0) / max(total_steps - warmup_steps, 1), 1.0)
+        factor = final + (1 - final) * (1 + math.cos(math.pi * after_warmup)) / 2
+    elif kind == "constant":
+        factor = 1.0
+    else:
+        raise InputError(f"optim.schedule={kind} is unknown; take step, cosine or constant")
+    warmup = min((step + 1) / warmup_steps, 1.0) if warmup_steps > 0 else 1.0
+    return factor * warmup
+
+
+log = logging.getLogger(__name__)
+
+# So many skipped steps in a row mean that the weights themselves are lost, not that one batch was bad.
+MAX_SKIPPED_IN_A_ROW = 50
+
+
+class FaceDetectionModule(LightningModule):
+    """Trains FANet or the S3FD + FPN baseline.
+
+    All hyper-parameters are plain containers, so that a checkpoint loads with ``torch.load(weights_only=True)``.
+
+    Args:
+        network: keyword arguments of :func:`fanet_lightning.models.fanet.build_network`.
+        loss: keyword arguments of :class:`fanet_lightning.ops.hierarchical_loss.HierarchicalLoss`.
+        optim: ``name`` (sgd | adamw), ``lr`` at batch 12, ``momentum``, ``weight_decay``, ``decay_all`` (also biases,
+            norms and L2Norm scales), ``schedule``, ``warmup_steps``, ``milestones``, ``gamma``, ``final``.
+        detection: keyword arguments of :func:`fanet_lightning.ops.postprocess.detect` for validation.
+        batch_size: total over all devices; the learning rate is scaled by it and the batches that a step accumulates.
+        channels_last: memory format of weights and images.
+
+    After a validation ``curves`` holds the curve per setting, and ``detections`` every image's boxes (pixels of the
+    original image) and scores, gathered over ranks.
+    """
+
+    def __init__(
+        self,
+        network: Mapping[str, Any],
+        loss: Mapping[str, Any] | None = None,
+        optim: Mapping[str, Any] | None = None,
+        detection: Mapping[str, Any] | None = None,
+        batch_size: int = 12,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.network = build_network(**network)
+        self.loss = HierarchicalLoss(**(loss or {}))
+        self.skipped_steps = 0
+        self._skipped_in_a_row = 0
+        self._clipped = self._steps = 0  # of this epoch
+        self._last_ids: list[str] = []
+        self._last_loss: Tensor | None = None
+        self._finite_buffers: dict[str, Tensor] = {}
+        self.detections: dict[str, Detections] = {}
+        self.curves: dict[str, Curve] = {}
+        if channels_last:
+            self.network.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor, all_hierarchies: bool | None = None) -> tuple[NetworkOutput, AnchorGrid]:
+        """``images`` (B, 3, H, W) uint8 RGB → the heads' output and the anchors that it refers to."""
+        if self.hparams["channels_last"]:
+            images = images.contiguous(memory_format=torch.channels_last)
+        output: NetworkOutput = self.network(images, all_hierarchies=all_hierarchies)
+        return output, AnchorGrid(tuple((height, width) for height, width in output.map_shapes))
+
+    @property
+    def clipped_share(self) -> float:
+        """Of the epoch's steps so far, the share whose gradient was clipped, 0 … 1."""
+        return self._clipped / max(self._steps, 1)
+
+    # Training
+
+    def on_train_epoch_start(self) -> None:
+        self._clipped = self._steps = 0
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        with marked(self, NETWORK):
+            output, grid = self(batch.images)
+        with marked(self, LOSS):
+            parts = self.loss(output, grid, batch.targets)
+        size = len(batch.image_ids)
+        with marked(self, LOGGING):
+            self.log("train/loss", parts.total, prog_bar=True, batch_size=size)
+            if self._is_written():
+                self.log_dict({f"train/{name}": value for name, value in parts.parts.items()}, batch_size=size)
+                self.log("train/positives", parts.positives.float(), batch_size=size)
+                self.log("train/unmatched_faces", parts.unmatched_faces.float(), batch_size=size)
+        self._last_ids, self._last_loss = batch.image_ids, parts.total.detach()
+        total: Tensor = parts.total
+        return total
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the total norm, and skip the step when that norm is not finite.
+
+        The norm is taken after the gradients were averaged over ranks, so that all ranks decide alike. A step is
+        skipped by handing the optimiser no gradients: neither momentum nor weight decay then moves a weight.
+        """
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        limit = gradient_clip_val if gradient_clip_val else float("inf")
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
+        self._steps += 1
+        if math.isfinite(norm):
+            self._skipped_in_a_row = 0
+            self._clipped += norm > limit
+        else:
+            optimizer.zero_grad(set_to_none=True)
+            self._count_skipped(norm)
+        if self._is_written():
+            with marked(self, LOGGING):
+                if self._skipped_in_a_row == 0:
+                    self.log("train/grad_norm", norm)
+                self.log("train/skipped_steps", float(self.skipped_steps))
+
+    def _is_written(self) -> bool:
+        """Whether Lightning hands this step's metrics to the loggers.
+
+        It drops those of every other step, after as much work: a dozen metrics cost some percent of a quick step.
+        """
+        trainer: Any = self.trainer
+        every = int(trainer.log_every_n_steps)
+        return bool(trainer.should_stop) or (every > 0 and (trainer.global_step + 1) % every == 0)
+
+    def _count_skipped(self, norm: float) -> None:
+        self.skipped_steps += 1
+        self._skipped_in_a_row += 1
+        loss = float(self._last_loss) if self._last_loss is not None else float("nan")
+        log.warning(
+            "step %d skipped: gradient norm %s, loss %s on rank %d; images: %s",
+            self.global_step, norm, loss, self.global_rank, ", ".join(self._last_ids),
+        )  # fmt: skip
+        self._restore_buffers()
+        if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise InputError(
+                f"{MAX_SKIPPED_IN_A_ROW} steps in a row had no finite gradient (step {self.global_step}); "
+                "lower optim.lr, lengthen optim.warmup_steps or set gradient_clip"
+            )
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        # A non-finite forward pass also poisons batch norm's running statistics: keep a copy to go back to.
+        if batch_idx % 100 == 0 and self._skipped_in_a_row == 0:
+            self._finite_buffers = {n: b.clone() for n, b in self.network.named_buffers() if "running_" in n}
+
+    def _restore_buffers(self) -> None:
+        for name, buffer in self.network.named_buffers():
+            if name in self._finite_buffers and not bool(torch.isfinite(buffer).all()):
+                buffer.copy_(self._finite_buffers[name])
+            elif "running_" in name and not bool(torch.isfinite(buffer).all()):
+                buffer.fill_(1.0 if name.endswith("var") else 0.0)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        options = dict(self.hparams["optim"] or {})
+        batch_size, accumulated = int(self.hparams["batch_size"]), self.trainer.accumulate_grad_batches
+        lr = effective_lr(float(options.get("lr", 4e-3)), batch_size * accumulated)
+        weight_decay = float(options.get("weight_decay", 5e-4))
+        groups = self._parameter_groups(weight_decay, bool(options.get("decay_all", True)))
+        name = options.get("name", "sgd")
+        optimizer: torch.optim.Optimizer
+        if name == "sgd":
+            momentum = float(options.get("momentum", 0.9))
+            optimizer = torch.optim.SGD(groups, lr, momentum=momentum, nesterov=bool(options.get("nesterov", False)))
+        elif name == "adamw":
+            optimizer = torch.optim.AdamW(groups, lr)
+        else:
+            raise InputError(f"optim.name={name} is unknown; take sgd or adamw")
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        schedule = {k: options[k] for k in ("warmup_steps", "milestones", "gamma", "final") if k in options}
+        kind = options.get("schedule", "step")
+        scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: lr_factor(step, total_steps, kind=kind, **schedule)
+        )
+        rank_zero_only(print)(
+            f"learning rate {lr:g} (optim.lr {float(options.get('lr', 4e-3)):g} at batch 12, scaled to a "
+            f"total batch of {batch_size * accumulated}"
+            + (f", {accumulated} batches of {batch_size} a step" if accumulated > 1 else "")
+            + f"), {kind} schedule over {total_steps} steps, "
+            f"warm-up {schedule.get('warmup_steps', 0)} steps"
+        )
+        if schedule.get("warmup_steps", 0) >= total_steps:
+            rank_zero_only(print)(
+                f"warning: optim.warmup_steps={schedule['warmup_steps']} is as long as the run of {total_steps} steps: "
+                "the learning rate never gets up to its value; train for more epochs, or give "
+                f"optim.warmup_steps={total_steps // 10}"
+            )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _parameter_groups(self, weight_decay: float, decay_all: bool) -> list[dict[str, Any]]:
+        parameters = [p for p in self.network.parameters() if p.requires_grad]
+        if decay_all:
+            return [{"params": parameters, "weight_decay": weight_decay}]
+        return [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+
+    # Validation
+
+    def on_validation_epoch_start(self) -> None:
+        self.detections = {}
+
+    def validation_step(self, batch: EvalBatch, batch_idx: int) -> None:
+        with marked(self, NETWORK):
+            output, grid = self(batch.images, all_hierarchies=False)
+        with marked(self, DECODING):
+            found = detect(output, grid, **(self.hparams["detection"] or {}))
+        for image_id, scale_xy, detections in zip(batch.image_ids, batch.scale_xy, found, strict=True):
+            boxes_xyxy = detections.boxes_xyxy / scale_xy.repeat(2)
+            self.detections[image_id] = Detections(boxes_xyxy.cpu(), detections.scores.cpu())
+
+    def on_validation_epoch_end(self) -> None:
+        with marked(self, GATHERING):
+            self.detections = self._gather_detections()
+        with marked(self, SCORING):
+            ground_truth = self._ground_truth()
+            found = {
+                image_id: (item.boxes_xyxy.double().numpy(), item.scores.double().numpy())
+                for image_id, item in self.detections.items()
+            }
+            predictions = Predictions.from_detections(found, ground_truth.image_ids)
+            self.curves = score(ground_truth, predictions)
+        if self.trainer.sanity_checking:  # of a model that a run starts from
+            return
+        for setting, curve in self.curves.items():
+            # Every rank has gathered the same detections: nothing is left to reduce.
+            self.log(f"val/ap_{setting}", curve.ap, prog_bar=True, rank_zero_only=False, sync_dist=False)
+        # What checkpoints are chosen by: the last setting is the one with all faces that count (WIDER's hard).
+        self.log("val/ap", list(self.curves.values())[-1].ap, rank_zero_only=False, sync_dist=False)
+        self.log("val/images", float(len(self.detections)), rank_zero_only=False, sync_dist=False)
+
+    def _gather_detections(self) -> dict[str, Detections]:
+        """All ranks' detections, each image once whatever the sampler did."""
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return self.detections
+        shares: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(shares, self.detections)
+        return {image_id: item for share in shares for image_id, item in sorted(share.items())}
+
+    def _ground_truth(self) -> GroundTruth:
+        ground_truth: GroundTruth = self.trainer.datamodule.ground_truth  # type: ignore[attr-defined]
+        return ground_truth
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["fanet_skipped_steps"] = self.skipped_steps
+        checkpoint["fanet_clipped_steps"] = [self._clipped, self._steps]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.skipped_steps = int(checkpoint.get("fanet_skipped_steps", 0))
+        self._clipped, self._steps = checkpoint.get("fanet_clipped_steps", (0, 0))
+        # The normaliser came with the weights that the run started from.
+        normaliser = checkpoint["hyper_parameters"]["network"].get("normaliser", "imagenet")
+        self.hparams["network"]["normaliser"] = normaliser

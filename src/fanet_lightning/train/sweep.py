@@ -1,0 +1,340 @@
+"""The cells of a Hydra sweep: each in a process of its own, done once, and told apart when they fail.
+
+Why a process of its own: Lightning's launcher re-uses the command line, so the ranks of a distributed cell would run
+the whole sweep again, and it leaves LOCAL_RANK, NODE_RANK and MASTER_PORT behind, so the next cell would start none.
+A cell that runs out of memory or crashes takes nothing else with it, either. It works the same way under Hydra's basic,
+joblib and submitit launchers.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from fanet_lightning.cli.config import hydra_text
+from fanet_lightning.cli.device import claimed, usable_cores, visible_gpus
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.files import replaced
+from fanet_lightning.cli.provenance import LOG_FILE, InUse, RunRecord, differing_settings, locked, now, read_record
+
+
+def _has_checkpoints(out: Path) -> bool:
+    """Whether a run in ``out`` has been trained: any checkpoint but the model that it started from."""
+    from fanet_lightning.models.pretrained import read_checkpoint
+
+    found = list((out / "checkpoints").glob("*"))
+    return bool(found) and not (
+        [path.name for path in found] == ["best.ckpt"] and read_checkpoint(found[0]).get("global_step") == 0
+    )
+
+
+def never_trained(out: Path, record: RunRecord) -> bool:
+    """Whether the run of ``record`` in ``out``, which no process holds, ended before its first checkpoint.
+
+    Nothing is lost where another takes its place.
+    """
+    return record.state in ("failed", "running") and not record.scores and not _has_checkpoints(out)
+
+
+# Tells a cell's process that the sweep writes its log, which then has what a crash leaves behind, too.
+LOG_IS_KEPT = "FANET_LOG_IS_KEPT"
+# One file per job of the current launch. Jobs may run on other machines, so they report through the sweep's folder.
+JOBS_FOLDER = ".jobs"
+LOCKS_FOLDER = ".locks"
+
+# What one distributed job leaves in the environment and the next must not inherit. Without SLURM_NTASKS Lightning
+# starts its ranks itself, also inside a cluster's job.
+LEAKING = (
+    "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
+    "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID",
+)  # fmt: skip
+
+
+class Terminated(SystemExit):
+    """SIGTERM came, from ``kill``, a scheduler or a machine that shuts down. Leaves with a shell's code for it."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What became of one job of a sweep.
+
+    ``state``: ``running``, ``finished``, ``stopped`` (by ``stop_after``), ``failed``, ``done before`` (by an earlier
+    start of the sweep) or ``same as`` (another job of this sweep means the same model and is on it). ``ap`` per setting
+    of the run's protocol. ``was_started``: whether it got as far as a process of its own.
+    """
+
+    job: int
+    name: str
+    folder: str
+    state: str
+    seconds: float = 0.0
+    ap: dict[str, float] | None = None
+    error: str | None = None
+    was_started: bool = True
+
+    @property
+    def value(self) -> float:
+        """What an optimizing sweeper maximizes: the AP of the last setting; 0, the worst, where the cell has failed."""
+        return list(self.ap.values())[-1] if self.ap else 0.0
+
+
+def run_cell(
+    *, job: int, overrides: Sequence[str], settings: Mapping[str, Any], folder: Path, sweep: Path, parallel_jobs: int
+) -> Cell:
+    """Train the cell in ``folder``, unless it is there already; never raises for what goes wrong inside it.
+
+    Args:
+        job: its number in the sweep.
+        overrides: ``key=value`` words that make it.
+        settings: its whole configuration, plain.
+        folder: its output folder.
+        sweep: the sweep's folder.
+        parallel_jobs: how many cells run side by side on this machine; the cores are shared out among them.
+    """
+    start = time.monotonic()
+    name = folder.name
+    _report(sweep, Cell(job, name, str(folder), "running"))
+    try:
+        with locked(sweep / LOCKS_FOLDER / name, "cell"):
+            cell = _run_or_skip(job, overrides, settings, folder, sweep, parallel_jobs)
+    except InUse:
+        cell = Cell(job, name, str(folder), "same as")
+    except InputError as error:
+        cell = Cell(job, name, str(folder), "failed", error=str(error), was_started=False)
+    cell = replace(cell, seconds=round(time.monotonic() - start, 1))
+    _report(sweep, cell)
+    print(_line(cell), flush=True)
+    return cell
+
+
+def _report(sweep: Path, cell: Cell) -> None:
+    with replaced(sweep / JOBS_FOLDER / f"{cell.job}.json") as path:
+        path.write_text(json.dumps(asdict(cell)), encoding="utf-8")
+
+
+def _run_or_skip(
+    job: int, overrides: Sequence[str], settings: Mapping[str, Any], folder: Path, sweep: Path, parallel_jobs: int
+) -> Cell:
+    name = folder.name
+    protocols = wanted_protocols(settings)
+    record = read_record(folder)
+    if record is not None and not never_trained(folder, record):
+        different = differing_settings(record.settings, settings)
+        if different:
+            key, old, new = different[0]
+            raise InputError(
+                f"{folder} holds a run with {key}={old}, this sweep has {key}={new}; give another folder with sweep=DIR"
+            )
+        if record.is_complete(protocols):
+            return Cell(job, name, str(folder), "done before", ap=_ap(record.scores, settings))
+    code = _train(job, overrides, settings, folder, sweep, parallel_jobs)
+    record = read_record(folder)
+    if code == 0 and record is not None and record.is_complete(protocols):
+        return Cell(job, name, str(folder), "finished", ap=_ap(record.scores, settings))
+    if code == 0 and record is not None and record.state == "stopped":
+        return Cell(job, name, str(folder), "stopped")
+    error = record.error if record is not None and record.error else _last_line(folder / LOG_FILE)
+    if code < 0:
+        error = f"killed by {signal.Signals(-code).name}" + (f"; {error}" if record and record.error else "")
+    error = error.removeprefix("error: ") if error else f"exit code {code}"
+    if record is None or record.state == "running":
+        # It was refused before it began, or killed before it could say why; a report should know all the same.
+        record = record or RunRecord(
+            name=settings["name"], seed=settings["seed"], settings=dict(settings), started=now()
+        )
+        record.state, record.error, record.ended = "failed", error, now()
+        record.write(folder)
+    return Cell(job, name, str(folder), "failed", error=error)
+
+
+def wanted_protocols(settings: Mapping[str, Any]) -> set[str]:
+    """Names of the protocols under which a finished run has scores."""
+    if not settings["evaluate_at_end"]:
+        return set()
+    return {settings["protocol"]["name"], *settings["also_protocols"]}
+
+
+def _train(
+    job: int, overrides: Sequence[str], settings: Mapping[str, Any], folder: Path, sweep: Path, parallel_jobs: int
+) -> int:
+    words = [word for word in overrides if word.split("=")[0].lstrip("+") not in ("out", "resume", "group", "name")]
+    command = [
+        sys.executable, "-m", "fanet_lightning.train", *words, "hydra.mode=RUN", "resume=auto",
+        f"out={hydra_text(str(folder))}", f"group={hydra_text(sweep.name)}",
+        f"name={hydra_text(str(settings['name']))}",
+    ]  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    with _environment(settings, parallel_jobs) as environment, (folder / LOG_FILE).open("a", encoding="utf-8") as log:
+        print(f"$ {shlex.join(command)}", file=log, flush=True)
+        print(f"[{folder.name}] started", flush=True)
+        child = subprocess.Popen(
+            command, env={**environment, LOG_IS_KEPT: "1"}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, errors="replace",
+            preexec_fn=die_with_parent if os.name == "posix" else None,
+        )  # fmt: skip
+        try:
+            assert child.stdout is not None
+            for line in child.stdout:
+                log.write(line)
+                log.flush()
+                if line.startswith(("epoch ", "error: ", "going on from ")):
+                    print(f"[{folder.name}] {line}", end="", flush=True)
+            return child.wait()
+        finally:
+            # Whatever ends this process (Ctrl-C, a cluster that takes the machine back) ends the training.
+            _stop(child)
+
+
+@contextlib.contextmanager
+def _environment(settings: Mapping[str, Any], parallel_jobs: int) -> Iterator[dict[str, str]]:
+    """The child's environment: no ranks or ports of another job, GPUs of its own, its share of the cores."""
+    environment = {
+        k: v for k, v in os.environ.items() if k not in LEAKING and not k.startswith(("PL_", "TORCHELASTIC"))
+    }
+    devices, accelerator = settings["trainer"]["devices"], settings["trainer"]["accelerator"]
+    gpus = visible_gpus() if parallel_jobs > 1 and accelerator in ("auto", "gpu", "cuda") else []
+    count = devices if isinstance(devices, int) and devices > 0 else len(gpus)
+    if gpus:
+        parallel_jobs = min(parallel_jobs, max(1, len(gpus) // count))
+    if parallel_jobs > 1:
+        # Threads of several processes on the same cores wait for each other in barriers: ten times slower, measured.
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // parallel_jobs)))
+    if gpus:
+        with claimed(gpus, count) as mine:
+            yield {**environment, "CUDA_VISIBLE_DEVICES": ",".join(mine)}
+    else:
+        yield environment
+
+
+def die_with_parent() -> None:
+    """Let the kernel kill this process when its parent ends, however it ends; on Linux alone."""
+    # 1 is PR_SET_PDEATHSIG. A sweep that is killed outright must not leave trainings behind.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def _stop(child: "subprocess.Popen[str]") -> None:
+    if child.poll() is not None:
+        return
+    child.terminate()
+    try:
+        child.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _ap(scores: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, float] | None:
+    ap: dict[str, float] | None = scores.get(settings["protocol"]["name"], {}).get("ap")
+    return ap
+
+
+def _last_line(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - 20_000))
+        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else None
+
+
+def _line(cell: Cell) -> str:
+    words = [
+        f"[{cell.name}] {cell.state}"
+        + (" another cell of this sweep, which is running" if cell.state == "same as" else "")
+    ]
+    if cell.ap:
+        words.append("AP " + " ".join(f"{setting} {ap:.3f}" for setting, ap in cell.ap.items()))
+    if cell.error:
+        words.append(cell.error)
+    return "  ".join(words)
+
+
+def clear_jobs(sweep: Path) -> None:
+    """Forget the jobs of an earlier launch of the sweep."""
+    for path in (sweep / JOBS_FOLDER).glob("*.json"):
+        path.unlink()
+
+
+def read_jobs(sweep: Path) -> list[Cell]:
+    """What the jobs of the current launch have reported so far, in their order."""
+    cells = [Cell(**json.loads(path.read_text(encoding="utf-8"))) for path in (sweep / JOBS_FOLDER).glob("*.json")]
+    return sorted(cells, key=lambda cell: cell.job)
+
+
+def never_began(words: Sequence[str], hydra: Any, cells: Sequence[Cell]) -> list[str] | None:
+    """The swept words of each job that has reported nothing.
+
+    Args:
+        words: what Hydra was given for the sweep.
+        hydra: its node of the configuration.
+        cells: what was reported.
+
+    Returns:
+        ``level=2 hl=true`` …, as Hydra's own sweeper counts jobs; what another one would have begun nobody knows. None
+        where the jobs are a cluster's and go on without the sweep.
+    """
+    if "submitit" in hydra.launcher._target_:
+        return None
+    if "BasicSweeper" not in hydra.sweeper._target_:
+        return []
+    parameters = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
+    overrides = OverridesParser.create().parse_overrides([*parameters, *words])
+    swept = {override.get_key_element() for override in overrides if override.is_sweep_override()}
+    (jobs,) = BasicSweeper.split_arguments(overrides, None)
+    begun = {cell.job for cell in cells}
+    return [" ".join(w for w in job if w.split("=")[0] in swept) for i, job in enumerate(jobs) if i not in begun]
+
+
+def summary(cells: Sequence[Cell], sweep: Path, never_began: Sequence[str] | None = None) -> str:
+    """The table at the end of a sweep; failed cells with reason and log. Jobs that mean one cell are one line.
+
+    Args:
+        cells: what the jobs have reported.
+        sweep: the sweep's folder.
+        never_began: of a sweep that was interrupted: the words of the jobs that it did not come to.
+    """
+    by_name: dict[str, Cell] = {}
+    for cell in cells:
+        if never_began is not None and cell.state == "running":
+            cell = replace(cell, state="cut off")
+        if cell.name not in by_name or by_name[cell.name].state in ("same as", "done before"):
+            by_name[cell.name] = cell
+    rows = []
+    for cell in by_name.values():
+        ap = "  ".join(f"{setting} {value:.3f}" for setting, value in (cell.ap or {}).items())
+        rows.append((cell.name, cell.state, f"{cell.seconds / 60:.1f} min", ap))
+    widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
+    lines = [f"sweep {sweep}"]
+    for row in rows:
+        fixed = "  ".join(text.ljust(width) for text, width in zip(row[:3], widths, strict=True))
+        lines.append(f"  {fixed}  {row[3]}".rstrip())
+    failed = [cell for cell in by_name.values() if cell.state == "failed"]
+    for cell in failed:
+        lines.append(f"failed: {cell.name}: {cell.error}")
+        if cell.was_started:
+            lines.append(f"        log: {Path(cell.folder) / LOG_FILE}")
+    if failed:
+        again = "the same command runs them again" if any(c.was_started for c in failed) else "mend what the lines say"
+        lines.append(f"{len(failed)} of {len(by_name)} cells failed; {again}, the others are kept")
+    if never_began is not None:
+        lines += [f"never began: {words}" for words in never_began]
+        lines.append("interrupted: the same command goes on with what was cut off and what never began")
+    lines.append(f"report: python -m fanet_lightning.report runs={sweep}")
+    return "\n".join(lines)

@@ -1,0 +1,221 @@
+"""The page in a real browser: drop, slide, switch, read, save. Needs playwright and a Chromium of the system."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fanet_lightning import FaceDetector
+from fanet_lightning.app import serving as app
+from fanet_lightning.app.settings import Settings
+from tests.app.app_files import PHOTO, write_film
+
+pytestmark = pytest.mark.slow
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# Nothing but the page: a browser of its own accord asks its maker for updates and lists.
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+PATIENCE_MS = 60_000
+
+
+@dataclass
+class Seen:
+    """What the browser said and where it went."""
+
+    errors: list[str] = field(default_factory=list)
+    elsewhere: list[str] = field(default_factory=list)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    executable = next((path for path in map(shutil.which, BROWSERS) if path), None)
+    if executable is None:
+        pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
+    with playwright.sync_playwright() as running:
+        chromium = running.chromium.launch(executable_path=executable, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    pytest.importorskip("gradio", reason="the page is an extra: pip install 'fanet-lightning[app]'")
+    settings = Settings(port=None, max_upload_mb=1, max_video_seconds=0.2)
+    with app.serving(FaceDetector.from_pretrained(), settings) as url:
+        yield url
+
+
+@pytest.fixture(params=[1280, 390], ids=["wide", "narrow"])
+def page(request: pytest.FixtureRequest, browser: Any, address: str) -> Iterator[tuple[Any, Seen]]:
+    """The page, opened, and what happens besides; a test fails on any error of the console or request elsewhere."""
+    context = browser.new_context(viewport={"width": request.param, "height": 844}, accept_downloads=True)
+    opened, seen = context.new_page(), Seen()
+    opened.set_default_timeout(PATIENCE_MS)
+    opened.on("console", lambda message: seen.errors.append(message.text) if message.type == "error" else None)
+    opened.on("pageerror", lambda error: seen.errors.append(str(error)))
+    local = (address, "data:", "blob:")
+    opened.on("request", lambda sent: None if sent.url.startswith(local) else seen.elsewhere.append(sent.url))
+    opened.goto(address)
+    opened.wait_for_selector("#picture-in input[type=file]", state="attached")
+    yield opened, seen
+    context.close()
+    assert seen.errors == []
+    assert seen.elsewhere == []
+
+
+def count_of(opened: Any, tab: str = "picture") -> str:
+    return str(opened.locator(f"#{tab}-summary .main dd").inner_text())
+
+
+def set_threshold(opened: Any, value: float) -> None:
+    box = opened.locator("#threshold input[type=number]")
+    box.fill(f"{value}")
+    box.press("Tab")
+    opened.locator("#picture-summary .main dt", has_text=f"score {value:.2f} or more").wait_for()
+
+
+def wait_for_rows(opened: Any, count: int) -> None:
+    """The table has a row for each face that is counted, neither more nor less."""
+    opened.wait_for_function("n => document.querySelectorAll('#picture-table tbody tr').length === n", arg=count)
+
+
+def fits(opened: Any) -> bool:
+    """Nothing is wider than the window."""
+    return bool(opened.evaluate("document.documentElement.scrollWidth <= window.innerWidth"))
+
+
+def test_drop_slide_switch(page: tuple[Any, Seen], tmp_path: Path) -> None:
+    opened, _ = page
+    opened.set_input_files("#picture-in input[type=file]", str(PHOTO))
+    opened.wait_for_selector("#picture-summary .main")
+    assert count_of(opened) == "1 face"
+    opened.wait_for_selector("#picture-out img")
+    wait_for_rows(opened, 1)
+    first = opened.locator("#picture-out img").get_attribute("src")
+    opened.screenshot(path=tmp_path / "found.png", full_page=True)
+    assert fits(opened)
+    # The slider, with the keyboard as a person without a mouse would.
+    opened.get_by_label("range slider for Threshold").press("End")
+    opened.locator("#picture-summary .main dt", has_text="score 0.99 or more").wait_for()
+    set_threshold(opened, 0.12)  # below it this model has hundreds
+    more = int(count_of(opened).split()[0])
+    assert more > 1
+    wait_for_rows(opened, more)
+    assert opened.locator("#picture-out img").get_attribute("src") != first
+    set_threshold(opened, 0.5)
+    assert count_of(opened) == "1 face"
+    # Another protocol: the network runs again, and the JSON says with which.
+    box = opened.get_by_label("Protocol")
+    box.click()
+    opened.get_by_role("option", name="vga640").click()
+    opened.locator("#picture-json button").first.click()
+    opened.locator("#picture-json", has_text="vga640").wait_for()
+    assert count_of(opened) == "1 face"
+    assert fits(opened)
+
+
+def test_what_is_saved(page: tuple[Any, Seen]) -> None:
+    opened, _ = page
+    opened.set_input_files("#picture-in input[type=file]", str(PHOTO))
+    opened.wait_for_selector("#picture-summary .main")
+    with opened.expect_download() as waiting:
+        opened.get_by_role("button", name="Save JSON").first.click()
+    assert waiting.value.suggested_filename == "grace_hopper.json"
+    content = json.loads(Path(waiting.value.path()).read_text(encoding="utf-8"))
+    [face] = content["images"][0]["detections"]
+    assert 160 < face["width"] < 185 and face["score"] > 0.9
+    before = opened.locator("#picture-out img").get_attribute("src")
+    opened.get_by_label("blur").check()
+    opened.wait_for_function("src => document.querySelector('#picture-out img').src !== src", arg=before)
+    with opened.expect_download() as waiting:
+        opened.get_by_role("button", name="Save picture").click()
+    assert waiting.value.suggested_filename == "grace_hopper_blur.jpg"
+    with Image.open(waiting.value.path()) as image:
+        assert image.size == (512, 600)
+
+
+def test_bad_files_say_so_and_the_page_goes_on(page: tuple[Any, Seen], tmp_path: Path) -> None:
+    opened, seen = page
+    cut, zipped, large = tmp_path / "cut.jpg", tmp_path / "archive.jpg", tmp_path / "large.png"
+    cut.write_bytes(PHOTO.read_bytes()[:20_000])
+    zipped.write_bytes(b"PK\x03\x04" + bytes(2000))
+    noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(large)
+    assert large.stat().st_size > 2**20
+    for path, message in ((cut, "cut.jpg cannot be read as an image: the file is cut short"), (zipped, "not an image")):
+        opened.set_input_files("#picture-in input[type=file]", str(path))
+        alert = opened.locator("#picture-summary [role=alert]", has_text=message)
+        alert.wait_for()
+        opened.screenshot(path=tmp_path / f"{path.stem}.png", full_page=True)
+        opened.locator("#picture-in").get_by_label("Clear").or_(
+            opened.locator("#picture-in").get_by_label("Remove Image")
+        ).first.click()
+        opened.wait_for_selector("#picture-in input[type=file]", state="attached")
+    assert seen.errors == []
+    opened.set_input_files("#picture-in input[type=file]", str(large))
+    opened.get_by_text("exceed the maximum allowed size").first.wait_for()
+    seen.errors.clear()  # the browser's own refusal is one
+    opened.set_input_files("#picture-in input[type=file]", str(PHOTO))
+    opened.wait_for_selector("#picture-summary .main")
+    assert count_of(opened) == "1 face"
+
+
+def test_several_pictures(page: tuple[Any, Seen], tmp_path: Path) -> None:
+    opened, _ = page
+    empty, cut = tmp_path / "empty.png", tmp_path / "cut.jpg"
+    Image.new("RGB", (64, 48), "teal").save(empty)
+    cut.write_bytes(PHOTO.read_bytes()[:20_000])
+    opened.get_by_role("tab", name="Several pictures").click()
+    opened.set_input_files("#several-in input[type=file]", [str(PHOTO), str(empty), str(cut)])
+    opened.wait_for_selector("#several-summary .main")
+    assert count_of(opened, "several") == "1 face"
+    assert opened.locator("#several-summary [role=alert]").inner_text().startswith("cut.jpg cannot be read")
+    assert opened.locator("#several-summary tbody tr").count() == 2
+    opened.locator("#several-out", has_text="grace_hopper.jpg: 1 face").wait_for()
+    opened.screenshot(path=tmp_path / "several.png", full_page=True)
+    assert fits(opened)
+
+
+def test_a_film_plays(page: tuple[Any, Seen], tmp_path: Path) -> None:
+    opened, _ = page
+    write_film(tmp_path / "film.mp4", 8)
+    opened.get_by_role("tab", name="Film").click()
+    opened.set_input_files("#film-in input[type=file]", str(tmp_path / "film.mp4"))
+    opened.wait_for_selector("#film-in video")
+    opened.get_by_role("tabpanel").get_by_role("button", name="Find faces").locator("visible=true").click()
+    opened.wait_for_selector("#film-summary .main")
+    assert count_of(opened, "film") == "1 face"
+    assert "Only the first 0.2 seconds" in opened.locator("#film-summary").inner_text()
+    opened.wait_for_function("document.querySelector('#film-out video')?.readyState >= 2")
+    assert opened.locator("#film-out video").evaluate("video => video.duration") == pytest.approx(0.2, abs=0.05)
+    opened.screenshot(path=tmp_path / "film.png", full_page=True)
+    assert fits(opened)
+
+
+def test_every_control_has_a_name(page: tuple[Any, Seen]) -> None:
+    """Screen readers say a label, and the keyboard reaches the controls."""
+    opened, _ = page
+    nameless = opened.evaluate(
+        """() => [...document.querySelectorAll('input:not([type=hidden]), select, textarea, button')].filter(item =>
+            !(item.labels && item.labels.length) && !item.getAttribute('aria-label')
+            && !item.getAttribute('aria-labelledby') && !item.title && !item.innerText.trim()
+            && item.checkVisibility()).map(item => item.outerHTML.slice(0, 120))"""
+    )
+    assert nameless == []
+    for label in ("range slider for Threshold", "number input for Threshold", "Protocol", "none", "blur", "pixelate"):
+        assert opened.get_by_label(label, exact=True).count() >= 1, label
+    reached = set()
+    for _ in range(12):
+        opened.keyboard.press("Tab")
+        reached.add(opened.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.type"))
+    assert {"range slider for Threshold", "radio"} <= reached

@@ -1,0 +1,167 @@
+"""The configuration as a person sees it: overrides in, one clear line out."""
+
+import re
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from fanet_lightning.cli import config as help_text
+from fanet_lightning.cli.config import compose_config, config_dir, description, run_name
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.evaluate import __main__ as evaluate_main
+from fanet_lightning.train import __main__ as train
+
+
+def composed(*overrides: str) -> dict:
+    config = OmegaConf.to_container(compose_config("train", overrides), resolve=True, throw_on_missing=True)
+    assert isinstance(config, dict)
+    return config
+
+
+def test_defaults_are_the_final_model_of_the_paper_on_drawn_faces() -> None:
+    config = composed()
+    assert (config["level"], config["context"], config["hl"]) == (3, True, True)
+    assert config["model"]["name"] == "fanet"
+    assert config["model"]["width"] == 0.125
+    assert config["data"]["name"] == "synthetic"
+    assert config["name"] == "level3_context_hl"
+
+
+@pytest.mark.parametrize(
+    ("word", "value"), [("no", False), ("off", False), ("false", False), ("yes", True), ("1", True)]
+)
+def test_switches_are_booleans_however_they_are_spelt(word: str, value: bool) -> None:
+    assert composed(f"hl={word}")["model"]["hl"] is value
+
+
+def test_experiment_paper_is_the_recipe_of_section_3_5() -> None:
+    config = composed("experiment=paper", "level=3", "hl=true", "context=true")
+    assert config["data"]["name"] == "wider_face"
+    assert (config["batch_size"], config["epochs"], config["input_size"]) == (12, 120, 640)
+    assert (config["trainer"]["devices"], config["trainer"]["strategy"]) == (2, "ddp")
+    assert config["optim"]["lr"] == 4e-3
+    assert (config["optim"]["momentum"], config["optim"]["weight_decay"]) == (0.9, 5e-4)
+    assert config["optim"]["milestones"] == pytest.approx([80 / 120, 100 / 120], abs=1e-4)
+    assert config["loss"]["lambda_cls"] == 3
+    assert (config["model"]["width"], config["model"]["batch_norm"], config["weights"]) == (1.0, False, "imagenet")
+    assert config["protocol"]["name"] == "short640"
+
+
+def test_experiment_scratch_needs_no_weights() -> None:
+    config = composed("experiment=wider_face_scratch")
+    assert config["weights"] is None
+    assert config["model"]["batch_norm"] is True
+    assert config["ema"] and config["optim"]["schedule"] == "cosine"
+
+
+def test_the_command_line_wins_over_an_experiment() -> None:
+    assert composed("experiment=paper", "batch_size=24", "model.width=0.5")["batch_size"] == 24
+
+
+@pytest.mark.parametrize(
+    ("switches", "name"),
+    [
+        ((1, False, False), "level1"),
+        ((2, False, True), "level2_hl"),
+        ((3, True, False), "level3_context"),
+        ((3, True, True), "level3_context_hl"),
+    ],
+)
+def test_cells_are_named_without_equals_signs(switches: tuple[int, bool, bool], name: str) -> None:
+    assert run_name("fanet", *switches) == name
+    assert run_name("s3fd_fpn", *switches) == "s3fd_fpn"
+    assert run_name("fanet", *switches, "light") == f"light_{name}"
+    assert run_name("fanet", *switches, "hf-hub:timm/net.a1") == f"hf-hub_timm_net.a1_{name}"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("levle=3", r"unknown key 'levle': did you mean 'level'\?"),
+        ("model.widht=1", r"unknown key 'model\.widht': did you mean 'model\.width'\?"),
+        ("data.format=coco", r"unknown key 'data\.format': data=folder has it; add that word$"),
+        ("data.ground_truth=x", r"give one of .*data=fddb, .*data=wider_face with it$"),
+        ("data.val_imags=3", r"unknown key 'data\.val_imags': did you mean 'data\.val_images'\?"),
+        ("hl=maybe", r"hl: Value 'maybe' is not a valid bool"),
+        ("level=three", r"level: .*'three'.*[Ii]nt"),
+        ("data=wider", r"data=wider: there is no such option; choose one of afw, fddb, .*, wider_face"),
+        (
+            "experiment=papre",
+            r"experiment=papre: .* choose one of ablation, .*paper, wider_face_light, .*wider_face_scratch",
+        ),
+    ],
+)
+def test_wrong_overrides_give_one_line_that_names_key_and_value(override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        compose_config("train", [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mistaken_key_is_compared_with_those_of_the_chosen_option() -> None:
+    with pytest.raises(InputError, match=r"'data\.val\.image': did you mean 'data\.val\.images'\?$"):
+        compose_config("train", ["data=wider_face", "data.val.image=list.txt"])
+
+
+def test_help_of_train_lists_what_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["--help", "batch_size=5"]) == 0
+    printed = capsys.readouterr().out
+    text = printed.partition("Choices:")[2].partition("Keys and their defaults:")[0]
+    for group in ("experiment", "model", "data", "augment", "loss", "protocol", "optim", "trainer", "logger", "cell"):
+        section = text.partition(f"\n{group}=…")[2].partition("=…")[0]
+        options = sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
+        assert options and sorted(re.findall(r"^  (\w+)", section, re.MULTILINE)) == options, group
+    assert "\nmodel=…  (default: fanet)\n  fanet        FANet (paper §3).\n" in text
+    assert re.search(r"\n  paper +The paper's recipe on WIDER FACE, complete \(§3.5\)\n", text)
+    assert max(map(len, text.splitlines())) <= 120
+    assert re.search(r"^batch_size: 5 +# total over all devices$", printed, re.MULTILINE) and "\n  lr: " in printed
+
+
+def test_help_of_the_other_verbs_lists_their_own_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate_main.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert "\nprotocol=…  (default: original)\n" in text and "\nmodel=…" not in text
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("# @package _global_\n# One thing (A et al. 2018).\n# And another.\nx: 1\n", "One thing (A et al. 2018)."),
+        ("# Goes on\n# in the next line. More of it\n", "Goes on in the next line."),
+        ("# A recipe:\n#   python -m x\n# More.\n", "A recipe"),
+        ("# Own images: python -m fanet_lightning.train data=folder\n", "Own images"),
+        ("x: 1   # no comment on the file\n", ""),
+    ],
+)
+def test_a_choice_is_explained_by_the_first_sentence_of_its_file(tmp_path: Path, content: str, expected: str) -> None:
+    (tmp_path / "a.yaml").write_text(content)
+    assert description(tmp_path / "a.yaml") == expected
+
+
+def test_help_says_what_each_key_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(help_text, "config_dir", lambda: tmp_path)
+    long = "word " * 30
+    (tmp_path / "verb.yaml").write_text(
+        "# head\na: 1   # the first\nb:\n  a: x  # of b\n  c: 2\nc: 3\n# not of a key\nd: [1]  # many\n"
+        f"e: 5  # {long}\n"
+    )
+    keys = "a: 7\nb:\n  a: x\n  c: 2\nc: 3\nd:\n- 1\n- 2\ne: 5\nf:\n  a: 8\nlong: " + "x" * 99
+    lines = help_text.keys_text("verb", keys).splitlines()
+    assert lines[:8] == [
+        "a: 7".ljust(32) + "# the first", "b:", "  a: x".ljust(32) + "# of b", "  c: 2", "c: 3",
+        "d:".ljust(32) + "# many", "- 1", "- 2",
+    ]  # fmt: skip
+    assert lines[8].startswith("e: 5".ljust(32) + "# word word") and lines[9].startswith(" " * 32 + "# word")
+    assert " ".join(line[34:] for line in lines[8:10]) == long.strip()
+    assert lines[10:] == ["f:", "  a: 8", "long: " + "x" * 99]
+
+
+@pytest.mark.parametrize("verb", sorted(path.stem for path in config_dir().glob("*.yaml")))
+def test_every_comment_of_a_key_is_in_the_help(verb: str) -> None:
+    keys = OmegaConf.to_yaml(OmegaConf.load(config_dir() / f"{verb}.yaml"))
+    shown = help_text.keys_text(verb, keys)
+    words = " ".join(re.sub(r"\s+(?:# )?", " ", shown).split())
+    for line in (config_dir() / f"{verb}.yaml").read_text(encoding="utf-8").splitlines():
+        if comment := re.match(r"\w+:.*?\s# +(.+)", line):
+            assert " ".join(comment[1].split()) in words, line
+    assert all(len(line) <= 120 for line in shown.splitlines())

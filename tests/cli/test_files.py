@@ -1,0 +1,62 @@
+from pathlib import Path
+
+import pytest
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.files import check_writable, replaced, replaced_folder, without_empty_folders
+
+
+def test_a_file_appears_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "scores.json"
+    with replaced(path) as temporary:
+        temporary.write_text("{}")
+        assert not path.exists()
+    assert path.read_text() == "{}"
+    assert [p.name for p in path.parent.iterdir()] == ["scores.json"]
+
+
+def test_a_failure_keeps_the_old_file_and_leaves_no_rest(tmp_path: Path) -> None:
+    path = tmp_path / "scores.json"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), replaced(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["scores.json"]
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "predictions"
+    path.mkdir()
+    (path / "old.txt").write_text("old")
+    with pytest.raises(RuntimeError), replaced_folder(path) as temporary:
+        (temporary / "half.txt").write_text("half")
+        raise RuntimeError
+    assert [p.name for p in path.iterdir()] == ["old.txt"]
+    with replaced_folder(path) as temporary:
+        (temporary / "new.txt").write_text("new")
+    assert [p.name for p in path.iterdir()] == ["new.txt"]
+    assert [p.name for p in tmp_path.iterdir()] == ["predictions"]
+
+
+def test_a_failure_leaves_no_empty_folder_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for folder, file in (("there/new/deep", None), ("there", None), ("kept/deep", "kept/part"), ("never/made", None)):
+        with pytest.raises(KeyboardInterrupt), without_empty_folders(tmp_path / folder):
+            if folder != "never/made":
+                (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            if file:
+                (tmp_path / file).write_text("half")
+            raise KeyboardInterrupt
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")) == ["kept", "kept/part", "there"]
+    with without_empty_folders(tmp_path / "well/done"):
+        (tmp_path / "well/done").mkdir(parents=True)
+    assert (tmp_path / "well/done").is_dir()
+
+
+def test_an_output_folder_that_cannot_be_made_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"out=.*file/run"):
+        check_writable(tmp_path / "file" / "run")
+    check_writable(tmp_path / "not" / "yet" / "there")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]

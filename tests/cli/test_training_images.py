@@ -1,0 +1,364 @@
+"""What a model was trained on: the list itself, its way through checkpoints, and what `score` and `evaluate` say."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.provenance import (
+    TrainedOn,
+    TrainingImages,
+    from_plain,
+    list_beside,
+    merged,
+    read_training_images,
+    to_plain,
+    trained_on,
+    write_training_images,
+)
+from fanet_lightning.evaluate import __main__ as evaluate_verb_main
+from fanet_lightning.models.fanet import build_network
+from fanet_lightning.score import __main__ as score_verb
+from fanet_lightning.score.wider_face.ground_truth import GroundTruth, write_ground_truth
+from fanet_lightning.score.wider_face.predictions import write_predictions
+from fanet_lightning.train.callbacks import NamesTrainingImages
+
+NAMES = st.none() | st.text(min_size=1, max_size=6)
+IDS = st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=6, unique=True)
+FEW = st.sampled_from(["e/a", "e/b", "e/c", "e/d.jpg", "e/d", "f/a"])
+PART = st.builds(
+    TrainingImages, st.sampled_from([None, "wider_face", "folder"]), st.sampled_from([None, "train", "val"]),
+    st.lists(FEW, max_size=4).map(tuple),
+)  # fmt: skip
+
+
+# The list
+
+
+@settings(max_examples=300)
+@given(parts=st.lists(st.builds(TrainingImages, NAMES, NAMES, IDS.map(tuple)), min_size=1, max_size=3),
+       scored=st.none() | st.tuples(NAMES, NAMES))  # fmt: skip
+def test_any_names_come_back_from_a_file(
+    parts: list[TrainingImages], scored: tuple[str | None, str | None] | None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "list.txt"
+    write_training_images(path, parts, scored)
+    listed = read_training_images(path)
+    assert listed.parts == parts
+    assert listed.scored == (scored or (None, None))
+
+
+@settings(max_examples=300)
+@given(parts=st.lists(PART, max_size=4))
+def test_any_names_come_back_from_a_checkpoint(parts: list[TrainingImages]) -> None:
+    assert from_plain(json.loads(json.dumps(to_plain(parts))), Path("a.ckpt")) == parts
+
+
+@settings(max_examples=500)
+@given(
+    parts=st.lists(PART, max_size=4), scored=st.lists(FEW, max_size=6, unique=True),
+    data=st.sampled_from([None, "wider_face", "folder"]), split=st.sampled_from([None, "train", "val"]),
+)  # fmt: skip
+def test_counted_one_by_one(
+    parts: list[TrainingImages], scored: list[str], data: str | None, split: str | None
+) -> None:
+    """The rule in words: same name, unless both are known to be other splits of one data set."""
+
+    def bare(name: str) -> str:
+        return name[:-4] if name.endswith(".jpg") else name
+
+    among = []
+    for name in scored:
+        seen = False
+        for part in parts:
+            for other in part.image_ids:
+                same_name = bare(other) == bare(name)
+                other_split = part.data == data and data and part.split and split and part.split != split
+                seen = seen or bool(same_name and not other_split)
+        among += [bare(name)] if seen else []
+    assert trained_on(parts, scored, data, split) == TrainedOn(len(among), len(scored), among[0] if among else None)
+
+
+def test_the_sentence() -> None:
+    assert TrainedOn(1613, 3226).warning == (
+        "1,613 of 3,226 scored images were trained on; these numbers say nothing about unseen images"
+    )
+    assert TrainedOn(1613, 3226).share == 0.5
+    assert str(TrainedOn(1, 3).warning).startswith("1 of 3 scored images was trained on;")
+    assert str(TrainedOn(1, 3, "e/b").warning).endswith("say nothing about unseen images (the first is e/b)")
+    assert TrainedOn(0, 320).warning is None and TrainedOn(0, 0).share == 0
+
+
+def test_parts_are_united() -> None:
+    a, b = TrainingImages("wider_face", "train", ("x", "y")), TrainingImages("wider_face", "train", ("y", "z"))
+    other = TrainingImages("wider_face", "val", ("x",))
+    assert merged([a, other, b]) == [TrainingImages("wider_face", "train", ("x", "y", "z")), other]
+
+
+def test_a_list_of_somebody_else(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("# mine\n\ne/a.jpg\n  e/b.jpg  # dark\n")
+    listed = read_training_images(tmp_path / "a.txt")
+    assert listed == ([TrainingImages(None, None, ("e/a.jpg", "e/b.jpg"))], (None, None))
+    assert trained_on(listed.parts, ["e/b", "e/c"], "wider_face", "val") == TrainedOn(1, 2, "e/b")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"# trained on: data=a split=b images=2\ne/a\n", "1 images of a b, the heading says 2; the list is damaged"),
+        (b"# nothing\n", "names no image; write one image a line"),
+        (b"\xff\xfe\x00", "not a text file; give a text file with one image a line"),
+        (b'e/a\n"e/b\n', r'a.txt:2: "e/b is no image in quotes'),
+        (None, "No such file or directory"),
+    ],
+)
+def test_lists_that_are_none(tmp_path: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_training_images(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize(
+    "value", [3, "abc", [1], [{"data": "a"}], [{"data": "a", "split": None, "ids": [1]}], {"a": 1}]
+)
+def test_checkpoints_with_something_else_under_the_key(value: Any) -> None:
+    with pytest.raises(InputError, match=r"a.ckpt: training_images is not a list of images"):
+        from_plain(value, Path("a.ckpt"))
+
+
+def test_where_score_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_training_images(tmp_path / "training_images.txt", [TrainingImages(None, None, ("a",))])
+    (tmp_path / "predictions").mkdir()
+    expected = tmp_path / "training_images.txt"
+    assert list_beside(tmp_path / "predictions") == expected
+    assert list_beside(tmp_path / "predictions" / "detections.json") == expected
+    # A folder of foreign predictions that happens to lie beside a model's list.
+    assert list_beside(tmp_path / "retinaface") is None
+    monkeypatch.chdir(tmp_path / "predictions")
+    assert list_beside(Path()) == expected
+    expected.unlink()
+    assert list_beside(tmp_path / "predictions") is None
+
+
+# score
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> list[str]:
+    """Words for `score`: four images with a face each, found."""
+    ids = [f"0--Parade/0_Parade_{i}" for i in range(4)]
+    faces = [np.array([[10.0, 10.0, 20.0, 20.0]]) for _ in ids]
+    counted = {setting: [np.array([True]) for _ in ids] for setting in ("easy", "medium", "hard")}
+    write_ground_truth(tmp_path / "truth", GroundTruth(tuple(ids), faces, counted))
+    found = {image_id: (np.array([[10.0, 10, 30, 30]]), np.array([0.5 + i / 10])) for i, image_id in enumerate(ids)}
+    for run in ("run", "other"):
+        write_predictions(tmp_path / run / "predictions", found)
+    return [f"predictions={tmp_path / 'run/predictions'}", f"ground_truth={tmp_path / 'truth'}",
+            f"out={tmp_path / 'out'}", "bootstrap=0"]  # fmt: skip
+
+
+def stated(tmp_path: Path) -> Any:
+    return json.loads((tmp_path / "out/scores.json").read_text())["trained_on_images"]
+
+
+def test_score_says_what_the_list_beside_the_predictions_says(
+    scored: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert score_verb.main(scored) == 0
+    assert (stated(tmp_path), capsys.readouterr().err) == (None, "")
+    parts = [TrainingImages("wider_face", "val", ("0--Parade/0_Parade_1", "0--Parade/0_Parade_3", "1--x/other"))]
+    write_training_images(tmp_path / "run/training_images.txt", parts, ("wider_face", "val"))
+    assert score_verb.main(scored) == 0
+    warning = (
+        "2 of 4 scored images were trained on; these numbers say nothing about unseen images "
+        "(the first is 0--Parade/0_Parade_1)"
+    )
+    assert (stated(tmp_path), capsys.readouterr().err) == ({"count": 2, "share": 0.5}, f"warning: {warning}\n")
+    # Restricted to an image that was not trained on.
+    (tmp_path / "one.txt").write_text("0--Parade/0_Parade_0.jpg\n")
+    assert score_verb.main([*scored, f"images={tmp_path / 'one.txt'}"]) == 0
+    assert (stated(tmp_path), capsys.readouterr().err) == ({"count": 0, "share": 0.0}, "")
+    # The list says that these are of another split of the same data set.
+    write_training_images(tmp_path / "run/training_images.txt", parts, ("wider_face", "train"))
+    assert score_verb.main(scored) == 0
+    assert (stated(tmp_path), capsys.readouterr().err) == ({"count": 0, "share": 0.0}, "")
+
+
+def test_a_list_by_name_and_the_list_of_the_other_predictions(
+    scored: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.txt").write_text("0--Parade/0_Parade_2.jpg\n")
+    ids = tuple(f"0--Parade/0_Parade_{i}" for i in (0, 1, 2))
+    write_training_images(tmp_path / "other/training_images.txt", [TrainingImages(None, None, ids)])
+    words = [
+        *scored[:-1],
+        "bootstrap=10",
+        f"trained_on={tmp_path / 'mine.txt'}",
+        f"against={tmp_path / 'other/predictions'}",
+    ]
+    assert score_verb.main(words) == 0
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("warning: 1 of 4 scored images was trained on;")
+    assert second.startswith(f"warning: {tmp_path / 'other/predictions'}: 3 of 4 scored images were trained on;")
+    assert stated(tmp_path) == {"count": 1, "share": 0.25}
+    # Paths as `find` writes them; a name alone at their end is no image's.
+    paths = ("./WIDER_val/images/0--Parade/0_Parade_2.jpg", ".\\images\\0--Parade\\0_Parade_0.jpg", "/x/0_Parade_1.jpg")
+    (tmp_path / "mine.txt").write_text("\n".join(paths))
+    assert score_verb.main(words) == 0
+    assert stated(tmp_path) == {"count": 2, "share": 0.5}
+
+
+def test_score_needs_no_torch_for_it_and_mistakes_are_one_line(scored: list[str], tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("0--Parade/0_Parade_2.jpg\n")
+    program = (
+        "import sys, fanet_lightning.score.__main__ as s; code = s.main(sys.argv[1:]); "
+        "assert 'torch' not in sys.modules and not any(m.startswith('fanet_lightning.data') for m in sys.modules); "
+        "sys.exit(code)"
+    )
+    command = [sys.executable, "-c", program, *scored, f"trained_on={tmp_path / 'mine.txt'}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "1 of 4 scored images was trained on" in done.stderr, done.stderr
+    with pytest.raises(InputError, match=r"cannot read the list of training images .*nothing.txt: No such file"):
+        score_verb.main([*scored, f"trained_on={tmp_path / 'nothing.txt'}"])
+    with pytest.raises(InputError, match="trained_on=x has no meaning with split=test"):
+        score_verb.main([*scored, "split=test", "trained_on=x"])
+
+
+def test_real_lists(shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """RetinaFace's predictions, as if it were the model that has learnt from a part of val."""
+    wider = shared_data / "wider_face"
+    words = [f"predictions={shared_data / 'predictions/retinaface_mnet025_wider_val.zip'}",
+             f"ground_truth={wider / 'eval_gt'}", f"trained_on={wider / 'train.txt'}", "bootstrap=0"]  # fmt: skip
+    assert score_verb.main(words) == 0
+    assert "warning: 1,698 of 3,226 scored images were trained on" in capsys.readouterr().err
+    assert score_verb.main([*words, f"images={wider / 'test.txt'}"]) == 0
+    assert "trained on" not in capsys.readouterr().err
+
+
+# Checkpoints
+
+
+def trainer_on(data: str, split: str | None, ids: list[str]) -> Any:
+    source = SimpleNamespace(name=data) if split is None else SimpleNamespace(name=data, train_split=split)
+    records = SimpleNamespace(image_ids=np.array(ids))
+    datamodule = SimpleNamespace(source=source, train_dataset=SimpleNamespace(records=records))
+    return SimpleNamespace(datamodule=datamodule, ckpt_path="a.ckpt", global_step=1)
+
+
+def test_a_run_that_goes_on_with_other_images_names_both(tmp_path: Path) -> None:
+    module: Any = None
+    first, second = NamesTrainingImages(), NamesTrainingImages()
+    checkpoint: dict[str, Any] = {}
+    first.on_save_checkpoint(trainer_on("wider_face", "train", ["e/a", "e/b"]), module, checkpoint)
+    torch.save(checkpoint, tmp_path / "a.ckpt")
+    loaded = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    assert loaded == {"training_images": [{"data": "wider_face", "split": "train", "ids": ["e/a", "e/b"]}]}
+    trainer = trainer_on("wider_face", "val", ["e/c"])
+    second.on_load_checkpoint(trainer, module, loaded)
+    after: dict[str, Any] = {}
+    second.on_save_checkpoint(trainer, module, after)
+    assert [(part["split"], part["ids"]) for part in after["training_images"]] == [
+        ("train", ["e/a", "e/b"]), ("val", ["e/c"]),
+    ]  # fmt: skip
+    # Once more on the same images: nothing is named twice.
+    third = NamesTrainingImages()
+    third.on_load_checkpoint(trainer, module, after)
+    again: dict[str, Any] = {}
+    third.on_save_checkpoint(trainer, module, again)
+    assert again == after
+
+
+def test_a_checkpoint_of_before_is_gone_on_from() -> None:
+    callback, checkpoint = NamesTrainingImages(), {}
+    trainer = trainer_on("synthetic", None, ["e/a"])
+    callback.on_load_checkpoint(trainer, None, {})  # type: ignore[arg-type]
+    callback.on_save_checkpoint(trainer, None, checkpoint)  # type: ignore[arg-type]
+    assert checkpoint == {"training_images": [{"data": "synthetic", "split": None, "ids": ["e/a"]}]}
+
+
+TINY = [
+    "level=1", "model.width=0.0625", "input_size=64", "batch_size=2", "workers=0", "out=run", "data.train_images=4",
+    "data.val_images=2", "data.image_width=[96,128]", "data.image_height=[96,112]", "trainer.accelerator=cpu",
+    "data.root=drawn", "logger=csv", "evaluate_at_end=false",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_training_names_its_images_and_resumes_without_them(tmp_path: Path) -> None:
+    """Through the command line: the list is in every checkpoint; one without it (of before) is gone on from."""
+
+    def call(verb: str, *words: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", f"fanet_lightning.{verb}", *words]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    call("train", *TINY, "epochs=2", "stop_after=1")
+    drawn = sorted(path.stem for path in tmp_path.glob("drawn/*/WIDER_train/images/*/*.jpg"))
+    checkpoints = tmp_path / "run/checkpoints"
+    for path in checkpoints.glob("*.ckpt"):
+        content = torch.load(path, weights_only=True)
+        (part,) = content["training_images"]
+        assert part["data"] == "synthetic" and sorted(name.split("/")[1] for name in part["ids"]) == drawn
+        assert len(part["ids"]) == 4
+        del content["training_images"]
+        torch.save(content, path)
+    call("train", *TINY, "epochs=2", "resume=auto")
+    content = torch.load(checkpoints / "last.ckpt", weights_only=True)
+    assert content["epoch"] == 1 and len(content["training_images"][0]["ids"]) == 4
+
+
+# evaluate
+
+
+def write_checkpoint(path: Path, **more: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    network = {"level": 1, "width": 0.0625}
+    state = {f"network.{name}": value for name, value in build_network(**network).state_dict().items()}
+    torch.save({"hyper_parameters": {"network": network, "detection": {"keep": 20}}, "state_dict": state, **more}, path)
+    return path
+
+
+def test_evaluate_says_it_and_score_repeats_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = [f"data.root={tmp_path / 'drawn'}", "data.train_images=1", "data.val_images=3", "data.image_width=[96,128]",
+            "data.image_height=[96,112]", "device=cpu", "workers=0", f"out={tmp_path / 'out'}"]  # fmt: skip
+    old = write_checkpoint(tmp_path / "old.ckpt")
+    assert evaluate_verb_main.main([f"checkpoint={old}", *data]) == 0
+    assert "the checkpoint does not name its training images" in capsys.readouterr().err
+    assert stated(tmp_path) is None and not (tmp_path / "out/training_images.txt").exists()
+    ids = list(json.loads((tmp_path / "out/scales.json").read_text()))
+    part = {"data": "synthetic", "split": None, "ids": [ids[1], "0--Elsewhere/a"]}
+    new = write_checkpoint(tmp_path / "new.ckpt", training_images=[part])
+    assert evaluate_verb_main.main([f"checkpoint={new}", *data]) == 0
+    warning = "warning: 1 of 3 scored images was trained on; these numbers say nothing about unseen images"
+    warning += f" (the first is {ids[1]})\n"
+    assert capsys.readouterr().err == warning
+    expected = {"count": 1, "share": pytest.approx(1 / 3)}
+    assert stated(tmp_path) == expected
+    truth = next((tmp_path / "drawn").glob("*/eval_gt"))
+    words = [f"predictions={tmp_path / 'out/predictions'}", f"ground_truth={truth}", f"out={tmp_path / 'scored'}"]
+    assert score_verb.main([*words, "bootstrap=0"]) == 0
+    assert capsys.readouterr().err == warning
+    assert json.loads((tmp_path / "scored/scores.json").read_text())["trained_on_images"] == expected
+    # A model that says nothing does not inherit the list of the one before.
+    assert evaluate_verb_main.main([f"checkpoint={old}", *data]) == 0
+    assert stated(tmp_path) is None and not (tmp_path / "out/training_images.txt").exists()
+
+
+def test_an_image_with_and_without_its_ending_is_one() -> None:
+    first = TrainingImages("wider_face", "val", ("0--Parade/a.jpg", "0--Parade/b.jpg"))
+    second = TrainingImages("wider_face", "val", ("0--Parade/b", "0--Parade/c"))
+    other = TrainingImages("wider_face", "train", ("0--Parade/a",))
+    assert merged([first, second, other]) == [
+        TrainingImages("wider_face", "val", ("0--Parade/a.jpg", "0--Parade/b.jpg", "0--Parade/c")), other,
+    ]  # fmt: skip

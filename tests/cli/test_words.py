@@ -1,0 +1,291 @@
+"""What a person types, through the real command line: odd paths, keys that nothing reads, lost output."""
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from fanet_lightning.cli.config import read_words
+from fanet_lightning.cli.errors import InputError
+
+VERBS = ("app", "convert", "detect", "doctor", "evaluate", "export", "plot", "report", "score", "train")
+ODD_PATHS = (
+    "été 中文", "x#y", "epoch=3-step=100.ckpt", "a (1)", "a,b", "[a]", "a]", "{a: b}", "it's", '"', "$HOME/x", "a&b",
+    "100%", "-x", "C:\\new dir\\", "2024_01_02", "1e3", "true", "a\\'b", "range(3)", "'a' and 'b'", "~no_such_user",
+)  # fmt: skip
+
+
+def refusal(verb: str, *words: str) -> str:
+    with pytest.raises(InputError) as caught:
+        importlib.import_module(f"fanet_lightning.{verb}" + ("" if verb in ("convert", "plot") else ".__main__")).main(
+            list(words)
+        )
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def command(verb: str, *words: str, cwd: Path, **options: object) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", f"fanet_lightning.{verb}", *words],
+        **{"cwd": cwd, "capture_output": True, "text": True, "timeout": 300, **options},
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train"])
+    return tmp_path
+
+
+@pytest.mark.parametrize("path", ODD_PATHS)
+@pytest.mark.parametrize(
+    ("verb", "words", "key"),
+    [("report", [], "runs"), ("train", [], "resume"), ("convert", ["data=folder", "to=coco", "out=o"], "data.root")],
+)
+def test_a_path_is_taken_as_it_is_typed(verb: str, words: list[str], key: str, path: str) -> None:
+    if key == "data.root":
+        words = [*words, "data.format=coco"]
+    assert path in refusal(verb, *words, f"{key}={path}")
+
+
+@pytest.mark.parametrize("path", ODD_PATHS)
+def test_hydra_reads_the_words_that_it_is_given_as_they_were_typed(path: str) -> None:
+    """So do ranks, launchers and the cells of a sweep, which are started with them."""
+    line = read_words("train", [f"out={path}", f"also_protocols=[{path}]"], with_hydra=True)
+    out, protocols = OverridesParser.create().parse_overrides(line.for_hydra)
+    assert (out.value(), line.config().out) == (path, path)
+    if "," not in path and path[0] not in "'\"":
+        assert protocols.value() == [path]
+    again = read_words("train", line.for_hydra, with_hydra=True)
+    assert again.for_hydra == line.for_hydra
+
+
+def test_home_and_quotes_and_lists_of_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert f"runs={tmp_path}/wider is not" in refusal("report", "runs=~/wider")
+    assert "runs=a,b is not" in refusal("report", "runs='a,b'")
+    assert f"{tmp_path}/c 1" in refusal("plot", "scores=[~/c 1,b#2]", "out=o")
+    assert re.search(r"out=\$\{nope\}: .*nope", refusal("report", "runs=.", "out=${nope}"))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("banana=3", r"unknown key 'banana'"),
+        ("+banana=3", r"unknown key 'banana'"),
+        ("++banana.x=3", r"unknown key 'banana\.x'"),
+        ("~out", r"~out: no key can be left out"),
+        ("--config-name=x", r"'--config-name=x' is not key=value"),
+        ("--banana", r"'--banana' is not key=value"),
+        ("level", r"'level' is not key=value"),
+        ("out=", r"out=: nothing stands behind the ="),
+    ],
+)
+def test_what_nothing_reads_is_refused_by_every_verb(verb: str, word: str, message: str) -> None:
+    assert re.match(message, refusal(verb, word))
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("+optim.banana=1", r"unknown key 'optim\.banana'"),
+        ("++optim.weight_dekay=1", r"unknown key 'optim\.weight_dekay': did you mean 'optim\.weight_decay'\?"),
+        ("+data.train.foo=1", r"unknown key 'data\.train\.foo'"),
+        ("+model.x=1", r"unknown key 'model\.x'"),
+        ("+callbacks.x=1", r"unknown key 'callbacks\.x'"),
+        ("+trainer.banana=1", r"unknown key 'trainer\.banana'"),
+        ("+hydra.banana=1", r"unknown key 'hydra\.banana'"),
+        ("~optim.lr", r"~optim\.lr: no key can be left out"),
+        ("hydra.sweeper=optuna", r"hydra\.sweeper=optuna: .* write hydra/sweeper=optuna"),
+        ("hydra.launcher=joblib", r"hydra\.launcher=joblib: .* write hydra/launcher=joblib"),
+        ("hydra/launcher=slurm", r"hydra/launcher=slurm: there is no such option; .*submitit_slurm"),
+        ("logger=true", r"logger=true: there is no such option; choose one of csv, "),
+        ("trainer=2", r"trainer=2: there is no such option; choose one of ddp, default"),
+        ("protocol=640", r"protocol=640: there is no such option; choose one of .*short640"),
+        ("model=null", r"model=null: something must be chosen; one of fanet, "),
+        ("optim=0.01", r"optim=0\.01: there is no such option; choose one of paper, "),
+        ("data=/mnt/my faces", r"data=/mnt/my faces: there is no such option; .* data\.root=DIR"),
+        ("loss={a: 1}", r"loss=\{a: 1\}: there is no such option"),
+        ("data.image_width=3", r"data\.image_width=3 is not such a list"),
+        ("data.image_width=[1,x]", r"data\.image_width="),
+        ("optim.lr=fast", r"optim\.lr=fast is not a number; by default it is 0\.0015"),
+        ("model.level=1.5", r"model\.level=1\.5 is not a whole number"),
+        ("model.name=null", r".*'None'"),
+        ("optim.lr=nan", r"optim\.lr=nan is not a finite number"),
+        ("optim.lr=null", r"optim\.lr=null: something must be given"),
+        ("augment=3", r"augment=3: there is no such option"),
+        ("seed=-1", r"seed=-1 must be from 0 to 4294967295"),
+        ("seed=4294967296", r"seed=4294967296 must be from 0"),
+        ("level=1,2", r"level has several values: add -m"),
+    ],
+)  # fmt: skip
+def test_a_plausible_mistake_of_train_is_one_line(word: str, message: str, tmp_path: Path) -> None:
+    words = ["data=wider_face", "data.root=nowhere"] if "data.train" in word else []
+    assert re.match(message, refusal("train", *words, word))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_group_may_be_switched_off_and_a_key_given_twice() -> None:
+    def composed(*words: str) -> dict[str, object]:
+        return read_words("train", words).config()  # type: ignore[return-value]
+
+    assert all(composed(word)["logger"] == {} for word in ("logger=null", "logger=false", "logger=none"))
+    assert composed("augment=false")["augment"] == composed("augment=none")["augment"]
+    assert composed("experiment=null")["level"] == 3
+    assert composed("level=1", "level=2")["level"] == composed("+level=2")["level"] == 2
+    assert composed("+trainer.max_time=00:00:01:00")["trainer"]["max_time"] == "00:00:01:00"  # type: ignore[index]
+
+
+def test_a_list_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_bytes(b"a.jpg\0b.jpg\0")
+    message = refusal("detect", f"source={listed}", f"out={tmp_path / 'out'}")
+    assert str(listed) in message and "not a text file" in message
+
+
+@pytest.mark.parametrize(
+    ("verb", "word"),
+    [("detect", "threshold=0,5"), ("score", "bootstrap=1,000"), ("evaluate", "protocol=original,vga640")],
+)
+def test_several_values_are_refused_where_no_grid_can_be(verb: str, word: str) -> None:
+    message = refusal(verb, word)
+    assert message.startswith(f"{word} stands for several values") and "-m" not in message
+
+
+@pytest.mark.parametrize("device", ["mps", "cuda:99", "banana", "meta", "0"])
+@pytest.mark.parametrize(
+    "words", [["evaluate", "checkpoint=fanet_light"], ["detect", "source=x.jpg"], ["app", "port=0"]]
+)
+def test_a_device_that_is_not_there_is_named(words: list[str], device: str, tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").touch()
+    assert f"device={device}" in refusal(*words, f"device={device}")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["optim.lr=interval(1e-4,1e-2)"], r"optim\.lr=interval\(1e-4,1e-2\): a grid needs .*hydra/sweeper=optuna"),
+        (["level=range(0)"], r"level=range\(0\) stands for no value"),
+        (["hl=maybe,true"], r"hl: Value 'maybe' is not a valid bool"),
+        (["optim.lr=0.1,fast"], r"optim\.lr=fast is not a number"),
+        (["levle=1,2"], r"unknown key 'levle': did you mean 'level'\?"),
+        (["protocol=short640,short641"], r"protocol=short641: there is no such option"),
+        (["model=fanet,s3fd_fpn", "model.own_blocks=true"], r"unknown key 'model\.own_blocks'"),
+        (["data=folder", "data.format=coco", "data.root=A/x,B/x"], r".*A/x"),
+        (["seed=-1,-2"], r"seed=-1 must be"),
+    ],
+)
+def test_a_mistake_in_what_is_swept_is_one_line(words: list[str], message: str, tmp_path: Path) -> None:
+    assert re.match(message, refusal("train", "-m", *words))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_optuna_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    message = refusal("train", "-m", "hydra/sweeper=optuna", "optim.lr=interval(1e-4,1e-2)")
+    assert message == "hydra/sweeper=optuna needs the package hydra-optuna-sweeper: pip install hydra-optuna-sweeper"
+
+
+@pytest.mark.parametrize(
+    "launcher", ["basic", *(pytest.param(name, marks=pytest.mark.slow) for name in ("joblib", "submitit_local"))]
+)
+def test_every_path_that_is_swept_has_a_folder_of_its_own(
+    launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from fanet_lightning.train import __main__ as train
+
+    (tmp_path / "stand_in").write_text("#!/bin/sh\necho error: not trained\nexit 2\n")
+    (tmp_path / "stand_in").chmod(0o755)
+    if launcher == "basic":
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "stand_in"))
+    roots = ["A/x", "B/x", "A-x", f"{'long' * 60}/x", f"{'long' * 60}/y", "it's, (1)"]
+    for root in roots:
+        (tmp_path / root).mkdir(parents=True)
+    if launcher != "basic":  # in processes of their own
+        roots = roots[:3]
+    swept = ",".join('"it\'s, (1)"' if "," in root else root for root in roots)
+    assert train.main(["-m", f"data.root={swept}", f"hydra/launcher={launcher}", "sweep=grid"]) == 1
+    folders = [path.name for path in (tmp_path / "grid").iterdir() if path.is_dir() and path.name[0] != "."]
+    assert len(folders) == len(roots) and all(len(name) < 200 for name in folders)
+    printed = capfd.readouterr().out
+    assert all(f"failed: {name}: " in printed for name in folders)
+    summary = [path.parent for path in (tmp_path / "grid").glob("*/run.json")]
+    found = {json.loads((path / "run.json").read_text())["settings"]["data"]["root"] for path in summary}
+    assert found == set(roots)
+
+
+@pytest.mark.slow
+def test_ranks_and_joblib_train_in_folders_with_odd_names(tmp_path: Path) -> None:
+    from tests.train.test_sweep import TINY
+
+    words = [*TINY, "level=1", "epochs=1", "evaluate_at_end=false"]
+    ranks = ["trainer=ddp", "trainer.devices=2"]
+    out = 'a "b", (é) #1'
+    done = command("train", *words, *ranks, f"out={out}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((tmp_path / out / "run.json").read_text())["train"]["devices"] == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == [out, "data"]
+    grid = ["data.root=A/x,it's (1)", "sweep=grid #1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    done = command("train", "-m", *words, *grid, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    assert len(list((tmp_path / "grid #1").glob("*/checkpoints/last.ckpt"))) == 2
+
+
+def test_lost_output_stops_no_work_and_shows_in_the_exit_code(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom fanet_lightning.cli import main as cli\n"
+        "def main(words):\n    print('x' * 100000, flush=True)\n    print('y')\n    Path('done').touch()\n"
+        "cli.run(main)"
+    )
+    for redirected, code in (("| true", 141), (">/dev/full", 1), (">&-", 0), (">&- 2>&-", 0), ("2>/dev/full >&2", 1)):
+        shell = f'"$0" -c "$1" {redirected}; ' + ("exit ${PIPESTATUS[0]}" if "|" in redirected else "exit $?")
+        done = subprocess.run(
+            ["bash", "-c", shell, sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == code, (redirected, done.stderr)
+        assert "Traceback" not in done.stderr
+        (tmp_path / "done").unlink()
+
+
+def test_a_folder_that_is_gone_bytes_that_are_no_text_and_no_verb(tmp_path: Path) -> None:
+    gone = f'mkdir gone; cd gone; rmdir ../gone; exec "{sys.executable}" -m fanet_lightning.score x=1'
+    done = subprocess.run(["sh", "-c", gone], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "working folder" in done.stderr
+    done = command("score", os.fsdecode(b"predictions=caf\xe9"), cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and r"predictions=caf\xe9" in done.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", "fanet_lightning", "trian"], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "fanet_lightning.train" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["train", "evaluate"])
+def test_too_little_shared_memory_is_named_with_the_way_out(verb: str, tmp_path: Path) -> None:
+    from tests.train.test_sweep import TINY
+
+    words = [*TINY, "workers=2"] if verb == "train" else ["checkpoint=fanet_light", "workers=2", "data.val_images=3"]
+    mounted = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"', "sh"]
+    if subprocess.run([*mounted, "true"], capture_output=True).returncode:
+        pytest.skip("no other /dev/shm can be mounted here")
+    done = subprocess.run(
+        [*mounted, sys.executable, "-m", f"fanet_lightning.{verb}", *words, "out=run"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "workers=0" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+
+
+def test_hydra_answers_its_own_flags() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "fanet_lightning.train", "level=2", "--cfg", "job"], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stdout.startswith("level: 2\n")

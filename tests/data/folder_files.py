@@ -1,0 +1,106 @@
+"""Small sets in COCO's, YOLO's, PASCAL VOC's and WIDER's layout, written by hand and not by the project's writers."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fanet_lightning.cli.errors import InputError
+
+# x y w h in pixels, whether ignored, class.
+Face = tuple[float, float, float, float, bool, str]
+# Every image has this size.
+WIDTH, HEIGHT = 200, 100
+
+# Two images with faces, one with an ignored one, one without any.
+TRAIN: dict[str, list[Face]] = {
+    "party/a": [(10, 20, 30, 40, False, "face"), (100.5, 10.25, 20, 16, False, "face")],
+    "party/b": [(50, 30, 25, 35, True, "face"), (5, 5, 10, 10, False, "face")],
+    "c": [],
+}
+VAL: dict[str, list[Face]] = {"street/d": [(20, 10, 40, 50, False, "face")], "e": []}
+
+
+def write_picture(path: Path, size_wh: tuple[int, int] = (WIDTH, HEIGHT)) -> None:
+    """A picture of one colour; the format follows the extension."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    colour = tuple(np.random.default_rng(len(path.name)).integers(0, 255, 3).tolist())
+    Image.new("RGB", size_wh, colour).save(path)
+
+
+def write_coco(root: Path, parts: Mapping[str, Mapping[str, Sequence[Face]]]) -> None:
+    for part, faces in parts.items():
+        names = sorted({face[5] for own in faces.values() for face in own} | {"face"})
+        images, annotations = [], []
+        for number, (image_id, own) in enumerate(faces.items(), start=10):
+            write_picture(root / "images" / part / f"{image_id}.jpg")
+            images.append({"id": number, "file_name": f"{image_id}.jpg", "width": WIDTH, "height": HEIGHT})
+            for x, y, w, h, ignored, name in own:
+                annotations.append(
+                    {"id": len(annotations), "image_id": number, "category_id": names.index(name), "bbox": [x, y, w, h],
+                     "iscrowd": int(ignored)}
+                )  # fmt: skip
+        categories = [{"id": number, "name": name} for number, name in enumerate(names)]
+        path = root / "annotations" / f"instances_{part}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+
+
+def write_yolo(root: Path, parts: Mapping[str, Mapping[str, Sequence[Face]]]) -> None:
+    """Ignored faces are not there; an image without a face has no file."""
+    names = sorted({face[5] for own in parts.values() for faces in own.values() for face in faces} | {"face"})
+    for part, faces in parts.items():
+        for image_id, own in faces.items():
+            write_picture(root / "images" / part / f"{image_id}.jpg")
+            rows = [
+                f"{names.index(name)} {(x + w / 2) / WIDTH} {(y + h / 2) / HEIGHT} {w / WIDTH} {h / HEIGHT}"
+                for x, y, w, h, ignored, name in own
+                if not ignored
+            ]
+            if rows:
+                path = root / "labels" / part / f"{image_id}.txt"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("\n".join(rows) + "\n")
+    listed = "\n".join(f"  {number}: {name}" for number, name in enumerate(names))
+    (root / "data.yaml").write_text(f"train: images/train\nval: images/val\nnames:\n{listed}\n")
+
+
+def write_voc(root: Path, parts: Mapping[str, Mapping[str, Sequence[Face]]]) -> None:
+    for part, faces in parts.items():
+        for image_id, own in faces.items():
+            write_picture(root / "JPEGImages" / f"{image_id}.jpg")
+            objects = "".join(
+                f"<object>\n<name>{name}</name><difficult>{int(ignored)}</difficult>\n<bndbox><xmin>{x + 1}</xmin>"
+                f"<ymin>{y + 1}</ymin><xmax>{x + w}</xmax><ymax>{y + h}</ymax></bndbox></object>\n"
+                for x, y, w, h, ignored, name in own
+            )
+            path = root / "Annotations" / f"{image_id}.xml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            size = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height><depth>3</depth></size>"
+            name = Path(image_id).name
+            path.write_text(f"<annotation>\n<filename>{name}.jpg</filename>\n{size}\n{objects}</annotation>\n")
+        path = root / "ImageSets" / "Main" / f"{part}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(faces) + "\n")
+
+
+def write_wider_list(root: Path, parts: Mapping[str, Mapping[str, Sequence[Face]]]) -> None:
+    for part, faces in parts.items():
+        lines = []
+        for image_id, own in faces.items():
+            write_picture(root / "images" / part / f"{image_id}.jpg")
+            lines += [f"{image_id}.jpg", str(len(own))]
+            lines += [f"{x} {y} {w} {h} 0 0 0 {int(ignored)} 0 0" for x, y, w, h, ignored, _ in own]
+        (root / f"{part}.txt").write_text("\n".join(lines) + "\n")
+
+
+WRITERS = {"coco": write_coco, "yolo": write_yolo, "voc": write_voc, "wider": write_wider_list}
+
+
+def one_line(error: InputError | str) -> str:
+    """The message, which has to be a single line."""
+    text = str(error)
+    assert "\n" not in text
+    return text

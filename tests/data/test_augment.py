@@ -1,0 +1,281 @@
+"""The whole augmentation: what goes in, what comes out, and what it depends on."""
+
+import hashlib
+import inspect
+import pickle
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.data.transforms import TrainAugment
+
+pytestmark = pytest.mark.filterwarnings("error")  # Albumentations only warns of arguments that it does not know
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+NOTHING: dict[str, Any] = {
+    "crop": (1.0, 1.0),
+    "expand_probability": 0.0,
+    "flip": 0.0,
+    "distortion_probability": 0.0,
+    "min_face": 0.0,
+}
+COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255), (0, 255, 255)]
+
+
+def marked_image(height: int, width: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    """Six solid rectangles on black, each in a colour of its own, and their boxes."""
+    image = np.zeros((height, width, 3), dtype=np.uint8)
+    faces = []
+    for i, colour in enumerate(COLOURS):
+        x1, y1 = (i % 3) * width // 3 + width // 20, (i // 3) * height // 2 + height // 20
+        x2, y2 = x1 + width // (6 + i), y1 + height // (5 + i)
+        image[y1:y2, x1:x2] = colour
+        faces.append((x1, y1, x2, y2))
+    return image, np.array(faces, dtype=np.float32)
+
+
+def photo(height: int = 90, width: int = 120) -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(7).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def digest(image: npt.NDArray[np.uint8], faces: npt.NDArray[np.float32]) -> str:
+    return hashlib.sha256(image.tobytes() + faces.tobytes()).hexdigest()
+
+
+def test_with_everything_switched_off_a_square_image_comes_back() -> None:
+    image, faces = photo(96, 96), np.array([[3, 5, 40, 60], [0, 0, 96, 96]], dtype=np.float32)
+    out, boxes = TrainAugment(96, **NOTHING)(image, faces, seed=5)
+    assert np.array_equal(out, image)
+    assert np.allclose(boxes, faces, atol=1e-4)
+    assert boxes.dtype == np.float32 and out.dtype == np.uint8
+
+
+def test_flip_mirrors_and_twice_is_identity() -> None:
+    image, faces = photo(64, 64), np.array([[3, 5, 40, 60]], dtype=np.float32)
+    flip = TrainAugment(64, **{**NOTHING, "flip": 1.0})
+    once, boxes = flip(image, faces, seed=0)
+    assert np.array_equal(once, image[:, ::-1])
+    assert np.allclose(boxes, [[24, 5, 61, 60]], atol=1e-4)
+    twice, again = flip(once, boxes, seed=1)
+    assert np.array_equal(twice, image)
+    assert np.allclose(again, faces, atol=1e-4)
+
+
+def test_channel_shuffle_only_permutes() -> None:
+    image = photo(64, 64)
+    shuffle = TrainAugment(64, **NOTHING, channel_shuffle=1.0)
+    seen = set()
+    for seed in range(60):
+        out, _ = shuffle(image, [], seed)
+        order = tuple(next(c for c in range(3) if np.array_equal(out[..., i], image[..., c])) for i in range(3))
+        seen.add(order)
+    assert len(seen) == 6
+
+
+@pytest.mark.parametrize("size", [128, 640])
+@pytest.mark.parametrize("shape", [(768, 1024), (301, 217), (60, 90)])
+@pytest.mark.parametrize("anchor_sampling", [0.0, 1.0])
+def test_boxes_sit_where_the_pixels_are(shape: tuple[int, int], size: int, anchor_sampling: float) -> None:
+    """Each rectangle is found by its colour in the output and compared with its box, to a pixel."""
+    image, faces = marked_image(*shape)
+    augment = TrainAugment(size, distortion_probability=0.0, anchor_sampling=anchor_sampling, fill=(0, 0, 0))
+    compared = 0
+    for seed in range(12):
+        out, boxes = augment(image, faces, seed)
+        for x1, y1, x2, y2 in boxes:
+            if min(x2 - x1, y2 - y1) < 6:
+                continue
+            colour = out[int((y1 + y2) / 2), int((x1 + x2) / 2)].astype(int)
+            assert np.abs(np.array(COLOURS) - colour).max(axis=1).min() <= 2
+            mask = np.abs(out.astype(int) - colour).max(axis=2) < 128
+            columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+            found = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+            assert np.abs(np.array(found) - [x1, y1, x2, y2]).max() <= 1.0
+            compared += 1
+    assert compared >= 12
+
+
+def test_faces_stay_if_their_centre_lies_in_the_crop() -> None:
+    image, faces = marked_image(300, 400)
+    augment = TrainAugment(128, crop=(0.3, 0.5), largest_square=0.0, expand_probability=0.0, distortion_probability=0)
+    cut_away = 0
+    for seed in range(60):
+        out, boxes = augment(image, faces, seed)
+        x, y, side = augment.compose.transforms[0].params["window"]
+        inside = [
+            x <= (x1 + x2) / 2 < x + side and y <= (y1 + y2) / 2 < y + side for x1, y1, x2, y2 in faces.astype(float)
+        ]
+        assert len(boxes) == sum(inside) >= 1
+        seen = [bool((np.abs(out.astype(int) - colour).max(axis=2) < 10).any()) for colour in COLOURS]
+        cut_away += sum(seen) - sum(inside)
+    assert cut_away > 0  # a part of a face without a box, as S3FD has it
+
+
+raw_boxes = st.lists(st.tuples(*[st.floats(-300, 400, width=32)] * 4), max_size=8)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 200), st.integers(1, 200), raw_boxes, st.integers(0, 2**63 - 1), st.sampled_from([0.0, 1.0]))
+def test_any_image_and_any_boxes(
+    height: int, width: int, raw: list[tuple[float, ...]], seed: int, anchor_sampling: float
+) -> None:
+    size = 48
+    faces = np.array(raw, dtype=np.float32).reshape(-1, 4)
+    image = np.full((height, width, 3), 99, dtype=np.uint8)
+    out, boxes = TrainAugment(size, anchor_sampling=anchor_sampling, min_face=1.5)(image, faces, seed)
+    assert out.shape == (size, size, 3) and out.dtype == np.uint8 and out.flags.c_contiguous
+    assert boxes.dtype == np.float32 and boxes.shape[1] == 4 and len(boxes) <= len(faces)
+    assert (boxes >= 0).all() and (boxes <= size).all()
+    assert (boxes[:, 2:] - boxes[:, :2] >= 1.5 - 1e-3).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_boxes_that_are_no_numbers_are_dropped(bad: float) -> None:
+    faces = np.array([[1, 1, bad, 30], [5, 5, 60, 60]], dtype=np.float32)
+    _, boxes = TrainAugment(64, **NOTHING)(photo(64, 64), faces, 0)
+    assert np.allclose(boxes, [[5, 5, 60, 60]], atol=1e-4)
+
+
+def test_an_image_with_faces_keeps_one_in_almost_every_recipe() -> None:
+    image, faces = photo(300, 400), np.array([[380, 280, 395, 296]], dtype=np.float32)
+    for anchor_sampling in (0.0, 0.5):
+        augment = TrainAugment(128, anchor_sampling=anchor_sampling)
+        assert all(len(augment(image, faces, seed)[1]) == 1 for seed in range(150))
+
+
+def test_small_faces_are_dropped_by_their_size_in_the_output() -> None:
+    faces = np.array([[10, 10, 14, 40], [50, 50, 58, 58]], dtype=np.float32)  # 2 and 4 pixels wide after halving
+    out = {m: TrainAugment(64, **{**NOTHING, "min_face": m})(photo(128, 128), faces, 0)[1] for m in (2.0, 3.0)}
+    assert np.allclose(out[2.0], faces / 2, atol=1e-4)
+    assert np.allclose(out[3.0], faces[1:] / 2, atol=1e-4)
+
+
+def test_the_inputs_stay_as_they_were() -> None:
+    image, faces = photo(), np.array([[-5, 3, 40, 60]], dtype=np.float32)
+    before = image.copy(), faces.copy()
+    for seed in range(10):
+        TrainAugment(32)(image, faces, seed)
+    assert np.array_equal(image, before[0]) and np.array_equal(faces, before[1])
+
+
+def test_a_sample_depends_on_its_seed_alone() -> None:
+    image, faces = marked_image(90, 120)
+    augment = TrainAugment(64)
+    first = [digest(*augment(image, faces, seed)) for seed in range(12)]
+    backwards = [digest(*augment(image, faces, seed)) for seed in reversed(range(12))]
+    random.seed(0)
+    copy = pickle.loads(pickle.dumps(augment))
+    elsewhere = [digest(*copy(image, faces, seed)) for seed in range(12)]
+    assert first == backwards[::-1] == elsewhere
+    assert len(set(first)) == 12
+
+
+def test_another_process_draws_the_same_samples() -> None:
+    image, faces = marked_image(90, 120)
+    augment = TrainAugment(64, anchor_sampling=0.5)
+    here = [digest(*augment(image, faces, seed)) for seed in (0, 1, 2**62)]
+    program = (
+        "from tests.data.test_augment import TrainAugment, digest, marked_image\n"
+        "image, faces = marked_image(90, 120); augment = TrainAugment(64, anchor_sampling=0.5)\n"
+        "print(*[digest(*augment(image, faces, seed)) for seed in (2**62, 1, 0)])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True, timeout=300
+    )
+    assert run.stdout.split() == here[::-1]
+
+
+def test_the_draws_of_the_parts_are_independent() -> None:
+    """Albumentations' own seeding starts every transform at the same draws, tying crop, flip and colours together."""
+    image, faces = marked_image(90, 120)
+    augment = TrainAugment(32, expand_probability=0.0, largest_square=0.0, distortion_probability=1.0)
+    crop, flip = augment.compose.transforms
+    rows = []
+    for seed in range(400):
+        augment(image, faces, seed)
+        strengths = crop.params["strengths"]
+        rows.append(
+            [crop.params["window"].side, crop.params["window"].x, bool(flip.params)]
+            + [getattr(strengths, name) for name in ("brightness", "contrast", "saturation", "hue", "contrast_first")]
+        )
+    correlation = np.corrcoef(np.array(rows, dtype=float).T)
+    correlation[0, 1] = correlation[1, 0] = 0  # a large square cannot start far to the right
+    assert np.abs(correlation - np.eye(8)).max() < 0.2
+    drawn = np.array(rows, dtype=float)
+    assert abs(drawn[:, 2].mean() - 0.5) < 0.1
+    assert (np.abs(drawn[:, 3]) <= 32).all() and drawn[:, 3].min() < -28 and drawn[:, 3].max() > 28
+    assert drawn[:, 4:6].min() >= 0.5 and drawn[:, 4:6].max() <= 1.5 and drawn[:, 4:6].min() < 0.55
+    assert (np.abs(drawn[:, 6]) <= 18).all() and np.abs(drawn[:, 6]).max() > 16
+
+
+def test_the_flip_does_not_hang_on_the_choice_of_the_sampling() -> None:
+    """Both are the first draws of their transforms, with the same probability."""
+    image, faces = marked_image(90, 120)
+    mixed, plain = (TrainAugment(32, anchor_sampling=p, distortion_probability=0.0) for p in (0.5, 0.0))
+    together = []
+    for seed in range(200):
+        mixed(image, faces, seed)
+        plain(image, faces, seed)
+        crop, flip = mixed.compose.transforms
+        sampled = crop.params["window"] != plain.compose.transforms[0].params["window"]
+        together.append(sampled == bool(flip.params))
+    assert 0.35 < np.mean(together) < 0.65
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crop": (0.0, 1.0)}, r"augment.crop=\[0.0, 1.0\]"),
+        ({"crop": (0.3, 1.2)}, r"augment.crop=\[0.3, 1.2\]"),
+        ({"crop": (0.9, 0.3)}, r"augment.crop=\[0.9, 0.3\]"),
+        ({"contrast": (1.5, 0.5)}, r"augment.contrast=\[1.5, 0.5\]"),
+        ({"flip": 1.5}, "augment.flip=1.5"),
+        ({"expand_max": 0.5}, "augment.expand_max=0.5"),
+        ({"hue": -1.0}, "augment.hue=-1.0"),
+        ({"fill": (1, 2)}, r"augment.fill=\[1, 2\]"),
+        ({"size": 0}, "augment.size=0"),
+    ],
+)
+def test_settings_out_of_range_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        TrainAugment(**changes)
+
+
+def test_wrong_arrays_and_seeds_are_programming_errors() -> None:
+    augment = TrainAugment(32)
+    for image in (photo().astype(np.float32), photo()[..., 0], photo()[:0]):
+        with pytest.raises(ValueError, match=r"\(H, W, 3\) uint8"):
+            augment(image, [], 0)
+    with pytest.raises(ValueError, match="at least 0, got -1"):
+        augment(photo(), [], -1)
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", ["s3fd", "anchor_sampling", "none"])
+def test_configurations_build_and_name_every_setting(name: str) -> None:
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(str(PROJECT_ROOT / "conf" / "augment"), version_base="1.3"):
+        composed = compose(name, overrides=["+input_size=48"])
+    config: Any = OmegaConf.to_container(composed, resolve=True)
+    assert config.pop("input_size") == config["size"] == 48
+    settings_of_class = inspect.signature(TrainAugment).parameters
+    assert set(config) - {"_target_"} == set(settings_of_class)
+    out, _ = instantiate(config)(photo(), [[10, 10, 60, 60]], 0)
+    assert out.shape == (48, 48, 3)
+    if name == "s3fd":
+        for key, parameter in settings_of_class.items():
+            if key != "size":
+                expected = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
+                assert config[key] == expected, key

@@ -1,0 +1,340 @@
+"""Conversion: every format to every other and back, what each loses, names, images, and the command line."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools.coco import COCO
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.data.folder.convert import convert
+from fanet_lightning.data.folder.source import FolderSource
+from fanet_lightning.data.records import Inventory
+from fanet_lightning.data.sources import WiderFaceSource, build_source
+from fanet_lightning.data.wider_face import read_annotations
+from tests.data.folder_files import (
+    HEIGHT,
+    TRAIN,
+    VAL,
+    WIDTH,
+    WRITERS,
+    Face,
+    one_line,
+    write_coco,
+    write_picture,
+    write_yolo,
+)
+from tests.data.wider_files import write_wider
+
+FORMATS = list(WRITERS)
+# Pixels. YOLO's shares have ten decimals, the others' pixels six.
+TOLERANCE = 2e-6
+
+
+def faces_of(inventory: Inventory) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    return {image.image_id: (image.boxes_xyxy, image.ignored) for image in inventory.images}
+
+
+def assert_same(found: Inventory, expected: Inventory, *, ignored: bool) -> None:
+    """The same images in the same order with the same boxes; without the ignored ones where a format has none."""
+    assert found.part == expected.part and not found.problems
+    own, other = faces_of(found), faces_of(expected)
+    # YOLO and VOC without lists have no order of images.
+    assert sorted(own) == sorted(other)
+    for image_id, (boxes, flags) in other.items():
+        kept = np.ones(len(boxes), np.bool_) if ignored else ~flags
+        np.testing.assert_allclose(own[image_id][0], boxes[kept], atol=TOLERANCE, rtol=0)
+        assert own[image_id][1].tolist() == flags[kept].tolist()
+
+
+@pytest.mark.parametrize("to", FORMATS)
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_format_to_every_other_and_back(format: str, to: str, tmp_path: Path) -> None:
+    WRITERS[format](tmp_path / "first", {"train": TRAIN, "val": VAL})
+    source = FolderSource(tmp_path / "first", format)
+    record = convert(source, to, tmp_path / "second")
+    second = FolderSource(tmp_path / "second", to)
+    second.check()
+    convert(second, format, tmp_path / "third")
+    third = FolderSource(tmp_path / "third", format)
+    third.check()
+    for place, ignored in ((second, to != "yolo"), (third, to != "yolo" and format != "yolo")):
+        for own, other in zip(place.inventories(), source.inventories(), strict=True):
+            assert_same(own, other, ignored=ignored)
+            originals = {image.image_id: image.path for image in other.images}
+            for image in own.images:
+                assert image.path.read_bytes() == originals[image.image_id].read_bytes()
+    assert record["parts"]["train"] == {"images": 3, "faces": 3, "ignored": 0 if "yolo" in (format, to) else 1}
+    assert record["lost"] == ({"ignored boxes left out": 1} if to == "yolo" != format else {})
+    assert json.loads((tmp_path / "second" / "converted.json").read_text()) == record
+
+
+@st.composite
+def sets(draw: st.DrawFn) -> dict[str, list[Face]]:
+    """Images with awkward names and boxes inside them, at least a hundredth of a pixel large."""
+    word = st.text("aB1 .é'&<", min_size=1, max_size=5).map(str.strip).filter(lambda text: text.strip(".") != "")
+    names = draw(st.lists(st.lists(word, min_size=1, max_size=3).map("/".join), min_size=2, max_size=5))
+    # Not told apart on some disks, or hidden, or a folder and a file in one.
+    unique = {name.casefold(): name for name in names if not any(step.startswith(".") for step in name.split("/"))}
+    kept = [name for key, name in unique.items() if not any(other.startswith(f"{key}.jpg/") for other in unique)]
+
+    def box() -> Face:
+        x1, y1 = draw(st.floats(0, WIDTH - 1)), draw(st.floats(0, HEIGHT - 1))
+        width, height = draw(st.floats(0.01, WIDTH - x1)), draw(st.floats(0.01, HEIGHT - y1))
+        return (x1, y1, width, height, draw(st.booleans()), "face")
+
+    return {name: [box() for _ in range(draw(st.integers(0, 4)))] for name in kept}
+
+
+@given(faces=sets(), to=st.sampled_from(FORMATS), then=st.sampled_from(FORMATS))
+@settings(max_examples=60, deadline=None)
+def test_round_trips(faces: dict[str, list[Face]], to: str, then: str) -> None:
+    """COCO → a format → another → COCO: the boxes of the start, whatever the images are called."""
+    if not any(not face[4] for own in faces.values() for face in own):
+        faces["certain"] = [(1, 2, 3, 4, False, "face")]
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        write_coco(root / "0", {"train": faces, "val": VAL})
+        first = FolderSource(root / "0", "coco")
+        convert(first, to, root / "1")
+        convert(FolderSource(root / "1", to), then, root / "2", images="link")
+        convert(FolderSource(root / "2", then), "coco", root / "3", images="none")
+        last = FolderSource(
+            root / "3", "coco",
+            train={"folder": str(FolderSource(root / "2", then).inventories()[0].folder)},
+            val={"folder": str(FolderSource(root / "2", then).inventories()[1].folder)},
+        )  # fmt: skip
+        for own, other in zip(last.inventories(), first.inventories(), strict=True):
+            assert_same(own, other, ignored="yolo" not in (to, then))
+
+
+def test_coco_is_what_pycocotools_reads(tmp_path: Path) -> None:
+    WRITERS["voc"](tmp_path / "voc", {"train": TRAIN, "val": VAL})
+    convert(FolderSource(tmp_path / "voc", "voc"), "coco", tmp_path / "out")
+    coco = COCO(str(tmp_path / "out" / "annotations" / "instances_train.json"))
+    names = {item["file_name"]: number for number, item in coco.imgs.items()}
+    assert sorted(names) == ["c.jpg", "party/a.jpg", "party/b.jpg"]
+    assert [item["bbox"] for item in coco.imgToAnns[names["party/a.jpg"]]] == [
+        [10, 20, 30, 40],
+        [100.5, 10.25, 20, 16],
+    ]
+    assert [item["iscrowd"] for item in coco.imgToAnns[names["party/b.jpg"]]] == [1, 0]
+    assert coco.loadCats(coco.getCatIds()) == [{"id": 1, "name": "face", "supercategory": "face"}]
+    assert all((item["width"], item["height"]) == (WIDTH, HEIGHT) for item in coco.imgs.values())
+
+
+def test_voc_and_yolo_and_wider_by_hand(tmp_path: Path) -> None:
+    write_coco(tmp_path / "coco", {"train": TRAIN, "val": VAL})
+    for to in ("voc", "yolo", "wider"):
+        convert(FolderSource(tmp_path / "coco", "coco"), to, tmp_path / to)
+    tree = ElementTree.parse(tmp_path / "voc" / "Annotations" / "party" / "a.xml")
+    sides = [
+        [item.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")] for item in tree.iter("object")
+    ]
+    assert sides == [["11", "21", "40", "60"], ["101.5", "11.25", "120.5", "26.25"]]
+    assert tree.findtext("filename") == "a.jpg" and tree.findtext("size/width") == "200"
+    assert (tmp_path / "voc" / "ImageSets" / "Main" / "train.txt").read_text() == "party/a\nparty/b\nc\n"
+    rows = (tmp_path / "yolo" / "labels" / "train" / "party" / "a.txt").read_text().splitlines()
+    assert rows[0] == "0 0.1250000000 0.4000000000 0.1500000000 0.4000000000"
+    assert (tmp_path / "yolo" / "labels" / "train" / "c.txt").read_text() == ""
+    assert (tmp_path / "yolo" / "data.yaml").read_text() == "train: images/train\nval: images/val\nnames:\n  0: face\n"
+    assert (tmp_path / "wider" / "wider_face_split" / "wider_face_train_bbx_gt.txt").read_text() == (
+        "party/a.jpg\n2\n10 20 30 40 0 0 0 0 0 0\n100.5 10.25 20 16 0 0 0 0 0 0\n"
+        "party/b.jpg\n2\n50 30 25 35 0 0 0 1 0 0\n5 5 10 10 0 0 0 0 0 0\nc.jpg\n0\n0 0 0 0 0 0 0 0 0 0\n"
+    )
+
+
+def test_yolo_cuts_boxes_to_the_image_and_says_so(tmp_path: Path) -> None:
+    faces: dict[str, list[Face]] = {
+        "a": [(-10, 20, 30, 40, False, "face"), (190, 90, 50, 50, False, "face"), (300, 5, 10, 10, False, "face")],
+        "b": [(1, 2, 3, 4, False, "face"), (5, 5, 0, 10, False, "face")],
+    }
+    write_coco(tmp_path / "coco", {"train": faces, "val": VAL})
+    record = convert(FolderSource(tmp_path / "coco", "coco"), "yolo", tmp_path / "yolo")
+    assert record["lost"] == {
+        "boxes without area left out": 1, "boxes cut to their image": 2, "boxes outside their image left out": 1,
+    }  # fmt: skip
+    train = FolderSource(tmp_path / "yolo", "yolo").inventories()[0]
+    np.testing.assert_allclose(faces_of(train)["a"][0], [[0, 20, 20, 60], [190, 90, 200, 100]], atol=TOLERANCE)
+    kept = convert(FolderSource(tmp_path / "coco", "coco"), "wider", tmp_path / "wider")
+    assert kept["lost"] == {"boxes without area left out": 1}
+    wider = FolderSource(tmp_path / "wider", "wider").inventories()[0]
+    assert faces_of(wider)["a"][0].tolist() == [[-10, 20, 20, 60], [190, 90, 240, 140], [300, 5, 310, 15]]
+
+
+def test_wider_face_is_read_by_the_official_reader(tmp_path: Path) -> None:
+    """What is called event/name.jpg makes a round trip through every format back to data=wider_face."""
+    rows = [(10, 20, 30, 14, 1, 0, 1, 0, 2, 1), (5, 6, 0, 8, 0, 0, 0, 0, 0, 0), (1, 2, 3, 4, 2, 1, 0, 1, 0, 0)]
+    for split in ("train", "val"):
+        write_wider(tmp_path / "wider", split, {f"0--Parade/{split}_1": rows, f"1--Riot/{split}_2": []})
+    convert(WiderFaceSource(tmp_path / "wider"), "voc", tmp_path / "voc")
+    record = convert(FolderSource(tmp_path / "voc", "voc"), "wider", tmp_path / "again")
+    assert record["parts"]["train"] == {"images": 2, "faces": 1, "ignored": 1}
+    again = WiderFaceSource(tmp_path / "again")
+    again.check()
+    first, second = again.train()
+    assert first.boxes_xyxy.tolist() == [[10, 20, 40, 34]] and first.ignored_xyxy.tolist() == [[1, 2, 4, 6]]
+    assert len(second.boxes_xyxy) == 0
+    table = read_annotations(tmp_path / "again" / "wider_face_split", "val")
+    assert table.rows.tolist() == [[10, 20, 30, 14] + [0] * 6, [1, 2, 3, 4, 0, 0, 0, 1, 0, 0], [0] * 10]
+
+
+def test_names_that_two_parts_share(tmp_path: Path) -> None:
+    """VOC has one folder of images, the others one for each part."""
+    write_coco(tmp_path / "coco", {"train": TRAIN, "val": {"c": [(1, 2, 3, 4, False, "face")]}})
+    convert(FolderSource(tmp_path / "coco", "coco"), "voc", tmp_path / "voc")
+    train, val = FolderSource(tmp_path / "voc", "voc").inventories()
+    assert sorted(faces_of(train)) == ["train/c", "train/party/a", "train/party/b"]
+    assert faces_of(val)["val/c"][0].tolist() == [[1, 2, 4, 6]]
+
+
+def test_images_linked_or_left(tmp_path: Path) -> None:
+    write_coco(tmp_path / "coco", {"train": TRAIN, "val": VAL})
+    source = FolderSource(tmp_path / "coco", "coco")
+    convert(source, "yolo", tmp_path / "linked", images="link")
+    original, linked = (tmp_path / name / "images" / "train" / "c.jpg" for name in ("coco", "linked"))
+    assert original.samefile(linked)
+    convert(source, "coco", tmp_path / "left", images="none")
+    assert not list((tmp_path / "left").rglob("*.jpg"))
+    assert "no folder of images" not in (tmp_path / "left" / "annotations" / "instances_train.json").read_text()
+
+
+def test_links_that_cannot_be_made_are_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_coco(tmp_path / "coco", {"train": TRAIN, "val": VAL})
+
+    def refuse(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    record = convert(FolderSource(tmp_path / "coco", "coco"), "yolo", tmp_path / "out", images="link")
+    assert record["lost"] == {"ignored boxes left out": 1, "images copied, as they could not be linked": 5}
+    assert len(list((tmp_path / "out").rglob("*.jpg"))) == 5
+
+
+def test_unreadable_images_are_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_coco(tmp_path / "coco", {"train": TRAIN, "val": VAL})
+    broken = tmp_path / "coco" / "images" / "train" / "party" / "a.jpg"
+    broken.write_bytes(b"")
+    record = convert(FolderSource(tmp_path / "coco", "coco"), "voc", tmp_path / "voc")
+    assert record["lost"] == {"images that cannot be read left out": 1}
+    assert str(broken) in capsys.readouterr().out
+    assert record["parts"]["train"]["images"] == 2
+
+
+def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
+    write_coco(tmp_path / "coco", {"train": TRAIN, "val": VAL})
+    source, out = FolderSource(tmp_path / "coco", "coco"), tmp_path / "out"
+
+    def refusal(place: Path, **options: bool) -> str:
+        with pytest.raises(InputError) as error:
+            convert(source, "voc", place, **options)
+        return one_line(error.value)
+
+    convert(source, "voc", out)
+    assert "holds an earlier conversion" in refusal(out)
+    (out / "Annotations" / "stale.xml").touch()
+    convert(source, "voc", out, overwrite=True)
+    assert not (out / "Annotations" / "stale.xml").exists()
+    (out / "notes.txt").touch()
+    assert "holds notes.txt, which is not of the earlier conversion" in refusal(out, overwrite=True)
+    (out / "notes.txt").unlink()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    assert "holds something else" in refusal(tmp_path / "mine", overwrite=True)
+    # A conversion of a conversion into itself would remove what it reads.
+    own = FolderSource(out, "voc")
+    with pytest.raises(InputError, match="which is to be converted"):
+        convert(own, "coco", out, overwrite=True)
+    assert (out / "Annotations" / "c.xml").exists()
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_coco(tmp_path / "coco", {"train": TRAIN, "val": VAL})
+    calls = []
+
+    def full(*places: object) -> None:
+        calls.append(places)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        convert(FolderSource(tmp_path / "coco", "coco"), "voc", tmp_path / "out")
+    assert calls and [path.name for path in tmp_path.iterdir()] == ["coco"]
+
+
+def test_names_that_no_label_file_can_hold(tmp_path: Path) -> None:
+    write_picture(tmp_path / "yolo" / "images" / "train" / "two\nlines.jpg")
+    write_yolo(tmp_path / "yolo", {"train": TRAIN, "val": VAL})
+    with pytest.raises(InputError, match="no label file can hold this name"):
+        convert(FolderSource(tmp_path / "yolo", "yolo"), "wider", tmp_path / "out")
+
+
+def test_a_set_with_one_part_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_coco(tmp_path / "coco", {"val": VAL})
+    record = convert(FolderSource(tmp_path / "coco", "coco"), "yolo", tmp_path / "yolo")
+    assert list(record["parts"]) == ["val"]
+    assert FolderSource(tmp_path / "yolo", "yolo").val()
+
+
+def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fanet_lightning.convert", *words], cwd=cwd, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_command_line(tmp_path: Path) -> None:
+    WRITERS["voc"](tmp_path / "mine", {"train": TRAIN, "val": VAL})
+    words = ("data=folder", "data.root=mine", "data.format=voc", "to=yolo")
+    done = run(*words, "out=out", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "train: 3 images, 3 faces, 0 ignored boxes",
+        "val: 2 images, 1 faces, 0 ignored boxes",
+        "ignored boxes left out: 1",
+        "written: out; read it with data=folder data.root=out data.format=yolo",
+    ]
+    for extra, expected in (
+        (("out=out",), "out=out holds an earlier conversion"),
+        (("out=new", "images=move"), "images=move is unknown"),
+        (("out=new", "to=tfrecord"), "to=tfrecord is unknown"),
+        (("out=new", "data.format=coco"), "looks like data.format=voc"),
+        # What convert has made itself: its record beside the labels is no COCO file.
+        (("data.root=out", "out=new", "data.format=coco"), "out looks like data.format=yolo"),
+        (("out=new", "overwrite=perhaps"), "overwrite=perhaps is neither true nor false"),
+        ((), "out=… must be given"),
+    ):
+        refused = run(*words, *extra, cwd=tmp_path)
+        assert refused.returncode == 2 and refused.stdout == ""
+        assert expected in refused.stderr and refused.stderr.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_sample_of_wider_face(shared_data: Path, tmp_path: Path) -> None:
+    """Real labels, hundreds of faces in an image: through COCO, YOLO and VOC back to WIDER's."""
+    root = shared_data / "wider_face"
+    few = tmp_path / "few.txt"
+    few.write_text("\n".join((root / "train.txt").read_text().splitlines()[::40]))
+    lists = {"train": {"split": "val", "images": str(few)}, "val": {"split": "val", "images": "test.txt"}}
+    source = build_source("wider_face", root=root, **lists)
+    convert(source, "coco", tmp_path / "1", images="link")
+    convert(FolderSource(tmp_path / "1", "coco"), "voc", tmp_path / "2", images="link")
+    record = convert(FolderSource(tmp_path / "2", "voc"), "wider", tmp_path / "3", images="link")
+    assert record["parts"]["val"] == {"images": 320, "faces": 4958, "ignored": 32}
+    expected = {record.image_id: record for record in source.val()}
+    for own in WiderFaceSource(tmp_path / "3").val():
+        assert own.boxes_xyxy.tolist() == expected[own.image_id].boxes_xyxy.tolist()
+    convert(FolderSource(tmp_path / "3", "wider"), "yolo", tmp_path / "4", images="link")
+    for own in FolderSource(tmp_path / "4", "yolo").val():
+        boxes = expected[own.image_id].boxes_xyxy
+        inside = np.clip(boxes, 0, [1024, 10000, 1024, 10000])
+        assert len(own.boxes_xyxy) == len(boxes)
+        np.testing.assert_allclose(own.boxes_xyxy[:, [0, 2]], inside[:, [0, 2]], atol=1e-3)

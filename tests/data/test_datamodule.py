@@ -1,0 +1,522 @@
+"""Samples, batches and loaders through real files: the same for any number of workers, ranks and restarts."""
+
+import logging
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.data.datamodule import (
+    EvalDataset,
+    FaceDataModule,
+    SampleKey,
+    TrainBatchSampler,
+    TrainDataset,
+    TrainLoader,
+    TrainSample,
+    collate_train,
+    default_workers,
+    sample_seed,
+)
+from fanet_lightning.data.images import UnreadableImage, read_image_rgb
+from fanet_lightning.data.sources import SyntheticSource, WiderFaceSource
+from fanet_lightning.data.transforms import TestScale
+from tests.data.wider_files import numbered, write_wider
+
+SIZE = 32
+
+
+class Shift:
+    """Its outcome shows its seed: a crop at a drawn place, and the seed itself in the first pixels."""
+
+    size = SIZE
+
+    def __call__(self, image: np.ndarray, boxes_xyxy: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        x, y = np.random.default_rng(seed).integers(0, (image.shape[1] - SIZE, image.shape[0] - SIZE))
+        crop = image[y : y + SIZE, x : x + SIZE].copy()
+        crop[0, :3].flat[:8] = np.frombuffer(np.uint64(seed).tobytes(), np.uint8)
+        return crop, boxes_xyxy - np.float32([x, y, x, y])
+
+
+def identity(image: np.ndarray, boxes_xyxy: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    return image, boxes_xyxy
+
+
+def seed_of(image: torch.Tensor) -> int:
+    first = image[:, 0, :3].permute(1, 0).contiguous().numpy().tobytes()[:8]
+    return int(np.frombuffer(first, np.uint64)[0])
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """13 training and 5 validation images."""
+    root = tmp_path_factory.mktemp("wider")
+    write_wider(root, "train", numbered(13))
+    # Not in alphabetical order.
+    write_wider(root, "val", {**numbered(2, "9--Press_Conference"), **numbered(3, "10--People_Marching")})
+    return root
+
+
+def module_of(root: Path, **options: Any) -> FaceDataModule:
+    defaults: dict[str, Any] = {"batch_size": 4, "input_size": SIZE, "workers": 0, "seed": 5, "augment": Shift()}
+    return FaceDataModule(WiderFaceSource(root), **{**defaults, **options})
+
+
+def signature(batch: Any) -> tuple[Any, ...]:
+    boxes, image_index = batch.targets
+    return (
+        tuple(batch.image_ids),
+        batch.images.numpy().tobytes(),
+        boxes.numpy().tobytes(),
+        tuple(image_index.tolist()),
+    )
+
+
+def epoch_of(loader: TrainLoader, epoch: int) -> list[tuple[Any, ...]]:
+    loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+    return [signature(batch) for batch in loader]
+
+
+# Samples
+
+
+def test_a_sample_by_hand(root: Path) -> None:
+    records = WiderFaceSource(root).train()
+    sample = TrainDataset(records, identity)[SampleKey(0, 2)]
+    assert sample.image_id == "0--Parade/0_Parade_002"
+    assert sample.image.dtype == torch.uint8 and sample.image.shape == (3, 48, 64)
+    np.testing.assert_array_equal(sample.image.permute(1, 2, 0).numpy(), read_image_rgb(records[2].path))
+    assert sample.boxes_xyxy.tolist() == [[2, 0, 14, 10], [2, 1, 14, 12]]
+    none = TrainDataset(records, identity)[SampleKey(0, 0)]
+    assert none.boxes_xyxy.shape == (0, 4) and none.boxes_xyxy.dtype == torch.float32
+
+
+def test_the_seed_comes_from_seed_epoch_and_index_alone(root: Path) -> None:
+    records = WiderFaceSource(root).train()
+    seeds = {}
+    for seed in (0, 1):
+        dataset = TrainDataset(records, Shift(), seed)
+        for epoch in (0, 1):
+            for index in (0, 3, 12):
+                seeds[seed, epoch, index] = seed_of(dataset[SampleKey(epoch, index)].image)
+                assert seeds[seed, epoch, index] == sample_seed(seed, epoch, index)
+    assert len(set(seeds.values())) == 12
+    assert all(0 <= value < 2**63 for value in seeds.values())
+    # Neither the global generators nor the order of access matter.
+    np.random.seed(1)  # noqa: NPY002
+    torch.manual_seed(1)
+    assert seed_of(TrainDataset(records, Shift(), 1)[SampleKey(1, 3)].image) == seeds[1, 1, 3]
+
+
+def test_packing_by_hand() -> None:
+    def sample(faces: int, name: str) -> TrainSample:
+        boxes = torch.arange(4.0).repeat(faces, 1) + faces
+        return TrainSample(torch.full((3, 2, 2), faces, dtype=torch.uint8), boxes, name)
+
+    batch = collate_train([sample(2, "a"), sample(0, "b"), sample(1, "c")])
+    assert batch.images.shape == (3, 3, 2, 2) and batch.images.dtype == torch.uint8
+    assert batch.images[:, 0, 0, 0].tolist() == [2, 0, 1]
+    assert batch.targets.boxes_xyxy.tolist() == [[2, 3, 4, 5], [2, 3, 4, 5], [1, 2, 3, 4]]
+    assert batch.targets.image_index.tolist() == [0, 0, 2]
+    assert batch.targets.image_index.dtype == torch.int64
+    assert batch.image_ids == ["a", "b", "c"]
+    empty = collate_train([sample(0, "a"), sample(0, "b")])
+    assert empty.targets.boxes_xyxy.shape == (0, 4) and empty.targets.image_index.shape == (0,)
+
+
+def test_an_eval_image_by_hand(root: Path) -> None:
+    batch = EvalDataset(WiderFaceSource(root).val(), TestScale("short", 24))[0]
+    assert batch.image_ids == ["10--People_Marching/0_Parade_000"]
+    assert batch.images.shape == (1, 3, 24, 32) and batch.images.dtype == torch.uint8
+    assert batch.scale_xy.tolist() == [[0.5, 0.5]]
+    assert batch.size_hw.tolist() == [[48, 64]]
+
+
+# Broken files
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """8 training images, of which 2, 3 and 7 are broken, and a broken validation image."""
+    write_wider(tmp_path, "train", numbered(8))
+    write_wider(tmp_path, "val", numbered(3))
+    for index in (2, 3, 7):
+        path = tmp_path / "WIDER_train" / "images" / "0--Parade" / f"0_Parade_{index:03d}.jpg"
+        path.write_bytes(path.read_bytes()[:-50])
+    (tmp_path / "WIDER_val" / "images" / "0--Parade" / "0_Parade_001.jpg").write_bytes(b"")
+    return tmp_path
+
+
+def test_a_broken_file_is_replaced_by_the_next_readable_one(broken: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = TrainDataset(WiderFaceSource(broken).train(), Shift(), seed=5)
+    with caplog.at_level(logging.WARNING):
+        for epoch in range(3):
+            ids = [dataset[SampleKey(epoch, index)].image_id[-3:] for index in range(8)]
+            assert ids == ["000", "001", "004", "004", "004", "005", "006", "000"]
+    # Augmented as the sample that was asked for: not the same picture twice.
+    assert seed_of(dataset[SampleKey(1, 3)].image) == sample_seed(5, 1, 3)
+    assert dataset[SampleKey(1, 3)].boxes_xyxy.shape == (1, 4)  # image 4's face
+    assert dataset.unreadable_images == [f"0--Parade/0_Parade_{index:03d}" for index in (2, 3, 7)]
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 3
+    assert "0_Parade_002.jpg: the file is cut short" in messages[0]
+
+
+def test_workers_tell_of_broken_files(broken: Path) -> None:
+    alone, shared = module_of(broken), module_of(broken, workers=2)
+    assert epoch_of(alone.train_dataloader(), 0) == epoch_of(shared.train_dataloader(), 0)
+    assert shared.unreadable_images == alone.unreadable_images == [
+        f"0--Parade/0_Parade_{index:03d}" for index in (2, 3, 7)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_nothing_readable_is_one_line(tmp_path: Path, workers: int) -> None:
+    write_wider(tmp_path, "train", numbered(4))
+    for path in (tmp_path / "WIDER_train").rglob("*.jpg"):
+        path.write_bytes(b"")
+    with pytest.raises(InputError) as error:
+        list(module_of(tmp_path, workers=workers).train_dataloader())
+    assert str(error.value).startswith("none of the 4 training images can be read, the first is ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_validation_refuses_a_broken_file(broken: Path, workers: int) -> None:
+    with pytest.raises(UnreadableImage) as error:
+        list(module_of(broken, workers=workers).val_dataloader())
+    path = broken / "WIDER_val" / "images" / "0--Parade" / "0_Parade_001.jpg"
+    assert str(error.value) == f"{path} cannot be read as an image: the file is empty; replace the file or leave it out"
+
+
+def spoil(path: Path, how: str) -> None:
+    if how == "empty":
+        path.write_bytes(b"")
+    elif how == "cut short":
+        path.write_bytes(path.read_bytes()[:-40])
+    elif how == "forbidden":
+        path.chmod(0)
+    else:
+        path.unlink()
+        if how == "folder":
+            path.mkdir()
+
+
+HOW = ["empty", "cut short", "forbidden", "gone", "folder"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("how", HOW)
+def test_a_file_that_goes_bad_during_training_is_replaced(tmp_path: Path, how: str, workers: int) -> None:
+    if how == "forbidden" and os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    write_wider(tmp_path, "train", numbered(8))
+    write_wider(tmp_path, "val", numbered(1))
+    module = module_of(tmp_path, workers=workers)
+    loader = module.train_dataloader()
+    assert sorted(name for batch in epoch_of(loader, 0) for name in batch[0]) == sorted(numbered(8))
+    assert module.unreadable_images == []
+    spoil(tmp_path / "WIDER_train" / "images" / "0--Parade" / "0_Parade_005.jpg", how)
+    names = [name for batch in epoch_of(loader, 30) for name in batch[0]]
+    assert sorted(names) == sorted([*(set(numbered(8)) - {"0--Parade/0_Parade_005"}), "0--Parade/0_Parade_006"])
+    assert module.unreadable_images == ["0--Parade/0_Parade_005"]
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_bad_validation_images_are_said_before_training(tmp_path: Path, how: str) -> None:
+    if how == "forbidden" and os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    write_wider(tmp_path, "train", numbered(8))
+    write_wider(tmp_path, "val", numbered(6))
+    module = module_of(tmp_path)
+    assert len(module.val_records) == 6  # read while all was there
+    paths = [tmp_path / "WIDER_val" / "images" / "0--Parade" / f"0_Parade_{index:03d}.jpg" for index in (2, 4)]
+    for path in paths:
+        spoil(path, how)
+    model = Recorder()
+    with pytest.raises(InputError) as error:
+        trainer(tmp_path / "run").fit(model, datamodule=module)
+    assert str(error.value).startswith(f"2 of 6 validation images cannot be read, the first is {paths[0]}: ")
+    assert str(error.value).endswith("replace them, or leave them out with data.val.images")
+    assert model.seen == []
+
+
+# Loaders
+
+
+def test_workers_change_nothing(root: Path) -> None:
+    alone, shared = module_of(root).train_dataloader(), module_of(root, workers=2).train_dataloader()
+    for epoch in (0, 1, 4):
+        assert epoch_of(alone, epoch) == epoch_of(shared, epoch)
+    assert len(alone) == 3
+    for one, two in zip(module_of(root).val_dataloader(), module_of(root, workers=2).val_dataloader(), strict=True):
+        assert one.image_ids == two.image_ids
+        assert torch.equal(one.images, two.images) and torch.equal(one.scale_xy, two.scale_xy)
+
+
+@pytest.mark.slow
+def test_spawned_workers_change_nothing(root: Path) -> None:
+    spawned = module_of(root, workers=1, multiprocessing_context="spawn").train_dataloader()
+    assert epoch_of(spawned, 1) == epoch_of(module_of(root).train_dataloader(), 1)
+
+
+def attached(module: FaceDataModule, rank: int, world_size: int) -> FaceDataModule:
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    module.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, strategy=strategy)  # type: ignore[assignment]
+    return module
+
+
+def test_ranks_change_nothing(root: Path) -> None:
+    whole = module_of(root).train_dataloader()
+    shares = [attached(module_of(root), rank, 2).train_dataloader() for rank in range(2)]
+    for epoch in range(2):
+        for loader in (whole, *shares):
+            loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        for batch, first, second in zip(whole, *shares, strict=True):
+            assert batch.image_ids == first.image_ids + second.image_ids
+            assert torch.equal(batch.images, torch.cat([first.images, second.images]))
+            assert torch.equal(batch.targets.boxes_xyxy, torch.cat([first.targets[0], second.targets[0]]))
+    val = [[b.image_ids[0] for b in attached(module_of(root), rank, 2).val_dataloader()] for rank in range(2)]
+    assert [len(share) for share in val] == [3, 2]
+    assert sorted(val[0] + val[1]) == sorted(record.image_id for record in module_of(root).val_records)
+    with pytest.raises(InputError, match="batch_size=4"):
+        attached(module_of(root), 0, 3).train_dataloader()
+
+
+def test_epochs_differ_and_restarts_repeat(root: Path) -> None:
+    first, again = module_of(root).train_dataloader(), module_of(root).train_dataloader()
+    epochs = [epoch_of(first, epoch) for epoch in range(3)]
+    assert [epoch_of(again, epoch) for epoch in (2, 0, 1)] == [epochs[2], epochs[0], epochs[1]]
+    ids = [[name for batch in epoch for name in batch[0]] for epoch in epochs]
+    assert ids[0] != ids[1] != ids[2]
+    assert epoch_of(module_of(root, seed=6).train_dataloader(), 0) != epochs[0]
+
+
+def test_loading_draws_nothing_from_the_models_random_numbers(root: Path) -> None:
+    loader = module_of(root).train_dataloader()
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    list(loader)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_state_counts_images_and_fits_other_batch_sizes(root: Path) -> None:
+    loader = module_of(root, batch_size=4).train_dataloader()
+    assert loader.state_dict() == {"epoch": 0, "images": 0}
+    loader.batch_sampler.set_epoch(3)  # type: ignore[union-attr]
+    iterator = iter(loader)
+    next(iterator), next(iterator)
+    assert loader.state_dict() == {"epoch": 3, "images": 8}
+    other = module_of(root, batch_size=2).train_dataloader()
+    other.load_state_dict({"epoch": 3, "images": 8})
+    assert other.state_dict() == {"epoch": 3, "images": 8}
+    expected = TrainBatchSampler(13, 2, seed=5)
+    expected.set_epoch(3)
+    names = [[f"0--Parade/0_Parade_{key.index:03d}" for key in keys] for keys in expected]
+    assert [batch.image_ids for batch in other] == names[4:]
+    assert [batch.image_ids for batch in other] == names  # an epoch run through once more is whole
+
+
+# Lightning
+
+
+class Recorder(LightningModule):
+    """Writes down what it is trained on; stops with an error at ``stop_at`` steps."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.stop_at = stop_at
+        self.seen: list[tuple[Any, ...]] = []
+        self.validated: list[str] = []
+
+    def training_step(self, batch: Any, batch_index: int) -> torch.Tensor:
+        if self.stop_at is not None and self.global_step >= self.stop_at:
+            raise RuntimeError("cut off")
+        self.seen.append((self.current_epoch, batch_index, *signature(batch)))
+        return self.weight * batch.images.float().mean()
+
+    def on_validation_epoch_start(self) -> None:
+        self.validated = []
+
+    def validation_step(self, batch: Any, batch_index: int) -> None:
+        self.validated += batch.image_ids
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def trainer(folder: Path, **options: Any) -> Trainer:
+    defaults: dict[str, Any] = {
+        "max_epochs": 3, "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
+        "accelerator": "cpu", "use_distributed_sampler": False, "num_sanity_val_steps": 0,
+        "default_root_dir": folder, "enable_checkpointing": "callbacks" in options,
+    }  # fmt: skip
+    return Trainer(**{**defaults, **options})
+
+
+def expected_run(root: Path, epochs: int = 3) -> list[tuple[Any, ...]]:
+    """Without sampler and loader: 13 images in an order drawn from (seed, epoch), three batches of 4, one dropped."""
+    dataset = TrainDataset(WiderFaceSource(root).train(), Shift(), seed=5)
+    run = []
+    for epoch in range(epochs):
+        order = np.random.default_rng(np.random.SeedSequence([5, epoch])).permutation(13)
+        for i in range(3):
+            samples = [dataset[SampleKey(epoch, int(index))] for index in order[4 * i : 4 * i + 4]]
+            run.append((epoch, i, *signature(collate_train(samples))))
+    return run
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_epochs_reach_the_samples_through_lightning(root: Path, tmp_path: Path, workers: int) -> None:
+    model, data = Recorder(), module_of(root, workers=workers)
+    trainer(tmp_path).fit(model, datamodule=data)
+    assert model.seen == expected_run(root)
+    assert model.validated == [record.image_id for record in data.val_records]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("checkpoint", "stop_at"),
+    [
+        ({"every_n_train_steps": 1, "save_top_k": -1}, 5),  # in the middle of epoch 1
+        ({"every_n_train_steps": 3, "save_top_k": -1}, 7),  # after the last step of epoch 1
+        ({"every_n_epochs": 1, "save_top_k": -1}, 4),  # after validation
+        ({"every_n_epochs": 1, "save_top_k": -1, "save_on_train_epoch_end": True}, 8),
+    ],
+)
+def test_a_run_that_was_cut_off_goes_on_with_the_next_batch(
+    root: Path, tmp_path: Path, workers: int, checkpoint: dict[str, Any], stop_at: int
+) -> None:
+    saver = ModelCheckpoint(tmp_path, filename="{step}", auto_insert_metric_name=False, **checkpoint)
+    with pytest.raises(RuntimeError, match="cut off"):
+        trainer(tmp_path, callbacks=[saver]).fit(Recorder(stop_at), datamodule=module_of(root, workers=workers))
+    saved = max(int(path.stem) for path in tmp_path.glob("*.ckpt"))
+    model = Recorder()
+    trainer(tmp_path).fit(model, datamodule=module_of(root, workers=workers), ckpt_path=tmp_path / f"{saved}.ckpt")
+    assert 0 < saved <= stop_at
+    assert model.seen == expected_run(root)[saved:]
+
+
+class FileRecorder(Recorder):
+    """Each rank writes the ids of its batches into a file."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def on_train_end(self) -> None:
+        lines = [f"{epoch} {' '.join(ids)}" for epoch, _, ids, *_ in self.seen]
+        (self.folder / f"train{self.global_rank}").write_text("\n".join(lines))
+        (self.folder / f"val{self.global_rank}").write_text("\n".join(self.validated))
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_one_process_s_batches(root: Path, tmp_path: Path) -> None:
+    data = module_of(root, workers=1)
+    trainer(tmp_path, devices=2, strategy="ddp_fork").fit(FileRecorder(tmp_path), datamodule=data)
+    shares = [[line.split() for line in (tmp_path / f"train{rank}").read_text().splitlines()] for rank in range(2)]
+    together = [(int(first[0]), (*first[1:], *second[1:])) for first, second in zip(*shares, strict=True)]
+    assert together == [(epoch, ids) for epoch, _, ids, *_ in expected_run(root)]
+    val = [(tmp_path / f"val{rank}").read_text().split() for rank in range(2)]
+    assert (len(val[0]), len(val[1])) == (3, 2)
+    assert sorted(val[0] + val[1]) == [record.image_id for record in data.val_records]
+
+
+# The module and the sources
+
+
+def test_validation_order_and_the_setting_all(root: Path) -> None:
+    data = module_of(root)
+    ids = [record.image_id for record in data.val_records]
+    assert ids == sorted(ids) and len(ids) == 5
+    ground_truth = data.ground_truth
+    assert list(ground_truth.image_ids) == ids
+    assert ground_truth.faces_per_setting == {"all": 0 + 1 + 2 + 0 + 1}
+    assert ground_truth.boxes_xywh[2].tolist() == [[2, 0, 12, 10], [2, 1, 12, 11]]
+
+
+def test_ignored_faces_stay_in_the_ground_truth_without_counting(tmp_path: Path) -> None:
+    faces = [(1, 2, 3, 4, 0, 0, 0, 1, 0, 0), (5, 6, 7, 8, 0, 0, 0, 0, 0, 0)]
+    write_wider(tmp_path, "val", {"0--Parade/a": faces})
+    ground_truth = WiderFaceSource(tmp_path).ground_truth()
+    assert ground_truth.boxes_xywh[0].tolist() == [[5, 6, 7, 8], [1, 2, 3, 4]]
+    assert ground_truth.counted["all"][0].tolist() == [True, False]
+
+
+def test_official_ground_truth_is_found_and_selected(root: Path, tmp_path: Path) -> None:
+    from fanet_lightning.score.wider_face.ground_truth import GroundTruth, write_ground_truth
+
+    write_wider(tmp_path, "val", numbered(3))
+    names = tuple(reversed(list(numbered(3))))
+    boxes = [np.float64([[1, 2, 3, 4]]) for _ in names]
+    counted = {setting: [np.array([setting != "easy"])] * 3 for setting in ("easy", "medium", "hard")}
+    write_ground_truth(tmp_path / "ground_truth", GroundTruth(names, boxes, counted))
+    (tmp_path / "two.txt").write_text("0--Parade/0_Parade_002\n0--Parade/0_Parade_001\n")
+    source = WiderFaceSource(tmp_path, val={"split": "val", "images": tmp_path / "two.txt"})
+    assert source.ground_truth().image_ids == ("0--Parade/0_Parade_001", "0--Parade/0_Parade_002")
+    assert source.ground_truth().faces_per_setting == {"easy": 0, "medium": 2, "hard": 2}
+    # A folder that is about other images says so.
+    with pytest.raises(InputError, match="fit the validation images"):
+        WiderFaceSource(root, ground_truth=tmp_path / "ground_truth").ground_truth()
+
+
+def test_training_and_validation_lists_share_no_image(tmp_path: Path) -> None:
+    write_wider(tmp_path, "val", numbered(4))
+    (tmp_path / "a.txt").write_text("0--Parade/0_Parade_000\n0--Parade/0_Parade_001\n")
+    (tmp_path / "b.txt").write_text("0--Parade/0_Parade_001\n0--Parade/0_Parade_002\n")
+    part = {name: {"split": "val", "images": tmp_path / f"{name}.txt"} for name in "ab"}
+    with pytest.raises(InputError, match=r"1 images .*_001"):
+        WiderFaceSource(tmp_path, train=part["a"], val=part["b"]).train()
+    with pytest.raises(InputError, match="2 images"):
+        WiderFaceSource(tmp_path, train=part["a"]).train()
+    (tmp_path / "b.txt").write_text("0--Parade/0_Parade_003\n")
+    source = WiderFaceSource(tmp_path, train=part["a"], val=part["b"])
+    assert (len(source.train()), len(source.val())) == (2, 1)
+
+
+def test_mistakes(root: Path) -> None:
+    with pytest.raises(InputError, match="workers=-1"):
+        module_of(root, workers=-1)
+    with pytest.raises(InputError, match=r"augment\.size=32.*input_size=640"):
+        module_of(root, input_size=640)
+    with pytest.raises(ValueError, match="augment=None"):
+        module_of(root, augment=None).train_dataloader()
+    assert 1 <= default_workers() <= 8
+    assert module_of(root, workers=None).workers == default_workers()
+
+
+def test_nothing_but_plain_containers_is_saved(root: Path) -> None:
+    assert dict(module_of(root).hparams) == {}
+
+
+def test_synthetic_source_reads_what_was_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("fanet_lightning.data.synthetic.dataset")
+    source = SyntheticSource(tmp_path, train_images=3, val_images=2, seed=1)
+    source.prepare()
+    assert (len(source.train()), len(source.val())) == (3, 2)
+    assert set(source.ground_truth().counted) == {"easy", "medium", "hard"}
+    assert all(read_image_rgb(record.path).size for record in source.train())
+
+
+def test_real_samples(shared_data: Path) -> None:
+    root = shared_data / "wider_face"
+    lists = {name: {"split": "val", "images": root / f"{name}.txt"} for name in ("train", "test")}
+    data = FaceDataModule(
+        WiderFaceSource(root, train=lists["train"], val=lists["test"]),
+        batch_size=4, input_size=SIZE, workers=0, augment=Shift(), val_scale=TestScale("short", 64),
+    )  # fmt: skip
+    batch = next(iter(data.train_dataloader()))
+    assert batch.images.shape == (4, 3, SIZE, SIZE)
+    assert data.ground_truth.faces_per_setting["hard"] > 1000
+    assert list(data.ground_truth.image_ids) == [record.image_id for record in data.val_records]
+    item = next(iter(data.val_dataloader()))
+    assert min(item.images.shape[2:]) == 64

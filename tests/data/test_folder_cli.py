@@ -1,0 +1,434 @@
+"""Data of one's own from the command line: trained on, scored, converted, examined."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fanet_lightning.cli.main import run as run_verb
+from fanet_lightning.data.folder.convert import main as convert
+from fanet_lightning.doctor.__main__ import main as doctor
+from tests.data.folder_files import (
+    HEIGHT,
+    TRAIN,
+    VAL,
+    WIDTH,
+    WRITERS,
+    Face,
+    write_coco,
+    write_picture,
+    write_voc,
+    write_wider_list,
+    write_yolo,
+)
+
+TINY = [
+    "level=1", "model.width=0.0625", "input_size=64", "batch_size=2", "epochs=1", "workers=0", "logger=none",
+    "trainer.accelerator=cpu", "optim.warmup_steps=2", "ema=null",
+]  # fmt: skip
+
+
+def command(verb: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"fanet_lightning.{verb}", *words], cwd=cwd, capture_output=True, text=True, timeout=300
+    )
+
+
+def faces(names: list[str]) -> dict[str, list[Face]]:
+    """Every third image has none."""
+    own: list[Face] = [(20, 10, 40, 50, False, "face"), (100, 30, 16, 20, False, "face")]
+    return {name: own[: number % 3] for number, name in enumerate(names)}
+
+
+@pytest.mark.parametrize("place", ["", pytest.param("two/deep/", marks=pytest.mark.slow)])
+def test_train_and_evaluate(place: str, tmp_path: Path) -> None:
+    """Images may lie in the folder itself or in folders of folders; the latter are evaluated anew as well."""
+    write_yolo(tmp_path / "mine", {"train": faces([f"{place}{number}" for number in range(8)])})
+    # A photo as telephones take it, and one that is no JPEG.
+    images = tmp_path / "mine" / "images" / "train" / place
+    (images / "1.jpg").rename(images / "1.JPG")
+    (images / "2.jpg").unlink()
+    write_picture(images / "2.png", (WIDTH, HEIGHT))
+    words = ["data=folder", "data.root=mine", "data.format=yolo", "data.val.share=0.4"]
+    trained = command("train", *TINY, *words, "out=run", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert trained.stdout.count("mine has no validation part") == 1
+    scores = json.loads((tmp_path / "run" / "evaluation" / "scores.json").read_text())
+    assert scores["benchmark"] == "folder"
+    assert list(scores["ap"]) == ["all"] and 0 <= scores["ap"]["all"] <= 1
+    if not place:
+        return
+    checkpoint = "checkpoint=run/checkpoints/last.ckpt"
+    again = command("evaluate", checkpoint, *words, "device=cpu", "out=again", "errors=true", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    second = json.loads((tmp_path / "again" / "scores.json").read_text())
+    assert second["images"] == scores["images"] and second["faces"] == scores["faces"]
+    names = sorted(
+        path.relative_to(tmp_path / "again" / "predictions")
+        for path in (tmp_path / "again" / "predictions").rglob("*.txt")
+    )
+    assert names and all(str(name).startswith(place) for name in names)
+
+
+@pytest.mark.slow
+def test_mistakes_are_one_line(tmp_path: Path) -> None:
+    write_voc(tmp_path / "mine", {"train": faces(["a", "b"]), "val": faces(["c", "d"])})
+    words = ["data=folder", "data.root=mine"]
+    for more, expected in (
+        (
+            ["data.format=cocoa"],
+            "data.format cocoa is unknown: take data.format=coco|yolo|voc|wider; mine looks like voc",
+        ),
+        (["data.format=coco"], "mine holds no labels in the layout of COCO"),
+        (["data.format=voc", "data.classes=[head]"], "no face in the 2 images of the train part"),
+        (["data.format=voc", "data.share=1"], "data.share"),
+    ):
+        refused = command("train", *TINY, *words, *more, "out=run", cwd=tmp_path)
+        assert refused.returncode == 2 and expected in refused.stderr and refused.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+class Told:
+    """What a verb has printed, and its exit code."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def tell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Told]:
+    """Run a verb on a folder as its command line does."""
+
+    def of(verb: Callable[[list[str]], int], root: Path, *words: str) -> Told:
+        argv = ["data=folder", f"data.root={root}", *words]
+        monkeypatch.setattr(sys, "argv", ["fanet_lightning", *argv])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            run_verb(verb)
+        told = capsys.readouterr()
+        return Told(int(left.value.code or 0), told.out, told.err)
+
+    return of
+
+
+def converted(out: Path, part: str = "train") -> dict[str, tuple[tuple[int, int], list[list[float]]]]:
+    """Size and boxes x y w h of each image of a conversion to COCO."""
+    content = json.loads((out / "annotations" / f"instances_{part}.json").read_text())
+    boxes: dict[int, list[list[float]]] = {image["id"]: [] for image in content["images"]}
+    for item in content["annotations"]:
+        boxes[item["image_id"]].append([round(value, 3) for value in item["bbox"]])
+    return {image["file_name"]: ((image["width"], image["height"]), boxes[image["id"]]) for image in content["images"]}
+
+
+def kinds(out: Path) -> set[str]:
+    with (out / "findings.csv").open(newline="", encoding="utf-8") as file:
+        return {row["kind"] for row in csv.DictReader(file)}
+
+
+def photo(path: Path, size_wh: tuple[int, int], orientation: int = 1) -> None:
+    """A photo with so many pixels stored, and an EXIF orientation."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    colour = sum(map(ord, path.name)) % 256
+    Image.new("RGB", size_wh, (colour, 90, 200 - orientation)).save(path, exif=exif)
+
+
+# One face, at x 10 … 30, y 5 … 25 of the 200 × 100 stored pixels: where it is in the photo as it is shown.
+STORED: list[Face] = [(10, 5, 20, 20, False, "face")]
+SHOWN = {
+    5: ((100, 200), [[5, 10, 20, 20]]),
+    6: ((100, 200), [[75, 10, 20, 20]]),
+    7: ((100, 200), [[75, 170, 20, 20]]),
+    8: ((100, 200), [[5, 170, 20, 20]]),
+}
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
+@pytest.mark.parametrize("format", ["coco", "voc"])
+def test_photos_labelled_as_they_are_stored(
+    format: str, suffix: str, tmp_path: Path, tell: Callable[..., Told]
+) -> None:
+    WRITERS[format](tmp_path / "mine", {"train": {f"o{number}": STORED for number in SHOWN}, "val": VAL})
+    for number in SHOWN:
+        (path,) = (tmp_path / "mine").rglob(f"o{number}.jpg")
+        path.unlink()
+        photo(path.with_suffix(suffix), (WIDTH, HEIGHT), number)
+    told = tell(convert, tmp_path / "mine", "to=coco", f"out={tmp_path / 'out'}")
+    assert told.code == 0, told.err
+    assert "the boxes of 4 photos" in told.out
+    expected = {f"o{number}{suffix}": shown for number, shown in SHOWN.items()}
+    assert converted(tmp_path / "out") == expected
+    # The copy states the size as shown, and is not turned again; nor is a copy of the copy.
+    for number, to in enumerate(("voc", "yolo", "coco")):
+        source = tmp_path / (f"again{number - 1}" if number else "out")
+        told = tell(convert, source, f"to={to}", f"out={tmp_path / f'again{number}'}")
+        assert told.code == 0 and "orientation" not in told.out
+    assert converted(tmp_path / "again2") == expected
+    assert tell(doctor, tmp_path / "mine", "page=false", "workers=1", f"out={tmp_path / 'doctor'}").code == 0
+    assert "orientation" in kinds(tmp_path / "doctor") and "mis_rotated" not in kinds(tmp_path / "doctor")
+
+
+@pytest.mark.parametrize("format", ["coco", "voc"])
+def test_photos_whose_size_cannot_tell(format: str, tmp_path: Path, tell: Callable[..., Told]) -> None:
+    """They follow the others where these agree, and are taken as shown otherwise."""
+    faces = dict.fromkeys(("turned", "down", "plain"), STORED)
+    root = tmp_path / "mine"
+    WRITERS[format](root, {"train": faces, "val": {"e": STORED}})
+    folder = root / "JPEGImages" if format == "voc" else root / "images" / "train"
+    photo(folder / "down.jpg", (WIDTH, HEIGHT), 3)
+    assert tell(convert, root, "to=coco", f"out={tmp_path / 'alone'}").code == 0
+    assert converted(tmp_path / "alone")["down.jpg"] == ((200, 100), [[10, 5, 20, 20]])
+    photo(folder / "turned.jpg", (WIDTH, HEIGHT), 6)
+    told = tell(convert, root, "to=coco", f"out={tmp_path / 'agreed'}")
+    assert "the boxes of 1 photo " in told.out and "turned alike" in told.out
+    assert converted(tmp_path / "agreed") == {
+        "turned.jpg": SHOWN[6], "down.jpg": ((200, 100), [[170, 75, 20, 20]]),
+        "plain.jpg": ((200, 100), [[10, 5, 20, 20]]),
+    }  # fmt: skip
+    # Stored 100 × 200 and labelled as shown.
+    photo(folder / "plain.jpg", (HEIGHT, WIDTH), 8)
+    assert tell(convert, root, "to=coco", f"out={tmp_path / 'mixed'}").code == 0
+    mixed = converted(tmp_path / "mixed")
+    assert mixed["turned.jpg"] == SHOWN[6]
+    assert mixed["down.jpg"] == mixed["plain.jpg"] == ((200, 100), [[10, 5, 20, 20]])
+
+
+@pytest.mark.parametrize("format", ["coco", "voc"])
+@pytest.mark.parametrize(
+    ("size_wh", "orientation"), [((100, 50), 1), ((400, 200), 6), ((100, 200), 1), ((200, 101), 1)]
+)
+def test_labels_of_another_size(
+    format: str, size_wh: tuple[int, int], orientation: int, tmp_path: Path, tell: Callable[..., Told]
+) -> None:
+    root = tmp_path / "mine"
+    WRITERS[format](root, {"train": {"a": STORED, "b": STORED}, "val": VAL})
+    (path,) = root.rglob("b.jpg")
+    photo(path, size_wh, orientation)
+    told = tell(convert, root, "to=yolo", f"out={tmp_path / 'out'}")
+    assert told.code == 2 and not (tmp_path / "out").exists()
+    assert told.err.startswith("error: ") and told.err.count("\n") == 1
+    width, height = size_wh[::-1] if orientation == 6 else size_wh
+    assert all(text in told.err for text in (str(path), "200 × 100", f"{width} × {height}"))
+    assert tell(doctor, root, "page=false", "workers=1", f"out={tmp_path / 'doctor'}").code == 1
+    assert kinds(tmp_path / "doctor") & {"mis_sized", "mis_rotated"}
+    # No size, or that of tools which do not know it, says nothing.
+    for label in (root / "Annotations").rglob("*.xml"):
+        label.write_text(label.read_text().replace("<width>200</width><height>100<", "<width>0</width><height>0<"))
+    for label in (root / "annotations").rglob("*.json"):
+        label.write_text(label.read_text().replace('"width": 200, "height": 100', '"flickr_url": ""'))
+    assert tell(convert, root, "to=yolo", f"out={tmp_path / 'out'}").code == 0
+
+
+# Written by the format's own writer, so that the numbers in the file are others than the format has.
+ODD: dict[str, list[Face]] = {
+    "coco": [(0.3, 0.2, 0.1, 0.2, False, "face"), (0.5, 0.2, 0.1, 0.2, False, "face")],
+    "voc": [(-0.7, -0.8, 1.2, 1.3, False, "face"), (-0.5, -0.4, 1.1, 1.2, False, "face")],
+    "wider": [(0.3, 0.2, 0.1, 0.2, False, "face"), (0.5, 0.2, 0.1, 0.2, False, "face")],
+    # x1 y1 x2 y2 as centre and sides: 0.4 0.4 0.6 0.9 and 0.1 0.1 0.2 0.3
+    "yolo": [(20, -5, 120, 90, False, "face"), (0, -5, 40, 30, False, "face")],
+}
+
+
+@pytest.mark.parametrize("format", list(ODD))
+def test_boxes_of_another_convention(format: str, tmp_path: Path, tell: Callable[..., Told]) -> None:
+    # A sound box among them does not hide them.
+    train = {"a": ODD[format], "b": [*ODD[format], (20.0, 10.0, 40.0, 50.0, False, "face")]}
+    WRITERS[format](tmp_path / "mine", {"train": train, "val": VAL})
+    told = tell(convert, tmp_path / "mine", "to=coco", f"out={tmp_path / 'out'}")
+    assert told.code == 0 and told.err.count("warning: ") == told.err.count("\n") == 1
+    assert "4 of 5 boxes" in told.err and "a.jpg" in told.err
+    assert tell(doctor, tmp_path / "mine", "page=false", "workers=1", f"out={tmp_path / 'doctor'}").code == 1
+    assert "label_convention" in kinds(tmp_path / "doctor")
+    WRITERS[format](tmp_path / "sound", {"train": TRAIN, "val": VAL})
+    told = tell(convert, tmp_path / "sound", "to=coco", f"out={tmp_path / 'out2'}")
+    assert told.code == 0 and told.err == ""
+    tell(doctor, tmp_path / "sound", "page=false", "workers=1", f"out={tmp_path / 'doctor2'}")
+    assert "label_convention" not in kinds(tmp_path / "doctor2")
+
+
+def test_odd_boxes_in_the_official_layout(tmp_path: Path, tell: Callable[..., Told]) -> None:
+    """data=wider_face reads lists, too: x1 y1 x2 y2 in them."""
+    rows = {"0--A/a.jpg": "100 20 140 60", "0--A/b.jpg": "120 50 160 90"}
+    for split in ("train", "val"):
+        listed = tmp_path / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt"
+        listed.parent.mkdir(exist_ok=True)
+        listed.write_text("".join(f"{name}\n1\n{row} 0 0 0 0 0 0\n" for name, row in rows.items()))
+        for name in rows:
+            write_picture(tmp_path / f"WIDER_{split}" / "images" / name)
+    told = tell(convert, tmp_path, "data=wider_face", "to=coco", f"out={tmp_path / 'out'}")
+    assert told.code == 0 and told.err.count("warning: ") == 1 and "4 of 4 boxes" in told.err
+
+
+def test_sides_where_corners_belong(tmp_path: Path, tell: Callable[..., Told]) -> None:
+    """VOC with x y w h: xmax and ymax are then what is called w and h."""
+    rows: list[Face] = [(100, 40, -70, -10, False, "face"), (60, 50, -40, -20, False, "face")]
+    write_voc(tmp_path / "mine", {"train": {"a": rows}, "val": VAL})
+    told = tell(convert, tmp_path / "mine", "to=coco", f"out={tmp_path / 'out'}")
+    assert told.code == 2 and told.err.count("\n") == 1 and "2 of 2 boxes" in told.err and "x y w h" in told.err
+    assert tell(doctor, tmp_path / "mine", "page=false", "workers=1", f"out={tmp_path / 'doctor'}").code == 1
+
+
+def test_letter_case_of_suffixes_and_hidden_files(tmp_path: Path, tell: Callable[..., Told]) -> None:
+    own = dict.fromkeys(("a", "b", "c"), STORED)
+    for format, write in WRITERS.items():
+        root = tmp_path / format
+        write(root, {"train": own, "val": VAL})
+        labels = [path for path in root.rglob("*") if path.suffix in (".json", ".xml", ".txt")]
+        for number, path in enumerate(sorted(labels)):
+            (path.parent / f"._{path.name}").write_bytes(b"\0\5\x16\7")
+            (path.parent / ".DS_Store").write_bytes(b"\0\0")
+            (path.parent / "Thumbs.db").write_bytes(b"\0\0")
+            (path.parent / "train.cache").write_bytes(b"\0\0")
+            if format != "yolo" or number % 2:
+                path.rename(path.with_suffix(path.suffix.upper()))
+        told = tell(convert, root, "to=coco", f"out={tmp_path / 'out' / format}")
+        assert told.code == 0, told.err
+        assert converted(tmp_path / "out" / format) == {f"{name}.jpg": ((200, 100), [[10, 5, 20, 20]]) for name in own}
+        assert f"data.format={format}" in told.out
+    (tmp_path / "yolo" / "labels" / "train").joinpath("b.txt").unlink(missing_ok=True)
+    (tmp_path / "yolo" / "labels" / "train").joinpath("b.TXT").unlink(missing_ok=True)
+    told = tell(convert, tmp_path / "yolo", "to=coco", f"out={tmp_path / 'out' / 'fewer'}")
+    assert told.code == 0 and re.search(r"\b1 of 3 images have no label file", told.out)
+    # Two label files for one image: neither is taken for the other in silence.
+    labels = tmp_path / "yolo" / "labels" / "train"
+    for suffix in (".txt", ".TXT"):
+        (labels / f"a{suffix}").write_text("0 0.5 0.5 0.1 0.1\n")
+    told = tell(convert, tmp_path / "yolo", "to=coco", f"out={tmp_path / 'out' / 'two'}")
+    assert told.code == 2 and "a.TXT" in told.err
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_labels_in_any_unicode(encoding: str, tmp_path: Path, tell: Callable[..., Told]) -> None:
+    for format, write in WRITERS.items():
+        root = tmp_path / format
+        write(root, {"train": {"a": STORED}, "val": VAL})
+        for path in root.rglob("*"):
+            if path.suffix in (".json", ".xml", ".txt", ".yaml"):
+                path.write_bytes(path.read_text().encode(encoding))
+        told = tell(convert, root, "to=coco", f"out={tmp_path / 'out' / format}")
+        assert told.code == 0, told.err
+        assert converted(tmp_path / "out" / format) == {"a.jpg": ((200, 100), [[10, 5, 20, 20]])}
+
+
+@pytest.mark.parametrize(
+    ("declared", "encoding", "name"),
+    [
+        ("gbk", "gbk", "\u4eba\u8138"),
+        ("GB2312", "gb2312", "\u4eba"),
+        ("Shift_JIS", "shift_jis", "\u9854"),
+        ("big5", "big5", "\u81c9"),
+        ("iso-8859-1", "latin-1", "t\u00eate"),
+        ("windows-1251", "cp1251", "\u043b\u0438\u0446\u043e"),
+        ("utf-16", "utf-16", "t\u00eate"),
+        ("utf-16", "utf-8", "t\u00eate"),  # as .NET writes it
+        ("utf-8", "utf-8-sig", "t\u00eate"),
+        ("gbk", "utf-8-sig", "t\u00eate"),  # the mark says what it is
+    ],
+)
+def test_voc_declares_its_encoding(
+    declared: str, encoding: str, name: str, tmp_path: Path, tell: Callable[..., Told]
+) -> None:
+    write_voc(tmp_path / "mine", {"train": {"a": [(10, 5, 20, 20, False, name)]}, "val": {"e": STORED}})
+    path = tmp_path / "mine" / "Annotations" / "a.xml"
+    text = f"<?xml version='1.0' encoding='{declared}'?>\n" + path.read_text()
+    path.write_bytes(text.encode(encoding))
+    told = tell(convert, tmp_path / "mine", f"data.classes=[face,'{name}']", "to=coco", f"out={tmp_path / 'out'}")
+    assert told.code == 0, told.err
+    assert converted(tmp_path / "out") == {"a.jpg": ((200, 100), [[10, 5, 20, 20]])}
+    for unreadable in ("gbk", "undefined"):
+        path.write_bytes(
+            f"<?xml version='1.0' encoding='{unreadable}'?>\n<annotation>".encode() + b"\xff\xff</annotation>"
+        )
+        told = tell(convert, tmp_path / "mine", "data.classes=[face]", "to=coco", f"out={tmp_path / 'no'}")
+        assert told.code == 2 and "a.xml" in told.err and told.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("format", list(WRITERS))
+def test_lists_as_find_writes_them(
+    format: str, tmp_path: Path, tell: Callable[..., Told], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("party/a", "party/b", "c.d", "e")
+    root = tmp_path / "mine"
+    WRITERS[format](root, {"train": dict.fromkeys(names, STORED)})
+    folder = root / "JPEGImages" if format == "voc" else root / "images" / "train"
+    monkeypatch.chdir(tmp_path)
+    elsewhere = tmp_path / "lists"
+    elsewhere.mkdir()
+    inside = folder.relative_to(root)
+    forms = {
+        "of the folder": "./{}.jpg",
+        "of the root": f"./{inside}/{{}}.jpg",
+        "of the list": f"../mine/{inside}/{{}}.jpg",
+        "of the working folder": f"mine/{inside}/{{}}.jpg",
+        "absolute": f"{folder.resolve()}/{{}}.jpg",
+        "windows": f"{inside}/{{}}.JPG".replace("/", "\\"),
+        "bare": "{}",
+    }
+    for number, (what, form) in enumerate(forms.items()):
+        lines = [
+            "# found",
+            *(form.format(name if what != "windows" else name.replace("/", "\\")) for name in names[:3]),
+        ]
+        lines.insert(2, "")
+        if what == "of the root":
+            lines.append("./images/._c.jpg")
+        listed = elsewhere / "train.txt"
+        encoding = "utf-16" if what == "windows" else "utf-8-sig"
+        listed.write_bytes("\r\n".join(lines).encode(encoding))
+        (elsewhere / "val.txt").write_text("e.jpg\n")
+        words = [f"data.train.images={listed}", f"data.val.images={elsewhere / 'val.txt'}"]
+        told = tell(convert, root, *words, "to=coco", f"out={tmp_path / f'out{number}'}")
+        assert told.code == 0, (what, told.err)
+        assert list(converted(tmp_path / f"out{number}")) == [f"{name}.jpg" for name in names[:3]], what
+        assert list(converted(tmp_path / f"out{number}", "val")) == ["e.jpg"]
+    for line, expected in (("/elsewhere/party/a.jpg", "no image"), ("images/other/e.jpg", "no image")):
+        listed.write_text(f"{line}\n")
+        told = tell(convert, root, *words, "to=coco", f"out={tmp_path / 'no'}")
+        assert told.code == 2 and "line 1" in told.err and expected in told.err
+    listed.write_text(f"party/a\n./{inside}/party/a.jpg\n")
+    told = tell(convert, root, *words, "to=coco", f"out={tmp_path / 'no'}")
+    assert told.code == 2 and "train.txt:2: " in told.err and "line 1" in told.err
+
+
+def test_a_format_is_recognised_or_asked_for(tmp_path: Path, tell: Callable[..., Told]) -> None:
+    write_coco(tmp_path / "mine", {"train": TRAIN, "val": VAL})
+    told = tell(doctor, tmp_path / "mine", "page=false", "workers=1", f"out={tmp_path / 'doctor'}")
+    assert told.out.count("data.format=coco") == 1 and "instances_train.json" in told.out
+    write_wider_list(tmp_path / "mine", {"train": TRAIN, "val": VAL})
+    told = tell(convert, tmp_path / "mine", "to=yolo", f"out={tmp_path / 'out'}")
+    assert told.code == 2 and told.err.count("\n") == 1
+    assert all(text in told.err for text in ("coco (", "instances_train.json", "wider (", "train.txt", "data.format="))
+    # A list that is told is what it is, whatever lies beside it.
+    labels = [f"data.{part}.labels={part}.txt" for part in ("train", "val")]
+    told = tell(convert, tmp_path / "mine", *labels, "to=yolo", f"out={tmp_path / 'out'}")
+    assert told.code == 0 and "data.format=wider" in told.out
+    write_picture(tmp_path / "bare" / "a.jpg")
+    (tmp_path / "bare" / "readme.txt").write_text("nothing\n")
+    (tmp_path / "bare" / "settings.json").write_text("{}")
+    told = tell(convert, tmp_path / "bare", "to=yolo", f"out={tmp_path / 'no'}")
+    assert told.code == 2 and "data.format=coco|yolo|voc|wider" in told.err and "no labels" in told.err
+
+
+@pytest.mark.slow
+def test_train_and_evaluate_say_what_convert_says(tmp_path: Path) -> None:
+    """Each of the checks of labels ends the verbs that take long before they begin, or is said by them."""
+    write_coco(tmp_path / "mine", {"train": {"a": STORED, "b": STORED}, "val": VAL})
+    photo(tmp_path / "mine" / "images" / "train" / "a.jpg", (100, 50))
+    refused = command("train", *TINY, "data=folder", "data.root=mine", "out=run", cwd=tmp_path)
+    assert refused.returncode == 2 and "200 × 100" in refused.stderr and "100 × 50" in refused.stderr
+    assert not (tmp_path / "run").exists()
+    photo(tmp_path / "mine" / "images" / "val" / "e.jpg", (100, 50))
+    words = ["checkpoint=fanet_light", "data=folder", "data.root=mine", "device=cpu", "out=scores"]
+    refused = command("evaluate", *words, cwd=tmp_path)
+    assert refused.returncode == 2 and "200 × 100" in refused.stderr and "100 × 50" in refused.stderr
+    write_coco(tmp_path / "mine", {"train": {"a": ODD["coco"]}, "val": {"e": ODD["coco"]}})
+    scored = command("evaluate", *words, cwd=tmp_path)
+    assert scored.returncode == 0, scored.stderr
+    assert scored.stderr.count("warning: 2 of 2 boxes") == 1

@@ -1,0 +1,358 @@
+"""Data of one's own, read in each format: boxes by hand, ignored ones, classes, and every way to be wrong."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.data.folder.source import FolderSource
+from fanet_lightning.data.records import ImageRecord
+from tests.data.folder_files import (
+    TRAIN,
+    VAL,
+    WRITERS,
+    Face,
+    one_line,
+    write_coco,
+    write_picture,
+    write_voc,
+    write_yolo,
+)
+
+FORMATS = list(WRITERS)
+
+
+def by_id(records: list[ImageRecord]) -> dict[str, ImageRecord]:
+    return {record.image_id: record for record in records}
+
+
+def refusal(root: Path, format: str, **options: object) -> str:
+    """The line with which training refuses the set."""
+    with pytest.raises(InputError) as error:
+        FolderSource(root, format, **options).check()  # type: ignore[arg-type]
+    return one_line(error.value)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_format_by_hand(format: str, tmp_path: Path) -> None:
+    WRITERS[format](tmp_path, {"train": TRAIN, "val": VAL})
+    source = FolderSource(tmp_path, format)
+    source.check()
+    train = by_id(source.train())
+    assert sorted(train) == ["c", "party/a", "party/b"]
+    folder = tmp_path / "JPEGImages" if format == "voc" else tmp_path / "images" / "train"
+    assert train["party/a"].path == folder / "party" / "a.jpg"
+    assert train["party/a"].boxes_xyxy.dtype == np.float32
+    np.testing.assert_allclose(train["party/a"].boxes_xyxy, [[10, 20, 40, 60], [100.5, 10.25, 120.5, 26.25]], atol=1e-5)
+    np.testing.assert_allclose(train["party/b"].boxes_xyxy, [[5, 5, 15, 15]], atol=1e-5)
+    ignored = [] if format == "yolo" else [[50, 30, 75, 65]]  # YOLO has no place for them
+    np.testing.assert_allclose(train["party/b"].ignored_xyxy, np.reshape(ignored, (-1, 4)), atol=1e-5)
+    assert train["c"].boxes_xyxy.shape == (0, 4)
+    assert [record.image_id for record in source.val()] == ["e", "street/d"]
+    truth = source.ground_truth()
+    assert truth.image_ids == ("e", "street/d")
+    assert truth.faces_per_setting == {"all": 1}
+    np.testing.assert_allclose(truth.boxes_xywh[1], [[20, 10, 40, 50]], atol=1e-4)
+
+
+@pytest.mark.parametrize("format", ["coco", "voc", "yolo"])
+def test_other_classes_are_refused_unless_named(format: str, tmp_path: Path) -> None:
+    faces: dict[str, list[Face]] = {
+        "a": [(1, 2, 30, 40, False, "face"), (50, 2, 30, 40, False, "head"), (90, 2, 30, 40, False, "dog")]
+    }
+    WRITERS[format](tmp_path, {"train": faces, "val": VAL})
+    assert "dog (1 box)" in refusal(tmp_path, format) and "head (1 box)" in refusal(tmp_path, format)
+    assert refusal(tmp_path, format).endswith("are its classes, not all of them faces; say which are, for example "
+                                              "data.classes=[face]")  # fmt: skip
+    source = FolderSource(tmp_path, format, classes=["face", "head"])
+    np.testing.assert_allclose(source.train()[0].boxes_xyxy, [[1, 2, 31, 42], [50, 2, 80, 42]], atol=1e-5)
+    line = refusal(tmp_path, format, classes=["faec"])
+    assert "no face in the 1 images of the train part" in line and "head (1 box)" in line
+    assert "no such class: faec; the labels have dog, face, head" in line
+
+
+def test_classes_left_out_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    faces: dict[str, list[Face]] = {"a": [(1, 2, 30, 40, False, "head"), (50, 2, 30, 40, False, "dog")]}
+    write_coco(tmp_path, {"train": faces, "val": faces})
+    FolderSource(tmp_path, "coco", classes="head").check()
+    assert "train: left out, as data.classes has them not: dog (1 box)" in capsys.readouterr().out
+
+
+def test_yolo_numbers_without_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_yolo(tmp_path, {"train": TRAIN, "val": VAL})
+    (tmp_path / "data.yaml").unlink()
+    assert len(by_id(FolderSource(tmp_path, "yolo").train())["party/a"].boxes_xyxy) == 2  # class 0 alone is a face
+    FolderSource(tmp_path, "yolo").check()
+    assert (
+        "train: no data.yaml or classes.txt names the classes: class 0 is taken for the face" in capsys.readouterr().out
+    )
+    label = tmp_path / "labels" / "train" / "party" / "a.txt"
+    label.write_text(label.read_text() + "3 0.5 0.5 0.1 0.1\n")
+    assert "3 (1 box)" in refusal(tmp_path, "yolo")
+    assert len(by_id(FolderSource(tmp_path, "yolo", classes=[3]).train())["party/a"].boxes_xyxy) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ("0 120 40 30 20", "line 2: '0 120 40 30 20' has 120 where a share of the image is expected"),
+        ("0 0.5 0.5 0.1", "is no row 'class x y w h'"),
+        ("face 0.5 0.5 0.1 0.1", "is no row of numbers"),
+        ("0 0.5 0.5 0.1 0.1 0.9", "a detection with its confidence is no label"),
+        ("0 0.5 0.5 -0.1 0.1", "has -0.1 where a share"),
+        ("0.5 0.5 0.5 0.1 0.1", "has the class 0.5"),
+        ("7 0.5 0.5 0.1 0.1", "has the class 7, which"),
+        ("0 0.5 0.5 0.1 1_0", "is no row of numbers"),
+        ("0 0.5 0.5 nan 0.1", "is no box"),
+        ("0 0.1 0.2 0.3 0.4 0.5 0.6", "say what they are: data.points=landmarks"),
+    ],
+)
+def test_yolo_rows_that_are_none(row: str, expected: str, tmp_path: Path) -> None:
+    write_yolo(tmp_path, {"train": TRAIN, "val": VAL})
+    label = tmp_path / "labels" / "train" / "party" / "a.txt"
+    label.write_text(f"0 0.5 0.5 0.1 0.1\n{row}\n")
+    line = refusal(tmp_path, "yolo")
+    assert expected in line and str(label) in line and "line 2" in line
+
+
+def test_yolo_landmarks_and_polygons(tmp_path: Path) -> None:
+    write_yolo(tmp_path, {"train": TRAIN, "val": VAL})
+    label = tmp_path / "labels" / "train" / "party" / "a.txt"
+    # Width 200, height 100: x 40, y 20, w 20, h 40 → 30 0 50 40; as a polygon 40 20, 20 40, 100 70.
+    label.write_text("0 0.2 0.2 0.1 0.4 0.5 0.7\n")
+    landmarks = by_id(FolderSource(tmp_path, "yolo", points="landmarks").train())["party/a"].boxes_xyxy
+    polygon = by_id(FolderSource(tmp_path, "yolo", points="polygon").train())["party/a"].boxes_xyxy
+    np.testing.assert_allclose(landmarks, [[30, 0, 50, 40]], atol=1e-4)
+    np.testing.assert_allclose(polygon, [[20, 20, 100, 70]], atol=1e-4)
+    yaml = tmp_path / "data.yaml"
+    yaml.write_text(yaml.read_text() + "kpt_shape: [1, 2]\n")
+    rows = "0 0.2 0.2 0.1 0.4 -1 -1\n0 0.2 0.2 0.1 0.4\n"
+    label.write_text(rows)
+    declared = by_id(FolderSource(tmp_path, "yolo").train())["party/a"].boxes_xyxy
+    np.testing.assert_allclose(declared, [[30, 0, 50, 40], [30, 0, 50, 40]], atol=1e-4)
+    yaml.write_text(yaml.read_text().replace("[1, 2]", "[5, 3]"))
+    assert "kpt_shape" in refusal(tmp_path, "yolo") and "says 15" in refusal(tmp_path, "yolo")
+
+
+def test_yolo_shares_are_of_the_upright_image(tmp_path: Path) -> None:
+    write_yolo(tmp_path, {"train": TRAIN, "val": VAL})
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying, shown 100 wide and 200 high
+    Image.new("RGB", (200, 100)).save(tmp_path / "images" / "train" / "party" / "a.jpg", exif=exif)
+    boxes = by_id(FolderSource(tmp_path, "yolo").train())["party/a"].boxes_xyxy
+    np.testing.assert_allclose(boxes[0], [5, 40, 20, 120], atol=1e-4)
+
+
+def test_yolo_without_any_label_file_is_a_mistake(tmp_path: Path) -> None:
+    write_picture(tmp_path / "images" / "train" / "a.jpg")
+    write_picture(tmp_path / "images" / "val" / "b.jpg")
+    assert "holds no label file for the 1 images" in refusal(tmp_path, "yolo")
+
+
+def test_yolo_roboflow_and_side_by_side(tmp_path: Path) -> None:
+    for part in ("train", "valid"):
+        write_picture(tmp_path / "robo" / part / "images" / "a.jpg")
+        write_picture(tmp_path / "beside" / part / "a.jpg")
+        (tmp_path / "robo" / part / "labels").mkdir()
+        for path in (tmp_path / "robo" / part / "labels" / "a.txt", tmp_path / "beside" / part / "a.txt"):
+            path.write_text("0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "robo" / "data.yaml").write_text("train: ../train/images\nval: ../valid/images\nnames: [face]\n")
+    (tmp_path / "beside" / "train" / "classes.txt").write_text("face\n")
+    for name in ("robo", "beside"):
+        source = FolderSource(tmp_path / name, "yolo")
+        source.check()
+        assert source.train()[0].boxes_xyxy.tolist() == [[50, 25, 150, 75]]
+
+
+def test_voc_counts_from_one_or_from_zero(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_voc(tmp_path, {"train": {"a": [(-1, 4, 21, 20, False, "face")]}, "val": VAL})  # xmin is 0
+    source = FolderSource(tmp_path, "voc")
+    source.check()
+    assert source.train()[0].boxes_xyxy.tolist() == [[-1, 4, 20, 24]]
+    assert "1 boxes begin at pixel 0" in capsys.readouterr().out
+    assert FolderSource(tmp_path, "voc", origin=0).train()[0].boxes_xyxy.tolist() == [[0, 5, 20, 24]]
+    assert "data.origin=2" in refusal(tmp_path, "voc", origin=2)
+
+
+def test_voc_without_lists(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"train": TRAIN, "val": VAL})
+    (tmp_path / "Annotations").rename(tmp_path / "labels")
+    for part, faces in (("train", TRAIN), ("val", VAL)):
+        for image_id in faces:
+            target = tmp_path / "Annotations" / part / f"{image_id}.xml"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "labels" / f"{image_id}.xml").rename(target)
+    for path in (tmp_path / "ImageSets" / "Main").iterdir():
+        path.unlink()
+    source = FolderSource(tmp_path, "voc")
+    assert sorted(by_id(source.train())) == ["c", "party/a", "party/b"]
+    assert sorted(by_id(source.val())) == ["e", "street/d"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("<xmax>40</xmax>", "<xmax>forty</xmax>", "is no object with a bndbox"),
+        ("<xmax>40</xmax>", "", "is no object with a bndbox"),
+        ("<name>face</name>", "", "is no object with a name"),
+        ("</bndbox>", "", "is no XML"),
+        ("<xmax>40</xmax>", "<xmax>5</xmax>", "x1=10 y1=20 x2=5 y2=60 is no box"),
+        ("<annotation>", "<annotations>", "is no XML"),
+    ],
+)
+def test_voc_objects_that_are_none(old: str, new: str, expected: str, tmp_path: Path) -> None:
+    write_voc(tmp_path, {"train": TRAIN, "val": VAL})
+    path = tmp_path / "Annotations" / "party" / "a.xml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    line = refusal(tmp_path, "voc")
+    assert expected in line and f"{path}, line " in line
+
+
+def test_voc_listed_without_a_file(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"train": TRAIN, "val": VAL})
+    (tmp_path / "Annotations" / "c.xml").unlink()
+    assert "train.txt, line 3: 'c' has no" in refusal(tmp_path, "voc")
+
+
+def test_voc_list_names_with_blanks(tmp_path: Path) -> None:
+    faces: dict[str, list[Face]] = {"face 1": [(1, 2, 30, 40, False, "face")]}
+    write_voc(tmp_path, {"train": faces, "val": VAL})
+    assert [record.image_id for record in FolderSource(tmp_path, "voc").train()] == ["face 1"]
+    # The lists of one class have a 1 or -1 behind the name.
+    (tmp_path / "ImageSets" / "Main" / "val.txt").write_text("street/d  1\ne -1\n")
+    assert sorted(by_id(FolderSource(tmp_path, "voc").val())) == ["e", "street/d"]
+
+
+def change_coco(root: Path, change: str) -> Path:
+    path = root / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    if change == "image id":
+        content["annotations"][0]["image_id"] = 77
+    elif change == "category":
+        content["annotations"][0]["category_id"] = 5
+    elif change == "three numbers":
+        content["annotations"][0]["bbox"] = [1, 2, 3]
+    elif change == "text":
+        content["annotations"][0]["bbox"] = [1, 2, "3", 4]
+    elif change == "same id":
+        content["images"][1]["id"] = content["images"][0]["id"]
+    elif change == "same image":
+        content["images"].append({**content["images"][0], "id": 99})
+    elif change == "negative":
+        content["annotations"][0]["bbox"] = [30, 20, -10, 5]
+    elif change == "no name":
+        del content["images"][0]["file_name"]
+    elif change == "outside":
+        content["images"][0]["file_name"] = "../../secret.jpg"
+    elif change == "absent":
+        content["images"][0]["file_name"] = "party/zzz.jpg"
+    elif change == "results":
+        content = content["annotations"]
+    elif change == "captions":
+        del content["images"]
+    elif change == "huge":
+        content["annotations"][0]["bbox"] = [10**400, 2, 3, 4]
+    path.write_text("{oops" if change == "no json" else json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("image id", "annotations[0] is of image_id 77"),
+        ("category", "annotations[0] is of category_id 5"),
+        ("three numbers", "annotations[0] has no bbox of four numbers"),
+        ("text", "annotations[0] has no bbox of four numbers"),
+        ("huge", "annotations[0] has no bbox of four numbers"),
+        ("same id", "is the id of two images"),
+        ("same image", "has the image a.jpg twice"),
+        ("negative", "box 1 of a.jpg: x1=30 y1=20 x2=20 y2=25 is no box"),
+        ("no name", "images[0] has no file_name"),
+        ("outside", "'../../secret.jpg' leaves the folder"),
+        ("absent", "1 of the 3 images of the train part are missing, the first is"),
+        ("results", "is a list, as COCO's results"),
+        ("captions", "has no list 'images'"),
+        ("no json", "line 1: '{oops' is no JSON"),
+    ],
+)
+def test_coco_files_that_are_none(change: str, expected: str, tmp_path: Path) -> None:
+    write_coco(tmp_path, {"train": TRAIN, "val": VAL})
+    path = change_coco(tmp_path, change)
+    line = refusal(tmp_path, "coco")
+    assert expected in line
+    assert str(path) in line or change == "absent"
+
+
+@pytest.mark.parametrize("format", ["coco", "wider"])
+def test_corners_in_place_of_sides(format: str, tmp_path: Path) -> None:
+    """x1 y1 x2 y2 stand where x y w h belong; single boxes cannot be told, the whole can."""
+    corners: dict[str, list[Face]] = {
+        "a": [(100, 20, 140, 60, False, "face"), (120, 50, 160, 90, False, "face")],
+        "b": [(10, 20, 40, 60, False, "face"), (150, 60, 190, 95, False, "face")],
+    }
+    WRITERS[format](tmp_path, {"train": corners, "val": VAL})
+    line = refusal(tmp_path, format)
+    assert "'100 20 140 60' looks like x1 y1 x2 y2 where x y w h is expected, 3 of 4 boxes" in line
+    sides: dict[str, list[Face]] = {
+        image_id: [(x, y, x2 - x, y2 - y, ignored, name) for x, y, x2, y2, ignored, name in faces]
+        for image_id, faces in corners.items()
+    }
+    WRITERS[format](tmp_path, {"train": sides, "val": VAL})
+    assert len(FolderSource(tmp_path, format).train()) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("party/a.jpg\n2\n1 2 3 4\n", "line 2: '2' faces are said of party/a.jpg, and 1 rows follow"),
+        ("party/a.jpg\n1\n1 2 3\n", "line 3: '1 2 3' is no row of 4 or 10 numbers"),
+        ("party/a.jpg\n1 2 3 4\n", "line 2: '1 2 3 4' stands where the number of faces of party/a.jpg goes"),
+        ("party/a.jpg\n1\n1 2 3 4 0 0 0 0.5 0 0\n", "line 3: '1 2 3 4 0 0 0 0.5 0 0' has attributes"),
+        ("party/a.jpg\nc.jpg\n", "line 1: 'party/a.jpg' has no number of faces behind it"),
+        ("1 2 3 4\nparty/a.jpg\n0\n", "line 1: '1 2 3 4' stands where an image's name is expected"),
+        ("party/a.jpg\n1\n9 2 -3 4\n", "line 3: x1=9 y1=2 x2=6 y2=6 is no box"),
+        ("", "it is empty"),
+    ],
+)
+def test_lists_that_are_none(content: str, expected: str, tmp_path: Path) -> None:
+    WRITERS["wider"](tmp_path, {"train": TRAIN, "val": VAL})
+    (tmp_path / "train.txt").write_text(content)
+    line = refusal(tmp_path, "wider")
+    assert expected in line and "train.txt" in line
+
+
+def test_list_with_four_columns(tmp_path: Path) -> None:
+    WRITERS["wider"](tmp_path, {"train": TRAIN, "val": VAL})
+    (tmp_path / "train.txt").write_text("party/a.jpg\n2\n1 2 3.5 4\n0 0 7 8\n\nc.jpg\n0\nparty/b.jpg\n1\n0 0 0 0\n")
+    train = by_id(FolderSource(tmp_path, "wider").train())
+    assert train["party/a"].boxes_xyxy.tolist() == [[1, 2, 4.5, 6], [0, 0, 7, 8]]
+    assert len(train["c"].boxes_xyxy) == len(train["party/b"].ignored_xyxy) == 0
+    assert "has no classes" in refusal(tmp_path, "wider", classes=["face"])
+
+
+@pytest.mark.parametrize("written", FORMATS)
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_set_handed_over_as_another_format(written: str, format: str, tmp_path: Path) -> None:
+    if written == format:
+        return
+    WRITERS[written](tmp_path, {"train": TRAIN, "val": VAL})
+    line = refusal(tmp_path, format)
+    assert str(tmp_path) in line
+    if written != "wider":
+        assert written in refusal(tmp_path, "pascal")
+        assert format == "wider" or written in line or "holds no label file" in line
+
+
+def test_labels_of_another_format_by_name(tmp_path: Path) -> None:
+    write_coco(tmp_path, {"train": TRAIN, "val": VAL})
+    (tmp_path / "notes.txt").write_text("a\n")
+    json_file = {"labels": "annotations/instances_train.json"}
+    assert "reads a folder of XML files" in refusal(tmp_path, "voc", train=json_file)
+    assert "is no JSON" in refusal(tmp_path, "coco", train={"labels": "notes.txt"})
+    assert "reads lists of a name" in refusal(tmp_path, "wider", train=json_file)
+    assert "reads one file of labels" in refusal(tmp_path, "coco", train={"labels": "annotations"})

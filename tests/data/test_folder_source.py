@@ -1,0 +1,307 @@
+"""Data of one's own as a source: parts, lists, the share for validation, names of files, and the command line."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.files import without_extension
+from fanet_lightning.data.folder.labels import ImageFiles
+from fanet_lightning.data.folder.source import FolderSource, carved
+from fanet_lightning.data.images import read_image_frame, read_image_rgb
+from fanet_lightning.data.sources import build_source
+from tests.data.folder_files import (
+    TRAIN,
+    VAL,
+    WRITERS,
+    Face,
+    one_line,
+    write_coco,
+    write_picture,
+    write_wider_list,
+    write_yolo,
+)
+from tests.data.test_folder_formats import by_id, refusal
+
+FORMATS = list(WRITERS)
+ONE: list[Face] = [(10, 20, 30, 40, False, "face")]
+
+
+def run(verb: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"fanet_lightning.{verb}", *words], cwd=cwd, capture_output=True, text=True, timeout=300
+    )
+
+
+def many(count: int) -> dict[str, list[Face]]:
+    return {f"event/{number:03d}": ONE for number in range(count)}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_set_without_validation_part_is_divided(
+    format: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    WRITERS[format](tmp_path, {"train": many(40)})
+    source = FolderSource(tmp_path, format, val={"share": 0.25})
+    source.check()
+    train, val = by_id(source.train()), by_id(source.val())
+    assert set(train) | set(val) == set(many(40)) and not set(train) & set(val)
+    assert set(val) == carved(sorted(many(40)), 0.25)
+    line = [line for line in capsys.readouterr().out.splitlines() if "has no validation part" in line]
+    assert len(line) == 1 and f"{len(val)} of 40 images (25%" in line[0]
+
+
+@given(
+    ids=st.sets(st.text("abc/0", min_size=1, max_size=6), min_size=2, max_size=60),
+    more=st.sets(st.text("xyz", min_size=7, max_size=9), max_size=20),
+    share=st.floats(0.05, 0.95),
+)
+@settings(max_examples=200, deadline=None)
+def test_division_is_stable(ids: set[str], more: set[str], share: float) -> None:
+    chosen = carved(sorted(ids), share)
+    assert 1 <= len(chosen) < len(ids)
+    assert chosen == carved(sorted(ids, reverse=True), share)
+    # Images that are added later do not move the old ones, as far as the hash alone decides.
+    grown = carved(sorted(ids | more), share)
+    if 1 < len(chosen) < len(ids) - 1:
+        assert grown & ids == chosen
+
+
+def test_share_comes_out_in_the_mean() -> None:
+    ids = [f"{number:05d}" for number in range(5000)]
+    assert abs(len(carved(ids, 0.1)) - 500) < 5 * np.sqrt(5000 * 0.1 * 0.9)
+    with pytest.raises(InputError, match="1 labelled images cannot be divided"):
+        carved(["a"], 0.5)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_lists_select(format: str, tmp_path: Path) -> None:
+    WRITERS[format](tmp_path, {"train": many(6)})
+    (tmp_path / "mine.txt").write_text("event/004.jpg\n# a comment\nevent/001\n")
+    (tmp_path / "test.lst").write_text("EVENT/005.JPG\n")
+    val_only = FolderSource(tmp_path, format, val={"images": "test.lst"})
+    assert sorted(by_id(val_only.val())) == ["event/005"]
+    assert sorted(by_id(val_only.train())) == [f"event/00{number}" for number in range(5)]
+    both = FolderSource(tmp_path, format, train={"images": "mine.txt"}, val={"images": "test.lst"})
+    assert [record.image_id for record in both.train()] == ["event/004", "event/001"]
+    same = {"train": {"images": "mine.txt"}, "val": {"images": "mine.txt"}}
+    assert "2 images are both trained and validated on" in refusal(tmp_path, format, **same)
+    (tmp_path / "mine.txt").write_text("event/004\nevent/999\n")
+    lists = {"train": {"images": "mine.txt"}, "val": {"images": "test.lst"}}
+    line = refusal(tmp_path, format, **lists)
+    assert line.startswith(f"data.train.images: {tmp_path / 'mine.txt'}, line 2: no image event/999 in ")
+    # Of the six the last three characters tell apart; one of another folder is known by its name.
+    assert re.search(r"\(6 labelled images, named relative to it\); did you mean event/00\d\?$", line)
+    (tmp_path / "mine.txt").write_text("004.jpg\n")
+    assert refusal(tmp_path, format, **lists).endswith("did you mean event/004?")
+    (tmp_path / "mine.txt").write_text("zzzz.png\n")
+    assert refusal(tmp_path, format, **lists).endswith("correct the name, or take the line out")
+    (tmp_path / "mine.txt").write_text("event/004\n")
+    (tmp_path / "test.lst").write_text("# none\n")
+    line = refusal(tmp_path, format, **lists)
+    assert "names no image; write one image name, relative to the folder of images, a line" in line
+    assert "event/name" not in line
+
+
+def test_a_list_may_not_name_what_has_no_label(tmp_path: Path) -> None:
+    write_coco(tmp_path, {"train": many(3), "val": VAL})
+    write_picture(tmp_path / "images" / "train" / "event" / "new.jpg")
+    (tmp_path / "mine.txt").write_text("event/000\nevent/new.jpg\n")
+    line = refusal(tmp_path, "coco", train={"images": "mine.txt"})
+    assert "mine.txt, line 2: no label speaks of event/new, which lies in " in line
+    assert line.endswith("label it, or take the line out")
+
+
+def test_given_labels_and_folders(tmp_path: Path) -> None:
+    write_coco(tmp_path / "set", {"train": TRAIN, "val": VAL})
+    (tmp_path / "set" / "annotations" / "instances_train.json").rename(tmp_path / "set" / "mine.json")
+    (tmp_path / "set" / "images" / "train").rename(tmp_path / "elsewhere")
+    source = FolderSource(
+        tmp_path / "set", "coco", train={"labels": "mine.json", "folder": str(tmp_path / "elsewhere")}
+    )
+    assert by_id(source.train())["c"].path == tmp_path / "elsewhere" / "c.jpg"
+    assert "nothere.json does not exist" in refusal(tmp_path / "set", "coco", train={"labels": "nothere.json"})
+    assert "data.train.folder=" in refusal(tmp_path / "set", "coco", train={"labels": "mine.json", "folder": "no"})
+    assert "name its labels too" in refusal(tmp_path / "set", "coco", train={"folder": "images"})
+    # A YOLO set whose labels lie elsewhere.
+    write_yolo(tmp_path / "yolo", {"train": TRAIN, "val": VAL})
+    (tmp_path / "yolo" / "labels" / "train").rename(tmp_path / "yolo" / "marks")
+    moved = FolderSource(tmp_path / "yolo", "yolo", train={"labels": "marks", "folder": "images/train"})
+    assert len(by_id(moved.train())["party/a"].boxes_xyxy) == 2
+
+
+def test_names_in_other_letter_case_are_found_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_coco(tmp_path, {"train": TRAIN, "val": VAL})
+    folder = tmp_path / "images" / "train"
+    (folder / "party" / "a.jpg").rename(folder / "party" / "A.JPG")
+    (folder / "party" / "b.jpg").unlink()
+    write_picture(folder / "party" / "b.png")
+    source = FolderSource(tmp_path, "coco")
+    source.check()
+    assert by_id(source.train())["party/A"].path == folder / "party" / "A.JPG"
+    assert by_id(source.train())["party/b"].path == folder / "party" / "b.png"
+    assert "2 image names of the labels are spelt otherwise on disk, the first party/a.jpg: party/A.JPG" in (
+        capsys.readouterr().out
+    )
+    write_picture(folder / "party" / "B.png")
+    assert len(FolderSource(tmp_path, "coco").train()) == 3  # b.png differs from b.jpg by its extension alone
+    (folder / "party" / "b.png").rename(folder / "party" / "B.webp")
+    assert "'party/b.jpg' may be party/B.png or party/B.webp" in refusal(tmp_path, "coco")
+
+
+def test_letter_case_of_yolo_labels(tmp_path: Path) -> None:
+    """A label that fits one image to the letter is not another's."""
+    write_yolo(tmp_path, {"train": {"a": ONE, "b": ONE}, "val": VAL})
+    folder = tmp_path / "images" / "train"
+    write_picture(folder / "A.jpg")
+    (folder / "b.jpg").rename(folder / "B.jpeg")
+    train = by_id(FolderSource(tmp_path, "yolo").train())
+    assert {name: len(record.boxes_xyxy) for name, record in train.items()} == {"A": 0, "a": 1, "B": 1}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_images_that_differ_by_extension_alone(format: str, tmp_path: Path) -> None:
+    WRITERS[format](tmp_path, {"train": {"a": ONE, "b": ONE}, "val": VAL})
+    folder = tmp_path / "JPEGImages" if format == "voc" else tmp_path / "images" / "train"
+    write_picture(folder / "a.png")
+    if format == "voc":  # the XML says which of the two is meant
+        assert by_id(FolderSource(tmp_path, format).train())["a"].path == folder / "a.jpg"
+        label = tmp_path / "Annotations" / "a.xml"
+        label.write_text(label.read_text().replace("<filename>a.jpg</filename>", ""))
+    if format == "coco":
+        path = tmp_path / "annotations" / "instances_train.json"
+        content = json.loads(path.read_text())
+        content["images"].append({"id": 99, "file_name": "a.png", "width": 200, "height": 100})
+        path.write_text(json.dumps(content))
+    elif format == "wider":
+        (tmp_path / "train.txt").write_text("a.jpg\n0\na.png\n0\nb.jpg\n1\n1 2 3 4\n")
+    line = refusal(tmp_path, format)
+    assert "a.jpg" in line and "a.png" in line
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_missing_images_are_counted(format: str, tmp_path: Path) -> None:
+    WRITERS[format](tmp_path, {"train": TRAIN, "val": VAL})
+    folder = tmp_path / "JPEGImages" if format == "voc" else tmp_path / "images" / "train"
+    (folder / "party" / "a.jpg").unlink()
+    line = refusal(tmp_path, format)
+    if format == "yolo":
+        assert "'a.txt' is a label file without an image" in line
+    else:
+        assert f"1 of the 3 images of the train part are missing, the first is {folder / 'party' / 'a.jpg'}" in line
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_empty_image_files_are_no_matter_of_the_labels(format: str, tmp_path: Path) -> None:
+    """Training names and replaces them; the doctor is told."""
+    WRITERS[format](tmp_path, {"train": TRAIN, "val": VAL})
+    folder = tmp_path / "JPEGImages" if format == "voc" else tmp_path / "images" / "train"
+    (folder / "party" / "a.jpg").write_bytes(b"")
+    source = FolderSource(tmp_path, format)
+    source.check()
+    assert "party/a" in by_id(source.train())
+    problems = source.inventories()[0].problems
+    assert [problem.reason.split(",")[0] for problem in problems] == (
+        ["boxes are shares of party/a.jpg"] if format == "yolo" else []
+    )
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_inventories_hold_what_training_refuses(format: str, tmp_path: Path) -> None:
+    WRITERS[format](tmp_path, {"train": TRAIN, "val": VAL})
+    folder = tmp_path / "JPEGImages" if format == "voc" else tmp_path / "images" / "train"
+    write_picture(folder / "unlabelled.jpg")
+    (folder / "party" / "b.jpg").unlink()
+    train, val = FolderSource(tmp_path, format).inventories()
+    assert (train.part, val.part, train.folder) == ("train", "val", folder)
+    images = {image.image_id: image for image in train.images}
+    np.testing.assert_allclose(images["party/a"].boxes_xyxy[1], [100.5, 10.25, 120.5, 26.25], atol=1e-9)
+    assert images["party/a"].boxes_xyxy.dtype == np.float64
+    if format == "yolo":  # an image without a file has no face; a file without an image is a problem
+        assert [(problem.value, problem.line) for problem in train.problems] == [("b.txt", None)]
+        assert "unlabelled" in images
+    else:
+        assert not images["party/b"].path.exists() and images["party/b"].ignored.tolist() == [True, False]
+        # VOC has one folder for all parts: an image with an XML file that this part's list leaves out is labelled.
+        assert {path.name for path in train.unlabelled} == {"unlabelled.jpg"}
+    stated = {"coco": (200, 100), "voc": (200, 100)}
+    assert images["c"].stated_wh == stated.get(format)
+    lines = {"coco": None, "yolo": 1, "voc": 4, "wider": 3}
+    assert images["party/a"].label_line == lines[format]
+
+
+def test_only_a_validation_part(tmp_path: Path) -> None:
+    write_wider_list(tmp_path, {"val": VAL})
+    source = FolderSource(tmp_path, "wider")
+    source.check(train=False)
+    assert len(source.val()) == 2
+    assert "has no train part" in refusal(tmp_path, "wider")
+    assert "has a validation part" in refusal(tmp_path, "wider", val={"share": 0.5})
+
+
+def test_a_part_without_a_face(tmp_path: Path) -> None:
+    write_yolo(tmp_path, {"train": TRAIN, "val": {"e": []}})
+    (tmp_path / "labels" / "val").mkdir()
+    (tmp_path / "labels" / "val" / "e.txt").touch()
+    assert "no face in the 1 images of the val part" in refusal(tmp_path, "yolo")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"format": "pascal"}, "data.format pascal is unknown"),
+        ({"root": None}, "data.root is not given"),
+        ({"root": "nowhere"}, "data.root=nowhere is no folder"),
+        ({"points": "boxes"}, "data.points=boxes is unknown"),
+        ({"train": {"lables": "x"}}, "data.train.lables is unknown"),
+        ({"val": {"share": 1.5}}, "data.val.share=1.5"),
+        ({"val": {"share": 0.1, "images": "x"}}, "has a validation part"),
+        ({"colour": 1}, "data=folder"),
+    ],
+)
+def test_options_that_are_none(options: dict[str, object], expected: str, tmp_path: Path) -> None:
+    write_coco(tmp_path, {"train": TRAIN, "val": VAL})
+    with pytest.raises(InputError) as error:
+        build_source("folder", **{"root": tmp_path, "format": "coco", **options}).check()
+    assert expected in one_line(error.value)
+
+
+def test_names_of_images() -> None:
+    assert without_extension("a.b.JPG") == "a.b"
+    assert without_extension("v1.2/photo") == "v1.2/photo"
+    assert without_extension("x.jpg.png") == "x.jpg"
+
+
+def test_names_that_lead_out_of_the_folder(tmp_path: Path) -> None:
+    write_picture(tmp_path / "in" / "a.jpg")
+    write_picture(tmp_path / "b.jpg")
+    files = ImageFiles(tmp_path / "in")
+    assert files.find(str(tmp_path / "in" / "a.jpg")).name == "a.jpg"
+    assert files.find(".\\a.jpg").name == "a.jpg"
+    for name in ("../b.jpg", str(tmp_path / "b.jpg"), "x/../../b.jpg", ""):
+        found = files.find(name)
+        assert found.name is None and "leaves the folder" in found.reason
+
+
+def test_links_in_a_circle_end(tmp_path: Path) -> None:
+    write_picture(tmp_path / "a" / "x.jpg")
+    (tmp_path / "a" / "again").symlink_to(tmp_path, target_is_directory=True)
+    assert ImageFiles(tmp_path).names == ["a/x.jpg"]
+
+
+@pytest.mark.parametrize(
+    "extension", [".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".gif", ".ppm", ".tga", ".JPG"]
+)
+def test_every_extension_is_listed_read_and_measured(extension: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a{extension}"
+    write_picture(path, (33, 21))
+    assert ImageFiles(tmp_path).names == [path.name]
+    assert read_image_frame(path).upright_wh == (33, 21)
+    assert read_image_rgb(path).shape == (21, 33, 3)

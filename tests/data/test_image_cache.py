@@ -1,0 +1,260 @@
+"""Decoded images in shared memory: the same samples, each file read once, whoever reads it; and the limit is kept."""
+
+import multiprocessing
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fanet_lightning.cli import device as memory
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.data.datamodule import (
+    GIB,
+    MemoryCache,
+    SampleKey,
+    SharedMemory,
+    TrainDataset,
+    check_cache,
+    image_sizes,
+    memory_cache,
+)
+from fanet_lightning.data.images import read_image_rgb
+from fanet_lightning.data.sources import WiderFaceSource
+from fanet_lightning.data.transforms import TrainAugment
+from tests.data.test_datamodule import epoch_of, module_of
+from tests.data.wider_files import numbered, write_wider
+
+IMAGE_BYTES = 3 * 48 * 64
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """12 training images: three whole batches of 4, so an epoch sees each of them."""
+    write_wider(tmp_path, "train", numbered(12))
+    write_wider(tmp_path, "val", numbered(2))
+    return tmp_path
+
+
+def remove_files(root: Path) -> None:
+    for path in (root / "WIDER_train").rglob("*.jpg"):
+        path.unlink()
+
+
+# The memory itself
+
+
+def kept_by_hand(sizes_hw: np.ndarray, limit: int) -> list[int]:
+    """In their order until one is too much."""
+    kept, taken = [], 0
+    for index, (height, width) in enumerate(sizes_hw.tolist()):
+        taken += 3 * height * width
+        if taken > limit:
+            break
+        if height * width:
+            kept.append(index)
+    return kept
+
+
+def test_what_is_put_comes_back_and_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(300):
+        sizes = rng.integers(0, 6, (rng.integers(0, 12), 2))
+        needed = int(3 * sizes.prod(axis=1).sum())
+        limit = int(rng.integers(0, needed + 10))
+        cache = MemoryCache(sizes, limit)
+        images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+        for index in rng.permutation(len(sizes)):
+            assert cache.get(index) is None
+            cache.put(index, images[index])
+        expected = kept_by_hand(sizes, limit)
+        assert cache.needed_bytes == needed and cache.places == cache.kept == len(expected)
+        for index, image in enumerate(images):
+            found = cache.get(index)
+            assert (found is not None) == (index in expected)
+            if found is not None:
+                np.testing.assert_array_equal(found, image)
+        seen.add((len(expected) == 0, len(expected) == int((sizes.prod(axis=1) > 0).sum())))
+    assert {(True, False), (False, True), (False, False)} <= seen
+
+
+def test_what_comes_back_cannot_be_written() -> None:
+    cache = MemoryCache(np.array([[2, 3]]), 100)
+    cache.put(0, np.full((2, 3, 3), 7, np.uint8))
+    found = cache.get(0)
+    assert found is not None
+    with pytest.raises(ValueError, match="read-only"):
+        found[0, 0] = 1
+    assert cache.get(0).min() == 7  # type: ignore[union-attr]
+
+
+def test_an_image_of_another_size_than_its_head_said_is_not_kept() -> None:
+    cache = MemoryCache(np.array([[2, 3], [1, 1]]), 100)
+    cache.put(0, np.zeros((3, 2, 3), np.uint8))
+    assert cache.get(0) is None and cache.kept == 0
+
+
+def test_sizes_come_from_the_heads(root: Path) -> None:
+    paths = [record.path for record in WiderFaceSource(root).train()][:3]
+    paths[1].write_bytes(b"")
+    assert image_sizes(paths).tolist() == [[48, 64], [0, 0], [48, 64]]
+    assert image_sizes([]).shape == (0, 2)
+
+
+FILL = """
+import sys, numpy as np
+from fanet_lightning.data.datamodule import MemoryCache
+cache = MemoryCache(np.array([[2, 3], [4, 5]]), int(sys.argv[1]))
+cache.put(1, np.full((4, 5, 3), 9, np.uint8))
+print(*cache.address(), sep=",", flush=True)
+sys.stdin.readline()
+print(cache.get(0).tolist(), flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ranks share memory through /proc")
+def test_a_process_that_was_not_started_by_the_first_shares_its_memory() -> None:
+    other = subprocess.Popen(
+        [sys.executable, "-c", FILL, "78"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdin is not None and other.stdout is not None
+    machine, process, descriptor, limit, digest = other.stdout.readline().strip().split(",")
+    address = SharedMemory(machine, int(process), int(descriptor), int(limit), digest)
+    cache = MemoryCache(np.array([[2, 3], [4, 5]]), 18)  # a limit of its own, under which the second would not fit
+    assert address.machine == cache.address().machine
+    cache.use(address)
+    assert cache.limit_bytes == 78 and cache.places == 2
+    assert cache.get(0) is None
+    np.testing.assert_array_equal(cache.get(1), np.full((4, 5, 3), 9))
+    cache.put(0, np.arange(18, dtype=np.uint8).reshape(2, 3, 3))
+    other.stdin.write("\n")
+    other.stdin.flush()
+    assert other.stdout.readline().strip() == str(np.arange(18).reshape(2, 3, 3).tolist())
+    with pytest.raises(ValueError, match="other sizes"):
+        MemoryCache(np.array([[3, 2], [4, 5]]), 78).use(address)
+    other.communicate("\n", timeout=300)
+    np.testing.assert_array_equal(cache.get(1), np.full((4, 5, 3), 9))  # the memory lives as long as anybody uses it
+    with pytest.raises(OSError):
+        MemoryCache(np.array([[2, 3], [4, 5]]), 78).use(address)
+
+
+def _put(cache: MemoryCache) -> None:
+    cache.put(0, np.full((2, 3, 3), 5, np.uint8))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_processes_that_are_not_forks_share_it(method: str) -> None:
+    cache = MemoryCache(np.array([[2, 3]]), 100)
+    process = multiprocessing.get_context(method).Process(target=_put, args=(cache,))  # type: ignore[attr-defined]
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    np.testing.assert_array_equal(cache.get(0), np.full((2, 3, 3), 5))
+
+
+# The limit
+
+
+@pytest.mark.parametrize(
+    ("free", "gib", "limit", "said"),
+    [
+        (8 * GIB, None, 4 * GIB, "all fit"),
+        (10 * IMAGE_BYTES, None, 5 * IMAGE_BYTES, "5 fit into 0.00 GiB, 7 are read each time"),
+        (8 * GIB, 7 * IMAGE_BYTES / GIB, 7 * IMAGE_BYTES, "7 fit into 0.00 GiB, 5 are read each time"),
+        (10 * IMAGE_BYTES, 3.0, 5 * IMAGE_BYTES, "5 fit into 0.00 GiB, 7 are read each time"),  # more than there is
+        (None, None, 12 * IMAGE_BYTES, "all fit"),
+    ],
+)
+def test_the_limit_is_kept_and_said(
+    root: Path, monkeypatch: pytest.MonkeyPatch, free: int | None, gib: float | None, limit: int, said: str
+) -> None:
+    monkeypatch.setattr(memory, "available_bytes", lambda device: free)
+    cache, line = memory_cache([record.path for record in WiderFaceSource(root).train()], gib)
+    assert cache.limit_bytes == limit
+    assert line.startswith("cache=memory: 12 images need 0.00 GiB")
+    assert ("are free" in line) == (free is not None)
+    assert line.endswith(f"; {said}")
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cache": "ram"}, "cache=ram is unknown; take memory, disk or null"),
+        ({"cache": "memory", "cache_gib": 0.0}, "cache_gib=0.0 must be a positive number"),
+        ({"cache": "memory", "cache_gib": float("nan")}, "cache_gib=nan must be a positive number"),
+        ({"cache": "disk", "cache_side": 0}, "cache_side=0 must be at least 1 pixel"),
+        ({"cache": "disk", "cache_side": 31}, "cache_side=31 is below input_size=32: even a whole copy"),
+    ],
+)
+def test_bad_options_are_one_line(root: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        module_of(root, **options)
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+def test_a_file_in_place_of_cache_dir_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cache_dir="):
+        check_cache("disk", None, tmp_path / "file", None, 640)
+    check_cache("memory", None, tmp_path / "file", None, 640)  # not used there
+    for cache, side in (("memory", 1), (None, 1), ("disk", 640)):
+        check_cache(cache, None, tmp_path, side, 640)
+
+
+# Training with it
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_samples_are_the_same_and_no_file_is_read_twice(
+    root: Path, workers: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without = module_of(root).train_dataloader()
+    expected = [epoch_of(without, epoch) for epoch in range(3)]
+    module = module_of(root, workers=workers, cache="memory")
+    loader = module.train_dataloader()
+    assert capsys.readouterr().out.endswith("; all fit\n")
+    assert epoch_of(loader, 0) == expected[0]
+    remove_files(root)  # what one worker has decoded the other finds as well
+    assert [epoch_of(loader, epoch) for epoch in (1, 2)] == expected[1:]
+    assert module.unreadable_images == []
+
+
+def test_what_does_not_fit_is_read_each_time(root: Path) -> None:
+    expected = epoch_of(module_of(root).train_dataloader(), 0)
+    module = module_of(root, cache="memory", cache_gib=5 * IMAGE_BYTES / GIB)
+    loader = module.train_dataloader()
+    assert epoch_of(loader, 0) == epoch_of(loader, 0) == expected
+    remove_files(root)
+    epoch_of(loader, 1)
+    assert module.unreadable_images == [f"0--Parade/0_Parade_{index:03d}" for index in range(5, 12)]
+
+
+def test_a_broken_file_is_replaced_as_without_a_cache(root: Path) -> None:
+    paths = [record.path for record in WiderFaceSource(root).train()]
+    paths[4].write_bytes(paths[4].read_bytes()[:-40])
+    paths[5].write_bytes(b"")
+    without, module = module_of(root), module_of(root, cache="memory")
+    loaders = [without.train_dataloader(), module.train_dataloader()]
+    for epoch in range(2):
+        assert epoch_of(loaders[0], epoch) == epoch_of(loaders[1], epoch)
+    assert module.unreadable_images == without.unreadable_images != []
+
+
+def test_the_real_augmentation_takes_images_that_cannot_be_written(root: Path) -> None:
+    records = WiderFaceSource(root).train()
+    cache, _ = memory_cache([record.path for record in records], None)
+    with_cache, without = (TrainDataset(records, TrainAugment(32), 3, kept) for kept in (cache, None))
+    for epoch in range(12):
+        for index in range(12):
+            one, two = with_cache[SampleKey(epoch, index)], without[SampleKey(epoch, index)]
+            assert torch.equal(one.image, two.image) and torch.equal(one.boxes_xyxy, two.boxes_xyxy)
+    assert cache.kept == 12
+    for index, record in enumerate(records):
+        np.testing.assert_array_equal(cache.get(index), read_image_rgb(record.path))

@@ -1,0 +1,410 @@
+"""Image files of every kind, made here, and every way in which a file can be broken."""
+
+import io
+import pickle
+import struct
+import sys
+import types
+import zipfile
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.data import images
+from fanet_lightning.data.images import UnreadableImage, check_image, read_image_rgb, read_image_size
+
+
+def picture(height: int = 40, width: int = 56) -> np.ndarray:
+    """Smooth colours, all channels different, no symmetry."""
+    y, x = np.mgrid[0:height, 0:width]
+    return np.stack([60 + 3 * x, 200 - 2 * y, 40 + x + 2 * y], axis=-1).astype(np.uint8)
+
+
+def saved(path: Path, image: Image.Image, **options: object) -> Path:
+    image.save(path, **options)
+    return path
+
+
+def assert_close(path: Path, expected: np.ndarray, tolerance: int = 4) -> None:
+    image = read_image_rgb(path)
+    assert image.dtype == np.uint8
+    assert image.flags.c_contiguous
+    assert image.shape == expected.shape
+    assert np.abs(image.astype(int) - expected.astype(int)).max() <= tolerance
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"optimize": True}, {"subsampling": 0}, {"subsampling": 2}]
+)
+def test_jpeg_is_decoded_as_others_do(tmp_path: Path, options: dict[str, object]) -> None:
+    path = saved(tmp_path / "a.jpg", Image.fromarray(picture()), quality=97, **options)
+    assert_close(path, picture(), tolerance=8)
+    np.testing.assert_array_equal(read_image_rgb(path), np.asarray(Image.open(path)))
+    np.testing.assert_array_equal(read_image_rgb(path), cv2.imread(str(path))[..., ::-1])
+
+
+def test_the_fast_way_is_taken_for_plain_jpegs_only(tmp_path: Path) -> None:
+    image = Image.fromarray(picture())
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    cases = {
+        "plain": (saved(tmp_path / "1.jpg", image), True),
+        "grey": (saved(tmp_path / "2.jpg", image.convert("L")), True),
+        "progressive": (saved(tmp_path / "3.jpg", image, progressive=True), True),
+        "exif": (saved(tmp_path / "4.jpg", image, exif=exif), False),
+        "cmyk": (saved(tmp_path / "5.jpg", image.convert("CMYK")), False),
+        "png": (saved(tmp_path / "6.png", image), False),
+    }
+    for name, (path, fast) in cases.items():
+        header = images._jpeg_header(path.read_bytes())
+        assert (header is not None and header.plain) == fast, name
+        assert (header is not None) == (path.suffix == ".jpg"), name
+        if header is not None:
+            assert (header.width, header.height) == (56, 40)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_exif_orientation(tmp_path: Path, orientation: int, suffix: str) -> None:
+    # EXIF 2.3: where the stored row 0 and column 0 lie in the upright picture → the upright corner for each stored one.
+    stored = np.zeros((40, 56, 3), np.uint8)
+    stored[:20, :28] = (250, 0, 0)  # the stored top left is red
+    red_corner = {
+        1: "top left", 2: "top right", 3: "bottom right", 4: "bottom left",
+        5: "left top", 6: "right top", 7: "right bottom", 8: "left bottom",
+    }[orientation]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options: dict[str, object] = {"quality": 95} if suffix == "jpg" else {"lossless": True} if suffix == "webp" else {}
+    image = read_image_rgb(saved(tmp_path / f"a.{suffix}", Image.fromarray(stored), exif=exif, **options))
+    assert image.shape == ((40, 56, 3) if orientation < 5 else (56, 40, 3))
+    rows = slice(0, 16) if "top" in red_corner else slice(-16, None)
+    columns = slice(0, 16) if "left" in red_corner else slice(-16, None)
+    red = image[..., 0] > 128
+    assert red[rows, columns].all()
+    assert red.mean() == pytest.approx(0.25, abs=0.02)
+
+
+def test_a_broken_exif_block_does_not_matter(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.jpg", Image.fromarray(picture()), exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
+    assert_close(path, picture(), tolerance=16)
+
+
+def test_orientation_turns_as_pillow_does(tmp_path: Path) -> None:
+    from PIL import ImageOps
+
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = saved(tmp_path / "a.png", Image.fromarray(picture()), exif=exif)
+        np.testing.assert_array_equal(read_image_rgb(path), np.asarray(ImageOps.exif_transpose(Image.open(path))))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "tif"])
+def test_grey(tmp_path: Path, suffix: str) -> None:
+    grey = picture()[..., 0]
+    path = saved(tmp_path / f"a.{suffix}", Image.fromarray(grey))
+    assert_close(path, np.repeat(grey[..., None], 3, axis=2))
+
+
+def test_black_and_white_and_palette(tmp_path: Path) -> None:
+    mask = picture()[..., 0] > 128
+    path = saved(tmp_path / "a.png", Image.fromarray(mask))
+    assert_close(path, np.repeat(mask[..., None] * np.uint8(255), 3, axis=2), tolerance=0)
+    palette = Image.fromarray(mask.astype(np.uint8), mode="P")
+    palette.putpalette([10, 20, 30, 200, 100, 50])
+    expected = np.where(mask[..., None], np.uint8([200, 100, 50]), np.uint8([10, 20, 30]))
+    assert_close(saved(tmp_path / "p.png", palette), expected, tolerance=0)
+    assert_close(saved(tmp_path / "p.gif", palette), expected, tolerance=0)
+
+
+def test_transparency_lies_over_white(tmp_path: Path) -> None:
+    image = np.zeros((4, 6, 4), np.uint8)
+    image[..., 0] = 200
+    image[:, 2:4, 3] = 255
+    image[:, 4:, 3] = 51  # a fifth: 0.2 × 200 + 0.8 × 255 = 244, 0.8 × 255 = 204
+    expected = np.zeros((4, 6, 3), np.uint8)
+    expected[:, :2] = 255
+    expected[:, 2:4] = (200, 0, 0)
+    expected[:, 4:] = (244, 204, 204)
+    assert_close(saved(tmp_path / "a.png", Image.fromarray(image)), expected, tolerance=1)
+    assert_close(saved(tmp_path / "a.webp", Image.fromarray(image), lossless=True, exact=True), expected, tolerance=1)
+    grey = Image.fromarray(image[..., [0, 3]], mode="LA")
+    assert_close(saved(tmp_path / "g.png", grey), expected[..., [0, 0, 0]], tolerance=1)
+    palette = Image.fromarray(np.array([[0, 1]], np.uint8), mode="P")
+    palette.putpalette([10, 20, 30, 200, 100, 50])
+    expected = np.uint8([[[255, 255, 255], [200, 100, 50]]])
+    assert_close(saved(tmp_path / "p.png", palette, transparency=0), expected, tolerance=0)
+
+
+def test_sixteen_bits(tmp_path: Path) -> None:
+    # 128 = round(32896 / 257), 1 = round(129 / 257), 0 = round(128 / 257)
+    values = np.array([[0, 128, 129, 257, 32896, 65535]], np.uint16)
+    grey = np.uint8([[0, 0, 1, 1, 128, 255]])
+    expected = np.repeat(grey[..., None], 3, axis=2)
+    assert cv2.imwrite(str(tmp_path / "g.png"), values)
+    assert_close(tmp_path / "g.png", expected, tolerance=0)
+    assert cv2.imwrite(str(tmp_path / "g.tif"), values)
+    assert_close(tmp_path / "g.tif", expected, tolerance=0)
+    colour = np.stack([values, values * 0, values * 0 + 65535], axis=-1)  # BGR
+    assert cv2.imwrite(str(tmp_path / "c.png"), colour)
+    rgb = np.stack([grey * 0 + 255, grey * 0, grey], axis=-1)
+    assert_close(tmp_path / "c.png", rgb, tolerance=0)
+    # Half transparent: half of the colour and half of white.
+    alpha = np.concatenate([colour, np.full((1, 6, 1), 32768, np.uint16)], axis=-1)
+    assert cv2.imwrite(str(tmp_path / "a.png"), alpha)
+    assert_close(tmp_path / "a.png", ((rgb.astype(int) + 255) / 2).round().astype(np.uint8), tolerance=1)
+
+
+def cmyk_jpeg(inks: np.ndarray, adobe: bool) -> bytes:
+    """A CMYK JPEG; with Adobe's marker the inks are stored inverted (as Pillow writes them), without it as they are."""
+    buffer = io.BytesIO()
+    Image.fromarray(inks if adobe else 255 - inks, mode="CMYK").save(buffer, "JPEG", quality=100)
+    content = buffer.getvalue()
+    marker = content.index(b"\xff\xee")
+    if adobe:
+        return content
+    length = struct.unpack(">H", content[marker + 2 : marker + 4])[0]
+    return content[:marker] + content[marker + 2 + length :]
+
+
+@pytest.mark.parametrize("adobe", [True, False])
+def test_cmyk(tmp_path: Path, adobe: bool) -> None:
+    inks = np.zeros((16, 64, 4), np.uint8)
+    inks[:, 16:32, 0] = 255  # cyan
+    inks[:, 32:48, 3] = 255  # black
+    inks[:, 48:] = (0, 255, 255, 0)  # magenta and yellow: red
+    (tmp_path / "a.jpg").write_bytes(cmyk_jpeg(inks, adobe))
+    image = read_image_rgb(tmp_path / "a.jpg")
+    for column, colour in ((8, (255, 255, 255)), (24, (0, 255, 255)), (40, (0, 0, 0)), (56, (255, 0, 0))):
+        assert np.abs(image[8, column].astype(int) - colour).max() <= 6
+
+
+def test_adobe_rgb_transform(tmp_path: Path) -> None:
+    # Stored as RGB, not YCbCr: Adobe's transform is 0.
+    path = saved(tmp_path / "a.jpg", Image.fromarray(picture()), quality=98, keep_rgb=True)
+    assert_close(path, picture(), tolerance=8)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("exif", [False, True])
+def test_truncated_jpeg_is_never_half_a_picture(tmp_path: Path, progressive: bool, exif: bool) -> None:
+    block = Image.Exif()
+    block[0x0112] = 1
+    noise = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
+    extra = {"exif": block} if exif else {}
+    content = saved(tmp_path / "a.jpg", Image.fromarray(noise), progressive=progressive, **extra).read_bytes()
+    for keep in (0, 1, 2, 3, 10, 200, 700, len(content) // 2, len(content) - 100, len(content) - 2, len(content) - 1):
+        (tmp_path / "cut.jpg").write_bytes(content[:keep])
+        with pytest.raises(UnreadableImage) as error:
+            read_image_rgb(tmp_path / "cut.jpg")
+        assert str(error.value).startswith(f"{tmp_path / 'cut.jpg'} cannot be read as an image: ")
+        assert "\n" not in str(error.value)
+    # A tail of zeros, as broken copies have it.
+    (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2] + bytes(len(content) // 2))
+    with pytest.raises(UnreadableImage):
+        read_image_rgb(tmp_path / "cut.jpg")
+    (tmp_path / "cut.jpg").write_bytes(content + b"\xff")
+    assert read_image_rgb(tmp_path / "cut.jpg").shape == (96, 128, 3)
+    # Bytes behind the picture are harmless.
+    (tmp_path / "more.jpg").write_bytes(content + b"trailer" * 50)
+    np.testing.assert_array_equal(read_image_rgb(tmp_path / "more.jpg"), read_image_rgb(tmp_path / "a.jpg"))
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp", "bmp", "gif", "tif"])
+def test_other_truncated_files(tmp_path: Path, suffix: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
+    content = saved(tmp_path / f"a.{suffix}", Image.fromarray(noise)).read_bytes()
+    assert read_image_rgb(tmp_path / f"a.{suffix}").shape == (96, 128, 3)
+    (tmp_path / "cut").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UnreadableImage):
+        read_image_rgb(tmp_path / "cut")
+
+
+def test_truncated_sixteen_bit_png(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 65535, (64, 64, 3), dtype=np.uint16)
+    assert cv2.imwrite(str(tmp_path / "a.png"), noise)
+    content = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UnreadableImage):
+        read_image_rgb(tmp_path / "a.png")
+
+
+def test_what_is_no_image_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableImage, match=r"absent\.jpg.*No such file"):
+        read_image_rgb(tmp_path / "absent.jpg")
+    with pytest.raises(UnreadableImage, match="Is a directory"):
+        read_image_rgb(tmp_path)
+    (tmp_path / "empty.jpg").touch()
+    with pytest.raises(UnreadableImage, match="the file is empty"):
+        read_image_rgb(tmp_path / "empty.jpg")
+    with zipfile.ZipFile(tmp_path / "zip.jpg", "w") as archive:
+        archive.writestr("a", "b")
+    with pytest.raises(UnreadableImage, match=r"b'PK"):
+        read_image_rgb(tmp_path / "zip.jpg")
+    (tmp_path / "text.jpg").write_text("<html>404</html>")
+    with pytest.raises(UnreadableImage, match="b'<htm'"):
+        read_image_rgb(str(tmp_path / "text.jpg"))
+    saved(tmp_path / "float.tif", Image.fromarray(np.zeros((4, 4), np.float32)))
+    with pytest.raises(UnreadableImage, match="8 bits"):
+        read_image_rgb(tmp_path / "float.tif")
+
+
+def test_heic_asks_for_its_plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as where it is not installed
+    path = tmp_path / "phone.heic"
+    path.write_bytes(b"\x00\x00\x00\x1cftypheic\x00\x00\x00\x00mif1heic" + bytes(100))
+    for read in (read_image_rgb, read_image_size, check_image):
+        with pytest.raises(UnreadableImage, match=r"phone\.heic .*pillow-heif"):
+            read(path)
+    # An AVIF may call itself by the same brand; Pillow reads that one itself.
+    monkeypatch.setattr(images, "is_heic", lambda _: True)
+    saved(tmp_path / "other.png", Image.fromarray(picture()))
+    assert read_image_rgb(tmp_path / "other.png").shape == (40, 56, 3)
+    assert read_image_size(tmp_path / "other.png") == (40, 56)
+
+
+def test_heic_is_read_where_its_plug_in_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registered = []
+    plug_in = types.SimpleNamespace(register_heif_opener=lambda: registered.append(True))
+    monkeypatch.setitem(sys.modules, "pillow_heif", plug_in)
+    path = tmp_path / "damaged.heic"
+    path.write_bytes(b"\x00\x00\x00\x1cftypheic" + bytes(100))
+    with pytest.raises(UnreadableImage, match="not an image file"):  # it is not the plug-in that is missing
+        read_image_rgb(path)
+    assert registered
+
+
+def test_huge_images_are_named_before_they_are_decoded(tmp_path: Path) -> None:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0))
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
+    with pytest.raises(UnreadableImage, match="178,956,970"):
+        read_image_rgb(tmp_path / "bomb.png")
+    content = bytearray(saved(tmp_path / "a.jpg", Image.fromarray(picture())).read_bytes())
+    frame = content.index(b"\xff\xc0")
+    content[frame + 5 : frame + 9] = struct.pack(">HH", 60_000, 50_000)
+    (tmp_path / "bomb.jpg").write_bytes(bytes(content))
+    with pytest.raises(UnreadableImage, match="50000 × 60000 pixels"):
+        read_image_rgb(tmp_path / "bomb.jpg")
+
+
+def test_compressed_text_bomb_is_an_unreadable_image(tmp_path: Path) -> None:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("k", "x" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
+    path = saved(tmp_path / "a.png", Image.fromarray(picture()), pnginfo=text)
+    with pytest.raises(UnreadableImage, match="text"):
+        read_image_rgb(path)
+
+
+def test_the_error_survives_a_process_border() -> None:
+    error = pickle.loads(pickle.dumps(UnreadableImage(Path("x.jpg"), "cut short")))
+    assert isinstance(error, UnreadableImage) and isinstance(error, InputError)
+    assert (error.path, error.reason) == (Path("x.jpg"), "cut short")
+    assert str(error) == "x.jpg cannot be read as an image: cut short; replace the file or leave it out"
+
+
+def test_real_images_decode_as_pillow_does(shared_data: Path) -> None:
+    folder = shared_data / "wider_face" / "WIDER_val" / "images"
+    for path in sorted(folder.glob("*/*.jpg"))[::200]:
+        np.testing.assert_array_equal(read_image_rgb(path), np.asarray(Image.open(path)))
+
+
+def test_the_end_marker_of_a_thumbnail_is_not_the_pictures(tmp_path: Path) -> None:
+    thumbnail = io.BytesIO()
+    Image.fromarray(picture(8, 8)).save(thumbnail, "JPEG")
+    assert b"\xff\xd9" in thumbnail.getvalue()
+    path = saved(tmp_path / "a.jpg", Image.fromarray(picture()), comment=thumbnail.getvalue())
+    content = path.read_bytes()
+    np.testing.assert_array_equal(read_image_rgb(path), np.asarray(Image.open(path)))
+    path.write_bytes(content[:-30] + bytes(30))
+    with pytest.raises(UnreadableImage, match="end marker"):
+        read_image_rgb(path)
+
+
+# Sizes and soundness without decoding
+
+
+def images_of_all_kinds(folder: Path) -> list[Path]:
+    """Both decoders' formats, plain and turned, with a head longer than what is read at first."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    colour = Image.fromarray(picture(40, 56))
+    long_head = b"".join(b"\xff\xfe" + struct.pack(">H", 65_002) + bytes(65_000) for _ in range(3))
+    plain = saved(folder / "plain.jpg", colour).read_bytes()
+    (folder / "long.jpg").write_bytes(plain[:2] + long_head + plain[2:])
+    (folder / "cmyk.jpg").write_bytes(cmyk_jpeg(np.full((40, 56, 4), 90, np.uint8), adobe=True))
+    return [
+        folder / "plain.jpg",
+        folder / "long.jpg",
+        folder / "cmyk.jpg",
+        saved(folder / "progressive.jpg", colour, progressive=True),
+        saved(folder / "grey.jpg", colour.convert("L")),
+        saved(folder / "turned.jpg", colour, exif=exif),
+        saved(folder / "turned.png", colour, exif=exif),
+        saved(folder / "a.png", colour),
+        saved(folder / "a.bmp", colour),
+        saved(folder / "palette.gif", colour.convert("P")),
+    ]
+
+
+def test_sizes_are_those_of_the_decoded_images(tmp_path: Path) -> None:
+    for path in images_of_all_kinds(tmp_path):
+        assert read_image_size(path) == read_image_rgb(path).shape[:2], path.name
+        check_image(path)
+    assert read_image_size(tmp_path / "turned.jpg") == (56, 40)
+
+
+def test_what_is_no_image_has_no_size(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("<html>404</html>")
+    (tmp_path / "start.jpg").write_bytes(b"\xff\xd8\xff")
+    (tmp_path / "folder.jpg").mkdir()
+    for name in ("empty.jpg", "text.jpg", "start.jpg", "folder.jpg", "absent.jpg"):
+        for read in (read_image_size, check_image, read_image_rgb):
+            with pytest.raises(UnreadableImage, match=name):
+                read(tmp_path / name)
+
+
+def test_a_check_refuses_what_reading_refuses(tmp_path: Path) -> None:
+    """Cut anywhere, both say the same; of a file that is only damaged, a JPEG may pass the check."""
+    rng = np.random.default_rng(0)
+    refused = 0
+    for path in images_of_all_kinds(tmp_path):
+        content = path.read_bytes()
+        for _ in range(20):
+            cut = tmp_path / f"cut{path.suffix}"
+            cut.write_bytes(content[: int(rng.integers(0, len(content)))])
+            try:
+                read_image_rgb(cut)
+            except UnreadableImage as error:
+                with pytest.raises(UnreadableImage) as found:
+                    check_image(cut)
+                assert found.value.reason == error.reason
+                refused += 1
+            else:
+                check_image(cut)
+    assert refused > 150
+
+
+def test_a_sound_jpeg_is_checked_without_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = images_of_all_kinds(tmp_path)
+
+    def decode(*_: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(images, "_decode_jpeg", decode)
+    monkeypatch.setattr(images, "_decode_with_pillow", decode)
+    for path in paths:
+        if path.name in ("plain.jpg", "long.jpg", "progressive.jpg", "grey.jpg", "turned.jpg"):
+            check_image(path)
+        else:
+            with pytest.raises(AssertionError, match="decoded"):
+                check_image(path)

@@ -1,0 +1,449 @@
+"""Drawn faces: the same bytes everywhere, boxes that lie on what was drawn, WIDER's layout, and nothing half-made."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.data.synthetic import dataset as synthetic
+from fanet_lightning.data.synthetic import scenes as drawn_scenes
+from fanet_lightning.data.synthetic.camera import Shot, take
+from fanet_lightning.data.synthetic.dataset import SETTINGS, counts, prepare_synthetic
+from fanet_lightning.data.synthetic.faces import Drawn, draw_body, draw_head
+from fanet_lightning.data.synthetic.people import Person, random_person, turned
+from fanet_lightning.data.synthetic.scenes import FaceTruth, draw_picture
+
+SMALL = {"train_images": 5, "val_images": 4, "image_width": (200, 240), "image_height": (160, 200), "processes": 1}
+PLAIN = Shot((1.0, 1.0, 1.0), 1.0, 0.0, 0, 0.0, 0.0, (0, 0), 90, False)
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    """Path → digest; the header of a .mat file holds the time, so those are compared by content elsewhere."""
+    return {
+        str(path.relative_to(folder)): "" if path.suffix == ".mat" else hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def plain_person(height: float, centre_xy: tuple[float, float], **changes: object) -> Person:
+    """Sharp, upright, in plain light."""
+    person = random_person(np.random.default_rng(3), centre_xy, height, hardship=0.0)
+    still = {"tilt": 0.0, "blur": 0.0, "haze": 0.0, "exposure": 1.0, "hair_style": "bald", "hand": 0, "beard": 0.0}
+    return dataclasses.replace(person, **{**still, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def sample() -> list[drawn_scenes.Picture]:
+    return [draw_picture(np.random.default_rng([0, 0, index])) for index in range(200)]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare_synthetic(tmp_path_factory.mktemp("synthetic"), **SMALL)
+
+
+class TestPreparation:
+    def test_two_roots_and_any_number_of_processes_give_the_same_bytes(self, prepared: Path, tmp_path: Path) -> None:
+        again = prepare_synthetic(tmp_path, **{**SMALL, "processes": 2})
+        assert again.name == prepared.name
+        first, second = files_of(prepared), files_of(again)
+        assert len([name for name in first if name.endswith(".jpg")]) == 9
+        assert first == second
+
+        from fanet_lightning.score.wider_face.ground_truth import read_ground_truth
+
+        truths = [read_ground_truth(folder / "eval_gt") for folder in (prepared, again)]
+        assert truths[0].image_ids == truths[1].image_ids
+        for setting in SETTINGS:
+            for one, other in zip(truths[0].counted[setting], truths[1].counted[setting], strict=True):
+                assert np.array_equal(one, other)
+
+    def test_seed_and_split_give_other_pictures(self, prepared: Path, tmp_path: Path) -> None:
+        other = prepare_synthetic(tmp_path, **{**SMALL, "seed": 1})
+        assert other.name != prepared.name
+        pictures = {
+            digest for name, digest in (*files_of(prepared).items(), *files_of(other).items()) if ".jpg" in name
+        }
+        assert len(pictures) == 18
+
+    def test_more_images_keep_those_that_were_there(self, prepared: Path, tmp_path: Path) -> None:
+        more = files_of(prepare_synthetic(tmp_path, **{**SMALL, "val_images": 5}))
+        jpegs = {name: digest for name, digest in files_of(prepared).items() if name.endswith(".jpg")}
+        assert jpegs.items() <= more.items()
+
+    def test_second_call_touches_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder = prepare_synthetic(tmp_path, **SMALL)
+        times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+        def forbidden(*_: object, **__: object) -> None:
+            raise AssertionError("drawn again")
+
+        monkeypatch.setattr(synthetic, "draw_picture", forbidden)
+        assert prepare_synthetic(tmp_path, **{**SMALL, "processes": 2}) == folder
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == times
+
+    @pytest.mark.parametrize("problem", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+    def test_interruption_leaves_nothing(
+        self, problem: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        drawn = []
+
+        def third_fails(rng: np.random.Generator, *sides: tuple[int, int]) -> drawn_scenes.Picture:
+            if len(drawn) == 2:
+                raise problem
+            drawn.append(draw_picture(rng, *sides))
+            return drawn[-1]
+
+        monkeypatch.setattr(synthetic, "draw_picture", third_fails)
+        with pytest.raises(type(problem)):
+            prepare_synthetic(tmp_path, **SMALL)
+        assert len(drawn) == 2
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_failing_process_is_told_and_leaves_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys, "executable", shutil.which("false"))
+        with pytest.raises(RuntimeError, match="code 1"):
+            prepare_synthetic(tmp_path, **{**SMALL, "processes": 2})
+        assert list(tmp_path.iterdir()) == []
+
+    def test_two_at_once_agree_and_the_loser_cleans_up(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        both_writing = threading.Barrier(2, timeout=300)
+        write = synthetic._write
+
+        def write_together(*arguments: object) -> None:
+            write(*arguments)  # type: ignore[arg-type]
+            both_writing.wait()
+
+        monkeypatch.setattr(synthetic, "_write", write_together)
+        found: list[Path] = []
+        threads = [
+            threading.Thread(target=lambda: found.append(prepare_synthetic(tmp_path, **SMALL))) for _ in range(2)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(found) == 2
+        assert found[0] == found[1]
+        assert list(tmp_path.iterdir()) == [found[0]]
+
+    def test_works_from_a_program_without_a_main_guard(self, tmp_path: Path) -> None:
+        code = (
+            "from pathlib import Path; from fanet_lightning.data.synthetic.dataset import prepare_synthetic\n"
+            f"print(prepare_synthetic(Path({str(tmp_path)!r}), train_images=2, val_images=1, processes=2))"
+        )
+        out = subprocess.run([sys.executable, "-"], input=code, capture_output=True, text=True, check=True).stdout
+        assert (Path(out.strip()) / "manifest.json").is_file()
+
+    def test_unfinished_folder_is_named(self, prepared: Path, tmp_path: Path) -> None:
+        (tmp_path / prepared.name).mkdir()
+        with pytest.raises(InputError, match=r"manifest\.json"):
+            prepare_synthetic(tmp_path, **SMALL)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"train_images": 0}, r"data\.train_images=0"),
+            ({"val_images": 2.5}, r"data\.val_images=2\.5"),
+            ({"seed": -1}, r"data\.seed=-1"),
+            ({"image_width": (300, 200)}, r"data\.image_width=\[300, 200\]"),
+            ({"image_height": (320, 4000)}, r"data\.image_height=\[320, 4000\].*1024"),
+            ({"image_height": 320}, r"data\.image_height=320"),
+        ],
+    )
+    def test_wrong_parameters(self, change: dict[str, object], message: str, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=message):
+            prepare_synthetic(tmp_path, **{**SMALL, **change})  # type: ignore[arg-type]
+        assert list(tmp_path.iterdir()) == []
+
+    def test_root_that_is_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "taken").write_text("")
+        with pytest.raises(InputError, match=r"data\.root=.*taken"):
+            prepare_synthetic(tmp_path / "taken", **SMALL)
+
+
+class TestLayout:
+    def test_reads_back_as_wider_face(self, prepared: Path) -> None:
+        from fanet_lightning.data.wider_face import load_wider_face
+
+        for split, many in (("train", 5), ("val", 4)):
+            records = load_wider_face(prepared, split)  # type: ignore[arg-type]
+            assert len(records) == many
+            for record in records:
+                index = int(record.image_id.rpartition("_")[2])
+                rng = np.random.default_rng([0, synthetic.SPLITS.index(split), index])
+                picture = draw_picture(rng, (200, 240), (160, 200))
+                image = cv2.imread(str(record.path))
+                assert image is not None
+                assert image.shape == picture.image_rgb.shape
+                # JPEG at quality 60 and above keeps a picture within a few grey levels on average.
+                assert np.abs(image[..., ::-1].astype(int) - picture.image_rgb).mean() < 12
+                usable = [face for face in picture.faces if not face.invalid]
+                expected = np.array([face.box_xywh for face in usable], np.float32).reshape(-1, 4)
+                expected[:, 2:] += expected[:, :2]
+                assert np.array_equal(record.boxes_xyxy, expected)
+                assert record.attributes["occlusion"].tolist() == [face.occlusion for face in usable]
+                assert record.attributes["pose"].tolist() == [face.pose for face in usable]
+
+    def test_ground_truth_fits_the_annotations(self, prepared: Path) -> None:
+        from fanet_lightning.data.wider_face import read_annotations
+        from fanet_lightning.score.wider_face.ground_truth import read_ground_truth
+
+        truth = read_ground_truth(prepared / "eval_gt")
+        table = read_annotations(prepared / "wider_face_split", "val")
+        assert list(truth.image_ids) == table.image_ids
+        for number, boxes in enumerate(truth.boxes_xywh):
+            assert np.array_equal(boxes, table.of_image(number)[:, :4])
+            easy, medium, hard = (truth.counted[setting][number] for setting in ("easy", "medium", "hard"))
+            assert not (easy & ~medium).any()
+            assert not (medium & ~hard).any()
+        assert json.loads((prepared / "manifest.json").read_text())["val_faces"] == truth.faces_per_setting
+
+    def test_image_without_a_face_is_a_row_of_zeros(self) -> None:
+        entry = synthetic._Annotated("val", "5--Still_Life/5_Still_Life_val_00000", [])
+        assert synthetic._annotation(entry) == "5--Still_Life/5_Still_Life_val_00000.jpg\n0\n0 0 0 0 0 0 0 0 0 0\n"
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("height", "hidden", "softness", "expected"),
+        [
+            (38, 0.3, 0.045, ["easy", "hard", "medium"]),
+            (37, 0.0, 0.02, ["hard", "medium"]),
+            (100, 0.31, 0.01, ["hard", "medium"]),
+            (100, 0.0, 0.05, ["hard", "medium"]),
+            (26, 0.0, 0.03, ["hard"]),
+            (9, 0.75, 0.3, ["hard"]),
+            (100, 0.51, 0.01, ["hard"]),
+            (100, 0.0, 0.21, ["hard"]),
+            (8, 0.0, 0.1, []),
+            (100, 0.76, 0.01, []),
+        ],
+    )
+    def test_limits(self, height: int, hidden: float, softness: float, expected: list[str]) -> None:
+        face = FaceTruth((0, 0, height, height), hidden, softness, 0, 0, 0, 0, 0, 0)
+        assert sorted(name for name, limits in SETTINGS.items() if counts(face, limits)) == expected
+
+    def test_invalid_faces_count_nowhere(self) -> None:
+        face = FaceTruth((0, 0, 100, 100), 0.0, 0.0, 0, 0, 0, 1, 0, 0)
+        assert not any(counts(face, limits) for limits in SETTINGS.values())
+
+    def test_sizes_stand_as_in_wider_face(self, sample: list[drawn_scenes.Picture]) -> None:
+        """Official: 7,211 / 13,319 / 31,958, which is 0.23 / 0.42 / 1."""
+        faces = [face for picture in sample for face in picture.faces]
+        sizes = {name: sum(counts(face, limits) for face in faces) for name, limits in SETTINGS.items()}
+        assert 0.17 < sizes["easy"] / sizes["hard"] < 0.30
+        assert 0.35 < sizes["medium"] / sizes["hard"] < 0.50
+
+
+class TestPictures:
+    def test_sample_is_varied(self, sample: list[drawn_scenes.Picture]) -> None:
+        faces = [face for picture in sample for face in picture.faces]
+        heights = np.array([face.box_xywh[3] for face in faces])
+        assert heights.min() <= 6
+        assert heights.max() >= 250
+        assert 16 <= np.median(heights) <= 28, "WIDER FACE's median is 20"
+        assert 0.04 <= np.mean([not picture.faces for picture in sample]) <= 0.13
+        assert 7 <= len(faces) / len(sample) <= 14, "WIDER FACE has 12 a picture"
+        assert max(len(picture.faces) for picture in sample) >= 60
+        assert {picture.event for picture in sample} == set(drawn_scenes.EVENTS)
+        for attribute, codes in (("blur", 3), ("expression", 2), ("illumination", 2), ("occlusion", 3), ("pose", 2)):
+            assert {getattr(face, attribute) for face in faces} == set(range(codes)), attribute
+        assert 0 < np.mean([face.invalid for face in faces]) < 0.05
+
+    def test_boxes_lie_in_the_picture(self, sample: list[drawn_scenes.Picture]) -> None:
+        for picture in sample:
+            height, width = picture.image_rgb.shape[:2]
+            for x, y, w, h in (face.box_xywh for face in picture.faces):
+                assert x >= 0 and y >= 0 and w >= 2 and h >= 2
+                assert x + w <= width and y + h <= height
+
+    def test_every_box_lies_on_what_its_head_painted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each picture is drawn again without one head after the other: the change lies in and around its box."""
+        checked = 0
+        for index in range(12):
+            whole = _draw_without(monkeypatch, index, None)
+            for number, (drawn, kind) in enumerate(whole.heads):
+                if kind != "face" or drawn.area < 60 or not drawn.oval.any():
+                    continue
+                without = _draw_without(monkeypatch, index, number)
+                changed = (whole.image != without.image).any(axis=2)
+                x1, y1, x2, y2 = drawn.box_xyxy
+                left, top = max(0, int(x1)), max(0, int(y1))
+                inside = changed[top : int(np.ceil(y2)), left : int(np.ceil(x2))]
+                if inside.mean() < 0.35:  # mostly hidden by what was drawn later
+                    continue
+                # Hair, hat, ears and blur reach out of the oval, by less than its own size.
+                w, h = x2 - x1, y2 - y1
+                near = changed[max(0, int(y1 - h)) : int(y2 + h), max(0, int(x1 - w)) : int(x2 + w)]
+                assert near.sum() == changed.sum()
+                assert inside.sum() > 0.35 * changed.sum()
+                checked += 1
+                if checked % 6 == 0:
+                    break
+        assert checked >= 15
+
+    def test_hidden_share_of_a_covered_face(self) -> None:
+        """A board over the lower half, worked out by hand: half of the oval is left."""
+        person = plain_person(100, (80.0, 80.0), mask=False, glasses="none")
+        head = draw_head(np.full((160, 160, 3), 90, np.uint8), person)
+        y = head.corner[1]
+        left = int(head.oval[: 80 - y].sum())
+        truth = drawn_scenes._truth(person, head, left, PLAIN, (160, 160))
+        assert truth is not None
+        assert truth.hidden == pytest.approx(0.5, abs=0.05)
+        assert truth.occlusion == 2
+        assert drawn_scenes._truth(person, head, int(0.05 * head.area), PLAIN, (160, 160)) is None
+        barely = drawn_scenes._truth(person, head, int(0.15 * head.area), PLAIN, (160, 160))
+        assert barely is not None and barely.invalid == 1
+        masked = dataclasses.replace(person, mask=True)
+        truth = drawn_scenes._truth(masked, head, head.area, PLAIN, (160, 160))
+        assert truth is not None and truth.hidden == pytest.approx(0.33)
+
+    def test_face_cut_by_the_border(self) -> None:
+        """The centre lies on the left border: the box is cut there, and half of the oval is hidden."""
+        person = plain_person(80, (0.0, 100.0), mask=False, glasses="none")
+        head = draw_head(np.full((200, 200, 3), 90, np.uint8), person)
+        assert head.box_xyxy[0] < -25
+        truth = drawn_scenes._truth(person, head, int(head.oval.sum()), PLAIN, (200, 200))
+        assert truth is not None
+        x, y, w, h = truth.box_xywh
+        assert (x, y, h) == (0, 60, 80)
+        assert w == round(head.box_xyxy[2])
+        assert truth.hidden == pytest.approx(0.5, abs=0.03)
+
+
+class TestHeads:
+    @pytest.mark.parametrize("height", [6.0, 13.0, 37.0, 80.0, 200.0])
+    def test_box_is_the_oval(self, height: float) -> None:
+        """Hairline to chin is the height asked for, and the width follows from the breadth."""
+        size = int(3 * height) + 10
+        person = plain_person(height, (size / 2, size / 2))
+        head = draw_head(np.full((size, size, 3), 128, np.uint8), person)
+        x1, y1, x2, y2 = head.box_xyxy
+        assert (y1, y2) == (pytest.approx(size / 2 - height / 2), pytest.approx(size / 2 + height / 2))
+        assert x2 - x1 == pytest.approx(height * person.breadth)
+        rows, columns = np.nonzero(head.oval)
+        corner_x, corner_y = head.corner
+        assert abs(rows.min() + corner_y - y1) <= 1.5 and abs(rows.max() + 1 + corner_y - y2) <= 1.5
+        assert abs(columns.min() + corner_x - x1) <= 1.5 and abs(columns.max() + 1 + corner_x - x2) <= 1.5
+
+    def test_tilt_turns_the_box(self) -> None:
+        upright, lying = (
+            draw_head(np.zeros((200, 200, 3), np.uint8), plain_person(100, (100.0, 100.0), tilt=tilt)).box_xyxy
+            for tilt in (0.0, np.pi / 2)
+        )
+        assert upright[3] - upright[1] == pytest.approx(100)
+        assert lying[2] - lying[0] == pytest.approx(100)
+        assert lying[3] - lying[1] == pytest.approx(upright[2] - upright[0])
+
+    def test_positive_tilt_is_clockwise(self) -> None:
+        """The lower end of an oval with half axes 38 and 50 moves left by (50² - 38²) sin cos / 48 = 9.3."""
+        person = plain_person(100, (100.0, 100.0), tilt=0.5, jaw=0.0, breadth=0.76)
+        head = draw_head(np.zeros((200, 200, 3), np.uint8), person)
+        lowest_row = max(np.nonzero(head.oval.any(axis=1))[0])
+        assert np.nonzero(head.oval[lowest_row])[0].mean() + head.corner[0] == pytest.approx(100 - 9.3, abs=2)
+        torso = draw_body(np.zeros((200, 200, 3), np.uint8), plain_person(100, (100.0, 100.0), tilt=0.5))
+        assert torso[:2].mean(axis=0)[0] == pytest.approx(100 - 0.6 * np.sin(0.5) * 50)
+
+    def test_small_heads_are_shrunk_large_ones(self) -> None:
+        """A face of 16 pixels is close to the same face of 160 pixels shrunk tenfold by area."""
+        background = np.full((400, 400, 3), (90, 140, 180), np.uint8)
+        large = background.copy()
+        draw_head(large, plain_person(160, (200.0, 200.0)))
+        shrunk = cv2.resize(large, (40, 40), interpolation=cv2.INTER_AREA).astype(int)
+        small = background[:40, :40].copy()
+        draw_head(small, plain_person(16, (20.0, 20.0)))
+        region = np.s_[12:28, 14:26]
+        assert np.abs(small[region].astype(int) - shrunk[region]).mean() < 12
+        assert np.abs(small[region].astype(int) - background[:40, :40][region]).mean() > 30
+
+    def test_pixels_far_from_the_head_stay(self) -> None:
+        before = np.random.default_rng(0).integers(0, 256, (120, 120, 3), dtype=np.uint8)
+        after = before.copy()
+        draw_head(after, plain_person(18, (60.0, 60.0)))
+        changed = (before != after).any(axis=2)
+        assert changed[55:65, 56:64].all()
+        changed[60 - 18 : 60 + 18, 60 - 18 : 60 + 18] = False
+        assert not changed.any()
+
+    def test_turning(self) -> None:
+        """A point in the middle moves to breadth · sin(yaw); one that turns away stays at the rim."""
+        person = plain_person(100, (0.0, 0.0), yaw=0.5, pitch=0.0, jaw=0.0, breadth=0.8)
+        middle, away = turned(np.array([(0.0, 0.0), (0.8, 0.2)]), person)
+        reach = 0.8 * 1.02
+        assert middle == pytest.approx([reach * np.sin(0.5), 0.0])
+        assert away == pytest.approx([reach, 0.2])
+
+    def test_person_out_of_the_picture(self) -> None:
+        image = np.full((50, 60, 3), 7, np.uint8)
+        person = plain_person(20, (500.0, -300.0))
+        draw_body(image, person)
+        head = draw_head(image, person)
+        assert head.area > 100
+        assert not head.oval.any()
+        assert (image == 7).all()
+
+
+class TestCamera:
+    def test_plain_shot_changes_nothing(self) -> None:
+        image = np.random.default_rng(1).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        assert np.array_equal(take(image, PLAIN), image)
+
+    def test_exposure_noise_and_motion(self) -> None:
+        image = np.full((200, 220, 3), 100, np.uint8)
+        halved = take(image, PLAIN._replace(gain_rgb=(0.5, 1.0, 3.0)))
+        assert halved[0, 0].tolist() == [50, 100, 255]
+        noisy = take(image, PLAIN._replace(noise=6.0))
+        assert noisy.std() == pytest.approx(6.0, rel=0.05)
+        assert noisy.mean() == pytest.approx(100, abs=0.3)
+        dot = np.zeros((41, 41, 3), np.uint8)
+        dot[20, 20] = 250
+        smeared = take(dot, PLAIN._replace(motion=4, motion_angle=0.0))[..., 0]
+        assert np.nonzero(smeared.any(axis=1))[0].tolist() == [20]
+        assert np.nonzero(smeared[20])[0].tolist() == [18, 19, 20, 21, 22]
+
+
+@dataclasses.dataclass
+class _Traced:
+    image: np.ndarray
+    heads: list[tuple[Drawn, str]]
+
+
+def _draw_without(monkeypatch: pytest.MonkeyPatch, index: int, omitted: int | None) -> _Traced:
+    """A picture before the camera, with the head of one person left out."""
+    traced = _Traced(np.zeros(0), [])
+
+    def draw(image: np.ndarray, person: Person) -> Drawn:
+        target = image.copy() if len(traced.heads) == omitted else image
+        traced.heads.append((draw_head(target, person), person.kind))
+        return traced.heads[-1][0]
+
+    def keep(image: np.ndarray, _: Shot) -> np.ndarray:
+        traced.image = image.copy()
+        return image
+
+    with monkeypatch.context() as patch:
+        patch.setattr(drawn_scenes, "draw_head", draw)
+        patch.setattr(drawn_scenes, "take", keep)
+        draw_picture(np.random.default_rng([5, 0, index]))
+    return traced
+
+
+@pytest.mark.parametrize("side", [64, 96, 128])
+def test_pictures_of_every_size_that_is_allowed_can_be_drawn(side: int) -> None:
+    for seed in range(40):
+        picture = draw_picture(np.random.default_rng(seed), (side, side), (side, side))
+        assert picture.image_rgb.shape == (side, side, 3)

@@ -1,0 +1,1018 @@
+"""``python -m fanet_lightning.detect`` on real files."""
+
+import io
+import itertools
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from fanet_lightning import FaceDetector
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.data.images import read_image_rgb
+from fanet_lightning.detect import inputs as journal_module
+from fanet_lightning.detect import inputs as loading
+from fanet_lightning.detect import stream as pipeline
+from fanet_lightning.detect.__main__ import main
+from fanet_lightning.detect.inputs import Item, Limits
+from fanet_lightning.detect.outputs import Saving, crop
+from fanet_lightning.detect.stream import Progress
+from fanet_lightning.ops.structures import Detections
+from fanet_lightning.score.wider_face.predictions import read_predictions
+from tests.data.download_server import Answer, file_server
+
+# The photograph's one face, in the picture of 256 × 300 pixels that the tests use.
+FACE_XYXY = (96, 61, 176, 165)
+
+
+@pytest.fixture(scope="session")
+def photograph() -> Image.Image:
+    """A photograph with one face (Grace Hopper), which comes with matplotlib."""
+    import matplotlib.cbook as cbook
+
+    with cbook.get_sample_data("grace_hopper.jpg") as file:
+        return Image.open(file).convert("RGB").resize((256, 300))
+
+
+@pytest.fixture
+def photos(tmp_path: Path, photograph: Image.Image, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with three pictures in ``photos``: of one face, of two, and in a sub-folder of none."""
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    photograph.save(folder / "one.jpg", quality=95)
+    both = Image.new("RGB", (512, 300))
+    both.paste(photograph, (0, 0))
+    both.paste(photograph, (256, 0))
+    both.save(folder / "two.png")
+    Image.new("RGB", (120, 90), (30, 90, 200)).save(folder / "sub/none.jpg")
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def read_json(out: str | Path) -> dict[str, Any]:
+    return dict(json.loads((Path(out) / "detections.json").read_text()))
+
+
+def by_name(content: dict[str, Any]) -> dict[str, list[list[float]]]:
+    """Image → its boxes, x y width height."""
+    found: dict[int, list[list[float]]] = {image["id"]: [] for image in content["images"]}
+    for annotation in content["annotations"]:
+        found[annotation["image_id"]].append(annotation["bbox"])
+    return {image["file_name"]: found[image["id"]] for image in content["images"]}
+
+
+def files_of(folder: str | Path) -> set[str]:
+    folder = Path(folder)
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def overlap(box_xywh: list[float], face_xyxy: tuple[int, ...]) -> float:
+    x, y, w, h = box_xywh
+    x1, y1, x2, y2 = face_xyxy
+    inside = max(0.0, min(x + w, x2) - max(x, x1)) * max(0.0, min(y + h, y2) - max(y, y1))
+    return inside / (w * h + (x2 - x1) * (y2 - y1) - inside)
+
+
+def test_everything_that_can_be_saved(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (photos / "notes.txt").write_text("no image")
+    assert main(["source=photos", "save=images,json,txt,crops"]) == 0
+    out = Path("outputs/detect/photos")
+    said = capsys.readouterr()
+    assert "detecting faces in 3 images (1 other file ignored; .txt: 1)" in said.out
+    assert f"3 images, 3 faces; {said.out.split('faces; ')[1].split(';')[0]}; the results lie in {out}" in said.out
+    assert "100 %, 3 of 3 images" in said.err and "images/s" in said.err
+    content = read_json(out)
+    assert content["complete"] is True and content["failed"] == []
+    sizes = {image["file_name"]: (image["width"], image["height"]) for image in content["images"]}
+    assert sizes == {"one.jpg": (256, 300), "sub/none.jpg": (120, 90), "two.png": (512, 300)}
+    boxes = by_name(content)
+    assert [len(boxes[name]) for name in ("one.jpg", "two.png", "sub/none.jpg")] == [1, 2, 0]
+    assert overlap(boxes["one.jpg"][0], FACE_XYXY) > 0.7
+    # The very numbers of the Python API.
+    expected = FaceDetector.from_pretrained(precision=content["settings"]["precision"]).detect(
+        photos / "one.jpg", threshold=0.5
+    )
+    (x1, y1, x2, y2) = expected.boxes_xyxy[0].double().tolist()
+    assert boxes["one.jpg"][0] == pytest.approx([x1, y1, x2 - x1, y2 - y1], abs=1e-9)
+    (annotation,) = (a for a in content["annotations"] if a["image_id"] == 1)
+    assert annotation["score"] == pytest.approx(float(expected.scores[0]), abs=1e-9)
+    assert annotation["area"] == pytest.approx((x2 - x1) * (y2 - y1)) and annotation["iscrowd"] == 0
+    assert content["made_by"]["checkpoint"] == "fanet_light" and content["settings"]["threshold"] == 0.5
+    # The scorer reads the texts.
+    packed = read_predictions(out / "txt", ["one", "two"], known_ids=["one", "two", "sub/none"])
+    assert packed.starts.tolist() == [0, 1, 3]
+    assert packed.boxes_xywh[0] == pytest.approx(boxes["one.jpg"][0], abs=0.006)
+    assert (out / "txt/sub/none.txt").read_text() == "none\n0\n"
+    score = f"{annotation['score']:.2f}"
+    with Image.open(out / f"crops/one_0_{score}.jpg") as cropped:
+        assert abs(cropped.width - (x2 - x1)) < 2 and abs(cropped.height - (y2 - y1)) < 2
+    assert len(list((out / "crops").iterdir())) == 3
+    # The bar makes pictures wider, the format stays.
+    with Image.open(out / "images/two.png") as drawn:
+        assert drawn.format == "PNG" and drawn.height == 300 and drawn.width > 512
+    with Image.open(out / "images/sub/none.jpg") as drawn:
+        assert drawn.format == "JPEG"
+    assert {path.name for path in out.iterdir()} == {
+        "images", "txt", "crops", "detections.json", "done.jsonl", ".lock", ".lock.holder"
+    }  # fmt: skip
+
+
+def test_what_is_saved_is_as_asked(photos: Path) -> None:
+    assert main(["source=photos/one.jpg", "save=images", "bar=false", "out=a"]) == 0
+    assert files_of("a/images") == {"one.jpg"} and not (Path("a") / "detections.json").exists()
+    original, drawn = read_image_rgb(photos / "one.jpg"), read_image_rgb("a/images/one.jpg")
+    assert drawn.shape == original.shape
+    changed = np.abs(drawn.astype(int) - original).max(axis=2) > 60
+    assert changed.any() and not changed[:40].any(), "a frame around the face"
+    assert main(["source=photos/one.jpg", "save=images", "draw=false", "out=b"]) == 0
+    assert np.abs(read_image_rgb("b/images/one.jpg").astype(int) - original).max() < 40
+    assert main(["source=photos/one.jpg", "save=[json]", "threshold=1", "out=c"]) == 0
+    assert read_json("c")["annotations"] == [] and files_of("c") == {"detections.json", "done.jsonl", ".lock",
+                                                                     ".lock.holder"}  # fmt: skip
+    # A shorter side of 640 finds the face as well, and boxes stay in the picture's own pixels.
+    assert main(["source=photos/one.jpg", "save=json", "protocol=short640", "out=d"]) == 0
+    assert overlap(by_name(read_json("d"))["one.jpg"][0], FACE_XYXY) > 0.7
+
+
+def detail(image_rgb: np.ndarray) -> float:
+    """How much pixels differ from their neighbours, in grey levels."""
+    return float(np.abs(np.diff(image_rgb.astype(int), axis=1)).mean())
+
+
+@pytest.mark.parametrize("kind", ["blur", "pixelate"])
+def test_redacted_faces_have_no_detail(photos: Path, kind: str) -> None:
+    assert main(["source=photos", f"redact={kind}", "save=images,json,crops", "out=safe"]) == 0
+    assert len(read_json("safe")["annotations"]) == 3
+    x1, y1, x2, y2 = FACE_XYXY
+    face = detail(read_image_rgb(photos / "one.jpg")[y1:y2, x1:x2])
+    assert detail(read_image_rgb("safe/images/one.jpg")[y1:y2, x1:x2]) < face / 2
+    for name in files_of("safe/crops"):
+        assert detail(read_image_rgb(f"safe/crops/{name}")) < face / 2, name
+    drawn, original = read_image_rgb("safe/images/two.png"), read_image_rgb(photos / "two.png")
+    assert drawn.shape == original.shape, "neither boxes nor a bar unless asked"
+    assert (drawn[:20] == original[:20]).all() and (drawn[61:165, 96:176] != original[61:165, 96:176]).any()
+    assert main(["source=photos/one.jpg", f"redact={kind}", "draw=true", "save=images", "out=both"]) == 0
+    assert read_image_rgb("both/images/one.jpg").shape[1] > 256
+
+
+def test_boxes_refer_to_the_upright_picture(tmp_path: Path, photograph: Image.Image) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it turned by 90° clockwise
+    photograph.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.jpg", quality=95, exif=exif)
+    assert main([f"source={tmp_path}/turned.jpg", f"out={tmp_path}/o"]) == 0
+    content = read_json(tmp_path / "o")
+    assert (content["images"][0]["width"], content["images"][0]["height"]) == (256, 300)
+    assert overlap(by_name(content)["turned.jpg"][0], FACE_XYXY) > 0.7
+    with Image.open(tmp_path / "o/images/turned.jpg") as drawn:
+        assert drawn.height == 300 and 0x0112 not in drawn.getexif()
+
+
+def test_bad_files_are_named_and_the_rest_goes_on(
+    photos: Path, photograph: Image.Image, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fanet_lightning.data.images.heic_plug_in", lambda: False)
+    whole = (photos / "one.jpg").read_bytes()
+    (photos / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (photos / "empty.png").write_bytes(b"")
+    with zipfile.ZipFile(photos / "packed.jpg", "w") as archive:
+        archive.writestr("a", "b")
+    (photos / "phone.heic").write_bytes(b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(100))
+    Image.new("RGB", (1, 1)).save(photos / "dot.png")
+    photograph.save(photos / "moving.gif", save_all=True, append_images=[Image.new("RGB", (256, 300), colour)
+                    for colour in ("red", "blue")])  # fmt: skip
+    assert main(["source=photos", "out=o"]) == 1
+    said = capsys.readouterr()
+    errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    assert [line.split("photos/")[1].split(" ")[0] for line in errors] == [
+        "cut.jpg", "empty.png", "packed.jpg", "phone.heic"
+    ]  # fmt: skip
+    reasons = ("cut short", "is empty", "not an image file", "pip install pillow-heif")
+    for line, reason in zip(errors, reasons, strict=True):
+        assert reason in line
+    assert "photos/moving.gif: the first of 3 frames is used" in said.err
+    assert "5 images, 4 faces, 4 could not be read; " in said.out and "Traceback" not in said.err
+    content = read_json("o")
+    assert [entry["file_name"] for entry in content["failed"]] == ["cut.jpg", "empty.png", "packed.jpg", "phone.heic"]
+    assert content["complete"] is True
+    notes = {image["file_name"]: image["note"] for image in content["images"] if "note" in image}
+    assert notes == {"moving.gif": "the first of 3 frames"}
+    assert files_of("o/images") == {"one.jpg", "two.png", "sub/none.jpg", "dot.png", "moving.png"}
+    # Nothing but bad ones is a failure as well, and no image at all a mistake.
+    assert main(["source=photos/cut.jpg", "out=p"]) == 1
+    assert "0 images, 0 faces, 1 could not be read\n" in capsys.readouterr().out
+
+
+def test_a_file_that_turned_bad_has_no_old_results(photos: Path) -> None:
+    assert main(["source=photos/one.jpg", "save=images,json,crops", "out=o"]) == 0
+    (photos / "one.jpg").write_bytes(b"PK")
+    assert main(["source=photos/one.jpg", "save=images,json,crops", "out=o"]) == 1
+    assert read_json("o")["images"] == [] and files_of("o/images") == files_of("o/crops") == set()
+
+
+def test_equal_stems_do_not_overwrite_each_other(photos: Path) -> None:
+    Image.new("RGB", (64, 64)).save(photos / "one.png")
+    Image.new("RGB", (32, 64)).save(photos / "one.gif")
+    assert main(["source=photos", "save=images,txt", "draw=false", "out=o"]) == 0
+    assert files_of("o/txt") == {"one.gif.txt", "one.jpg.txt", "one.png.txt", "two.txt", "sub/none.txt"}
+    sizes = {name: read_image_rgb(f"o/images/{name}").shape[1] for name in files_of("o/images")}
+    assert sizes == {"one.gif.png": 32, "one.jpg": 256, "one.png": 64, "two.png": 512, "sub/none.jpg": 120}
+
+
+def test_what_is_done_is_skipped(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["source=photos", "save=images,json,crops", "out=o"]
+    assert main(words) == 0
+    first, drawn = read_json("o"), (Path("o/images/one.jpg"), Path("o/images/two.png"))
+    for path in drawn:
+        path.write_bytes(b"left alone")
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "going on: 3 of them are done already" in capsys.readouterr().out
+    assert [path.read_bytes() for path in drawn] == [b"left alone"] * 2
+    assert read_json("o") | {"made_by": 0} == first | {"made_by": 0}
+    # One that is new, one that has changed, one whose results are gone.
+    (photos / "new.jpg").write_bytes((photos / "one.jpg").read_bytes())
+    Image.new("RGB", (100, 50)).save(photos / "two.png")
+    Path("o/images/sub/none.jpg").unlink()
+    assert main(words) == 0
+    assert "going on: 1 of them is done already" in capsys.readouterr().out
+    content = read_json("o")
+    assert [image["file_name"] for image in content["images"]] == ["new.jpg", "one.jpg", "sub/none.jpg", "two.png"]
+    assert by_name(content)["two.png"] == [] and drawn[0].read_bytes() == b"left alone"
+    assert {name.split("_")[0] for name in files_of("o/crops")} == {"new", "one"}, "two.png shows no face any more"
+    assert main([*words, "resume=false"]) == 0
+    assert "done already" not in capsys.readouterr().out and drawn[0].read_bytes() != b"left alone"
+
+
+def test_other_settings_begin_anew_and_leave_no_faces_behind(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["source=photos", "save=crops,json", "out=o"]) == 0
+    (Path("o/crops") / "mine.jpg").write_bytes(b"")
+    assert len(files_of("o/crops")) == 4
+    assert main(["source=photos", "redact=blur", "save=images", "out=o"]) == 0
+    assert "beginning anew: the results in o are of other settings (save, redact, draw)" in capsys.readouterr().out
+    assert files_of("o/crops") == {"mine.jpg"}, "the faces were shown there; what others left stays"
+    assert not Path("o/detections.json").exists(), "it was about what has been removed"
+
+
+def test_unredacted_pictures_of_other_inputs_are_not_left_beside_redacted_ones(photos: Path) -> None:
+    assert main(["source=photos", "save=images,crops,txt", "out=o"]) == 0
+    (photos / "two.png").rename("two.png")
+    before = files_of("o")
+    with pytest.raises(
+        InputError,
+        match=r"^out=o: holds pictures of an earlier run that are not redacted \(3 files, e\.g\. images/two\.png\); "
+        r"give another out, or delete it$",
+    ):
+        main(["source=photos", "redact=blur", "out=o"])
+    assert files_of("o") == before
+    # Another kind of redaction is another setting, and no faces are shown by either.
+    assert main(["source=photos", "redact=blur", "out=p", "save=images"]) == 0
+    with pytest.raises(
+        InputError, match=r"^out=p: holds results of other settings \(redact\), e\.g\. of one\.jpg; give"
+    ):
+        main(["source=two.png", "redact=pixelate", "out=p", "save=images"])
+    # Without results there is nothing to protect.
+    for name in ("images/two.png", *(name for name in before if name.startswith(("crops/two", "txt/two")))):
+        Path("o", name).unlink()
+    assert main(["source=photos", "redact=blur", "out=o", "save=images"]) == 0
+    assert {name for name in files_of("o") if "/" in name} == {"images/one.jpg", "images/sub/none.jpg"}
+
+
+def test_what_a_killed_run_left_is_not_kept_beside_redacted_pictures(photos: Path) -> None:
+    assert main(["source=photos", "save=images,crops", "out=o"]) == 0
+    Path("o/crops/one_0_extra.jpg").write_bytes(b"mine")
+    journal = Path("o/done.jsonl")
+    journal.write_bytes(journal.read_bytes().splitlines(keepends=True)[0])  # killed before a line was added
+    assert main(["source=photos", "redact=blur", "save=json", "out=o"]) == 0
+    assert {name for name in files_of("o") if "/" in name} == {"crops/one_0_extra.jpg"}
+
+
+def test_resume_false_removes_all_results(photos: Path) -> None:
+    assert main(["source=photos", "save=images,txt,json", "out=o"]) == 0
+    with pytest.raises(
+        InputError, match=r"holds results of other settings \(threshold\), e\.g\. of sub/none\.jpg; give"
+    ):
+        main(["source=photos/one.jpg", "save=images,txt,json", "threshold=0.4", "out=o"])
+    assert main(["source=photos/one.jpg", "save=images,txt,json", "threshold=0.4", "out=o", "resume=false"]) == 0
+    assert {name for name in files_of("o") if "/" in name} == {"images/one.jpg", "txt/one.txt"}
+    assert list(by_name(read_json("o"))) == ["one.jpg"]
+
+
+def test_sources_of_one_name_do_not_share_a_folder(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("other").mkdir()
+    shutil.copytree(photos, "other/photos")
+    Image.new("RGB", (64, 64)).save("other/photos/one.jpg")
+    assert main(["source=photos"]) == 0
+    assert main(["source=other/photos/"]) == 0
+    usual = Path("outputs/detect/photos")
+    said = capsys.readouterr().out
+    assert f"{usual} holds results of other sources; these go to {usual}_2" in said
+    assert len(by_name(read_json(usual))["one.jpg"]) == 1 and by_name(read_json(f"{usual}_2"))["one.jpg"] == []
+    # Each goes on in its own, by whatever words.
+    for words, out in ((["source=other/../photos"], usual), (["source=./other/photos"], f"{usual}_2")):
+        assert main(words) == 0
+        said = capsys.readouterr().out
+        assert "3 of them are done already" in said and f"the results lie in {out}\n" in said
+    assert not Path(f"{usual}_3").exists()
+
+
+def test_several_sources_in_one_folder(photos: Path) -> None:
+    Image.new("RGB", (64, 64)).save("three.png")
+    Image.new("RGB", (64, 64)).save("two.webp")
+    Path("other").mkdir()
+    Image.new("RGB", (64, 64)).save("other/one.jpg")
+    words = ["save=images,json,txt", "out=o"]
+    assert main(["source=photos", *words]) == 0
+    assert main(["source=three.png", *words]) == 0
+    assert by_name(read_json("o")).keys() == {"three.png", "one.jpg", "two.png", "sub/none.jpg"}
+    assert {f"images/{name}" for name in by_name(read_json("o"))} == {
+        n for n in files_of("o") if n.startswith("images")
+    }
+    before = {name: Path("o", name).read_bytes() for name in files_of("o") if "/" in name}
+    for source, name in (("other/one.jpg", "one.jpg"), ("two.webp", "two.png")):  # txt/two.txt
+        with pytest.raises(InputError) as error:
+            main([f"source={source}", *words])
+        assert str(error.value) == (
+            f"out=o: the results of {source} would overwrite those of {photos / name}; "
+            "give another out, or resume=false to remove all that lie there"
+        )
+    assert before == {name: Path("o", name).read_bytes() for name in files_of("o") if "/" in name}
+    # What turned bad has lost its results, and does not come back with the next run.
+    Path("three.png").write_bytes(b"bad")
+    assert main(["source=three.png", *words]) == 1
+    assert main(["source=photos", *words]) == 0
+    assert by_name(read_json("o")).keys() == {"one.jpg", "two.png", "sub/none.jpg"}
+
+
+# Root reads everything; without these capabilities it is a person like any other.
+NO_RIGHTS = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+
+
+@pytest.mark.skipif(bool(NO_RIGHTS) and shutil.which("setpriv") is None, reason="root without setpriv reads everything")
+def test_nothing_stays_unredacted_in_silence(photos: Path, photograph: Image.Image) -> None:
+    """What cannot be looked at in a folder, behind a pattern or in a list is named, and the exit code is 1."""
+    write_video(photos / "clip.mp4", photograph, frames=3)
+    for name in ("sub/closed.jpg", ".hidden.jpg", "locked/in.jpg"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        shutil.copy(photos / "one.jpg", photos / name)
+    links = {"dangling.jpg": "gone.jpg", "album": "/gone/album", "self": "self", "sub/up": "..", "lost.mp4": "gone.mp4"}
+    for name, target in links.items():
+        (photos / name).symlink_to(target)
+    os.mkfifo(photos / "pipe.jpg")
+    (photos / "notes.txt").write_text("no image")
+    (photos / "sub/closed.jpg").chmod(0)
+    (photos / "locked").chmod(0)
+    listed = ["dangling.jpg", "self", "sub", "locked/in.jpg", "sub/closed.jpg", "lost.mp4", "one.jpg", "clip.mp4"]
+    (photos / "list.txt").write_text("\n".join(listed))
+    program = (
+        "import sys; from fanet_lightning.detect.__main__ import main\n"
+        "for number, source in enumerate(('photos', 'photos/**', 'photos/list.txt')):\n"
+        "    print('code', main([f'source={source}', 'redact=blur', 'protocol=original', f'out=o{number}']))\n"
+    )
+    done = subprocess.run([*NO_RIGHTS, sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    (photos / "locked").chmod(0o700)  # so that pytest can remove it
+    assert done.stdout.count("code 1\n") == 3, done.stdout + done.stderr
+    said = done.stdout.splitlines()
+    assert said[0] == ("detecting faces in 4 images and 1 video (3 other files ignored; .txt: 2, hidden .jpg: 1)")
+    failed = {*links, "pipe.jpg", "locked", "sub/closed.jpg"}
+    for out, names in (("o0", failed), ("o1", failed), ("o2", {*listed} - {"one.jpg", "clip.mp4"})):
+        content = read_json(out)
+        assert {entry["file_name"] for entry in content["failed"]} == names, out
+        assert content["complete"] is True and [video["frames"] for video in content["videos"]] == [3]
+        assert "one.jpg" in by_name(content) and (Path(out) / "videos/clip.mp4").is_file()
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2 * len(failed) + 6
+    for name, reason in (
+        ("locked", "Permission denied"), ("sub/closed.jpg", "Permission denied"), ("self", "Too many levels"),
+        ("dangling.jpg", "gone.jpg"), ("sub/up", "a folder above it"), ("pipe.jpg", "neither a file nor a folder"),
+    ):  # fmt: skip
+        assert any(line.startswith(f"error: photos/{name}") and reason in line for line in errors), name
+
+
+@pytest.mark.parametrize("save", ["images", "json"])
+def test_other_streams_of_a_video_are_told(photos: Path, save: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two video streams: the larger one is looked at, and one line says that the other one is not."""
+    av = pytest.importorskip("av", reason="videos need PyAV")
+    with av.open("two.mkv", "w") as container:
+        streams = [container.add_stream("libx264", rate=10) for _ in range(2)]
+        for stream, width in zip(streams, (64, 128), strict=True):
+            stream.width, stream.height, stream.pix_fmt = width, 64, "yuv420p"
+        for end in (False, True):
+            for stream in streams:
+                image = np.zeros((64, stream.width, 3), np.uint8)
+                container.mux(stream.encode(None if end else av.VideoFrame.from_ndarray(image, format="rgb24")))
+    assert main(["source=two.mkv", f"save={save}", "out=o"]) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert said == ["two.mkv: left out: 1 other video stream"]
+
+
+def test_large_videos_are_told_as_pictures_are(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    av = pytest.importorskip("av", reason="videos need PyAV")
+    with av.open("large.mp4", "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 1002, 1010, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((1010, 1002, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode(None))
+    assert main(["source=large.mp4", "save=json", "out=o", "protocol=original"]) == 0
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("1 video is larger than 1,000 pixels") and said.endswith("try protocol=short640")
+
+
+def test_videos_of_a_folder_without_the_package_for_them(photos: Path) -> None:
+    (photos / "clip.mp4").write_bytes(b"x")
+    program = (
+        "import sys; sys.modules['av'] = None; from fanet_lightning.detect.__main__ import main; "
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", program, "source=photos", "out=o", "protocol=original"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and "detecting faces in 3 images and 1 video\n" in done.stdout
+    assert "3 images, 3 faces, 1 could not be read" in done.stdout
+    (failed,) = read_json("o")["failed"]
+    assert failed["file_name"] == "clip.mp4" and "pip install 'fanet-lightning[video]'" in failed["reason"]
+
+
+def test_earlier_results_are_no_inputs(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["source=photos", "out=faces"]) == 0
+    assert main(["source=.", "out=all", "save=json"]) == 0
+    assert (
+        "detecting faces in 3 images (2 other files ignored; .json: 1, .jsonl: 1) (1 folder of results skipped)"
+        in capsys.readouterr().out
+    )
+    assert list(by_name(read_json("all"))) == ["photos/one.jpg", "photos/sub/none.jpg", "photos/two.png"]
+
+
+def icc_profile(space: bytes, connection: bytes, tags: dict[bytes, bytes]) -> bytes:
+    """An ICC profile, version 2, of an output device."""
+    offset, table, body = 132 + 12 * len(tags), b"", b""
+    for name, data in tags.items():
+        table += name + struct.pack(">II", offset + len(body), len(data))
+        body += data + b"\0" * (-len(data) % 4)
+    content = struct.pack(">I", len(tags)) + table + body
+    header = struct.pack(">I4xI4s4s4s12x4s28x", 128 + len(content), 0x02400000, b"prtr", space, connection, b"acsp")
+    return header + struct.pack(">3I48x", 0xF6D6, 0x10000, 0xD32D) + content
+
+
+def gray_profile() -> bytes:
+    """Linear light: a value of 128 is half of white, 188 in sRGB."""
+    white = b"XYZ \0\0\0\0" + struct.pack(">3I", 0xF6D6, 0x10000, 0xD32D)
+    return icc_profile(b"GRAY", b"XYZ ", {b"wtpt": white, b"kTRC": b"curv\0\0\0\0\0\0\0\0"})
+
+
+def cmyk_profile() -> bytes:
+    """Lightness is what black and the mean of the other inks leave: half of black is L* = 50, 119 in sRGB."""
+    ramp = bytes(range(256))
+    corners = itertools.product((0, 1), repeat=4)
+    grid = b"".join(bytes((round(255 * (1 - k) * (1 - (c + m + y) / 3)), 128, 128)) for c, m, y, k in corners)
+    matrix = struct.pack(">9I", *(0x10000 if number % 4 == 0 else 0 for number in range(9)))
+    lut = b"mft1\0\0\0\0" + bytes((4, 3, 2, 0)) + matrix + ramp * 4 + grid + ramp * 3
+    white = b"XYZ \0\0\0\0" + struct.pack(">3I", 0xF6D6, 0x10000, 0xD32D)
+    return icc_profile(b"CMYK", b"Lab ", {b"wtpt": white, b"A2B0": lut})
+
+
+def test_colors_are_shown_as_before(photos: Path, photograph: Image.Image) -> None:
+    """RGB keeps its profile in whatever is written; gray and CMYK become sRGB by theirs."""
+    own = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for suffix in ("jpg", "png", "webp", "tiff"):
+        photograph.save(f"in.{suffix}", icc_profile=own, quality=95)
+    Image.new("L", (60, 50), 128).save("gray.jpg", icc_profile=gray_profile(), quality=100)
+    Image.new("LA", (60, 50), (128, 255)).save("gray_alpha.png", icc_profile=gray_profile())
+    Image.new("L", (60, 50), 128).save("gray_of_rgb.jpg", icc_profile=own, quality=100)
+    Image.new("L", (60, 50), 128).save("gray_damaged.png", icc_profile=gray_profile()[:150])
+    Image.new("CMYK", (60, 50), (0, 0, 0, 128)).save("inks.jpg", icc_profile=cmyk_profile(), quality=100)
+    Image.new("CMYK", (60, 50), (0, 0, 0, 128)).save("inks.tif", icc_profile=cmyk_profile())
+    words = ["source=*.*", "save=images,crops", "protocol=original"]
+    assert main([*words, "out=redacted", "redact=pixelate"]) == 0
+    assert main([*words, "out=drawn"]) == 0
+    for out in ("redacted", "drawn"):
+        for suffix in ("jpg", "png", "webp", "tiff"):
+            with Image.open(f"{out}/images/in.{suffix}") as image:
+                assert image.info.get("icc_profile") == own, (out, suffix)
+        crops = sorted(Path(out, "crops").glob("*.jpg"))
+        assert len(crops) == 4 and all(Image.open(path).info.get("icc_profile") == own for path in crops)
+    np.testing.assert_array_equal(read_image_rgb("redacted/images/in.png")[:40], np.asarray(photograph)[:40])
+    for name, profile, value in (
+        ("gray.jpg", None, 188), ("gray_alpha.png", None, 188), ("gray_of_rgb.jpg", own, 128),
+        ("gray_damaged.png", None, 128), ("inks.jpg", None, 119), ("inks.tif", None, 119),
+    ):  # fmt: skip
+        with Image.open(f"redacted/images/{name}") as image:
+            assert image.info.get("icc_profile") == profile, name
+            np.testing.assert_allclose(np.asarray(image.convert("RGB"))[25, 30], value, atol=2, err_msg=name)
+
+
+def test_nothing_is_left_where_nothing_could_be_read(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (photos / "one.jpg").write_bytes(b"no image")
+    assert main(["source=photos/one.jpg"]) == 1
+    said = capsys.readouterr().out
+    assert "0 images, 0 faces, 1 could not be read\n" in said and "results" not in said
+    assert not Path("outputs").exists()
+    Path("mine").mkdir()
+    Path("mine/detections.json").write_text("my own")
+    assert main(["source=photos/one.jpg", "out=mine"]) == 1
+    assert files_of("mine") == {"detections.json"} and Path("mine/detections.json").read_text() == "my own"
+
+
+def test_large_pictures_are_told(photos: Path, photograph: Image.Image, capsys: pytest.CaptureFixture[str]) -> None:
+    photograph.resize((1001, 1002)).save(photos / "large.jpg")
+    photograph.resize((1000, 1300)).save(photos / "wide.jpg")
+    assert main(["source=photos", "save=json", "out=a", "protocol=original"]) == 0
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1] == (
+        "1 image is larger than 1,000 pixels on the shorter side: with protocol=original faces over some 400 pixels "
+        "are missed; try protocol=short640"
+    )
+    assert main(["source=photos", "save=json", "out=a", "protocol=original"]) == 0  # done already
+    assert main(["source=photos/large.jpg", "save=json", "out=b"]) == 0  # the default shrinks it
+    assert "1,000 pixels" not in capsys.readouterr().err
+
+
+def test_mistaken_values_are_told_before_torch_is_loaded(photos: Path) -> None:
+    check = (
+        "import sys; from fanet_lightning.detect.__main__ import main\n"
+        "for word in ('threshold=2', 'save=image', 'redact=x', 'every=0', 'source=nowhere'):\n"
+        "    try: main(['source=photos', word])\n"
+        "    except ValueError as error: print(error)\n"
+        "print('torch' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(said) == 6 and said[0].startswith("threshold=2; give") and said[-1] == "False"
+
+
+def test_a_line_that_was_cut_off_is_done_again(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["source=photos", "save=json", "out=o"]
+    assert main(words) == 0
+    whole, path = read_json("o"), Path("o/done.jsonl")
+    path.write_bytes(path.read_bytes()[:-20])
+    assert main(words) == 0
+    assert "going on: 2 of them are done already" in capsys.readouterr().out
+    assert read_json("o") | {"made_by": 0} == whole | {"made_by": 0}
+    assert len(path.read_bytes().splitlines()) == 4
+    path.write_bytes(b"\x00\x01 no journal\n")
+    assert main(words) == 0
+    assert "done already" not in capsys.readouterr().out
+
+
+def test_a_journal_does_not_reach_outside(photos: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "precious.jpg"
+    precious.write_bytes(b"x")
+    item = Item(photos / "one.jpg", "one.jpg", "one")
+    journal_module.remove_results(tmp_path / "photos", {"files": ["../precious.jpg", str(precious)]})
+    assert precious.exists()
+    with journal_module.Journal(photos, {"a": 1}, [item]) as journal:
+        journal.add(item, {"files": ["one.jpg"]})
+        assert journal.is_done(item) and not journal.is_done(Item(photos / "two.png", "one.jpg", "one"))
+
+
+def heed_interrupts() -> None:
+    # A shell starts what it runs in the background with SIGINT ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_is_done(photos: Path, tmp_path: Path) -> None:
+    larger = Image.open(photos / "one.jpg").resize((512, 600))
+    for number in range(30):
+        larger.save(photos / f"n{number:02}.jpg")
+    command = [sys.executable, "-m", "fanet_lightning.detect", "source=photos", "save=images,json", "out=o"]
+    journal = Path("o/done.jsonl")
+
+    def lines() -> int:
+        return journal.read_bytes().count(b"\n") if journal.is_file() else 0
+
+    for kind in (signal.SIGKILL, signal.SIGINT):
+        before = lines()
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            preexec_fn=heed_interrupts,
+        )  # fmt: skip
+        wait_for(lambda before=before: lines() > before + 2)
+        process.send_signal(kind)
+        _, stderr = process.communicate(timeout=300)
+        assert "Traceback" not in stderr
+        if kind == signal.SIGKILL:
+            Path("o/.unfinished").mkdir(exist_ok=True)
+            Path("o/.unfinished/half").write_bytes(b"half a picture")
+    assert process.returncode == 130
+    assert stderr.splitlines()[-1] == "interrupted; what is done is kept, and the same command goes on with the rest"
+    content = read_json("o")
+    done = len(content["images"])
+    assert content["complete"] is False and 5 <= done == lines() - 1 < 33
+    # What was found when it was interrupted was still written, and nothing half.
+    assert len(files_of("o/images")) == done
+    for name in files_of("o/images"):
+        read_image_rgb(f"o/images/{name}")
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0 and f"going on: {done} of them are done already" in finished.stdout
+    assert len(read_json("o")["images"]) == 33 and read_json("o")["complete"] is True
+    assert not Path("o/.unfinished").exists()
+
+
+def test_an_image_over_http_and_lists(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with file_server() as server:
+        server.serve("/p/one.jpg?a=b", Answer((photos / "one.jpg").read_bytes()))
+        assert main([f"source={server.url}/p/one.jpg?a=b", "out=o"]) == 0
+        assert overlap(by_name(read_json("o"))["one.jpg"][0], FACE_XYXY) > 0.7
+        assert files_of("o/images") == {"one.jpg"}
+        Path("list.txt").write_text(f"photos/two.png\n# more\n{server.url}/gone.jpg\nphotos/absent.jpg\n")
+        capsys.readouterr()
+        assert main(["source=list.txt", "save=json", "out=p"]) == 1
+        said = capsys.readouterr()
+        assert "/gone.jpg answers 404 Not Found" in said.err and "photos/absent.jpg cannot be read" in said.err
+        assert "1 image, 2 faces, 2 could not be read" in said.out
+        server.serve("/large.jpg", Answer(bytes(3_000_000)))
+        assert main([f"source={server.url}/large.jpg", "max_download_mb=2", "out=q"]) == 1
+        assert "has 3 MB, more than max_download_mb=2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "source=… must be given"),
+        (["source=nowhere"], "source=nowhere: there is no such file or folder"),
+        (["source=photos/sub", "save=pictures"], "save=pictures: take any of images, json, txt, crops"),
+        (["source=photos", "save=[]"], "save=: take any of"),
+        (["source=photos", "threshold=1.5"], r"threshold=1\.5; give a score of 0 … 1"),
+        (["source=photos", "threshold=high"], "threshold=high is not a number"),
+        (["source=photos", "redact=black"], "redact=black is unknown; take blur or pixelate"),
+        (["source=photos", "draw=maybe"], "draw=maybe is neither true nor false"),
+        (["source=photos", "workers=0"], "workers=0; give a number of threads"),
+        (["source=photos", "resume=yes please"], "resume=yes please: take auto"),
+        (["source=photos", "every=0"], "every=0; give 1 for every frame"),
+        (["source=photos", "max_frames=0"], "max_frames=0; give a number of frames"),
+        (["source=photos", "max_download_mb=-1"], "max_download_mb=-1; give megabytes above 0"),
+        (["source=photos", "checkpoint=nothing.ckpt"], "no checkpoint at nothing.ckpt"),
+        (["source=photos", "protocol=short"], "protocol=short: there is no such option"),
+        (["source=photos", "thresold=0.5"], "unknown key 'thresold': did you mean 'threshold'?"),
+        (["photos"], "'photos' is not key=value"),
+        (["source=photos/one.jpg", "out=photos/one.jpg"], "is not a folder; choose another out"),
+    ],
+)
+def test_mistakes(photos: Path, words: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        main(words)
+    assert not Path("outputs").exists()
+
+
+def test_inputs_are_never_overwritten(photos: Path) -> None:
+    photos.rename("images")
+    before = {name: (Path("images") / name).read_bytes() for name in files_of("images")}
+    with pytest.raises(InputError, match=r"results are written into .*images, where inputs lie; give another out"):
+        main(["source=images", "out=."])
+    with pytest.raises(InputError, match="give another out"):
+        main(["source=images/sub/none.jpg", "out=."])
+    assert before == {name: (Path("images") / name).read_bytes() for name in files_of("images")}
+
+
+def test_exit_codes_of_the_real_command(photos: Path) -> None:
+    (photos / "empty").mkdir()
+    run = [sys.executable, "-m", "fanet_lightning.detect"]
+    mistaken = subprocess.run([*run, "source=photos/empty"], capture_output=True, text=True)
+    assert mistaken.returncode == 2 and mistaken.stdout == ""
+    (line,) = mistaken.stderr.splitlines()
+    assert line.startswith("error: source=photos/empty: no image in it; give")
+    asked = subprocess.run([*run, "--help"], capture_output=True, text=True)
+    assert asked.returncode == 0 and "source=IMAGE|FOLDER" in asked.stdout and "max_download_mb: 50" in asked.stdout
+
+
+def test_a_full_disk_is_one_line(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> list[str]:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pipeline, "write_picture", full)
+    with pytest.raises(InputError, match=r"out=o cannot be written \(No space left on device\); free it, and"):
+        main(["source=photos", "save=images", "out=o"])
+
+
+def test_a_folder_in_use(photos: Path) -> None:
+    from fanet_lightning.cli.provenance import locked
+
+    (Path("o")).mkdir()
+    held, let_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with locked(Path("o")):
+            held.set()
+            let_go.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(60)
+    try:
+        with pytest.raises(InputError, match="o is in use by a run of detect"):
+            main(["source=photos", "out=o"])
+    finally:
+        let_go.set()
+        thread.join()
+
+
+# The pipeline
+
+
+def items_of(folder: Path, number: int) -> list[Item]:
+    for index in range(number):
+        Image.new("RGB", (40 + index, 30)).save(folder / f"{index:03}.png")
+    return [Item(path, path.name, path.stem) for path in sorted(folder.glob("*.png"))]
+
+
+def nothing(_: object) -> Detections:
+    import torch
+
+    return Detections(torch.zeros(0, 4), torch.zeros(0))
+
+
+def run_pipeline(items: list[Item], find: Any, out: Path, workers: int = 2) -> pipeline.Outcome:
+    with journal_module.Journal(out, {}, []) as journal, Progress(len(items), "images", quiet=True) as progress:
+        return pipeline.ImagePipeline(find, out, Saving(("json",)), journal, progress, Limits(), workers).run(items)
+
+
+def test_images_come_in_order_and_few_are_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    items, out = items_of(tmp_path, 60), tmp_path / "o"
+    out.mkdir()
+    lock, counts, most = threading.Lock(), {"loaded": 0, "found": 0, "written": 0}, {"ahead": 0, "behind": 0}
+
+    def count(what: str) -> None:
+        with lock:
+            counts[what] += 1
+            most["ahead"] = max(most["ahead"], counts["loaded"] - counts["found"])
+            most["behind"] = max(most["behind"], counts["found"] - counts["written"])
+
+    real_load, widths = loading.load, []
+
+    def load(*arguments: Any) -> Any:
+        count("loaded")
+        return real_load(*arguments)
+
+    def find(image_rgb: np.ndarray) -> Detections:
+        widths.append(image_rgb.shape[1])
+        count("found")
+        return nothing(image_rgb)
+
+    def write(*_: object) -> list[str]:
+        time.sleep(0.002)
+        count("written")
+        return []
+
+    monkeypatch.setattr(pipeline, "load", load)
+    monkeypatch.setattr(pipeline, "write_picture", write)
+    assert run_pipeline(items, find, out).done == 60
+    assert widths == list(range(40, 100))
+    assert most["ahead"] <= 2 * pipeline.AHEAD_PER_READER + 1
+    assert 1 < most["behind"] <= 2 * pipeline.BEHIND_PER_WRITER + 1
+    lines = (out / "done.jsonl").read_text().splitlines()[1:]
+    assert [json.loads(line)["width"] for line in lines] == widths
+
+
+def test_very_large_images_are_decoded_at_their_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "MOST_PIXELS_AHEAD", 60 * 30)
+    items, out = items_of(tmp_path, 41), tmp_path / "o"
+    out.mkdir()
+    threads: dict[int, str] = {}
+    real = loading.decode_image_rgb
+
+    def decode(content: bytes, where: str) -> Any:
+        image = real(content, where)
+        threads[image.shape[1]] = threading.current_thread().name
+        return image
+
+    monkeypatch.setattr(loading, "decode_image_rgb", decode)
+    assert run_pipeline(items, nothing, out).done == 41
+    assert {width for width, thread in threads.items() if thread == "MainThread"} == set(range(61, 81))
+    assert all(threads[width].startswith("read-images") for width in range(40, 61))
+
+
+def test_an_image_that_the_network_refuses_is_one_of_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    items, out = items_of(tmp_path, 5), tmp_path / "o"
+    out.mkdir()
+
+    def find(image_rgb: np.ndarray) -> Detections:
+        if image_rgb.shape[1] == 42:
+            raise InputError("an image of 30 × 42 pixels does not fit into memory")
+        return nothing(image_rgb)
+
+    outcome = run_pipeline(items, find, out)
+    assert outcome.done == 4 and list(outcome.failed) == ["002.png"]
+    assert "error: an image of 30 × 42 pixels does not fit into memory" in capsys.readouterr().err
+
+
+def test_crops_have_at_least_a_pixel_and_stay_inside() -> None:
+    image = np.arange(20 * 30 * 3, dtype=np.int64).reshape(20, 30, 3).astype(np.uint8)
+    for box, expected in (
+        ((2.2, 3.7, 5.1, 8.0), (slice(3, 8), slice(2, 6))),
+        ((-3.0, -1.0, 4.0, 2.0), (slice(0, 2), slice(0, 4))),
+        ((25.0, 15.0, 40.0, 40.0), (slice(15, 20), slice(25, 30))),
+        ((7.0, 7.0, 7.0, 7.0), (slice(7, 8), slice(7, 8))),
+        ((30.0, 20.0, 30.0, 20.0), (slice(19, 20), slice(29, 30))),
+    ):
+        assert (crop(image, np.array(box)) == image[expected]).all(), box
+
+
+def test_a_name_that_is_no_text(photos: Path) -> None:
+    path = os.fsencode(photos) + b"/caf\xe9.jpg"
+    with open(path, "wb") as file:  # noqa: PTH123  # pathlib would do, this is plainer
+        file.write((photos / "one.jpg").read_bytes())
+    assert main(["source=photos", "save=images,json,txt,crops", "out=o"]) == 0
+    assert os.path.exists(b"o/images/caf\xe9.jpg")  # noqa: PTH110
+    assert main(["source=photos", "save=images,json,txt,crops", "out=o"]) == 0
+
+
+def test_a_name_that_leaves_no_room_for_results(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (photos / "one.jpg").rename(photos / f"{'n' * 250}.jpg")
+    assert main(["source=photos", "save=crops,json", "out=o"]) == 1
+    assert "the name is too long to be written; rename the input" in capsys.readouterr().err
+    assert [image["file_name"] for image in read_json("o")["images"]] == ["sub/none.jpg", "two.png"]
+
+
+@pytest.mark.slow
+def test_an_exported_model(photos: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="runs an exported model")
+    pytest.importorskip("onnxscript", reason="exports a model")
+    from fanet_lightning.export.__main__ import main as export
+
+    assert not export(["format=onnx", "out=light.onnx"])
+    words = ["source=photos", "save=json"]
+    assert main([*words, "checkpoint=light.onnx", "out=a"]) == 0
+    assert main([*words, "precision=32-true", "out=b"]) == 0
+    exported, eager = by_name(read_json("a")), by_name(read_json("b"))
+    assert list(exported) == list(eager) and len(exported["two.png"]) == 2
+    for name, boxes in eager.items():
+        assert np.allclose(exported[name], boxes, atol=0.05), name
+
+
+@pytest.mark.slow
+def test_ten_thousand_pixels_square(tmp_path: Path) -> None:
+    Image.new("RGB", (10_000, 10_000), (20, 60, 20)).save(tmp_path / "large.png")
+    Image.new("RGB", (1, 1)).save(tmp_path / "small.png")
+    words = ["source=.", "save=json,images", "protocol=vga640", "out=o"]
+    command = [sys.executable, "-m", "fanet_lightning.detect", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "2 images, 0 faces" in done.stdout
+
+
+# Videos
+
+
+def write_video(path: Path, photograph: Image.Image, frames: int = 8, rate: int = 10) -> Path:
+    av = pytest.importorskip("av", reason="videos need PyAV")
+    path.parent.mkdir(exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"g": "1"})
+        stream.width, stream.height, stream.pix_fmt = 256, 300, "yuv420p"
+        for number in range(frames):
+            picture = np.roll(np.asarray(photograph), 4 * number, axis=1)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def frames_of(path: Path) -> list[np.ndarray]:
+    import av
+
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def lines_of(path: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def test_a_video(photos: Path, photograph: Image.Image, capsys: pytest.CaptureFixture[str]) -> None:
+    write_video(Path("clip.mp4"), photograph)
+    assert main(["source=clip.mp4,photos/one.jpg", "save=images,json,txt,crops", "protocol=original", "out=o"]) == 0
+    said = capsys.readouterr()
+    assert "detecting faces in 1 image and 1 video" in said.out
+    assert "1 image, 1 video (8 frames), 9 faces; " in said.out and "100 %, 8 of 8 frames" in said.err
+    written = frames_of(Path("o/videos/clip.mp4"))
+    assert len(written) == 8 and written[0].shape[0] == 300 and written[0].shape[1] > 256
+    lines = lines_of("o/frames/clip.jsonl")
+    assert [line["frame"] for line in lines] == list(range(8))
+    assert [line["time_seconds"] for line in lines] == pytest.approx([n / 10 for n in range(8)])
+    for number, line in enumerate(lines):
+        (x1, y1, x2, y2), shift = line["boxes_xyxy"][0], 4 * number
+        expected = (FACE_XYXY[0] + shift, FACE_XYXY[1], FACE_XYXY[2] + shift, FACE_XYXY[3])
+        assert overlap([x1, y1, x2 - x1, y2 - y1], expected) > 0.65
+    assert len(files_of("o/txt/clip")) == 8 and len(files_of("o/crops/clip")) == 8
+    (video,) = read_json("o")["videos"]
+    assert (video["frames"], video["faces"], video["broken"]) == (8, 8, None)
+    assert (video["width"], video["height"], video["frames_per_second"]) == (256, 300, 10.0)
+    assert video["files"] == ["frames/clip.jsonl", "videos/clip.mp4"]
+    assert main(["source=clip.mp4,photos/one.jpg", "save=images,json,txt,crops", "protocol=original", "out=o"]) == 0
+    assert "going on: 2 of them are done already" in capsys.readouterr().out
+
+
+def test_every_other_frame_redacted(photos: Path, photograph: Image.Image) -> None:
+    write_video(Path("clip.mkv"), photograph, frames=9)
+    words = ["source=clip.mkv", "redact=pixelate", "out=o"]
+    assert main([*words, "every=2"]) == 0
+    assert [line["frame"] for line in lines_of("o/frames/clip.jsonl")] == [0, 2, 4, 6, 8]
+    written = frames_of(Path("o/videos/clip.mkv"))
+    assert len(written) == 5 and written[0].shape == (300, 256, 3)
+    detector = FaceDetector.from_pretrained()
+    assert all(detector.detect(frame, threshold=0.5).count == 0 for frame in written)
+    assert main([*words, "max_frames=3"]) == 0
+    assert len(frames_of(Path("o/videos/clip.mkv"))) == 3 == len(lines_of("o/frames/clip.jsonl"))
+
+
+def test_a_video_that_breaks_off(photos: Path, photograph: Image.Image, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = write_video(Path("clip.mkv"), photograph, frames=16).read_bytes()
+    Path("clip.mkv").write_bytes(whole[: len(whole) // 2])
+    assert main(["source=clip.mkv", "out=o"]) == 1
+    said = capsys.readouterr()
+    (line,) = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    assert "clip.mkv: breaks off after" in line and "frames before are kept" in line
+    assert "1 broke off" in said.out
+    frames = lines_of("o/frames/clip.jsonl")
+    assert 3 < len(frames) < 16 and len(frames_of(Path("o/videos/clip.mkv"))) == len(frames)
+    assert read_json("o")["videos"][0]["broken"]
+    Path("clip.mkv").write_bytes(whole)
+    assert main(["source=clip.mkv", "out=o"]) == 0
+    assert len(lines_of("o/frames/clip.jsonl")) == 16 and read_json("o")["videos"][0]["broken"] is None
+
+
+def test_ctrl_c_in_a_video_keeps_its_beginning(
+    photos: Path, photograph: Image.Image, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(Path("clip.mp4"), photograph, frames=12)
+    real, calls = FaceDetector.detect, []
+
+    def detect(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FaceDetector, "detect", detect)
+        assert main(["source=clip.mp4", "out=o"]) == 130
+    assert "interrupted; what is done is kept" in capsys.readouterr().err
+    assert len(frames_of(Path("o/videos/clip.mp4"))) == 5 == len(lines_of("o/frames/clip.jsonl"))
+    content = read_json("o")
+    assert content["complete"] is False and content["videos"][0]["interrupted"] is True
+    assert main(["source=clip.mp4", "out=o"]) == 0
+    assert len(lines_of("o/frames/clip.jsonl")) == 12
+
+
+def test_passwords_are_not_written_down(
+    photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    word = "source=http://me:secret@127.0.0.1:9/a.jpg"
+    monkeypatch.setattr(sys, "argv", ["detect", word])
+    assert main([word, "source=photos/one.jpg", "out=o"]) == 1
+    said = capsys.readouterr()
+    assert "http://***@127.0.0.1:9/a.jpg cannot be reached" in said.err
+    written = "".join(path.read_text() for path in Path("o").iterdir() if path.is_file())
+    assert "***@127.0.0.1" in written and "secret" not in written + said.out + said.err
+
+
+def test_what_cannot_be_filmed(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("av", reason="videos need PyAV")
+    Path("clip.mp4").write_bytes(b"no film at all" * 50)
+    assert main(["source=clip.mp4,photos/one.jpg,987", "save=json", "out=o"]) == 1
+    said = capsys.readouterr()
+    errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2 and "clip.mp4" in errors[0] and "camera 987" in errors[1]
+    assert "1 image, 1 face, 2 could not be read" in said.out
+
+
+def test_without_the_package_for_videos(
+    photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    Path("clip.mp4").write_bytes(b"")
+    assert main(["source=clip.mp4,photos/one.jpg", "out=o"]) == 1
+    assert "needs the package av; pip install 'fanet-lightning[video]'" in capsys.readouterr().err
+
+
+def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    screen = io.StringIO()
+    with Progress(4, "images") as progress:
+        assert progress._bar is None
+    shown = Progress(4, "images")
+    shown.console = Console(file=screen, force_terminal=True, width=100)
+    with shown:
+        shown.say("error: a line above the bar")
+        for _ in range(4):
+            shown.advance()
+    assert "error: a line above the bar" in screen.getvalue()
+    assert "4/4" in screen.getvalue() and "images/s" in screen.getvalue()

@@ -1,0 +1,341 @@
+"""What ``source=`` means, and images over HTTP."""
+
+import socketserver
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.detect.inputs import (
+    Item,
+    Sources,
+    default_name,
+    fetch_bytes,
+    find_sources,
+    split_source,
+    stated_sources,
+)
+from tests.data.download_server import Answer, FileServer, file_server
+
+
+def picture(path: Path, size: tuple[int, int] = (8, 6)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (90, 120, 40)).save(path, "PNG")
+    return path
+
+
+def names(sources: Sources) -> list[str]:
+    return [item.name for item in sources.images]
+
+
+def find(*parts: object, out: Path | None = None) -> Sources:
+    return find_sources([str(part) for part in parts], out)
+
+
+def test_a_folder_is_searched_with_its_sub_folders_in_order_of_names(tmp_path: Path) -> None:
+    for name in ("b/z.PNG", "a.jpg", "b/c/d.jpeg", "z.heic", ".hidden/e.jpg", ".f.jpg"):
+        picture(tmp_path / name)
+    for name in ("notes.txt", "b/film.MP4", "b/labels.json", "._a.jpg", ".DS_Store"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "b/c/round").symlink_to(tmp_path / "b")
+    found = find(tmp_path)
+    assert names(found) == ["a.jpg", "b/c/d.jpeg", "b/z.PNG", "z.heic"]
+    assert found.images[1].location == tmp_path / "b/c/d.jpeg"
+    assert [item.name for item in found.videos] == ["b/film.MP4"] and found.repeated == 0
+    assert found.ignored == {".txt": 1, ".json": 1, "hidden folder": 1, "hidden .jpg": 1}
+    assert list(found.failed) == ["b/c/round"]
+
+
+def test_results_inside_of_the_source_are_no_inputs(tmp_path: Path) -> None:
+    picture(tmp_path / "a.jpg")
+    picture(tmp_path / "faces/images/a.jpg")
+    assert names(find(tmp_path, out=tmp_path / "faces")) == ["a.jpg"]
+    assert names(find(f"{tmp_path}/**/*.jpg", out=tmp_path / "faces")) == ["a.jpg"]
+    assert len(find(tmp_path).images) == 2
+    # Within their own folder only what results are written into is none; and whoever names that means it.
+    assert names(find(tmp_path / "faces", out=tmp_path)) == ["images/a.jpg"]
+    (tmp_path / "images").mkdir()
+    picture(tmp_path / "images/b.jpg")
+    assert names(find(tmp_path, out=tmp_path)) == ["a.jpg", "faces/images/a.jpg"]
+    assert names(find(tmp_path / "images", out=tmp_path)) == ["b.jpg"]
+
+
+def test_a_pattern_names_files_from_its_fixed_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("in/b.jpg", "in/a.jpg", "in/c/d.jpg", "in/e.png"):
+        picture(tmp_path / name)
+    (tmp_path / "in/x.jpg.txt").write_text("1")
+    assert names(find(tmp_path / "in/*.jpg")) == ["a.jpg", "b.jpg"]
+    assert names(find(tmp_path / "in/**/*.jpg")) == ["a.jpg", "b.jpg", "c/d.jpg"]
+    assert find(tmp_path / "in/*").ignored == {".txt": 1, "folder not entered": 1}
+    monkeypatch.chdir(tmp_path)
+    assert names(find("i?/[ab].jpg")) == ["in/a.jpg", "in/b.jpg"]
+    # A file of exactly this name is no pattern.
+    picture(tmp_path / "photo[1].jpg")
+    assert names(find("photo[1].jpg")) == ["photo[1].jpg"]
+    with pytest.raises(InputError, match=r"source=in/\*\.gif: no file matches"):
+        find("in/*.gif")
+
+
+def test_a_list_of_the_working_folder_or_of_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "set/p/a.jpg")
+    picture(tmp_path / "set/b.jpg")
+    listed = tmp_path / "lists" / "list.txt"
+    listed.parent.mkdir()
+    listed.write_bytes("./set/p/a.jpg\r\nset\\b.jpg\r\n".encode("utf-16"))
+    monkeypatch.chdir(tmp_path)
+    found = find(listed)
+    assert [item.name for item in found.images] == ["set/p/a.jpg", "set/b.jpg"]
+    assert [Path(str(item.location)).resolve() for item in found.images] == [
+        tmp_path / "set/p/a.jpg",
+        tmp_path / "set/b.jpg",
+    ]
+
+
+def test_a_list_is_relative_to_itself(tmp_path: Path) -> None:
+    picture(tmp_path / "set/p/a b.jpg")
+    far = picture(tmp_path / "far/c.jpg")
+    listed = tmp_path / "set/list.txt"
+    lines = ["﻿# faces", "p/a b.jpg", "", f"  {far}  ", "../far/c.jpg", "absent.jpg", "https://example.org/x/d.jpg?w=5"]
+    listed.write_text("\n".join(lines), encoding="utf-8")
+    found = find(listed)
+    assert [item.name for item in found.images] == ["p/a b.jpg", "c.jpg", "absent.jpg", "d.jpg"]
+    assert found.images[0].location == tmp_path / "set/p/a b.jpg"
+    assert found.images[1].location == far
+    assert found.images[-1].location == "https://example.org/x/d.jpg?w=5"
+    assert found.repeated == 1, "c.jpg, by other words"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"\n# nothing\n", "the list is empty"), (b"\x81\x82\xff", "cannot be read \\(not a text file\\)")],
+)
+def test_a_list_that_lists_nothing(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "list.txt").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        find(tmp_path / "list.txt")
+
+
+def test_several_sources_and_files_with_commas(tmp_path: Path) -> None:
+    a, b = picture(tmp_path / "a.jpg"), picture(tmp_path / "b,c.jpg")
+    assert split_source(f"{a}, {tmp_path}/x/") == [str(a), f"{tmp_path}/x/"]
+    assert split_source(str(b)) == [str(b)]
+    assert split_source(f"[{a},0]") == [str(a), "0"]
+    assert split_source("") == []
+    found = find(a, a, tmp_path)
+    assert names(found) == ["a.jpg", "b,c.jpg"] and found.repeated == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("https://h.org/a.jpg?crop=1,2,3,4&w=5", None),
+        ("https://h.org/w_20,h_30/a.jpg", None),
+        (
+            "http://h.org/a.jpg?crop=1,2,http://h.org/b.jpg?x=3,4",
+            ["http://h.org/a.jpg?crop=1,2", "http://h.org/b.jpg?x=3,4"],
+        ),
+        ("http://h.org/a.jpg,photo.png,rtsp://cam/1", ["http://h.org/a.jpg", "photo.png", "rtsp://cam/1"]),
+        ("http://h.org/a.jpg,ph*.png", ["http://h.org/a.jpg", "ph*.png"]),
+        ("http://h.org/a.jpg, 0", ["http://h.org/a.jpg", "0"]),
+        ("0,http://h.org/a.jpg", ["0", "http://h.org/a.jpg"]),
+        ("photo.png,1,2", ["photo.png", "1", "2"]),
+    ],
+)
+def test_commas_in_addresses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, parts: list[str] | None
+) -> None:
+    picture(tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    assert split_source(text) == (parts or [text])
+
+
+def test_stated_sources_do_not_depend_on_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    stated = stated_sources(["a/../b/", "0", "http://me:secret@h.org/x.jpg", f"{tmp_path}/b"])
+    assert stated == [str(tmp_path / "b"), "camera 0", "http://***@h.org/x.jpg"]
+
+
+def test_results_of_any_run_are_no_inputs(tmp_path: Path) -> None:
+    for folder in ("a", "p/faces"):
+        picture(tmp_path / folder / "images/sub/x.jpg")
+        picture(tmp_path / folder / "crops/y.jpg")
+        picture(tmp_path / folder / "in.jpg")
+        (tmp_path / folder / "done.jsonl").write_text('{"version": 1, "save": ["images"], "redact": null}\n')
+    picture(tmp_path / "images/mine.jpg")
+    picture(tmp_path / "z/images/mine.jpg")
+    (tmp_path / "z/done.jsonl").write_text('{"another": "program"}\n')
+    expected = ["a/in.jpg", "images/mine.jpg", "p/faces/in.jpg", "z/images/mine.jpg"]
+    for found in (find(tmp_path), find(f"{tmp_path}/**/*.jpg"), find(tmp_path, out=tmp_path / "new")):
+        assert names(found) == expected and found.results == 2
+    assert find(tmp_path, out=tmp_path / "a").results == 2
+    assert names(find(tmp_path / "a/images")) == ["sub/x.jpg"] == names(find(f"{tmp_path}/a/images/**/*.jpg"))
+    (tmp_path / "a/in.jpg").unlink()
+    for source in (tmp_path / "a", f"{tmp_path}/a/*/*.jpg"):
+        with pytest.raises(
+            InputError, match=r"no image in it .*results of detect are left out unless their own folder"
+        ):
+            find(source)
+
+
+def test_no_two_inputs_share_a_name_or_a_stem(tmp_path: Path) -> None:
+    for name in ("x/a.jpg", "x/a.png", "x/B.jpg", "x/b.jpg", "y/a.jpg", "x/c.jpg", "x/sub/c.jpg", "x/a.jpg.png"):
+        picture(tmp_path / name)
+    found = find(tmp_path / "x", tmp_path / "y")
+    by_name = {item.name: item for item in found.images}
+    # Equal names from two folders: told apart by the folder.
+    assert {"x/a.jpg", "y/a.jpg"} <= set(by_name)
+    assert by_name["y/a.jpg"].location == tmp_path / "y/a.jpg"
+    # Alone of its name and stem: nothing is added.
+    assert by_name["c.jpg"].stem == "c" and by_name["sub/c.jpg"].stem == "sub/c"
+    stems = [item.stem.casefold() for item in found.images]
+    assert len(set(stems)) == len(stems) == 8
+    assert len({item.name.casefold() for item in found.images}) == 8
+
+
+def test_equal_stems_keep_their_suffix(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.png", "c.v2.jpg"):
+        picture(tmp_path / name)
+    assert [item.stem for item in find(tmp_path).images] == ["a.jpg", "a.png", "c.v2"]
+
+
+def test_what_a_file_without_a_telling_suffix_is(tmp_path: Path) -> None:
+    picture(tmp_path / "photo")
+    (tmp_path / "mystery.dat").write_bytes(b"neither")
+    (tmp_path / "nothing").write_bytes(b"")
+    assert names(find(tmp_path / "photo")) == ["photo"]
+    assert [item.name for item in find(tmp_path / "mystery.dat").videos] == ["mystery.dat"]
+    assert names(find(tmp_path / "nothing")) == ["nothing"]
+    (tmp_path / "clip.MOV").write_bytes(b"")
+    assert [item.name for item in find(tmp_path / "clip.MOV").videos] == ["clip.MOV"]
+
+
+def test_addresses_streams_and_cameras() -> None:
+    found = find(
+        "http://h.org/p/a%20b.jpg?x=1", "https://h.org/film.mp4", "rtsp://me:secret@cam.local/live", "0", "/dev/video2"
+    )
+    assert names(found) == ["a b.jpg"]
+    film, stream, camera, other = found.videos
+    assert film.location == "https://h.org/film.mp4" and film.stem == "film"
+    assert stream.text == "rtsp://***@cam.local/live" and "secret" not in stream.name
+    assert stream.location == "rtsp://me:secret@cam.local/live"
+    assert camera.location == 0 and camera.text == "camera 0" and camera.name.startswith("camera_0_")
+    assert other.location == 2
+    assert names(find("https://h.org/a:b*c.jpg", "https://h.org/")) == ["a_b_c.jpg", "h.org"]
+    assert len(find(f"https://h.org/{'long' * 90}.jpg").images[0].name) == 100
+
+
+def test_what_is_no_source(tmp_path: Path) -> None:
+    picture(tmp_path / "holiday.jpg")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others/a.doc").write_text("")
+    with pytest.raises(InputError, match=r"no such file or folder, did you mean .*/holiday\.jpg\?"):
+        find(tmp_path / "hollyday.jpg")
+    with pytest.raises(InputError, match="empty: no image in it; give"):
+        find(tmp_path / "empty")
+    with pytest.raises(InputError, match=r"no image in it \(1 other files\)"):
+        find(tmp_path / "others")
+    with pytest.raises(InputError, match="ftp:// is not read"):
+        find("ftp://h.org/a.jpg")
+
+
+def test_the_results_folder_is_called_after_the_source(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    cases = {
+        f"{tmp_path}/photos/": "photos", f"{tmp_path}/photos/*.jpg": "photos", f"{tmp_path}/film.mp4": "film",
+        "https://h.org/p/a.jpg?b=c": "a", "rtsp://h.org/live": "live", "0": "camera_0", "*.jpg": Path.cwd().name,
+    }  # fmt: skip
+    for source, expected in cases.items():
+        assert default_name([source]) == expected, source
+    assert default_name(["x/a.jpg", "b.jpg", "c.jpg"]) == "a_and_2_more"
+
+
+# Over HTTP
+
+
+@pytest.fixture
+def server() -> Iterator[FileServer]:
+    with file_server() as running:
+        yield running
+
+
+def fetched(url: str, max_bytes: int = 100_000, seconds: float = 20.0) -> bytes:
+    return fetch_bytes(url, max_bytes, seconds)
+
+
+def test_an_image_is_fetched_whole(server: FileServer) -> None:
+    content = bytes(range(256)) * 300
+    assert fetched(server.serve("/a.jpg", Answer(content))) == content
+    assert fetched(server.serve("/b.jpg", Answer(content, bare=True))) == content
+    target = server.serve("/c.jpg", Answer(status=302, headers={"Location": "/a.jpg"}))
+    assert fetched(target) == content
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (Answer(status=404), "answers 404 Not Found"),
+        (Answer(status=503), "answers 503 Service Unavailable"),
+        (Answer(b"<p>", headers={"Content-Type": "text/html; charset=utf-8"}), "is an HTML page"),
+        (Answer(b"\n <!DOCTYPE html><p>"), "is an HTML page"),
+        (Answer(b"x", says_bytes=5_000_000_000), r"has 5,000 MB, more than max_download_mb=0\.1"),
+        (Answer(b"x" * 300_000, bare=True), r"has more than max_download_mb=0\.1"),
+        (Answer(b"x" * 5_000, breaks_after=1_000), "breaks off"),
+        (Answer(status=302, headers={"Location": "/a.jpg"}), "redirects more than 5 times"),
+    ],
+)
+def test_an_answer_that_is_no_image(server: FileServer, answer: Answer, message: str) -> None:
+    url = server.serve("/a.jpg", answer)
+    with pytest.raises(InputError, match=f"^{url} {message}"):
+        fetched(url)
+
+
+def test_a_silent_server(server: FileServer) -> None:
+    url = server.serve("/a.jpg", Answer(b"x" * 5_000, stalls_after=1_000))
+    with pytest.raises(InputError, match="does not answer in time"):
+        fetched(url, seconds=0.3)
+
+
+def test_nobody_there() -> None:
+    with socketserver.TCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler) as free:
+        port = free.server_address[1]
+    with pytest.raises(InputError, match="the connection is refused"):
+        fetched(f"http://127.0.0.1:{port}/a.jpg")
+
+
+class _Dripping(socketserver.StreamRequestHandler):
+    """An endless answer, a byte at a time: no single read takes long, and the end never comes."""
+
+    def handle(self) -> None:
+        self.rfile.readline()
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\n\r\n")
+        try:
+            while True:
+                self.wfile.write(b"x")
+                self.wfile.flush()
+                time.sleep(0.01)
+        except OSError:
+            return
+
+
+def test_a_server_that_drips() -> None:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Dripping) as dripping:
+        dripping.daemon_threads = True
+        threading.Thread(target=dripping.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        url = f"http://127.0.0.1:{dripping.server_address[1]}/a.jpg"
+        with pytest.raises(InputError, match=r"is not here after download_seconds=0\.4"):
+            fetched(url, seconds=0.4)
+        stop = threading.Event()
+        stop.set()
+        with pytest.raises(InputError, match="was given up"):
+            fetch_bytes(url, 1000, 20.0, stop)
+        dripping.shutdown()
+
+
+def test_an_item_shows_no_password() -> None:
+    assert Item("http://a:b@h.org/x.jpg", "x.jpg").text == "http://***@h.org/x.jpg"
+    assert Item(Path("c.jpg"), "c.jpg").text == "c.jpg"

@@ -1,0 +1,285 @@
+"""The multi-scale protocol: its passes by hand, what comes back from them, tiles, and a whole evaluation."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from fanet_lightning import FaceDetector
+from fanet_lightning.cli.config import config_dir
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.data.sources import build_source
+from fanet_lightning.data.transforms import AUTO, TestScale, TilePixels
+from fanet_lightning.detect.multiscale import Found, MultiScale, Pass, build_protocol, full_settings
+from fanet_lightning.evaluate.runner import evaluate
+from fanet_lightning.models.fanet import build_network
+from fanet_lightning.ops.structures import Detections
+
+
+class Fixed:
+    """Finds the same boxes, given in shares of the input's sides, in every input; its n-th call speaks of n tiles."""
+
+    def __init__(self, *shares_xyxy: tuple[float, float, float, float]) -> None:
+        self.shares = torch.tensor(shares_xyxy).reshape(-1, 4)
+        self.sizes: list[tuple[int, int]] = []
+        self.limits: list[TilePixels] = []
+
+    def find(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> Found:
+        assert images.dtype == torch.uint8 and images.shape[:2] == (1, 3)
+        height, width = images.shape[2:]
+        self.sizes.append((height, width))
+        self.limits.append(tile_pixels)
+        scores = torch.full((len(self.shares),), 0.5)
+        return Found(Detections(self.shares * torch.tensor([width, height] * 2), scores), len(self.sizes))
+
+
+class Bright:
+    """Finds the rectangle around all pixels above 128, with score 0.9."""
+
+    def find(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> Found:
+        y, x = np.nonzero(images[0, 0].numpy() > 128)
+        if not len(x):
+            return Found(Detections(torch.empty(0, 4), torch.empty(0)), 1)
+        box = [x.min(), y.min(), x.max() + 1, y.max() + 1]
+        return Found(Detections(torch.tensor([box], dtype=torch.float32), torch.tensor([0.9])), 1)
+
+
+# The passes
+
+BIG, SMALL = {"larger_over": 30.0}, {"smaller_under": 100.0}
+
+
+@pytest.mark.parametrize(
+    ("largest", "expected"),
+    [
+        (9.0, [Pass(1), Pass(1, flip=True), Pass(0.5, **BIG), *(Pass(s, **SMALL) for s in (2, 4, 8, 9))]),
+        (4.0, [Pass(1), Pass(1, flip=True), Pass(0.5, **BIG), Pass(2, **SMALL), Pass(4, **SMALL)]),
+        (3.0, [Pass(1), Pass(1, flip=True), Pass(0.5, **BIG), Pass(2, **SMALL), Pass(3, **SMALL)]),
+        (2.0, [Pass(1), Pass(1, flip=True), Pass(0.5, **BIG), Pass(2, **SMALL)]),
+        (1.5, [Pass(1), Pass(1, flip=True), Pass(0.5, **BIG), Pass(1.5, **SMALL)]),
+        (1.0, [Pass(1), Pass(1, flip=True), Pass(0.5, **BIG), Pass(0.75, **BIG)]),
+        (0.75, [Pass(0.75), Pass(0.75, flip=True), Pass(0.5, **BIG), Pass(0.625, **BIG)]),
+        (0.5, [Pass(0.5), Pass(0.5, flip=True), Pass(0.25, **BIG), Pass(0.375, **BIG)]),
+    ],
+)
+def test_passes_by_hand(largest: float, expected: list[Pass]) -> None:
+    """400 × 100 pixels, and a largest pass of ``largest``² times as many: both square roots are exact."""
+    assert MultiScale(max_pixels=int(40_000 * largest**2)).scales(400, 100) == expected
+
+
+def test_passes_over_a_picture_of_the_benchmark() -> None:
+    """1024 × 768: √(0x7fffffff / 577 / 786,432) = √4.73252 = 2.17544."""
+    passes = MultiScale().scales(768, 1024)
+    assert [(step.flip, pytest.approx(step.scale, abs=1e-5)) for step in passes] == [
+        (False, 1), (True, 1), (False, 0.5), (False, 2), (False, 2.17544),
+    ]  # fmt: skip
+
+
+@settings(max_examples=200)
+@given(st.integers(1, 12_000), st.integers(1, 12_000), st.sampled_from([1, 1000, 1_000_000, MultiScale.max_pixels]))
+def test_no_pass_is_above_the_limit(height: int, width: int, max_pixels: int) -> None:
+    passes = MultiScale(max_pixels=max_pixels).scales(height, width)
+    areas = [height * width * step.scale**2 for step in passes]
+    assert max(areas) <= max_pixels * (1 + 1e-9)
+    # The largest pass is the limit itself where the image is enlarged.
+    if height * width < max_pixels:
+        assert areas[-1] == pytest.approx(max_pixels)
+    enlarged = [step.scale for step in passes if step.smaller_under is not None]
+    assert all(low < high <= 2 * low for low, high in zip([1.0, *enlarged], enlarged, strict=False))
+
+
+# What comes back
+
+
+def test_a_mirrored_pass_finds_the_face_where_it_is() -> None:
+    """20 × 15 pixels: too small for the shrunk passes, so what is left are the image and its mirror, which agree."""
+    image = np.zeros((60, 100, 3), np.uint8)
+    image[30:45, 10:30] = 255
+    protocol = MultiScale(max_pixels=6000, keep_singles=False)
+    found, records = protocol.detect(Bright(), image)
+    assert [record.boxes for record in records] == [1, 1, 0, 0]
+    assert found.boxes_xyxy.tolist() == [[10, 30, 30, 45]] and found.scores.tolist() == pytest.approx([0.9])
+
+
+def test_passes_keep_the_sizes_that_they_are_trusted_with() -> None:
+    """512 × 512 pixels at 1, its mirror, 1/2 (larger side above 30) and 2 (smaller side below 100)."""
+    protocol, image = MultiScale(max_pixels=1024**2), np.zeros((512, 512, 3), np.uint8)
+    for width, height, expected in [
+        (30, 30, [1, 1, 0, 1]),
+        (31, 12, [1, 1, 1, 1]),
+        (12, 31, [1, 1, 1, 1]),
+        (100, 200, [1, 1, 1, 0]),
+        (99, 200, [1, 1, 1, 1]),
+        (200, 99, [1, 1, 1, 1]),
+    ]:
+        finder = Fixed((0.0, 0.0, width / 512, height / 512))
+        _, records = protocol.detect(finder, image)
+        assert [record.boxes for record in records] == expected, (width, height)
+        assert finder.sizes == [(512, 512), (512, 512), (256, 256), (1024, 1024)]
+    assert [(r.scale, r.flip, r.height, r.width, r.tiles) for r in records] == [
+        (1, False, 512, 512, 1), (1, True, 512, 512, 2), (0.5, False, 256, 256, 3), (2, False, 1024, 1024, 4),
+    ]  # fmt: skip
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 90), st.integers(1, 90), st.sampled_from([500, 2000, 9000]))
+def test_boxes_come_back_by_the_exact_ratio_of_sizes(height: int, width: int, max_pixels: int) -> None:
+    """Whatever the rounding of sides, the whole input is the whole image, in all passes: one box after the vote."""
+    found, records = MultiScale(max_pixels=max_pixels).detect(
+        Fixed((0.0, 0.0, 1.0, 1.0)), np.zeros((height, width, 3), np.uint8)
+    )
+    torch.testing.assert_close(found.boxes_xyxy, torch.tensor([[0.0, 0.0, width, height]]), rtol=1e-6, atol=1e-4)
+    assert records[0].boxes == records[1].boxes == 1
+
+
+def test_boxes_are_clipped_after_the_vote() -> None:
+    found, _ = MultiScale(max_pixels=10_000).detect(Fixed((-0.5, 0.25, 0.5, 1.5)), np.zeros((100, 100, 3), np.uint8))
+    # The mirror image's box is (0.5 … 1.5): IoU 0, a face of its own.
+    assert found.boxes_xyxy.tolist() == [[0, 25, 50, 100], [50, 25, 100, 100]]
+
+
+def test_the_vote_has_the_protocols_settings() -> None:
+    finder, image = Fixed((0.1, 0.1, 0.2, 0.2)), np.zeros((100, 100, 3), np.uint8)
+    protocol = MultiScale(max_pixels=10_000)  # the face and its mirror, one pass each
+    assert len(protocol.detect(finder, image)[0].scores) == 2
+    assert len(replace(protocol, keep=1).detect(finder, image)[0].scores) == 1
+    assert len(replace(protocol, keep_singles=False).detect(finder, image)[0].scores) == 0
+    # Mirror images with IoU 1/3.
+    wide = Fixed((0.1, 0.1, 0.7, 0.2))
+    assert len(protocol.detect(wide, image)[0].scores) == 2 - 1
+    assert len(replace(protocol, vote_iou=0.6).detect(wide, image)[0].scores) == 2
+
+
+def test_nothing_found() -> None:
+    found, records = MultiScale().detect(Fixed(), np.zeros((5, 7, 3), np.uint8))
+    assert found.boxes_xyxy.shape == (0, 4) and found.scores.shape == (0,)
+    assert all(record.boxes == 0 for record in records)
+
+
+def test_the_detector_takes_several_scales_as_it_takes_one() -> None:
+    torch.manual_seed(0)
+    detector = FaceDetector(build_network(level=2, width=0.0625), detection={"keep": 20})
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    protocol = MultiScale(max_pixels=20_000)
+    found, (expected, records) = detector.detect(image, protocol, threshold=0.0), protocol.detect(detector, image)
+    assert len(found.scores) and len(records) == 4
+    assert torch.equal(found.boxes_xyxy, expected.boxes_xyxy) and torch.equal(found.scores, expected.scores)
+    assert (found.scores.diff() <= 0).all()
+    assert (found.boxes_xyxy >= 0).all() and (found.boxes_xyxy <= torch.tensor([96, 64] * 2)).all()
+
+
+# Large pictures
+
+
+@pytest.mark.parametrize("tile_pixels", [None, "auto", 4_000_000])
+def test_the_protocols_tiles_are_the_detectors(tile_pixels: TilePixels) -> None:
+    finder = Fixed()
+    MultiScale(max_pixels=10_000, tile_pixels=tile_pixels).detect(finder, np.zeros((100, 100, 3), np.uint8))
+    assert finder.limits == [tile_pixels] * 4
+
+
+def test_a_picture_of_a_hundred_megapixels_is_shrunk() -> None:
+    """10,000²: no pass is above the limit."""
+    image, finder = np.zeros((10_000, 10_000, 3), np.uint8), Fixed((0.4, 0.4, 0.6, 0.6))
+    found, _ = MultiScale().detect(finder, image)
+    # √(3,721,808 / 10⁸) = 0.192920; halves and quarters of it, rounded.
+    assert finder.sizes == [(1929, 1929), (1929, 1929), (965, 965), (1447, 1447)]
+    torch.testing.assert_close(found.boxes_xyxy, torch.tensor([[4000.0, 4000, 6000, 6000]]))
+
+
+# Settings
+
+
+def test_the_protocols_files_are_read() -> None:
+    files = {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in (config_dir() / "protocol").glob("*")}
+    protocols: dict[str, Any] = {name: build_protocol(settings) for name, settings in files.items()}  # type: ignore[arg-type]
+    assert protocols["multiscale"] == MultiScale()
+    assert protocols["multiscale_quick"] == MultiScale(max_pixels=1_000_000)
+    assert protocols["short640"] == TestScale("short", 640)
+    assert all(files[name]["name"] == name for name in files)  # type: ignore[index,call-overload]
+
+
+def test_a_number_is_stored_with_all_its_settings() -> None:
+    assert full_settings({"name": "mine", "kind": "multiscale", "keep": 10}) == {
+        "name": "mine", "kind": "multiscale", "max_pixels": 3721808, "tile_pixels": "auto", "vote_iou": 0.3, "keep": 10,
+        "keep_singles": True,
+    }  # fmt: skip
+    short = {"name": "short640", "kind": "short", "size": 640, "max_long": None}
+    assert full_settings(short) == {**short, "tile_pixels": "auto"}
+    assert build_protocol(full_settings({"name": "a", "kind": "multiscale"})) == MultiScale()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_pixels": 0}, "protocol.max_pixels=0"),
+        ({"max_pixels": "many"}, "protocol.max_pixels=many"),
+        ({"max_pixels": math.nan}, "protocol.max_pixels=nan"),
+        ({"tile_pixels": 1_000_000}, "protocol.tile_pixels=1000000.*1982464"),
+        ({"vote_iou": 0}, "protocol.vote_iou=0"),
+        ({"vote_iou": 1.5}, "protocol.vote_iou=1.5"),
+        ({"keep": -1}, "protocol.keep=-1"),
+        ({"keep": True}, "protocol.keep=True"),
+        ({"keep_singles": "no"}, "protocol.keep_singles=no"),
+        ({"size": 640}, r"protocol\.size.*max_pixels"),
+    ],
+)
+def test_mistakes_in_the_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build_protocol({"name": "mine", "kind": "multiscale", **settings})
+
+
+def test_an_unknown_key_of_a_single_scale() -> None:
+    with pytest.raises(InputError, match=r"protocol\.max_pixels.*short640.*max_long"):
+        build_protocol({"name": "short640", "kind": "short", "size": 640, "max_pixels": 4})
+
+
+# A whole evaluation
+
+
+def test_an_evaluation_at_several_scales(tmp_path: Path) -> None:
+    network = {"level": 2, "width": 0.0625}
+    torch.manual_seed(0)
+    state = {f"network.{name}": value for name, value in build_network(**network).state_dict().items()}
+    torch.save({"hyper_parameters": {"network": network, "detection": {}}, "state_dict": state}, tmp_path / "a.ckpt")
+    source = build_source(
+        name="synthetic", root=str(tmp_path / "data"), train_images=1, val_images=2, seed=0, image_width=[160, 200],
+        image_height=[120, 160],
+    )  # fmt: skip
+    out = tmp_path / "evaluation_multiscale_quick"
+    settings = {"name": "multiscale_quick", "kind": "multiscale", "max_pixels": 100_000}
+    ap = evaluate(tmp_path / "a.ckpt", source, settings, out, device="cpu", workers=0)
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["ap"] == ap and scores["images"] == 2 and scores["protocol"] == "multiscale_quick"
+    assert scores["made_by"]["protocol_settings"] == full_settings(settings)
+    assert scores["made_by"]["tiled_images"] == 0
+    scales = json.loads((out / "scales.json").read_text())
+    records = {record.image_id: record for record in source.val()}
+    assert set(scales) == set(records)
+    protocol = build_protocol(settings)
+    assert isinstance(protocol, MultiScale)
+    for image_id, steps in scales.items():
+        (name,) = (out / "predictions").rglob(f"{image_id.split('/')[-1]}.txt")
+        rows = name.read_text().splitlines()[2:]
+        assert 0 < len(rows) <= 750
+        height, width = max((step["height"], step["width"]) for step in steps[:1])
+        assert [step["scale"] for step in steps] == [step.scale for step in protocol.scales(height, width)]
+        assert all(step["tiles"] == 1 and step["boxes"] > 0 for step in steps[:2])
+        for row in rows:
+            x, y, w, h, _ = map(float, row.split())
+            assert x >= 0 and y >= 0 and x + w <= width + 0.01 and y + h <= height + 0.01
+    # Another protocol in the same folder leaves nothing of this one behind.
+    evaluate(tmp_path / "a.ckpt", source, {"name": "original", "kind": "original"}, out, device="cpu", workers=0)
+    scales = json.loads((out / "scales.json").read_text())
+    assert {image_id: (step["scale"], step["tiles"]) for image_id, (step,) in scales.items()} == dict.fromkeys(
+        records, (1.0, 1)
+    )
+    assert json.loads((out / "scores.json").read_text())["made_by"]["tiled_images"] == 0

@@ -1,0 +1,672 @@
+"""``FaceDetector`` as a program uses it: what may be handed over, what comes back, many images at a time."""
+
+import json
+import math
+import pickle
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import nn
+
+from fanet_lightning import FaceDetector
+from fanet_lightning.app.settings import Settings
+from fanet_lightning.cli.config import compose_config
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.data.images import UnreadableImage, read_image_rgb
+from fanet_lightning.data.transforms import TestScale
+from fanet_lightning.detect import stream as image_stream
+from fanet_lightning.detect.multiscale import MultiScale, protocol_named, protocol_names, protocol_of
+from fanet_lightning.detect.stream import image_rgb_of
+from fanet_lightning.detect.tiling import map_shapes
+from fanet_lightning.models.pretrained import DEFAULT_PROTOCOL, DEFAULT_THRESHOLD, load_model
+from fanet_lightning.ops.anchors import AnchorGrid
+from fanet_lightning.ops.boxes import encode
+from fanet_lightning.ops.structures import Detections, HeadOutput, NetworkOutput
+from fanet_lightning.score.wider_face.predictions import read_predictions, write_predictions
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class ByColour(nn.Module):
+    """One face an image, and the image's colour says where: (red, green, red + 10, green + 20), score by blue.
+
+    So a wrong channel order, a wrong place in a batch or a wrong scale shows. Keeps the shapes of what it was given.
+    """
+
+    def __init__(self, most_pixels: int = 10**9) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, int, int]] = []
+        self.most_pixels = most_pixels
+
+    def forward(self, images: torch.Tensor) -> NetworkOutput:
+        count, _, height, width = images.shape
+        self.shapes.append((count, height, width))
+        if count * height * width > self.most_pixels:
+            raise MemoryError
+        shapes = map_shapes(height, width)
+        anchors = AnchorGrid(shapes).boxes_cxcywh()
+        logits = torch.tensor([20.0, 0.0]).repeat(count, len(anchors), 1)
+        offsets = torch.zeros(count, len(anchors), 4)
+        for index, (red, green, blue) in enumerate(images[:, :, 0, 0].float().tolist()):
+            logits[index, 0] = torch.tensor([0.0, logit(blue)])
+            offsets[index, 0] = encode(torch.tensor([[red, green, red + 10, green + 20]]), anchors[:1])[0]
+        return NetworkOutput([HeadOutput(logits, offsets)], list(shapes))
+
+
+def logit(blue: float) -> float:
+    return blue / 32 - 4
+
+
+def colour(red: int, green: int, blue: int, height: int = 60, width: int = 80) -> Pixels:
+    return np.full((height, width, 3), (red, green, blue), np.uint8)
+
+
+def check(found: Detections, red: int, green: int, blue: int, scale: float = 1.0) -> None:
+    """The face that :class:`ByColour` sees, in pixels of an image that was enlarged by ``scale``."""
+    expected = torch.tensor([[red, green, red + 10, green + 20]]) / scale
+    torch.testing.assert_close(found.boxes_xyxy, expected, atol=1e-3, rtol=0)
+    assert found.scores.tolist() == [pytest.approx(1 / (1 + math.exp(-logit(blue))), abs=1e-6)]
+
+
+@pytest.fixture
+def detector() -> FaceDetector:
+    return FaceDetector(ByColour())
+
+
+@pytest.fixture(scope="module")
+def light() -> FaceDetector:
+    return FaceDetector.from_pretrained()
+
+
+@pytest.fixture(scope="module")
+def portrait() -> Path:
+    """A photograph that matplotlib comes with, 512 × 600: one face."""
+    from matplotlib.cbook import get_sample_data
+
+    return Path(get_sample_data("grace_hopper.jpg", asfileobj=False))
+
+
+# What stands for an image
+
+
+def test_every_kind_of_image_gives_the_same_faces(detector: FaceDetector, tmp_path: Path) -> None:
+    image = colour(5, 12, 200)
+    path = tmp_path / "a.png"
+    Image.fromarray(image).save(path)
+    chw = torch.from_numpy(image).permute(2, 0, 1)
+    fortran, read_only = np.asfortranarray(image), image.copy()
+    read_only.flags.writeable = False
+    kinds: list[Any] = [
+        str(path), path, Image.open(path), Image.fromarray(image), image, fortran, read_only, image[::-1, ::-1],
+        image[..., ::-1].copy()[..., ::-1], chw, chw.contiguous(), np.broadcast_to(image[0, 0], image.shape),
+    ]  # fmt: skip
+    for kind in kinds:
+        found = detector.detect(kind, "original")
+        assert isinstance(found, Detections)
+        check(found, 5, 12, 200)
+    # Together, with the kinds mixed: a list in, a list out.
+    several = detector.detect(kinds, "original")
+    assert isinstance(several, list) and len(several) == len(kinds)
+    for found in several:
+        check(found, 5, 12, 200)
+    assert detector.detect([]) == [] and detector.detect(iter([image]))[0].count == 1
+    assert detector.detect((path,))[0].count == 1
+
+
+def test_batches_are_several_images(detector: FaceDetector) -> None:
+    images = np.stack([colour(1, 2, 100), colour(3, 4, 150)])
+    for batch in (images, torch.from_numpy(images).permute(0, 3, 1, 2)):
+        found: Any = detector.detect(batch, "original", 0.0)
+        assert len(found) == 2
+        check(found[0], 1, 2, 100)
+        check(found[1], 3, 4, 150)
+    grey = torch.full((2, 1, 60, 80), 7, dtype=torch.uint8)
+    for item in detector.detect(grey, "original", 0.0):
+        check(item, 7, 7, 7)  # type: ignore[arg-type]
+
+
+def test_the_channel_order_of_arrays_and_tensors_is_told(detector: FaceDetector, tmp_path: Path) -> None:
+    bgr = colour(40, 12, 5)
+    alpha = np.dstack([bgr, np.full(bgr.shape[:2], 255, np.uint8)])
+    for image in (bgr, alpha, torch.from_numpy(bgr).permute(2, 0, 1), bgr[:50, ::2]):
+        check(detector.detect(image, "original", 0.0, channel_order="bgr"), 5, 12, 40)
+    check(detector.detect([bgr], "original", 0.0, channel_order="bgr")[0], 5, 12, 40)
+    # A file knows its own.
+    Image.fromarray(bgr).save(tmp_path / "a.png")
+    check(detector.detect(tmp_path / "a.png", "original", 0.0, channel_order="bgr"), 40, 12, 5)
+    with pytest.raises(InputError, match=r"channel_order='gbr'.*'bgr'"):
+        detector.detect(bgr, channel_order="gbr")  # type: ignore[call-overload]
+
+
+def test_grey_and_transparent_arrays_are_as_their_files() -> None:
+    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    for image in (grey, grey[..., None], torch.from_numpy(grey), torch.from_numpy(grey)[None]):
+        assert (image_rgb_of(image) == grey[..., None]).all() and image_rgb_of(image).shape == (3, 4, 3)
+    # Half of 100 over white: 255 + (100 - 255) × 128 / 255 = 177.2; nothing of it; all of it.
+    over = np.array([[[100, 0, 200, 128], [100, 0, 200, 0], [100, 0, 200, 255]]], np.uint8)
+    expected = [[[177, 127, 227], [255, 255, 255], [100, 0, 200]]]
+    np.testing.assert_allclose(image_rgb_of(over), expected, atol=1)
+    np.testing.assert_array_equal(image_rgb_of(over[..., [2, 1, 0, 3]], "bgr"), image_rgb_of(over))
+    np.testing.assert_array_equal(image_rgb_of(torch.from_numpy(over).permute(2, 0, 1)), image_rgb_of(over))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16"])
+def test_pillow_images_of_every_mode_are_as_their_files(mode: str, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    if mode == "I;16":
+        image = Image.fromarray(random.integers(0, 65536, (20, 30), dtype=np.uint16))
+    else:
+        image = Image.fromarray(random.integers(0, 256, (20, 30, 4), dtype=np.uint8)).convert(mode)
+    assert image.mode == mode
+    path = tmp_path / "a.tiff"
+    if mode == "YCbCr":  # Pillow cannot read what it writes of these
+        np.testing.assert_array_equal(image_rgb_of(image), np.asarray(image.convert("RGB")))
+        return
+    image.save(path)
+    expected = read_image_rgb(path)
+    np.testing.assert_array_equal(image_rgb_of(image), expected)
+    with Image.open(path) as opened:
+        np.testing.assert_array_equal(image_rgb_of(opened), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pillow_images_are_turned_upright(orientation: int, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (2, 3, 3), dtype=np.uint8)).save(path, exif=exif)
+    upright = read_image_rgb(path)
+    assert upright.shape == ((3, 2, 3) if orientation >= 5 else (2, 3, 3))
+    np.testing.assert_array_equal(image_rgb_of(Image.open(path)), upright)
+
+
+FLOATS = "bring it to 0 … 255 and round it"
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((8, 8, 3)), rf"array must be \(H, W, 3\) uint8, not \(8, 8, 3\) float64; {FLOATS}.*np.uint8"),
+        (np.zeros((8, 8, 3), np.uint16), "uint16.*8 bits"),
+        (np.zeros((8, 8), bool), "bool.*8 bits"),
+        (np.zeros((3, 8, 8), np.uint8), r"\(3, 8, 8\) uint8.*last"),
+        (np.zeros(8, np.uint8), r"not \(8,\) uint8"),
+        (np.zeros((0, 8, 3), np.uint8), r"\(0, 8, 3\)"),
+        (np.zeros((8, 0), np.uint8), r"\(8, 0\)"),
+        (torch.zeros(3, 8, 8), rf"tensor must be \(3, H, W\) uint8, not \(3, 8, 8\) torch.float32; {FLOATS}.*uint8"),
+        (torch.zeros(8, 8, 3, dtype=torch.uint8), r"\(8, 8, 3\) torch.uint8.*first"),
+        (torch.zeros(3, 8, 0, dtype=torch.uint8), r"no pixels"),
+        (torch.zeros(1, 1, 3, 8, 8, dtype=torch.uint8), r"\(1, 1, 3, 8, 8\)"),
+        (Image.new("F", (8, 8)), r"PIL image.*F-type"),
+        (Image.new("RGB", (0, 8)), r"no pixels"),
+        (None, "NoneType"),
+        (7, "type int"),
+        (b"\xff\xd8", "type bytes"),
+        ([7], "type int"),
+        ([[np.zeros((8, 8, 3), np.uint8)]], "type list"),
+        ("nowhere.jpg", "nowhere.jpg.*No such file"),
+        (Path(), "Is a directory"),
+        ("https://a.b/c.jpg?d", r"https://a.b/c.jpg\?d.*fanet_lightning.detect source="),
+        (Path("http://localhost/a.jpg"), r"http:/localhost/a.jpg"),
+    ],
+    ids=lambda value: value[:24] if isinstance(value, str) else type(value).__name__,
+)  # fmt: skip
+def test_what_is_no_image_is_one_line(image: Any, message: str, detector: FaceDetector) -> None:
+    with pytest.raises(InputError, match=message) as raised:
+        detector.detect(image)
+    assert "\n" not in str(raised.value) and detector.network.shapes == []
+
+
+def test_a_pillow_image_that_breaks_off_names_its_file(portrait: Path, tmp_path: Path, detector: FaceDetector) -> None:
+    path = tmp_path / "cut.jpg"
+    path.write_bytes(portrait.read_bytes()[:5000])
+    with pytest.raises(UnreadableImage, match=r"cut.jpg.*truncated"):
+        detector.detect(Image.open(path))
+    with pytest.raises(UnreadableImage, match=r"cut.jpg.*cut short"):
+        detector.detect(path)
+
+
+def test_one_pillow_image_many_times(detector: FaceDetector, portrait: Path) -> None:
+    """Its pixels are read at its first use, by several threads at once if they were let."""
+    expected = detector.detect(portrait, threshold=0.0)
+    for found in detector.detect([Image.open(portrait)] * 16, threshold=0.0):
+        assert torch.equal(found.boxes_xyxy, expected.boxes_xyxy)
+
+
+def test_what_was_handed_over_is_not_written_to(light: FaceDetector, portrait: Path) -> None:
+    image = read_image_rgb(portrait)
+    before = image.copy()
+    light.detect([image, image[..., ::-1]])
+    assert (image == before).all()
+
+
+# Protocol and threshold
+
+
+def test_a_protocol_is_a_name_or_settings(detector: FaceDetector) -> None:
+    image = colour(8, 16, 200)  # 60 high: shorter side 120 doubles it
+    for protocol in (TestScale("short", 120), {"name": "mine", "kind": "short", "size": 120}):
+        check(detector.detect(image, protocol), 8, 16, 200, scale=2)
+        check(detector.detect([image], protocol=protocol)[0], 8, 16, 200, scale=2)
+    check(detector.detect(image, "vga640"), 8, 16, 200, scale=8)
+    assert detector.network.shapes[-1] == (1, 480, 640)
+    assert "short640" in protocol_names() and protocol_named("short640") == TestScale("short", 640)
+    assert isinstance(protocol_named("multiscale"), MultiScale) and protocol_of(None) == protocol_named(
+        DEFAULT_PROTOCOL
+    )
+    for name in protocol_names():
+        protocol_of(name)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "message"),
+    [
+        ("shrt640", "protocol=shrt640.*short640"),
+        ("../config", "protocol=../config.*multiscale"),
+        ({"kind": "short", "sise": 3}, "protocol.sise"),
+        ({"kind": "wide"}, "protocol.kind=wide"),
+        ({"kind": "short", "size": "640"}, "protocol.size=640"),
+        (640, "protocol.*\\bint\\b"),
+    ],
+)
+def test_what_is_no_protocol_is_said_at_once(protocol: Any, message: str, detector: FaceDetector) -> None:
+    for call in (lambda: detector.detect(colour(1, 1, 1), protocol), lambda: detector.detect_each(iter([]), protocol)):
+        with pytest.raises(InputError, match=message):
+            call()
+
+
+def test_the_defaults_are_those_of_the_command_line_and_the_page(detector: FaceDetector) -> None:
+    """A shorter side of 640 and scores of 0.5, whichever way somebody comes to faces; 0.0 gives all."""
+    images = [colour(1, 1, blue) for blue in (96, 128, 160)]  # logits -1, 0, 1
+    for found in (detector.detect(images), [outcome for _, outcome in detector.detect_each(images)]):
+        assert [item.count for item in found if isinstance(item, Detections)] == [0, 1, 1]
+    assert detector.network.shapes[-1] == (1, 640, 853)  # 60 × 80 pixels
+    assert [item.count for item in detector.detect(images, threshold=0.0)] == [1, 1, 1]
+    for verb in ("detect", "app"):
+        options = compose_config(verb, [])
+        assert (options.protocol.name, options.threshold) == (DEFAULT_PROTOCOL, DEFAULT_THRESHOLD) == ("short640", 0.5)
+    page = Settings()
+    assert (page.protocol["name"], page.threshold) == (DEFAULT_PROTOCOL, DEFAULT_THRESHOLD)
+
+
+def test_the_threshold_is_part_of_what_stays(detector: FaceDetector) -> None:
+    images = [colour(1, 1, blue) for blue in (96, 128, 160)]  # logits -1, 0, 1
+    assert [item.count for item in detector.detect(images, threshold=0.5)] == [0, 1, 1]
+    assert [item.count for item in detector.detect(images, threshold=np.float64(0.51))] == [0, 0, 1]  # type: ignore[arg-type]
+    assert detector.detect(images[1], threshold=0.5).count == 1
+    assert detector.detect(images[0], threshold=1).boxes_xyxy.shape == (0, 4)
+    for value in (-0.1, 1.1, math.nan, "0.5", None, True):
+        with pytest.raises(InputError, match=r"threshold="):
+            detector.detect(images[0], threshold=value)  # type: ignore[call-overload]
+
+
+def test_several_scales_of_several_images(light: FaceDetector, portrait: Path) -> None:
+    protocol = MultiScale(max_pixels=100_000)
+    image = read_image_rgb(portrait)[::2, ::2].copy()
+    alone, _ = protocol.detect(light, image)
+    for found in light.detect([image, Image.fromarray(image)], protocol, threshold=0.7):
+        assert found.count == 1
+        assert torch.equal(found.boxes_xyxy, alone.above(0.7).boxes_xyxy)
+
+
+# Many images
+
+
+SIZES = [(60, 80), (80, 60), (64, 64), (30, 40)]
+BLUE = st.integers(0, 255)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    images=st.lists(st.tuples(st.sampled_from(SIZES), st.integers(0, 20), st.integers(0, 20), BLUE), max_size=24),
+    batch_size=st.integers(1, 5),
+    most_pixels=st.sampled_from([6400, 11_000, 10**9]),
+    protocol=st.sampled_from(["original", TestScale("short", 60), TestScale("long", 80, tile_pixels=None)]),
+)  # fmt: skip
+def test_a_list_gives_what_its_images_give_one_by_one(
+    images: list[Any], batch_size: int, most_pixels: int, protocol: TestScale | str
+) -> None:
+    """Exactly: this network computes an image alike in any company. So too where memory forbids some batches."""
+    arrays = [colour(red, green, blue, *size) for size, red, green, blue in images]
+    alone = FaceDetector(ByColour())
+    network = ByColour(most_pixels)
+    together = FaceDetector(network, batch_size=batch_size)
+    found = together.detect(arrays, protocol, 0.0)
+    assert len(found) == len(arrays)
+    for image, item in zip(arrays, found, strict=True):
+        expected = alone.detect(image, protocol, 0.0)
+        assert torch.equal(item.boxes_xyxy, expected.boxes_xyxy) and torch.equal(item.scores, expected.scores)
+    assert max([count for count, _, _ in network.shapes], default=0) <= batch_size
+
+
+def test_the_trained_model_gives_the_same_faces_in_batches(light: FaceDetector, portrait: Path) -> None:
+    """Convolutions of a batch may add in another order, so to rounding: 0.01 pixels, 1e-5 of a score."""
+    image = read_image_rgb(portrait)
+    images = [image[:300, 100:400], image[20:320, 110:410], image[:, ::-1][:300, 100:400], image[50:250, 150:450]]
+    batched = FaceDetector(light.network, detection=light.detection, batch_size=4)
+    sizes: list[int] = []
+    handle = light.network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    found = batched.detect(images, "original", 0.1)
+    handle.remove()
+    assert sizes[-2:] == [3, 1]
+    for one, item in zip(images, found, strict=True):
+        alone = light.detect(one, "original", 0.1)
+        assert item.count == alone.count >= 1
+        torch.testing.assert_close(item.boxes_xyxy, alone.boxes_xyxy, atol=1e-2, rtol=0)
+        torch.testing.assert_close(item.scores, alone.scores, atol=1e-5, rtol=0)
+
+
+def test_alike_images_run_together_though_others_stand_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fanet_lightning.detect.tiling.available_bytes", lambda device: None)
+    small, large = (30, 40), (60, 80)
+    network = ByColour()
+    detector = FaceDetector(network, batch_size=3)
+    images = [colour(index, 1, 200, *(large if index % 2 else small)) for index in range(8)]
+    found = detector.detect(images, "original")
+    for index, item in enumerate(found):
+        check(item, index, 1, 200)
+    assert network.shapes == [(3, *small), (3, *large), (1, *small), (1, *large)]
+
+
+def test_batch_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    # On a CPU small ones only: 640 × 480 pixels in all. 240 × 320 times 4, 60 × 80 times 8, though 64 would do.
+    network = ByColour()
+    sizes = [(480, 640)] * 2 + [(240, 320)] * 5 + [(60, 80)] * 9
+    assert len(FaceDetector(network).detect([colour(1, 1, 200, *size) for size in sizes], "original")) == 16
+    counts = [count for count, height, _ in network.shapes if height != 256]  # the probe of what a pixel costs
+    assert counts == [1, 1, 4, 1, 8, 1]
+    with pytest.raises(InputError, match="batch_size=0"):
+        FaceDetector(ByColour(), batch_size=0)
+    # Half of 2,000,000 bytes hold 10,000 pixels at 100 bytes each.
+    for module in ("data.transforms", "detect.detector", "detect.tiling"):
+        monkeypatch.setattr(f"fanet_lightning.{module}.SMALLEST_TILE_PIXELS", 1)
+    monkeypatch.setattr("fanet_lightning.detect.tiling.bytes_per_pixel", lambda *_, **__: 100.0)
+    monkeypatch.setattr("fanet_lightning.detect.tiling.available_bytes", lambda device: 2_000_000)
+    network = ByColour()
+    FaceDetector(network, batch_size=8).detect([colour(1, 1, 200)] * 5, "original")  # 4,800 pixels each: two fit
+    assert [count for count, _, _ in network.shapes] == [2, 2, 1]
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fanet_lightning.detect.tiling.available_bytes", lambda device: None)
+    network = ByColour(most_pixels=10_000)
+    detector = FaceDetector(network, batch_size=4)
+    for index, item in enumerate(detector.detect([colour(index, 2, 200) for index in range(8)], "original")):
+        check(item, index, 2, 200)
+    # 4 × 4,800 do not fit, 2 do; the next four are not tried together again.
+    assert [count for count, _, _ in network.shapes] == [4, 2, 2, 2, 2]
+
+
+def test_a_bad_image_ends_a_list_but_not_an_iteration(detector: FaceDetector, tmp_path: Path) -> None:
+    Image.fromarray(colour(1, 2, 200)).save(tmp_path / "good.png")
+    (tmp_path / "bad.jpg").write_text("no picture")
+    inputs = [tmp_path / "good.png", tmp_path / "bad.jpg", np.zeros((0, 3, 3), np.uint8), colour(3, 4, 200)]
+    with pytest.raises(UnreadableImage, match=r"bad.jpg"):
+        detector.detect(inputs)
+    for batch_size in (1, 3):
+        detector.batch_size = batch_size
+        outcomes = list(detector.detect_each(iter(inputs), "original"))
+        assert [image is given for (image, _), given in zip(outcomes, inputs, strict=True)] == [True] * 4
+        found = [outcome for _, outcome in outcomes]
+        assert isinstance(found[0], Detections) and isinstance(found[3], Detections)
+        check(found[0], 1, 2, 200)
+        check(found[3], 3, 4, 200)
+        assert isinstance(found[1], UnreadableImage) and "bad.jpg" in str(found[1])
+        assert isinstance(found[2], InputError) and "has no pixels" in str(found[2])
+    [(given, one)] = detector.detect_each(str(tmp_path / "good.png"))
+    assert given == str(tmp_path / "good.png") and isinstance(one, Detections)
+
+
+def test_an_image_that_memory_does_not_hold_is_no_reason_to_stop() -> None:
+    detector = FaceDetector(ByColour(most_pixels=5000))
+    whole = TestScale("original", tile_pixels=None)
+    outcomes = [found for _, found in detector.detect_each([colour(1, 1, 200), colour(1, 1, 200, 90, 90)], whole)]
+    assert isinstance(outcomes[0], Detections)
+    assert isinstance(outcomes[1], InputError) and "90 × 90 pixels at test scale does not fit" in str(outcomes[1])
+
+
+def reading_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("read-images")]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_no_more_is_read_ahead_than_it_says(batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = 0
+
+    def endless() -> Iterator[Pixels]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield colour(1, 1, 200)
+
+    detector = FaceDetector(ByColour(), batch_size=batch_size)
+    found = detector.detect_each(endless(), "original")
+    next(found)
+    most = 2 * image_stream.READERS + (image_stream.BATCHES_WAITING * batch_size if batch_size > 1 else 1)
+    assert 2 <= taken <= most
+    for _ in range(20):
+        next(found)
+    assert taken <= most + 20 and reading_threads()
+    found.close()  # type: ignore[attr-defined]
+    assert not reading_threads()
+    # Large images: one that waits is enough, beside those that are being read.
+    monkeypatch.setattr(image_stream, "READ_AHEAD_BYTES", 1)
+    taken = 0
+    next(detector.detect_each(endless(), "original"))
+    assert taken <= 2 + image_stream.READERS
+
+
+def test_the_next_file_is_read_while_the_network_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network waits until the second file is being read: with reading after it, it would wait in vain."""
+    paths = [tmp_path / f"{index}.png" for index in range(2)]
+    for path in paths:
+        Image.fromarray(colour(1, 2, 200)).save(path)
+    second = threading.Event()
+
+    def read(path: Path) -> Pixels:
+        if path == paths[1]:
+            second.set()
+        return read_image_rgb(path)
+
+    class Patient(ByColour):
+        def forward(self, images: torch.Tensor) -> NetworkOutput:
+            assert second.wait(timeout=300)
+            return super().forward(images)
+
+    monkeypatch.setattr("fanet_lightning.detect.stream.read_image_rgb", read)
+    assert len(FaceDetector(Patient(), batch_size=1).detect(paths)) == 2
+
+
+def test_an_error_of_the_images_themselves_comes_through(detector: FaceDetector) -> None:
+    def broken() -> Iterator[Pixels]:
+        yield colour(1, 2, 200)
+        raise RuntimeError("the camera fell down")
+
+    with pytest.raises(RuntimeError, match="the camera fell down"):
+        detector.detect(broken())
+    assert not reading_threads()
+
+
+def test_images_of_extreme_sizes(light: FaceDetector, tmp_path: Path) -> None:
+    assert light.detect(np.zeros((1, 1, 3), np.uint8)).boxes_xyxy.shape[1] == 4
+    assert light.detect(np.zeros((1, 1), np.uint8)[::-1, ::-1]).boxes_xyxy.shape[1] == 4
+    for size in ((1, 300), (300, 1)):
+        boxes = light.detect(np.zeros((*size, 3), np.uint8), threshold=0.0).boxes_xyxy
+        assert (boxes >= 0).all() and (boxes[:, 0::2] <= size[1]).all() and (boxes[:, 1::2] <= size[0]).all()
+    path = tmp_path / "large.png"
+    Image.new("L", (10_000, 10_000), 99).save(path, compress_level=1)
+    network = ByColour()
+    found = FaceDetector(network).detect([path], "vga640", 0.0)[0]
+    assert network.shapes[-1] == (1, 640, 640)
+    check(found, 99, 99, 99, scale=0.064)
+    Image.new("1", (20_000, 10_000)).save(path)
+    with pytest.raises(UnreadableImage, match="178,956,970"):
+        light.detect(path)
+
+
+def test_a_hundred_megapixels_in_tiles() -> None:
+    """10,000 × 10,000 pixels as they are. Every tile says the same, and only the first owns the anchor that speaks."""
+    network = ByColour()
+    image = np.broadcast_to(np.array([5, 12, 200], np.uint8), (10_000, 10_000, 3))
+    found = FaceDetector(network).detect(image, TestScale("original", tile_pixels=4096**2))
+    check(found, 5, 12, 200)
+    # Cores of 4,096 - 2 × 640 pixels: four along a side.
+    assert len(network.shapes) == 16 and max(height * width for _, height, width in network.shapes) == 4096**2
+
+
+# What comes back
+
+FACES = Detections(torch.tensor([[1.5, 2.25, 11.5, 22.25], [0.1, 0.2, 5.3, 9.4]]), torch.tensor([0.9, 0.3]))
+
+
+def test_detections_are_still_a_pair() -> None:
+    boxes_xyxy, scores = FACES
+    assert boxes_xyxy is FACES.boxes_xyxy and scores is FACES.scores and len(FACES) == 2
+    one = FACES.above(0.9)
+    assert FACES.count == 2 and one.count == 1 and FACES.above(0.91).boxes_xyxy.shape == (0, 4)
+    assert torch.equal(one.boxes_xyxy, boxes_xyxy[:1])
+    arrays = FACES.numpy()
+    assert arrays[0].dtype == arrays[1].dtype == np.float32 and arrays[0].shape == (2, 4) and arrays[1].shape == (2,)
+    assert pickle.loads(pickle.dumps(FACES)).count == 2
+
+
+def test_as_coco_results() -> None:
+    first, second = FACES.to_coco(42)
+    assert first == {"image_id": 42, "category_id": 1, "bbox": [1.5, 2.25, 10.0, 20.0], "score": pytest.approx(0.9)}
+    assert second["bbox"] == pytest.approx([0.1, 0.2, 5.2, 9.2])
+    assert json.loads(json.dumps(FACES.to_coco("a", category_id=7)))[1]["category_id"] == 7
+    assert FACES.above(1).to_coco(1) == []
+
+
+def test_as_a_wider_face_file(tmp_path: Path) -> None:
+    text = FACES.to_wider("0_Parade_1")
+    assert text == "0_Parade_1\n2\n1.50 2.25 10.00 20.00 0.900000\n0.10 0.20 5.20 9.20 0.300000\n"
+    assert FACES.above(1).to_wider("x") == "x\n0\n"
+    # What the package itself writes, and reads back.
+    write_predictions(tmp_path / "out", {"0--Parade/0_Parade_1": FACES})
+    path = tmp_path / "out/0--Parade/0_Parade_1.txt"
+    assert path.read_text() == text
+    path.write_text(text)
+    assert read_predictions(tmp_path / "out", ["0--Parade/0_Parade_1"]).scores.tolist() == [0.9, 0.3]
+
+
+def test_as_supervision_has_it() -> None:
+    supervision = pytest.importorskip("supervision", reason="the extra supervision is not installed")
+    found = FACES.to_supervision()
+    assert isinstance(found, supervision.Detections) and len(found) == 2
+    np.testing.assert_array_equal(found.xyxy, FACES.numpy()[0])
+    assert found.class_id.tolist() == [0, 0] and found.confidence.tolist() == pytest.approx([0.9, 0.3])
+    assert len(FACES.above(1).to_supervision()) == 0
+    found.xyxy[:] = 0  # its own copy
+    assert FACES.boxes_xyxy[0, 0] == 1.5
+
+
+def test_without_supervision_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(InputError, match=r"fanet-lightning\[supervision\]"):
+        FACES.to_supervision()
+
+
+# Loading
+
+
+def run_python(code: str, cwd: Path) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_importing_is_light(tmp_path: Path) -> None:
+    """The package brings nothing along; the detector brings torch, but not torchvision, which doubles the time."""
+    modules = "sorted({name.split('.')[0] for name in sys.modules} & {'torch', 'torchvision', 'numpy', 'cv2', 'hydra', "
+    modules += "'omegaconf', 'pytorch_lightning', 'matplotlib', 'PIL', 'gradio', 'onnxruntime', 'supervision', 'av'})"
+    assert run_python(f"import fanet_lightning, sys; print({modules})", tmp_path) == "[]"
+    found = run_python(
+        "import sys; from fanet_lightning import FaceDetector; import numpy as np; "
+        "found = FaceDetector.from_pretrained().detect(np.zeros((64, 64, 3), np.uint8)); "
+        f"print({modules})",
+        tmp_path,
+    )
+    assert set(found[2:-2].split("', '")) <= {"PIL", "cv2", "numpy", "torch"}
+
+
+def test_the_operator_alone_is_torchvisions(tmp_path: Path) -> None:
+    """In the order that could clash: the operator first, then the whole of torchvision."""
+    code = (
+        "import torch; from fanet_lightning.ops.postprocess import nms; import torchvision; torch.manual_seed(0); "
+        "boxes = torch.rand(500, 4) * 100; boxes[:, 2:] += boxes[:, :2]; scores = torch.rand(500); "
+        "kept = nms(boxes, scores, 0.3); print(torch.equal(kept, torchvision.ops.nms(boxes, scores, 0.3)), len(kept))"
+    )
+    same, count = run_python(code, tmp_path).split()
+    assert same == "True" and 10 < int(count) < 490
+
+
+class Malicious:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return Path.touch, (self.path,)
+
+
+def test_code_in_a_checkpoint_is_never_executed(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    content = {"hyper_parameters": {"network": {"name": "fanet"}, "more": Malicious(trace)}, "state_dict": {}}
+    plain, zipped = tmp_path / "plain.ckpt", tmp_path / "zipped.ckpt"
+    plain.write_bytes(pickle.dumps(content))
+    torch.save(content, zipped)
+    old = tmp_path / "old.ckpt"
+    old.write_bytes(pickle.dumps(content, protocol=2))
+    for path in (plain, zipped, old):
+        for load in (FaceDetector.from_checkpoint, FaceDetector.from_pretrained):
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # one line is all that is said
+                with pytest.raises(InputError, match=r"code.*not run") as raised:
+                    load(path)
+            assert "\n" not in str(raised.value) and not trace.exists()
+            assert path == plain or "(getattr)" in str(raised.value)  # of newer pickles torch does not say the name
+    # It would have worked.
+    pickle.loads(plain.read_bytes())
+    assert trace.exists()
+
+
+def test_what_is_no_pickle_holds_no_code(tmp_path: Path) -> None:
+    contents = (b"no checkpoint", b"\x80\x04", b"\x80" + bytes(50), pickle.dumps({"a": 1}, protocol=4), b"")
+    for number, content in enumerate(contents):
+        path = tmp_path / f"{number}.ckpt"
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"not a readable checkpoint"):
+            FaceDetector.from_checkpoint(path)
+
+
+def test_an_exported_file_is_opened_by_its_own_class(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra export is not installed")
+    with pytest.raises(InputError, match=r"nowhere.onnx"):
+        FaceDetector.from_onnx(tmp_path / "nowhere.onnx")
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_an_exported_file_that_is_taken_for_a_checkpoint(exists: bool, tmp_path: Path) -> None:
+    path = tmp_path / "faces.onnx"
+    if exists:
+        path.write_bytes(b"onnx")
+    for load in (FaceDetector.from_checkpoint, FaceDetector.from_pretrained):
+        with pytest.raises(InputError, match=r"faces\.onnx.*FaceDetector\.from_onnx"):
+            load(path)
+    if exists:
+        with pytest.raises(InputError, match=r"faces\.onnx.*checkpoint"):
+            load_model(path)

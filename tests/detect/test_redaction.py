@@ -1,0 +1,182 @@
+"""Blurred and pixelated faces: what is changed, what is left, and that the detail is gone."""
+
+import matplotlib.cbook
+import numpy as np
+import pytest
+from PIL import Image
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.detect.redaction import REDACTIONS, redact, redacted_regions
+
+
+def noise(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def portrait_rgb():
+    path = matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+FACE = [192.2, 121.6, 352.6, 330.8]  # about where fanet_light finds it
+
+
+def pixelated_slowly(image, regions):
+    """One cell at a time with loops; cells of both axes end at round(i x length / count)."""
+    result = image.copy()
+    for left, top, right, bottom in regions:
+        height, width = bottom - top, right - left
+        cell = max(max(height, width) / 8, 4)
+        rows, columns = max(1, int(height / cell)), max(1, int(width / cell))
+        before = result.copy()
+        for i in range(rows):
+            for j in range(columns):
+                y = slice(top + round(i * height / rows), top + round((i + 1) * height / rows))
+                x = slice(left + round(j * width / columns), left + round((j + 1) * width / columns))
+                for channel in range(3):
+                    values = before[y, x, channel].tolist()
+                    flat = [v for row in values for v in row]
+                    result[y, x, channel] = round(sum(flat) / len(flat))
+    return result
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        [[10, 10, 60, 70]],
+        [[10.4, 20.7, 33.2, 31.9]],
+        [[-20, -20, 30, 40], [60, 50, 200, 200]],
+        [[10, 10, 60, 60], [30, 30, 80, 75], [40, 40, 44, 44]],
+        [[50, 50, 51, 51], [0, 0, 1, 1], [89, 79, 90, 80]],
+        [[-500, -500, 500, 500]],
+    ],
+)
+def test_pixelation_agrees_with_loops_over_cells(boxes):
+    image = noise(80, 90)
+    regions = redacted_regions(boxes, 80, 90)
+    result = redact(image, boxes, "pixelate")
+    np.testing.assert_array_equal(result, pixelated_slowly(image, regions))
+
+
+def test_blur_agrees_with_the_smoothed_and_enlarged_grid_of_means():
+    image = noise(100, 100)
+    result = redact(image, [[10, 10, 90, 90]], "blur", margin=0.0)[10:90, 10:90]
+    means = image[10:90, 10:90].reshape(8, 10, 8, 10, 3).mean(axis=(1, 3))
+    weights = np.exp(-0.5 * (np.arange(-8, 9) / 0.8) ** 2)
+    weights /= weights.sum()
+    smooth = means
+    for axis in (0, 1):
+        padded = np.pad(smooth, [(8, 8) if a == axis else (0, 0) for a in range(3)], mode="edge")
+        smooth = sum(w * np.take(padded, np.arange(8) + k, axis=axis) for k, w in enumerate(weights))
+    # Linear between the centres of the cells, constant beyond the outer ones.
+    places = np.clip((np.arange(80) + 0.5) / 10 - 0.5, 0, 7)
+    low, part = np.minimum(places.astype(int), 6), None
+    part = places - low
+    tall = smooth[low] * (1 - part)[:, None, None] + smooth[low + 1] * part[:, None, None]
+    wide = tall[:, low] * (1 - part)[None, :, None] + tall[:, low + 1] * part[None, :, None]
+    assert np.abs(result - wide).max() <= 2.5  # three roundings to whole numbers
+
+
+def test_the_region_is_the_box_with_a_tenth_on_each_side_rounded_outwards():
+    assert redacted_regions([[100, 200, 150, 260]], 1000, 1000) == [(95, 194, 155, 266)]
+    assert redacted_regions([[100.5, 200, 150, 260]], 1000, 1000, margin=0) == [(100, 200, 150, 260)]
+    assert redacted_regions([[-10, -10, 5, 6]], 1000, 1000) == [(0, 0, 7, 8)]
+    assert redacted_regions([[990, 5, 1100, 25]], 30, 1000, margin=0.5) == [(935, 0, 1000, 30)]
+    # A face of one pixel becomes four, at the border too; a picture that is smaller is redacted whole.
+    assert redacted_regions([[50, 50, 51, 51]], 100, 100, margin=0) == [(49, 49, 53, 53)]
+    assert redacted_regions([[99, 0, 100, 1]], 100, 100, margin=0) == [(96, 0, 100, 4)]
+    assert redacted_regions([[0, 0, 1, 1]], 3, 2) == [(0, 0, 2, 3)]
+
+
+@pytest.mark.parametrize("kind", REDACTIONS)
+def test_everything_outside_the_regions_stays_byte_for_byte(kind, portrait_rgb):
+    boxes = [FACE, [-30, 500, 40, 700], [500, 10, 503, 12]]
+    before = portrait_rgb.copy()
+    result = redact(portrait_rgb, boxes, kind)
+    assert result is not portrait_rgb and not np.shares_memory(result, portrait_rgb)
+    np.testing.assert_array_equal(portrait_rgb, before)
+    outside = np.ones(portrait_rgb.shape[:2], bool)
+    for left, top, right, bottom in redacted_regions(boxes, *portrait_rgb.shape[:2]):
+        outside[top:bottom, left:right] = False
+        assert (result[top:bottom, left:right] != before[top:bottom, left:right]).any()
+    np.testing.assert_array_equal(result[outside], before[outside])
+
+
+@pytest.mark.parametrize("kind", REDACTIONS)
+@pytest.mark.parametrize("size", [1, 3, 6, 17, 64, 300])
+def test_no_more_than_8_by_8_colours_of_a_face_reach_the_result(kind, size):
+    """Two pictures whose cells have the same means give the same result: whatever else they held is lost."""
+    image = noise(400, 400, seed=size)
+    boxes = [[20, 20, 20 + size, 20 + size]]
+    left, top, right, _ = redacted_regions(boxes, 400, 400)[0]
+    other = image.copy()
+    side = right - left
+    count = max(1, int(side / max(side / 8, 4)))
+    edges = np.round(np.linspace(0, side, count + 1)).astype(int)
+    for y in range(count):
+        for x in range(count):
+            cell = other[top + edges[y] : top + edges[y + 1], left + edges[x] : left + edges[x + 1]]
+            cell[:] = cell[::-1, ::-1].copy()  # the same pixels in another order
+    assert (other != image).any()
+    np.testing.assert_array_equal(redact(image, boxes, kind), redact(other, boxes, kind))
+
+
+def test_a_pixelated_face_has_8_rows_of_cells_at_most(portrait_rgb):
+    left, top, right, bottom = redacted_regions([FACE], *portrait_rgb.shape[:2])[0]
+    result = redact(portrait_rgb, [FACE], "pixelate")[top:bottom, left:right]
+    assert len(np.flatnonzero(np.abs(np.diff(result.astype(int), axis=0)).max(axis=(1, 2)))) == 7
+    assert len(np.unique(result.reshape(-1, 3), axis=0)) <= 8 * 8
+
+
+def test_a_blurred_face_has_lost_its_detail(portrait_rgb):
+    left, top, right, bottom = redacted_regions([FACE], *portrait_rgb.shape[:2])[0]
+
+    def fine_energy(image):
+        """Energy above 8 periods over the region."""
+        values = image[top:bottom, left:right].astype(float).mean(axis=2)
+        spectrum = np.abs(np.fft.fft2(values - values.mean())) ** 2
+        y = np.abs(np.fft.fftfreq(values.shape[0]) * values.shape[0])
+        x = np.abs(np.fft.fftfreq(values.shape[1]) * values.shape[1])
+        return spectrum[(y[:, None] > 8) & (x[None, :] > 8)].sum()
+
+    assert fine_energy(redact(portrait_rgb, [FACE], "blur")) < 1e-3 * fine_energy(portrait_rgb)
+
+
+@pytest.mark.parametrize("kind", REDACTIONS)
+def test_the_order_of_faces_does_not_matter_and_coarse_cells_win(kind):
+    image = noise(200, 200)
+    boxes = np.array([[20, 20, 180, 180], [60, 60, 80, 80], [100, 100, 199, 150], [60, 60, 80, 80]], float)
+    result = redact(image, boxes, kind)
+    np.testing.assert_array_equal(redact(image, boxes[::-1], kind), result)
+    # The small face inside the large one does not bring its own, finer cells back.
+    large = redact(redact(image, boxes[[1]], kind), boxes[[0]], kind)
+    np.testing.assert_array_equal(redact(image, boxes[:2], kind), large)
+
+
+@pytest.mark.parametrize("kind", REDACTIONS)
+def test_boxes_outside_empty_and_not_finite_change_nothing(kind):
+    image = noise(50, 50)
+    boxes = [[60, 0, 70, 10], [-30, 0, -10, 10], [0, 55, 10, 70], [9, 9, 5, 5], [np.nan, 1, 2, 3], [0, 0, np.inf, 5]]
+    np.testing.assert_array_equal(redact(image, boxes, kind), image)
+    np.testing.assert_array_equal(redact(image, [], kind), image)
+
+
+def test_the_shipped_model_finds_no_pixelated_face(portrait_rgb):
+    from fanet_lightning import FaceDetector
+
+    detector = FaceDetector.from_pretrained()
+    faces = detector.detect(portrait_rgb, "original").boxes_xyxy.numpy()
+    assert len(faces) == 1
+    np.testing.assert_allclose(faces[0], FACE, atol=12)
+    assert detector.detect(redact(portrait_rgb, faces, "pixelate"), "original").count == 0
+
+
+def test_wrong_settings_are_named():
+    with pytest.raises(InputError, match="redact=mosaic: choose blur or pixelate"):
+        redact(noise(9, 9), [], "mosaic")
+    for margin in (-0.1, np.nan, np.inf):
+        with pytest.raises(InputError, match="margin="):
+            redact(noise(9, 9), [], "blur", margin)
+    with pytest.raises(ValueError, match=r"\(9, 9\)"):
+        redact(np.zeros((9, 9), np.uint8), [])

@@ -1,0 +1,655 @@
+"""Films as they are read and written: frames, times, sound, damage, and what is left when something fails."""
+
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.detect import video as camera_module
+from fanet_lightning.detect.video import Frame, VideoReader, VideoWriter
+from tests.detect.film_files import bar_edge, make_film, packets, picture
+
+av = pytest.importorskip("av", reason="films need the package av: pip install 'fanet-lightning[video]'")
+
+
+def read(path):
+    with VideoReader(path) as reader:
+        frames = list(reader)
+    return frames, reader
+
+
+def copied(source, target):
+    """The film read and written again; the frames, the reader and the writer."""
+    with VideoReader(source) as reader, VideoWriter(target, reader) as writer:
+        frames = []
+        for frame in reader:
+            writer.write(frame.image_rgb, frame)
+            frames.append(frame)
+    return frames, reader, writer
+
+
+def times(frames):
+    return np.array([frame.time_seconds for frame in frames])
+
+
+# Reading
+
+
+@pytest.mark.parametrize("suffix, sound", [
+    (".mp4", "aac"), (".mkv", "aac"), (".webm", "libopus"), (".avi", "pcm_s16le"), (".ts", "aac"),
+    (".mov", "pcm_s16le"), (".gif", None),
+])  # fmt: skip
+def test_every_frame_of_every_kind_of_film_is_read(tmp_path, suffix, sound):
+    frames, reader = read(make_film(tmp_path / f"film{suffix}", sound=sound))
+    assert [frame.index for frame in frames] == list(range(50))
+    np.testing.assert_allclose(times(frames), np.arange(50) / 25, atol=0.03)
+    np.testing.assert_allclose(np.diff(times(frames)), 1 / 25, atol=0.002)
+    assert reader.frames_per_second == pytest.approx(25, abs=0.01)
+    assert abs(reader.frame_count - 50) <= 1
+    assert reader.size_wh == (96, 64)
+    assert (reader.broken, reader.frames_skipped, reader.frames_dropped, reader.is_live) == (None, 0, 0, False)
+    for frame in frames[::7]:
+        assert frame.image_rgb.shape == (64, 96, 3) and frame.image_rgb.dtype == np.uint8
+        assert abs(bar_edge(frame.image_rgb) - 2 * frame.index % 96) <= 2
+        error = np.abs(frame.image_rgb.astype(int) - picture(frame.index)).mean()
+        assert error < (30 if suffix == ".gif" else 6)  # 4:2:0 at the bar's edges, 256 colours in a GIF
+
+
+def test_times_of_a_variable_rate_are_exact(tmp_path):
+    ticks = [0, 100, 140, 600, 601, 2000, 2040, 5000]
+    path = make_film(tmp_path / "film.mp4", frames=8, ticks=ticks, time_base=Fraction(1, 1000), sound=None)
+    frames, reader = read(path)
+    assert times(frames).tolist() == [tick / 1000 for tick in ticks]
+    assert reader.frame_count == 8
+
+
+def test_times_count_from_the_start_of_a_film_that_begins_late(tmp_path):
+    ticks = [90_000 * 50 + 3600 * index for index in range(10)]
+    path = make_film(tmp_path / "film.ts", frames=10, ticks=ticks, time_base=Fraction(1, 90_000), sound=None)
+    frames, reader = read(path)
+    assert reader.start_seconds > 49
+    np.testing.assert_allclose(times(frames), np.arange(10) / 25, atol=1e-4)
+
+
+@pytest.mark.parametrize("turned, mirrored", [(90, False), (-90, False), (180, False), (0, True), (90, True)])
+def test_pictures_that_were_filmed_sideways_are_given_upright(tmp_path, turned, mirrored):
+    path = make_film(tmp_path / "film.mp4", frames=3, sound=None, turned=turned, mirrored=mirrored)
+    expected = np.rot90(picture(0), turned // 90)
+    if mirrored:
+        expected = expected[:, ::-1] if turned == 0 else expected
+    frames, reader = read(path)
+    if mirrored and turned:  # which is turned first is FFmpeg's affair: ask a player's own filter
+        expected = _as_players_show(path)
+    assert reader.size_wh == expected.shape[1::-1]
+    image = frames[0].image_rgb
+    assert image.shape == expected.shape and image.flags["C_CONTIGUOUS"]
+    assert np.abs(image.astype(int) - expected).mean() < 8
+
+
+def _as_players_show(path):
+    """x' = a x + c y, y' = b x + d y for every pixel, one by one."""
+    with av.open(str(path)) as film:
+        frame = next(film.decode(video=0))
+        image = frame.to_ndarray(format="rgb24")
+        a, b, _, c, d = (int(np.sign(v)) for v in np.frombuffer(bytes(frame.side_data["DISPLAYMATRIX"]), np.int32)[:5])
+    places = {}
+    for y in range(image.shape[0]):
+        for x in range(image.shape[1]):
+            places[a * x + c * y, b * x + d * y] = image[y, x]
+    left, top = (min(place[axis] for place in places) for axis in (0, 1))
+    right, bottom = (max(place[axis] for place in places) for axis in (0, 1))
+    shown = np.zeros((bottom - top + 1, right - left + 1, 3), np.uint8)
+    for (x, y), colour in places.items():
+        shown[y - top, x - left] = colour
+    return shown
+
+
+def test_frames_are_decoded_ahead_but_not_without_bound(tmp_path):
+    path = make_film(tmp_path / "film.mp4", frames=60, sound=None)
+    with VideoReader(path) as reader:
+        iterator = iter(reader)
+        next(iterator)
+        deadline = time.monotonic() + 300
+        while len(reader._queue) < 8 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        assert len(reader._queue) == 8
+        assert len(list(iterator)) == 59
+
+
+def test_a_reader_left_early_stops_its_thread_and_is_read_once(tmp_path):
+    path = make_film(tmp_path / "film.mp4", frames=60, sound=None)
+    with VideoReader(path) as reader:
+        for frame in reader:
+            if frame.index == 3:
+                break
+        thread = reader._thread
+        with pytest.raises(RuntimeError, match="read once"):
+            iter(reader)
+    assert not thread.is_alive()
+    assert not reader.finished
+    reader.close()
+
+
+def test_a_size_that_changes_midway_is_brought_to_the_first_one(tmp_path):
+    first, second = make_film(tmp_path / "a.ts", frames=10, sound=None), tmp_path / "b.ts"
+    make_film(second, frames=10, sound=None, size_wh=(192, 128))
+    (tmp_path / "both.ts").write_bytes(first.read_bytes() + second.read_bytes())
+    frames, _ = read(tmp_path / "both.ts")
+    assert len(frames) > 10
+    assert {frame.image_rgb.shape for frame in frames} == {(64, 96, 3)}
+
+
+def test_untagged_films_are_read_in_the_colours_that_players_show(tmp_path):
+    """Without a tag, 720 rows and more mean BT.709, fewer BT.601."""
+    colour = np.array([40, 180, 60])
+    for name, size_wh, matrix in (("hd.mkv", (1280, 720), "ITU709"), ("sd.mkv", (640, 480), "ITU601")):
+        with av.open(str(tmp_path / name), "w") as output:
+            track = output.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
+            track.width, track.height = size_wh
+            image = np.tile(colour.astype(np.uint8), (size_wh[1], size_wh[0], 1))
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p", dst_colorspace=matrix)
+            frame.colorspace = 2
+            output.mux(track.encode(frame))
+            output.mux(track.encode(None))
+        with av.open(str(tmp_path / name)) as film:
+            assert next(film.decode(video=0)).colorspace == 2
+        frames, _ = read(tmp_path / name)
+        np.testing.assert_allclose(frames[0].image_rgb.mean(axis=(0, 1)), colour, atol=4, err_msg=name)
+
+
+# Damage
+
+
+def halved(path):
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    return path
+
+
+@pytest.mark.parametrize("name, sound", [("film.mkv", "aac"), ("film.webm", "libopus"), ("film.avi", "pcm_s16le"),
+                                         ("film.mp4", "aac")])  # fmt: skip
+def test_a_film_that_breaks_off_gives_its_good_frames_and_says_where(tmp_path, name, sound):
+    options = {"movflags": "faststart"} if name == "film.mp4" else None  # the index in front: readable without the end
+    path = halved(make_film(tmp_path / name, frames=150, sound=sound, size_wh=(160, 120), options=options))
+    frames, reader = read(path)
+    assert 30 < len(frames) < 120
+    np.testing.assert_allclose(times(frames), np.arange(len(frames)) / 25, atol=0.03)
+    assert re.fullmatch(rf"{re.escape(str(path))}: breaks off after \d\.\d s of 6\.\d s \(.*\)", reader.broken)
+    assert float(re.search(r"after (\S+) s", reader.broken)[1]) == pytest.approx(len(frames) / 25, abs=0.4)
+    # What was good can be written, and its sound ends with it.
+    _, _, writer = copied(path, tmp_path / "good.mp4")
+    kept, reader = read(tmp_path / "good.mp4")
+    assert len(kept) == len(frames) and reader.broken is None
+    assert writer.sound_kept
+    assert packets(tmp_path / "good.mp4")[-1][1] == pytest.approx(len(frames) / 25, abs=0.1)
+
+
+def test_a_transport_stream_has_no_end_to_miss(tmp_path):
+    frames, reader = read(halved(make_film(tmp_path / "film.ts", frames=150, size_wh=(160, 120))))
+    assert 30 < len(frames) < 120
+    assert reader.broken is None
+
+
+def test_damaged_frames_in_the_middle_are_counted_and_left_out(tmp_path):
+    whole = make_film(tmp_path / "whole.mp4", frames=100, sound=None)
+    damaged = tmp_path / "damaged.mp4"
+    with av.open(str(whole)) as film, av.open(str(damaged), "w") as output:
+        stream = film.streams.video[0]
+        track = output.add_stream_from_template(stream)
+        for index, packet in enumerate(p for p in film.demux(stream) if p.dts is not None):
+            if index in (30, 31):
+                bad = av.Packet(b"\xff" * 400)
+                bad.pts, bad.dts, bad.time_base, bad.duration = (
+                    packet.pts, packet.dts, packet.time_base, packet.duration,
+                )  # fmt: skip
+                packet = bad
+            packet.stream = track
+            output.mux(packet)
+    frames, reader = read(damaged)
+    assert reader.frames_skipped == 2 and reader.broken is None
+    assert len(frames) == 98
+    assert times(frames)[-1] == pytest.approx(99 / 25)
+
+
+# What is no film
+
+
+def refused(source, **options):
+    with pytest.raises(InputError) as caught:
+        VideoReader(source, **options)
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+def test_what_is_no_film_is_refused_in_one_line(tmp_path):
+    def file(name, content):
+        (tmp_path / name).write_bytes(content)
+        return tmp_path / name
+
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.jpg")
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    music = tmp_path / "music.m4a"
+    with av.open(str(music), "w", format="mp4") as output:
+        track = output.add_stream("aac", rate=44_100)
+        block = av.AudioFrame.from_ndarray(np.zeros((1, 4096 * 2), np.int16), format="s16", layout="stereo")
+        block.sample_rate = 44_100
+        output.mux(track.encode(block))
+        output.mux(track.encode(None))
+    no_index = halved(make_film(tmp_path / "no_index.mp4", frames=20))
+    cases = {
+        tmp_path / "none.mp4": "none.mp4: no such file",
+        tmp_path: "a folder, not a video file",
+        file("empty.mp4", b""): "empty.mp4: the file is empty",
+        file("noise.mp4", np.random.default_rng(0).bytes(20_000)): "noise.mp4: not a video that can be read",
+        file("zip.mp4", b"PK\x03\x04" + b"abc" * 999): "not a video that can be read",
+        file("text.mp4", b"nothing\n" * 99): "not a video",
+        file("text.txt", b"nothing\n" * 99): "not a video",
+        no_index: "no_index.mp4: not a video that can be read",
+        tmp_path / "a.jpg": "a.jpg: a picture, not a video",
+        tmp_path / "a.png": "a.png: a picture, not a video",
+        music: "music.m4a: holds sound, but no moving pictures",
+    }
+    for path, said in cases.items():
+        assert said in refused(path)
+
+
+def test_a_playlist_that_calls_itself_a_film_opens_no_other_file(tmp_path):
+    make_film(tmp_path / "secret.ts", frames=5, sound=None)
+    (tmp_path / "list.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path}/secret.ts\n")
+    (tmp_path / "concat.mp4").write_text("ffconcat version 1.0\nfile secret.ts\n")
+    assert "not a video" in refused(tmp_path / "list.mp4")
+    assert "not a video" in refused(tmp_path / "concat.mp4")
+
+
+def test_a_playlist_on_the_disk_fetches_no_address(tmp_path):
+    asked = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.3)
+        segment = f"http://127.0.0.1:{server.getsockname()[1]}/segment.ts"
+        (tmp_path / "list.m3u8").write_text(
+            f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{segment}\n#EXT-X-ENDLIST\n"
+        )
+
+        def wait():
+            try:
+                connection, _ = server.accept()
+            except TimeoutError:
+                return
+            asked.append(connection.recv(100))
+            connection.close()
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        assert "not a video" in refused(tmp_path / "list.m3u8")
+        thread.join()
+    assert asked == []
+
+
+def test_addresses_that_do_not_answer(tmp_path):
+    assert "rtsp://***@127.0.0.1:1/door: cannot be opened (Connection refused)" in refused(
+        "rtsp://admin:secret@127.0.0.1:1/door"
+    )
+    assert "cannot be opened (Connection refused)" in refused("http://127.0.0.1:1/film.mp4")
+    assert "ftp:// is none of http, https, rtsp" in refused("ftp://127.0.0.1/film.mp4")
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        address = f"rtsp://127.0.0.1:{silent.getsockname()[1]}/door"
+        assert refused(address, timeout_seconds=0.5) == (
+            f"{address}: no answer within 0.5 s; check the address and the network"
+        )
+
+
+def test_a_film_is_read_from_an_address(tmp_path):
+    import functools
+    import http.server
+
+    make_film(tmp_path / "film.mkv", frames=20)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        frames, reader, writer = copied(f"{address}/film.mkv", tmp_path / "copy.mkv")
+        assert len(frames) == 20 and not reader.is_live and writer.sound_kept
+        assert "404" in refused(f"{address}/none.mkv")
+        server.shutdown()
+
+
+def test_a_live_stream_that_falls_silent(tmp_path):
+    """A server that sends 8 s of film at once and then nothing more."""
+    content = make_film(tmp_path / "film.ts", frames=200, sound=None).read_bytes()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            connection, _ = server.accept()
+            connection.sendall(content)
+            done.wait(20)
+            connection.close()
+
+        done = threading.Event()
+        threading.Thread(target=serve, daemon=True).start()
+        with VideoReader(f"tcp://127.0.0.1:{server.getsockname()[1]}", timeout_seconds=1.0) as reader:
+            assert reader.is_live and reader.frame_count is None and reader.duration_seconds is None
+            frames = []
+            for frame in reader:
+                frames.append(frame)
+                time.sleep(0.01)  # slower than they come, so some are dropped
+        done.set()
+    assert len(frames) + reader.frames_dropped == frames[-1].index + 1 > 150
+    assert (np.diff(times(frames)) >= 0).all()
+    assert "nothing came for 1 s" in reader.broken
+
+
+# Cameras: OpenCV opens a film as it opens a camera, so a film stands in for one
+
+
+def test_a_camera_that_is_not_there():
+    assert refused(93).startswith("camera 93: ")
+    assert refused("93") == refused(93)
+    assert refused(-1).startswith("camera -1: ")
+
+
+class FilmAsCamera:
+    """``cv2.VideoCapture`` of camera 0, played from a film, endlessly fast."""
+
+    def __init__(self, path):
+        import cv2
+
+        self.capture = cv2.VideoCapture(str(path))
+        assert self.capture.isOpened(), "this OpenCV reads no films"
+
+    def __call__(self, index):
+        return self.capture
+
+
+@pytest.fixture
+def camera(tmp_path, monkeypatch):
+    import cv2
+
+    monkeypatch.setattr(cv2, "VideoCapture", FilmAsCamera(make_film(tmp_path / "live.avi", frames=40, sound=None)))
+    monkeypatch.setattr(camera_module.sys, "platform", "test")
+
+
+def test_a_camera_gives_recent_frames_with_the_time_they_came(camera, tmp_path):
+    with VideoReader(0) as reader:
+        assert (reader.name, reader.is_live, reader.frame_count, reader.size_wh) == ("camera 0", True, None, (96, 64))
+        assert reader.frames_per_second == 25
+        iterator = iter(reader)
+        first = next(iterator)
+        assert (first.index, first.time_seconds) == (0, 0.0)
+        # The reader is busy while 39 frames come: the last 8 are kept.
+        deadline = time.monotonic() + 300
+        while reader.broken is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        rest = list(iterator)
+    assert [frame.index for frame in rest] == list(range(32, 40))
+    assert reader.frames_dropped == 31
+    assert (np.diff(times(rest)) >= 0).all() and rest[0].time_seconds > 0
+    assert abs(bar_edge(rest[-1].image_rgb) - 78) <= 2  # orange stays orange: OpenCV's BGR was turned
+    assert reader.broken == "camera 0: gives no more pictures"
+
+
+def test_a_film_of_a_camera(camera, tmp_path):
+    with VideoReader("0") as reader, VideoWriter(tmp_path / "live.mp4", reader) as writer:
+        frames = []
+        for frame in reader:
+            writer.write(frame.image_rgb, frame)
+            frames.append(frame)
+    written, _ = read(tmp_path / "live.mp4")
+    np.testing.assert_allclose(times(written), times(frames), atol=0.001)
+    assert not writer.sound_kept
+
+
+# Writing
+
+
+@pytest.mark.parametrize("source, sound, target", [
+    ("a.mp4", "aac", "b.mp4"), ("a.mkv", "libopus", "b.mp4"), ("a.mp4", "aac", "b.mkv"), ("a.mp4", "aac", "b.avi"),
+    ("a.webm", "libopus", "b.webm"), ("a.mov", "pcm_s16le", "b.mov"), ("a.avi", "pcm_s16le", "b.avi"),
+])  # fmt: skip
+def test_pictures_times_and_sound_come_through(tmp_path, source, sound, target):
+    make_film(tmp_path / source, sound=sound)
+    frames, _, writer = copied(tmp_path / source, tmp_path / target)
+    assert writer.sound_kept and writer.frames_written == 50
+    assert not [note for note in writer.notes if "sound" in note]
+    before, after = packets(tmp_path / source), packets(tmp_path / target)
+    if target == "b.avi":  # which begins at 0: a packet before it is left out
+        before = [(data, when) for data, when in before if when >= 0]
+    assert [data for data, _ in before] == [data for data, _ in after]
+    again, reader_again = read(tmp_path / target)
+    assert reader_again.frames_per_second == pytest.approx(25, abs=0.01)
+    # Matroska holds no times below 0, so a priming packet of AAC moves pictures and sound alike.
+    moved = (after[0][1] - before[0][1]) if target == "b.mkv" else 0.0
+    np.testing.assert_allclose(times(again), times(frames) + moved, atol=0.0011)
+    tolerance = 0.03 if target == "b.avi" else 0.0011  # AVI counts packets of sound
+    np.testing.assert_allclose([t for _, t in after], [t + moved for _, t in before], atol=tolerance)
+    for old, new in zip(frames[::9], again[::9], strict=True):
+        assert np.abs(old.image_rgb.astype(int) - new.image_rgb).mean() < 4
+        assert abs(bar_edge(new.image_rgb) - 2 * new.index % 96) <= 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([source, target])
+
+
+def test_a_variable_rate_stays_variable(tmp_path):
+    ticks = [0, 100, 140, 600, 601, 2000, 2040, 5000]
+    make_film(tmp_path / "a.mp4", frames=8, ticks=ticks, time_base=Fraction(1, 1000), sound=None)
+    for target in ("b.mp4", "b.mkv", "b.webm"):
+        copied(tmp_path / "a.mp4", tmp_path / target)
+        frames, _ = read(tmp_path / target)
+        np.testing.assert_allclose(times(frames), np.array(ticks) / 1000, atol=1e-9, err_msg=target)
+    _, _, writer = copied(tmp_path / "a.mp4", tmp_path / "b.avi")
+    assert "AVI holds no times" in writer.notes[0]
+
+
+@pytest.mark.parametrize("source, sound, target, said", [
+    ("a.mp4", "aac", "b.webm", "sound encoded again, aac to opus"),
+    ("a.mov", "pcm_s16le", "b.mp4", "sound encoded again, pcm_s16le to aac"),
+    ("a.mkv", "libopus", "b.avi", "sound encoded again, opus to aac"),
+])  # fmt: skip
+def test_sound_that_the_container_cannot_hold_is_encoded_again(tmp_path, source, sound, target, said):
+    make_film(tmp_path / source, sound=sound)
+    _, _, writer = copied(tmp_path / source, tmp_path / target)
+    assert writer.sound_kept and said in writer.notes
+    with av.open(str(tmp_path / target)) as film:
+        blocks = list(film.decode(audio=0))
+    samples = np.concatenate([b.to_ndarray().reshape(-1) for b in blocks]).astype(float)
+    rate = blocks[0].sample_rate
+    assert len(samples) / rate == pytest.approx(2.0, abs=0.06)
+    spectrum = np.abs(np.fft.rfft(samples))
+    assert np.argmax(spectrum) * rate / len(samples) == pytest.approx(440, abs=2)
+
+
+def test_more_channels_than_two_are_mixed_when_encoded_again(tmp_path):
+    make_film(tmp_path / "a.mov", sound="pcm_s16le", channels=6)
+    _, _, writer = copied(tmp_path / "a.mov", tmp_path / "b.mp4")
+    assert writer.notes == ["sound encoded again, pcm_s16le to aac, 6 channels mixed to 2"]
+
+
+def test_sound_and_pictures_of_a_film_that_begins_late_stay_together(tmp_path):
+    make_film(tmp_path / "a.mkv")
+    late = 50  # seconds
+    with av.open(str(tmp_path / "a.mkv")) as film, av.open(str(tmp_path / "late.ts"), "w") as output:
+        tracks = {stream.index: output.add_stream_from_template(stream) for stream in film.streams}
+        for packet in film.demux():
+            if packet.dts is not None:
+                packet.pts += round(late / packet.time_base)
+                packet.dts += round(late / packet.time_base)
+                packet.stream = tracks[packet.stream.index]
+                output.mux(packet)
+    frames, reader, writer = copied(tmp_path / "late.ts", tmp_path / "b.mp4")
+    assert reader.start_seconds > 49 and writer.sound_kept
+    sound, pictures = packets(tmp_path / "late.ts"), packets(tmp_path / "late.ts", "video")
+    apart = sound[0][1] - pictures[0][1]
+    again, _ = read(tmp_path / "b.mp4")
+    assert packets(tmp_path / "b.mp4")[0][1] - again[0].time_seconds == pytest.approx(apart, abs=0.002)
+    np.testing.assert_allclose(times(again), times(frames), atol=0.001)
+
+
+def test_two_sound_tracks_and_sound_that_goes_on_after_the_pictures(tmp_path):
+    make_film(tmp_path / "one.mkv", frames=25, sound_seconds=3)
+    with av.open(str(tmp_path / "one.mkv")) as film, av.open(str(tmp_path / "two.mkv"), "w") as output:
+        video, audio = film.streams.video[0], film.streams.audio[0]
+        tracks = [output.add_stream_from_template(video)] + [output.add_stream_from_template(audio) for _ in range(2)]
+        for packet in film.demux():
+            if packet.dts is None:
+                continue
+            for track in tracks[:1] if packet.stream == video else tracks[1:]:
+                twin = av.Packet(bytes(packet))
+                twin.pts, twin.dts, twin.time_base = packet.pts, packet.dts, packet.time_base
+                twin.is_keyframe = packet.is_keyframe
+                twin.stream = track
+                output.mux(twin)
+    copied(tmp_path / "two.mkv", tmp_path / "b.mp4")
+    with av.open(str(tmp_path / "b.mp4")) as film:
+        assert len(film.streams.audio) == 2
+        assert film.streams.video[0].frames == 25
+    assert packets(tmp_path / "b.mp4")[-1][1] > 2.9
+
+
+@pytest.mark.parametrize("target", ["b.mp4", "b.mkv", "b.webm", "b.avi"])
+def test_odd_sizes_are_padded_with_the_last_column_and_row(tmp_path, target):
+    make_film(tmp_path / "a.mp4", frames=5, sound=None)
+    colours = [(200, 40, 40), (40, 180, 60)]
+    with VideoReader(tmp_path / "a.mp4") as reader, VideoWriter(tmp_path / target, reader, size_wh=(33, 17)) as writer:
+        for frame in reader:
+            image = np.empty((17, 33, 3), np.uint8)
+            image[:, :16], image[:, 16:] = colours
+            writer.write(image, frame)
+    frames, reader = read(tmp_path / target)
+    assert reader.size_wh == (34, 18) and len(frames) == 5
+    last = frames[2].image_rgb.astype(int)
+    np.testing.assert_allclose(last[:, 33], np.tile(colours[1], (18, 1)), atol=14)
+    np.testing.assert_allclose(last[17, 4], colours[0], atol=14)
+
+
+def test_frames_left_out_leave_no_gap_in_the_sound(tmp_path):
+    make_film(tmp_path / "a.mp4")
+    with VideoReader(tmp_path / "a.mp4") as reader, VideoWriter(tmp_path / "b.mp4", reader) as writer:
+        for frame in reader:
+            if frame.index % 5 == 0:
+                writer.write(frame.image_rgb, frame)
+    frames, _ = read(tmp_path / "b.mp4")
+    np.testing.assert_allclose(times(frames), np.arange(0, 50, 5) / 25, atol=1e-9)
+    assert packets(tmp_path / "b.mp4") == packets(tmp_path / "a.mp4")
+
+
+def test_wide_pixels_stay_wide(tmp_path):
+    make_film(tmp_path / "a.mp4", sound=None, frames=5, pixel_aspect=Fraction(4, 3))
+    _, reader, _ = copied(tmp_path / "a.mp4", tmp_path / "b.mp4")
+    assert reader.sample_aspect_ratio == Fraction(4, 3)
+    with VideoReader(tmp_path / "b.mp4") as again:
+        assert again.sample_aspect_ratio == Fraction(4, 3)
+    make_film(tmp_path / "turned.mp4", sound=None, frames=5, pixel_aspect=Fraction(4, 3), turned=90)
+    with VideoReader(tmp_path / "turned.mp4") as turned:
+        assert turned.sample_aspect_ratio == Fraction(3, 4)
+
+
+# Ending
+
+
+def half_written(source, target, ending):
+    """20 of 50 frames, then ``ending(writer)`` inside the block."""
+    with VideoReader(source) as reader, VideoWriter(target, reader) as writer:
+        for frame in reader:
+            writer.write(frame.image_rgb, frame)
+            if frame.index == 19:
+                ending(writer)
+                break
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_failure_leaves_nothing_behind_and_the_older_film_in_place(tmp_path, error):
+    def fail(writer):
+        raise error("in the middle")
+
+    make_film(tmp_path / "a.mp4")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "b.mp4").write_bytes(b"older")
+    with pytest.raises(error):
+        half_written(tmp_path / "a.mp4", tmp_path / "out" / "b.mp4", fail)
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["b.mp4"]
+    assert (tmp_path / "out" / "b.mp4").read_bytes() == b"older"
+
+
+def test_close_with_keep_ends_the_film_with_its_last_frame(tmp_path):
+    def interrupted(writer):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            writer.close(keep=True)
+        writer.close(keep=False)  # closed is closed
+
+    make_film(tmp_path / "a.mp4")
+    (tmp_path / "out").mkdir()
+    half_written(tmp_path / "a.mp4", tmp_path / "out" / "b.mp4", interrupted)
+    frames, reader = read(tmp_path / "out" / "b.mp4")
+    assert len(frames) == 20 and reader.broken is None
+    assert packets(tmp_path / "out" / "b.mp4")[-1][1] == pytest.approx(0.8, abs=0.05)
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["b.mp4"]
+
+
+def test_the_film_appears_only_when_it_is_whole_with_ordinary_permissions(tmp_path):
+    make_film(tmp_path / "a.mp4")
+    seen = []
+    half_written(tmp_path / "a.mp4", tmp_path / "b.mp4", lambda writer: seen.append((tmp_path / "b.mp4").exists()))
+    assert seen == [False]
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "b.mp4").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_no_frame_no_film(tmp_path):
+    make_film(tmp_path / "a.mp4", frames=3)
+    with VideoReader(tmp_path / "a.mp4") as reader, VideoWriter(tmp_path / "b.mp4", reader):
+        pass
+    assert not (tmp_path / "b.mp4").exists()
+
+
+def test_what_cannot_be_written_is_named(tmp_path):
+    make_film(tmp_path / "a.mp4", frames=3)
+    with VideoReader(tmp_path / "a.mp4") as reader:
+        with pytest.raises(InputError, match=r"b\.xyz: films are written as \.mp4, .*, not \.xyz"):
+            VideoWriter(tmp_path / "b.xyz", reader)
+        with pytest.raises(InputError, match="not without suffix"):
+            VideoWriter(tmp_path / "b", reader)
+        writer = VideoWriter(tmp_path / "b.mp4", reader)
+        frame = Frame(np.zeros((64, 96, 3), np.uint8), 0.0, 0)
+        writer.write(frame.image_rgb, frame)
+        with pytest.raises(ValueError, match="a frame of 10x10"):
+            writer.write(np.zeros((10, 10, 3), np.uint8), frame)
+        writer.close()
+        with pytest.raises(ValueError, match="is closed"):
+            writer.write(frame.image_rgb, frame)
+        (tmp_path / "file").touch()
+        blocked = VideoWriter(tmp_path / "file" / "b.mp4", reader)
+        with pytest.raises(InputError, match=r"b\.mp4: cannot be written \((File exists|Not a directory)\)$"):
+            blocked.write(frame.image_rgb, frame)
+        blocked.close()
+        # An encoder that refuses the size: nothing is left under the temporary name either.
+        (tmp_path / "out").mkdir()
+        wide = VideoWriter(tmp_path / "out" / "b.webm", reader)
+        with pytest.raises(InputError, match=r"b\.webm: cannot be written"):
+            wide.write(np.zeros((2, 70_000, 3), np.uint8), frame)
+        wide.close()
+        assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_without_the_package_av_the_line_to_install_it_is_said(tmp_path):
+    code = (
+        "import sys; sys.modules['av'] = None\n"
+        "from fanet_lightning.detect.video import VideoReader\n"
+        "try: VideoReader('film.mp4')\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == (
+        "InputError film.mp4: needs the package av; pip install 'fanet-lightning[video]'"
+    )  # fmt: skip

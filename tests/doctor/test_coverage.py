@@ -1,0 +1,246 @@
+"""Anchor coverage: the crops are training's own, and every face has the anchors that a slow count gives it."""
+
+import math
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fanet_lightning.data.datamodule import SampleKey, TrainDataset, sample_seed
+from fanet_lightning.data.images import read_image_rgb
+from fanet_lightning.data.records import ImageRecord
+from fanet_lightning.data.transforms import TrainAugment
+from fanet_lightning.data.wider_face import load_wider_face
+from fanet_lightning.doctor.coverage import BUCKET_EDGES, Coverage, SizedImage, coverage, whole_images
+from fanet_lightning.ops.anchors import SIZES, STRIDES, AnchorGrid
+from fanet_lightning.ops.matching import window_side
+from fanet_lightning.ops.structures import Targets
+from tests.ops.matching_oracle import match_slowly
+
+POLICIES: list[dict[str, Any]] = [
+    {},
+    {"anchor_sampling": 0.5, "expand_probability": 0.0, "min_face": 6.0},
+    {"crop": (0.15, 0.6), "largest_square": 0.1, "expand_max": 2.0, "expand_probability": 0.9, "flip": 1.0},
+    {"channel_shuffle": 1.0, "distortion_probability": 1.0, "flip": 0.0, "attempts": 2},
+]
+
+
+def boxes(*rows: tuple[float, float, float, float]) -> npt.NDArray[np.float32]:
+    return np.array(rows, dtype=np.float32).reshape(-1, 4)
+
+
+def random_image(random: np.random.Generator, smallest: int = 40, largest: int = 260) -> SizedImage:
+    """Faces of 1 … 100 pixels, some reaching outside, some without area."""
+    width, height = random.integers(smallest, largest, 2).tolist()
+    faces = int(random.integers(0, 7))
+    corner = random.uniform(-20, max(width, height), (faces, 2))
+    sides = 100 ** random.uniform(0, 1, (faces, 2)) * random.choice([0, 1, 1, 1, 1], (faces, 1))
+    return SizedImage(width, height, np.concatenate([corner, corner + sides], axis=1).astype(np.float32))
+
+
+def slow_counts(
+    size_hw: tuple[int, int], faces: npt.NDArray[np.float32], threshold: float
+) -> tuple[list[float], list[list[list[int]]]]:
+    """One image: face sizes, and [stage][face][map] the anchors that the oracle gives them."""
+    grid = AnchorGrid(tuple((math.ceil(size_hw[0] / s), math.ceil(size_hw[1] / s)) for s in STRIDES))
+    targets = Targets(torch.from_numpy(faces), torch.zeros(len(faces), dtype=torch.int64))
+    counts = []
+    for second_stage in (False, True):
+        (owners,), _ = match_slowly(grid, targets, 1, window_side(grid, threshold), threshold, 8, second_stage)
+        of_faces = [[0] * len(SIZES) for _ in faces]
+        for anchor, face in enumerate(owners):
+            if face >= 0:
+                level = max(level for level, start in enumerate(grid.starts) if start <= anchor)
+                of_faces[face][level] += 1
+        counts.append(of_faces)
+    return [math.sqrt((x2 - x1) * (y2 - y1)) for x1, y1, x2, y2 in faces.astype(float).tolist()], counts
+
+
+def as_rows(sizes: Any, anchors: Any) -> list[tuple[Any, ...]]:
+    """One row per face, in an order that hangs neither on the images' nor on the sizes' last digit."""
+    return sorted(
+        (tuple(before), tuple(after), float(size))
+        for size, before, after in zip(sizes, anchors[0], anchors[1], strict=True)
+    )
+
+
+def assert_faces(found: Coverage, expected: list[tuple[Any, ...]]) -> None:
+    """The same anchors for the same faces; sizes are of float32 boxes, computed in either precision."""
+    rows, expected = as_rows(found.face_sizes, found.anchors.tolist()), sorted(expected)
+    assert [row[:2] for row in rows] == [row[:2] for row in expected]
+    assert [row[2] for row in rows] == pytest.approx([row[2] for row in expected], rel=1e-5)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**63 - 1), st.integers(0, 2**32 - 1), st.sampled_from(POLICIES), st.sampled_from([48, 64, 320]))
+def test_boxes_without_pixels_are_the_augmentations_own(
+    seed: int, case: int, policy: dict[str, Any], size: int
+) -> None:
+    width, height, faces = random_image(np.random.default_rng(case))
+    augment = TrainAugment(size, **policy)
+    _, with_pixels = augment(np.zeros((height, width, 3), np.uint8), faces, seed)
+    without = augment.boxes(height, width, faces, seed)
+    assert without.dtype == np.float32
+    assert np.array_equal(without, with_pixels)  # to the last bit
+
+
+def test_boxes_are_those_of_training_on_real_images(shared_data: Path) -> None:
+    """What the loader hands out in the second epoch, beside the geometry of the same images."""
+    root = shared_data / "wider_face"
+    records = load_wider_face(root, "val", images=root / "test.txt")[::40]
+    augment = TrainAugment(320, anchor_sampling=0.3)
+    dataset = TrainDataset(records, augment, seed=3)
+    for index, record in enumerate(records):
+        height, width = read_image_rgb(record.path).shape[:2]
+        expected = dataset[SampleKey(1, index)].boxes_xyxy.numpy()
+        assert np.array_equal(augment.boxes(height, width, record.boxes_xyxy, sample_seed(3, 1, index)), expected)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_coverage_is_that_of_the_trained_samples(policy: dict[str, Any], tmp_path: Path) -> None:
+    """Two epochs over images on disk, one of them damaged: dataset, then a slow count of every face's anchors."""
+    random = np.random.default_rng(5)
+    images: list[SizedImage | None] = [random_image(random) for _ in range(9)]
+    records = []
+    for number, image in enumerate(images):
+        assert image is not None
+        path = tmp_path / f"{number}.png"
+        assert cv2.imwrite(str(path), np.zeros((image.height, image.width, 3), np.uint8))
+        sides = (image.boxes_xyxy[:, 2:] > image.boxes_xyxy[:, :2]).all(axis=1)
+        records.append(ImageRecord(str(number), path, image.boxes_xyxy[sides]))
+    for damaged in (4, 8):  # after the last comes the first
+        records[damaged].path.write_bytes(b"no image")
+        images[damaged] = None
+    augment = TrainAugment(160, **policy)
+    dataset = TrainDataset(records, augment, seed=7)
+    expected, empty, seen = [], 0, 0
+    for epoch in range(2):
+        for index in range(len(records)):
+            faces = dataset[SampleKey(epoch, index)].boxes_xyxy.numpy()
+            empty += len(faces) == 0
+            seen += len(faces)
+            if len(faces):
+                expected += as_rows(*slow_counts((160, 160), faces, 0.35))
+    found = coverage(images, augment, passes=2, seed=7)
+    assert_faces(found, expected)
+    assert (found.samples, found.empty_samples, len(found.face_sizes)) == (18, empty, seen)
+    assert seen > 15 and found.labelled_faces >= seen
+    once = coverage(images, augment, seed=7)
+    assert as_rows(once.face_sizes, once.anchors.tolist()) != as_rows(
+        *(lambda other: (other.face_sizes, other.anchors.tolist()))(coverage(images, augment, seed=8))
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.2, 0.35, 0.5]))
+def test_whole_images_against_a_slow_count(case: int, threshold: float) -> None:
+    random = np.random.default_rng(case)
+    # Of few widths and heights, so that some images share a grid.
+    images = [random_image(random) for _ in range(6)]
+    images = [
+        SizedImage(image.width // 60 * 60 + 60, image.height // 90 * 90 + 90, image.boxes_xyxy) for image in images
+    ]
+    found = whole_images([None, *images], threshold=threshold)
+    expected = []
+    for image in images:
+        clipped = image.boxes_xyxy.clip(0, [image.width, image.height] * 2)
+        clipped = clipped[(clipped[:, 2:] > clipped[:, :2]).all(axis=1)]
+        if len(clipped):
+            expected += as_rows(*slow_counts((image.height, image.width), clipped, threshold))
+    assert_faces(found, expected)
+    assert (found.samples, found.labelled_faces) == (6, len(expected))
+
+
+def test_hand_computed_faces() -> None:
+    """Around the anchor of 16 pixels at (98, 98), the cell of stride 4 that holds it, in an image of its own each."""
+    images = [
+        # The anchor itself. Neighbours by d cells overlap by 16 - 4d: along one axis 3/5 and 1/3, diagonally 9/23; so 9
+        # above 0.35. The 32-pixel anchors overlap by at most 256/1024. The second stage has nothing to give.
+        SizedImage(256, 256, boxes((90, 90, 106, 106))),
+        # 8 × 8 in its middle: 64/256 for this anchor and those at one cell's distance, all under 0.35: one forced.
+        # At 2 cells (offset 8, overlap 4 of 8): 32/288 = 0.111 along an axis, 16/304 diagonally, 0.0526;
+        # at (1, 2): 32/288 as well. Above 0.1: 9 within one cell, 4 × 3 at two. The second stage adds 6 of them.
+        SizedImage(256, 256, boxes((94, 94, 102, 102))),
+        # 4 × 4: 16/256 at best, above nothing, but its best anchor is forced.
+        SizedImage(256, 256, boxes((96, 96, 100, 100))),
+        SizedImage(256, 256, boxes()),
+    ]
+    found = whole_images(images)
+    assert found.face_sizes.tolist() == [16, 8, 4]
+    assert found.anchors[0].tolist() == [[9, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]]
+    assert found.anchors[1].tolist() == [[9, 0, 0, 0, 0, 0], [7, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]]
+    assert (found.samples, found.empty_samples, found.labelled_faces) == (4, 1, 3)
+    table = found.by_size((0, 8, 20, 30))
+    assert table.faces.tolist() == [1, 2, 0]
+    assert table.anchors_per_face[:, :2].tolist() == [[1, 5], [1, 8]]
+    assert table.few[:, :2].tolist() == [[1, 0.5], [1, 0]]
+    assert table.without[:, :2].tolist() == [[0, 0], [0, 0]]
+    assert table.anchors_by_map[1, 1].tolist() == [8, 0, 0, 0, 0, 0]
+    assert np.isnan(table.anchors_per_face[:, 2]).all() and np.isnan(table.anchors_by_map[:, 2]).all()
+
+
+def test_faces_that_no_anchor_learns() -> None:
+    """Five hundred faces in one place: more than there are anchors that overlap them in the bounded rounds."""
+    crowd = np.tile(boxes((40, 40, 44, 44)), (500, 1))
+    table = whole_images([SizedImage(64, 64, crowd)]).overall()
+    assert table.faces.tolist() == [500]
+    assert table.without[0, 0] > 0.9 and table.without[1, 0] > 0.9
+    assert table.few[0, 0] >= table.without[0, 0]
+
+
+@pytest.mark.parametrize("case", range(30))
+def test_the_table_against_a_loop(case: int) -> None:
+    random = np.random.default_rng(case)
+    faces, edges = int(random.integers(0, 60)), BUCKET_EDGES if case % 2 else (3.0, 10.0, 11.0, 90.0)
+    own = Coverage(
+        title="",
+        anchor_sizes=(16, 32),
+        threshold=0.35,
+        face_sizes=(2 ** random.uniform(0, 9, faces)).astype(np.float32),
+        anchors=random.integers(0, 6, (2, faces, 2)).astype(np.int32),
+        samples=1,
+        empty_samples=0,
+        labelled_faces=faces,
+    )
+    table = own.by_size(edges)
+    for k, (low, high) in enumerate(pairwise(edges)):
+        members = [i for i, size in enumerate(own.face_sizes.tolist()) if low <= size < high]
+        assert table.faces[k] == len(members)
+        for stage in range(2):
+            totals = [int(own.anchors[stage, i].sum()) for i in members]
+            if not members:
+                assert np.isnan(table.few[stage, k])
+                continue
+            assert table.anchors_per_face[stage, k] == pytest.approx(sum(totals) / len(totals))
+            assert table.without[stage, k] == pytest.approx(totals.count(0) / len(totals))
+            assert table.few[stage, k] == pytest.approx(sum(total < 6 for total in totals) / len(totals))
+            assert table.anchors_by_map[stage, k].sum() == pytest.approx(table.anchors_per_face[stage, k])
+
+
+def test_no_image_and_no_face() -> None:
+    augment = TrainAugment(64)
+    for images in ([], [None, None], [SizedImage(50, 60, boxes())]):
+        for found in (coverage(images, augment), whole_images(images)):
+            assert found.anchors.shape == (2, 0, 6) and len(found.face_sizes) == 0
+            assert found.by_size().faces.sum() == 0
+    assert coverage([None, None], augment).samples == 0
+    assert coverage([None, SizedImage(50, 60, boxes())], augment, passes=3).samples == 6
+
+
+def test_what_is_refused() -> None:
+    images = [SizedImage(50, 60, boxes((1, 1, 20, 20)))]
+    with pytest.raises(ValueError, match="passes=0: at least 1"):
+        coverage(images, TrainAugment(64), passes=0)
+    for threshold in (0.0, 1.0):
+        with pytest.raises(ValueError, match=f"threshold={threshold}: an IoU between 0 and 1"):
+            whole_images(images, threshold=threshold)
+    for edges in ((4.0,), (4.0, 4.0), (8.0, 4.0)):
+        with pytest.raises(ValueError, match="give at least two, ascending"):
+            whole_images(images).by_size(edges)

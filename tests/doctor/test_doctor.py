@@ -1,0 +1,178 @@
+"""The doctor through its command line, on a small set with every fault planted."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.doctor.__main__ import main
+from fanet_lightning.doctor.checks import KINDS
+from tests.data.folder_files import WRITERS, Face
+from tests.data.wider_files import write_text
+from tests.doctor.doctor_files import EXPECTED, FACE, QUICK, found, picture, run, save, scene
+
+ONE_FACE: Face = (10, 20, 30, 40, False, "face")
+
+
+def test_every_planted_fault_is_found_and_nothing_else(examined: Path) -> None:
+    assert found(examined) == EXPECTED
+
+
+def test_details_in_the_csv(examined: Path, planted: Path) -> None:
+    with (examined / "findings.csv").open(newline="", encoding="utf-8") as file:
+        rows = {(line["kind"], line["image_id"]): line for line in csv.DictReader(file)}
+    outside = rows["label_outside", "0--A/outside"]
+    assert outside["boxes_xyxy"] == "320 10 350 50; -10 0 0 10"
+    assert outside["severity"] == "error" and "320 × 240" in outside["detail"]
+    leak = rows["leak", "0--A/leaked"]
+    assert (leak["other_part"], leak["other_path"]) == ("val", str(picture(planted, "val", "1--B/leaked")))
+    text = (planted / "wider_face_split" / "wider_face_train_bbx_gt.txt").read_text().split("\n")
+    line = text.index("10 twenty 30 40 0 0 0 0 0 0") + 1
+    assert f"line {line}: '10 twenty 30 40" in rows["malformed_label", ""]["detail"]
+    assert f"line {text.index('0--A/doubled.jpg') + 4}" in rows["label_doubled", "0--A/doubled"]["detail"]
+    order = [kind.name for kind in KINDS]
+    positions = [order.index(kind) for kind, _ in rows]
+    assert positions == sorted(positions)
+
+
+def test_summary_counts(examined: Path) -> None:
+    summary = json.loads((examined / "doctor.json").read_text())
+    assert summary["healthy"] is False and summary["level"] == "images"
+    train = summary["parts"]["train"]
+    assert train["images"] == 23  # 21, the odd one, and the one named twice again
+    assert train["ignored_faces"] == 1 + 2 + 1  # flagged; without area; not finite
+    assert train["images_without_faces"] == 1
+    assert summary["kinds"]["label_without_area"] == {
+        "severity": "warning", "mended_by_fix": True, "findings": 1, "train": 1, "val": 0, "boxes": 2,
+    }  # fmt: skip
+    assert (examined / "page" / "index.html").is_file()
+
+
+def test_headers_alone_find_all_but_what_shows_in_pixels(planted: Path, tmp_path: Path) -> None:
+    assert run(planted, tmp_path / "out", "images=false") == 1
+    pixels = {"near_leak", "near_duplicate", "blank_image"}
+    assert found(tmp_path / "out") == {kind: names for kind, names in EXPECTED.items() if kind not in pixels}
+
+
+def test_a_sound_set_is_healthy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "wider"
+    for number, split in enumerate(("train", "val")):
+        faces = {f"0--A/{split}_{i}": [FACE] for i in range(3)}
+        write_text(root / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt", faces)
+        for i, image_id in enumerate(faces):
+            save(picture(root, split, image_id), scene(10 * number + i))
+    assert run(root, tmp_path / "out", "fix=true", "page=true", "augment.expand_max=1") == 0
+    assert found(tmp_path / "out") == {}
+    printed = capsys.readouterr().out
+    assert "no errors, 0 findings" in printed and "3 train + 3 val images" in printed
+    assert (tmp_path / "out" / "page" / "index.html").is_file()
+
+
+def test_the_shared_sample(shared_data: Path, tmp_path: Path) -> None:
+    root = shared_data / "wider_face"
+    lists = [f"data.train.images={root / 'train.txt'}", f"data.val.images={root / 'test.txt'}", "data.train.split=val"]
+    assert run(root, tmp_path / "out", *lists, "images=false", "fix=true") == 0
+    summary = json.loads((tmp_path / "out" / "doctor.json").read_text())
+    assert {part: facts["images"] for part, facts in summary["parts"].items()} == {"train": 1698, "val": 320}
+    counts = {kind: row["boxes"] for kind, row in summary["kinds"].items()}
+    assert counts == {"label_without_area": 4, "label_doubled": 1, "no_faces": 0}
+    again = tmp_path / "again"
+    assert run(tmp_path / "out" / "cleaned", again, "images=false") == 0
+    assert set(json.loads((again / "doctor.json").read_text())["kinds"]) == {"no_faces"}
+
+
+@pytest.mark.parametrize("format", ["voc", "wider"])
+def test_parts_that_share_a_folder_name_an_unlabelled_image_once(format: str, tmp_path: Path) -> None:
+    root, sides = tmp_path / "own", {"train": ["a", "b"], "val": ["c"]}
+    WRITERS[format](root, {part: {name: [ONE_FACE] for name in names} for part, names in sides.items()})
+    folder = root / "JPEGImages"
+    if format == "wider":  # one folder of pictures for both lists
+        folder = root / "images"
+        for part, names in sides.items():
+            for name in names:
+                (folder / part / f"{name}.jpg").rename(folder / f"{name}.jpg")
+    for seed, name in enumerate(["a", "b", "c", "nobody"]):
+        save(folder / f"{name}.jpg", scene(seed, (100, 200)))
+    words = [f"data.root={root}", f"data.format={format}", f"out={tmp_path / 'out'}"]
+    if format == "voc":  # to test on: in no list, but with labels
+        save(folder / "kept_back.jpg", scene(9, (100, 200)))
+        (root / "Annotations" / "kept_back.xml").write_text((root / "Annotations" / "a.xml").read_text())
+    else:
+        words += [f"data.{part}.{key}={value}" for part in sides
+                  for key, value in (("labels", f"{part}.txt"), ("folder", "images"))]  # fmt: skip
+    assert main(["data=folder", *words, *QUICK]) == 0
+    assert found(tmp_path / "out") == {"unlabelled_image": {"train:nobody.jpg"}}
+    with (tmp_path / "out" / "findings.csv").open(newline="", encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data=fddb"], "the doctor cannot read it|FDDB"),
+        (["images=perhaps"], "images=perhaps is neither true nor false"),
+        (["fix=1"], "fix=1 is neither true nor false"),
+        (["near_bits=17"], "near_bits=17"),
+        (["near_bits=-1"], "near_bits=-1"),
+        (["workers=-1"], "workers=-1 is no whole number of at least 0"),
+        (["worst=many"], "worst=many"),
+        (["threshold=2.0"], "threshold=2.0"),
+        (["imgaes=true"], "did you mean 'images'"),
+    ],
+)
+def test_bad_keys(planted: Path, tmp_path: Path, words: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        main([f"data.root={planted}", f"out={tmp_path / 'out'}", *words])
+
+
+def test_no_data_and_no_place(tmp_path: Path, planted: Path) -> None:
+    with pytest.raises(InputError, match="no WIDER FACE here"):
+        run(tmp_path / "nowhere", tmp_path / "out")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is not a folder"):
+        run(planted, tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize("name", ["findings.csv", "doctor.json", "page/index.txt"])
+def test_what_is_of_something_else_is_not_written_over(planted: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text("mine")
+    what = "page holds something else" if "page" in name else f"{name} is there and not of the doctor; move it away"
+    with pytest.raises(InputError, match=what):
+        run(planted, out, "images=false", "page=true")
+    assert (out / name).read_text() == "mine" and len(list(out.iterdir())) == 1
+
+
+def test_other_files_stay_and_an_examination_that_was_cut_off_is_replaced(tmp_path: Path) -> None:
+    root, out = tmp_path / "wider", tmp_path / "out"
+    for seed, split in enumerate(("train", "val")):
+        write_text(root / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt", {"0--A/a": [FACE]})
+        save(picture(root, split, "0--A/a"), scene(seed))
+    out.mkdir()
+    (out / "photo.jpg").write_text("mine")
+    for _ in range(2):
+        assert run(root, out, "images=false") == 0
+    (out / "doctor.json").unlink()
+    assert run(root, out, "images=false") == 0
+    assert (out / "photo.jpg").read_text() == "mine"
+    # Pictures of the page among those of the set would be examined next time.
+    with pytest.raises(InputError, match="be taken for some of them; give another out, or page=false"):
+        run(root, root / "WIDER_train" / "images", "images=false", "page=true")
+    assert [path.name for path in (root / "WIDER_train" / "images").iterdir()] == ["0--A"]
+
+
+def test_the_command_line(planted: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fanet_lightning.doctor", f"data.root={planted}", f"out={tmp_path / 'out'}"]
+    done = subprocess.run([*command, *QUICK, "workers=2"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "label_outside" in done.stdout and "written:" in done.stdout
+    assert done.stderr == ""
+    shown = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
+    assert shown.returncode == 0 and "Exit code: 0 no errors" in shown.stdout and "near_bits: 12" in shown.stdout
+    wrong = subprocess.run([*command, "near_bits=99"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1

@@ -1,0 +1,151 @@
+"""The mended copy: what is in it, what is not, and that nothing else is touched."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.data.wider_face import load_wider_face
+from fanet_lightning.doctor.__main__ import main
+from fanet_lightning.doctor.checks import BY_NAME
+from tests.data.folder_files import VAL, Face, write_coco
+from tests.data.wider_files import write_text
+from tests.doctor.doctor_files import FACE, QUICK, found, picture, plant, run, save, scene
+
+
+def test_the_copy_has_none_of_what_is_mended(examined: Path, tmp_path: Path) -> None:
+    copy = examined / "cleaned"
+    assert run(copy, tmp_path / "out") == 0
+    left = found(tmp_path / "out")
+    assert not {kind for kind in left if BY_NAME[kind].mended_by_fix}
+    assert left == {
+        "duplicate_in_val": {"val:copy"},
+        "label_tiny": {"train:tiny"},
+        "blank_image": {"train:blank"},
+        "orientation": {"train:shown"},
+        "no_faces": {"train:faceless"},
+    }
+
+
+def test_the_official_reader_takes_the_copy(examined: Path) -> None:
+    train = {record.image_id: record for record in load_wider_face(examined / "cleaned", "train")}
+    gone = {"missing", "empty", "html", "cut", "turned", "again", "leaked", "nearly", "all_outside"}
+    kept = {f"0--A/{name}" for name in ("sound", "case", "shown", "outside", "reaching", "flat", "doubled", "tiny")}
+    kept |= {f"0--A/{name}" for name in ("first", "blank", "faceless", "infinite", "odd")}
+    assert set(train) == kept
+    assert not {f"0--A/{name}" for name in gone} & set(train)
+    assert train["0--A/reaching"].boxes_xyxy.tolist() == [[0, 10, 22, 50], [300, 200, 320, 240]]
+    assert train["0--A/outside"].boxes_xyxy.tolist() == [[10, 10, 40, 50]]
+    assert train["0--A/first"].boxes_xyxy.tolist() == [[10, 10, 40, 50], [70, 70, 90, 90]]
+    sound = train["0--A/sound"]
+    assert sound.boxes_xyxy.tolist() == [[10, 10, 40, 50]] and sound.ignored_xyxy.tolist() == [[200, 100, 230, 140]]
+    # Attributes stay: FACE is blurred (1) and heavily occluded (2).
+    assert (sound.attributes["blur"].tolist(), sound.attributes["occlusion"].tolist()) == ([1], [2])
+    val = {record.image_id: record for record in load_wider_face(examined / "cleaned", "val")}
+    # Of val only what cannot be read is gone.
+    assert set(val) == {f"1--B/{name}" for name in ("sound", "leaked", "nearly", "copy", "reaching")}
+
+
+def test_the_copy_reads_as_a_folder_of_ones_own(examined: Path, tmp_path: Path) -> None:
+    words = [f"data.root={examined / 'cleaned'}", "data.format=wider", f"out={tmp_path / 'out'}"]
+    assert main(["data=folder", *words, *QUICK]) == 0
+    summary = json.loads((tmp_path / "out" / "doctor.json").read_text())
+    assert {part: facts["images"] for part, facts in summary["parts"].items()} == {"train": 13, "val": 5}
+
+
+def test_a_name_in_another_letter_case_is_named_without_fix(tmp_path: Path) -> None:
+    """Labels say a.jpg, the file is A.JPG; one that differs by its extension is no such case."""
+    root = tmp_path / "set"
+    face: list[Face] = [(10, 20, 30, 40, False, "face")]
+    write_coco(root, {"train": {"a": face, "b": face, "c": []}, "val": VAL})
+    folder = root / "images" / "train"
+    (folder / "a.jpg").rename(folder / "A.JPG")
+    (folder / "b.jpg").rename(folder / "b.jpeg")
+    words = [f"data.root={root}", "data.format=coco", f"out={tmp_path / 'out'}", *QUICK, "workers=0"]
+    main(["data=folder", *words])
+    assert found(tmp_path / "out")["letter_case"] == {"train:A"}
+    assert "the labels name it a.jpg, the file is A.JPG" in (tmp_path / "out" / "findings.csv").read_text()
+
+
+def test_sizes_that_coco_states(tmp_path: Path) -> None:
+    names = {"sound": (320, 240), "quarter": (240, 320), "other": (640, 480)}
+    images = [
+        {"id": i, "file_name": f"{name}.jpg", "width": width, "height": height}
+        for i, (name, (width, height)) in enumerate(names.items())
+    ]
+    # In "other" the box fits the size stated and lies outside the file's: named once, as mis-sized.
+    boxes = {0: [10, 10, 30, 40], 1: [10, 10, 30, 40], 2: [500, 400, 30, 40]}
+    labels = {
+        "images": images,
+        "annotations": [
+            {"id": i, "image_id": i, "category_id": 1, "bbox": box, "iscrowd": 0} for i, box in boxes.items()
+        ],
+        "categories": [{"id": 1, "name": "face"}],
+    }
+    root = tmp_path / "own"
+    for part, seed in (("train", 0), ("val", 10)):
+        for i, name in enumerate(names):
+            save(root / "images" / part / f"{name}.jpg", scene(seed + i))
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / "annotations" / f"instances_{part}.json").write_text(json.dumps(labels))
+    words = [f"data.root={root}", "data.format=coco", f"out={tmp_path / 'out'}", "fix=true"]
+    assert main(["data=folder", *words, *QUICK]) == 1
+    assert found(tmp_path / "out") == {
+        "mis_sized": {"train:other", "val:other"}, "mis_rotated": {"train:quarter", "val:quarter"},
+    }  # fmt: skip
+    # The copy states no sizes: what cannot be mended must not be trained on unseen, and of val nothing is taken.
+    cleaned = tmp_path / "out" / "cleaned"
+    text = {
+        part: (cleaned / "wider_face_split" / f"wider_face_{part}_bbx_gt.txt").read_text() for part in ("train", "val")
+    }
+    assert text["train"] == "sound.jpg\n1\n10 10 30 40 0 0 0 0 0 0\n"
+    assert [line for line in text["val"].split("\n") if ".jpg" in line] == ["sound.jpg", "quarter.jpg", "other.jpg"]
+    assert "left as it is" in (cleaned / "changes.csv").read_text()
+
+
+def test_every_change_is_listed(examined: Path) -> None:
+    with (examined / "cleaned" / "changes.csv").open(newline="", encoding="utf-8") as file:
+        changes = [tuple(line.values()) for line in csv.DictReader(file)]
+    names = [(part, name.rpartition("/")[2], what) for part, name, what, *_ in changes]
+    dropped = {(part, name) for part, name, what in names if what == "image dropped"}
+    gone = {"missing", "empty", "html", "cut", "turned", "again", "leaked", "nearly", "all_outside"}
+    assert dropped == {("train", name) for name in gone} | {("val", "empty")}
+    assert names.count(("train", "doubled", "box dropped")) == 2
+    assert names.count(("train", "reaching", "box clipped")) == 2
+    reaching = next(change for change in changes if change[:3] == ("train", "0--A/reaching", "box clipped"))
+    assert reaching[4:] == ("-8 10 22 50", "0 10 22 50")
+    assert ("train", "first", "labels joined") in names and ("train", "case", "image renamed") in names
+
+
+def test_the_original_is_as_it_was(tmp_path: Path) -> None:
+    root = tmp_path / "wider"
+    plant(root)
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in root.rglob("*") if path.is_file()}
+    for _ in range(2):  # the second replaces the copy of the first
+        run(root, tmp_path / "out", "fix=true", "images=false")
+    after = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in root.rglob("*") if path.is_file()}
+    assert before == after
+
+
+def test_a_copy_is_written_into_nothing_of_value(planted: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the original"):
+        run(planted, planted / "WIDER_train" / "images", "fix=true", "images=false")
+    assert not (planted / "WIDER_train" / "images" / "cleaned").exists()
+    (tmp_path / "cleaned").mkdir()
+    (tmp_path / "cleaned" / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match="something else than a cleaned copy"):
+        run(planted, tmp_path, "fix=true", "images=false")
+    assert (tmp_path / "cleaned" / "thesis.tex").read_text() == "precious"
+
+
+def test_names_that_lead_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
+    root = tmp_path / "wider"
+    write_text(root / "wider_face_split" / "wider_face_train_bbx_gt.txt", {"0--A/a": [FACE], "../../../b": [FACE]})
+    save(picture(root, "train", "0--A/a"), scene(0))
+    save(picture(root, "train", "../../../b"), scene(1))
+    (root / "WIDER_val" / "images").mkdir(parents=True)
+    write_text(root / "wider_face_split" / "wider_face_val_bbx_gt.txt", {})
+    run(root, tmp_path / "deep" / "out", "fix=true")
+    assert sorted(path.name for path in (tmp_path / "deep").rglob("*.jpg") if "page" not in path.parts) == ["a.jpg"]

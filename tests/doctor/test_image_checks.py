@@ -1,0 +1,254 @@
+"""The doctor's checks of files, and its search for copies."""
+
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from fanet_lightning.doctor.checks import Listing, examine_file, examine_files
+from fanet_lightning.doctor.duplicates import (
+    detail_correlation,
+    equal_groups,
+    hamming_pairs,
+    near_pairs,
+    perceptual_hashes,
+)
+from tests.data.wider_files import write_image
+from tests.doctor.doctor_files import save, scene
+
+
+def thumbnail(path: Path) -> np.ndarray:
+    facts = examine_file(path, decode=True)
+    assert facts.thumbnail is not None
+    return facts.thumbnail
+
+
+def test_a_sound_file(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.jpg", scene(1))
+    facts = examine_file(path, decode=True)
+    assert (facts.width, facts.height, facts.upright_wh, facts.orientation) == (320, 240, (320, 240), 1)
+    assert (facts.trouble, facts.blank, facts.length) == ("", False, path.stat().st_size)
+    assert facts.thumbnail is not None and facts.thumbnail.shape == (32, 32)
+    grey = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2GRAY)
+    # 320 × 240 in 32 × 32 cells of 10 × 7.5: the mean of a cell, here the four cells in the corner.
+    assert abs(float(facts.thumbnail[:2, :2].mean()) - float(grey[:15, :20].mean())) < 1
+    quick = examine_file(path, decode=False)
+    assert quick.thumbnail is None and (quick.width, quick.digest) == (320, facts.digest)
+
+
+@pytest.mark.parametrize("decode", [False, True])
+def test_broken_files_are_told_apart(tmp_path: Path, decode: bool) -> None:
+    whole = save(tmp_path / "a.jpg", scene(1)).read_bytes()
+    contents = {
+        "empty_file": b"",
+        "not_image": b"<html>Please log in</html>",
+        "truncated": whole[: len(whole) * 2 // 3],
+    }
+    for kind, content in contents.items():
+        path = tmp_path / f"{kind}.jpg"
+        path.write_bytes(content)
+        assert examine_file(path, decode).trouble == kind
+    header = tmp_path / "header.jpg"
+    header.write_bytes(whole[:12])
+    assert examine_file(header, decode).trouble == "truncated"
+    assert examine_file(tmp_path / "a.jpg", decode).trouble == ""
+    assert examine_file(tmp_path, decode).trouble == "unreadable"
+
+
+def test_a_thumbnail_inside_does_not_hide_that_a_file_was_cut(tmp_path: Path) -> None:
+    small = save(tmp_path / "small.jpg", scene(2, (60, 80))).read_bytes()
+    whole = save(tmp_path / "a.jpg", scene(1)).read_bytes()
+    segment = b"\xff\xe2" + (len(small) + 2).to_bytes(2, "big") + small
+    content = whole[:2] + segment + whole[2:]
+    path = tmp_path / "b.jpg"
+    path.write_bytes(content)
+    assert examine_file(path, decode=False).trouble == ""
+    path.write_bytes(content[: len(content) - len(whole) // 3])
+    assert examine_file(path, decode=False).trouble == "truncated"
+
+
+def test_what_only_decoding_finds(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(scene(1)).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert examine_file(path, decode=False).trouble == ""
+    cut = examine_file(path, decode=True)
+    assert cut.trouble == "truncated" and "truncated" in cut.reason
+    wide = tmp_path / "wide.tif"
+    Image.fromarray(np.zeros((4, 5), dtype=np.float32)).save(wide)
+    assert examine_file(wide, decode=True).trouble == "unreadable"
+
+
+def test_orientation_turns_size_and_thumbnail(tmp_path: Path) -> None:
+    image = Image.fromarray(scene(3))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    image.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "upright.jpg", quality=95)
+    facts = examine_file(tmp_path / "turned.jpg", decode=True)
+    assert (facts.width, facts.height, facts.orientation, facts.upright_wh) == (320, 240, 6, (240, 320))
+    np.testing.assert_allclose(thumbnail(tmp_path / "turned.jpg"), thumbnail(tmp_path / "upright.jpg"), atol=4)
+
+
+def test_damage_that_the_decoder_passes_over(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """An end marker in the middle of the data: the rest of the picture is filled up, and only a line says so."""
+    path = save(tmp_path / "a.jpg", scene(1))
+    content = bytearray(path.read_bytes())
+    assert examine_file(path, decode=True).damage == ""
+    middle = content.rfind(b"\xff\xda") + (len(content) - content.rfind(b"\xff\xda")) // 2
+    content[middle : middle + 4] = b"\xff\xd9\xff\xd9"
+    path.write_bytes(bytes(content))
+    facts = examine_file(path, decode=True)
+    assert (facts.trouble, facts.thumbnail is None) == ("", False)
+    assert facts.damage.startswith("Corrupt JPEG data")
+    assert examine_file(path, decode=False).damage == ""
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("deviation", "blank"), [(0, True), (1, True), (6, False)])
+def test_blank_images(tmp_path: Path, deviation: int, blank: bool) -> None:
+    noise = np.random.default_rng(0).normal(120, deviation, (90, 90, 3))
+    path = save(tmp_path / "a.jpg", noise.clip(0, 255).astype(np.uint8), quality=95)
+    assert examine_file(path, decode=True).blank is blank
+
+
+def test_processes_find_the_same(tmp_path: Path) -> None:
+    paths = [save(tmp_path / f"{i}.jpg", scene(i, (24, 32))) for i in range(40)]
+    paths[7].write_bytes(b"")
+    done: list[int] = []
+    alone = examine_files([*paths, paths[0]], decode=True)
+    several = examine_files([*paths, paths[0]], decode=True, workers=2, progress=done.append)
+    assert list(alone) == list(several) == paths
+    assert sum(done) == 40
+    for path in paths:
+        assert alone[path].digest == several[path].digest
+        assert alone[path].trouble == several[path].trouble
+        if path != paths[7]:
+            np.testing.assert_array_equal(alone[path].thumbnail, several[path].thumbnail)
+
+
+def test_hash_by_hand() -> None:
+    # A ramp to the right: only the first row of the transform is not zero; its odd terms have one sign.
+    ramp = np.tile(np.arange(32, dtype=np.uint8) * 8, (32, 1))
+    bits = f"{int(perceptual_hashes(ramp[None])[0]):064b}"
+    mirrored = f"{int(perceptual_hashes(ramp[None, :, ::-1])[0]):064b}"
+    # DCT-II of a rising ramp: terms 1, 3, 5, 7 of the first row below zero, of a falling one above; the median is 0.
+    assert [bits[i] for i in (1, 3, 5, 7)] == ["0"] * 4
+    assert [mirrored[i] for i in (1, 3, 5, 7)] == ["1"] * 4
+    assert bits[0] == mirrored[0] == "0"
+
+
+def test_hash_is_the_slow_one() -> None:
+    rng = np.random.default_rng(4)
+    thumbnails = rng.integers(0, 256, (60, 32, 32)).astype(np.uint8)
+    k, n = np.arange(32)[:, None], np.arange(32)[None, :]
+    basis = np.cos(np.pi * k * (2 * n + 1) / 64) * np.where(k == 0, np.sqrt(1 / 32), np.sqrt(2 / 32))
+    for value, image in zip(perceptual_hashes(thumbnails), thumbnails, strict=True):
+        low = (basis @ image.astype(float) @ basis.T)[:8, :8].ravel()
+        middle = sorted(low[1:])[31]
+        expected = int("".join("1" if i and term > middle else "0" for i, term in enumerate(low)), 2)
+        assert bin(int(value) ^ expected).count("1") <= 2  # float32 at the median itself
+
+
+HASHES = st.lists(st.integers(0, 2**64 - 1), max_size=30)
+
+
+@settings(max_examples=150, deadline=None)
+@given(HASHES, HASHES, st.integers(0, 64), st.randoms(use_true_random=False))
+def test_hamming_search_finds_all_pairs(first, second, most, random) -> None:
+    # Unrelated numbers differ by some 32 bits: copies with a few bits turned make near ones.
+    for value in first[:10]:
+        second = [*second, value ^ sum({1 << random.randrange(64) for _ in range(random.randrange(20))})]
+    found = hamming_pairs(np.array(first, dtype=np.uint64), np.array(second, dtype=np.uint64), most)
+    expected = [(i, j) for i, a in enumerate(first) for j, b in enumerate(second) if bin(a ^ b).count("1") <= most]
+    assert [tuple(pair) for pair in found.tolist()] == expected
+    second = [*first, *second]
+    found = hamming_pairs(np.array(first, dtype=np.uint64), np.array(second, dtype=np.uint64), most, ascending=True)
+    assert [tuple(pair) for pair in found.tolist()] == [
+        (i, j) for i, a in enumerate(first) for j, b in enumerate(second) if i < j and bin(a ^ b).count("1") <= most
+    ]
+
+
+def test_hamming_search_over_several_tiles() -> None:
+    hashes = np.random.default_rng(0).integers(0, 2**64, 4500, dtype=np.uint64)
+    hashes[4400] = hashes[20] ^ np.uint64(0b1011)
+    hashes[2100] = hashes[2050] ^ np.uint64(0b1)
+    pairs = hamming_pairs(hashes, hashes, 3)
+    own = pairs[pairs[:, 0] == pairs[:, 1]]
+    assert own[:, 0].tolist() == list(range(4500))
+    assert pairs[pairs[:, 0] != pairs[:, 1]].tolist() == [[20, 4400], [2050, 2100], [2100, 2050], [4400, 20]]
+    assert hamming_pairs(hashes, hashes, 3, ascending=True).tolist() == [[20, 4400], [2050, 2100]]
+
+
+EDITS = {
+    "quality 30": lambda image: cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 30])[1], 1),
+    "half the size": lambda image: cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA),
+    "squeezed": lambda image: cv2.resize(image, (300, 300), interpolation=cv2.INTER_AREA),
+    "brighter": lambda image: cv2.convertScaleAbs(image, alpha=1.1, beta=15),
+    "grey": lambda image: cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR),
+    "two per cent cut off": lambda image: image[5:-5, 6:-6],
+    "mirrored": lambda image: np.ascontiguousarray(image[:, ::-1]),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_edited_copies_are_near_and_others_are_not(tmp_path: Path, edit: str) -> None:
+    originals = [scene(seed) for seed in range(12)]
+    paths = [save(tmp_path / f"{i}.jpg", image) for i, image in enumerate(originals)]
+    paths += [save(tmp_path / f"{i}_copy.jpg", EDITS[edit](image)) for i, image in enumerate(originals)]
+    pairs = near_pairs(np.stack([thumbnail(path) for path in paths]))
+    assert [(i, j) for i, j, *_ in pairs] == [(i, i + 12) for i in range(12)]
+    assert {mirrored for *_, mirrored in pairs} == {edit == "mirrored"}
+
+
+def test_strangers_with_the_same_light_are_no_copies() -> None:
+    # The same fall of light, other detail: the pictures correlate, their details do not.
+    rng = np.random.default_rng(0)
+    light = 128 + 60 * np.cos(np.pi * np.arange(32) / 32) * np.ones((32, 1))
+    pair = np.stack([light + cv2.GaussianBlur(rng.normal(0, 40, (32, 32)), (0, 0), 1) for _ in range(2)])
+    pair = pair.clip(0, 255).astype(np.uint8)
+    assert np.corrcoef(pair[0].ravel(), pair[1].ravel())[0, 1] > 0.85
+    assert detail_correlation(pair[0], pair[1]) < 0.35
+    assert detail_correlation(pair[0], pair[0]) == pytest.approx(1, abs=1e-5)
+    assert [(i, j) for i, j, *_ in near_pairs(pair, most_bits=63, least_correlation=-1.0)] == [(0, 1)]
+    assert near_pairs(pair, most_bits=63) == []
+
+
+def test_shifted_details_still_correlate() -> None:
+    wide = cv2.resize(np.random.default_rng(1).integers(0, 256, (20, 20)).astype(np.uint8), (40, 40))
+    first, second = wide[4:36, 4:36], wide[6:38, 1:33]  # 2 down, 3 to the left
+    # All but the blur's edge effect.
+    assert detail_correlation(first, second) > 0.9
+    assert detail_correlation(first, second) == pytest.approx(detail_correlation(second, first), abs=1e-6)
+
+
+def test_pictures_of_one_colour_are_near_to_nothing() -> None:
+    assert near_pairs(np.stack([np.full((32, 32), grey, dtype=np.uint8) for grey in (0, 0, 128, 255)])) == []
+    assert near_pairs(np.zeros((0, 32, 32), dtype=np.uint8)) == []
+
+
+def test_equal_groups_by_hand() -> None:
+    assert equal_groups([b"a", b"b", b"a", b"", b"", b"c", b"b", b"a"]) == [[0, 2, 7], [1, 6]]
+
+
+def test_listing_finds_other_letter_case(tmp_path: Path) -> None:
+    write_image(tmp_path / "Event" / "A.JPG", 0)
+    write_image(tmp_path / "Event" / "b.jpg", 0)
+    write_image(tmp_path / "two" / "x.jpg", 0)
+    listing = Listing()
+    assert listing.find(tmp_path / "Event" / "b.jpg") == tmp_path / "Event" / "b.jpg"
+    assert listing.find(tmp_path / "event" / "a.jpg") == tmp_path / "Event" / "A.JPG"
+    assert listing.find(tmp_path / "two" / ".." / "Event" / "b.jpg") == tmp_path / "two" / ".." / "Event" / "b.jpg"
+    assert listing.find(tmp_path / "Event" / "c.jpg") is None
+    assert listing.find(tmp_path / "none" / "c.jpg") is None
+    shutil.copy(tmp_path / "two" / "x.jpg", tmp_path / "two" / "X.jpg")
+    if (tmp_path / "two" / "X.JPG").exists():
+        pytest.skip("the file system does not tell letter cases apart")
+    # Two candidates: nobody knows which is meant.
+    assert Listing().find(tmp_path / "two" / "X.JPG") is None

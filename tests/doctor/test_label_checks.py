@@ -1,0 +1,236 @@
+"""The doctor's checks of boxes: by hand, against a slow oracle, and that mending leaves nothing to mend."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fanet_lightning.data.records import LabelledImage
+from fanet_lightning.doctor.checks import BoxFaults, FileFacts, box_faults, frame_fault, label_findings, mended_boxes
+
+FRAME = (100, 80)
+NAN, INF = math.nan, math.inf
+
+
+def image_of(boxes: list[tuple[float, ...]], ignored: list[bool] | None = None, stated=None) -> LabelledImage:
+    rows = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+    flags = np.array(ignored or [False] * len(rows), dtype=bool)
+    return LabelledImage("a/b", Path("a/b.jpg"), rows, flags, stated)
+
+
+def faults_of(box: tuple[float, ...], frame=FRAME, ignored: bool = False) -> list[str]:
+    faults = box_faults(np.array([box], dtype=np.float64), np.array([ignored]), frame)
+    return [name for name, mask in faults._asdict().items() if mask[0]]
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ((10, 10, 20, 20), []),
+        ((0, 0, 100, 80), []),  # the whole image
+        ((-1, -1, 101, 81), []),  # a pixel of convention
+        ((-1.5, 0, 10, 10), ["partly_outside"]),
+        ((90, 70, 101.01, 79), ["partly_outside"]),
+        ((90, 70, 99, 82), ["partly_outside"]),
+        ((5, -3, 10, 10), ["partly_outside"]),
+        ((100, 0, 110, 10), ["outside"]),  # touches the right edge from without
+        ((99.5, 0, 110, 10), ["partly_outside"]),
+        ((0, 80, 10, 90), ["outside"]),
+        ((-10, 0, 0, 10), ["outside"]),
+        ((0, -10, 10, 0), ["outside"]),
+        ((10, 10, 10, 20), ["without_area"]),
+        ((10, 10, 20, 10), ["without_area"]),
+        ((20, 10, 10, 20), ["without_area"]),
+        ((0, 0, 0, 0), ["without_area"]),
+        ((500, 500, 500, 510), ["without_area"]),  # one fault a box
+        ((NAN, 0, 10, 10), ["not_finite"]),
+        ((0, 0, INF, 10), ["not_finite"]),
+        ((10, 10, 10.9, 20), ["tiny"]),
+        ((10, 10, 20, 10.5), ["tiny"]),
+        ((10, 10, 11, 11), []),
+    ],
+)
+def test_one_box(box, expected) -> None:
+    assert faults_of(box) == expected
+
+
+def test_flagged_boxes_are_never_tiny() -> None:
+    assert faults_of((10, 10, 10.5, 20), ignored=True) == []
+
+
+def test_without_a_size_nothing_is_outside() -> None:
+    assert faults_of((-500, 0, -400, 10), frame=None) == []
+    assert faults_of((10, 10, 10, 10), frame=None) == ["without_area"]
+
+
+def test_doubles_by_hand() -> None:
+    # 20 × 20 against 20 × 21: 400 / 420 = 0.952; against 20 × 22: 0.909; 21 against 22: 0.955.
+    boxes = np.array([(0, 0, 20, 20), (0, 0, 20, 21), (0, 0, 20, 22), (50, 50, 60, 60), (50, 50, 60, 60)], dtype=float)
+    nothing = np.zeros(5, dtype=bool)
+    # The second is a double of the first; the third only of the second, which is gone.
+    assert box_faults(boxes, nothing, FRAME).doubled.tolist() == [False, True, False, False, True]
+    # A usable box is kept before a flagged one, and flagged ones among each other are nobody's loss.
+    flags = np.array([True, False, True, True, True])
+    assert box_faults(boxes, flags, FRAME).doubled.tolist() == [True, False, True, False, False]
+
+
+def oracle(boxes, ignored, frame) -> dict[str, list[int]]:
+    """Box by box, as the docstrings say it."""
+    found: dict[str, list[int]] = {name: [] for name in BoxFaults._fields}
+    sound, shape = [], {}
+    for i, (x1, y1, x2, y2) in enumerate(boxes):
+        if not all(map(math.isfinite, (x1, y1, x2, y2))):
+            found["not_finite"].append(i)
+        elif x2 <= x1 or y2 <= y1:
+            found["without_area"].append(i)
+        elif x1 >= frame[0] or y1 >= frame[1] or x2 <= 0 or y2 <= 0:
+            found["outside"].append(i)
+        else:
+            sound.append(i)
+            if max(-x1, -y1, x2 - frame[0], y2 - frame[1]) > 1:
+                shape[i] = "partly_outside"
+            elif not ignored[i] and min(x2 - x1, y2 - y1) < 1:
+                shape[i] = "tiny"
+    kept: list[int] = []
+    for i in sorted(sound, key=lambda i: (ignored[i], i)):
+        if any(iou(boxes[i], boxes[k]) > 0.95 and not (ignored[i] and ignored[k]) for k in kept):
+            found["doubled"].append(i)
+        else:
+            kept.append(i)
+            if i in shape:
+                found[shape[i]].append(i)
+    return {name: sorted(rows) for name, rows in found.items()}
+
+
+def iou(a, b) -> float:
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    shared = max(width, 0) * max(height, 0)
+    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+
+
+# A coarse grid, so that doubles, edges and boxes without area are common.
+COORDINATE = st.one_of(
+    st.sampled_from([-9.0, -1.0, -0.4, 0.0, 0.5, 6.0, 11.0, 12.0, 13.0, 40.0, NAN, INF]),
+    st.integers(-3, 14).map(float),
+)
+BOXES = st.lists(st.tuples(COORDINATE, COORDINATE, COORDINATE, COORDINATE, st.booleans()), max_size=12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(BOXES)
+def test_faults_are_the_oracles(rows) -> None:
+    boxes = np.array([row[:4] for row in rows], dtype=np.float64).reshape(-1, 4)
+    ignored = np.array([row[4] for row in rows], dtype=bool)
+    faults = box_faults(boxes, ignored, (12, 11))
+    assert {name: np.flatnonzero(mask).tolist() for name, mask in faults._asdict().items()} == oracle(
+        boxes.tolist(), ignored.tolist(), (12, 11)
+    )
+
+
+@settings(max_examples=200, deadline=None)
+@given(BOXES)
+def test_mending_leaves_nothing_to_mend_and_invents_nothing(rows) -> None:
+    boxes = np.array([row[:4] for row in rows], dtype=np.float64).reshape(-1, 4)
+    ignored = np.array([row[4] for row in rows], dtype=bool)
+    mended = mended_boxes(boxes, ignored, (12, 11))
+    faults = box_faults(mended.boxes_xyxy, mended.ignored, (12, 11))
+    for name in ("not_finite", "without_area", "outside", "partly_outside", "doubled"):
+        assert not getattr(faults, name).any(), name
+    # Every box is kept or dropped, once; what is kept is its own part within the image, in the same order.
+    gone = np.concatenate(list(mended.dropped.values()))
+    assert sorted([*mended.source.tolist(), *gone.tolist()]) == list(range(len(boxes)))
+    assert (np.diff(mended.source) > 0).all()
+    np.testing.assert_array_equal(mended.ignored, ignored[mended.source])
+    for row, source, clipped in zip(mended.boxes_xyxy, mended.source, mended.clipped, strict=True):
+        x1, y1, x2, y2 = boxes[source]
+        assert row.tolist() == [max(x1, 0), max(y1, 0), min(x2, 12), min(y2, 11)]
+        assert clipped == (row.tolist() != boxes[source].tolist())
+
+
+def test_clipping_drops_slivers_and_finds_new_doubles() -> None:
+    boxes = np.array([(-50, 10, 0.5, 20), (90, 0, 120, 10), (90, 0, 150, 10), (10, 10, 20, 20)], dtype=float)
+    mended = mended_boxes(boxes, np.zeros(4, dtype=bool), FRAME)
+    assert mended.boxes_xyxy.tolist() == [[90, 0, 100, 10], [10, 10, 20, 20]]
+    assert mended.clipped.tolist() == [True, False]
+    assert {name: rows.tolist() for name, rows in mended.dropped.items()} == {
+        "not_finite": [], "without_area": [], "outside": [0], "doubled": [2],
+    }  # fmt: skip
+
+
+def facts(width: int, height: int, orientation: int = 1) -> FileFacts:
+    return FileFacts(Path("a/b.jpg"), 10, b"1", width, height, orientation)
+
+
+@pytest.mark.parametrize(
+    ("stated", "file", "expected"),
+    [
+        ((100, 80), facts(100, 80), None),
+        ((100, 80), facts(80, 100, 6), None),  # stated as it is shown
+        ((80, 100), facts(80, 100, 6), "mis_rotated"),  # stated as it is stored
+        ((80, 100), facts(100, 80), "mis_rotated"),
+        ((200, 160), facts(100, 80), "mis_sized"),
+        ((100, 81), facts(100, 80), "mis_sized"),
+        ((100, 100), facts(100, 100, 6), None),
+    ],
+)
+def test_stated_sizes(stated, file, expected) -> None:
+    fault = frame_fault(image_of([(1, 1, 5, 5)], stated=stated), file)
+    assert (fault and fault[0]) == expected
+
+
+@pytest.mark.parametrize(
+    ("boxes", "file", "expected"),
+    [
+        # Stored 100 × 80, shown 80 × 100. A box at x = 90 fits the stored frame alone.
+        ([(85, 10, 95, 20)], facts(100, 80, 6), "mis_rotated"),
+        ([(10, 85, 20, 95)], facts(100, 80, 6), None),  # fits as it is shown
+        ([(10, 10, 20, 20)], facts(100, 80, 6), None),  # fits both
+        ([(85, 10, 95, 20), (10, 85, 20, 95)], facts(100, 80, 6), None),  # fits neither
+        ([(10, 85, 20, 95)], facts(100, 80), "mis_rotated"),  # no orientation, its centre is outside
+        ([(10, 60, 20, 90)], facts(100, 80), None),  # reaches out, its centre does not
+        ([(10, 85, 20, 95), (NAN, 0, 1, 1)], facts(100, 80), "mis_rotated"),
+        ([], facts(100, 80, 6), None),
+        ([(10, 85, 20, 95)], facts(100, 100), None),
+    ],
+)
+def test_labels_of_the_turned_image(boxes, file, expected) -> None:
+    fault = frame_fault(image_of(boxes), file)
+    assert (fault and fault[0]) == expected
+
+
+def test_a_turned_image_is_named_once() -> None:
+    found = label_findings("train", image_of([(85, 10, 95, 20), (3, 3, 3, 9)]), facts(100, 80, 6))
+    # The box that lies outside is the consequence; the one without area is a fault of its own.
+    assert [finding.kind for finding in found] == ["mis_rotated", "label_without_area"]
+
+
+def test_findings_name_boxes_sizes_and_numbers() -> None:
+    image = image_of([(10, 10, 20, 20), (-5, 0, 10, 10), (50, 50, 112, 60), (200, 0, 210, 10)])
+    found = {finding.kind: finding for finding in label_findings("val", image, facts(100, 80))}
+    assert set(found) == {"label_partly_outside", "label_outside"}
+    partly = found["label_partly_outside"]
+    assert partly.boxes_xyxy == ((-5, 0, 10, 10), (50, 50, 112, 60))
+    assert partly.badness == 12
+    assert partly.detail == "2 boxes, first x y w h -5 0 15 10; by up to 12 pixels of 100 × 80"
+    assert found["label_outside"].detail == "x y w h 200 0 10 10; image 100 × 80"
+    assert (partly.part, partly.image_id) == ("val", "a/b")
+
+
+@pytest.mark.parametrize(
+    ("boxes", "ignored", "detail"),
+    [
+        ([], [], "no box"),
+        ([(1, 1, 5, 5)], [True], "none of its 1 box can be trained on"),
+        ([(1, 1, 5, 5), (3, 3, 3, 9)], [True, False], "none of its 2 boxes can be trained on"),
+    ],
+)
+def test_images_without_faces(boxes, ignored, detail) -> None:
+    found = label_findings("train", image_of(boxes, ignored), facts(100, 80))
+    assert [finding.detail for finding in found if finding.kind == "no_faces"] == [detail]
+
+
+def test_an_image_with_a_face_is_none_of_them() -> None:
+    assert label_findings("train", image_of([(1, 1, 5, 5)]), facts(100, 80)) == []

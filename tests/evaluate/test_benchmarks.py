@@ -1,0 +1,151 @@
+"""``evaluate`` on the test sets of the paper, through the command line and their official layouts."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fanet_lightning.data.sources import WiderFaceSource
+from fanet_lightning.evaluate import __main__ as verb_main
+from fanet_lightning.models.fanet import build_network
+from fanet_lightning.score.__main__ import score_predictions
+from fanet_lightning.score.fddb.benchmark import FddbBenchmark
+from fanet_lightning.score.pascal_face.benchmark import PascalFaceBenchmark
+from tests.data.wider_files import numbered, write_wider
+from tests.score.fddb_files import write_fddb
+from tests.score.pascal_face_files import AFW_CORRECTED, CORRECTED, write_annotations, write_images
+
+FDDB_FACES = {
+    1: {"2002/08/11/big/img_591": [(40, 25, np.pi / 2, 60, 60)]},
+    2: {"2002/08/26/big/img_265": [(20, 15, 0, 30, 40), (30, 30, 0, 80, 60)]},
+}
+PASCAL_FACES = {"one.jpg": [(10, 10, 80, 80), (60, 10, 100, 50, 1)], "two.jpg": [(5, 5, 65, 65)]}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained network that calls everything a face: what is tested is the way, not the number."""
+    path = tmp_path_factory.mktemp("run") / "checkpoints" / "a.ckpt"
+    path.parent.mkdir()
+    network = {"level": 1, "width": 0.0625}
+    torch.manual_seed(0)
+    state = {f"network.{name}": value for name, value in build_network(**network).state_dict().items()}
+    torch.save({"hyper_parameters": {"network": network, "detection": {"keep": 50}}, "state_dict": state}, path)
+    return path
+
+
+def evaluate(*words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "fanet_lightning.evaluate", "device=cpu", "workers=0", *words],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_fddb(checkpoint: Path, tmp_path: Path) -> None:
+    write_fddb(tmp_path / "fddb", FDDB_FACES, (120, 100))
+    out = tmp_path / "out"
+    done = evaluate(f"checkpoint={checkpoint}", "data=fddb", f"data.root={tmp_path / 'fddb'}", f"out={out}")
+    assert done.returncode == 0, done.stderr
+    scores = json.loads((out / "scores.json").read_text())
+    assert (scores["benchmark"], scores["protocol"], scores["faces"]) == ("fddb", "original", {"all": 3})
+    assert scores["rules"]["detections"] == "rectangles"
+    assert sorted(path.name for path in (out / "predictions").iterdir()) == ["fold-01-out.txt", "fold-02-out.txt"]
+    # The same files, scored by themselves, give the same numbers.
+    again = score_predictions(
+        out / "predictions", tmp_path / "fddb" / "FDDB-folds", strict=True, bootstrap=0,
+        benchmark=FddbBenchmark(images_root=tmp_path / "fddb" / "originalPics"),
+    )  # fmt: skip
+    for measure in ("discrete", "continuous"):
+        assert scores[measure] == again.scores.values[measure]
+    assert (out / "DiscROC.txt").read_text().count("\n") > 1
+    assert (out / "detections.png").stat().st_size
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "labels"), [("pascal_face", CORRECTED), ("afw", AFW_CORRECTED)])
+def test_pascal_face_and_afw(name: str, labels: str, checkpoint: Path, tmp_path: Path) -> None:
+    write_images(tmp_path / "set" / "images", list(PASCAL_FACES), (100, 120))
+    write_annotations(tmp_path / "set" / labels, PASCAL_FACES)
+    out = tmp_path / "out"
+    words = [f"checkpoint={checkpoint}", f"data={name}", f"data.root={tmp_path / 'set'}", f"out={out}"]
+    done = evaluate(*words, "protocol=short640", "lower_top=0.2")
+    assert done.returncode == 0, done.stderr
+    scores = json.loads((out / "scores.json").read_text())
+    assert (scores["benchmark"], scores["protocol"], scores["faces"]) == (name, "short640", {"all": 2})
+    assert scores["made_by"]["lower_top"] == 0.2
+    if name == "pascal_face":
+        again = score_predictions(
+            out / "predictions", tmp_path / "set" / labels, benchmark=PascalFaceBenchmark(), bootstrap=0
+        )
+        assert scores["ap"] == again.scores.values["ap"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["data=fddb", "data.root=nowhere"], "nowhere"),
+        (["data=pascal_face", "data.root=nowhere"], "no labels here: neither nowhere/"),
+        (["data=pascal_face", "data.labels=new"], "data.labels=new is not known"),
+        (["data=fddb", "split=test"], "split=test: data=fddb has no splits"),
+        (["attributes=maybe"], "attributes=maybe is neither true nor false"),
+        (["worst=0"], "worst=0 leaves nothing to show"),
+    ],
+)
+def test_mistakes(words: list[str], expected: str, checkpoint: Path, tmp_path: Path) -> None:
+    done = evaluate(f"checkpoint={checkpoint}", f"out={tmp_path / 'out'}", *words)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert expected in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_attributes_are_refused_where_there_are_none(checkpoint: Path, tmp_path: Path) -> None:
+    write_images(tmp_path / "set" / "images", list(PASCAL_FACES), (100, 120))
+    write_annotations(tmp_path / "set" / CORRECTED, PASCAL_FACES)
+    words = [f"checkpoint={checkpoint}", "data=pascal_face", f"data.root={tmp_path / 'set'}"]
+    done = evaluate(*words, f"out={tmp_path / 'out'}", "attributes=true")
+    assert done.returncode == 2
+    assert "need WIDER FACE's labels, not data=pascal_face" in done.stderr
+    assert not (tmp_path / "out" / "predictions").exists()
+
+
+def test_attributes_and_errors_of_drawn_faces(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    sizes = ["data.train_images=1", "data.val_images=4", "data.image_width=[96,128]", "data.image_height=[96,128]"]
+    done = evaluate(
+        f"checkpoint={checkpoint}", "data=synthetic", f"data.root={tmp_path / 'drawn'}", *sizes, f"out={out}",
+        "attributes=true", "errors=true", "worst=2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "blur" in json.loads((out / "attributes.json").read_text())["groups"]
+    assert len(list((out / "errors" / "pictures").iterdir())) == 2
+    assert "2 worst of 4 images" in done.stdout
+
+
+def test_wider_without_the_official_ground_truth_says_so(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "wider"
+    write_wider(root, "val", numbered(3))
+    words = [f"checkpoint={checkpoint}", "data=wider_face", f"data.root={root}", "device=cpu", "workers=0"]
+    assert verb_main.main([*words, f"out={tmp_path / 'out'}"]) == 0
+    (note,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert "easy, medium and hard could not be computed" in note and str(root / "eval_gt") in note
+    assert f"download_wider_face.py --root {root} --parts ground_truth" in note and "data.ground_truth=DIR" in note
+    assert list(json.loads((tmp_path / "out" / "scores.json").read_text())["ap"]) == ["all"]
+    # The official files are about val alone.
+    write_wider(root, "train", numbered(3))
+    assert verb_main.main([*words, "split=train", f"out={tmp_path / 'train'}"]) == 0
+    assert "easy, medium and hard" not in capsys.readouterr().err
+
+
+def test_nothing_is_said_where_the_ground_truth_is_there(tmp_path: Path) -> None:
+    (tmp_path / "eval_tools" / "ground_truth").mkdir(parents=True)
+    assert WiderFaceSource(tmp_path).lacking_ground_truth() is None
+    assert WiderFaceSource(tmp_path / "none", ground_truth=tmp_path).lacking_ground_truth() is None
+    assert WiderFaceSource(tmp_path / "none").lacking_ground_truth() is not None

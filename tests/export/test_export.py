@@ -1,0 +1,482 @@
+"""Exported files: the same faces as the model in every runtime, any size and batch; what is refused, and why."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from matplotlib import cbook
+
+from fanet_lightning import FaceDetector
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.provenance import TrainingImages
+from fanet_lightning.export import __main__ as export_main
+from fanet_lightning.export import graph as export_graph
+from fanet_lightning.export import run as export
+from fanet_lightning.export.graph import DetectionGraph
+from fanet_lightning.export.run import batches_to_try, spread, trained_among
+from fanet_lightning.export.verify import Comparison, _compare_by_overlap, _compare_one
+from fanet_lightning.models.pretrained import Model
+from fanet_lightning.ops.anchors import AnchorGrid
+from fanet_lightning.ops.boxes import decode
+from fanet_lightning.ops.postprocess import detect
+from fanet_lightning.ops.structures import Detections, HeadOutput, NetworkOutput
+from tests.export.exported_files import shipped_onnx
+
+SETTINGS = {"score_floor": 0.01, "top_k": 5000, "nms_iou": 0.3, "keep": 750}
+PHOTOGRAPH = Path(str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)))
+LINE = re.compile(
+    r"compared with (\S+) on .*: ([\d,]+) (?:faces|boxes) [^,]*, boxes differ by at most (\S+) px, scores by (\S+)"
+)
+
+
+@pytest.fixture(scope="session")
+def onnx_export(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    return shipped_onnx(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def detector() -> FaceDetector:
+    return FaceDetector.from_pretrained()
+
+
+def compared(printed: str) -> tuple[str, int, float, float]:
+    """Runtime, faces, pixels and score of the verb's line."""
+    match = LINE.search(printed)
+    assert match, printed
+    return match[1], int(match[2].replace(",", "")), float(match[3].rstrip(",")), float(match[4].rstrip(",\n"))
+
+
+# --- the command line, and what it writes ---------------------------------------------------------------------------
+
+
+def test_onnx_agrees_with_the_model_and_says_how_fast_it_is(onnx_export: tuple[Path, str]) -> None:
+    path, printed = onnx_export
+    runtime, faces, box, score = compared(printed)
+    # At these five sizes the shipped model finds some thousand boxes above its floor.
+    assert runtime == "onnxruntime" and faces > 1000 and box <= 0.05 and score <= 1e-4
+    assert "found by one side alone" not in printed and f"{faces:,} boxes above the floor of 0.01, " in printed
+    # What takes long is announced.
+    tracing, comparing, *_ = printed.splitlines()
+    assert tracing == "tracing fanet_light for onnx, float32 …"
+    assert comparing == "comparing in onnxruntime on 7 inputs, and timing …"
+    assert re.search(r"640×480, \d+ threads?, median of 2: the model [\d.]+ ms, onnxruntime [\d.]+ ms", printed)
+    assert f"written: {path}" in printed
+
+
+def test_onnx_says_what_it_is(onnx_export: tuple[Path, str]) -> None:
+    onnx = pytest.importorskip("onnx", reason="the extra 'export' is not installed")
+    path, _ = onnx_export
+    assert [entry.name for entry in path.parent.iterdir()] == ["faces.onnx"]  # one file, nothing beside it
+    model = onnx.load(path, load_external_data=False)
+    onnx.checker.check_model(model)
+    assert not any(tensor.external_data for tensor in model.graph.initializer)
+    assert [entry.domain for entry in model.opset_import] == [""]  # standard operators alone
+    (images,) = model.graph.input
+    assert images.type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert [d.dim_param or d.dim_value for d in images.type.tensor_type.shape.dim] == ["batch", 3, "height", "width"]
+    props = {entry.key.removeprefix("fanet_lightning."): entry.value for entry in model.metadata_props}
+    assert "uint8 RGB" in props["input"] and "boxes_xyxy" in props["outputs"]
+    assert json.loads(props["detection"]) == SETTINGS
+    assert props["name"] == "fanet_light" and props["dtype"] == "float32" and "research-only" in props["license"]
+    assert len(props["model_sha256"]) == 64 and len(json.loads(props["training_images"])[0]["ids"]) == 1613
+    content = path.read_bytes()
+    assert b"site-packages" not in content and str(Path.cwd()).encode() not in content
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (1, 300), (129, 128), (128, 129), (255, 31)])
+def test_onnx_holds_for_odd_sizes_and_batches(
+    size_hw: tuple[int, int], onnx_export: tuple[Path, str], detector: FaceDetector
+) -> None:
+    image = cv2.resize(cv2.imread(str(PHOTOGRAPH))[:, :, ::-1], size_hw[::-1])
+    images = np.stack([image, image[:, ::-1], 255 - image]).transpose(0, 3, 1, 2)
+    boxes_xyxy, scores, index = export.runner(onnx_export[0], "onnx")(np.ascontiguousarray(images))
+    assert index.tolist() == sorted(index.tolist())
+    for k, single in enumerate(images):
+        alone = detector.find(torch.from_numpy(single.copy())[None]).detections
+        own = scores[index == k]
+        assert len(own) == len(alone.scores)
+        np.testing.assert_allclose(own, alone.scores.numpy(), atol=1e-5)
+        np.testing.assert_allclose(boxes_xyxy[index == k].sum(), alone.boxes_xyxy.numpy().sum(), rtol=1e-4, atol=0.01)
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
+def test_torchscript(tmp_path: Path, capsys: pytest.CaptureFixture[str], detector: FaceDetector) -> None:
+    out = tmp_path / "new/faces.pt"
+    assert export_main.main(["format=torchscript", f"out={out}", "rounds=1", "detection.keep=20"]) == 0
+    printed = capsys.readouterr().out
+    assert "import torchvision before loading it" in printed
+    runtime, faces, box, score = compared(printed)
+    assert runtime == "torch.jit" and faces > 100 and box <= 0.05 and score <= 1e-4
+    notes = {"fanet_lightning.json": ""}
+    module = torch.jit.load(str(out), _extra_files=notes)
+    entries = json.loads(notes["fanet_lightning.json"])
+    assert json.loads(entries["fanet_lightning.detection"])["keep"] == 20
+    assert "torchvision" in entries["fanet_lightning.needs"]
+    image = torch.from_numpy(cv2.imread(str(PHOTOGRAPH))[:, :, ::-1].transpose(2, 0, 1).copy())
+    boxes_xyxy, scores, index = module(torch.stack([image, image.flip(2)]))
+    assert index.bincount().tolist() == [20, 20]
+    alone = detector.detect(PHOTOGRAPH, "original", 0.0)
+    torch.testing.assert_close(scores[:20], alone.scores[:20], atol=1e-5, rtol=0)
+    torch.testing.assert_close(boxes_xyxy[0], alone.boxes_xyxy[0], atol=0.05, rtol=0)
+
+
+@pytest.mark.slow
+def test_torch_export(tmp_path: Path, capsys: pytest.CaptureFixture[str], detector: FaceDetector) -> None:
+    out = tmp_path / "faces.pt2"
+    assert export_main.main(["format=torch_export", f"out={out}", "rounds=1", "detection.score_floor=0.5"]) == 0
+    runtime, faces, box, score = compared(capsys.readouterr().out)
+    assert runtime == "torch.export" and faces >= 5 and box <= 0.05 and score <= 1e-4
+    notes = {"fanet_lightning.json": ""}
+    module = torch.export.load(out, extra_files=notes).module()
+    assert "uint8 RGB" in json.loads(notes["fanet_lightning.json"])["fanet_lightning.input"]
+    image = torch.from_numpy(cv2.imread(str(PHOTOGRAPH))[:, :, ::-1].transpose(2, 0, 1).copy())[None]
+    boxes_xyxy, _, _ = module(image)
+    alone = detector.detect(PHOTOGRAPH, "original")
+    torch.testing.assert_close(boxes_xyxy, alone.boxes_xyxy, atol=0.05, rtol=0)
+    # No face at all, which a graph that takes NMS to leave some would refuse.
+    assert [len(x) for x in module(torch.zeros((2, 3, 64, 100), dtype=torch.uint8))] == [0, 0, 0]
+    assert len(module(image[:, :, :1, :1])[1]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+def test_smaller_types(
+    dtype: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], onnx_export: tuple[Path, str]
+) -> None:
+    out, words = tmp_path / f"{dtype}.onnx", [f"dtype={dtype}"]
+    if dtype == "int8":
+        (tmp_path / "pictures").mkdir()
+        image = cv2.imread(str(PHOTOGRAPH))
+        for k, side in enumerate((200, 300, 400)):
+            cv2.imwrite(str(tmp_path / f"pictures/{k}.png"), cv2.resize(image, (side, side)))
+        (tmp_path / "pictures/broken.jpg").write_bytes(b"no picture")
+        words.append(f"calibration={tmp_path / 'pictures'}")
+    assert export_main.main([*words, f"out={out}", "rounds=1"]) == 0
+    printed, warned = capsys.readouterr()
+    assert ("warning: 4 calibration pictures are few" in warned) is (dtype == "int8")
+    assert f"{dtype} has its price" in printed and "faces of scores from 0.3" in printed
+    share = out.stat().st_size / onnx_export[0].stat().st_size
+    assert share < (0.6 if dtype == "bf16" else 0.4)
+    (found,) = FaceDetector.from_onnx(out).detect([PHOTOGRAPH], threshold=0.5)
+    expected = FaceDetector.from_onnx(onnx_export[0]).detect(PHOTOGRAPH, threshold=0.5)
+    assert len(found.scores) == 1
+    assert (found.boxes_xyxy - expected.boxes_xyxy).abs().max() < 8  # of a face 200 pixels high
+    if dtype == "int8":
+        assert "4 pictures" in printed and "broken.jpg" in printed and "do not measure AP on them" in printed
+
+
+@pytest.mark.slow
+def test_other_networks_and_opset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx = pytest.importorskip("onnx", reason="the extra 'export' is not installed")
+    from fanet_lightning.models.fanet import build_network
+    from fanet_lightning.models.pretrained import Model, write_model
+
+    options = {"name": "s3fd_fpn", "width": 0.0625, "batch_norm": True, "normaliser": "caffe"}
+    torch.manual_seed(0)
+    network = build_network(**options).eval()
+    with torch.no_grad():
+        for head in network.heads.children():
+            # Boxes near their anchors: of the thousands of pixels that random offsets give, 0.05 are not much.
+            head.weight[:4] *= 0.02
+    folder = tmp_path / "small"
+    folder.mkdir()
+    write_model(folder, Model(network, options, {}, [TrainingImages("synthetic", None, ("a",))]), {})
+    out = tmp_path / "small.onnx"
+    assert (
+        export_main.main([f"checkpoint={folder}", f"out={out}", "rounds=1", "opset=18", "detection.nms_iou=0.5"]) == 0
+    )
+    assert compared(capsys.readouterr().out)[1] > 1000
+    model = onnx.load(out)
+    assert model.opset_import[0].version == 18
+    props = {entry.key: entry.value for entry in model.metadata_props}
+    assert props["fanet_lightning.license"] == "mit"
+    assert json.loads(props["fanet_lightning.detection"])["nms_iou"] == 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
+@pytest.mark.parametrize("fault", ["nms", "boxes", "scores"])
+def test_a_file_that_disagrees_is_not_kept(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if fault == "nms":
+        nms = export_graph._nms
+        monkeypatch.setattr(export_graph, "_nms", lambda boxes, scores, image, iou: nms(boxes, scores, image, 0.4))
+    elif fault == "boxes":
+        monkeypatch.setattr(export_graph, "decode", lambda *args: decode(*args) + 0.07)
+    else:
+        rank = export_graph._rank
+        monkeypatch.setattr(export_graph, "_rank", lambda image: rank(image) + 1)  # the last one falls off
+    # Small ones do: a fault of the graph shows everywhere.
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    cv2.imwrite(str(pictures / "a.png"), cv2.resize(cv2.imread(str(PHOTOGRAPH)), (170, 200)))
+    out = tmp_path / "out/faces.pt"
+    out.parent.mkdir()
+    out.write_text("an older file")
+    words = ["format=torchscript", f"out={out}", "rounds=1", "overwrite=true", f"images={pictures}"]
+    code = export_main.main([*words, "detection.keep=50"])
+    printed = capsys.readouterr().out
+    assert code == 1
+    assert "torch.jit does not find the same faces (limits: 0.05 px, 0.0001 in score)" in printed
+    assert f"on pictures of {pictures}: " in printed
+    assert [entry.name for entry in out.parent.iterdir()] == ["faces.pt"] and out.read_text() == "an older file"
+    if fault == "boxes":
+        assert compared(printed)[2] == pytest.approx(0.07, abs=0.002)
+    else:
+        assert "found by one side alone" in printed
+
+
+# --- the graph itself, against postprocess.detect -------------------------------------------------------------------
+
+
+class GivenHeads(torch.nn.Module):
+    """A network that says what it is told, whatever the images."""
+
+    def __init__(self, output: NetworkOutput) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, images: torch.Tensor) -> NetworkOutput:
+        return self.output
+
+
+SHAPES = [(12, 10), (6, 5), (3, 3), (2, 2), (1, 1), (1, 1)]
+
+
+def hard_output(seed: int) -> NetworkOutput:
+    """Two images, many equal scores, some at the floor, offsets that are not finite, boxes that coincide."""
+    generator = torch.Generator().manual_seed(seed)
+    count = AnchorGrid(tuple(SHAPES)).count
+    margin = torch.randint(-3, 4, (2, count), generator=generator).float() * 2
+    margin[:, ::7] = torch.logit(torch.tensor(0.01))
+    offsets = torch.randn((2, count, 4), generator=generator)
+    offsets[0, 3], offsets[1, 5, 2], offsets[1, 6, 0] = torch.nan, torch.inf, -torch.inf
+    margin[0, 3] = margin[1, 5] = margin[1, 6] = 9.0
+    offsets[:, 20:24] = 0
+    logits = torch.stack([torch.zeros_like(margin), margin], dim=-1)
+    return NetworkOutput([HeadOutput(logits, offsets)], SHAPES)
+
+
+CASES = [
+    SETTINGS,
+    {**SETTINGS, "top_k": 40},
+    {**SETTINGS, "keep": 7},
+    {**SETTINGS, "score_floor": 0.6, "nms_iou": 0.7},
+    {**SETTINGS, "score_floor": 0.0, "nms_iou": 0.0},
+    {**SETTINGS, "score_floor": 1.0},
+]
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
+@pytest.mark.parametrize("settings", CASES)
+def test_graph_is_postprocess(runtime: str, settings: dict[str, Any]) -> None:
+    for seed in range(4):
+        output = hard_output(seed)
+        if runtime == "torch":
+            graph = DetectionGraph(GivenHeads(output), settings, channels_last=False)
+            boxes_xyxy, scores, index = graph(torch.zeros((2, 3, 48, 40), dtype=torch.uint8))
+        else:
+            boxes_xyxy, scores, index = map(torch.from_numpy, run_faces(output, settings))
+        for k, expected in enumerate(detect(output, AnchorGrid(tuple(SHAPES)), **settings)):
+            own = index == k
+            # Equal scores too come in the order of their anchors, so the boxes stand row by row.
+            assert torch.equal(scores[own], expected.scores)
+            torch.testing.assert_close(boxes_xyxy[own], expected.boxes_xyxy, atol=1e-4, rtol=1e-6)
+        assert index.tolist() == sorted(index.tolist())
+
+
+def run_faces(output: NetworkOutput, settings: dict[str, Any]) -> list[Any]:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
+    pytest.importorskip("onnx", reason="the extra 'export' is not installed")
+    from fanet_lightning.export.onnx_graph import _faces_model
+
+    class Opset:
+        ir_version = 10
+
+    logits, offsets = output.hierarchies[-1]
+    scores = torch.sigmoid(logits[..., 1] - logits[..., 0])
+    session = onnxruntime.InferenceSession(
+        _faces_model(Opset, 20, settings).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    return session.run(
+        None,
+        {
+            "in_scores": scores.numpy(),
+            "in_offsets": offsets.numpy(),
+            "in_anchors": AnchorGrid(tuple(output.map_shapes)).boxes_cxcywh().numpy(),
+        },
+    )
+
+
+def test_nms_threshold_means_the_same_in_float32() -> None:
+    """Two boxes of IoU exactly 1/4 in binary: at threshold 0.25 both stand, just below it one falls."""
+    pytest.importorskip("onnx", reason="the extra 'export' is not installed")
+    from fanet_lightning.export.onnx_graph import _float32_below
+
+    assert _float32_below(0.25) == 0.25
+    # float32's neighbour of 0.3 lies above it, so an IoU of exactly that neighbour exceeds 0.3.
+    assert float(np.float32(0.3)) > 0.3 > _float32_below(0.3)
+    assert np.nextafter(np.float32(_float32_below(0.3)), np.float32(1)) == np.float32(0.3)
+
+
+# --- the comparison -------------------------------------------------------------------------------------------------
+
+
+def faces(*rows: tuple[float, float, float, float, float]) -> Detections:
+    """x1, y1, x2, y2, score."""
+    table = torch.tensor(rows).reshape(-1, 5)
+    return Detections(table[:, :4], table[:, 4])
+
+
+TWO = faces((0, 0, 20, 20, 0.9), (100, 0, 120, 20, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("exported", "candidates", "expected"),
+    [
+        (TWO, TWO, Comparison(2)),
+        # A face moved by a tenth of a pixel, and one whose score differs.
+        (faces((0.1, 0, 20, 20, 0.9), (100, 0, 120, 20, 0.502)), TWO, Comparison(2, 0.1, 0.002)),
+        # One is missing; nothing covers it.
+        (faces((0, 0, 20, 20, 0.9)), TWO, Comparison(1, alone=1)),
+        # One too many, of which the model knows nothing.
+        (faces((0, 0, 20, 20, 0.9), (100, 0, 120, 20, 0.5), (50, 0, 60, 9, 0.0100001)), TWO, Comparison(2, alone=1)),
+        # The same, but the model has it at the score floor.
+        (
+            faces((0, 0, 20, 20, 0.9), (100, 0, 120, 20, 0.5), (50, 0, 60, 9, 0.0100001)),
+            faces((0, 0, 20, 20, 0.9), (100, 0, 120, 20, 0.5), (50, 0, 60, 9, 0.0099999)),
+            Comparison(2, ties=1),
+        ),
+        # Two anchors on one face, equal to the seventh digit: either may win.
+        (
+            faces((0, 0, 20, 20, 0.9), (104, 0, 124, 20, 0.5000001)),
+            faces((0, 0, 20, 20, 0.9), (100, 0, 120, 20, 0.5), (104, 0, 124, 20, 0.4999999)),
+            Comparison(1, ties=2),
+        ),
+        # The worse of two anchors has won: no tie, but the same face 4 pixels off.
+        (
+            faces((0, 0, 20, 20, 0.9), (104, 0, 124, 20, 0.45)),
+            faces((0, 0, 20, 20, 0.9), (100, 0, 120, 20, 0.5), (104, 0, 124, 20, 0.45)),
+            Comparison(2, 4.0, 0.05),
+        ),
+        # IoU 0.30003 with a better one: it falls or stands.
+        (
+            faces((0, 0, 20, 20, 0.9), (100, 0, 120, 20, 0.5), (0, 10.769, 20, 30.769, 0.4)),
+            faces((0, 0, 20, 20, 0.9), (100, 0, 120, 20, 0.5), (0, 10.769, 20, 30.769, 0.4)),
+            Comparison(2, ties=1),
+        ),
+    ],
+)
+def test_comparison(exported: Detections, candidates: Detections, expected: Comparison) -> None:
+    found = _compare_one(TWO, exported, candidates, SETTINGS)
+    assert (found.faces, found.ties, found.alone) == (expected.faces, expected.ties, expected.alone)
+    assert (found.box, found.score) == pytest.approx((expected.box, expected.score), abs=1e-5)
+    assert found.agrees == (expected.box < 0.05 and expected.score < 1e-4 and not expected.alone)
+
+
+def test_comparison_of_rounded_weights_looks_at_faces_that_show() -> None:
+    exported = faces((2, 0, 22, 20, 0.8), (100, 0, 120, 20, 0.2), (300, 0, 320, 20, 0.2), (400, 0, 420, 20, 0.31))
+    found = _compare_by_overlap(TWO, exported)
+    # The face at 300 does not show; that at 400 has no partner.
+    assert found == Comparison(2, 2.0, pytest.approx(0.3), 0, 1)
+    assert "2 faces, boxes differ by at most 2 px, scores by 0.3, 1 found by one side alone" in found.text("faces")
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_to_try() -> None:
+    batches = batches_to_try(None)
+    assert {batch.shape for batch in batches[:5]} == {
+        (1, 3, 600, 512), (1, 3, 480, 640), (1, 3, 217, 333), (1, 3, 129, 128), (1, 3, 33, 40),
+    }  # fmt: skip
+    assert [batch.shape for batch in batches[5:]] == [(1, 3, 1, 1), (3, 3, 240, 320)]
+    assert all(batch.dtype == np.uint8 and batch.flags.c_contiguous for batch in batches)
+    # RGB: the sky behind her is blue.
+    assert batches[0][0, 2, 100, 450] > batches[0][0, 0, 100, 450] + 50
+
+
+def test_trained_pictures_are_found_by_name() -> None:
+    parts = [TrainingImages("wider_face", "val", ("0--Parade/a.jpg", "0--Parade/b")), TrainingImages("x", None, ("c",))]
+    paths = [Path(f"/d/images/{name}") for name in ("0--Parade/a.jpg", "0--Parade/z.jpg", "1--Other/a.jpg", "q/c.png")]
+    assert trained_among(paths, parts) == [paths[0], paths[3]]
+    assert trained_among(paths, None) == []
+    assert spread(list(map(Path, "abcdef")), 3) == [Path("a"), Path("c"), Path("e")]
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(1, "1 calibration picture is few"), (19, "19 calibration pictures"), (20, "")]
+)
+def test_few_calibration_pictures_are_warned_of(
+    count: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for k in range(25):
+        cv2.imwrite(str(tmp_path / f"{k}.png"), np.zeros((8, 8, 3), np.uint8))
+    model = Model(torch.nn.Identity(), {}, {}, None)
+    assert len(list(export._calibration(tmp_path, count, model))) == count
+    warned = capsys.readouterr().err
+    assert warned.startswith(f"warning: {words}") if words else not warned
+    assert warned.count("\n") == bool(words)
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["format=tflite"], "format=tflite is unknown; take onnx or torchscript or torch_export"),
+        (["dtype=fp4"], "dtype=fp4 is unknown"),
+        (["format=torchscript", "dtype=int8", "calibration=."], "dtype=int8 is for format=onnx"),
+        (["dtype=int8"], "dtype=int8 needs calibration=FOLDER"),
+        (["calibration=."], "calibration=. is for dtype=int8"),
+        (["opset=9"], "opset=9; give 18 … 23"),
+        (["rounds=0"], "rounds=0; give a whole number"),
+        (["detection.nms_iou=3"], "detection.nms_iou=3; give a number of 0 … 1"),
+        (["detection.keep=0"], "detection.keep=0; give a whole number, at least 1"),
+        (["checkpoint=fanet_lite"], "did you mean fanet_light"),
+        (["images=nowhere"], "images=nowhere is no folder"),
+        (["out=taken.onnx"], "out=taken.onnx is there already; give another out, or overwrite=true"),
+        (["out=folder"], "out=folder is a folder"),
+        (["out=taken.onnx/x.onnx"], "taken.onnx is not a folder"),
+        (["overwrite=perhaps"], "overwrite=perhaps is neither true nor false"),
+        (["nonsense=1"], "unknown key 'nonsense'"),
+    ],
+)
+def test_refused(words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "taken.onnx").write_text("mine")
+    with pytest.raises(InputError, match=re.escape(message)) as raised:
+        export_main.main(words)
+    assert "\n" not in str(raised.value)
+    assert (tmp_path / "taken.onnx").read_text() == "mine"
+
+
+def test_missing_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import importlib.util
+
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *args: None if name == "onnxscript" else find_spec(name, *args)
+    )
+    with pytest.raises(InputError, match=r"needs the package onnxscript; pip install 'fanet-lightning\[export\]'"):
+        export_main.main([f"out={tmp_path / 'x.onnx'}"])
+
+
+def test_as_a_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fanet_lightning.export"]
+    shown = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
+    assert re.search(r"^calibration: null +# dtype=int8: folder with 20 pictures", shown.stdout, re.MULTILINE)
+    assert re.search(r"^dtype: float32 +# of the weights, .*bf16 \(half", shown.stdout, re.MULTILINE)
+    assert "opset: 20" in shown.stdout
+    refused = subprocess.run([*command, "format=coreml"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert refused.returncode == 2 and refused.stderr.startswith("error: format=coreml is unknown")

@@ -1,0 +1,62 @@
+"""Memory of activations kept by the process: seen from outside, as page faults; results stay."""
+
+import json
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from fanet_lightning.models.pretrained import keep_activation_memory
+
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+
+# A process of its own each: the switch cannot be undone.
+PROGRAM = """
+import json, resource, sys
+import torch
+from fanet_lightning.models.fanet import build_network
+from fanet_lightning.models.pretrained import keep_activation_memory
+
+torch.set_num_threads(1)
+kept = keep_activation_memory() if sys.argv[1] == "kept" else None
+torch.manual_seed(0)
+network = build_network(backbone="light", batch_norm=True, width=0.5, block_channels=32, deep_channels=8).eval()
+images = torch.randint(0, 256, (1, 3, 480, 640), dtype=torch.uint8)
+with torch.inference_mode():
+    for _ in range(4):
+        network(images)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(3):
+        output = network(images)
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(json.dumps([kept, faults, output.hierarchies[-1].logits.double().sum().item()]))
+"""
+
+
+def _run(side: str) -> tuple[bool | None, int, float]:
+    done = subprocess.run([sys.executable, "-c", PROGRAM, side], capture_output=True, text=True, check=True)
+    kept, faults, total = json.loads(done.stdout)
+    return kept, faults, total
+
+
+@pytest.mark.slow
+@glibc
+def test_a_pass_faults_in_a_tenth_of_the_pages_and_gives_the_same() -> None:
+    _, faults_before, total_before = _run("handed back")
+    kept, faults, total = _run("kept")
+    assert kept is True
+    assert faults_before > 1000
+    assert faults < faults_before / 10
+    assert total == total_before
+
+
+@pytest.mark.parametrize("value", [0, -1, 2**31])
+def test_sizes_that_the_switch_cannot_take(value: int) -> None:
+    with pytest.raises(ValueError, match=rf"kept_bytes={value}"):
+        keep_activation_memory(value)
+
+
+def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert keep_activation_memory() is False

@@ -1,0 +1,182 @@
+"""ConvReLU, L2Norm and the A-block against hand-computed values and slow, literal versions."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fanet_lightning.models.blocks import ABlock, ConvReLU, L2Norm, scaled, upsample_to
+
+
+@pytest.mark.parametrize(
+    ("channels", "width", "expected"),
+    [(256, 1.0, 256), (64, 0.25, 16), (32, 0.25, 8), (32, 0.01, 8), (64, 0.1, 8), (256, 0.1, 24), (64, 0.1875, 16)],
+)
+def test_scaled_rounds_to_multiples_of_eight(channels: int, width: float, expected: int) -> None:
+    assert scaled(channels, width) == expected
+
+
+def test_l2norm_by_hand() -> None:
+    norm = L2Norm(2, 10)
+    with torch.no_grad():
+        norm.scale.copy_(torch.tensor([10.0, 5.0]))
+    x = torch.tensor([3.0, 4.0]).reshape(1, 2, 1, 1)
+    assert norm(x).flatten().tolist() == pytest.approx([6.0, 4.0], rel=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 2), st.integers(1, 9), st.integers(1, 4), st.integers(1, 4)), seed=st.integers(0, 99)
+)
+def test_l2norm_equals_loops(shape: tuple[int, int, int, int], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(shape, generator=generator).relu()
+    norm = L2Norm(shape[1], 8)
+    with torch.no_grad():
+        norm.scale.copy_(torch.rand(shape[1], generator=generator))
+    expected = torch.zeros(shape)
+    for b in range(shape[0]):
+        for i in range(shape[2]):
+            for j in range(shape[3]):
+                length = math.sqrt(sum(float(v) ** 2 for v in x[b, :, i, j]))
+                for c in range(shape[1]):
+                    expected[b, c, i, j] = float(x[b, c, i, j]) / (length + 1e-6) * float(norm.scale[c].detach())
+    assert torch.allclose(norm(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_l2norm_does_not_overflow_in_half_precision(dtype: torch.dtype) -> None:
+    norm = L2Norm(512, 10)
+    x = torch.full((1, 512, 2, 2), 6e4, dtype=dtype, requires_grad=True)  # 6e4² alone is beyond float16
+    y = norm(x)
+    assert y.dtype == dtype
+    assert torch.allclose(y.float(), torch.tensor(10 / math.sqrt(512)), rtol=1e-2)
+    y.float().sum().backward()
+    assert x.grad is not None and x.grad.isfinite().all()
+    assert norm.scale.grad is not None and norm.scale.grad.isfinite().all()
+
+
+def test_l2norm_keeps_float32_under_autocast() -> None:
+    x = torch.rand(1, 256, 3, 3) * 1000
+    norm = L2Norm(256, 10)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under = norm(x)
+    assert under.dtype == torch.float32
+    assert torch.equal(under, norm(x))
+
+
+def test_l2norm_of_a_dead_cell_is_zero_with_finite_gradient() -> None:
+    x = torch.zeros(1, 4, 1, 1, requires_grad=True)
+    y = L2Norm(4, 10)(x)
+    assert torch.equal(y, torch.zeros_like(y))
+    y.sum().backward()
+    assert x.grad is not None and x.grad.isfinite().all()
+
+
+def test_l2norm_gradient() -> None:
+    torch.manual_seed(0)
+    norm = L2Norm(3, 5).double()
+    assert torch.autograd.gradcheck(norm, (torch.rand(2, 3, 2, 2, dtype=torch.double, requires_grad=True),))
+
+
+def test_upsampling_by_two_by_hand() -> None:
+    up = upsample_to(torch.tensor([[[[0.0, 4.0]]]]), torch.zeros(1, 1, 1, 4))
+    assert up.flatten().tolist() == [0.0, 1.0, 3.0, 4.0]  # a quarter and three quarters: half-pixel centres
+
+
+def _literal_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Correlation with zero padding, tap by tap, then ReLU."""
+    height, width = weight.shape[2:]
+    padded = F.pad(x, (width // 2, width // 2, height // 2, height // 2))
+    out = bias[None, :, None, None].expand(x.shape[0], -1, *x.shape[2:]).clone()
+    for i in range(height):
+        for j in range(width):
+            window = padded[:, :, i : i + x.shape[2], j : j + x.shape[3]]
+            out += torch.einsum("bchw,oc->bohw", window, weight[:, :, i, j])
+    return out.clamp(min=0)
+
+
+@pytest.mark.parametrize("context", [False, True])
+@pytest.mark.parametrize(("height", "width"), [(8, 6), (7, 5), (1, 1)])
+def test_a_block_equals_its_description(context: bool, height: int, width: int) -> None:
+    torch.manual_seed(1)
+    block = ABlock(12, 20, context=context, width=0.125).double()
+    for p in block.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    w = block.state_dict()
+    shallow = torch.randn(2, 12, height, width, dtype=torch.double)
+    deep = torch.randn(2, 20, -(-height // 2), -(-width // 2), dtype=torch.double)
+
+    x = _literal_conv(shallow, w["shallow.weight"], w["shallow.bias"])
+    if context:
+        branches = [f"context.branch_{kernel}" for kernel in ("1x1", "1x3", "3x1", "3x3")]
+        x = torch.cat([_literal_conv(x, w[f"{b}.weight"], w[f"{b}.bias"]) for b in branches], 1)
+    up = F.interpolate(_literal_conv(deep, w["deep.weight"], w["deep.bias"]), (height, width), mode="bilinear")
+    expected = _literal_conv(torch.cat([x, up], 1), w["smooth.weight"], w["smooth.bias"])
+    assert torch.allclose(block(shallow, deep), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_block_channels_at_full_width() -> None:
+    shapes = {k: tuple(v.shape) for k, v in ABlock(512, 1024, context=True).named_parameters() if k.endswith("weight")}
+    assert shapes == {
+        "shallow.weight": (256, 512, 1, 1),
+        "context.branch_1x1.weight": (64, 256, 1, 1),
+        "context.branch_1x3.weight": (64, 256, 1, 3),
+        "context.branch_3x1.weight": (64, 256, 3, 1),
+        "context.branch_3x3.weight": (64, 256, 3, 3),
+        "deep.weight": (32, 1024, 1, 1),
+        "smooth.weight": (256, 288, 3, 3),
+    }
+
+
+def test_new_layers_start_with_xavier_and_zero_bias() -> None:
+    torch.manual_seed(0)
+    layer = ConvReLU(64, 64, 3)
+    bound = math.sqrt(6 / (64 * 9 + 64 * 9))
+    weight = layer.weight.detach()
+    assert 0.99 * bound < float(weight.abs().max()) <= bound
+    assert float(weight.std()) == pytest.approx(bound / math.sqrt(3), rel=0.02)
+    assert layer.bias is not None and not layer.bias.detach().any()
+
+
+def test_batch_norm_sits_between_convolution_and_relu() -> None:
+    layer = ConvReLU(1, 1, 1, batch_norm=True).eval()
+    assert layer.bn is not None and layer.bias is not None
+    with torch.no_grad():
+        layer.weight.fill_(1)
+        layer.bn.running_mean.fill_(2)  # type: ignore[union-attr]
+        layer.bn.bias.fill_(1)
+    out = layer(torch.tensor([0.0, 1.0, 5.0]).reshape(1, 1, 1, 3))
+    assert out.flatten().tolist() == pytest.approx([0.0, 0.0, 4.0], abs=1e-3)  # max(0, x - 2 + 1)
+
+
+@pytest.mark.parametrize("height", [1, 2, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_strided_convolution_of_one_column(height: int, dtype: torch.dtype) -> None:
+    """As the plain convolution has it in float64; memory that others have left behind does not show in the gradient."""
+    torch.manual_seed(0)
+    layer = ConvReLU(8, 16, stride=2).to(memory_format=torch.channels_last)
+    x = torch.randn(4, 8, height, 1)
+    plain = torch.nn.Conv2d(8, 16, 3, stride=2, padding=1).double()
+    plain.load_state_dict(layer.state_dict())
+    expected = plain(x.double()).relu()
+    expected.square().sum().backward()
+    for _ in range(20):
+        # Freed at once, so that what comes next is likely to be given this memory.
+        for size in (500, 1000, 3000, 10_000):
+            torch.full((size,), float("nan"))
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            found = layer(x)
+        found.float().square().sum().backward()
+        tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.1, "atol": 0.3}
+        assert found.shape == expected.shape
+        torch.testing.assert_close(found.double(), expected, **tolerance)
+        assert layer.weight.grad is not None and plain.weight.grad is not None
+        torch.testing.assert_close(layer.weight.grad.double(), plain.weight.grad, **tolerance)
+    layer.eval()
+    torch.testing.assert_close(layer(x).double(), expected, rtol=1e-5, atol=1e-5)

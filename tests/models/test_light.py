@@ -1,0 +1,390 @@
+"""The light network: what it costs, its trunk layer by layer, batch normalisation folded in, and who can build it."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from fanet_lightning.cli.config import compose_config, plain
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.models.blocks import STRIDE_NAMES, ABlock, ConvReLU, fuse
+from fanet_lightning.models.fanet import build_network, flops, inference_parameters
+from fanet_lightning.models.light import LightTrunk
+from fanet_lightning.models.pretrained import network_from_checkpoint
+from fanet_lightning.models.weights import load_trunk_weights
+from fanet_lightning.ops.anchors import STRIDES, AnchorGrid
+from fanet_lightning.ops.hierarchical_loss import HierarchicalLoss
+from fanet_lightning.ops.structures import Targets
+
+
+def _options(*overrides: str) -> dict[str, Any]:
+    """``conf/model/fanet_light.yaml`` as a run has it."""
+    return dict(plain(compose_config("train", ["model=fanet_light", *overrides]))["model"])
+
+
+def _network(*overrides: str) -> Any:
+    return build_network(**_options(*overrides))
+
+
+def _images(height: int, width: int, batch: int = 1, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=generator)
+
+
+def _disturb(network: nn.Module, seed: int = 0) -> None:
+    """Statistics, scales and biases as after a training: none at its neutral value, so that each one shows."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
+            module.running_mean.normal_(0, 0.3, generator=generator)
+            module.running_var.uniform_(0.3, 3, generator=generator)
+            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+            nn.init.normal_(module.bias, 0, 0.2, generator=generator)
+        elif isinstance(module, nn.Conv2d) and module.bias is not None:
+            nn.init.normal_(module.bias, 0, 0.2, generator=generator)
+
+
+# --- cost ------------------------------------------------------------------------------------------------------------
+
+
+def _conv(inputs: int, outputs: int, taps: int) -> int:
+    return inputs * outputs * taps + outputs
+
+
+def _stage(inputs: int, outputs: int, blocks: int) -> int:
+    half = outputs // 2
+    merged = 2 * _conv(outputs, half, 1) + blocks * 2 * _conv(half, half, 9) + _conv(outputs, outputs, 1)
+    return _conv(inputs, outputs, 9) + merged
+
+
+def _block(shallow: int, deep: int, n: int) -> int:
+    context = sum(_conv(n, n // 4, taps) for taps in (1, 3, 3, 9))
+    return _conv(shallow, n, 1) + context + _conv(deep, 8, 1) + _conv(n + 8, n, 9)
+
+
+def test_parameters_by_hand() -> None:
+    first = _conv(16, 32, 9) + 2 * _conv(32, 32, 9)
+    trunk = _conv(3, 16, 9) + first + _stage(32, 64, 1) + _stage(64, 128, 1) + _stage(128, 160, 1)
+    extra = _conv(160, 64, 1) + _conv(64, 96, 9) + _conv(96, 64, 1) + _conv(64, 96, 9)
+    level2 = _block(32, 64, 32) + _block(64, 128, 32) + _block(128, 160, 64)
+    level3 = _block(32, 32, 32) + _block(32, 64, 32)
+    heads = _conv(32, 8, 9) + sum(_conv(c, 6, 9) for c in (32, 64, 160, 96, 96))
+    total = trunk + extra + level2 + level3 + heads
+    assert inference_parameters(_network()) == total == 892_654
+
+
+def test_flops_stay_within_four_giga() -> None:
+    """Two per multiply-add, at 640 × 480."""
+    assert flops(_network(), 480, 640) == 3_941_975_040 <= 4e9
+
+
+def test_width_scales_every_channel() -> None:
+    half, whole = (_network(f"model.width={width}") for width in (0.5, 1.0))
+    assert whole.trunk.channels == (32, 64, 128, 160, 96, 96)
+    assert half.trunk.channels == (16, 32, 64, 80, 48, 48)
+    assert [half.heads["3"].get_submodule(name).in_channels for name in STRIDE_NAMES] == [16, 16, 32, 80, 48, 48]
+    assert flops(half, 480, 640) < 0.45 * flops(whole, 480, 640)
+
+
+# --- trunk -----------------------------------------------------------------------------------------------------------
+
+
+def _literal_trunk(w: dict[str, Tensor], x: Tensor, blocks: tuple[int, ...]) -> list[Tensor]:
+    def conv(name: str, x: Tensor, stride: int = 1) -> Tensor:
+        kernel = w[f"{name}.weight"]
+        x = F.conv2d(x, kernel, w[f"{name}.bias"], stride=stride, padding=kernel.shape[-1] // 2)
+        if f"{name}.bn.weight" in w:
+            mean, var = w[f"{name}.bn.running_mean"], w[f"{name}.bn.running_var"]
+            scale, shift = w[f"{name}.bn.weight"], w[f"{name}.bn.bias"]
+            x = (x - mean[:, None, None]) / (var[:, None, None] + 1e-5).sqrt() * scale[:, None, None]
+            x = x + shift[:, None, None]
+        return x.clamp(min=0)
+
+    x = conv("stem", x, 2)
+    maps = []
+    for i, count in enumerate(blocks):
+        x = conv(f"stages.{i}.down", x, 2)
+        inner = conv(f"stages.{i}.through", x) if i else x
+        for j in range(count):
+            inner = inner + conv(f"stages.{i}.blocks.{j}.conv2", conv(f"stages.{i}.blocks.{j}.conv1", inner))
+        # The first stage is not halved.
+        x = conv(f"stages.{i}.merge", torch.cat([inner, conv(f"stages.{i}.beside", x)], dim=1)) if i else inner
+        maps.append(x)
+    maps.append(conv("extra.map64", conv("extra.reduce64", x), 2))
+    return [*maps, conv("extra.map128", conv("extra.reduce128", maps[-1]), 2)]
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize(("height", "width"), [(65, 33), (96, 128), (1, 1), (1, 130)])
+def test_trunk_layer_by_layer(batch_norm: bool, height: int, width: int) -> None:
+    torch.manual_seed(0)
+    trunk = LightTrunk(width=0.5, batch_norm=batch_norm).double().eval()
+    _disturb(trunk)
+    x = torch.randn(2, 3, height, width, dtype=torch.float64)
+    with torch.no_grad():
+        maps, expected = trunk(x), _literal_trunk(dict(trunk.state_dict()), x, (1, 1, 1, 1))
+    for found, wanted, channels, stride in zip(maps, expected, trunk.channels, STRIDES, strict=True):
+        assert found.shape == (2, channels, math.ceil(height / stride), math.ceil(width / stride))
+        torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+        assert found.abs().max() > 0
+
+
+TINY = build_network(backbone="light", batch_norm=True, width=0.1).eval()
+SIZE = st.integers(1, 300)
+
+
+@settings(max_examples=200, deadline=None)
+@given(SIZE, SIZE)
+def test_maps_and_anchors_of_any_size(height: int, width: int) -> None:
+    with torch.inference_mode():
+        output = TINY(_images(height, width))
+    assert output.map_shapes == [(math.ceil(height / s), math.ceil(width / s)) for s in STRIDES]
+    anchors = sum(rows * columns for rows, columns in output.map_shapes)
+    assert output.hierarchies[-1].logits.shape == (1, anchors, 2)
+    assert output.hierarchies[-1].offsets.shape == (1, anchors, 4)
+
+
+def test_anchors_see_less_far_than_those_of_vgg() -> None:
+    """By hand 375 pixels to each side; tiles overlap by VGG's 410 and more, so they hold for this trunk too."""
+    network = _network("model.width=0.25").double().eval()
+    _disturb(network)
+    images = _images(32, 1280).double()
+    changed = images.clone()
+    changed[..., 800:] = 255 - changed[..., 800:]
+    with torch.no_grad():
+        before, after = network(images), network(changed)
+    differs = (before.hierarchies[-1].logits != after.hierarchies[-1].logits).any(dim=2)[0]
+    centres = torch.cat(
+        [
+            ((torch.arange(columns) + 0.5) * stride).repeat(rows)
+            for (rows, columns), stride in zip(before.map_shapes, STRIDES, strict=True)
+        ]
+    )
+    assert bool(differs.any())
+    assert float(centres[differs].min()) >= 800 - 375
+
+
+def test_training_runs_the_heads_of_all_hierarchies_and_every_parameter_gets_a_gradient() -> None:
+    network = _network("model.width=0.25").train()
+    output = network(_images(192, 192, batch=2))
+    assert len(output.hierarchies) == 3
+    torch.autograd.backward(sum(h.logits.square().sum() + h.offsets.square().sum() for h in output.hierarchies))
+    assert [name for name, p in network.named_parameters() if p.grad is None] == []
+
+
+def test_it_learns_a_few_images_by_heart() -> None:
+    """Bright squares on noise; the loss falls to a fifth."""
+    torch.manual_seed(0)
+    network = _network("model.width=0.5").train()
+    images = _images(96, 96, batch=4) // 3
+    boxes = [[8 + 10 * i, 20, 40 + 10 * i, 52] for i in range(4)]
+    for image, (x1, y1, x2, y2) in zip(images, boxes, strict=True):
+        image[:, y1:y2, x1:x2] = 230
+    targets = Targets(torch.tensor(boxes, dtype=torch.float32), torch.arange(4))
+    loss, optimizer = HierarchicalLoss(), torch.optim.AdamW(network.parameters(), lr=2e-3)
+    losses = []
+    for _ in range(25):
+        output = network(images)
+        total = loss(output, AnchorGrid(tuple(output.map_shapes)), targets).total
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        losses.append(total.item())
+    assert losses[-1] < losses[0] / 5
+
+
+# --- the score that anchors start with -------------------------------------------------------------------------------
+
+
+def _face_scores(network: Any, images: Tensor) -> list[Tensor]:
+    with torch.no_grad():
+        return [h.logits.softmax(dim=-1)[..., 1] for h in network(images, all_hierarchies=True).hierarchies]
+
+
+@pytest.mark.parametrize("prior", [0.01, 0.001, 0.3])
+@pytest.mark.parametrize("model", ["fanet_light", "fanet", "s3fd_fpn"])
+def test_every_anchor_starts_at_the_prior(model: str, prior: float) -> None:
+    """On real activations, up to the spread of small weights; exactly where a map is zero."""
+    torch.manual_seed(0)
+    options = plain(compose_config("train", [f"model={model}", f"model.face_prior={prior}"]))["model"]
+    network = build_network(**options).train()
+    levels = _face_scores(network, _images(128, 160, batch=2))
+    assert len(levels) == (1 if model == "s3fd_fpn" else 3)
+    for scores in levels:
+        assert scores.mean().item() == pytest.approx(prior, rel=0.25)
+        assert prior / 8 < scores.min().item() < scores.max().item() < min(1, prior * 4)
+    heads = network.heads if model == "s3fd_fpn" else network.heads["3"]
+    channels = [layer.in_channels for layer in heads.children()]
+    logits, offsets = heads([torch.zeros(1, c, 2, 2) for c in channels])
+    torch.testing.assert_close(logits.softmax(dim=-1)[..., 1], torch.full((1, 24), prior), rtol=1e-5, atol=0)
+    assert not offsets.any()
+
+
+def test_without_a_prior_scores_start_around_a_half() -> None:
+    torch.manual_seed(0)
+    network = _network().train()
+    for scores in _face_scores(network, _images(128, 160, batch=2)):
+        assert 0.2 < scores.mean().item() < 0.7
+
+
+def test_a_prior_leaves_the_offsets_and_every_other_layer_as_they_are() -> None:
+    states = []
+    for override in ("null", "0.01"):
+        torch.manual_seed(0)
+        states.append(_network("hl=false", f"model.face_prior={override}").state_dict())
+    without, with_prior = states
+    assert without.keys() == with_prior.keys()
+    differing = {key for key, x in without.items() if not torch.equal(x, with_prior[key])}
+    # Heads after the first one draw other offsets, since more was drawn before them; nothing outside the heads does.
+    assert differing == {key for key in without if key.startswith("heads.")}
+    first = "heads.3.stride4.weight"
+    assert torch.equal(without[first][:4], with_prior[first][:4])
+    assert with_prior["heads.3.stride4.bias"].tolist() == pytest.approx([0] * 7 + [math.log(0.01 / 0.99)])
+
+
+@pytest.mark.parametrize("value", ["0", "1", "1.5", "-0.1", "nan", "true", "often"])
+def test_a_prior_outside_zero_to_one(value: str) -> None:
+    with pytest.raises(InputError) as caught:
+        _network(f"model.face_prior={value}")
+    assert str(caught.value).startswith(f"model.face_prior={ {'true': 'True'}.get(value, value) }")
+
+
+# --- folding batch normalisation -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"backbone": "light", "batch_norm": True, "block_batch_norm": True, "block_channels": [24, 40, 64]},
+        {"backbone": "light", "batch_norm": True, "block_channels": 16, "context": False, "level": 2},
+        {"backbone": "vgg", "batch_norm": True},
+        {"backbone": "vgg", "batch_norm": False},
+        {"name": "s3fd_fpn", "batch_norm": True},
+    ],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_fused_network_gives_the_same(values: dict[str, Any], seed: int) -> None:
+    torch.manual_seed(seed)
+    network = build_network(**values, width=0.125).eval()
+    _disturb(network, seed)
+    before = {key: x.clone() for key, x in network.state_dict().items()}
+    fused = fuse(network)
+    images = _images(97, 130, batch=2, seed=seed)
+    with torch.no_grad():
+        wanted, found = network(images).hierarchies[-1], fused(images).hierarchies[-1]
+        for a, b in zip(found, wanted, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
+    assert all(torch.equal(x, before[key]) for key, x in network.state_dict().items())
+    assert inference_parameters(fused) == inference_parameters(network)
+
+
+def test_fused_layer_by_hand() -> None:
+    """Weight 3, bias 1, mean 4, variance 0.25 - eps, scale 2, shift -5: 2 (3 x + 1 - 4) / 0.5 - 5 = 12 x - 17."""
+    layer = ConvReLU(1, 1, 1, batch_norm=True).eval()
+    assert layer.bn is not None and layer.bn.running_mean is not None and layer.bn.running_var is not None
+    with torch.no_grad():
+        for parameter, value in ((layer.weight, 3.0), (layer.bn.weight, 2.0), (layer.bn.bias, -5.0)):
+            parameter.fill_(value)
+        assert layer.bias is not None
+        layer.bias.fill_(1.0)
+        layer.bn.running_mean.fill_(4.0)
+        layer.bn.running_var.fill_(0.25 - layer.bn.eps)
+    fused = fuse(layer)
+    assert fused.weight.item() == pytest.approx(12)
+    assert fused.bias is not None
+    assert fused.bias.item() == pytest.approx(-17)
+    assert fused(torch.full((1, 1, 1, 1), 2.0)).item() == pytest.approx(7)
+    assert layer.bn is not None, "the original stays as it was"
+
+
+def test_fusing_twice_is_fusing_once_and_needs_no_evaluation_mode() -> None:
+    network = _network("model.width=0.25").train()
+    _disturb(network)
+    once = fuse(network)
+    assert network.training
+    assert not once.training
+    twice = fuse(once)
+    assert all(torch.equal(x, twice.state_dict()[key]) for key, x in once.state_dict().items())
+
+
+# --- A-blocks of other widths ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given_channels", "per_map"),
+    [(48, [48, 48, 48]), ([24], [24, 24, 24]), ([24, 40], [24, 40, 40]), ([24, 40, 64], [24, 40, 64])],
+)
+def test_block_channels_per_map(given_channels: Any, per_map: list[int]) -> None:
+    network = build_network(backbone="light", batch_norm=True, block_channels=given_channels, deep_channels=16)
+    blocks = network.levels["2"]
+    assert [blocks[name].smooth.out_channels for name in STRIDE_NAMES[:3]] == per_map
+    assert [blocks[name].shallow.in_channels for name in STRIDE_NAMES[:3]] == [32, 64, 128]
+    assert {blocks[name].deep.out_channels for name in STRIDE_NAMES[:3]} == {16}
+    third = network.levels["3"]
+    assert [third[name].shallow.in_channels for name in STRIDE_NAMES[:2]] == per_map[:2]
+    assert [third[name].deep.in_channels for name in STRIDE_NAMES[:2]] == per_map[1:]
+
+
+def test_block_of_the_paper_is_the_default() -> None:
+    named = ABlock(512, 1024, context=True, channels=256, deep=32, batch_norm=False)
+    default = ABlock(512, 1024, context=True)
+    assert {k: v.shape for k, v in named.state_dict().items()} == {k: v.shape for k, v in default.state_dict().items()}
+
+
+# --- checkpoints, mistakes -------------------------------------------------------------------------------------------
+
+
+def test_checkpoint_restores_the_light_network(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    options = _options("level=2", "model.width=0.25")
+    network = build_network(**options).eval()
+    _disturb(network)
+    state = {f"network.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"hyper_parameters": {"network": options}, "state_dict": state}, tmp_path / "light.ckpt")
+    restored, _ = network_from_checkpoint(tmp_path / "light.ckpt")
+    images = _images(70, 90)
+    with torch.no_grad():
+        assert torch.equal(restored(images).hierarchies[-1].logits, network(images).hierarchies[-1].logits)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"level": 5}, "level=5: agglomeration from stride32 allows level=1 … 4"),
+        (
+            {"agglomerate_from": "conv_fc7"},
+            "model.agglomerate_from=conv_fc7: choose one of stride8, stride16, stride32, stride64, stride128",
+        ),
+        ({"width": 0}, "model.width=0: give a factor above 0 and below 100; 1.0 is the named network"),
+        (
+            {"width": math.nan},
+            "model.width=nan: give a factor above 0 and below 100; 1.0 is the named network",
+        ),
+        ({"deep_channels": 0}, "model.deep_channels=0: give at least 1; the paper has 32"),
+        ({"block_channels": []}, "model.block_channels=[]: give a number of channels, or one per map as in [24,48,64]"),
+        ({"block_channels": 0}, "model.block_channels=0: give a number of channels, or one per map as in [24,48,64]"),
+        (
+            {"block_channels": [24, "x"]},
+            "model.block_channels=[24, 'x']: give a number of channels, or one per map as in [24,48,64]",
+        ),
+    ],
+)
+def test_values_outside_the_choices(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        build_network(backbone="light", **{"batch_norm": True, **values})
+    assert str(caught.value) == message
+
+
+def test_there_are_no_imagenet_weights() -> None:
+    network = build_network(backbone="light", width=0.1)
+    assert load_trunk_weights(network, "none") == "imagenet"
+    with pytest.raises(InputError, match="weights=imagenet"):
+        load_trunk_weights(network, "imagenet")

@@ -1,0 +1,310 @@
+"""FANet and S3FD + FPN against the paper's equations written down literally, and the structure they promise."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.models.blocks import ConvReLU
+from fanet_lightning.models.fanet import FANet, build_network
+from fanet_lightning.models.s3fd_fpn import S3fdFpn
+from fanet_lightning.models.vgg import MAP_NAMES, VggTrunk
+from fanet_lightning.ops.anchors import STRIDES, AnchorGrid
+
+TINY = 0.01  # eight channels everywhere
+
+
+def _images(height: int, width: int, batch: int = 1, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=generator)
+
+
+def _randomise(network: nn.Module) -> None:
+    """Weights and biases large enough that a wrong wiring shows in the outputs."""
+    for p in network.parameters():
+        if p.ndim > 1:
+            nn.init.normal_(p, std=(2 / p[0].numel()) ** 0.5)
+        else:
+            nn.init.uniform_(p, 0.0, 0.5)
+
+
+# --- trunk -----------------------------------------------------------------------------------------------------------
+
+
+def _literal_trunk(w: dict[str, Tensor], x: Tensor, dilation: int) -> list[Tensor]:
+    def conv(name: str, x: Tensor, **how: int) -> Tensor:
+        return F.relu(F.conv2d(x, w[f"trunk.{name}.weight"], w[f"trunk.{name}.bias"], **how))  # type: ignore[arg-type]
+
+    def unit(name: str, x: Tensor) -> Tensor:
+        return F.normalize(x, dim=1) * w[f"trunk.{name}_norm.scale"][:, None, None]
+
+    stages = {}
+    for stage, layers in ((1, 2), (2, 2), (3, 3), (4, 3), (5, 3)):
+        for layer in range(1, layers + 1):
+            x = conv(f"conv{stage}_{layer}", x, padding=1)
+        stages[stage] = x
+        # A window cut off at the edge takes the maximum of what is there.
+        x = F.max_pool2d(F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2), value=float("-inf")), 2)
+    fc7 = conv("conv_fc7", conv("conv_fc6", x, padding=dilation, dilation=dilation))
+    conv6_2 = conv("conv6_2", conv("conv6_1", fc7), stride=2, padding=1)
+    conv7_2 = conv("conv7_2", conv("conv7_1", conv6_2), stride=2, padding=1)
+    return [*(unit(f"conv{stage}_3", stages[stage]) for stage in (3, 4, 5)), fc7, conv6_2, conv7_2]
+
+
+@pytest.mark.parametrize(("fc6", "dilation"), [("plain", 1), ("dilated", 6)])
+@pytest.mark.parametrize(("height", "width"), [(65, 33), (96, 128)])
+def test_trunk_layer_by_layer(fc6: str, dilation: int, height: int, width: int) -> None:
+    torch.manual_seed(0)
+    network = FANet(level=1, width=TINY, fc6=fc6).double()
+    _randomise(network)
+    images = _images(height, width)
+    expected = _literal_trunk(network.state_dict(), network.normaliser(images), dilation)
+    maps = network.hierarchies(images)[0]
+    for ours, theirs in zip(maps, expected, strict=True):
+        assert ours.shape == theirs.shape
+        assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-8)
+        assert ours.any()
+
+
+def test_channels_and_starting_scales_at_full_width() -> None:
+    with torch.device("meta"):
+        trunk = VggTrunk()
+    assert trunk.channels == (256, 512, 512, 1024, 512, 256)
+    tiny = VggTrunk(width=TINY)
+    assert [float(getattr(tiny, f"{name}_norm").scale.detach()[0]) for name in MAP_NAMES[:3]] == [10, 8, 5]
+
+
+@settings(max_examples=25, deadline=None)
+@given(height=st.integers(1, 150), width=st.integers(1, 150))
+def test_every_map_is_size_over_stride_rounded_up(height: int, width: int) -> None:
+    network = build_network(width=TINY, level=2).eval()
+    with torch.no_grad():
+        out = network(_images(height, width))
+    assert out.map_shapes == [(-(-height // stride), -(-width // stride)) for stride in STRIDES]
+    anchors = AnchorGrid(tuple(out.map_shapes)).count
+    assert out.hierarchies[-1].logits.shape == (1, anchors, 2)
+    assert out.hierarchies[-1].offsets.shape == (1, anchors, 4)
+
+
+@pytest.mark.parametrize("name", ["fanet", "s3fd_fpn"])
+@pytest.mark.parametrize(("height", "width"), [(637, 501), (65, 33), (640, 640)])
+def test_odd_and_regular_sizes(name: str, height: int, width: int) -> None:
+    network = build_network(name, width=TINY).eval()
+    with torch.no_grad():
+        out = network(_images(height, width))
+    assert out.map_shapes == [(-(-height // stride), -(-width // stride)) for stride in STRIDES]
+    if height == 640:
+        assert out.hierarchies[0].logits.shape[1] == 34125
+
+
+# --- hierarchies -----------------------------------------------------------------------------------------------------
+
+
+def _literal_map(network: FANet, level_one: list[Tensor], k: int, index: int, start: int, own: bool) -> Tensor:
+    """Equation 2 as a recursion: map ``index`` (1 … 6) of level ``k``, nothing shared, everything computed anew."""
+    if k == 1:
+        return level_one[index - 1]
+    last_block = start - 1 if own else start - k + 1
+    if index > last_block:
+        return _literal_map(network, level_one, k - 1, index, start, own)
+    block = network.get_submodule(f"levels.{k}.{MAP_NAMES[index - 1]}")
+    shallow, deep = (_literal_map(network, level_one, k - 1, i, start, own) for i in (index, index + 1))
+    return block(shallow, deep)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("own_blocks", [False, True])
+@pytest.mark.parametrize(("start", "level"), [(2, 2), (4, 1), (4, 2), (4, 3), (4, 4), (5, 3), (6, 3), (6, 6)])
+def test_hierarchies_equal_equation_2(start: int, level: int, own_blocks: bool) -> None:
+    torch.manual_seed(start * 10 + level)
+    network = FANet(level=level, width=TINY, agglomerate_from=MAP_NAMES[start - 1], own_blocks=own_blocks)
+    _randomise(network)
+    images = _images(70, 130)
+    with torch.no_grad():
+        levels = network.hierarchies(images)
+        assert len(levels) == level
+        for k in range(1, level + 1):
+            for index in range(1, 7):
+                expected = _literal_map(network, levels[0], k, index, start, own_blocks)
+                assert torch.equal(levels[k - 1][index - 1], expected), (k, index)
+
+
+def _blocks(network: FANet) -> dict[str, list[str]]:
+    return {k: list(blocks) for k, blocks in network.levels.items()}  # type: ignore[call-overload]
+
+
+def test_blocks_of_the_papers_model() -> None:
+    assert _blocks(FANet(width=TINY)) == {"2": ["conv3_3", "conv4_3", "conv5_3"], "3": ["conv3_3", "conv4_3"]}
+    assert _blocks(FANet(width=TINY, own_blocks=True))["3"] == ["conv3_3", "conv4_3", "conv5_3"]
+    assert _blocks(FANet(width=TINY, level=4))["4"] == ["conv3_3"]
+    from_the_end = _blocks(FANet(width=TINY, agglomerate_from="conv7_2"))
+    # The paper's list of final maps (§3.3) belongs to this start: conv6_2 is of level 2, conv7_2 of level 1.
+    assert from_the_end == {"2": list(MAP_NAMES[:5]), "3": list(MAP_NAMES[:4])}
+
+
+def test_shared_maps_are_the_same_tensor_and_everything_runs_once() -> None:
+    network = FANet(width=TINY)
+    calls: dict[str, int] = {}
+    for name, module in network.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.MaxPool2d)):
+            module.register_forward_hook(lambda *_, name=name: calls.update({name: calls.get(name, 0) + 1}))
+    levels = network.hierarchies(_images(64, 64))
+    assert all(levels[0][i] is levels[1][i] is levels[2][i] for i in (3, 4, 5))
+    assert levels[1][2] is levels[2][2]
+    assert levels[0][2] is not levels[1][2]
+    assert all(levels[1][i] is not levels[2][i] for i in (0, 1))
+    expected = {name for name, m in network.named_modules() if isinstance(m, ConvReLU)}
+    assert calls == dict.fromkeys(expected, 1)
+
+
+# --- heads -----------------------------------------------------------------------------------------------------------
+
+
+def test_heads_cell_by_cell() -> None:
+    """Every anchor's numbers from its own 3×3 window, numbered as AnchorGrid numbers them."""
+    torch.manual_seed(0)
+    network = FANet(width=TINY).eval()
+    _randomise(network)
+    images = _images(33, 70, batch=2)
+    with torch.no_grad():
+        maps = network.hierarchies(images)[-1]
+        out = network(images)
+    head = out.hierarchies[-1]
+    grid = AnchorGrid(tuple(out.map_shapes))
+    w = network.state_dict()
+    for i, (name, x) in enumerate(zip(MAP_NAMES, maps, strict=True)):
+        weight, bias = w[f"heads.3.{name}.weight"], w[f"heads.3.{name}.bias"]
+        assert weight.shape[0] == (8 if name == "conv3_3" else 6)
+        padded = F.pad(x, (1, 1, 1, 1))
+        rows, columns = grid.map_shapes[i]
+        for b in range(2):
+            for row in range(rows):
+                for column in range(columns):
+                    raw = (weight * padded[b, :, row : row + 3, column : column + 3]).sum((1, 2, 3)) + bias
+                    anchor = grid.starts[i] + row * columns + column
+                    assert torch.allclose(head.offsets[b, anchor], raw[:4], rtol=1e-4, atol=1e-5)
+                    scores = torch.stack([raw[4:-1].max(), raw[-1]])
+                    assert torch.allclose(head.logits[b, anchor], scores, rtol=1e-4, atol=1e-5)
+
+
+def test_which_heads_run() -> None:
+    images = _images(32, 32)
+    with_hl = FANet(width=TINY, level=3, hl=True)
+    runs: list[str] = []
+    for k, heads in with_hl.heads.items():
+        heads.register_forward_hook(lambda *_, k=k: runs.append(k))
+
+    def ran(**how: Any) -> tuple[int, list[str]]:
+        runs.clear()
+        return len(with_hl(images, **how).hierarchies), list(runs)
+
+    assert ran() == (3, ["1", "2", "3"])
+    assert ran(all_hierarchies=False) == (1, ["3"])
+    with_hl.eval()
+    assert ran() == (1, ["3"])
+    assert ran(all_hierarchies=True) == (3, ["1", "2", "3"])
+
+    without = FANet(width=TINY, level=3, hl=False)
+    assert list(without.heads) == ["3"]
+    assert len(without(images).hierarchies) == len(without(images, all_hierarchies=True).hierarchies) == 1
+
+
+def test_the_last_hierarchy_is_the_same_with_and_without_the_others() -> None:
+    torch.manual_seed(0)
+    network = FANet(width=TINY)
+    images = _images(64, 96)
+    assert torch.equal(network(images).hierarchies[-1].logits, network.eval()(images).hierarchies[0].logits)
+
+
+def test_hierarchies_do_not_share_heads() -> None:
+    network = FANet(width=TINY).eval()
+    with torch.no_grad():
+        for p in network.heads["1"].parameters():
+            p.fill_(1)
+        before = network(_images(32, 32), all_hierarchies=True)
+        for p in network.heads["1"].parameters():
+            p.fill_(2)
+        after = network(_images(32, 32), all_hierarchies=True)
+    assert not torch.equal(before.hierarchies[0].logits, after.hierarchies[0].logits)
+    for k in (1, 2):
+        assert torch.equal(before.hierarchies[k].logits, after.hierarchies[k].logits)
+
+
+def test_images_of_a_batch_do_not_touch_each_other() -> None:
+    network = FANet(width=TINY).eval()
+    images = _images(48, 80, batch=2)
+    with torch.no_grad():
+        both, second = network(images), network(images[1:])
+    assert torch.allclose(both.hierarchies[0].logits[1], second.hierarchies[0].logits[0], rtol=1e-4, atol=1e-5)
+
+
+# --- S3FD + FPN ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fpn_maps", [2, 4, 6])
+def test_fpn_equals_its_description(fpn_maps: int) -> None:
+    torch.manual_seed(fpn_maps)
+    network = S3fdFpn(width=TINY, fpn_maps=fpn_maps).double()
+    _randomise(network)
+    images = _images(70, 130)
+    w = network.state_dict()
+    level_one = network.trunk(network.normaliser(images))
+    deeper: Tensor | None = None
+    expected = list(level_one)
+    for i in reversed(range(fpn_maps)):
+        name = MAP_NAMES[i]
+        x = F.conv2d(level_one[i], w[f"laterals.{name}.weight"], w[f"laterals.{name}.bias"])
+        if deeper is not None:
+            x = x + F.interpolate(deeper, x.shape[2:], mode="bilinear", align_corners=False)
+        expected[i] = F.conv2d(x, w[f"smooths.{name}.weight"], w[f"smooths.{name}.bias"], padding=1)
+        deeper = x
+    for ours, theirs in zip(network.pyramid(images), expected, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-9)
+    assert bool((expected[0] < 0).any())  # no ReLU
+
+
+def test_fpn_has_one_hierarchy() -> None:
+    network = S3fdFpn(width=TINY)
+    assert (
+        len(network(_images(32, 32)).hierarchies)
+        == len(network(_images(32, 32), all_hierarchies=True).hierarchies)
+        == 1
+    )
+
+
+# --- a person's mistakes ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"level": 7}, "level=7: agglomeration from conv_fc7 allows level=1 … 4"),
+        ({"level": 0}, "level=0: agglomeration from conv_fc7 allows level=1 … 4"),
+        (
+            {"level": 7, "agglomerate_from": "conv7_2"},
+            "level=7: agglomeration from conv7_2 allows level=1 … 6",
+        ),
+        (
+            {"agglomerate_from": "conv3_3"},
+            "model.agglomerate_from=conv3_3: choose one of conv4_3, conv5_3, conv_fc7, conv6_2, conv7_2",
+        ),
+        ({"fc6": "atrous"}, "model.fc6=atrous: choose plain or dilated"),
+        ({"width": 0}, "model.width=0: give a factor above 0 and below 100; 1.0 is the paper's network"),
+        ({"width": float("nan")}, "model.width=nan: give a factor above 0 and below 100; 1.0 is the paper's network"),
+        ({"name": "retinaface"}, "model=retinaface: choose fanet or s3fd_fpn"),
+        ({"name": "s3fd_fpn", "fpn_maps": 7}, "model.fpn_maps=7: choose 2 … 6, 4 starts at conv_fc7"),
+    ],
+)
+def test_values_outside_the_choices(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        build_network(**values)
+    assert str(caught.value) == message
+
+
+def test_fpn_reads_none_of_the_three_switches() -> None:
+    network = build_network("s3fd_fpn", level=99, context=False, hl=False, agglomerate_from="x", width=TINY)
+    assert isinstance(network, S3fdFpn)

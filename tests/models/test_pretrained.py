@@ -1,0 +1,580 @@
+"""Models that are given away: from a checkpoint to a folder, back to the same faces, and what may be wrong with it."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import types
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from fanet_lightning import FaceDetector
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.files import file_sha256
+from fanet_lightning.cli.provenance import RunRecord
+from fanet_lightning.data.images import read_image_rgb
+from fanet_lightning.detect import __main__ as detect
+from fanet_lightning.evaluate import __main__ as evaluate_verb_main
+from fanet_lightning.export import __main__ as export_main
+from fanet_lightning.models import pretrained
+from fanet_lightning.models.fanet import build_network
+from fanet_lightning.models.pretrained import (
+    load_model,
+    locate,
+    network_from_checkpoint,
+    portable,
+    read_config,
+    read_model,
+)
+from tests.data.wider_files import write_text, write_wider
+
+ROOT = Path(__file__).resolve().parents[2]
+NETWORK = {"name": "fanet", "level": 2, "width": 0.0625, "batch_norm": True, "normaliser": "caffe"}
+IMAGES = [{"data": "wider_face", "split": "val", "ids": ["0--Parade/a", "0--Parade/b"]}]
+
+
+@pytest.fixture(scope="module")
+def package() -> Any:
+    """``scripts/package_model.py`` as a module."""
+    spec = importlib.util.spec_from_file_location("package_model", ROOT / "scripts/package_model.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a run whose batch normalisation has seen something, so that folding it is no identity."""
+    path = tmp_path_factory.mktemp("runs") / "my run/checkpoints/best.ckpt"
+    path.parent.mkdir(parents=True)
+    torch.manual_seed(1)
+    network = build_network(**NETWORK)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2.0)
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0, 0.2)
+    # The file must say which normaliser it is: the stored options are of before the weights were loaded.
+    options = {**NETWORK, "normaliser": "imagenet"}
+    state = {f"network.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"hyper_parameters": {"network": options, "detection": {"keep": 40}}, "state_dict": state,
+                "training_images": IMAGES, "epoch": 4, "global_step": 50}, path)  # fmt: skip
+    command = ["/home/somebody/train.py", "level=2", "data.root=/home/somebody/wider_face", "out=/home/somebody/run"]
+    RunRecord(name="a", seed=7, settings={"batch_size": 12, "input_size": 320, "ema": 0.99}, state="finished",
+              train={"epoch": 9, "epochs": 9, "devices": 1, "device": "cpu, 2 threads", "seconds": 7200},
+              made_by={"command": command, "git_commit": "0123abcd", "packages": {"torch": "2.14.1"}},
+              ).write(path.parent.parent)  # fmt: skip
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(package: Any, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out: Path = tmp_path_factory.mktemp("models") / "tiny"
+    assert package.main([f"checkpoint={checkpoint}", f"out={out}", "name=tiny"]) == 0
+    return out
+
+
+@pytest.fixture
+def copy(model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(model, tmp_path / "copy"))
+
+
+def image(seed: int = 0, height: int = 150, width: int = 203) -> Any:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+# The same faces
+
+
+def test_the_folder_finds_what_the_checkpoint_finds(model: Path, checkpoint: Path) -> None:
+    first, second = FaceDetector.from_checkpoint(checkpoint), FaceDetector.from_pretrained(model)
+    for seed in range(3):
+        a, b = first.detect(image(seed), threshold=0.0), second.detect(image(seed), threshold=0.0)
+        assert len(a.scores) == 40 and torch.equal(a.scores, b.scores) and torch.equal(a.boxes_xyxy, b.boxes_xyxy)
+    assert second.network_options == NETWORK  # the normaliser of the weights
+    assert second.training_images == load_model(checkpoint).training_images
+    assert second.training_images is not None and second.training_images[0].image_ids == ("0--Parade/a", "0--Parade/b")
+    assert second.source == model and second.detection["keep"] == 40 and second.detection["top_k"] == 5000
+
+
+def test_batch_normalisation_is_folded_and_changes_nothing(model: Path, checkpoint: Path) -> None:
+    plain, _ = network_from_checkpoint(checkpoint)
+    folded = FaceDetector.from_pretrained(model).network
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in plain.modules())
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    images = torch.from_numpy(np.stack([image(0), image(1)])).permute(0, 3, 1, 2)
+    with torch.inference_mode():
+        (first,), (second,) = (network(images, all_hierarchies=False).hierarchies for network in (plain, folded))
+    for a, b in zip(first, second, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_half_rounds_convolutions_alone(package: Any, model: Path, checkpoint: Path, tmp_path: Path) -> None:
+    differences = package.package(checkpoint, tmp_path / "half", "tiny", half=True)
+    assert 0 < differences.score < 0.02
+    whole, half = (load_file(path / "model.safetensors") for path in (model, tmp_path / "half"))
+    for name, x in half.items():
+        if x.dtype == torch.float16:
+            assert name.endswith("weight") and x.ndim == 4
+            torch.testing.assert_close(x.float(), whole[name], rtol=2**-11, atol=2**-25)
+        else:
+            assert torch.equal(x, whole[name])
+    assert half["normaliser.mean"].flatten().tolist() == [104.0, 117.0, 123.0]
+    assert read_config(tmp_path / "half")["weights"] == "float16"
+    assert all(p.dtype == torch.float32 for p in read_model(tmp_path / "half").network.parameters())
+
+
+def test_loading_keeps_the_random_state(model: Path) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    FaceDetector.from_pretrained(model)
+    assert torch.equal(torch.rand(1), expected)
+
+
+# What is in the folder
+
+
+def test_files_of_a_package(model: Path, checkpoint: Path) -> None:
+    assert sorted(path.name for path in model.iterdir()) == [
+        "README.md", "config.json", "model.safetensors", "training_images.txt",
+    ]  # fmt: skip
+    config = json.loads((model / "config.json").read_text())
+    assert (config["format"], config["format_version"], config["name"]) == ("fanet_lightning", 1, "tiny")
+    assert config["network"] == NETWORK and config["class_names"] == ["face"]
+    assert config["checkpoint_sha256"] == file_sha256(checkpoint)
+    assert config["detection"] == {"score_floor": 0.01, "top_k": 5000, "nms_iou": 0.3, "keep": 40}
+    modes = {path.stat().st_mode & 0o777 for path in model.iterdir()}
+    assert len(modes) == 1 and modes.pop() & 0o400
+
+
+def test_the_card(model: Path) -> None:
+    text = (model / "README.md").read_text()
+    _, heading, body = text.split("---\n", 2)
+    fields = yaml.safe_load(heading)
+    assert fields["license"] == "other" and fields["library_name"] == "fanet_lightning"
+    assert fields["datasets"] == ["wider_face"] and "model-index" not in fields
+    for expected in (
+        "* WIDER FACE: 2 images of its val split", "after 50 steps of batch 12 at 320×320 pixels (epoch 5 of 9)",
+        "commit: 0123abcd", "python -m fanet_lightning.train level=2 data.root=wider_face out=run", "2.0 hours",
+        "for research alone", "trained on images of WIDER FACE's *val* split", "seed: 7",
+    ):  # fmt: skip
+        assert expected in body, expected
+    assert "somebody" not in text
+
+
+def test_the_card_tells_what_a_training_started_from(package: Any, checkpoint: Path, tmp_path: Path) -> None:
+    """A model in three steps: a checkpoint, the folder made of one that started from it, and a run from that folder."""
+    words = "level=2"
+    for step, init in ((1, checkpoint), (2, tmp_path / "model1")):
+        run = tmp_path / f"run{step}"
+        (run / "checkpoints").mkdir(parents=True)
+        shutil.copy(checkpoint, run / "checkpoints/best.ckpt")
+        settings = {"batch_size": 6, "input_size": 500, "init": str(init)}
+        made_by = {"command": ["train.py", "step=0", words, f"step={step}"], "git_commit": "0123abcd"}
+        RunRecord(name="a", seed=7, settings=settings, state="finished", made_by=made_by).write(run)
+        out = tmp_path / f"model{step}"
+        assert package.main([f"checkpoint={run / 'checkpoints/best.ckpt'}", f"out={out}", f"name=m{step}"]) == 0
+    recipe = (tmp_path / "model2/README.md").read_text().partition("## Recipe")[2].partition("## Limits")
+    commands = [line for line in recipe[0].splitlines() if line.startswith("python -m fanet_lightning.train")]
+    first = "python -m fanet_lightning.train level=2 data.root=wider_face out=run"
+    assert commands == [
+        "python -m fanet_lightning.train level=2 step=2", first, "python -m fanet_lightning.train level=2 step=1",
+    ]  # fmt: skip
+    sha256 = file_sha256(tmp_path / "model1/model.safetensors")
+    assert f"2. `model1` (SHA-256 {sha256[:16]}…):" in recipe[0]
+    assert f"1. `{checkpoint.name}` (SHA-256 {file_sha256(checkpoint)[:16]}…):" in recipe[0]
+    assert "crops were 500 pixels wide, so it knows few faces above some 400 pixels" in recipe[2]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("/home/x/best.ckpt", "best.ckpt"), ("out=/tmp/a b/run", "out=run"), ("images=~/l/a.txt", "images=a.txt"),
+        ("[/a/b.txt,/c/d.txt]", "[b.txt,d.txt]"), (r"out=C:\Users\x\run", "out=run"), ("runs/a.ckpt", "runs/a.ckpt"),
+        ("0--Parade/0_a", "0--Parade/0_a"), ("http://a.org/b/c", "http://a.org/b/c"), ("x=1", "x=1"),
+        ("AP / recall / rate", "AP / recall / rate"), ("--config=/etc/x", "--config=x"),
+        (["/a/b", {"c": "/d/e", "n": 3}], ["b", {"c": "e", "n": 3}]),
+    ],
+)  # fmt: skip
+def test_folders_of_a_machine_are_left_out(given: Any, expected: Any) -> None:
+    assert portable(given) == expected
+
+
+def make_val(root: Path, checkpoint: Path) -> list[str]:
+    """Four images of WIDER FACE's val split, one of them trained on. Faces are what the network takes for some."""
+    ids = [f"0--Parade/{name}" for name in "acde"]
+    write_wider(root, "val", dict.fromkeys(ids, ()), (64, 96))
+    detector, faces = FaceDetector.from_checkpoint(checkpoint), {}
+    for image_id in ids:
+        picture = read_image_rgb(root / "WIDER_val/images" / f"{image_id}.jpg")
+        x1, y1, x2, y2 = detector.detect(picture, "original", 0.0).boxes_xyxy[[0, 3, 7]].round().int().T
+        faces[image_id] = [(*row, 0, 0, 0, 0, 0, 0) for row in torch.stack([x1, y1, x2 - x1, y2 - y1], 1).tolist()]
+    write_text(root / "wider_face_split/wider_face_val_bbx_gt.txt", faces)
+    return ids
+
+
+def test_scores_travel_and_are_computed_again_by_the_cards_command(
+    package: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a person does it: evaluate, package with the scores, then the line that the card gives."""
+    make_val(tmp_path / "wider", checkpoint)
+    (tmp_path / "part.txt").write_text("0--Parade/a.jpg\n0--Parade/d.jpg\n")
+    monkeypatch.chdir(tmp_path)
+    words = [f"checkpoint={checkpoint}", "data=wider_face", f"data.root={tmp_path / 'wider'}", "protocol=original",
+             f"data.val.images={tmp_path / 'part.txt'}", "workers=0", "device=cpu", "detection.keep=33"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["/somewhere/fanet_lightning/evaluate.py", *words, "out=scored"])
+    assert evaluate_verb_main.main([*words, "out=scored"]) == 0
+    # A part of the benchmark, as the official ground truth would say.
+    scores = json.loads((tmp_path / "scored/scores.json").read_text())
+    scores["images_of_benchmark"] = 3226
+    assert 0 < scores["ap"]["all"] < 1
+    (tmp_path / "scored/scores.json").write_text(json.dumps(scores))
+    assert package.main([f"checkpoint={checkpoint}", "out=mine", "name=mine", "scores=[scored]"]) == 0
+    stem = "mine/scores/wider_face_original_2"
+    assert (tmp_path / f"{stem}_images.txt").read_text() == "0--Parade/a\n0--Parade/d\n"
+    kept = json.loads((tmp_path / f"{stem}.json").read_text())
+    assert kept["ap"] == scores["ap"] and kept["made_by"]["checkpoint"] == "best.ckpt"
+    assert str(tmp_path) not in (tmp_path / f"{stem}.json").read_text()
+    card = (tmp_path / "mine/README.md").read_text()
+    assert "**1 of these images were trained on" in card and f"| {scores['ap']['all']:.4f} |" in card
+    results = yaml.safe_load(card.split("---\n")[1])["model-index"][0]["results"]
+    assert results[0]["metrics"] == [{"type": "ap", "name": "AP all", "value": scores["ap"]["all"]}]
+    (line,) = [line for line in card.splitlines() if line.startswith("python -m fanet_lightning.evaluate ")]
+    assert "detection.keep=33" in line and "protocol=original" in line and "workers" not in line
+    assert line.endswith(" out=wider_face_original_2_again")
+    again = line.replace("data.root=DATA", f"data.root={tmp_path / 'wider'}").split()[3:]
+    assert evaluate_verb_main.main([*again, "out=again", "device=cpu", "workers=0"]) == 0
+    assert json.loads((tmp_path / "again/scores.json").read_text())["ap"] == scores["ap"]
+    # The scores of the packaged weights are this checkpoint's as well; those of another are not.
+    assert package.main([f"checkpoint={checkpoint}", "out=mine", "name=mine", "scores=[again]"]) == 0
+    scores["made_by"]["checkpoint_sha256"] = "f" * 64
+    (tmp_path / "scored/scores.json").write_text(json.dumps(scores))
+    before = (tmp_path / "mine/README.md").read_bytes()
+    with pytest.raises(InputError, match=r"scored.*ffffffffffff"):
+        package.main([f"checkpoint={checkpoint}", "out=mine", "name=mine", "scores=[scored]"])
+    assert (tmp_path / "mine/README.md").read_bytes() == before
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+# Mistakes in packaging
+
+
+def test_a_checkpoint_that_names_no_images_needs_a_list(package: Any, checkpoint: Path, tmp_path: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    del content["training_images"]
+    torch.save(content, tmp_path / "old.ckpt")
+    words = [f"checkpoint={tmp_path / 'old.ckpt'}", f"out={tmp_path / 'out'}", "name=a"]
+    with pytest.raises(InputError, match=r"old.ckpt.*training_images=LIST"):
+        package.main(words)
+    (tmp_path / "list.txt").write_text("e/a.jpg\ne/b.jpg\n")
+    assert package.main([*words, f"training_images={tmp_path / 'list.txt'}", "data=wider_face", "split=train"]) == 0
+    (part,) = load_model(tmp_path / "out").training_images or []
+    assert (part.data, part.split, len(part.image_ids)) == ("wider_face", "train", 2)
+    with pytest.raises(InputError, match="leave training_images out"):
+        package.main([f"checkpoint={checkpoint}", *words[1:], f"training_images={tmp_path / 'list.txt'}"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["chekpoint=a"], "'chekpoint=a'.*checkpoint="), (["name"], "'name'"),
+        (["checkpoint=a", "name=b"], "out="),
+        (["checkpoint=a", "name=b", "out=c", "half=maybe"], "half=maybe"),
+        (["checkpoint=a", "name=b", "out=c", "data=d"], "list"),
+        (["checkpoint=nothing.ckpt", "name=b", "out=c"], "nothing.ckpt"),
+    ],
+)  # fmt: skip
+def test_mistaken_words(
+    package: Any, words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        package.main(words)
+    assert list(tmp_path.iterdir()) == []
+
+
+# What may be wrong with a folder
+
+
+def edit(**changes: Any) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+    return damage
+
+
+def weights(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        content = load_file(folder / "model.safetensors")
+        change(content)
+        save_file(content, folder / "model.safetensors")
+
+    return damage
+
+
+def cut(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (edit(format_version=2, package_version="9.1"), r"config.json.*format 2.*9.1"),
+        (edit(format="other"), "config.json"),
+        (edit(network=None), "network.*None"),
+        (edit(network={**NETWORK, "novelty": 1}), "novelty"),
+        (edit(network={**NETWORK, "level": 9}), "level=9"),
+        (edit(network={**NETWORK, "width": 0.125}), r"weights.*\(.* \(.*\).* \(.*\)"),
+        (edit(network={**NETWORK, "level": 3}), r"\d+ .* levels\.3"),
+        (edit(network={**NETWORK, "level": 1}), r"54 .*heads.2.conv3_3.bias"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json.*JSON"),
+        (lambda folder: (folder / "config.json").write_bytes(b"\xff"), "config.json.*JSON"),
+        (cut, "model.safetensors"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\x80\x04pickle"), "model.safetensors"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b""), "model.safetensors"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors.*missing"),
+        (weights(lambda w: w.pop("trunk.conv3_3.weight")), r"1 .*trunk.conv3_3.weight"),
+        (weights(lambda w: w.update(more=torch.zeros(1))), r"1 .* more"),
+        (weights(lambda w: w["trunk.conv3_3.weight"].fill_(float("nan"))), "conv3_3.weight"),
+        (lambda folder: (folder / "training_images.txt").write_text("# none\n"), "names no image"),
+    ],
+)
+def test_a_damaged_or_foreign_folder_is_one_line(copy: Path, damage: Callable[[Path], Any], message: str) -> None:
+    damage(copy)
+    with pytest.raises(InputError, match=message) as error:
+        FaceDetector.from_pretrained(copy)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_without_a_list_says_that_nothing_is_known(copy: Path) -> None:
+    (copy / "training_images.txt").unlink()
+    assert FaceDetector.from_pretrained(copy).training_images is None
+
+
+def test_the_card_counts_the_parameters_of_the_loaded_network() -> None:
+    count = sum(parameter.numel() for parameter in FaceDetector.from_pretrained().network.parameters())
+    for path in (pretrained.SHIPPED / pretrained.DEFAULT_MODEL / "README.md", ROOT / "README.md"):
+        stated = re.findall(r"([\d.]+) M parameters", path.read_text(encoding="utf-8"))
+        assert stated == [f"{count / 1e6:.2f}"], path
+
+
+# Names
+
+
+def test_the_folder_of_a_run_stands_for_its_best_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    """best.ckpt, else last.ckpt; the run's folder or its checkpoints; in every verb that takes a checkpoint."""
+    run = tmp_path / "runs/mine"
+    (run / "checkpoints").mkdir(parents=True)
+    for name in ("last.ckpt", "best.ckpt"):
+        shutil.copy(checkpoint, run / "checkpoints" / name)
+        for folder in (run, run / "checkpoints"):
+            assert locate(folder) == run / "checkpoints" / name
+            assert FaceDetector.from_checkpoint(folder).source == run / "checkpoints" / name
+    Image.fromarray(image()).save(tmp_path / "a.png")
+    words = [f"source={tmp_path / 'a.png'}", "save=json", f"out={tmp_path / 'faces'}"]
+    assert detect.main([f"checkpoint={run}", *words]) == 0
+    assert json.loads((tmp_path / "faces/detections.json").read_text())["made_by"]["checkpoint"] == str(run)
+    (tmp_path / "empty").mkdir()
+    for main, options in ((detect.main, words), (evaluate_verb_main.main, []), (export_main.main, [])):
+        with pytest.raises(InputError, match=r"empty is a folder with neither a model .*\(best.ckpt or last.ckpt"):
+            main([f"checkpoint={tmp_path / 'empty'}", *options])
+
+
+def test_what_a_name_stands_for(model: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pretrained, "SHIPPED", model.parent)
+    assert pretrained.shipped_models() == ["tiny"]
+    assert locate("tiny") == locate(Path("tiny")) == model
+    shutil.copytree(model, tmp_path / "tiny")
+    assert locate("tiny") == model and locate("./tiny").resolve() == tmp_path / "tiny"
+    assert locate(str(model / "model.safetensors")) == model and locate(checkpoint) == checkpoint
+    assert pretrained.name_of(model) == "tiny" and pretrained.name_of(checkpoint) == "my run"
+    with pytest.raises(InputError, match=r"tinny.*\btiny\b"):
+        locate("tinny")
+    for name in ("", "checkpoints"):
+        (tmp_path / "empty" / name).mkdir(parents=True)
+        with pytest.raises(InputError, match=r"empty.* neither a model \(config.json\) nor .*best.ckpt or last.ckpt"):
+            locate(tmp_path / "empty" / name)
+    # No name on the hub: a mistaken path.
+    for name in ("runs/last.ckpt", "/nowhere/model", "a/b/c", "./a/b", "tiny/a"):
+        with pytest.raises(InputError, match="no checkpoint at "):
+            locate(name)
+
+
+def test_a_model_in_the_folder_of_shipped_models_is_found_by_the_detector(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "SHIPPED", model.parent)
+    assert len(FaceDetector.from_pretrained("tiny").detect(image(), threshold=0.0).scores) == 40
+
+
+def test_every_shipped_model_loads_and_is_small() -> None:
+    names = pretrained.shipped_models()
+    if not names:
+        pytest.skip("no model is shipped yet")
+    for name in names:
+        folder = locate(name)
+        assert (folder / "model.safetensors").stat().st_size <= 8_000_000
+        assert (folder / "README.md").read_text().startswith("---\n")
+        assert load_model(name).training_images
+
+
+# The hub
+
+
+class Fake(types.ModuleType):
+    """``huggingface_hub`` as far as it is used: hands out ``folder``, or raises ``error``."""
+
+    def __init__(self, folder: Path | None = None, error: str | None = None) -> None:
+        super().__init__("huggingface_hub")
+        self.errors = types.ModuleType("huggingface_hub.errors")
+        names = ("HfHubHTTPError", "LocalEntryNotFoundError", "HFValidationError")
+        for name in names:
+            setattr(self.errors, name, type(name, (OSError,) if name != "HFValidationError" else (ValueError,), {}))
+        for name in ("RepositoryNotFoundError", "RevisionNotFoundError"):
+            setattr(self.errors, name, type(name, (self.errors.HfHubHTTPError,), {}))
+        self.folder, self.error, self.calls = folder, error, []
+
+    def snapshot_download(self, repository: str, **options: Any) -> str:
+        self.calls.append((repository, options))
+        if self.error:
+            raise getattr(self.errors, self.error)("The first line.\nThe second line.")
+        return str(self.folder)
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> "Fake":
+        monkeypatch.setitem(sys.modules, "huggingface_hub", self)
+        monkeypatch.setitem(sys.modules, "huggingface_hub.errors", self.errors)
+        return self
+
+
+def test_a_model_comes_from_the_hub_without_anything_that_could_run(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = Fake(model).install(monkeypatch)
+    assert locate("someone/faces@v1.2") == model and locate("someone/faces") == model
+    (first, options), (_, newest) = hub.calls
+    assert first == "someone/faces" and options["revision"] == "v1.2" and newest["revision"] is None
+    assert set(options["allow_patterns"]) == {
+        "config.json", "model.safetensors", "README.md", "training_images.txt", "scores/*",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("LocalEntryNotFoundError", r"\(The first line.\)"),
+        ("HfHubHTTPError", "a/b"),
+        ("RepositoryNotFoundError", "a/b@c"),
+        ("RevisionNotFoundError", "a/b.*revision c"),
+        ("HFValidationError", "a/b@c"),
+    ],
+)
+def test_what_the_hub_may_say(error: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Fake(error=error).install(monkeypatch)
+    with pytest.raises(InputError, match=message) as raised:
+        locate("a/b@c")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_hub_model_of_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Fake(tmp_path).install(monkeypatch)
+    with pytest.raises(InputError, match=r"a/b.*config\.json"):
+        locate("a/b")
+
+
+def test_without_the_package_for_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(InputError, match=r"a/b.*install"):
+        locate("a/b")
+
+
+@pytest.mark.slow
+def test_the_hubs_own_package_offline(tmp_path: Path) -> None:
+    """The real one raises what is caught."""
+    pytest.importorskip("huggingface_hub")
+    program = (
+        "from fanet_lightning import FaceDetector; from fanet_lightning.cli.main import run; "
+        "run(lambda words: FaceDetector.from_pretrained(words[0]))"
+    )
+    for more in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
+        environment = {**os.environ, "HF_HOME": str(tmp_path), **more}
+        done = subprocess.run(
+            [sys.executable, "-c", program, "a/b"], env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+        assert "cannot be fetched from the Hugging Face hub" in done.stderr
+
+
+# Verbs
+
+
+@pytest.mark.slow
+def test_evaluate_takes_a_folder(model: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """The command line on a folder: the checkpoint's numbers, the folder's name, its training images."""
+    make_val(tmp_path / "wider", checkpoint)
+    words = ["data=wider_face", "data.root=wider", "device=cpu", "workers=0"]
+    command = [sys.executable, "-m", "fanet_lightning.evaluate", f"checkpoint={model}", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "warning: 1 of 4 scored images was trained on" in done.stderr
+    out = tmp_path / "outputs/evaluate/wider_face_original/tiny"
+    found = json.loads((out / "scores.json").read_text())
+    assert found["made_by"]["checkpoint_sha256"] == file_sha256(model / "model.safetensors")
+    assert found["made_by"]["network"] == NETWORK and found["trained_on_images"] == {"count": 1, "share": 0.25}
+    (tmp_path / "b").mkdir()
+    other = [
+        f"checkpoint={checkpoint}",
+        *words[:1],
+        f"data.root={tmp_path / 'wider'}",
+        *words[2:],
+        f"out={tmp_path / 'b'}",
+    ]
+    assert evaluate_verb_main.main(other) == 0
+    assert json.loads((tmp_path / "b/scores.json").read_text())["ap"] == found["ap"] and 0 < found["ap"]["all"] < 1
+    for file in sorted((out / "predictions").rglob("*.txt")):
+        assert file.read_bytes() == (tmp_path / "b" / file.relative_to(out)).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_wheel_holds_the_shipped_models(model: Path, tmp_path: Path) -> None:
+    """Built from a copy of the project with one more model, and used from an empty directory."""
+    project = tmp_path / "project"
+    for name in ("src", "conf", "pyproject.toml", "README.md", "LICENSE", ".gitignore"):
+        source = ROOT / name
+        skip = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(source, project / name, ignore=skip) if source.is_dir() else shutil.copy(source, project / name)
+    shutil.copytree(model, project / "src/fanet_lightning/models/shipped/tiny")
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
+    subprocess.run([*command, str(project)], check=True, capture_output=True, timeout=300)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as archive:
+        archive.extractall(tmp_path / "site")
+    program = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); import numpy as np, fanet_lightning as f; "
+        "d = f.FaceDetector.from_pretrained('tiny'); "
+        "print(f.__file__, d.source, len(d.detect(np.zeros((64, 64, 3), np.uint8), threshold=0.0).scores) > 0)"
+    )
+    (tmp_path / "empty").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path / "empty", capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    where, source, found = done.stdout.split()
+    site = tmp_path / "site/fanet_lightning"
+    assert Path(where) == site / "__init__.py" and Path(source) == site / "models/shipped/tiny" and found == "True"

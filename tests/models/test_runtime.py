@@ -1,0 +1,192 @@
+"""The networks under everything a run may do to them: autocast, channels_last, compilation, gradients, checkpoints."""
+
+import io
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from fanet_lightning.models.fanet import Network, build_network
+from fanet_lightning.ops.structures import NetworkOutput
+
+NETWORKS: list[dict[str, Any]] = [
+    {"name": "fanet"},
+    {"name": "fanet", "own_blocks": True, "agglomerate_from": "conv7_2", "batch_norm": True},
+    {"name": "s3fd_fpn"},
+]
+
+TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+
+
+def _network(values: dict[str, Any], width: float = 0.05) -> Network:
+    torch.manual_seed(0)
+    return build_network(width=width, **values)
+
+
+def _images(height: int = 100, width: int = 130, batch: int = 2) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=generator)
+
+
+def _close(first: NetworkOutput, second: NetworkOutput, tolerance: float) -> None:
+    assert first.map_shapes == second.map_shapes
+    assert len(first.hierarchies) == len(second.hierarchies) > 0
+    for a, b in zip(first.hierarchies, second.hierarchies, strict=True):
+        for ours, theirs in zip(a, b, strict=True):
+            assert ours.dtype == theirs.dtype == torch.float32
+            assert ours.shape == theirs.shape
+            scale = float(theirs.abs().max())
+            assert scale > 0
+            assert float((ours - theirs).abs().max()) <= tolerance * scale
+
+
+@pytest.mark.parametrize("values", NETWORKS)
+def test_bfloat16_autocast_stays_near_float32(values: dict[str, Any]) -> None:
+    network = _network(values).eval()
+    with torch.no_grad():
+        exact = network(_images(), all_hierarchies=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rough = network(_images(), all_hierarchies=True)
+    _close(rough, exact, 0.05)
+    assert not torch.equal(rough.hierarchies[-1].logits, exact.hierarchies[-1].logits)
+
+
+@pytest.mark.parametrize("values", NETWORKS)
+def test_channels_last_gives_the_same(values: dict[str, Any]) -> None:
+    network = _network(values).eval()
+    with torch.no_grad():
+        expected = network(_images(), all_hierarchies=True)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for images in (_images(), _images().to(memory_format=torch.channels_last)):
+            _close(network(images, all_hierarchies=True), expected, 1e-4)
+
+
+def test_maps_stay_channels_last() -> None:
+    """A lost memory format costs a copy of every map."""
+    network = build_network(width=0.05).to(memory_format=torch.channels_last)
+    levels = network.hierarchies(_images())  # type: ignore[operator]
+    assert all(x.is_contiguous(memory_format=torch.channels_last) for maps in levels for x in maps)
+
+
+def test_float_and_uint8_images_give_the_same() -> None:
+    network = _network({}).eval()
+    with torch.no_grad():
+        _close(network(_images().float()), network(_images()), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "hierarchies"),
+    [
+        *zip(NETWORKS, (3, 3, 1), strict=True),
+        ({"hl": False}, 1),
+        ({"level": 1}, 1),
+        ({"level": 4, "context": False}, 4),
+    ],
+)
+def test_gradients_reach_every_parameter(values: dict[str, Any], hierarchies: int) -> None:
+    network = _network(values).train()
+    out = network(_images(130, 130))
+    assert len(out.hierarchies) == hierarchies
+    sum(((h.logits**2).sum() + (h.offsets**2).sum() for h in out.hierarchies), torch.zeros(())).backward()
+    for name, p in network.named_parameters():
+        assert p.grad is not None, name
+        assert p.grad.isfinite().all(), name
+        # A bias before batch normalisation has none, but for rounding.
+        if not (
+            values.get("batch_norm") and name.startswith("trunk.") and name.endswith("bias") and ".bn." not in name
+        ):
+            assert p.grad.any(), name
+
+
+def test_gradients_of_one_hierarchy_stay_in_it() -> None:
+    """Level 2's loss trains what level 2 is made of: not the A-blocks of level 3, nor the other heads."""
+    network = _network({}).train()
+    network(_images()).hierarchies[1].logits.sum().backward()
+    without = {name.split(".conv")[0] for name, p in network.named_parameters() if p.grad is None}
+    assert without == {"levels.3", "heads.1", "heads.3"}
+
+
+@pytest.mark.parametrize("values", NETWORKS)
+def test_gradients_under_bfloat16_autocast(values: dict[str, Any]) -> None:
+    network = _network(values).train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = network(_images())
+    sum((h.logits.sum() + h.offsets.sum() for h in out.hierarchies), torch.zeros(())).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "training"), [("fanet", True), ("s3fd_fpn", False)])
+def test_compiles_to_one_graph_for_all_sizes(name: str, training: bool) -> None:
+    network = _network({"name": name}, width=0.01).train(training)
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(network, backend=counter, fullgraph=True, dynamic=True)
+    with torch.no_grad():
+        for height, width in ((300, 400), (257, 511), (640, 384)):
+            images = _images(height, width)
+            _close(compiled(images), network(images), 1e-4)
+    # torch 2.11 guards on whether a side is odd and compiles once for each of the three sizes; 2.14 does not.
+    assert counter.frame_count <= (1 if TORCH >= (2, 14) else 3)
+
+
+@pytest.mark.slow
+def test_compiles_with_inductor() -> None:
+    network = _network({"level": 2}, width=0.01).eval()
+    torch._dynamo.reset()
+    with torch.no_grad():
+        _close(torch.compile(network, fullgraph=True)(_images(257, 300)), network(_images(257, 300)), 1e-3)
+
+
+@pytest.mark.skipif(TORCH < (2, 14), reason="torch 2.11's export guards on whether a side is odd")
+def test_exports_with_dynamic_sizes() -> None:
+    network = _network({}, width=0.01).eval()
+    auto = torch.export.Dim.AUTO
+    program = torch.export.export(network, (_images(300, 420),), dynamic_shapes=({0: auto, 2: auto, 3: auto},))
+    with torch.no_grad():
+        images = _images(257, 511, batch=3)
+        out, expected = program.module()(images), network(images)
+    assert torch.allclose(out.hierarchies[0].logits, expected.hierarchies[0].logits, rtol=1e-4, atol=1e-5)
+    assert out.map_shapes == expected.map_shapes
+
+
+def test_a_state_dict_restores_the_network() -> None:
+    network = _network({"normaliser": "caffe"}).eval()
+    buffer = io.BytesIO()
+    torch.save(network.state_dict(), buffer)
+    buffer.seek(0)
+    torch.manual_seed(9)
+    other = build_network(width=0.05).eval()  # built with the other normaliser
+    other.load_state_dict(torch.load(buffer, weights_only=True))
+    with torch.no_grad():
+        _close(other(_images()), network(_images()), 0.0)
+    assert other.normaliser.kind == "caffe"
+
+
+def test_initialisation_follows_the_seed() -> None:
+    first, second = (_network({}).state_dict() for _ in range(2))
+    assert all(torch.equal(x, second[key]) for key, x in first.items())
+
+
+@pytest.mark.parametrize("normaliser", ["imagenet", "caffe"])
+def test_a_fresh_network_neither_dies_nor_explodes(normaliser: str) -> None:
+    network = _network({"normaliser": normaliser}, width=0.25).eval()
+    with torch.no_grad():
+        levels = network.hierarchies(_images(320, 320))  # type: ignore[union-attr]
+    for maps in levels:
+        for x in maps:
+            assert 1e-3 < float(x.std()) < 1e3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_on_the_gpu(dtype: torch.dtype) -> None:
+    network = _network({}, width=0.25).cuda().to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    images = _images(320, 416).cuda()
+    with torch.no_grad():
+        exact = network(images, all_hierarchies=True)
+        with torch.autocast("cuda", dtype=dtype):
+            rough = network(images, all_hierarchies=True)
+    _close(rough, exact, 0.05)

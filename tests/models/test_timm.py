@@ -1,0 +1,352 @@
+"""Feature extractors of timm as trunks: the rules with a stand-in for timm, and timm itself where it is installed."""
+
+import copy
+import importlib.util
+import math
+import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.models.blocks import STRIDE_NAMES, fuse
+from fanet_lightning.models.fanet import build_network, flops, inference_parameters
+from fanet_lightning.models.timm_backbone import _subsample_before_strided_1x1
+from fanet_lightning.models.weights import load_trunk_weights
+from fanet_lightning.ops.anchors import STRIDES
+
+real_timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs timm")
+
+
+class Extractor(nn.Module):
+    """Average pools of the image, one map per stride, that refuse whatever is no multiple of 32."""
+
+    def __init__(
+        self, strides: tuple[int, ...], channels: tuple[int, ...], out_indices: tuple[int, ...] | None
+    ) -> None:
+        super().__init__()
+        chosen = range(len(strides)) if out_indices is None else out_indices
+        self.strides, self.widths = [strides[i] for i in chosen], [channels[i] for i in chosen]
+        self.layers = nn.ModuleList(
+            nn.Conv2d(3, c, s, stride=s) for s, c in zip(self.strides, self.widths, strict=True)
+        )
+        self.output_fmt = "NCHW"
+        self.feature_info = SimpleNamespace(reduction=lambda: self.strides, channels=lambda: self.widths)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        assert x.shape[-2] % 32 == x.shape[-1] % 32 == 0, f"{tuple(x.shape)} is no multiple of 32"
+        return [layer(x) for layer in self.layers]
+
+
+class NhwcExtractor(Extractor):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.output_fmt = "NHWC"
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [m.permute(0, 2, 3, 1) for m in super().forward(x)]
+
+
+class OneSize(Extractor):
+    def forward(self, x: Tensor) -> list[Tensor]:
+        assert x.shape[-2:] == (224, 224), "Input height (96) doesn't match model (224)."
+        return super().forward(x)
+
+
+class Liar(Extractor):
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [m[..., 1:] for m in super().forward(x)]
+
+
+MODELS: dict[str, tuple[type[Extractor], tuple[int, ...], tuple[int, ...]]] = {
+    "plain": (Extractor, (2, 4, 8, 16, 32), (7, 8, 9, 10, 11)),
+    "repeated": (Extractor, (4, 4, 8, 16, 16, 32), (5, 8, 9, 1, 10, 11)),
+    "nhwc": (NhwcExtractor, (4, 8, 16, 32), (8, 9, 10, 11)),
+    "no_stride4": (Extractor, (8, 16, 32), (8, 9, 10)),
+    "one_size": (OneSize, (4, 8, 16, 32), (8, 9, 10, 11)),
+    "liar": (Liar, (4, 8, 16, 32), (8, 9, 10, 11)),
+    "headless": (Extractor, (), ()),
+}
+MEAN, STD = (0.5, 0.25, 0.125), (0.5, 0.25, 1.0)
+
+
+class FakeTimm:
+    """As much of timm as is used."""
+
+    online = True
+
+    def list_models(self) -> list[str]:
+        return list(MODELS)
+
+    def is_model(self, name: str) -> bool:
+        return name.split(".")[0] in MODELS
+
+    def is_model_pretrained(self, name: str) -> bool:
+        return name == "plain"
+
+    def get_pretrained_cfg(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(mean=MEAN, std=STD)
+
+    def create_model(
+        self, name: str, *, features_only: bool, pretrained: bool, out_indices: tuple[int, ...] | None = None
+    ) -> Extractor:
+        assert features_only
+        if name == "headless":
+            raise RuntimeError("features_only not implemented for Headless models.\nmore text")
+        kind, strides, channels = MODELS[name]
+        if pretrained and not self.online:
+            raise OSError("We couldn't connect to the hub.\nCheck your connection.")
+        model = kind(strides, channels, out_indices)
+        if pretrained:
+            for p in model.parameters():
+                nn.init.constant_(p, 0.5)
+        return model
+
+
+@pytest.fixture
+def timm(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTimm]:
+    fake = FakeTimm()
+    monkeypatch.setitem(sys.modules, "timm", fake)  # type: ignore[arg-type]
+    yield fake
+
+
+def _network(name: str, **values: Any) -> Any:
+    return build_network(backbone=name, block_channels=16, deep_channels=8, **values)
+
+
+def _images(height: int, width: int) -> Tensor:
+    generator = torch.Generator().manual_seed(height * 1000 + width)
+    return torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8, generator=generator)
+
+
+# --- the rules -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["plain", "repeated", "nhwc"])
+def test_maps_are_the_extractors_at_any_size(timm: FakeTimm, name: str) -> None:
+    """Against a convolution over the image padded with zeros; of two maps of one stride the deeper is taken."""
+    trunk = _network(name).trunk.eval()
+    assert trunk.channels == (8, 9, 10, 11, 256, 256)
+    assert trunk.map_names == STRIDE_NAMES
+    assert len(trunk.body.layers) == 4
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.integers(1, 200), st.integers(1, 200))
+    def check(height: int, width: int) -> None:
+        x = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(height * 1000 + width))
+        with torch.no_grad():
+            maps = trunk(x)
+        padded = torch.zeros(2, 3, math.ceil(height / 32) * 32, math.ceil(width / 32) * 32)
+        padded[:, :, :height, :width] = x
+        for found, layer, stride in zip(maps[:4], trunk.body.layers, (4, 8, 16, 32), strict=True):
+            rows, columns = math.ceil(height / stride), math.ceil(width / stride)
+            assert found.shape == (2, layer.out_channels, rows, columns)
+            torch.testing.assert_close(found, layer(padded)[:, :, :rows, :columns])
+        shapes = [tuple(m.shape[-2:]) for m in maps]
+        assert shapes == [(math.ceil(height / s), math.ceil(width / s)) for s in STRIDES]
+
+    check()
+
+
+def test_width_scales_what_is_ours(timm: FakeTimm) -> None:
+    network = _network("plain", width=0.5)
+    assert network.trunk.channels == (8, 9, 10, 11, 128, 128)
+    assert network.levels["2"]["stride4"].smooth.out_channels == 8
+    assert network.trunk.width == 0.5
+
+
+def test_network_trains_and_is_counted(timm: FakeTimm) -> None:
+    network = _network("plain", block_batch_norm=True)
+    network.train()
+    output = network(torch.zeros(2, 3, 256, 256, dtype=torch.uint8))
+    assert len(output.hierarchies) == 3
+    torch.autograd.backward(sum(h.logits.square().sum() + h.offsets.square().sum() for h in output.hierarchies))
+    assert [name for name, p in network.named_parameters() if p.grad is None] == []
+    whole = sum(p.numel() for p in network.parameters())
+    norms = sum(p.numel() for m in network.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters())
+    lower_heads = sum(p.numel() for k in ("1", "2") for p in network.heads[k].parameters())
+    assert inference_parameters(network) == whole - norms - lower_heads
+    assert flops(network, 64, 64) > 0
+    network.eval()
+    images = _images(70, 90)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            fuse(network)(images).hierarchies[-1].logits, network(images).hierarchies[-1].logits, rtol=1e-4, atol=1e-4
+        )
+
+
+def test_network_can_be_built_without_memory(timm: FakeTimm) -> None:
+    """``train`` checks a configuration that way."""
+    with torch.device("meta"):
+        network = _network("plain")
+    assert {p.device.type for p in network.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("repeatd", "model.backbone=repeatd: neither vgg nor light nor a model of timm; did you mean repeated?"),
+        ("ligth", "model.backbone=ligth: neither vgg nor light nor a model of timm; did you mean light?"),
+        ("zzz", "model.backbone=zzz: neither vgg nor light nor a model of timm; timm.list_models() has the names"),
+        (
+            "hf-hub:plain",
+            "model.backbone=hf-hub:plain: neither vgg nor light nor a model of timm; timm.list_models() has the names",
+        ),
+        (
+            "no_stride4",
+            "model.backbone=no_stride4: its maps have stride 8, 16, 32, and 4, 8, 16 and 32 are needed; "
+            "choose another, e.g. resnet18",
+        ),
+        (
+            "one_size",
+            "model.backbone=one_size: does not take images of any multiple of 32 (Input height (96) doesn't match "
+            "model (224).); choose another, e.g. resnet18",
+        ),
+        (
+            "liar",
+            "model.backbone=liar: its map of stride 4 is (8, 24, 39) for an image of 96 × 160, not (8, 24, 40); "
+            "choose another, e.g. resnet18",
+        ),
+        (
+            "headless",
+            "model.backbone=headless: timm gives no feature maps of it (features_only not implemented for Headless "
+            "models.); choose another",
+        ),
+    ],
+)
+def test_models_that_will_not_do(timm: FakeTimm, name: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        _network(name)
+    assert str(caught.value) == message
+
+
+def test_width_that_is_no_factor(timm: FakeTimm) -> None:
+    with pytest.raises(InputError, match=r"model\.width=0"):
+        _network("plain", width=0)
+
+
+def test_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(InputError) as caught:
+        _network("resnet18")
+    assert str(caught.value) == (
+        "model.backbone=resnet18: vgg and light are built in, every other name needs timm; "
+        "pip install 'fanet-lightning[timm]'"
+    )
+
+
+# --- trained weights -------------------------------------------------------------------------------------------------
+
+
+def test_trained_weights_bring_their_normaliser(timm: FakeTimm) -> None:
+    network = _network("plain")
+    extra = network.trunk.extra.map64.weight.clone()
+    assert load_trunk_weights(network, "imagenet") == "imagenet"
+    assert all(bool((p == 0.5).all()) for p in network.trunk.body.parameters())
+    assert torch.equal(network.trunk.extra.map64.weight, extra)
+    assert (network.normaliser.mean.flatten() / 255).tolist() == pytest.approx(MEAN)
+    assert (network.normaliser.std.flatten() / 255).tolist() == pytest.approx(STD)
+    # A checkpoint restores them, whatever the network was built with.
+    other = _network("plain")
+    other.load_state_dict(network.state_dict())
+    assert torch.equal(other.normaliser.mean, network.normaliser.mean)
+
+
+def test_no_trained_weights(timm: FakeTimm) -> None:
+    with pytest.raises(InputError, match=r"weights=imagenet.*nhwc"):
+        load_trunk_weights(_network("nhwc"), "imagenet")
+    network = _network("plain")
+    with pytest.raises(InputError, match=r"weights=a.pth.*model.backbone=plain"):
+        load_trunk_weights(network, "a.pth")
+    assert load_trunk_weights(network, None) == "imagenet"
+
+
+def test_trained_weights_out_of_reach(timm: FakeTimm) -> None:
+    network = _network("plain")
+    before = {key: x.clone() for key, x in network.state_dict().items()}
+    timm.online = False
+    with pytest.raises(InputError) as caught:
+        load_trunk_weights(network, "imagenet")
+    assert str(caught.value) == (
+        "weights=imagenet: the weights of plain are not on disk and cannot be downloaded (We couldn't connect to the "
+        "hub.); put them into the cache of huggingface_hub, or use weights=null"
+    )
+    assert all(torch.equal(x, before[key]) for key, x in network.state_dict().items())
+
+
+# --- timm itself -----------------------------------------------------------------------------------------------------
+
+
+@real_timm
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [
+        ("resnet18.a1_in1k", (64, 128, 256, 512)),
+        ("mobilenetv3_small_100", (16, 24, 48, 576)),
+        ("convnext_atto", (40, 80, 160, 320)),
+        ("hrnet_w18_small", (128, 256, 512, 1024)),
+    ],
+)
+def test_models_of_timm(name: str, channels: tuple[int, ...]) -> None:
+    network = _network(name, block_batch_norm=True).eval()
+    assert network.trunk.channels == (*channels, 256, 256)
+    for height, width in ((97, 161), (33, 64), (1, 1)):
+        with torch.no_grad():
+            output = network(_images(height, width))
+        assert output.map_shapes == [(math.ceil(height / s), math.ceil(width / s)) for s in STRIDES]
+        assert output.hierarchies[-1].logits.isfinite().all()
+    assert flops(network, 64, 64) > 0
+
+
+@real_timm
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("rsnet18", "resnet18"),
+        ("vit_tiny_patch16_224", "stride 16"),
+        ("swin_tiny_patch4_window7_224", "multiple of 32"),
+        ("inception_v3", r"\(192, 20, 36\)"),
+        ("resnet18.nope", r"Invalid pretrained tag \(nope\)"),
+    ],
+)
+def test_models_of_timm_that_will_not_do(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        _network(name)
+
+
+# --- strided 1×1 convolutions ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stride", [2, 3, (1, 2)])
+@pytest.mark.parametrize("channels", [3, 4, 16])
+@pytest.mark.parametrize("size", [(1, 1), (7, 10), (64, 64)])
+def test_strided_1x1_convolutions_give_the_same_in_another_way(
+    stride: Any, channels: int, size: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(channels, 8, 1, stride=stride).double()
+    images = torch.randn(2, channels, *size, dtype=torch.float64)
+    wanted = layer(images)
+    wanted.square().sum().backward()
+    gradient = layer.weight.grad
+    assert gradient is not None
+    layer.weight.grad = None
+    body = nn.Sequential(layer)
+    _subsample_before_strided_1x1(body)
+    assert layer.stride == (1, 1)
+    found = copy.deepcopy(body)(images)
+    torch.testing.assert_close(found, wanted)
+    body(images).square().sum().backward()
+    torch.testing.assert_close(layer.weight.grad, gradient)
+
+
+def test_other_convolutions_keep_their_stride() -> None:
+    body = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1, stride=2, padding=1))
+    _subsample_before_strided_1x1(body)
+    assert [layer.stride for layer in body] == [(2, 2), (1, 1), (2, 2)]

@@ -1,0 +1,281 @@
+"""Weight files of the layouts that exist, made here with random contents, against the layers they must reach."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+import torch
+from torch import Tensor
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.models.fanet import FANet, build_network
+from fanet_lightning.models.weights import load_trunk_weights
+
+# Out and in channels of VGG16's convolutions with their position in torchvision's `features`, with and without BN.
+LAYERS = [
+    ("conv1_1", 64, 3, 0, 0),
+    ("conv1_2", 64, 64, 2, 3),
+    ("conv2_1", 128, 64, 5, 7),
+    ("conv2_2", 128, 128, 7, 10),
+    ("conv3_1", 256, 128, 10, 14),
+    ("conv3_2", 256, 256, 12, 17),
+    ("conv3_3", 256, 256, 14, 20),
+    ("conv4_1", 512, 256, 17, 24),
+    ("conv4_2", 512, 512, 19, 27),
+    ("conv4_3", 512, 512, 21, 30),
+    ("conv5_1", 512, 512, 24, 34),
+    ("conv5_2", 512, 512, 26, 37),
+    ("conv5_3", 512, 512, 28, 40),
+]
+
+
+def _tensor(*shape: int, seed: int) -> Tensor:
+    """A random tensor over a small storage: overlapping strides keep the file of a 400 MB layer at some 400 KB."""
+    strides = (3, 5, 7, 11)[: len(shape)]
+    length = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    return torch.randn(length, generator=torch.Generator().manual_seed(seed)).as_strided(shape, strides)
+
+
+def _torchvision(batch_norm: bool = False) -> dict[str, Tensor]:
+    found = {}
+    for seed, (_, outputs, inputs, plain, bn) in enumerate(LAYERS):
+        index = bn if batch_norm else plain
+        found[f"features.{index}.weight"] = _tensor(outputs, inputs, 3, 3, seed=seed)
+        found[f"features.{index}.bias"] = _tensor(outputs, seed=100 + seed)
+        if batch_norm:
+            for i, part in enumerate(("weight", "bias", "running_mean", "running_var")):
+                found[f"features.{index + 1}.{part}"] = _tensor(outputs, seed=200 + 10 * seed + i)
+            found[f"features.{index + 1}.num_batches_tracked"] = torch.tensor(0)
+    found["classifier.0.weight"] = _tensor(4096, 25088, seed=50)
+    found["classifier.0.bias"] = _tensor(4096, seed=51)
+    found["classifier.3.weight"] = _tensor(4096, 4096, seed=52)
+    found["classifier.3.bias"] = _tensor(4096, seed=53)
+    found["classifier.6.weight"] = _tensor(1000, 4096, seed=54)
+    found["classifier.6.bias"] = _tensor(1000, seed=55)
+    return found
+
+
+def _reduced_fc() -> dict[str, Tensor]:
+    found = {}
+    for seed, (_, outputs, inputs, plain, _) in enumerate(LAYERS):
+        found[f"{plain}.weight"] = _tensor(outputs, inputs, 3, 3, seed=seed)
+        found[f"{plain}.bias"] = _tensor(outputs, seed=100 + seed)
+    found["31.weight"], found["31.bias"] = _tensor(1024, 512, 3, 3, seed=60), _tensor(1024, seed=61)
+    found["33.weight"], found["33.bias"] = _tensor(1024, 1024, 1, 1, seed=62), _tensor(1024, seed=63)
+    return found
+
+
+def _save(found: object, path: Path) -> Path:
+    torch.save(found, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def network() -> FANet:
+    """Full width, level 1. Tests that load into it do not rely on what an earlier one left."""
+    return FANet(level=1)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty weight cache, and no network."""
+
+    def offline(url: str, *_: Any, **__: Any) -> None:
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    before = torch.hub.get_dir()
+    torch.hub.set_dir(str(tmp_path / "hub"))
+    yield tmp_path / "hub" / "checkpoints"
+    torch.hub.set_dir(before)
+
+
+def _check_convolutions(trunk: dict[str, Tensor], found: dict[str, Tensor], prefix: str, column: int) -> None:
+    for layer in LAYERS:
+        for part in ("weight", "bias"):
+            assert torch.equal(trunk[f"{layer[0]}.{part}"], found[f"{prefix}{layer[column]}.{part}"])
+
+
+def test_torchvision_layout(network: FANet, tmp_path: Path) -> None:
+    found = _torchvision()
+    extras = network.trunk.conv6_2.weight.clone()
+    assert load_trunk_weights(network, _save(found, tmp_path / "vgg16.pth")) == "imagenet"
+    trunk = network.trunk.state_dict()
+    _check_convolutions(trunk, found, "features.", 3)
+    assert torch.equal(network.trunk.conv6_2.weight, extras)
+    assert network.normaliser.kind == "imagenet"
+
+    # fc6 by hand: output o is unit 4·o; tap (i, j) of 3×3 is tap (3i, 3j) of 7×7; input c is 49 columns wide.
+    fc6 = found["classifier.0.weight"]
+    for o, c, i, j in [
+        (0, 0, 0, 0),
+        (1, 0, 0, 0),
+        (0, 1, 0, 0),
+        (0, 0, 1, 0),
+        (0, 0, 0, 1),
+        (1023, 511, 2, 2),
+        (5, 7, 2, 1),
+    ]:
+        assert trunk["conv_fc6.weight"][o, c, i, j] == fc6[4 * o, 49 * c + 7 * (3 * i) + 3 * j]
+    # fc7: every fourth output, and of its inputs those that fc6 kept.
+    fc7 = found["classifier.3.weight"]
+    for o, c in [(0, 0), (1, 0), (0, 1), (1023, 1023), (10, 900)]:
+        assert trunk["conv_fc7.weight"][o, c, 0, 0] == fc7[4 * o, 4 * c]
+    assert torch.equal(trunk["conv_fc6.bias"], found["classifier.0.bias"][::4])
+    assert torch.equal(trunk["conv_fc7.bias"], found["classifier.3.bias"][::4])
+
+
+def test_reduced_fc_layout_brings_the_caffe_normaliser(network: FANet, tmp_path: Path) -> None:
+    found = _reduced_fc()
+    assert load_trunk_weights(network, _save(found, tmp_path / "vgg16_reducedfc.pth")) == "caffe"
+    assert network.normaliser.kind == "caffe"
+    trunk = network.trunk.state_dict()
+    _check_convolutions(trunk, found, "", 3)
+    for ours, theirs in (("conv_fc6", 31), ("conv_fc7", 33)):
+        for part in ("weight", "bias"):
+            assert torch.equal(trunk[f"{ours}.{part}"], found[f"{theirs}.{part}"])
+    # And back, with the other file.
+    assert load_trunk_weights(network, _save(_torchvision(), tmp_path / "vgg16.pth")) == "imagenet"
+    assert network.normaliser.kind == "imagenet"
+
+
+def test_thirteen_convolutions_alone_leave_fc6_and_fc7_fresh(
+    network: FANet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {key: x for key, x in _reduced_fc().items() if int(key.split(".")[0]) < 30}
+    before = {key: x.clone() for key, x in network.trunk.state_dict().items()}
+    assert load_trunk_weights(network, _save(found, tmp_path / "vgg16.pth")) == "caffe"
+    after = network.trunk.state_dict()
+    _check_convolutions(after, found, "", 3)
+    for name in ("conv_fc6.weight", "conv_fc6.bias", "conv_fc7.weight", "conv_fc7.bias"):
+        assert torch.equal(after[name], before[name])
+    assert "fc6" in capsys.readouterr().out
+
+
+def test_safetensors_and_half_precision(network: FANet, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    found = {key: x.half().contiguous() for key, x in _reduced_fc().items()}
+    save_file(found, tmp_path / "vgg.safetensors")
+    assert load_trunk_weights(network, str(tmp_path / "vgg.safetensors")) == "caffe"
+    assert network.trunk.conv5_3.weight.dtype == torch.float32
+    assert torch.equal(network.trunk.conv5_3.weight, found["28.weight"].float())
+
+
+def test_batch_norm_layout(tmp_path: Path) -> None:
+    network = FANet(level=1, batch_norm=True)
+    found = _torchvision(batch_norm=True)
+    load_trunk_weights(network, _save(found, tmp_path / "vgg16_bn.pth"))
+    trunk = network.trunk.state_dict()
+    _check_convolutions(trunk, found, "features.", 4)
+    for name, _, _, _, index in LAYERS:
+        for part in ("weight", "bias", "running_mean", "running_var"):
+            assert torch.equal(trunk[f"{name}.bn.{part}"], found[f"features.{index + 1}.{part}"])
+
+
+def test_wrapped_state_dict(network: FANet, tmp_path: Path) -> None:
+    assert load_trunk_weights(network, _save({"state_dict": _reduced_fc(), "epoch": 3}, tmp_path / "w.pth")) == "caffe"
+
+
+@pytest.mark.parametrize("source", [None, "none"])
+def test_no_weights_change_nothing(source: str | None) -> None:
+    network = build_network(level=1, width=0.1, normaliser="caffe")
+    before = {key: x.clone() for key, x in network.state_dict().items()}
+    assert load_trunk_weights(network, source) == "caffe"
+    assert all(torch.equal(x, before[key]) for key, x in network.state_dict().items())
+
+
+@pytest.mark.parametrize(("batch_norm", "name"), [(False, "vgg16-397923af.pth"), (True, "vgg16_bn-6c64b313.pth")])
+def test_imagenet_from_the_cache_and_offline(hub: Path, batch_norm: bool, name: str) -> None:
+    network = FANet(level=1, batch_norm=batch_norm)
+    with pytest.raises(InputError) as caught:
+        load_trunk_weights(network, "imagenet")
+    message = str(caught.value)
+    assert message == (
+        f"weights=imagenet: {hub / name} is not there and cannot be downloaded (<urlopen error Name or service not "
+        "known>); fetch it with 'python scripts/download_vgg16.py', give weights=PATH of a VGG16 file, or use "
+        "weights=none"
+    )
+    hub.mkdir(parents=True, exist_ok=True)
+    found = _torchvision(batch_norm)
+    _save(found, hub / name)
+    assert load_trunk_weights(network, "imagenet") == "imagenet"
+    assert torch.equal(network.trunk.conv1_1.weight, found["features.0.weight"])
+
+
+def test_narrow_networks_take_no_weights() -> None:
+    with pytest.raises(InputError, match=r"weights=imagenet.*model.width=1.0.* 0.25"):
+        load_trunk_weights(build_network(level=1, width=0.25), "imagenet")
+
+
+def _without(found: dict[str, Tensor], key: str) -> dict[str, Tensor]:
+    return {k: x for k, x in found.items() if k != key}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"model.a": torch.zeros(1), "b": torch.zeros(1)}, "not a VGG16, it holds model.a, b …"),
+        ({}, "not a VGG16, it holds nothing …"),
+        ([torch.zeros(1)], "holds no state dict"),
+        ({"epoch": 3}, "holds no state dict"),
+        (_without(_torchvision(), "features.28.bias"), "features.28.bias is missing"),
+        (_without(_torchvision(), "classifier.3.weight"), "classifier.3.weight is missing"),
+        (_without(_reduced_fc(), "33.bias"), "33.bias is missing"),
+        (_torchvision() | {"features.0.weight": torch.zeros(64, 1, 3, 3)}, "conv1_1.weight would be (64, 1, 3, 3)"),
+        (_torchvision() | {"classifier.0.weight": torch.zeros(10, 8)}, "classifier.0.weight is (10, 8), VGG16's is"),
+        (_torchvision() | {"classifier.3.bias": torch.full((4096,), torch.nan)}, "conv_fc7.bias would not be finite"),
+        (_torchvision(batch_norm=True), "a VGG16 with batch normalisation, for a network without"),
+    ],
+)
+def test_wrong_contents_leave_the_network_alone(network: FANet, tmp_path: Path, content: object, message: str) -> None:
+    path = _save(content, tmp_path / "wrong.pth")
+    before = network.trunk.conv1_2.weight.clone()
+    kind = network.normaliser.kind
+    with pytest.raises(InputError) as caught:
+        load_trunk_weights(network, path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+    assert "\n" not in str(caught.value)
+    assert torch.equal(network.trunk.conv1_2.weight, before)
+    assert network.normaliser.kind == kind
+
+
+@pytest.mark.parametrize("content", [_torchvision(), _reduced_fc()], ids=["torchvision", "reduced-fc"])
+def test_a_network_with_batch_norm_wants_weights_with_it(tmp_path: Path, content: dict[str, Tensor]) -> None:
+    network = FANet(level=1, batch_norm=True)
+    with pytest.raises(InputError, match=r"model\.batch_norm=false"):
+        load_trunk_weights(network, _save(content, tmp_path / "plain.pth"))
+
+
+@pytest.mark.parametrize("name", ["garbage.pth", "garbage.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"not a weight file", b"PK\x03\x04 cut short", bytes(range(256))])
+def test_unreadable_files(network: FANet, tmp_path: Path, name: str, content: bytes) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        load_trunk_weights(network, path)
+    assert str(caught.value).startswith(f"{path}: not a readable weight file (")
+    assert "\n" not in str(caught.value)
+
+
+def test_pickled_code_is_not_run(network: FANet, tmp_path: Path) -> None:
+    import pickle
+
+    class Malice:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "was_here",)
+
+    path = tmp_path / "evil.pth"
+    path.write_bytes(pickle.dumps({"features.0.weight": Malice()}, protocol=2))
+    with pytest.raises(InputError, match="weight file"):
+        load_trunk_weights(network, path)
+    assert not (tmp_path / "was_here").exists()
+
+
+def test_missing_file(network: FANet, tmp_path: Path) -> None:
+    path = tmp_path / "nothing.pth"
+    with pytest.raises(InputError) as caught:
+        load_trunk_weights(network, path)
+    assert str(caught.value) == f"weights={path}: no such file; give weights=PATH, weights=imagenet or weights=none"

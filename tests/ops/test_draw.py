@@ -1,0 +1,165 @@
+"""Boxes coloured by confidence and the colour bar: colours, places and sizes in small pictures, pixel by pixel."""
+
+import subprocess
+import sys
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from fanet_lightning.ops.draw import annotate, bar_width, confidence_colours
+from fanet_lightning.report.figures import draw_detections
+
+
+def grey(height, width):
+    return np.full((height, width, 3), 90, np.uint8)
+
+
+def changed(before, after):
+    """(H, W) where the two pictures differ."""
+    return (before != after).any(axis=2)
+
+
+def test_colours_are_matplotlibs_turbo():
+    scores = np.concatenate([np.linspace(0, 1, 1001), [-0.5, 1.7]])
+    expected = (mpl.colormaps["turbo"](np.clip(scores, 0, 1))[:, :3] * 255).round()
+    colours = confidence_colours(scores)
+    assert colours.dtype == np.uint8
+    np.testing.assert_array_equal(colours, expected)
+    np.testing.assert_array_equal(confidence_colours([np.nan]), confidence_colours([0.0]))
+    assert confidence_colours([]).shape == (0, 3)
+
+
+def test_sheets_and_annotated_pictures_share_their_colours():
+    image, box = grey(60, 60), np.array([[10.0, 10.0, 40.0, 40.0]])
+    sheet = draw_detections(image, box, np.array([0.7]))
+    drawn = annotate(image, box, [0.7], bar=False)
+    np.testing.assert_array_equal(sheet[10, 20], drawn[9, 20])
+
+
+def test_the_frame_lies_around_the_box_and_leaves_the_face_free():
+    image = grey(100, 100)
+    drawn = annotate(image, [[20, 30, 60, 80]], [0.9], bar=False)
+    expected = np.zeros((100, 100), bool)
+    expected[29:81, 19:61] = True  # one pixel around half-open 20..60 x 30..80
+    expected[30:80, 20:60] = False
+    np.testing.assert_array_equal(changed(image, drawn), expected)
+    np.testing.assert_array_equal(drawn[29, 19], confidence_colours([0.9])[0])
+    assert (image == 90).all() and drawn is not image
+
+
+def test_lines_grow_with_the_picture_but_not_over_small_faces():
+    image = grey(3000, 2000)
+    drawn = annotate(image, [[500, 500, 1500, 1500], [100, 100, 112, 112]], [0.9, 0.8], bar=False)
+    # 3000 / 300 = 10 pixels for the large face, 12 / 6 = 2 for the small one.
+    assert changed(image, drawn)[1000, 480:500].sum() == 10
+    assert changed(image, drawn)[106, 90:100].sum() == 2
+    assert not changed(image, drawn)[101:111, 101:111].any()
+    # A face of one pixel still gets a line that survives shrinking: 10,000 / 2,000.
+    long = annotate(grey(20, 10_000), [[5000, 10, 5001, 11]], [0.9], bar=False)
+    assert changed(grey(20, 10_000), long)[10].sum() == 10
+
+
+def test_confident_boxes_lie_on_top():
+    box = [[10, 10, 30, 30]]
+    drawn = annotate(grey(50, 50), box * 3, [0.2, 0.9, 0.5], bar=False)
+    np.testing.assert_array_equal(drawn[9, 15], confidence_colours([0.9])[0])
+
+
+def test_boxes_at_the_border_and_outside():
+    image = grey(50, 40)
+    drawn = annotate(image, [[-10, -10, 200, 300]], [0.5], bar=False)
+    expected = np.ones((50, 40), bool)
+    expected[1:-1, 1:-1] = False
+    np.testing.assert_array_equal(changed(image, drawn), expected)
+    outside = [[50, 0, 60, 10], [-20, 0, -1, 10], [0, 60, 10, 70], [0, -9, 9, -1], [5, 5, 5, 9], [9, 9, 5, 5],
+               [np.nan, 0, 5, 5], [0, 0, np.inf, 5]]  # fmt: skip
+    np.testing.assert_array_equal(annotate(image, outside, np.full(len(outside), 0.9), bar=False), image)
+
+
+def test_no_boxes():
+    image = grey(30, 30)
+    for none in ([], np.zeros((0, 4))):
+        np.testing.assert_array_equal(annotate(image, none, [], bar=False), image)
+
+
+def test_the_bar_is_added_at_the_right_and_runs_from_one_to_zero():
+    image = grey(480, 640)
+    drawn = annotate(image, [], [])
+    assert drawn.shape == (480, 640 + bar_width(480, 640), 3)
+    np.testing.assert_array_equal(drawn[:, :640], image)
+    bar = drawn[:, 640:]
+    column = bar[:, bar_width(480, 640) // 8]
+    for value in (0.05, 0.25, 0.5, 0.75, 0.95):
+        # The strip is as long as the picture but for half a letter at each end, so a value's row is known.
+        ends = np.flatnonzero((column != 255).any(axis=1))
+        row = ends[-1] - value * (ends[-1] - ends[0])
+        near = column[round(row) - 1 : round(row) + 2].astype(int)
+        assert np.abs(near - confidence_colours([value])[0]).max(axis=1).min() <= 6
+
+
+def test_ticks_stand_beside_their_values():
+    bar = annotate(grey(480, 640), [], [])[:, 640:]
+    dark = (bar < 100).all(axis=2)
+    inner = np.flatnonzero((bar != 255).any(axis=2).all(axis=0) | (dark.sum(axis=0) > 300))
+    strip_end = inner.max() if len(inner) else 0
+    # The first column right of the strip holds nothing but ticks.
+    ticks = np.flatnonzero(dark[:, strip_end + 1])
+    assert len(ticks) == 11
+    assert np.ptp(np.diff(ticks)) <= 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (9, 300), (24, 24), (100, 100), (300, 9), (898, 1600), (4000, 6000)])
+def test_every_size_of_picture_can_be_annotated(shape):
+    height, width = shape
+    drawn = annotate(grey(height, width), [[0, 0, width, height]], [0.5], labels=True)
+    assert drawn.shape == (height, width + bar_width(height, width), 3)
+    assert drawn.dtype == np.uint8 and drawn.flags["C_CONTIGUOUS"]
+    np.testing.assert_array_equal(drawn[0, 0], confidence_colours([0.5])[0])
+
+
+def test_labels_stand_above_the_face_in_its_colour_and_inside_the_picture():
+    image = grey(200, 200)
+    box = [80, 100, 120, 140]
+    plain = annotate(image, [box], [0.5], bar=False)
+    labelled = annotate(image, [box], [0.5], bar=False, labels=True)
+    rows, columns = np.nonzero(changed(plain, labelled))
+    assert rows.max() < 100 and rows.min() > 80
+    assert columns.min() >= 79
+    np.testing.assert_array_equal(labelled[rows.min(), columns.min()], confidence_colours([0.5])[0])
+    # Different scores, different digits; at the upper edge the label moves inside.
+    other = annotate(image, [box], [0.52], bar=False, labels=True)
+    assert (changed(labelled, other)[80:99]).any()
+    top = annotate(image, [[190, 0, 199, 20]], [0.5], bar=False, labels=True)
+    assert changed(image, top)[:15, 150:].sum() > 100
+
+
+def test_a_shared_bar_is_not_spoilt_by_writing_into_a_result():
+    first = annotate(grey(64, 64), [], [])
+    first[:] = 0
+    assert annotate(grey(64, 64), [], [])[:, 64:].max() == 255
+
+
+@pytest.mark.parametrize(
+    "image, boxes, scores, said",
+    [
+        (np.zeros((5, 5), np.uint8), [], [], r"\(5, 5\) uint8"),
+        (np.zeros((5, 5, 3), np.float32), [], [], "float32"),
+        (np.zeros((0, 5, 3), np.uint8), [], [], r"\(0, 5, 3\)"),
+        (grey(5, 5), [[1, 2, 3, 4]], [], "1 boxes, but 0 scores"),
+        (grey(5, 5), [[1, 2, 3]], [1.0], r"\(1, 3\)"),
+    ],
+)
+def test_wrong_arguments_are_named(image, boxes, scores, said):
+    with pytest.raises(ValueError, match=said):
+        annotate(image, boxes, scores)
+
+
+def test_drawing_needs_neither_torch_nor_matplotlib():
+    code = (
+        "import sys, numpy as np; from fanet_lightning.ops.draw import annotate; "
+        "annotate(np.zeros((99, 99, 3), np.uint8), [[1, 1, 9, 9]], [0.5], labels=True); "
+        "print(sorted({'torch', 'matplotlib', 'av'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

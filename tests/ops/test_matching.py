@@ -1,0 +1,359 @@
+"""Matching, against hand-worked cases and against the rule in plain Python."""
+
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fanet_lightning.ops import matching
+from fanet_lightning.ops.anchors import STRIDES, AnchorGrid
+from fanet_lightning.ops.boxes import cxcywh_to_xyxy, pairwise_iou
+from fanet_lightning.ops.matching import candidates, match, window_side
+from fanet_lightning.ops.structures import Targets
+from tests.ops.matching_oracle import match_slowly, seen_anchors
+
+ONE_MAP = AnchorGrid(((4, 4),), strides=(4,), sizes=(16,))
+
+
+def grid_for(height: int, width: int) -> AnchorGrid:
+    return AnchorGrid(tuple((math.ceil(height / stride), math.ceil(width / stride)) for stride in STRIDES))
+
+
+def faces_in(*images: Sequence[Sequence[float]]) -> Targets:
+    """One list of boxes per image."""
+    boxes = [list(map(float, box)) for image in images for box in image]
+    index = [number for number, image in enumerate(images) for _ in image]
+    return Targets(torch.tensor(boxes).reshape(-1, 4), torch.tensor(index, dtype=torch.int64))
+
+
+def random_faces(counts: Sequence[int], extent: float, seed: int, smallest: float = 2, largest: float = 700) -> Targets:
+    """Log-uniform sizes, aspect ratios up to 1 : 5, centres inside and a little outside of a square input."""
+    random = torch.Generator().manual_seed(seed)
+    count = sum(counts)
+    centre = (torch.rand(count, 2, generator=random) * 1.2 - 0.1) * extent
+    size = smallest * (largest / smallest) ** torch.rand(count, 1, generator=random)
+    stretch = 5 ** (torch.rand(count, 1, generator=random) - 0.5)
+    half = size / 2 * torch.cat([stretch, 1 / stretch], dim=1)
+    return Targets(
+        torch.cat([centre - half, centre + half], dim=1),
+        torch.repeat_interleave(torch.tensor(counts, dtype=torch.int64)),
+    )
+
+
+def assert_follows_the_rule(
+    grid: AnchorGrid, targets: Targets, batch_size: int, threshold: float = 0.35, rounds: int = 8, second: bool = False
+) -> None:
+    found = match(grid, targets, batch_size, threshold=threshold, rounds=rounds, second_stage=second)
+    expected, unmatched = match_slowly(
+        grid, targets, batch_size, window_side(grid, threshold), threshold, rounds, second
+    )
+    assert found.face_index.tolist() == expected
+    assert found.unmatched_faces.item() == unmatched
+
+
+@pytest.fixture(params=["reads are free", "as on an accelerator"])
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways through the code: the one that reads sizes back, and the one that never does."""
+    if request.param == "as on an accelerator":
+        monkeypatch.setattr(matching, "_reads_are_free", lambda device: False)
+
+
+# Worked out by hand. Anchors of 16 on a 4 x 4 map of stride 4; centres 2, 6, 10, 14.
+# One cell off: 12 · 16 / (512 - 192) = 0.6; both axes: 144 / (512 - 144) = 0.391; two cells: 128 / 384 = 0.333.
+
+
+def test_a_face_on_an_anchor_takes_its_neighbours(either_way: None) -> None:
+    found = match(ONE_MAP, faces_in([(-2, -2, 14, 14)]), 1)  # anchor (1, 1)
+    assert found.face_index.view(4, 4).tolist() == [
+        [0, 0, 0, -1],
+        [0, 0, 0, -1],
+        [0, 0, 0, -1],
+        [-1, -1, -1, -1],
+    ]
+    assert found.unmatched_faces.item() == 0
+
+
+def test_of_two_equal_faces_the_second_takes_the_next_best(either_way: None) -> None:
+    """Rule (ii) gives all nine to face 0; face 1 has none and takes the lowest of its four next best, the one above."""
+    found = match(ONE_MAP, faces_in([(-2, -2, 14, 14)] * 2), 1)
+    assert found.face_index.view(4, 4).tolist() == [
+        [0, 1, 0, -1],
+        [0, 0, 0, -1],
+        [0, 0, 0, -1],
+        [-1, -1, -1, -1],
+    ]
+    assert found.unmatched_faces.item() == 0
+
+
+def test_without_rounds_it_is_counted(either_way: None) -> None:
+    found = match(ONE_MAP, faces_in([(-2, -2, 14, 14)] * 2), 1, rounds=0)
+    assert (found.face_index == 1).sum().item() == 0
+    assert found.unmatched_faces.item() == 1
+
+
+def test_the_larger_overlap_keeps_the_anchor_and_the_other_keeps_what_rule_two_gives() -> None:
+    """Face 1 lies on anchor (1, 1), face 0 is shifted right by 1: the same best anchor; both also have others."""
+    found = match(ONE_MAP, faces_in([(-1, -2, 15, 14), (-2, -2, 14, 14)]), 1).face_index.view(4, 4)
+    assert found[1, 1].item() == 1
+    # In x, column 2 overlaps the faces by 13 and 12, column 0 by 11 and 12, column 3 face 0 by 9: 144 / 368 = 0.391.
+    assert found.tolist() == [[1, 1, 0, -1], [1, 1, 0, 0], [1, 1, 0, -1], [-1, -1, -1, -1]]
+
+
+def test_a_forced_anchor_belongs_to_its_face() -> None:
+    """A face of 4 x 4 overlaps its anchor by 16 / 256 alone; it keeps it against a face that overlaps it by 0.6."""
+    # The small face lies in the anchors of columns 0 … 3, rows 0 … 1; the lowest of them is number 0.
+    large, small = (-2, -2, 14, 14), (6, -4, 10, 0)
+    best = int(pairwise_iou(torch.tensor([small]).float(), cxcywh_to_xyxy(ONE_MAP.boxes_cxcywh()))[0].argmax())
+    assert best == 0
+    found = match(ONE_MAP, faces_in([large, small]), 1).face_index.view(4, 4)
+    assert found.tolist() == [[1, 0, 0, -1], [0, 0, 0, -1], [0, 0, 0, -1], [-1, -1, -1, -1]]
+
+
+def test_of_three_rivals_for_two_anchors_the_smallest_overlap_is_left(either_way: None) -> None:
+    """All want anchor 0, which face 2 covers; rule (ii) gives it anchor 1 too, which the rounds hand to face 1."""
+    grid = AnchorGrid(((1, 2),), strides=(4,), sizes=(16,))
+    found = match(grid, faces_in([(-6, -6, 8, 10), (-6, -6, 9, 10), (-6, -6, 10, 10)]), 1)
+    assert found.face_index.tolist() == [[2, 1]]
+    assert found.unmatched_faces.item() == 1
+
+
+def test_a_face_robbed_of_its_last_anchor_takes_part_again(either_way: None) -> None:
+    """Anchors from -5.5, -0.5 and 4.5 on; overlaps with them in x, over the union:
+
+    face 0: 1, 11/21, 6/26; face 1: 15/17, 12/20, 7/25; face 2: 15/16, 10/21, 5/26.
+    All want the first, face 0 keeps it. Rule (ii) gives the second to face 1. Face 2 has none and takes it in round 1.
+    Face 1 takes the third in round 2.
+    """
+    grid = AnchorGrid(((1, 3),), strides=(5,), sizes=(16,))
+    faces = faces_in([(-5.5, -5.5, 10.5, 10.5), (-4.5, -5.5, 11.5, 10.5), (-5.5, -5.5, 9.5, 10.5)])
+    results = {rounds: match(grid, faces, 1, rounds=rounds) for rounds in (0, 1, 2, 8)}
+    assert {rounds: found.face_index[0].tolist() for rounds, found in results.items()} == {
+        0: [0, 1, -1],
+        1: [0, 2, -1],
+        2: [0, 2, 1],
+        8: [0, 2, 1],
+    }
+    assert [found.unmatched_faces.item() for found in results.values()] == [1, 1, 0, 0]
+
+
+def test_seven_hundred_faces_in_one_place(either_way: None) -> None:
+    """Rule (i) and each of the 8 rounds provide for one; the others are counted, not hidden."""
+    grid = grid_for(640, 640)
+    found = match(grid, faces_in([(300, 300, 340, 345)] * 700), 1)
+    assert sorted(set(found.face_index[0].tolist())) == [-1, *range(9)]
+    assert found.unmatched_faces.item() == 691
+
+
+def test_second_stage_by_hand(either_way: None) -> None:
+    """A face of 8 x 8 in the corner of the map.
+
+    IoU 64 / 256 = 0.25 with the four anchors that hold it, from -6 to 10 and from -2 to 14: nothing for rule (ii).
+    Then from 2 to 18: 6 · 8 / (320 - 48) = 0.176, on both axes 36 / (320 - 36) = 0.127.
+    From 6 to 22: 2 · 8 / (320 - 16) = 0.053.
+    """
+    face = (0, 0, 8, 8)
+    without = match(ONE_MAP, faces_in([face]), 1).face_index.view(4, 4)
+    assert without.tolist() == [[0, -1, -1, -1]] + [[-1] * 4] * 3
+    found = match(ONE_MAP, faces_in([face]), 1, second_stage=True).face_index.view(4, 4)
+    # One forced, six more: three at 0.25, then the first three of the four at 0.176: (0, 2), (1, 2), (2, 0).
+    assert found.tolist() == [[0, 0, 0, -1], [0, 0, 0, -1], [0, -1, -1, -1], [-1, -1, -1, -1]]
+
+
+def test_an_overlap_equal_to_the_threshold_is_not_above_it(either_way: None) -> None:
+    """Four anchors hold the face of 8 x 8 and overlap it by exactly 0.25; rule (i) alone gives one."""
+    face = faces_in([(0, 0, 8, 8)])
+    assert (match(ONE_MAP, face, 1, threshold=0.25).face_index == 0).sum().item() == 1
+    assert (match(ONE_MAP, face, 1, threshold=0.24).face_index == 0).sum().item() == 4
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        (1000, 1000, 1010, 1010),
+        (-300, -300, -290, -290),
+        (math.nan, 0, 10, 10),
+        (-math.inf, 0, math.inf, 10),
+        (1e30, 1e30, 2e30, 2e30),
+        (5, 5, 5, 5),
+    ],
+)
+def test_faces_that_overlap_nothing_are_counted(box: tuple[float, ...], either_way: None) -> None:
+    ordinary = (-2, -2, 14, 14)
+    found = match(ONE_MAP, faces_in([box, ordinary]), 1, second_stage=True)
+    alone = match(ONE_MAP, faces_in([ordinary]), 1, second_stage=True)
+    assert found.unmatched_faces.item() == 1
+    assert torch.equal(found.face_index == 1, alone.face_index == 0)
+    assert not (found.face_index == 0).any()
+
+
+def test_no_faces(either_way: None) -> None:
+    found = match(grid_for(64, 96), faces_in([], []), 2)
+    assert found.face_index.shape == (2, grid_for(64, 96).count)
+    assert found.face_index.dtype == torch.int64
+    assert (found.face_index == -1).all()
+    assert found.unmatched_faces.item() == 0 and found.unmatched_faces.dtype == torch.int64
+
+
+def test_targets_are_left_alone() -> None:
+    targets = random_faces([3, 4], 64, seed=0)
+    before = [tensor.clone() for tensor in targets]
+    match(grid_for(64, 64), targets, 2)
+    assert all(torch.equal(*pair) for pair in zip(before, targets, strict=True))
+
+
+@pytest.mark.parametrize("threshold", [0, 1, -0.1, math.nan])
+def test_threshold_is_an_overlap(threshold: float) -> None:
+    with pytest.raises(ValueError, match=f"threshold={threshold}"):
+        match(ONE_MAP, faces_in([]), 1, threshold=threshold)
+
+
+def test_rounds_are_a_count() -> None:
+    with pytest.raises(ValueError, match="rounds=-1"):
+        match(ONE_MAP, faces_in([]), 1, rounds=-1)
+
+
+# The window.
+
+
+def test_window_side() -> None:
+    assert window_side(grid_for(640, 640), 0.35) == 8  # 7.43 cells
+    assert window_side(grid_for(640, 640), 0.5) == 5  # 4 cells would hold it, were there no rounding
+    assert window_side(AnchorGrid(((4, 4),), strides=(8,), sizes=(16,)), 0.35) == 4
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.35, 0.5, 0.7])
+@pytest.mark.parametrize(
+    "grid",
+    [
+        grid_for(400, 260),
+        grid_for(37, 511),
+        AnchorGrid(((40, 31), (9, 14)), strides=(5, 12), sizes=(16, 50)),
+        AnchorGrid(((30, 30),), strides=(8,), sizes=(7,)),
+    ],
+)
+def test_window_holds_every_anchor_above_the_threshold_and_a_best_one(grid: AnchorGrid, threshold: float) -> None:
+    random = torch.Generator().manual_seed(1)
+    anchors_xyxy = cxcywh_to_xyxy(grid.boxes_cxcywh())
+    near = anchors_xyxy[torch.randint(grid.count, (300,), generator=random)]
+    near = near + (near[:, 2:] - near[:, :2]).repeat(1, 2) * (torch.rand(300, 4, generator=random) - 0.5) / 2
+    boxes = torch.cat([near, random_faces([300], 400, seed=1).boxes_xyxy])
+    dense = pairwise_iou(boxes, anchors_xyxy)
+    anchor, iou = candidates(grid, boxes, threshold)
+    assert torch.equal(iou.max(dim=1).values, dense.max(dim=1).values)
+    seen = torch.zeros(dense.shape, dtype=torch.bool).scatter_(1, anchor, True)
+    assert (dense > threshold).any() and not (dense > threshold)[~seen].any()
+
+
+def test_candidates_are_the_nearest_cells_with_their_iou() -> None:
+    grid = grid_for(200, 123)
+    boxes = random_faces([60], 200, seed=2).boxes_xyxy
+    dense = pairwise_iou(boxes, cxcywh_to_xyxy(grid.boxes_cxcywh()))
+    anchor, iou = candidates(grid, boxes, 0.35)
+    for face, box in enumerate(boxes.tolist()):
+        assert sorted(set(anchor[face].tolist())) == seen_anchors(grid, box, 8)
+    # Equal to the last bit, but for the repeated cells of small maps, which have 0.
+    same = iou == dense.gather(1, anchor)
+    assert same[iou > 0].all()
+    assert torch.equal(torch.zeros_like(dense).scatter_reduce(1, anchor, iou, "amax") > 0, seen_overlaps(grid, boxes))
+
+
+def seen_overlaps(grid: AnchorGrid, boxes: torch.Tensor) -> torch.Tensor:
+    dense = pairwise_iou(boxes, cxcywh_to_xyxy(grid.boxes_cxcywh())) > 0
+    for face, box in enumerate(boxes.tolist()):
+        unseen = sorted(set(range(grid.count)) - set(seen_anchors(grid, box, 8)))
+        dense[face, unseen] = False
+    return dense
+
+
+# The rule in plain Python.
+
+quarter = st.integers(-100, 500).map(lambda quarters: quarters / 4)
+length = st.one_of(st.integers(1, 60), st.integers(1, 1200)).map(lambda quarters: quarters / 4)
+box = st.tuples(quarter, quarter, length, length).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]))
+on_an_anchor = st.tuples(st.integers(0, 6), st.integers(0, 6)).map(
+    lambda cell: (4 * cell[0] - 6, 4 * cell[1] - 6, 4 * cell[0] + 10, 4 * cell[1] + 10)
+)
+crowd = st.lists(st.one_of(box, on_an_anchor), max_size=9)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(crowd, min_size=1, max_size=3),
+    st.integers(1, 100),
+    st.integers(1, 100),
+    st.sampled_from([0.2, 0.35, 0.5]),
+    st.integers(0, 4),
+    st.booleans(),
+)
+def test_any_faces_on_any_grid(
+    images: list[list[tuple[float, ...]]], height: int, width: int, threshold: float, rounds: int, second: bool
+) -> None:
+    assert_follows_the_rule(grid_for(height, width), faces_in(*images), len(images), threshold, rounds, second)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.lists(on_an_anchor, max_size=14), min_size=1, max_size=2),
+    st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    st.integers(0, 8),
+    st.booleans(),
+)
+def test_more_faces_than_anchors(
+    images: list[list[tuple[float, ...]]], shape: tuple[int, int], rounds: int, second: bool
+) -> None:
+    grid = AnchorGrid((shape, (1, 1)), strides=(4, 8), sizes=(16, 32))
+    assert_follows_the_rule(grid, faces_in(*images), len(images), 0.35, rounds, second)
+
+
+@pytest.mark.parametrize("second", [False, True])
+@pytest.mark.parametrize(("smallest", "largest"), [(1, 6), (12, 40), (2, 900)])
+def test_crowds_with_real_numbers(smallest: float, largest: float, second: bool, either_way: None) -> None:
+    targets = random_faces([40, 0, 1, 90], 130, seed=3, smallest=smallest, largest=largest)
+    assert_follows_the_rule(grid_for(130, 117), targets, 4, second=second)
+
+
+def test_images_do_not_touch_each_other() -> None:
+    grid = grid_for(160, 160)
+    counts = [20, 0, 7, 45]
+    targets = random_faces(counts, 160, seed=4, largest=60)
+    together = match(grid, targets, len(counts))
+    unmatched = 0
+    for image, count in enumerate(counts):
+        mine = targets.image_index == image
+        alone = match(grid, Targets(targets.boxes_xyxy[mine], torch.zeros(count, dtype=torch.int64)), 1)
+        first = sum(counts[:image])
+        assert torch.equal(together.face_index[image] - first * (together.face_index[image] >= 0), alone.face_index[0])
+        unmatched += int(alone.unmatched_faces)
+    assert together.unmatched_faces.item() == unmatched
+
+
+def test_every_anchor_above_the_threshold_learns_a_face_at_the_training_size() -> None:
+    grid = grid_for(640, 640)
+    targets = random_faces([709, 1], 640, seed=5, smallest=6, largest=60)
+    found = match(grid, targets, 2)
+    dense = pairwise_iou(targets.boxes_xyxy, cxcywh_to_xyxy(grid.boxes_cxcywh()))
+    for image in range(2):
+        mine = targets.image_index == image
+        assert (found.face_index[image] >= 0)[(dense[mine] > 0.35).any(dim=0)].all()
+    with_anchor = found.face_index[found.face_index >= 0].unique()
+    assert len(with_anchor) == 710 - int(found.unmatched_faces)
+
+
+@pytest.mark.parametrize("second", [False, True])
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_an_accelerator_agrees_and_is_never_waited_for(second: bool) -> None:
+    grid = grid_for(640, 640)
+    targets = random_faces([50] * 11 + [700], 640, seed=6, smallest=4)
+    expected = match(grid, targets, 12, second_stage=second)
+    there = Targets(*(tensor.cuda() for tensor in targets))
+    match(grid, there, 12, second_stage=second)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = match(grid, there, 12, second_stage=second)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(found.face_index.cpu(), expected.face_index)
+    assert torch.equal(found.unmatched_faces.cpu(), expected.unmatched_faces)

@@ -1,0 +1,226 @@
+"""What a breakdown by attribute writes and prints: every number is the one of the scores, whatever is not there."""
+
+import csv
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.report.error_gallery import report_attributes, write_report
+from fanet_lightning.report.figures import attribute_figure, event_figure
+from fanet_lightning.score.analysis.attributes import (
+    MEASURES,
+    VALID,
+    AttributeScores,
+    GroupScore,
+    group_label,
+    print_attributes,
+    score_attributes,
+    write_attributes,
+)
+from fanet_lightning.score.bootstrap import Interval
+from fanet_lightning.score.wider_face.predictions import write_predictions
+from tests.score.attribute_oracle import drawn_run
+
+
+@pytest.fixture(scope="module")
+def compared() -> AttributeScores:
+    run, (_, other) = drawn_run(4, images=20), drawn_run(4, images=20, detector=1)
+    return score_attributes(*run, samples=30, at_precision=0.5, against=other)
+
+
+@pytest.fixture(scope="module")
+def alone() -> AttributeScores:
+    return score_attributes(*drawn_run(4, images=20, labelled=False), samples=0)
+
+
+def many_events(events: int) -> AttributeScores:
+    """An AP that rises with the number of the event, and differences whose size falls with it."""
+
+    def at(value: float) -> Interval:
+        return Interval(value, math.nan, math.nan, np.zeros(0))
+
+    def own(attribute: str, name: str, value: float) -> GroupScore:
+        return GroupScore(attribute, name, 5, 3, at(value), at(math.nan), at(value), at(value))
+
+    names = [f"{i}--Event_{i}" for i in range(events)]
+    groups = (own("all", "all", 0.5), *(own("event", name, i / 100) for i, name in enumerate(names)))
+    differences = (own("all", "all", 0.1), *(own("event", name, i / 100 - 1) for i, name in enumerate(names)))
+    scores = AttributeScores("hard", 40, 0.9, 0.25, groups, (), 0, 0)
+    return replace(scores, against=scores, differences=differences)
+
+
+def test_json_holds_every_number(tmp_path: Path, compared: AttributeScores) -> None:
+    write_attributes(tmp_path, compared, title="drawn", against="other", made_by={"command": ["x"]})
+    content = json.loads((tmp_path / "attributes.json").read_text())
+    assert compared.against is not None
+    for groups, found in (
+        (compared.groups, content["groups"]),
+        (compared.against.groups, content["against"]["groups"]),
+        (compared.differences, content["against"]["differences"]),
+    ):
+        assert sum(map(len, found.values())) == len(groups)
+        for own in groups:
+            entry = found[own.attribute][own.value]
+            assert (entry["faces"], entry["images"]) == (own.faces, own.images)
+            for measure in MEASURES:
+                interval = own.measure(measure)
+                assert entry[measure] == (None if math.isnan(interval.value) else interval.value)
+                bounds = None if math.isnan(interval.low) else [interval.low, interval.high]
+                assert entry["intervals"][measure] == bounds
+    assert content["groups"]["event"]["0--Event_0"]["normalised_ap"] is None
+    assert content["score_threshold"] == compared.score_threshold
+    assert content["intervals_method"] == "bootstrap over images, 30 samples, 95% percentile interval, seed 0"
+    assert (content["title"], content["within"], content["images"]) == ("drawn", "hard", 20)
+    assert (content["against"]["predictions"], content["made_by"]) == ("other", {"command": ["x"]})
+
+
+def test_csv_holds_every_number(tmp_path: Path, compared: AttributeScores, alone: AttributeScores) -> None:
+    for scores in (compared, alone):
+        write_attributes(tmp_path, scores, title="drawn")
+        with (tmp_path / "attributes.csv").open(newline="") as file:
+            lines = list(csv.DictReader(file))
+        assert [(line["attribute"], line["value"]) for line in lines] == [(g.attribute, g.value) for g in scores.groups]
+        parts = [("", scores.groups)]
+        if scores.against is not None:
+            parts += [("other_", scores.against.groups), ("difference_", scores.differences)]
+        for prefix, groups in parts:
+            for line, own in zip(lines, groups, strict=True):
+                assert int(line["faces"]) == own.faces
+                for measure in MEASURES:
+                    interval = own.measure(measure)
+                    numbers = (interval.value, interval.low, interval.high)
+                    for end, number in zip(("", "_low", "_high"), numbers, strict=True):
+                        cell = line[f"{prefix}{measure}{end}"]
+                        assert cell == "" if math.isnan(number) else abs(float(cell) - number) <= 5e-7
+        assert len(lines[0]) == 4 + 12 * len(parts)
+
+
+def test_without_labels_and_intervals(tmp_path: Path, alone: AttributeScores) -> None:
+    paths = write_attributes(tmp_path, alone, title="drawn")
+    assert sorted(path.name for path in paths) == ["attributes.csv", "attributes.json", "attributes.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["attributes.csv", "attributes.json", "attributes.md"]
+    content = json.loads((tmp_path / "attributes.json").read_text())
+    assert content["intervals_method"] is None
+    assert content["left_out"][0] == "blur: no labels in the ground truth"
+    assert "against" not in content
+    assert content["groups"]["all"]["all"]["intervals"] == dict.fromkeys(MEASURES)
+    assert "* left out: blur: no labels in the ground truth" in (tmp_path / "attributes.md").read_text().splitlines()
+
+
+def test_markdown_has_a_line_per_group(tmp_path: Path, compared: AttributeScores) -> None:
+    write_attributes(tmp_path, compared, title="drawn", against="other")
+    lines = (tmp_path / "attributes.md").read_text().splitlines()
+    tables = [line for line in lines if line.startswith("|")]
+    assert len(tables) == 2 * (2 + len(compared.groups))
+    blur = next(own for own in compared.groups if own.value == "clear")
+    ap = blur.ap
+    assert any(
+        line.startswith(f"| blur: clear | {blur.faces} | {ap.value:.4f} | {ap.low:.4f} … {ap.high:.4f} |")
+        for line in tables
+    )
+    assert "## Difference to other, paired over images" in lines
+
+
+def test_table_shows_the_lowest_events_and_those_that_differ_most(capsys: pytest.CaptureFixture[str]) -> None:
+    print_attributes(many_events(15), "title", "other")
+    first, second = capsys.readouterr().out.split("difference to other, paired over images")
+    events = [line.split()[2] for line in first.splitlines() if line.startswith("event:")]
+    assert events == [str(i) for i in range(10)]
+    differing = [line.split()[2] for line in second.splitlines() if line.startswith("event:")]
+    assert differing == [str(i) for i in range(10)]
+    assert "-1.0000" in second
+    assert "of 15 events 10 are shown" in second
+    assert "recall: where all faces together have precision 0.9 (score 0.25); max recall: all rows" in second
+    print_attributes(many_events(10), "title", "other")
+    assert "are shown" not in capsys.readouterr().out
+
+
+def test_labels_for_people() -> None:
+    assert [group_label("height", value) for value in ("<10", "10-16", ">=256")] == ["<10 px", "10–16 px", "≥256 px"]
+    assert [group_label("scale", value) for value in ("small", "large")] == ["small, 10–50 px", "large, ≥300 px"]
+    events = ("0--Press_Conference", "59--people--driving--car", "plain")
+    assert [group_label("event", value) for value in events] == ["Press Conference", "people driving car", "plain"]
+    assert (group_label("blur", "heavy"), group_label("all", "all")) == ("heavy", "all faces")
+
+
+def test_figures_show_each_group_with_its_faces(compared: AttributeScores) -> None:
+    figure = attribute_figure(compared, "drawn")
+    texts = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    shown = [own for own in compared.groups if own.faces and own.attribute != "event"]
+    assert texts[0] == f"all {compared.groups[0].faces} faces"
+    for own in shown[1:]:
+        assert f"{group_label(own.attribute, own.value)}  ({own.faces})" in texts
+    headings = {own.attribute for own in shown[1:]}
+    assert len(texts) == len(shown) + len(headings)
+    dots = [line for line in figure.axes[0].get_lines() if line.get_marker() == "o"]
+    drawn = sorted(float(np.ravel(line.get_xdata())[0]) for line in dots)
+    values = [own.measure(name).value for own in shown for name in ("ap", "normalised_ap")]
+    assert drawn == sorted(value for value in values if not math.isnan(value))
+    events = event_figure(compared)
+    aps = sorted((own.ap.value for own in compared.groups if own.attribute == "event"), reverse=True)
+    dots = [line for line in events.axes[0].get_lines() if line.get_marker() == "o"]
+    assert [float(np.ravel(line.get_xdata())[0]) for line in dots] == [compared.groups[0].ap.value, *aps]
+
+
+def test_report_writes_all_and_removes_the_figure_that_no_longer_belongs(
+    tmp_path: Path, compared: AttributeScores
+) -> None:
+    names = {path.name for path in write_report(tmp_path, compared, title="drawn")}
+    figures = {f"{stem}{suffix}" for stem in ("attributes", "events") for suffix in (".pdf", ".png")}
+    assert names == figures | {"attributes.json", "attributes.csv", "attributes.md"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert (tmp_path / "events.pdf").read_bytes().startswith(b"%PDF")
+    one_event = replace(
+        compared, groups=tuple(own for own in compared.groups if own.attribute != "event"), against=None, differences=()
+    )
+    assert {path.name for path in write_report(tmp_path, one_event, title="drawn")} == names - {
+        "events.pdf",
+        "events.png",
+    }
+    assert not (tmp_path / "events.pdf").exists()
+
+
+def test_from_files_to_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth, predictions = drawn_run(4, images=12)
+    detections = {}
+    for i, image_id in enumerate(truth.image_ids):
+        rows = slice(*predictions.starts[i : i + 2].tolist())
+        xywh = predictions.boxes_xywh[rows].round(2)
+        detections[image_id] = (
+            np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
+            predictions.scores[rows],
+        )
+    write_predictions(tmp_path / "found", detections)
+    part = truth.select(truth.image_ids[:9])
+    scores = report_attributes(
+        part, tmp_path / "found", tmp_path / "out", samples=5, within=VALID, against=tmp_path / "found"
+    )
+    assert (scores.images, scores.within) == (9, "valid")
+    assert not any(own.ap.value for own in scores.differences if own.faces)
+    printed = capsys.readouterr().out
+    assert printed.startswith("WIDER FACE, valid\n")
+    assert f"{scores.groups[0].ap.value:.4f}" in printed
+    content = json.loads((tmp_path / "out" / "attributes.json").read_text())
+    assert content["groups"]["all"]["all"]["ap"] == scores.groups[0].ap.value
+    assert content["against"]["predictions"] == str(tmp_path / "found")
+
+
+def test_mistakes(tmp_path: Path, compared: AttributeScores) -> None:
+    truth, _ = drawn_run(4)
+    for options, expected in (
+        ({"at_precision": 2.0}, "at_precision=2.0 is no precision"),
+        ({"samples": -1}, "bootstrap=-1 is no number of resamples"),
+    ):
+        with pytest.raises(InputError, match=expected):
+            report_attributes(truth, tmp_path, **options)
+    with pytest.raises(InputError, match="there are no predictions at"):
+        report_attributes(truth, tmp_path / "none")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        write_report(tmp_path / "file", compared, title="drawn")
+    assert (tmp_path / "file").read_text() == ""

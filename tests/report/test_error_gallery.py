@@ -1,0 +1,221 @@
+"""The page of errors: what its data say, what it copies, and that it works in a browser."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import cv2
+import numpy as np
+import pytest
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.report.error_gallery import MAX_ROWS, write_error_page
+from fanet_lightning.score.wider_face.ground_truth import GroundTruth
+from fanet_lightning.score.wider_face.predictions import Predictions
+
+A, B, C = "0--Parade/a", "1--<b>Riot & Co</b>/b", "2--Rest/c"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture
+def truth() -> GroundTruth:
+    """A: a hit, a duplicate, a near miss with a badly placed row, a face missed. B: a false alarm. C: nothing amiss."""
+    boxes = [
+        np.array([[10.0, 10, 40, 40], [100, 10, 40, 40], [200, 100, 20, 20], [5, 150, 30, 30]]),
+        np.array([[10.0, 10, 40, 40]]),
+        np.array([[10.0, 10, 40, 40]]),
+    ]
+    # The last face of A does not count.
+    counted = {"hard": [np.array([True, True, True, False]), np.array([True]), np.array([True])]}
+    blur = {"blur": [np.array([0, 1, 2, 0], np.int8), np.array([0], np.int8), np.array([0], np.int8)]}
+    return GroundTruth((A, B, C), boxes, counted, attributes=blur)
+
+
+@pytest.fixture
+def rows(truth: GroundTruth) -> Predictions:
+    found = {
+        A: ([[10, 10, 50, 50], [12, 10, 52, 50], [120, 10, 160, 50], [5, 150, 35, 180]], [0.9, 0.8, 0.7, 0.65]),
+        B: ([[10, 10, 50, 50], [100, 100, 140, 140]], [0.85, 0.6]),
+        C: ([[10, 10, 50, 50]], [0.95]),
+    }
+    return Predictions.from_detections(found, truth.image_ids)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    for image_id, size in ((A, (1500, 2000)), (B, (200, 300))):
+        path = folder / f"{image_id}.jpg"
+        path.parent.mkdir(parents=True)
+        image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+        assert cv2.imwrite(str(path), image)
+    return folder
+
+
+def content(folder: Path) -> dict[str, Any]:
+    text = (folder / "data.js").read_text()
+    assert text.startswith("window.FANET_ERRORS=") and text.endswith(";\n")
+    data: dict[str, Any] = json.loads(text.removeprefix("window.FANET_ERRORS=")[:-2])
+    return data
+
+
+def test_data_of_the_page(truth: GroundTruth, rows: Predictions, pictures: Path, tmp_path: Path) -> None:
+    page = write_error_page(tmp_path / "errors", truth, rows, title="A <run>", images_root=pictures)
+    assert (page.index, page.images, page.images_of_run) == (tmp_path / "errors" / "index.html", 3, 3)
+    assert page.missing_line() == f"1 of 3 images on {page.index} have no picture: {C}"
+    data = content(tmp_path / "errors")
+    assert data["rows"] == {"hit": 3, "duplicate": 1, "localisation": 1, "background": 1, "ignored": 1}
+    assert (data["faces"], data["images"], data["setting"]) == (5, 3, "hard")
+    # The worst first; C costs nothing.
+    assert [picture["id"] for picture in data["pictures"]] == [A, B, C]
+    assert data["pictures"][2]["gain"] == 0
+    first = data["pictures"][0]
+    # x y w h, score, kind (hit, duplicate, localisation, background, ignored), nearest face, overlap with the +1.
+    assert first["rows"][0] == [10, 10, 40, 40, 0.9, 0, 0, 1.0]
+    assert first["rows"][1][4:7] == [0.8, 1, 0]
+    assert first["rows"][2] == [120, 10, 40, 40, 0.7, 2, 1, pytest.approx(21 / 61, abs=5e-4)]
+    assert first["rows"][3][5] == 4
+    # x y w h, counts, found at, nearly found at, blur.
+    assert first["faces"] == [
+        [10, 10, 40, 40, 1, 0.9, None, 0],
+        [100, 10, 40, 40, 1, None, 0.7, 1],
+        [200, 100, 20, 20, 1, None, None, 2],
+        [5, 150, 30, 30, 0, None, None, 0],
+    ]
+    assert (first["size"], first["file"]) == ([2000, 1500], "0001.jpg")
+    assert data["pictures"][2]["file"] is None
+    assert max(cv2.imread(str(tmp_path / "errors" / "pictures" / "0001.jpg")).shape) == 1024
+    assert max(cv2.imread(str(tmp_path / "errors" / "pictures" / "0002.jpg")).shape) == 300
+    # Names are text, not markup; what loads is beside the page.
+    text = page.index.read_text()
+    assert "A &lt;run&gt;" in text and "<b>Riot" not in text
+    assert not re.search(r'(src|href)="(https?:)?//', text)
+
+
+def test_fewer_pictures_and_none(truth: GroundTruth, rows: Predictions, tmp_path: Path) -> None:
+    page = write_error_page(tmp_path / "errors", truth, rows, title="T", images=1)
+    assert (page.images, page.missing_line()) == (1, None)
+    (only,) = content(tmp_path / "errors")["pictures"]
+    assert (only["id"], only["file"]) == (A, None)
+    assert only["size"][0] >= 220 and only["size"][1] >= 180  # a blank sheet that holds all boxes
+    # The page of an earlier run is replaced as a whole.
+    write_error_page(tmp_path / "errors", truth, rows, title="T", images=3)
+    assert len(content(tmp_path / "errors")["pictures"]) == 3
+    assert not (tmp_path / "errors" / "pictures").exists()
+
+
+def test_what_is_refused(truth: GroundTruth, rows: Predictions, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "thesis.txt").write_text("x")
+    with pytest.raises(InputError, match="holds something else than a page of errors"):
+        write_error_page(own, truth, rows, title="T")
+    assert (own / "thesis.txt").exists()
+    with pytest.raises(InputError, match="is not a folder; give the one with the event folders"):
+        write_error_page(tmp_path / "errors", truth, rows, title="T", images_root=tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="setting 'easy' is none of hard"):
+        write_error_page(tmp_path / "errors", truth, rows, title="T", setting="easy")
+    assert not (tmp_path / "errors").exists()
+
+
+def test_a_picture_that_is_cut_short_leaves_a_blank_sheet(
+    truth: GroundTruth, rows: Predictions, pictures: Path, tmp_path: Path
+) -> None:
+    path = pictures / f"{A}.jpg"
+    path.write_bytes(path.read_bytes()[:5000])
+    page = write_error_page(tmp_path / "errors", truth, rows, title="T", images_root=pictures)
+    assert page.without_picture == (A, C)
+    first = content(tmp_path / "errors")["pictures"][0]
+    assert first["file"] is None and first["reason"].startswith("cannot be read")
+    assert not (tmp_path / "errors" / "pictures" / "0001.jpg").exists()
+
+
+def test_boxes_of_another_size_of_the_picture_are_noted(
+    truth: GroundTruth, rows: Predictions, pictures: Path, tmp_path: Path
+) -> None:
+    assert cv2.imwrite(str(pictures / f"{A}.jpg"), np.zeros((120, 160, 3), np.uint8))
+    write_error_page(tmp_path / "errors", truth, rows, title="T", images_root=pictures)
+    assert [picture["outside"] for picture in content(tmp_path / "errors")["pictures"]] == [True, False, False]
+
+
+def test_only_the_best_rows_of_a_crowd_are_kept_but_all_are_counted(tmp_path: Path) -> None:
+    truth = GroundTruth((A,), [np.array([[10.0, 10, 40, 40]])], {"hard": [np.array([True])]})
+    scores = np.linspace(0.1, 0.9, MAX_ROWS + 5)
+    boxes = np.tile([500.0, 500, 540, 540], (len(scores), 1))
+    boxes[0] = [10, 10, 50, 50]  # the hit has the lowest score of all
+    write_error_page(tmp_path / "errors", truth, Predictions.from_detections({A: (boxes, scores)}, (A,)), title="T")
+    data = content(tmp_path / "errors")
+    (picture,) = data["pictures"]
+    assert (len(picture["rows"]), picture["rows_left_out"]) == (MAX_ROWS, 5)
+    assert picture["rows"][0][4] == 0.9
+    assert picture["faces"][0][5] == 0.1
+    assert data["proposals"][-1] == MAX_ROWS + 5
+
+
+def test_where_no_face_counts_there_is_no_number(tmp_path: Path) -> None:
+    truth = GroundTruth((A, B), [np.array([[10.0, 10, 40, 40]])] * 2, {"hard": [np.array([False])] * 2})
+    write_error_page(tmp_path / "errors", truth, Predictions.from_detections({}, (A, B)), title="T")
+    data = content(tmp_path / "errors")
+    assert data["ap"] is None and set(data["dap"].values()) == {None}
+    assert [(picture["id"], picture["gain"]) for picture in data["pictures"]] == [(A, None), (B, None)]
+
+
+def test_counts_start_at_the_best_f1_in_the_scale_of_the_scores(tmp_path: Path) -> None:
+    # Scores from 0 to 200, far from [0, 1]. F1: 2/3 after the first hit, 4/4 after the second, less from then on.
+    truth = GroundTruth((A,), [np.array([[10.0, 10, 40, 40], [100, 10, 40, 40]])], {"hard": [np.array([True, True])]})
+    found = ([[10, 10, 50, 50], [100, 10, 140, 50], [300, 300, 340, 340], [400, 300, 440, 340]], [200, 100, 50, 0])
+    write_error_page(tmp_path / "errors", truth, Predictions.from_detections({A: found}, (A,)), title="T")
+    data = content(tmp_path / "errors")
+    assert data["start"] == 100
+    at = data["thresholds"].index(100)
+    assert (data["proposals"][at], data["hits"][at]) == (2, 2)
+    assert (data["proposals"][-1], data["hits"][-1]) == (4, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt install chromium)")
+def test_in_a_browser(truth: GroundTruth, rows: Predictions, pictures: Path, tmp_path: Path) -> None:
+    page = write_error_page(tmp_path / "errors", truth, rows, title="T", images_root=pictures)
+
+    def opened(state: str) -> str:
+        command = [
+            str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
+            "--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom", f"{page.index.as_uri()}#{state}",
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+        assert "CONSOLE" not in done.stderr, done.stderr
+        assert 'data-ready="true"' in done.stdout
+        return done.stdout
+
+    def counts(dom: str) -> dict[str, int]:
+        buttons = [tag for tag in re.findall(r"<button[^>]*>", dom) if "data-kind=" in tag and "data-count=" in tag]
+        pairs = [(re.search(r'data-kind="(\w+)"', tag), re.search(r'data-count="(\d+)"', tag)) for tag in buttons]
+        return {kind.group(1): int(count.group(1)) for kind, count in pairs if kind and count}
+
+    everything = counts(opened("threshold=0.6"))
+    assert everything["hit"] == 3 and everything["background"] == 1 and everything["duplicate"] == 1
+    assert (everything["missed"], everything["near"], everything["localisation"]) == (1, 1, 1)
+    # A higher threshold loses the hits below it, and the false alarm.
+    high = counts(opened("threshold=0.88"))
+    assert (high["hit"], high["background"], high["duplicate"]) == (2, 0, 0)
+    assert high["missed"] + high["near"] == 3
+    # Filters leave the pictures that have such an error.
+    dom = opened("threshold=0.6&kind=background")
+    assert re.findall(r'data-image="([^"]*)"', dom.split('id="list"')[1])[0] == html.escape(B, quote=False)
+    assert "1 of 3 pictures" in dom
+    assert "2 of 3 pictures" not in dom
+    crops = opened("threshold=0.6&view=crops&kind=missed")
+    assert re.search(r'<section[^>]*data-kind="missed"[^>]*data-count="1"', crops)
+    # A link to one box marks that box, and none where the filter has taken its picture away.
+    assert 'class="focus"' in opened(f"threshold=0.6&image={quote(A, safe='')}&box=f2&zoom=4")
+    assert 'class="focus"' not in opened(f"threshold=0.6&kind=background&image={quote(A, safe='')}&box=f0&show=found")
+    # What an attribute leaves: the face with heavy blur, and no row, since none is next to it.
+    heavy = counts(opened("threshold=0.6&blur=heavy"))
+    assert {kind for kind, count in heavy.items() if count} == {"missed"}
+    # Nonsense behind the # is passed over.
+    assert counts(opened("threshold=x&kind=constructor&blur=none&image=nowhere&box=f99&zoom=-1")) == counts(opened(""))

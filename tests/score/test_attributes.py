@@ -1,0 +1,307 @@
+"""AP and recall by attribute: hand-computed, and against scoring every group on its own with the official rules."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.score.analysis.attributes import (
+    HEIGHT_EDGES,
+    LABELS,
+    MEASURES,
+    AttributeScores,
+    GroupScore,
+    attribute_groups,
+    left_out,
+    score_attributes,
+)
+from fanet_lightning.score.bootstrap import bootstrap_ap, bootstrap_difference, count_images, curve_from_counts
+from fanet_lightning.score.wider_face.average_precision import score
+from fanet_lightning.score.wider_face.ground_truth import ATTRIBUTE_VALUES, GroundTruth, read_ground_truth
+from fanet_lightning.score.wider_face.predictions import Predictions, read_predictions
+from tests.score.attribute_oracle import Run, counts_alone, drawn_run, one_group, slow_normalised_ap, stray_rows
+
+
+def by_value(scores: AttributeScores) -> dict[tuple[str, str], GroupScore]:
+    return {(own.attribute, own.value): own for own in scores.groups}
+
+
+def hand_computed() -> Run:
+    """Scores are normalised already: the rows go from 0 to 1. The third face counts in no setting. The heights of the
+    false alarms, 16 and 32 px, are edges of bins.
+    """
+    truth = GroundTruth(
+        ("1--One/a", "2--Two/b"),
+        [
+            np.array([[0.0, 0, 9, 9], [100, 100, 20, 20], [200, 200, 20, 20]]),
+            np.array([[0.0, 0, 40, 40]]),
+        ],
+        {"hard": [np.array([True, True, False]), np.array([True])]},
+        attributes={"blur": [np.array([0, 2, 2], np.int8), np.array([0], np.int8)]},
+    )
+    a = [[0, 0, 9, 9], [100, 100, 120, 120], [100, 100, 120, 120], [500, 500, 516, 516], [200, 200, 220, 220]]
+    b = [[500, 500, 532, 532], [0, 0, 40, 40]]
+    found = {"1--One/a": (a, [0.9, 0.8, 0.7, 0.6, 0.95]), "2--Two/b": (b, [1.0, 0.0])}
+    return truth, Predictions.from_detections(found, truth.image_ids)
+
+
+def test_hand_computed_groups() -> None:
+    scores = score_attributes(*hand_computed(), samples=0, at_precision=0.6)
+    expected = {
+        # faces, AP, normalised AP, recall where all have precision ≥ 0.6 (scores above 0.7), recall of all rows
+        ("all", "all"): (3, 11 / 18, 11 / 18, 2 / 3, 1),
+        ("height", "<10"): (1, 1, None, 1, 1),
+        ("height", "10-16"): (0, None, None, None, None),
+        # The false alarm of its own height comes after the hit, the one of 32 px does not count.
+        ("height", "16-32"): (1, 1, None, 1, 1),
+        ("height", "32-64"): (1, 1 / 2, None, 0, 1),
+        # Rows: wrong, hit, twice, wrong, hit.
+        ("scale", "small"): (2, 0.5 * 1 / 2 + 0.5 * 2 / 5, None, 1 / 2, 1),
+        ("scale", "large"): (0, None, None, None, None),
+        # Wrong, hit, wrong, hit; normalised 1.5 / (1.5 + 1) and 3 / (3 + 2).
+        ("blur", "clear"): (2, 1 / 2, 3 / 5, 1 / 2, 1),
+        ("blur", "normal"): (0, None, None, None, None),
+        # Wrong, hit; normalised 3 / (3 + 1).
+        ("blur", "heavy"): (1, 1 / 2, 3 / 4, 1, 1),
+        ("event", "1--One"): (2, 1, None, 1, 1),
+        ("event", "2--Two"): (1, 1 / 2, None, 0, 1),
+    }
+    found = by_value(scores)
+    for key, (faces, *values) in expected.items():
+        own = found[key]
+        assert own.faces == faces
+        for measure, value in zip(MEASURES, values, strict=True):
+            interval = own.measure(measure)
+            assert interval.value == pytest.approx(math.nan if value is None else value, nan_ok=True), (key, measure)
+            assert math.isnan(interval.low)
+            assert len(interval.samples) == 0
+    assert scores.score_threshold == pytest.approx(0.701)
+    assert [own.images for own in scores.groups if own.attribute == "all"] == [2]
+    assert scores.left_out == tuple(f"{name}: no labels in the ground truth" for name in LABELS if name != "blur")
+
+
+def test_recall_is_not_there_where_the_precision_is_never_reached() -> None:
+    scores = score_attributes(*hand_computed(), samples=5)
+    assert math.isnan(scores.score_threshold)
+    assert all(math.isnan(own.recall.value) and math.isnan(own.recall.low) for own in scores.groups)
+    assert by_value(scores)["all", "all"].max_recall.value == 1
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 10**6), within=st.sampled_from(["hard", "easy", "valid"]), levels=st.sampled_from([1, 9, 99])
+)
+def test_each_group_is_a_setting_of_the_official_scorer(seed: int, within: str, levels: int) -> None:
+    run = drawn_run(seed, levels=levels)
+    groups = attribute_groups(run[0], within)
+    scores = score_attributes(*run, samples=0, within=within, at_precision=0.5)
+    assert [(own.attribute, own.value) for own in scores.groups] == [(own.attribute, own.value) for own in groups]
+    stray = stray_rows(run)
+    whole = curve_from_counts(counts_alone(run, groups[0], stray))
+    reached = [i for i in range(1000) if whole.precision[i] >= 0.5]
+    for group, own in zip(groups, scores.groups, strict=True):
+        curve = score(*one_group(run, group, stray))["group"]
+        assert own.faces == curve.faces
+        np.testing.assert_array_equal(own.ap.value, curve.ap)
+        np.testing.assert_array_equal(own.max_recall.value, curve.recall[-1] if curve.faces else math.nan)
+        expected = curve.recall[reached[-1]] if reached and curve.faces else math.nan
+        np.testing.assert_array_equal(own.recall.value, expected)
+        if group.attribute in ("height", "scale", "event"):
+            assert math.isnan(own.normalised_ap.value)
+    if within != "valid":
+        assert scores.groups[0].ap.value == pytest.approx(score(*run)[within].ap, abs=0, nan_ok=True)
+    np.testing.assert_array_equal(scores.groups[0].normalised_ap.value, scores.groups[0].ap.value)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_resamples_are_those_of_the_bootstrap_to_the_last_bit(seed: int) -> None:
+    run, other = drawn_run(seed), drawn_run(seed, detector=1)
+    truth = run[0]
+    scores = score_attributes(*run, samples=8, seed=3, at_precision=0.5, against=other[1])
+    assert scores.against is not None
+    groups = attribute_groups(truth)
+    rng = np.random.default_rng(3)
+    images = len(truth.image_ids)
+    weights = [np.bincount(rng.integers(0, images, images), minlength=images) for _ in range(8)]
+    counts, other_counts = ([counts_alone(own, group, stray_rows(own)) for group in groups] for own in (run, other))
+    reached = np.flatnonzero(curve_from_counts(counts[0]).precision >= 0.5)
+    for number, (group, own) in enumerate(zip(groups, scores.groups, strict=True)):
+        mine, theirs = {"group": counts[number]}, {"group": other_counts[number]}
+        expected = bootstrap_ap(mine, 8, 3)["group"]
+        np.testing.assert_array_equal(own.ap.samples, expected.samples)
+        np.testing.assert_array_equal(own.ap[:3], expected[:3])
+        difference = bootstrap_difference(mine, theirs, 8, 3)["group"]
+        np.testing.assert_array_equal(scores.differences[number].ap.samples, difference.samples)
+        np.testing.assert_array_equal(scores.differences[number].ap[:3], difference[:3])
+        for sample, weight in enumerate(weights):
+            curve = curve_from_counts(counts[number], weight)
+            wanted = curve.recall[[reached[-1], -1]] if len(reached) and curve.faces else [math.nan, math.nan]
+            np.testing.assert_array_equal(own.recall.samples[sample], wanted[0])
+            if curve.faces:
+                assert own.max_recall.samples[sample] == curve.recall[-1]
+            if sample < 2 and group.attribute == "blur":
+                all_faces = int(weight @ counts[0].faces)
+                slow = slow_normalised_ap(run, group, weight.tolist(), all_faces)
+                assert own.normalised_ap.samples[sample] == pytest.approx(slow, abs=1e-12, nan_ok=True)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_normalised_ap_is_the_walk_over_the_thresholds(seed: int) -> None:
+    run = drawn_run(seed)
+    scores = score_attributes(*run, samples=0)
+    ones = [1] * len(run[0].image_ids)
+    for group, own in zip(attribute_groups(run[0]), scores.groups, strict=True):
+        if group.attribute in ("blur", "pose"):
+            slow = slow_normalised_ap(run, group, ones, scores.groups[0].faces)
+            assert own.normalised_ap.value == pytest.approx(slow, abs=1e-12, nan_ok=True)
+
+
+def test_normalised_ap_does_not_depend_on_the_size_of_the_group() -> None:
+    """Two halves of which one holds a tenth of the faces are found alike: AP differs by far, normalised AP does not."""
+    rng = np.random.default_rng(0)
+    faces, images = 40, 100
+    boxes = np.array([[100.0 * j, 0, 40, 40] for j in range(faces)])
+    labels = [(rng.random(faces) < 0.1).astype(np.int8) for _ in range(images)]
+    found = {}
+    for i in range(images):
+        hit = boxes[rng.random(faces) < 0.7]
+        rows = np.concatenate([hit, boxes[:20] + np.array([0, 500, 0, 0])])
+        values = np.concatenate([rng.beta(4, 2, len(hit)), rng.beta(2, 4, 20)])
+        found[f"e/{i}"] = (np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:]], axis=1), values)
+    ids = tuple(found)
+    truth = GroundTruth(
+        ids, [boxes] * images, {"hard": [np.ones(faces, np.bool_)] * images}, attributes={"pose": labels}
+    )
+    own = by_value(score_attributes(truth, Predictions.from_detections(found, ids), samples=0))
+    many, few = own["pose", "typical"], own["pose", "atypical"]
+    assert many.ap.value - few.ap.value > 0.1
+    assert many.normalised_ap.value == pytest.approx(few.normalised_ap.value, abs=0.02)
+
+
+def test_groups_part_the_faces() -> None:
+    truth, _ = drawn_run(5, images=30)
+    for within in ("easy", "hard", "valid"):
+        groups = attribute_groups(truth, within)
+        for attribute in ("height", *LABELS, "event"):
+            own = [group.faces for group in groups if group.attribute == attribute]
+            np.testing.assert_array_equal(np.sum(own, axis=0), groups[0].faces)
+    heights = [group.value for group in attribute_groups(truth) if group.attribute == "height"]
+    assert heights == ["<10", "10-16", "16-32", "32-64", "64-128", "128-256", ">=256"]
+    valid = np.concatenate(truth.attributes["invalid"]) == 0
+    np.testing.assert_array_equal(attribute_groups(truth, "valid")[0].faces, valid)
+    assert 0 < valid.sum() < len(valid)
+
+
+def test_a_height_on_an_edge_belongs_to_the_bin_above() -> None:
+    boxes = np.array([[0.0, 0, 1, edge] for edge in HEIGHT_EDGES] + [[0, 0, 1, 9.99], [0, 0, 1, -2]])
+    truth = GroundTruth(("e/a",), [boxes], {"hard": [np.ones(len(boxes), np.bool_)]})
+    heights = [np.flatnonzero(group.faces).tolist() for group in attribute_groups(truth) if group.attribute == "height"]
+    assert heights == [[6, 7], [0], [1], [2], [3], [4], [5]]
+
+
+def test_a_box_without_area_is_no_valid_face() -> None:
+    boxes = np.array([[0.0, 0, 0, 0], [5, 5, -2, 9], [5, 5, 9, 0], [5, 5, 9, 9], [5, 5, 9, 9]])
+    truth = GroundTruth(("e/a",), [boxes], {"hard": [np.ones(5, np.bool_)]})
+    assert np.flatnonzero(attribute_groups(truth, "valid")[0].faces).tolist() == [3, 4]
+    flagged = replace(truth, attributes={"invalid": [np.array([0, 0, 0, 1, 0], np.int8)]})
+    assert np.flatnonzero(attribute_groups(flagged, "valid")[0].faces).tolist() == [4]
+    assert attribute_groups(flagged, "hard")[0].faces.all()
+
+
+def test_events_stand_in_the_order_of_their_numbers() -> None:
+    ids = ("10--Ten/a", "2--Two/b", "other/c", "2--Two/d")
+    truth = GroundTruth(ids, [np.empty((0, 4))] * 4, {"hard": [np.zeros(0, np.bool_)] * 4})
+    events = [group for group in attribute_groups(truth) if group.attribute == "event"]
+    assert [group.value for group in events] == ["other", "2--Two", "10--Ten"]
+    assert [group.images.tolist() for group in events if group.images is not None] == [
+        [False, False, True, False],
+        [False, True, False, True],
+        [True, False, False, False],
+    ]
+
+
+def test_without_labels_height_and_event_remain() -> None:
+    truth, predictions = drawn_run(1, labelled=False)
+    scores = score_attributes(truth, predictions, samples=2)
+    assert {own.attribute for own in scores.groups} == {"all", "height", "scale", "event"}
+    assert scores.left_out == tuple(f"{name}: no labels in the ground truth" for name in LABELS)
+    one = GroundTruth(("e/a",), [np.empty((0, 4))], {"hard": [np.zeros(0, np.bool_)]})
+    assert left_out(one, "valid")[-2:] == (
+        "event: all images are of one",
+        "invalid: no labels in the ground truth, so every face counts as valid",
+    )
+    assert {group.attribute for group in attribute_groups(one)} == {"all", "height", "scale"}
+
+
+def test_nothing_found_and_equal_scores() -> None:
+    truth, predictions = drawn_run(2)
+    nothing = Predictions.from_detections({}, truth.image_ids)
+    scores = score_attributes(truth, nothing, samples=10, against=predictions)
+    assert math.isnan(scores.score_threshold)
+    for own in scores.groups:
+        assert own.ap.value == 0 if own.faces else math.isnan(own.ap.value)
+        assert own.max_recall.value == 0 if own.faces else math.isnan(own.max_recall.value)
+    assert scores.differences[0].ap.value < 0
+    equal = replace(predictions, scores=np.full(len(predictions.scores), 0.25))
+    same = score_attributes(truth, equal, samples=0, at_precision=0.01)
+    assert same.score_threshold == 0.25
+    assert same.groups[0].recall.value == same.groups[0].max_recall.value > 0
+
+
+def test_a_run_against_itself_differs_by_nothing() -> None:
+    truth, predictions = drawn_run(3)
+    scores = score_attributes(truth, predictions, samples=30, against=predictions)
+    for own in scores.differences:
+        for measure in MEASURES:
+            interval = own.measure(measure)
+            assert interval.value == 0 or math.isnan(interval.value)
+            assert not np.nan_to_num(interval.samples).any()
+
+
+def test_mistakes() -> None:
+    truth, predictions = drawn_run(0)
+    with pytest.raises(
+        InputError, match=r"within=hrad is no setting of the ground truth; choose one of easy, hard, valid"
+    ):
+        score_attributes(truth, predictions, within="hrad")
+    with pytest.raises(ValueError, match="-1 samples, need 0 or more"):
+        score_attributes(truth, predictions, -1)
+    for precision in (0, 1.5, math.nan):
+        with pytest.raises(ValueError, match=f"at_precision={precision}, need a precision in"):
+            score_attributes(truth, predictions, at_precision=precision)
+    with pytest.raises(ValueError, match="both must name the same images in the same order"):
+        score_attributes(truth.select(truth.image_ids[::-1]), predictions)
+
+
+def test_the_reference_predictions_by_attribute(shared_data: Path) -> None:
+    truth = read_ground_truth(shared_data / "wider_face" / "eval_gt")
+    predictions = read_predictions(shared_data / "predictions/retinaface_mnet025_wider_val.zip", truth.image_ids)
+    scores = score_attributes(truth, predictions, samples=3)
+    found = by_value(scores)
+    assert len(found) == 1 + 7 + 3 + 12 + 61
+    assert round(found["all", "all"].ap.value, 6) == 0.738273
+    for attribute in ("height", *LABELS, "event"):
+        assert sum(own.faces for own in scores.groups if own.attribute == attribute) == 31958
+    labels = {name: np.concatenate(own) for name, own in truth.attributes.items()}
+    hard = np.concatenate(truth.counted["hard"])
+    ends = np.cumsum([len(boxes) for boxes in truth.boxes_xywh])[:-1]
+    settings_of = {
+        f"{name} {value}": np.split(hard & (labels[name] == label), ends)
+        for name in LABELS
+        for label, value in enumerate(ATTRIBUTE_VALUES[name])
+    }
+    alone = count_images(replace(truth, counted=settings_of), predictions)
+    expected = bootstrap_ap(alone, 3)
+    for name, interval in expected.items():
+        own = found[tuple(name.split())]
+        assert own.ap.value == interval.value
+        np.testing.assert_array_equal(own.ap.samples, interval.samples)
+    parade = truth.select([image_id for image_id in truth.image_ids if image_id.startswith("0--Parade/")])
+    assert found["event", "0--Parade"].faces == parade.faces_per_setting["hard"]

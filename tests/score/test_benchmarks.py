@@ -1,0 +1,515 @@
+"""``python -m fanet_lightning.score`` on every benchmark: files in the official layouts, expectations by hand."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.score.__main__ import main
+from fanet_lightning.score.wider_face.ground_truth import GroundTruth, write_ground_truth
+from fanet_lightning.score.wider_face.predictions import read_predictions, write_predictions
+from tests.data.wider_files import write_image
+from tests.score.fddb_files import write_detections as write_fddb_detections
+from tests.score.fddb_files import write_folds, write_sizes
+from tests.score.pascal_face_files import AFW_CORRECTED, CORRECTED, ORIGINAL, write_annotations
+
+A, B = "2002/08/11/big/img_591", "2002/08/26/big/img_265"
+# One upright ellipse in each image.
+FDDB_FACES = {1: {A: [(12, 8, np.pi / 2, 20, 15)]}, 2: {B: [(10, 10, 0, 30, 20)]}}
+
+
+def call(*words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "fanet_lightning.score", *words], capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture
+def fddb(tmp_path: Path) -> tuple[Path, Path]:
+    """The ellipse of A as it is, and a circle beside that of B."""
+    write_folds(tmp_path / "FDDB-folds", FDDB_FACES)
+    write_sizes(tmp_path / "image_sizes.json", FDDB_FACES, (60, 40))
+    rows = {1: {A: [(12, 8, np.pi / 2, 20, 15, 0.9)]}, 2: {B: [(5, 5, 0, 8, 30, 0.5)]}}
+    write_fddb_detections(tmp_path / "found", rows)
+    return tmp_path / "found", tmp_path / "FDDB-folds"
+
+
+def test_fddb(fddb: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = call("benchmark=fddb", f"predictions={fddb[0]}", f"ground_truth={fddb[1]}", f"out={out}", "strict=true")
+    assert done.returncode == 0
+    assert done.stderr == "warning: 2 of 10 folds: the numbers do not compare with published ones\n"
+    assert done.stdout.splitlines()[0] == "FDDB, 2 images"
+    scores = json.loads((out / "scores.json").read_text())
+    half = {"1000": 0.5, "2000": 0.5, "max": 0.5}
+    assert (scores["benchmark"], scores["discrete"], scores["continuous"]) == ("fddb", half, half)
+    assert (scores["faces"], scores["rules"]["ellipses"]) == ({"all": 2}, "as_given")
+    # Resamples of two images hold the found one twice, once or never.
+    assert scores["intervals"]["discrete"]["max"] == [0, 1]
+    # By ascending threshold: at 0.5 one of two faces and one false positive, at 0.9 the face alone.
+    assert (out / "DiscROC.txt").read_text().splitlines() == ["0.5 1 0.5", "0.5 0 0.9"]
+    assert (out / "ContROC.txt").read_text().splitlines() == ["0.5 1", "0.5 0"]
+
+
+def test_fddb_against_other_predictions(fddb: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    nothing = {1: {A: []}, 2: {B: []}}
+    write_fddb_detections(tmp_path / "nothing", nothing)
+    words = ["benchmark=fddb", f"predictions={fddb[0]}", f"ground_truth={fddb[1]}", f"out={out}"]
+    done = call(*words, f"against={tmp_path / 'nothing'}", "bootstrap=100")
+    assert done.returncode == 0, done.stderr
+    against = json.loads((out / "scores.json").read_text())["against"]
+    assert against["discrete"] == {"1000": 0, "2000": 0, "max": 0}
+    assert against["difference"]["continuous"] == {"1000": 0.5, "2000": 0.5, "max": 0.5}
+    assert against["intervals"]["discrete"]["max"] == [0, 1]
+
+
+# Corners as they stand; the second face is flagged, the third too small.
+PASCAL_FACES = {"one.jpg": [(10, 10, 50, 50), (60, 10, 100, 50, 1), (10, 60, 30, 80)], "two.jpg": [(5, 5, 65, 65)]}
+PASCAL_ROWS = "one 0.9 10 10 50 50\none 0.8 60 10 100 50\ntwo 0.7 100 100 150 150\ntwo 0.6 5 5 65 65\n"
+
+
+@pytest.mark.parametrize(("benchmark", "file_name"), [("pascal_face", CORRECTED), ("afw", AFW_CORRECTED)])
+def test_pascal_face_and_afw(benchmark: str, file_name: str, tmp_path: Path) -> None:
+    write_annotations(tmp_path / "labels" / file_name, PASCAL_FACES)
+    (tmp_path / "rows.txt").write_text(PASCAL_ROWS)
+    out = tmp_path / "out"
+    words = [f"benchmark={benchmark}", f"predictions={tmp_path / 'rows.txt'}", f"ground_truth={tmp_path / 'labels'}"]
+    done = call(*words, f"out={out}")
+    assert done.returncode == 0
+    # Labels of another number of images are scored, and it is said that they do not compare.
+    assert done.stderr.startswith("warning: ")
+    scores = json.loads((out / "scores.json").read_text())
+    # Hit, flagged (counts neither way), false alarm, hit: 1/2 · 1 + 1/2 · 2/3.
+    assert scores["ap"]["all"] == pytest.approx(1 / 2 + 1 / 3)
+    assert scores["faces"] == {"all": 2}
+    assert (scores["rules"]["labels"], scores["rules"]["alignment"]) == ("corrected", True)
+    assert sorted(scores["files"]) == ["pr_curve.txt", "pr_curves.npz"]
+
+
+def test_labels_and_alignment_are_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    faces = {name: [row[:4] for row in rows] for name, rows in PASCAL_FACES.items()}
+    write_annotations(tmp_path / ORIGINAL, faces, columns=4)
+    (tmp_path / "rows.txt").write_text(PASCAL_ROWS)
+    words = ["benchmark=pascal_face", f"predictions={tmp_path / 'rows.txt'}", f"ground_truth={tmp_path}"]
+    assert main([*words, "benchmark.labels=original", "benchmark.alignment=false", "bootstrap=0"]) == 0
+    # Three faces count now: hit, hit, false alarm, hit.
+    assert f"{2 / 3 + 1 / 3 * 3 / 4:.6f}" in capsys.readouterr().out
+
+
+def test_coco(tmp_path: Path) -> None:
+    """400 perfect detections in one image, which COCO's own cap of 100 scores at 0.257."""
+    boxes = [[20 * (i % 20), 20 * (i // 20), 10, 10] for i in range(400)]
+    faces = [
+        {"id": i + 1, "image_id": 7, "category_id": 1, "bbox": box, "area": 100, "iscrowd": 0}
+        for i, box in enumerate(boxes)
+    ]
+    truth = {
+        "images": [{"id": 7, "file_name": "a.jpg"}],
+        "categories": [{"id": 1, "name": "face"}],
+        "annotations": faces,
+    }
+    rows = [{"image_id": 7, "category_id": 1, "bbox": box, "score": 0.5 + i / 1000} for i, box in enumerate(boxes)]
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    words = ["benchmark=coco", f"predictions={tmp_path / 'rows.json'}", f"ground_truth={tmp_path / 'truth.json'}"]
+    assert call(*words, f"out={tmp_path / 'out'}").returncode == 0
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert (scores["ap"]["all"], scores["ap"]["50"]) == (pytest.approx(1), pytest.approx(1))
+    assert (scores["faces"]["all"], scores["rules"]["max_detections"]) == (400, 1000)
+    assert scores["ap"]["large"] is None
+    done = call(*words, "benchmark.max_detections=100", "benchmark.backend=pycocotools")
+    assert "0.257" in next(line for line in done.stdout.splitlines() if line.startswith("all"))
+
+
+@pytest.fixture
+def wider(tmp_path: Path) -> tuple[Path, Path]:
+    """Two images: one face found and one missed; one found, and a false alarm."""
+    boxes = [np.array([[10.0, 10, 40, 40], [100, 10, 20, 20]]), np.array([[0.0, 0, 30, 30]])]
+    counted = {"easy": [np.array([True, False]), np.array([True])], "hard": [np.array([True, True]), np.array([True])]}
+    counted["medium"] = counted["easy"]
+    blur = {"blur": [np.array([0, 2], np.int8), np.array([0], np.int8)]}
+    ids = ("0--Parade/0_Parade_a", "1--Riot/1_Riot_b")
+    write_ground_truth(tmp_path / "gt", GroundTruth(ids, boxes, counted, attributes=blur))
+    rows = {ids[0]: ([[10, 10, 50, 50]], [0.9]), ids[1]: ([[0, 0, 30, 30], [200, 200, 240, 240]], [0.8, 0.7])}
+    write_predictions(tmp_path / "found", rows)
+    return tmp_path / "found", tmp_path / "gt"
+
+
+def test_attributes_and_errors_of_wider_face(wider: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = call(f"predictions={wider[0]}", f"ground_truth={wider[1]}", f"out={out}", "attributes=true", "errors=true")
+    assert (done.returncode, done.stderr) == (0, "")
+    groups = json.loads((out / "attributes.json").read_text())["groups"]
+    # All three faces: two hits, then the false alarm.
+    assert groups["blur"]["heavy"]["faces"] == 1
+    assert groups["blur"]["heavy"]["ap"] == 0
+    assert groups["blur"]["clear"]["ap"] == 1
+    assert groups["event"]["1--Riot"]["ap"] == 1
+    errors = json.loads((out / "errors.json").read_text())["settings"]["hard"]
+    assert errors["ap"] == pytest.approx(2 / 3)
+    # Two hits and one missed face: without it AP is 1. The false alarm comes last and costs nothing.
+    assert errors["dap"]["misses"] == pytest.approx(1 / 3)
+    assert errors["dap"]["background"] == 0
+    assert (out / "errors" / "index.html").is_file()
+    assert "the 2 worst of 2 images" in done.stdout
+
+
+def test_pictures_that_are_missing_are_named(wider: tuple[Path, Path], tmp_path: Path) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    words = [f"predictions={wider[0]}", f"ground_truth={wider[1]}", f"out={tmp_path / 'out'}", "bootstrap=0"]
+    words += ["errors=true", f"pictures={pictures}"]
+    done = call(*words)
+    assert done.returncode == 2
+    assert f"{pictures} has none of them, the first would be {pictures}/0--Parade/0_Parade_a.jpg" in done.stderr
+    write_image(pictures / "1--Riot" / "1_Riot_b.jpg", 0)
+    done = call(*words)
+    assert done.returncode == 0
+    assert done.stderr.startswith("warning: 1 of 2 images on ")
+    assert "have no picture: 0--Parade/0_Parade_a" in done.stderr
+
+
+def test_the_archive_for_the_test_server(wider: tuple[Path, Path], tmp_path: Path) -> None:
+    names = tmp_path / "wider_face_test_filelist.txt"
+    names.write_text("0--Parade/0_Parade_a.jpg\n1--Riot/1_Riot_b.jpg\n")
+    words = [f"predictions={wider[0]}", "split=test", f"out={tmp_path / 'out'}"]
+    for given in (names, tmp_path):
+        done = call(*words, f"ground_truth={given}")
+        assert (done.returncode, done.stderr) == (0, "")
+    ids = ("0--Parade/0_Parade_a", "1--Riot/1_Riot_b")
+    packed = read_predictions(tmp_path / "out" / "submission.zip", ids, strict=True)
+    assert packed.scores.tolist() == [0.9, 0.8, 0.7]
+    assert not (tmp_path / "out" / "scores.json").exists()
+    names.write_text("0--Parade/0_Parade_a.jpg\n1--Riot/1_Riot_b.jpg\n1--Riot/1_Riot_c.jpg\n")
+    done = call(*words, f"ground_truth={names}")
+    assert done.returncode == 2
+    assert "1--Riot/1_Riot_c" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["benchmark=pascal_face", "attributes=true"], "attributes=true is for benchmark=wider_face"),
+        (["benchmark=fddb", "errors=true"], "errors=true is for benchmark=wider_face"),
+        (["benchmark=coco", "split=test"], "split=test is for benchmark=wider_face"),
+        (["attributes=perhaps"], "attributes=perhaps is neither true nor false"),
+        (["worst=none"], "worst=none is not a whole number"),
+        (["errors=true", "worst=0"], "worst=0 leaves nothing to show"),
+        (["split=train"], "split=train is unknown; take val, or test"),
+        (["split=test"], "give out=DIR"),
+        (["split=test", "out=x", "attributes=true"], "attributes=True has no meaning with split=test"),
+        (["split=test", "out=x", "against=y"], "against=y has no meaning with split=test"),
+        (["pictures=."], "add errors=true"),
+        (["errors=true", "pictures=nowhere"], "pictures=nowhere is not a folder"),
+        (
+            ["benchmark=fddb", "benchmark.ellipses=round"],
+            "benchmark.ellipses=round is not known; choose one of as_given",
+        ),
+        (["benchmark=afw", "benchmark.labels=new"], "benchmark.labels=new is not known; choose corrected or original"),
+        (["benchmark=coco", "benchmark.max_detections=0"], "benchmark.max_detections=0 is no number of detections"),
+        (["benchmark=wider_face", "benchmark.labels=corrected"], "unknown key 'benchmark.labels'"),
+    ],
+)
+def test_mistakes(wider: tuple[Path, Path], words: list[str], expected: str) -> None:
+    with pytest.raises(InputError) as error:
+        main([f"predictions={wider[0]}", f"ground_truth={wider[1]}", *words])
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+# Files as other programs and other people write them.
+
+BOX = (30, 24, 20, 16)
+
+
+def put_wider(folder: Path, rows: dict[str, list[tuple[float, ...]]], line: str = "{name}") -> Path:
+    """``event/name`` → rows ``x y w h score``; ``line`` is the first line of a file."""
+    for image_id, own in rows.items():
+        event, _, name = image_id.rpartition("/")
+        path = folder / f"{image_id}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        first = line.format(name=name, event=event)
+        path.write_text("\n".join([first, str(len(own)), *(" ".join(map(str, row)) for row in own)]) + "\n")
+    return folder
+
+
+def faces_of(count: int) -> dict[str, list[tuple[float, ...]]]:
+    """Two faces an image, away from the origin, as x y w h."""
+    return {f"0--Parade/0_Parade_{i}": [(30 + i, 20, 34, 32), (70, 40 + i, 44, 36)] for i in range(count)}
+
+
+def put_truth(benchmark: str, folder: Path, faces: dict[str, list[tuple[float, ...]]]) -> Path:
+    """Ground truth of 120 × 90 pixels an image in the layout of a benchmark."""
+    if benchmark == "wider_face":
+        boxes = [np.array(own, np.float64) for own in faces.values()]
+        counted = {key: [np.ones(len(own), np.bool_) for own in boxes] for key in ("easy", "medium", "hard")}
+        write_ground_truth(folder, GroundTruth(tuple(faces), boxes, counted))
+    elif benchmark == "fddb":
+        ellipses = {i: [(h / 2, w / 2, np.pi / 2, x + w / 2, y + h / 2) for x, y, w, h in o] for i, o in faces.items()}
+        write_folds(folder, {1: ellipses})
+        write_sizes(folder / "image_sizes.json", {1: ellipses}, (120, 90))
+    elif benchmark == "pascal_face":
+        corners = {i.rpartition("/")[2]: [(x, y, x + w, y + h) for x, y, w, h in own] for i, own in faces.items()}
+        write_annotations(folder / CORRECTED, corners)
+    else:
+        images = [{"id": n, "file_name": f"{i}.jpg", "width": 120, "height": 90} for n, i in enumerate(faces, 1)]
+        boxes_of = [(n, box) for n, own in enumerate(faces.values(), 1) for box in own]
+        annotations = [{"id": k, "image_id": n, "category_id": 1, "bbox": b} for k, (n, b) in enumerate(boxes_of, 1)]
+        folder.mkdir()
+        content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "face"}]}
+        (folder / "truth.json").write_text(json.dumps(content))
+        return folder / "truth.json"
+    return folder
+
+
+def put_rows(benchmark: str, path: Path, rows: dict[str, list[tuple[float, ...]]]) -> Path:
+    """Rows of four numbers, whatever they mean, with score 0.9, in the format of a benchmark."""
+    scored = {image_id: [(*row, 0.9) for row in own] for image_id, own in rows.items()}
+    if benchmark == "wider_face":
+        return put_wider(path, scored)
+    if benchmark == "fddb":
+        write_fddb_detections(path, {1: scored})
+        return path
+    if benchmark == "pascal_face":
+        lines = [f"{i.rpartition('/')[2]} 0.9 {' '.join(map(str, row))}" for i, own in rows.items() for row in own]
+        path.with_suffix(".txt").write_text("\n".join(lines) + "\n")
+        return path.with_suffix(".txt")
+    entries = [
+        {"image_id": n, "category_id": 1, "bbox": row, "score": 0.9}
+        for n, own in enumerate(rows.values(), 1)
+        for row in own
+    ]
+    path.with_suffix(".json").write_text(json.dumps(entries))
+    return path.with_suffix(".json")
+
+
+LAYOUTS = {
+    "x y w h": lambda x, y, w, h: (x, y, w, h),
+    "x1 y1 x2 y2": lambda x, y, w, h: (x, y, x + w, y + h),
+    "cx cy w h": lambda x, y, w, h: (x + w / 2, y + h / 2, w, h),
+    "fractions": lambda x, y, w, h: (x / 120, y / 90, w / 120, h / 90),
+    "fractions of corners": lambda x, y, w, h: (x / 120, y / 90, (x + w) / 120, (y + h) / 90),
+}
+
+
+@pytest.mark.parametrize("benchmark", ["wider_face", "fddb", "pascal_face", "coco"])
+def test_boxes_in_another_layout_are_scored_with_a_warning(
+    benchmark: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faces = faces_of(4)
+    words = [f"benchmark={benchmark}", f"ground_truth={put_truth(benchmark, tmp_path / 'truth', faces)}", "bootstrap=0"]
+    meant = "x1 y1 x2 y2" if benchmark == "pascal_face" else "x y w h"
+    for name, layout in LAYOUTS.items():
+        if benchmark == "pascal_face" and "corners" not in name and name != meant:
+            continue  # the far edge would be before the near one, which is an error
+        rows = {image_id: [layout(*row) for row in own] for image_id, own in faces.items()}
+        assert main([*words, f"predictions={put_rows(benchmark, tmp_path / name.replace(' ', '_'), rows)}"]) == 0
+        printed = capsys.readouterr()
+        doubts = [line for line in printed.err.splitlines() if "boxes" in line]
+        if name == meant:
+            assert doubts == []
+        elif name.startswith("fractions"):
+            assert len(doubts) == 1 and "8 of 8 boxes are smaller than a pixel" in doubts[0] and meant in doubts[0]
+        else:
+            assert len(doubts) == 1 and f"seem to be {name}, not {meant}" in doubts[0] and "8 of 8" in doubts[0]
+        assert printed.out  # the number all the same
+
+
+def test_corners_that_are_width_and_height_in_pascal_face(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Near the origin no far edge is before the near one, so nothing but the faces can tell."""
+    faces: dict[str, list[tuple[float, ...]]] = {f"0--Parade/a{i}": [(30, 24, 60, 50)] for i in range(4)}
+    truth = put_truth("pascal_face", tmp_path / "truth", faces)
+    words = ["benchmark=pascal_face", f"ground_truth={truth}", "bootstrap=0"]
+    assert main([*words, f"predictions={put_rows('pascal_face', tmp_path / 'found', faces)}"]) == 0
+    assert "seem to be x y w h, not x1 y1 x2 y2" in capsys.readouterr().err
+
+
+def test_boxes_of_a_larger_copy_reach_out_of_their_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    faces = faces_of(3)
+    truth = put_truth("coco", tmp_path / "truth", faces)
+    rows = {image_id: [tuple(4 * value for value in row) for row in own] for image_id, own in faces.items()}
+    words = ["benchmark=coco", f"ground_truth={truth}", "bootstrap=0"]
+    assert main([*words, f"predictions={put_rows('coco', tmp_path / 'found', rows)}"]) == 0
+    assert "6 of 6 boxes reach out of their image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{event}/{name}.jpg", "{name}.jpg", "{name}.JPG", "./{name}", "{event}\\{name}.jpg", "{event}/{event}/{name}"],
+)
+def test_name_lines_that_name_the_same_image(line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """S3FD and S3FD.pytorch write ``event/name.jpg``."""
+    faces = faces_of(2)
+    rows = {image_id: [(*row, 0.9) for row in own] for image_id, own in faces.items()}
+    words = [f"ground_truth={put_truth('wider_face', tmp_path / 'truth', faces)}", "bootstrap=0"]
+    found = put_wider(tmp_path / "found", rows, line)
+    (found / "0--Parade" / "._0_Parade_0.txt").write_bytes(b"\0\5\x16\7")
+    (found / ".DS_Store").write_bytes(b"\0")
+    (found / "1--Riot").mkdir()
+    (found / "0--Parade" / "0_Parade_0.txt").rename(found / "0--Parade" / "0_Parade_0.JPG.TXT")
+    assert main([*words, f"predictions={found}"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == "" and "1.000000" in printed.out
+
+
+@pytest.mark.parametrize("line", ["1--Riot/{name}.jpg", "0_Parade_9", "{event}/0_Parade_9.jpg", "{event}", "{event}/"])
+def test_name_lines_that_name_another_image(line: str, tmp_path: Path) -> None:
+    faces = faces_of(1)
+    rows = {image_id: [(*row, 0.9) for row in own] for image_id, own in faces.items()}
+    words = [f"ground_truth={put_truth('wider_face', tmp_path / 'truth', faces)}", "bootstrap=0"]
+    with pytest.raises(InputError, match=r"0_Parade_0\.txt:1: the name line says .*; write '0_Parade_0'"):
+        main([*words, f"predictions={put_wider(tmp_path / 'found', rows, line)}"])
+
+
+def test_a_folder_packed_with_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import shutil
+
+    faces = faces_of(2)
+    words = [f"ground_truth={put_truth('wider_face', tmp_path / 'truth', faces)}", "bootstrap=0"]
+    put_rows("wider_face", tmp_path / "packed" / "found", faces)
+    archive = shutil.make_archive(str(tmp_path / "found"), "zip", tmp_path / "packed")
+    assert main([*words, f"predictions={archive}"]) == 0
+    assert "1.000000" in capsys.readouterr().out
+
+
+def test_negative_sides_in_fddb_are_false_alarms(tmp_path: Path) -> None:
+    faces = faces_of(2)
+    truth = put_truth("fddb", tmp_path / "truth", faces)
+    first, second = faces
+    # Both rows of negative size cover a face if their edges are swapped.
+    (x1, y1, w1, h1), (x2, y2, w2, h2) = faces[first][1], faces[second][1]
+    rows = {
+        first: [(*faces[first][0], 0.9), (x1 + w1, y1, -w1, h1, 0.8)],
+        second: [(*faces[second][0], 0.7), (x2, y2 + h2, w2, -h2, 0.6)],
+    }
+    write_fddb_detections(tmp_path / "found", {1: {f"./{image_id}.JPG": own for image_id, own in rows.items()}})
+    words = ["benchmark=fddb", f"ground_truth={truth}", f"predictions={tmp_path / 'found'}", "bootstrap=0"]
+    done = call(*words, f"out={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stderr.splitlines() if "negative" in line] == [
+        "warning: 2 detections with a negative width or height: taken as false alarms"
+    ]
+    # At the lowest threshold two of four faces, and the two as false positives.
+    assert (tmp_path / "out" / "DiscROC.txt").read_text().splitlines()[0] == "0.5 2 0.6"
+    assert json.loads((tmp_path / "out" / "scores.json").read_text())["discrete"]["max"] == 0.5
+    with pytest.raises(InputError, match=r"fold-01-out\.txt:4: width -44 is negative"):
+        main([*words, "strict=true"])
+
+
+@pytest.mark.parametrize("benchmark", ["wider_face", "fddb", "pascal_face", "coco"])
+def test_intervals_do_not_depend_on_the_order_of_the_list(benchmark: str, tmp_path: Path) -> None:
+    faces = faces_of(9)
+    words = [f"benchmark={benchmark}", f"ground_truth={put_truth(benchmark, tmp_path / 'truth', faces)}"]
+    layout = LAYOUTS["x1 y1 x2 y2" if benchmark == "pascal_face" else "x y w h"]
+    # One of two faces in the first images, so that resamples differ.
+    rows = {image_id: [layout(*box) for box in own[: 1 + (i > 3)]] for i, (image_id, own) in enumerate(faces.items())}
+    none = {image_id: own[:1] for image_id, own in rows.items()}
+    words += [f"predictions={put_rows(benchmark, tmp_path / 'found', rows)}", "bootstrap=50"]
+    words += [f"against={put_rows(benchmark, tmp_path / 'other', none)}"]
+    ids = [image_id.rpartition("/")[2] if benchmark == "pascal_face" else image_id for image_id in list(faces)[1:]]
+    written = []
+    for name, order in (("sorted", ids), ("turned", ids[::-1]), ("mixed", ids[3:] + ids[:3])):
+        (tmp_path / f"{name}.txt").write_text("".join(f"{image_id}.jpg\n" for image_id in order))
+        assert main([*words, f"images={tmp_path / name}.txt", f"out={tmp_path / name}"]) == 0
+        scores = json.loads((tmp_path / name / "scores.json").read_text())
+        written.append((scores["intervals"], scores["against"]["intervals"]))
+    assert written[0] == written[1] == written[2]
+    bounds = str(written[0])
+    assert len(set(bounds.replace("[", "").split())) > 3  # not all of them equal
+
+
+def put_detections(path: Path, faces: dict[str, list[tuple[float, ...]]], name: str = "{}.jpg") -> Path:
+    """``detections.json`` as ``detect`` writes it: its own ids, images by name."""
+    images = [{"id": n, "file_name": name.format(i), "width": 120, "height": 90} for n, i in enumerate(faces, 1)]
+    rows = [(n, box) for n, own in enumerate(faces.values(), 1) for box in own]
+    annotations = [
+        {"id": k, "image_id": n, "category_id": 1, "bbox": box, "iscrowd": 0, "score": 0.9}
+        for k, (n, box) in enumerate(rows, 1)
+    ]
+    content = {"made_by": {}, "failed": [], "categories": [{"id": 1, "name": "face"}], "videos": []}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**content, "images": images, "annotations": annotations}))
+    return path
+
+
+@pytest.mark.parametrize("name", ["{}.jpg", "{}.PNG", "photos/{}.jpg", "base"])
+def test_detections_of_detect_are_joined_by_file_name(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faces = faces_of(4)
+    words = ["benchmark=coco", f"ground_truth={put_truth('coco', tmp_path / 'truth', faces)}", "bootstrap=0"]
+    # Ids count in another order; the image without a detection was looked at, and is not missing.
+    turned = dict(reversed(faces.items())) | {"0--Parade/0_Parade_2": []}
+    if name == "base":
+        turned, name = {image_id.rpartition("/")[2]: own for image_id, own in turned.items()}, "{}.jpg"
+    put_detections(tmp_path / "out" / "detections.json", turned, name)
+    for given in (tmp_path / "out" / "detections.json", tmp_path / "out"):
+        assert main([*words, f"predictions={given}", f"out={tmp_path / 'scores'}", "strict=true"]) == 0
+        assert capsys.readouterr().err == ""
+        ap = json.loads((tmp_path / "scores" / "scores.json").read_text())["ap"]
+        assert ap["50"] == pytest.approx(76 / 101)  # recall 6 of 8: 76 of 101 points at precision 1
+    path = tmp_path / "out" / "detections.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "settings": {"threshold": 0.5}, "complete": False}))
+    assert main([*words, f"predictions={path}"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and all(line.startswith("warning: ") for line in said) and "0.5" in said[1]
+
+
+def test_detections_whose_names_do_not_tell_the_image(tmp_path: Path) -> None:
+    box: list[tuple[float, ...]] = [BOX]
+    truth = put_truth("coco", tmp_path / "truth", {"x/a": box, "y/a": box, "y/b": box})
+    words = ["benchmark=coco", f"ground_truth={truth}", "bootstrap=0"]
+    for faces, expected in [
+        ({"a": box}, r"images\[0\]: file_name 'a\.jpg' may be 'x/a' or 'y/a'"),
+        ({"b": box, "z/y/b": box}, r"images\[1\]: file_name 'z/y/b\.jpg' and 'b\.jpg' are both 'y/b'"),
+        ({"x/b": box, "x/a": box}, r"1 of 2 images are not in the annotations, the first is 'x/b\.jpg', .*'y/b'"),
+    ]:
+        with pytest.raises(InputError, match=expected):
+            main([*words, f"predictions={put_detections(tmp_path / 'detections.json', faces)}"])
+
+
+def test_results_with_ids_of_another_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    faces: dict[str, list[tuple[float, ...]]] = {f"e/{c}": [(10 * i, 5 + 8 * i, 9, 8)] for i, c in enumerate("dbac", 1)}
+    words = ["benchmark=coco", f"ground_truth={put_truth('coco', tmp_path / 'truth', faces)}", "bootstrap=0"]
+    found = put_rows("coco", tmp_path / "found", dict(sorted(faces.items())))  # a is 1, and d in the annotations
+    assert main([*words, f"predictions={found}"]) == 0
+    warning = capsys.readouterr().err
+    assert "ids seem to number the images by name from 1" in warning and "4 of 4" in warning and "ids 1;" in warning
+    entries = json.loads(found.read_text())
+    found.write_text(json.dumps([{**entry, "image_id": entry["image_id"] + 3} for entry in entries]))
+    with pytest.raises(InputError, match=r"\[1\]: image_id 5 is not in the annotations, among 3 such entries with 3 i"):
+        main([*words, f"predictions={found}"])
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["benchmark=1"], "benchmark=1: there is no such option; choose one of wider_face"),
+        (["benchmark=null"], "benchmark=null: there is no such option"),
+        (["benchmark=[coco,afw]"], "there is no such option"),
+        (["benchmark="], "benchmark=: there is no such option"),
+        (["bootstrap=-3"], "bootstrap=-3 is no number of resamples"),
+        (["bootstrap=1000000000000"], "bootstrap=1000000000000 takes too much memory"),
+        (["predictions=FILE"], "is not a readable .zip"),
+        (["against=FILE"], "is not a readable .zip"),
+        (["ground_truth=ZIP"], "is a .zip; unpack it"),
+        (["benchmark=fddb", "predictions=ZIP"], "is a .zip; unpack it"),
+        (["benchmark=pascal_face", "benchmark.labels=[new]"], "benchmark.labels="),
+    ],
+)
+def test_words_without_sense(wider: tuple[Path, Path], tmp_path: Path, words: list[str], expected: str) -> None:
+    (tmp_path / "file").write_text("x\n")
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
+        archive.writestr("x.txt", "x")
+    places = {"FILE": str(tmp_path / "file"), "ZIP": str(tmp_path / "packed.zip")}
+    given = {"predictions": str(wider[0]), "ground_truth": str(wider[1])}
+    given |= {key: places.get(value, value) for key, _, value in (word.partition("=") for word in words)}
+    with pytest.raises(InputError) as error:
+        main([f"{key}={value}" for key, value in given.items()])
+    assert expected in str(error.value) and "\n" not in str(error.value)

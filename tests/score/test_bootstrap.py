@@ -1,0 +1,589 @@
+"""Counts per image and the bootstrap over images, against hand-computed cases and slow, obvious versions of both."""
+
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.score import bootstrap
+from fanet_lightning.score.bootstrap import (
+    ImageCounts,
+    bootstrap_ap,
+    bootstrap_difference,
+    bootstrap_mean_difference,
+    count_images,
+    curve_from_counts,
+    method,
+    read_counts,
+    resampled_ap,
+    write_counts,
+)
+from fanet_lightning.score.curves import THRESHOLDS
+from fanet_lightning.score.wider_face.average_precision import judge_settings, score
+from fanet_lightning.score.wider_face.ground_truth import GroundTruth
+from fanet_lightning.score.wider_face.predictions import Predictions
+from tests.score import wider_oracle
+
+Counts = dict[str, ImageCounts]
+
+
+def drawn_run(
+    seed: int, images: int, quality: float = 0.7, levels: int = 50, detector: int = 0
+) -> tuple[GroundTruth, Predictions]:
+    """Faces far apart. A detector finds each with probability ``quality``, some twice, and some things besides.
+
+    Scores have few levels, so that rows share thresholds. ``detector`` changes the rows alone.
+    """
+    truth_rng, rng = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1, detector])
+    ids, boxes, found = [], [], {}
+    counted: dict[str, list[np.ndarray]] = {"easy": [], "hard": [], "none": []}
+    for i in range(images):
+        faces = int(truth_rng.choice([0, 1, 1, 2, 5]))
+        # How hard an image is holds for all its faces: they are not independent.
+        image_quality = quality * truth_rng.choice([0.3, 1.0, 1.2])
+        xywh = np.array([[100.0 * j, 0, 40, 40] for j in range(faces)]).reshape(-1, 4)
+        ids.append(f"event/{i}")
+        boxes.append(xywh)
+        counted["easy"].append(truth_rng.random(faces) < 0.5)
+        counted["hard"].append(np.ones(faces, np.bool_))
+        counted["none"].append(np.zeros(faces, np.bool_))
+        times = np.where(rng.random(faces) < image_quality, rng.choice([1, 1, 2], faces), 0)
+        wrong = np.array([[100.0 * j, 500, 40, 40] for j in range(int(rng.integers(0, 4)))]).reshape(-1, 4)
+        rows = np.concatenate([np.repeat(xywh, times, axis=0), wrong])
+        scores = np.concatenate([rng.beta(4, 2, int(times.sum())), rng.beta(2, 4, len(wrong))])
+        found[ids[-1]] = (
+            np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:]], axis=1),
+            np.round(scores * levels) / levels,
+        )
+    return GroundTruth(tuple(ids), boxes, counted), Predictions.from_detections(found, ids)
+
+
+def counts_of(seed: int, images: int, **options: float) -> Counts:
+    return count_images(*drawn_run(seed, images, **options))  # type: ignore[arg-type]
+
+
+def rebuilt_ap(run: tuple[GroundTruth, Predictions], setting: str, drawn: Sequence[int]) -> float:
+    """Slow and obvious: the rows of the drawn images, laid out as often as drawn, and a walk over the thresholds.
+
+    Judged image by image with the plain oracle; the scores keep the normalisation of the whole run.
+    """
+    truth, predictions = run
+    low, high = min([1.0, *predictions.scores]), max([0.0, *predictions.scores])
+    faces_that_count, judged = 0, []
+    for i in drawn:
+        rows = slice(*predictions.starts[i : i + 2].tolist())
+        faces, counted = truth.boxes_xywh[i].tolist(), truth.counted[setting][i].tolist()
+        faces_that_count += sum(counted)
+        boxes, scores = predictions.boxes_xywh[rows].tolist(), predictions.scores[rows].tolist()
+        ordered = sorted([(*box, value) for box, value in zip(boxes, scores, strict=True)], key=lambda row: -row[4])
+        if faces and ordered:
+            values = [1.0 if high == low else (row[4] - low) / (high - low) for row in ordered]
+            judged.append((values, *wider_oracle.judge_image(ordered, faces, counted)))
+    if not faces_that_count:
+        return math.nan
+    precision, recall = [], []
+    for threshold in THRESHOLDS.tolist():
+        hits = proposals = 0
+        for values, hits_after, proposals_after in judged:
+            seen = sum(value >= threshold for value in values)
+            if seen:
+                hits += hits_after[seen - 1]
+                proposals += proposals_after[seen - 1]
+        precision.append(hits / proposals if proposals else 0.0)
+        recall.append(hits / faces_that_count)
+    return wider_oracle.area(precision, recall)
+
+
+def drawn_images(images: int, samples: int, seed: int) -> list[list[int]]:
+    """The images of each resample, drawn one after the other."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, images, images).tolist() for _ in range(samples)]
+
+
+def by_hand(ids: tuple[str, ...] = ("e/a", "e/b")) -> Counts:
+    """Image a: its face hit at bin 100. Image b: a wrong row at bin 50, its face missed."""
+    return {"hard": ImageCounts(ids, *(np.array(v) for v in ([0, 1, 2], [100, 50], [1, 1], [1, 0], [1, 1])))}
+
+
+# Counts
+
+
+def test_counts_of_a_run_by_hand() -> None:
+    face, nowhere = [0.0, 0, 10, 10], [500.0, 500, 510, 510]
+    empty, one = np.zeros(0, np.bool_), np.array([True])
+    truth = GroundTruth(
+        ("e/a", "e/b", "e/c", "e/d"),
+        [np.array([[0.0, 0, 10, 10], [100, 100, 10, 10]]), np.array([[0.0, 0, 10, 10]]), *[np.empty((0, 4))] * 2],
+        {"easy": [np.array([True, False]), one, empty, empty], "hard": [np.array([True, True]), one, empty, empty]},
+    )
+    predictions = Predictions.from_detections(
+        {
+            # .5 twice on the same face, and .25 on the face that counts in hard alone.
+            "e/a": ([face, face, [100, 100, 110, 110]], [0.5, 0.5, 0.25]),
+            "e/b": ([nowhere, face], [1.0, 0.0]),
+            # No face in the image: no proposal.
+            "e/c": ([nowhere], [0.75]),
+        },
+        truth.image_ids,
+    )
+    easy, hard = count_images(truth, predictions).values()
+    # Bin i is the threshold 1 - (i + 1) / 1000: 0 → .999, 499 → .5, 749 → .25, 999 → 0.
+    assert easy.image_ids == hard.image_ids == truth.image_ids
+    assert easy.faces.tolist() == [1, 1, 0, 0]
+    assert hard.faces.tolist() == [2, 1, 0, 0]
+    assert (easy.starts.tolist(), hard.starts.tolist()) == ([0, 1, 3, 3, 3], [0, 2, 4, 4, 4])
+    assert (easy.bins.tolist(), hard.bins.tolist()) == ([499, 0, 999], [499, 749, 0, 999])
+    assert (easy.proposals.tolist(), hard.proposals.tolist()) == ([2, 1, 1], [2, 1, 1, 1])
+    assert (easy.hits.tolist(), hard.hits.tolist()) == ([1, 0, 1], [1, 1, 0, 1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), images=st.integers(1, 12), levels=st.sampled_from([1, 5, 1000]))
+def test_counts_give_the_curve_of_score_to_the_last_bit(seed: int, images: int, levels: int) -> None:
+    run = drawn_run(seed, images, levels=levels)
+    counts = count_images(*run)
+    curves = score(*run)
+    assert list(curves) == list(counts)
+    for setting, expected in curves.items():
+        for weights in (None, np.ones(images, np.int64), np.ones(images, np.uint8)):
+            curve = curve_from_counts(counts[setting], weights)
+            np.testing.assert_array_equal(curve.precision, expected.precision)
+            np.testing.assert_array_equal(curve.recall, expected.recall)
+            np.testing.assert_array_equal(curve.ap, expected.ap)
+            assert curve.faces == expected.faces
+            assert isinstance(curve.faces, int)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), images=st.integers(1, 6), draw=st.integers(0, 99))
+def test_a_weighted_curve_is_the_curve_of_the_images_laid_out_again(seed: int, images: int, draw: int) -> None:
+    run = drawn_run(seed, images)
+    (drawn,) = drawn_images(images, 1, draw)
+    for setting, counts in count_images(*run).items():
+        ap = curve_from_counts(counts, np.bincount(drawn, minlength=images)).ap
+        assert ap == pytest.approx(rebuilt_ap(run, setting, drawn), abs=1e-12, nan_ok=True)
+
+
+def test_the_normalisation_stays_that_of_the_whole_run() -> None:
+    face, nowhere = [0.0, 0, 10, 10], [500.0, 500, 510, 510]
+    empty, one = np.zeros(0, np.bool_), np.array([True])
+    truth = GroundTruth(("e/a", "e/b"), [np.array([[0.0, 0, 10, 10]]), np.empty((0, 4))], {"hard": [one, empty]})
+    found = {"e/a": ([face, nowhere], [0.5004, 0.5001]), "e/b": ([nowhere, nowhere], [1.0, 0.0])}
+    counts = count_images(truth, Predictions.from_detections(found, truth.image_ids))["hard"]
+    # In the whole run both rows of image a are first seen at the threshold .5: precision 1/2.
+    assert curve_from_counts(counts, np.array([1, 0])).ap == 0.5
+    # Scored alone its hit comes at the first threshold and the wrong row at the last.
+    alone = Predictions.from_detections({"e/a": found["e/a"]}, ("e/a",))
+    assert score(truth.select(("e/a",)), alone)["hard"].ap == 1.0
+
+
+def test_dense_is_what_the_entries_say() -> None:
+    counts = counts_of(1, 9)["hard"]
+    expected = np.zeros((2, 9, 1000), np.int64)
+    for image in range(9):
+        for entry in range(counts.starts[image], counts.starts[image + 1]):
+            expected[:, image, counts.bins[entry]] = counts.proposals[entry], counts.hits[entry]
+    np.testing.assert_array_equal(counts.dense(), expected)
+    np.testing.assert_array_equal(counts.dense(3, 7, np.float32), expected[:, 3:7])
+    assert expected[1].sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"image_ids": ("e/a", "e/a")}, "an image id twice"),
+        ({"faces": [1]}, r"2 images, but faces \(1,\)"),
+        ({"starts": [0, 2]}, r"2 images, but faces \(2,\) and starts \(2,\)"),
+        ({"starts": [0, 3, 2]}, "starts must rise from 0 to 2"),
+        ({"starts": [0, 1, 1]}, "starts must rise from 0 to 2, not from 0 to 1"),
+        ({"hits": [1]}, r"hits \(1,\)"),
+        ({"bins": [100, 1000]}, "bins from 100 to 1000"),
+        ({"bins": [100, -1]}, "bins from -1 to 100"),
+        ({"starts": [0, 2, 2], "bins": [100, 100]}, "bins do not ascend"),
+        ({"hits": [2, 0]}, "0 ≤ hits ≤ proposals"),
+        ({"proposals": [1, -1], "hits": [0, -1]}, "0 ≤ hits ≤ proposals"),
+        ({"faces": [0, 1]}, "more hits in an image than faces"),
+    ],
+)
+def test_counts_that_cannot_be_are_refused(change: dict[str, object], expected: str) -> None:
+    fields = {"image_ids": ("e/a", "e/b"), "starts": [0, 1, 2], "bins": [100, 50], "proposals": [1, 1], "hits": [1, 0],
+              "faces": [1, 1], **change}  # fmt: skip
+    with pytest.raises(ValueError, match=expected):
+        ImageCounts(**{k: v if k == "image_ids" else np.array(v, np.int64) for k, v in fields.items()})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("weights", [np.ones(3, np.int64), np.array([1, -1]), np.array([0.5, 1.5])])
+def test_weights_that_cannot_be_are_refused(weights: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="need 2 whole numbers, none negative"):
+        curve_from_counts(by_hand()["hard"], weights)
+
+
+# The file
+
+
+def test_counts_travel_through_their_file(tmp_path: Path) -> None:
+    counts = {**counts_of(3, 30), "wide": counts_of(3, 30)["hard"]}
+    path = tmp_path / "per_image.npz"
+    write_counts(path, counts)
+    read = read_counts(path)
+    assert list(read) == list(counts)
+    for setting, own in counts.items():
+        assert read[setting].image_ids == own.image_ids
+        for name in ("starts", "bins", "proposals", "hits", "faces"):
+            found = getattr(read[setting], name)
+            np.testing.assert_array_equal(found, getattr(own, name))
+            assert found.dtype == np.int64
+    assert [entry.name for entry in tmp_path.iterdir()] == ["per_image.npz"]
+
+
+def test_large_counts_and_an_empty_run_travel_too(tmp_path: Path) -> None:
+    large = ImageCounts(("ä/b",), *(np.array(v) for v in ([0, 2], [255, 256], [70_000, 256], [300, 0], [301])))
+    nothing = ImageCounts(("ä/b",), *(np.array(v, np.int64) for v in ([0, 0], [], [], [], [0])))
+    write_counts(tmp_path / "counts", {"large": large, "nothing": nothing})
+    read = read_counts(tmp_path / "counts")
+    assert read["large"].image_ids == ("ä/b",)
+    assert read["large"].proposals.tolist() == [70_000, 256]
+    assert read["large"].bins.tolist() == [255, 256]
+    assert read["large"].hits.tolist() == [300, 0]
+    assert read["nothing"].starts.tolist() == [0, 0]
+
+
+def test_what_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not about the same images"):
+        write_counts(tmp_path / "x.npz", {"easy": by_hand()["hard"], "hard": by_hand(("e/a", "e/c"))["hard"]})
+    with pytest.raises(ValueError, match="not about the same images"):
+        write_counts(tmp_path / "x.npz", {})
+    with pytest.raises(ValueError, match="line break"):
+        write_counts(tmp_path / "x.npz", by_hand(("e/a", "e/b\nc")))
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_that_are_not_counts(tmp_path: Path) -> None:
+    path = tmp_path / "per_image.npz"
+    write_counts(path, counts_of(3, 30))
+    with np.load(path) as archive:
+        whole = {name: archive[name] for name in archive.files}
+
+    def saved(**arrays: object) -> bytes:
+        content = io.BytesIO()
+        np.savez(content, **{name: value for name, value in {**whole, **arrays}.items() if value is not None})
+        return content.getvalue()
+
+    curves = io.BytesIO()
+    np.savez(curves, easy_precision=np.zeros(3))
+    single = io.BytesIO()
+    np.save(single, np.zeros(3))
+    # A stretch in the middle: some byte of the compressed columns is in it, whatever lies where.
+    damaged = bytearray(path.read_bytes())
+    middle = slice(len(damaged) // 3, len(damaged) // 3 + 200)
+    damaged[middle] = bytes(byte ^ 0xFF for byte in damaged[middle])
+    cases = [
+        (b"", "is no .npz file"),
+        (b"event/a 1 2 3\n", "is no .npz file"),
+        (single.getvalue(), "is no .npz file"),
+        (path.read_bytes()[:-500], "is no .npz file"),
+        (bytes(damaged), "is a damaged .npz file"),
+        (saved(hits_1=np.array([{}], object)), "is a damaged .npz file"),
+        (curves.getvalue(), "holds no counts per image"),
+        (saved(version=np.array(9)), "version 9 of the file, this release reads 1"),
+        (saved(hits_1=None), "do not fit together \\(KeyError"),
+        (saved(hits_1=whole["hits_1"][:-1]), "do not fit together"),
+        (saved(hits_1=whole["hits_1"] + 9), "do not fit together .*0 ≤ hits ≤ proposals"),
+        (saved(entries=whole["entries"][:-1]), "do not fit together"),
+        (saved(bins_high=whole["bins_high"] + 9), "do not fit together .*bins from"),
+        (saved(image_ids=np.frombuffer(b"\xff\xfe", np.uint8)), "do not fit together .*UnicodeDecodeError"),
+    ]
+    for content, expected in cases:
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=expected) as error:
+            read_counts(path)
+        assert str(path) in str(error.value)
+        assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="cannot be read \\(No such file or directory\\); score the predictions again"):
+        read_counts(tmp_path / "none.npz")
+    with pytest.raises(InputError, match="cannot be read \\(Is a directory\\)"):
+        read_counts(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
+    path = tmp_path_factory.mktemp("counts") / "per_image.npz"
+    write_counts(path, counts_of(3, 30))
+    return path, path.read_bytes()
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_a_damaged_byte_is_an_error_or_changes_nothing(written: tuple[Path, bytes], data: st.DataObject) -> None:
+    path, whole = written
+    damaged = bytearray(whole)
+    place = data.draw(st.integers(0, len(whole) - 1))
+    damaged[place] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(damaged)
+    try:
+        read = read_counts(path)
+    except InputError as error:
+        assert "\n" not in str(error)
+        return
+    for setting, own in counts_of(3, 30).items():
+        for name in ("starts", "bins", "proposals", "hits", "faces"):
+            np.testing.assert_array_equal(getattr(read[setting], name), getattr(own, name))
+        assert read[setting].image_ids == own.image_ids
+
+
+# The bootstrap
+
+
+def test_interval_by_hand() -> None:
+    # Both images: recall 1/2 at precision 1/2 → 1/4. a twice: 1. b twice: 0. So AP is 0, 1/4 or 1.
+    (interval,) = bootstrap_ap(by_hand(), samples=400).values()
+    values, how_often = np.unique(interval.samples, return_counts=True)
+    assert values.tolist() == [0.0, 0.25, 1.0]
+    # 100, 200, 100 expected; four standard deviations are 35 and 40.
+    assert np.abs(how_often - [100, 200, 100]).max() < 40
+    assert interval[:3] == (0.25, 0.0, 1.0)
+
+
+def test_percentiles_by_hand() -> None:
+    # 0 … 40 evenly: 2.5 % and 97.5 % of the way are 1 and 39. A NaN is left out.
+    interval = bootstrap.interval_of(7.0, np.array([math.nan, *range(40, -1, -1)]))
+    assert interval[:3] == pytest.approx((7.0, 1.0, 39.0), abs=1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), images=st.integers(1, 7), draw=st.integers(0, 99))
+def test_every_sample_is_the_ap_of_the_images_laid_out_again(seed: int, images: int, draw: int) -> None:
+    run = drawn_run(seed, images)
+    intervals = bootstrap_ap(count_images(*run), samples=6, seed=draw)
+    for setting, interval in intervals.items():
+        expected = [rebuilt_ap(run, setting, drawn) for drawn in drawn_images(images, 6, draw)]
+        np.testing.assert_allclose(interval.samples, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("factor", [1, 2**21])
+def test_chunks_and_precision_change_nothing(monkeypatch: pytest.MonkeyPatch, factor: int) -> None:
+    """With a factor of 2**21 the counts leave what float32 holds exactly, and with odd numbers rounding would show."""
+    counts = {
+        setting: ImageCounts(own.image_ids, own.starts, own.bins, own.proposals * factor + 1, own.hits, own.faces)
+        for setting, own in counts_of(1, 23).items()
+    }
+    whole = bootstrap_ap(counts, samples=40, seed=5)
+    for setting, interval in whole.items():
+        weights = [np.bincount(drawn, minlength=23) for drawn in drawn_images(23, 40, 5)]
+        expected = [curve_from_counts(counts[setting], own).ap for own in weights]
+        np.testing.assert_allclose(interval.samples, expected, rtol=1e-13, atol=0)
+    monkeypatch.setattr(bootstrap, "_SAMPLES_AT_ONCE", 7)
+    monkeypatch.setattr(bootstrap, "_IMAGES_AT_ONCE", 5)
+    for at_once in (8_000_000, 60, 1):
+        monkeypatch.setattr(bootstrap, "_WEIGHTS_AT_ONCE", at_once)
+        for setting, interval in bootstrap_ap(counts, samples=40, seed=5).items():
+            np.testing.assert_array_equal(interval.samples, whole[setting].samples)
+
+
+def test_the_seed_decides_the_draw() -> None:
+    counts = counts_of(1, 30)
+    first, again, other = (bootstrap_ap(counts, 20, seed)["hard"].samples for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    # More samples go on where fewer ended.
+    np.testing.assert_array_equal(bootstrap_ap(counts, 30, 3)["hard"].samples[:20], first)
+
+
+def test_the_interval_holds_the_value_and_narrows_with_the_root_of_the_images() -> None:
+    widths = []
+    for images in (50, 800):
+        interval = bootstrap_ap(counts_of(2, images))["hard"]
+        assert interval.low < interval.value < interval.high
+        widths.append(interval.high - interval.low)
+    assert widths[0] / widths[1] == pytest.approx(math.sqrt(800 / 50), rel=0.35)
+
+
+def test_the_interval_covers_the_ap_of_the_population() -> None:
+    """Data sets of 80 images from a population with known AP; nominally 95 %, of 200 data sets ± 1.5 %."""
+    run = drawn_run(0, 5000)
+    population = count_images(*run)["hard"]
+    known = curve_from_counts(population).ap
+    proposals, hits = population.dense()
+    rng = np.random.default_rng(1)
+    inside, below = 0, 0
+    for _ in range(200):
+        chosen = rng.integers(0, 5000, 80)
+        rows, bins = np.nonzero(proposals[chosen])
+        counts = ImageCounts(
+            tuple(map(str, range(80))),
+            np.searchsorted(rows, np.arange(81)),
+            bins,
+            proposals[chosen][rows, bins],
+            hits[chosen][rows, bins],
+            population.faces[chosen],
+        )
+        interval = bootstrap_ap({"hard": counts}, samples=200)["hard"]
+        inside += interval.low <= known <= interval.high
+        below += interval.value < known
+    assert 0.89 <= inside / 200 <= 0.99
+    assert 60 <= below <= 140
+
+
+def test_a_resample_without_faces_is_nan_and_left_out() -> None:
+    # One image of three has a face: 8 of 27 draws have none.
+    ids = ("e/a", "e/b", "e/c")
+    counts = {"hard": ImageCounts(ids, *(np.array(v) for v in ([0, 1, 2, 2], [100, 50], [1, 1], [1, 0], [1, 0, 0])))}
+    interval = bootstrap_ap(counts, samples=500)["hard"]
+    without = np.isnan(interval.samples)
+    assert without.tolist() == [0 not in drawn for drawn in drawn_images(3, 500, 0)]
+    assert 100 < without.sum() < 200
+    # a with k wrong rows ahead of its k' hits: AP = k' / (k + k'), the least 1/3, the most 1.
+    assert (interval.low, interval.high) == (pytest.approx(1 / 3), 1.0)
+    difference = bootstrap_difference(counts, counts, samples=500)["hard"]
+    np.testing.assert_array_equal(np.isnan(difference.samples), without)
+    assert difference[:3] == (0.0, 0.0, 0.0)
+
+
+def test_no_face_at_all_is_nan() -> None:
+    for interval in (
+        bootstrap_ap(counts_of(1, 5), 10)["none"],
+        bootstrap_difference(*[counts_of(1, 5)] * 2, 10)["none"],
+    ):
+        assert all(math.isnan(number) for number in interval[:3])
+        assert np.isnan(interval.samples).all()
+
+
+def test_a_difference_is_paired() -> None:
+    a, b = (counts_of(5, 300, detector=detector) for detector in (0, 1))
+    differences, of_a, of_b = bootstrap_difference(a, b, seed=2), bootstrap_ap(a, seed=2), bootstrap_ap(b, seed=2)
+    for setting in ("easy", "hard"):
+        np.testing.assert_allclose(
+            differences[setting].samples, of_a[setting].samples - of_b[setting].samples, rtol=0, atol=1e-15
+        )
+        assert differences[setting].value == of_a[setting].value - of_b[setting].value
+    # Images are hard for both detectors, so the paired interval is narrower than that of two independent sets.
+    unpaired = of_a["hard"].samples - bootstrap_ap(b, seed=3)["hard"].samples
+    width = differences["hard"].high - differences["hard"].low
+    assert width < 0.8 * np.subtract(*np.quantile(unpaired, [0.975, 0.025]))
+    turned = bootstrap_difference(b, a, seed=2)["hard"]
+    assert turned[:3] == pytest.approx(
+        (-differences["hard"].value, -differences["hard"].high, -differences["hard"].low)
+    )
+
+
+def test_a_clear_difference_is_seen_and_none_is_not() -> None:
+    good, poor = (counts_of(5, 300, quality=quality) for quality in (0.8, 0.5))
+    assert bootstrap_difference(good, poor)["hard"].low > 0
+    assert bootstrap_difference(poor, good)["hard"].high < 0
+    assert bootstrap_difference(good, good)["hard"][:3] == (0.0, 0.0, 0.0)
+
+
+def test_seeds_are_averaged_within_each_resample() -> None:
+    a = [counts_of(7, 40, detector=detector) for detector in (0, 1, 2)]
+    b = [counts_of(7, 40, detector=detector, quality=0.5) for detector in (3, 4)]
+    interval = bootstrap_mean_difference(a, b, samples=30, seed=4)["hard"]
+    slow = []
+    for drawn in drawn_images(40, 30, 4):
+        weights = np.bincount(drawn, minlength=40)
+        slow.append(
+            sum(curve_from_counts(run["hard"], weights).ap for run in a) / 3
+            - sum(curve_from_counts(run["hard"], weights).ap for run in b) / 2
+        )
+    np.testing.assert_allclose(interval.samples, slow, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(interval[1:3], np.quantile(slow, [0.025, 0.975]), rtol=0, atol=1e-12)
+    plain = (
+        sum(curve_from_counts(run["hard"]).ap for run in a) / 3 - sum(curve_from_counts(r["hard"]).ap for r in b) / 2
+    )
+    assert interval.value == pytest.approx(plain, abs=1e-12)
+
+
+def test_runs_that_cannot_be_paired_are_refused() -> None:
+    a = by_hand()
+    with pytest.raises(ValueError, match="different images: 'e/b' is in one of them alone"):
+        bootstrap_difference(a, by_hand(("e/a", "e/c")))
+    with pytest.raises(ValueError, match="the same ones in another order"):
+        bootstrap_difference(a, by_hand(("e/b", "e/a")))
+    with pytest.raises(ValueError, match=r"settings \['hard'\] and \['easy'\]"):
+        bootstrap_difference(a, {"easy": a["hard"]})
+    other = ImageCounts(("e/a", "e/b"), *(np.array(v) for v in ([0, 1, 2], [100, 50], [1, 1], [1, 0], [1, 2])))
+    with pytest.raises(ValueError, match="setting hard: the runs were scored against different faces"):
+        bootstrap_difference(a, {"hard": other})
+    with pytest.raises(ValueError, match="1 runs against 0"):
+        bootstrap_mean_difference([a], [])
+    with pytest.raises(ValueError, match="0 samples"):
+        bootstrap_ap(a, 0)
+    nothing = ImageCounts((), *(np.array(v, np.int64) for v in ([0], [], [], [], [])))
+    with pytest.raises(ValueError, match="no image to resample"):
+        bootstrap_ap({"hard": nothing})
+    with pytest.raises(ValueError, match="no setting to resample"):
+        resampled_ap([{}])
+    with pytest.raises(ValueError, match="no run to resample"):
+        resampled_ap([])
+
+
+def test_the_method_in_words() -> None:
+    assert method(200, 3) == "bootstrap over images, 200 samples, 95% percentile interval, seed 3"
+
+
+def test_published_predictions(shared_data: Path, tmp_path: Path) -> None:
+    from fanet_lightning.score.wider_face.ground_truth import read_ground_truth
+    from fanet_lightning.score.wider_face.predictions import read_predictions
+
+    truth = read_ground_truth(shared_data / "wider_face" / "eval_gt")
+    predictions = read_predictions(
+        shared_data / "predictions" / "retinaface_mnet025_wider_val.zip", truth.image_ids, strict=True
+    )
+    counts = count_images(truth, predictions)
+    write_counts(tmp_path / "per_image.npz", counts)
+    assert (tmp_path / "per_image.npz").stat().st_size < 2_000_000
+    read = read_counts(tmp_path / "per_image.npz")
+    aps = {setting: round(curve_from_counts(own).ap, 6) for setting, own in read.items()}
+    assert aps == {"easy": 0.907076, "medium": 0.881650, "hard": 0.738273}
+    # Two resamples again, with each drawn image's rows laid out one after the other.
+    bins, rows_of = judge_settings(truth, predictions)
+    intervals = bootstrap_ap(read, samples=2, seed=9)
+    for sample, drawn in enumerate(drawn_images(3226, 2, 9)):
+        rows = np.concatenate([np.arange(*predictions.starts[i : i + 2]) for i in drawn])
+        for setting, masks in truth.counted.items():
+            seen = {name: rows[getattr(rows_of[setting], name)[rows]] for name in ("proposals", "hits")}
+            proposed, hit = (np.array([(bins[kept] <= t).sum() for t in range(1000)]) for kept in seen.values())
+            precision = [h / p if p else 0.0 for h, p in zip(hit, proposed, strict=True)]
+            faces = sum(int(masks[i].sum()) for i in drawn)
+            expected = wider_oracle.area(precision, [h / faces for h in hit])
+            assert intervals[setting].samples[sample] == pytest.approx(expected, abs=1e-12)
+
+
+# What is written and printed
+
+
+def test_scores_and_intervals_of_a_run(tmp_path: Path) -> None:
+    from fanet_lightning.score.results import intervals_of, write_scores
+    from fanet_lightning.score.wider_face.benchmark import scores_from_counts
+
+    counts = counts_of(2, 40)
+    scores = scores_from_counts("drawn", "Drawn", counts, 40)
+    expected = bootstrap_ap(counts, 50)
+    intervals = intervals_of(scores, scores.resampled(50, 0))
+    for setting, each in expected.items():
+        np.testing.assert_array_equal(intervals["ap"][setting][:3], each[:3])
+    write_scores(tmp_path, scores, intervals, protocol=None, made_by={}, intervals_method=method(50))
+    written = json.loads((tmp_path / "scores.json").read_text(), parse_constant=pytest.fail)
+    assert written["intervals"] == {
+        "easy": [expected["easy"].low, expected["easy"].high],
+        "hard": [expected["hard"].low, expected["hard"].high],
+        "none": None,
+    }
+    assert written["ap"]["none"] is None
+    assert written["intervals_method"] == "bootstrap over images, 50 samples, 95% percentile interval, seed 0"
+    assert "against" not in written
+    assert written["files"] == ["pr_curves.npz", "per_image.npz"]
+    read = read_counts(tmp_path / "per_image.npz")
+    assert bootstrap_ap(read, 50)["hard"][:3] == expected["hard"][:3]
+    with np.load(tmp_path / "pr_curves.npz") as archive:
+        assert len(archive.files) == 9
+        curve = curve_from_counts(counts["hard"])
+        np.testing.assert_array_equal(archive["hard_recall"], curve.recall)
+        np.testing.assert_array_equal(archive["hard_precision"], curve.precision)
+        np.testing.assert_array_equal(archive["easy_thresholds"], THRESHOLDS)

@@ -1,0 +1,343 @@
+"""Error types: hand-computed cases, a slow oracle of TIDE's steps, and what must hold for any run."""
+
+import io
+import json
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.score.analysis.error_report import print_errors, write_errors
+from fanet_lightning.score.analysis.error_types import ErrorTypes, FaceState, Kind, error_types
+from fanet_lightning.score.analysis.lost_ap import TYPES, ap_with, gain_per_image, lost_ap
+from fanet_lightning.score.wider_face.average_precision import judge_settings, score
+from fanet_lightning.score.wider_face.ground_truth import GroundTruth, read_ground_truth
+from fanet_lightning.score.wider_face.predictions import Predictions, read_predictions
+from tests.score import wider_oracle
+
+Box = tuple[float, ...]
+# Faces xywh, setting → which count, rows x y w h score in file order.
+Image = tuple[list[Box], dict[str, list[bool]], list[Box]]
+
+FACE = (0, 0, 9, 9)  # 10 x 10 pixels with the last one counted
+NOWHERE = (500, 500, 9, 9)
+
+
+def pack(images: list[Image]) -> tuple[GroundTruth, Predictions]:
+    ids = tuple(f"0--Parade/image_{i}" for i in range(len(images)))
+    ground_truth = GroundTruth(
+        ids,
+        [np.array(faces, np.float64).reshape(-1, 4) for faces, _, _ in images],
+        {name: [np.array(counted[name], np.bool_) for _, counted, _ in images] for name in images[0][1]},
+    )
+    rows = np.array([row for _, _, rows in images for row in rows], np.float64).reshape(-1, 5)
+    starts = np.cumsum([0, *(len(rows) for _, _, rows in images)], dtype=np.int64)
+    return ground_truth, Predictions(ids, starts, rows[:, :4], rows[:, 4])
+
+
+def typed(images: list[Image]) -> ErrorTypes:
+    return error_types(*pack(images))
+
+
+def kinds_of(errors: ErrorTypes, setting: str = "hard") -> list[str]:
+    return [Kind(kind).name.lower() for kind in errors.settings[setting].kinds]
+
+
+def states_of(errors: ErrorTypes, setting: str = "hard") -> list[str]:
+    return [FaceState(state).name.lower() for state in errors.settings[setting].states]
+
+
+def one(faces: list[Box], counted: list[bool], rows: list[Box]) -> list[Image]:
+    return [(faces, {"hard": counted}, rows)]
+
+
+FOUR_FACES = [FACE, (100, 0, 9, 9), (200, 0, 9, 9), (300, 0, 9, 9)]
+
+
+def hand_computed_run() -> list[Image]:
+    """Four faces that count: found, near, missed, found; one row of each kind of error."""
+    rows = [
+        (500, 500, 9, 9, 1.0),  # background
+        (0, 0, 9, 9, 0.8),  # hit
+        (0, 0, 9, 8, 0.6),  # duplicate
+        (100, 0, 9, 3, 0.4),  # 40 of 100 pixels: localisation
+        (300, 0, 9, 9, 0.2),  # hit
+        (600, 500, 9, 9, 0.0),  # background
+    ]
+    return one(FOUR_FACES, [True] * 4, rows)
+
+
+def test_hand_computed_kinds() -> None:
+    errors = typed(hand_computed_run())
+    assert kinds_of(errors) == ["background", "hit", "duplicate", "localisation", "hit", "background"]
+    assert states_of(errors) == ["found", "near", "missed", "found"]
+    assert errors.settings["hard"].mended.tolist() == [False, False, False, True, False, False]
+    assert errors.nearest.tolist() == [-1, 0, 0, 1, 3, -1]
+    assert errors.overlaps.tolist() == pytest.approx([0, 1, 0.9, 0.4, 1, 0])
+    assert errors.settings["hard"].rows() == {
+        "hit": 2, "duplicate": 1, "localisation": 1, "background": 2, "ignored": 0,
+    }  # fmt: skip
+    assert errors.settings["hard"].faces() == {"found": 2, "near": 1, "missed": 1, "uncounted": 0}
+
+
+def test_hand_computed_gains() -> None:
+    # Rows by score: background, hit, duplicate, localisation, hit, background. Precision at the hits 1/2 and 2/5, of
+    # 4 faces: AP = 1/4 · 1/2 + 1/4 · 2/5.
+    ap = 0.225
+    lost = lost_ap(typed(hand_computed_run()))["hard"]
+    assert lost.ap == pytest.approx(ap)
+    assert lost.gains["misses"] == pytest.approx(ap * 4 / 3 - ap)
+    # Hits at 2nd, 4th and 5th place: 1/2, 2/4, 3/5 under the envelope 3/5.
+    assert lost.gains["localisation"] == pytest.approx(3 / 4 * 3 / 5 - ap)
+    # Hits at 2nd and 4th place.
+    assert lost.gains["duplicates"] == pytest.approx(2 / 4 * 1 / 2 - ap)
+    # Hits at 1st and 4th place.
+    assert lost.gains["background"] == pytest.approx(1 / 4 * 1 + 1 / 4 * 2 / 4 - ap)
+    assert lost.false_positives == pytest.approx(2 / 4 - ap)
+    assert lost.false_negatives == pytest.approx(1 / 2 * 1 / 2 + 1 / 2 * 2 / 5 - ap)
+
+
+@pytest.mark.parametrize(
+    ("height", "kind"), [(4, "hit"), (3.99, "localisation"), (0, "localisation"), (-0.01, "background")]
+)
+def test_edges_of_the_overlap(height: float, kind: str) -> None:
+    # 10 x 5 of 10 x 10 pixels are a half, 10 x 1 a tenth; both edges belong to the better kind.
+    assert kinds_of(typed(one([FACE], [True], [(0, 0, 9, height, 0.5)]))) == [kind]
+
+
+def test_a_row_beside_a_face_that_does_not_count_is_a_localisation_error_and_goes() -> None:
+    errors = typed(one([FACE, (100, 0, 9, 9)], [True, False], [(*FACE, 0.5), (100, 0, 9, 3, 0.9), (*NOWHERE, 0.0)]))
+    assert kinds_of(errors) == ["hit", "localisation", "background"]
+    assert states_of(errors) == ["found", "uncounted"]
+    assert not errors.settings["hard"].mended.any()
+    assert ap_with(errors, "hard", ()) == pytest.approx(1 / 2)
+    assert ap_with(errors, "hard", ("localisation",)) == pytest.approx(1.0)
+
+
+def test_a_row_on_a_face_that_does_not_count_is_ignored() -> None:
+    assert kinds_of(typed(one([FACE], [False], [(*FACE, 0.5)]))) == ["ignored"]
+
+
+def test_rows_of_an_image_without_faces_are_ignored_as_the_official_tool_does() -> None:
+    images: list[Image] = [([], {"hard": []}, [(*FACE, 0.9)]), ([FACE], {"hard": [True]}, [(*FACE, 0.5)])]
+    errors = typed(images)
+    assert kinds_of(errors) == ["ignored", "hit"]
+    assert lost_ap(errors)["hard"].ap == 1.0
+
+
+def test_localisation_of_a_found_face_goes_even_when_it_has_the_better_score() -> None:
+    errors = typed(one([FACE], [True], [(0, 0, 9, 3, 0.9), (*FACE, 0.5), (*NOWHERE, 0.0)]))
+    assert kinds_of(errors)[:2] == ["localisation", "hit"]
+    assert not errors.settings["hard"].mended.any()
+    assert ap_with(errors, "hard", ("localisation",)) == pytest.approx(1.0)
+
+
+def test_of_several_localisation_errors_the_best_scored_is_mended_and_the_earlier_of_equals() -> None:
+    rows = [(0, 0, 9, 3, 0.5), (0, 0, 9, 2, 0.9), (0, 0, 9, 1, 0.9)]
+    assert typed(one([FACE], [True], rows)).settings["hard"].mended.tolist() == [False, True, False]
+
+
+def test_no_detection_at_all_loses_everything_by_misses() -> None:
+    lost = lost_ap(typed(one([FACE], [True], [])))["hard"]
+    assert lost.ap == 0
+    assert lost.gains == {"misses": 1.0, "localisation": 0.0, "duplicates": 0.0, "background": 0.0}
+
+
+def test_no_face_that_counts_gives_no_number() -> None:
+    errors = typed(one([FACE], [False], [(*FACE, 0.5)]))
+    lost = lost_ap(errors)["hard"]
+    assert all(math.isnan(value) for value in (lost.ap, *lost.gains.values(), lost.false_positives))
+    assert np.isnan(gain_per_image(errors, "hard")).all()
+
+
+def test_gain_of_an_image_is_hand_computed() -> None:
+    images = [
+        # Missed, and a false positive above everything.
+        ([FACE], {"hard": [True]}, [(*NOWHERE, 1.0)]),
+        ([FACE], {"hard": [True]}, [(*FACE, 0.5), (*NOWHERE, 0.0)]),
+    ]
+    # As it is: 1/2 · 1/2. First mended: 1. Second mended: its false positive comes last and costs nothing.
+    np.testing.assert_allclose(gain_per_image(typed(images), "hard"), [0.75, 0.0])
+
+
+# --- the oracle: TIDE's steps one after the other, in plain Python
+
+
+def oracle(images: list[Image], setting: str, mended: set[str], only: int | None = None) -> tuple[list, list, float]:
+    """Kinds per image, states per image, AP with the errors mended (of image ``only`` alone)."""
+    all_kinds, all_states, points, faces_left, faces_before = [], [], [], 0, 0
+    scores = [row[4] for _, _, rows in images for row in rows]
+    low, high = min([1.0, *scores]), max([0.0, *scores])
+    for number, (faces, counted_by, rows) in enumerate(images):
+        counted = counted_by[setting]
+        fix = mended if only in (None, number) else set()
+        kinds = ["ignored"] * len(rows)
+        states = ["missed" if counts else "uncounted" for counts in counted]
+        nearest: list[int | None] = [None] * len(rows)
+        order = sorted(range(len(rows)), key=lambda k: -rows[k][4])
+        if faces:
+            for k in order:
+                overlaps = [wider_oracle.overlap(rows[k], face) for face in faces]
+                best = overlaps.index(max(overlaps))
+                nearest[k] = best
+                if overlaps[best] >= 0.5:
+                    if not counted[best]:
+                        kinds[k] = "ignored"
+                    elif states[best] == "found":
+                        kinds[k] = "duplicate"
+                    else:
+                        kinds[k], states[best] = "hit", "found"
+                else:
+                    kinds[k] = "localisation" if overlaps[best] >= 0.1 else "background"
+        claimed = {}
+        for k in order:
+            if kinds[k] == "localisation" and states[nearest[k]] == "missed":
+                claimed[nearest[k]] = k
+                states[nearest[k]] = "near"
+        for k, row in enumerate(rows):
+            value = 1.0 if high == low else (row[4] - low) / (high - low)
+            if kinds[k] == "hit":
+                points.append((value, True))
+            elif kinds[k] == "localisation" and "localisation" in fix:
+                if k in claimed.values():
+                    points.append((value, True))
+            elif (kinds[k] == "duplicate" and "duplicates" in fix) or (
+                kinds[k] == "background" and "background" in fix
+            ):
+                pass
+            elif kinds[k] != "ignored":
+                points.append((value, False))
+        faces_before += sum(counted)
+        faces_left += sum(state in ("found", "near") or (state == "missed" and "misses" not in fix) for state in states)
+        all_kinds += kinds
+        all_states += states
+    if not faces_before:
+        return all_kinds, all_states, math.nan
+    if not faces_left:
+        return all_kinds, all_states, 1.0
+    precision, recall = [], []
+    for i in range(1000):
+        reached = [hit for value, hit in points if value >= 1 - (i + 1) / 1000]
+        precision.append(sum(reached) / len(reached) if reached else 0.0)
+        recall.append(sum(reached) / faces_left)
+    return all_kinds, all_states, wider_oracle.area(precision, recall)
+
+
+def random_run(rng: random.Random) -> list[Image]:
+    """Few distinct corners, sizes and scores, so that faces coincide, overlaps tie and scores repeat."""
+
+    def box() -> Box:
+        return (rng.randrange(12), rng.randrange(12), rng.choice([0, 3, 4, 9, 9]), rng.choice([3, 4, 9, 9, -2]))
+
+    levels = rng.choice([[0.0, 0.5, 1.0], [i / 20 for i in range(21)], [2.0, 2.5, 7.0], [0.3]])
+    images: list[Image] = []
+    for _ in range(rng.randint(1, 4)):
+        faces = [box() for _ in range(rng.choice([0, 1, 2, 5]))]
+        counted = {name: [rng.random() < share for _ in faces] for name, share in (("few", 0.3), ("most", 0.8))}
+        rows: list[Box] = []
+        for _ in range(rng.choice([0, 1, 4, 9])):
+            near = rng.choice(faces) if faces and rng.random() < 0.7 else (rng.randrange(40), rng.randrange(40), 4, 4)
+            moved = (near[0] + rng.choice([0, 0, 1, 4]), near[1] + rng.choice([0, 3]), abs(near[2]), abs(near[3]))
+            rows.append((*moved, rng.choice(levels)))
+        images.append((faces, counted, rows))
+    return images
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_equals_the_oracle(block: int) -> None:
+    seen: set[str] = set()
+    for case in range(30):
+        images = random_run(random.Random(1000 * block + case))
+        errors = typed(images)
+        for setting in ("few", "most"):
+            gains = gain_per_image(errors, setting)
+            for mended in [set(), *({name} for name in TYPES), {"localisation", "misses"}, set(TYPES)]:
+                kinds, states, ap = oracle(images, setting, mended)
+                assert kinds_of(errors, setting) == kinds, (block, case, setting)
+                assert states_of(errors, setting) == states, (block, case, setting)
+                assert ap_with(errors, setting, mended) == pytest.approx(ap, abs=1e-12, nan_ok=True), (case, mended)
+                seen |= {*kinds, *states}
+            before = oracle(images, setting, set())[2]
+            for number, gain in enumerate(gains):
+                after = oracle(images, setting, set(TYPES), only=number)[2]
+                assert gain == pytest.approx(after - before, abs=1e-12, nan_ok=True), (block, case, number)
+    assert seen == {"hit", "duplicate", "localisation", "background", "ignored", "found", "near", "missed", "uncounted"}
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_what_holds_for_any_run(block: int) -> None:
+    defined = 0
+    for case in range(30):
+        ground_truth, predictions = pack(random_run(random.Random(7000 + 1000 * block + case)))
+        errors, curves = error_types(ground_truth, predictions), score(ground_truth, predictions)
+        settings = judge_settings(ground_truth, predictions)[1]
+        for setting, lost in lost_ap(errors).items():
+            own = errors.settings[setting]
+            assert sum(own.rows().values()) == len(predictions.scores)
+            assert own.faces()["found"] == own.rows()["hit"] == settings[setting].hits.sum()
+            assert own.faces()["near"] == own.mended.sum()
+            assert ((own.kinds != Kind.IGNORED) == settings[setting].proposals).all()
+            if not own.counted_faces:
+                continue
+            defined += 1
+            # The AP of the scorer to the last bit, all mended is 1, and no oracle takes anything away.
+            assert lost.ap == curves[setting].ap
+            assert ap_with(errors, setting, TYPES) == pytest.approx(1.0)
+            assert all(0 <= gain <= 1 - lost.ap + 1e-12 for gain in lost.gains.values())
+            gains = gain_per_image(errors, setting)
+            assert ((gains >= 0) & (gains <= 1 - lost.ap + 1e-12)).all()
+            if len(gains) == 1:
+                assert gains[0] == pytest.approx(1 - lost.ap)
+    assert defined > 20
+
+
+def test_refuses_what_does_not_fit() -> None:
+    ground_truth, predictions = pack(hand_computed_run() * 2)
+    with pytest.raises(ValueError, match="1 images and predictions of 2"):
+        error_types(ground_truth.select(ground_truth.image_ids[:1]), predictions)
+    with pytest.raises(ValueError, match="misspelt"):
+        ap_with(typed(hand_computed_run()), "hard", ("misspelt",))
+
+
+def test_file_and_table(tmp_path: Path) -> None:
+    faces, counted, rows = hand_computed_run()[0]
+    errors = typed([(faces, {**counted, "easy": [False] * 4}, rows)])
+    written = write_errors(tmp_path / "out", errors)
+    read = json.loads((tmp_path / "out" / "errors.json").read_text())
+    assert read == written
+    assert read["settings"]["hard"]["rows"]["duplicate"] == 1
+    assert read["settings"]["hard"]["dap"]["background"] == pytest.approx(0.15)
+    assert read["settings"]["easy"]["ap"] is None
+    assert read["settings"]["easy"]["dap"]["misses"] is None
+    text = io.StringIO()
+    print_errors(lost_ap(errors), text)
+    assert text.getvalue().splitlines()[1:] == [
+        "setting       AP   misses  localisation  duplicates  background",
+        "hard      0.2250  +0.0750       +0.2250     +0.0250     +0.1500",
+        "easy     no face  no face       no face     no face     no face",
+    ]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        write_errors(tmp_path / "file", errors)
+
+
+def test_shared_predictions(shared_data: Path) -> None:
+    ground_truth = read_ground_truth(shared_data / "wider_face" / "eval_gt")
+    predictions = read_predictions(
+        shared_data / "predictions" / "retinaface_mnet025_wider_val.zip", ground_truth.image_ids
+    )
+    errors = error_types(ground_truth, predictions)
+    lost = lost_ap(errors)
+    assert {setting: round(own.ap, 6) for setting, own in lost.items()} == {
+        "easy": 0.907076, "medium": 0.881650, "hard": 0.738273,
+    }  # fmt: skip
+    for setting, own in lost.items():
+        assert ap_with(errors, setting, TYPES) == pytest.approx(1.0)
+        assert min(own.gains.values()) >= 0
+    # At a large image-to-face ratio the gains of the images stay far below the whole.
+    gains = gain_per_image(errors, "hard")
+    assert gains.shape == (3226,)
+    assert 0 < gains.max() < 0.01

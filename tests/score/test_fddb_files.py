@@ -1,0 +1,386 @@
+"""FDDB's text files: what is accepted, the one line that each mistake gets, and what is written."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.score.fddb.files import (
+    FddbPredictions,
+    read_fddb_predictions,
+    write_fddb_detections,
+    write_fddb_predictions,
+    write_roc,
+)
+from fanet_lightning.score.fddb.ground_truth import FddbGroundTruth, read_blocks, read_fddb_ground_truth
+from fanet_lightning.score.fddb.roc import NO_DETECTION, Roc
+from tests.score.fddb_files import block, write_detections, write_fddb, write_folds, write_image, write_sizes
+
+A, B, C = "2002/08/11/big/img_591", "2002/08/26/big/img_265", "2003/01/01/big/img_7"
+FACES = {1: {A: [(12.5, 8.25, 1.5, 20, 15)], B: [(5, 4, 0.5, 30, 20), (6, 5, -1.0, 10, 10)]}, 3: {C: []}}
+
+
+def one_line(error: pytest.ExceptionInfo[InputError]) -> str:
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture
+def truth(tmp_path: Path) -> FddbGroundTruth:
+    write_folds(tmp_path / "truth" / "FDDB-folds", FACES)
+    write_sizes(tmp_path / "truth" / "image_sizes.json", FACES, (60, 40))
+    return read_fddb_ground_truth(tmp_path / "truth")
+
+
+def put(tmp_path: Path, text: str | bytes) -> Path:
+    path = tmp_path / "joined.txt"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_ground_truth(truth: FddbGroundTruth) -> None:
+    assert truth.image_ids == truth.known_ids == (A, B, C)
+    assert truth.folds.tolist() == [1, 1, 3]
+    assert [rows.tolist() for rows in truth.ellipses] == [
+        [[12.5, 8.25, 1.5, 20, 15]],
+        [[5, 4, 0.5, 30, 20], [6, 5, -1, 10, 10]],
+        [],
+    ]
+    assert truth.faces.tolist() == [1, 2, 0]
+    assert truth.sizes_wh.tolist() == [[60, 40]] * 3
+
+
+def test_ground_truth_of_the_folder_itself_and_of_a_list(tmp_path: Path, truth: FddbGroundTruth) -> None:
+    images = tmp_path / "list.txt"
+    images.write_text(f"{C}\n{B}.jpg\n")
+    part = read_fddb_ground_truth(tmp_path / "truth" / "FDDB-folds", images=images)
+    assert part.image_ids == (B, C)
+    assert part.known_ids == (A, B, C)
+    assert part.folds.tolist() == [1, 3]
+    assert part.select([C, B]).in_official_order().image_ids == (B, C)
+    images.write_text(f"{A}\n2002/01/01/big/img_0\n")
+    with pytest.raises(InputError, match=r"list.txt:2: '2002/01/01/big/img_0' is not in the ground truth"):
+        read_fddb_ground_truth(tmp_path / "truth", images=images)
+
+
+def test_the_official_files(shared_data: Path) -> None:
+    whole = read_fddb_ground_truth(shared_data / "fddb")
+    assert (len(whole.image_ids), int(whole.faces.sum())) == (2845, 5171)
+    assert np.unique(whole.folds).tolist() == list(range(1, 11))
+    dummy = whole.ellipses[whole.image_ids.index("2002/07/24/big/img_67")]
+    assert [1, 1, 0, 0, 0] in dummy.tolist()
+
+
+def test_sizes_come_from_the_images_where_there_is_no_file(tmp_path: Path) -> None:
+    write_fddb(tmp_path / "fddb", FACES, (60, 40))
+    write_image(tmp_path / "fddb" / "originalPics" / f"{B}.jpg", (50, 31))
+    expected = [[60, 40], [50, 31], [60, 40]]
+    assert read_fddb_ground_truth(tmp_path / "fddb").sizes_wh.tolist() == expected
+    assert read_fddb_ground_truth(tmp_path / "fddb" / "FDDB-folds").sizes_wh.tolist() == expected
+    # The file beside the folds comes first, unless the images are named.
+    write_sizes(tmp_path / "fddb" / "image_sizes.json", FACES, (70, 70))
+    assert read_fddb_ground_truth(tmp_path / "fddb").sizes_wh.tolist() == [[70, 70]] * 3
+    for root in (tmp_path / "fddb", tmp_path / "fddb" / "originalPics"):
+        assert read_fddb_ground_truth(tmp_path / "fddb", images_root=root).sizes_wh.tolist() == expected
+    write_sizes(tmp_path / "other.json", FACES, (80, 80))
+    other = read_fddb_ground_truth(tmp_path / "fddb", image_sizes=tmp_path / "other.json")
+    assert other.sizes_wh.tolist() == [[80, 80]] * 3
+
+
+def test_sizes_that_are_missing(tmp_path: Path) -> None:
+    write_folds(tmp_path / "FDDB-folds", FACES)
+    with pytest.raises(InputError, match=r"neither image_sizes.json nor originalPics is in") as error:
+        read_fddb_ground_truth(tmp_path)
+    assert "image_sizes=FILE" in one_line(error)
+    write_image(tmp_path / "originalPics" / f"{A}.jpg", (60, 40))
+    broken = tmp_path / "originalPics" / f"{B}.jpg"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"2 of 3 cannot be read, the first is .*img_265.jpg \(not an image\)"):
+        read_fddb_ground_truth(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "no JSON"),
+        ("[1, 2]", "holds no table"),
+        (json.dumps({A: [60, 40], B: [60, 40]}), f"the size of the image '{C}' is missing"),
+        (json.dumps({A: [60, 40.0], B: [60, 40], C: [60, 40]}), r"the size of '.*591' is \[60, 40.0\]"),
+        (json.dumps({A: [60, 0], B: [60, 40], C: [60, 40]}), r"the size of '.*591' is \[60, 0\]"),
+        (json.dumps({A: [True, 40], B: [60, 40], C: [60, 40]}), r"the size of '.*591' is \[True, 40\]"),
+        (json.dumps({A: "60x40", B: [60, 40], C: [60, 40]}), r"the size of '.*591' is 60x40"),
+        (json.dumps({A: [60, 40], B: [5, 7], C: [60, 40]}), r"a face of '.*265' lies outside its 5 × 7 pixels"),
+    ],
+)
+def test_sizes_that_are_wrong(tmp_path: Path, content: str, message: str) -> None:
+    write_folds(tmp_path / "FDDB-folds", FACES)
+    (tmp_path / "image_sizes.json").write_text(content)
+    with pytest.raises(InputError, match=message) as error:
+        read_fddb_ground_truth(tmp_path)
+    assert "image_sizes.json" in one_line(error)
+
+
+def test_ground_truth_that_is_no_fddb(tmp_path: Path, truth: FddbGroundTruth) -> None:
+    folds = tmp_path / "truth" / "FDDB-folds"
+    with pytest.raises(InputError, match="is not a folder"):
+        read_fddb_ground_truth(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no ellipse lists in"):
+        read_fddb_ground_truth(tmp_path / "empty")
+    (folds / "FDDB-fold-02.txt").write_text("x\n")
+    with pytest.raises(InputError, match=r"FDDB-fold-02-ellipseList.txt is missing"):
+        read_fddb_ground_truth(tmp_path / "truth")
+    (folds / "FDDB-fold-02.txt").unlink()
+    (folds / "FDDB-fold-01.txt").write_text(f"{B}\n{A}\n")
+    with pytest.raises(InputError, match=r"FDDB-fold-01.txt and FDDB-fold-01-ellipseList.txt name different images"):
+        read_fddb_ground_truth(tmp_path / "truth")
+    (folds / "FDDB-fold-01.txt").unlink()
+    assert read_fddb_ground_truth(tmp_path / "truth").image_ids == (A, B, C)
+    (folds / "FDDB-fold-04-ellipseList.txt").write_text(f"{A}\n1\n5 4 0 20 20  1\n")
+    with pytest.raises(InputError, match=f"'{A}' is annotated twice"):
+        read_fddb_ground_truth(tmp_path / "truth")
+    (folds / "FDDB-fold-04-ellipseList.txt").write_text("2004/a\n1\n5 4 0 20 20\n")
+    with pytest.raises(InputError, match=r"ellipseList.txt:1: rows of five numbers"):
+        read_fddb_ground_truth(tmp_path / "truth")
+    (folds / "FDDB-fold-04-ellipseList.txt").rename(folds / "FDDB-fold-11-ellipseList.txt")
+    with pytest.raises(InputError, match=r"FDDB has the folds 1 … 10"):
+        read_fddb_ground_truth(tmp_path / "truth")
+
+
+def rows_of(predictions: FddbPredictions) -> list[list[list[float]]]:
+    return [
+        np.column_stack([rows, scores]).tolist()
+        for rows, scores in zip(predictions.rows, predictions.scores, strict=True)
+    ]
+
+
+def test_everything_that_is_allowed(tmp_path: Path, truth: FddbGroundTruth) -> None:
+    text = f"\ufeff{B}.jpg \r\n 2 7 \r\n\r\n 1e1\t-2.5 +3 .25 1E-2\r\n7 7 0 0 -1\r\n\r\n{C}\r\n0\r\n{A}\n1\n1 2 3 4 0.5"
+    read = read_fddb_predictions(put(tmp_path, text), truth, strict=True)
+    assert rows_of(read) == [[[1, 2, 3, 4, 0.5]], [[10, -2.5, 3, 0.25, 0.01], [7, 7, 0, 0, -1]], []]
+    assert not read.are_ellipses
+    assert read.missing == ()
+
+
+def test_six_columns_are_ellipses(tmp_path: Path, truth: FddbGroundTruth) -> None:
+    read = read_fddb_predictions(put(tmp_path, f"{A}\n1\n5 4 -1.5 20 10 0.5\n"), truth)
+    assert read.are_ellipses
+    assert rows_of(read) == [[[5, 4, -1.5, 20, 10, 0.5]], [], []]
+    assert read.missing == (B, C)
+    assert read.missing_line() == f"2 of 3 images have no predictions and count as empty: {B}, {C}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fold-{:02d}-out.txt",
+        "fold-{}-out.txt",
+        "FDDB-det-fold-{:02d}.txt",
+        "fddb_fold_{}.TXT",
+        "FDDB-fold-{:02d}-out.txt",
+    ],
+)
+def test_names_of_fold_files(tmp_path: Path, truth: FddbGroundTruth, name: str) -> None:
+    folder = tmp_path / "run"
+    write_detections(folder, {1: {A: [(1, 2, 3, 4, 0.5)], B: []}, 3: {C: [(5, 6, 7, 8, 0.25)]}}, name)
+    (folder / "MyDiscROC.txt").write_text("0.5 1 0.5\n")
+    (folder / "readme.md").write_text("junk")
+    (folder / ".hidden.txt").write_text("junk")
+    assert rows_of(read_fddb_predictions(folder, truth, strict=True)) == [[[1, 2, 3, 4, 0.5]], [], [[5, 6, 7, 8, 0.25]]]
+
+
+def test_a_folder_with_one_joined_file(tmp_path: Path, truth: FddbGroundTruth) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "ContROC.txt").write_text("0.5 1\n")
+    (folder / "detections.txt").write_text(block(A, [(1, 2, 3, 4, 0.5)]))
+    assert rows_of(read_fddb_predictions(folder, truth)) == [[[1, 2, 3, 4, 0.5]], [], []]
+    (folder / "more.txt").write_text(block(B, []))
+    with pytest.raises(InputError, match="2 files could be the predictions"):
+        read_fddb_predictions(folder, truth)
+
+
+def test_a_selection_leaves_the_other_images_aside(tmp_path: Path, truth: FddbGroundTruth) -> None:
+    path = put(tmp_path, block(A, [(1, 2, 3, 4, 0.5)]) + block(B, [(5, 6, 7, 8, 0.25)]))
+    read = read_fddb_predictions(path, truth.select([B]), strict=True)
+    assert read.image_ids == (B,)
+    assert rows_of(read) == [[[5, 6, 7, 8, 0.25]]]
+
+
+def test_the_annotations_themselves_are_perfect_predictions(tmp_path: Path, truth: FddbGroundTruth) -> None:
+    joined = put(tmp_path, (tmp_path / "truth" / "FDDB-folds" / "FDDB-fold-01-ellipseList.txt").read_bytes())
+    read = read_fddb_predictions(joined, truth)
+    assert [rows.tolist() for rows in read.rows] == [rows.tolist() for rows in truth.ellipses]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "joined.txt is empty"),
+        (" \n\r\n", "joined.txt is empty"),
+        (f"{A}\n", f"joined.txt:1: the file ends after '{A}'"),
+        (f"{A}\n1 2 3 4 0.5\n", ":2: '1 2 3 4 0.5' is not a number of rows"),
+        (f"{A}\nx\n", ":2: 'x' is not a number of rows"),
+        (f"{A}\n-1\n", ":2: '-1' is not a number of rows"),
+        (f"{A}\n1.0\n1 2 3 4 0.5\n", ":2: '1.0' is not a number of rows"),
+        (f"{A}\n2\n1 2 3 4 0.5\n", ":2: 2 rows are announced but 1 follow"),
+        (f"{A}\n2\n1 2 3 4 0.5\n{B}\n0\n", ":2: 2 rows are announced but 1 follow"),
+        (f"{A}\n1\n1 2 3 4 0.5\n1 2 3 4 0.4\n", ":4: '1 2 3 4 0.4' stands where the name of an image belongs"),
+        (f"{A}\n1\n1 2 3 4\n", ":3: 4 numbers in '1 2 3 4'"),
+        (f"{A}\n1\n1 2 3 4 5 6 7\n", ":3: 7 numbers in"),
+        (f"{A}\n1\n1,5 2 3 4 0.5\n", ":3: '1,5 2 3 4 0.5' has a comma"),
+        (f"{A}\n1\n1 2 3 4 nan\n", ":3: score 'nan' is not a finite number"),
+        (f"{A}\n1\n1 2 inf 4 0.5\n", ":3: width 'inf' is not a finite number"),
+        (f"{A}\n1\n1 2 3 1e999 0.5\n", ":3: height '1e999' is not a finite number"),
+        (f"{A}\n1\n1_0 2 3 4 0.5\n", ":3: x '1_0' is not a finite number"),
+        (f"{A}\n1\n1 2 3 0x4 0.5\n", ":3: height '0x4' is not a finite number"),
+        (f"{A}\n1\n1 2 -3 4 0.5\n", ":3: width -3 is negative"),
+        (f"{A}\n1\n1 2 3 -4 0.5\n", ":3: height -4 is negative"),
+        (f"{A}\n1\n5 -4 0 1 1 0.5\n", ":3: minor half-axis -4 is negative"),
+        (f"{A}\n1\n-5 4 0 1 1 0.5\n", ":3: major half-axis -5 is negative"),
+        (f"{A}\n1\n1 2e6 3 4 0.5\n", ":3: y 2e\\+06 is beyond 1e\\+06 pixels"),
+        (f"{A}\n2\n1 2 3 4 0.5\n5 4 0 1 1 0.5\n", ":4: 6 numbers, but the rows before have 5"),
+        (f"{A}\n1\n1 2 3 4 0.5\n{B}\n1\n5 4 0 1 1 0.5\n", ":6: 6 numbers, but the rows before have 5"),
+        (f"{A}\n0\n{B}\n0\n{A}\n0\n", f":5: '{A}' has a block at .*joined.txt:1 already"),
+        (f"{A}\n0\n2002/x\n0\n2002/y\n0\n", ":3: the ground truth does not have '2002/x', nor 1 others"),
+        (f"{A}\n0\n\N{LATIN SMALL LETTER E WITH ACUTE}\n0\n".encode("latin-1"), r":3: '\\xe9' is not UTF-8"),
+        (f"{A}\n1\n1 2 3 4 0.5\n".encode("utf-16"), "is not plain text"),
+    ],
+)
+def test_each_mistake_gets_its_line(tmp_path: Path, truth: FddbGroundTruth, text: str | bytes, message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        read_fddb_predictions(put(tmp_path, text), truth, strict=True)
+    assert "joined.txt" in one_line(error)
+
+
+def test_mistakes_of_a_folder(tmp_path: Path, truth: FddbGroundTruth) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(InputError, match="there is no"):
+        read_fddb_predictions(folder, truth)
+    folder.mkdir()
+    with pytest.raises(InputError, match="0 files could be the predictions"):
+        read_fddb_predictions(folder, truth)
+    (folder / "fold-01-out.txt").write_text(block(A, [(1, 2, 3, 4, 0.5)]))
+    with pytest.raises(InputError, match=f"2 of 3 images have no block, the first is '{B}'"):
+        read_fddb_predictions(folder, truth, strict=True)
+    (folder / "fold-03-out.txt").write_text(block(C, [(5, 4, 0, 1, 1, 0.5)]))
+    with pytest.raises(InputError, match=r"fold-03-out.txt:1: rows of 6 numbers, but .*fold-01-out.txt:1 has 5"):
+        read_fddb_predictions(folder, truth)
+    (folder / "fold-03-out.txt").write_text(block(A, []))
+    with pytest.raises(InputError, match=f"fold-03-out.txt:1: '{A}' has a block at .*fold-01-out.txt:1 already"):
+        read_fddb_predictions(folder, truth)
+    (folder / "fold-3-out.txt").write_text(block(C, []))
+    with pytest.raises(InputError, match=r"two files of fold 3, fold-03-out.txt and fold-3-out.txt"):
+        read_fddb_predictions(folder, truth)
+    (folder / "fold-11-out.txt").write_text(block(C, []))
+    with pytest.raises(InputError, match=r"fold-11-out.txt: FDDB has the folds 1 … 10"):
+        read_fddb_predictions(folder, truth)
+
+
+def test_fast_and_careful_reading_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    for columns in (5, 6):
+        images = {}
+        for number in range(40):
+            rows = rng.uniform(0, 300, (rng.integers(0, 6), columns)) * 10.0 ** rng.integers(-9, 3)
+            images[f"2002/01/01/big/img_{number}"] = rows
+        path = put(tmp_path, "".join(block(name, rows.tolist()) for name, rows in images.items()))
+        fast = read_blocks(path)
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                "fanet_lightning.score.fddb.ground_truth._rows_fast",
+                lambda rows, count, columns: None if count else np.zeros((0, 0)),
+            )
+            careful = read_blocks(path)
+        for one, other, (name, rows) in zip(fast, careful, images.items(), strict=True):
+            assert one.name == other.name == name
+            assert one.rows.tolist() == other.rows.tolist() == rows.tolist()
+
+
+def test_written_predictions_are_read_back(tmp_path: Path, truth: FddbGroundTruth) -> None:
+    folder = tmp_path / "run"
+    detections = {
+        B: ([[1.23456, 2, 11.5, 22.25], [0, 0, 5, 5]], [0.25, 0.123456]),
+        A: ([[3, 4, 5, 6]], [0.5]),
+        C: (np.zeros((0, 4)), []),
+    }
+    write_fddb_detections(folder, truth, detections)
+    assert sorted(path.name for path in folder.iterdir()) == ["fold-01-out.txt", "fold-03-out.txt"]
+    # The official order, best first, however they were given.
+    assert (folder / "fold-01-out.txt").read_text() == (
+        f"{A}\n1\n3.0000 4.0000 2.0000 2.0000 0.500000\n"
+        f"{B}\n2\n1.2346 2.0000 10.2654 20.2500 0.250000\n0.0000 0.0000 5.0000 5.0000 0.123456\n"
+    )
+    assert (folder / "fold-03-out.txt").read_text() == f"{C}\n0\n"
+    read = read_fddb_predictions(folder, truth, strict=True)
+    held = FddbPredictions.from_detections(detections, truth.image_ids)
+    for one, other in zip(read.rows + read.scores, held.rows + held.scores, strict=True):
+        assert one == pytest.approx(other, abs=5.1e-5)
+    # Again, with fewer images: what was there is replaced.
+    write_fddb_detections(folder, truth, {C: ([[3, 4, 5, 6]], [0.5])})
+    assert read_fddb_predictions(folder, truth).missing == (A, B)
+    assert held.missing == ()
+    assert FddbPredictions.from_detections({}, [A]).missing == (A,)
+
+
+def test_written_ellipses_are_read_back(tmp_path: Path, truth: FddbGroundTruth) -> None:
+    write_fddb_predictions(tmp_path / "run", truth, {A: [(5, 4, -1.234567, 20, 10, 0.5)], B: np.zeros((0, 6))})
+    read = read_fddb_predictions(tmp_path / "run", truth)
+    assert read.are_ellipses
+    assert rows_of(read) == [[[5, 4, -1.234567, 20, 10, 0.5]], [], []]
+    with pytest.raises(ValueError, match="rows of 1 of 3 images"):
+        write_fddb_predictions(tmp_path / "run", truth, {A: [(5, 4, 0, 20, 10, 0.5)]}, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "scores", "message"),
+    [
+        ([[0, 0, 1, np.nan]], [0.5], "not finite"),
+        ([[0, 0, 1, 1]], [np.inf], "not finite"),
+        ([[5, 0, 1, 1]], [0.5], "negative side"),
+        ([[0, 0, 1, 2e6]], [0.5], "beyond 1e6 pixels"),
+        ([[0, 0, 1, 1]], [0.5, 0.6], "1 boxes but 2 scores"),
+    ],
+)
+def test_detections_that_cannot_be_written(
+    tmp_path: Path, truth: FddbGroundTruth, boxes: list[list[float]], scores: list[float], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        write_fddb_detections(tmp_path / "run", truth, {A: (boxes, scores)})
+    with pytest.raises(ValueError, match=message):
+        FddbPredictions.from_detections({A: (boxes, scores)}, truth.image_ids)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="outside the run"):
+        write_fddb_detections(tmp_path / "run", truth, {"2001/x": ([], [])})
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, truth: FddbGroundTruth) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("years")
+    with pytest.raises(InputError, match="holds something else than predictions"):
+        write_fddb_detections(tmp_path / "run", truth, {A: ([], [])})
+    assert (tmp_path / "run" / "thesis.txt").read_text() == "years"
+
+
+def test_curves_have_the_official_format(tmp_path: Path) -> None:
+    roc = Roc(
+        np.array([1e-7, 0.5, NO_DETECTION]), np.array([2, 1, 0]), np.array([1.75, 0.8, 0]), np.array([1447160, 3, 0]), 3
+    )
+    paths = write_roc(roc, tmp_path / "out", "My")
+    assert [path.name for path in paths] == ["MyDiscROC.txt", "MyContROC.txt"]
+    assert paths[0].read_text() == "0.666667 1.44716e+06 1e-07\n0.333333 3 0.5\n0 0 1.79769e+308\n"
+    assert paths[1].read_text() == "0.583333 1.44716e+06\n0.266667 3\n0 0\n"
+
+
+def test_the_official_files_are_written_to_the_character(tmp_path: Path, shared_data: Path) -> None:
+    from fanet_lightning.score.fddb.benchmark import FddbBenchmark
+
+    official = shared_data / "predictions" / "fddb_mtcnn"
+    benchmark = FddbBenchmark(prefix="MTCNN")
+    scores = benchmark.score(benchmark.read_ground_truth(shared_data / "fddb"), official, strict=True)
+    for path in scores.write_curves(tmp_path):
+        assert path.read_text() == (official / path.name).read_text().replace("\r", "")

@@ -1,0 +1,179 @@
+"""FDDB's regions: each pixel of them, against masks of whole images."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fanet_lightning.score.fddb.ground_truth import read_fddb_ground_truth
+from fanet_lightning.score.fddb.regions import (
+    ellipse_mask,
+    ellipse_region,
+    iou_with_ellipses,
+    iou_with_rectangles,
+    rectangle_pixels,
+    to_pixels,
+)
+from tests.score import fddb_oracle as oracle
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "fddb.json"
+
+
+@pytest.mark.parametrize(
+    ("value", "pixel"),
+    [
+        (0.5, 0),
+        (1.5, 2),
+        (2.5, 2),
+        (-0.5, 0),
+        (-1.5, -2),
+        (2.4999, 2),
+        # As float32 both are 2.5, which goes to the even neighbour.
+        (2.50000001, 2),
+        (3.49999999, 4),
+    ],
+)
+def test_rounding_goes_through_float32_and_halves_to_even(value: float, pixel: int) -> None:
+    assert to_pixels(value) == pixel
+
+
+@pytest.mark.parametrize(
+    ("row", "pixels"),
+    [
+        ((3, 4, 5, 6), (3, 4, 8, 10)),  # 6 × 7 pixels: both corners belong to it
+        ((3, 4, 0, 0), (3, 4, 3, 4)),
+        ((0.5, 1.5, 1, 1), (0, 2, 2, 2)),  # each corner is rounded, not the side
+        ((-5, -5, 8, 7), (0, 0, 3, 2)),
+        ((17, 10, 50, 50), (17, 10, 19, 14)),
+    ],
+)
+def test_rectangle_by_hand(row: tuple[float, ...], pixels: tuple[int, ...]) -> None:
+    assert rectangle_pixels([row], 20, 15).tolist() == [list(pixels)]
+
+
+def test_rectangle_with_its_corners_swapped_is_the_same() -> None:
+    assert rectangle_pixels([(8, 10, -5, -6)], 20, 15).tolist() == [[3, 4, 8, 10]]
+
+
+def test_rectangle_outside_has_no_pixel() -> None:
+    iou = iou_with_rectangles([(5, 5, 0, 5, 5)], [(30, 2, 5, 5), (-9, 2, 5, 5), (2, -9, 5, 5), (2, 30, 5, 5)], 20, 15)
+    assert iou.tolist() == [[0.0, 0.0, 0.0, 0.0]]
+
+
+coordinate = st.floats(-30, 60, width=32) | st.integers(-60, 120).map(lambda twice: twice / 2)
+
+
+@settings(max_examples=300, deadline=None)
+@given(coordinate, coordinate, st.floats(0, 40), st.floats(0, 40), st.integers(1, 30), st.integers(1, 30))
+def test_rectangle_equals_its_mask(x: float, y: float, w: float, h: float, width: int, height: int) -> None:
+    mask = np.zeros((height, width), np.uint8)
+    x1, y1, x2, y2 = rectangle_pixels([(x, y, w, h)], width, height)[0].tolist()
+    mask[y1 : max(y2 + 1, 0), x1 : max(x2 + 1, 0)] = 1
+    assert np.array_equal(mask, oracle.rectangle_mask((x, y, w, h), width, height))
+
+
+def test_ellipse_without_a_minor_axis_is_a_line() -> None:
+    mask = ellipse_mask((4.9, 0.9, 0, 10, 3), 20, 7)  # half-axes are truncated to 4 and 0
+    assert mask.sum() == 9
+    assert mask[3, 6:15].all()
+    assert ellipse_mask((4, 0, np.pi / 2, 10, 3), 20, 7)[:, 10].tolist() == [1] * 7
+
+
+def test_ellipse_angle_is_drawn_in_whole_degrees() -> None:
+    drawn = [ellipse_mask((40, 4, np.deg2rad(degrees), 50, 50), 100, 100) for degrees in (29.6, 30.4, 30.6)]
+    assert np.array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[1], drawn[2])
+
+
+def random_ellipse(rng: np.random.Generator) -> list[float]:
+    axes = rng.uniform(0, 50, 2) * rng.choice([0.1, 1, 1, 1, 20])
+    return [*axes, rng.uniform(-7, 7), *rng.uniform(-40, 130, 2)]
+
+
+def test_window_equals_the_whole_image_to_the_pixel() -> None:
+    rng = np.random.default_rng(3)
+    cut = 0
+    for _ in range(3000):
+        width, height = rng.integers(1, 100, 2).tolist()
+        ellipse = random_ellipse(rng)
+        whole = oracle.ellipse_mask(ellipse, width, height)
+        assert np.array_equal(ellipse_mask(ellipse, width, height), whole), (ellipse, width, height)
+        region = ellipse_region(ellipse, width, height)
+        assert region.area == whole.sum()
+        cut += bool(whole.any() and (whole[0].any() or whole[-1].any() or whole[:, 0].any() or whole[:, -1].any()))
+    assert cut > 1000
+
+
+@pytest.mark.parametrize("ellipse", [(-1, 2, 0, 3, 3), (1, -2, 0, 3, 3), (1, 2, np.nan, 3, 3), (1, 2, 3, np.inf, 3)])
+def test_ellipse_that_cannot_be_drawn(ellipse: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="half-axes of 0 or more"):
+        ellipse_region(ellipse, 10, 10)
+    with pytest.raises(ValueError, match="need finite"):
+        ellipse_region((1, 2, 3), 10, 10)
+
+
+def test_iou_by_hand() -> None:
+    # A face of 9 pixels in row 3, columns 6 … 14, in an image 12 columns wide: 6 … 11 are left.
+    face = (4, 0, 0, 10, 3)
+    rows = [(6, 3, 8, 0), (6, 3, 5, 0), (6, 3, 2, 0), (9, 2, 2, 2), (0, 0, 11, 7)]
+    assert iou_with_rectangles([face], rows, 20, 8)[0].tolist() == [1, 6 / 9, 3 / 9, 3 / 15, 6 / (96 + 9 - 6)]
+    # Cut to the image, the first two are the same.
+    assert iou_with_rectangles([face], rows, 12, 8)[0].tolist() == [1, 1, 3 / 6, 3 / 12, 6 / 96]
+    assert iou_with_ellipses([face], [face, (2, 0, 0, 8, 3), (4, 0, 0, 10, 4)], 12, 8)[0].tolist() == [1, 5 / 6, 0]
+
+
+def test_iou_equals_that_of_whole_masks() -> None:
+    rng = np.random.default_rng(4)
+    for _ in range(150):
+        width, height = rng.integers(1, 40, 2).tolist()
+        faces = np.array([random_ellipse(rng) for _ in range(rng.integers(0, 4))]).reshape(-1, 5)
+        ellipses = np.array([random_ellipse(rng) for _ in range(rng.integers(0, 4))]).reshape(-1, 5)
+        count = rng.choice([0, 3, 16, 17, 20])  # few are counted one by one, more are summed
+        rows = np.column_stack([rng.uniform(-30, 70, (count, 2)), rng.uniform(0, 70, (count, 2))])
+        drawn = [oracle.ellipse_mask(face, width, height) for face in faces]
+        for found, others in (
+            (
+                iou_with_rectangles(faces, rows, width, height),
+                [oracle.rectangle_mask(row, width, height) for row in rows],
+            ),
+            (
+                iou_with_ellipses(faces, ellipses, width, height),
+                [oracle.ellipse_mask(row, width, height) for row in ellipses],
+            ),
+        ):
+            expected = [[oracle.overlap(face, other) for other in others] for face in drawn]
+            assert found.shape == (len(faces), len(others))
+            assert found.tolist() == expected
+
+
+def test_golden_masks() -> None:
+    for case in json.loads(GOLDEN.read_text())["masks"]:
+        mask = ellipse_mask(case["ellipse"], case["width"], case["height"])
+        assert int(mask.sum()) == case["area"]
+        assert hashlib.sha1(mask.tobytes()).hexdigest() == case["sha1"]
+
+
+def test_masks_of_the_official_program(shared_data: Path) -> None:
+    cases = json.loads((shared_data / "fddb" / "fixtures.json").read_text())["ellipses"]
+    assert len(cases) == 58
+    for case in cases:
+        mask = ellipse_mask(case["ellipse"], case["width"], case["height"])
+        assert (int(mask.sum()), hashlib.sha1(mask.tobytes()).hexdigest()) == (case["area"], case["sha1"])
+
+
+def test_masks_of_all_faces(shared_data: Path) -> None:
+    expected = json.loads((shared_data / "fddb" / "fixtures.json").read_text())["all_annotations"]
+    truth = read_fddb_ground_truth(shared_data / "fddb")
+    digest, area, count = hashlib.sha1(), 0, 0
+    for rows, (width, height) in zip(truth.ellipses, truth.sizes_wh.tolist(), strict=True):
+        for row in rows:
+            mask = ellipse_mask(row, width, height)
+            digest.update(mask.tobytes())
+            area += int(mask.sum())
+            count += 1
+    assert (count, area) == (expected["count"], expected["total_area"])
+    assert digest.hexdigest() == expected["sha1_of_all_masks_in_order"]

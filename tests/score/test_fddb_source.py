@@ -1,0 +1,97 @@
+"""FDDB on disk as records to evaluate on."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.data.sources import FddbSource, bounding_boxes
+from tests.score.fddb_files import write_fddb, write_image, write_sizes
+
+A, B, C = "2002/08/11/big/img_591", "2002/08/26/big/img_265", "2002/07/01/big/img_7"
+FACES = {
+    1: {A: [(12, 8, np.pi / 2, 20, 15)], B: [(5, 4, 0, 30, 20), (6, 5, 0, 2, 38)]},
+    3: {C: [(1, 1, 0, 0, 0), (4, 4, 0, -4.5, 20)]},
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_fddb(tmp_path / "fddb", FACES, (60, 40))
+    return tmp_path / "fddb"
+
+
+def test_records_are_sorted_and_hold_the_boxes_around_the_ellipses(root: Path) -> None:
+    source = FddbSource(root)
+    source.prepare()
+    source.check(train=False)
+    records = source.val()
+    assert [record.image_id for record in records] == [C, A, B]
+    assert [record.path for record in records] == [root / "originalPics" / f"{name}.jpg" for name in (C, A, B)]
+    # A point, and a face that reaches into the image with its drawn pixels only.
+    assert records[0].boxes_xyxy.tolist() == [[0, 0, 1, 1]]
+    assert records[0].ignored_xyxy.tolist() == [[0, 16, 0, 24]]
+    assert records[1].boxes_xyxy[0] == pytest.approx([12, 3, 28, 27])
+    assert records[2].boxes_xyxy.tolist() == [[25, 16, 35, 24], [0, 33, 8, 40]]  # cut to the image
+    assert source.ground_truth().image_ids == (C, A, B)
+    assert source.ground_truth().known_ids == (A, B, C)
+
+
+def test_bounding_boxes_touch_the_ellipse_on_all_sides() -> None:
+    rng = np.random.default_rng(1)
+    turn = np.linspace(0, 2 * np.pi, 20001)
+    for _ in range(200):
+        major, minor, angle, x, y = ellipse = [*rng.uniform(0, 50, 2), rng.uniform(-4, 4), *rng.uniform(-9, 99, 2)]
+        xs = x + major * np.cos(turn) * np.cos(angle) - minor * np.sin(turn) * np.sin(angle)
+        ys = y + major * np.cos(turn) * np.sin(angle) + minor * np.sin(turn) * np.cos(angle)
+        expected = [xs.min(), ys.min(), xs.max(), ys.max()]
+        assert bounding_boxes([ellipse])[0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_what_is_written_is_what_is_scored(root: Path, tmp_path: Path) -> None:
+    source = FddbSource(root)
+    benchmark = source.benchmark()
+    detections = {record.image_id: (record.boxes_xyxy, np.ones(len(record.boxes_xyxy))) for record in source.val()}
+    benchmark.write_predictions(tmp_path / "run", source.ground_truth(), detections)
+    scores = benchmark.score(source.ground_truth(), tmp_path / "run", strict=True)
+    assert scores.faces == {"all": 5}
+    assert scores.values["discrete"]["max"] == 4 / 5  # the face outside has no box
+    again = benchmark.score(benchmark.read_ground_truth(root), tmp_path / "run", strict=True)
+    assert again.values == scores.values
+    assert again.image_ids == scores.image_ids == (A, B, C)
+    assert again.resampled(20, 0)["continuous"]["max"].tolist() == scores.resampled(20, 0)["continuous"]["max"].tolist()
+
+
+def test_a_list_and_sizes_of_a_file(root: Path, tmp_path: Path) -> None:
+    images = tmp_path / "list.txt"
+    images.write_text(f"{B}\n{A}.jpg\n")
+    write_sizes(tmp_path / "sizes.json", FACES, (33, 33))
+    write_image(root / "originalPics" / f"{C}.jpg", (7, 7))
+    (root / "FDDB-folds").rename(tmp_path / "folds")
+    source = FddbSource(
+        root, val={"images": str(images)}, ground_truth=tmp_path / "folds", image_sizes=str(tmp_path / "sizes.json")
+    )
+    assert [record.image_id for record in source.val()] == [A, B]
+    assert source.val()[1].boxes_xyxy.tolist()[0] == [25, 16, 33, 24]
+    assert source.benchmark().image_sizes == tmp_path / "sizes.json"
+
+
+def test_images_that_are_missing(root: Path, tmp_path: Path) -> None:
+    (root / "originalPics" / f"{B}.jpg").unlink()
+    with pytest.raises(InputError, match=r"1 of 3 cannot be read, the first is .*img_265.jpg"):
+        FddbSource(root).val()
+    write_sizes(tmp_path / "sizes.json", FACES, (60, 40))
+    with pytest.raises(InputError, match=r"1 of the 3 images of FDDB are missing, the first is .*img_265.jpg"):
+        FddbSource(root, image_sizes=tmp_path / "sizes.json").val()
+
+
+def test_mistakes(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="data=fddb is a set to test on"):
+        FddbSource(root).check()
+    with pytest.raises(InputError, match=r"no FDDB here: .*originalPics is no folder"):
+        FddbSource(tmp_path / "nowhere").check(train=False)
+    with pytest.raises(InputError, match=r"ground truth: .*nowhere is not a folder"):
+        FddbSource(root, ground_truth=tmp_path / "nowhere").check(train=False)
+    with pytest.raises(InputError, match="ellipses=fit is not known"):
+        FddbSource(root, ellipses="fit").benchmark()  # type: ignore[arg-type]

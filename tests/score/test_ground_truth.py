@@ -1,0 +1,246 @@
+"""Ground truth files: round trips, and the one line that each mistake gets."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.io import loadmat, savemat
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.score.wider_face.ground_truth import (
+    GroundTruth,
+    read_ground_truth,
+    read_selection,
+    write_ground_truth,
+)
+
+IDS = ("0--Parade/0_Parade_a_1", "0--Parade/0_Parade_b_2", "1--Handshaking/1_Handshaking_c_3")
+
+
+def small_ground_truth() -> GroundTruth:
+    boxes = [np.array([[1.5, 2, 3, 4], [5, 6, -2, 8]]), np.empty((0, 4)), np.array([[9.0, 9, 300, 300]])]
+    return GroundTruth(
+        IDS,
+        boxes,
+        {
+            "easy": [np.array([False, False]), np.empty(0, np.bool_), np.array([True])],
+            "medium": [np.array([True, False]), np.empty(0, np.bool_), np.array([True])],
+            "hard": [np.array([True, True]), np.empty(0, np.bool_), np.array([True])],
+        },
+    )
+
+
+def one_line(error: pytest.ExceptionInfo[InputError]) -> str:
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_ground_truth_comes_back_equal(tmp_path: Path) -> None:
+    ours = small_ground_truth()
+    write_ground_truth(tmp_path / "gt", ours)
+    assert sorted(path.name for path in (tmp_path / "gt").iterdir()) == [
+        "wider_easy_val.mat",
+        "wider_face_val.mat",
+        "wider_hard_val.mat",
+        "wider_medium_val.mat",
+    ]
+    read = read_ground_truth(tmp_path / "gt")
+    assert read.image_ids == ours.image_ids
+    assert read.faces_per_setting == ours.faces_per_setting == {"easy": 1, "medium": 2, "hard": 3}
+    for mine, theirs in zip(ours.boxes_xywh, read.boxes_xywh, strict=True):
+        assert theirs.dtype == np.float64
+        np.testing.assert_array_equal(theirs, mine)
+    for setting in ("easy", "medium", "hard"):
+        for mask, again in zip(ours.counted[setting], read.counted[setting], strict=True):
+            np.testing.assert_array_equal(again, mask)
+
+
+def test_official_ground_truth_survives_being_written(tmp_path: Path, shared_data: Path) -> None:
+    official = read_ground_truth(shared_data / "wider_face" / "eval_gt")
+    write_ground_truth(tmp_path, official)
+    again = read_ground_truth(tmp_path)
+    assert again.image_ids == official.image_ids
+    np.testing.assert_array_equal(np.concatenate(again.boxes_xywh), np.concatenate(official.boxes_xywh))
+    for setting, masks in official.counted.items():
+        np.testing.assert_array_equal(np.concatenate(again.counted[setting]), np.concatenate(masks))
+
+
+def test_selection_keeps_order_and_refuses_strangers() -> None:
+    part = small_ground_truth().select([IDS[2], IDS[0]])
+    assert part.image_ids == (IDS[2], IDS[0])
+    assert [len(boxes) for boxes in part.boxes_xywh] == [1, 2]
+    assert part.faces_per_setting == {"easy": 1, "medium": 2, "hard": 3}
+    with pytest.raises(ValueError, match="1 image ids are not in the ground truth, the first is 'x/y'"):
+        part.select(["x/y"])
+    with pytest.raises(ValueError, match=f"image id twice: {IDS[0]}"):
+        part.select([IDS[0], IDS[0]])
+
+
+def test_ground_truth_refuses_what_does_not_fit() -> None:
+    box, mask = np.zeros((1, 4)), np.ones(1, np.bool_)
+    with pytest.raises(ValueError, match="need \\(F, 4\\)"):
+        GroundTruth(("a/b",), [np.zeros((1, 5))], {})
+    with pytest.raises(ValueError, match="not finite"):
+        GroundTruth(("a/b",), [box * np.nan], {})
+    with pytest.raises(ValueError, match="boxes of 0 images"):
+        GroundTruth(("a/b",), [], {})
+    with pytest.raises(ValueError, match="easy mask bool"):
+        GroundTruth(("a/b",), [box], {"easy": [np.ones(2, np.bool_)]})
+    with pytest.raises(ValueError, match="masks of 2 images"):
+        GroundTruth(("a/b",), [box], {"easy": [mask, mask]})
+    with pytest.raises(ValueError, match="'plain' is not event/name"):
+        write_ground_truth(Path("never"), GroundTruth(("plain",), [box], {}))
+
+
+def test_ground_truth_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        read_ground_truth(tmp_path / "none")
+    assert "is not a folder" in one_line(error)
+    with pytest.raises(InputError) as error:
+        read_ground_truth(tmp_path)
+    assert "there is no" in one_line(error)
+    assert "wider_face_val.mat" in one_line(error)
+    write_ground_truth(tmp_path, small_ground_truth())
+    (tmp_path / "wider_medium_val.mat").unlink()
+    with pytest.raises(InputError, match=r"there is no .*wider_medium_val\.mat; give the folder"):
+        read_ground_truth(tmp_path)
+    assert set(read_ground_truth(tmp_path, ["hard"]).counted) == {"hard"}
+    whole = (tmp_path / "wider_hard_val.mat").read_bytes()
+    for length in range(0, len(whole) - 1, 7):
+        (tmp_path / "wider_hard_val.mat").write_bytes(whole[:length])
+        with pytest.raises(InputError) as error:
+            read_ground_truth(tmp_path, ["hard"])
+        assert "wider_hard_val.mat" in one_line(error)
+    (tmp_path / "wider_hard_val.mat").write_bytes(b"no matrix here, but long enough for a header" * 10)
+    with pytest.raises(InputError, match=r"wider_hard_val\.mat is not a readable \.mat file"):
+        read_ground_truth(tmp_path, ["hard"])
+    savemat(tmp_path / "wider_hard_val.mat", {"something": 1})
+    with pytest.raises(InputError, match=r"wider_hard_val\.mat: there is no 'file_list' in it"):
+        read_ground_truth(tmp_path, ["hard"])
+    savemat(tmp_path / "wider_hard_val.mat", {"file_list": np.arange(3), "gt_list": np.arange(3)})
+    with pytest.raises(InputError, match=r"wider_hard_val\.mat has not the official layout"):
+        read_ground_truth(tmp_path, ["hard"])
+    savemat(tmp_path / "wider_face_val.mat", {"event_list": 1, "file_list": np.arange(3), "face_bbx_list": "x"})
+    with pytest.raises(InputError, match=r"wider_face_val\.mat has not the official layout"):
+        read_ground_truth(tmp_path, ["hard"])
+
+
+def test_ground_truth_files_of_two_releases(tmp_path: Path) -> None:
+    ours = small_ground_truth()
+    write_ground_truth(tmp_path, ours)
+    write_ground_truth(tmp_path / "part", ours.select(IDS[:2]))
+    (tmp_path / "part" / "wider_hard_val.mat").replace(tmp_path / "wider_hard_val.mat")
+    with pytest.raises(InputError, match=r"wider_hard_val\.mat: its images are not those of wider_face_val\.mat"):
+        read_ground_truth(tmp_path)
+    more = GroundTruth(IDS, [np.zeros((3, 4))] * 3, {"hard": [np.array([False, False, True])] * 3})
+    write_ground_truth(tmp_path / "more", more)
+    (tmp_path / "more" / "wider_hard_val.mat").replace(tmp_path / "wider_hard_val.mat")
+    with pytest.raises(InputError, match=rf"face 3 of {IDS[0]} counts, but there are 2"):
+        read_ground_truth(tmp_path)
+
+
+def test_image_list(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_bytes(f"\ufeff{IDS[1]}.jpg\r\n\r\n  {IDS[0]}  \n".encode())
+    assert read_selection(path, IDS) == [IDS[1], IDS[0]]
+    for content, expected in (
+        (f"{IDS[0]}\n\nx/y.jpg\n", ":3: 'x/y' is not in the ground truth"),
+        (f"{IDS[0]}\n{IDS[0]}.jpg\n", f":2: '{IDS[0]}' stands in line 1 already"),
+        ("\n\n", "names no image"),
+    ):
+        path.write_text(content)
+        with pytest.raises(InputError) as error:
+            read_selection(path, IDS)
+        assert expected in one_line(error)
+    with pytest.raises(InputError, match="cannot read the list of images"):
+        read_selection(tmp_path / "none.txt", IDS)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="cannot read the list of images"):
+        read_selection(path, IDS)
+
+
+def labels_of(truth: GroundTruth) -> dict[str, list[list[int]]]:
+    return {attribute: [own.tolist() for own in labels] for attribute, labels in truth.attributes.items()}
+
+
+def labelled_ground_truth() -> GroundTruth:
+    blur = [np.array([2, 1], np.int8), np.zeros(0, np.int8), np.array([0], np.int8)]
+    pose = [np.array([0, 1], np.int8), np.zeros(0, np.int8), np.array([1], np.int8)]
+    return replace(small_ground_truth(), attributes={"blur": blur, "pose": pose})
+
+
+def test_labels_come_back_equal(tmp_path: Path) -> None:
+    ours = labelled_ground_truth()
+    write_ground_truth(tmp_path, ours)
+    read = read_ground_truth(tmp_path)
+    assert labels_of(read) == labels_of(ours) == {"blur": [[2, 1], [], [0]], "pose": [[0, 1], [], [1]]}
+    assert {own.dtype for labels in read.attributes.values() for own in labels} == {np.dtype(np.int8)}
+    assert labels_of(read.select([IDS[2], IDS[0]])) == {"blur": [[0], [2, 1]], "pose": [[1], [0, 1]]}
+    write_ground_truth(tmp_path, small_ground_truth())
+    assert read_ground_truth(tmp_path).attributes == {}
+
+
+def test_official_labels(tmp_path: Path, shared_data: Path) -> None:
+    official = read_ground_truth(shared_data / "wider_face" / "eval_gt")
+    counts = {name: np.bincount(np.concatenate(own)).tolist() for name, own in official.attributes.items()}
+    assert counts == {
+        "blur": [5686, 10381, 23641],
+        "expression": [39308, 400],
+        "illumination": [37410, 2298],
+        "invalid": [39123, 585],
+        "occlusion": [23812, 7185, 8711],
+        "pose": [38053, 1655],
+    }
+    write_ground_truth(tmp_path, official)
+    assert labels_of(read_ground_truth(tmp_path)) == labels_of(official)
+
+
+def test_labels_that_do_not_fit() -> None:
+    truth = labelled_ground_truth()
+    blur = list(truth.attributes["blur"])
+    for attributes, expected in (
+        ({"age": blur}, "attribute 'age' is none of blur, expression, "),
+        ({"blur": blur[:2]}, "blur: labels of 2 images, need 3"),
+        ({"blur": [blur[2], *blur[1:]]}, rf"{IDS[0]}: blur int8\(1,\), need int8\(2,\)"),
+        ({"blur": [blur[0].astype(np.int64), *blur[1:]]}, rf"{IDS[0]}: blur int64\(2,\), need int8\(2,\)"),
+        ({"pose": blur}, "pose labels 0 … 2, need 0 … 1"),
+        ({"blur": [-blur[0], *blur[1:]]}, "blur labels -2 … 0, need 0 … 2"),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            replace(truth, attributes=attributes)
+
+
+def test_label_files_that_do_not_fit(tmp_path: Path) -> None:
+    def cells(items: list[object]) -> np.ndarray:
+        array = np.empty((len(items), 1), object)
+        array[:, 0] = items
+        return array
+
+    def event(*images: list[float]) -> np.ndarray:
+        return cells([np.array(own).reshape(-1, 1) for own in images])
+
+    write_ground_truth(tmp_path, small_ground_truth())
+    path = tmp_path / "wider_face_val.mat"
+    names = ("event_list", "file_list", "face_bbx_list")
+    faces = {name: loadmat(path)[name] for name in names}
+    good = [event([2, 1], []), event([0])]
+    for labels, expected in (
+        (cells(good), None),
+        (cells([event([2.0, 1.0], []), event([0])]), None),
+        (cells([event([2], []), event([0])]), f"'blur_label_list' has 1 labels for the 2 faces of {IDS[0]}"),
+        (cells([event([2, 1]), event([0])]), "'blur_label_list' is about 2 images, need 3"),
+        (cells([event([2, 1], []), event([3])]), f"'blur_label_list' has the label 3.0 in {IDS[2]}, need 0 … 2"),
+        (cells([event([2, 0.5], []), event([0])]), f"'blur_label_list' has the label 0.5 in {IDS[0]}, need 0 … 2"),
+        (cells([event([np.nan, 0], []), event([0])]), f"'blur_label_list' has the label nan in {IDS[0]}"),
+        (np.arange(3), "'blur_label_list' has not the official layout"),
+    ):
+        savemat(path, {**faces, "blur_label_list": labels})
+        if expected is None:
+            assert labels_of(read_ground_truth(tmp_path)) == {"blur": [[2, 1], [], [0]]}
+            continue
+        with pytest.raises(InputError) as error:
+            read_ground_truth(tmp_path)
+        assert expected in one_line(error)
+        assert "wider_face_val.mat" in one_line(error)

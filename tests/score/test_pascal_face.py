@@ -1,0 +1,351 @@
+"""Matching, alignment and AP of PASCAL face and AFW: by hand, against the slow oracle, against face-eval's numbers."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fanet_lightning.score.pascal_face.average_precision import (
+    Alignment,
+    PascalFaceResult,
+    aligned,
+    evaluate_detections,
+    lower_top,
+    resampled_ap,
+    weighted_ap,
+)
+from fanet_lightning.score.pascal_face.benchmark import PascalFaceBenchmark
+from fanet_lightning.score.pascal_face.ground_truth import PascalFaceDetections, PascalFaceGroundTruth
+from tests.score.pascal_face_oracle import Detection, Face, OracleScores, oracle_scores
+
+A: Face = (100, 100, 139, 139, False)  # 40 × 40 pixels with the last ones
+
+
+def ground_truth(faces: Mapping[str, Sequence[Face]]) -> PascalFaceGroundTruth:
+    ids = tuple(faces)
+    return PascalFaceGroundTruth(
+        ids,
+        [np.array([face[:4] for face in faces[i]], np.float64).reshape(-1, 4) for i in ids],
+        [np.array([face[4] for face in faces[i]], np.bool_) for i in ids],
+        tuple(f"{i}.jpg" for i in ids),
+    )
+
+
+def packed(detections: Sequence[Detection], ids: Sequence[str], overlap: float = 0.5) -> PascalFaceDetections:
+    return PascalFaceDetections(
+        tuple(ids),
+        np.array([list(ids).index(d[0]) for d in detections], np.int64),
+        np.array([d[2:] for d in detections], np.float64).reshape(-1, 4),
+        np.array([d[1] for d in detections], np.float64),
+        overlap,
+    )
+
+
+def evaluate(
+    faces: Mapping[str, Sequence[Face]], detections: Sequence[Detection], *, alignment: bool = False
+) -> PascalFaceResult:
+    return evaluate_detections(ground_truth(faces), packed(detections, list(faces)), alignment=alignment)
+
+
+def outcomes(result: PascalFaceResult) -> list[str]:
+    return [
+        "hit" if hit else "false" if wrong else "neither"
+        for hit, wrong in zip(result.hit, result.false_positive, strict=True)
+    ]
+
+
+def test_ap_by_hand() -> None:
+    far = (300, 300, 340, 340)
+    faces = {"a": [A, (200, 100, 239, 139, False)], "b": [A, (10, 10, 60, 60, False)]}
+    detections = [
+        ("a", 0.9, 100, 100, 139, 139),  # hit: 1 of 1
+        ("a", 0.8, *far),  # false: 1 of 2
+        ("b", 0.7, 100, 100, 139, 139),  # hit: 2 of 3
+        ("b", 0.6, *far),  # false: 2 of 4
+        ("b", 0.5, 10, 10, 60, 60),  # hit: 3 of 5
+    ]
+    result = evaluate(faces, detections)
+    assert outcomes(result) == ["hit", "false", "hit", "false", "hit"]
+    np.testing.assert_allclose(result.precision, [1, 1 / 2, 2 / 3, 2 / 4, 3 / 5])
+    np.testing.assert_allclose(result.recall, [1 / 4, 1 / 4, 2 / 4, 2 / 4, 3 / 4])
+    assert result.ap == pytest.approx(1 / 4 * (1 + 2 / 3 + 3 / 5))
+    assert (result.faces, list(result.faces_per_image)) == (4, [2, 2])
+
+
+@pytest.mark.parametrize(
+    ("y2", "outcome"),
+    [
+        (119, "false"),  # 40 × 20 of 40 × 40 pixels: exactly one half is not enough
+        (120, "hit"),  # 40 × 21
+    ],
+)
+def test_overlap_counts_last_pixel_and_must_exceed_one_half(y2: int, outcome: str) -> None:
+    assert outcomes(evaluate({"a": [A]}, [("a", 1.0, 100, 100, 139, y2)])) == [outcome]
+
+
+def test_last_of_equal_faces_is_looked_at() -> None:
+    ignored: Face = (*A[:4], True)
+    same = ("a", 1.0, *A[:4])
+    assert outcomes(evaluate({"a": [A, ignored]}, [same])) == ["neither"]
+    assert outcomes(evaluate({"a": [ignored, A]}, [same])) == ["hit"]
+    # The last is taken then; the first stays free, and the second detection gets no second choice.
+    assert outcomes(evaluate({"a": [A, A]}, [same, same])) == ["hit", "false"]
+
+
+def test_best_overlap_alone_is_looked_at() -> None:
+    near: Face = (104, 100, 143, 139, False)
+    detections = [("a", 0.9, *A[:4]), ("a", 0.8, 101, 100, 140, 139)]
+    # The second overlaps both faces by more than one half, more so the one that is taken.
+    assert outcomes(evaluate({"a": [A, near]}, detections)) == ["hit", "false"]
+
+
+@pytest.mark.parametrize(("side", "faces"), [(29, 0), (30, 1)])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_faces_below_30_px_are_ignored(side: int, faces: int, axis: int) -> None:
+    box = [10, 10, 90, 90]
+    box[2 + axis] = box[axis] + side
+    result = evaluate({"a": [(*box, False), (200, 200, 300, 300, False)]}, [("a", 1.0, *box)])
+    assert result.faces == 1 + faces
+    assert outcomes(result) == [["neither", "hit"][faces]]
+
+
+def test_detections_up_to_21_px_are_left_out() -> None:
+    detections = [("a", 0.9, 0, 0, 21, 21), ("a", 0.8, 0, 0, 22, 5), ("a", 0.7, 0, 0, 5, 22), ("a", 0.6, 0, 0, 21, 5)]
+    result = evaluate({"a": [A]}, detections)
+    assert list(result.rows) == [1, 2]
+
+
+def test_size_filter_comes_before_the_alignment() -> None:
+    faces = {"a": [(0, 0, 32, 32, False)], "b": [(0, 0, 32, 32, False)]}
+    detections = [("a", 0.9, 0, 0, 40, 40), ("b", 0.8, 200, 200, 222, 222)]
+    result = evaluate(faces, detections, alignment=True)
+    np.testing.assert_allclose(result.boxes_xyxy[1, 2:] - result.boxes_xyxy[1, :2], 17.6)  # 22 × 32/40
+    assert outcomes(result) == ["hit", "false"]
+
+
+def test_equal_scores_stay_in_file_order() -> None:
+    right, wrong = ("a", 0.5, *A[:4]), ("a", 0.5, 300, 300, 340, 340)
+    assert evaluate({"a": [A]}, [right, wrong]).ap == 1
+    assert evaluate({"a": [A]}, [wrong, right]).ap == 0.5
+
+
+def test_alignment_by_hand() -> None:
+    face = (100, 100, 140, 140, False)
+    faces = {"a": [face], "b": [face]}
+    # 10 and 20 px to the left of a 40 px face: overlaps 31·41/(2·41² - 31·41) = 0.61 and 0.34.
+    detections = [("a", 0.9, 90, 100, 130, 140), ("b", 0.8, 80, 100, 120, 140)]
+    assert evaluate(faces, detections).ap == 0.5
+    result = evaluate(faces, detections, alignment=True)
+    # Pass 1 moves by 1/4 of the width; then the two are off by 0 and 1/4, so pass 2 moves by 1/8, and -1/8 + 1/8 = 0.
+    np.testing.assert_allclose(result.boxes_xyxy, [[105, 100, 145, 140], [95, 100, 135, 140]])
+    assert result.alignment == pytest.approx((0.375, 0, 1, 1))
+    assert result.ap == 1
+
+
+def test_printed_alignment_includes_the_last_pass_that_moves_nothing() -> None:
+    # Half the height: IoU 41·21 / (41² + 41·21 - 41·21) = 0.512; one alignment makes it equal.
+    face = (100, 100, 140, 140, False)
+    result = evaluate({"a": [face]}, [("a", 1.0, 100, 100, 140, 120)], alignment=True)
+    np.testing.assert_allclose(result.boxes_xyxy, [[100, 100, 140, 140]])
+    assert result.alignment == pytest.approx((0, 0.5, 1, 2))
+
+
+def test_aligned_moves_by_the_side_before_it_scales() -> None:
+    # Centre (20, 40), sides 20 × 40 → centre (30, 20), sides 40 × 20.
+    np.testing.assert_allclose(
+        aligned(np.array([[10.0, 20.0, 30.0, 60.0]]), Alignment(0.5, -0.5, 2, 0.5)), [[10, 10, 50, 30]]
+    )
+
+
+@pytest.mark.parametrize(
+    "detections", [[], [("a", 1.0, 300, 300, 340, 340)], [("b", 1.0, 300, 300, 340, 340)], [("a", 1.0, 0, 0, 5, 5)]]
+)
+def test_alignment_without_a_hit_changes_nothing(detections: list[Detection]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = evaluate({"a": [A], "b": []}, detections, alignment=True)
+    assert (result.ap, result.alignment) == (0.0, Alignment(0, 0, 1, 1))
+    assert np.isfinite(result.boxes_xyxy).all()
+
+
+def test_no_face_that_counts_has_no_ap() -> None:
+    result = evaluate({"a": [(0, 0, 10, 10, False)]}, [("a", 1.0, 0, 0, 40, 40)], alignment=True)
+    assert np.isnan(result.ap)
+    assert list(result.recall) == [0]
+
+
+def test_only_ignored_detections_have_precision_0() -> None:
+    result = evaluate({"a": [(*A[:4], True), (200, 100, 239, 139, False)]}, [("a", 1.0, *A[:4])])
+    assert (list(result.precision), result.ap) == ([0], 0)
+
+
+def test_all_scores_equal() -> None:
+    detections = [("a", 0.5, 300, 300, 340, 340), ("a", 0.5, *A[:4])] * 3
+    assert evaluate({"a": [A]}, detections).ap == pytest.approx(1 / 2)
+
+
+@pytest.mark.parametrize(("x1", "x2"), [(10, 10), (9, 10), (10, 11)])
+@pytest.mark.parametrize("upright", [True, False])
+def test_boxes_that_only_touch_do_not_overlap(x1: int, x2: int, upright: bool) -> None:
+    """With the last pixel the overlaps would be 1, 1/2 and 1/2; but the interiors do not meet."""
+    face, box = (x1, 0, x2, 40), (10, 0, 10, 40)
+    if not upright:
+        face, box = (0, x1, 40, x2), (0, 10, 40, 10)
+    truth, found = ground_truth({"a": [(*face, True), A]}), packed([("a", 1.0, *box)], ["a"], overlap=0.1)
+    assert outcomes(evaluate_detections(truth, found, alignment=False)) == ["false"]
+
+
+def test_overlap_of_picasa() -> None:
+    # 20 × 20 pixels within 40 × 40: 0.25; too small for the filter, so 25 × 25 = 0.39.
+    detection = ("a", 1.0, 100, 100, 124, 124)
+    truth = ground_truth({"a": [A]})
+    assert evaluate_detections(truth, packed([detection], ["a"]), alignment=False).ap == 0
+    assert evaluate_detections(truth, packed([detection], ["a"], overlap=0.1), alignment=False).ap == 1
+
+
+def test_lower_top() -> None:
+    boxes = np.array([[10.0, 20.0, 30.0, 70.0], [0.0, -10.0, 5.0, 0.0]])
+    np.testing.assert_allclose(lower_top(boxes), [[10, 30, 30, 70], [0, -8, 5, 0]])
+    np.testing.assert_allclose(lower_top(boxes, 0.5)[:, 1], [45, -5])
+    assert list(boxes[:, 1]) == [20, -10]
+    assert lower_top(np.empty((0, 4))).shape == (0, 4)
+    with pytest.raises(ValueError, match=r"fraction 1\.5"):
+        lower_top(boxes, 1.5)
+
+
+def random_case(seed: int) -> tuple[dict[str, list[Face]], list[Detection]]:
+    """Few coordinates and few scores, so that ties of every kind are common; one shift and scale for all."""
+    rng = np.random.default_rng(seed)
+    faces: dict[str, list[Face]] = {}
+    for i in range(rng.integers(1, 7)):
+        own: list[Face] = []
+        for _ in range(rng.integers(0, 5)):
+            x, y = (int(v) for v in rng.integers(0, 8, 2) * 10)
+            width, height = (int(v) for v in rng.choice([20, 29, 30, 40, 40, 40, 50, 60], 2))
+            face: Face = (x, y, x + width, y + height, bool(rng.random() < 0.2))
+            own += [face, (*face[:4], bool(rng.random() < 0.3))] if rng.random() < 0.2 else [face]
+        faces[f"{i}"] = own
+    shift, scale = rng.integers(-8, 9, 2), rng.choice([0.6, 0.75, 1.0, 1.25])
+    detections: list[Detection] = []
+    for image, own in faces.items():
+        for _ in range(rng.integers(0, 9)):
+            if own and rng.random() < 0.8:
+                box = np.array(own[rng.integers(len(own))][:4], np.float64)
+                centre = (box[:2] + box[2:]) / 2 + shift + rng.integers(-4, 5, 2)
+                half = (box[2:] - box[:2]) / 2 * scale
+            else:
+                centre, half = rng.integers(0, 100, 2).astype(float), rng.integers(5, 30, 2).astype(float)
+            score = float(rng.integers(0, 6)) / 5
+            detections.append((image, score, *(float(v) for v in [*(centre - half), *(centre + half)])))
+    order = rng.permutation(len(detections))
+    return faces, [detections[i] for i in order]
+
+
+def assert_equal_to_oracle(result: PascalFaceResult, expected: OracleScores) -> None:
+    assert outcomes(result) == expected.outcomes
+    np.testing.assert_allclose(
+        result.boxes_xyxy, np.array([d[2:] for d in expected.detections]).reshape(-1, 4), atol=1e-9
+    )
+    assert [float(s) for s in result.scores] == [d[1] for d in expected.detections]
+    if expected.ap is None:
+        assert np.isnan(result.ap)
+    else:
+        assert result.ap == pytest.approx(expected.ap, abs=1e-12)
+
+
+@pytest.mark.parametrize("first", range(0, 800, 100))
+def test_equal_to_oracle(first: int) -> None:
+    aps, kinds = set(), set()
+    for seed in range(first, first + 100):
+        faces, detections = random_case(seed)
+        for overlap in (0.5, 0.1):
+            found = packed(detections, list(faces), overlap)
+            plain = evaluate_detections(ground_truth(faces), found, alignment=False)
+            assert_equal_to_oracle(plain, oracle_scores(faces, detections, passes=1, overlap=overlap))
+            assert plain.alignment is None
+            result = evaluate_detections(ground_truth(faces), found)
+            expected = oracle_scores(faces, detections, overlap=overlap)
+            assert_equal_to_oracle(result, expected)
+            assert result.alignment == pytest.approx(expected.alignment, abs=1e-9)
+            aps.add(expected.ap)
+            kinds |= set(expected.outcomes)
+    # The cases are worth something: many different answers, every outcome.
+    assert len(aps) > 60
+    assert kinds == {"hit", "false", "neither"}
+
+
+@pytest.mark.parametrize("first", range(0, 300, 100))
+def test_weighted_ap_equals_scoring_the_multiset(first: int) -> None:
+    different = 0
+    for seed in range(first, first + 100):
+        faces, detections = random_case(seed)
+        result = evaluate(faces, detections, alignment=True)
+        kept = oracle_scores(faces, detections).detections
+        weights = np.random.default_rng(seed).integers(0, 4, (3, len(faces)))
+        weights[0] = 1
+        found = weighted_ap(result, weights)
+        for row, value in zip(weights, found, strict=True):
+            times = dict(zip(faces, row.tolist(), strict=True))
+            many = {f"{image}#{k}": faces[image] for image in faces for k in range(times[image])}
+            copies = [(f"{d[0]}#{k}", *d[1:]) for d in kept for k in range(times[d[0]])]
+            expected = oracle_scores(many, copies, passes=1, size_filter=False).ap
+            if expected is None:
+                assert np.isnan(value)
+            else:
+                assert value == pytest.approx(expected, abs=1e-12)
+                different += abs(expected - result.ap) > 1e-3
+        if not np.isnan(result.ap):
+            assert found[0] == pytest.approx(result.ap, abs=1e-12)
+    assert different > 50
+
+
+def test_more_hits_than_fit_at_a_time() -> None:
+    """Two blocks of hits: the false positives of the second must land there."""
+    count = 2600
+    faces = {f"{i}": [A] for i in range(count)}
+    detections: list[Detection] = []
+    for i in range(count):
+        wrong = [(f"{i}", float(-i), 300, 300, 340, 340)] if i % 2 else []
+        detections += [*wrong, (f"{i}", float(-i), *A[:4])]
+    result = evaluate(faces, detections)
+    weights = np.ones((1, count))
+    assert weighted_ap(result, weights)[0] == pytest.approx(result.ap, abs=1e-12)
+    # The odd images alone: every hit has its false positive before it.
+    assert weighted_ap(result, (np.arange(count) % 2)[None])[0] == pytest.approx(0.5, abs=1e-12)
+
+
+def test_resamples_follow_the_seed_and_weights_must_fit() -> None:
+    faces, detections = random_case(3)
+    result = evaluate(faces, detections, alignment=True)
+    drawn = resampled_ap(result, 40, seed=1)
+    assert drawn.shape == (40,)
+    np.testing.assert_array_equal(drawn, resampled_ap(result, 40, seed=1))
+    assert not np.array_equal(drawn, resampled_ap(result, 40, seed=2))
+    with pytest.raises(ValueError, match=r"need \(B, "):
+        weighted_ap(result, np.ones((1, len(faces) + 1)))
+
+
+def test_other_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="other images"):
+        evaluate_detections(ground_truth({"a": [A]}), packed([], ["b"]))
+
+
+@pytest.mark.parametrize(
+    ("labels", "alignment", "ap"),
+    [
+        ("corrected", True, 89.6299),
+        ("corrected", False, 87.1771),
+        ("original", True, 82.7589),
+        ("original", False, 73.0838),
+    ],
+)
+def test_headhunter_as_face_eval_has_it(shared_data: Path, labels: str, alignment: bool, ap: float) -> None:
+    benchmark = PascalFaceBenchmark(labels, alignment)
+    truth = benchmark.read_ground_truth(shared_data / "pascal_face")
+    scores = benchmark.score(truth, shared_data / "predictions" / "pascal_headhunter.txt")
+    assert round(100 * scores.values["ap"]["all"], 4) == ap
+    assert scores.warnings == (
+        "4 of 851 images have no detections and count as empty: 2007_008690, 2008_003933, 2011_000280, …",
+    )

@@ -1,0 +1,246 @@
+"""PASCAL face and AFW as benchmarks and as sources of images, on small sets in the official layout."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.data.sources import AfwSource, PascalFaceSource
+from fanet_lightning.score.bootstrap import image_weights
+from fanet_lightning.score.pascal_face.average_precision import lower_top
+from fanet_lightning.score.pascal_face.benchmark import AfwBenchmark, PascalFaceBenchmark
+from tests.score.pascal_face_files import (
+    AFW_CORRECTED,
+    CORRECTED,
+    ORIGINAL,
+    write_anno2,
+    write_annotations,
+    write_images,
+)
+
+FACES = {
+    "2008_3.jpg": [(10, 10, 50, 60, 0), (100, 10, 150, 60, 1)],
+    "2008_1.jpg": [(10, 10, 50, 60, 0), (10, 10, 25, 25, 0)],
+    "2008_2.jpg": [(5, 5, 5, 40, 0)],
+}
+# A hit, a false positive, a detection on a flagged face, a hit; then one more false positive.
+DETECTIONS = (
+    "2008_1 0.9 10 10 50 60\n"
+    "2008_2 0.8 100 100 150 150\n"
+    "2008_3 0.7 100 10 150 60\n"
+    "2008_3 0.6 10 10 50 60\n"
+    "2008_1 0.5 200 10 250 60\n"
+)
+AP = 0.5 * 1 + 0.5 * 2 / 3
+MISSING = "1 of 3 images have no detections and count as empty: 2008_2"
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    write_annotations(tmp_path / "labels" / CORRECTED, FACES)
+    write_annotations(tmp_path / "labels" / ORIGINAL, FACES, 4)
+    return tmp_path / "labels"
+
+
+@pytest.fixture
+def predictions(tmp_path: Path) -> Path:
+    (tmp_path / "predictions").mkdir()
+    (tmp_path / "predictions" / "run.txt").write_text(DETECTIONS)
+    return tmp_path / "predictions"
+
+
+def test_scores(labels: Path, predictions: Path) -> None:
+    benchmark = PascalFaceBenchmark()
+    truth = benchmark.read_ground_truth(labels)
+    scores = benchmark.score(truth, predictions, strict=True)
+    assert (scores.benchmark, scores.headline) == ("pascal_face", "PASCAL face, 3 images")
+    assert scores.image_ids == ("2008_1", "2008_2", "2008_3")
+    assert scores.faces == {"all": 2}
+    assert scores.values["ap"] == {"all": pytest.approx(AP)}
+    assert scores.rules == {
+        "labels": "corrected",
+        "alignment": True,
+        "passes": 5,
+        "transform": {"tx": 0, "ty": 0, "sx": 1, "sy": 1},
+        "min_face_px": 30,
+        "min_detection_px": 21,
+        "overlap": 0.5,
+    }
+    assert scores.warnings == truth.warnings != ()
+
+
+def test_labels_and_alignment_are_in_title_and_rules(labels: Path, predictions: Path) -> None:
+    benchmark = PascalFaceBenchmark("original", alignment=False)
+    scores = benchmark.score(benchmark.read_ground_truth(labels / ORIGINAL), predictions)
+    assert scores.headline == "PASCAL face (original labels, not aligned), 3 images"
+    assert (scores.rules["labels"], scores.rules["alignment"], scores.rules["passes"]) == ("original", False, 1)
+    assert scores.rules["transform"] is None
+    # Without flags the second face of 2008_3 counts and is found.
+    assert scores.faces == {"all": 3}
+    assert scores.values["ap"]["all"] == pytest.approx((1 + 3 / 4 + 3 / 4) / 3)
+
+
+def test_missing_images(labels: Path, tmp_path: Path) -> None:
+    benchmark = PascalFaceBenchmark()
+    truth = benchmark.read_ground_truth(labels)
+    path = tmp_path / "run.txt"
+    path.write_text("".join(line + "\n" for line in DETECTIONS.splitlines() if not line.startswith("2008_2")))
+    scores = benchmark.score(truth, path)
+    assert scores.warnings[-1] == MISSING
+    assert scores.values["ap"]["all"] == 1
+    with pytest.raises(InputError, match=f"{MISSING}; add them, or leave strict=true out"):
+        benchmark.score(truth, path, strict=True)
+    path.write_text("")
+    assert benchmark.score(truth, path).values["ap"]["all"] == 0
+
+
+def test_part_of_the_images(labels: Path, predictions: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("2008_3.jpg\n2008_1.jpg\n")
+    benchmark = PascalFaceBenchmark()
+    scores = benchmark.score(benchmark.read_ground_truth(labels, tmp_path / "list.txt"), predictions, strict=True)
+    assert scores.headline == "PASCAL face sample, 2 of 3 images"
+    assert scores.image_ids == ("2008_1", "2008_3")
+    assert scores.values["ap"]["all"] == 1  # the false positive between the hits was on the third image
+
+
+def test_resamples_are_those_of_every_benchmark(labels: Path, predictions: Path) -> None:
+    benchmark = PascalFaceBenchmark()
+    scores = benchmark.score(benchmark.read_ground_truth(labels), predictions)
+    drawn = scores.resampled(200, 5)["ap"]["all"]
+    ((_, weights),) = image_weights(3, 200, 5)
+    # Images 2008_1 and 2008_3 have a face each, 2008_2 the false positive between them.
+    a, b, c = weights.T.astype(float)
+    with np.errstate(invalid="ignore"):
+        expected = (a + c * np.where(b + a + c > 0, (a + c) / (a + b + c), 0)) / (a + c)
+    assert np.isnan(expected).any()
+    np.testing.assert_allclose(drawn, expected)
+
+
+def test_curves_are_written(labels: Path, predictions: Path, tmp_path: Path) -> None:
+    benchmark = PascalFaceBenchmark()
+    scores = benchmark.score(benchmark.read_ground_truth(labels), predictions)
+    written = scores.write_curves(tmp_path / "out")
+    assert written == [tmp_path / "out" / "pr_curve.txt", tmp_path / "out" / "pr_curves.npz"]
+    assert sorted(entry.name for entry in (tmp_path / "out").iterdir()) == ["pr_curve.txt", "pr_curves.npz"]
+    assert written[0].read_text() == (
+        "0.500000 1.000000 0.9\n0.500000 0.500000 0.8\n0.500000 0.500000 0.7\n1.000000 0.666667 0.6\n"
+        "1.000000 0.500000 0.5\n"
+    )
+    with np.load(written[1]) as arrays:
+        assert sorted(arrays) == ["all_precision", "all_recall", "all_thresholds"]
+        np.testing.assert_allclose(arrays["all_recall"], [0.5, 0.5, 0.5, 1, 1])
+        np.testing.assert_allclose(arrays["all_precision"], [1, 0.5, 0.5, 2 / 3, 0.5])
+        np.testing.assert_allclose(arrays["all_thresholds"], [0.9, 0.8, 0.7, 0.6, 0.5])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        scores.write_curves(tmp_path / "file" / "out")
+
+
+def test_arrays_written_and_read_score_the_same(labels: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    benchmark = PascalFaceBenchmark()
+    truth = benchmark.read_ground_truth(labels)
+    detections = {}
+    for image_id, faces in zip(truth.image_ids, truth.boxes_xyxy, strict=True):
+        boxes = np.repeat(faces, 4, axis=0) + rng.integers(-15, 16, (4 * len(faces), 4))
+        boxes[:, 2:] = np.maximum(boxes[:, :2], boxes[:, 2:])
+        detections[image_id] = boxes, rng.integers(0, 3, len(boxes)) / 7
+    scores = benchmark.score_detections(truth, detections)
+    benchmark.write_predictions(tmp_path / "out", truth, detections)
+    read = benchmark.score(truth, tmp_path / "out", strict=True)
+    assert 0 < scores.values["ap"]["all"] < 1
+    assert read.values == scores.values
+    assert read.rules == scores.rules
+
+
+def test_picasa_says_how_it_was_matched(labels: Path, tmp_path: Path) -> None:
+    (tmp_path / "Picasa.txt").write_text(DETECTIONS)
+    benchmark = PascalFaceBenchmark()
+    scores = benchmark.score(benchmark.read_ground_truth(labels), tmp_path / "Picasa.txt")
+    assert scores.rules["overlap"] == 0.1
+    assert scores.warnings[-1] == "Picasa's faces are matched at an overlap of 0.1, as face-eval does"
+
+
+def test_afw(tmp_path: Path, predictions: Path) -> None:
+    write_annotations(tmp_path / AFW_CORRECTED, FACES)
+    write_anno2(tmp_path / "anno2.mat", FACES)
+    scores = AfwBenchmark().score(AfwBenchmark().read_ground_truth(tmp_path), predictions)
+    assert (scores.benchmark, scores.headline) == ("afw", "AFW, 3 images")
+    assert scores.values["ap"]["all"] == pytest.approx(AP)
+    original = AfwBenchmark(labels="original")
+    scores = original.score(original.read_ground_truth(tmp_path), predictions)
+    assert (scores.headline, scores.faces) == ("AFW (original labels), 3 images", {"all": 3})
+
+
+def test_options_that_do_not_exist() -> None:
+    with pytest.raises(InputError, match="labels=new is not known; choose corrected or original"):
+        PascalFaceBenchmark("new")
+    with pytest.raises(InputError, match="alignment=0 is neither true nor false"):
+        AfwBenchmark(alignment=0)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"data\.labels=new is not known"):
+        AfwSource(".", labels="new")
+
+
+@pytest.mark.parametrize("folder", ["images", "JPEGImages", "testimages", "."])
+@pytest.mark.parametrize("annotations", [".", "annotations"])
+def test_source(tmp_path: Path, folder: str, annotations: str) -> None:
+    write_images(tmp_path / folder, list(FACES))
+    write_annotations(tmp_path / annotations / CORRECTED, FACES)
+    source = PascalFaceSource(tmp_path)
+    source.prepare()
+    source.check(train=False)
+    records = source.val()
+    assert [record.image_id for record in records] == ["2008_1", "2008_2", "2008_3"]
+    assert [record.image_id for record in records] == list(source.ground_truth().image_ids)
+    assert all(record.path.is_file() and record.path.parent == tmp_path / folder for record in records)
+    # The small face is usable, the flagged one and the one without width are not.
+    assert [record.boxes_xyxy.tolist() for record in records] == [
+        [[10, 10, 50, 60], [10, 10, 25, 25]],
+        [],
+        [[10, 10, 50, 60]],
+    ]
+    assert [record.ignored_xyxy.tolist() for record in records] == [[], [[5, 5, 5, 40]], [[100, 10, 150, 60]]]
+    for refused in (source.train, source.check):
+        with pytest.raises(InputError, match="data=pascal_face is for testing alone"):
+            refused()
+
+
+def test_source_gives_the_benchmark_that_scores_it(tmp_path: Path) -> None:
+    write_images(tmp_path, list(FACES))
+    write_anno2(tmp_path / "labels" / "anno2.mat", FACES)
+    (tmp_path / "list.txt").write_text("2008_1\n2008_3\n")
+    source = AfwSource(tmp_path, "original", tmp_path / "labels", images=tmp_path / "list.txt", alignment=False)
+    benchmark = source.benchmark()
+    assert (benchmark.name, benchmark.release.labels, benchmark.alignment) == ("afw", "original", False)
+    assert isinstance(benchmark, AfwBenchmark)
+    assert type(PascalFaceSource(tmp_path).benchmark()) is PascalFaceBenchmark
+    assert source.name == "afw"
+    found = {record.image_id: (record.boxes_xyxy, np.ones(len(record.boxes_xyxy))) for record in source.val()}
+    benchmark.write_predictions(tmp_path / "out", source.ground_truth(), found)
+    scores = benchmark.score(source.ground_truth(), tmp_path / "out", strict=True)
+    assert scores.values["ap"]["all"] == 1
+    assert scores.headline == "AFW (original labels, not aligned) sample, 2 of 3 images"
+
+
+def test_boxes_that_reach_too_high_gain_by_lower_top(labels: Path) -> None:
+    """Twice as high as the face, IoU 0.48; without the upper two fifths 0.80."""
+    benchmark = PascalFaceBenchmark(alignment=False)
+    truth = benchmark.read_ground_truth(labels)
+    boxes = [np.array([10.0, -45.0, 50.0, 60.0]), np.array([10.0, -45.0, 50.0, 60.0])]
+    images = ("2008_1", "2008_3")
+    high = {image_id: (box[None], [1.0]) for image_id, box in zip(images, boxes, strict=True)}
+    lowered = {image_id: (lower_top(box[None], 0.4), [1.0]) for image_id, box in zip(images, boxes, strict=True)}
+    assert benchmark.score_detections(truth, high).values["ap"]["all"] == 0
+    assert benchmark.score_detections(truth, lowered).values["ap"]["all"] == 1
+
+
+def test_source_names_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"neither {tmp_path}/{CORRECTED} nor {tmp_path}/annotations/{CORRECTED}"):
+        PascalFaceSource(tmp_path).val()
+    write_annotations(tmp_path / "labels" / CORRECTED, FACES)
+    with pytest.raises(InputError, match=r"data\.root=.*absent is no folder"):
+        PascalFaceSource(tmp_path / "absent", ground_truth=tmp_path / "labels").val()
+    write_images(tmp_path / "images", ["2008_3.jpg"])
+    with pytest.raises(InputError, match=r"2 of the 3 images are missing, the first is .*images/2008_1\.jpg"):
+        PascalFaceSource(tmp_path, ground_truth=tmp_path / "labels").check(train=False)

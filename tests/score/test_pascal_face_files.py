@@ -1,0 +1,374 @@
+"""Label files and detections of PASCAL face and AFW: every format, and what is said about faulty ones."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.score.pascal_face.average_precision import evaluate_detections
+from fanet_lightning.score.pascal_face.files import read_detections, write_detections
+from fanet_lightning.score.pascal_face.ground_truth import (
+    AFW,
+    PASCAL_FACE,
+    PascalFaceDetections,
+    PascalFaceGroundTruth,
+    image_key,
+    read_annotations,
+)
+from tests.score.pascal_face_files import (
+    AFW_CORRECTED,
+    CORRECTED,
+    ORIGINAL,
+    cells,
+    save,
+    write_anno2,
+    write_annotations,
+)
+
+FACES = {
+    "2008_000002.jpg": [(10, 20, 60, 80, 0), (100, 20, 160, 90, 1)],
+    "2008_000001.jpg": [(5, 5, 25, 90, 0)],
+    "2008_000003.jpg": [],
+}
+IDS = ("2008_000001", "2008_000002", "2008_000003")
+
+
+@pytest.fixture
+def truth(tmp_path: Path) -> PascalFaceGroundTruth:
+    return read_annotations(write_annotations(tmp_path / "labels" / CORRECTED, FACES), PASCAL_FACE["corrected"])
+
+
+def error_of(source: Path, truth: PascalFaceGroundTruth) -> str:
+    with pytest.raises(InputError) as error:
+        read_detections(source, truth)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_corrected_labels(truth: PascalFaceGroundTruth) -> None:
+    assert truth.image_ids == IDS
+    assert truth.file_names == tuple(f"{i}.jpg" for i in IDS)
+    np.testing.assert_array_equal(truth.boxes_xyxy[1], [[10, 20, 60, 80], [100, 20, 160, 90]])
+    assert [list(flags) for flags in truth.flagged] == [[False], [False, True], []]
+    # The first image's face is 20 px wide.
+    assert [list(counted) for counted in truth.counted] == [[False], [True, False], []]
+    assert truth.faces == 1
+
+
+def test_labels_that_are_not_the_official_ones_are_named(truth: PascalFaceGroundTruth) -> None:
+    assert truth.warnings == (
+        f"{CORRECTED} has 3 images and 1 faces that count, the official {CORRECTED} 851 and 1,341; "
+        "the scores do not compare with published ones",
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16])
+def test_original_labels_do_not_overflow(tmp_path: Path, dtype: type) -> None:
+    """In uint8, 255 + 1 is 0 and 10 - 250 is 16."""
+    path = write_annotations(tmp_path / ORIGINAL, {"a.jpg": [(0, 0, 255, 255)], "b.jpg": [(250, 9, 10, 255)]}, 4, dtype)
+    truth = read_annotations(path, PASCAL_FACE["original"])
+    assert truth.boxes_xyxy[0].dtype == np.float64
+    np.testing.assert_array_equal(truth.boxes_xyxy[1] - [[10, 0, 250, 0]], [[240, 9, -240, 255]])
+    assert truth.faces == 2
+    assert truth.labels == "original"
+    found = PascalFaceDetections.from_detections({"a": ([[0, 0, 255, 255]], [1])}, truth.image_ids)
+    assert evaluate_detections(truth, found, alignment=False).ap == 0.5
+
+
+def test_afw_original_layout(tmp_path: Path) -> None:
+    path = write_anno2(
+        tmp_path / "anno2.mat", {"18.jpg": [(1.5, 2, 40, 50), (3, 4, 10, 20)], "16.jpg": [], "17.jpg": []}
+    )
+    truth = read_annotations(tmp_path, AFW["original"])
+    assert truth.image_ids == ("16", "17", "18")
+    np.testing.assert_array_equal(truth.boxes_xyxy[2], [[1.5, 2, 40, 50], [3, 4, 10, 20]])
+    assert (truth.faces, truth.boxes_xyxy[0].shape) == (1, (0, 4))
+    with pytest.raises(InputError, match="holds no 'Annotations'"):
+        read_annotations(path, AFW["corrected"])
+
+
+@pytest.mark.parametrize(
+    ("release", "images", "boxes", "flagged", "faces"),
+    [
+        (PASCAL_FACE["corrected"], 851, 1635, 55, 1341),
+        (PASCAL_FACE["original"], 851, 1335, 0, 1331),
+        (AFW["corrected"], 205, 545, 71, 473),
+    ],
+)
+def test_official_files(shared_data: Path, release, images: int, boxes: int, flagged: int, faces: int) -> None:
+    truth = read_annotations(shared_data / "pascal_face", release)
+    counts = (
+        len(truth.image_ids),
+        sum(len(own) for own in truth.boxes_xyxy),
+        sum(int(own.sum()) for own in truth.flagged),
+        truth.faces,
+    )
+    assert counts == (images, boxes, flagged, faces)
+    assert truth.warnings == ()
+
+
+def test_labels_of_another_release_are_refused(tmp_path: Path) -> None:
+    original = write_annotations(tmp_path / ORIGINAL, FACES, 4)
+    with pytest.raises(InputError, match=rf"is not {CORRECTED} .*has boxes of 4 columns, not 6; give that file, or"):
+        read_annotations(original, PASCAL_FACE["corrected"])
+    with pytest.raises(InputError, match="has boxes of 6 columns, not 4"):
+        read_annotations(write_annotations(tmp_path / CORRECTED, FACES), PASCAL_FACE["original"])
+    with pytest.raises(InputError, match="holds no 'anno'"):
+        read_annotations(original, AFW["original"])
+
+
+def test_labels_of_the_other_set_are_refused(shared_data: Path) -> None:
+    with pytest.raises(InputError, match=f"is not {CORRECTED} .*holds the faces of {AFW_CORRECTED}"):
+        read_annotations(shared_data / "pascal_face" / AFW_CORRECTED, PASCAL_FACE["corrected"])
+
+
+def test_labels_that_cannot_be_read(tmp_path: Path) -> None:
+    release = PASCAL_FACE["corrected"]
+    with pytest.raises(InputError, match=f"there is no {tmp_path / CORRECTED}; give face-eval's {CORRECTED}"):
+        read_annotations(tmp_path, release)
+    (tmp_path / "damaged.mat").write_bytes(b"MATLAB 5.0" + bytes(300))
+    with pytest.raises(InputError, match=r"damaged\.mat is not a readable \.mat file"):
+        read_annotations(tmp_path / "damaged.mat", release)
+    save(tmp_path / "numbers.mat", {"Annotations": np.zeros((3, 1))})
+    with pytest.raises(InputError, match="has not their layout"):
+        read_annotations(tmp_path / "numbers.mat", release)
+    write_annotations(tmp_path / "twice.mat", {"a.jpg": [], "a.png": []})
+    with pytest.raises(InputError, match="image 'a' stands there twice"):
+        read_annotations(tmp_path / "twice.mat", release)
+    write_annotations(tmp_path / "nan.mat", {"a.jpg": [(0, 0, 40, np.nan, 0)]}, dtype=np.float64)
+    with pytest.raises(InputError, match=r"a box of a\.jpg is not finite"):
+        read_annotations(tmp_path / "nan.mat", release)
+    write_annotations(tmp_path / "empty.mat", {})
+    with pytest.raises(InputError, match="holds no image"):
+        read_annotations(tmp_path / "empty.mat", release)
+
+
+def test_list_of_images(tmp_path: Path, truth: PascalFaceGroundTruth) -> None:
+    labels, images = tmp_path / "labels" / CORRECTED, tmp_path / "list.txt"
+    images.write_text("2008_000003.jpg\n2008_000002\n")
+    part = read_annotations(labels, PASCAL_FACE["corrected"], images)
+    assert part.image_ids == IDS[1:]
+    assert part.known_ids == set(IDS)
+    (tmp_path / "found.txt").write_text("2008_000001 1 0 0 50 50\n2008_000002 0.5 10 20 60 80\n")
+    found = read_detections(tmp_path / "found.txt", part)
+    assert (list(found.image_index), list(found.scores), found.missing) == ([0], [0.5], ("2008_000003",))
+    images.write_text("2008_000002\n2008_000009\n")
+    with pytest.raises(InputError, match=r"list\.txt:2: '2008_000009' is not in the ground truth"):
+        read_annotations(labels, PASCAL_FACE["corrected"], images)
+    images.write_text("2008_000002.jpg\n2008_000002.png\n")
+    with pytest.raises(InputError, match="names an image twice"):
+        read_annotations(labels, PASCAL_FACE["corrected"], images)
+
+
+def test_image_key_ends_at_the_first_dot() -> None:
+    assert [image_key(name) for name in ("2008_1", "2008_1.jpg", "a.b.jpg")] == ["2008_1", "2008_1", "a"]
+
+
+TEXT = "2008_000002.jpg 0.25 1 2 30.5 40\n2008_000001 -1.5e-1 1e1 .5 3E+1 40.\n2008_000002 7 0 0 0 0\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        TEXT,
+        TEXT.replace("\n", "\r\n"),
+        "\ufeff" + TEXT,
+        TEXT.replace(" ", "\t"),
+        TEXT.replace(" ", "\u00a0"),
+        "\n" + TEXT + "\n\n",
+    ],
+)
+@pytest.mark.parametrize("folder", [False, True])
+def test_txt(tmp_path: Path, truth: PascalFaceGroundTruth, content: str, folder: bool) -> None:
+    path = tmp_path / "run" / "run.txt"
+    path.parent.mkdir()
+    path.write_bytes(content.encode())
+    (tmp_path / "run" / "notes.md").write_text("not detections")
+    (tmp_path / "run" / ".hidden.txt").write_text("not detections")
+    found = read_detections(path.parent if folder else path, truth)
+    assert found.image_ids == IDS
+    assert list(found.image_index) == [1, 0, 1]
+    np.testing.assert_array_equal(found.scores, [0.25, -0.15, 7])
+    np.testing.assert_array_equal(found.boxes_xyxy, [[1, 2, 30.5, 40], [10, 0.5, 30, 40], [0, 0, 0, 0]])
+    assert (found.overlap, found.missing) == (0.5, ("2008_000003",))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("2008_000001 0,5 1 2 3 4", "'0,5' has a comma; write 1.5"),
+        ("2008_000001,0.5,1,2,3,4", "1 words in '2008_000001,0.5,1,2,3,4'; write six, name score x1 y1 x2 y2"),
+        ("2008_000001 0.5 1 2 3", "5 words in"),
+        ("2008_000001 0.5 1 2 3 4 5", "7 words in"),
+        ("2008_000001 nan 1 2 3 4", "'nan' is not a finite number"),
+        ("2008_000001 0.5 1 2 inf 4", "'inf' is not a finite number"),
+        ("2008_000001 0.5 1 2 3 four", "'four' is not a finite number"),
+        ("2008_000001 0.5 1 2 3 ４", "'４' is not a finite number"),
+        ("2008_000001 0.5 1_0 2 30 4", "'1_0' is not a finite number"),
+    ],
+)
+def test_faulty_row(tmp_path: Path, truth: PascalFaceGroundTruth, row: str, message: str) -> None:
+    path = tmp_path / "run.txt"
+    path.write_text(f"2008_000002 1 0 0 50 50\n{row}\n", encoding="utf-8")
+    assert error_of(path, truth).startswith(f"{path}:2: {message}")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("2008_000001 1e999 1 2 3 4", "inf is not a finite number"),
+        ("2008_000001 0.5 1 2 3 1e999", "inf is not a finite number"),
+        ("2008_000001 0.5 -2e9 2 3 4", "-2e+09 is no pixel coordinate (beyond 1e+09)"),
+        ("2008_000001 0.5 10 2 9 4", "x2 = 9 is below x1 = 10; rows hold corners, not width and height"),
+        ("2008_000001 0.5 1 20 3 4", "y2 = 4 is below y1 = 20"),
+        (
+            "2008_000004 0.5 1 2 3 4",
+            "image '2008_000004' is not in the ground truth, nor are the images of 0 other rows",
+        ),
+    ],
+)
+def test_faulty_value(tmp_path: Path, truth: PascalFaceGroundTruth, row: str, message: str) -> None:
+    path = tmp_path / "run.txt"
+    path.write_text(f"2008_000002 1 0 0 50 50\n\n{row}\n")
+    assert error_of(path, truth).startswith(f"{path}, line 3: {message}")
+
+
+def test_unknown_images_are_counted(tmp_path: Path, truth: PascalFaceGroundTruth) -> None:
+    path = tmp_path / "run.txt"
+    path.write_text("2008_000002 1 0 0 50 50\n16 1 0 0 50 50\n17 1 0 0 50 50\n16 1 0 0 50 50\n")
+    assert "line 2: image '16' is" in error_of(path, truth)
+    assert "of 2 other rows (2 images in all)" in error_of(path, truth)
+
+
+def test_file_without_rows_is_a_run_without_detections(tmp_path: Path, truth: PascalFaceGroundTruth) -> None:
+    (tmp_path / "run.txt").write_text("\n")
+    found = read_detections(tmp_path / "run.txt", truth)
+    assert (len(found.scores), found.missing) == (0, IDS)
+
+
+def test_sources_that_are_no_file_of_detections(tmp_path: Path, truth: PascalFaceGroundTruth) -> None:
+    assert "there is no" in error_of(tmp_path / "absent.txt", truth)
+    empty = tmp_path / "run"
+    empty.mkdir()
+    assert "holds no file of detections; give a file" in error_of(empty, truth)
+    (empty / "a.txt").write_text("")
+    (empty / "b.csv").write_text("")
+    assert "holds 2 files of detections, a.txt and b.csv among them" in error_of(empty, truth)
+    (tmp_path / "run.json").write_text("{}")
+    assert "run.json is in no format that is known" in error_of(tmp_path / "run.json", truth)
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    assert "byte 0 is not UTF-8 text" in error_of(tmp_path / "binary.txt", truth)
+
+
+def ids(*names: str) -> np.ndarray:
+    return cells(list(names))
+
+
+BB = np.array([[1, 2, 30, 40], [5, 6, 70, 80], [3, 4, 50, 60]], np.float64).T
+
+
+def test_mat_leaves_deleted_rows_out(tmp_path: Path, truth: PascalFaceGroundTruth) -> None:
+    content = {"ids": ids("2008_000002.jpg", "9", "2008_000001"), "BB": BB, "confidence": np.array([[0.5], [9], [0.7]])}
+    path = save(tmp_path / "run.mat", {**content, "del": np.array([[0], [1], [0]])})
+    found = read_detections(path, truth)
+    assert (list(found.image_index), list(found.scores)) == ([1, 0], [0.5, 0.7])
+    np.testing.assert_array_equal(found.boxes_xyxy, [[1, 2, 30, 40], [3, 4, 50, 60]])
+    save(path, content)
+    assert "detection 2: image '9' is not in the ground truth" in error_of(path, truth)
+    save(path, {**content, "del": np.array([[0], [1]])})
+    assert "2 values in 'del' for 3 ids" in error_of(path, truth)
+    save(path, {**content, "confidence": np.ones((2, 1))})
+    assert "3 ids, 3 boxes and 2 scores" in error_of(path, truth)
+    save(path, {**content, "confidence": np.array([[0.5], [0.1], [np.nan]])})
+    assert "detection 3: nan is not a finite number" in error_of(path, truth)
+    save(path, {"ids": content["ids"], "BB": BB})
+    assert "there is no variable 'confidence'" in error_of(path, truth)
+    save(path, {**content, "BB": np.ones((5, 3))})
+    assert "has not the layout of face-eval" in error_of(path, truth)
+
+
+def test_ramananmat_scores_1_without_sc(tmp_path: Path, truth: PascalFaceGroundTruth) -> None:
+    names = ids("2008_000002.jpg", "2008_000002.jpg", "2008_000001.jpg")
+    found = read_detections(save(tmp_path / "TSM.ramananmat", {"ids": names, "BB": BB.astype(np.uint8)}), truth)
+    assert list(found.scores) == [1, 1, 1]
+    np.testing.assert_array_equal(found.boxes_xyxy, BB.T)
+    sc = np.array([[0.1], [-2], [0.3]])
+    found = read_detections(save(tmp_path / "TSM.ramananmat", {"ids": names, "BB": BB, "sc": sc}), truth)
+    assert (list(found.scores), list(found.image_index)) == ([0.1, -2, 0.3], [1, 1, 0])
+
+
+def test_shenmat_has_width_and_height(tmp_path: Path, truth: PascalFaceGroundTruth) -> None:
+    images = []
+    for name, faces in (("2008_000002", [[10, 20, 200, 60, 3], [1, 2, 3, 4, 1]]), ("2008_000001", [])):
+        image = np.empty((1, 1), dtype=[("filename", object), ("faces", object)])
+        image["filename"][0, 0] = f"D:\\faces.all\\{name}.jpg"
+        image["faces"][0, 0] = np.array(faces, np.uint8).reshape(-1, 5)
+        images.append(image)
+    path = save(tmp_path / "Shen.shenmat", {"DetectionResults": cells(images)})
+    found = read_detections(path, truth)
+    # In uint8 10 + 250 would be 4; here 210.
+    np.testing.assert_array_equal(found.boxes_xyxy, [[10, 20, 210, 80], [1, 2, 4, 6]])
+    assert (list(found.scores), list(found.image_index)) == ([3, 1], [1, 1])
+    assert "no variable 'DetectionResults'" in error_of(save(path, {"x": BB}), truth)
+    assert "has not the layout of face-eval" in error_of(save(path, {"DetectionResults": BB}), truth)
+
+
+CSV = "person;prefix;filename;o;t;image width;image height;face x;face y;face width;face height\n"
+
+
+def test_picasa_csv(tmp_path: Path, truth: PascalFaceGroundTruth) -> None:
+    path = tmp_path / "Picasa.csv"
+    path.write_text(CSV + "p;none;2008_000002.jpg;C:\\a b;C:/a;2517;1685;100;79;62;34\n")
+    found = read_detections(path, truth)
+    np.testing.assert_array_equal(found.boxes_xyxy, [[100, 79, 162, 113]])
+    assert (list(found.scores), list(found.image_index), found.overlap) == ([1], [1], 0.1)
+    other = path.rename(tmp_path / "other.csv")
+    assert read_detections(other, truth).overlap == 0.5
+    other.write_text(CSV + "p;none;2008_000002.jpg\n")
+    assert "other.csv:2: 3 columns" in error_of(other, truth)
+    other.write_text(CSV + "p;none;2008_000002.jpg;o;t;9;9;1;2;3,5;4\n")
+    assert "other.csv:2: '3,5' is not a finite number" in error_of(other, truth)
+    other.write_text(CSV + "p;none;2008_000002.jpg;o;t;9;9;1;2;-3;4\n")
+    assert "other.csv, line 2: x2 = -2 is below x1 = 1" in error_of(other, truth)
+
+
+def test_what_is_written_ranks_as_it_did(tmp_path: Path, truth: PascalFaceGroundTruth) -> None:
+    rng = np.random.default_rng(0)
+    detections = {}
+    for image_id in IDS[:2]:
+        low = rng.uniform(-5, 100, (40, 2))
+        boxes = np.concatenate([low, low + rng.uniform(0, 90, (40, 2))], axis=1).astype(np.float32)
+        # Scores that need all digits of float32, and equal ones within and across images.
+        scores = np.concatenate([rng.random(20), np.repeat([0.5, 1e-7], 10)]).astype(np.float32)
+        detections[image_id] = boxes, scores
+    path = write_detections(tmp_path / "out" / "predictions", detections, truth.image_ids)
+    found = read_detections(path.parent, truth)
+    before = PascalFaceDetections.from_detections(detections, truth.image_ids)
+    order = np.argsort(-before.scores, kind="stable")
+    np.testing.assert_array_equal(found.image_index, before.image_index[order])
+    np.testing.assert_array_equal(found.scores.astype(np.float32), before.scores[order].astype(np.float32))
+    np.testing.assert_allclose(found.boxes_xyxy, before.boxes_xyxy[order], atol=0.0005001)
+    # A second time over the first; no other file of the person's is ever replaced.
+    write_detections(path.parent, {}, truth.image_ids)
+    assert path.read_text() == ""
+    (path.parent / "notes.md").write_text("mine")
+    with pytest.raises(InputError, match="holds something else"):
+        write_detections(path.parent, detections, truth.image_ids)
+    assert (path.parent / "notes.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("detections", "message"),
+    [
+        ({"a": ([[0, 0, 1, 1]], [1.0])}, "outside the run, the first is 'a'"),
+        ({"2008_000001": ([[0, 0, -1, 1]], [1.0])}, "negative side"),
+        ({"2008_000001": ([[0, 0, np.inf, 1]], [1.0])}, "not finite"),
+        ({"2008_000001": ([[0, 0, 1, 1]], [np.nan])}, "not finite"),
+        ({"2008_000001": ([[0, 0, 1, 1]], [1.0, 2.0])}, "need"),
+    ],
+)
+def test_faulty_arrays_are_not_written(tmp_path: Path, truth: PascalFaceGroundTruth, detections, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        write_detections(tmp_path / "out", detections, truth.image_ids)
+    assert not (tmp_path / "out").exists()

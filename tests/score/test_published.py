@@ -1,0 +1,117 @@
+"""The published curves in the package: every published AP to four decimals, and near the original points."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.score.curves import average_precision
+from fanet_lightning.score.wider_face.published import (
+    FILE,
+    HOMEPAGE,
+    SETTINGS,
+    STEPS,
+    method_name,
+    published_curve,
+    published_methods,
+    source,
+)
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "make_published_curves.py"
+
+
+def test_the_paper_and_its_baseline() -> None:
+    for method, expected in (("FANet", (0.9562, 0.9475, 0.8954)), ("S3FD", (0.9378, 0.9256, 0.8590))):
+        for setting, ap in zip(SETTINGS, expected, strict=True):
+            precision, recall = published_curve(method, "val", setting)
+            assert round(average_precision(precision, recall), 4) == ap
+
+
+def test_every_curve_gives_its_published_ap() -> None:
+    assert (len(published_methods("val")), len(published_methods("test"))) == (40, 41)
+    for split in ("val", "test"):
+        for method, settings in published_methods(split).items():
+            assert list(settings) == list(SETTINGS)
+            for setting, ap in settings.items():
+                precision, recall = published_curve(method, split, setting)
+                assert round(average_precision(precision, recall), 4) == ap, (split, method, setting)
+                assert (np.diff(recall) >= 0).all() and precision.min() >= 0 and precision.max() <= 1
+
+
+def test_it_is_small_and_says_where_it_is_from() -> None:
+    assert FILE.stat().st_size < 400_000
+    assert source() == HOMEPAGE
+
+
+def test_names_people_use() -> None:
+    assert method_name("s3fd") == "SFD"
+    assert method_name("fanet") == "FANet"
+    assert method_name("FAN") == "FAN"  # Face Attention Network, another paper
+    with pytest.raises(InputError, match=r"'FANnet'.*'FANet'"):
+        method_name("FANnet")
+    with pytest.raises(InputError, match="split 'train'"):
+        published_methods("train")
+    with pytest.raises(InputError, match=r"setting 'all'.*hard"):
+        published_curve("FANet", "val", "all")
+
+
+def test_curves_cannot_be_written_to() -> None:
+    precision, _ = published_curve("FANet")
+    with pytest.raises(ValueError, match="read-only"):
+        precision[0] = 0
+
+
+def test_the_copy_lies_on_the_original_points(shared_data: Path) -> None:
+    largest = 0.0
+    with np.load(shared_data / "curves" / "wider_published_pr_curves.npz") as arrays:
+        for split in ("val", "test"):
+            for method in published_methods(split):
+                for setting in SETTINGS:
+                    original = arrays[f"{split}/{method}/{setting}"].astype(np.float64)
+                    copy = published_curve(method, split, setting)
+                    area = average_precision(original[:, 0], original[:, 1])
+                    largest = max(largest, abs(average_precision(*copy) - area))
+    assert largest < 1e-5
+
+
+def test_the_script_makes_the_same_copy_again(shared_data: Path, tmp_path: Path) -> None:
+    words = [str(shared_data / "curves" / name) for name in ("wider_published_pr_curves.npz", "published_ap.json")]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *words, str(tmp_path / "copy.npz")],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "copy.npz") as again, np.load(FILE) as copy:
+        assert sorted(again.files) == sorted(copy.files)
+        for name in ("points", "precision", "recall"):
+            np.testing.assert_array_equal(again[name], copy[name])
+        assert json.loads(str(again["header"]))["ap"] == json.loads(str(copy["header"]))["ap"]
+
+
+def test_points_that_were_left_out_lie_near_the_line(shared_data: Path) -> None:
+    farthest = 0.0
+    with np.load(shared_data / "curves" / "wider_published_pr_curves.npz") as arrays:
+        for split in ("val", "test"):
+            for method in published_methods(split):
+                for setting in SETTINGS:
+                    original = arrays[f"{split}/{method}/{setting}"].astype(np.float64)
+                    copy = np.column_stack(published_curve(method, split, setting))
+                    farthest = max(farthest, max(distances(original[::6], copy)))
+                    # Each stored point is within a step of one of the originals, in both directions.
+                    apart = np.abs(copy[::7, None] - original[None]).max(axis=-1).min(axis=1)
+                    assert apart.max() <= 1 / STEPS, (split, method, setting)
+    assert farthest <= 0.001 + 2 / STEPS
+
+
+def distances(points: np.ndarray, line: np.ndarray) -> np.ndarray:
+    """(T,) distance of each point to the nearest segment of the line."""
+    start, along = line[:-1], np.diff(line, axis=0)
+    length = np.maximum((along**2).sum(axis=1), 1e-30)
+    offsets = points[:, None] - start
+    where = np.clip((offsets * along).sum(axis=-1) / length, 0, 1)
+    nearest: np.ndarray = np.linalg.norm(offsets - where[..., None] * along, axis=-1).min(axis=1)
+    return nearest

@@ -1,0 +1,185 @@
+"""``scores.json``, the curves beside it, and the tables."""
+
+import json
+import math
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.files import replaced
+from fanet_lightning.cli.provenance import made_by
+from fanet_lightning.score.bootstrap import Interval
+from fanet_lightning.score.results import (
+    Samples,
+    Scores,
+    Values,
+    comparison,
+    differences_of,
+    intervals_of,
+    print_difference,
+    print_scores,
+    write_scores,
+)
+
+NOTHING = np.zeros(0)
+NO_AP = Interval(math.nan, math.nan, math.nan, NOTHING)
+
+
+def example(values: Values, faces: dict[str, int], files: Sequence[str] = ("curves.txt",), **more: object) -> Scores:
+    """Scores of seven images; the resamples of a number v are v, v + 0.1, v + 0.2."""
+
+    def resampled(samples: int, seed: int) -> Samples:
+        return {m: {s: v + np.arange(samples) / 10 for s, v in own.items()} for m, own in values.items()}
+
+    def write(folder: Path) -> list[Path]:
+        for name in files:
+            with replaced(folder / name) as path:
+                path.write_text(f"{values}")
+        return [folder / name for name in files]
+
+    ids = [f"e/{i}" for i in range(7)]
+    return Scores("some_faces", "Some faces", ids, 7, faces, values, resampled, write, **more)  # type: ignore[arg-type]
+
+
+AP = example({"ap": {"easy": 0.5, "hard": math.nan}}, {"easy": 1234, "hard": 0}, rules={"labels": "corrected"})
+RATES = example({"discrete": {"1000": 0.5, "max": 0.75}, "continuous": {"1000": 0.25, "max": 0.5}}, {"all": 1234})
+
+
+def test_scores_are_complete_and_valid_json(tmp_path: Path) -> None:
+    origin = made_by(["python", "-m", "x"], checkpoint="best.ckpt", packages=("numpy", "no-such-package"))
+    out = tmp_path / "new" / "out"
+    returned = write_scores(out, AP, {}, protocol="short640", made_by=origin, also_written=["scales.json"])
+    assert sorted(path.name for path in out.iterdir()) == ["curves.txt", "scores.json"]
+    scores = json.loads((out / "scores.json").read_text(), parse_constant=pytest.fail)
+    assert scores == returned
+    assert scores["made_by"].pop("python").startswith("3.")
+    commit = scores["made_by"].pop("git_commit")
+    assert commit is None or len(commit.removesuffix("-dirty")) == 40
+    assert scores == {
+        "benchmark": "some_faces",
+        "protocol": "short640",
+        "rules": {"labels": "corrected"},
+        "images": 7,
+        "images_of_benchmark": 7,
+        "faces": {"easy": 1234, "hard": 0},
+        "ap": {"easy": 0.5, "hard": None},
+        "intervals": {},
+        "intervals_method": None,
+        "made_by": {
+            "command": ["python", "-m", "x"],
+            "packages": {"numpy": np.__version__, "no-such-package": None},
+            "checkpoint": "best.ckpt",
+        },
+        "files": ["curves.txt", "scales.json"],
+    }
+    assert stat.S_IMODE((out / "scores.json").stat().st_mode) & 0o400
+
+
+def test_intervals_and_comparison_of_ap_stand_by_setting(tmp_path: Path) -> None:
+    samples = AP.resampled(3, 0)
+    intervals = intervals_of(AP, samples)
+    assert intervals["ap"]["easy"][:3] == pytest.approx((0.5, 0.505, 0.695))
+    other = example({"ap": {"easy": 0.25, "hard": math.nan}}, {"easy": 1234, "hard": 0})
+    others = {"ap": {"easy": np.array([0.5, 0.5, 0.1]), "hard": np.full(3, np.nan)}}
+    differences = differences_of(AP, other, samples, others)
+    written = write_scores(
+        tmp_path, AP, intervals, protocol=None, made_by={}, intervals_method="by hand",
+        against=comparison("other", other, differences),
+    )  # fmt: skip
+    assert written["intervals_method"] == "by hand"
+    assert written["intervals"] == {"easy": pytest.approx([0.505, 0.695]), "hard": None}
+    assert written["against"] == {
+        "predictions": "other",
+        "ap": {"easy": 0.25, "hard": None},
+        "difference": {"easy": 0.25, "hard": None},
+        # 0.5 - 0.5, 0.6 - 0.5, 0.7 - 0.1
+        "intervals": {"easy": pytest.approx([0.005, 0.575]), "hard": None},
+    }
+
+
+def test_several_measures_stand_by_measure_and_setting(tmp_path: Path) -> None:
+    written = write_scores(tmp_path, RATES, intervals_of(RATES, RATES.resampled(3, 0)), protocol=None, made_by={})
+    assert written["discrete"] == {"1000": 0.5, "max": 0.75}
+    assert written["continuous"] == {"1000": 0.25, "max": 0.5}
+    assert written["intervals"]["continuous"]["max"] == pytest.approx([0.505, 0.695])
+
+
+def test_runs_on_other_images_or_faces_are_not_compared() -> None:
+    other = example({"ap": {"easy": 0.5, "hard": 0.1}}, {"easy": 1235, "hard": 0})
+    with pytest.raises(ValueError, match="not about the same images and faces"):
+        differences_of(AP, other, AP.resampled(1, 0), other.resampled(1, 0))
+
+
+def test_files_of_an_earlier_scoring_do_not_stay(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a person's own")
+    first = example({"ap": {"all": 0.5}}, {"all": 1}, files=("curves.txt", "per_image.txt"))
+    write_scores(tmp_path, first, {}, protocol=None, made_by={})
+    write_scores(tmp_path, AP, {}, protocol=None, made_by={})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "curves.txt", "scores.json"]
+    # Damaged, or with a path in it: nothing is removed on its word.
+    for text in ("{", json.dumps({"files": ["../x", "a.txt/.."]}), json.dumps({"files": 3}), "[]"):
+        (tmp_path / "scores.json").write_text(text)
+        write_scores(tmp_path, AP, {}, protocol=None, made_by={})
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "curves.txt", "scores.json"]
+
+
+def test_a_failed_write_leaves_the_earlier_scores(tmp_path: Path) -> None:
+    write_scores(tmp_path, AP, {}, protocol=None, made_by={})
+    before = (tmp_path / "scores.json").read_bytes()
+
+    def full_disk(folder: Path) -> list[Path]:
+        raise OSError(28, "No space left on device")
+
+    failing = Scores("x", "X", ["e/0"], 1, {"all": 1}, {"ap": {"all": 0.9}}, AP.resampled, full_disk)
+    with pytest.raises(InputError, match="cannot be written \\(No space left on device\\)"):
+        write_scores(tmp_path, failing, {}, protocol=None, made_by={})
+    assert (tmp_path / "scores.json").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.txt", "scores.json"]
+
+
+def test_plain_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    print_scores(AP, {})
+    assert capsys.readouterr().out == (
+        "Some faces, 7 images\nsetting  faces        AP\neasy     1,234  0.500000\nhard         0   no face\n"
+    )
+    print_scores(AP, {"ap": {"easy": Interval(0.5, 0.4, 0.61, NOTHING), "hard": NO_AP}}, "A title")
+    assert capsys.readouterr().out == (
+        "A title\n"
+        "setting  faces        AP    95 % interval\n"
+        "easy     1,234  0.500000  0.4000 … 0.6100\n"
+        "hard         0   no face                –\n"
+    )
+    print_difference("to the other", AP, {"ap": {"easy": Interval(0.25, -0.1, 0.5, NOTHING), "hard": NO_AP}})
+    assert capsys.readouterr().out == (
+        "to the other\n"
+        "setting  other AP  difference      95 % interval\n"
+        "easy     0.500000   +0.250000  -0.1000 … +0.5000\n"
+        "hard      no face           –                  –\n"
+    )
+
+
+def test_a_plain_table_of_rates(capsys: pytest.CaptureFixture[str]) -> None:
+    print_scores(RATES, {})
+    assert capsys.readouterr().out == (
+        "Some faces, 7 images\n"
+        "setting          faces      rate\n"
+        "discrete 1000    1,234  0.500000\n"
+        "discrete max     1,234  0.750000\n"
+        "continuous 1000  1,234  0.250000\n"
+        "continuous max   1,234  0.500000\n"
+    )
+
+
+def test_table_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import sys
+
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    print_scores(AP, {}, "A title")
+    out = capsys.readouterr().out
+    assert "A title" in out
+    assert "0.500000" in out
+    assert "┃" in out or "|" in out

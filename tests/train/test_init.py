@@ -1,0 +1,154 @@
+"""``init=``: a run that starts from a trained model, the way to fine-tune one on data of one's own."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fanet_lightning.cli.config import compose_config
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.models.fanet import build_network
+from fanet_lightning.models.pretrained import load_model, read_checkpoint
+from fanet_lightning.train import __main__ as train
+
+TINY = [
+    "data.train_images=4", "data.val_images=2", "epochs=1", "batch_size=2", "input_size=64", "workers=0", "logger=none",
+    "evaluate_at_end=false", "optim.warmup_steps=0", "trainer.accelerator=cpu", "ema=null",
+]  # fmt: skip
+
+
+def trained(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", *words])  # Hydra reads them there
+    train.main(list(words))
+
+
+def test_every_weight_and_the_list_of_training_images_are_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With hardly a learning rate the run ends with the shipped model's weights; only the batch norm's counts move."""
+    monkeypatch.chdir(tmp_path)
+    fixed = ["optim.lr=1e-20", "optim.weight_decay=0"]
+    trained(monkeypatch, "init=fanet_light", "model=fanet_light", *fixed, *TINY, "out=run")
+    shipped = load_model("fanet_light")
+    saved = read_checkpoint(tmp_path / "run/checkpoints/last.ckpt")
+    for name, weight in shipped.network.named_parameters():
+        assert torch.allclose(saved["state_dict"][f"network.{name}"], weight, atol=1e-15), name
+    assert saved["hyper_parameters"]["network"]["normaliser"] == "imagenet"
+    lists = {part["data"]: len(part["ids"]) for part in saved["training_images"]}
+    assert shipped.training_images is not None
+    assert lists == {"wider_face": len(shipped.training_images[0].image_ids), "synthetic": 4}
+    # A run that was fine-tuned is itself something to start from, and a resumed one keeps the list.
+    words = ["init=run", "model=fanet_light", *TINY, "data.seed=1", "data.root=other"]
+    trained(monkeypatch, *words, "out=again")
+    again = read_checkpoint(tmp_path / "again/checkpoints/last.ckpt")
+    assert {part["data"] for part in again["training_images"]} == {"wider_face", "synthetic"}
+
+
+def test_the_trunk_alone_for_a_network_of_another_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["init=fanet_light", "init_part=trunk", "model=fanet_light", "level=2", "context=false", "hl=false"]
+    trained(monkeypatch, *words, "optim.lr=1e-20", "optim.weight_decay=0", *TINY, "out=run")
+    shipped = load_model("fanet_light")
+    saved = read_checkpoint(tmp_path / "run/checkpoints/last.ckpt")
+    weights = dict(shipped.network.named_parameters())
+    trunk = [name for name in weights if name.startswith("trunk.")]
+    assert len(trunk) > 20
+    for name in trunk:
+        assert torch.allclose(saved["state_dict"][f"network.{name}"], weights[name], atol=1e-15), name
+    other = saved["state_dict"]["network.levels.2.stride4.shallow.weight"]
+    assert not torch.equal(other, weights["levels.2.stride4.shallow.weight"])  # drawn anew
+    assert {part["data"] for part in saved["training_images"]} == {"wider_face", "synthetic"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["init=nowhere.ckpt"], "nowhere.ckpt"),
+        (["init=fanet_light"], r"init=fanet_light.* model.\w+=.* add model=fanet_light, .*init_part=trunk"),
+        (["init=fanet_light", "model=fanet_light", "level=2"], "model.level=3.* 2; add level=3, .*init_part=trunk"),
+        (["init=fanet_light", "level=2", "context=false"], "add model=fanet_light level=3 context=true,"),
+        (["init=fanet_light", "model.width=0.5"], r"add model=fanet_light model.width=1.0,"),
+        (["init=fanet_light", "model=fanet_light", "model.width=0.5"], r"add model.width=1.0,"),
+        (["init=fanet_light", "init_part=trunk"], "model.backbone=light.* vgg; add model=fanet_light,"),
+        (["init=fanet_light", "init_part=trnk", "model=fanet_light"], "init_part=trnk.*trunk"),
+        (["init_part=trunk"], "init_part=trunk.*init=MODEL"),
+        (["init=fanet_light", "model=fanet_light", "weights=imagenet"], "weights.*init"),
+    ],
+)
+def test_what_cannot_be_started_from_is_refused_before_anything_is_made(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        train.main(words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fine_tuning_that_ruins_the_model_says_so_and_keeps_what_it_started_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["experiment=finetune", "data=synthetic", *TINY, "logger=csv"]
+    trained(monkeypatch, *words, "optim.lr=1", "out=run")
+    shown = capsys.readouterr().out
+    started = re.search(r"^starting model  AP easy \S+ medium \S+ hard (\S+)$", shown, re.MULTILINE)
+    assert started is not None and float(started[1]) > 0.5
+    below = re.findall(r"^warning: .* AP hard (\S+), below the (\S+) of .*best.ckpt is the starting model", shown, re.M)
+    assert [(float(end) < 0.1, start) for end, start in below] == [(True, started[1])]
+    best = read_checkpoint(tmp_path / "run/checkpoints/best.ckpt")
+    for name, weight in load_model("fanet_light").network.named_parameters():
+        assert torch.equal(best["state_dict"][f"network.{name}"], weight), name
+    assert [part["data"] for part in best["training_images"]] == ["wider_face"]
+    assert [path.name for path in (tmp_path / "run").glob("*.log")] == ["train.log"]
+
+
+def test_the_recipe_of_fine_tuning() -> None:
+    config = compose_config("train", ["experiment=finetune", "data.root=x", "data.format=coco"])
+    assert (config.init, config.model.backbone, config.data.name) == ("fanet_light", "light", "folder")
+    assert (config.input_size, config.batch_size, config.epochs, config.optim.lr) == (640, 4, 5, 0.0003)
+    assert compose_config("train", ["experiment=finetune", "data=wider_face"]).data.name == "wider_face"
+
+
+def test_a_run_whose_normaliser_came_with_its_weights_goes_on_by_its_own_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    network = {"level": 1, "context": False, "hl": False, "width": 0.0625, "batch_norm": True}
+    network |= {"agglomerate_from": "conv_fc7", "normaliser": "caffe"}
+    weights = {f"network.{name}": x for name, x in build_network(**network).state_dict().items()}
+    torch.save({"state_dict": weights, "hyper_parameters": {"network": network}}, "start.ckpt")
+    words = ["init=start.ckpt", "level=1", "model.width=0.0625", *TINY, "epochs=3", "validate_every=3", "out=run"]
+    trained(monkeypatch, *words, "stop_after=1")
+    settings = json.loads(Path("run/run.json").read_text())["settings"]
+    assert settings["model"]["normaliser"] == "imagenet"  # as it was configured
+    Path("start.ckpt").unlink()  # not needed any more
+    trained(monkeypatch, *words, "resume=auto", "stop_after=2")
+    trained(monkeypatch, *words[:-1], "resume=run/checkpoints/last.ckpt", "out=other")
+    for path in ("run", "other"):
+        saved = read_checkpoint(tmp_path / path / "checkpoints/last.ckpt")
+        assert saved["hyper_parameters"]["network"]["normaliser"] == "caffe"
+        assert saved["state_dict"]["network.normaliser.order"].tolist() == [2, 1, 0]
+
+
+@pytest.mark.slow
+def test_a_run_from_reduced_fc_weights_goes_on_by_its_own_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thirteen convolutions alone, numbered as in vgg16_reducedfc.pth."""
+    monkeypatch.chdir(tmp_path)
+    trunk = build_network(level=1).trunk.state_dict()
+    numbers = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+    names = [f"conv{block}_{i}" for block, count in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, count + 1)]
+    parts = ("weight", "bias")
+    torch.save(
+        {f"{n}.{p}": trunk[f"{name}.{p}"] for n, name in zip(numbers, names, strict=True) for p in parts}, "vgg.pth"
+    )
+    words = ["weights=vgg.pth", "level=1", "model.width=1.0", "model.batch_norm=false", *TINY, "epochs=2", "out=run"]
+    trained(monkeypatch, *words, "stop_after=1")
+    trained(monkeypatch, *words, "resume=auto")
+    saved = read_checkpoint(tmp_path / "run/checkpoints/last.ckpt")
+    assert saved["hyper_parameters"]["network"]["normaliser"] == "caffe"
+    assert saved["state_dict"]["network.normaliser.order"].tolist() == [2, 1, 0]

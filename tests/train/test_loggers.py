@@ -1,0 +1,146 @@
+"""Metrics of a run that is cut off and goes on: every row once, whatever the moment; and how loggers go together."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from fanet_lightning.cli.config import compose_config, plain
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.train.loggers import Loggers, ResumableCSVLogger, build_loggers, check_loggers
+
+METRICS = ("train/loss", "lr", "val/ap")
+
+
+def options(**group: Any) -> dict[str, Any]:
+    return {"logger": group, "group": None, "name": "cell", "seed": 0}
+
+
+def rows_of(out: Path) -> list[dict[str, str]]:
+    """The rows without their empty cells: which columns there are depends on what has been logged so far."""
+    with (out / "csv/metrics.csv").open(newline="") as file:
+        return [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def log(logger: ResumableCSVLogger, rows: list[tuple[int, dict[str, float]]]) -> None:
+    for step, metrics in rows:
+        logger.log_metrics(metrics, step)
+        logger.save()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_run_that_is_cut_off_ends_with_the_rows_of_one_that_is_not(seed: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(seed)
+    rows = [
+        (step, {name: float(rng.integers(1000)) for name in METRICS if rng.random() < 0.5} or {"lr": 1.0})
+        for step in np.sort(rng.integers(0, 12, 25)).tolist()
+    ]
+    log(ResumableCSVLogger(tmp_path / "whole"), rows)
+    checkpoint, killed = sorted(rng.integers(0, 13, 2).tolist())
+    log(ResumableCSVLogger(tmp_path / "cut"), [row for row in rows if row[0] < killed])
+    path = tmp_path / "cut/csv/metrics.csv"
+    if path.is_file() and killed > checkpoint and rows_of(tmp_path / "cut"):
+        # The kill came in the middle of a line.
+        text = path.read_bytes()
+        last_line = text.rstrip(b"\r\n").rfind(b"\n") + 1
+        if int(rows_of(tmp_path / "cut")[-1]["step"]) >= checkpoint:
+            path.write_bytes(text[: int(rng.integers(last_line, len(text)))])
+    log(ResumableCSVLogger(tmp_path / "cut", checkpoint), [row for row in rows if row[0] >= checkpoint])
+    assert rows_of(tmp_path / "cut") == rows_of(tmp_path / "whole")
+
+
+def test_a_new_run_begins_a_new_file(tmp_path: Path) -> None:
+    log(ResumableCSVLogger(tmp_path), [(0, {"a": 1.0}), (1, {"a": 2.0})])
+    log(ResumableCSVLogger(tmp_path), [(0, {"b": 3.0})])
+    assert rows_of(tmp_path) == [{"b": "3.0", "step": "0"}]
+
+
+def test_a_step_that_a_kill_has_cut_short_is_not_taken_for_an_earlier_one(tmp_path: Path) -> None:
+    path = tmp_path / "csv/metrics.csv"
+    path.parent.mkdir()
+    path.write_text("lr,step\r\n0.5,0\r\n0.25,1")  # of step 12
+    log(ResumableCSVLogger(tmp_path, 5), [(5, {"lr": 0.125})])
+    assert rows_of(tmp_path) == [{"lr": "0.5", "step": "0"}, {"lr": "0.125", "step": "5"}]
+
+
+def test_nothing_is_lost_when_a_new_column_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = ResumableCSVLogger(tmp_path)
+    log(logger, [(0, {"a": 1.0}), (1, {"a": 2.0})])
+    before = rows_of(tmp_path)
+
+    def full_disk(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(csv.DictWriter, "writerows", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        log(logger, [(2, {"a": 3.0, "b": 4.0})])
+    assert rows_of(tmp_path) == before
+
+
+def test_only_the_first_rank_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr("fanet_lightning.train.wandb_run.start_run", lambda *_: pytest.fail("a run of the second rank"))
+    wandb = {"mode": "offline", "project": "p"}
+    built = build_loggers(options(csv=True, wandb=wandb), tmp_path)
+    assert [type(logger) for logger in built.loggers] == [ResumableCSVLogger]
+    assert built.wandb_run is None and built.wandb_record is None
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("resumed_step", "kept"), [(2, [0, 1]), (None, [])])
+def test_tensorboard_shows_each_step_once(resumed_step: int | None, kept: list[int], tmp_path: Path) -> None:
+    """None: the earlier start was killed before its first checkpoint, so everything is trained again."""
+    for start, steps, value in ((None, range(4), 1.0), (resumed_step, range(resumed_step or 0, 6), 2.0)):
+        (logger,) = build_loggers(options(tensorboard=True), tmp_path, resumed_step=start).loggers
+        for step in steps:
+            logger.log_metrics({"loss": value}, step)
+        logger.finalize("success")
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    found = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert found == [(step, 1.0 if step in kept else 2.0) for step in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("word", "names"),
+    [
+        (None, {"csv", "tensorboard"}),
+        ("logger=csv", {"csv"}),
+        ("logger=tensorboard", {"tensorboard"}),
+        ("logger=none", set()),
+        ("logger=wandb", {"csv", "wandb"}),
+        ("logger=[csv,wandb]", {"csv", "wandb"}),
+        ("logger=[tensorboard,wandb]", {"csv", "tensorboard", "wandb"}),
+        ("logger=[csv_tensorboard,wandb]", {"csv", "tensorboard", "wandb"}),
+    ],
+)
+def test_loggers_go_together(word: str | None, names: set[str]) -> None:
+    group = plain(compose_config("train", ["out=x", *([word] if word else [])]))["logger"]
+    assert {name for name, value in group.items() if value} == names
+    check_loggers(group)
+
+
+def test_settings_of_one_logger_can_be_given_with_others() -> None:
+    words = ["out=x", "logger=[csv,wandb]", "logger.wandb.mode=offline", "logger.wandb.tags=[a,b]"]
+    group = plain(compose_config("train", words))["logger"]
+    assert (group["wandb"]["mode"], group["wandb"]["tags"], group["csv"]) == ("offline", ["a", "b"], True)
+
+
+def test_what_is_unknown_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"logger\.mlflow is unknown; take csv, tensorboard, wandb"):
+        check_loggers({"mlflow": True})
+    with pytest.raises(InputError, match=r"logger\.wandb\.mode=onlin is unknown; take auto, online, offline, disabled"):
+        check_loggers({"wandb": {"mode": "onlin"}})
+    monkeypatch.setenv("WANDB_MODE", "shared")
+    with pytest.raises(InputError, match="WANDB_MODE=shared is unknown here; take online, offline, disabled"):
+        check_loggers({"wandb": {"mode": "auto"}})
+    check_loggers({"wandb": {"mode": "offline"}})
+
+
+def test_without_loggers_there_is_nothing_to_finish(tmp_path: Path) -> None:
+    built = build_loggers(options(), tmp_path)
+    assert built == Loggers()
+    built.describe({"model/parameters": 1})
+    built.finish(0)

@@ -1,0 +1,81 @@
+"""Caches, waiting and bad images through the real command line."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.data.wider_files import numbered, write_image, write_wider
+
+WORDS = [
+    "data=wider_face", "data.root=faces", "level=1", "hl=false", "model.width=0.0625", "model.batch_norm=false",
+    "input_size=64", "batch_size=4", "epochs=2", "workers=0", "validate_every=2", "trainer.accelerator=cpu",
+    "optim.warmup_steps=1", "ema=null", "evaluate_at_end=false", "logger=csv",
+]  # fmt: skip
+
+
+def train(cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fanet_lightning.train", *WORDS, *words]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> Path:
+    """8 training images, of which one is empty, and 3 for validation."""
+    write_wider(tmp_path / "faces", "train", numbered(8), (192, 256))
+    write_wider(tmp_path / "faces", "val", numbered(3), (96, 128))
+    (tmp_path / "faces/WIDER_train/images/0--Parade/0_Parade_005.jpg").write_bytes(b"")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_two_ranks_share_one_cache_and_what_they_know_of_bad_images(faces: Path) -> None:
+    done = train(faces, "out=two", "cache=memory", "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = done.stdout.splitlines()
+    (line,) = [line for line in lines if line.startswith("cache=")]
+    assert line.startswith("cache=memory: 7 images (1 more are no images) need 0.00 GiB") and line.endswith("; all fit")
+    epochs = [line for line in lines if line.startswith("epoch ")]
+    assert len(epochs) == 2
+    assert all(re.search(r"images/s  waiting \d+\.\d%  1 images unreadable$", line) for line in epochs)
+    assert "1 training images could not be read: 0--Parade/0_Parade_005" in lines
+    assert "reads all files itself" not in done.stderr
+    record = json.loads((faces / "two/run.json").read_text())
+    assert record["train"]["unreadable_images"] == ["0--Parade/0_Parade_005"]
+    assert 0 < record["train"]["wait_share"] < 1
+    rows = list(csv.DictReader((faces / "two/csv/metrics.csv").open()))
+    shares = [float(row["train/wait_share"]) for row in rows if row["train/wait_share"]]
+    assert len(shares) == 2 and shares[1] == pytest.approx(record["train"]["wait_share"], abs=1e-3)
+
+
+@pytest.mark.slow
+def test_copies_are_made_once_and_the_record_says_so(faces: Path) -> None:
+    first, second = (
+        train(faces, f"out={out}", "cache=disk", "cache_dir=copies", "cache_side=96") for out in ("one", "two")
+    )
+    assert first.returncode == second.returncode == 0, first.stderr[-3000:]
+    shown = "cache=disk: 7 of 8 images are shown as copies with a shorter side of 96 pixels from copies, "
+    assert f"{shown}7 of them made now" in first.stdout
+    assert f"{shown}0 of them made now" in second.stdout
+    assert len(list((faces / "copies").glob("??/*.jpg"))) == 7
+    settings = json.loads((faces / "one/run.json").read_text())["settings"]
+    assert (settings["cache"], settings["cache_side"]) == ("disk", 96)
+
+
+@pytest.mark.slow
+def test_a_bad_validation_image_ends_the_run_before_its_first_step(faces: Path) -> None:
+    path = faces / "faces/WIDER_val/images/0--Parade/0_Parade_001.jpg"
+    path.write_bytes(path.read_bytes()[:-50])
+    done = train(faces, "out=run")
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert "1 of 3 validation images cannot be read, the first is" in line and "cut short" in line
+    assert "Traceback" not in done.stderr and "epoch 1" not in done.stdout
+    write_image(path, 1, (96, 128))
+    wrong = train(faces, "out=run", "cache=ram", "overwrite=true")
+    assert wrong.returncode == 2
+    assert "error: cache=ram is unknown; take memory, disk or null" in wrong.stderr

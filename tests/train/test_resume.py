@@ -1,0 +1,253 @@
+"""Runs that are cut off, by hand, by a full disk, by a damaged file: they go on, and end as if nothing had happened."""
+
+import csv
+import json
+import os
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fanet_lightning.cli.config import compose_config
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.provenance import read_record, state_now
+from fanet_lightning.train import run as training
+
+TINY = [
+    "level=2", "model.width=0.0625", "input_size=64", "batch_size=4", "epochs=4", "workers=1", "data.train_images=16",
+    "data.val_images=3", "trainer.accelerator=cpu", "validate_every=2", "trainer.log_every_n_steps=1",
+    "optim.warmup_steps=2", "trainer.deterministic=true", "evaluate_at_end=false", "data.root=data", "out=run",
+]  # fmt: skip
+# What a clock has decided differs between two runs.
+CLOCKS = {"train/images_per_second", "train/wait_share"}
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "fanet_lightning.train", *TINY, *words]
+
+
+def train(*words: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*words), cwd=cwd, capture_output=True, text=True, timeout=300, **options)
+
+
+def assert_same_end(run: Path, whole: Path, lost_rows: int = 0) -> None:
+    """Weights, averages, optimiser, schedule, random states: bit for bit; and the logs.
+
+    ``lost_rows``: a kill in the instant between a checkpoint inside an epoch and the log of its step loses that row.
+    """
+    ends = [torch.load(path / "checkpoints/last.ckpt", weights_only=True) for path in (run, whole)]
+    keys = ("state_dict", "current_model_state", "averaging_state", "optimizer_states", "lr_schedulers", "global_step")
+    for key in keys:
+        assert_equal(ends[0][key], ends[1][key], key)
+    assert_equal(ends[0]["callbacks"]["RandomState"], ends[1]["callbacks"]["RandomState"], "random states")
+    logs = []
+    for path in (run, whole):
+        with (path / "csv/metrics.csv").open() as file:
+            logs.append([{k: v for k, v in row.items() if k not in CLOCKS} for row in csv.DictReader(file)])
+    assert [row for row in logs[1] if row in logs[0]] == logs[0]
+    assert len(logs[1]) - len(logs[0]) <= lost_rows
+
+
+def assert_equal(first: Any, second: Any, where: str) -> None:
+    assert type(first) is type(second), where
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first:
+            assert_equal(first[key], second[key], f"{where}.{key}")
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second), where
+        for i, (a, b) in enumerate(zip(first, second, strict=True)):
+            assert_equal(a, b, f"{where}[{i}]")
+    else:
+        assert first == second, where
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never cut off."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = train(cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+@pytest.fixture
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two cores, and no number of threads in the environment."""
+    if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two cores, and to choose them")
+    before, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    os.sched_setaffinity(0, sorted(before)[:2])
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    yield
+    torch.set_num_threads(threads)
+    os.sched_setaffinity(0, before)
+
+
+@pytest.mark.usefixtures("two_cores")
+def test_threads_beside_a_busy_neighbor_and_of_a_run_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their number decides the last bits: a run that goes on takes that of before, whatever the load is now."""
+    monkeypatch.chdir(tmp_path)
+    tiny = [*TINY, "workers=0", "validate_every=4", "data.train_images=4", "data.val_images=1", "logger=csv"]
+
+    def trained(*words: str) -> str:
+        """The first line; the record has the number that torch has."""
+        training.train(compose_config("train", [*tiny, *words]))
+        assert json.loads(Path("run/run.json").read_text())["train"]["threads"] == torch.get_num_threads()
+        return next(line for line in capsys.readouterr().out.splitlines() if line.startswith("level2"))
+
+    neighbor = subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"])
+    try:
+        assert re.search(r", 1 thread \(2 cores, [12] busy\)$", trained("stop_after=1"))
+    finally:
+        neighbor.kill()
+        neighbor.wait()
+    record = Path("run/run.json")
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"train": {"threads": 2}}))
+    assert trained("resume=auto", "stop_after=2").endswith(", 2 threads (as before)")
+    assert trained("resume=run/checkpoints/last.ckpt", "out=other", "stop_after=3").endswith(", 2 threads (as before)")
+    assert trained("resume=auto", "stop_after=3", "threads=1").endswith(", 1 thread")
+    torch.set_num_threads(2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # torch has read it
+    assert trained("resume=auto", "stop_after=4").endswith(", 2 threads (OMP_NUM_THREADS)")
+    with pytest.raises(InputError, match="threads=0"):
+        trained("resume=auto", "threads=0")
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_inside_epochs_it_ends_with_the_same_weights(whole: Path, tmp_path: Path) -> None:
+    """A checkpoint every 3 steps, epochs of 4: the kills fall between the two and inside epochs."""
+    for kill in range(4):
+        process = subprocess.Popen(
+            command("resume=auto", "checkpoint_every=3"), cwd=tmp_path, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        metrics = tmp_path / "run/checkpoints/last.ckpt"
+        before, deadline = metrics.stat().st_mtime_ns if metrics.exists() else 0, time.monotonic() + 300
+        while process.poll() is None and (not metrics.exists() or metrics.stat().st_mtime_ns == before):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.05 * kill)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    done = train("resume=auto", "checkpoint_every=3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same_end(tmp_path / "run", whole, lost_rows=4)
+    record = read_record(tmp_path / "run")
+    assert record is not None and record.state == "finished" and record.train["starts"] >= 3
+
+
+def as_in_a_terminal() -> None:
+    # A shell starts what it runs in the background with SIGINT ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_asked_to_end_says_how_to_go_on(
+    whole: Path, tmp_path: Path, kind: signal.Signals, code: int
+) -> None:
+    """Ctrl-C, and what kill and schedulers send: to the whole group of processes, as a terminal does."""
+    process = subprocess.Popen(
+        command("resume=auto"), cwd=tmp_path, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=as_in_a_terminal,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 1/"):
+            os.killpg(process.pid, kind)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == code, said
+    lines = [line for line in said.splitlines() if "kept" in line or line == "interrupted"]
+    expected = [f"{tmp_path / 'run'} is kept as its last checkpoint has it; resume=auto goes on from there"]
+    assert lines == expected + (["interrupted"] if kind == signal.SIGINT else [])
+    record = read_record(tmp_path / "run")
+    assert record is not None and state_now(tmp_path / "run", record) == "interrupted" and record.error is None
+    assert record.train.get("epoch", 0) < 4
+    done = train("resume=auto", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same_end(tmp_path / "run", whole)
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_passed_over_and_the_one_before_leads_to_the_same_end(
+    whole: Path, tmp_path: Path
+) -> None:
+    assert train("stop_after=3", cwd=tmp_path).returncode == 0
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    last.write_bytes(content)
+    done = train("resume=auto", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "last.ckpt is damaged" in done.stderr and "passed over" in done.stderr
+    assert "going on from" in done.stdout and "previous.ckpt, step 8" in done.stdout
+    assert_same_end(tmp_path / "run", whole)
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_afterwards(whole: Path, tmp_path: Path) -> None:
+    assert train("stop_after=1", cwd=tmp_path).returncode == 0
+    size = (tmp_path / "run/checkpoints/last.ckpt").stat().st_size
+
+    def allow_less_than_a_checkpoint() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
+
+    full = train("resume=auto", cwd=tmp_path, preexec_fn=allow_less_than_a_checkpoint)
+    assert full.returncode == 2
+    errors = [line for line in full.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "cannot be written (File too large)" in errors[0] and "resume=auto" in errors[0]
+    assert "Traceback" not in full.stderr
+    record = read_record(tmp_path / "run")
+    assert record is not None and record.state == "failed" and "cannot be written" in str(record.error)
+    assert not [path for path in (tmp_path / "run/checkpoints").iterdir() if path.suffix != ".ckpt"]
+    done = train("resume=auto", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same_end(tmp_path / "run", whole)
+
+
+@pytest.mark.slow
+def test_a_port_in_use_is_named_and_no_rank_is_left_behind(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        done = subprocess.run(
+            command("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"),
+            cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment,
+        )  # fmt: skip
+    assert done.returncode != 0
+    assert f"MASTER_PORT={port}" in done.stderr and "give a free one" in done.stderr
+    # The pipes are closed only when every process that holds them has ended: the second rank is gone.
+
+
+@pytest.mark.slow
+def test_a_run_in_use_is_refused(tmp_path: Path) -> None:
+    first = subprocess.Popen(
+        command("epochs=2000", "validate_every=2000"), cwd=tmp_path, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 300
+        while not (tmp_path / "run/checkpoints/last.ckpt").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        second = train("epochs=2000", "validate_every=2000", "resume=auto", cwd=tmp_path)
+        assert second.returncode == 2
+        assert f"is in use by a run (process {first.pid} on " in second.stderr
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()

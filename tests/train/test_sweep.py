@@ -1,0 +1,361 @@
+"""Sweeps through the real command line: one failing cell, going on, several ranks, launchers, a cell that is done."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from fanet_lightning.cli.config import canonical, compose_config, plain
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.provenance import RunRecord, locked, read_record
+from fanet_lightning.train import __main__ as train
+from fanet_lightning.train import run as training
+from fanet_lightning.train import sweep
+
+TINY = [
+    "model.width=0.0625", "input_size=64", "batch_size=4", "epochs=2", "workers=0", "data.train_images=8",
+    "data.val_images=3", "trainer.accelerator=cpu", "validate_every=1", "optim.warmup_steps=2",
+]  # fmt: skip
+
+
+def run(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fanet_lightning.train", *words],
+        cwd=cwd, capture_output=True, text=True, timeout=570, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def started(done: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line.split("]")[0][1:] for line in done.stdout.splitlines() if line.endswith("] started")]
+
+
+def settings_of(*words: str) -> dict[str, Any]:
+    config = compose_config("train", words)
+    canonical(config)
+    return plain(config)
+
+
+def cell(folder: Path, settings: dict[str, Any]) -> sweep.Cell:
+    return sweep.run_cell(job=0, overrides=[], settings=settings, folder=folder, sweep=folder.parent, parallel_jobs=1)
+
+
+@pytest.fixture
+def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+
+
+def test_a_finished_cell_is_not_trained_again(tmp_path: Path, no_process: None) -> None:
+    settings = settings_of("level=2", "hl=true")
+    score = {"folder": "evaluation", "ap": {"easy": 0.5, "hard": 0.25}}
+    record = RunRecord(name="level2_hl", seed=0, settings=settings, state="finished", scores={"original": score})
+    record.write(tmp_path / "level2_hl_seed0")
+    found = cell(tmp_path / "level2_hl_seed0", settings)
+    assert (found.state, found.value) == ("done before", 0.25)
+    assert sweep.read_jobs(tmp_path) == [found]
+
+
+def test_a_cell_of_other_settings_is_left_alone_and_named(tmp_path: Path, no_process: None) -> None:
+    record = RunRecord(name="level2", seed=0, settings=settings_of("level=2", "epochs=7"), state="finished")
+    record.write(tmp_path / "level2_seed0")
+    found = cell(tmp_path / "level2_seed0", settings_of("level=2", "epochs=8"))
+    assert found.state == "failed"
+    assert found.error is not None and "holds a run with epochs=7, this sweep has epochs=8" in found.error
+    assert read_record(tmp_path / "level2_seed0") == record
+
+
+def test_a_cell_that_failed_in_its_start_may_be_of_other_settings(tmp_path: Path, no_process: None) -> None:
+    record = RunRecord(name="level2", seed=0, settings=settings_of("level=2", "epochs=7"), state="failed")
+    record.write(tmp_path / "level2_seed0")
+    with pytest.raises(AssertionError, match="a process was started"):
+        cell(tmp_path / "level2_seed0", settings_of("level=2", "epochs=8"))
+
+
+def test_cells_that_mean_the_same_model_are_one(tmp_path: Path, no_process: None) -> None:
+    with locked(tmp_path / sweep.LOCKS_FOLDER / "level1_seed0", "cell"):
+        assert cell(tmp_path / "level1_seed0", settings_of("level=1")).state == "same as"
+    names = {
+        settings_of(*words)["name"] for words in (["level=1"], ["level=1", "context=false"], ["level=1", "hl=false"])
+    }
+    assert names == {"level1"}
+
+
+def test_two_sweeps_in_one_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    # The lock of the same process counts as another's: file locks belong to open files.
+    with locked(tmp_path / "grid", "sweep"), pytest.raises(InputError, match=r"grid is in use by a sweep \(process"):
+        train.main(["-m", "level=1,2", "sweep=grid", *TINY])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-m", "level=1,2", "out=here"], r"out=here: names the folder of one run; a sweep takes sweep=DIR"),
+        (["-m", "level=1,2", "resume=some.ckpt"], r"resume=some.ckpt: a sweep's cells go on by themselves"),
+        (["-m", "level=1,2", "overwrite=true"], r"overwrite=true: a sweep goes on with what is in"),
+        (["-m", "level=1,2", "trainer=ddp", "trainer.num_nodes=2"], r"num_nodes=2: a sweep's cell runs on one machine"),
+        (["level=1,2"], r"level has several values: add -m"),
+        (["resume=auto"], r"resume=auto goes on in the folder of the run: give out=DIR"),
+        (["also_protocols=[short641]"], r"there is no protocol short641; choose from .*short640"),
+        (["experiment=ablation", "seeds=0"], r"seeds=0: give a whole number of at least 1"),
+        (["level=1", "out=/proc/nix"], r"out=/proc/nix: cannot write in /proc"),
+        (["protocol=short640", "checkpoint_every=0"], r"checkpoint_every=0: give a whole number of at least 1 or null"),
+    ],
+)
+def test_wrong_words_are_refused_before_anything_is_made(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        train.main(words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_not_overwritten_by_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    RunRecord(name="level1", seed=0, settings=settings_of("level=1"), state="finished").write(tmp_path / "mine")
+    with pytest.raises(InputError, match=r"out=mine holds a run already \(level1, finished\).*overwrite=true"):
+        train.main(["level=1", "out=mine", *TINY])
+    with pytest.raises(InputError, match=r"out=mine holds a run with batch_size=8, this one has batch_size=4"):
+        train.main(["level=1", "out=mine", "resume=auto", *TINY])
+
+
+@pytest.mark.parametrize("words", [[], ["overwrite=true"]])
+def test_what_is_of_something_else_is_not_written_over(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("checkpoints/thesis.pt", "evaluation/marks.csv", "evaluation_short640/a.txt", "csv/mine.csv"):
+        mine = tmp_path / "mine" / name
+        mine.parent.mkdir(parents=True)
+        mine.write_text("mine")
+        folder = Path(name).parent.name
+        with pytest.raises(InputError, match=f"out=mine: {folder} is there and not of a run; move it away"):
+            train.main(["level=1", "out=mine", *TINY, *words])
+        assert [path.name for path in (tmp_path / "mine").rglob("*")] == [folder, mine.name]
+        mine.unlink()
+        mine.parent.rmdir()
+
+
+def test_overwriting_a_run_removes_what_a_run_makes_and_nothing_else(tmp_path: Path) -> None:
+    options = {**settings_of("level=1"), "overwrite": True, "resume": None}
+    RunRecord(name="level1", seed=0, settings=options, state="finished").write(tmp_path)
+    for name in ("checkpoints/a.ckpt", "evaluation/scores.json", "evaluation_short640/scores.json"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("old")
+    mine = [tmp_path / "evaluation_notes.txt", tmp_path / "evaluation of mine" / "a.txt", tmp_path / "photo.jpg"]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    training._open_record(options, tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(mine)
+
+
+def test_the_ablation_is_seven_trainings_per_seed() -> None:
+    config = compose_config("train", ["experiment=ablation", "seeds=2"], with_hydra=True)
+    assert config.hydra.sweep.dir == "multirun/ablation_synthetic"
+    config = compose_config("train", ["experiment=[paper,ablation]"], with_hydra=True)
+    assert config.hydra.sweep.dir == "multirun/ablation_wider_face"
+    assert (config.input_size, config.optim.name) == (640, "sgd")
+    # The last of the seven carries the rows at other protocols.
+    config = compose_config("train", ["experiment=[paper,ablation]", "cell=level3_context_hl"])
+    assert list(config.also_protocols) == ["short768", "multiscale"]
+    config = compose_config("train", ["experiment=ablation", "cell=level3_hl"])
+    assert (list(config.also_protocols), config.context) == ([], False)
+
+
+def test_the_slurm_configuration_makes_an_array_job_that_is_queued_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Slurm would be given, by the way that Hydra's launcher takes: no cluster is needed to write the script."""
+    submitit = pytest.importorskip("submitit")
+    plugin = pytest.importorskip("hydra_plugins.hydra_submitit_launcher.config")
+    words = ["experiment=paper", "trainer.devices=2", "hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu"]
+    launcher = compose_config("train", words, with_hydra=True).hydra.launcher
+    gpus, options = launcher.gpus_per_node, dict(OmegaConf.to_container(launcher, resolve=False))
+    options |= {"gpus_per_node": gpus}
+    assert options.pop("_target_").endswith("SlurmLauncher")
+    options.pop("submitit_folder")
+    (tmp_path / "srun").write_text("#!/bin/sh\n")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    executor = submitit.AutoExecutor(
+        folder=tmp_path, cluster="slurm", slurm_max_num_timeout=options.pop("max_num_timeout")
+    )
+    shared = set(OmegaConf.structured(plugin.BaseQueueConf))
+    # Refuses names that Slurm's side does not know.
+    executor.update_parameters(**{k if k in shared else f"slurm_{k}": v for k, v in options.items()})
+    script = executor._executor._make_submission_file_text("command", "id")
+    for line in ("--gpus-per-node=2", "--partition=gpu", "--requeue", "--time=720", "--signal=USR2@120", "--nodes=1"):
+        assert f"#SBATCH {line}" in script, script
+
+
+def test_the_summary_names_what_failed_with_its_log(tmp_path: Path) -> None:
+    cells = [
+        sweep.Cell(0, "level1_seed0", "s/level1_seed0", "finished", 90.0, {"easy": 0.5, "hard": 0.25}),
+        sweep.Cell(1, "level1_seed0", "s/level1_seed0", "same as"),
+        sweep.Cell(2, "level2_seed0", "s/level2_seed0", "failed", 1.0, None, "no memory"),
+    ]
+    lines = sweep.summary(cells, Path("s")).splitlines()
+    assert lines[1].split() == ["level1_seed0", "finished", "1.5", "min", "easy", "0.500", "hard", "0.250"]
+    assert "failed: level2_seed0: no memory" in lines
+    assert "        log: s/level2_seed0/train.log" in lines
+    assert any(line.startswith("1 of 2 cells failed") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
+def test_a_sweep_that_is_interrupted_says_what_became_of_its_cells(
+    kind: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    settings = settings_of("level=1", *TINY, "epochs=2000", "evaluate_at_end=false")
+    RunRecord(name="level1", seed=0, settings=settings, state="finished").write(tmp_path / "grid/level1_seed0")
+    words = [
+        "level=1,2,3",
+        "context=false",
+        "hl=true,false",
+        "sweep=grid",
+        *TINY,
+        "epochs=2000",
+        "evaluate_at_end=false",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fanet_lightning.train", "-m", *words], cwd=tmp_path, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.endswith("] started\n"):
+            process.send_signal(kind)
+            break
+    rest, _ = process.communicate(timeout=120)
+    assert process.returncode == code, rest
+    lines = [" ".join(line.split()) for line in rest.splitlines()]
+    assert "Traceback" not in rest
+    assert {line[:29].rstrip() for line in lines} >= {
+        "level1_seed0 done before 0.0",
+        "level2_hl_seed0 cut off 0.0 m"[:29],
+    }
+    assert [line.lower() for line in lines if line.startswith("never began")] == [
+        "never began: level=2 hl=false", "never began: level=3 hl=true", "never began: level=3 hl=false",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_failing_cell_stops_no_other_and_the_sweep_goes_on_with_what_is_missing(tmp_path: Path) -> None:
+    words = ["-m", "level=1,9,2", "hl=true,false", *TINY]
+    first = run(*words, cwd=tmp_path)
+    assert first.returncode == 1
+    assert "Traceback" not in first.stdout + first.stderr
+    cells = tmp_path / "multirun/synthetic"
+    folders = ["level1_seed0", "level2_context_hl_seed0", "level2_context_seed0"]
+    assert [name for name in started(first) if not name.startswith("level9")] == [folders[0], *folders[1:]]
+    for name in folders:
+        assert (cells / name / "checkpoints/best.ckpt").is_file()
+        record = read_record(cells / name)
+        assert record is not None and record.state == "finished" and set(record.scores) == {"original"}
+    failed = read_record(cells / "level9_context_hl_seed0")
+    assert failed is not None and failed.state == "failed"
+    assert failed.error == "level=9: agglomeration from conv_fc7 allows level=1 … 4"
+    assert "failed: level9_context_hl_seed0: level=9" in first.stdout
+    assert f"log: {cells}/level9_context_hl_seed0/train.log" in first.stdout
+
+    (cells / "level2_context_seed0/run.json").unlink()
+    times = {name: (cells / name / "checkpoints/last.ckpt").stat().st_mtime for name in folders[:2]}
+    second = run(*words, cwd=tmp_path)
+    assert sorted(started(second)) == ["level2_context_seed0", "level9_context_hl_seed0", "level9_context_seed0"]
+    assert times == {name: (cells / name / "checkpoints/last.ckpt").stat().st_mtime for name in folders[:2]}
+
+
+@pytest.mark.slow
+def test_ranks_inside_a_sweep_also_after_a_failed_cell(tmp_path: Path) -> None:
+    words = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", *TINY, "hl=true"]
+    done = run("-m", "level=1,9,2", *words, "sweep=grid", cwd=tmp_path)
+    assert done.returncode == 1, done.stderr[-2000:]
+    assert started(done) == ["level1_seed0", "level9_context_hl_seed0", "level2_context_hl_seed0"]
+    # One sweep folder, nothing of the ranks beside it.
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "grid"]
+    for name in ("level1_seed0", "level2_context_hl_seed0"):
+        record = read_record(tmp_path / "grid" / name)
+        assert record is not None and record.state == "finished" and record.train["devices"] == 2
+        scores = json.loads((tmp_path / "grid" / name / "evaluation/scores.json").read_text())
+        assert scores["images"] == 3
+
+
+@pytest.mark.slow
+def test_joblib_runs_cells_side_by_side_and_equal_models_once(tmp_path: Path) -> None:
+    words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *TINY, "evaluate_at_end=false"]
+    done = run("-m", "level=1,2", "hl=true,false", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert sorted(started(done)) == ["level1_seed0", "level2_context_hl_seed0", "level2_context_seed0"]
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_leaves_no_training_behind(tmp_path: Path) -> None:
+    words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *TINY, "epochs=5000", "validate_every=5000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fanet_lightning.train", "-m", "level=1,2,3", "sweep=grid", *words], cwd=tmp_path,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    folders = [tmp_path / "grid" / name for name in ("level1_seed0", "level2_context_hl_seed0")]
+    deadline = time.monotonic() + 300
+    while not all((folder / "checkpoints/last.ckpt").is_file() for folder in folders):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    holders = [Path("/proc", (folder / ".lock.holder").read_text().split()[1], "stat") for folder in folders]
+    while any(stat.exists() and stat.read_text().split()[2] != "Z" for stat in holders):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert not (tmp_path / "grid/level3_context_hl_seed0/train.log").exists()
+
+
+@pytest.mark.slow
+def test_a_preempted_cell_is_queued_again_and_goes_on(tmp_path: Path) -> None:
+    """submitit's local executor: the signal that Slurm sends before it takes a machine back."""
+    words = [*TINY, "epochs=60", "validate_every=60", "evaluate_at_end=false", "hydra/launcher=submitit_local"]
+    log = (tmp_path / "output").open("w")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fanet_lightning.train", "-m", "level=1", "sweep=grid", *words],
+        cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    folder = tmp_path / "grid/level1_seed0"
+    deadline = time.monotonic() + 300
+    while not (folder / "checkpoints/previous.ckpt").is_file():
+        assert time.monotonic() < deadline and process.poll() is None, (tmp_path / "output").read_text()
+        time.sleep(0.1)
+    # The job is the training's parent; /proc tells it.
+    holder = int((folder / ".lock.holder").read_text().split()[1])
+    job = int(Path(f"/proc/{holder}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    os.kill(job, signal.SIGUSR2)
+    assert process.wait(timeout=300) == 0, (tmp_path / "output").read_text()
+    log.close()
+    record = read_record(folder)
+    assert record is not None and record.state == "finished"
+    assert (record.train["starts"], record.train["epoch"]) == (2, 60)
+    assert "going on from" in (folder / "train.log").read_text()
+
+
+@pytest.mark.slow
+def test_torchrun_works_with_a_folder_that_all_ranks_share(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "fanet_lightning.train"]
+    words = ["level=2", *TINY, "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
+    done = subprocess.run([*command, *words, "out=run"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    record = read_record(tmp_path / "run")
+    assert record is not None and record.state == "finished" and record.train["devices"] == 2
+    refused = subprocess.run([*command, *words], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert refused.returncode != 0
+    assert "error: under torchrun give out=DIR" in refused.stderr
