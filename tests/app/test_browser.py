@@ -192,6 +192,8 @@ def test_a_film_plays(page: tuple[Any, Seen], tmp_path: Path) -> None:
     opened.get_by_role("tab", name="Film").click()
     opened.set_input_files("#film-in input[type=file]", str(tmp_path / "film.mp4"))
     opened.wait_for_selector("#film-in video")
+    opened.get_by_label("Protocol").click()  # at its own size: enlarged, so small a video shows the model a second face
+    opened.get_by_role("option", name="original").click()
     opened.get_by_role("tabpanel").get_by_role("button", name="Find faces").locator("visible=true").click()
     opened.wait_for_selector("#film-summary .main")
     assert count_of(opened, "film") == "1 face"
