@@ -20,8 +20,9 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills with SIGKILL")
 # A process that kills itself while it writes down its n-th image: half of the line is on disk.
 KILLED = """
 import os, signal, sys
-from fanet_lightning.evaluate import runner as evaluate, runner as inference_store
-whole = inference_store.Journal.add
+from fanet_lightning.evaluate import __main__ as evaluate
+from fanet_lightning.evaluate import runner
+whole = runner.Journal.add
 count = 0
 def add(self, item):
     global count
@@ -32,7 +33,7 @@ def add(self, item):
         os.ftruncate(self._file.fileno(), (size + os.fstat(self._file.fileno()).st_size) // 2)
         os.kill(os.getpid(), signal.SIGKILL)
     whole(self, item)
-inference_store.Journal.add = add
+runner.Journal.add = add
 sys.exit(evaluate.main(sys.argv[1:]))
 """
 IMAGES = 7
