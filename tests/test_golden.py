@@ -55,6 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_before_gives_the_same_boxes_and_ap(folder: Path) -> None:
     checkpoint, golden = folder / make.CHECKPOINT, make.load("run")
     assert_golden(make.boxes(checkpoint), golden["boxes"], abs_=1e-4)

@@ -82,6 +82,7 @@ def test_scores_say_what_made_them(run: tuple[Path, subprocess.CompletedProcess[
     assert scores["made_by"]["packages"]["torch"]
 
 
+@pytest.mark.slow
 def test_evaluate_and_score_agree_to_the_last_digit(run: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     folder = run[0]
     again = command(

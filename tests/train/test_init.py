@@ -25,6 +25,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
     train.main(list(words))
 
 
+@pytest.mark.slow
 def test_every_weight_and_the_list_of_training_images_are_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

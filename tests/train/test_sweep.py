@@ -212,9 +212,8 @@ def test_the_summary_names_what_failed_with_its_log(tmp_path: Path) -> None:
     assert any(line.startswith("1 of 2 cells failed") for line in lines)
 
 
-@pytest.mark.parametrize(
-    ("kind", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_sweep_that_is_interrupted_says_what_became_of_its_cells(
     kind: signal.Signals, code: int, tmp_path: Path
 ) -> None:
