@@ -87,7 +87,7 @@ class Bare:
 
 def optimiser_and_schedule(module: FaceDetectionModule, total_steps: int) -> tuple[Any, Any]:
     """What the module configures for its trainer, of which it asks the number of steps alone."""
-    module._trainer = SimpleNamespace(estimated_stepping_batches=total_steps)  # type: ignore[assignment]
+    module._trainer = SimpleNamespace(estimated_stepping_batches=total_steps, accumulate_grad_batches=1)  # type: ignore[assignment]
     with contextlib.redirect_stdout(io.StringIO()):
         made: Any = module.configure_optimizers()
     module._trainer = None
