@@ -176,7 +176,7 @@ def test_a_picture_of_a_hundred_megapixels(
     checkpoint: Path, tmp_path: Path, protocol: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """10,000 × 10,000, as if memory held 25 of them: tiles where the protocol does not shrink it."""
-    from fanet_lightning.train.run import protocol_settings
+    from fanet_lightning.detect.multiscale import protocol_settings
 
     source, out = Source(tmp_path, [(64, 96)]), tmp_path / "out"
     tile = np.random.default_rng(0).integers(0, 256, (500, 500, 3), dtype=np.uint8)

@@ -144,14 +144,11 @@ def print_help(config_name: str, words: Sequence[str], usage: str) -> None:
 
 
 def check_report_keys(config: DictConfig) -> None:
-    """The keys ``attributes``, ``errors`` and ``worst`` of the verbs that score.
+    """The key ``worst`` of the verbs that score.
 
     Raises:
-        InputError: a value of another type, or ``worst`` below 1.
+        InputError: no whole number, or below 1.
     """
-    for key in ("attributes", "errors"):
-        if not isinstance(config[key], bool):
-            raise InputError(f"{key}={config[key]} is neither true nor false")
     if not isinstance(config.worst, int) or isinstance(config.worst, bool):
         raise InputError(f"worst={config.worst} is not a whole number; it counts images")
     if config.worst < 1:

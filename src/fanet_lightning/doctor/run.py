@@ -170,9 +170,6 @@ def _progress_bar(total: int) -> Callable[[int], None]:
 
 
 def _check_values(config: "DictConfig") -> None:
-    for key in ("images", "fix", "page", "coverage"):
-        if not isinstance(config[key], bool):
-            raise InputError(f"{key}={config[key]} is neither true nor false")
     least = {"near_bits": 0, "workers": 0, "worst": 1, "passes": 1, "input_size": 1, "seed": 0}
     for key, smallest in least.items():
         if not isinstance(config[key], int) or isinstance(config[key], bool) or config[key] < smallest:

@@ -253,8 +253,6 @@ def _check(
     for key, value in (("calibration_images", calibration_images), ("rounds", rounds)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InputError(f"{key}={value}; give a whole number, at least 1")
-    if not isinstance(overwrite, bool):
-        raise InputError(f"overwrite={overwrite} is neither true nor false")
     if out.is_dir():
         raise InputError(f"out={out} is a folder; give a file")
     if out.exists() and not overwrite:

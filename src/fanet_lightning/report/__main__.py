@@ -83,8 +83,6 @@ def main(argv: list[str]) -> int:
     for key in ("bootstrap", "speed_passes"):
         if not isinstance(config[key], int) or isinstance(config[key], bool):
             raise InputError(f"{key}={config[key]} is not a whole number")
-    if not isinstance(config.speed, bool):
-        raise InputError(f"speed={config.speed} is neither true nor false")
     report = write_report(
         Path(str(config.runs)),
         None if config.out is None else Path(str(config.out)),

@@ -214,8 +214,6 @@ def _check_values(config: "DictConfig") -> None:
     from fanet_lightning.cli.main import check_report_keys
 
     check_report_keys(config)
-    if not isinstance(config.strict, bool):
-        raise InputError(f"strict={config.strict} is neither true nor false")
     if not isinstance(config.bootstrap, int) or isinstance(config.bootstrap, bool):
         raise InputError(
             f"bootstrap={config.bootstrap} is not a whole number; it counts the resamples, 0: no intervals"

@@ -409,7 +409,7 @@ def check(options: dict[str, Any]) -> None:
 
     from fanet_lightning.data.datamodule import check_cache
     from fanet_lightning.data.sources import build_source
-    from fanet_lightning.detect.multiscale import build_protocol
+    from fanet_lightning.detect.multiscale import build_protocol, protocol_names, protocol_settings
     from fanet_lightning.models.fanet import build_network
     from fanet_lightning.models.weights import load_trunk_weights
     from fanet_lightning.ops.hierarchical_loss import HierarchicalLoss
@@ -425,6 +425,8 @@ def check(options: dict[str, Any]) -> None:
             f"give also_protocols=[{options['protocol']['name']}] for a multi-scale score at the end"
         )
     for name in options["also_protocols"]:
+        if name not in protocol_names():
+            raise InputError(f"also_protocols: there is no protocol {name}; choose from {', '.join(protocol_names())}")
         build_protocol(protocol_settings(name))
     with torch.device("meta"):
         network = build_network(**options["model"])
@@ -457,25 +459,10 @@ def check(options: dict[str, Any]) -> None:
 
 def names_of_run() -> list[str]:
     """Names in ``out`` under which a run keeps what it makes, beside ``run.json``."""
+    from fanet_lightning.detect.multiscale import protocol_names
 
-    protocols = sorted(path.stem for path in (config_dir() / "protocol").glob("*.yaml"))
-    return ["checkpoints", "csv", "tensorboard", "evaluation", *(f"evaluation_{name}" for name in protocols), LOG_FILE]
-
-
-def protocol_settings(name: str) -> dict[str, Any]:
-    """The settings of ``conf/protocol/<name>.yaml``.
-
-    Raises:
-        InputError: there is none.
-    """
-    from omegaconf import OmegaConf
-
-    path = config_dir() / "protocol" / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
-        raise InputError(f"also_protocols: there is no protocol {name}; choose from {known}")
-    settings: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[assignment]
-    return settings
+    evaluations = [f"evaluation_{name}" for name in protocol_names()]
+    return ["checkpoints", "csv", "tensorboard", "evaluation", *evaluations, LOG_FILE]
 
 
 def _check_devices(options: dict[str, Any]) -> None:
@@ -823,6 +810,7 @@ def _describe(record: RunRecord, options: dict[str, Any], module: Any, trainer: 
 
 def _evaluate(options: dict[str, Any], out: Path, source: Any, record: RunRecord, trainer: "Trainer") -> None:
     """Score the best checkpoint under the run's protocol and the further ones; what is done already is kept."""
+    from fanet_lightning.detect.multiscale import protocol_settings
     from fanet_lightning.evaluate.runner import evaluate
 
     chosen = _chosen_checkpoint(out)

@@ -87,8 +87,6 @@ def _check_options(to: str, images: str, out: Path, overwrite: bool) -> None:
         raise InputError(f"to={to} is unknown; take {' or '.join(FORMATS)}")
     if images not in IMAGES:
         raise InputError(f"images={images} is unknown; take {' or '.join(IMAGES)}")
-    if not isinstance(overwrite, bool):
-        raise InputError(f"overwrite={overwrite} is neither true nor false")
     check_writable(out)
     if out.exists() and any(out.iterdir()):
         if not (out / CONVERSION_RECORD).is_file():

@@ -11,10 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.files import find_listed
-
-# What the name of an image may end in; other dots are part of the name.
-_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm"))
+from fanet_lightning.cli.files import find_listed, without_extension
 
 
 def places_of(wanted: Sequence[str], image_ids: Iterable[str]) -> list[int]:
@@ -33,8 +30,7 @@ def places_of(wanted: Sequence[str], image_ids: Iterable[str]) -> list[int]:
 def name_parts(name: str) -> tuple[str, ...]:
     """``.\\event\\name.JPG`` → ``("event", "name")``: folders and name, whatever the separator and the extension."""
     path = PurePosixPath(name.strip().replace("\\", "/"))
-    last = path.stem if path.suffix.lower() in _SUFFIXES else path.name
-    return (*(part for part in path.parts[:-1] if part != "/"), last)
+    return (*(part for part in path.parts[:-1] if part != "/"), without_extension(path.name))
 
 
 def is_same_image(name: str, image_id: str) -> bool:
