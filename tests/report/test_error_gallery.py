@@ -113,7 +113,7 @@ def test_what_is_refused(truth: GroundTruth, rows: Predictions, tmp_path: Path) 
     own = tmp_path / "own"
     own.mkdir()
     (own / "thesis.txt").write_text("x")
-    with pytest.raises(InputError, match="holds something else than a page of errors"):
+    with pytest.raises(InputError, match="thesis"):
         write_error_page(own, truth, rows, title="T")
     assert (own / "thesis.txt").exists()
     with pytest.raises(InputError, match="is not a folder; give the one with the event folders"):

@@ -312,7 +312,7 @@ def test_predictions_come_back_as_they_were(annotations: Path, tmp_path: Path) -
 
 def test_predictions_are_not_written_over_other_things(annotations: Path, tmp_path: Path) -> None:
     ground_truth = read_ground_truth(annotations, category="face")
-    with pytest.raises(InputError, match="holds something else than predictions; give an empty or new folder"):
+    with pytest.raises(InputError, match="holds something else than predictions"):
         write_results(tmp_path, ground_truth, {})
     with pytest.raises(InputError, match="the annotations have 2; give category= one of head, face"):
         write_results(tmp_path / "out", read_ground_truth(annotations), {})

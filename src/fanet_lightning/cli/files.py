@@ -6,11 +6,11 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import InputError, first_line
 
 
 @contextmanager
@@ -33,8 +33,22 @@ def replaced(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replaced_folder(path: Path) -> Iterator[Path]:
-    """As :func:`replaced`, for a folder: what stood at ``path`` before is removed only when the new one is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """As :func:`replaced`, for a folder: what stood at ``path`` before is removed only when the new one is whole.
+
+    Raises:
+        InputError: any OSError of the block or of the exchange.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _exchanged(path) as temporary:
+            yield temporary
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise InputError(f"{path} cannot be written ({reason}); free it or give another folder") from error
+
+
+@contextmanager
+def _exchanged(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
     retired = temporary.with_suffix(".old")
     try:
@@ -102,6 +116,25 @@ def check_names_free(folder: Path, names: Iterable[str], what: str, key: str = "
         path = folder / name
         if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
             raise InputError(f"{key}={folder}: {name} is there and not of {what}; move it away, or give another {key}")
+
+
+def check_replaceable(folder: Path, what: str, is_own: Callable[[Path], bool]) -> None:
+    """Refuse a folder that :func:`replaced_folder` would replace although it holds something else than ``what``.
+
+    Args:
+        is_own: whether an entry of the folder is of an earlier ``what``.
+
+    Raises:
+        InputError: names the first entry that is not.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    foreign = (
+        next((path.name for path in sorted(folder.iterdir()) if not is_own(path)), None) if folder.is_dir() else ""
+    )
+    if foreign is not None:
+        named = f" ({foreign})" if foreign else ""
+        raise InputError(f"{folder} holds something else than {what}{named}; give an empty or new folder")
 
 
 def matching_names(folder: Path, patterns: Iterable[str]) -> Iterator[str]:

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.files import replaced_folder, without_extension
+from fanet_lightning.cli.files import check_replaceable, replaced_folder, without_extension
 from fanet_lightning.data.folder.labels import PlacedImage
 from fanet_lightning.data.records import Inventory, LabelledImage
 from fanet_lightning.doctor.checks import frame_fault, mended_boxes
@@ -87,15 +87,12 @@ def write_cleaned_copy(folder: Path, examined: Examined) -> CleanedCopy:
     check_copy_folder(folder, examined.inventories)
     copy = CleanedCopy(folder)
     kept = {inventory.part: _kept(inventory, examined, copy) for inventory in examined.inventories}
-    try:
-        with replaced_folder(folder) as temporary:
-            for part, images in kept.items():
-                _write_part(temporary, part, images)
-                copy.images[part] = len(images)
-                copy.boxes[part] = sum(len(own.rows) for own in images)
-            _write_changes(temporary / CHANGES_FILE, copy.changes)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror}); free it or give another out") from error
+    with replaced_folder(folder) as temporary:
+        for part, images in kept.items():
+            _write_part(temporary, part, images)
+            copy.images[part] = len(images)
+            copy.boxes[part] = sum(len(own.rows) for own in images)
+        _write_changes(temporary / CHANGES_FILE, copy.changes)
     images = [own for part in kept.values() for own in part]
     odd = [own.image.image_id for own in images if not _is_official(own)]
     if odd:
@@ -112,8 +109,8 @@ def check_copy_folder(folder: Path, inventories: Sequence[Inventory]) -> None:
     Raises:
         InputError: ``folder`` holds something else than such a copy, or the data set itself, or lies in it.
     """
-    if folder.exists() and not (folder.is_dir() and ((folder / CHANGES_FILE).is_file() or not any(folder.iterdir()))):
-        raise InputError(f"{folder} holds something else than a cleaned copy; remove it or give another out")
+    own = (CHANGES_FILE, "wider_face_split", "WIDER_train", "WIDER_val")
+    check_replaceable(folder, "a cleaned copy", lambda entry: entry.name in own and (folder / CHANGES_FILE).is_file())
     target = folder.resolve()
     for inventory in inventories:
         source = inventory.folder.resolve()

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.files import replaced_folder
+from fanet_lightning.cli.files import check_replaceable, replaced_folder
 from fanet_lightning.data.images import Image8, UnreadableImage, read_image_rgb
 from fanet_lightning.doctor.checks import Finding, Report, best_overlaps
 from fanet_lightning.doctor.coverage import BUCKET_EDGES, Coverage, SizedImage, range_label
@@ -486,21 +486,18 @@ def write_page(
     if strangers := {finding.kind for finding in report.findings} - {kind.name for kind in report.kinds}:
         raise ValueError(f"findings of the kind '{min(strangers)}', which the report does not list")
     check_page_folder(folder)
-    try:
-        with replaced_folder(folder) as temporary:
-            figures = write_figures(temporary / FIGURES, parts, coverages) if parts is not None else []
-            content = {
-                "report": report,
-                "severities": _severities(report),
-                "sections": _sections(temporary, report, worst),
-                "figures": figures,
-                "coverages": [_coverage_rows(coverage) for coverage in coverages],
-                "rows": _rows(report),
-                "left_out": max(0, len(report.findings) - MAX_ROWS),
-            }
-            (temporary / INDEX_FILE).write_text(_rendered(content), encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror}); free it or give another folder") from error
+    with replaced_folder(folder) as temporary:
+        figures = write_figures(temporary / FIGURES, parts, coverages) if parts is not None else []
+        content = {
+            "report": report,
+            "severities": _severities(report),
+            "sections": _sections(temporary, report, worst),
+            "figures": figures,
+            "coverages": [_coverage_rows(coverage) for coverage in coverages],
+            "rows": _rows(report),
+            "left_out": max(0, len(report.findings) - MAX_ROWS),
+        }
+        (temporary / INDEX_FILE).write_text(_rendered(content), encoding="utf-8", errors="replace")
     return folder / INDEX_FILE
 
 
@@ -513,8 +510,7 @@ def check_page_folder(folder: Path, images: Sequence[Path] = ()) -> None:
     Raises:
         InputError: ``folder`` holds something else than such a page, or lies in one of ``images``.
     """
-    if folder.exists() and not _is_replaceable(folder):
-        raise InputError(f"{folder} holds something else than the doctor's page; give an empty or new folder")
+    check_replaceable(folder, "the doctor's page", lambda entry: entry.name in _OWN and (folder / INDEX_FILE).is_file())
     for place in images:
         if folder.resolve().is_relative_to(place.resolve()):
             raise InputError(
@@ -634,10 +630,3 @@ def _rendered(content: dict[str, Any]) -> str:
         figures_folder=FIGURES,
         thumbnails_folder=THUMBNAILS,
     )
-
-
-def _is_replaceable(folder: Path) -> bool:
-    if not folder.is_dir():
-        return False
-    names = {entry.name for entry in folder.iterdir()}
-    return not names or (INDEX_FILE in names and names <= _OWN)

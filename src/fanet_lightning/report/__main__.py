@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fanet_lightning.cli import main as cli
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.files import check_writable, replaced_folder
+from fanet_lightning.cli.files import check_replaceable, check_writable, replaced_folder
 
 USAGE = "python -m fanet_lightning.report runs=DIR [out=DIR] [bootstrap=1000] [speed=true] [device=auto]"
 PAGE_FILE, TABLE_FILE, FIGURES_FOLDER = "report.html", "table.md", "figures"
@@ -43,7 +43,9 @@ def write_report(
     out = runs / "report" if out is None else out
     if not runs.is_dir():
         raise InputError(f"runs={runs} is not a folder; give the folder of a sweep or of a run")
-    _check_out(out)
+    check_writable(out)
+    check_writable(out.resolve().parent)
+    check_replaceable(out, "a report", lambda entry: entry.name in (PAGE_FILE, TABLE_FILE, FIGURES_FOLDER))
     from fanet_lightning.report.ablation import build_parts, find_runs, markdown
     from fanet_lightning.report.figures import save_figure
     from fanet_lightning.report.html import render
@@ -51,28 +53,14 @@ def write_report(
     found = find_runs(runs)
     parts = build_parts(found, bootstrap=bootstrap, speed_passes=speed_passes, device=device)
     text = markdown(found, parts)
-    try:
-        with replaced_folder(out) as folder:
-            (folder / FIGURES_FOLDER).mkdir()
-            for part in parts:
-                for name, figure in part.figures.items():
-                    save_figure(figure, folder / FIGURES_FOLDER / f"{part.prefix}{name}")
-            (folder / TABLE_FILE).write_text(text, encoding="utf-8")
-            (folder / PAGE_FILE).write_text(render(found, parts), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"out={out} cannot be written ({error.strerror}); free it or give another folder") from error
+    with replaced_folder(out) as folder:
+        (folder / FIGURES_FOLDER).mkdir()
+        for part in parts:
+            for name, figure in part.figures.items():
+                save_figure(figure, folder / FIGURES_FOLDER / f"{part.prefix}{name}")
+        (folder / TABLE_FILE).write_text(text, encoding="utf-8")
+        (folder / PAGE_FILE).write_text(render(found, parts), encoding="utf-8")
     return Report(out / PAGE_FILE, text)
-
-
-def _check_out(out: Path) -> None:
-    check_writable(out)
-    if out.is_dir() and (strangers := {path.name for path in out.iterdir()} - {PAGE_FILE, TABLE_FILE, FIGURES_FOLDER}):
-        raise InputError(
-            f"out={out} holds '{min(strangers)}', which no report has written, and would be replaced as a whole; "
-            "give a folder of its own"
-        )
-    if out.is_dir():
-        check_writable(out.resolve().parent)
 
 
 def main(argv: list[str]) -> int:

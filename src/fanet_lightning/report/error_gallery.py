@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.files import replaced_folder
+from fanet_lightning.cli.files import check_replaceable, replaced_folder
 from fanet_lightning.report.figures import attribute_figure, event_figure, save_figure
 from fanet_lightning.score.analysis.attributes import (
     AT_PRECISION,
@@ -288,8 +288,7 @@ def write_error_page(
         raise InputError(
             f"images of the error page: {images_root} is not a folder; give the one with the event folders"
         )
-    if folder.exists() and not _is_replaceable(folder):
-        raise InputError(f"{folder} holds something else than a page of errors; give an empty or new folder")
+    check_replaceable(folder, "an error gallery", lambda entry: entry.name in _OWN and (folder / DATA_FILE).is_file())
     errors = error_types(ground_truth, predictions) if errors is None else errors
     gains = gain_per_image(errors, setting)
     # Where no face counts every gain is NaN, and the images stay in their order.
@@ -299,18 +298,15 @@ def write_error_page(
             f"images of the error page: {images_root} has none of them, the first would be "
             f"{images_root / ground_truth.image_ids[shown[0]]}.jpg; give the folder with the event folders"
         )
-    try:
-        with replaced_folder(folder) as temporary:
-            copies = _copies(temporary, ground_truth, images_root, shown)
-            content = {
-                "title": title,
-                **run_content(errors, predictions.scores, setting, lost_ap(errors)[setting]),
-                "attributes": attribute_names(ground_truth),
-                "pictures": image_contents(ground_truth, predictions, errors, setting, shown, gains, copies),
-            }
-            _write_files(temporary, content)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror}); free it or give another folder") from error
+    with replaced_folder(folder) as temporary:
+        copies = _copies(temporary, ground_truth, images_root, shown)
+        content = {
+            "title": title,
+            **run_content(errors, predictions.scores, setting, lost_ap(errors)[setting]),
+            "attributes": attribute_names(ground_truth),
+            "pictures": image_contents(ground_truth, predictions, errors, setting, shown, gains, copies),
+        }
+        _write_files(temporary, content)
     blank = tuple(ground_truth.image_ids[i] for i in shown if copies[i].size is None)
     return ErrorPage(folder / INDEX_FILE, len(shown), errors.images, blank if images_root is not None else ())
 
@@ -347,13 +343,6 @@ def _write_files(folder: Path, content: dict[str, Any]) -> None:
         run=content, scripts=(DATA_FILE, *SCRIPTS), style=STYLE, max_rows=MAX_ROWS
     )
     (folder / INDEX_FILE).write_text(page, encoding="utf-8")
-
-
-def _is_replaceable(folder: Path) -> bool:
-    if not folder.is_dir():
-        return False
-    names = {entry.name for entry in folder.iterdir()}
-    return not names or ({INDEX_FILE, DATA_FILE} <= names and names <= _OWN)
 
 
 _OWN = {INDEX_FILE, DATA_FILE, STYLE, *SCRIPTS, PICTURES, THUMBNAILS}

@@ -56,7 +56,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.cli.errors import InputError, counted, first_line
-from fanet_lightning.cli.files import decoded_text, find_listed, nearest_name, replaced, replaced_folder
+from fanet_lightning.cli.files import (
+    check_replaceable,
+    decoded_text,
+    find_listed,
+    nearest_name,
+    replaced,
+    replaced_folder,
+)
 from fanet_lightning.score.bootstrap import image_weights
 from fanet_lightning.score.curves import Curve
 from fanet_lightning.score.results import (
@@ -569,10 +576,7 @@ def write_results(folder: Path, ground_truth: CocoGroundTruth, detections: Detec
             f"detections are of one category, the annotations have {len(ground_truth.categories)}; "
             f"give category= one of {', '.join(ground_truth.categories)}"
         )
-    if folder.exists() and not (
-        folder.is_dir() and all(entry.name == RESULTS_FILE and entry.is_file() for entry in folder.iterdir())
-    ):
-        raise InputError(f"{folder} holds something else than predictions; give an empty or new folder")
+    check_replaceable(folder, "predictions", lambda entry: entry.name == RESULTS_FILE and entry.is_file())
     packed = CocoDetections.from_detections(detections, ground_truth)
     numbers = {image_id: number for number, image_id in ground_truth.file_images.items()}
     category = next(
@@ -590,11 +594,8 @@ def write_results(folder: Path, ground_truth: CocoGroundTruth, detections: Detec
                     "score": round(float(packed.scores[row]), 8),
                 }
             )
-    try:
-        with replaced_folder(folder) as temporary:
-            (temporary / RESULTS_FILE).write_text(json.dumps(entries, allow_nan=False), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror}); free it or give another folder") from error
+    with replaced_folder(folder) as temporary:
+        (temporary / RESULTS_FILE).write_text(json.dumps(entries, allow_nan=False), encoding="utf-8")
 
 
 def _size(entry: dict[str, Any]) -> tuple[float, float]:

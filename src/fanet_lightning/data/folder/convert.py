@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fanet_lightning.cli import main as cli
-from fanet_lightning.cli.errors import InputError, first_line
-from fanet_lightning.cli.files import check_writable, replaced_folder
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.files import check_replaceable, check_writable, replaced_folder
 from fanet_lightning.data.folder.labels import CONVERSION_RECORD
 
 if TYPE_CHECKING:
@@ -64,21 +64,18 @@ def convert(source: Any, to: str, out: Path, *, images: str = "copy", overwrite:
     write = {
         "coco": writers.write_coco, "yolo": writers.write_yolo, "voc": writers.write_voc, "wider": writers.write_wider,
     }[to]  # fmt: skip
-    try:
-        with replaced_folder(out) as folder:
-            write(folder, to_write)
-            if images != "none":
-                lost.update(_bring(folder, IMAGE_FOLDERS[to], prepared, link=images == "link"))
-            record = {
-                "from": source.name, "to": to, "images": images,
-                "parts": {part: _numbers(own) for part, own in to_write.items()},
-                "lost": {what: count for what, count in lost.items() if count},
-            }  # fmt: skip
-            # What else somebody puts beside it later is theirs.
-            record["wrote"] = sorted([CONVERSION_RECORD, *(entry.name for entry in folder.iterdir())])
-            (folder / CONVERSION_RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"out={out} cannot be written ({error.strerror or first_line(error)}); free it") from error
+    with replaced_folder(out) as folder:
+        write(folder, to_write)
+        if images != "none":
+            lost.update(_bring(folder, IMAGE_FOLDERS[to], prepared, link=images == "link"))
+        record = {
+            "from": source.name, "to": to, "images": images,
+            "parts": {part: _numbers(own) for part, own in to_write.items()},
+            "lost": {what: count for what, count in lost.items() if count},
+        }  # fmt: skip
+        # What else somebody puts beside it later is theirs.
+        record["wrote"] = sorted([CONVERSION_RECORD, *(entry.name for entry in folder.iterdir())])
+        (folder / CONVERSION_RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return record
 
 
@@ -88,16 +85,11 @@ def _check_options(to: str, images: str, out: Path, overwrite: bool) -> None:
     if images not in IMAGES:
         raise InputError(f"images={images} is unknown; take {' or '.join(IMAGES)}")
     check_writable(out)
-    if out.exists() and any(out.iterdir()):
-        if not (out / CONVERSION_RECORD).is_file():
-            raise InputError(f"out={out} holds something else than a conversion; give a new folder")
-        if not overwrite:
-            raise InputError(f"out={out} holds an earlier conversion; give another out, or overwrite=true")
-        foreign = sorted({entry.name for entry in out.iterdir()} - _wrote(out / CONVERSION_RECORD))
-        if foreign:
-            raise InputError(
-                f"out={out} holds {foreign[0]}, which is not of the earlier conversion; move it, or give another out"
-            )
+    earlier = (out / CONVERSION_RECORD).is_file()
+    if earlier and not overwrite:
+        raise InputError(f"out={out} holds an earlier conversion; give another out, or overwrite=true")
+    wrote = _wrote(out / CONVERSION_RECORD)
+    check_replaceable(out, "a conversion", lambda entry: earlier and entry.name in wrote)
 
 
 def _wrote(record: Path) -> set[str]:

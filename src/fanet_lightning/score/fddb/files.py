@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.files import replaced, replaced_folder
+from fanet_lightning.cli.files import check_replaceable, replaced, replaced_folder
 from fanet_lightning.score.fddb.ground_truth import ELLIPSE, FOLDS, LARGEST, RECTANGLE, FddbGroundTruth, read_blocks
 from fanet_lightning.score.fddb.roc import Roc
 from fanet_lightning.score.wider_face.ground_truth import ImageNames
@@ -191,18 +191,14 @@ def write_fddb_predictions(
         raise ValueError(f"detections of {len(outside)} images outside the run, the first is '{outside[0]}'")
     if strict and len(checked) < len(ground_truth.image_ids):
         raise ValueError(f"rows of {len(checked)} of {len(ground_truth.image_ids)} images")
-    if folder.exists() and not (folder.is_dir() and all(_WRITTEN.fullmatch(file.name) for file in folder.iterdir())):
-        raise InputError(f"{folder} holds something else than predictions; give an empty or new folder")
+    check_replaceable(folder, "predictions", lambda entry: _WRITTEN.fullmatch(entry.name) is not None)
     ordered = ground_truth.in_official_order()
-    try:
-        with replaced_folder(folder) as temporary:
-            for fold in np.unique(ordered.folds).tolist():
-                ids = [ordered.image_ids[i] for i in np.flatnonzero(ordered.folds == fold)]
-                blocks = "".join(_block(image_id, checked[image_id]) for image_id in ids if image_id in checked)
-                if blocks:
-                    (temporary / f"fold-{fold:02d}-out.txt").write_text(blocks, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror}); free it or give another folder") from error
+    with replaced_folder(folder) as temporary:
+        for fold in np.unique(ordered.folds).tolist():
+            ids = [ordered.image_ids[i] for i in np.flatnonzero(ordered.folds == fold)]
+            blocks = "".join(_block(image_id, checked[image_id]) for image_id in ids if image_id in checked)
+            if blocks:
+                (temporary / f"fold-{fold:02d}-out.txt").write_text(blocks, encoding="utf-8")
 
 
 def write_fddb_detections(

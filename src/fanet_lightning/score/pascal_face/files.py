@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fanet_lightning.cli.errors import InputError, first_line
-from fanet_lightning.cli.files import replaced_folder
+from fanet_lightning.cli.files import check_replaceable, replaced_folder
 from fanet_lightning.score.pascal_face.ground_truth import (
     OVERLAP,
     Float,
@@ -94,8 +94,7 @@ def write_detections(folder: Path, detections: DetectionsByImage, image_ids: Ite
         InputError: ``folder`` holds something else, or cannot be written.
         ValueError: detections that are not finite, have a negative side, or are about other images.
     """
-    if folder.exists() and not (folder.is_dir() and {entry.name for entry in folder.iterdir()} <= {DETECTIONS_FILE}):
-        raise InputError(f"{folder} holds something else than {DETECTIONS_FILE}; give an empty or new folder")
+    check_replaceable(folder, "predictions", lambda entry: entry.name == DETECTIONS_FILE)
     packed = PascalFaceDetections.from_detections(detections, image_ids)
     order = np.argsort(-packed.scores, kind="stable")
     names = [packed.image_ids[i] for i in packed.image_index[order]]
@@ -104,11 +103,8 @@ def write_detections(folder: Path, detections: DetectionsByImage, image_ids: Ite
         f"{name} {score:.9g} {x1:.3f} {y1:.3f} {x2:.3f} {y2:.3f}\n"
         for name, (score, x1, y1, x2, y2) in zip(names, rows, strict=True)
     ]
-    try:
-        with replaced_folder(folder) as temporary:
-            (temporary / DETECTIONS_FILE).write_text("".join(lines), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror}); free it or give another folder") from error
+    with replaced_folder(folder) as temporary:
+        (temporary / DETECTIONS_FILE).write_text("".join(lines), encoding="utf-8")
     return folder / DETECTIONS_FILE
 
 

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.files import replaced, replaced_folder
+from fanet_lightning.cli.files import check_replaceable, replaced, replaced_folder
 from fanet_lightning.score.wider_face.ground_truth import is_same_image, name_parts
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -258,19 +258,18 @@ def write_predictions(folder: Path, detections: Mapping[str, tuple[npt.ArrayLike
         InputError: ``folder`` holds something else than predictions, or cannot be written.
         ValueError: an image id that is no relative path, or a detection that is not finite or has a negative side.
     """
-    if folder.exists() and not _is_replaceable(folder):
-        raise InputError(f"{folder} holds something else than predictions; give an empty or new folder")
-    try:
-        with replaced_folder(folder) as temporary:
-            for image_id, (boxes_xyxy, scores) in detections.items():
-                event, _, name = image_id.rpartition("/")
-                if any(step in ("", ".", "..") for step in image_id.split("/")):
-                    raise ValueError(f"image id '{image_id}' is no relative path, event/name in WIDER FACE")
-                text = prediction_text(name, boxes_xyxy, scores, image_id)
-                (temporary / event).mkdir(parents=True, exist_ok=True)
-                (temporary / event / f"{name}.txt").write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror}); free it or give another folder") from error
+    # Label files of other formats are .txt files as well.
+    check_replaceable(
+        folder, "predictions", lambda entry: all(map(_is_prediction, entry.rglob("*"))) and _is_prediction(entry)
+    )
+    with replaced_folder(folder) as temporary:
+        for image_id, (boxes_xyxy, scores) in detections.items():
+            event, _, name = image_id.rpartition("/")
+            if any(step in ("", ".", "..") for step in image_id.split("/")):
+                raise ValueError(f"image id '{image_id}' is no relative path, event/name in WIDER FACE")
+            text = prediction_text(name, boxes_xyxy, scores, image_id)
+            (temporary / event).mkdir(parents=True, exist_ok=True)
+            (temporary / event / f"{name}.txt").write_text(text, encoding="utf-8")
 
 
 def prediction_text(name: str, boxes_xyxy: npt.ArrayLike, scores: npt.ArrayLike, image_id: str | None = None) -> str:
@@ -402,12 +401,10 @@ def _as_xywh(
     return xywh, confidence
 
 
-def _is_replaceable(folder: Path) -> bool:
-    """Predictions and nothing else: label files of other formats are .txt files as well."""
-    return folder.is_dir() and all(entry.is_dir() or _is_prediction(entry) for entry in folder.rglob("*"))
-
-
 def _is_prediction(path: Path) -> bool:
+    """A folder, or a file of ours."""
+    if path.is_dir():
+        return True
     if path.suffix != ".txt" or not path.is_file():
         return False
     try:
