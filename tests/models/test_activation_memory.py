@@ -13,12 +13,13 @@ glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glib
 
 # A process of its own each: the switch cannot be undone.
 PROGRAM = """
-import json, resource, sys
+import ctypes, json, resource, sys
 import torch
 from fanet_lightning.models.fanet import build_network
 from fanet_lightning.models.pretrained import keep_activation_memory
 
 torch.set_num_threads(1)
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: huge pages would hide the faults that are counted
 kept = keep_activation_memory() if sys.argv[1] == "kept" else None
 torch.manual_seed(0)
 network = build_network(backbone="light", batch_norm=True, width=0.5, block_channels=32, deep_channels=8).eval()
