@@ -20,6 +20,7 @@ from fanet_lightning.data.images import Image8, read_image_rgb
 from fanet_lightning.data.records import Boxes, ImageRecord
 from fanet_lightning.data.transforms import TrainAugment
 from fanet_lightning.data.wider_face import load_wider_face
+from fanet_lightning.ops.draw import outlined
 
 OFF: dict[str, Any] = {
     "crop": (1.0, 1.0),
@@ -54,23 +55,13 @@ def augmentations(size: int) -> dict[str, TrainAugment]:
     return single | {"recipe": TrainAugment(size)}
 
 
-def with_boxes(image_rgb: Image8, boxes_xyxy: Boxes) -> Image8:
-    """A copy with one-pixel outlines."""
-    drawn = image_rgb.copy()
-    for x1, y1, x2, y2 in boxes_xyxy.tolist():
-        # The outline runs over the box's outermost pixels: x2, y2 are half-open.
-        low, high = (round(x1), round(y1)), (max(round(x2) - 1, round(x1)), max(round(y2) - 1, round(y1)))
-        cv2.rectangle(drawn, low, high, BOX, 1)
-    return drawn
-
-
 def original_tile(image_rgb: Image8, boxes_xyxy: Boxes, size: int) -> Image8:
     """The whole image, fitted into the tile."""
     scale = size / max(image_rgb.shape[:2])
     width, height = (max(1, round(side * scale)) for side in image_rgb.shape[1::-1])
     small = cv2.resize(image_rgb, (width, height), interpolation=cv2.INTER_AREA)
     tile = np.full((size, size, 3), BACKGROUND, dtype=np.uint8)
-    tile[:height, :width] = with_boxes(small.astype(np.uint8), boxes_xyxy * np.float32(scale))
+    tile[:height, :width] = outlined(small.astype(np.uint8), boxes_xyxy * np.float32(scale), BOX)
     return tile
 
 
@@ -81,7 +72,7 @@ def sheet(name: str, augment: TrainAugment, records: list[ImageRecord], draws: i
     for number, record in enumerate(records):
         image = read_image_rgb(record.path)
         samples = [augment(image, record.boxes_xyxy, number * draws + i) for i in range(draws)]
-        tiles = [original_tile(image, record.boxes_xyxy, size)] + [with_boxes(*sample) for sample in samples]
+        tiles = [original_tile(image, record.boxes_xyxy, size)] + [outlined(*sample, BOX) for sample in samples]
         row = np.full((LINE + size + GAP, (size + GAP) * len(tiles), 3), BACKGROUND, dtype=np.uint8)
         counts = " ".join(str(len(boxes)) for _, boxes in samples)
         title = f"{name}: {record.image_id}  {len(record.boxes_xyxy)} faces > {counts}"

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
@@ -16,7 +15,7 @@ from fanet_lightning.models.fanet import build_network
 from fanet_lightning.ops.anchors import AnchorGrid
 from fanet_lightning.ops.boxes import encode
 from fanet_lightning.ops.structures import HeadOutput, NetworkOutput
-from fanet_lightning.report.figures import draw_detections, precision_recall_figure, save_figure
+from fanet_lightning.report.figures import precision_recall_figure, save_figure
 from fanet_lightning.score.curves import Curve
 
 
@@ -181,14 +180,6 @@ def test_free_memory_is_the_least_of_what_limits_it(tmp_path: Path) -> None:
     assert memory._container_bytes(tmp_path) == 1000 - 700 + 200
     first = memory.available_bytes(torch.device("cpu"))
     assert first is None or 0 < first < 2**50
-
-
-def test_a_box_has_the_colour_of_its_confidence() -> None:
-    image = np.zeros((40, 40, 3), np.uint8)
-    drawn = draw_detections(image, np.array([[5.0, 5.0, 30.0, 30.0]]), np.array([0.8]))
-    expected = np.array(mpl.colormaps["turbo"](0.8)[:3]) * 255
-    np.testing.assert_allclose(drawn[5, 15], expected, atol=1)
-    assert (drawn[15, 15] == 0).all() and (image == 0).all()
 
 
 def test_curves_have_a_panel_per_setting_and_the_ap_in_the_legend(tmp_path) -> None:

@@ -33,6 +33,7 @@ from fanet_lightning.detect.tiling import map_shapes
 from fanet_lightning.models.pretrained import DEFAULT_PROTOCOL, DEFAULT_THRESHOLD, load_model
 from fanet_lightning.ops.anchors import AnchorGrid
 from fanet_lightning.ops.boxes import encode
+from fanet_lightning.ops.draw import annotate
 from fanet_lightning.ops.structures import Detections, HeadOutput, NetworkOutput
 from fanet_lightning.score.wider_face.predictions import read_predictions, write_predictions
 
@@ -531,15 +532,37 @@ def test_a_hundred_megapixels_in_tiles() -> None:
 FACES = Detections(torch.tensor([[1.5, 2.25, 11.5, 22.25], [0.1, 0.2, 5.3, 9.4]]), torch.tensor([0.9, 0.3]))
 
 
-def test_detections_are_still_a_pair() -> None:
-    boxes_xyxy, scores = FACES
-    assert boxes_xyxy is FACES.boxes_xyxy and scores is FACES.scores and len(FACES) == 2
-    one = FACES.above(0.9)
-    assert FACES.count == 2 and one.count == 1 and FACES.above(0.91).boxes_xyxy.shape == (0, 4)
-    assert torch.equal(one.boxes_xyxy, boxes_xyxy[:1])
+def test_detections_are_a_sequence_of_faces() -> None:
+    none, one = FACES.above(0.91), FACES.above(0.9)
+    assert [len(found) for found in (FACES, one, none)] == [FACES.count, one.count, none.count] == [2, 1, 0]
+    assert FACES and not none and none.boxes_xyxy.shape == (0, 4) and list(none) == []
+    assert torch.equal(one.boxes_xyxy, FACES.boxes_xyxy[:1])
+    for index in (0, 1, -1, np.int64(1)):
+        assert FACES[index] == list(FACES)[index]
+        assert FACES[index].box_xyxy == tuple(FACES.boxes_xyxy[index].tolist()) and FACES[0].score > FACES[1].score
+    with pytest.raises(IndexError):
+        FACES[2]
+    for chosen in (slice(1, None), [1], torch.tensor([False, True]), np.array([False, True]), FACES.scores < 0.5):
+        part = FACES[chosen]
+        assert isinstance(part, Detections) and list(part) == [FACES[1]]
+    assert "2 faces" in repr(FACES) and "1 face," in repr(one) and "0 faces" in repr(none)
     arrays = FACES.numpy()
     assert arrays[0].dtype == arrays[1].dtype == np.float32 and arrays[0].shape == (2, 4) and arrays[1].shape == (2,)
     assert pickle.loads(pickle.dumps(FACES)).count == 2
+
+
+def test_detections_are_drawn_upright_and_saved(tmp_path: Path) -> None:
+    pixels = np.full((40, 30, 3), 90, np.uint8)
+    drawn = FACES.draw(pixels, bar=False)
+    np.testing.assert_array_equal(drawn, annotate(pixels, *FACES.numpy(), bar=False))
+    turned, exif = Image.fromarray(pixels).transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    exif[0x0112] = 6  # turn clockwise to see it
+    turned.save(tmp_path / "turned.png", exif=exif)
+    for image in (tmp_path / "turned.png", str(tmp_path / "turned.png"), Image.open(tmp_path / "turned.png")):
+        np.testing.assert_array_equal(FACES.draw(image, bar=False), drawn)
+    FACES.save(tmp_path / "drawn.png", pixels, bar=False)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "drawn.png")), drawn)
+    assert FACES.draw(pixels).shape[1] > 30
 
 
 def test_as_coco_results() -> None:
@@ -555,7 +578,7 @@ def test_as_a_wider_face_file(tmp_path: Path) -> None:
     assert text == "0_Parade_1\n2\n1.50 2.25 10.00 20.00 0.900000\n0.10 0.20 5.20 9.20 0.300000\n"
     assert FACES.above(1).to_wider("x") == "x\n0\n"
     # What the package itself writes, and reads back.
-    write_predictions(tmp_path / "out", {"0--Parade/0_Parade_1": FACES})
+    write_predictions(tmp_path / "out", {"0--Parade/0_Parade_1": FACES.numpy()})
     path = tmp_path / "out/0--Parade/0_Parade_1.txt"
     assert path.read_text() == text
     path.write_text(text)

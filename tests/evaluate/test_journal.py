@@ -39,9 +39,9 @@ def open_journal(path: Path, count: int = 6, **changes: Any) -> Journal:
 
 def assert_equal(first: Inferred, second: Inferred) -> None:
     assert first.image_id == second.image_id and first.passes == second.passes and first.seconds == second.seconds
-    for a, b in zip(first.detections, second.detections, strict=True):
-        assert a.dtype == b.dtype == torch.float32 and a.shape == b.shape
-        assert a.numpy().tobytes() == b.numpy().tobytes()
+    for a, b in zip(first.detections.numpy(), second.detections.numpy(), strict=True):
+        assert a.dtype == b.dtype == np.float32 and a.shape == b.shape
+        assert a.tobytes() == b.tobytes()
 
 
 def test_what_was_added_comes_back_bit_for_bit(tmp_path: Path) -> None:

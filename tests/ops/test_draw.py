@@ -7,8 +7,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from fanet_lightning.ops.draw import annotate, bar_width, confidence_colours
-from fanet_lightning.report.figures import draw_detections
+from fanet_lightning.ops.draw import annotate, bar_width, confidence_colors, outlined
 
 
 def grey(height, width):
@@ -23,18 +22,20 @@ def changed(before, after):
 def test_colours_are_matplotlibs_turbo():
     scores = np.concatenate([np.linspace(0, 1, 1001), [-0.5, 1.7]])
     expected = (mpl.colormaps["turbo"](np.clip(scores, 0, 1))[:, :3] * 255).round()
-    colours = confidence_colours(scores)
+    colours = confidence_colors(scores)
     assert colours.dtype == np.uint8
     np.testing.assert_array_equal(colours, expected)
-    np.testing.assert_array_equal(confidence_colours([np.nan]), confidence_colours([0.0]))
-    assert confidence_colours([]).shape == (0, 3)
+    np.testing.assert_array_equal(confidence_colors([np.nan]), confidence_colors([0.0]))
+    assert confidence_colors([]).shape == (0, 3)
 
 
-def test_sheets_and_annotated_pictures_share_their_colours():
-    image, box = grey(60, 60), np.array([[10.0, 10.0, 40.0, 40.0]])
-    sheet = draw_detections(image, box, np.array([0.7]))
-    drawn = annotate(image, box, [0.7], bar=False)
-    np.testing.assert_array_equal(sheet[10, 20], drawn[9, 20])
+def test_annotated_faces_are_thin_white_frames_beneath_and_outlines_are_of_one_color():
+    image, box = grey(900, 60), np.array([[10.0, 10.0, 40.0, 40.0], [50, 50, 50, 60]])
+    white = annotate(image, [], [], faces_xyxy=box, bar=False)
+    np.testing.assert_array_equal(white, outlined(image, box, (255, 255, 255)))
+    assert (white[9, 9:41] == 255).all() and changed(image, white).sum() == 4 * 31
+    both = annotate(image, box[:1], [0.7], faces_xyxy=box[:1], bar=False)
+    np.testing.assert_array_equal(both, annotate(image, box[:1], [0.7], bar=False))
 
 
 def test_the_frame_lies_around_the_box_and_leaves_the_face_free():
@@ -44,7 +45,7 @@ def test_the_frame_lies_around_the_box_and_leaves_the_face_free():
     expected[29:81, 19:61] = True  # one pixel around half-open 20..60 x 30..80
     expected[30:80, 20:60] = False
     np.testing.assert_array_equal(changed(image, drawn), expected)
-    np.testing.assert_array_equal(drawn[29, 19], confidence_colours([0.9])[0])
+    np.testing.assert_array_equal(drawn[29, 19], confidence_colors([0.9])[0])
     assert (image == 90).all() and drawn is not image
 
 
@@ -63,7 +64,7 @@ def test_lines_grow_with_the_picture_but_not_over_small_faces():
 def test_confident_boxes_lie_on_top():
     box = [[10, 10, 30, 30]]
     drawn = annotate(grey(50, 50), box * 3, [0.2, 0.9, 0.5], bar=False)
-    np.testing.assert_array_equal(drawn[9, 15], confidence_colours([0.9])[0])
+    np.testing.assert_array_equal(drawn[9, 15], confidence_colors([0.9])[0])
 
 
 def test_boxes_at_the_border_and_outside():
@@ -95,7 +96,7 @@ def test_the_bar_is_added_at_the_right_and_runs_from_one_to_zero():
         ends = np.flatnonzero((column != 255).any(axis=1))
         row = ends[-1] - value * (ends[-1] - ends[0])
         near = column[round(row) - 1 : round(row) + 2].astype(int)
-        assert np.abs(near - confidence_colours([value])[0]).max(axis=1).min() <= 6
+        assert np.abs(near - confidence_colors([value])[0]).max(axis=1).min() <= 6
 
 
 def test_ticks_stand_beside_their_values():
@@ -115,7 +116,7 @@ def test_every_size_of_picture_can_be_annotated(shape):
     drawn = annotate(grey(height, width), [[0, 0, width, height]], [0.5], labels=True)
     assert drawn.shape == (height, width + bar_width(height, width), 3)
     assert drawn.dtype == np.uint8 and drawn.flags["C_CONTIGUOUS"]
-    np.testing.assert_array_equal(drawn[0, 0], confidence_colours([0.5])[0])
+    np.testing.assert_array_equal(drawn[0, 0], confidence_colors([0.5])[0])
 
 
 def test_labels_stand_above_the_face_in_its_colour_and_inside_the_picture():
@@ -126,7 +127,7 @@ def test_labels_stand_above_the_face_in_its_colour_and_inside_the_picture():
     rows, columns = np.nonzero(changed(plain, labelled))
     assert rows.max() < 100 and rows.min() > 80
     assert columns.min() >= 79
-    np.testing.assert_array_equal(labelled[rows.min(), columns.min()], confidence_colours([0.5])[0])
+    np.testing.assert_array_equal(labelled[rows.min(), columns.min()], confidence_colors([0.5])[0])
     # Different scores, different digits; at the upper edge the label moves inside.
     other = annotate(image, [box], [0.52], bar=False, labels=True)
     assert (changed(labelled, other)[80:99]).any()

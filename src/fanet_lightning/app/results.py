@@ -313,7 +313,7 @@ def find_in_film(
                     film.cut = True
                     break
                 found = detector.detect(frame.image_rgb, protocol=protocol, threshold=threshold)
-                boxes_xyxy, scores = found.boxes_xyxy.numpy(), found.scores.numpy()
+                boxes_xyxy, scores = found.numpy()
                 writer.write(_drawn(frame.image_rgb, boxes_xyxy, scores, redaction), frame)
                 film.faces.append(_entry(frame.index, frame.time_seconds, boxes_xyxy, scores))
                 film.frames += 1

@@ -16,6 +16,7 @@ from fanet_lightning.cli.provenance import (
     write_training_images,
 )
 from fanet_lightning.detect.multiscale import PassRecord
+from fanet_lightning.ops.draw import annotate
 from fanet_lightning.ops.structures import Detections
 from fanet_lightning.score.results import SCORE_PATTERNS, SCORES_FILE, is_scores
 
@@ -65,7 +66,8 @@ def check_out(out: Path) -> None:
 def boxes_to_write(found: "Detections", lower: float) -> tuple[Any, Any]:
     """Boxes (D, 4) and scores (D,) as arrays; ``lower``: see
     :func:`fanet_lightning.score.pascal_face.average_precision.lower_top`."""
-    boxes_xyxy, scores = found.boxes_xyxy.numpy(), found.scores.numpy()
+    boxes_xyxy: Any
+    boxes_xyxy, scores = found.numpy()
     if lower:
         from fanet_lightning.score.pascal_face.average_precision import lower_top
 
@@ -203,7 +205,7 @@ def draw_sheet(
     from fanet_lightning.data.images import read_image_rgb
     from fanet_lightning.data.transforms import TestScale
     from fanet_lightning.models.pretrained import name_of
-    from fanet_lightning.report.figures import detection_sheet, draw_detections, save_figure
+    from fanet_lightning.report.figures import detection_sheet, save_figure
     from fanet_lightning.report.plot import CURVE_FILES, plot_scores
 
     if any((out / name).is_file() for name in CURVE_FILES):
@@ -213,12 +215,10 @@ def draw_sheet(
     small = TestScale("original", max_long=SHEET_SIDE)
     drawn, titles = [], []
     for record in chosen:
-        item = found[record.image_id].detections
-        shown = item.scores.numpy() >= SHEET_THRESHOLD
-        boxes_xyxy, scores = item.boxes_xyxy.numpy()[shown], item.scores.numpy()[shown]
+        boxes_xyxy, scores = found[record.image_id].detections.above(SHEET_THRESHOLD).numpy()
         image, scale_xy = small(read_image_rgb(record.path))
         scale = np.tile(scale_xy, 2)
-        drawn.append(draw_detections(image, boxes_xyxy * scale, scores, record.boxes_xyxy * scale))
+        drawn.append(annotate(image, boxes_xyxy * scale, scores, faces_xyxy=record.boxes_xyxy * scale, bar=False))
         titles.append(
             f"{record.image_id.split('/')[-1][-40:]}: {len(scores)} found, {len(record.boxes_xyxy)} annotated"
         )

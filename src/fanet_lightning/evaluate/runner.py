@@ -151,11 +151,14 @@ def _parse(line: bytes) -> Any:
 
 
 def _to_plain(item: Inferred) -> dict[str, Any]:
-    found = {name: np.ascontiguousarray(value, "<f4") for name, value in item.detections._asdict().items()}
+    found = dict(zip(("boxes_xyxy", "scores"), item.detections.numpy(), strict=True))
     return {
         "image_id": item.image_id,
         # The bytes themselves: what comes back is equal to the last bit.
-        **{name: base64.b64encode(value.tobytes()).decode("ascii") for name, value in found.items()},
+        **{
+            name: base64.b64encode(np.ascontiguousarray(value, "<f4").tobytes()).decode("ascii")
+            for name, value in found.items()
+        },
         "passes": [list(step) for step in item.passes],
         "seconds": item.seconds,
     }
@@ -219,7 +222,7 @@ def _detect(
     height, width = batch.size_hw[0].tolist()
     found, tiles = detector.detect_resized(batch.images, batch.scale_xy, height, width, scale.tile_pixels)
     rows, columns = batch.images.shape[-2:]
-    step = PassRecord(rows / height, False, rows, columns, tiles, len(found.scores))
+    step = PassRecord(rows / height, False, rows, columns, tiles, len(found))
     return found, [step]
 
 

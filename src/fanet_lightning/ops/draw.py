@@ -1,34 +1,36 @@
-"""Faces drawn into a picture: boxes coloured by confidence, and the colour bar beside them (paper, figure 9).
+"""Faces drawn into a image: boxes colored by confidence, and the color bar next to them (paper, figure 9).
 
-Everything here is NumPy, OpenCV and Pillow: no matplotlib figure is built per picture, so a film can be drawn as fast
+Everything here is NumPy, OpenCV and Pillow: no matplotlib figure is built per image, so a video can be drawn as fast
 as it is read (``benchmarks/drawing.py``).
 """
 
+import os
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-if TYPE_CHECKING:
-    from PIL.ImageFont import FreeTypeFont, ImageFont
+__all__ = ["annotate", "bar_width", "confidence_colors", "outlined"]
 
-__all__ = ["annotate", "bar_width", "confidence_colours"]
-
+ImageLike = npt.NDArray[np.uint8] | Image.Image | str | os.PathLike[str]
 
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
-# Lines and letters grow with the picture's longer side, so that a picture shrunk to a screen still shows them.
+# Lines and letters grow with the image's longer side, so that a image shrunk to a screen still shows them.
 LINE_PER_SIDE = 1 / 300
 FONT_PER_SIDE = 1 / 64
 SMALLEST_FONT = 9  # pixels: below it digits cannot be told apart
-# A line is no thicker than this share of its face's shorter side: small faces in a large picture stay visible ...
+# A line is no thicker than this share of its face's shorter side: small faces in a large image stay visible ...
 LINE_PER_FACE = 1 / 6
-# ... but no thinner than this share of the picture: a line of 1 pixel in 10,000 is gone when the picture is shrunk.
+# ... but no thinner than this share of the image: a line of 1 pixel in 10,000 is gone when the image is shrunk.
 THINNEST_PER_SIDE = 1 / 2000
 
 
-def confidence_colours(scores: npt.ArrayLike) -> npt.NDArray[np.uint8]:
-    """The colour of each confidence: matplotlib's ``turbo``, dark blue at 0, green at 0.5, dark red at 1.
+def confidence_colors(scores: npt.ArrayLike) -> npt.NDArray[np.uint8]:
+    """The color of each confidence: matplotlib's ``turbo``, dark blue at 0, green at 0.5, dark red at 1.
 
     Args:
         scores: (D,) in [0, 1]; values outside are clipped, NaN counts as 0.
@@ -45,27 +47,29 @@ def annotate(
     boxes_xyxy: npt.ArrayLike,
     scores: npt.ArrayLike,
     *,
+    faces_xyxy: npt.ArrayLike = (),
     bar: bool = True,
     labels: bool = False,
 ) -> npt.NDArray[np.uint8]:
-    """The picture with a frame around every face, colour = confidence; confident faces lie on top.
+    """The image with a frame around every face, color = confidence; confident faces lie on top.
 
-    Frames are drawn around the boxes, not over them, so even a face of a few pixels stays visible; at the picture's
-    border they are moved inside. Line and letter sizes follow the picture's size.
+    Frames are drawn around the boxes, not over them, so even a face of a few pixels stays visible; at the image's
+    border they are moved inside. Line and letter sizes follow the image's size.
 
     Args:
         image_rgb: (H, W, 3) uint8; left as it is.
-        boxes_xyxy: (D, 4) pixels of the picture. Parts outside are cut off; a box wholly outside, empty or not finite
+        boxes_xyxy: (D, 4) pixels of the image. Parts outside are cut off; a box wholly outside, empty or not finite
             is not drawn.
         scores: (D,) in [0, 1].
-        bar: add a colour bar with ticks from 0 to 1 at the right: the result is ``bar_width(H, W)`` pixels wider.
+        faces_xyxy: (F, 4) annotated faces, beneath as thin white frames.
+        bar: add a color bar with ticks from 0 to 1 at the right: the result is ``bar_width(H, W)`` pixels wider.
         labels: write each score above its face.
 
     Returns:
         (H, W, 3), with the bar (H, W + bar_width(H, W), 3), uint8: a new array.
 
     Raises:
-        ValueError: the picture is not (H, W, 3) uint8, or boxes and scores do not belong together.
+        ValueError: the image is not (H, W, 3) uint8, or boxes and scores do not belong together.
     """
     image_rgb = checked_image(image_rgb)
     boxes = checked_boxes(boxes_xyxy)
@@ -77,21 +81,43 @@ def annotate(
     drawn = np.empty((height, width + added, 3), dtype=np.uint8)
     drawn[:, :width] = image_rgb
     if bar:
-        drawn[:, width:] = _colour_bar(height, _font_size(height, width))
+        drawn[:, width:] = _color_bar(height, _font_size(height, width))
+    for box in _visible(checked_boxes(faces_xyxy), height, width):
+        _frame(drawn[:, :width], box, 1, np.array(WHITE, np.uint8))
     _draw_boxes(drawn[:, :width], boxes, confidences, labels)
     return drawn
 
 
+def outlined(
+    image_rgb: npt.NDArray[np.uint8], boxes_xyxy: npt.ArrayLike, color: tuple[int, int, int], line: int = 1
+) -> npt.NDArray[np.uint8]:
+    """A copy of the image, (H, W, 3) uint8, with frames of one color, ``line`` pixels wide, around (D, 4) boxes."""
+    drawn = checked_image(image_rgb).copy()
+    for box in _visible(checked_boxes(boxes_xyxy), *drawn.shape[:2]):
+        _frame(drawn, box, line, np.array(color, np.uint8))
+    return drawn
+
+
+def upright_rgb(image: ImageLike) -> npt.NDArray[np.uint8]:
+    """(H, W, 3) uint8 RGB of a path or a PIL image, turned as its EXIF orientation says; arrays as they are."""
+    if isinstance(image, str | os.PathLike):
+        with Image.open(Path(image)) as opened:
+            return upright_rgb(opened)
+    if isinstance(image, Image.Image):
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
+    return image
+
+
 def bar_width(height: int, width: int) -> int:
-    """How many pixels the colour bar adds to a picture's width."""
-    return int(_colour_bar(height, _font_size(height, width)).shape[1])
+    """How many pixels the color bar adds to a image's width."""
+    return int(_color_bar(height, _font_size(height, width)).shape[1])
 
 
 def checked_image(image_rgb: npt.ArrayLike) -> npt.NDArray[np.uint8]:
-    """The picture as an array, or a ValueError that names what it is instead of (H, W, 3) uint8."""
+    """The image as an array, or a ValueError that names what it is instead of (H, W, 3) uint8."""
     image = np.asarray(image_rgb)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(f"a picture is (H, W, 3) uint8 RGB, not {image.shape} {image.dtype}")
+        raise ValueError(f"a image is (H, W, 3) uint8 RGB, not {image.shape} {image.dtype}")
     return image
 
 
@@ -105,6 +131,17 @@ def checked_boxes(boxes_xyxy: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return boxes
 
 
+def _is_visible(boxes: npt.NDArray[np.float64], height: int, width: int) -> npt.NDArray[np.bool_]:
+    """(D,) whether a box is finite, not empty, and at least partly inside; comparisons with NaN are false."""
+    x1, y1, x2, y2 = boxes.T
+    inside = (x1 < width) & (y1 < height) & (x2 > 0) & (y2 > 0) & (x2 > x1) & (y2 > y1)
+    return np.asarray(inside & np.isfinite(boxes).all(axis=1))
+
+
+def _visible(boxes: npt.NDArray[np.float64], height: int, width: int) -> npt.NDArray[np.float64]:
+    return boxes[_is_visible(boxes, height, width)]
+
+
 def _draw_boxes(
     drawn: npt.NDArray[np.uint8], boxes: npt.NDArray[np.float64], scores: npt.NDArray[np.float64], labels: bool
 ) -> None:
@@ -112,46 +149,41 @@ def _draw_boxes(
     height, width = drawn.shape[:2]
     longer = max(height, width)
     thinnest, thickest = max(1, round(longer * THINNEST_PER_SIDE)), max(1, round(longer * LINE_PER_SIDE))
-    x1, y1, x2, y2 = boxes.T
-    # Comparisons with NaN are false, so boxes that are not finite are left out here too.
-    inside = (x1 < width) & (y1 < height) & (x2 > 0) & (y2 > 0) & (x2 > x1) & (y2 > y1) & np.isfinite(boxes).all(axis=1)
     order = np.argsort(scores, kind="stable")
-    order = order[inside[order]]
-    colours = confidence_colours(scores)
+    order = order[_is_visible(boxes, height, width)[order]]
+    colors = confidence_colors(scores)
     for index in order:
-        side = min(x2[index] - x1[index], y2[index] - y1[index])
+        side = (boxes[index, 2:] - boxes[index, :2]).min()
         line = int(np.clip(round(side * LINE_PER_FACE), thinnest, thickest))
-        _frame(drawn, boxes[index], line, colours[index])
+        _frame(drawn, boxes[index], line, colors[index])
     if labels:
         size = _font_size(height, width)
         for index in order:
-            _label(drawn, boxes[index], f"{scores[index]:.2f}", size, tuple(colours[index].tolist()))
+            _label(drawn, boxes[index], f"{scores[index]:.2f}", size, tuple(colors[index].tolist()))
 
 
-def _frame(
-    drawn: npt.NDArray[np.uint8], box: npt.NDArray[np.float64], line: int, colour: npt.NDArray[np.uint8]
-) -> None:
-    """A frame of ``line`` pixels around one box; where the picture ends, inside it."""
+def _frame(drawn: npt.NDArray[np.uint8], box: npt.NDArray[np.float64], line: int, color: npt.NDArray[np.uint8]) -> None:
+    """A frame of ``line`` pixels around one box; where the image ends, inside it."""
     height, width = drawn.shape[:2]
     left, top = max(int(box[0] + 0.5) - line, 0), max(int(box[1] + 0.5) - line, 0)
     right, bottom = min(int(box[2] + 0.5) + line, width), min(int(box[3] + 0.5) + line, height)
     right, bottom = max(right, left + 1), max(bottom, top + 1)
-    drawn[top : top + line, left:right] = colour
-    drawn[max(bottom - line, top) : bottom, left:right] = colour
-    drawn[top:bottom, left : left + line] = colour
-    drawn[top:bottom, max(right - line, left) : right] = colour
+    drawn[top : top + line, left:right] = color
+    drawn[max(bottom - line, top) : bottom, left:right] = color
+    drawn[top:bottom, left : left + line] = color
+    drawn[top:bottom, max(right - line, left) : right] = color
 
 
 def _label(
-    drawn: npt.NDArray[np.uint8], box: npt.NDArray[np.float64], text: str, size: int, colour: tuple[int, int, int]
+    drawn: npt.NDArray[np.uint8], box: npt.NDArray[np.float64], text: str, size: int, color: tuple[int, int, int]
 ) -> None:
-    """The score on a patch of the box's colour, above the face, or below its upper edge at the picture's top."""
+    """The score on a patch of the box's color, above the face, or below its upper edge at the image's top."""
     height, width = drawn.shape[:2]
-    luminance = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
-    patch = _text_patch(text, size, BLACK if luminance > 110 else WHITE, colour)
+    luminance = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
+    patch = _text_patch(text, size, BLACK if luminance > 110 else WHITE, color)
     patch_height, patch_width = patch.shape[0], patch.shape[1]
     if patch_height > height or patch_width > width:
-        return  # a picture smaller than its label
+        return  # a image smaller than its label
     line = max(1, round(max(height, width) * LINE_PER_SIDE))
     top = int(box[1]) - line - patch_height
     if top < 0:
@@ -161,18 +193,16 @@ def _label(
 
 
 def _font_size(height: int, width: int) -> int:
-    """Letter size in pixels for a picture; a wide, low one gets letters that its height can hold."""
+    """Letter size in pixels for a image; a wide, low one gets letters that its height can hold."""
     return max(SMALLEST_FONT, round(min(max(height, width) * FONT_PER_SIDE, height / 8)))
 
 
 @lru_cache(maxsize=8)
-def _colour_bar(height: int, size: int) -> npt.NDArray[np.uint8]:
+def _color_bar(height: int, size: int) -> npt.NDArray[np.uint8]:
     """The bar (height, its width, 3): white ground, gradient, ticks and, where there is room, what it shows.
 
-    Rendered once per picture height and letter size; read-only because it is shared.
+    Rendered once per image height and letter size; read-only because it is shared.
     """
-    from PIL import Image, ImageDraw
-
     gap, strip, tick = max(2, size // 2), max(4, size), max(2, size // 4)
     # The gradient ends half a letter from the edges, so that "1.0" and "0.0" are whole.
     end = min(size, height // 8)
@@ -186,7 +216,7 @@ def _colour_bar(height: int, size: int) -> npt.NDArray[np.uint8]:
     caption_left = label_left + (digits.shape[1] if steps else 0)
     bar = np.full((height, caption_left + (caption.shape[0] if captioned else 0) + gap // 2, 3), 255, dtype=np.uint8)
     rows = (np.arange(length)[::-1] + 0.5) / length
-    bar[end : end + length, gap : gap + strip] = confidence_colours(rows)[:, None]
+    bar[end : end + length, gap : gap + strip] = confidence_colors(rows)[:, None]
     canvas = Image.fromarray(bar)
     draw = ImageDraw.Draw(canvas)
     outline = max(1, size // 12)
@@ -204,11 +234,9 @@ def _colour_bar(height: int, size: int) -> npt.NDArray[np.uint8]:
     return result
 
 
-@lru_cache(maxsize=1024)  # 101 scores in a film's one size
+@lru_cache(maxsize=1024)  # 101 scores in a video's one size
 def _text_patch(text: str, size: int, ink: tuple[int, int, int], ground: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
     """The text on a ground of its own, (h, w, 3); every patch of one size has the same height."""
-    from PIL import Image, ImageDraw
-
     font = _font(size)
     draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     left, _, right, _ = draw.textbbox((0, 0), text, font=font)
@@ -221,24 +249,18 @@ def _text_patch(text: str, size: int, ink: tuple[int, int, int], ground: tuple[i
 
 def _digit_extent(size: int) -> tuple[int, int]:
     """Upper and lower edge of the letters "0d" in pixels of the font's line."""
-    from PIL import Image, ImageDraw
-
     _, top, _, bottom = ImageDraw.Draw(Image.new("RGB", (1, 1))).textbbox((0, 0), "0d", font=_font(size))
     return int(top), int(bottom) + 1
 
 
 @lru_cache(maxsize=8)
-def _font(size: int) -> "FreeTypeFont | ImageFont":
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Pillow's own font, which needs no file of the system."""
-    from PIL import ImageFont
-
     return ImageFont.load_default(size)
 
 
 @lru_cache(maxsize=1)
 def _turbo_rgb() -> npt.NDArray[np.uint8]:
-    """The 256 colours of ``turbo``; OpenCV's table equals matplotlib's and loads in a tenth of the time."""
-    import cv2
-
+    """The 256 colors of ``turbo``; OpenCV's table equals matplotlib's and loads in a tenth of the time."""
     ramp: npt.NDArray[Any] = np.arange(256, dtype=np.uint8)[:, None]
     return np.asarray(cv2.applyColorMap(ramp, cv2.COLORMAP_TURBO)[:, 0, ::-1], dtype=np.uint8).copy()

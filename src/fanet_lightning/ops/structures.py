@@ -11,48 +11,23 @@ Boxes are float ``xyxy`` in absolute pixels of the image that they belong to, 0-
 Images are RGB uint8 until they are on the device; the network normalises them.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, overload
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from PIL import Image
 from torch import Tensor
 
 from fanet_lightning.cli.errors import InputError
+from fanet_lightning.ops.draw import ImageLike, annotate, upright_rgb
+from fanet_lightning.score.wider_face.predictions import prediction_text
 
 if TYPE_CHECKING:
     import supervision
-
-
-def supervision_detections(
-    boxes_xyxy: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]
-) -> "supervision.Detections":
-    """(D, 4), (D,) → ``supervision.Detections`` of one class, number 0.
-
-    Raises:
-        InputError: supervision is not installed.
-    """
-    try:
-        import supervision
-    except ImportError as error:
-        raise InputError(
-            "to_supervision: needs the package supervision; pip install 'fanet-lightning[supervision]'"
-        ) from error
-    # supervision takes its arrays as they are, so they are copies: they may be changed in place.
-    return supervision.Detections(
-        xyxy=boxes_xyxy.copy(), confidence=scores.copy(), class_id=np.zeros(len(scores), dtype=int)
-    )
-
-
-def coco_results(
-    boxes_xyxy: npt.NDArray[np.float32], scores: npt.NDArray[np.float32], *, image_id: int | str, category_id: int
-) -> list[dict[str, Any]]:
-    """(D, 4), (D,) → entries of a COCO result file, boxes as ``[x, y, width, height]`` in pixels."""
-    boxes = boxes_xyxy.astype(np.float64)
-    boxes[:, 2:] -= boxes[:, :2]
-    return [
-        {"image_id": image_id, "category_id": category_id, "bbox": box_xywh, "score": score}
-        for box_xywh, score in zip(boxes.tolist(), scores.tolist(), strict=True)
-    ]
 
 
 class Targets(NamedTuple):
@@ -106,30 +81,80 @@ class NetworkOutput(NamedTuple):
     map_shapes: list[tuple[int, int]]
 
 
-class Detections(NamedTuple):
+class Face(NamedTuple):
+    """One detection as plain numbers: ``box_xyxy`` in pixels, ``score`` in [0, 1]."""
+
+    box_xyxy: tuple[float, float, float, float]
+    score: float
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Detections:
     """The faces found in one image: ``boxes_xyxy`` (D, 4) float32, ``scores`` (D,) float32 in [0, 1], descending.
 
-    ``len`` and iteration are the tuple's: two tensors, so ``len(faces)`` is always 2 and ``if faces:`` always true,
-    with no face in the image as well. The number of faces is :attr:`count`: ``if faces.count:``.
+    Its length is the number of faces, so ``if faces:`` asks whether there are any. Iteration and a number as index give
+    each :class:`Face`; a slice, a boolean mask or several indices give the :class:`Detections` that they choose.
     """
 
     boxes_xyxy: Tensor
     scores: Tensor
 
-    # A tuple has a method of this name; nobody counts tensors in it.
+    def __len__(self) -> int:
+        return len(self.scores)
+
     @property
-    def count(self) -> int:  # type: ignore[override]
+    def count(self) -> int:
         """D, the number of faces."""
         return len(self.scores)
 
+    def __iter__(self) -> Iterator[Face]:
+        for box_xyxy, score in zip(self.boxes_xyxy.tolist(), self.scores.tolist(), strict=True):
+            yield Face(tuple(box_xyxy), score)
+
+    @overload
+    def __getitem__(self, index: int) -> Face: ...
+
+    @overload
+    def __getitem__(self, index: "slice | Sequence[int] | Tensor | npt.NDArray[Any]") -> "Detections": ...
+
+    def __getitem__(self, index: Any) -> "Face | Detections":
+        if isinstance(index, SupportsIndex) and not isinstance(index, Tensor | np.ndarray):
+            return Face(tuple(self.boxes_xyxy[index].tolist()), float(self.scores[index]))
+        return Detections(self.boxes_xyxy[index], self.scores[index])
+
+    def __repr__(self) -> str:
+        best = f", best score {float(self.scores.max()):.3f}" if len(self) else ""
+        return f"Detections({len(self)} {'face' if len(self) == 1 else 'faces'}{best})"
+
     def above(self, threshold: float) -> "Detections":
         """Those with a score of at least ``threshold``."""
-        passed = self.scores >= threshold
-        return Detections(self.boxes_xyxy[passed], self.scores[passed])
+        return self[self.scores >= threshold]
+
+    def cpu(self) -> "Detections":
+        """The same on the CPU."""
+        return Detections(self.boxes_xyxy.cpu(), self.scores.cpu())
 
     def numpy(self) -> "tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]":
         """(D, 4) boxes and (D,) scores as arrays, from any device."""
         return self.boxes_xyxy.detach().cpu().numpy(), self.scores.detach().cpu().numpy()
+
+    def draw(self, image: ImageLike, *, bar: bool = True, labels: bool = False) -> npt.NDArray[np.uint8]:
+        """The image with a box around every face, color = confidence; see :func:`fanet_lightning.ops.draw.annotate`.
+
+        Args:
+            image: the one that was searched: (H, W, 3) uint8 RGB, a PIL image, or a path; the latter two are turned
+                upright as detection does.
+            bar: with a color bar at the right.
+            labels: with each score above its face.
+
+        Returns:
+            (H, W, 3) uint8 RGB, with the bar wider.
+        """
+        return annotate(upright_rgb(image), *self.numpy(), bar=bar, labels=labels)
+
+    def save(self, path: str | os.PathLike[str], image: ImageLike, *, bar: bool = True, labels: bool = False) -> None:
+        """Write what :meth:`draw` gives; the ending of ``path`` says in which format."""
+        Image.fromarray(self.draw(image, bar=bar, labels=labels)).save(path, quality=95)
 
     def to_supervision(self) -> "supervision.Detections":
         """As the package supervision draws, tracks and counts them: ``xyxy``, ``confidence``, ``class_id`` 0.
@@ -137,16 +162,29 @@ class Detections(NamedTuple):
         Raises:
             InputError: supervision is not installed.
         """
-
-        return supervision_detections(*self.numpy())
+        try:
+            import supervision
+        except ImportError as error:
+            raise InputError(
+                "to_supervision: needs the package supervision; pip install 'fanet-lightning[supervision]'"
+            ) from error
+        boxes_xyxy, scores = self.numpy()
+        # supervision takes its arrays as they are, so they are copies: they may be changed in place.
+        return supervision.Detections(
+            xyxy=boxes_xyxy.copy(), confidence=scores.copy(), class_id=np.zeros(len(scores), dtype=int)
+        )
 
     def to_coco(self, image_id: int | str, category_id: int = 1) -> list[dict[str, Any]]:
         """The image's entries of a COCO result file: ``image_id``, ``category_id``, ``bbox`` [x, y, w, h], ``score``.
 
         Plain numbers that ``json`` writes, with all the digits that float32 has; best score first.
         """
-
-        return coco_results(*self.numpy(), image_id=image_id, category_id=category_id)
+        boxes = self.boxes_xyxy.detach().cpu().double()
+        boxes_xywh = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1)
+        return [
+            {"image_id": image_id, "category_id": category_id, "bbox": box_xywh, "score": score}
+            for box_xywh, score in zip(boxes_xywh.tolist(), self.scores.tolist(), strict=True)
+        ]
 
     def to_wider(self, name: str) -> str:
         """The text of the image's prediction file for WIDER FACE: a name line, the count, rows ``x y w h score``.
@@ -157,6 +195,4 @@ class Detections(NamedTuple):
         Raises:
             ValueError: a detection that is not finite or has a negative side.
         """
-        from fanet_lightning.score.wider_face.predictions import prediction_text
-
         return prediction_text(name, *self.numpy())

@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import replaced
-from fanet_lightning.ops.draw import confidence_colours
 from fanet_lightning.score.analysis.attributes import ATTRIBUTES, AttributeScores, GroupScore, group_label
 from fanet_lightning.score.wider_face.published import (
     FULL_NAMES,
@@ -540,35 +539,6 @@ def _legend(scores: AttributeScores, sides: Sequence[tuple[str, ...]]) -> list[A
     }
     style: dict[str, Any] = {"marker": "o", "markersize": 3.2, "linewidth": 1.4}
     return [Line2D([], [], color=MEASURE_COLOURS[name], label=texts[name], **style) for side in sides for name in side]
-
-
-def draw_detections(
-    image_rgb: npt.NDArray[np.uint8],
-    boxes_xyxy: npt.NDArray[np.floating],
-    scores: npt.NDArray[np.floating],
-    faces_xyxy: npt.NDArray[np.floating] | None = None,
-) -> npt.NDArray[np.uint8]:
-    """The image with its boxes, colour = confidence in matplotlib's ``turbo``; annotated faces as thin white boxes.
-
-    Args:
-        image_rgb: (H, W, 3) uint8.
-        boxes_xyxy: (D, 4) pixels.
-        scores: (D,) in [0, 1].
-        faces_xyxy: (F, 4) pixels, or None.
-    """
-    import cv2
-
-    drawn = np.ascontiguousarray(image_rgb).copy()
-    colours = confidence_colours(scores)
-    thickness = max(1, round(max(image_rgb.shape[:2]) / 500))
-    for box in faces_xyxy if faces_xyxy is not None else []:
-        x1, y1, x2, y2 = (round(float(v)) for v in box)
-        cv2.rectangle(drawn, (x1, y1), (x2, y2), (255, 255, 255), 1)
-    # Ascending, so that confident boxes lie on top.
-    for index in np.argsort(scores):
-        x1, y1, x2, y2 = (round(float(v)) for v in boxes_xyxy[index])
-        cv2.rectangle(drawn, (x1, y1), (x2, y2), colours[index].tolist(), thickness)
-    return drawn
 
 
 def detection_sheet(

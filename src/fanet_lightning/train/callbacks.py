@@ -506,11 +506,7 @@ class WandbValidation(Callback):
             "ground_truth": {"box_data": [_box(b * scale) for b in record.boxes_xyxy], "class_labels": {0: "face"}}
         }
         if found is not None:
-            data = [
-                _box(box * scale, score)
-                for box, score in zip(found.boxes_xyxy.numpy(), found.scores.tolist(), strict=True)
-                if score >= MIN_SCORE
-            ]
+            data = [_box(np.array(face.box_xyxy) * scale, face.score) for face in found.above(MIN_SCORE)]
             boxes["predictions"] = {"box_data": data, "class_labels": {0: "face"}}
         # JPEG, because encoding PNG would be most of what a validation waits for here.
         return wandb.Image(image, caption=record.image_id, boxes=boxes, file_type="jpg")
