@@ -13,8 +13,7 @@ At the end both sides must hold the same weights, bit for bit on a CPU: they did
 
 Printed: medians over blocks, by the wall clock and by this process's CPU time (which other programs on the machine
 disturb less), the overhead, and what the end of an epoch costs (its checkpoint, its line, its record) as a share of an
-epoch. Then the parts of the loop as ``profile=true`` names them, and the sum of those that the bare step lacks: the
-steadier of the two figures, but blind to what the loop does inside the other parts.
+epoch.
 """
 
 import argparse
@@ -32,7 +31,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader
 
 from fanet_lightning.cli.config import compose_config, plain
 from fanet_lightning.cli.provenance import RunRecord
@@ -41,11 +39,9 @@ from fanet_lightning.ops.structures import Batch
 from fanet_lightning.train.callbacks import ema_callback
 from fanet_lightning.train.loggers import build_loggers
 from fanet_lightning.train.module import FaceDetectionModule
-from fanet_lightning.train.profiling import DATA, LOGGING, REST, SAVING, STEP_PARTS, StepProfiler, rows_of
 from fanet_lightning.train.run import build_datamodule, build_module, build_trainer
 
 BLOCK = 10
-BEYOND = (DATA, LOGGING, SAVING, REST)
 
 
 def made_batches(options: dict[str, Any], count: int) -> list[Batch]:
@@ -139,12 +135,10 @@ class TakingTurns:
             yield batch
 
 
-def fit(options: dict[str, Any], out: Path, module: FaceDetectionModule, loader: Any, profiler: Any = None) -> None:
+def fit(options: dict[str, Any], out: Path, module: FaceDetectionModule, loader: Any) -> None:
     """The trainer of the package, without validation: that is no overhead of the steps."""
     record = RunRecord(name=options["name"], seed=0, settings=options)
     trainer = build_trainer(options, out, loggers=build_loggers(options, out), record=record)
-    if profiler is not None:
-        trainer.profiler = profiler
     trainer.fit(module, train_dataloaders=loader)
 
 
@@ -191,7 +185,6 @@ def compare(arguments: argparse.Namespace, folder: Path) -> int:
     agree = same_weights(dict(bare.averaged.module.state_dict()), dict(module.cpu().to(arguments.device).state_dict()))
     print(f"both sides end with the same averaged weights: {agree}")
     report(loader, arguments.steps)
-    print_parts(options, folder, batches)
     return 0 if agree or arguments.device == "cuda" else 1
 
 
@@ -210,21 +203,6 @@ def report(loader: TakingTurns, steps: int) -> None:
             f"{np.median(ratios):+.2%}, quartiles {low:+.2%} {high:+.2%}, {len(ratios)} blocks; end of an epoch "
             f"{end:.0f} ms, {end / (b * steps):.2%} of {steps} bare steps"
         )
-
-
-def print_parts(options: dict[str, Any], folder: Path, batches: list[Batch]) -> None:
-    """A further training, profiled: what the loop's time consists of."""
-    torch.manual_seed(0)
-    profiler = StepProfiler(folder / "profile")
-    options = {**options, "epochs": 1, "out": str(folder / "profiled")}
-    loader = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
-    fit(options, folder / "profiled", build_module(options), loader, profiler)
-    print(f"  parts of the step in {len(profiler.steps)} profiled steps:")
-    rows = rows_of(profiler.steps, STEP_PARTS)
-    for row in rows:
-        print(f"    {row.part:24} {row.median_ms:8.2f} ms {row.share:7.2%}")
-    beyond = sum(row.share for row in rows if row.part in BEYOND)
-    print(f"  parts that the bare step lacks ({', '.join(BEYOND)}): {beyond / (1 - beyond):.2%} of the others")
 
 
 if __name__ == "__main__":

@@ -262,10 +262,21 @@ def test_a_folder_that_is_gone_bytes_that_are_no_text_and_no_verb(tmp_path: Path
     assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "working folder" in done.stderr
     done = command("score", os.fsdecode(b"predictions=caf\xe9"), cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1) and r"predictions=caf\xe9" in done.stderr
-    done = subprocess.run(
-        [sys.executable, "-m", "fanet_lightning", "trian"], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "fanet_lightning.train" in done.stderr
+
+
+def test_the_console_script_lists_verbs_and_runs_them(tmp_path: Path) -> None:
+    def fanet(*words: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "fanet_lightning", *words], cwd=tmp_path, capture_output=True, text=True, timeout=300
+        )
+
+    shown = fanet().stdout
+    assert sorted(line.split()[0] for line in shown.splitlines()[2:]) == sorted(VERBS)
+    assert fanet("--version").stdout.startswith("fanet_lightning ")
+    done = fanet("trian")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "did you mean train" in done.stderr
+    done = fanet("score", "banana=1")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "banana" in done.stderr
 
 
 @pytest.mark.slow

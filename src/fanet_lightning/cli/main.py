@@ -1,12 +1,14 @@
 """The frame of every command: exit codes, one-line errors, --help."""
 
 import contextlib
+import difflib
 import errno
 import io
 import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +21,19 @@ from fanet_lightning.cli.errors import InputError
 FAILED, BAD_INPUT, INTERRUPTED, NO_READER = 1, 2, 130, 141
 # What PyTorch says of processes that share tensors and find no room for them.
 SHARED_MEMORY_ERRORS = ("Bus error", "shared memory", "unable to write to file </torch_")
+# The verbs: ``python -m fanet_lightning.VERB``, and what each does.
+VERBS = {
+    "detect": "faces in photos, folders, videos and cameras",
+    "train": "one network, or a grid of them",
+    "evaluate": "a model on a data set, scored",
+    "score": "prediction files of any detector",
+    "report": "table and figures of trained runs",
+    "plot": "curves of scored folders in one figure",
+    "export": "a model to ONNX, TorchScript or torch.export",
+    "doctor": "what is wrong with a data set",
+    "convert": "labels and images to another format",
+    "app": "a page in the browser",
+}
 
 
 class _Stream(io.FileIO):
@@ -79,6 +94,27 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     if lost is not None and not code:
         code = NO_READER if isinstance(lost, BrokenPipeError) else FAILED
     sys.exit(code)
+
+
+def fanet() -> NoReturn:
+    """The console script: ``fanet VERB …`` becomes ``python -m fanet_lightning.VERB …``."""
+    run(_verb)
+
+
+def _verb(argv: list[str]) -> int:
+    verb, *words = argv or ["--help"]
+    if verb == "--version":
+        print(f"fanet_lightning {version('fanet-lightning')}")
+    elif verb in VERBS:
+        # Another process, because Lightning starts further ranks with the words of this one.
+        os.execv(sys.executable, [sys.executable, "-m", f"fanet_lightning.{verb}", *words])
+    elif verb in ("-h", "--help"):
+        print("fanet VERB [key=value …], or python -m fanet_lightning.VERB; fanet VERB --help has the keys.\n")
+        print("\n".join(f"  {name:<10}{what}" for name, what in VERBS.items()))
+    else:
+        near = difflib.get_close_matches(verb, VERBS, n=1) or VERBS
+        raise InputError(f"{verb}: no such verb; did you mean {' or '.join(near)}?")
+    return 0
 
 
 def check_surroundings(argv: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -21,7 +22,6 @@ from fanet_lightning.score.curves import Curve
 from fanet_lightning.score.wider_face.average_precision import score
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions
-from fanet_lightning.train.profiling import DECODING, GATHERING, LOGGING, LOSS, NETWORK, SCORING, marked
 
 ScheduleKind = Literal["step", "cosine", "constant"]
 
@@ -123,6 +123,10 @@ class FaceDetectionModule(LightningModule):
         output: NetworkOutput = self.network(images, all_hierarchies=all_hierarchies)
         return output, AnchorGrid(tuple((height, width) for height, width in output.map_shapes))
 
+    def _profiled(self, part: str) -> AbstractContextManager[Any]:
+        """A row of its own in the profile, where the trainer has a profiler."""
+        return nullcontext() if self._trainer is None else self.trainer.profiler.profile(part)  # type: ignore[attr-defined]
+
     @property
     def clipped_share(self) -> float:
         """Of the epoch's steps so far, the share whose gradient was clipped, 0 … 1."""
@@ -134,17 +138,16 @@ class FaceDetectionModule(LightningModule):
         self._clipped = self._steps = 0
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        with marked(self, NETWORK):
+        with self._profiled("network"):
             output, grid = self(batch.images)
-        with marked(self, LOSS):
+        with self._profiled("matching and loss"):
             parts = self.loss(output, grid, batch.targets)
         size = len(batch.image_ids)
-        with marked(self, LOGGING):
-            self.log("train/loss", parts.total, prog_bar=True, batch_size=size)
-            if self._is_written():
-                self.log_dict({f"train/{name}": value for name, value in parts.parts.items()}, batch_size=size)
-                self.log("train/positives", parts.positives.float(), batch_size=size)
-                self.log("train/unmatched_faces", parts.unmatched_faces.float(), batch_size=size)
+        self.log("train/loss", parts.total, prog_bar=True, batch_size=size)
+        if self._is_written():
+            self.log_dict({f"train/{name}": value for name, value in parts.parts.items()}, batch_size=size)
+            self.log("train/positives", parts.positives.float(), batch_size=size)
+            self.log("train/unmatched_faces", parts.unmatched_faces.float(), batch_size=size)
         self._last_ids, self._last_loss = batch.image_ids, parts.total.detach()
         total: Tensor = parts.total
         return total
@@ -171,10 +174,9 @@ class FaceDetectionModule(LightningModule):
             optimizer.zero_grad(set_to_none=True)
             self._count_skipped(norm)
         if self._is_written():
-            with marked(self, LOGGING):
-                if self._skipped_in_a_row == 0:
-                    self.log("train/grad_norm", norm)
-                self.log("train/skipped_steps", float(self.skipped_steps))
+            if self._skipped_in_a_row == 0:
+                self.log("train/grad_norm", norm)
+            self.log("train/skipped_steps", float(self.skipped_steps))
 
     def _is_written(self) -> bool:
         """Whether Lightning hands this step's metrics to the loggers.
@@ -263,18 +265,18 @@ class FaceDetectionModule(LightningModule):
         self.detections = {}
 
     def validation_step(self, batch: EvalBatch, batch_idx: int) -> None:
-        with marked(self, NETWORK):
+        with self._profiled("network"):
             output, grid = self(batch.images, all_hierarchies=False)
-        with marked(self, DECODING):
+        with self._profiled("decoding and NMS"):
             found = detect(output, grid, **(self.hparams["detection"] or {}))
         for image_id, scale_xy, detections in zip(batch.image_ids, batch.scale_xy, found, strict=True):
             boxes_xyxy = detections.boxes_xyxy / scale_xy.repeat(2)
             self.detections[image_id] = Detections(boxes_xyxy.cpu(), detections.scores.cpu())
 
     def on_validation_epoch_end(self) -> None:
-        with marked(self, GATHERING):
+        with self._profiled("gathering"):
             self.detections = self._gather_detections()
-        with marked(self, SCORING):
+        with self._profiled("scoring"):
             ground_truth = self._ground_truth()
             found = {
                 image_id: (item.boxes_xyxy.double().numpy(), item.scores.double().numpy())

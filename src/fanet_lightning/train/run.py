@@ -53,8 +53,6 @@ from fanet_lightning.train.sweep import (
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
-    from pytorch_lightning.profilers import Profiler
-
     from fanet_lightning.data.datamodule import FaceDataModule
     from fanet_lightning.models.pretrained import Model
     from fanet_lightning.train.loggers import Loggers
@@ -232,6 +230,7 @@ def build_trainer(
         checkpoint_callbacks,
         ema_callback,
     )
+    from fanet_lightning.train.profiling import StepProfiler
 
     # Tips and hardware lists are noise; warnings still come through.
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
@@ -273,7 +272,7 @@ def build_trainer(
             logger=(loggers.loggers if loggers is not None else None) or False,
             callbacks=callbacks,
             plugins=[AtomicCheckpointIO()],
-            profiler=_profiler(out) if options["profile"] else None,
+            profiler=StepProfiler(out / "profile") if options["profile"] else None,
             enable_progress_bar=progress,
             enable_model_summary=False,
             num_sanity_val_steps=-1 if from_trained and initial is not None else 0,
@@ -283,12 +282,6 @@ def build_trainer(
     except Exception as error:
         # Lightning's own refusals (a device that is not there, an unknown strategy) come in several classes.
         raise InputError(f"trainer: {first_line(error)}") from error
-
-
-def _profiler(out: Path) -> "Profiler":
-    from fanet_lightning.train.profiling import build_profiler
-
-    return build_profiler(out)
 
 
 AUTO = "auto"
