@@ -11,7 +11,7 @@ import torch
 from fanet_lightning.data.records import ImageRecord
 from fanet_lightning.ops.structures import Detections
 from fanet_lightning.score.curves import THRESHOLDS, Curve
-from fanet_lightning.train.callbacks import CURVE_POINTS, WandbValidation, curves_chart, spread
+from fanet_lightning.train.wandb_run import CURVE_POINTS, WandbValidation, curves_chart, spread
 
 
 class Recorded:

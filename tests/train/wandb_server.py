@@ -6,7 +6,6 @@ import json
 import os
 import re
 import socket
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,24 +59,9 @@ class FakeWandb(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def useless_server(answer: str) -> Iterator[str]:
-    """A server that refuses every key (``401``), one that says nothing (``silent``), or none at all (``closed``)."""
+    """A server that says nothing (``silent``), or none at all (``closed``)."""
     if answer == "closed":
         yield "http://127.0.0.1:9"
-    elif answer == "silent":
+    else:
         with socket.create_server(("127.0.0.1", 0)) as listening:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    else:
-
-        class Refusing(http.server.BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                self.send_error(401)
-
-            do_GET = do_POST
-
-            def log_message(self, *_: Any) -> None: ...
-
-        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as refusing:
-            threading.Thread(target=refusing.serve_forever, daemon=True).start()
-            yield f"http://127.0.0.1:{refusing.server_port}"
-            refusing.shutdown()

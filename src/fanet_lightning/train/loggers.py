@@ -2,11 +2,13 @@
 
 import csv
 import io
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.utils import instantiate
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
@@ -15,10 +17,10 @@ from fanet_lightning.cli.files import replaced
 from fanet_lightning.cli.provenance import is_first_process
 
 if TYPE_CHECKING:
-    from fanet_lightning.train.wandb_run import GuardedRun
-
+    from fanet_lightning.train.wandb_run import WandbRun
 
 KNOWN = ("csv", "tensorboard", "wandb")
+WANDB_MODES = ("auto", "online", "offline", "disabled")
 
 
 @dataclass
@@ -26,7 +28,7 @@ class Loggers:
     """Lightning's loggers of a run, and its W&B run where there is one (on the first rank alone)."""
 
     loggers: list[Logger] = field(default_factory=list)
-    wandb_run: "GuardedRun | None" = None
+    wandb_run: "WandbRun | None" = None
 
     @property
     def wandb_record(self) -> dict[str, Any] | None:
@@ -53,13 +55,14 @@ def check_loggers(options: Mapping[str, Any]) -> None:
     Raises:
         InputError: an unknown logger or W&B mode.
     """
-    for name in options:
-        if name not in KNOWN:
-            raise InputError(f"logger.{name} is unknown; take {', '.join(KNOWN)}")
+    for name, settings in options.items():
+        if name not in KNOWN and not (isinstance(settings, Mapping) and "_target_" in settings):
+            raise InputError(f"logger.{name} is unknown; take {', '.join(KNOWN)}, or give logger.{name}._target_=CLASS")
     if options.get("wandb"):
-        from fanet_lightning.train.wandb_run import check_wandb
-
-        check_wandb(options["wandb"])
+        mode, told = options["wandb"]["mode"], os.environ.get("WANDB_MODE", "online")
+        for name, value in (("logger.wandb.mode", mode), *([("WANDB_MODE", told)] if mode == "auto" else [])):
+            if value not in WANDB_MODES and not (name == "WANDB_MODE" and value in ("", "run", "dryrun")):
+                raise InputError(f"{name}={value} is unknown here; take {', '.join(WANDB_MODES)}")
 
 
 def build_loggers(
@@ -95,11 +98,12 @@ def build_loggers(
         )
     # The other ranks hand on no metrics, so they need no W&B.
     if group.get("wandb") and is_first_process():
-        from fanet_lightning.train.wandb_run import GuardedWandbLogger, start_run
+        from fanet_lightning.train.wandb_run import start_run
 
         built.wandb_run = start_run(group["wandb"], options, out, wandb_run)
         if built.wandb_run is not None:
-            built.loggers.append(GuardedWandbLogger(built.wandb_run, out))
+            built.loggers.append(built.wandb_run)
+    built.loggers += [instantiate(node, _convert_="all") for name, node in group.items() if name not in KNOWN and node]
     return built
 
 

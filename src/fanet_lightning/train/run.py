@@ -53,6 +53,7 @@ from fanet_lightning.train.sweep import (
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
+
     from fanet_lightning.data.datamodule import FaceDataModule
     from fanet_lightning.models.pretrained import Model
     from fanet_lightning.train.loggers import Loggers
@@ -258,7 +259,7 @@ def build_trainer(
     if loggers is not None and loggers.loggers:
         callbacks.append(LearningRateMonitor("step"))
     if loggers is not None and loggers.wandb_run is not None:
-        from fanet_lightning.train.callbacks import WandbValidation
+        from fanet_lightning.train.wandb_run import WandbValidation
 
         callbacks.append(WandbValidation(loggers.wandb_run, options["logger"]["wandb"]["images"]))
     progress = sys.stdout.isatty()
