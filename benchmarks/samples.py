@@ -123,7 +123,6 @@ def fastest(sides: dict[str, Callable[[int], Any]], count: int, passes: int) -> 
 
 def parts(records: list[ImageRecord], augment: TrainAugment) -> dict[str, float]:
     """Mean seconds an image of each part, run by itself with the same draws as in the whole."""
-    crop = augment.compose.transforms[0]
     times: dict[str, list[float]] = {}
 
     def timed(name: str, work: Callable[[], Any]) -> Any:
@@ -139,7 +138,7 @@ def parts(records: list[ImageRecord], augment: TrainAugment) -> dict[str, float]
         whole = time.process_time() - whole
         height, width = image.shape[:2]
         boxes = clean_boxes(record.boxes_xyxy, height, width)
-        window, placement, strengths = (crop.params[name] for name in ("window", "placement", "strengths"))
+        window, placement, _, strengths, _ = augment.draw(height, width, boxes, seed)
         recolour_seconds: list[float] = []
 
         def recolour(part: Image8) -> Image8:
@@ -150,7 +149,7 @@ def parts(records: list[ImageRecord], augment: TrainAugment) -> dict[str, float]
 
         rng = random.Random(seed)
         work: dict[str, Callable[[], Any]] = {
-            "draw the window": lambda: crop.square.draw(rng, height, width, boxes),  # noqa: B023
+            "draw the window": lambda: augment.square.draw(rng, height, width, boxes),  # noqa: B023
             "warp with colours": lambda: render(image, placement, augment.size, MEAN_RGB, recolour),  # noqa: B023
             "boxes": lambda: boxes_in_window(boxes, window, placement, 2.0),  # noqa: B023
             "flip (half of the images)": lambda: cv2.flip(sample, 1) if seed % 2 else None,  # noqa: B023
@@ -160,7 +159,7 @@ def parts(records: list[ImageRecord], augment: TrainAugment) -> dict[str, float]
             timed(name, step)
         inside = sum(sum(values) for values in times.values()) - before
         times.setdefault("  of which colours", []).append(sum(recolour_seconds))
-        times.setdefault("Albumentations itself, seeding", []).append(whole - inside)
+        times.setdefault("everything around it", []).append(whole - inside)
         timed("tensor", lambda: torch.from_numpy(np.ascontiguousarray(sample.transpose(2, 0, 1))))  # noqa: B023
     return {name: statistics.fmean(values) for name, values in times.items()}
 

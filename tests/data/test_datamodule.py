@@ -27,7 +27,7 @@ from fanet_lightning.data.datamodule import (
 )
 from fanet_lightning.data.images import UnreadableImage, read_image_rgb
 from fanet_lightning.data.sources import SyntheticSource, WiderFaceSource
-from fanet_lightning.data.transforms import TestScale
+from fanet_lightning.data.transforms import TestScale, TrainAugment
 from tests.data.wider_files import numbered, write_wider
 
 SIZE = 32
@@ -251,20 +251,22 @@ def test_bad_validation_images_are_said_before_training(tmp_path: Path, how: str
 # Loaders
 
 
-def test_workers_change_nothing(root: Path) -> None:
-    alone, shared = module_of(root).train_dataloader(), module_of(root, workers=2).train_dataloader()
-    for epoch in (0, 1, 4):
-        assert epoch_of(alone, epoch) == epoch_of(shared, epoch)
-    assert len(alone) == 3
-    for one, two in zip(module_of(root).val_dataloader(), module_of(root, workers=2).val_dataloader(), strict=True):
+NOISE = {"_target_": "albumentations.GaussNoise", "p": 0.5}
+ROTATION = {"_target_": "albumentations.Affine", "rotate": [-20, 20], "p": 0.5}
+
+
+@pytest.mark.parametrize("augment", [Shift(), TrainAugment(SIZE, extra=[NOISE, ROTATION])], ids=["own", "extra"])
+@pytest.mark.parametrize("workers, start", [(2, None), pytest.param(1, "spawn", marks=pytest.mark.slow)])
+def test_workers_change_nothing(root: Path, augment: Any, workers: int, start: str | None) -> None:
+    alone = module_of(root, augment=augment)
+    others = module_of(root, augment=augment, workers=workers, multiprocessing_context=start)
+    loaders = alone.train_dataloader(), others.train_dataloader()
+    for epoch in (0, 1):
+        first, second = (epoch_of(loader, epoch) for loader in loaders)
+        assert len(first) == 3 and first == second
+    for one, two in zip(alone.val_dataloader(), others.val_dataloader(), strict=True):
         assert one.image_ids == two.image_ids
         assert torch.equal(one.images, two.images) and torch.equal(one.scale_xy, two.scale_xy)
-
-
-@pytest.mark.slow
-def test_spawned_workers_change_nothing(root: Path) -> None:
-    spawned = module_of(root, workers=1, multiprocessing_context="spawn").train_dataloader()
-    assert epoch_of(spawned, 1) == epoch_of(module_of(root).train_dataloader(), 1)
 
 
 def attached(module: FaceDataModule, rank: int, world_size: int) -> FaceDataModule:

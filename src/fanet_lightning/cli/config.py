@@ -441,7 +441,7 @@ def _holds_text(key: str, default: Any) -> bool:
 
 
 def _holds_texts(key: str, default: Any) -> bool:
-    is_list = OmegaConf.is_list(default) and not key.startswith(("trainer.", "hydra."))
+    is_list = OmegaConf.is_list(default) and not key.startswith(("trainer.", "hydra.", "augment."))
     return key in TEXT_LISTS or (is_list and all(isinstance(item, str) for item in default))
 
 

@@ -57,10 +57,10 @@ CIRCUMSTANCES = frozenset({
 })  # fmt: skip
 
 # Settings that runs of earlier versions do not have, and what those runs did: they are resumed as what they were.
-LATER_SETTINGS = {
+LATER_SETTINGS: dict[str, Any] = {
     "init": None, "init_part": "all", "cache": None, "cache_side": None, "model.face_prior": None,
     "loss.assignment": "iou", "loss.classification": "cross_entropy", "loss.focal_alpha": 0.25, "loss.focal_gamma": 2.0,
-    "loss.box": "smooth_l1", "loss.box_weight": 1.0, "loss.box_beta": 1.0,
+    "loss.box": "smooth_l1", "loss.box_weight": 1.0, "loss.box_beta": 1.0, "augment.extra": [],
 }  # fmt: skip
 
 # `_target_` of earlier versions, and where the same class is now.

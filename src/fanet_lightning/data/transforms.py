@@ -13,19 +13,23 @@ square window of the original image, so nothing is ever padded and cropped in be
 only its visible part is resampled, once.
 """
 
+import difflib
+import importlib
 import math
 import os
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, Literal, NamedTuple
 
-import albumentations as A
 import cv2
 import numpy as np
 import numpy.typing as npt
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import InputError, first_line
 from fanet_lightning.data.images import MAX_PIXELS, Image8
 from fanet_lightning.data.records import Boxes
 from fanet_lightning.ops.anchors import SIZES, STRIDES
@@ -337,66 +341,26 @@ def _start(rng: random.Random, low: float, high: float, side: int, length: int) 
     return min(max(start, within[0]), within[1])
 
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import asks the network for a newer version
+# What each setting may be: the least and the most, of each number where there are several.
+LIMITS: dict[str, tuple[float, float]] = {
+    "size": (1, 1 << 16), "crop": (1e-3, 1), "expand_max": (1, 100), "brightness": (0, 255), "contrast": (0, 10),
+    "saturation": (0, 10), "hue": (0, 180), "min_face": (0, 1 << 16), "fill": (0, 255), "attempts": (1, 1 << 20),
+    "largest_square": (0, 1), "expand_probability": (0, 1), "flip": (0, 1), "distortion_probability": (0, 1),
+    "channel_shuffle": (0, 1), "anchor_sampling": (0, 1),
+}  # fmt: skip
 
 
 class Drawn(NamedTuple):
-    """What a sample's seed decides, but for the flip; ``kept_xyxy`` (F', 4) in output pixels."""
+    """What a sample's seed decides before ``extra``; ``kept_xyxy`` (F', 4) in output pixels, not flipped yet."""
 
     window: Window
     placement: Placement | None
     kept_xyxy: Boxes
     strengths: Strengths
+    is_flipped: bool
 
 
-class FaceCrop(A.DualTransform):  # type: ignore[misc]
-    """Expansion, square crop (or, with probability ``anchor_sampling``, data-anchor-sampling), resizing and colours."""
-
-    _targets = (A.core.type_definitions.Targets.IMAGE, A.core.type_definitions.Targets.BBOXES)
-
-    def __init__(
-        self,
-        square: SquareSampler,
-        distortion: DistortionSampler,
-        anchor_sampling: float,
-        fill_rgb: tuple[int, int, int],
-    ) -> None:
-        super().__init__(p=1.0)
-        self.square = square
-        self.distortion = distortion
-        self.anchor_sampling = anchor_sampling
-        self.fill_rgb = fill_rgb
-
-    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-        """Draw the window and the strengths; the boxes are in Albumentations' own format, shares of the image."""
-        height, width = params["shape"][:2]
-        drawn = self.draw(self.py_random, height, width, data["bboxes"])
-        return drawn._asdict()
-
-    def draw(self, rng: random.Random, height: int, width: int, shares: npt.NDArray[np.float64]) -> Drawn:
-        """All draws of one sample, from the image's size and its boxes alone; no pixel is looked at."""
-        boxes_xyxy = clean_boxes(shares * _corners(width, height), height, width)
-        window = self._window(rng, height, width, boxes_xyxy)
-        placement = place(window, height, width, self.square.size)
-        kept_xyxy = boxes_in_window(boxes_xyxy, window, placement, self.square.min_face)
-        return Drawn(window, placement, kept_xyxy, self.distortion.draw(rng))
-
-    def _window(self, rng: random.Random, height: int, width: int, boxes_xyxy: Boxes) -> Window:
-        if rng.random() < self.anchor_sampling and len(boxes_xyxy):
-            window = anchor_sampling_window(rng, height, width, boxes_xyxy, self.square.size)
-            if self.square.keeps_a_face(window, height, width, boxes_xyxy):
-                return window
-        return self.square.draw(rng, height, width, boxes_xyxy)
-
-    def apply(self, img: Image8, placement: Placement | None, strengths: Strengths, **params: Any) -> Image8:
-        return render(img, placement, self.square.size, self.fill_rgb, lambda part: distort(part, strengths))
-
-    def apply_to_bboxes(
-        self, bboxes: npt.NDArray[np.float64], kept_xyxy: Boxes, **params: Any
-    ) -> npt.NDArray[np.float64]:
-        return kept_xyxy / _corners(self.square.size, self.square.size)
-
-
+@dataclass(eq=False)
 class TrainAugment:
     """``augment(image_rgb, boxes_xyxy, seed)`` → a square training sample. Picklable; every draw follows from ``seed``.
 
@@ -410,67 +374,54 @@ class TrainAugment:
         distortion_probability: of each of the four. channel_shuffle: probability of a random channel order.
         anchor_sampling: probability of data-anchor-sampling in place of the square crop; 0 is FANet.
         min_face: faces whose shorter side is under this many output pixels are dropped.
-        fill: RGB of the area outside the image, the mean colour of ImageNet.
+        fill: RGB of the area outside the image, the mean color of ImageNet.
         attempts: squares tried until one keeps a face; then the largest square around a face is taken.
+        extra: transforms of Albumentations on the finished square, in their order: objects, or mappings with
+            ``_target_`` and arguments. Boxes follow; a face whose center leaves the image is dropped.
 
     Raises:
-        InputError: a value out of range.
+        InputError: a value outside :data:`LIMITS`, or a transform that does not exist, has no such argument, changes
+            the size or type of the image or cannot take boxes.
     """
 
-    def __init__(
-        self,
-        size: int = 640,
-        *,
-        crop: Sequence[float] = (0.3, 1.0),
-        largest_square: float = 0.2,
-        expand_max: float = 4.0,
-        expand_probability: float = 0.5,
-        flip: float = 0.5,
-        brightness: float = 32.0,
-        contrast: Sequence[float] = (0.5, 1.5),
-        saturation: Sequence[float] = (0.5, 1.5),
-        hue: float = 18.0,
-        distortion_probability: float = 0.5,
-        channel_shuffle: float = 0.0,
-        anchor_sampling: float = 0.0,
-        min_face: float = 2.0,
-        fill: Sequence[int] = (124, 116, 104),
-        attempts: int = 50,
-    ) -> None:
-        probabilities = {
-            "largest_square": largest_square,
-            "expand_probability": expand_probability,
-            "flip": flip,
-            "distortion_probability": distortion_probability,
-            "channel_shuffle": channel_shuffle,
-            "anchor_sampling": anchor_sampling,
-        }
-        for name, value in probabilities.items():
-            _require(0 <= value <= 1, name, value, "give a probability, 0 … 1")
-        for name, whole in (("size", size), ("attempts", attempts)):
-            _require(whole >= 1, name, whole, "give a whole number of at least 1")
-        for name, value in (("brightness", brightness), ("hue", hue), ("min_face", min_face)):
-            _require(value >= 0 and math.isfinite(value), name, value, "give a number of at least 0")
-        _require(expand_max >= 1 and math.isfinite(expand_max), "expand_max", expand_max, "give a factor of at least 1")
-        _require(
-            len(fill) == 3 and all(0 <= v <= 255 for v in fill), "fill", list(fill), "give red, green and blue, 0 … 255"
-        )
-        crop_range = _range("crop", crop)
-        _require(crop_range[0] > 0 and crop_range[1] <= 1, "crop", list(crop), "give two shares in (0, 1], low ≤ high")
-        self.size = size
-        square = SquareSampler(size, crop_range, largest_square, expand_max, expand_probability, min_face, attempts)
-        distortion = DistortionSampler(
-            brightness,
-            _range("contrast", contrast),
-            _range("saturation", saturation),
-            hue,
-            distortion_probability,
-            channel_shuffle,
-        )
-        fill_rgb = (int(fill[0]), int(fill[1]), int(fill[2]))
-        # No bbox_params: what its processor does is done here, faster and without rounding shares to float32.
-        self._crop, self._flip = FaceCrop(square, distortion, anchor_sampling, fill_rgb), flip
-        self.compose = A.Compose([self._crop, A.HorizontalFlip(p=flip)])
+    size: int = 640
+    _: KW_ONLY
+    crop: Sequence[float] = (0.3, 1.0)
+    largest_square: float = 0.2
+    expand_max: float = 4.0
+    expand_probability: float = 0.5
+    flip: float = 0.5
+    brightness: float = 32.0
+    contrast: Sequence[float] = (0.5, 1.5)
+    saturation: Sequence[float] = (0.5, 1.5)
+    hue: float = 18.0
+    distortion_probability: float = 0.5
+    channel_shuffle: float = 0.0
+    anchor_sampling: float = 0.0
+    min_face: float = 2.0
+    fill: Sequence[int] = (124, 116, 104)
+    attempts: int = 50
+    extra: Sequence[Any] = ()
+
+    def __post_init__(self) -> None:
+        for setting in fields(self):
+            if setting.name in LIMITS:
+                _check(setting.name, getattr(self, setting.name), setting.default, *LIMITS[setting.name])
+        self.square = SquareSampler(
+            self.size, _pair(self.crop), self.largest_square, self.expand_max, self.expand_probability, self.min_face,
+            self.attempts,
+        )  # fmt: skip
+        self.distortion = DistortionSampler(
+            self.brightness, _pair(self.contrast), _pair(self.saturation), self.hue, self.distortion_probability,
+            self.channel_shuffle,
+        )  # fmt: skip
+        self._extra: Any = None
+        if self.extra:
+            transforms = [_transform(item) for item in self.extra]
+            # No bbox_params: what its processor does is done here, faster and without rounding fractions to float32.
+            self._extra = _albumentations().Compose(transforms)
+            for transform in transforms:
+                self._try(transform)
 
     def __call__(self, image_rgb: Image8, boxes_xyxy: npt.ArrayLike, seed: int) -> tuple[Image8, Boxes]:
         """Augment one image.
@@ -488,48 +439,146 @@ class TrainAugment:
         """
         if image_rgb.ndim != 3 or image_rgb.shape[2] != 3 or image_rgb.dtype != np.uint8 or image_rgb.size == 0:
             raise ValueError(f"expected a (H, W, 3) uint8 image, got {image_rgb.shape} {image_rgb.dtype}")
-        if seed < 0:
-            raise ValueError(f"the seed must be at least 0, got {seed}")
-        height, width = image_rgb.shape[:2]
-        shares = clean_boxes(boxes_xyxy, height, width) / _corners(width, height)
-        # One stream for all transforms: Compose.set_random_seed would start every transform at the same draws, and so
-        # tie, say, the crop's size to the flip.
-        self.compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
-        sample = self.compose(image=image_rgb, bboxes=shares)
-        return sample["image"], self._to_pixels(sample["bboxes"])
+        rng = _stream(seed)
+        drawn = self._draw(rng, image_rgb.shape[0], image_rgb.shape[1], boxes_xyxy)
+        fill = (int(self.fill[0]), int(self.fill[1]), int(self.fill[2]))
+        image = render(image_rgb, drawn.placement, self.size, fill, lambda part: distort(part, drawn.strengths))
+        if drawn.is_flipped:
+            image = cv2.flip(image, 1).astype(np.uint8, copy=False)
+        boxes = self._flipped(drawn)
+        return self._with_extra(self._extra, image, boxes, seed, rng) if self._extra else (image, boxes)
+
+    def draw(self, height: int, width: int, boxes_xyxy: npt.ArrayLike, seed: int) -> Drawn:
+        """All draws of one sample but those of ``extra``, from the image's size and boxes alone, without any pixel."""
+        return self._draw(_stream(seed), height, width, boxes_xyxy)
 
     def boxes(self, height: int, width: int, boxes_xyxy: npt.ArrayLike, seed: int) -> Boxes:
         """The boxes that ``augment(image, boxes_xyxy, seed)`` returns for an image of this size, to the last bit.
 
-        No image is needed and none is resampled, which takes a ninth of the time (``benchmarks/coverage.py``).
+        No image is needed and none is resampled, which takes a ninth of the time (``benchmarks/coverage.py``); with
+        ``extra`` a black one is, since its transforms move boxes and pixels together.
         """
-        shares = clean_boxes(boxes_xyxy, height, width) / _corners(width, height)
-        rng = random.Random(seed)
-        rng.random()  # Compose's own, whether to run at all
-        shares = self._crop.draw(rng, height, width, shares).kept_xyxy / _corners(self.size, self.size)
-        if rng.random() < self._flip:
-            # As Albumentations computes it; mirrored in pixels the last bits would differ.
-            shares[:, [0, 2]] = 1 - shares[:, [2, 0]]
-        return self._to_pixels(shares)
+        if self._extra:
+            return self(np.zeros((height, width, 3), dtype=np.uint8), boxes_xyxy, seed)[1]
+        return self._flipped(self.draw(height, width, boxes_xyxy, seed))
 
-    def _to_pixels(self, shares: npt.NDArray[np.float64]) -> Boxes:
-        return clean_boxes(shares * _corners(self.size, self.size), self.size, self.size)
+    def _draw(self, rng: random.Random, height: int, width: int, boxes_xyxy: npt.ArrayLike) -> Drawn:
+        boxes, square = clean_boxes(boxes_xyxy, height, width), self.square
+        window: Window | None = None
+        if rng.random() < self.anchor_sampling and len(boxes):
+            window = anchor_sampling_window(rng, height, width, boxes, self.size)
+            window = window if square.keeps_a_face(window, height, width, boxes) else None
+        window = window or square.draw(rng, height, width, boxes)
+        placement = place(window, height, width, self.size)
+        kept = boxes_in_window(boxes, window, placement, self.min_face)
+        return Drawn(window, placement, kept, self.distortion.draw(rng), rng.random() < self.flip)
+
+    def _flipped(self, drawn: Drawn) -> Boxes:
+        boxes = drawn.kept_xyxy
+        if drawn.is_flipped:
+            boxes[:, [0, 2]] = self.size - boxes[:, [2, 0]]
+        return boxes
+
+    def _with_extra(
+        self, transform: Any, image: Image8, boxes_xyxy: Boxes, seed: int, rng: random.Random, **options: Any
+    ) -> tuple[Image8, Boxes]:
+        # One stream for all transforms: Compose.set_random_seed would start each of them at the same draws, and so tie
+        # them together.
+        transform.set_random_state(np.random.default_rng(seed), rng)
+        changed = transform(image=image, bboxes=boxes_xyxy.astype(np.float64) / self.size, **options)
+        if changed["image"].shape != image.shape or changed["image"].dtype != np.uint8:
+            shape, kind = changed["image"].shape, changed["image"].dtype
+            raise InputError(
+                f"augment.extra: makes a {shape} {kind} image of a {image.shape} uint8 one; leave out what "
+                "changes size or type"
+            )
+        whole = (0, 0, self.size, self.size)
+        boxes = (np.asarray(changed["bboxes"]).reshape(-1, 4) * self.size).astype(np.float32)
+        return changed["image"], boxes_in_window(boxes, Window(0, 0, self.size), Placement(whole, whole), self.min_face)
+
+    def _try(self, transform: Any) -> None:
+        """Once before anything trains, on a small face: many mistakes show only when a transform runs."""
+        image = np.full((self.size, self.size, 3), 128, dtype=np.uint8)
+        face = np.array([[0.25, 0.25, 0.75, 0.75]], dtype=np.float32) * self.size
+        try:
+            self._with_extra(transform, image, face, 0, random.Random(0), force_apply=True)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"augment.extra: {type(transform).__name__}: {first_line(error)}") from error
 
 
-def _corners(width: int, height: int) -> npt.NDArray[np.float64]:
-    """What shares of the image are multiplied with to become pixels."""
-    return np.array([width, height, width, height], dtype=np.float64)
+def build_augment(settings: Mapping[str, Any]) -> Any:
+    """What the group ``augment`` names by its ``_target_``.
+
+    Raises:
+        InputError: whatever keeps it from being made.
+    """
+    try:
+        # Not recursive: TrainAugment makes its extra transforms itself, and says what is wrong with which.
+        return instantiate(settings, _convert_="all", _recursive_=False)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        raise InputError(str(cause) if isinstance(cause, InputError) else f"augment: {first_line(cause)}") from error
 
 
-def _range(name: str, values: Sequence[float]) -> tuple[float, float]:
-    good = len(values) == 2 and 0 <= values[0] <= values[1] < math.inf
-    _require(good, name, list(values), "give two numbers of at least 0, low ≤ high")
+def _stream(seed: int) -> random.Random:
+    if seed < 0:
+        raise ValueError(f"the seed must be at least 0, got {seed}")
+    rng = random.Random(seed)
+    rng.random()  # of the composition that drew first once: samples stay what they were
+    return rng
+
+
+def _pair(values: Sequence[float]) -> tuple[float, float]:
     return float(values[0]), float(values[1])
 
 
-def _require(good: bool, name: str, value: object, remedy: str) -> None:
+def _check(name: str, value: Any, default: Any, low: float, high: float) -> None:
+    """Refuse what is not of the default's kind: as many numbers, within the limits, a range from low to high."""
+    several = isinstance(default, Sequence)
+    numbers = list(value) if several and isinstance(value, Sequence) else [value]
+    kind = int if isinstance(default, int) else int | float
+    good = all(isinstance(x, kind) and not isinstance(x, bool) and low <= x <= high for x in numbers)
+    good &= len(numbers) == (len(default) if several else 1) and (len(numbers) != 2 or numbers == sorted(numbers))
     if not good:
-        raise InputError(f"augment.{name}={value}: {remedy}")
+        text = f"{len(default)} numbers" if several else "a whole number" if kind is int else "a number"
+        ascending = ", low ≤ high" if several and len(default) == 2 else ""
+        raise InputError(
+            f"augment.{name}={numbers if several else value}: give {text} in {low:g} … {high:g}{ascending}"
+        )
+
+
+def _albumentations() -> Any:
+    # Here, because detection needs this module as well, and importing Albumentations takes longer than all else in it.
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else the import asks the network for a newer version
+    return importlib.import_module("albumentations")
+
+
+def _transform(item: Any) -> Any:
+    """One of ``extra``: an object, or a mapping with ``_target_``, as the configuration has it."""
+    library, made = _albumentations(), item
+    if isinstance(item, Mapping):
+        target = str(item.get("_target_"))
+        name = target.rpartition(".")[2]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # Albumentations only warns of arguments that it does not know
+                made = instantiate(item, _convert_="all")
+        except Exception as error:
+            if target.startswith("albumentations.") and not hasattr(library, name):
+                near = difflib.get_close_matches(name, dir(library), n=1)
+                raise InputError(
+                    f"augment.extra: there is no {target}"
+                    + (f"; did you mean albumentations.{near[0]}?" if near else "")
+                ) from error
+            text = " ".join(str(error.__cause__ or error).split()).partition(" [type=")[0]
+            raise InputError(f"augment.extra: {target}: {text}") from error
+    if not isinstance(made, library.BasicTransform | library.BaseCompose):
+        raise InputError(
+            f"augment.extra: {item} is no transform; give [{{_target_: albumentations.GaussNoise, p: 0.2}}]"
+        )
+    return made
 
 
 STRIDE = STRIDES[-1]

@@ -67,15 +67,14 @@ def sized_images(inventory: "Inventory", examined: "Examined") -> "list[SizedIma
 
 def coverages_of(config: "DictConfig", parts: "dict[str, list[SizedImage | None]]") -> "list[Coverage]":
     """Anchor coverage of the training crops, and of whole images, of the training part or what there is."""
-    from hydra.utils import instantiate
-
     from fanet_lightning.cli.config import plain
+    from fanet_lightning.data.transforms import build_augment
     from fanet_lightning.doctor.coverage import coverage, whole_images
 
     images = parts.get("train") or next(iter(parts.values()))
     if not any(image is not None and len(image.boxes_xyxy) for image in images):
         return []
-    augment = instantiate(plain(config)["augment"], _convert_="all")
+    augment = build_augment(plain(config)["augment"])
     threshold = float(config.threshold)
     return [
         coverage(images, augment, passes=config.passes, seed=config.seed, threshold=threshold),

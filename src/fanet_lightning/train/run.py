@@ -173,21 +173,13 @@ def _network_defaults() -> dict[str, Any]:
 
 def build_datamodule(options: dict[str, Any], source: Any) -> "FaceDataModule":
     """The LightningDataModule of a composed configuration."""
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
     from fanet_lightning.data.datamodule import FaceDataModule
-    from fanet_lightning.data.transforms import TestScale
+    from fanet_lightning.data.transforms import TestScale, build_augment
 
-    try:
-        augment = instantiate(options["augment"], _convert_="all")
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        raise InputError(str(cause) if isinstance(cause, InputError) else f"augment: {first_line(cause)}") from error
     protocol = {key: value for key, value in options["protocol"].items() if key != "name"}
     return FaceDataModule(
         source,
-        augment=augment,
+        augment=build_augment(options["augment"]),
         batch_size=options["batch_size"],
         workers=options["workers"],
         seed=options["seed"],
@@ -291,7 +283,7 @@ PRECISIONS = ("auto", "32-true", "32", "bf16-mixed", "16-mixed")
 # What settings may be: numbers within limits, words or null. What is not here is checked by whoever is given it.
 VALUES = {
     "whole [1, inf)": "batch_size input_size epochs validate_every seeds data.train_images data.val_images "
-    "augment.attempts trainer.accumulate_grad_batches trainer.check_val_every_n_epoch trainer.num_nodes",
+    "trainer.accumulate_grad_batches trainer.check_val_every_n_epoch trainer.num_nodes",
     "whole [1, inf) or null": "checkpoint_every stop_after threads",
     "whole [1, inf) or -1": "trainer.max_steps",
     "whole [1, inf) or (0, 1] or null": "trainer.limit_train_batches",
