@@ -2,7 +2,7 @@
 
 ``python scripts/download_vgg16.py [--root DIR]`` puts vgg16-397923af.pth (553 MB) where ``weights=imagenet`` looks for
 it, or into DIR, from where ``weights=DIR/vgg16-397923af.pth`` takes it. The first digits of its SHA-256 are in its name
-and are checked. An interrupted transfer goes on with the same command. ``--source`` names another address, or a folder
+and are checked. An interrupted transfer is resumed by the same command. ``--source`` names another address, or a folder
 or file on disk where there is no network.
 """
 
@@ -15,7 +15,16 @@ from pathlib import Path
 
 from fanet_lightning.cli import main as cli
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.data.download import Patience, RemoteFile, add_patience, fault, fetch, patience_of
+from fanet_lightning.cli.files import check_writable, replaced, without_empty_folders
+from fanet_lightning.data.download import (
+    DownloadProgress,
+    RemoteFile,
+    add_patience,
+    check_space,
+    fault,
+    fetch,
+    patience_of,
+)
 
 MODELS = ("vgg16", "vgg16_bn")
 # torch.hub's rule for names of weights: the first digits of the SHA-256, eight or more.
@@ -41,28 +50,29 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     patience = patience_of(options)
     at_hand = _at_hand(options.source)
-
-    from fanet_lightning.cli.files import check_writable, without_empty_folders
-
     if options.source and DIGEST.search(options.source):
-        # The size is then what the server says.
-        url, about_bytes = options.source, 0
+        url = options.source
     else:
-        url, about_bytes = _published(options.model)
+        url = _published(options.model)
         if options.source:
             url = f"{options.source.rstrip('/')}/{url.rsplit('/', 1)[-1]}"
     name, digest = url.rsplit("/", 1)[-1], DIGEST.search(url)[1]
-    path = options.root / name
-    file = RemoteFile(name, (url,), digest)
+    path, file = options.root / name, RemoteFile(name, (url,), digest)
     if path.is_file() and fault(path, file) is None:
         print(f"{path}: complete; nothing to do")
     else:
         check_writable(options.root, "--root")
         with without_empty_folders(options.root):
-            if at_hand is None:
-                _fetch(file, options.root, about_bytes, patience)
-            else:
+            if at_hand is not None:
                 _copy(at_hand if at_hand.is_file() else at_hand / name, path, file)
+            else:
+                report, by_hand = DownloadProgress(), f"fetch it by hand and put it into {options.root}"
+                try:
+                    with report.bar(name) as progress:
+                        fetch(file, options.root, patience=patience, say=report.say, progress=progress, by_hand=by_hand)
+                except KeyboardInterrupt:
+                    print("what has arrived is kept: the same command resumes", file=sys.stderr)
+                    raise
         print(f"{path}: {'fetched' if at_hand is None else 'copied'}, its SHA-256 begins with {digest}")
     where = "imagenet" if options.root == default_root() else str(path)
     print(f"use it with weights={where}; ImageNet's terms (research only) hold for it")
@@ -88,50 +98,28 @@ def _at_hand(source: str | None) -> Path | None:
     return path
 
 
-def _fetch(file: RemoteFile, root: Path, about_bytes: int, patience: Patience) -> None:
-    from fanet_lightning.data.download import DownloadProgress, check_space
-
-    part = root / f"{file.name}.part"
-    arrived = part.stat().st_size if part.is_file() else 0
-    check_space(root, max(about_bytes - arrived, 0), f"fetching {file.name}")
-    report = DownloadProgress()
-    try:
-        with report.bar(file.name, "bytes") as progress:
-            by_hand = f"fetch it by hand and put it into {root}"
-            fetch(file, root, patience=patience, say=report.say, progress=progress, by_hand=by_hand)
-    except KeyboardInterrupt:
-        print("what has arrived is kept: the same command goes on from there", file=sys.stderr)
-        raise
-
-
 def _copy(source: Path, path: Path, file: RemoteFile) -> None:
     """``source`` at ``path``, checked once it is there.
 
     Raises:
         InputError: there is none, it is another file than its name says, or the disk did not take it.
     """
-    from fanet_lightning.cli.files import replaced
-    from fanet_lightning.data.download import check_space
-
-    if not source.is_file():
-        raise InputError(f"--source={source.parent}: there is no {source.name} in it; put it there")
-    check_space(path.parent, source.stat().st_size, f"copying {source}")
     try:
+        check_space(path.parent, source.stat().st_size, f"copying {source}")
         with replaced(path) as temporary:
             shutil.copyfile(source, temporary)
             reason = fault(temporary, file)
             if reason is not None:
                 raise InputError(f"{source}: {reason}; it is damaged or another file, fetch it again")
     except OSError as error:
-        raise InputError(f"{error.filename or path}: {error.strerror or error}; mend it, or choose another") from error
+        raise InputError(f"--source: {error.filename or path}: {error.strerror or error}; give another") from error
 
 
-def _published(model: str) -> tuple[str, int]:
-    """Address and about the size in bytes, as torchvision states them."""
+def _published(model: str) -> str:
+    """The address that torchvision states."""
     from torchvision.models import VGG16_BN_Weights, VGG16_Weights
 
-    weights = VGG16_BN_Weights.IMAGENET1K_V1 if model == "vgg16_bn" else VGG16_Weights.IMAGENET1K_V1
-    return weights.url, int(weights.meta["_file_size"] * 2**20)
+    return (VGG16_BN_Weights if model == "vgg16_bn" else VGG16_Weights).IMAGENET1K_V1.url
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Put WIDER FACE on disk: ``python scripts/download_wider_face.py --root DIR [--parts train val …]``.
 
-All of it takes about 3.7 GB and as much again while the largest archive is unpacked. The same command goes on after
+All of it takes about 3.7 GB and as much again while the largest archive is unpacked. The same command resumes after
 an interruption, completes a folder that is unpacked in part, and does nothing where everything is there.
 """
 
@@ -10,7 +10,14 @@ import sys
 from pathlib import Path
 
 from fanet_lightning.cli import main as cli
-from fanet_lightning.data.download import PARTS, add_patience, local_source, patience_of, read_manifest
+from fanet_lightning.data.download import (
+    PARTS,
+    add_patience,
+    download_wider_face,
+    local_source,
+    patience_of,
+    read_manifest,
+)
 
 DEFAULT_ROOT = os.environ.get("WIDER_FACE_ROOT") or "data/wider_face"
 
@@ -32,8 +39,6 @@ def main(argv: list[str]) -> int:
     local_source(options.source)
     archives = read_manifest(Path(options.manifest)) if options.manifest else dict(PARTS)
 
-    from fanet_lightning.data.download import download_wider_face
-
     root = Path(options.root)
     try:
         lines = download_wider_face(
@@ -45,7 +50,7 @@ def main(argv: list[str]) -> int:
             patience=patience,
         )
     except KeyboardInterrupt:
-        print("what has arrived is kept: the same command goes on from there", file=sys.stderr)
+        print("what has arrived is kept: the same command resumes", file=sys.stderr)
         raise
     print("\n".join(lines.values()))
     print(f"use it with data=wider_face data.root={root}; for research only (CC BY-NC-ND 4.0)")

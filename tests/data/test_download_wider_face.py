@@ -18,10 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
-from fanet_lightning.cli.errors import InputError
-from fanet_lightning.data.download import PARTS, read_manifest
+from fanet_lightning.data.download import PARTS
 from fanet_lightning.data.wider_face import load_wider_face
 from tests.conftest import PROJECT_ROOT
 from tests.data.download_server import Answer, FileServer, file_server, symlink, zipped, zipped_members
@@ -73,7 +71,6 @@ def write_manifest(path: Path, archives: Mapping[str, bytes], **changes: Any) ->
     content = {
         part: {
             "size_bytes": len(data),
-            "unpacked_bytes": 2 * len(data),
             "sha256": hashlib.sha256(data).hexdigest(),
             "images": IMAGES.get(part, 0),
             **changes,
@@ -140,11 +137,11 @@ def test_everything_and_a_second_run(server: FileServer, manifest: Path, tmp_pat
     }  # fmt: skip
     for split, count in IMAGES.items():
         assert [record.image_id for record in load_wider_face(root, split)] == list(numbered(count))  # type: ignore[arg-type]
-        assert f"{root / f'WIDER_{split}'}: {count} images, unpacked" in done.stdout
+        assert f"{root / f'WIDER_{split}'}: {count} images, {count} files unpacked" in done.stdout
     assert load_wider_face(root, "val")[2].boxes_xyxy.tolist() == [[2, 0, 14, 10], [2, 1, 14, 12]]
     assert {path.name for path in (root / "eval_gt").iterdir()} == set(PARTS["ground_truth"].files)
     assert f"data=wider_face data.root={root}" in done.stdout and "research only" in done.stdout
-    assert "WIDER_val.zip: 100 %" in done.stderr and "unpacking WIDER_val.zip: 100 %, 3 of 3 files" in done.stderr
+    assert "WIDER_val.zip: 100 %" in done.stderr and "unpacking WIDER_val.zip: 100 %" in done.stderr
 
     asked, before = len(server.asked), tree(root)
     again = run("--root", root, "--source", server.url, "--manifest", manifest)
@@ -164,7 +161,7 @@ def test_only_what_is_asked_for_and_kept_archives(
     }  # fmt: skip
     assert (root / "WIDER_val.zip").read_bytes() == archives["val"]
     more = run(*words, "--parts", "val", "test")
-    assert f"{root / 'WIDER_val'}: 3 images, complete already" in more.stdout
+    assert f"{root / 'WIDER_val'}: 3 images, complete; nothing to do" in more.stdout
     assert [asked.path for asked in server.asked] == ["/WIDER_val.zip", "/wider_face_split.zip", "/WIDER_test.zip"]
 
 
@@ -184,18 +181,18 @@ def test_killed_in_the_middle_and_resumed(
         wait_for(lambda least=(number + 1) * 50_000: part.is_file() and part.stat().st_size > least)
         if number == 0:
             second = run_process(*words)
-            assert f"{root}: another download is at work there" in error_of(second)
+            assert f"{root / '.download'}: another download is running there" in error_of(second)
         process.send_signal(kind)
         _, stderr = process.communicate(timeout=300)
         if kind == signal.SIGINT:
             assert process.returncode == 130
-            assert "what has arrived is kept: the same command goes on" in stderr and "Traceback" not in stderr
+            assert "what has arrived is kept" in stderr and "Traceback" not in stderr
         assert not (root / "WIDER_val").exists()
     kept = part.stat().st_size
     server.serve("/WIDER_val.zip", Answer(archives["val"], etag='"v"'))
     done = run(*words)
     assert done.returncode == 0, done.stderr
-    assert server.asked[-1].range == f"bytes={kept}-" and server.asked[-1].if_range == '"v"'
+    assert server.asked[-1].range == f"bytes={kept}-"
     assert tree(root / "WIDER_val") == {"images", "images/0--Parade"} | {f"images/{name}.jpg" for name in numbered(3)}
     assert not (root / ".download").exists()
 
@@ -212,79 +209,18 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_an_archive_that_was_not_unpacked_any_more(manifest: Path, archives: dict[str, bytes], tmp_path: Path) -> None:
-    """Killed between fetching and unpacking, or while unpacking: no network is needed to finish."""
-    root = tmp_path / "w"
-    (root / ".download/WIDER_val.unpacking/images").mkdir(parents=True)
-    (root / ".download/WIDER_val.unpacking/images/half.jpg").write_bytes(b"x")
-    (root / ".download/WIDER_val.zip").write_bytes(archives["val"])
-    done = run("--root", root, "--source", "http://127.0.0.1:9", "--manifest", manifest, "--parts", "val")
-    assert done.returncode == 0, done.stderr
-    assert tree(root / "WIDER_val") == {"images", "images/0--Parade"} | {f"images/{name}.jpg" for name in numbered(3)}
-    assert {path.name for path in root.iterdir()} == {"WIDER_val"}
-
-
-def test_a_half_unpacked_folder_is_completed(
-    server: FileServer, manifest: Path, archives: dict[str, bytes], tmp_path: Path
-) -> None:
-    root = tmp_path / "w"
-    event = root / "WIDER_train/images/0--Parade"
-    event.mkdir(parents=True)
-    (tmp_path / "t.zip").write_bytes(archives["train"])
-    with zipfile.ZipFile(tmp_path / "t.zip") as content:
-        whole = {name.rsplit("/", 1)[-1]: content.read(name) for name in content.namelist()}
-    (event / "0_Parade_000.jpg").write_bytes(whole["0_Parade_000.jpg"])
-    (event / "0_Parade_001.jpg").write_bytes(whole["0_Parade_001.jpg"][:100])
-    (event / "0_Parade_002.jpg").write_bytes(b"")
-    (event / "0_Parade_003.jpg").write_bytes(b"resized by its owner")
-    (root / "own.txt").write_text("mine")
-    done = run("--root", root, "--source", server.url, "--manifest", manifest, "--parts", "train")
-    assert done.returncode == 0, done.stderr
-    assert f"{root / 'WIDER_train'}: 3 of 5 images are there; the rest is fetched" in done.stderr
-    assert "5 images, completed by 3 files; left alone, with other content than the archive's: 1 file, " in done.stdout
-    assert "the first is images/0--Parade/0_Parade_003.jpg" in done.stdout
-    found = {path.name: path.read_bytes() for path in event.iterdir()}
-    assert found == {
-        **{n: c for n, c in whole.items() if n.endswith(".jpg")},
-        "0_Parade_003.jpg": b"resized by its owner",
-    }
-    assert (root / "own.txt").read_text() == "mine"
-
-
-def test_labels_are_counted_as_they_are_unpacked(server: FileServer, manifest: Path, tmp_path: Path) -> None:
-    """Of three files two are needed, as nobody asks for the test images."""
-    words = ("--root", tmp_path, "--source", server.url, "--manifest", manifest, "--parts", "annotations")
-    folder = tmp_path / "wider_face_split"
-    done = run(*words)
-    assert "unpacking wider_face_split.zip: 100 %, 3 of 3 files" in done.stderr
-    assert f"{folder}: 3 files, unpacked\n" in done.stdout
-    assert f"{folder}: 3 files, complete; nothing to do\n" in run(*words).stdout
-    (folder / "wider_face_val_bbx_gt.txt").unlink()
-    done = run(*words)
-    assert f"{folder}: 1 of 2 needed files are there; the rest is fetched\n" in done.stderr
-    assert f"{folder}: 3 files, completed by 1 file\n" in done.stdout
-
-
 HOSTILE = {
     "parent": zipped_members([(zipfile.ZipInfo("WIDER_val/../../evil.jpg"), b"x")]),
-    "absolute": zipped_members([(zipfile.ZipInfo("/tmp/download-evil.jpg"), b"x")]),
     "link": zipped_members(
         [symlink("WIDER_val/images", "../.."), (zipfile.ZipInfo("WIDER_val/images/evil.jpg"), b"x")]
     ),
-    "drive": zipped_members([(zipfile.ZipInfo("C:\\evil.jpg"), b"x")]),
     "bomb": zipped({"WIDER_val/images/e/a.jpg": bytes(10**8)}, zipfile.ZIP_DEFLATED),
     "no zip": random.Random(0).randbytes(5000),
-    "truncated": zipped({f"WIDER_val/images/e/{n}.jpg": random.Random(n).randbytes(999) for n in range(3)})[:-40],
     "too few": zipped({f"WIDER_val/images/e/{n}.jpg": b"x" for n in range(2)}),
     "damaged": zipped({f"WIDER_val/images/e/{n}.jpg": b"content%d" % n for n in range(3)}).replace(
         b"content1", b"context1"
     ),
 }
-SAYS = {
-    "parent": "leads out of the folder", "absolute": "leads out of the folder", "link": "is a symbolic link",
-    "drive": "backslash", "bomb": "claim to hold 100,000,000", "no zip": "not a readable zip", "truncated": "readable",
-    "too few": "holds 2 images of 3 under WIDER_val", "damaged": "'WIDER_val/images/e/1.jpg' in it is damaged",
-}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
@@ -293,113 +229,66 @@ def test_hostile_and_damaged_archives_leave_nothing(server: FileServer, tmp_path
     content, root = HOSTILE[kind], tmp_path / "a/b/w"
     server.serve("/WIDER_val.zip", Answer(content))
     other = write_manifest(tmp_path / "other.json", {"val": content})
-    done = run("--root", root, "--source", server.url, "--manifest", other, "--parts", "val")
-    assert SAYS[kind] in error_of(done)
-    kept = {"a", "a/b", "a/b/w", "a/b/w/.download", "a/b/w/.download/WIDER_val.zip", "a/b/w/.download/lock"}
-    assert tree(tmp_path) == {"other.json"} | (kept if kind == "too few" else set())
-    assert ("; it has been removed, fetch it " in error_of(done)) == (kind != "too few")
-    assert "delete it" not in error_of(done)
-    assert not Path("/tmp/download-evil.jpg").exists()
+    text = error_of(run("--root", root, "--source", server.url, "--manifest", other, "--parts", "val"))
+    assert ("2 of 3" in text) == (kind == "too few") and ("has been removed" in text) == (kind != "too few")
+    assert tree(tmp_path) == {"other.json"} or (kind == "too few" and (root / ".download/WIDER_val.zip").is_file())
 
 
-@pytest.mark.parametrize("kind", ["parent", "no zip", "damaged"])
 @pytest.mark.parametrize("place", ["root", "source"])
-def test_of_somebodys_own_archives_none_is_removed(tmp_path: Path, kind: str, place: str) -> None:
-    """Nor anything else that is there, be the archive theirs or fetched."""
+def test_a_persons_own_archive_is_not_removed(tmp_path: Path, place: str) -> None:
+    """Nor anything else that is there."""
     root, mirror = tmp_path / "w", tmp_path / "mirror"
     for folder in (root / "WIDER_val/images", mirror):
         folder.mkdir(parents=True)
     (root / "WIDER_val/images/own.jpg").write_bytes(b"mine")
-    (root / "own.txt").write_text("mine")
     archive = (root if place == "root" else mirror) / "WIDER_val.zip"
-    archive.write_bytes(HOSTILE[kind])
-    words = ("--root", root, "--manifest", write_manifest(tmp_path / "other.json", {"val": HOSTILE[kind]}))
-    source = ("--source", mirror) if place == "source" else ()
-    text = error_of(run(*words, "--parts", "val", *source))
-    assert text.startswith(f"error: {archive}: ") and SAYS[kind] in text and "; delete it and fetch it " in text
-    assert archive.read_bytes() == HOSTILE[kind]
-    with file_server() as running:
-        running.serve("/WIDER_val.zip", Answer(HOSTILE[kind]))
-        if place == "source":
-            assert "it has been removed" in error_of(run(*words, "--parts", "val", "--source", running.url))
-    assert archive.is_file() and (root / "own.txt").is_file() and (root / "WIDER_val/images/own.jpg").is_file()
-    assert not (root / ".download").exists()
+    archive.write_bytes(HOSTILE["damaged"])
+    words = ("--root", root, "--manifest", write_manifest(tmp_path / "other.json", {"val": HOSTILE["damaged"]}))
+    text = error_of(run(*words, "--parts", "val", *(("--source", mirror) if place == "source" else ())))
+    assert text.startswith(f"error: {archive}: ") and "delete it" in text
+    assert archive.read_bytes() == HOSTILE["damaged"]
+    assert (root / "WIDER_val/images/own.jpg").is_file() and not (root / ".download").exists()
+
+
+def test_begun_earlier(server: FileServer, manifest: Path, archives: dict[str, bytes], tmp_path: Path) -> None:
+    """Killed while unpacking: no network is needed to finish. A folder that is there is completed."""
+    root = tmp_path / "w"
+    (root / ".download/WIDER_val.unpacking/images").mkdir(parents=True)
+    (root / ".download/WIDER_val.zip").write_bytes(archives["val"])
+    done = run("--root", root, "--source", "http://127.0.0.1:9", "--manifest", manifest, "--parts", "val")
+    assert done.returncode == 0, done.stderr
+    assert tree(root) == {"WIDER_val", "WIDER_val/images", "WIDER_val/images/0--Parade"} | {
+        f"WIDER_val/images/{name}.jpg" for name in numbered(3)
+    }
+    for number, content in enumerate((b"resized by its owner", b"")):
+        (root / f"WIDER_val/images/0--Parade/0_Parade_00{number}.jpg").write_bytes(content)
+    done = run("--root", root, "--source", server.url, "--manifest", manifest, "--parts", "val")
+    assert "2 of 3" in done.stderr and "1 file unpacked; left alone" in done.stdout
+    assert (root / "WIDER_val/images/0--Parade/0_Parade_000.jpg").read_bytes() == b"resized by its owner"
+    assert (root / "WIDER_val/images/0--Parade/0_Parade_001.jpg").stat().st_size > 1000
 
 
 def test_a_file_in_the_way_does_not_cost_the_archive(
     server: FileServer, manifest: Path, archives: dict[str, bytes], tmp_path: Path
 ) -> None:
-    """What stands in the way of unpacking is no fault of the archive."""
     (tmp_path / "WIDER_val").mkdir()
     (tmp_path / "WIDER_val/images").write_bytes(b"a file where a folder belongs")
     words = ("--root", tmp_path, "--source", server.url, "--manifest", manifest, "--parts", "val")
-    assert "cannot be written" in error_of(run(*words))
+    assert f"{tmp_path / 'WIDER_val/images'}" in error_of(run(*words))
     assert (tmp_path / ".download/WIDER_val.zip").read_bytes() == archives["val"]
 
 
-def test_a_damaged_transfer_is_refused(
-    server: FileServer, manifest: Path, archives: dict[str, bytes], tmp_path: Path
-) -> None:
-    damaged = bytearray(archives["val"])
-    damaged[1000] ^= 1
-    server.serve("/WIDER_val.zip", Answer(bytes(damaged)))
-    root = tmp_path / "w"
-    done = run("--root", root, "--source", server.url, "--manifest", manifest, "--parts", "val")
-    assert "cannot fetch WIDER_val.zip" in error_of(done) and "the SHA-256" in error_of(done)
-    assert "once more from the beginning" in done.stderr
-    assert not root.exists() or tree(root) == set()
-
-
-@pytest.mark.parametrize(
-    ("answer", "says"),
-    [
-        (Answer(b"<html>Log in</html>", headers={"Content-Type": "text/html"}), "answers a page of markup"),
-        (Answer(b"<html>Log in</html>"), "answers a page of markup instead of the file (a proxy's or a login page)"),
-        (Answer(status=404), "answers 404 Not Found"),
-        (Answer(status=403), "answers 403 Forbidden"),
-        (Answer(status=503), "answers 503 Service Unavailable, tried 2 times"),
-        (Answer(b"x", says_bytes=10**6), "announces 1,000,000 bytes"),
-        (Answer(status=429, headers={"Retry-After": "9999"}), "asks to come back in 9999 s"),
-    ],
-)
-def test_servers_that_do_not_give_it(
-    server: FileServer, manifest: Path, tmp_path: Path, answer: Answer, says: str
-) -> None:
-    server.serve("/WIDER_val.zip", answer)
+@pytest.mark.parametrize("status", [404, 503])
+def test_servers_that_do_not_give_it(server: FileServer, manifest: Path, tmp_path: Path, status: int) -> None:
+    server.serve("/WIDER_val.zip", Answer(status=status))
     words = ("--source", server.url, "--manifest", manifest, "--parts", "val", "--retries", 1, "--wait", 0.01)
     text = error_of(run("--root", tmp_path / "w", *words))
-    assert f"{server.url}/WIDER_val.zip {says}" in text and "give another --source" in text
+    assert f"{server.url}/WIDER_val.zip answers {status}" in text and "by hand" in text
     # Nothing had arrived, so nothing is left, and a folder that was there stays.
     assert not (tmp_path / "w").exists()
     (tmp_path / "w").mkdir()
-    error_of(run("--root", tmp_path / "w", *words))
     error_of(run("--root", tmp_path / "w/new/deep", *words))
     assert list((tmp_path / "w").iterdir()) == []
-
-
-def test_no_network(manifest: Path, tmp_path: Path) -> None:
-    words = ("--root", tmp_path / "w", "--parts", "val", "--retries", 0)
-    assert "the connection is refused" in error_of(run(*words, "--source", "http://127.0.0.1:9"))
-    # The official address, through a proxy that is not there.
-    text = error_of(run(*words, HTTPS_PROXY="http://127.0.0.1:9", HTTP_PROXY="http://127.0.0.1:9", NO_PROXY=""))
-    assert "the proxy does not connect" in text and "WIDER_val.zip" in text
-
-
-def test_names_that_are_not_resolved(archives: dict[str, bytes], tmp_path: Path) -> None:
-    """Without a network: over soon, the reason once, and where the archives go that somebody fetches elsewhere."""
-    urls = ["http://nobody.invalid/v.zip", "http://nobody-else.invalid/v.zip"]
-    nowhere = write_manifest(tmp_path / "nowhere.json", {"val": archives["val"]}, urls=urls)
-    root = tmp_path / "w"
-    done = run("--root", root, "--manifest", nowhere, "--parts", "val", "--wait", 0.01)
-    text = error_of(done)
-    assert done.stderr.count("again in") == 2, "once per address"
-    assert text.count("not resolved") == 1 and all(url in text for url in urls)
-    assert text.endswith(f", or fetch the archives by hand and put them, packed as they are, into {root}")
-    # As it says.
-    root.mkdir()
-    (root / "WIDER_val.zip").write_bytes(archives["val"])
-    done = run("--root", root, "--manifest", nowhere, "--parts", "val")
-    assert done.returncode == 0 and tree(root) > {"WIDER_val.zip", "WIDER_val/images"}, done.stderr
 
 
 def test_the_hub_under_another_address(
@@ -413,11 +302,11 @@ def test_the_hub_under_another_address(
 def test_no_space_is_said_before_anything_is_asked(
     server: FileServer, archives: dict[str, bytes], tmp_path: Path
 ) -> None:
-    huge = write_manifest(tmp_path / "huge.json", archives, unpacked_bytes=10**17)
+    huge = write_manifest(tmp_path / "huge.json", archives, size_bytes=10**17)
     root = tmp_path / "w"
     text = error_of(run("--root", root, "--source", server.url, "--manifest", huge))
     assert "fetching and unpacking WIDER_train.zip, WIDER_val.zip, WIDER_test.zip" in text
-    assert "takes 5e+05 TB" in text and "free; make room" in text
+    assert "TB" in text and "make room" in text
     assert server.asked == []
 
 
@@ -445,8 +334,7 @@ def test_folders_that_take_nothing(server: FileServer, manifest: Path, tmp_path:
         assert "cannot write in /proc" in error_of(run("--root", "/proc/wider", *words))
     (tmp_path / "w").mkdir()
     (tmp_path / "w/WIDER_val").write_text("")
-    assert "WIDER_val is a file where a folder belongs" in error_of(run("--root", tmp_path / "w", *words))
-    assert server.asked == []
+    assert "WIDER_val" in error_of(run("--root", tmp_path / "w", *words))
 
 
 def test_archives_at_hand(manifest: Path, archives: dict[str, bytes], tmp_path: Path) -> None:
@@ -487,42 +375,15 @@ def test_the_list_of_test_images_is_needed_for_these_alone(archives: dict[str, b
     assert done.returncode == 0, done.stderr
     assert (len(load_wider_face(root, "train")), len(load_wider_face(root, "val"))) == (5, 3)
     assert run(*words, "--parts", "val", "annotations").stdout.count("complete; nothing to do") == 2
-    assert "holds no wider_face_test_filelist.txt" in error_of(run(*words, "--parts", "test", "annotations"))
-
-
-def test_one_at_a_time(server: FileServer, manifest: Path, tmp_path: Path) -> None:
-    (tmp_path / ".download").mkdir()
-    with FileLock(tmp_path / ".download/lock"):
-        done = run("--root", tmp_path, "--source", server.url, "--manifest", manifest)
-    assert "another download is at work" in error_of(done)
-    assert server.asked == []
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        ("{", "not JSON"), ("[]", "no object of parts"), ('{"vall": {}}', "unknown part 'vall'; take train, val"),
-        ('{"val": 1}', "val is 1, not an object"), ('{"val": {"size": 1}}', "val.size is unknown; take name, urls"),
-        ('{"val": {"size_bytes": "1"}}', "val.size_bytes='1' is not a whole number"),
-        ('{"val": {"images": true}}', "val.images=True is not a whole number"),
-        ('{"val": {"images": -1}}', "val.images=-1 is not a whole number"),
-        ('{"val": {"urls": "http://a"}}', "val.urls='http://a' is not a list of strings"),
-        ('{"val": {"sha256": "ab"}}', "val.sha256='ab' is not a SHA-256"),
-        ('{"val": {"name": "../a.zip"}}', "val.name='../a.zip' leads out of the folder"),
-        ('{"val": {"folder": "/etc"}}', "val.folder='/etc' leads out of the folder"),
-        ('{"val": {"inner": 3}}', "val.inner=3 is not a string"),
-    ],
-)  # fmt: skip
-def test_mistakes_in_the_manifest(tmp_path: Path, content: str, says: str) -> None:
-    path = tmp_path / "m.json"
-    path.write_text(content)
-    with pytest.raises(InputError) as error:
-        read_manifest(path)
-    assert str(error.value).startswith(f"--manifest={path}: ") and says in str(error.value)
+    assert "2 of 3 needed files" in error_of(run(*words, "--parts", "test", "annotations"))
 
 
 def test_mistakes_on_the_command_line(tmp_path: Path) -> None:
     assert "No such file" in error_of(run("--manifest", tmp_path / "absent.json"))
+    values = ("1", '{"size": 1}', '{"size_bytes": "1"}', '{"images": true}', '{"urls": "http://a"}', '{"sha256": "ab"}')
+    for content in ("{", "[]", '{"vall": {}}', *(f'{{"val": {value}}}' for value in values)):
+        (tmp_path / "m.json").write_text(content)
+        assert f"--manifest={tmp_path / 'm.json'}: " in error_of(run("--manifest", tmp_path / "m.json"))
     assert "neither an http(s) address nor a folder" in error_of(run("--source", tmp_path / "absent"))
     assert "--retries=-1 is out of range" in error_of(run("--retries", -1))
     assert "--timeout=nan is out of range" in error_of(run("--timeout", "nan"))
@@ -545,7 +406,7 @@ def test_the_official_annotations_pass_the_official_checks(shared_data: Path, tm
         running.serve("/wider_face_split.zip", Answer(content, breaks_after=2_000_000), Answer(content))
         done = run("--root", tmp_path, "--source", running.url, "--parts", "annotations", "--wait", 0.01)
     assert done.returncode == 0, done.stderr
-    assert "wider_face_split: 7 files, unpacked" in done.stdout
+    assert "wider_face_split: 7 files, 7 files unpacked" in done.stdout
     assert len((tmp_path / "wider_face_split/wider_face_val_bbx_gt.txt").read_text().split("\n")) > 39_708
     assert not (tmp_path / ".download").exists()
 
@@ -579,19 +440,8 @@ def test_of_a_page_instead_of_vgg16_nothing_is_left(tmp_path: Path) -> None:
     with file_server() as running:
         running.serve("/vgg16-397923af.pth", Answer(b"<html>Log in</html>"))
         done = run("--root", tmp_path, "--source", running.url, script="download_vgg16")
-    assert "answers a page of markup instead of the file (a proxy's or a login page)" in error_of(done)
-    assert error_of(done).endswith(f"or give another --source, or fetch it by hand and put it into {tmp_path}")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_vgg16s_official_name_at_another_address(tmp_path: Path) -> None:
-    """torchvision says what the file is called; a short file under that name is found out."""
-    with file_server() as running:
-        running.serve("/models/vgg16-397923af.pth", Answer(b"not the weights"))
-        done = run("--root", tmp_path, "--source", f"{running.url}/models/", script="download_vgg16")
-        new = run("--root", tmp_path / "new/deep", "--source", f"{running.url}/models/", script="download_vgg16")
-    assert "vgg16-397923af.pth gives a file that has the SHA-256" in error_of(done)
-    assert "has the SHA-256" in error_of(new)
+    assert "login page" in error_of(done)
+    assert error_of(done).endswith(f"or fetch it by hand and put it into {tmp_path}")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -613,7 +463,7 @@ def test_vgg16_from_a_folder_without_network(tmp_path: Path) -> None:
     assert "nothing to do" in fetched(stick / name).stdout
     shutil.rmtree(root.parent)
     # A folder has to have the official file: not there, and another one under its name.
-    assert f"--source={stick}: there is no vgg16-397923af.pth in it" in error_of(fetched(stick))
+    assert f"{stick / 'vgg16-397923af.pth'}: No such file" in error_of(fetched(stick))
     (stick / "vgg16-397923af.pth").write_bytes(content)
     assert f"{stick / 'vgg16-397923af.pth'}: has the SHA-256" in error_of(fetched(stick))
     assert not root.parent.exists()

@@ -17,3 +17,12 @@ def first_line(error: BaseException) -> str:
 def counted(number: int, noun: str) -> str:
     """``1 file``, ``2,018 files``: for nouns that take an s."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def size_text(size_bytes: float) -> str:
+    """1.47 GB, with decimal prefixes as the pages that offer the files have them."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.0f} bytes" if unit == "bytes" else f"{size_bytes:.3g} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.3g} TB"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fanet_lightning.cli.errors import size_text
 from fanet_lightning.cli.files import check_names_free, replaced
-from fanet_lightning.data.download import size_text
 from fanet_lightning.data.records import Inventory
 from fanet_lightning.doctor.checks import BY_NAME, SMALL_PIXELS, TINY_PIXELS, Finding, Report
 
