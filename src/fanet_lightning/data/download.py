@@ -565,7 +565,7 @@ def read_manifest(path: Path) -> dict[str, Archive]:
                 value = tuple(value) if isinstance(value, list) else value
                 if key not in keys or type(value) is not type(getattr(archive, key)):
                     raise InputError(f"--manifest={path}: {part}.{key}={value!r} is not understood; take {keys}")
-                archive = replace(archive, **{key: value})
+                archive = replace(archive, **{key: value})  # type: ignore[arg-type]
             if len(archive.sha256) != 64:
                 raise InputError(f"--manifest={path}: {part}.sha256 has not 64 digits")
             archives[part] = archive
