@@ -193,21 +193,18 @@ def test_pillow_images_are_turned_upright(orientation: int, tmp_path: Path) -> N
     np.testing.assert_array_equal(image_rgb_of(Image.open(path)), upright)
 
 
-FLOATS = "bring it to 0 … 255 and round it"
-
-
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((8, 8, 3)), rf"array must be \(H, W, 3\) uint8, not \(8, 8, 3\) float64; {FLOATS}.*np.uint8"),
-        (np.zeros((8, 8, 3), np.uint16), "uint16.*8 bits"),
-        (np.zeros((8, 8), bool), "bool.*8 bits"),
-        (np.zeros((3, 8, 8), np.uint8), r"\(3, 8, 8\) uint8.*last"),
+        (np.zeros((8, 8, 3)), r"array must be \(H, W, 3\) uint8.*not \(8, 8, 3\) float64"),
+        (np.zeros((8, 8, 3), np.uint16), "uint16"),
+        (np.zeros((8, 8), bool), "bool"),
+        (np.zeros((3, 8, 8), np.uint8), r"\(3, 8, 8\) uint8"),
         (np.zeros(8, np.uint8), r"not \(8,\) uint8"),
         (np.zeros((0, 8, 3), np.uint8), r"\(0, 8, 3\)"),
         (np.zeros((8, 0), np.uint8), r"\(8, 0\)"),
-        (torch.zeros(3, 8, 8), rf"tensor must be \(3, H, W\) uint8, not \(3, 8, 8\) torch.float32; {FLOATS}.*uint8"),
-        (torch.zeros(8, 8, 3, dtype=torch.uint8), r"\(8, 8, 3\) torch.uint8.*first"),
+        (torch.zeros(3, 8, 8), r"tensor must be \(3, H, W\) uint8.*not \(3, 8, 8\) torch.float32"),
+        (torch.zeros(8, 8, 3, dtype=torch.uint8), r"\(8, 8, 3\) torch.uint8"),
         (torch.zeros(3, 8, 0, dtype=torch.uint8), r"no pixels"),
         (torch.zeros(1, 1, 3, 8, 8, dtype=torch.uint8), r"\(1, 1, 3, 8, 8\)"),
         (Image.new("F", (8, 8)), r"PIL image.*F-type"),

@@ -1,4 +1,4 @@
-"""Faces in pictures and videos: ``python -m fanet_lightning.detect source=photos/ save=images,json``."""
+"""Faces in images and videos: ``python -m fanet_lightning.detect source=photos/ save=images,json``."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -118,7 +118,7 @@ def main(argv: list[str]) -> int:
     most = None if options["max_frames"] is None else _number(options, "max_frames", 1, "a number of frames, or null")
     every = _number(options, "every", 1, "1 for every frame, 2 for every other …")
     if options["resume"] != "auto" and options["resume"] is not False:
-        raise InputError(f"resume={options['resume']}: take auto (skip what is done) or false (begin anew)")
+        raise InputError(f"resume={options['resume']}: take auto (skip what is done) or false (start over)")
     stated, usual = stated_sources(parts), Path("outputs/detect") / default_name(parts)
     out = Path(str(options["out"])) if options["out"] else default_out(usual, stated)
     check_writable(out)
@@ -126,7 +126,7 @@ def main(argv: list[str]) -> int:
     # What follows takes seconds to be imported; mistakes in the words above have been told by now.
     from fanet_lightning.detect.multiscale import build_protocol
     from fanet_lightning.detect.outputs import Saving
-    from fanet_lightning.detect.run import FilmOptions, detect_sources
+    from fanet_lightning.detect.run import VideoOptions, detect_sources
 
     build_protocol(options["protocol"])
     checkpoint = str(options["checkpoint"])
@@ -135,12 +135,12 @@ def main(argv: list[str]) -> int:
         print(f"{usual} holds results of other sources; these go to {out}", flush=True)
     summary = detect_sources(
         sources, detector, options["protocol"], out, threshold=threshold, saving=Saving(**saving),
-        film_options=FilmOptions(every, most), limits=limits, workers=workers, resume=options["resume"] == "auto",
+        video_options=VideoOptions(every, most), limits=limits, workers=workers, resume=options["resume"] == "auto",
         settings=settings, stated=stated,
         made_by=made_by([without_passwords(word) for word in sys.argv], checkpoint=checkpoint, packages=PACKAGES),
     )  # fmt: skip
     if summary.interrupted:
-        print("interrupted; what is done is kept, and the same command goes on with the rest", file=sys.stderr)
+        print("interrupted; what is done is kept, and the same command resumes", file=sys.stderr)
         return cli.INTERRUPTED
     return SOME_FAILED if summary.failed or summary.broken else 0
 

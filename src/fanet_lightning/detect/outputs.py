@@ -1,4 +1,4 @@
-"""What ``detect`` writes for one picture: the picture with its boxes or redacted, crops, WIDER's text, COCO's JSON.
+"""What ``detect`` writes: images and crops with boxes or redacted, WIDER's text, COCO's JSON; and what is done.
 
 Every file appears whole or not at all: it is written under another name and renamed.
 """
@@ -9,17 +9,20 @@ import json
 import math
 import re
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple, Self
 
+import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
-from fanet_lightning.cli.errors import InputError, first_line
+from fanet_lightning.cli.errors import InputError, counted
 from fanet_lightning.data.images import Image8
-from fanet_lightning.detect.inputs import RESULT_FOLDERS, Item
+from fanet_lightning.detect.inputs import JOURNAL_FILE, RESULT_FOLDERS, Item
+from fanet_lightning.detect.journal import Journal
 from fanet_lightning.detect.redaction import redact
 from fanet_lightning.ops.draw import annotate
 from fanet_lightning.ops.structures import Detections
@@ -27,9 +30,10 @@ from fanet_lightning.ops.structures import Detections
 JSON_FILE = "detections.json"
 UNFINISHED = ".unfinished"
 IMAGES, VIDEOS, FRAMES, TEXTS, CROPS = RESULT_FOLDERS
+VERSION = 1
 JPEG_QUALITY = 90
 _JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
-# Formats that a picture keeps; the losslessly compressed ones of the others become PNG, the rest JPEG.
+# Formats that an image keeps; the losslessly compressed ones of the others become PNG, the rest JPEG.
 _KEPT_SUFFIXES = (*_JPEG_SUFFIXES, ".png", ".webp", ".bmp", ".tif", ".tiff")
 _TO_PNG = (".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".dib")
 
@@ -55,33 +59,46 @@ class Saving:
         return annotate(shown, boxes_xyxy, scores, bar=self.bar) if self.draw else shown
 
 
-def write_picture(
-    out: Path, item: Item, image_rgb: Image8, found: Detections, saving: Saving, profile: bytes = b""
-) -> list[str]:
-    """Write everything that ``saving`` asks for about one picture but the JSON, which is about all of them.
+class FoundImage(NamedTuple):
+    """An image and its faces. ``profile``: ICC, of the colors of ``image_rgb`` (H, W, 3); every file written has it."""
 
-    ``profile``: ICC, of the colors of ``image_rgb``; every picture that is written has it.
+    item: Item
+    image_rgb: Image8
+    faces: Detections
+    note: str = ""
+    profile: bytes = b""
+
+    def entry(self, files: Sequence[str]) -> dict[str, Any]:
+        """What is remembered of it: enough to write the JSON of all images without looking at it again."""
+        boxes_xyxy, scores = self.faces.numpy()
+        return {
+            "width": self.image_rgb.shape[1], "height": self.image_rgb.shape[0], "boxes_xyxy": boxes_xyxy.tolist(),
+            "scores": scores.tolist(), "note": self.note, "files": list(files),
+        }  # fmt: skip
+
+
+def write_image(out: Path, found: FoundImage, saving: Saving) -> list[str]:
+    """Write everything that ``saving`` asks for about one image but the JSON, which is about all of them.
 
     Returns:
         The files, relative to ``out``.
 
     Raises:
-        InputError: the picture has no place in its format (a WebP of more than 16,383 pixels).
+        InputError: the image does not fit into its format (a WebP of more than 16,383 pixels).
         OSError: the disk is full, or a file stands in the way.
     """
+    item, image_rgb, faces, _, profile = found
     files = []
     if "images" in saving.save:
-        name = f"{IMAGES}/{picture_name(item)}"
-        write_file(out, name, encoded(saving.shown(image_rgb, found), PurePosixPath(name).suffix, profile))
-        files.append(name)
+        files.append(f"{IMAGES}/{_image_name(item)}")
+        write_file(out, files[-1], encoded(saving.shown(image_rgb, faces), PurePosixPath(files[-1]).suffix, profile))
     if "txt" in saving.save:
-        name = f"{TEXTS}/{item.stem}.txt"
+        files.append(f"{TEXTS}/{item.stem}.txt")
         # A name that is no text for the system is given back as the bytes it is.
-        text = found.to_wider(PurePosixPath(item.stem).name).encode("utf-8", "surrogateescape")
-        write_file(out, name, text)
-        files.append(name)
+        text = faces.to_wider(PurePosixPath(item.stem).name).encode("utf-8", "surrogateescape")
+        write_file(out, files[-1], text)
     if "crops" in saving.save:
-        files += write_crops(out, f"{CROPS}/{item.stem}", image_rgb, found, saving, profile)
+        files += write_crops(out, f"{CROPS}/{item.stem}", image_rgb, faces, saving, profile)
     return files
 
 
@@ -108,67 +125,41 @@ def crop(image_rgb: Image8, box_xyxy: npt.NDArray[np.floating]) -> Image8:
     return image_rgb[y1:y2, x1:x2]
 
 
-def picture_name(item: Item) -> str:
+def _image_name(item: Item) -> str:
     """Under which the picture is saved: its own format where that can be written, else JPEG or PNG."""
     suffix = PurePosixPath(item.name).suffix
     kept = suffix if suffix.lower() in _KEPT_SUFFIXES else ".png" if suffix.lower() in _TO_PNG else ".jpg"
     return item.stem if item.stem.endswith(kept) else item.stem + kept
 
 
-def remove_unlisted(out: Path, items: Iterable[Item]) -> None:
-    """Remove pictures and crops of inputs that are to be done now: a process that was killed may have left them.
-
-    They may show faces that shall be redacted, and a crop is not overwritten by one of another score.
-    """
-    crops: dict[Path, list[str]] = {}
-    for item in items:
-        (out / IMAGES / picture_name(item)).unlink(missing_ok=True)
-        prefix = out / CROPS / item.stem
-        for folder, name in ((prefix.parent, re.escape(prefix.name)), (prefix, r"frame_\d+")):
-            if folder not in crops:
-                crops[folder] = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-            for found in crops[folder]:
-                if re.fullmatch(name + r"_\d+_\d\.\d\d\.jpg", found):
-                    (folder / found).unlink(missing_ok=True)
-
-
 def encoded(image_rgb: Image8, suffix: str, profile: bytes = b"") -> bytes:
-    """The picture as a file of the kind that the suffix names, with an ICC profile where one is given.
+    """The image as a file of the kind that the suffix names, with an ICC profile where one is given.
 
     Raises:
         InputError: it is too large for the format.
     """
     suffix = suffix.lower()
     try:
-        content = _encoded_by_pillow(image_rgb, suffix, profile) if profile else _encoded_by_opencv(image_rgb, suffix)
-    except (OSError, ValueError):  # what Pillow raises
-        content = None
-    if content is None:
-        height, width = image_rgb.shape[:2]
-        raise InputError(f"a picture of {width} × {height} pixels is too large for {suffix}; leave images out of save")
-    return content
+        # OpenCV is three times faster; it writes no profiles into JPEG before its version 5, and none into TIFF.
+        return _by_pillow(image_rgb, suffix, profile) if profile else _by_opencv(image_rgb, suffix)
+    except (OSError, ValueError, cv2.error) as error:
+        size = f"{image_rgb.shape[1]} × {image_rgb.shape[0]} pixels"
+        raise InputError(f"an image of {size} is too large for {suffix}; leave images out of save") from error
 
 
-def _encoded_by_opencv(image_rgb: Image8, suffix: str) -> bytes | None:
-    """Beside the network: it lets go of the interpreter."""
-    import cv2
-
+def _by_opencv(image_rgb: Image8, suffix: str) -> bytes:
     options = {
         ".png": [cv2.IMWRITE_PNG_COMPRESSION, 1],
         ".webp": [cv2.IMWRITE_WEBP_QUALITY, JPEG_QUALITY],
     }.get(suffix, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix in _JPEG_SUFFIXES else [])
     kind = ".jpg" if suffix in _JPEG_SUFFIXES else suffix
-    try:
-        done, content = cv2.imencode(kind, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), options)
-    except cv2.error:
-        done = False
-    return content.tobytes() if done else None
+    done, content = cv2.imencode(kind, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), options)
+    if not done:
+        raise ValueError(suffix)
+    return content.tobytes()
 
 
-def _encoded_by_pillow(image_rgb: Image8, suffix: str, profile: bytes) -> bytes:
-    """OpenCV writes no profiles into JPEG before its version 5, and none into TIFF."""
-    from PIL import Image
-
+def _by_pillow(image_rgb: Image8, suffix: str, profile: bytes) -> bytes:
     formats: dict[str, tuple[str, dict[str, Any]]] = {
         ".png": ("PNG", {"compress_level": 1}), ".webp": ("WEBP", {"quality": JPEG_QUALITY}), ".bmp": ("BMP", {}),
         ".tif": ("TIFF", {"compression": "tiff_lzw"}), ".tiff": ("TIFF", {"compression": "tiff_lzw"}),
@@ -199,65 +190,200 @@ def write_file(out: Path, name: str, content: bytes) -> None:
         raise
 
 
-def entry_of(image_rgb: Image8, found: Detections, note: str, files: Sequence[str]) -> dict[str, Any]:
-    """What is remembered of a picture: enough to write the JSON of all without looking at it again."""
-    boxes_xyxy, scores = found.numpy()
-    return {
-        "width": image_rgb.shape[1], "height": image_rgb.shape[0], "boxes_xyxy": boxes_xyxy.tolist(),
-        "scores": scores.tolist(), "note": note, "files": list(files),
-    }  # fmt: skip
+class Results:
+    """The results of detect in a folder, by input: what is done is not done again. A context manager.
+
+    ``entries`` what is done, by the input's name: ``stem``, ``location``, ``state`` and what :meth:`add` was given.
+    ``refused`` which settings differ from those of the results that are there. These are removed as the block is
+    entered, because faces that shall be redacted must not stay next to the redacted ones. ``existed`` whether there was
+    an earlier run.
+
+    Args:
+        out: the folder.
+        settings: what results depend on, as plain values.
+        items: the inputs of this run; what other inputs left in the folder with the same settings stays there.
+        resume: False removes whatever is listed, and starts over.
+        sources: as stated, of :func:`fanet_lightning.detect.inputs.stated_sources`.
+
+    Raises:
+        InputError: the journal cannot be read or written, or there are results of other inputs that would be
+            overwritten, or are of other settings, e.g. not redacted.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        settings: Mapping[str, Any],
+        items: Collection[Item],
+        *,
+        resume: bool = True,
+        sources: Sequence[str] = (),
+    ) -> None:
+        self.out = out
+        self.existed = (out / JOURNAL_FILE).is_file()
+        note = {"sources": list(sources)}
+        self._journal = Journal(out / JOURNAL_FILE, {"version": VERSION, **settings}, resume=resume, note=note)
+        self.refused = self._journal.refused
+        self.entries: dict[str, dict[str, Any]] = {}
+        for entry in self._journal.lines:
+            self.entries.pop(entry.get("name", ""), None)
+            if {"name", "stem", "location", "files"} <= entry.keys():
+                self.entries[entry["name"]] = entry
+        if resume:
+            places = {(item.name, item.place) for item in items}
+            others = [entry for entry in self.entries.values()
+                      if (entry["name"], entry["location"]) not in places and self._is_there(entry)]  # fmt: skip
+            if self.refused:
+                self._check_settings(others)
+            else:
+                self._check_names(others, items)
+
+    def _is_there(self, entry: Mapping[str, Any]) -> bool:
+        """Whether something of an input's results is left: a file, or what only the JSON holds."""
+        return not entry["files"] or any((self.out / name).is_file() for name in entry["files"])
+
+    def _check_settings(self, others: list[dict[str, Any]]) -> None:
+        """Results of other settings that belong to other inputs are neither kept with the new ones nor removed."""
+        shown = [name for entry in others for name in entry["files"]
+                 if name.split("/")[0] in (IMAGES, VIDEOS, CROPS) and (self.out / name).is_file()]  # fmt: skip
+        if shown and self._journal.settings.get("redact") and not self._journal.found.get("redact"):
+            raise InputError(
+                f"out={self.out}: holds images of an earlier run that are not redacted ({counted(len(shown), 'file')}, "
+                f"e.g. {shown[0]}); give another out, or delete it"
+            )
+        if others:
+            raise InputError(
+                f"out={self.out}: holds results of other settings ({', '.join(self.refused)}), e.g. of "
+                f"{others[0]['name']}; give another out, or resume=false to remove them"
+            )
+
+    def _check_names(self, others: list[dict[str, Any]], items: Collection[Item]) -> None:
+        """Results of another input that has the name of one of these."""
+        taken = {entry[key].casefold(): entry for key in ("stem", "name") for entry in others}
+        for item in items:
+            entry = taken.get(item.name.casefold()) or taken.get(item.stem.casefold())
+            if entry is not None:
+                raise InputError(
+                    f"out={self.out}: the results of {item.text} would overwrite those of {entry['location']}; "
+                    "give another out, or resume=false to remove all that is there"
+                )
+
+    def __enter__(self) -> Self:
+        if self.existed and not self._journal.resumed:
+            for entry in self._journal.lines:
+                self._remove(entry)
+            (self.out / JSON_FILE).unlink(missing_ok=True)  # it is about what has been removed
+            self.entries = {}
+        self._journal.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._journal.__exit__(*error)
+
+    def is_done(self, item: Item, further: Mapping[str, Any] | None = None) -> bool:
+        """Whether the results of this very input are there: the file has not changed, and they were not removed.
+
+        Args:
+            item: the input.
+            further: values that its entry must have besides.
+        """
+        entry = self.entries.get(item.name)
+        wanted = {"state": item.state, "location": item.place, **(further or {})}
+        return entry is not None and wanted.items() <= entry.items() and self._is_whole(entry)
+
+    def _is_whole(self, entry: Mapping[str, Any]) -> bool:
+        return all((self.out / name).is_file() for name in entry["files"])
+
+    def forget(self, items: Iterable[Item]) -> None:
+        """Remove what inputs that are about to be done left in an earlier state, and what a killed process left.
+
+        They may show faces that shall be redacted, and a crop is not overwritten by one of another score.
+        """
+        names: dict[Path, list[str]] = {}
+        for item in items if self.existed else ():
+            entry = self.entries.pop(item.name, None)
+            if entry is not None:
+                self._journal.append({"name": item.name, "removed": True})
+                self._remove(entry)
+            (self.out / IMAGES / _image_name(item)).unlink(missing_ok=True)
+            prefix = self.out / CROPS / item.stem
+            for folder, name in ((prefix.parent, re.escape(prefix.name)), (prefix, r"frame_\d+")):
+                if folder not in names:
+                    names[folder] = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+                for found in names[folder]:
+                    if re.fullmatch(name + r"_\d+_\d\.\d\d\.jpg", found):
+                        (folder / found).unlink(missing_ok=True)
+
+    def _remove(self, entry: Mapping[str, Any]) -> None:
+        """Remove the files that an entry calls its own, as far as they are within the folder."""
+        root = self.out.resolve()
+        for name in entry.get("files", ()):
+            path = self.out / str(name)
+            if path.parent.resolve().is_relative_to(root):
+                path.unlink(missing_ok=True)
+
+    def add(self, item: Item, values: Mapping[str, Any]) -> None:
+        """Take note of what an input gave; once this returns, killing the process does not lose it.
+
+        Args:
+            item: the input.
+            values: with ``files``, relative to the folder.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        entry = {"name": item.name, "stem": item.stem, "location": item.place, "state": item.state, **values}
+        self._journal.append(entry)
+        self.entries[item.name] = entry
+
+    def ordered(self, items: Sequence[Item]) -> Iterator[dict[str, Any]]:
+        """Everything that is there: this run's inputs in their order, then those of earlier runs."""
+        own = {item.name for item in items}
+        yield from (self.entries[item.name] for item in items if item.name in self.entries)
+        yield from (entry for name, entry in self.entries.items() if name not in own and self._is_whole(entry))
 
 
 def write_json(
-    out: Path,
-    images: Iterable[Mapping[str, Any]],
-    videos: Sequence[Mapping[str, Any]],
-    failed: Mapping[str, str],
-    head: Mapping[str, Any],
+    out: Path, entries: Iterable[Mapping[str, Any]], failed: Mapping[str, str], head: Mapping[str, Any]
 ) -> None:
     """``detections.json``: a COCO file whose annotations have scores. Readers of COCO files skip the further keys.
 
     Args:
         out: the folder.
-        images: entries of :func:`entry_of` with their ``name`` and ``location``.
-        videos: what is known of each video; its frames lie in a file of its own.
+        entries: of :class:`Results`.
         failed: inputs that could not be read, and why.
         head: what made it.
-
-    Raises:
-        OSError: it cannot be written.
     """
-    listed: list[dict[str, Any]] = []
+    images: list[dict[str, Any]] = []
+    videos: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number, entry in enumerate(images, start=1):
-        own = {"id": number, "file_name": entry["name"], "width": entry["width"], "height": entry["height"]}
-        listed.append({**own, "source": entry["location"], **({"note": entry["note"]} if entry["note"] else {})})
+    for entry in entries:
+        if entry.get("video"):
+            # Texts and crops of its frames may be a hundred thousand files.
+            files = [name for name in entry["files"] if name.startswith((f"{VIDEOS}/", f"{FRAMES}/"))]
+            left_out = ("state", "film", "video")
+            videos.append({**{key: value for key, value in entry.items() if key not in left_out}, "files": files})
+            continue
+        note = {"note": entry["note"]} if entry["note"] else {}
+        images.append({
+            "id": len(images) + 1, "file_name": entry["name"], "width": entry["width"], "height": entry["height"],
+            "source": entry["location"], **note,
+        })  # fmt: skip
         for (x1, y1, x2, y2), score in zip(entry["boxes_xyxy"], entry["scores"], strict=True):
             annotations.append({
-                "id": len(annotations) + 1, "image_id": number, "category_id": 1,
+                "id": len(annotations) + 1, "image_id": len(images), "category_id": 1,
                 "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0, "score": score,
             })  # fmt: skip
-    content = {
-        **head,
+    lists = {
         "failed": [{"file_name": name, "reason": reason} for name, reason in failed.items()],
         "categories": [{"id": 1, "name": "face"}],
-        "videos": list(videos),
-        "images": listed,
+        "videos": videos,
+        "images": images,
         "annotations": annotations,
     }
-    try:
-        write_file(out, JSON_FILE, _json_text(content).encode())
-    except OSError as error:
-        raise InputError(f"{out / JSON_FILE} cannot be written ({error.strerror or first_line(error)})") from error
-
-
-def _json_text(content: Mapping[str, Any]) -> str:
-    """Lists with an entry a line: a person can read it, and it is a fifth of the size that indenting gives."""
-    parts = []
-    for key, value in content.items():
-        if isinstance(value, list):
-            body = "".join(f"\n  {json.dumps(entry)}," for entry in value).rstrip(",")
-            parts.append(f"{json.dumps(key)}: [{body}]")
-        else:
-            parts.append(f"{json.dumps(key)}: {json.dumps(value)}")
-    return "{" + ",\n ".join(parts) + "}\n"
+    # Lists with an entry a line: a person can read it, and it is a fifth of the size that indenting gives.
+    parts = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
+    for key, values in lists.items():
+        body = ",".join(f"\n  {json.dumps(value)}" for value in values)
+        parts.append(f"{json.dumps(key)}: [{body}]")
+    write_file(out, JSON_FILE, ("{" + ",\n ".join(parts) + "}\n").encode())

@@ -1,205 +1,67 @@
-"""A run of detect over images and videos: what is done is skipped, the rest read, detected, written."""
+"""A run of detect over images and videos: what is done is skipped, the rest read, detected and written."""
 
 import json
 import shutil
 import sys
-import time
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
 from fanet_lightning.cli.errors import InputError, counted, first_line
 from fanet_lightning.cli.files import replaced
 from fanet_lightning.cli.provenance import HOLDER_FILE, LOCK_FILE, locked
-from fanet_lightning.detect.inputs import JOURNAL_FILE, RESULT_FOLDERS, Item, Journal, Limits, Sources, state_of
+from fanet_lightning.data.images import Image8
+from fanet_lightning.detect.inputs import JOURNAL_FILE, RESULT_FOLDERS, Item, Limits, Loaded, Sources, decoded, load
 from fanet_lightning.detect.multiscale import LARGE_SHORTER_SIDE, build_protocol, full_settings, too_large_for
 from fanet_lightning.detect.outputs import (
     CROPS,
     FRAMES,
-    JSON_FILE,
     TEXTS,
     UNFINISHED,
     VIDEOS,
+    FoundImage,
+    Results,
     Saving,
-    remove_unlisted,
     write_crops,
     write_file,
+    write_image,
     write_json,
 )
-from fanet_lightning.detect.stream import FindFaces, ImagePipeline, Progress, yield_to_the_network
-from fanet_lightning.detect.video import OTHER_VIDEO, left_out_note
+from fanet_lightning.detect.stream import Progress, in_threads
+from fanet_lightning.detect.video import CONTAINERS, OTHER_VIDEO, Frame, VideoReader, VideoWriter, left_out_note
 from fanet_lightning.models.pretrained import DEFAULT_PROTOCOL, DEFAULT_THRESHOLD
 from fanet_lightning.ops.structures import Detections
 
 if TYPE_CHECKING:
     from fanet_lightning.detect.detector import FaceDetector
-    from fanet_lightning.detect.video import Frame, VideoReader, VideoWriter
 
 
-# Containers that are written; of every other one the pictures and sound go into an MP4.
-CONTAINERS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
+# Images that are read, or wait to be written, for every thread; what a killed process loses is no more than these.
+IMAGES_PER_THREAD = 2
 # Frames between the network and the encoder.
-MOST_BEHIND = 4
+FRAMES_BEHIND = 4
+
+
+FindFaces = Callable[[Image8], Detections]
+"""(H, W, 3) uint8 RGB → faces in its pixels. An InputError is about this image alone."""
 
 
 @dataclass(frozen=True)
-class FilmOptions:
+class VideoOptions:
     """``every``: only every so many frames, the others are neither looked at nor written. ``max_frames``: then stop."""
 
     every: int = 1
     max_frames: int | None = None
 
-
-@dataclass
-class Film:
-    """What became of a video. ``broken`` says why it ended before its end; ``notes`` what was lost in writing it."""
-
-    frames: int = 0
-    faces: int = 0
-    seconds: float = 0.0
-    frames_per_second: float = 0.0
-    size_wh: tuple[int, int] = (0, 0)
-    files: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    broken: str | None = None
-    interrupted: bool = False
-
-    def entry(self) -> dict[str, Any]:
-        """As plain values, for the journal and the JSON."""
-        return {
-            "video": True, "frames": self.frames, "faces": self.faces, "width": self.size_wh[0],
-            "height": self.size_wh[1], "frames_per_second": self.frames_per_second, "notes": self.notes,
-            "broken": self.broken, "files": self.files,
-        }  # fmt: skip
-
-
-def film(
-    item: Item, find_faces: FindFaces, out: Path, saving: Saving, options: FilmOptions, progress: Progress
-) -> Film:
-    """Find the faces of every frame and write the video with them, and a line of JSON for each frame.
-
-    On Ctrl-C, or where the video breaks off, what was done until then is kept under its name.
-
-    Args:
-        item: a file, an address or a camera.
-        find_faces: called in the caller's thread, one frame at a time.
-        out: folder of the results.
-        saving: ``images`` stands for the written video, ``json`` for the lines per frame; ``txt`` and ``crops`` are
-            written for every frame in a folder of the video's name.
-        options: which frames.
-        progress: told of every frame.
-
-    Raises:
-        InputError: it cannot be opened, or results cannot be written.
-    """
-    from fanet_lightning.detect.video import VideoReader
-
-    filming = _Filming(item, find_faces, out, saving, options, progress)
-    start = time.perf_counter()
-    try:
-        with VideoReader(item.location) as reader:
-            filming.run(reader)
-    except OSError as error:
-        raise InputError(f"out={out} cannot be written ({error.strerror or first_line(error)}); free it") from error
-    filming.film.seconds = time.perf_counter() - start
-    return filming.film
-
-
-class _Filming:
-    def __init__(
-        self, item: Item, find_faces: FindFaces, out: Path, saving: Saving, options: FilmOptions, progress: Progress
-    ) -> None:
-        self.film = Film()
-        self._item, self._find_faces, self._out, self._saving = item, find_faces, out, saving
-        self._options, self._progress = options, progress
-        self._writer: VideoWriter | None = None
-        self._lines: IO[str] | None = None
-        self._behind: deque[Future[None]] = deque()
-
-    def run(self, reader: "VideoReader") -> None:
-        film, own = self.film, self._item
-        film.frames_per_second, film.size_wh = reader.frames_per_second, reader.size_wh
-        if reader.frame_count is not None:
-            total = -(-reader.frame_count // self._options.every)
-            self._progress.set_total(min(total, self._options.max_frames or total))
-        suffix = PurePosixPath(own.name).suffix.lower()
-        kept = suffix if suffix in CONTAINERS else ".mp4"
-        video_name = f"{VIDEOS}/{own.stem}" + ("" if own.stem.lower().endswith(kept) else kept)
-        lines_name = f"{FRAMES}/{own.stem}.jsonl"
-        with ExitStack() as stack:
-            if "json" in self._saving.save:
-                path = stack.enter_context(replaced(self._out / lines_name))
-                self._lines = stack.enter_context(path.open("w", encoding="ascii"))
-                film.files.append(lines_name)
-            # One thread, so that frames are written in order.
-            pool = ThreadPoolExecutor(1, "write-frames", yield_to_the_network)
-            try:
-                self._frames(reader, pool, stack, self._out / video_name)
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
-        if self._writer is not None:
-            film.files.append(video_name)
-            film.notes.extend(self._writer.notes)
-        elif others := reader.left_out.get(OTHER_VIDEO):
-            film.notes.append(left_out_note({OTHER_VIDEO: others}))
-
-    def _frames(self, reader: "VideoReader", pool: ThreadPoolExecutor, stack: ExitStack, path: Path) -> None:
-        film, options = self.film, self._options
-        try:
-            for frame in reader:
-                if frame.index % options.every:
-                    continue
-                found = self._find_faces(frame.image_rgb)
-                self._behind.append(pool.submit(self._write, reader, stack, path, frame, found))
-                film.frames += 1
-                film.faces += found.count
-                self._progress.advance()
-                self._wait(MOST_BEHIND)
-                if options.max_frames is not None and film.frames >= options.max_frames:
-                    break
-            self._wait(0)
-        except KeyboardInterrupt:
-            film.interrupted = True
-            self._wait(0)
-        film.broken = reader.broken
-        for number, what in (
-            (reader.frames_skipped, "damaged frames were left out"),
-            (reader.frames_dropped, "frames came while the network was busy, and were dropped"),
-        ):
-            if number:
-                film.notes.append(f"{number:,} {what}")
-
-    def _wait(self, most: int) -> None:
-        while len(self._behind) > most:
-            self._behind.popleft().result()
-
-    def _write(self, reader: "VideoReader", stack: ExitStack, path: Path, frame: "Frame", found: Detections) -> None:
-        saving, stem = self._saving, self._item.stem
-        if "images" in saving.save:
-            from fanet_lightning.detect.video import VideoWriter
-
-            shown = saving.shown(frame.image_rgb, found)
-            if self._writer is None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                size_wh = (shown.shape[1], shown.shape[0])
-                self._writer = stack.enter_context(VideoWriter(path, reader, size_wh=size_wh))
-            self._writer.write(shown, frame)
-        if self._lines is not None:
-            boxes_xyxy, scores = found.numpy()
-            line = {"frame": frame.index, "time_seconds": frame.time_seconds, "boxes_xyxy": boxes_xyxy.tolist(),
-                    "scores": scores.tolist()}  # fmt: skip
-            self._lines.write(json.dumps(line) + "\n")
-        own = f"frame_{frame.index:06d}"
-        if "txt" in saving.save:
-            name = f"{TEXTS}/{stem}/{own}.txt"
-            write_file(self._out, name, found.to_wider(own).encode())
-            self.film.files.append(name)
-        if "crops" in saving.save:
-            self.film.files += write_crops(self._out, f"{CROPS}/{stem}/{own}", frame.image_rgb, found, saving)
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a video's entry in the journal must have to count as done."""
+        return {"film": {"every": self.every, "max_frames": self.max_frames}}
 
 
 @dataclass
@@ -213,20 +75,30 @@ class Summary:
     failed: dict[str, str] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
+    speed: str = ""
 
-    def line(self, speed: str) -> str:
+    def fail(self, item: Item, error: InputError, progress: Progress) -> None:
+        """Take note of an input that cannot be done, and tell it."""
+        self.failed[item.name] = reason = " ".join(str(error).split())
+        progress.say(f"error: {reason}")
+        progress.advance()
+
+    def count(self, sources: Sources, results: Results) -> None:
+        """Over what is in the folder of the results now, whenever it was done."""
+        images, videos = ([results.entries[item.name] for item in items if item.name in results.entries]
+                          for items in (sources.images, sources.videos))  # fmt: skip
+        self.images, self.videos = len(images), len(videos)
+        self.frames = sum(entry["frames"] for entry in videos)
+        self.faces = sum(len(entry["scores"]) for entry in images) + sum(entry["faces"] for entry in videos)
+
+    def line(self) -> str:
         """``318 images, 1,204 faces, 2 could not be read; 12.3 images/s``."""
-        parts = []
-        if self.images or not self.videos:
-            parts.append(counted(self.images, "image"))
-        if self.videos:
-            parts.append(f"{counted(self.videos, 'video')} ({counted(self.frames, 'frame')})")
+        parts = [counted(self.images, "image")] if self.images or not self.videos else []
+        parts += [f"{counted(self.videos, 'video')} ({counted(self.frames, 'frame')})"] if self.videos else []
         parts.append(counted(self.faces, "face"))
-        if self.failed:
-            parts.append(f"{len(self.failed):,} could not be read")
-        if self.broken:
-            parts.append(f"{len(self.broken):,} broke off")
-        return ", ".join(parts) + (f"; {speed}" if speed else "")
+        parts += [f"{len(self.failed):,} could not be read"] if self.failed else []
+        parts += [f"{len(self.broken):,} broke off"] if self.broken else []
+        return ", ".join(parts) + (f"; {self.speed}" if self.speed else "")
 
 
 def detect_sources(
@@ -237,7 +109,7 @@ def detect_sources(
     *,
     threshold: float = DEFAULT_THRESHOLD,
     saving: Saving | None = None,
-    film_options: FilmOptions | None = None,
+    video_options: VideoOptions | None = None,
     limits: Limits | None = None,
     workers: int = 2,
     resume: bool = True,
@@ -247,7 +119,7 @@ def detect_sources(
 ) -> Summary:
     """Find faces in all inputs and write what ``saving`` asks for into ``out``.
 
-    Boxes are in pixels of the upright picture: what the camera noted in EXIF about its orientation is applied.
+    Boxes are in pixels of the upright image: what the camera noted in EXIF about its orientation is applied.
 
     Args:
         sources: of :func:`fanet_lightning.detect.inputs.find_sources`.
@@ -255,11 +127,11 @@ def detect_sources(
         protocol: ``name`` and what :func:`fanet_lightning.detect.multiscale.build_protocol` reads.
         out: folder, made if need be; where no input gives results, nothing is left of it.
         threshold: faces with a lower score are left out.
-        saving: default: pictures with boxes, and the JSON.
-        film_options: which frames of videos.
+        saving: default: images with boxes, and the JSON.
+        video_options: which frames of videos.
         limits: of downloads.
         workers: threads that read images, and as many that write.
-        resume: skip inputs that were done with the same settings; False removes all results that lie there.
+        resume: skip inputs that were done with the same settings; False removes all results that are there.
         made_by: for the JSON.
         settings: what results depend on besides the arguments above, e.g. the weights' checksum.
         stated: the sources, of :func:`fanet_lightning.detect.inputs.stated_sources`.
@@ -271,30 +143,226 @@ def detect_sources(
         InputError: ``out`` is in use, cannot be written, or holds results of other inputs that are of other settings or
             would be overwritten; or an input would be overwritten.
     """
-    saving, limits = saving or Saving(), limits or Limits()
+    saving, limits, options = saving or Saving(), limits or Limits(), video_options or VideoOptions()
     scale = build_protocol(protocol)
     _check_apart(out, sources)
     depends_on = {
         "protocol": full_settings(protocol), "threshold": threshold, "save": sorted(saving.save),
         "redact": saving.redact, "draw": saving.draw, "bar": saving.bar, **(settings or {}),
     }  # fmt: skip
-    items = [*sources.images, *sources.videos]
-    with _nothing_left_of_nothing(out), locked(out, "run of detect"):
+    summary = Summary(failed=dict(sources.failed))
+    find_faces = partial(detector.detect, protocol=scale, threshold=threshold)
+    with _nothing_left_of_nothing(out), locked(out, "run of detect"), _named_if_unwritable(out):
         shutil.rmtree(out / UNFINISHED, ignore_errors=True)
-        with Journal(out, depends_on, items, resume=resume, sources=stated) as journal:
-            if journal.begins_anew:
-                (out / JSON_FILE).unlink(missing_ok=True)  # it is about what has been removed
-            run = _Run(journal, out, saving, limits, film_options or FilmOptions(), workers)
+        items = [*sources.images, *sources.videos]
+        with Results(out, depends_on, items, resume=resume, sources=stated) as results:
+            images = [item for item in sources.images if not results.is_done(item)]
+            videos = [item for item in sources.videos if item.state and results.is_done(item, options.settings)]
+            videos = [item for item in sources.videos if item not in videos]
+            todo = [*images, *videos]
+            print(_opening(sources, results, len(items) - len(todo)), flush=True)
+            for reason in sources.failed.values():
+                print(f"error: {reason}", file=sys.stderr)
+            results.forget(todo)
             try:
-                run.all(sources, lambda image_rgb: detector.detect(image_rgb, scale, threshold))
+                if images:
+                    _detect_images(images, find_faces, results, saving, limits, workers, summary)
+                for item in videos:
+                    _detect_video(item, find_faces, results, saving, options, summary)
+            except KeyboardInterrupt:
+                summary.interrupted = True
             finally:
-                if "json" in saving.save and (journal.existed or journal.entries):
-                    run.write_json(sources, {"settings": depends_on, "made_by": dict(made_by or {})})
+                if "json" in saving.save and (results.existed or results.entries):
+                    done = all(item.name in results.entries or item.name in summary.failed for item in todo)
+                    head = {"settings": depends_on, "made_by": dict(made_by or {})}
+                    complete = done and not summary.interrupted
+                    write_json(out, results.ordered(items), summary.failed, {"complete": complete, **head})
+            summary.count(sources, results)
         shutil.rmtree(out / UNFINISHED, ignore_errors=True)
-        if not journal.existed and not journal.entries:
-            journal.path.unlink(missing_ok=True)
-    _hint_at_size(protocol, run.done_now)
-    return run.summary
+        if not results.existed and not results.entries:
+            (out / JOURNAL_FILE).unlink(missing_ok=True)
+    print(summary.line() + (f"; the results are in {out}" if summary.images or summary.videos else ""), flush=True)
+    _hint_at_size(protocol, [results.entries[item.name] for item in todo if item.name in results.entries])
+    return summary
+
+
+def _detect_images(
+    items: Sequence[Item],
+    find_faces: FindFaces,
+    results: Results,
+    saving: Saving,
+    limits: Limits,
+    workers: int,
+    summary: Summary,
+) -> None:
+    """Images are decoded ahead and written behind in threads, while the network works in the caller's.
+
+    An image that cannot be read is told and counted, and the rest goes on. On Ctrl-C those whose faces are found are
+    still written.
+    """
+    most = IMAGES_PER_THREAD * workers
+    with Progress(len(items), "images", quiet=len(items) == 1) as progress:
+        loads = in_threads(items, partial(load, limits=limits), threads=workers, most=most)
+        found = _found_images(loads, find_faces, summary, progress)
+        written = in_threads(
+            found, partial(write_image, results.out, saving=saving), threads=workers, most=most,
+            size=lambda image, _: image.image_rgb.nbytes, name="write-images", finish=True,
+        )  # fmt: skip
+        for image, writing in written:
+            try:
+                files = writing.result()
+            except InputError as error:
+                summary.fail(image.item, error, progress)
+                continue
+            results.add(image.item, image.entry(files))
+            progress.advance()
+            summary.speed = progress.speed()
+
+
+def _found_images(
+    loads: Iterable[tuple[Item, "Future[Loaded]"]], find_faces: FindFaces, summary: Summary, progress: Progress
+) -> Iterator[FoundImage]:
+    for item, loading in loads:
+        try:
+            loaded = loading.result()
+            image_rgb = decoded(loaded, item)
+            faces = find_faces(image_rgb)
+        except InputError as error:
+            summary.fail(item, error, progress)
+            continue
+        if loaded.note:
+            progress.say(f"{item.text}: {loaded.note} is used")
+        yield FoundImage(item, image_rgb, faces, loaded.note, loaded.profile)
+
+
+def _detect_video(
+    item: Item, find_faces: FindFaces, results: Results, saving: Saving, options: VideoOptions, summary: Summary
+) -> None:
+    """One video; on Ctrl-C, or where it breaks off, what was done until then is kept under its name."""
+    with Progress(None, "frames") as progress:
+        try:
+            entry = _filmed(item, find_faces, results.out, saving, options, progress)
+        except InputError as error:
+            summary.fail(item, error, progress)
+            return
+        summary.speed = progress.speed()
+        for note in entry["notes"]:
+            progress.say(f"{item.text}: {note}")
+        if entry["broken"]:
+            progress.say(f"error: {entry['broken']}; the {entry['frames']:,} frames before are kept")
+            summary.broken[item.name] = entry["broken"]
+    # A broken or interrupted one starts over the next time.
+    complete = not (entry["broken"] or entry["interrupted"])
+    results.add(item, {**entry, **(options.settings if complete else {"film": None})})
+    if entry["interrupted"]:
+        raise KeyboardInterrupt
+
+
+def _filmed(
+    item: Item, find_faces: FindFaces, out: Path, saving: Saving, options: VideoOptions, progress: Progress
+) -> dict[str, Any]:
+    """Find the faces of every frame and write the video with them, and a line of JSON for each frame.
+
+    ``images`` of ``saving`` stands for the written video, ``json`` for the lines per frame; ``txt`` and ``crops`` are
+    written for every frame in a folder of the video's name.
+
+    Returns:
+        What became of it, for the journal and the JSON.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+    suffix = PurePosixPath(item.name).suffix.lower()
+    suffix = suffix if suffix in CONTAINERS else ".mp4"
+    video_name = f"{VIDEOS}/{item.stem}" + ("" if item.stem.lower().endswith(suffix) else suffix)
+    lines_name = f"{FRAMES}/{item.stem}.jsonl"
+    frames = faces = 0
+    interrupted = False
+    lines: IO[str] | None = None
+    writer: VideoWriter | None = None
+    with ExitStack() as stack:
+        reader = stack.enter_context(VideoReader(item.location))
+        if reader.frame_count is not None:
+            total = -(-reader.frame_count // options.every)
+            progress.total = min(total, options.max_frames or total)
+        if "json" in saving.save:
+            lines = stack.enter_context(stack.enter_context(replaced(out / lines_name)).open("w", encoding="ascii"))
+        if "images" in saving.save:
+            writer = stack.enter_context(VideoWriter(out / video_name, reader))
+        chosen = (frame for frame in reader if frame.index % options.every == 0)
+        found = ((frame, find_faces(frame.image_rgb)) for frame in islice(chosen, options.max_frames))
+        write = partial(_write_frame, out, item.stem, saving, writer, lines)
+        files = [lines_name] if lines else []
+        try:
+            # One thread, so that frames are written in order.
+            behind = in_threads(found, write, threads=1, most=FRAMES_BEHIND, name="write-frames", finish=True)
+            for (_, detections), writing in behind:
+                files += writing.result()
+                frames, faces = frames + 1, faces + len(detections)
+                progress.advance()
+        except KeyboardInterrupt:
+            interrupted = True
+    if writer is not None and writer.frames_written:
+        files.append(video_name)
+    numbers = {
+        "damaged frames were left out": reader.frames_skipped,
+        "frames came while the network was busy, and were dropped": reader.frames_dropped,
+    }
+    notes = [f"{number:,} {what}" for what, number in numbers.items() if number]
+    if writer is not None:
+        notes += writer.notes
+    elif others := reader.left_out.get(OTHER_VIDEO):
+        notes.append(left_out_note({OTHER_VIDEO: others}))
+    return {
+        "video": True, "frames": frames, "faces": faces, "width": reader.size_wh[0], "height": reader.size_wh[1],
+        "frames_per_second": reader.frames_per_second, "notes": notes, "broken": reader.broken, "files": files,
+        "interrupted": interrupted,
+    }  # fmt: skip
+
+
+def _write_frame(
+    out: Path,
+    stem: str,
+    saving: Saving,
+    writer: VideoWriter | None,
+    lines: IO[str] | None,
+    found: tuple[Frame, Detections],
+) -> list[str]:
+    """Write one frame wherever it is wanted; the files of its own."""
+    frame, faces = found
+    if writer is not None:
+        writer.write(saving.shown(frame.image_rgb, faces), frame)
+    if lines is not None:
+        boxes_xyxy, scores = faces.numpy()
+        line = {"frame": frame.index, "time_seconds": frame.time_seconds, "boxes_xyxy": boxes_xyxy.tolist(),
+                "scores": scores.tolist()}  # fmt: skip
+        lines.write(json.dumps(line) + "\n")
+    name, files = f"frame_{frame.index:06d}", []
+    if "txt" in saving.save:
+        files.append(f"{TEXTS}/{stem}/{name}.txt")
+        write_file(out, files[0], faces.to_wider(name).encode())
+    if "crops" in saving.save:
+        files += write_crops(out, f"{CROPS}/{stem}/{name}", frame.image_rgb, faces, saving)
+    return files
+
+
+def _opening(sources: Sources, results: Results, done: int) -> str:
+    things = [counted(len(sources.images), "image")] if sources.images else []
+    things += [counted(len(sources.videos), "video")] if sources.videos else []
+    text = f"detecting faces in {' and '.join(things)}"
+    if sources.ignored:
+        kinds = ", ".join(f"{kind}: {count:,}" for kind, count in sorted(sources.ignored.items()))
+        text += f" ({counted(sum(sources.ignored.values()), 'other file')} ignored; {kinds})"
+    if sources.repeated:
+        text += f" ({sources.repeated:,} given twice)"
+    if sources.results:
+        text += f" ({counted(sources.results, 'folder')} of results skipped)"
+    if results.refused:
+        text += f"\nstarting over: the results in {results.out} are of other settings ({', '.join(results.refused)})"
+    elif done:
+        text += f"\nresuming: {done:,} of {counted(len(sources.images) + len(sources.videos), 'input')} done already; "
+        text += "resume=false starts over"
+    return text
 
 
 def _hint_at_size(protocol: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]) -> None:
@@ -324,142 +392,16 @@ def _nothing_left_of_nothing(out: Path) -> Iterator[None]:
                     place.rmdir()
 
 
-class _Run:
-    def __init__(
-        self, journal: Journal, out: Path, saving: Saving, limits: Limits, film: FilmOptions, workers: int
-    ) -> None:
-        self.summary = Summary()
-        self.done_now: list[dict[str, Any]] = []
-        self._journal, self._out, self._saving, self._limits = journal, out, saving, limits
-        self._film, self._workers = film, workers
-        self._speed = ""  # nothing is said where nothing was done
-        self._film_settings = {"every": film.every, "max_frames": film.max_frames}
-
-    def all(self, sources: Sources, find_faces: FindFaces) -> None:
-        images = [item for item in sources.images if not self._journal.is_done(item)]
-        videos = [item for item in sources.videos if not self._is_done(item)]
-        print(self._opening(sources, len(images) + len(videos)), flush=True)
-        for reason in sources.failed.values():
-            print(f"error: {reason}", file=sys.stderr)
-        self.summary.failed |= sources.failed
-        for item in (*images, *videos):
-            self._journal.forget(item)
-        if self._journal.existed:
-            remove_unlisted(self._out, (*images, *videos))
-        try:
-            if images:
-                self._images(images, find_faces)
-            for item in videos:
-                self._video(item, find_faces)
-        except KeyboardInterrupt:
-            self.summary.interrupted = True
-        entries = self._journal.entries
-        self.done_now = [entries[item.name] for item in (*images, *videos) if item.name in entries]
-        self._count(sources)
-        print(self._closing(), flush=True)
-
-    def _is_done(self, item: Item) -> bool:
-        return state_of(item) is not None and self._journal.is_done(item, {"film": self._film_settings})
-
-    def _images(self, items: Sequence[Item], find_faces: FindFaces) -> None:
-        with Progress(len(items), "images", quiet=len(items) == 1) as progress:
-            pipeline = ImagePipeline(
-                find_faces, self._out, self._saving, self._journal, progress, self._limits, self._workers
-            )
-            try:
-                pipeline.run(items)
-            finally:
-                self.summary.failed |= pipeline.outcome.failed
-                self._speed = progress.speed() if pipeline.outcome.done else ""
-
-    def _video(self, item: Item, find_faces: FindFaces) -> None:
-        with Progress(None, "frames") as progress:
-            try:
-                done = film(item, find_faces, self._out, self._saving, self._film, progress)
-            except InputError as error:
-                reason = " ".join(str(error).split())
-                progress.say(f"error: {reason}")
-                self.summary.failed[item.name] = reason
-                return
-            self._speed = progress.speed()
-            for note in done.notes:
-                progress.say(f"{item.text}: {note}")
-            if done.broken:
-                progress.say(f"error: {done.broken}; the {done.frames:,} frames before are kept")
-                self.summary.broken[item.name] = done.broken
-        # A broken or interrupted one is begun anew the next time.
-        complete = not (done.broken or done.interrupted)
-        film_settings = self._film_settings if complete else None
-        self._journal.add(item, {**done.entry(), "film": film_settings, "interrupted": done.interrupted})
-        if done.interrupted:
-            raise KeyboardInterrupt
-
-    def _count(self, sources: Sources) -> None:
-        """Over what lies in ``out`` now, whenever it was done."""
-        own = self.summary
-        for item in sources.images:
-            entry = self._journal.entries.get(item.name)
-            own.images += entry is not None
-            own.faces += len(entry["scores"]) if entry is not None else 0
-        for item in sources.videos:
-            entry = self._journal.entries.get(item.name)
-            own.videos += entry is not None
-            own.frames += entry["frames"] if entry is not None else 0
-            own.faces += entry["faces"] if entry is not None else 0
-
-    def _opening(self, sources: Sources, missing: int) -> str:
-        total = len(sources.images) + len(sources.videos)
-        things = [counted(len(sources.images), "image")] if sources.images else []
-        things += [counted(len(sources.videos), "video")] if sources.videos else []
-        lines = [f"detecting faces in {' and '.join(things)}"]
-        if sources.ignored:
-            kinds = ", ".join(f"{kind}: {count:,}" for kind, count in sorted(sources.ignored.items()))
-            lines[0] += f" ({counted(sum(sources.ignored.values()), 'other file')} ignored; {kinds})"
-        if sources.repeated:
-            lines[0] += f" ({sources.repeated:,} given twice)"
-        if sources.results:
-            lines[0] += f" ({counted(sources.results, 'folder')} of results skipped)"
-        if self._journal.refused:
-            lines.append(f"beginning anew: the results in {self._out} are of other settings "
-                         f"({', '.join(self._journal.refused)})")  # fmt: skip
-        elif missing < total:
-            done = total - missing
-            lines.append(f"going on: {_are_done(done, total)} already; resume=false begins anew")
-        return "\n".join(lines)
-
-    def _closing(self) -> str:
-        where = f"; the results lie in {self._out}" if self.summary.images or self.summary.videos else ""
-        return self.summary.line(self._speed) + where
-
-    def write_json(self, sources: Sources, head: Mapping[str, Any]) -> None:
-        """Of everything that lies in ``out``: this run's inputs in their order, then those of earlier runs."""
-        entries = list(self._in_order((*sources.images, *sources.videos)))
-        images = (entry for entry in entries if not entry.get("video"))
-        videos = [_video_entry(entry) for entry in entries if entry.get("video")]
-        tried = len(self.summary.failed) + self.summary.images + self.summary.videos
-        inputs = len(sources.images) + len(sources.videos) + len(sources.failed)
-        complete = not self.summary.interrupted and tried == inputs
-        write_json(self._out, images, videos, self.summary.failed, {"complete": complete, **head})
-
-    def _in_order(self, items: Iterable[Item]) -> Iterator[dict[str, Any]]:
-        entries, own = self._journal.entries, [item.name for item in items]
-        yield from (entries[name] for name in own if name in entries)
-        earlier = (entry for name, entry in entries.items() if name not in set(own))
-        yield from (entry for entry in earlier if self._journal.is_whole(entry))
-
-
-def _are_done(done: int, total: int) -> str:
-    """``it is done``, ``1 of them is done``, ``3 of them are done``."""
-    if total == 1:
-        return "it is done"
-    return f"{done:,} of them {'is' if done == 1 else 'are'} done"
-
-
-def _video_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """What the JSON says of a video; texts and crops of its frames may be a hundred thousand files."""
-    left_out = ("state", "film", "video", "files")
-    files = [name for name in entry["files"] if name.startswith((f"{VIDEOS}/", f"{FRAMES}/"))]
-    return {**{key: value for key, value in entry.items() if key not in left_out}, "files": files}
+@contextmanager
+def _named_if_unwritable(out: Path) -> Iterator[None]:
+    """What cannot be read is an InputError by then, so an OSError is about writing."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"out={out} cannot be written ({error.strerror or first_line(error)}); free it, and the same command "
+            "resumes"
+        ) from error
 
 
 def _check_apart(out: Path, sources: Sources) -> None:
@@ -468,6 +410,5 @@ def _check_apart(out: Path, sources: Sources) -> None:
     folders = {item.location.parent.resolve() for item in (*sources.images, *sources.videos)
                if isinstance(item.location, Path)}  # fmt: skip
     for folder in folders:
-        for place in (folder, *folder.parents):
-            if place in places:
-                raise InputError(f"out={out}: results are written into {place}, where inputs lie; give another out")
+        for place in places.intersection((folder, *folder.parents)):
+            raise InputError(f"out={out}: results are written into {place}, which contains inputs; give another out")

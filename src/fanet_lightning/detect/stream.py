@@ -1,54 +1,33 @@
-"""Many images through a detector: reading ahead, batches, writing behind, progress.
-
-Many images through one detector: files are read ahead, alike images run together, results come in order.
-
-Memory is bounded whatever the number of images: by :data:`READ_AHEAD_BYTES` of pixels that wait, and besides one image
-for every reading thread and, once more as many bytes, those that wait for others of their size.
-
-Many images through a detector: reading, inference and writing overlap, in bounded memory.
-
-Readers decode a few images ahead and writers draw and encode behind, in threads that yield to the network: decoders
-and encoders let go of the interpreter, so what they do fits into the gaps that the network leaves. Nothing else is
-shared between the threads; results are taken note of in the caller's thread, in the images' order.
-"""
+"""Many images through a detector: any kind of image as an array, reading ahead, batches, a progress bar."""
 
 import os
 import re
-import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from numbers import Real
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, uint8
+from PIL import Image
+from torch import Tensor
 
-from fanet_lightning.cli.errors import InputError, first_line
+from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.images import BACKGROUND, Image8, pillow_image_rgb, read_image_rgb
 from fanet_lightning.data.transforms import AUTO, TestScale, TilePixels
-from fanet_lightning.detect.inputs import Item, Journal, Limits, Loaded, decoded, load
 from fanet_lightning.detect.multiscale import Found, MultiScale
-from fanet_lightning.detect.outputs import Saving, entry_of, write_picture
 from fanet_lightning.ops.boxes import clip
 from fanet_lightning.ops.structures import Detections
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-
-if TYPE_CHECKING:
-    OneImage = str | PathLike[str] | Image | npt.NDArray[np.uint8] | Tensor
+    OneImage = str | PathLike[str] | Image.Image | npt.NDArray[np.uint8] | Tensor
 else:
     OneImage = Any
 
@@ -58,15 +37,7 @@ ChannelOrder = Literal["rgb", "bgr"]
 # Of a path, too, which has only one of the slashes left. A Windows drive is one letter.
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/")
 _KINDS = "a path, a PIL image, an array (H, W, 3) or a tensor (3, H, W)"
-
-
-def check_channel_order(channel_order: str) -> None:
-    """
-    Raises:
-        InputError: neither ``rgb`` nor ``bgr``.
-    """
-    if channel_order not in get_args(ChannelOrder):
-        raise InputError(f"channel_order={channel_order!r}; take 'rgb', or 'bgr' for what OpenCV reads")
+_T, _R = TypeVar("_T"), TypeVar("_R")
 
 
 def is_one_image(images: object) -> bool:
@@ -75,7 +46,7 @@ def is_one_image(images: object) -> bool:
     Raises:
         InputError: neither.
     """
-    if isinstance(images, str | PathLike) or _is_pillow(images):
+    if isinstance(images, str | PathLike | Image.Image):
         return True
     if isinstance(images, np.ndarray | Tensor):
         return images.ndim != 4
@@ -103,57 +74,35 @@ def image_rgb_of(image: OneImage, channel_order: ChannelOrder = "rgb") -> Image8
         if _ADDRESS.match(str(image)):
             raise InputError(
                 f"{image} is an address; python -m fanet_lightning.detect source=URL fetches one, in Python give the "
-                "picture itself: a file, a PIL image or an array"
+                "image itself: a file, a PIL image or an array"
             )
         return read_image_rgb(Path(image))
-    if _is_pillow(image):
+    if isinstance(image, Image.Image):
         return pillow_image_rgb(image, str(getattr(image, "filename", "") or "the PIL image"))
-    if isinstance(image, Tensor):
-        return _colours_of(_pixels_of(image), channel_order)
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
-            raise InputError(
-                "an image in an array must be (H, W, 3) uint8, not "
-                f"{image.shape} {image.dtype}; {_advice(image.dtype == np.uint8, image.dtype.kind == 'f', 'array')}"
-            )
-        return _colours_of(image, channel_order)
-    raise InputError(f"an image is of type {type(image).__name__}; give {_KINDS}")
-
-
-def _is_pillow(image: object) -> bool:
-    from PIL import Image
-
-    return isinstance(image, Image.Image)
-
-
-def _pixels_of(image: Tensor) -> npt.NDArray[np.uint8]:
-    """(C, H, W) or (H, W) → (H, W, C) or (H, W), a view where it lies on the CPU."""
-    if image.dtype != uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[0] not in (1, 3, 4)):
+    if not isinstance(image, np.ndarray | Tensor):
+        raise InputError(f"an image is of type {type(image).__name__}; give {_KINDS}")
+    is_tensor = isinstance(image, Tensor)
+    channels = 1 if image.ndim == 2 else image.shape[0 if is_tensor else -1]
+    if image.dtype not in (torch.uint8, np.uint8) or image.ndim not in (2, 3) or channels not in (1, 3, 4):
         raise InputError(
-            "an image in a tensor must be (3, H, W) uint8, not "
-            f"{tuple(image.shape)} {image.dtype}; {_advice(image.dtype == uint8, image.is_floating_point(), 'tensor')}"
+            f"an image in {'a tensor must be (3, H, W)' if is_tensor else 'an array must be (H, W, 3)'} uint8 with "
+            f"values of 0 … 255, not {tuple(image.shape)} {image.dtype}; convert it"
         )
-    pixels: npt.NDArray[np.uint8] = image.detach().cpu().numpy()
-    return pixels if pixels.ndim == 2 else pixels.transpose(1, 2, 0)
+    if 0 in image.shape:
+        raise InputError(f"an image of shape {tuple(image.shape)} has no pixels; leave it out")
+    pixels: npt.NDArray[np.uint8] = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
+    return _rgb_of(pixels.transpose(1, 2, 0) if is_tensor and pixels.ndim == 3 else pixels, channel_order)
 
 
-def _advice(is_uint8: bool, is_float: bool, kind: str) -> str:
-    if is_float:
-        cast = "image.to(torch.uint8)" if kind == "tensor" else "image.astype(np.uint8)"
-        return f"bring it to 0 … 255 and round it, then {cast}"
-    if not is_uint8:
-        return "bring it to 8 bits a channel"
-    return "channels come last" if kind == "array" else "channels come first"
-
-
-def _colours_of(pixels: npt.NDArray[np.uint8], channel_order: ChannelOrder) -> Image8:
-    """(H, W) or (H, W, 1, 3 or 4) → (H, W, 3), C-contiguous."""
-    if 0 in pixels.shape:
-        raise InputError(f"an image of shape {pixels.shape} has no pixels; leave it out")
+def _rgb_of(pixels: npt.NDArray[np.uint8], channel_order: ChannelOrder) -> Image8:
+    """(H, W) or (H, W, 1, 3 or 4) → (H, W, 3), C-contiguous; mostly by OpenCV, which takes a tenth of numpy's time."""
     if pixels.ndim == 2 or pixels.shape[2] == 1:
         return _converted(pixels.reshape(pixels.shape[:2]), cv2.COLOR_GRAY2RGB)
     if pixels.shape[2] == 4:
-        return _over_background(pixels if channel_order == "rgb" else _converted(pixels, cv2.COLOR_BGRA2RGBA))
+        # By Pillow, so that an array shows what its file does.
+        over = Image.fromarray(pixels if channel_order == "rgb" else _converted(pixels, cv2.COLOR_BGRA2RGBA))
+        ground = Image.new("RGBA", over.size, (BACKGROUND, BACKGROUND, BACKGROUND, 255))
+        return np.ascontiguousarray(Image.alpha_composite(ground, over).convert("RGB"), dtype=np.uint8)
     if channel_order == "bgr":
         return _converted(pixels, cv2.COLOR_BGR2RGB)
     if pixels.flags.c_contiguous:
@@ -161,26 +110,12 @@ def _colours_of(pixels: npt.NDArray[np.uint8], channel_order: ChannelOrder) -> I
     if pixels[..., ::-1].flags.c_contiguous:  # BGR that was turned round with [..., ::-1]
         return _converted(pixels[..., ::-1], cv2.COLOR_BGR2RGB)
     if pixels.transpose(2, 0, 1).flags.c_contiguous:  # of a tensor (3, H, W)
-        return _image8(cv2.merge(list(pixels.transpose(2, 0, 1))))
+        return cv2.merge(list(pixels.transpose(2, 0, 1))).astype(np.uint8, copy=False)
     return np.ascontiguousarray(pixels)
 
 
 def _converted(pixels: npt.NDArray[np.uint8], code: int) -> Image8:
-    """By OpenCV, which takes a tenth of numpy's time."""
-    return _image8(cv2.cvtColor(np.ascontiguousarray(pixels), code))
-
-
-def _image8(pixels: npt.NDArray[Any]) -> Image8:
-    return pixels.astype(np.uint8, copy=False)
-
-
-def _over_background(pixels: npt.NDArray[np.uint8]) -> Image8:
-    """(H, W, 4) RGBA → (H, W, 3) by Pillow, so that an array shows what its file does."""
-    from PIL import Image
-
-    over = Image.fromarray(np.ascontiguousarray(pixels))
-    ground = Image.new("RGBA", over.size, (BACKGROUND, BACKGROUND, BACKGROUND, 255))
-    return np.ascontiguousarray(Image.alpha_composite(ground, over).convert("RGB"), dtype=np.uint8)
+    return cv2.cvtColor(np.ascontiguousarray(pixels), code).astype(np.uint8, copy=False)
 
 
 # Decoders leave the interpreter free while they work. More threads than these outrun any network here.
@@ -188,6 +123,51 @@ READERS = min(4, os.cpu_count() or 1)
 READ_AHEAD_BYTES = 256 * 2**20
 # Where images run together, so many times a batch may wait to find others of their size.
 BATCHES_WAITING = 4
+
+
+def in_threads(
+    items: Iterable[_T],
+    work: Callable[[_T], _R],
+    *,
+    threads: int,
+    most: int,
+    size: Callable[[_T, "Future[_R]"], int] | None = None,
+    name: str = "read-images",
+    finish: bool = False,
+) -> Generator[tuple[_T, "Future[_R]"], None, None]:
+    """Every item with what ``work`` made of it, in order: reading ahead of a consumer, or writing behind a producer.
+
+    Args:
+        items: asked for the next one in the caller's thread.
+        work: called in other threads; what it raises is in the future.
+        threads, name: how many, and what they are called.
+        most: so many items are in work, or wait to come out.
+        size: bytes that one of these takes. More than ``READ_AHEAD_BYTES`` together are not begun.
+        finish: on Ctrl-C while the next item is made or waited for, those that were begun still come out first.
+
+    Yields:
+        The item, and its future, which is done.
+    """
+    waiting: deque[tuple[_T, Future[_R]]] = deque()
+
+    def first() -> tuple[_T, "Future[_R]"]:
+        wait([waiting[0][1]])
+        return waiting.popleft()
+
+    pool = ThreadPoolExecutor(threads, name)
+    try:
+        for item in items:
+            waiting.append((item, pool.submit(work, item)))
+            while len(waiting) >= most or (size and waiting and sum(size(*x) for x in waiting) >= READ_AHEAD_BYTES):
+                yield first()
+        while waiting:
+            yield first()
+    except KeyboardInterrupt:
+        while finish and waiting:
+            yield first()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 class Prepared(NamedTuple):
@@ -223,8 +203,12 @@ class StreamSettings:
     channel_order: ChannelOrder
 
     def __post_init__(self) -> None:
-        _check_threshold(self.threshold)
-        check_channel_order(self.channel_order)
+        # numpy's numbers are numbers too; nan is in no range.
+        value: object = self.threshold
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
+            raise InputError(f"threshold={value}; give a score of 0 … 1")
+        if self.channel_order not in get_args(ChannelOrder):
+            raise InputError(f"channel_order={self.channel_order!r}; take 'rgb', or 'bgr' for what OpenCV reads")
 
     def images_together(self, most: int, most_pixels: int | None, image: Prepared) -> int:
         """How many images of this one's size go through the network at once, at least 1."""
@@ -262,12 +246,6 @@ class StreamSettings:
         return [item.above(self.threshold) for item in found] if self.threshold else found
 
 
-def _check_threshold(value: object) -> None:
-    # numpy's numbers are numbers too; nan is in no range.
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
-        raise InputError(f"threshold={value}; give a score of 0 … 1")
-
-
 def in_image(found: Detections, scale_xy: torch.Tensor, height: int, width: int) -> Detections:
     """Boxes in network pixels → in pixels of the image, clipped to it; ``scale_xy`` (2,)."""
     boxes_xyxy = found.boxes_xyxy / scale_xy.to(found.boxes_xyxy.dtype).repeat(2)
@@ -293,10 +271,6 @@ class _Waiting:
     outcome: Detections | InputError | None
     together: int
 
-    @property
-    def bytes(self) -> int:
-        return 0 if self.prepared is None else self.prepared.pixels.nbytes
-
 
 def in_order(
     images: Iterable[Any],
@@ -306,6 +280,9 @@ def in_order(
 ) -> Iterator[tuple[Any, Detections | InputError]]:
     """Every image with its faces, or with what is wrong with it, in the images' order.
 
+    Memory is bounded whatever the number of images: by ``READ_AHEAD_BYTES`` of pixels that wait, one image for every
+    reading thread and, once more as many bytes, those that wait for others of their size.
+
     Args:
         images: asked for the next one as reading goes on, in the caller's thread.
         prepare_one: called in other threads.
@@ -313,29 +290,34 @@ def in_order(
         images_together: how many of the size of a given one ``detect_alike`` shall be given. Where it is 1, the faces
             of an image come out before the next one is waited for.
     """
-    read = read_ahead(images, prepare_one, 2 * READERS)
+    read = in_threads(images, prepare_one, threads=READERS, most=2 * READERS, size=_ready_bytes)
     waiting: deque[_Waiting] = deque()
     more = True
     try:
         while True:
             while more and _more_may_wait(waiting):
-                image, prepared = next(read, (None, None))
-                if prepared is None:
+                image, future = next(read, (None, None))
+                if future is None:
                     more = False
-                elif isinstance(prepared, InputError):
-                    waiting.append(_Waiting(image, None, prepared, 1))
-                else:
+                    continue
+                try:
+                    prepared = future.result()
                     waiting.append(_Waiting(image, prepared, None, images_together(prepared)))
+                except InputError as error:
+                    waiting.append(_Waiting(image, None, error, 1))
             if not waiting:
                 return
-            first = waiting[0]
-            if first.outcome is None:
-                _detect_like(first, waiting, detect_alike)
-            waiting.popleft()
+            if waiting[0].outcome is None:
+                _detect_like(waiting[0], waiting, detect_alike)
+            first = waiting.popleft()
             assert first.outcome is not None
             yield first.image, first.outcome
     finally:
         read.close()
+
+
+def _ready_bytes(_: Any, future: "Future[Prepared]") -> int:
+    return future.result().pixels.nbytes if future.done() and future.exception() is None else 0
 
 
 def _more_may_wait(waiting: Sequence[_Waiting]) -> bool:
@@ -344,7 +326,8 @@ def _more_may_wait(waiting: Sequence[_Waiting]) -> bool:
         return True
     if waiting[0].outcome is not None or waiting[0].together == 1:
         return False
-    return len(waiting) < BATCHES_WAITING * waiting[0].together and sum(x.bytes for x in waiting) < READ_AHEAD_BYTES
+    pixels = sum(x.prepared.pixels.nbytes for x in waiting if x.prepared is not None)
+    return len(waiting) < BATCHES_WAITING * waiting[0].together and pixels < READ_AHEAD_BYTES
 
 
 def _detect_like(
@@ -353,52 +336,14 @@ def _detect_like(
     """Give ``first``, and the next ones of its size, their outcome."""
     assert first.prepared is not None
     shape = first.prepared.pixels.shape
-    alike = [x for x in waiting if x.prepared is not None and x.prepared.pixels.shape == shape]
-    alike = alike[: first.together]
-    outcomes: list[Any]
+    alike = [x for x in waiting if x.prepared is not None and x.prepared.pixels.shape == shape][: first.together]
+    outcomes: Sequence[Detections | InputError]
     try:
-        outcomes = list(detect_alike([x.prepared for x in alike if x.prepared is not None]))
+        outcomes = detect_alike([x.prepared for x in alike if x.prepared is not None])
     except InputError as error:  # one that does not fit into memory: nor do the others of its size
         outcomes = [error] * len(alike)
     for item, outcome in zip(alike, outcomes, strict=True):
         item.prepared, item.outcome = None, outcome
-
-
-def read_ahead(
-    images: Iterable[Any], prepare_one: Callable[[Any], Prepared], most: int
-) -> Generator[tuple[Any, Prepared | InputError], None, None]:
-    """Every image with its pixels, or what is wrong with it, in order; at most ``most`` wait or are being read."""
-
-    def attempt(image: Any) -> Prepared | InputError:
-        try:
-            return prepare_one(image)
-        except InputError as error:
-            return error
-
-    source = iter(images)
-    waiting: deque[tuple[Any, Future[Prepared | InputError]]] = deque()
-    pool = ThreadPoolExecutor(READERS, thread_name_prefix="read-images")
-    try:
-        more = True
-        while True:
-            while more and len(waiting) < most and (not waiting or _ready_bytes(waiting) < READ_AHEAD_BYTES):
-                try:
-                    image = next(source)
-                except StopIteration:
-                    more = False
-                else:
-                    waiting.append((image, pool.submit(attempt, image)))
-            if not waiting:
-                return
-            image, future = waiting.popleft()
-            yield image, future.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _ready_bytes(waiting: Iterable[tuple[Any, "Future[Prepared | InputError]"]]) -> int:
-    done = [future.result() for _, future in waiting if future.done()]
-    return sum(item.pixels.nbytes for item in done if not isinstance(item, InputError))
 
 
 # Without a terminal: a line at every tenth of the work, or after so many seconds where its length is not known.
@@ -406,222 +351,58 @@ _LINE_SECONDS = 10.0
 
 
 class Progress:
-    """A context manager; ``say`` writes a line, above the bar while there is one.
+    """A context manager: a progress bar, or a line now and then where there is no terminal.
 
     Args:
-        total: how many there are to do; None where nobody knows.
+        total: how many there are to do; None where it is not known.
         unit: ``images`` or ``frames``.
         quiet: no bar and no progress lines, e.g. for a single image; ``say`` still speaks.
+        console: of rich; by default standard error.
     """
 
-    def __init__(self, total: int | None, unit: str, *, quiet: bool = False) -> None:
+    def __init__(self, total: int | None, unit: str, *, quiet: bool = False, console: Any = None) -> None:
+        # Imported late: the detector itself has no use for it.
+        from rich import progress
         from rich.console import Console
 
-        self.console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True, emoji=False)
-        self.done = 0
-        self._total, self._unit, self._quiet = total, unit, quiet
-        self._bar: Any = None
-        self._task: Any = None
+        self.console = console or Console(stderr=True, highlight=False, markup=False, soft_wrap=True, emoji=False)
+        self.total, self.done = total, 0
+        self._unit = unit
         self._start = self._last_line = time.perf_counter()
-        self._tenth = 0
+        self._lines = not quiet and not self.console.is_terminal
+        self._bar = progress.Progress(
+            progress.TextColumn("detecting"), progress.BarColumn(), progress.MofNCompleteColumn(),
+            progress.TextColumn("{task.fields[speed]}"), progress.TimeElapsedColumn(), progress.TimeRemainingColumn(),
+            console=self.console, disable=quiet or self._lines,
+        )  # fmt: skip
+        self._task = self._bar.add_task("", total=total, speed="")
 
     def __enter__(self) -> Self:
         self._start = self._last_line = time.perf_counter()
-        if self.console.is_terminal and not self._quiet:
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
-
-            self._bar = Bar(
-                TextColumn("detecting"), BarColumn(), MofNCompleteColumn(),
-                TextColumn("{task.fields[speed]}"), TimeElapsedColumn(), TimeRemainingColumn(), console=self.console,
-            )  # fmt: skip
-            self._bar.start()
-            self._task = self._bar.add_task("", total=self._total, speed="")
+        self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
 
     def say(self, text: str) -> None:
-        """One line for the person who waits."""
+        """One line for the person who waits, above the bar while there is one."""
         self.console.print(text)
-
-    def set_total(self, total: int) -> None:
-        """How many there are, known only now."""
-        self._total = total
-        if self._bar is not None:
-            self._bar.update(self._task, total=total)
 
     def advance(self) -> None:
         """One more is done."""
         self.done += 1
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, speed=self.speed())
-        elif not self._quiet:
-            self._line()
-
-    def speed(self) -> str:
-        """``12.3 images/s`` since the block was entered."""
-        return f"{self.done / max(time.perf_counter() - self._start, 1e-9):.1f} {self._unit}/s"
-
-    def _line(self) -> None:
-        if self._total:
-            tenth = self.done * 10 // self._total
-            if tenth > self._tenth:
-                self._tenth = tenth
-                self.say(f"{tenth * 10:3} %, {self.done:,} of {self._total:,} {self._unit}, {self.speed()}")
+        self._bar.update(self._task, completed=self.done, total=self.total, speed=self.speed())
+        if not self._lines:
+            return
+        if self.total:
+            tenth = self.done * 10 // self.total
+            if tenth > (self.done - 1) * 10 // self.total:
+                self.say(f"{tenth * 10:3} %, {self.done:,} of {self.total:,} {self._unit}, {self.speed()}")
         elif time.perf_counter() - self._last_line > _LINE_SECONDS:
             self._last_line = time.perf_counter()
             self.say(f"{self.done:,} {self._unit}, {self.speed()}")
 
-
-# Images that are read, or being read, before their turn, for every reader.
-AHEAD_PER_READER = 2
-# What waits to be drawn and written: images for every writer, and bytes of pixels. An image beyond waits for those
-# before it, and what a killed process loses is no more than these.
-BEHIND_PER_WRITER = 2
-MOST_BYTES_BEHIND = 256 * 2**20
-_NICENESS = 10
-
-FindFaces = Callable[[Image8], Detections]
-"""(H, W, 3) uint8 RGB → faces in its pixels. An InputError is about this image alone."""
-
-
-@dataclass
-class Outcome:
-    """What became of the images of a run, those done earlier not counted."""
-
-    done: int = 0
-    faces: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class _Written:
-    item: Item
-    image_rgb: Image8
-    found: Detections
-    note: str
-    files: "Future[list[str]]"
-
-
-class ImagePipeline:
-    """One run over many images.
-
-    Args:
-        find_faces: called in the caller's thread, one image at a time.
-        out: folder of the results.
-        saving: what is written of every image.
-        journal: open; an image is added to it once its results are on disk.
-        progress: told of every image, and of what cannot be read.
-        limits: of downloads.
-        workers: threads that read, and as many that write.
-    """
-
-    def __init__(
-        self,
-        find_faces: FindFaces,
-        out: Path,
-        saving: Saving,
-        journal: Journal,
-        progress: Progress,
-        limits: Limits,
-        workers: int = 2,
-    ) -> None:
-        self.outcome = Outcome()
-        self._find_faces, self._out, self._saving = find_faces, out, saving
-        self._journal, self._progress, self._limits, self._workers = journal, progress, limits, workers
-        self._stop = threading.Event()
-        self._ahead: deque[tuple[Item, Future[Loaded]]] = deque()
-        self._behind: deque[_Written] = deque()
-
-    def run(self, items: Sequence[Item]) -> Outcome:
-        """Find the faces of every image.
-
-        An image that cannot be read is told and counted, and the rest goes on. On Ctrl-C those whose faces are found
-        are still written before KeyboardInterrupt goes on; ``outcome`` then says what was done.
-
-        Raises:
-            InputError: results cannot be written.
-        """
-        readers, writers = (
-            ThreadPoolExecutor(self._workers, name, yield_to_the_network) for name in ("read-images", "write-images")
-        )
-        todo = deque(items)
-        try:
-            while todo or self._ahead:
-                while todo and len(self._ahead) < self._workers * AHEAD_PER_READER:
-                    item = todo.popleft()
-                    self._ahead.append((item, readers.submit(load, item, self._limits, self._stop)))
-                item, future = self._ahead.popleft()
-                self._one(item, future, writers)
-            self._settle(0)
-        except KeyboardInterrupt:
-            self._settle(0)
-            raise
-        finally:
-            self._stop.set()
-            for pool in (readers, writers):
-                pool.shutdown(wait=False, cancel_futures=True)
-        return self.outcome
-
-    def _one(self, item: Item, future: "Future[Loaded]", writers: ThreadPoolExecutor) -> None:
-        try:
-            loaded = future.result()
-            image_rgb = decoded(loaded, item)
-            found = self._find_faces(image_rgb)
-        except InputError as error:
-            self._fail(item, error)
-            return
-        self._settle(BEHIND_PER_WRITER * self._workers - 1, MOST_BYTES_BEHIND - image_rgb.nbytes)
-        if loaded.note:
-            self._progress.say(f"{item.text}: {loaded.note} is used")
-        files = writers.submit(write_picture, self._out, item, image_rgb, found, self._saving, loaded.profile)
-        self._behind.append(_Written(item, image_rgb, found, loaded.note, files))
-
-    def _settle(self, most: int, most_bytes: int = MOST_BYTES_BEHIND) -> None:
-        """Take note of what has been written, and wait until no more than so many images and bytes are behind."""
-        while self._behind:
-            few = len(self._behind) <= most and self._bytes_behind() <= max(most_bytes, 0)
-            if few and not self._behind[0].files.done():
-                return
-            written = self._behind[0]
-            try:
-                files = written.files.result()
-            except InputError as error:
-                self._behind.popleft()
-                self._fail(written.item, error)
-                continue
-            except OSError as error:
-                raise InputError(
-                    f"out={self._out} cannot be written ({error.strerror or first_line(error)}); "
-                    "free it, and the same command goes on"
-                ) from error
-            self._journal.add(written.item, entry_of(written.image_rgb, written.found, written.note, files))
-            self._behind.popleft()
-            self.outcome.done += 1
-            self.outcome.faces += written.found.count
-            self._progress.advance()
-
-    def _bytes_behind(self) -> int:
-        return sum(written.image_rgb.nbytes for written in self._behind)
-
-    def _fail(self, item: Item, error: InputError) -> None:
-        reason = " ".join(str(error).split())
-        self.outcome.failed[item.name] = reason
-        self._progress.say(f"error: {reason}")
-        self._progress.advance()
-
-
-def yield_to_the_network() -> None:
-    """Lower the priority of this thread alone: on a busy machine it gets what the network's threads leave.
-
-    The network's threads wait for one another, so one of them that loses its core to a decoder holds up all.
-    """
-    if sys.platform == "linux":  # elsewhere a priority is a process's, and this number is of none, or of another one
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+    def speed(self) -> str:
+        """``12.3 images/s`` since the block was entered."""
+        return f"{self.done / max(time.perf_counter() - self._start, 1e-9):.1f} {self._unit}/s"
