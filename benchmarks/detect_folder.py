@@ -75,7 +75,7 @@ def main() -> None:
     from fanet_lightning.cli.config import compose_config, plain
     from fanet_lightning.detect.inputs import Item, Limits, Sources, decoded, find_sources, load
     from fanet_lightning.detect.multiscale import build_protocol
-    from fanet_lightning.detect.outputs import Saving, write_picture
+    from fanet_lightning.detect.outputs import FoundImage, Saving, write_image
     from fanet_lightning.detect.run import detect_sources
 
     torch.set_num_threads(args.threads)
@@ -114,7 +114,7 @@ def main() -> None:
                 def all_of_them() -> None:
                     for item in own:
                         image = read(item)
-                        write_picture(out / "turn", item, image, detector.detect(image, scale, 0.5), saving)
+                        write_image(out / "turn", FoundImage(item, image, detector.detect(image, scale, 0.5)), saving)
 
                 return timed(all_of_them)
 

@@ -23,12 +23,11 @@ from PIL import Image, ImageCms
 from fanet_lightning import FaceDetector
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.images import read_image_rgb
-from fanet_lightning.detect import inputs as journal_module
 from fanet_lightning.detect import inputs as loading
-from fanet_lightning.detect import stream as pipeline
+from fanet_lightning.detect import run as running
 from fanet_lightning.detect.__main__ import main
 from fanet_lightning.detect.inputs import Item, Limits
-from fanet_lightning.detect.outputs import Saving, crop
+from fanet_lightning.detect.outputs import Results, Saving, crop
 from fanet_lightning.detect.stream import Progress
 from fanet_lightning.ops.structures import Detections
 from fanet_lightning.score.wider_face.predictions import read_predictions
@@ -92,7 +91,7 @@ def test_everything_that_can_be_saved(photos: Path, capsys: pytest.CaptureFixtur
     out = Path("outputs/detect/photos")
     said = capsys.readouterr()
     assert "detecting faces in 3 images (1 other file ignored; .txt: 1)" in said.out
-    assert f"3 images, 3 faces; {said.out.split('faces; ')[1].split(';')[0]}; the results lie in {out}" in said.out
+    assert f"3 images, 3 faces; {said.out.split('faces; ')[1].split(';')[0]}; the results are in {out}" in said.out
     assert "100 %, 3 of 3 images" in said.err and "images/s" in said.err
     content = read_json(out)
     assert content["complete"] is True and content["failed"] == []
@@ -239,7 +238,7 @@ def test_what_is_done_is_skipped(photos: Path, capsys: pytest.CaptureFixture[str
         path.write_bytes(b"left alone")
     capsys.readouterr()
     assert main(words) == 0
-    assert "going on: 3 of them are done already" in capsys.readouterr().out
+    assert "resuming: 3 of 3 inputs done already" in capsys.readouterr().out
     assert [path.read_bytes() for path in drawn] == [b"left alone"] * 2
     assert read_json("o") | {"made_by": 0} == first | {"made_by": 0}
     # One that is new, one that has changed, one whose results are gone.
@@ -247,7 +246,7 @@ def test_what_is_done_is_skipped(photos: Path, capsys: pytest.CaptureFixture[str
     Image.new("RGB", (100, 50)).save(photos / "two.png")
     Path("o/images/sub/none.jpg").unlink()
     assert main(words) == 0
-    assert "going on: 1 of them is done already" in capsys.readouterr().out
+    assert "resuming: 1 of 4 inputs done already" in capsys.readouterr().out
     content = read_json("o")
     assert [image["file_name"] for image in content["images"]] == ["new.jpg", "one.jpg", "sub/none.jpg", "two.png"]
     assert by_name(content)["two.png"] == [] and drawn[0].read_bytes() == b"left alone"
@@ -261,7 +260,7 @@ def test_other_settings_begin_anew_and_leave_no_faces_behind(photos: Path, capsy
     (Path("o/crops") / "mine.jpg").write_bytes(b"")
     assert len(files_of("o/crops")) == 4
     assert main(["source=photos", "redact=blur", "save=images", "out=o"]) == 0
-    assert "beginning anew: the results in o are of other settings (save, redact, draw)" in capsys.readouterr().out
+    assert "starting over: the results in o are of other settings (save, redact, draw)" in capsys.readouterr().out
     assert files_of("o/crops") == {"mine.jpg"}, "the faces were shown there; what others left stays"
     assert not Path("o/detections.json").exists(), "it was about what has been removed"
 
@@ -272,7 +271,7 @@ def test_unredacted_pictures_of_other_inputs_are_not_left_beside_redacted_ones(p
     before = files_of("o")
     with pytest.raises(
         InputError,
-        match=r"^out=o: holds pictures of an earlier run that are not redacted \(3 files, e\.g\. images/two\.png\); "
+        match=r"^out=o: holds images of an earlier run that are not redacted \(3 files, e\.g\. images/two\.png\); "
         r"give another out, or delete it$",
     ):
         main(["source=photos", "redact=blur", "out=o"])
@@ -324,7 +323,7 @@ def test_sources_of_one_name_do_not_share_a_folder(photos: Path, capsys: pytest.
     for words, out in ((["source=other/../photos"], usual), (["source=./other/photos"], f"{usual}_2")):
         assert main(words) == 0
         said = capsys.readouterr().out
-        assert "3 of them are done already" in said and f"the results lie in {out}\n" in said
+        assert "3 of 3 inputs done already" in said and f"the results are in {out}\n" in said
     assert not Path(f"{usual}_3").exists()
 
 
@@ -346,7 +345,7 @@ def test_several_sources_in_one_folder(photos: Path) -> None:
             main([f"source={source}", *words])
         assert str(error.value) == (
             f"out=o: the results of {source} would overwrite those of {photos / name}; "
-            "give another out, or resume=false to remove all that lie there"
+            "give another out, or resume=false to remove all that is there"
         )
     assert before == {name: Path("o", name).read_bytes() for name in files_of("o") if "/" in name}
     # What turned bad has lost its results, and does not come back with the next run.
@@ -556,7 +555,7 @@ def test_a_line_that_was_cut_off_is_done_again(photos: Path, capsys: pytest.Capt
     whole, path = read_json("o"), Path("o/done.jsonl")
     path.write_bytes(path.read_bytes()[:-20])
     assert main(words) == 0
-    assert "going on: 2 of them are done already" in capsys.readouterr().out
+    assert "resuming: 2 of 3 inputs done already" in capsys.readouterr().out
     assert read_json("o") | {"made_by": 0} == whole | {"made_by": 0}
     assert len(path.read_bytes().splitlines()) == 4
     path.write_bytes(b"\x00\x01 no journal\n")
@@ -568,11 +567,11 @@ def test_a_journal_does_not_reach_outside(photos: Path, tmp_path: Path) -> None:
     precious = tmp_path / "precious.jpg"
     precious.write_bytes(b"x")
     item = Item(photos / "one.jpg", "one.jpg", "one")
-    journal_module.remove_results(tmp_path / "photos", {"files": ["../precious.jpg", str(precious)]})
-    assert precious.exists()
-    with journal_module.Journal(photos, {"a": 1}, [item]) as journal:
-        journal.add(item, {"files": ["one.jpg"]})
-        assert journal.is_done(item) and not journal.is_done(Item(photos / "two.png", "one.jpg", "one"))
+    with Results(photos, {"a": 1}, [item]) as results:
+        results.add(item, {"files": ["one.jpg", "../precious.jpg", str(precious)]})
+        assert results.is_done(item) and not results.is_done(Item(photos / "two.png", "one.jpg", "one"))
+    with Results(photos, {"a": 1}, [item], resume=False):
+        assert precious.exists() and not item.location.exists()
 
 
 def heed_interrupts() -> None:
@@ -612,7 +611,7 @@ def test_ctrl_c_keeps_what_is_done(photos: Path, tmp_path: Path) -> None:
             Path("o/.unfinished").mkdir(exist_ok=True)
             Path("o/.unfinished/half").write_bytes(b"half a picture")
     assert process.returncode == 130
-    assert stderr.splitlines()[-1] == "interrupted; what is done is kept, and the same command goes on with the rest"
+    assert stderr.splitlines()[-1] == "interrupted; what is done is kept, and the same command resumes"
     content = read_json("o")
     done = len(content["images"])
     assert content["complete"] is False and 5 <= done == lines() - 1 < 33
@@ -621,7 +620,7 @@ def test_ctrl_c_keeps_what_is_done(photos: Path, tmp_path: Path) -> None:
     for name in files_of("o/images"):
         read_image_rgb(f"o/images/{name}")
     finished = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert finished.returncode == 0 and f"going on: {done} of them are done already" in finished.stdout
+    assert finished.returncode == 0 and f"resuming: {done} of 33 inputs done already" in finished.stdout
     assert len(read_json("o")["images"]) == 33 and read_json("o")["complete"] is True
     assert not Path("o/.unfinished").exists()
 
@@ -675,7 +674,7 @@ def test_mistakes(photos: Path, words: list[str], message: str) -> None:
 def test_inputs_are_never_overwritten(photos: Path) -> None:
     photos.rename("images")
     before = {name: (Path("images") / name).read_bytes() for name in files_of("images")}
-    with pytest.raises(InputError, match=r"results are written into .*images, where inputs lie; give another out"):
+    with pytest.raises(InputError, match=r"results are written into .*images, which contains inputs"):
         main(["source=images", "out=."])
     with pytest.raises(InputError, match="give another out"):
         main(["source=images/sub/none.jpg", "out=."])
@@ -694,10 +693,10 @@ def test_exit_codes_of_the_real_command(photos: Path) -> None:
 
 
 def test_a_full_disk_is_one_line(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> list[str]:
+    def full(*_: object, **__: object) -> list[str]:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pipeline, "write_picture", full)
+    monkeypatch.setattr(running, "write_image", full)
     with pytest.raises(InputError, match=r"out=o cannot be written \(No space left on device\); free it, and"):
         main(["source=photos", "save=images", "out=o"])
 
@@ -739,9 +738,12 @@ def nothing(_: object) -> Detections:
     return Detections(torch.zeros(0, 4), torch.zeros(0))
 
 
-def run_pipeline(items: list[Item], find: Any, out: Path, workers: int = 2) -> pipeline.Outcome:
-    with journal_module.Journal(out, {}, []) as journal, Progress(len(items), "images", quiet=True) as progress:
-        return pipeline.ImagePipeline(find, out, Saving(("json",)), journal, progress, Limits(), workers).run(items)
+def run_pipeline(items: list[Item], find: Any, out: Path, workers: int = 2) -> tuple[int, dict[str, str]]:
+    """How many were done, and what failed."""
+    summary = running.Summary()
+    with Results(out, {}, []) as results:
+        running._detect_images(items, find, results, Saving(("json",)), Limits(), workers, summary)
+    return len(results.entries), summary.failed
 
 
 def test_images_come_in_order_and_few_are_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -757,26 +759,26 @@ def test_images_come_in_order_and_few_are_in_memory(tmp_path: Path, monkeypatch:
 
     real_load, widths = loading.load, []
 
-    def load(*arguments: Any) -> Any:
+    def load(*arguments: Any, **limits: Any) -> Any:
         count("loaded")
-        return real_load(*arguments)
+        return real_load(*arguments, **limits)
 
     def find(image_rgb: np.ndarray) -> Detections:
         widths.append(image_rgb.shape[1])
         count("found")
         return nothing(image_rgb)
 
-    def write(*_: object) -> list[str]:
+    def write(*_: object, **__: object) -> list[str]:
         time.sleep(0.002)
         count("written")
         return []
 
-    monkeypatch.setattr(pipeline, "load", load)
-    monkeypatch.setattr(pipeline, "write_picture", write)
-    assert run_pipeline(items, find, out).done == 60
+    monkeypatch.setattr(running, "load", load)
+    monkeypatch.setattr(running, "write_image", write)
+    assert run_pipeline(items, find, out) == (60, {})
     assert widths == list(range(40, 100))
-    assert most["ahead"] <= 2 * pipeline.AHEAD_PER_READER + 1
-    assert 1 < most["behind"] <= 2 * pipeline.BEHIND_PER_WRITER + 1
+    assert most["ahead"] <= 2 * running.IMAGES_PER_THREAD + 1
+    assert 1 < most["behind"] <= 2 * running.IMAGES_PER_THREAD + 1
     lines = (out / "done.jsonl").read_text().splitlines()[1:]
     assert [json.loads(line)["width"] for line in lines] == widths
 
@@ -794,7 +796,7 @@ def test_very_large_images_are_decoded_at_their_turn(tmp_path: Path, monkeypatch
         return image
 
     monkeypatch.setattr(loading, "decode_image_rgb", decode)
-    assert run_pipeline(items, nothing, out).done == 41
+    assert run_pipeline(items, nothing, out) == (41, {})
     assert {width for width, thread in threads.items() if thread == "MainThread"} == set(range(61, 81))
     assert all(threads[width].startswith("read-images") for width in range(40, 61))
 
@@ -808,8 +810,8 @@ def test_an_image_that_the_network_refuses_is_one_of_many(tmp_path: Path, capsys
             raise InputError("an image of 30 × 42 pixels does not fit into memory")
         return nothing(image_rgb)
 
-    outcome = run_pipeline(items, find, out)
-    assert outcome.done == 4 and list(outcome.failed) == ["002.png"]
+    done, failed = run_pipeline(items, find, out)
+    assert done == 4 and list(failed) == ["002.png"]
     assert "error: an image of 30 × 42 pixels does not fit into memory" in capsys.readouterr().err
 
 
@@ -916,7 +918,7 @@ def test_a_video(photos: Path, photograph: Image.Image, capsys: pytest.CaptureFi
     assert (video["width"], video["height"], video["frames_per_second"]) == (256, 300, 10.0)
     assert video["files"] == ["frames/clip.jsonl", "videos/clip.mp4"]
     assert main(["source=clip.mp4,photos/one.jpg", "save=images,json,txt,crops", "protocol=original", "out=o"]) == 0
-    assert "going on: 2 of them are done already" in capsys.readouterr().out
+    assert "resuming: 2 of 2 inputs done already" in capsys.readouterr().out
 
 
 def test_every_other_frame_redacted(photos: Path, photograph: Image.Image) -> None:
@@ -1006,11 +1008,7 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     from rich.console import Console
 
     screen = io.StringIO()
-    with Progress(4, "images") as progress:
-        assert progress._bar is None
-    shown = Progress(4, "images")
-    shown.console = Console(file=screen, force_terminal=True, width=100)
-    with shown:
+    with Progress(4, "images", console=Console(file=screen, force_terminal=True, width=100)) as shown:
         shown.say("error: a line above the bar")
         for _ in range(4):
             shown.advance()

@@ -303,7 +303,7 @@ def test_a_silent_server(server: FileServer) -> None:
 def test_nobody_there() -> None:
     with socketserver.TCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler) as free:
         port = free.server_address[1]
-    with pytest.raises(InputError, match="the connection is refused"):
+    with pytest.raises(InputError, match=r"cannot be reached \(.*Connection refused"):
         fetched(f"http://127.0.0.1:{port}/a.jpg")
 
 
@@ -329,10 +329,6 @@ def test_a_server_that_drips() -> None:
         url = f"http://127.0.0.1:{dripping.server_address[1]}/a.jpg"
         with pytest.raises(InputError, match=r"is not here after download_seconds=0\.4"):
             fetched(url, seconds=0.4)
-        stop = threading.Event()
-        stop.set()
-        with pytest.raises(InputError, match="was given up"):
-            fetch_bytes(url, 1000, 20.0, stop)
         dripping.shutdown()
 
 

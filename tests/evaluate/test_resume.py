@@ -89,7 +89,7 @@ def test_killed_and_started_again_gives_the_same(folder: Path, protocol: str) ->
         assert not (folder / killed / "scores.json").exists()
     done = run(["-m", "fanet_lightning.evaluate", *command])
     assert done.returncode == 0, done.stderr
-    assert "going on: 4 images are done already; resume=false begins anew" in done.stdout
+    assert "resuming: 4 images are done already; resume=false starts over" in done.stdout
     files, scores = results(folder / killed)
     assert len(files) == IMAGES and sum(map(len, files.values())) > 1000
     expected_files, expected_scores = results(folder / plain)
@@ -99,19 +99,19 @@ def test_killed_and_started_again_gives_the_same(folder: Path, protocol: str) ->
 
 
 @pytest.mark.slow
-def test_other_settings_begin_anew(folder: Path) -> None:
+def test_other_settings_start_over(folder: Path) -> None:
     command = words(folder, "other")
     assert run(["-c", KILLED.format(images=4), *command]).returncode == -signal.SIGKILL
     done = run(["-m", "fanet_lightning.evaluate", *command, "detection.keep=40"])
     assert done.returncode == 0, done.stderr
-    assert "beginning anew: " in done.stdout and "is of other settings (detection)" in done.stdout
+    assert "starting over: " in done.stdout and "is of other settings (detection)" in done.stdout
     assert "going on" not in done.stdout
     rows = [int(path.read_text().splitlines()[1]) for path in (folder / "other/predictions").rglob("*.txt")]
     assert len(rows) == IMAGES and max(rows) <= 40
 
 
 @pytest.mark.slow
-def test_other_code_begins_anew(folder: Path, tmp_path: Path) -> None:
+def test_other_code_starts_over(folder: Path, tmp_path: Path) -> None:
     """A word changed in any module, here one that no detection depends on; what is no code does not count."""
     package = Path(fanet_lightning.__file__).parent
     copied = tmp_path / "src" / "fanet_lightning"

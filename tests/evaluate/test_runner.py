@@ -17,11 +17,12 @@ from fanet_lightning.data.records import ImageRecord
 from fanet_lightning.data.sources import WiderFaceSource, build_source
 from fanet_lightning.data.transforms import TestScale
 from fanet_lightning.detect.detector import FaceDetector
+from fanet_lightning.detect.journal import Journal
 from fanet_lightning.evaluate import __main__ as verb_main
 from fanet_lightning.evaluate import runner as inference
 from fanet_lightning.evaluate import runner as verb
 from fanet_lightning.evaluate.__main__ import choose_split, data_of_run
-from fanet_lightning.evaluate.runner import Journal, evaluate
+from fanet_lightning.evaluate.runner import evaluate
 from fanet_lightning.models.fanet import build_network
 from fanet_lightning.score.results import Samples, Scores
 from fanet_lightning.score.wider_face.predictions import read_predictions, write_submission
@@ -133,15 +134,15 @@ def test_a_folder_takes_one_evaluation_at_a_time(
 def test_images_that_are_done_are_not_looked_at_again(checkpoint: Path, tmp_path: Path) -> None:
     records, path = Source(tmp_path, [(64, 96), (80, 48), (70, 70)]).val(), tmp_path / "journal"
     detector, ids = FaceDetector.from_checkpoint(checkpoint), [record.image_id for record in records]
-    with Journal(path, {}, ids) as journal:
+    with Journal(path, {}) as journal:
         first = inference.detect_records(detector, records[1:2], TestScale("original"), 0, journal)
     records[1].path.unlink()
-    with Journal(path, {}, ids) as journal:
+    with Journal(path, {}) as journal:
         found = inference.detect_records(detector, records, TestScale("original"), 0, journal)
     assert list(found) == ids and torch.equal(found["e/1"].detections.scores, first["e/1"].detections.scores)
     for record in (records[0], records[2]):
         record.path.unlink()
-    with Journal(path, {}, ids) as journal:
+    with Journal(path, {}) as journal:
         assert list(inference.detect_records(detector, records, TestScale("original"), 2, journal)) == ids
 
 
@@ -157,7 +158,7 @@ def test_images_too_large_to_be_handed_over(
     detector = FaceDetector.from_checkpoint(checkpoint)
 
     def detect(name: str) -> dict[str, Any]:
-        with Journal(tmp_path / name, {}, [record.image_id for record in records]) as journal:
+        with Journal(tmp_path / name, {}) as journal:
             return inference.detect_records(detector, records, TestScale("original"), workers, journal)
 
     expected = detect("first")

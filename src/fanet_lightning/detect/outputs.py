@@ -374,7 +374,7 @@ def write_json(
                 "id": len(annotations) + 1, "image_id": len(images), "category_id": 1,
                 "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0, "score": score,
             })  # fmt: skip
-    lists = {
+    lists: dict[str, list[dict[str, Any]]] = {
         "failed": [{"file_name": name, "reason": reason} for name, reason in failed.items()],
         "categories": [{"id": 1, "name": "face"}],
         "videos": videos,

@@ -37,7 +37,8 @@ ChannelOrder = Literal["rgb", "bgr"]
 # Of a path, too, which has only one of the slashes left. A Windows drive is one letter.
 _ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/")
 _KINDS = "a path, a PIL image, an array (H, W, 3) or a tensor (3, H, W)"
-_T, _R = TypeVar("_T"), TypeVar("_R")
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 
 def is_one_image(images: object) -> bool:
@@ -110,12 +111,12 @@ def _rgb_of(pixels: npt.NDArray[np.uint8], channel_order: ChannelOrder) -> Image
     if pixels[..., ::-1].flags.c_contiguous:  # BGR that was turned round with [..., ::-1]
         return _converted(pixels[..., ::-1], cv2.COLOR_BGR2RGB)
     if pixels.transpose(2, 0, 1).flags.c_contiguous:  # of a tensor (3, H, W)
-        return cv2.merge(list(pixels.transpose(2, 0, 1))).astype(np.uint8, copy=False)
+        return np.asarray(cv2.merge(list(pixels.transpose(2, 0, 1))), dtype=np.uint8)
     return np.ascontiguousarray(pixels)
 
 
 def _converted(pixels: npt.NDArray[np.uint8], code: int) -> Image8:
-    return cv2.cvtColor(np.ascontiguousarray(pixels), code).astype(np.uint8, copy=False)
+    return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), code), dtype=np.uint8)
 
 
 # Decoders leave the interpreter free while they work. More threads than these outrun any network here.

@@ -1,21 +1,13 @@
-"""Evaluating a detector: over all images with a journal, then scored and written.
-
-What an evaluation has found so far, on disk: one checksummed line per image, appended as it comes.
-
-A process may be killed at any byte. Lines behind the first that is not whole are dropped, and those images are done
-again. The first line is a fingerprint of everything that detections depend on; lines under another are not read.
-"""
+"""Evaluating a detector: over all images with a journal, then scored and written."""
 
 import base64
 import hashlib
-import json
 import sys
 import time
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,24 +15,25 @@ from torch.utils.data import DataLoader, Dataset
 
 from fanet_lightning.cli.device import device_name
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.files import check_writable, content_if_any
+from fanet_lightning.cli.files import check_writable, file_sha256
+from fanet_lightning.cli.provenance import code_sha256, locked, made_by
 from fanet_lightning.data.datamodule import EvalDataset, in_shared_memory
 from fanet_lightning.data.records import ImageRecord
 from fanet_lightning.data.transforms import TestScale
-from fanet_lightning.detect.detector import open_detector
-from fanet_lightning.detect.multiscale import MultiScale, PassRecord
-from fanet_lightning.evaluate.outputs import Inferred
-from fanet_lightning.models.pretrained import is_onnx
+from fanet_lightning.detect.detector import FaceDetector, open_detector
+from fanet_lightning.detect.journal import Journal
+from fanet_lightning.detect.multiscale import MultiScale, PassRecord, build_protocol, full_settings
+from fanet_lightning.evaluate import outputs as files
+from fanet_lightning.evaluate.outputs import JOURNAL_FILE, SUBMISSION_FILE, Inferred, check_out
+from fanet_lightning.models.pretrained import is_onnx, locate, weights_file
+from fanet_lightning.ops.postprocess import detect
 from fanet_lightning.ops.structures import Detections, EvalBatch
-
-if TYPE_CHECKING:
-    from fanet_lightning.detect.detector import FaceDetector
-
+from fanet_lightning.score.results import SCORES_FILE
 
 VERSION = 1
 
 
-def images_sha256(records: "Sequence[ImageRecord]") -> str:
+def images_sha256(records: Sequence[ImageRecord]) -> str:
     """Over the images' ids, sizes and times of change, in their order: another list or an exchanged image shows."""
     digest = hashlib.sha256()
     for record in records:
@@ -52,105 +45,8 @@ def images_sha256(records: "Sequence[ImageRecord]") -> str:
     return digest.hexdigest()
 
 
-class Journal:
-    """Results of an unfinished evaluation in one file. A context manager: inside, lines are appended.
-
-    ``done`` are the images that an earlier process left there. ``refused`` says, where there were some of another
-    evaluation, which settings differ; those are overwritten.
-
-    Args:
-        path: the file; made with its first line on entry.
-        fingerprint: what detections depend on, as plain values.
-        image_ids: of the evaluation; lines about other images cannot be under the same fingerprint.
-        resume: False overwrites what is there.
-
-    Raises:
-        InputError: the file cannot be read or written.
-    """
-
-    def __init__(
-        self, path: Path, fingerprint: Mapping[str, Any], image_ids: Sequence[str], *, resume: bool = True
-    ) -> None:
-        self.path = path
-        # As it comes back from a file: tuples become lists.
-        self._fingerprint = json.loads(json.dumps({"version": VERSION, **fingerprint}, allow_nan=False))
-        self.done: dict[str, Inferred] = {}
-        self.refused: list[str] = []
-        self._whole_bytes = 0
-        self._file: IO[bytes] | None = None
-        if resume:
-            self._read(set(image_ids))
-
-    def _read(self, image_ids: set[str]) -> None:
-        content = content_if_any(self.path)
-        if content is None:
-            return
-        position = 0
-        for number, line in enumerate(content.splitlines(keepends=True)):
-            value = _parse(line)
-            if value is None:
-                break
-            if number == 0:
-                self.refused = _differences(value, self._fingerprint)
-                if self.refused:
-                    return
-            else:
-                item = _from_plain(value)
-                if item.image_id not in image_ids:
-                    break
-                self.done[item.image_id] = item
-            position += len(line)
-        self._whole_bytes = position
-
-    def __enter__(self) -> "Journal":
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("r+b" if self._whole_bytes else "wb")
-            self._file.truncate(self._whole_bytes)
-            self._file.seek(self._whole_bytes)
-            if not self._whole_bytes:
-                self._append(self._fingerprint)
-        except OSError as error:
-            raise InputError(f"{self.path} cannot be written ({error.strerror}); remove it") from error
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def add(self, item: Inferred) -> None:
-        """Append an image; once this returns, killing the process does not lose it.
-
-        Raises:
-            InputError: the disk is full.
-        """
-        try:
-            self._append(_to_plain(item))
-        except OSError as error:
-            raise InputError(f"{self.path} cannot be written ({error.strerror}); free the disk and go on") from error
-
-    def _append(self, value: Any) -> None:
-        if self._file is None:
-            raise ValueError("the journal is not open")
-        body = json.dumps(value, ensure_ascii=True, allow_nan=False).encode()
-        self._file.write(b"%08x %s\n" % (zlib.crc32(body), body))
-        self._file.flush()
-
-    def remove(self) -> None:
-        """The evaluation has ended well."""
-        self.path.unlink(missing_ok=True)
-
-
-def _parse(line: bytes) -> Any:
-    """What a line holds; None for one that is not whole."""
-    checksum, _, body = line.removesuffix(b"\n").partition(b" ")
-    if not line.endswith(b"\n") or checksum != b"%08x" % zlib.crc32(body):
-        return None
-    return json.loads(body)
-
-
-def _to_plain(item: Inferred) -> dict[str, Any]:
+def to_plain(item: Inferred) -> dict[str, Any]:
+    """A line of the journal."""
     found = dict(zip(("boxes_xyxy", "scores"), item.detections.numpy(), strict=True))
     return {
         "image_id": item.image_id,
@@ -165,13 +61,10 @@ def _to_plain(item: Inferred) -> dict[str, Any]:
 
 
 def _from_plain(value: Mapping[str, Any]) -> Inferred:
+    """What :func:`to_plain` was given, equal to the last bit."""
     boxes, scores = (np.frombuffer(base64.b64decode(value[name]), "<f4") for name in ("boxes_xyxy", "scores"))
     found = Detections(torch.from_numpy(boxes.reshape(-1, 4).copy()), torch.from_numpy(scores.copy()))
     return Inferred(value["image_id"], found, [PassRecord(*step) for step in value["passes"]], value["seconds"])
-
-
-def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    return [key for key in dict.fromkeys([*first, *second]) if first.get(key) != second.get(key)]
 
 
 # Worker processes hand images over in shared memory, of which containers often have 64 MB. Larger images are read by
@@ -179,8 +72,13 @@ def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[st
 LARGEST_SHARED_BYTES = 16 * 2**20
 
 
+def done_before(journal: Journal) -> dict[str, Inferred]:
+    """The images that an earlier process left in a journal with the same settings."""
+    return {item.image_id: item for item in map(_from_plain, journal.lines if journal.resumed else ())}
+
+
 def detect_records(
-    detector: "FaceDetector",
+    detector: FaceDetector,
     records: Sequence[ImageRecord],
     scale: TestScale | MultiScale,
     workers: int,
@@ -200,8 +98,8 @@ def detect_records(
     """
     from rich.progress import track
 
-    missing = [record for record in records if record.image_id not in journal.done]
-    found = dict(journal.done)
+    found = done_before(journal)
+    missing = [record for record in records if record.image_id not in found]
     start = time.perf_counter()
     batches = track(_batches(missing, scale, workers), "detecting", len(missing), disable=not sys.stderr.isatty())
     for batch in batches:
@@ -209,13 +107,13 @@ def detect_records(
         now = time.perf_counter()
         item = Inferred(batch.image_ids[0], detections, passes, now - start)
         start = now
-        journal.add(item)
+        journal.append(to_plain(item))
         found[item.image_id] = item
     return {record.image_id: found[record.image_id] for record in records}
 
 
 def _detect(
-    detector: "FaceDetector", batch: EvalBatch, scale: TestScale | MultiScale
+    detector: FaceDetector, batch: EvalBatch, scale: TestScale | MultiScale
 ) -> tuple[Detections, list[PassRecord]]:
     if isinstance(scale, MultiScale):
         return scale.detect(detector, np.ascontiguousarray(batch.images[0].permute(1, 2, 0).numpy()))
@@ -274,7 +172,7 @@ def evaluate(
     attributes: bool = False,
     errors: bool = False,
     worst: int = 200,
-    detector: "FaceDetector | None" = None,
+    detector: FaceDetector | None = None,
 ) -> dict[str, float]:
     """Run a checkpoint over the validation images of ``source`` and score it by the source's benchmark.
 
@@ -293,7 +191,7 @@ def evaluate(
         precision: ``auto``, ``32-true`` or ``bf16-mixed``.
         workers: processes that read and resize images.
         detection: keyword arguments of :func:`fanet_lightning.ops.postprocess.detect`.
-        resume: ``auto`` goes on where an evaluation with the same settings was cut off; False begins anew.
+        resume: ``auto`` resumes where an evaluation with the same settings was cut off; False starts over.
         lower_top: fraction of its height by which a box's top edge is moved down before it is written, see
             :func:`fanet_lightning.score.pascal_face.average_precision.lower_top`.
         labelled: False for images without labels: instead of scores, ``submission.zip`` for WIDER's test server.
@@ -307,13 +205,6 @@ def evaluate(
     Raises:
         InputError: see :mod:`detect.detector` and :mod:`data`; ``out`` is in use, or holds results of the other kind.
     """
-    from fanet_lightning.cli.files import file_sha256
-    from fanet_lightning.cli.provenance import code_sha256, locked, made_by
-    from fanet_lightning.detect.multiscale import build_protocol, full_settings
-    from fanet_lightning.evaluate import outputs as files
-    from fanet_lightning.evaluate.outputs import JOURNAL_FILE
-    from fanet_lightning.models.pretrained import locate, weights_file
-
     stated, checkpoint = str(checkpoint), locate(checkpoint)
     _check_options(resume, lower_top, out, labelled)
     if attributes or errors:
@@ -334,8 +225,8 @@ def evaluate(
     fingerprint = {**{key: origin[key] for key in depends_on}, "code": code_sha256(), "images": images_sha256(records)}
     label = f"{source.name}, {len(records)} images, protocol {protocol['name']}"
     with locked(out, "run of evaluate", LOCK_PATIENCE_SECONDS):
-        ids = [record.image_id for record in records]
-        journal = Journal(out / JOURNAL_FILE, fingerprint, ids, resume=resume == "auto")
+        settings = {"version": VERSION, **fingerprint}
+        journal = Journal(out / JOURNAL_FILE, settings, resume=resume == "auto", checksums=True)
         print(_opening(journal, len(records), protocol["name"], device_name(device)), flush=True)
         with journal:
             found = detect_records(detector, records, scale, workers, journal)
@@ -352,18 +243,16 @@ def evaluate(
         else:
             files.write_unscored(out, source, predictions, protocol["name"], origin)
         files.draw_sheet(out, checkpoint, records, found, label)
-        journal.remove()
+        journal.path.unlink()
     return ap
 
 
-def opened(checkpoint: Path, device: str, precision: str, detection: Mapping[str, Any]) -> "FaceDetector":
+def opened(checkpoint: Path, device: str, precision: str, detection: Mapping[str, Any]) -> FaceDetector:
     """The detector with the settings ``detection``, those it has already underneath.
 
     Raises:
         InputError: see :func:`open_detector`; or settings other than those inside an export.
     """
-    from fanet_lightning.ops.postprocess import detect
-
     detector = open_detector(checkpoint, device, precision)
     if is_onnx(checkpoint):
         for key, value in detection.items():
@@ -379,11 +268,8 @@ def opened(checkpoint: Path, device: str, precision: str, detection: Mapping[str
 
 
 def _check_options(resume: object, lower_top: object, out: Path, labelled: bool) -> None:
-    from fanet_lightning.evaluate.outputs import SUBMISSION_FILE, check_out
-    from fanet_lightning.score.results import SCORES_FILE
-
     if resume != "auto" and resume is not False:
-        raise InputError(f"resume={resume}: take auto (go on where it was cut off) or false (begin anew)")
+        raise InputError(f"resume={resume}: take auto (resume where it was cut off) or false (start over)")
     if isinstance(lower_top, bool) or not isinstance(lower_top, int | float) or not 0 <= lower_top < 1:
         raise InputError(f"lower_top={lower_top}: give a fraction of a box's height, at least 0 and below 1")
     check_writable(out)
@@ -393,18 +279,18 @@ def _check_options(resume: object, lower_top: object, out: Path, labelled: bool)
     check_out(out)
 
 
-def _opening(journal: "Journal", images: int, protocol: str, device: str) -> str:
+def _opening(journal: Journal, images: int, protocol: str, device: str) -> str:
     lines = [f"detecting faces in {images} images, protocol {protocol}, {device}"]
-    if (journal.path.parent / "scores.json").exists() and not journal.done:
+    if (journal.path.parent / "scores.json").exists() and not journal.resumed:
         lines.append(f"{journal.path.parent} holds a finished evaluation, which this one replaces")
     if journal.refused:
-        lines.append(f"beginning anew: {journal.path} is of other settings ({', '.join(journal.refused)})")
-    elif journal.done:
-        lines.append(f"going on: {len(journal.done)} images are done already; resume=false begins anew")
+        lines.append(f"starting over: {journal.path} is of other settings ({', '.join(journal.refused)})")
+    elif journal.resumed:
+        lines.append(f"resuming: {len(journal.lines)} images are done already; resume=false starts over")
     return "\n".join(lines)
 
 
-def _how_it_went(found: "Mapping[str, Inferred]") -> dict[str, Any]:
+def _how_it_went(found: Mapping[str, Inferred]) -> dict[str, Any]:
     """``images_per_second`` over all images, those of an earlier process by the time that they took there."""
     seconds = sum(item.seconds for item in found.values())
     return {
