@@ -25,8 +25,8 @@ from fanet_lightning.score.coco import (
     CocoDetections,
     CocoGroundTruth,
     average_precision,
-    match,
-    reference_precision,
+    evaluated,
+    matched_rows,
 )
 
 
@@ -49,15 +49,15 @@ def make_run(images: int, rows: int, most_faces: int = 24, seed: int = 0) -> tup
 def by_hand(truth: CocoGroundTruth, found: CocoDetections) -> COCOeval:
     sides: list[COCO] = []
     areas = found.boxes_xywh[:, 2] * found.boxes_xywh[:, 3]
-    for starts, boxes, extra in (
-        (truth.starts, truth.boxes_xywh, {"area": truth.areas}),
-        (found.starts, found.boxes_xywh, {"area": areas, "score": found.scores}),
+    for own, boxes, extra in (
+        (truth.image, truth.boxes_xywh, {"area": truth.areas}),
+        (found.image, found.boxes_xywh, {"area": areas, "score": found.scores}),
     ):
-        image = np.repeat(np.arange(1, len(starts)), np.diff(starts)).tolist()
+        image = (own + 1).tolist()
         columns: dict[str, list[Any]] = {name: values.tolist() for name, values in extra.items()}
         side = COCO()
         side.dataset = {
-            "images": [{"id": i} for i in range(1, len(starts))],
+            "images": [{"id": i} for i in range(1, len(truth.image_ids) + 1)],
             "categories": [{"id": 1, "name": "face"}],
             "annotations": [
                 {"id": n + 1, "image_id": image[n], "category_id": 1, "bbox": box, "iscrowd": 0}
@@ -116,11 +116,11 @@ def main() -> None:
     print(f"pycocotools                     {slow:8.2f} s")
     if importlib.util.find_spec("faster_coco_eval"):
         start = time.perf_counter()
-        compiled = tool_ap(reference_precision(truth, found, 1000, "faster_coco_eval"))
+        compiled = tool_ap(evaluated(truth, found, 1000, "faster_coco_eval").eval["precision"][..., 0])
         print(f"faster-coco-eval                {time.perf_counter() - start:8.2f} s")
         compare(compiled, expected)
     start = time.perf_counter()
-    rows = match(truth, found)
+    rows = matched_rows(evaluated(truth, found, 1000, "numpy", accumulate=False).evalImgs, found, len(truth.image_ids))
     own = {setting: float(value[0]) for setting, value in average_precision(rows).items()}
     fast = time.perf_counter() - start
     print(f"our matching and AP             {fast:8.2f} s")

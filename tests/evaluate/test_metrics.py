@@ -5,6 +5,7 @@ import json
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -304,7 +305,7 @@ def test_more_mistakes(images: list[Shown]) -> None:
     with pytest.raises(ValueError, match=r"a: .*\(1, 4\).*\(2,\)"):
         WiderFaceAP().update(["a"], [ONE], [SCORE], [ONE], [torch.tensor([True, False])])
     truth = CocoGroundTruth.from_faces({"a": ([], None)})
-    two = CocoGroundTruth(("a",), ("x", "y"), truth.starts, truth.boxes_xywh, truth.category, truth.areas, truth.crowd)
+    two = replace(truth, categories=("x", "y"))
     with pytest.raises(ValueError, match="2 categories"):
         CocoAP(two)
     assert FddbRoc(metrics(images)["fddb"].ground_truth, ellipses="inscribed").benchmark.ellipses == "inscribed"

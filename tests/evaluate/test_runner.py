@@ -48,6 +48,14 @@ def write_image(path: Path, height: int, width: int, seed: int = 0) -> Path:
     return path
 
 
+class PixelScores(Scores):
+    def resampled(self, samples: int, seed: int) -> Samples:
+        return {"wide": {"all": np.zeros(samples)}, "narrow": {"all": np.zeros(samples)}}
+
+    def write_curves(self, folder: Path) -> list[Path]:
+        return []
+
+
 class Pixels:
     """A benchmark of our own: the share of detections that are wider than 20 pixels; one line per image."""
 
@@ -63,12 +71,12 @@ class Pixels:
         boxes = [json.loads(line.split(" ", 1)[1]) for line in (predictions / "all.txt").read_text().splitlines()]
         widths = np.array([box[2] - box[0] for image in boxes for box in image])
 
-        def resampled(samples: int, seed: int) -> Samples:
-            return {"wide": {"all": np.zeros(samples)}, "narrow": {"all": np.zeros(samples)}}
-
         share = float((widths > 20).mean())
         values = {"wide": {"all": share}, "narrow": {"all": 1 - share}}
-        return Scores("pixels", "Pixels", ground_truth, 2, {"all": 0}, values, resampled, lambda folder: [])
+        return PixelScores(
+            benchmark="pixels", title="Pixels", image_ids=ground_truth, images_of_benchmark=2, faces={"all": 0},
+            values=values,
+        )  # fmt: skip
 
 
 class Source:

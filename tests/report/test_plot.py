@@ -13,13 +13,21 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.report.figures import NOT_COMPARABLE, RocCurve, precision_recall_figure, read_roc_file, roc_figure
 from fanet_lightning.report.plot import main, plot_scores
 from fanet_lightning.score.curves import THRESHOLDS, Curve
-from fanet_lightning.score.results import Scores, write_scores
+from fanet_lightning.score.results import Samples, Scores, write_scores
 from fanet_lightning.score.wider_face.benchmark import write_curves
 
 
 def a_curve(end: float) -> Curve:
     recall = np.linspace(0, end, 1000)
     return Curve(1 - recall**4 / 2, recall, THRESHOLDS, 0.9 * end, 10)
+
+
+class SomeScores(Scores):
+    def resampled(self, samples: int, seed: int) -> Samples:
+        return {}
+
+    def write_curves(self, folder: Path) -> list[Path]:
+        return []
 
 
 def scored(
@@ -35,27 +43,25 @@ def scored(
     settings = ("easy", "medium", "hard") if benchmark == "wider_face" else ("all",)
     curves = {setting: a_curve(end) for setting in settings}
 
-    def write(out: Path) -> list[Path]:
-        write_curves(out / "pr_curves.npz", curves)
-        return [out / "pr_curves.npz"]
-
     values = {"ap": {setting: curve.ap for setting, curve in curves.items()}}
     faces = dict.fromkeys(settings, 10)
-    ids = [str(i) for i in range(images)]
-    scores = Scores(benchmark, "X", ids, 10, faces, values, lambda samples, seed: {}, write, rules or {})
+    scores = SomeScores(
+        benchmark=benchmark, title="X", image_ids=[str(i) for i in range(images)], images_of_benchmark=10, faces=faces,
+        values=values, rules=rules or {},
+    )  # fmt: skip
     write_scores(folder, scores, {}, protocol=protocol, made_by={})
+    write_curves(folder / "pr_curves.npz", curves)
     return folder
 
 
 def scored_fddb(folder: Path) -> Path:
-    def write(out: Path) -> list[Path]:
-        (out / "DiscROC.txt").write_text("0.9 40 0.1\n0.8 10 0.5\n0.5 0 0.9\n")
-        (out / "ContROC.txt").write_text("0.7 40\n0.6 10\n0.4 0\n")
-        return [out / "DiscROC.txt", out / "ContROC.txt"]
-
     values = {"discrete": {"max": 0.9}, "continuous": {"max": 0.7}}
-    scores = Scores("fddb", "FDDB", ["a"], 1, {"all": 10}, values, lambda samples, seed: {}, write)
+    scores = SomeScores(
+        benchmark="fddb", title="FDDB", image_ids=["a"], images_of_benchmark=1, faces={"all": 10}, values=values
+    )
     write_scores(folder, scores, {}, protocol=None, made_by={})
+    (folder / "DiscROC.txt").write_text("0.9 40 0.1\n0.8 10 0.5\n0.5 0 0.9\n")
+    (folder / "ContROC.txt").write_text("0.7 40\n0.6 10\n0.4 0\n")
     return folder
 
 

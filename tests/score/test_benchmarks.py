@@ -466,8 +466,8 @@ def test_detections_whose_names_do_not_tell_the_image(tmp_path: Path) -> None:
     truth = put_truth("coco", tmp_path / "truth", {"x/a": box, "y/a": box, "y/b": box})
     words = ["benchmark=coco", f"ground_truth={truth}", "bootstrap=0"]
     for faces, expected in [
-        ({"a": box}, r"images\[0\]: file_name 'a\.jpg' may be 'x/a' or 'y/a'"),
-        ({"b": box, "z/y/b": box}, r"images\[1\]: file_name 'z/y/b\.jpg' and 'b\.jpg' are both 'y/b'"),
+        ({"a": box}, r"file_name 'a\.jpg' may be 'x/a' or 'y/a'"),
+        ({"b": box, "z/y/b": box}, r"images\[1\]: .*'y/b'"),
         ({"x/b": box, "x/a": box}, r"1 of 2 images are not in the annotations, the first is 'x/b\.jpg', .*'y/b'"),
     ]:
         with pytest.raises(InputError, match=expected):
@@ -475,15 +475,16 @@ def test_detections_whose_names_do_not_tell_the_image(tmp_path: Path) -> None:
 
 
 def test_results_with_ids_of_another_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    faces: dict[str, list[tuple[float, ...]]] = {f"e/{c}": [(10 * i, 5 + 8 * i, 9, 8)] for i, c in enumerate("dbac", 1)}
+    faces: dict[str, list[tuple[float, ...]]] = {
+        f"e/{i:03d}": [(10 * (i % 12), 8 * (i // 12), 9, 8)] for i in range(120)
+    }
     words = ["benchmark=coco", f"ground_truth={put_truth('coco', tmp_path / 'truth', faces)}", "bootstrap=0"]
-    found = put_rows("coco", tmp_path / "found", dict(sorted(faces.items())))  # a is 1, and d in the annotations
+    found = put_rows("coco", tmp_path / "found", dict(reversed(faces.items())))
     assert main([*words, f"predictions={found}"]) == 0
-    warning = capsys.readouterr().err
-    assert "ids seem to number the images by name from 1" in warning and "4 of 4" in warning and "ids 1;" in warning
+    assert "0 of 120 boxes looked at are on a face, as if the image ids were" in capsys.readouterr().err
     entries = json.loads(found.read_text())
     found.write_text(json.dumps([{**entry, "image_id": entry["image_id"] + 3} for entry in entries]))
-    with pytest.raises(InputError, match=r"\[1\]: image_id 5 is not in the annotations, among 3 such entries with 3 i"):
+    with pytest.raises(InputError, match="image_id 121"):
         main([*words, f"predictions={found}"])
 
 

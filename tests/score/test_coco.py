@@ -1,6 +1,7 @@
 """COCO's average precision: the reference tool, our own matching and a slow oracle say the same."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fanet_lightning.cli.errors import InputError
 from fanet_lightning.score.bootstrap import image_weights, interval_of
 from fanet_lightning.score.coco import (
     CocoBenchmark,
     CocoDetections,
     CocoGroundTruth,
+    MatchedRows,
     average_precision,
-    match,
-    precision_at_recalls,
+    evaluated,
+    matched_rows,
     read_ground_truth,
     read_results,
-    reference_precision,
+    write_results,
 )
 from tests.score import coco_oracle as oracle
 from tests.score.coco_cases import SETTINGS, as_oracle_images, plain, plain_ap, random_case
@@ -38,6 +41,10 @@ def read(folder: Path, case: Case, category: str | None = None) -> tuple[CocoGro
     truth, found = write(folder, case)
     ground_truth = read_ground_truth(truth, category=category)
     return ground_truth, read_results(found, ground_truth)
+
+
+def match(truth: CocoGroundTruth, found: CocoDetections, cap: int = 1000, tool: str = "numpy") -> list[MatchedRows]:
+    return matched_rows(evaluated(truth, found, cap, tool).evalImgs, found, len(truth.image_ids))
 
 
 @pytest.fixture(scope="module")
@@ -182,32 +189,18 @@ def test_a_slow_oracle_says_the_same(folder: Path, seed: int, cap: int) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1))
-def test_rows_are_judged_one_by_one_as_the_tool_judges_them(folder: Path, seed: int) -> None:
-    case = random_case(seed)
-    tool = plain(*case)
-    ground_truth, detections = read(folder, case)
-    (rows,) = match(ground_truth, detections)
-    np.testing.assert_allclose(precision_at_recalls([rows]), tool.eval["precision"][..., 0], rtol=0, atol=1e-12)
-    numbers = sorted(image["id"] for image in case[0]["images"])
-    checked = 0
-    for place, number in enumerate(numbers):
-        own = rows.image == place
-        for area, limits in enumerate(tool.params.areaRng):
-            (image,) = [
-                e for e in tool.evalImgs if e is not None and e["image_id"] == number and e["aRng"] == limits
-            ] or [None]
-            if image is None:
-                assert not own.any()
-                continue
-            # Within an image both are by score, equal ones in file order.
-            assert rows.scores[own].tolist() == image["dtScores"]
-            ignored = image["dtIgnore"].astype(bool)
-            np.testing.assert_array_equal(rows.ignored[:, area, own], ignored)
-            np.testing.assert_array_equal(rows.hits[:, area, own], (image["dtMatches"] > 0) & ~ignored)
-            assert rows.faces[area, place] == np.sum(image["gtIgnore"] == 0)
-            checked += 1
-    assert checked == 4 * len({e["image_id"] for e in tool.evalImgs if e is not None})
+@given(seed=st.integers(0, 2**32 - 1), cap=st.sampled_from([2, 1000]))
+def test_rows_are_judged_one_by_one_as_the_tool_judges_them(folder: Path, seed: int, cap: int) -> None:
+    ground_truth, detections = read(folder, random_case(seed, categories=2))
+    slow, fast = (evaluated(ground_truth, detections, cap, backend) for backend in ("pycocotools", "numpy"))
+    np.testing.assert_array_equal(fast.eval["precision"], slow.eval["precision"])
+    for own, theirs in zip(fast.evalImgs, slow.evalImgs, strict=True):
+        assert (own is None) == (theirs is None)
+        if own is not None:
+            assert (own["dtIds"], own["dtScores"]) == (theirs["dtIds"], theirs["dtScores"])
+            np.testing.assert_array_equal(own["dtIgnore"], theirs["dtIgnore"])
+            np.testing.assert_array_equal(own["dtMatches"], theirs["dtMatches"] > 0)
+            assert sorted(own["gtIgnore"]) == theirs["gtIgnore"].astype(bool).tolist()
 
 
 @settings(max_examples=40, deadline=None)
@@ -274,8 +267,9 @@ def test_a_disagreement_between_the_tool_and_our_matching_is_never_kept_quiet(
 ) -> None:
     ground_truth, detections = read(folder, random_case(5))
     benchmark = CocoBenchmark(backend="pycocotools")
-    precision = reference_precision(ground_truth, detections, 1000, "pycocotools") * 0.5
-    monkeypatch.setattr("fanet_lightning.score.coco.reference_precision", lambda *_: precision)
+    tool = evaluated(ground_truth, detections)
+    tool.eval["precision"] = tool.eval["precision"] * 0.5
+    monkeypatch.setattr("fanet_lightning.score.coco.evaluated", lambda *_: tool)
     with pytest.raises(RuntimeError, match=r"AP all is .* here and .* in the reference tool"):
         benchmark.score_detections(ground_truth, detections).resampled(2, 0)
 
@@ -343,24 +337,6 @@ def test_one_category_by_name_or_the_mean_of_all(folder: Path) -> None:
     assert single[0].rules["category"] == "kind 1"
 
 
-def test_programmers_errors_are_named(folder: Path) -> None:
-    ground_truth, detections = read(folder, random_case(1))
-    one = ground_truth.select(ground_truth.image_ids[:1])
-    with pytest.raises(ValueError, match="ground truth of 1 images, detections of 6"):
-        match(one, detections)
-    with pytest.raises(ValueError, match="ground truth of 1 images, detections of 6"):
-        reference_precision(one, detections, 1000, "pycocotools")
-    with pytest.raises(ValueError, match="max_detections 0"):
-        match(ground_truth, detections, 0)
-    with pytest.raises(ValueError, match="backend 'other'"):
-        reference_precision(ground_truth, detections, 1000, "other")
-    with pytest.raises(ValueError, match=r"weights \(6,\) for 6 images"):
-        average_precision(match(ground_truth, detections), np.ones(6))
-    for function in (average_precision, precision_at_recalls):
-        with pytest.raises(ValueError, match="no category"):
-            function([])
-
-
 def test_curves_are_kept_with_what_their_axes_are(tmp_path: Path, folder: Path) -> None:
     ground_truth, detections = read(folder, random_case(3, categories=2))
     scores = CocoBenchmark(backend="pycocotools").score_detections(ground_truth, detections)
@@ -375,3 +351,252 @@ def test_curves_are_kept_with_what_their_axes_are(tmp_path: Path, folder: Path) 
         ]
         assert curves["categories"].tolist() == ["kind 1", "kind 2"]
         assert curves["areas"].tolist() == ["all", "small", "medium", "large"]
+
+
+# Files
+
+
+def truth() -> dict[str, Any]:
+    """Image numbers in no order, one image without a face, two categories."""
+    return {
+        "images": [
+            {"id": 30, "file_name": "event/c.jpg"},
+            {"id": 10, "file_name": "event/a.png"},
+            {"id": 20, "file_name": "event/b.v2.jpg"},
+        ],
+        "categories": [{"id": 5, "name": "face"}, {"id": 2, "name": "head"}],
+        "annotations": [
+            {"id": 1, "image_id": 30, "category_id": 5, "bbox": [1, 2, 30, 40], "area": 900.5, "iscrowd": 0},
+            {"id": 2, "image_id": 10, "category_id": 5, "bbox": [5.5, 6, 0, 8]},
+            {"id": 3, "image_id": 30, "category_id": 2, "bbox": [0, 0, 50, 50], "iscrowd": 1},
+        ],
+    }
+
+
+def found() -> list[dict[str, Any]]:
+    return [
+        {"image_id": 30, "category_id": 5, "bbox": [1, 2, 3e1, 40], "score": 9e-1},
+        {"image_id": 10, "category_id": 2, "bbox": [0, 0, 5, 5], "score": 0.5},
+        {"image_id": 30, "category_id": 5, "bbox": [2, 2, 30, 40], "score": 1},
+    ]
+
+
+def put(path: Path, content: Any) -> Path:
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+@pytest.fixture
+def annotations(tmp_path: Path) -> Path:
+    return put(tmp_path / "truth.json", truth())
+
+
+def test_what_is_read_by_hand(annotations: Path, tmp_path: Path) -> None:
+    ground_truth = read_ground_truth(annotations)
+    # In the order of the file's image numbers; only the last extension goes.
+    assert ground_truth.image_ids == ("event/a", "event/b.v2", "event/c")
+    assert ground_truth.categories == ("head", "face")
+    assert ground_truth.image.tolist() == [0, 2, 2]
+    assert ground_truth.boxes_xywh.tolist() == [[5.5, 6, 0, 8], [1, 2, 30, 40], [0, 0, 50, 50]]
+    assert ground_truth.category.tolist() == [1, 1, 0]
+    assert ground_truth.areas.tolist() == [0, 900.5, 2500]  # without an area that of the box
+    assert ground_truth.crowd.tolist() == [False, False, True]
+    detections = read_results(put(tmp_path / "found.json", found()), ground_truth)
+    assert detections.image.tolist() == [0, 2, 2]
+    assert detections.boxes_xywh.tolist() == [[0, 0, 5, 5], [1, 2, 30, 40], [2, 2, 30, 40]]
+    assert detections.scores.tolist() == [0.5, 0.9, 1.0]
+    assert detections.category.tolist() == [0, 1, 1]
+    assert detections.missing == ("event/b.v2",)
+
+
+def test_one_category_leaves_the_others_out_of_both_files(annotations: Path, tmp_path: Path) -> None:
+    ground_truth = read_ground_truth(annotations, category="face")
+    assert ground_truth.categories == ("face",) and ground_truth.category.tolist() == [0, 0]
+    detections = read_results(put(tmp_path / "found.json", found()), ground_truth)
+    assert detections.scores.tolist() == [0.9, 1.0]
+    assert detections.missing == ("event/a", "event/b.v2")
+
+
+@pytest.mark.parametrize("lines", ["event/c.jpg\nevent/a", "event/a.png\n# note\nevent/c"])
+def test_a_list_restricts_everything(annotations: Path, tmp_path: Path, lines: str) -> None:
+    ground_truth = read_ground_truth(annotations, put(tmp_path / "list.txt", lines))
+    assert ground_truth.image_ids == ("event/a", "event/c")
+    results = [*found(), {"image_id": 20, "category_id": 5, "bbox": [0, 0, 1, 1], "score": 0.1}]
+    detections = read_results(put(tmp_path / "found.json", results), ground_truth)
+    assert detections.scores.tolist() == [0.5, 0.9, 1.0]
+    benchmark = CocoBenchmark(backend="pycocotools")
+    scores = benchmark.score(ground_truth, tmp_path / "found.json")
+    assert scores.headline == "COCO sample, 2 of 3 images"
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("event/d.jpg", r"list\.txt:1: 'event/d' is not in .*truth\.json"),
+        ("event/a\nevent/a.png", r"list\.txt:2: 'event/a\.png' is named twice"),
+    ],
+)
+def test_a_list_that_does_not_fit_is_refused(annotations: Path, tmp_path: Path, lines: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_ground_truth(annotations, put(tmp_path / "list.txt", lines))
+
+
+def changed(content: Any, *place: Any, value: Any) -> Any:
+    *path, last = place
+    inner = content
+    for step in path:
+        inner = inner[step]
+    inner[last] = value
+    return content
+
+
+BAD_TRUTH: dict[str, tuple[Any, str]] = {
+    "not JSON": ("{'images': []}", "not JSON"),
+    "brackets without end": ("[" * 200_000, "not JSON"),
+    "a list": ([], "images, annotations and categories"),
+    "no annotations": ({k: v for k, v in truth().items() if k != "annotations"}, "annotations"),
+    "image is text": (changed(truth(), "images", 1, value="a.jpg"), r"images\[1\]"),
+    "image id twice": (changed(truth(), "images", 2, "id", value=10), r"images\[2\]: id 10"),
+    "image id missing": (changed(truth(), "images", 2, value={"file_name": "x"}), r"images\[2\].*'id'"),
+    "file name a dot": (changed(truth(), "images", 0, "file_name", value="."), r"images\[0\]"),
+    "file name twice": (changed(truth(), "images", 2, "file_name", value="event/a.jpg"), r"images\[2\].*'event/a'"),
+    "category name twice": (changed(truth(), "categories", 1, "name", value="face"), r"categories\[1\].*'face'"),
+    "unknown image": (changed(truth(), "annotations", 1, "image_id", value=11), r"annotations\[1\].*image_id '?11"),
+    "unknown category": (changed(truth(), "annotations", 1, "category_id", value=1), r"\[1\].*category_id '?1"),
+    "box of three": (changed(truth(), "annotations", 1, "bbox", value=[1, 2, 3]), r"annotations\[1\]"),
+    "box NaN": (changed(truth(), "annotations", 0, "bbox", 0, value=math.nan), r"annotations\[0\].*nan"),
+    "box comma": (changed(truth(), "annotations", 0, "bbox", 0, value="1,5"), r"annotations\[0\].*1,5"),
+    "negative side": (changed(truth(), "annotations", 0, "bbox", 2, value=-3), r"annotations\[0\].*negative"),
+    "area NaN": (changed(truth(), "annotations", 0, "area", value=math.nan), r"annotations\[0\].*nan"),
+}
+BAD_RESULTS: dict[str, tuple[Any, str]] = {
+    "an object": ({"annotations": found()}, "no list of results"),
+    "an entry is a number": ([*found(), 3], r"\[3\]"),
+    "unknown image in results": (changed(found(), 1, "image_id", value=99), r"\[1\].*image_id '?99"),
+    "image as text": (changed(found(), 1, "image_id", value="10"), r"\[1\].*image_id '10'"),
+    "image missing": (changed(found(), 1, value={"bbox": [1, 2, 3, 4], "score": 1, "category_id": 5}), "'image_id'"),
+    "category a list": (changed(found(), 2, "category_id", value=[5]), r"\[2\]"),
+    "box of five": (changed(found(), 0, "bbox", value=[1, 2, 3, 4, 5]), r"\[0\]"),
+    "box too large": (changed(found(), 2, "bbox", 1, value=10**400), r"\[2\]"),
+    "box null": (changed(found(), 2, "bbox", 1, value=None), r"\[2\]"),
+    "corners": (changed(found(), 2, "bbox", value=[90, 80, 100, -5]), r"\[2\].*negative"),
+    "score NaN": (changed(found(), 2, "score", value=math.nan), r"\[2\].*nan"),
+    "score comma": (changed(found(), 2, "score", value="0,9"), r"\[2\].*0,9"),
+}
+
+
+@pytest.mark.parametrize("name", [*BAD_TRUTH, *BAD_RESULTS])
+def test_bad_files_are_refused_by_entry_and_value(annotations: Path, tmp_path: Path, name: str) -> None:
+    content, message = {**BAD_TRUTH, **BAD_RESULTS}[name]
+    path = put(tmp_path / "bad.json", content)
+    with pytest.raises(InputError, match=message) as error:
+        if name in BAD_TRUTH:
+            read_ground_truth(path)
+        else:
+            read_results(path, read_ground_truth(annotations))
+    assert "\n" not in str(error.value) and str(path) in str(error.value)
+
+
+def test_files_that_are_not_there_are_named(annotations: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nothing\.json cannot be read .*; give a COCO annotation file"):
+        read_ground_truth(tmp_path / "nothing.json")
+    with pytest.raises(InputError, match="directory"):
+        read_ground_truth(tmp_path)
+    with pytest.raises(InputError, match=r"predictions\.json cannot be read .*; give a results file"):
+        read_results(tmp_path, read_ground_truth(annotations))
+    (tmp_path / "binary.json").write_bytes(b"\x81\xff\xfe{")
+    with pytest.raises(InputError, match=r"binary\.json is not JSON"):
+        read_ground_truth(tmp_path / "binary.json")
+
+
+def test_ids_may_be_text_and_whole_floats_are_whole_numbers(tmp_path: Path) -> None:
+    content = truth()
+    for image in content["images"]:
+        image["id"] = f"n{image['id']}"
+    for annotation in content["annotations"]:
+        annotation["image_id"] = f"n{annotation['image_id']}"
+    ground_truth = read_ground_truth(put(tmp_path / "truth.json", content))
+    assert ground_truth.image_ids == ("event/a", "event/b.v2", "event/c")
+    content = changed(truth(), "annotations", 0, "image_id", value=30.0)
+    ground_truth = read_ground_truth(put(tmp_path / "truth.json", content))
+    detections = read_results(put(tmp_path / "found.json", changed(found(), 0, "image_id", value=30.0)), ground_truth)
+    assert detections.image.tolist() == [0, 2, 2]
+
+
+def test_unknown_category_by_name_is_refused(annotations: Path) -> None:
+    with pytest.raises(InputError, match=r"category=Face .* face, head"):
+        CocoBenchmark(category="Face").read_ground_truth(annotations)
+
+
+@pytest.mark.parametrize("cap", [0, -1, 2.5, True])
+def test_caps_below_one_are_refused(cap: Any) -> None:
+    with pytest.raises(InputError, match=f"max_detections={cap} is no number of detections; give 1 or more"):
+        CocoBenchmark(max_detections=cap)
+
+
+def test_backends_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"backend=fast .* auto, pycocotools"):
+        CocoBenchmark(backend="fast")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install faster-coco-eval"):
+        CocoBenchmark(backend="faster_coco_eval")
+
+
+def test_missing_images_are_named_and_an_error_when_strict(annotations: Path, tmp_path: Path) -> None:
+    path = put(tmp_path / "found.json", found())
+    benchmark = CocoBenchmark(backend="pycocotools")
+    ground_truth = benchmark.read_ground_truth(annotations)
+    scores = benchmark.score(ground_truth, path)
+    assert scores.warnings == ("1 of 3 images have no predictions and count as empty: event/b.v2",)
+    with pytest.raises(InputError, match=r"1 of 3 images .* 'event/b\.v2'"):
+        benchmark.score(ground_truth, path, strict=True)
+    put(path, [*found(), {"image_id": 20, "category_id": 5, "bbox": [0, 0, 1, 1], "score": 0.1}])
+    assert benchmark.score(ground_truth, path, strict=True).warnings == ()
+
+
+def test_predictions_come_back_as_they_were(annotations: Path, tmp_path: Path) -> None:
+    benchmark = CocoBenchmark(category="face", backend="pycocotools")
+    ground_truth = benchmark.read_ground_truth(annotations)
+    boxes_xyxy = np.array([[1.25, 2, 31.0625, 42], [5, 6, 7, 8]])
+    detections = {"event/c": (boxes_xyxy, np.array([0.25, 0.75])), "event/a": (np.empty((0, 4)), np.empty(0))}
+    for _ in range(2):  # the second takes the place of the first
+        benchmark.write_predictions(tmp_path / "out", ground_truth, detections)
+    entries = json.loads((tmp_path / "out/predictions.json").read_text())
+    assert entries == [
+        {"image_id": 30, "category_id": 5, "bbox": [5, 6, 2, 2], "score": 0.75},
+        {"image_id": 30, "category_id": 5, "bbox": [1.25, 2, 29.8125, 40], "score": 0.25},
+    ]
+    read = read_results(tmp_path / "out", ground_truth)
+    packed = CocoDetections.from_detections(detections, ground_truth)
+    np.testing.assert_array_equal(read.boxes_xywh, packed.boxes_xywh[::-1])
+    assert read.missing == packed.missing == ("event/a", "event/b.v2")
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["out"]
+
+
+def test_predictions_are_not_written_over_other_things(annotations: Path, tmp_path: Path) -> None:
+    ground_truth = read_ground_truth(annotations, category="face")
+    with pytest.raises(InputError, match="something else"):
+        write_results(tmp_path, ground_truth, {})
+    with pytest.raises(InputError, match="category= one of head, face"):
+        write_results(tmp_path / "out", read_ground_truth(annotations), {})
+    with pytest.raises(ValueError, match="event/a: a detection"):
+        write_results(tmp_path / "out", ground_truth, {"event/a": ([[5, 5, 4, 9]], [1.0])})
+    with pytest.raises(ValueError, match="a detection that is not finite"):
+        write_results(tmp_path / "out", ground_truth, {"event/a": ([[5, 5, 6, 9]], [math.nan])})
+    with pytest.raises(ValueError, match="detections of 1 images outside the run, the first is 'event/x'"):
+        write_results(tmp_path / "out", ground_truth, {"event/x": ([[5, 5, 6, 9]], [1.0])})
+    assert not (tmp_path / "out").exists()
+
+
+def test_ground_truth_from_arrays() -> None:
+    ground_truth = CocoGroundTruth.from_faces({"b": ([[0, 0, 2, 3], [1, 1, 4, 5]], [False, True]), "a": ([], None)})
+    assert ground_truth.image_ids == ("b", "a") and ground_truth.image.tolist() == [0, 0]
+    assert ground_truth.areas.tolist() == [6, 12] and ground_truth.crowd.tolist() == [False, True]
+    assert ground_truth.file_images == {1: "b", 2: "a"} and ground_truth.file_categories == {1: "face"}
+    assert ground_truth.select(["a"]).image.tolist() == []
+    with pytest.raises(ValueError, match="1 image ids are not in the ground truth, the first is 'c'"):
+        ground_truth.select(["a", "c"])
+    with pytest.raises(ValueError, match="number of boxes"):
+        CocoGroundTruth.from_faces({"b": ([[0, 0, 2, 3]], [False, True])})
+    with pytest.raises(ValueError, match="b: a detection"):
+        CocoGroundTruth.from_faces({"b": ([[0, 0, 2, math.nan]], None)})

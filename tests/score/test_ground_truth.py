@@ -8,12 +8,8 @@ import pytest
 from scipy.io import loadmat, savemat
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.score.wider_face.ground_truth import (
-    GroundTruth,
-    read_ground_truth,
-    read_selection,
-    write_ground_truth,
-)
+from fanet_lightning.score.inputs import read_selection
+from fanet_lightning.score.wider_face.ground_truth import GroundTruth, read_ground_truth, write_ground_truth
 
 IDS = ("0--Parade/0_Parade_a_1", "0--Parade/0_Parade_b_2", "1--Handshaking/1_Handshaking_c_3")
 

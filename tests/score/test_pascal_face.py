@@ -347,5 +347,5 @@ def test_headhunter_as_face_eval_has_it(shared_data: Path, labels: str, alignmen
     scores = benchmark.score(truth, shared_data / "predictions" / "pascal_headhunter.txt")
     assert round(100 * scores.values["ap"]["all"], 4) == ap
     assert scores.warnings == (
-        "4 of 851 images have no detections and count as empty: 2007_008690, 2008_003933, 2011_000280, …",
+        "4 of 851 images have no predictions and count as empty: 2007_008690, 2008_003933, 2011_000280, …",
     )

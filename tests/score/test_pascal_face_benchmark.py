@@ -33,7 +33,7 @@ DETECTIONS = (
     "2008_1 0.5 200 10 250 60\n"
 )
 AP = 0.5 * 1 + 0.5 * 2 / 3
-MISSING = "1 of 3 images have no detections and count as empty: 2008_2"
+MISSING = "1 of 3 images have no predictions and count as empty: 2008_2"
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_missing_images(labels: Path, tmp_path: Path) -> None:
     scores = benchmark.score(truth, path)
     assert scores.warnings[-1] == MISSING
     assert scores.values["ap"]["all"] == 1
-    with pytest.raises(InputError, match=f"{MISSING}; add them, or leave strict=true out"):
+    with pytest.raises(InputError, match="images have no predictions, the first is"):
         benchmark.score(truth, path, strict=True)
     path.write_text("")
     assert benchmark.score(truth, path).values["ap"]["all"] == 0
@@ -132,9 +132,6 @@ def test_curves_are_written(labels: Path, predictions: Path, tmp_path: Path) -> 
         np.testing.assert_allclose(arrays["all_recall"], [0.5, 0.5, 0.5, 1, 1])
         np.testing.assert_allclose(arrays["all_precision"], [1, 0.5, 0.5, 2 / 3, 0.5])
         np.testing.assert_allclose(arrays["all_thresholds"], [0.9, 0.8, 0.7, 0.6, 0.5])
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
-        scores.write_curves(tmp_path / "file" / "out")
 
 
 def test_arrays_written_and_read_score_the_same(labels: Path, tmp_path: Path) -> None:

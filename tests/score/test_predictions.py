@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fanet_lightning.cli.errors import InputError
+from fanet_lightning.score.inputs import missing_line
 from fanet_lightning.score.wider_face import predictions as parsing
 from fanet_lightning.score.wider_face.predictions import (
     PredictionFile,
@@ -67,7 +68,6 @@ def test_layout_with_everything_that_is_allowed(tmp_path: Path, packed: bool) ->
     assert rows_of(read, 1) == []
     assert rows_of(read, 2) == [[1, 2, 3, 4, 0.25]]
     assert read.missing == ()
-    assert read.missing_line() is None
 
 
 def test_missing_images_count_as_empty_unless_strict(tmp_path: Path) -> None:
@@ -75,8 +75,8 @@ def test_missing_images_count_as_empty_unless_strict(tmp_path: Path) -> None:
     read = read_predictions(tmp_path, IDS)
     assert read.starts.tolist() == [0, 0, 1, 1]
     assert read.missing == (IDS[0], IDS[2])
-    assert read.missing_line() == f"2 of 3 images have no predictions and count as empty: {IDS[0]}, {IDS[2]}"
-    with pytest.raises(InputError, match=f"2 of 3 images have no file, the first is '{IDS[0]}'"):
+    assert missing_line(read.missing, 3) == f"2 of 3 images have no predictions and count as empty: {IDS[0]}, {IDS[2]}"
+    with pytest.raises(InputError, match=f"2 of 3 images have no predictions, the first is '{IDS[0]}'"):
         read_predictions(tmp_path, IDS, strict=True)
 
 

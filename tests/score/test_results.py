@@ -4,7 +4,9 @@ import json
 import math
 import stat
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,20 +31,29 @@ NOTHING = np.zeros(0)
 NO_AP = Interval(math.nan, math.nan, math.nan, NOTHING)
 
 
-def example(values: Values, faces: dict[str, int], files: Sequence[str] = ("curves.txt",), **more: object) -> Scores:
-    """Scores of seven images; the resamples of a number v are v, v + 0.1, v + 0.2."""
+@dataclass(frozen=True, kw_only=True)
+class SomeScores(Scores):
+    """The resamples of a number v are v, v + 0.1, v + 0.2."""
 
-    def resampled(samples: int, seed: int) -> Samples:
-        return {m: {s: v + np.arange(samples) / 10 for s, v in own.items()} for m, own in values.items()}
+    files: Sequence[str] = ("curves.txt",)
 
-    def write(folder: Path) -> list[Path]:
-        for name in files:
+    def resampled(self, samples: int, seed: int) -> Samples:
+        return {m: {s: v + np.arange(samples) / 10 for s, v in own.items()} for m, own in self.values.items()}
+
+    def write_curves(self, folder: Path) -> list[Path]:
+        for name in self.files:
             with replaced(folder / name) as path:
-                path.write_text(f"{values}")
-        return [folder / name for name in files]
+                path.write_text(f"{self.values}")
+        return [folder / name for name in self.files]
 
+
+def example(values: Values, faces: dict[str, int], **more: Any) -> SomeScores:
+    """Scores of seven images."""
     ids = [f"e/{i}" for i in range(7)]
-    return Scores("some_faces", "Some faces", ids, 7, faces, values, resampled, write, **more)  # type: ignore[arg-type]
+    return SomeScores(
+        benchmark="some_faces", title="Some faces", image_ids=ids, images_of_benchmark=7, faces=faces, values=values,
+        **more,
+    )  # fmt: skip
 
 
 AP = example({"ap": {"easy": 0.5, "hard": math.nan}}, {"easy": 1234, "hard": 0}, rules={"labels": "corrected"})
@@ -127,14 +138,15 @@ def test_files_of_an_earlier_scoring_do_not_stay(tmp_path: Path) -> None:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "curves.txt", "scores.json"]
 
 
-def test_a_failed_write_leaves_the_earlier_scores(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_earlier_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_scores(tmp_path, AP, {}, protocol=None, made_by={})
     before = (tmp_path / "scores.json").read_bytes()
 
-    def full_disk(folder: Path) -> list[Path]:
+    def full_disk(self: Scores, folder: Path) -> list[Path]:
         raise OSError(28, "No space left on device")
 
-    failing = Scores("x", "X", ["e/0"], 1, {"all": 1}, {"ap": {"all": 0.9}}, AP.resampled, full_disk)
+    failing = example({"ap": {"all": 0.9}}, {"all": 1})
+    monkeypatch.setattr(SomeScores, "write_curves", full_disk)
     with pytest.raises(InputError, match="cannot be written \\(No space left on device\\)"):
         write_scores(tmp_path, failing, {}, protocol=None, made_by={})
     assert (tmp_path / "scores.json").read_bytes() == before

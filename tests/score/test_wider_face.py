@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from fanet_lightning.score.curves import POINTS, THRESHOLDS, average_precision, normalise_scores
+from fanet_lightning.score.inputs import read_selection
 from fanet_lightning.score.wider_face.average_precision import score
-from fanet_lightning.score.wider_face.ground_truth import GroundTruth, read_ground_truth, read_selection
+from fanet_lightning.score.wider_face.ground_truth import GroundTruth, read_ground_truth
 from fanet_lightning.score.wider_face.predictions import Predictions, read_predictions
 from tests.score import wider_oracle
 

@@ -93,13 +93,7 @@ def test_a_failed_rename_gives_the_earlier_predictions_back(tmp_path: Path, monk
 
 
 def test_detections_that_do_not_fit() -> None:
-    with pytest.raises(ValueError, match="1 boxes but 2 scores"):
+    with pytest.raises(ValueError, match="number of boxes"):
         Predictions.from_detections({"a/b": ([[0, 0, 1, 1]], [0.5, 0.5])}, ["a/b"])
     with pytest.raises(ValueError, match="1 images outside the run, the first is 'c/d'"):
         Predictions.from_detections({"c/d": ([], [])}, ["a/b"])
-    with pytest.raises(ValueError, match="2 starts for 2 images"):
-        Predictions(("a/b", "c/d"), np.array([0, 0]), np.empty((0, 4)), np.empty(0))
-    with pytest.raises(ValueError, match="starts must rise from 0 to 1"):
-        Predictions(("a/b",), np.array([0, 0]), np.zeros((1, 4)), np.zeros(1))
-    with pytest.raises(ValueError, match=r"need \(R, 4\) and \(R,\)"):
-        Predictions(("a/b",), np.array([0, 1]), np.zeros((1, 5)), np.zeros(1))

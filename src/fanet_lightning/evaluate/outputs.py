@@ -23,7 +23,8 @@ from fanet_lightning.score.results import SCORE_PATTERNS, SCORES_FILE, is_scores
 if TYPE_CHECKING:
     from fanet_lightning.cli.provenance import TrainingImages
     from fanet_lightning.data.records import ImageRecord
-    from fanet_lightning.score.results import DetectionsByImage, Scores
+    from fanet_lightning.score.inputs import DetectionsByImage
+    from fanet_lightning.score.results import Scores
 
 
 JOURNAL_FILE = "unfinished.jsonl"

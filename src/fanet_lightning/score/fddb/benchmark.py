@@ -1,6 +1,7 @@
 """FDDB as a benchmark: discrete and continuous true-positive rate at 1,000, 2,000 and all false positives."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,12 +24,14 @@ from fanet_lightning.score.fddb.regions import (
 from fanet_lightning.score.fddb.roc import (
     DISCRETE_IOU,
     FddbCounts,
+    Roc,
     match_image,
     merge_images,
     resampled_rates,
     roc_from_counts,
 )
-from fanet_lightning.score.results import DetectionsByImage, Samples, Scores, layout_warning
+from fanet_lightning.score.inputs import DetectionsByImage, layout_warning
+from fanet_lightning.score.results import Samples, Scores
 
 Floats = npt.NDArray[np.float64]
 Ellipses = Literal["as_given", "inscribed", "cross_fitted"]
@@ -37,6 +40,27 @@ LIMITS = (1000, 2000)
 MEASURES = ("discrete", "continuous")
 # The rate at the end of the curve, all false positives allowed.
 END = "max"
+# Setting → most false positives.
+SETTINGS: Mapping[str, float] = {**{str(limit): limit for limit in LIMITS}, END: float("inf")}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FddbScores(Scores):
+    """``prefix``: of the names of the curves' files."""
+
+    counts: FddbCounts
+    roc: Roc
+    prefix: str
+
+    def resampled(self, samples: int, seed: int) -> Samples:
+        within, end = resampled_rates(self.counts, LIMITS, samples, seed)
+        return {
+            measure: {setting: own[place] for setting, own in zip(SETTINGS, [*within, end], strict=True)}
+            for place, measure in enumerate(MEASURES)
+        }
+
+    def write_curves(self, folder: Path) -> list[Path]:
+        return write_roc(self.roc, folder, self.prefix)
 
 
 class FddbBenchmark:
@@ -85,7 +109,7 @@ class FddbBenchmark:
             path, images=images, image_sizes=self.image_sizes, images_root=self.images_root
         ).in_official_order()
 
-    def score(self, ground_truth: FddbGroundTruth, predictions: Path, *, strict: bool = False) -> Scores:
+    def score(self, ground_truth: FddbGroundTruth, predictions: Path, *, strict: bool = False) -> FddbScores:
         """Score a folder of fold files, or one joined file, of rectangles or ellipses.
 
         Raises:
@@ -99,7 +123,7 @@ class FddbBenchmark:
         except ValueError as error:
             raise InputError(f"{predictions}: {error}") from error
 
-    def score_predictions(self, ground_truth: FddbGroundTruth, predictions: FddbPredictions) -> Scores:
+    def score_predictions(self, ground_truth: FddbGroundTruth, predictions: FddbPredictions) -> FddbScores:
         """The same for predictions in memory.
 
         Raises:
@@ -112,21 +136,12 @@ class FddbBenchmark:
         as_scored, fits = self._as_scored(ground_truth, predictions)
         counts = count_fddb(ground_truth, as_scored)
         roc = roc_from_counts(counts)
-        limits: Mapping[str, float] = {**{str(limit): limit for limit in LIMITS}, END: float("inf")}
-        rates = {setting: roc.at(limit) for setting, limit in limits.items()}
-
-        def resampled(samples: int, seed: int) -> Samples:
-            within, end = resampled_rates(counts, LIMITS, samples, seed)
-            return {
-                measure: {setting: own[place] for setting, own in zip(limits, [*within, end], strict=True)}
-                for place, measure in enumerate(MEASURES)
-            }
-
+        rates = {setting: roc.at(limit) for setting, limit in SETTINGS.items()}
         folds = np.unique(ground_truth.folds).tolist()
         rules: dict[str, Any] = {"detections": given, "ellipses": self.ellipses, "folds": folds, "pooled": True}
         if fits:
             rules["pairs_of_fit"] = {str(fold): fit.pairs for fold, fit in fits.items()}
-        return Scores(
+        return FddbScores(
             benchmark=self.name,
             title="FDDB",
             image_ids=ground_truth.image_ids,
@@ -136,10 +151,11 @@ class FddbBenchmark:
                 measure: {setting: rate[place] for setting, rate in rates.items()}
                 for place, measure in enumerate(MEASURES)
             },
-            resampled=resampled,
-            write_curves=lambda folder: write_roc(roc, folder, self.prefix),
             rules=rules,
             warnings=tuple(self._warnings(ground_truth, predictions, folds)),
+            counts=counts,
+            roc=roc,
+            prefix=self.prefix,
         )
 
     def write_predictions(self, folder: Path, ground_truth: FddbGroundTruth, detections: DetectionsByImage) -> None:

@@ -19,7 +19,7 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_replaceable, replaced, replaced_folder
 from fanet_lightning.score.fddb.ground_truth import ELLIPSE, FOLDS, LARGEST, RECTANGLE, FddbGroundTruth, read_blocks
 from fanet_lightning.score.fddb.roc import Roc
-from fanet_lightning.score.wider_face.ground_truth import ImageNames
+from fanet_lightning.score.inputs import ImageNames
 
 Floats = npt.NDArray[np.float64]
 

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.score.wider_face.ground_truth import places_of, read_selection
+from fanet_lightning.score.inputs import places_of, read_selection
 
 RECTANGLE = ("x", "y", "width", "height", "score")
 ELLIPSE = ("major half-axis", "minor half-axis", "angle", "x", "y", "score")

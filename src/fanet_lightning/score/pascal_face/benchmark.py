@@ -2,7 +2,7 @@
 (:mod:`fanet_lightning.score.pascal_face.average_precision`)."""
 
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import replaced
+from fanet_lightning.score.inputs import DetectionsByImage, check_complete, layout_warning, missing_line
 from fanet_lightning.score.pascal_face.average_precision import (
     MIN_DETECTION_PX,
     PASSES,
@@ -28,10 +29,34 @@ from fanet_lightning.score.pascal_face.ground_truth import (
     Release,
     read_annotations,
 )
-from fanet_lightning.score.results import DetectionsByImage, Samples, Scores, layout_warning
+from fanet_lightning.score.results import Samples, Scores
 
 CURVE_FILE = "pr_curve.txt"
 CURVES_FILE = "pr_curves.npz"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PascalFaceScores(Scores):
+    """``result``: what became of each detection."""
+
+    result: PascalFaceResult
+
+    def resampled(self, samples: int, seed: int) -> Samples:
+        return {"ap": {"all": resampled_ap(self.result, samples, seed)}}
+
+    def write_curves(self, folder: Path) -> list[Path]:
+        """Write the curve, one point per detection, best score first.
+
+        ``pr_curve.txt``  recall, precision and score a line. Face-eval draws its curves and writes none, so there is no
+                          official format.
+        ``pr_curves.npz`` ``all_recall``, ``all_precision``, ``all_thresholds``, (D,) float64.
+        """
+        points = np.column_stack([self.result.recall, self.result.precision, self.result.scores])
+        with replaced(folder / CURVE_FILE) as path:
+            path.write_text("%.6f %.6f %.9g\n" * len(points) % tuple(points.ravel().tolist()), encoding="utf-8")
+        with replaced(folder / CURVES_FILE) as path:
+            np.savez_compressed(path, all_recall=points[:, 0], all_precision=points[:, 1], all_thresholds=points[:, 2])
+        return [folder / CURVE_FILE, folder / CURVES_FILE]
 
 
 class PascalFaceBenchmark:
@@ -66,7 +91,9 @@ class PascalFaceBenchmark:
         """
         return read_annotations(path, self.release, images)
 
-    def score(self, ground_truth: PascalFaceGroundTruth, predictions: Path, *, strict: bool = False) -> Scores:
+    def score(
+        self, ground_truth: PascalFaceGroundTruth, predictions: Path, *, strict: bool = False
+    ) -> PascalFaceScores:
         """Score a file of detections, or the folder that holds one.
 
         Raises:
@@ -74,16 +101,17 @@ class PascalFaceBenchmark:
                 without a detection.
         """
         detections = read_detections(predictions, ground_truth)
-        missing = _missing_line(detections)
-        if missing and strict:
-            raise InputError(f"{predictions}: {missing}; add them, or leave strict=true out")
-        warnings = [*ground_truth.warnings, *filter(None, (missing, _doubt(ground_truth, detections)))]
+        missing = detections.missing
+        if strict:
+            check_complete(predictions, missing, len(ground_truth.image_ids))
+        line = missing_line(missing, len(ground_truth.image_ids))
+        warnings = [*ground_truth.warnings, *filter(None, (line, _doubt(ground_truth, detections)))]
         if detections.overlap != OVERLAP:
             warnings.append(f"Picasa's faces are matched at an overlap of {detections.overlap}, as face-eval does")
         result = evaluate_detections(ground_truth, detections, alignment=self.alignment)
         return self._scores(ground_truth, result, detections.overlap, tuple(warnings))
 
-    def score_detections(self, ground_truth: PascalFaceGroundTruth, detections: DetectionsByImage) -> Scores:
+    def score_detections(self, ground_truth: PascalFaceGroundTruth, detections: DetectionsByImage) -> PascalFaceScores:
         """Score arrays, ``image_id → (boxes_xyxy (D, 4), scores (D,))``. An image that is not there has no detection.
 
         Raises:
@@ -106,18 +134,16 @@ class PascalFaceBenchmark:
 
     def _scores(
         self, ground_truth: PascalFaceGroundTruth, result: PascalFaceResult, overlap: float, warnings: tuple[str, ...]
-    ) -> Scores:
+    ) -> PascalFaceScores:
         deviations = [f"{ground_truth.labels} labels"] if ground_truth.labels != "corrected" else []
         deviations += [] if self.alignment else ["not aligned"]
-        return Scores(
+        return PascalFaceScores(
             benchmark=self.name,
             title=f"{self.title} ({', '.join(deviations)})" if deviations else self.title,
             image_ids=ground_truth.image_ids,
             images_of_benchmark=len(ground_truth.known_ids.union(ground_truth.image_ids)),
             faces={"all": result.faces},
             values={"ap": {"all": result.ap}},
-            resampled=partial(_resampled, result),
-            write_curves=partial(write_curves, result),
             rules={
                 "labels": ground_truth.labels,
                 "alignment": self.alignment,
@@ -128,6 +154,7 @@ class PascalFaceBenchmark:
                 "overlap": overlap,
             },
             warnings=warnings,
+            result=result,
         )
 
 
@@ -139,34 +166,6 @@ class AfwBenchmark(PascalFaceBenchmark):
     releases = AFW
 
 
-def write_curves(result: PascalFaceResult, folder: Path) -> list[Path]:
-    """Write the curve, one point per detection, best score first.
-
-    ``pr_curve.txt``  recall, precision and score a line. Face-eval draws its curves and writes none, so there is no
-                      official format.
-    ``pr_curves.npz`` ``all_recall``, ``all_precision``, ``all_thresholds``, (D,) float64.
-
-    Raises:
-        InputError: ``folder`` cannot be written.
-    """
-    points = np.column_stack([result.recall, result.precision, result.scores]).tolist()
-    lines = [f"{recall:.6f} {precision:.6f} {score:.9g}\n" for recall, precision, score in points]
-    try:
-        with replaced(folder / CURVE_FILE) as path:
-            path.write_text("".join(lines), encoding="utf-8")
-        with replaced(folder / CURVES_FILE) as path:
-            np.savez_compressed(
-                path, all_precision=result.precision, all_recall=result.recall, all_thresholds=result.scores
-            )
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror}); free it or give another folder") from error
-    return [folder / CURVE_FILE, folder / CURVES_FILE]
-
-
-def _resampled(result: PascalFaceResult, samples: int, seed: int) -> Samples:
-    return {"ap": {"all": resampled_ap(result, samples, seed)}}
-
-
 def _doubt(ground_truth: PascalFaceGroundTruth, detections: PascalFaceDetections) -> str | None:
     rows = detections.boxes_xyxy
     if detections.layout == "x y w h":
@@ -175,11 +174,3 @@ def _doubt(ground_truth: PascalFaceGroundTruth, detections: PascalFaceDetections
     starts = np.searchsorted(detections.image_index[order], np.arange(1, len(detections.image_ids)))
     own, scores = np.split(rows[order], starts), np.split(detections.scores[order], starts)
     return layout_warning(own, scores, ground_truth.boxes_xyxy, detections.layout)
-
-
-def _missing_line(detections: PascalFaceDetections) -> str | None:
-    missing = detections.missing
-    if not missing:
-        return None
-    some = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-    return f"{len(missing)} of {len(detections.image_ids)} images have no detections and count as empty: {some}"

@@ -23,6 +23,7 @@ import numpy as np
 
 from fanet_lightning.cli.errors import InputError, first_line
 from fanet_lightning.cli.files import check_replaceable, replaced_folder
+from fanet_lightning.score.inputs import DetectionsByImage
 from fanet_lightning.score.pascal_face.ground_truth import (
     OVERLAP,
     Float,
@@ -31,7 +32,6 @@ from fanet_lightning.score.pascal_face.ground_truth import (
     image_key,
     load_mat,
 )
-from fanet_lightning.score.results import DetectionsByImage
 
 DETECTIONS_FILE = "detections.txt"
 SUFFIXES = (".txt", ".mat", ".ramananmat", ".shenmat", ".csv")

@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from fanet_lightning.cli.errors import InputError, first_line
 from fanet_lightning.cli.files import read_image_list
-from fanet_lightning.score.results import DetectionsByImage
-from fanet_lightning.score.wider_face.ground_truth import places_of
+from fanet_lightning.score.inputs import DetectionsByImage, places_of
 
 Float = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]

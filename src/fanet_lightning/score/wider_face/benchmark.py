@@ -20,11 +20,28 @@ from fanet_lightning.score.bootstrap import (
     write_counts,
 )
 from fanet_lightning.score.curves import Curve, average_precision
-from fanet_lightning.score.results import DetectionsByImage, Samples, Scores, layout_warning
-from fanet_lightning.score.wider_face.ground_truth import GroundTruth, read_ground_truth, read_selection
+from fanet_lightning.score.inputs import DetectionsByImage, layout_warning, missing_line, read_selection
+from fanet_lightning.score.results import Samples, Scores
+from fanet_lightning.score.wider_face.ground_truth import GroundTruth, read_ground_truth
 from fanet_lightning.score.wider_face.predictions import read_predictions, write_predictions
 
 CURVES_FILE = "pr_curves.npz"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class WiderFaceScores(Scores):
+    """``counts`` and ``curves``: per setting."""
+
+    counts: Mapping[str, ImageCounts]
+    curves: Mapping[str, Curve]
+
+    def resampled(self, samples: int, seed: int) -> Samples:
+        return {"ap": resampled_ap([self.counts], samples, seed)[0]}
+
+    def write_curves(self, folder: Path) -> list[Path]:
+        write_curves(folder / CURVES_FILE, self.curves)
+        write_counts(folder / PER_IMAGE_FILE, self.counts)
+        return [folder / CURVES_FILE, folder / PER_IMAGE_FILE]
 
 
 @dataclass(frozen=True)
@@ -57,7 +74,7 @@ class WiderFaceBenchmark:
         starts = read.starts[1:-1]
         faces_xyxy = [np.column_stack([own[:, :2], own[:, :2] + own[:, 2:]]) for own in ground_truth.boxes_xywh]
         doubt = layout_warning(np.split(read.boxes_xywh, starts), np.split(read.scores, starts), faces_xyxy)
-        warnings = tuple(filter(None, (read.missing_line(), doubt)))
+        warnings = tuple(filter(None, (missing_line(read.missing, len(read.image_ids)), doubt)))
         return scores_from_counts(self.name, self.title, counts, len(whole_ids), warnings=warnings)
 
     def write_predictions(self, folder: Path, ground_truth: GroundTruth, detections: DetectionsByImage) -> None:
@@ -66,28 +83,19 @@ class WiderFaceBenchmark:
 
 def scores_from_counts(
     name: str, title: str, counts: Mapping[str, ImageCounts], images_of_benchmark: int, warnings: tuple[str, ...] = ()
-) -> Scores:
+) -> WiderFaceScores:
     """What :func:`fanet_lightning.score.bootstrap.count_images` counted, as a benchmark's scores."""
     curves = {setting: curve_from_counts(own) for setting, own in counts.items()}
-
-    def resampled(samples: int, seed: int) -> Samples:
-        return {"ap": resampled_ap([counts], samples, seed)[0]}
-
-    def write(folder: Path) -> list[Path]:
-        write_curves(folder / CURVES_FILE, curves)
-        write_counts(folder / PER_IMAGE_FILE, counts)
-        return [folder / CURVES_FILE, folder / PER_IMAGE_FILE]
-
-    return Scores(
+    return WiderFaceScores(
         benchmark=name,
         title=title,
         image_ids=next(iter(counts.values())).image_ids,
         images_of_benchmark=images_of_benchmark,
         faces={setting: curve.faces for setting, curve in curves.items()},
         values={"ap": {setting: curve.ap for setting, curve in curves.items()}},
-        resampled=resampled,
-        write_curves=write,
         warnings=warnings,
+        counts=counts,
+        curves=curves,
     )
 
 

@@ -1,64 +1,16 @@
 """WIDER FACE's ground truth: the official .mat files, read and written; parts of it."""
 
 import os
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.files import find_listed, without_extension
-
-
-def places_of(wanted: Sequence[str], image_ids: Iterable[str]) -> list[int]:
-    """The place of each wanted image among ``image_ids``, in the order of ``wanted``.
-
-    Raises:
-        ValueError: an image id that is not there.
-    """
-    place = {image_id: i for i, image_id in enumerate(image_ids)}
-    unknown = [image_id for image_id in wanted if image_id not in place]
-    if unknown:
-        raise ValueError(f"{len(unknown)} image ids are not in the ground truth, the first is '{unknown[0]}'")
-    return [place[image_id] for image_id in wanted]
-
-
-def name_parts(name: str) -> tuple[str, ...]:
-    """``.\\event\\name.JPG`` → ``("event", "name")``: folders and name, whatever the separator and the extension."""
-    path = PurePosixPath(name.strip().replace("\\", "/"))
-    return (*(part for part in path.parts[:-1] if part != "/"), without_extension(path.name))
-
-
-def is_same_image(name: str, image_id: str) -> bool:
-    """Whether the two agree from the end as far as both go: ``/x/event/name.jpg``, ``name`` and ``event/name`` do."""
-    parts, own = name_parts(name), name_parts(image_id)
-    shared = min(len(parts), len(own))
-    return parts[-shared:] == own[-shared:] and bool(own[-1])
-
-
-class ImageNames:
-    """The images of a ground truth by any name that :func:`is_same_image` takes for theirs."""
-
-    def __init__(self, image_ids: Iterable[str]) -> None:
-        self._by_last: dict[str, list[str]] = defaultdict(list)
-        for image_id in dict.fromkeys(image_ids):
-            self._by_last[name_parts(image_id)[-1]].append(image_id)
-
-    def find(self, name: str) -> list[str]:
-        """The image that the name agrees with farthest; several where it may mean any of them, none where none."""
-        parts = name_parts(name)
-        agreeing = {
-            image_id: (min(len(parts), len(own)), parts == own)
-            for image_id in self._by_last.get(parts[-1], ())
-            if is_same_image(name, image_id) and (own := name_parts(image_id))
-        }
-        farthest = max(agreeing.values(), default=None)
-        return [image_id for image_id, how_far in agreeing.items() if how_far == farthest]
-
+from fanet_lightning.score.inputs import places_of
 
 # Where the official files lie below the folder of a whole data set; the last is where the official tools unpack to.
 GROUND_TRUTH_FOLDERS = ("eval_gt", "ground_truth", "eval_tools/ground_truth")
@@ -215,20 +167,6 @@ def write_ground_truth(folder: Path, ground_truth: GroundTruth) -> None:
         for attribute, own in ground_truth.attributes.items()
     }
     _save(folder / FACES_FILE, {**names, "face_bbx_list": _cells(boxes), **labels})
-
-
-def read_selection(path: Path, known: Collection[str]) -> list[str]:
-    """Image ids of a list (:func:`fanet_lightning.cli.files.find_listed`) that must all be ``known``.
-
-    Raises:
-        InputError: a list that cannot be read, is empty, names an image twice, or one that is not known.
-    """
-    chosen = []
-    for number, written, image_id in find_listed(path, known):
-        if image_id is None:
-            raise InputError(f"{path}:{number}: '{written}' is not in the ground truth; write event/name as there")
-        chosen.append(image_id)
-    return chosen
 
 
 def _counted(path: Path, image_ids: list[str], boxes: list[npt.NDArray[np.float64]]) -> list[npt.NDArray[np.bool_]]:

@@ -29,7 +29,12 @@ import numpy.typing as npt
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_replaceable, replaced, replaced_folder
-from fanet_lightning.score.wider_face.ground_truth import is_same_image, name_parts
+from fanet_lightning.score.inputs import (
+    check_complete,
+    is_same_image,
+    name_parts,
+    packed_detections,
+)
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 # Nine digits: Python refuses to convert thousands of them, and no image has a billion rows.
@@ -170,15 +175,6 @@ class Predictions:
     scores: npt.NDArray[np.float64]
     missing: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        rows = len(self.scores)
-        if self.boxes_xywh.shape != (rows, 4) or self.scores.shape != (rows,):
-            raise ValueError(f"boxes {self.boxes_xywh.shape} and scores {self.scores.shape}, need (R, 4) and (R,)")
-        if len(self.starts) != len(self.image_ids) + 1:
-            raise ValueError(f"{len(self.starts)} starts for {len(self.image_ids)} images, need one more than images")
-        if self.starts[0] != 0 or self.starts[-1] != rows or (np.diff(self.starts) < 0).any():
-            raise ValueError(f"starts must rise from 0 to {rows}, not from {self.starts[0]} to {self.starts[-1]}")
-
     @classmethod
     def from_detections(
         cls, detections: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]], image_ids: Iterable[str]
@@ -189,27 +185,9 @@ class Predictions:
             ValueError: a detection that is not finite, has a negative side, or is about an image outside ``image_ids``.
         """
         ids = tuple(image_ids)
-        inside = set(ids)
-        surplus = [image_id for image_id in detections if image_id not in inside]
-        if surplus:
-            raise ValueError(f"detections of {len(surplus)} images outside the run, the first is '{surplus[0]}'")
-        nothing = (np.empty((0, 4)), np.empty(0))
-        arrays = [_as_xywh(image_id, *detections.get(image_id, nothing)) for image_id in ids]
-        starts = np.cumsum([0, *(len(scores) for _, scores in arrays)], dtype=np.int64)
-        return cls(
-            ids,
-            starts,
-            np.concatenate([np.empty((0, 4)), *(boxes for boxes, _ in arrays)]),
-            np.concatenate([np.empty(0), *(scores for _, scores in arrays)]),
-            tuple(image_id for image_id in ids if image_id not in detections),
-        )
-
-    def missing_line(self) -> str | None:
-        """One line about the images without a file, or None."""
-        if not self.missing:
-            return None
-        some = ", ".join(self.missing[:3]) + (", …" if len(self.missing) > 3 else "")
-        return f"{len(self.missing)} of {len(self.image_ids)} images have no predictions and count as empty: {some}"
+        starts, boxes_xyxy, scores = packed_detections(detections, ids)
+        missing = tuple(image_id for image_id in ids if image_id not in detections)
+        return cls(ids, starts, as_xywh(boxes_xyxy), scores, missing)
 
 
 def read_predictions(
@@ -235,11 +213,8 @@ def read_predictions(
     else:
         raise InputError(f"there are no predictions at {source}; give a folder or a .zip, {_LAYOUT}")
     missing = tuple(image_id for image_id in ids if image_id not in files)
-    if missing and strict:
-        raise InputError(
-            f"{source}: {len(missing)} of {len(ids)} images have no file, the first is '{missing[0]}'; "
-            "add them, or leave strict=true out and they count as empty"
-        )
+    if strict:
+        check_complete(source, missing, len(ids))
     present = [files[image_id] for image_id in ids if image_id in files]
     values, rows_per_file = parse_files(present)
     counts = np.zeros(len(ids), np.int64)
@@ -267,24 +242,19 @@ def write_predictions(folder: Path, detections: Mapping[str, tuple[npt.ArrayLike
             event, _, name = image_id.rpartition("/")
             if any(step in ("", ".", "..") for step in image_id.split("/")):
                 raise ValueError(f"image id '{image_id}' is no relative path, event/name in WIDER FACE")
-            text = prediction_text(name, boxes_xyxy, scores, image_id)
+            text = prediction_text(name, boxes_xyxy, scores)
             (temporary / event).mkdir(parents=True, exist_ok=True)
             (temporary / event / f"{name}.txt").write_text(text, encoding="utf-8")
 
 
-def prediction_text(name: str, boxes_xyxy: npt.ArrayLike, scores: npt.ArrayLike, image_id: str | None = None) -> str:
-    """The text of one image's file, boxes (D, 4) and scores (D,) best score first: two decimals and six.
-
-    Args:
-        name: of the image, the file's first line.
-        image_id: in messages; None is ``name``.
+def prediction_text(name: str, boxes_xyxy: npt.ArrayLike, scores: npt.ArrayLike) -> str:
+    """The text of the file of image ``name``, boxes (D, 4) and scores (D,) best score first: two decimals and six.
 
     Raises:
         ValueError: a detection that is not finite or has a negative side.
     """
-    boxes, confidence = _as_xywh(name if image_id is None else image_id, boxes_xyxy, scores)
-    order = np.argsort(-confidence, kind="stable")
-    rows = np.column_stack([boxes, confidence])[order]
+    _, boxes, confidence = packed_detections({name: (boxes_xyxy, scores)}, [name])
+    rows = np.column_stack([as_xywh(boxes), confidence])[np.argsort(-confidence, kind="stable")]
     body = "%.2f %.2f %.2f %.2f %.6f\n" * len(rows) % tuple(rows.ravel().tolist())
     return f"{name}\n{len(rows)}\n{body}"
 
@@ -388,17 +358,9 @@ def _joined(event: str, name: str) -> str:
     return f"{event}/{name}" if event else name
 
 
-def _as_xywh(
-    image_id: str, boxes_xyxy: npt.ArrayLike, scores: npt.ArrayLike
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    boxes = np.asarray(boxes_xyxy, np.float64).reshape(-1, 4)
-    confidence = np.asarray(scores, np.float64).reshape(-1)
-    if len(boxes) != len(confidence):
-        raise ValueError(f"{image_id}: {len(boxes)} boxes but {len(confidence)} scores")
-    xywh = np.column_stack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])
-    if not (np.isfinite(xywh).all() and np.isfinite(confidence).all() and (xywh[:, 2:] >= 0).all()):
-        raise ValueError(f"{image_id}: a detection that is not finite or has a negative side")
-    return xywh, confidence
+def as_xywh(boxes_xyxy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(R, 4) → (R, 4) ``x y w h``."""
+    return np.column_stack([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]])
 
 
 def _is_prediction(path: Path) -> bool:

@@ -1,0 +1,216 @@
+"""What all formats share: names of images, packed detections, doubts about the layout of boxes."""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.files import find_listed, without_extension
+
+_Boxes = npt.NDArray[np.float64]
+# image id → boxes_xyxy (D, 4) pixels of the original image and scores (D,).
+DetectionsByImage = Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]]
+
+
+def places_of(wanted: Sequence[str], image_ids: Iterable[str]) -> list[int]:
+    """The place of each wanted image among ``image_ids``, in the order of ``wanted``.
+
+    Raises:
+        ValueError: an image id that is not there.
+    """
+    place = {image_id: i for i, image_id in enumerate(image_ids)}
+    unknown = [image_id for image_id in wanted if image_id not in place]
+    if unknown:
+        raise ValueError(f"{len(unknown)} image ids are not in the ground truth, the first is '{unknown[0]}'")
+    return [place[image_id] for image_id in wanted]
+
+
+def name_parts(name: str) -> tuple[str, ...]:
+    """``.\\event\\name.JPG`` → ``("event", "name")``: folders and name, whatever the separator and the extension."""
+    path = PurePosixPath(name.strip().replace("\\", "/"))
+    return (*(part for part in path.parts[:-1] if part != "/"), without_extension(path.name))
+
+
+def is_same_image(name: str, image_id: str) -> bool:
+    """Whether the two agree from the end as far as both go: ``/x/event/name.jpg``, ``name`` and ``event/name`` do."""
+    parts, own = name_parts(name), name_parts(image_id)
+    shared = min(len(parts), len(own))
+    return parts[-shared:] == own[-shared:] and bool(own[-1])
+
+
+class ImageNames:
+    """The images of a ground truth by any name that :func:`is_same_image` takes for theirs."""
+
+    def __init__(self, image_ids: Iterable[str]) -> None:
+        self._by_last: dict[str, list[str]] = defaultdict(list)
+        for image_id in dict.fromkeys(image_ids):
+            self._by_last[name_parts(image_id)[-1]].append(image_id)
+
+    def find(self, name: str) -> list[str]:
+        """The image that the name agrees with farthest; several where it may mean any of them, none where none."""
+        parts = name_parts(name)
+        agreeing = {
+            image_id: (min(len(parts), len(own)), parts == own)
+            for image_id in self._by_last.get(parts[-1], ())
+            if is_same_image(name, image_id) and (own := name_parts(image_id))
+        }
+        farthest = max(agreeing.values(), default=None)
+        return [image_id for image_id, how_far in agreeing.items() if how_far == farthest]
+
+
+def read_selection(path: Path, known: Collection[str]) -> list[str]:
+    """Image ids of a list (:func:`fanet_lightning.cli.files.find_listed`) that must all be ``known``.
+
+    Raises:
+        InputError: a list that cannot be read, is empty, names an image twice, or one that is not known.
+    """
+    chosen = []
+    for number, written, image_id in find_listed(path, known):
+        if image_id is None:
+            raise InputError(f"{path}:{number}: '{written}' is not in the ground truth; write event/name as there")
+        chosen.append(image_id)
+    return chosen
+
+
+def missing_line(missing: Sequence[str], images: int) -> str | None:
+    """One line about the images without predictions, or None."""
+    if not missing:
+        return None
+    some = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+    return f"{len(missing)} of {images} images have no predictions and count as empty: {some}"
+
+
+def check_complete(source: Path, missing: Sequence[str], images: int) -> None:
+    """With ``strict=true`` every image needs predictions.
+
+    Raises:
+        InputError: one has none.
+    """
+    if missing:
+        raise InputError(
+            f"{source}: {len(missing)} of {images} images have no predictions, the first is '{missing[0]}'; "
+            "add them, or leave strict=true out and they count as empty"
+        )
+
+
+def packed_detections(
+    detections: DetectionsByImage, image_ids: Sequence[str]
+) -> tuple[npt.NDArray[np.int64], _Boxes, _Boxes]:
+    """``image_id → (boxes_xyxy (D, 4), scores (D,))`` → starts (N + 1,), boxes_xyxy (R, 4), scores (R,), by image.
+
+    Raises:
+        ValueError: a detection that is not finite, has a negative side, or is of an image outside ``image_ids``; boxes
+            and scores that are not as many.
+    """
+    surplus = detections.keys() - set(image_ids)
+    if surplus:
+        raise ValueError(f"detections of {len(surplus)} images outside the run, the first is '{min(surplus)}'")
+    found = [detections.get(image_id, ((), ())) for image_id in image_ids]
+    boxes = [np.asarray(own, np.float64).reshape(-1, 4) for own, _ in found]
+    scores = [np.asarray(own, np.float64).reshape(-1) for _, own in found]
+    counts = [len(own) for own in boxes]
+    if counts != [len(own) for own in scores]:
+        raise ValueError("an image with another number of boxes than scores")
+    starts = np.cumsum([0, *counts], dtype=np.int64)
+    rows = np.column_stack([np.concatenate([np.empty((0, 4)), *boxes]), np.concatenate([np.empty(0), *scores])])
+    wrong = ~np.isfinite(rows).all(axis=1) | (rows[:, 2:4] < rows[:, :2]).any(axis=1)
+    if wrong.any():
+        image_id = image_ids[int(np.searchsorted(starts, wrong.argmax(), side="right")) - 1]
+        raise ValueError(f"{image_id}: a detection that is not finite or has a negative side")
+    return starts, rows[:, :4], rows[:, 4]
+
+
+# What a row's four numbers may be → boxes_xyxy.
+_READINGS: Mapping[str, Callable[[_Boxes], _Boxes]] = {
+    "x y w h": lambda rows: np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:]], axis=1),
+    "x1 y1 x2 y2": lambda rows: rows,
+    "cx cy w h": lambda rows: np.concatenate([rows[:, :2] - rows[:, 2:] / 2, rows[:, :2] + rows[:, 2:] / 2], axis=1),
+}
+# A reading that puts at least every fifth of the best boxes on a face, and half as many again as the one that is meant,
+# is the right one. Detectors that find little, and readings that nearly coincide, are not doubted.
+_LEAST_ON_A_FACE, _CLEARLY_MORE = 0.2, 1.5
+_IMAGES_LOOKED_AT = 400
+# Boxes of faces that are cut by the border reach out of the image, by less than this part of its side.
+_BEYOND = 0.1
+
+
+def layout_warning(
+    rows: Sequence[_Boxes],
+    scores: Sequence[_Boxes],
+    faces_xyxy: Sequence[_Boxes],
+    meant: str = "x y w h",
+    sizes_wh: _Boxes | None = None,
+) -> str | None:
+    """One line where boxes seem to be written in another layout than ``meant``, or None.
+
+    They are fractions of the image's size, or reach out of their images, most of them; or another reading puts far more
+    of the best boxes, as many in an image as it has faces, on a face (IoU of 0.5). The number is not touched.
+
+    Args:
+        rows: N images' four numbers per box as the file has them, (D_i, 4).
+        scores: N times (D_i,).
+        faces_xyxy: N times (F_i, 4), pixels.
+        meant: the layout that the format asks for: a key of ``_READINGS``.
+        sizes_wh: (N, 2) width and height of the images in pixels, NaN where unknown.
+    """
+    packed = np.concatenate([np.zeros((0, 4)), *rows])
+    boxes_xyxy = _READINGS[meant](packed)
+    sides = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
+    has_side = (sides > 0).any(axis=1)
+    total, tiny = int(has_side.sum()), int((has_side & (sides < 1).all(axis=1)).sum())
+    if tiny > total / 2:
+        return (
+            f"{tiny:,} of {total:,} boxes are smaller than a pixel, as if they were fractions of the image's size; "
+            f"write {meant} in pixels of the original image"
+        )
+    found, looked_at = on_faces(rows, scores, faces_xyxy, meant)
+    others = [name for name in _READINGS if name != meant and is_clearly_better(looked_at, looked_at, found)]
+    for name in others:
+        other, _ = on_faces(rows, scores, faces_xyxy, name)
+        if is_clearly_better(other, looked_at, found):
+            return (
+                f"the {len(packed):,} boxes seem to be {name}, not {meant}: so read {other:,} of {looked_at:,} looked "
+                f"at are on a face, as {meant} {found:,}; write {meant}"
+            )
+    if sizes_wh is not None:
+        limits = np.repeat(sizes_wh, [len(own) for own in rows], axis=0) * (1 + _BEYOND)
+        outside = int((boxes_xyxy[:, 2:] > limits).any(axis=1).sum())
+        if outside > len(packed) / 2:
+            return (
+                f"{outside:,} of {len(packed):,} boxes reach out of their image; "
+                f"write {meant} in pixels of the original image"
+            )
+    return None
+
+
+def is_clearly_better(other: int, looked_at: int, found: int) -> bool:
+    """Whether another reading puts so many of the best boxes on a face that the one that is meant must be wrong."""
+    return other > max(_LEAST_ON_A_FACE * looked_at, _CLEARLY_MORE * found)
+
+
+def on_faces(
+    rows: Sequence[_Boxes], scores: Sequence[_Boxes], faces_xyxy: Sequence[_Boxes], reading: str = "x y w h"
+) -> tuple[int, int]:
+    """How many of the best boxes, as many in an image as it has faces, overlap one by an IoU of 0.5; and their number.
+
+    Of many images every second, third … is looked at: enough to tell, and no time is lost.
+
+    Args:
+        rows, scores, faces_xyxy: as in :func:`layout_warning`.
+        reading: of ``rows``.
+    """
+    found, looked_at = 0, 0
+    every = slice(None, None, max(1, len(rows) // _IMAGES_LOOKED_AT))
+    for own, score, faces in zip(rows[every], scores[every], faces_xyxy[every], strict=True):
+        if len(own) and len(faces):
+            best = own[np.argsort(-score, kind="stable")[: len(faces)]]
+            looked_at += len(best)
+            boxes = _READINGS[reading](best)[:, None]
+            shared = np.minimum(boxes[..., 2:], faces[:, 2:]) - np.maximum(boxes[..., :2], faces[:, :2])
+            both = np.maximum(shared, 0).prod(axis=-1)
+            areas = (boxes[..., 2:] - boxes[..., :2]).prod(axis=-1) + (faces[:, 2:] - faces[:, :2]).prod(axis=-1)
+            found += int(((both > 0) & (3 * both >= areas)).any(axis=1).sum())
+    return found, looked_at
