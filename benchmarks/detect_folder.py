@@ -28,7 +28,7 @@ from typing import Any
 def detector_of(args: argparse.Namespace) -> Any:
     import torch
 
-    from fanet_lightning.detect.detector import FaceDetector
+    from fanet_lightning.detect.detector import FaceDetector, TorchBackend
 
     if not args.full:
         return FaceDetector.from_pretrained(args.checkpoint, precision=args.precision)
@@ -38,13 +38,11 @@ def detector_of(args: argparse.Namespace) -> Any:
 
     torch.manual_seed(0)
     words = ["model=fanet", "model.width=1.0", "model.batch_norm=false"]
-    found = FaceDetector(fuse(build_network(**plain(compose_config("train", words))["model"]).eval()))
-    found.precision = args.precision
+    network: Any = fuse(build_network(**plain(compose_config("train", words))["model"]).eval())
     # Random heads see faces everywhere; drawing them would be the work of no real picture.
-    network: Any = found.network
     for head in network.heads[list(network.heads)[-1]].children():
         head.bias.data[-1] -= 20.0
-    return found
+    return FaceDetector(TorchBackend(network, precision=args.precision))
 
 
 def timed(action: Callable[[], object]) -> tuple[float, float]:

@@ -55,7 +55,7 @@ def overhead(width: int, height: int, rounds: int, clock: Callable[[], float]) -
 
     def model() -> object:
         with torch.inference_mode():
-            output = detector.network(images)
+            output = detector.backend.network(images)
             return detect(output, AnchorGrid(tuple(output.map_shapes)), **detector.detection)[0]
 
     sides = {
@@ -105,7 +105,7 @@ def files(folder: Path, count: int, rounds: int) -> None:
     detector = FaceDetector.from_pretrained()
     ready = [torch.from_numpy(read_image_rgb(path))[None].permute(0, 3, 1, 2) for path in paths]
     sides = {
-        "model alone": lambda: [detector.find(images) for images in ready],
+        "model alone": lambda: [detector.backend.find(images) for images in ready],
         "one by one": lambda: [detector.detect(path, "original", 0.0) for path in paths],
         "detect(paths)": lambda: detector.detect(paths, "original", 0.0),
     }

@@ -61,14 +61,14 @@ def sides(network: Any, images: Any, args: argparse.Namespace) -> dict[str, Call
 
     import torch
 
-    from fanet_lightning.detect.detector import FaceDetector, open_session
+    from fanet_lightning.detect.detector import OnnxBackend, TorchBackend
     from fanet_lightning.export.onnx_graph import onnx_model
     from fanet_lightning.models.blocks import fuse
     from fanet_lightning.ops.anchors import AnchorGrid
     from fanet_lightning.ops.postprocess import detect
 
     plain = copy.deepcopy(network)
-    detector = FaceDetector(fuse(network), detection=SETTINGS)
+    detector = TorchBackend(fuse(network), detection=SETTINGS)
 
     def eager(run: Callable[[Any], Any]) -> Any:
         with torch.inference_mode():
@@ -86,9 +86,9 @@ def sides(network: Any, images: Any, args: argparse.Namespace) -> dict[str, Call
             path = Path(folder) / "model.onnx"
             model = onnx_model(network, SETTINGS, {}, dtype=dtype, calibration=calibration)
             path.write_bytes(model.SerializeToString())
-            session = open_session(path, ["CPUExecutionProvider"], args.threads)
+            session = OnnxBackend.open(path, device="cpu", threads=args.threads).session
         found[f"onnxruntime {dtype}"] = partial(_boxes, session, pixels)
-    bf16 = FaceDetector(fuse(network), detection=SETTINGS, precision="bf16-mixed")
+    bf16 = TorchBackend(fuse(network), detection=SETTINGS, precision="bf16-mixed")
     if args.bf16:
         found["FaceDetector bf16"] = lambda: bf16.find(images).detections.boxes_xyxy
     if args.compile:

@@ -43,7 +43,7 @@ def detector(args: argparse.Namespace) -> Any:
 
     import fanet_lightning.detect.detector
     from fanet_lightning.cli.config import compose_config, plain
-    from fanet_lightning.detect.detector import FaceDetector
+    from fanet_lightning.detect.detector import FaceDetector, TorchBackend
     from fanet_lightning.models.blocks import fuse
     from fanet_lightning.models.fanet import build_network
 
@@ -53,9 +53,9 @@ def detector(args: argparse.Namespace) -> Any:
         found = FaceDetector.from_checkpoint(args.checkpoint)
     else:
         torch.manual_seed(0)
-        found = FaceDetector(build_network(**plain(compose_config("train", ["model=fanet_light"]))["model"]))
-        _learn_to_say_no(found.network, args)
-    found.network = fuse(found.network)
+        network = build_network(**plain(compose_config("train", ["model=fanet_light"]))["model"])
+        _learn_to_say_no(network, args)
+        found = FaceDetector(TorchBackend(fuse(network)))
     return found
 
 
@@ -83,7 +83,7 @@ def inference(args: argparse.Namespace) -> Work:
     found, content = detector(args), picture(args)
     image = decode_image_rgb(content)
     images = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
-    output = found._heads(images)
+    output = found.backend.heads(images)
     grid = AnchorGrid(tuple(output.map_shapes))
     with torch.inference_mode():
         count = len(detect(output, grid)[0].scores)
@@ -91,7 +91,7 @@ def inference(args: argparse.Namespace) -> Work:
 
     def network() -> None:
         with torch.inference_mode():
-            found._heads(images)
+            found.backend.heads(images)
 
     work: Work = {
         "JPEG → RGB": lambda: decode_image_rgb(content),
@@ -99,7 +99,7 @@ def inference(args: argparse.Namespace) -> Work:
         "heads → faces": lambda: detect(output, grid, **found.detection),
         "JPEG → faces": lambda: found.detect(decode_image_rgb(content), "original", 0.0),
     }
-    session = onnx(found.network, images, args)
+    session = onnx(found.backend.network, images, args)
     if session is not None:
 
         def with_onnx() -> None:
@@ -168,7 +168,7 @@ def worker(args: argparse.Namespace, kept: bool, train: bool, connection: Connec
     import cv2
     import torch
 
-    from fanet_lightning.models.pretrained import keep_activation_memory
+    from fanet_lightning.cli.device import keep_activation_memory
 
     torch.set_num_threads(args.thread)
     cv2.setNumThreads(args.thread)

@@ -76,6 +76,7 @@ def package(
     from fanet_lightning.cli.files import file_sha256
     from fanet_lightning.models.fanet import flops, inference_parameters
     from fanet_lightning.models.pretrained import load_model
+    from fanet_lightning.ops.postprocess import DETECTION_DEFAULTS
 
     check_writable(out)
     model = load_model(checkpoint)
@@ -85,7 +86,7 @@ def package(
     if model.training_images is not None and training_images is not None:
         raise InputError(f"{checkpoint} names its training images itself; leave training_images out")
     images = merged(images)
-    model = Model(model.network, model.network_options, {**_default_detection(), **model.detection}, images)
+    model = Model(model.network, model.network_options, {**DETECTION_DEFAULTS, **model.detection}, images)
     sha256 = file_sha256(checkpoint)
     recipe, facts = _recipe(checkpoint)
     with replaced_folder(out) as folder:
@@ -108,14 +109,6 @@ def package(
         )  # fmt: skip
         (folder / CARD_FILE).write_text(card, encoding="utf-8")
     return differences
-
-
-def _default_detection() -> dict[str, Any]:
-    from inspect import signature
-
-    from fanet_lightning.ops.postprocess import detect
-
-    return {name: p.default for name, p in signature(detect).parameters.items() if p.kind is p.KEYWORD_ONLY}
 
 
 def _differences(first: Model, second: Model, half: bool) -> Differences:

@@ -1,13 +1,13 @@
 """From a network to boxes in the original image, and what is drawn of them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from fanet_lightning import FaceDetector
 from fanet_lightning.cli import device as memory
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.transforms import TestScale, TilePixels
@@ -17,6 +17,7 @@ from fanet_lightning.ops.boxes import encode
 from fanet_lightning.ops.structures import HeadOutput, NetworkOutput
 from fanet_lightning.report.figures import precision_recall_figure, save_figure
 from fanet_lightning.score.curves import Curve
+from tests.detect.helpers import detector_of
 
 
 class OneFace(nn.Module):
@@ -39,7 +40,7 @@ class OneFace(nn.Module):
 
 def test_boxes_come_back_in_pixels_of_the_original_image() -> None:
     image = np.zeros((100, 200, 3), np.uint8)
-    detector = FaceDetector(OneFace((16.0, 8.0, 40.0, 48.0)))
+    detector = detector_of(OneFace((16.0, 8.0, 40.0, 48.0)))
     as_it_is = detector.detect(image, "original")
     torch.testing.assert_close(as_it_is.boxes_xyxy, torch.tensor([[16.0, 8.0, 40.0, 48.0]]), atol=1e-3, rtol=0)
     torch.testing.assert_close(as_it_is.scores, torch.tensor([0.9]))
@@ -51,18 +52,18 @@ def test_boxes_come_back_in_pixels_of_the_original_image() -> None:
 @pytest.mark.parametrize("device", ["mps", "gpu", "cuda:99", "meta"])
 def test_a_device_that_is_not_there_is_named(device: str) -> None:
     with pytest.raises(InputError, match=rf"device={device}\b.*; take (device=cpu|auto, cpu or cuda)$"):
-        FaceDetector(OneFace((0.0, 0.0, 8.0, 8.0)), device=device)
-    assert FaceDetector(OneFace((0.0, 0.0, 8.0, 8.0)), device="auto").device.type in ("cpu", "cuda")
+        detector_of(OneFace((0.0, 0.0, 8.0, 8.0)), device=device)
+    assert detector_of(OneFace((0.0, 0.0, 8.0, 8.0)), device="auto").runs_on in ("cpu", "cuda")
 
 
 def test_boxes_are_clipped_to_the_image() -> None:
-    detector = FaceDetector(OneFace((-10.0, -5.0, 300.0, 60.0)))
+    detector = detector_of(OneFace((-10.0, -5.0, 300.0, 60.0)))
     boxes_xyxy = detector.detect(np.zeros((50, 80, 3), np.uint8), "original").boxes_xyxy
     torch.testing.assert_close(boxes_xyxy, torch.tensor([[0.0, 0.0, 80.0, 50.0]]))
 
 
 def test_an_array_of_another_kind_is_refused() -> None:
-    detector = FaceDetector(OneFace((0.0, 0.0, 8.0, 8.0)))
+    detector = detector_of(OneFace((0.0, 0.0, 8.0, 8.0)))
     with pytest.raises(ValueError, match=r"must be \(H, W, 3\) uint8, not \(3, 8, 8\) float64; bring it to 0 … 255"):
         detector.detect(np.zeros((3, 8, 8)))  # type: ignore[arg-type]
 
@@ -80,12 +81,12 @@ class Limited(nn.Module):
         self.pixels, self.error = pixels, error
         self.sizes: list[tuple[int, int]] = []
 
-    def forward(self, images: torch.Tensor) -> NetworkOutput:
+    def forward(self, images: torch.Tensor, upsample: Any = None) -> NetworkOutput:
         height, width = images.shape[2:]
         self.sizes.append((height, width))
         if height * width > self.pixels:
             raise self.error
-        return self.inner(images)  # type: ignore[no-any-return]
+        return self.inner(images, upsample=upsample)  # type: ignore[no-any-return]
 
 
 ERRORS = [
@@ -106,19 +107,19 @@ def test_memory_that_runs_out_makes_tiles(
     monkeypatch.setattr("fanet_lightning.detect.tiling.available_bytes", lambda device: None)
     image = np.random.default_rng(0).integers(0, 256, (240, 4000, 3), dtype=np.uint8)
     network = Limited(500_000, error)
-    detector = FaceDetector(network)
+    detector = detector_of(network)
     images = torch.from_numpy(image.transpose(2, 0, 1).copy())[None]
-    found, count = detector.find(images, tile_pixels)
+    found, count = detector.backend.find(images, tile_pixels)
     # 960,000 pixels do not fit, their half does: tiles of 480,000 / 240 = 2,000 columns, as a multiple of 128 1,920.
     assert count == 5 and network.sizes == [(240, 4000), *[(240, 1920)] * 4, (240, 1440)]
     network.pixels = 10**9
-    whole, one = detector.find(images, None)
+    whole, one = detector.backend.find(images, None)
     assert one == 1 and len(whole.scores) > 100
     torch.testing.assert_close(found.boxes_xyxy, whole.boxes_xyxy, atol=1e-2, rtol=0)
     torch.testing.assert_close(found.scores, whole.scores, atol=1e-5, rtol=0)
     # What did not fit once is not tried again.
     network.sizes.clear()
-    assert detector.find(images, tile_pixels)[1] == 5 and network.sizes[0] == (240, 1920)
+    assert detector.backend.find(images, tile_pixels)[1] == 5 and network.sizes[0] == (240, 1920)
 
 
 def test_memory_is_asked_before_it_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,14 +128,14 @@ def test_memory_is_asked_before_it_runs_out(monkeypatch: pytest.MonkeyPatch) -> 
     for module in ("data.transforms", "detect.detector", "detect.tiling"):
         monkeypatch.setattr(f"fanet_lightning.{module}.SMALLEST_TILE_PIXELS", 128 * 1408)
     monkeypatch.setattr("fanet_lightning.detect.tiling.available_bytes", lambda device: 100_000_000)
-    detector = FaceDetector(Limited(500_000, MemoryError()))
-    assert detector.find(torch.zeros(1, 3, 128, 3906, dtype=torch.uint8))[1] == 1  # 499,968 pixels
-    assert detector.find(torch.zeros(1, 3, 128, 3907, dtype=torch.uint8))[1] == 2  # 500,096
-    assert detector.find(torch.zeros(1, 3, 128, 3900, dtype=torch.uint8), 400_000)[1] == 2
+    detector = detector_of(Limited(500_000, MemoryError()))
+    assert detector.backend.find(torch.zeros(1, 3, 128, 3906, dtype=torch.uint8))[1] == 1  # 499,968 pixels
+    assert detector.backend.find(torch.zeros(1, 3, 128, 3907, dtype=torch.uint8))[1] == 2  # 500,096
+    assert detector.backend.find(torch.zeros(1, 3, 128, 3900, dtype=torch.uint8), 400_000)[1] == 2
 
 
 def test_what_does_not_fit_says_what_to_do() -> None:
-    detector = FaceDetector(Limited(1000, ERRORS[0]))
+    detector = detector_of(Limited(1000, ERRORS[0]))
     with pytest.raises(
         InputError,
         match=r"an image of 2000 × 3000 pixels at test scale does not fit into memory \(CUDA out of memory. Tried to "
@@ -144,13 +145,13 @@ def test_what_does_not_fit_says_what_to_do() -> None:
     with pytest.raises(InputError, match=r"2000 × 3000 .*, not even in tiles of 1,982,464 pixels .*; free memory on"):
         detector.detect(np.zeros((2000, 3000, 3), np.uint8), "original")
     with pytest.raises(InputError, match=r"50 × 60 .*, not even in tiles of 3,000 pixels"):
-        FaceDetector(Limited(1000, ERRORS[0])).detect(np.zeros((50, 60, 3), np.uint8), "original")
+        detector_of(Limited(1000, ERRORS[0])).detect(np.zeros((50, 60, 3), np.uint8), "original")
 
 
 def test_another_error_is_no_lack_of_memory() -> None:
     network = Limited(70_000, RuntimeError("expected scalar type Byte but found Float"))
     with pytest.raises(RuntimeError, match="expected scalar type"):
-        FaceDetector(network).detect(np.zeros((500, 600, 3), np.uint8), "original")
+        detector_of(network).detect(np.zeros((500, 600, 3), np.uint8), "original")
     assert network.sizes[-1] == (500, 600) and len(network.sizes) == 2  # the first is the probe of what a pixel takes
 
 

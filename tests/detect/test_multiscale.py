@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from fanet_lightning import FaceDetector
 from fanet_lightning.cli.config import config_dir
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.sources import build_source
@@ -22,6 +21,7 @@ from fanet_lightning.detect.multiscale import Found, MultiScale, Pass, build_pro
 from fanet_lightning.evaluate.runner import evaluate
 from fanet_lightning.models.fanet import build_network
 from fanet_lightning.ops.structures import Detections
+from tests.detect.helpers import detector_of
 
 
 class Fixed:
@@ -166,10 +166,13 @@ def test_nothing_found() -> None:
 
 def test_the_detector_takes_several_scales_as_it_takes_one() -> None:
     torch.manual_seed(0)
-    detector = FaceDetector(build_network(level=2, width=0.0625), detection={"keep": 20})
+    detector = detector_of(build_network(level=2, width=0.0625), detection={"keep": 20})
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     protocol = MultiScale(max_pixels=20_000)
-    found, (expected, records) = detector.detect(image, protocol, threshold=0.0), protocol.detect(detector, image)
+    found, (expected, records) = (
+        detector.detect(image, protocol, threshold=0.0),
+        protocol.detect(detector.backend, image),
+    )
     assert len(found.scores) and len(records) == 4
     assert torch.equal(found.boxes_xyxy, expected.boxes_xyxy) and torch.equal(found.scores, expected.scores)
     assert (found.scores.diff() <= 0).all()

@@ -13,7 +13,7 @@ from matplotlib import cbook
 from fanet_lightning import FaceDetector
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.detect import detector as onnx_detector
-from fanet_lightning.detect.detector import OnnxFaceDetector
+from fanet_lightning.detect.detector import OnnxBackend
 from fanet_lightning.evaluate import __main__ as evaluate_main
 from fanet_lightning.ops.structures import Detections
 from tests.export.exported_files import shipped_onnx
@@ -62,12 +62,12 @@ def test_several_images_of_several_kinds(exported: FaceDetector, eager: FaceDete
     for k in (0, 1, 3):
         assert_same(found[k], expected[k])
     together = torch.from_numpy(np.stack([image_rgb, image_rgb // 8, image_rgb[:, ::-1]]).transpose(0, 3, 1, 2).copy())
-    for one, other in zip(exported.find_alike(together), eager.find_alike(together), strict=True):
+    for one, other in zip(exported.backend.find_alike(together), eager.backend.find_alike(together), strict=True):
         assert_same(one.detections.above(0.3), other.detections.above(0.3))
 
 
 def test_it_knows_what_it_is(onnx_file: Path, exported: FaceDetector, eager: FaceDetector) -> None:
-    assert isinstance(exported, OnnxFaceDetector)
+    assert isinstance(exported.backend, OnnxBackend)
     assert exported.detection == eager.detection and exported.network_options == eager.network_options
     assert exported.training_images == eager.training_images
     assert exported.source == onnx_file and exported.precision == "float32"
@@ -92,11 +92,12 @@ def test_onnxruntime_out_of_memory_is_said(exported: FaceDetector, monkeypatch: 
             raise RuntimeError(self.text)
 
     images = np.zeros((2, 3, 20, 30), np.uint8)
+    backend = OnnxBackend(Session(), {"detection": {}, "dtype": "float32"})
     with pytest.raises(InputError, match=r"2 images of 20 × 30 pixels.*bad allocation"):
-        onnx_detector.run(Session(), images)
+        backend.run(images)
     Session.text = "something else"
     with pytest.raises(RuntimeError, match="something else"):
-        onnx_detector.run(Session(), images)
+        backend.run(images)
 
 
 # --- foreign files --------------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from fanet_lightning.ops.boxes import encode
 from fanet_lightning.ops.draw import annotate
 from fanet_lightning.ops.structures import Detections, HeadOutput, NetworkOutput
 from fanet_lightning.score.wider_face.predictions import read_predictions, write_predictions
+from tests.detect.helpers import detector_of
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -51,7 +52,7 @@ class ByColour(nn.Module):
         self.shapes: list[tuple[int, int, int]] = []
         self.most_pixels = most_pixels
 
-    def forward(self, images: torch.Tensor) -> NetworkOutput:
+    def forward(self, images: torch.Tensor, upsample: Any = None) -> NetworkOutput:
         count, _, height, width = images.shape
         self.shapes.append((count, height, width))
         if count * height * width > self.most_pixels:
@@ -83,7 +84,7 @@ def check(found: Detections, red: int, green: int, blue: int, scale: float = 1.0
 
 @pytest.fixture
 def detector() -> FaceDetector:
-    return FaceDetector(ByColour())
+    return detector_of(ByColour())
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +225,7 @@ def test_pillow_images_are_turned_upright(orientation: int, tmp_path: Path) -> N
 def test_what_is_no_image_is_one_line(image: Any, message: str, detector: FaceDetector) -> None:
     with pytest.raises(InputError, match=message) as raised:
         detector.detect(image)
-    assert "\n" not in str(raised.value) and detector.network.shapes == []
+    assert "\n" not in str(raised.value) and detector.backend.network.shapes == []
 
 
 def test_a_pillow_image_that_breaks_off_names_its_file(portrait: Path, tmp_path: Path, detector: FaceDetector) -> None:
@@ -259,7 +260,7 @@ def test_a_protocol_is_a_name_or_settings(detector: FaceDetector) -> None:
         check(detector.detect(image, protocol), 8, 16, 200, scale=2)
         check(detector.detect([image], protocol=protocol)[0], 8, 16, 200, scale=2)
     check(detector.detect(image, "vga640"), 8, 16, 200, scale=8)
-    assert detector.network.shapes[-1] == (1, 480, 640)
+    assert detector.backend.network.shapes[-1] == (1, 480, 640)
     assert "short640" in protocol_names() and protocol_named("short640") == TestScale("short", 640)
     assert isinstance(protocol_named("multiscale"), MultiScale) and protocol_of(None) == protocol_named(
         DEFAULT_PROTOCOL
@@ -290,7 +291,7 @@ def test_the_defaults_are_those_of_the_command_line_and_the_page(detector: FaceD
     images = [colour(1, 1, blue) for blue in (96, 128, 160)]  # logits -1, 0, 1
     for found in (detector.detect(images), [outcome for _, outcome in detector.detect_each(images)]):
         assert [item.count for item in found if isinstance(item, Detections)] == [0, 1, 1]
-    assert detector.network.shapes[-1] == (1, 640, 853)  # 60 × 80 pixels
+    assert detector.backend.network.shapes[-1] == (1, 640, 853)  # 60 × 80 pixels
     assert [item.count for item in detector.detect(images, threshold=0.0)] == [1, 1, 1]
     for verb in ("detect", "app"):
         options = compose_config(verb, [])
@@ -313,7 +314,7 @@ def test_the_threshold_is_part_of_what_stays(detector: FaceDetector) -> None:
 def test_several_scales_of_several_images(light: FaceDetector, portrait: Path) -> None:
     protocol = MultiScale(max_pixels=100_000)
     image = read_image_rgb(portrait)[::2, ::2].copy()
-    alone, _ = protocol.detect(light, image)
+    alone, _ = protocol.detect(light.backend, image)
     for found in light.detect([image, Image.fromarray(image)], protocol, threshold=0.7):
         assert found.count == 1
         assert torch.equal(found.boxes_xyxy, alone.above(0.7).boxes_xyxy)
@@ -338,9 +339,9 @@ def test_a_list_gives_what_its_images_give_one_by_one(
 ) -> None:
     """Exactly: this network computes an image alike in any company. So too where memory forbids some batches."""
     arrays = [colour(red, green, blue, *size) for size, red, green, blue in images]
-    alone = FaceDetector(ByColour())
+    alone = detector_of(ByColour())
     network = ByColour(most_pixels)
-    together = FaceDetector(network, batch_size=batch_size)
+    together = detector_of(network, batch_size=batch_size)
     found = together.detect(arrays, protocol, 0.0)
     assert len(found) == len(arrays)
     for image, item in zip(arrays, found, strict=True):
@@ -353,9 +354,9 @@ def test_the_trained_model_gives_the_same_faces_in_batches(light: FaceDetector, 
     """Convolutions of a batch may add in another order, so to rounding: 0.01 pixels, 1e-5 of a score."""
     image = read_image_rgb(portrait)
     images = [image[:300, 100:400], image[20:320, 110:410], image[:, ::-1][:300, 100:400], image[50:250, 150:450]]
-    batched = FaceDetector(light.network, detection=light.detection, batch_size=4)
+    batched = detector_of(light.backend.network, detection=light.detection, batch_size=4)
     sizes: list[int] = []
-    handle = light.network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    handle = light.backend.network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     found = batched.detect(images, "original", 0.1)
     handle.remove()
     assert sizes[-2:] == [3, 1]
@@ -370,7 +371,7 @@ def test_alike_images_run_together_though_others_stand_between(monkeypatch: pyte
     monkeypatch.setattr("fanet_lightning.detect.tiling.available_bytes", lambda device: None)
     small, large = (30, 40), (60, 80)
     network = ByColour()
-    detector = FaceDetector(network, batch_size=3)
+    detector = detector_of(network, batch_size=3)
     images = [colour(index, 1, 200, *(large if index % 2 else small)) for index in range(8)]
     found = detector.detect(images, "original")
     for index, item in enumerate(found):
@@ -382,25 +383,25 @@ def test_batch_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     # On a CPU small ones only: 640 × 480 pixels in all. 240 × 320 times 4, 60 × 80 times 8, though 64 would do.
     network = ByColour()
     sizes = [(480, 640)] * 2 + [(240, 320)] * 5 + [(60, 80)] * 9
-    assert len(FaceDetector(network).detect([colour(1, 1, 200, *size) for size in sizes], "original")) == 16
+    assert len(detector_of(network).detect([colour(1, 1, 200, *size) for size in sizes], "original")) == 16
     counts = [count for count, height, _ in network.shapes if height != 256]  # the probe of what a pixel costs
     assert counts == [1, 1, 4, 1, 8, 1]
     with pytest.raises(InputError, match="batch_size=0"):
-        FaceDetector(ByColour(), batch_size=0)
+        detector_of(ByColour(), batch_size=0)
     # Half of 2,000,000 bytes hold 10,000 pixels at 100 bytes each.
     for module in ("data.transforms", "detect.detector", "detect.tiling"):
         monkeypatch.setattr(f"fanet_lightning.{module}.SMALLEST_TILE_PIXELS", 1)
     monkeypatch.setattr("fanet_lightning.detect.tiling.bytes_per_pixel", lambda *_, **__: 100.0)
     monkeypatch.setattr("fanet_lightning.detect.tiling.available_bytes", lambda device: 2_000_000)
     network = ByColour()
-    FaceDetector(network, batch_size=8).detect([colour(1, 1, 200)] * 5, "original")  # 4,800 pixels each: two fit
+    detector_of(network, batch_size=8).detect([colour(1, 1, 200)] * 5, "original")  # 4,800 pixels each: two fit
     assert [count for count, _, _ in network.shapes] == [2, 2, 1]
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fanet_lightning.detect.tiling.available_bytes", lambda device: None)
     network = ByColour(most_pixels=10_000)
-    detector = FaceDetector(network, batch_size=4)
+    detector = detector_of(network, batch_size=4)
     for index, item in enumerate(detector.detect([colour(index, 2, 200) for index in range(8)], "original")):
         check(item, index, 2, 200)
     # 4 × 4,800 do not fit, 2 do; the next four are not tried together again.
@@ -428,7 +429,7 @@ def test_a_bad_image_ends_a_list_but_not_an_iteration(detector: FaceDetector, tm
 
 
 def test_an_image_that_memory_does_not_hold_is_no_reason_to_stop() -> None:
-    detector = FaceDetector(ByColour(most_pixels=5000))
+    detector = detector_of(ByColour(most_pixels=5000))
     whole = TestScale("original", tile_pixels=None)
     outcomes = [found for _, found in detector.detect_each([colour(1, 1, 200), colour(1, 1, 200, 90, 90)], whole)]
     assert isinstance(outcomes[0], Detections)
@@ -449,7 +450,7 @@ def test_no_more_is_read_ahead_than_it_says(batch_size: int, monkeypatch: pytest
             taken += 1
             yield colour(1, 1, 200)
 
-    detector = FaceDetector(ByColour(), batch_size=batch_size)
+    detector = detector_of(ByColour(), batch_size=batch_size)
     found = detector.detect_each(endless(), "original")
     next(found)
     most = 2 * image_stream.READERS + (image_stream.BATCHES_WAITING * batch_size if batch_size > 1 else 1)
@@ -484,7 +485,7 @@ def test_the_next_file_is_read_while_the_network_works(tmp_path: Path, monkeypat
             return super().forward(images)
 
     monkeypatch.setattr("fanet_lightning.detect.stream.read_image_rgb", read)
-    assert len(FaceDetector(Patient(), batch_size=1).detect(paths)) == 2
+    assert len(detector_of(Patient(), batch_size=1).detect(paths)) == 2
 
 
 def test_an_error_of_the_images_themselves_comes_through(detector: FaceDetector) -> None:
@@ -506,7 +507,7 @@ def test_images_of_extreme_sizes(light: FaceDetector, tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     Image.new("L", (10_000, 10_000), 99).save(path, compress_level=1)
     network = ByColour()
-    found = FaceDetector(network).detect([path], "vga640", 0.0)[0]
+    found = detector_of(network).detect([path], "vga640", 0.0)[0]
     assert network.shapes[-1] == (1, 640, 640)
     check(found, 99, 99, 99, scale=0.064)
     Image.new("1", (20_000, 10_000)).save(path)
@@ -518,7 +519,7 @@ def test_a_hundred_megapixels_in_tiles() -> None:
     """10,000 × 10,000 pixels as they are. Every tile says the same, and only the first owns the anchor that speaks."""
     network = ByColour()
     image = np.broadcast_to(np.array([5, 12, 200], np.uint8), (10_000, 10_000, 3))
-    found = FaceDetector(network).detect(image, TestScale("original", tile_pixels=4096**2))
+    found = detector_of(network).detect(image, TestScale("original", tile_pixels=4096**2))
     check(found, 5, 12, 200)
     # Cores of 4,096 - 2 × 640 pixels: four along a side.
     assert len(network.shapes) == 16 and max(height * width for _, height, width in network.shapes) == 4096**2

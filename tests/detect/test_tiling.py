@@ -8,15 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fanet_lightning import FaceDetector
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.transforms import MARGIN, SMALLEST_TILE_PIXELS, STRIDE, check_tile_pixels
-from fanet_lightning.detect import tiling as tiled_heads
 from fanet_lightning.detect import tiling as tiles
-from fanet_lightning.detect.tiling import Tile, find_in_tiles, map_shapes, own_anchors
+from fanet_lightning.detect.tiling import Tile, find_in_tiles, map_shapes, own_anchors, upsampling
 from fanet_lightning.models.fanet import build_network
 from fanet_lightning.ops.anchors import STRIDES, AnchorGrid
+from fanet_lightning.ops.postprocess import detect
 from fanet_lightning.ops.structures import Detections, HeadOutput, NetworkOutput
+from tests.detect.helpers import detector_of
 
 # Where the tiles lie
 
@@ -162,31 +162,30 @@ def test_heads_are_those_of_the_whole_picture(
         parts = tiles.tiles(height, width, min(height, width) * 1792)
         assert len(parts) > 1
 
-        def worst() -> float:
+        def worst(knows_its_place: bool) -> float:
             found = []
             for tile in parts:
-                with tiled_heads.PartOfWhole(tile, height, width):
-                    crop = images[:, :, tile.y1 : tile.y2, tile.x1 : tile.x2]
-                    found.append(own_anchors(_double_heads(network, crop, monkeypatch), tile, whole))
+                crop = images[:, :, tile.y1 : tile.y2, tile.x1 : tile.x2]
+                upsample = upsampling(tile, height, width) if knows_its_place else None
+                found.append(own_anchors(_double_heads(network, crop, monkeypatch, upsample), tile, whole))
             number = torch.cat([part.number for part in found])
             logits, offsets = (torch.cat([getattr(part, name) for part in found]) for name in ("logits", "offsets"))
             heads = expected.hierarchies[-1]
             return max(float((logits - heads.logits[0, number]).abs().max()),
                        float((offsets - heads.offsets[0, number]).abs().max()))  # fmt: skip
 
-        assert worst() < 1e-9
+        assert worst(True) < 1e-9
         # The test can tell: a tile that upsamples on its own account gives other heads, where there is upsampling.
-        monkeypatch.setattr(
-            tiled_heads.PartOfWhole, "__torch_function__", lambda self, f, t, a=(), k=None: f(*a, **(k or {}))
-        )
-        assert options == {"level": 1} or worst() > 1e-4
+        assert options == {"level": 1} or worst(False) > 1e-4
 
 
-def _double_heads(network: torch.nn.Module, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> NetworkOutput:
+def _double_heads(
+    network: torch.nn.Module, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch, upsample: Any = None
+) -> NetworkOutput:
     """The heads' last step is to float32; in this test it is not."""
     with monkeypatch.context() as patch:
         patch.setattr(torch.Tensor, "float", torch.Tensor.double)
-        return network(images)  # type: ignore[no-any-return]
+        return network(images, upsample=upsample)  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("options", [{"level": 3}, {"name": "s3fd_fpn"}], ids=str)
@@ -198,11 +197,11 @@ def test_faces_are_those_of_the_whole_picture(
 ) -> None:
     """Floor, top-k, NMS and the number kept see all tiles together: same faces, same order."""
     network, images = network_and_picture(options, 96, 4001)
-    detector = FaceDetector(network, detection={"keep": 5000, **detection})
+    detector = detector_of(network, detection={"keep": 5000, **detection})
     monkeypatch.setattr(tiles, "SMALLEST_TILE_PIXELS", 1)
     monkeypatch.setattr("fanet_lightning.detect.tiling.SMALLEST_TILE_PIXELS", 1)
-    whole, one = detector.find(images, None)
-    tiled, several = detector.find(images, 96 * 1536)
+    whole, one = detector.backend.find(images, None)
+    tiled, several = detector.backend.find(images, 96 * 1536)
     assert one == 1 and several > 5
     assert _same(whole, tiled), (len(whole.scores), len(tiled.scores))
 
@@ -227,13 +226,13 @@ def test_equal_scores_are_ordered_as_in_the_whole(height: int, width: int, seed:
     logits = torch.randint(0, 5, (1, whole.count, 2), generator=generator).float()
     offsets = torch.randn(1, whole.count, 4, generator=generator) * 2
     detection = {"score_floor": 0.3, "top_k": 40, "nms_iou": 0.3, "keep": 25}
-    expected = tiled_heads.detect(
+    expected = detect(
         NetworkOutput([HeadOutput(logits, offsets)], list(whole.map_shapes)), whole, **detection
     )[0]  # fmt: skip
     parts = _random_tiles(height, width, 1 + seed % 3, np.random.default_rng(seed))
     queue = list(parts)
 
-    def run(_images: torch.Tensor) -> NetworkOutput:
+    def run(_images: torch.Tensor, _upsample: Any) -> NetworkOutput:
         tile = queue.pop(0)
         number = _numbered(tile, whole).hierarchies[0].logits[0, :, 1].long().clamp(max=whole.count - 1)
         shapes = map_shapes(tile.y2 - tile.y1, tile.x2 - tile.x1)

@@ -16,7 +16,7 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.models.blocks import STRIDE_NAMES, ABlock, ConvReLU, fuse
 from fanet_lightning.models.fanet import build_network, flops, inference_parameters
 from fanet_lightning.models.light import LightTrunk
-from fanet_lightning.models.pretrained import network_from_checkpoint
+from fanet_lightning.models.pretrained import load_model
 from fanet_lightning.models.weights import load_trunk_weights
 from fanet_lightning.ops.anchors import STRIDES, AnchorGrid
 from fanet_lightning.ops.hierarchical_loss import HierarchicalLoss
@@ -349,7 +349,7 @@ def test_checkpoint_restores_the_light_network(tmp_path: Path) -> None:
     _disturb(network)
     state = {f"network.{name}": value for name, value in network.state_dict().items()}
     torch.save({"hyper_parameters": {"network": options}, "state_dict": state}, tmp_path / "light.ckpt")
-    restored, _ = network_from_checkpoint(tmp_path / "light.ckpt")
+    restored = load_model(tmp_path / "light.ckpt").network
     images = _images(70, 90)
     with torch.no_grad():
         assert torch.equal(restored(images).hierarchies[-1].logits, network(images).hierarchies[-1].logits)

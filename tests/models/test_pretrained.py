@@ -33,7 +33,6 @@ from fanet_lightning.models.fanet import build_network
 from fanet_lightning.models.pretrained import (
     load_model,
     locate,
-    network_from_checkpoint,
     portable,
     read_config,
     read_model,
@@ -112,8 +111,8 @@ def test_the_folder_finds_what_the_checkpoint_finds(model: Path, checkpoint: Pat
 
 
 def test_batch_normalisation_is_folded_and_changes_nothing(model: Path, checkpoint: Path) -> None:
-    plain, _ = network_from_checkpoint(checkpoint)
-    folded = FaceDetector.from_pretrained(model).network
+    plain = load_model(checkpoint).network
+    folded = FaceDetector.from_pretrained(model).backend.network
     assert any(isinstance(module, torch.nn.BatchNorm2d) for module in plain.modules())
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
     images = torch.from_numpy(np.stack([image(0), image(1)])).permute(0, 3, 1, 2)
@@ -369,7 +368,7 @@ def test_a_folder_without_a_list_says_that_nothing_is_known(copy: Path) -> None:
 
 
 def test_the_card_counts_the_parameters_of_the_loaded_network() -> None:
-    count = sum(parameter.numel() for parameter in FaceDetector.from_pretrained().network.parameters())
+    count = sum(parameter.numel() for parameter in FaceDetector.from_pretrained().backend.network.parameters())
     for path in (pretrained.SHIPPED / pretrained.DEFAULT_MODEL / "README.md", ROOT / "README.md"):
         stated = re.findall(r"([\d.]+) M parameters", path.read_text(encoding="utf-8"))
         assert stated == [f"{count / 1e6:.2f}"], path

@@ -61,7 +61,7 @@ def build_page(detector: "FaceDetector", settings: "Settings", folder: Path) -> 
     actions = Actions(detector, settings, folder)
     seconds = settings.keep_minutes * 60
     with gr.Blocks(title="Face detection", delete_cache=(CHECK_FILES_SECONDS, int(seconds) or 1)) as page:
-        gr.HTML(heading(settings.model_name, str(detector.device)), elem_id="head")
+        gr.HTML(heading(settings.model_name, detector.runs_on), elem_id="head")
         with gr.Row(elem_id="settings"):
             threshold = gr.Slider(
                 0.01, 0.99, settings.threshold, step=0.01, label="Threshold", elem_id="threshold", min_width=260,

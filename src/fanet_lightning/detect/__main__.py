@@ -64,13 +64,13 @@ def _load_detector(checkpoint: str, device: str, precision: str) -> "tuple[FaceD
     from fanet_lightning.cli.files import file_sha256
     from fanet_lightning.cli.provenance import code_sha256
     from fanet_lightning.detect.detector import open_detector
-    from fanet_lightning.models.pretrained import is_onnx, locate, weights_file
+    from fanet_lightning.models.pretrained import weights_file
 
-    found = Path(checkpoint).expanduser() if is_onnx(checkpoint) else locate(checkpoint)
-    detector, weights = open_detector(found, device, precision), weights_file(found)
+    detector = open_detector(checkpoint, device, precision)
+    assert detector.source is not None
     return detector, {
-        "checkpoint_sha256": file_sha256(weights), "precision": detector.precision, "detection": detector.detection,
-        "code": code_sha256(),
+        "checkpoint_sha256": file_sha256(weights_file(detector.source)), "precision": detector.precision,
+        "detection": detector.detection, "code": code_sha256(),
     }  # fmt: skip
 
 

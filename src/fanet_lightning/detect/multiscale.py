@@ -65,7 +65,7 @@ class Found(NamedTuple):
 
 
 class Finder(Protocol):
-    """What :class:`MultiScale` needs of a detector."""
+    """What :class:`MultiScale` needs of a backend."""
 
     def find(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> Found:
         """(1, 3, h, w) uint8 RGB → faces in its pixels, on the CPU."""
@@ -130,7 +130,7 @@ class MultiScale:
         Boxes in pixels of the image, clipped to it, float32; scores in descending order.
 
         Raises:
-            InputError: a pass does not fit into memory, see :meth:`FaceDetector.find`.
+            InputError: a pass does not fit into memory, see :meth:`fanet_lightning.detect.detector.Backend.find`.
         """
         height, width = image_rgb.shape[:2]
         found, records = [], []

@@ -182,7 +182,7 @@ class Prepared(NamedTuple):
 
 
 class Network(Protocol):
-    """What is needed of a detector: :class:`fanet_lightning.detect.detector.FaceDetector` has it."""
+    """What is needed of a backend, see :class:`fanet_lightning.detect.detector.Backend`."""
 
     def find(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> Found:
         """(1, 3, h, w) uint8 RGB → faces in its pixels, on the CPU."""
@@ -234,7 +234,7 @@ class StreamSettings:
         """Faces of images that have one size at test scale.
 
         Raises:
-            InputError: they do not fit into memory, see :meth:`fanet_lightning.detect.detector.FaceDetector.find`.
+            InputError: they do not fit into memory, see :meth:`fanet_lightning.detect.detector.Backend.find`.
         """
         if isinstance(self.protocol, MultiScale):
             found = [self.protocol.detect(network, image.pixels)[0] for image in images]

@@ -23,18 +23,17 @@ size add in another order (about 1e-6 of a score), which decides only between an
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from inspect import signature
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from fanet_lightning.cli.device import SHARE, available_bytes, bytes_per_pixel, is_out_of_memory
 from fanet_lightning.data.transforms import AUTO, MARGIN, SMALLEST_TILE_PIXELS, STRIDE, TilePixels
+from fanet_lightning.models.blocks import Upsample
 from fanet_lightning.ops.anchors import STRIDES, AnchorGrid
-from fanet_lightning.ops.postprocess import detect
+from fanet_lightning.ops.postprocess import DETECTION_DEFAULTS, detect
 from fanet_lightning.ops.structures import Detections, HeadOutput, NetworkOutput
 
 
@@ -109,12 +108,15 @@ class Candidates(NamedTuple):
 
 
 def find_in_tiles(
-    run: Callable[[Tensor], NetworkOutput], images: Tensor, parts: Sequence[Tile], detection: Mapping[str, Any]
+    run: Callable[[Tensor, list[Upsample]], NetworkOutput],
+    images: Tensor,
+    parts: Sequence[Tile],
+    detection: Mapping[str, Any],
 ) -> Detections:
     """Faces of one picture, as :func:`fanet_lightning.ops.postprocess.detect` finds them in the whole.
 
     Args:
-        run: the network on a tile (1, 3, h, w) uint8, which it brings to its device itself.
+        run: the network on a tile (1, 3, h, w) uint8, which it brings to its device itself, with :func:`upsampling`.
         images: (1, 3, H, W) uint8, the picture. It stays where it is; no copy of the whole is made.
         parts: what :func:`tiles` gave for H and W.
         detection: keyword arguments of ``detect``.
@@ -126,8 +128,7 @@ def find_in_tiles(
     whole = AnchorGrid(map_shapes(height, width))
     found = []
     for tile in parts:
-        with PartOfWhole(tile, height, width):
-            output = run(images[:, :, tile.y1 : tile.y2, tile.x1 : tile.x2])
+        output = run(images[:, :, tile.y1 : tile.y2, tile.x1 : tile.x2], upsampling(tile, height, width))
         found.append(_best(own_anchors(output, tile, whole), detection))
     logits, offsets, anchors_cxcywh, number = (torch.cat(column) for column in zip(*found, strict=True))
     # The numbers of the whole decide between equal scores.
@@ -191,58 +192,42 @@ def own_anchors(output: NetworkOutput, tile: Tile, whole: AnchorGrid) -> Candida
 
 def _best(candidates: Candidates, detection: Mapping[str, Any]) -> Candidates:
     """Without those that `detect` would drop in any company: below the floor, or behind ``top_k`` others."""
-    defaults = signature(detect).parameters
-    floor, top_k = (detection.get(name, defaults[name].default) for name in ("score_floor", "top_k"))
+    settings = {**DETECTION_DEFAULTS, **detection}
     scores = torch.sigmoid(candidates.logits[:, 1].float() - candidates.logits[:, 0].float())
-    passed = (scores >= floor).nonzero().squeeze(1)
-    chosen = passed[scores[passed].argsort(descending=True, stable=True)[:top_k]].sort().values
+    passed = (scores >= settings["score_floor"]).nonzero().squeeze(1)
+    chosen = passed[scores[passed].argsort(descending=True, stable=True)[: int(settings["top_k"])]].sort().values
     return Candidates(*(column[chosen] for column in candidates))
 
 
-class PartOfWhole(TorchFunctionMode):
-    """While it is on, bilinear upsampling of a tile's maps gives that part of the whole picture's upsampled map.
+def upsampling(tile: Tile, height: int, width: int) -> list[Upsample]:
+    """What brings map i + 1 of a tile to the size of map i, so that it is that part of the whole image's map.
 
-    A map of odd side is upsampled to 2 n - 1 cells, not 2 n, so a whole picture's upsampling runs slowly out of step
-    with 2×, by up to half a deep cell at its far end. A tile alone would begin in step again.
+    A map of odd side is upsampled to 2 n - 1 cells, not 2 n, so a whole image's upsampling runs slowly out of step with
+    2×, by up to half a deep cell at its far end. A tile alone would begin in step again.
     """
+    whole = map_shapes(height, width)
+    return [partial(_upsampled, tile, whole, shallow) for shallow in range(len(whole) - 1)]
 
-    def __init__(self, tile: Tile, height: int, width: int) -> None:
-        super().__init__()
-        self._tile = tile
-        self._whole = map_shapes(height, width)
-        self._shapes = map_shapes(tile.y2 - tile.y1, tile.x2 - tile.x1)
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is F.interpolate and kwargs.get("mode") == "bilinear" and not kwargs.get("align_corners"):
-            deep, size = args[0] if args else kwargs["input"], kwargs.get("size")
-            before, after = tuple(deep.shape[-2:]), tuple(size or ())
-            # Between detection maps; what a trunk may do inside is its own affair.
-            if before in self._shapes and after in self._shapes:
-                return self._upsampled(deep, after, self._shapes.index(before), self._shapes.index(after))
-        return func(*args, **kwargs)
-
-    def _upsampled(self, deep: Tensor, size: Sequence[int], deeper: int, shallow: int) -> Tensor:
-        dtype = deep.dtype
-        deep = deep.to(torch.promote_types(dtype, torch.float32))
-        for axis, start in ((0, self._tile.y1), (1, self._tile.x1)):
-            # In torch's own precision, so that both round alike.
-            ratio = torch.tensor(self._whole[deeper][axis], dtype=deep.dtype) / self._whole[shallow][axis]
-            first, cells = start // STRIDES[deeper], deep.shape[axis - 2]
-            cell = start // STRIDES[shallow] + torch.arange(size[axis], dtype=deep.dtype)
-            # align_corners=False: cell centres at halves; what lies before the first one repeats it.
-            source = ((cell + 0.5) * ratio - 0.5).clamp(min=0)
-            low = source.floor()
-            share = (source - low).to(deep.device).reshape((-1, 1) if axis == 0 else (-1,))
-            # The tile's last cell repeats too: at the picture's end as in the whole, elsewhere deep in the margin.
-            before, after = (
-                deep.index_select(axis - 2, (index - first).long().clamp(0, cells - 1).to(deep.device))
-                for index in (low, low + 1)
-            )
-            deep = before + (after - before) * share
-        return deep.to(dtype)
+def _upsampled(tile: Tile, whole: Sequence[tuple[int, int]], shallow: int, deep: Tensor, like: Tensor) -> Tensor:
+    dtype = deep.dtype
+    deep = deep.to(torch.promote_types(dtype, torch.float32))
+    for axis, start in ((0, tile.y1), (1, tile.x1)):
+        # In torch's own precision, so that both round alike.
+        ratio = torch.tensor(whole[shallow + 1][axis], dtype=deep.dtype) / whole[shallow][axis]
+        first, cells = start // STRIDES[shallow + 1], deep.shape[axis - 2]
+        cell = start // STRIDES[shallow] + torch.arange(like.shape[axis - 2], dtype=deep.dtype)
+        # align_corners=False: cell centers at halves; what is before the first one repeats it.
+        source = ((cell + 0.5) * ratio - 0.5).clamp(min=0)
+        low = source.floor()
+        share = (source - low).to(deep.device).reshape((-1, 1) if axis == 0 else (-1,))
+        # The tile's last cell repeats too: at the image's end as in the whole, elsewhere deep in the margin.
+        before, after = (
+            deep.index_select(axis - 2, (index - first).long().clamp(0, cells - 1).to(deep.device))
+            for index in (low, low + 1)
+        )
+        deep = before + (after - before) * share
+    return deep.to(dtype)
 
 
 class PixelLimit:

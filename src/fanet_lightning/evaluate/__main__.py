@@ -63,12 +63,14 @@ def main(argv: list[str]) -> int:
     options = plain(config)
     cli.check_report_keys(config)
     from fanet_lightning.data.sources import build_source
-    from fanet_lightning.evaluate.runner import evaluate, opened
-    from fanet_lightning.models.pretrained import locate, name_of
+    from fanet_lightning.detect.detector import open_detector
+    from fanet_lightning.evaluate.runner import evaluate
+    from fanet_lightning.models.pretrained import name_of
 
-    checkpoint = locate(str(options["checkpoint"]))
     # Before the data are read, which may take long.
-    detector = opened(checkpoint, options["device"], options["precision"], options["detection"])
+    detector = open_detector(options["checkpoint"], options["device"], options["precision"], options["detection"])
+    checkpoint = detector.source
+    assert checkpoint is not None
     data = data_of_run(checkpoint, argv)
     if data is not None and data != options["data"]:
         print(f"data={data['name']} with the settings of the checkpoint's run; data=… chooses others")

@@ -5,7 +5,6 @@ import hashlib
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,10 @@ from fanet_lightning.data.transforms import TestScale
 from fanet_lightning.detect.detector import FaceDetector, open_detector
 from fanet_lightning.detect.journal import Journal
 from fanet_lightning.detect.multiscale import MultiScale, PassRecord, build_protocol, full_settings
+from fanet_lightning.detect.stream import in_image
 from fanet_lightning.evaluate import outputs as files
 from fanet_lightning.evaluate.outputs import JOURNAL_FILE, SUBMISSION_FILE, Inferred, check_out
-from fanet_lightning.models.pretrained import is_onnx, locate, weights_file
-from fanet_lightning.ops.postprocess import detect
+from fanet_lightning.models.pretrained import locate, weights_file
 from fanet_lightning.ops.structures import Detections, EvalBatch
 from fanet_lightning.score.results import SCORES_FILE
 
@@ -94,7 +93,7 @@ def detect_records(
 
     Raises:
         UnreadableImage: a file is missing or broken.
-        InputError: an image does not fit into memory, see :meth:`FaceDetector.find`; or the journal's disk is full.
+        InputError: an image does not fit into memory, or the journal's disk is full.
     """
     from rich.progress import track
 
@@ -116,12 +115,12 @@ def _detect(
     detector: FaceDetector, batch: EvalBatch, scale: TestScale | MultiScale
 ) -> tuple[Detections, list[PassRecord]]:
     if isinstance(scale, MultiScale):
-        return scale.detect(detector, np.ascontiguousarray(batch.images[0].permute(1, 2, 0).numpy()))
+        return scale.detect(detector.backend, np.ascontiguousarray(batch.images[0].permute(1, 2, 0).numpy()))
     height, width = batch.size_hw[0].tolist()
-    found, tiles = detector.detect_resized(batch.images, batch.scale_xy, height, width, scale.tile_pixels)
+    found, tiles = detector.backend.find(batch.images, scale.tile_pixels)
     rows, columns = batch.images.shape[-2:]
     step = PassRecord(rows / height, False, rows, columns, tiles, len(found))
-    return found, [step]
+    return in_image(found, batch.scale_xy[0], height, width), [step]
 
 
 class _SmallEnough(Dataset[EvalBatch]):
@@ -197,7 +196,7 @@ def evaluate(
         labelled: False for images without labels: instead of scores, ``submission.zip`` for WIDER's test server.
         attributes, errors, worst: with WIDER's ground truth also :func:`report.error_gallery.report_by_attribute` and
             :func:`report.error_gallery.report_errors`.
-        detector: ``checkpoint`` as :func:`opened` gives it with these options, where it is open already.
+        detector: ``checkpoint`` as :func:`open_detector` gives it with these options, where it is open already.
 
     Returns:
         AP per setting, in [0, 1]; empty without labels and for a benchmark without AP.
@@ -210,7 +209,7 @@ def evaluate(
     if attributes or errors:
         files.check_wider(source, labelled)
     scale = build_protocol(protocol)
-    detector = detector or opened(checkpoint, device, precision, detection or {})
+    detector = detector or open_detector(checkpoint, device, precision, detection)
     device = detector.runs_on
     records = source.val()
     origin = {
@@ -245,26 +244,6 @@ def evaluate(
         files.draw_sheet(out, checkpoint, records, found, label)
         journal.path.unlink()
     return ap
-
-
-def opened(checkpoint: Path, device: str, precision: str, detection: Mapping[str, Any]) -> FaceDetector:
-    """The detector with the settings ``detection``, those it has already underneath.
-
-    Raises:
-        InputError: see :func:`open_detector`; or settings other than those inside an export.
-    """
-    detector = open_detector(checkpoint, device, precision)
-    if is_onnx(checkpoint):
-        for key, value in detection.items():
-            if value != detector.detection[key]:
-                raise InputError(
-                    f"detection.{key}={value}: inside {checkpoint} it is {detector.detection[key]}; give that, or "
-                    f"export again with detection.{key}={value}"
-                )
-        return detector
-    defaults = {name: p.default for name, p in signature(detect).parameters.items() if p.kind is p.KEYWORD_ONLY}
-    detector.detection = {**defaults, **detector.detection, **detection}
-    return detector
 
 
 def _check_options(resume: object, lower_top: object, out: Path, labelled: bool) -> None:

@@ -9,7 +9,6 @@ once written, in its own runtime, and stays only where it finds the same faces a
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -221,10 +220,9 @@ def detection_settings(own: Mapping[str, Any], changed: Mapping[str, Any]) -> di
     Raises:
         InputError: a value outside its range.
     """
-    from fanet_lightning.ops.postprocess import detect
+    from fanet_lightning.ops.postprocess import DETECTION_DEFAULTS
 
-    defaults = {name: p.default for name, p in signature(detect).parameters.items() if p.kind is p.KEYWORD_ONLY}
-    settings = {**defaults, **own, **{key: value for key, value in changed.items() if value is not None}}
+    settings = {**DETECTION_DEFAULTS, **own, **{key: value for key, value in changed.items() if value is not None}}
     for key in ("score_floor", "nms_iou"):
         value = settings[key]
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
@@ -299,18 +297,18 @@ def _tried(
 ) -> Exported:
     import torch
 
-    from fanet_lightning.detect.detector import FaceDetector
+    from fanet_lightning.detect.detector import TorchBackend
     from fanet_lightning.export.verify import Comparison, compare, speeds
     from fanet_lightning.models.blocks import fuse
 
-    detector = FaceDetector(fuse(model.network), detection=settings)
+    backend = TorchBackend(fuse(model.network), detection=settings)
     run = runner(path, form)
     whole = Comparison()
     for images in batches:
-        whole += compare(detector, run, images, settings, rounded=not gated)
+        whole += compare(backend, run, images, settings, rounded=not gated)
     picture = torch.from_numpy(vga(batches).transpose(2, 0, 1).copy())[None]
     pixels = picture.numpy()
-    eager_ms, exported_ms = speeds(lambda: detector.find(picture), lambda: run(pixels), rounds)
+    eager_ms, exported_ms = speeds(lambda: backend.find(picture), lambda: run(pixels), rounds)
     return Exported(
         whole, settings["score_floor"], eager_ms, exported_ms, path.stat().st_size, whole.agrees or not gated
     )
@@ -327,11 +325,9 @@ def runner(path: Path, form: str) -> "Run":
     from fanet_lightning.export.graph import quiet
 
     if form == "onnx":
-        from fanet_lightning.detect.detector import open_session, run, session_metadata
+        from fanet_lightning.detect.detector import OnnxBackend
 
-        session = open_session(path, ["CPUExecutionProvider"])
-        session_metadata(session, path)
-        return lambda images: run(session, images)
+        return OnnxBackend.open(path, device="cpu").run
     import torchvision  # noqa: F401  as the file's own notes ask for
 
     jit: Any = torch.jit

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.detect.detector import FaceDetector
+from fanet_lightning.detect.detector import TorchBackend
 from fanet_lightning.ops.anchors import AnchorGrid
 from fanet_lightning.ops.boxes import decode, pairwise_iou
 from fanet_lightning.ops.postprocess import detect
@@ -71,7 +71,7 @@ class Comparison:
 
 
 def compare(
-    detector: FaceDetector,
+    backend: TorchBackend,
     run: Run,
     images: npt.NDArray[np.uint8],
     detection: Mapping[str, Any],
@@ -81,7 +81,7 @@ def compare(
     """Both sides on a batch.
 
     Args:
-        detector: the model as it runs in Python.
+        backend: the model as it runs in Python.
         run: the exported file.
         images: (B, 3, H, W) RGB.
         detection: the four settings inside the file.
@@ -95,7 +95,7 @@ def compare(
             f"the file gives outputs of shapes {boxes_xyxy.shape}, {scores.shape}: it is of something else"
         )
     whole = Comparison()
-    for k, (eager, candidates) in enumerate(_eager(detector, images, detection)):
+    for k, (eager, candidates) in enumerate(_eager(backend, images, detection)):
         own = image_index == k
         exported = Detections(boxes_xyxy[own], scores[own])
         whole += (
@@ -106,10 +106,10 @@ def compare(
 
 @torch.inference_mode()
 def _eager(
-    detector: FaceDetector, images: npt.NDArray[np.uint8], detection: Mapping[str, Any]
+    backend: TorchBackend, images: npt.NDArray[np.uint8], detection: Mapping[str, Any]
 ) -> list[tuple[Detections, Detections]]:
     """Per image what is found, and all anchors at or just below the score floor, by score."""
-    output = detector._heads(torch.from_numpy(images))
+    output = backend.heads(torch.from_numpy(images))
     grid = AnchorGrid(tuple((rows, columns) for rows, columns in output.map_shapes))
     logits, offsets = output.hierarchies[-1]
     scores = torch.sigmoid(logits[..., 1] - logits[..., 0]).cpu()
@@ -119,7 +119,7 @@ def _eager(
         order = (scores[k] >= detection["score_floor"] - SCORE_LIMIT).nonzero().squeeze(1)
         order = order[scores[k, order].argsort(descending=True)]
         candidates = Detections(boxes_xyxy[k, order], scores[k, order])
-        found.append((Detections(item.boxes_xyxy.cpu(), item.scores.cpu()), candidates))
+        found.append((item.cpu(), candidates))
     return found
 
 

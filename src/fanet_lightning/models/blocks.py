@@ -1,6 +1,7 @@
 """Building blocks: convolution with ReLU, L2Norm, A-block, normalization, what a backbone has."""
 
 import copy
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -127,6 +128,10 @@ class L2Norm(nn.Module):
         return (x * inverse * self.scale[:, None, None]).to(x.dtype)
 
 
+Upsample = Callable[[Tensor, Tensor], Tensor]
+"""(B, C, h, w), (B, C', H, W) → (B, C, H, W): the first map at the size of the second, as :func:`upsample_to`."""
+
+
 def upsample_to(x: Tensor, like: Tensor) -> Tensor:
     """``x`` brought bilinearly to the height and width of ``like``: 2× in the regular case, any ratio for odd sizes."""
     return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
@@ -179,11 +184,11 @@ class ABlock(nn.Module):
         """N, the channels of an agglomerated map: 256 at width 1 unless told otherwise."""
         return scaled(channels, width)
 
-    def forward(self, shallow: Tensor, deep: Tensor) -> Tensor:
+    def forward(self, shallow: Tensor, deep: Tensor, upsample: Upsample = upsample_to) -> Tensor:
         """(B, C, H, W) and the deeper map (B, C', about H/2, about W/2) → (B, N, H, W)."""
         x = self.shallow(shallow)
         parts = [x] if self.context is None else [branch(x) for branch in self.context.values()]
-        return self.smooth(torch.cat([*parts, upsample_to(self.deep(deep), x)], dim=1))  # type: ignore[no-any-return]
+        return self.smooth(torch.cat([*parts, upsample(self.deep(deep), x)], dim=1))  # type: ignore[no-any-return]
 
 
 # Per kind: order of the channels, mean and standard deviation in that order, in units of 0 … 255.

@@ -8,7 +8,7 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.models.blocks import ABlock, Backbone, Normaliser
+from fanet_lightning.models.blocks import ABlock, Backbone, Normaliser, Upsample, upsample_to
 from fanet_lightning.models.heads import Heads, map_shapes
 from fanet_lightning.models.light import LightTrunk
 from fanet_lightning.models.s3fd_fpn import S3fdFpn
@@ -105,20 +105,23 @@ class FANet(nn.Module):
             if hl or k == level:
                 self.heads[str(k)] = Heads(channels, names, face_prior=face_prior)
 
-    def hierarchies(self, images: Tensor) -> list[list[Tensor]]:
+    def hierarchies(self, images: Tensor, upsample: Sequence[Upsample] | None = None) -> list[list[Tensor]]:
         """(B, 3, H, W) RGB in 0 … 255 → the six maps of each level, first level first."""
         levels = [self.trunk(self.normaliser(images))]
         for blocks in self.levels.values():
-            levels.append(_agglomerate(blocks, levels[-1]))
+            levels.append(_agglomerate(blocks, levels[-1], upsample))
         return levels
 
-    def forward(self, images: Tensor, all_hierarchies: bool | None = None) -> NetworkOutput:
+    def forward(
+        self, images: Tensor, all_hierarchies: bool | None = None, upsample: Sequence[Upsample] | None = None
+    ) -> NetworkOutput:
         """Detect on (B, 3, H, W) RGB images, uint8 or float in 0 … 255.
 
         ``all_hierarchies``: run the heads of every hierarchy that has some, not of the last one alone.
         By default so while training with ``hl``.
+        ``upsample``: what brings map i + 1 to the size of map i, for each i, in place of ``upsample_to``.
         """
-        levels = self.hierarchies(images)
+        levels = self.hierarchies(images, upsample)
         if all_hierarchies is None:
             all_hierarchies = self.training
         first = 0 if all_hierarchies and self.hl else self.level - 1
@@ -130,9 +133,12 @@ class FANet(nn.Module):
         return [heads for k, heads in self.heads.items() if k != str(self.level)]
 
 
-def _agglomerate(blocks: nn.Module, maps: Sequence[Tensor]) -> list[Tensor]:
+def _agglomerate(blocks: nn.Module, maps: Sequence[Tensor], upsample: Sequence[Upsample] | None) -> list[Tensor]:
     """One level from the one below (equation 2): the shallow maps agglomerated, the deeper ones as they are."""
-    new = [block(maps[i], maps[i + 1]) for i, block in enumerate(blocks.children())]
+    new = [
+        block(maps[i], maps[i + 1], upsample_to if upsample is None else upsample[i])
+        for i, block in enumerate(blocks.children())
+    ]
     return [*new, *maps[len(new) :]]
 
 

@@ -8,19 +8,12 @@ A folder also holds ``training_images.txt`` (:mod:`cli.provenance`), the model c
 The card of a model that is given away: what it was trained on and how, its scores, its limits, its terms.
 
 Markdown under the YAML heading that the Hugging Face hub reads (hf.co/docs/hub/model-cards).
-
-Memory of a network's activations, kept by the process on CPUs instead of fetched from the system on every pass.
-
-glibc hands freed megabytes back at once, and the next forward pass faults them in again page by page: 5,300 page faults
-a pass for the light network at 640 × 480, a fifth of its time. ``benchmarks/light_detection.py`` shows both sides.
 """
 
-import ctypes
 import difflib
 import json
 import pickle
 import pickletools
-import platform
 import re
 import shlex
 import warnings
@@ -32,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
-from torch import nn
 
 from fanet_lightning.cli.errors import InputError, first_line
 from fanet_lightning.cli.provenance import TRAINING_IMAGES_FILE, TrainingImages, images_of, read_training_images
@@ -112,12 +104,14 @@ class Model:
     ``network_options`` keyword arguments of :func:`fanet_lightning.models.fanet.build_network`.
     ``detection``       keyword arguments of :func:`fanet_lightning.ops.postprocess.detect`, as far as they are stated.
     ``training_images`` None where they are not known.
+    ``source``          what :func:`locate` gave: the checkpoint, or the folder.
     """
 
     network: "Network"
     network_options: dict[str, Any]
     detection: dict[str, Any]
     training_images: list[TrainingImages] | None
+    source: Path | None = None
 
 
 def shipped_models() -> list[str]:
@@ -233,7 +227,7 @@ def read_model(folder: Path) -> Model:
     network = network_with(config["network"], weights, path)
     listed = folder / TRAINING_IMAGES_FILE
     images = read_training_images(listed).parts if listed.is_file() else None
-    return Model(network, config["network"], config["detection"], images)
+    return Model(network, config["network"], config["detection"], images, folder)
 
 
 def network_with(options: Mapping[str, Any], weights: Mapping[str, "Tensor"], where: Path) -> "Network":
@@ -376,16 +370,6 @@ def _code_in(path: Path, error: Exception) -> str | None:
     return "" if found else None
 
 
-def network_from_checkpoint(path: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The network with its trained (where EMA was on: averaged) weights, and the hyper-parameters of its training.
-
-    Raises:
-        InputError: as :func:`read_checkpoint`, or weights that do not fit the configuration stored beside them.
-    """
-    checkpoint = read_checkpoint(path)
-    return _network(checkpoint, path), checkpoint["hyper_parameters"]
-
-
 def _network(checkpoint: Mapping[str, Any], path: Path) -> Network:
     prefix = "network."
     weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
@@ -396,8 +380,8 @@ def load_model(model: Path | str) -> Model:
     """What a checkpoint of ``train``, a model's folder or a model's name stands for.
 
     Raises:
-        InputError: see :func:`locate`, :func:`read_model` and
-            :func:`network_from_checkpoint`.
+        InputError: see :func:`locate`, :func:`read_model` and :func:`read_checkpoint`; weights that do not fit the
+            configuration stored with them.
     """
     path = locate(model)
     if path.is_dir():
@@ -406,7 +390,7 @@ def load_model(model: Path | str) -> Model:
     hyper_parameters = checkpoint["hyper_parameters"]
     network = _network(checkpoint, path)
     options = {**hyper_parameters["network"], "normaliser": network.normaliser.kind}
-    return Model(network, options, dict(hyper_parameters.get("detection") or {}), images_of(checkpoint, path))
+    return Model(network, options, dict(hyper_parameters.get("detection") or {}), images_of(checkpoint, path), path)
 
 
 WIDER_FACE_HOMEPAGE = "http://shuoyang1213.me/WIDERFACE/"
@@ -687,34 +671,3 @@ def _terms_text(datasets: Sequence[str]) -> str:
         'for research alone, and cite the data set: Yang, Luo, Loy, Tang, "WIDER FACE: A Face Detection Benchmark", '
         "CVPR 2016."
     )
-
-
-# Parameters of glibc's mallopt, from malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-
-# More than a training step of twelve 320 × 320 images lets go of at once; mallopt takes a C int.
-KEPT_BYTES = 2**30
-
-
-def keep_activation_memory(kept_bytes: int = KEPT_BYTES) -> bool:
-    """Let this process keep up to ``kept_bytes`` of freed memory for the next pass. Results are not touched.
-
-    It holds for all of the process, until it ends; calling it again is harmless. What is kept counts as this process's,
-    so others see less memory available.
-
-    Returns:
-        Whether it took effect: only glibc (Linux) has the switch, other allocators stay as they are.
-
-    Raises:
-        ValueError: ``kept_bytes`` is not 1 … 2³¹ - 1.
-    """
-    if not 1 <= kept_bytes < 2**31:
-        raise ValueError(f"kept_bytes={kept_bytes}: give 1 … {2**31 - 1}")
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return False
-    # Either one alone switches glibc's own adjustment of both off.
-    settings = (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD)
-    return all(mallopt(ctypes.c_int(what), ctypes.c_int(kept_bytes)) == 1 for what in settings)

@@ -1,9 +1,11 @@
 """S3FD with a feature pyramid network on top: the second baseline of the paper's table 1."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.models.blocks import Normaliser, init_xavier, scaled, upsample_to
+from fanet_lightning.models.blocks import Normaliser, Upsample, init_xavier, scaled, upsample_to
 from fanet_lightning.models.heads import Heads, map_shapes
 from fanet_lightning.models.vgg import MAP_NAMES, VggTrunk
 from fanet_lightning.ops.structures import NetworkOutput
@@ -45,18 +47,24 @@ class S3fdFpn(nn.Module):
             init_xavier(layer)  # type: ignore[arg-type]
         self.heads = Heads([inner] * fpn_maps + list(self.trunk.channels[fpn_maps:]), face_prior=face_prior)
 
-    def pyramid(self, images: Tensor) -> list[Tensor]:
+    def pyramid(self, images: Tensor, upsample: Sequence[Upsample] | None = None) -> list[Tensor]:
         """(B, 3, H, W) RGB in 0 … 255 → the six maps that the heads see."""
         maps = self.trunk(self.normaliser(images))
         merged = [lateral(x) for lateral, x in zip(self.laterals.values(), maps, strict=False)]
         for i in range(len(merged) - 2, -1, -1):
-            merged[i] = merged[i] + upsample_to(merged[i + 1], merged[i])
+            brought = upsample_to if upsample is None else upsample[i]
+            merged[i] = merged[i] + brought(merged[i + 1], merged[i])
         smooth = [layer(x) for layer, x in zip(self.smooths.values(), merged, strict=True)]
         return [*smooth, *maps[len(smooth) :]]
 
-    def forward(self, images: Tensor, all_hierarchies: bool | None = None) -> NetworkOutput:
-        """Detect on (B, 3, H, W) RGB images, uint8 or float in 0 … 255. There is one hierarchy, whatever is asked."""
-        maps = self.pyramid(images)
+    def forward(
+        self, images: Tensor, all_hierarchies: bool | None = None, upsample: Sequence[Upsample] | None = None
+    ) -> NetworkOutput:
+        """Detect on (B, 3, H, W) RGB images, uint8 or float in 0 … 255. There is one hierarchy, whatever is asked.
+
+        ``upsample``: as of :meth:`fanet_lightning.models.fanet.FANet.forward`.
+        """
+        maps = self.pyramid(images, upsample)
         return NetworkOutput([self.heads(maps)], map_shapes(maps))
 
     def training_only(self) -> list[nn.Module]:

@@ -12,6 +12,7 @@ And box voting, which merges what several passes over one image found.
 
 import importlib
 import importlib.util
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,14 @@ def detect(
         _detect_one(image_scores, image_offsets, anchors_cxcywh, score_floor, top_k, nms_iou, keep)
         for image_scores, image_offsets in zip(scores, offsets, strict=True)
     ]
+
+
+# What :func:`detect` does where nothing else is asked for.
+DETECTION_DEFAULTS: dict[str, float | int] = {
+    name: parameter.default
+    for name, parameter in inspect.signature(detect).parameters.items()
+    if parameter.kind is parameter.KEYWORD_ONLY
+}
 
 
 def _detect_one(
