@@ -99,7 +99,7 @@ def test_onnx_holds_for_odd_sizes_and_batches(
     boxes_xyxy, scores, index = export.runner(onnx_export[0], "onnx")(np.ascontiguousarray(images))
     assert index.tolist() == sorted(index.tolist())
     for k, single in enumerate(images):
-        alone = detector.find(torch.from_numpy(single.copy())[None]).detections
+        alone = detector.backend.find(torch.from_numpy(single.copy())[None]).detections
         own = scores[index == k]
         assert len(own) == len(alone.scores)
         np.testing.assert_allclose(own, alone.scores.numpy(), atol=1e-5)
