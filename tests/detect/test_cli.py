@@ -998,7 +998,7 @@ def test_what_cannot_be_filmed(photos: Path, capsys: pytest.CaptureFixture[str])
 def test_without_the_package_for_videos(
     photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "av", None)
+    monkeypatch.setattr("fanet_lightning.detect.video.av", None)
     Path("clip.mp4").write_bytes(b"")
     assert main(["source=clip.mp4,photos/one.jpg", "out=o"]) == 1
     assert "needs the package av; pip install 'fanet-lightning[video]'" in capsys.readouterr().err

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.detect import video as camera_module
+from fanet_lightning.detect import video
 from fanet_lightning.detect.video import Frame, VideoReader, VideoWriter
 from tests.detect.film_files import bar_edge, make_film, packets, picture
 
@@ -118,10 +118,10 @@ def test_frames_are_decoded_ahead_but_not_without_bound(tmp_path):
         iterator = iter(reader)
         next(iterator)
         deadline = time.monotonic() + 300
-        while len(reader._queue) < 8 and time.monotonic() < deadline:
+        while reader._queue.qsize() < 8 and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.1)
-        assert len(reader._queue) == 8
+        assert reader._queue.qsize() == 8
         assert len(list(iterator)) == 59
 
 
@@ -247,17 +247,17 @@ def test_what_is_no_film_is_refused_in_one_line(tmp_path):
         output.mux(track.encode(None))
     no_index = halved(make_film(tmp_path / "no_index.mp4", frames=20))
     cases = {
-        tmp_path / "none.mp4": "none.mp4: no such file",
-        tmp_path: "a folder, not a video file",
+        tmp_path / "none.mp4": "none.mp4: not a video that can be read (No such file",
+        tmp_path: "not a video that can be read (Is a directory)",
         file("empty.mp4", b""): "empty.mp4: the file is empty",
         file("noise.mp4", np.random.default_rng(0).bytes(20_000)): "noise.mp4: not a video that can be read",
         file("zip.mp4", b"PK\x03\x04" + b"abc" * 999): "not a video that can be read",
         file("text.mp4", b"nothing\n" * 99): "not a video",
         file("text.txt", b"nothing\n" * 99): "not a video",
         no_index: "no_index.mp4: not a video that can be read",
-        tmp_path / "a.jpg": "a.jpg: a picture, not a video",
-        tmp_path / "a.png": "a.png: a picture, not a video",
-        music: "music.m4a: holds sound, but no moving pictures",
+        tmp_path / "a.jpg": "a.jpg: an image, not a video",
+        tmp_path / "a.png": "a.png: an image, not a video",
+        music: "music.m4a: holds sound, but no moving images",
     }
     for path, said in cases.items():
         assert said in refused(path)
@@ -377,7 +377,7 @@ def camera(tmp_path, monkeypatch):
     import cv2
 
     monkeypatch.setattr(cv2, "VideoCapture", FilmAsCamera(make_film(tmp_path / "live.avi", frames=40, sound=None)))
-    monkeypatch.setattr(camera_module.sys, "platform", "test")
+    monkeypatch.setattr(video.sys, "platform", "test")
 
 
 def test_a_camera_gives_recent_frames_with_the_time_they_came(camera, tmp_path):
@@ -396,7 +396,7 @@ def test_a_camera_gives_recent_frames_with_the_time_they_came(camera, tmp_path):
     assert reader.frames_dropped == 31
     assert (np.diff(times(rest)) >= 0).all() and rest[0].time_seconds > 0
     assert abs(bar_edge(rest[-1].image_rgb) - 78) <= 2  # orange stays orange: OpenCV's BGR was turned
-    assert reader.broken == "camera 0: gives no more pictures"
+    assert reader.broken == "camera 0: gives no more frames"
 
 
 def test_a_film_of_a_camera(camera, tmp_path):
@@ -616,7 +616,7 @@ def test_no_frame_no_film(tmp_path):
 def test_what_cannot_be_written_is_named(tmp_path):
     make_film(tmp_path / "a.mp4", frames=3)
     with VideoReader(tmp_path / "a.mp4") as reader:
-        with pytest.raises(InputError, match=r"b\.xyz: films are written as \.mp4, .*, not \.xyz"):
+        with pytest.raises(InputError, match=r"b\.xyz: videos are written as \.mp4, .*, not \.xyz"):
             VideoWriter(tmp_path / "b.xyz", reader)
         with pytest.raises(InputError, match="not without suffix"):
             VideoWriter(tmp_path / "b", reader)

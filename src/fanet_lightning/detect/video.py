@@ -1,8 +1,6 @@
-"""Videos and cameras, frame by frame: VideoReader, VideoWriter, sound.
+"""Videos, streams and cameras, frame by frame: VideoReader, and VideoWriter with the same times and sound.
 
-Films and cameras, frame by frame: ``VideoReader`` reads them, ``VideoWriter`` writes a film with the same times.
-
-    with VideoReader("film.mp4") as reader, VideoWriter("redacted.mp4", reader) as writer:
+    with VideoReader("video.mp4") as reader, VideoWriter("redacted.mp4", reader) as writer:
         for frame in reader:
             writer.write(redact(frame.image_rgb, detector.detect(frame.image_rgb).boxes_xyxy), frame)
     print(reader.broken, writer.notes)
@@ -12,309 +10,404 @@ Files and network streams need the package ``av`` (PyAV: FFmpeg's libraries in a
 
 import contextlib
 import itertools
+import queue
 import re
 import sys
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.cli.errors import InputError, counted, first_line
 from fanet_lightning.cli.files import replaced
+from fanet_lightning.data.images import Image8
 from fanet_lightning.ops.draw import checked_image
 
-if TYPE_CHECKING:
-    from av.container import InputContainer, OutputContainer
-    from av.stream import Stream
-    from av.video.frame import VideoFrame
-    from av.video.stream import VideoStream
-
-__all__ = [
-    "CameraSource",
-    "FilmSource",
-    "Frame",
-    "SoundTracks",
-    "TimedImage",
-    "VideoReader",
-    "VideoWriter",
-    "error_reason",
-    "is_address",
-    "left_out_note",
-    "open_input",
-    "quiet_log",
-    "require_av",
-    "shown_address",
-]
-
-
-ADDRESS = re.compile(r"^([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
-# What each kind of source may read while it is opened: a playlist that somebody sent must not fetch addresses or files.
-FILE_PROTOCOLS = "file"
-WEB_PROTOCOLS = "http,https,httpproxy,tcp,tls,crypto"
-STREAM_PROTOCOLS = {
-    "rtsp": "rtsp,rtsps,rtp,srtp,udp,tcp,tls,crypto",
-    "rtsps": "rtsp,rtsps,rtp,srtp,udp,tcp,tls,crypto",
-    "rtmp": "rtmp,rtmps,tcp,tls,crypto",
-    "rtmps": "rtmp,rtmps,tcp,tls,crypto",
-    "rtp": "rtp,udp",
-    "srt": "srt,udp",
-    "tcp": "tcp",
-    "udp": "udp",
-}
-PICTURE_FORMATS = re.compile(r"^(image2|image2pipe|\w+_pipe)$")
-# FFmpeg plays text files as terminal art and follows playlists; neither is what somebody means by a film.
-NO_FILMS = {"tty", "bin", "adf", "idf", "xbin", "hls", "concat", "concatf", "dash", "imf", "lavfi"}
-# Containers whose header says how long the film is, so that an early end can be noticed.
-LENGTH_IN_HEADER = {"mov", "mp4", "matroska", "webm", "avi", "flv", "asf"}
-SHORTEST_MISSING = 0.5  # seconds of a film's end that may be missing unnoticed: headers are not exact
-USUAL_RATE = Fraction(25)  # frames per second, where a stream does not say
-UNSPECIFIED = 2  # FFmpeg's number for a colour matrix that is not given
-HD_HEIGHT = 720
-OTHER_VIDEO = "other video stream"
-MICROSECONDS = 1_000_000  # PyAV gives a container's start and duration in these
-
-
-class TimedImage(NamedTuple):
-    """A decoded picture, (H, W, 3) uint8 RGB, upright, and its time in seconds from the film's start."""
-
-    image_rgb: npt.NDArray[np.uint8]
-    time_seconds: float
-
-
-def require_av(what: str) -> None:
-    """InputError with the line to install it, where PyAV is missing."""
-    try:
-        import av  # noqa: F401
-    except ImportError as error:
-        raise InputError(f"{what}: needs the package av; pip install 'fanet-lightning[video]'") from error
-
-
-def is_address(source: str | Path) -> bool:
-    """Whether this is an address (``rtsp://…``) and not a path."""
-    return isinstance(source, str) and ADDRESS.match(source) is not None
-
-
-def shown_address(source: str | Path) -> str:
-    """The source for messages and logs: without the password that camera addresses tend to hold."""
-    return re.sub(r"(?<=://)[^/@\s]+@", "***@", str(source)) if is_address(source) else str(source)
-
-
-def open_input(source: str | Path, timeout_seconds: float) -> "InputContainer":
-    """Open a film or a stream, demuxer only.
-
-    Raises:
-        InputError: one line that says why it cannot be opened.
-    """
+try:
     import av
-
-    quiet_log()
-    shown = shown_address(source)
-    if (match := ADDRESS.match(str(source))) and is_address(source):
-        scheme = match[1].lower()
-        protocols = WEB_PROTOCOLS if scheme in ("http", "https") else STREAM_PROTOCOLS.get(scheme)
-        if protocols is None:
-            known = ", ".join(["http", "https", *STREAM_PROTOCOLS])
-            raise InputError(f"{shown}: {scheme}:// is none of {known}")
-        options = {"protocol_whitelist": protocols}
-        if scheme in ("rtsp", "rtsps"):
-            options["rtsp_transport"] = "tcp"  # UDP loses packets, and a frame with them
-        began = time.monotonic()
-        try:
-            return av.open(str(source), timeout=(timeout_seconds, timeout_seconds), options=options)
-        except (av.FFmpegError, OSError) as error:
-            # Interrupted by its timeout, FFmpeg reports whatever failed then: invalid data as often as a timeout.
-            if isinstance(error, av.error.ExitError) or time.monotonic() - began >= timeout_seconds:
-                line = f"{shown}: no answer within {timeout_seconds:g} s; check the address and the network"
-                raise InputError(line) from error
-            raise InputError(f"{shown}: cannot be opened ({error_reason(error)}); check the address") from error
-    path = Path(source)
-    if path.is_dir():
-        raise InputError(f"{shown}: a folder, not a video file")
-    if not path.exists():
-        raise InputError(f"{shown}: no such file")
-    try:
-        if path.is_file() and path.stat().st_size == 0:
-            raise InputError(f"{shown}: the file is empty")
-        # An absolute path, because FFmpeg would take a name such as "a:b.mp4" for an address.
-        return av.open(str(path.absolute()), options={"protocol_whitelist": FILE_PROTOCOLS})
-    except (av.FFmpegError, OSError) as error:
-        raise InputError(f"{shown}: not a video that can be read ({error_reason(error)})") from error
-
-
-def quiet_log() -> None:
-    """Keep FFmpeg's own lines off the screen: what matters is raised or counted."""
     import av.logging
 
+    # FFmpeg's own lines stay off the screen: what matters is raised or counted.
     av.logging.set_level(None)
+except ImportError:  # an extra
+    av = None  # type: ignore[assignment]
+
+__all__ = ["Frame", "VideoReader", "VideoWriter", "left_out_note"]
+
+_ADDRESS = re.compile(r"^([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+# What may be read while a source is opened: a playlist that somebody sent must not fetch addresses or files.
+_WEB_SCHEMES = ("http", "https")
+_LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "tcp", "udp")
+_NETWORK_PROTOCOLS = ",".join((*_WEB_SCHEMES, *_LIVE_SCHEMES, "httpproxy", "srtp", "tls", "crypto"))
+# FFmpeg plays text files as terminal art and follows playlists; a file of these formats is not meant as a video.
+_NOT_VIDEOS = {"tty", "bin", "adf", "idf", "xbin", "hls", "concat", "concatf", "dash", "imf", "lavfi"}
+_IMAGE_FORMATS = re.compile(r"image2|image2pipe|\w+_pipe")
+# Containers whose header says how long the video is, so that an early end can be noticed.
+_LENGTH_IN_HEADER = {"mov", "mp4", "matroska", "webm", "avi", "flv", "asf"}
+_SHORTEST_MISSING = 0.5  # seconds of a video's end that may be missing unnoticed: headers are not exact
+_USUAL_RATE, _USUAL_CAMERA_RATE = Fraction(25), 30.0  # frames per second, where a stream or a driver does not say
+_FAILED_READS = 30  # frames that may be missing one after another before a camera counts as gone
+_UNSPECIFIED = 2  # FFmpeg's number for a color matrix that is not given
+_HD_HEIGHT = 720
+_MICROSECONDS = 1_000_000  # PyAV gives a container's start and duration in these
+_LOOK_AHEAD = 8  # frames decoded before they are asked for ...
+_LOOK_AHEAD_BYTES = 256 * 2**20  # ... unless they are larger than this together
+_PATIENCE = 2.0  # seconds that closing waits for the thread; a stream that hangs is left to its own timeout
+OTHER_VIDEO = "other video stream"
 
 
-def error_reason(error: BaseException) -> str:
-    """What the system or FFmpeg says went wrong, without numbers and paths."""
-    return str(getattr(error, "strerror", None) or first_line(error))
-
-
-class FilmSource:
-    """A film or a network stream, opened; ``images()`` decodes it once from the start.
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame of a video.
 
     Attributes:
-        frames_per_second: average rate of the picture track.
-        frame_count: from the header, else length x rate; None for a stream.
-        duration_seconds: None for a stream, and where the file does not say.
-        is_live: frames come in real time and have no end.
-        time_base: the unit of the frame times, in seconds.
-        start_seconds: the film's own clock at its beginning; frame times are counted from there.
-        sample_aspect_ratio: width / height of one pixel, 1 unless the film is anamorphic.
-        is_turned: the picture track lies on its side; known after the first image, which is given upright.
-        left_out: what the file holds beside this track and its sound: how many of each kind of stream.
-        broken: after the last image: one line when the film breaks off before its end, else None.
-        frames_skipped: damaged frames that could not be decoded.
+        image_rgb: (H, W, 3) uint8, upright; all frames of a video have the size of its first one.
+        time_seconds: when it is shown, from the start of the video; of a camera or stream, when it arrived.
+        index: 0, 1, …; of a live source with gaps where frames were dropped.
     """
 
-    def __init__(self, source: str | Path, timeout_seconds: float) -> None:
-        require_av(shown_address(source))
-        self.name = shown_address(source)
+    image_rgb: Image8
+    time_seconds: float
+    index: int
+
+
+class VideoReader:
+    """Iterate over the frames of a video file, a network stream or a camera; a context manager, to be read once.
+
+    A thread decodes up to 8 frames (256 MiB) ahead. A file waits for its reader; a live source (``is_live``) does not:
+    while the reader is busy its oldest waiting frames are dropped and counted, so what is given is always recent.
+
+    A video that breaks off raises nothing: all its good frames are given, the loop ends, and ``broken`` says in one
+    line where and why. (Raised, it would look to a ``VideoWriter`` around the loop like any failure, and the good part
+    would be thrown away.) A file that is cut short is noticed where its header tells its length (mp4, mov, mkv, webm,
+    avi, flv); a transport stream (.ts) has no end that could be missed.
+
+    Attributes:
+        name: the source for messages: a path, an address without its password, or ``camera 0``.
+        size_wh: width and height of the upright frames in pixels.
+        frames_per_second: average rate; of a camera what its driver promises.
+        frame_count: by the header, else length × rate; None for live sources.
+        duration_seconds: by the header; None for live sources and where the file does not say.
+        is_live: frames come in real time and without an end (camera, RTSP).
+        start_seconds: the video's own clock at its beginning; ``time_seconds`` counts from there.
+        time_base: the unit, in seconds, that frame times are whole multiples of.
+        sample_aspect_ratio: width / height of one pixel of an upright frame, 1 unless the video is anamorphic.
+        left_out: streams that are neither the one shown nor its sound, by kind; they are not written either.
+        broken: after the loop: one line when the source broke off before its end, else None.
+        finished: the loop has come to the end.
+        frames_skipped: damaged frames that could not be decoded and were left out.
+        frames_dropped: frames of a live source that came while the reader was busy.
+
+    Args:
+        source: path of a video; ``rtsp://``, ``http://`` and other addresses; the number of a camera (0 or "0").
+        timeout_seconds: how long a network source may take to answer, and to give the next frame.
+
+    Raises:
+        InputError: there is no such file or camera, no answer, or nothing in it that can be shown; or, for files and
+            streams, the package ``av`` is missing.
+    """
+
+    def __init__(self, source: str | Path | int, *, timeout_seconds: float = 10.0) -> None:
+        self.source = source
+        self.frame_count: int | None = None
+        self.duration_seconds: float | None = None
+        self.is_live = True
+        self.start_seconds = 0.0
+        self.time_base = Fraction(1, 90_000)
+        self.sample_aspect_ratio = Fraction(1)
+        self.left_out: Mapping[str, int] = {}
         self.broken: str | None = None
-        self.frames_skipped = 0
-        self.is_turned = False
+        self.finished = False
+        self.frames_skipped = self.frames_dropped = 0
         self._timeout_seconds = timeout_seconds
-        self.container = open_input(source, timeout_seconds)
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._source: Any = None  # PyAV's container, or OpenCV's capture
+        self._is_stream = False
         try:
-            self.stream = self._picture_stream()
-            self.stream.thread_type = "AUTO"
+            if isinstance(source, int) or (isinstance(source, str) and source.isascii() and source.isdigit()):
+                images = self._open_camera(int(source))
+            else:
+                images = self._open_stream(source)
+            # The first frame is decoded at once: its size is the video's, and a file without one is no video.
+            first = next(images, None)
+            if first is None:
+                raise InputError(self.broken or f"{self.name}: holds no frame that can be decoded")
         except BaseException:
-            self.container.close()
+            self._release()
             raise
-        others = (s for s in self.container.streams if s.type != "audio" and s.index != self.stream.index)
-        self.left_out = Counter(map(_stream_in_words, others))
-        duration = self.container.duration
-        self.duration_seconds = duration / MICROSECONDS if duration and duration > 0 else None
-        scheme = str(source).split(":", 1)[0].lower() if is_address(source) else ""
-        self.is_live = scheme in STREAM_PROTOCOLS or (bool(scheme) and self.duration_seconds is None)
-        if self.is_live:
-            self.duration_seconds = None
-        start = self.container.start_time
-        self.start_seconds = start / MICROSECONDS if start is not None else 0.0
-        self.frames_per_second = float(self.stream.average_rate or self.stream.guessed_rate or USUAL_RATE)
-        self.time_base = Fraction(self.stream.time_base or Fraction(1, 90_000))
-        self.frame_count = self._frame_count()
-        self.sample_aspect_ratio = Fraction(self.stream.sample_aspect_ratio or 1)
-        if self.container.format.name == "avi" and self.stream.frames > 0 and self.duration_seconds is not None:
-            # FFmpeg guesses an AVI's duration from its size where the index at the end is missing.
-            self.duration_seconds = self.stream.frames / self.frames_per_second
-        self._end_seconds = 0.0
+        self._images = itertools.chain([first], images)
+        height, width = first[0].shape[:2]
+        self.size_wh = (width, height)
+        ahead = max(1, min(_LOOK_AHEAD, _LOOK_AHEAD_BYTES // first[0].nbytes))
+        self._queue: queue.Queue[Frame | BaseException | None] = queue.Queue(ahead)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
-        """Close the file; images that were given stay valid."""
-        self.container.close()
+        """Stop the thread and close the source; to be called again without harm."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(_PATIENCE)
+            if self._thread.is_alive():
+                return  # closing under a thread that waits for the network would crash; it closes the source itself
+        self._release()
 
-    def images(self) -> Iterator[TimedImage]:
-        """Every frame that can be decoded, in the order of showing."""
-        last = -1.0
+    def _release(self) -> None:
+        if self._source is not None:
+            (self._source.close if self._is_stream else self._source.release)()
+
+    def __iter__(self) -> Iterator[Frame]:
+        """The frames in order.
+
+        Raises:
+            RuntimeError: they were read before.
+        """
+        if self._thread is not None:
+            raise RuntimeError(f"{self.name}: a video is read once; open it again")
+        self._thread = threading.Thread(target=self._decode, name="video-reader", daemon=True)
+        self._thread.start()
+        return self._frames()
+
+    def _frames(self) -> Iterator[Frame]:
+        while not self._stop.is_set():
+            frame = self._queue.get()
+            if isinstance(frame, BaseException):
+                raise frame
+            if frame is None:
+                self.finished = True
+                return
+            yield frame
+
+    def _decode(self) -> None:
+        """The thread: decode until the end, or until the reader is closed."""
+        try:
+            for index, (image, seconds) in enumerate(self._images):
+                if image.shape[1::-1] != self.size_wh:  # some videos change theirs midway
+                    image = np.asarray(cv2.resize(image, self.size_wh, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+                if self.is_live and self._queue.full():
+                    with contextlib.suppress(queue.Empty):
+                        self._queue.get_nowait()
+                        self.frames_dropped += 1
+                self._put(Frame(image, seconds, index))
+                if self._stop.is_set():
+                    break
+            self._put(None)
+        except BaseException as error:
+            self._put(error)
+        if self._stop.is_set():
+            self._release()
+
+    def _put(self, item: Frame | BaseException | None) -> None:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    # Cameras
+
+    def _open_camera(self, index: int) -> Iterator[tuple[Image8, float]]:
+        self.name = f"camera {index}"
+        # Asked first, because OpenCV's own complaint goes straight to the screen.
+        if index < 0 or (sys.platform == "linux" and not Path(f"/dev/video{index}").exists()):
+            found = ", ".join(sorted(str(path) for path in Path("/dev").glob("video*")))
+            raise InputError(
+                f"{self.name}: is not there; {f'there are {found}' if found else 'no camera is connected'}"
+            )
+        self._source = cv2.VideoCapture(index)
+        if not self._source.isOpened():
+            raise InputError(f"{self.name}: cannot be opened; another program may be using it, or it is no camera")
+        rate = self._source.get(cv2.CAP_PROP_FPS)
+        self.frames_per_second = float(rate) if 1 <= rate <= 1000 else _USUAL_CAMERA_RATE
+        return self._camera_images()
+
+    def _camera_images(self) -> Iterator[tuple[Image8, float]]:
+        """Images with the time since the first one, for as long as the camera gives any."""
+        failed = 0
         began: float | None = None
-        for decoded in self._decoded():
+        while failed < _FAILED_READS:
+            read, image_bgr = self._source.read()
+            if not read or image_bgr is None:
+                failed += 1
+                time.sleep(0.01)
+                continue
+            self.frames_skipped += failed if began is not None else 0
+            failed = 0
             now = time.monotonic()
             began = now if began is None else began
+            yield np.ascontiguousarray(image_bgr[..., ::-1], dtype=np.uint8), now - began
+        self.broken = f"{self.name}: gives no more frames"
+
+    # Files and network streams
+
+    def _open_stream(self, source: str | Path) -> Iterator[tuple[Image8, float]]:
+        self.name, self._is_stream = _shown(source), True
+        container = self._source = _open(source, self._timeout_seconds)
+        formats = set(container.format.name.split(","))
+        stream = self._stream = self._image_stream(formats, is_address=_scheme(source) != "")
+        stream.thread_type = "AUTO"
+        others = (s for s in container.streams if s.type != "audio" and s.index != stream.index)
+        self.left_out = Counter(map(_stream_kind, others))
+        self.frames_per_second = float(stream.average_rate or stream.guessed_rate or _USUAL_RATE)
+        duration = container.duration
+        if duration and duration > 0:
+            self.duration_seconds = duration / _MICROSECONDS
+        if "avi" in formats and stream.frames > 0 and self.duration_seconds is not None:
+            # FFmpeg guesses an AVI's duration from its size where the index at the end is missing.
+            self.duration_seconds = stream.frames / self.frames_per_second
+        scheme = _scheme(source)
+        self.is_live = scheme in _LIVE_SCHEMES or (scheme != "" and self.duration_seconds is None)
+        self.start_seconds = (container.start_time or 0) / _MICROSECONDS
+        self.time_base = Fraction(stream.time_base or self.time_base)
+        if self.is_live:
+            self.duration_seconds = None
+        elif stream.frames > 0:
+            self.frame_count = stream.frames
+        elif self.duration_seconds is not None:
+            self.frame_count = max(1, round(self.duration_seconds * self.frames_per_second))
+        self._has_length = self.duration_seconds is not None and not formats.isdisjoint(_LENGTH_IN_HEADER)
+        return self._stream_images()
+
+    def _image_stream(self, formats: set[str], *, is_address: bool) -> Any:
+        if any(_IMAGE_FORMATS.fullmatch(name) for name in formats):
+            raise InputError(f"{self.name}: an image, not a video")
+        if not is_address and formats & _NOT_VIDEOS:
+            raise InputError(f"{self.name}: not a video (FFmpeg takes it for {', '.join(formats)})")
+        # The cover of a music file is a video stream too.
+        streams = [s for s in self._source.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        if not streams:
+            sound = "sound, but " if self._source.streams.audio else ""
+            raise InputError(f"{self.name}: holds {sound}no moving images")
+        best = self._source.streams.best("video")
+        stream = next((s for s in streams if best is not None and s.index == best.index), streams[0])
+        if stream.codec_context is None:
+            raise InputError(f"{self.name}: its images are of a codec that this FFmpeg does not know")
+        return stream
+
+    def _stream_images(self) -> Iterator[tuple[Image8, float]]:
+        """Upright images with their times, in the order of showing."""
+        ratio = Fraction(self._stream.sample_aspect_ratio or 1)
+        began: float | None = None
+        seconds = 0.0
+        for decoded in self._decoded():
+            now = time.monotonic()
+            first, began = began is None, now if began is None else began
             if self.is_live:
                 seconds = now - began
-            elif decoded.pts is None:
-                seconds = last + 1 / self.frames_per_second if last >= 0 else 0.0
-            else:
+            elif decoded.pts is not None:
                 seconds = float(decoded.pts * Fraction(decoded.time_base or self.time_base)) - self.start_seconds
-            last = seconds
-            image_rgb, self.is_turned = _upright(decoded)
-            yield TimedImage(image_rgb, seconds)
+            elif not first:
+                seconds += 1 / self.frames_per_second
+            image_rgb, is_turned = _upright(decoded)
+            self.sample_aspect_ratio = 1 / ratio if is_turned else ratio
+            yield image_rgb, seconds
 
-    def _decoded(self) -> Iterator["VideoFrame"]:
+    def _decoded(self) -> Iterator[Any]:
         """Decoded frames; damaged ones are counted, and an early end is written to ``broken``."""
-        import av
-
-        packets = self.container.demux()
+        stream, end = self._stream, 0.0
+        packets = self._source.demux()
+        reason = None
         while True:
             try:
                 packet = next(packets, None)
-            except av.error.ExitError:
-                self.broken = self._broken_line(f"nothing came for {self._timeout_seconds:g} s")
-                return
             except av.FFmpegError as error:
-                self.broken = self._broken_line(error_reason(error))
-                return
+                silent = isinstance(error, av.error.ExitError)
+                reason = f"nothing came for {self._timeout_seconds:g} s" if silent else _reason(error)
+                break
             if packet is None:
                 break
-            self._note_end(packet)
-            if packet.stream is not self.stream and packet.stream_index != self.stream.index:
+            if packet.pts is not None and packet.time_base:
+                own_end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                end = max(end, own_end - self.start_seconds)
+            if packet.stream_index != stream.index:
                 continue
             try:
-                frames = self.stream.decode(packet)
+                frames = stream.decode(packet)
             except av.error.EOFError:
                 continue
-            except av.error.BlockingIOError:
-                # After damage a decoder may refuse packets until it is emptied.
-                self.stream.codec_context.flush_buffers()
+            except av.FFmpegError as error:
                 self.frames_skipped += 1
-                continue
-            except av.FFmpegError:
-                self.frames_skipped += 1
+                if isinstance(error, av.error.BlockingIOError):
+                    stream.codec_context.flush_buffers()  # after damage a decoder may refuse packets until then
                 continue
             for frame in frames:
                 if frame.is_corrupt:
                     self.frames_skipped += 1
                 else:
                     yield frame
-        if self._ends_early():
-            self.broken = self._broken_line("the rest is missing or damaged")
+        length = self.duration_seconds
+        unnoticed = max(_SHORTEST_MISSING, 3 / self.frames_per_second)
+        if reason is None and self._has_length and length is not None and length - end > unnoticed:
+            reason = "the rest is missing or damaged"
+        if reason is not None:
+            of = f" of {length:.1f} s" if length is not None else ""
+            self.broken = f"{self.name}: breaks off after {end:.1f} s{of} ({reason})"
 
-    def _note_end(self, packet: Any) -> None:
-        if packet.pts is not None and packet.time_base:
-            end = float((packet.pts + (packet.duration or 0)) * packet.time_base) - self.start_seconds
-            self._end_seconds = max(self._end_seconds, end)
 
-    def _ends_early(self) -> bool:
-        if self.is_live or self.duration_seconds is None:
-            return False
-        if LENGTH_IN_HEADER.isdisjoint(self.container.format.name.split(",")):
-            return False
-        missing = self.duration_seconds - self._end_seconds
-        return missing > max(SHORTEST_MISSING, 3 / self.frames_per_second)
+def _scheme(source: str | Path) -> str:
+    """``rtsp`` of ``rtsp://…``; "" of a path."""
+    match = _ADDRESS.match(source) if isinstance(source, str) else None
+    return match[1].lower() if match else ""
 
-    def _broken_line(self, reason: str) -> str:
-        of = f" of {self.duration_seconds:.1f} s" if self.duration_seconds is not None else ""
-        return f"{self.name}: breaks off after {self._end_seconds:.1f} s{of} ({reason})"
 
-    def _picture_stream(self) -> "VideoStream":
-        from av.stream import Disposition
+def _shown(source: str | Path) -> str:
+    """The source for messages: without the password that addresses of cameras tend to hold."""
+    return re.sub(r"(?<=://)[^/@\s]+@", "***@", str(source))
 
-        formats = set(self.container.format.name.split(","))
-        if any(PICTURE_FORMATS.match(name) for name in formats):
-            raise InputError(f"{self.name}: a picture, not a video")
-        if not is_address(self.name) and formats & NO_FILMS:
-            raise InputError(f"{self.name}: not a video (FFmpeg takes it for {self.container.format.name})")
-        # The cover of a music file is a picture track too.
-        streams = [s for s in self.container.streams.video if not s.disposition & Disposition.attached_pic]
-        if not streams:
-            kind = "sound, but no moving pictures" if self.container.streams.audio else "no moving pictures"
-            raise InputError(f"{self.name}: holds {kind}")
-        best = self.container.streams.best("video")
-        stream = next((s for s in streams if best is not None and s.index == best.index), streams[0])
-        if stream.codec_context is None:
-            raise InputError(f"{self.name}: its pictures are of a codec that this FFmpeg does not know")
-        return stream
 
-    def _frame_count(self) -> int | None:
-        if self.is_live:
-            return None
-        if self.stream.frames > 0:
-            return self.stream.frames
-        if self.duration_seconds is None:
-            return None
-        return max(1, round(self.duration_seconds * self.frames_per_second))
+def _reason(error: BaseException) -> str:
+    """What the system or FFmpeg says went wrong, without numbers and paths."""
+    return str(getattr(error, "strerror", None) or first_line(error))
+
+
+def _require_av(what: str) -> None:
+    if av is None:
+        raise InputError(f"{what}: needs the package av; pip install 'fanet-lightning[video]'")
+
+
+def _open(source: str | Path, timeout_seconds: float) -> Any:
+    """Open a file or a stream, demuxer only.
+
+    Raises:
+        InputError: one line that says why it cannot be opened.
+    """
+    shown, scheme = _shown(source), _scheme(source)
+    _require_av(shown)
+    began = time.monotonic()
+    try:
+        if not scheme:
+            if Path(source).is_file() and not Path(source).stat().st_size:
+                raise InputError(f"{shown}: the file is empty")
+            # An absolute path, because FFmpeg would take a name such as "a:b.mp4" for an address.
+            return av.open(str(Path(source).absolute()), options={"protocol_whitelist": "file"})
+        if scheme not in (*_WEB_SCHEMES, *_LIVE_SCHEMES):
+            raise InputError(f"{shown}: {scheme}:// is none of {', '.join((*_WEB_SCHEMES, *_LIVE_SCHEMES))}")
+        # RTSP over UDP loses packets, and a frame with them.
+        tcp = {"rtsp_transport": "tcp"} if scheme in ("rtsp", "rtsps") else {}
+        options = {"protocol_whitelist": _NETWORK_PROTOCOLS, **tcp}
+        return av.open(str(source), timeout=(timeout_seconds, timeout_seconds), options=options)
+    except (av.FFmpegError, OSError) as error:
+        if not scheme:
+            raise InputError(f"{shown}: not a video that can be read ({_reason(error)})") from error
+        # Interrupted by its timeout, FFmpeg reports whatever failed then: invalid data as often as a timeout.
+        if isinstance(error, av.error.ExitError) or time.monotonic() - began >= timeout_seconds:
+            line = f"{shown}: no answer within {timeout_seconds:g} s; check the address and the network"
+            raise InputError(line) from error
+        raise InputError(f"{shown}: cannot be opened ({_reason(error)}); check the address") from error
 
 
 def left_out_note(kinds: Mapping[str, int]) -> str:
@@ -322,27 +415,25 @@ def left_out_note(kinds: Mapping[str, int]) -> str:
     return "left out: " + ", ".join(counted(count, kind) for kind, count in kinds.items())
 
 
-def _stream_in_words(stream: "Stream") -> str:
-    from av.stream import Disposition
-
+def _stream_kind(stream: Any) -> str:
     if stream.type == "video":
-        return "cover picture" if stream.disposition & Disposition.attached_pic else OTHER_VIDEO
+        return "cover image" if stream.disposition & av.stream.Disposition.attached_pic else OTHER_VIDEO
     return "attachment" if stream.type == "attachment" else f"{stream.type} stream"
 
 
-def _upright(frame: "VideoFrame") -> tuple[npt.NDArray[np.uint8], bool]:
+def _upright(frame: Any) -> tuple[Image8, bool]:
     """The frame as (H, W, 3) RGB, turned and mirrored as its display matrix says, and whether it lay on its side.
 
     Phones film sideways and write the matrix.
     """
-    # Where a film does not say which colour matrix it was made with, players go by its height, and so does this.
-    unsaid = frame.colorspace == UNSPECIFIED and frame.height >= HD_HEIGHT
+    # Where a video does not say which color matrix it was made with, players go by its height, and so does this.
+    unsaid = frame.colorspace == _UNSPECIFIED and frame.height >= _HD_HEIGHT
     image = np.asarray(frame.to_ndarray(format="rgb24", src_colorspace="ITU709" if unsaid else None), dtype=np.uint8)
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return image, False
     # x' = a x + c y, y' = b x + d y in 16.16 fixed point; the third of each row is projective, always 0.
-    a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()  # type: ignore[call-overload]
+    a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
     turned = a == 0 and d == 0
     if turned:
         image = image.transpose(1, 0, 2)
@@ -354,320 +445,82 @@ def _upright(frame: "VideoFrame") -> tuple[npt.NDArray[np.uint8], bool]:
     return np.ascontiguousarray(image[:: -1 if mirror_y else 1, :: -1 if mirror_x else 1]), turned
 
 
-USUAL_CAMERA_RATE = 30.0  # frames per second, where the driver does not say
-FAILED_READS = 30  # frames that may be missing one after another before the camera counts as gone
-
-
-class CameraSource:
-    """A camera by its number, with the attributes of ``FilmSource``; it has no end, no length and no sound."""
-
-    is_live = True
-    frame_count: int | None = None
-    duration_seconds: float | None = None
-    start_seconds = 0.0
-    time_base = Fraction(1, 90_000)
-    sample_aspect_ratio = Fraction(1)
-    is_turned = False
-
-    def __init__(self, index: int) -> None:
-        import cv2
-
-        self.name = f"camera {index}"
-        self.broken: str | None = None
-        self.frames_skipped = 0
-        self.left_out: dict[str, int] = {}
-        # Asked first, because OpenCV's own complaint goes straight to the screen.
-        device = Path(f"/dev/video{index}")
-        if index < 0 or (sys.platform == "linux" and not device.exists()):
-            found = sorted(str(path) for path in Path("/dev").glob("video*")) if sys.platform == "linux" else []
-            known = f"there are {', '.join(found)}" if found else "no camera is connected, or this user may not see it"
-            raise InputError(f"{self.name}: {device if sys.platform == 'linux' else index} is not there; {known}")
-        self._capture = cv2.VideoCapture(index)
-        if not self._capture.isOpened():
-            self._capture.release()
-            raise InputError(f"{self.name}: cannot be opened; another program may be using it, or it is no camera")
-        rate = self._capture.get(cv2.CAP_PROP_FPS)
-        self.frames_per_second = float(rate) if 1 <= rate <= 1000 else USUAL_CAMERA_RATE
-
-    def close(self) -> None:
-        """Give the camera back."""
-        self._capture.release()
-
-    def images(self) -> Iterator[TimedImage]:
-        """Frames with the time since the first one, for as long as the camera gives any."""
-        failed = 0
-        began: float | None = None
-        while failed < FAILED_READS:
-            read, image_bgr = self._capture.read()
-            if not read or image_bgr is None:
-                failed += 1
-                time.sleep(0.01)
-                continue
-            self.frames_skipped += failed if began is not None else 0
-            failed = 0
-            now = time.monotonic()
-            began = now if began is None else began
-            yield TimedImage(np.ascontiguousarray(image_bgr[..., ::-1], dtype=np.uint8), now - began)
-        self.broken = f"{self.name}: gives no more pictures"
-
-
-LOOK_AHEAD = 8  # frames decoded before they are asked for ...
-LOOK_AHEAD_BYTES = 256 * 2**20  # ... unless they are larger than this together
-PATIENCE = 2.0  # seconds that closing waits for the thread; a stream that hangs is left to its own timeout
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One picture of a film.
-
-    Attributes:
-        image_rgb: (H, W, 3) uint8, upright; all frames of a film have the size of its first one.
-        time_seconds: when it is shown, from the start of the film; of a camera or stream, when it arrived.
-        index: 0, 1, …; of a live source with gaps where frames were dropped.
-    """
-
-    image_rgb: npt.NDArray[np.uint8]
-    time_seconds: float
-    index: int
-
-
-class VideoReader:
-    """Iterate over the frames of a film file, a network stream or a camera; a context manager, to be read once.
-
-    A thread decodes up to 8 frames (256 MiB) ahead. A film waits for its reader; a live source (``is_live``) does not:
-    while the reader is busy its oldest waiting frames are dropped and counted, so what is given is always recent.
-
-    A film that breaks off raises nothing: all its good frames are given, the loop ends, and ``broken`` says in one line
-    where and why. (Raised, it would look to a ``VideoWriter`` around the loop like any failure, and the good part would
-    be thrown away.) A file that is cut short is noticed where its header tells its length (mp4, mov, mkv, webm, avi,
-    flv); a transport stream (.ts) has no end that could be missed.
-
-    Args:
-        source: path of a film; ``rtsp://``, ``http://`` and other addresses; the number of a camera (0 or "0").
-        timeout_seconds: how long a network source may take to answer, and to give the next frame.
-
-    Raises:
-        InputError: there is no such file or camera, no answer, or nothing in it that can be shown; or, for films and
-            streams, the package ``av`` is missing.
-    """
-
-    def __init__(self, source: str | Path | int, *, timeout_seconds: float = 10.0) -> None:
-        self.source = source
-        self._source: FilmSource | CameraSource
-        if isinstance(source, int) or (isinstance(source, str) and source.isascii() and source.isdigit()):
-            self._source = CameraSource(int(source))
-        else:
-            self._source = FilmSource(source, timeout_seconds)
-        self.frames_dropped = 0
-        self.finished = False
-        self._began = False
-        self._stop = False
-        self._failure: BaseException | None = None
-        self._thread: threading.Thread | None = None
-        self._queue: deque[Frame | None] = deque()
-        self._changed = threading.Condition()
-        try:
-            # The first frame is decoded at once: its size is the film's, and a file without one is no film.
-            self._images = self._source.images()
-            first = next(self._images, None)
-            if first is None:
-                raise InputError(self._source.broken or f"{self.name}: holds no frame that can be decoded")
-        except BaseException:
-            self._source.close()
-            raise
-        self._first: TimedImage = first
-        height, width = first.image_rgb.shape[:2]
-        self._size_wh = (width, height)
-        self._ahead = max(1, min(LOOK_AHEAD, LOOK_AHEAD_BYTES // first.image_rgb.nbytes))
-
-    @property
-    def name(self) -> str:
-        """The source for messages: a path, an address without its password, or ``camera 0``."""
-        return self._source.name
-
-    @property
-    def size_wh(self) -> tuple[int, int]:
-        """Width and height of the upright frames in pixels."""
-        return self._size_wh
-
-    @property
-    def frames_per_second(self) -> float:
-        """Average rate; of a camera what its driver promises."""
-        return self._source.frames_per_second
-
-    @property
-    def frame_count(self) -> int | None:
-        """Frames by the header or, where it has no such figure, length x rate; None for live sources."""
-        return self._source.frame_count
-
-    @property
-    def duration_seconds(self) -> float | None:
-        """Length by the header; None for live sources and where the file does not say."""
-        return self._source.duration_seconds
-
-    @property
-    def is_live(self) -> bool:
-        """Whether frames come in real time and without an end (camera, RTSP)."""
-        return self._source.is_live
-
-    @property
-    def start_seconds(self) -> float:
-        """The film's own clock at its beginning; ``time_seconds`` counts from there."""
-        return self._source.start_seconds
-
-    @property
-    def time_base(self) -> Fraction:
-        """The unit, in seconds, that frame times are whole multiples of."""
-        return self._source.time_base
-
-    @property
-    def sample_aspect_ratio(self) -> Fraction:
-        """Width / height of one pixel of an upright frame."""
-        ratio = self._source.sample_aspect_ratio
-        return 1 / ratio if self._source.is_turned else ratio
-
-    @property
-    def left_out(self) -> Mapping[str, int]:
-        """Streams beside the one that is shown and its sound, by kind; nobody looks at them or writes them."""
-        return self._source.left_out
-
-    @property
-    def broken(self) -> str | None:
-        """After the loop: one line when the source broke off before its end, else None."""
-        return self._source.broken
-
-    @property
-    def frames_skipped(self) -> int:
-        """Damaged frames that could not be decoded and were left out."""
-        return self._source.frames_skipped
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop the thread and close the source; to be called again without harm."""
-        with self._changed:
-            self._stop = True
-            self._queue.clear()
-            self._changed.notify_all()
-        if self._thread is not None and self._thread.is_alive():
-            self._thread.join(PATIENCE)
-            if self._thread.is_alive():
-                return  # closing under a thread that waits for the network would crash; it closes the source itself
-        self._source.close()
-
-    def __iter__(self) -> Iterator[Frame]:
-        """The frames in order.
-
-        Raises:
-            RuntimeError: they were read before.
-        """
-        if self._began:
-            raise RuntimeError(f"{self.name}: a film is read once; open it again")
-        self._began = True
-        return self._frames()
-
-    def _frames(self) -> Iterator[Frame]:
-        self._thread = threading.Thread(target=self._decode, name="video-reader", daemon=True)
-        self._thread.start()
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._stop)
-                if self._stop:
-                    return
-                frame = self._queue.popleft()
-                self._changed.notify_all()
-            if frame is None:
-                if self._failure is not None:
-                    raise self._failure
-                self.finished = True
-                return
-            yield frame
-
-    def _decode(self) -> None:
-        """The thread: decode until the end, or until the reader is closed."""
-        try:
-            for index, image in enumerate(itertools.chain([self._first], self._images)):
-                frame = Frame(_sized(image.image_rgb, self._size_wh), image.time_seconds, index)
-                if not self._put(frame):
-                    break
-        except BaseException as error:
-            self._failure = error
-        with self._changed:
-            if self._stop:
-                self._source.close()
-            self._queue.append(None)
-            self._changed.notify_all()
-
-    def _put(self, frame: Frame) -> bool:
-        """Hand a frame over; False when the reader has been closed."""
-        with self._changed:
-            if self.is_live and len(self._queue) >= self._ahead:
-                self._queue.popleft()
-                self.frames_dropped += 1
-            self._changed.wait_for(lambda: len(self._queue) < self._ahead or self._stop)
-            if not self._stop:
-                self._queue.append(frame)
-                self._changed.notify_all()
-            return not self._stop
-
-
-def _sized(image_rgb: npt.NDArray[np.uint8], size_wh: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """The picture in the film's size: some films change theirs midway."""
-    if image_rgb.shape[1::-1] == size_wh:
-        return image_rgb
-    import cv2
-
-    return np.asarray(cv2.resize(image_rgb, size_wh, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-
-
-# Codecs that a container takes by its specification, but that common players refuse there.
-NOT_PLAYED = {"mp4": ("pcm_",), "mov": ()}
-# Encoders of MP3 and AAC begin with a packet before time 0. AVI cannot say so: FFmpeg would move the pictures instead.
-NO_TIMES_BELOW_ZERO = {"avi"}
 # What sound is encoded as where it cannot be copied; Opus knows only a few rates, 48 kHz is its own.
-ENCODERS = {"webm": ("libopus", "opus"), "": ("aac",)}
-OPUS_RATE = 48_000
+_SOUND_ENCODERS = {"webm": ("libopus", "opus"), "": ("aac",)}
+_OPUS_RATE = 48_000
 
 
-class SoundTracks:
-    """All sound tracks of a film, read from the file a second time and written as far as the pictures have come.
+class _Sound:
+    """All sound tracks of a video, read from the file a second time and written as far as the images have come.
 
-    So nothing is held in memory but a packet, whatever the film's length. A track that the container can hold is copied
-    packet by packet, unchanged; any other is encoded again; what cannot be kept at all is said in ``notes``.
+    So nothing is held in memory but a packet, whatever the video's length. A track that the container can hold is
+    copied packet by packet, unchanged; any other is encoded again; what cannot be kept at all is said in ``notes``.
 
     Args:
-        source: the film.
-        start_seconds: its clock at the beginning; times are counted from there.
+        reader: of the video.
         output: the container, before its first packet.
         kind: name of its format: ``mp4``, ``matroska``, ...
+        notes: gets one line for each thing that is not kept as it was.
+
+    Raises:
+        InputError: the video cannot be opened a second time.
     """
 
-    def __init__(self, source: "str | Path", start_seconds: float, output: "OutputContainer", kind: str) -> None:
-        self.notes: list[str] = []
-        self._start = start_seconds
-        self._output = output
-        self._from_zero = kind in NO_TIMES_BELOW_ZERO
-        self._input = open_input(source, timeout_seconds=10.0)
+    def __init__(self, reader: VideoReader, output: Any, kind: str, notes: list[str]) -> None:
+        assert not isinstance(reader.source, int)
+        self._notes, self._start, self._output, self._kind = notes, reader.start_seconds, output, kind
+        self._input = _open(reader.source, 10.0)
         self._tracks: dict[int, tuple[Any, bool]] = {}  # index of the stream → (stream written, encoded again)
         self._waiting: Any = None
         for stream in self._input.streams.audio:
-            self._add(stream, kind)
-        self._packets: Iterator[Any] = self._demuxed() if self._tracks else iter(())
+            self._add(stream)
+        self._packets = self._demuxed()
 
     @property
     def kept(self) -> bool:
-        """Whether there is a sound track in the film that is written."""
+        """Whether the video that is written has a sound track."""
         return bool(self._tracks)
 
+    def _add(self, stream: Any) -> None:
+        """Give one sound track of the source its counterpart."""
+        if stream.codec_context is None:
+            self._notes.append("a sound track of an unknown codec is left out")
+            return
+        name = stream.codec_context.codec.canonical_name
+        # MP4 takes PCM by its specification, but common players refuse it there.
+        if name in self._output.supported_codecs and not (self._kind == "mp4" and name.startswith("pcm_")):
+            # A container may list a codec, but not this variant of it: that is encoded.
+            with contextlib.suppress(ValueError, av.FFmpegError):
+                copied = self._output.add_stream_from_template(stream)
+                copied.metadata.update(stream.metadata)
+                self._tracks[stream.index] = (copied, False)
+                return
+        encoders = _SOUND_ENCODERS.get(self._kind, _SOUND_ENCODERS[""])
+        encoder = next((encoder for encoder in encoders if encoder in av.codecs_available), None)
+        if encoder is None:
+            self._notes.append(f"the sound ({name}) is lost: .{self._kind} cannot hold it, and no encoder is there")
+            return
+        rate = _OPUS_RATE if "opus" in encoder else min(int(stream.rate or 48_000), 96_000)
+        written = self._output.add_stream(encoder, rate=rate)
+        channels = stream.codec_context.channels
+        written.codec_context.layout = "mono" if channels == 1 else "stereo"
+        self._tracks[stream.index] = (written, True)
+        wider = f", {channels} channels mixed to 2" if channels > 2 else ""
+        self._notes.append(f"sound encoded again, {name} to {encoder.removeprefix('lib')}{wider}")
+
+    def _demuxed(self) -> Iterator[Any]:
+        """Packets of the tracks that are kept; an early end is no failure: the images ended there too."""
+        try:
+            for packet in self._input.demux([self._input.streams[index] for index in self._tracks]):
+                # The empty packets at the end only tell decoders to flush.
+                if packet.dts is not None and packet.stream_index in self._tracks:
+                    yield packet
+        except av.FFmpegError as error:
+            self._notes.append(f"the sound breaks off ({_reason(error)})")
+
     def copy_until(self, seconds: float) -> None:
-        """Write every packet that begins before ``seconds`` from the film's start; ``inf`` for the rest."""
-        while True:
+        """Write every packet that begins before ``seconds`` from the video's start; ``inf`` for the rest."""
+        while self._tracks:
             packet = self._waiting if self._waiting is not None else next(self._packets, None)
             self._waiting = None
             if packet is None:
@@ -678,62 +531,8 @@ class SoundTracks:
                 return
             self._write(packet)
 
-    def finish(self) -> None:
-        """Write what the encoders still hold."""
-        for written, encoded in self._tracks.values():
-            if encoded:
-                self._mux(written.encode(None))
-
-    def close(self) -> None:
-        """Close the source."""
-        self._input.close()
-
-    def _demuxed(self) -> Iterator[Any]:
-        """Packets of the tracks that are kept; an early end is no failure: the pictures ended there too."""
-        import av
-
-        streams = [self._input.streams[index] for index in self._tracks]
-        try:
-            for packet in self._input.demux(*streams):
-                if packet.dts is not None:  # the empty packets at the end only tell decoders to flush
-                    yield packet
-        except av.FFmpegError as error:
-            self.notes.append(f"the sound breaks off ({error_reason(error)})")
-
-    def _add(self, stream: Any, kind: str) -> None:
-        """Give one sound track of the source its counterpart."""
-        import av
-
-        if stream.codec_context is None:
-            self.notes.append("a sound track of an unknown codec is left out")
-            return
-        name = stream.codec_context.codec.canonical_name
-        refused = name.startswith(NOT_PLAYED.get(kind, ())) if NOT_PLAYED.get(kind) else False
-        if name in self._output.supported_codecs and not refused:
-            try:
-                copied = self._output.add_stream_from_template(stream)
-                copied.metadata.update(stream.metadata)
-                self._tracks[stream.index] = (copied, False)
-                return
-            except (ValueError, av.FFmpegError):
-                pass  # the container lists the codec, but not this variant: encode it
-        for encoder_name in ENCODERS.get(kind, ENCODERS[""]):
-            if encoder_name not in av.codecs_available:
-                continue
-            rate = OPUS_RATE if "opus" in encoder_name else min(int(stream.rate or 48_000), 96_000)
-            written: Any = self._output.add_stream(encoder_name, rate=rate)
-            channels = stream.codec_context.channels
-            written.codec_context.layout = "mono" if channels == 1 else "stereo"
-            self._tracks[stream.index] = (written, True)
-            wider = f", {channels} channels mixed to 2" if channels > 2 else ""
-            self.notes.append(f"sound encoded again, {name} to {encoder_name.removeprefix('lib')}{wider}")
-            return
-        self.notes.append(f"the sound ({name}) is lost: .{kind} cannot hold it, and no encoder is there")
-
     def _write(self, packet: Any) -> None:
-        import av
-
-        written, encoded = self._tracks[packet.stream.index]
+        written, encoded = self._tracks[packet.stream_index]
         try:
             if not encoded:
                 shift = round(self._start / packet.time_base)
@@ -747,27 +546,25 @@ class SoundTracks:
                     frame.pts -= round(self._start / frame.time_base)
                 self._mux(written.encode(frame))
         except av.error.InvalidDataError as error:
-            note = f"damaged sound is left out ({error_reason(error)})"
-            if note not in self.notes:
-                self.notes.append(note)
+            note = f"damaged sound is left out ({_reason(error)})"
+            if note not in self._notes:
+                self._notes.append(note)
 
     def _mux(self, packets: list[Any]) -> None:
         for packet in packets:
-            if not (self._from_zero and packet.pts is not None and packet.pts < 0):
+            # Encoders of MP3 and AAC begin before time 0. AVI cannot say so: FFmpeg would move the images instead.
+            if not (self._kind == "avi" and packet.pts is not None and packet.pts < 0):
                 self._output.mux(packet)
 
+    def finish(self) -> None:
+        """Write what the encoders still hold."""
+        for written, encoded in self._tracks.values():
+            if encoded:
+                self._mux(written.encode(None))
 
-def opened_sound(
-    source: "str | Path | int", start_seconds: float, output: "OutputContainer", kind: str, notes: list[str]
-) -> SoundTracks | None:
-    """The sound of a film, or None with a note, where the film cannot be opened a second time."""
-    if isinstance(source, int):
-        return None
-    try:
-        return SoundTracks(source, start_seconds, output, kind)
-    except InputError as error:
-        notes.append(f"the sound is lost: {error}")
-        return None
+    def close(self) -> None:
+        """Close the source."""
+        self._input.close()
 
 
 class _Container(NamedTuple):
@@ -787,241 +584,180 @@ CONTAINERS = {
 }
 # Quick settings: the encoder shares the processor with the detector. crf and qscale are near the point where no
 # difference is seen; libvpx's is its own scale.
-OPTIONS = {
+_OPTIONS = {
     "libx264": {"preset": "veryfast", "crf": "20"},
     "mpeg4": {"qmin": "2", "qmax": "4"},
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "row-mt": "1", "lag-in-frames": "0", "crf": "30", "b": "0"},
     "libvpx": {"deadline": "realtime", "cpu-used": "8", "crf": "10", "b": "4M"},
 }
-FINEST_MPEG4 = 60_000  # MPEG-4 part 2 counts time in 16 bits; 24, 25, 30, 50 and 60 divide this
-BT709 = 1  # the number of this colour matrix, of its primaries and its transfer curve in FFmpeg's three lists
-LIMITED_RANGE = 1
+_FINEST_MPEG4 = 60_000  # MPEG-4 part 2 counts time in 16 bits; 24, 25, 30, 50 and 60 divide this
+_BT709 = 1  # the number of this color matrix, of its primaries and its transfer curve in FFmpeg's three lists
+_LIMITED_RANGE = 1
 
 
 class VideoWriter:
-    """Write frames as a film; a context manager.
+    """Write frames as a video; a context manager.
 
-    ``write`` takes each frame together with the ``Frame`` it was made from: the film shows it at the same time, so a
+    ``write`` takes each frame together with the ``Frame`` it was made from: the video shows it at the same time, so a
     variable frame rate stays, and frames that were left out leave no gap in the sound. Sound tracks are copied packet
     by packet where the container can hold them, else encoded again; of a live source none is kept. ``sound_kept`` and
     ``notes`` (one line each) tell after the first frame what became of it.
 
-    The film is written under a temporary name in its folder and gets ``path`` when it is whole: at the end of the
+    The video is written under a temporary name in its folder and gets ``path`` when it is whole: at the end of the
     ``with`` block, or by ``close()``. An exception in the block, Ctrl-C too, removes it. To keep what is done instead,
-    catch it inside the block and call ``close(keep=True)`` before going on: the film then ends with the last frame.
+    catch it inside the block and call ``close(keep=True)`` before going on: the video then ends with the last frame.
 
-    Pictures of odd width or height get one more column or row (a copy of the last one): 4:2:0 video has even sizes.
+    Images of odd width or height get one more column or row (a copy of the last one): 4:2:0 video has even sizes.
 
     Args:
         path: where to; the suffix decides: ``.mp4``, ``.m4v``, ``.mov``, ``.mkv`` (H.264), ``.webm`` (VP9), ``.avi``
             (MPEG-4). AVI knows no times of frames, only a rate: they are rounded to it.
-        reader: the film that the frames come from: its rate, times and sound.
+        reader: the video that the frames come from: its rate, times and sound.
         size_wh: width and height of the frames that will be written; by default that of the first one.
 
     Raises:
-        InputError: no such kind of film, no encoder for it, a folder that cannot be written, a full disk, or the
+        InputError: no such kind of video, no encoder for it, a folder that cannot be written, a full disk, or the
             package ``av`` is missing.
-        ValueError: a frame that is not (H, W, 3) uint8 or not of the film's size.
+        ValueError: a frame that is not (H, W, 3) uint8 or not of the video's size.
     """
 
     def __init__(self, path: str | Path, reader: VideoReader, size_wh: tuple[int, int] | None = None) -> None:
-        require_av(str(path))
+        _require_av(str(path))
         self.path = Path(path)
         self.notes: list[str] = []
         self.frames_written = 0
-        self._reader = reader
-        self._size_wh = size_wh
-        self._container = _container_for(self.path)
-        self._encoder = _encoder_for(self.path, self._container)
-        self._output: OutputContainer | None = None
+        self._reader, self._size_wh = reader, size_wh
+        container = CONTAINERS.get(self.path.suffix.lower())
+        if container is None:
+            suffix = self.path.suffix or "without suffix"
+            raise InputError(f"{path}: videos are written as {', '.join(CONTAINERS)}, not {suffix}")
+        encoder = next((name for name in container.encoders if name in av.codecs_available), None)
+        if encoder is None:
+            raise InputError(f"{path}: this build of av has no encoder {' or '.join(container.encoders)}; choose .mkv")
+        self._kind, self._encoder = container.kind, encoder
+        self._output: Any = None
         self._stream: Any = None
-        self._sound: SoundTracks | None = None
-        self._unfinished: contextlib.ExitStack | None = None
+        self._sound: _Sound | None = None
+        self._unfinished = contextlib.ExitStack()
         self._closed = False
-        # AVI cannot say which colour matrix was used: players take the older one.
-        self._colours = "ITU601" if self._container.kind == "avi" else "ITU709"
-        self._last_pts = -1
-        self._last_seconds = 0.0
+        self._last_pts, self._last_seconds = -1, 0.0
 
     @property
     def sound_kept(self) -> bool:
-        """Whether the film has the sound of its source; known after the first frame."""
+        """Whether the video has the sound of its source; known after the first frame."""
         return self._sound is not None and self._sound.kept
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close(keep=kind is None)
 
     def write(self, frame_rgb: npt.NDArray[np.uint8], frame: Frame) -> None:
-        """Add a picture, to be shown when ``frame`` is.
+        """Add an image, to be shown when ``frame`` is.
 
         Args:
             frame_rgb: (H, W, 3) uint8, H and W those of the first one.
             frame: the frame of the reader that it was made from.
         """
-        import av
-
         if self._closed:
-            raise ValueError(f"{self.path}: the film is closed")
+            raise ValueError(f"{self.path}: the video is closed")
         image = checked_image(frame_rgb)
         height, width = image.shape[:2]
-        if self._size_wh is None:
-            self._size_wh = (width, height)
+        self._size_wh = self._size_wh or (width, height)
         if (width, height) != self._size_wh:
-            raise ValueError(f"{self.path}: a frame of {width}x{height}, the film has {self._size_wh}")
+            raise ValueError(f"{self.path}: a frame of {width}x{height}, the video has {self._size_wh}")
+        if height % 2 or width % 2:
+            padded = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+            image = np.asarray(padded, dtype=np.uint8)
         try:
             if self._output is None:
-                self._start()
-            assert self._output is not None
-            self._keep_up(frame.time_seconds)
-            picture = av.VideoFrame.from_ndarray(_even(image), format="rgb24").reformat(
-                format="yuv420p", dst_colorspace=self._colours, dst_color_range="MPEG"
-            )
+                self._start(image.shape[1], image.shape[0])
+            # Sound before the images that it belongs to, so that the container need not hold images back.
+            if self._sound is not None:
+                self._sound.copy_until(frame.time_seconds)
+            encoded = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24").reformat(
+                # AVI cannot say which color matrix was used: players take the older one.
+                format="yuv420p", dst_colorspace="ITU601" if self._kind == "avi" else "ITU709", dst_color_range="MPEG",
+            )  # fmt: skip
             pts = max(round(frame.time_seconds / self._time_base), self._last_pts + 1)
-            picture.pts, picture.time_base = pts, self._time_base
-            self._output.mux(self._stream.encode(picture))
+            encoded.pts, encoded.time_base = pts, self._time_base
+            self._output.mux(self._stream.encode(encoded))
         except (av.FFmpegError, OSError) as error:
-            raise InputError(f"{self.path}: cannot be written ({error_reason(error)})") from error
+            raise InputError(f"{self.path}: cannot be written ({_reason(error)})") from error
         self._last_pts, self._last_seconds = pts, frame.time_seconds
         self.frames_written += 1
 
     def close(self, keep: bool = True) -> None:
-        """End the film; to be called again without harm.
+        """End the video; to be called again without harm.
 
         Args:
-            keep: False removes what was written. True gives it its name; where no frame was written there is no film.
+            keep: False removes what was written. True gives it its name; where no frame was written there is no video.
 
         Raises:
             InputError: the end could not be written; nothing is left under the temporary name.
         """
-        import av
-
         if self._closed:
             return
         self._closed = True
-        if self._unfinished is None:
-            return  # nothing was written
-        keep = keep and self.frames_written > 0
-        try:
-            if keep:
-                try:
-                    self._finish()
-                except (av.FFmpegError, OSError) as error:
-                    raise InputError(f"{self.path}: cannot be written ({error_reason(error)})") from error
-        except BaseException:
-            self._abandon()
-            raise
-        if keep:
-            self._unfinished.close()
-        else:
-            self._abandon()
+        # ``replaced`` renames its file unless an exception passes through it.
+        with contextlib.suppress(_Abandoned), self._unfinished:
+            try:
+                if not keep or not self.frames_written:
+                    raise _Abandoned
+                self._finish()
+            except (av.FFmpegError, OSError) as error:
+                raise InputError(f"{self.path}: cannot be written ({_reason(error)})") from error
+            finally:
+                if self._sound is not None:
+                    self._sound.close()
+                if self._output is not None:
+                    with contextlib.suppress(av.FFmpegError, OSError):
+                        self._output.close()
 
-    def _start(self) -> None:
+    def _start(self, width: int, height: int) -> None:
         """Open the file and its tracks: with the first frame, because the size is known from then on."""
-        import av
-
-        assert self._size_wh is not None
-        width, height = (side + side % 2 for side in self._size_wh)
-        self._unfinished = contextlib.ExitStack()
+        reader = self._reader
         temporary = self._unfinished.enter_context(replaced(self.path))
-        self._output = av.open(str(temporary.absolute()), "w", format=self._container.kind)
-        rate = Fraction(self._reader.frames_per_second).limit_denominator(1001)
-        stream: Any = self._output.add_stream(self._encoder, rate=rate, options=OPTIONS[self._encoder])
-        self._time_base = _time_base_for(self._encoder, self._container.kind, self._reader.time_base, rate)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        context = stream.codec_context
+        self._output = av.open(str(temporary.absolute()), "w", format=self._kind)
+        rate = Fraction(reader.frames_per_second).limit_denominator(1001)
+        # The unit of the frame times: the source's own, as far as container and encoder can hold it.
+        self._time_base = reader.time_base
+        if self._kind == "avi":
+            self._time_base = 1 / rate
+            self.notes.append(f"AVI holds no times of frames: they are rounded to {float(rate):g} frames per second")
+        elif self._encoder == "mpeg4" and reader.time_base.denominator > _FINEST_MPEG4:
+            self._time_base = Fraction(1, _FINEST_MPEG4)
+        self._stream = self._output.add_stream(self._encoder, rate=rate, options=_OPTIONS[self._encoder])
+        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
+        context = self._stream.codec_context
         context.time_base = self._time_base
         context.thread_type = "AUTO"
-        if self._container.kind != "avi":
-            context.colorspace = context.color_primaries = context.color_trc = BT709
-            context.color_range = LIMITED_RANGE
-        if self._reader.sample_aspect_ratio != 1:
-            context.sample_aspect_ratio = self._reader.sample_aspect_ratio
-        self._stream = stream
-        if self._container.kind == "avi":
-            self.notes.append(f"AVI holds no times of frames: they are rounded to {float(rate):g} frames per second")
-        if self._reader.left_out:
-            self.notes.append(left_out_note(self._reader.left_out))
-        if not self._reader.is_live:
-            self._sound = opened_sound(
-                self._reader.source, self._reader.start_seconds, self._output, self._container.kind, self.notes
-            )
-            if self._sound is not None:
-                self.notes += self._sound.notes
-                self._sound.notes = self.notes
-
-    def _keep_up(self, seconds: float) -> None:
-        """Sound before the pictures that it belongs to, so that the container need not hold pictures back."""
-        if self._sound is not None:
-            self._sound.copy_until(seconds)
+        if self._kind != "avi":
+            context.colorspace = context.color_primaries = context.color_trc = _BT709
+            context.color_range = _LIMITED_RANGE
+        if reader.sample_aspect_ratio != 1:
+            context.sample_aspect_ratio = reader.sample_aspect_ratio
+        if reader.left_out:
+            self.notes.append(left_out_note(reader.left_out))
+        if not reader.is_live:
+            try:
+                self._sound = _Sound(reader, self._output, self._kind, self.notes)
+            except InputError as error:
+                self.notes.append(f"the sound is lost: {error}")
 
     def _finish(self) -> None:
         """Flush the encoders, add the sound up to the end of the last frame, and write the file's index."""
-        assert self._output is not None
-        whole = self._reader.finished and self._reader.broken is None
-        # Sound may go on after the last picture; a film that was cut short ends with its last frame.
-        self._keep_up(float("inf") if whole else self._last_seconds + 1 / self._reader.frames_per_second)
+        if self._sound is not None:
+            # Sound may go on after the last image; a video that was cut short ends with its last frame.
+            whole = self._reader.finished and self._reader.broken is None
+            end = self._last_seconds + 1 / self._reader.frames_per_second
+            self._sound.copy_until(float("inf") if whole else end)
         self._output.mux(self._stream.encode(None))
         if self._sound is not None:
             self._sound.finish()
-            self._sound.close()
         self._output.close()
-
-    def _abandon(self) -> None:
-        """Close and remove the unfinished file."""
-        import av
-
-        assert self._unfinished is not None
-        if self._sound is not None:
-            self._sound.close()
-        if self._output is not None:
-            with contextlib.suppress(av.FFmpegError, OSError):
-                self._output.close()
-        # ``replaced`` renames its file unless an exception passes through it.
-        with contextlib.suppress(_Abandoned):
-            self._unfinished.__exit__(_Abandoned, _Abandoned(), None)
 
 
 class _Abandoned(Exception):
     """Tells ``replaced`` to remove the file."""
-
-
-def _container_for(path: Path) -> _Container:
-    container = CONTAINERS.get(path.suffix.lower())
-    if container is None:
-        raise InputError(f"{path}: films are written as {', '.join(CONTAINERS)}, not {path.suffix or 'without suffix'}")
-    return container
-
-
-def _encoder_for(path: Path, container: _Container) -> str:
-    import av
-
-    quiet_log()
-    encoder = next((name for name in container.encoders if name in av.codecs_available), None)
-    if encoder is None:
-        raise InputError(f"{path}: this build of av has no encoder {' or '.join(container.encoders)}; choose .mkv")
-    return encoder
-
-
-def _time_base_for(encoder: str, kind: str, source: Fraction, rate: Fraction) -> Fraction:
-    """The unit of the frame times: the source's own, as far as container and encoder can hold it."""
-    if kind == "avi":
-        return 1 / rate
-    if encoder == "mpeg4" and source.denominator > FINEST_MPEG4:
-        return Fraction(1, FINEST_MPEG4)
-    return source
-
-
-def _even(image_rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """The picture with even width and height; the last column and row are repeated where needed."""
-    import cv2
-
-    height, width = image_rgb.shape[:2]
-    if height % 2 == 0 and width % 2 == 0:
-        return np.ascontiguousarray(image_rgb)
-    padded = cv2.copyMakeBorder(image_rgb, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-    return np.asarray(padded, dtype=np.uint8)
