@@ -956,11 +956,11 @@ def test_ctrl_c_in_a_video_keeps_its_beginning(
     write_video(Path("clip.mp4"), photograph, frames=12)
     real, calls = FaceDetector.detect, []
 
-    def detect(*arguments: Any) -> Any:
+    def detect(*arguments: Any, **settings: Any) -> Any:
         calls.append(1)
         if len(calls) == 6:
             raise KeyboardInterrupt
-        return real(*arguments)
+        return real(*arguments, **settings)
 
     with monkeypatch.context() as patched:
         patched.setattr(FaceDetector, "detect", detect)
