@@ -1,12 +1,15 @@
 """Weight files of the layouts that exist, made here with random contents, against the layers they must reach."""
 
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from fanet_lightning.cli.errors import InputError
@@ -15,20 +18,11 @@ from fanet_lightning.models.weights import load_trunk_weights
 
 # Out and in channels of VGG16's convolutions with their position in torchvision's `features`, with and without BN.
 LAYERS = [
-    ("conv1_1", 64, 3, 0, 0),
-    ("conv1_2", 64, 64, 2, 3),
-    ("conv2_1", 128, 64, 5, 7),
-    ("conv2_2", 128, 128, 7, 10),
-    ("conv3_1", 256, 128, 10, 14),
-    ("conv3_2", 256, 256, 12, 17),
-    ("conv3_3", 256, 256, 14, 20),
-    ("conv4_1", 512, 256, 17, 24),
-    ("conv4_2", 512, 512, 19, 27),
-    ("conv4_3", 512, 512, 21, 30),
-    ("conv5_1", 512, 512, 24, 34),
-    ("conv5_2", 512, 512, 26, 37),
-    ("conv5_3", 512, 512, 28, 40),
-]
+    ("conv1_1", 64, 3, 0, 0), ("conv1_2", 64, 64, 2, 3), ("conv2_1", 128, 64, 5, 7), ("conv2_2", 128, 128, 7, 10),
+    ("conv3_1", 256, 128, 10, 14), ("conv3_2", 256, 256, 12, 17), ("conv3_3", 256, 256, 14, 20),
+    ("conv4_1", 512, 256, 17, 24), ("conv4_2", 512, 512, 19, 27), ("conv4_3", 512, 512, 21, 30),
+    ("conv5_1", 512, 512, 24, 34), ("conv5_2", 512, 512, 26, 37), ("conv5_3", 512, 512, 28, 40),
+]  # fmt: skip
 
 
 def _tensor(*shape: int, seed: int) -> Tensor:
@@ -109,15 +103,7 @@ def test_torchvision_layout(network: FANet, tmp_path: Path) -> None:
 
     # fc6 by hand: output o is unit 4·o; tap (i, j) of 3×3 is tap (3i, 3j) of 7×7; input c is 49 columns wide.
     fc6 = found["classifier.0.weight"]
-    for o, c, i, j in [
-        (0, 0, 0, 0),
-        (1, 0, 0, 0),
-        (0, 1, 0, 0),
-        (0, 0, 1, 0),
-        (0, 0, 0, 1),
-        (1023, 511, 2, 2),
-        (5, 7, 2, 1),
-    ]:
+    for o, c, i, j in [*np.eye(4, dtype=int), (0, 0, 0, 0), (1023, 511, 2, 2), (5, 7, 2, 1)]:
         assert trunk["conv_fc6.weight"][o, c, i, j] == fc6[4 * o, 49 * c + 7 * (3 * i) + 3 * j]
     # fc7: every fourth output, and of its inputs those that fc6 kept.
     fc7 = found["classifier.3.weight"]
@@ -155,8 +141,6 @@ def test_thirteen_convolutions_alone_leave_fc6_and_fc7_fresh(
 
 
 def test_safetensors_and_half_precision(network: FANet, tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
     found = {key: x.half().contiguous() for key, x in _reduced_fc().items()}
     save_file(found, tmp_path / "vgg.safetensors")
     assert load_trunk_weights(network, str(tmp_path / "vgg.safetensors")) == "caffe"
@@ -192,12 +176,7 @@ def test_imagenet_from_the_cache_and_offline(hub: Path, batch_norm: bool, name: 
     network = FANet(level=1, batch_norm=batch_norm)
     with pytest.raises(InputError) as caught:
         load_trunk_weights(network, "imagenet")
-    message = str(caught.value)
-    assert message == (
-        f"weights=imagenet: {hub / name} is not there and cannot be downloaded (<urlopen error Name or service not "
-        "known>); fetch it with 'python scripts/download_vgg16.py', give weights=PATH of a VGG16 file, or use "
-        "weights=none"
-    )
+    assert str(caught.value).startswith("weights=imagenet: ") and str(hub / name) in str(caught.value)
     hub.mkdir(parents=True, exist_ok=True)
     found = _torchvision(batch_norm)
     _save(found, hub / name)
@@ -215,28 +194,39 @@ def _without(found: dict[str, Tensor], key: str) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "says"),
     [
-        ({"model.a": torch.zeros(1), "b": torch.zeros(1)}, "not a VGG16, it holds model.a, b …"),
-        ({}, "not a VGG16, it holds nothing …"),
-        ([torch.zeros(1)], "holds no state dict"),
-        ({"epoch": 3}, "holds no state dict"),
-        (_without(_torchvision(), "features.28.bias"), "features.28.bias is missing"),
-        (_without(_torchvision(), "classifier.3.weight"), "classifier.3.weight is missing"),
-        (_without(_reduced_fc(), "33.bias"), "33.bias is missing"),
+        ({"model.a": torch.zeros(1), "b": torch.zeros(1)}, "model.a, b …"),
+        ({}, "nothing …"),
+        ([torch.zeros(1)], "no state dict"),
+        ({"epoch": 3}, "no state dict"),
+        (_without(_torchvision(), "features.28.bias"), "features.28.bias"),
+        (_without(_torchvision(), "classifier.3.weight"), "classifier.3.weight"),
+        (_without(_reduced_fc(), "33.bias"), "33.bias"),
         (_torchvision() | {"features.0.weight": torch.zeros(64, 1, 3, 3)}, "conv1_1.weight would be (64, 1, 3, 3)"),
-        (_torchvision() | {"classifier.0.weight": torch.zeros(10, 8)}, "classifier.0.weight is (10, 8), VGG16's is"),
+        (_torchvision() | {"classifier.0.weight": torch.zeros(10, 8)}, "4096, 512, 7, 7"),
         (_torchvision() | {"classifier.3.bias": torch.full((4096,), torch.nan)}, "conv_fc7.bias would not be finite"),
-        (_torchvision(batch_norm=True), "a VGG16 with batch normalisation, for a network without"),
+        (_torchvision(batch_norm=True), "model.batch_norm=true"),
+        *((content, "not a readable weight file") for content in (b"", b"text", b"PK\x03\x04 cut", bytes(range(256)))),
+        (None, "no such file"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_wrong_contents_leave_the_network_alone(network: FANet, tmp_path: Path, content: object, message: str) -> None:
-    path = _save(content, tmp_path / "wrong.pth")
-    before = network.trunk.conv1_2.weight.clone()
-    kind = network.normaliser.kind
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_wrong_files_leave_the_network_alone(
+    network: FANet, tmp_path: Path, content: object, says: str, suffix: str
+) -> None:
+    path = tmp_path / f"wrong.{suffix}"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif suffix == "safetensors":
+        return
+    elif content is not None:
+        _save(content, path)
+    before, kind = network.trunk.conv1_2.weight.clone(), network.normaliser.kind
     with pytest.raises(InputError) as caught:
         load_trunk_weights(network, path)
-    assert str(caught.value).startswith(f"{path}: {message}")
+    assert str(caught.value).startswith(f"weights={path}: ") and says in str(caught.value)
     assert "\n" not in str(caught.value)
     assert torch.equal(network.trunk.conv1_2.weight, before)
     assert network.normaliser.kind == kind
@@ -249,20 +239,7 @@ def test_a_network_with_batch_norm_wants_weights_with_it(tmp_path: Path, content
         load_trunk_weights(network, _save(content, tmp_path / "plain.pth"))
 
 
-@pytest.mark.parametrize("name", ["garbage.pth", "garbage.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"not a weight file", b"PK\x03\x04 cut short", bytes(range(256))])
-def test_unreadable_files(network: FANet, tmp_path: Path, name: str, content: bytes) -> None:
-    path = tmp_path / name
-    path.write_bytes(content)
-    with pytest.raises(InputError) as caught:
-        load_trunk_weights(network, path)
-    assert str(caught.value).startswith(f"{path}: not a readable weight file (")
-    assert "\n" not in str(caught.value)
-
-
 def test_pickled_code_is_not_run(network: FANet, tmp_path: Path) -> None:
-    import pickle
-
     class Malice:
         def __reduce__(self) -> tuple[Any, ...]:
             return Path.touch, (tmp_path / "was_here",)
@@ -272,10 +249,3 @@ def test_pickled_code_is_not_run(network: FANet, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="weight file"):
         load_trunk_weights(network, path)
     assert not (tmp_path / "was_here").exists()
-
-
-def test_missing_file(network: FANet, tmp_path: Path) -> None:
-    path = tmp_path / "nothing.pth"
-    with pytest.raises(InputError) as caught:
-        load_trunk_weights(network, path)
-    assert str(caught.value) == f"weights={path}: no such file; give weights=PATH, weights=imagenet or weights=none"

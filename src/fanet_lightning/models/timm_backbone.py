@@ -43,7 +43,6 @@ class TimmTrunk(Backbone):
         if not 0 < width < 100:
             raise InputError(f"model.width={width}: give a factor above 0 for the channels beside the timm model")
         self.name, self.width = name, width
-        _check_name(name)
         with torch.device("meta"):  # what it would give can be read without its weights
             strides = _extractor(name).feature_info.reduction()
         if not set(STRIDES) <= set(strides):
@@ -56,7 +55,6 @@ class TimmTrunk(Backbone):
         self._indices = tuple(max(i for i, s in enumerate(strides) if s == stride) for stride in STRIDES)
         self.body = _extractor(name, out_indices=self._indices)
         _subsample_before_strided_1x1(self.body)
-        self._channels_last_output = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
         found = tuple(int(channels) for channels in self.body.feature_info.channels())
         self._check_shapes(found)
         self.extra = ExtraMaps(found[-1], inner=128, channels=256, width=width, batch_norm=True)
@@ -66,20 +64,15 @@ class TimmTrunk(Backbone):
         """(B, 3, H, W) float → six maps (B, C, ⌈H / stride⌉, ⌈W / stride⌉), strides 4, 8, 16, 32, 64, 128."""
         height, width = x.shape[-2:]
         below, right = -height % STRIDES[-1], -width % STRIDES[-1]
-        maps = self.body(F.pad(x, (0, right, 0, below)) if below or right else x)
-        if self._channels_last_output:
-            maps = [m.permute(0, 3, 1, 2) for m in maps]
+        maps = self._channels_first(self.body(F.pad(x, (0, right, 0, below)) if below or right else x))
         maps = [
             m[..., : math.ceil(height / stride), : math.ceil(width / stride)]
             for m, stride in zip(maps, STRIDES, strict=True)
         ]
         return [*maps, *self.extra(maps[-1])]
 
-    def load_pretrained(self) -> tuple[list[float], list[float]]:
+    def load_pretrained(self) -> None:
         """Fill the extractor with timm's trained weights, downloaded once by ``huggingface_hub``.
-
-        Returns:
-            Mean and standard deviation per channel, RGB in 0 … 255, of the images that they were trained on.
 
         Raises:
             InputError: there are none for this name, or they are neither on disk nor to be downloaded.
@@ -90,26 +83,31 @@ class TimmTrunk(Backbone):
         try:
             # On the processor, where weights are read, whatever device is being built on.
             with torch.device("cpu"):
-                trained = timm.create_model(
-                    self.name, features_only=True, pretrained=True, out_indices=self._indices
-                ).state_dict()
-            self.body.load_state_dict(trained)
+                trained = timm.create_model(self.name, features_only=True, pretrained=True, out_indices=self._indices)
+            self.body.load_state_dict(trained.state_dict())
         # Which error it is depends on the versions of timm, huggingface_hub and what lies below them.
         except Exception as error:
             raise InputError(
                 f"weights=imagenet: the weights of {self.name} are not on disk and cannot be downloaded "
-                f"({first_line(error)}); put them into the cache of huggingface_hub, or use weights=null"
+                f"({first_line(error)}); put them into the cache of huggingface_hub, give weights=FILE, or use "
+                "weights=null"
             ) from error
-        config = timm.get_pretrained_cfg(self.name)
+
+    def mean_and_std(self) -> tuple[list[float], list[float]]:
+        """Per channel, RGB in 0 … 255, of the images that timm's weights for this name were trained on."""
+        config = _import_timm(self.name).get_pretrained_cfg(self.name)
         return [255 * float(x) for x in config.mean], [255 * float(x) for x in config.std]
 
     def _check_shapes(self, channels: tuple[int, ...]) -> None:
         """One small image through the extractor: names and strides promise, shapes tell."""
         was_training = self.body.training
-        device = next(self.body.parameters()).device
+        wanted = [(c, 96 // stride, 160 // stride) for stride, c in zip(STRIDES, channels, strict=True)]
         try:
             with torch.no_grad(), _quiet():
-                maps = self.body.eval()(torch.zeros(1, 3, 96, 160, device=device))
+                images = torch.zeros(1, 3, 96, 160, device=next(self.body.parameters()).device)
+                found = [tuple(m.shape[1:]) for m in self._channels_first(self.body.eval()(images))]
+            if found != wanted:
+                raise ValueError(f"maps {found} for an image of 96 × 160 instead of {wanted}")
         except Exception as error:
             raise InputError(
                 f"model.backbone={self.name}: does not take images of any multiple of 32 ({first_line(error)}); "
@@ -117,14 +115,10 @@ class TimmTrunk(Backbone):
             ) from error
         finally:
             self.body.train(was_training)
-        if self._channels_last_output:
-            maps = [m.permute(0, 3, 1, 2) for m in maps]
-        for stride, c, m in zip(STRIDES, channels, maps, strict=True):
-            if tuple(m.shape[1:]) != (c, 96 // stride, 160 // stride):
-                raise InputError(
-                    f"model.backbone={self.name}: its map of stride {stride} is {tuple(m.shape[1:])} for an image of "
-                    f"96 × 160, not {(c, 96 // stride, 160 // stride)}; choose another, e.g. resnet18"
-                )
+
+    def _channels_first(self, maps: list[Tensor]) -> list[Tensor]:
+        nhwc = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
+        return [m.permute(0, 3, 1, 2) for m in maps] if nhwc else maps
 
 
 def _subsample_before_strided_1x1(body: nn.Module) -> None:
@@ -150,30 +144,22 @@ def _import_timm(name: str) -> Any:
     try:
         return importlib.import_module("timm")
     except ModuleNotFoundError as error:
-        if error.name != "timm":
-            raise
         raise InputError(
             f"model.backbone={name}: {' and '.join(OURS)} are built in, every other name needs timm; "
             "pip install 'fanet-lightning[timm]'"
         ) from error
 
 
-def _check_name(name: str) -> None:
+def _extractor(name: str, **options: Any) -> Any:
     timm = _import_timm(name)
     # Names with a colon or slash would make timm look for a model on the network or on disk.
-    if ":" not in name and "/" not in name and timm.is_model(name):
-        return
-    near = difflib.get_close_matches(name.split(".")[0], [*OURS, *timm.list_models()], n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() has the names"
-    raise InputError(f"model.backbone={name}: neither {' nor '.join(OURS)} nor a model of timm; {hint}")
-
-
-def _extractor(name: str, **options: Any) -> Any:
+    if ":" in name or "/" in name or not timm.is_model(name):
+        near = difflib.get_close_matches(name.split(".")[0], [*OURS, *timm.list_models()], n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() has the names"
+        raise InputError(f"model.backbone={name}: neither {' nor '.join(OURS)} nor a model of timm; {hint}")
     try:
         with _quiet():
-            return _import_timm(name).create_model(name, features_only=True, pretrained=False, **options)
-    except InputError:
-        raise
+            return timm.create_model(name, features_only=True, pretrained=False, **options)
     except Exception as error:  # each family of models refuses in its own way
         raise InputError(
             f"model.backbone={name}: timm gives no feature maps of it ({first_line(error)}); choose another"
