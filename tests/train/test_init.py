@@ -48,6 +48,19 @@ def test_every_weight_and_the_list_of_training_images_are_taken_over(
     assert {part["data"] for part in again["training_images"]} == {"wider_face", "synthetic"}
 
 
+def test_a_frozen_backbone_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights and running statistics of its trained layers, for the epoch that freeze_epochs names; the rest moves."""
+    monkeypatch.chdir(tmp_path)
+    words = ["init=fanet_light", "model=fanet_light", *TINY, "freeze_epochs=1", "optim.backbone_factor=0.1"]
+    trained(monkeypatch, *words, "out=run")
+    saved = read_checkpoint(tmp_path / "run/checkpoints/last.ckpt")["state_dict"]
+    for name, value in load_model("fanet_light").network.state_dict().items():
+        if name.startswith(("trunk.stem.", "trunk.stages.")):
+            assert torch.equal(saved[f"network.{name}"], value), name
+        elif name.endswith("weight"):
+            assert not torch.equal(saved[f"network.{name}"], value), name
+
+
 def test_the_trunk_alone_for_a_network_of_another_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["init=fanet_light", "init_part=trunk", "model=fanet_light", "level=2", "context=false", "hl=false"]

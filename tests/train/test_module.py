@@ -1,11 +1,14 @@
 """The training step around the network: skipped steps, learning rate, what travels in a checkpoint."""
 
 import logging
+import re
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from torch.utils.data import DataLoader
 
 from fanet_lightning.cli.errors import InputError
@@ -40,10 +43,10 @@ class Recorded(FaceDetectionModule):
         self.weights.append(torch.cat([p.detach().flatten().clone() for p in self.network.parameters()]))
 
 
-def fit(module: FaceDetectionModule, count: int, tmp_path: Path, **options: object) -> Trainer:
+def fit(module: FaceDetectionModule, count: int, tmp_path: Path, **options: Any) -> Trainer:
     trainer = Trainer(
-        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=tmp_path, gradient_clip_val=10.0, **options,
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path, gradient_clip_val=10.0, **{"max_epochs": 1, **options},
     )  # fmt: skip
     trainer.fit(module, DataLoader(batches(count), batch_size=None))
     return trainer
@@ -95,16 +98,52 @@ def test_running_statistics_poisoned_by_a_forward_pass_go_back_to_finite_ones(tm
     assert all(bool(torch.isfinite(b.float()).all()) for b in module.network.buffers())
 
 
-def test_weight_decay_can_spare_biases_norms_and_scales() -> None:
+@pytest.mark.parametrize(
+    ("decay_all", "factor", "groups"), [(True, 1, 1), (False, 1, 2), (True, 0.1, 2), (False, 0.1, 4)]
+)
+def test_groups_of_weights(decay_all: bool, factor: float, groups: int) -> None:
+    """Biases, norms and scales can be spared the decay; the backbone's trained layers have a rate of their own."""
     module = FaceDetectionModule(NETWORK)
-    groups = module._parameter_groups(0.1, decay_all=False)
-    decayed, spared = (sum(p.numel() for p in group["params"]) for group in groups)
-    assert decayed + spared == sum(p.numel() for p in module.network.parameters())
-    assert groups[1]["weight_decay"] == 0.0
-    scales = [p for name, p in module.network.named_parameters() if name.endswith("norm.scale")]
-    assert len(scales) == 3
-    assert all(any(scale is p for p in groups[1]["params"]) for scale in scales)
-    assert len(module._parameter_groups(0.1, decay_all=True)) == 1
+    found = module._parameter_groups(0.5, 0.1, decay_all, factor)
+    of = {id(p): group for group in found for p in group["params"]}
+    assert len(found) == groups and len(of) == sum(len(group["params"]) for group in found)
+    slow = re.compile(r"trunk\.conv([1-5]_|_fc)\d(\.|$)")
+    for name, p in module.network.named_parameters():
+        assert of[id(p)]["weight_decay"] == (0.1 if decay_all or p.ndim > 1 else 0.0)
+        assert of[id(p)]["lr"] == pytest.approx(0.5 * (factor if slow.match(name) else 1)), name
+
+
+@pytest.mark.parametrize(
+    ("options", "frozen"),
+    [
+        ({"freeze_until": "conv2_1"}, [("conv1_", "conv2_1."), ("conv1_", "conv2_1.")]),
+        ({"freeze_epochs": 1}, [("conv1_", "conv2_", "conv3_3.", "conv_fc7."), ()]),
+        ({"freeze_epochs": 1, "freeze_until": "conv1_2"}, [("conv1_",), ()]),
+    ],
+)
+def test_frozen_layers(options: dict[str, Any], frozen: list[tuple[str, ...]], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = FaceDetectionModule(NETWORK, optim=OPTIM, batch_size=2, **options)
+    states = [{name: x.clone() for name, x in module.network.trunk.state_dict().items()}]
+
+    class Keep(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+            states.append({name: x.clone() for name, x in pl_module.network.trunk.state_dict().items()})
+
+    fit(module, 2, tmp_path, max_epochs=2, callbacks=[Keep()])
+    for (before, after), names in zip(pairwise(states), frozen, strict=True):
+        for name in before:
+            if name.startswith(names):
+                assert torch.equal(before[name], after[name]), name
+        assert not torch.equal(before["conv6_2.weight"], after["conv6_2.weight"])
+        if "conv3_" not in str(names):
+            assert not torch.equal(before["conv3_1.weight"], after["conv3_1.weight"])
+            assert not torch.equal(before["conv3_1.bn.running_mean"], after["conv3_1.bn.running_mean"])
+
+
+def test_a_layer_to_freeze_that_is_not_there() -> None:
+    with pytest.raises(InputError, match=r"freeze_until=conv9.*conv1_1, conv1_2"):
+        FaceDetectionModule(NETWORK, freeze_until="conv9")
 
 
 def test_unknown_optimiser_is_named(tmp_path: Path) -> None:

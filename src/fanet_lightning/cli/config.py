@@ -38,9 +38,9 @@ from fanet_lightning.cli.errors import InputError
 
 # Keys that are null (or ???) at first and hold numbers or lists; every other key that is null holds text.
 NOT_TEXT = (
-    "checkpoint_every", "stop_after", "cache_gib", "cache_side", "ema", "gradient_clip", "loss.weights", "max_frames",
-    "model.face_prior", "data.val.share", "protocol.size", "protocol.max_long", "detection.score_floor",
-    "detection.top_k", "detection.nms_iou", "detection.keep",
+    "checkpoint_every", "stop_after", "freeze_epochs", "cache_gib", "cache_side", "ema", "gradient_clip",
+    "loss.weights", "max_frames", "model.face_prior", "data.val.share", "protocol.size", "protocol.max_long",
+    "detection.score_floor", "detection.top_k", "detection.nms_iou", "detection.keep",
 )  # fmt: skip
 # Numbers that may be null as well.
 NULL_TOO = ("ema", "gradient_clip", "port", "max_false_positives")
@@ -90,6 +90,8 @@ class TrainSchema:
     init: str | None = None
     init_part: str = "all"
     weights: str | None = None
+    freeze_until: str | None = None
+    freeze_epochs: int | None = None
     evaluate_at_end: bool = True
     also_protocols: list[str] = field(default_factory=list)
     final_protocols: list[str] = field(default_factory=list)

@@ -61,6 +61,7 @@ LATER_SETTINGS: dict[str, Any] = {
     "init": None, "init_part": "all", "cache": None, "cache_side": None, "model.face_prior": None,
     "loss.assignment": "iou", "loss.classification": "cross_entropy", "loss.focal_alpha": 0.25, "loss.focal_gamma": 2.0,
     "loss.box": "smooth_l1", "loss.box_weight": 1.0, "loss.box_beta": 1.0, "augment.extra": [],
+    "optim.backbone_factor": 1.0, "freeze_until": None, "freeze_epochs": None,
 }  # fmt: skip
 
 # `_target_` of earlier versions, and where the same class is now.

@@ -250,6 +250,10 @@ class Backbone(nn.Module):
     channels: tuple[int, ...]
     width: float
 
+    def trained_layers(self) -> dict[str, nn.Module]:
+        """The layers that trained weights exist for, by name, in the order in which images run through them."""
+        raise NotImplementedError
+
 
 class ExtraMaps(nn.Module):
     """The maps of stride 64 and 128 from the one of stride 32: a 1×1 and a 3×3 convolution of stride 2 each.

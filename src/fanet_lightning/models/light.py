@@ -91,6 +91,9 @@ class LightTrunk(Backbone):
             if isinstance(layer, ConvReLU):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
+    def trained_layers(self) -> dict[str, nn.Module]:
+        return {"stem": self.stem, **dict(zip(self.map_names, self.stages, strict=False))}
+
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, 3, H, W) float → six maps (B, C, ⌈H / stride⌉, ⌈W / stride⌉), strides 4, 8, 16, 32, 64, 128."""
         x = self.stem(x)

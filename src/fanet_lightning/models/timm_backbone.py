@@ -71,6 +71,9 @@ class TimmTrunk(Backbone):
         ]
         return [*maps, *self.extra(maps[-1])]
 
+    def trained_layers(self) -> dict[str, nn.Module]:
+        return dict(self.body.named_children())
+
     def load_pretrained(self) -> None:
         """Fill the extractor with timm's trained weights, downloaded once by ``huggingface_hub``.
 

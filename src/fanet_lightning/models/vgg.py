@@ -60,6 +60,9 @@ class VggTrunk(Backbone):
         for name in VGG_CONVOLUTIONS:
             nn.init.kaiming_normal_(self.get_submodule(name).weight, nonlinearity="relu")  # type: ignore[arg-type]
 
+    def trained_layers(self) -> dict[str, nn.Module]:
+        return {name: self.get_submodule(name) for name in (*VGG_CONVOLUTIONS, "conv_fc6", "conv_fc7")}
+
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, 3, H, W) float → six maps (B, C, ⌈H / stride⌉, ⌈W / stride⌉), strides 4, 8, 16, 32, 64, 128."""
         x = self.conv1_2(self.conv1_1(x))

@@ -10,9 +10,10 @@ import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from fanet_lightning.cli.errors import InputError
+from fanet_lightning.models.blocks import Backbone
 from fanet_lightning.models.fanet import build_network
 from fanet_lightning.ops.anchors import AnchorGrid
 from fanet_lightning.ops.hierarchical_loss import HierarchicalLoss
@@ -68,6 +69,20 @@ def lr_factor(
     return factor * warmup
 
 
+def frozen_layers(backbone: Backbone, until: str | None) -> list[nn.Module]:
+    """The backbone's trained layers up to and with ``until``; None: all of them.
+
+    Raises:
+        InputError: it has no layer of that name.
+    """
+    layers = backbone.trained_layers()
+    if until is None:
+        return list(layers.values())
+    if until not in layers:
+        raise InputError(f"freeze_until={until}: the backbone has no such layer; choose one of {', '.join(layers)}")
+    return list(layers.values())[: list(layers).index(until) + 1]
+
+
 log = logging.getLogger(__name__)
 
 # So many skipped steps in a row mean that the weights themselves are lost, not that one batch was bad.
@@ -83,10 +98,15 @@ class FaceDetectionModule(LightningModule):
         network: keyword arguments of :func:`fanet_lightning.models.fanet.build_network`.
         loss: keyword arguments of :class:`fanet_lightning.ops.hierarchical_loss.HierarchicalLoss`.
         optim: ``name`` (sgd | adamw), ``lr`` at batch 12, ``momentum``, ``weight_decay``, ``decay_all`` (also biases,
-            norms and L2Norm scales), ``schedule``, ``warmup_steps``, ``milestones``, ``gamma``, ``final``.
+            norms and L2Norm scales), ``schedule``, ``warmup_steps``, ``milestones``, ``gamma``, ``final``,
+            ``backbone_factor`` on the learning rate of the backbone's trained layers.
         detection: keyword arguments of :func:`fanet_lightning.ops.postprocess.detect` for validation.
         batch_size: total over all devices; the learning rate is scaled by it and the batches that a step accumulates.
         channels_last: memory format of weights and images.
+        freeze_until: the backbone's layer up to which, itself included, weights and batch norm's statistics stay as
+            they are: ``conv1_1`` … ``conv_fc7`` of VGG16, ``stem``, ``stride4`` … of the light one, timm's names.
+        freeze_epochs: for so many epochs; None: for the whole run, which saves the time of their gradients as well.
+            Without ``freeze_until`` all of the backbone's trained layers.
 
     After a validation ``curves`` holds the curve per setting, and ``detections`` every image's boxes (pixels of the
     original image) and scores, gathered over ranks.
@@ -100,10 +120,17 @@ class FaceDetectionModule(LightningModule):
         detection: Mapping[str, Any] | None = None,
         batch_size: int = 12,
         channels_last: bool = True,
+        freeze_until: str | None = None,
+        freeze_epochs: int | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.network = build_network(**network)
+        freezes = freeze_until is not None or freeze_epochs is not None
+        self._frozen = frozen_layers(self.network.trunk, freeze_until) if freezes else []
+        if freeze_epochs is None:
+            for layer in self._frozen:
+                layer.requires_grad_(False)
         self.loss = HierarchicalLoss(**(loss or {}))
         self.skipped_steps = 0
         self._skipped_in_a_row = 0
@@ -137,6 +164,16 @@ class FaceDetectionModule(LightningModule):
     def on_train_epoch_start(self) -> None:
         self._clipped = self._steps = 0
 
+    @property
+    def is_frozen(self) -> bool:
+        """Whether a part of the backbone is not trained in this epoch."""
+        epochs = self.hparams["freeze_epochs"]
+        return bool(self._frozen) and (epochs is None or self.current_epoch < epochs)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        for layer in self._frozen:  # batch norm's statistics move in training mode alone
+            layer.train(not self.is_frozen)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         with self._profiled("network"):
             output, grid = self(batch.images)
@@ -163,6 +200,10 @@ class FaceDetectionModule(LightningModule):
         The norm is taken after the gradients were averaged over ranks, so that all ranks decide alike. A step is
         skipped by handing the optimiser no gradients: neither momentum nor weight decay then moves a weight.
         """
+        if self.is_frozen:
+            # Gradients are computed and dropped: DDP takes no weights that want one in some epochs only.
+            for parameter in (p for layer in self._frozen for p in layer.parameters()):
+                parameter.grad = None
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         limit = gradient_clip_val if gradient_clip_val else float("inf")
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, limit))
@@ -219,7 +260,8 @@ class FaceDetectionModule(LightningModule):
         batch_size, accumulated = int(self.hparams["batch_size"]), self.trainer.accumulate_grad_batches
         lr = effective_lr(float(options.get("lr", 4e-3)), batch_size * accumulated)
         weight_decay = float(options.get("weight_decay", 5e-4))
-        groups = self._parameter_groups(weight_decay, bool(options.get("decay_all", True)))
+        factor = float(options.get("backbone_factor", 1.0))
+        groups = self._parameter_groups(lr, weight_decay, bool(options.get("decay_all", True)), factor)
         name = options.get("name", "sgd")
         optimizer: torch.optim.Optimizer
         if name == "sgd":
@@ -241,6 +283,7 @@ class FaceDetectionModule(LightningModule):
             + (f", {accumulated} batches of {batch_size} a step" if accumulated > 1 else "")
             + f"), {kind} schedule over {total_steps} steps, "
             f"warm-up {schedule.get('warmup_steps', 0)} steps"
+            + (f", ×{factor:g} for the backbone's trained layers" if factor != 1 else "")
         )
         if schedule.get("warmup_steps", 0) >= total_steps:
             rank_zero_only(print)(
@@ -250,13 +293,23 @@ class FaceDetectionModule(LightningModule):
             )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _parameter_groups(self, weight_decay: float, decay_all: bool) -> list[dict[str, Any]]:
-        parameters = [p for p in self.network.parameters() if p.requires_grad]
-        if decay_all:
-            return [{"params": parameters, "weight_decay": weight_decay}]
+    def _parameter_groups(
+        self, lr: float, weight_decay: float, decay_all: bool, backbone_factor: float = 1.0
+    ) -> list[dict[str, Any]]:
+        """By learning rate, the backbone's trained layers last, and in each by weight decay."""
+        layers = self.network.trunk.trained_layers().values() if backbone_factor != 1 else ()
+        slow = {id(p) for layer in layers for p in layer.parameters()}
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+        for p in self.network.parameters():
+            if p.requires_grad:
+                groups.setdefault((id(p) in slow, not decay_all and p.ndim <= 1), []).append(p)
         return [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            {
+                "params": parameters,
+                "lr": lr * (backbone_factor if is_slow else 1),
+                "weight_decay": 0.0 if is_spared else weight_decay,
+            }
+            for (is_slow, is_spared), parameters in sorted(groups.items())
         ]
 
     # Validation

@@ -79,6 +79,8 @@ def build_module(
         optim=options["optim"],
         batch_size=options["batch_size"],
         channels_last=options["channels_last"],
+        freeze_until=options["freeze_until"],
+        freeze_epochs=options["freeze_epochs"],
     )
     if initial is not None:
         if options["init_part"] == "trunk":
@@ -284,11 +286,11 @@ PRECISIONS = ("auto", "32-true", "32", "bf16-mixed", "16-mixed")
 VALUES = {
     "whole [1, inf)": "batch_size input_size epochs validate_every seeds data.train_images data.val_images "
     "trainer.accumulate_grad_batches trainer.check_val_every_n_epoch trainer.num_nodes",
-    "whole [1, inf) or null": "checkpoint_every stop_after threads",
+    "whole [1, inf) or null": "checkpoint_every stop_after threads freeze_epochs",
     "whole [1, inf) or -1": "trainer.max_steps",
     "whole [1, inf) or (0, 1] or null": "trainer.limit_train_batches",
     "whole [0, inf)": "workers data.seed optim.warmup_steps trainer.log_every_n_steps",
-    "(0, inf)": "optim.lr loss.lambda_cls loss.box_weight loss.negatives_per_positive",
+    "(0, inf)": "optim.lr optim.backbone_factor loss.lambda_cls loss.box_weight loss.negatives_per_positive",
     "(0, inf) or null": "gradient_clip",
     "(0, 1) or null": "ema",
     "(0, 1]": "optim.gamma",
@@ -401,6 +403,7 @@ def check(options: dict[str, Any]) -> None:
     from fanet_lightning.ops.hierarchical_loss import HierarchicalLoss
     from fanet_lightning.train.callbacks import newest_whole_checkpoint
     from fanet_lightning.train.loggers import check_loggers
+    from fanet_lightning.train.module import frozen_layers
 
     check_values(options)
     check_cache(*(options[key] for key in ("cache", "cache_gib", "cache_dir", "cache_side", "input_size")))
@@ -416,6 +419,7 @@ def check(options: dict[str, Any]) -> None:
         build_protocol(protocol_settings(name))
     with torch.device("meta"):
         network = build_network(**options["model"])
+    frozen_layers(network.trunk, options["freeze_until"])
     HierarchicalLoss(**options["loss"])
     weights, hierarchies = options["loss"].get("weights"), 1 + len(network.training_only())
     if weights is not None and len(weights) != hierarchies:
