@@ -1,4 +1,4 @@
-# make demo: an environment of its own, then one whole training run on drawn faces with its score and pictures.
+# make demo: an environment of its own, then one whole training run on synthetic faces with its score and pictures.
 # make test: the same environment, then the tests.
 
 PYTHON ?= python3
@@ -23,14 +23,14 @@ $(VENV)/.installed: pyproject.toml
 	$(INSTALL) -e '.[dev]'
 	touch $@
 
-demo: setup ## train level=3 hl=true on drawn faces, score it, draw it (minutes on two cores)
+demo: setup ## train level=3 hl=true on synthetic faces, score it, draw it (minutes on two cores)
 	$(BIN)/python -m fanet_lightning.train level=3 hl=true out=outputs/demo overwrite=true $(ARGS)
 
 test: setup ## everything but the slow tests
 	$(BIN)/python -m pytest -m 'not slow' -n $(JOBS) --dist loadfile $(ARGS)
 
-test-slow: setup ## the slow tests
-	$(BIN)/python -m pytest -m slow $(ARGS)
+test-slow: setup ## the slow tests: trainings, kills, DDP, the browser
+	$(BIN)/python -m pytest -m slow -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: setup ## ruff, mypy strict, the import contract
 	$(BIN)/ruff check .
