@@ -313,5 +313,5 @@ def test_a_folder_of_runs_is_reported(tmp_path: Path, executed: Callable[..., An
     make_sweep(tmp_path / "runs", images=30)
     notebook = with_cells(NAMES[2], "RUNS = os", "%matplotlib inline", "if RUNS:")
     done, _ = execute(notebook, tmp_path, environment={"FANET_RUNS": str(tmp_path / "runs")})
-    assert "3-level + HL + context" in text_outputs(done) and "drawn faces, 30 images" in text_outputs(done)
+    assert "3-level + HL + context" in text_outputs(done) and "synthetic faces, 30 images" in text_outputs(done)
     assert len(figures(done)) == 1

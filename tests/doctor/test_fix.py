@@ -1,4 +1,4 @@
-"""The mended copy: what is in it, what is not, and that nothing else is touched."""
+"""The fixed copy: what is in it, what is not, and that nothing else is touched."""
 
 import csv
 import json
@@ -15,11 +15,11 @@ from tests.data.wider_files import write_text
 from tests.doctor.doctor_files import FACE, QUICK, found, picture, plant, run, save, scene
 
 
-def test_the_copy_has_none_of_what_is_mended(examined: Path, tmp_path: Path) -> None:
+def test_the_copy_has_none_of_what_is_fixed(examined: Path, tmp_path: Path) -> None:
     copy = examined / "cleaned"
     assert run(copy, tmp_path / "out") == 0
     left = found(tmp_path / "out")
-    assert not {kind for kind in left if BY_NAME[kind].mended_by_fix}
+    assert not {kind for kind in left if BY_NAME[kind].fixable}
     assert left == {
         "duplicate_in_val": {"val:copy"},
         "label_tiny": {"train:tiny"},

@@ -1,4 +1,4 @@
-"""The doctor's checks of boxes: by hand, against a slow oracle, and that mending leaves nothing to mend."""
+"""The doctor's checks of boxes: by hand, against a slow oracle, and that fixing leaves nothing to fix."""
 
 import math
 from pathlib import Path
@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fanet_lightning.data.images import ImageFrame
 from fanet_lightning.data.records import LabelledImage
-from fanet_lightning.doctor.checks import BoxFaults, FileFacts, box_faults, frame_fault, label_findings, mended_boxes
+from fanet_lightning.doctor.checks import BoxFaults, FileFacts, box_faults, fixed_boxes, frame_fault, label_findings
 
 FRAME = (100, 80)
 NAN, INF = math.nan, math.inf
@@ -57,11 +58,8 @@ def test_one_box(box, expected) -> None:
     assert faults_of(box) == expected
 
 
-def test_flagged_boxes_are_never_tiny() -> None:
+def test_flagged_boxes_and_images_of_unknown_size() -> None:
     assert faults_of((10, 10, 10.5, 20), ignored=True) == []
-
-
-def test_without_a_size_nothing_is_outside() -> None:
     assert faults_of((-500, 0, -400, 10), frame=None) == []
     assert faults_of((10, 10, 10, 10), frame=None) == ["without_area"]
 
@@ -132,19 +130,19 @@ def test_faults_are_the_oracles(rows) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(BOXES)
-def test_mending_leaves_nothing_to_mend_and_invents_nothing(rows) -> None:
+def test_fixing_leaves_nothing_to_fix_and_invents_nothing(rows) -> None:
     boxes = np.array([row[:4] for row in rows], dtype=np.float64).reshape(-1, 4)
     ignored = np.array([row[4] for row in rows], dtype=bool)
-    mended = mended_boxes(boxes, ignored, (12, 11))
-    faults = box_faults(mended.boxes_xyxy, mended.ignored, (12, 11))
+    fixed = fixed_boxes(boxes, ignored, (12, 11))
+    faults = box_faults(fixed.boxes_xyxy, fixed.ignored, (12, 11))
     for name in ("not_finite", "without_area", "outside", "partly_outside", "doubled"):
         assert not getattr(faults, name).any(), name
     # Every box is kept or dropped, once; what is kept is its own part within the image, in the same order.
-    gone = np.concatenate(list(mended.dropped.values()))
-    assert sorted([*mended.source.tolist(), *gone.tolist()]) == list(range(len(boxes)))
-    assert (np.diff(mended.source) > 0).all()
-    np.testing.assert_array_equal(mended.ignored, ignored[mended.source])
-    for row, source, clipped in zip(mended.boxes_xyxy, mended.source, mended.clipped, strict=True):
+    gone = np.concatenate(list(fixed.dropped.values()))
+    assert sorted([*fixed.source.tolist(), *gone.tolist()]) == list(range(len(boxes)))
+    assert (np.diff(fixed.source) > 0).all()
+    np.testing.assert_array_equal(fixed.ignored, ignored[fixed.source])
+    for row, source, clipped in zip(fixed.boxes_xyxy, fixed.source, fixed.clipped, strict=True):
         x1, y1, x2, y2 = boxes[source]
         assert row.tolist() == [max(x1, 0), max(y1, 0), min(x2, 12), min(y2, 11)]
         assert clipped == (row.tolist() != boxes[source].tolist())
@@ -152,52 +150,42 @@ def test_mending_leaves_nothing_to_mend_and_invents_nothing(rows) -> None:
 
 def test_clipping_drops_slivers_and_finds_new_doubles() -> None:
     boxes = np.array([(-50, 10, 0.5, 20), (90, 0, 120, 10), (90, 0, 150, 10), (10, 10, 20, 20)], dtype=float)
-    mended = mended_boxes(boxes, np.zeros(4, dtype=bool), FRAME)
-    assert mended.boxes_xyxy.tolist() == [[90, 0, 100, 10], [10, 10, 20, 20]]
-    assert mended.clipped.tolist() == [True, False]
-    assert {name: rows.tolist() for name, rows in mended.dropped.items()} == {
+    fixed = fixed_boxes(boxes, np.zeros(4, dtype=bool), FRAME)
+    assert fixed.boxes_xyxy.tolist() == [[90, 0, 100, 10], [10, 10, 20, 20]]
+    assert fixed.clipped.tolist() == [True, False]
+    assert {name: rows.tolist() for name, rows in fixed.dropped.items()} == {
         "not_finite": [], "without_area": [], "outside": [0], "doubled": [2],
     }  # fmt: skip
 
 
 def facts(width: int, height: int, orientation: int = 1) -> FileFacts:
-    return FileFacts(Path("a/b.jpg"), 10, b"1", width, height, orientation)
+    return FileFacts(Path("a/b.jpg"), 10, b"1", ImageFrame(width, height, orientation))
 
 
 @pytest.mark.parametrize(
-    ("stated", "file", "expected"),
+    ("boxes", "stated", "file", "expected"),
     [
-        ((100, 80), facts(100, 80), None),
-        ((100, 80), facts(80, 100, 6), None),  # stated as it is shown
-        ((80, 100), facts(80, 100, 6), "mis_rotated"),  # stated as it is stored
-        ((80, 100), facts(100, 80), "mis_rotated"),
-        ((200, 160), facts(100, 80), "mis_sized"),
-        ((100, 81), facts(100, 80), "mis_sized"),
-        ((100, 100), facts(100, 100, 6), None),
-    ],
-)
-def test_stated_sizes(stated, file, expected) -> None:
-    fault = frame_fault(image_of([(1, 1, 5, 5)], stated=stated), file)
-    assert (fault and fault[0]) == expected
-
-
-@pytest.mark.parametrize(
-    ("boxes", "file", "expected"),
-    [
+        ([(1, 1, 5, 5)], (100, 80), facts(100, 80), None),
+        ([(1, 1, 5, 5)], (100, 80), facts(80, 100, 6), None),  # stated as it is shown
+        ([(1, 1, 5, 5)], (80, 100), facts(80, 100, 6), "mis_rotated"),  # stated as it is stored
+        ([(1, 1, 5, 5)], (80, 100), facts(100, 80), "mis_rotated"),
+        ([(1, 1, 5, 5)], (200, 160), facts(100, 80), "mis_sized"),
+        ([(1, 1, 5, 5)], (100, 81), facts(100, 80), "mis_sized"),
+        ([(1, 1, 5, 5)], (100, 100), facts(100, 100, 6), None),
         # Stored 100 × 80, shown 80 × 100. A box at x = 90 fits the stored frame alone.
-        ([(85, 10, 95, 20)], facts(100, 80, 6), "mis_rotated"),
-        ([(10, 85, 20, 95)], facts(100, 80, 6), None),  # fits as it is shown
-        ([(10, 10, 20, 20)], facts(100, 80, 6), None),  # fits both
-        ([(85, 10, 95, 20), (10, 85, 20, 95)], facts(100, 80, 6), None),  # fits neither
-        ([(10, 85, 20, 95)], facts(100, 80), "mis_rotated"),  # no orientation, its centre is outside
-        ([(10, 60, 20, 90)], facts(100, 80), None),  # reaches out, its centre does not
-        ([(10, 85, 20, 95), (NAN, 0, 1, 1)], facts(100, 80), "mis_rotated"),
-        ([], facts(100, 80, 6), None),
-        ([(10, 85, 20, 95)], facts(100, 100), None),
+        ([(85, 10, 95, 20)], None, facts(100, 80, 6), "mis_rotated"),
+        ([(10, 85, 20, 95)], None, facts(100, 80, 6), None),  # fits as it is shown
+        ([(10, 10, 20, 20)], None, facts(100, 80, 6), None),  # fits both
+        ([(85, 10, 95, 20), (10, 85, 20, 95)], None, facts(100, 80, 6), None),  # fits neither
+        ([(10, 85, 20, 95)], None, facts(100, 80), "mis_rotated"),  # no orientation, its centre is outside
+        ([(10, 60, 20, 90)], None, facts(100, 80), None),  # reaches out, its centre does not
+        ([(10, 85, 20, 95), (NAN, 0, 1, 1)], None, facts(100, 80), "mis_rotated"),
+        ([], None, facts(100, 80, 6), None),
+        ([(10, 85, 20, 95)], None, facts(100, 100), None),
     ],
 )
-def test_labels_of_the_turned_image(boxes, file, expected) -> None:
-    fault = frame_fault(image_of(boxes), file)
+def test_labels_of_another_frame(boxes, stated, file, expected) -> None:
+    fault = frame_fault(image_of(boxes, stated=stated), file)
     assert (fault and fault[0]) == expected
 
 
@@ -222,15 +210,12 @@ def test_findings_name_boxes_sizes_and_numbers() -> None:
 @pytest.mark.parametrize(
     ("boxes", "ignored", "detail"),
     [
-        ([], [], "no box"),
-        ([(1, 1, 5, 5)], [True], "none of its 1 box can be trained on"),
-        ([(1, 1, 5, 5), (3, 3, 3, 9)], [True, False], "none of its 2 boxes can be trained on"),
+        ([], [], ["no box"]),
+        ([(1, 1, 5, 5)], [True], ["none of its 1 box can be trained on"]),
+        ([(1, 1, 5, 5), (3, 3, 3, 9)], [True, False], ["none of its 2 boxes can be trained on"]),
+        ([(1, 1, 5, 5)], [False], []),
     ],
 )
 def test_images_without_faces(boxes, ignored, detail) -> None:
     found = label_findings("train", image_of(boxes, ignored), facts(100, 80))
-    assert [finding.detail for finding in found if finding.kind == "no_faces"] == [detail]
-
-
-def test_an_image_with_a_face_is_none_of_them() -> None:
-    assert label_findings("train", image_of([(1, 1, 5, 5)]), facts(100, 80)) == []
+    assert [finding.detail for finding in found if finding.kind == "no_faces"] == detail

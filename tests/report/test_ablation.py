@@ -16,27 +16,12 @@ import pytest
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.provenance import locked
-from fanet_lightning.models.fanet import build_network
+from fanet_lightning.models.fanet import build_network, inference_parameters
 from fanet_lightning.report import __main__ as report
-from fanet_lightning.report import ablation as figures
-from fanet_lightning.report import ablation as parts
-from fanet_lightning.report import ablation as table
+from fanet_lightning.report import ablation, html
 from fanet_lightning.report import figures as plots
-from fanet_lightning.report import html as page
-from fanet_lightning.report.ablation import (
-    CELLS,
-    ROWS,
-    STEPS,
-    Bounds,
-    Estimate,
-    Evaluation,
-    Resampler,
-    find_runs,
-    group_runs,
-    network_costs,
-    sweep_command,
-    verdict,
-)
+from fanet_lightning.report.ablation import Bounds, Estimate, Resampler, network_costs, verdict
+from fanet_lightning.report.runs import CELLS, ROWS, STEPS, Evaluation, find_runs, group_runs, sweep_command
 from fanet_lightning.score.bootstrap import bootstrap_ap, bootstrap_mean_difference, count_images
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions
@@ -149,7 +134,7 @@ def nothing_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("matplotlib.figure.Figure.draw_without_rendering", lambda figure: None)
     monkeypatch.setattr(plots, "save_figure", touch)
-    monkeypatch.setattr(page, "data_uri", lambda figure: "data:,")
+    monkeypatch.setattr(ablation, "data_uri", lambda figure: "data:,")
 
 
 # What the paper says ------------------------------------------------------------------------------------------------
@@ -267,7 +252,7 @@ def test_several_seeds_have_a_mean_a_spread_and_a_paired_difference(tmp_path: Pa
     assert (ours, seeds, word) == ("+23.3", "± 5.8 (3 seeds)", "shows")
     # Seed 0 is the only one that both sides have: 1.0 − 0.8.
     assert step_row(read, "level3", "level2", "hard")[:3:2] == ["+20.0", "one seed"]
-    found = parts.build_parts(find_runs(tmp_path), bootstrap=0, speed_passes=0, device="cpu")[0]
+    found = ablation.build_parts(find_runs(tmp_path), bootstrap=0, speed_passes=0, device="cpu")[0]
     assert found.trainings == {"finished": 7, "running": 0, "interrupted": 0, "stopped": 0, "failed": 1, "missing": 13}
 
 
@@ -378,7 +363,7 @@ def test_cells_of_ours_stand_below_the_papers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "images", "label"),
     [
-        ([], 12, "Drawn faces: this says nothing about the paper's numbers"),
+        ([], 12, "Synthetic faces: this says nothing about the paper's numbers"),
         (["data=wider_face"], 12, "A sample of 12 images, not WIDER FACE val in full"),
         (["data=wider_face"], 3226, None),
     ],
@@ -438,13 +423,13 @@ def test_what_cannot_be_reported_is_refused(tmp_path: Path) -> None:
     # Replaced as a whole, so what is not a report must not be there.
     with pytest.raises(InputError, match=r"runs holds something else than a report .level1_seed0"):
         report.write_report(runs, runs)
-    with pytest.raises(InputError, match=r"bootstrap=-1 must be 0 or more"):
-        report.write_report(runs, bootstrap=-1)
+    with pytest.raises(InputError, match=r"bootstrap=-1 is no whole number"):
+        report.main([f"runs={runs}", "bootstrap=-1"])
     with pytest.raises(InputError, match=r"device=quantum is no device name"):
         report.write_report(runs, device="quantum", speed_passes=1)
     with pytest.raises(InputError, match=r"speed=maybe is neither true nor false"):
         report.main([f"runs={runs}", "speed=maybe"])
-    with pytest.raises(InputError, match=r"bootstrap=many is not a whole number"):
+    with pytest.raises(InputError, match=r"bootstrap=many"):
         report.main([f"runs={runs}", "bootstrap=many"])
     assert sorted(path.name for path in runs.iterdir()) == ["level1_seed0"]
 
@@ -469,10 +454,10 @@ def test_no_damage_to_a_record_stops_the_report(tmp_path: Path, monkeypatch: pyt
         (folder / "run.json").write_text(json.dumps(damaged))
     found = find_runs(tmp_path)
     assert len(found.runs) + len(found.broken) == len(changes) + 1 > 40
-    monkeypatch.setattr(parts, "network_costs", lambda *args: ({}, network_costs({}, 0)[1]))
-    built = parts.build_parts(found, bootstrap=2, speed_passes=0, device="cpu")
-    text = page.render(found, built)
-    assert parts.markdown(found, built)
+    monkeypatch.setattr(ablation, "network_costs", lambda *args: ({}, network_costs({}, 0)[1]))
+    built = ablation.build_parts(found, bootstrap=2, speed_passes=0, device="cpu")
+    text = ablation.page(found, built)
+    assert ablation.markdown(found, built)
     assert "level1" in text and all(line in parsed_text(text) for _, line in found.broken)
 
 
@@ -565,10 +550,10 @@ def test_verdicts(difference: Estimate | None, paper: float, word: str, kind: st
 
 
 def test_numbers_as_text() -> None:
-    assert [table.points(value) for value in (1.04, -0.26, 0.04, -0.04)] == ["+1.0", "−0.3", "0.0", "0.0"]
+    assert [html.points(value) for value in (1.04, -0.26, 0.04, -0.04)] == ["+1.0", "−0.3", "0.0", "0.0"]
     texts = ["12 s", "1 min 01 s", "1 h 00 min", "2 h 01 min"]
-    assert [page.duration(seconds) for seconds in (12.4, 61, 3599.6, 7260)] == texts
-    assert page.duration(math.nan) == page.duration("soon") == "–"  # type: ignore[arg-type]
+    assert [html.duration(seconds) for seconds in (12.4, 61, 3599.6, 7260)] == texts
+    assert html.duration(math.nan) == html.duration("soon") == "–"
 
 
 def test_networks_that_detect_alike_are_measured_once() -> None:
@@ -588,14 +573,12 @@ def test_parameters_are_those_of_the_paper() -> None:
     hl = build_network("fanet", level=2, context=False, hl=True, width=0.0625)
     assert network_costs({"x": small}, 0)[0]["x"].seconds is None
     without = {"name": "fanet", "level": 2, "context": False, "hl": False, "width": 0.0625}
-    from fanet_lightning.models.fanet import inference_parameters
-
     assert network_costs({"x": without}, 0)[0]["x"].parameters == inference_parameters(hl)
 
 
 def test_the_figure_of_steps_for_one_setting() -> None:
     ours = Estimate(0.02, {0: 0.02}, Bounds(0.01, 0.03), None, None)
-    results = [table.StepResult(step, "hard", ours, 1.0, verdict(ours, 1.0), "") for step in STEPS]
-    figure = figures.forest(results, ("hard",))
+    results = [ablation.StepResult(step, "hard", ours, 1.0, verdict(ours, 1.0), "") for step in STEPS]
+    figure = ablation.forest(results, ("hard",))
     assert figure is not None
     assert [axis.get_title() for axis in figure.axes] == ["hard"]

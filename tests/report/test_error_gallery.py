@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.report.error_gallery import MAX_ROWS, write_error_page
+from fanet_lightning.report.error_gallery import MAX_ROWS, write_error_gallery
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions
 
@@ -65,9 +65,9 @@ def content(folder: Path) -> dict[str, Any]:
 
 
 def test_data_of_the_page(truth: GroundTruth, rows: Predictions, pictures: Path, tmp_path: Path) -> None:
-    page = write_error_page(tmp_path / "errors", truth, rows, title="A <run>", images_root=pictures)
+    page = write_error_gallery(tmp_path / "errors", truth, rows, title="A <run>", images_root=pictures)
     assert (page.index, page.images, page.images_of_run) == (tmp_path / "errors" / "index.html", 3, 3)
-    assert page.missing_line() == f"1 of 3 images on {page.index} have no picture: {C}"
+    assert page.missing_line() == f"1 of 3 images on {page.index} cannot be shown: {C}"
     data = content(tmp_path / "errors")
     assert data["rows"] == {"hit": 3, "duplicate": 1, "localisation": 1, "background": 1, "ignored": 1}
     assert (data["faces"], data["images"], data["setting"]) == (5, 3, "hard")
@@ -98,13 +98,13 @@ def test_data_of_the_page(truth: GroundTruth, rows: Predictions, pictures: Path,
 
 
 def test_fewer_pictures_and_none(truth: GroundTruth, rows: Predictions, tmp_path: Path) -> None:
-    page = write_error_page(tmp_path / "errors", truth, rows, title="T", images=1)
+    page = write_error_gallery(tmp_path / "errors", truth, rows, title="T", images=1)
     assert (page.images, page.missing_line()) == (1, None)
     (only,) = content(tmp_path / "errors")["pictures"]
     assert (only["id"], only["file"]) == (A, None)
     assert only["size"][0] >= 220 and only["size"][1] >= 180  # a blank sheet that holds all boxes
     # The page of an earlier run is replaced as a whole.
-    write_error_page(tmp_path / "errors", truth, rows, title="T", images=3)
+    write_error_gallery(tmp_path / "errors", truth, rows, title="T", images=3)
     assert len(content(tmp_path / "errors")["pictures"]) == 3
     assert not (tmp_path / "errors" / "pictures").exists()
 
@@ -114,12 +114,12 @@ def test_what_is_refused(truth: GroundTruth, rows: Predictions, tmp_path: Path) 
     own.mkdir()
     (own / "thesis.txt").write_text("x")
     with pytest.raises(InputError, match="thesis"):
-        write_error_page(own, truth, rows, title="T")
+        write_error_gallery(own, truth, rows, title="T")
     assert (own / "thesis.txt").exists()
-    with pytest.raises(InputError, match="is not a folder; give the one with the event folders"):
-        write_error_page(tmp_path / "errors", truth, rows, title="T", images_root=tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="setting 'easy' is none of hard"):
-        write_error_page(tmp_path / "errors", truth, rows, title="T", setting="easy")
+    with pytest.raises(InputError, match="nowhere has none of them"):
+        write_error_gallery(tmp_path / "errors", truth, rows, title="T", images_root=tmp_path / "nowhere")
+    with pytest.raises(KeyError, match="easy"):
+        write_error_gallery(tmp_path / "errors", truth, rows, title="T", setting="easy")
     assert not (tmp_path / "errors").exists()
 
 
@@ -128,8 +128,8 @@ def test_a_picture_that_is_cut_short_leaves_a_blank_sheet(
 ) -> None:
     path = pictures / f"{A}.jpg"
     path.write_bytes(path.read_bytes()[:5000])
-    page = write_error_page(tmp_path / "errors", truth, rows, title="T", images_root=pictures)
-    assert page.without_picture == (A, C)
+    page = write_error_gallery(tmp_path / "errors", truth, rows, title="T", images_root=pictures)
+    assert page.blank == (A, C)
     first = content(tmp_path / "errors")["pictures"][0]
     assert first["file"] is None and first["reason"].startswith("cannot be read")
     assert not (tmp_path / "errors" / "pictures" / "0001.jpg").exists()
@@ -139,7 +139,7 @@ def test_boxes_of_another_size_of_the_picture_are_noted(
     truth: GroundTruth, rows: Predictions, pictures: Path, tmp_path: Path
 ) -> None:
     assert cv2.imwrite(str(pictures / f"{A}.jpg"), np.zeros((120, 160, 3), np.uint8))
-    write_error_page(tmp_path / "errors", truth, rows, title="T", images_root=pictures)
+    write_error_gallery(tmp_path / "errors", truth, rows, title="T", images_root=pictures)
     assert [picture["outside"] for picture in content(tmp_path / "errors")["pictures"]] == [True, False, False]
 
 
@@ -148,7 +148,7 @@ def test_only_the_best_rows_of_a_crowd_are_kept_but_all_are_counted(tmp_path: Pa
     scores = np.linspace(0.1, 0.9, MAX_ROWS + 5)
     boxes = np.tile([500.0, 500, 540, 540], (len(scores), 1))
     boxes[0] = [10, 10, 50, 50]  # the hit has the lowest score of all
-    write_error_page(tmp_path / "errors", truth, Predictions.from_detections({A: (boxes, scores)}, (A,)), title="T")
+    write_error_gallery(tmp_path / "errors", truth, Predictions.from_detections({A: (boxes, scores)}, (A,)), title="T")
     data = content(tmp_path / "errors")
     (picture,) = data["pictures"]
     assert (len(picture["rows"]), picture["rows_left_out"]) == (MAX_ROWS, 5)
@@ -159,7 +159,7 @@ def test_only_the_best_rows_of_a_crowd_are_kept_but_all_are_counted(tmp_path: Pa
 
 def test_where_no_face_counts_there_is_no_number(tmp_path: Path) -> None:
     truth = GroundTruth((A, B), [np.array([[10.0, 10, 40, 40]])] * 2, {"hard": [np.array([False])] * 2})
-    write_error_page(tmp_path / "errors", truth, Predictions.from_detections({}, (A, B)), title="T")
+    write_error_gallery(tmp_path / "errors", truth, Predictions.from_detections({}, (A, B)), title="T")
     data = content(tmp_path / "errors")
     assert data["ap"] is None and set(data["dap"].values()) == {None}
     assert [(picture["id"], picture["gain"]) for picture in data["pictures"]] == [(A, None), (B, None)]
@@ -169,7 +169,7 @@ def test_counts_start_at_the_best_f1_in_the_scale_of_the_scores(tmp_path: Path) 
     # Scores from 0 to 200, far from [0, 1]. F1: 2/3 after the first hit, 4/4 after the second, less from then on.
     truth = GroundTruth((A,), [np.array([[10.0, 10, 40, 40], [100, 10, 40, 40]])], {"hard": [np.array([True, True])]})
     found = ([[10, 10, 50, 50], [100, 10, 140, 50], [300, 300, 340, 340], [400, 300, 440, 340]], [200, 100, 50, 0])
-    write_error_page(tmp_path / "errors", truth, Predictions.from_detections({A: found}, (A,)), title="T")
+    write_error_gallery(tmp_path / "errors", truth, Predictions.from_detections({A: found}, (A,)), title="T")
     data = content(tmp_path / "errors")
     assert data["start"] == 100
     at = data["thresholds"].index(100)
@@ -180,7 +180,7 @@ def test_counts_start_at_the_best_f1_in_the_scale_of_the_scores(tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt install chromium)")
 def test_in_a_browser(truth: GroundTruth, rows: Predictions, pictures: Path, tmp_path: Path) -> None:
-    page = write_error_page(tmp_path / "errors", truth, rows, title="T", images_root=pictures)
+    page = write_error_gallery(tmp_path / "errors", truth, rows, title="T", images_root=pictures)
 
     def opened(state: str) -> str:
         command = [

@@ -179,6 +179,16 @@ def print_help(config_name: str, words: Sequence[str], usage: str) -> None:
     )
 
 
+def check_whole(config: DictConfig, **least: int) -> None:
+    """
+    Raises:
+        InputError: a key that is no whole number, or below its least value.
+    """
+    for key, smallest in least.items():
+        if not isinstance(config[key], int) or isinstance(config[key], bool) or config[key] < smallest:
+            raise InputError(f"{key}={config[key]} is no whole number of at least {smallest}")
+
+
 def check_report_keys(config: DictConfig) -> None:
     """The key ``worst`` of the verbs that score.
 

@@ -7,39 +7,39 @@ from fanet_lightning.cli import main as cli
 USAGE = """python -m fanet_lightning.doctor data=wider_face data.root=DIR [out=DIR] [images=false] [fix=true]
 
 Reads every image and label and says what is wrong. Written to out: page/index.html with figures, findings.csv,
-doctor.json; with fix=true also cleaned/, a mended copy in WIDER FACE's layout, with changes.csv.
+doctor.json; with fix=true also cleaned/, a fixed copy in WIDER FACE's layout, with changes.csv.
 Exit code: 0 no errors found (warnings and notes may be), 1 errors found, 2 the doctor could not be run."""
+HEALTHY, ERRORS_FOUND = 0, 1
 
 
 def main(argv: list[str]) -> int:
     """The command line."""
     config = cli.verb_config("doctor", argv, USAGE)
-    from fanet_lightning.doctor.run import CLEANED, ERRORS_FOUND, HEALTHY, PAGE, diagnose
-
     if config is None:
         return HEALTHY
     from fanet_lightning.doctor.outputs import CSV_FILE, errors_of
+    from fanet_lightning.doctor.run import CLEANED, PAGE, diagnose
 
-    examined, copy = diagnose(config, argv)
-    report = examined.report
     out = Path(str(config.out)) if config.out is not None else Path("outputs") / "doctor" / str(config.data.name)
+    examined, copy = diagnose(config, out, argv)
     if copy is not None:
-        print(f"cleaned: {copy.folder}, {_sum(copy.images, 'images')}, {_sum(copy.boxes, 'boxes')}, "
-              f"{len(copy.changes):,} changes in {copy.folder / 'changes.csv'}")  # fmt: skip
+        images, boxes = (
+            " + ".join(f"{count:,} {part}" for part, count in counts.items()) for counts in (copy.images, copy.boxes)
+        )
+        print(
+            f"cleaned: {copy.folder}, {images} images, {boxes} boxes, {len(copy.changes):,} changes in "
+            f"{copy.folder / 'changes.csv'}"
+        )
         for remark in copy.remarks:
             print(f"note: {remark}")
     for part, made in ((PAGE, config.page), (CLEANED, config.fix)):
         if not made and (out / part).exists():
             print(f"note: {out / part} is left from an earlier examination")
-    errors = errors_of(report)
+    report, errors = examined.report, errors_of(examined.report)
     verdict = f"{len(errors):,} errors" if errors else "no errors"
     written = out / PAGE / "index.html" if config.page else out / CSV_FILE
     print(f"{verdict}, {len(report.findings):,} findings in {report.seconds:.1f} s; written: {written}")
     return ERRORS_FOUND if errors else HEALTHY
-
-
-def _sum(counts: dict[str, int], what: str) -> str:
-    return " + ".join(f"{count:,} {part}" for part, count in counts.items()) + f" {what}"
 
 
 if __name__ == "__main__":

@@ -7,18 +7,25 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+from rich.console import Console
+from rich.progress import track
 
 from fanet_lightning.cli.errors import InputError
+from fanet_lightning.data.folder.labels import PlacedImage
+from fanet_lightning.data.images import JPEG_START, ImageFrame, UnreadableImage, decode_image_rgb, pillow_frame
 from fanet_lightning.data.records import LabelledImage
 
 # ``error``: training or a score is wrong or fails with it. ``warning``: worth a look. ``note``: good to know.
@@ -27,13 +34,16 @@ Severity = Literal["error", "warning", "note"]
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of finding: ``name`` as in tables (``label_outside``), its meaning and what to do, a sentence each."""
+    """A kind of finding: ``name`` as in tables (``label_outside``), its meaning and what to do, a sentence each.
+
+    ``fixable``: whether the cleaned copy is without it.
+    """
 
     name: str
     severity: Severity
     meaning: str
     remedy: str
-    mended_by_fix: bool = False
+    fixable: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,7 @@ class Finding:
     image_id: str
     path: Path
     detail: str
-    boxes_xyxy: tuple[tuple[float, float, float, float], ...] = ()
+    boxes_xyxy: tuple[tuple[float, ...], ...] = ()
     other_part: str | None = None
     other_path: Path | None = None
     badness: float = 0.0
@@ -92,154 +102,93 @@ class Report:
 TINY_PIXELS = 1.0
 SMALL_PIXELS = 8.0
 
-KINDS: tuple[Kind, ...] = (
-    Kind(
-        "missing_image",
-        "error",
-        "Labels name an image that is not there.",
-        "Fetch the image, or take its labels out.",
-        mended_by_fix=True,
+# Name → meaning, what to do. The most severe come first, in tables too.
+_ERRORS = {
+    "missing_image": ("Labels name an image that is not there.", "Fetch the image, or take its labels out."),
+    "empty_file": ("The file has no bytes.", "Fetch the image again."),
+    "not_image": ("The file is no image.", "Fetch the image again."),
+    "truncated": ("The file was cut off.", "Fetch the image again."),
+    "unreadable": ("The image cannot be decoded.", "Fetch or convert the image."),
+    "mis_sized": (
+        "The labels state another size than the file has: they were made on another image.",
+        "Find the image that was labelled, or scale the labels.",
     ),
-    Kind("empty_file", "error", "The file has no bytes.", "Fetch the image again.", mended_by_fix=True),
-    Kind("not_image", "error", "The file is no image.", "Fetch the image again.", mended_by_fix=True),
-    Kind("truncated", "error", "The file was cut off.", "Fetch the image again.", mended_by_fix=True),
-    Kind("unreadable", "error", "The image cannot be decoded.", "Fetch or convert the image.", mended_by_fix=True),
-    Kind(
-        "mis_sized",
-        "error",
-        "The labels state another size than the file has: they were drawn on another picture.",
-        "Find the picture that was labelled, or scale the labels.",
-    ),
-    Kind(
-        "mis_rotated",
-        "error",
+    "mis_rotated": (
         "The labels fit the image only when it is turned.",
         "Turn the image or the labels; remove the camera's orientation from the file.",
     ),
-    Kind(
-        "malformed_label", "error", "Something in a label file is no label.", "Mend the line named.", mended_by_fix=True
-    ),
-    Kind(
-        "label_convention",
-        "error",
+    "malformed_label": ("Something in a label file is no label.", "Fix the line named."),
+    "label_convention": (
         "Most boxes leave their images or are below a pixel: their numbers are not what the format has.",
         "Write them as the format has them, or set data.format to what they are.",
     ),
-    Kind(
-        "labelled_twice",
-        "error",
-        "The labels name the same image more than once.",
-        "Join the boxes under one name.",
-        mended_by_fix=True,
-    ),
-    Kind(
-        "leak",
-        "error",
-        "The same file is trained and validated on.",
-        "Take it out of the training part.",
-        mended_by_fix=True,
-    ),
-    Kind(
-        "label_not_finite",
-        "error",
-        "A box has a coordinate that is no number.",
-        "Label the face again.",
-        mended_by_fix=True,
-    ),
-    Kind(
-        "label_outside",
-        "error",
-        "A box lies wholly outside the image.",
-        "Label the face again, or take the box out.",
-        mended_by_fix=True,
-    ),
-    Kind(
-        "letter_case",
-        "warning",
+    "labelled_twice": ("The labels name the same image more than once.", "Join the boxes under one name."),
+    "leak": ("The same file is trained and validated on.", "Take it out of the training part."),
+    "label_not_finite": ("A box has a coordinate that is no number.", "Label the face again."),
+    "label_outside": ("A box is wholly outside the image.", "Label the face again, or take the box out."),
+}
+_WARNINGS = {
+    "letter_case": (
         "The labels name the image in other letter case than the file: it is read here and missing in other programs.",
         "Rename the file as the labels have it.",
-        mended_by_fix=True,
     ),
-    Kind(
-        "near_leak",
-        "warning",
+    "near_leak": (
         "An image trained on is nearly one that is validated on: a copy, a crop or the next frame.",
         "Look at the pair; take the image out of the training part.",
-        mended_by_fix=True,
     ),
-    Kind(
-        "label_partly_outside",
-        "warning",
-        "A box reaches out of the image by more than a pixel.",
-        "Clip it to the image.",
-        mended_by_fix=True,
-    ),
-    Kind(
-        "label_without_area",
-        "warning",
+    "label_partly_outside": ("A box reaches out of the image by more than a pixel.", "Clip it to the image."),
+    "label_without_area": (
         "A box has no width or no height, or a negative one: no face that could be found.",
         "Label the face again, or take the box out.",
-        mended_by_fix=True,
     ),
-    Kind(
-        "label_doubled",
-        "warning",
+    "label_doubled": (
         "Two boxes of an image are the same or nearly so (IoU above 0.95): one of them can only count as a miss.",
         "Keep one of them.",
-        mended_by_fix=True,
     ),
-    Kind(
-        "label_tiny",
-        "warning",
+    "label_tiny": (
         "A face is less than a pixel wide or high.",
         "Label the face again, flag it as ignored, or take it out.",
     ),
-    Kind(
-        "duplicate",
-        "warning",
-        "The same file occurs twice in the training part, so it counts double.",
-        "Keep one of them.",
-        mended_by_fix=True,
-    ),
-    Kind(
-        "duplicate_in_val",
-        "warning",
+    "duplicate": ("The same file occurs twice in the training part, so it counts double.", "Keep one of them."),
+    "duplicate_in_val": (
         "The same file occurs twice in the validation part, so it counts double.",
         "Keep one of them, if the benchmark is yours to change.",
     ),
-    Kind(
-        "damaged_image",
-        "warning",
-        "The decoder found damage and went on: a part of the picture may be grey, shifted or of wrong colours.",
+    "damaged_image": (
+        "The decoder found damage and went on: a part of the image may be grey, shifted or of wrong colors.",
         "Look at it; fetch it again.",
     ),
-    Kind("blank_image", "warning", "The image shows one colour alone.", "Look at it; fetch it again."),
-    Kind(
-        "near_duplicate",
-        "note",
+    "blank_image": ("The image shows one color alone.", "Look at it; fetch it again."),
+}
+_NOTES = {
+    "near_duplicate": (
         "Two images of a part are nearly the same: a copy, a crop or the next frame.",
         "Look at the pair; keep both or one.",
     ),
-    Kind(
-        "orientation",
-        "note",
+    "orientation": (
         "The camera's orientation stands in the file and the labels fit the upright image, or say that they do not.",
         "Nothing to do here; programs that ignore it see the image turned.",
     ),
-    Kind("unlabelled_image", "note", "No label speaks of this file.", "Label it, or take it out of the folder."),
-    Kind("no_faces", "note", "The image has no face to train on.", "Nothing to do: it is trained on as background."),
+    "unlabelled_image": ("No label speaks of this file.", "Label it, or take it out of the folder."),
+    "no_faces": ("The image has no face to train on.", "Nothing to do: it is trained on as background."),
+}
+_NOT_FIXABLE = {"mis_sized", "mis_rotated", "label_convention", "label_tiny", "duplicate_in_val", "damaged_image",
+                "blank_image", *_NOTES}  # fmt: skip
+_SEVERITIES: dict[Severity, dict[str, tuple[str, str]]] = {"error": _ERRORS, "warning": _WARNINGS, "note": _NOTES}
+KINDS = tuple(
+    Kind(name, severity, *texts, fixable=name not in _NOT_FIXABLE)
+    for severity, kinds in _SEVERITIES.items()
+    for name, texts in kinds.items()
 )
-
 BY_NAME = {kind.name: kind for kind in KINDS}
 
 
 # Side of the grey thumbnail that images are compared by; 32 is what the perceptual hash was defined on.
 THUMBNAIL_PIXELS = 32
-# Standard deviation of the grey levels below which an image shows nothing: JPEG noise of a single colour stays below.
+# Standard deviation of the grey levels below which an image shows nothing: JPEG noise of a single color stays below.
 BLANK_DEVIATION = 2.0
-_CHUNK = 16
-# JPEG and PNG.
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n")
+_FILES_AT_ONCE = 16
+NO_FRAME = ImageFrame(0, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,31 +197,23 @@ class FileFacts:
 
     ``length``       bytes of content.
     ``digest``       of its content, 16 bytes; equal files have equal ones. b"" where it cannot be read.
-    ``width``, ``height``  pixels as stored; 0 where unknown.
-    ``orientation``  EXIF 1 … 8; 1 where there is none.
+    ``frame``        size as stored and EXIF orientation; 0 × 0 where unknown.
     ``trouble``      name of the :class:`Kind` that keeps it from being read, or "".
     ``reason``       of that trouble, in words.
     ``thumbnail``    (32, 32) uint8 grey, upright, squeezed to a square; None where it was not decoded.
-    ``blank``        whether it shows one colour alone; False where it was not decoded.
+    ``blank``        whether it shows one color alone; False where it was not decoded.
     ``damage``       what the JPEG decoder found fault with and went on; "" where nothing, or where it was not decoded.
     """
 
     path: Path
     length: int = 0
     digest: bytes = b""
-    width: int = 0
-    height: int = 0
-    orientation: int = 1
+    frame: ImageFrame = NO_FRAME
     trouble: str = ""
     reason: str = ""
     thumbnail: npt.NDArray[np.uint8] | None = None
     blank: bool = False
     damage: str = ""
-
-    @property
-    def upright_wh(self) -> tuple[int, int]:
-        """Width and height once the camera's orientation is applied, as training and scoring read the image."""
-        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
 
 
 def examine_file(path: Path, decode: bool) -> FileFacts:
@@ -281,16 +222,24 @@ def examine_file(path: Path, decode: bool) -> FileFacts:
         content = path.read_bytes()
     except OSError as error:
         return FileFacts(path, trouble="unreadable", reason=error.strerror or type(error).__name__)
-    digest = hashlib.blake2b(content, digest_size=16).digest()
+    facts = FileFacts(path, len(content), hashlib.blake2b(content, digest_size=16).digest())
     if not content:
-        return FileFacts(path, digest=digest, trouble="empty_file", reason="0 bytes")
-    width, height, orientation, trouble, reason = _header(content)
-    thumbnail, blank, damage = None, False, ""
-    if not trouble and decode:
+        return replace(facts, trouble="empty_file", reason="0 bytes")
+    frame, trouble, reason = _header(content)
+    facts = replace(facts, frame=frame, trouble=trouble, reason=reason)
+    if trouble or not decode:
+        return facts
+    try:
         with _decoder_remarks() as remarks:
-            thumbnail, blank, trouble, reason = _look(content, path)
-        damage = "" if trouble else "; ".join(dict.fromkeys(remarks))
-    return FileFacts(path, len(content), digest, width, height, orientation, trouble, reason, thumbnail, blank, damage)
+            grey = cv2.cvtColor(decode_image_rgb(content, path), cv2.COLOR_RGB2GRAY)
+    except UnreadableImage as error:
+        cut = "truncated" in error.reason or "cut short" in error.reason
+        return replace(facts, trouble="truncated" if cut else "unreadable", reason=error.reason)
+    thumbnail = cv2.resize(grey, (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), interpolation=cv2.INTER_AREA)
+    return replace(
+        facts, thumbnail=np.asarray(thumbnail, dtype=np.uint8), damage="; ".join(dict.fromkeys(remarks)),
+        blank=float(np.asarray(cv2.meanStdDev(grey)[1]).item()) < BLANK_DEVIATION,
+    )  # fmt: skip
 
 
 @contextmanager
@@ -323,91 +272,53 @@ def _decoder_remarks() -> Iterator[list[str]]:
                     print(line, file=sys.stderr)
 
 
-def _header(content: bytes) -> tuple[int, int, int, str, str]:
-    """Stored width and height, orientation, trouble and its reason, without decoding."""
-    from PIL import Image, UnidentifiedImageError
-
-    from fanet_lightning.data.images import pillow_frame
-
+def _header(content: bytes) -> tuple[ImageFrame, str, str]:
+    """Frame, trouble and its reason, without decoding."""
+    is_jpeg = content.startswith(JPEG_START)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(content)) as image:
-                width, height, orientation = pillow_frame(image)
+                frame = pillow_frame(image)
     except Exception as error:  # Pillow's plugins raise almost anything on damaged files
-        if content.startswith(_MAGIC) and not any(start in content for start in (b"\xff\xda", b"IDAT")):
-            return 0, 0, 1, "truncated", f"ends inside its header, after {len(content):,} bytes"
+        started = b"\xff\xda" in content if is_jpeg else b"IDAT" in content
+        if (is_jpeg or content.startswith(b"\x89PNG\r\n")) and not started:
+            return NO_FRAME, "truncated", f"ends inside its header, after {len(content):,} bytes"
         if isinstance(error, UnidentifiedImageError):
-            return 0, 0, 1, "not_image", f"begins with {content[:8]!r}"
-        return 0, 0, 1, "unreadable", " ".join(str(error).split()) or type(error).__name__
-    if content.startswith(b"\xff\xd8\xff") and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
-        # Compressed data never look like a marker, so the last scan was not closed.
-        return width, height, orientation, "truncated", f"a JPEG without its end marker, {len(content):,} bytes"
-    return width, height, orientation, "", ""
+            return NO_FRAME, "not_image", f"begins with {content[:8]!r}"
+        return NO_FRAME, "unreadable", " ".join(str(error).split()) or type(error).__name__
+    # Compressed data never look like a marker, so without an end marker behind it the last scan was not closed.
+    if is_jpeg and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
+        return frame, "truncated", f"a JPEG without its end marker, {len(content):,} bytes"
+    return frame, "", ""
 
 
-def _look(content: bytes, path: Path) -> tuple[npt.NDArray[np.uint8] | None, bool, str, str]:
-    """Thumbnail, blankness, trouble and its reason."""
-    import cv2
-
-    from fanet_lightning.data.images import UnreadableImage, decode_image_rgb
-
-    try:
-        grey = cv2.cvtColor(decode_image_rgb(content, path), cv2.COLOR_RGB2GRAY)
-    except UnreadableImage as error:
-        cut = "truncated" in error.reason or "cut short" in error.reason
-        return None, False, "truncated" if cut else "unreadable", error.reason
-    side = (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS)
-    thumbnail = np.asarray(cv2.resize(grey, side, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-    _, deviation = cv2.meanStdDev(grey)
-    return thumbnail, float(np.asarray(deviation).item()) < BLANK_DEVIATION, "", ""
-
-
-def _examine_chunk(paths: Sequence[Path], decode: bool) -> list[FileFacts]:
-    import cv2
-
-    cv2.setNumThreads(1)  # as many processes as cores already; restored nowhere, since the process is ours alone
-    return [examine_file(path, decode) for path in paths]
-
-
-def examine_files(
-    paths: Iterable[Path], *, decode: bool, workers: int = 1, progress: Callable[[int], None] | None = None
-) -> dict[Path, FileFacts]:
-    """Every file once, in ``workers`` processes.
+def examine_files(paths: Iterable[Path], *, decode: bool, workers: int = 1) -> dict[Path, FileFacts]:
+    """Every file once, with a progress bar where there is a terminal.
 
     Args:
         paths: image files; repeated ones are read once.
         decode: read the pixels too, else headers and content hashes alone.
-        workers: processes; 1 stays in this one.
-        progress: called with the number of files done since the last call.
+        workers: processes that read; 0 and 1 stay in this one.
 
     Raises:
         InputError: a worker process was killed.
     """
     distinct = list(dict.fromkeys(paths))
-    facts: dict[Path, FileFacts] = {}
+    examine = partial(examine_file, decode=decode)
+    shown = partial(
+        track, description="reading images", total=len(distinct), console=Console(stderr=True), transient=True,
+        disable=not sys.stderr.isatty(),
+    )  # fmt: skip
     if workers <= 1:
-        for path in distinct:
-            facts[path] = examine_file(path, decode)
-            if progress is not None:
-                progress(1)
-        return facts
-    chunks = [distinct[start : start + _CHUNK] for start in range(0, len(distinct), _CHUNK)]
-    # spawn: a fork of a process in which libraries run threads may hang.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        jobs = [pool.submit(_examine_chunk, chunk, decode) for chunk in chunks]
-        try:
-            for job in as_completed(jobs):
-                done = job.result()
-                facts.update((fact.path, fact) for fact in done)
-                if progress is not None:
-                    progress(len(done))
-        except BrokenProcessPool as error:
-            raise InputError("a process that reads images was killed, likely for memory; try workers=1") from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return {path: facts[path] for path in distinct}
+        return {facts.path: facts for facts in shown(map(examine, distinct))}
+    # spawn: a fork of a process in which libraries run threads may hang. One thread each: there are enough processes.
+    spawn = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(workers, spawn, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+            return {facts.path: facts for facts in shown(pool.map(examine, distinct, chunksize=_FILES_AT_ONCE))}
+    except BrokenProcessPool as error:
+        raise InputError("a process that reads images was killed, likely for memory; try workers=1") from error
 
 
 # Conventions of the last pixel differ by one, so so much reaching out is no mistake of the person who drew the box.
@@ -491,7 +402,7 @@ def _iou(boxes: Boxes) -> npt.NDArray[np.float64]:
     return overlap
 
 
-class MendedBoxes(NamedTuple):
+class FixedBoxes(NamedTuple):
     """``boxes_xyxy`` (K, 4) and ``ignored`` (K,) that are left, ``source`` (K,) their rows before, and what was done:
     ``clipped`` (K,) bool, ``dropped`` name of a fault → the rows that fell to it."""
 
@@ -502,10 +413,10 @@ class MendedBoxes(NamedTuple):
     dropped: dict[str, npt.NDArray[np.int64]]
 
 
-def mended_boxes(boxes_xyxy: Boxes, ignored: Mask, frame_wh: Size | None) -> MendedBoxes:
-    """Boxes clipped to the image, without those that are not finite, have no area, lie outside or are doubled.
+def fixed_boxes(boxes_xyxy: Boxes, ignored: Mask, frame_wh: Size | None) -> FixedBoxes:
+    """Boxes clipped to the image, without those that are not finite, have no area, are outside or are doubled.
 
-    A box that clipping leaves less than a pixel of is dropped as lying outside. What is left has none of these faults.
+    A box that clipping leaves less than a pixel of is dropped as one outside. What is left has none of these faults.
     """
     faults = box_faults(boxes_xyxy, ignored, frame_wh)
     dropped = {name: np.flatnonzero(getattr(faults, name)) for name in ("not_finite", "without_area", "outside")}
@@ -520,7 +431,7 @@ def mended_boxes(boxes_xyxy: Boxes, ignored: Mask, frame_wh: Size | None) -> Men
     # Clipping can make two boxes the same.
     double = _doubled(boxes, np.ones(len(boxes), dtype=np.bool_), ignored[source])
     dropped["doubled"] = source[double]
-    return MendedBoxes(boxes[~double], ignored[source[~double]], source[~double], clipped[~double], dropped)
+    return FixedBoxes(boxes[~double], ignored[source[~double]], source[~double], clipped[~double], dropped)
 
 
 def frame_fault(image: LabelledImage, facts: FileFacts) -> tuple[str, str] | None:
@@ -530,7 +441,7 @@ def frame_fault(image: LabelledImage, facts: FileFacts) -> tuple[str, str] | Non
     turned by a quarter; or, where no size is stated, boxes lie outside the image and
     all lie inside the turned one. Without an orientation in the file that takes a box whose centre is outside.
     """
-    stored, upright = (facts.width, facts.height), facts.upright_wh
+    upright = facts.frame.upright_wh
     size = "{} × {}".format
     if image.stated_wh is not None:
         if image.stated_wh == upright:
@@ -544,10 +455,10 @@ def frame_fault(image: LabelledImage, facts: FileFacts) -> tuple[str, str] | Non
     if not len(boxes) or upright == turned or (overrun_pixels(boxes, turned) > TOLERANCE_PIXELS).any():
         return None
     over = overrun_pixels(boxes, upright)
-    if facts.orientation >= 5 and (over > TOLERANCE_PIXELS).any():
+    if facts.frame.orientation >= 5 and (over > TOLERANCE_PIXELS).any():
         return "mis_rotated", (
             f"{int((over > TOLERANCE_PIXELS).sum())} of {len(boxes)} boxes leave the {size(*upright)} image that "
-            f"orientation {facts.orientation} gives, all fit the stored {size(*stored)}"
+            f"orientation {facts.frame.orientation} gives, all fit the stored {size(*facts.frame.stored_wh)}"
         )
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     away = ((centres < 0) | (centres > upright)).any(axis=1)
@@ -563,20 +474,20 @@ def label_findings(part: str, image: LabelledImage, facts: FileFacts | None) -> 
     found: list[Finding] = []
     path = image.path if facts is None else facts.path
 
-    def add(kind: str, rows: npt.NDArray[np.int64], detail: str, badness: float) -> None:
-        boxes = tuple(tuple(map(float, box)) for box in image.boxes_xyxy[rows])
-        found.append(Finding(kind, part, image.image_id, path, detail, boxes, badness=badness))  # type: ignore[arg-type]
+    def add(kind: str, detail: str, badness: float, rows: npt.ArrayLike = ()) -> None:
+        boxes = tuple(map(tuple, image.boxes_xyxy[np.asarray(rows, np.int64)].tolist()))
+        found.append(Finding(kind, part, image.image_id, path, detail, boxes, badness=badness))
 
-    frame = None if facts is None or not facts.width else facts.upright_wh
+    frame = None if facts is None or not facts.frame.width else facts.frame.upright_wh
     fault = None if facts is None or frame is None else frame_fault(image, facts)
     if fault is not None:
         # Boxes outside are the consequence and would only repeat it.
-        add(fault[0], np.arange(len(image.boxes_xyxy)), fault[1], float(len(image.boxes_xyxy)))
+        add(fault[0], fault[1], float(len(image.boxes_xyxy)), np.arange(len(image.boxes_xyxy)))
         frame = None
-    elif facts is not None and facts.orientation > 1:
-        none = np.zeros(0, dtype=np.int64)
+    elif facts is not None and facts.frame.orientation > 1:
+        stored, upright = ("{} × {}".format(*size) for size in (facts.frame.stored_wh, facts.frame.upright_wh))
         turned = "; labelled as stored, the boxes are turned with it" if image.turned else ""
-        add("orientation", none, f"orientation {facts.orientation}: {_stored(facts)}{turned}", 0.0)
+        add("orientation", f"orientation {facts.frame.orientation}: stored {stored}, read as {upright}{turned}", 0.0)
     faults = box_faults(image.boxes_xyxy, image.ignored, frame)
     for name, mask in faults._asdict().items():
         rows = np.flatnonzero(mask)
@@ -589,99 +500,53 @@ def label_findings(part: str, image: LabelledImage, facts: FileFacts | None) -> 
         else:
             badness = float(len(rows))
             extra = f"image {frame[0]} × {frame[1]}" if name == "outside" and frame is not None else ""
-        add(f"label_{name}", rows, _detail(image, rows, extra), badness)
+        add(f"label_{name}", _detail(image, rows, extra), badness, rows)
     # An image that cannot be read is trained on as nothing at all.
     if facts is not None and not (~image.ignored & ~faults.not_finite & ~faults.without_area).any():
-        add("no_faces", np.zeros(0, dtype=np.int64), _without(len(image.boxes_xyxy)), 0.0)
+        count = len(image.boxes_xyxy)
+        add("no_faces", f"none of its {boxes_text(count)} can be trained on" if count else "no box", 0.0)
     return found
 
 
-def _stored(facts: FileFacts) -> str:
-    width, height = facts.upright_wh
-    return f"stored {facts.width} × {facts.height}, read as {width} × {height}"
-
-
-def _without(count: int) -> str:
-    return "no box" if not count else f"none of its {count} box{'es' if count > 1 else ''} can be trained on"
+def boxes_text(number: int) -> str:
+    return f"{number} box{'' if number == 1 else 'es'}"
 
 
 def _detail(image: LabelledImage, rows: npt.NDArray[np.int64], extra: str) -> str:
     """How many boxes, the first of them, and the line that it stands in."""
-    from fanet_lightning.data.folder.labels import PlacedImage
-
     x1, y1, x2, y2 = image.boxes_xyxy[rows[0]].tolist()
     first = f"x y w h {x1:.6g} {y1:.6g} {x2 - x1:.6g} {y2 - y1:.6g}"
     if not np.isfinite([x1, y1, x2, y2]).all():  # their differences would say nothing
         first = f"x1 y1 x2 y2 {x1:.6g} {y1:.6g} {x2:.6g} {y2:.6g}"
     lines = image.box_lines if isinstance(image, PlacedImage) else ()
     place = f", line {lines[int(rows[0])]}" if lines else ""
-    count = f"{len(rows)} boxes, first " if len(rows) > 1 else ""
+    count = f"{boxes_text(len(rows))}, first " if len(rows) > 1 else ""
     return f"{count}{first}{place}" + (f"; {extra}" if extra else "")
-
-
-def best_overlaps(sizes: npt.ArrayLike, positions: int = 37) -> npt.NDArray[np.float64]:
-    """Largest IoU of a square face with any anchor: (S,) sizes in pixels → (S, P) by position of its centre.
-
-    ``positions`` per axis, evenly over the coarsest stride; P is their square. An odd number visits every phase of the
-    finer strides. Far from the image's border.
-    """
-    from fanet_lightning.ops.anchors import SIZES, STRIDES
-
-    face = np.asarray(sizes, dtype=np.float64)[:, None]
-    axis = (np.arange(positions) + 0.5) * STRIDES[-1] / positions
-    best = np.zeros((len(face), positions * positions))
-    for stride, size in zip(STRIDES, SIZES, strict=True):
-        # Of one map the anchor nearest in x and y overlaps most, as all are of one size.
-        offset = np.abs(axis - (np.floor(axis / stride) + 0.5) * stride)
-        overlap = np.clip(np.minimum((face + size) / 2 - offset, np.minimum(face, size)), 0, None)
-        intersection = (overlap[:, :, None] * overlap[:, None, :]).reshape(len(face), -1)
-        best = np.maximum(best, intersection / (face**2 + size**2 - intersection))
-    return best
 
 
 class Listing:
     """Looks files up in listings of their folders, each read once: fast on network drives too."""
 
     def __init__(self) -> None:
-        self._names: dict[Path, dict[str, str]] = {}
-        self._folded: dict[Path, dict[str, list[str]]] = {}
+        self._listed: dict[Path, dict[str, list[str]]] = {}
 
     def find(self, path: Path) -> Path | None:
         """The file at ``path``, else the only one whose name differs in letter case alone, else None.
 
         The folders above may differ in letter case as well.
         """
-        folder = self._folder(path.parent)
-        if folder is None:
-            return None
-        names = self._read(folder)
-        if path.name in names:
-            return folder / path.name
-        candidates = self._folded[folder].get(path.name.casefold(), [])
-        return folder / candidates[0] if len(candidates) == 1 else None
-
-    def _folder(self, folder: Path) -> Path | None:
-        if folder in self._names or folder == folder.parent:
-            return folder
-        above = self._folder(folder.parent)
+        above: Path | None = path.parent
+        if above is not None and above not in self._listed and above != above.parent:
+            above = self.find(above)
         if above is None:
             return None
-        names = self._read(above)
+        if above not in self._listed:
+            self._listed[above] = {}
+            with suppress(OSError), os.scandir(above) as entries:
+                for entry in entries:
+                    self._listed[above].setdefault(entry.name.casefold(), []).append(entry.name)
+        names = self._listed[above].get(path.name.casefold(), [])
         # A folder that cannot be listed may still be entered.
-        if folder.name in names or folder.name == ".." or not names:
-            return above / folder.name
-        candidates = self._folded[above].get(folder.name.casefold(), [])
-        return above / candidates[0] if len(candidates) == 1 else None
-
-    def _read(self, folder: Path) -> dict[str, str]:
-        if folder not in self._names:
-            try:
-                with os.scandir(folder) as entries:
-                    names = [entry.name for entry in entries]
-            except OSError:
-                names = []
-            self._names[folder] = {name: name for name in names}
-            self._folded[folder] = {}
-            for name in names:
-                self._folded[folder].setdefault(name.casefold(), []).append(name)
-        return self._names[folder]
+        if path.name in names or path.name == ".." or (not self._listed[above] and (above / path.name).exists()):
+            return above / path.name
+        return above / names[0] if len(names) == 1 else None

@@ -12,10 +12,12 @@ of 0.6 and cutting 2 % off every side change at most 12 bits (150 images each) a
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import numpy.typing as npt
+from scipy.fft import dctn
 
 NEAR_BITS = 12
 NEAR_CORRELATION = 0.4
@@ -29,10 +31,6 @@ Thumbnails = npt.NDArray[np.uint8]
 
 def perceptual_hashes(thumbnails: Thumbnails) -> Hashes:
     """(N, 32, 32) uint8 grey → (N,) uint64. The constant term is no part of it: its bit is 0."""
-    from scipy.fft import dctn
-
-    if thumbnails.ndim != 3:
-        raise ValueError(f"thumbnails are {thumbnails.shape}; give (N, H, W)")
     low = dctn(thumbnails.astype(np.float32), axes=(1, 2), norm="ortho")[:, :8, :8].reshape(len(thumbnails), 64)
     bits = low > np.median(low[:, 1:], axis=1, keepdims=True)
     bits[:, 0] = False
@@ -64,15 +62,18 @@ def hamming_pairs(first: Hashes, second: Hashes, most_bits: int, *, ascending: b
 
 
 def near_pairs(
-    thumbnails: Thumbnails, *, most_bits: int = NEAR_BITS, least_correlation: float = NEAR_CORRELATION
+    images: Sequence[Thumbnails], *, most_bits: int = NEAR_BITS, least_correlation: float = NEAR_CORRELATION
 ) -> list[tuple[int, int, int, float, bool]]:
     """Pairs of near copies: (i, j, bits that differ, correlation, mirrored) with i < j, sorted, each pair once.
 
     Args:
-        thumbnails: (N, 32, 32) uint8; ones without detail are near to nothing.
+        images: (32, 32) uint8 each; ones without detail are near to nothing.
         most_bits: of the hashes.
         least_correlation: :func:`detail_correlation`, −1 … 1.
     """
+    if not len(images):
+        return []
+    thumbnails = np.stack(images)
     hashes = perceptual_hashes(thumbnails)
     flipped = np.ascontiguousarray(thumbnails[:, :, ::-1])
     best: dict[tuple[int, int], tuple[int, float, bool]] = {}
@@ -91,8 +92,6 @@ def detail_correlation(first: Thumbnails, second: Thumbnails) -> float:
     The middle of one is laid over the other at every whole shift of up to three pixels, and the other way round. 0
     where either has no detail.
     """
-    import cv2
-
     details = []
     for thumbnail in (first, second):
         pixels = thumbnail.astype(np.float32)
@@ -108,11 +107,10 @@ def detail_correlation(first: Thumbnails, second: Thumbnails) -> float:
     return best
 
 
-def equal_groups(digests: Sequence[bytes], skip: Iterable[int] = ()) -> list[list[int]]:
-    """Indices of equal contents, in order, groups of two and more; ``skip``: indices left out."""
-    left_out = set(skip)
+def equal_groups(digests: Sequence[bytes]) -> list[list[int]]:
+    """Indices of equal contents, in order, groups of two and more; b"" equals nothing."""
     groups: dict[bytes, list[int]] = defaultdict(list)
     for index, digest in enumerate(digests):
-        if digest and index not in left_out:
+        if digest:
             groups[digest].append(index)
     return [group for group in groups.values() if len(group) > 1]

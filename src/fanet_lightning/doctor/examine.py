@@ -2,10 +2,9 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from fanet_lightning.doctor.checks import (
     Finding,
     Listing,
     Report,
+    boxes_text,
     examine_files,
     frame_fault,
     label_findings,
@@ -46,13 +46,7 @@ class Examined:
 
 
 def examine(
-    inventories: Sequence[Inventory],
-    *,
-    title: str,
-    decode: bool = True,
-    near_bits: int = NEAR_BITS,
-    workers: int = 1,
-    on_start: Callable[[int], Callable[[int], None]] | None = None,
+    inventories: Sequence[Inventory], *, title: str, decode: bool = True, near_bits: int = NEAR_BITS, workers: int = 1
 ) -> Examined:
     """Look at every image and label of a data set.
 
@@ -62,105 +56,89 @@ def examine(
         decode: read the images' pixels: finds what cannot be decoded, blank images and near copies as well.
         near_bits: how many bits of their hashes near copies may differ in, see :mod:`duplicates`.
         workers: processes that read images.
-        on_start: called with the number of files; what it returns is called with the files done since the last call.
 
     Raises:
         InputError: a worker process was killed.
     """
     began = time.perf_counter()
     listing = Listing()
-    located: dict[Path, Path] = {}
-    for image in (image for inventory in inventories for image in inventory.images):
-        path = listing.find(image.path)
-        if path is not None:
-            located[image.path] = path
-    paths = list(dict.fromkeys(located.values()))
-    progress = None if on_start is None else on_start(len(paths))
-    files = examine_files(paths, decode=decode, workers=workers, progress=progress)
-    examined = Examined(Report(title, list(KINDS)), list(inventories), located, files)
-    findings: list[Finding] = []
-    findings += _unlabelled(examined)
+    places = {image.path: listing.find(image.path) for inventory in inventories for image in inventory.images}
+    located = {image: place for image, place in places.items() if place is not None}
+    report = Report(title, list(KINDS))
+    files = examine_files(located.values(), decode=decode, workers=workers)
+    examined = Examined(report, list(inventories), located, files)
+    findings = _unlabelled(examined)
     for inventory in inventories:
         findings += _part_findings(inventory, examined)
     findings += _copies(examined, near_bits)
     rank = {kind.name: position for position, kind in enumerate(KINDS)}
     # Stable, so that the labels' order remains within a kind.
-    examined.report.findings = sorted(findings, key=lambda finding: rank[finding.kind])
-    examined.report.facts = [_facts(inventory, examined) for inventory in inventories]
-    examined.report.seconds = time.perf_counter() - began
+    report.findings = sorted(findings, key=lambda finding: rank[finding.kind])
+    report.facts = [_facts(inventory, examined) for inventory in inventories]
+    report.seconds = time.perf_counter() - began
     return examined
 
 
 def _unlabelled(examined: Examined) -> list[Finding]:
     """Files that no part's labels speak of, each under the first part that has its folder: parts may share one."""
-    seen = set(examined.located.values())
-    findings = []
+    parts: dict[Path, str] = {}
     for inventory in examined.inventories:
         for path in inventory.unlabelled:
-            if path not in seen:
-                seen.add(path)
-                findings.append(Finding("unlabelled_image", inventory.part, "", path, "no label speaks of it"))
-    return findings
+            parts.setdefault(path, inventory.part)
+    labelled = set(examined.located.values())
+    return [
+        Finding("unlabelled_image", part, "", path, "no label speaks of it")
+        for path, part in parts.items()
+        if path not in labelled
+    ]
 
 
 def _part_findings(inventory: Inventory, examined: Examined) -> list[Finding]:
-    part = inventory.part
-    findings = [
-        Finding(
-            "malformed_label",
-            part,
-            "",
-            problem.path,
-            (f"line {problem.line}: " if problem.line is not None else "") + f"'{problem.value}' {problem.reason}",
-        )
-        for problem in inventory.problems
+    part, images = inventory.part, inventory.images
+    findings = []
+    for problem in inventory.problems:
+        line = f"line {problem.line}: " if problem.line is not None else ""
+        findings.append(Finding("malformed_label", part, "", problem.path, f"{line}'{problem.value}' {problem.reason}"))
+    facts = [examined.facts_of(image) for image in images]
+    frames = [
+        None if own is None or frame_fault(image, own) is not None else own.frame.upright_wh
+        for image, own in zip(images, facts, strict=True)
     ]
-    odd = odd_boxes(
-        [image.boxes_xyxy[~image.ignored] for image in inventory.images],
-        [_frame_wh(image, examined.facts_of(image)) for image in inventory.images],
-    )
+    odd = odd_boxes([image.boxes_xyxy[~image.ignored] for image in images], frames)
     if odd is not None:
-        image = inventory.images[odd.first]
+        image = images[odd.first]
         detail = f"{odd.text}, the first of {image.path.name}"
         findings.append(Finding("label_convention", part, "", image.label_path or image.path, detail))
-    times = Counter(image.image_id for image in inventory.images)
-    for image in inventory.images:
+    times = Counter(image.image_id for image in images)
+    for image, own in zip(images, facts, strict=True):
         count = times.pop(image.image_id, 1)
         if count > 1:
             detail = f"named {count} times in {image.label_path or 'the labels'}"
             findings.append(Finding("labelled_twice", part, image.image_id, image.path, detail, badness=float(count)))
         findings += _file_findings(part, image, examined)
-        findings += label_findings(part, image, examined.facts_of(image))
+        findings += label_findings(part, image, own)
     return findings
-
-
-def _frame_wh(image: LabelledImage, facts: FileFacts | None) -> tuple[int, int] | None:
-    """The size of an image that its labels are about; None for others, and where there is none."""
-    return None if facts is None or frame_fault(image, facts) is not None else facts.upright_wh
 
 
 def _file_findings(part: str, image: LabelledImage, examined: Examined) -> list[Finding]:
     path = examined.located.get(image.path)
-
-    def finding(kind: str, detail: str, badness: float = 0.0) -> Finding:
-        return Finding(kind, part, image.image_id, path or image.path, detail, badness=badness)
-
-    faces = float(len(image.boxes_xyxy))
+    faces = len(image.boxes_xyxy)
     if path is None:
-        return [finding("missing_image", f"{_boxes(image)} without an image", faces)]
+        detail = f"{boxes_text(faces)} without an image"
+        return [Finding("missing_image", part, image.image_id, image.path, detail, badness=float(faces))]
     found = []
     if path != image.path or _other_letter_case(image, path):
-        named = image.written or image.image_id
-        found.append(finding("letter_case", f"the labels name it {named}, the file is {path.name}", faces))
+        detail = f"the labels name it {image.written or image.image_id}, the file is {path.name}"
+        found.append(("letter_case", detail))
     facts = examined.files[path]
     if facts.trouble:
-        found.append(finding(facts.trouble, facts.reason, faces))
+        found.append((facts.trouble, facts.reason))
     elif facts.damage:
-        found.append(finding("damaged_image", facts.damage, faces))
+        found.append(("damaged_image", facts.damage))
     elif facts.blank:
-        detail = f"one colour alone, {facts.width} × {facts.height}, {_boxes(image)}"
-        found.append(finding("blank_image", detail, faces))
-    return found
+        size = f"{facts.frame.width} × {facts.frame.height}"
+        found.append(("blank_image", f"one color alone, {size}, {boxes_text(faces)}"))
+    return [Finding(kind, part, image.image_id, path, detail, badness=float(faces)) for kind, detail in found]
 
 
 def _other_letter_case(image: LabelledImage, path: Path) -> bool:
@@ -172,85 +150,58 @@ def _other_letter_case(image: LabelledImage, path: Path) -> bool:
     return name != labels_say.as_posix() and name.casefold() == labels_say.as_posix().casefold()
 
 
-def _boxes(image: LabelledImage) -> str:
-    count = len(image.boxes_xyxy)
-    return f"{count} box{'es' if count != 1 else ''}"
+# Part, image id and what the file is.
+_Entry = tuple[str, str, FileFacts]
 
 
-class _Entry(NamedTuple):
-    """An image of a part, its path on disk and what the file is."""
-
-    part: str
-    image: LabelledImage
-    path: Path
-    facts: FileFacts
-
-    def copy_of(self, other: "_Entry", kind: str, detail: str, badness: float) -> Finding:
-        return Finding(
-            kind, self.part, self.image.image_id, self.path, detail,
-            other_part=other.part, other_path=other.path, badness=badness,
-        )  # fmt: skip
+def _pair(kind: str, own: _Entry, other: _Entry, detail: str, badness: float) -> Finding:
+    part, image_id, facts = own
+    return Finding(
+        kind, part, image_id, facts.path, detail, other_part=other[0], other_path=other[2].path, badness=badness
+    )
 
 
 def _copies(examined: Examined, near_bits: int) -> list[Finding]:
     """Equal files and near copies, within the parts and across them.
 
-    An image is named once a kind: beside the first of its equals, or the nearest of its near copies. Across the parts
+    An image is named once a kind: with the first of its equals, or the nearest of its near copies. Across the parts
     it is the one trained on that is named.
     """
-    entries = list(_entries(examined))
+    entries: dict[tuple[str, str], _Entry] = {}
+    for inventory in examined.inventories:
+        for image in inventory.images:
+            # An image that the labels name twice is no copy of itself.
+            if (facts := examined.facts_of(image)) is not None:
+                entries.setdefault((inventory.part, image.image_id), (inventory.part, image.image_id, facts))
+    images = list(entries.values())
     findings: list[Finding] = []
-    for group in equal_groups([entry.facts.digest for entry in entries]):
-        findings += _equal(sorted((entries[index] for index in group), key=lambda entry: entry.part != "val"))
+    for group in equal_groups([facts.digest for _, _, facts in images]):
+        first, *others = sorted((images[index] for index in group), key=lambda entry: entry[0] != "val")
+        for copy in others:
+            # Copies in the training part of an image of val are leaks alone: all of them have to go.
+            kind = "leak" if copy[0] != first[0] else "duplicate_in_val" if copy[0] == "val" else "duplicate"
+            findings.append(_pair(kind, copy, first, "the same file", 1.0))
     distinct: dict[tuple[str, bytes], _Entry] = {}
-    for entry in entries:
-        if entry.facts.thumbnail is not None and not entry.facts.blank:
+    for entry in images:
+        if entry[2].thumbnail is not None and not entry[2].blank:
             # Of equal files in a part one is enough: the others are named already.
-            distinct.setdefault((entry.part, entry.facts.digest), entry)
+            distinct.setdefault((entry[0], entry[2].digest), entry)
     chosen = list(distinct.values())
-    if not chosen:
-        return findings
+    thumbnails = [facts.thumbnail for _, _, facts in chosen if facts.thumbnail is not None]
     nearest: dict[tuple[str, int], tuple[float, int, str]] = {}
-    thumbnails = np.stack([entry.facts.thumbnail for entry in chosen if entry.facts.thumbnail is not None])
     for i, j, bits, correlation, mirrored in near_pairs(thumbnails, most_bits=near_bits):
-        first, second = chosen[i], chosen[j]
-        if first.facts.digest == second.facts.digest:
+        (part, _, facts), (other_part, _, other_facts) = chosen[i], chosen[j]
+        if facts.digest == other_facts.digest:
             continue
-        kind = "near_duplicate" if first.part == second.part else "near_leak"
-        own, other = (i, j) if kind == "near_leak" and second.part == "val" else (j, i)
+        kind = "near_duplicate" if part == other_part else "near_leak"
+        own, other = (i, j) if kind == "near_leak" and other_part == "val" else (j, i)
         detail = f"{bits} of 63 bits differ, correlation {correlation:.2f}{', mirrored' if mirrored else ''}"
         known = nearest.get((kind, own))
         if known is None or correlation > known[0]:
             nearest[kind, own] = (correlation, other, detail)
     for (kind, own), (correlation, other, detail) in nearest.items():
-        findings.append(chosen[own].copy_of(chosen[other], kind, detail, correlation))
+        findings.append(_pair(kind, chosen[own], chosen[other], detail, correlation))
     return findings
-
-
-def _entries(examined: Examined) -> Iterable[_Entry]:
-    for inventory in examined.inventories:
-        seen = set()
-        for image in inventory.images:
-            facts = examined.facts_of(image)
-            # An image that the labels name twice is no copy of itself.
-            if facts is not None and image.image_id not in seen:
-                seen.add(image.image_id)
-                yield _Entry(inventory.part, image, facts.path, facts)
-
-
-def _equal(group: list[_Entry]) -> list[Finding]:
-    """``group``: equal files, those of ``val`` first."""
-    first = group[0]
-    # Copies in the training part of an image of val are leaks alone: all of them have to go.
-    return [
-        entry.copy_of(
-            first,
-            "leak" if entry.part != first.part else "duplicate_in_val" if entry.part == "val" else "duplicate",
-            "the same file",
-            1.0,
-        )
-        for entry in group[1:]
-    ]
 
 
 def _facts(inventory: Inventory, examined: Examined) -> Facts:
@@ -264,6 +215,6 @@ def _facts(inventory: Inventory, examined: Examined) -> Facts:
         images=len(inventory.images),
         faces=sum(usable),
         ignored_faces=sum(len(image.boxes_xyxy) for image in inventory.images) - sum(usable),
-        images_without_faces=sum(count == 0 for count in usable),
+        images_without_faces=int(np.count_nonzero(np.array(usable) == 0)),
         bytes=sum(examined.files[path].length for path in own),
     )

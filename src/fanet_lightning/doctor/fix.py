@@ -1,4 +1,4 @@
-"""A copy of a data set without the faults that can be mended safely. The original is never touched.
+"""A copy of a data set without the faults that can be fixed safely. The original is never touched.
 
 The copy has the official layout of WIDER FACE, train and val each with labels and images of their own, so that
 ``data=wider_face`` and ``data=folder data.format=wider`` both read it::
@@ -15,7 +15,8 @@ import shutil
 import zipfile
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -25,7 +26,7 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_replaceable, replaced_folder, without_extension
 from fanet_lightning.data.folder.labels import PlacedImage
 from fanet_lightning.data.records import Inventory, LabelledImage
-from fanet_lightning.doctor.checks import frame_fault, mended_boxes
+from fanet_lightning.doctor.checks import fixed_boxes, frame_fault
 from fanet_lightning.doctor.examine import Examined
 
 CHANGES_FILE = "changes.csv"
@@ -78,7 +79,7 @@ def write_cleaned_copy(folder: Path, examined: Examined) -> CleanedCopy:
     """Write the copy into ``folder``, which appears whole or not at all; an earlier copy there is replaced.
 
     Images are hard links where the file system allows, else copies. What happens to the labels:
-    :func:`~fanet_lightning.doctor.checks.mended_boxes`. Images that the labels name twice get all boxes.
+    :func:`~fanet_lightning.doctor.checks.fixed_boxes`. Images that the labels name twice get all boxes.
     Attributes of WIDER FACE's faces are kept.
 
     Raises:
@@ -93,8 +94,8 @@ def write_cleaned_copy(folder: Path, examined: Examined) -> CleanedCopy:
             copy.images[part] = len(images)
             copy.boxes[part] = sum(len(own.rows) for own in images)
         _write_changes(temporary / CHANGES_FILE, copy.changes)
-    images = [own for part in kept.values() for own in part]
-    odd = [own.image.image_id for own in images if not _is_official(own)]
+    names = [_name(own.image) for part in kept.values() for own in part]
+    odd = [name for name in names if len(name.parts) < 2 or name.suffix != ".jpg"]
     if odd:
         copy.remarks.append(
             f"{len(odd)} image names are not event/name.jpg, the first {odd[0]}: read the copy with data=folder "
@@ -115,12 +116,7 @@ def check_copy_folder(folder: Path, inventories: Sequence[Inventory]) -> None:
     for inventory in inventories:
         source = inventory.folder.resolve()
         if source.is_relative_to(target) or target.is_relative_to(source):
-            raise InputError(f"the copy in {folder} would lie in {inventory.folder}, the original; give another out")
-
-
-def _is_official(own: _Kept) -> bool:
-    name = _name(own.image)
-    return len(name.parts) > 1 and name.suffix == ".jpg"
+            raise InputError(f"the copy in {folder} would be in {inventory.folder}, the original; give another out")
 
 
 def _name(image: LabelledImage) -> PurePosixPath:
@@ -133,7 +129,7 @@ def _kept(inventory: Inventory, examined: Examined, copy: CleanedCopy) -> list[_
     part = inventory.part
     own = [finding for finding in examined.report.findings if finding.part == part]
     unwanted = {
-        finding.image_id: (_OUT_OF_TRAIN[finding.kind], str(finding.other_path))
+        finding.image_id: f"{_OUT_OF_TRAIN[finding.kind]}: {finding.other_path}"
         for finding in reversed(own)
         if part == "train" and finding.kind in _OUT_OF_TRAIN
     }
@@ -142,51 +138,45 @@ def _kept(inventory: Inventory, examined: Examined, copy: CleanedCopy) -> list[_
         for finding in own
         if finding.kind == "malformed_label"
     ]
-    lines = _LabelLines()
     kept: list[_Kept] = []
-    for image_id, images in _by_id(inventory.images).items():
+    by_id: dict[str, list[LabelledImage]] = defaultdict(list)
+    for image in inventory.images:
+        by_id[image.image_id].append(image)
+
+    def change(image_id: str, what: str, reason: str, before: str = "", after: str = "") -> None:
+        copy.changes.append(Change(part, image_id, what, reason, before, after))
+
+    for image_id, images in by_id.items():
         image = images[0]
         facts = examined.facts_of(image)
         if facts is None:
             trouble = examined.files.get(examined.located.get(image.path, image.path))
             reason = "the image is not there" if trouble is None else f"{trouble.trouble}: {trouble.reason}"
-            copy.changes.append(Change(part, image_id, "image dropped", reason))
+            change(image_id, "image dropped", reason)
             continue
         if PurePosixPath(image_id).is_absolute() or ".." in PurePosixPath(image_id).parts:
-            copy.changes.append(Change(part, image_id, "image dropped", "its name leads out of the folder"))
+            change(image_id, "image dropped", "its name leads out of the folder")
             continue
         if image_id in unwanted:
-            reason, other = unwanted[image_id]
-            copy.changes.append(Change(part, image_id, "image dropped", f"{reason}: {other}"))
+            change(image_id, "image dropped", unwanted[image_id])
             continue
         if facts.path.name != _name(image).name:
-            copy.changes.append(
-                Change(part, image_id, "image renamed", "letter case", facts.path.name, _name(image).name)
-            )
+            change(image_id, "image renamed", "letter case", facts.path.name, _name(image).name)
         if len(images) > 1:
-            reason = f"named {len(images)} times"
-            copy.changes.append(Change(part, image_id, "labels joined", reason))
+            change(image_id, "labels joined", f"named {len(images)} times")
         fault = next((fault for own in images if (fault := frame_fault(own, facts)) is not None), None)
         if fault is not None:
-            what = "image dropped" if part == "train" else "left as it is"
-            copy.changes.append(Change(part, image_id, what, f"{fault[0]}: {fault[1]}"))
+            change(image_id, "image dropped" if part == "train" else "left as it is", f"{fault[0]}: {fault[1]}")
             if part == "train":
                 continue
-        rows = _rows(part, image_id, images, None if fault else facts.upright_wh, lines, copy)
+        rows = _rows(part, image_id, images, None if fault else facts.frame.upright_wh, copy)
         had = sum(int((~own.ignored).sum()) for own in images)
-        if part == "train" and had and not any(not row[_INVALID] for row in rows):
+        if part == "train" and had and all(row[_INVALID] for row in rows):
             # Its faces are somewhere in it; as background it would teach that they are none.
-            copy.changes.append(Change(part, image_id, "image dropped", f"none of its {had} boxes could be kept"))
+            change(image_id, "image dropped", f"none of its {had} boxes could be kept")
             continue
         kept.append(_Kept(image, facts.path, rows))
     return kept
-
-
-def _by_id(images: Sequence[LabelledImage]) -> dict[str, list[LabelledImage]]:
-    groups: dict[str, list[LabelledImage]] = defaultdict(list)
-    for image in images:
-        groups[image.image_id].append(image)
-    return groups
 
 
 def _rows(
@@ -194,21 +184,20 @@ def _rows(
     image_id: str,
     images: list[LabelledImage],
     frame_wh: tuple[int, int] | None,
-    lines: "_LabelLines",
     copy: CleanedCopy,
 ) -> list[list[float]]:
     boxes = np.concatenate([image.boxes_xyxy for image in images])
     ignored = np.concatenate([image.ignored for image in images])
-    attributes = [row for image in images for row in lines.attributes(image)]
-    mended = mended_boxes(boxes, ignored, frame_wh)
-    for name, indices in mended.dropped.items():
+    attributes = [row for image in images for row in _attributes(image)]
+    fixed = fixed_boxes(boxes, ignored, frame_wh)
+    for name, indices in fixed.dropped.items():
         copy.changes += [Change(part, image_id, "box dropped", _FAULTS[name], _box(boxes[i])) for i in indices]
     copy.changes += [
         Change(part, image_id, "box clipped", "reached out of the image", _box(boxes[i]), _box(box))
-        for i, box in zip(mended.source[mended.clipped], mended.boxes_xyxy[mended.clipped], strict=True)
+        for i, box in zip(fixed.source[fixed.clipped], fixed.boxes_xyxy[fixed.clipped], strict=True)
     ]
     rows = []
-    for i, (x1, y1, x2, y2), flag in zip(mended.source, mended.boxes_xyxy.tolist(), mended.ignored, strict=True):
+    for i, (x1, y1, x2, y2), flag in zip(fixed.source, fixed.boxes_xyxy.tolist(), fixed.ignored, strict=True):
         row = [x1, y1, x2 - x1, y2 - y1, *attributes[i]]
         row[_INVALID] = int(flag)
         rows.append(row)
@@ -219,38 +208,28 @@ def _box(box: npt.NDArray[np.float64]) -> str:
     return " ".join(f"{value:.10g}" for value in box)
 
 
-class _LabelLines:
-    """The attributes behind WIDER FACE's boxes, which inventories leave out: read from the lines once more."""
+def _attributes(image: LabelledImage) -> list[list[int]]:
+    """The six attributes behind each of WIDER FACE's boxes, which inventories leave out; zeros where there are none."""
+    none = [[0] * 6 for _ in image.boxes_xyxy]
+    if not isinstance(image, PlacedImage) or image.label_path is None or len(image.box_lines) != len(none):
+        return none
+    lines = _lines(image.label_path)
+    rows = [lines[line - 1].split() if line <= len(lines) else [] for line in image.box_lines]
+    try:
+        return [[int(float(text)) for text in row[4:]] if len(row) == 10 else [0] * 6 for row in rows]
+    except ValueError:
+        return none
 
-    def __init__(self) -> None:
-        self._lines: dict[Path, list[str]] = {}
 
-    def attributes(self, image: LabelledImage) -> list[list[int]]:
-        """Six whole numbers a box; zeros where the labels have none."""
-        none = [[0] * 6 for _ in image.boxes_xyxy]
-        if not isinstance(image, PlacedImage) or image.label_path is None or len(image.box_lines) != len(none):
-            return none
-        lines = self._read(image.label_path)
-        return [self._six(lines[line - 1]) if line <= len(lines) else [0] * 6 for line in image.box_lines]
-
-    @staticmethod
-    def _six(line: str) -> list[int]:
-        fields = line.split()
-        try:
-            return [int(float(text)) for text in fields[4:]] if len(fields) == 10 else [0] * 6
-        except ValueError:
-            return [0] * 6
-
-    def _read(self, path: Path) -> list[str]:
-        if path not in self._lines:
-            archive, zipped, member = str(path).partition(".zip:")
-            if zipped and not path.exists():
-                with zipfile.ZipFile(archive + ".zip") as opened:
-                    content = opened.read(member)
-            else:
-                content = path.read_bytes()
-            self._lines[path] = content.decode("utf-8-sig", errors="replace").splitlines()
-        return self._lines[path]
+@lru_cache(maxsize=4)
+def _lines(path: Path) -> list[str]:
+    archive, zipped, member = str(path).partition(".zip:")
+    if zipped and not path.exists():
+        with zipfile.ZipFile(archive + ".zip") as opened:
+            content = opened.read(member)
+    else:
+        content = path.read_bytes()
+    return content.decode("utf-8-sig", errors="replace").splitlines()
 
 
 def _write_part(folder: Path, part: str, images: list[_Kept]) -> None:
@@ -284,7 +263,6 @@ def _link(source: Path, target: Path) -> None:
 def _write_changes(path: Path, changes: list[Change]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(["part", "image_id", "what", "reason", "before", "after"])
+        rows.writerow([column.name for column in fields(Change)])
         for own in changes:
-            row = [own.part, own.image_id, own.what, own.reason, own.before, own.after]
-            rows.writerow([text.encode("utf-8", "backslashreplace").decode() for text in row])
+            rows.writerow([text.encode("utf-8", "backslashreplace").decode() for text in astuple(own)])

@@ -1,25 +1,26 @@
-"""What the doctor writes beside the page: ``findings.csv``, ``doctor.json``, and the table in the terminal."""
+"""The doctor's files next to its report: ``findings.csv``, ``doctor.json``, and the table in the terminal."""
 
 import csv
 import json
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from fanet_lightning.cli.errors import size_text
 from fanet_lightning.cli.files import check_names_free, replaced
 from fanet_lightning.data.records import Inventory
 from fanet_lightning.doctor.checks import BY_NAME, SMALL_PIXELS, TINY_PIXELS, Finding, Report
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-
 CSV_FILE, JSON_FILE = "findings.csv", "doctor.json"
 COLUMNS = ("kind", "severity", "part", "image_id", "path", "detail", "boxes_xyxy", "other_part", "other_path")
-_COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
+_COLORS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
 def check_out(out: Path) -> None:
@@ -28,18 +29,13 @@ def check_out(out: Path) -> None:
     Raises:
         InputError: names the file in the way.
     """
-    try:
-        summary = json.loads((out / JSON_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        summary = None
-    if not (isinstance(summary, dict) and {"healthy", "kinds"} <= set(summary)):
-        # Of an examination that was cut off there may be the findings alone.
-        try:
-            with (out / CSV_FILE).open(encoding="utf-8") as file:
-                own = file.readline().strip() == ",".join(COLUMNS)
-        except (OSError, ValueError):
-            own = False
-        check_names_free(out, [JSON_FILE] if own else [JSON_FILE, CSV_FILE], "the doctor")
+    signs = {JSON_FILE: '"healthy"', CSV_FILE: ",".join(COLUMNS)}
+    own = False
+    for name, sign in signs.items():
+        with suppress(OSError, ValueError):
+            own |= sign in (out / name).read_text(encoding="utf-8")
+    if not own:
+        check_names_free(out, signs, "the doctor")
 
 
 def write_findings(path: Path, report: Report) -> None:
@@ -47,14 +43,10 @@ def write_findings(path: Path, report: Report) -> None:
     with replaced(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(COLUMNS)
-        for finding in report.findings:
-            boxes = "; ".join(" ".join(f"{value:.10g}" for value in box) for box in finding.boxes_xyxy)
-            rows.writerow(
-                [
-                    finding.kind, BY_NAME[finding.kind].severity, finding.part, finding.image_id, _text(finding.path),
-                    finding.detail, boxes, finding.other_part or "", _text(finding.other_path),
-                ]
-            )  # fmt: skip
+        for own in report.findings:
+            boxes = "; ".join(" ".join(f"{value:.10g}" for value in box) for box in own.boxes_xyxy)
+            rows.writerow([own.kind, BY_NAME[own.kind].severity, own.part, own.image_id, _text(own.path), own.detail,
+                           boxes, own.other_part or "", _text(own.other_path)])  # fmt: skip
 
 
 def _text(path: Path | None) -> str:
@@ -74,7 +66,7 @@ def counts(report: Report) -> dict[str, dict[str, int]]:
 
 
 def face_sizes(inventory: Inventory) -> dict[str, float | int | None]:
-    """Sizes of a part's usable faces, root of the area in pixels of the image: quantiles and shares of small ones.
+    """Sizes of a part's usable faces, root of the area in pixels of the image: quantiles and counts of small ones.
 
     ``below_1_px`` is by the shorter side, since such a face has no pixel; ``below_8_px`` by the size.
     """
@@ -113,16 +105,12 @@ def write_summary(
         "level": level,
         "seconds": round(report.seconds, 3),
         "kinds": {
-            name: {"severity": BY_NAME[name].severity, "mended_by_fix": BY_NAME[name].mended_by_fix, **row}
+            name: {"severity": BY_NAME[name].severity, "mended_by_fix": BY_NAME[name].fixable, **row}
             for name, row in counts(report).items()
         },
         "parts": {
             facts.part: {
-                "images": facts.images,
-                "faces": facts.faces,
-                "ignored_faces": facts.ignored_faces,
-                "images_without_faces": facts.images_without_faces,
-                "bytes": facts.bytes,
+                **{name: value for name, value in asdict(facts).items() if name != "part"},
                 "face_sizes": face_sizes(inventory),
                 "faces_per_image": faces_per_image(inventory),
             }
@@ -139,17 +127,14 @@ def errors_of(report: Report) -> list[Finding]:
     return [finding for finding in report.findings if BY_NAME[finding.kind].severity == "error"]
 
 
-def print_report(console: "Console", report: Report, inventories: Sequence[Inventory]) -> None:
+def print_report(console: Console, report: Report, inventories: Sequence[Inventory]) -> None:
     """Facts of the parts, and one row a kind with its first example, the worst first."""
-    from rich.markup import escape
-    from rich.table import Table
-
     for facts, inventory in zip(report.facts, inventories, strict=True):
         sizes = face_sizes(inventory)
         console.print(
             f"{facts.part}: {facts.images:,} images ({size_text(facts.bytes)}), {facts.faces:,} faces, "
             f"{facts.ignored_faces:,} ignored, {facts.images_without_faces:,} images without a face; "
-            f"{_share(sizes['below_8_px'], sizes['faces'])} of the faces below {SMALL_PIXELS:.0f} pixels",
+            f"{(sizes['below_8_px'] or 0) / (sizes['faces'] or 1):.1%} of the faces below {SMALL_PIXELS:.0f} pixels",
             highlight=False,
         )
     table = Table("kind", "severity", "train", "val", "boxes", "for example", box=None, pad_edge=False)
@@ -158,12 +143,8 @@ def print_report(console: "Console", report: Report, inventories: Sequence[Inven
         where = example.image_id or _text(example.path)
         severity = BY_NAME[name].severity
         table.add_row(
-            name, f"[{_COLOURS[severity]}]{severity}[/]", f"{row['train']:,}", f"{row['val']:,}",
+            name, f"[{_COLORS[severity]}]{severity}[/]", f"{row['train']:,}", f"{row['val']:,}",
             f"{row['boxes']:,}" if row["boxes"] else "", escape(f"{where}: {example.detail}"),
         )  # fmt: skip
     if table.row_count:
         console.print(table)
-
-
-def _share(part: float | int | None, whole: float | int | None) -> str:
-    return f"{(part or 0) / whole:.1%}" if whole else "none"

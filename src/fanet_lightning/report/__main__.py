@@ -1,4 +1,4 @@
-"""Runs → one page: ``python -m fanet_lightning.report runs=DIR``."""
+"""Runs → a report: ``python -m fanet_lightning.report runs=DIR``."""
 
 import sys
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ PAGE_FILE, TABLE_FILE, FIGURES_FOLDER = "report.html", "table.md", "figures"
 
 @dataclass(frozen=True)
 class Report:
-    """Where the report lies, and its tables as Markdown."""
+    """Where the report is, and its tables as Markdown."""
 
     page: Path
     markdown: str
@@ -34,21 +34,18 @@ def write_report(
 
     Raises:
         InputError: no run, an ``out`` that cannot be written or that holds something other than a report, a device
-            that is not there, a number that is negative.
+            that is not there.
     """
-    for key, number in (("bootstrap", bootstrap), ("speed_passes", speed_passes)):
-        if number < 0:
-            raise InputError(f"{key}={number} must be 0 or more")
-    # Writing takes milliseconds, numpy and matplotlib seconds: refuse before they are loaded.
+    # Writing takes milliseconds, torch and matplotlib seconds: refuse before they are loaded.
     out = runs / "report" if out is None else out
     if not runs.is_dir():
         raise InputError(f"runs={runs} is not a folder; give the folder of a sweep or of a run")
     check_writable(out)
     check_writable(out.resolve().parent)
     check_replaceable(out, "a report", lambda entry: entry.name in (PAGE_FILE, TABLE_FILE, FIGURES_FOLDER))
-    from fanet_lightning.report.ablation import build_parts, find_runs, markdown
+    from fanet_lightning.report.ablation import build_parts, markdown, page
     from fanet_lightning.report.figures import save_figure
-    from fanet_lightning.report.html import render
+    from fanet_lightning.report.runs import find_runs
 
     found = find_runs(runs)
     parts = build_parts(found, bootstrap=bootstrap, speed_passes=speed_passes, device=device)
@@ -59,7 +56,7 @@ def write_report(
             for name, figure in part.figures.items():
                 save_figure(figure, folder / FIGURES_FOLDER / f"{part.prefix}{name}")
         (folder / TABLE_FILE).write_text(text, encoding="utf-8")
-        (folder / PAGE_FILE).write_text(render(found, parts), encoding="utf-8")
+        (folder / PAGE_FILE).write_text(page(found, parts), encoding="utf-8")
     return Report(out / PAGE_FILE, text)
 
 
@@ -68,9 +65,7 @@ def main(argv: list[str]) -> int:
     config = cli.verb_config("report", argv, USAGE, required=["runs"])
     if config is None:
         return 0
-    for key in ("bootstrap", "speed_passes"):
-        if not isinstance(config[key], int) or isinstance(config[key], bool):
-            raise InputError(f"{key}={config[key]} is not a whole number")
+    cli.check_whole(config, bootstrap=0, speed_passes=0)
     report = write_report(
         Path(str(config.runs)),
         None if config.out is None else Path(str(config.out)),
@@ -79,7 +74,7 @@ def main(argv: list[str]) -> int:
         device=str(config.device),
     )
     print(report.markdown)
-    print(f"written: {report.page}, {TABLE_FILE} and {FIGURES_FOLDER}/ beside it", file=sys.stderr)
+    print(f"written: {report.page}, with {TABLE_FILE} and {FIGURES_FOLDER}/ next to it", file=sys.stderr)
     return 0
 
 

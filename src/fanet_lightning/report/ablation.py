@@ -1,271 +1,64 @@
-"""The ablation report: runs, groups, intervals, tables, figures, speed.
+"""The ablation report: groups of runs → intervals, tables, figures, speed, a page.
 
 Two kinds of uncertainty, kept apart: other images of the same kind, and the same model trained with another seed.
 
 Over images: paired bootstrap of the trained networks as they are (:mod:`fanet_lightning.score.bootstrap`). Over
 seeds: the standard deviation between runs, and for a difference the t interval of its mean over the seeds that both
 sides have. Neither is ever added to the other.
-
-What the paper reports for the ablation, and the steps it argues with: data, with the place each number stands at.
-
-Zhang, Wu, Zhu, Hoi: Feature Agglomeration Networks for Single Stage Face Detection, arXiv 1712.00721 v2: Table 1 (S3FD,
-S3FD + FPN, 2-level + HL), Table 2 (all others; it repeats 1-level and 2-level + HL).
 """
 
-import csv
-import datetime
 import math
-import os
-import statistics
+import shlex
 import string
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from rich.console import Console
+from rich.progress import track
+from scipy.special import stdtrit
+from torch import Tensor, nn
 
+from fanet_lightning.cli.device import device_name, resolve_device
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.provenance import LOG_FILE, RECORD_FILE, RunRecord, differing_settings, read_record, state_now
-from fanet_lightning.report.figures import STYLE
+from fanet_lightning.cli.provenance import now
+from fanet_lightning.models.fanet import build_network, flops, inference_parameters
+from fanet_lightning.report.figures import canvas
+from fanet_lightning.report.html import data_uri, interval_text, percent, points, render, seeds_text, spread_text
+from fanet_lightning.report.runs import (
+    CELLS,
+    LABELS,
+    PAPER_PROTOCOL,
+    PAPER_SPEED,
+    ROWS,
+    SOURCE,
+    STEPS,
+    Evaluation,
+    Evaluations,
+    Found,
+    Group,
+    PaperRow,
+    Run,
+    Step,
+    by_seed,
+    differences,
+    group_runs,
+    shared_settings,
+    sweep_command,
+)
 from fanet_lightning.score.bootstrap import CONFIDENCE, Interval, bootstrap_ap, method
+from fanet_lightning.score.results import markdown_table
 from fanet_lightning.score.wider_face.ground_truth import SETTINGS
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from torch import Tensor, nn
-
-    from fanet_lightning.score.bootstrap import ImageCounts
-    from fanet_lightning.score.curves import Curve
-
-
-METRICS_FILE = Path("csv") / "metrics.csv"
-SWEEP_FILE = "multirun.yaml"
-# A point of pr_curves.npz and one of run.json that are about the same predictions differ by rounding alone.
-SAME_AP = 1e-9
-
-
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """A run scored under one protocol.
-
-    ``ap``      per setting in [0, 1]; a setting in which no face counts is left out.
-    ``curves``  per setting, from ``pr_curves.npz``; empty where that is missing.
-    ``counts``  per setting, from ``per_image.npz``; empty where that is missing or about other predictions.
-    """
-
-    protocol: str
-    ap: dict[str, float]
-    images: int | None
-    curves: "dict[str, Curve]"
-    counts: "dict[str, ImageCounts]"
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """One run folder. ``problems``: one line each about a part that is missing or cannot be read.
-
-    ``written`` is the time of the last change of ``run.json``, the last sign of life of a run that says "running".
-    ``learning`` holds (epochs done, setting → AP on the validation images), ascending.
-    """
-
-    folder: Path
-    record: RunRecord
-    written: datetime.datetime
-    evaluations: dict[str, Evaluation]
-    learning: list[tuple[int, dict[str, float]]]
-    problems: list[str] = field(default_factory=list)
-
-    @property
-    def protocol(self) -> str:
-        """The protocol that the run itself is validated and scored under."""
-        return str(self.record.settings.get("protocol", {}).get("name", "unknown"))
-
-    @property
-    def cell(self) -> str:
-        """``name``, which for one of the paper's rows is a key of :mod:`ablation`."""
-        return self.record.name
-
-    @property
-    def title(self) -> str:
-        return f"{self.record.name}, seed {self.record.seed}"
-
-    @property
-    def log(self) -> Path | None:
-        """Where its terminal output went, if that was kept."""
-        path = self.folder / LOG_FILE
-        return path if path.is_file() else None
-
-
-@dataclass(frozen=True)
-class Found:
-    """All runs below ``root``, and ``broken``: (folder, one line) of each whose ``run.json`` says nothing usable."""
-
-    root: Path
-    runs: list[Run]
-    broken: list[tuple[Path, str]]
-
-
-def find_runs(root: Path) -> Found:
-    """Read every folder below ``root`` that has a ``run.json``, in the order of their paths.
-
-    Raises:
-        InputError: ``root`` is no folder, or holds no ``run.json``.
-    """
-    if not root.is_dir():
-        raise InputError(f"runs={root} is not a folder; give the folder of a sweep or of a run")
-    runs: list[Run] = []
-    broken: list[tuple[Path, str]] = []
-    for folder in _folders(root):
-        try:
-            record = read_record(folder)
-            if record is not None:
-                _check_types(record, folder)
-                record.state = state_now(folder, record)
-                runs.append(_read_run(folder, record))
-        except (InputError, OSError) as error:
-            broken.append((folder, _line(error)))
-    if not runs and not broken:
-        raise InputError(f"runs={root} holds no {RECORD_FILE} at any depth; give the folder of a sweep or of a run")
-    return Found(root, runs, broken)
-
-
-def _folders(root: Path) -> Iterator[Path]:
-    for folder, names, files in os.walk(root):
-        if RECORD_FILE in files:
-            names.clear()
-            yield Path(folder)
-        # Hidden folders are locks and outputs in the making.
-        names[:] = sorted(name for name in names if not name.startswith("."))
-
-
-def _check_types(record: RunRecord, folder: Path) -> None:
-    wanted = {"name": str, "seed": int, "settings": dict, "state": str, "model": dict, "train": dict, "scores": dict,
-              "made_by": dict}  # fmt: skip
-    for key, kind in wanted.items():
-        value = getattr(record, key)
-        if not isinstance(value, kind):
-            raise InputError(f"{folder / RECORD_FILE}: {key} is {value!r:.60}, not a {kind.__name__}")
-    for key in ("model", "data", "protocol", "trainer"):
-        if not isinstance(record.settings.get(key, {}), Mapping):
-            raise InputError(f"{folder / RECORD_FILE}: settings.{key} is not a mapping")
-
-
-def _read_run(folder: Path, record: RunRecord) -> Run:
-    problems: list[str] = []
-    evaluations = {}
-    for protocol, score in record.scores.items():
-        evaluation = _read_evaluation(folder, protocol, score, problems)
-        if evaluation is not None:
-            evaluations[protocol] = evaluation
-    written = datetime.datetime.fromtimestamp((folder / RECORD_FILE).stat().st_mtime).astimezone()
-    return Run(folder, record, written, evaluations, _read_learning(folder / METRICS_FILE, problems), problems)
-
-
-def _read_evaluation(folder: Path, protocol: str, score: Any, problems: list[str]) -> Evaluation | None:
-    if not isinstance(score, Mapping) or not isinstance(score.get("ap"), Mapping):
-        problems.append(f"{folder / RECORD_FILE}: the scores under {protocol} cannot be read")
-        return None
-    ap = {str(setting): float(v) for setting, v in score["ap"].items() if _is_number(v)}
-    part = folder / str(score.get("folder", "evaluation"))
-    curves = _read_curves(part / "pr_curves.npz", ap, problems)
-    counts = _read_counts(part / "per_image.npz", ap, problems)
-    images = score.get("images")
-    return Evaluation(protocol, ap, images if isinstance(images, int) else None, curves, counts)
-
-
-def _read_curves(path: Path, ap: Mapping[str, float], problems: list[str]) -> "dict[str, Curve]":
-    import numpy as np
-
-    from fanet_lightning.score.curves import Curve, average_precision
-
-    if not path.is_file():
-        problems.append(f"{path} is missing: no precision-recall curve")
-        return {}
-    curves = {}
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            for setting, value in ap.items():
-                precision, recall, thresholds = (
-                    np.asarray(arrays[f"{setting}_{name}"], np.float64)
-                    for name in ("precision", "recall", "thresholds")
-                )
-                if abs(average_precision(precision, recall) - value) > SAME_AP:
-                    problems.append(f"{path} is about other predictions than {RECORD_FILE}: not drawn")
-                    return {}
-                # The number of faces is not kept beside the curve, and nothing here reads it.
-                curves[setting] = Curve(precision, recall, thresholds, value, 0)
-    except Exception as error:  # numpy and zipfile raise a dozen kinds for a damaged archive
-        problems.append(f"{path} cannot be read ({_line(error)}): no precision-recall curve")
-        return {}
-    return curves
-
-
-def _read_counts(path: Path, ap: Mapping[str, float], problems: list[str]) -> "dict[str, ImageCounts]":
-    from fanet_lightning.score.bootstrap import curve_from_counts, read_counts
-
-    if not path.is_file():
-        problems.append(f"{path} is missing: no interval over images")
-        return {}
-    try:
-        counts = {setting: own for setting, own in read_counts(path).items() if setting in ap}
-    except InputError as error:
-        problems.append(f"{_line(error)}: no interval over images")
-        return {}
-    if set(counts) != set(ap) or any(abs(curve_from_counts(counts[s]).ap - ap[s]) > SAME_AP for s in ap):
-        problems.append(f"{path} is about other predictions than {RECORD_FILE}: no interval over images")
-        return {}
-    return counts
-
-
-def _read_learning(path: Path, problems: list[str]) -> list[tuple[int, dict[str, float]]]:
-    if not path.is_file():
-        problems.append(f"{path} is missing: no learning curve")
-        return []
-    points: dict[int, dict[str, float]] = {}
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                ap = {key.removeprefix("val/ap_"): float(text) for key, text in row.items()
-                      if isinstance(key, str) and key.startswith("val/ap_") and text}  # fmt: skip
-                if ap and row.get("epoch"):
-                    # Logged with the epoch's index; a run that went on may have logged an epoch twice, the last counts.
-                    points[int(float(row["epoch"])) + 1] = ap
-    except (OSError, ValueError, OverflowError, csv.Error) as error:
-        problems.append(f"{path} cannot be read ({_line(error)}): no learning curve beyond it")
-    return sorted(points.items())
-
-
-def sweep_command(root: Path) -> str | None:
-    """The command that starts, or goes on with, the sweep in ``root``; None where no sweep lies."""
-    import shlex
-
-    import yaml
-
-    try:
-        hydra = yaml.safe_load((root / SWEEP_FILE).read_text(encoding="utf-8"))["hydra"]
-        words = [str(word) for word in hydra["overrides"]["task"]]
-        # Hydra itself adds what tells the folders of cells apart.
-        words += [word for word in hydra["overrides"]["hydra"] if not str(word).startswith("hydra.job.config")]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        return None
-    return shlex.join(["python", "-m", "fanet_lightning.train", *words])
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-Evaluations = Mapping[int, Evaluation]  # seed → how its run did
 
 
 class Bounds(NamedTuple):
@@ -313,61 +106,46 @@ class Resampler:
 
     def __init__(self, samples: int, seed: int = 0) -> None:
         self.samples, self._seed = samples, seed
-        self._known: dict[int, dict[str, Interval]] = {}
-        self._alive: list[Evaluation] = []  # an id stays taken as long as its object lives
+        self._known: dict[Evaluation, dict[str, Interval]] = {}
 
     def ap(self, evaluations: Evaluations, setting: str) -> Estimate | None:
-        """AP over the seeds of one cell; None where no seed has that setting."""
-        per_seed = {seed: own.ap[setting] for seed, own in sorted(evaluations.items()) if setting in own.ap}
-        if not per_seed:
-            return None
-        return self._estimate(per_seed, [(1.0, evaluations[seed]) for seed in per_seed], setting)
+        """AP over the seeds of one variant; None where no seed has that setting."""
+        return self._estimate([(1.0, evaluations)], setting)
 
     def difference(self, after: Evaluations, before: Evaluations, setting: str) -> Estimate | None:
         """AP(after) - AP(before) over the seeds that both sides have; None where they share none."""
-        shared = [
-            seed
-            for seed in sorted(set(after) & set(before))
-            if setting in after[seed].ap and setting in before[seed].ap
-        ]
+        return self._estimate([(1.0, after), (-1.0, before)], setting)
+
+    def _estimate(self, sides: Sequence[tuple[float, Evaluations]], setting: str) -> Estimate | None:
+        shared = set.intersection(*({seed for seed in own if setting in own[seed].ap} for _, own in sides))
         if not shared:
             return None
-        per_seed = {seed: after[seed].ap[setting] - before[seed].ap[setting] for seed in shared}
-        sides = [(1.0, after[seed]) for seed in shared] + [(-1.0, before[seed]) for seed in shared]
-        return self._estimate(per_seed, sides, setting)
-
-    def _estimate(
-        self, per_seed: dict[int, float], sides: Sequence[tuple[float, Evaluation]], setting: str
-    ) -> Estimate:
+        per_seed = {seed: sum(sign * own[seed].ap[setting] for sign, own in sides) for seed in sorted(shared)}
+        terms = [(sign, own[seed]) for sign, own in sides for seed in per_seed]
         values = np.array(list(per_seed.values()))
-        over_images, missing = None, self._why_not([own for _, own in sides], setting)
+        over_images, missing = None, self._why_not([own for _, own in terms], setting)
         if missing is None:
-            drawn = [sign * self._samples(own, setting) for sign, own in sides]
-            over_images = _percentiles(np.sum(drawn, axis=0) / len(per_seed))
+            drawn = np.sum([sign * self._samples(own, setting) for sign, own in terms], axis=0) / len(per_seed)
+            over_images = _percentiles(drawn)
             missing = None if over_images else "no face counts"
         sd = float(values.std(ddof=1)) if len(values) > 1 else None
         return Estimate(float(values.mean()), per_seed, over_images, sd, _t_interval(values), missing)
 
     def _samples(self, evaluation: Evaluation, setting: str) -> npt.NDArray[np.float64]:
-        if id(evaluation) not in self._known:
-            self._known[id(evaluation)] = bootstrap_ap(evaluation.counts, self.samples, self._seed)
-            self._alive.append(evaluation)
-        return self._known[id(evaluation)][setting].samples
+        if evaluation not in self._known:
+            self._known[evaluation] = bootstrap_ap(evaluation.counts, self.samples, self._seed)
+        return self._known[evaluation][setting].samples
 
     def _why_not(self, evaluations: Sequence[Evaluation], setting: str) -> str | None:
         if self.samples == 0:
             return "switched off"
-        counts = [own.counts.get(setting) for own in evaluations]
-        present = [own for own in counts if own is not None]
-        if len(present) < len(counts):
+        counts = [own.counts[setting] for own in evaluations if setting in own.counts]
+        if len(counts) < len(evaluations):
             return "no counts per image"
-        if not all(_same_images(present[0], own) for own in present[1:]):
+        first = counts[0]
+        if any(own.image_ids != first.image_ids or not np.array_equal(own.faces, first.faces) for own in counts[1:]):
             return "scored on different images"
-        return None if present[0].image_ids else "no image"
-
-
-def _same_images(a: "ImageCounts", b: "ImageCounts") -> bool:
-    return a.image_ids == b.image_ids and np.array_equal(a.faces, b.faces)
+        return None if first.image_ids else "no image"
 
 
 def _percentiles(samples: npt.NDArray[np.float64]) -> Bounds | None:
@@ -375,16 +153,13 @@ def _percentiles(samples: npt.NDArray[np.float64]) -> Bounds | None:
     if not len(defined):
         return None
     outside = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(defined, [outside, 1 - outside])
-    return Bounds(float(low), float(high))
+    return Bounds(*np.quantile(defined, [outside, 1 - outside]).tolist())
 
 
 def _t_interval(values: npt.NDArray[np.float64]) -> Bounds | None:
     """Student's interval of the mean of (n,) values, n ≥ 2."""
     if len(values) < 2:
         return None
-    from scipy.special import stdtrit
-
     half = float(stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2)) * float(values.std(ddof=1)) / math.sqrt(len(values))
     return Bounds(float(values.mean()) - half, float(values.mean()) + half)
 
@@ -421,223 +196,6 @@ def verdict(difference: Estimate | None, paper_points: float) -> Verdict:
     return (
         Verdict(f"shows{suffix}", "shows") if rises == (paper_points > 0) else Verdict(f"reversed{suffix}", "reversed")
     )
-
-
-def by_seed(runs: Sequence[Run], protocol: str) -> dict[int, Evaluation]:
-    """Seed → evaluation under a protocol, of those runs that have one."""
-    return {run.record.seed: run.evaluations[protocol] for run in runs if protocol in run.evaluations}
-
-
-PAPER_PROTOCOL = "short640"
-PAPER_IMAGES = 3226
-SOURCE = "arXiv 1712.00721 v2, Tables 1 and 2: WIDER FACE val, 3,226 images, single scale, shorter side 640"
-# Appendix, section 7: GTX 1080 Ti, CuDNN v6, shorter side 640.
-PAPER_SPEED = "2-level 45.4 images/s, S3FD + FPN 45.9 images/s on a GTX 1080 Ti, shorter side 640 (appendix, figure 7)"
-
-
-class PaperRow(NamedTuple):
-    """A row of the paper's ablation.
-
-    ``cell``       the name of the run that it is, as :func:`fanet_lightning.cli.config.run_name` makes it.
-    ``protocols``  at which it may be scored, the first that is there counts; empty: the run's own.
-    ``percent``    AP in per cent, easy / medium / hard.
-    """
-
-    label: str
-    cell: str
-    protocols: tuple[str, ...]
-    percent: tuple[float, float, float]
-    source: str
-
-    def ap_percent(self, setting: str) -> float:
-        return self.percent[SETTINGS.index(setting)]
-
-
-FINAL = "level3_context_hl"
-ROWS = (
-    PaperRow("1-level (S3FD)", "level1", (), (94.5, 92.9, 82.8), "Tables 1, 2"),
-    PaperRow("S3FD + FPN", "s3fd_fpn", (), (94.3, 93.1, 83.8), "Table 1"),
-    PaperRow("2-level", "level2", (), (94.8, 93.6, 84.4), "Table 2"),
-    PaperRow("2-level + HL", "level2_hl", (), (94.8, 93.6, 85.3), "Tables 1, 2"),
-    PaperRow("3-level", "level3", (), (94.7, 93.3, 84.8), "Table 2"),
-    PaperRow("3-level + HL", "level3_hl", (), (94.8, 93.6, 85.7), "Table 2"),
-    PaperRow("3-level + HL + context", FINAL, (), (95.0, 93.9, 86.7), "Table 2"),
-    PaperRow("… at short768", FINAL, ("short768",), (94.8, 93.6, 88.4), "Table 2"),
-    PaperRow("… multi-scale", FINAL, ("multiscale", "multiscale_quick"), (95.6, 94.7, 89.5), "Tables 2, 3"),
-)
-# The trainings behind the rows, in the paper's order.
-CELLS = tuple(dict.fromkeys(row.cell for row in ROWS))
-LABELS = {row.cell: row.label for row in ROWS if not row.protocols}
-
-
-class Step(NamedTuple):
-    """One comparison that the paper makes: ``after`` against ``before``, both names of cells."""
-
-    claim: str
-    after: str
-    before: str
-
-    @property
-    def label(self) -> str:
-        return f"{LABELS[self.after]} − {LABELS[self.before]}"
-
-    def difference_percent(self, setting: str) -> float:
-        """The paper's difference in points of AP."""
-        values = {row.cell: row.ap_percent(setting) for row in ROWS if not row.protocols}
-        return round(values[self.after] - values[self.before], 1)
-
-
-STEPS = (
-    Step("Levels", "level2", "level1"),
-    Step("Levels", "level3", "level2"),
-    Step("Levels", "level3_hl", "level2_hl"),
-    Step("Hierarchical loss", "level2_hl", "level2"),
-    Step("Hierarchical loss", "level3_hl", "level3"),
-    Step("Context", FINAL, "level3_hl"),
-    Step("FPN against S3FD", "s3fd_fpn", "level1"),
-    Step("FANet against FPN", "level2_hl", "s3fd_fpn"),
-    Step("FANet against FPN", FINAL, "s3fd_fpn"),
-    Step("FANet against S3FD", FINAL, "level1"),
-)
-
-
-# What makes a cell; everything else has to agree within a table.
-SWITCHES = frozenset({"level", "context", "hl", "seed", "model.name", "model.level", "model.context", "model.hl"})
-
-
-@dataclass(frozen=True, eq=False)
-class Group:
-    """Runs of the same recipe, data and protocol, by cell in the paper's order and then by seed.
-
-    ``left_out``: (run, why) of those that another run of the same cell and seed stands for.
-    """
-
-    runs: list[Run]
-    left_out: list[tuple[Run, str]]
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return self.runs[0].record.settings
-
-    @property
-    def protocol(self) -> str:
-        return self.runs[0].protocol
-
-    @property
-    def data(self) -> str:
-        return str(self.settings.get("data", {}).get("name", "unknown"))
-
-    @property
-    def images(self) -> int | None:
-        """How many images were scored; None before the first score."""
-        numbers = [e.images for run in self.runs for e in run.evaluations.values() if e.images is not None]
-        return max(numbers) if numbers else None
-
-    def of_cell(self, cell: str) -> list[Run]:
-        return [run for run in self.runs if run.cell == cell]
-
-    @property
-    def cells(self) -> list[str]:
-        return list(dict.fromkeys(run.cell for run in self.runs))
-
-    @property
-    def data_label(self) -> str:
-        """The data in words, in the singular case that compares with the paper as in all others."""
-        count = "" if self.images is None else f", {self.images:,} images"
-        if self.data == "synthetic":
-            return f"drawn faces{count}"
-        if self.data == "wider_face":
-            split = str(_at(self.settings, "data.val.split") or "val")
-            return f"WIDER FACE {split}{'' if self.is_the_papers_data else ' sample'}{count}"
-        return f"{self.data}{count}"
-
-    @property
-    def is_the_papers_data(self) -> bool:
-        return (
-            self.data == "wider_face"
-            and self.images == PAPER_IMAGES
-            and _at(self.settings, "data.val.split") in (None, "val")
-        )
-
-    @property
-    def warning(self) -> str | None:
-        """What the numbers do not say; None on WIDER FACE val in full."""
-        if self.data == "synthetic":
-            return "Drawn faces: this says nothing about the paper's numbers, at most about the order of its rows."
-        if self.is_the_papers_data or (self.data == "wider_face" and self.images is None):
-            return None
-        if self.data == "wider_face":
-            return (
-                f"A sample of {self.images:,} images, not WIDER FACE val in full: close to the paper's numbers at best."
-            )
-        return f"Scored on {self.data}, not on WIDER FACE val: this does not compare with the paper's numbers."
-
-
-def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Split runs by everything that changes what is trained, but the switches; the largest group first.
-
-    An option that only one of the two models reads (``model.own_blocks``) keeps no run of the other out of a group.
-    """
-    # Those with more options come first, so that a baseline without them joins a group rather than founding one.
-    gathered: list[list[Run]] = []
-    for run in sorted(runs, key=lambda run: -len(_recipe(run))):
-        for members in gathered:
-            if not any(differences(members[0], run)):
-                members.append(run)
-                break
-        else:
-            gathered.append([run])
-    groups = [_without_doubles(members) for members in gathered]
-    return sorted(groups, key=lambda group: (-len(set(group.cells) & set(CELLS)), -len(group.runs)))
-
-
-def differences(first: Run, second: Run) -> list[tuple[str, Any, Any]]:
-    """(dotted key, value, value) of every setting that keeps two runs out of one table."""
-    other_model = _at(first.record.settings, "model.name") != _at(second.record.settings, "model.name")
-    found = []
-    for key, a, b in differing_settings(first.record.settings, second.record.settings):
-        unread = other_model and key.startswith("model.") and (a is None or b is None)
-        if key not in SWITCHES and not unread:
-            found.append((key, a, b))
-    return found
-
-
-def shared_settings(group: Group) -> dict[str, Any]:
-    """Dotted key → value of everything that all runs of the group agree in."""
-    recipes = [_recipe(run) for run in group.runs]
-    return {
-        key: value
-        for key, value in recipes[0].items()
-        if key not in SWITCHES and all(recipe.get(key) == value for recipe in recipes[1:])
-    }
-
-
-def _recipe(run: Run) -> dict[str, Any]:
-    return {key: value for key, value, _ in differing_settings(run.record.settings, {})}
-
-
-def _without_doubles(runs: list[Run]) -> Group:
-    def worth(run: Run) -> tuple[bool, bool, str]:
-        return (bool(run.evaluations), run.record.state in ("running", "finished"), str(run.record.started))
-
-    chosen: dict[tuple[str, int], Run] = {}
-    left_out = []
-    for run in sorted(runs, key=worth, reverse=True):
-        key = (run.cell, run.record.seed)
-        if key in chosen:
-            left_out.append((run, f"{run.title} is there twice; the table reads {chosen[key].folder}"))
-        else:
-            chosen[key] = run
-    order = {cell: number for number, cell in enumerate(CELLS)}
-    kept = sorted(chosen.values(), key=lambda run: (order.get(run.cell, len(order)), run.cell, run.record.seed))
-    return Group(kept, left_out)
-
-
-def _at(settings: Mapping[str, Any], dotted: str) -> Any:
-    node: Any = settings
-    for part in dotted.split("."):
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return node
 
 
 HEIGHT, WIDTH = 480, 640
@@ -694,42 +252,39 @@ def network_costs(
     Raises:
         InputError: a device that is not there.
     """
-    import torch
-
-    from fanet_lightning.cli.device import device_name, resolve_device
-    from fanet_lightning.models.fanet import build_network, flops, inference_parameters
-
     device = resolve_device(device)
     image = torch.randint(0, 256, (1, 3, HEIGHT, WIDTH), dtype=torch.uint8).to(device)
     known = {} if known is None else known
     identities = {name: repr(sorted(settings.items())) for name, settings in models.items()}
-    networks, counted, refused = {}, {}, {}
-    for name, settings in models.items():
-        identity = identities[name]
-        if identity in known or identity in counted:
+    networks: dict[str, nn.Module] = {}
+    refused = {}
+    for name, identity in identities.items():
+        if identity in known:
             continue
         try:
-            network = build_network(**settings).eval()
+            network = build_network(**models[name]).eval()
         except (InputError, TypeError, ValueError, RuntimeError) as error:  # settings of a run that failed for them
             refused[name] = " ".join(str(error).split())
             continue
-        counted[identity] = Cost(inference_parameters(network), flops(network, HEIGHT, WIDTH))
+        known[identity] = Cost(inference_parameters(network), flops(network, HEIGHT, WIDTH))
         networks[identity] = network.to(device).to(memory_format=torch.channels_last)
-    seconds = _timed(networks, image.to(memory_format=torch.channels_last), passes) if passes else {}
-    for identity, cost in counted.items():
-        known[identity] = replace(cost, **_summary(seconds[identity])) if passes else cost
+    if passes:
+        for identity, seconds in _timed(networks, image.to(memory_format=torch.channels_last), passes).items():
+            low, middle, high = np.quantile(seconds, [0.25, 0.5, 0.75]).tolist()
+            known[identity] = replace(known[identity], seconds=middle, quartiles=(low, high))
     costs = {name: known[identity] for name, identity in identities.items() if identity in known}
     return costs, Timing(passes, device_name(device), refused)
 
 
-def _timed(networks: "Mapping[str, nn.Module]", image: "Tensor", passes: int) -> dict[str, list[float]]:
+def _timed(networks: Mapping[str, nn.Module], image: Tensor, passes: int) -> dict[str, list[float]]:
     """Seconds of each timed pass, the networks taking turns."""
-    import torch
-
     seconds: dict[str, list[float]] = {name: [] for name in networks}
-    visible = sys.stderr.isatty()
+    numbers = track(
+        range(WARM_PASSES + passes), "timing networks", console=Console(stderr=True), transient=True,
+        disable=not sys.stderr.isatty(),
+    )  # fmt: skip
     with torch.inference_mode():
-        for number in range(WARM_PASSES + passes):
+        for number in numbers:
             for name, network in networks.items():
                 _wait(image)
                 start = time.perf_counter()
@@ -737,24 +292,12 @@ def _timed(networks: "Mapping[str, nn.Module]", image: "Tensor", passes: int) ->
                 _wait(image)
                 if number >= WARM_PASSES:
                     seconds[name].append(time.perf_counter() - start)
-            if visible:
-                end = "\n" if number + 1 == WARM_PASSES + passes else ""
-                print(f"\rtiming networks, pass {number + 1}/{WARM_PASSES + passes} ", end=end, file=sys.stderr)
     return seconds
 
 
-def _wait(image: "Tensor") -> None:
+def _wait(image: Tensor) -> None:
     if image.is_cuda:
-        import torch
-
         torch.cuda.synchronize(image.device)
-
-
-def _summary(seconds: Sequence[float]) -> dict[str, Any]:
-    if len(seconds) == 1:
-        return {"seconds": seconds[0], "quartiles": (seconds[0], seconds[0])}
-    low, middle, high = statistics.quantiles(seconds, n=4, method="inclusive")
-    return {"seconds": middle, "quartiles": (low, high)}
 
 
 @dataclass(frozen=True)
@@ -869,81 +412,38 @@ def run_status(run: Run, protocol: str) -> str:
     return "" if protocol in run.evaluations else f"trained, not scored at {protocol}"
 
 
-def percent(value: float) -> str:
-    return f"{100 * value:.1f}"
-
-
-def points(value: float) -> str:
-    """Signed, with one decimal; a minus sign rather than a hyphen, and no sign on zero."""
-    text = f"{abs(value):.1f}"
-    return text if text == "0.0" else f"{'−' if value < 0 else '+'}{text}"
-
-
-def spread_text(estimate: Estimate) -> str:
-    """With several seeds their standard deviation, with one the interval over images; in per cent."""
-    if estimate.seed_sd is not None:
-        return f"± {100 * estimate.seed_sd:.1f}"
-    if estimate.over_images is None:
-        return ""
-    return f"[{percent(estimate.over_images.low)}, {percent(estimate.over_images.high)}]"
-
-
-def interval_text(estimate: Estimate) -> str:
-    """Interval over images of a difference, in points."""
-    bounds = estimate.over_images
-    return "–" if bounds is None else f"{points(100 * bounds.low)} … {points(100 * bounds.high)}"
-
-
-def seeds_text(estimate: Estimate) -> str:
-    """Spread over seeds of a difference, in points."""
-    if estimate.seed_sd is None:
-        return "one seed"
-    return f"± {100 * estimate.seed_sd:.1f} ({estimate.seeds} seeds)"
-
-
-def markdown_table(rows: Sequence[Row]) -> str:
+def markdown_rows(rows: Sequence[Row]) -> str:
     """The ablation table, one column per setting: ours with its spread, the paper's, the difference."""
-    lines = ["| | " + " | ".join(f"{setting} | paper | Δ" for setting in SETTINGS) + " | |"]
-    lines.append("|---|" + "---:|" * (3 * len(SETTINGS)) + "---|")
+    lines = []
     for row in rows:
-        cells = []
+        cells = [row.label]
         for setting in SETTINGS:
             estimate, delta = row.ours.get(setting), row.delta_points(setting)
-            own = "" if estimate is None else f"{percent(estimate.value)} {spread_text(estimate)}".strip()
-            theirs = "" if row.paper is None else f"{row.paper.ap_percent(setting):.1f}"
-            cells += [own, theirs, "" if delta is None else points(delta)]
-        lines.append(f"| {_escaped(row.label)} | " + " | ".join(cells) + f" | {_escaped(row.status)} |")
-    return "\n".join(lines) + "\n"
+            cells += [
+                "" if estimate is None else f"{percent(estimate.value)} {spread_text(estimate)}".strip(),
+                "" if row.paper is None else f"{row.paper.ap_percent(setting):.1f}",
+                "" if delta is None else points(delta),
+            ]
+        lines.append([*cells, row.status])
+    head = ["", *(name for setting in SETTINGS for name in (setting, "paper", "Δ")), ""]
+    return "\n".join(markdown_table(head, lines, left=(0, len(head) - 1)))
 
 
 def markdown_steps(results: Sequence[StepResult]) -> str:
     """The steps that have been run, a line per step and setting."""
     lines = [
-        "| step | setting | ours | over images (95 %) | over seeds (SD) | paper | |",
-        "|---|---|---:|---:|---:|---:|---|",
-    ]
-    for result in results:
-        if result.ours is not None:
-            lines.append(
-                f"| {result.step.label} | {result.setting} | {points(100 * result.ours.value)} | "
-                f"{interval_text(result.ours)} | {seeds_text(result.ours)} | {points(result.paper_points)} | "
-                f"{result.verdict.word} |"
-            )
-    return "\n".join(lines) + "\n" if len(lines) > 2 else "No step has both of its sides yet.\n"
-
-
-def _escaped(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-def verdict_counts(results: Sequence[StepResult]) -> Mapping[str, int]:
-    """How many comparisons of each kind, ``shows`` first; those without one are ``none``."""
-    kinds = [result.verdict.kind for result in results]
-    return {kind: kinds.count(kind) for kind in ("shows", "reversed", "unclear", "none")}
+        [
+            result.step.label, result.setting, points(100 * result.ours.value), interval_text(result.ours),
+            seeds_text(result.ours), points(result.paper_points), result.verdict.word,
+        ]
+        for result in results if result.ours is not None
+    ]  # fmt: skip
+    head = ["step", "setting", "ours", "over images (95 %)", "over seeds (SD)", "paper", ""]
+    return "\n".join(markdown_table(head, lines, left=(0, 1, 6))) if lines else "No step has both of its sides yet."
 
 
 # Levels by hue (grey, blue, red), the baseline orange; HL is the darker shade, context the darkest.
-COLOURS = {
+VARIANT_COLORS = {
     "level1": "#6b7280",
     "s3fd_fpn": "#d97706",
     "level2": "#7db8e8",
@@ -952,160 +452,152 @@ COLOURS = {
     "level3_hl": "#d64550",
     "level3_context_hl": "#8f1d2c",
 }
-OTHER_COLOURS = ("#2f9e6e", "#7c5cc4", "#a3a635", "#c44f9a", "#3aa6a6", "#8a6d4b")
-PAPER_COLOUR = "#4b5563"
-VERDICT_COLOURS = {"shows": "#1a7f4b", "reversed": "#b42318", "unclear": "#6b7280", "none": "#6b7280"}
+OTHER_COLORS = ("#2f9e6e", "#7c5cc4", "#a3a635", "#c44f9a", "#3aa6a6", "#8a6d4b")
+PAPER_COLOR = "#4b5563"
+VERDICT_COLORS = {"shows": "#1a7f4b", "reversed": "#b42318", "unclear": "#6b7280", "none": "#6b7280"}
+_INK = {"axes.edgecolor": "0.6", "text.color": "#1f2937", "axes.labelcolor": "#1f2937"}
 
 
-def colours(cells: Sequence[str]) -> dict[str, str]:
-    """A colour per cell; the paper's cells have theirs in every figure and every report."""
-    others = [cell for cell in cells if cell not in COLOURS]
-    return COLOURS | {cell: OTHER_COLOURS[i % len(OTHER_COLOURS)] for i, cell in enumerate(others)}
+def colors(variants: Sequence[str]) -> dict[str, str]:
+    """A color per variant; the paper's have theirs in every figure and every report."""
+    others = [variant for variant in variants if variant not in VARIANT_COLORS]
+    return VARIANT_COLORS | {variant: OTHER_COLORS[i % len(OTHER_COLORS)] for i, variant in enumerate(others)}
 
 
-@contextmanager
-def _figure(size_inches: tuple[float, float]) -> Iterator["Figure"]:
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context({**STYLE, "axes.edgecolor": "0.6", "text.color": "#1f2937", "axes.labelcolor": "#1f2937"}):
-        figure = Figure(figsize=size_inches, layout="constrained")
-        yield figure
-        # Laid out once; else every file that it is written to would do it again, which takes most of the time.
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
+def _legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str] | None = None) -> None:
+    figure.legend(
+        handles=handles, labels=labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8
+    )  # fmt: skip
 
 
-def precision_recall(group: Group) -> "Figure | None":
-    """One panel per setting, one line per cell and seed; None where no run has kept its curves."""
-    shown = [run for run in group.runs if _curves(run)]
-    if not shown:
+def precision_recall(group: Group) -> Figure | None:
+    """One panel per setting, one line per variant and seed; None where no run has kept its curves."""
+    evaluations = [(run.cell, run.evaluations[run.protocol]) for run in group.runs if run.protocol in run.evaluations]
+    if not any(own.curves for _, own in evaluations):
         return None
-    palette = colours(group.cells)
-    with _figure((10.0, 4.0)) as figure:
-        panels = figure.subplots(1, len(SETTINGS), sharey=True)
-        for axis, setting in zip(panels, SETTINGS, strict=True):
-            for cell in dict.fromkeys(run.cell for run in shown):
-                of_cell = [curve for run in shown if run.cell == cell if (curve := _curves(run).get(setting))]
-                for number, curve in enumerate(of_cell):
-                    mean = sum(other.ap for other in of_cell) / len(of_cell)
+    palette = colors(group.cells)
+    with canvas((10.0, 4.0), columns=len(SETTINGS), sharey=True, style=_INK) as (figure, axes):
+        for axis, setting in zip(axes, SETTINGS, strict=True):
+            for cell in group.cells:
+                curves = [own.curves[setting] for name, own in evaluations if name == cell and setting in own.curves]
+                for number, curve in enumerate(curves):
+                    mean = sum(other.ap for other in curves) / len(curves)
                     label = f"{LABELS.get(cell, cell)}  {100 * mean:.1f}" if number == 0 else None
                     begun = curve.precision.cumsum() > 0  # before the first row precision is 0 by definition
                     axis.plot(
                         curve.recall[begun], curve.precision[begun], color=palette[cell],
-                        linewidth=1.5 if len(of_cell) == 1 else 0.9, label=label,
+                        linewidth=1.5 if len(curves) == 1 else 0.9, label=label,
                     )  # fmt: skip
             axis.set(xlim=(0, 1.005), ylim=(0, 1.02), xlabel="recall", title=setting)
             axis.legend(loc="lower left", frameon=False, fontsize=7.5, handlelength=1.4)
-        panels[0].set_ylabel("precision")
+        axes[0].set_ylabel("precision")
     return figure
 
 
-def forest(results: Sequence[StepResult], settings: Sequence[str] = SETTINGS) -> "Figure | None":
+def forest(results: Sequence[StepResult], settings: Sequence[str] = SETTINGS) -> Figure | None:
     """Every step of the paper: ours with its interval over images, each seed, and the paper's; None without a step."""
     if not any(result.ours for result in results):
         return None
-    with _figure((10.0, 0.42 * len(STEPS) + 1.5)) as figure:
-        panels = figure.subplots(1, len(settings), sharey=True, squeeze=False)[0]
-        for axis, setting in zip(panels, settings, strict=True):
+    with canvas((10.0, 0.42 * len(STEPS) + 1.5), columns=len(settings), sharey=True, style=_INK) as (figure, axes):
+        for axis, setting in zip(axes, settings, strict=True):
             own = [result for result in results if result.setting == setting]
             for y, result in enumerate(own):
                 _forest_line(axis, y, result)
+                if y and result.step.claim != own[y - 1].step.claim:
+                    axis.axhline(y - 0.5, color="0.85", linewidth=0.8)
             axis.axvline(0, color="#374151", linewidth=0.9)
             axis.set(title=setting, xlabel="difference, points of AP", ylim=(len(own) - 0.4, -0.6))
             axis.grid(axis="y", visible=False)
             axis.tick_params(axis="y", length=0)
-            claims = [result.step.claim for result in own]
-            for y in range(1, len(own)):
-                if claims[y] != claims[y - 1]:
-                    axis.axhline(y - 0.5, color="0.85", linewidth=0.8)
-        panels[0].set_yticks(range(len(STEPS)), [step.label for step in STEPS])
-        figure.legend(handles=_forest_legend(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+        axes[0].set_yticks(range(len(STEPS)), [step.label for step in STEPS])
+        shown: dict[str, Any] = {"color": VERDICT_COLORS["shows"], "linewidth": 2.2}
+        handles = [
+            Line2D([], [], marker="o", label="ours, 95 % over images", **shown),
+            Line2D([], [], marker="|", linestyle="none", label="each seed", color=shown["color"]),
+            Line2D([], [], color="none", marker="D", markeredgecolor=PAPER_COLOR, markersize=4.5, label="paper"),
+            Line2D(
+                [], [], marker="o", label="grey: not distinguishable, red: reversed", color="#6b7280", linewidth=2.2
+            ),
+        ]
+        _legend_below(figure, handles)
     return figure
 
 
-def _forest_line(axis: "Axes", y: int, result: StepResult) -> None:
-    axis.plot(result.paper_points, y + 0.18, marker="D", markersize=4.5, color="none", markeredgecolor=PAPER_COLOUR)
+def _forest_line(axis: Axes, y: int, result: StepResult) -> None:
+    axis.plot(result.paper_points, y + 0.18, marker="D", markersize=4.5, color="none", markeredgecolor=PAPER_COLOR)
     if result.ours is None:
         return
-    colour = VERDICT_COLOURS[result.verdict.kind]
+    color = VERDICT_COLORS[result.verdict.kind]
     if result.ours.over_images is not None:
-        low, high = (100 * bound for bound in result.ours.over_images)
-        axis.plot([low, high], [y - 0.12, y - 0.12], color=colour, linewidth=2.2, solid_capstyle="butt")
-    axis.plot(100 * result.ours.value, y - 0.12, marker="o", markersize=5.5, color=colour)
+        bounds = [100 * bound for bound in result.ours.over_images]
+        axis.plot(bounds, [y - 0.12, y - 0.12], color=color, linewidth=2.2, solid_capstyle="butt")
+    axis.plot(100 * result.ours.value, y - 0.12, marker="o", markersize=5.5, color=color)
     if result.ours.seeds > 1:
         values = [100 * value for value in result.ours.per_seed.values()]
-        axis.plot(values, [y - 0.32] * len(values), "|", color=colour, markersize=5)
+        axis.plot(values, [y - 0.32] * len(values), "|", color=color, markersize=5)
 
 
-def _forest_legend() -> list[Any]:
-    from matplotlib.lines import Line2D
-
-    return [
-        Line2D([], [], color="#1a7f4b", marker="o", linewidth=2.2, label="ours, 95 % over images"),
-        Line2D([], [], color="#1a7f4b", marker="|", linestyle="none", label="each seed"),
-        Line2D([], [], color="none", marker="D", markeredgecolor=PAPER_COLOUR, markersize=4.5, label="paper"),
-        Line2D([], [], color="#6b7280", marker="o", linewidth=2.2, label="grey: not distinguishable, red: reversed"),
-    ]
-
-
-def trade_off(rows: Sequence[Row], costs: Mapping[str, Cost], setting: str = "hard") -> "Figure | None":
+def trade_off(rows: Sequence[Row], costs: Mapping[str, Cost], setting: str = "hard") -> Figure | None:
     """AP against speed, parameters and operations (the paper's figure 7); None where no row has both."""
-    shown = [row for row in rows if setting in row.ours and row.cell in costs]
-    shown = list({row.cell: row for row in reversed(shown)}.values())[::-1]  # a cell at its first protocol alone
+    shown: dict[str, Row] = {}
+    for row in rows:
+        if setting in row.ours and row.cell in costs:
+            shown.setdefault(row.cell, row)  # a variant at its first protocol alone
     if not shown:
         return None
-    palette = colours([row.cell for row in shown])
-    timed = all(costs[row.cell].seconds for row in shown)
-    kinds = ["images/s", "parameters, millions", "GFLOPs at 640×480"][0 if timed else 1 :]
-    with _figure((10.0, 3.9)) as figure:
-        panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
-        for axis, kind in zip(panels, kinds, strict=True):
-            for row in shown:
-                cost, estimate = costs[row.cell], row.ours[setting]
-                x = {"images/s": cost.images_per_second or 0.0, "parameters, millions": cost.parameters / 1e6}.get(
-                    kind, cost.flops / 1e9
-                )
-                y = 100 * estimate.value
+    palette = colors(list(shown))
+    kinds: dict[str, Callable[[Cost], float]] = {
+        "images/s": lambda cost: cost.images_per_second or 0.0,
+        "parameters, millions": lambda cost: cost.parameters / 1e6,
+        "GFLOPs at 640×480": lambda cost: cost.flops / 1e9,
+    }
+    if not all(costs[cell].seconds for cell in shown):
+        del kinds["images/s"]
+    with canvas((10.0, 3.9), columns=len(kinds), sharey=True, style=_INK) as (figure, axes):
+        for axis, (kind, value_of) in zip(axes, kinds.items(), strict=True):
+            for cell, row in shown.items():
+                x, estimate = value_of(costs[cell]), row.ours[setting]
                 if estimate.over_images is not None:
-                    low, high = (100 * bound for bound in estimate.over_images)
-                    axis.plot([x, x], [low, high], color=palette[row.cell], linewidth=1, alpha=0.45)
-                axis.plot(x, y, "o", markersize=7, color=palette[row.cell], label=LABELS.get(row.cell, row.cell))
+                    bounds = [100 * bound for bound in estimate.over_images]
+                    axis.plot([x, x], bounds, color=palette[cell], linewidth=1, alpha=0.45)
+                label = LABELS.get(cell, cell)
+                axis.plot(x, 100 * estimate.value, "o", markersize=7, color=palette[cell], label=label)
             axis.set_xlabel(kind)
             axis.margins(x=0.12)
-        panels[0].set_ylabel(f"AP {setting}, %")
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+        axes[0].set_ylabel(f"AP {setting}, %")
+        _legend_below(figure, *axes[0].get_legend_handles_labels())
     return figure
 
 
-def learning(group: Group) -> "Figure | None":
-    """AP on the validation images over the epochs, a line per cell and seed; None where no run has logged it."""
+def learning(group: Group) -> Figure | None:
+    """AP on the validation images over the epochs, a line per variant and seed; None where no run has logged it."""
     shown = [run for run in group.runs if run.learning]
     if not shown:
         return None
-    palette = colours(group.cells)
-    with _figure((10.0, 3.9)) as figure:
-        panels = figure.subplots(1, len(SETTINGS))
-        named: set[str] = set()
-        for axis, setting in zip(panels, SETTINGS, strict=True):
+    palette = colors(group.cells)
+    with canvas((10.0, 3.9), columns=len(SETTINGS), style=_INK) as (figure, axes):
+        lines: dict[str, Line2D] = {}
+        for axis, setting in zip(axes, SETTINGS, strict=True):
             for run in shown:
-                points = [(epoch, 100 * ap[setting]) for epoch, ap in run.learning if setting in ap]
-                if points:
-                    label = None if run.cell in named else LABELS.get(run.cell, run.cell)
-                    named.add(run.cell)
-                    axis.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1.2,
-                              color=palette[run.cell], label=label)  # fmt: skip
+                known = [(epoch, 100 * ap[setting]) for epoch, ap in run.learning if setting in ap]
+                if known:
+                    (line,) = axis.plot(
+                        *zip(*known, strict=True), marker="o", markersize=3, linewidth=1.2, color=palette[run.cell]
+                    )
+                    lines.setdefault(run.cell, line)
             axis.set(title=setting, xlabel="epochs")
-            axis.xaxis.get_major_locator().set_params(integer=True)
-        panels[0].set_ylabel("validation AP, %")
-        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+            axis.locator_params(axis="x", integer=True)
+        axes[0].set_ylabel("validation AP, %")
+        _legend_below(figure, list(lines.values()), [LABELS.get(cell, cell) for cell in lines])
     return figure
 
 
-def _curves(run: Run) -> Mapping[str, Any]:
-    evaluation = by_seed([run], run.protocol).get(run.record.seed)
-    return evaluation.curves if evaluation is not None else {}
+ALT = {
+    "pr_curves": "Precision-recall curves, a panel per setting and a line per variant",
+    "steps": "Forest plot of the paper's steps: our differences with intervals and the paper's",
+    "trade_off": "AP against images per second, parameters and operations",
+    "learning": "Validation AP over the epochs, a line per variant",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -1125,7 +617,7 @@ class Part:
     steps: list[StepResult]
     costs: dict[str, Cost]
     timing: Timing
-    figures: "dict[str, Figure]"
+    figures: dict[str, Figure]
     intervals_method: str | None
 
     @property
@@ -1202,11 +694,112 @@ def markdown(found: Found, parts: Sequence[Part]) -> str:
         if part.group.warning:
             blocks.append(part.group.warning)
         blocks.append(legend(part) + f" Paper: {SOURCE}.")
-        blocks.append(markdown_table(part.rows).rstrip())
+        blocks.append(markdown_rows(part.rows))
         blocks.append("The paper's steps, in points of AP:")
-        blocks.append(markdown_steps(part.steps).rstrip())
+        blocks.append(markdown_steps(part.steps))
     blocks += [f"Not readable: {line}" for _, line in found.broken]
     return "\n\n".join(blocks) + "\n"
+
+
+def page(found: Found, parts: Sequence[Part]) -> str:
+    """The whole report as HTML; it needs no network, no server and no script."""
+    return render(
+        Path(__file__).parent / "templates" / "report.html",
+        found=found,
+        parts=[_view(part) for part in parts],
+        settings=SETTINGS,
+        source=SOURCE,
+        paper_protocol=PAPER_PROTOCOL,
+        paper_speed=PAPER_SPEED,
+        written=now(),
+    )
+
+
+def _view(part: Part) -> dict[str, Any]:
+    group, runs = part.group, part.group.runs
+    own = [row for row in part.rows if row.protocol == group.protocol]
+    hard = {row.cell: row.ours["hard"].value for row in reversed(part.rows) if "hard" in row.ours}
+    cells = sorted(part.costs, key=lambda cell: CELLS.index(cell) if cell in CELLS else len(CELLS))
+    verdicts = Counter(result.verdict.kind for result in part.steps)
+    refused = part.timing.refused.items()
+    return {
+        "part": part,
+        "group": group,
+        "id": f"-{part.letter.lower()}" if part.letter else "",
+        "legend": legend(part),
+        "facts": [(name, text) for name, text in _facts(part).items() if text],
+        "any_status": any(row.status for row in part.rows),
+        "best": {s: max((row.ours[s].value for row in own if s in row.ours), default=None) for s in SETTINGS},
+        "several_seeds": len(part.seeds) > 1,
+        "steps": [part.steps[i : i + len(SETTINGS)] for i in range(0, len(part.steps), len(SETTINGS))],
+        "verdicts": {kind: verdicts[kind] for kind in VERDICT_COLORS},
+        "figures": {name: {"src": data_uri(figure), "alt": ALT[name]} for name, figure in part.figures.items()},
+        "costs": [(LABELS.get(cell, cell), cell, part.costs[cell], hard.get(cell)) for cell in cells],
+        "runs": [_run_view(run) for run in runs],
+        "failed": [run for run in runs if run.record.state == "failed"],
+        "problems": [
+            *(line for run in runs for line in run.problems),
+            *(line for _, line in group.left_out),
+            *(f"{cell}: the network cannot be built ({why})" for cell, why in refused),
+        ],
+        "sweep_commands": list(filter(None, map(sweep_command, dict.fromkeys(run.folder.parent for run in runs)))),
+        "shared": shared_settings(group),
+        "versions": _versions(runs),
+        "commits": sorted({str(run.record.made_by.get("git_commit") or "not recorded") for run in runs}),
+        "commands": [(run.title, command) for run in runs if (command := _command(run))],
+    }
+
+
+def _facts(part: Part) -> dict[str, str]:
+    group, settings = part.group, part.group.settings
+    devices = {str(run.record.train["device"]) for run in group.runs if run.record.train.get("device")}
+    words = {"epochs": "{} epochs", "batch_size": "batch {}", "input_size": "{} px"}
+    recipe = [text.format(settings[key]) for key, text in words.items() if key in settings]
+    width = settings.get("model", {}).get("width")
+    recipe += [f"width ×{width:g}"] if isinstance(width, int | float) and width != 1 else []
+    other = "" if group.protocol == PAPER_PROTOCOL else f" (paper: {PAPER_PROTOCOL})"
+    return {
+        "Data": group.data_label,
+        "Protocol": f"{group.protocol}{other}",
+        "Recipe": ", ".join(recipe),
+        "Seeds": ", ".join(map(str, part.seeds)),
+        "Trained on": "; ".join(sorted(devices)),
+    }
+
+
+def _run_view(run: Run) -> dict[str, Any]:
+    train, settings = run.record.train, run.record.settings
+    accumulated = settings.get("trainer", {}).get("accumulate_grad_batches", 1)
+    factors = (train.get("steps"), settings.get("batch_size"), accumulated)
+    return {
+        "run": run,
+        "label": LABELS.get(run.cell, run.cell),
+        "status": run_status(run, run.protocol) or "finished",
+        "train": train,
+        "images": math.prod(factors) if all(isinstance(factor, int) for factor in factors) else None,
+        "written": run.written.strftime("%Y-%m-%d %H:%M"),
+    }
+
+
+def _versions(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """(package, its versions among the runs), Python first."""
+    found: dict[str, set[str]] = {}
+    for run in runs:
+        packages = run.record.made_by.get("packages")
+        own = {"Python": run.record.made_by.get("python"), **(packages if isinstance(packages, dict) else {})}
+        for name, version in own.items():
+            if version is not None:
+                found.setdefault(str(name), set()).add(str(version))
+    return [(name, sorted(versions)) for name, versions in found.items()]
+
+
+def _command(run: Run) -> str | None:
+    words = run.record.made_by.get("command")
+    if not isinstance(words, list) or not words:
+        return None
+    first, *rest = [str(word) for word in words]
+    start = ["python", "-m", "fanet_lightning.train"] if Path(first).name in ("train.py", "__main__.py") else [first]
+    return shlex.join([*start, *rest])
 
 
 def legend(part: Part) -> str:

@@ -3,17 +3,27 @@
 import logging
 import math
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
+import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.transforms import ScaledTranslation
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import replaced
 from fanet_lightning.score.analysis.attributes import ATTRIBUTES, AttributeScores, GroupScore, group_label
+from fanet_lightning.score.curves import Curve
 from fanet_lightning.score.wider_face.published import (
     FULL_NAMES,
     HOMEPAGE,
@@ -22,14 +32,6 @@ from fanet_lightning.score.wider_face.published import (
     published_curve,
     published_methods,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-
-    from fanet_lightning.score.fddb.roc import Roc
-
 
 # Vector text stays text in the PDF (TrueType, not the Type 3 that many publishers refuse).
 STYLE: dict[Any, Any] = {
@@ -42,7 +44,7 @@ STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
 }
 # M. Okabe, K. Ito: Color Universal Design, 2008; the strongest first, without the yellow, which fades on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # For the eighth line and on the colours come again, dashed.
 DASHES = ("solid", (0, (4, 1.5)), (0, (1, 1)))
 
@@ -58,61 +60,66 @@ _LABELS_INCHES = 0.42
 def line_style(index: int) -> dict[str, Any]:
     """Colour and dashes of the index-th run."""
     return {
-        "color": COLOURS[index % len(COLOURS)],
-        "linestyle": DASHES[index // len(COLOURS) % len(DASHES)],
+        "color": COLORS[index % len(COLORS)],
+        "linestyle": DASHES[index // len(COLORS) % len(DASHES)],
         "linewidth": 1.5,
     }
 
 
 @contextmanager
+def canvas(
+    size_inches: tuple[float, float],
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    sharey: bool = False,
+    style: Mapping[Any, Any] = STYLE,
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    """A figure of panels, row by row, laid out when the block ends.
+
+    Args:
+        style: rc parameters beyond :data:`STYLE`.
+    """
+    with mpl.rc_context({**STYLE, **style}):
+        figure = Figure(figsize=size_inches, layout="constrained")
+        yield figure, figure.subplots(rows, columns, sharey=sharey, squeeze=False).ravel().tolist()
+        # Laid out once; else every file that it is written to would do it again, which takes most of the time.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+
+
+@contextmanager
 def panels(
     count: int, *, title: str, note: str, legend_lines: int, layout: Layout
-) -> Iterator[tuple["Figure", list["Axes"]]]:
-    """A figure of ``count`` panels: side by side on a page, one above the other in a column.
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    """``count`` panels: side by side on a page, one above the other in a column.
 
     Args:
         title: protocol and data, so that the numbers are never without them.
         note: below the panels: what a reader must know before comparing.
         legend_lines: room for so many below each panel.
         layout: page or column.
-
-    Raises:
-        ValueError: another layout.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    if layout not in WIDTHS_INCHES:
-        raise ValueError(f"layout={layout!r} is none of {', '.join(WIDTHS_INCHES)}")
-    width = WIDTHS_INCHES[layout]
+    width = WIDTHS_INCHES["column" if count == 1 else layout]
     rows, columns = (count, 1) if layout == "column" else (1, count)
-    if layout == "page" and count == 1:
-        width = WIDTHS_INCHES["column"]
     titles, notes = (wrapped(text, width) for text in (title, note))
     panel = min(width / columns, 3.0) * (0.6 if rows > 1 else 0.85)
     height = rows * (panel + 0.65 + _LINE_INCHES * legend_lines)
     height += _LINE_INCHES * sum(text.count("\n") + 1 for text in (titles, notes) if text)
-    with mpl.rc_context({**STYLE, "font.size": 8, "legend.fontsize": _TEXT_POINTS, "axes.titlesize": 8.5}):
-        figure = Figure(figsize=(width, height), layout="constrained")
+    style = {"font.size": 8, "legend.fontsize": _TEXT_POINTS, "axes.titlesize": 8.5}
+    with canvas((width, height), rows, columns, sharey=True, style=style) as (figure, axes):
         figure.set_layout_engine("constrained", h_pad=0.06, w_pad=0.05)
-        axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel().tolist()
         if titles:
             figure.suptitle(titles, fontsize=8.5, parse_math=False)
         if notes:
             figure.supxlabel(notes, fontsize=7, color="0.3", parse_math=False)
         yield figure, axes
-        if columns > 1:
-            for axis in axes[1:]:
-                axis.set_ylabel("")
-        # Laid out once; else each file that it is written to would do it again.
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
+        for axis in axes[1:] if columns > 1 else []:
+            axis.set_ylabel("")
 
 
-def legend_below(axis: "Axes", lines: "Sequence[Line2D]", title: str | None = None) -> None:
+def legend_below(axis: Axes, lines: Sequence[Line2D], title: str | None = None) -> None:
     """The legend under its panel, in the order of ``lines``: inside it would hide curves that fall early."""
-    from matplotlib.transforms import ScaledTranslation
-
     below = ScaledTranslation(0, -_LABELS_INCHES, axis.figure.dpi_scale_trans)
     legend = axis.legend(
         lines,
@@ -150,22 +157,24 @@ def wrapped(text: str, width_inches: float) -> str:
     )
 
 
-def save_figure(figure: "Figure", stem: Path) -> list[Path]:
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
     """Write ``stem``.pdf (vector, for papers) and ``stem``.png (for looking); each appears by rename.
 
     The same figure gives the same files, without the time of day.
-    """
-    import matplotlib as mpl
 
+    Raises:
+        InputError: they cannot be written.
+    """
     # It reports on every table of every font where the root logger lets it, as Hydra's does.
     logging.getLogger("fontTools").setLevel(logging.WARNING)
-    paths = []
-    for suffix, metadata in ((".pdf", {"CreationDate": None}), (".png", {})):
-        path = stem.with_name(stem.name + suffix)
-        # The style of fonts is read when a file is written, not when the figure is made.
-        with replaced(path) as temporary, mpl.rc_context(STYLE):
-            figure.savefig(temporary, format=suffix[1:], dpi=200, metadata=metadata)
-        paths.append(path)
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png")]
+    for path, metadata in zip(paths, ({"CreationDate": None}, {}), strict=True):
+        try:
+            # The style of fonts is read when a file is written, not when the figure is made.
+            with replaced(path) as temporary, mpl.rc_context(STYLE):
+                figure.savefig(temporary, format=path.suffix[1:], dpi=200, metadata=metadata)
+        except OSError as error:
+            raise InputError(f"{path} cannot be written ({error.strerror}); free it or give another folder") from error
     return paths
 
 
@@ -181,20 +190,6 @@ _PUBLISHED_DASHES = (
 NOT_COMPARABLE = "The published curves are over the whole {split} split: they do not compare with other images."
 
 
-class PrecisionRecall(Protocol):
-    """What is drawn of a curve: :class:`fanet_lightning.score.curves.Curve` is one.
-
-    ``precision`` and ``recall`` are (T,) in [0, 1], at descending thresholds; ``ap`` in [0, 1], NaN without a face.
-    """
-
-    @property
-    def precision(self) -> npt.NDArray[np.float64]: ...
-    @property
-    def recall(self) -> npt.NDArray[np.float64]: ...
-    @property
-    def ap(self) -> float: ...
-
-
 def wider_label(name: str, ap: float) -> str:
     """As in the figures of the WIDER FACE page: ``FANet-0.956``."""
     return f"{name}-{ap:.3f}" if np.isfinite(ap) else f"{name}: no face"
@@ -206,7 +201,7 @@ def pascal_label(name: str, ap: float) -> str:
 
 
 def precision_recall_figure(
-    runs: Mapping[str, Mapping[str, PrecisionRecall]],
+    runs: Mapping[str, Mapping[str, Curve]],
     title: str = "",
     *,
     published: Sequence[str] | None = None,
@@ -215,7 +210,7 @@ def precision_recall_figure(
     note: str = "",
     label: Callable[[str, float], str] = wider_label,
     layout: Layout = "page",
-) -> "Figure":
+) -> Figure:
     """One panel per setting; under each its legend by descending AP, the runs in colour.
 
     Args:
@@ -232,8 +227,7 @@ def precision_recall_figure(
             is meant to be scaled.
 
     Raises:
-        InputError: a method or split without published curves.
-        ValueError: nothing to draw, published curves beside settings that they do not have, or an unknown layout.
+        InputError: a method, split or setting without published curves.
     """
     settings = list(dict.fromkeys(setting for curves in runs.values() for setting in curves))
     notes = [note] if note else []
@@ -241,14 +235,10 @@ def precision_recall_figure(
     if published is not None:
         named = list(dict.fromkeys(method_name(name, split) for name in published))
         settings = settings or list(SETTINGS)
-        if strangers := set(settings) - set(SETTINGS):
-            raise ValueError(f"there are no published curves of setting '{min(strangers)}'")
         meant = [f"{name} is {FULL_NAMES[name]}" for name in named if name in FULL_NAMES]
         notes.append("; ".join([f"Published curves: {HOMEPAGE}", *meant]))
         if sample:
             notes.append(NOT_COMPARABLE.format(split=split))
-    if not settings:
-        raise ValueError("no curve to draw")
     characters, lines = label_lines([*runs, *named], len(settings), layout)
     lines += published is not None and len(named) < len(published_methods(split))
 
@@ -257,8 +247,29 @@ def precision_recall_figure(
 
     with panels(len(settings), title=title, note="\n".join(notes), legend_lines=lines, layout=layout) as (figure, axes):
         for axis, setting in zip(axes, settings, strict=True):
-            grey = [] if published is None else _draw_others(axis, named, split, setting)
-            shown = _draw_published(axis, named, runs, split, setting, legend)
+            grey: list[Line2D] = []
+            if published is not None:
+                others = [name for name in published_methods(split) if name not in named]
+                for name in others:
+                    precision, recall = published_curve(name, split, setting)
+                    grey += axis.plot(recall, precision, color="0.82", linewidth=0.5, zorder=1.5, clip_on=False)
+                for line in grey[:1]:
+                    line.set_label(f"{len(others)} other published methods")
+            shown = []
+            for index, name in enumerate(named):
+                precision, recall = published_curve(name, split, setting)
+                ap = published_methods(split)[name][setting]
+                (line,) = axis.plot(
+                    recall,
+                    precision,
+                    color="0.2" if index < len(_PUBLISHED_DASHES) else "0.55",
+                    linestyle=_PUBLISHED_DASHES[index % len(_PUBLISHED_DASHES)],
+                    linewidth=1.0,
+                    zorder=1.8,
+                    clip_on=False,
+                    label=legend(f"{name} (published)" if name in runs else name, ap),
+                )
+                shown.append((ap, line))
             for index, (name, curves) in enumerate(runs.items()):
                 if setting in curves:
                     curve = curves[setting]
@@ -277,46 +288,8 @@ def precision_recall_figure(
                 axis.set_title(setting, parse_math=False)
             # Stable, so that runs of equal AP keep their order; those without a face come last.
             shown.sort(key=lambda pair: -pair[0] if np.isfinite(pair[0]) else np.inf)
-            legend_below(axis, [line for _, line in shown] + grey)
+            legend_below(axis, [line for _, line in shown] + grey[:1])
     return figure
-
-
-def _draw_others(axis: "Axes", named: Sequence[str], split: str, setting: str) -> "list[Line2D]":
-    """All published curves without a name; the one that stands for them in the legend."""
-    others = [name for name in published_methods(split) if name not in named]
-    lines = []
-    for name in others:
-        precision, recall = published_curve(name, split, setting)
-        lines += axis.plot(recall, precision, color="0.82", linewidth=0.5, zorder=1.5, clip_on=False)
-    if lines:
-        lines[0].set_label(f"{len(others)} other published methods")
-    return lines[:1]
-
-
-def _draw_published(
-    axis: "Axes",
-    named: Sequence[str],
-    runs: Mapping[str, object],
-    split: str,
-    setting: str,
-    label: Callable[[str, float], str],
-) -> "list[tuple[float, Line2D]]":
-    drawn = []
-    for index, name in enumerate(named):
-        precision, recall = published_curve(name, split, setting)
-        ap = published_methods(split)[name][setting]
-        (line,) = axis.plot(
-            recall,
-            precision,
-            color="0.2" if index < len(_PUBLISHED_DASHES) else "0.55",
-            linestyle=_PUBLISHED_DASHES[index % len(_PUBLISHED_DASHES)],
-            linewidth=1.0,
-            zorder=1.8,
-            clip_on=False,
-            label=label(f"{name} (published)" if name in runs else name, ap),
-        )
-        drawn.append((ap, line))
-    return drawn
 
 
 SCORES = ("discrete", "continuous")
@@ -335,54 +308,27 @@ class RocCurve(NamedTuple):
         return float(self.true_positive_rate[within[0]]) if len(within) else 0.0
 
 
-def roc_curves(roc: "Roc") -> dict[str, RocCurve]:
-    """Both curves of a scoring."""
-    false_positives = roc.false_positives.astype(np.float64)
-    return {
-        "discrete": RocCurve(roc.rate_discrete, false_positives),
-        "continuous": RocCurve(roc.rate_continuous, false_positives),
-    }
-
-
 def read_roc_file(path: Path) -> RocCurve:
     """An official ``…DiscROC.txt`` (rate, false positives, threshold) or ``…ContROC.txt`` (rate, false positives).
 
-    Blank lines are skipped. A file by descending threshold is turned round.
+    A file by descending threshold is turned round.
 
     Raises:
-        InputError: the file is missing or empty; a line that does not have 2 or 3 numbers, as many as the first has; a
-            rate outside [0, 1]; a count of false positives that is negative or not finite.
+        InputError: the file is missing, empty or not of 2 or 3 numbers a line; a rate outside [0, 1]; a count of false
+            positives that is negative or not finite.
     """
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); give a curve file of FDDB's program") from error
-    rows: list[list[float]] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        fields = line.split()
-        if not fields:
-            continue
-        try:
-            row = [float(field) for field in fields]
-        except ValueError:
-            hint = "; write decimals with a point" if "," in line else ""
-            raise InputError(f"{path}:{number}: '{line.strip()[:60]}' is not numbers{hint}") from None
-        if len(row) not in (2, 3) or (rows and len(row) != len(rows[0])):
-            expected = str(len(rows[0])) if rows else "2 or 3"
-            raise InputError(
-                f"{path}:{number}: {len(row)} numbers instead of {expected}: rate, false positives, threshold"
-            )
-        if not 0 <= row[0] <= 1:
-            raise InputError(f"{path}:{number}: a true-positive rate of {fields[0]} is not in [0, 1]")
-        if not (math.isfinite(row[1]) and row[1] >= 0):
-            raise InputError(f"{path}:{number}: {fields[1]} is no count of false positives")
-        rows.append(row)
-    if not rows:
-        raise InputError(f"{path} holds no line; give a curve file of FDDB's program")
-    points = np.array([row[:2] for row in rows])
-    if points[0, 1] < points[-1, 1]:
-        points = points[::-1]
-    return RocCurve(points[:, 0], points[:, 1])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # numpy only warns of a file without a line
+            columns = np.loadtxt(path, ndmin=2, encoding="utf-8").T
+    except (OSError, ValueError, UserWarning) as error:
+        raise InputError(f"{path} cannot be read ({error}); give a curve file of FDDB's program") from error
+    if len(columns) not in (2, 3) or not (
+        ((columns[0] >= 0) & (columns[0] <= 1)).all() and (np.isfinite(columns[1]) & (columns[1] >= 0)).all()
+    ):
+        raise InputError(f"{path} does not hold rates in [0, 1] and counts of false positives; give FDDB's own curves")
+    step = -1 if columns[1, 0] < columns[1, -1] else 1
+    return RocCurve(columns[0, ::step], columns[1, ::step])
 
 
 def roc_figure(
@@ -393,7 +339,7 @@ def roc_figure(
     scale: Literal["linear", "log"] = "linear",
     note: str = "",
     layout: Layout = "page",
-) -> "Figure":
+) -> Figure:
     """The discrete and the continuous panel; under each the runs by descending rate.
 
     The rate in the legend is that of the first point with no more than ``max_false_positives``, as in ``scores.json``.
@@ -405,18 +351,7 @@ def roc_figure(
         scale: of false positives. ``log`` is linear between 0 and 1, so that the points without any are in it.
         note: what else stands below the panels.
         layout: as :func:`precision_recall_figure`.
-
-    Raises:
-        ValueError: no run, an end of the axis that is not above 0, or an unknown scale or layout.
     """
-    if not any(runs.values()):
-        raise ValueError("no curve to draw")
-    if max_false_positives is not None and not (math.isfinite(max_false_positives) and max_false_positives > 0):
-        raise ValueError(f"max_false_positives={max_false_positives} is not above 0")
-    if scale not in ("linear", "log"):
-        raise ValueError(f"scale={scale!r} is neither linear nor log")
-    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
-
     limit = math.inf if max_false_positives is None else max_false_positives
     head = "rate at the end of the curve" if math.isinf(limit) else f"rate at ≤ {limit:,.0f} false positives"
     characters, lines = label_lines([*runs], len(SCORES), layout)
@@ -447,12 +382,12 @@ def roc_figure(
     return figure
 
 
-# Okabe and Ito's palette, told apart by people with any colour vision and in grey.
-MEASURE_COLOURS = {"ap": "#0072b2", "normalised_ap": "#56b4e9", "recall": "#d55e00", "max_recall": "#e69f00"}
+# Of the same palette, in pairs of a strong and a light one.
+MEASURE_COLORS = {"ap": "#0072b2", "normalised_ap": "#56b4e9", "recall": "#d55e00", "max_recall": "#e69f00"}
 HEADINGS = {"all": "", "height": "height", "scale": "scale (WIDER FACE)"}
 
 
-def attribute_figure(scores: AttributeScores, title: str = "") -> "Figure":
+def attribute_figure(scores: AttributeScores, title: str = "") -> Figure:
     """AP to the left and recall to the right, one line per group of every attribute but events.
 
     Groups without a face are left out. Light dots: AP with normalised precision, and the recall of all rows.
@@ -465,7 +400,7 @@ def attribute_figure(scores: AttributeScores, title: str = "") -> "Figure":
     return _figure(scores, blocks, title, ("ap", "normalised_ap"))
 
 
-def event_figure(scores: AttributeScores, title: str = "") -> "Figure":
+def event_figure(scores: AttributeScores, title: str = "") -> Figure:
     """As :func:`attribute_figure` for the events, the highest AP on top; there is no normalised AP of an event."""
     events = [score for score in scores.groups if score.attribute == "event" and score.faces]
     everything = [score for score in scores.groups if score.attribute == "all"]
@@ -475,15 +410,10 @@ def event_figure(scores: AttributeScores, title: str = "") -> "Figure":
 
 def _figure(
     scores: AttributeScores, blocks: Sequence[tuple[str, list[GroupScore]]], title: str, left_measures: tuple[str, ...]
-) -> "Figure":
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
+) -> Figure:
     sides = (left_measures, ("recall", "max_recall"))
     lines = sum(len(own) + bool(heading) for heading, own in blocks)
-    with mpl.rc_context({**STYLE, "font.size": 8}):
-        figure = Figure(figsize=(7.0, 0.165 * lines + 1.15), layout="constrained")
-        axes = figure.subplots(1, 2, sharey=True)
+    with canvas((7.0, 0.165 * lines + 1.15), columns=2, sharey=True, style={"font.size": 8}) as (figure, axes):
         labels: list[tuple[str, bool]] = []
         for heading, own in blocks:
             if heading:
@@ -495,7 +425,7 @@ def _figure(
         for axis, measures, name in zip(axes, sides, ("AP", "recall"), strict=True):
             whole = scores.groups[0].measure(measures[0]).value
             if not math.isnan(whole):
-                axis.axvline(whole, color=MEASURE_COLOURS[measures[0]], linewidth=0.7, linestyle=(0, (2, 2)))
+                axis.axvline(whole, color=MEASURE_COLORS[measures[0]], linewidth=0.7, linestyle=(0, (2, 2)))
             axis.set(xlim=(0, 1), ylim=(len(labels) - 0.4, -0.6), xlabel=name)
             axis.grid(axis="y", visible=False)
             axis.tick_params(axis="y", length=0)
@@ -506,9 +436,6 @@ def _figure(
         figure.legend(handles=handles, loc="outside lower center", ncols=2 if len(handles) > 3 else 3, frameon=False)
         if title:
             figure.suptitle(title, fontsize=9)
-        # Laid out once; else every file that it is written to would do it again, which takes most of the time.
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
     return figure
 
 
@@ -517,10 +444,10 @@ def _label(score: GroupScore) -> str:
     return f"all {score.faces:,} faces" if score.attribute == "all" else f"{label}  ({score.faces:,})"
 
 
-def _dots(axis: "Axes", y: float, score: GroupScore, measures: tuple[str, ...]) -> None:
+def _dots(axis: Axes, y: float, score: GroupScore, measures: tuple[str, ...]) -> None:
     shown = [name for name in measures if not math.isnan(score.measure(name).value)]
     for number, name in enumerate(shown):
-        interval, colour = score.measure(name), MEASURE_COLOURS[name]
+        interval, colour = score.measure(name), MEASURE_COLORS[name]
         # Two numbers of a line lie a little apart, so that neither interval hides the other.
         place = y + 0.32 * (number - (len(shown) - 1) / 2)
         if not math.isnan(interval.low):
@@ -529,8 +456,6 @@ def _dots(axis: "Axes", y: float, score: GroupScore, measures: tuple[str, ...]) 
 
 
 def _legend(scores: AttributeScores, sides: Sequence[tuple[str, ...]]) -> list[Any]:
-    from matplotlib.lines import Line2D
-
     texts = {
         "ap": "AP",
         "normalised_ap": "AP with normalised precision",
@@ -538,25 +463,18 @@ def _legend(scores: AttributeScores, sides: Sequence[tuple[str, ...]]) -> list[A
         "max_recall": "recall of all detections",
     }
     style: dict[str, Any] = {"marker": "o", "markersize": 3.2, "linewidth": 1.4}
-    return [Line2D([], [], color=MEASURE_COLOURS[name], label=texts[name], **style) for side in sides for name in side]
+    return [Line2D([], [], color=MEASURE_COLORS[name], label=texts[name], **style) for side in sides for name in side]
 
 
 def detection_sheet(
     images_rgb: Sequence[npt.NDArray[np.uint8]], titles: Sequence[str], caption: str, columns: int = 3
-) -> "Figure":
+) -> Figure:
     """Drawn images in a grid with the colour bar of confidence at the right."""
-    import matplotlib as mpl
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
-
     rows = max(1, -(-len(images_rgb) // columns))
-    with mpl.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(4.0 * columns + 0.8, 3.0 * rows + 0.5), layout="constrained")
-        axes = figure.subplots(rows, columns, squeeze=False)
-        for axis in axes.flat:
+    with canvas((4.0 * columns + 0.8, 3.0 * rows + 0.5), rows, columns, style={"axes.grid": False}) as (figure, axes):
+        for axis in axes:
             axis.set_axis_off()
-        for axis, image, title in zip(axes.flat, images_rgb, titles, strict=False):
+        for axis, image, title in zip(axes, images_rgb, titles, strict=False):
             axis.imshow(image)
             axis.set_title(title, fontsize=7)
         bar = ScalarMappable(Normalize(0, 1), "turbo")

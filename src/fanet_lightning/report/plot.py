@@ -1,31 +1,38 @@
 """Curves of scored folders in one figure: ``python -m fanet_lightning.plot scores=[DIR,DIR] out=DIR``. No torch."""
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal
+
+import numpy as np
 
 from fanet_lightning.cli import main as cli
+from fanet_lightning.cli.config import plain
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_writable
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from fanet_lightning.report.figures import Layout
-    from fanet_lightning.score.curves import Curve
-
+from fanet_lightning.report.figures import (
+    WIDTHS_INCHES,
+    Layout,
+    pascal_label,
+    precision_recall_figure,
+    read_roc_file,
+    roc_figure,
+    save_figure,
+    wider_label,
+)
+from fanet_lightning.score.coco import read_coco_curves
+from fanet_lightning.score.wider_face.benchmark import CURVES_FILE, read_curves
 
 TITLES = {
-    "wider_face": "WIDER FACE", "synthetic": "drawn faces", "fddb": "FDDB", "pascal_face": "PASCAL face", "afw": "AFW",
-    "coco": "COCO", "folder": "own data",
+    "wider_face": "WIDER FACE", "synthetic": "synthetic faces", "fddb": "FDDB", "pascal_face": "PASCAL face",
+    "afw": "AFW", "coco": "COCO", "folder": "own data",
 }  # fmt: skip
 # What must be the same before curves may stand in one figure: another number of faces is another question. Of the rules
 # those that a person chooses; a fitted transform differs from detector to detector.
-SAME = ("benchmark", "images", "faces")
+SAME = ("images", "faces")
 SAME_RULES = ("labels", "alignment", "ellipses", "folds", "categories", "max_detections")
 # The official val split, which alone the published curves are about: images, and faces that count per setting.
 WIDER_VAL_IMAGES = 3226
@@ -56,23 +63,17 @@ class ScoredFolder:
             "wider_face", WIDER_VAL_IMAGES, WIDER_VAL_FACES,
         )  # fmt: skip
 
-    def roc_files(self) -> dict[str, Path]:
-        """``discrete`` and ``continuous`` → curve file in the official format, with whatever prefix.
+    def roc_file(self, score: str) -> Path:
+        """The curve file of ``discrete`` or ``continuous`` in the official format, with whatever prefix.
 
         Raises:
-            InputError: one is missing, or there are several.
+            InputError: it is missing, or there are several.
         """
-        files = {}
-        for score, ending in ROC_FILES.items():
-            found = sorted(path for path in self.path.glob(f"*{ending}") if not path.name.startswith("."))
-            if len(found) > 1:
-                raise InputError(
-                    f"{self.path} holds {found[0].name} and {found[1].name}; give a folder with one of them"
-                )
-            if not found:
-                raise InputError(f"{self.path / ending} is missing; score the predictions again")
-            files[score] = found[0]
-        return files
+        found = sorted(path for path in self.path.glob(f"*{ROC_FILES[score]}") if not path.name.startswith("."))
+        if len(found) != 1:
+            names = ", ".join(path.name for path in found) or f"no {ROC_FILES[score]}"
+            raise InputError(f"{self.path} holds {names}; give a folder with one of them")
+        return found[0]
 
 
 def read_scored_folder(path: Path) -> ScoredFolder:
@@ -86,17 +87,11 @@ def read_scored_folder(path: Path) -> ScoredFolder:
         return ScoredFolder(path, {})
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{file} cannot be read ({error.strerror}); give a folder that score has written") from error
-    except ValueError as error:
-        raise InputError(f"{file} is not JSON ({error}); score the predictions again") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read ({error}); give a folder that score has written") from error
     if not isinstance(content, dict) or content.get("benchmark") not in list(TITLES):
         raise InputError(f"{file} names no benchmark; give a folder that score or evaluate has written")
-    for key, kind in (("images", int), ("images_of_benchmark", int), ("faces", dict), ("rules", dict)):
-        # Older files lack some of them.
-        if key in content and not isinstance(content[key], kind):
-            raise InputError(f"{file}: {key} {_short(content[key])} is no such thing; score the predictions again")
-    if "images" not in content:
+    if not isinstance(content.get("images"), int):
         raise InputError(f"{file} does not say how many images there were; score the predictions again")
     return ScoredFolder(path, content)
 
@@ -107,34 +102,23 @@ def check_comparable(read: Sequence[ScoredFolder]) -> None:
     Raises:
         InputError: two folders that differ, with what they differ in.
     """
-    if {"fddb"} < {folder.benchmark for folder in read} and any(not folder.scores for folder in read):
-        bare = next(folder for folder in read if not folder.scores)
-        other = next(folder for folder in read if folder.benchmark != "fddb")
-        raise InputError(
-            f"{bare.path} holds curves of FDDB and {other.path} of {TITLES[other.benchmark]}; plot them apart"
-        )
-    known = [folder for folder in read if folder.scores]
-    for other in known[1:]:
-        first = known[0]
-        pairs = [(key, first.scores.get(key), other.scores.get(key)) for key in SAME]
-        rules, other_rules = (folder.scores.get("rules", {}) for folder in (first, other))
-        pairs += [(key, rules.get(key), other_rules.get(key)) for key in SAME_RULES]
-        for key, here, there in pairs:
-            if here != there:
-                raise InputError(
-                    f"{first.path} and {other.path} do not compare: {key} {_short(here)} and {_short(there)}; "
-                    "plot them apart"
-                )
-        if not _same_images(first, other):
-            raise InputError(
-                f"{first.path} and {other.path} do not compare: as many images, but not the same ones; plot them apart"
-            )
+    # Of curve files alone that is all there is to compare.
+    first = next((folder for folder in read if folder.scores), read[0])
+    for other in read:
+        pairs: list[tuple[str, Any, Any]] = [("benchmark", first.benchmark, other.benchmark)]
+        if other.scores:
+            pairs += [(key, first.scores.get(key), other.scores.get(key)) for key in SAME]
+            rules, other_rules = (folder.scores.get("rules", {}) for folder in (first, other))
+            pairs += [(key, rules.get(key), other_rules.get(key)) for key in SAME_RULES]
+        different = [f"{key} {_short(here)} and {_short(there)}" for key, here, there in pairs if here != there]
+        if other.scores and not different and not _same_images(first, other):
+            different = ["as many images, but not the same ones"]
+        if different:
+            raise InputError(f"{first.path} and {other.path} do not compare: {different[0]}; plot them apart")
 
 
 def _same_images(first: ScoredFolder, other: ScoredFolder) -> bool:
     """In whatever order; True also where one of them has kept no counts per image, which alone name the images."""
-    import numpy as np
-
     names = []
     for folder in (first, other):
         try:
@@ -152,28 +136,24 @@ def names_of(read: Sequence[ScoredFolder], names: Sequence[str] | None) -> list[
         InputError: another number of names than folders, an empty one, or the same name twice.
     """
     if names is not None:
-        if len(names) != len(read):
-            raise InputError(f"{len(names)} names for {len(read)} folders; give one for each, in their order")
-        chosen = [str(name) for name in names]
-        if not all(name.strip() for name in chosen):
-            raise InputError(f"names={list(chosen)} has an empty name; a curve needs one")
+        if len(names) != len(read) or not all(name.strip() for name in names):
+            raise InputError(f"names={list(names)} for {len(read)} folders; give one for each, in their order")
+        chosen = list(names)
     else:
         chosen = [_own_name(folder) for folder in read]
         if len(set(chosen)) < len(chosen):  # evaluations of several runs are all called that
             chosen = ["/".join(folder.path.resolve().parts[-2:]) for folder in read]
         if len({folder.protocol for folder in read if folder.scores}) > 1:
-            chosen = [
-                f"{name}, {folder.protocol if folder.protocol != 'not stated' else 'protocol not stated'}"
-                for name, folder in zip(chosen, read, strict=True)
-            ]
-    repeated = [name for name, count in Counter(chosen).items() if count > 1]
-    if repeated:
-        raise InputError(f"'{repeated[0]}' names two folders; give names=[…], one for each")
+            protocols = [folder.protocol.replace("not stated", "protocol not stated") for folder in read]
+            chosen = [f"{name}, {protocol}" for name, protocol in zip(chosen, protocols, strict=True)]
+    name, count = Counter(chosen).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"'{name}' names two folders; give names=[…], one for each")
     return chosen
 
 
 def _own_name(folder: ScoredFolder) -> str:
-    prefix = "" if folder.scores else folder.roc_files()["discrete"].name.removesuffix(ROC_FILES["discrete"])
+    prefix = "" if folder.scores else folder.roc_file("discrete").name.removesuffix(ROC_FILES["discrete"])
     return prefix.strip("-_. ") or folder.path.resolve().name
 
 
@@ -223,7 +203,7 @@ def plot_scores(
     *,
     names: Sequence[str] | None = None,
     published: Sequence[str] | None = None,
-    layout: "Layout" = "page",
+    layout: Layout = "page",
     max_false_positives: float | None = 2000,
     scale: Literal["linear", "log"] = "linear",
 ) -> list[Path]:
@@ -244,58 +224,31 @@ def plot_scores(
         InputError: folders that cannot be read or do not compare, another number of names than folders, published
             curves beside another benchmark.
     """
-    from fanet_lightning.report.figures import save_figure
-
     read = [read_scored_folder(path) for path in folders]
     if not read:
         raise InputError("scores= names no folder; give at least one that score or evaluate has written")
     check_comparable(read)
     runs = dict(zip(names_of(read, names), read, strict=True))
-    benchmark = read[0].benchmark
+    benchmark, title = read[0].benchmark, title_of(runs)
     if published is not None and benchmark != "wider_face":
         raise InputError(f"published= are curves of WIDER FACE, these are of {TITLES[benchmark]}; leave it out")
     check_writable(out)
     if benchmark == "fddb":
-        figure = _roc(runs, layout, max_false_positives, scale)
+        rocs = {name: {score: read_roc_file(own.roc_file(score)) for score in ROC_FILES} for name, own in runs.items()}
+        figure = roc_figure(
+            rocs, title, max_false_positives=max_false_positives, scale=scale, note=note_of(runs), layout=layout
+        )
         return save_figure(figure, out / "roc")
-    return save_figure(_precision_recall(runs, published, layout), out / "pr_curves")
-
-
-def _roc(
-    runs: Mapping[str, ScoredFolder], layout: "Layout", limit: float | None, scale: Literal["linear", "log"]
-) -> "Figure":
-    from fanet_lightning.report.figures import read_roc_file, roc_figure
-
-    curves = {
-        name: {score: read_roc_file(file) for score, file in folder.roc_files().items()}
-        for name, folder in runs.items()
-    }
-    return roc_figure(curves, title_of(runs), max_false_positives=limit, scale=scale, note=note_of(runs), layout=layout)
-
-
-def _precision_recall(runs: Mapping[str, ScoredFolder], published: Sequence[str] | None, layout: "Layout") -> "Figure":
-    from fanet_lightning.report.figures import pascal_label, precision_recall_figure, wider_label
-
-    read = list(runs.values())
-    return precision_recall_figure(
-        {name: _curves(folder) for name, folder in runs.items()},
-        title_of(runs),
+    read_file = read_coco_curves if benchmark == "coco" else read_curves
+    figure = precision_recall_figure(
+        {name: read_file(folder.path / CURVES_FILE) for name, folder in runs.items()},
+        title,
         published=published,
         sample=not read[0].is_wider_val,
-        label=pascal_label if read[0].benchmark in ("pascal_face", "afw") else wider_label,
+        label=pascal_label if benchmark in ("pascal_face", "afw") else wider_label,
         layout=layout,
     )
-
-
-def _curves(folder: ScoredFolder) -> "dict[str, Curve]":
-    from fanet_lightning.score.wider_face.benchmark import CURVES_FILE, read_curves
-
-    path = folder.path / CURVES_FILE
-    if folder.benchmark != "coco":
-        return read_curves(path)
-    from fanet_lightning.score.coco import read_coco_curves
-
-    return read_coco_curves(path)
+    return save_figure(figure, out / "pr_curves")
 
 
 def main(argv: list[str]) -> int:
@@ -303,24 +256,23 @@ def main(argv: list[str]) -> int:
     config = cli.verb_config("plot", argv, USAGE, required=["scores", "out"])
     if config is None:
         return 0
-    from fanet_lightning.cli.config import plain
-    from fanet_lightning.report.figures import WIDTHS_INCHES
-
     options = plain(config)
-    if options["layout"] not in list(WIDTHS_INCHES):
-        raise InputError(f"layout={options['layout']} is unknown; take {' or '.join(WIDTHS_INCHES)}")
-    if options["scale"] not in ("linear", "log"):
-        raise InputError(f"scale={options['scale']} is unknown; take linear or log")
+    for key, choices in (("layout", WIDTHS_INCHES), ("scale", ("linear", "log"))):
+        if options[key] not in choices:
+            raise InputError(f"{key}={options[key]} is unknown; take {' or '.join(choices)}")
     limit = options["max_false_positives"]
-    is_number = isinstance(limit, int | float) and not isinstance(limit, bool)
-    if limit is not None and not (is_number and math.isfinite(limit) and limit > 0):
+    if limit is not None and limit <= 0:
         raise InputError(f"max_false_positives={limit} is no number above 0; null takes the whole curve")
+    scores, names, published = (
+        None if options[key] is None else [str(item) for item in _listed(options[key])]
+        for key in ("scores", "names", "published")
+    )
     written = plot_scores(
-        [Path(text) for text in _as_list("scores", options["scores"])],
+        [Path(text) for text in scores or []],
         Path(str(options["out"])),
-        names=None if options["names"] is None else _as_list("names", options["names"]),
-        published=None if options["published"] is None else _as_list("published", options["published"]),
-        layout=cast("Layout", options["layout"]),
+        names=names,
+        published=published,
+        layout=options["layout"],
         max_false_positives=limit,
         scale=options["scale"],
     )
@@ -328,8 +280,6 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _as_list(key: str, value: Any) -> list[str]:
+def _listed(value: Any) -> list[Any]:
     """A list, or a single word for a list of one."""
-    if isinstance(value, Mapping):
-        raise InputError(f"{key}={value} is no list; write {key}=[a,b]")
-    return [str(item) for item in (value if isinstance(value, list) else [value])]
+    return value if isinstance(value, list) else [value]

@@ -304,6 +304,13 @@ def print_rows(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], f
         print("  ".join([row[0].ljust(widths[0]), *cells]).rstrip(), file=file)
 
 
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
+    """The lines of a Markdown table, the columns ``left`` to the left, the others to the right."""
+    rule = ["---" if i in left else "---:" for i in range(len(head))]
+    clean = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows]
+    return ["| " + " | ".join(row) + " |" for row in [head, rule, *clean]]
+
+
 def interval_text(interval: Interval, sign: str = "") -> str:
     """ "0.4000 … 0.6100", or a dash where there is none."""
     return "–" if math.isnan(interval.low) else f"{interval.low:{sign}.4f} … {interval.high:{sign}.4f}"

@@ -54,7 +54,7 @@ from fanet_lightning.score.curves import (
     first_bins,
     normalise_scores,
 )
-from fanet_lightning.score.results import bounds_of, defined, interval_text, prepare_out, print_rows
+from fanet_lightning.score.results import bounds_of, defined, interval_text, markdown_table, prepare_out, print_rows
 from fanet_lightning.score.wider_face.average_precision import check_same_images, judge
 from fanet_lightning.score.wider_face.ground_truth import ATTRIBUTE_VALUES, GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions
@@ -719,13 +719,8 @@ def _as_csv(scores: AttributeScores) -> str:
 
 
 def _as_markdown(scores: AttributeScores, title: str, against: str | None) -> str:
-    lines = [f"# {title}", "", *_markdown_table(_HEAD, [_row(score) for score in scores.groups])]
+    lines = [f"# {title}", "", *markdown_table(_HEAD, [_row(score) for score in scores.groups])]
     if scores.differences:
         lines += ["", f"## Difference to {against or 'the other run'}, paired over images", ""]
-        lines += _markdown_table(*_difference_rows(scores, scores.differences))
+        lines += markdown_table(*_difference_rows(scores, scores.differences))
     return "\n".join([*lines, "", *(f"* {line}" for line in _notes(scores, all_shown=True))]) + "\n"
-
-
-def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.report.error_gallery import report_attributes, write_report
+from fanet_lightning.report.error_gallery import report_by_attribute, write_attribute_report
 from fanet_lightning.report.figures import attribute_figure, event_figure
 from fanet_lightning.score.analysis.attributes import (
     MEASURES,
@@ -170,7 +170,7 @@ def test_figures_show_each_group_with_its_faces(compared: AttributeScores) -> No
 def test_report_writes_all_and_removes_the_figure_that_no_longer_belongs(
     tmp_path: Path, compared: AttributeScores
 ) -> None:
-    names = {path.name for path in write_report(tmp_path, compared, title="drawn")}
+    names = {path.name for path in write_attribute_report(tmp_path, compared, title="drawn")}
     figures = {f"{stem}{suffix}" for stem in ("attributes", "events") for suffix in (".pdf", ".png")}
     assert names == figures | {"attributes.json", "attributes.csv", "attributes.md"}
     assert {path.name for path in tmp_path.iterdir()} == names
@@ -178,7 +178,7 @@ def test_report_writes_all_and_removes_the_figure_that_no_longer_belongs(
     one_event = replace(
         compared, groups=tuple(own for own in compared.groups if own.attribute != "event"), against=None, differences=()
     )
-    assert {path.name for path in write_report(tmp_path, one_event, title="drawn")} == names - {
+    assert {path.name for path in write_attribute_report(tmp_path, one_event, title="drawn")} == names - {
         "events.pdf",
         "events.png",
     }
@@ -197,8 +197,14 @@ def test_from_files_to_files(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         )
     write_predictions(tmp_path / "found", detections)
     part = truth.select(truth.image_ids[:9])
-    scores = report_attributes(
-        part, tmp_path / "found", tmp_path / "out", samples=5, within=VALID, against=tmp_path / "found"
+    scores = report_by_attribute(
+        part,
+        tmp_path / "found",
+        tmp_path / "out",
+        title="WIDER FACE",
+        bootstrap=5,
+        within=VALID,
+        against=tmp_path / "found",
     )
     assert (scores.images, scores.within) == (9, "valid")
     assert not any(own.ap.value for own in scores.differences if own.faces)
@@ -212,15 +218,9 @@ def test_from_files_to_files(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_mistakes(tmp_path: Path, compared: AttributeScores) -> None:
     truth, _ = drawn_run(4)
-    for options, expected in (
-        ({"at_precision": 2.0}, "at_precision=2.0 is no precision"),
-        ({"samples": -1}, "bootstrap=-1 is no number of resamples"),
-    ):
-        with pytest.raises(InputError, match=expected):
-            report_attributes(truth, tmp_path, **options)
     with pytest.raises(InputError, match="there are no predictions at"):
-        report_attributes(truth, tmp_path / "none")
+        report_by_attribute(truth, tmp_path / "none", title="T")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
-        write_report(tmp_path / "file", compared, title="drawn")
+        write_attribute_report(tmp_path / "file", compared, title="drawn")
     assert (tmp_path / "file").read_text() == ""
