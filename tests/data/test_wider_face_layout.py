@@ -40,17 +40,7 @@ def test_the_exact_name_comes_before_its_variants(tmp_path: Path) -> None:
     assert load_wider_face(tmp_path, "val")[0].path == event / "0_Parade_000.jpg"
     (event / "0_Parade_000.jpg").rename(event / "0_parade_000.jpg")
     text = refusal(tmp_path)
-    assert "0_Parade_000.JPG and 0_parade_000.jpg differ from 0_Parade_000.jpg in letter case alone; keep one" in text
-
-
-@pytest.mark.parametrize(
-    ("there", "wanted"),
-    [("wider_VAL", "WIDER_val"), ("WIDER_val/Images", "images"), ("Wider_Face_Split", "wider_face_split")],
-)
-def test_the_outer_folders_are_named(tmp_path: Path, there: str, wanted: str) -> None:
-    write_wider(tmp_path, "val", numbered(1))
-    (tmp_path / there).parent.joinpath(wanted).rename(tmp_path / there)
-    assert f"{tmp_path / there} differs in letter case, rename it to {wanted}" in refusal(tmp_path)
+    assert "may be 0--Parade/0_Parade_000.JPG or 0--Parade/0_parade_000.jpg" in text
 
 
 def test_a_half_unpacked_folder_is_named_with_what_completes_it(tmp_path: Path) -> None:

@@ -187,6 +187,24 @@ def without_extension(name: str) -> str:
     return name[: -len(PurePosixPath(name).suffix)] if has_image_extension(name) else name
 
 
+def walk_files(folder: Path, prefix: str = "", seen: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
+    """Names of all files below a folder, relative, POSIX slashes; hidden files and folders are left out."""
+    try:
+        status = folder.stat()
+        place = (status.st_dev, status.st_ino)
+        if place in seen:  # a link back to a folder above
+            return
+        with os.scandir(folder) as entries:
+            listed = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
+    except OSError:
+        return
+    for name, is_folder in listed:
+        if is_folder:
+            yield from walk_files(folder / name, f"{prefix}{name}/", seen | {place})
+        else:
+            yield prefix + name
+
+
 def read_image_list(path: Path, *, example: str = "event/name") -> list[tuple[int, str]]:
     """A list of images: (line number from 1, image id) in the file's order.
 

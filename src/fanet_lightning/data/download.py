@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from fanet_lightning.cli.errors import InputError, counted, first_line, size_text
-from fanet_lightning.cli.files import check_writable, without_empty_folders
+from fanet_lightning.cli.files import check_writable, walk_files, without_empty_folders
 
 # Statuses that may pass (RFC 9110, RFC 6585); 520 … 524 are those of a common cache in front of hosts.
 _PASSING = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524}
@@ -435,12 +435,7 @@ def _members(archive: Path, content: zipfile.ZipFile, inner: str) -> dict[PurePo
 
 def count_files(folder: Path, suffix: str = "") -> int:
     """Files below ``folder`` that end in ``suffix``, in any letter case; empty and hidden ones do not count."""
-    count = 0
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        own = [name for name in names if name.lower().endswith(suffix) and not name.startswith(".")]
-        count += sum(_size(Path(place, name)) > 0 for name in own)
-    return count
+    return sum(name.lower().endswith(suffix) and _size(folder / name) > 0 for name in walk_files(folder))
 
 
 HUB = "https://huggingface.co"

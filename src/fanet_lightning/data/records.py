@@ -1,6 +1,4 @@
-"""Records of annotated images, and the inventory of labels as they are written.
-
-What a data set's labels hold, exactly as they are written: what the doctor reads, and nobody trains on.
+"""Records of annotated images, and the inventory of labels as they are written (what the doctor reads).
 
 A source's records are clean and complete, or reading them fails. An inventory is tolerant: a label without an image, a
 box without area or a row that nobody understands is in it, so that all of them can be named at once.
@@ -15,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.files import decoded_text
+from fanet_lightning.data.images import ImageFrame
 
 # In the order of the official rows, behind x y w h.
 ATTRIBUTES = ("blur", "expression", "illumination", "invalid", "occlusion", "pose")
@@ -111,6 +111,8 @@ class LabelledImage:
     ``label_line``    1-based line of the first box in it, or None where the format has no lines.
     ``written``       the image's name as the labels have it, where the file's differs; else None.
     ``turned``        whether the labels were those of the stored image, and the boxes were turned upright with it.
+    ``box_lines``     (F,) 1-based lines of the boxes in ``label_path``, empty where there are none.
+    ``frame``         of the image file, where the labels state a size too and the file can be read.
     """
 
     image_id: str
@@ -122,6 +124,12 @@ class LabelledImage:
     label_line: int | None = None
     written: str | None = None
     turned: bool = False
+    box_lines: tuple[int, ...] = ()
+    frame: ImageFrame | None = None
+
+    def line_of(self, box: int) -> int | None:
+        """The 1-based line of a box in ``label_path``; None where the format has no lines."""
+        return self.box_lines[box] if self.box_lines else self.label_line
 
 
 @dataclass(frozen=True)
@@ -150,3 +158,30 @@ class Inventory:
     images: list[LabelledImage]
     unlabelled: list[Path] = field(default_factory=list)
     problems: list[LabelProblem] = field(default_factory=list)
+
+
+def label_text(content: bytes, source: Path | str) -> str:
+    """A label file's text.
+
+    Raises:
+        InputError: it is no text.
+    """
+    try:
+        return decoded_text(content)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{source} is not text (byte {error.start}); give a file of labels") from error
+
+
+def label_numbers(line: str) -> list[float] | None:
+    """The numbers of a line, not finite ones included; None where one of its words is none."""
+    try:
+        # Python's float reads 1_000, nobody else does.
+        return None if "_" in line else [float(word) for word in line.split()]
+    except ValueError:
+        return None
+
+
+def shown(text: str, limit: int = 60) -> str:
+    """A value for a message: one line, cut."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= limit else flat[: limit - 1] + "…"

@@ -24,7 +24,6 @@ from rich.console import Console
 from rich.progress import track
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.data.folder.labels import PlacedImage
 from fanet_lightning.data.images import JPEG_START, ImageFrame, UnreadableImage, decode_image_rgb, pillow_frame
 from fanet_lightning.data.records import LabelledImage
 
@@ -518,8 +517,7 @@ def _detail(image: LabelledImage, rows: npt.NDArray[np.int64], extra: str) -> st
     first = f"x y w h {x1:.6g} {y1:.6g} {x2 - x1:.6g} {y2 - y1:.6g}"
     if not np.isfinite([x1, y1, x2, y2]).all():  # their differences would say nothing
         first = f"x1 y1 x2 y2 {x1:.6g} {y1:.6g} {x2:.6g} {y2:.6g}"
-    lines = image.box_lines if isinstance(image, PlacedImage) else ()
-    place = f", line {lines[int(rows[0])]}" if lines else ""
+    place = f", line {image.box_lines[int(rows[0])]}" if image.box_lines else ""
     count = f"{boxes_text(len(rows))}, first " if len(rows) > 1 else ""
     return f"{count}{first}{place}" + (f"; {extra}" if extra else "")
 

@@ -24,7 +24,6 @@ import numpy.typing as npt
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_replaceable, replaced_folder, without_extension
-from fanet_lightning.data.folder.labels import PlacedImage
 from fanet_lightning.data.records import Inventory, LabelledImage
 from fanet_lightning.doctor.checks import fixed_boxes, frame_fault
 from fanet_lightning.doctor.examine import Examined
@@ -211,7 +210,7 @@ def _box(box: npt.NDArray[np.float64]) -> str:
 def _attributes(image: LabelledImage) -> list[list[int]]:
     """The six attributes behind each of WIDER FACE's boxes, which inventories leave out; zeros where there are none."""
     none = [[0] * 6 for _ in image.boxes_xyxy]
-    if not isinstance(image, PlacedImage) or image.label_path is None or len(image.box_lines) != len(none):
+    if image.label_path is None or len(image.box_lines) != len(none):
         return none
     lines = _lines(image.label_path)
     rows = [lines[line - 1].split() if line <= len(lines) else [] for line in image.box_lines]

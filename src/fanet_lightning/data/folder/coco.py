@@ -3,7 +3,7 @@
 ::
 
     ROOT/annotations/instances_train.json, instances_val.json    also …_train2017.json, train.json
-    ROOT/train/_annotations.coco.json                            images beside it
+    ROOT/train/_annotations.coco.json                            with its images
     ROOT/images/train, ROOT/train, ROOT/images, …                the first folder that holds the images
 
 Boxes are 0-based pixels, x2 = x + w, y2 = y + h. ``iscrowd`` 1 (and ``ignore`` 1) is an ignored box.
@@ -15,24 +15,25 @@ from pathlib import Path
 from typing import Any
 
 from fanet_lightning.cli.errors import InputError
+from fanet_lightning.data.folder.files import matching
 from fanet_lightning.data.folder.labels import (
     PART_NAMES,
     FaceClasses,
     PartLabels,
     Place,
+    boxes_of,
     finish,
-    matching,
-    only_one,
     placed,
     read_text,
-    shown,
-    xyxy_from_xywh,
 )
-from fanet_lightning.data.records import LabelProblem
 
 PILE_FILES = (
     "_annotations.coco.json", "annotations/instances.json", "annotations/annotations.json", "annotations.json",
     "instances.json", "annotations/*.json", "*.json",
+)  # fmt: skip
+PART_FILES = (
+    "annotations/instances_{}.json", "annotations/{}.json", "{}/_annotations.coco.json", "{}/annotations.json",
+    "{}.json", "annotations/instances_{}*.json", "annotations/*{}*.json", "*{}*.json",
 )  # fmt: skip
 
 
@@ -42,30 +43,23 @@ def coco_place(root: Path, part: str) -> Place | None:
     Raises:
         InputError: several files could be meant.
     """
-    if part == "all":
-        patterns = [(pattern, "") for pattern in PILE_FILES]
-    else:
-        patterns = [
-            (pattern.format(name), name)
-            for name in PART_NAMES[part]
-            for pattern in (
-                "annotations/instances_{}.json", "annotations/{}.json", "{}/_annotations.coco.json",
-                "{}/annotations.json", "{}.json", "annotations/instances_{}*.json", "annotations/*{}*.json",
-                "*{}*.json",
-            )
-        ]  # fmt: skip
-    others = [] if part == "all" else [name for key, names in PART_NAMES.items() if key != part for name in names]
-    for pattern, _ in patterns:
+    patterns, others = list(PILE_FILES), []
+    if part != "all":
+        patterns = [pattern.format(name) for name in PART_NAMES[part] for pattern in PART_FILES]
+        others = [name for key, names in PART_NAMES.items() if key != part for name in names]
+    for pattern in patterns:
         found = [path for path in sorted(matching(root, pattern)) if not any(name in path.stem for name in others)]
+        if len(found) > 1:
+            key = "train" if part == "all" else part
+            raise InputError(f"{found[0]} and {found[1]} may both hold the labels; choose with data.{key}.labels=FILE")
         if found:
-            return coco_folders(root, only_one(found, part), part)
+            return coco_folders(root, found[0], part)
     return None
 
 
 def coco_folders(root: Path, labels: Path, part: str) -> Place:
-    """The folders where the images of a label file may lie."""
-    stem = labels.stem.removeprefix("instances_")
-    names = [stem, *PART_NAMES.get(part, ())]
+    """The folders where the images of a label file may be."""
+    names = [labels.stem.removeprefix("instances_"), *PART_NAMES.get(part, ())]
     folders = [folder for name in names for folder in (root / "images" / name, root / name / "images", root / name)]
     return Place(labels, None, (*folders, root / "images", labels.parent, root))
 
@@ -76,35 +70,43 @@ def read_coco(place: Place, wanted: Sequence[str] | None) -> PartLabels:
     Raises:
         InputError: no JSON, or JSON of another kind.
     """
-    content = _content(place.labels)
-    path = place.labels
-    categories = {_key(item.get("id")): str(item.get("name")) for item in _dicts(content.get("categories", []))}
-    images = [item for item in _dicts(content["images"]) if isinstance(item.get("file_name"), str)]
-    files = place.image_files([item["file_name"] for item in images])
-    labels = PartLabels(files.folder)
-    problem = labels.problems.append
+    path, content = place.labels, _content(place.labels)
+    # Ids are numbers or texts, and some tools mix 7 and "7".
+    categories = {str(item.get("id")): str(item.get("name")) for item in content.get("categories", [])}
+    named = [item for item in content["images"] if isinstance(item.get("file_name"), str) and item["file_name"].strip()]
+    files = place.image_files([item["file_name"] for item in named])
+    labels, classes = PartLabels(files.folder), FaceClasses(wanted, categories.values())
     for position, item in enumerate(content["images"]):
-        if not isinstance(item, dict) or not isinstance(item.get("file_name"), str) or not item["file_name"].strip():
-            problem(LabelProblem(path, None, shown(json.dumps(item)), f"images[{position}] has no file_name"))
-    rows: dict[str, list[list[float]]] = {}
+        if not isinstance(item.get("file_name"), str) or not item["file_name"].strip():
+            labels.problem(path, None, json.dumps(item), f"images[{position}] has no file_name")
+    boxes: dict[str, list[list[float]]] = {}
     ignored: dict[str, list[bool]] = {}
-    for item in images:
-        if _key(item.get("id")) in rows:
-            problem(LabelProblem(path, None, f"id {item.get('id')}", f"is the id of two images, {item['file_name']}"))
-        rows[_key(item.get("id"))], ignored[_key(item.get("id"))] = [], []
-    classes = FaceClasses(wanted, categories.values())
+    for item in named:
+        key = str(item.get("id"))
+        if key in boxes:
+            labels.problem(path, None, f"id {key}", f"is the id of two images, {item['file_name']}")
+        boxes[key], ignored[key] = [], []
     for position, item in enumerate(content.get("annotations", [])):
-        reason = _fault(item, categories, rows)
+        box, key, category = item.get("bbox"), str(item.get("image_id")), str(item.get("category_id"))
+        reason = ""
+        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+            reason = "has no bbox of four numbers x y w h"
+        elif key not in boxes:
+            reason = f"is of image_id {key}, which 'images' does not have"
+        elif category not in categories:
+            reason = f"is of category_id {category}, which 'categories' does not have"
+        elif classes.is_face(categories[category]):
+            x, y, width, height = map(float, box)
+            boxes[key].append([x, y, x + width, y + height])
+            ignored[key].append(bool(item.get("iscrowd")) or bool(item.get("ignore")))
         if reason:
-            problem(LabelProblem(path, None, shown(json.dumps(item)), f"annotations[{position}] {reason}"))
-        elif classes.is_face(categories[_key(item["category_id"])]):
-            rows[_key(item["image_id"])].append([float(value) for value in item["bbox"]])
-            ignored[_key(item["image_id"])].append(bool(item.get("iscrowd")) or bool(item.get("ignore")))
-    for item in images:
-        key = _key(item.get("id"))
+            labels.problem(path, None, json.dumps(item), f"annotations[{position}] {reason}")
+    for item in named:
+        key, sides = str(item.get("id")), (item.get("width"), item.get("height"))
+        stated_wh = sides if all(_is_number(side) and 0 < side < 1e9 for side in sides) else None
         placed(
-            labels, files, item["file_name"].strip(), xyxy_from_xywh(rows[key]), ignored[key], label_path=path,
-            stated_wh=_size(item),
+            labels, files, item["file_name"].strip(), boxes_of(boxes[key]), ignored[key], label_path=path,
+            stated_wh=stated_wh and (int(stated_wh[0]), int(stated_wh[1])),
         )  # fmt: skip
     return finish(labels, files, path, classes)
 
@@ -114,50 +116,20 @@ def _content(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(text)
     except ValueError as error:
-        line = getattr(error, "lineno", 1)
-        value = shown(text.splitlines()[line - 1] if text.strip() else "an empty file")
         raise InputError(
-            f"{path}, line {line}: {value!r} is no JSON ({error}); data.format=coco reads COCO's instances_*.json, "
-            "set data.format to what the labels are"
+            f"{path} is no JSON ({error}); data.format=coco reads COCO's instances_*.json, set data.format to what the "
+            "labels are"
         ) from error
-    if isinstance(content, list):
-        raise InputError(f"{path} is a list, as COCO's results of a detector are; give the file of labels")
-    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
-        raise InputError(f"{path} has no list 'images'; data.format=coco reads COCO's instances_*.json")
-    if not isinstance(content.get("annotations", []), list):
-        raise InputError(f"{path} has no list 'annotations'; data.format=coco reads COCO's instances_*.json")
-    return content
-
-
-def _fault(item: Any, categories: dict[str, str], images: dict[str, Any]) -> str:
-    if not isinstance(item, dict):
-        return "is no annotation"
-    box = item.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
-        return "has no bbox of four numbers x y w h"
-    if _key(item.get("image_id")) not in images:
-        return f"is of image_id {item.get('image_id')}, which 'images' does not have"
-    if _key(item.get("category_id")) not in categories:
-        return f"is of category_id {item.get('category_id')}, which 'categories' does not have"
-    return ""
+    lists = [content.get(key, []) for key in ("images", "annotations", "categories")] if type(content) is dict else []
+    sound = all(isinstance(own, list) and all(isinstance(item, dict) for item in own) for own in lists)
+    if not lists or "images" not in content or not sound:
+        raise InputError(
+            f"{path} has no lists 'images', 'annotations' and 'categories' of objects; data.format=coco reads COCO's "
+            "instances_*.json"
+        )
+    return dict(content)
 
 
 def _is_number(value: Any) -> bool:
     # JSON's whole numbers have no bounds, ours have.
     return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1e15)
-
-
-def _key(value: Any) -> str:
-    # Ids are numbers or texts, and some tools mix 7 and "7".
-    return str(value)
-
-
-def _dicts(items: Any) -> list[dict[str, Any]]:
-    return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
-
-
-def _size(item: dict[str, Any]) -> tuple[int, int] | None:
-    width, height = item.get("width"), item.get("height")
-    if not (_is_number(width) and _is_number(height)) or not (0 < width < 1e9 and 0 < height < 1e9):  # type: ignore
-        return None
-    return int(width), int(height)  # type: ignore[arg-type]

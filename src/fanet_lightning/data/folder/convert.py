@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fanet_lightning.cli import main as cli
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_replaceable, check_writable, replaced_folder
-from fanet_lightning.data.folder.labels import CONVERSION_RECORD
+from fanet_lightning.data.folder.files import CONVERSION_RECORD
 
 if TYPE_CHECKING:
     from fanet_lightning.data.folder.writers import ImageToWrite

@@ -1,24 +1,27 @@
-"""Labels of any format in memory; classes, image files and parts of a folder."""
+"""Labels of any format in memory: face classes, placed images, EXIF frames, boxes of another convention."""
 
-import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.cli.errors import InputError, counted
-from fanet_lightning.cli.files import decoded_text, has_image_extension, without_extension
-from fanet_lightning.data.images import ImageFrame, UnreadableImage, read_image_frame, read_image_size
-from fanet_lightning.data.records import ImageRecord, Inventory, LabelledImage, LabelProblem
+from fanet_lightning.cli.files import without_extension
+from fanet_lightning.cli.provenance import is_first_process
+from fanet_lightning.data.folder.files import Found, ImageFiles
+from fanet_lightning.data.images import ImageFrame, UnreadableImage, read_image_frame
+from fanet_lightning.data.records import ImageRecord, Inventory, LabelledImage, LabelProblem, label_text, shown
 
 # Taken as faces without being asked, in any letter case.
 FACE_NAMES = frozenset(("face", "faces"))
+PART_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
+Boxes64 = npt.NDArray[np.float64]
 
 
 class FaceClasses:
@@ -39,159 +42,27 @@ class FaceClasses:
         self.counts[name] += 1
         return name in self._wanted if self._wanted is not None else name.casefold() in FACE_NAMES
 
-    def problem(self, path: Path) -> LabelProblem | None:
-        """Other classes that nobody has said anything about, with counts."""
-        if self._wanted is not None or all(name.casefold() in FACE_NAMES for name in self.counts):
-            return None
-        faces = [name for name in self.counts if name.casefold() in FACE_NAMES]
-        example = ",".join(faces or [name for name, _ in self.counts.most_common(1)])
-        reason = f"are its classes, not all of them faces; say which are, for example data.classes=[{example}]"
-        return LabelProblem(path, None, _listed(self.counts), reason)
-
-    def remark(self) -> str | None:
-        """What was left out on request, and which of the wanted classes nobody knows."""
+    def judge(self, labels: "PartLabels", path: Path) -> None:
+        """Add to the labels: classes of which it is not known whether they are faces, or what was left out."""
         if self._wanted is None:
-            return None
+            faces = [name for name in self.counts if name.casefold() in FACE_NAMES]
+            if len(faces) < len(self.counts):
+                example = ",".join(faces or [name for name, _ in self.counts.most_common(1)])
+                reason = f"are its classes, not all of them faces; say which are, for example data.classes=[{example}]"
+                labels.problems.append(LabelProblem(path, None, _listed(self.counts), reason))
+            return
         others = {name: count for name, count in self.counts.items() if name not in self._wanted}
         known = {*self._declared, *self.counts}
         unknown = sorted(self._wanted - known) if known else []
         parts = [f"left out, as data.classes has them not: {_listed(others)}"] if others else []
         if unknown:
             parts.append(f"no such class: {', '.join(unknown)}; the labels have {', '.join(sorted(known))}")
-        return "; ".join(parts) or None
+        labels.remarks += ["; ".join(parts)] if parts else []
 
 
 def _listed(counts: Mapping[str, int]) -> str:
     listed = Counter(counts).most_common(20)
     return ", ".join(f"{name} ({count} {'box' if count == 1 else 'boxes'})" for name, count in listed)
-
-
-@dataclass(frozen=True)
-class Found:
-    """``name`` of the file relative to the folder, None if there is none, and then ``reason``."""
-
-    name: str | None
-    reason: str = ""
-
-
-class ImageFiles:
-    """One listing of a folder with all its sub-folders: fast on network drives, where a stat per image is not.
-
-    ``names``  image files, relative, POSIX slashes, sorted. Hidden files and folders are not among them.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.names = sorted(name for name in walk_files(folder) if has_image_extension(name))
-        self._exact = set(self.names)
-        self._stems: dict[str, list[str]] = {}
-        self._folded: dict[str, list[str]] = {}
-        self._folded_stems: dict[str, list[str]] = {}
-        for name in self.names:
-            self._stems.setdefault(without_extension(name), []).append(name)
-            self._folded.setdefault(name.casefold(), []).append(name)
-            self._folded_stems.setdefault(without_extension(name).casefold(), []).append(name)
-
-    def find(self, written: str) -> Found:
-        """The file that a label file means by ``written``.
-
-        First the very name; else the only one that differs in the letter case, or in the extension (also left out).
-        """
-        name = self.relative(written)
-        if name is None:
-            return Found(None, f"leaves the folder {self.folder}; write names relative to it")
-        if name in self._exact:
-            return Found(name)
-        if not has_image_extension(name) and (self.folder / name).is_file():
-            return Found(name)
-        folded = self._folded.get(name.casefold())
-        return _only(folded) if folded else self._of_stem(without_extension(name))
-
-    def find_stem(self, written: str) -> Found:
-        """The image file that is called ``written`` but for its extension, if need be in other letter case."""
-        name = self.relative(written)
-        if name is None:
-            return Found(None, f"leaves the folder {self.folder}; write names relative to it")
-        return self._of_stem(name)
-
-    def _of_stem(self, stem: str) -> Found:
-        candidates = self._stems.get(stem) or self._folded_stems.get(stem.casefold())
-        return _only(candidates) if candidates else Found(None)
-
-    def relative(self, written: str) -> str | None:
-        """``written`` relative to the folder with POSIX slashes, or None where it leads out of it."""
-        path = PurePosixPath(written.replace("\\", "/"))
-        if path.is_absolute():
-            try:
-                path = path.relative_to(PurePosixPath(self.folder.resolve().as_posix()))
-            except ValueError:
-                return None
-        if ".." in path.parts or not path.parts:
-            return None
-        return path.as_posix()
-
-
-def _only(candidates: list[str]) -> Found:
-    if len(candidates) == 1:
-        return Found(candidates[0])
-    return Found(None, f"may be {candidates[0]} or {candidates[1]}; write which is meant, or rename one of them")
-
-
-def label_files(folder: Path, suffix: str) -> dict[str, Path]:
-    """Files below a folder by their relative name without ``suffix``, which may be in any letter case; sorted.
-
-    Of two that differ in its letter case alone, the second keeps it in its name, so that none is lost.
-    """
-    found: dict[str, Path] = {}
-    names = [name for name in walk_files(folder) if name.lower().endswith(suffix)]
-    for name in sorted(names, key=lambda name: (not name.endswith(suffix), name)):
-        stem = name[: -len(suffix)]
-        found[name if stem in found else stem] = folder / name
-    return dict(sorted(found.items()))
-
-
-def twice(folder: Path, names: list[str], label_path: Path) -> list[LabelProblem]:
-    """Files that differ by their extension alone: they would share an image id."""
-    first: dict[str, str] = {}
-    problems = []
-    for name in names:
-        other = first.setdefault(without_extension(name), name)
-        if other != name:
-            reason = f"differs from {other} by the extension alone; rename one of them in {folder}"
-            problems.append(LabelProblem(label_path, None, name, reason))
-    return problems
-
-
-def walk_files(folder: Path, prefix: str = "", seen: frozenset[tuple[int, int]] = frozenset()) -> Iterator[str]:
-    """Names of all files below a folder, relative, POSIX slashes; hidden files and folders are left out."""
-    try:
-        status = folder.stat()
-        place = (status.st_dev, status.st_ino)
-        if place in seen:  # a link back to a folder above
-            return
-        with os.scandir(folder) as entries:
-            listed = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
-    except OSError:
-        return
-    for name, is_folder in listed:
-        if is_folder:
-            yield from walk_files(folder / name, f"{prefix}{name}/", seen | {place})
-        else:
-            yield prefix + name
-
-
-Boxes64 = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class PlacedImage(LabelledImage):
-    """With the place of every box: ``box_lines`` (F,) 1-based lines in ``label_path``, empty where there are none.
-
-    ``frame``  of the image file, where the labels state a size too and the file can be read.
-    """
-
-    box_lines: tuple[int, ...] = ()
-    frame: ImageFrame | None = None
 
 
 @dataclass
@@ -207,49 +78,24 @@ class PartLabels:
     """
 
     folder: Path
-    images: list[PlacedImage] = field(default_factory=list)
+    images: list[LabelledImage] = field(default_factory=list)
     unlabelled: list[Path] = field(default_factory=list)
     problems: list[LabelProblem] = field(default_factory=list)
     doubts: list[LabelProblem] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     renamed: list[tuple[str, str]] = field(default_factory=list)
 
+    def problem(self, path: Path, line: int | None, value: str, reason: str) -> None:
+        self.problems.append(LabelProblem(path, line, shown(value), reason))
+
     def inventory(self, part: str) -> Inventory:
         """The same for the doctor."""
         return Inventory(part, self.folder, list(self.images), self.unlabelled, self.problems + self.doubts)
 
 
-def boxes_of(rows: Sequence[Sequence[float]]) -> Boxes64:
-    """(F, 4) float64, also of none."""
-    return np.asarray(rows, dtype=np.float64).reshape(-1, 4)
-
-
-def xyxy_from_xywh(rows: Sequence[Sequence[float]]) -> Boxes64:
-    """x2 = x + w, y2 = y + h."""
-    boxes = boxes_of(rows).copy()
-    boxes[:, 2:] += boxes[:, :2]
-    return boxes
-
-
-def number(text: str) -> float | None:
-    """A number as files write it, not finite ones included; None for anything else."""
-    if "_" in text:  # Python's float reads 1_000, nobody else does
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def shown(text: str, limit: int = 60) -> str:
-    """A value for a message: one line, cut."""
-    flat = " ".join(text.split())
-    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
-
-
 @dataclass(frozen=True)
 class Place:
-    """Where a part's labels lie.
+    """Where a part's labels are.
 
     ``labels``   file, or folder of files.
     ``folder``   of the images; None: among ``folders``, the first that holds the images.
@@ -263,35 +109,27 @@ class Place:
     names: Path | None = None
 
     def image_files(self, written: Sequence[str]) -> ImageFiles:
-        """The listing of the folder that holds the first of these images.
-
-        Raises:
-            InputError: ``folder`` is none.
-        """
+        """The listing of the folder that holds the most of these images."""
         if self.folder is not None:
-            if not self.folder.is_dir():
-                raise InputError(f"{self.folder} is no folder; set data.train.folder or data.val.folder")
             return ImageFiles(self.folder)
         candidates = [ImageFiles(folder) for folder in dict.fromkeys(self.folders) if folder.is_dir()]
-        if not candidates:
-            raise InputError(
-                f"no folder of images beside {self.labels} (looked for {', '.join(map(str, self.folders[:4]))}, …); "
-                "set data.train.folder or data.val.folder"
-            )
         some = written[:: max(1, len(written) // 20)]
         return max(candidates, key=lambda files: sum(files.find(name).name is not None for name in some))
+
+
+def boxes_of(rows: Sequence[Sequence[float]]) -> Boxes64:
+    """(F, 4) float64, also of none."""
+    return np.asarray(rows, dtype=np.float64).reshape(-1, 4)
 
 
 def read_text(path: Path) -> str:
     """A label file's text.
 
     Raises:
-        InputError: it is not there, or is no text.
+        InputError: it cannot be read, or is no text.
     """
     try:
-        return decoded_text(path.read_bytes())
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not text (byte {error.start}); give a file of labels") from error
+        return label_text(path.read_bytes(), path)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); give a file of labels") from error
 
@@ -301,7 +139,7 @@ def placed(
     files: ImageFiles,
     written: str,
     boxes_xyxy: Boxes64,
-    ignored: Sequence[bool],
+    ignored: Sequence[bool] | npt.NDArray[np.bool_],
     *,
     label_path: Path,
     line: int | None = None,
@@ -311,16 +149,16 @@ def placed(
 ) -> None:
     """Add an image to ``labels``: the file that is meant by ``written``, or where it should be."""
     found = files.find(written) if found is None else found
-    if found.name is None and found.reason:
-        labels.problems.append(LabelProblem(label_path, line, shown(written), found.reason))
-        if files.relative(written) is None:
+    relative = files.relative(written)
+    if found.reason:
+        labels.problem(label_path, line, written, found.reason)
+        if relative is None:
             return
-    name = found.name or files.relative(written) or written
-    differs = found.name is not None and found.name != files.relative(written)
-    if differs:
-        labels.renamed.append((written, name))
+    name = found.name or relative or written
+    differs = found.name is not None and found.name != relative
+    labels.renamed += [(written, name)] if differs else []
     frame = None if stated_wh is None or found.name is None else _frame(files.folder / name)
-    image = PlacedImage(
+    image = LabelledImage(
         without_extension(name), files.folder / name, boxes_xyxy, np.array(ignored, dtype=np.bool_), stated_wh,
         label_path, box_lines[0] if box_lines else line, written if differs else None, False, tuple(box_lines), frame,
     )  # fmt: skip
@@ -358,9 +196,9 @@ def _turn_upright(labels: PartLabels) -> None:
     for index, image in enumerate(labels.images):
         if image.frame is None or image.frame.orientation == 1:
             continue
-        stored, shown = (image.stated_wh == wh for wh in (image.frame.stored_wh, image.frame.upright_wh))
-        if stored or shown:
-            kinds["unknown" if stored and shown else "stored" if stored else "shown"].append(index)
+        as_stored, as_shown = (image.stated_wh == wh for wh in (image.frame.stored_wh, image.frame.upright_wh))
+        if as_stored or as_shown:
+            kinds["unknown" if as_stored and as_shown else "stored" if as_stored else "shown"].append(index)
     if not kinds["stored"]:
         return
     others = [] if kinds["shown"] else kinds["unknown"]
@@ -384,18 +222,21 @@ def finish(labels: PartLabels, files: ImageFiles, label_path: Path, classes: Fac
     """What is judged once all is read: classes, names, images that no label speaks of."""
     _turn_upright(labels)
     own = {image.path for image in labels.images}
-    names = [name for name in files.names if files.folder / name in own]
     labels.unlabelled = [files.folder / name for name in files.names if files.folder / name not in own]
-    labels.problems += twice(files.folder, names, label_path)
+    # Files that differ by their extension alone would share an image id.
+    first: dict[str, str] = {}
+    for name in (name for name in files.names if files.folder / name in own):
+        other = first.setdefault(without_extension(name), name)
+        if other != name:
+            reason = f"differs from {other} by the extension alone; rename one of them in {files.folder}"
+            labels.problem(label_path, None, name, reason)
     if labels.renamed:
         written, name = labels.renamed[0]
         labels.remarks.append(
             f"{len(labels.renamed)} image names of the labels are spelt otherwise on disk, the first {written}: {name}"
         )
     if classes is not None:
-        problem, remark = classes.problem(label_path), classes.remark()
-        labels.problems += [problem] if problem else []
-        labels.remarks += [remark] if remark else []
+        classes.judge(labels, label_path)
     return labels
 
 
@@ -441,57 +282,50 @@ def odd_boxes(boxes_xyxy: Sequence[npt.NDArray[Any]], sizes_wh: Sequence[tuple[i
     return None
 
 
-def corners_problem(images: Sequence[PlacedImage]) -> LabelProblem | None:
+def corners_problem(images: Sequence[LabelledImage]) -> LabelProblem | None:
     """Rows that are x1 y1 x2 y2 where x y w h is expected, as far as that can be told.
 
     It is told where every row makes a box inside its image when read as corners, and at least half of them (and no
     fewer than two) leave the image by more than a tenth of their side when read as sides.
     """
     labelled = [image for image in images if len(image.boxes_xyxy)]
-    rows = outside = 0
-    first: tuple[PlacedImage, int] | None = None
+    rows: list[tuple[LabelledImage, Any]] = []
     for image in labelled[:: max(1, len(labelled) // SAMPLE)]:
         size = image.stated_wh or _size_wh(image.path)
         if size is None:
             continue
-        corners = image.boxes_xyxy.copy()
-        corners[:, 2:] -= corners[:, :2]  # the four numbers as they are written
-        near, far = corners[:, :2], corners[:, 2:]
+        near, far = image.boxes_xyxy[:, :2], image.boxes_xyxy[:, 2:] - image.boxes_xyxy[:, :2]  # as they are written
         if not ((far > near).all() and (near >= -1).all() and (far <= np.add(size, 1)).all()):
             return None
-        leaving = np.any(image.boxes_xyxy[:, 2:] > size + 0.1 * far, axis=1)
-        rows += len(leaving)
-        outside += int(leaving.sum())
-        if first is None and leaving.any():
-            first = image, int(np.flatnonzero(leaving)[0])
-    if first is None or outside < 2 or 2 * outside < rows:
-        return None
-    image, index = first
-    x, y, x2, y2 = image.boxes_xyxy[index].tolist()
-    value = f"{x:g} {y:g} {x2 - x:g} {y2 - y:g}"
-    line = image.box_lines[index] if image.box_lines else image.label_line
-    reason = (
-        f"looks like x1 y1 x2 y2 where x y w h is expected, {outside} of {rows} boxes leave their image otherwise; "
-        "subtract x1 and y1"
+        rows.append((image, (image.boxes_xyxy[:, 2:] > size + 0.1 * far).any(axis=1)))
+    return _most(
+        rows,
+        "looks like x1 y1 x2 y2 where x y w h is expected, {} of {} boxes leave their image otherwise; "
+        "subtract x1 and y1",
+        sides=True,
     )
-    return LabelProblem(image.label_path or image.path, line, value, reason)
 
 
-def inverted_problem(images: Sequence[PlacedImage]) -> LabelProblem | None:
+def inverted_problem(images: Sequence[LabelledImage]) -> LabelProblem | None:
     """Sides where corners are expected: at least half of the boxes, no fewer than two, have their far side first."""
-    inverted = [(image.boxes_xyxy[:, 2:] < image.boxes_xyxy[:, :2]).any(axis=1) for image in images]
-    count, total = sum(int(own.sum()) for own in inverted), sum(len(image.boxes_xyxy) for image in images)
+    return _most(
+        [(image, (image.boxes_xyxy[:, 2:] < image.boxes_xyxy[:, :2]).any(axis=1)) for image in images],
+        "looks like x y w h where x1 y1 x2 y2 is expected, {} of {} boxes have their far side first "
+        "otherwise; add x1 and y1",
+        sides=False,
+    )
+
+
+def _most(rows: Sequence[tuple[LabelledImage, Any]], reason: str, *, sides: bool) -> LabelProblem | None:
+    """A problem at the first flagged box if at least half of all boxes, and no fewer than two, are flagged."""
+    count, total = sum(int(flags.sum()) for _, flags in rows), sum(len(flags) for _, flags in rows)
     if count < 2 or 2 * count < total:
         return None
-    image, own = next((image, own) for image, own in zip(images, inverted, strict=True) if own.any())
-    index = int(np.flatnonzero(own)[0])
-    value = " ".join(f"{side:g}" for side in image.boxes_xyxy[index])
-    line = image.box_lines[index] if image.box_lines else image.label_line
-    reason = (
-        f"looks like x y w h where x1 y1 x2 y2 is expected, {count} of {total} boxes have their far side first "
-        "otherwise; add x1 and y1"
-    )
-    return LabelProblem(image.label_path or image.path, line, value, reason)
+    image, flags = next((image, flags) for image, flags in rows if flags.any())
+    index = int(np.flatnonzero(flags)[0])
+    box = image.boxes_xyxy[index] - (np.r_[0, 0, image.boxes_xyxy[index, :2]] if sides else 0)
+    value = " ".join(f"{side:g}" for side in box)
+    return LabelProblem(image.label_path or image.path, image.line_of(index), value, reason.format(count, total))
 
 
 def warn_of_odd_boxes(parts: Sequence[Sequence[ImageRecord]], expected: str) -> None:
@@ -512,50 +346,20 @@ def warn_of_odd_boxes(parts: Sequence[Sequence[ImageRecord]], expected: str) -> 
             first = first or labelled[odd.first].path
     if found:
         what = " or ".join(dict.fromkeys(own.what for own in found))
-        _warn_once(
+        say_once(
             f"warning: {sum(own.odd for own in found)} of {sum(own.total for own in found)} boxes looked at {what}, "
-            f"the first of {first}: {expected} is expected; write the labels so, or see what the doctor shows of them"
+            f"the first of {first}: {expected} is expected; write the labels so, or see what the doctor shows of them",
+            error=True,
         )
 
 
 @cache
-def _warn_once(line: str) -> None:
-    from fanet_lightning.cli.provenance import is_first_process
-
+def say_once(line: str, root: Path | None = None, error: bool = False) -> None:
+    """Print it once (per ``root``), in the first of a run's processes: a run checks its data twice."""
     if is_first_process():
-        print(line, file=sys.stderr, flush=True)
+        print(line, file=sys.stderr if error else sys.stdout, flush=True)
 
 
 def _size_wh(path: Path) -> tuple[int, int] | None:
-    try:
-        height, width = read_image_size(path)
-    except UnreadableImage:
-        return None
-    return width, height
-
-
-# What `convert` writes beside the labels that it makes: no labels.
-CONVERSION_RECORD = "converted.json"
-PART_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
-
-
-def only_one(found: list[Path], part: str) -> Path:
-    """
-    Raises:
-        InputError: there are several.
-    """
-    if len(found) > 1:
-        key = "train" if part == "all" else part
-        raise InputError(f"{found[0]} and {found[1]} may both hold the labels; choose with data.{key}.labels=FILE")
-    return found[0]
-
-
-def matching(root: Path, pattern: str) -> Iterator[Path]:
-    """What a glob pattern finds under ``root``, its suffix in any letter case, without hidden files and folders and
-    without the record that a conversion leaves there."""
-    stem, dot, suffix = pattern.rpartition(".")
-    pattern = stem + dot + "".join(f"[{letter.lower()}{letter.upper()}]" for letter in suffix) if dot else pattern
-    for path in root.glob(pattern):
-        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-        if not hidden and path.name != CONVERSION_RECORD:
-            yield path
+    frame = _frame(path)
+    return None if frame is None else frame.upright_wh

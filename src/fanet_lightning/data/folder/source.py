@@ -1,44 +1,36 @@
-"""A folder of images with labels of one's own, as a source.
+"""A folder of images with COCO, YOLO, PASCAL VOC or WIDER-style labels of one's own, as a source.
 
-Data of one's own: a folder of images with COCO, YOLO, PASCAL VOC or WIDER-style labels.
-
-Where each format's files lie is said in its module under :mod:`fanet_lightning.data.folder`.
+Where each format's files are is said in its module under :mod:`fanet_lightning.data.folder`.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import find_listed, nearest_name, without_extension
 from fanet_lightning.data.folder.coco import coco_folders, coco_place, read_coco
+from fanet_lightning.data.folder.files import ImageFiles, label_files, matching
 from fanet_lightning.data.folder.labels import (
-    ImageFiles,
     PartLabels,
     Place,
-    PlacedImage,
     corners_problem,
     inverted_problem,
-    label_files,
-    matching,
-    number,
     read_text,
+    say_once,
     warn_of_odd_boxes,
 )
 from fanet_lightning.data.folder.voc import read_voc, voc_folders, voc_place
-from fanet_lightning.data.folder.wider import is_wider_list, read_wider, wider_folders, wider_place
+from fanet_lightning.data.folder.wider import read_wider, wider_folders, wider_place
 from fanet_lightning.data.folder.yolo import YAML_FILES, Points, label_folder, read_names, read_yolo, yolo_place
-from fanet_lightning.data.records import ImageRecord, check_apart
-
-if TYPE_CHECKING:
-    from fanet_lightning.data.records import Inventory
-    from fanet_lightning.score.wider_face.benchmark import WiderFaceBenchmark
-    from fanet_lightning.score.wider_face.ground_truth import GroundTruth
-
+from fanet_lightning.data.records import ImageRecord, Inventory, LabelledImage, check_apart, label_numbers
+from fanet_lightning.data.wider_face import all_usable_faces, is_list, listed_path
+from fanet_lightning.score.wider_face.benchmark import WiderFaceBenchmark
+from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 
 # Where labels are looked for, for messages.
 FORMATS = {
@@ -56,8 +48,15 @@ BOXES = {
 }
 
 
+_PLACES: dict[str, tuple[Callable[[Path, str], Place | None], Callable[[Path, Path, str], Place]]] = {
+    "coco": (coco_place, coco_folders),
+    "voc": (voc_place, voc_folders),
+    "wider": (wider_place, wider_folders),
+}
+
+
 def find_place(root: Path, format: str, part: str, given: Mapping[str, Any]) -> Place | None:
-    """Where the labels of ``train``, ``val`` or ``all`` lie: as given, else in the format's usual layout.
+    """Where the labels of ``train``, ``val`` or ``all`` are: as given, else in the format's usual layout.
 
     Raises:
         InputError: several files could be meant, or what is given is not there.
@@ -66,21 +65,15 @@ def find_place(root: Path, format: str, part: str, given: Mapping[str, Any]) -> 
     if labels is not None and not labels.exists():
         raise InputError(f"data.{part}.labels={labels} does not exist; name the labels, relative to {root}")
     if folder is not None and not folder.is_dir():
-        raise InputError(f"data.{part}.folder={folder} is no folder; name the folder of images, relative to {root}")
+        raise InputError(f"data.{part}.folder={folder} is not a directory; name the images' folder, relative to {root}")
     if format == "yolo":
         place = yolo_place(root, part, read_names(root)[1]) if folder is None else Place(folder, folder)
-        if labels is not None and place is None:
-            raise InputError(f"data.{part}.labels={labels}: name the folder of the images too, data.{part}.folder=DIR")
-        return place if place is None or labels is None else Place(labels, place.folder)
-    if labels is None:
-        found = {"coco": coco_place, "voc": voc_place, "wider": wider_place}[format](root, part)
     else:
-        found = {"coco": coco_folders, "voc": voc_folders, "wider": wider_folders}[format](root, labels, part)
-    if folder is None:
-        return found
-    if found is None:
-        raise InputError(f"data.{part}.folder={folder}: name its labels too, data.{part}.labels=…")
-    return Place(found.labels, folder, (), found.names)
+        usual, folders = _PLACES[format]
+        place = usual(root, part) if labels is None else folders(root, labels, part)
+    if place is None and (labels or folder):
+        raise InputError(f"give both data.{part}.labels=… and data.{part}.folder=DIR, its labels and its images")
+    return place and replace(place, labels=labels or place.labels, folder=folder or place.folder)
 
 
 def formats_found(root: Path, given: Mapping[str, Mapping[str, Any]]) -> dict[str, Path]:
@@ -111,19 +104,17 @@ def _labels_of(format: str, place: Place) -> Path | None:
     if format == "yolo":
         assert place.folder is not None
         stems = {without_extension(name) for name in ImageFiles(place.folder).names}
-        own = [path for stem, path in label_files(label_folder(place), ".txt").items() if stem in stems]
-        rows = ((path, next(filter(None, map(str.split, read_text(path).splitlines())), None)) for path in own)
-        path, row = next(((path, row) for path, row in rows if row), (None, []))
-        return path if row and len(row) >= 5 and all(number(field) is not None for field in row) else None
+        for stem, path in label_files(label_folder(place), ".txt").items():
+            row = read_text(path).strip().partition("\n")[0] if stem in stems else ""
+            if row:
+                return path if len(label_numbers(row) or ()) >= 5 else None
+        return None
     if format == "voc":
         xml = next(iter(label_files(place.labels, ".xml").values()), None)
         return xml if xml is not None and b"<annotation" in xml.read_bytes().replace(b"\0", b"") else None
-    if not place.labels.is_file():
-        return None
-    text = read_text(place.labels)
-    if format == "coco":
-        return place.labels if text.lstrip().startswith("{") and '"images"' in text else None
-    return place.labels if is_wider_list(text) else None
+    text = read_text(place.labels) if place.labels.is_file() else ""
+    told = text.lstrip().startswith("{") and '"images"' in text if format == "coco" else is_list(text)
+    return place.labels if told else None
 
 
 def read_part(
@@ -134,8 +125,9 @@ def read_part(
     Raises:
         InputError: see the format's reader.
     """
-    if format != "voc" and format != "yolo" and place.labels.is_dir():
-        raise InputError(f"{place.labels} is a folder; data.format={format} reads one file of labels")
+    if place.labels.is_dir() != (format in ("voc", "yolo")):
+        what = "a folder" if format in ("voc", "yolo") else "one file"
+        raise InputError(f"{place.labels}: data.format={format} reads {what} of labels")
     if format == "coco":
         labels = read_coco(place, wanted)
     elif format == "voc":
@@ -153,7 +145,7 @@ def read_part(
 
 
 def strict_records(labels: PartLabels, part: str, root: Path) -> list[ImageRecord]:
-    """Records of labels that are whole.
+    """Records of labels that are complete.
 
     Raises:
         InputError: the first problem, a missing image, an image named twice, a box that is none.
@@ -183,7 +175,7 @@ def strict_records(labels: PartLabels, part: str, root: Path) -> list[ImageRecor
     return [_record(image) for image in labels.images]
 
 
-def _another_frame(others: Sequence[PlacedImage], count: int) -> str:
+def _another_frame(others: Sequence[LabelledImage], count: int) -> str:
     first = others[0]
     assert first.frame is not None and first.stated_wh is not None
     size = "{} × {}".format
@@ -196,12 +188,12 @@ def _another_frame(others: Sequence[PlacedImage], count: int) -> str:
     )
 
 
-def _record(image: PlacedImage) -> ImageRecord:
+def _record(image: LabelledImage) -> ImageRecord:
     boxes = image.boxes_xyxy
     wrong = np.flatnonzero(~np.isfinite(boxes).all(axis=1) | (boxes[:, 2:] < boxes[:, :2]).any(axis=1))
     if len(wrong):
         index = int(wrong[0])
-        line = image.box_lines[index] if image.box_lines else image.label_line
+        line = image.line_of(index)
         where = (
             f"{image.label_path}, line {line}" if line else f"{image.label_path}, box {index + 1} of {image.path.name}"
         )
@@ -299,7 +291,7 @@ class FolderSource:
                 raise InputError(f"{self.root}: no face in the {len(records)} images of the {part} part: {why}")
         warn_of_odd_boxes([self._records[part] for part in parts], BOXES[str(self.format)])
         for remark in self._remarks + [f"{part}: {remark}" for part in parts for remark in self._read()[part].remarks]:
-            _say_once(self.root, f"data=folder: {remark}")
+            say_once(f"data=folder: {remark}", self.root)
 
     def train(self) -> list[ImageRecord]:
         """
@@ -318,18 +310,14 @@ class FolderSource:
         """
         return sorted(self._strict("val"), key=lambda record: record.image_id)
 
-    def ground_truth(self) -> "GroundTruth":
+    def ground_truth(self) -> GroundTruth:
         """One setting, ``all``: usable faces count, ignored ones stay in, so that a detection on one is no mistake."""
-        from fanet_lightning.data.wider_face import all_usable_faces
-
         return all_usable_faces(self.val())
 
-    def benchmark(self) -> "WiderFaceBenchmark":
-        from fanet_lightning.score.wider_face.benchmark import WiderFaceBenchmark
-
+    def benchmark(self) -> WiderFaceBenchmark:
         return WiderFaceBenchmark(name="folder", title=f"{self.root.resolve().name} ({self.format} labels)")
 
-    def inventories(self) -> "list[Inventory]":
+    def inventories(self) -> list[Inventory]:
         """The labels of both parts exactly as written, see :mod:`fanet_lightning.data.records`.
 
         Raises:
@@ -355,7 +343,7 @@ class FolderSource:
 
     def _check_root(self) -> None:
         if not self.root.is_dir():
-            raise InputError(f"data.root={self.root} is no folder; give the folder of the images and labels")
+            raise InputError(f"data.root={self.root} is not a directory; give the folder of the images and labels")
 
     def _found(self) -> dict[str, Path]:
         return formats_found(self.root, {"train": self._train, "val": self._val})
@@ -364,7 +352,7 @@ class FolderSource:
         """Both parts; an empty one where there is none."""
         if self._parts is None:
             if self._recognised is not None:
-                _say_once(self.root, f"data=folder: {self._recognised}")
+                say_once(f"data=folder: {self._recognised}", self.root)
             try:
                 self._parts = self._read_parts()
             except InputError as error:
@@ -388,77 +376,64 @@ class FolderSource:
         if read["train"] is None and read["val"] is None:
             raise InputError(
                 f"{self.root} holds no labels in the layout of {FORMATS[format]}; set data.format to what the labels "
-                "are, or data.train.labels to where they lie"
+                "are, or data.train.labels to where they are"
             )
         return self._divide(read["train"], read["val"])
 
     def _divide(self, train: PartLabels | None, val: PartLabels | None) -> dict[str, PartLabels]:
-        lists = {"train": self._train.get("images"), "val": self._val.get("images")}
+        train_list, val_list = self._train.get("images"), self._val.get("images")
         share = self._val.get("share")
         if val is not None:
             if share is not None:
                 raise InputError(
                     f"data.val.share={share}: {self.root} has a validation part ({val.folder}); leave the share out"
                 )
-            nothing = PartLabels(val.folder)
-            own = {"train": train or nothing, "val": val}
-            return {part: self._listed(labels, lists[part], part) for part, labels in own.items()}
+            own = self._listed(train or PartLabels(val.folder), train_list, "train")
+            return {"train": own, "val": self._listed(val, val_list, "val")}
         assert train is not None
-        if lists["val"] is not None:
+        pile = self._listed(train, train_list, "train")
+        if val_list is not None:
             if share is not None:
-                raise InputError(f"data.val.share={share} and data.val.images={lists['val']}: give one of them")
-            chosen = self._listed(train, lists["val"], "val")
+                raise InputError(f"data.val.share={share} and data.val.images={val_list}: give one of them")
+            chosen = self._listed(train, val_list, "val")
             ids = {image.image_id for image in chosen.images}
-            rest = self._listed(train, lists["train"], "train") if lists["train"] is not None else _without(train, ids)
-            return {"train": rest, "val": chosen}
-        pile = self._listed(train, lists["train"], "train")
+            return {"train": pile if train_list is not None else _without(train, ids), "val": chosen}
         share = DEFAULT_SHARE if share is None else float(share)
         ids = carved(sorted({image.image_id for image in pile.images}), share)
         self._remarks.append(
             f"{self.root} has no validation part: {len(ids)} of {len(pile.images)} images ({share:.0%}, by a hash of "
             "their names) are validated on; data.val.share=… or data.val.images=LIST chooses others"
         )
-        of_val = _without(pile, {image.image_id for image in pile.images} - ids)
-        of_val.problems, of_val.doubts, of_val.remarks, of_val.unlabelled = [], [], [], []
+        of_val = PartLabels(pile.folder, [image for image in pile.images if image.image_id in ids])
         return {"train": _without(pile, ids), "val": of_val}
 
     def _listed(self, labels: PartLabels, images: Path | str | None, part: str) -> PartLabels:
         """The images of a list, in its order."""
         if images is None:
             return labels
-        path = Path(images)
-        path = self.root / path if not path.exists() and (self.root / path).exists() else path
-        by_id: dict[str, list[PlacedImage]] = {}
+        path = listed_path(Path(images), self.root)
+        by_id: dict[str, list[LabelledImage]] = {}
         for image in labels.images:
             by_id.setdefault(image.image_id, []).append(image)
-        chosen: list[PlacedImage] = []
+        chosen: list[LabelledImage] = []
         example = "image name, relative to the folder of images,"
         others = {without_extension(path.relative_to(labels.folder).as_posix()) for path in labels.unlabelled}
         ids = by_id.keys() | others
         for line, written, image_id in find_listed(path, ids, folder=labels.folder, root=self.root, example=example):
             if image_id not in by_id:
-                reason = _unknown(written, labels)
+                near = nearest_name(without_extension(written.replace("\\", "/")), by_id)
+                hint = f"did you mean {near}?" if near else "correct the name, or take the line out"
+                reason = f"no image {written} in {labels.folder} ({len(by_id)} labelled images, named relative to it)"
                 if image_id is not None:
-                    reason = (
-                        f"no label speaks of {written}, which lies in {labels.folder}; label it, or take the line out"
-                    )
-                raise InputError(f"data.{part}.images: {path}, line {line}: {reason}")
+                    reason, hint = f"no label speaks of {written} in {labels.folder}", "label it, or take the line out"
+                raise InputError(f"data.{part}.images: {path}, line {line}: {reason}; {hint}")
             chosen += by_id[image_id]
-        return _with_images(labels, chosen)
+        return replace(labels, images=chosen)
 
     def _strict(self, part: str) -> list[ImageRecord]:
         if part not in self._records:
             self._records[part] = strict_records(self._read()[part], part, self.root)
         return self._records[part]
-
-
-@cache
-def _say_once(root: Path, line: str) -> None:
-    """Print it once, in the first of a run's processes: a run checks its data twice."""
-    from fanet_lightning.cli.provenance import is_first_process
-
-    if is_first_process():
-        print(line, flush=True)
 
 
 def carved(image_ids: Sequence[str], share: float) -> set[str]:
@@ -477,22 +452,8 @@ def carved(image_ids: Sequence[str], share: float) -> set[str]:
     return set(ordered[: min(max(count, 1), len(ordered) - 1)])
 
 
-def _unknown(written: str, labels: PartLabels) -> str:
-    """Why a line of a list names no labelled image."""
-    known = {image.image_id for image in labels.images}
-    near = nearest_name(without_extension(written.replace("\\", "/")), known)
-    hint = f"did you mean {near}?" if near else "correct the name, or take the line out"
-    return f"no image {written} in {labels.folder} ({len(known)} labelled images, named relative to it); {hint}"
-
-
-def _with_images(labels: PartLabels, images: list[PlacedImage]) -> PartLabels:
-    return PartLabels(
-        labels.folder, images, list(labels.unlabelled), list(labels.problems), list(labels.doubts), list(labels.remarks)
-    )
-
-
 def _without(labels: PartLabels, image_ids: set[str]) -> PartLabels:
-    return _with_images(labels, [image for image in labels.images if image.image_id not in image_ids])
+    return replace(labels, images=[image for image in labels.images if image.image_id not in image_ids])
 
 
 def _check_keys(train: Mapping[str, Any], val: Mapping[str, Any]) -> None:

@@ -18,22 +18,18 @@ from xml.etree import ElementTree
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import without_extension
+from fanet_lightning.data.folder.files import ImageFiles, label_files, matching
 from fanet_lightning.data.folder.labels import (
     PART_NAMES,
     FaceClasses,
-    ImageFiles,
     PartLabels,
     Place,
     boxes_of,
     finish,
-    label_files,
-    matching,
-    number,
     placed,
     read_text,
-    shown,
 )
-from fanet_lightning.data.records import LabelProblem
+from fanet_lightning.data.records import label_numbers, label_text
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 LABEL_FOLDERS = ("Annotations", "annotations", "labels")
@@ -62,10 +58,9 @@ def voc_place(root: Path, part: str) -> Place | None:
 
 
 def voc_folders(root: Path, labels: Path, part: str, names: Path | None = None) -> Place:
-    """The folders where the images of these labels may lie."""
-    parts = PART_NAMES.get(part, ())
+    """The folders where the images of these labels may be."""
     own = [
-        folder for name in parts
+        folder for name in PART_NAMES.get(part, ())
         for folder in (root / "images" / name, root / "JPEGImages" / name, root / name / "images", root / name)
     ]  # fmt: skip
     return Place(labels, None, (root / "JPEGImages", *own, root / "images", labels, root), names)
@@ -82,31 +77,27 @@ def read_voc(place: Place, wanted: Sequence[str] | None, origin: int = 1) -> Par
     Raises:
         InputError: the folder has no XML file, or the list cannot be read.
     """
-    if not place.labels.is_dir():
-        raise InputError(f"{place.labels} is no folder; data.format=voc reads a folder of XML files")
     paths = label_files(place.labels, ".xml")
     stems = list(_stems(place, paths))
     if not stems:
-        raise InputError(f"{place.labels} holds no XML file; set data.format to what the labels are")
+        raise InputError(f"{place.labels} holds no XML file; data.format=voc reads a folder of XML files")
     files = place.image_files([f"{stem}.jpg" for _, stem in stems])
-    labels = PartLabels(files.folder)
-    classes = FaceClasses(wanted)
+    labels, classes = PartLabels(files.folder), FaceClasses(wanted)
     zeros: list[Path] = []
     for line, stem in stems:
-        path = paths.get(stem)
-        if path is None:
+        if stem in paths:
+            zeros += [paths[stem]] * _read_file(paths[stem], stem, files, labels, classes, origin)
+        else:
             reason = f"has no {place.labels / stem}.xml; add it, or take the name out"
-            labels.problems.append(LabelProblem(place.names or place.labels, line, stem, reason))
-            continue
-        _read_file(path, stem, files, labels, classes, origin, zeros)
-    if zeros:
+            labels.problem(place.names or place.labels, line, stem, reason)
+    if zeros and origin == 1:
         labels.remarks.append(
             f"{len(zeros)} boxes begin at pixel 0, the first in {zeros[0]}, though VOC's first pixel is 1; if the tool "
             "that wrote them counts from 0, set data.origin=0"
         )
-    labels = finish(labels, files, place.names or place.labels, classes)
+    finish(labels, files, place.names or place.labels, classes)
     if place.names is not None:
-        # Lists leave images out, e.g. those to test on; an image with an XML file is not one that nobody has labelled.
+        # Lists leave images out, e.g. those to test on; an image with an XML file is not an unlabelled one.
         labels.unlabelled = [
             path for path in labels.unlabelled
             if without_extension(path.relative_to(files.folder).as_posix()) not in paths
@@ -120,13 +111,11 @@ def _stems(place: Place, paths: Mapping[str, Path]) -> Iterator[tuple[int | None
         return
     for line, text in enumerate(read_text(place.names).splitlines(), start=1):
         name, fields = text.strip(), text.split()
-        if not name or name in paths:
-            if name:
-                yield line, name
-        elif len(fields) == 2 and fields[1] in ("1", "-1", "0"):  # the lists of one class
-            yield line, fields[0]
-        else:
-            yield line, without_extension(name)
+        if name and name not in paths:  # the lists of one class have a 1, -1 or 0 after the name
+            of_class = len(fields) == 2 and fields[1] in ("1", "-1", "0")
+            name = fields[0] if of_class else without_extension(name)
+        if name:
+            yield line, name
 
 
 def _xml_text(path: Path) -> str:
@@ -138,82 +127,55 @@ def _xml_text(path: Path) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); give a file of labels") from error
+        raise InputError(f"cannot be read ({error.strerror})") from error
     declared = _DECLARATION.match(content)
     # A declaration that can be read byte by byte is not in two or four bytes a letter, whatever it says.
     if declared is not None and not declared[1].lower().startswith((b"utf", b"ucs", b"iso-10646")):
         with suppress(LookupError, ValueError):
             return content.decode(declared[1].decode("ascii"))
-    return read_text(path)
+    return label_text(content, path)
 
 
-def _read_file(
-    path: Path,
-    stem: str,
-    files: ImageFiles,
-    labels: PartLabels,
-    classes: FaceClasses,
-    origin: int,
-    zeros: list[Path],
-) -> None:
-    rows: list[list[float]] = []
-    ignored: list[bool] = []
-    lines: list[int] = []
+def _read_file(path: Path, stem: str, files: ImageFiles, labels: PartLabels, classes: FaceClasses, origin: int) -> int:
+    """Add one file's image to the labels. Returns how many of its boxes begin at pixel 0."""
+    text = ""
     try:
         text = _xml_text(path)
         root = ElementTree.fromstring(text)
-    except InputError as error:
-        labels.problems.append(LabelProblem(path, None, "", f"is no text ({error})"))
-        return
-    except (ElementTree.ParseError, ValueError) as error:
-        line = getattr(error, "position", (1, 0))[0]
-        value = text.splitlines()[line - 1] if line <= len(text.splitlines()) else ""
-        labels.problems.append(LabelProblem(path, line, shown(value), f"is no XML ({error}); mend or remove the file"))
-        return
+    except (InputError, ElementTree.ParseError, ValueError) as error:
+        line = getattr(error, "position", (None, 0))[0]
+        value = text.splitlines()[line - 1] if line and line <= len(text.splitlines()) else ""
+        labels.problem(path, line, value, f"is no XML ({error}); fix or remove the file")
+        return 0
     if root.tag != "annotation":
-        labels.problems.append(LabelProblem(path, 1, f"<{root.tag}>", "stands where VOC has <annotation>"))
-        return
-    places = _object_lines(text)
+        labels.problem(path, 1, f"<{root.tag}>", "stands where VOC has <annotation>")
+        return 0
+    places = [line for line, row in enumerate(text.splitlines(), start=1) for _ in range(row.count("<object>"))]
+    rows: list[list[float]] = []
+    ignored: list[bool] = []
+    lines: list[int] = []
     for position, item in enumerate(root.findall("object")):
         line = places[position] if position < len(places) else 1
         name = (item.findtext("name") or "").strip()
-        values = [_side(item, side) for side in SIDES]
-        if not name or any(value is None for value in values):
+        box = label_numbers(" ".join(item.findtext(f"bndbox/{side}") or "-" for side in SIDES))
+        if not name or box is None or len(box) != len(SIDES):
             what = "a name" if not name else f"a bndbox with {', '.join(SIDES)}"
-            value = shown("".join(item.itertext())) or "<object>"
-            labels.problems.append(LabelProblem(path, line, value, f"is no object with {what}"))
-            continue
-        if not classes.is_face(name):
-            continue
-        box = [value for value in values if value is not None]
-        zeros += [path] if origin == 1 and min(box[:2]) == 0 else []
-        rows.append([box[0] - origin, box[1] - origin, box[2], box[3]])
-        ignored.append((item.findtext("difficult") or "").strip() == "1")
-        lines.append(line)
+            labels.problem(path, line, "".join(item.itertext()).strip() or "<object>", f"is no object with {what}")
+        elif classes.is_face(name):
+            rows.append(box)
+            ignored.append((item.findtext("difficult") or "").strip() == "1")
+            lines.append(line)
     found = files.find_stem(stem)
-    name = (root.findtext("filename") or "").strip()
-    if found.name is None and name:
-        by_name = files.find(name)
+    filename = (root.findtext("filename") or "").strip()
+    if found.name is None and filename:
+        by_name = files.find(filename)
         found = by_name if by_name.name is not None else found
     # The stem has no extension of its own, so an image's is taken as written.
     written = found.name if found.name is not None and without_extension(found.name) == stem else f"{stem}.jpg"
+    sides = label_numbers(" ".join(root.findtext(f"size/{name}") or "" for name in ("width", "height"))) or []
+    stated_wh = (int(sides[0]), int(sides[1])) if len(sides) == 2 and all(0 < side < 1e9 for side in sides) else None
     placed(
-        labels, files, written, boxes_of(rows), ignored, label_path=path, line=1, stated_wh=_size(root),
-        box_lines=lines, found=found,
+        labels, files, written, boxes_of(rows) - [origin, origin, 0, 0], ignored, label_path=path, line=1,
+        stated_wh=stated_wh, box_lines=lines, found=found,
     )  # fmt: skip
-
-
-def _side(item: ElementTree.Element, side: str) -> float | None:
-    text = item.findtext(f"bndbox/{side}")
-    return None if text is None else number(text.strip())
-
-
-def _size(root: ElementTree.Element) -> tuple[int, int] | None:
-    sides = [number((root.findtext(f"size/{name}") or "").strip()) for name in ("width", "height")]
-    if any(side is None or not 0 < side < 1e9 for side in sides):
-        return None
-    return int(sides[0] or 0), int(sides[1] or 0)
-
-
-def _object_lines(text: str) -> list[int]:
-    return [line for line, content in enumerate(text.splitlines(), start=1) for _ in range(content.count("<object>"))]
+    return sum(min(row[:2]) == 0 for row in rows)

@@ -1,14 +1,12 @@
-"""YOLO's text format and its layout on disk.
-
-YOLO's text files in Ultralytics' layout: per image the rows ``class x y w h``, shares of its width and height.
+"""YOLO's text files in Ultralytics' layout: per image the rows ``class x y w h``, normalized by its width and height.
 
 ::
 
     ROOT/images/train/a.jpg, ROOT/labels/train/a.txt, ROOT/data.yaml    also ROOT/train/images, ROOT/train/labels
     ROOT/images/train/a.jpg, ROOT/images/train/a.txt                    side by side
 
-x and y are the box's centre. No file, or an empty one: no face. Shares are of the image as it is shown (EXIF
-orientation applied), as Ultralytics takes them. Rows of more than five numbers have landmarks behind the box, or a
+x and y are the box's centre. No file, or an empty one: no face. They are of the image as it is shown (EXIF
+orientation applied), as Ultralytics takes them. Rows of more than five numbers have landmarks after the box, or a
 polygon instead of it; ``kpt_shape`` in data.yaml says so, else the caller does.
 """
 
@@ -17,27 +15,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import yaml
 
 from fanet_lightning.cli.errors import InputError, first_line
-from fanet_lightning.cli.files import has_image_extension, without_extension
+from fanet_lightning.cli.files import has_image_extension, walk_files, without_extension
+from fanet_lightning.data.folder.files import ImageFiles, label_files
 from fanet_lightning.data.folder.labels import (
     PART_NAMES,
     FaceClasses,
-    ImageFiles,
     PartLabels,
     Place,
     boxes_of,
     finish,
-    label_files,
-    number,
     placed,
     read_text,
-    shown,
-    walk_files,
 )
 from fanet_lightning.data.images import UnreadableImage, read_image_size
-from fanet_lightning.data.records import LabelProblem
+from fanet_lightning.data.records import LabelProblem, label_numbers, shown
 
 YAML_FILES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 NAME_FILES = ("classes.txt", "obj.names", "labels/classes.txt")
@@ -45,7 +40,7 @@ NAME_FILES = ("classes.txt", "obj.names", "labels/classes.txt")
 
 @dataclass(frozen=True)
 class YoloNames:
-    """``names`` by class number, ``landmark_numbers`` behind each box (None: unknown), ``source`` for messages."""
+    """``names`` by class number, ``landmark_numbers`` after each box (None: unknown), ``source`` for messages."""
 
     names: dict[int, str] = field(default_factory=dict)
     landmark_numbers: int | None = None
@@ -73,23 +68,15 @@ def read_names(root: Path) -> tuple[YoloNames, dict[str, Any]]:
         return YoloNames({number: name for number, name in enumerate(lines) if name}, None, str(text)), {}
     try:
         content = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is no YAML ({first_line(error)}); mend it") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no keys; write train, val and names as Ultralytics has them")
-    names = content.get("names") or {}
-    if isinstance(names, list):
-        names = dict(enumerate(names))
-    try:
-        named = {int(number): str(name) for number, name in names.items()}
-    except (AttributeError, TypeError, ValueError):
-        raise InputError(f"{path}: names={names} is neither a list nor number: name") from None
-    shape = content.get("kpt_shape")
-    if shape is not None and not (
-        isinstance(shape, list) and len(shape) == 2 and all(isinstance(side, int) for side in shape)
-    ):
-        raise InputError(f"{path}: kpt_shape={shape} is no list [points, numbers of each]")
-    return YoloNames(named, None if shape is None else shape[0] * shape[1], str(path)), content
+        names = content.get("names") or {}
+        named = {int(key): str(name) for key, name in (enumerate(names) if isinstance(names, list) else names.items())}
+        points, each = content.get("kpt_shape") or (None, 1)
+        return YoloNames(named, None if points is None else int(points) * int(each), str(path)), content
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: {first_line(error)}; write names (a list, or number: name) and kpt_shape ([points, numbers of "
+            "each]) as Ultralytics has them"
+        ) from error
 
 
 def yolo_place(root: Path, part: str, content: dict[str, Any]) -> Place | None:
@@ -119,8 +106,8 @@ def _of_yaml(root: Path, key: str, content: dict[str, Any]) -> Path | None:
         value = value[0]
     if not isinstance(value, str) or value.endswith(".txt"):
         raise InputError(
-            f"{key}: {value} in data.yaml of {root} is no folder; set data.{key}.folder=DIR and, for a list of names, "
-            f"data.{key}.images=LIST"
+            f"{key}: {value} in data.yaml of {root} is not a directory; set data.{key}.folder=DIR and, for a list of "
+            f"names, data.{key}.images=LIST"
         )
     base = Path(str(content.get("path") or "."))
     inside = Path(*(step for step in Path(value).parts if step != ".."))  # Roboflow writes ../train/images
@@ -143,7 +130,7 @@ def label_folder(place: Place) -> Path:
     assert place.folder is not None
     if place.labels != place.folder:
         if not place.labels.is_dir():
-            raise InputError(f"{place.labels} is no folder; data.format=yolo reads a folder of .txt files")
+            raise InputError(f"{place.labels} is not a directory; data.format=yolo reads a folder of .txt files")
         return place.labels
     parts = list(place.folder.parts)
     for position in range(len(parts) - 1, -1, -1):
@@ -156,9 +143,9 @@ def label_folder(place: Place) -> Path:
 
 
 Points = Literal["landmarks", "polygon"]
-# A share of 1 written with few digits may lie a little above; a pixel never does.
+# A coordinate of 1 written with few digits may be a little above; a pixel never is.
 MOST = 1.01
-# Text files that tools leave beside the labels.
+# Text files that tools leave with the labels.
 NO_LABELS = frozenset(("classes", "README", "README.dataset", "README.roboflow"))
 ORPHAN = "is a label file without an image; remove it, or let the doctor make a cleaned copy (fix=true)"
 
@@ -170,149 +157,116 @@ def read_yolo(place: Place, names: YoloNames, wanted: Sequence[str] | None, poin
         place: ``folder`` of the images; ``labels`` of the text files.
         names: what data.yaml or classes.txt says.
         wanted: classes that are faces, see :class:`FaceClasses`; without names the class 0 is taken as one.
-        points: what the numbers behind the fourth are.
+        points: what the numbers after the fourth are.
 
     Raises:
-        InputError: no folder, no image, or no label file at all.
+        InputError: no image, or no label file that goes with one.
     """
-    if place.folder is None or not place.folder.is_dir():
-        raise InputError(f"{place.folder} is no folder of images; set data.train.folder or data.val.folder")
-    files = ImageFiles(place.folder)
-    if not files.names:
-        raise InputError(f"{place.folder} holds no image; set data.train.folder or data.val.folder")
-    texts = label_folder(place)
+    assert place.folder is not None
+    files, texts = ImageFiles(place.folder), label_folder(place)
     stems = {without_extension(name) for name in files.names}
     labels = PartLabels(files.folder)
-    written: dict[str, Path] = {}
-    for stem, path in label_files(texts, ".txt").items():
-        if stem in stems or stem.rpartition("/")[2] not in NO_LABELS:
-            written[stem] = path
-    if not written:
-        raise InputError(
-            f"{texts} holds no label file for the {len(files.names)} images of {place.folder}; set "
-            "data.train.labels or data.val.labels to the folder of the .txt files"
-        )
-    reader = _Reader(names, FaceClasses(wanted, names.names.values()), points, labels)
+    written = {
+        stem: path for stem, path in label_files(texts, ".txt").items()
+        if stem in stems or stem.rpartition("/")[2] not in NO_LABELS
+    }  # fmt: skip
+    classes = FaceClasses(wanted, names.names.values())
     # A file that fits an image to the letter is no other image's.
     folded = {stem.casefold(): stem for stem in written if stem not in stems}
-    used = set()
-    without = 0
+    used, without = set(), 0
     for name in files.names:
         stem = without_extension(name)
         own = stem if stem in written else folded.get(stem.casefold())
         if own is None:
             without += 1
-            reader.add(files, name, None)
+            placed(labels, files, name, boxes_of([]), [], label_path=files.folder / name)
             continue
         used.add(own)
         if own != stem:
             labels.renamed.append((written[own].relative_to(texts).as_posix(), name))
-        reader.add(files, name, written[own])
+        _read_file(written[own], files, name, labels, classes, names, points)
     if not used:
         raise InputError(
-            f"{texts}: none of its {len(written)} .txt files, the first {next(iter(written))}.txt, goes with an image "
-            f"of {place.folder}; labels have the images' names"
+            f"{texts} holds no label file for the {len(files.names)} images of {place.folder} ({len(written)} .txt "
+            "files); labels have the images' names, data.train.labels and data.val.labels name their folder"
         )
-    orphans = [path for stem, path in written.items() if stem not in used]
-    labels.problems += [LabelProblem(path, None, path.name, ORPHAN) for path in orphans]
+    labels.problems += [LabelProblem(path, None, path.name, ORPHAN) for own, path in written.items() if own not in used]
     if without:
         remark = f"{without} of {len(files.names)} images have no label file in {texts}: no face is in them"
         labels.remarks.append(remark)
     if not names.names and wanted is None:
         labels.remarks.append("no data.yaml or classes.txt names the classes: class 0 is taken for the face")
-    finish(labels, files, texts, reader.classes)
-    return labels
+    return finish(labels, files, texts, classes)
 
 
-class _Reader:
-    def __init__(self, names: YoloNames, classes: FaceClasses, points: Points | None, labels: PartLabels) -> None:
-        self.classes = classes
-        self._names = names
-        self._points = points
-        self._labels = labels
-
-    def add(self, files: ImageFiles, name: str, path: Path | None) -> None:
-        shares: list[list[float]] = []
-        lines: list[int] = []
-        text = "" if path is None else self._text(path)
-        for line, content in enumerate(text.splitlines(), start=1):
-            if path is None or not content.strip():
-                continue
-            row, reason = self._row(content.split())
+def _read_file(
+    path: Path,
+    files: ImageFiles,
+    name: str,
+    labels: PartLabels,
+    classes: FaceClasses,
+    names: YoloNames,
+    points: Points | None,
+) -> None:
+    rows: list[list[float]] = []
+    lines: list[int] = []
+    try:
+        text = read_text(path)
+    except InputError as error:
+        labels.problem(path, None, "", str(error))
+        text = ""
+    for line, content in enumerate(text.splitlines(), start=1):
+        if content.strip():
+            row, reason = _row(label_numbers(content) or [], names, points)
             if reason:
-                self._labels.problems.append(LabelProblem(path, line, shown(content), reason))
-            elif row is not None:
-                shares.append(row)
+                labels.problem(path, line, content, reason)
+            elif classes.is_face(names.name_of(int(row[0])) or ""):
+                rows.append(row[1:])
                 lines.append(line)
-        boxes = boxes_of([])
-        if shares and path is not None:
-            try:
-                height, width = read_image_size(files.folder / name)
-                boxes = boxes_of(shares) * [width, height, width, height]
-            except UnreadableImage as error:
-                reason = f"boxes are shares of {name}, whose size cannot be read ({shown(error.reason)})"
-                self._labels.doubts.append(LabelProblem(path, lines[0], f"{len(lines)}", reason))
-                lines = []
-        placed(
-            self._labels, files, name, boxes, [False] * len(boxes), label_path=path or files.folder / name,
-            box_lines=lines,
-        )  # fmt: skip
-
-    def _text(self, path: Path) -> str:
+    boxes = boxes_of(rows)
+    if rows:
         try:
-            return read_text(path)
-        except InputError as error:
-            self._labels.problems.append(LabelProblem(path, None, "", str(error)))
-            return ""
+            height, width = read_image_size(files.folder / name)
+            boxes = boxes * [width, height, width, height]
+        except UnreadableImage as error:
+            reason = f"normalized boxes of {name}, whose size cannot be read ({shown(error.reason)})"
+            labels.doubts.append(LabelProblem(path, lines[0], str(len(lines)), reason))
+            boxes, lines = boxes[:0], []
+    placed(labels, files, name, boxes, np.zeros(len(boxes), np.bool_), label_path=path, box_lines=lines)
 
-    def _row(self, fields: list[str]) -> tuple[list[float] | None, str]:
-        """The box x1 y1 x2 y2 in shares, None for another class, and why it is no row."""
-        numbers = [value for value in map(number, fields) if value is not None]
-        if len(numbers) != len(fields) or not numbers:
-            return None, "is no row of numbers 'class x y w h'; set data.format to what the labels are"
-        if not (0 <= numbers[0] < 1e6 and numbers[0] == int(numbers[0])):
-            return None, f"has the class {fields[0]}, which is no whole number"
-        shares, reason = self._shares(numbers[1:])
-        if reason:
-            return None, reason
-        high = [value for value in shares if value > MOST]
-        if high:
-            return None, f"has {high[0]:g} where a share of the image is expected; divide pixels by its width or height"
-        if min(shares) < 0:
-            return None, f"has {min(shares):g} where a share of the image is expected"
-        name = self._names.name_of(int(numbers[0]))
-        if name is None:
-            return None, f"has the class {int(numbers[0])}, which {self._names.source} does not name"
-        if not self.classes.is_face(name):
-            return None, ""
-        if self._polygon(len(numbers) - 1):
-            xs, ys = shares[0::2], shares[1::2]
-            return [min(xs), min(ys), max(xs), max(ys)], ""
-        x, y, width, height = shares
-        return [x - width / 2, y - height / 2, x + width / 2, y + height / 2], ""
 
-    def _polygon(self, count: int) -> bool:
-        return count > 4 and self._names.landmark_numbers is None and self._points == "polygon"
-
-    def _shares(self, values: list[float]) -> tuple[list[float], str]:
-        """What has to lie between 0 and 1: the box, or the whole polygon."""
-        if len(values) < 4:
-            return [], "is no row 'class x y w h'"
-        if len(values) == 4:
-            return values, ""
-        extra = self._names.landmark_numbers
-        if extra is not None:
-            wrong = f"has {len(values) - 4} numbers behind the box, kpt_shape in {self._names.source} says {extra}"
-            return (values[:4], "") if len(values) - 4 == extra else ([], wrong)
-        if len(values) == 5:
-            return [], "has a number behind the box: a detection with its confidence is no label; take it out"
-        if self._points == "polygon":
-            return (
-                (values, "") if len(values) % 2 == 0 and len(values) >= 6 else ([], "is no polygon 'class x y x y …'")
+def _row(row: list[float], names: YoloNames, points: Points | None) -> tuple[list[float], str]:
+    """The class and the normalized box x1 y1 x2 y2, and why it is no row."""
+    number, values, extra = row[0] if row else -1, row[1:], names.landmark_numbers
+    if len(values) < 4:
+        return [], "is no row of numbers 'class x y w h'; set data.format to what the labels are"
+    if not (0 <= number < 1e6 and number == int(number)):
+        return [], f"has the class {number:g}, which is no whole number"
+    polygon = len(values) > 4 and extra is None and points == "polygon"
+    if polygon:
+        if len(values) % 2 or len(values) < 6:
+            return [], "is no polygon 'class x y x y …'"
+    elif len(values) > 4:
+        if extra is not None and len(values) - 4 != extra:
+            return [], f"has {len(values) - 4} numbers after the box, kpt_shape in {names.source} says {extra}"
+        if extra is None and len(values) == 5:
+            return [], "has a number after the box: a detection with its confidence is no label; take it out"
+        if extra is None and points is None:
+            return [], (
+                f"has {len(values)} numbers after the class; say what they are: data.points=landmarks (after the box "
+                "x y w h) or data.points=polygon (instead of it)"
             )
-        if self._points == "landmarks":
-            return values[:4], ""
-        return [], (
-            f"has {len(values)} numbers behind the class; say what they are: data.points=landmarks (behind the box "
-            "x y w h) or data.points=polygon (instead of it)"
+        values = values[:4]
+    wrong = next((value for value in values if value < 0 or value > MOST), None)
+    if wrong is not None:
+        return (
+            [],
+            f"has {wrong:g} where a normalized coordinate is expected; divide pixels by the image's width or height",
         )
+    if names.name_of(int(number)) is None:
+        return [], f"has the class {int(number)}, which {names.source} does not name"
+    if polygon:
+        xs, ys = values[0::2], values[1::2]
+        return [number, min(xs), min(ys), max(xs), max(ys)], ""
+    x, y, width, height = values
+    return [number, x - width / 2, y - height / 2, x + width / 2, y + height / 2], ""
