@@ -19,7 +19,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from fanet_lightning.score.fddb.benchmark import LIMITS, FddbBenchmark, count_fddb, image_iou
-from fanet_lightning.score.fddb.files import FddbPredictions, read_fddb_predictions, write_fddb_predictions
+from fanet_lightning.score.fddb.files import FddbPredictions, read_fddb_predictions, write_fddb_detections
 from fanet_lightning.score.fddb.ground_truth import FddbGroundTruth
 from fanet_lightning.score.fddb.regions import ellipse_mask, to_pixels
 from fanet_lightning.score.fddb.roc import roc_from_counts
@@ -104,11 +104,16 @@ def main() -> None:
             rng = np.random.default_rng(0)
             truth = made_ground_truth(rng)
             folder = Path(temporary) / "run"
-            write_fddb_predictions(folder, truth, made_rows(rng, truth, arguments.detections))
+            rows = made_rows(rng, truth, arguments.detections)
+            found = {
+                image_id: (np.column_stack([own[:, :2], own[:, :2] + own[:, 2:4]]), own[:, 4])
+                for image_id, own in rows.items()
+            }
+            write_fddb_detections(folder, truth, found)
         start = time.perf_counter()
         predictions = read_fddb_predictions(folder, truth)
-        rows = sum(len(scores) for scores in predictions.scores)
-        reading = timed("reading", start, f"{len(truth.image_ids):,} images, {rows:,} detections")
+        number = sum(len(scores) for scores in predictions.scores)
+        reading = timed("reading", start, f"{len(truth.image_ids):,} images, {number:,} detections")
         start = time.perf_counter()
         counts = count_fddb(truth, predictions)
         roc = roc_from_counts(counts)

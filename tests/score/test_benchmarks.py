@@ -321,6 +321,21 @@ def test_boxes_in_another_layout_are_scored_with_a_warning(
         assert printed.out  # the number all the same
 
 
+@pytest.mark.parametrize("corners", [False, True])
+def test_wider_rows_with_the_score_first(corners: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    faces = faces_of(4)
+    truth, found = put_truth("wider_face", tmp_path / "truth", faces), put_rows("wider_face", tmp_path / "found", faces)
+    for path in found.rglob("*.txt"):
+        name, count, *rows = path.read_text().splitlines()
+        rows = [f"{row.split()[4]} {x} {y} {x + w * corners} {y + h * corners}" if corners else f"0.9 {x} {y} {w} {h}"
+                for row in rows for x, y, w, h in [map(float, row.split()[:4])]]  # fmt: skip
+        path.write_text("\n".join([name, count, *rows]) + "\n")
+    assert main([f"ground_truth={truth}", f"predictions={found}", "bootstrap=0"]) == 0
+    (warning,) = capsys.readouterr().err.splitlines()
+    assert f"8 boxes seem to be score {'x1 y1 x2 y2' if corners else 'x y w h'}, not x y w h" in warning
+    assert "8 of 8" in warning
+
+
 def test_corners_that_are_width_and_height_in_pascal_face(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Near the origin no far edge is before the near one, so nothing but the faces can tell."""
     faces: dict[str, list[tuple[float, ...]]] = {f"0--Parade/a{i}": [(30, 24, 60, 50)] for i in range(4)}

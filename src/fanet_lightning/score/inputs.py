@@ -1,13 +1,15 @@
 """What all formats share: names of images, packed detections, doubts about the layout of boxes."""
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import InputError, first_line
 from fanet_lightning.cli.files import find_listed, without_extension
 
 _Boxes = npt.NDArray[np.float64]
@@ -75,6 +77,85 @@ def read_selection(path: Path, known: Collection[str]) -> list[str]:
     return chosen
 
 
+def number_rows(
+    lines: Sequence[str], columns: Sequence[int], place: Callable[[int], str], layout: str
+) -> npt.NDArray[np.float64]:
+    """R lines of finite numbers with blanks between them → (R, C), C one of ``columns``, the same for all.
+
+    Args:
+        place: number of a line, from 0 → what an error calls it.
+        layout: what the numbers are, for the error.
+
+    Raises:
+        InputError: the first line that is something else.
+    """
+    values = np.zeros((0, columns[0]))
+    try:
+        values = np.loadtxt(lines, ndmin=2, comments=None) if lines else values
+        is_good = values.shape[1] in columns and np.isfinite(values).all()
+    except ValueError:
+        is_good = False
+    if not is_good:
+        wanted = [len(lines[0].split())] if len(lines[0].split()) in columns else columns
+        first = next((i for i, line in enumerate(lines) if not _is_row(line, wanted)), 0)
+        raise InputError(
+            f"{place(first)}: '{lines[first].strip()[:80]}' is no row of {' or '.join(map(str, wanted))} finite "
+            f"numbers, {layout}; write 1.5 and blanks between numbers, or remove the row"
+        )
+    return values
+
+
+def _is_row(line: str, columns: Sequence[int]) -> bool:
+    try:
+        values = [float(word) for word in line.split()]
+    except ValueError:
+        return False
+    # Python reads more digits than NumPy, and 1_000.
+    return len(values) in columns and bool(np.isfinite(values).all()) and line.isascii() and "_" not in line
+
+
+def load_mat(
+    path: Path, names: Sequence[str], hint: str = "fetch the official file", optional: Sequence[str] | None = ()
+) -> dict[str, Any]:
+    """The variables ``names`` and ``optional`` of a MATLAB file; of all others too where ``optional`` is None.
+
+    Raises:
+        InputError: a file that is missing or damaged, or lacks one of ``names``.
+    """
+    # Half of the start-up time of a score, and --help needs none of it.
+    from scipy.io import loadmat
+
+    try:
+        content: dict[str, Any] = loadmat(
+            str(path), appendmat=False, variable_names=None if optional is None else [*names, *optional]
+        )
+    except FileNotFoundError as error:
+        raise InputError(f"there is no {path}; {hint}") from error
+    except Exception as error:  # scipy lets zlib, struct, index and value errors of a damaged file through
+        raise InputError(f"{path} is not a readable .mat file ({first_line(error)}); {hint}") from error
+    absent = [name for name in names if name not in content]
+    if absent:
+        raise InputError(f"{path}: there is no '{absent[0]}' in it; {hint}")
+    return content
+
+
+@contextmanager
+def layout_of(path: Path, what: str) -> Iterator[None]:
+    """Whatever goes wrong in the block is the fault of the file, which has another layout than ``what``.
+
+    Raises:
+        InputError: instead of the usual errors.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} has not the layout of {what} ({first_line(error)}); fetch the official file"
+        ) from error
+
+
 def missing_line(missing: Sequence[str], images: int) -> str | None:
     """One line about the images without predictions, or None."""
     if not missing:
@@ -129,6 +210,8 @@ _READINGS: Mapping[str, Callable[[_Boxes], _Boxes]] = {
     "x1 y1 x2 y2": lambda rows: rows,
     "cx cy w h": lambda rows: np.concatenate([rows[:, :2] - rows[:, 2:] / 2, rows[:, :2] + rows[:, 2:] / 2], axis=1),
 }
+# Before a reading: the score is the first of the five numbers, not the last.
+_FIRST = "score "
 # A reading that puts at least every fifth of the best boxes on a face, and half as many again as the one that is meant,
 # is the right one. Detectors that find little, and readings that nearly coincide, are not doubted.
 _LEAST_ON_A_FACE, _CLEARLY_MORE = 0.2, 1.5
@@ -167,7 +250,8 @@ def layout_warning(
             f"write {meant} in pixels of the original image"
         )
     found, looked_at = on_faces(rows, scores, faces_xyxy, meant)
-    others = [name for name in _READINGS if name != meant and is_clearly_better(looked_at, looked_at, found)]
+    names = [name for name in (*_READINGS, *(f"{_FIRST}{name}" for name in _READINGS)) if name != meant]
+    others = names if is_clearly_better(looked_at, looked_at, found) else []
     for name in others:
         other, _ = on_faces(rows, scores, faces_xyxy, name)
         if is_clearly_better(other, looked_at, found):
@@ -200,9 +284,12 @@ def on_faces(
 
     Args:
         rows, scores, faces_xyxy: as in :func:`layout_warning`.
-        reading: of ``rows``.
+        reading: of ``rows``, or :data:`_FIRST` and a reading.
     """
     found, looked_at = 0, 0
+    if reading.startswith(_FIRST):
+        last = [np.column_stack([own[:, 1:], score]) for own, score in zip(rows, scores, strict=True)]
+        return on_faces(last, [own[:, 0] for own in rows], faces_xyxy, reading.removeprefix(_FIRST))
     every = slice(None, None, max(1, len(rows) // _IMAGES_LOOKED_AT))
     for own, score, faces in zip(rows[every], scores[every], faces_xyxy[every], strict=True):
         if len(own) and len(faces):

@@ -30,7 +30,7 @@ from fanet_lightning.score.fddb.roc import (
     resampled_rates,
     roc_from_counts,
 )
-from fanet_lightning.score.inputs import DetectionsByImage, layout_warning
+from fanet_lightning.score.inputs import DetectionsByImage, layout_warning, missing_line
 from fanet_lightning.score.results import Samples, Scores
 
 Floats = npt.NDArray[np.float64]
@@ -187,7 +187,7 @@ class FddbBenchmark:
 
     def _warnings(self, truth: FddbGroundTruth, predictions: FddbPredictions, folds: list[int]) -> list[str]:
         warnings = []
-        missing = predictions.missing_line()
+        missing = missing_line(predictions.missing, len(predictions.image_ids))
         if missing:
             warnings.append(missing)
         negative = sum(int(predictions.has_negative_side(i).sum()) for i in range(len(predictions.rows)))

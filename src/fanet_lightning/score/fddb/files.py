@@ -7,7 +7,7 @@ order will do, since blocks are found by name.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -19,7 +19,7 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_replaceable, replaced, replaced_folder
 from fanet_lightning.score.fddb.ground_truth import ELLIPSE, FOLDS, LARGEST, RECTANGLE, FddbGroundTruth, read_blocks
 from fanet_lightning.score.fddb.roc import Roc
-from fanet_lightning.score.inputs import ImageNames
+from fanet_lightning.score.inputs import DetectionsByImage, ImageNames, check_complete, packed_detections
 
 Floats = npt.NDArray[np.float64]
 
@@ -51,9 +51,7 @@ class FddbPredictions:
     missing: tuple[str, ...] = ()
 
     @classmethod
-    def from_detections(
-        cls, detections: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]], image_ids: Iterable[str]
-    ) -> Self:
+    def from_detections(cls, detections: DetectionsByImage, image_ids: Iterable[str]) -> Self:
         """Pack ``image_id → (boxes_xyxy (D, 4), scores (D,))``; an image that is not there has no detection.
 
         Raises:
@@ -70,13 +68,6 @@ class FddbPredictions:
         """(D_i,): width, height or a half-axis is below 0."""
         sides = self.rows[image][:, :2] if self.are_ellipses else self.rows[image][:, 2:]
         return (sides[:, 0] < 0) | (sides[:, 1] < 0)
-
-    def missing_line(self) -> str | None:
-        """One line about the images without a block, or None."""
-        if not self.missing:
-            return None
-        some = ", ".join(self.missing[:3]) + (", …" if len(self.missing) > 3 else "")
-        return f"{len(self.missing)} of {len(self.image_ids)} images have no predictions and count as empty: {some}"
 
 
 def read_fddb_predictions(source: Path, ground_truth: FddbGroundTruth, *, strict: bool = False) -> FddbPredictions:
@@ -109,7 +100,7 @@ def read_fddb_predictions(source: Path, ground_truth: FddbGroundTruth, *, strict
             if len(meant) != 1:
                 unknown.append(image_id)
                 continue
-            own = block.rows.shape[1]
+            own = block.rows.shape[1] if len(block.rows) else 0
             if columns and own not in (0, columns):
                 raise InputError(f"{place}: rows of {own} numbers, but {first} has {columns}; take one kind for all")
             if own and not columns:
@@ -123,14 +114,10 @@ def read_fddb_predictions(source: Path, ground_truth: FddbGroundTruth, *, strict
             + "; remove them or give the ground truth they belong to"
         )
     missing = tuple(image_id for image_id in ground_truth.image_ids if image_id not in found)
-    if missing and strict:
-        raise InputError(
-            f"{source}: {len(missing)} of {len(wanted)} images have no block, the first is '{missing[0]}'; "
-            "add them, or leave strict=true out and they count as empty"
-        )
+    if strict:
+        check_complete(source, missing, len(wanted))
     columns = columns or len(RECTANGLE)
-    nothing = np.zeros((0, columns))
-    rows = [found.get(image_id, nothing).reshape(-1, columns) for image_id in ground_truth.image_ids]
+    rows = [found.get(image_id, np.zeros(0)).reshape(-1, columns) for image_id in ground_truth.image_ids]
     return FddbPredictions(
         ground_truth.image_ids,
         tuple(own[:, :-1] for own in rows),
@@ -168,78 +155,41 @@ def _files(source: Path) -> list[Path]:
     return texts
 
 
-def write_fddb_predictions(
-    folder: Path, ground_truth: FddbGroundTruth, rows: Mapping[str, npt.ArrayLike], *, strict: bool = False
-) -> None:
+def write_fddb_detections(folder: Path, ground_truth: FddbGroundTruth, detections: DetectionsByImage) -> None:
     """Write one file per fold, its images in the official order, best score first.
 
-    Coordinates get four decimals, an angle and a score six. An image that ``rows`` lacks gets no block and is missing
-    when the files are read; one without detections belongs in ``rows`` with none. The official program wants all
-    images: ``strict`` insists on them. The folder takes its place by rename.
-
-    Args:
-        rows: image id → (D, 5) ``x y w h score`` or (D, 6) ``major minor angle cx cy score``.
+    Coordinates get four decimals, a score six. An image that ``detections`` lacks gets no block and is missing when the
+    files are read. The official program wants all images. The folder takes its place by rename.
 
     Raises:
         InputError: ``folder`` holds something else than such files, or cannot be written.
-        ValueError: rows of an image outside ``ground_truth``, of another shape, or that cannot be read back: not
-            finite, a negative side, beyond 1e6 pixels; with ``strict``, an image without rows.
+        ValueError: a detection that is not finite, has a negative side, reaches beyond 1e6 pixels, or is of an image
+            outside ``ground_truth``.
     """
-    checked = {image_id: _checked(image_id, own) for image_id, own in rows.items()}
-    outside = [image_id for image_id in checked if image_id not in set(ground_truth.image_ids)]
-    if outside:
-        raise ValueError(f"detections of {len(outside)} images outside the run, the first is '{outside[0]}'")
-    if strict and len(checked) < len(ground_truth.image_ids):
-        raise ValueError(f"rows of {len(checked)} of {len(ground_truth.image_ids)} images")
+    rows = _as_rows(detections, ground_truth.image_ids)
     check_replaceable(folder, "predictions", lambda entry: _WRITTEN.fullmatch(entry.name) is not None)
     ordered = ground_truth.in_official_order()
     with replaced_folder(folder) as temporary:
         for fold in np.unique(ordered.folds).tolist():
             ids = [ordered.image_ids[i] for i in np.flatnonzero(ordered.folds == fold)]
-            blocks = "".join(_block(image_id, checked[image_id]) for image_id in ids if image_id in checked)
+            blocks = "".join(_block(image_id, rows[image_id]) for image_id in ids if image_id in rows)
             if blocks:
                 (temporary / f"fold-{fold:02d}-out.txt").write_text(blocks, encoding="utf-8")
 
 
-def write_fddb_detections(
-    folder: Path, ground_truth: FddbGroundTruth, detections: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]]
-) -> None:
-    """As :func:`write_fddb_predictions`, from ``image_id → (boxes_xyxy (D, 4), scores (D,))``."""
-    write_fddb_predictions(folder, ground_truth, _as_rows(detections, ground_truth.image_ids))
-
-
 def _block(image_id: str, rows: Floats) -> str:
     ordered = rows[np.argsort(-rows[:, -1], kind="stable")]
-    pattern = "%.4f %.4f %.4f %.4f %.6f\n" if rows.shape[1] == len(RECTANGLE) else "%.4f %.4f %.6f %.4f %.4f %.6f\n"
-    return f"{image_id}\n{len(rows)}\n" + pattern * len(rows) % tuple(ordered.ravel().tolist())
+    return f"{image_id}\n{len(rows)}\n" + "%.4f %.4f %.4f %.4f %.6f\n" * len(rows) % tuple(ordered.ravel().tolist())
 
 
-def _as_rows(
-    detections: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]], image_ids: tuple[str, ...]
-) -> dict[str, Floats]:
-    inside = set(image_ids)
-    rows = {}
-    for image_id, (boxes_xyxy, scores) in detections.items():
-        if image_id not in inside:
-            raise ValueError(f"detections of '{image_id}', which is outside the run")
-        boxes = np.asarray(boxes_xyxy, np.float64).reshape(-1, 4)
-        confidence = np.asarray(scores, np.float64).reshape(-1)
-        if len(boxes) != len(confidence):
-            raise ValueError(f"{image_id}: {len(boxes)} boxes but {len(confidence)} scores")
-        with np.errstate(invalid="ignore"):
-            own = np.column_stack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2], confidence])
-        rows[image_id] = _checked(image_id, own)
-    return rows
-
-
-def _checked(image_id: str, rows: npt.ArrayLike) -> Floats:
-    own = np.asarray(rows, np.float64)
-    if own.ndim != 2 or own.shape[1] not in (len(RECTANGLE), len(ELLIPSE)):
-        raise ValueError(f"{image_id}: rows of shape {own.shape}, need (D, 5) or (D, 6)")
-    sides = own[:, 2:4] if own.shape[1] == len(RECTANGLE) else own[:, :2]
-    if not np.isfinite(own).all() or (sides < 0).any() or (np.abs(own[:, :-1]) > LARGEST).any():
-        raise ValueError(f"{image_id}: a detection that is not finite, has a negative side, or is beyond 1e6 pixels")
-    return own
+def _as_rows(detections: DetectionsByImage, image_ids: tuple[str, ...]) -> dict[str, Floats]:
+    """Image id → (D, 5) ``x y w h score``."""
+    starts, boxes_xyxy, scores = packed_detections(detections, image_ids)
+    if (np.abs(boxes_xyxy) > LARGEST).any():
+        raise ValueError(f"a detection reaches beyond {LARGEST:g} pixels")
+    rows = np.column_stack([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], scores])
+    own = zip(image_ids, np.split(rows, starts[1:-1]), strict=True) if image_ids else ()
+    return {image_id: part for image_id, part in own if image_id in detections}
 
 
 def write_roc(roc: Roc, folder: Path, prefix: str = "") -> list[Path]:

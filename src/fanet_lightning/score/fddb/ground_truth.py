@@ -20,17 +20,15 @@ from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
-from fanet_lightning.cli.errors import InputError
-from fanet_lightning.score.inputs import places_of, read_selection
+from fanet_lightning.cli.errors import InputError, first_line
+from fanet_lightning.score.inputs import number_rows, places_of, read_selection
 
 RECTANGLE = ("x", "y", "width", "height", "score")
 ELLIPSE = ("major half-axis", "minor half-axis", "angle", "x", "y", "score")
 # No photograph is that large, and OpenCV draws nothing sensible beyond.
 LARGEST = 1e6
-
-_NUMBER = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_COUNT = re.compile(rb"\d{1,9}")
 
 
 class Block(NamedTuple):
@@ -51,118 +49,50 @@ def read_blocks(path: Path, *, negative_sides: bool = False) -> list[Block]:
         InputError: the file cannot be read; or the first line that does not hold what it should, by its number.
     """
     try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); mend or remove it") from error
-    if b"\0" in text:
-        raise InputError(f"{path}: byte {text.index(0)} is not plain text; save the file as UTF-8")
-    numbered = enumerate(text.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1)
-    lines = [(number, line) for number, line in ((number, line.strip()) for number, line in numbered) if line]
-    blocks: list[Block] = []
-    place, columns = 0, 0
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as text ({first_line(error)}); save it as UTF-8") from error
+    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    blocks: list[tuple[str, int, int]] = []
+    rows: list[tuple[int, str]] = []
+    place = 0
     while place < len(lines):
         number, name = lines[place]
-        count = _count(path, lines, place)
-        rows = lines[place + 2 : place + 2 + count]
-        values = _rows_fast(rows, count, columns)
-        if values is None or (not negative_sides and _has_negative_side(values)):
-            values = _rows_carefully(path, lines[place + 1][0], rows, count, columns, negative_sides)
-        columns = values.shape[1] or columns
-        blocks.append(Block(_text(path, number, name), number, values))
+        # The official program reads the first number of the line and leaves the rest.
+        words = lines[place + 1][1].split() if place + 1 < len(lines) else [""]
+        count = int(words[0]) if words[0].isdecimal() and len(words[0]) < 10 and len(words) < len(RECTANGLE) else -1
+        own = lines[place + 2 : place + 2 + max(count, 0)]
+        if _is_row(name) or len(own) != count or any("/" in line for _, line in own):
+            raise InputError(
+                f"{path}:{number}: '{name[:80]}' should be the name of an image, the next line the number of its rows, "
+                f"and as many rows should follow; correct the name or the number"
+            )
+        blocks.append((name.removesuffix(".jpg"), number, len(own)))
+        rows += own
         place += 2 + count
-    return blocks
-
-
-def _count(path: Path, lines: list[tuple[int, bytes]], place: int) -> int:
-    number, name = lines[place]
-    if all(_NUMBER.fullmatch(word) for word in name.split()):
-        raise InputError(
-            f"{path}:{number}: '{_shown(name)}' stands where the name of an image belongs; "
-            "correct the count of the rows before it"
-        )
-    if place + 1 == len(lines):
-        raise InputError(f"{path}:{number}: the file ends after '{_shown(name)}'; write a count line behind each name")
-    number, line = lines[place + 1]
-    words = line.split()
-    # The official program reads the first number of the line and leaves the rest.
-    if not _COUNT.fullmatch(words[0]) or len(words) >= len(RECTANGLE):
-        raise InputError(f"{path}:{number}: '{_shown(line)}' is not a number of rows; write the count behind each name")
-    return int(words[0])
-
-
-def _rows_fast(rows: list[tuple[int, bytes]], count: int, columns: int) -> npt.NDArray[np.float64] | None:
-    """The rows, or None at the slightest doubt."""
-    if not count:
-        return np.zeros((0, 0))
-    if len(rows) != count or any(b"_" in row for _, row in rows):  # Python reads 1_000 as a number
-        return None
-    try:
-        values = np.array([[float(word) for word in row.split()] for _, row in rows])
-    except ValueError:
-        return None
-    if values.ndim != 2 or values.shape[1] not in ([columns] if columns else (len(RECTANGLE), len(ELLIPSE))):
-        return None
-    if not (np.isfinite(values).all() and (np.abs(values[:, :-1]) <= LARGEST).all()):
-        return None
-    return values
-
-
-def _has_negative_side(values: npt.NDArray[np.float64]) -> bool:
+    values = number_rows(
+        [line for _, line in rows],
+        [len(RECTANGLE), len(ELLIPSE)],
+        lambda row: f"{path}:{rows[row][0]}",
+        "x y w h score or major minor angle cx cy score, the same in all of a file",
+    )
     sides = values[:, 2:4] if values.shape[1] == len(RECTANGLE) else values[:, :2]
-    return bool((sides < 0).any())
-
-
-def _rows_carefully(
-    path: Path, count_line: int, rows: list[tuple[int, bytes]], count: int, columns: int, negative_sides: bool
-) -> npt.NDArray[np.float64]:
-    values = []
-    for found, (number, line) in enumerate(rows):
-        words = line.split()
-        if b"/" in line and not _NUMBER.fullmatch(words[0]):
-            raise InputError(f"{path}:{count_line}: {count} rows are announced but {found} follow; correct the count")
-        values.append(_row(path, number, line, words, columns, negative_sides))
-        columns = len(words)
-    if len(rows) != count:
-        raise InputError(f"{path}:{count_line}: {count} rows are announced but {len(rows)} follow; correct the count")
-    return np.array(values)
-
-
-def _row(path: Path, number: int, line: bytes, words: list[bytes], columns: int, negative_sides: bool) -> list[float]:
-    where = f"{path}:{number}"
-    if b"," in line:
-        raise InputError(f"{where}: '{_shown(line)}' has a comma; write 1.5, and blanks between numbers")
-    if len(words) not in (len(RECTANGLE), len(ELLIPSE)):
+    wrong = (np.abs(values[:, :-1]) > LARGEST).any(axis=1) | (not negative_sides) & (sides < 0).any(axis=1)
+    if wrong.any():
+        number, line = rows[int(wrong.argmax())]
         raise InputError(
-            f"{where}: {len(words)} numbers in '{_shown(line)}'; write five, x y w h score, "
-            "or six, major minor angle cx cy score"
+            f"{path}:{number}: '{line[:80]}' is negative in width or height, or beyond {LARGEST:g} pixels; rows are "
+            "x y w h score, not corners"
         )
-    if columns and len(words) != columns:
-        raise InputError(
-            f"{where}: {len(words)} numbers, but the rows before have {columns}; write rectangles or ellipses, not both"
-        )
-    names = RECTANGLE if len(words) == len(RECTANGLE) else ELLIPSE
-    values = []
-    for name, word in zip(names, words, strict=True):
-        value = float(word) if _NUMBER.fullmatch(word) else math.nan
-        if not math.isfinite(value):
-            raise InputError(f"{where}: {name} '{_shown(word)}' is not a finite number; correct or remove the row")
-        if value < 0 and not negative_sides and name in ("width", "height", "major half-axis", "minor half-axis"):
-            raise InputError(f"{where}: {name} {value:g} is negative; rows are x y w h score, not corners")
-        if name != "score" and abs(value) > LARGEST:
-            raise InputError(f"{where}: {name} {value:g} is beyond {LARGEST:g} pixels; correct or remove the row")
-        values.append(value)
-    return values
+    starts = np.cumsum([count for *_, count in blocks])
+    return [Block(name, number, own) for (name, number, _), own in zip(blocks, np.split(values, starts), strict=False)]
 
 
-def _text(path: Path, number: int, name: bytes) -> str:
+def _is_row(line: str) -> bool:
     try:
-        return name.decode().removesuffix(".jpg")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}:{number}: '{_shown(name)}' is not UTF-8 text; save the file as such") from error
-
-
-def _shown(line: bytes) -> str:
-    return line[:80].decode("ascii", "backslashreplace")
+        return all(math.isfinite(float(word)) for word in line.split())
+    except ValueError:
+        return False
 
 
 FOLDS = 10
@@ -183,9 +113,6 @@ class FddbGroundTruth:
     ``ellipses``  N arrays (F_i, 5) float64 ``major minor angle cx cy``: half-axes in pixels, radians, pixels.
     ``sizes_wh``  (N, 2) int64, width and height of each image in pixels.
     ``whole_ids`` all images of the files, in the official order; None: these are all.
-
-    Raises:
-        ValueError: lengths or shapes that do not fit, an image twice, sizes below 1.
     """
 
     image_ids: tuple[str, ...]
@@ -193,21 +120,6 @@ class FddbGroundTruth:
     ellipses: Sequence[npt.NDArray[np.float64]]
     sizes_wh: npt.NDArray[np.int64]
     whole_ids: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        images = len(self.image_ids)
-        if self.folds.shape != (images,) or len(self.ellipses) != images or self.sizes_wh.shape != (images, 2):
-            raise ValueError(
-                f"{images} images but folds {self.folds.shape}, ellipses of {len(self.ellipses)}, "
-                f"sizes {self.sizes_wh.shape}"
-            )
-        if len(set(self.image_ids)) != images:
-            raise ValueError("an image id stands twice")
-        for image_id, rows in zip(self.image_ids, self.ellipses, strict=True):
-            if rows.ndim != 2 or rows.shape[1] != 5:
-                raise ValueError(f"{image_id}: ellipses of shape {rows.shape}, need (F, 5)")
-        if (self.sizes_wh < 1).any():
-            raise ValueError("an image without a pixel")
 
     @property
     def known_ids(self) -> tuple[str, ...]:
@@ -223,7 +135,7 @@ class FddbGroundTruth:
         """The ground truth of these images alone, in the order given.
 
         Raises:
-            ValueError: an image id that is not there, or one given twice.
+            ValueError: an image id that is not there.
         """
         wanted = tuple(image_ids)
         rows = places_of(wanted, self.image_ids)
@@ -263,17 +175,15 @@ def read_fddb_ground_truth(
     for fold, file in _fold_files(folder):
         before = len(image_ids)
         for block in read_blocks(file):
-            if block.rows.shape[1] not in (0, len(ELLIPSE)):
+            if len(block.rows) and block.rows.shape[1] != len(ELLIPSE):
                 raise InputError(f"{file}:{block.line}: rows of five numbers; ellipses are major minor angle cx cy 1")
             image_ids.append(block.name)
             folds.append(fold)
-            ellipses.append(block.rows[:, :5].reshape(-1, 5))
+            ellipses.append(block.rows[:, :5])
         _check_names(folder / f"FDDB-fold-{fold:02d}.txt", image_ids[before:], file)
-    seen: set[str] = set()
-    for image_id in image_ids:
-        if image_id in seen:
-            raise InputError(f"{folder}: the image '{image_id}' is annotated twice; fetch the official files")
-        seen.add(image_id)
+    if len(set(image_ids)) < len(image_ids):
+        image_id = next(image_id for i, image_id in enumerate(image_ids) if image_id in image_ids[:i])
+        raise InputError(f"{folder}: the image '{image_id}' is annotated twice; fetch the official files")
     chosen = list(range(len(image_ids)))
     if images is not None:
         place = {image_id: i for i, image_id in enumerate(image_ids)}
@@ -347,44 +257,30 @@ def _sizes(
 def _sizes_of_file(path: Path, ids: tuple[str, ...]) -> npt.NDArray[np.int64]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"no JSON: {error}"
-        raise InputError(f"{path} cannot be read ({reason}); give image ids with [width, height]") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no table; give image ids with [width, height]")
-    sizes = np.zeros((len(ids), 2), np.int64)
-    for place, image_id in enumerate(ids):
-        size = content.get(image_id)
-        if size is None:
-            raise InputError(f"{path}: the size of the image '{image_id}' is missing; add its [width, height]")
-        whole = isinstance(size, list) and len(size) == 2 and all(type(side) is int for side in size)
-        if not whole or not all(1 <= side <= LARGEST for side in size):
-            raise InputError(
-                f"{path}: the size of '{image_id}' is {str(size)[:80]}; give its [width, height] in pixels"
-            )
-        sizes[place] = size
-    return sizes
+        sizes = np.array([content[image_id] for image_id in ids]).reshape(-1, 2)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        reason = f"the size of {error} is missing" if isinstance(error, KeyError) else first_line(error)
+        raise InputError(f"{path} cannot be used ({reason}); give image ids with [width, height] in pixels") from error
+    wrong = (sizes < 1).any(axis=1) | (sizes > LARGEST).any(axis=1)
+    if sizes.dtype.kind != "i" or wrong.any():
+        size = f": the size of '{ids[int(wrong.argmax())]}' is {sizes[int(wrong.argmax())].tolist()}"
+        raise InputError(f"{path}{size}; give [width, height] in whole pixels")
+    return sizes.astype(np.int64)
 
 
 def _sizes_of_images(root: Path, ids: tuple[str, ...]) -> npt.NDArray[np.int64]:
-    from PIL import Image
-
-    sizes = np.zeros((len(ids), 2), np.int64)
-    failed: list[tuple[Path, str]] = []
-    for place, image_id in enumerate(ids):
+    sizes = []
+    for image_id in ids:
         path = root / f"{image_id}.jpg"
         try:
             with Image.open(path) as image:
-                sizes[place] = image.size
+                sizes.append(image.size)
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # PIL lets SyntaxError through
-            failed.append((path, getattr(error, "strerror", None) or "not an image"))
-    if failed:
-        raise InputError(
-            f"the sizes of the images are needed and {len(failed)} of {len(ids)} cannot be read, the first is "
-            f"{failed[0][0]} ({failed[0][1]}); complete the folder, name those at hand with a list of images, "
-            "or give the sizes (benchmark.image_sizes=FILE)"
-        )
-    return sizes
+            raise InputError(
+                f"the sizes of the images are needed and {path} cannot be read ({first_line(error)}); complete the "
+                "folder, name those at hand with a list of images, or give the sizes (benchmark.image_sizes=FILE)"
+            ) from error
+    return np.array(sizes, np.int64).reshape(-1, 2)
 
 
 def _check_inside(truth: FddbGroundTruth, source: Path) -> None:

@@ -12,43 +12,38 @@ A file whose name up to the first dot is ``Picasa`` is matched at an overlap of 
 for that program's faces are far smaller than the annotated ones.
 """
 
-import csv
-import math
-import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from fanet_lightning.cli.errors import InputError, first_line
 from fanet_lightning.cli.files import check_replaceable, replaced_folder
-from fanet_lightning.score.inputs import DetectionsByImage
+from fanet_lightning.score.inputs import DetectionsByImage, layout_of, load_mat, number_rows
 from fanet_lightning.score.pascal_face.ground_truth import (
     OVERLAP,
     Float,
     PascalFaceDetections,
     PascalFaceGroundTruth,
     image_key,
-    load_mat,
 )
 
 DETECTIONS_FILE = "detections.txt"
 SUFFIXES = (".txt", ".mat", ".ramananmat", ".shenmat", ".csv")
 PICASA_OVERLAP = 0.1
 
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-_ROW = re.compile(r"(\S+)" + rf"\s+({_NUMBER.pattern})" * 5)
 # Beyond this no image reaches, and squares of such numbers have no exact sums.
 _LARGEST_PX = 1e9
 
 
 class _Table(NamedTuple):
-    """``names`` up to the first dot, ``values`` (D, 5) score x1 y1 x2 y2, ``places`` of the rows for messages."""
+    """``names`` as in the file, ``values`` (D, 5) score and corners, ``place`` what messages call a row, from 0."""
 
     names: list[str]
     values: Float
-    places: list[str]
+    place: Callable[[int], str]
 
 
 def read_detections(source: Path, ground_truth: PascalFaceGroundTruth) -> PascalFaceDetections:
@@ -63,22 +58,28 @@ def read_detections(source: Path, ground_truth: PascalFaceGroundTruth) -> Pascal
             number that is missing, not finite or beyond 1e9, a negative side.
     """
     path = _file_of(source)
-    table = _READERS[path.suffix.lower()](path)
-    _check_values(path, table)
-    place = {image_id: i for i, image_id in enumerate(ground_truth.image_ids)}
-    known = ground_truth.known_ids.union(place)
-    unknown = [i for i, name in enumerate(table.names) if name not in known]
-    if unknown:
-        first = unknown[0]
-        images = len({table.names[i] for i in unknown})
+    names, values, place = _READERS[path.suffix.lower()](path)
+    wrong = ~np.isfinite(values[:, 0]) | ~(np.abs(values[:, 1:]) <= _LARGEST_PX).all(axis=1)
+    wrong |= (values[:, 3:] < values[:, 1:3]).any(axis=1)
+    if wrong.any():
+        row = int(wrong.argmax())
         raise InputError(
-            f"{path}, {table.places[first]}: image '{table.names[first][:80]}' is not in the ground truth, nor are the "
-            f"images of {len(unknown) - 1} other rows ({images} images in all); remove them or give the ground truth "
-            "they belong to"
+            f"{place(row)}: score and corners {values[row].tolist()} are not finite, beyond {_LARGEST_PX:g} pixels, or "
+            "have x2 below x1 or y2 below y1; correct or remove the row"
         )
-    index = np.array([place.get(name, -1) for name in table.names], np.int64)
+    keys = [image_key(name) for name in names]
+    places = {image_id: i for i, image_id in enumerate(ground_truth.image_ids)}
+    known = ground_truth.known_ids.union(places)
+    unknown = [i for i, key in enumerate(keys) if key not in known]
+    if unknown:
+        raise InputError(
+            f"{place(unknown[0])}: image '{keys[unknown[0]][:80]}' is not in the ground truth, nor are the images of "
+            f"{len(unknown) - 1} other rows ({len({keys[i] for i in unknown})} images in all); remove them or give the "
+            "ground truth they belong to"
+        )
+    index = np.array([places.get(key, -1) for key in keys], np.int64)
     selected = index >= 0
-    values = table.values[selected]
+    values = values[selected]
     overlap = PICASA_OVERLAP if image_key(path.name) == "Picasa" else OVERLAP
     layout = "x y w h" if path.suffix.lower() in (".csv", ".shenmat") else "x1 y1 x2 y2"
     return PascalFaceDetections(ground_truth.image_ids, index[selected], values[:, 1:], values[:, 0], overlap, layout)
@@ -131,132 +132,73 @@ def _file_of(source: Path) -> Path:
     return source
 
 
-def _read_text(path: Path) -> str:
+def _rows_of(
+    path: Path, fields: Callable[[str], tuple[str, str]], columns: int, layout: str, head: int = 0
+) -> tuple[list[str], Float, Callable[[int], str]]:
+    """A text file, whose lines after ``head`` are a name and ``columns`` numbers by ``fields``."""
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: byte {error.start} is not UTF-8 text; save the file as plain text") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); change its permissions") from error
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as text ({first_line(error)}); save it as UTF-8") from error
+    lines = list(enumerate(text.split("\n"), start=1))[head:]
+    found = [(number, *fields(line)) for number, line in lines if line.strip()]
+
+    def place(row: int) -> str:
+        return f"{path}:{found[row][0]}"
+
+    return [name for _, name, _ in found], number_rows([own for *_, own in found], [columns], place, layout), place
 
 
 def _read_txt(path: Path) -> _Table:
-    names, rows, places = [], [], []
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
-        line = line.strip()
-        if not line:
-            continue
-        row = _ROW.fullmatch(line)
-        if row is None:
-            raise InputError(f"{path}:{number}: {_fault(line.split(), 'name score x1 y1 x2 y2')}")
-        name, *numbers = row.groups()
-        names.append(image_key(name))
-        rows.append([float(word) for word in numbers])
-        places.append(f"line {number}")
-    return _Table(names, np.array(rows, np.float64).reshape(-1, 5), places)
+    def fields(line: str) -> tuple[str, str]:
+        name, *numbers = line.split()
+        return name, " ".join(numbers) or "-"
 
-
-def _fault(words: list[str], layout: str) -> str:
-    """What is wrong with a row, a name and then numbers."""
-    for word in words[1:]:
-        if "," in word:
-            return f"'{word[:80]}' has a comma; write 1.5, and blanks between numbers"
-    if len(words) != 6:
-        return f"{len(words)} words in '{' '.join(words)[:80]}'; write six, {layout}"
-    word = next(word for word in words[1:] if not _NUMBER.fullmatch(word))
-    return f"'{word[:80]}' is not a finite number; correct or remove the row"
+    return _Table(*_rows_of(path, fields, 5, "after the name score x1 y1 x2 y2"))
 
 
 def _read_csv(path: Path) -> _Table:
-    names, rows, places = [], [], []
-    for number, cells in enumerate(csv.reader(_read_text(path).splitlines(), delimiter=";"), start=1):
-        if number == 1 or not cells:
-            continue
-        if len(cells) < 11:
-            raise InputError(f"{path}:{number}: {len(cells)} columns; Picasa's files have eleven with ';' between them")
-        for cell in cells[7:11]:
-            if not _NUMBER.fullmatch(cell.strip()):
-                raise InputError(f"{path}:{number}: '{cell[:80]}' is not a finite number; correct or remove the row")
-        x, y, width, height = (float(cell) for cell in cells[7:11])
-        names.append(image_key(cells[2].strip()))
-        rows.append([1.0, x, y, x + width, y + height])
-        places.append(f"line {number}")
-    return _Table(names, np.array(rows, np.float64).reshape(-1, 5), places)
+    def fields(line: str) -> tuple[str, str]:
+        cells = [*line.split(";"), *[""] * 11]
+        return cells[2].strip(), " ".join(cells[7:11]).strip() or "-"
+
+    names, xywh, place = _rows_of(path, fields, 4, "columns 8 to 11 with ';' between all columns", head=1)
+    return _Table(names, np.column_stack([np.ones(len(xywh)), xywh[:, :2], xywh[:, :2] + xywh[:, 2:]]), place)
 
 
-def _read_mat(path: Path) -> _Table:
-    content = load_mat(path, ("ids", "BB", "confidence"))
-    table = _columns(path, content, "confidence")
-    if "del" not in content:
-        return table
-    deleted = np.asarray(content["del"]).ravel()
-    if len(deleted) != len(table.names):
-        raise InputError(f"{path}: {len(deleted)} values in 'del' for {len(table.names)} ids; write one per detection")
-    rows = np.flatnonzero(deleted != 1)
-    return _Table([table.names[i] for i in rows], table.values[rows], [table.places[i] for i in rows])
-
-
-def _read_ramanan(path: Path) -> _Table:
-    content = load_mat(path, ("ids", "BB"))
-    return _columns(path, content, "sc" if np.size(content.get("sc", ())) else None)
-
-
-def _columns(path: Path, content: dict[str, Any], score: str | None) -> _Table:
-    try:
-        names = [str(np.asarray(cell).ravel()[0]) for cell in np.asarray(content["ids"]).ravel()]
-        boxes = np.asarray(content["BB"], np.float64).reshape(4, -1)
-        scores = np.ones(len(names)) if score is None else np.asarray(content[score], np.float64).ravel()
-    except (IndexError, TypeError, ValueError) as error:
-        raise InputError(f"{path} has not the layout of face-eval ({first_line(error)}); see its format") from error
-    if not len(names) == boxes.shape[1] == len(scores):
-        raise InputError(
-            f"{path}: {len(names)} ids, {boxes.shape[1]} boxes and {len(scores)} scores; write as many of each"
-        )
-    values = np.column_stack([scores, boxes.T])
-    return _Table([image_key(name) for name in names], values, [f"detection {i + 1}" for i in range(len(names))])
+def _read_mat(path: Path, scores: str = "confidence") -> _Table:
+    """``ids``, ``BB`` and a score for each; those with ``del`` = 1 are left out. Without ``sc`` every score is 1."""
+    content = load_mat(path, ("ids", "BB", *(() if scores == "sc" else (scores,))), "give the file that has it", None)
+    with layout_of(path, "face-eval"):
+        names = np.array([str(np.asarray(cell).ravel()[0]) for cell in np.asarray(content["ids"]).ravel()], np.str_)
+        given = np.asarray(content.get(scores, ()), np.float64).ravel()
+        own = given if len(given) or scores != "sc" else np.ones(len(names))
+        values = np.column_stack([own, np.asarray(content["BB"], np.float64).reshape(4, -1).T])
+        kept = np.asarray(content.get("del", np.zeros(len(names)))).ravel() != 1
+        if not len(names) == len(values) == len(kept):
+            raise ValueError(f"{len(names)} ids, {len(values)} boxes, {len(kept)} values in 'del'")
+    rows = np.flatnonzero(kept)
+    return _Table(names[rows].tolist(), values[rows], lambda row: f"{path}, detection {rows[row] + 1}")
 
 
 def _read_shen(path: Path) -> _Table:
     names: list[str] = []
-    rows, places = [np.empty((0, 5))], []
-    try:
-        for number, cell in enumerate(np.asarray(load_mat(path, ("DetectionResults",))["DetectionResults"]).ravel()):
+    rows = [np.empty((0, 5))]
+    content = load_mat(path, ("DetectionResults",), "give the file that has it", None)
+    with layout_of(path, "face-eval"):
+        for cell in np.asarray(content["DetectionResults"]).ravel():
             image = np.asarray(cell).ravel()[0]
-            name = image_key(str(np.asarray(image["filename"]).ravel()[0]))
-            faces = np.asarray(image["faces"], np.float64).reshape(-1, 5)
-            rows.append(np.column_stack([faces[:, 4], faces[:, :2], faces[:, :2] + faces[:, 2:4]]))
-            names += [name] * len(faces)
-            places += [f"image {number + 1}"] * len(faces)
-    except InputError:
-        raise
-    except (IndexError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} has not the layout of face-eval ({first_line(error)}); see its format") from error
-    return _Table(names, np.concatenate(rows), places)
+            rows.append(np.asarray(image["faces"], np.float64).reshape(-1, 5))
+            names += [str(np.asarray(image["filename"]).ravel()[0])] * len(rows[-1])
+    faces = np.concatenate(rows)
+    values = np.column_stack([faces[:, 4], faces[:, :2], faces[:, :2] + faces[:, 2:4]])
+    return _Table(names, values, lambda row: f"{path}, face {row + 1}")
 
 
-def _check_values(path: Path, table: _Table) -> None:
-    values = table.values
-    usable = np.isfinite(values[:, 0]) & (np.abs(values[:, 1:]) <= _LARGEST_PX).all(axis=1)
-    if not usable.all():
-        first = int(np.flatnonzero(~usable)[0])
-        finite = np.isfinite(values[first])
-        value = values[first][~finite][0] if not finite.all() else values[first, 1:][np.abs(values[first, 1:]).argmax()]
-        reason = f"no pixel coordinate (beyond {_LARGEST_PX:g})" if math.isfinite(value) else "not a finite number"
-        raise InputError(f"{path}, {table.places[first]}: {value:g} is {reason}; correct or remove the row")
-    for low, high, side in ((1, 3, "x"), (2, 4, "y")):
-        below = np.flatnonzero(values[:, high] < values[:, low])
-        if len(below):
-            first = int(below[0])
-            raise InputError(
-                f"{path}, {table.places[first]}: {side}2 = {values[first, high]:g} is below {side}1 = "
-                f"{values[first, low]:g}; rows hold corners, not width and height"
-            )
-
-
-_READERS = {
+_READERS: Mapping[str, Callable[[Path], _Table]] = {
     ".txt": _read_txt,
     ".mat": _read_mat,
-    ".ramananmat": _read_ramanan,
+    ".ramananmat": partial(_read_mat, scores="sc"),
     ".shenmat": _read_shen,
     ".csv": _read_csv,
 }

@@ -8,9 +8,9 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from fanet_lightning.cli.errors import InputError, first_line
+from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import read_image_list
-from fanet_lightning.score.inputs import DetectionsByImage, places_of
+from fanet_lightning.score.inputs import DetectionsByImage, layout_of, load_mat, packed_detections, places_of
 
 Float = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
@@ -32,9 +32,6 @@ class PascalFaceGroundTruth:
     ``labels``      "corrected" or "original".
     ``known_ids``   images of the whole set, where ``image_ids`` are a selection; detections there are skipped.
     ``warnings``    one line each about labels that are not the official ones.
-
-    Raises:
-        ValueError: lengths or shapes that do not fit, an image twice, a box that is not finite.
     """
 
     image_ids: tuple[str, ...]
@@ -44,21 +41,6 @@ class PascalFaceGroundTruth:
     labels: str = "corrected"
     known_ids: frozenset[str] = frozenset()
     warnings: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        images = len(self.image_ids)
-        if {len(self.boxes_xyxy), len(self.flagged), len(self.file_names)} != {images}:
-            raise ValueError(
-                f"{images} image ids, boxes of {len(self.boxes_xyxy)}, flags of {len(self.flagged)} images and "
-                f"{len(self.file_names)} file names"
-            )
-        if len(set(self.image_ids)) != images:
-            raise ValueError("an image id twice")
-        for image_id, boxes, flagged in zip(self.image_ids, self.boxes_xyxy, self.flagged, strict=True):
-            if boxes.ndim != 2 or boxes.shape[1] != 4 or flagged.shape != (len(boxes),):
-                raise ValueError(f"{image_id}: boxes {boxes.shape} and flags {flagged.shape}, need (F, 4) and (F,)")
-            if not np.isfinite(boxes).all():
-                raise ValueError(f"{image_id}: a box that is not finite")
 
     @property
     def counted(self) -> list[Bool]:
@@ -77,7 +59,7 @@ class PascalFaceGroundTruth:
         """The ground truth of these images alone, sorted; the others stay known.
 
         Raises:
-            ValueError: an image id that is not there, or one given twice.
+            ValueError: an image id that is not there.
         """
         wanted = tuple(sorted(image_ids))
         rows = places_of(wanted, self.image_ids)
@@ -102,9 +84,6 @@ class PascalFaceDetections:
     ``scores``      (D,) float64, any scale.
     ``overlap``     a detection must overlap a face by more than this: 0.5, for Picasa 0.1.
     ``layout``      of the numbers in the file: ``x1 y1 x2 y2`` or ``x y w h``.
-
-    Raises:
-        ValueError: shapes that do not fit, numbers that are not finite, a negative side, an index without an image.
     """
 
     image_ids: tuple[str, ...]
@@ -114,39 +93,16 @@ class PascalFaceDetections:
     overlap: float = OVERLAP
     layout: str = "x1 y1 x2 y2"
 
-    def __post_init__(self) -> None:
-        count = len(self.scores)
-        if self.boxes_xyxy.shape != (count, 4) or self.image_index.shape != (count,) or self.scores.ndim != 1:
-            raise ValueError(
-                f"boxes {self.boxes_xyxy.shape}, scores {self.scores.shape} and images {self.image_index.shape}, "
-                "need (D, 4), (D,) and (D,)"
-            )
-        if not (np.isfinite(self.boxes_xyxy).all() and np.isfinite(self.scores).all()):
-            raise ValueError("a detection that is not finite")
-        if (self.boxes_xyxy[:, 2:] < self.boxes_xyxy[:, :2]).any():
-            raise ValueError("a detection with a negative side")
-        if count and not (self.image_index.min() >= 0 and self.image_index.max() < len(self.image_ids)):
-            raise ValueError(f"image indices up to {self.image_index.max()} for {len(self.image_ids)} images")
-
     @classmethod
     def from_detections(cls, detections: DetectionsByImage, image_ids: Iterable[str]) -> Self:
         """Pack ``image_id → (boxes_xyxy (D, 4), scores (D,))`` image by image, in the order of ``image_ids``.
 
         Raises:
-            ValueError: as the constructor; detections of an image outside ``image_ids``.
+            ValueError: as :func:`fanet_lightning.score.inputs.packed_detections`.
         """
         ids = tuple(image_ids)
-        surplus = sorted(set(detections) - set(ids))
-        if surplus:
-            raise ValueError(f"detections of {len(surplus)} images outside the run, the first is '{surplus[0]}'")
-        index, boxes, scores = [np.empty(0, np.int64)], [np.empty((0, 4))], [np.empty(0)]
-        for i, image_id in enumerate(ids):
-            if image_id in detections:
-                own_boxes, own_scores = (np.asarray(part, np.float64) for part in detections[image_id])
-                boxes.append(own_boxes.reshape(-1, 4))
-                scores.append(own_scores.reshape(-1))
-                index.append(np.full(len(scores[-1]), i, np.int64))
-        return cls(ids, np.concatenate(index), np.concatenate(boxes), np.concatenate(scores))
+        starts, boxes_xyxy, scores = packed_detections(detections, ids)
+        return cls(ids, np.repeat(np.arange(len(ids)), np.diff(starts)), boxes_xyxy, scores)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -209,63 +165,32 @@ def read_annotations(path: Path, release: Release, images: Path | None = None) -
             in the file.
     """
     path = path / release.file_name if path.is_dir() else path
-    if not path.is_file():
-        raise InputError(
-            f"ground truth: there is no {path}; give face-eval's {release.file_name} or the folder that holds it"
-        )
-    content = load_mat(path, ())
+    hint = f"give face-eval's {release.file_name} or the folder that holds it"
+    content = load_mat(path, (), hint, None)
     if release.variable not in content:
         raise InputError(_other(path, release, f"holds no '{release.variable}'"))
-    try:
-        rows = _rows_of_anno(content["anno"]) if release.variable == "anno" else _rows(content["Annotations"])
-    except (AttributeError, IndexError, TypeError, ValueError) as error:
-        raise InputError(_other(path, release, f"has not their layout ({first_line(error)})")) from error
     faces: dict[str, tuple[str, Float]] = {}
-    for name, boxes in rows:
-        if len(boxes) and boxes.shape[1] != release.columns:
-            raise InputError(_other(path, release, f"has boxes of {boxes.shape[1]} columns, not {release.columns}"))
-        if not np.isfinite(boxes).all():
-            raise InputError(f"{path}: a box of {name} is not finite; fetch the official file")
-        if image_key(name) in faces:
-            raise InputError(f"{path}: image '{image_key(name)}' stands there twice; fetch the official file")
-        faces[image_key(name)] = name, boxes if len(boxes) else np.empty((0, release.columns))
-    if not faces:
-        raise InputError(f"{path} holds no image; fetch the official file")
+    with layout_of(path, release.file_name):
+        for name, boxes in (
+            _rows_of_anno(content["anno"]) if release.variable == "anno" else _rows(content["Annotations"])
+        ):
+            if len(boxes) and boxes.shape[1] != release.columns:
+                raise InputError(_other(path, release, f"has boxes of {boxes.shape[1]} columns, not {release.columns}"))
+            if image_key(name) in faces or not np.isfinite(boxes).all():
+                raise ValueError(f"image {name} twice, or with a box that is not finite")
+            faces[image_key(name)] = name, boxes if len(boxes) else np.empty((0, release.columns))
     image_ids = tuple(sorted(faces))
     own = [faces[image_id][1] for image_id in image_ids]
-    whole = _checked(
-        path,
-        release,
-        PascalFaceGroundTruth(
-            image_ids,
-            [boxes[:, :4] for boxes in own],
-            [boxes[:, 5] != 0 if release.columns == 6 else np.zeros(len(boxes), np.bool_) for boxes in own],
-            tuple(faces[image_id][0] for image_id in image_ids),
-            release.labels,
-            frozenset(image_ids),
-        ),
+    whole = PascalFaceGroundTruth(
+        image_ids,
+        [boxes[:, :4] for boxes in own],
+        [boxes[:, 5] != 0 if release.columns == 6 else np.zeros(len(boxes), np.bool_) for boxes in own],
+        tuple(faces[image_id][0] for image_id in image_ids),
+        release.labels,
+        frozenset(image_ids),
     )
+    whole = _checked(path, release, whole)
     return whole if images is None else whole.select(_listed(images, whole))
-
-
-def load_mat(path: Path, names: Iterable[str]) -> dict[str, Any]:
-    """The variables of a MATLAB file.
-
-    Raises:
-        InputError: a file that is missing or damaged, or lacks one of ``names``.
-    """
-    # Half of the start-up time of a score, and --help needs none of it.
-    from scipy.io import loadmat
-
-    try:
-        content: dict[str, Any] = loadmat(str(path), appendmat=False)
-    except Exception as error:  # scipy lets zlib, struct, index and value errors of a damaged file through
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
-        raise InputError(f"{path} is not a readable .mat file ({reason}); fetch it again") from error
-    absent = [name for name in names if name not in content]
-    if absent:
-        raise InputError(f"{path}: there is no variable '{absent[0]}' in it; give the file that has it")
-    return content
 
 
 def _rows(annotations: Any) -> list[tuple[str, Float]]:
@@ -306,17 +231,15 @@ def _checked(path: Path, release: Release, whole: PascalFaceGroundTruth) -> Pasc
     return replace(whole, warnings=(warning,))
 
 
-def _listed(path: Path, whole: PascalFaceGroundTruth) -> list[str]:
-    known = set(whole.image_ids)
-    listed = [(number, image_key(name.replace("\\", "/").rpartition("/")[2])) for number, name in read_image_list(path)]
-    for number, image_id in listed:
-        if image_id not in known:
-            raise InputError(
-                f"{path}:{number}: '{image_id}' is not in the ground truth; write the image's name as there"
-            )
-    if len({image_id for _, image_id in listed}) < len(listed):
-        raise InputError(f"{path} names an image twice; keep one of the lines")
-    return [image_id for _, image_id in listed]
+def _listed(path: Path, whole: PascalFaceGroundTruth) -> set[str]:
+    listed: set[str] = set()
+    for number, name in read_image_list(path):
+        image_id = image_key(name)
+        if image_id not in whole.image_ids or image_id in listed:
+            reason = "named twice; keep one" if image_id in listed else "not in the ground truth; write it as there"
+            raise InputError(f"{path}:{number}: '{image_id}' is {reason}")
+        listed.add(image_id)
+    return listed
 
 
 def _other(path: Path, release: Release, reason: str) -> str:

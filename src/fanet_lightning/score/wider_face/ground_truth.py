@@ -1,6 +1,5 @@
 """WIDER FACE's ground truth: the official .mat files, read and written; parts of it."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.score.inputs import places_of
+from fanet_lightning.cli.files import replaced
+from fanet_lightning.score.inputs import layout_of, load_mat, places_of
 
 # Where the official files lie below the folder of a whole data set; the last is where the official tools unpack to.
 GROUND_TRUTH_FOLDERS = ("eval_gt", "ground_truth", "eval_tools/ground_truth")
@@ -41,10 +41,6 @@ class GroundTruth:
                    are no mistake, and the number is labelled as one on a sample.
     ``attributes`` per attribute of :data:`ATTRIBUTE_VALUES` N arrays (F_i,) int8, the label of each face. Those that
                    nobody has labelled are not there.
-
-    Raises:
-        ValueError: lengths or shapes that do not fit, an image twice, a box that is not finite, an unknown attribute
-            or label.
     """
 
     image_ids: tuple[str, ...]
@@ -52,34 +48,6 @@ class GroundTruth:
     counted: Mapping[str, Sequence[npt.NDArray[np.bool_]]]
     whole_ids: tuple[str, ...] | None = None
     attributes: Mapping[str, Sequence[npt.NDArray[np.int8]]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if len(self.boxes_xywh) != len(self.image_ids):
-            raise ValueError(f"{len(self.image_ids)} image ids but boxes of {len(self.boxes_xywh)} images")
-        if len(set(self.image_ids)) != len(self.image_ids):
-            raise ValueError(f"image id twice: {_first_repeated(self.image_ids)}")
-        for image_id, boxes in zip(self.image_ids, self.boxes_xywh, strict=True):
-            if boxes.ndim != 2 or boxes.shape[1] != 4:
-                raise ValueError(f"{image_id}: boxes of shape {boxes.shape}, need (F, 4)")
-            if not np.isfinite(boxes).all():
-                raise ValueError(f"{image_id}: a box that is not finite")
-        for setting, masks in self.counted.items():
-            if len(masks) != len(self.image_ids):
-                raise ValueError(f"setting {setting}: masks of {len(masks)} images, need {len(self.image_ids)}")
-            for image_id, boxes, mask in zip(self.image_ids, self.boxes_xywh, masks, strict=True):
-                if mask.shape != (len(boxes),) or mask.dtype != np.bool_:
-                    raise ValueError(f"{image_id}: {setting} mask {mask.dtype}{mask.shape}, need bool({len(boxes)},)")
-        for attribute, labels in self.attributes.items():
-            if attribute not in ATTRIBUTE_VALUES:
-                raise ValueError(f"attribute '{attribute}' is none of {', '.join(ATTRIBUTE_VALUES)}")
-            if len(labels) != len(self.image_ids):
-                raise ValueError(f"{attribute}: labels of {len(labels)} images, need {len(self.image_ids)}")
-            for image_id, boxes, own in zip(self.image_ids, self.boxes_xywh, labels, strict=True):
-                if own.shape != (len(boxes),) or own.dtype != np.int8:
-                    raise ValueError(f"{image_id}: {attribute} {own.dtype}{own.shape}, need int8({len(boxes)},)")
-            joined, last = np.concatenate([np.zeros(0, np.int8), *labels]), len(ATTRIBUTE_VALUES[attribute]) - 1
-            if joined.min(initial=0) < 0 or joined.max(initial=0) > last:
-                raise ValueError(f"{attribute} labels {joined.min()} … {joined.max()}, need 0 … {last}")
 
     @property
     def faces_per_setting(self) -> dict[str, int]:
@@ -90,7 +58,7 @@ class GroundTruth:
         """The ground truth of these images alone, in the order given.
 
         Raises:
-            ValueError: an image id that is not there, or one given twice.
+            ValueError: an image id that is not there.
         """
         wanted = tuple(image_ids)
         rows = places_of(wanted, self.image_ids)
@@ -119,23 +87,26 @@ def read_ground_truth(folder: Path | str, settings: Sequence[str] = SETTINGS) ->
     places = (folder, *(folder / name for name in GROUND_TRUTH_FOLDERS))
     folder = next((place for place in places if (place / FACES_FILE).is_file()), folder)
     path = folder / FACES_FILE
-    lists = {f"{attribute}_label_list": attribute for attribute in ATTRIBUTE_VALUES}
-    faces = _load(path, ("event_list", "file_list", "face_bbx_list"), tuple(lists))
-    try:
-        events, names = _flat(faces["event_list"]), [_flat(event) for event in faces["file_list"].ravel()]
-        image_ids = [f"{_text(event)}/{_text(name)}" for event, own in zip(events, names, strict=True) for name in own]
-        cells = [cell for event in faces["face_bbx_list"].ravel() for cell in _flat(event)]
-        boxes = [np.asarray(cell, np.float64).reshape(-1, 4) for cell in cells]
-        GroundTruth(tuple(image_ids), boxes, {})
-    except (AttributeError, IndexError, TypeError, ValueError) as error:
-        raise InputError(f"{path} has not the official layout ({_reason(error)}); fetch the official files") from error
+    labels_of = {f"{attribute}_label_list": attribute for attribute in ATTRIBUTE_VALUES}
+    content = load_mat(path, ("event_list", "file_list", "face_bbx_list"), _HINT, optional=tuple(labels_of))
+    with layout_of(path, "the official file"):
+        events = zip(_flat(content["event_list"]), content["file_list"].ravel(), strict=True)
+        image_ids = tuple(f"{_text(event)}/{_text(name)}" for event, names in events for name in _flat(names))
+        boxes = [np.asarray(own, np.float64).reshape(-1, 4) for own in _of_images(content["face_bbx_list"], image_ids)]
+        if len(set(image_ids)) < len(image_ids) or not np.isfinite(np.concatenate([np.zeros((0, 4)), *boxes])).all():
+            raise ValueError("an image twice, or a box that is not finite")
+        attributes = {}
+        for name, attribute in labels_of.items():
+            if name in content:
+                values = ATTRIBUTE_VALUES[attribute]
+                labels = [own.ravel() for own in _of_images(content[name], image_ids)]
+                if [len(own) for own in labels] != [len(own) for own in boxes]:
+                    raise ValueError(f"'{name}' is not of as many faces")
+                if not np.isin(np.concatenate([np.zeros(0), *labels]), range(len(values))).all():
+                    raise ValueError(f"'{name}' has a label outside 0 … {len(values) - 1}")
+                attributes[attribute] = [own.astype(np.int8) for own in labels]
     counted = {setting: _counted(folder / f"wider_{setting}_val.mat", image_ids, boxes) for setting in settings}
-    labels = {
-        attribute: _labels(path, name, faces[name], image_ids, boxes)
-        for name, attribute in lists.items()
-        if name in faces
-    }
-    return GroundTruth(tuple(image_ids), boxes, counted, attributes=labels)
+    return GroundTruth(image_ids, boxes, counted, attributes=attributes)
 
 
 def write_ground_truth(folder: Path, ground_truth: GroundTruth) -> None:
@@ -169,83 +140,33 @@ def write_ground_truth(folder: Path, ground_truth: GroundTruth) -> None:
     _save(folder / FACES_FILE, {**names, "face_bbx_list": _cells(boxes), **labels})
 
 
-def _counted(path: Path, image_ids: list[str], boxes: list[npt.NDArray[np.float64]]) -> list[npt.NDArray[np.bool_]]:
-    content = _load(path, ("file_list", "gt_list"))
-    try:
-        names = [_text(name) for event in content["file_list"].ravel() for name in _flat(event)]
-        lists = [np.asarray(cell).ravel() for event in content["gt_list"].ravel() for cell in _flat(event)]
-        lists = [indices.astype(np.int64) for indices in lists]
-    except (AttributeError, IndexError, TypeError, ValueError) as error:
-        raise InputError(f"{path} has not the official layout ({_reason(error)}); fetch the official files") from error
-    if names != [_name(image_id) for image_id in image_ids] or len(lists) != len(names):
-        raise InputError(f"{path}: its images are not those of {FACES_FILE}, in that order; use files of one release")
+def _counted(path: Path, image_ids: Sequence[str], boxes: list[npt.NDArray[np.float64]]) -> list[npt.NDArray[np.bool_]]:
+    content = load_mat(path, ("file_list", "gt_list"), _HINT)
     masks = []
-    for image_id, indices, image_boxes in zip(image_ids, lists, boxes, strict=True):
-        outside = indices[(indices < 1) | (indices > len(image_boxes))]
-        if len(outside):
-            raise InputError(
-                f"{path}: face {outside[0]} of {image_id} counts, but there are {len(image_boxes)}; "
-                "use files of one release"
-            )
-        mask = np.zeros(len(image_boxes), np.bool_)
-        mask[indices - 1] = True
-        masks.append(mask)
+    with layout_of(path, "the official file"):
+        if [_text(name) for name in _of_images(content["file_list"], image_ids)] != [_name(own) for own in image_ids]:
+            raise ValueError(f"its images are not those of {FACES_FILE}, in that order")
+        for image_id, indices, own in zip(image_ids, _of_images(content["gt_list"], image_ids), boxes, strict=True):
+            if indices.size and not (indices.min() >= 1 and indices.max() <= len(own)):
+                raise ValueError(f"face {indices.max()} of {image_id} counts, but there are {len(own)}")
+            masks.append(np.zeros(len(own), np.bool_))
+            masks[-1][indices.ravel().astype(np.int64) - 1] = True
     return masks
 
 
-def _labels(
-    path: Path, name: str, cells: npt.NDArray[Any], image_ids: list[str], boxes: list[npt.NDArray[np.float64]]
-) -> list[npt.NDArray[np.int8]]:
-    last = len(ATTRIBUTE_VALUES[name.removesuffix("_label_list")]) - 1
-    try:
-        found = [np.asarray(cell).ravel() for event in cells.ravel() for cell in _flat(event)]
-        lengths = [len(own) for own in found]
-        joined = np.concatenate([np.zeros(0, np.uint8), *found])
-        wrong = np.flatnonzero(~np.isin(joined, np.arange(last + 1)))
-        labels = joined.astype(np.int8) if not len(wrong) else joined
-    except (AttributeError, IndexError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: '{name}' has not the official layout ({_reason(error)}); fetch it again") from error
-    if len(found) != len(image_ids):
-        raise InputError(f"{path}: '{name}' is about {len(found)} images, need {len(image_ids)}; fetch it again")
-    for image_id, length, image_boxes in zip(image_ids, lengths, boxes, strict=True):
-        if length != len(image_boxes):
-            raise InputError(
-                f"{path}: '{name}' has {length} labels for the {len(image_boxes)} faces of {image_id}; fetch it again"
-            )
-    if len(wrong):
-        image_id = image_ids[int(np.searchsorted(np.cumsum(lengths), wrong[0], side="right"))]
-        raise InputError(
-            f"{path}: '{name}' has the label {joined[wrong[0]]} in {image_id}, need 0 … {last}; fetch it again"
-        )
-    return np.split(labels, np.cumsum(lengths)[:-1])[: len(lengths)]
-
-
-def _load(path: Path, names: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, npt.NDArray[Any]]:
-    # Half of the start-up time of a score, and --help needs none of it.
-    from scipy.io import loadmat
-
-    if not path.is_file():
-        raise InputError(f"ground truth: there is no {path}; {_HINT}")
-    try:
-        content = loadmat(str(path), variable_names=names + optional)
-    except Exception as error:  # scipy lets zlib, struct, index and value errors of a damaged file through
-        raise InputError(f"{path} is not a readable .mat file ({_reason(error)}); fetch it again") from error
-    absent = [name for name in names if name not in content]
-    if absent:
-        raise InputError(f"{path}: there is no '{absent[0]}' in it; {_HINT}")
-    return {name: content[name] for name in names + optional if name in content}
+def _of_images(cells: npt.NDArray[Any], image_ids: Sequence[str]) -> list[npt.NDArray[Any]]:
+    """What a cell of events of cells of images holds, image by image."""
+    own = [np.asarray(image) for event in cells.ravel() for image in _flat(event)]
+    if len(own) != len(image_ids):
+        raise ValueError(f"{len(own)} images where there are {len(image_ids)}")
+    return own
 
 
 def _save(path: Path, content: dict[str, npt.NDArray[Any]]) -> None:
     from scipy.io import savemat
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            savemat(file, content, do_compression=True)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replaced(path) as temporary, temporary.open("wb") as file:
+        savemat(file, content, do_compression=True)
 
 
 def _cells(items: Sequence[Any]) -> npt.NDArray[Any]:
@@ -267,12 +188,3 @@ def _text(cell: Any) -> str:
 
 def _name(image_id: str) -> str:
     return image_id.partition("/")[2]
-
-
-def _first_repeated(items: Iterable[str]) -> str:
-    seen: set[str] = set()
-    return next(item for item in items if item in seen or seen.add(item))  # type: ignore[func-returns-value]
-
-
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or f"{type(error).__name__}: {error}"

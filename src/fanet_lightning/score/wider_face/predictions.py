@@ -1,10 +1,6 @@
 """WIDER FACE's predictions: one text file per image, read, written, packed for the test server.
 
-Predictions of a run, packed, and the official text layout: one ``event/name.txt`` per image.
-
 A file has the image's name (with or without its event and extension), the number of rows, and rows ``x y w h score``.
-Hundreds of thousands of rows are parsed in
-one sweep (:mod:`predictions`); whatever that sweep doubts goes through a line-by-line parser that names the fault.
 
 The archive that the WIDER FACE test server takes.
 
@@ -13,15 +9,12 @@ The site asks for one text file per image of the test split, named as the image 
 the layout of :mod:`predictions`; the archive has the event folders at its top.
 """
 
-import math
 import os
-import re
-import warnings
 import zipfile
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -33,13 +26,9 @@ from fanet_lightning.score.inputs import (
     check_complete,
     is_same_image,
     name_parts,
+    number_rows,
     packed_detections,
 )
-
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-# Nine digits: Python refuses to convert thousands of them, and no image has a billion rows.
-_COUNT = re.compile(r"\d{1,9}", re.ASCII)
-_NEWLINE, _BLANK = 10, 32
 
 
 class PredictionFile(NamedTuple):
@@ -54,104 +43,45 @@ def parse_files(files: Sequence[PredictionFile]) -> tuple[npt.NDArray[np.float64
     """Files → values (R, 5) ``x y w h score`` in file order, and the number of rows of each file.
 
     Raises:
-        InputError: the first fault, with file, line and value.
+        InputError: a fault, with file, line and value.
     """
-    parsed = _parse_fast(files)
-    if parsed is not None:
-        return parsed
-    arrays = [parse_carefully(file) for file in files]
-    return np.concatenate([np.empty((0, 5)), *arrays]), np.array([len(array) for array in arrays], np.int64)
-
-
-def _parse_fast(files: Sequence[PredictionFile]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]] | None:
-    """All files at once, or None at the slightest doubt. Whatever it accepts, the careful parser reads the same."""
-    bodies, declared = [], []
+    rows: list[str] = []
+    counts = []
     for file in files:
-        # Two splits only, so that the rows are not cut into pieces.
-        name, _, rest = file.text.partition(b"\n")
-        count, _, body = rest.partition(b"\n")
-        if not _is_named(name.decode("utf-8", "replace"), file.image_id):
-            return None
+        name, count, *rest = _lines(file)
+        own = [line for line in rest if line and not line.isspace()]
+        # Detectors write the name, the file name, or event/name.jpg (S3FD).
+        if name.strip() != file.image_id.rpartition("/")[2] and not is_same_image(name, file.image_id):
+            wanted = file.image_id.rpartition("/")[2]
+            raise InputError(f"{file.where}:1: the name line says '{name.strip()[:80]}'; write '{wanted}' or rename it")
         count = count.strip()
-        if not (count.isdigit() and len(count) <= 9):
-            return None
-        declared.append(int(count))
-        bodies.append(body)
-    text = b"\n".join([*bodies, b""])
-    characters = np.frombuffer(text, np.uint8)
-    solid = characters > _BLANK
-    # Ends of numbers: the last character of all is a line feed, so each number has a blank after it.
-    ends = np.flatnonzero(solid[:-1] & ~solid[1:])
-    lines = np.flatnonzero(characters == _NEWLINE)
-    numbers_per_line = np.diff(np.searchsorted(ends, lines), prepend=0)
-    row_lines = lines[numbers_per_line > 0]
-    if (numbers_per_line[numbers_per_line > 0] != 5).any():
-        return None
-    file_ends = np.cumsum([len(body) + 1 for body in bodies], dtype=np.int64)
-    rows_per_file = np.diff(np.searchsorted(row_lines, file_ends), prepend=0)
-    if not np.array_equal(rows_per_file, np.array(declared, np.int64)):
-        return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        try:
-            numbers = np.fromstring(text.decode("ascii"), sep=" ")
-        except (ValueError, DeprecationWarning):
-            return None
-    # As many numbers as words, so no word was cut into two ("1-2") and none was left out.
-    if len(numbers) != len(ends):
-        return None
-    values = numbers.reshape(-1, 5)
-    if not (np.isfinite(values).all() and (values[:, 2:4] >= 0).all()):
-        return None
-    return values, rows_per_file
+        if not (count.isdecimal() and len(count) < 10 and int(count) == len(own)):
+            raise InputError(f"{file.where}:2: '{count[:80]}' rows are announced but {len(own)} follow; correct it")
+        rows += own
+        counts.append(len(own))
+
+    def place(row: int) -> str:
+        number = int(np.searchsorted(np.cumsum(counts), row, side="right"))
+        solid = [line for line, text in enumerate(_lines(files[number]), start=1) if line > 2 and text.strip()]
+        return f"{files[number].where}:{solid[row - sum(counts[:number])]}"
+
+    values = number_rows(rows, [5], place, "x y w h score")
+    negative = (values[:, 2:4] < 0).any(axis=1)
+    if negative.any():
+        first = int(negative.argmax())
+        raise InputError(
+            f"{place(first)}: a side of '{rows[first].strip()[:80]}' is negative; write x y w h, not corners"
+        )
+    return values, np.array(counts, np.int64)
 
 
-def parse_carefully(file: PredictionFile) -> npt.NDArray[np.float64]:
-    """One file, line by line → (D, 5).
-
-    Raises:
-        InputError: the first fault, with file, line and value.
-    """
-    name = file.image_id.rpartition("/")[2]
+def _lines(file: PredictionFile) -> list[str]:
+    """Two at least."""
     try:
         lines = file.text.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{file.where}: byte {error.start} is not UTF-8 text; save the file as plain text") from error
-    if not _is_named(lines[0], file.image_id):
-        found = lines[0].strip()[:80]
-        raise InputError(f"{file.where}:1: the name line says '{found}'; write '{name}' or rename the file")
-    count = lines[1].strip() if len(lines) > 1 else ""
-    if not _COUNT.fullmatch(count):
-        raise InputError(f"{file.where}:2: '{count[:80]}' is not a number of rows; write how many rows follow")
-    rows = [_row(file.where, number, line.split()) for number, line in enumerate(lines[2:], 3) if line.strip()]
-    if len(rows) != int(count):
-        raise InputError(f"{file.where}:2: {count} rows are announced but {len(rows)} follow; correct the count")
-    return np.array(rows, np.float64).reshape(-1, 5)
-
-
-def _is_named(line: str, image_id: str) -> bool:
-    """Detectors write the name, the file name, or ``event/name.jpg`` (S3FD)."""
-    line = line.strip()
-    return line == image_id.rpartition("/")[2] or is_same_image(line, image_id)
-
-
-def _row(where: str, number: int, words: list[str]) -> list[float]:
-    for word in words:
-        if "," in word:
-            raise InputError(f"{where}:{number}: '{word[:80]}' has a comma; write 1.5, and blanks between numbers")
-    if len(words) != 5:
-        row = " ".join(words)[:80]
-        raise InputError(f"{where}:{number}: {len(words)} numbers in '{row}'; write five, x y w h score")
-    values = []
-    for word in words:
-        value = float(word) if _NUMBER.fullmatch(word) else math.nan
-        if not math.isfinite(value):
-            raise InputError(f"{where}:{number}: '{word[:80]}' is not a finite number; correct or remove the row")
-        values.append(value)
-    for side, value in (("width", values[2]), ("height", values[3])):
-        if value < 0:
-            raise InputError(f"{where}:{number}: {side} {value:g} is negative; rows are x y w h score, not corners")
-    return values
+    return lines if len(lines) > 1 else [*lines, ""]
 
 
 _HIDDEN = (".", "__MACOSX")
@@ -206,12 +136,7 @@ def read_predictions(
     ids = tuple(image_ids)
     wanted = set(ids)
     known = wanted if known_ids is None else wanted | set(known_ids)
-    if source.is_dir():
-        files = read_folder(source, wanted, known)
-    elif source.is_file():
-        files = _read_zip(source, wanted, known)
-    else:
-        raise InputError(f"there are no predictions at {source}; give a folder or a .zip, {_LAYOUT}")
+    files = read_files(source, wanted, known)
     missing = tuple(image_id for image_id in ids if image_id not in files)
     if strict:
         check_complete(source, missing, len(ids))
@@ -259,87 +184,72 @@ def prediction_text(name: str, boxes_xyxy: npt.ArrayLike, scores: npt.ArrayLike)
     return f"{name}\n{len(rows)}\n{body}"
 
 
-def read_folder(root: Path, wanted: set[str], known: set[str]) -> dict[str, PredictionFile]:
-    """The files of the ``wanted`` images by image id, not parsed.
+def read_files(source: Path, wanted: Collection[str], known: Collection[str]) -> dict[str, PredictionFile]:
+    """The files of the ``wanted`` images in a folder or a ``.zip``, by image id, not parsed.
 
     Raises:
-        InputError: a folder without predictions, with two files for an image or one of an image that is not ``known``,
-            or a file that cannot be read.
+        InputError: a source without predictions, with two files for an image or one of an image that is not ``known``,
+            or that cannot be read.
     """
     try:
-        listed = [place for depth in _depths(known) for place in _at_depth(root, depth)]
-    except OSError as error:
-        raise InputError(f"{error.filename} cannot be read ({error.strerror}); change its permissions") from error
-    files: dict[str, PredictionFile] = {}
-    for image_id, (event_name, file_name) in _by_image(str(root), listed, known).items():
-        if image_id in wanted:
-            path = root / event_name / file_name
-            try:
-                files[image_id] = PredictionFile(str(path), image_id, path.read_bytes())
-            except OSError as error:
-                raise InputError(f"{path} cannot be read ({error.strerror}); mend or remove it") from error
-    return files
-
-
-def _depths(image_ids: Collection[str]) -> list[int]:
-    """How many folders deep the images lie: one in WIDER FACE, any number in data of one's own."""
-    return sorted({image_id.count("/") for image_id in image_ids})
-
-
-def _at_depth(folder: Path, depth: int, place: str = "") -> Iterator[tuple[str, str]]:
-    """The (folder, name) of all files so many folders below ``folder``."""
-    with os.scandir(folder) as entries:
-        listed = sorted((entry.name, entry.is_dir()) for entry in entries)
-    for name, is_folder in listed:
-        if depth and is_folder:
-            yield from _at_depth(folder / name, depth - 1, f"{place}/{name}" if place else name)
-        elif not depth and not is_folder:
-            yield place, name
-
-
-def _read_zip(path: Path, wanted: set[str], known: set[str]) -> dict[str, PredictionFile]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members: dict[tuple[str, str], zipfile.ZipInfo] = {}
-            listed = []
-            depths = _depths(known)
-            packed = [
-                (PurePosixPath(member.filename.replace("\\", "/")).parts, member)
-                for member in archive.infolist()
-                if not member.is_dir()
-            ]
-            texts = [parts for parts, _ in packed if _is_text(parts[-1]) and not parts[0].startswith(_HIDDEN)]
-            # Whoever packs a folder has its name at the top.
-            is_folder = not any(len(parts) - 1 in depths for parts in texts) and len({parts[0] for parts in texts}) == 1
-            for parts, member in packed:
-                steps = parts[is_folder:]
-                if len(steps) - 1 in depths:
-                    place = ("/".join(steps[:-1]), steps[-1])
-                    members[place] = member
-                    listed.append(place)
+        if source.is_dir():
+            found = _by_image(source, _paths(source), known)
             return {
-                image_id: PredictionFile(f"{path}/{_joined(*place)}", image_id, archive.read(members[place]))
-                for image_id, place in _by_image(str(path), listed, known).items()
+                image_id: PredictionFile(str(source / path), image_id, (source / path).read_bytes())
+                for image_id, path in found.items()
                 if image_id in wanted
             }
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
-        raise InputError(f"{path} is not a readable .zip ({error}); pack it again or give the folder") from error
+        with zipfile.ZipFile(source) as archive:
+            members = [member for member in archive.infolist() if not member.is_dir()]
+            paths = [member.filename.replace("\\", "/") for member in members]
+            texts = [path for path in paths if _is_text(path)]
+            # Whoever packs a folder has its name at the top.
+            depths = {image_id.count("/") for image_id in known}
+            top = {path.partition("/")[0] for path in texts}
+            if len(top) == 1 and not any(path.count("/") in depths for path in texts):
+                paths = [path.partition("/")[2] for path in paths]
+            # By path and member: an archive may hold one name twice.
+            found = _by_image(source, paths, known)
+            place = dict(zip(paths, members, strict=True))
+            return {
+                image_id: PredictionFile(f"{source}/{path}", image_id, archive.read(place[path]))
+                for image_id, path in found.items()
+                if image_id in wanted
+            }
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise InputError(f"{source} is not a readable .zip ({error}); pack it again or give the folder") from error
+    except OSError as error:
+        reason = f"predictions: {error.filename or source} cannot be read ({error.strerror})"
+        raise InputError(f"{reason}; give a folder or a .zip, {_LAYOUT}") from error
 
 
-def _by_image(source: str, listed: list[tuple[str, str]], known: set[str]) -> dict[str, tuple[str, str]]:
-    found: dict[str, tuple[str, str]] = {}
+def _paths(folder: Path) -> list[str]:
+    """All files below a folder, relative to it, by folder and name."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    walked = os.walk(folder, onerror=fail, followlinks=True)
+    return sorted(Path(base, name).relative_to(folder).as_posix() for base, _, names in walked for name in names)
+
+
+def _by_image(source: Path, paths: Iterable[str], known: Collection[str]) -> dict[str, str]:
+    """The path of each image's file; images are as many folders deep as those that are known."""
+    depths = {image_id.count("/") for image_id in known}
+    found: dict[str, str] = {}
     surplus = []
-    for event, name in listed:
-        if not _is_text(name) or event.startswith(_HIDDEN):
+    for path in paths:
+        if path.count("/") not in depths or not _is_text(path):
             continue
-        image_id = _joined(event, name[:-4])
+        event, slash, name = path.rpartition("/")
+        image_id = path[:-4]
         if image_id not in known:
-            image_id = _joined(event, name_parts(name[:-4])[-1])
+            image_id = event + slash + name_parts(name[:-4])[-1]
         if image_id in found:
-            raise InputError(f"{source}: two files for image '{image_id}', {found[image_id][1]} and {name}; remove one")
-        found[image_id] = (event, name)
+            raise InputError(f"{source}: two files for image '{image_id}', {found[image_id]} and {path}; remove one")
+        found[image_id] = path
         if image_id not in known:
-            surplus.append(_joined(event, name))
+            surplus.append(path)
     if not found:
         raise InputError(f"{source}: there are no predictions in it; give what holds the event folders, {_LAYOUT}")
     if surplus:
@@ -350,12 +260,8 @@ def _by_image(source: str, listed: list[tuple[str, str]], known: set[str]) -> di
     return found
 
 
-def _is_text(name: str) -> bool:
-    return name.lower().endswith(".txt") and not name.startswith(".")
-
-
-def _joined(event: str, name: str) -> str:
-    return f"{event}/{name}" if event else name
+def _is_text(path: str) -> bool:
+    return path.lower().endswith(".txt") and not path.startswith(_HIDDEN) and "/." not in path
 
 
 def as_xywh(boxes_xyxy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -401,7 +307,7 @@ def write_submission(archive: Path, folder: Path, image_ids: Sequence[str]) -> P
             f"{folder}: {len(expected.missing)} of {len(ids)} images of the split have no file, the first is "
             f"'{expected.missing[0]}'; the server wants a file for each, with the count 0 where nothing was found"
         )
-    files = read_folder(folder, set(ids), set(ids))
+    files = read_files(folder, ids, ids)
     try:
         with replaced(archive) as temporary:
             with zipfile.ZipFile(temporary, "w") as target:
