@@ -54,7 +54,7 @@ def cpu_seconds(of: int) -> float:
 
 def one_epoch(loader: Any, epoch: int, step_seconds: float) -> tuple[int, float, float]:
     """Images, wall seconds, and the share of them that the loop waited."""
-    loader.batch_sampler.set_epoch(epoch)
+    loader.sampler.set_epoch(epoch)
     waited, start, images = loader.waited_seconds, time.perf_counter(), 0
     for batch in loader:
         images += len(batch.images)

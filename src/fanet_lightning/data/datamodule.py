@@ -1,18 +1,16 @@
 """Dataset, sampler, loader, image caches and the LightningDataModule.
 
-Decoded images in memory that all loader processes of a machine share (``cache=memory``).
+``cache=memory``: decoded images in memory that all loader processes of a machine share. Decoding takes most of a
+sample's time; an image that was decoded once is not decoded again. Samples stay equal to the last bit. What does not
+fit is read from its file each time, as without a cache.
 
-Decoding takes most of a sample's time; an image that was decoded once is not decoded again. Samples stay equal to the
-last bit. What does not fit is read from its file each time, as without a cache.
-
-Large images shrunk once, on disk (``cache=disk``): a data set of its own, made from another one.
-
-Photographs of 12 megapixels take ten times as long to decode as WIDER FACE's, to be shown at a few hundred pixels.
-Their copies decode as fast as WIDER's.
+``cache=disk``: large images shrunk once, on disk: a data set of its own, made from another one. Photographs of 12
+megapixels take ten times as long to decode as WIDER FACE's, to be shown at a few hundred pixels.
 """
 
 import hashlib
 import logging
+import math
 import mmap
 import multiprocessing
 import multiprocessing.context
@@ -37,7 +35,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
-from fanet_lightning.cli.device import usable_cores
+from fanet_lightning.cli.device import available_bytes, usable_cores
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_writable, replaced
 from fanet_lightning.data.images import (
@@ -71,8 +69,7 @@ class TrainBatchSampler(Sampler[list[SampleKey]]):
     """Global batch k of an epoch is the k-th run of B entries of a permutation drawn from (seed, epoch).
 
     Rank r takes the r-th share of each batch, so one process and several train on the same batches.
-    The last, incomplete batch is dropped, or with ``drop_last=False`` filled up from the start of the permutation.
-    Fewer images than B are repeated to fill one batch.
+    The last, incomplete batch is dropped; fewer images than B are repeated to fill one batch.
 
     Args:
         num_images: N, at least 1.
@@ -89,8 +86,6 @@ class TrainBatchSampler(Sampler[list[SampleKey]]):
         rank: int = 0,
         world_size: int = 1,
         seed: int = 0,
-        shuffle: bool = True,
-        drop_last: bool = True,
     ) -> None:
         if num_images < 1:
             raise InputError("the training set has no image; check data.train.split and data.train.images")
@@ -99,19 +94,9 @@ class TrainBatchSampler(Sampler[list[SampleKey]]):
                 f"batch_size={batch_size_total} is the total over {world_size} devices and must be a multiple of "
                 f"{world_size}; take {max(1, round(batch_size_total / world_size)) * world_size}"
             )
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank {rank} of {world_size} processes")
-        self.num_images = num_images
-        self.batch_size_total = batch_size_total
+        self.num_images, self.batch_size_total = num_images, batch_size_total
         self.rank, self.world_size = rank, world_size
-        self.seed, self.shuffle, self.drop_last = seed, shuffle, drop_last
-        self.epoch = 0
-        self.first_batch = 0
-
-    @property
-    def sampler(self) -> "TrainBatchSampler":
-        """Lightning calls ``set_epoch`` on ``dataloader.batch_sampler.sampler``: that is this object."""
-        return self
+        self.seed, self.epoch, self.first_batch = seed, 0, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the permutation; another epoch than the current one starts at its first batch."""
@@ -125,36 +110,18 @@ class TrainBatchSampler(Sampler[list[SampleKey]]):
 
     def __len__(self) -> int:
         """Batches of a whole epoch, at least 1."""
-        whole, rest = divmod(self.num_images, self.batch_size_total)
-        return max(1, whole + (1 if rest and not self.drop_last else 0))
+        return max(1, self.num_images // self.batch_size_total)
 
     def permutation(self) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         """(N,) image indices of this epoch in order."""
-        if not self.shuffle:
-            return np.arange(self.num_images)
         return np.random.default_rng(np.random.SeedSequence([self.seed, self.epoch])).permutation(self.num_images)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        # np.resize repeats from the start, which fills a last batch and a tiny set alike.
+        # np.resize cuts, and repeats a tiny set from the start.
         order = np.resize(self.permutation(), len(self) * self.batch_size_total).reshape(len(self), self.world_size, -1)
         epoch = self.epoch
         for batch in range(self.first_batch, len(self)):
             yield [SampleKey(epoch, int(index)) for index in order[batch, self.rank]]
-
-
-class EvalSampler(Sampler[int]):
-    """Every image once over all ranks: rank r takes r, r + world_size, …; no padding, so ranks may differ by one."""
-
-    def __init__(self, num_images: int, rank: int = 0, world_size: int = 1) -> None:
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank {rank} of {world_size} processes")
-        self.indices = range(rank, num_images, world_size)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.indices)
 
 
 GIB = 2**30
@@ -174,24 +141,19 @@ def check_cache(
         InputError: an unknown kind, a limit or a side that is not positive, copies that are smaller than the crops that
             are cut from them, a folder that cannot be written.
     """
-    if cache is not None and cache not in KINDS:
+    if cache not in (None, *KINDS):
         raise InputError(f"cache={cache} is unknown; take memory, disk or null")
     if cache_gib is not None and not 0 < cache_gib < float("inf"):
         raise InputError(f"cache_gib={cache_gib} must be a positive number of GiB; null: half of the free memory")
-    if cache_side is not None and cache_side < 1:
-        raise InputError(f"cache_side={cache_side} must be at least 1 pixel; null: twice input_size")
-    if cache == "disk" and cache_side is not None and cache_side < input_size:
-        # Not a warning, which nobody sees before a run of hours has ended: no crop would ever have its own pixels.
-        raise InputError(
-            f"cache_side={cache_side} is below input_size={input_size}: even a whole copy would be enlarged to be "
-            f"shown, so detail is lost; give cache_side={input_size} or more, or null: twice input_size"
-        )
+    if cache_side is not None and cache_side < (input_size if cache == "disk" else 1):
+        # Not a warning, which comes after hours: no crop would ever have its own pixels.
+        raise InputError(f"cache_side={cache_side}: give at least input_size={input_size}, or null: twice input_size")
     if cache == "disk":
         check_writable(Path(cache_dir), "cache_dir")
 
 
 def image_sizes(paths: Sequence[Path]) -> SizesHW:
-    """(N, 2) int64, (height, width) of each image from its head; (0, 0) where the file is no image."""
+    """(N, 2) int64, (height, width) of each image from its header; (0, 0) where the file is no image."""
 
     def size(index: int) -> tuple[int, int]:
         try:
@@ -228,11 +190,6 @@ class MemoryCache:
         self.sizes_hw = sizes_hw
         self.limit_bytes = limit_bytes
         self._open(_anonymous_file())
-
-    @property
-    def needed_bytes(self) -> int:
-        """Of all images."""
-        return int(3 * self.sizes_hw.prod(axis=1).sum())
 
     @property
     def places(self) -> int:
@@ -321,18 +278,13 @@ def memory_cache(paths: Sequence[Path], cache_gib: float | None) -> tuple[Memory
         paths: of the images, in the order in which they are given places.
         cache_gib: the limit; None, or more than is free: half of the free memory.
     """
-    import torch
-
-    from fanet_lightning.cli.device import available_bytes
-
     free = available_bytes(torch.device("cpu"))
     limit = None if cache_gib is None else int(cache_gib * GIB)
     if free is not None and (limit is None or limit > free):
         limit = int(free * SHARE_OF_FREE)
     sizes = image_sizes(paths)
-    needed = int(3 * sizes.prod(axis=1).sum())
+    needed, readable = int(3 * sizes.prod(axis=1).sum()), int((sizes.prod(axis=1) > 0).sum())
     cache = MemoryCache(sizes, needed if limit is None else limit)
-    readable = int((sizes.prod(axis=1) > 0).sum())
     rest = readable - cache.places
     fit = f"{cache.places:,} fit into {_gib(cache.limit_bytes)}, {rest:,} are read each time" if rest else "all fit"
     known = "" if free is None else f", {_gib(free)} are free"
@@ -340,7 +292,7 @@ def memory_cache(paths: Sequence[Path], cache_gib: float | None) -> tuple[Memory
     return cache, f"cache=memory: {readable:,} images{bad} need {_gib(needed)}{known}; {fit}"
 
 
-def _gib(nbytes: int) -> str:
+def _gib(nbytes: float) -> str:
     return f"{nbytes / GIB:.2f} GiB"
 
 
@@ -400,11 +352,11 @@ def shrunk_records(records: Sequence[ImageRecord], folder: Path, side: int) -> t
     """The records with every larger image replaced by a copy whose shorter side is ``side``, and one line on that.
 
     Boxes are scaled by the exact ratio of the sizes. Copies are JPEGs of quality 95. Images that are no larger stay as
-    they are, and so do those that cannot be read (training names them). What an earlier run has made is used if it is
-    whole; a changed original gets a new copy, and the old one stays until the folder is emptied by hand.
+    they are, and so do those that cannot be read (training names them). What an earlier run has made is used; a changed
+    original gets a new copy, and the old one stays until the folder is emptied by hand.
 
     Copies appear by rename. Of several processes one makes them and the others wait, on other machines too where they
-    share the folder; after a kill the next one goes on.
+    share the folder; after a kill the next one resumes.
 
     Args:
         records: of the original images.
@@ -414,31 +366,29 @@ def shrunk_records(records: Sequence[ImageRecord], folder: Path, side: int) -> t
     Raises:
         InputError: the folder cannot be written, or there is not enough space for the copies.
     """
-    sizes: list[tuple[int, int] | None] = over_files(lambda i: _size(records[i].path), len(records))
-    larger = [i for i, size in enumerate(sizes) if size is not None and min(size) > side]
-    originals = {i: sizes[i] or (0, 0) for i in larger}
-    targets = {i: shrunk_size(*originals[i], side) for i in larger}
-    copies: dict[int, Path] = {}
-    for i in larger:
-        try:
-            copies[i] = copy_path(folder, records[i].path, side)
-        except OSError:  # it was there a moment ago
-            continue
+    originals = [(int(height), int(width)) for height, width in image_sizes([record.path for record in records])]
+    targets = [shrunk_size(*size, side) if min(size) > side else size for size in originals]
+    copies = {i: copy_path(folder, records[i].path, side) for i, size in enumerate(originals) if targets[i] != size}
     start = time.monotonic()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
-            missing = _missing(copies, targets)
-            if missing:
-                _check_space(folder, sum(targets[i][0] * targets[i][1] for i in missing))
-                _remove_unfinished(folder)
-                over_files(lambda k: _make(records[missing[k]].path, copies[missing[k]], side), len(missing))
-            absent = set(_missing(copies, targets)) if missing else set()
+            missing = [i for i, copy in copies.items() if not copy.is_file()]
+            free, needed = shutil.disk_usage(folder).free, BYTES_PER_PIXEL * sum(math.prod(targets[i]) for i in missing)
+            if needed > free:
+                raise InputError(
+                    f"cache_dir={folder}: the copies may take {_gib(needed)}, {_gib(free)} are free; give a smaller "
+                    "cache_side, or another cache_dir"
+                )
+            for unfinished in folder.glob("??/.*.jpg"):  # a killed process's: the lock is held, so no one writes them
+                unfinished.unlink(missing_ok=True)
+            over_files(lambda k: _make(records[missing[k]].path, copies[missing[k]], side), len(missing))
     except OSError as error:
         raise InputError(
             f"cache_dir={folder} cannot be written ({error.strerror or error}); free the disk, or give another "
             "cache_dir"
         ) from error
+    absent = {i for i in missing if not copies[i].is_file()}  # their originals cannot be read
     line = (
         f"cache=disk: {len(copies) - len(absent):,} of {len(records):,} images are shown as copies with a shorter side "
         f"of {side:,} pixels from {folder}, {len(missing) - len(absent):,} of them made now"
@@ -448,43 +398,6 @@ def shrunk_records(records: Sequence[ImageRecord], folder: Path, side: int) -> t
         _shrunk(record, copies[i], originals[i], targets[i]) if i in copies and i not in absent else record
         for i, record in enumerate(records)
     ], line
-
-
-def _size(path: Path) -> tuple[int, int] | None:
-    try:
-        return read_image_size(path)
-    except UnreadableImage:
-        return None
-
-
-def _missing(copies: dict[int, Path], targets: dict[int, tuple[int, int]]) -> list[int]:
-    indices = list(copies)
-    whole = over_files(lambda k: _is_whole(copies[indices[k]], targets[indices[k]]), len(indices))
-    return [index for index, is_whole in zip(indices, whole, strict=True) if not is_whole]
-
-
-def _is_whole(copy: Path, target: tuple[int, int]) -> bool:
-    try:
-        with copy.open("rb") as file:
-            file.seek(-2, os.SEEK_END)
-            return file.read() == b"\xff\xd9" and read_image_size(copy) == target
-    except (OSError, UnreadableImage):
-        return False
-
-
-def _check_space(folder: Path, pixels: int) -> None:
-    free, needed = shutil.disk_usage(folder).free, int(pixels * BYTES_PER_PIXEL)
-    if needed > free:
-        raise InputError(
-            f"cache_dir={folder}: the copies may take {needed / GIB:.1f} GiB, {free / GIB:.1f} GiB are free; give a "
-            "smaller cache_side, or another cache_dir"
-        )
-
-
-def _remove_unfinished(folder: Path) -> None:
-    """What a killed process has left; the lock is held, so nobody is writing them."""
-    for path in folder.glob("??/.*.jpg"):
-        path.unlink(missing_ok=True)
 
 
 def _make(original: Path, copy: Path, side: int) -> None:
@@ -582,6 +495,10 @@ class TrainDataset(Dataset[TrainSample]):
         boxes = torch.from_numpy(np.ascontiguousarray(boxes_xyxy, dtype=np.float32)).reshape(-1, 4)
         return TrainSample(chw, boxes, self.records.image_id(index))
 
+    def batch(self, keys: Sequence[SampleKey]) -> Batch:
+        """The samples of these keys as one batch."""
+        return collate_train([self[key] for key in keys])
+
     def _readable(self, wanted: int) -> tuple[int, Image8]:
         for step in range(len(self)):
             index = (wanted + step) % len(self)
@@ -644,31 +561,6 @@ class EvalDataset(Dataset[EvalBatch]):
         )
 
 
-class _ErrorsAsValues(Dataset[Any]):
-    """A worker that raises loses its message in a traceback of many lines; a value comes through unharmed."""
-
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
-
-    def __getitem__(self, key: Any) -> Any:
-        try:
-            return self.dataset[key]
-        except InputError as error:
-            return error
-
-
-def _collate_train_or_error(samples: list[TrainSample | InputError]) -> Batch | InputError:
-    sound: list[TrainSample] = []
-    for sample in samples:
-        if isinstance(sample, InputError):
-            return sample
-        sound.append(sample)
-    return in_shared_memory(collate_train(sound))  # type: ignore[no-any-return]
-
-
 def in_shared_memory(item: Any) -> Any:
     """``item``, whose tensors a worker has put where they travel from.
 
@@ -682,27 +574,52 @@ def in_shared_memory(item: Any) -> Any:
     return item
 
 
+class _Loading(Dataset[Any]):
+    """``load(key)`` in a worker. One that raises loses its message in a traceback of many lines: errors are values."""
+
+    def __init__(self, dataset: Any, load: Callable[[Any], Any]) -> None:
+        self.dataset, self.load = dataset, load
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return in_shared_memory(self.load(key))
+        except InputError as error:
+            return error
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
 def _start_worker(worker: int) -> None:
     # The workers share the cores already; OpenCV's threads on top only get in each other's way.
-    import cv2
-
     cv2.setNumThreads(0)
 
 
-class _Loader(DataLoader[Any]):
-    """``waited_seconds``: how long whoever iterates has waited for batches, over all epochs: for workers, or without
-    any for the loading itself. ``clock``: seconds; for tests."""
+class Loader(DataLoader[Any]):
+    """What ``load`` makes of each key of ``sampler``: a batch.
+
+    ``waited_seconds``: how long whoever iterates has waited for batches, over all epochs: for workers, or without any
+    for the loading itself. ``clock``: seconds; for tests.
+    """
 
     def __init__(
         self,
-        dataset: Dataset[Any],
-        workers: int,
-        pin_memory: bool,
-        multiprocessing_context: str | multiprocessing.context.BaseContext | None,
-        **options: Any,
+        dataset: "TrainDataset | EvalDataset",
+        load: Callable[[Any], Any],
+        sampler: Any,
+        workers: int = 0,
+        pin_memory: bool = False,
+        multiprocessing_context: str | multiprocessing.context.BaseContext | None = None,
     ) -> None:
         super().__init__(
-            _ErrorsAsValues(dataset),
+            _Loading(dataset, load),
+            batch_size=None,
+            sampler=sampler,
+            collate_fn=_as_it_is,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
@@ -710,7 +627,6 @@ class _Loader(DataLoader[Any]):
             worker_init_fn=_start_worker,
             # Of its own, so that starting an epoch draws nothing from the model's random numbers.
             generator=torch.Generator().manual_seed(0),
-            **options,
         )
         self.clock: Callable[[], float] = time.perf_counter
         self.waited_seconds = 0.0
@@ -731,38 +647,25 @@ class _Loader(DataLoader[Any]):
             start = self.clock()
 
 
-class TrainLoader(_Loader):
-    """Batches (:class:`~fanet_lightning.ops.structures.Batch`) of this rank's share.
+class TrainLoader(Loader):
+    """Batches (:class:`~fanet_lightning.ops.structures.Batch`) of this rank's part.
 
     Lightning saves ``state_dict`` in checkpoints and loads it before the first batch, so a run that was cut off
-    inside an epoch goes on with the next batch of the same permutation. The state counts images, not batches: it may
+    inside an epoch resumes with the next batch of the same permutation. The state counts images, not batches: it may
     be resumed with another number of processes, and with another batch size at the batch that holds the first unseen
     image.
     """
 
-    def __init__(
-        self,
-        dataset: TrainDataset,
-        batch_sampler: TrainBatchSampler,
-        workers: int = 0,
-        pin_memory: bool = False,
-        multiprocessing_context: str | multiprocessing.context.BaseContext | None = None,
-    ) -> None:
-        super().__init__(
-            dataset,
-            workers,
-            pin_memory,
-            multiprocessing_context,
-            batch_sampler=batch_sampler,
-            collate_fn=_collate_train_or_error,
-        )
-        self._batches = batch_sampler
+    sampler: TrainBatchSampler
+
+    def __init__(self, dataset: TrainDataset, sampler: TrainBatchSampler, *options: Any) -> None:
+        super().__init__(dataset, dataset.batch, sampler, *options)
         self._position = (0, 0)
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         # A generator: nothing is drawn before the first batch is asked for. Lightning asks for an iterator before it
         # sets the epoch.
-        sampler = self._batches
+        sampler = self.sampler
         done = sampler.first_batch
         self._position = (sampler.epoch, done)
         try:
@@ -778,42 +681,15 @@ class TrainLoader(_Loader):
     def state_dict(self) -> dict[str, int]:
         """``epoch``, and ``images``: how many entries of its permutation were handed out over all ranks."""
         epoch, done = self._position
-        return {"epoch": epoch, "images": done * self._batches.batch_size_total}
+        return {"epoch": epoch, "images": done * self.sampler.batch_size_total}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        batch = min(state["images"] // self._batches.batch_size_total, len(self._batches))
-        self._batches.start_at(state["epoch"], batch)
+        batch = min(state["images"] // self.sampler.batch_size_total, len(self.sampler))
+        self.sampler.start_at(state["epoch"], batch)
         self._position = (state["epoch"], batch)
 
 
-class EvalLoader(_Loader):
-    """One image a batch (:class:`~fanet_lightning.ops.structures.EvalBatch`), each on one rank only."""
-
-    def __init__(
-        self,
-        dataset: EvalDataset,
-        sampler: EvalSampler,
-        workers: int = 0,
-        pin_memory: bool = False,
-        multiprocessing_context: str | multiprocessing.context.BaseContext | None = None,
-    ) -> None:
-        super().__init__(
-            dataset,
-            workers,
-            pin_memory,
-            multiprocessing_context,
-            batch_size=None,
-            sampler=sampler,
-            collate_fn=in_shared_memory,
-        )
-
-
 log = logging.getLogger(__name__)
-
-
-def default_workers() -> int:
-    """As many worker processes as there are usable cores, at most 8."""
-    return min(8, usable_cores())
 
 
 class FaceDataModule(LightningDataModule):
@@ -826,14 +702,14 @@ class FaceDataModule(LightningDataModule):
         source: where records come from, e.g. :class:`~fanet_lightning.data.sources.WiderFaceSource`.
         batch_size: total over all devices, which must divide it.
         input_size: side of the training images that ``augment`` makes, pixels.
-        workers: processes that load, per device; None: :func:`default_workers`. 0 loads in the main process.
+        workers: processes that load, per device; None: one per usable core, at most 8. 0: the main process loads.
         seed: of permutations and augmentations.
-        augment: (image, boxes_xyxy, seed) → (image, boxes_xyxy), e.g. ``data.augment.TrainAugment``; None where
+        augment: (image, boxes_xyxy, seed) → (image, boxes_xyxy), e.g. ``data.transforms.TrainAugment``; None where
             nothing trains.
         val_scale: size at which validation images are shown; by default their own.
         multiprocessing_context: ``fork``, ``spawn`` or ``forkserver``; None: the platform's.
-        cache: ``memory`` keeps decoded training images (:mod:`.image_cache`; the same samples); ``disk`` trains on
-            shrunk copies of the large ones (:mod:`.shrunk_images`; another data set).
+        cache: ``memory`` keeps decoded training images (the same samples); ``disk`` trains on shrunk copies of the
+            large ones (another data set).
         cache_gib: most memory of ``cache=memory``, for all ranks of a machine together; None, or more than is free:
             half of what is free.
         cache_dir: folder of the copies of ``cache=disk``.
@@ -866,17 +742,12 @@ class FaceDataModule(LightningDataModule):
         size = getattr(augment, "size", input_size)
         if size != input_size:
             raise InputError(f"augment.size={size} but input_size={input_size}; give both the same value")
-        self.source = source
-        self.batch_size = batch_size
-        self.input_size = input_size
-        self.workers = default_workers() if workers is None else workers
-        self.seed = seed
+        self.source, self.batch_size, self.input_size, self.seed = source, batch_size, input_size, seed
+        self.workers = min(8, usable_cores()) if workers is None else workers
         self.augment = augment
         self.val_scale = val_scale or TestScale("original")
         self.multiprocessing_context = multiprocessing_context
-        self.cache = cache
-        self.cache_gib = cache_gib
-        self.cache_dir = Path(cache_dir)
+        self.cache, self.cache_gib, self.cache_dir = cache, cache_gib, Path(cache_dir)
         self.cache_side = 2 * input_size if cache_side is None else cache_side
         self.train_dataset: TrainDataset | None = None
         self._train_loader: TrainLoader | None = None
@@ -892,10 +763,9 @@ class FaceDataModule(LightningDataModule):
             InputError: see the source; or validation images that :func:`check_image` refuses.
         """
         self.source.prepare()
-        if self.augment is not None:
-            self._check_val_images()
+        if self.augment is None:  # nothing trains
+            return
 
-    def _check_val_images(self) -> None:
         def reason(index: int) -> UnreadableImage | None:
             try:
                 check_image(self.val_records[index].path)
@@ -943,9 +813,7 @@ class FaceDataModule(LightningDataModule):
             self.train_dataset = self._train_dataset(self.augment)
         rank, world_size = self._rank_and_world_size()
         sampler = TrainBatchSampler(len(self.train_dataset), self.batch_size, rank, world_size, self.seed)
-        self._train_loader = TrainLoader(
-            self.train_dataset, sampler, self.workers, self._pin_memory(), self.multiprocessing_context
-        )
+        self._train_loader = TrainLoader(self.train_dataset, sampler, *self._options())
         if self._position is not None:
             now, before = self._train_images(), self._trained_on
             if before is not None and now != before:
@@ -958,19 +826,15 @@ class FaceDataModule(LightningDataModule):
         return self._train_loader
 
     def _train_dataset(self, augment: Augment) -> TrainDataset:
-        records, cache = self.source.train(), None
+        records, cache, line = self.source.train(), None, ""
         if self.cache == "disk":
             records, line = shrunk_records(records, self.cache_dir, self.cache_side)
-            self._say(line)
         if self.cache == "memory":
             cache, line = memory_cache([record.path for record in records], self.cache_gib)
             cache = _shared_by_ranks(cache)
-            self._say(line)
-        return TrainDataset(records, augment, self.seed, cache)
-
-    def _say(self, line: str) -> None:
-        if self._rank_and_world_size()[0] == 0:
+        if self.cache is not None and self._rank_and_world_size()[0] == 0:
             print(line, flush=True)
+        return TrainDataset(records, augment, self.seed, cache)
 
     def state_dict(self) -> dict[str, Any]:
         """How far training has come in its epoch, and on which images, for the checkpoint.
@@ -991,19 +855,19 @@ class FaceDataModule(LightningDataModule):
         ids = self.train_dataset.records.image_ids.tolist()
         return {"count": len(ids), "sha256": hashlib.sha256("\n".join(ids).encode()).hexdigest()}
 
-    def val_dataloader(self) -> EvalLoader:
-        """This rank's share of the validation images, in order."""
+    def val_dataloader(self) -> Loader:
+        """This rank's part of the validation images, one a batch (``structures.EvalBatch``), in order."""
         dataset = EvalDataset(self.val_records, self.val_scale)
-        sampler = EvalSampler(len(dataset), *self._rank_and_world_size())
-        return EvalLoader(dataset, sampler, self.workers, self._pin_memory(), self.multiprocessing_context)
+        # No padding, so ranks may differ by one image, and each image is scored once.
+        rank, world_size = self._rank_and_world_size()
+        return Loader(dataset, dataset.__getitem__, range(rank, len(dataset), world_size), *self._options())
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _pin_memory(self) -> bool:
-        if self.trainer is None:
-            return torch.cuda.is_available()
-        return self.trainer.strategy.root_device.type == "cuda"
+    def _options(self) -> tuple[int, bool, str | None]:
+        pin = torch.cuda.is_available() if self.trainer is None else self.trainer.strategy.root_device.type == "cuda"
+        return self.workers, pin, self.multiprocessing_context
 
 
 def _shared_by_ranks(cache: MemoryCache) -> MemoryCache | None:

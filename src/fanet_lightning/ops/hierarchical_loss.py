@@ -25,9 +25,20 @@ from fanet_lightning.ops.losses import BOX_LOSSES, focal_loss, iou_loss, quality
 from fanet_lightning.ops.matching import Matches, match
 from fanet_lightning.ops.structures import HeadOutput, NetworkOutput, Targets
 
-NORMALISERS = ("positives", "positives_and_negatives")
-ASSIGNMENTS = ("iou", "atss", "simota")
-CLASSIFICATIONS = ("cross_entropy", "focal", "quality_focal")
+CHOICES = {
+    "normalise_by": ("positives", "positives_and_negatives"),
+    "assignment": ("iou", "atss", "simota"),
+    "classification": ("cross_entropy", "focal", "quality_focal"),
+    "box": BOX_LOSSES,
+}
+# The least and the most of each number.
+LIMITS = {
+    **dict.fromkeys(("lambda_cls", "negatives_per_positive", "min_negatives", "box_weight", "box_beta"), (0, 1e6)),
+    "weights": (0, 1e6),
+    "focal_gamma": (0, 100),
+    "focal_alpha": (0, 1),
+    "threshold": (0.01, 0.99),
+}
 
 
 class LossParts(NamedTuple):
@@ -92,42 +103,7 @@ class HierarchicalLoss(nn.Module):
         box_beta: float = 1.0,
     ) -> None:
         super().__init__()
-        for name, choice, choices in (
-            ("normalise_by", normalise_by, NORMALISERS),
-            ("assignment", assignment, ASSIGNMENTS),
-            ("classification", classification, CLASSIFICATIONS),
-            ("box", box, BOX_LOSSES),
-        ):
-            if choice not in choices:
-                raise InputError(f"loss.{name}={choice}: choose {' or '.join(choices)}")
-        if not (isinstance(threshold, int | float) and 0 < threshold < 1):
-            raise InputError(f"loss.threshold={threshold}: give an IoU between 0 and 1, both excluded")
-        for name, value in (
-            ("lambda_cls", lambda_cls),
-            ("negatives_per_positive", negatives_per_positive),
-            ("min_negatives", min_negatives),
-            ("focal_gamma", focal_gamma),
-            ("box_weight", box_weight),
-            ("box_beta", box_beta),
-            *(("weights", weight) for weight in weights or ()),
-        ):
-            if not (isinstance(value, int | float) and 0 <= value < math.inf):
-                raise InputError(f"loss.{name}={value}: give a finite number that is not negative")
-        if not (isinstance(focal_alpha, int | float) and 0 <= focal_alpha <= 1):
-            raise InputError(f"loss.focal_alpha={focal_alpha}: give a weight from 0 to 1")
-        if assignment != "iou" and second_stage:
-            raise InputError(
-                f"loss.second_stage=true belongs to loss.assignment=iou; with loss.assignment={assignment} set it "
-                "to false"
-            )
-        if classification != "cross_entropy" and normalise_by != "positives":
-            raise InputError(
-                f"loss.normalise_by={normalise_by} needs mined negatives, and loss.classification={classification} "
-                "takes all anchors; set loss.normalise_by=positives"
-            )
-        if classification == "quality_focal" and focal_gamma < 1:
-            raise InputError(f"loss.focal_gamma={focal_gamma}: at least 1 with loss.classification=quality_focal")
-        self.weights = None if weights is None else tuple(float(weight) for weight in weights)
+        self.weights = None if weights is None else tuple(weights)
         self.lambda_cls = lambda_cls
         self.normalise_by = normalise_by
         self.negatives_per_positive = negatives_per_positive
@@ -141,6 +117,23 @@ class HierarchicalLoss(nn.Module):
         self.box = box
         self.box_weight = box_weight
         self.box_beta = box_beta
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise InputError(f"loss.{name}={getattr(self, name)}: choose {' or '.join(choices)}")
+        for name, (low, high) in LIMITS.items():
+            value = getattr(self, name)
+            for number in (value or ()) if name == "weights" else (value,):
+                if not (isinstance(number, int | float) and low <= number <= high):
+                    raise InputError(f"loss.{name}={number}: give a number in {low:g} … {high:g}")
+        for is_wrong, text in (
+            (assignment != "iou" and second_stage, f"second_stage=true: not with loss.assignment={assignment}"),
+            (classification != "cross_entropy" and normalise_by != "positives",
+             f"normalise_by={normalise_by} needs mined negatives, which loss.classification={classification} has not"),
+            (classification == "quality_focal" and focal_gamma < 1,
+             f"focal_gamma={focal_gamma}: at least 1 with loss.classification=quality_focal"),
+        ):  # fmt: skip
+            if is_wrong:
+                raise InputError(f"loss.{text}")
 
     def forward(self, output: NetworkOutput, grid: AnchorGrid, targets: Targets) -> LossParts:
         """Heads of m hierarchies, the anchors they refer to, the batch's faces → the loss and its parts.
@@ -206,13 +199,9 @@ class HierarchicalLoss(nn.Module):
         return iou_loss(self.box, decode(predicted, wanted.anchors_cxcywh), wanted.faces_xyxy).sum()
 
     def _checked_weights(self, hierarchies: list[HeadOutput], grid: AnchorGrid) -> tuple[float, ...]:
-        if not hierarchies:
-            raise ValueError("no hierarchy with heads to judge")
-        for heads in hierarchies:
-            if heads.logits.shape[1] != grid.count or heads.offsets.shape[1] != grid.count:
-                raise ValueError(
-                    f"heads for {heads.logits.shape[1]} and {heads.offsets.shape[1]} anchors, a grid of {grid.count}"
-                )
+        counts = {heads.logits.shape[1] for heads in hierarchies} | {heads.offsets.shape[1] for heads in hierarchies}
+        if counts != {grid.count}:
+            raise ValueError(f"heads for {sorted(counts)} anchors, a grid of {grid.count}")
         weights = (1.0,) * len(hierarchies) if self.weights is None else self.weights
         if len(weights) != len(hierarchies):
             raise InputError(
