@@ -22,19 +22,8 @@ from fanet_lightning.cli import main as cli
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_writable, replaced_folder
 from fanet_lightning.cli.provenance import TrainingImages, merged, read_training_images
-from fanet_lightning.models.pretrained import (
-    CARD_FILE,
-    SCORES_FOLDER,
-    WEIGHTS_FILE,
-    Model,
-    Recipe,
-    ScoreSet,
-    model_card,
-    portable,
-    read_model,
-    training_command,
-    write_model,
-)
+from fanet_lightning.models.card import Recipe, ScoreSet, model_card, portable, training_command
+from fanet_lightning.models.pretrained import CARD_FILE, SCORES_FOLDER, WEIGHTS_FILE, Model, load_model, write_model
 
 KEYS = ("checkpoint", "out", "name", "training_images", "data", "split", "scores", "half")
 # Above it float16 has changed what the model finds, not only rounded it.
@@ -75,7 +64,6 @@ def package(
     """
     from fanet_lightning.cli.files import file_sha256
     from fanet_lightning.models.fanet import flops, inference_parameters
-    from fanet_lightning.models.pretrained import load_model
     from fanet_lightning.ops.postprocess import DETECTION_DEFAULTS
 
     check_writable(out)
@@ -96,7 +84,7 @@ def package(
             "protocols": list(PROTOCOLS), "checkpoint_sha256": sha256, "git_commit": recipe.commit,
         }  # fmt: skip
         write_model(folder, model, config, half=half)
-        differences = _differences(model, read_model(folder), half)
+        differences = _differences(model, load_model(folder), half)
         # Scores may be of the packaged weights themselves; of a checkpoint's only where they are the same numbers.
         known = {file_sha256(folder / WEIGHTS_FILE), *([] if half else [sha256])}
         sets = [_copy_scores(source, folder / SCORES_FOLDER, known) for source in scores]

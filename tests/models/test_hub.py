@@ -125,4 +125,4 @@ def test_a_model_of_the_hub_is_fetched_once(hub: Hub, tmp_path: Path) -> None:
     assert again.returncode == 0 and again.stdout == done.stdout and hub.asked == []
     unknown = detect("somebody/else")
     assert unknown.returncode == 2 and len(unknown.stderr.splitlines()) == 1
-    assert "no model of that name on the hub" in unknown.stderr
+    assert "somebody/else" in unknown.stderr

@@ -29,14 +29,9 @@ from fanet_lightning.detect import __main__ as detect
 from fanet_lightning.evaluate import __main__ as evaluate_verb_main
 from fanet_lightning.export import __main__ as export_main
 from fanet_lightning.models import pretrained
+from fanet_lightning.models.card import portable
 from fanet_lightning.models.fanet import build_network
-from fanet_lightning.models.pretrained import (
-    load_model,
-    locate,
-    portable,
-    read_config,
-    read_model,
-)
+from fanet_lightning.models.pretrained import load_model, locate
 from tests.data.wider_files import write_text, write_wider
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -133,8 +128,8 @@ def test_half_rounds_convolutions_alone(package: Any, model: Path, checkpoint: P
         else:
             assert torch.equal(x, whole[name])
     assert half["normaliser.mean"].flatten().tolist() == [104.0, 117.0, 123.0]
-    assert read_config(tmp_path / "half")["weights"] == "float16"
-    assert all(p.dtype == torch.float32 for p in read_model(tmp_path / "half").network.parameters())
+    assert json.loads((tmp_path / "half/config.json").read_text())["weights"] == "float16"
+    assert all(p.dtype == torch.float32 for p in load_model(tmp_path / "half").network.parameters())
 
 
 def test_loading_keeps_the_random_state(model: Path) -> None:
@@ -337,20 +332,20 @@ def cut(folder: Path) -> None:
     [
         (edit(format_version=2, package_version="9.1"), r"config.json.*format 2.*9.1"),
         (edit(format="other"), "config.json"),
-        (edit(network=None), "network.*None"),
+        (edit(network=None), "mapping.*None"),
         (edit(network={**NETWORK, "novelty": 1}), "novelty"),
         (edit(network={**NETWORK, "level": 9}), "level=9"),
-        (edit(network={**NETWORK, "width": 0.125}), r"weights.*\(.* \(.*\).* \(.*\)"),
-        (edit(network={**NETWORK, "level": 3}), r"\d+ .* levels\.3"),
-        (edit(network={**NETWORK, "level": 1}), r"54 .*heads.2.conv3_3.bias"),
+        (edit(network={**NETWORK, "width": 0.125}), "size mismatch"),
+        (edit(network={**NETWORK, "level": 3}), r"Missing key.* levels\.3|Missing key.*\"levels"),
+        (edit(network={**NETWORK, "level": 1}), "Unexpected key"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json.*JSON"),
         (lambda folder: (folder / "config.json").write_bytes(b"\xff"), "config.json.*JSON"),
         (cut, "model.safetensors"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\x80\x04pickle"), "model.safetensors"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b""), "model.safetensors"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors.*missing"),
-        (weights(lambda w: w.pop("trunk.conv3_3.weight")), r"1 .*trunk.conv3_3.weight"),
-        (weights(lambda w: w.update(more=torch.zeros(1))), r"1 .* more"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
+        (weights(lambda w: w.pop("trunk.conv3_3.weight")), "Missing key.*trunk.conv3_3.weight"),
+        (weights(lambda w: w.update(more=torch.zeros(1))), "Unexpected key.*more"),
         (weights(lambda w: w["trunk.conv3_3.weight"].fill_(float("nan"))), "conv3_3.weight"),
         (lambda folder: (folder / "training_images.txt").write_text("# none\n"), "names no image"),
     ],
@@ -476,18 +471,13 @@ def test_a_model_comes_from_the_hub_without_anything_that_could_run(
 
 
 @pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        ("LocalEntryNotFoundError", r"\(The first line.\)"),
-        ("HfHubHTTPError", "a/b"),
-        ("RepositoryNotFoundError", "a/b@c"),
-        ("RevisionNotFoundError", "a/b.*revision c"),
-        ("HFValidationError", "a/b@c"),
-    ],
-)
-def test_what_the_hub_may_say(error: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    "error",
+    ["LocalEntryNotFoundError", "HfHubHTTPError", "RepositoryNotFoundError", "RevisionNotFoundError",
+     "HFValidationError"],
+)  # fmt: skip
+def test_what_the_hub_may_say(error: str, monkeypatch: pytest.MonkeyPatch) -> None:
     Fake(error=error).install(monkeypatch)
-    with pytest.raises(InputError, match=message) as raised:
+    with pytest.raises(InputError, match=r"a/b@c.*The first line. The second line") as raised:
         locate("a/b@c")
     assert "\n" not in str(raised.value)
 
