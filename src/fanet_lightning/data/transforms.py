@@ -26,8 +26,6 @@ from typing import Any, Literal, NamedTuple
 import cv2
 import numpy as np
 import numpy.typing as npt
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 
 from fanet_lightning.cli.errors import InputError, first_line
 from fanet_lightning.data.images import MAX_PIXELS, Image8
@@ -514,6 +512,10 @@ def build_augment(settings: Mapping[str, Any]) -> Any:
     Raises:
         InputError: whatever keeps it from being made.
     """
+    # Here and below: detection needs this module as well, and Hydra takes a quarter of a second to import.
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
     try:
         # Not recursive: TrainAugment makes its extra transforms itself, and says what is wrong with which.
         return instantiate(settings, _convert_="all", _recursive_=False)
@@ -557,6 +559,8 @@ def _albumentations() -> Any:
 
 def _transform(item: Any) -> Any:
     """One of ``extra``: an object, or a mapping with ``_target_``, as the configuration has it."""
+    from hydra.utils import instantiate
+
     library, made = _albumentations(), item
     if isinstance(item, Mapping):
         target = str(item.get("_target_"))
