@@ -13,8 +13,8 @@ from PIL import Image
 
 from fanet_lightning import FaceDetector
 from fanet_lightning.app import serving as app
-from fanet_lightning.app.settings import Settings
-from tests.app.app_files import PHOTO, write_film
+from fanet_lightning.app.serving import Settings
+from tests.app.helpers import PHOTO, write_video
 
 pytestmark = pytest.mark.slow
 
@@ -55,10 +55,17 @@ def address() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=[1280, 390], ids=["wide", "narrow"])
-def page(request: pytest.FixtureRequest, browser: Any, address: str) -> Iterator[tuple[Any, Seen]]:
+@pytest.fixture(scope="module")
+def context(browser: Any) -> Iterator[Any]:
+    """One for all tests, so that the page's own files are fetched once."""
+    opened = browser.new_context(viewport={"width": 1280, "height": 844}, accept_downloads=True)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def page(context: Any, address: str) -> Iterator[tuple[Any, Seen]]:
     """The page, opened, and what happens besides; a test fails on any error of the console or request elsewhere."""
-    context = browser.new_context(viewport={"width": request.param, "height": 844}, accept_downloads=True)
     opened, seen = context.new_page(), Seen()
     opened.set_default_timeout(PATIENCE_MS)
     opened.on("console", lambda message: seen.errors.append(message.text) if message.type == "error" else None)
@@ -66,14 +73,14 @@ def page(request: pytest.FixtureRequest, browser: Any, address: str) -> Iterator
     local = (address, "data:", "blob:")
     opened.on("request", lambda sent: None if sent.url.startswith(local) else seen.elsewhere.append(sent.url))
     opened.goto(address)
-    opened.wait_for_selector("#picture-in input[type=file]", state="attached")
+    opened.wait_for_selector("#image-in input[type=file]", state="attached")
     yield opened, seen
-    context.close()
+    opened.close()
     assert seen.errors == []
     assert seen.elsewhere == []
 
 
-def count_of(opened: Any, tab: str = "picture") -> str:
+def count_of(opened: Any, tab: str = "image") -> str:
     return str(opened.locator(f"#{tab}-summary .main dd").inner_text())
 
 
@@ -81,64 +88,59 @@ def set_threshold(opened: Any, value: float) -> None:
     box = opened.locator("#threshold input[type=number]")
     box.fill(f"{value}")
     box.press("Tab")
-    opened.locator("#picture-summary .main dt", has_text=f"score {value:.2f} or more").wait_for()
+    opened.locator("#image-summary .main dt", has_text=f"score {value:.2f} or more").wait_for()
 
 
 def wait_for_rows(opened: Any, count: int) -> None:
     """The table has a row for each face that is counted, neither more nor less."""
-    opened.wait_for_function("n => document.querySelectorAll('#picture-table tbody tr').length === n", arg=count)
+    opened.wait_for_function("n => document.querySelectorAll('#image-table tbody tr').length === n", arg=count)
 
 
-def fits(opened: Any) -> bool:
-    """Nothing is wider than the window."""
-    return bool(opened.evaluate("document.documentElement.scrollWidth <= window.innerWidth"))
+def check_fits(opened: Any) -> None:
+    """Nothing is wider than the window, of a computer or of a phone."""
+    for width in (390, 1280):
+        opened.set_viewport_size({"width": width, "height": 844})
+        opened.wait_for_function("document.documentElement.scrollWidth <= window.innerWidth")
 
 
-def test_drop_slide_switch(page: tuple[Any, Seen], tmp_path: Path) -> None:
+def test_drop_slide_switch_save(page: tuple[Any, Seen]) -> None:
     opened, _ = page
-    opened.set_input_files("#picture-in input[type=file]", str(PHOTO))
-    opened.wait_for_selector("#picture-summary .main")
+    opened.set_input_files("#image-in input[type=file]", str(PHOTO))
+    opened.wait_for_selector("#image-summary .main")
     assert count_of(opened) == "1 face"
-    opened.wait_for_selector("#picture-out img")
+    opened.wait_for_selector("#image-out img")
     wait_for_rows(opened, 1)
-    first = opened.locator("#picture-out img").get_attribute("src")
-    opened.screenshot(path=tmp_path / "found.png", full_page=True)
-    assert fits(opened)
+    first = opened.locator("#image-out img").get_attribute("src")
+    check_fits(opened)
     # The slider, with the keyboard as a person without a mouse would.
     opened.get_by_label("range slider for Threshold").press("End")
-    opened.locator("#picture-summary .main dt", has_text="score 0.99 or more").wait_for()
+    opened.locator("#image-summary .main dt", has_text="score 0.99 or more").wait_for()
     set_threshold(opened, 0.12)  # below it this model has hundreds
     more = int(count_of(opened).split()[0])
     assert more > 1
     wait_for_rows(opened, more)
-    assert opened.locator("#picture-out img").get_attribute("src") != first
+    assert opened.locator("#image-out img").get_attribute("src") != first
     set_threshold(opened, 0.5)
     assert count_of(opened) == "1 face"
     # Another protocol: the network runs again, and the JSON says with which.
     box = opened.get_by_label("Protocol")
     box.click()
     opened.get_by_role("option", name="vga640").click()
-    opened.locator("#picture-json button").first.click()
-    opened.locator("#picture-json", has_text="vga640").wait_for()
+    opened.locator("#image-json button").first.click()
+    opened.locator("#image-json", has_text="vga640").wait_for()
     assert count_of(opened) == "1 face"
-    assert fits(opened)
-
-
-def test_what_is_saved(page: tuple[Any, Seen]) -> None:
-    opened, _ = page
-    opened.set_input_files("#picture-in input[type=file]", str(PHOTO))
-    opened.wait_for_selector("#picture-summary .main")
+    check_fits(opened)
     with opened.expect_download() as waiting:
         opened.get_by_role("button", name="Save JSON").first.click()
     assert waiting.value.suggested_filename == "grace_hopper.json"
     content = json.loads(Path(waiting.value.path()).read_text(encoding="utf-8"))
     [face] = content["images"][0]["detections"]
     assert 160 < face["width"] < 185 and face["score"] > 0.9
-    before = opened.locator("#picture-out img").get_attribute("src")
+    before = opened.locator("#image-out img").get_attribute("src")
     opened.get_by_label("blur").check()
-    opened.wait_for_function("src => document.querySelector('#picture-out img').src !== src", arg=before)
+    opened.wait_for_function("src => document.querySelector('#image-out img').src !== src", arg=before)
     with opened.expect_download() as waiting:
-        opened.get_by_role("button", name="Save picture").click()
+        opened.get_by_role("button", name="Save image").click()
     assert waiting.value.suggested_filename == "grace_hopper_blur.jpg"
     with Image.open(waiting.value.path()) as image:
         assert image.size == (512, 600)
@@ -153,55 +155,52 @@ def test_bad_files_say_so_and_the_page_goes_on(page: tuple[Any, Seen], tmp_path:
     Image.fromarray(noise).save(large)
     assert large.stat().st_size > 2**20
     for path, message in ((cut, "cut.jpg cannot be read as an image: the file is cut short"), (zipped, "not an image")):
-        opened.set_input_files("#picture-in input[type=file]", str(path))
-        alert = opened.locator("#picture-summary [role=alert]", has_text=message)
+        opened.set_input_files("#image-in input[type=file]", str(path))
+        alert = opened.locator("#image-summary [role=alert]", has_text=message)
         alert.wait_for()
-        opened.screenshot(path=tmp_path / f"{path.stem}.png", full_page=True)
-        opened.locator("#picture-in").get_by_label("Clear").or_(
-            opened.locator("#picture-in").get_by_label("Remove Image")
+        opened.locator("#image-in").get_by_label("Clear").or_(
+            opened.locator("#image-in").get_by_label("Remove Image")
         ).first.click()
-        opened.wait_for_selector("#picture-in input[type=file]", state="attached")
+        opened.wait_for_selector("#image-in input[type=file]", state="attached")
     assert seen.errors == []
-    opened.set_input_files("#picture-in input[type=file]", str(large))
+    opened.set_input_files("#image-in input[type=file]", str(large))
     opened.get_by_text("exceed the maximum allowed size").first.wait_for()
     seen.errors.clear()  # the browser's own refusal is one
-    opened.set_input_files("#picture-in input[type=file]", str(PHOTO))
-    opened.wait_for_selector("#picture-summary .main")
+    opened.set_input_files("#image-in input[type=file]", str(PHOTO))
+    opened.wait_for_selector("#image-summary .main")
     assert count_of(opened) == "1 face"
 
 
-def test_several_pictures(page: tuple[Any, Seen], tmp_path: Path) -> None:
+def test_several_images(page: tuple[Any, Seen], tmp_path: Path) -> None:
     opened, _ = page
     empty, cut = tmp_path / "empty.png", tmp_path / "cut.jpg"
     Image.new("RGB", (64, 48), "teal").save(empty)
     cut.write_bytes(PHOTO.read_bytes()[:20_000])
-    opened.get_by_role("tab", name="Several pictures").click()
+    opened.get_by_role("tab", name="Several images").click()
     opened.set_input_files("#several-in input[type=file]", [str(PHOTO), str(empty), str(cut)])
     opened.wait_for_selector("#several-summary .main")
     assert count_of(opened, "several") == "1 face"
     assert opened.locator("#several-summary [role=alert]").inner_text().startswith("cut.jpg cannot be read")
     assert opened.locator("#several-summary tbody tr").count() == 2
     opened.locator("#several-out", has_text="grace_hopper.jpg: 1 face").wait_for()
-    opened.screenshot(path=tmp_path / "several.png", full_page=True)
-    assert fits(opened)
+    check_fits(opened)
 
 
-def test_a_film_plays(page: tuple[Any, Seen], tmp_path: Path) -> None:
+def test_a_video_plays(page: tuple[Any, Seen], tmp_path: Path) -> None:
     opened, _ = page
-    write_film(tmp_path / "film.mp4", 8)
-    opened.get_by_role("tab", name="Film").click()
-    opened.set_input_files("#film-in input[type=file]", str(tmp_path / "film.mp4"))
-    opened.wait_for_selector("#film-in video")
+    write_video(tmp_path / "video.mp4", 8)
+    opened.get_by_role("tab", name="Video").click()
+    opened.set_input_files("#video-in input[type=file]", str(tmp_path / "video.mp4"))
+    opened.wait_for_selector("#video-in video")
     opened.get_by_label("Protocol").click()  # at its own size: enlarged, so small a video shows the model a second face
     opened.get_by_role("option", name="original").click()
     opened.get_by_role("tabpanel").get_by_role("button", name="Find faces").locator("visible=true").click()
-    opened.wait_for_selector("#film-summary .main")
-    assert count_of(opened, "film") == "1 face"
-    assert "Only the first 0.2 seconds" in opened.locator("#film-summary").inner_text()
-    opened.wait_for_function("document.querySelector('#film-out video')?.readyState >= 2")
-    assert opened.locator("#film-out video").evaluate("video => video.duration") == pytest.approx(0.2, abs=0.05)
-    opened.screenshot(path=tmp_path / "film.png", full_page=True)
-    assert fits(opened)
+    opened.wait_for_selector("#video-summary .main")
+    assert count_of(opened, "video") == "1 face"
+    assert "Only the first 0.2 seconds" in opened.locator("#video-summary").inner_text()
+    opened.wait_for_function("document.querySelector('#video-out video')?.readyState >= 2")
+    assert opened.locator("#video-out video").evaluate("video => video.duration") == pytest.approx(0.2, abs=0.05)
+    check_fits(opened)
 
 
 def test_every_control_has_a_name(page: tuple[Any, Seen]) -> None:

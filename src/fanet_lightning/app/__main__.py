@@ -9,7 +9,7 @@ from fanet_lightning.cli import main as cli
 
 USAGE = """python -m fanet_lightning.app [checkpoint=FILE|FOLDER|NAME] [port=7860] [open_browser=true]
 
-Opens a page on this computer: drop a picture, several or a film, see the faces, move the threshold, save the result.
+Opens a page on this computer: drop an image, several or a video, see the faces, move the threshold, save the result.
 Nothing leaves the computer. What is dropped is deleted after keep_minutes, and all of it when the program ends."""
 
 
@@ -18,18 +18,16 @@ def main(argv: list[str]) -> int:
     config = cli.verb_config("app", argv, USAGE)
     if config is None:
         return 0
-    from fanet_lightning.app.serving import LOCAL_HOSTS, free_port, import_gradio, serving
-    from fanet_lightning.app.settings import Settings
+    from fanet_lightning.app.serving import LOCAL_HOSTS, Settings, free_port, require_gradio, serving
     from fanet_lightning.cli.config import plain
+    from fanet_lightning.detect.detector import open_detector
     from fanet_lightning.detect.multiscale import build_protocol
 
     settings = Settings(**plain(config))
     build_protocol(settings.protocol)
     # What fails fast, first: loading a model takes seconds.
     free_port(settings.host, settings.port)
-    import_gradio()
-    from fanet_lightning.detect.detector import open_detector
-
+    require_gradio()
     detector = open_detector(settings.checkpoint, settings.device, settings.precision)
     with _ends_on_signals() as ended, serving(detector, settings) as url:
         print(f"the page: {url} (model {settings.checkpoint}); Ctrl-C ends it", flush=True)

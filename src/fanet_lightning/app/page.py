@@ -1,26 +1,25 @@
-"""The page: three tabs, for a picture, several and a film, and the settings that they share. Imports Gradio."""
+"""The page: three tabs, for an image, several and a video, and the settings that they share. Imports Gradio."""
 
-import importlib
 import importlib.util
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 
 from fanet_lightning.app.actions import EMPTY, EMPTY_SEVERAL, Actions
+from fanet_lightning.app.markup import footing, heading, hint
 from fanet_lightning.app.results import NO_REDACTION
-from fanet_lightning.app.style import footing, heading, hint
+from fanet_lightning.app.serving import Settings
 from fanet_lightning.cli.config import config_dir
+from fanet_lightning.detect.detector import FaceDetector
 from fanet_lightning.detect.inputs import IMAGE_SUFFIXES
 from fanet_lightning.detect.multiscale import protocol_names
 from fanet_lightning.detect.redaction import REDACTIONS
 
-if TYPE_CHECKING:
-    from fanet_lightning.app.settings import Settings
-    from fanet_lightning.detect.detector import FaceDetector
-
-
+# Fonts of the reader's own system: nothing is fetched from elsewhere, so the page works without a network.
+FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Ubuntu", "sans-serif")
+MONOSPACED = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 # Hands a file over to the reader: a link that is clicked at once. `{url, orig_name}` is what Gradio knows of it.
 SAVE = """(file) => {
   if (!file) return;
@@ -28,16 +27,15 @@ SAVE = """(file) => {
   link.href = file.url; link.download = file.orig_name || "faces";
   document.body.appendChild(link); link.click(); link.remove();
 }"""
-# No one may drive the page's functions but the page: they are no interface for other programs.
-PRIVATE = "private"
-
-
-# The network and the drawing wait in lines of their own, so the slider answers while a film is being looked at.
-NETWORK: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1}
-DRAWING: dict[str, Any] = {"concurrency_id": "draw", "concurrency_limit": 2}
-# A slider that is pulled asks for many pictures: the last one counts, and nothing flickers meanwhile.
-AT_ONCE: dict[str, Any] = {"trigger_mode": "always_last", "show_progress": "hidden"}
+# The page's functions are no interface for other programs. The network and the drawing wait in lines of their own, so
+# the slider answers while a video is being looked at.
+NETWORK: dict[str, Any] = {"concurrency_id": "network", "concurrency_limit": 1, "api_visibility": "private"}
+DRAWING: dict[str, Any] = {"concurrency_id": "draw", "concurrency_limit": 2, "api_visibility": "private"}
+# A slider that is pulled asks for many images: the last one counts, and nothing flickers meanwhile.
+AT_ONCE: dict[str, Any] = {"trigger_mode": "always_last", "show_progress": "hidden", **DRAWING}
 CHECK_FILES_SECONDS = 60
+# The size of what is shown: two columns where there is room.
+COLUMN: dict[str, Any] = {"min_width": 300}
 
 
 def protocol_choices() -> list[tuple[str, str]]:
@@ -50,7 +48,20 @@ def protocol_choices() -> list[tuple[str, str]]:
     return choices
 
 
-def build_page(detector: "FaceDetector", settings: "Settings", folder: Path) -> Any:
+def launch_options(settings: Settings) -> dict[str, Any]:
+    """How the page looks and what it offers, as ``Blocks.launch`` takes it."""
+    theme = gr.themes.Default(
+        font=list(FONTS), font_mono=list(MONOSPACED), primary_hue="blue", neutral_hue="slate", radius_size="md"
+    )
+    return {
+        "share": False, "quiet": True, "show_error": True, "prevent_thread_lock": True, "theme": theme,
+        "max_file_size": settings.max_bytes, "footer_links": [], "run_history": False, "ssr_mode": False, "pwa": False,
+        "mcp_server": False, "enable_monitoring": False, "css_paths": [Path(__file__).with_name("style.css")],
+        "favicon_path": None, "inbrowser": settings.open_browser, "state_session_capacity": 100,
+    }  # fmt: skip
+
+
+def build_page(detector: FaceDetector, settings: Settings, folder: Path) -> Any:
     """The page as Gradio's ``Blocks``, not yet served.
 
     Args:
@@ -69,19 +80,19 @@ def build_page(detector: "FaceDetector", settings: "Settings", folder: Path) -> 
             )  # fmt: skip
             protocol = gr.Dropdown(
                 protocol_choices(), value=settings.protocol["name"], label="Protocol", elem_id="protocol",
-                min_width=260, info="The size at which the network sees the picture.",
+                min_width=260, info="The size at which the network sees the image.",
             )  # fmt: skip
             redaction = gr.Radio(
                 [NO_REDACTION, *REDACTIONS], value=NO_REDACTION, label="Redact", elem_id="redact", min_width=260,
                 info="Hide the faces instead of framing them.",
             )  # fmt: skip
         controls = [protocol, threshold, redaction]
-        with gr.Tab("Picture", id="picture"):
-            _picture_tab(actions, controls, seconds)
-        with gr.Tab("Several pictures", id="several"):
+        with gr.Tab("Image", id="image"):
+            _image_tab(actions, controls, seconds)
+        with gr.Tab("Several images", id="several"):
             _several_tab(actions, controls, seconds)
-        with gr.Tab("Film", id="film"):
-            _film_tab(actions, controls)
+        with gr.Tab("Video", id="video"):
+            _video_tab(actions, controls)
         gr.HTML(footing(settings.keep_minutes), elem_id="foot")
     return page
 
@@ -89,57 +100,39 @@ def build_page(detector: "FaceDetector", settings: "Settings", folder: Path) -> 
 def _as_uploaded(component: Any) -> Any:
     """The component hands over the path of the upload and does not open the file.
 
-    Gradio's own pictures are decoded on the way, without EXIF orientation and with alpha gone, and a damaged one ends
+    Gradio's own images are decoded on the way, without EXIF orientation and with alpha gone, and a damaged one ends
     in a message that says nothing.
     """
     component.preprocess = lambda payload: None if payload is None else payload.path
     return component
 
 
-def _picture_tab(actions: Actions, controls: list[Any], seconds: float) -> None:
+def _image_tab(actions: Actions, controls: list[Any], seconds: float) -> None:
     protocol, threshold, redaction = controls
     found = gr.State(None, time_to_live=seconds)
     with gr.Row():
-        with gr.Column(min_width=300):
-            upload = _as_uploaded(
-                gr.Image(
-                    type="filepath",
-                    sources=["upload", "clipboard", "webcam"],
-                    label="Picture",
-                    height=420,
-                    elem_id="picture-in",
-                    buttons=["fullscreen"],
-                )
-            )
-        with gr.Column(min_width=300):
+        with gr.Column(**COLUMN):
+            upload = _as_uploaded(gr.Image(
+                type="filepath", sources=["upload", "clipboard", "webcam"], label="Image", height=420,
+                elem_id="image-in", buttons=["fullscreen"],
+            ))  # fmt: skip
+        with gr.Column(**COLUMN):
             shown = gr.Image(
-                type="filepath",
-                label="Faces",
-                height=420,
-                interactive=False,
-                elem_id="picture-out",
-                buttons=["fullscreen"],
-                alt_text="The picture with its faces framed or hidden",
-            )
-    summary = gr.HTML(hint(EMPTY), elem_id="picture-summary")
+                type="filepath", label="Faces", height=420, interactive=False, elem_id="image-out",
+                buttons=["fullscreen"], alt_text="The image with its faces framed or hidden",
+            )  # fmt: skip
+    summary = gr.HTML(hint(EMPTY), elem_id="image-summary")
     with gr.Row():
-        save_picture, save_json = (
-            gr.Button("Save picture", size="md", min_width=120),
-            gr.Button("Save JSON", size="md", min_width=120),
-        )
-    rows = gr.HTML("", elem_id="picture-table")
-    with gr.Accordion("JSON", open=False, elem_id="picture-json"):
-        content = gr.JSON(label="Detections", max_height=400)
+        save_image, save_json = (gr.Button(text, size="md", min_width=120) for text in ("Save image", "Save JSON"))
+    rows = gr.HTML("", elem_id="image-table")
+    content = _json("image-json")
     shows = [shown, summary, rows, content]
     gr.on(
-        [upload.change, protocol.change], actions.find, [upload, *controls], [found, *shows],
-        show_progress_on=shown, api_visibility=PRIVATE, **NETWORK,
+        [upload.change, protocol.change], actions.find, [upload, *controls], [found, *shows], show_progress_on=shown,
+        **NETWORK,
     )  # fmt: skip
-    gr.on(
-        [threshold.change, redaction.change], actions.redraw, [found, threshold, redaction], shows,
-        api_visibility=PRIVATE, **DRAWING, **AT_ONCE,
-    )  # fmt: skip
-    _saves(save_picture, actions.save_picture, [found, threshold, redaction])
+    gr.on([threshold.change, redaction.change], actions.redraw, [found, threshold, redaction], shows, **AT_ONCE)
+    _saves(save_image, actions.save_image, [found, threshold, redaction])
     _saves(save_json, actions.save_json, [content])
 
 
@@ -148,56 +141,51 @@ def _several_tab(actions: Actions, controls: list[Any], seconds: float) -> None:
     found = gr.State(None, time_to_live=seconds)
     upload = gr.File(
         file_count="multiple", type="filepath", file_types=sorted(IMAGE_SUFFIXES), elem_id="several-in", height=180,
-        label=f"Pictures, at most {actions.settings.max_images}",
+        label=f"Images, at most {actions.settings.max_images}",
     )  # fmt: skip
     again = gr.Button("Find faces", variant="primary")
     summary = gr.HTML(hint(EMPTY_SEVERAL), elem_id="several-summary")
     gallery = gr.Gallery(
-        label="Faces",
-        columns=3,
-        height="auto",
-        object_fit="contain",
-        interactive=False,
-        elem_id="several-out",
+        label="Faces", columns=3, height="auto", object_fit="contain", interactive=False, elem_id="several-out",
         buttons=["fullscreen"],
-    )
-    with gr.Accordion("JSON", open=False, elem_id="several-json"):
-        content = gr.JSON(label="Detections", max_height=400)
-    gr.on(
-        [upload.change, again.click], actions.find_several, [upload, *controls], [found, gallery, summary, content],
-        show_progress="hidden", api_visibility=PRIVATE, **NETWORK,
     )  # fmt: skip
+    content = _json("several-json")
+    shows = [gallery, summary, content]
     gr.on(
-        [threshold.change, redaction.change], actions.redraw_several, [found, threshold, redaction],
-        [gallery, summary, content], api_visibility=PRIVATE, **DRAWING, **AT_ONCE,
+        [upload.change, again.click], actions.find_several, [upload, *controls], [found, *shows],
+        show_progress="hidden", **NETWORK,
     )  # fmt: skip
+    gr.on([threshold.change, redaction.change], actions.redraw_several, [found, threshold, redaction], shows, **AT_ONCE)
     _saves(gr.Button("Save JSON"), actions.save_json, [content])
 
 
-def _film_tab(actions: Actions, controls: list[Any]) -> None:
+def _video_tab(actions: Actions, controls: list[Any]) -> None:
     if importlib.util.find_spec("av") is None:
-        gr.HTML(hint("Films need the package av: pip install 'fanet-lightning[video]', then start the page again."))
+        gr.HTML(hint("Videos need the package av: pip install 'fanet-lightning[video]', then start the page again."))
         return
     with gr.Row():
-        with gr.Column(min_width=300):
-            upload = _as_uploaded(gr.Video(sources=["upload"], label="Film", height=360, elem_id="film-in"))
-        with gr.Column(min_width=300):
-            shown = gr.Video(label="Faces", height=360, interactive=False, elem_id="film-out", buttons=["download"])
+        with gr.Column(**COLUMN):
+            upload = _as_uploaded(gr.Video(sources=["upload"], label="Video", height=360, elem_id="video-in"))
+        with gr.Column(**COLUMN):
+            shown = gr.Video(label="Faces", height=360, interactive=False, elem_id="video-out", buttons=["download"])
     with gr.Row():
         start, stop = gr.Button("Find faces", variant="primary", min_width=120), gr.Button("Stop", min_width=120)
-    summary = gr.HTML(hint(actions.film_limit()), elem_id="film-summary")
-    with gr.Accordion("JSON", open=False, elem_id="film-json"):
-        content = gr.JSON(label="Detections", max_height=400)
+    summary = gr.HTML(hint(actions.video_limit()), elem_id="video-summary")
+    content = _json("video-json")
     running = start.click(
-        actions.find_in_film, [upload, *controls], [shown, summary, content],
-        show_progress="hidden", api_visibility=PRIVATE, **NETWORK,
-    )  # fmt: skip
-    stop.click(lambda: hint("Stopped; nothing was kept."), None, summary, cancels=[running], api_visibility=PRIVATE)
+        actions.find_in_video, [upload, *controls], [shown, summary, content], show_progress="hidden", **NETWORK
+    )
+    stop.click(lambda: hint("Stopped; nothing was kept."), None, summary, cancels=[running], api_visibility="private")
     _saves(gr.Button("Save JSON"), actions.save_json, [content])
+
+
+def _json(elem_id: str) -> Any:
+    with gr.Accordion("JSON", open=False, elem_id=elem_id):
+        return gr.JSON(label="Detections", max_height=400)
 
 
 def _saves(button: Any, make: Any, inputs: list[Any]) -> None:
     """The button makes a file when it is asked for one, and the browser saves it."""
     file = gr.File(visible=False)
-    made = button.click(make, inputs, file, show_progress="hidden", api_visibility=PRIVATE, **DRAWING)
+    made = button.click(make, inputs, file, show_progress="hidden", **DRAWING)
     made.success(None, file, None, js=SAVE)

@@ -1,40 +1,86 @@
 """The local page: settings, port, upload folder, serving."""
 
-import errno
+import importlib.util
 import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fanet_lightning.app.settings import Settings
 from fanet_lightning.cli.errors import InputError, first_line
+from fanet_lightning.detect.multiscale import protocol_settings
+from fanet_lightning.models.pretrained import DEFAULT_PROTOCOL, DEFAULT_THRESHOLD
 
 if TYPE_CHECKING:
     from fanet_lightning.detect.detector import FaceDetector
 
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
-# Read by Gradio when it is imported: it would otherwise report its use, and ask for newer versions.
+# Read by Gradio: it would otherwise report its use, and ask for newer versions.
 QUIET_ENVIRONMENT = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
 UPLOAD_FOLDER_VARIABLE = "GRADIO_TEMP_DIR"
+_ANY = float("inf")
+# Least and greatest value; whole numbers where the least is one.
+_RANGES: dict[str, tuple[float, float]] = {
+    "port": (0, 65535), "threshold": (0.0, 1.0), "max_pixels": (1, _ANY), "max_images": (1, _ANY), "queue": (1, _ANY),
+    "max_upload_mb": (0.01, _ANY), "max_video_seconds": (0.01, _ANY), "keep_minutes": (0.01, _ANY),
+}  # fmt: skip
 
 
-def import_gradio() -> Any:
-    """Gradio, with its reports switched off.
+@dataclass(frozen=True)
+class Settings:
+    """``conf/app.yaml``, checked; a megabyte is 2²⁰ bytes, as the browser's own message counts.
 
     Raises:
-        InputError: it is not installed.
+        InputError: a value outside its range.
     """
-    os.environ.update(QUIET_ENVIRONMENT)
-    try:
-        import gradio
-    except ImportError as error:
-        raise InputError("the page needs the package gradio; pip install 'fanet-lightning[app]'") from error
-    return gradio
+
+    checkpoint: str = "fanet_light"
+    host: str = "127.0.0.1"
+    port: int | None = 7860
+    open_browser: bool = False
+    device: str = "auto"
+    precision: str = "auto"
+    threshold: float = DEFAULT_THRESHOLD
+    protocol: Mapping[str, Any] = field(default_factory=lambda: protocol_settings(DEFAULT_PROTOCOL))
+    max_upload_mb: float = 20
+    max_pixels: int = 50_000_000
+    max_images: int = 30
+    max_video_seconds: float = 60
+    keep_minutes: float = 30
+    queue: int = 20
+
+    def __post_init__(self) -> None:
+        for key, (least, most) in _RANGES.items():
+            value = getattr(self, key)
+            whole = isinstance(least, int)
+            if value is not None and (not least <= value <= most or (whole and not isinstance(value, int))):
+                span = f"of {least:g} or more" if most == _ANY else f"from {least:g} to {most:g}"
+                raise InputError(f"{key}={value}: give a {'whole ' if whole else ''}number {span}")
+
+    @property
+    def model_name(self) -> str:
+        """What the page and its JSON call the model: of a path only the last part."""
+        path = Path(self.checkpoint)
+        return path.name if path.exists() else self.checkpoint
+
+    @property
+    def max_bytes(self) -> int:
+        """Of one uploaded file."""
+        return int(self.max_upload_mb * 2**20)
+
+
+def require_gradio() -> None:
+    """
+    Raises:
+        InputError: Gradio is not installed.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise InputError("the page needs the package gradio; pip install 'fanet-lightning[app]'")
 
 
 def free_port(host: str, port: int | None) -> int:
@@ -51,37 +97,33 @@ def free_port(host: str, port: int | None) -> int:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((address, port or 0))
             return int(probe.getsockname()[1])
-    except (socket.gaierror, UnicodeError) as error:
-        raise InputError(f"host={host} is not known; take 127.0.0.1 (this computer) or 0.0.0.0 (all)") from error
-    except OSError as error:
-        if error.errno == errno.EACCES:
-            raise InputError(f"port={port}: not allowed ({error.strerror}); take one from 1024 on") from error
-        if error.errno == errno.EADDRNOTAVAIL:
-            raise InputError(f"host={host} is no address of this computer; take 127.0.0.1 or 0.0.0.0") from error
+    except (OSError, UnicodeError) as error:
         raise InputError(
-            f"port={port} on {host} is taken ({first_line(error)}); give another one, or port=0 for a free one"
+            f"port={port} on host={host} cannot be opened ({first_line(error)}); give port=0 for a free one, or "
+            "host=127.0.0.1 (this computer) or 0.0.0.0 (all)"
         ) from error
 
 
 @contextmanager
-def upload_folder() -> Iterator[Path]:
-    """A folder of this process alone for everything that the page is given or makes; gone afterwards."""
-    before = os.environ.get(UPLOAD_FOLDER_VARIABLE)
-    folder = Path(tempfile.mkdtemp(prefix="fanet_app_"))
-    os.environ[UPLOAD_FOLDER_VARIABLE] = str(folder)
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Variables of the environment that are as they were afterwards."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
-        yield folder
+        yield
     finally:
-        if before is None:
-            del os.environ[UPLOAD_FOLDER_VARIABLE]
-        else:
-            os.environ[UPLOAD_FOLDER_VARIABLE] = before
-        shutil.rmtree(folder, ignore_errors=True)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextmanager
 def serving(detector: "FaceDetector", settings: Settings) -> Iterator[str]:
     """Serve the page as long as the block lasts.
+
+    Everything that the page is given or makes is in a folder of this process alone, which is gone afterwards.
 
     Yields:
         Its address.
@@ -89,32 +131,25 @@ def serving(detector: "FaceDetector", settings: Settings) -> Iterator[str]:
     Raises:
         InputError: gradio is missing, or the port cannot be had.
     """
-    gradio = import_gradio()
-    from fanet_lightning.app.page import build_page
-    from fanet_lightning.app.style import CSS, theme
-
+    require_gradio()
     port = free_port(settings.host, settings.port)
-    _reach_itself_directly(settings.host)
-    with upload_folder() as folder:
-        page = build_page(detector, settings, folder)
-        page.queue(max_size=settings.queue, default_concurrency_limit=1)
-        try:
-            page.launch(
-                server_name=settings.host, server_port=port, share=False, quiet=True, show_error=True,
-                prevent_thread_lock=True, max_file_size=settings.max_bytes, footer_links=[], run_history=False,
-                ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False, theme=theme(gradio), css=CSS,
-                favicon_path=None, inbrowser=settings.open_browser, state_session_capacity=100,
-            )  # fmt: skip
-        except OSError as error:  # somebody took the port in between
-            raise InputError(f"port={port} cannot be opened ({first_line(error)}); give another one") from error
-        try:
-            yield str(page.local_url)
-        finally:
-            page.close(verbose=False)
-
-
-def _reach_itself_directly(host: str) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="fanet_app_"))
+    variables = {UPLOAD_FOLDER_VARIABLE: str(folder), **QUIET_ENVIRONMENT}
     # Gradio asks its own page for a sign of life when it starts; a proxy of the environment would be asked instead.
-    for variable in ("no_proxy", "NO_PROXY"):
-        listed = [name for name in os.environ.get(variable, "").split(",") if name.strip()]
-        os.environ[variable] = ",".join([*listed, *(h for h in (*LOCAL_HOSTS, host) if h not in listed)])
+    for name in ("no_proxy", "NO_PROXY"):
+        listed = [*os.environ.get(name, "").split(","), *LOCAL_HOSTS, settings.host]
+        variables[name] = ",".join(dict.fromkeys(host for host in listed if host.strip()))
+    with _environment(variables):
+        try:
+            # Gradio reads some of these variables when it is imported.
+            from fanet_lightning.app.page import build_page, launch_options
+
+            page = build_page(detector, settings, folder)
+            page.queue(max_size=settings.queue, default_concurrency_limit=1)
+            page.launch(server_name=settings.host, server_port=port, **launch_options(settings))
+            try:
+                yield str(page.local_url)
+            finally:
+                page.close(verbose=False)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -597,7 +597,7 @@ def load(item: Item, limits: Limits) -> Loaded:
         InputError: it cannot be read, downloaded or decoded.
     """
     content = _content(item, limits)
-    note, pixels, profile = _glance(content)
+    note, pixels, profile = glance(content)
     if pixels > MOST_PIXELS_AHEAD:
         return Loaded(None, content, note, profile)
     return Loaded(decode_image_rgb(content, item.text), b"", note, profile)
@@ -624,7 +624,7 @@ def _content(item: Item, limits: Limits) -> bytes:
         raise UnreadableImage(item.location, error.strerror or type(error).__name__) from error
 
 
-def _glance(content: bytes) -> tuple[str, int, bytes]:
+def glance(content: bytes) -> tuple[str, int, bytes]:
     """A note, the number of pixels and the color profile, from the file's head; nothing of a damaged one."""
     if is_heic(content):
         heic_plug_in()

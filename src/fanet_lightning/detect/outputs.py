@@ -44,7 +44,7 @@ class Saving:
 
     ``save``    of :data:`fanet_lightning.detect.inputs.KINDS`.
     ``redact``  ``blur`` or ``pixelate`` faces in everything that shows them; None leaves them.
-    ``draw``    boxes coloured by confidence. ``bar``: and the colour bar beside the picture.
+    ``draw``    boxes colored by confidence. ``bar``: and the color bar next to the image.
     """
 
     save: tuple[str, ...] = ("images", "json")
@@ -53,7 +53,7 @@ class Saving:
     bar: bool = True
 
     def shown(self, image_rgb: Image8, found: Detections) -> Image8:
-        """The picture as it is saved: redacted, drawn upon, both or neither."""
+        """The image as it is saved: redacted, drawn upon, both or neither."""
         boxes_xyxy, scores = found.numpy()
         shown = image_rgb if self.redact is None else redact(image_rgb, boxes_xyxy, self.redact)
         return annotate(shown, boxes_xyxy, scores, bar=self.bar) if self.draw else shown
@@ -105,13 +105,13 @@ def write_image(out: Path, found: FoundImage, saving: Saving) -> list[str]:
 def write_crops(
     out: Path, prefix: str, image_rgb: Image8, found: Detections, saving: Saving, profile: bytes = b""
 ) -> list[str]:
-    """One JPEG a face, ``<prefix>_<number from 0>_<score>.jpg``, best first; of a redacted picture, redacted."""
+    """One JPEG a face, ``<prefix>_<number from 0>_<score>.jpg``, best first; of a redacted image, redacted."""
     boxes_xyxy, scores = found.numpy()
-    picture = image_rgb if saving.redact is None else redact(image_rgb, boxes_xyxy, saving.redact)
+    shown = image_rgb if saving.redact is None else redact(image_rgb, boxes_xyxy, saving.redact)
     files = []
     for number, (box, score) in enumerate(zip(boxes_xyxy, scores, strict=True)):
         name = f"{prefix}_{number}_{score:.2f}.jpg"
-        write_file(out, name, encoded(crop(picture, box), ".jpg", profile))
+        write_file(out, name, encoded(crop(shown, box), ".jpg", profile))
         files.append(name)
     return files
 
@@ -126,7 +126,7 @@ def crop(image_rgb: Image8, box_xyxy: npt.NDArray[np.floating]) -> Image8:
 
 
 def _image_name(item: Item) -> str:
-    """Under which the picture is saved: its own format where that can be written, else JPEG or PNG."""
+    """Under which the image is saved: its own format where that can be written, else JPEG or PNG."""
     suffix = PurePosixPath(item.name).suffix
     kept = suffix if suffix.lower() in _KEPT_SUFFIXES else ".png" if suffix.lower() in _TO_PNG else ".jpg"
     return item.stem if item.stem.endswith(kept) else item.stem + kept

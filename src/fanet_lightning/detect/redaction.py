@@ -1,9 +1,9 @@
-"""Faces made unrecognisable: blurred or pixelated for good.
+"""Faces made unrecognizable: blurred or pixelated for good.
 
-Both kinds first replace a face by the mean colours of a grid of at most 8 x 8 cells; only those means reach the result.
-A blur alone could be undone by deconvolution; the detail that the means lack is nowhere in the picture any more.
+Both kinds first replace a face by the mean colors of a grid of at most 8 x 8 cells; only those means reach the result.
+A blur alone could be undone by deconvolution; the detail that the means lack is nowhere in the image any more.
 
-What this does not promise: 8 cells still show the colour of hair and skin, and a film of a moving face shows many
+What this does not promise: 8 cells still show the color of hair and skin, and a video of a moving face shows many
 different grids. Against somebody who has a list of candidates to compare with, only leaving the face out helps.
 """
 
@@ -29,7 +29,7 @@ BLUR_SIGMA = 0.8  # cells: hides the grid
 def redact(
     image_rgb: npt.NDArray[np.uint8], boxes_xyxy: npt.ArrayLike, kind: str = "blur", margin: float = 0.1
 ) -> npt.NDArray[np.uint8]:
-    """The picture with every face blurred or pixelated; every pixel outside the regions stays as it is, byte for byte.
+    """The image with every face blurred or pixelated; every pixel outside the regions stays as it is, byte for byte.
 
     The region of a face is a rectangle, its box with a margin (``redacted_regions``): an ellipse leaves hair, ears and
     chin in the corners. Regions are treated from the smallest to the largest, each on what the ones before it left, so
@@ -37,7 +37,7 @@ def redact(
 
     Args:
         image_rgb: (H, W, 3) uint8; left as it is.
-        boxes_xyxy: (D, 4) pixels of the picture. Parts outside are cut off; a box wholly outside, or not finite, is
+        boxes_xyxy: (D, 4) pixels of the image. Parts outside are cut off; a box wholly outside, or not finite, is
             left out.
         kind: ``blur`` or ``pixelate``.
         margin: share of the box's width and height that is added on each side, at least 0.
@@ -47,7 +47,7 @@ def redact(
 
     Raises:
         InputError: no such kind, or a negative margin.
-        ValueError: the picture is not (H, W, 3) uint8, or the boxes are not (D, 4).
+        ValueError: the image is not (H, W, 3) uint8, or the boxes are not (D, 4).
     """
     if kind not in REDACTIONS:
         raise InputError(f"redact={kind}: choose {' or '.join(REDACTIONS)}")
@@ -65,12 +65,12 @@ def redacted_regions(
 
     Args:
         boxes_xyxy: (D, 4) pixels.
-        height, width: of the picture.
+        height, width: of the image.
         margin: as in ``redact``.
 
     Returns:
-        (left, top, right, bottom), half-open, inside the picture, none empty: the box with its margin, rounded outwards
-        and at least 4 pixels wide and high where the picture has them.
+        (left, top, right, bottom), half-open, inside the image, none empty: the box with its margin, rounded outwards
+        and at least 4 pixels wide and high where the image has them.
 
     Raises:
         InputError: a negative margin, or one that is not a number.
@@ -109,7 +109,7 @@ def _cell_edges(length: int, cell: float) -> npt.NDArray[np.int64]:
 def _cell_means(
     region: npt.NDArray[np.uint8],
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Mean colours (rows, columns, 3) of a region's cells, and the lengths of the cells of both axes."""
+    """Mean colors (rows, columns, 3) of a region's cells, and the lengths of the cells of both axes."""
     height, width = region.shape[:2]
     cell = max(max(height, width) / CELLS, SMALLEST_CELL)
     rows, columns = _cell_edges(height, cell), _cell_edges(width, cell)

@@ -11,13 +11,13 @@ from PIL import Image
 PHOTO = Path(get_sample_data("grace_hopper.jpg", asfileobj=False))
 
 
-def write_film(path: Path, frames: int, size_wh: tuple[int, int] = (256, 304)) -> None:
+def write_video(path: Path, frames: int, size_wh: tuple[int, int] = (256, 304)) -> None:
     """The photograph for ``frames`` frames of 40 ms, without sound."""
-    av = pytest.importorskip("av", reason="films are an extra: pip install 'fanet-lightning[video]'")
-    picture = np.asarray(Image.open(PHOTO).convert("RGB").resize(size_wh))
+    av = pytest.importorskip("av", reason="videos are an extra: pip install 'fanet-lightning[video]'")
+    image = np.asarray(Image.open(PHOTO).convert("RGB").resize(size_wh))
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = *size_wh, "yuv420p"
         for _ in range(frames):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
