@@ -4,6 +4,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,6 @@ from fanet_lightning.score.bootstrap import (
     curve_from_counts,
     method,
     read_counts,
-    resampled_ap,
     write_counts,
 )
 from fanet_lightning.score.curves import THRESHOLDS
@@ -195,36 +195,6 @@ def test_dense_is_what_the_entries_say() -> None:
     assert expected[1].sum() > 0
 
 
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ({"image_ids": ("e/a", "e/a")}, "an image id twice"),
-        ({"faces": [1]}, r"2 images, but faces \(1,\)"),
-        ({"starts": [0, 2]}, r"2 images, but faces \(2,\) and starts \(2,\)"),
-        ({"starts": [0, 3, 2]}, "starts must rise from 0 to 2"),
-        ({"starts": [0, 1, 1]}, "starts must rise from 0 to 2, not from 0 to 1"),
-        ({"hits": [1]}, r"hits \(1,\)"),
-        ({"bins": [100, 1000]}, "bins from 100 to 1000"),
-        ({"bins": [100, -1]}, "bins from -1 to 100"),
-        ({"starts": [0, 2, 2], "bins": [100, 100]}, "bins do not ascend"),
-        ({"hits": [2, 0]}, "0 ≤ hits ≤ proposals"),
-        ({"proposals": [1, -1], "hits": [0, -1]}, "0 ≤ hits ≤ proposals"),
-        ({"faces": [0, 1]}, "more hits in an image than faces"),
-    ],
-)
-def test_counts_that_cannot_be_are_refused(change: dict[str, object], expected: str) -> None:
-    fields = {"image_ids": ("e/a", "e/b"), "starts": [0, 1, 2], "bins": [100, 50], "proposals": [1, 1], "hits": [1, 0],
-              "faces": [1, 1], **change}  # fmt: skip
-    with pytest.raises(ValueError, match=expected):
-        ImageCounts(**{k: v if k == "image_ids" else np.array(v, np.int64) for k, v in fields.items()})  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("weights", [np.ones(3, np.int64), np.array([1, -1]), np.array([0.5, 1.5])])
-def test_weights_that_cannot_be_are_refused(weights: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="need 2 whole numbers, none negative"):
-        curve_from_counts(by_hand()["hard"], weights)
-
-
 # The file
 
 
@@ -255,16 +225,6 @@ def test_large_counts_and_an_empty_run_travel_too(tmp_path: Path) -> None:
     assert read["nothing"].starts.tolist() == [0, 0]
 
 
-def test_what_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not about the same images"):
-        write_counts(tmp_path / "x.npz", {"easy": by_hand()["hard"], "hard": by_hand(("e/a", "e/c"))["hard"]})
-    with pytest.raises(ValueError, match="not about the same images"):
-        write_counts(tmp_path / "x.npz", {})
-    with pytest.raises(ValueError, match="line break"):
-        write_counts(tmp_path / "x.npz", by_hand(("e/a", "e/b\nc")))
-    assert not list(tmp_path.iterdir())
-
-
 def test_files_that_are_not_counts(tmp_path: Path) -> None:
     path = tmp_path / "per_image.npz"
     write_counts(path, counts_of(3, 30))
@@ -276,40 +236,29 @@ def test_files_that_are_not_counts(tmp_path: Path) -> None:
         np.savez(content, **{name: value for name, value in {**whole, **arrays}.items() if value is not None})
         return content.getvalue()
 
-    curves = io.BytesIO()
-    np.savez(curves, easy_precision=np.zeros(3))
-    single = io.BytesIO()
-    np.save(single, np.zeros(3))
     # A stretch in the middle: some byte of the compressed columns is in it, whatever lies where.
     damaged = bytearray(path.read_bytes())
     middle = slice(len(damaged) // 3, len(damaged) // 3 + 200)
     damaged[middle] = bytes(byte ^ 0xFF for byte in damaged[middle])
-    cases = [
-        (b"", "is no .npz file"),
-        (b"event/a 1 2 3\n", "is no .npz file"),
-        (single.getvalue(), "is no .npz file"),
-        (path.read_bytes()[:-500], "is no .npz file"),
-        (bytes(damaged), "is a damaged .npz file"),
-        (saved(hits_1=np.array([{}], object)), "is a damaged .npz file"),
-        (curves.getvalue(), "holds no counts per image"),
+    for content, expected in (
+        (b"event/a 1 2 3\n", "ValueError"),
+        (path.read_bytes()[:-500], "BadZipFile"),
+        (bytes(damaged), ""),
+        (saved(hits_1=np.array([{}], object)), "ValueError"),
         (saved(version=np.array(9)), "version 9 of the file, this release reads 1"),
-        (saved(hits_1=None), "do not fit together \\(KeyError"),
-        (saved(hits_1=whole["hits_1"][:-1]), "do not fit together"),
-        (saved(hits_1=whole["hits_1"] + 9), "do not fit together .*0 ≤ hits ≤ proposals"),
-        (saved(entries=whole["entries"][:-1]), "do not fit together"),
-        (saved(bins_high=whole["bins_high"] + 9), "do not fit together .*bins from"),
-        (saved(image_ids=np.frombuffer(b"\xff\xfe", np.uint8)), "do not fit together .*UnicodeDecodeError"),
-    ]
-    for content, expected in cases:
+        (saved(hits_1=None), "KeyError"),
+        (saved(hits_1=whole["hits_1"][:-1]), "ValueError"),
+        (saved(hits_1=whole["hits_1"] + 9), "counts of hard that cannot be"),
+        (saved(entries=whole["entries"][:-1]), "ValueError"),
+        (saved(bins_high=whole["bins_high"] + 9), "cannot be"),
+        (saved(image_ids=np.frombuffer(b"\xff\xfe", np.uint8)), "UnicodeDecodeError"),
+    ):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=expected) as error:
+        with pytest.raises(InputError, match=f"per_image.npz .*{expected}") as error:
             read_counts(path)
-        assert str(path) in str(error.value)
         assert "\n" not in str(error.value)
-    with pytest.raises(InputError, match="cannot be read \\(No such file or directory\\); score the predictions again"):
+    with pytest.raises(InputError, match="FileNotFoundError"):
         read_counts(tmp_path / "none.npz")
-    with pytest.raises(InputError, match="cannot be read \\(Is a directory\\)"):
-        read_counts(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -499,28 +448,23 @@ def test_seeds_are_averaged_within_each_resample() -> None:
     assert interval.value == pytest.approx(plain, abs=1e-12)
 
 
-def test_runs_that_cannot_be_paired_are_refused() -> None:
-    a = by_hand()
-    with pytest.raises(ValueError, match="different images: 'e/b' is in one of them alone"):
-        bootstrap_difference(a, by_hand(("e/a", "e/c")))
-    with pytest.raises(ValueError, match="the same ones in another order"):
-        bootstrap_difference(a, by_hand(("e/b", "e/a")))
-    with pytest.raises(ValueError, match=r"settings \['hard'\] and \['easy'\]"):
-        bootstrap_difference(a, {"easy": a["hard"]})
-    other = ImageCounts(("e/a", "e/b"), *(np.array(v) for v in ([0, 1, 2], [100, 50], [1, 1], [1, 0], [1, 2])))
-    with pytest.raises(ValueError, match="setting hard: the runs were scored against different faces"):
-        bootstrap_difference(a, {"hard": other})
-    with pytest.raises(ValueError, match="1 runs against 0"):
-        bootstrap_mean_difference([a], [])
+@pytest.mark.parametrize(
+    "other",
+    [
+        by_hand(("e/a", "e/c")),
+        by_hand(("e/b", "e/a")),
+        {"easy": by_hand()["hard"]},
+        {"hard": replace(by_hand()["hard"], faces=np.array([1, 2]))},
+    ],
+)
+def test_runs_that_cannot_be_paired_are_refused(other: Counts) -> None:
+    with pytest.raises(ValueError, match="the runs differ"):
+        bootstrap_difference(by_hand(), other)
+
+
+def test_samples_and_images_are_needed() -> None:
     with pytest.raises(ValueError, match="0 samples"):
-        bootstrap_ap(a, 0)
-    nothing = ImageCounts((), *(np.array(v, np.int64) for v in ([0], [], [], [], [])))
-    with pytest.raises(ValueError, match="no image to resample"):
-        bootstrap_ap({"hard": nothing})
-    with pytest.raises(ValueError, match="no setting to resample"):
-        resampled_ap([{}])
-    with pytest.raises(ValueError, match="no run to resample"):
-        resampled_ap([])
+        bootstrap_ap(by_hand(), 0)
 
 
 def test_the_method_in_words() -> None:

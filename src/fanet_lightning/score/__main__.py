@@ -2,25 +2,56 @@
 
 import sys
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fanet_lightning.cli.config import plain
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.files import check_writable
+from fanet_lightning.cli.files import check_writable, read_image_list
+from fanet_lightning.cli.main import check_report_keys, run, verb_config
+from fanet_lightning.cli.provenance import (
+    PREDICTIONS_FOLDER,
+    TrainedOn,
+    list_beside,
+    made_by,
+    scores_entry,
+    trained_on_by_list,
+)
+from fanet_lightning.score.bootstrap import method
+from fanet_lightning.score.results import (
+    SCORES_FILE,
+    Benchmark,
+    Intervals,
+    Scores,
+    check_out,
+    comparison,
+    differences_of,
+    intervals_of,
+    print_difference,
+    print_scores,
+    write_scores,
+)
+from fanet_lightning.score.wider_face.predictions import write_submission
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from fanet_lightning.cli.provenance import TrainedOn
-    from fanet_lightning.score.results import Benchmark, Intervals, Scores
+
+# Name → module and class. A benchmark imports scipy, OpenCV or pycocotools; only what the one asked for needs is waited
+# for.
+_CLASSES = {
+    "wider_face": ("wider_face.benchmark", "WiderFaceBenchmark"),
+    "fddb": ("fddb.benchmark", "FddbBenchmark"),
+    "pascal_face": ("pascal_face.benchmark", "PascalFaceBenchmark"),
+    "afw": ("pascal_face.benchmark", "AfwBenchmark"),
+    "coco": ("coco", "CocoBenchmark"),
+}
+NAMES = tuple(_CLASSES)
 
 
-NAMES = ("wider_face", "fddb", "pascal_face", "afw", "coco")
-
-
-def build_benchmark(name: str, **options: Any) -> "Benchmark[Any]":
+def build_benchmark(name: str, **options: Any) -> Benchmark[Any]:
     """The benchmark of a ``benchmark`` group of the configuration: its ``name``, the rest as arguments.
 
     Raises:
@@ -28,33 +59,12 @@ def build_benchmark(name: str, **options: Any) -> "Benchmark[Any]":
     """
     if name not in NAMES:
         raise InputError(f"benchmark={name} is not known; choose one of {', '.join(NAMES)}")
+    module, class_name = _CLASSES[name]
     try:
-        return _class_of(name)(**options)
+        built: Benchmark[Any] = getattr(import_module(f"fanet_lightning.score.{module}"), class_name)(**options)
     except TypeError as error:
         raise InputError(f"benchmark={name}: {error}") from error
-
-
-def _class_of(name: str) -> "Callable[..., Benchmark[Any]]":
-    # A benchmark imports scipy, OpenCV or pycocotools; only what the one asked for needs is waited for.
-    if name == "fddb":
-        from fanet_lightning.score.fddb.benchmark import FddbBenchmark
-
-        return FddbBenchmark
-    if name == "pascal_face":
-        from fanet_lightning.score.pascal_face.benchmark import PascalFaceBenchmark
-
-        return PascalFaceBenchmark
-    if name == "afw":
-        from fanet_lightning.score.pascal_face.benchmark import AfwBenchmark
-
-        return AfwBenchmark
-    if name == "coco":
-        from fanet_lightning.score.coco import CocoBenchmark
-
-        return CocoBenchmark
-    from fanet_lightning.score.wider_face.benchmark import WiderFaceBenchmark
-
-    return WiderFaceBenchmark
+    return built
 
 
 USAGE = (
@@ -79,20 +89,20 @@ class Scored:
     ``other_trained_on`` the same of ``other``.
     """
 
-    scores: "Scores"
-    intervals: "Intervals"
+    scores: Scores
+    intervals: Intervals
     truth: Any
-    other: "Scores | None" = None
-    differences: "Intervals" = field(default_factory=dict)
-    trained_on: "TrainedOn | None" = None
-    other_trained_on: "TrainedOn | None" = None
+    other: Scores | None = None
+    differences: Intervals = field(default_factory=dict)
+    trained_on: TrainedOn | None = None
+    other_trained_on: TrainedOn | None = None
 
 
 def score_predictions(
     predictions: Path,
     ground_truth: Path,
     *,
-    benchmark: "Benchmark[Any] | str" = "wider_face",
+    benchmark: Benchmark[Any] | str = "wider_face",
     images: Path | None = None,
     strict: bool = False,
     bootstrap: int = 1000,
@@ -120,9 +130,6 @@ def score_predictions(
         raise InputError(f"bootstrap={bootstrap} is no number of resamples; give one above 0, or 0 for no intervals")
     if against is not None and bootstrap == 0:
         raise InputError("bootstrap=0 leaves nothing to say about a difference; with against= give a number above 0")
-    # scipy takes a quarter of a second; --help and a mistaken key must not wait for it.
-    from fanet_lightning.score.results import differences_of, intervals_of
-
     if isinstance(benchmark, str):
         benchmark = build_benchmark(benchmark)
     truth = benchmark.read_ground_truth(ground_truth, images)
@@ -141,24 +148,17 @@ def score_predictions(
 
 def predictions_of(path: Path) -> Path:
     """``path``, or the predictions in it where it is the folder of a whole evaluation, ``out`` of ``evaluate``."""
-    from fanet_lightning.cli.provenance import PREDICTIONS_FOLDER
-    from fanet_lightning.score.results import SCORES_FILE
-
     inside = path / PREDICTIONS_FOLDER
     return inside if (path / SCORES_FILE).is_file() and inside.is_dir() else path
 
 
-def _trained_on(scores: "Scores", predictions: Path, given: Path | None) -> "TrainedOn | None":
-    from fanet_lightning.cli.provenance import list_beside, trained_on_by_list
-
+def _trained_on(scores: Scores, predictions: Path, given: Path | None) -> TrainedOn | None:
     path = given or list_beside(predictions)
     return None if path is None else trained_on_by_list(path, scores.image_ids, scores.benchmark)
 
 
 def main(argv: list[str]) -> int:
     """Print the table, write ``out`` where it is given; 0 when all went well."""
-    from fanet_lightning.cli.main import verb_config
-
     _check_benchmark(argv)
     config = verb_config("score", argv, USAGE, ("predictions", "ground_truth"))
     if config is None:
@@ -168,21 +168,16 @@ def main(argv: list[str]) -> int:
         None if config[key] is None else Path(str(config[key]))
         for key in ("out", "images", "against", "pictures", "trained_on")
     )
-    from fanet_lightning.cli.config import plain
-
     benchmark = build_benchmark(**plain(config)["benchmark"])
-    predictions, ground_truth = Path(str(config.predictions)), Path(str(config.ground_truth))
-    predictions, against = predictions_of(predictions), None if against is None else predictions_of(against)
+    predictions, ground_truth = predictions_of(Path(str(config.predictions))), Path(str(config.ground_truth))
+    against = None if against is None else predictions_of(against)
     if out is not None:
         check_writable(out)
-        if config.split != "test":
-            from fanet_lightning.score.results import check_out
-
-            check_out(out)
     if config.split == "test":
-        _check_alone(config)
-        _pack(predictions, ground_truth, out)
+        _pack(config, predictions, ground_truth, out)
         return 0
+    if out is not None:
+        check_out(out)
     scored = score_predictions(
         predictions,
         ground_truth,
@@ -194,10 +189,33 @@ def main(argv: list[str]) -> int:
         trained_on=trained_on,
     )
     _report(scored, against)
-    command = ["python", "-m", "fanet_lightning.score", *argv]
+    origin = made_by(["python", "-m", "fanet_lightning.score", *argv])
     if out is not None:
-        _write(scored, out, command, against, config.bootstrap)
-    _report_more(config, scored, out, predictions, against, pictures, command)
+        write_scores(
+            out,
+            scored.scores,
+            scored.intervals,
+            protocol=None,
+            made_by=origin,
+            intervals_method=method(config.bootstrap) if config.bootstrap else None,
+            against=None if scored.other is None else comparison(str(against), scored.other, scored.differences),
+            further=scores_entry(scored.trained_on),
+        )
+        print(f"written: {out / SCORES_FILE}, the curves and what belongs to them beside it")
+    if config.attributes or config.errors:
+        # Draws with matplotlib.
+        from fanet_lightning.report.error_gallery import report_by_attribute, report_errors
+
+        title = scored.scores.headline
+        if config.attributes:
+            report_by_attribute(
+                scored.truth, predictions, out, title=title, bootstrap=config.bootstrap, against=against, made_by=origin
+            )
+        if config.errors:
+            title = f"{title}: {predictions.name}"
+            missing = report_errors(scored.truth, predictions, out, title=title, pictures=pictures, worst=config.worst)
+            if missing:
+                print(f"warning: {missing}", file=sys.stderr)
     return 0
 
 
@@ -211,8 +229,6 @@ def _check_benchmark(argv: list[str]) -> None:
 
 
 def _check_values(config: "DictConfig") -> None:
-    from fanet_lightning.cli.main import check_report_keys
-
     check_report_keys(config)
     if not isinstance(config.bootstrap, int) or isinstance(config.bootstrap, bool):
         raise InputError(
@@ -240,18 +256,11 @@ def _check_values(config: "DictConfig") -> None:
         raise InputError(f"pictures={config.pictures} is not a folder; give the one with the event folders")
 
 
-def _check_alone(config: "DictConfig") -> None:
-    """With ``split=test`` nothing is scored, so what asks for more than the archive is a mistake."""
+def _pack(config: "DictConfig", predictions: Path, names: Path, out: Path | None) -> None:
+    """``split=test``: no labels are public, so nothing is scored; the archive for the test server is written."""
     for key in ("attributes", "errors", "against", "images", "pictures", "trained_on"):
         if config[key] not in (None, False):
             raise InputError(f"{key}={config[key]} has no meaning with split=test, which has no labels; leave it out")
-
-
-def _pack(predictions: Path, names: Path, out: Path | None) -> None:
-    """``split=test``: no labels are public, so nothing is scored; the archive for the test server is written."""
-    from fanet_lightning.cli.files import read_image_list
-    from fanet_lightning.score.wider_face.predictions import write_submission
-
     if out is None:
         raise InputError("split=test writes an archive to send in; give out=DIR")
     if not predictions.is_dir():
@@ -264,35 +273,7 @@ def _pack(predictions: Path, names: Path, out: Path | None) -> None:
     print(f"written: {archive}, {len(packed.scores):,} boxes of {len(packed.image_ids):,} images, read back and whole")
 
 
-def _report_more(
-    config: "DictConfig",
-    scored: Scored,
-    out: Path | None,
-    predictions: Path,
-    against: Path | None,
-    pictures: Path | None,
-    command: list[str],
-) -> None:
-    if not (config.attributes or config.errors):
-        return
-    from fanet_lightning.cli.provenance import made_by
-    from fanet_lightning.report.error_gallery import report_by_attribute, report_errors
-
-    if config.attributes:
-        report_by_attribute(
-            scored.truth, predictions, out, title=scored.scores.headline, bootstrap=config.bootstrap, against=against,
-            made_by=made_by(command),
-        )  # fmt: skip
-    if config.errors:
-        title = f"{scored.scores.headline}: {predictions.name}"
-        missing = report_errors(scored.truth, predictions, out, title=title, pictures=pictures, worst=config.worst)
-        if missing:
-            print(f"warning: {missing}", file=sys.stderr)
-
-
 def _report(scored: Scored, against: Path | None) -> None:
-    from fanet_lightning.score.results import print_difference, print_scores
-
     other = () if scored.other is None else tuple(f"{against}: {warning}" for warning in scored.other.warnings)
     seen = [] if scored.trained_on is None else [scored.trained_on.warning]
     if scored.other_trained_on is not None and scored.other_trained_on.warning:
@@ -304,25 +285,5 @@ def _report(scored: Scored, against: Path | None) -> None:
         print_difference(f"difference to {against}, paired over images", scored.other, scored.differences)
 
 
-def _write(scored: Scored, out: Path, command: list[str], against: Path | None, bootstrap: int) -> None:
-    from fanet_lightning.cli.provenance import made_by, scores_entry
-    from fanet_lightning.score.bootstrap import method
-    from fanet_lightning.score.results import SCORES_FILE, comparison, write_scores
-
-    write_scores(
-        out,
-        scored.scores,
-        scored.intervals,
-        protocol=None,
-        made_by=made_by(command),
-        intervals_method=method(bootstrap) if bootstrap else None,
-        against=None if scored.other is None else comparison(str(against), scored.other, scored.differences),
-        further=scores_entry(scored.trained_on),
-    )
-    print(f"written: {out / SCORES_FILE}, the curves and what belongs to them beside it")
-
-
 if __name__ == "__main__":
-    from fanet_lightning.cli.main import run
-
     run(main)

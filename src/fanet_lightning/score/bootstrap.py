@@ -1,27 +1,17 @@
-"""Counts per image and the bootstrap over images.
+"""Counts per image of WIDER's curves, and the bootstrap over images.
 
-What each image adds to the precision-recall curves: counts that resampling needs, and the file that keeps them.
-
-A curve is made of sums over images, so counts per image are enough to rebuild it for any multiset of images.
-
-Confidence intervals on average precision, and on differences between runs, by resampling images.
+A curve is made of sums over images, so counts per image are enough to rebuild it for any multiset of images: a resample
+is a vector of weights, and all resamples together are one product of weights (B, N) and counts (N, 1000).
 
 The unit that is drawn is the image, with all its faces and rows: the faces of one image are not independent (Efron and
 Tibshirani, An Introduction to the Bootstrap, 1993, chapters 6 and 13). The intervals are percentile intervals, 95 %.
 They say how a number would vary with other images of the same kind. They say nothing about training the same model
-again with another seed.
-
-A curve is made of sums over images, so a resample is a vector of weights, and all resamples together are one product of
-weights (B, N) and counts (N, 1000).
-
-A resample in which no face counts has no AP. Its sample is NaN and the interval is taken over the others; where no face
-counts at all, value, low and high are NaN.
+again with another seed. A resample in which no face counts has no AP: its sample is NaN and the interval is taken over
+the others; where no face counts at all, value, low and high are NaN.
 """
 
 import io
-import zipfile
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import InputError, first_line
 from fanet_lightning.cli.files import replaced
 from fanet_lightning.score.curves import POINTS, Curve, area_under_envelope, curve_from_histograms
 from fanet_lightning.score.wider_face.average_precision import judge_settings
@@ -38,19 +28,6 @@ from fanet_lightning.score.wider_face.predictions import Predictions
 
 PER_IMAGE_FILE = "per_image.npz"
 _VERSION = 1
-_HINT = "score the predictions again, which writes it anew"
-# What zipfile, zlib and numpy let through of a damaged archive.
-_DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    KeyError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,10 +40,6 @@ class ImageCounts:
     ``proposals``  (E,) int64, rows first seen there that count in precision; not cumulated.
     ``hits``       (E,) int64, those among them that take a face; not cumulated.
     ``faces``      (N,) int64, faces of the image that count.
-
-    Raises:
-        ValueError: lengths that do not fit, an image twice, bins that do not ascend within an image or lie outside
-            0 … 999, counts outside 0 ≤ hits ≤ proposals, more hits in an image than faces.
     """
 
     image_ids: tuple[str, ...]
@@ -75,26 +48,6 @@ class ImageCounts:
     proposals: npt.NDArray[np.int64]
     hits: npt.NDArray[np.int64]
     faces: npt.NDArray[np.int64]
-
-    def __post_init__(self) -> None:
-        images, entries = len(self.image_ids), len(self.bins)
-        if len(set(self.image_ids)) != images:
-            raise ValueError("an image id twice")
-        if self.faces.shape != (images,) or self.starts.shape != (images + 1,):
-            raise ValueError(f"{images} images, but faces {self.faces.shape} and starts {self.starts.shape}")
-        if self.starts[0] != 0 or self.starts[-1] != entries or (np.diff(self.starts) < 0).any():
-            raise ValueError(f"starts must rise from 0 to {entries}, not from {self.starts[0]} to {self.starts[-1]}")
-        if self.bins.shape != (entries,) or self.proposals.shape != (entries,) or self.hits.shape != (entries,):
-            raise ValueError(f"bins {self.bins.shape}, proposals {self.proposals.shape}, hits {self.hits.shape}")
-        if entries and (self.bins.min() < 0 or self.bins.max() >= POINTS):
-            raise ValueError(f"bins from {self.bins.min()} to {self.bins.max()}, need 0 … {POINTS - 1}")
-        images_of_entries = self.image_of_entries()
-        if (np.diff(images_of_entries * POINTS + self.bins) <= 0).any():
-            raise ValueError("bins do not ascend within an image")
-        if (self.proposals < 0).any() or (self.hits < 0).any() or (self.hits > self.proposals).any():
-            raise ValueError("counts outside 0 ≤ hits ≤ proposals")
-        if (np.bincount(images_of_entries, self.hits, minlength=images) > self.faces).any():
-            raise ValueError("more hits in an image than faces")
 
     def image_of_entries(self) -> npt.NDArray[np.int64]:
         """(E,) int64, the image that each entry belongs to."""
@@ -153,18 +106,10 @@ def curve_from_counts(counts: ImageCounts, weights: npt.NDArray[np.integer] | No
         counts: of one setting.
         weights: (N,) whole numbers ≥ 0, how often each image is in; None takes each once and gives the curve of
             :func:`wider_face.average_precision.score` to the last bit.
-
-    Raises:
-        ValueError: weights of another shape, negative or not whole.
     """
     if weights is None:
         proposals, hits, faces = counts.proposals, counts.hits, counts.faces
     else:
-        weights = np.asarray(weights)
-        if weights.shape != (len(counts.image_ids),) or weights.dtype.kind not in "iu" or (weights < 0).any():
-            raise ValueError(
-                f"weights {weights.dtype}{weights.shape}, need {len(counts.image_ids)} whole numbers, none negative"
-            )
         weights = weights.astype(np.int64)
         repeats = np.repeat(weights, np.diff(counts.starts))
         proposals, hits = counts.proposals * repeats, counts.hits * repeats
@@ -180,12 +125,10 @@ def write_counts(path: Path, counts: Mapping[str, ImageCounts]) -> None:
     """Write the counts of all settings into one compressed ``.npz``; it appears by rename.
 
     Raises:
-        ValueError: no setting, settings that are not about the same images, a line break in an image id.
+        ValueError: a line break in an image id.
         OSError: ``path`` cannot be written.
     """
     settings = list(counts)
-    if not settings or any(counts[setting].image_ids != counts[settings[0]].image_ids for setting in settings):
-        raise ValueError(f"settings {settings} are not about the same images")
     image_ids = counts[settings[0]].image_ids
     # The settings share most pairs of image and threshold: one list of pairs, then columns of small numbers.
     keys = {setting: own.image_of_entries() * POINTS + own.bins for setting, own in counts.items()}
@@ -218,41 +161,35 @@ def read_counts(path: Path) -> dict[str, ImageCounts]:
         InputError: the file is missing, damaged, or not one that ``write_counts`` has written.
     """
     try:
-        content = io.BytesIO(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); {_HINT}") from error
-    if not zipfile.is_zipfile(content):
-        raise InputError(f"{path} is no .npz file, or only a part of one; {_HINT}")
-    content.seek(0)
-    try:
-        with np.load(content, allow_pickle=False) as archive:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except _DAMAGE as error:
-        raise InputError(f"{path} is a damaged .npz file ({_reason(error)}); {_HINT}") from error
-    if "version" not in arrays or "bins_low" not in arrays:
-        raise InputError(f"{path} holds no counts per image; give the {PER_IMAGE_FILE} of an evaluation")
-    if arrays["version"].tolist() != _VERSION:
-        raise InputError(f"{path}: version {arrays['version']} of the file, this release reads {_VERSION}; {_HINT}")
-    try:
+        if arrays["version"].tolist() != _VERSION:
+            raise ValueError(f"version {arrays['version']} of the file, this release reads {_VERSION}")
         return _unpacked(arrays)
-    except (KeyError, ValueError, TypeError, IndexError) as error:
-        raise InputError(f"{path}: the counts do not fit together ({_reason(error)}); {_HINT}") from error
+    except Exception as error:  # numpy and zipfile raise a dozen kinds for a damaged archive
+        raise InputError(
+            f"{path} is no {PER_IMAGE_FILE} of an evaluation ({type(error).__name__}: {first_line(error)}); "
+            "score the predictions again, which writes it anew"
+        ) from error
 
 
 def _unpacked(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, ImageCounts]:
     image_ids = _as_texts(arrays["image_ids"])
     bins = arrays["bins_high"].astype(np.int64) * 256 + arrays["bins_low"]
     images_of_pairs = np.repeat(np.arange(len(image_ids)), arrays["entries"].astype(np.int64))
+    if len(bins) != len(images_of_pairs) or (np.diff(images_of_pairs * POINTS + bins) <= 0).any():
+        raise ValueError("pairs of image and threshold that do not ascend")
     counts = {}
     for number, setting in enumerate(_as_texts(arrays["settings"])):
-        proposals, hits = (arrays[f"{name}_{number}"].astype(np.int64) for name in ("proposals", "hits"))
-        if not proposals.shape == hits.shape == bins.shape == images_of_pairs.shape:
-            raise ValueError(f"{len(bins)} bins but {len(proposals)} proposals of {setting}")
-        # Hits without a proposal are kept too, for ImageCounts to refuse them.
-        kept = (proposals > 0) | (hits > 0)
+        proposals, hits, faces = (
+            arrays[f"{name}_{number}"].astype(np.int64) for name in ("proposals", "hits", "faces")
+        )
+        found = np.bincount(images_of_pairs, hits, minlength=len(image_ids))
+        if (hits > proposals).any() or (found > faces).any() or bins.max(initial=0) >= POINTS:
+            raise ValueError(f"counts of {setting} that cannot be")
+        kept = proposals > 0
         entries = np.bincount(images_of_pairs[kept], minlength=len(image_ids))
         starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(entries)])
-        faces = arrays[f"faces_{number}"].astype(np.int64)
         counts[setting] = ImageCounts(image_ids, starts, bins[kept], proposals[kept], hits[kept], faces)
     return counts
 
@@ -270,10 +207,6 @@ def _as_bytes(texts: Sequence[str]) -> npt.NDArray[np.uint8]:
 def _as_texts(values: npt.NDArray[np.uint8]) -> tuple[str, ...]:
     text = values.astype(np.uint8).tobytes().decode()
     return tuple(text.split("\n")) if text else ()
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 SAMPLES = 1000
@@ -342,11 +275,9 @@ def bootstrap_mean_difference(
     images alone: these trained networks, other images. The spread over seeds is a second uncertainty beside it.
 
     Raises:
-        ValueError: a side without a run, ``samples`` below 1, no image, or runs that differ in settings, in images or
-            their order, or in the faces that count.
+        ValueError: ``samples`` below 1, no image, or runs that differ in settings, in images or their order, or in the
+            faces that count.
     """
-    if not runs_a or not runs_b:
-        raise ValueError(f"{len(runs_a)} runs against {len(runs_b)}, need at least one on either side")
     runs = [*runs_a, *runs_b]
     drawn = resampled_ap(runs, samples, seed)
     sides = slice(None, len(runs_a)), slice(len(runs_a), None)
@@ -369,7 +300,7 @@ def resampled_ap(
     Raises:
         ValueError: as :func:`bootstrap_mean_difference`.
     """
-    _check(runs, samples)
+    _check(runs)
     images = len(next(iter(runs[0].values())).image_ids)
     drawn = [{setting: np.empty(samples) for setting in run} for run in runs]
     for part, weights in image_weights(images, samples, seed):
@@ -430,32 +361,13 @@ def interval_of(value: float, samples: npt.NDArray[np.float64]) -> Interval:
     return Interval(value, float(low), float(high), samples)
 
 
-def _check(runs: Sequence[Mapping[str, ImageCounts]], samples: int) -> None:
-    if samples < 1:
-        raise ValueError(f"{samples} samples, need at least 1")
-    if not runs:
-        raise ValueError("no run to resample")
-    settings = list(runs[0])
-    if not settings:
-        raise ValueError("no setting to resample")
-    reference = runs[0][settings[0]]
-    if not reference.image_ids:
-        raise ValueError("no image to resample")
-    for run in runs:
-        if list(run) != settings:
-            raise ValueError(f"settings {settings} and {list(run)}: the runs were scored by different rules")
-        for setting, counts in run.items():
-            if counts.image_ids != reference.image_ids:
-                raise ValueError(
-                    f"the runs are about different images: {_difference(reference.image_ids, counts.image_ids)}"
-                )
-            if not np.array_equal(counts.faces, runs[0][setting].faces):
-                raise ValueError(f"setting {setting}: the runs were scored against different faces")
-
-
-def _difference(ids_a: Iterable[str], ids_b: Iterable[str]) -> str:
-    a, b = list(ids_a), list(ids_b)
-    for only in (set(a) - set(b), set(b) - set(a)):
-        if only:
-            return f"'{min(only)}' is in one of them alone"
-    return "the same ones in another order"
+def _check(runs: Sequence[Mapping[str, ImageCounts]]) -> None:
+    """Runs over other images or faces must not be paired."""
+    reference = runs[0]
+    for run in runs[1:]:
+        if list(run) != list(reference) or any(
+            counts.image_ids != reference[setting].image_ids
+            or not np.array_equal(counts.faces, reference[setting].faces)
+            for setting, counts in run.items()
+        ):
+            raise ValueError("the runs differ in settings, in images or their order, or in the faces that count")

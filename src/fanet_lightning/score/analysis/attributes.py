@@ -339,9 +339,6 @@ def resample(
         working_point: threshold of ``recall``, index into :data:`score.curves.THRESHOLDS`; None: there is none, NaN.
         samples: number of resamples B; 0 gives none.
         seed: of the draw.
-
-    Raises:
-        ValueError: ``samples`` below 0.
     """
     drawn = [Resampled(*np.full((4, samples), np.nan)) for _ in counts]
     if samples == 0:
@@ -400,12 +397,8 @@ class GroupScore:
 
     def measure(self, name: str) -> Interval:
         """One of :data:`MEASURES` by name."""
-        return {
-            "ap": self.ap,
-            "normalised_ap": self.normalised_ap,
-            "recall": self.recall,
-            "max_recall": self.max_recall,
-        }[name]
+        interval: Interval = getattr(self, name)
+        return interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -460,12 +453,8 @@ def score_attributes(
 
     Raises:
         InputError: no such setting.
-        ValueError: predictions of other images, no image, ``samples`` below 0, ``at_precision`` outside (0, 1].
+        ValueError: predictions of other images, or no image.
     """
-    if samples < 0:
-        raise ValueError(f"{samples} samples, need 0 or more")
-    if not 0 < at_precision <= 1:
-        raise ValueError(f"at_precision={at_precision}, need a precision in (0, 1]")
     groups = attribute_groups(ground_truth, within)
     runs = []
     for run in [predictions] if against is None else [predictions, against]:
