@@ -48,7 +48,7 @@ def test_jpeg_is_decoded_as_others_do(tmp_path: Path, options: dict[str, object]
     np.testing.assert_array_equal(read_image_rgb(path), cv2.imread(str(path))[..., ::-1])
 
 
-def test_the_fast_way_is_taken_for_plain_jpegs_only(tmp_path: Path) -> None:
+def test_the_fast_way_is_taken_for_plain_jpegs_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = Image.fromarray(picture())
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -61,11 +61,10 @@ def test_the_fast_way_is_taken_for_plain_jpegs_only(tmp_path: Path) -> None:
         "png": (saved(tmp_path / "6.png", image), False),
     }
     for name, (path, fast) in cases.items():
-        header = images._jpeg_header(path.read_bytes())
-        assert (header is not None and header.plain) == fast, name
-        assert (header is not None) == (path.suffix == ".jpg"), name
-        if header is not None:
-            assert (header.width, header.height) == (56, 40)
+        calls: list[bytes] = []
+        monkeypatch.setattr(images, "_decode_jpeg", calls.append)  # as where OpenCV cannot
+        assert sorted(read_image_rgb(path).shape) == [3, 40, 56]
+        assert bool(calls) == fast, name
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -292,7 +291,7 @@ def test_huge_images_are_named_before_they_are_decoded(tmp_path: Path) -> None:
     frame = content.index(b"\xff\xc0")
     content[frame + 5 : frame + 9] = struct.pack(">HH", 60_000, 50_000)
     (tmp_path / "bomb.jpg").write_bytes(bytes(content))
-    with pytest.raises(UnreadableImage, match="50000 × 60000 pixels"):
+    with pytest.raises(UnreadableImage, match="178,956,970 pixels"):
         read_image_rgb(tmp_path / "bomb.jpg")
 
 
@@ -400,8 +399,7 @@ def test_a_sound_jpeg_is_checked_without_decoding(tmp_path: Path, monkeypatch: p
     def decode(*_: object) -> None:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr(images, "_decode_jpeg", decode)
-    monkeypatch.setattr(images, "_decode_with_pillow", decode)
+    monkeypatch.setattr(images, "decode_image_rgb", decode)
     for path in paths:
         if path.name in ("plain.jpg", "long.jpg", "progressive.jpg", "grey.jpg", "turned.jpg"):
             check_image(path)

@@ -5,13 +5,16 @@ import io
 import os
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import cv2
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from fanet_lightning.cli.errors import InputError
 
@@ -42,10 +45,9 @@ MAX_PIXELS = 178_956_970
 # pages.
 BACKGROUND = 255
 JPEG_START = b"\xff\xd8\xff"
-# Holds the size of nearly every file; a thumbnail in EXIF ends within 64 KiB.
-HEAD_BYTES = 128 * 1024
 # Pillow's images are read at their first use, and not by two threads at a time.
 _READING_PILLOW = threading.Lock()
+_WITHOUT_WARNINGS = threading.Lock()
 
 
 class UnreadableImage(InputError):
@@ -75,20 +77,27 @@ def read_image_rgb(path: Path | str) -> Image8:
         UnreadableImage: missing, empty, not an image, cut short, over 179 megapixels, or 32-bit pixels, which have no
             fixed range. A JPEG that is damaged in its middle but ends properly decodes, as in every libjpeg program.
     """
+    return decode_image_rgb(_content(path), path)
+
+
+def _content(path: Path | str) -> bytes:
     try:
-        content = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise UnreadableImage(path, error.strerror or type(error).__name__) from error
-    return decode_image_rgb(content, path)
 
 
 def decode_image_rgb(content: bytes, path: Path | str = "<bytes>") -> Image8:
     """As :func:`read_image_rgb`, from the file's bytes; ``path`` is for messages."""
-    jpeg = _whole_jpeg(content, path)
-    if jpeg is None or not jpeg.plain:
-        return _decode_with_pillow(content, path)
-    _check_size(jpeg.width, jpeg.height, path)
-    return _decode_jpeg(content, path)
+    _check_end(content, path)
+    with _opened(io.BytesIO(content), content, path) as image:
+        _check_size(*image.size, path)
+        if _is_plain_jpeg(image):
+            array = _decode_jpeg(content)
+            if array is not None:
+                return array
+        image.load()
+        return _oriented(_to_rgb(image, content, path), _orientation(image))
 
 
 def pillow_image_rgb(image: Any, name: str = "the PIL image") -> Image8:
@@ -104,14 +113,9 @@ def pillow_image_rgb(image: Any, name: str = "the PIL image") -> Image8:
     _check_size(width, height, name)
     if width * height == 0:
         raise UnreadableImage(name, "it has no pixels")
-    try:
-        with _READING_PILLOW:  # the same image may be asked for in several threads
-            image.load()
+    with _named_errors(name), _READING_PILLOW:  # the same image may be asked for in several threads
+        image.load()
         return _oriented(_to_rgb(image, b"", name), _orientation(image))
-    except InputError:
-        raise
-    except Exception as error:  # Pillow's plugins raise almost anything on damaged files
-        raise UnreadableImage(name, " ".join(str(error).split()) or type(error).__name__) from error
 
 
 def color_profile(image: Any) -> bytes:
@@ -130,8 +134,6 @@ def _color_space(profile: bytes) -> bytes:
 
 def _by_profile(image: Any, profile: bytes) -> Any:
     """Grey or CMYK as sRGB; the image itself where the profile is damaged."""
-    from PIL import ImageCms
-
     try:
         own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         return ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode="RGB")
@@ -179,31 +181,16 @@ def read_image_frame(path: Path | str) -> ImageFrame:
     """The frame of the image that :func:`read_image_rgb` would read, from the head of its file alone.
 
     Raises:
-        UnreadableImage: missing, empty, or not an image. A file cut short behind its head is not noticed.
+        UnreadableImage: missing, empty, or not an image. A file cut short after its head is not noticed.
     """
-    from PIL import Image
-
     try:
         with Path(path).open("rb") as file:
-            head = file.read(HEAD_BYTES)
-            jpeg = _jpeg_header(head)
-            if jpeg is None and head[:3] == JPEG_START:  # long comments and profiles come before the size
-                jpeg = _jpeg_header(head + file.read())
+            start = file.read(12)
+            file.seek(0)
+            with _opened(file, start, path) as image:
+                return pillow_frame(image)
     except OSError as error:
         raise UnreadableImage(path, error.strerror or type(error).__name__) from error
-    if jpeg is not None and jpeg.plain:
-        return ImageFrame(jpeg.width, jpeg.height)
-    if not head:
-        raise UnreadableImage(path, "the file is empty")
-    heic_is_missing = is_heic(head) and not heic_plug_in()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                return pillow_frame(image)
-    except Exception as error:  # Pillow's plugins raise almost anything on damaged files
-        reason = NEEDS_PLUG_IN if heic_is_missing else " ".join(str(error).split()) or type(error).__name__
-        raise UnreadableImage(path, reason) from error
 
 
 def check_image(path: Path | str) -> None:
@@ -215,78 +202,44 @@ def check_image(path: Path | str) -> None:
     Raises:
         UnreadableImage: as :func:`read_image_rgb`.
     """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise UnreadableImage(path, error.strerror or type(error).__name__) from error
-    jpeg = _whole_jpeg(content, path)
-    if jpeg is None or not jpeg.usual or jpeg.width * jpeg.height == 0:
+    content = _content(path)
+    _check_end(content, path)
+    with _opened(io.BytesIO(content), content, path) as image:
+        _check_size(*image.size, path)
+        usual = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
+    if not usual:
         decode_image_rgb(content, path)
-    else:
-        _check_size(jpeg.width, jpeg.height, path)
 
 
-class _JpegHeader(NamedTuple):
-    """``usual``: 8 bits, grey or three channels. ``plain``: without EXIF, too: the fast decoder gets it right.
-    So does grey without a color profile. ``scan``: where the data start."""
+def _check_end(content: bytes, path: Path | str) -> None:
+    """Refuse a JPEG that is cut short: decoders do not agree on what to do then.
 
-    width: int
-    height: int
-    usual: bool
-    plain: bool
-    scan: int
-
-
-def _whole_jpeg(content: bytes, path: Path | str) -> _JpegHeader | None:
-    """The header of a JPEG that is not cut short; None for other formats."""
-    if not content:
-        raise UnreadableImage(path, "the file is empty")
-    jpeg = _jpeg_header(content)
-    # Data bytes never look like a marker, so a file without the end marker behind its first scan was cut off. Decoders
-    # do not agree on what to do then: some fill up with grey, and zeros in place of the rest pass as data in all.
-    if jpeg is not None and content.rfind(b"\xff\xd9", jpeg.scan) < 0:
-        raise UnreadableImage(path, "the file is cut short (a JPEG without its end marker)")
-    return jpeg
-
-
-def _jpeg_header(content: bytes) -> _JpegHeader | None:
-    """From the segments before the first scan; None if this is no JPEG or one that ends before its data."""
-    if content[:3] != JPEG_START:
-        return None
-    width = height = 0
-    frame = exif = profile = grey = False
+    Some fill up with grey, and zeros in place of the rest pass as data in all. Data bytes never look like a marker, so
+    a file without the end marker after the start of its first scan was cut off.
+    """
     position = 2
-    while position + 4 <= len(content) and content[position] == 0xFF:
+    while content[:3] == JPEG_START and position + 4 <= len(content) and content[position] == 0xFF:
         marker = content[position + 1]
         if marker == 0xFF:  # fill byte
             position += 1
             continue
-        length = int.from_bytes(content[position + 2 : position + 4], "big")
-        body = content[position + 4 : position + 2 + length]
-        position += 2 + length
+        position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
         if marker == 0xDA:
-            return _JpegHeader(width, height, frame, frame and not exif and not (profile and grey), position)
-        if marker == 0xE1 and body[:4] == b"Exif":
-            exif = True
-        if marker == 0xE2 and body[:11] == b"ICC_PROFILE":
-            profile = True
-        # Frame headers: baseline, extended, progressive. The others (lossless, arithmetic) go the careful way.
-        if marker in (0xC0, 0xC1, 0xC2) and len(body) >= 6:
-            height, width = int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big")
-            frame, grey = body[0] == 8 and body[5] in (1, 3), body[5] == 1
-    return None
+            if content.rfind(b"\xff\xd9", position) < 0:
+                raise UnreadableImage(path, "the file is cut short (a JPEG without its end marker)")
+            return
 
 
-def _decode_jpeg(content: bytes, path: Path | str) -> Image8:
-    import cv2
+def _is_plain_jpeg(image: Image.Image) -> bool:
+    """Whether OpenCV gets a JPEG right: grey or three channels, without EXIF, and without a profile of grey."""
+    profiled = image.mode == "L" and "icc_profile" in image.info
+    return image.format == "JPEG" and image.mode in ("L", "RGB") and "exif" not in image.info and not profiled
 
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)
-    if image is None:
-        # Pillow words the reason; and where it can read the file after all, its result is as good.
-        return _decode_with_pillow(content, path)
-    array: Image8 = np.ascontiguousarray(image, dtype=np.uint8)
-    return array
+
+def _decode_jpeg(content: bytes) -> Image8 | None:
+    """By OpenCV; None where it cannot: Pillow words the reason, or reads it after all."""
+    image = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    return None if image is None else np.ascontiguousarray(image, dtype=np.uint8)
 
 
 def _check_size(width: int, height: int, path: Path | str) -> None:
@@ -294,23 +247,36 @@ def _check_size(width: int, height: int, path: Path | str) -> None:
         raise UnreadableImage(path, f"{width} × {height} pixels are more than {MAX_PIXELS:,}; shrink it first")
 
 
-def _decode_with_pillow(content: bytes, path: Path | str) -> Image8:
-    from PIL import Image, UnidentifiedImageError
+@contextmanager
+def _opened(file: Any, start: bytes, path: Path | str) -> Iterator[Image.Image]:
+    """The image in ``file``, which begins with ``start`` (12 bytes); its pixels are not read yet."""
+    if not start:
+        raise UnreadableImage(path, "the file is empty")
+    heic_is_missing = is_heic(start) and not heic_plug_in()
+    unknown = NEEDS_PLUG_IN if heic_is_missing else f"not an image file (it begins with {start[:4]!r})"
+    with _named_errors(path, unknown):
+        with _quietly():
+            opened = Image.open(file)
+        with opened as image:
+            yield image
 
-    heic_is_missing = is_heic(content) and not heic_plug_in()
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without Pillow's warnings: of sizes between its limit and ours, and of broken EXIF blocks."""
+    with _WITHOUT_WARNINGS, warnings.catch_warnings():  # which is no context of one thread alone
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _named_errors(path: Path | str, unknown: str = "") -> Iterator[None]:
     try:
-        with warnings.catch_warnings():
-            # Between Pillow's limit and ours Pillow only warns, and so do broken EXIF blocks.
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content)) as image:
-                _check_size(*image.size, path)
-                image.load()
-                return _oriented(_to_rgb(image, content, path), _orientation(image))
+        yield
     except InputError:
         raise
     except UnidentifiedImageError as error:
-        reason = NEEDS_PLUG_IN if heic_is_missing else f"not an image file (it begins with {content[:4]!r})"
-        raise UnreadableImage(path, reason) from error
+        raise UnreadableImage(path, unknown) from error
     except Image.DecompressionBombError as error:
         raise UnreadableImage(path, f"more than {MAX_PIXELS:,} pixels; shrink it first") from error
     except Exception as error:  # Pillow's plugins raise almost anything on damaged files
@@ -318,8 +284,6 @@ def _decode_with_pillow(content: bytes, path: Path | str) -> Image8:
 
 
 def _to_rgb(image: Any, content: bytes, path: Path | str) -> Image8:
-    from PIL import Image
-
     profile = image.info.get("icc_profile") or b""
     space = _color_space(profile)
     array = _stored_to_rgb(image, content, path, profile if space == b"CMYK" else b"")
@@ -329,8 +293,6 @@ def _to_rgb(image: Any, content: bytes, path: Path | str) -> Image8:
 
 
 def _stored_to_rgb(image: Any, content: bytes, path: Path | str, cmyk_profile: bytes) -> Image8:
-    from PIL import Image
-
     if image.format == "PNG" and content[24:25] == b"\x10":
         return _sixteen_bit_png(content, path)
     if image.mode.startswith("I;16"):
@@ -351,9 +313,7 @@ def _stored_to_rgb(image: Any, content: bytes, path: Path | str, cmyk_profile: b
 
 
 def _sixteen_bit_png(content: bytes, path: Path | str) -> Image8:
-    # Pillow keeps only the high byte of 16-bit colour.
-    import cv2
-
+    # Pillow keeps only the high byte of 16-bit color.
     image = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None or image.dtype != np.uint16:
         raise UnreadableImage(path, "damaged 16-bit PNG")
@@ -381,7 +341,8 @@ def _orientation(image: Any) -> int:
     if image.format in ("JPEG", "MPO") and "exif" not in image.info:
         return 1
     try:
-        value = image.getexif().get(0x0112, 1)
+        with _quietly():
+            value = image.getexif().get(0x0112, 1)
     except Exception:  # a broken EXIF block is no reason to refuse the pixels
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
