@@ -39,7 +39,7 @@ from fanet_lightning.ops.structures import Batch
 from fanet_lightning.train.callbacks import ema_callback
 from fanet_lightning.train.loggers import build_loggers
 from fanet_lightning.train.module import FaceDetectionModule
-from fanet_lightning.train.run import build_datamodule, build_module, build_trainer
+from fanet_lightning.train.run import attach, build_datamodule, build_module, build_trainer
 
 BLOCK = 10
 
@@ -138,7 +138,8 @@ class TakingTurns:
 def fit(options: dict[str, Any], out: Path, module: FaceDetectionModule, loader: Any) -> None:
     """The trainer of the package, without validation: that is no overhead of the steps."""
     record = RunRecord(name=options["name"], seed=0, settings=options)
-    trainer = build_trainer(options, out, loggers=build_loggers(options, out), record=record)
+    trainer = build_trainer(options, out)
+    attach(trainer, build_loggers(options, out), record, options, out)
     trainer.fit(module, train_dataloaders=loader)
 
 

@@ -146,11 +146,6 @@ def test_a_layer_to_freeze_that_is_not_there() -> None:
         FaceDetectionModule(NETWORK, freeze_until="conv9")
 
 
-def test_unknown_optimiser_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"optim\.name=adam.*adamw"):
-        fit(FaceDetectionModule(NETWORK, optim={"name": "adam"}), 1, tmp_path)
-
-
 def test_averaged_weights_follow_their_rule(tmp_path: Path) -> None:
     """Decay min(0.5, (1 + t) / (10 + t)) at the t-th average, by hand on one weight."""
     torch.manual_seed(0)

@@ -12,15 +12,16 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import logging
 import math
 import os
 import re
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,12 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Quote, QuotedString
-from hydra.errors import HydraException
-from hydra.utils import get_object
+from hydra.errors import HydraException, InstantiationException
+from hydra.utils import get_object, instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import InputError, first_line
 
 # Keys that are null (or ???) at first and hold numbers or lists; every other key that is null holds text.
 NOT_TEXT = (
@@ -45,6 +46,12 @@ NOT_TEXT = (
 # Numbers that may be null as well.
 NULL_TOO = ("ema", "gradient_clip", "port", "max_false_positives")
 TEXT_LISTS = ("scores", "names", "published", "data.classes")
+# As OmegaConf has them, but for numbers beside 0 and 1.
+BOOLEANS = ("true", "false", "yes", "no", "on", "off", "y", "n", "1", "0")
+# Keys of train at which ``_target_`` names a class to take instead; and groups whose every entry is such a node.
+SWAPPED, COLLECTIONS = ("optim.optimizer", "optim.scheduler", "loss", "model"), ("callbacks", "logger")
+# Nodes whose values are what Hydra's grammar makes of them.
+NOT_OURS = ("trainer.", "hydra.", "augment.", "callbacks.", "optim.optimizer.", "optim.scheduler.")
 # Packages that bring options of Hydra's groups; the module that each is in, and what pip calls it.
 PLUGINS = {
     "hydra/sweeper=optuna": ("hydra_plugins.hydra_optuna_sweeper", "hydra-optuna-sweeper"),
@@ -60,47 +67,48 @@ LONGEST_NAME = 150
 class TrainSchema:
     """The scalars of ``train``: the paper's three switches and what a run needs beside the groups."""
 
-    level: int = 3
-    context: bool = True
-    hl: bool = True
-    seed: int = 0
+    level: int = MISSING
+    context: bool = MISSING
+    hl: bool = MISSING
+    seed: int = MISSING
     name: str = MISSING
     out: str = MISSING
-    resume: str | None = None
-    overwrite: bool = False
+    resume: str | None = MISSING
+    overwrite: bool = MISSING
     sweep: str = MISSING
-    group: str | None = None
-    seeds: int = 1
-    batch_size: int = 12
-    input_size: int = 640
-    epochs: int = 120
-    validate_every: int = 1
-    checkpoint_every: int | None = None
-    stop_after: int | None = None
-    workers: int = 2
-    threads: int | None = None
-    cache: str | None = None
-    cache_gib: float | None = None
-    cache_dir: str = "data/image_cache"
-    cache_side: int | None = None
-    ema: float | None = None
-    gradient_clip: float | None = None
-    compile: bool = False
-    channels_last: bool = True
-    init: str | None = None
-    init_part: str = "all"
-    weights: str | None = None
-    freeze_until: str | None = None
-    freeze_epochs: int | None = None
-    evaluate_at_end: bool = True
-    also_protocols: list[str] = field(default_factory=list)
-    final_protocols: list[str] = field(default_factory=list)
-    profile: bool = False
+    group: str | None = MISSING
+    seeds: int = MISSING
+    batch_size: int = MISSING
+    input_size: int = MISSING
+    epochs: int = MISSING
+    validate_every: int = MISSING
+    checkpoint_every: int | None = MISSING
+    stop_after: int | None = MISSING
+    workers: int = MISSING
+    threads: int | None = MISSING
+    cache: str | None = MISSING
+    cache_gib: float | None = MISSING
+    cache_dir: str = MISSING
+    cache_side: int | None = MISSING
+    ema: float | None = MISSING
+    gradient_clip: float | None = MISSING
+    compile: bool = MISSING
+    channels_last: bool = MISSING
+    init: str | None = MISSING
+    init_part: str = MISSING
+    weights: str | None = MISSING
+    freeze_until: str | None = MISSING
+    freeze_epochs: int | None = MISSING
+    evaluate_at_end: bool = MISSING
+    also_protocols: list[str] = MISSING
+    final_protocols: list[str] = MISSING
+    profile: bool = MISSING
     model: Any = MISSING
     loss: Any = MISSING
     data: Any = MISSING
     augment: Any = MISSING
     optim: Any = MISSING
+    callbacks: Any = MISSING
     trainer: Any = MISSING
     logger: Any = MISSING
     protocol: Any = MISSING
@@ -137,6 +145,7 @@ def register() -> None:
     """Make the schema and the resolver known to Hydra. Idempotent."""
     # conf/hydra/launcher/submitit_slurm.yaml is meant to have the plug-in's schema; hydra 1.3 warns about it.
     warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit_slurm' is validated against")
+    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # what it logs, it raises as well
     ConfigStore.instance().store(name="train_schema", node=TrainSchema)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     # `_<what is swept>` or nothing, and all of it as one name, for the folder of a cell.
@@ -239,11 +248,16 @@ def read_words(
     for one in line.swept:
         _refuse_several(one, line)
     known = _dotted(OmegaConf.to_container(config, resolve=False))
-    for key, value in typed.items():
-        if key not in known and not _is_free(config, key):
+    # What takes a key is known once its class is.
+    for key, value in sorted(typed.items(), key=lambda item: not item[0].endswith("._target_")):
+        target, argument = _target_above(config, key)
+        if target is not None and (key not in known or key.removesuffix(argument) + "_target_" in typed):
+            if not _takes(target, argument.partition(".")[0]):
+                raise InputError(f"unknown key '{key}': {target} takes no argument of that name")
+        elif key not in known and not _is_free(config, key):
             raise InputError(f"unknown key '{key}': {_hint(key, line)}")
         default = OmegaConf.select(config, key, throw_on_resolution_failure=False)
-        one = _value(key, value, default, is_sweep)
+        one = _value(key, value, default if key in known else FREE, is_sweep)
         if one.is_swept:
             _refuse_several(one, line)
         if not one.values:
@@ -251,6 +265,8 @@ def read_words(
         if key not in known:
             one = replace(one, for_hydra=f"++{one.for_hydra}")
         for each in reversed(one.values):  # the first of a sweep stays
+            if isinstance(default, bool) and str(each).lower() not in BOOLEANS:
+                raise InputError(f"{key}={each} is neither true nor false")
             _check_kind(key, default, _set(config, key, each, line))
         read.append(one)
     line = CommandLine(config_name, tuple(read), is_sweep, with_hydra)
@@ -324,6 +340,27 @@ def plain(config: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:  # a value that others are made of
         raise InputError(_one_line(error)) from error
     return options
+
+
+def made(key: str, node: Any, *args: Any, **kwargs: Any) -> Any:
+    """What a node with ``_target_`` makes.
+
+    Raises:
+        InputError: no such class, or it refuses its arguments; names ``key``.
+    """
+    try:
+        return instantiate(node, *args, _convert_="all", **kwargs)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        raise InputError(str(cause) if isinstance(cause, InputError) else f"{key}: {first_line(cause)}") from error
+
+
+def accepted(target: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of ``values`` that the object at ``target`` takes as keyword arguments."""
+    parameters = signature(get_object(target)).parameters
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return dict(values)
+    return {name: value for name, value in values.items() if name in parameters}
 
 
 @lru_cache(maxsize=32)
@@ -437,13 +474,13 @@ def _value(key: str, typed: str, default: Any, is_sweep: bool) -> Word:
 
 
 def _holds_text(key: str, default: Any) -> bool:
-    if key in NOT_TEXT or key in TEXT_LISTS or key.startswith("trainer."):
+    if key in (*NOT_TEXT, *TEXT_LISTS, *SWAPPED) or default is FREE:
         return False
-    return isinstance(default, str) or (default is None and not key.startswith("hydra."))
+    return isinstance(default, str) or (default is None and not key.startswith(NOT_OURS))
 
 
 def _holds_texts(key: str, default: Any) -> bool:
-    is_list = OmegaConf.is_list(default) and not key.startswith(("trainer.", "hydra.", "augment."))
+    is_list = OmegaConf.is_list(default) and not key.startswith(NOT_OURS)
     return key in TEXT_LISTS or (is_list and all(isinstance(item, str) for item in default))
 
 
@@ -490,6 +527,10 @@ def _at_home(typed: str) -> str:
     return os.path.expanduser(typed) if typed.startswith("~") else typed  # noqa: PTH111
 
 
+# The default of what is none of the configuration's keys.
+FREE = object()
+
+
 def _set(config: DictConfig, key: str, value: Any, line: CommandLine) -> Any:
     """Set a key, and what is then found there."""
     try:
@@ -510,14 +551,42 @@ def _set(config: DictConfig, key: str, value: Any, line: CommandLine) -> Any:
 
 
 def _is_free(config: DictConfig, key: str) -> bool:
-    """Whether it is none of the configuration's keys and read all the same: by Lightning's Trainer, or by Hydra."""
+    """Whether it is none of the configuration's keys and read all the same.
+
+    By Lightning's Trainer, by Hydra, by what ``_target_`` names; or the name itself of a class that may be swapped.
+    """
     above, _, name = key.rpartition(".")
-    if above == "trainer" and name and name not in config.get("trainer", {name: None}):
-        return name in signature(get_object("pytorch_lightning.Trainer")).parameters
+    group, _, entry = above.partition(".")
+    if above == "trainer" and name not in config.get("trainer", {name: None}):
+        return _takes("pytorch_lightning.Trainer", name)
+    if name == "_target_" and group in config:
+        return above in SWAPPED or (group in COLLECTIONS and bool(entry) and "." not in entry)
+    target, argument = _target_above(config, key)
+    if target is not None:
+        return _takes(target, argument.partition(".")[0])
     if not key.startswith("hydra.") or "hydra" not in config:
         return False
     node = OmegaConf.select(config, above, throw_on_resolution_failure=False)
     return isinstance(node, DictConfig) and name not in node and OmegaConf.get_type(node) is dict
+
+
+def _target_above(config: DictConfig, key: str) -> tuple[str | None, str]:
+    """``_target_`` of the nearest node above a key that has one, and the key below that node."""
+    above, _, argument = key.rpartition(".")
+    while above and not above.startswith("hydra"):
+        node = OmegaConf.select(config, above, throw_on_resolution_failure=False)
+        if isinstance(node, DictConfig) and node.get("_target_") and argument != "_target_":
+            return str(node["_target_"]), argument
+        above, _, name = above.rpartition(".")
+        argument = f"{name}.{argument}"
+    return None, argument
+
+
+def _takes(target: str, name: str) -> bool:
+    try:
+        return name in accepted(target, {name: None})
+    except Exception as error:  # whatever importing somebody's module raises
+        raise InputError(f"_target_={target}: {first_line(error.__cause__ or error)}") from error
 
 
 def _check_kind(key: str, default: Any, value: Any) -> None:
@@ -533,7 +602,9 @@ def _check_kind(key: str, default: Any, value: Any) -> None:
                 else f"{key}.{next(iter(default), '')}=…"
             )
             raise InputError(f"{key}={value}: {key} has keys below it; write {right}")
-    elif key.startswith(("trainer.", "hydra.")) or (value is None and (isinstance(default, str) or default is None)):
+    elif key in SWAPPED and value is not None and not (OmegaConf.is_dict(value) and "_target_" in value):
+        raise InputError(f"{key}={value}: name a class with {key}._target_=…")
+    elif key.startswith(NOT_OURS) or (value is None and (isinstance(default, str) or default is None)):
         return
     elif value is None:
         if key not in NULL_TOO:

@@ -12,15 +12,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
+import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from fanet_lightning.cli.config import choices_text, compose_config, keys_text
+from fanet_lightning.cli.config import choices_text, compose_config, config_dir, keys_text, read_words
 from fanet_lightning.cli.errors import InputError
 
 # 2 is what argparse leaves with on bad input; 130 is the shell's code for Ctrl-C, 141 for a reader that has left.
 FAILED, BAD_INPUT, INTERRUPTED, NO_READER = 1, 2, 130, 141
 # What PyTorch says of processes that share tensors and find no room for them.
 SHARED_MEMORY_ERRORS = ("Bus error", "shared memory", "unable to write to file </torch_")
+# What Hydra itself answers, once the words are checked.
+HYDRA_FLAGS = {"--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc"}
 # The verbs: ``python -m fanet_lightning.VERB``, and what each does.
 VERBS = {
     "detect": "faces in photos, folders, videos and cameras",
@@ -157,14 +160,35 @@ def verb_config(config_name: str, argv: Sequence[str], usage: str, required: Seq
     Raises:
         InputError: a word that is not ``key=value``, an unknown key, or a required key without a value.
     """
-    if any(word in ("-h", "--help") for word in argv):
-        print_help(config_name, [word for word in argv if "=" in word], usage)
+    if answered(config_name, argv, usage):
         return None
     config = compose_config(config_name, argv)
     missing = [key for key in required if OmegaConf.is_missing(config, key) or config[key] is None]
     if missing:
         raise InputError(f"{' and '.join(f'{key}=…' for key in missing)} must be given; {usage.splitlines()[0]}")
     return config
+
+
+def answered(config_name: str, argv: Sequence[str], usage: str, *, with_hydra: bool = False) -> bool:
+    """Whether ``--help`` was asked for, or what Hydra answers itself (:data:`HYDRA_FLAGS`); it is then answered.
+
+    Raises:
+        InputError: a wrong word next to the question.
+    """
+    words = [word for word in argv if "=" in word and not word.startswith("-")]
+    if {"-h", "--help"} & {*argv}:
+        print_help(config_name, words, usage)
+        return True
+    if not HYDRA_FLAGS & {*argv}:
+        return False
+    for_hydra = list(argv)
+    if not {"--shell-completion", "-sc"} & {*argv}:
+        multirun = bool({"-m", "--multirun"} & {*argv})
+        line = read_words(config_name, words, multirun=multirun, with_hydra=with_hydra)
+        for_hydra = [*(word for word in argv if word not in words), *line.for_hydra]
+    sys.argv = [sys.argv[0], *for_hydra]
+    hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=config_name)(lambda _: None)()
+    return True
 
 
 def print_help(config_name: str, words: Sequence[str], usage: str) -> None:

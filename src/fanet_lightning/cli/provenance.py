@@ -50,9 +50,9 @@ State = Literal["running", "interrupted", "stopped", "finished", "failed"]
 # Settings that say where and how a run is carried out, not what it trains. Two starts that differ in these alone are
 # the same run.
 CIRCUMSTANCES = frozenset({
-    "out", "sweep", "group", "name", "resume", "overwrite", "workers", "threads", "logger", "profile", "stop_after",
-    "seeds", "checkpoint_every", "evaluate_at_end", "also_protocols", "final_protocols", "compile", "channels_last",
-    "data.root", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
+    "out", "sweep", "group", "name", "resume", "overwrite", "workers", "threads", "logger", "callbacks", "profile",
+    "stop_after", "seeds", "checkpoint_every", "evaluate_at_end", "also_protocols", "final_protocols", "compile",
+    "channels_last",     "data.root", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
     "trainer.log_every_n_steps", "trainer.enable_progress_bar", "cache_dir", "cache_gib",
 })  # fmt: skip
 

@@ -1,6 +1,7 @@
 """FANet (paper §3, equations 1–3), networks by name, and what they cost."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -222,6 +223,30 @@ def build_network(
             face_prior=face_prior,
         )
     raise InputError(f"model={name}: choose fanet or s3fd_fpn")
+
+
+def network_of(options: Mapping[str, Any]) -> Network:
+    """The network of a ``model`` group: :func:`build_network`'s, or the class that ``_target_`` names.
+
+    Such a class has what :class:`FANet` has; it gets those of the options that it takes.
+
+    Raises:
+        InputError: as :func:`build_network`; or ``_target_`` is no network.
+    """
+    target = options.get("_target_")
+    if target is None:
+        return build_network(**{key: value for key, value in options.items() if key != "_target_"})
+    # Hydra takes a fifth of a second to import, and few need it here.
+    from hydra.utils import get_object
+
+    from fanet_lightning.cli.config import accepted
+
+    found = get_object(target)
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):  # checkpoints name it: nothing else is called
+        raise InputError(f"model._target_={target} is no torch.nn.Module; give a class of a network")
+    taken = accepted(target, {key: value for key, value in options.items() if key not in ("_target_", "name")})
+    network: Any = found(**taken)
+    return network  # type: ignore[no-any-return]
 
 
 def inference_parameters(network: Network) -> int:

@@ -199,7 +199,7 @@ def _network_with(options: Any, weights: Mapping[str, Tensor], where: Path) -> N
     try:
         # Fresh weights are drawn and overwritten; whoever loads a model keeps their random state.
         with torch.random.fork_rng(devices=[]):
-            network = build_network(**options)
+            network = network_of(options)
     except TypeError as error:
         raise InputError(f"{where}: {first_line(error)}; the model may be of another version") from error
     try:

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from fanet_lightning.cli.device import device_name, resolve_device
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.provenance import now
-from fanet_lightning.models.fanet import build_network, flops, inference_parameters
+from fanet_lightning.models.fanet import flops, inference_parameters, network_of
 from fanet_lightning.report.figures import canvas
 from fanet_lightning.report.html import data_uri, interval_text, percent, points, render, seeds_text, spread_text
 from fanet_lightning.report.runs import (

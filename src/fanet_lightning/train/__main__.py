@@ -1,6 +1,7 @@
-"""Train one cell of the grid, or a baseline: ``python -m fanet_lightning.train level=3 context=true hl=true``."""
+"""Train one variant of the grid, or a baseline: ``python -m fanet_lightning.train level=3 context=true hl=true``."""
 
 from fanet_lightning.cli import main as cli
+from fanet_lightning.cli.config import read_words
 
 USAGE = """python -m fanet_lightning.train [level=3] [context=true] [hl=true] [data=…] [experiment=…] [key=value …]
 
@@ -10,12 +11,17 @@ The defaults take minutes on two CPU cores. conf/train.yaml says what each key m
 
 def main(argv: list[str]) -> int:
     """The command line."""
-    if any(word in ("-h", "--help") for word in argv):
-        cli.print_help("train", [word for word in argv if "=" in word], USAGE)
+    if cli.answered("train", argv, USAGE, with_hydra=True):
         return 0
+    words = [word for word in argv if word not in ("-m", "--multirun")]
+    multirun = len(words) < len(argv)
+    if words and words[-1] == "hydra.output_subdir=null":
+        # Lightning has started this rank, and added the folder in quotes that do not hold every path; out= has it.
+        words = [word for word in words if not word.startswith('hydra.run.dir="')]
+    line = read_words("train", words, multirun=multirun, with_hydra=True)
     from fanet_lightning.train.run import start
 
-    return start(argv)
+    return start(line)
 
 
 if __name__ == "__main__":

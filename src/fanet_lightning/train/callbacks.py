@@ -1,7 +1,7 @@
 """Lightning callbacks: EMA, epoch summary, run record, atomic checkpoints."""
 
 import os
-import random
+import sys
 import tempfile
 import time
 import zipfile
@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
+from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar, WeightAveraging
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
@@ -24,11 +23,14 @@ from fanet_lightning.data.datamodule import TrainDataset
 NAMED = 5
 
 
-def ema_callback(decay: float) -> WeightAveraging:
+def ema_callback(decay: float | None) -> WeightAveraging | None:
     """Exponential moving average of weights and buffers, validated and saved in place of the raw ones.
 
     The decay rises as (1 + t) / (10 + t) up to ``decay``, so that short runs are not held back by their first weights.
+    None: no such callback.
     """
+    if decay is None:
+        return None
 
     @torch.no_grad()
     def average(averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:
@@ -126,7 +128,10 @@ class EpochReport(Callback):
                 flush=True,
             )
         if trainer.should_stop and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
-            print(f"stopped by stop_after={self._stop_after}: resume=auto goes on with the rest", flush=True)
+            if self._stop_after is not None and trainer.current_epoch + 1 >= self._stop_after:
+                print(f"stopped by stop_after={self._stop_after}: resume=auto continues with the rest", flush=True)
+            else:
+                print("stopped early by a callback", flush=True)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         names = self.unreadable_images
@@ -266,17 +271,17 @@ def _cause(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def newest_whole_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
+def newest_valid_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
     """The checkpoint to go on from, and one line for each damaged one that was passed over.
 
     Args:
         folder: ``checkpoints`` of a run.
 
     Returns:
-        ``last.ckpt``, else ``previous.ckpt``, whichever is whole first; None in a folder without either.
+        ``last.ckpt``, else ``previous.ckpt``, whichever is valid first; None in a folder without either.
 
     Raises:
-        InputError: there are checkpoints, and none is whole.
+        InputError: there are checkpoints, and no valid one.
     """
     damaged: list[str] = []
     for name in (LAST, PREVIOUS):
@@ -288,7 +293,7 @@ def newest_whole_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
             return path, damaged
         damaged.append(f"{path} is damaged ({fault}) and is passed over")
     if damaged:
-        raise InputError(f"no whole checkpoint in {folder}: {'; '.join(damaged)}; give resume=PATH or take another out")
+        raise InputError(f"no valid checkpoint in {folder}: {'; '.join(damaged)}; give resume=PATH or take another out")
     return None, damaged
 
 
@@ -302,34 +307,23 @@ def _fault(path: Path) -> str | None:
     return None if broken is None else f"checksum of {broken} does not fit"
 
 
-def checkpoint_callbacks(
-    folder: Path,
-    settings: Mapping[str, Any],
-    every_steps: int | None = None,
-    earlier: Sequence[TrainingImages] = (),
-    *,
-    from_trained: bool = False,
-) -> list[Callback]:
-    """``best.ckpt`` by AP of the last setting (WIDER: hard), and ``last.ckpt`` after every epoch.
+def checkpoint_within_epoch(dirpath: Path | str, every_steps: int | None) -> ModelCheckpoint | None:
+    """Writes ``last.ckpt`` inside epochs too, every so many optimizer steps; None: no such callback."""
+    if every_steps is None:
+        return None
+    return ModelCheckpoint(
+        dirpath=dirpath,
+        filename="last",
+        save_top_k=1,
+        every_n_train_steps=every_steps,
+        auto_insert_metric_name=False,
+        enable_version_counter=False,
+    )
 
-    Args:
-        folder: where they lie.
-        settings: of the run, plain; they travel in every checkpoint, so that who goes on from it is held to them.
-        every_steps: also write ``last.ckpt`` inside an epoch, every so many optimiser steps: for long epochs on
-            machines that are taken away.
-        earlier: what the weights were trained on that the run starts from.
-        from_trained: the run starts from a whole trained model: see :class:`StartingModel`.
-    """
-    common: dict[str, Any] = {"dirpath": folder, "auto_insert_metric_name": False, "enable_version_counter": False}
-    best = ModelCheckpoint(filename="best", monitor="val/ap", mode="max", save_top_k=1, **common)
-    callbacks: list[Callback] = [
-        *([StartingModel(best)] if from_trained else []),
-        best,
-        ModelCheckpoint(filename="last", save_top_k=1, every_n_epochs=1, save_on_train_epoch_end=True, **common),
-    ]
-    if every_steps is not None:
-        callbacks.append(ModelCheckpoint(filename="last", save_top_k=1, every_n_train_steps=every_steps, **common))
-    return [RandomState(), NamesTrainingImages(earlier), NamesSettings(settings), *callbacks]
+
+def progress_bar() -> RichProgressBar | None:
+    """A progress bar on a terminal, else None."""
+    return RichProgressBar() if sys.stdout.isatty() else None
 
 
 class StartingModel(Callback):
@@ -389,39 +383,21 @@ class NamesSettings(Callback):
 
 
 class RandomState(Callback):
-    """The generators' states travel in the checkpoint.
+    """The state of torch's generators travels in the checkpoint; with several processes that of the first one.
 
-    Nothing in training draws from them (samples are seeded one by one), but whoever adds dropout resumes exactly.
-    With several processes the first one's states are kept.
+    Nothing in training draws from them (samples are seeded one by one), but a network with dropout resumes exactly.
     """
 
     def state_dict(self) -> dict[str, Any]:
-        kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
-        python_version, python_keys, python_gauss = random.getstate()
         return {
             "torch": torch.get_rng_state(),
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "numpy": [
-                str(kind),
-                torch.from_numpy(np.asarray(keys, np.int64)),
-                int(position),
-                int(has_gauss),
-                float(cached),
-            ],
-            "python": [python_version, list(python_keys), python_gauss],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         torch.set_rng_state(state["torch"].cpu())
         if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
-        kind, keys, *rest = state["numpy"]
-        np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
-        version, python_keys, gauss = state["python"]
-        random.setstate((version, tuple(python_keys), gauss))
-
-    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Nothing beside :meth:`state_dict`."""
 
 
 class NamesTrainingImages(Callback):

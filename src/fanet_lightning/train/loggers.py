@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.utils import instantiate
+from pytorch_lightning import Callback
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
+from fanet_lightning.cli.config import made
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import replaced
 from fanet_lightning.cli.provenance import is_first_process
@@ -34,6 +35,10 @@ class Loggers:
     def wandb_record(self) -> dict[str, Any] | None:
         """What ``run.json`` keeps of the W&B run, so that a later start goes on with it."""
         return None if self.wandb_run is None else self.wandb_run.record
+
+    def callbacks(self, options: Mapping[str, Any]) -> list[Callback]:
+        """What shows validations to the W&B run."""
+        return [] if self.wandb_run is None else [self.wandb_run.validation(options["logger"]["wandb"]["images"])]
 
     def describe(self, summary: Mapping[str, Any]) -> None:
         """Put facts that no step has (the model's size, final scores) into the W&B run's summary."""
@@ -103,7 +108,7 @@ def build_loggers(
         built.wandb_run = start_run(group["wandb"], options, out, wandb_run)
         if built.wandb_run is not None:
             built.loggers.append(built.wandb_run)
-    built.loggers += [instantiate(node, _convert_="all") for name, node in group.items() if name not in KNOWN and node]
+    built.loggers += [made(f"logger.{name}", node) for name, node in group.items() if name not in KNOWN and node]
     return built
 
 

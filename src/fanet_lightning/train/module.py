@@ -4,17 +4,20 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from inspect import signature
 from typing import Any, Literal
 
 import torch
+from hydra.utils import get_object
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from fanet_lightning.cli.config import accepted, made
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.models.blocks import Backbone
-from fanet_lightning.models.fanet import build_network
+from fanet_lightning.models.fanet import network_of
 from fanet_lightning.ops.anchors import AnchorGrid
 from fanet_lightning.ops.hierarchical_loss import HierarchicalLoss
 from fanet_lightning.ops.postprocess import detect
@@ -83,6 +86,8 @@ def frozen_layers(backbone: Backbone, until: str | None) -> list[nn.Module]:
     return list(layers.values())[: list(layers).index(until) + 1]
 
 
+# ``optim.name``
+OPTIMIZERS = {"sgd": "torch.optim.SGD", "adamw": "torch.optim.AdamW"}
 log = logging.getLogger(__name__)
 
 # So many skipped steps in a row mean that the weights themselves are lost, not that one batch was bad.
@@ -125,13 +130,15 @@ class FaceDetectionModule(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.network = build_network(**network)
+        self.network = network_of(network)
         freezes = freeze_until is not None or freeze_epochs is not None
         self._frozen = frozen_layers(self.network.trunk, freeze_until) if freezes else []
         if freeze_epochs is None:
             for layer in self._frozen:
                 layer.requires_grad_(False)
-        self.loss = HierarchicalLoss(**(loss or {}))
+        loss = dict(loss or {})
+        target = loss.pop("_target_", None)
+        self.loss = HierarchicalLoss(**loss) if target is None else get_object(target)(**accepted(target, loss))
         self.skipped_steps = 0
         self._skipped_in_a_row = 0
         self._clipped = self._steps = 0  # of this epoch
@@ -262,21 +269,23 @@ class FaceDetectionModule(LightningModule):
         weight_decay = float(options.get("weight_decay", 5e-4))
         factor = float(options.get("backbone_factor", 1.0))
         groups = self._parameter_groups(lr, weight_decay, bool(options.get("decay_all", True)), factor)
-        name = options.get("name", "sgd")
-        optimizer: torch.optim.Optimizer
-        if name == "sgd":
-            momentum = float(options.get("momentum", 0.9))
-            optimizer = torch.optim.SGD(groups, lr, momentum=momentum, nesterov=bool(options.get("nesterov", False)))
-        elif name == "adamw":
-            optimizer = torch.optim.AdamW(groups, lr)
-        else:
-            raise InputError(f"optim.name={name} is unknown; take sgd or adamw")
+        node = options.get("optimizer") or {"_target_": OPTIMIZERS[options.get("name", "sgd")]}
+        if node["_target_"] == OPTIMIZERS["sgd"]:
+            node = {"momentum": options.get("momentum", 0.9), "nesterov": options.get("nesterov", False), **node}
+        optimizer: torch.optim.Optimizer = made("optim.optimizer", node, groups, lr=lr)
         total_steps = int(self.trainer.estimated_stepping_batches)
         schedule = {k: options[k] for k in ("warmup_steps", "milestones", "gamma", "final") if k in options}
         kind = options.get("schedule", "step")
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: lr_factor(step, total_steps, kind=kind, **schedule)
-        )
+        scheduler: Any
+        if options.get("scheduler"):
+            node = options["scheduler"]
+            length = {"T_max", "total_steps"} & {*signature(get_object(node["_target_"])).parameters}
+            scheduler = made("optim.scheduler", {**dict.fromkeys(length, total_steps), **node}, optimizer)
+            kind, schedule = node["_target_"].rpartition(".")[2], {}
+        else:
+            scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer, lambda step: lr_factor(step, total_steps, kind=kind, **schedule)
+            )
         rank_zero_only(print)(
             f"learning rate {lr:g} (optim.lr {float(options.get('lr', 4e-3)):g} at batch 12, scaled to a "
             f"total batch of {batch_size * accumulated}"

@@ -21,19 +21,23 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
 
-from fanet_lightning.cli.config import hydra_text
+from fanet_lightning.cli.config import canonical, hydra_text, plain
 from fanet_lightning.cli.device import claimed, usable_cores, visible_gpus
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import replaced
 from fanet_lightning.cli.provenance import LOG_FILE, InUse, RunRecord, differing_settings, locked, now, read_record
+from fanet_lightning.models.pretrained import read_checkpoint
+
+# The process id of a sweep, for the workers that it starts.
+SWEEP_PROCESS = "FANET_SWEEP_PID"
 
 
 def _has_checkpoints(out: Path) -> bool:
     """Whether a run in ``out`` has been trained: any checkpoint but the model that it started from."""
-    from fanet_lightning.models.pretrained import read_checkpoint
-
     found = list((out / "checkpoints").glob("*"))
     return bool(found) and not (
         [path.name for path in found] == ["best.ckpt"] and read_checkpoint(found[0]).get("global_step") == 0
@@ -91,6 +95,29 @@ class Cell:
     def value(self) -> float:
         """What an optimizing sweeper maximizes: the AP of the last setting; 0, the worst, where the cell has failed."""
         return list(self.ap.values())[-1] if self.ap else 0.0
+
+
+def task(config: DictConfig) -> float:
+    """Hydra's task for one job of a sweep."""
+    hydra = HydraConfig.get()
+    config.out = hydra.runtime.output_dir
+    main_process = os.environ.get(SWEEP_PROCESS)
+    # joblib's workers outlive a sweep that is killed outright, and would start its next cells.
+    if "joblib" in str(hydra.launcher.get("_target_")) and main_process not in (None, str(os.getpid())):
+        die_with_parent()
+        if os.name == "posix" and str(os.getppid()) != main_process:  # it was gone before the kernel was told
+            sys.exit(1)
+    canonical(config)
+    config.name = Path(config.out).name.removesuffix(f"_seed{config.seed}")
+    jobs = int(hydra.launcher.get("n_jobs") or 1)
+    return run_cell(
+        job=hydra.job.num,
+        overrides=hydra.overrides.task,
+        settings=plain(config),
+        folder=Path(config.out),
+        sweep=Path(hydra.sweep.dir).absolute(),
+        parallel_jobs=jobs if jobs > 0 else usable_cores() + 1 + jobs,
+    ).value
 
 
 def run_cell(

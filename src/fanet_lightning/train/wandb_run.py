@@ -61,6 +61,10 @@ class WandbRun(WandbLogger):
         """One row of history: numbers, images, charts."""
         self._attempt(lambda: self._run.log(dict(values)))
 
+    def validation(self, images: int) -> Callback:
+        """A callback that shows each validation: curves, and so many images."""
+        return WandbValidation(self, images)
+
     def describe(self, values: Mapping[str, Any]) -> None:
         """Add to the run's summary."""
         self._attempt(lambda: self._run.summary.update(dict(values)))
