@@ -225,7 +225,7 @@ def test_every_path_that_is_swept_has_a_folder_of_its_own(
 
 @pytest.mark.slow
 def test_ranks_and_joblib_train_in_folders_with_odd_names(tmp_path: Path) -> None:
-    from tests.train.test_sweep import TINY
+    from tests.train.helpers import TINY
 
     words = [*TINY, "level=1", "epochs=1", "evaluate_at_end=false"]
     ranks = ["trainer=ddp", "trainer.devices=2"]
@@ -282,7 +282,7 @@ def test_the_console_script_lists_verbs_and_runs_them(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", ["train", "evaluate"])
 def test_too_little_shared_memory_is_named_with_the_way_out(verb: str, tmp_path: Path) -> None:
-    from tests.train.test_sweep import TINY
+    from tests.train.helpers import TINY
 
     words = [*TINY, "workers=2"] if verb == "train" else ["checkpoint=fanet_light", "workers=2", "data.val_images=3"]
     mounted = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"', "sh"]

@@ -4,6 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
+
+from fanet_lightning.train import __main__ as train
 
 # A network and a data set so small that a run takes seconds; everything else is the default.
 TINY = [
@@ -19,3 +22,9 @@ def command(verb: str, *words: str, cwd: Path, **options: Any) -> "subprocess.Co
         [sys.executable, "-m", f"fanet_lightning.{verb}", *words],
         **{"cwd": cwd, "capture_output": True, "text": True, "timeout": 570, **options},
     )  # fmt: skip
+
+
+def trained(*words: str) -> None:
+    """The same in this process, which has imported torch already."""
+    with patch.object(sys, "argv", ["train", *words]):  # Hydra reads them there
+        train.main(list(words))

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,16 +12,12 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.models.fanet import build_network
 from fanet_lightning.models.pretrained import load_model, read_checkpoint
 from fanet_lightning.train import __main__ as train
+from tests.train.helpers import trained
 
 TINY = [
     "data.train_images=4", "data.val_images=2", "epochs=1", "batch_size=2", "input_size=64", "workers=0", "logger=none",
     "evaluate_at_end=false", "optim.warmup_steps=0", "trainer.accelerator=cpu", "ema=null",
 ]  # fmt: skip
-
-
-def trained(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["train", *words])  # Hydra reads them there
-    train.main(list(words))
 
 
 @pytest.mark.slow
@@ -32,7 +27,7 @@ def test_every_weight_and_the_list_of_training_images_are_taken_over(
     """With hardly a learning rate the run ends with the shipped model's weights; only the batch norm's counts move."""
     monkeypatch.chdir(tmp_path)
     fixed = ["optim.lr=1e-20", "optim.weight_decay=0"]
-    trained(monkeypatch, "init=fanet_light", "model=fanet_light", *fixed, *TINY, "out=run")
+    trained("init=fanet_light", "model=fanet_light", *fixed, *TINY, "out=run")
     shipped = load_model("fanet_light")
     saved = read_checkpoint(tmp_path / "run/checkpoints/last.ckpt")
     for name, weight in shipped.network.named_parameters():
@@ -43,7 +38,7 @@ def test_every_weight_and_the_list_of_training_images_are_taken_over(
     assert lists == {"wider_face": len(shipped.training_images[0].image_ids), "synthetic": 4}
     # A run that was fine-tuned is itself something to start from, and a resumed one keeps the list.
     words = ["init=run", "model=fanet_light", *TINY, "data.seed=1", "data.root=other"]
-    trained(monkeypatch, *words, "out=again")
+    trained(*words, "out=again")
     again = read_checkpoint(tmp_path / "again/checkpoints/last.ckpt")
     assert {part["data"] for part in again["training_images"]} == {"wider_face", "synthetic"}
 
@@ -52,7 +47,7 @@ def test_a_frozen_backbone_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.M
     """Weights and running statistics of its trained layers, for the epoch that freeze_epochs names; the rest moves."""
     monkeypatch.chdir(tmp_path)
     words = ["init=fanet_light", "model=fanet_light", *TINY, "freeze_epochs=1", "optim.backbone_factor=0.1"]
-    trained(monkeypatch, *words, "out=run")
+    trained(*words, "out=run")
     saved = read_checkpoint(tmp_path / "run/checkpoints/last.ckpt")["state_dict"]
     for name, value in load_model("fanet_light").network.state_dict().items():
         if name.startswith(("trunk.stem.", "trunk.stages.")):
@@ -64,7 +59,7 @@ def test_a_frozen_backbone_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.M
 def test_the_trunk_alone_for_a_network_of_another_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["init=fanet_light", "init_part=trunk", "model=fanet_light", "level=2", "context=false", "hl=false"]
-    trained(monkeypatch, *words, "optim.lr=1e-20", "optim.weight_decay=0", *TINY, "out=run")
+    trained(*words, "optim.lr=1e-20", "optim.weight_decay=0", *TINY, "out=run")
     shipped = load_model("fanet_light")
     saved = read_checkpoint(tmp_path / "run/checkpoints/last.ckpt")
     weights = dict(shipped.network.named_parameters())
@@ -106,7 +101,7 @@ def test_fine_tuning_that_ruins_the_model_says_so_and_keeps_what_it_started_from
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["experiment=finetune", "data=synthetic", *TINY, "logger=csv"]
-    trained(monkeypatch, *words, "optim.lr=1", "out=run")
+    trained(*words, "optim.lr=1", "out=run")
     shown = capsys.readouterr().out
     started = re.search(r"^starting model  AP easy \S+ medium \S+ hard (\S+)$", shown, re.MULTILINE)
     assert started is not None and float(started[1]) > 0.5
@@ -135,12 +130,12 @@ def test_a_run_whose_normaliser_came_with_its_weights_goes_on_by_its_own_command
     weights = {f"network.{name}": x for name, x in build_network(**network).state_dict().items()}
     torch.save({"state_dict": weights, "hyper_parameters": {"network": network}}, "start.ckpt")
     words = ["init=start.ckpt", "level=1", "model.width=0.0625", *TINY, "epochs=3", "validate_every=3", "out=run"]
-    trained(monkeypatch, *words, "stop_after=1")
+    trained(*words, "stop_after=1")
     settings = json.loads(Path("run/run.json").read_text())["settings"]
     assert settings["model"]["normaliser"] == "imagenet"  # as it was configured
     Path("start.ckpt").unlink()  # not needed any more
-    trained(monkeypatch, *words, "resume=auto", "stop_after=2")
-    trained(monkeypatch, *words[:-1], "resume=run/checkpoints/last.ckpt", "out=other")
+    trained(*words, "resume=auto", "stop_after=2")
+    trained(*words[:-1], "resume=run/checkpoints/last.ckpt", "out=other")
     for path in ("run", "other"):
         saved = read_checkpoint(tmp_path / path / "checkpoints/last.ckpt")
         assert saved["hyper_parameters"]["network"]["normaliser"] == "caffe"
@@ -161,8 +156,8 @@ def test_a_run_from_reduced_fc_weights_goes_on_by_its_own_command(
         {f"{n}.{p}": trunk[f"{name}.{p}"] for n, name in zip(numbers, names, strict=True) for p in parts}, "vgg.pth"
     )
     words = ["weights=vgg.pth", "level=1", "model.width=1.0", "model.batch_norm=false", *TINY, "epochs=2", "out=run"]
-    trained(monkeypatch, *words, "stop_after=1")
-    trained(monkeypatch, *words, "resume=auto")
+    trained(*words, "stop_after=1")
+    trained(*words, "resume=auto")
     saved = read_checkpoint(tmp_path / "run/checkpoints/last.ckpt")
     assert saved["hyper_parameters"]["network"]["normaliser"] == "caffe"
     assert saved["state_dict"]["network.normaliser.order"].tolist() == [2, 1, 0]

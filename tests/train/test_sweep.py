@@ -18,18 +18,11 @@ from fanet_lightning.cli.provenance import RunRecord, locked, read_record
 from fanet_lightning.train import __main__ as train
 from fanet_lightning.train import run as training
 from fanet_lightning.train import sweep
-
-TINY = [
-    "model.width=0.0625", "input_size=64", "batch_size=4", "epochs=2", "workers=0", "data.train_images=8",
-    "data.val_images=3", "trainer.accelerator=cpu", "validate_every=1", "optim.warmup_steps=2",
-]  # fmt: skip
+from tests.train.helpers import TINY, command
 
 
-def run(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "fanet_lightning.train", *words],
-        cwd=cwd, capture_output=True, text=True, timeout=570, env={**os.environ, **environment},
-    )  # fmt: skip
+def run(*words: str, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return command("train", *words, cwd=cwd, env={**os.environ, **environment})
 
 
 def started(done: subprocess.CompletedProcess[str]) -> list[str]:
@@ -94,30 +87,6 @@ def test_two_sweeps_in_one_folder_are_refused(tmp_path: Path, monkeypatch: pytes
     # The lock of the same process counts as another's: file locks belong to open files.
     with locked(tmp_path / "grid", "sweep"), pytest.raises(InputError, match=r"grid is in use by a sweep \(process"):
         train.main(["-m", "level=1,2", "sweep=grid", *TINY])
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["-m", "level=1,2", "out=here"], r"out=here: names the folder of one run; a sweep takes sweep=DIR"),
-        (["-m", "level=1,2", "resume=some.ckpt"], r"resume=some.ckpt: "),
-        (["-m", "level=1,2", "overwrite=true"], r"overwrite=true: "),
-        (["-m", "level=1,2", "trainer=ddp", "trainer.num_nodes=2"], r"num_nodes=2: "),
-        (["level=1,2"], r"level has several values: add -m"),
-        (["resume=auto"], r"resume=auto .*give out=DIR"),
-        (["also_protocols=[short641]"], r"short641: .*short640"),
-        (["experiment=ablation", "seeds=0"], r"seeds=0: give a whole number of at least 1"),
-        (["level=1", "out=/proc/nix"], r"out=/proc/nix: cannot write in /proc"),
-        (["protocol=short640", "checkpoint_every=0"], r"checkpoint_every=0: give a whole number of at least 1"),
-    ],
-)
-def test_wrong_words_are_refused_before_anything_is_made(
-    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=message):
-        train.main(words)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_is_not_overwritten_by_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from fanet_lightning.cli.provenance import (
     read_training_images,
     write_training_images,
 )
-from fanet_lightning.models.fanet import Network, build_network
+from fanet_lightning.models.fanet import Network, network_of
 
 # What every way to faces begins with where nothing else is asked for; benchmarks and training name their own protocol
 # and take all scores. conf/detect.yaml and conf/app.yaml say the same. The size: docs/experiments.md, section 9.

@@ -262,7 +262,7 @@ def network_costs(
         if identity in known:
             continue
         try:
-            network = build_network(**models[name]).eval()
+            network = network_of(models[name]).eval()
         except (InputError, TypeError, ValueError, RuntimeError) as error:  # settings of a run that failed for them
             refused[name] = " ".join(str(error).split())
             continue

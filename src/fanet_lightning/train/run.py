@@ -286,8 +286,8 @@ def _is_whole(value: Any, least: float) -> bool:
 LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "a whole number of at least 1", lambda v: _is_whole(v, 1),
-        "batch_size input_size epochs validate_every seeds checkpoint_every stop_after threads freeze_epochs data.train_images "
-        "data.val_images trainer.accumulate_grad_batches trainer.check_val_every_n_epoch "
+        "batch_size input_size epochs validate_every seeds checkpoint_every stop_after threads freeze_epochs "
+        "data.train_images data.val_images trainer.accumulate_grad_batches trainer.check_val_every_n_epoch "
         "trainer.num_nodes",
     ),
     ("a whole number of at least 0", lambda v: _is_whole(v, 0),
