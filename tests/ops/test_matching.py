@@ -1,7 +1,7 @@
 """Matching, against hand-worked cases and against the rule in plain Python."""
 
 import math
-from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -9,38 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fanet_lightning.ops import matching
-from fanet_lightning.ops.anchors import STRIDES, AnchorGrid
+from fanet_lightning.ops.anchors import AnchorGrid
 from fanet_lightning.ops.boxes import cxcywh_to_xyxy, pairwise_iou
 from fanet_lightning.ops.matching import candidates, match, window_side
 from fanet_lightning.ops.structures import Targets
+from tests.ops.helpers import ONE_MAP, faces_in, grid_for, random_faces
 from tests.ops.matching_oracle import match_slowly, seen_anchors
-
-ONE_MAP = AnchorGrid(((4, 4),), strides=(4,), sizes=(16,))
-
-
-def grid_for(height: int, width: int) -> AnchorGrid:
-    return AnchorGrid(tuple((math.ceil(height / stride), math.ceil(width / stride)) for stride in STRIDES))
-
-
-def faces_in(*images: Sequence[Sequence[float]]) -> Targets:
-    """One list of boxes per image."""
-    boxes = [list(map(float, box)) for image in images for box in image]
-    index = [number for number, image in enumerate(images) for _ in image]
-    return Targets(torch.tensor(boxes).reshape(-1, 4), torch.tensor(index, dtype=torch.int64))
-
-
-def random_faces(counts: Sequence[int], extent: float, seed: int, smallest: float = 2, largest: float = 700) -> Targets:
-    """Log-uniform sizes, aspect ratios up to 1 : 5, centres inside and a little outside of a square input."""
-    random = torch.Generator().manual_seed(seed)
-    count = sum(counts)
-    centre = (torch.rand(count, 2, generator=random) * 1.2 - 0.1) * extent
-    size = smallest * (largest / smallest) ** torch.rand(count, 1, generator=random)
-    stretch = 5 ** (torch.rand(count, 1, generator=random) - 0.5)
-    half = size / 2 * torch.cat([stretch, 1 / stretch], dim=1)
-    return Targets(
-        torch.cat([centre - half, centre + half], dim=1),
-        torch.repeat_interleave(torch.tensor(counts, dtype=torch.int64)),
-    )
 
 
 def assert_follows_the_rule(
@@ -65,27 +39,14 @@ def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 # One cell off: 12 · 16 / (512 - 192) = 0.6; both axes: 144 / (512 - 144) = 0.391; two cells: 128 / 384 = 0.333.
 
 
-def test_a_face_on_an_anchor_takes_its_neighbours(either_way: None) -> None:
-    found = match(ONE_MAP, faces_in([(-2, -2, 14, 14)]), 1)  # anchor (1, 1)
-    assert found.face_index.view(4, 4).tolist() == [
-        [0, 0, 0, -1],
-        [0, 0, 0, -1],
-        [0, 0, 0, -1],
-        [-1, -1, -1, -1],
-    ]
-    assert found.unmatched_faces.item() == 0
-
-
-def test_of_two_equal_faces_the_second_takes_the_next_best(either_way: None) -> None:
+def test_a_face_takes_its_neighbors_and_an_equal_one_the_next_best(either_way: None) -> None:
     """Rule (ii) gives all nine to face 0; face 1 has none and takes the lowest of its four next best, the one above."""
+    rows = [[0, 0, 0, -1], [0, 0, 0, -1], [0, 0, 0, -1], [-1, -1, -1, -1]]
+    found = match(ONE_MAP, faces_in([(-2, -2, 14, 14)]), 1)  # anchor (1, 1)
+    assert found.face_index.view(4, 4).tolist() == rows and found.unmatched_faces.item() == 0
     found = match(ONE_MAP, faces_in([(-2, -2, 14, 14)] * 2), 1)
-    assert found.face_index.view(4, 4).tolist() == [
-        [0, 1, 0, -1],
-        [0, 0, 0, -1],
-        [0, 0, 0, -1],
-        [-1, -1, -1, -1],
-    ]
-    assert found.unmatched_faces.item() == 0
+    rows[0][1] = 1
+    assert found.face_index.view(4, 4).tolist() == rows and found.unmatched_faces.item() == 0
 
 
 def test_without_rounds_it_is_counted(either_way: None) -> None:
@@ -204,15 +165,10 @@ def test_targets_are_left_alone() -> None:
     assert all(torch.equal(*pair) for pair in zip(before, targets, strict=True))
 
 
-@pytest.mark.parametrize("threshold", [0, 1, -0.1, math.nan])
-def test_threshold_is_an_overlap(threshold: float) -> None:
-    with pytest.raises(ValueError, match=f"threshold={threshold}"):
-        match(ONE_MAP, faces_in([]), 1, threshold=threshold)
-
-
-def test_rounds_are_a_count() -> None:
-    with pytest.raises(ValueError, match="rounds=-1"):
-        match(ONE_MAP, faces_in([]), 1, rounds=-1)
+@pytest.mark.parametrize("options", [{"threshold": t} for t in (0, 1, -0.1, math.nan)] + [{"rounds": -1}], ids=str)
+def test_options_out_of_range(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="{}={}".format(*next(iter(options.items())))):
+        match(ONE_MAP, faces_in([]), 1, **options)
 
 
 # The window.
@@ -239,7 +195,7 @@ def test_window_holds_every_anchor_above_the_threshold_and_a_best_one(grid: Anch
     anchors_xyxy = cxcywh_to_xyxy(grid.boxes_cxcywh())
     near = anchors_xyxy[torch.randint(grid.count, (300,), generator=random)]
     near = near + (near[:, 2:] - near[:, :2]).repeat(1, 2) * (torch.rand(300, 4, generator=random) - 0.5) / 2
-    boxes = torch.cat([near, random_faces([300], 400, seed=1).boxes_xyxy])
+    boxes = torch.cat([near, random_faces([300], 400, 1, 2, 700).boxes_xyxy])
     dense = pairwise_iou(boxes, anchors_xyxy)
     anchor, iou = candidates(grid, boxes, threshold)
     assert torch.equal(iou.max(dim=1).values, dense.max(dim=1).values)
@@ -249,7 +205,7 @@ def test_window_holds_every_anchor_above_the_threshold_and_a_best_one(grid: Anch
 
 def test_candidates_are_the_nearest_cells_with_their_iou() -> None:
     grid = grid_for(200, 123)
-    boxes = random_faces([60], 200, seed=2).boxes_xyxy
+    boxes = random_faces([60], 200, 2, 2, 700).boxes_xyxy
     dense = pairwise_iou(boxes, cxcywh_to_xyxy(grid.boxes_cxcywh()))
     anchor, iou = candidates(grid, boxes, 0.35)
     for face, box in enumerate(boxes.tolist()):

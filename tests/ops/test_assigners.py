@@ -1,0 +1,245 @@
+"""ATSS and SimOTA, against hand-worked cases and against their rules in plain Python."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fanet_lightning.ops.anchors import AnchorGrid
+from fanet_lightning.ops.assigners import assign_atss, assign_simota
+from fanet_lightning.ops.boxes import encode
+from fanet_lightning.ops.matching import Matches
+from fanet_lightning.ops.structures import HeadOutput, Targets
+from tests.ops.assignment_oracle import atss_slowly, simota_slowly
+from tests.ops.helpers import ON_AN_ANCHOR, ONE_MAP, faces_in, grid_for, random_faces, random_heads
+
+Assign = Callable[[AnchorGrid, Targets, int], Matches]
+
+
+def untrained(grid: AnchorGrid, batch_size: int = 1) -> HeadOutput:
+    """Every score 0.5, every predicted box the anchor."""
+    return HeadOutput(torch.zeros(batch_size, grid.count, 2), torch.zeros(batch_size, grid.count, 4))
+
+
+def atss(grid: AnchorGrid, targets: Targets, images: int) -> Matches:
+    return assign_atss(grid, targets, images)
+
+
+def simota(grid: AnchorGrid, targets: Targets, images: int) -> Matches:
+    return assign_simota(grid, targets, untrained(grid, images))
+
+
+def taken(found: Matches, face: int = 0, image: int = 0) -> list[int]:
+    return (found.face_index[image] == face).nonzero().flatten().tolist()
+
+
+def test_mean_plus_deviation_by_hand() -> None:
+    """IoUs of the 3 x 3: 1, four of 0.6, four of 144 / 368 = 0.391. Mean 0.5517, deviation (over 8) 0.1979: 0.7496."""
+    found = assign_atss(ONE_MAP, faces_in([ON_AN_ANCHOR]), 1)
+    assert taken(found) == [5]
+    assert found.unmatched_faces.item() == 0
+
+
+def test_the_deviation_is_over_one_less_than_the_candidates() -> None:
+    """Two candidates, of IoU a > b: (a + b) / 2 + (a - b) / √2 lies above a. Over n it would be a itself."""
+    grid = AnchorGrid(((1, 2),), strides=(4,), sizes=(16,))
+    assert (assign_atss(grid, faces_in([(-6, -6, 10, 10)]), 1).face_index == -1).all()
+    one = AnchorGrid(((1, 1),), strides=(4,), sizes=(16,))
+    assert assign_atss(one, faces_in([(-6, -6, 10, 10)]), 1).face_index.tolist() == [[0]]  # no deviation of one
+
+
+def test_on_six_maps_a_face_on_an_anchor_takes_its_neighbours() -> None:
+    """45 candidates of the deeper maps, of 0.25 and less, pull the threshold below 0.391: the nine of the 3 x 3."""
+    grid = grid_for(640, 640)
+    row, column = 40, 60
+    face = (4 * column + 2 - 8, 4 * row + 2 - 8, 4 * column + 2 + 8, 4 * row + 2 + 8)
+    found = (assign_atss(grid, faces_in([face]), 1).face_index[0] == 0).nonzero().flatten().tolist()
+    assert found == [160 * y + x for y in (39, 40, 41) for x in (59, 60, 61)]
+
+
+@pytest.mark.parametrize(("box", "inside"), [((2.5, 2.5, 5.5, 5.5), 0), ((2, 2, 6, 6), 0), ((1.5, 1.5, 5.5, 5.5), 1)])
+def test_a_positive_has_its_center_inside(box: tuple[float, ...], inside: int) -> None:
+    """Centres lie at 2 and 6; borders are outside. A face of 4 within its anchor: 16 / 256."""
+    grid = grid_for(64, 64)
+    found = assign_atss(grid, faces_in([box]), 1)
+    assert (found.face_index == 0).sum().item() == inside
+    assert found.unmatched_faces.item() == 1 - inside
+
+
+def test_the_larger_overlap_keeps_the_anchor_and_equal_ones_go_to_the_first() -> None:
+    shifted = (-1, -2, 15, 14)
+    both = assign_atss(ONE_MAP, faces_in([shifted, ON_AN_ANCHOR]), 1)
+    assert both.face_index[0, 5].item() == 1
+    equal = assign_atss(ONE_MAP, faces_in([ON_AN_ANCHOR, ON_AN_ANCHOR]), 1)
+    assert equal.face_index[0, 5].item() == 0
+    assert equal.unmatched_faces.item() == 1
+
+
+def test_of_equally_distant_anchors_the_lower_number_is_a_candidate() -> None:
+    """k = 1 and a center half-way between columns 1 and 2."""
+    found = assign_atss(ONE_MAP, faces_in([(0, -2, 16, 14)]), 1, k=1)
+    assert taken(found) == [5]
+
+
+def test_k_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="k=0"):
+        assign_atss(ONE_MAP, faces_in([]), 1, k=0)
+
+
+def test_bfloat16_boxes_are_read_as_float32() -> None:
+    targets = faces_in([ON_AN_ANCHOR])
+    half = Targets(targets.boxes_xyxy.bfloat16(), targets.image_index)
+    assert torch.equal(assign_atss(ONE_MAP, half, 1).face_index, assign_atss(ONE_MAP, targets, 1).face_index)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(st.integers(0, 6), min_size=1, max_size=3),
+    st.sampled_from([(16, 16), (33, 70), (64, 40), (130, 100)]),
+    st.sampled_from([1, 2, 9, 9, 9]),
+    st.booleans(),
+    st.integers(0, 10**6),
+)
+def test_atss_follows_its_rule(counts: list[int], size: tuple[int, int], k: int, whole_pixels: bool, seed: int) -> None:
+    grid, targets = grid_for(*size), random_faces(counts, max(size), seed, whole_pixels=whole_pixels)
+    expected, unmatched, close = atss_slowly(grid, targets, len(counts), k)
+    found = assign_atss(grid, targets, len(counts), k=k)
+    if not close:
+        assert found.face_index.tolist() == expected
+        assert found.unmatched_faces.item() == unmatched
+
+
+def test_dynamic_k_and_cost_by_hand() -> None:
+    """IoUs of the 3 x 3: 1 + 4 · 0.6 + 4 · 0.391 = 4.97, so 4 anchors: number 5, then the first 3 of equal ones."""
+    found = assign_simota(ONE_MAP, faces_in([ON_AN_ANCHOR]), untrained(ONE_MAP))
+    assert taken(found) == [1, 4, 5, 6]
+    assert found.unmatched_faces.item() == 0
+
+
+def test_the_score_is_part_of_the_cost() -> None:
+    """Of the four equal ones, number 9 looks most like a face; number 0 would too, and lacks IoU.
+
+    Costs at a margin of 1: 0.313 - 3 log 0.6 = 1.846 and 0.313 - 3 log 0.391 = 3.128; without: 0.693 + 1.532 = 2.226.
+    """
+    heads = untrained(ONE_MAP)
+    heads.logits[0, [0, 9], 1] = 1
+    assert taken(assign_simota(ONE_MAP, faces_in([ON_AN_ANCHOR]), heads)) == [1, 4, 5, 9]
+    heads.logits[0, 0, 1] = 20  # log-sigmoid about 0: 2.815
+    assert taken(assign_simota(ONE_MAP, faces_in([ON_AN_ANCHOR]), heads)) == [1, 4, 5, 9]
+    heads.logits[0, [1, 4, 6], 1] = -1  # 1.313 + 1.532 = 2.846
+    assert taken(assign_simota(ONE_MAP, faces_in([ON_AN_ANCHOR]), heads)) == [0, 1, 5, 9]
+
+
+def test_perfect_boxes_take_up_to_all_candidates() -> None:
+    """All nine predict the face: IoUs add up to 9, or a little less by rounding; offsets shrunk: to fewer."""
+    heads = untrained(ONE_MAP)
+    heads.offsets[0] = encode(torch.tensor(ON_AN_ANCHOR).float(), ONE_MAP.boxes_cxcywh())
+    assert len(taken(assign_simota(ONE_MAP, faces_in([ON_AN_ANCHOR]), heads))) in (8, 9)
+    heads.offsets[0, :, 2:] += math.log(0.5**0.5) / 0.2  # areas of a half: 4.5
+    assert len(taken(assign_simota(ONE_MAP, faces_in([ON_AN_ANCHOR]), heads))) == 4
+
+
+def test_at_least_one_even_if_nothing_overlaps() -> None:
+    heads = untrained(ONE_MAP)
+    heads.offsets[..., 0] = 1000  # boxes 1,600 pixels away
+    found = assign_simota(ONE_MAP, faces_in([ON_AN_ANCHOR]), heads)
+    assert taken(found) == [0]  # all candidates cost the same
+    heads.logits[0, 10, 1] = 1
+    assert taken(assign_simota(ONE_MAP, faces_in([ON_AN_ANCHOR]), heads)) == [10]
+
+
+def test_one_and_a_half_strides_away_is_no_candidate() -> None:
+    """Centre x half-way between columns 1 and 2: columns 0 and 3 are 1.5 away exactly, so 2 x 3 candidates are left."""
+    heads = untrained(ONE_MAP)
+    face = (0.0, -2.0, 16.0, 14.0)
+    heads.offsets[0] = encode(torch.tensor(face), ONE_MAP.boxes_cxcywh())
+    heads.offsets[0, :, 2:] += 1e-4  # away from sums that round either way
+    found = set(taken(assign_simota(ONE_MAP, faces_in([face]), heads)))
+    assert found <= {1, 2, 5, 6, 9, 10} and len(found) >= 5
+
+
+def test_a_disputed_anchor_goes_to_the_lowest_cost_and_equal_ones_to_the_first() -> None:
+    shifted = (-1, -2, 15, 14)
+    found = assign_simota(ONE_MAP, faces_in([shifted, ON_AN_ANCHOR]), untrained(ONE_MAP)).face_index
+    assert found[0, 5].item() == 1 and found[0, 6].item() == 0
+    equal = assign_simota(ONE_MAP, faces_in([ON_AN_ANCHOR, ON_AN_ANCHOR]), untrained(ONE_MAP))
+    assert taken(equal, 1) == []
+    assert equal.unmatched_faces.item() == 1
+
+
+@pytest.mark.parametrize("wild", [math.nan, math.inf, -math.inf, 1e30])
+def test_wild_predictions_take_nothing_away_from_sound_ones(wild: float) -> None:
+    heads = untrained(ONE_MAP)
+    heads.offsets[0, 1] = wild
+    heads.logits[0, 4, 1] = -math.inf if wild == math.inf else wild
+    found = assign_simota(ONE_MAP, faces_in([ON_AN_ANCHOR]), heads)
+    assert 5 in taken(found) and 6 in taken(found)
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=3),
+    st.sampled_from([(16, 16), (33, 70), (64, 40)]),
+    st.sampled_from([0.0, 0.3, 1.0, 3.0]),
+    st.sampled_from([torch.float32, torch.bfloat16]),
+    st.integers(0, 10**6),
+)
+def test_simota_follows_its_rule(
+    counts: list[int], size: tuple[int, int], spread: float, dtype: torch.dtype, seed: int
+) -> None:
+    grid, targets = grid_for(*size), random_faces(counts, max(size), seed)
+    heads = random_heads(1, len(counts), grid.count, seed, dtype, spread).hierarchies[0]
+    expected, unmatched, close = simota_slowly(grid, targets, heads)
+    found = assign_simota(grid, targets, heads)
+    if not close:
+        assert found.face_index.tolist() == expected
+        assert found.unmatched_faces.item() == unmatched
+
+
+def test_targets_and_heads_are_left_alone_and_no_gradient_flows() -> None:
+    targets, heads = faces_in([ON_AN_ANCHOR]), random_heads(1, 1, ONE_MAP.count).hierarchies[0]
+    copies = [tensor.clone() for tensor in (*targets, *heads)]
+    assert not assign_simota(ONE_MAP, targets, heads).face_index.requires_grad
+    assert all(torch.equal(tensor, copy) for tensor, copy in zip((*targets, *heads), copies, strict=True))
+
+
+@pytest.mark.parametrize("assign", [atss, simota])
+@pytest.mark.parametrize(
+    "box", [(1000, 1000, 1010, 1010), (math.nan, 0, 10, 10), (-math.inf, 0, math.inf, 10), (1e30, 1e30, 2e30, 2e30)]
+)
+def test_faces_that_can_have_nothing_are_counted_and_change_no_other(assign: Assign, box: tuple[float, ...]) -> None:
+    found = assign(ONE_MAP, faces_in([box, ON_AN_ANCHOR], [], [ON_AN_ANCHOR]), 3)
+    alone = taken(assign(ONE_MAP, faces_in([ON_AN_ANCHOR]), 1))
+    assert found.unmatched_faces.item() == 1
+    assert taken(found, 1) == alone and taken(found, 2, image=2) == alone
+    assert (found.face_index >= 0).sum().item() == 2 * len(alone)
+
+
+@pytest.mark.parametrize("assign", [atss, simota])
+def test_no_faces_no_images_and_a_thousand_faces(assign: Assign) -> None:
+    grid = grid_for(64, 96)
+    for images in (0, 2):
+        found = assign(grid, faces_in(*[[]] * images), images)
+        assert found.face_index.shape == (images, grid.count) and found.face_index.dtype == torch.int64
+        assert (found.face_index == -1).all() and found.unmatched_faces.item() == 0
+    found = assign(grid_for(640, 640), random_faces([1000], 640, seed=1), 1)
+    owners = found.face_index[0][found.face_index[0] >= 0]
+    assert found.unmatched_faces.item() == 1000 - owners.unique().numel()
+    assert owners.unique().numel() > 500  # two in five have their center outside of the image
+
+
+def test_rounding_decides_in_few_of_those_cases() -> None:
+    """Or the properties above would not test anything."""
+    grid = grid_for(64, 40)
+    close = [
+        atss_slowly(grid, random_faces([4, 2], 64, seed, whole_pixels=seed % 2 == 0), 2, 9)[2] for seed in range(60)
+    ]
+    assert sum(close) <= 3
+    close = []
+    for seed in range(30):
+        heads = random_heads(1, 2, grid.count, seed, spread=seed % 3).hierarchies[0]
+        close.append(simota_slowly(grid, random_faces([3, 2], 64, seed), heads)[2])
+    assert sum(close) <= 2

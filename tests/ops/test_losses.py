@@ -1,0 +1,212 @@
+"""Focal, quality focal and IoU losses, against numbers by hand, scalar loops and torchvision."""
+
+import math
+
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fanet_lightning.ops.boxes import decode
+from fanet_lightning.ops.losses import IOU_LOSSES, focal_loss, iou_loss, quality_focal_loss
+
+TORCHVISION = {
+    "giou": torchvision.ops.generalized_box_iou_loss,
+    "diou": torchvision.ops.distance_box_iou_loss,
+    "ciou": torchvision.ops.complete_box_iou_loss,
+}
+
+
+def slow_focal(margins: list[float], positive: list[bool], alpha: float, gamma: float) -> float:
+    """Lin et al. 2017, eq. 5, one anchor at a time."""
+    total = 0.0
+    for margin, face in zip(margins, positive, strict=True):
+        p = 1 / (1 + math.exp(-margin))
+        p_t, alpha_t = (p, alpha) if face else (1 - p, 1 - alpha)
+        total -= alpha_t * (1 - p_t) ** gamma * math.log(p_t)
+    return total
+
+
+def slow_quality_focal(margins: list[float], quality: list[float], beta: float) -> float:
+    """Li et al. 2020, eq. 3, one anchor at a time."""
+    total = 0.0
+    for margin, y in zip(margins, quality, strict=True):
+        p = 1 / (1 + math.exp(-margin))
+        total -= abs(y - p) ** beta * ((1 - y) * math.log(1 - p) + y * math.log(p))
+    return total
+
+
+def test_focal_by_hand() -> None:
+    """Margin log 3: p = 3/4. A face: 1/4 · 1/16 · log 4/3; background: 3/4 · 9/16 · log 4."""
+    margin = torch.tensor([math.log(3.0)])
+    assert focal_loss(margin, torch.tensor([True])).item() == pytest.approx(math.log(4 / 3) / 64)
+    assert focal_loss(margin, torch.tensor([False])).item() == pytest.approx(27 / 64 * math.log(4))
+
+
+def test_quality_focal_by_hand() -> None:
+    """p = 3/4, IoU 1/2: (1/4)² · (-½ log ¼ - ½ log ¾). IoU equal to the score costs nothing and pulls nowhere."""
+    margin = torch.tensor([math.log(3.0)], requires_grad=True)
+    found = quality_focal_loss(margin, torch.tensor([0.5]))
+    assert found.item() == pytest.approx(-(math.log(0.25) + math.log(0.75)) / 32)
+    at_rest = quality_focal_loss(margin, torch.tensor([0.75]))
+    assert at_rest.item() == pytest.approx(0, abs=1e-12)
+    assert torch.autograd.grad(at_rest, margin)[0].item() == pytest.approx(0, abs=1e-6)
+    # Too low a quality pushes the score down, too high a one up.
+    assert torch.autograd.grad(found, margin)[0].item() > 0
+    assert torch.autograd.grad(quality_focal_loss(margin, torch.tensor([1.0])), margin)[0].item() < 0
+
+
+def test_gamma_of_zero_is_the_weighted_cross_entropy() -> None:
+    margins, positive = torch.tensor([0.0, 1.0]), torch.tensor([True, False])
+    expected = 0.3 * math.log(2) + 0.7 * math.log1p(math.e)
+    assert focal_loss(margins, positive, alpha=0.3, gamma=0).item() == pytest.approx(expected)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.lists(st.tuples(st.floats(-15, 15), st.booleans()), min_size=1, max_size=20),
+    st.floats(0, 1),
+    st.sampled_from([0.0, 0.5, 1.0, 2.0, 5.0]),
+)
+def test_focal_equals_plain_loops_and_torchvision(
+    anchors: list[tuple[float, bool]], alpha: float, gamma: float
+) -> None:
+    margins = torch.tensor([margin for margin, _ in anchors], dtype=torch.float64, requires_grad=True)
+    positive = torch.tensor([face for _, face in anchors])
+    found = focal_loss(margins, positive, alpha, gamma)
+    assert found.item() == pytest.approx(slow_focal(margins.tolist(), positive.tolist(), alpha, gamma), rel=1e-5)
+    theirs = torchvision.ops.sigmoid_focal_loss(margins, positive.double(), alpha, gamma, reduction="sum")
+    torch.testing.assert_close(found, theirs, rtol=1e-5, atol=1e-9)
+    mine, other = (torch.autograd.grad(loss, margins)[0] for loss in (found, theirs))
+    torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-7)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.lists(st.tuples(st.floats(-15, 15), st.floats(0, 1)), min_size=1, max_size=20),
+    st.sampled_from([1.0, 2.0, 3.0]),
+)
+def test_quality_focal_equals_plain_loops(anchors: list[tuple[float, float]], beta: float) -> None:
+    margins, quality = (torch.tensor(column, dtype=torch.float64) for column in zip(*anchors, strict=True))
+    found = quality_focal_loss(margins, quality, beta)
+    assert found.item() == pytest.approx(slow_quality_focal(margins.tolist(), quality.tolist(), beta), rel=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0, 2.0])
+def test_extreme_margins_stay_finite(gamma: float) -> None:
+    for value in (0.0, 0.5, 1.0):
+        leaf = torch.tensor([-1e30, -1e4, -100.0, 0.0, 100.0, 1e4, 1e30], requires_grad=True)
+        losses = [quality_focal_loss(leaf, torch.full((7,), value), max(gamma, 1.0))]
+        if value != 0.5:
+            losses.append(focal_loss(leaf, torch.full((7,), bool(value)), gamma=gamma))
+        for loss in losses:
+            assert loss.isfinite() and torch.autograd.grad(loss, leaf)[0].isfinite().all()
+
+
+def slow_iou_loss(kind: str, first: list[float], second: list[float]) -> float:
+    """The papers' definitions for one pair of boxes that are not empty, in double precision."""
+    (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = first, second
+    common = max(0.0, min(ax2, bx2) - max(ax1, bx1)) * max(0.0, min(ay2, by2) - max(ay1, by1))
+    union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - common
+    hull_width, hull_height = max(ax2, bx2) - min(ax1, bx1), max(ay2, by2) - min(ay1, by1)
+    iou = common / union
+    if kind == "giou":
+        hull = hull_width * hull_height
+        return 1 - (iou - (hull - union) / hull)
+    apart = ((ax1 + ax2) / 2 - (bx1 + bx2) / 2) ** 2 + ((ay1 + ay2) / 2 - (by1 + by2) / 2) ** 2
+    loss = 1 - iou + apart / (hull_width**2 + hull_height**2)
+    if kind == "ciou":
+        v = 4 / math.pi**2 * (math.atan((bx2 - bx1) / (by2 - by1)) - math.atan((ax2 - ax1) / (ay2 - ay1))) ** 2
+        loss += v * v / (1 - iou + v) if v else 0
+    return loss
+
+
+def random_boxes(count: int, seed: int) -> Tensor:
+    random = torch.Generator().manual_seed(seed)
+    low = 60 * torch.rand(count, 2, generator=random) - 10
+    return torch.cat([low, low + 1 + 40 * torch.rand(count, 2, generator=random)], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "giou", "diou", "ciou"),
+    [
+        # Squares of 2, one to the right of the other by 1: IoU 2 / 6; hull 3 x 2; centers 1 apart, diagonal² 13.
+        ((0, 0, 2, 2), (1, 0, 3, 2), 1 - 1 / 3, 1 - 1 / 3 + 1 / 13, 1 - 1 / 3 + 1 / 13),
+        # With a gap of 2: hull 6 x 2, of which 4 belong to neither; centers 4 apart, diagonal² 40.
+        ((0, 0, 2, 2), (4, 0, 6, 2), 1 + 2 / 6, 1 + 16 / 40, 1 + 16 / 40),
+        # A square of 2 in the middle of 4 x 2: IoU 1/2, no distance; v = 4/π² (atan 2 - atan 1)² = 0.04196, its weight
+        # v / (1/2 + v) = 0.07743, so CIoU adds 0.003249.
+        ((1, 0, 3, 2), (0, 0, 4, 2), 0.5, 0.5, 0.503249),
+    ],
+)
+def test_iou_losses_by_hand(
+    first: tuple[float, ...], second: tuple[float, ...], giou: float, diou: float, ciou: float
+) -> None:
+    for kind, expected in (("giou", giou), ("diou", diou), ("ciou", ciou)):
+        found = iou_loss(kind, torch.tensor(first).float(), torch.tensor(second).float())
+        assert found.item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", IOU_LOSSES)
+def test_equals_the_definition_and_torchvision_with_gradients(kind: str) -> None:
+    first, second = random_boxes(500, 1).requires_grad_(), random_boxes(500, 2)
+    found = iou_loss(kind, first, second)
+    slow = [slow_iou_loss(kind, a, b) for a, b in zip(first.tolist(), second.tolist(), strict=True)]
+    assert found.tolist() == pytest.approx(slow, abs=2e-6)
+    theirs = TORCHVISION[kind](first, second, reduction="none")
+    torch.testing.assert_close(found, theirs, rtol=1e-5, atol=1e-6)
+    mine, other = (torch.autograd.grad(loss.sum(), first)[0] for loss in (found, theirs))
+    torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", IOU_LOSSES)
+def test_nothing_for_equal_boxes_and_gradient_that_pulls_boxes_apart_together(kind: str) -> None:
+    boxes = random_boxes(50, 3)
+    torch.testing.assert_close(iou_loss(kind, boxes, boxes), torch.zeros(50), rtol=0, atol=1e-6)
+    apart = torch.tensor([0.0, 0, 2, 2], requires_grad=True)
+    iou_loss(kind, apart, torch.tensor([10.0, 0, 12, 2])).backward()
+    assert apart.grad is not None
+    assert apart.grad[0] + apart.grad[2] < 0  # to the right
+
+
+coordinate = st.sampled_from([-1e6, -5.0, 0.0, 1e-6, 0.5, 3.0, 5.0, 640.0, 1e6]) | st.floats(-20, 660, width=32)
+side = st.sampled_from([0.0, 1e-30, 1e-6, 1.0, 16.0, 5e5]) | st.floats(0, 700, width=32)
+any_box = st.tuples(coordinate, coordinate, side, side).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]))
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.sampled_from(IOU_LOSSES), any_box, any_box)
+def test_any_boxes_give_a_bounded_loss_and_a_finite_gradient(
+    kind: str, first: tuple[float, ...], second: tuple[float, ...]
+) -> None:
+    """Empty ones, too, and two empty ones in the same place."""
+    predicted = torch.tensor(first, requires_grad=True)
+    loss = iou_loss(kind, predicted, torch.tensor(second))
+    loss.backward()
+    assert -1e-3 <= loss.item() <= (3 if kind == "ciou" else 2) + 1e-3
+    assert predicted.grad is not None and predicted.grad.isfinite().all()
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.sampled_from(IOU_LOSSES),
+    st.lists(st.sampled_from([0.0, 1.0, -30.0, 1e4, -1e4, 1e8, -1e8]) | st.floats(-50, 50), min_size=4, max_size=4),
+    any_box,
+)
+def test_any_offsets_of_a_head_give_a_finite_gradient(kind: str, said: list[float], face: tuple[float, ...]) -> None:
+    offsets = torch.tensor(said, requires_grad=True)
+    loss = iou_loss(kind, decode(offsets, torch.tensor([320.0, 320, 16, 16])), torch.tensor(face))
+    loss.backward()
+    assert loss.isfinite()
+    assert offsets.grad is not None and offsets.grad.isfinite().all()
+
+
+def test_no_boxes_no_anchors_and_another_kind() -> None:
+    empty = torch.empty(0, 26)
+    assert focal_loss(empty, empty.bool()).item() == 0 and quality_focal_loss(empty, empty).item() == 0
+    for kind in IOU_LOSSES:
+        assert iou_loss(kind, torch.empty(0, 4), torch.empty(0, 4)).shape == (0,)
+    with pytest.raises(ValueError, match="kind='iou'"):
+        iou_loss("iou", torch.empty(0, 4), torch.empty(0, 4))
