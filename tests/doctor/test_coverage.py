@@ -195,7 +195,7 @@ def test_faces_that_no_anchor_learns() -> None:
     assert table.few[0, 0] >= table.without[0, 0]
 
 
-@pytest.mark.parametrize("case", range(30))
+@pytest.mark.parametrize("case", range(12))
 def test_the_table_against_a_loop(case: int) -> None:
     random = np.random.default_rng(case)
     faces, edges = int(random.integers(0, 60)), BUCKET_EDGES if case % 2 else (3.0, 10.0, 11.0, 90.0)
@@ -232,15 +232,3 @@ def test_no_image_and_no_face() -> None:
             assert found.by_size().faces.sum() == 0
     assert coverage([None, None], augment).samples == 0
     assert coverage([None, SizedImage(50, 60, boxes())], augment, passes=3).samples == 6
-
-
-def test_what_is_refused() -> None:
-    images = [SizedImage(50, 60, boxes((1, 1, 20, 20)))]
-    with pytest.raises(ValueError, match="passes=0: at least 1"):
-        coverage(images, TrainAugment(64), passes=0)
-    for threshold in (0.0, 1.0):
-        with pytest.raises(ValueError, match=f"threshold={threshold}: an IoU between 0 and 1"):
-            whole_images(images, threshold=threshold)
-    for edges in ((4.0,), (4.0, 4.0), (8.0, 4.0)):
-        with pytest.raises(ValueError, match="give at least two, ascending"):
-            whole_images(images).by_size(edges)

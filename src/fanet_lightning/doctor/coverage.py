@@ -9,17 +9,17 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from fanet_lightning.data.records import Boxes
-
-if TYPE_CHECKING:
-    from fanet_lightning.data.transforms import TrainAugment
-    from fanet_lightning.ops.anchors import AnchorGrid
-
+from fanet_lightning.data.transforms import TrainAugment, clean_boxes
+from fanet_lightning.ops.anchors import SIZES, STRIDES, AnchorGrid
+from fanet_lightning.ops.matching import SECOND_STAGE_ANCHORS, match
+from fanet_lightning.ops.structures import Targets
 
 # Pixels of the network's input, half-open; two per octave, so that faces between two anchor sizes stand apart.
 BUCKET_EDGES = (0.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, 128.0, 192.0, 256.0, 384.0, 512.0, np.inf)
@@ -84,14 +84,8 @@ class Coverage:
     labelled_faces: int
 
     def by_size(self, edges: Sequence[float] = BUCKET_EDGES) -> CoverageTable:
-        """The table over buckets of face size.
-
-        Raises:
-            ValueError: edges that do not ascend, or fewer than two.
-        """
+        """The table over buckets of face size, between ascending edges."""
         limits = np.asarray(edges, dtype=np.float64)
-        if limits.ndim != 1 or len(limits) < 2 or not (np.diff(limits) > 0).all():
-            raise ValueError(f"edges={list(edges)}: give at least two, ascending")
         bucket = np.searchsorted(limits, self.face_sizes, side="right") - 1
         inside = (bucket >= 0) & (bucket < len(limits) - 1)
         bucket, anchors = bucket[inside], self.anchors[:, inside]
@@ -109,7 +103,7 @@ class Coverage:
             faces=faces.astype(np.int64),
             anchors_per_face=np.stack([mean(stage) for stage in total]),
             without=np.stack([mean(stage == 0) for stage in total]),
-            few=np.stack([mean(stage < _enough()) for stage in total]),
+            few=np.stack([mean(stage < SECOND_STAGE_ANCHORS) for stage in total]),
             anchors_by_map=np.stack([np.stack([mean(of_map) for of_map in stage.T], axis=1) for stage in anchors]),
         )
 
@@ -120,7 +114,7 @@ class Coverage:
 
 def coverage(
     images: Sequence[SizedImage | None],
-    augment: "TrainAugment",
+    augment: TrainAugment,
     *,
     passes: int = 1,
     seed: int = 0,
@@ -135,32 +129,30 @@ def coverage(
         passes: epochs, at least 1.
         seed: of the run.
         threshold: IoU above which S3FD's first stage matches, in (0, 1).
-
-    Raises:
-        ValueError: ``passes`` or ``threshold`` out of range.
     """
-    if passes < 1:
-        raise ValueError(f"passes={passes}: at least 1")
-    seen = _crops(images, augment, passes, seed)
+    from fanet_lightning.data.datamodule import sample_seed  # the one thing here that Lightning has to be loaded for
+
+    clean = [None if image is None else _clean(image) for image in images]
+    samples = []
+    for epoch in range(passes if any(image is not None for image in clean) else 0):
+        for index in range(len(clean)):
+            places = (i % len(clean) for i in range(index, index + len(clean)))
+            image = next(own for place in places if (own := clean[place]) is not None)
+            boxes = augment.boxes(image.height, image.width, image.boxes_xyxy, sample_seed(seed, epoch, index))
+            samples.append(_Sample((augment.size, augment.size), boxes, len(image.boxes_xyxy)))
     title = f"training crops at {augment.size} × {augment.size}" + (f", {passes} epochs" if passes > 1 else "")
-    return _coverage(title, seen, threshold)
+    return _coverage(title, samples, threshold)
 
 
 def whole_images(images: Iterable[SizedImage | None], *, threshold: float = 0.35) -> Coverage:
-    """Coverage of whole images at their own size, uncropped. Unreadable ones (None) are left out.
+    """Coverage of whole images at their own size, uncropped. Unreadable ones (None) are left out."""
+    clean = [_clean(image) for image in images if image is not None]
+    samples = [_Sample((image.height, image.width), image.boxes_xyxy, len(image.boxes_xyxy)) for image in clean]
+    return _coverage("whole images at their own size", samples, threshold)
 
-    Raises:
-        ValueError: ``threshold`` out of range.
-    """
-    from fanet_lightning.data.transforms import clean_boxes
 
-    def faces() -> Iterator[_Sample]:
-        for image in images:
-            if image is not None:
-                boxes = clean_boxes(image.boxes_xyxy, image.height, image.width)
-                yield _Sample((image.height, image.width), boxes, len(boxes))
-
-    return _coverage("whole images at their own size", faces(), threshold)
+def _clean(image: SizedImage) -> SizedImage:
+    return image._replace(boxes_xyxy=clean_boxes(image.boxes_xyxy, image.height, image.width))
 
 
 class _Sample(NamedTuple):
@@ -171,109 +163,55 @@ class _Sample(NamedTuple):
     labelled: int
 
 
-def _crops(images: Sequence[SizedImage | None], augment: "TrainAugment", passes: int, seed: int) -> Iterator[_Sample]:
-    from fanet_lightning.data.datamodule import sample_seed
-    from fanet_lightning.data.transforms import clean_boxes
-
-    size_hw = (augment.size, augment.size)
-    clean = [
-        None if image is None else (image.height, image.width, clean_boxes(image.boxes_xyxy, image.height, image.width))
-        for image in images
-    ]
-    if all(image is None for image in clean):
-        return
-    for epoch in range(passes):
-        for index in range(len(clean)):
-            image = next(found for step in range(len(clean)) if (found := clean[(index + step) % len(clean)]))
-            boxes = augment.boxes(*image, sample_seed(seed, epoch, index))
-            yield _Sample(size_hw, boxes, len(image[2]))
-
-
-def _coverage(title: str, samples: Iterable[_Sample], threshold: float) -> Coverage:
-    from fanet_lightning.ops.anchors import SIZES
-
-    if not 0 < threshold < 1:
-        raise ValueError(f"threshold={threshold}: an IoU between 0 and 1, both excluded")
-    everything = list(samples)
+def _coverage(title: str, samples: Sequence[_Sample], threshold: float) -> Coverage:
     # Maps of one shape share a grid, and a grid serves many images at once. Images without faces have no part in it.
-    grids: dict[tuple[tuple[int, int], ...], list[Boxes]] = {}
-    for sample in everything:
+    grids: dict[AnchorGrid, list[Boxes]] = {}
+    for sample in samples:
         if len(sample.boxes_xyxy):
-            grids.setdefault(_map_shapes(sample.size_hw), []).append(sample.boxes_xyxy)
+            height, width = sample.size_hw
+            grid = AnchorGrid(tuple((math.ceil(height / stride), math.ceil(width / stride)) for stride in STRIDES))
+            grids.setdefault(grid, []).append(sample.boxes_xyxy)
     sizes: list[npt.NDArray[np.float32]] = [np.zeros(0, np.float32)]
     anchors: list[npt.NDArray[np.int32]] = [np.zeros((2, 0, len(SIZES)), np.int32)]
-    for map_shapes, boxes in grids.items():
-        for batch, counts in _matched(map_shapes, boxes, threshold):
-            sides = (batch[:, 2:] - batch[:, :2]).astype(np.float64)
+    for grid, images in grids.items():
+        for batch in _batches(images, max(1, min(_BATCH_IMAGES, _BATCH_ANCHORS // grid.count))):
+            boxes = np.concatenate(batch)
+            sides = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64)
             sizes.append(np.sqrt(sides.prod(axis=1)).astype(np.float32))
-            anchors.append(counts)
+            anchors.append(_anchors_of_faces(grid, batch, boxes, threshold))
     return Coverage(
         title=title,
         anchor_sizes=SIZES,
         threshold=threshold,
         face_sizes=np.concatenate(sizes),
         anchors=np.concatenate(anchors, axis=1),
-        samples=len(everything),
-        empty_samples=sum(len(sample.boxes_xyxy) == 0 for sample in everything),
-        labelled_faces=sum(sample.labelled for sample in everything),
+        samples=len(samples),
+        empty_samples=sum(len(sample.boxes_xyxy) == 0 for sample in samples),
+        labelled_faces=sum(sample.labelled for sample in samples),
     )
-
-
-def _map_shapes(size_hw: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-    from fanet_lightning.ops.anchors import STRIDES
-
-    height, width = size_hw
-    return tuple((math.ceil(height / stride), math.ceil(width / stride)) for stride in STRIDES)
-
-
-def _matched(
-    map_shapes: tuple[tuple[int, int], ...], images: list[Boxes], threshold: float
-) -> Iterator[tuple[Boxes, npt.NDArray[np.int32]]]:
-    """Batches of the images' faces (F, 4), and the anchors that learn them: (2, F, L) by stage and map."""
-    import torch
-
-    from fanet_lightning.ops.anchors import AnchorGrid
-    from fanet_lightning.ops.matching import match
-    from fanet_lightning.ops.structures import Targets
-
-    grid = AnchorGrid(map_shapes)
-    for batch in _batches(images, max(1, min(_BATCH_IMAGES, _BATCH_ANCHORS // grid.count))):
-        boxes = np.concatenate(batch)
-        index = np.repeat(np.arange(len(batch)), [len(faces) for faces in batch])
-        targets = Targets(torch.from_numpy(boxes), torch.from_numpy(index))
-        stages = [
-            match(grid, targets, len(batch), threshold=threshold, second_stage=second).face_index.numpy()
-            for second in (False, True)
-        ]
-        yield boxes, np.stack([_anchors_of_faces(grid, face_index, len(boxes)) for face_index in stages])
 
 
 def _batches(images: list[Boxes], most: int) -> Iterator[list[Boxes]]:
     batch: list[Boxes] = []
-    faces = 0
     for boxes in images:
-        if batch and (len(batch) == most or faces + len(boxes) > _BATCH_FACES):
+        if batch and (len(batch) == most or sum(map(len, batch)) + len(boxes) > _BATCH_FACES):
             yield batch
-            batch, faces = [], 0
+            batch = []
         batch.append(boxes)
-        faces += len(boxes)
-    if batch:
-        yield batch
+    yield batch
 
 
-def _anchors_of_faces(grid: "AnchorGrid", face_index: npt.NDArray[np.int64], faces: int) -> npt.NDArray[np.int32]:
-    """(B, A) face of each anchor, -1 for none → (F, L) anchors of each map that a face has."""
-    columns = []
-    for start, end in pairwise((*grid.starts, grid.count)):
-        owners = face_index[:, start:end]
-        columns.append(np.bincount(owners[owners >= 0], minlength=faces))
-    return np.stack(columns, axis=1).astype(np.int32)
-
-
-def _enough() -> int:
-    from fanet_lightning.ops.matching import SECOND_STAGE_ANCHORS
-
-    return SECOND_STAGE_ANCHORS
+def _anchors_of_faces(grid: AnchorGrid, images: list[Boxes], boxes: Boxes, threshold: float) -> npt.NDArray[np.int32]:
+    """(2, F, L): by stage and map the anchors that learn each face; ``boxes`` (F, 4) are those of all images."""
+    index = np.repeat(np.arange(len(images)), [len(own) for own in images])
+    targets = Targets(torch.from_numpy(boxes), torch.from_numpy(index))
+    stages = []
+    for second in (False, True):
+        # (B, A) face of each anchor, -1 for none.
+        owners = match(grid, targets, len(images), threshold=threshold, second_stage=second).face_index.numpy()
+        maps = [owners[:, start:end] for start, end in pairwise((*grid.starts, grid.count))]
+        stages.append(np.stack([np.bincount(own[own >= 0], minlength=len(boxes)) for own in maps], axis=1))
+    return np.stack(stages).astype(np.int32)
 
 
 def range_label(edges: npt.NDArray[np.float64], row: int) -> str:
