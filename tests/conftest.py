@@ -32,7 +32,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def examined(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the doctor has written of it, page and mended copy too; not to be written to."""
+    """What the doctor has written of it, page and fixed copy too; not to be written to."""
     from tests.doctor.doctor_files import run
 
     out = tmp_path_factory.mktemp("examined") / "out"

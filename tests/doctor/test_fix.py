@@ -95,7 +95,7 @@ def test_sizes_that_coco_states(tmp_path: Path) -> None:
     assert found(tmp_path / "out") == {
         "mis_sized": {"train:other", "val:other"}, "mis_rotated": {"train:quarter", "val:quarter"},
     }  # fmt: skip
-    # The copy states no sizes: what cannot be mended must not be trained on unseen, and of val nothing is taken.
+    # The copy states no sizes: what cannot be fixed must not be trained on unseen, and of val nothing is taken.
     cleaned = tmp_path / "out" / "cleaned"
     text = {
         part: (cleaned / "wider_face_split" / f"wider_face_{part}_bbx_gt.txt").read_text() for part in ("train", "val")

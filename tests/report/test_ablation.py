@@ -21,7 +21,7 @@ from fanet_lightning.report import __main__ as report
 from fanet_lightning.report import ablation, html
 from fanet_lightning.report import figures as plots
 from fanet_lightning.report.ablation import Bounds, Estimate, Resampler, network_costs, verdict
-from fanet_lightning.report.runs import CELLS, ROWS, STEPS, Evaluation, find_runs, group_runs, sweep_command
+from fanet_lightning.report.runs import ROWS, STEPS, VARIANTS, Evaluation, find_runs, group_runs, sweep_command
 from fanet_lightning.score.bootstrap import bootstrap_ap, bootstrap_mean_difference, count_images
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions
@@ -91,8 +91,8 @@ def parsed(path: Path) -> PageParser:
 
 
 def cell_rows(parser: PageParser) -> dict[tuple[str, str], Row]:
-    rows = [row for row in parser.tables["ablation"] if "data-cell" in row.attributes]
-    return {(row.attributes["data-cell"], row.attributes["data-protocol"]): row for row in rows}
+    rows = [row for row in parser.tables["ablation"] if "data-variant" in row.attributes]
+    return {(row.attributes["data-variant"], row.attributes["data-protocol"]): row for row in rows}
 
 
 def step_row(parser: PageParser, after: str, before: str, setting: str) -> list[str]:
@@ -149,7 +149,7 @@ def test_the_papers_table_and_steps() -> None:
         ("level3_context_hl", ("short768",), 94.8, 93.6, 88.4),
         ("level3_context_hl", ("multiscale",), 95.6, 94.7, 89.5),
     ]
-    assert len(CELLS) == 7
+    assert len(VARIANTS) == 7
     assert {(step.after, step.before): step.difference_percent("hard") for step in STEPS} == {
         ("level2", "level1"): 1.6, ("level3", "level2"): 0.4, ("level3_hl", "level2_hl"): 0.4,
         ("level2_hl", "level2"): 0.9, ("level3_hl", "level3"): 0.9, ("level3_context_hl", "level3_hl"): 1.0,
@@ -179,7 +179,7 @@ def test_the_command_line_writes_page_table_and_figures(tmp_path: Path) -> None:
     page_read = parsed(out / "report.html")
     rows = cell_rows(page_read)
     assert list(rows) == [
-        *((cell, "original") for cell in CELLS),
+        *((cell, "original") for cell in VARIANTS),
         ("level3_context_hl", "short768"),
         ("level3_context_hl", "multiscale_quick"),
     ]
@@ -188,7 +188,7 @@ def test_the_command_line_writes_page_table_and_figures(tmp_path: Path) -> None:
         folder = runs / f"{cell}_seed0" / ("evaluation" if protocol == "original" else f"evaluation_{protocol}")
         ap = json.loads((folder / "scores.json").read_text())["ap"]
         assert [text.split("[")[0] for text in row.texts("ours")] == [f"{100 * ap[s]:.1f}" for s in SETTINGS]
-    speeds = [row for row in page_read.tables["speed"] if "data-cell" in row.attributes]
+    speeds = [row for row in page_read.tables["speed"] if "data-variant" in row.attributes]
     assert all(float(row.cells[3][1]) > 0 for row in speeds) and len(speeds) == 7
     # Nothing is fetched: figures lie inside, links lead to places on the page.
     assert len(page_read.links) == 4
@@ -286,7 +286,7 @@ def test_a_half_finished_sweep_says_what_is_missing(tmp_path: Path) -> None:
         assert line in read.text
 
 
-def test_a_killed_run_is_interrupted_and_other_cells_are_counted_apart(tmp_path: Path) -> None:
+def test_a_killed_run_is_interrupted_and_other_variants_are_counted_apart(tmp_path: Path) -> None:
     make_runs.make_run(tmp_path, "level1", images=12)
     make_runs.make_run(tmp_path, "level3", state="running", epoch=2)  # and no process holds its folder
     make_runs.make_run(tmp_path, "level2", state="failed", error="no luck", epoch=3)
@@ -296,7 +296,7 @@ def test_a_killed_run_is_interrupted_and_other_cells_are_counted_apart(tmp_path:
     path.write_text(json.dumps(record))
     read = write(tmp_path)
     assert cell_rows(read)[("level3", "original")].texts("state") == ["interrupted, epoch 2/20"]
-    assert "Beside them 1 of other cells, 1 of which failed." in " ".join(read.text.split())
+    assert "Besides, 1 of other variants, 1 of which failed." in " ".join(read.text.split())
 
 
 def test_runs_of_different_settings_stand_in_different_tables(tmp_path: Path) -> None:
@@ -306,13 +306,13 @@ def test_runs_of_different_settings_stand_in_different_tables(tmp_path: Path) ->
     read = write(tmp_path, out=tmp_path / "page")
     assert "2 groups of settings: their numbers do not compare." in read.text
     assert "Unlike A: epochs=40 (A: 20)." in read.text
-    first = [row for row in read.tables["ablation"] if row.attributes.get("data-cell") == "level2_hl"]
+    first = [row for row in read.tables["ablation"] if row.attributes.get("data-variant") == "level2_hl"]
     assert [bool(row.texts("ours")[0]) for row in first] == [False, True]
     assert step_row_count(read, "level2_hl", "level2") == 0  # never across groups
     assert {path.stem.split("_")[0] for path in (tmp_path / "page/figures").iterdir()} == {"a", "b"}
     # What tells where a run was carried out splits nothing.
     again = group_runs(find_runs(tmp_path).runs)
-    assert [sorted(group.cells) for group in again] == [["level1", "level2", "s3fd_fpn"], ["level2_hl"]]
+    assert [sorted(group.variants) for group in again] == [["level1", "level2", "s3fd_fpn"], ["level2_hl"]]
 
 
 def step_row_count(read: PageParser, after: str, before: str) -> int:
@@ -321,7 +321,7 @@ def step_row_count(read: PageParser, after: str, before: str) -> int:
     return sum(row.cells[-5][1].strip() != "–" for row in rows)
 
 
-def test_the_same_cell_twice_is_read_once_and_said(tmp_path: Path) -> None:
+def test_the_same_variant_twice_is_read_once_and_said(tmp_path: Path) -> None:
     truth = one_face_each(10)
     make_runs.make_run(tmp_path, "level1", truth=truth, predictions=finds(truth, range(5)), folder="a")
     make_runs.make_run(tmp_path, "level1", state="failed", error="early", epoch=1, folder="b")
@@ -330,7 +330,7 @@ def test_the_same_cell_twice_is_read_once_and_said(tmp_path: Path) -> None:
     assert f"level1, seed 0 is there twice; the table reads {tmp_path}/a" in read.text
 
 
-def test_cells_of_ours_stand_below_the_papers(tmp_path: Path) -> None:
+def test_variants_of_ours_stand_below_the_papers(tmp_path: Path) -> None:
     make_runs.make_run(tmp_path, "level1", images=12)
     out = make_runs.make_run(tmp_path, "level2", images=12, protocols=["short1600"], folder="level2_context_seed0")
     record = json.loads((out / "run.json").read_text())

@@ -193,8 +193,8 @@ def test_in_a_browser(truth: GroundTruth, rows: Predictions, pictures: Path, tmp
     # Filters leave the pictures that have such an error.
     dom = opened("threshold=0.6&kind=background")
     assert re.findall(r'data-image="([^"]*)"', dom.split('id="list"')[1])[0] == html.escape(B, quote=False)
-    assert "1 of 3 pictures" in dom
-    assert "2 of 3 pictures" not in dom
+    assert "1 of 3 images" in dom
+    assert "2 of 3 images" not in dom
     crops = opened("threshold=0.6&view=crops&kind=missed")
     assert re.search(r'<section[^>]*data-kind="missed"[^>]*data-count="1"', crops)
     # A link to one box marks that box, and none where the filter has taken its picture away.

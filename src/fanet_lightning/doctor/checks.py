@@ -154,7 +154,7 @@ _WARNINGS = {
         "Keep one of them, if the benchmark is yours to change.",
     ),
     "damaged_image": (
-        "The decoder found damage and went on: a part of the image may be grey, shifted or of wrong colors.",
+        "The decoder found damage and continued: a part of the image may be grey, shifted or of wrong colors.",
         "Look at it; fetch it again.",
     ),
     "blank_image": ("The image shows one color alone.", "Look at it; fetch it again."),
@@ -201,7 +201,7 @@ class FileFacts:
     ``reason``       of that trouble, in words.
     ``thumbnail``    (32, 32) uint8 grey, upright, squeezed to a square; None where it was not decoded.
     ``blank``        whether it shows one color alone; False where it was not decoded.
-    ``damage``       what the JPEG decoder found fault with and went on; "" where nothing, or where it was not decoded.
+    ``damage``       what the JPEG decoder found fault with and passed over; "" where nothing, or not decoded.
     """
 
     path: Path
@@ -245,7 +245,7 @@ def examine_file(path: Path, decode: bool) -> FileFacts:
 def _decoder_remarks() -> Iterator[list[str]]:
     """Lines that libjpeg writes to the standard error stream inside the block; filled when the block ends.
 
-    It reports damage that it can go on after (a segment that ends early, a lost restart marker) in no other way, and
+    It reports damage that it can pass over (a segment that ends early, a lost restart marker) in no other way, and
     OpenCV does not look. Other lines are passed on.
     """
     remarks: list[str] = []
@@ -322,7 +322,7 @@ def examine_files(paths: Iterable[Path], *, decode: bool, workers: int = 1) -> d
 
 # Conventions of the last pixel differ by one, so so much reaching out is no mistake of the person who drew the box.
 TOLERANCE_PIXELS = 1.0
-# Two faces at one place to within a twentieth of their area: nobody draws that on purpose.
+# Two faces at one place to within a twentieth of their area: no person labels that on purpose.
 DOUBLED_IOU = 0.95
 
 Boxes = npt.NDArray[np.float64]
@@ -437,8 +437,8 @@ def frame_fault(image: LabelledImage, facts: FileFacts) -> tuple[str, str] | Non
     """Whether the labels were made for another frame than the image has: (kind, detail), or None.
 
     ``mis_sized``: the labels state a size that the image does not have. ``mis_rotated``: it has the size stated when
-    turned by a quarter; or, where no size is stated, boxes lie outside the image and
-    all lie inside the turned one. Without an orientation in the file that takes a box whose centre is outside.
+    turned by a quarter; or, where no size is stated, boxes are outside the image and
+    all are inside the turned one. Without an orientation in the file that takes a box whose centre is outside.
     """
     upright = facts.frame.upright_wh
     size = "{} × {}".format
@@ -463,7 +463,7 @@ def frame_fault(image: LabelledImage, facts: FileFacts) -> tuple[str, str] | Non
     away = ((centres < 0) | (centres > upright)).any(axis=1)
     if away.any():
         return "mis_rotated", (
-            f"{int(away.sum())} of {len(boxes)} boxes lie outside {size(*upright)}, all fit {size(*turned)}"
+            f"{int(away.sum())} of {len(boxes)} boxes are outside {size(*upright)}, all fit {size(*turned)}"
         )
     return None
 

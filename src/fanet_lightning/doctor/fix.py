@@ -107,7 +107,7 @@ def check_copy_folder(folder: Path, inventories: Sequence[Inventory]) -> None:
     """Refuse, before any work, a folder that a copy must not be written into.
 
     Raises:
-        InputError: ``folder`` holds something else than such a copy, or the data set itself, or lies in it.
+        InputError: ``folder`` holds something else than such a copy, or the data set itself, or is in it.
     """
     own = (CHANGES_FILE, "wider_face_split", "WIDER_train", "WIDER_val")
     check_replaceable(folder, "a cleaned copy", lambda entry: entry.name in own and (folder / CHANGES_FILE).is_file())

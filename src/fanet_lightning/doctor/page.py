@@ -83,7 +83,7 @@ def write_tile(path: Path, jpeg: Path, boxes_xyxy: Sequence[Box] = ()) -> Tile:
     scale = min(1.0, SIDE / max(across, down))
     size = (max(1, round(across * scale)), max(1, round(down * scale)))
     shrunk = cv2.cvtColor(cv2.resize(part, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR)
-    # Not cv2.imwrite, which tells nobody when the disk is full.
+    # Not cv2.imwrite, which does not tell when the disk is full.
     jpeg.write_bytes(cv2.imencode(".jpg", shrunk, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes())
     cut = (float(left), float(top), float(across), float(down))
     return Tile(path, jpeg.name, None, _view(cut, boxes), (width, height), cut, boxes)

@@ -206,7 +206,7 @@ def draw_sheet(
     from fanet_lightning.data.images import read_image_rgb
     from fanet_lightning.data.transforms import TestScale
     from fanet_lightning.models.pretrained import name_of
-    from fanet_lightning.report.figures import detection_sheet, save_figure
+    from fanet_lightning.report.figures import detection_grid, save_figure
     from fanet_lightning.report.plot import CURVE_FILES, plot_scores
 
     if any((out / name).is_file() for name in CURVE_FILES):
@@ -224,4 +224,4 @@ def draw_sheet(
             f"{record.image_id.split('/')[-1][-40:]}: {len(scores)} found, {len(record.boxes_xyxy)} annotated"
         )
     caption = f"{label}: detections with confidence ≥ {SHEET_THRESHOLD}, annotated faces in white"
-    save_figure(detection_sheet(drawn, titles, caption), out / "detections")
+    save_figure(detection_grid(drawn, titles, caption), out / "detections")

@@ -36,13 +36,13 @@ from fanet_lightning.models.fanet import flops, inference_parameters, network_of
 from fanet_lightning.report.figures import canvas
 from fanet_lightning.report.html import data_uri, interval_text, percent, points, render, seeds_text, spread_text
 from fanet_lightning.report.runs import (
-    CELLS,
     LABELS,
     PAPER_PROTOCOL,
     PAPER_SPEED,
     ROWS,
     SOURCE,
     STEPS,
+    VARIANTS,
     Evaluation,
     Evaluations,
     Found,
@@ -125,8 +125,8 @@ class Resampler:
         values = np.array(list(per_seed.values()))
         over_images, missing = None, self._why_not([own for _, own in terms], setting)
         if missing is None:
-            drawn = np.sum([sign * self._samples(own, setting) for sign, own in terms], axis=0) / len(per_seed)
-            over_images = _percentiles(drawn)
+            samples = np.sum([sign * self._samples(own, setting) for sign, own in terms], axis=0) / len(per_seed)
+            over_images = _percentiles(samples)
             missing = None if over_images else "no face counts"
         sd = float(values.std(ddof=1)) if len(values) > 1 else None
         return Estimate(float(values.mean()), per_seed, over_images, sd, _t_interval(values), missing)
@@ -304,13 +304,13 @@ def _wait(image: Tensor) -> None:
 class Row:
     """A row of the ablation table.
 
-    ``paper``   None for a cell that the paper does not have.
+    ``paper``   None for a variant that the paper does not have.
     ``ours``    setting → estimate; empty while there is no score.
     ``status``  what is missing of it, in words; empty when all its runs are finished and scored.
     """
 
     label: str
-    cell: str
+    variant: str
     protocol: str
     paper: PaperRow | None
     ours: dict[str, Estimate]
@@ -336,21 +336,21 @@ class StepResult:
 
 
 def ablation_rows(group: Group, resampler: Resampler) -> list[Row]:
-    """The paper's nine rows, then cells of ours and further protocols, each where it has been run."""
+    """The paper's nine rows, then variants of ours and further protocols, each where it has been run."""
     rows, used = [], set()
     for paper in ROWS:
-        runs = group.of_cell(paper.cell)
+        runs = group.of_variant(paper.variant)
         protocol = _protocol(paper, group, runs)
-        used.add((paper.cell, protocol))
+        used.add((paper.variant, protocol))
         label = paper.label if protocol in ("", group.protocol, *paper.protocols[:1]) else f"{paper.label} ({protocol})"
-        rows.append(_row(label, paper.cell, protocol, paper, runs, resampler))
-    for cell in group.cells:
-        runs = group.of_cell(cell)
+        rows.append(_row(label, paper.variant, protocol, paper, runs, resampler))
+    for variant in group.variants:
+        runs = group.of_variant(variant)
         protocols = dict.fromkeys([group.protocol, *(name for run in runs for name in run.evaluations)])
         for protocol in protocols:
-            if (cell, protocol) not in used:
-                label = cell if protocol == group.protocol else f"{cell} at {protocol}"
-                rows.append(_row(label, cell, protocol, None, runs, resampler))
+            if (variant, protocol) not in used:
+                label = variant if protocol == group.protocol else f"{variant} at {protocol}"
+                rows.append(_row(label, variant, protocol, None, runs, resampler))
     return rows
 
 
@@ -358,8 +358,8 @@ def steps(group: Group, resampler: Resampler) -> list[StepResult]:
     """Every step in every setting, at the protocol of the runs."""
     results = []
     for step in STEPS:
-        sides = [by_seed(group.of_cell(cell), group.protocol) for cell in (step.after, step.before)]
-        absent = [LABELS[cell] for cell, side in zip((step.after, step.before), sides, strict=True) if not side]
+        sides = [by_seed(group.of_variant(variant), group.protocol) for variant in (step.after, step.before)]
+        absent = [LABELS[variant] for variant, side in zip((step.after, step.before), sides, strict=True) if not side]
         waits_for = f"needs {' and '.join(absent)}" if absent else "no seed that both sides have"
         for setting in SETTINGS:
             ours = resampler.difference(sides[0], sides[1], setting)
@@ -381,12 +381,12 @@ def _protocol(paper: PaperRow, group: Group, runs: Sequence[Run]) -> str:
 
 
 def _row(
-    label: str, cell: str, protocol: str, paper: PaperRow | None, runs: Sequence[Run], resampler: Resampler
+    label: str, variant: str, protocol: str, paper: PaperRow | None, runs: Sequence[Run], resampler: Resampler
 ) -> Row:
     evaluations = by_seed(runs, protocol)
     estimates = {setting: resampler.ap(evaluations, setting) for setting in SETTINGS}
     ours = {setting: estimate for setting, estimate in estimates.items() if estimate is not None}
-    return Row(label, cell, protocol, paper, ours, _status(runs, protocol))
+    return Row(label, variant, protocol, paper, ours, _status(runs, protocol))
 
 
 def _status(runs: Sequence[Run], protocol: str) -> str:
@@ -416,15 +416,15 @@ def markdown_rows(rows: Sequence[Row]) -> str:
     """The ablation table, one column per setting: ours with its spread, the paper's, the difference."""
     lines = []
     for row in rows:
-        cells = [row.label]
+        texts = [row.label]
         for setting in SETTINGS:
             estimate, delta = row.ours.get(setting), row.delta_points(setting)
-            cells += [
+            texts += [
                 "" if estimate is None else f"{percent(estimate.value)} {spread_text(estimate)}".strip(),
                 "" if row.paper is None else f"{row.paper.ap_percent(setting):.1f}",
                 "" if delta is None else points(delta),
             ]
-        lines.append([*cells, row.status])
+        lines.append([*texts, row.status])
     head = ["", *(name for setting in SETTINGS for name in (setting, "paper", "Δ")), ""]
     return "\n".join(markdown_table(head, lines, left=(0, len(head) - 1)))
 
@@ -472,20 +472,22 @@ def _legend_below(figure: Figure, handles: Sequence[Any], labels: Sequence[str] 
 
 def precision_recall(group: Group) -> Figure | None:
     """One panel per setting, one line per variant and seed; None where no run has kept its curves."""
-    evaluations = [(run.cell, run.evaluations[run.protocol]) for run in group.runs if run.protocol in run.evaluations]
+    evaluations = [
+        (run.variant, run.evaluations[run.protocol]) for run in group.runs if run.protocol in run.evaluations
+    ]
     if not any(own.curves for _, own in evaluations):
         return None
-    palette = colors(group.cells)
+    palette = colors(group.variants)
     with canvas((10.0, 4.0), columns=len(SETTINGS), sharey=True, style=_INK) as (figure, axes):
         for axis, setting in zip(axes, SETTINGS, strict=True):
-            for cell in group.cells:
-                curves = [own.curves[setting] for name, own in evaluations if name == cell and setting in own.curves]
+            for variant in group.variants:
+                curves = [own.curves[setting] for name, own in evaluations if name == variant and setting in own.curves]
                 for number, curve in enumerate(curves):
                     mean = sum(other.ap for other in curves) / len(curves)
-                    label = f"{LABELS.get(cell, cell)}  {100 * mean:.1f}" if number == 0 else None
+                    label = f"{LABELS.get(variant, variant)}  {100 * mean:.1f}" if number == 0 else None
                     begun = curve.precision.cumsum() > 0  # before the first row precision is 0 by definition
                     axis.plot(
-                        curve.recall[begun], curve.precision[begun], color=palette[cell],
+                        curve.recall[begun], curve.precision[begun], color=palette[variant],
                         linewidth=1.5 if len(curves) == 1 else 0.9, label=label,
                     )  # fmt: skip
             axis.set(xlim=(0, 1.005), ylim=(0, 1.02), xlabel="recall", title=setting)
@@ -541,8 +543,8 @@ def trade_off(rows: Sequence[Row], costs: Mapping[str, Cost], setting: str = "ha
     """AP against speed, parameters and operations (the paper's figure 7); None where no row has both."""
     shown: dict[str, Row] = {}
     for row in rows:
-        if setting in row.ours and row.cell in costs:
-            shown.setdefault(row.cell, row)  # a variant at its first protocol alone
+        if setting in row.ours and row.variant in costs:
+            shown.setdefault(row.variant, row)  # a variant at its first protocol alone
     if not shown:
         return None
     palette = colors(list(shown))
@@ -551,17 +553,17 @@ def trade_off(rows: Sequence[Row], costs: Mapping[str, Cost], setting: str = "ha
         "parameters, millions": lambda cost: cost.parameters / 1e6,
         "GFLOPs at 640×480": lambda cost: cost.flops / 1e9,
     }
-    if not all(costs[cell].seconds for cell in shown):
+    if not all(costs[variant].seconds for variant in shown):
         del kinds["images/s"]
     with canvas((10.0, 3.9), columns=len(kinds), sharey=True, style=_INK) as (figure, axes):
         for axis, (kind, value_of) in zip(axes, kinds.items(), strict=True):
-            for cell, row in shown.items():
-                x, estimate = value_of(costs[cell]), row.ours[setting]
+            for variant, row in shown.items():
+                x, estimate = value_of(costs[variant]), row.ours[setting]
                 if estimate.over_images is not None:
                     bounds = [100 * bound for bound in estimate.over_images]
-                    axis.plot([x, x], bounds, color=palette[cell], linewidth=1, alpha=0.45)
-                label = LABELS.get(cell, cell)
-                axis.plot(x, 100 * estimate.value, "o", markersize=7, color=palette[cell], label=label)
+                    axis.plot([x, x], bounds, color=palette[variant], linewidth=1, alpha=0.45)
+                label = LABELS.get(variant, variant)
+                axis.plot(x, 100 * estimate.value, "o", markersize=7, color=palette[variant], label=label)
             axis.set_xlabel(kind)
             axis.margins(x=0.12)
         axes[0].set_ylabel(f"AP {setting}, %")
@@ -574,7 +576,7 @@ def learning(group: Group) -> Figure | None:
     shown = [run for run in group.runs if run.learning]
     if not shown:
         return None
-    palette = colors(group.cells)
+    palette = colors(group.variants)
     with canvas((10.0, 3.9), columns=len(SETTINGS), style=_INK) as (figure, axes):
         lines: dict[str, Line2D] = {}
         for axis, setting in zip(axes, SETTINGS, strict=True):
@@ -582,13 +584,13 @@ def learning(group: Group) -> Figure | None:
                 known = [(epoch, 100 * ap[setting]) for epoch, ap in run.learning if setting in ap]
                 if known:
                     (line,) = axis.plot(
-                        *zip(*known, strict=True), marker="o", markersize=3, linewidth=1.2, color=palette[run.cell]
+                        *zip(*known, strict=True), marker="o", markersize=3, linewidth=1.2, color=palette[run.variant]
                     )
-                    lines.setdefault(run.cell, line)
+                    lines.setdefault(run.variant, line)
             axis.set(title=setting, xlabel="epochs")
             axis.locator_params(axis="x", integer=True)
         axes[0].set_ylabel("validation AP, %")
-        _legend_below(figure, list(lines.values()), [LABELS.get(cell, cell) for cell in lines])
+        _legend_below(figure, list(lines.values()), [LABELS.get(variant, variant) for variant in lines])
     return figure
 
 
@@ -606,7 +608,7 @@ class Part:
 
     ``letter``       A, B, …; empty where there is one group alone.
     ``differences``  (dotted key, value in the first group, value here); empty in the first group.
-    ``costs``        by cell, of every network that could be built.
+    ``costs``        by variant, of every network that could be built.
     ``figures``      by file name without extension; those that there is data for.
     """
 
@@ -632,15 +634,15 @@ class Part:
     @property
     def trainings(self) -> dict[str, int]:
         """How many of the paper's trainings (seven per seed) are in which state; ``missing`` have no record."""
-        states = [run.record.state for run in self.group.runs if run.cell in CELLS]
+        states = [run.record.state for run in self.group.runs if run.variant in VARIANTS]
         counts = {state: states.count(state) for state in ("finished", "running", "interrupted", "stopped", "failed")}
         # An unknown state is a record, so it is not missing.
-        return {**counts, "missing": len(CELLS) * len(self.seeds) - len(states)}
+        return {**counts, "missing": len(VARIANTS) * len(self.seeds) - len(states)}
 
     @property
     def others(self) -> tuple[int, int]:
-        """How many runs are none of the paper's cells, and how many of those failed."""
-        states = [run.record.state for run in self.group.runs if run.cell not in CELLS]
+        """How many runs are none of the paper's variants, and how many of those failed."""
+        states = [run.record.state for run in self.group.runs if run.variant not in VARIANTS]
         return len(states), states.count("failed")
 
 
@@ -657,9 +659,9 @@ def build_parts(found: Found, *, bootstrap: int, speed_passes: int, device: str)
         resampler = Resampler(bootstrap)
         rows, paper_steps = ablation_rows(group, resampler), steps(group, resampler)
         # The hierarchical loss adds heads that detection does not run: with and without it the network is the same.
-        models = {run.cell: {**run.record.settings.get("model", {})} | {"hl": False} for run in group.runs}
+        models = {run.variant: {**run.record.settings.get("model", {})} | {"hl": False} for run in group.runs}
         costs, timing = network_costs(models, speed_passes, device, known)
-        drawn = {
+        figures = {
             "pr_curves": precision_recall(group),
             "steps": forest(paper_steps),
             "trade_off": trade_off(rows, costs),
@@ -674,7 +676,7 @@ def build_parts(found: Found, *, bootstrap: int, speed_passes: int, device: str)
                 steps=paper_steps,
                 costs=costs,
                 timing=timing,
-                figures={name: figure for name, figure in drawn.items() if figure is not None},
+                figures={name: figure for name, figure in figures.items() if figure is not None},
                 intervals_method=method(bootstrap) if bootstrap else None,
             )
         )
@@ -718,8 +720,8 @@ def page(found: Found, parts: Sequence[Part]) -> str:
 def _view(part: Part) -> dict[str, Any]:
     group, runs = part.group, part.group.runs
     own = [row for row in part.rows if row.protocol == group.protocol]
-    hard = {row.cell: row.ours["hard"].value for row in reversed(part.rows) if "hard" in row.ours}
-    cells = sorted(part.costs, key=lambda cell: CELLS.index(cell) if cell in CELLS else len(CELLS))
+    hard = {row.variant: row.ours["hard"].value for row in reversed(part.rows) if "hard" in row.ours}
+    variants = sorted(part.costs, key=lambda variant: VARIANTS.index(variant) if variant in VARIANTS else len(VARIANTS))
     verdicts = Counter(result.verdict.kind for result in part.steps)
     refused = part.timing.refused.items()
     return {
@@ -734,13 +736,15 @@ def _view(part: Part) -> dict[str, Any]:
         "steps": [part.steps[i : i + len(SETTINGS)] for i in range(0, len(part.steps), len(SETTINGS))],
         "verdicts": {kind: verdicts[kind] for kind in VERDICT_COLORS},
         "figures": {name: {"src": data_uri(figure), "alt": ALT[name]} for name, figure in part.figures.items()},
-        "costs": [(LABELS.get(cell, cell), cell, part.costs[cell], hard.get(cell)) for cell in cells],
+        "costs": [
+            (LABELS.get(variant, variant), variant, part.costs[variant], hard.get(variant)) for variant in variants
+        ],
         "runs": [_run_view(run) for run in runs],
         "failed": [run for run in runs if run.record.state == "failed"],
         "problems": [
             *(line for run in runs for line in run.problems),
             *(line for _, line in group.left_out),
-            *(f"{cell}: the network cannot be built ({why})" for cell, why in refused),
+            *(f"{variant}: the network cannot be built ({why})" for variant, why in refused),
         ],
         "sweep_commands": list(filter(None, map(sweep_command, dict.fromkeys(run.folder.parent for run in runs)))),
         "shared": shared_settings(group),
@@ -773,7 +777,7 @@ def _run_view(run: Run) -> dict[str, Any]:
     factors = (train.get("steps"), settings.get("batch_size"), accumulated)
     return {
         "run": run,
-        "label": LABELS.get(run.cell, run.cell),
+        "label": LABELS.get(run.variant, run.variant),
         "status": run_status(run, run.protocol) or "finished",
         "train": train,
         "images": math.prod(factors) if all(isinstance(factor, int) for factor in factors) else None,

@@ -45,7 +45,7 @@ STYLE: dict[Any, Any] = {
 }
 # M. Okabe, K. Ito: Color Universal Design, 2008; the strongest first, without the yellow, which fades on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-# For the eighth line and on the colours come again, dashed.
+# For the eighth line and on the colors come again, dashed.
 DASHES = ("solid", (0, (4, 1.5)), (0, (1, 1)))
 
 # Widths of a page of text and of one column of two, in inches: neither is scaled when it is set in a paper.
@@ -58,7 +58,7 @@ _LABELS_INCHES = 0.42
 
 
 def line_style(index: int) -> dict[str, Any]:
-    """Colour and dashes of the index-th run."""
+    """Color and dashes of the index-th run."""
     return {
         "color": COLORS[index % len(COLORS)],
         "linestyle": DASHES[index // len(COLORS) % len(DASHES)],
@@ -211,7 +211,7 @@ def precision_recall_figure(
     label: Callable[[str, float], str] = wider_label,
     layout: Layout = "page",
 ) -> Figure:
-    """One panel per setting; under each its legend by descending AP, the runs in colour.
+    """One panel per setting; under each its legend by descending AP, the runs in color.
 
     Args:
         runs: name of a run → setting → curve. May be empty with ``published``.
@@ -447,12 +447,12 @@ def _label(score: GroupScore) -> str:
 def _dots(axis: Axes, y: float, score: GroupScore, measures: tuple[str, ...]) -> None:
     shown = [name for name in measures if not math.isnan(score.measure(name).value)]
     for number, name in enumerate(shown):
-        interval, colour = score.measure(name), MEASURE_COLORS[name]
-        # Two numbers of a line lie a little apart, so that neither interval hides the other.
+        interval, color = score.measure(name), MEASURE_COLORS[name]
+        # Two numbers of a line are a little apart, so that neither interval hides the other.
         place = y + 0.32 * (number - (len(shown) - 1) / 2)
         if not math.isnan(interval.low):
-            axis.plot([interval.low, interval.high], [place, place], color=colour, linewidth=1.4, solid_capstyle="butt")
-        axis.plot(interval.value, place, marker="o", markersize=3.2, color=colour, clip_on=False, zorder=3)
+            axis.plot([interval.low, interval.high], [place, place], color=color, linewidth=1.4, solid_capstyle="butt")
+        axis.plot(interval.value, place, marker="o", markersize=3.2, color=color, clip_on=False, zorder=3)
 
 
 def _legend(scores: AttributeScores, sides: Sequence[tuple[str, ...]]) -> list[Any]:
@@ -466,10 +466,10 @@ def _legend(scores: AttributeScores, sides: Sequence[tuple[str, ...]]) -> list[A
     return [Line2D([], [], color=MEASURE_COLORS[name], label=texts[name], **style) for side in sides for name in side]
 
 
-def detection_sheet(
+def detection_grid(
     images_rgb: Sequence[npt.NDArray[np.uint8]], titles: Sequence[str], caption: str, columns: int = 3
 ) -> Figure:
-    """Drawn images in a grid with the colour bar of confidence at the right."""
+    """Annotated images in a grid with the color bar of confidence at the right."""
     rows = max(1, -(-len(images_rgb) // columns))
     with canvas((4.0 * columns + 0.8, 3.0 * rows + 0.5), rows, columns, style={"axes.grid": False}) as (figure, axes):
         for axis in axes:

@@ -39,7 +39,7 @@ def render(template: Path, **content: Any) -> str:
 def data_uri(figure: Figure) -> str:
     """The figure as SVG inside a URI: an image of its own, so that names inside it clash with nothing on the page."""
     text = io.StringIO()
-    # Drawn letters rather than text: the reader's machine may lack the font, and then labels would run over.
+    # Outlines of letters rather than text: the reader's machine may lack the font, and then labels would run over.
     with mpl.rc_context({**STYLE, "svg.fonttype": "path", "svg.hashsalt": "report"}):
         figure.savefig(text, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(text.getvalue().encode()).decode()

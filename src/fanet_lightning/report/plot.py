@@ -222,7 +222,7 @@ def plot_scores(
 
     Raises:
         InputError: folders that cannot be read or do not compare, another number of names than folders, published
-            curves beside another benchmark.
+            curves with another benchmark.
     """
     read = [read_scored_folder(path) for path in folders]
     if not read:

@@ -62,7 +62,7 @@ class Run:
         return str(self.record.settings.get("protocol", {}).get("name", "unknown"))
 
     @property
-    def cell(self) -> str:
+    def variant(self) -> str:
         """``name``, which for one of the paper's rows is a key of :mod:`ablation`."""
         return self.record.name
 
@@ -235,13 +235,13 @@ PAPER_SPEED = "2-level 45.4 images/s, S3FD + FPN 45.9 images/s on a GTX 1080 Ti,
 class PaperRow(NamedTuple):
     """A row of the paper's ablation.
 
-    ``cell``       the name of the run that it is, as :func:`fanet_lightning.cli.config.run_name` makes it.
+    ``variant``       the name of the run that it is, as :func:`fanet_lightning.cli.config.run_name` makes it.
     ``protocols``  at which it may be scored, the first that is there counts; empty: the run's own.
     ``percent``    AP in per cent, easy / medium / hard.
     """
 
     label: str
-    cell: str
+    variant: str
     protocols: tuple[str, ...]
     percent: tuple[float, float, float]
     source: str
@@ -263,12 +263,12 @@ ROWS = (
     PaperRow("… multi-scale", FINAL, ("multiscale", "multiscale_quick"), (95.6, 94.7, 89.5), "Tables 2, 3"),
 )
 # The trainings behind the rows, in the paper's order.
-CELLS = tuple(dict.fromkeys(row.cell for row in ROWS))
-LABELS = {row.cell: row.label for row in ROWS if not row.protocols}
+VARIANTS = tuple(dict.fromkeys(row.variant for row in ROWS))
+LABELS = {row.variant: row.label for row in ROWS if not row.protocols}
 
 
 class Step(NamedTuple):
-    """One comparison that the paper makes: ``after`` against ``before``, both names of cells."""
+    """One comparison that the paper makes: ``after`` against ``before``, both names of variants."""
 
     claim: str
     after: str
@@ -280,7 +280,7 @@ class Step(NamedTuple):
 
     def difference_percent(self, setting: str) -> float:
         """The paper's difference in points of AP."""
-        values = {row.cell: row.ap_percent(setting) for row in ROWS if not row.protocols}
+        values = {row.variant: row.ap_percent(setting) for row in ROWS if not row.protocols}
         return round(values[self.after] - values[self.before], 1)
 
 
@@ -298,15 +298,15 @@ STEPS = (
 )
 
 
-# What makes a cell; everything else has to agree within a table.
+# What makes a variant; everything else has to agree within a table.
 SWITCHES = frozenset({"level", "context", "hl", "seed", "model.name", "model.level", "model.context", "model.hl"})
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Runs of the same recipe, data and protocol, by cell in the paper's order and then by seed.
+    """Runs of the same recipe, data and protocol, by variant in the paper's order and then by seed.
 
-    ``left_out``: (run, why) of those that another run of the same cell and seed stands for.
+    ``left_out``: (run, why) of those that another run of the same variant and seed stands for.
     """
 
     runs: list[Run]
@@ -330,12 +330,12 @@ class Group:
         numbers = [e.images for run in self.runs for e in run.evaluations.values() if e.images is not None]
         return max(numbers) if numbers else None
 
-    def of_cell(self, cell: str) -> list[Run]:
-        return [run for run in self.runs if run.cell == cell]
+    def of_variant(self, variant: str) -> list[Run]:
+        return [run for run in self.runs if run.variant == variant]
 
     @property
-    def cells(self) -> list[str]:
-        return list(dict.fromkeys(run.cell for run in self.runs))
+    def variants(self) -> list[str]:
+        return list(dict.fromkeys(run.variant for run in self.runs))
 
     @property
     def data_label(self) -> str:
@@ -385,7 +385,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
         else:
             gathered.append([run])
     groups = [_without_doubles(members) for members in gathered]
-    return sorted(groups, key=lambda group: (-len(set(group.cells) & set(CELLS)), -len(group.runs)))
+    return sorted(groups, key=lambda group: (-len(set(group.variants) & set(VARIANTS)), -len(group.runs)))
 
 
 def differences(first: Run, second: Run) -> list[tuple[str, Any, Any]]:
@@ -420,13 +420,13 @@ def _without_doubles(runs: list[Run]) -> Group:
     chosen: dict[tuple[str, int], Run] = {}
     left_out = []
     for run in sorted(runs, key=worth, reverse=True):
-        key = (run.cell, run.record.seed)
+        key = (run.variant, run.record.seed)
         if key in chosen:
             left_out.append((run, f"{run.title} is there twice; the table reads {chosen[key].folder}"))
         else:
             chosen[key] = run
-    order = {cell: number for number, cell in enumerate(CELLS)}
-    kept = sorted(chosen.values(), key=lambda run: (order.get(run.cell, len(order)), run.cell, run.record.seed))
+    order = {variant: number for number, variant in enumerate(VARIANTS)}
+    kept = sorted(chosen.values(), key=lambda run: (order.get(run.variant, len(order)), run.variant, run.record.seed))
     return Group(kept, left_out)
 
 

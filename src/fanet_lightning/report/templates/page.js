@@ -1,4 +1,4 @@
-// The document: controls, list, picture, crops. Every change goes through the state and draws anew.
+// The document: controls, list, picture, crops. Every change goes through the state and draws again.
 "use strict";
 
 const CROPS_AT_ONCE = 48;
@@ -6,7 +6,7 @@ const $ = (id) => document.getElementById(id);
 let state = readState(location.hash);
 let entries = [];
 let cropsShown = {};
-// What stands on the stage. The sheet stays while only boxes change, or the picture would flicker under the slider.
+// What stands on the stage. The drawing stays while only boxes change, or the picture would flicker under the slider.
 let stage = { number: null, svg: null, boxes: null };
 
 function go(change) {
@@ -65,7 +65,7 @@ function drawControls() {
 
 function drawList() {
   const place = currentPlace();
-  $("shown").textContent = entries.length === PICTURES.length ? `${PICTURES.length} pictures` : `${entries.length} of ${PICTURES.length} pictures`;
+  $("shown").textContent = entries.length === PICTURES.length ? `${PICTURES.length} images` : `${entries.length} of ${PICTURES.length} images`;
   const items = entries.map(({ picture, counts }, i) => {
     const item = element("a", { href: writeState({ ...state, view: "pictures", image: picture.id, box: "", zoom: 1 }), class: "item", "data-image": picture.id });
     if (i === place) item.setAttribute("aria-current", "true");
@@ -97,7 +97,7 @@ function drawPicture() {
   const { picture, counts } = entry;
   const moved = stage.number !== picture.number || stage.zoom !== state.zoom || stage.box !== state.box;
   if (stage.number !== picture.number) {
-    stage = { number: picture.number, svg: sheet(picture), boxes: null };
+    stage = { number: picture.number, svg: drawing(picture), boxes: null };
     $("stage").replaceChildren(stage.svg);
   }
   const boxes = boxesView(picture, state);
@@ -115,8 +115,8 @@ function drawPicture() {
     `${falsePositives} false positives: ${counts.localisation} badly placed, ${counts.duplicate} duplicates, ${counts.background} on the background.` +
     (picture.file && Math.max(...picture.size) > 1024 ? ` Shown smaller than the original of ${picture.size.join(" × ")} pixels.` : "");
   const notes = [];
-  if (picture.reason) notes.push(`No picture: ${picture.reason}. The boxes stand on a blank sheet of their extent.`);
-  if (picture.outside) notes.push("Some faces lie outside of the picture: is this file of another size than the labelled one?");
+  if (picture.reason) notes.push(`No image: ${picture.reason}. The boxes stand on blank ground of their extent.`);
+  if (picture.outside) notes.push("Some faces are outside of the image: is this file of another size than the labelled one?");
   if (picture.rows_left_out) notes.push(`${picture.rows_left_out.toLocaleString("en")} detections with lower scores are left out.`);
   $("notes").textContent = notes.join(" ");
   $("place").textContent = `${currentPlace() + 1} / ${entries.length}`;

@@ -46,7 +46,7 @@ function drawn(own, focus = false) {
   return group;
 }
 
-function sheet(picture, viewBox) {
+function drawing(picture, viewBox) {
   const [width, height] = picture.size;
   const svg = element("svg", { viewBox: viewBox ?? `0 0 ${width} ${height}`, role: "img", "aria-label": picture.id });
   svg.append(element("rect", { x: 0, y: 0, width, height, class: "blank" }));
@@ -79,7 +79,7 @@ function focusOf(picture, state) {
 function crop({ picture, kind, box }, threshold) {
   const side = Math.max(2.4 * Math.max(box.w, box.h), 36);
   const view = [box.x + box.w / 2 - side / 2, box.y + box.h / 2 - side / 2, side, side];
-  const svg = sheet(picture, view.map((value) => value.toFixed(1)).join(" "));
+  const svg = drawing(picture, view.map((value) => value.toFixed(1)).join(" "));
   const other = kind === "localisation" || kind === "duplicate" ? box.nearest : null;
   if (other) svg.append(drawn({ kind: faceKind(other, threshold), box: other }));
   svg.append(drawn({ kind, box }));
