@@ -138,7 +138,7 @@ def nothing_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_papers_table_and_steps() -> None:
-    assert [(row.cell, row.protocols[:1], *row.percent) for row in ROWS] == [
+    assert [(row.variant, row.protocols[:1], *row.percent) for row in ROWS] == [
         ("level1", (), 94.5, 92.9, 82.8),
         ("s3fd_fpn", (), 94.3, 93.1, 83.8),
         ("level2", (), 94.8, 93.6, 84.4),
