@@ -22,6 +22,7 @@ from PIL import Image, ImageCms
 
 from fanet_lightning import FaceDetector
 from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.provenance import locked
 from fanet_lightning.data.images import read_image_rgb
 from fanet_lightning.detect import inputs as loading
 from fanet_lightning.detect import run as running
@@ -48,7 +49,7 @@ def photograph() -> Image.Image:
 
 @pytest.fixture
 def photos(tmp_path: Path, photograph: Image.Image, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with three pictures in ``photos``: of one face, of two, and in a sub-folder of none."""
+    """The working folder, with three images in ``photos``: of one face, of two, and in a sub-folder of none."""
     folder = tmp_path / "photos"
     (folder / "sub").mkdir(parents=True)
     photograph.save(folder / "one.jpg", quality=95)
@@ -119,7 +120,7 @@ def test_everything_that_can_be_saved(photos: Path, capsys: pytest.CaptureFixtur
     with Image.open(out / f"crops/one_0_{score}.jpg") as cropped:
         assert abs(cropped.width - (x2 - x1)) < 2 and abs(cropped.height - (y2 - y1)) < 2
     assert len(list((out / "crops").iterdir())) == 3
-    # The bar makes pictures wider, the format stays.
+    # The bar makes images wider, the format stays.
     with Image.open(out / "images/two.png") as drawn:
         assert drawn.format == "PNG" and drawn.height == 300 and drawn.width > 512
     with Image.open(out / "images/sub/none.jpg") as drawn:
@@ -190,8 +191,8 @@ def test_bad_files_are_named_and_the_rest_goes_on(
         archive.writestr("a", "b")
     (photos / "phone.heic").write_bytes(b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(100))
     Image.new("RGB", (1, 1)).save(photos / "dot.png")
-    photograph.save(photos / "moving.gif", save_all=True, append_images=[Image.new("RGB", (256, 300), colour)
-                    for colour in ("red", "blue")])  # fmt: skip
+    photograph.save(photos / "moving.gif", save_all=True, append_images=[Image.new("RGB", (256, 300), color)
+                    for color in ("red", "blue")])  # fmt: skip
     assert main(["source=photos", "out=o"]) == 1
     said = capsys.readouterr()
     errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
@@ -219,15 +220,6 @@ def test_a_file_that_turned_bad_has_no_old_results(photos: Path) -> None:
     (photos / "one.jpg").write_bytes(b"PK")
     assert main(["source=photos/one.jpg", "save=images,json,crops", "out=o"]) == 1
     assert read_json("o")["images"] == [] and files_of("o/images") == files_of("o/crops") == set()
-
-
-def test_equal_stems_do_not_overwrite_each_other(photos: Path) -> None:
-    Image.new("RGB", (64, 64)).save(photos / "one.png")
-    Image.new("RGB", (32, 64)).save(photos / "one.gif")
-    assert main(["source=photos", "save=images,txt", "draw=false", "out=o"]) == 0
-    assert files_of("o/txt") == {"one.gif.txt", "one.jpg.txt", "one.png.txt", "two.txt", "sub/none.txt"}
-    sizes = {name: read_image_rgb(f"o/images/{name}").shape[1] for name in files_of("o/images")}
-    assert sizes == {"one.gif.png": 32, "one.jpg": 256, "one.png": 64, "two.png": 512, "sub/none.jpg": 120}
 
 
 def test_what_is_done_is_skipped(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -263,9 +255,13 @@ def test_other_settings_begin_anew_and_leave_no_faces_behind(photos: Path, capsy
     assert "starting over: the results in o are of other settings (save, redact, draw)" in capsys.readouterr().out
     assert files_of("o/crops") == {"mine.jpg"}, "the faces were shown there; what others left stays"
     assert not Path("o/detections.json").exists(), "it was about what has been removed"
+    # What a killed process left without a line in the journal goes as well.
+    Path("o/crops/one_0_0.99.jpg").write_bytes(b"a face")
+    assert main(["source=photos", "redact=blur", "save=json", "out=o"]) == 0
+    assert files_of("o/crops") == {"mine.jpg"} and not files_of("o/images")
 
 
-def test_unredacted_pictures_of_other_inputs_are_not_left_beside_redacted_ones(photos: Path) -> None:
+def test_unredacted_images_of_other_inputs_are_not_left_beside_redacted_ones(photos: Path) -> None:
     assert main(["source=photos", "save=images,crops,txt", "out=o"]) == 0
     (photos / "two.png").rename("two.png")
     before = files_of("o")
@@ -287,15 +283,6 @@ def test_unredacted_pictures_of_other_inputs_are_not_left_beside_redacted_ones(p
         Path("o", name).unlink()
     assert main(["source=photos", "redact=blur", "out=o", "save=images"]) == 0
     assert {name for name in files_of("o") if "/" in name} == {"images/one.jpg", "images/sub/none.jpg"}
-
-
-def test_what_a_killed_run_left_is_not_kept_beside_redacted_pictures(photos: Path) -> None:
-    assert main(["source=photos", "save=images,crops", "out=o"]) == 0
-    Path("o/crops/one_0_extra.jpg").write_bytes(b"mine")
-    journal = Path("o/done.jsonl")
-    journal.write_bytes(journal.read_bytes().splitlines(keepends=True)[0])  # killed before a line was added
-    assert main(["source=photos", "redact=blur", "save=json", "out=o"]) == 0
-    assert {name for name in files_of("o") if "/" in name} == {"crops/one_0_extra.jpg"}
 
 
 def test_resume_false_removes_all_results(photos: Path) -> None:
@@ -417,42 +404,6 @@ def test_other_streams_of_a_video_are_told(photos: Path, save: str, capsys: pyte
     assert said == ["two.mkv: left out: 1 other video stream"]
 
 
-def test_large_videos_are_told_as_pictures_are(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    av = pytest.importorskip("av", reason="videos need PyAV")
-    with av.open("large.mp4", "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 1002, 1010, "yuv420p"
-        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((1010, 1002, 3), np.uint8), format="rgb24")))
-        container.mux(stream.encode(None))
-    assert main(["source=large.mp4", "save=json", "out=o", "protocol=original"]) == 0
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith("1 video is larger than 1,000 pixels") and said.endswith("try protocol=short640")
-
-
-def test_videos_of_a_folder_without_the_package_for_them(photos: Path) -> None:
-    (photos / "clip.mp4").write_bytes(b"x")
-    program = (
-        "import sys; sys.modules['av'] = None; from fanet_lightning.detect.__main__ import main; "
-        "sys.exit(main(sys.argv[1:]))"
-    )
-    command = [sys.executable, "-c", program, "source=photos", "out=o", "protocol=original"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1 and "detecting faces in 3 images and 1 video\n" in done.stdout
-    assert "3 images, 3 faces, 1 could not be read" in done.stdout
-    (failed,) = read_json("o")["failed"]
-    assert failed["file_name"] == "clip.mp4" and "pip install 'fanet-lightning[video]'" in failed["reason"]
-
-
-def test_earlier_results_are_no_inputs(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["source=photos", "out=faces"]) == 0
-    assert main(["source=.", "out=all", "save=json"]) == 0
-    assert (
-        "detecting faces in 3 images (2 other files ignored; .json: 1, .jsonl: 1) (1 folder of results skipped)"
-        in capsys.readouterr().out
-    )
-    assert list(by_name(read_json("all"))) == ["photos/one.jpg", "photos/sub/none.jpg", "photos/two.png"]
-
-
 def icc_profile(space: bytes, connection: bytes, tags: dict[bytes, bytes]) -> bytes:
     """An ICC profile, version 2, of an output device."""
     offset, table, body = 132 + 12 * len(tags), b"", b""
@@ -523,14 +474,17 @@ def test_nothing_is_left_where_nothing_could_be_read(photos: Path, capsys: pytes
     assert files_of("mine") == {"detections.json"} and Path("mine/detections.json").read_text() == "my own"
 
 
-def test_large_pictures_are_told(photos: Path, photograph: Image.Image, capsys: pytest.CaptureFixture[str]) -> None:
+def test_large_images_and_videos_are_told(
+    photos: Path, photograph: Image.Image, capsys: pytest.CaptureFixture[str]
+) -> None:
     photograph.resize((1001, 1002)).save(photos / "large.jpg")
     photograph.resize((1000, 1300)).save(photos / "wide.jpg")
+    write_video(photos / "large.mp4", photograph.resize((1002, 1010)), frames=1)
     assert main(["source=photos", "save=json", "out=a", "protocol=original"]) == 0
     said = capsys.readouterr()
     assert said.err.splitlines()[-1] == (
-        "1 image is larger than 1,000 pixels on the shorter side: with protocol=original faces over some 400 pixels "
-        "are missed; try protocol=short640"
+        "1 image and 1 video are larger than 1,000 pixels on the shorter side: with protocol=original faces over some "
+        "400 pixels are missed; try protocol=short640"
     )
     assert main(["source=photos", "save=json", "out=a", "protocol=original"]) == 0  # done already
     assert main(["source=photos/large.jpg", "save=json", "out=b"]) == 0  # the default shrinks it
@@ -637,9 +591,6 @@ def test_an_image_over_http_and_lists(photos: Path, capsys: pytest.CaptureFixtur
         said = capsys.readouterr()
         assert "/gone.jpg answers 404 Not Found" in said.err and "photos/absent.jpg cannot be read" in said.err
         assert "1 image, 2 faces, 2 could not be read" in said.out
-        server.serve("/large.jpg", Answer(bytes(3_000_000)))
-        assert main([f"source={server.url}/large.jpg", "max_download_mb=2", "out=q"]) == 1
-        assert "has 3 MB, more than max_download_mb=2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -650,18 +601,13 @@ def test_an_image_over_http_and_lists(photos: Path, capsys: pytest.CaptureFixtur
         (["source=photos/sub", "save=pictures"], "save=pictures: take any of images, json, txt, crops"),
         (["source=photos", "save=[]"], "save=: take any of"),
         (["source=photos", "threshold=1.5"], r"threshold=1\.5; give a score of 0 … 1"),
-        (["source=photos", "threshold=high"], "threshold=high is not a number"),
         (["source=photos", "redact=black"], "redact=black is unknown; take blur or pixelate"),
-        (["source=photos", "draw=maybe"], "draw=maybe is neither true nor false"),
-        (["source=photos", "workers=0"], "workers=0; give a number of threads"),
+        (["source=photos", "workers=0"], "workers=0 is no whole number of at least 1"),
         (["source=photos", "resume=yes please"], "resume=yes please: take auto"),
-        (["source=photos", "every=0"], "every=0; give 1 for every frame"),
-        (["source=photos", "max_frames=0"], "max_frames=0; give a number of frames"),
+        (["source=photos", "every=0"], "every=0 is no whole number of at least 1"),
+        (["source=photos", "max_frames=0"], "max_frames=0 is no whole number of at least 1"),
         (["source=photos", "max_download_mb=-1"], "max_download_mb=-1; give megabytes above 0"),
         (["source=photos", "checkpoint=nothing.ckpt"], "no checkpoint at nothing.ckpt"),
-        (["source=photos", "protocol=short"], "protocol=short: there is no such option"),
-        (["source=photos", "thresold=0.5"], "unknown key 'thresold': did you mean 'threshold'?"),
-        (["photos"], "'photos' is not key=value"),
         (["source=photos/one.jpg", "out=photos/one.jpg"], "is not a folder; choose another out"),
     ],
 )
@@ -702,25 +648,8 @@ def test_a_full_disk_is_one_line(photos: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_folder_in_use(photos: Path) -> None:
-    from fanet_lightning.cli.provenance import locked
-
-    (Path("o")).mkdir()
-    held, let_go = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with locked(Path("o")):
-            held.set()
-            let_go.wait(60)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    held.wait(60)
-    try:
-        with pytest.raises(InputError, match="o is in use by a run of detect"):
-            main(["source=photos", "out=o"])
-    finally:
-        let_go.set()
-        thread.join()
+    with locked(Path("o")), pytest.raises(InputError, match="o is in use by a run of detect"):
+        main(["source=photos", "out=o"])
 
 
 # The pipeline
@@ -859,17 +788,6 @@ def test_an_exported_model(photos: Path) -> None:
         assert np.allclose(exported[name], boxes, atol=0.05), name
 
 
-@pytest.mark.slow
-def test_ten_thousand_pixels_square(tmp_path: Path) -> None:
-    Image.new("RGB", (10_000, 10_000), (20, 60, 20)).save(tmp_path / "large.png")
-    Image.new("RGB", (1, 1)).save(tmp_path / "small.png")
-    words = ["source=.", "save=json,images", "protocol=vga640", "out=o"]
-    command = [sys.executable, "-m", "fanet_lightning.detect", *words]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "2 images, 0 faces" in done.stdout
-
-
 # Videos
 
 
@@ -878,7 +796,7 @@ def write_video(path: Path, photograph: Image.Image, frames: int = 8, rate: int 
     path.parent.mkdir(exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=rate, options={"g": "1"})
-        stream.width, stream.height, stream.pix_fmt = 256, 300, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = *photograph.size, "yuv420p"
         for number in range(frames):
             picture = np.roll(np.asarray(photograph), 4 * number, axis=1)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
@@ -985,26 +903,22 @@ def test_passwords_are_not_written_down(
     assert "***@127.0.0.1" in written and "secret" not in written + said.out + said.err
 
 
-def test_what_cannot_be_filmed(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_videos_that_cannot_be_read(
+    photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("av", reason="videos need PyAV")
-    Path("clip.mp4").write_bytes(b"no film at all" * 50)
+    Path("clip.mp4").write_bytes(b"no video at all" * 50)
     assert main(["source=clip.mp4,photos/one.jpg,987", "save=json", "out=o"]) == 1
     said = capsys.readouterr()
     errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 2 and "clip.mp4" in errors[0] and "camera 987" in errors[1]
     assert "1 image, 1 face, 2 could not be read" in said.out
-
-
-def test_without_the_package_for_videos(
-    photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.setattr("fanet_lightning.detect.video.av", None)
-    Path("clip.mp4").write_bytes(b"")
-    assert main(["source=clip.mp4,photos/one.jpg", "out=o"]) == 1
+    assert main(["source=clip.mp4,photos/one.jpg", "out=p"]) == 1
     assert "needs the package av; pip install 'fanet-lightning[video]'" in capsys.readouterr().err
 
 
-def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bar_on_a_terminal() -> None:
     from rich.console import Console
 
     screen = io.StringIO()

@@ -1,4 +1,4 @@
-"""Films made by PyAV for the tests: a bar of colour that moves 2 pixels a frame, and a sine for sound."""
+"""Videos made by PyAV for the tests: a bar of color that moves 2 pixels a frame, and a sine for sound."""
 
 from fractions import Fraction
 
@@ -9,7 +9,7 @@ ENCODERS = {".webm": "libvpx", ".avi": "mpeg4", ".gif": "gif"}
 PIXELS = {"gif": "rgb8"}
 
 
-def picture(index, size_wh=(96, 64)):
+def image_at(index, size_wh=(96, 64)):
     """Frame ``index``: grey, with an orange bar of 12 pixels whose left edge is at 2 x index (modulo the width)."""
     image = np.full((size_wh[1], size_wh[0], 3), 60, np.uint8)
     left = 2 * index % size_wh[0]
@@ -21,15 +21,15 @@ def sine(seconds, rate):
     return (np.sin(2 * np.pi * 440 * np.arange(int(seconds * rate)) / rate) * 8000).astype(np.int16)
 
 
-def make_film(
+def make_video(
     path, frames=50, fps=25, size_wh=(96, 64), sound="aac", sound_seconds=None, ticks=None, time_base=None, turned=None,
     options=None, mirrored=False, pixel_aspect=None, channels=1,
 ):  # fmt: skip
-    """Write a film.
+    """Write a video.
 
     Args:
         ticks: time of each frame in units of ``time_base``, instead of a fixed rate.
-        turned: degrees, counter-clockwise, by which players turn the pictures; ``mirrored``: and then mirror them.
+        turned: degrees, counter-clockwise, by which players turn the images; ``mirrored``: and then mirror them.
         options: of the container.
     """
     import av
@@ -64,7 +64,7 @@ def make_film(
                 block.sample_rate, block.pts, block.time_base = rate, start, Fraction(1, rate)
                 output.mux(audio.encode(block))
         for index in range(frames):
-            frame = av.VideoFrame.from_ndarray(picture(index, size_wh), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(image_at(index, size_wh), format="rgb24")
             if ticks is not None:
                 frame.pts, frame.time_base = ticks[index], time_base
             output.mux(video.encode(frame))
@@ -78,9 +78,9 @@ def packets(path, kind="audio"):
     """(bytes, seconds) of every packet of the first track of that kind, in the order of the file."""
     import av
 
-    with av.open(str(path)) as film:
-        stream = getattr(film.streams, kind)[0]
-        return [(bytes(p), float(p.pts * p.time_base)) for p in film.demux(stream) if p.dts is not None]
+    with av.open(str(path)) as container:
+        stream = getattr(container.streams, kind)[0]
+        return [(bytes(p), float(p.pts * p.time_base)) for p in container.demux(stream) if p.dts is not None]
 
 
 def bar_edge(image_rgb):
