@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -190,37 +189,6 @@ def test_the_archive_for_the_test_server(wider: tuple[Path, Path], tmp_path: Pat
     done = call(*words, f"ground_truth={names}")
     assert done.returncode == 2
     assert "1--Riot/1_Riot_c" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["benchmark=pascal_face", "attributes=true"], "attributes=true is for benchmark=wider_face"),
-        (["benchmark=fddb", "errors=true"], "errors=true is for benchmark=wider_face"),
-        (["benchmark=coco", "split=test"], "split=test is for benchmark=wider_face"),
-        (["attributes=perhaps"], "attributes=perhaps is neither true nor false"),
-        (["worst=none"], "worst=none is not a whole number"),
-        (["errors=true", "worst=0"], "worst=0 leaves nothing to show"),
-        (["split=train"], "split=train is unknown; take val, or test"),
-        (["split=test"], "give out=DIR"),
-        (["split=test", "out=x", "attributes=true"], "attributes=True has no meaning with split=test"),
-        (["split=test", "out=x", "against=y"], "against=y has no meaning with split=test"),
-        (["pictures=."], "add errors=true"),
-        (["errors=true", "pictures=nowhere"], "pictures=nowhere is not a folder"),
-        (
-            ["benchmark=fddb", "benchmark.ellipses=round"],
-            "benchmark.ellipses=round is not known; choose one of as_given",
-        ),
-        (["benchmark=afw", "benchmark.labels=new"], "benchmark.labels=new is not known; choose corrected or original"),
-        (["benchmark=coco", "benchmark.max_detections=0"], "benchmark.max_detections=0 is no number of detections"),
-        (["benchmark=wider_face", "benchmark.labels=corrected"], "unknown key 'benchmark.labels'"),
-    ],
-)
-def test_mistakes(wider: tuple[Path, Path], words: list[str], expected: str) -> None:
-    with pytest.raises(InputError) as error:
-        main([f"predictions={wider[0]}", f"ground_truth={wider[1]}", *words])
-    assert expected in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 # Files as other programs and other people write them.
@@ -501,31 +469,3 @@ def test_results_with_ids_of_another_list(tmp_path: Path, capsys: pytest.Capture
     found.write_text(json.dumps([{**entry, "image_id": entry["image_id"] + 3} for entry in entries]))
     with pytest.raises(InputError, match="image_id 121"):
         main([*words, f"predictions={found}"])
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["benchmark=1"], "benchmark=1: there is no such option; choose one of wider_face"),
-        (["benchmark=null"], "benchmark=null: there is no such option"),
-        (["benchmark=[coco,afw]"], "there is no such option"),
-        (["benchmark="], "benchmark=: there is no such option"),
-        (["bootstrap=-3"], "bootstrap=-3 is no number of resamples"),
-        (["bootstrap=1000000000000"], "bootstrap=1000000000000 takes too much memory"),
-        (["predictions=FILE"], "is not a readable .zip"),
-        (["against=FILE"], "is not a readable .zip"),
-        (["ground_truth=ZIP"], "is a .zip; unpack it"),
-        (["benchmark=fddb", "predictions=ZIP"], "is a .zip; unpack it"),
-        (["benchmark=pascal_face", "benchmark.labels=[new]"], "benchmark.labels="),
-    ],
-)
-def test_words_without_sense(wider: tuple[Path, Path], tmp_path: Path, words: list[str], expected: str) -> None:
-    (tmp_path / "file").write_text("x\n")
-    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
-        archive.writestr("x.txt", "x")
-    places = {"FILE": str(tmp_path / "file"), "ZIP": str(tmp_path / "packed.zip")}
-    given = {"predictions": str(wider[0]), "ground_truth": str(wider[1])}
-    given |= {key: places.get(value, value) for key, _, value in (word.partition("=") for word in words)}
-    with pytest.raises(InputError) as error:
-        main([f"{key}={value}" for key, value in given.items()])
-    assert expected in str(error.value) and "\n" not in str(error.value)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -182,35 +183,61 @@ def test_a_list_restricts_everything(
 
 
 @pytest.mark.parametrize(
-    ("change", "expected"),
+    ("words", "expected"),
     [
-        ({"predictions": None}, "predictions=… must be given"),
-        ({"ground_truth": None}, "ground_truth=… must be given"),
-        ({"prediction": "x"}, "unknown key 'prediction': did you mean 'predictions'?"),
-        ({"predictions": "nowhere"}, "nowhere cannot be read"),
-        ({"ground_truth": "nowhere"}, "ground truth: nowhere is not a folder"),
-        ({"ground_truth": "PREDICTIONS"}, "wider_face_val.mat; give the folder"),
-        ({"benchmark": "faces"}, "benchmark=faces: there is no such option; choose one of"),
-        ({"strict": "perhaps"}, "strict=perhaps is neither true nor false"),
-        ({"bootstrap": "many"}, "bootstrap=many is not a whole number"),
-        ({"bootstrap": "true"}, "bootstrap=True is not a whole number"),
-        ({"bootstrap": "-1"}, "bootstrap=-1 is no number of resamples"),
-        ({"bootstrap": "0", "against": "PREDICTIONS"}, "bootstrap=0 leaves nothing to say about a difference"),
-        ({"against": "nowhere"}, "nowhere cannot be read"),
-        ({"images": "nowhere.txt"}, "cannot read the list of images nowhere.txt"),
-        ({"images": "LIST"}, ":1: 'x/y' is not in the ground truth"),
-        ({"out": "LIST/below"}, "is not a folder; choose another out"),
+        ("predictions=", "predictions=… must be given"),
+        ("ground_truth=", "ground_truth=… must be given"),
+        ("prediction=x", "unknown key 'prediction': did you mean 'predictions'?"),
+        ("predictions=nowhere", "nowhere cannot be read"),
+        ("predictions=LIST", "is not a readable .zip"),
+        ("ground_truth=nowhere", "ground truth: nowhere is not a folder"),
+        ("ground_truth=PREDICTIONS", "wider_face_val.mat; give the folder"),
+        ("ground_truth=ZIP", "is a .zip; unpack it"),
+        ("benchmark=faces", "benchmark=faces: there is no such option; choose one of wider_face"),
+        ("benchmark=1", "benchmark=1: there is no such option"),
+        ("benchmark=[coco,afw]", "there is no such option"),
+        ("benchmark=", "benchmark=: there is no such option"),
+        ("benchmark=fddb predictions=ZIP", "is a .zip; unpack it"),
+        ("benchmark=fddb benchmark.ellipses=round", "benchmark.ellipses=round"),
+        ("benchmark=afw benchmark.labels=new", "benchmark.labels=new"),
+        ("benchmark=pascal_face benchmark.labels=[new]", "benchmark.labels="),
+        ("benchmark=coco benchmark.max_detections=0", "benchmark.max_detections=0"),
+        ("benchmark=wider_face benchmark.labels=corrected", "unknown key 'benchmark.labels'"),
+        ("benchmark=pascal_face attributes=true", "attributes=true is for benchmark=wider_face"),
+        ("benchmark=fddb errors=true", "errors=true is for benchmark=wider_face"),
+        ("benchmark=coco split=test", "split=test is for benchmark=wider_face"),
+        ("strict=perhaps", "strict=perhaps is neither true nor false"),
+        ("attributes=perhaps", "attributes=perhaps is neither true nor false"),
+        ("worst=none", "worst=none is not a whole number"),
+        ("errors=true worst=0", "worst=0"),
+        ("split=train", "split=train"),
+        ("split=test out=", "give out=DIR"),
+        ("split=test attributes=true", "attributes=True has no meaning with split=test"),
+        ("split=test against=y", "against=y has no meaning with split=test"),
+        ("pictures=.", "add errors=true"),
+        ("errors=true pictures=nowhere", "pictures=nowhere is not a folder"),
+        ("bootstrap=many", "bootstrap=many is not a whole number"),
+        ("bootstrap=true", "bootstrap=True is not a whole number"),
+        ("bootstrap=-1", "bootstrap=-1 is no number of resamples"),
+        ("bootstrap=1000000000000", "bootstrap=1000000000000 takes too much memory"),
+        ("bootstrap=0 against=PREDICTIONS", "bootstrap=0 leaves nothing to say about a difference"),
+        ("against=nowhere", "nowhere cannot be read"),
+        ("images=nowhere.txt", "cannot read the list of images nowhere.txt"),
+        ("images=LIST", ":1: 'x/y' is not in the ground truth"),
+        ("out=LIST/below", "is not a folder; choose another out"),
     ],
 )
-def test_mistakes(run: tuple[Path, Path], tmp_path: Path, change: dict[str, str | None], expected: str) -> None:
+def test_mistakes(run: tuple[Path, Path], tmp_path: Path, words: str, expected: str) -> None:
     (tmp_path / "list.txt").write_text("x/y\n")
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
+        archive.writestr("x.txt", "x")
     out = tmp_path / "made"
-    words: dict[str, str | None] = {"predictions": str(run[0]), "ground_truth": str(run[1]), "out": str(out), **change}
-    argv = [
-        f"{key}={value}".replace("LIST", str(tmp_path / "list.txt")).replace("PREDICTIONS", str(run[0]))
-        for key, value in words.items()
-        if value is not None
-    ]
+    given = {"predictions": str(run[0]), "ground_truth": str(run[1]), "out": str(out)}
+    places = {"LIST": str(tmp_path / "list.txt"), "ZIP": str(tmp_path / "packed.zip"), "PREDICTIONS": str(run[0])}
+    for name, place in places.items():
+        words = words.replace(name, place)
+    given |= dict(word.split("=", 1) for word in words.split())
+    argv = [f"{key}={value}" for key, value in given.items() if value or key == "benchmark"]
     with pytest.raises(InputError) as error:
         main(argv)
     assert expected in str(error.value)

@@ -59,15 +59,6 @@ def test_images_without_faces_or_detections() -> None:
     assert listed(match_image(np.zeros((2, 0)), [])) == []
 
 
-@pytest.mark.parametrize(
-    ("iou", "scores"),
-    [([[0.5, 0.5]], [1.0]), ([0.5], [1.0]), ([[np.nan]], [1.0]), ([[0.5]], [np.inf])],
-)
-def test_matching_refuses(iou: list[object], scores: list[float]) -> None:
-    with pytest.raises(ValueError, match=r"need \(F, D\)|not finite"):
-        match_image(iou, scores)
-
-
 def random_image(rng: np.random.Generator, ties: bool) -> tuple[np.ndarray, np.ndarray]:
     faces, detections = rng.integers(0, 5), rng.integers(0, 6)
     # Half of them near one half, where a changed assignment changes the discrete score.
@@ -172,11 +163,6 @@ def test_rate_where_no_line_is_within_the_limit() -> None:
     roc = Roc(np.array([0.5]), np.array([3]), np.array([2.5]), np.array([7]), 4)
     assert roc.at(6) == (0.0, 0.0)
     assert roc.at(7) == (0.75, 0.625)
-
-
-def test_merging_refuses() -> None:
-    with pytest.raises(ValueError, match="1 images but faces"):
-        merge_images([match_image([[0.5]], [1.0])], [1, 2])
 
 
 def by_hand_resampled(

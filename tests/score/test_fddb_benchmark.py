@@ -255,11 +255,6 @@ def test_fit_refuses() -> None:
     assert fit_ellipses(rows, ellipses).pairs == LEAST_PAIRS
     with pytest.raises(ValueError, match="19 pairs, need at least 20"):
         fit_ellipses(rows[1:], ellipses[1:])
-    with pytest.raises(ValueError, match="19 rectangles but 20 ellipses"):
-        fit_ellipses(rows[1:], ellipses)
-    rows[0, 2] = 0
-    with pytest.raises(ValueError, match="without area"):
-        fit_ellipses(rows, ellipses)
 
 
 def test_half_axes_of_a_fit_are_not_negative() -> None:
@@ -278,7 +273,7 @@ def test_no_fold_fits_itself() -> None:
     other = fit_without_fold(rows, ruined, folds)
     assert np.array_equal(other[2].coefficients, fits[2].coefficients)
     assert not np.allclose(other[1].coefficients, fits[1].coefficients)
-    with pytest.raises(ValueError, match=r"the fit for fold 1, on all other folds: 0 pairs"):
+    with pytest.raises(ValueError, match=r"0 pairs"):
         fit_without_fold(rows[:2], ellipses[:2], folds[:2])
 
 
@@ -317,7 +312,7 @@ def test_cross_fitted_ellipses_fit_better_and_are_named() -> None:
 def test_cross_fitting_needs_enough_faces(golden_files: tuple[Path, Path], tmp_path: Path) -> None:
     benchmark = FddbBenchmark("cross_fitted")
     truth = benchmark.read_ground_truth(golden_files[0])
-    with pytest.raises(InputError, match=r"run: ellipses=cross_fitted: the fit for fold 1.* need at least 20") as error:
+    with pytest.raises(InputError, match=r"run: ellipses=cross_fitted: .* need at least 20") as error:
         benchmark.score(truth, golden_files[1])
     assert "\n" not in str(error.value)
     joined = tmp_path / "ellipses.txt"

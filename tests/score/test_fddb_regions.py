@@ -108,14 +108,6 @@ def test_window_equals_the_whole_image_to_the_pixel() -> None:
     assert cut > 1000
 
 
-@pytest.mark.parametrize("ellipse", [(-1, 2, 0, 3, 3), (1, -2, 0, 3, 3), (1, 2, np.nan, 3, 3), (1, 2, 3, np.inf, 3)])
-def test_ellipse_that_cannot_be_drawn(ellipse: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="half-axes of 0 or more"):
-        ellipse_region(ellipse, 10, 10)
-    with pytest.raises(ValueError, match="need finite"):
-        ellipse_region((1, 2, 3), 10, 10)
-
-
 def test_iou_by_hand() -> None:
     # A face of 9 pixels in row 3, columns 6 … 14, in an image 12 columns wide: 6 … 11 are left.
     face = (4, 0, 0, 10, 3)

@@ -1,23 +1,16 @@
-"""AP by attribute of WIDER FACE: groups, counts, scores, their files.
-
-Groups of faces that share a height, a label or an event: the parts that a score is broken down into.
+"""AP and recall by height, scale, label and event of WIDER FACE, with intervals over images, and their files.
 
 A group is scored as the official tool scores a setting: every face outside it is not counted, so a row whose best face
-lies outside is no proposal (:mod:`score.wider_face.average_precision`). What remains are the rows on no face. Nobody
-can say whether such a false alarm is a blurred one, so it counts against every group that it could belong to. Its event
-and its height are
-known: by event only the rows of that event's images count, by height only those of that height, as COCO has it for its
-areas.
-
-Curves of many groups of faces at once, and their bootstrap: what a breakdown by attribute is computed from.
+is outside is no proposal (:mod:`score.wider_face.average_precision`). What remains are the rows on no face. Whether
+such an alarm is a blurred one is unknown, so it counts against every group that it could belong to. Its event and its
+height are known: by event only the rows of that event's images count, by height only those of that height, as
+COCO has it for its areas.
 
 Rows are judged once. A group keeps the rows on its faces, a few thousand as a rule, and shares the rows on no face with
 other groups. So the product of a resample's weights with the counts is taken over the entries that exist: 84 groups of
 WIDER val hold a few per mille of the dense matrices (images × thresholds) that :mod:`score.bootstrap` multiplies.
 
-AP and recall by height, blur, occlusion, pose, expression, illumination and event, with intervals over images.
-
-Which faces and rows count in a group is in :mod:`attributes`. How to read the numbers:
+How to read the numbers:
 
 * ``ap`` of groups of different size does not compare: all false alarms stand against the few hits of a small group.
   ``normalised_ap`` (:func:`normalised_ap`) and the recalls do compare. It is not defined by height and

@@ -1,25 +1,18 @@
-"""FDDB's regions as sets of pixels, and rectangles as ellipses.
+"""FDDB's regions as sets of pixels, their overlap, and rectangles as ellipses.
 
-FDDB's regions as sets of pixels, and their overlap (V. Jain, E. Learned-Miller: FDDB, UM-CS-2010-009, section 5).
+The rules are those of the official program (V. Jain, E. Learned-Miller: FDDB, UM-CS-2010-009, section 5). Everything
+happens on the pixels of the image: what reaches out of it is lost, for faces and detections alike, so the image's size
+is part of the answer. A coordinate becomes float32 and then the nearest integer, halves to even. Only the window around
+a region is drawn. An ellipse is drawn by OpenCV, with an integer centre, so it moves with its window without changing a
+pixel.
 
-The rules are those of the official program. Everything happens on the pixels of the image: what reaches out of it is
-lost, for faces and detections alike, so the image's size is part of the answer. A coordinate becomes float32 and then
-the nearest integer, halves to even.
-
-Only the window around a region is drawn. An ellipse is drawn by OpenCV, with an integer centre, so it moves with its
-window without changing a pixel.
+FDDB annotates ellipses, so that even a perfect rectangle has a low IoU. S3FD (S. Zhang et al., ICCV 2017, section 4.2)
+trains a regressor that turns its boxes into ellipses before the continuous score is taken: a detector-side step that
+changes the scores and is named where it is used. Here it is a linear least squares fit, and no face is part of the fit
+that its own detection goes through: the ellipses of a fold are predicted from those of the other folds.
 
 Rows are ``x y w h`` for rectangles and ``major minor angle cx cy`` for ellipses: half-axes in pixels, the angle of the
 major axis in radians, clockwise on the screen from the x axis.
-
-Rectangles as ellipses, for FDDB: a detector-side step that changes the scores and is named where it is used.
-
-FDDB annotates ellipses, so that even a perfect rectangle has a low IoU. S3FD (S. Zhang et al., ICCV 2017, section 4.2)
-trains a regressor that turns its boxes into ellipses before the continuous score is taken. Here it is a linear least
-squares fit, and no face is part of the fit that its own detection goes through: the ellipses of a fold are predicted
-from those of the other folds.
-
-Rows are ``x y w h`` for rectangles and ``major minor angle cx cy`` for ellipses, pixels and radians.
 """
 
 import math
@@ -31,9 +24,6 @@ import numpy as np
 import numpy.typing as npt
 
 Rows = npt.NDArray[np.float64]
-
-# Up to so many rectangles counting pixels is faster than summing up the whole mask first; the result is the same.
-_FEW = 16
 
 
 class Region(NamedTuple):
@@ -78,13 +68,8 @@ def ellipse_region(ellipse: npt.ArrayLike, width: int, height: int) -> Region:
     """The pixels of an ellipse ``major minor angle cx cy`` in an image of ``width`` × ``height``.
 
     Half-axes are truncated, the angle is drawn in whole degrees.
-
-    Raises:
-        ValueError: a negative half-axis, or values that are not five finite numbers.
     """
     row = [float(value) for value in np.asarray(ellipse).ravel()]
-    if len(row) != 5 or not all(map(math.isfinite, row)) or min(row[:2]) < 0:
-        raise ValueError(f"ellipse {row}, need finite major minor angle cx cy with half-axes of 0 or more")
     axes = int(row[0]), int(row[1])
     centre_x, centre_y = (round(float(np.float32(value))) for value in row[3:])
     # The polygon that is drawn has rounded corners, so it may reach a pixel past the half-axis.
@@ -117,30 +102,17 @@ def iou_with_rectangles(faces: npt.ArrayLike, rows_xywh: npt.ArrayLike, width: i
     ellipses = np.asarray(faces, np.float64).reshape(-1, 5)
     pixels = rectangle_pixels(rows_xywh, width, height)
     areas = np.prod(np.maximum(pixels[:, 2:] - pixels[:, :2] + 1, 0), axis=1)
-    shared = _shared_summed if len(pixels) > _FEW else _shared_counted
     iou = np.zeros((len(ellipses), len(pixels)))
     for face, ellipse in enumerate(ellipses):
         region = ellipse_region(ellipse, width, height)
         if region.area and len(pixels):
-            both = shared(region, pixels)
+            both = _shared_pixels(region, pixels)
             iou[face] = both / (areas + region.area - both)
     return iou
 
 
-def _shared_counted(region: Region, pixels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Pixels of the region in each rectangle, (D,)."""
-    left, top, mask, _ = region
-    return np.array(
-        [
-            np.count_nonzero(mask[max(y1 - top, 0) : max(y2 + 1 - top, 0), max(x1 - left, 0) : max(x2 + 1 - left, 0)])
-            for x1, y1, x2, y2 in pixels.tolist()
-        ],
-        np.int64,
-    )
-
-
-def _shared_summed(region: Region, pixels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The same from sums over the mask up to each corner: a rectangle costs four look-ups, whatever its size."""
+def _shared_pixels(region: Region, pixels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Pixels of the region in each rectangle, (D,), from sums over the mask up to each corner."""
     origin = np.array([region.left, region.top])
     size = np.array(region.mask.shape[::-1])
     low = np.minimum(np.maximum(pixels[:, :2] - origin, 0), size)
@@ -157,8 +129,6 @@ def iou_with_ellipses(faces: npt.ArrayLike, rows: npt.ArrayLike, width: int, hei
     Two regions without a pixel have IoU 0.
     """
     ours = [ellipse_region(row, width, height) for row in np.asarray(faces, np.float64).reshape(-1, 5)]
-    if not ours:
-        return np.zeros((0, len(np.asarray(rows, np.float64).reshape(-1, 5))))
     theirs = [ellipse_region(row, width, height) for row in np.asarray(rows, np.float64).reshape(-1, 5)]
     iou = np.zeros((len(ours), len(theirs)))
     for i, face in enumerate(ours):
@@ -180,8 +150,6 @@ def _shared(a: Region, b: Region) -> int:
     return int(np.count_nonzero(part_a & part_b))
 
 
-Floats = npt.NDArray[np.float64]
-
 # Pairs that a fit needs: ten for each coefficient of an equation.
 LEAST_PAIRS = 20
 
@@ -195,12 +163,12 @@ class EllipseFit(NamedTuple):
     ``pairs``        that it was fitted on.
     """
 
-    coefficients: Floats
+    coefficients: Rows
     angle: float
     pairs: int
 
 
-def inscribed_ellipses(rows_xywh: npt.ArrayLike) -> Floats:
+def inscribed_ellipses(rows_xywh: npt.ArrayLike) -> Rows:
     """The largest ellipse within each rectangle, (D, 4) → (D, 5): half-axes w/2 and h/2, the longer one first."""
     rows = np.asarray(rows_xywh, np.float64).reshape(-1, 4)
     upright = rows[:, 3] >= rows[:, 2]
@@ -217,15 +185,11 @@ def fit_ellipses(rows_xywh: npt.ArrayLike, ellipses: npt.ArrayLike) -> EllipseFi
     does not depend on the rectangle: it is the mean of the annotated ones as axes, θ and θ + π being the same.
 
     Raises:
-        ValueError: fewer than :data:`LEAST_PAIRS` pairs, lengths that differ, or a rectangle without area.
+        ValueError: fewer than :data:`LEAST_PAIRS` pairs.
     """
     rows, targets = np.asarray(rows_xywh, np.float64).reshape(-1, 4), np.asarray(ellipses, np.float64).reshape(-1, 5)
-    if len(rows) != len(targets):
-        raise ValueError(f"{len(rows)} rectangles but {len(targets)} ellipses")
     if len(rows) < LEAST_PAIRS:
         raise ValueError(f"{len(rows)} pairs, need at least {LEAST_PAIRS}")
-    if (rows[:, 2:] <= 0).any():
-        raise ValueError("a rectangle without area")
     doubled = np.exp(2j * targets[:, 2])
     angle = float(np.angle(doubled.mean()) / 2 % np.pi)
     # The first half-axis is the one nearer to the common angle, or the fit would mix up lying and standing ellipses.
@@ -237,7 +201,7 @@ def fit_ellipses(rows_xywh: npt.ArrayLike, ellipses: npt.ArrayLike) -> EllipseFi
     return EllipseFit(coefficients.astype(np.float64), angle, len(rows))
 
 
-def apply_fit(fit: EllipseFit, rows_xywh: npt.ArrayLike) -> Floats:
+def apply_fit(fit: EllipseFit, rows_xywh: npt.ArrayLike) -> Rows:
     """(D, 4) rectangles → (D, 5) ellipses. Half-axes below 0, which a fit may give far from its pairs, become 0.
 
     Those of a rectangle with a negative side, which is none, become -1.
@@ -259,7 +223,7 @@ def fit_without_fold(
         folds: (N,), the fold of each image.
 
     Raises:
-        ValueError: as :func:`fit_ellipses`; the message names the fold.
+        ValueError: as :func:`fit_ellipses`.
     """
     of_image = np.asarray(folds)
     fits = {}
@@ -269,8 +233,5 @@ def fit_without_fold(
             np.concatenate([np.zeros((0, width)), *(np.asarray(parts[i], np.float64) for i in others)])
             for parts, width in ((rows_xywh, 4), (ellipses, 5))
         ]
-        try:
-            fits[int(fold)] = fit_ellipses(*pairs)
-        except ValueError as error:
-            raise ValueError(f"the fit for fold {fold}, on all other folds: {error}") from error
+        fits[int(fold)] = fit_ellipses(*pairs)
     return fits

@@ -65,15 +65,8 @@ def match_image(iou: npt.ArrayLike, scores: npt.ArrayLike) -> ImageCounts:
     Args:
         iou: (F, D), from :mod:`regions`.
         scores: (D,), in any order; equal ones enter together.
-
-    Raises:
-        ValueError: shapes that do not fit, or a number that is not finite.
     """
     overlap, confidence = np.asarray(iou, np.float64), np.asarray(scores, np.float64)
-    if overlap.ndim != 2 or confidence.shape != (overlap.shape[1],):
-        raise ValueError(f"iou {overlap.shape} and scores {confidence.shape}, need (F, D) and (D,)")
-    if not (np.isfinite(overlap).all() and np.isfinite(confidence).all()):
-        raise ValueError("an iou or a score that is not finite")
     # Lists: an image has a handful of detections, and a call of numpy costs more than all their arithmetic.
     columns, values = overlap.T.tolist(), confidence.tolist()
     order = np.argsort(-confidence, kind="stable").tolist()
@@ -155,13 +148,8 @@ def merge_images(images: Sequence[ImageCounts], faces: npt.ArrayLike) -> FddbCou
     Args:
         images: what :func:`match_image` says of each of the N images.
         faces: (N,) annotated faces of each.
-
-    Raises:
-        ValueError: lengths that differ.
     """
     total = np.asarray(faces, np.int64)
-    if total.shape != (len(images),):
-        raise ValueError(f"{len(images)} images but faces {total.shape}")
     lengths = np.array([len(own.thresholds) for own in images], np.int64)
     nothing = np.zeros(0)
     score = np.concatenate([nothing, *(own.thresholds for own in images)])

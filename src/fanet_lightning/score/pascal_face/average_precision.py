@@ -1,19 +1,14 @@
-"""PASCAL face and AFW: matching, alignment, AP, and AP over resampled images.
-
-PASCAL face and AFW: matching, global alignment and average precision on arrays, by the rules of face-eval.
+"""PASCAL face and AFW: matching, global alignment and average precision by the rules of face-eval, and its resamples.
 
 Face-eval is the program of Mathias, Benenson, Pedersoli and Van Gool, Face detection without bells and whistles, ECCV
 2014. Boxes are taken as they are given, without a shift between 0-based and 1-based pixels: the alignment takes care of
 half a pixel.
 
-AP of PASCAL face and AFW over resampled images.
-
-The detections keep the boxes, the places in the ranking and the faces that the run over all images gave them: an
-interval says how AP varies with the images, and not with the alignment that is fitted to them. Where an image is drawn
-more than once, the copies of a detection stand together in its place.
-
-Between two hits only the number of false positives matters, and AP is a sum over hits. So a resample needs the weights
-of the hits, (T,), and one product of the weights of the images (N,) with counts (N, T).
+In a resample the detections keep the boxes, the places in the ranking and the faces that the run over all images gave
+them: an interval says how AP varies with the images, and not with the alignment that is fitted to them. Where an image
+is drawn more than once, the copies of a detection stand together in its place. Between two hits only the number of
+false positives matters, and AP is a sum over hits. So a resample needs the weights of the hits, (T,), and one product
+of the weights of the images (N,) with counts (N, T).
 """
 
 import math
@@ -250,15 +245,9 @@ def resampled_ap(result: PascalFaceResult, samples: int = SAMPLES, seed: int = 0
 
 
 def weighted_ap(result: PascalFaceResult, weights: npt.ArrayLike) -> Float:
-    """AP with image i taken ``weights[:, i]`` times: (B, N) whole numbers ≥ 0 → (B,), NaN where no face counts.
-
-    Raises:
-        ValueError: weights of another number of images.
-    """
+    """AP with image i taken ``weights[:, i]`` times: (B, N) whole numbers ≥ 0 → (B,), NaN where no face counts."""
     times = np.asarray(weights, np.float64)
     images = len(result.faces_per_image)
-    if times.ndim != 2 or times.shape[1] != images:
-        raise ValueError(f"weights {times.shape} of {images} images, need (B, {images})")
     hits = np.flatnonzero(result.hit)
     wrong = np.flatnonzero(result.false_positive)
     # The hit behind each false positive; those after the last hit change nothing.

@@ -1,12 +1,8 @@
 """WIDER FACE's predictions: one text file per image, read, written, packed for the test server.
 
 A file has the image's name (with or without its event and extension), the number of rows, and rows ``x y w h score``.
-
-The archive that the WIDER FACE test server takes.
-
-The site asks for one text file per image of the test split, named as the image and in a folder named as its event
-(``0--Parade/0_Parade_marchingband_1_5.txt``): a name line, a count line, rows ``left top width height score``. That is
-the layout of :mod:`predictions`; the archive has the event folders at its top.
+The test server wants one for each image of the test split, named as the image and in a folder named as its event
+(``0--Parade/0_Parade_marchingband_1_5.txt``), in an archive that has the event folders at its top.
 """
 
 import os
