@@ -44,17 +44,42 @@ class ImageRecord:
     ignored_xyxy: Boxes = field(default_factory=_no_boxes)
 
     def __post_init__(self) -> None:
-        for name in ("boxes_xyxy", "ignored_xyxy"):
-            boxes = getattr(self, name)
-            if boxes.ndim != 2 or boxes.shape[1] != 4 or boxes.dtype != np.float32:
-                raise ValueError(f"{name} of {self.image_id} is {boxes.dtype}{boxes.shape}; give (F, 4) float32")
         if (self.boxes_xyxy[:, 2:] <= self.boxes_xyxy[:, :2]).any():
             raise ValueError(f"boxes_xyxy of {self.image_id} holds a box without area; such boxes go to ignored_xyxy")
-        for name, values in self.attributes.items():
-            if values.shape != (len(self.boxes_xyxy),):
-                raise ValueError(
-                    f"attribute {name} of {self.image_id} is {values.shape}, not ({len(self.boxes_xyxy)},)"
-                )
+
+
+def clean_record(
+    image_id: str,
+    path: Path,
+    boxes_xyxy: npt.NDArray[np.float64],
+    ignored: npt.NDArray[np.bool_] | None = None,
+    attributes: Mapping[str, npt.NDArray[np.int8]] | None = None,
+) -> ImageRecord:
+    """A record of boxes as labels have them: flagged ones and those without area become ignored ones.
+
+    Args:
+        boxes_xyxy: (F, 4) pixels.
+        ignored: (F,) flagged by the annotators; None: no box is.
+        attributes: name → (F,).
+    """
+    narrow = boxes_xyxy.astype(np.float32)
+    # After rounding to float32 a sliver of a box may have no side left, so the sides are taken there.
+    usable = (narrow[:, 2:] > narrow[:, :2]).all(axis=1)
+    if ignored is not None:
+        usable &= ~ignored
+    own = {name: values[usable] for name, values in (attributes or {}).items()}
+    return ImageRecord(image_id, path, narrow[usable], own, narrow[~usable])
+
+
+def refuse_missing(missing: Sequence[Path], count: int, whole: str, remedy: str) -> None:
+    """
+    Raises:
+        InputError: some of the ``count`` images of ``whole`` are missing.
+    """
+    if missing:
+        raise InputError(
+            f"{len(missing)} of the {count} images of {whole} are missing, the first is {missing[0]}; {remedy}"
+        )
 
 
 class PackedRecords:

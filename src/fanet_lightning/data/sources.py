@@ -1,25 +1,21 @@
 """Sources of images and ground truth: WIDER FACE, synthetic faces, FDDB, PASCAL face, AFW.
 
-FDDB in its official layout, a set to test on.
-
-::
+FDDB in its official layout::
 
     ROOT/originalPics/2002/08/11/big/img_591.jpg
     ROOT/FDDB-folds/FDDB-fold-01.txt, FDDB-fold-01-ellipseList.txt, … 10
 
-PASCAL face and AFW on disk: label file and images → records.
-
-::
+PASCAL face and AFW::
 
     ROOT/images/<name>.jpg           or ROOT/JPEGImages, ROOT/testimages, or ROOT itself: the first folder that exists
     ROOT/<official label file>       or ROOT/annotations/<official label file>, or ``ground_truth``
 
-Boxes are those of the file, without a shift. Both sets are for testing alone.
+Boxes are those of the files, without a shift. FDDB, PASCAL face and AFW are for testing alone.
 """
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +24,9 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_writable
 from fanet_lightning.data.folder.labels import warn_of_odd_boxes
 from fanet_lightning.data.folder.source import FolderSource
-from fanet_lightning.data.records import Boxes, ImageRecord, check_apart
+from fanet_lightning.data.folder.wider import split_inventory
+from fanet_lightning.data.records import ImageRecord, Inventory, check_apart, clean_record, refuse_missing
+from fanet_lightning.data.synthetic.dataset import prepare_synthetic, synthetic_parameters
 from fanet_lightning.data.wider_face import (
     WAYS_ON,
     all_usable_faces,
@@ -37,6 +35,9 @@ from fanet_lightning.data.wider_face import (
     listed_path,
     load_wider_face,
 )
+from fanet_lightning.score.fddb.benchmark import FddbBenchmark
+from fanet_lightning.score.fddb.ground_truth import FddbGroundTruth, read_fddb_ground_truth
+from fanet_lightning.score.pascal_face.benchmark import AfwBenchmark, PascalFaceBenchmark
 from fanet_lightning.score.pascal_face.ground_truth import (
     AFW,
     PASCAL_FACE,
@@ -44,23 +45,46 @@ from fanet_lightning.score.pascal_face.ground_truth import (
     Release,
     read_annotations,
 )
+from fanet_lightning.score.results import Benchmark
+from fanet_lightning.score.wider_face.benchmark import WiderFaceBenchmark
 from fanet_lightning.score.wider_face.ground_truth import GROUND_TRUTH_FOLDERS, GroundTruth, read_ground_truth
-
-if TYPE_CHECKING:
-    from fanet_lightning.data.records import Inventory
-    from fanet_lightning.score.fddb.benchmark import FddbBenchmark
-    from fanet_lightning.score.fddb.ground_truth import FddbGroundTruth
-    from fanet_lightning.score.pascal_face.benchmark import PascalFaceBenchmark
-    from fanet_lightning.score.results import Benchmark
-    from fanet_lightning.score.wider_face.benchmark import WiderFaceBenchmark
-
 
 FOLDS_FOLDER = "FDDB-folds"
 IMAGES_FOLDER = "originalPics"
 FDDB_WAYS_ON = "get FDDB (http://vis-www.cs.umass.edu/fddb/) and set data.root"
 
 
-class FddbSource:
+class _TestSet:
+    """What the sets for testing alone have in common."""
+
+    name: str
+
+    def prepare(self) -> None:
+        """Nothing to do: the images are there, or reading says what is missing."""
+
+    def check(self, train: bool = True) -> None:
+        """Read all annotations and look for every image.
+
+        Raises:
+            InputError: what :meth:`val` says; with ``train``, that this set is not trained on.
+        """
+        if train:
+            self.train()
+        self.val()
+
+    def train(self) -> list[ImageRecord]:
+        """
+        Raises:
+            InputError: always; these images are for testing.
+        """
+        raise InputError(f"data={self.name} is for testing alone and has no training part; train on data=wider_face")
+
+    def val(self) -> list[ImageRecord]:
+        """The records, sorted by image id."""
+        raise NotImplementedError
+
+
+class FddbSource(_TestSet):
     """The images of FDDB with the boxes around their ellipses.
 
     Args:
@@ -90,26 +114,6 @@ class FddbSource:
         self._ellipses = ellipses
         self._truth: FddbGroundTruth | None = None
 
-    def prepare(self) -> None:
-        """Nothing to do: the images are there, or reading says what is missing."""
-
-    def check(self, train: bool = True) -> None:
-        """Read all annotations and look for every image.
-
-        Raises:
-            InputError: what :meth:`val` says; with ``train``, that FDDB is not trained on.
-        """
-        if train:
-            self.train()
-        self.val()
-
-    def train(self) -> list[ImageRecord]:
-        """
-        Raises:
-            InputError: always: FDDB is a test set.
-        """
-        raise InputError("data=fddb is a set to test on; train on data=wider_face")
-
     def val(self) -> list[ImageRecord]:
         """All images, sorted by image id; boxes are cut to the image.
 
@@ -118,35 +122,27 @@ class FddbSource:
         """
         truth = self.ground_truth()
         paths = [self.root / IMAGES_FOLDER / f"{image_id}.jpg" for image_id in truth.image_ids]
-        missing = [path for path in paths if not path.is_file()]
-        if missing:
-            raise InputError(
-                f"{len(missing)} of the {len(paths)} images of FDDB are missing, the first is {missing[0]}; "
-                "complete the folder, or name those at hand with data.val.images=LIST"
-            )
+        remedy = "complete the folder, or name those at hand with data.val.images=LIST"
+        refuse_missing([path for path in paths if not path.is_file()], len(paths), "FDDB", remedy)
         records = []
         for image_id, path, ellipses, size_wh in zip(
             truth.image_ids, paths, truth.ellipses, truth.sizes_wh, strict=True
         ):
             inside = np.clip(bounding_boxes(ellipses), 0, np.concatenate([size_wh, size_wh]))
-            boxes: Boxes = inside.astype(np.float32)
-            usable = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-            records.append(ImageRecord(image_id, path, boxes[usable], ignored_xyxy=boxes[~usable]))
+            records.append(clean_record(image_id, path, inside))
         return records
 
-    def ground_truth(self) -> "FddbGroundTruth":
+    def ground_truth(self) -> FddbGroundTruth:
         """The ellipses of exactly the images of :meth:`val`, in their order.
 
         Raises:
             InputError: see :func:`~fanet_lightning.score.fddb.ground_truth.read_fddb_ground_truth`.
         """
         if self._truth is None:
-            from fanet_lightning.score.fddb.ground_truth import read_fddb_ground_truth
-
             images = self.root / IMAGES_FOLDER
             if not images.is_dir():
                 raise InputError(
-                    f"no FDDB here: {images} is no folder (expected {images}/YYYY/MM/DD/big/img_N.jpg); {FDDB_WAYS_ON}"
+                    f"no FDDB here: {images} is not a directory (expected YYYY/MM/DD/big/img_N.jpg in it); {FDDB_WAYS_ON}"
                 )
             truth = read_fddb_ground_truth(
                 self._folds,
@@ -157,14 +153,12 @@ class FddbSource:
             self._truth = truth.select(sorted(truth.image_ids))
         return self._truth
 
-    def benchmark(self) -> "FddbBenchmark":
+    def benchmark(self) -> FddbBenchmark:
         """The benchmark that scores these images.
 
         Raises:
             InputError: an unknown ``ellipses``.
         """
-        from fanet_lightning.score.fddb.benchmark import FddbBenchmark
-
         images_root = self.root / IMAGES_FOLDER if self._image_sizes is None else None
         return FddbBenchmark(self._ellipses, self._image_sizes, images_root)
 
@@ -181,7 +175,7 @@ def bounding_boxes(ellipses: npt.ArrayLike) -> npt.NDArray[np.float64]:
 IMAGE_FOLDERS = ("images", "JPEGImages", "testimages")
 
 
-class PascalFaceSource:
+class PascalFaceSource(_TestSet):
     """PASCAL face in the official layout.
 
     Args:
@@ -216,26 +210,6 @@ class PascalFaceSource:
         self._read: PascalFaceGroundTruth | None = None
         self._records: list[ImageRecord] | None = None
 
-    def prepare(self) -> None:
-        """Nothing to do: the images are there, or reading says what is missing."""
-
-    def check(self, train: bool = True) -> None:
-        """Read the labels and look for every image, so that whatever is missing is said before any work starts.
-
-        Raises:
-            InputError: see :meth:`val`; with ``train`` always, see :meth:`train`.
-        """
-        if train:
-            self.train()
-        self.val()
-
-    def train(self) -> list[ImageRecord]:
-        """
-        Raises:
-            InputError: always; these images are for testing.
-        """
-        raise InputError(f"data={self.name} is for testing alone and has no training part; train on data=wider_face")
-
     def val(self) -> list[ImageRecord]:
         """One record per image, sorted: flagged faces and boxes without area are ignored, small faces are not.
 
@@ -243,8 +217,10 @@ class PascalFaceSource:
             InputError: labels that cannot be read, images that are not on disk.
         """
         if self._records is None:
-            ground_truth = self.ground_truth()
-            self._records = _records(ground_truth, self._image_folder(ground_truth))
+            truth = self.ground_truth()
+            folder = self._image_folder(truth)
+            of_image = zip(truth.image_ids, truth.file_names, truth.boxes_xyxy, truth.flagged, strict=True)
+            self._records = [clean_record(own, folder / name, boxes, flags) for own, name, boxes, flags in of_image]
         return self._records
 
     def ground_truth(self) -> PascalFaceGroundTruth:
@@ -257,10 +233,8 @@ class PascalFaceSource:
             self._read = read_annotations(self._label_file(), self._release, self._images)
         return self._read
 
-    def benchmark(self) -> "PascalFaceBenchmark":
+    def benchmark(self) -> PascalFaceBenchmark:
         """What scores detections on these images, by the same labels."""
-        from fanet_lightning.score.pascal_face.benchmark import PascalFaceBenchmark
-
         return PascalFaceBenchmark(self._release.labels, self._alignment)
 
     def _label_file(self) -> Path:
@@ -279,14 +253,11 @@ class PascalFaceSource:
         folders = [self.root / name for name in IMAGE_FOLDERS]
         folder = next((folder for folder in folders if folder.is_dir()), self.root)
         if not folder.is_dir():
-            raise InputError(f"data.root={self.root} is no folder; give the folder of the images")
+            raise InputError(f"data.root={self.root} is not a directory; give the folder of the images")
         present = {entry.name for entry in folder.iterdir()}
-        missing = [name for name in ground_truth.file_names if name not in present]
-        if missing:
-            raise InputError(
-                f"{len(missing)} of the {len(ground_truth.file_names)} images are missing, the first is "
-                f"{folder / missing[0]}; complete the folder, or name those at hand with data.images=LIST"
-            )
+        missing = [folder / name for name in ground_truth.file_names if name not in present]
+        remedy = "complete the folder, or name those at hand with data.images=LIST"
+        refuse_missing(missing, len(ground_truth.file_names), self.name, remedy)
         return folder
 
 
@@ -296,21 +267,8 @@ class AfwSource(PascalFaceSource):
     name = "afw"
     releases = AFW
 
-    def benchmark(self) -> "PascalFaceBenchmark":
-        from fanet_lightning.score.pascal_face.benchmark import AfwBenchmark
-
+    def benchmark(self) -> PascalFaceBenchmark:
         return AfwBenchmark(self._release.labels, self._alignment)
-
-
-def _records(ground_truth: PascalFaceGroundTruth, folder: Path) -> list[ImageRecord]:
-    records = []
-    for image_id, file_name, boxes, flagged in zip(
-        ground_truth.image_ids, ground_truth.file_names, ground_truth.boxes_xyxy, ground_truth.flagged, strict=True
-    ):
-        boxes_xyxy = boxes.astype(np.float32)
-        usable = ~flagged & (boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(axis=1)
-        records.append(ImageRecord(image_id, folder / file_name, boxes_xyxy[usable], {}, boxes_xyxy[~usable]))
-    return records
 
 
 class FaceSource(Protocol):
@@ -338,7 +296,7 @@ class FaceSource(Protocol):
     def ground_truth(self) -> Any:
         """The faces of exactly the images of :meth:`val`, in their order, as :meth:`benchmark` takes them."""
 
-    def benchmark(self) -> "Benchmark[Any]":
+    def benchmark(self) -> Benchmark[Any]:
         """What scores detections on these images."""
 
 
@@ -439,23 +397,19 @@ class WiderFaceSource:
             "'all' counts every usable face"
         )
 
-    def benchmark(self) -> "WiderFaceBenchmark":
-        from fanet_lightning.score.wider_face.benchmark import WiderFaceBenchmark
-
+    def benchmark(self) -> WiderFaceBenchmark:
         return WiderFaceBenchmark()
 
-    def inventories(self) -> "list[Inventory]":
+    def inventories(self) -> list[Inventory]:
         """The labels of the training and the validation part exactly as written, see :mod:`data.inventory`.
 
         Raises:
             InputError: there are no labels, or no images of either part.
         """
-        from fanet_lightning.data.folder.wider import split_inventory
-
         parts = {"train": self._train, "val": self._val}
         folders = [self.root / f"WIDER_{part['split']}" / "images" for part in parts.values()]
         if not any(folder.is_dir() for folder in folders):
-            raise InputError(f"no WIDER FACE here: {folders[0]} and {folders[1]} are no folders; {WAYS_ON}")
+            raise InputError(f"no WIDER FACE here: {folders[0]} and {folders[1]} are not there; {WAYS_ON}")
         source = self._annotations or default_annotations(self.root)
         if not source.exists():
             raise InputError(f"no WIDER FACE annotations here: {source} does not exist; {WAYS_ON}")
@@ -506,8 +460,6 @@ class SyntheticSource:
         Raises:
             InputError: a parameter is out of range, or ``root`` cannot be written.
         """
-        from fanet_lightning.data.synthetic.dataset import synthetic_parameters
-
         synthetic_parameters(**self._options)
         check_writable(self._root, "data.root")
 
@@ -520,19 +472,15 @@ class SyntheticSource:
     def ground_truth(self) -> GroundTruth:
         return self._prepared().ground_truth()
 
-    def benchmark(self) -> "WiderFaceBenchmark":
-        from fanet_lightning.score.wider_face.benchmark import WiderFaceBenchmark
-
+    def benchmark(self) -> WiderFaceBenchmark:
         return WiderFaceBenchmark(name="synthetic", title="drawn faces")
 
-    def inventories(self) -> "list[Inventory]":
+    def inventories(self) -> list[Inventory]:
         """As :meth:`WiderFaceSource.inventories`; the set is drawn where it is missing."""
         return self._prepared().inventories()
 
     def _prepared(self) -> WiderFaceSource:
         if self._wider is None:
-            from fanet_lightning.data.synthetic.dataset import prepare_synthetic
-
             self._wider = WiderFaceSource(prepare_synthetic(self._root, **self._options))
         return self._wider
 

@@ -25,7 +25,16 @@ import numpy.typing as npt
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import find_listed, has_image_extension, nearest_name
 from fanet_lightning.data.folder.files import ImageFiles
-from fanet_lightning.data.records import ATTRIBUTES, ImageRecord, LabelProblem, label_numbers, label_text, shown
+from fanet_lightning.data.records import (
+    ATTRIBUTES,
+    ImageRecord,
+    LabelProblem,
+    clean_record,
+    label_numbers,
+    label_text,
+    refuse_missing,
+    shown,
+)
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 
 Split = Literal["train", "val", "test"]
@@ -323,15 +332,16 @@ def load_wider_face(
         if found.reason:
             raise InputError(f"{folder}: {image_id}.jpg {found.reason}")
         if found.name is None:
-            missing.append(image_id)
+            missing.append(folder / f"{image_id}.jpg")
         else:
             paths[image_id] = folder / found.name
-    if missing:
-        raise InputError(
-            f"{len(missing)} of the {len(chosen)} images of {f'the {split} split' if images is None else 'the list'} "
-            f"are missing, the first is {folder / missing[0]}.jpg; complete the folder with "
-            f"{fetch_command(root, split)}, or name those at hand with data.val.images=LIST or data.train.images=LIST"
-        )
+    refuse_missing(
+        missing,
+        len(chosen),
+        f"the {split} split" if images is None else "the list",
+        f"complete the folder with {fetch_command(root, split)}, or name those at hand with data.val.images=LIST or "
+        "data.train.images=LIST",
+    )
     return records_of(table, folder, chosen, paths)
 
 
@@ -355,21 +365,12 @@ def records_of(
     """
     records = []
     for index in range(len(table.image_ids)) if chosen is None else chosen:
-        rows = table.of_image(index)
-        boxes_xyxy = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:4]], axis=1).astype(np.float32)
+        rows, image_id = table.of_image(index), table.image_ids[index]
+        boxes_xyxy = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:4]], axis=1)
         codes = rows[:, 4:].astype(np.int8)
-        # After rounding to float32 a sliver of a box may have no side left, so the sides are taken there.
-        usable = (boxes_xyxy[:, 2:] > boxes_xyxy[:, :2]).all(axis=1) & (rows[:, INVALID] == 0)
-        image_id = table.image_ids[index]
-        records.append(
-            ImageRecord(
-                image_id=image_id,
-                path=(paths or {}).get(image_id, folder / f"{image_id}.jpg"),
-                boxes_xyxy=boxes_xyxy[usable],
-                attributes={name: codes[usable, column] for column, name in enumerate(ATTRIBUTES)},
-                ignored_xyxy=boxes_xyxy[~usable],
-            )
-        )
+        attributes = {name: codes[:, column] for column, name in enumerate(ATTRIBUTES)}
+        path = (paths or {}).get(image_id, folder / f"{image_id}.jpg")
+        records.append(clean_record(image_id, path, boxes_xyxy, rows[:, INVALID] != 0, attributes))
     return records
 
 

@@ -9,18 +9,22 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from fanet_lightning.cli import main as cli
+from fanet_lightning.cli.config import plain
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_replaceable, check_writable, replaced_folder
+from fanet_lightning.data.folder import writers
 from fanet_lightning.data.folder.files import CONVERSION_RECORD
-
-if TYPE_CHECKING:
-    from fanet_lightning.data.folder.writers import ImageToWrite
-    from fanet_lightning.data.records import Inventory, LabelledImage
-
+from fanet_lightning.data.folder.writers import ImageToWrite
+from fanet_lightning.data.images import UnreadableImage, read_image_frame
+from fanet_lightning.data.records import Inventory, LabelledImage
+from fanet_lightning.data.sources import build_source
 
 USAGE = "python -m fanet_lightning.convert data=… to=coco|yolo|voc|wider out=DIR [images=copy|link|none]"
 FORMATS = ("coco", "yolo", "voc", "wider")
@@ -46,28 +50,28 @@ def convert(source: Any, to: str, out: Path, *, images: str = "copy", overwrite:
         InputError: the source is missing or malformed, ``out`` is taken or cannot be written, names that no label file
             can hold.
     """
-    from fanet_lightning.data.folder import writers
-
     _check_options(to, images, out, overwrite)
     source.prepare()
     inventories = _inventories(source)
     _check_apart(out, inventories)
     lost: Counter[str] = Counter()
-    prepared = {inventory.part: _prepared(inventory, lost) for inventory in inventories}
-    if to == "voc":
-        prepared = _apart(prepared)
-    if to == "yolo":
-        prepared = {
-            part: [(path, writers.for_yolo(image, lost)) for path, image in pairs] for part, pairs in prepared.items()
+    to_write = {inventory.part: _prepared(inventory, lost) for inventory in inventories}
+    stems = [image.stem for own in to_write.values() for image in own]
+    if to == "voc" and len(set(stems)) < len(stems):
+        # One folder for all parts: where names occur in two of them, all get their part in front.
+        to_write = {
+            part: [replace(image, name=f"{part}/{image.name}", stem=f"{part}/{image.stem}") for image in own]
+            for part, own in to_write.items()
         }
-    to_write = {part: [image for _, image in pairs] for part, pairs in prepared.items()}
+    if to == "yolo":
+        to_write = {part: [writers.for_yolo(image, lost) for image in own] for part, own in to_write.items()}
     write = {
         "coco": writers.write_coco, "yolo": writers.write_yolo, "voc": writers.write_voc, "wider": writers.write_wider,
     }[to]  # fmt: skip
     with replaced_folder(out) as folder:
         write(folder, to_write)
         if images != "none":
-            lost.update(_bring(folder, IMAGE_FOLDERS[to], prepared, link=images == "link"))
+            lost.update(_bring(folder, IMAGE_FOLDERS[to], to_write, link=images == "link"))
         record = {
             "from": source.name, "to": to, "images": images,
             "parts": {part: _numbers(own) for part, own in to_write.items()},
@@ -99,11 +103,18 @@ def _wrote(record: Path) -> set[str]:
         return set()
 
 
-def _inventories(source: Any) -> "list[Inventory]":
+def _inventories(source: Any) -> list[Inventory]:
     """The parts that are there, found to be whole."""
     if not hasattr(source, "inventories"):  # sets to test on
         source.check(train=False)
-        return [_of_records(source.val())]
+        images = [
+            LabelledImage(
+                own.image_id, own.path, np.concatenate([own.boxes_xyxy, own.ignored_xyxy]).astype(np.float64),
+                np.repeat([False, True], [len(own.boxes_xyxy), len(own.ignored_xyxy)]),
+            )
+            for own in source.val()
+        ]  # fmt: skip
+        return [Inventory("val", Path(), images)]
     inventories: list[Inventory] = source.inventories()
     present = [inventory for inventory in inventories if inventory.images]
     absent = [inventory for inventory in inventories if not inventory.images]
@@ -115,22 +126,7 @@ def _inventories(source: Any) -> "list[Inventory]":
     return present
 
 
-def _of_records(records: Sequence[Any]) -> "Inventory":
-    import numpy as np
-
-    from fanet_lightning.data.records import Inventory, LabelledImage
-
-    images = [
-        LabelledImage(
-            record.image_id, record.path, np.concatenate([record.boxes_xyxy, record.ignored_xyxy]).astype(np.float64),
-            np.arange(len(record.boxes_xyxy) + len(record.ignored_xyxy)) >= len(record.boxes_xyxy),
-        )
-        for record in records
-    ]  # fmt: skip
-    return Inventory("val", Path(), images)
-
-
-def _check_apart(out: Path, inventories: "Sequence[Inventory]") -> None:
+def _check_apart(out: Path, inventories: Sequence[Inventory]) -> None:
     """Replacing ``out`` must not take the images or labels away."""
     place = out.resolve()
     for inventory in inventories:
@@ -140,13 +136,12 @@ def _check_apart(out: Path, inventories: "Sequence[Inventory]") -> None:
                     raise InputError(f"out={out} holds {path}, which is to be converted; give another folder")
 
 
-def _prepared(inventory: "Inventory", lost: Counter[str]) -> "list[tuple[Path, ImageToWrite]]":
-    from fanet_lightning.data.folder.writers import ImageToWrite
-    from fanet_lightning.data.images import UnreadableImage, read_image_frame
-
+def _prepared(inventory: Inventory, lost: Counter[str]) -> list[ImageToWrite]:
     prepared = []
     for image in inventory.images:
-        _check_name(image)
+        name = image.image_id
+        if not name.isprintable() or name != name.strip():
+            raise InputError(f"{image.path}: no label file can hold this name ({name!r}); rename the image")
         try:
             size_wh = read_image_frame(image.path).upright_wh
         except UnreadableImage as error:
@@ -154,54 +149,29 @@ def _prepared(inventory: "Inventory", lost: Counter[str]) -> "list[tuple[Path, I
                 print(f"warning: {image.path} cannot be read ({error.reason}) and is left out")
             lost["images that cannot be read left out"] += 1
             continue
-        has_area = (image.boxes_xyxy[:, 2:] > image.boxes_xyxy[:, :2]).all(axis=1)
-        lost["boxes without area left out"] += int((~has_area).sum())
-        name = f"{image.image_id}{image.path.suffix}"
-        own = ImageToWrite(name, image.image_id, size_wh, image.boxes_xyxy[has_area], image.ignored[has_area])
-        prepared.append((image.path, own))
+        kept = (image.boxes_xyxy[:, 2:] > image.boxes_xyxy[:, :2]).all(axis=1)
+        lost["boxes without area left out"] += int((~kept).sum())
+        boxes, ignored = image.boxes_xyxy[kept], image.ignored[kept]
+        prepared.append(ImageToWrite(image.path, f"{name}{image.path.suffix}", name, size_wh, boxes, ignored))
     return prepared
 
 
-def _check_name(image: "LabelledImage") -> None:
-    name = image.image_id
-    if not name.isprintable() or name != name.strip():
-        raise InputError(f"{image.path}: no label file can hold this name ({name!r}); rename the image")
-
-
-def _apart(
-    prepared: "Mapping[str, list[tuple[Path, ImageToWrite]]]",
-) -> "dict[str, list[tuple[Path, ImageToWrite]]]":
-    """VOC has one folder for all parts: names that occur in two of them get their part in front."""
-    from dataclasses import replace
-
-    counts = Counter(image.stem for pairs in prepared.values() for _, image in pairs)
-    if all(count == 1 for count in counts.values()):
-        return dict(prepared)
-    return {
-        part: [(path, replace(image, name=f"{part}/{image.name}", stem=f"{part}/{image.stem}")) for path, image in own]
-        for part, own in prepared.items()
-    }
-
-
-def _bring(
-    folder: Path, place: str, prepared: "Mapping[str, list[tuple[Path, ImageToWrite]]]", *, link: bool
-) -> dict[str, int]:
+def _bring(folder: Path, place: str, to_write: Mapping[str, Sequence[ImageToWrite]], *, link: bool) -> dict[str, int]:
     copied = 0
-    for part, pairs in prepared.items():
-        for path, image in pairs:
-            target = folder / place.format(part) / image.name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if link:
-                try:
-                    os.link(path.resolve(), target)
-                    continue
-                except OSError:  # another file system, or one without links
-                    copied += 1
-            shutil.copyfile(path, target)
+    for part, image in ((part, image) for part, own in to_write.items() for image in own):
+        target = folder / place.format(part) / image.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if link:
+            try:
+                os.link(image.source.resolve(), target)
+                continue
+            except OSError:  # another file system, or one without links
+                copied += 1
+        shutil.copyfile(image.source, target)
     return {"images copied, as they could not be linked": copied}
 
 
-def _numbers(images: "Sequence[ImageToWrite]") -> dict[str, int]:
+def _numbers(images: Sequence[ImageToWrite]) -> dict[str, int]:
     ignored = sum(int(image.ignored.sum()) for image in images)
     boxes = sum(len(image.boxes_xyxy) for image in images)
     return {"images": len(images), "faces": boxes - ignored, "ignored": ignored}
@@ -227,14 +197,10 @@ def main(argv: list[str]) -> int:
     config = cli.verb_config("convert", argv, USAGE, required=["to", "out"])
     if config is None:
         return 0
-    from fanet_lightning.cli.config import plain
-
     options = plain(config)
     images = "none" if options["images"] is None else options["images"]
     out = Path(str(options["out"]))
     _check_options(options["to"], images, out, options["overwrite"])
-    from fanet_lightning.data.sources import build_source
-
     source = build_source(**options["data"])
     record = convert(source, options["to"], out, images=images, overwrite=options["overwrite"])
     print("\n".join(_report(record, out, source.name in ("wider_face", "synthetic"))))

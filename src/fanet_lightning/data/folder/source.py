@@ -27,7 +27,15 @@ from fanet_lightning.data.folder.labels import (
 from fanet_lightning.data.folder.voc import read_voc, voc_folders, voc_place
 from fanet_lightning.data.folder.wider import read_wider, wider_folders, wider_place
 from fanet_lightning.data.folder.yolo import YAML_FILES, Points, label_folder, read_names, read_yolo, yolo_place
-from fanet_lightning.data.records import ImageRecord, Inventory, LabelledImage, check_apart, label_numbers
+from fanet_lightning.data.records import (
+    ImageRecord,
+    Inventory,
+    LabelledImage,
+    check_apart,
+    clean_record,
+    label_numbers,
+    refuse_missing,
+)
 from fanet_lightning.data.wider_face import all_usable_faces, is_list, listed_path
 from fanet_lightning.score.wider_face.benchmark import WiderFaceBenchmark
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
@@ -157,13 +165,13 @@ def strict_records(labels: PartLabels, part: str, root: Path) -> list[ImageRecor
         raise InputError(f"{where}: {first.value!r} {first.reason}{more}")
     if not labels.images:
         raise InputError(f"{root} has no {part} part; set data.{part}.labels, or data.{part}.images=LIST")
-    missing = [image.path for image in labels.images if not image.path.is_file()]
-    if missing:
-        raise InputError(
-            f"{len(missing)} of the {len(labels.images)} images of the {part} part are missing, the first is "
-            f"{missing[0]}; complete the folder, name those at hand with data.{part}.images=LIST, or let "
-            "the doctor make a cleaned copy (fix=true)"
-        )
+    refuse_missing(
+        [image.path for image in labels.images if not image.path.is_file()],
+        len(labels.images),
+        f"the {part} part",
+        f"complete the folder, name those at hand with data.{part}.images=LIST, or let the doctor make a cleaned copy "
+        "(fix=true)",
+    )
     others = [image for image in labels.images if image.frame and image.stated_wh != image.frame.upright_wh]
     if others:
         raise InputError(_another_frame(others, len(labels.images)))
@@ -202,10 +210,7 @@ def _record(image: LabelledImage) -> ImageRecord:
             f"{where}: x1={x1:g} y1={y1:g} x2={x2:g} y2={y2:g} is no box (its far side comes first, or a number is not "
             "finite); correct it, or remove it"
         )
-    narrow = boxes.astype(np.float32)
-    # After rounding to float32 a sliver of a box may have no side left, so the sides are taken there.
-    usable = (narrow[:, 2:] > narrow[:, :2]).all(axis=1) & ~image.ignored
-    return ImageRecord(image.image_id, image.path, narrow[usable], {}, narrow[~usable])
+    return clean_record(image.image_id, image.path, boxes, image.ignored)
 
 
 def _under(root: Path, given: Path | str) -> Path:

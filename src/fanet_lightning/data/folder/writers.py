@@ -28,8 +28,10 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, eq=False)
 class ImageToWrite:
-    """``name`` relative, with extension; ``size_wh`` pixels; ``boxes_xyxy`` (F, 4) float64; ``ignored`` (F,) bool."""
+    """``source`` the image; ``name`` relative, with extension, ``stem`` without; ``size_wh`` pixels; ``boxes_xyxy``
+    (F, 4) float64; ``ignored`` (F,) bool."""
 
+    source: Path
     name: str
     stem: str
     size_wh: tuple[int, int]
