@@ -142,7 +142,7 @@ class FddbSource(_TestSet):
             images = self.root / IMAGES_FOLDER
             if not images.is_dir():
                 raise InputError(
-                    f"no FDDB here: {images} is not a directory (expected YYYY/MM/DD/big/img_N.jpg in it); {FDDB_WAYS_ON}"
+                    f"no FDDB here: {images} is not there (expected YYYY/MM/DD/big/img_N.jpg in it); {FDDB_WAYS_ON}"
                 )
             truth = read_fddb_ground_truth(
                 self._folds,
