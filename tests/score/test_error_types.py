@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.score.analysis.error_report import print_errors, write_errors
 from fanet_lightning.score.analysis.error_types import ErrorTypes, FaceState, Kind, error_types
-from fanet_lightning.score.analysis.lost_ap import TYPES, ap_with, gain_per_image, lost_ap
+from fanet_lightning.score.analysis.lost_ap import TYPES, ap_with, gain_per_image, lost_ap, print_errors, write_errors
 from fanet_lightning.score.wider_face.average_precision import judge_settings, score
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth, read_ground_truth
 from fanet_lightning.score.wider_face.predictions import Predictions, read_predictions
@@ -74,7 +73,7 @@ def test_hand_computed_kinds() -> None:
     errors = typed(hand_computed_run())
     assert kinds_of(errors) == ["background", "hit", "duplicate", "localisation", "hit", "background"]
     assert states_of(errors) == ["found", "near", "missed", "found"]
-    assert errors.settings["hard"].mended.tolist() == [False, False, False, True, False, False]
+    assert errors.settings["hard"].fixed.tolist() == [False, False, False, True, False, False]
     assert errors.nearest.tolist() == [-1, 0, 0, 1, 3, -1]
     assert errors.overlaps.tolist() == pytest.approx([0, 1, 0.9, 0.4, 1, 0])
     assert errors.settings["hard"].rows() == {
@@ -112,7 +111,7 @@ def test_a_row_beside_a_face_that_does_not_count_is_a_localisation_error_and_goe
     errors = typed(one([FACE, (100, 0, 9, 9)], [True, False], [(*FACE, 0.5), (100, 0, 9, 3, 0.9), (*NOWHERE, 0.0)]))
     assert kinds_of(errors) == ["hit", "localisation", "background"]
     assert states_of(errors) == ["found", "uncounted"]
-    assert not errors.settings["hard"].mended.any()
+    assert not errors.settings["hard"].fixed.any()
     assert ap_with(errors, "hard", ()) == pytest.approx(1 / 2)
     assert ap_with(errors, "hard", ("localisation",)) == pytest.approx(1.0)
 
@@ -131,13 +130,13 @@ def test_rows_of_an_image_without_faces_are_ignored_as_the_official_tool_does() 
 def test_localisation_of_a_found_face_goes_even_when_it_has_the_better_score() -> None:
     errors = typed(one([FACE], [True], [(0, 0, 9, 3, 0.9), (*FACE, 0.5), (*NOWHERE, 0.0)]))
     assert kinds_of(errors)[:2] == ["localisation", "hit"]
-    assert not errors.settings["hard"].mended.any()
+    assert not errors.settings["hard"].fixed.any()
     assert ap_with(errors, "hard", ("localisation",)) == pytest.approx(1.0)
 
 
-def test_of_several_localisation_errors_the_best_scored_is_mended_and_the_earlier_of_equals() -> None:
+def test_of_several_localisation_errors_the_best_scored_is_fixed_and_the_earlier_of_equals() -> None:
     rows = [(0, 0, 9, 3, 0.5), (0, 0, 9, 2, 0.9), (0, 0, 9, 1, 0.9)]
-    assert typed(one([FACE], [True], rows)).settings["hard"].mended.tolist() == [False, True, False]
+    assert typed(one([FACE], [True], rows)).settings["hard"].fixed.tolist() == [False, True, False]
 
 
 def test_no_detection_at_all_loses_everything_by_misses() -> None:
@@ -159,21 +158,21 @@ def test_gain_of_an_image_is_hand_computed() -> None:
         ([FACE], {"hard": [True]}, [(*NOWHERE, 1.0)]),
         ([FACE], {"hard": [True]}, [(*FACE, 0.5), (*NOWHERE, 0.0)]),
     ]
-    # As it is: 1/2 · 1/2. First mended: 1. Second mended: its false positive comes last and costs nothing.
+    # As it is: 1/2 · 1/2. First fixed: 1. Second fixed: its false positive comes last and costs nothing.
     np.testing.assert_allclose(gain_per_image(typed(images), "hard"), [0.75, 0.0])
 
 
 # --- the oracle: TIDE's steps one after the other, in plain Python
 
 
-def oracle(images: list[Image], setting: str, mended: set[str], only: int | None = None) -> tuple[list, list, float]:
-    """Kinds per image, states per image, AP with the errors mended (of image ``only`` alone)."""
+def oracle(images: list[Image], setting: str, fixed: set[str], only: int | None = None) -> tuple[list, list, float]:
+    """Kinds per image, states per image, AP with the errors fixed (of image ``only`` alone)."""
     all_kinds, all_states, points, faces_left, faces_before = [], [], [], 0, 0
     scores = [row[4] for _, _, rows in images for row in rows]
     low, high = min([1.0, *scores]), max([0.0, *scores])
     for number, (faces, counted_by, rows) in enumerate(images):
         counted = counted_by[setting]
-        fix = mended if only in (None, number) else set()
+        fix = fixed if only in (None, number) else set()
         kinds = ["ignored"] * len(rows)
         states = ["missed" if counts else "uncounted" for counts in counted]
         nearest: list[int | None] = [None] * len(rows)
@@ -254,11 +253,11 @@ def test_equals_the_oracle(block: int) -> None:
         errors = typed(images)
         for setting in ("few", "most"):
             gains = gain_per_image(errors, setting)
-            for mended in [set(), *({name} for name in TYPES), {"localisation", "misses"}, set(TYPES)]:
-                kinds, states, ap = oracle(images, setting, mended)
+            for fixed in [set(), *({name} for name in TYPES), {"localisation", "misses"}, set(TYPES)]:
+                kinds, states, ap = oracle(images, setting, fixed)
                 assert kinds_of(errors, setting) == kinds, (block, case, setting)
                 assert states_of(errors, setting) == states, (block, case, setting)
-                assert ap_with(errors, setting, mended) == pytest.approx(ap, abs=1e-12, nan_ok=True), (case, mended)
+                assert ap_with(errors, setting, fixed) == pytest.approx(ap, abs=1e-12, nan_ok=True), (case, fixed)
                 seen |= {*kinds, *states}
             before = oracle(images, setting, set())[2]
             for number, gain in enumerate(gains):
@@ -278,12 +277,12 @@ def test_what_holds_for_any_run(block: int) -> None:
             own = errors.settings[setting]
             assert sum(own.rows().values()) == len(predictions.scores)
             assert own.faces()["found"] == own.rows()["hit"] == settings[setting].hits.sum()
-            assert own.faces()["near"] == own.mended.sum()
+            assert own.faces()["near"] == own.fixed.sum()
             assert ((own.kinds != Kind.IGNORED) == settings[setting].proposals).all()
             if not own.counted_faces:
                 continue
             defined += 1
-            # The AP of the scorer to the last bit, all mended is 1, and no oracle takes anything away.
+            # The AP of the scorer to the last bit, all fixed is 1, and no oracle takes anything away.
             assert lost.ap == curves[setting].ap
             assert ap_with(errors, setting, TYPES) == pytest.approx(1.0)
             assert all(0 <= gain <= 1 - lost.ap + 1e-12 for gain in lost.gains.values())

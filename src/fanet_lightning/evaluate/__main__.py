@@ -32,11 +32,11 @@ def choose_split(data: Mapping[str, Any], split: object) -> dict[str, Any]:
 
 
 def data_of_run(checkpoint: Path, words: list[str]) -> dict[str, Any] | None:
-    """The data that the checkpoint's run was trained and validated on; None where words choose data or none is known.
+    """The data that the checkpoint's run was trained and validated on; None where words choose others.
 
     A model's folder belongs to no run.
 
-    Drawn pictures have many settings, and those of another set are other pictures.
+    Synthetic images have many settings, and those of another set are other images.
     """
     from fanet_lightning.cli.provenance import read_record
     from fanet_lightning.models.pretrained import is_onnx
@@ -88,7 +88,7 @@ def main(argv: list[str]) -> int:
         lower_top=options["lower_top"], labelled=split != "test", attributes=options["attributes"],
         errors=options["errors"], worst=options["worst"], detector=detector,
     )  # fmt: skip
-    print(f"the results lie in {out}")
+    print(f"the results are in {out}")
     return 0
 
 

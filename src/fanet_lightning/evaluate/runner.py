@@ -176,8 +176,8 @@ def evaluate(
     """Run a checkpoint over the validation images of ``source`` and score it by the source's benchmark.
 
     Writes ``predictions`` in the benchmark's own format, ``scores.json``, its curves, ``detections.*``, and
-    ``scales.json``: the passes over each image. Until it has ended, what was found lies in ``unfinished.jsonl``.
-    Where the model says what it was trained on, that list comes to lie beside the predictions, and a warning says how
+    ``scales.json``: the passes over each image. Until it has ended, what was found is in ``unfinished.jsonl``.
+    Where the model says what it was trained on, that list is written next to the predictions, and a warning says how
     many of the scored images are in it.
 
     Args:
@@ -241,7 +241,7 @@ def evaluate(
             files.report_more(out, source, records, label, origin, attributes=attributes, errors=errors, worst=worst)
         else:
             files.write_unscored(out, source, predictions, protocol["name"], origin)
-        files.draw_sheet(out, checkpoint, records, found, label)
+        files.draw_grid(out, checkpoint, records, found, label)
         journal.path.unlink()
     return ap
 

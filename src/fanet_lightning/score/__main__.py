@@ -120,7 +120,7 @@ def score_predictions(
         bootstrap: resamples behind the intervals; 0: no intervals.
         against: other predictions for the same images; adds the paired differences to them.
         trained_on: list of the images that the detector was trained on; by default the one that ``evaluate`` has put
-            beside ``predictions``.
+            next to ``predictions``.
 
     Raises:
         InputError: an unknown benchmark, files that are missing or do not hold what they should, a negative
@@ -201,7 +201,7 @@ def main(argv: list[str]) -> int:
             against=None if scored.other is None else comparison(str(against), scored.other, scored.differences),
             further=scores_entry(scored.trained_on),
         )
-        print(f"written: {out / SCORES_FILE}, the curves and what belongs to them beside it")
+        print(f"written: {out / SCORES_FILE}, the curves and what belongs to them")
     if config.attributes or config.errors:
         # Draws with matplotlib.
         from fanet_lightning.report.error_gallery import report_by_attribute, report_errors
@@ -251,7 +251,7 @@ def _check_values(config: "DictConfig") -> None:
         if config[key] is not None and key not in takes_zip and zipfile.is_zipfile(str(config[key])):
             raise InputError(f"{key}={config[key]} is a .zip; unpack it and give what is in it")
     if config.pictures is not None and not config.errors:
-        raise InputError("pictures= are for the page of errors; add errors=true")
+        raise InputError("pictures= is for the report of errors; add errors=true")
     if config.pictures is not None and not Path(str(config.pictures)).is_dir():
         raise InputError(f"pictures={config.pictures} is not a folder; give the one with the event folders")
 

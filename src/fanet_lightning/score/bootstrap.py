@@ -130,7 +130,7 @@ def write_counts(path: Path, counts: Mapping[str, ImageCounts]) -> None:
     """
     settings = list(counts)
     image_ids = counts[settings[0]].image_ids
-    # The settings share most pairs of image and threshold: one list of pairs, then columns of small numbers.
+    # The settings have most pairs in common of image and threshold: one list of pairs, then columns of small numbers.
     keys = {setting: own.image_of_entries() * POINTS + own.bins for setting, own in counts.items()}
     pairs = np.unique(np.concatenate(list(keys.values())))
     arrays: dict[str, Any] = {
@@ -169,7 +169,7 @@ def read_counts(path: Path) -> dict[str, ImageCounts]:
     except Exception as error:  # numpy and zipfile raise a dozen kinds for a damaged archive
         raise InputError(
             f"{path} is no {PER_IMAGE_FILE} of an evaluation ({type(error).__name__}: {first_line(error)}); "
-            "score the predictions again, which writes it anew"
+            "score the predictions again, which writes it again"
         ) from error
 
 
@@ -221,7 +221,7 @@ _WEIGHTS_AT_ONCE = 8_000_000
 class Interval(NamedTuple):
     """``value`` on the images as they are, and the 2.5 % and 97.5 % points of ``samples``, (B,) float64.
 
-    The value is not the middle of the interval, and in a skewed case may even lie outside.
+    The value is not the middle of the interval, and in a skewed case may even be outside.
     """
 
     value: float
@@ -231,7 +231,7 @@ class Interval(NamedTuple):
 
 
 def method(samples: int = SAMPLES, seed: int = 0) -> str:
-    """How an interval came about, in words, to stand beside it."""
+    """How an interval came about, in words."""
     return f"bootstrap over images, {samples} samples, {CONFIDENCE:.0%} percentile interval, seed {seed}"
 
 
@@ -272,7 +272,7 @@ def bootstrap_mean_difference(
     """Paired interval of mean AP(a) - mean AP(b) per setting, the runs of a side being seeds of one model.
 
     All runs see the same resampled images, and each resample takes the mean of a side. So the interval speaks of the
-    images alone: these trained networks, other images. The spread over seeds is a second uncertainty beside it.
+    images alone: these trained networks, other images. The spread over seeds is a second uncertainty.
 
     Raises:
         ValueError: ``samples`` below 1, no image, or runs that differ in settings, in images or their order, or in the

@@ -680,7 +680,7 @@ def average_precision(
 ) -> dict[str, Floats]:
     """Setting (:data:`SETTINGS`) → AP of multisets of images, (b,) in [0, 1]; NaN where no face counts.
 
-    Equal to pycocotools on a set with every image copied that often, the copies under new ids beside each other. Rows
+    Equal to pycocotools on a set with every image copied that often, the copies under new ids next to each other. Rows
     of equal score *within* one image are the exception: here all copies of the first come before the second.
 
     Args:

@@ -191,7 +191,7 @@ class Rows(NamedTuple):
 
 
 class GroupCounts(NamedTuple):
-    """Entries (image, threshold, rows first seen there) of one group; none is cumulated.
+    """Entries (image, threshold, rows first seen there) of one group, not cumulated.
 
     ``on_faces`` (T, N) rows on a face of the group, ``hits`` (T, N) those that take it, both sparse.
     ``background`` (T, N) rows on no face that count against the group; groups may share the object.

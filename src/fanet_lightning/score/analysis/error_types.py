@@ -3,7 +3,7 @@
 After TIDE (Bolya, Foley, Hays and Hoffman, TIDE: A General Toolbox for Identifying Object Detection Errors, ECCV 2020,
 sections 2.2 and 2.3, and its program tidecv), with the rules of the WIDER FACE evaluation in place of COCO's. Each row
 of a run is of one kind, each face that counts in one state, and what a type of error costs is the AP that is gained
-when an oracle mends the errors of this type and leaves all others:
+when an oracle fixes the errors of this type and leaves all others:
 
 ==============  ============================================  =====================================================
 type            errors                                        the oracle
@@ -66,12 +66,12 @@ class SettingErrors:
 
     ``kinds``   (R,) int8, a :class:`Kind` per row.
     ``states``  (F,) int8, a :class:`FaceState` per face, packed over all images.
-    ``mended``  (R,) bool, the localisation errors that the oracle turns into hits: one per near face.
+    ``fixed``  (R,) bool, the localisation errors that the oracle turns into hits: one per near face.
     """
 
     kinds: npt.NDArray[np.int8]
     states: npt.NDArray[np.int8]
-    mended: npt.NDArray[np.bool_]
+    fixed: npt.NDArray[np.bool_]
 
     @property
     def counted_faces(self) -> int:
@@ -173,10 +173,10 @@ def _sorted_by_kind(
     states[nearest[kinds == Kind.HIT]] = FaceState.FOUND
     is_lost = np.append(states == FaceState.MISSED, False)
     near = np.flatnonzero((kinds == Kind.LOCALISATION) & is_lost[nearest])
-    mended = np.zeros(len(scores), np.bool_)
-    mended[_best_of_each_face(near, nearest, scores)] = True
-    states[nearest[mended]] = FaceState.NEAR
-    return SettingErrors(kinds, states, mended)
+    fixed = np.zeros(len(scores), np.bool_)
+    fixed[_best_of_each_face(near, nearest, scores)] = True
+    states[nearest[fixed]] = FaceState.NEAR
+    return SettingErrors(kinds, states, fixed)
 
 
 def _best_of_each_face(

@@ -1,17 +1,28 @@
-"""What each type of error costs: the AP that oracles give back (TIDE, see :mod:`error_types`)."""
+"""What each type of error costs: AP that oracles give back (TIDE, see :mod:`error_types`), ``errors.json``, a table."""
 
+import json
+import math
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
 
-from fanet_lightning.score.analysis.error_types import ErrorTypes, FaceState, Kind
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.files import replaced
+from fanet_lightning.score.analysis.error_types import BACKGROUND_IOU, ErrorTypes, FaceState, Kind
 from fanet_lightning.score.curves import POINTS, area_under_envelope, curve_from_histograms
+from fanet_lightning.score.results import defined, prepare_out, print_rows
+from fanet_lightning.score.wider_face.average_precision import MIN_IOU
 
 TYPES = ("misses", "localisation", "duplicates", "background")
 
 _IMAGES_AT_ONCE = 512
+ERRORS_FILE = "errors.json"
+SOURCE = "TIDE (Bolya et al., ECCV 2020) under the rules of the WIDER FACE evaluation"
 
 
 @dataclass(frozen=True)
@@ -19,7 +30,7 @@ class LostAP:
     """What the errors of one setting cost, AP in [0, 1]; all NaN where no face counts.
 
     ``ap``               of the run as it is.
-    ``gains``            type of :data:`TYPES` → AP with its errors mended, minus ``ap``; never negative.
+    ``gains``            type of :data:`TYPES` → AP with its errors fixed, minus ``ap``; never negative.
     ``false_positives``  gain if every row without a hit came after all hits (TIDE's special error).
     ``false_negatives``  gain if every face that is not found left the denominator (likewise).
     """
@@ -48,8 +59,8 @@ def lost_ap(errors: ErrorTypes) -> dict[str, LostAP]:
     return lost
 
 
-def ap_with(errors: ErrorTypes, setting: str, mended: Collection[str]) -> float:
-    """AP of a setting with the errors of these types mended, in [0, 1]; without any it is the AP of the run.
+def ap_with(errors: ErrorTypes, setting: str, fixed: Collection[str]) -> float:
+    """AP of a setting with the errors of these types fixed, in [0, 1]; without any it is the AP of the run.
 
     Where the oracle of the misses leaves no face to find, nothing is lost: 1. Where none counted before, NaN.
     """
@@ -61,17 +72,17 @@ def ap_with(errors: ErrorTypes, setting: str, mended: Collection[str]) -> float:
         ("duplicates", Kind.DUPLICATE),
         ("background", Kind.BACKGROUND),
     ):
-        if name in mended:
+        if name in fixed:
             proposals &= own.kinds != kind
-    if "localisation" in mended:
-        hits, proposals = hits | own.mended, proposals | own.mended
+    if "localisation" in fixed:
+        hits, proposals = hits | own.fixed, proposals | own.fixed
     faces = own.counted_faces
-    left = faces - int((own.states == FaceState.MISSED).sum()) if "misses" in mended else faces
+    left = faces - int((own.states == FaceState.MISSED).sum()) if "misses" in fixed else faces
     return _ap(errors.bins, proposals, hits, left, faces)
 
 
 def gain_per_image(errors: ErrorTypes, setting: str) -> npt.NDArray[np.float64]:
-    """(N,) float64: the AP that a run gains when all errors of one image alone are mended, never negative.
+    """(N,) float64: the AP that a run gains when all errors of one image alone are fixed, never negative.
 
     The four oracles together, on this image; the other images stay as they are. NaN where no face counts.
     """
@@ -85,8 +96,8 @@ def gain_per_image(errors: ErrorTypes, setting: str) -> npt.NDArray[np.float64]:
     missed = np.bincount(errors.image_of_faces[own.states == FaceState.MISSED], minlength=errors.images)
     before = area_under_envelope(*_precision_recall(np.cumsum(proposed)[None], np.cumsum(hit)[None], np.array([faces])))
     # A false row goes unless it becomes a hit.
-    gone = np.flatnonzero(proposals & ~hits & ~own.mended)
-    gained = np.flatnonzero(own.mended)
+    gone = np.flatnonzero(proposals & ~hits & ~own.fixed)
+    gained = np.flatnonzero(own.fixed)
     gains = np.empty(errors.images)
     for first in range(0, errors.images, _IMAGES_AT_ONCE):
         last = min(first + _IMAGES_AT_ONCE, errors.images)
@@ -134,3 +145,56 @@ def _precision_recall(
     precision = np.divide(hit, proposed, out=np.zeros_like(hit), where=proposed > 0)
     recall = np.divide(hit, faces[:, None], out=np.zeros_like(hit), where=faces[:, None] > 0)
     return precision, recall
+
+
+def write_errors(out: Path, errors: ErrorTypes) -> dict[str, Any]:
+    """Write ``errors.json`` into the folder ``out``, by rename; numbers that are not defined are null.
+
+    Per setting: ``ap``; ``dap``, the AP that is gained when the errors of a type are fixed; ``special``, when all
+    false positives came last and when all faces that are not found left the denominator; ``rows`` of each kind;
+    ``faces`` in each state. See :mod:`error_types`.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        InputError: ``out`` cannot be written.
+    """
+    content = {
+        "source": SOURCE,
+        "min_iou": MIN_IOU,
+        "background_iou": BACKGROUND_IOU,
+        "images": errors.images,
+        "settings": {
+            setting: {
+                "ap": defined(lost.ap),
+                "dap": {name: defined(gain) for name, gain in lost.gains.items()},
+                "special": {
+                    "false_positives": defined(lost.false_positives),
+                    "false_negatives": defined(lost.false_negatives),
+                },
+                "rows": errors.settings[setting].rows(),
+                "faces": errors.settings[setting].faces(),
+            }
+            for setting, lost in lost_ap(errors).items()
+        },
+    }
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    prepare_out(out)
+    try:
+        with replaced(out / ERRORS_FILE) as path:
+            path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"out={out} cannot be written ({error.strerror}); free it or give another folder") from error
+    return content
+
+
+def print_errors(lost: Mapping[str, LostAP], file: TextIO | None = None) -> None:
+    """Setting, AP, and what each type of error costs, one line each."""
+    rows = [[setting, _text(own.ap), *(_text(own.gains[name], "+") for name in TYPES)] for setting, own in lost.items()]
+    title = "AP gained when the errors of one type alone are fixed"
+    print_rows(title, ["setting", "AP", *TYPES], rows, file or sys.stdout)
+
+
+def _text(value: float, sign: str = "") -> str:
+    return "no face" if math.isnan(value) else f"{value:{sign}.4f}"

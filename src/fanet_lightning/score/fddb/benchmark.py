@@ -206,7 +206,7 @@ class FddbBenchmark:
             warnings.append(f"{len(folds)} of {FOLDS} folds: the numbers do not compare with published ones")
         if self.ellipses != "as_given":
             warnings.append(
-                f"ellipses={self.ellipses}: the rectangles were turned into ellipses; say so beside the numbers"
+                f"ellipses={self.ellipses}: the rectangles were turned into ellipses; say so with the numbers"
             )
         return warnings
 

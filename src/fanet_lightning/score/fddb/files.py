@@ -1,6 +1,6 @@
 """FDDB's detection files, read and written, and the official files of its curves.
 
-Detections lie as one file per fold, ``fold-01-out.txt`` … ``fold-10-out.txt``, or joined in one file. A block per image
+Detections are one file per fold, ``fold-01-out.txt`` … ``fold-10-out.txt``, or joined in one file. A block per image
 has its name, the number of rows, and rows ``x y w h score`` for rectangles or ``major minor angle cx cy score`` for
 ellipses; the number of columns tells which. The official program wants the images in the order of its list; here any
 order will do, since blocks are found by name.
@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float64]
 _FOLD = re.compile(r"fold[-_ ]?0*(\d{1,2})(?!\d)", re.IGNORECASE)
 _NO_DETECTIONS = re.compile(r"ROC|ellipseList", re.IGNORECASE)
 _WRITTEN = re.compile(r"fold-\d\d-out\.txt")
-_LAYOUT = "detections lie as fold-01-out.txt … fold-10-out.txt, or in one file"
+_LAYOUT = "detections are fold-01-out.txt … fold-10-out.txt, or in one file"
 
 
 @dataclass(frozen=True, eq=False)

@@ -249,7 +249,7 @@ def _sizes(
         return _sizes_of_images(root, ids), root
     raise InputError(
         f"ground truth: the sizes of the images are needed and neither {SIZES_FILE} nor {IMAGES_FOLDER} is in {folder} "
-        "or beside it; put one there, or name it (benchmark.image_sizes=FILE or "
+        "or next to it; put one there, or name it (benchmark.image_sizes=FILE or "
         "benchmark.images_root=DIR; with evaluate data.image_sizes=FILE)"
     )
 

@@ -1,6 +1,6 @@
 """FDDB's scores: matching, ROC curves and their resamples (V. Jain, E. Learned-Miller: FDDB, UM-CS-2010-009).
 
-For every distinct score of an image, detections and faces are assigned anew, one to one, so that the sum of IoU is
+For every distinct score of an image, detections and faces are assigned again, one to one, so that the sum of IoU is
 largest (section 5.2 of the report). A match counts 1 in the discrete score where its IoU is above 0.5, and its IoU,
 whatever that is, in the continuous one. False positives are the detections without a discrete match, in both curves.
 Counts are pooled over all images: nothing is averaged over folds.

@@ -6,7 +6,7 @@ half a pixel.
 
 In a resample the detections keep the boxes, the places in the ranking and the faces that the run over all images gave
 them: an interval says how AP varies with the images, and not with the alignment that is fitted to them. Where an image
-is drawn more than once, the copies of a detection stand together in its place. Between two hits only the number of
+is drawn more than once, the copies of a detection are together in its place. Between two hits only the number of
 false positives matters, and AP is a sum over hits. So a resample needs the weights of the hits, (T,), and one product
 of the weights of the images (N,) with counts (N, T).
 """
@@ -93,7 +93,7 @@ def evaluate_detections(
        five passes, four alignments. The labels of the test set fit four numbers per detector; that belongs to the
        protocol and is worth from one to twenty points of AP.
 
-    A pass without a hit has nothing to learn from, so its transform changes nothing. (Face-eval goes on with NaN;
+    A pass without a hit has nothing to learn from, so its transform changes nothing. (Face-eval continues with NaN;
     either way there is no hit, and AP is 0.)
 
     Raises:

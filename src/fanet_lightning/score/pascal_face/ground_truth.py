@@ -106,7 +106,7 @@ class PascalFaceDetections:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Images without a detection; the formats cannot tell them from images that nobody looked at."""
+        """Images without a detection; the formats cannot tell them from images that were not looked at."""
         present = np.bincount(self.image_index, minlength=len(self.image_ids)) > 0
         return tuple(image_id for image_id, found in zip(self.image_ids, present, strict=True) if not found)
 

@@ -12,7 +12,7 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import replaced
 from fanet_lightning.score.inputs import layout_of, load_mat, places_of
 
-# Where the official files lie below the folder of a whole data set; the last is where the official tools unpack to.
+# Where the official files are below the folder of a whole data set; the last is where the official tools unpack to.
 GROUND_TRUTH_FOLDERS = ("eval_gt", "ground_truth", "eval_tools/ground_truth")
 _HINT = "give the folder of the official tools with wider_face_val.mat and wider_{easy,medium,hard}_val.mat"
 SETTINGS = ("easy", "medium", "hard")
@@ -40,7 +40,7 @@ class GroundTruth:
     ``whole_ids``  images of the whole that this was selected from; None: it is the whole. Predictions of those others
                    are no mistake, and the number is labelled as one on a sample.
     ``attributes`` per attribute of :data:`ATTRIBUTE_VALUES` N arrays (F_i,) int8, the label of each face. Those that
-                   nobody has labelled are not there.
+                   have no label are not there.
     """
 
     image_ids: tuple[str, ...]

@@ -81,7 +81,7 @@ def _lines(file: PredictionFile) -> list[str]:
 
 
 _HIDDEN = (".", "__MACOSX")
-_LAYOUT = "predictions lie as event/name.txt: a name line, a count line, rows x y w h score"
+_LAYOUT = "predictions are event/name.txt: a name line, a count line, rows x y w h score"
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +147,7 @@ def read_predictions(
 def write_predictions(folder: Path, detections: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]]) -> None:
     """Write ``image_id → (boxes_xyxy (D, 4), scores (D,))`` as the official text files, best score first.
 
-    Boxes get two decimals, scores six. The tree is written beside ``folder`` and takes its place by rename; earlier
+    Boxes get two decimals, scores six. The tree is written next to ``folder`` and takes its place by rename; earlier
     predictions there are replaced, anything else is not.
 
     Raises:
