@@ -121,9 +121,9 @@ def files(folder: Path, count: int, rounds: int) -> None:
 
 def picture(width: int, height: int) -> npt.NDArray[np.uint8]:
     """A drawn picture with faces."""
-    from fanet_lightning.data.synthetic.scenes import draw_picture
+    from fanet_lightning.data.synthetic.scenes import draw_image
 
-    image: npt.NDArray[np.uint8] = draw_picture(np.random.default_rng(0), (width, width), (height, height)).image_rgb
+    image: npt.NDArray[np.uint8] = draw_image(np.random.default_rng(0), (width, width), (height, height)).image_rgb
     return image
 
 

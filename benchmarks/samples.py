@@ -5,13 +5,13 @@
     python benchmarks/samples.py --caches 1024 4000                 # JPEGs of these widths, with and without a cache
 
 One process, one thread. Both sides turn the same files into 640 × 640 samples with their boxes:
-  ours   ``TrainDataset``: decoding, expansion + square crop + resizing as one resampling, colours on the visible part
+  ours   ``TrainDataset``: decoding, expansion + square crop + resizing as one resampling, colors on the visible part
          where it has fewer pixels, flip, uint8 tensor; the device normalises.
-  stock  the paper's order with the library's own transforms: PIL decoding, a ColorJitter for each of SSD's four colour
+  stock  the paper's order with the library's own transforms: PIL decoding, a ColorJitter for each of SSD's four color
          steps with SSD's probability of one half, CropAndPad (a real canvas), RandomResizedCrop (square), flip,
          Normalize, float tensor. Nothing keeps a face in the crop.
-  stock, one ColorJitter       the same with the colours as they are usually written: all four steps on every image.
-  stock, our decoding, uint8   the same without PIL and without Normalize: what the resampling and the colours gain.
+  stock, one ColorJitter       the same with the colors as they are usually written: all four steps on every image.
+  stock, our decoding, uint8   the same without PIL and without Normalize: what the resampling and the colors gain.
 Times are this process's CPU time, so another program on the machine disturbs them little; files are read from the page
 cache. Passes alternate and the fastest of each side counts. Then follows where our time goes.
 
@@ -139,18 +139,18 @@ def parts(records: list[ImageRecord], augment: TrainAugment) -> dict[str, float]
         height, width = image.shape[:2]
         boxes = clean_boxes(record.boxes_xyxy, height, width)
         window, placement, _, strengths, _ = augment.draw(height, width, boxes, seed)
-        recolour_seconds: list[float] = []
+        recolor_seconds: list[float] = []
 
-        def recolour(part: Image8) -> Image8:
+        def recolor(part: Image8) -> Image8:
             begin = time.process_time()
             out = distort(part, strengths)  # noqa: B023
-            recolour_seconds.append(time.process_time() - begin)  # noqa: B023
+            recolor_seconds.append(time.process_time() - begin)  # noqa: B023
             return out
 
         rng = random.Random(seed)
         work: dict[str, Callable[[], Any]] = {
             "draw the window": lambda: augment.square.draw(rng, height, width, boxes),  # noqa: B023
-            "warp with colours": lambda: render(image, placement, augment.size, MEAN_RGB, recolour),  # noqa: B023
+            "warp with colors": lambda: render(image, placement, augment.size, MEAN_RGB, recolor),  # noqa: B023
             "boxes": lambda: boxes_in_window(boxes, window, placement, 2.0),  # noqa: B023
             "flip (half of the images)": lambda: cv2.flip(sample, 1) if seed % 2 else None,  # noqa: B023
         }
@@ -158,7 +158,7 @@ def parts(records: list[ImageRecord], augment: TrainAugment) -> dict[str, float]
         for name, step in work.items():
             timed(name, step)
         inside = sum(sum(values) for values in times.values()) - before
-        times.setdefault("  of which colours", []).append(sum(recolour_seconds))
+        times.setdefault("  of which colors", []).append(sum(recolor_seconds))
         times.setdefault("everything around it", []).append(whole - inside)
         timed("tensor", lambda: torch.from_numpy(np.ascontiguousarray(sample.transpose(2, 0, 1))))  # noqa: B023
     return {name: statistics.fmean(values) for name, values in times.items()}

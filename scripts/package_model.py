@@ -108,14 +108,14 @@ def _differences(first: Model, second: Model, half: bool) -> Differences:
     import numpy as np
     import torch
 
-    from fanet_lightning.data.synthetic.scenes import draw_picture
+    from fanet_lightning.data.synthetic.scenes import draw_image
     from fanet_lightning.ops.anchors import AnchorGrid
     from fanet_lightning.ops.boxes import decode
 
     score, edge = 0.0, 0.0
     rng = np.random.default_rng(0)
     for _ in range(CHECKED_PICTURES):
-        image = torch.from_numpy(draw_picture(rng, (200, 330), (160, 250)).image_rgb.copy()).permute(2, 0, 1)[None]
+        image = torch.from_numpy(draw_image(rng, (200, 330), (160, 250)).image_rgb.copy()).permute(2, 0, 1)[None]
         with torch.inference_mode():
             outputs = [model.network(image, all_hierarchies=False) for model in (first, second)]
         anchors = AnchorGrid(tuple(map(tuple, outputs[0].map_shapes))).boxes_cxcywh()

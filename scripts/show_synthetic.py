@@ -11,7 +11,7 @@ import numpy as np
 
 from fanet_lightning.cli.files import replaced
 from fanet_lightning.data.synthetic.dataset import SETTINGS, SPLITS, counts
-from fanet_lightning.data.synthetic.scenes import FaceTruth, draw_picture
+from fanet_lightning.data.synthetic.scenes import FaceTruth, draw_image
 
 COLOURS = {"easy": (60, 220, 80), "medium": (250, 220, 40), "hard": (255, 140, 30)}
 CELL_WH = (480, 400)
@@ -36,7 +36,7 @@ def main() -> None:
     rows = -(-arguments.images // arguments.columns)
     sheet = np.zeros((rows * CELL_WH[1], arguments.columns * CELL_WH[0], 3), np.uint8)
     for index in range(arguments.images):
-        picture = draw_picture(np.random.default_rng([arguments.seed, SPLITS.index(arguments.split), index]))
+        picture = draw_image(np.random.default_rng([arguments.seed, SPLITS.index(arguments.split), index]))
         image = picture.image_rgb.copy()
         for face in [] if arguments.no_boxes else picture.faces:
             x, y, w, h = face.box_xywh

@@ -15,12 +15,12 @@ import pytest
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.synthetic import dataset as synthetic
-from fanet_lightning.data.synthetic import scenes as drawn_scenes
+from fanet_lightning.data.synthetic import scenes as scenes
 from fanet_lightning.data.synthetic.camera import Shot, take
 from fanet_lightning.data.synthetic.dataset import SETTINGS, counts, prepare_synthetic
 from fanet_lightning.data.synthetic.faces import Drawn, draw_body, draw_head
 from fanet_lightning.data.synthetic.people import Person, random_person, turned
-from fanet_lightning.data.synthetic.scenes import FaceTruth, draw_picture
+from fanet_lightning.data.synthetic.scenes import FaceTruth, draw_image
 
 SMALL = {"train_images": 5, "val_images": 4, "image_width": (200, 240), "image_height": (160, 200), "processes": 1}
 PLAIN = Shot((1.0, 1.0, 1.0), 1.0, 0.0, 0, 0.0, 0.0, (0, 0), 90, False)
@@ -35,16 +35,16 @@ def files_of(folder: Path) -> dict[str, str]:
     }
 
 
-def plain_person(height: float, centre_xy: tuple[float, float], **changes: object) -> Person:
+def plain_person(height: float, center_xy: tuple[float, float], **changes: object) -> Person:
     """Sharp, upright, in plain light."""
-    person = random_person(np.random.default_rng(3), centre_xy, height, hardship=0.0)
+    person = random_person(np.random.default_rng(3), center_xy, height, hardship=0.0)
     still = {"tilt": 0.0, "blur": 0.0, "haze": 0.0, "exposure": 1.0, "hair_style": "bald", "hand": 0, "beard": 0.0}
     return dataclasses.replace(person, **{**still, **changes})  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
-def sample() -> list[drawn_scenes.Picture]:
-    return [draw_picture(np.random.default_rng([0, 0, index])) for index in range(200)]
+def sample() -> list[scenes.SyntheticImage]:
+    return [draw_image(np.random.default_rng([0, 0, index])) for index in range(200)]
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ class TestPreparation:
         def forbidden(*_: object, **__: object) -> None:
             raise AssertionError("drawn again")
 
-        monkeypatch.setattr(synthetic, "draw_picture", forbidden)
+        monkeypatch.setattr(synthetic, "draw_image", forbidden)
         assert prepare_synthetic(tmp_path, **{**SMALL, "processes": 2}) == folder
         assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == times
 
@@ -98,13 +98,13 @@ class TestPreparation:
     ) -> None:
         drawn = []
 
-        def third_fails(rng: np.random.Generator, *sides: tuple[int, int]) -> drawn_scenes.Picture:
+        def third_fails(rng: np.random.Generator, *sides: tuple[int, int]) -> scenes.SyntheticImage:
             if len(drawn) == 2:
                 raise problem
-            drawn.append(draw_picture(rng, *sides))
+            drawn.append(draw_image(rng, *sides))
             return drawn[-1]
 
-        monkeypatch.setattr(synthetic, "draw_picture", third_fails)
+        monkeypatch.setattr(synthetic, "draw_image", third_fails)
         with pytest.raises(type(problem)):
             prepare_synthetic(tmp_path, **SMALL)
         assert len(drawn) == 2
@@ -184,7 +184,7 @@ class TestLayout:
             for record in records:
                 index = int(record.image_id.rpartition("_")[2])
                 rng = np.random.default_rng([0, synthetic.SPLITS.index(split), index])
-                picture = draw_picture(rng, (200, 240), (160, 200))
+                picture = draw_image(rng, (200, 240), (160, 200))
                 image = cv2.imread(str(record.path))
                 assert image is not None
                 assert image.shape == picture.image_rgb.shape
@@ -240,7 +240,7 @@ class TestSettings:
         face = FaceTruth((0, 0, 100, 100), 0.0, 0.0, 0, 0, 0, 1, 0, 0)
         assert not any(counts(face, limits) for limits in SETTINGS.values())
 
-    def test_sizes_stand_as_in_wider_face(self, sample: list[drawn_scenes.Picture]) -> None:
+    def test_sizes_stand_as_in_wider_face(self, sample: list[scenes.SyntheticImage]) -> None:
         """Official: 7,211 / 13,319 / 31,958, which is 0.23 / 0.42 / 1."""
         faces = [face for picture in sample for face in picture.faces]
         sizes = {name: sum(counts(face, limits) for face in faces) for name, limits in SETTINGS.items()}
@@ -249,7 +249,7 @@ class TestSettings:
 
 
 class TestPictures:
-    def test_sample_is_varied(self, sample: list[drawn_scenes.Picture]) -> None:
+    def test_sample_is_varied(self, sample: list[scenes.SyntheticImage]) -> None:
         faces = [face for picture in sample for face in picture.faces]
         heights = np.array([face.box_xywh[3] for face in faces])
         assert heights.min() <= 6
@@ -258,12 +258,12 @@ class TestPictures:
         assert 0.04 <= np.mean([not picture.faces for picture in sample]) <= 0.13
         assert 7 <= len(faces) / len(sample) <= 14, "WIDER FACE has 12 a picture"
         assert max(len(picture.faces) for picture in sample) >= 60
-        assert {picture.event for picture in sample} == set(drawn_scenes.EVENTS)
+        assert {picture.event for picture in sample} == set(scenes.EVENTS)
         for attribute, codes in (("blur", 3), ("expression", 2), ("illumination", 2), ("occlusion", 3), ("pose", 2)):
             assert {getattr(face, attribute) for face in faces} == set(range(codes)), attribute
         assert 0 < np.mean([face.invalid for face in faces]) < 0.05
 
-    def test_boxes_lie_in_the_picture(self, sample: list[drawn_scenes.Picture]) -> None:
+    def test_boxes_lie_in_the_picture(self, sample: list[scenes.SyntheticImage]) -> None:
         for picture in sample:
             height, width = picture.image_rgb.shape[:2]
             for x, y, w, h in (face.box_xywh for face in picture.faces):
@@ -301,23 +301,23 @@ class TestPictures:
         head = draw_head(np.full((160, 160, 3), 90, np.uint8), person)
         y = head.corner[1]
         left = int(head.oval[: 80 - y].sum())
-        truth = drawn_scenes._truth(person, head, left, PLAIN, (160, 160))
+        truth = scenes._truth(person, head, left, PLAIN, (160, 160))
         assert truth is not None
         assert truth.hidden == pytest.approx(0.5, abs=0.05)
         assert truth.occlusion == 2
-        assert drawn_scenes._truth(person, head, int(0.05 * head.area), PLAIN, (160, 160)) is None
-        barely = drawn_scenes._truth(person, head, int(0.15 * head.area), PLAIN, (160, 160))
+        assert scenes._truth(person, head, int(0.05 * head.area), PLAIN, (160, 160)) is None
+        barely = scenes._truth(person, head, int(0.15 * head.area), PLAIN, (160, 160))
         assert barely is not None and barely.invalid == 1
         masked = dataclasses.replace(person, mask=True)
-        truth = drawn_scenes._truth(masked, head, head.area, PLAIN, (160, 160))
+        truth = scenes._truth(masked, head, head.area, PLAIN, (160, 160))
         assert truth is not None and truth.hidden == pytest.approx(0.33)
 
     def test_face_cut_by_the_border(self) -> None:
-        """The centre lies on the left border: the box is cut there, and half of the oval is hidden."""
+        """The center lies on the left border: the box is cut there, and half of the oval is hidden."""
         person = plain_person(80, (0.0, 100.0), mask=False, glasses="none")
         head = draw_head(np.full((200, 200, 3), 90, np.uint8), person)
         assert head.box_xyxy[0] < -25
-        truth = drawn_scenes._truth(person, head, int(head.oval.sum()), PLAIN, (200, 200))
+        truth = scenes._truth(person, head, int(head.oval.sum()), PLAIN, (200, 200))
         assert truth is not None
         x, y, w, h = truth.box_xywh
         assert (x, y, h) == (0, 60, 80)
@@ -436,14 +436,14 @@ def _draw_without(monkeypatch: pytest.MonkeyPatch, index: int, omitted: int | No
         return image
 
     with monkeypatch.context() as patch:
-        patch.setattr(drawn_scenes, "draw_head", draw)
-        patch.setattr(drawn_scenes, "take", keep)
-        draw_picture(np.random.default_rng([5, 0, index]))
+        patch.setattr(scenes, "draw_head", draw)
+        patch.setattr(scenes, "take", keep)
+        draw_image(np.random.default_rng([5, 0, index]))
     return traced
 
 
 @pytest.mark.parametrize("side", [64, 96, 128])
 def test_pictures_of_every_size_that_is_allowed_can_be_drawn(side: int) -> None:
     for seed in range(40):
-        picture = draw_picture(np.random.default_rng(seed), (side, side), (side, side))
+        picture = draw_image(np.random.default_rng(seed), (side, side), (side, side))
         assert picture.image_rgb.shape == (side, side, 3)

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 
 class SampleKey(NamedTuple):
-    """What a training sample is made from, beside the run's seed.
+    """What a training sample is made from, next to the run's seed.
 
     The epoch travels in it: worker processes that outlive an epoch would not get to know otherwise.
     """
@@ -105,7 +105,7 @@ class TrainBatchSampler(Sampler[list[SampleKey]]):
         self.epoch = epoch
 
     def start_at(self, epoch: int, batch: int) -> None:
-        """Go on in the middle of an epoch: iteration begins with this batch, until the epoch changes."""
+        """Resume in the middle of an epoch: iteration begins with this batch, until the epoch changes."""
         self.epoch, self.first_batch = epoch, batch
 
     def __len__(self) -> int:
@@ -453,7 +453,7 @@ class TrainDataset(Dataset[TrainSample]):
     records' order (after the last comes the first), augmented with the seed of the sample that was asked for. So a
     replacement is the same in every run, on every rank and in every worker.
 
-    The flags of unreadable images lie in shared memory: what one worker process finds the others and the main process
+    The flags of unreadable images are in shared memory: what one worker process finds the others and the main process
     know.
 
     ``cache`` changes no sample. An image that is in it is never read again, so it is not missed when its file goes.
@@ -508,7 +508,7 @@ class TrainDataset(Dataset[TrainSample]):
                 return index, self._read(index)
             except UnreadableImage as error:
                 self._unreadable[index] = 1
-                log.warning("training goes on without %s: %s", self.records.path(index), error.reason)
+                log.warning("training continues without %s: %s", self.records.path(index), error.reason)
         raise InputError(
             f"none of the {len(self)} training images can be read, the first is {self.records.path(0)}; check data.root"
         )
@@ -819,7 +819,7 @@ class FaceDataModule(LightningDataModule):
             if before is not None and now != before:
                 raise InputError(
                     f"data.root: {now['count']} training images, and not the {before['count']} that the checkpoint was "
-                    "trained on; give those to go on with the run, or start a new one with init="
+                    "trained on; give those to resume the run, or start a new one with init="
                 )
             self._train_loader.load_state_dict(self._position)
             self._position = None
@@ -839,7 +839,7 @@ class FaceDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """How far training has come in its epoch, and on which images, for the checkpoint.
 
-        Lightning saves the loaders' states as well, but gives them back only where nobody has asked for the length of
+        Lightning saves the loaders' states as well, but gives them back only where no one has asked for the length of
         the run beforehand, which a learning-rate schedule does.
         """
         if self._train_loader is None:
@@ -847,7 +847,7 @@ class FaceDataModule(LightningDataModule):
         return {"train": self._train_loader.state_dict(), "images": self._train_images()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on there with the next training loader."""
+        """Resume there with the next training loader."""
         self._position, self._trained_on = state_dict.get("train"), state_dict.get("images")
 
     def _train_images(self) -> dict[str, Any]:
@@ -886,5 +886,5 @@ def _shared_by_ranks(cache: MemoryCache) -> MemoryCache | None:
         log.warning("cache=memory: this rank reads all files itself (%s)", error)
         return None
     finally:
-        torch.distributed.barrier()  # nobody ends, and takes the address along, before all have looked
+        torch.distributed.barrier()  # no one ends, and takes the address along, before all have looked
     return cache

@@ -1,16 +1,11 @@
 """Transforms: crops, distortion, anchor sampling, the training augmentation, the test scale.
 
-The training augmentation, as one Albumentations composition behind one class (FANet §3.5).
-
-Expansion, square crop, resizing and filling are one resampling; SSD's colour distortion works on the visible part,
-before or after it, where there are fewer pixels; then comes the flip. The area around an expanded image keeps the mean
-colour, as in SSD, which distorts before it expands. Normalisation is the network's.
-
-Square training crops: a window of the image, possibly reaching outside it, and one resampling of it.
-
-Random expansion (SSD §3.6 of the later version) followed by a random square crop (S3FD §3.4, FANet §3.5) is again a
-square window of the original image, so nothing is ever padded and cropped in between: the window is drawn first, and
-only its visible part is resampled, once.
+The training augmentation (FANet §3.5) is one class. Random expansion (SSD §3.6 of the later version) followed by a
+random square crop (S3FD §3.4) is again a square window of the original image, so nothing is ever padded and cropped in
+between: the window is drawn first, and only its visible part is resampled, once. SSD's color distortion works on that
+part before or after it, where there are fewer pixels; then come the flip, and what Albumentations is asked for. The
+area around an expanded image keeps the mean color, as in SSD, which distorts before it expands. Normalization is the
+network's.
 """
 
 import difflib
@@ -91,14 +86,14 @@ def render(
     placement: Placement | None,
     size: int,
     fill: tuple[int, int, int],
-    recolour: Callable[[Image8], Image8] = lambda part: part,
+    recolor: Callable[[Image8], Image8] = lambda part: part,
 ) -> Image8:
     """Resample the visible part and surround it with ``fill``. (H, W, 3) → (size, size, 3) uint8.
 
     Bilinear alone skips source pixels, and so aliases, where the image shrinks to less than half. There the image is
     halved by 2 × 2 averages first, as often as needed: half the time of cv2's INTER_AREA. At scale 1 pixels are copied.
 
-    ``recolour`` works pixel by pixel, so it commutes with resampling but for rounding and cutting; it is given the
+    ``recolor`` works pixel by pixel, so it commutes with resampling but for rounding and cutting; it is given the
     visible part at the source's or the output's resolution, whichever has fewer pixels. ``fill`` stays as it is.
     """
     if placement is None:
@@ -107,34 +102,34 @@ def render(
     left, top, right, bottom = placement.target
     width, height = right - left, bottom - top
     visible = image[y1:y2, x1:x2]
-    recolour_first = visible.shape[0] * visible.shape[1] < width * height
-    if recolour_first:
-        visible = recolour(visible)
+    recolor_first = visible.shape[0] * visible.shape[1] < width * height
+    if recolor_first:
+        visible = recolor(visible)
     while visible.shape[1] >= 2 * width and visible.shape[0] >= 2 * height:
         half = (visible.shape[1] // 2, visible.shape[0] // 2)
         visible = cv2.resize(visible, half, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
     visible = cv2.resize(visible, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
-    if not recolour_first:
-        visible = recolour(visible)
+    if not recolor_first:
+        visible = recolor(visible)
     if (height, width) != (size, size):
         border = (top, size - bottom, left, size - right)
-        colour = [float(level) for level in fill]
-        visible = cv2.copyMakeBorder(visible, *border, cv2.BORDER_CONSTANT, value=colour).astype(np.uint8, copy=False)
+        color = [float(level) for level in fill]
+        visible = cv2.copyMakeBorder(visible, *border, cv2.BORDER_CONSTANT, value=color).astype(np.uint8, copy=False)
     return visible
 
 
 def boxes_in_window(boxes_xyxy: Boxes, window: Window, placement: Placement | None, min_face: float = 0.0) -> Boxes:
     """The faces that stay, in output pixels. (F, 4) image pixels → (F', 4), F' ≤ F.
 
-    A face stays if its centre lies in the window (S3FD §3.4); it is cut at the window's border, and dropped if its
-    shorter side is then under ``min_face`` output pixels. ``boxes_xyxy`` must lie in the image (:func:`clean_boxes`).
+    A face stays if its center is in the window (S3FD §3.4); it is cut at the window's border, and dropped if its
+    shorter side is then under ``min_face`` output pixels. ``boxes_xyxy`` must be in the image (:func:`clean_boxes`).
     """
     if placement is None or len(boxes_xyxy) == 0:
         return np.zeros((0, 4), dtype=np.float32)
     boxes = boxes_xyxy.astype(np.float64)
     start = np.array([window.x, window.y], dtype=np.float64)
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    inside = ((centres >= start) & (centres < start + window.side)).all(axis=1)
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    inside = ((centers >= start) & (centers < start + window.side)).all(axis=1)
     source = np.array(placement.source, dtype=np.float64).reshape(2, 2)
     target = np.array(placement.target, dtype=np.float64).reshape(2, 2)
     scale = (target[1] - target[0]) / (source[1] - source[0])
@@ -169,7 +164,7 @@ class SquareSampler(NamedTuple):
         """One window. It keeps at least one face, unless there is none or all are too small.
 
         The canvas is drawn once and the square up to ``attempts`` times on it. After that comes the largest square of
-        the image itself, centred on a randomly chosen face as far as the border allows. Images without faces take the
+        the image itself, centered on a randomly chosen face as far as the border allows. Images without faces take the
         first square.
         """
         canvas_height, canvas_width, left, top = height, width, 0, 0
@@ -307,7 +302,7 @@ def anchor_sampling_window(
 ) -> Window:
     """A window in which one randomly chosen face has a randomly chosen anchor's size after resizing to ``size``.
 
-    The window holds the whole face, or lies around its centre where the face is larger. It stays within the image
+    The window holds the whole face, or lies around its center where the face is larger. It stays within the image
     where the image is large enough and covers it where it is not (ours: the paper leaves the position open).
 
     Args:
@@ -328,11 +323,11 @@ def anchor_sampling_window(
 
 def _start(rng: random.Random, low: float, high: float, side: int, length: int) -> int:
     """First pixel of a window of ``side`` on an axis of ``length``, for a face from ``low`` to ``high``."""
-    centre = (low + high) / 2
+    center = (low + high) / 2
     if side >= high - low:
         first, last = high - side, low
     else:
-        first, last = max(low, centre - side), min(high - side, centre)
+        first, last = max(low, center - side), min(high - side, center)
     within = (0, length - side) if side <= length else (length - side, 0)
     # Rounded to the nearest pixel and not inwards: a window as narrow as its face must still exist.
     start = round(rng.uniform(max(first, within[0]), min(last, within[1])))
@@ -589,7 +584,7 @@ STRIDE = STRIDES[-1]
 MARGIN = 640
 SMALLEST_TILE_PIXELS = (2 * MARGIN + STRIDE) ** 2
 
-# ``auto``: as many as fit into memory. A number: at most so many. None: the whole picture, whatever comes.
+# ``auto``: as many as fit into memory. A number: at most so many. None: the whole image, whatever comes.
 TilePixels = int | Literal["auto"] | None
 AUTO: Literal["auto"] = "auto"
 

@@ -24,10 +24,10 @@ def init_xavier(layer: nn.Conv2d) -> None:
 
 
 class ConvReLU(nn.Conv2d):
-    """Convolution that keeps the size at stride 1, optional batch normalisation, ReLU. (B, C, H, W) → (B, C', H', W').
+    """Convolution that keeps the size at stride 1, optional batch normalization, ReLU. (B, C, H, W) → (B, C', H', W').
 
     A ``Conv2d`` itself, so that its weights bear the paper's layer names: ``trunk.conv3_3.weight``.
-    The bias stays under batch normalisation, as in torchvision's ``vgg16_bn``.
+    The bias stays under batch normalization, as in torchvision's ``vgg16_bn``.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class ConvReLU(nn.Conv2d):
         x = self._one_column(x) if narrow else super().forward(x)
         if self.bn is not None:
             x = self.bn(x)
-        # In place: neither a convolution nor a batch normalisation needs its output for the gradient.
+        # In place: neither a convolution nor a batch normalization needs its output for the gradient.
         return F.relu(x, inplace=True)
 
     def _one_column(self, x: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class ConvReLU(nn.Conv2d):
 
     @torch.no_grad()
     def fold_batch_norm(self) -> None:
-        """Put the batch normalisation, with its running statistics, into weight and bias. Computed in float64."""
+        """Put the batch normalization, with its running statistics, into weight and bias. Computed in float64."""
         if self.bn is None:
             return
         assert self.bias is not None and self.bn.running_mean is not None and self.bn.running_var is not None
@@ -98,8 +98,8 @@ def fuse(network: NetworkT) -> NetworkT:
 
     Outputs are those of ``network.eval()`` up to rounding. The copy's state dict lacks the ``bn`` entries and the heads
     of the lower hierarchies, which detection never runs; it is not to be trained. What is left is what
-    :func:`fanet_lightning.models.fanet.inference_parameters` counts. Batch normalization inside a timm trunk stays: its
-    layers are not ours.
+    :func:`fanet_lightning.models.fanet.inference_parameters` counts. Batch normalization inside a timm backbone stays:
+    its layers are not ours.
     """
     unused: list[nn.Module] = getattr(network, "training_only", list)()  # a single layer has none
     fused = copy.deepcopy(network, {id(module): nn.Identity() for module in unused}).eval()
@@ -148,7 +148,7 @@ class ABlock(nn.Module):
         width: factor on N, X/4 and the deep branch, each rounded by :func:`scaled`.
         channels: N. The paper's 256.
         deep: channels of the deep branch. The paper's N/8 = 32.
-        batch_norm: batch normalisation after every convolution; the paper has none.
+        batch_norm: batch normalization after every convolution; the paper has none.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ _KINDS: dict[str, tuple[list[int], list[float], list[float]]] = {
 
 
 class Normaliser(nn.Module):
-    """RGB images (B, 3, H, W), uint8 or float in 0 … 255, to what the trunk was trained on.
+    """RGB images (B, 3, H, W), uint8 or float in 0 … 255, to what the backbone was trained on.
 
     ``imagenet``: RGB, torchvision's mean and standard deviation. ``caffe``: BGR, mean 104, 117, 123, not divided.
     Order, mean and deviation are buffers: a state dict restores them, whatever kind the network was built with.
@@ -231,19 +231,19 @@ class Normaliser(nn.Module):
         return images.index_select(1, self.order).to(self.mean.dtype).sub_(self.mean).div_(self.std)
 
 
-# Names of the six detection maps of every trunk but VGG16, whose maps bear the paper's layer names.
+# Names of the six detection maps of every backbone but VGG16, whose maps bear the paper's layer names.
 STRIDE_NAMES = ("stride4", "stride8", "stride16", "stride32", "stride64", "stride128")
 
 
 class Backbone(nn.Module):
-    """Six maps from a normalised image, strides 4, 8, 16, 32, 64 and 128.
+    """Six maps from a normalized image, strides 4, 8, 16, 32, 64 and 128.
 
     ``forward``: (B, 3, H, W) float → six maps (B, C, about H / stride, about W / stride), shallow first; they are
     level 1 of FANet.
 
     ``map_names``  the six maps' names, which heads, A-blocks and ``agglomerate_from`` go by.
     ``channels``   C of each.
-    ``width``      the factor that its channels were scaled with; 1 is the trunk as it is named.
+    ``width``      the factor that its channels were scaled with; 1 is the backbone as it is named.
     """
 
     map_names: tuple[str, ...] = STRIDE_NAMES

@@ -13,6 +13,7 @@ from fanet_lightning.models.blocks import ABlock, Backbone, Normaliser, Upsample
 from fanet_lightning.models.heads import Heads, map_shapes
 from fanet_lightning.models.light import LightTrunk
 from fanet_lightning.models.s3fd_fpn import S3fdFpn
+from fanet_lightning.models.timm_backbone import TimmTrunk
 from fanet_lightning.models.vgg import VggTrunk
 from fanet_lightning.ops.structures import NetworkOutput
 
@@ -28,7 +29,7 @@ class FANet(nn.Module):
         context: the inception-like module inside the A-blocks (§3.2).
         hl: every hierarchy has heads of its own, for the hierarchical loss (§3.4); without it the last one alone.
         width: factor on all channels, see :func:`fanet_lightning.models.blocks.scaled`.
-        batch_norm: batch normalisation in the trunk.
+        batch_norm: batch normalization in the backbone.
         agglomerate_from: the deepest map that takes part, by name: conv4_3 … conv7_2 of VGG16, stride8 … stride128 of
             other trunks. None: the fourth, the paper's conv_fc7 (§3.3).
         own_blocks: equation 2 read literally: every level above 1 has A-blocks on maps 1 … s - 1.
@@ -38,7 +39,7 @@ class FANet(nn.Module):
         block_channels: N of the A-blocks at width 1: one number for all maps, or one per map from map 1 on, of which
             the last holds for all that follow. The paper has 256.
         deep_channels: channels of the A-blocks' deep branch at width 1. The paper has N/8 = 32.
-        block_batch_norm: batch normalisation in the A-blocks too; the paper has none.
+        block_batch_norm: batch normalization in the A-blocks too; the paper has none.
         normaliser: ``imagenet`` or ``caffe``.
         face_prior: the score that every anchor starts with, see :class:`fanet_lightning.models.heads.Heads`.
 
@@ -144,17 +145,15 @@ def _agglomerate(blocks: nn.Module, maps: Sequence[Tensor], upsample: Sequence[U
 
 
 def build_backbone(name: str, *, width: float = 1.0, batch_norm: bool = False, fc6: str = "plain") -> Backbone:
-    """The trunk ``vgg`` or ``light``, or a feature extractor of timm.
+    """The backbone ``vgg`` or ``light``, or a feature extractor of timm.
 
     Raises:
-        InputError: a value outside the trunk's choices, or a name that timm does not know.
+        InputError: a value outside the backbone's choices, or a name that timm does not know.
     """
     if name == "vgg":
         return VggTrunk(width=width, batch_norm=batch_norm, fc6=fc6)
     if name == "light":
         return LightTrunk(width=width, batch_norm=batch_norm)
-    from fanet_lightning.models.timm_backbone import TimmTrunk
-
     return TimmTrunk(name, width=width)
 
 
@@ -189,9 +188,9 @@ def build_network(
 ) -> Network:
     """The network ``fanet`` or ``s3fd_fpn``, with fresh weights.
 
-    ``s3fd_fpn`` stands on VGG16 and reads neither ``level``, ``context``, ``hl`` nor what describes trunk and A-blocks;
-    ``fanet`` does not read ``fpn_maps``. The meaning of each: :class:`FANet`, :class:`S3fdFpn`. The light network is
-    ``conf/model/fanet_light.yaml``.
+    ``s3fd_fpn`` stands on VGG16 and reads neither ``level``, ``context``, ``hl`` nor what describes backbone and
+    A-blocks; ``fanet`` does not read ``fpn_maps``. The meaning of each: :class:`FANet`, :class:`S3fdFpn`. The light
+    network is ``conf/model/fanet_light.yaml``.
 
     Raises:
         InputError: an unknown name, or a value that the network rejects.

@@ -1,4 +1,4 @@
-"""A trunk for CPUs: most of the work on shallow maps, cross-stage partial stages (CSPNet, Wang et al. 2020) below.
+"""A backbone for CPUs: most of the work on shallow maps, cross-stage partial stages (CSPNet, Wang et al. 2020) below.
 
 Small faces live on the shallow maps, so the stage of stride 4 is not halved; SCRFD (Guo et al. 2021, "Computation
 Redistribution") found by search that shallow stages deserve more than classification gives them. Plain convolutions of
@@ -42,7 +42,7 @@ class PlainStage(nn.Module):
 
 
 class CspStage(nn.Module):
-    """Halves the resolution; then one half of the channels runs through residual blocks, the other beside them.
+    """Halves the resolution; then one half of the channels runs through residual blocks, the other next to them.
 
     (B, C, H, W) → (B, C', ⌈H / 2⌉, ⌈W / 2⌉).
     """
@@ -62,11 +62,11 @@ class CspStage(nn.Module):
 
 
 class LightTrunk(Backbone):
-    """Stem of stride 2, four stages to stride 32, two more maps. No L2Norm: batch normalisation levels the maps.
+    """Stem of stride 2, four stages to stride 32, two more maps. No L2Norm: batch normalization levels the maps.
 
     Args:
         width: factor on every layer's channels, each rounded to a multiple of 8, at least 8.
-        batch_norm: batch normalisation after every convolution.
+        batch_norm: batch normalization after every convolution.
 
     Raises:
         InputError: a width that is no factor above 0.

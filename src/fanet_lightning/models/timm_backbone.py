@@ -1,4 +1,4 @@
-"""Any feature extractor of timm as a trunk (``pip install 'fanet-lightning[timm]'``)."""
+"""Any feature extractor of timm as a backbone (``pip install 'fanet-lightning[timm]'``)."""
 
 import contextlib
 import difflib
@@ -41,7 +41,7 @@ class TimmTrunk(Backbone):
     def __init__(self, name: str, *, width: float = 1.0) -> None:
         super().__init__()
         if not 0 < width < 100:
-            raise InputError(f"model.width={width}: give a factor above 0 for the channels beside the timm model")
+            raise InputError(f"model.width={width}: give a factor above 0 for the channels next to the timm model")
         self.name, self.width = name, width
         with torch.device("meta"):  # what it would give can be read without its weights
             strides = _extractor(name).feature_info.reduction()
@@ -171,7 +171,7 @@ def _extractor(name: str, **options: Any) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Warnings of timm about its own interfaces are nothing that a person could mend here."""
+    """Warnings of timm about its own interfaces are nothing that a person could fix here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

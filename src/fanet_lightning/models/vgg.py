@@ -1,4 +1,4 @@
-"""VGG16 as S3FD uses it (S3FD §3.1, paper §3.1): the trunk that gives the six maps of level 1."""
+"""VGG16 as S3FD uses it (S3FD §3.1, paper §3.1): the backbone that gives the six maps of level 1."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from fanet_lightning.models.blocks import Backbone, ConvReLU, L2Norm, scaled
 MAP_NAMES = ("conv3_3", "conv4_3", "conv5_3", "conv_fc7", "conv6_2", "conv7_2")
 MAP_CHANNELS = (256, 512, 512, 1024, 512, 256)
 
-# The thirteen convolutions of VGG16, in order: those that ImageNet weights exist for, beside fc6 and fc7.
+# The thirteen convolutions of VGG16, in order: those that ImageNet weights exist for, next to fc6 and fc7.
 VGG_CONVOLUTIONS = (
     *("conv1_1", "conv1_2", "conv2_1", "conv2_2", "conv3_1", "conv3_2", "conv3_3"),
     *("conv4_1", "conv4_2", "conv4_3", "conv5_1", "conv5_2", "conv5_3"),
@@ -18,14 +18,14 @@ VGG_CONVOLUTIONS = (
 
 
 class VggTrunk(Backbone):
-    """Six maps from a normalised image; the first three pass through L2Norm, scales 10, 8 and 5 at the start.
+    """Six maps from a normalized image; the first three pass through L2Norm, scales 10, 8 and 5 at the start.
 
     Args:
         width: factor on every layer's channels, each rounded to a multiple of 8, at least 8.
-        batch_norm: batch normalisation after every convolution.
+        batch_norm: batch normalization after every convolution.
         fc6: ``plain``, a 3×3 convolution, or ``dilated``, the same with dilation 6 as in SSD.
 
-    Layers with ImageNet weights start with He's initialisation, in case none are loaded; the others with Xavier's.
+    Layers with ImageNet weights start with He's initialization, in case none are loaded; the others with Xavier's.
     """
 
     map_names = MAP_NAMES

@@ -17,7 +17,7 @@ class AnchorGrid:
     """The anchors of one input size, hashable, so that boxes are computed once per shape and device.
 
     ``map_shapes`` (height, width) in cells of each map, ``strides`` and ``sizes`` in pixels of the input.
-    Anchors are numbered map by map, row by row; the centre of cell i lies at (i + 0.5) × stride, nothing is clipped.
+    Anchors are numbered map by map, row by row; the center of cell i lies at (i + 0.5) × stride, nothing is clipped.
     """
 
     map_shapes: tuple[tuple[int, int], ...]
@@ -46,7 +46,7 @@ class AnchorGrid:
         return tuple(starts)
 
     def boxes_cxcywh(self, device: torch.device | str = "cpu") -> Tensor:
-        """(A, 4) float32: centre x, centre y, width, height, pixels of the input. Cached: do not write into it."""
+        """(A, 4) float32: center x, center y, width, height, pixels of the input. Cached: do not write into it."""
         return _boxes_cxcywh(self, torch.device(device))
 
 
@@ -60,7 +60,7 @@ def _boxes_cxcywh(grid: AnchorGrid, device: torch.device) -> Tensor:
 def boxes_of_maps(
     map_shapes: Sequence[tuple[int, int]], strides: Sequence[int], sizes: Sequence[int], device: torch.device
 ) -> Tensor:
-    """As :meth:`AnchorGrid.boxes_cxcywh`, computed anew; the shapes may be those that an exported graph computes."""
+    """As :meth:`AnchorGrid.boxes_cxcywh`, computed again; the shapes may be those that an exported graph computes."""
     maps = []
     for (height, width), stride, size in zip(map_shapes, strides, sizes, strict=True):
         y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) * stride

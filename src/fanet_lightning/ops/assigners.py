@@ -4,29 +4,29 @@ Which anchor learns which face, by ATSS (Zhang et al. 2020, "Bridging the Gap…
 
 The rule
 ========
-*Candidates.* On each map, the k anchors whose centres are nearest to the face's centre (all of a smaller map); of two
+*Candidates.* On each map, the k anchors whose centers are nearest to the face's center (all of a smaller map); of two
 at the same distance the lower number.
 
 *Threshold.* Mean plus standard deviation (over n - 1, as the authors' program) of the candidates' IoUs with the face.
 
-*Positives.* Candidates that overlap the face by that threshold or more, and whose centre lies inside it, borders
+*Positives.* Candidates that overlap the face by that threshold or more, and whose center lies inside it, borders
 excluded. An anchor that several faces want goes to the larger overlap, at equal overlap to the lower face number.
 
-There is no rule (i): a face none of whose candidates has its centre inside, or that loses them all, gets no anchor, and
-is counted. A face of 4 pixels or more always has a centre of the stride-4 map inside.
+There is no rule (i): a face none of whose candidates has its center inside, or that loses them all, gets no anchor, and
+is counted. A face of 4 pixels or more always has a center of the stride-4 map inside.
 
 How
 ===
 A cell among the k nearest of its map is so in its own row and column too, so the (k + 1)² cells around the face hold
-all candidates, however far outside of the map the face's centre lies; the 1 is for two cells at the same distance.
+all candidates, however far outside of the map the face's center lies; the 1 is for two cells at the same distance.
 Nothing is dense in anchors × faces.
 
 Which anchor learns which face, by SimOTA (Ge et al. 2021, "YOLOX", §2.1): the predictions decide.
 
 The rule
 ========
-*Candidates.* On each map, the anchors whose centre is less than 1.5 strides from the face's centre on both axes: up to
-3 × 3, the centre prior of YOLOX's program as it is today.
+*Candidates.* On each map, the anchors whose center is less than 1.5 strides from the face's center on both axes: up to
+3 × 3, the center prior of YOLOX's program as it is today.
 
 *Cost* of a face and a candidate: the cross-entropy of calling the anchor a face, plus 3 · (-log IoU) of the predicted
 box and the face (IoU + 1e-8, as there).
@@ -79,8 +79,8 @@ def assign_atss(grid: AnchorGrid, targets: Targets, batch_size: int, *, k: int =
     faces, maps, device = boxes.shape[0], len(grid.map_shapes), boxes.device
     side = k + 1
     anchor, iou = window(grid, boxes, side)
-    centre = grid.boxes_cxcywh(device)[:, :2]
-    offset = centre[anchor] - ((boxes[:, :2] + boxes[:, 2:]) / 2)[:, None]
+    center = grid.boxes_cxcywh(device)[:, :2]
+    offset = center[anchor] - ((boxes[:, :2] + boxes[:, 2:]) / 2)[:, None]
     distance = offset.square().sum(dim=2).masked_fill_(~in_window(grid, side, device), torch.inf)
     column = first_columns(distance.view(faces, maps, side * side), k)
     column += torch.arange(maps, device=device)[:, None] * (side * side)
@@ -92,19 +92,19 @@ def assign_atss(grid: AnchorGrid, targets: Targets, batch_size: int, *, k: int =
     count = candidate.sum(dim=1, keepdim=True)
     mean = (iou * candidate).sum(dim=1, keepdim=True) / count
     variance = ((iou - mean).square() * candidate).sum(dim=1, keepdim=True) / (count - 1).clamp(min=1)
-    at = centre[anchor]
+    at = center[anchor]
     inside = ((at > boxes[:, None, :2]) & (at < boxes[:, None, 2:])).all(dim=2)
     wanted = candidate & (iou >= mean + variance.sqrt()) & inside & (iou > 0)
     return strongest_claims(grid, targets, batch_size, anchor, order_of(iou), wanted)
 
 
-CENTRE_RADIUS = 1.5  # strides
+CENTER_RADIUS = 1.5  # strides
 IOU_WEIGHT = 3.0
 LARGEST_IOUS = 10
 IOU_FLOOR = 1e-8
 
-# A window of so many cells holds all centres that are less than the radius away.
-_SIDE = math.ceil(2 * CENTRE_RADIUS)
+# A window of so many cells holds all centers that are less than the radius away.
+_SIDE = math.ceil(2 * CENTER_RADIUS)
 # Above every bit pattern of a cost, so that the lowest cost is the strongest claim.
 _MOST = (1 << 31) - 1
 
@@ -120,7 +120,7 @@ def assign_simota(grid: AnchorGrid, targets: Targets, heads: HeadOutput) -> Matc
     batch_size = heads.logits.shape[0]
     anchor, _ = window(grid, boxes, _SIDE)
     priors = grid.boxes_cxcywh(device)[anchor]
-    reach = CENTRE_RADIUS * strides_in_window(grid, _SIDE, device)
+    reach = CENTER_RADIUS * strides_in_window(grid, _SIDE, device)
     offset = priors[..., :2] - ((boxes[:, :2] + boxes[:, 2:]) / 2)[:, None]
     candidate = (offset.abs() < reach[:, None]).all(dim=2) & in_window(grid, _SIDE, device)
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-# SSD's variances: offsets of the centre are divided by 0.1, of the logarithmic size by 0.2.
+# SSD's variances: offsets of the center are divided by 0.1, of the logarithmic size by 0.2.
 VARIANCES = (0.1, 0.2)
 
 
@@ -14,15 +14,15 @@ def area(boxes_xyxy: Tensor) -> Tensor:
 
 
 def xyxy_to_cxcywh(boxes_xyxy: Tensor) -> Tensor:
-    """(…, 4) corner boxes → (…, 4) centre x, centre y, width, height."""
+    """(…, 4) corner boxes → (…, 4) center x, center y, width, height."""
     low, high = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
 def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
-    """(…, 4) centre boxes → (…, 4) corner boxes. Inverse of :func:`xyxy_to_cxcywh`."""
-    centre, half = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:] / 2
-    return torch.cat([centre - half, centre + half], dim=-1)
+    """(…, 4) center boxes → (…, 4) corner boxes. Inverse of :func:`xyxy_to_cxcywh`."""
+    center, half = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:] / 2
+    return torch.cat([center - half, center + half], dim=-1)
 
 
 def paired_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
@@ -41,14 +41,14 @@ def pairwise_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
 
 
 def encode(boxes_xyxy: Tensor, anchors_cxcywh: Tensor) -> Tensor:
-    """Offsets that a head must predict, (…, 4) (SSD §2.2): centre shift over anchor size, logarithm of the size ratio.
+    """Offsets that a head must predict, (…, 4) (SSD §2.2): center shift over anchor size, logarithm of the size ratio.
 
     Sides are clamped to a thousandth of a pixel before the logarithm, so a degenerate box cannot give -inf.
     """
     boxes = xyxy_to_cxcywh(boxes_xyxy)
-    centre = (boxes[..., :2] - anchors_cxcywh[..., :2]) / (anchors_cxcywh[..., 2:] * VARIANCES[0])
+    center = (boxes[..., :2] - anchors_cxcywh[..., :2]) / (anchors_cxcywh[..., 2:] * VARIANCES[0])
     size = torch.log(boxes[..., 2:].clamp(min=1e-3) / anchors_cxcywh[..., 2:]) / VARIANCES[1]
-    return torch.cat([centre, size], dim=-1)
+    return torch.cat([center, size], dim=-1)
 
 
 def decode(offsets: Tensor, anchors_cxcywh: Tensor) -> Tensor:
@@ -56,9 +56,9 @@ def decode(offsets: Tensor, anchors_cxcywh: Tensor) -> Tensor:
 
     The logarithmic size is capped at a factor of 1,000, so an untrained head cannot overflow to inf.
     """
-    centre = anchors_cxcywh[..., :2] + offsets[..., :2] * VARIANCES[0] * anchors_cxcywh[..., 2:]
+    center = anchors_cxcywh[..., :2] + offsets[..., :2] * VARIANCES[0] * anchors_cxcywh[..., 2:]
     size = anchors_cxcywh[..., 2:] * torch.exp((offsets[..., 2:] * VARIANCES[1]).clamp(max=6.907755))
-    return cxcywh_to_xyxy(torch.cat([centre, size], dim=-1))
+    return cxcywh_to_xyxy(torch.cat([center, size], dim=-1))
 
 
 def clip(boxes_xyxy: Tensor, height: float, width: float) -> Tensor:

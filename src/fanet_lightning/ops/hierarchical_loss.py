@@ -80,7 +80,7 @@ class HierarchicalLoss(nn.Module):
         box_weight: on the box loss; 2 is usual for the IoU losses (Li et al. 2020, "Generalized Focal Loss").
         box_beta: where smooth-L1 turns from quadratic to linear, in offsets (SSD: 1).
 
-    N is summed over the ranks of an initialised process group, so every rank must call, also with no faces. Once
+    N is summed over the ranks of an initialized process group, so every rank must call, also with no faces. Once
     averaged over ranks, as DDP does, the gradients are those of the whole batch.
     A value that makes no sense is an InputError that names its key.
     """

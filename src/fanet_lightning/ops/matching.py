@@ -2,8 +2,8 @@
 
 The rule
 ========
-*Candidates.* A face sees, on each map, the K × K cells nearest to its centre, as far as the map has them. K follows
-from the threshold t. IoU never exceeds the IoU of the two projections on an axis, so IoU > t needs a centre offset
+*Candidates.* A face sees, on each map, the K × K cells nearest to its center, as far as the map has them. K follows
+from the threshold t. IoU never exceeds the IoU of the two projections on an axis, so IoU > t needs a center offset
 below (1/t - 1)/2 × size, and a window of more than (1/t - 1) × size / stride cells holds every such anchor (8 cells for
 t = 0.35). IoU does not grow with the offset, so the window holds an anchor of the largest IoU as well. Nothing outside
 the candidates is ever matched.
@@ -21,7 +21,7 @@ rule (ii) had given them away. A face that so loses its last anchor takes part i
 none are counted.
 
 *Second stage* (S3FD, optional). Every face with fewer than 6 anchors asks for the 6 candidates that overlap it most, by
-more than 0.1, among those that nobody has (ties: lowest anchor number). An anchor asked for by several goes to the
+more than 0.1, among those that no one has (ties: lowest anchor number). An anchor asked for by several goes to the
 larger overlap, then to the lower face number; the others get nothing in its place.
 
 How
@@ -83,12 +83,12 @@ def match(
     device = targets.boxes_xyxy.device
     faces = targets.boxes_xyxy.shape[0]
     if faces == 0:
-        nobody = torch.full((batch_size, grid.count), -1, dtype=torch.int64, device=device)
-        return Matches(nobody, torch.zeros((), dtype=torch.int64, device=device))
+        background = torch.full((batch_size, grid.count), -1, dtype=torch.int64, device=device)
+        return Matches(background, torch.zeros((), dtype=torch.int64, device=device))
 
     anchor, iou = candidates(grid, targets.boxes_xyxy, threshold)
     slot = anchor.add_(targets.image_index[:, None] * grid.count)
-    # 1 … F, high for low face numbers, so that amax breaks ties; 0 stands for nobody.
+    # 1 … F, high for low face numbers, so that amax breaks ties; 0 stands for no one.
     rank = torch.arange(faces, 0, -1, device=device)
     owner = torch.zeros(batch_size * grid.count, dtype=torch.int64, device=device)
 
@@ -133,7 +133,7 @@ def candidates(grid: AnchorGrid, boxes_xyxy: Tensor, threshold: float) -> tuple[
 def window(grid: AnchorGrid, boxes_xyxy: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """(F, 4) boxes and K = ``side`` → anchor numbers (F, L·K·K) int64 and IoUs (F, L·K·K) float32.
 
-    The K × K cells of each map that are nearest to the box's centre, map by map and row by row. Numbers ascend within a
+    The K × K cells of each map that are nearest to the box's center, map by map and row by row. Numbers ascend within a
     row, but for the cells that a map smaller than K lacks (:func:`in_window`): they repeat others with IoU 0.
     The IoUs equal those of :func:`fanet_lightning.ops.boxes.paired_iou` to the last bit. Overlaps are computed per
     column and per row of a window, not per cell, which is several times cheaper.
@@ -144,9 +144,9 @@ def window(grid: AnchorGrid, boxes_xyxy: Tensor, side: int) -> tuple[Tensor, Ten
     start = ((low + high) / 2 / layout.strides - (side - 1) / 2).floor().long()
     start = torch.minimum(start, layout.cells_xy - side).clamp_(min=0)
     cell = start[..., None] + torch.arange(side, device=boxes.device)  # (F, L, 2, K)
-    centre = (cell + 0.5) * layout.strides[..., None]
+    center = (cell + 0.5) * layout.strides[..., None]
     half = layout.sizes[..., None] / 2
-    overlap = torch.minimum(high[..., None], centre + half) - torch.maximum(low[..., None], centre - half)
+    overlap = torch.minimum(high[..., None], center + half) - torch.maximum(low[..., None], center - half)
     overlap = overlap.clamp_(min=0).masked_fill_(cell >= layout.cells_xy[..., None], 0)
     cell = torch.minimum(cell, layout.cells_xy[..., None] - 1)
 
@@ -166,7 +166,7 @@ def in_window(grid: AnchorGrid, side: int, device: torch.device) -> Tensor:
 
 
 def strides_in_window(grid: AnchorGrid, side: int, device: torch.device) -> Tensor:
-    """(L·K·K,) float32: the stride of the map that each place of a :func:`window` lies on."""
+    """(L·K·K,) float32: the stride of the map that each place of a :func:`window` is on."""
     return _layout(grid, device).strides.expand(-1, side * side).flatten()
 
 

@@ -1,4 +1,4 @@
-"""What the camera adds to a drawn picture: exposure, coloured light, blur, noise."""
+"""What the camera adds to a drawn image: exposure, colored light, blur, noise."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -27,7 +27,7 @@ class Shot(NamedTuple):
 
 
 def random_shot(rng: np.random.Generator, *, dim: bool) -> Shot:
-    """Most pictures are well exposed and sharp; ``dim`` ones are dark and noisy more often."""
+    """Most images are well exposed and sharp; ``dim`` ones are dark and noisy more often."""
     gain, cast, noise = rng.uniform(0.9, 1.1), np.ones(3), rng.uniform(1, 4)
     draw, extreme = rng.random(), False
     if draw < (0.2 if dim else 0.05):
@@ -52,7 +52,7 @@ def random_shot(rng: np.random.Generator, *, dim: bool) -> Shot:
 
 
 def take(image: Image, shot: Shot) -> Image:
-    """The picture as the camera stores it (without the JPEG), (H, W, 3) uint8."""
+    """The image as the camera stores it (without the JPEG), (H, W, 3) uint8."""
     levels = np.arange(256) / 255
     table = np.clip(levels[:, None] ** shot.gamma * shot.gain_rgb, 0, 1) * 255
     taken = cv2.LUT(image, np.round(table).astype(np.uint8)[None])
@@ -81,5 +81,5 @@ _TILE = 256
 
 @lru_cache(maxsize=1)
 def _noise_tile() -> npt.NDArray[np.float32]:
-    """White noise of sigma 1, (1280, 1280, 3); to draw it anew for every picture would take longest of all."""
+    """White noise of sigma 1, (1280, 1280, 3); to draw it again for every image would take longest of all."""
     return np.random.default_rng(7).standard_normal((1024 + _TILE, 1024 + _TILE, 3), dtype=np.float32)

@@ -1,6 +1,6 @@
-"""A data set of drawn faces in WIDER FACE's own layout: written once, then read like the real one.
+"""A data set of synthetic faces in WIDER FACE's own layout: written once, then read like the real one.
 
-Nothing here is copied from a data set; :mod:`scenes` draws every picture from (seed, split, index), so any number
+Nothing here is copied from a data set; :mod:`scenes` draws every image from (seed, split, index), so any number
 of processes writes the same bytes.
 """
 
@@ -21,9 +21,10 @@ import numpy as np
 
 from fanet_lightning.cli.device import usable_cores
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.data.synthetic.scenes import EVENTS, FaceTruth, draw_picture
+from fanet_lightning.data.synthetic.scenes import EVENTS, FaceTruth, draw_image
+from fanet_lightning.score.wider_face.ground_truth import ATTRIBUTE_VALUES, GroundTruth, write_ground_truth
 
-# Part of the key: raise it with every change that draws other pictures.
+# Part of the key: raise it with every change that draws other images.
 VERSION = 3
 SPLITS = ("train", "val")
 MANIFEST = "manifest.json"
@@ -46,8 +47,8 @@ SETTINGS = {
 
 _SIDES = (64, 1024)
 _STALE_SECONDS = 24 * 3600
-_README = """Drawn faces in the layout of WIDER FACE, made by fanet_lightning.data.synthetic (see docs/synthetic.md).
-manifest.json holds the parameters. The folder can be deleted: it is written anew when it is needed.
+_README = """Synthetic faces in the layout of WIDER FACE, by fanet_lightning.data.synthetic (docs/synthetic.md).
+manifest.json holds the parameters. The folder can be deleted: it is written again when it is needed.
 """
 
 
@@ -73,9 +74,9 @@ def prepare_synthetic(
 
     Args:
         root: folder of all synthetic data sets; made if missing.
-        train_images, val_images: how many pictures of each split.
-        seed: other seeds give other pictures.
-        image_width, image_height: least and largest side in pixels, 64 … 1024; drawn by lot per picture.
+        train_images, val_images: how many images of each split.
+        seed: other seeds give other images.
+        image_width, image_height: least and largest side in pixels, 64 … 1024; drawn at random per image.
         processes: how many draw at once; the result does not depend on it. Default: one per core, eight at most.
 
     Returns:
@@ -92,7 +93,7 @@ def prepare_synthetic(
     if (folder / MANIFEST).is_file():
         return folder
     if folder.exists():
-        raise InputError(f"{folder} has no {MANIFEST}, so it is not whole; delete the folder to have it drawn anew")
+        raise InputError(f"{folder} has no {MANIFEST}, so it is not whole; delete the folder to have it drawn again")
     try:
         root.mkdir(parents=True, exist_ok=True)
         _remove_stale(root, folder.name)
@@ -143,7 +144,7 @@ def _write(folder: Path, parameters: dict[str, Any], processes: int | None) -> N
             (folder / f"WIDER_{split}" / "images" / f"{number}--{event}").mkdir(parents=True)
     total = parameters["train_images"] + parameters["val_images"]
     wanted = min(8, usable_cores()) if processes is None else max(1, processes)
-    # A process takes half a second to start, in which thirty pictures are drawn.
+    # A process takes half a second to start, in which thirty images are drawn.
     parts = max(1, min(wanted, total if processes is not None else total // 60))
     annotated = _draw_in_processes(folder, parameters, parts) if parts > 1 else _draw_part(folder, parameters, 0, 1)
     annotated.sort(key=lambda entry: (entry.split, int(entry.image_id.partition("--")[0]), entry.image_id))
@@ -159,18 +160,18 @@ def _write(folder: Path, parameters: dict[str, Any], processes: int | None) -> N
 
 
 def _draw_part(folder: Path, parameters: dict[str, Any], part: int, parts: int) -> list[_Annotated]:
-    """Draw and store every ``parts``-th picture."""
+    """Draw and store every ``parts``-th image."""
     tasks = [(split, index) for split in SPLITS for index in range(parameters[f"{split}_images"])]
     annotated = []
     for split, index in tasks[part::parts]:
         rng = np.random.default_rng([parameters["seed"], SPLITS.index(split), index])
-        picture = draw_picture(rng, parameters["image_width"], parameters["image_height"])
-        number = EVENTS.index(picture.event)
-        image_id = f"{number}--{picture.event}/{number}_{picture.event}_{split}_{index:05d}"
-        options = [cv2.IMWRITE_JPEG_QUALITY, picture.jpeg_quality]
-        coded = cv2.imencode(".jpg", cv2.cvtColor(picture.image_rgb, cv2.COLOR_RGB2BGR), options)[1]
+        drawn = draw_image(rng, parameters["image_width"], parameters["image_height"])
+        number = EVENTS.index(drawn.event)
+        image_id = f"{number}--{drawn.event}/{number}_{drawn.event}_{split}_{index:05d}"
+        options = [cv2.IMWRITE_JPEG_QUALITY, drawn.jpeg_quality]
+        coded = cv2.imencode(".jpg", cv2.cvtColor(drawn.image_rgb, cv2.COLOR_RGB2BGR), options)[1]
         (folder / f"WIDER_{split}" / "images" / f"{image_id}.jpg").write_bytes(coded.tobytes())
-        annotated.append(_Annotated(split, image_id, picture.faces))
+        annotated.append(_Annotated(split, image_id, drawn.faces))
     return annotated
 
 
@@ -216,8 +217,6 @@ def _annotation(entry: _Annotated) -> str:
 
 
 def _write_ground_truth(folder: Path, entries: list[_Annotated]) -> dict[str, int]:
-    from fanet_lightning.score.wider_face.ground_truth import ATTRIBUTE_VALUES, GroundTruth, write_ground_truth
-
     # In the official files, too, an image without a face has a box of zeros: what is found in it is a false alarm.
     boxes = [np.array([f.box_xywh for f in entry.faces] or [(0, 0, 0, 0)], np.float64) for entry in entries]
     counted = {

@@ -1,6 +1,6 @@
 """Painting one person: body, head, light, blur.
 
-Colours are RGB, 0 … 255; head coordinates are those of :mod:`features`. Small heads are drawn enlarged and shrunk
+Colors are RGB, 0 … 255; head coordinates are those of :mod:`features`. Small heads are drawn enlarged and shrunk
 by area, so that a head of eight pixels is what a head of eighty pixels becomes when it is shrunk.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.data.synthetic.features import Points, Shape, ellipse, head_shapes, oval_outline
-from fanet_lightning.data.synthetic.people import Colour, Person, turned, walk
+from fanet_lightning.data.synthetic.people import Color, Person, turned, walk
 
 Image = npt.NDArray[np.uint8]
 
@@ -24,8 +24,8 @@ _REACH = (1.75, 1.9)
 class Drawn(NamedTuple):
     """Where a head has been drawn.
 
-    ``box_xyxy`` bounding box of its oval in pixels, not clipped; ``area`` its pixels, those outside the picture too.
-    ``corner``   (x, y) of the part of the picture that was worked on; ``oval`` and ``painted`` (h, w) bool tell where
+    ``box_xyxy`` bounding box of its oval in pixels, not clipped; ``area`` its pixels, those outside the image too.
+    ``corner``   (x, y) of the part of the image that was worked on; ``oval`` and ``painted`` (h, w) bool tell where
                  in it the oval lies and where anything (hair, hat, ears, hand) was painted.
     """
 
@@ -37,7 +37,7 @@ class Drawn(NamedTuple):
 
 
 def draw_body(image: Image, person: Person) -> Points:
-    """Draw neck, trunk and legs, in place; the trunk's outline, (N, 2) pixels."""
+    """Draw neck, torso and legs, in place; the torso's outline, (N, 2) pixels."""
     half = person.height / 2
     lean = math.sin(person.tilt) * -0.6
     shoulder, waist = 1.75 * person.build, 1.25 * person.build
@@ -45,20 +45,20 @@ def draw_body(image: Image, person: Person) -> Points:
     left = [(-u, v) for u, v in reversed(right)]
     torso = np.array([(-0.42 + lean, 1.0), (0.42 + lean, 1.0), *right, *left])
     neck = np.array([(-0.42 + lean, 0.3), (0.42 + lean, 0.3), (0.5, 1.55), (0.0, 1.85), (-0.5, 1.55)])
-    (x, y), reach = person.centre_xy, (shoulder + 0.7) * half
+    (x, y), reach = person.center_xy, (shoulder + 0.7) * half
     x1, y1 = max(math.floor(x - reach), 0), max(math.floor(y), 0)
     x2, y2 = min(math.ceil(x + reach), image.shape[1]), min(math.ceil(y + 14 * half), image.shape[0])
-    outline = torso * half + person.centre_xy
+    outline = torso * half + person.center_xy
     if x2 <= x1 or y2 <= y1:
         return outline
     before = image[y1:y2, x1:x2]
     after = before.copy()
 
-    offset = np.array(person.centre_xy) - (x1, y1)
+    offset = np.array(person.center_xy) - (x1, y1)
     cloth, second, skin = _lit(np.array([person.cloth, person.cloth_second, walk(person.skin, 0.82)]), person)
 
-    def fill(points: Points, colour: Colour) -> None:
-        _fill(after, points * half + offset, colour)
+    def fill(points: Points, color: Color) -> None:
+        _fill(after, points * half + offset, color)
 
     fill(np.array([(-waist, 4.4), (waist, 4.4), (waist * 0.8, 13.5), (-waist * 0.8, 13.5)]), second)
     fill(torso, cloth)
@@ -82,7 +82,7 @@ def draw_head(image: Image, person: Person) -> Drawn:
     """Draw ``person``'s head into ``image`` in place, and say which pixels its oval covers."""
     half = person.height / 2
     factor = 4 if person.height < 20 else 3 if person.height < 40 else 2 if person.height < 90 else 1
-    x, y = person.centre_xy
+    x, y = person.center_xy
     left, top = math.floor(x - _REACH[0] * half) - 1, math.floor(y - _REACH[1] * half) - 1
     right, bottom = math.ceil(x + _REACH[0] * half) + 1, math.ceil(y + _REACH[1] * half) + 1
     outline = _to_pixels(oval_outline(person), person)
@@ -93,7 +93,7 @@ def draw_head(image: Image, person: Person) -> Drawn:
         cover = _image(cv2.resize(cover, (right - left, bottom - top), interpolation=cv2.INTER_AREA))
     oval = cover > 127
     area = int(np.count_nonzero(oval))
-    # The part of it that lies in the picture.
+    # The part of it that is in the image.
     x1, y1 = min(max(left, 0), image.shape[1]), min(max(top, 0), image.shape[0])
     x2, y2 = max(min(right, image.shape[1]), x1), max(min(bottom, image.shape[0]), y1)
     oval = oval[y1 - top : y2 - top, x1 - left : x2 - left]
@@ -118,15 +118,15 @@ def _paint(patch: Image, shapes: list[Shape], person: Person, corner: tuple[int,
     on_surface = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     points[on_surface] = turned(points[on_surface], person)
     fixed = _fixed((_to_pixels(points, person) - corner) * factor)
-    colours = _lit(np.array([shape.colour for shape in shapes]), person)
+    colors = _lit(np.array([shape.color for shape in shapes]), person)
     start = 0
-    for shape, size, colour in zip(shapes, sizes, colours, strict=True):
+    for shape, size, color in zip(shapes, sizes, colors, strict=True):
         own, start = fixed[start : start + size], start + size
         if shape.thickness:
             width = max(1, round(shape.thickness * person.height / 2 * factor))
-            cv2.polylines(patch, [own], False, colour, width, lineType=cv2.LINE_AA, shift=_BITS)
+            cv2.polylines(patch, [own], False, color, width, lineType=cv2.LINE_AA, shift=_BITS)
         else:
-            cv2.fillPoly(patch, [own], colour, lineType=cv2.LINE_AA, shift=_BITS)
+            cv2.fillPoly(patch, [own], color, lineType=cv2.LINE_AA, shift=_BITS)
 
 
 def _image(array: npt.NDArray[Any]) -> Image:
@@ -141,14 +141,14 @@ def _runs(flat: int | None, size: int) -> tuple[int, int]:
 def _to_pixels(points: Points, person: Person) -> Points:
     half = person.height / 2
     cos, sin = math.cos(person.tilt) * half, math.sin(person.tilt) * half
-    placed: Points = points @ np.array([[cos, sin], [-sin, cos]]) + np.array(person.centre_xy)
+    placed: Points = points @ np.array([[cos, sin], [-sin, cos]]) + np.array(person.center_xy)
     return placed
 
 
-def _lit(colours: Points, person: Person) -> list[Colour]:
-    """(N, 3) colours under the person's own exposure, seen through the haze between them and the camera."""
-    lit: list[Colour] = (
-        np.minimum(255, colours * person.exposure) * (1 - person.haze) + np.array(person.air) * person.haze
+def _lit(colors: Points, person: Person) -> list[Color]:
+    """(N, 3) colors under the person's own exposure, seen through the haze between them and the camera."""
+    lit: list[Color] = (
+        np.minimum(255, colors * person.exposure) * (1 - person.haze) + np.array(person.air) * person.haze
     ).tolist()
     return lit
 
@@ -157,16 +157,16 @@ def _fixed(points: Points) -> npt.NDArray[np.int32]:
     return np.round(points * (1 << _BITS)).astype(np.int32)
 
 
-def _fill(image: Image, points: Points, colour: Colour | float) -> None:
-    cv2.fillPoly(image, [_fixed(points)], colour, lineType=cv2.LINE_AA, shift=_BITS)
+def _fill(image: Image, points: Points, color: Color | float) -> None:
+    cv2.fillPoly(image, [_fixed(points)], color, lineType=cv2.LINE_AA, shift=_BITS)
 
 
 def _shaded(patch: Image, painted: npt.NDArray[np.bool_], person: Person, corner: tuple[int, int]) -> Image:
     """Light from ``light_xy`` on a ball, where the head is."""
     half = person.height / 2
     x, y = (np.arange(size, dtype=np.float32) + 0.5 for size in (patch.shape[1], patch.shape[0]))
-    gu = ((x + corner[0] - person.centre_xy[0]) / (half * person.breadth)).clip(-1.4, 1.4)
-    gv = ((y + corner[1] - person.centre_xy[1]) / half).clip(-1.4, 1.4)
+    gu = ((x + corner[0] - person.center_xy[0]) / (half * person.breadth)).clip(-1.4, 1.4)
+    gv = ((y + corner[1] - person.center_xy[1]) / half).clip(-1.4, 1.4)
     across = person.light_xy[0] * gu - 0.16 * gu * gu
     down = person.light_xy[1] * gv - 0.1 * gv * gv
     gain = 1 + (across[None, :] + down[:, None]) * painted
@@ -185,7 +185,7 @@ def _blurred(before: Image, after: Image, painted: npt.NDArray[np.bool_], person
     sigma = person.blur * person.height
     if sigma < 0.3:
         return after
-    # Colour times cover and cover are blurred alike, so that nothing below shines through an opaque head.
+    # Color times cover and cover are blurred alike, so that nothing below shines through an opaque head.
     cover = painted.astype(np.float32)[..., None]
     layers = np.concatenate([after * cover, cover], axis=2)
     if person.motion:

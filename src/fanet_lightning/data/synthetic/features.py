@@ -1,7 +1,7 @@
-"""What a head is made of: coloured shapes in head coordinates, back to front.
+"""What a head is made of: colored shapes in head coordinates, back to front.
 
 Head coordinates: u to the right, v down, the oval spans v = -1 (hairline) … 1 (chin); the unit is half the height of
-the face. A feature at (u, v) lies on the surface of a cylinder, so that yaw and pitch move and foreshorten it.
+the face. A feature at (u, v) is on the surface of a cylinder, so that yaw and pitch move and foreshorten it.
 """
 
 import math
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fanet_lightning.data.synthetic.people import Colour, Person, turned, walk
+from fanet_lightning.data.synthetic.people import Color, Person, turned, walk
 
 Points = npt.NDArray[np.float64]
 
@@ -28,7 +28,7 @@ class Shape(NamedTuple):
     """A polygon or, with a thickness, a line."""
 
     points: Points  # (N, 2) head coordinates
-    colour: Colour
+    color: Color
     flat: int | None = None  # so many leading points do not turn with yaw and pitch; None: all
     thickness: float = 0.0  # 0 fills; else a line of this width in head units
 
@@ -111,7 +111,7 @@ def _features(person: Person) -> list[Shape]:
             (-0.74 * w, 0.74),
         ]
         shapes.append(Shape(np.array(rim + low), walk(person.hair, 1.1), 0))
-    # The bridge lies on the surface, the tip stands out of it: in profile it leaves the oval.
+    # The bridge is on the surface, the tip stands out of it: in profile it leaves the oval.
     nose = turned(_moved(_NOSE_AND_NOSTRILS, 0, at["nose"]), person)
     nose[1:, 0] += math.sin(person.yaw) * 0.24
     shapes.append(Shape(nose[:4], walk(skin, 0.86)))
@@ -178,8 +178,8 @@ def _hair_in_front(person: Person) -> list[Shape]:
         ]
     )
     points = np.concatenate([_CROWN * (1.07 * w, 1.0), edge])
-    colour = person.hat if person.hair_style == "scarf" else person.hair
-    shapes = [Shape(points, colour, len(_CROWN))]
+    color = person.hat if person.hair_style == "scarf" else person.hair
+    shapes = [Shape(points, color, len(_CROWN))]
     if person.hair_style == "hat":
         dome = [
             (1.1 * w, -0.55),

@@ -1,4 +1,4 @@
-"""Who is drawn: the parameters of one person, and how they are drawn by lot."""
+"""Who is drawn: the parameters of one person, and how they are drawn at random."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 T = TypeVar("T")
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 Kind = Literal["face", "back", "scrambled", "blank", "blobs"]
 
 # From light to dark; people lie anywhere between two neighbours.
@@ -40,20 +40,20 @@ _HAIR_STYLE_ODDS = (0.34, 0.2, 0.13, 0.08, 0.06, 0.13, 0.06)
 
 @dataclass(frozen=True)
 class Person:
-    """Everything that the drawing of a person depends on. Angles in radians, colours RGB 0 … 255.
+    """Everything that the drawing of a person depends on. Angles in radians, colors RGB 0 … 255.
 
-    ``centre_xy``, ``height``  the face's oval in pixels, hairline to chin, before it is tilted.
+    ``center_xy``, ``height``  the face's oval in pixels, hairline to chin, before it is tilted.
     ``breadth``, ``jaw``       half width over half height; how much narrower the chin is.
     ``kind``                   a ``face``, or what only looks like one: the ``back`` of a head, a ``scrambled`` face,
                                a ``blank`` head, a head with random ``blobs``.
     ``smile``, ``mouth_open``, ``frown``, ``eye_open``, ``gaze``  expression; ``gaze`` and ``smile`` in -1 … 1.
     ``light_xy``               brightness gained per half face to the right and down; a negative y lights the brow.
-    ``exposure``, ``haze``, ``air``  gain, and how far the colours fade into the air.
+    ``exposure``, ``haze``, ``air``  gain, and how far the colors fade into the air.
     ``blur``, ``motion``       sigma over the face's height; sideways instead of round.
     ``hand``                   0 none, else the side (-1, 1) of the face that it covers.
     """
 
-    centre_xy: tuple[float, float]
+    center_xy: tuple[float, float]
     height: float
     kind: Kind
     tilt: float
@@ -62,17 +62,17 @@ class Person:
     breadth: float
     jaw: float
     build: float
-    skin: Colour
-    lips: Colour
-    hair: Colour
+    skin: Color
+    lips: Color
+    hair: Color
     hair_style: str
     hairline: float
     parting: float
-    hat: Colour
+    hat: Color
     brim: float
-    iris: Colour
-    cloth: Colour
-    cloth_second: Colour
+    iris: Color
+    cloth: Color
+    cloth_second: Color
     pattern: str
     eye_distance: float
     eye_open: float
@@ -88,7 +88,7 @@ class Person:
     light_xy: tuple[float, float]
     exposure: float
     haze: float
-    air: Colour
+    air: Color
     blur: float
     motion: bool
     texture: int
@@ -96,23 +96,23 @@ class Person:
 
 def random_person(
     rng: np.random.Generator,
-    centre_xy: tuple[float, float],
+    center_xy: tuple[float, float],
     height: float,
     *,
     hardship: float,
     kind: Kind = "face",
     light_xy: tuple[float, float] = (0.0, 0.0),
-    air: Colour = (200.0, 205.0, 210.0),
+    air: Color = (200.0, 205.0, 210.0),
 ) -> Person:
-    """Draw a person by lot.
+    """Draw a person at random.
 
     Args:
         rng: the only source of chance.
-        centre_xy, height: see :class:`Person`.
+        center_xy, height: see :class:`Person`.
         hardship: 0 … 1, how often the head is turned, veiled, blurred or badly lit.
         kind: a face, or something that looks like one.
         light_xy: the scene's light; each person gets a little of their own.
-        air: the colour that distance fades into.
+        air: the color that distance fades into.
     """
     unusual = rng.random(8) < hardship
     skin = between(rng, SKINS)
@@ -131,7 +131,7 @@ def random_person(
         light = 0.5 * np.array([math.cos(angle), math.sin(angle)])
     worn = rng.random(4)
     return Person(
-        centre_xy=centre_xy,
+        center_xy=center_xy,
         height=height,
         kind=kind,
         tilt=tilt,
@@ -146,11 +146,11 @@ def random_person(
         hair_style=style,
         hairline=float(rng.uniform(-0.84, -0.52)),
         parting=float(rng.uniform(-0.5, 0.5)),
-        hat=random_colour(rng),
+        hat=random_color(rng),
         brim=float(rng.uniform(1.1, 1.8)),
-        iris=_colour(IRISES[int(rng.integers(len(IRISES)))]),
-        cloth=random_colour(rng),
-        cloth_second=random_colour(rng),
+        iris=_color(IRISES[int(rng.integers(len(IRISES)))]),
+        cloth=random_color(rng),
+        cloth_second=random_color(rng),
         pattern=pick(rng, ("plain", "stripes", "dots", "open"), (0.5, 0.2, 0.12, 0.18)),
         eye_distance=float(rng.uniform(0.32, 0.39)),
         eye_open=float(rng.uniform(0.55, 1.2)) if rng.random() < 0.93 else 0.1,
@@ -186,17 +186,17 @@ def turned(points: npt.NDArray[np.float64], person: Person) -> npt.NDArray[np.fl
     return placed
 
 
-def walk(colour: tuple[float, ...], gain: float) -> Colour:
+def walk(color: tuple[float, ...], gain: float) -> Color:
     """Lighter or darker, within 0 … 255."""
-    red, green, blue = (min(255.0, channel * gain) for channel in colour)
+    red, green, blue = (min(255.0, channel * gain) for channel in color)
     return red, green, blue
 
 
-def between(rng: np.random.Generator, palette: tuple[tuple[int, int, int], ...]) -> Colour:
-    """A colour between two neighbours of the palette, with a little of its own."""
+def between(rng: np.random.Generator, palette: tuple[tuple[int, int, int], ...]) -> Color:
+    """A color between two neighbours of the palette, with a little of its own."""
     place = rng.random() * (len(palette) - 1)
     low = int(place)
-    mixed = _blend(_colour(palette[low]), _colour(palette[low + 1]), place - low)
+    mixed = _blend(_color(palette[low]), _color(palette[low + 1]), place - low)
     gain = rng.uniform(0.92, 1.08)
     red, green, blue = (
         min(255.0, channel * gain + own) for channel, own in zip(mixed, rng.uniform(-3, 3, 3).tolist(), strict=True)
@@ -204,8 +204,8 @@ def between(rng: np.random.Generator, palette: tuple[tuple[int, int, int], ...])
     return red, green, blue
 
 
-def random_colour(rng: np.random.Generator) -> Colour:
-    """Clothes and things: greys, dull and bright colours, now and then one like skin."""
+def random_color(rng: np.random.Generator) -> Color:
+    """Clothes and things: greys, dull and bright colors, now and then one like skin."""
     draw = rng.random()
     if draw < 0.08:
         return between(rng, SKINS)
@@ -225,7 +225,7 @@ def pick(rng: np.random.Generator, options: Sequence[T], odds: Sequence[float]) 
     return options[-1]
 
 
-def _blend(first: Colour, second: Colour, share: float) -> Colour:
+def _blend(first: Color, second: Color, share: float) -> Color:
     red, green, blue = (a + (b - a) * share for a, b in zip(first, second, strict=True))
     return red, green, blue
 
@@ -234,5 +234,5 @@ def _side(rng: np.random.Generator) -> int:
     return 1 if rng.random() < 0.5 else -1
 
 
-def _colour(entry: tuple[int, int, int]) -> Colour:
+def _color(entry: tuple[int, int, int]) -> Color:
     return float(entry[0]), float(entry[1]), float(entry[2])

@@ -1,4 +1,4 @@
-"""Whole pictures: who stands where, what hides whom, and the boxes and attributes that follow from it."""
+"""Whole images: who stands where, what hides whom, and the boxes and attributes that follow from it."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,25 +10,25 @@ import numpy.typing as npt
 from fanet_lightning.data.synthetic.camera import Shot, random_shot, take
 from fanet_lightning.data.synthetic.distractors import draw_background, draw_obstacle, draw_thing
 from fanet_lightning.data.synthetic.faces import Drawn, draw_body, draw_head
-from fanet_lightning.data.synthetic.people import Colour, Kind, Person, pick, random_colour, random_person
+from fanet_lightning.data.synthetic.people import Color, Kind, Person, pick, random_color, random_person
 
 Image = npt.NDArray[np.uint8]
 
-# In the order of their numbers, "0--Crowd" …; the odds give some 11 faces a picture, and 8 % of pictures without one.
+# In the order of their numbers, "0--Crowd" …; the odds give some 11 faces an image, and 8 % of images without one.
 EVENTS = ("Crowd", "Portrait", "Street", "Group", "Stage", "Still_Life")
 _ODDS = (0.09, 0.17, 0.27, 0.27, 0.12, 0.08)
 _HARDSHIP = {"Crowd": 0.16, "Portrait": 0.1, "Street": 0.16, "Group": 0.08, "Stage": 0.2, "Still_Life": 0.2}
-# How often a head is none of a face (a back, a scrambled face …).
+# How often a head is not part of a face (a back, a scrambled face …).
 _IMPOSTORS = {"Crowd": 0.12, "Portrait": 0.05, "Street": 0.2, "Group": 0.06, "Stage": 0.2, "Still_Life": 1.0}
-# Nobody would see a face of which so little is left, so it is not annotated.
+# No one would see a face of which so little is left, so it is not annotated.
 _LEAST_VISIBLE = 0.06
 
 
 class FaceTruth(NamedTuple):
     """An annotated face.
 
-    ``box_xywh``  whole pixels, cut to the picture: hairline to chin, what is hidden included.
-    ``hidden``    share of the oval that is covered or out of the picture, 0 … 1.
+    ``box_xywh``  whole pixels, cut to the image: hairline to chin, what is hidden included.
+    ``hidden``    share of the oval that is covered or out of the image, 0 … 1.
     ``softness``  sigma of its blur over its height; the pixel grid counts as a sigma of half a pixel.
     ``blur`` … ``pose``  WIDER FACE's codes.
     """
@@ -45,7 +45,7 @@ class FaceTruth(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class SyntheticImage:
     """``image_rgb`` (H, W, 3) uint8, the event it belongs to, its faces, and the quality to store it with."""
 
     image_rgb: Image
@@ -54,16 +54,16 @@ class Picture:
     jpeg_quality: int
 
 
-def draw_picture(
+def draw_image(
     rng: np.random.Generator, width: tuple[int, int] = (400, 480), height: tuple[int, int] = (320, 400)
-) -> Picture:
-    """Draw one picture by lot, with sides from the ranges given, ends included. Nothing but ``rng`` decides."""
+) -> SyntheticImage:
+    """Draw one image at random, with sides from the ranges given, ends included. Nothing but ``rng`` decides."""
     event = pick(rng, EVENTS, _ODDS)
     size_wh = (int(rng.integers(width[0], width[1] + 1)), int(rng.integers(height[0], height[1] + 1)))
     image = draw_background(rng, size_wh, event)
     for _ in range(int(rng.integers(2, 7)) if event != "Still_Life" else int(rng.integers(8, 26))):
         draw_thing(rng, image, _anywhere(rng, size_wh), _log_uniform(rng, 10, 110))
-    air = random_colour(rng)
+    air = random_color(rng)
     light = rng.normal(0, 0.1, 2)
     people = [
         _person(rng, place, event, air, (float(light[0]), float(light[1]))) for place in _PLACES[event](rng, size_wh)
@@ -74,7 +74,7 @@ def draw_picture(
     drawn: list[Drawn] = []
     for number, person in enumerate(people):
         if number in among:
-            spot = (person.centre_xy[0] + person.height * float(rng.uniform(-1.5, 1.5)), person.centre_xy[1])
+            spot = (person.center_xy[0] + person.height * float(rng.uniform(-1.5, 1.5)), person.center_xy[1])
             outline = draw_obstacle(rng, image, spot, person.height)
             cv2.fillPoly(owner, [np.round(outline).astype(np.int32)], -1)
         torso = draw_body(image, person)
@@ -95,7 +95,7 @@ def draw_picture(
         for person, head, pixels in zip(people, drawn, visible.tolist(), strict=True)
         if person.kind == "face" and (truth := _truth(person, head, pixels, shot, size_wh)) is not None
     ]
-    return Picture(take(image, shot), event, faces, shot.quality)
+    return SyntheticImage(take(image, shot), event, faces, shot.quality)
 
 
 def _truth(person: Person, head: Drawn, visible: int, shot: Shot, size_wh: tuple[int, int]) -> FaceTruth | None:
@@ -130,7 +130,7 @@ class _Place(NamedTuple):
     height: float
 
 
-def _person(rng: np.random.Generator, place: _Place, event: str, air: Colour, light_xy: tuple[float, float]) -> Person:
+def _person(rng: np.random.Generator, place: _Place, event: str, air: Color, light_xy: tuple[float, float]) -> Person:
     kind: Kind = "face"
     if rng.random() < _IMPOSTORS[event]:
         # Too small to be told from a face, a scrambled one would only be a wrong label.
@@ -138,8 +138,8 @@ def _person(rng: np.random.Generator, place: _Place, event: str, air: Colour, li
         kinds: tuple[Kind, ...] = ("back", "scrambled", "blank", "blobs")
         kind = pick(rng, kinds, odds)
     hardship = min(0.3, _HARDSHIP[event] * (1.3 if place.height < 40 else 1.0))
-    centre = (place.x, place.y)
-    return random_person(rng, centre, place.height, hardship=hardship, kind=kind, light_xy=light_xy, air=air)
+    center = (place.x, place.y)
+    return random_person(rng, center, place.height, hardship=hardship, kind=kind, light_xy=light_xy, air=air)
 
 
 def _crowd(rng: np.random.Generator, size_wh: tuple[int, int]) -> list[_Place]:
@@ -228,7 +228,7 @@ def _apart(
     most: float,
     band: tuple[float, float],
 ) -> list[_Place]:
-    """Heads of all sizes, far ones first, none wholly on another one; the ``band`` is in picture heights."""
+    """Heads of all sizes, far ones first, none wholly on another one; the ``band`` is in image heights."""
     heights = sorted(_log_uniform(rng, least, most) for _ in range(many))
     places: list[_Place] = []
     for face in heights:
