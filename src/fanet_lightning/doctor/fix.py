@@ -85,6 +85,7 @@ def write_cleaned_copy(folder: Path, examined: Examined) -> CleanedCopy:
         InputError: ``folder`` holds something else than such a copy, or the data set itself; or it cannot be written.
     """
     check_copy_folder(folder, examined.inventories)
+    _lines.cache_clear()
     copy = CleanedCopy(folder)
     kept = {inventory.part: _kept(inventory, examined, copy) for inventory in examined.inventories}
     with replaced_folder(folder) as temporary:

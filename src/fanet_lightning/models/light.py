@@ -2,7 +2,7 @@
 
 Small faces live on the shallow maps, so the stage of stride 4 is not halved; SCRFD (Guo et al. 2021, "Computation
 Redistribution") found by search that shallow stages deserve more than classification gives them. Plain convolutions of
-few channels keep a CPU's vector units busier than depthwise ones: ``benchmarks/light_network.py`` compares them.
+few channels keep a CPU's vector units busier than depthwise ones.
 """
 
 import torch
