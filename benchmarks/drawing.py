@@ -1,10 +1,10 @@
-"""Boxes drawn by ``media/drawing.py`` beside a matplotlib figure per picture, and films read and written, one process.
+"""Boxes drawn by ``ops/draw.py`` beside a matplotlib figure per picture, and videos read and written, one process.
 
     OMP_NUM_THREADS=1 python benchmarks/drawing.py [--boxes 50] [--frames 250] [--repeats 5]
 
 Prints the time per picture of 1024x768 with its colour bar, both ways, and their ratio; then the frames per second of a
-film of 640x480 (H.264, a noisy moving picture, sound): decoded alone, drawn, redacted, and all of it with encoding.
-The fastest of the repeats counts. The film part needs the package av.
+video of 640x480 (H.264, a noisy moving picture, sound): decoded alone, drawn, redacted, and all of it with encoding.
+The fastest of the repeats counts. The video part needs the package av.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from fanet_lightning.detect.redaction import redact
 from fanet_lightning.ops.draw import annotate
 
 SIZE_WH = (1024, 768)
-FILM_WH = (640, 480)
+VIDEO_WH = (640, 480)
 
 
 def fastest(work: Callable[[], object], repeats: int) -> float:
@@ -63,11 +63,11 @@ def random_boxes(count: int, size_wh: tuple[int, int], rng: np.random.Generator)
     return np.hstack([corners, corners + rng.uniform(10, 120, (count, 1))])
 
 
-def noisy_film(path: Path, frames: int, rng: np.random.Generator) -> None:
-    """A blurred noise picture that drifts, with some grain: about as hard to code as a filmed street."""
+def noisy_video(path: Path, frames: int, rng: np.random.Generator) -> None:
+    """A blurred noise picture that drifts, with some grain: about as hard to code as a street that is filmed."""
     import av
 
-    width, height = FILM_WH
+    width, height = VIDEO_WH
     large = cv2.GaussianBlur(rng.integers(0, 256, (height * 2, width * 2, 3), dtype=np.uint8), (0, 0), 4)
     large = cv2.normalize(large, None, 0, 235, cv2.NORM_MINMAX)
     with av.open(str(path), "w") as output:
@@ -90,7 +90,7 @@ def noisy_film(path: Path, frames: int, rng: np.random.Generator) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--boxes", type=int, default=50)
-    parser.add_argument("--frames", type=int, default=250, help="length of the film; 0 leaves the film part out")
+    parser.add_argument("--frames", type=int, default=250, help="length of the video; 0 leaves the video part out")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     rng = np.random.default_rng(0)
@@ -108,20 +108,20 @@ def main() -> None:
     print(f"the same faces blurred {blurred * 1e3:.2f} ms, pixelated {pixelated * 1e3:.2f} ms")
     print(f"  (a JPEG of the picture takes {fastest(lambda: jpeg(image), options.repeats) * 1e3:.1f} ms)")
     if options.frames:
-        films(options.frames, options.repeats, rng)
+        videos(options.frames, options.repeats, rng)
 
 
 def jpeg(image: np.ndarray) -> bytes:
     return io.BytesIO(cv2.imencode(".jpg", image[..., ::-1])[1].tobytes()).getvalue()
 
 
-def films(frames: int, repeats: int, rng: np.random.Generator) -> None:
+def videos(frames: int, repeats: int, rng: np.random.Generator) -> None:
     from fanet_lightning.detect.video import VideoReader, VideoWriter
 
-    boxes, scores = random_boxes(5, FILM_WH, rng), np.linspace(0.5, 1, 5)
+    boxes, scores = random_boxes(5, VIDEO_WH, rng), np.linspace(0.5, 1, 5)
     with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / "film.mp4", Path(folder) / "written.mp4"
-        noisy_film(source, frames, rng)
+        source, target = Path(folder) / "video.mp4", Path(folder) / "written.mp4"
+        noisy_video(source, frames, rng)
 
         def read(draw: Callable[[np.ndarray], object]) -> None:
             with VideoReader(source) as reader:
@@ -133,7 +133,7 @@ def films(frames: int, repeats: int, rng: np.random.Generator) -> None:
                 for frame in reader:
                     writer.write(draw(frame.image_rgb), frame)
 
-        film = f"film of {FILM_WH[0]}x{FILM_WH[1]}, {frames} frames"
+        video = f"video of {VIDEO_WH[0]}x{VIDEO_WH[1]}, {frames} frames"
         rates = {
             "read": fastest(lambda: read(lambda image: image), repeats),
             "read and drawn": fastest(lambda: read(lambda image: annotate(image, boxes, scores)), repeats),
@@ -142,7 +142,7 @@ def films(frames: int, repeats: int, rng: np.random.Generator) -> None:
             "read, drawn and written": fastest(lambda: written(lambda image: annotate(image, boxes, scores)), repeats),
         }
         for what, taken in rates.items():
-            print(f"{film}, {what}: {frames / taken:.0f} frames/s")
+            print(f"{video}, {what}: {frames / taken:.0f} frames/s")
 
 
 if __name__ == "__main__":

@@ -105,15 +105,15 @@ def test_the_threshold_filters_rows_json_and_drawing(tmp_path: Path) -> None:
 
 
 def test_boxes_are_drawn_where_the_shrunk_image_has_the_faces(tmp_path: Path) -> None:
-    picture = make_image(tmp_path, [0.3, 0.3, 0.9])  # the third face: 10 … 20, 4 … 24; shown 5 … 10, 2 … 12
-    changed = (drawn(picture.shown_rgb, picture, 0.5, "none")[:, :50] != 128).any(axis=2)
+    found = make_image(tmp_path, [0.3, 0.3, 0.9])  # the third face: 10 … 20, 4 … 24; shown 5 … 10, 2 … 12
+    changed = (drawn(found.shown_rgb, found, 0.5, "none")[:, :50] != 128).any(axis=2)
     rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
     assert 1 <= rows[0] <= 2 and 11 <= rows[-1] <= 13
     assert 4 <= columns[0] <= 5 and 9 <= columns[-1] <= 11
     assert not changed[6, 7]  # inside the frame
 
 
-def test_a_redacted_picture_hides_the_faces_that_count_and_shows_no_boxes(hopper: FoundImage) -> None:
+def test_a_redacted_image_hides_the_faces_that_count_and_shows_no_boxes(hopper: FoundImage) -> None:
     original, _ = read_upload(PHOTO, "x", **LIMITS)
     x1, y1, x2, y2 = (round(float(side)) for side in hopper.faces.boxes_xyxy[0])
     for kind in ("blur", "pixelate"):
@@ -143,7 +143,7 @@ def bad_files(folder: Path) -> dict[str, Path]:
     cut, zipped, empty = folder / "cut.jpg", folder / "archive.jpg", folder / "empty.png"
     cut.write_bytes(PHOTO.read_bytes()[:20_000])
     with zipfile.ZipFile(zipped, "w") as archive:
-        archive.writestr("a.txt", "no picture")
+        archive.writestr("a.txt", "no image")
     empty.write_bytes(b"")
     wide = folder / "wide.png"
     Image.new("L", (4000, 3000)).save(wide)
@@ -187,14 +187,14 @@ def test_the_protocol_decides_the_size_that_the_network_sees(actions: Any) -> No
     assert (native.faces.boxes_xyxy[0] - small.faces.boxes_xyxy[0]).abs().max() < 12
 
 
-def test_a_large_picture_is_told_a_better_protocol(actions: Any, tmp_path: Path) -> None:
+def test_a_large_image_is_told_a_better_protocol(actions: Any, tmp_path: Path) -> None:
     with Image.open(PHOTO) as image:
         for width, height in ((1000, 1200), (1001, 1200)):
             image.resize((width, height)).save(tmp_path / f"{width}.jpg")
     advice = "faces over some 400 pixels are found better with protocol short640."
-    picture, _, summary, *_ = actions.find(str(tmp_path / "1001.jpg"), "original", 0.5, "none")
+    found, _, summary, *_ = actions.find(str(tmp_path / "1001.jpg"), "original", 0.5, "none")
     assert summary.count(f"Large image: {advice}") == 1
-    assert advice in actions.redraw(picture, 0.6, "none")[1]  # the slider does not take it away
+    assert advice in actions.redraw(found, 0.6, "none")[1]  # the slider does not take it away
     assert advice not in actions.find(str(tmp_path / "1001.jpg"), "short640", 0.5, "none")[2]
     assert advice not in actions.find(str(tmp_path / "1000.jpg"), "original", 0.5, "none")[2]
     paths = [str(tmp_path / name) for name in ("1001.jpg", "1000.jpg")]
@@ -227,7 +227,7 @@ def test_names_cannot_put_code_into_the_page(actions: Any, tmp_path: Path) -> No
     assert "<img" not in actions.find(str(path), "original", 0.5, "none")[2]
 
 
-def test_several_pictures_are_counted_and_bad_ones_named(actions: Any, tmp_path: Path) -> None:
+def test_several_images_are_counted_and_bad_ones_named(actions: Any, tmp_path: Path) -> None:
     bad_files(tmp_path)
     twice = tmp_path / "twice.png"
     photo = np.asarray(Image.open(PHOTO))
@@ -248,10 +248,10 @@ def test_several_pictures_are_counted_and_bad_ones_named(actions: Any, tmp_path:
 def test_what_is_saved_is_whole(actions: Any, tmp_path: Path) -> None:
     large = tmp_path / "large.png"
     Image.open(PHOTO).resize((1792, 2100)).save(large)
-    picture, shown, _, _, content = actions.find(str(large), "vga640", 0.5, "none")
+    found, shown, _, _, content = actions.find(str(large), "vga640", 0.5, "none")
     with Image.open(shown) as image:
         assert image.height == 1600  # on the page it is shrunk
-    saved = Path(actions.save_image(picture, 0.5, "pixelate"))
+    saved = Path(actions.save_image(found, 0.5, "pixelate"))
     assert saved.name == "large_pixelate.jpg"
     with Image.open(saved) as image:
         assert image.size == (1792, 2100)
@@ -262,7 +262,7 @@ def test_what_is_saved_is_whole(actions: Any, tmp_path: Path) -> None:
     import gradio
 
     with pytest.raises(gradio.Error, match="no longer kept here"):
-        actions.save_image(picture, 0.5, "none")
+        actions.save_image(found, 0.5, "none")
     with pytest.raises(gradio.Error, match="drop one first"):
         actions.save_image(None, 0.5, "none")
     with pytest.raises(gradio.Error, match="drop something first"):

@@ -34,7 +34,7 @@ from fanet_lightning.ops.structures import Detections
 from fanet_lightning.score.wider_face.predictions import read_predictions
 from tests.data.download_server import Answer, file_server
 
-# The photograph's one face, in the picture of 256 × 300 pixels that the tests use.
+# The photograph's one face, in the image of 256 × 300 pixels that the tests use.
 FACE_XYXY = (96, 61, 176, 165)
 
 
@@ -142,7 +142,7 @@ def test_what_is_saved_is_as_asked(photos: Path) -> None:
     assert main(["source=photos/one.jpg", "save=[json]", "threshold=1", "out=c"]) == 0
     assert read_json("c")["annotations"] == [] and files_of("c") == {"detections.json", "done.jsonl", ".lock",
                                                                      ".lock.holder"}  # fmt: skip
-    # A shorter side of 640 finds the face as well, and boxes stay in the picture's own pixels.
+    # A shorter side of 640 finds the face as well, and boxes stay in the image's own pixels.
     assert main(["source=photos/one.jpg", "save=json", "protocol=short640", "out=d"]) == 0
     assert overlap(by_name(read_json("d"))["one.jpg"][0], FACE_XYXY) > 0.7
 
@@ -168,7 +168,7 @@ def test_redacted_faces_have_no_detail(photos: Path, kind: str) -> None:
     assert read_image_rgb("both/images/one.jpg").shape[1] > 256
 
 
-def test_boxes_refer_to_the_upright_picture(tmp_path: Path, photograph: Image.Image) -> None:
+def test_boxes_refer_to_the_upright_image(tmp_path: Path, photograph: Image.Image) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: show it turned by 90° clockwise
     photograph.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.jpg", quality=95, exif=exif)
@@ -247,7 +247,7 @@ def test_what_is_done_is_skipped(photos: Path, capsys: pytest.CaptureFixture[str
     assert "done already" not in capsys.readouterr().out and drawn[0].read_bytes() != b"left alone"
 
 
-def test_other_settings_begin_anew_and_leave_no_faces_behind(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_settings_start_over_and_leave_no_faces_behind(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["source=photos", "save=crops,json", "out=o"]) == 0
     (Path("o/crops") / "mine.jpg").write_bytes(b"")
     assert len(files_of("o/crops")) == 4
@@ -261,7 +261,7 @@ def test_other_settings_begin_anew_and_leave_no_faces_behind(photos: Path, capsy
     assert files_of("o/crops") == {"mine.jpg"} and not files_of("o/images")
 
 
-def test_unredacted_images_of_other_inputs_are_not_left_beside_redacted_ones(photos: Path) -> None:
+def test_unredacted_images_of_other_inputs_are_not_left_next_to_redacted_ones(photos: Path) -> None:
     assert main(["source=photos", "save=images,crops,txt", "out=o"]) == 0
     (photos / "two.png").rename("two.png")
     before = files_of("o")
@@ -306,7 +306,7 @@ def test_sources_of_one_name_do_not_share_a_folder(photos: Path, capsys: pytest.
     said = capsys.readouterr().out
     assert f"{usual} holds results of other sources; these go to {usual}_2" in said
     assert len(by_name(read_json(usual))["one.jpg"]) == 1 and by_name(read_json(f"{usual}_2"))["one.jpg"] == []
-    # Each goes on in its own, by whatever words.
+    # Each resumes in its own, by whatever words.
     for words, out in ((["source=other/../photos"], usual), (["source=./other/photos"], f"{usual}_2")):
         assert main(words) == 0
         said = capsys.readouterr().out
@@ -563,7 +563,7 @@ def test_ctrl_c_keeps_what_is_done(photos: Path, tmp_path: Path) -> None:
         assert "Traceback" not in stderr
         if kind == signal.SIGKILL:
             Path("o/.unfinished").mkdir(exist_ok=True)
-            Path("o/.unfinished/half").write_bytes(b"half a picture")
+            Path("o/.unfinished/half").write_bytes(b"half an image")
     assert process.returncode == 130
     assert stderr.splitlines()[-1] == "interrupted; what is done is kept, and the same command resumes"
     content = read_json("o")
@@ -798,8 +798,8 @@ def write_video(path: Path, photograph: Image.Image, frames: int = 8, rate: int 
         stream = container.add_stream("libx264", rate=rate, options={"g": "1"})
         stream.width, stream.height, stream.pix_fmt = *photograph.size, "yuv420p"
         for number in range(frames):
-            picture = np.roll(np.asarray(photograph), 4 * number, axis=1)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+            image = np.roll(np.asarray(photograph), 4 * number, axis=1)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
         container.mux(stream.encode(None))
     return path
 

@@ -293,7 +293,7 @@ def test_a_silent_server(server: FileServer) -> None:
         fetched(url, seconds=0.3)
 
 
-def test_nobody_there() -> None:
+def test_no_server() -> None:
     with socketserver.TCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler) as free:
         port = free.server_address[1]
     with pytest.raises(InputError, match=r"cannot be reached \(.*Connection refused"):

@@ -133,7 +133,7 @@ def detect_sources(
         workers: threads that read images, and as many that write.
         resume: skip inputs that were done with the same settings; False removes all results that are there.
         made_by: for the JSON.
-        settings: what results depend on besides the arguments above, e.g. the weights' checksum.
+        settings: what results depend on next to the arguments above, e.g. the weights' checksum.
         stated: the sources, of :func:`fanet_lightning.detect.inputs.stated_sources`.
 
     Returns:
