@@ -1,5 +1,6 @@
 """``python -m fanet_lightning.detect`` on real files."""
 
+import functools
 import io
 import itertools
 import json
@@ -24,6 +25,7 @@ from fanet_lightning import FaceDetector
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.provenance import locked
 from fanet_lightning.data.images import read_image_rgb
+from fanet_lightning.detect import detector as detector_module
 from fanet_lightning.detect import inputs as loading
 from fanet_lightning.detect import run as running
 from fanet_lightning.detect.__main__ import main
@@ -36,6 +38,13 @@ from tests.data.download_server import Answer, file_server
 
 # The photograph's one face, in the image of 256 × 300 pixels that the tests use.
 FACE_XYXY = (96, 61, 176, 165)
+OPENED = functools.cache(detector_module.open_detector)
+
+
+@pytest.fixture(autouse=True)
+def opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of a small command's time is opening the model."""
+    monkeypatch.setattr(detector_module, "open_detector", OPENED)
 
 
 @pytest.fixture(scope="session")

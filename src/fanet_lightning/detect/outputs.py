@@ -269,7 +269,7 @@ class Results:
                 )
 
     def __enter__(self) -> Self:
-        if self.existed and not self._journal.resumed:
+        if self._journal.found and not self._journal.resumed:
             for entry in self._journal.lines:
                 self._remove(entry)
             (self.out / JSON_FILE).unlink(missing_ok=True)  # it is about what has been removed

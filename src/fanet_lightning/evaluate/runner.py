@@ -260,12 +260,13 @@ def _check_options(resume: object, lower_top: object, out: Path, labelled: bool)
 
 def _opening(journal: Journal, images: int, protocol: str, device: str) -> str:
     lines = [f"detecting faces in {images} images, protocol {protocol}, {device}"]
-    if (journal.path.parent / "scores.json").exists() and not journal.resumed:
+    done = len(journal.lines) if journal.resumed else 0
+    if (journal.path.parent / "scores.json").exists() and not done:
         lines.append(f"{journal.path.parent} holds a finished evaluation, which this one replaces")
     if journal.refused:
         lines.append(f"starting over: {journal.path} is of other settings ({', '.join(journal.refused)})")
-    elif journal.resumed:
-        lines.append(f"resuming: {len(journal.lines)} images are done already; resume=false starts over")
+    elif done:
+        lines.append(f"resuming: {done} images are done already; resume=false starts over")
     return "\n".join(lines)
 
 
