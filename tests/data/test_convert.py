@@ -277,13 +277,6 @@ def test_names_that_no_label_file_can_hold(tmp_path: Path) -> None:
         convert(FolderSource(tmp_path / "yolo", "yolo"), "wider", tmp_path / "out")
 
 
-def test_a_set_with_one_part_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_coco(tmp_path / "coco", {"val": VAL})
-    record = convert(FolderSource(tmp_path / "coco", "coco"), "yolo", tmp_path / "yolo")
-    assert list(record["parts"]) == ["val"]
-    assert FolderSource(tmp_path / "yolo", "yolo").val()
-
-
 def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "fanet_lightning.convert", *words], cwd=cwd, capture_output=True, text=True, timeout=300

@@ -59,7 +59,9 @@ def test_every_format_by_hand(format: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", ["coco", "voc", "yolo"])
-def test_other_classes_are_refused_unless_named(format: str, tmp_path: Path) -> None:
+def test_other_classes_are_refused_unless_named(
+    format: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     faces: dict[str, list[Face]] = {
         "a": [(1, 2, 30, 40, False, "face"), (50, 2, 30, 40, False, "head"), (90, 2, 30, 40, False, "dog")]
     }
@@ -68,17 +70,12 @@ def test_other_classes_are_refused_unless_named(format: str, tmp_path: Path) -> 
     assert refusal(tmp_path, format).endswith("are its classes, not all of them faces; say which are, for example "
                                               "data.classes=[face]")  # fmt: skip
     source = FolderSource(tmp_path, format, classes=["face", "head"])
+    source.check()
+    assert "train: left out, as data.classes has them not: dog (1 box)" in capsys.readouterr().out
     np.testing.assert_allclose(source.train()[0].boxes_xyxy, [[1, 2, 31, 42], [50, 2, 80, 42]], atol=1e-5)
     line = refusal(tmp_path, format, classes=["faec"])
     assert "no face in the 1 images of the train part" in line and "head (1 box)" in line
     assert "no such class: faec; the labels have dog, face, head" in line
-
-
-def test_classes_left_out_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    faces: dict[str, list[Face]] = {"a": [(1, 2, 30, 40, False, "head"), (50, 2, 30, 40, False, "dog")]}
-    write_coco(tmp_path, {"train": faces, "val": faces})
-    FolderSource(tmp_path, "coco", classes="head").check()
-    assert "train: left out, as data.classes has them not: dog (1 box)" in capsys.readouterr().out
 
 
 def test_yolo_numbers_without_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

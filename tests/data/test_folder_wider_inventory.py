@@ -157,12 +157,3 @@ def test_sample_of_wider_face(shared_data: Path) -> None:
             usable = (boxes[:, 2:] > boxes[:, :2]).all(axis=1) & ~image.ignored
             assert image.path == expected[image.image_id].path
             assert boxes[usable].tolist() == expected[image.image_id].boxes_xyxy.tolist()
-
-
-def test_files_in_another_letter_case(tmp_path: Path) -> None:
-    write_wider(tmp_path, "train", numbered(3))
-    images = tmp_path / "WIDER_train" / "images" / "0--Parade"
-    (images / "0_Parade_001.jpg").rename(images / "0_Parade_001.JPG")
-    train, _ = WiderFaceSource(tmp_path).inventories()
-    assert [image.path.name for image in train.images] == ["0_Parade_000.jpg", "0_Parade_001.JPG", "0_Parade_002.jpg"]
-    assert train.images[1].image_id == "0--Parade/0_Parade_001" and train.unlabelled == []

@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data import images
@@ -70,38 +70,16 @@ def test_the_fast_way_is_taken_for_plain_jpegs_only(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
 def test_exif_orientation(tmp_path: Path, orientation: int, suffix: str) -> None:
-    # EXIF 2.3: where the stored row 0 and column 0 lie in the upright picture → the upright corner for each stored one.
-    stored = np.zeros((40, 56, 3), np.uint8)
-    stored[:20, :28] = (250, 0, 0)  # the stored top left is red
-    red_corner = {
-        1: "top left", 2: "top right", 3: "bottom right", 4: "bottom left",
-        5: "left top", 6: "right top", 7: "right bottom", 8: "left bottom",
-    }[orientation]  # fmt: skip
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options: dict[str, object] = {"quality": 95} if suffix == "jpg" else {"lossless": True} if suffix == "webp" else {}
-    image = read_image_rgb(saved(tmp_path / f"a.{suffix}", Image.fromarray(stored), exif=exif, **options))
-    assert image.shape == ((40, 56, 3) if orientation < 5 else (56, 40, 3))
-    rows = slice(0, 16) if "top" in red_corner else slice(-16, None)
-    columns = slice(0, 16) if "left" in red_corner else slice(-16, None)
-    red = image[..., 0] > 128
-    assert red[rows, columns].all()
-    assert red.mean() == pytest.approx(0.25, abs=0.02)
+    path = saved(tmp_path / f"a.{suffix}", Image.fromarray(picture()), exif=exif)
+    np.testing.assert_array_equal(read_image_rgb(path), np.asarray(ImageOps.exif_transpose(Image.open(path))))
+    assert read_image_size(path) == ((40, 56) if orientation < 5 else (56, 40))
 
 
 def test_a_broken_exif_block_does_not_matter(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.jpg", Image.fromarray(picture()), exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
     assert_close(path, picture(), tolerance=16)
-
-
-def test_orientation_turns_as_pillow_does(tmp_path: Path) -> None:
-    from PIL import ImageOps
-
-    for orientation in range(1, 9):
-        exif = Image.Exif()
-        exif[0x0112] = orientation
-        path = saved(tmp_path / "a.png", Image.fromarray(picture()), exif=exif)
-        np.testing.assert_array_equal(read_image_rgb(path), np.asarray(ImageOps.exif_transpose(Image.open(path))))
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "tif"])
@@ -215,23 +193,18 @@ def test_truncated_jpeg_is_never_half_a_picture(tmp_path: Path, progressive: boo
     np.testing.assert_array_equal(read_image_rgb(tmp_path / "more.jpg"), read_image_rgb(tmp_path / "a.jpg"))
 
 
-@pytest.mark.parametrize("suffix", ["png", "webp", "bmp", "gif", "tif"])
+@pytest.mark.parametrize("suffix", ["png", "webp", "bmp", "gif", "tif", "16.png"])
 def test_other_truncated_files(tmp_path: Path, suffix: str) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
-    content = saved(tmp_path / f"a.{suffix}", Image.fromarray(noise)).read_bytes()
+    if suffix == "16.png":
+        assert cv2.imwrite(str(tmp_path / "a.16.png"), noise.astype(np.uint16) * 257)
+    else:
+        saved(tmp_path / f"a.{suffix}", Image.fromarray(noise))
+    content = (tmp_path / f"a.{suffix}").read_bytes()
     assert read_image_rgb(tmp_path / f"a.{suffix}").shape == (96, 128, 3)
     (tmp_path / "cut").write_bytes(content[: len(content) // 2])
     with pytest.raises(UnreadableImage):
         read_image_rgb(tmp_path / "cut")
-
-
-def test_truncated_sixteen_bit_png(tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 65535, (64, 64, 3), dtype=np.uint16)
-    assert cv2.imwrite(str(tmp_path / "a.png"), noise)
-    content = (tmp_path / "a.png").read_bytes()
-    (tmp_path / "a.png").write_bytes(content[: len(content) // 2])
-    with pytest.raises(UnreadableImage):
-        read_image_rgb(tmp_path / "a.png")
 
 
 def test_what_is_no_image_is_named(tmp_path: Path) -> None:

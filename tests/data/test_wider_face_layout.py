@@ -17,22 +17,6 @@ def refusal(root: Path, split: str = "val") -> str:
     return str(error.value)
 
 
-def test_files_and_event_folders_in_another_letter_case_are_found(tmp_path: Path) -> None:
-    write_wider(tmp_path, "val", {**numbered(3), **numbered(3, "1--Riot")})
-    images = tmp_path / "WIDER_val/images"
-    (images / "0--Parade/0_Parade_001.jpg").rename(images / "0--Parade/0_Parade_001.JPG")
-    (images / "1--Riot").rename(images / "1--RIOT")
-    (images / "1--RIOT/0_Parade_002.jpg").rename(images / "1--RIOT/0_PARADE_002.Jpg")
-    records = load_wider_face(tmp_path, "val")
-    assert [record.image_id for record in records] == [*numbered(3), *numbered(3, "1--Riot")]
-    assert [str(record.path.relative_to(images)) for record in records] == [
-        "0--Parade/0_Parade_000.jpg", "0--Parade/0_Parade_001.JPG", "0--Parade/0_Parade_002.jpg",
-        "1--RIOT/0_Parade_000.jpg", "1--RIOT/0_Parade_001.jpg", "1--RIOT/0_PARADE_002.Jpg",
-    ]  # fmt: skip
-    assert all(record.path.is_file() for record in records)
-    assert records[2].boxes_xyxy.tolist() == [[2, 0, 14, 10], [2, 1, 14, 12]], "faces stay with their image"
-
-
 def test_the_exact_name_comes_before_its_variants(tmp_path: Path) -> None:
     write_wider(tmp_path, "val", numbered(1))
     event = tmp_path / "WIDER_val/images/0--Parade"
@@ -65,7 +49,7 @@ def test_any_letter_case_gives_the_same_records(tmp_path: Path) -> None:
     """Random cases of every name: records as from the official names, each at a file that is there."""
     chance = random.Random(0)
     faces = {**numbered(4), **numbered(4, "1--Riot"), **numbered(4, "2--Demonstration")}
-    for number in range(40):
+    for number in range(12):
         root = tmp_path / str(number)
         write_wider(root, "val", faces)
         expected = load_wider_face(root, "val")

@@ -18,7 +18,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from fanet_lightning.cli.errors import InputError
 
-# ISO 14496-12 brands of files whose pictures are HEVC.
+# ISO 14496-12 brands of files whose images are HEVC.
 _BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 NEEDS_PLUG_IN = "HEIC needs a plug-in (pip install pillow-heif)"
 
@@ -41,7 +41,7 @@ Image8 = npt.NDArray[np.uint8]
 
 # Twice Pillow's default limit, where Pillow itself refuses: 179 megapixels, 0.5 GB decoded.
 MAX_PIXELS = 178_956_970
-# What transparent pixels show; their hidden colours are undefined, and most pictures with alpha are made for white
+# What transparent pixels show; their hidden colors are undefined, and most images with alpha are made for white
 # pages.
 BACKGROUND = 255
 JPEG_START = b"\xff\xd8\xff"
@@ -51,7 +51,7 @@ _WITHOUT_WARNINGS = threading.Lock()
 
 
 class UnreadableImage(InputError):
-    """An image file that cannot be decoded whole; the message names the file and the reason."""
+    """An image file that cannot be decoded completely; the message names the file and the reason."""
 
     def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(f"{path} cannot be read as an image: {reason}; replace the file or leave it out")
@@ -103,7 +103,7 @@ def decode_image_rgb(content: bytes, path: Path | str = "<bytes>") -> Image8:
 def pillow_image_rgb(image: Any, name: str = "the PIL image") -> Image8:
     """As :func:`read_image_rgb`, from a ``PIL.Image.Image`` of any mode, whose pixels may not have been read yet.
 
-    The EXIF orientation that it carries is applied: Pillow keeps it on copies, resized ones too. Of 16-bit colour
+    The EXIF orientation that it carries is applied: Pillow keeps it on copies, resized ones too. Of 16-bit color
     Pillow itself has kept the high bytes only.
 
     Raises:
@@ -319,11 +319,11 @@ def _sixteen_bit_png(content: bytes, path: Path | str) -> Image8:
         raise UnreadableImage(path, "damaged 16-bit PNG")
     if image.ndim == 2:
         return _grey_to_rgb(_to_eight_bits(image))
-    colour = image[..., 2::-1].astype(np.float64)
+    color = image[..., 2::-1].astype(np.float64)
     if image.shape[2] == 4:
         alpha = image[..., 3:].astype(np.float64) / 65535
-        colour = colour * alpha + BACKGROUND * 257 * (1 - alpha)
-    return _to_eight_bits(colour)
+        color = color * alpha + BACKGROUND * 257 * (1 - alpha)
+    return _to_eight_bits(color)
 
 
 def _to_eight_bits(image: npt.NDArray[Any]) -> Image8:

@@ -1,7 +1,7 @@
 """Records of annotated images, and the inventory of labels as they are written (what the doctor reads).
 
 A source's records are clean and complete, or reading them fails. An inventory is tolerant: a label without an image, a
-box without area or a row that nobody understands is in it, so that all of them can be named at once.
+box without area or a row that is not understood is in it, so that all of them can be named at once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import decoded_text
 from fanet_lightning.data.images import ImageFrame
 
-# In the order of the official rows, behind x y w h.
+# In the order of the official rows, after x y w h.
 ATTRIBUTES = ("blur", "expression", "illumination", "invalid", "occlusion", "pose")
 
 Boxes = npt.NDArray[np.float32]
@@ -119,7 +119,7 @@ def check_apart(train: set[Any], val: set[Any]) -> None:
     if shared:
         raise InputError(
             f"{len(shared)} images are both trained and validated on, the first is {min(shared)}; "
-            "give data.train.images and data.val.images lists that share none"
+            "give data.train.images and data.val.images lists that have none in common"
         )
 
 
@@ -200,7 +200,7 @@ def label_text(content: bytes, source: Path | str) -> str:
 def label_numbers(line: str) -> list[float] | None:
     """The numbers of a line, not finite ones included; None where one of its words is none."""
     try:
-        # Python's float reads 1_000, nobody else does.
+        # Python's float reads 1_000, no other reader does.
         return None if "_" in line else [float(word) for word in line.split()]
     except ValueError:
         return None

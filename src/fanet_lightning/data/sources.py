@@ -436,8 +436,8 @@ class WiderFaceSource:
 
 
 class SyntheticSource:
-    """Drawn faces (:func:`fanet_lightning.data.synthetic.dataset.prepare_synthetic`), written once and read as WIDER
-    FACE.
+    """Synthetic faces (:func:`~fanet_lightning.data.synthetic.dataset.prepare_synthetic`), written once and read as
+    WIDER FACE.
 
     ``options`` go to ``prepare_synthetic`` as they are.
     """
@@ -476,7 +476,7 @@ class SyntheticSource:
         return WiderFaceBenchmark(name="synthetic", title="drawn faces")
 
     def inventories(self) -> list[Inventory]:
-        """As :meth:`WiderFaceSource.inventories`; the set is drawn where it is missing."""
+        """As :meth:`WiderFaceSource.inventories`; the set is made where it is missing."""
         return self._prepared().inventories()
 
     def _prepared(self) -> WiderFaceSource:

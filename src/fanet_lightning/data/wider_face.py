@@ -90,7 +90,7 @@ def read_annotations(
         source: folder with the official files (or with their folder ``wider_face_split``), or the official zip.
         split: ``test`` has names only.
         form: read the text list or the ``.mat`` file; both hold the same. By default the text, else the ``.mat``.
-        problems: takes what is malformed in the text, and reading goes on at the next name; None: that is an error.
+        problems: takes what is malformed in the text, and reading continues at the next name; None: that is an error.
 
     An image without a face has a single row of zeros in the official files (in the text of the training split under the
     count 0, elsewhere under the count 1; a count of 0 with no row is read as well). That row is kept here: text and
@@ -151,7 +151,7 @@ def parse_text(content: bytes, source: str, problems: list[LabelProblem] | None 
 def parse_list(
     text: str, source: str, widths: tuple[int, ...] = (4, COLUMNS)
 ) -> tuple[AnnotationTable, list[LabelProblem]]:
-    """Read a list tolerantly: what is not understood becomes a problem, and reading goes on at the next name.
+    """Read a list tolerantly: what is not understood becomes a problem, and reading continues at the next name.
 
     Args:
         text: the file's content.

@@ -39,7 +39,7 @@ def convert(source: Any, to: str, out: Path, *, images: str = "copy", overwrite:
     Args:
         source: what :func:`fanet_lightning.data.sources.build_source` made.
         to: ``coco``, ``yolo``, ``voc`` or ``wider``.
-        out: the folder to make; it appears whole or not at all.
+        out: the folder to make; it appears complete or not at all.
         images: ``copy``, ``link`` (hard links, copies where that is impossible) or ``none``.
         overwrite: replace what an earlier conversion left in ``out``.
 
@@ -77,7 +77,7 @@ def convert(source: Any, to: str, out: Path, *, images: str = "copy", overwrite:
             "parts": {part: _numbers(own) for part, own in to_write.items()},
             "lost": {what: count for what, count in lost.items() if count},
         }  # fmt: skip
-        # What else somebody puts beside it later is theirs.
+        # Other files that are put next to it later are not ours.
         record["wrote"] = sorted([CONVERSION_RECORD, *(entry.name for entry in folder.iterdir())])
         (folder / CONVERSION_RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return record
@@ -104,7 +104,7 @@ def _wrote(record: Path) -> set[str]:
 
 
 def _inventories(source: Any) -> list[Inventory]:
-    """The parts that are there, found to be whole."""
+    """The parts that are there, checked."""
     if not hasattr(source, "inventories"):  # sets to test on
         source.check(train=False)
         images = [

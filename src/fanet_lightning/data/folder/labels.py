@@ -72,7 +72,7 @@ class PartLabels:
     ``folder``    what the image ids are relative to.
     ``images``    in the labels' order.
     ``unlabelled``, ``problems``  as in :class:`~fanet_lightning.data.records.Inventory`; training refuses problems.
-    ``doubts``    what cannot be judged, since the image itself is broken; training goes on without that image.
+    ``doubts``    what cannot be judged, since the image itself is broken; training continues without that image.
     ``remarks``   what a person should know, a sentence each.
     ``renamed``   image names as written and as they are on disk, where the two differ.
     """

@@ -235,7 +235,7 @@ class FolderSource:
         train: ``labels`` (file or folder), ``folder`` (of the images), ``images`` (a list of image names), or None for
             each: looked for under ``root``, all images.
         val: the same, and ``share`` of the images to validate on where there is no validation part.
-        points: YOLO rows of more than five numbers: "landmarks" behind the box, or "polygon" instead of it.
+        points: YOLO rows of more than five numbers: "landmarks" after the box, or "polygon" instead of it.
         origin: VOC: number of the first pixel, 1 or 0.
 
     Raises:

@@ -79,8 +79,8 @@ def write_yolo(out: Path, parts: Mapping[str, Sequence[ImageToWrite]]) -> None:
     for part, images in parts.items():
         for image in images:
             side, boxes = np.array([*image.size_wh, *image.size_wh], dtype=np.float64), image.boxes_xyxy
-            shares = np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1) / side
-            rows = ["0 " + " ".join(f"{value:.10f}" for value in row) for row in shares.tolist()]
+            normalized = np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1) / side
+            rows = ["0 " + " ".join(f"{value:.10f}" for value in row) for row in normalized.tolist()]
             path = _made(out / "labels" / part / f"{image.stem}.txt")
             path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
     lines = [f"{part}: images/{part}" for part in parts]
