@@ -16,8 +16,7 @@ def main(argv: list[str]) -> int:
     if config is None:
         return 0
     from fanet_lightning.cli.config import plain
-    from fanet_lightning.export.run import DISAGREES, ENDINGS, RUNTIMES, export
-    from fanet_lightning.export.run import summary_lines as _report
+    from fanet_lightning.export.run import DISAGREES, ENDINGS, RUNTIMES, export, summary_lines
     from fanet_lightning.export.verify import BOX_LIMIT, SCORE_LIMIT
     from fanet_lightning.models.pretrained import locate, name_of
 
@@ -33,8 +32,8 @@ def main(argv: list[str]) -> int:
         calibration_images=options["calibration_images"], images=images, rounds=options["rounds"],
         overwrite=options["overwrite"],
     )  # fmt: skip
-    pictures = f"pictures of {images}" if images else "a photograph in five sizes, a single pixel and a batch of three"
-    print("\n".join(_report(result, name, out, form, dtype, pictures, options["rounds"])))
+    tried = f"images of {images}" if images else "a photograph in five sizes, a single pixel and a batch of three"
+    print("\n".join(summary_lines(result, name, out, form, dtype, tried, options["rounds"])))
     if not result.kept:
         print(
             f"{RUNTIMES[form]} does not find the same faces (limits: {BOX_LIMIT} px, {SCORE_LIMIT:g} in score); "

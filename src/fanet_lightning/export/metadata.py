@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from fanet_lightning.cli.device import bytes_per_pixel
 from fanet_lightning.cli.files import file_sha256
@@ -64,11 +65,9 @@ def metadata(
 
 
 def terms(path: Path, model: Model) -> str:
-    """The licence of the weights: the model card's, else what follows from the training images."""
+    """The license of the weights: the model card's, else what follows from the training images."""
     card = path / CARD_FILE
     if path.is_dir() and card.is_file():
-        import yaml
-
         parts = card.read_text(encoding="utf-8").split("---", 2)
         head = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
         if isinstance(head, dict) and "license" in head:

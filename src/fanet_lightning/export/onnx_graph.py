@@ -1,11 +1,11 @@
 """The detection graph as an ONNX file of standard operators, also in 8 bits.
 
-The detection graph as an ONNX file of standard operators: the network by torch's exporter, the rest written here.
-
-What follows the heads is written in ONNX's own text form, since its operators fit postprocess.detect exactly: TopK puts
-the lower index first at equal values, NonMaxSuppression works image by image.
+The network is written by torch's exporter, the rest here. What follows the heads is in ONNX's own text form, since its
+operators fit postprocess.detect exactly: TopK puts the lower index first at equal values, NonMaxSuppression works image
+by image.
 """
 
+import importlib.util
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -27,7 +27,7 @@ HEADS_PREFIX = "network.heads."
 FLOAT_FIRST = 3
 
 
-def quantised(model: Any, images: Iterable[npt.NDArray[np.uint8]]) -> Any:
+def quantized(model: Any, images: Iterable[npt.NDArray[np.uint8]]) -> Any:
     """Convolutions in 8 bits (weights per channel, signed; activations unsigned), as QuantizeLinear/DequantizeLinear.
 
     In float32 stay the first convolutions, whose errors all others inherit, and those of the heads: their outputs are
@@ -169,7 +169,7 @@ def onnx_model(
         raise InputError(f"{size / 2**30:.1f} GiB of weights do not fit into one ONNX file; take a narrower network")
     heads = _heads_model(network, opset)
     if dtype == "int8":
-        heads = quantised(heads, calibration)
+        heads = quantized(heads, calibration)
     if dtype == "bf16":
         _store_bf16(heads)
     faces = _faces_model(heads, opset, detection)
@@ -185,10 +185,8 @@ def need_packages() -> None:
     Raises:
         InputError: one of the packages of the extra ``export`` is missing; says how to install it.
     """
-    from importlib.util import find_spec
-
     for name in ("onnx", "onnxruntime", "onnxscript"):
-        if find_spec(name) is None:
+        if importlib.util.find_spec(name) is None:
             raise InputError(f"format=onnx: needs the package {name}; pip install 'fanet-lightning[export]'")
 
 

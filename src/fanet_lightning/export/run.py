@@ -1,7 +1,5 @@
 """Exporting a model: one file, tried on images before it is kept.
 
-Write a model as one file that other programs run: ``python -m fanet_lightning.export format=onnx out=faces.onnx``.
-
 The file takes uint8 RGB pixels of any batch and size and gives faces (:mod:`fanet_lightning.export.graph`). It is run
 once written, in its own runtime, and stays only where it finds the same faces as the model.
 """
@@ -10,62 +8,70 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
+import torch
+from matplotlib import cbook
 
-from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.files import check_writable, replaced
+from fanet_lightning.cli.errors import InputError, counted
+from fanet_lightning.cli.files import check_writable, has_image_extension, replaced, walk_files
 from fanet_lightning.cli.provenance import TrainingImages
-
-if TYPE_CHECKING:
-    from fanet_lightning.export.verify import Comparison, Run
-    from fanet_lightning.models.pretrained import Model
-
+from fanet_lightning.data.images import UnreadableImage, read_image_rgb
+from fanet_lightning.detect.detector import OnnxBackend, TorchBackend
+from fanet_lightning.export.graph import quiet
+from fanet_lightning.export.metadata import metadata
+from fanet_lightning.export.onnx_graph import OPSETS, need_packages, onnx_model
+from fanet_lightning.export.torch_program import write_torch_export, write_torchscript
+from fanet_lightning.export.verify import SHOWN, Comparison, Run, compare, speeds
+from fanet_lightning.models.blocks import fuse
+from fanet_lightning.models.pretrained import Model, load_model, name_of
+from fanet_lightning.ops.postprocess import DETECTION_DEFAULTS
 
 Image8 = npt.NDArray[np.uint8]
 
 # (height, width): an ordinary one, odd ones, one whose deepest maps are a single cell, one smaller than most anchors.
 SIZES = ((600, 512), (480, 640), (217, 333), (129, 128), (33, 40))
 # As many as a person waits for.
-MOST_PICTURES = 20
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+MOST_IMAGES = 20
+ENDINGS = {"onnx": ".onnx", "torchscript": ".torchscript.pt", "torch_export": ".pt2"}
+RUNTIMES = {"onnx": "onnxruntime", "torchscript": "torch.jit", "torch_export": "torch.export"}
+DTYPES = ("float32", "bf16", "int8")
+# Of the verb, where the file does not find the same faces.
+DISAGREES = 1
+# Fewer images leave ranges to chance.
+FEW_CALIBRATION_IMAGES = 20
 
 
 def batches_to_try(folder: Path | None) -> list[Image8]:
-    """Batches (B, 3, H, W) RGB: pictures of several sizes one by one, a single pixel, and three together.
+    """Batches (B, 3, H, W) RGB: images of several sizes one by one, a single pixel, and three together.
 
-    ``folder``: with pictures, of which up to 20 are taken as they are; None: the photograph that comes with matplotlib,
+    ``folder``: with images, of which up to 20 are taken as they are; None: the photograph that comes with matplotlib,
     in five sizes.
 
     Raises:
-        InputError: no picture in the folder, or matplotlib came without its own.
+        InputError: no image in the folder, or matplotlib came without its own.
     """
-    import cv2
-
     if folder is None:
         photograph = _photograph()
-        # The face, so that small pictures show one too.
+        # The face, so that small images show one too.
         face = photograph[20:380, 100:420]
-        pictures = [
+        images = [
             cv2.resize(photograph if height > 200 else face, (width, height), interpolation=cv2.INTER_AREA)
             for height, width in SIZES
         ]
     else:
-        from fanet_lightning.data.images import read_image_rgb
-
-        pictures = [read_image_rgb(path) for path in spread(image_files(folder, "images"), MOST_PICTURES)]
-    three = cv2.resize(pictures[0], (320, 240), interpolation=cv2.INTER_AREA)
+        images = [read_image_rgb(path) for path in spread(image_files(folder, "images"), MOST_IMAGES)]
+    three = cv2.resize(images[0], (320, 240), interpolation=cv2.INTER_AREA)
     # The middle one is dark: it has few faces or none, and must not shift those of the others.
     together = np.stack([three, three // 16, three[:, ::-1]])
-    return [*(_nchw(picture[None]) for picture in pictures), _nchw(pictures[0][None, :1, :1]), _nchw(together)]
+    return [*(_nchw(image[None]) for image in images), _nchw(images[0][None, :1, :1]), _nchw(together)]
 
 
 def vga(batches: Sequence[Image8]) -> Image8:
-    """The first picture at 640 × 480, (480, 640, 3): what speed is stated for."""
-    import cv2
-
+    """The first image at 640 × 480, (480, 640, 3): what speed is stated for."""
     return np.asarray(cv2.resize(batches[0][0].transpose(1, 2, 0), (640, 480), interpolation=cv2.INTER_AREA), np.uint8)
 
 
@@ -75,28 +81,23 @@ def _nchw(images: npt.NDArray[Any]) -> Image8:
 
 
 def _photograph() -> Image8:
-    from matplotlib import cbook
-
-    from fanet_lightning.data.images import read_image_rgb
-
     try:
-        path = cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
-        return read_image_rgb(Path(str(path)))
+        return read_image_rgb(Path(str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))))
     except (OSError, InputError) as error:
-        raise InputError("this matplotlib comes without its photograph; give images=FOLDER with pictures") from error
+        raise InputError("this matplotlib comes without its photograph; give images=FOLDER with images") from error
 
 
 def image_files(folder: Path, key: str) -> list[Path]:
-    """Every picture in it and below, sorted.
+    """Every image in it and below, sorted.
 
     Raises:
-        InputError: no folder, or no picture; names ``key``.
+        InputError: not a directory, or no image; names ``key``.
     """
     if not folder.is_dir():
-        raise InputError(f"{key}={folder} is no folder; give one with pictures")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS and path.is_file())
+        raise InputError(f"{key}={folder} is not a directory; give one with images")
+    found = sorted(folder / name for name in walk_files(folder) if has_image_extension(name))
     if not found:
-        raise InputError(f"{key}={folder} holds no picture ({', '.join(IMAGE_ENDINGS)}); give another folder")
+        raise InputError(f"{key}={folder} holds no image; give another folder")
     return found
 
 
@@ -113,26 +114,6 @@ def trained_among(paths: Sequence[Path], parts: Sequence[TrainingImages] | None)
     return [path for path in paths if any("/".join((*path.parts[-depth:-1], path.stem)) in ids for depth in depths)]
 
 
-def calibration_pictures(paths: Sequence[Path]) -> Iterator[Image8]:
-    """(H, W, 3) RGB, one by one; those that cannot be read are left out."""
-    from fanet_lightning.data.images import UnreadableImage, read_image_rgb
-
-    for path in paths:
-        try:
-            yield read_image_rgb(path)
-        except UnreadableImage as error:
-            print(f"warning: left out: {error}")
-
-
-ENDINGS = {"onnx": ".onnx", "torchscript": ".torchscript.pt", "torch_export": ".pt2"}
-RUNTIMES = {"onnx": "onnxruntime", "torchscript": "torch.jit", "torch_export": "torch.export"}
-DTYPES = ("float32", "bf16", "int8")
-# Of the verb, where the file does not find the same faces.
-DISAGREES = 1
-# Fewer pictures leave ranges to chance.
-FEW_CALIBRATION_PICTURES = 20
-
-
 @dataclass(frozen=True)
 class Exported:
     """What was found when the file was run: differences over all inputs, and median milliseconds at 640 × 480.
@@ -140,7 +121,7 @@ class Exported:
     ``score_floor``: of the boxes compared, where the weights are not rounded.
     """
 
-    comparison: "Comparison"
+    comparison: Comparison
     score_floor: float
     eager_ms: float
     exported_ms: float
@@ -171,21 +152,18 @@ def export(
         dtype: ``float32``; for onnx also ``bf16`` and ``int8``, whose differences are stated and refuse nothing.
         detection: keyword arguments of :func:`fanet_lightning.ops.postprocess.detect` in place of the model's own.
         opset: of ONNX.
-        calibration, calibration_images: with int8, folder of pictures and how many of them are used.
-        images: folder of pictures that both sides run on; None: a photograph in five sizes.
+        calibration, calibration_images: with int8, folder of images and how many of them are used.
+        images: folder of images that both sides run on; None: a photograph in five sizes.
         rounds: calls that each speed is the median of.
         overwrite: replace ``out``.
 
     Raises:
-        InputError: an option outside its choices, a model or picture that cannot be read, a missing package.
+        InputError: an option outside its choices, a model or image that cannot be read, a missing package.
     """
     _check(form, dtype, calibration, calibration_images, opset, rounds, out, overwrite)
-    from fanet_lightning.export.metadata import metadata
-    from fanet_lightning.export.torch_program import write_torch_export, write_torchscript
-    from fanet_lightning.models.pretrained import load_model, locate, name_of
-
-    path = locate(checkpoint)
-    model = load_model(path)
+    model = load_model(checkpoint)
+    assert model.source is not None
+    path = model.source
     settings = detection_settings(model.detection, detection or {})
     batches = batches_to_try(images)
     notes = metadata(name_of(path), path, model, settings, form=form, dtype=dtype)
@@ -193,8 +171,9 @@ def export(
         with replaced(out) as temporary:
             print(f"tracing {name_of(path)} for {form}, {dtype} …", flush=True)
             if form == "onnx":
-                pictures = _calibration(calibration, calibration_images, model)
-                _write_onnx(temporary, model, settings, notes, opset=opset, dtype=dtype, calibration=pictures)
+                chosen = _readable(_calibration(calibration, calibration_images, model))
+                content = onnx_model(model.network, settings, notes, opset=opset, dtype=dtype, calibration=chosen)
+                temporary.write_bytes(content.SerializeToString())
             elif form == "torchscript":
                 write_torchscript(temporary, model, settings, notes)
             else:
@@ -220,8 +199,6 @@ def detection_settings(own: Mapping[str, Any], changed: Mapping[str, Any]) -> di
     Raises:
         InputError: a value outside its range.
     """
-    from fanet_lightning.ops.postprocess import DETECTION_DEFAULTS
-
     settings = {**DETECTION_DEFAULTS, **own, **{key: value for key, value in changed.items() if value is not None}}
     for key in ("score_floor", "nms_iou"):
         value = settings[key]
@@ -245,7 +222,7 @@ def _check(
     if form != "onnx" and dtype != "float32":
         raise InputError(f"dtype={dtype} is for format=onnx; format={form} takes float32")
     if dtype == "int8" and calibration is None:
-        raise InputError("dtype=int8 needs calibration=FOLDER: pictures that set the range of the 8 bits")
+        raise InputError("dtype=int8 needs calibration=FOLDER: images that set the range of the 8 bits")
     if dtype != "int8" and calibration is not None:
         raise InputError(f"calibration={calibration} is for dtype=int8; leave it out")
     for key, value in (("calibration_images", calibration_images), ("rounds", rounds)):
@@ -257,76 +234,62 @@ def _check(
         raise InputError(f"out={out} is there already; give another out, or overwrite=true")
     check_writable(out.parent)
     if form == "onnx":
-        from fanet_lightning.export.onnx_graph import OPSETS, need_packages
-
         if opset not in OPSETS:
             raise InputError(f"opset={opset}; give {OPSETS[0]} … {OPSETS[-1]}")
         need_packages()
 
 
-def _calibration(folder: Path | None, count: int, model: "Model") -> Any:
+def _calibration(folder: Path | None, count: int, model: Model) -> list[Path]:
+    """The images that set the ranges of the 8 bits."""
     if folder is None:
-        return ()
-
+        return []
     files = image_files(folder, "calibration")
     trained = trained_among(files, model.training_images)
     chosen = spread(trained or files, count)
-    if trained:
-        print(f"calibrating on {len(chosen)} pictures of {folder}, all of them trained on")
-    else:
-        print(f"calibrating on {len(chosen)} pictures of {folder}: do not measure AP on them")
-    if len(chosen) < FEW_CALIBRATION_PICTURES:
-        few = "1 calibration picture is" if len(chosen) == 1 else f"{len(chosen)} calibration pictures are"
+    note = "all of them trained on" if trained else "do not measure AP on them"
+    print(f"calibrating on {len(chosen)} images of {folder}: {note}")
+    if len(chosen) < FEW_CALIBRATION_IMAGES:
         print(
-            f"warning: {few} few: int8 is best with {FEW_CALIBRATION_PICTURES} or more, of the kind that it will see",
+            f"warning: only {counted(len(chosen), 'calibration image')}: int8 is best with "
+            f"{FEW_CALIBRATION_IMAGES} or more, of the kind that it will see",
             file=sys.stderr,
         )
-    return calibration_pictures(chosen)
+    return chosen
 
 
-def _write_onnx(
-    path: Path, model: "Model", settings: Mapping[str, Any], notes: Mapping[str, str], **options: Any
-) -> None:
-    from fanet_lightning.export.onnx_graph import onnx_model
-
-    path.write_bytes(onnx_model(model.network, settings, notes, **options).SerializeToString())
+def _readable(paths: Sequence[Path]) -> Iterator[Image8]:
+    """(H, W, 3) RGB, one by one; those that cannot be read are left out."""
+    for path in paths:
+        try:
+            yield read_image_rgb(path)
+        except UnreadableImage as error:
+            print(f"warning: left out: {error}")
 
 
 def _tried(
-    model: "Model", settings: Mapping[str, Any], batches: list[Any], path: Path, form: str, rounds: int, *, gated: bool
+    model: Model, settings: Mapping[str, Any], batches: list[Any], path: Path, form: str, rounds: int, *, gated: bool
 ) -> Exported:
-    import torch
-
-    from fanet_lightning.detect.detector import TorchBackend
-    from fanet_lightning.export.verify import Comparison, compare, speeds
-    from fanet_lightning.models.blocks import fuse
-
     backend = TorchBackend(fuse(model.network), detection=settings)
     run = runner(path, form)
     whole = Comparison()
     for images in batches:
-        whole += compare(backend, run, images, settings, rounded=not gated)
-    picture = torch.from_numpy(vga(batches).transpose(2, 0, 1).copy())[None]
-    pixels = picture.numpy()
-    eager_ms, exported_ms = speeds(lambda: backend.find(picture), lambda: run(pixels), rounds)
+        # Rounded weights move every score a little, so of theirs only faces that show are compared.
+        whole += compare(backend, run, images, least_score=0.0 if gated else SHOWN)
+    image = torch.from_numpy(vga(batches).transpose(2, 0, 1).copy())[None]
+    pixels = image.numpy()
+    eager_ms, exported_ms = speeds(lambda: backend.find(image), lambda: run(pixels), rounds)
     return Exported(
         whole, settings["score_floor"], eager_ms, exported_ms, path.stat().st_size, whole.agrees or not gated
     )
 
 
-def runner(path: Path, form: str) -> "Run":
+def runner(path: Path, form: str) -> Run:
     """The file in its own runtime: (B, 3, H, W) uint8 RGB → boxes, scores, image_index, as arrays.
 
     Raises:
         InputError: it cannot be read.
     """
-    import torch
-
-    from fanet_lightning.export.graph import quiet
-
     if form == "onnx":
-        from fanet_lightning.detect.detector import OnnxBackend
-
         return OnnxBackend.open(path, device="cpu").run
     import torchvision  # noqa: F401  as the file's own notes ask for
 
@@ -344,10 +307,6 @@ def runner(path: Path, form: str) -> "Run":
 def summary_lines(
     result: Exported, name: str, out: Path, form: str, dtype: str, batches: str, rounds: int
 ) -> list[str]:
-    import torch
-
-    from fanet_lightning.export.verify import SHOWN
-
     runtime, threads = RUNTIMES[form], torch.get_num_threads()
     what = f"boxes above the floor of {result.score_floor:g}" if dtype == "float32" else f"faces of scores from {SHOWN}"
     lines = [f"compared with {runtime} on {batches}: {result.comparison.text(what)}"]

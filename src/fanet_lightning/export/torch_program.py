@@ -40,6 +40,6 @@ def write_torch_export(path: Path, model: Model, settings: Mapping[str, Any], no
         program = torch.export.export(
             graph, (example_images(),), dynamic_shapes={"images": {0: dynamic, 2: dynamic, 3: dynamic}}
         )
-        # Else the file holds the pictures that it was recorded with.
+        # Else the file holds the images that it was recorded with.
         program.example_inputs = None
         torch.export.save(program, path, extra_files={EXTRA_FILE: json.dumps(dict(notes))})
