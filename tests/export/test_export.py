@@ -21,7 +21,7 @@ from fanet_lightning.export import graph as export_graph
 from fanet_lightning.export import run as export
 from fanet_lightning.export.graph import DetectionGraph
 from fanet_lightning.export.run import batches_to_try, spread, trained_among
-from fanet_lightning.export.verify import SHOWN, Comparison, compare_faces
+from fanet_lightning.export.verify import Comparison, compare_exact, compare_shown
 from fanet_lightning.models.pretrained import Model
 from fanet_lightning.ops.anchors import AnchorGrid
 from fanet_lightning.ops.boxes import decode
@@ -336,47 +336,56 @@ def faces(*rows: tuple[float, float, float, float, float]) -> Detections:
     return Detections(table[:, :4], table[:, 4])
 
 
-TWO = faces((0, 0, 20, 20, 0.9), (100, 0, 120, 20, 0.5))
-THOUSAND = faces(*((30 * k, 0, 30 * k + 20, 20, 0.2) for k in range(3000)))
+TWO_ROWS = (0, 0, 20, 20, 0.9), (100, 0, 120, 20, 0.5)
+TWO = faces(*TWO_ROWS)
+OTHER = (104, 0, 124, 20)  # of the second one: overlap 2 / 3
+COVERED = (0, 10.769, 20, 30.769, 0.4)  # overlaps the first one by 0.30003
 
 
 @pytest.mark.parametrize(
-    ("eager", "exported", "expected", "agrees"),
+    ("exported", "anchors", "expected"),
     [
-        (TWO, TWO, Comparison(2), True),
-        (TWO, faces((100.01, 0, 120, 20, 0.5), (0, 0, 20, 20, 0.9)), Comparison(2, 0.01), True),
-        # Beyond the limits: two anchors may have been equal; three faces are no accident.
-        (TWO, faces((0.1, 0, 20, 20, 0.9), (100, 0, 120, 20, 0.502)), Comparison(2, 0.1, 0.002, apart=2), True),
-        (faces((0, 0, 9, 9, 0.2), (20, 0, 29, 9, 0.2), (40, 0, 49, 9, 0.2)),
-         faces((1, 0, 9, 9, 0.2), (20, 0, 28, 9, 0.2), (40, 1, 49, 9, 0.2)), Comparison(3, 1.0, apart=3), False),
-        # A face that shows must be found by both.
-        (TWO, faces((0, 0, 20, 20, 0.9)), Comparison(1, alone=1, lost=1), False),
-        (TWO, faces((0, 0, 20, 20, 0.9), (100, 0, 120, 20, 0.5), (50, 0, 60, 9, 0.01)), Comparison(2, alone=1), True),
-        # One in a thousand may be another, and no more.
-        (THOUSAND, THOUSAND[:-3], Comparison(2997, alone=3), False),
-        (THOUSAND, THOUSAND[:-2], Comparison(2998, alone=2), True),
-        # What is within the limits belongs together, though another one overlaps as well.
-        (faces((0, 0, 20, 20, 0.9), (1, 0, 21, 20, 0.8)), faces((1, 0, 21, 20, 0.8), (0, 0, 20, 20, 0.9)),
-         Comparison(2), True),
-        (faces(), faces(), Comparison(), True),
-        (TWO, faces(), Comparison(alone=2, lost=2), False),
+        (TWO, TWO, Comparison(2)),
+        # A face moved by a tenth of a pixel, and one whose score differs.
+        (faces((0.1, 0, 20, 20, 0.9), (100, 0, 120, 20, 0.502)), TWO, Comparison(2, 0.1, 0.002)),
+        # One is missing; nothing covers it.
+        (TWO[:1], TWO, Comparison(1, alone=1)),
+        # One too many, of which the model knows nothing; and one that it has at the score floor.
+        (faces(*TWO_ROWS, (50, 0, 60, 9, 0.0100001)), TWO, Comparison(3, 60, 0.49)),
+        (faces(*TWO_ROWS, (50, 0, 60, 9, 0.0100001)), faces(*TWO_ROWS, (50, 0, 60, 9, 0.0099999)), Comparison(3)),
+        # Two anchors on one face, equal to the seventh digit: either may win, not both, and not the worse of two.
+        (faces(TWO_ROWS[0], (*OTHER, 0.5000001)), faces(*TWO_ROWS, (*OTHER, 0.4999999)), Comparison(2)),
+        (faces(*TWO_ROWS, (*OTHER, 0.5)), faces(*TWO_ROWS, (*OTHER, 0.5)), Comparison(3, alone=1)),
+        (faces(TWO_ROWS[0], (*OTHER, 0.45)), faces(*TWO_ROWS, (*OTHER, 0.45)), Comparison(2, alone=1)),
+        # An overlap at the threshold: it falls or stands.
+        (faces(*TWO_ROWS, COVERED), faces(*TWO_ROWS, COVERED), Comparison(3)),
+        (faces(), TWO, Comparison(alone=2)),
+        (TWO, faces(), Comparison(2, alone=2)),
     ],
-)  # fmt: skip
-def test_comparison(eager: Detections, exported: Detections, expected: Comparison, agrees: bool) -> None:
-    for found in (compare_faces(eager, exported), compare_faces(exported, eager)):
-        assert (found.faces, found.apart, found.alone, found.lost) == (
-            expected.faces, expected.apart, expected.alone, expected.lost,
-        )  # fmt: skip
-        assert (found.box, found.score) == pytest.approx((expected.box, expected.score), abs=1e-5)
-        assert found.agrees == agrees
+)
+def test_comparison(exported: Detections, anchors: Detections, expected: Comparison) -> None:
+    found = compare_exact(TWO, exported, anchors, SETTINGS)
+    assert (found.faces, found.alone) == (expected.faces, expected.alone)
+    assert (found.box, found.score) == pytest.approx((expected.box, expected.score), abs=1e-3)
+    assert found.agrees == (expected.box < 0.05 and expected.score < 1e-4 and not expected.alone)
+
+
+def test_the_last_faces_may_be_others() -> None:
+    """At the number kept, and at the anchors that NMS looks at, equal scores are cut off somewhere."""
+    rows = [(30 * k, 0, 30 * k + 20, 20, 0.2) for k in range(4)]
+    for settings in ({"keep": 3}, {"top_k": 3}):
+        settings = SETTINGS | settings
+        assert compare_exact(faces(*rows[:3]), faces(*rows[1:]), faces(*rows), settings).agrees
+        assert not compare_exact(faces(*rows[:3]), faces(*rows[:2]), faces(*rows), SETTINGS).agrees
 
 
 def test_comparison_of_rounded_weights_looks_at_faces_that_show() -> None:
     exported = faces((2, 0, 22, 20, 0.8), (100, 0, 120, 20, 0.2), (300, 0, 320, 20, 0.2), (400, 0, 420, 20, 0.31))
-    found = compare_faces(TWO, exported, SHOWN)
+    found = compare_shown(TWO, exported)
     # The face at 300 does not show; that at 400 has no partner.
-    assert found == Comparison(2, 2.0, pytest.approx(0.3), 2, 1, 1)
+    assert found == Comparison(2, 2.0, pytest.approx(0.3), 1)
     assert "2 faces, boxes differ by at most 2 px, scores by 0.3, 1 found by one side alone" in found.text("faces")
+    assert compare_shown(faces(), faces()) == Comparison() and compare_shown(TWO, faces()).alone == 2
 
 
 # --- pictures -------------------------------------------------------------------------------------------------------

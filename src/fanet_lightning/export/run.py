@@ -273,8 +273,7 @@ def _tried(
     run = runner(path, form)
     whole = Comparison()
     for images in batches:
-        # Rounded weights move every score a little, so of theirs only faces that show are compared.
-        whole += compare(backend, run, images, least_score=0.0 if gated else SHOWN)
+        whole += compare(backend, run, images, rounded=not gated)
     image = torch.from_numpy(vga(batches).transpose(2, 0, 1).copy())[None]
     pixels = image.numpy()
     eager_ms, exported_ms = speeds(lambda: backend.find(image), lambda: run(pixels), rounds)

@@ -1,15 +1,16 @@
 """Whether an exported file finds the same faces as its model, and how fast it is.
 
-Both run on the same pixels, and their faces are paired one to one: first those within :data:`BOX_LIMIT` and
-:data:`SCORE_LIMIT`, then by overlap what is left. Two programs add in different orders, so where two anchors compete
-whose scores are equal to the seventh digit, or an overlap is at the threshold of NMS, either choice is right: one face
-in a thousand may be beyond the limits or alone, but none that a person would look at may be alone.
+Both run on the same pixels. Two programs add in different orders, so where two anchors compete whose scores are equal
+to the seventh digit, either may win, and what it covers falls with it. So the file's faces need not be the model's own
+choice, but a right one: each is an anchor of the model, box and score, no two overlap beyond the threshold of NMS, and
+each face of the model is there or covered by one as good.
 """
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +18,16 @@ import torch
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.detect.detector import TorchBackend
-from fanet_lightning.ops.boxes import pairwise_iou
+from fanet_lightning.ops.anchors import AnchorGrid
+from fanet_lightning.ops.boxes import decode, pairwise_iou
+from fanet_lightning.ops.postprocess import detect
 from fanet_lightning.ops.structures import Detections
 
 # Pixels of the input, and score.
 BOX_LIMIT, SCORE_LIMIT = 0.05, 1e-4
+# Overlaps of small boxes move by some 1e-5.
+IOU_LIMIT = 1e-3
 SAME_FACE_IOU = 0.5
-# Faces beyond the limits that choices between equals may leave: so many, or one in so many.
-FEW, ONE_IN = 2, 1000
 # Faces that a person would look at.
 SHOWN = 0.3
 
@@ -34,29 +37,25 @@ Run = Callable[[npt.NDArray[np.uint8]], Outputs]
 
 @dataclass(frozen=True)
 class Comparison:
-    """``faces`` pairs; ``box`` and ``score`` the largest differences of a pair, pixels of the input and score.
+    """``faces`` of the file; ``box`` and ``score`` their largest differences to the model, pixels of the input, score.
 
-    ``apart`` pairs beyond the limits; ``alone`` faces of either side without a partner; ``lost`` those of them with a
-    score of at least :data:`SHOWN`.
+    ``alone``: faces of the model that the file neither has nor covers by one as good; faces of the file that overlap.
     """
 
     faces: int = 0
     box: float = 0.0
     score: float = 0.0
-    apart: int = 0
     alone: int = 0
-    lost: int = 0
 
     def __add__(self, other: "Comparison") -> "Comparison":
         return Comparison(
-            self.faces + other.faces, max(self.box, other.box), max(self.score, other.score), self.apart + other.apart,
-            self.alone + other.alone, self.lost + other.lost,
-        )  # fmt: skip
+            self.faces + other.faces, max(self.box, other.box), max(self.score, other.score), self.alone + other.alone
+        )
 
     @property
     def agrees(self) -> bool:
         """Within the limits of an exact export."""
-        return not self.lost and self.apart + self.alone <= max(FEW, self.faces // ONE_IN)
+        return self.box <= BOX_LIMIT and self.score <= SCORE_LIMIT and not self.alone
 
     def text(self, what: str) -> str:
         """The comparison in words; ``what`` was compared, in the plural."""
@@ -64,14 +63,16 @@ class Comparison:
         return f"{self.faces:,} {what}, boxes differ by at most {self.box:.2g} px, scores by {self.score:.2g}{alone}"
 
 
-def compare(backend: TorchBackend, run: Run, images: npt.NDArray[np.uint8], *, least_score: float = 0.0) -> Comparison:
+@torch.inference_mode()
+def compare(backend: TorchBackend, run: Run, images: npt.NDArray[np.uint8], *, rounded: bool = False) -> Comparison:
     """Both sides on a batch.
 
     Args:
         backend: the model as it runs in Python, with the settings of the file.
         run: the exported file.
         images: (B, 3, H, W) RGB.
-        least_score: pairs count where one of the two has it, faces alone where they have it.
+        rounded: the file's weights are rounded, so that nothing is equal: of the faces with a score of at least
+            :data:`SHOWN` on either side, those that overlap are compared.
 
     Raises:
         InputError: the file gives something else than faces.
@@ -80,45 +81,69 @@ def compare(backend: TorchBackend, run: Run, images: npt.NDArray[np.uint8], *, l
     wrong = boxes_xyxy.shape != (len(scores), 4) or image_index.shape != scores.shape
     if wrong or not bool(((image_index >= 0) & (image_index < len(images))).all()):
         raise InputError(f"the file gives outputs of shapes {boxes_xyxy.shape}, {scores.shape}: no faces of the images")
+    output = backend.heads(torch.from_numpy(images))
+    grid = AnchorGrid(tuple((rows, columns) for rows, columns in output.map_shapes))
+    logits, offsets = output.hierarchies[-1]
+    anchor_scores = torch.sigmoid(logits[..., 1] - logits[..., 0])
+    anchor_boxes = decode(offsets, grid.boxes_cxcywh(offsets.device))
     whole = Comparison()
-    for k, eager in enumerate(backend.find_alike(torch.from_numpy(images), None)):
+    for k, eager in enumerate(detect(output, grid, **backend.detection)):
         own = image_index == k
-        whole += compare_faces(eager.detections, Detections(boxes_xyxy[own], scores[own]), least_score)
+        exported = Detections(boxes_xyxy[own], scores[own])
+        if rounded:
+            whole += compare_shown(eager.cpu(), exported)
+        else:
+            anchors = Detections(anchor_boxes[k], anchor_scores[k]).above(
+                backend.detection["score_floor"] - SCORE_LIMIT
+            )
+            whole += compare_exact(eager.cpu(), exported, anchors.cpu(), backend.detection)
     return whole
 
 
-def compare_faces(eager: Detections, exported: Detections, least_score: float = 0.0) -> Comparison:
-    """The faces of one image, found by both sides."""
-    box = torch.cdist(eager.boxes_xyxy, exported.boxes_xyxy, p=float("inf"))
-    score = (eager.scores[:, None] - exported.scores[None]).abs()
+def compare_exact(
+    eager: Detections, exported: Detections, anchors: Detections, detection: Mapping[str, Any]
+) -> Comparison:
+    """The faces of one image; ``anchors``: all of the model's at or just below the score floor."""
+    if not len(anchors):
+        return Comparison(len(exported), alone=len(exported))
+    box = torch.cdist(exported.boxes_xyxy, anchors.boxes_xyxy, p=float("inf"))
+    score = (exported.scores[:, None] - anchors.scores[None]).abs()
+    nearest = torch.maximum(box / BOX_LIMIT, score / SCORE_LIMIT).argmin(dim=1, keepdim=True)
+    largest_box, largest_score = (float(x.gather(1, nearest).max()) if len(exported) else 0.0 for x in (box, score))
+    # Two of the file that overlap: the later one should have fallen.
+    clashing = pairwise_iou(exported.boxes_xyxy, exported.boxes_xyxy).triu(1) > detection["nms_iou"] + IOU_LIMIT
+    # A face of the model may be missing where one as good covers it (itself, as a rule), or where it is among the last.
     iou = pairwise_iou(eager.boxes_xyxy, exported.boxes_xyxy)
-    close = (box <= BOX_LIMIT) & (score <= SCORE_LIMIT)
-    # Below -1: those within the limits come before all others, whatever their overlap.
-    pairs = _paired(torch.where(close, box - 2, torch.where(iou >= SAME_FACE_IOU, 1 - iou, float("inf"))))
-    rows, columns = pairs.unbind(dim=1)
-    alone = torch.ones(len(eager), dtype=torch.bool), torch.ones(len(exported), dtype=torch.bool)
-    alone[0][rows], alone[1][columns] = False, False
-    left = torch.cat([eager.scores[alone[0]], exported.scores[alone[1]]])
-    counted = torch.maximum(eager.scores[rows], exported.scores[columns]) >= least_score
-    rows, columns = rows[counted], columns[counted]
-    boxes, scores = box[rows, columns], score[rows, columns]
-    return Comparison(
-        len(rows), float(boxes.max()) if len(rows) else 0.0, float(scores.max()) if len(rows) else 0.0,
-        int((~close[rows, columns]).sum()), int((left >= least_score).sum()), int((left >= SHOWN).sum()),
-    )  # fmt: skip
+    as_good = exported.scores[None] >= eager.scores[:, None] - SCORE_LIMIT
+    near = torch.cdist(eager.boxes_xyxy, exported.boxes_xyxy, p=float("inf")) <= BOX_LIMIT
+    covered = (as_good & (near | (iou > detection["nms_iou"] - IOU_LIMIT))).any(dim=1)
+    last = float(detection["score_floor"])
+    if len(anchors) > detection["top_k"] > 0:
+        last = max(last, float(anchors.scores.topk(detection["top_k"]).values[-1]))
+    if len(exported) == detection["keep"] > 0:
+        last = max(last, float(exported.scores[-1]))
+    missing = ~covered & (eager.scores > last + SCORE_LIMIT)
+    return Comparison(len(exported), largest_box, largest_score, int(missing.sum()) + int(clashing.any(dim=0).sum()))
 
 
-def _paired(cost: torch.Tensor) -> torch.Tensor:
-    """(N, M), inf where no pair may be → (P, 2) row and column of each pair, the cheapest first."""
-    columns = max(1, cost.shape[1])
-    order = cost.flatten().argsort(stable=True)[: int(cost.isfinite().sum())]
-    pairs, taken = [], (set[int](), set[int]())
-    for row, column in zip((order // columns).tolist(), (order % columns).tolist(), strict=True):
-        if row not in taken[0] and column not in taken[1]:
-            pairs.append((row, column))
-            taken[0].add(row)
-            taken[1].add(column)
-    return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
+def compare_shown(eager: Detections, exported: Detections) -> Comparison:
+    """The faces of one image that show, paired by overlap, those that overlap most first."""
+    iou = pairwise_iou(eager.boxes_xyxy, exported.boxes_xyxy)
+    pairs: list[tuple[int, int]] = []
+    left = set(range(len(eager))), set(range(len(exported)))
+    for place in iou.flatten().argsort(descending=True, stable=True)[: int((iou >= SAME_FACE_IOU).sum())].tolist():
+        row, column = divmod(place, len(exported))
+        if row in left[0] and column in left[1]:
+            left[0].remove(row)
+            left[1].remove(column)
+            if max(float(eager.scores[row]), float(exported.scores[column])) >= SHOWN:
+                pairs.append((row, column))
+    alone = sum(float(side.scores[i]) >= SHOWN for side, own in zip((eager, exported), left, strict=True) for i in own)
+    if not pairs:
+        return Comparison(alone=alone)
+    rows, columns = torch.tensor(pairs).unbind(dim=1)
+    box = (eager.boxes_xyxy[rows] - exported.boxes_xyxy[columns]).abs().max()
+    return Comparison(len(pairs), float(box), float((eager.scores[rows] - exported.scores[columns]).abs().max()), alone)
 
 
 def speeds(first: Callable[[], object], second: Callable[[], object], rounds: int) -> tuple[float, float]:
