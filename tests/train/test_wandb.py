@@ -1,13 +1,18 @@
-"""What reaches Weights & Biases in a whole training that is cut off once, read back from its offline files."""
+"""Weights & Biases: what reaches it in a whole training, and that nothing wrong with it ends or holds up a run."""
 
 import contextlib
+import csv
+import http.server
 import importlib.util
 import io
 import json
+import os
+import pty
 import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +23,19 @@ import wandb
 from fanet_lightning.cli.config import compose_config
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.provenance import read_record
+from fanet_lightning.train.loggers import Loggers, build_loggers
 from fanet_lightning.train.module import FaceDetectionModule
 from fanet_lightning.train.run import train
-from tests.train.wandb_offline import OfflineRun, finished_runs, offline_runs
-from tests.train.wandb_server import no_account
+from fanet_lightning.train.wandb_run import resolve_mode
+from tests.train.wandb_files import (
+    FakeWandb,
+    OfflineRun,
+    finished_runs,
+    no_account,
+    offline_runs,
+    read_run,
+    useless_server,
+)
 
 TINY = [
     "level=2", "context=false", "model.width=0.0625", "input_size=64", "batch_size=4", "workers=0",
@@ -59,45 +73,36 @@ def trained(tmp_path_factory: pytest.TempPathFactory, no_key: None) -> tuple[Pat
 Trained = tuple[Path, list[OfflineRun], str]
 
 
-def test_a_cell_is_named_grouped_and_configured(trained: Trained) -> None:
-    run = trained[1][0]
-    assert (run.project, run.group, run.name, run.job_type) == (
-        "fanet_lightning", "ablation", "level2_hl_seed0", "train",
-    )  # fmt: skip
-    switches = {key: run.config[key] for key in ("level", "context", "hl", "seed", "batch_size")}
-    assert switches == {"level": 2, "context": False, "hl": True, "seed": 0, "batch_size": 4}
-    assert run.config["model"]["name"] == "fanet" and run.config["optim"]["name"] == "adamw"
-    assert run.metrics["*"] == "trainer/global_step"
-
-
-def test_a_run_that_goes_on_is_the_same_run(trained: Trained) -> None:
+def test_a_run_that_is_resumed_is_one_run_with_its_name_group_and_configuration(trained: Trained) -> None:
     folder, runs, printed = trained
-    assert len(runs) == 2 and runs[0].identifier == runs[1].identifier
     record = read_record(folder / "run")
-    assert record is not None and record.wandb == {
+    assert record is not None and len(runs) == 2
+    for run in runs:
+        assert (run.project, run.group, run.name, run.job_type, run.exit_code) == (
+            "fanet_lightning", "ablation", "level2_hl_seed0", "train", 0,
+        )  # fmt: skip
+        switches = {key: run.config[key] for key in ("level", "context", "hl", "seed", "batch_size")}
+        assert switches == {"level": 2, "context": False, "hl": True, "seed": 0, "batch_size": 4}
+        assert run.config["optim"]["name"] == "adamw" and run.metrics["*"] == "trainer/global_step"
+        assert run.summary["model/parameters"] == record.model["parameters"] > 100_000
+        assert run.summary["model/flops_640x480"] == record.model["flops_640x480"] > 1e8
+        assert run.identifier == runs[0].identifier
+    assert record.wandb == {
         "id": runs[0].identifier, "project": "fanet_lightning", "mode": "offline", "folder": str(runs[1].folder),
     }  # fmt: skip
-    assert [run.exit_code for run in runs] == [0, 0]
     command = next(line for line in printed.splitlines() if line.startswith("W&B: "))
     assert command == f"W&B: send this run with: wandb sync {runs[0].folder} {runs[1].folder}"
 
 
-def test_every_number_is_there_at_its_step(trained: Trained) -> None:
-    first, second = trained[1]
+def test_every_number_is_there_at_its_step_as_in_the_csv_file(trained: Trained) -> None:
     # Two steps an epoch; the validation comes after the last of them.
-    for run, steps in ((first, [0, 1]), (second, [2, 3])):
+    for run, steps in zip(trained[1], ([0, 1], [2, 3]), strict=True):
         for name in ("loss", "h1/cls", "h1/box", "h2/cls", "h2/box", "grad_norm", "images_per_second", "skipped_steps"):
             assert [step for step, _ in run.series(f"train/{name}")] == steps, name
-        assert [step for step, _ in run.series("lr-AdamW/pg1")] == steps
         for setting in ("easy", "medium", "hard"):
             ((step, ap),) = run.series(f"val/ap_{setting}")
             assert step == steps[-1] and 0 <= ap <= 1
-    assert not first.series("train/h3/cls")
-
-
-def test_numbers_agree_with_the_csv_file(trained: Trained) -> None:
-    import csv
-
+        assert not run.series("train/h3/cls")
     with (trained[0] / "run/csv/metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     for name in ("train/loss", "val/ap_hard", "lr-AdamW/pg2"):
@@ -107,16 +112,7 @@ def test_numbers_agree_with_the_csv_file(trained: Trained) -> None:
         assert [value for _, value in found] == pytest.approx([value for _, value in expected])
 
 
-def test_the_summary_says_what_the_model_costs(trained: Trained) -> None:
-    folder, runs, _ = trained
-    record = read_record(folder / "run")
-    assert record is not None
-    for run in runs:
-        assert run.summary["model/parameters"] == record.model["parameters"] > 100_000
-        assert run.summary["model/flops_640x480"] == record.model["flops_640x480"] > 1e8
-
-
-def test_curves_and_images_stand_at_the_step_of_their_validation(trained: Trained) -> None:
+def test_curves_and_the_same_images_are_at_the_step_of_their_validation(trained: Trained) -> None:
     for run, last_step in zip(trained[1], (1, 3), strict=True):
         ((step, path),) = run.series("val/pr_curves_table/path")
         assert step == last_step
@@ -125,20 +121,12 @@ def test_curves_and_images_stand_at_the_step_of_their_validation(trained: Traine
         assert {row[1] for row in table["data"]} <= {"easy", "medium", "hard"}
         for number in (0, 1):
             ((step, image),) = run.series(f"images/{number}/path")
-            assert step == last_step
-            assert (run.folder / "files" / image).is_file()
+            assert step == last_step and (run.folder / "files" / image).is_file()
             boxes = run.series(f"images/{number}/boxes/ground_truth/path")
             assert json.loads((run.folder / "files" / boxes[0][1]).read_text())["box_data"]
-
-
-def test_the_images_are_the_same_in_every_validation(trained: Trained) -> None:
-    for number in (0, 1):
-        captions, digests = [
-            [value for run in trained[1] for _, value in run.series(f"images/{number}/{what}")]
-            for what in ("caption", "sha256")
-        ]
-        assert len(captions) == 2 and captions[0] == captions[1]
-        assert digests[0] == digests[1]
+    for key in (f"images/{number}/{what}" for number in (0, 1) for what in ("caption", "sha256")):
+        values = [value for run in trained[1] for _, value in run.series(key)]
+        assert len(values) == 2 and values[0] == values[1]
 
 
 def test_a_training_that_raises_ends_its_run_and_the_next_one_is_new(
@@ -164,6 +152,181 @@ def test_a_training_that_raises_ends_its_run_and_the_next_one_is_new(
     assert failed.identifier != well.identifier and well.name == "level2_hl_seed1"
     assert [s for s, _ in failed.series("train/loss")] == [0]
     assert capsys.readouterr().out.count("send this run with: wandb sync") == 2
+
+
+# What is wrong with the key, the server or W&B itself
+
+SETTINGS = {
+    "project": "tests", "entity": None, "mode": "auto", "tags": ["quick"], "images": 2, "init_timeout": 2,
+    "finish_timeout": 5,
+}  # fmt: skip
+WELL_FORMED_KEY = "a" * 40
+
+
+def build(out: Path, **settings: Any) -> Loggers:
+    options = {"logger": {"wandb": {**SETTINGS, **settings}}, "group": "sweep", "name": "cell", "seed": 3}
+    return build_loggers(options, out)
+
+
+@pytest.mark.parametrize(
+    ("answer", "key"),
+    [("closed", "nonsense"), ("closed", WELL_FORMED_KEY), ("silent", WELL_FORMED_KEY)],
+)
+def test_what_cannot_go_online_goes_on_offline_and_says_so_in_one_line(
+    answer: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    # A busy machine may need its time to end a run offline; that is not what is asked here.
+    settings = {**SETTINGS, "finish_timeout": 60}
+    options = {"logger": {"wandb": settings}, "group": None, "name": "cell", "seed": 3}
+    with useless_server(answer) as url:
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+        built = build_loggers(options, tmp_path, resumed_step=7, wandb_run={"id": "earlier1"})
+        built.loggers[0].log_metrics({"loss": 2.5}, 7)
+        built.finish(0)
+    printed = capsys.readouterr()
+    assert len(printed.err.splitlines()) == 1, printed.err
+    line = printed.err.rstrip("\n")
+    assert line.startswith("warning: W&B cannot go online (") and "offline. Check WANDB_API_KEY" in line
+    (run,) = finished_runs(tmp_path)
+    assert (run.series("loss"), run.exit_code) == ([(7, 2.5)], 0)
+    assert printed.out == f"W&B: send this run with: wandb sync {run.folder}\n"
+
+
+@pytest.fixture
+def fake_wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), FakeWandb) as fake:
+        fake.queries, fake.rows = [], []  # type: ignore[attr-defined]
+        threading.Thread(target=fake.serve_forever, daemon=True).start()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{fake.server_port}")
+        monkeypatch.setenv("WANDB_API_KEY", WELL_FORMED_KEY)
+        yield fake
+        fake.shutdown()
+
+
+def test_a_run_with_a_key_is_online(fake_wandb: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    built = build(tmp_path, init_timeout=120, finish_timeout=120)
+    record = built.wandb_record
+    assert record is not None and record["mode"] == "online"
+    for step in range(3):
+        built.loggers[0].log_metrics({"loss": step / 2}, step)
+    built.finish(0)
+    first = next(variables for name, variables in fake_wandb.queries if name == "UpsertBucket")
+    assert (first["name"], first["groupName"], first["displayName"]) == (record["id"], "sweep", "cell_seed3")
+    assert json.loads(first["config"])["seed"] == {"value": 3}
+    assert [(row["trainer/global_step"], row["loss"]) for row in fake_wandb.rows] == [(0, 0.0), (1, 0.5), (2, 1.0)]
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert printed.out == f"W&B: http://127.0.0.1:{fake_wandb.server_port}/me/tests/runs/{record['id']}\n"
+
+
+def test_a_server_that_goes_away_does_not_hold_the_run_up(
+    fake_wandb: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built = build(tmp_path, init_timeout=120, finish_timeout=2)
+    record = built.wandb_record
+    assert record is not None and record["mode"] == "online"
+    fake_wandb.shutdown()
+    fake_wandb.server_close()
+    built.loggers[0].log_metrics({"loss": 1.0}, 0)
+    built.finish(0)
+    printed = capsys.readouterr()
+    (line,) = [line for line in printed.err.splitlines() if line.startswith("warning: ")]
+    assert line.startswith("warning: W&B has failed (") and line.endswith("; what it has kept can be sent later")
+    assert printed.out.splitlines()[-1] == f"W&B: send this run with: wandb sync {record['folder']}"
+    wandb.teardown()
+    assert read_run(Path(record["folder"])).series("loss") == [(0, 1.0)]
+
+
+@pytest.mark.slow
+def test_online_without_a_key_does_not_ask_even_on_a_terminal(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from fanet_lightning.train.loggers import build_loggers\n"
+        f"settings = { ({**SETTINGS, 'mode': 'online'})!r}\n"
+        "options = {'logger': {'wandb': settings}, 'group': None, 'name': 'cell', 'seed': 0}\n"
+        "build_loggers(options, Path('run')).finish(0)\n"
+    )
+    controller, terminal = pty.openpty()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path, stdin=terminal, stdout=terminal, stderr=terminal, timeout=300,
+            env={**os.environ, "TERM": "xterm"},  # W&B would not ask on a dumb one
+        )  # fmt: skip
+        shown = os.read(controller, 100_000).decode()
+    finally:
+        os.close(controller)
+        os.close(terminal)
+    assert done.returncode == 0
+    assert "warning: W&B cannot go online (No API key configured" in shown
+    assert "Enter your choice" not in shown
+    assert len(offline_runs(tmp_path / "run")) == 1
+
+
+def test_no_release_of_wandb_sees_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    seen: list[tuple[str, bool]] = []
+
+    def refusing(*, mode: str, **_: Any) -> None:
+        seen.append((mode, sys.stdin.isatty()))
+        raise OSError("refused")
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdin", terminal)
+    monkeypatch.setattr(wandb, "init", refusing)
+    assert build(tmp_path, mode="online") == Loggers()
+    assert seen == [("online", False), ("offline", True)]
+    assert sys.stdin is terminal
+
+
+def test_a_training_outlives_what_fails_inside_wandb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built = build(tmp_path)
+    run = built.wandb_run
+    assert run is not None
+
+    def broken(*_: Any) -> None:
+        raise BrokenPipeError("the service has gone")
+
+    monkeypatch.setattr(run._run, "log", broken)
+    for step in range(3):
+        built.loggers[0].log_metrics({"loss": 1.0}, step)
+    built.describe({"x": 1})
+    built.finish(0)
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert line.startswith("warning: W&B has failed (the service has gone)") and "wandb sync" in printed.out
+    build(tmp_path / "second").finish(0)
+    assert [run.exit_code for run in finished_runs(tmp_path / "second")] == [0]
+
+
+def test_auto_is_online_exactly_where_a_key_is_set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve_mode("auto") == "offline"
+    assert [resolve_mode(mode) for mode in ("online", "offline", "disabled")] == ["online", "offline", "disabled"]
+    netrc = tmp_path / "netrc"
+    monkeypatch.setenv("NETRC", str(netrc))
+    assert resolve_mode("auto") == "offline"
+    netrc.write_text(f"machine example.org login user password {WELL_FORMED_KEY}\n")
+    assert resolve_mode("auto") == "offline"
+    netrc.write_text(f"machine 127.0.0.1 login user password {WELL_FORMED_KEY}\n")
+    assert resolve_mode("auto") == "online"
+    netrc.write_text("not a netrc file {")
+    assert resolve_mode("auto") == "offline"
+    monkeypatch.setenv("WANDB_API_KEY", WELL_FORMED_KEY)
+    assert resolve_mode("auto") == "online"
+    for told, mode in (("offline", "offline"), ("dryrun", "offline"), ("disabled", "disabled"), ("online", "online")):
+        monkeypatch.setenv("WANDB_MODE", told)
+        assert resolve_mode("auto") == mode
+    assert resolve_mode("online") == "online"
+
+
+def test_disabled_makes_no_run(tmp_path: Path) -> None:
+    assert build(tmp_path, mode="disabled") == Loggers()
+    assert not list(tmp_path.iterdir())
 
 
 # The workspace

@@ -1,11 +1,16 @@
-"""Reads back what W&B wrote offline: the ``.wandb`` file is a LevelDB log of protocol buffers.
+"""Of W&B's side: what it wrote offline, read back, and stand-ins for its server.
 
-Seven bytes open it; then come blocks of 32 KiB, each full of chunks with a header of seven bytes: checksum (4), length
-(2), type (1: the whole record, 2: its beginning, 3: its middle, 4: its end). The rest of a block that has no room for a
-header is padding.
+A ``.wandb`` file is a LevelDB log of protocol buffers. Seven bytes open it; then come blocks of 32 KiB, each full of
+chunks with a header of seven bytes: checksum (4), length (2), type (1: the whole record, 2: its beginning, 3: middle,
+4: its end). The rest of a block that has no room for a header is padding.
 """
 
+import contextlib
+import http.server
 import json
+import os
+import re
+import socket
 import struct
 import zlib
 from collections.abc import Iterator
@@ -13,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import wandb
 from wandb.proto import wandb_internal_pb2
 
@@ -110,3 +116,58 @@ def _chunks(content: bytes) -> Iterator[tuple[int, bytes]]:
         assert zlib.crc32(bytes([kind]) + data) == checksum, f"damaged at byte {position}"
         position += CHUNK_HEADER.size + length
         yield kind, data
+
+
+@contextlib.contextmanager
+def no_account() -> Iterator[None]:
+    """No key of the person who runs the tests, and no server of theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_PROJECT", "WANDB_RUN_GROUP"):
+            patch.delenv(name, raising=False)
+        patch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+        patch.setenv("WANDB_ERROR_REPORTING", "false")
+        patch.setenv("NETRC", os.devnull)
+        yield
+
+
+class FakeWandb(http.server.BaseHTTPRequestHandler):
+    """As much of W&B's server as a run needs; keeps what it is sent in ``server.queries`` and ``server.rows``."""
+
+    server: Any
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        data: dict[str, Any] = {}
+        if self.path == "/graphql":
+            query = json.loads(body)
+            name = re.search(r"(?:query|mutation)\s+(\w+)", query["query"])
+            self.server.queries.append((name and name[1], query.get("variables") or {}))
+            project = {"id": "p", "name": "tests", "entity": {"id": "e", "name": "me"}}
+            run = {"id": "r", "name": self.server.queries[-1][1].get("name"), "displayName": "c", "project": project}
+            data = {
+                "RunResumeStatus": {"model": {**project, "bucket": None}},
+                "UpsertBucket": {"upsertBucket": {"bucket": run, "inserted": True}},
+                "CreateRunFiles": {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": []}},
+            }.get(self.server.queries[-1][0], {})
+        elif self.path.endswith("file_stream"):
+            history = json.loads(body).get("files", {}).get("wandb-history.jsonl", {"content": []})
+            self.server.rows += [json.loads(line) for line in history["content"]]
+        answer = json.dumps({"data": data}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    do_GET = do_PUT = do_POST
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+@contextlib.contextmanager
+def useless_server(answer: str) -> Iterator[str]:
+    """A server that says nothing (``silent``), or none at all (``closed``)."""
+    if answer == "closed":
+        yield "http://127.0.0.1:9"
+    else:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
