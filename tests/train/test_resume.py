@@ -174,7 +174,7 @@ def test_a_run_that_is_asked_to_end_says_how_to_go_on(
     _, said = process.communicate(timeout=300)
     assert process.returncode == code, said
     lines = [line for line in said.splitlines() if "kept" in line or line == "interrupted"]
-    expected = [f"{tmp_path / 'run'} is kept as its last checkpoint has it; resume=auto goes on from there"]
+    expected = [f"{tmp_path / 'run'} is kept as its last checkpoint has it; resume=auto resumes from there"]
     assert lines == expected + (["interrupted"] if kind == signal.SIGINT else [])
     record = read_record(tmp_path / "run")
     assert record is not None and state_now(tmp_path / "run", record) == "interrupted" and record.error is None
@@ -196,7 +196,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_one_before_leads_to_the_sam
     done = train("resume=auto", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "last.ckpt is damaged" in done.stderr and "passed over" in done.stderr
-    assert "going on from" in done.stdout and "previous.ckpt, step 8" in done.stdout
+    assert "resuming from" in done.stdout and "previous.ckpt, step 8" in done.stdout
     assert_same_end(tmp_path / "run", whole)
 
 

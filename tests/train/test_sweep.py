@@ -313,7 +313,7 @@ def test_a_preempted_cell_is_queued_again_and_goes_on(tmp_path: Path) -> None:
     record = read_record(folder)
     assert record is not None and record.state == "finished"
     assert (record.train["starts"], record.train["epoch"]) == (2, 60)
-    assert "going on from" in (folder / "train.log").read_text()
+    assert "resuming from" in (folder / "train.log").read_text()
 
 
 @pytest.mark.slow

@@ -219,7 +219,7 @@ def _train(
             for line in child.stdout:
                 log.write(line)
                 log.flush()
-                if line.startswith(("epoch ", "error: ", "going on from ")):
+                if line.startswith(("epoch ", "error: ", "resuming from ")):
                     print(f"[{folder.name}] {line}", end="", flush=True)
             return child.wait()
         finally:
