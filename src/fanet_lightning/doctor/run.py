@@ -1,26 +1,35 @@
-"""The doctor: a data set examined, what was found written, a fixed copy made."""
+"""The doctor: a data set examined, what was found printed and written, a fixed copy made.
 
+``findings.csv`` and ``doctor.json`` are written next to the page.
+"""
+
+import csv
+import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from fanet_lightning.cli.config import plain
-from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.files import check_writable
+from fanet_lightning.cli.errors import InputError, size_text
+from fanet_lightning.cli.files import check_names_free, check_writable, replaced
 from fanet_lightning.cli.main import check_whole
 from fanet_lightning.cli.provenance import made_by
 from fanet_lightning.data.records import Inventory
 from fanet_lightning.data.sources import build_source
 from fanet_lightning.data.transforms import build_augment
+from fanet_lightning.doctor.checks import BY_NAME, SMALL_PIXELS, TINY_PIXELS, Finding, Report
 from fanet_lightning.doctor.coverage import Coverage, SizedImage, coverage, whole_images
 from fanet_lightning.doctor.examine import Examined, examine
 from fanet_lightning.doctor.fix import CleanedCopy, check_copy_folder, write_cleaned_copy
-from fanet_lightning.doctor.outputs import CSV_FILE, JSON_FILE, check_out, print_report, write_findings, write_summary
 from fanet_lightning.doctor.page import check_page_folder, write_page
 
 CLEANED, PAGE = "cleaned", "page"
@@ -28,6 +37,9 @@ CLEANED, PAGE = "cleaned", "page"
 MAX_NEAR_BITS = 16
 # Characters a line where the output is no terminal.
 WIDTH_OF_FILES = 160
+CSV_FILE, JSON_FILE = "findings.csv", "doctor.json"
+COLUMNS = ("kind", "severity", "part", "image_id", "path", "detail", "boxes_xyxy", "other_part", "other_path")
+_COLORS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
 def inventories_of(options: dict[str, Any]) -> list[Inventory]:
@@ -112,3 +124,130 @@ def diagnose(config: DictConfig, out: Path, argv: Sequence[str] = ()) -> tuple[E
         coverages = coverages_of(config, parts) if config.coverage else []
         write_page(out / PAGE, examined.report, parts=parts, coverages=coverages, worst=config.worst)
     return examined, copy
+
+
+def check_out(out: Path) -> None:
+    """Refuse, before any work, a folder whose ``findings.csv`` or ``doctor.json`` is not the doctor's.
+
+    Raises:
+        InputError: names the file in the way.
+    """
+    signs = {JSON_FILE: '"healthy"', CSV_FILE: ",".join(COLUMNS)}
+    own = False
+    for name, sign in signs.items():
+        with suppress(OSError, ValueError):
+            own |= sign in (out / name).read_text(encoding="utf-8")
+    if not own:
+        check_names_free(out, signs, "the doctor")
+
+
+def write_findings(path: Path, report: Report) -> None:
+    """One row a finding, in the report's order; boxes as ``x1 y1 x2 y2; …``."""
+    with replaced(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(COLUMNS)
+        for own in report.findings:
+            boxes = "; ".join(" ".join(f"{value:.10g}" for value in box) for box in own.boxes_xyxy)
+            rows.writerow([own.kind, BY_NAME[own.kind].severity, own.part, own.image_id, _text(own.path), own.detail,
+                           boxes, own.other_part or "", _text(own.other_path)])  # fmt: skip
+
+
+def _text(path: Path | None) -> str:
+    # Names in no valid encoding come as surrogates, which a UTF-8 file cannot hold.
+    return "" if path is None else str(path).encode("utf-8", "backslashreplace").decode()
+
+
+def counts(report: Report) -> dict[str, dict[str, int]]:
+    """Of each kind that was found, most severe first: ``findings``, those in ``train`` and ``val``, ``boxes``."""
+    table: dict[str, dict[str, int]] = {}
+    for finding in report.findings:
+        row = table.setdefault(finding.kind, {"findings": 0, "train": 0, "val": 0, "boxes": 0})
+        row["findings"] += 1
+        row[finding.part] += 1
+        row["boxes"] += len(finding.boxes_xyxy)
+    return table
+
+
+def face_sizes(inventory: Inventory) -> dict[str, float | int | None]:
+    """Sizes of a part's usable faces, root of the area in pixels of the image: quantiles and counts of small ones.
+
+    ``below_1_px`` is by the shorter side, since such a face has no pixel; ``below_8_px`` by the size.
+    """
+    boxes = np.concatenate([np.zeros((0, 4)), *(image.boxes_xyxy[~image.ignored] for image in inventory.images)])
+    boxes = boxes[np.isfinite(boxes).all(axis=1)]
+    sides = boxes[:, 2:] - boxes[:, :2]
+    sides = sides[(sides > 0).all(axis=1)]
+    if not len(sides):
+        return {"faces": 0, "median": None, "p05": None, "p95": None, "below_1_px": 0, "below_8_px": 0}
+    sizes = np.sqrt(sides.prod(axis=1))
+    p05, median, p95 = np.quantile(sizes, [0.05, 0.5, 0.95]).tolist()
+    return {
+        "faces": len(sizes),
+        "median": median,
+        "p05": p05,
+        "p95": p95,
+        "below_1_px": int((sides.min(axis=1) < TINY_PIXELS).sum()),
+        "below_8_px": int((sizes < SMALL_PIXELS).sum()),
+    }
+
+
+def faces_per_image(inventory: Inventory) -> dict[str, int]:
+    """Number of usable faces → images that have so many."""
+    number = [int((~image.ignored).sum()) for image in inventory.images]
+    values, images = np.unique(np.array(number, dtype=np.int64), return_counts=True)
+    return {str(value): count for value, count in zip(values.tolist(), images.tolist(), strict=True)}
+
+
+def write_summary(
+    path: Path, report: Report, inventories: Sequence[Inventory], origin: dict[str, Any], level: str
+) -> None:
+    """``doctor.json``: ``healthy``, counts by kind, facts, face sizes and faces per image of each part."""
+    content = {
+        "title": report.title,
+        "healthy": not errors_of(report),
+        "level": level,
+        "seconds": round(report.seconds, 3),
+        "kinds": {
+            name: {"severity": BY_NAME[name].severity, "mended_by_fix": BY_NAME[name].fixable, **row}
+            for name, row in counts(report).items()
+        },
+        "parts": {
+            facts.part: {
+                **{name: value for name, value in asdict(facts).items() if name != "part"},
+                "face_sizes": face_sizes(inventory),
+                "faces_per_image": faces_per_image(inventory),
+            }
+            for facts, inventory in zip(report.facts, inventories, strict=True)
+        },
+        "made_by": origin,
+    }
+    with replaced(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def errors_of(report: Report) -> list[Finding]:
+    """The findings of severity ``error``."""
+    return [finding for finding in report.findings if BY_NAME[finding.kind].severity == "error"]
+
+
+def print_report(console: Console, report: Report, inventories: Sequence[Inventory]) -> None:
+    """Facts of the parts, and one row a kind with its first example, the worst first."""
+    for facts, inventory in zip(report.facts, inventories, strict=True):
+        sizes = face_sizes(inventory)
+        console.print(
+            f"{facts.part}: {facts.images:,} images ({size_text(facts.bytes)}), {facts.faces:,} faces, "
+            f"{facts.ignored_faces:,} ignored, {facts.images_without_faces:,} images without a face; "
+            f"{(sizes['below_8_px'] or 0) / (sizes['faces'] or 1):.1%} of the faces below {SMALL_PIXELS:.0f} pixels",
+            highlight=False,
+        )
+    table = Table("kind", "severity", "train", "val", "boxes", "for example", box=None, pad_edge=False)
+    for name, row in counts(report).items():
+        example = report.of_kind(name)[0]
+        where = example.image_id or _text(example.path)
+        severity = BY_NAME[name].severity
+        table.add_row(
+            name, f"[{_COLORS[severity]}]{severity}[/]", f"{row['train']:,}", f"{row['val']:,}",
+            f"{row['boxes']:,}" if row["boxes"] else "", escape(f"{where}: {example.detail}"),
+        )  # fmt: skip
+    if table.row_count:
+        console.print(table)

@@ -90,10 +90,8 @@ def find_runs(root: Path) -> Found:
     """Read every folder below ``root`` that has a ``run.json``, in the order of their paths.
 
     Raises:
-        InputError: ``root`` is not a directory, or holds no ``run.json``.
+        InputError: ``root`` holds no ``run.json``.
     """
-    if not root.is_dir():
-        raise InputError(f"runs={root} is not a folder; give the folder of a sweep or of a run")
     runs: list[Run] = []
     broken: list[tuple[Path, str]] = []
     for folder in _folders(root):
