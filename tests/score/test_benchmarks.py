@@ -15,7 +15,7 @@ from fanet_lightning.score.wider_face.predictions import read_predictions, write
 from tests.data.wider_files import write_image
 from tests.score.fddb_files import write_detections as write_fddb_detections
 from tests.score.fddb_files import write_folds, write_sizes
-from tests.score.pascal_face_files import AFW_CORRECTED, CORRECTED, ORIGINAL, write_annotations
+from tests.score.pascal_face_files import AFW_CORRECTED, CORRECTED, write_annotations
 
 A, B = "2002/08/11/big/img_591", "2002/08/26/big/img_265"
 # One upright ellipse in each image.
@@ -55,19 +55,6 @@ def test_fddb(fddb: tuple[Path, Path], tmp_path: Path) -> None:
     assert (out / "ContROC.txt").read_text().splitlines() == ["0.5 1", "0.5 0"]
 
 
-def test_fddb_against_other_predictions(fddb: tuple[Path, Path], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    nothing = {1: {A: []}, 2: {B: []}}
-    write_fddb_detections(tmp_path / "nothing", nothing)
-    words = ["benchmark=fddb", f"predictions={fddb[0]}", f"ground_truth={fddb[1]}", f"out={out}"]
-    done = call(*words, f"against={tmp_path / 'nothing'}", "bootstrap=100")
-    assert done.returncode == 0, done.stderr
-    against = json.loads((out / "scores.json").read_text())["against"]
-    assert against["discrete"] == {"1000": 0, "2000": 0, "max": 0}
-    assert against["difference"]["continuous"] == {"1000": 0.5, "2000": 0.5, "max": 0.5}
-    assert against["intervals"]["discrete"]["max"] == [0, 1]
-
-
 # Corners as they stand; the second face is flagged, the third too small.
 PASCAL_FACES = {"one.jpg": [(10, 10, 50, 50), (60, 10, 100, 50, 1), (10, 60, 30, 80)], "two.jpg": [(5, 5, 65, 65)]}
 PASCAL_ROWS = "one 0.9 10 10 50 50\none 0.8 60 10 100 50\ntwo 0.7 100 100 150 150\ntwo 0.6 5 5 65 65\n"
@@ -89,16 +76,6 @@ def test_pascal_face_and_afw(benchmark: str, file_name: str, tmp_path: Path) -> 
     assert scores["faces"] == {"all": 2}
     assert (scores["rules"]["labels"], scores["rules"]["alignment"]) == ("corrected", True)
     assert sorted(scores["files"]) == ["pr_curve.txt", "pr_curves.npz"]
-
-
-def test_labels_and_alignment_are_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    faces = {name: [row[:4] for row in rows] for name, rows in PASCAL_FACES.items()}
-    write_annotations(tmp_path / ORIGINAL, faces, columns=4)
-    (tmp_path / "rows.txt").write_text(PASCAL_ROWS)
-    words = ["benchmark=pascal_face", f"predictions={tmp_path / 'rows.txt'}", f"ground_truth={tmp_path}"]
-    assert main([*words, "benchmark.labels=original", "benchmark.alignment=false", "bootstrap=0"]) == 0
-    # Three faces count now: hit, hit, false alarm, hit.
-    assert f"{2 / 3 + 1 / 3 * 3 / 4:.6f}" in capsys.readouterr().out
 
 
 def test_coco(tmp_path: Path) -> None:

@@ -106,19 +106,6 @@ def test_rates_at_the_limits(tmp_path: Path) -> None:
         assert scores.values["continuous"][setting] == pytest.approx(rate * 6 / 9)
 
 
-def test_missing_images_count_as_empty_and_are_named(golden_files: tuple[Path, Path]) -> None:
-    benchmark = FddbBenchmark()
-    truth = benchmark.read_ground_truth(golden_files[0])
-    whole = benchmark.score(truth, golden_files[1])
-    (golden_files[1] / "fold-02-out.txt").unlink()
-    scores = benchmark.score(truth, golden_files[1])
-    assert scores.faces == whole.faces
-    assert scores.values["discrete"]["max"] < whole.values["discrete"]["max"]
-    assert "3 of 12 images have no predictions and count as empty" in scores.warnings[0]
-    with pytest.raises(InputError, match="3 of 12 images have no predictions"):
-        benchmark.score(truth, golden_files[1], strict=True)
-
-
 def test_a_list_restricts_everything(tmp_path: Path, golden: Any, golden_files: tuple[Path, Path]) -> None:
     chosen = [golden["images"][place] for place in (7, 2)]
     images = tmp_path / "list.txt"
@@ -180,18 +167,6 @@ def test_written_detections_score_the_same(tmp_path: Path, golden: Any, golden_f
     benchmark.write_predictions(tmp_path / "written", truth, detections)
     scores = benchmark.score(truth, tmp_path / "written", strict=True)
     assert scores.values == benchmark.score(truth, golden_files[1]).values
-
-
-def test_predictions_in_another_order_are_refused(golden_files: tuple[Path, Path]) -> None:
-    benchmark = FddbBenchmark()
-    truth = benchmark.read_ground_truth(golden_files[0])
-    with pytest.raises(ValueError, match="not of the ground truth's images in their order"):
-        benchmark.score_predictions(truth, FddbPredictions.from_detections({}, reversed(truth.image_ids)))
-
-
-def test_options_that_are_unknown() -> None:
-    with pytest.raises(InputError, match="ellipses=fitted is not known; choose one of as_given, inscribed"):
-        FddbBenchmark(ellipses="fitted")  # type: ignore[arg-type]
 
 
 def test_inscribed_ellipses() -> None:

@@ -129,14 +129,6 @@ def test_ground_truth_that_is_no_fddb(tmp_path: Path, truth: FddbGroundTruth) ->
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no ellipse lists in"):
         read_fddb_ground_truth(tmp_path / "empty")
-    (folds / "FDDB-fold-02.txt").write_text("x\n")
-    with pytest.raises(InputError, match=r"FDDB-fold-02-ellipseList.txt is missing"):
-        read_fddb_ground_truth(tmp_path / "truth")
-    (folds / "FDDB-fold-02.txt").unlink()
-    (folds / "FDDB-fold-01.txt").write_text(f"{B}\n{A}\n")
-    with pytest.raises(InputError, match=r"FDDB-fold-01.txt and FDDB-fold-01-ellipseList.txt name different images"):
-        read_fddb_ground_truth(tmp_path / "truth")
-    (folds / "FDDB-fold-01.txt").unlink()
     assert read_fddb_ground_truth(tmp_path / "truth").image_ids == (A, B, C)
     (folds / "FDDB-fold-04-ellipseList.txt").write_text(f"{A}\n1\n5 4 0 20 20  1\n")
     with pytest.raises(InputError, match=f"'{A}' is annotated twice"):
@@ -145,7 +137,7 @@ def test_ground_truth_that_is_no_fddb(tmp_path: Path, truth: FddbGroundTruth) ->
     with pytest.raises(InputError, match=r"ellipseList.txt:1: rows of five numbers"):
         read_fddb_ground_truth(tmp_path / "truth")
     (folds / "FDDB-fold-04-ellipseList.txt").rename(folds / "FDDB-fold-11-ellipseList.txt")
-    with pytest.raises(InputError, match=r"FDDB has the folds 1 … 10"):
+    with pytest.raises(InputError, match="beyond 10"):
         read_fddb_ground_truth(tmp_path / "truth")
 
 

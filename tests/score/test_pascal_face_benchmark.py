@@ -81,20 +81,6 @@ def test_labels_and_alignment_are_in_title_and_rules(labels: Path, predictions: 
     assert scores.values["ap"]["all"] == pytest.approx((1 + 3 / 4 + 3 / 4) / 3)
 
 
-def test_missing_images(labels: Path, tmp_path: Path) -> None:
-    benchmark = PascalFaceBenchmark()
-    truth = benchmark.read_ground_truth(labels)
-    path = tmp_path / "run.txt"
-    path.write_text("".join(line + "\n" for line in DETECTIONS.splitlines() if not line.startswith("2008_2")))
-    scores = benchmark.score(truth, path)
-    assert scores.warnings[-1] == MISSING
-    assert scores.values["ap"]["all"] == 1
-    with pytest.raises(InputError, match="images have no predictions, the first is"):
-        benchmark.score(truth, path, strict=True)
-    path.write_text("")
-    assert benchmark.score(truth, path).values["ap"]["all"] == 0
-
-
 def test_part_of_the_images(labels: Path, predictions: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("2008_3.jpg\n2008_1.jpg\n")
     benchmark = PascalFaceBenchmark()
@@ -168,15 +154,6 @@ def test_afw(tmp_path: Path, predictions: Path) -> None:
     original = AfwBenchmark(labels="original")
     scores = original.score(original.read_ground_truth(tmp_path), predictions)
     assert (scores.headline, scores.faces) == ("AFW (original labels), 3 images", {"all": 3})
-
-
-def test_options_that_do_not_exist() -> None:
-    with pytest.raises(InputError, match="labels=new is not known; choose corrected or original"):
-        PascalFaceBenchmark("new")
-    with pytest.raises(InputError, match="alignment=0 is neither true nor false"):
-        AfwBenchmark(alignment=0)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"data\.labels=new is not known"):
-        AfwSource(".", labels="new")
 
 
 @pytest.mark.parametrize("folder", ["images", "JPEGImages", "testimages", "."])

@@ -2,10 +2,10 @@
 
 import json
 import math
-import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO, TypeVar
@@ -133,18 +133,18 @@ def check_out(out: Path) -> None:
         check_names_free(out, matching_names(out, SCORE_PATTERNS), "earlier scores")
 
 
-def prepare_out(out: Path) -> None:
-    """Make the folder ``out`` before the work starts, so that a mistaken path costs no time.
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Make the folder ``out`` for what the block writes into it.
 
     Raises:
         InputError: it cannot be made or written into.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if not os.access(out, os.W_OK):
-            raise PermissionError(13, "no permission to write", str(out))
+        yield
     except OSError as error:
-        raise InputError(f"out={out} cannot be written ({error.strerror}); give a folder of your own") from error
+        raise InputError(f"out={out} cannot be written ({error.strerror}); free it or give another folder") from error
 
 
 def write_scores(
@@ -196,19 +196,15 @@ def write_scores(
     }
     if against is not None:
         content["against"] = dict(against)
-    prepare_out(out)
-    try:
+    with writing(out):
         earlier = _files_of_earlier(out / SCORES_FILE)
-        names = [path.name for path in scores.write_curves(out)]
-        content["files"] = [*names, *also_written]
+        content["files"] = [*(path.name for path in scores.write_curves(out)), *also_written]
         content |= further or {}
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         for name in sorted(earlier - set(content["files"])):
             (out / name).unlink(missing_ok=True)
         with replaced(out / SCORES_FILE) as path:
             path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"out={out} cannot be written ({error.strerror}); free it or give another folder") from error
     return content
 
 

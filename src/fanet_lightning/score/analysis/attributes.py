@@ -47,7 +47,7 @@ from fanet_lightning.score.curves import (
     first_bins,
     normalise_scores,
 )
-from fanet_lightning.score.results import bounds_of, defined, interval_text, markdown_table, prepare_out, print_rows
+from fanet_lightning.score.results import bounds_of, defined, interval_text, markdown_table, print_rows, writing
 from fanet_lightning.score.wider_face.average_precision import check_same_images, judge
 from fanet_lightning.score.wider_face.ground_truth import ATTRIBUTE_VALUES, GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions
@@ -548,16 +548,11 @@ def write_attributes(
         ".md": _as_markdown(scores, title, against),
         ".json": json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
     }
-    prepare_out(out)
-    paths = []
-    try:
+    with writing(out):
         for suffix, text in texts.items():
             with replaced(out / f"{STEM}{suffix}") as path:
                 path.write_text(text, encoding="utf-8", newline="")
-            paths.append(out / f"{STEM}{suffix}")
-    except OSError as error:
-        raise InputError(f"out={out} cannot be written ({error.strerror}); free it or give another folder") from error
-    return paths
+    return [out / f"{STEM}{suffix}" for suffix in texts]
 
 
 def print_attributes(

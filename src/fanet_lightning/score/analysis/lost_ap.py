@@ -11,11 +11,10 @@ from typing import Any, TextIO
 import numpy as np
 import numpy.typing as npt
 
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import replaced
 from fanet_lightning.score.analysis.error_types import BACKGROUND_IOU, ErrorTypes, FaceState, Kind
 from fanet_lightning.score.curves import POINTS, area_under_envelope, curve_from_histograms
-from fanet_lightning.score.results import defined, prepare_out, print_rows
+from fanet_lightning.score.results import defined, print_rows, writing
 from fanet_lightning.score.wider_face.average_precision import MIN_IOU
 
 TYPES = ("misses", "localisation", "duplicates", "background")
@@ -180,12 +179,8 @@ def write_errors(out: Path, errors: ErrorTypes) -> dict[str, Any]:
         },
     }
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    prepare_out(out)
-    try:
-        with replaced(out / ERRORS_FILE) as path:
-            path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"out={out} cannot be written ({error.strerror}); free it or give another folder") from error
+    with writing(out), replaced(out / ERRORS_FILE) as path:
+        path.write_text(text, encoding="utf-8")
     return content
 
 

@@ -101,7 +101,6 @@ IMAGES_FOLDER = "originalPics"
 SIZES_FILE = "image_sizes.json"
 _HINT = "give the folder with FDDB-fold-01-ellipseList.txt … FDDB-fold-10-ellipseList.txt"
 _ELLIPSES = re.compile(r"FDDB-fold-(\d\d)-ellipseList\.txt")
-_NAMES = re.compile(r"FDDB-fold-(\d\d)\.txt")
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,14 +172,12 @@ def read_fddb_ground_truth(
     folds: list[int] = []
     ellipses = []
     for fold, file in _fold_files(folder):
-        before = len(image_ids)
         for block in read_blocks(file):
             if len(block.rows) and block.rows.shape[1] != len(ELLIPSE):
                 raise InputError(f"{file}:{block.line}: rows of five numbers; ellipses are major minor angle cx cy 1")
             image_ids.append(block.name)
             folds.append(fold)
             ellipses.append(block.rows[:, :5])
-        _check_names(folder / f"FDDB-fold-{fold:02d}.txt", image_ids[before:], file)
     if len(set(image_ids)) < len(image_ids):
         image_id = next(image_id for i, image_id in enumerate(image_ids) if image_id in image_ids[:i])
         raise InputError(f"{folder}: the image '{image_id}' is annotated twice; fetch the official files")
@@ -204,34 +201,10 @@ def _folds_folder(path: Path) -> Path:
 
 
 def _fold_files(folder: Path) -> list[tuple[int, Path]]:
-    found, named = {}, set()
-    for entry in folder.iterdir():
-        ellipses, names = _ELLIPSES.fullmatch(entry.name), _NAMES.fullmatch(entry.name)
-        if ellipses:
-            found[int(ellipses[1])] = entry
-        elif names:
-            named.add(int(names[1]))
-    if not found:
-        raise InputError(f"ground truth: there are no ellipse lists in {folder}; {_HINT}")
-    outside = [fold for fold in found if not 1 <= fold <= FOLDS]
-    if outside:
-        raise InputError(f"{found[outside[0]]}: FDDB has the folds 1 … {FOLDS}; remove or rename the file")
-    without = sorted(named - set(found))
-    if without:
-        raise InputError(f"ground truth: {folder / f'FDDB-fold-{without[0]:02d}-ellipseList.txt'} is missing; fetch it")
+    found = {int(named[1]): entry for entry in folder.iterdir() if (named := _ELLIPSES.fullmatch(entry.name))}
+    if not found or not found.keys() <= set(range(1, FOLDS + 1)):
+        raise InputError(f"ground truth: there are no ellipse lists in {folder}, or of folds beyond {FOLDS}; {_HINT}")
     return sorted(found.items())
-
-
-def _check_names(path: Path, image_ids: list[str], ellipses: Path) -> None:
-    """The list of a fold, where it is there, names the images of its ellipse list in the same order."""
-    if not path.is_file():
-        return
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as text ({error}); fetch the official files") from error
-    if [line.strip() for line in lines if line.strip()] != image_ids:
-        raise InputError(f"{path} and {ellipses.name} name different images; use files of one release")
 
 
 def _sizes(
