@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fanet_lightning.models.blocks import ABlock, ConvReLU, L2Norm, scaled, upsample_to
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.models.blocks import ABlock, ConvReLU, L2Norm, Normaliser, scaled, upsample_to
 
 
 @pytest.mark.parametrize(
@@ -180,3 +181,24 @@ def test_a_strided_convolution_of_one_column(height: int, dtype: torch.dtype) ->
         torch.testing.assert_close(layer.weight.grad.double(), plain.weight.grad, **tolerance)
     layer.eval()
     torch.testing.assert_close(layer(x).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def _pixel(dtype: torch.dtype = torch.uint8) -> Tensor:
+    return torch.tensor([200, 100, 50], dtype=dtype).reshape(1, 3, 1, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_normalizers_by_hand(dtype: torch.dtype) -> None:
+    images = _pixel(dtype)
+    expected = [(200 / 255 - 0.485) / 0.229, (100 / 255 - 0.456) / 0.224, (50 / 255 - 0.406) / 0.225]
+    assert Normaliser("imagenet")(images).flatten().tolist() == pytest.approx(expected, abs=1e-5)
+    out = Normaliser("caffe")(images)  # blue first and not divided
+    assert out.dtype == torch.float32 and out.flatten().tolist() == [50 - 104.0, 100 - 117.0, 200 - 123.0]
+    assert torch.equal(images, _pixel(dtype))
+    restored = Normaliser("imagenet")
+    restored.load_state_dict(Normaliser("caffe").state_dict())
+    assert restored.kind == "caffe" and torch.equal(restored(images), out)
+    with pytest.raises(InputError, match=r"model.normaliser=rgb.*caffe"):
+        Normaliser("rgb")
+    with pytest.raises(ValueError, match=r"\(2, 4, 4, 3\)"):
+        Normaliser()(torch.zeros(2, 4, 4, 3, dtype=torch.uint8))

@@ -1,5 +1,6 @@
 """FANet and S3FD + FPN against the paper's equations written down literally, and the structure they promise."""
 
+import math
 from typing import Any
 
 import pytest
@@ -15,13 +16,9 @@ from fanet_lightning.models.fanet import FANet, build_network
 from fanet_lightning.models.s3fd_fpn import S3fdFpn
 from fanet_lightning.models.vgg import MAP_NAMES, VggTrunk
 from fanet_lightning.ops.anchors import STRIDES, AnchorGrid
+from tests.models.helpers import images as images_of
 
 TINY = 0.01  # eight channels everywhere
-
-
-def _images(height: int, width: int, batch: int = 1, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=generator)
 
 
 def _randomise(network: nn.Module) -> None:
@@ -62,7 +59,7 @@ def test_trunk_layer_by_layer(fc6: str, dilation: int, height: int, width: int) 
     torch.manual_seed(0)
     network = FANet(level=1, width=TINY, fc6=fc6).double()
     _randomise(network)
-    images = _images(height, width)
+    images = images_of(height, width)
     expected = _literal_trunk(network.state_dict(), network.normaliser(images), dilation)
     maps = network.hierarchies(images)[0]
     for ours, theirs in zip(maps, expected, strict=True):
@@ -84,22 +81,11 @@ def test_channels_and_starting_scales_at_full_width() -> None:
 def test_every_map_is_size_over_stride_rounded_up(height: int, width: int) -> None:
     network = build_network(width=TINY, level=2).eval()
     with torch.no_grad():
-        out = network(_images(height, width))
+        out = network(images_of(height, width))
     assert out.map_shapes == [(-(-height // stride), -(-width // stride)) for stride in STRIDES]
     anchors = AnchorGrid(tuple(out.map_shapes)).count
     assert out.hierarchies[-1].logits.shape == (1, anchors, 2)
     assert out.hierarchies[-1].offsets.shape == (1, anchors, 4)
-
-
-@pytest.mark.parametrize("name", ["fanet", "s3fd_fpn"])
-@pytest.mark.parametrize(("height", "width"), [(637, 501), (65, 33), (640, 640)])
-def test_odd_and_regular_sizes(name: str, height: int, width: int) -> None:
-    network = build_network(name, width=TINY).eval()
-    with torch.no_grad():
-        out = network(_images(height, width))
-    assert out.map_shapes == [(-(-height // stride), -(-width // stride)) for stride in STRIDES]
-    if height == 640:
-        assert out.hierarchies[0].logits.shape[1] == 34125
 
 
 # --- hierarchies -----------------------------------------------------------------------------------------------------
@@ -123,7 +109,7 @@ def test_hierarchies_equal_equation_2(start: int, level: int, own_blocks: bool) 
     torch.manual_seed(start * 10 + level)
     network = FANet(level=level, width=TINY, agglomerate_from=MAP_NAMES[start - 1], own_blocks=own_blocks)
     _randomise(network)
-    images = _images(70, 130)
+    images = images_of(70, 130)
     with torch.no_grad():
         levels = network.hierarchies(images)
         assert len(levels) == level
@@ -152,7 +138,7 @@ def test_shared_maps_are_the_same_tensor_and_everything_runs_once() -> None:
     for name, module in network.named_modules():
         if isinstance(module, (nn.Conv2d, nn.MaxPool2d)):
             module.register_forward_hook(lambda *_, name=name: calls.update({name: calls.get(name, 0) + 1}))
-    levels = network.hierarchies(_images(64, 64))
+    levels = network.hierarchies(images_of(64, 64))
     assert all(levels[0][i] is levels[1][i] is levels[2][i] for i in (3, 4, 5))
     assert levels[1][2] is levels[2][2]
     assert levels[0][2] is not levels[1][2]
@@ -169,7 +155,7 @@ def test_heads_cell_by_cell() -> None:
     torch.manual_seed(0)
     network = FANet(width=TINY).eval()
     _randomise(network)
-    images = _images(33, 70, batch=2)
+    images = images_of(33, 70, batch=2)
     with torch.no_grad():
         maps = network.hierarchies(images)[-1]
         out = network(images)
@@ -192,7 +178,7 @@ def test_heads_cell_by_cell() -> None:
 
 
 def test_which_heads_run() -> None:
-    images = _images(32, 32)
+    images = images_of(32, 32)
     with_hl = FANet(width=TINY, level=3, hl=True)
     runs: list[str] = []
     for k, heads in with_hl.heads.items():
@@ -216,7 +202,7 @@ def test_which_heads_run() -> None:
 def test_the_last_hierarchy_is_the_same_with_and_without_the_others() -> None:
     torch.manual_seed(0)
     network = FANet(width=TINY)
-    images = _images(64, 96)
+    images = images_of(64, 96)
     assert torch.equal(network(images).hierarchies[-1].logits, network.eval()(images).hierarchies[0].logits)
 
 
@@ -225,10 +211,10 @@ def test_hierarchies_do_not_share_heads() -> None:
     with torch.no_grad():
         for p in network.heads["1"].parameters():
             p.fill_(1)
-        before = network(_images(32, 32), all_hierarchies=True)
+        before = network(images_of(32, 32), all_hierarchies=True)
         for p in network.heads["1"].parameters():
             p.fill_(2)
-        after = network(_images(32, 32), all_hierarchies=True)
+        after = network(images_of(32, 32), all_hierarchies=True)
     assert not torch.equal(before.hierarchies[0].logits, after.hierarchies[0].logits)
     for k in (1, 2):
         assert torch.equal(before.hierarchies[k].logits, after.hierarchies[k].logits)
@@ -236,7 +222,7 @@ def test_hierarchies_do_not_share_heads() -> None:
 
 def test_images_of_a_batch_do_not_touch_each_other() -> None:
     network = FANet(width=TINY).eval()
-    images = _images(48, 80, batch=2)
+    images = images_of(48, 80, batch=2)
     with torch.no_grad():
         both, second = network(images), network(images[1:])
     assert torch.allclose(both.hierarchies[0].logits[1], second.hierarchies[0].logits[0], rtol=1e-4, atol=1e-5)
@@ -250,7 +236,7 @@ def test_fpn_equals_its_description(fpn_maps: int) -> None:
     torch.manual_seed(fpn_maps)
     network = S3fdFpn(width=TINY, fpn_maps=fpn_maps).double()
     _randomise(network)
-    images = _images(70, 130)
+    images = images_of(70, 130)
     w = network.state_dict()
     level_one = network.trunk(network.normaliser(images))
     deeper: Tensor | None = None
@@ -267,44 +253,35 @@ def test_fpn_equals_its_description(fpn_maps: int) -> None:
     assert bool((expected[0] < 0).any())  # no ReLU
 
 
-def test_fpn_has_one_hierarchy() -> None:
-    network = S3fdFpn(width=TINY)
-    assert (
-        len(network(_images(32, 32)).hierarchies)
-        == len(network(_images(32, 32), all_hierarchies=True).hierarchies)
-        == 1
-    )
-
-
 # --- a person's mistakes ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"level": 7}, "level=7: agglomeration from conv_fc7 allows level=1 … 4"),
-        ({"level": 0}, "level=0: agglomeration from conv_fc7 allows level=1 … 4"),
-        (
-            {"level": 7, "agglomerate_from": "conv7_2"},
-            "level=7: agglomeration from conv7_2 allows level=1 … 6",
-        ),
-        (
-            {"agglomerate_from": "conv3_3"},
-            "model.agglomerate_from=conv3_3: choose one of conv4_3, conv5_3, conv_fc7, conv6_2, conv7_2",
-        ),
-        ({"fc6": "atrous"}, "model.fc6=atrous: choose plain or dilated"),
-        ({"width": 0}, "model.width=0: give a factor above 0 and below 100; 1.0 is the paper's network"),
-        ({"width": float("nan")}, "model.width=nan: give a factor above 0 and below 100; 1.0 is the paper's network"),
-        ({"name": "retinaface"}, "model=retinaface: choose fanet or s3fd_fpn"),
-        ({"name": "s3fd_fpn", "fpn_maps": 7}, "model.fpn_maps=7: choose 2 … 6, 4 starts at conv_fc7"),
-    ],
-)
-def test_values_outside_the_choices(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError) as caught:
-        build_network(**values)
-    assert str(caught.value) == message
-
-
-def test_fpn_reads_none_of_the_three_switches() -> None:
+def test_fpn_has_one_hierarchy_and_reads_none_of_the_three_switches() -> None:
     network = build_network("s3fd_fpn", level=99, context=False, hl=False, agglomerate_from="x", width=TINY)
     assert isinstance(network, S3fdFpn)
+    assert [len(network(images_of(32, 32), all_hierarchies=every).hierarchies) for every in (None, True)] == [1, 1]
+
+
+LIGHT = {"backbone": "light", "batch_norm": True}
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"level": 7}, "level=7: .*conv_fc7.*level=1 … 4"),
+        ({"level": 0}, "level=0: "),
+        ({"level": 7, "agglomerate_from": "conv7_2"}, "level=1 … 6"),
+        ({"agglomerate_from": "conv3_3"}, r"model\.agglomerate_from=conv3_3: .*conv4_3, conv5_3, conv_fc7, conv6_2"),
+        ({"fc6": "atrous"}, r"model\.fc6=atrous: .*plain or dilated"),
+        *(({**kind, "width": width}, rf"model\.width={width}") for kind in ({}, LIGHT) for width in (0, math.nan)),
+        ({"name": "retinaface"}, "model=retinaface: .*fanet or s3fd_fpn"),
+        ({"name": "s3fd_fpn", "fpn_maps": 7}, r"model\.fpn_maps=7: .*2 … 6"),
+        ({**LIGHT, "level": 5}, "level=5: .*stride32.*level=1 … 4"),
+        ({**LIGHT, "agglomerate_from": "conv_fc7"}, r"model\.agglomerate_from=conv_fc7: .*stride8, stride16, stride32"),
+        ({**LIGHT, "deep_channels": 0}, r"model\.deep_channels=0"),
+        *(({**LIGHT, "block_channels": value}, r"model\.block_channels=") for value in ([], 0, [24, "x"])),
+    ],
+)
+def test_values_outside_the_choices(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        build_network(**values)

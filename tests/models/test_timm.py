@@ -22,6 +22,7 @@ from fanet_lightning.models.fanet import build_network, flops, inference_paramet
 from fanet_lightning.models.timm_backbone import _subsample_before_strided_1x1
 from fanet_lightning.models.weights import load_trunk_weights
 from fanet_lightning.ops.anchors import STRIDES
+from tests.models.helpers import images as images_of
 
 real_timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs timm")
 
@@ -122,11 +123,6 @@ def _network(name: str, **values: Any) -> Any:
     return build_network(backbone=name, block_channels=16, deep_channels=8, **values)
 
 
-def _images(height: int, width: int) -> Tensor:
-    generator = torch.Generator().manual_seed(height * 1000 + width)
-    return torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8, generator=generator)
-
-
 # --- the rules -------------------------------------------------------------------------------------------------------
 
 
@@ -176,7 +172,7 @@ def test_network_trains_and_is_counted(timm: FakeTimm) -> None:
     assert inference_parameters(network) == whole - norms - lower_heads
     assert flops(network, 64, 64) > 0
     network.eval()
-    images = _images(70, 90)
+    images = images_of(70, 90)
     with torch.no_grad():
         torch.testing.assert_close(
             fuse(network)(images).hierarchies[-1].logits, network(images).hierarchies[-1].logits, rtol=1e-4, atol=1e-4
@@ -295,7 +291,7 @@ def test_models_of_timm(name: str, channels: tuple[int, ...]) -> None:
     assert network.trunk.channels == (*channels, 256, 256)
     for height, width in ((97, 161), (33, 64), (1, 1)):
         with torch.no_grad():
-            output = network(_images(height, width))
+            output = network(images_of(height, width))
         assert output.map_shapes == [(math.ceil(height / s), math.ceil(width / s)) for s in STRIDES]
         assert output.hierarchies[-1].logits.isfinite().all()
     assert flops(network, 64, 64) > 0

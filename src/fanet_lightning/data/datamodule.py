@@ -171,7 +171,7 @@ class SharedMemory(NamedTuple):
     process: int
     descriptor: int
     limit_bytes: int
-    sizes_digest: str
+    sizes_hw: SizesHW
 
 
 class MemoryCache:
@@ -217,24 +217,18 @@ class MemoryCache:
 
     def address(self) -> SharedMemory:
         """For other processes that this one has not started, e.g. the ranks of a distributed run."""
-        return SharedMemory(_machine(), os.getpid(), self._descriptor, self.limit_bytes, self._digest())
+        return SharedMemory(_machine(), os.getpid(), self._descriptor, self.limit_bytes, self.sizes_hw)
 
     def use(self, address: SharedMemory) -> None:
         """Share the memory of another process's cache of the same images, in place of one's own.
 
         Raises:
             OSError: the other process is gone, or this system does not let processes share files in this way.
-            ValueError: the other cache is of images of other sizes.
         """
-        if address.sizes_digest != self._digest():
-            raise ValueError(f"process {address.process} has found images of other sizes")
         descriptor = os.open(f"/proc/{address.process}/fd/{address.descriptor}", os.O_RDWR)
         os.close(self._descriptor)
-        self.limit_bytes = address.limit_bytes
+        self.limit_bytes, self.sizes_hw = address.limit_bytes, address.sizes_hw
         self._open(descriptor)
-
-    def _digest(self) -> str:
-        return hashlib.sha256(self.sizes_hw.tobytes()).hexdigest()
 
     def _open(self, descriptor: int) -> None:
         nbytes = 3 * self.sizes_hw.prod(axis=1)
@@ -298,6 +292,8 @@ def _gib(nbytes: float) -> str:
 
 def _anonymous_file() -> int:
     """A file without a name, in memory where the system has such files; it is gone with the last process."""
+    # Not share_memory_(): it takes every page at once, of /dev/shm, which containers hold at 64 MB, and processes that
+    # were started apart, as ranks are, cannot open it.
     if hasattr(os, "memfd_create"):
         return os.memfd_create("fanet_images")
     with tempfile.TemporaryFile() as file:
@@ -879,9 +875,9 @@ def _shared_by_ranks(cache: MemoryCache) -> MemoryCache | None:
     torch.distributed.all_gather_object(addresses, mine)
     first = next(address for address in addresses if address.machine == mine.machine)
     try:
-        if first != mine:
+        if first.process != mine.process:
             cache.use(first)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         # One cache each would take several times what was asked for.
         log.warning("cache=memory: this rank reads all files itself (%s)", error)
         return None
