@@ -23,11 +23,11 @@ TRAIN: dict[str, list[Face]] = {
 VAL: dict[str, list[Face]] = {"street/d": [(20, 10, 40, 50, False, "face")], "e": []}
 
 
-def write_picture(path: Path, size_wh: tuple[int, int] = (WIDTH, HEIGHT)) -> None:
-    """A picture of one colour; the format follows the extension."""
+def write_image(path: Path, size_wh: tuple[int, int] = (WIDTH, HEIGHT)) -> None:
+    """An image of one color; the format follows the extension."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    colour = tuple(np.random.default_rng(len(path.name)).integers(0, 255, 3).tolist())
-    Image.new("RGB", size_wh, colour).save(path)
+    color = tuple(np.random.default_rng(len(path.name)).integers(0, 255, 3).tolist())
+    Image.new("RGB", size_wh, color).save(path)
 
 
 def write_coco(root: Path, parts: Mapping[str, Mapping[str, Sequence[Face]]]) -> None:
@@ -35,7 +35,7 @@ def write_coco(root: Path, parts: Mapping[str, Mapping[str, Sequence[Face]]]) ->
         names = sorted({face[5] for own in faces.values() for face in own} | {"face"})
         images, annotations = [], []
         for number, (image_id, own) in enumerate(faces.items(), start=10):
-            write_picture(root / "images" / part / f"{image_id}.jpg")
+            write_image(root / "images" / part / f"{image_id}.jpg")
             images.append({"id": number, "file_name": f"{image_id}.jpg", "width": WIDTH, "height": HEIGHT})
             for x, y, w, h, ignored, name in own:
                 annotations.append(
@@ -53,7 +53,7 @@ def write_yolo(root: Path, parts: Mapping[str, Mapping[str, Sequence[Face]]]) ->
     names = sorted({face[5] for own in parts.values() for faces in own.values() for face in faces} | {"face"})
     for part, faces in parts.items():
         for image_id, own in faces.items():
-            write_picture(root / "images" / part / f"{image_id}.jpg")
+            write_image(root / "images" / part / f"{image_id}.jpg")
             rows = [
                 f"{names.index(name)} {(x + w / 2) / WIDTH} {(y + h / 2) / HEIGHT} {w / WIDTH} {h / HEIGHT}"
                 for x, y, w, h, ignored, name in own
@@ -70,7 +70,7 @@ def write_yolo(root: Path, parts: Mapping[str, Mapping[str, Sequence[Face]]]) ->
 def write_voc(root: Path, parts: Mapping[str, Mapping[str, Sequence[Face]]]) -> None:
     for part, faces in parts.items():
         for image_id, own in faces.items():
-            write_picture(root / "JPEGImages" / f"{image_id}.jpg")
+            write_image(root / "JPEGImages" / f"{image_id}.jpg")
             objects = "".join(
                 f"<object>\n<name>{name}</name><difficult>{int(ignored)}</difficult>\n<bndbox><xmin>{x + 1}</xmin>"
                 f"<ymin>{y + 1}</ymin><xmax>{x + w}</xmax><ymax>{y + h}</ymax></bndbox></object>\n"
@@ -90,7 +90,7 @@ def write_wider_list(root: Path, parts: Mapping[str, Mapping[str, Sequence[Face]
     for part, faces in parts.items():
         lines = []
         for image_id, own in faces.items():
-            write_picture(root / "images" / part / f"{image_id}.jpg")
+            write_image(root / "images" / part / f"{image_id}.jpg")
             lines += [f"{image_id}.jpg", str(len(own))]
             lines += [f"{x} {y} {w} {h} 0 0 0 {int(ignored)} 0 0" for x, y, w, h, ignored, _ in own]
         (root / f"{part}.txt").write_text("\n".join(lines) + "\n")

@@ -29,13 +29,13 @@ from tests.data.folder_files import (
     Face,
     one_line,
     write_coco,
-    write_picture,
+    write_image,
     write_yolo,
 )
 from tests.data.wider_files import write_wider
 
 FORMATS = list(WRITERS)
-# Pixels. YOLO's shares have ten decimals, the others' pixels six.
+# Pixels. YOLO's normalized coordinates have ten decimals, the others' pixels six.
 TOLERANCE = 2e-6
 
 
@@ -271,7 +271,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_names_that_no_label_file_can_hold(tmp_path: Path) -> None:
-    write_picture(tmp_path / "yolo" / "images" / "train" / "two\nlines.jpg")
+    write_image(tmp_path / "yolo" / "images" / "train" / "two\nlines.jpg")
     write_yolo(tmp_path / "yolo", {"train": TRAIN, "val": VAL})
     with pytest.raises(InputError, match="no label file can hold this name"):
         convert(FolderSource(tmp_path / "yolo", "yolo"), "wider", tmp_path / "out")
@@ -299,7 +299,7 @@ def test_command_line(tmp_path: Path) -> None:
         (("out=new", "images=move"), "images=move is unknown"),
         (("out=new", "to=tfrecord"), "to=tfrecord is unknown"),
         (("out=new", "data.format=coco"), "looks like data.format=voc"),
-        # What convert has made itself: its record beside the labels is no COCO file.
+        # What convert has made itself: its record with the labels is no COCO file.
         (("data.root=out", "out=new", "data.format=coco"), "out looks like data.format=yolo"),
         (("out=new", "overwrite=perhaps"), "overwrite=perhaps is neither true nor false"),
         ((), "out=… must be given"),

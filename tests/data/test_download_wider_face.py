@@ -58,7 +58,7 @@ def _files(root: Path, folder: str) -> dict[str, bytes]:
 def server(archives: dict[str, bytes]) -> Iterator[FileServer]:
     with file_server() as running:
         for part, content in archives.items():
-            running.serve(f"/{NAMES[part]}", Answer(content, etag=f'"{part}"'))
+            running.serve(f"/{NAMES[part]}", Answer(content))
         yield running
 
 
@@ -174,7 +174,7 @@ def test_killed_in_the_middle_and_resumed(
     part = root / ".download/WIDER_val.zip.part"
     for number, kind in enumerate((signal.SIGKILL, signal.SIGINT)):
         stalls = (1 << 16) + 1000
-        server.serve("/WIDER_val.zip", Answer(archives["val"], etag='"v"', stalls_after=stalls))
+        server.serve("/WIDER_val.zip", Answer(archives["val"], stalls_after=stalls))
         process = subprocess.Popen(
             command(*words), env=environment(), stderr=subprocess.PIPE, text=True, preexec_fn=_heed_interrupts
         )
@@ -189,7 +189,7 @@ def test_killed_in_the_middle_and_resumed(
             assert "what has arrived is kept" in stderr and "Traceback" not in stderr
         assert not (root / "WIDER_val").exists()
     kept = part.stat().st_size
-    server.serve("/WIDER_val.zip", Answer(archives["val"], etag='"v"'))
+    server.serve("/WIDER_val.zip", Answer(archives["val"]))
     done = run(*words)
     assert done.returncode == 0, done.stderr
     assert server.asked[-1].range == f"bytes={kept}-"
@@ -344,7 +344,7 @@ def test_archives_at_hand(manifest: Path, archives: dict[str, bytes], tmp_path: 
         (mirror / NAMES[part]).write_bytes(content)
     done = run("--root", root, "--source", mirror, "--manifest", manifest)
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in mirror.iterdir()} == set(NAMES.values()), "they are somebody's"
+    assert {path.name for path in mirror.iterdir()} == set(NAMES.values()), "they are a person's"
     assert len(load_wider_face(root, "train")) == 5
     # In the folder itself, as other programs leave them.
     other = tmp_path / "other"
@@ -415,9 +415,7 @@ def test_vgg16_from_a_mirror(tmp_path: Path) -> None:
     content = random.Random(0).randbytes(300_000)
     digest = hashlib.sha256(content).hexdigest()[:8]
     with file_server() as running:
-        url = running.serve(
-            f"/vgg16-{digest}.pth", Answer(content, etag='"v"', breaks_after=150_000), Answer(content, etag='"v"')
-        )
+        url = running.serve(f"/vgg16-{digest}.pth", Answer(content, breaks_after=150_000), Answer(content))
         words = ("--root", tmp_path / "weights", "--source", url, "--wait", 0.01)
         done = run(*words, script="download_vgg16")
         assert done.returncode == 0, done.stderr

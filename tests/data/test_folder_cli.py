@@ -22,7 +22,7 @@ from tests.data.folder_files import (
     WRITERS,
     Face,
     write_coco,
-    write_picture,
+    write_image,
     write_voc,
     write_wider_list,
     write_yolo,
@@ -54,7 +54,7 @@ def test_train_and_evaluate(place: str, tmp_path: Path) -> None:
     images = tmp_path / "mine" / "images" / "train" / place
     (images / "1.jpg").rename(images / "1.JPG")
     (images / "2.jpg").unlink()
-    write_picture(images / "2.png", (WIDTH, HEIGHT))
+    write_image(images / "2.png", (WIDTH, HEIGHT))
     words = ["data=folder", "data.root=mine", "data.format=yolo", "data.val.share=0.4"]
     trained = command("train", *TINY, *words, "out=run", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
@@ -118,8 +118,8 @@ def photo(path: Path, size_wh: tuple[int, int], orientation: int = 1) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    colour = sum(map(ord, path.name)) % 256
-    Image.new("RGB", size_wh, (colour, 90, 200 - orientation)).save(path, exif=exif)
+    color = sum(map(ord, path.name)) % 256
+    Image.new("RGB", size_wh, (color, 90, 200 - orientation)).save(path, exif=exif)
 
 
 # One face, at x 10 … 30, y 5 … 25 of the 200 × 100 stored pixels: where it is in the photo as it is shown.
@@ -243,7 +243,7 @@ def test_odd_boxes_in_the_official_layout(tmp_path: Path, tell: Callable[..., To
         listed.parent.mkdir(exist_ok=True)
         listed.write_text("".join(f"{name}\n1\n{row} 0 0 0 0 0 0\n" for name, row in rows.items()))
         for name in rows:
-            write_picture(tmp_path / f"WIDER_{split}" / "images" / name)
+            write_image(tmp_path / f"WIDER_{split}" / "images" / name)
     told = tell(convert, tmp_path, "data=wider_face", "to=coco", f"out={tmp_path / 'out'}")
     assert told.code == 0 and told.err.count("warning: ") == 1 and "4 of 4 boxes" in told.err
 
@@ -337,11 +337,11 @@ def test_a_format_is_recognised_or_asked_for(tmp_path: Path, tell: Callable[...,
     told = tell(convert, tmp_path / "mine", "to=yolo", f"out={tmp_path / 'out'}")
     assert told.code == 2 and told.err.count("\n") == 1
     assert all(text in told.err for text in ("coco (", "instances_train.json", "wider (", "train.txt", "data.format="))
-    # A list that is told is what it is, whatever lies beside it.
+    # A list that is told is what it is, whatever else is there.
     labels = [f"data.{part}.labels={part}.txt" for part in ("train", "val")]
     told = tell(convert, tmp_path / "mine", *labels, "to=yolo", f"out={tmp_path / 'out'}")
     assert told.code == 0 and "data.format=wider" in told.out
-    write_picture(tmp_path / "bare" / "a.jpg")
+    write_image(tmp_path / "bare" / "a.jpg")
     (tmp_path / "bare" / "readme.txt").write_text("nothing\n")
     (tmp_path / "bare" / "settings.json").write_text("{}")
     told = tell(convert, tmp_path / "bare", "to=yolo", f"out={tmp_path / 'no'}")

@@ -17,7 +17,7 @@ from tests.data.folder_files import (
     Face,
     one_line,
     write_coco,
-    write_picture,
+    write_image,
     write_voc,
     write_yolo,
 )
@@ -144,15 +144,15 @@ def test_yolo_shares_are_of_the_upright_image(tmp_path: Path) -> None:
 
 
 def test_yolo_without_any_label_file_is_a_mistake(tmp_path: Path) -> None:
-    write_picture(tmp_path / "images" / "train" / "a.jpg")
-    write_picture(tmp_path / "images" / "val" / "b.jpg")
+    write_image(tmp_path / "images" / "train" / "a.jpg")
+    write_image(tmp_path / "images" / "val" / "b.jpg")
     assert "holds no label file for the 1 images" in refusal(tmp_path, "yolo")
 
 
 def test_yolo_roboflow_and_side_by_side(tmp_path: Path) -> None:
     for part in ("train", "valid"):
-        write_picture(tmp_path / "robo" / part / "images" / "a.jpg")
-        write_picture(tmp_path / "beside" / part / "a.jpg")
+        write_image(tmp_path / "robo" / part / "images" / "a.jpg")
+        write_image(tmp_path / "beside" / part / "a.jpg")
         (tmp_path / "robo" / part / "labels").mkdir()
         for path in (tmp_path / "robo" / part / "labels" / "a.txt", tmp_path / "beside" / part / "a.txt"):
             path.write_text("0 0.5 0.5 0.5 0.5\n")

@@ -21,7 +21,7 @@ from tests.data.folder_files import (
     Face,
     one_line,
     write_coco,
-    write_picture,
+    write_image,
     write_wider_list,
     write_yolo,
 )
@@ -89,7 +89,7 @@ def test_lists_select(format: str, tmp_path: Path) -> None:
     assert refusal(tmp_path, format, **lists).endswith("did you mean event/004?")
     (tmp_path / "mine.txt").write_text("zzzz.png\n")
     assert refusal(tmp_path, format, **lists).endswith("correct the name, or take the line out")
-    write_picture(tmp_path / ("JPEGImages" if format == "voc" else "images/train") / "event" / "new.jpg")
+    write_image(tmp_path / ("JPEGImages" if format == "voc" else "images/train") / "event" / "new.jpg")
     (tmp_path / "mine.txt").write_text("event/004\nevent/new.jpg\n")
     assert format == "yolo" or "line 2: no label speaks of event/new" in refusal(tmp_path, format, **lists)
     (tmp_path / "mine.txt").write_text("event/004\n")
@@ -122,7 +122,7 @@ def test_names_in_other_letter_case_are_found_and_said(tmp_path: Path, capsys: p
     folder = tmp_path / "images" / "train"
     (folder / "party" / "a.jpg").rename(folder / "party" / "A.JPG")
     (folder / "party" / "b.jpg").unlink()
-    write_picture(folder / "party" / "b.png")
+    write_image(folder / "party" / "b.png")
     source = FolderSource(tmp_path, "coco")
     source.check()
     assert by_id(source.train())["party/A"].path == folder / "party" / "A.JPG"
@@ -130,7 +130,7 @@ def test_names_in_other_letter_case_are_found_and_said(tmp_path: Path, capsys: p
     assert "2 image names of the labels are spelt otherwise on disk, the first party/a.jpg: party/A.JPG" in (
         capsys.readouterr().out
     )
-    write_picture(folder / "party" / "B.png")
+    write_image(folder / "party" / "B.png")
     assert len(FolderSource(tmp_path, "coco").train()) == 3  # b.png differs from b.jpg by its extension alone
     (folder / "party" / "b.png").rename(folder / "party" / "B.webp")
     assert "'party/b.jpg' may be party/B.png or party/B.webp" in refusal(tmp_path, "coco")
@@ -140,7 +140,7 @@ def test_letter_case_of_yolo_labels(tmp_path: Path) -> None:
     """A label that fits one image to the letter is not another's."""
     write_yolo(tmp_path, {"train": {"a": ONE, "b": ONE}, "val": VAL})
     folder = tmp_path / "images" / "train"
-    write_picture(folder / "A.jpg")
+    write_image(folder / "A.jpg")
     (folder / "b.jpg").rename(folder / "B.jpeg")
     train = by_id(FolderSource(tmp_path, "yolo").train())
     assert {name: len(record.boxes_xyxy) for name, record in train.items()} == {"A": 0, "a": 1, "B": 1}
@@ -150,7 +150,7 @@ def test_letter_case_of_yolo_labels(tmp_path: Path) -> None:
 def test_images_that_differ_by_extension_alone(format: str, tmp_path: Path) -> None:
     WRITERS[format](tmp_path, {"train": {"a": ONE, "b": ONE}, "val": VAL})
     folder = tmp_path / "JPEGImages" if format == "voc" else tmp_path / "images" / "train"
-    write_picture(folder / "a.png")
+    write_image(folder / "a.png")
     if format == "voc":  # the XML says which of the two is meant
         assert by_id(FolderSource(tmp_path, format).train())["a"].path == folder / "a.jpg"
         label = tmp_path / "Annotations" / "a.xml"
@@ -197,7 +197,7 @@ def test_empty_image_files_are_no_matter_of_the_labels(format: str, tmp_path: Pa
 def test_inventories_hold_what_training_refuses(format: str, tmp_path: Path) -> None:
     WRITERS[format](tmp_path, {"train": TRAIN, "val": VAL})
     folder = tmp_path / "JPEGImages" if format == "voc" else tmp_path / "images" / "train"
-    write_picture(folder / "unlabelled.jpg")
+    write_image(folder / "unlabelled.jpg")
     (folder / "party" / "b.jpg").unlink()
     train, val = FolderSource(tmp_path, format).inventories()
     assert (train.part, val.part, train.folder) == ("train", "val", folder)
@@ -239,8 +239,8 @@ def test_a_part_without_a_face(tmp_path: Path) -> None:
         ({"format": "pascal"}, "data.format pascal is unknown"),
         ({"root": None}, "data.root is not given"),
         ({"root": "nowhere"}, "data.root=nowhere is not a directory"),
-        ({"points": "boxes"}, "data.points=boxes is unknown"),
-        ({"train": {"lables": "x"}}, "data.train.lables is unknown"),
+        ({"points": "boxes"}, "data.points=boxes is not"),
+        ({"train": {"lables": "x"}}, "data.train.lables=x is not known"),
         ({"val": {"share": 1.5}}, "data.val.share=1.5"),
         ({"val": {"share": 0.1, "images": "x"}}, "has a validation part"),
         ({"colour": 1}, "data=folder"),
@@ -254,8 +254,8 @@ def test_options_that_are_none(options: dict[str, object], expected: str, tmp_pa
 
 
 def test_names_that_lead_out_of_the_folder(tmp_path: Path) -> None:
-    write_picture(tmp_path / "in" / "a.jpg")
-    write_picture(tmp_path / "b.jpg")
+    write_image(tmp_path / "in" / "a.jpg")
+    write_image(tmp_path / "b.jpg")
     files = ImageFiles(tmp_path / "in")
     assert files.find(str(tmp_path / "in" / "a.jpg")).name == "a.jpg"
     assert files.find(".\\a.jpg").name == "a.jpg"
@@ -265,7 +265,7 @@ def test_names_that_lead_out_of_the_folder(tmp_path: Path) -> None:
 
 
 def test_links_in_a_circle_end(tmp_path: Path) -> None:
-    write_picture(tmp_path / "a" / "x.jpg")
+    write_image(tmp_path / "a" / "x.jpg")
     (tmp_path / "a" / "again").symlink_to(tmp_path, target_is_directory=True)
     assert ImageFiles(tmp_path).names == ["a/x.jpg"]
 
@@ -275,7 +275,7 @@ def test_links_in_a_circle_end(tmp_path: Path) -> None:
 )
 def test_every_extension_is_listed_read_and_measured(extension: str, tmp_path: Path) -> None:
     path = tmp_path / f"a{extension}"
-    write_picture(path, (33, 21))
+    write_image(path, (33, 21))
     assert ImageFiles(tmp_path).names == [path.name]
     assert read_image_frame(path).upright_wh == (33, 21)
     assert read_image_rgb(path).shape == (21, 33, 3)

@@ -19,8 +19,8 @@ from fanet_lightning.data import images
 from fanet_lightning.data.images import UnreadableImage, check_image, read_image_rgb, read_image_size
 
 
-def picture(height: int = 40, width: int = 56) -> np.ndarray:
-    """Smooth colours, all channels different, no symmetry."""
+def gradient(height: int = 40, width: int = 56) -> np.ndarray:
+    """Smooth colors, all channels different, no symmetry."""
     y, x = np.mgrid[0:height, 0:width]
     return np.stack([60 + 3 * x, 200 - 2 * y, 40 + x + 2 * y], axis=-1).astype(np.uint8)
 
@@ -42,14 +42,14 @@ def assert_close(path: Path, expected: np.ndarray, tolerance: int = 4) -> None:
     "options", [{}, {"progressive": True}, {"optimize": True}, {"subsampling": 0}, {"subsampling": 2}]
 )
 def test_jpeg_is_decoded_as_others_do(tmp_path: Path, options: dict[str, object]) -> None:
-    path = saved(tmp_path / "a.jpg", Image.fromarray(picture()), quality=97, **options)
-    assert_close(path, picture(), tolerance=8)
+    path = saved(tmp_path / "a.jpg", Image.fromarray(gradient()), quality=97, **options)
+    assert_close(path, gradient(), tolerance=8)
     np.testing.assert_array_equal(read_image_rgb(path), np.asarray(Image.open(path)))
     np.testing.assert_array_equal(read_image_rgb(path), cv2.imread(str(path))[..., ::-1])
 
 
 def test_the_fast_way_is_taken_for_plain_jpegs_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = Image.fromarray(picture())
+    image = Image.fromarray(gradient())
     exif = Image.Exif()
     exif[0x0112] = 6
     cases = {
@@ -72,25 +72,25 @@ def test_the_fast_way_is_taken_for_plain_jpegs_only(tmp_path: Path, monkeypatch:
 def test_exif_orientation(tmp_path: Path, orientation: int, suffix: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = saved(tmp_path / f"a.{suffix}", Image.fromarray(picture()), exif=exif)
+    path = saved(tmp_path / f"a.{suffix}", Image.fromarray(gradient()), exif=exif)
     np.testing.assert_array_equal(read_image_rgb(path), np.asarray(ImageOps.exif_transpose(Image.open(path))))
     assert read_image_size(path) == ((40, 56) if orientation < 5 else (56, 40))
 
 
 def test_a_broken_exif_block_does_not_matter(tmp_path: Path) -> None:
-    path = saved(tmp_path / "a.jpg", Image.fromarray(picture()), exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
-    assert_close(path, picture(), tolerance=16)
+    path = saved(tmp_path / "a.jpg", Image.fromarray(gradient()), exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
+    assert_close(path, gradient(), tolerance=16)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "tif"])
 def test_grey(tmp_path: Path, suffix: str) -> None:
-    grey = picture()[..., 0]
+    grey = gradient()[..., 0]
     path = saved(tmp_path / f"a.{suffix}", Image.fromarray(grey))
     assert_close(path, np.repeat(grey[..., None], 3, axis=2))
 
 
 def test_black_and_white_and_palette(tmp_path: Path) -> None:
-    mask = picture()[..., 0] > 128
+    mask = gradient()[..., 0] > 128
     path = saved(tmp_path / "a.png", Image.fromarray(mask))
     assert_close(path, np.repeat(mask[..., None] * np.uint8(255), 3, axis=2), tolerance=0)
     palette = Image.fromarray(mask.astype(np.uint8), mode="P")
@@ -128,12 +128,12 @@ def test_sixteen_bits(tmp_path: Path) -> None:
     assert_close(tmp_path / "g.png", expected, tolerance=0)
     assert cv2.imwrite(str(tmp_path / "g.tif"), values)
     assert_close(tmp_path / "g.tif", expected, tolerance=0)
-    colour = np.stack([values, values * 0, values * 0 + 65535], axis=-1)  # BGR
-    assert cv2.imwrite(str(tmp_path / "c.png"), colour)
+    color = np.stack([values, values * 0, values * 0 + 65535], axis=-1)  # BGR
+    assert cv2.imwrite(str(tmp_path / "c.png"), color)
     rgb = np.stack([grey * 0 + 255, grey * 0, grey], axis=-1)
     assert_close(tmp_path / "c.png", rgb, tolerance=0)
-    # Half transparent: half of the colour and half of white.
-    alpha = np.concatenate([colour, np.full((1, 6, 1), 32768, np.uint16)], axis=-1)
+    # Half transparent: half of the color and half of white.
+    alpha = np.concatenate([color, np.full((1, 6, 1), 32768, np.uint16)], axis=-1)
     assert cv2.imwrite(str(tmp_path / "a.png"), alpha)
     assert_close(tmp_path / "a.png", ((rgb.astype(int) + 255) / 2).round().astype(np.uint8), tolerance=1)
 
@@ -158,14 +158,14 @@ def test_cmyk(tmp_path: Path, adobe: bool) -> None:
     inks[:, 48:] = (0, 255, 255, 0)  # magenta and yellow: red
     (tmp_path / "a.jpg").write_bytes(cmyk_jpeg(inks, adobe))
     image = read_image_rgb(tmp_path / "a.jpg")
-    for column, colour in ((8, (255, 255, 255)), (24, (0, 255, 255)), (40, (0, 0, 0)), (56, (255, 0, 0))):
-        assert np.abs(image[8, column].astype(int) - colour).max() <= 6
+    for column, color in ((8, (255, 255, 255)), (24, (0, 255, 255)), (40, (0, 0, 0)), (56, (255, 0, 0))):
+        assert np.abs(image[8, column].astype(int) - color).max() <= 6
 
 
 def test_adobe_rgb_transform(tmp_path: Path) -> None:
     # Stored as RGB, not YCbCr: Adobe's transform is 0.
-    path = saved(tmp_path / "a.jpg", Image.fromarray(picture()), quality=98, keep_rgb=True)
-    assert_close(path, picture(), tolerance=8)
+    path = saved(tmp_path / "a.jpg", Image.fromarray(gradient()), quality=98, keep_rgb=True)
+    assert_close(path, gradient(), tolerance=8)
 
 
 @pytest.mark.parametrize("progressive", [False, True])
@@ -188,7 +188,7 @@ def test_truncated_jpeg_is_never_half_a_picture(tmp_path: Path, progressive: boo
         read_image_rgb(tmp_path / "cut.jpg")
     (tmp_path / "cut.jpg").write_bytes(content + b"\xff")
     assert read_image_rgb(tmp_path / "cut.jpg").shape == (96, 128, 3)
-    # Bytes behind the picture are harmless.
+    # Bytes after the image are harmless.
     (tmp_path / "more.jpg").write_bytes(content + b"trailer" * 50)
     np.testing.assert_array_equal(read_image_rgb(tmp_path / "more.jpg"), read_image_rgb(tmp_path / "a.jpg"))
 
@@ -236,7 +236,7 @@ def test_heic_asks_for_its_plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             read(path)
     # An AVIF may call itself by the same brand; Pillow reads that one itself.
     monkeypatch.setattr(images, "is_heic", lambda _: True)
-    saved(tmp_path / "other.png", Image.fromarray(picture()))
+    saved(tmp_path / "other.png", Image.fromarray(gradient()))
     assert read_image_rgb(tmp_path / "other.png").shape == (40, 56, 3)
     assert read_image_size(tmp_path / "other.png") == (40, 56)
 
@@ -260,7 +260,7 @@ def test_huge_images_are_named_before_they_are_decoded(tmp_path: Path) -> None:
     (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
     with pytest.raises(UnreadableImage, match="178,956,970"):
         read_image_rgb(tmp_path / "bomb.png")
-    content = bytearray(saved(tmp_path / "a.jpg", Image.fromarray(picture())).read_bytes())
+    content = bytearray(saved(tmp_path / "a.jpg", Image.fromarray(gradient())).read_bytes())
     frame = content.index(b"\xff\xc0")
     content[frame + 5 : frame + 9] = struct.pack(">HH", 60_000, 50_000)
     (tmp_path / "bomb.jpg").write_bytes(bytes(content))
@@ -271,7 +271,7 @@ def test_huge_images_are_named_before_they_are_decoded(tmp_path: Path) -> None:
 def test_compressed_text_bomb_is_an_unreadable_image(tmp_path: Path) -> None:
     text = PngImagePlugin.PngInfo()
     text.add_text("k", "x" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
-    path = saved(tmp_path / "a.png", Image.fromarray(picture()), pnginfo=text)
+    path = saved(tmp_path / "a.png", Image.fromarray(gradient()), pnginfo=text)
     with pytest.raises(UnreadableImage, match="text"):
         read_image_rgb(path)
 
@@ -291,9 +291,9 @@ def test_real_images_decode_as_pillow_does(shared_data: Path) -> None:
 
 def test_the_end_marker_of_a_thumbnail_is_not_the_pictures(tmp_path: Path) -> None:
     thumbnail = io.BytesIO()
-    Image.fromarray(picture(8, 8)).save(thumbnail, "JPEG")
+    Image.fromarray(gradient(8, 8)).save(thumbnail, "JPEG")
     assert b"\xff\xd9" in thumbnail.getvalue()
-    path = saved(tmp_path / "a.jpg", Image.fromarray(picture()), comment=thumbnail.getvalue())
+    path = saved(tmp_path / "a.jpg", Image.fromarray(gradient()), comment=thumbnail.getvalue())
     content = path.read_bytes()
     np.testing.assert_array_equal(read_image_rgb(path), np.asarray(Image.open(path)))
     path.write_bytes(content[:-30] + bytes(30))
@@ -308,22 +308,22 @@ def images_of_all_kinds(folder: Path) -> list[Path]:
     """Both decoders' formats, plain and turned, with a head longer than what is read at first."""
     exif = Image.Exif()
     exif[0x0112] = 6
-    colour = Image.fromarray(picture(40, 56))
+    color = Image.fromarray(gradient(40, 56))
     long_head = b"".join(b"\xff\xfe" + struct.pack(">H", 65_002) + bytes(65_000) for _ in range(3))
-    plain = saved(folder / "plain.jpg", colour).read_bytes()
+    plain = saved(folder / "plain.jpg", color).read_bytes()
     (folder / "long.jpg").write_bytes(plain[:2] + long_head + plain[2:])
     (folder / "cmyk.jpg").write_bytes(cmyk_jpeg(np.full((40, 56, 4), 90, np.uint8), adobe=True))
     return [
         folder / "plain.jpg",
         folder / "long.jpg",
         folder / "cmyk.jpg",
-        saved(folder / "progressive.jpg", colour, progressive=True),
-        saved(folder / "grey.jpg", colour.convert("L")),
-        saved(folder / "turned.jpg", colour, exif=exif),
-        saved(folder / "turned.png", colour, exif=exif),
-        saved(folder / "a.png", colour),
-        saved(folder / "a.bmp", colour),
-        saved(folder / "palette.gif", colour.convert("P")),
+        saved(folder / "progressive.jpg", color, progressive=True),
+        saved(folder / "grey.jpg", color.convert("L")),
+        saved(folder / "turned.jpg", color, exif=exif),
+        saved(folder / "turned.png", color, exif=exif),
+        saved(folder / "a.png", color),
+        saved(folder / "a.bmp", color),
+        saved(folder / "palette.gif", color.convert("P")),
     ]
 
 

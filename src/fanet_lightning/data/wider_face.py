@@ -294,8 +294,6 @@ def load_wider_face(
             have.
     """
     root = Path(root)
-    if split not in SPLITS:
-        raise InputError(f"split={split} is unknown; take one of {', '.join(SPLITS)}")
     folder = root / f"WIDER_{split}" / "images"
     source = Path(annotations) if annotations is not None else default_annotations(root)
     if not folder.is_dir():

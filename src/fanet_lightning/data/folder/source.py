@@ -258,11 +258,16 @@ class FolderSource:
             raise InputError("data.root is not given: set data.root=DIR, the folder of the images and labels")
         self.root = Path(root)
         self._train, self._val = dict(train or {}), dict(val or {})
-        _check_keys(self._train, self._val)
-        if points not in (None, "landmarks", "polygon"):
-            raise InputError(f"data.points={points} is unknown; take landmarks or polygon")
-        if isinstance(origin, bool) or origin not in (0, 1):
-            raise InputError(f"data.origin={origin}: the first pixel is 0 or 1")
+        share = self._val.get("share")
+        for key, value, sound, what in (
+            *((f"train.{key}", value, key in PART_KEYS, "known") for key, value in self._train.items()),
+            *((f"val.{key}", value, key in (*PART_KEYS, "share"), "known") for key, value in self._val.items()),
+            ("val.share", share, share is None or (type(share) in (int, float) and 0 < share < 1), "between 0 and 1"),
+            ("points", points, points in (None, "landmarks", "polygon"), "landmarks or polygon"),
+            ("origin", origin, type(origin) is int and origin in (0, 1), "0 or 1"),
+        ):
+            if not sound:
+                raise InputError(f"data.{key}={value} is not {what}")
         self.format = format
         wanted = [classes] if isinstance(classes, str | int) else classes
         self._options: dict[str, Any] = {
@@ -459,13 +464,3 @@ def carved(image_ids: Sequence[str], share: float) -> set[str]:
 
 def _without(labels: PartLabels, image_ids: set[str]) -> PartLabels:
     return replace(labels, images=[image for image in labels.images if image.image_id not in image_ids])
-
-
-def _check_keys(train: Mapping[str, Any], val: Mapping[str, Any]) -> None:
-    for part, given, known in (("train", train, PART_KEYS), ("val", val, (*PART_KEYS, "share"))):
-        unknown = [key for key in given if key not in known]
-        if unknown:
-            raise InputError(f"data.{part}.{unknown[0]} is unknown; data.{part} takes {', '.join(known)}")
-    share = val.get("share")
-    if share is not None and (isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1):
-        raise InputError(f"data.val.share={share}: give a fraction above 0 and below 1")
