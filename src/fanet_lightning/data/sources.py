@@ -15,7 +15,7 @@ Boxes are those of the files, without a shift. FDDB, PASCAL face and AFW are for
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,6 @@ from fanet_lightning.data.folder.labels import warn_of_odd_boxes
 from fanet_lightning.data.folder.source import FolderSource
 from fanet_lightning.data.folder.wider import split_inventory
 from fanet_lightning.data.records import ImageRecord, Inventory, check_apart, clean_record, refuse_missing
-from fanet_lightning.data.synthetic.dataset import prepare_synthetic, synthetic_parameters
 from fanet_lightning.data.wider_face import (
     WAYS_ON,
     all_usable_faces,
@@ -35,7 +34,6 @@ from fanet_lightning.data.wider_face import (
     listed_path,
     load_wider_face,
 )
-from fanet_lightning.score.fddb.benchmark import FddbBenchmark
 from fanet_lightning.score.fddb.ground_truth import FddbGroundTruth, read_fddb_ground_truth
 from fanet_lightning.score.pascal_face.benchmark import AfwBenchmark, PascalFaceBenchmark
 from fanet_lightning.score.pascal_face.ground_truth import (
@@ -48,6 +46,9 @@ from fanet_lightning.score.pascal_face.ground_truth import (
 from fanet_lightning.score.results import Benchmark
 from fanet_lightning.score.wider_face.benchmark import WiderFaceBenchmark
 from fanet_lightning.score.wider_face.ground_truth import GROUND_TRUTH_FOLDERS, GroundTruth, read_ground_truth
+
+if TYPE_CHECKING:
+    from fanet_lightning.score.fddb.benchmark import FddbBenchmark
 
 FOLDS_FOLDER = "FDDB-folds"
 IMAGES_FOLDER = "originalPics"
@@ -153,12 +154,15 @@ class FddbSource(_TestSet):
             self._truth = truth.select(sorted(truth.image_ids))
         return self._truth
 
-    def benchmark(self) -> FddbBenchmark:
+    def benchmark(self) -> "FddbBenchmark":
         """The benchmark that scores these images.
 
         Raises:
             InputError: an unknown ``ellipses``.
         """
+        # scipy.optimize takes a second to import, and no other source needs it.
+        from fanet_lightning.score.fddb.benchmark import FddbBenchmark
+
         images_root = self.root / IMAGES_FOLDER if self._image_sizes is None else None
         return FddbBenchmark(self._ellipses, self._image_sizes, images_root)
 
@@ -460,6 +464,9 @@ class SyntheticSource:
         Raises:
             InputError: a parameter is out of range, or ``root`` cannot be written.
         """
+        # Drawing needs torch for the number of cores; converting and scoring other sets do not.
+        from fanet_lightning.data.synthetic.dataset import synthetic_parameters
+
         synthetic_parameters(**self._options)
         check_writable(self._root, "data.root")
 
@@ -481,6 +488,8 @@ class SyntheticSource:
 
     def _prepared(self) -> WiderFaceSource:
         if self._wider is None:
+            from fanet_lightning.data.synthetic.dataset import prepare_synthetic
+
             self._wider = WiderFaceSource(prepare_synthetic(self._root, **self._options))
         return self._wider
 

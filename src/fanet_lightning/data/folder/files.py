@@ -64,9 +64,9 @@ class ImageFiles:
     def relative(self, written: str) -> str | None:
         """``written`` relative to the folder with POSIX slashes, or None where it leads out of it."""
         path = PurePosixPath(written.replace("\\", "/"))
-        folder = self.folder.resolve().as_posix()
-        if path.is_absolute() and path.is_relative_to(folder):
-            path = path.relative_to(folder)
+        if path.is_absolute():
+            folder = self.folder.resolve().as_posix()
+            path = path.relative_to(folder) if path.is_relative_to(folder) else path
         outside = path.is_absolute() or ".." in path.parts or not path.parts
         return None if outside else path.as_posix()
 
