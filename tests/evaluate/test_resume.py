@@ -22,18 +22,18 @@ KILLED = """
 import os, signal, sys
 from fanet_lightning.evaluate import __main__ as evaluate
 from fanet_lightning.evaluate import runner
-whole = runner.Journal.add
+whole = runner.Journal.append
 count = 0
-def add(self, item):
+def append(self, value):
     global count
-    count += 1
+    count += "image_id" in value
     if count == {images}:
         size = os.fstat(self._file.fileno()).st_size
-        whole(self, item)
+        whole(self, value)
         os.ftruncate(self._file.fileno(), (size + os.fstat(self._file.fileno()).st_size) // 2)
         os.kill(os.getpid(), signal.SIGKILL)
-    whole(self, item)
-runner.Journal.add = add
+    whole(self, value)
+runner.Journal.append = append
 sys.exit(evaluate.main(sys.argv[1:]))
 """
 IMAGES = 7
@@ -76,7 +76,7 @@ def results(out: Path) -> tuple[dict[str, bytes], dict[str, object]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["original", "multiscale_quick"])
 def test_killed_and_started_again_gives_the_same(folder: Path, protocol: str) -> None:
-    """Killed twice: at the third image, then two further on; image reading has two processes of its own."""
+    """Killed twice: at the third image, then two further on; two threads read images."""
     plain, killed = f"plain_{protocol}", f"killed_{protocol}"
     options = [f"protocol={protocol}", "detection.keep=50"]
     if protocol != "original":
@@ -105,7 +105,7 @@ def test_other_settings_start_over(folder: Path) -> None:
     done = run(["-m", "fanet_lightning.evaluate", *command, "detection.keep=40"])
     assert done.returncode == 0, done.stderr
     assert "starting over: " in done.stdout and "is of other settings (detection)" in done.stdout
-    assert "going on" not in done.stdout
+    assert "resuming" not in done.stdout
     rows = [int(path.read_text().splitlines()[1]) for path in (folder / "other/predictions").rglob("*.txt")]
     assert len(rows) == IMAGES and max(rows) <= 40
 

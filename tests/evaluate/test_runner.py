@@ -20,7 +20,6 @@ from fanet_lightning.detect.detector import FaceDetector
 from fanet_lightning.detect.journal import Journal
 from fanet_lightning.evaluate import __main__ as verb_main
 from fanet_lightning.evaluate import runner as inference
-from fanet_lightning.evaluate import runner as verb
 from fanet_lightning.evaluate.__main__ import choose_split, data_of_run
 from fanet_lightning.evaluate.runner import evaluate
 from fanet_lightning.models.fanet import build_network
@@ -129,11 +128,8 @@ def test_top_edges_are_lowered_before_writing(checkpoint: Path, tmp_path: Path) 
     np.testing.assert_allclose(rows[0.25], np.stack([x1, y1 + 0.25 * (y2 - y1), x2, y2], axis=1), atol=1e-4)
 
 
-def test_a_folder_takes_one_evaluation_at_a_time(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_takes_one_evaluation_at_a_time(checkpoint: Path, tmp_path: Path) -> None:
     source, out = Source(tmp_path, [(64, 96)]), tmp_path / "out"
-    monkeypatch.setattr(verb, "LOCK_PATIENCE_SECONDS", 0.0)
     with locked(out), pytest.raises(InputError, match=r"out is in use by a run of evaluate \(process \d+ on "):
         evaluate(checkpoint, source, ORIGINAL, out, device="cpu", workers=0)
     evaluate(checkpoint, source, ORIGINAL, out, device="cpu", workers=0)
@@ -157,21 +153,15 @@ def test_images_that_are_done_are_not_looked_at_again(checkpoint: Path, tmp_path
 # The images
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_images_too_large_to_be_handed_over(
-    checkpoint: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same faces, in the records' order, whoever has read the image."""
+def test_whoever_reads_the_images_the_faces_are_the_same(checkpoint: Path, tmp_path: Path) -> None:
     records = Source(tmp_path, [(64, 96), (200, 210), (40, 41), (300, 100)]).val()
     detector = FaceDetector.from_checkpoint(checkpoint)
 
-    def detect(name: str) -> dict[str, Any]:
-        with Journal(tmp_path / name, {}) as journal:
+    def detect(workers: int) -> dict[str, Any]:
+        with Journal(tmp_path / f"{workers}", {}) as journal:
             return inference.detect_records(detector, records, TestScale("original"), workers, journal)
 
-    expected = detect("first")
-    monkeypatch.setattr(inference, "LARGEST_SHARED_BYTES", 3 * 10_000)
-    found = detect("second")
+    expected, found = detect(0), detect(2)
     assert list(found) == list(expected) == [record.image_id for record in records]
     for image_id, item in found.items():
         assert len(item.detections.scores) and item.passes == expected[image_id].passes

@@ -291,7 +291,7 @@ def in_order(
         images_together: how many of the size of a given one ``detect_alike`` shall be given. Where it is 1, the faces
             of an image come out before the next one is waited for.
     """
-    read = in_threads(images, prepare_one, threads=READERS, most=2 * READERS, size=_ready_bytes)
+    read = in_threads(images, prepare_one, threads=READERS, most=2 * READERS, size=ready_bytes)
     waiting: deque[_Waiting] = deque()
     more = True
     try:
@@ -317,7 +317,8 @@ def in_order(
         read.close()
 
 
-def _ready_bytes(_: Any, future: "Future[Prepared]") -> int:
+def ready_bytes(_: Any, future: "Future[Prepared]") -> int:
+    """What an image takes that has been read ahead, for :func:`in_threads`."""
     return future.result().pixels.nbytes if future.done() and future.exception() is None else 0
 
 

@@ -4,29 +4,28 @@ import base64
 import hashlib
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from rich.progress import track
 
 from fanet_lightning.cli.device import device_name
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_writable, file_sha256
 from fanet_lightning.cli.provenance import code_sha256, locked, made_by
-from fanet_lightning.data.datamodule import EvalDataset, in_shared_memory
 from fanet_lightning.data.records import ImageRecord
 from fanet_lightning.data.transforms import TestScale
 from fanet_lightning.detect.detector import FaceDetector, open_detector
 from fanet_lightning.detect.journal import Journal
 from fanet_lightning.detect.multiscale import MultiScale, PassRecord, build_protocol, full_settings
-from fanet_lightning.detect.stream import in_image
+from fanet_lightning.detect.stream import Prepared, StreamSettings, in_image, in_threads, network_input, ready_bytes
 from fanet_lightning.evaluate import outputs as files
 from fanet_lightning.evaluate.outputs import JOURNAL_FILE, SUBMISSION_FILE, Inferred, check_out
 from fanet_lightning.models.pretrained import locate, weights_file
-from fanet_lightning.ops.structures import Detections, EvalBatch
+from fanet_lightning.ops.structures import Detections
 from fanet_lightning.score.results import SCORES_FILE
 
 VERSION = 1
@@ -66,11 +65,6 @@ def _from_plain(value: Mapping[str, Any]) -> Inferred:
     return Inferred(value["image_id"], found, [PassRecord(*step) for step in value["passes"]], value["seconds"])
 
 
-# Worker processes hand images over in shared memory, of which containers often have 64 MB. Larger images are read by
-# the process that wants them.
-LARGEST_SHARED_BYTES = 16 * 2**20
-
-
 def done_before(journal: Journal) -> dict[str, Inferred]:
     """The images that an earlier process left in a journal with the same settings."""
     return {item.image_id: item for item in map(_from_plain, journal.lines if journal.resumed else ())}
@@ -88,71 +82,45 @@ def detect_records(
     Args:
         detector: boxes come out in pixels of the original image, clipped to it.
         scale: a single test scale, or several.
-        workers: processes that read and resize images; 0 reads between two images.
+        workers: threads that read and resize images; 0 reads between two images.
         journal: open; what is found is added to it image by image.
 
     Raises:
         UnreadableImage: a file is missing or broken.
         InputError: an image does not fit into memory, or the journal's disk is full.
     """
-    from rich.progress import track
-
     found = done_before(journal)
     missing = [record for record in records if record.image_id not in found]
+    settings = StreamSettings(scale, 0.0, "rgb")
     start = time.perf_counter()
-    batches = track(_batches(missing, scale, workers), "detecting", len(missing), disable=not sys.stderr.isatty())
-    for batch in batches:
-        detections, passes = _detect(detector, batch, scale)
+    read = in_threads(
+        missing,
+        lambda record: settings.prepare(record.path),
+        threads=max(1, workers),
+        most=max(1, 2 * workers),
+        size=ready_bytes,
+    )
+    for record, reading in track(read, "detecting", len(missing), disable=not sys.stderr.isatty()):
+        detections, passes = _detect(detector, reading.result(), scale)
         now = time.perf_counter()
-        item = Inferred(batch.image_ids[0], detections, passes, now - start)
+        found[record.image_id] = item = Inferred(record.image_id, detections, passes, now - start)
         start = now
         journal.append(to_plain(item))
-        found[item.image_id] = item
     return {record.image_id: found[record.image_id] for record in records}
 
 
 def _detect(
-    detector: FaceDetector, batch: EvalBatch, scale: TestScale | MultiScale
+    detector: FaceDetector, image: Prepared, scale: TestScale | MultiScale
 ) -> tuple[Detections, list[PassRecord]]:
     if isinstance(scale, MultiScale):
-        return scale.detect(detector.backend, np.ascontiguousarray(batch.images[0].permute(1, 2, 0).numpy()))
-    height, width = batch.size_hw[0].tolist()
-    found, tiles = detector.backend.find(batch.images, scale.tile_pixels)
-    rows, columns = batch.images.shape[-2:]
-    step = PassRecord(rows / height, False, rows, columns, tiles, len(found))
-    return in_image(found, batch.scale_xy[0], height, width), [step]
-
-
-class _SmallEnough(Dataset[EvalBatch]):
-    """As :class:`EvalDataset`, without the pixels of images that are too large to be handed over."""
-
-    def __init__(self, images: EvalDataset) -> None:
-        self._images = images
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, index: int) -> EvalBatch:
-        batch = self._images[index]
-        if batch.images.numel() > LARGEST_SHARED_BYTES:
-            batch = batch._replace(images=torch.empty(0, dtype=torch.uint8))
-        return in_shared_memory(batch)  # type: ignore[no-any-return]
-
-
-def _batches(records: Sequence[ImageRecord], scale: TestScale | MultiScale, workers: int) -> Iterator[EvalBatch]:
-    """One image a batch, in order."""
-    # Several scales start from the image as it is.
-    images = EvalDataset(records, scale if isinstance(scale, TestScale) else TestScale("original"))
-    if not workers or not records:
-        yield from (images[index] for index in range(len(images)))
-        return
-    for index, batch in enumerate(DataLoader(_SmallEnough(images), batch_size=None, num_workers=workers)):
-        yield batch if batch.images.numel() else images[index]
+        return scale.detect(detector.backend, image.pixels)
+    found, tiles = detector.backend.find(network_input([image]), scale.tile_pixels)
+    rows, columns = image.pixels.shape[:2]
+    step = PassRecord(rows / image.height, False, rows, columns, tiles, len(found))
+    return in_image(found, torch.from_numpy(image.scale_xy), image.height, image.width), [step]
 
 
 PACKAGES = ("fanet-lightning", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy", "opencv-python-headless")
-# The loader processes of a killed evaluation hold its lock until they notice, within five seconds.
-LOCK_PATIENCE_SECONDS = 15.0
 
 
 def evaluate(
@@ -188,7 +156,7 @@ def evaluate(
         out: folder, made if need be.
         device: ``auto``, ``cpu``, ``cuda`` …
         precision: ``auto``, ``32-true`` or ``bf16-mixed``.
-        workers: processes that read and resize images.
+        workers: threads that read and resize images.
         detection: keyword arguments of :func:`fanet_lightning.ops.postprocess.detect`.
         resume: ``auto`` resumes where an evaluation with the same settings was cut off; False starts over.
         lower_top: fraction of its height by which a box's top edge is moved down before it is written, see
@@ -223,7 +191,7 @@ def evaluate(
     )  # fmt: skip
     fingerprint = {**{key: origin[key] for key in depends_on}, "code": code_sha256(), "images": images_sha256(records)}
     label = f"{source.name}, {len(records)} images, protocol {protocol['name']}"
-    with locked(out, "run of evaluate", LOCK_PATIENCE_SECONDS):
+    with locked(out, "run of evaluate"):
         settings = {"version": VERSION, **fingerprint}
         journal = Journal(out / JOURNAL_FILE, settings, resume=resume == "auto", checksums=True)
         print(_opening(journal, len(records), protocol["name"], device_name(device)), flush=True)
