@@ -488,7 +488,7 @@ class FaceDetector:
 
         Raises:
             InputError: an image that cannot be read or is none, an unknown protocol, or a threshold outside 0 … 1. Of
-                several images the first bad one ends it all; :meth:`detect_each` goes on.
+                several images the first bad one ends it all; :meth:`detect_each` continues.
         """
         if not is_one_image(images):
             found = []

@@ -1,8 +1,6 @@
-"""Test protocols: one scale, a flip, a pyramid of scales with box voting; protocols by name.
+"""Test protocols: one scale, or a flip and a pyramid of scales with box voting; protocols by name.
 
-The multi-scale test of the paper's last row: a flip, a pyramid of scales, box voting.
-
-After S3FD's test script (sfzhang15/SFD, sfd_test_code/WIDER_FACE/wider_test.py), which FANet's numbers follow. What is
+The multi-scale test is that of the paper's last row, after S3FD's test script (sfzhang15/SFD, sfd_test_code/WIDER_FACE/wider_test.py), which FANet's numbers follow. What is
 done differently, and why, is in :class:`MultiScale`.
 """
 

@@ -1,23 +1,19 @@
-"""Large images: how many pixels fit, tiles, heads joined over tiles.
+"""Large images: how many pixels fit into memory, tiles, heads joined over tiles.
 
-Cutting a picture that is too large for memory into tiles that give the anchors of the whole.
-
-A tile is a core with a margin around it. The cores cover the picture without overlap, and an anchor belongs to the tile
-whose core it stands in. Tiles and cores start at multiples of the coarsest stride, so that pooling falls on the same
-pixels as in the whole picture, anchors stand at the same places, and none stands on an edge.
+A tile is a core with a margin around it. The cores cover the image without overlap, and an anchor belongs to the tile
+whose core it is in. Tiles and cores start at multiples of the coarsest stride, so that pooling falls on the same pixels
+as in the whole image, anchors are at the same places, and none is on an edge.
 
 The margin is what the network sees around an anchor. S3FD's and FANet's heads depend on pixels at most 410 from the
-centre of their anchor (conv7_2's do, which look 48 pixels further left and up than right and down), those of a dilated
+center of their anchor (conv7_2's do, which look 48 pixels further left and up than right and down), those of a dilated
 fc6 on 570; upsampling to a map of odd side shifts what a shallow anchor sees by up to half a cell of the deeper map.
 Rounded up to a multiple of 128: 640.
 
-The faces of a whole picture, its network run tile by tile.
-
-What is joined are the heads, not the boxes: each anchor of the picture is taken from the one tile that it belongs to,
-and score floor, top-k, NMS and the number of faces kept then see all of them together, numbered as in the whole. So
-seams leave no trace: a face on one is found once, and a box near one falls or stands by the same better boxes. Equal to
-the whole picture are the boxes, their order and their number; what differs is rounding, since convolutions of another
-size add in another order (about 1e-6 of a score), which decides only between anchors whose scores are that close.
+What is joined are the heads, not the boxes: each anchor of the image is taken from the one tile that it belongs to, and
+score floor, top-k, NMS and the number of faces kept then see all of them together, numbered as in the whole. So seams
+leave no trace: a face on one is found once, and a box near one falls or stays by the same better boxes. Boxes, their
+order and their number equal the whole image's; what differs is rounding, since convolutions of another size add in
+another order (about 1e-6 of a score), which decides only between anchors whose scores are that close.
 """
 
 import math
@@ -38,9 +34,9 @@ from fanet_lightning.ops.structures import Detections, HeadOutput, NetworkOutput
 
 
 class Tile(NamedTuple):
-    """Pixels ``x1`` … ``x2 - 1``, ``y1`` … ``y2 - 1`` of a picture, and the part whose anchors belong to it.
+    """Pixels ``x1`` … ``x2 - 1``, ``y1`` … ``y2 - 1`` of a image, and the part whose anchors belong to it.
 
-    ``core_xyxy`` is half-open. Its sides are multiples of :data:`STRIDE`, or sides of the picture.
+    ``core_xyxy`` is half-open. Its sides are multiples of :data:`STRIDE`, or sides of the image.
     """
 
     x1: int
@@ -95,10 +91,10 @@ def _spans(length: int, side: int) -> list[tuple[int, int, int, int]]:
 
 
 class Candidates(NamedTuple):
-    """Anchors of a picture that could become faces, N of them, ascending by number.
+    """Anchors of a image that could become faces, N of them, ascending by number.
 
-    ``logits`` (N, 2), ``offsets`` (N, 4), ``anchors_cxcywh`` (N, 4) in pixels of the picture, all float32; ``number``
-    (N,) int64, the anchor's index in the picture's :class:`AnchorGrid`.
+    ``logits`` (N, 2), ``offsets`` (N, 4), ``anchors_cxcywh`` (N, 4) in pixels of the image, all float32; ``number``
+    (N,) int64, the anchor's index in the image's :class:`AnchorGrid`.
     """
 
     logits: Tensor
@@ -113,16 +109,16 @@ def find_in_tiles(
     parts: Sequence[Tile],
     detection: Mapping[str, Any],
 ) -> Detections:
-    """Faces of one picture, as :func:`fanet_lightning.ops.postprocess.detect` finds them in the whole.
+    """Faces of one image, as :func:`fanet_lightning.ops.postprocess.detect` finds them in the whole.
 
     Args:
         run: the network on a tile (1, 3, h, w) uint8, which it brings to its device itself, with :func:`upsampling`.
-        images: (1, 3, H, W) uint8, the picture. It stays where it is; no copy of the whole is made.
+        images: (1, 3, H, W) uint8, the image. It stays where it is; no copy of the whole is made.
         parts: what :func:`tiles` gave for H and W.
         detection: keyword arguments of ``detect``.
 
     Returns:
-        Boxes in pixels of the picture, not clipped to it; on the network's device.
+        Boxes in pixels of the image, not clipped to it; on the network's device.
     """
     height, width = images.shape[-2:]
     whole = AnchorGrid(map_shapes(height, width))
@@ -140,7 +136,7 @@ def find_in_tiles(
 
 
 def map_shapes(height: int, width: int) -> tuple[tuple[int, int], ...]:
-    """Height and width of each detection map of a picture: pooling rounds up."""
+    """Height and width of each detection map of a image: pooling rounds up."""
     return tuple((-(-height // stride), -(-width // stride)) for stride in STRIDES)
 
 
@@ -174,7 +170,7 @@ def own_anchors(output: NetworkOutput, tile: Tile, whole: AnchorGrid) -> Candida
     for (rows, cells), (whole_rows, whole_cells), whole_start, stride, size in zip(
         shapes, whole.map_shapes, whole.starts, whole.strides, whole.sizes, strict=True
     ):
-        # A side of the picture may cut the last cell: rounded up. All other sides are multiples of the stride.
+        # A side of the image may cut the last cell: rounded up. All other sides are multiples of the stride.
         row = torch.arange(y1 // stride, -(-y2 // stride), device=logits.device)
         cell = torch.arange(x1 // stride, -(-x2 // stride), device=logits.device)
         local = (row - tile.y1 // stride)[:, None] * cells + (cell - tile.x1 // stride)

@@ -1,4 +1,4 @@
-"""Faces drawn into a image: boxes colored by confidence, and the color bar next to them (paper, figure 9).
+"""Faces drawn into an image: boxes colored by confidence, and the color bar next to them (paper, figure 9).
 
 Everything here is NumPy, OpenCV and Pillow: no matplotlib figure is built per image, so a video can be drawn as fast
 as it is read (``benchmarks/drawing.py``).
@@ -51,7 +51,7 @@ def annotate(
     bar: bool = True,
     labels: bool = False,
 ) -> npt.NDArray[np.uint8]:
-    """The image with a frame around every face, color = confidence; confident faces lie on top.
+    """The image with a frame around every face, color = confidence; confident faces are on top.
 
     Frames are drawn around the boxes, not over them, so even a face of a few pixels stays visible; at the image's
     border they are moved inside. Line and letter sizes follow the image's size.
@@ -145,7 +145,7 @@ def _visible(boxes: npt.NDArray[np.float64], height: int, width: int) -> npt.NDA
 def _draw_boxes(
     drawn: npt.NDArray[np.uint8], boxes: npt.NDArray[np.float64], scores: npt.NDArray[np.float64], labels: bool
 ) -> None:
-    """Frames, then labels, into ``drawn`` (H, W, 3); ascending, so that confident ones lie on top."""
+    """Frames, then labels, into ``drawn`` (H, W, 3); ascending, so that confident ones are on top."""
     height, width = drawn.shape[:2]
     longer = max(height, width)
     thinnest, thickest = max(1, round(longer * THINNEST_PER_SIDE)), max(1, round(longer * LINE_PER_SIDE))

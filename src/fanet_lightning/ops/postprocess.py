@@ -1,13 +1,7 @@
-"""From head outputs to faces: probability, floor, top-k, decoding, NMS, box voting.
+"""From head outputs to faces (FANet §3.3, eq. 3): probability, floor, top-k, decoding, NMS; and box voting.
 
-torchvision's NMS without the rest of torchvision.
-
-``import torchvision`` brings every model of it along and torch's compiler with them: as long again as torch itself, for
-the one operator that detection needs. The operator lies in a library of its own, which torch can load.
-
-From the heads of the last hierarchy to faces (FANet §3.3, eq. 3): probability, floor, top-k, decoding, NMS.
-
-And box voting, which merges what several passes over one image found.
+NMS is torchvision's operator without the rest of torchvision: ``import torchvision`` brings every model of it along and
+torch's compiler with them, as long again as torch itself. The operator is in a library of its own, which torch can load.
 """
 
 import importlib
@@ -148,7 +142,7 @@ def box_vote(
     if boxes_xyxy.shape != (len(scores), 4) or scores.ndim != 1:
         raise ValueError(f"boxes {tuple(boxes_xyxy.shape)} and scores {tuple(scores.shape)}, need (D, 4) and (D,)")
     if not 0 < iou <= 1 or keep < 0:
-        raise ValueError(f"iou={iou}, keep={keep}: iou must lie in (0, 1], keep must not be negative")
+        raise ValueError(f"iou={iou}, keep={keep}: iou must be in (0, 1], keep must not be negative")
     boxes = boxes_xyxy.detach().cpu().double().numpy()
     weights = scores.detach().cpu().double().numpy()
     leader_of = _leaders(boxes, weights, iou, keep, keep_singles)
@@ -176,7 +170,7 @@ def _leaders(
     Leaders come in the order in which they are kept, so after ``keep`` of them (that are no singles, where those are
     dropped) the others play no part; detections that none of these takes are -1.
 
-    Boxes lie sorted by the x of their centre, so that a leader looks only at a slice of them. With widths w ≤ W, an IoU
+    Boxes are sorted by the x of their center, so that a leader looks only at a slice of them. With widths w ≤ W, an IoU
     of t needs an intersection at least t·W wide, so centres at most (w + W) / 2 - t·W apart, and w ≥ t·W. For a given
     leader this is farthest with a partner of its own width or with the widest one possible.
     """

@@ -7,8 +7,8 @@ Axis letters: B images of a batch, F faces of a batch (packed, ragged over image
 m hierarchies.
 
 Boxes are float ``xyxy`` in absolute pixels of the image that they belong to, 0-based, continuous
-(half-open): width = x2 - x1. The +1 of the old evaluators lives inside ``scoring`` alone.
-Images are RGB uint8 until they are on the device; the network normalises them.
+(half-open): width = x2 - x1. The +1 of the old evaluators is inside ``score`` alone.
+Images are RGB uint8 until they are on the device; the network normalizes them.
 """
 
 import os
