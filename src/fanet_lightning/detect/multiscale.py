@@ -1,7 +1,8 @@
 """Test protocols: one scale, or a flip and a pyramid of scales with box voting; protocols by name.
 
-The multi-scale test is that of the paper's last row, after S3FD's test script (sfzhang15/SFD, sfd_test_code/WIDER_FACE/wider_test.py), which FANet's numbers follow. What is
-done differently, and why, is in :class:`MultiScale`.
+The multi-scale test is that of the paper's last row, after S3FD's test script (sfzhang15/SFD,
+sfd_test_code/WIDER_FACE/wider_test.py), which FANet's numbers follow. What is done differently, and why, is in
+:class:`MultiScale`.
 """
 
 import difflib

@@ -1,7 +1,7 @@
 """From head outputs to faces (FANet §3.3, eq. 3): probability, floor, top-k, decoding, NMS; and box voting.
 
 NMS is torchvision's operator without the rest of torchvision: ``import torchvision`` brings every model of it along and
-torch's compiler with them, as long again as torch itself. The operator is in a library of its own, which torch can load.
+torch's compiler with them, as long again as torch itself. Its library can be loaded alone.
 """
 
 import importlib
