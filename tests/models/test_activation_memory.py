@@ -7,8 +7,6 @@ import sys
 
 import pytest
 
-from fanet_lightning.cli.device import keep_activation_memory
-
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 
 # A process of its own each: the switch cannot be undone.
@@ -50,8 +48,3 @@ def test_a_pass_faults_in_a_tenth_of_the_pages_and_gives_the_same() -> None:
     assert faults_before > 1000
     assert faults < faults_before / 10
     assert total == total_before
-
-
-def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
-    assert keep_activation_memory() is False

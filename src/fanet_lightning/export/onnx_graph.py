@@ -86,8 +86,6 @@ def quantized(model: Any, images: Iterable[npt.NDArray[np.uint8]]) -> Any:
 # What torch's exporter writes and onnxruntime reads; the operators used here are all older.
 OPSETS = range(18, 24)
 DEFAULT_OPSET = 20
-# protobuf's limit of a single file is 2 GiB; the graph itself takes a megabyte.
-LARGEST_WEIGHTS = 2**31 - 2**24
 _HEADS = ("heads_scores", "heads_offsets", "heads_anchors")
 # ln 1000 and SSD's variances: see fanet_lightning.ops.boxes.decode.
 _FACES = """
@@ -158,15 +156,12 @@ def onnx_model(
         calibration: with ``int8``: images (H, W, 3) RGB, whose activations set the range of the 8 bits.
 
     Raises:
-        InputError: onnx, onnxruntime or onnxscript is missing, weights above 2 GiB.
+        InputError: onnx, onnxruntime or onnxscript is missing.
     """
     need_packages()
     import onnx
     from onnx.compose import merge_models
 
-    size = sum(x.numel() * 4 for x in network.parameters())
-    if size > LARGEST_WEIGHTS:
-        raise InputError(f"{size / 2**30:.1f} GiB of weights do not fit into one ONNX file; take a narrower network")
     heads = _heads_model(network, opset)
     if dtype == "int8":
         heads = quantized(heads, calibration)

@@ -117,7 +117,7 @@ def checked_image(image_rgb: npt.ArrayLike) -> npt.NDArray[np.uint8]:
     """The image as an array, or a ValueError that names what it is instead of (H, W, 3) uint8."""
     image = np.asarray(image_rgb)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(f"a image is (H, W, 3) uint8 RGB, not {image.shape} {image.dtype}")
+        raise ValueError(f"an image is (H, W, 3) uint8 RGB, not {image.shape} {image.dtype}")
     return image
 
 

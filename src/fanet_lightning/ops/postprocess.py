@@ -60,11 +60,9 @@ def detect(
     A score is the softmax probability of a face. Anchors with a score below ``score_floor`` are dropped, of the others
     the ``top_k`` best go to NMS (a box falls where its IoU with a better one that stands exceeds ``nms_iou``), and at
     most ``keep`` come out. The defaults are S3FD's. At equal scores the lower anchor number comes first. Scores and
-    boxes that are not finite never come out. All in float32. ValueError: no hierarchy, heads and grid differ in the
+    boxes that are not finite never come out. All in float32. ValueError: heads and grid differ in the
     number of anchors, or ``top_k`` or ``keep`` is negative.
     """
-    if not output.hierarchies:
-        raise ValueError("no hierarchy with heads to detect with")
     if top_k < 0 or keep < 0:
         raise ValueError(f"top_k={top_k}, keep={keep}: must not be negative")
     logits, offsets = output.hierarchies[-1]
