@@ -331,7 +331,7 @@ def cut(folder: Path) -> None:
     [
         (edit(format_version=2, package_version="9.1"), r"config.json.*format 2.*9.1"),
         (edit(format="other"), "config.json"),
-        (edit(network=None), "mapping.*None"),
+        (edit(network=None), "config.json.*network"),
         (edit(network={**NETWORK, "novelty": 1}), "novelty"),
         (edit(network={**NETWORK, "level": 9}), "level=9"),
         (edit(network={**NETWORK, "width": 0.125}), "size mismatch"),

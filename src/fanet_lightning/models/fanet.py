@@ -252,7 +252,7 @@ def inference_parameters(network: Network) -> int:
     """Parameters that detection uses: weights, biases and L2Norm scales, the heads of the last hierarchy alone.
 
     Batch normalization is not counted, since it folds into the convolution before it: so many has
-    :func:`fanet_lightning.models.blocks.fuse`'s copy, and so ``FaceDetector.network``.
+    :func:`fanet_lightning.models.blocks.fuse`'s copy, and so ``TorchBackend.network`` of a trained model.
     """
     unused = [*network.training_only(), *(m for m in network.modules() if isinstance(m, nn.BatchNorm2d))]
     skip = {id(p) for module in unused for p in module.parameters()}

@@ -83,7 +83,7 @@ def load_model(model: Path | str) -> Model:
         weights = load_file(file)
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{file} is not a valid safetensors file ({first_line(error)}); fetch it again") from error
-    network = _network_with(config.get("network"), weights, file)
+    network = _network_with(config["network"], weights, file)
     images = read_training_images(listed).parts if listed.is_file() else None
     return Model(network, config["network"], config.get("detection") or {}, images, path)
 
@@ -192,10 +192,12 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"{path} is of format {config.get('format_version')}, written by fanet-lightning "
             f"{config.get('package_version')}; this version reads format {FORMAT_VERSION}: install a newer one"
         )
+    if not isinstance(config.get("network"), dict):
+        raise InputError(f"{path} has no options of a network; fetch the model again")
     return config
 
 
-def _network_with(options: Any, weights: Mapping[str, Tensor], where: Path) -> Network:
+def _network_with(options: Mapping[str, Any], weights: Mapping[str, Tensor], where: Path) -> Network:
     try:
         # Fresh weights are drawn and overwritten; whoever loads a model keeps their random state.
         with torch.random.fork_rng(devices=[]):
