@@ -102,7 +102,7 @@ def test_a_checkpoint_is_plain_data_and_says_how_its_network_is_built(
 def test_resuming_goes_on_where_the_run_stopped(
     run: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    """One epoch and two more give the weights of three at a stretch: optimiser, schedule, averages, draws."""
+    """One epoch and two more give the weights of three at a stretch: optimizer, schedule, averages, draws."""
     shutil.copytree(run[0] / "data", tmp_path / "data")
     words = ["level=2", *TINY, "epochs=3", "evaluate_at_end=false", "trainer.deterministic=true"]
     whole = command("train", *words, "out=whole", cwd=tmp_path)

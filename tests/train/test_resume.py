@@ -40,7 +40,7 @@ def train(*words: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess
 
 
 def assert_same_end(run: Path, whole: Path, lost_rows: int = 0) -> None:
-    """Weights, averages, optimiser, schedule, random states: bit for bit; and the logs.
+    """Weights, averages, optimizer, schedule, random states: bit for bit; and the logs.
 
     ``lost_rows``: a kill in the instant between a checkpoint inside an epoch and the log of its step loses that row.
     """

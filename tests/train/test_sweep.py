@@ -35,8 +35,10 @@ def settings_of(*words: str) -> dict[str, Any]:
     return plain(config)
 
 
-def cell(folder: Path, settings: dict[str, Any]) -> sweep.Cell:
-    return sweep.run_cell(job=0, overrides=[], settings=settings, folder=folder, sweep=folder.parent, parallel_jobs=1)
+def cell(folder: Path, settings: dict[str, Any]) -> sweep.Variant:
+    return sweep.run_variant(
+        job=0, overrides=[], settings=settings, folder=folder, sweep=folder.parent, parallel_jobs=1
+    )
 
 
 @pytest.fixture
@@ -74,7 +76,7 @@ def test_a_cell_that_failed_in_its_start_may_be_of_other_settings(tmp_path: Path
 
 
 def test_cells_that_mean_the_same_model_are_one(tmp_path: Path, no_process: None) -> None:
-    with locked(tmp_path / sweep.LOCKS_FOLDER / "level1_seed0", "cell"):
+    with locked(tmp_path / sweep.LOCKS_FOLDER / "level1_seed0", "variant"):
         assert cell(tmp_path / "level1_seed0", settings_of("level=1")).state == "same as"
     names = {
         settings_of(*words)["name"] for words in (["level=1"], ["level=1", "context=false"], ["level=1", "hl=false"])
@@ -170,15 +172,15 @@ def test_the_slurm_configuration_makes_an_array_job_that_is_queued_again(
 
 def test_the_summary_names_what_failed_with_its_log(tmp_path: Path) -> None:
     cells = [
-        sweep.Cell(0, "level1_seed0", "s/level1_seed0", "finished", 90.0, {"easy": 0.5, "hard": 0.25}),
-        sweep.Cell(1, "level1_seed0", "s/level1_seed0", "same as"),
-        sweep.Cell(2, "level2_seed0", "s/level2_seed0", "failed", 1.0, None, "no memory"),
+        sweep.Variant(0, "level1_seed0", "s/level1_seed0", "finished", 90.0, {"easy": 0.5, "hard": 0.25}),
+        sweep.Variant(1, "level1_seed0", "s/level1_seed0", "same as"),
+        sweep.Variant(2, "level2_seed0", "s/level2_seed0", "failed", 1.0, None, "no memory"),
     ]
     lines = sweep.summary(cells, Path("s")).splitlines()
     assert lines[1].split() == ["level1_seed0", "finished", "1.5", "min", "easy", "0.500", "hard", "0.250"]
     assert "failed: level2_seed0: no memory" in lines
     assert "        log: s/level2_seed0/train.log" in lines
-    assert any(line.startswith("1 of 2 cells failed") for line in lines)
+    assert any(line.startswith("1 of 2 variants failed") for line in lines)
 
 
 @pytest.mark.slow

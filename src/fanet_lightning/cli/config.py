@@ -46,7 +46,7 @@ NOT_TEXT = (
 # Numbers that may be null as well.
 NULL_TOO = ("ema", "gradient_clip", "port", "max_false_positives")
 TEXT_LISTS = ("scores", "names", "published", "data.classes")
-# As OmegaConf has them, but for numbers beside 0 and 1.
+# As OmegaConf has them, but for numbers besides 0 and 1.
 BOOLEANS = ("true", "false", "yes", "no", "on", "off", "y", "n", "1", "0")
 # Keys of train at which ``_target_`` names a class to take instead; and groups whose every entry is such a node.
 SWAPPED, COLLECTIONS = ("optim.optimizer", "optim.scheduler", "loss", "model"), ("callbacks", "logger")
@@ -65,7 +65,7 @@ LONGEST_NAME = 150
 
 @dataclass
 class TrainSchema:
-    """The scalars of ``train``: the paper's three switches and what a run needs beside the groups."""
+    """The scalars of ``train``: the paper's three switches and what a run needs besides the groups."""
 
     level: int = MISSING
     context: bool = MISSING
@@ -128,17 +128,17 @@ def config_dir() -> Path:
 
 
 def run_name(model: str, level: int, context: bool, hl: bool, backbone: str = "vgg") -> str:
-    """Name of a cell: ``level3_context_hl``. What reads no switch has none in its name: ``level1``, ``s3fd_fpn``.
+    """Name of a variant: ``level3_context_hl``. What reads no switch has none in its name: ``level1``, ``s3fd_fpn``.
 
-    A trunk that is not the paper's stands in front: ``light_level3_context_hl`` is no row of the paper's table.
+    A backbone that is not the paper's stands in front: ``light_level3_context_hl`` is no row of the paper's table.
     There is no ``=`` in it, because Hydra could not parse a path with one back.
     """
     if model != "fanet":
         return model
-    trunk = "" if backbone == "vgg" else re.sub(r"[^A-Za-z0-9.-]+", "_", backbone) + "_"
+    prefix = "" if backbone == "vgg" else re.sub(r"[^A-Za-z0-9.-]+", "_", backbone) + "_"
     if level == 1:
-        return f"{trunk}level1"  # S3FD: no A-block that could have a context module, and one hierarchy
-    return f"{trunk}level{level}" + ("_context" if context else "") + ("_hl" if hl else "")
+        return f"{prefix}level1"  # S3FD: no A-block that could have a context module, and one hierarchy
+    return f"{prefix}level{level}" + ("_context" if context else "") + ("_hl" if hl else "")
 
 
 def register() -> None:
@@ -148,7 +148,7 @@ def register() -> None:
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # what it logs, it raises as well
     ConfigStore.instance().store(name="train_schema", node=TrainSchema)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
-    # `_<what is swept>` or nothing, and all of it as one name, for the folder of a cell.
+    # `_<what is swept>` or nothing, and all of it as one name, for the folder of a variant.
     OmegaConf.register_new_resolver("and_also", lambda text: f"_{text}" if text else "", replace=True)
     OmegaConf.register_new_resolver("file_name", file_name, replace=True)
 
@@ -179,8 +179,8 @@ class Word:
     is_swept: bool = False
     is_group: bool = False
 
-    def at(self, cell: int) -> Any:
-        return self.values[min(cell, len(self.values) - 1)]
+    def at(self, variant: int) -> Any:
+        return self.values[min(variant, len(self.values) - 1)]
 
 
 @dataclass(frozen=True)
@@ -201,16 +201,16 @@ class CommandLine:
         """The words that stand for several values: ``level=1,2``, ``seed=range(3)``."""
         return [word for word in self.words if word.is_swept]
 
-    def config(self, cell: int = 0) -> DictConfig:
-        """The configuration; of a sweep that with the value ``cell`` of every swept key, or with the key's last one.
+    def config(self, variant: int = 0) -> DictConfig:
+        """The configuration; of a sweep that with the value ``variant`` of every swept key, or with the key's last one.
 
         Raises:
-            InputError: a key that this cell does not have.
+            InputError: a key that this variant does not have.
         """
-        config = _composed(self.config_name, _options_at(self.words, cell), self.with_hydra)
+        config = _composed(self.config_name, _options_at(self.words, variant), self.with_hydra)
         for word in self.words:
             if not word.is_group:
-                _set(config, word.key, word.at(cell), self)
+                _set(config, word.key, word.at(variant), self)
         return config
 
 
@@ -277,8 +277,8 @@ def read_words(
                 f"{one.for_hydra}: a grid needs single values; give {one.key}=1,2,3 or {one.key}=range(…), or an "
                 "optimizing sweeper: hydra/sweeper=optuna"
             )
-    for cell in range(1, max((len(word.values) for word in line.swept if word.is_group), default=0)):
-        line.config(cell)
+    for variant in range(1, max((len(word.values) for word in line.swept if word.is_group), default=0)):
+        line.config(variant)
     return line
 
 
@@ -438,9 +438,9 @@ def _is_absent(module: str) -> bool:
         return True
 
 
-def _options_at(words: Sequence[Word], cell: int) -> tuple[str, ...]:
-    """``group=option`` of a cell; Hydra takes no null for a group, which is what it is without a word."""
-    return tuple(f"{word.key}={word.at(cell)}" for word in words if word.is_group and word.at(cell) != "null")
+def _options_at(words: Sequence[Word], variant: int) -> tuple[str, ...]:
+    """``group=option`` of a variant; Hydra takes no null for a group, which is what it is without a word."""
+    return tuple(f"{word.key}={word.at(variant)}" for word in words if word.is_group and word.at(variant) != "null")
 
 
 def _value(key: str, typed: str, default: Any, is_sweep: bool) -> Word:
@@ -510,7 +510,7 @@ def _split(text: str) -> list[str]:
 
 
 def _text(typed: str, default: Any) -> str | bool | None:
-    """Text as it was typed; also null, and true and false where they stand beside ``auto``."""
+    """Text as it was typed; also null, and true and false where they stand next to ``auto``."""
     if typed.strip().lower() == "null":
         return None
     if default == "auto" and typed.strip().lower() in ("true", "false"):
@@ -697,7 +697,7 @@ def choices_text(config_name: str) -> str:
 
 
 def keys_text(config_name: str, keys: str) -> str:
-    """``keys`` with what ``conf/<config_name>.yaml`` says of each beside it; long comments go on below themselves.
+    """``keys`` with what ``conf/<config_name>.yaml`` says of each next to it; long comments continue below.
 
     Args:
         config_name: of the verb.

@@ -110,7 +110,7 @@ def claimed(gpus: list[str], count: int, folder: Path | None = None) -> Iterator
     Args:
         gpus: names to choose from.
         count: how many.
-        folder: where the lock files lie; by default one per user and machine, so that several sweeps share the GPUs.
+        folder: where the lock files are; by default one per user and machine, so that several sweeps share the GPUs.
 
     Raises:
         InputError: fewer than ``count`` exist.
@@ -183,9 +183,9 @@ def _busy_seconds(cores: set[int], stat: Path = Path("/proc/stat")) -> float:
 # Of what is free: the rest is for images read ahead, workspace beyond what is counted, and other programs.
 SHARE = 0.5
 # Of the largest input and output of one layer: besides both there are the maps that are kept for later, and a
-# convolution may hold rearranged copies. Measured on the CPU: 1.1 to 1.2 in all with a VGG trunk, 3 with a light one.
+# convolution may hold rearranged copies. Measured on the CPU: 1.1 to 1.2 in all with VGG16, 3 with the light backbone.
 COPIES = 3.0
-# The side of the picture that the cost is measured on: a multiple of the coarsest stride.
+# The side of the image that the cost is measured on: a multiple of the coarsest stride.
 PROBE_SIDE = 256
 
 # CPU and MPS allocators have no exception of their own.
@@ -233,7 +233,7 @@ def keep_activation_memory() -> bool:
 def bytes_per_pixel(network: nn.Module, device: torch.device, *, autocast_bf16: bool = False) -> float:
     """Upper estimate of the memory that detection takes per pixel of the network's input.
 
-    :data:`COPIES` times the largest input and output that any layer has at a time, counted on one small picture.
+    :data:`COPIES` times the largest input and output that any layer has at a time, counted on one small image.
     """
     sizes = [0]
 

@@ -15,7 +15,7 @@ from fanet_lightning.cli.errors import InputError, first_line
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``; it takes the place of ``path`` when the block ends well, else it is removed."""
+    """A temporary path next to ``path``; it replaces ``path`` when the block ends well, else it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
     os.close(handle)
@@ -103,7 +103,7 @@ def check_writable(folder: Path, key: str = "out") -> None:
 def check_names_free(folder: Path, names: Iterable[str], what: str, key: str = "out") -> None:
     """Refuse a folder of something else in which a file that is about to be written has its name already.
 
-    Whatever has other names is no hindrance, and nobody touches it; nor is an empty folder.
+    Whatever has other names is no hindrance and is not touched; nor is an empty folder.
 
     Args:
         names: what would be written into ``folder``.
@@ -251,7 +251,7 @@ def find_listed(
     Args:
         path: the list, see :func:`read_image_list`.
         ids: of all images, relative to their folder, without extension.
-        folder: of the images. Where nobody knows it, leading folders of a line may be any.
+        folder: of the images. Where it is not known, leading folders of a line may be any.
         root: of the data set.
         example: see :func:`read_image_list`.
 
@@ -278,20 +278,20 @@ def find_listed(
     return found
 
 
-def _names_meant(written: str, beside: Path, folder: Path | None, root: Path | None) -> Iterator[str]:
+def _names_meant(written: str, near: Path, folder: Path | None, root: Path | None) -> Iterator[str]:
     """What a line may mean, relative to the folder of images: with the extension, and without it."""
-    for name in _paths_meant(written, beside, folder, root):
+    for name in _paths_meant(written, near, folder, root):
         yield from (name, without_extension(name))
 
 
-def _paths_meant(written: str, beside: Path, folder: Path | None, root: Path | None) -> Iterator[str]:
+def _paths_meant(written: str, near: Path, folder: Path | None, root: Path | None) -> Iterator[str]:
     yield written
     name = PurePosixPath(written.replace("\\", "/"))
     yield name.as_posix()
     if folder is None:
         yield from ("/".join(name.parts[start:]) for start in range(1, len(name.parts)))
         return
-    for base in (beside, Path(), root, folder):
+    for base in (near, Path(), root, folder):
         if base is not None:
             place = Path(os.path.abspath(base / name))  # noqa: PTH100  # without following links, which resolve() does
             for own, whole in (

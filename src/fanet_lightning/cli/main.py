@@ -52,7 +52,7 @@ class _Stream(io.FileIO):
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
             if self.fileno() != 2:
                 with contextlib.suppress(OSError):  # that may be lost as well
-                    os.write(2, f"warning: standard output is lost ({error.strerror}); the work goes on\n".encode())
+                    os.write(2, f"warning: standard output is lost ({error.strerror}); the work continues\n".encode())
             return len(data)
 
 
@@ -138,7 +138,7 @@ def check_surroundings(argv: Sequence[str]) -> None:
 
 
 def report_error(error: Exception) -> int:
-    """Print what a person can mend as one line on stderr, and return the exit code; anything else is raised again."""
+    """Print what a person can fix as one line on stderr, and return the exit code; anything else is raised again."""
     text = str(error)
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         text = f"{error.filename}: no file can have a name as long as this"

@@ -2,7 +2,7 @@
 
 ``run.json``: what a run is, how far it got and what it reached; and the lock that keeps two runs apart.
 
-The record is what a sweep asks before it starts a cell, and what a report is made of.
+The record is what a sweep asks before it starts a variant, and what a report is made of.
 
 The images that a model was trained on: a list that travels with it to whatever scores it.
 
@@ -198,7 +198,7 @@ class TerminalLog:
         if self._file is None:
             self._lines.append(line)
         elif not self._file.closed:
-            with suppress(OSError):  # a full disk is said where it matters, and printing goes on
+            with suppress(OSError):  # a full disk is said where it matters, and printing continues
                 print(line, file=self._file, flush=True)
 
     def __exit__(self, *_: object) -> None:
@@ -235,7 +235,7 @@ class _Copied:
 
 
 def _as_it_stands(line: str) -> str:
-    """What a terminal shows of a line in the end: without control sequences, and without what was drawn over."""
+    """What a terminal shows of a line in the end: without control sequences, and without what was overwritten."""
     return re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", line).rstrip("\r").rsplit("\r", 1)[-1]
 
 
@@ -245,7 +245,7 @@ def locked(folder: Path, what: str = "run", patience_seconds: float = 0.0) -> It
 
     Args:
         folder: made if need be.
-        what: ``run``, ``cell`` or ``sweep``, for the message.
+        what: ``run``, ``variant`` or ``sweep``, for the message.
         patience_seconds: wait so long for another process to let go.
 
     Raises:
@@ -284,7 +284,7 @@ def is_first_process() -> bool:
 
 
 TRAINING_IMAGES_FILE = "training_images.txt"
-# Name of the folder that `evaluate` writes predictions into; beside it lies the list.
+# Name of the folder that `evaluate` writes predictions into; the list is next to it.
 PREDICTIONS_FOLDER = "predictions"
 # Key in a checkpoint of `train`.
 CHECKPOINT_KEY = "training_images"
@@ -298,7 +298,7 @@ _UNKNOWN = "?"
 class TrainingImages:
     """Images of one part of one data set.
 
-    ``data``      its name as on the command line, None where nobody has said so.
+    ``data``      its name as on the command line, None where it is not known.
     ``split``     the part as the data set names it, None where unknown.
     ``image_ids`` as in ``ImageRecord``; ``.jpg`` at the end does not count, as in every list of images.
     """
@@ -416,7 +416,7 @@ def write_training_images(
     Args:
         path: the file.
         parts: the training images.
-        scored: (data, split) of the images that the predictions beside the list are about.
+        scored: (data, split) of the images that the predictions next to the list are about.
     """
     lines = [f"# scored: {_named(*scored)}"] if scored is not None else []
     for part in parts:
@@ -467,7 +467,7 @@ def read_training_images(path: Path) -> Listed:
 
 
 def list_beside(predictions: Path) -> Path | None:
-    """The list that ``evaluate`` has written beside these predictions; None for predictions of another origin."""
+    """The list that ``evaluate`` has written next to these predictions; None for predictions of another origin."""
     for folder in (predictions.absolute(), predictions.absolute().parent):
         if folder.name == PREDICTIONS_FOLDER:
             path = folder.with_name(TRAINING_IMAGES_FILE)

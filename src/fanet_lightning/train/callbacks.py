@@ -71,7 +71,7 @@ class EpochReport(Callback):
         self._validated = not trainer.sanity_checking
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        # A run that goes on inside an epoch does not start it.
+        # A run that resumes inside an epoch does not start it.
         self.on_train_epoch_start(trainer, module)
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -108,7 +108,7 @@ class EpochReport(Callback):
         aps = {name.removeprefix("val/ap_"): float(v) for name, v in metrics.items() if name.startswith("val/ap_")}
         if aps and self._validated:
             words.append("AP " + " ".join(f"{setting} {ap:.3f}" for setting, ap in aps.items()))
-        if self._images:  # none where a run goes on at the very end of an epoch
+        if self._images:  # none where a run resumes at the very end of an epoch
             words.append(f"{self._images / max(self._seconds, 1e-9):.1f} images/s")
             words.append(f"waiting {wait_share:.1%}")
         skipped = int(getattr(module, "skipped_steps", 0))
@@ -179,7 +179,7 @@ class RecordProgress(Callback):
         self._start = time.monotonic()
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        # What a checkpoint has behind it must be in the logs: a run that is killed goes on after it.
+        # What a checkpoint has behind it must be in the logs: a run that is killed resumes after it.
         for logger in trainer.loggers:
             logger.save()
         self._flush = True
@@ -206,7 +206,7 @@ class RecordProgress(Callback):
         self._record.write(self._folder)
 
     def _unreadable(self, trainer: Trainer) -> list[str]:
-        """Also what an earlier start of the run has found; a file that was mended since stays named."""
+        """Also what an earlier start of the run has found; a file that was fixed since stays named."""
         found = {str(name) for name in self._record.train.get("unreadable_images", [])}
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, EpochReport):
@@ -218,7 +218,7 @@ BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, flushes to the disk, renames.
+    """Writes next to the target, flushes to the disk, renames.
 
     Lightning's own transaction writes to the system's temporary folder and copies from there, which a kill or a full
     disk cuts short. ``last.ckpt`` keeps its predecessor as ``previous.ckpt``: should the disk damage the newest, the
@@ -272,7 +272,7 @@ def _cause(error: BaseException) -> str:
 
 
 def newest_valid_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
-    """The checkpoint to go on from, and one line for each damaged one that was passed over.
+    """The checkpoint to resume, and one line for each damaged one that was passed over.
 
     Args:
         folder: ``checkpoints`` of a run.

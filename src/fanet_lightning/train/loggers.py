@@ -1,4 +1,4 @@
-"""Where metrics go: CSV, TensorBoard, Weights & Biases, several at a time; all go on after a run was cut off."""
+"""Where metrics go: CSV, TensorBoard, Weights & Biases, several at a time; all resume after a run was cut off."""
 
 import csv
 import io
@@ -33,7 +33,7 @@ class Loggers:
 
     @property
     def wandb_record(self) -> dict[str, Any] | None:
-        """What ``run.json`` keeps of the W&B run, so that a later start goes on with it."""
+        """What ``run.json`` keeps of the W&B run, so that a later start resumes it."""
         return None if self.wandb_run is None else self.wandb_run.record
 
     def callbacks(self, options: Mapping[str, Any]) -> list[Callback]:
@@ -82,9 +82,9 @@ def build_loggers(
     Args:
         options: the whole configuration, plain; its ``logger`` group says which.
         out: the run's folder.
-        resumed_step: optimiser steps that a resumed run has behind it; what was logged for later steps is dropped,
+        resumed_step: optimizer steps that a resumed run has behind it; what was logged for later steps is dropped,
             because they are trained again. None: a new run.
-        wandb_run: what an earlier start kept (:attr:`Loggers.wandb_record`), so that the same W&B run goes on.
+        wandb_run: what an earlier start kept (:attr:`Loggers.wandb_record`), so that the same W&B run continues.
 
     Raises:
         InputError: an unknown logger or W&B mode.

@@ -50,7 +50,7 @@ def lr_factor(
     gamma: float = 0.1,
     final: float = 0.0,
 ) -> float:
-    """What the learning rate is multiplied with at optimiser step ``step`` (0-based).
+    """What the learning rate is multiplied with at optimizer step ``step`` (0-based).
 
     Warm-up rises linearly from 1 / ``warmup_steps`` to 1 and overlays the schedule. ``step`` multiplies by ``gamma`` at
     each milestone (fractions of the run); ``cosine`` falls from 1 to ``final`` after the warm-up.
@@ -205,7 +205,7 @@ class FaceDetectionModule(LightningModule):
         """Clip by the total norm, and skip the step when that norm is not finite.
 
         The norm is taken after the gradients were averaged over ranks, so that all ranks decide alike. A step is
-        skipped by handing the optimiser no gradients: neither momentum nor weight decay then moves a weight.
+        skipped by handing the optimizer no gradients: neither momentum nor weight decay then moves a weight.
         """
         if self.is_frozen:
             # Gradients are computed and dropped: DDP takes no weights that want one in some epochs only.
@@ -359,9 +359,9 @@ class FaceDetectionModule(LightningModule):
         """All ranks' detections, each image once whatever the sampler did."""
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return self.detections
-        shares: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(shares, self.detections)
-        return {image_id: item for share in shares for image_id, item in sorted(share.items())}
+        parts: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(parts, self.detections)
+        return {image_id: item for part in parts for image_id, item in sorted(part.items())}
 
     def _ground_truth(self) -> GroundTruth:
         ground_truth: GroundTruth = self.trainer.datamodule.ground_truth  # type: ignore[attr-defined]

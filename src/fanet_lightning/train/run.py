@@ -282,7 +282,7 @@ def _is_whole(value: Any, least: float) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-# What settings may be beside their type. Whatever is not here is checked by whoever is given it; null is none.
+# What settings may be besides their type. Whatever is not here is checked by whoever is given it; null is none.
 LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "a whole number of at least 1", lambda v: _is_whole(v, 1),
@@ -392,7 +392,7 @@ def _check_devices(options: dict[str, Any]) -> None:
 
 
 def names_of_run() -> list[str]:
-    """Names in ``out`` under which a run keeps what it makes, beside ``run.json``."""
+    """Names in ``out`` under which a run keeps what it makes, next to ``run.json``."""
     evaluations = [f"evaluation_{name}" for name in protocol_names()]
     return ["checkpoints", "csv", "tensorboard", "evaluation", *evaluations, LOG_FILE]
 
@@ -871,7 +871,7 @@ def _sweep(line: CommandLine) -> int:
         if refused:
             raise InputError(text)
     _check_variants(line, folder)
-    # What is swept beside the switches (optim.lr=1e-3,2e-3) becomes part of the variants' names.
+    # What is swept besides the switches (optim.lr=1e-3,2e-3) becomes part of the variants' names.
     words = [
         f"hydra.sweeper.{key}={value}" for key, value in MAXIMIZE.items()
         if f"hydra.sweeper.{key}" not in given and OmegaConf.select(config.hydra.sweeper, key) is not None
@@ -887,14 +887,14 @@ def _sweep(line: CommandLine) -> int:
             exclude = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(sorted(told))}]"
             _run_hydra(["--multirun", *line.for_hydra, *words, exclude], sweep.task)
         except (KeyboardInterrupt, Terminated):
-            cells = sweep.read_jobs(folder)
-            print(sweep.summary(cells, folder, sweep.never_began(sys.argv[2:], config.hydra, cells)), flush=True)
+            variants = sweep.read_jobs(folder)
+            print(sweep.summary(variants, folder, sweep.never_began(sys.argv[2:], config.hydra, variants)), flush=True)
             raise
         except SystemExit as error:  # a launcher that gave up; what the variants reported is still true
             code = error.code
-        cells = sweep.read_jobs(folder)
-        print(sweep.summary(cells, folder), flush=True)
-    return 1 if code or any(cell.state == "failed" for cell in cells) else 0
+        variants = sweep.read_jobs(folder)
+        print(sweep.summary(variants, folder), flush=True)
+    return 1 if code or any(variant.state == "failed" for variant in variants) else 0
 
 
 def _check_variants(line: CommandLine, folder: Path) -> None:
@@ -904,9 +904,9 @@ def _check_variants(line: CommandLine, folder: Path) -> None:
         InputError: what the first of them says, where none may.
     """
     refused: InputError | None = None
-    for cell in range(max((len(word.values) for word in line.swept), default=1)):
+    for variant in range(max((len(word.values) for word in line.swept), default=1)):
         try:
-            prepare({**plain(without_hydra(line.config(cell))), "out": str(folder), "resume": AUTO})
+            prepare({**plain(without_hydra(line.config(variant))), "out": str(folder), "resume": AUTO})
             return
         except InputError as error:
             refused = refused or error

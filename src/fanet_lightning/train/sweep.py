@@ -1,9 +1,8 @@
-"""The cells of a Hydra sweep: each in a process of its own, done once, and told apart when they fail.
+"""The variants of a Hydra sweep: each in a process of its own, done once, and told apart when they fail.
 
-Why a process of its own: Lightning's launcher re-uses the command line, so the ranks of a distributed cell would run
-the whole sweep again, and it leaves LOCAL_RANK, NODE_RANK and MASTER_PORT behind, so the next cell would start none.
-A cell that runs out of memory or crashes takes nothing else with it, either. It works the same way under Hydra's basic,
-joblib and submitit launchers.
+Lightning's launcher re-uses the command line, so the ranks of a distributed variant would run the whole sweep again, and
+it leaves LOCAL_RANK, NODE_RANK and MASTER_PORT behind, so the next variant would start none. A variant that runs out of
+memory or crashes takes nothing else with it, either. It works the same way under the basic, joblib and submitit launchers.
 """
 
 import contextlib
@@ -52,7 +51,7 @@ def never_trained(out: Path, record: RunRecord) -> bool:
     return record.state in ("failed", "running") and not record.scores and not _has_checkpoints(out)
 
 
-# Tells a cell's process that the sweep writes its log, which then has what a crash leaves behind, too.
+# Tells a variant's process that the sweep writes its log, which then has what a crash leaves behind, too.
 LOG_IS_KEPT = "FANET_LOG_IS_KEPT"
 # One file per job of the current launch. Jobs may run on other machines, so they report through the sweep's folder.
 JOBS_FOLDER = ".jobs"
@@ -74,7 +73,7 @@ class Terminated(SystemExit):
 
 
 @dataclass(frozen=True)
-class Cell:
+class Variant:
     """What became of one job of a sweep.
 
     ``state``: ``running``, ``finished``, ``stopped`` (by ``stop_after``), ``failed``, ``done before`` (by an earlier
@@ -93,7 +92,7 @@ class Cell:
 
     @property
     def value(self) -> float:
-        """What an optimizing sweeper maximizes: the AP of the last setting; 0, the worst, where the cell has failed."""
+        """What an optimizing sweeper maximizes: the AP of the last setting; 0 where the variant has failed."""
         return list(self.ap.values())[-1] if self.ap else 0.0
 
 
@@ -102,7 +101,7 @@ def task(config: DictConfig) -> float:
     hydra = HydraConfig.get()
     config.out = hydra.runtime.output_dir
     main_process = os.environ.get(SWEEP_PROCESS)
-    # joblib's workers outlive a sweep that is killed outright, and would start its next cells.
+    # joblib's workers outlive a sweep that is killed outright, and would start its next variants.
     if "joblib" in str(hydra.launcher.get("_target_")) and main_process not in (None, str(os.getpid())):
         die_with_parent()
         if os.name == "posix" and str(os.getppid()) != main_process:  # it was gone before the kernel was told
@@ -110,7 +109,7 @@ def task(config: DictConfig) -> float:
     canonical(config)
     config.name = Path(config.out).name.removesuffix(f"_seed{config.seed}")
     jobs = int(hydra.launcher.get("n_jobs") or 1)
-    return run_cell(
+    return run_variant(
         job=hydra.job.num,
         overrides=hydra.overrides.task,
         settings=plain(config),
@@ -120,10 +119,10 @@ def task(config: DictConfig) -> float:
     ).value
 
 
-def run_cell(
+def run_variant(
     *, job: int, overrides: Sequence[str], settings: Mapping[str, Any], folder: Path, sweep: Path, parallel_jobs: int
-) -> Cell:
-    """Train the cell in ``folder``, unless it is there already; never raises for what goes wrong inside it.
+) -> Variant:
+    """Train the variant in ``folder``, unless it is there already; never raises for what goes wrong inside it.
 
     Args:
         job: its number in the sweep.
@@ -131,32 +130,32 @@ def run_cell(
         settings: its whole configuration, plain.
         folder: its output folder.
         sweep: the sweep's folder.
-        parallel_jobs: how many cells run side by side on this machine; the cores are shared out among them.
+        parallel_jobs: how many variants run side by side on this machine; the cores are shared out among them.
     """
     start = time.monotonic()
     name = folder.name
-    _report(sweep, Cell(job, name, str(folder), "running"))
+    _report(sweep, Variant(job, name, str(folder), "running"))
     try:
-        with locked(sweep / LOCKS_FOLDER / name, "cell"):
-            cell = _run_or_skip(job, overrides, settings, folder, sweep, parallel_jobs)
+        with locked(sweep / LOCKS_FOLDER / name, "variant"):
+            variant = _run_or_skip(job, overrides, settings, folder, sweep, parallel_jobs)
     except InUse:
-        cell = Cell(job, name, str(folder), "same as")
+        variant = Variant(job, name, str(folder), "same as")
     except InputError as error:
-        cell = Cell(job, name, str(folder), "failed", error=str(error), was_started=False)
-    cell = replace(cell, seconds=round(time.monotonic() - start, 1))
-    _report(sweep, cell)
-    print(_line(cell), flush=True)
-    return cell
+        variant = Variant(job, name, str(folder), "failed", error=str(error), was_started=False)
+    variant = replace(variant, seconds=round(time.monotonic() - start, 1))
+    _report(sweep, variant)
+    print(_line(variant), flush=True)
+    return variant
 
 
-def _report(sweep: Path, cell: Cell) -> None:
-    with replaced(sweep / JOBS_FOLDER / f"{cell.job}.json") as path:
-        path.write_text(json.dumps(asdict(cell)), encoding="utf-8")
+def _report(sweep: Path, variant: Variant) -> None:
+    with replaced(sweep / JOBS_FOLDER / f"{variant.job}.json") as path:
+        path.write_text(json.dumps(asdict(variant)), encoding="utf-8")
 
 
 def _run_or_skip(
     job: int, overrides: Sequence[str], settings: Mapping[str, Any], folder: Path, sweep: Path, parallel_jobs: int
-) -> Cell:
+) -> Variant:
     name = folder.name
     protocols = wanted_protocols(settings)
     record = read_record(folder)
@@ -168,13 +167,13 @@ def _run_or_skip(
                 f"{folder} holds a run with {key}={old}, this sweep has {key}={new}; give another folder with sweep=DIR"
             )
         if record.is_complete(protocols):
-            return Cell(job, name, str(folder), "done before", ap=_ap(record.scores, settings))
+            return Variant(job, name, str(folder), "done before", ap=_ap(record.scores, settings))
     code = _train(job, overrides, settings, folder, sweep, parallel_jobs)
     record = read_record(folder)
     if code == 0 and record is not None and record.is_complete(protocols):
-        return Cell(job, name, str(folder), "finished", ap=_ap(record.scores, settings))
+        return Variant(job, name, str(folder), "finished", ap=_ap(record.scores, settings))
     if code == 0 and record is not None and record.state == "stopped":
-        return Cell(job, name, str(folder), "stopped")
+        return Variant(job, name, str(folder), "stopped")
     error = record.error if record is not None and record.error else _last_line(folder / LOG_FILE)
     if code < 0:
         error = f"killed by {signal.Signals(-code).name}" + (f"; {error}" if record and record.error else "")
@@ -186,7 +185,7 @@ def _run_or_skip(
         )
         record.state, record.error, record.ended = "failed", error, now()
         record.write(folder)
-    return Cell(job, name, str(folder), "failed", error=error)
+    return Variant(job, name, str(folder), "failed", error=error)
 
 
 def wanted_protocols(settings: Mapping[str, Any]) -> set[str]:
@@ -281,15 +280,15 @@ def _last_line(path: Path) -> str | None:
     return lines[-1] if lines else None
 
 
-def _line(cell: Cell) -> str:
+def _line(variant: Variant) -> str:
     words = [
-        f"[{cell.name}] {cell.state}"
-        + (" another cell of this sweep, which is running" if cell.state == "same as" else "")
+        f"[{variant.name}] {variant.state}"
+        + (" another variant of this sweep, which is running" if variant.state == "same as" else "")
     ]
-    if cell.ap:
-        words.append("AP " + " ".join(f"{setting} {ap:.3f}" for setting, ap in cell.ap.items()))
-    if cell.error:
-        words.append(cell.error)
+    if variant.ap:
+        words.append("AP " + " ".join(f"{setting} {ap:.3f}" for setting, ap in variant.ap.items()))
+    if variant.error:
+        words.append(variant.error)
     return "  ".join(words)
 
 
@@ -299,23 +298,25 @@ def clear_jobs(sweep: Path) -> None:
         path.unlink()
 
 
-def read_jobs(sweep: Path) -> list[Cell]:
+def read_jobs(sweep: Path) -> list[Variant]:
     """What the jobs of the current launch have reported so far, in their order."""
-    cells = [Cell(**json.loads(path.read_text(encoding="utf-8"))) for path in (sweep / JOBS_FOLDER).glob("*.json")]
-    return sorted(cells, key=lambda cell: cell.job)
+    variants = [
+        Variant(**json.loads(path.read_text(encoding="utf-8"))) for path in (sweep / JOBS_FOLDER).glob("*.json")
+    ]
+    return sorted(variants, key=lambda variant: variant.job)
 
 
-def never_began(words: Sequence[str], hydra: Any, cells: Sequence[Cell]) -> list[str] | None:
+def never_began(words: Sequence[str], hydra: Any, variants: Sequence[Variant]) -> list[str] | None:
     """The swept words of each job that has reported nothing.
 
     Args:
         words: what Hydra was given for the sweep.
         hydra: its node of the configuration.
-        cells: what was reported.
+        variants: what was reported.
 
     Returns:
-        ``level=2 hl=true`` …, as Hydra's own sweeper counts jobs; what another one would have begun nobody knows. None
-        where the jobs are a cluster's and go on without the sweep.
+        ``level=2 hl=true`` …, as Hydra's own sweeper counts jobs; what another one would have begun is not known. None
+        where the jobs are a cluster's and continue without the sweep.
     """
     if "submitit" in hydra.launcher._target_:
         return None
@@ -325,43 +326,43 @@ def never_began(words: Sequence[str], hydra: Any, cells: Sequence[Cell]) -> list
     overrides = OverridesParser.create().parse_overrides([*parameters, *words])
     swept = {override.get_key_element() for override in overrides if override.is_sweep_override()}
     (jobs,) = BasicSweeper.split_arguments(overrides, None)
-    begun = {cell.job for cell in cells}
+    begun = {variant.job for variant in variants}
     return [" ".join(w for w in job if w.split("=")[0] in swept) for i, job in enumerate(jobs) if i not in begun]
 
 
-def summary(cells: Sequence[Cell], sweep: Path, never_began: Sequence[str] | None = None) -> str:
-    """The table at the end of a sweep; failed cells with reason and log. Jobs that mean one cell are one line.
+def summary(variants: Sequence[Variant], sweep: Path, never_began: Sequence[str] | None = None) -> str:
+    """The table at the end of a sweep; failed variants with reason and log. Jobs that mean one variant are one line.
 
     Args:
-        cells: what the jobs have reported.
+        variants: what the jobs have reported.
         sweep: the sweep's folder.
         never_began: of a sweep that was interrupted: the words of the jobs that it did not come to.
     """
-    by_name: dict[str, Cell] = {}
-    for cell in cells:
-        if never_began is not None and cell.state == "running":
-            cell = replace(cell, state="cut off")
-        if cell.name not in by_name or by_name[cell.name].state in ("same as", "done before"):
-            by_name[cell.name] = cell
+    by_name: dict[str, Variant] = {}
+    for variant in variants:
+        if never_began is not None and variant.state == "running":
+            variant = replace(variant, state="cut off")
+        if variant.name not in by_name or by_name[variant.name].state in ("same as", "done before"):
+            by_name[variant.name] = variant
     rows = []
-    for cell in by_name.values():
-        ap = "  ".join(f"{setting} {value:.3f}" for setting, value in (cell.ap or {}).items())
-        rows.append((cell.name, cell.state, f"{cell.seconds / 60:.1f} min", ap))
+    for variant in by_name.values():
+        ap = "  ".join(f"{setting} {value:.3f}" for setting, value in (variant.ap or {}).items())
+        rows.append((variant.name, variant.state, f"{variant.seconds / 60:.1f} min", ap))
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
     lines = [f"sweep {sweep}"]
     for row in rows:
         fixed = "  ".join(text.ljust(width) for text, width in zip(row[:3], widths, strict=True))
         lines.append(f"  {fixed}  {row[3]}".rstrip())
-    failed = [cell for cell in by_name.values() if cell.state == "failed"]
-    for cell in failed:
-        lines.append(f"failed: {cell.name}: {cell.error}")
-        if cell.was_started:
-            lines.append(f"        log: {Path(cell.folder) / LOG_FILE}")
+    failed = [variant for variant in by_name.values() if variant.state == "failed"]
+    for variant in failed:
+        lines.append(f"failed: {variant.name}: {variant.error}")
+        if variant.was_started:
+            lines.append(f"        log: {Path(variant.folder) / LOG_FILE}")
     if failed:
-        again = "the same command runs them again" if any(c.was_started for c in failed) else "mend what the lines say"
-        lines.append(f"{len(failed)} of {len(by_name)} cells failed; {again}, the others are kept")
+        again = "the same command runs them again" if any(c.was_started for c in failed) else "fix what the lines say"
+        lines.append(f"{len(failed)} of {len(by_name)} variants failed; {again}, the others are kept")
     if never_began is not None:
         lines += [f"never began: {words}" for words in never_began]
-        lines.append("interrupted: the same command goes on with what was cut off and what never began")
+        lines.append("interrupted: the same command resumes what was cut off and starts what never began")
     lines.append(f"report: python -m fanet_lightning.report runs={sweep}")
     return "\n".join(lines)

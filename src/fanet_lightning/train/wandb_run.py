@@ -201,7 +201,7 @@ CURVE_POINTS = 200
 class WandbValidation(Callback):
     """After each validation: curves per setting, and ``images`` fixed validation images with their boxes.
 
-    The images are spread evenly over the sorted validation set, so that every epoch and every cell shows the same.
+    The images are spread evenly over the sorted validation set, so that every epoch and every variant shows the same.
 
     Args:
         run: takes them.
