@@ -1,8 +1,8 @@
 """The variants of a Hydra sweep: each in a process of its own, done once, and told apart when they fail.
 
-Lightning's launcher re-uses the command line, so the ranks of a distributed variant would run the whole sweep again, and
-it leaves LOCAL_RANK, NODE_RANK and MASTER_PORT behind, so the next variant would start none. A variant that runs out of
-memory or crashes takes nothing else with it, either. It works the same way under the basic, joblib and submitit launchers.
+Lightning's launcher re-uses the command line, so the ranks of a distributed variant would run the whole sweep again,
+and it leaves LOCAL_RANK, NODE_RANK and MASTER_PORT behind, so the next variant would start none. One that runs out of
+memory or crashes takes nothing else with it. It works the same way under the basic, joblib and submitit launchers.
 """
 
 import contextlib
