@@ -539,11 +539,3 @@ def test_parameters_are_those_of_the_paper() -> None:
     without = {"name": "fanet", "level": 2, "context": False, "hl": False, "width": 0.0625}
     hl = build_network("fanet", level=2, context=False, hl=True, width=0.0625)
     assert network_costs({"x": without}, 0)[0]["x"].parameters == inference_parameters(hl)
-
-
-def test_the_figure_of_steps_for_one_setting() -> None:
-    ours = Estimate(0.02, {0: 0.02}, Bounds(0.01, 0.03), None, None)
-    results = [ablation.StepResult(step, "hard", ours, 1.0, verdict(ours, 1.0), "") for step in STEPS]
-    figure = ablation.forest(results, ("hard",))
-    assert figure is not None
-    assert [axis.get_title() for axis in figure.axes] == ["hard"]

@@ -220,7 +220,7 @@ def position_figure(parts: Parts) -> Figure:
     return figure
 
 
-def anchor_figure(threshold: float = 0.35) -> Figure:
+def anchor_figure() -> Figure:
     """Where anchors stand, and the largest overlap that a square face of each size finds with them."""
     side = 64
     with _panels(2, 3.0) as (figure, (left, right)):
@@ -241,7 +241,7 @@ def anchor_figure(threshold: float = 0.35) -> Figure:
         right.fill_between(sizes, best.min(axis=1), best.max(axis=1), color=COLORS[0], alpha=0.2, linewidth=0)
         label = "average over positions (all: shaded)"
         right.plot(sizes, best.mean(axis=1), color=COLORS[0], linewidth=1.4, label=label)
-        right.axhline(threshold, color=COLORS[1], linewidth=1, label=f"first stage: above {threshold:g}")
+        right.axhline(0.35, color=COLORS[1], linewidth=1, label="first stage: above 0.35")
         right.axhline(SECOND_STAGE_IOU, color=COLORS[1], linewidth=1, linestyle=(0, (4, 1.5)),
                       label=f"second stage: above {SECOND_STAGE_IOU:g}")  # fmt: skip
         _size_axis(right, sizes, SIZES)

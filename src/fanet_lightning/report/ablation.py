@@ -34,7 +34,7 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.provenance import now
 from fanet_lightning.models.fanet import flops, inference_parameters, network_of
 from fanet_lightning.report.figures import canvas
-from fanet_lightning.report.html import data_uri, interval_text, percent, points, render, seeds_text, spread_text
+from fanet_lightning.report.html import data_uri, percent, points, render
 from fanet_lightning.report.runs import (
     LABELS,
     PAPER_PROTOCOL,
@@ -94,6 +94,23 @@ class Estimate:
     @property
     def seeds(self) -> int:
         return len(self.per_seed)
+
+    @property
+    def spread_text(self) -> str:
+        """Of an AP in per cent: with several seeds their standard deviation, with one the interval over images."""
+        if self.seed_sd is not None:
+            return f"± {100 * self.seed_sd:.1f}"
+        return "" if self.over_images is None else "[{}, {}]".format(*map(percent, self.over_images))
+
+    @property
+    def interval_text(self) -> str:
+        """Interval over images of a difference, in points."""
+        return "–" if self.over_images is None else " … ".join(points(100 * bound) for bound in self.over_images)
+
+    @property
+    def seeds_text(self) -> str:
+        """Spread over seeds of a difference, in points."""
+        return "one seed" if self.seed_sd is None else f"± {100 * self.seed_sd:.1f} ({self.seeds} seeds)"
 
 
 class Resampler:
@@ -420,7 +437,7 @@ def markdown_rows(rows: Sequence[Row]) -> str:
         for setting in SETTINGS:
             estimate, delta = row.ours.get(setting), row.delta_points(setting)
             texts += [
-                "" if estimate is None else f"{percent(estimate.value)} {spread_text(estimate)}".strip(),
+                "" if estimate is None else f"{percent(estimate.value)} {estimate.spread_text}".strip(),
                 "" if row.paper is None else f"{row.paper.ap_percent(setting):.1f}",
                 "" if delta is None else points(delta),
             ]
@@ -433,8 +450,8 @@ def markdown_steps(results: Sequence[StepResult]) -> str:
     """The steps that have been run, a line per step and setting."""
     lines = [
         [
-            result.step.label, result.setting, points(100 * result.ours.value), interval_text(result.ours),
-            seeds_text(result.ours), points(result.paper_points), result.verdict.word,
+            result.step.label, result.setting, points(100 * result.ours.value), result.ours.interval_text,
+            result.ours.seeds_text, points(result.paper_points), result.verdict.word,
         ]
         for result in results if result.ours is not None
     ]  # fmt: skip
@@ -496,12 +513,12 @@ def precision_recall(group: Group) -> Figure | None:
     return figure
 
 
-def forest(results: Sequence[StepResult], settings: Sequence[str] = SETTINGS) -> Figure | None:
+def forest(results: Sequence[StepResult]) -> Figure | None:
     """Every step of the paper: ours with its interval over images, each seed, and the paper's; None without a step."""
     if not any(result.ours for result in results):
         return None
-    with canvas((10.0, 0.42 * len(STEPS) + 1.5), columns=len(settings), sharey=True, style=_INK) as (figure, axes):
-        for axis, setting in zip(axes, settings, strict=True):
+    with canvas((10.0, 0.42 * len(STEPS) + 1.5), columns=len(SETTINGS), sharey=True, style=_INK) as (figure, axes):
+        for axis, setting in zip(axes, SETTINGS, strict=True):
             own = [result for result in results if result.setting == setting]
             for y, result in enumerate(own):
                 _forest_line(axis, y, result)
@@ -539,11 +556,11 @@ def _forest_line(axis: Axes, y: int, result: StepResult) -> None:
         axis.plot(values, [y - 0.32] * len(values), "|", color=color, markersize=5)
 
 
-def trade_off(rows: Sequence[Row], costs: Mapping[str, Cost], setting: str = "hard") -> Figure | None:
-    """AP against speed, parameters and operations (the paper's figure 7); None where no row has both."""
+def trade_off(rows: Sequence[Row], costs: Mapping[str, Cost]) -> Figure | None:
+    """AP hard against speed, parameters and operations (the paper's figure 7); None where no row has both."""
     shown: dict[str, Row] = {}
     for row in rows:
-        if setting in row.ours and row.variant in costs:
+        if "hard" in row.ours and row.variant in costs:
             shown.setdefault(row.variant, row)  # a variant at its first protocol alone
     if not shown:
         return None
@@ -558,7 +575,7 @@ def trade_off(rows: Sequence[Row], costs: Mapping[str, Cost], setting: str = "ha
     with canvas((10.0, 3.9), columns=len(kinds), sharey=True, style=_INK) as (figure, axes):
         for axis, (kind, value_of) in zip(axes, kinds.items(), strict=True):
             for variant, row in shown.items():
-                x, estimate = value_of(costs[variant]), row.ours[setting]
+                x, estimate = value_of(costs[variant]), row.ours["hard"]
                 if estimate.over_images is not None:
                     bounds = [100 * bound for bound in estimate.over_images]
                     axis.plot([x, x], bounds, color=palette[variant], linewidth=1, alpha=0.45)
@@ -566,7 +583,7 @@ def trade_off(rows: Sequence[Row], costs: Mapping[str, Cost], setting: str = "ha
                 axis.plot(x, 100 * estimate.value, "o", markersize=7, color=palette[variant], label=label)
             axis.set_xlabel(kind)
             axis.margins(x=0.12)
-        axes[0].set_ylabel(f"AP {setting}, %")
+        axes[0].set_ylabel("AP hard, %")
         _legend_below(figure, *axes[0].get_legend_handles_labels())
     return figure
 

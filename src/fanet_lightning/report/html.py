@@ -5,7 +5,7 @@ import io
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jinja2
 import matplotlib as mpl
@@ -29,8 +29,7 @@ def render(template: Path, **content: Any) -> str:
         "thousands": "{:,}".format,
         # Names of files may hold bytes that are no text; a page is text.
         "text": lambda value: str(value).encode("utf-8", "replace").decode("utf-8"),
-        "percent": percent, "points": points, "interval": interval_text, "seeds": seeds_text,
-        "spread": spread_text, "duration": duration, "value": value_text,
+        "percent": percent, "points": points, "duration": duration, "value": value_text,
     }  # fmt: skip
     environment.filters |= filters
     return environment.get_template(template.name).render(**content)
@@ -45,17 +44,6 @@ def data_uri(figure: Figure) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(text.getvalue().encode()).decode()
 
 
-class Estimated(Protocol):
-    """What is known of an AP or a difference: :class:`fanet_lightning.report.ablation.Estimate` is one."""
-
-    @property
-    def over_images(self) -> tuple[float, float] | None: ...
-    @property
-    def seed_sd(self) -> float | None: ...
-    @property
-    def seeds(self) -> int: ...
-
-
 def percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
@@ -64,24 +52,6 @@ def points(value: float) -> str:
     """Signed, with one decimal; a minus sign rather than a hyphen, and no sign on zero."""
     text = f"{abs(value):.1f}"
     return text if text == "0.0" else f"{'−' if value < 0 else '+'}{text}"
-
-
-def spread_text(estimate: Estimated) -> str:
-    """With several seeds their standard deviation, with one the interval over images; in per cent."""
-    if estimate.seed_sd is not None:
-        return f"± {100 * estimate.seed_sd:.1f}"
-    return "" if estimate.over_images is None else "[{}, {}]".format(*map(percent, estimate.over_images))
-
-
-def interval_text(estimate: Estimated) -> str:
-    """Interval over images of a difference, in points."""
-    bounds = estimate.over_images
-    return "–" if bounds is None else " … ".join(points(100 * bound) for bound in bounds)
-
-
-def seeds_text(estimate: Estimated) -> str:
-    """Spread over seeds of a difference, in points."""
-    return "one seed" if estimate.seed_sd is None else f"± {100 * estimate.seed_sd:.1f} ({estimate.seeds} seeds)"
 
 
 def duration(seconds: Any) -> str:
