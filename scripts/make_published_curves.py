@@ -6,7 +6,7 @@ The input holds, per ``split/method/setting``, (T, 2) precision and recall as th
 ``split/method`` the published AP of each setting, four decimals. Without OUT the copy in the package is replaced.
 The same input gives the same arrays.
 
-Points that nobody would miss are left out (:func:`thinned`), the rest become multiples of 1/65535 (:func:`quantised`).
+Points that make no difference are left out (:func:`thinned`), the rest become multiples of 1/65535 (:func:`quantised`).
 The copy is written only if the AP step on it gives every published AP to all four decimals.
 """
 

@@ -28,7 +28,7 @@ from fanet_lightning.models.pretrained import CARD_FILE, SCORES_FOLDER, WEIGHTS_
 KEYS = ("checkpoint", "out", "name", "training_images", "data", "split", "scores", "half")
 # Above it float16 has changed what the model finds, not only rounded it.
 LARGEST_SCORE_DIFFERENCE = 0.02
-CHECKED_PICTURES = 4
+CHECKED_IMAGES = 4
 PROTOCOLS = ("original", "short640")
 
 
@@ -100,7 +100,7 @@ def package(
 
 
 def _differences(first: Model, second: Model, half: bool) -> Differences:
-    """Of two models over drawn pictures.
+    """Of two models over synthetic images.
 
     Raises:
         InputError: more than rounding.
@@ -114,7 +114,7 @@ def _differences(first: Model, second: Model, half: bool) -> Differences:
 
     score, edge = 0.0, 0.0
     rng = np.random.default_rng(0)
-    for _ in range(CHECKED_PICTURES):
+    for _ in range(CHECKED_IMAGES):
         image = torch.from_numpy(draw_image(rng, (200, 330), (160, 250)).image_rgb.copy()).permute(2, 0, 1)[None]
         with torch.inference_mode():
             outputs = [model.network(image, all_hierarchies=False) for model in (first, second)]
@@ -131,7 +131,7 @@ def _differences(first: Model, second: Model, half: bool) -> Differences:
 
 
 def _recipe(checkpoint: Path) -> tuple[Recipe, dict[str, Any]]:
-    """What the run beside the checkpoint has recorded, and its settings."""
+    """What the run next to the checkpoint has recorded, and its settings."""
     from fanet_lightning.cli.provenance import read_record
     from fanet_lightning.models.pretrained import read_checkpoint
 
@@ -245,7 +245,7 @@ def main(argv: list[str]) -> int:
     differences = package(checkpoint, out, str(given["name"]), training_images=images, scores=folders, half=half)
     print(
         f"written: {out}, weights of {(out / WEIGHTS_FILE).stat().st_size / 1e6:.2f} MB; largest difference to the "
-        f"checkpoint over {CHECKED_PICTURES} drawn pictures: {differences.score:.2g} of a score, "
+        f"checkpoint over {CHECKED_IMAGES} synthetic images: {differences.score:.2g} of a score, "
         f"{differences.edge_pixels:.2g} pixels of a box"
     )
     return 0

@@ -1,10 +1,10 @@
-"""Contact sheets of the training augmentation, with the boxes drawn: one sheet per part switched on alone, one for all.
+"""Grids of augmented training samples with their boxes: one grid per part switched on alone, one for all.
 
-    python scripts/show_augmentations.py                                  # drawn faces, made on the first call
+    python scripts/show_augmentations.py                                  # synthetic faces, made on the first call
     python scripts/show_augmentations.py --root data/wider_face --split val --list test.txt --count 4
 
 Each row is one image: its title, the original, then samples, the number of faces of each in the title. Rows differ in
-their seeds, sheets do not. The sheets lie in --out as PNG.
+their seeds, grids do not. The grids are written to --out as PNG.
 """
 
 import argparse
@@ -33,8 +33,8 @@ OFF: dict[str, Any] = {
     "hue": 0.0,
     "distortion_probability": 1.0,
 }
-# What each sheet switches on, by the constructor's names; the values are the recipe's, at full probability.
-SHEETS: dict[str, dict[str, Any]] = {
+# What each grid switches on, by the constructor's names; the values are the recipe's, at full probability.
+GRIDS: dict[str, dict[str, Any]] = {
     "crop": {"crop": (0.3, 1.0), "largest_square": 0.2},
     "expansion": {"expand_probability": 1.0},
     "flip": {"flip": 1.0},
@@ -50,8 +50,8 @@ GAP, LINE = 6, 22
 
 
 def augmentations(size: int) -> dict[str, TrainAugment]:
-    """One augmentation per sheet; ``recipe`` is the paper's, complete."""
-    single = {name: TrainAugment(size, **(OFF | changes)) for name, changes in SHEETS.items()}
+    """One augmentation per grid; ``recipe`` is the paper's, complete."""
+    single = {name: TrainAugment(size, **(OFF | changes)) for name, changes in GRIDS.items()}
     return single | {"recipe": TrainAugment(size)}
 
 
@@ -65,7 +65,7 @@ def original_tile(image_rgb: Image8, boxes_xyxy: Boxes, size: int) -> Image8:
     return tile
 
 
-def sheet(name: str, augment: TrainAugment, records: list[ImageRecord], draws: int) -> Image8:
+def grid(name: str, augment: TrainAugment, records: list[ImageRecord], draws: int) -> Image8:
     """One row per image: a line of text, the original, ``draws`` samples."""
     size = augment.size
     rows = []
@@ -92,7 +92,7 @@ def write_png(path: Path, image_rgb: Image8) -> None:
 
 
 def chosen_records(arguments: argparse.Namespace) -> list[ImageRecord]:
-    """The first images with faces: of the data set at --root, or of drawn ones."""
+    """The first images with faces: of the data set at --root, or of synthetic ones."""
     if arguments.root is None:
         from fanet_lightning.data.synthetic.dataset import prepare_synthetic
 
@@ -107,21 +107,21 @@ def chosen_records(arguments: argparse.Namespace) -> list[ImageRecord]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, help="data set in WIDER FACE's layout; default: drawn faces")
+    parser.add_argument("--root", type=Path, help="data set in WIDER FACE's layout; default: synthetic faces")
     parser.add_argument("--split", default="train", choices=["train", "val"])
     parser.add_argument("--list", type=Path, help="text file of image names within the split")
     parser.add_argument("--annotations", type=Path, help="folder or zip of annotations, if not under the root")
     parser.add_argument("--count", type=int, default=3, help="images, one per row")
     parser.add_argument("--draws", type=int, default=6, help="samples of each image")
     parser.add_argument("--size", type=int, default=320, help="side of a sample, pixels")
-    parser.add_argument("--out", type=Path, default=Path("outputs/augmentations"), help="folder of the sheets")
+    parser.add_argument("--out", type=Path, default=Path("outputs/augmentations"), help="folder of the grids")
     arguments = parser.parse_args()
     try:
         records = chosen_records(arguments)
         arguments.out.mkdir(parents=True, exist_ok=True)
         for name, augment in augmentations(arguments.size).items():
             path = arguments.out / f"{name}.png"
-            write_png(path, sheet(name, augment, records, arguments.draws))
+            write_png(path, grid(name, augment, records, arguments.draws))
             print(path)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
