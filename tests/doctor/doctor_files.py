@@ -12,7 +12,7 @@ from tests.data.wider_files import write_text
 
 
 def scene(seed: int, size_hw: tuple[int, int] = (240, 320)) -> np.ndarray:
-    """A picture with structure at every scale, (H, W, 3) uint8."""
+    """An image with structure at every scale, (H, W, 3) uint8."""
     rng = np.random.default_rng(seed)
     total = np.zeros((*size_hw, 3))
     for cells in (3, 6, 12, 24, 48):
@@ -36,7 +36,7 @@ def row(x: float, y: float, w: float, h: float) -> tuple[float, ...]:
     return (x, y, w, h, 0, 0, 0, 0, 0, 0)
 
 
-def picture(root: Path, split: str, image_id: str) -> Path:
+def image_path(root: Path, split: str, image_id: str) -> Path:
     return root / f"WIDER_{split}" / "images" / f"{image_id}.jpg"
 
 
@@ -76,30 +76,30 @@ def plant(root: Path) -> None:
     for split, faces in (("train", train), ("val", val)):
         write_text(root / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt", faces)  # type: ignore[arg-type]
         for seed, image_id in enumerate(faces):
-            save(picture(root, split, image_id), scene(seed + (100 if split == "val" else 0)))
+            save(image_path(root, split, image_id), scene(seed + (100 if split == "val" else 0)))
     labels = root / "wider_face_split" / "wider_face_train_bbx_gt.txt"
     # A row that nobody understands, and an image named twice, the second time with another face.
     text = labels.read_text() + "0--A/odd.jpg\n2\n" + " ".join(map(str, FACE)) + "\n10 twenty 30 40 0 0 0 0 0 0\n"
     labels.write_text(text + "0--A/first.jpg\n1\n70 70 20 20 0 0 0 0 0 0\n")
-    save(picture(root, "train", "0--A/odd"), scene(60))
-    save(picture(root, "train", "0--A/unlabelled"), scene(61))
-    of_train = {name: picture(root, "train", f"0--A/{name}") for name in ("missing", "case", "empty", "html", "cut")}
+    save(image_path(root, "train", "0--A/odd"), scene(60))
+    save(image_path(root, "train", "0--A/unlabelled"), scene(61))
+    of_train = {name: image_path(root, "train", f"0--A/{name}") for name in ("missing", "case", "empty", "html", "cut")}
     of_train["missing"].unlink()
     of_train["case"].rename(of_train["case"].with_name("Case.JPG"))
     of_train["empty"].write_bytes(b"")
     of_train["html"].write_bytes(b"<html>Too many requests</html>")
     of_train["cut"].write_bytes(of_train["cut"].read_bytes()[:-4000])
-    picture(root, "val", "1--B/empty").write_bytes(b"")
+    image_path(root, "val", "1--B/empty").write_bytes(b"")
     for name in ("turned", "shown"):
         exif = Image.Exif()
         exif[0x0112] = 6
-        Image.fromarray(scene(70)).save(picture(root, "train", f"0--A/{name}"), exif=exif, quality=90 + len(name))
-    picture(root, "train", "0--A/again").write_bytes(picture(root, "train", "0--A/first").read_bytes())
-    picture(root, "train", "0--A/leaked").write_bytes(picture(root, "val", "1--B/leaked").read_bytes())
-    picture(root, "val", "1--B/copy").write_bytes(picture(root, "val", "1--B/sound").read_bytes())
-    half = cv2.resize(cv2.imread(str(picture(root, "val", "1--B/nearly"))), (160, 120), interpolation=cv2.INTER_AREA)
-    save(picture(root, "train", "0--A/nearly"), half, quality=60)
-    save(picture(root, "train", "0--A/blank"), np.full((240, 320, 3), 90, dtype=np.uint8))
+        Image.fromarray(scene(70)).save(image_path(root, "train", f"0--A/{name}"), exif=exif, quality=90 + len(name))
+    image_path(root, "train", "0--A/again").write_bytes(image_path(root, "train", "0--A/first").read_bytes())
+    image_path(root, "train", "0--A/leaked").write_bytes(image_path(root, "val", "1--B/leaked").read_bytes())
+    image_path(root, "val", "1--B/copy").write_bytes(image_path(root, "val", "1--B/sound").read_bytes())
+    half = cv2.resize(cv2.imread(str(image_path(root, "val", "1--B/nearly"))), (160, 120), interpolation=cv2.INTER_AREA)
+    save(image_path(root, "train", "0--A/nearly"), half, quality=60)
+    save(image_path(root, "train", "0--A/blank"), np.full((240, 320, 3), 90, dtype=np.uint8))
 
 
 def run(root: Path, out: Path, *words: str) -> int:

@@ -13,7 +13,7 @@ from fanet_lightning.doctor.__main__ import main
 from fanet_lightning.doctor.checks import KINDS
 from tests.data.folder_files import WRITERS, Face
 from tests.data.wider_files import write_text
-from tests.doctor.doctor_files import EXPECTED, FACE, QUICK, found, picture, run, save, scene
+from tests.doctor.doctor_files import EXPECTED, FACE, QUICK, found, image_path, run, save, scene
 
 ONE_FACE: Face = (10, 20, 30, 40, False, "face")
 
@@ -29,7 +29,7 @@ def test_details_in_the_csv(examined: Path, planted: Path) -> None:
     assert outside["boxes_xyxy"] == "320 10 350 50; -10 0 0 10"
     assert outside["severity"] == "error" and "320 × 240" in outside["detail"]
     leak = rows["leak", "0--A/leaked"]
-    assert (leak["other_part"], leak["other_path"]) == ("val", str(picture(planted, "val", "1--B/leaked")))
+    assert (leak["other_part"], leak["other_path"]) == ("val", str(image_path(planted, "val", "1--B/leaked")))
     text = (planted / "wider_face_split" / "wider_face_train_bbx_gt.txt").read_text().split("\n")
     line = text.index("10 twenty 30 40 0 0 0 0 0 0") + 1
     assert f"line {line}: '10 twenty 30 40" in rows["malformed_label", ""]["detail"]
@@ -64,7 +64,7 @@ def test_a_sound_set_is_healthy(tmp_path: Path, capsys: pytest.CaptureFixture[st
         faces = {f"0--A/{split}_{i}": [FACE] for i in range(3)}
         write_text(root / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt", faces)
         for i, image_id in enumerate(faces):
-            save(picture(root, split, image_id), scene(10 * number + i))
+            save(image_path(root, split, image_id), scene(10 * number + i))
     assert run(root, tmp_path / "out", "fix=true", "page=true", "augment.expand_max=1") == 0
     assert found(tmp_path / "out") == {}
     printed = capsys.readouterr().out
@@ -90,7 +90,7 @@ def test_parts_that_share_a_folder_name_an_unlabelled_image_once(format: str, tm
     root, sides = tmp_path / "own", {"train": ["a", "b"], "val": ["c"]}
     WRITERS[format](root, {part: {name: [ONE_FACE] for name in names} for part, names in sides.items()})
     folder = root / "JPEGImages"
-    if format == "wider":  # one folder of pictures for both lists
+    if format == "wider":  # one folder of images for both lists
         folder = root / "images"
         for part, names in sides.items():
             for name in names:
@@ -142,7 +142,7 @@ def test_other_files_stay_and_an_examination_that_was_cut_off_is_replaced(tmp_pa
     root, out = tmp_path / "wider", tmp_path / "out"
     for seed, split in enumerate(("train", "val")):
         write_text(root / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt", {"0--A/a": [FACE]})
-        save(picture(root, split, "0--A/a"), scene(seed))
+        save(image_path(root, split, "0--A/a"), scene(seed))
     out.mkdir()
     (out / "photo.jpg").write_text("mine")
     for _ in range(2):

@@ -12,7 +12,7 @@ from fanet_lightning.doctor.__main__ import main
 from fanet_lightning.doctor.checks import BY_NAME
 from tests.data.folder_files import VAL, Face, write_coco
 from tests.data.wider_files import write_text
-from tests.doctor.doctor_files import FACE, QUICK, found, picture, plant, run, save, scene
+from tests.doctor.doctor_files import FACE, QUICK, found, image_path, plant, run, save, scene
 
 
 def test_the_copy_has_none_of_what_is_fixed(examined: Path, tmp_path: Path) -> None:
@@ -143,8 +143,8 @@ def test_a_copy_is_written_into_nothing_of_value(planted: Path, tmp_path: Path) 
 def test_names_that_lead_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
     root = tmp_path / "wider"
     write_text(root / "wider_face_split" / "wider_face_train_bbx_gt.txt", {"0--A/a": [FACE], "../../../b": [FACE]})
-    save(picture(root, "train", "0--A/a"), scene(0))
-    save(picture(root, "train", "../../../b"), scene(1))
+    save(image_path(root, "train", "0--A/a"), scene(0))
+    save(image_path(root, "train", "../../../b"), scene(1))
     (root / "WIDER_val" / "images").mkdir(parents=True)
     write_text(root / "wider_face_split" / "wider_face_val_bbx_gt.txt", {})
     run(root, tmp_path / "deep" / "out", "fix=true")

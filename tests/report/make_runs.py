@@ -1,4 +1,4 @@
-"""Run folders as training leaves them, without training: drawn detectors, but real scoring, records and settings."""
+"""Run folders as training leaves them, without training: made-up detectors, but real scoring, records and settings."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ def settings_of(cell: str, *words: str) -> Mapping[str, Any]:
 
 
 @cache
-def drawn_ground_truth(images: int) -> GroundTruth:
+def synthetic_ground_truth(images: int) -> GroundTruth:
     """Up to eight faces per image, far apart; the first of four is easy, two are medium, all are hard."""
     rng = np.random.default_rng(0)
     boxes, counted = [], {"easy": [], "medium": [], "hard": []}
@@ -45,7 +45,7 @@ def drawn_ground_truth(images: int) -> GroundTruth:
     return GroundTruth(tuple(f"event/{i}" for i in range(images)), boxes, counted)
 
 
-def drawn_predictions(truth: GroundTruth, quality: float, seed: int) -> Predictions:
+def synthetic_predictions(truth: GroundTruth, quality: float, seed: int) -> Predictions:
     """Finds a face when the draw of the face, mostly the same for all detectors, is below its quality."""
     shared, own = np.random.default_rng(1), np.random.default_rng([2, seed, round(quality * 1000)])
     found = {}
@@ -65,7 +65,7 @@ def evaluated(
 ) -> dict[str, Any]:
     """What ``evaluate`` leaves in ``folder``; returns the entry of ``run.json``."""
     counts = count_images(truth, predictions)
-    found = scores_from_counts("synthetic", "drawn faces", counts, len(truth.image_ids))
+    found = scores_from_counts("synthetic", "synthetic faces", counts, len(truth.image_ids))
     intervals = intervals_of(found, found.resampled(20, 0))
     scores = write_scores(folder, found, intervals, protocol=protocol, made_by={}, intervals_method=method(20))
     if not per_image:
@@ -108,12 +108,12 @@ def make_run(
     if quality is None:
         quality = QUALITY.get(cell, 0.8) + 0.01 * np.random.default_rng([seed, len(cell)]).normal()
     if state == "finished":
-        truth = truth or drawn_ground_truth(images)
-        own = predictions or drawn_predictions(truth, quality, seed)
+        truth = truth or synthetic_ground_truth(images)
+        own = predictions or synthetic_predictions(truth, quality, seed)
         name = settings["protocol"]["name"]
         record.scores[name] = evaluated(out / "evaluation", name, truth, own)
         for number, protocol in enumerate(protocols):
-            better = drawn_predictions(truth, quality + 0.02 * (number + 1), seed)
+            better = synthetic_predictions(truth, quality + 0.02 * (number + 1), seed)
             record.scores[protocol] = evaluated(out / f"evaluation_{protocol}", protocol, truth, better)
     (out / "csv").mkdir()
     lines = ["epoch,step,train/loss,val/ap,val/ap_easy,val/ap_hard,val/ap_medium"]

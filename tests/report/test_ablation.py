@@ -441,8 +441,8 @@ def all_paths(node: Any, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
 
 
 def evaluation(quality: float, seed: int) -> Evaluation:
-    truth = make_runs.drawn_ground_truth(25)
-    counts = count_images(truth, make_runs.drawn_predictions(truth, quality, seed))
+    truth = make_runs.synthetic_ground_truth(25)
+    counts = count_images(truth, make_runs.synthetic_predictions(truth, quality, seed))
     intervals = bootstrap_ap(counts, 1)
     return Evaluation("original", {setting: own.value for setting, own in intervals.items()}, 25, {}, counts)
 
