@@ -204,22 +204,11 @@ def print_help(config_name: str, words: Sequence[str], usage: str) -> None:
 
 
 def check_whole(config: DictConfig, **least: int) -> None:
-    """
+    """Refuse keys that are not whole numbers of at least so much.
+
     Raises:
         InputError: a key that is no whole number, or below its least value.
     """
     for key, smallest in least.items():
         if not isinstance(config[key], int) or isinstance(config[key], bool) or config[key] < smallest:
             raise InputError(f"{key}={config[key]} is no whole number of at least {smallest}")
-
-
-def check_report_keys(config: DictConfig) -> None:
-    """The key ``worst`` of the verbs that score.
-
-    Raises:
-        InputError: no whole number, or below 1.
-    """
-    if not isinstance(config.worst, int) or isinstance(config.worst, bool):
-        raise InputError(f"worst={config.worst} is not a whole number; it counts images")
-    if config.worst < 1:
-        raise InputError(f"worst={config.worst} leaves nothing to show; give 1 or more")

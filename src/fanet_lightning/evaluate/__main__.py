@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
     if config is None:
         return 0
     options = plain(config)
-    cli.check_report_keys(config)
+    cli.check_whole(config, worst=1)
     from fanet_lightning.data.sources import build_source
     from fanet_lightning.detect.detector import open_detector
     from fanet_lightning.evaluate.runner import evaluate

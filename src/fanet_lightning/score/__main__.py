@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fanet_lightning.cli.config import plain
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_writable, read_image_list
-from fanet_lightning.cli.main import check_report_keys, run, verb_config
+from fanet_lightning.cli.main import check_whole, run, verb_config
 from fanet_lightning.cli.provenance import (
     PREDICTIONS_FOLDER,
     TrainedOn,
@@ -229,7 +229,7 @@ def _check_benchmark(argv: list[str]) -> None:
 
 
 def _check_values(config: "DictConfig") -> None:
-    check_report_keys(config)
+    check_whole(config, worst=1)
     if not isinstance(config.bootstrap, int) or isinstance(config.bootstrap, bool):
         raise InputError(
             f"bootstrap={config.bootstrap} is not a whole number; it counts the resamples, 0: no intervals"
