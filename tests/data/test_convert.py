@@ -18,7 +18,7 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.folder.convert import convert
 from fanet_lightning.data.folder.source import FolderSource
 from fanet_lightning.data.records import Inventory
-from fanet_lightning.data.sources import WiderFaceSource, build_source
+from fanet_lightning.data.sources import WiderFaceSource
 from fanet_lightning.data.wider_face import read_annotations
 from tests.data.folder_files import (
     HEIGHT,
@@ -308,26 +308,3 @@ def test_command_line(tmp_path: Path) -> None:
         assert refused.returncode == 2 and refused.stdout == ""
         assert expected in refused.stderr and refused.stderr.count("\n") == 1
     assert not (tmp_path / "new").exists()
-
-
-@pytest.mark.slow
-def test_sample_of_wider_face(shared_data: Path, tmp_path: Path) -> None:
-    """Real labels, hundreds of faces in an image: through COCO, YOLO and VOC back to WIDER's."""
-    root = shared_data / "wider_face"
-    few = tmp_path / "few.txt"
-    few.write_text("\n".join((root / "train.txt").read_text().splitlines()[::40]))
-    lists = {"train": {"split": "val", "images": str(few)}, "val": {"split": "val", "images": "test.txt"}}
-    source = build_source("wider_face", root=root, **lists)
-    convert(source, "coco", tmp_path / "1", images="link")
-    convert(FolderSource(tmp_path / "1", "coco"), "voc", tmp_path / "2", images="link")
-    record = convert(FolderSource(tmp_path / "2", "voc"), "wider", tmp_path / "3", images="link")
-    assert record["parts"]["val"] == {"images": 320, "faces": 4958, "ignored": 32}
-    expected = {record.image_id: record for record in source.val()}
-    for own in WiderFaceSource(tmp_path / "3").val():
-        assert own.boxes_xyxy.tolist() == expected[own.image_id].boxes_xyxy.tolist()
-    convert(FolderSource(tmp_path / "3", "wider"), "yolo", tmp_path / "4", images="link")
-    for own in FolderSource(tmp_path / "4", "yolo").val():
-        boxes = expected[own.image_id].boxes_xyxy
-        inside = np.clip(boxes, 0, [1024, 10000, 1024, 10000])
-        assert len(own.boxes_xyxy) == len(boxes)
-        np.testing.assert_allclose(own.boxes_xyxy[:, [0, 2]], inside[:, [0, 2]], atol=1e-3)
