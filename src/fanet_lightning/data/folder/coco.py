@@ -23,6 +23,7 @@ from fanet_lightning.data.folder.labels import (
     Place,
     boxes_of,
     finish,
+    place_of,
     placed,
     read_text,
 )
@@ -53,15 +54,8 @@ def coco_place(root: Path, part: str) -> Place | None:
             key = "train" if part == "all" else part
             raise InputError(f"{found[0]} and {found[1]} may both hold the labels; choose with data.{key}.labels=FILE")
         if found:
-            return coco_folders(root, found[0], part)
+            return place_of(root, found[0], part)
     return None
-
-
-def coco_folders(root: Path, labels: Path, part: str) -> Place:
-    """The folders where the images of a label file may be."""
-    names = [labels.stem.removeprefix("instances_"), *PART_NAMES.get(part, ())]
-    folders = [folder for name in names for folder in (root / "images" / name, root / name / "images", root / name)]
-    return Place(labels, None, (*folders, root / "images", labels.parent, root))
 
 
 def read_coco(place: Place, wanted: Sequence[str] | None) -> PartLabels:

@@ -117,6 +117,19 @@ class Place:
         return max(candidates, key=lambda files: sum(files.find(name).name is not None for name in some))
 
 
+def place_of(root: Path, labels: Path, part: str, names: Path | None = None) -> Place:
+    """The place of labels whose images may be in any of the usual folders, those of the part first."""
+    own = [
+        folder for name in (labels.stem.removeprefix("instances_"), *PART_NAMES.get(part, ()))
+        for folder in (
+            root / f"WIDER_{name}" / "images", root / "images" / name, root / "JPEGImages" / name,
+            root / name / "images", root / name,
+        )
+    ]  # fmt: skip
+    labels_folder = labels if labels.is_dir() else labels.parent
+    return Place(labels, None, (*own, root / "JPEGImages", root / "images", labels_folder, root), names)
+
+
 def boxes_of(rows: Sequence[Sequence[float]]) -> Boxes64:
     """(F, 4) float64, also of none."""
     return np.asarray(rows, dtype=np.float64).reshape(-1, 4)

@@ -4,7 +4,7 @@ Where each format's files are is said in its module under :mod:`fanet_lightning.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,19 +13,20 @@ import numpy as np
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import find_listed, nearest_name, without_extension
-from fanet_lightning.data.folder.coco import coco_folders, coco_place, read_coco
+from fanet_lightning.data.folder.coco import coco_place, read_coco
 from fanet_lightning.data.folder.files import ImageFiles, label_files, matching
 from fanet_lightning.data.folder.labels import (
     PartLabels,
     Place,
     corners_problem,
     inverted_problem,
+    place_of,
     read_text,
     say_once,
     warn_of_odd_boxes,
 )
-from fanet_lightning.data.folder.voc import read_voc, voc_folders, voc_place
-from fanet_lightning.data.folder.wider import read_wider, wider_folders, wider_place
+from fanet_lightning.data.folder.voc import read_voc, voc_place
+from fanet_lightning.data.folder.wider import read_wider, wider_place
 from fanet_lightning.data.folder.yolo import YAML_FILES, Points, label_folder, read_names, read_yolo, yolo_place
 from fanet_lightning.data.records import (
     ImageRecord,
@@ -56,13 +57,6 @@ BOXES = {
 }
 
 
-_PLACES: dict[str, tuple[Callable[[Path, str], Place | None], Callable[[Path, Path, str], Place]]] = {
-    "coco": (coco_place, coco_folders),
-    "voc": (voc_place, voc_folders),
-    "wider": (wider_place, wider_folders),
-}
-
-
 def find_place(root: Path, format: str, part: str, given: Mapping[str, Any]) -> Place | None:
     """Where the labels of ``train``, ``val`` or ``all`` are: as given, else in the format's usual layout.
 
@@ -77,8 +71,8 @@ def find_place(root: Path, format: str, part: str, given: Mapping[str, Any]) -> 
     if format == "yolo":
         place = yolo_place(root, part, read_names(root)[1]) if folder is None else Place(folder, folder)
     else:
-        usual, folders = _PLACES[format]
-        place = usual(root, part) if labels is None else folders(root, labels, part)
+        usual = {"coco": coco_place, "voc": voc_place, "wider": wider_place}[format]
+        place = usual(root, part) if labels is None else place_of(root, labels, part)
     if place is None and (labels or folder):
         raise InputError(f"give both data.{part}.labels=… and data.{part}.folder=DIR, its labels and its images")
     return place and replace(place, labels=labels or place.labels, folder=folder or place.folder)

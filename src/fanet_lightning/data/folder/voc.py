@@ -26,6 +26,7 @@ from fanet_lightning.data.folder.labels import (
     Place,
     boxes_of,
     finish,
+    place_of,
     placed,
     read_text,
 )
@@ -43,7 +44,7 @@ def voc_place(root: Path, part: str) -> Place | None:
     own = next((folder for folder in folders if folder.is_dir()), None)
     for path in (path for name in lists for path in matching(root, f"ImageSets/Main/{name}.txt")):
         if own is not None:
-            return voc_folders(root, own, part, path)
+            return place_of(root, own, part, path)
     if part == "all":
         own_folders = [*folders, root]
     else:
@@ -54,16 +55,7 @@ def voc_place(root: Path, part: str) -> Place | None:
     found = next((folder for folder in own_folders if next(matching(folder, "*.xml"), None) is not None), None)
     if found is None and part == "all":
         found = next((folder for folder in folders if label_files(folder, ".xml")), None)
-    return None if found is None else voc_folders(root, found, part)
-
-
-def voc_folders(root: Path, labels: Path, part: str, names: Path | None = None) -> Place:
-    """The folders where the images of these labels may be."""
-    own = [
-        folder for name in PART_NAMES.get(part, ())
-        for folder in (root / "images" / name, root / "JPEGImages" / name, root / name / "images", root / name)
-    ]  # fmt: skip
-    return Place(labels, None, (root / "JPEGImages", *own, root / "images", labels, root), names)
+    return None if found is None else place_of(root, found, part)
 
 
 def read_voc(place: Place, wanted: Sequence[str] | None, origin: int = 1) -> PartLabels:

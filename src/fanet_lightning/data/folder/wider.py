@@ -16,7 +16,7 @@ from pathlib import Path
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import find_listed
 from fanet_lightning.data.folder.files import ImageFiles, matching
-from fanet_lightning.data.folder.labels import PART_NAMES, PartLabels, Place, finish, placed, read_text
+from fanet_lightning.data.folder.labels import PART_NAMES, PartLabels, Place, finish, place_of, placed, read_text
 from fanet_lightning.data.records import Inventory, LabelledImage, LabelProblem
 from fanet_lightning.data.wider_face import Split, parse_list, read_annotations
 
@@ -29,16 +29,7 @@ def wider_place(root: Path, part: str) -> Place | None:
     """The list of ``train``, ``val`` or, for a set without parts, ``all``; None if there are none."""
     names = PILE_LISTS if part == "all" else [form.format(name) for name in PART_NAMES[part] for form in LISTS]
     path = next((path for name in names for path in sorted(matching(root, name)) if path.is_file()), None)
-    return None if path is None else wider_folders(root, path, part)
-
-
-def wider_folders(root: Path, labels: Path, part: str) -> Place:
-    """The folders where the images of a list may be."""
-    own = [
-        folder for name in PART_NAMES.get(part, ())
-        for folder in (root / f"WIDER_{name}" / "images", root / "images" / name, root / name / "images", root / name)
-    ]  # fmt: skip
-    return Place(labels, None, (*own, root / "images", root, labels.parent))
+    return None if path is None else place_of(root, path, part)
 
 
 def read_wider(place: Place) -> PartLabels:
