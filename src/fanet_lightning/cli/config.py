@@ -29,7 +29,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Quote, QuotedString
+from hydra.core.override_parser.types import IntervalSweep, Override, Quote, QuotedString
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -399,13 +399,8 @@ def _option(group: str, typed: str, default: str | None) -> Word:
     """``group=option``: one, a list of them that are merged, or several in a sweep."""
     options, override = _options(group), _parsed(typed)
     value = typed if override is None else override.value()
-    if isinstance(value, Glob):
-        values: list[Any] = value.filter(options)
-    elif override is not None and override.is_choice_sweep():
-        values = list(override.sweep_iterator())
-    else:
-        values = [value]
-    is_swept = override is not None and override.is_sweep_override()
+    is_swept = override is not None and override.is_choice_sweep()
+    values: list[Any] = list(override.sweep_iterator()) if is_swept else [value]
     chosen: list[Any] = []
     each: Any
     for each in values:
@@ -449,8 +444,6 @@ def _value(key: str, typed: str, default: Any, is_sweep: bool) -> Word:
     override = _parsed(typed)
     if (override is not None and not (of_text or of_texts)) or (is_sweep and _is_function(override, typed)):
         swept = override.is_sweep_override()
-        if isinstance(override.value(), Glob):
-            raise InputError(f"{key}={typed}: glob chooses among the options of a group; give the values themselves")
         if isinstance(override.value(), IntervalSweep):
             values = [override.value().start, override.value().end]
         else:
@@ -594,45 +587,36 @@ def _check_kind(key: str, default: Any, value: Any) -> None:
     Raises:
         InputError: the value is of another kind than what the key has by default.
     """
-    if OmegaConf.is_dict(default):
-        if not OmegaConf.is_dict(value):
-            right = (
-                key.replace(".", "/") + f"={value}"
-                if key.startswith("hydra.")
-                else f"{key}.{next(iter(default), '')}=…"
-            )
-            raise InputError(f"{key}={value}: {key} has keys below it; write {right}")
-    elif key in SWAPPED and value is not None and not (OmegaConf.is_dict(value) and "_target_" in value):
+    if OmegaConf.is_dict(default) and not OmegaConf.is_dict(value):
+        below = f"{key.replace('.', '/')}={value}" if key.startswith("hydra.") else f"{key}.{next(iter(default), '')}=…"
+        raise InputError(f"{key}={value}: {key} has keys below it; write {below}")
+    if key in SWAPPED and value is not None and not (OmegaConf.is_dict(value) and "_target_" in value):
         raise InputError(f"{key}={value}: name a class with {key}._target_=…")
-    elif key.startswith(NOT_OURS) or (value is None and (isinstance(default, str) or default is None)):
+    if OmegaConf.is_dict(default) or key in SWAPPED or key.startswith(NOT_OURS):
         return
-    elif value is None:
-        if key not in NULL_TOO:
+    if value is None:
+        if not (default is None or isinstance(default, str) or key in NULL_TOO):
             raise InputError(f"{key}=null: something must be given; by default it is {default}")
-    elif key == "loss.weights" and OmegaConf.is_list(value):
         return
-    elif key in NOT_TEXT and (key == "loss.weights" or not isinstance(value, int | float)):
-        raise InputError(f"{key}={value} is not a {'list' if key == 'loss.weights' else 'number'}, nor null")
+    is_list, is_number = OmegaConf.is_list(value), isinstance(value, int | float) and not isinstance(value, bool)
+    fault, fits = "not one value", not OmegaConf.is_config(value) or key in TEXT_LISTS
+    if key == "loss.weights":
+        fault, fits = "not a list, nor null", is_list
+    elif key in NOT_TEXT:
+        fault, fits = "not a number, nor null", is_number
     elif isinstance(default, bool):
-        if not isinstance(value, bool):
-            raise InputError(f"{key}={value} is neither true nor false")
+        fault, fits = "neither true nor false", isinstance(value, bool)
     elif isinstance(default, int | float):
-        is_list = OmegaConf.is_list(value) and key == "model.block_channels"
-        # Seconds and megabytes may be broken numbers; they are no keys of groups.
-        is_whole = isinstance(default, int) and "." in key
-        if not is_list and (isinstance(value, bool) or not isinstance(value, int if is_whole else int | float)):
-            kind = "whole number" if isinstance(default, int) else "number"
-            raise InputError(f"{key}={value} is not a {kind}; by default it is {default}")
-        if not is_list and not math.isfinite(value):
-            raise InputError(f"{key}={value} is not a finite number; by default it is {default}")
+        fault = "not a whole number" if isinstance(default, int) else "not a finite number"
+        fits = is_number and math.isfinite(value)
+        if isinstance(default, int) and "." in key:  # seconds and megabytes may be broken numbers; they have no group
+            fits = fits and isinstance(value, int)
     elif OmegaConf.is_list(default):
-        numbers = all(isinstance(item, int | float) for item in default) and len(default) > 0
-        if not OmegaConf.is_list(value) or (numbers and not all(isinstance(item, int | float) for item in value)):
-            raise InputError(
-                f"{key}={value} is not such a list as it must be; write {key}=[{','.join(map(str, default)) or 'a,b'}]"
-            )
-    elif OmegaConf.is_config(value) and key not in TEXT_LISTS:
-        raise InputError(f"{key}={value}: give one value")
+        numbers = len(default) > 0 and all(isinstance(item, int | float) for item in default)
+        fault = f"not a list like [{','.join(map(str, default)) or 'a,b'}]"
+        fits = is_list and not (numbers and not all(isinstance(item, int | float) for item in value))
+    if not fits and not (is_list and key == "model.block_channels"):
+        raise InputError(f"{key}={value} is {fault}; by default it is {default}")
 
 
 def _one_line(error: Exception) -> str:

@@ -44,8 +44,6 @@ def resolve_device(device: str) -> str:
     Raises:
         InputError: no device's name, or a device that this machine, or this PyTorch, has not.
     """
-    import torch
-
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -76,9 +74,6 @@ def precision_on(precision: str, device: str) -> str:
 
 def device_name(device: str) -> str:
     """The device in words, for the record: the GPU's name, or the CPU's threads and architecture."""
-    import platform
-
-    import torch
 
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
@@ -93,7 +88,6 @@ SAMPLE_SECONDS = 0.5
 
 def visible_gpus() -> list[str]:
     """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` would name them."""
-    import torch
 
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is not None:
