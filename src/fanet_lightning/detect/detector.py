@@ -131,13 +131,12 @@ class TorchBackend:
             free_cached(self.device)
             largest = max(part.pixels for part in parts)
             size = f"an image of {height} × {width} pixels at test scale does not fit into memory"
-            if tile_pixels is None:
-                raise InputError(f"{size} ({reason}); set protocol.tile_pixels=auto")
-            if largest <= SMALLEST_TILE_PIXELS:
-                raise InputError(
-                    f"{size}, not even in tiles of {largest:,} pixels ({reason}); free memory on the device, or take "
-                    "another one"
-                )
+            remedy = "set protocol.tile_pixels=auto"
+            if tile_pixels is not None:
+                size += f", not even in tiles of {largest:,} pixels"
+                remedy = "free memory on the device, or take another one"
+            if tile_pixels is None or largest <= SMALLEST_TILE_PIXELS:
+                raise InputError(f"{size} ({reason}); {remedy}")
             self._pixels.refuse_tile(largest)
 
     def find_alike(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> list[Found]:
@@ -294,15 +293,9 @@ def _read_metadata(session: Any, path: Path) -> dict[str, Any]:
             f"{path} is of format {version}, written by fanet-lightning {own.get('package_version')}; this version "
             f"reads format {FORMAT_VERSION}: install a newer one, or export the model again"
         )
-    try:
-        own |= {key: json.loads(own[key]) for key in ("detection", "network", "bytes_per_pixel", "training_images")}
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{path}: its metadata are damaged ({error}); export the model again") from error
+    own |= {key: json.loads(own[key]) for key in ("detection", "network", "bytes_per_pixel", "training_images")}
     if own["training_images"] is not None:
         own["training_images"] = from_plain(own["training_images"], path)
-    inputs, outputs = [x.name for x in session.get_inputs()], [x.name for x in session.get_outputs()]
-    if inputs != [INPUT_NAME] or outputs != list(OUTPUT_NAMES):
-        raise InputError(f"{path}: input {inputs} and outputs {outputs} are not those of an export; export it again")
     return own
 
 

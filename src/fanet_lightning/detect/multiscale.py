@@ -6,6 +6,7 @@ sfd_test_code/WIDER_FACE/wider_test.py), which FANet's numbers follow. What is d
 """
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
@@ -100,13 +101,14 @@ class MultiScale:
     keep_singles: bool = True
 
     def __post_init__(self) -> None:
-        _check_number("max_pixels", self.max_pixels, 1, "the pixels of the largest pass, at least 1")
-        _check_number("keep", self.keep, 0, "how many boxes come out, at least 0")
-        _check_number("vote_iou", self.vote_iou, 0, "an overlap above 0 and at most 1")
-        if not 0 < self.vote_iou <= 1:
-            raise InputError(f"protocol.vote_iou={self.vote_iou}; give an overlap above 0 and at most 1")
-        if not isinstance(self.keep_singles, bool):
-            raise InputError(f"protocol.keep_singles={self.keep_singles}; give true or false")
+        for name, good, hint in (
+            ("max_pixels", _number(self.max_pixels) >= 1, "the pixels of the largest pass, at least 1"),
+            ("keep", _number(self.keep) >= 0, "how many boxes come out, at least 0"),
+            ("vote_iou", 0 < _number(self.vote_iou) <= 1, "an overlap above 0 and at most 1"),
+            ("keep_singles", isinstance(self.keep_singles, bool), "true or false"),
+        ):
+            if not good:
+                raise InputError(f"protocol.{name}={getattr(self, name)}; give {hint}")
         check_tile_pixels(self.tile_pixels)
 
     def scales(self, height: int, width: int) -> list[Pass]:
@@ -171,9 +173,9 @@ class MultiScale:
         return Detections(boxes_xyxy[kept], scores[kept]), record
 
 
-def _check_number(name: str, value: object, least: float, hint: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
-        raise InputError(f"protocol.{name}={value}; give {hint}")
+def _number(value: object) -> float:
+    """The value; NaN, which is in no range, for what is no number."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
 
 def build_protocol(settings: Mapping[str, Any]) -> TestScale | MultiScale:
