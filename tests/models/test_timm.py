@@ -22,6 +22,7 @@ from fanet_lightning.models.fanet import build_network, flops, inference_paramet
 from fanet_lightning.models.timm_backbone import _subsample_before_strided_1x1
 from fanet_lightning.models.weights import load_trunk_weights
 from fanet_lightning.ops.anchors import STRIDES
+from fanet_lightning.train.module import frozen_layers
 from tests.models.helpers import images as images_of
 
 real_timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs timm")
@@ -311,6 +312,15 @@ def test_models_of_timm(name: str, channels: tuple[int, ...]) -> None:
 def test_models_of_timm_that_will_not_do(name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         _network(name)
+
+
+@pytest.mark.parametrize(("until", "frozen"), [(None, 4), ("layers", 4), ("layers.1", 2)])
+def test_layers_that_can_be_frozen(timm: FakeTimm, until: str | None, frozen: int) -> None:
+    trunk = _network("plain").trunk
+    assert list(trunk.trained_layers()) == [f"layers.{number}" for number in range(4)]
+    assert frozen_layers(trunk, until) == list(trunk.body.layers)[:frozen]
+    with pytest.raises(InputError, match=r"freeze_until=layer: .*layers\.0"):
+        frozen_layers(trunk, "layer")
 
 
 @real_timm

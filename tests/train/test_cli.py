@@ -297,6 +297,22 @@ def test_batches_that_a_step_accumulates_count_for_the_learning_rate_and_clipped
         train.main([*words, "out=run"])
 
 
+def test_transforms_of_albumentations_change_samples_and_no_worker_changes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    noise, rotation = "{_target_: albumentations.GaussNoise, p: 0.5}", "{_target_: albumentations.Rotate, p: 0.5}"
+    extra = f"augment.extra=[{noise}, {rotation}]"
+    words = ["level=1", *TINY, "epochs=1", "evaluate_at_end=false", "logger=csv", "threads=1"]
+    losses = {}
+    for out, more in {"plain": [], "extra": [extra], "workers": [extra, "workers=1"]}.items():
+        trained(*words, *more, f"out={out}")
+        with (tmp_path / out / "csv/metrics.csv").open() as file:
+            losses[out] = [row["train/loss"] for row in csv.DictReader(file) if row["train/loss"]]
+    assert losses["plain"] != losses["extra"] == losses["workers"]
+    assert json.loads((tmp_path / "extra/run.json").read_text())["settings"]["augment"]["extra"][0]["p"] == 0.5
+
+
 def test_a_start_that_failed_costs_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["level=1", *TINY, "epochs=1", "evaluate_at_end=false", "logger=none", "out=run"]

@@ -72,7 +72,11 @@ class TimmTrunk(Backbone):
         return [*maps, *self.extra(maps[-1])]
 
     def trained_layers(self) -> dict[str, nn.Module]:
-        return dict(self.body.named_children())
+        layers: dict[str, nn.Module] = {}
+        for name, child in self.body.named_children():
+            parts = child.named_children() if isinstance(child, nn.Sequential | nn.ModuleList) else ()
+            layers |= {f"{name}.{part}": layer for part, layer in parts} or {name: child}
+        return layers
 
     def load_pretrained(self) -> None:
         """Fill the extractor with timm's trained weights, downloaded once by ``huggingface_hub``.

@@ -73,7 +73,7 @@ def lr_factor(
 
 
 def frozen_layers(backbone: Backbone, until: str | None) -> list[nn.Module]:
-    """The backbone's trained layers up to and with ``until``; None: all of them.
+    """The backbone's trained layers up to and with ``until``, a name or the first part of some; None: all of them.
 
     Raises:
         InputError: it has no layer of that name.
@@ -81,9 +81,10 @@ def frozen_layers(backbone: Backbone, until: str | None) -> list[nn.Module]:
     layers = backbone.trained_layers()
     if until is None:
         return list(layers.values())
-    if until not in layers:
+    found = [number for number, name in enumerate(layers) if f"{name}.".startswith(f"{until}.")]
+    if not found:
         raise InputError(f"freeze_until={until}: the backbone has no such layer; choose one of {', '.join(layers)}")
-    return list(layers.values())[: list(layers).index(until) + 1]
+    return list(layers.values())[: found[-1] + 1]
 
 
 # ``optim.name``
