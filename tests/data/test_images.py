@@ -189,7 +189,7 @@ def test_truncated_jpeg_is_never_half_a_picture(tmp_path: Path, progressive: boo
     (tmp_path / "cut.jpg").write_bytes(content + b"\xff")
     assert read_image_rgb(tmp_path / "cut.jpg").shape == (96, 128, 3)
     # Bytes after the image are harmless.
-    (tmp_path / "more.jpg").write_bytes(content + b"trailer" * 50)
+    (tmp_path / "more.jpg").write_bytes(content + b"trailer\xff\xda" * 50)
     np.testing.assert_array_equal(read_image_rgb(tmp_path / "more.jpg"), read_image_rgb(tmp_path / "a.jpg"))
 
 

@@ -70,6 +70,8 @@ def test_a_thumbnail_inside_does_not_hide_that_a_file_was_cut(tmp_path: Path) ->
     assert examine_file(path, decode=False).trouble == ""
     path.write_bytes(content[: len(content) - len(whole) // 3])
     assert examine_file(path, decode=False).trouble == "truncated"
+    path.write_bytes(whole + b"a phone's video\xff\xda")  # whatever follows the image
+    assert examine_file(path, decode=False).trouble == ""
 
 
 def test_what_only_decoding_finds(tmp_path: Path) -> None:

@@ -211,11 +211,12 @@ def check_image(path: Path | str) -> None:
         decode_image_rgb(content, path)
 
 
-def _check_end(content: bytes, path: Path | str) -> None:
-    """Refuse a JPEG that is cut short: decoders do not agree on what to do then.
+def is_cut_short(content: bytes) -> bool:
+    """Whether a file is a JPEG that lacks its end: decoders do not agree on what to do then.
 
     Some fill up with grey, and zeros in place of the rest pass as data in all. Data bytes never look like a marker, so
-    a file without the end marker after the start of its first scan was cut off.
+    a file without the end marker after the start of its first scan was cut off. What follows the image (a phone's
+    video) may hold any bytes.
     """
     position = 2
     while content[:3] == JPEG_START and position + 4 <= len(content) and content[position] == 0xFF:
@@ -225,9 +226,13 @@ def _check_end(content: bytes, path: Path | str) -> None:
             continue
         position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
         if marker == 0xDA:
-            if content.rfind(b"\xff\xd9", position) < 0:
-                raise UnreadableImage(path, "the file is cut short (a JPEG without its end marker)")
-            return
+            return content.rfind(b"\xff\xd9", position) < 0
+    return False
+
+
+def _check_end(content: bytes, path: Path | str) -> None:
+    if is_cut_short(content):
+        raise UnreadableImage(path, "the file is cut short (a JPEG without its end marker)")
 
 
 def _is_plain_jpeg(image: Image.Image) -> bool:

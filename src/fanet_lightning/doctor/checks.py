@@ -24,7 +24,14 @@ from rich.console import Console
 from rich.progress import track
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.data.images import JPEG_START, ImageFrame, UnreadableImage, decode_image_rgb, pillow_frame
+from fanet_lightning.data.images import (
+    JPEG_START,
+    ImageFrame,
+    UnreadableImage,
+    decode_image_rgb,
+    is_cut_short,
+    pillow_frame,
+)
 from fanet_lightning.data.records import LabelledImage
 
 # ``error``: training or a score is wrong or fails with it. ``warning``: worth a look. ``note``: good to know.
@@ -286,8 +293,7 @@ def _header(content: bytes) -> tuple[ImageFrame, str, str]:
         if isinstance(error, UnidentifiedImageError):
             return NO_FRAME, "not_image", f"begins with {content[:8]!r}"
         return NO_FRAME, "unreadable", " ".join(str(error).split()) or type(error).__name__
-    # Compressed data never look like a marker, so without an end marker behind it the last scan was not closed.
-    if is_jpeg and content.rfind(b"\xff\xd9") < content.rfind(b"\xff\xda"):
+    if is_cut_short(content):
         return frame, "truncated", f"a JPEG without its end marker, {len(content):,} bytes"
     return frame, "", ""
 
