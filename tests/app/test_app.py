@@ -26,7 +26,7 @@ from fanet_lightning import FaceDetector
 from fanet_lightning.app import serving as app
 from fanet_lightning.app.__main__ import main
 from fanet_lightning.app.markup import detections_table
-from fanet_lightning.app.results import FoundImage, detect_image, document, drawn, drawn_whole, read_upload, rows
+from fanet_lightning.app.results import PageImage, detect_image, document, drawn, drawn_whole, read_upload, rows
 from fanet_lightning.app.serving import Settings, free_port
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.ops.structures import Detections
@@ -41,7 +41,7 @@ def detector() -> FaceDetector:
 
 
 @pytest.fixture(scope="module")
-def hopper(detector: FaceDetector) -> FoundImage:
+def hopper(detector: FaceDetector) -> PageImage:
     return detect_image(detector, PHOTO, "grace_hopper.jpg", "original", **LIMITS)
 
 
@@ -62,20 +62,20 @@ def address(detector: FaceDetector) -> Iterator[str]:
         yield url
 
 
-def make_image(tmp_path: Path, scores: list[float]) -> FoundImage:
+def make_image(tmp_path: Path, scores: list[float]) -> PageImage:
     """A grey image of 100 × 60 pixels with a face of 10 × 20 at (5 i, 2 i) for each score; shown at half its size."""
     path = tmp_path / "grey.png"
     Image.fromarray(np.full((60, 100, 3), 128, np.uint8)).save(path)
     boxes_xyxy = torch.tensor([[5.0 * i, 2 * i, 5 * i + 10, 2 * i + 20] for i in range(len(scores))])
     shown = np.full((30, 50, 3), 128, np.uint8)
     faces = Detections(boxes_xyxy, torch.tensor(scores))
-    return FoundImage("grey.png", path, 60, 100, shown, faces, "original", 0.001, 0.002)
+    return PageImage("grey.png", path, 60, 100, shown, faces, "original", 0.001, 0.002)
 
 
 # What the page shows of an image.
 
 
-def test_a_photograph_has_its_face_and_the_pixels_of_the_original(detector: FaceDetector, hopper: FoundImage) -> None:
+def test_a_photograph_has_its_face_and_the_pixels_of_the_original(detector: FaceDetector, hopper: PageImage) -> None:
     assert (hopper.width, hopper.height) == (512, 600)
     assert hopper.count(0.5) == 1
     assert hopper.count(0.01) > 1  # everything above the floor is kept: the slider needs it
@@ -113,7 +113,7 @@ def test_boxes_are_drawn_where_the_shrunk_image_has_the_faces(tmp_path: Path) ->
     assert not changed[6, 7]  # inside the frame
 
 
-def test_a_redacted_image_hides_the_faces_that_count_and_shows_no_boxes(hopper: FoundImage) -> None:
+def test_a_redacted_image_hides_the_faces_that_count_and_shows_no_boxes(hopper: PageImage) -> None:
     original, _ = read_upload(PHOTO, "x", **LIMITS)
     x1, y1, x2, y2 = (round(float(side)) for side in hopper.faces.boxes_xyxy[0])
     for kind in ("blur", "pixelate"):

@@ -23,7 +23,7 @@ from fanet_lightning.app.results import (
     NO_REDACTION,
     SHOWN_SIDE,
     SHOWN_SIDE_OF_MANY,
-    FoundImage,
+    PageImage,
     detect_image,
     document,
     drawn,
@@ -65,18 +65,18 @@ class Actions:
         folder.mkdir(parents=True)
         return folder / name
 
-    def _detected(self, path: str, protocol: str, shown_side: int) -> FoundImage:
+    def _detected(self, path: str, protocol: str, shown_side: int) -> PageImage:
         return detect_image(
             self.detector, Path(path), Path(path).name, self._protocol(protocol),
             max_pixels=self.settings.max_pixels, shown_side=shown_side,
         )  # fmt: skip
 
-    def _shown(self, image: FoundImage, threshold: float, redaction: str) -> str:
+    def _shown(self, image: PageImage, threshold: float, redaction: str) -> str:
         """A file of the image, drawn or redacted at the size of the page."""
         image_rgb = drawn(image.shown_rgb, image, threshold, redaction)
         return str(write_jpeg(image_rgb, self._new(f"{Path(image.name).stem}_faces.jpg"), image.profile))
 
-    def _document(self, images: list[FoundImage], threshold: float, problems: list[InputError] | None = None) -> Any:
+    def _document(self, images: list[PageImage], threshold: float, problems: list[InputError] | None = None) -> Any:
         return document(images, round(threshold, 4), self.settings.model_name, problems or [])
 
     def find(self, path: str | None, protocol: str, threshold: float, redaction: str) -> tuple[Any, ...]:
@@ -93,7 +93,7 @@ class Actions:
             return None, None, problem(error), "", None
         return image, *self.redraw(image, threshold, redaction)
 
-    def redraw(self, image: FoundImage | None, threshold: float, redaction: str) -> tuple[Any, ...]:
+    def redraw(self, image: PageImage | None, threshold: float, redaction: str) -> tuple[Any, ...]:
         """The threshold moved, or another redaction: filter and draw, without the network.
 
         Returns:
@@ -106,7 +106,7 @@ class Actions:
         facts = image_facts(image, threshold, time.perf_counter() - start)
         return shown, facts, detections_table(image, threshold), self._document([image], threshold)
 
-    def save_image(self, image: FoundImage | None, threshold: float, redaction: str) -> str:
+    def save_image(self, image: PageImage | None, threshold: float, redaction: str) -> str:
         """The image at its full size, drawn or redacted, as a file to save.
 
         Raises:
@@ -150,7 +150,7 @@ class Actions:
             text = f"{len(paths)} images are more than {self.settings.max_images} at a time; take some out"
             yield None, [], problem(text), None
             return
-        images: list[FoundImage] = []
+        images: list[PageImage] = []
         problems: list[InputError] = []
         for number, path in enumerate(paths):
             yield gr.skip(), gr.skip(), working(number, len(paths), "images"), gr.skip()
@@ -162,7 +162,7 @@ class Actions:
         yield found, *self.redraw_several(found, threshold, redaction)
 
     def redraw_several(
-        self, found: tuple[list[FoundImage], list[InputError]] | None, threshold: float, redaction: str
+        self, found: tuple[list[PageImage], list[InputError]] | None, threshold: float, redaction: str
     ) -> tuple[Any, ...]:
         """As :meth:`redraw`: (gallery, summary, JSON)."""
         if found is None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from fanet_lightning.app.results import FoundImage, FoundVideo, rows
+from fanet_lightning.app.results import FoundVideo, PageImage, rows
 from fanet_lightning.cli.errors import InputError, counted
 from fanet_lightning.detect.multiscale import too_large_for
 from fanet_lightning.models.pretrained import DEFAULT_PROTOCOL
@@ -44,7 +44,7 @@ def working(done: int, total: int | None, what: str) -> str:
     return f'<div class="working"><progress aria-label="Progress"{value}></progress><p class="note">{text}</p></div>'
 
 
-def image_facts(image: FoundImage, threshold: float, drawing_seconds: float) -> str:
+def image_facts(image: PageImage, threshold: float, drawing_seconds: float) -> str:
     """Count, size and times of one image."""
     count = image.count(threshold)
     items = {
@@ -58,7 +58,7 @@ def image_facts(image: FoundImage, threshold: float, drawing_seconds: float) -> 
     return _facts(items) + _large_hint([image])
 
 
-def images_facts(images: Sequence[FoundImage], problems: Sequence[InputError], threshold: float) -> str:
+def images_facts(images: Sequence[PageImage], problems: Sequence[InputError], threshold: float) -> str:
     """Sums over several images, a row for each, and what could not be read."""
     counts = [image.count(threshold) for image in images]
     network = sum(image.network_seconds for image in images)
@@ -97,7 +97,7 @@ def video_facts(video: FoundVideo, max_seconds: float, protocol: str) -> str:
     return _facts(items) + "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
 
 
-def detections_table(image: FoundImage, threshold: float) -> str:
+def detections_table(image: PageImage, threshold: float) -> str:
     """One row a face: its number, its box in pixels of the original, its score."""
     lines = [
         (f"{number}", *(f"{side:.2f}" for side in box), f"{score:.4f}")
@@ -120,7 +120,7 @@ def _duration(seconds: float) -> str:
 _LARGE = f"{{}}: faces over some 400 pixels are found better with protocol {DEFAULT_PROTOCOL}."
 
 
-def _large_hint(images: Sequence[FoundImage]) -> str:
+def _large_hint(images: Sequence[PageImage]) -> str:
     """A better protocol for images that are larger than what the networks are trained on."""
     large = sum(too_large_for(image.protocol, image.width, image.height) for image in images)
     return hint(_LARGE.format("Large image" if len(images) == 1 else counted(large, "large image"))) if large else ""

@@ -31,7 +31,7 @@ REPORT_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
-class FoundImage:
+class PageImage:
     """An image and every face that the detector reports in it, whatever the threshold.
 
     ``path``       the upload, as long as it is kept.
@@ -87,7 +87,7 @@ def detect_image(
     *,
     max_pixels: int,
     shown_side: int = SHOWN_SIDE,
-) -> FoundImage:
+) -> PageImage:
     """Decode an upload and run the network over it once.
 
     Raises:
@@ -100,7 +100,7 @@ def detect_image(
     detected = time.perf_counter()
     height, width = image_rgb.shape[:2]
     protocol_name = str(protocol["name"] if isinstance(protocol, Mapping) else protocol)
-    return FoundImage(
+    return PageImage(
         name, path, height, width, _shrunk(image_rgb, shown_side), faces, protocol_name, decoded - start,
         detected - decoded, profile,
     )  # fmt: skip
@@ -128,7 +128,7 @@ def shown(image_rgb: Image8, faces: Detections, redaction: str) -> Image8:
     return Saving(redact=redact, draw=redact is None).shown(image_rgb, faces)
 
 
-def drawn(image_rgb: Image8, image: FoundImage, threshold: float, redaction: str) -> Image8:
+def drawn(image_rgb: Image8, image: PageImage, threshold: float, redaction: str) -> Image8:
     """As :func:`shown`, for ``image`` at any size, with its faces of at least ``threshold``."""
     height, width = image_rgb.shape[:2]
     faces = image.faces.above(threshold)
@@ -136,7 +136,7 @@ def drawn(image_rgb: Image8, image: FoundImage, threshold: float, redaction: str
     return shown(image_rgb, Detections(faces.boxes_xyxy * scale, faces.scores), redaction)
 
 
-def drawn_whole(image: FoundImage, threshold: float, redaction: str, max_pixels: int) -> Image8:
+def drawn_whole(image: PageImage, threshold: float, redaction: str, max_pixels: int) -> Image8:
     """As :func:`drawn`, at the size of the original, which is decoded again.
 
     Raises:
@@ -157,7 +157,7 @@ def rows(faces: Detections) -> list[dict[str, float]]:
 
 
 def document(
-    images: Sequence[FoundImage], threshold: float, model: str, problems: Sequence[InputError] = ()
+    images: Sequence[PageImage], threshold: float, model: str, problems: Sequence[InputError] = ()
 ) -> dict[str, Any]:
     """The JSON of the page: boxes in pixels of the upright image, continuous (width = x2 − x1)."""
     listed = [
