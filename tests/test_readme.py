@@ -1,0 +1,47 @@
+"""README: every command is accepted, and the worked examples of "Change or add a part" run."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from fanet_lightning.cli.config import read_words
+from tests.train.helpers import TINY, command
+
+TEXT = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+PARTS = TEXT.split("## Change or add a part\n")[1].split("\n## ")[0]
+
+
+def commands(text: str) -> list[list[str]]:
+    """Words of every line ``fanet VERB …`` in the text's console blocks."""
+    blocks = re.findall(r"```console\n(.*?)```", text, flags=re.DOTALL)
+    return [shlex.split(line, comments=True)[1:] for line in "".join(blocks).splitlines() if line.startswith("fanet ")]
+
+
+def test_every_command_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (own,) = re.findall(r"```python\n(.*?)```", PARTS, flags=re.DOTALL)
+    (tmp_path / "own.py").write_text(own)
+    found = commands(TEXT)
+    assert len(found) > 30
+    for verb, *words in found:
+        if "--help" not in words:
+            swept = [word for word in words if word != "-m"]
+            read_words(verb, swept, multirun=swept != words, with_hydra=verb == "train")
+
+
+@pytest.mark.slow
+def test_parts_of_ones_own_train(tmp_path: Path) -> None:
+    (own,) = re.findall(r"```python\n(.*?)```", PARTS, flags=re.DOTALL)
+    (tmp_path / "own.py").write_text(own)
+    for number, (verb, *words) in enumerate(commands(PARTS)):
+        if "model=fanet_timm" in words:  # tests/models/test_timm.py: timm is no part of the tests' environment
+            continue
+        if verb == "train":
+            tiny = [word for word in TINY if "data=folder" not in words or not word.startswith("data.")]
+            words += [*tiny, "epochs=1", f"out=run{number}", "evaluate_at_end=false"]
+        done = command(verb, *words, cwd=tmp_path)
+        assert done.returncode == 0, (verb, words, done.stderr)
+        assert "callbacks.says._target_=own.Says" not in words or "AP 0." in done.stdout
