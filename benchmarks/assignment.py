@@ -1,4 +1,4 @@
-"""ATSS and SimOTA around each face beside the usual dense ones, and what each option of the loss costs.
+"""ATSS and SimOTA around each face next to the usual dense ones, and what each option of the loss costs.
 
     python benchmarks/assignment.py
     python benchmarks/assignment.py --device cuda

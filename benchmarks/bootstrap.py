@@ -72,7 +72,7 @@ def measure(ground_truth: GroundTruth, predictions: Predictions, path: Path, opt
     print(f"bootstrap_difference   {paired:8.2f} s")
     tracemalloc.start()
     intervals = bootstrap_ap(counts, samples)
-    print(f"peak memory beside the counts {tracemalloc.get_traced_memory()[1] / 1e6:.0f} MB")
+    print(f"peak memory next to the counts {tracemalloc.get_traced_memory()[1] / 1e6:.0f} MB")
     tracemalloc.stop()
 
     looped = samples if options.loop_samples <= 0 else min(options.loop_samples, samples)

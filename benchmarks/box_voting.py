@@ -1,4 +1,4 @@
-"""Box voting: this package's beside the usual loop.
+"""Box voting: this package's next to the usual loop.
 
     python benchmarks/box_voting.py
     python benchmarks/box_voting.py --detections 20000

@@ -1,10 +1,10 @@
-"""Anchor coverage of a data set: by geometry in batches, beside the plain ways to the same numbers.
+"""Anchor coverage of a data set: by geometry in batches, next to the plain ways to the same numbers.
 
     python benchmarks/coverage.py
     python benchmarks/coverage.py --images 2018 --root DIR --list train.txt
 
 crops     the boxes of one epoch's training crops. ours: ``TrainAugment.boxes``, from sizes and boxes alone. plain: the
-          augmentation itself on pixels that are in memory already, its pictures thrown away. Decoding is in neither.
+          augmentation itself on pixels that are in memory already, its images thrown away. Decoding is in neither.
 anchors   anchors per face of these crops, before and after the second stage. ours: ``coverage``, its drawing of crops
           included. plain: per crop the dense matcher of SSD-style code, IoU of every face with every anchor, and a
           Python loop over faces for the second stage.
@@ -76,7 +76,7 @@ def dense_counts(anchors_xyxy: torch.Tensor, boxes_xyxy: np.ndarray) -> np.ndarr
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=2018, help="drawn images, where no list is given")
+    parser.add_argument("--images", type=int, default=2018, help="synthetic images, where no list is given")
     parser.add_argument("--root", type=Path, help="folder of WIDER FACE")
     parser.add_argument("--list", type=Path, help="text file of image names of its val split")
     parser.add_argument("--size", type=int, default=640, help="side of the training crop, pixels")

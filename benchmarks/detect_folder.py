@@ -1,11 +1,11 @@
-"""A folder of images through ``detect``, beside the network alone on the same images already decoded.
+"""A folder of images through ``detect``, next to the network alone on the same images already decoded.
 
     OMP_NUM_THREADS=2 python benchmarks/detect_folder.py --images WIDER_val/images --list test.txt --threads 2
     python benchmarks/detect_folder.py --images photos/ --full --count 24
 
 Three sides take turns over the same portions of images, in one process:
 
-  pure      ``FaceDetector.detect`` on pictures in memory; reading and decoding them is not timed
+  pure      ``FaceDetector.detect`` on images in memory; reading and decoding them is not timed
   in turn   read, decode, detect, draw and write one image after another
   detect    what the command line does: reading, inference and writing overlap
 
@@ -39,7 +39,7 @@ def detector_of(args: argparse.Namespace) -> Any:
     torch.manual_seed(0)
     words = ["model=fanet", "model.width=1.0", "model.batch_norm=false"]
     network: Any = fuse(build_network(**plain(compose_config("train", words))["model"]).eval())
-    # Random heads see faces everywhere; drawing them would be the work of no real picture.
+    # Random heads see faces everywhere; drawing them would be the work of no real image.
     for head in network.heads[list(network.heads)[-1]].children():
         head.bias.data[-1] -= 20.0
     return FaceDetector(TorchBackend(network, precision=args.precision))

@@ -1,8 +1,8 @@
-"""What ``FaceDetector.detect`` costs beside the model alone, what batches save, and how long imports take.
+"""What ``FaceDetector.detect`` costs next to the model alone, what batches save, and how long imports take.
 
     python benchmarks/detector_overhead.py                                  # 640 × 480, one thread
     python benchmarks/detector_overhead.py --threads 2 --batches 1 2 4 8
-    python benchmarks/detector_overhead.py --files FOLDER --count 64        # paths beside the model's own time
+    python benchmarks/detector_overhead.py --files FOLDER --count 64        # paths next to the model's own time
 
 "model": normaliser, network, decoding, top-k and NMS of a tensor that lies ready, channels last. "detect": the same
 pixels as a numpy array, and what it takes besides. Both sides run in this process, in turn, so that a busy moment meets
@@ -93,7 +93,7 @@ def batches(width: int, height: int, sizes: list[int], rounds: int, clock: Calla
 
 
 def files(folder: Path, count: int, rounds: int) -> None:
-    """A list of paths beside the network's time on the same images, decoded beforehand."""
+    """A list of paths next to the network's time on the same images, decoded beforehand."""
     import torch
 
     from fanet_lightning import FaceDetector
@@ -120,7 +120,7 @@ def files(folder: Path, count: int, rounds: int) -> None:
 
 
 def picture(width: int, height: int) -> npt.NDArray[np.uint8]:
-    """A drawn picture with faces."""
+    """A synthetic image with faces."""
     from fanet_lightning.data.synthetic.scenes import draw_image
 
     image: npt.NDArray[np.uint8] = draw_image(np.random.default_rng(0), (width, width), (height, height)).image_rgb

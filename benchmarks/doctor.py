@@ -2,8 +2,8 @@
 
     python benchmarks/doctor.py [--images DIR] [--hashes 16000]
 
-Prints the time of the search for near hashes beside a loop over all pairs, and with a folder of images the time of
-looking at headers and contents alone beside decoding them too, and of one process beside two.
+Prints the time of the search for near hashes next to a loop over all pairs, and with a folder of images the time of
+looking at headers and contents alone next to decoding them too, and of one process next to two.
 """
 
 import argparse

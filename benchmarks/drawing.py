@@ -1,8 +1,8 @@
-"""Boxes drawn by ``ops/draw.py`` beside a matplotlib figure per picture, and videos read and written, one process.
+"""Boxes drawn by ``ops/draw.py`` next to a matplotlib figure per image, and videos read and written, one process.
 
     OMP_NUM_THREADS=1 python benchmarks/drawing.py [--boxes 50] [--frames 250] [--repeats 5]
 
-Prints the time per picture of 1024x768 with its colour bar, both ways, and their ratio; then the frames per second of a
+Prints the time per image of 1024x768 with its color bar, both ways, and their ratio; then the frames per second of a
 video of 640x480 (H.264, a noisy moving picture, sound): decoded alone, drawn, redacted, and all of it with encoding.
 The fastest of the repeats counts. The video part needs the package av.
 """
@@ -42,16 +42,16 @@ def fastest(work: Callable[[], object], repeats: int) -> float:
 
 
 def with_a_figure(image: np.ndarray, boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """The same picture as a matplotlib figure: image, rectangles, colour bar, rendered to an array."""
+    """The same picture as a matplotlib figure: image, rectangles, color bar, rendered to an array."""
     height, width = image.shape[:2]
     figure = Figure(figsize=((width + 120) / 100, height / 100), dpi=100)
     canvas = FigureCanvasAgg(figure)
     axis = figure.add_axes((0, 0, width / (width + 120), 1))
     axis.set_axis_off()
     axis.imshow(image, aspect="auto")
-    colours = mpl.colormaps["turbo"](scores)
-    for (x1, y1, x2, y2), colour in zip(boxes[np.argsort(scores)], colours[np.argsort(scores)], strict=True):
-        axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linewidth=2))
+    colors = mpl.colormaps["turbo"](scores)
+    for (x1, y1, x2, y2), color in zip(boxes[np.argsort(scores)], colors[np.argsort(scores)], strict=True):
+        axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=color, linewidth=2))
     bar = figure.add_axes((width / (width + 120) + 0.02, 0.03, 0.02, 0.94))
     figure.colorbar(ScalarMappable(Normalize(0, 1), "turbo"), cax=bar, label="confidence")
     canvas.draw()
@@ -102,7 +102,7 @@ def main() -> None:
     figure = fastest(lambda: with_a_figure(image, boxes, scores), options.repeats)
     blurred = fastest(lambda: redact(image, boxes, "blur"), options.repeats)
     pixelated = fastest(lambda: redact(image, boxes, "pixelate"), options.repeats)
-    print(f"{SIZE_WH[0]}x{SIZE_WH[1]}, {options.boxes} boxes and colour bar: figure {figure * 1e3:.1f} ms, "
+    print(f"{SIZE_WH[0]}x{SIZE_WH[1]}, {options.boxes} boxes and color bar: figure {figure * 1e3:.1f} ms, "
           f"annotate {ours * 1e3:.2f} ms, {figure / ours:.0f} times faster")  # fmt: skip
     print(f"with a label at every face {labelled * 1e3:.2f} ms")
     print(f"the same faces blurred {blurred * 1e3:.2f} ms, pixelated {pixelated * 1e3:.2f} ms")

@@ -1,4 +1,4 @@
-"""One 640 × 480 picture on a CPU: plain eager float32 beside FaceDetector, onnxruntime, torch.compile, bf16 and int8.
+"""One 640 × 480 image on a CPU: plain eager float32 next to FaceDetector, onnxruntime, torch.compile, bf16 and int8.
 
     python benchmarks/export_speed.py                      # the paper's VGG16 network, level 3, and the light one
     python benchmarks/export_speed.py --threads 1 --rounds 20 --networks fanet_light

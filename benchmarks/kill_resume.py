@@ -3,11 +3,11 @@
     python benchmarks/kill_resume.py
     python benchmarks/kill_resume.py --kills 3 --seed 7 --keep kills     # any key=value of the training may follow
 
-First a run that nobody disturbs, twice, because a comparison is worth nothing if two such runs differ by themselves.
+First a run that nothing disturbs, twice, because a comparison is worth nothing if two such runs differ by themselves.
 Then ``--kills`` runs: each is killed with its whole process group at a moment drawn from an equal share of the
 undisturbed run's time, so that the moments cover everything from the imports to the evaluation, and started again
 until it ends. What a kill leaves must hold no damaged checkpoint. The end must be equal bit by bit: weights, averaged
-weights, optimiser, schedule, random states, metrics, AP. Exit code 1 where one is not.
+weights, optimizer, schedule, random states, metrics, AP. Exit code 1 where one is not.
 
 One thread, ``trainer.deterministic=true``, a tiny model: the question is about states, not about speed.
 """
@@ -115,7 +115,7 @@ def state_of(out: Path) -> tuple[str, list[str]]:
         except Exception as error:  # whatever is wrong with the file
             damaged.append(f"{path.name}: {type(error).__name__}: {error}")
     if "last.ckpt" not in steps:
-        return "no checkpoint yet" if not steps else f"no last.ckpt beside {', '.join(steps)}", damaged
+        return "no checkpoint yet" if not steps else f"no last.ckpt next to {', '.join(steps)}", damaged
     scored = "scored" if list(out.glob("evaluation*/scores.json")) else "unscored"
     return f"last.ckpt at step {steps['last.ckpt']}, {scored}", damaged
 

@@ -4,7 +4,7 @@
     python benchmarks/loop_overhead.py --device cuda --epochs 6
     python benchmarks/loop_overhead.py data.root=/data/faces level=1 hl=false     # any key=value of the training
 
-bare  forward, loss, backward, clipping, optimiser and schedule step, averaged weights, in plain PyTorch.
+bare  forward, loss, backward, clipping, optimizer and schedule step, averaged weights, in plain PyTorch.
 full  the ``Trainer`` of the package with its callbacks, CSV and TensorBoard, and the run's record.
 Both start from the same weights and get the same batches, which are made beforehand, so loading is out of the picture.
 They take turns step by step inside one process: the loader that feeds the trainer takes a bare step before it hands
@@ -58,12 +58,12 @@ def made_batches(options: dict[str, Any], count: int) -> list[Batch]:
 
 
 class Bare:
-    """The bare step, with the same network, optimiser, schedule and averaging as the trainer's."""
+    """The bare step, with the same network, optimizer, schedule and averaging as the trainer's."""
 
     def __init__(self, options: dict[str, Any], device: str, total_steps: int) -> None:
         self.module = build_module(options).to(device).train()
         self.device, self.limit = device, options["gradient_clip"]
-        self.optimizer, self.scheduler = optimiser_and_schedule(self.module, total_steps)
+        self.optimizer, self.scheduler = optimizer_and_schedule(self.module, total_steps)
         averaging = ema_callback(options["ema"])._kwargs  # the same rule, by PyTorch's own class
         self.averaged = AveragedModel(self.module, use_buffers=True, **averaging)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -81,7 +81,7 @@ class Bare:
         self.averaged.update_parameters(self.module)
 
 
-def optimiser_and_schedule(module: FaceDetectionModule, total_steps: int) -> tuple[Any, Any]:
+def optimizer_and_schedule(module: FaceDetectionModule, total_steps: int) -> tuple[Any, Any]:
     """What the module configures for its trainer, of which it asks the number of steps alone."""
     module._trainer = SimpleNamespace(estimated_stepping_batches=total_steps, accumulate_grad_batches=1)  # type: ignore[assignment]
     with contextlib.redirect_stdout(io.StringIO()):

@@ -1,4 +1,4 @@
-"""The hierarchical loss beyond matching, forward and backward: this package's beside the usual MultiBoxLoss.
+"""The hierarchical loss beyond matching, forward and backward: this package's next to the usual MultiBoxLoss.
 
     python benchmarks/loss.py
     python benchmarks/loss.py --device cuda --faces 50

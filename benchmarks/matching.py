@@ -1,4 +1,4 @@
-"""Matching faces to anchors: this package's windowed matcher beside the usual dense one.
+"""Matching faces to anchors: this package's windowed matcher next to the usual dense one.
 
     python benchmarks/matching.py
     python benchmarks/matching.py --device cuda --size 640

@@ -1,4 +1,4 @@
-"""Forward time and training memory of the networks, beside what the machine can do at most.
+"""Forward time and training memory of the networks, next to what the machine can do at most.
 
     python benchmarks/network.py --width 0.25 --size 640x480 640x640
     python benchmarks/network.py --device cuda --batch 12 --size 640x640 --train

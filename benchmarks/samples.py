@@ -1,4 +1,4 @@
-"""Training samples a second and core: this package's path beside a stock Albumentations composition.
+"""Training samples a second and core: this package's path next to a stock Albumentations composition.
 
     python benchmarks/samples.py                                    # JPEGs of its own, 1024 × 768
     python benchmarks/samples.py --images data/wider_face/WIDER_val/images --count 200

@@ -7,7 +7,7 @@
 Each is measured alone and beside a neighbor: a Python loop that keeps a core busy. The two cases and the numbers of
 threads take turns, so that what else the machine does disturbs all alike.
 
-the step     forward, loss, backward and optimiser of one process, on one batch: the default network, and the full
+the step     forward, loss, backward and optimizer of one process, on one batch: the default network, and the full
              width at crops of 128 pixels.
 the command  ``python -m fanet_lightning.train`` as a person starts it, with its loader; its own images a second of
              each epoch but the first (``csv/metrics.csv``). ``--ranks`` adds two ranks
