@@ -23,7 +23,7 @@ from torch import Tensor
 from fanet_lightning.ops.anchors import AnchorGrid
 from fanet_lightning.ops.assigners import (
     CANDIDATES_PER_MAP,
-    CENTRE_RADIUS,
+    CENTER_RADIUS,
     IOU_FLOOR,
     IOU_WEIGHT,
     LARGEST_IOUS,
@@ -75,7 +75,7 @@ def simota_densely(grid: AnchorGrid, strides: Tensor, boxes_xyxy: Tensor, logits
     priors = grid.boxes_cxcywh(boxes_xyxy.device)
     middle = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2
     away = (priors[None, :, :2] - middle[:, None]).abs().amax(dim=2)
-    near = away < CENTRE_RADIUS * strides
+    near = away < CENTER_RADIUS * strides
     considered = near.any(dim=0).nonzero().squeeze(1)
     near = near[:, considered]
     iou = pairwise_iou(boxes_xyxy, decode(offsets[considered], priors[considered]))
