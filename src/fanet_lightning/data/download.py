@@ -32,7 +32,15 @@ from pathlib import Path, PurePosixPath
 import requests
 from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from fanet_lightning.cli.errors import InputError, counted, first_line, size_text
 from fanet_lightning.cli.files import check_writable, walk_files, without_empty_folders
@@ -73,18 +81,22 @@ class DownloadProgress:
         self.console.print(text)
 
     @contextmanager
-    def bar(self, title: str) -> Iterator[Callable[[int, int | None], None]]:
-        """A function that takes how much is done and the total (None: unknown)."""
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    def bar(self, title: str, *, files: bool = False) -> Iterator[Callable[[int, int | None], None]]:
+        """A function that takes how much is done and the total (None: unknown), in bytes or in files."""
+        amount = (MofNCompleteColumn(),) if files else (DownloadColumn(), TransferSpeedColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(), *amount, TimeRemainingColumn())
         with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as bar:
             task, last = bar.add_task(title, total=None), -1
 
             def update(done: int, total: int | None) -> None:
                 nonlocal last
+                if last < 0:  # what an earlier run has fetched is no speed of this one
+                    bar.reset(task, total=total, completed=done)
                 bar.update(task, total=total, completed=done)
-                if total and done * 10 // total != last and not self.console.is_terminal:
-                    last = done * 10 // total
-                    self.say(f"{title}: {last * 10} %")
+                tenths = done * 10 // total if total else 0
+                if total and tenths != last and not self.console.is_terminal:
+                    self.say(f"{title}: {tenths * 10} %")
+                last = tenths
 
             yield update
 
@@ -638,7 +650,7 @@ def _complete(
         report.say(f"{root / archive.folder}: {found:,} of {wanted:,} needed files are there; the rest is fetched")
     path = _obtain(archive, root, source, patience, report)
     try:
-        with report.bar(f"unpacking {archive.name}") as progress:
+        with report.bar(f"unpacking {archive.name}", files=True) as progress:
             written, different = unpack(path, archive.inner, root / archive.folder, workspace, progress)
     except UnusableArchive as error:
         if path.parent != workspace:  # a person's own archive is not ours to remove
