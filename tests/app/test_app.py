@@ -178,15 +178,6 @@ def test_images_keep_their_color_profile(actions: Any, tmp_path: Path) -> None:
         assert Image.open(path).info["icc_profile"] == profile
 
 
-def test_the_protocol_decides_the_size_that_the_network_sees(actions: Any) -> None:
-    native, *_ = actions.find(str(PHOTO), "original", 0.5, "none")
-    small, *_ = actions.find(str(PHOTO), "vga640", 0.5, "none")
-    assert (native.protocol, small.protocol) == ("original", "vga640")
-    assert not np.allclose(native.faces.scores[:5], small.faces.scores[:5], atol=1e-6)
-    assert (small.width, small.height) == (512, 600)  # boxes stay in pixels of the original
-    assert (native.faces.boxes_xyxy[0] - small.faces.boxes_xyxy[0]).abs().max() < 12
-
-
 def test_a_large_image_is_told_a_better_protocol(actions: Any, tmp_path: Path) -> None:
     with Image.open(PHOTO) as image:
         for width, height in ((1000, 1200), (1001, 1200)):

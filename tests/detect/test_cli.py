@@ -512,20 +512,6 @@ def test_mistaken_values_are_told_before_torch_is_loaded(photos: Path) -> None:
     assert len(said) == 6 and said[0].startswith("threshold=2; give") and said[-1] == "False"
 
 
-def test_a_line_that_was_cut_off_is_done_again(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["source=photos", "save=json", "out=o"]
-    assert main(words) == 0
-    whole, path = read_json("o"), Path("o/done.jsonl")
-    path.write_bytes(path.read_bytes()[:-20])
-    assert main(words) == 0
-    assert "resuming: 2 of 3 inputs done already" in capsys.readouterr().out
-    assert read_json("o") | {"made_by": 0} == whole | {"made_by": 0}
-    assert len(path.read_bytes().splitlines()) == 4
-    path.write_bytes(b"\x00\x01 no journal\n")
-    assert main(words) == 0
-    assert "done already" not in capsys.readouterr().out
-
-
 def test_a_journal_does_not_reach_outside(photos: Path, tmp_path: Path) -> None:
     precious = tmp_path / "precious.jpg"
     precious.write_bytes(b"x")
@@ -779,22 +765,6 @@ def test_a_name_that_leaves_no_room_for_results(photos: Path, capsys: pytest.Cap
     assert main(["source=photos", "save=crops,json", "out=o"]) == 1
     assert "the name is too long to be written; rename the input" in capsys.readouterr().err
     assert [image["file_name"] for image in read_json("o")["images"]] == ["sub/none.jpg", "two.png"]
-
-
-@pytest.mark.slow
-def test_an_exported_model(photos: Path) -> None:
-    pytest.importorskip("onnxruntime", reason="runs an exported model")
-    pytest.importorskip("onnxscript", reason="exports a model")
-    from fanet_lightning.export.__main__ import main as export
-
-    assert not export(["format=onnx", "out=light.onnx"])
-    words = ["source=photos", "save=json"]
-    assert main([*words, "checkpoint=light.onnx", "out=a"]) == 0
-    assert main([*words, "precision=32-true", "out=b"]) == 0
-    exported, eager = by_name(read_json("a")), by_name(read_json("b"))
-    assert list(exported) == list(eager) and len(exported["two.png"]) == 2
-    for name, boxes in eager.items():
-        assert np.allclose(exported[name], boxes, atol=0.05), name
 
 
 # Videos
