@@ -138,24 +138,6 @@ def test_a_choice_is_explained_by_the_first_sentence_of_its_file(tmp_path: Path,
     assert description(tmp_path / "a.yaml") == expected
 
 
-def test_help_says_what_each_key_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(help_text, "config_dir", lambda: tmp_path)
-    long = "word " * 30
-    (tmp_path / "verb.yaml").write_text(
-        "# head\na: 1   # the first\nb:\n  a: x  # of b\n  c: 2\nc: 3\n# not of a key\nd: [1]  # many\n"
-        f"e: 5  # {long}\n"
-    )
-    keys = "a: 7\nb:\n  a: x\n  c: 2\nc: 3\nd:\n- 1\n- 2\ne: 5\nf:\n  a: 8\nlong: " + "x" * 99
-    lines = help_text.keys_text("verb", keys).splitlines()
-    assert lines[:8] == [
-        "a: 7".ljust(32) + "# the first", "b:", "  a: x".ljust(32) + "# of b", "  c: 2", "c: 3",
-        "d:".ljust(32) + "# many", "- 1", "- 2",
-    ]  # fmt: skip
-    assert lines[8].startswith("e: 5".ljust(32) + "# word word") and lines[9].startswith(" " * 32 + "# word")
-    assert " ".join(line[34:] for line in lines[8:10]) == long.strip()
-    assert lines[10:] == ["f:", "  a: 8", "long: " + "x" * 99]
-
-
 @pytest.mark.parametrize("verb", sorted(path.stem for path in config_dir().glob("*.yaml")))
 def test_every_comment_of_a_key_is_in_the_help(verb: str) -> None:
     keys = OmegaConf.to_yaml(OmegaConf.load(config_dir() / f"{verb}.yaml"))
