@@ -75,7 +75,7 @@ def test_passes_by_hand(largest: float, expected: list[Pass]) -> None:
     assert MultiScale(max_pixels=int(40_000 * largest**2)).scales(400, 100) == expected
 
 
-def test_passes_over_a_picture_of_the_benchmark() -> None:
+def test_passes_over_an_image_of_the_benchmark() -> None:
     """1024 × 768: √(0x7fffffff / 577 / 786,432) = √4.73252 = 2.17544."""
     passes = MultiScale().scales(768, 1024)
     assert [(step.flip, pytest.approx(step.scale, abs=1e-5)) for step in passes] == [
@@ -179,7 +179,7 @@ def test_the_detector_takes_several_scales_as_it_takes_one() -> None:
     assert (found.boxes_xyxy >= 0).all() and (found.boxes_xyxy <= torch.tensor([96, 64] * 2)).all()
 
 
-# Large pictures
+# Large images
 
 
 @pytest.mark.parametrize("tile_pixels", [None, "auto", 4_000_000])
@@ -189,7 +189,7 @@ def test_the_protocols_tiles_are_the_detectors(tile_pixels: TilePixels) -> None:
     assert finder.limits == [tile_pixels] * 4
 
 
-def test_a_picture_of_a_hundred_megapixels_is_shrunk() -> None:
+def test_an_image_of_a_hundred_megapixels_is_shrunk() -> None:
     """10,000²: no pass is above the limit."""
     image, finder = np.zeros((10_000, 10_000, 3), np.uint8), Fixed((0.4, 0.4, 0.6, 0.6))
     found, _ = MultiScale().detect(finder, image)

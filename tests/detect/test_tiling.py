@@ -1,4 +1,4 @@
-"""Tiles: they cover a picture once, and their anchors and faces are those of the whole picture."""
+"""Tiles: they cover an image once, and their anchors and faces are those of the whole image."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ from tests.detect.helpers import detector_of
 
 @settings(deadline=None, max_examples=300)
 @given(st.integers(1, 9000), st.integers(1, 9000), st.integers(SMALLEST_TILE_PIXELS, 3 * SMALLEST_TILE_PIXELS))
-def test_tiles_cover_the_picture_once(height: int, width: int, tile_pixels: int) -> None:
+def test_tiles_cover_the_image_once(height: int, width: int, tile_pixels: int) -> None:
     parts = tiles.tiles(height, width, tile_pixels)
     if height * width <= tile_pixels:
         assert parts == [(0, 0, width, height, (0, 0, width, height))]
@@ -31,7 +31,7 @@ def test_tiles_cover_the_picture_once(height: int, width: int, tile_pixels: int)
         assert 0 <= tile.x1 < tile.x2 <= width and 0 <= tile.y1 < tile.y2 <= height
         assert tile.pixels == (tile.x2 - tile.x1) * (tile.y2 - tile.y1) <= tile_pixels
         assert tile.x1 % STRIDE == tile.y1 % STRIDE == 0
-        # A margin on every side of the core that is not a side of the picture.
+        # A margin on every side of the core that is not a side of the image.
         core_x1, core_y1, core_x2, core_y2 = tile.core_xyxy
         assert core_x1 % STRIDE == core_y1 % STRIDE == 0 and core_x1 < core_x2 and core_y1 < core_y2
         assert (tile.x1 == core_x1 == 0) or tile.x1 + MARGIN == core_x1
@@ -76,8 +76,8 @@ def test_tile_pixels_that_are_refused(value: object) -> None:
 
 @settings(deadline=None, max_examples=200)
 @given(st.integers(1, 700), st.integers(1, 700), st.integers(1, 4), st.integers(0, 2**31))
-def test_each_anchor_of_the_picture_comes_from_one_tile(height: int, width: int, cells: int, seed: int) -> None:
-    """Tiles without a margin, and logits that are the anchors' own numbers in the whole picture."""
+def test_each_anchor_of_the_image_comes_from_one_tile(height: int, width: int, cells: int, seed: int) -> None:
+    """Tiles without a margin, and logits that are the anchors' own numbers in the whole image."""
     random = np.random.default_rng(seed)
     whole = AnchorGrid(map_shapes(height, width))
     parts = _random_tiles(height, width, cells, random)
@@ -139,21 +139,21 @@ NETWORKS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-def network_and_picture(options: dict[str, Any], height: int, width: int) -> tuple[torch.nn.Module, torch.Tensor]:
+def network_and_image(options: dict[str, Any], height: int, width: int) -> tuple[torch.nn.Module, torch.Tensor]:
     torch.manual_seed(0)
     network = build_network(width=0.0625, **options).eval()
     blocks = np.random.default_rng(1).integers(0, 256, (-(-height // 8), -(-width // 8), 3), dtype=np.uint8)
-    picture = blocks.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
-    return network, torch.from_numpy(picture.transpose(2, 0, 1).copy())[None]
+    image = blocks.repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
+    return network, torch.from_numpy(image.transpose(2, 0, 1).copy())[None]
 
 
 @pytest.mark.parametrize("options", NETWORKS, ids=str)
 @pytest.mark.parametrize(("height", "width"), [(128, 3100), (3329, 64)])
-def test_heads_are_those_of_the_whole_picture(
+def test_heads_are_those_of_the_whole_image(
     options: dict[str, Any], height: int, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sides that are no multiples of 128 too: upsampling a map of odd side does not go by 2. In float64: to 1e-9."""
-    network, images = network_and_picture(options, height, width)
+    network, images = network_and_image(options, height, width)
     network.double()
     monkeypatch.setattr(tiles, "SMALLEST_TILE_PIXELS", 1)
     whole = AnchorGrid(map_shapes(height, width))
@@ -192,11 +192,11 @@ def _double_heads(
 @pytest.mark.parametrize(
     "detection", [{}, {"keep": 20}, {"top_k": 50}, {"score_floor": 0.6, "nms_iou": 0.1}, {"top_k": 0}], ids=str
 )
-def test_faces_are_those_of_the_whole_picture(
+def test_faces_are_those_of_the_whole_image(
     options: dict[str, Any], detection: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Floor, top-k, NMS and the number kept see all tiles together: same faces, same order."""
-    network, images = network_and_picture(options, 96, 4001)
+    network, images = network_and_image(options, 96, 4001)
     detector = detector_of(network, detection={"keep": 5000, **detection})
     monkeypatch.setattr(tiles, "SMALLEST_TILE_PIXELS", 1)
     monkeypatch.setattr("fanet_lightning.detect.tiling.SMALLEST_TILE_PIXELS", 1)
@@ -220,7 +220,7 @@ def _same(first: Detections, second: Detections) -> bool:
 @settings(deadline=None, max_examples=150)
 @given(st.integers(1, 600), st.integers(1, 600), st.integers(0, 2**31))
 def test_equal_scores_are_ordered_as_in_the_whole(height: int, width: int, seed: int) -> None:
-    """Five scores alone, so ties everywhere: between tiles the picture's numbering decides, exactly."""
+    """Five scores alone, so ties everywhere: between tiles the image's numbering decides, exactly."""
     whole = AnchorGrid(map_shapes(height, width))
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randint(0, 5, (1, whole.count, 2), generator=generator).float()
@@ -250,21 +250,21 @@ def test_equal_scores_are_ordered_as_in_the_whole(height: int, width: int, seed:
     [{"level": 3}, {"level": 4, "fc6": "dilated"}, {"name": "s3fd_fpn"}, {"name": "s3fd_fpn", "fpn_maps": 6}],
 )
 def test_the_margin_holds_all_that_the_network_sees(options: dict[str, Any]) -> None:
-    """Anchors within 64 pixels of column 1024 do not change when the picture does, MARGIN pixels away."""
+    """Anchors within 64 pixels of column 1024 do not change when the image does, MARGIN pixels away."""
     torch.manual_seed(0)
     network = build_network(width=0.0625, **options).double().eval()
-    picture = torch.rand(1, 3, 128, 2048, dtype=torch.float64) * 255
+    image = torch.rand(1, 3, 128, 2048, dtype=torch.float64) * 255
 
     def heads(beyond: int) -> torch.Tensor:
-        """Logits and offsets of those anchors, by map; the picture is inverted ``beyond`` pixels away."""
-        changed = 255 - picture
-        changed[..., 1024 - beyond : 1024 + beyond] = picture[..., 1024 - beyond : 1024 + beyond]
+        """Logits and offsets of those anchors, by map; the image is inverted ``beyond`` pixels away."""
+        changed = 255 - image
+        changed[..., 1024 - beyond : 1024 + beyond] = image[..., 1024 - beyond : 1024 + beyond]
         with torch.inference_mode():
             output = network(changed)
         near = (AnchorGrid(tuple(output.map_shapes)).boxes_cxcywh()[:, 0] - 1024).abs() <= 64
         return torch.cat(output.hierarchies[-1], dim=2)[0, near]
 
-    # Far beyond the width of the picture: unchanged.
+    # Far beyond the width of the image: unchanged.
     unchanged = heads(1024)
     torch.testing.assert_close(heads(MARGIN), unchanged, rtol=0, atol=1e-6)
     # The test can tell: half as far the deepest anchors, which come last, do change.

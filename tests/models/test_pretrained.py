@@ -214,8 +214,8 @@ def make_val(root: Path, checkpoint: Path) -> list[str]:
     write_wider(root, "val", dict.fromkeys(ids, ()), (64, 96))
     detector, faces = FaceDetector.from_checkpoint(checkpoint), {}
     for image_id in ids:
-        picture = read_image_rgb(root / "WIDER_val/images" / f"{image_id}.jpg")
-        x1, y1, x2, y2 = detector.detect(picture, "original", 0.0).boxes_xyxy[[0, 3, 7]].round().int().T
+        image = read_image_rgb(root / "WIDER_val/images" / f"{image_id}.jpg")
+        x1, y1, x2, y2 = detector.detect(image, "original", 0.0).boxes_xyxy[[0, 3, 7]].round().int().T
         faces[image_id] = [(*row, 0, 0, 0, 0, 0, 0) for row in torch.stack([x1, y1, x2 - x1, y2 - y1], 1).tolist()]
     write_text(root / "wider_face_split/wider_face_val_bbx_gt.txt", faces)
     return ids

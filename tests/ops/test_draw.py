@@ -1,4 +1,4 @@
-"""Boxes coloured by confidence and the colour bar: colours, places and sizes in small pictures, pixel by pixel."""
+"""Boxes colored by confidence and the color bar: colors, places and sizes in small images, pixel by pixel."""
 
 import subprocess
 import sys
@@ -15,16 +15,16 @@ def grey(height, width):
 
 
 def changed(before, after):
-    """(H, W) where the two pictures differ."""
+    """(H, W) where the two images differ."""
     return (before != after).any(axis=2)
 
 
-def test_colours_are_matplotlibs_turbo():
+def test_colors_are_matplotlibs_turbo():
     scores = np.concatenate([np.linspace(0, 1, 1001), [-0.5, 1.7]])
     expected = (mpl.colormaps["turbo"](np.clip(scores, 0, 1))[:, :3] * 255).round()
-    colours = confidence_colors(scores)
-    assert colours.dtype == np.uint8
-    np.testing.assert_array_equal(colours, expected)
+    colors = confidence_colors(scores)
+    assert colors.dtype == np.uint8
+    np.testing.assert_array_equal(colors, expected)
     np.testing.assert_array_equal(confidence_colors([np.nan]), confidence_colors([0.0]))
     assert confidence_colors([]).shape == (0, 3)
 
@@ -49,7 +49,7 @@ def test_the_frame_lies_around_the_box_and_leaves_the_face_free():
     assert (image == 90).all() and drawn is not image
 
 
-def test_lines_grow_with_the_picture_but_not_over_small_faces():
+def test_lines_grow_with_the_image_but_not_over_small_faces():
     image = grey(3000, 2000)
     drawn = annotate(image, [[500, 500, 1500, 1500], [100, 100, 112, 112]], [0.9, 0.8], bar=False)
     # 3000 / 300 = 10 pixels for the large face, 12 / 6 = 2 for the small one.
@@ -92,7 +92,7 @@ def test_the_bar_is_added_at_the_right_and_runs_from_one_to_zero():
     bar = drawn[:, 640:]
     column = bar[:, bar_width(480, 640) // 8]
     for value in (0.05, 0.25, 0.5, 0.75, 0.95):
-        # The strip is as long as the picture but for half a letter at each end, so a value's row is known.
+        # The strip is as long as the image but for half a letter at each end, so a value's row is known.
         ends = np.flatnonzero((column != 255).any(axis=1))
         row = ends[-1] - value * (ends[-1] - ends[0])
         near = column[round(row) - 1 : round(row) + 2].astype(int)
@@ -111,7 +111,7 @@ def test_ticks_stand_beside_their_values():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 3), (9, 300), (24, 24), (100, 100), (300, 9), (898, 1600), (4000, 6000)])
-def test_every_size_of_picture_can_be_annotated(shape):
+def test_every_size_of_image_can_be_annotated(shape):
     height, width = shape
     drawn = annotate(grey(height, width), [[0, 0, width, height]], [0.5], labels=True)
     assert drawn.shape == (height, width + bar_width(height, width), 3)
@@ -119,7 +119,7 @@ def test_every_size_of_picture_can_be_annotated(shape):
     np.testing.assert_array_equal(drawn[0, 0], confidence_colors([0.5])[0])
 
 
-def test_labels_stand_above_the_face_in_its_colour_and_inside_the_picture():
+def test_labels_stand_above_the_face_in_its_color_and_inside_the_image():
     image = grey(200, 200)
     box = [80, 100, 120, 140]
     plain = annotate(image, [box], [0.5], bar=False)
