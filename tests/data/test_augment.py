@@ -26,17 +26,17 @@ NOTHING: dict[str, Any] = {
     "distortion_probability": 0.0,
     "min_face": 0.0,
 }
-COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255), (0, 255, 255)]
+COLORS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255), (0, 255, 255)]
 
 
 def marked_image(height: int, width: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-    """Six solid rectangles on black, each in a colour of its own, and their boxes."""
+    """Six solid rectangles on black, each in a color of its own, and their boxes."""
     image = np.zeros((height, width, 3), dtype=np.uint8)
     faces = []
-    for i, colour in enumerate(COLOURS):
+    for i, color in enumerate(COLORS):
         x1, y1 = (i % 3) * width // 3 + width // 20, (i // 3) * height // 2 + height // 20
         x2, y2 = x1 + width // (6 + i), y1 + height // (5 + i)
-        image[y1:y2, x1:x2] = colour
+        image[y1:y2, x1:x2] = color
         faces.append((x1, y1, x2, y2))
     return image, np.array(faces, dtype=np.float32)
 
@@ -83,7 +83,7 @@ def test_channel_shuffle_only_permutes() -> None:
 @pytest.mark.parametrize("shape", [(768, 1024), (301, 217), (60, 90)])
 @pytest.mark.parametrize("anchor_sampling", [0.0, 1.0])
 def test_boxes_sit_where_the_pixels_are(shape: tuple[int, int], size: int, anchor_sampling: float) -> None:
-    """Each rectangle is found by its colour in the output and compared with its box, to a pixel."""
+    """Each rectangle is found by its color in the output and compared with its box, to a pixel."""
     image, faces = marked_image(*shape)
     augment = TrainAugment(size, distortion_probability=0.0, anchor_sampling=anchor_sampling, fill=(0, 0, 0))
     compared = 0
@@ -92,9 +92,9 @@ def test_boxes_sit_where_the_pixels_are(shape: tuple[int, int], size: int, ancho
         for x1, y1, x2, y2 in boxes:
             if min(x2 - x1, y2 - y1) < 6:
                 continue
-            colour = out[int((y1 + y2) / 2), int((x1 + x2) / 2)].astype(int)
-            assert np.abs(np.array(COLOURS) - colour).max(axis=1).min() <= 2
-            mask = np.abs(out.astype(int) - colour).max(axis=2) < 128
+            color = out[int((y1 + y2) / 2), int((x1 + x2) / 2)].astype(int)
+            assert np.abs(np.array(COLORS) - color).max(axis=1).min() <= 2
+            mask = np.abs(out.astype(int) - color).max(axis=2) < 128
             columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
             found = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
             assert np.abs(np.array(found) - [x1, y1, x2, y2]).max() <= 1.0
@@ -113,7 +113,7 @@ def test_faces_stay_if_their_centre_lies_in_the_crop() -> None:
             x <= (x1 + x2) / 2 < x + side and y <= (y1 + y2) / 2 < y + side for x1, y1, x2, y2 in faces.astype(float)
         ]
         assert len(boxes) == sum(inside) >= 1
-        seen = [bool((np.abs(out.astype(int) - colour).max(axis=2) < 10).any()) for colour in COLOURS]
+        seen = [bool((np.abs(out.astype(int) - color).max(axis=2) < 10).any()) for color in COLORS]
         cut_away += sum(seen) - sum(inside)
     assert cut_away > 0  # a part of a face without a box, as S3FD has it
 
@@ -256,7 +256,7 @@ def test_boxes_follow_a_transform_of_albumentations(transform: str, moves_pixels
     augment = plain_square(extra=[{"_target_": f"albumentations.{transform}", "p": 1.0}])
     out, boxes = augment(image, faces, 3)
     assert np.array_equal(out, moves_pixels(image))
-    for color, (x1, y1, x2, y2) in zip(COLOURS, boxes, strict=True):
+    for color, (x1, y1, x2, y2) in zip(COLORS, boxes, strict=True):
         rows, columns = np.nonzero((out == color).all(axis=2))
         found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         assert np.abs(np.array(found) - [x1, y1, x2, y2]).max() < 1e-4

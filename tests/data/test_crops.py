@@ -49,10 +49,10 @@ def test_hand_computed_crop() -> None:
     assert placement == ((20, 10, 60, 50), (0, 0, 80, 80))
     faces = boxes(
         (30, 20, 40, 32),  # inside: (30-20)·2 … (32-10)·2
-        (50, 40, 66, 56),  # centre (58, 48) inside, cut at the window's lower right corner
-        (52, 42, 70, 60),  # centre (61, 51) outside
-        (12, 20, 28, 30),  # centre (20, 25) on the left border: belongs to the window
-        (52, 20, 68, 30),  # centre (60, 25) on the right border: does not
+        (50, 40, 66, 56),  # center (58, 48) inside, cut at the window's lower right corner
+        (52, 42, 70, 60),  # center (61, 51) outside
+        (12, 20, 28, 30),  # center (20, 25) on the left border: belongs to the window
+        (52, 20, 68, 30),  # center (60, 25) on the right border: does not
     )
     kept = boxes_in_window(faces, window, placement)
     assert kept.tolist() == [[20, 20, 40, 44], [60, 60, 80, 80], [0, 20, 16, 40]]
@@ -101,8 +101,8 @@ def test_boxes_against_one_face_at_a_time(
     got = boxes_in_window(faces, window, placement, min_face)
     expected = []
     for x1, y1, x2, y2 in faces.astype(float):
-        centre_x, centre_y = (x1 + x2) / 2, (y1 + y2) / 2
-        if not window.x <= centre_x < window.x + window.side or not window.y <= centre_y < window.y + window.side:
+        center_x, center_y = (x1 + x2) / 2, (y1 + y2) / 2
+        if not window.x <= center_x < window.x + window.side or not window.y <= center_y < window.y + window.side:
             continue
         assert placement is not None
         (sx1, sy1, sx2, sy2), (tx1, ty1, tx2, ty2) = placement
@@ -154,7 +154,7 @@ def test_pixels_follow_the_map_that_boxes_follow(window: Window, size: int) -> N
     (sx1, sy1, sx2, sy2), (tx1, ty1, tx2, ty2) = placement
     scale_x, scale_y = (sx2 - sx1) / (tx2 - tx1), (sy2 - sy1) / (ty2 - ty1)
     ty, tx = np.mgrid[ty1:ty2, tx1:tx2]
-    # Beyond the outermost pixel centres bilinear sampling repeats the border.
+    # Beyond the outermost pixel centers bilinear sampling repeats the border.
     px = (sx1 + (tx - tx1 + 0.5) * scale_x).clip(sx1 + 0.5, sx2 - 0.5)
     py = (sy1 + (ty - ty1 + 0.5) * scale_y).clip(sy1 + 0.5, sy2 - 0.5)
     expected = np.stack([4 * px, 4 * py, 2 * px + 2 * py], axis=-1)
@@ -167,8 +167,8 @@ def test_pixels_follow_the_map_that_boxes_follow(window: Window, size: int) -> N
 
 
 @pytest.mark.parametrize("window", [Window(-10, -10, 60), Window(5, 5, 20), Window(-40, -30, 160), Window(0, 0, 40)])
-def test_colours_change_once_and_not_the_fill(window: Window) -> None:
-    """Whether the colours come before the resampling (fewer source pixels) or after it."""
+def test_colors_change_once_and_not_the_fill(window: Window) -> None:
+    """Whether the colors come before the resampling (fewer source pixels) or after it."""
     image = np.random.default_rng(1).integers(0, 200, (40, 40, 3), dtype=np.uint8)
     placement = place(window, 40, 40, 48)
     assert placement is not None
@@ -178,7 +178,7 @@ def test_colours_change_once_and_not_the_fill(window: Window) -> None:
         calls.append(part.shape[0] * part.shape[1])
         return part + np.uint8(20)
 
-    plain, changed = (render(image, placement, 48, FILL, *recolour) for recolour in ((), (lighter,)))
+    plain, changed = (render(image, placement, 48, FILL, *recolor) for recolor in ((), (lighter,)))
     (sx1, sy1, sx2, sy2), (tx1, ty1, tx2, ty2) = placement
     assert calls == [min((sx2 - sx1) * (sy2 - sy1), (tx2 - tx1) * (ty2 - ty1))]
     difference = changed.astype(int) - plain
@@ -230,7 +230,7 @@ def test_the_crop_keeps_a_face_by_trying_again() -> None:
     assert largest[0] < 0.7 and largest[1] > 0.9
 
 
-def test_last_resort_is_centred_on_a_face_that_is_large_enough() -> None:
+def test_last_resort_is_centered_on_a_face_that_is_large_enough() -> None:
     faces = boxes((10, 10, 11, 11), (100, 20, 120, 40))
     never = sampler(min_face=5.0)
     for seed in range(20):

@@ -159,7 +159,7 @@ def test_a_broken_file_is_replaced_by_the_next_readable_one(broken: Path, caplog
         for epoch in range(3):
             ids = [dataset[SampleKey(epoch, index)].image_id[-3:] for index in range(8)]
             assert ids == ["000", "001", "004", "004", "004", "005", "006", "000"]
-    # Augmented as the sample that was asked for: not the same picture twice.
+    # Augmented as the sample that was asked for: not the same image twice.
     assert seed_of(dataset[SampleKey(1, 3)].image) == sample_seed(5, 1, 3)
     assert dataset[SampleKey(1, 3)].boxes_xyxy.shape == (1, 4)  # image 4's face
     assert dataset.unreadable_images == [f"0--Parade/0_Parade_{index:03d}" for index in (2, 3, 7)]

@@ -1,4 +1,4 @@
-"""SSD's colour distortion against a loop over pixels."""
+"""SSD's color distortion against a loop over pixels."""
 
 import colorsys
 import random

@@ -137,7 +137,7 @@ def test_a_process_that_was_not_started_by_the_first_shares_its_memory() -> None
     other.stdin.flush()
     assert other.stdout.readline().strip() == str(np.arange(18).reshape(2, 3, 3).tolist())
     other.communicate("\n", timeout=300)
-    np.testing.assert_array_equal(cache.get(1), np.full((4, 5, 3), 9))  # the memory lives as long as anybody uses it
+    np.testing.assert_array_equal(cache.get(1), np.full((4, 5, 3), 9))  # the memory lives as long as anyone uses it
     with pytest.raises(OSError):
         MemoryCache(np.array([[2, 3], [4, 5]]), 78).use(address)
 

@@ -64,7 +64,7 @@ def test_right_size_is_left_alone() -> None:
 
 
 def bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Pixel centres at half-integers, borders repeated, no antialiasing."""
+    """Pixel centers at half-integers, borders repeated, no antialiasing."""
     out = np.zeros((height, width, 3))
     old_height, old_width = image.shape[:2]
     for row in range(height):

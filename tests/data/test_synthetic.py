@@ -1,4 +1,4 @@
-"""Drawn faces: the same bytes everywhere, boxes that lie on what was drawn, WIDER's layout, and nothing half-made."""
+"""Synthetic faces: the same bytes everywhere, boxes on what was drawn, WIDER's layout, and nothing half-made."""
 
 import dataclasses
 import hashlib
@@ -15,7 +15,7 @@ import pytest
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.synthetic import dataset as synthetic
-from fanet_lightning.data.synthetic import scenes as scenes
+from fanet_lightning.data.synthetic import scenes
 from fanet_lightning.data.synthetic.camera import Shot, take
 from fanet_lightning.data.synthetic.dataset import SETTINGS, counts, prepare_synthetic
 from fanet_lightning.data.synthetic.faces import Drawn, draw_body, draw_head
@@ -68,13 +68,11 @@ class TestPreparation:
             for one, other in zip(truths[0].counted[setting], truths[1].counted[setting], strict=True):
                 assert np.array_equal(one, other)
 
-    def test_seed_and_split_give_other_pictures(self, prepared: Path, tmp_path: Path) -> None:
+    def test_seed_and_split_give_other_images(self, prepared: Path, tmp_path: Path) -> None:
         other = prepare_synthetic(tmp_path, **{**SMALL, "seed": 1})
         assert other.name != prepared.name
-        pictures = {
-            digest for name, digest in (*files_of(prepared).items(), *files_of(other).items()) if ".jpg" in name
-        }
-        assert len(pictures) == 18
+        images = {digest for name, digest in (*files_of(prepared).items(), *files_of(other).items()) if ".jpg" in name}
+        assert len(images) == 18
 
     def test_more_images_keep_those_that_were_there(self, prepared: Path, tmp_path: Path) -> None:
         more = files_of(prepare_synthetic(tmp_path, **{**SMALL, "val_images": 5}))
@@ -184,13 +182,13 @@ class TestLayout:
             for record in records:
                 index = int(record.image_id.rpartition("_")[2])
                 rng = np.random.default_rng([0, synthetic.SPLITS.index(split), index])
-                picture = draw_image(rng, (200, 240), (160, 200))
+                drawn_image = draw_image(rng, (200, 240), (160, 200))
                 image = cv2.imread(str(record.path))
                 assert image is not None
-                assert image.shape == picture.image_rgb.shape
-                # JPEG at quality 60 and above keeps a picture within a few grey levels on average.
-                assert np.abs(image[..., ::-1].astype(int) - picture.image_rgb).mean() < 12
-                usable = [face for face in picture.faces if not face.invalid]
+                assert image.shape == drawn_image.image_rgb.shape
+                # JPEG at quality 60 and above keeps an image within a few grey levels on average.
+                assert np.abs(image[..., ::-1].astype(int) - drawn_image.image_rgb).mean() < 12
+                usable = [face for face in drawn_image.faces if not face.invalid]
                 expected = np.array([face.box_xywh for face in usable], np.float32).reshape(-1, 4)
                 expected[:, 2:] += expected[:, :2]
                 assert np.array_equal(record.boxes_xyxy, expected)
@@ -242,36 +240,36 @@ class TestSettings:
 
     def test_sizes_stand_as_in_wider_face(self, sample: list[scenes.SyntheticImage]) -> None:
         """Official: 7,211 / 13,319 / 31,958, which is 0.23 / 0.42 / 1."""
-        faces = [face for picture in sample for face in picture.faces]
+        faces = [face for drawn_image in sample for face in drawn_image.faces]
         sizes = {name: sum(counts(face, limits) for face in faces) for name, limits in SETTINGS.items()}
         assert 0.17 < sizes["easy"] / sizes["hard"] < 0.30
         assert 0.35 < sizes["medium"] / sizes["hard"] < 0.50
 
 
-class TestPictures:
+class TestImages:
     def test_sample_is_varied(self, sample: list[scenes.SyntheticImage]) -> None:
-        faces = [face for picture in sample for face in picture.faces]
+        faces = [face for drawn_image in sample for face in drawn_image.faces]
         heights = np.array([face.box_xywh[3] for face in faces])
         assert heights.min() <= 6
         assert heights.max() >= 250
         assert 16 <= np.median(heights) <= 28, "WIDER FACE's median is 20"
-        assert 0.04 <= np.mean([not picture.faces for picture in sample]) <= 0.13
-        assert 7 <= len(faces) / len(sample) <= 14, "WIDER FACE has 12 a picture"
-        assert max(len(picture.faces) for picture in sample) >= 60
-        assert {picture.event for picture in sample} == set(scenes.EVENTS)
+        assert 0.04 <= np.mean([not drawn_image.faces for drawn_image in sample]) <= 0.13
+        assert 7 <= len(faces) / len(sample) <= 14, "WIDER FACE has 12 an image"
+        assert max(len(drawn_image.faces) for drawn_image in sample) >= 60
+        assert {drawn_image.event for drawn_image in sample} == set(scenes.EVENTS)
         for attribute, codes in (("blur", 3), ("expression", 2), ("illumination", 2), ("occlusion", 3), ("pose", 2)):
             assert {getattr(face, attribute) for face in faces} == set(range(codes)), attribute
         assert 0 < np.mean([face.invalid for face in faces]) < 0.05
 
-    def test_boxes_lie_in_the_picture(self, sample: list[scenes.SyntheticImage]) -> None:
-        for picture in sample:
-            height, width = picture.image_rgb.shape[:2]
-            for x, y, w, h in (face.box_xywh for face in picture.faces):
+    def test_boxes_lie_in_the_image(self, sample: list[scenes.SyntheticImage]) -> None:
+        for drawn_image in sample:
+            height, width = drawn_image.image_rgb.shape[:2]
+            for x, y, w, h in (face.box_xywh for face in drawn_image.faces):
                 assert x >= 0 and y >= 0 and w >= 2 and h >= 2
                 assert x + w <= width and y + h <= height
 
     def test_every_box_lies_on_what_its_head_painted(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Each picture is drawn again without one head after the other: the change lies in and around its box."""
+        """Each image is drawn again without one head after the other: the change lies in and around its box."""
         checked = 0
         for index in range(12):
             whole = _draw_without(monkeypatch, index, None)
@@ -387,7 +385,7 @@ class TestHeads:
         assert middle == pytest.approx([reach * np.sin(0.5), 0.0])
         assert away == pytest.approx([reach, 0.2])
 
-    def test_person_out_of_the_picture(self) -> None:
+    def test_person_out_of_the_image(self) -> None:
         image = np.full((50, 60, 3), 7, np.uint8)
         person = plain_person(20, (500.0, -300.0))
         draw_body(image, person)
@@ -423,7 +421,7 @@ class _Traced:
 
 
 def _draw_without(monkeypatch: pytest.MonkeyPatch, index: int, omitted: int | None) -> _Traced:
-    """A picture before the camera, with the head of one person left out."""
+    """An image before the camera, with the head of one person left out."""
     traced = _Traced(np.zeros(0), [])
 
     def draw(image: np.ndarray, person: Person) -> Drawn:
@@ -443,7 +441,7 @@ def _draw_without(monkeypatch: pytest.MonkeyPatch, index: int, omitted: int | No
 
 
 @pytest.mark.parametrize("side", [64, 96, 128])
-def test_pictures_of_every_size_that_is_allowed_can_be_drawn(side: int) -> None:
+def test_images_of_every_size_that_is_allowed_can_be_drawn(side: int) -> None:
     for seed in range(40):
-        picture = draw_image(np.random.default_rng(seed), (side, side), (side, side))
-        assert picture.image_rgb.shape == (side, side, 3)
+        drawn_image = draw_image(np.random.default_rng(seed), (side, side), (side, side))
+        assert drawn_image.image_rgb.shape == (side, side, 3)

@@ -80,7 +80,7 @@ class Slow(Recorder):
 def test_a_run_that_goes_on_inside_an_epoch_counts_from_there(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Lightning does not start an epoch that it goes on with: two batches of four images in 4 s."""
+    """Lightning does not start an epoch that it resumes with: two batches of four images in 4 s."""
     clock = FakeClock()
     clock.now = 50_000.0  # a machine that has been up for long
     monkeypatch.setattr(callbacks, "time", SimpleNamespace(perf_counter=clock))

@@ -86,7 +86,7 @@ def test_l2norm_gradient() -> None:
 
 def test_upsampling_by_two_by_hand() -> None:
     up = upsample_to(torch.tensor([[[[0.0, 4.0]]]]), torch.zeros(1, 1, 1, 4))
-    assert up.flatten().tolist() == [0.0, 1.0, 3.0, 4.0]  # a quarter and three quarters: half-pixel centres
+    assert up.flatten().tolist() == [0.0, 1.0, 3.0, 4.0]  # a quarter and three quarters: half-pixel centers
 
 
 def _literal_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     folder.mkdir()
     for name in ("config.json", "model.safetensors", "training_images.txt"):
         (folder / name).write_bytes((SHIPPED / "fanet_light" / name).read_bytes())
-    (folder / "pytorch_model.bin").write_bytes(b"a pickle that nobody asked for")
+    (folder / "pytorch_model.bin").write_bytes(b"a pickle that no one asked for")
     server = Hub(folder)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server

@@ -1,4 +1,4 @@
-"""The light network: what it costs, its trunk layer by layer, batch normalisation folded in, and who can build it."""
+"""The light network: what it costs, its trunk layer by layer, batch normalization folded in, and who can build it."""
 
 import math
 from pathlib import Path
@@ -154,14 +154,14 @@ def test_anchors_see_less_far_than_those_of_vgg() -> None:
     with torch.no_grad():
         before, after = network(images), network(changed)
     differs = (before.hierarchies[-1].logits != after.hierarchies[-1].logits).any(dim=2)[0]
-    centres = torch.cat(
+    centers = torch.cat(
         [
             ((torch.arange(columns) + 0.5) * stride).repeat(rows)
             for (rows, columns), stride in zip(before.map_shapes, STRIDES, strict=True)
         ]
     )
     assert bool(differs.any())
-    assert float(centres[differs].min()) >= 800 - 375
+    assert float(centers[differs].min()) >= 800 - 375
 
 
 def test_training_runs_the_heads_of_all_hierarchies_and_every_parameter_gets_a_gradient() -> None:
@@ -249,7 +249,7 @@ def test_a_prior_outside_zero_to_one(value: str) -> None:
     assert str(caught.value).startswith(f"model.face_prior={ {'true': 'True'}.get(value, value) }")
 
 
-# --- folding batch normalisation -------------------------------------------------------------------------------------
+# --- folding batch normalization -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def package() -> Any:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a run whose batch normalisation has seen something, so that folding it is no identity."""
+    """Of a run whose batch normalization has seen something, so that folding it is no identity."""
     path = tmp_path_factory.mktemp("runs") / "my run/checkpoints/best.ckpt"
     path.parent.mkdir(parents=True)
     torch.manual_seed(1)

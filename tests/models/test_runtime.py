@@ -93,7 +93,7 @@ def test_gradients_reach_every_parameter(values: dict[str, Any], hierarchies: in
     for name, p in network.named_parameters():
         assert p.grad is not None, name
         assert p.grad.isfinite().all(), name
-        # A bias before batch normalisation has none, but for rounding.
+        # A bias before batch normalization has none, but for rounding.
         if not (
             values.get("batch_norm") and name.startswith("trunk.") and name.endswith("bias") and ".bn." not in name
         ):

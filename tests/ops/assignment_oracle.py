@@ -32,7 +32,7 @@ def atss_slowly(grid: AnchorGrid, targets: Targets, batch_size: int, k: int) -> 
     iou = pairwise_iou(targets.boxes_xyxy, cxcywh_to_xyxy(priors))
     middle = (targets.boxes_xyxy[:, :2] + targets.boxes_xyxy[:, 2:]) / 2
     distance = (priors[None, :, :2] - middle[:, None]).square().sum(dim=2).tolist()
-    iou, centres, boxes = iou.tolist(), priors[:, :2].tolist(), targets.boxes_xyxy.tolist()
+    iou, centers, boxes = iou.tolist(), priors[:, :2].tolist(), targets.boxes_xyxy.tolist()
     result, close = [], False
     for image in range(batch_size):
         claims: dict[int, list[tuple[float, int]]] = {}
@@ -48,7 +48,7 @@ def atss_slowly(grid: AnchorGrid, targets: Targets, batch_size: int, k: int) -> 
             threshold = statistics.mean(overlaps) + (statistics.stdev(overlaps) if len(overlaps) > 1 else 0)
             x1, y1, x2, y2 = boxes[face]
             for anchor, overlap in zip(candidates, overlaps, strict=True):
-                x, y = centres[anchor]
+                x, y = centers[anchor]
                 if overlap > 0 and x1 < x < x2 and y1 < y < y2:
                     close |= abs(overlap - threshold) < 1e-5
                     if overlap >= threshold:

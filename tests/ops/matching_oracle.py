@@ -6,9 +6,9 @@ from fanet_lightning.ops.boxes import cxcywh_to_xyxy, pairwise_iou
 from fanet_lightning.ops.structures import Targets
 
 
-def nearest(centre: float, cells: int, stride: int, side: int) -> list[int]:
-    """The ``side`` cells along an axis whose centres are nearest; of two at the same distance the later one."""
-    return sorted(range(cells), key=lambda i: (abs((i + 0.5) * stride - centre), -i))[:side]
+def nearest(center: float, cells: int, stride: int, side: int) -> list[int]:
+    """The ``side`` cells along an axis whose centers are nearest; of two at the same distance the later one."""
+    return sorted(range(cells), key=lambda i: (abs((i + 0.5) * stride - center), -i))[:side]
 
 
 def seen_anchors(grid: AnchorGrid, box: list[float], side: int) -> list[int]:

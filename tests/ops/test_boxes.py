@@ -29,9 +29,9 @@ def test_area_has_no_plus_one() -> None:
 
 def test_corners_and_centres() -> None:
     corners = torch.tensor([[2.0, 4, 8, 20], [-1, -1, 0, 2]])
-    centres = torch.tensor([[5.0, 12, 6, 16], [-0.5, 0.5, 1, 3]])
-    assert torch.equal(boxes.xyxy_to_cxcywh(corners), centres)
-    assert torch.equal(boxes.cxcywh_to_xyxy(centres), corners)
+    centers = torch.tensor([[5.0, 12, 6, 16], [-0.5, 0.5, 1, 3]])
+    assert torch.equal(boxes.xyxy_to_cxcywh(corners), centers)
+    assert torch.equal(boxes.cxcywh_to_xyxy(centers), corners)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_pairwise_iou_equals_plain_python(first: list[tuple[float, ...]], second
 
 
 def test_encode_by_hand() -> None:
-    """A face 16 wide and 64 high, centred 4 right of and 8 above the centre of an anchor of 32."""
+    """A face 16 wide and 64 high, centerd 4 right of and 8 above the center of an anchor of 32."""
     anchor = torch.tensor([[100.0, 100, 32, 32]])
     face = torch.tensor([[96.0, 60, 112, 124]])
     expected = [4 / 32 / 0.1, -8 / 32 / 0.1, math.log(0.5) / 0.2, math.log(2) / 0.2]

@@ -35,7 +35,7 @@ def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(matching, "_reads_are_free", lambda device: False)
 
 
-# Worked out by hand. Anchors of 16 on a 4 x 4 map of stride 4; centres 2, 6, 10, 14.
+# Worked out by hand. Anchors of 16 on a 4 x 4 map of stride 4; centers 2, 6, 10, 14.
 # One cell off: 12 · 16 / (512 - 192) = 0.6; both axes: 144 / (512 - 144) = 0.391; two cells: 128 / 384 = 0.333.
 
 
