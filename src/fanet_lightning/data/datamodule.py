@@ -449,8 +449,8 @@ class TrainDataset(Dataset[TrainSample]):
     records' order (after the last comes the first), augmented with the seed of the sample that was asked for. So a
     replacement is the same in every run, on every rank and in every worker.
 
-    The flags of unreadable images are in shared memory: what one worker process finds the others and the main process
-    know.
+    ``unreadable`` (N,) uint8 is 1 for each of :attr:`unreadable_images`; what is set there is not tried again. It is in
+    shared memory: what one worker process finds the others and the main process know.
 
     ``cache`` changes no sample. An image that is in it is never read again, so it is not missed when its file goes.
     """
@@ -462,7 +462,7 @@ class TrainDataset(Dataset[TrainSample]):
         self.augment = augment
         self.seed = seed
         self.cache = cache
-        self._unreadable: Tensor = torch.zeros(len(records), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+        self.unreadable: Tensor = torch.zeros(len(records), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
         return len(self.records)
@@ -470,12 +470,7 @@ class TrainDataset(Dataset[TrainSample]):
     @property
     def unreadable_images(self) -> list[str]:
         """Ids of the images found unreadable so far in this process and its workers, in the records' order."""
-        return [self.records.image_id(int(index)) for index in self._unreadable.nonzero()[:, 0]]
-
-    @property
-    def unreadable(self) -> Tensor:
-        """(N,) uint8, 1 for each of :attr:`unreadable_images`; what is set here is not tried again."""
-        return self._unreadable
+        return [self.records.image_id(int(index)) for index in self.unreadable.nonzero()[:, 0]]
 
     def __getitem__(self, key: SampleKey) -> TrainSample:
         """
@@ -498,12 +493,12 @@ class TrainDataset(Dataset[TrainSample]):
     def _readable(self, wanted: int) -> tuple[int, Image8]:
         for step in range(len(self)):
             index = (wanted + step) % len(self)
-            if self._unreadable[index]:
+            if self.unreadable[index]:
                 continue
             try:
                 return index, self._read(index)
             except UnreadableImage as error:
-                self._unreadable[index] = 1
+                self.unreadable[index] = 1
                 log.warning("training continues without %s: %s", self.records.path(index), error.reason)
         raise InputError(
             f"none of the {len(self)} training images can be read, the first is {self.records.path(0)}; check data.root"
