@@ -1,4 +1,4 @@
-"""What all formats share: names of images, packed detections, doubts about the layout of boxes."""
+"""What all formats have in common: names of images, rows of numbers, packed detections, doubts about a layout."""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence

@@ -1,10 +1,7 @@
 """FDDB's ground truth: folds, ellipses, image sizes, and the blocks of its text files.
 
-FDDB's ground truth: the official folds, their ellipses, and the sizes of the images.
-
 ::
 
-    FDDB-folds/FDDB-fold-01.txt                the images of a fold, one name a line
     FDDB-folds/FDDB-fold-01-ellipseList.txt    blocks of ``major minor angle cx cy 1``
     image_sizes.json                           {"2002/08/11/big/img_591": [width, height], …}
     originalPics/2002/08/11/big/img_591.jpg    the sizes where there is no image_sizes.json

@@ -1,5 +1,4 @@
-"""PASCAL face and AFW as benchmarks: AP by the rules of face-eval
-(:mod:`fanet_lightning.score.pascal_face.average_precision`)."""
+"""PASCAL face and AFW as benchmarks: AP by the rules of face-eval (:mod:`average_precision`)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,6 +1,4 @@
-"""WIDER FACE as a benchmark: official ground truth and prediction files → AP per setting, with everything that a later
-comparison needs.
-"""
+"""WIDER FACE as a benchmark: ground truth and prediction files → AP per setting, curves, counts per image."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
