@@ -27,7 +27,8 @@ from fanet_lightning.app import serving as app
 from fanet_lightning.app.__main__ import main
 from fanet_lightning.app.markup import detections_table
 from fanet_lightning.app.results import PageImage, detect_image, document, drawn, drawn_whole, read_upload, rows
-from fanet_lightning.app.serving import Settings, free_port
+from fanet_lightning.app.serving import free_port
+from fanet_lightning.app.settings import Settings
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.ops.structures import Detections
 from tests.app.helpers import PHOTO, write_video

@@ -13,7 +13,7 @@ from PIL import Image
 
 from fanet_lightning import FaceDetector
 from fanet_lightning.app import serving as app
-from fanet_lightning.app.serving import Settings
+from fanet_lightning.app.settings import Settings
 from tests.app.helpers import PHOTO, write_video
 
 pytestmark = pytest.mark.slow

@@ -32,7 +32,7 @@ from fanet_lightning.app.results import (
     video_document,
     write_jpeg,
 )
-from fanet_lightning.app.serving import Settings
+from fanet_lightning.app.settings import Settings
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.detect.detector import FaceDetector
 from fanet_lightning.detect.multiscale import AnyProtocol

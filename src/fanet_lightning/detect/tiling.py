@@ -34,7 +34,7 @@ from fanet_lightning.ops.structures import Detections, HeadOutput, NetworkOutput
 
 
 class Tile(NamedTuple):
-    """Pixels ``x1`` … ``x2 - 1``, ``y1`` … ``y2 - 1`` of a image, and the part whose anchors belong to it.
+    """Pixels ``x1`` … ``x2 - 1``, ``y1`` … ``y2 - 1`` of an image, and the part whose anchors belong to it.
 
     ``core_xyxy`` is half-open. Its sides are multiples of :data:`STRIDE`, or sides of the image.
     """
@@ -91,7 +91,7 @@ def _spans(length: int, side: int) -> list[tuple[int, int, int, int]]:
 
 
 class Candidates(NamedTuple):
-    """Anchors of a image that could become faces, N of them, ascending by number.
+    """Anchors of an image that could become faces, N of them, ascending by number.
 
     ``logits`` (N, 2), ``offsets`` (N, 4), ``anchors_cxcywh`` (N, 4) in pixels of the image, all float32; ``number``
     (N,) int64, the anchor's index in the image's :class:`AnchorGrid`.
@@ -136,7 +136,7 @@ def find_in_tiles(
 
 
 def map_shapes(height: int, width: int) -> tuple[tuple[int, int], ...]:
-    """Height and width of each detection map of a image: pooling rounds up."""
+    """Height and width of each detection map of an image: pooling rounds up."""
     return tuple((-(-height // stride), -(-width // stride)) for stride in STRIDES)
 
 

@@ -19,7 +19,7 @@ __all__ = ["annotate", "bar_width", "confidence_colors", "outlined"]
 ImageLike = npt.NDArray[np.uint8] | Image.Image | str | os.PathLike[str]
 
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
-# Lines and letters grow with the image's longer side, so that a image shrunk to a screen still shows them.
+# Lines and letters grow with the image's longer side, so that an image shrunk to a screen still shows them.
 LINE_PER_SIDE = 1 / 300
 FONT_PER_SIDE = 1 / 64
 SMALLEST_FONT = 9  # pixels: below it digits cannot be told apart
@@ -109,7 +109,7 @@ def upright_rgb(image: ImageLike) -> npt.NDArray[np.uint8]:
 
 
 def bar_width(height: int, width: int) -> int:
-    """How many pixels the color bar adds to a image's width."""
+    """How many pixels the color bar adds to an image's width."""
     return int(_color_bar(height, _font_size(height, width)).shape[1])
 
 
@@ -183,7 +183,7 @@ def _label(
     patch = _text_patch(text, size, BLACK if luminance > 110 else WHITE, color)
     patch_height, patch_width = patch.shape[0], patch.shape[1]
     if patch_height > height or patch_width > width:
-        return  # a image smaller than its label
+        return  # an image smaller than its label
     line = max(1, round(max(height, width) * LINE_PER_SIDE))
     top = int(box[1]) - line - patch_height
     if top < 0:
@@ -193,7 +193,7 @@ def _label(
 
 
 def _font_size(height: int, width: int) -> int:
-    """Letter size in pixels for a image; a wide, low one gets letters that its height can hold."""
+    """Letter size in pixels for an image; a wide, low one gets letters that its height can hold."""
     return max(SMALLEST_FONT, round(min(max(height, width) * FONT_PER_SIDE, height / 8)))
 
 
