@@ -126,16 +126,21 @@ def synthetic_parameters(
     Raises:
         InputError: a parameter out of range.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise InputError(f"data.seed={seed}: give a whole number from 0")
-    return {
-        "version": VERSION,
-        "train_images": _count("train_images", train_images),
-        "val_images": _count("val_images", val_images),
-        "seed": seed,
-        "image_width": _range("image_width", image_width),
-        "image_height": _range("image_height", image_height),
-    }
+    numbers = {"train_images": train_images, "val_images": val_images, "seed": seed}
+    for name, value in numbers.items():
+        least = 0 if name == "seed" else 1
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"data.{name}={value}: give a whole number from {least}")
+    ranges = {"image_width": image_width, "image_height": image_height}
+    low, high = _SIDES
+    for name, given in ranges.items():
+        sides = list(given) if isinstance(given, Sequence) else []
+        good = len(sides) == 2 and all(isinstance(side, int) for side in sides)
+        if not (good and low <= sides[0] <= sides[1] <= high):
+            raise InputError(
+                f"data.{name}={sides or given}: give [least, largest] in whole pixels from {low} to {high}"
+            )
+    return {"version": VERSION, **numbers, **{name: tuple(sides) for name, sides in ranges.items()}}
 
 
 def _write(folder: Path, parameters: dict[str, Any], processes: int | None) -> None:
@@ -236,22 +241,6 @@ def counts(face: FaceTruth, limits: Limits) -> bool:
     """Whether the face counts in a setting; one that is flagged invalid counts in none."""
     fits = face.box_xywh[3] >= limits.height and face.hidden <= limits.hidden and face.softness <= limits.softness
     return fits and not face.invalid
-
-
-def _count(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"data.{name}={value}: give a whole number from 1")
-    return value
-
-
-def _range(name: str, value: Sequence[int]) -> tuple[int, int]:
-    sides = tuple(value) if isinstance(value, Sequence) else ()
-    low, high = _SIDES
-    if len(sides) != 2 or not all(isinstance(side, int) for side in sides) or not low <= sides[0] <= sides[1] <= high:
-        raise InputError(
-            f"data.{name}={list(sides) or value}: give [least, largest] in whole pixels from {low} to {high}"
-        )
-    return sides
 
 
 def _remove_stale(root: Path, key: str) -> None:
