@@ -29,7 +29,7 @@ from pathlib import Path
 
 from fanet_lightning.cli import main as cli  # noqa: F401  as the command does: before torch, which reads the environment then
 from fanet_lightning.cli.config import compose_config, plain
-from fanet_lightning.cli.device import free_cores, usable_cores
+from fanet_lightning.cli.cores import free_cores, usable_cores
 
 # The number of threads → images a second of each measurement; alone and beside a neighbor.
 Speeds = dict[tuple[bool, str], list[float]]

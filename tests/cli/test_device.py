@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fanet_lightning.cli import cores as cpu
 from fanet_lightning.cli import device as devices
 from fanet_lightning.cli.device import claimed, visible_gpus
 from fanet_lightning.cli.errors import InputError
@@ -71,4 +72,4 @@ def test_a_container_may_use_what_its_quota_says(files: dict[str, str], cores: f
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content + "\n")
-    assert devices._quota(tmp_path) == cores
+    assert cpu._quota(tmp_path) == cores

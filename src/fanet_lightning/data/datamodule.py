@@ -35,7 +35,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
-from fanet_lightning.cli.device import available_bytes, usable_cores
+from fanet_lightning.cli.cores import usable_cores
+from fanet_lightning.cli.device import available_bytes
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_writable, replaced
 from fanet_lightning.data.images import (

@@ -14,11 +14,11 @@ Boxes are those of the files, without a shift. FDDB, PASCAL face and AFW are for
 """
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_writable
@@ -26,6 +26,7 @@ from fanet_lightning.data.folder.labels import warn_of_odd_boxes
 from fanet_lightning.data.folder.source import FolderSource
 from fanet_lightning.data.folder.wider import split_inventory
 from fanet_lightning.data.records import ImageRecord, Inventory, check_apart, clean_record, refuse_missing
+from fanet_lightning.data.synthetic.dataset import prepare_synthetic, synthetic_parameters
 from fanet_lightning.data.wider_face import (
     WAYS_ON,
     all_usable_faces,
@@ -34,7 +35,8 @@ from fanet_lightning.data.wider_face import (
     listed_path,
     load_wider_face,
 )
-from fanet_lightning.score.fddb.ground_truth import FddbGroundTruth, read_fddb_ground_truth
+from fanet_lightning.score.fddb.ground_truth import FOLDS_FOLDER, IMAGES_FOLDER, FddbGroundTruth, read_fddb_ground_truth
+from fanet_lightning.score.fddb.regions import bounding_boxes
 from fanet_lightning.score.pascal_face.benchmark import AfwBenchmark, PascalFaceBenchmark
 from fanet_lightning.score.pascal_face.ground_truth import (
     AFW,
@@ -50,15 +52,23 @@ from fanet_lightning.score.wider_face.ground_truth import GROUND_TRUTH_FOLDERS, 
 if TYPE_CHECKING:
     from fanet_lightning.score.fddb.benchmark import FddbBenchmark
 
-FOLDS_FOLDER = "FDDB-folds"
-IMAGES_FOLDER = "originalPics"
 FDDB_WAYS_ON = "get FDDB (http://vis-www.cs.umass.edu/fddb/) and set data.root"
+# JPEGImages is PASCAL VOC's folder, testimages AFW's.
+IMAGE_FOLDERS = ("images", "JPEGImages", "testimages")
+
+
+def _path(given: Path | str | None) -> Path | None:
+    return None if given is None else Path(given)
 
 
 class _TestSet:
-    """What the sets for testing alone have in common."""
+    """What the sets for testing alone have in common: a folder, annotations, a list of images."""
 
     name: str
+
+    def __init__(self, root: Path | str, ground_truth: Path | str | None, images: Path | str | None) -> None:
+        self.root = Path(root)
+        self._annotations, self._images = _path(ground_truth), _path(images)
 
     def prepare(self) -> None:
         """Nothing to do: the images are there, or reading says what is missing."""
@@ -107,13 +117,10 @@ class FddbSource(_TestSet):
         image_sizes: Path | str | None = None,
         ellipses: Literal["as_given", "inscribed", "cross_fitted"] = "as_given",
     ) -> None:
-        self.root = Path(root)
-        images = {"images": None, **(val or {})}["images"]
-        self._images = None if images is None else Path(images)
-        self._folds = self.root / FOLDS_FOLDER if ground_truth is None else Path(ground_truth)
-        self._image_sizes = None if image_sizes is None else Path(image_sizes)
+        super().__init__(root, ground_truth, (val or {}).get("images"))
+        self._image_sizes = _path(image_sizes)
+        self._sizes_from = self.root / IMAGES_FOLDER if image_sizes is None else None
         self._ellipses = ellipses
-        self._truth: FddbGroundTruth | None = None
 
     def val(self) -> list[ImageRecord]:
         """All images, sorted by image id; boxes are cut to the image.
@@ -125,13 +132,12 @@ class FddbSource(_TestSet):
         paths = [self.root / IMAGES_FOLDER / f"{image_id}.jpg" for image_id in truth.image_ids]
         remedy = "complete the folder, or name those at hand with data.val.images=LIST"
         refuse_missing([path for path in paths if not path.is_file()], len(paths), "FDDB", remedy)
-        records = []
-        for image_id, path, ellipses, size_wh in zip(
-            truth.image_ids, paths, truth.ellipses, truth.sizes_wh, strict=True
-        ):
-            inside = np.clip(bounding_boxes(ellipses), 0, np.concatenate([size_wh, size_wh]))
-            records.append(clean_record(image_id, path, inside))
-        return records
+        return [
+            clean_record(image_id, path, np.clip(bounding_boxes(ellipses), 0, [*size_wh, *size_wh]))
+            for image_id, path, ellipses, size_wh in zip(
+                truth.image_ids, paths, truth.ellipses, truth.sizes_wh, strict=True
+            )
+        ]
 
     def ground_truth(self) -> FddbGroundTruth:
         """The ellipses of exactly the images of :meth:`val`, in their order.
@@ -139,20 +145,22 @@ class FddbSource(_TestSet):
         Raises:
             InputError: see :func:`~fanet_lightning.score.fddb.ground_truth.read_fddb_ground_truth`.
         """
-        if self._truth is None:
-            images = self.root / IMAGES_FOLDER
-            if not images.is_dir():
-                raise InputError(
-                    f"no FDDB here: {images} is not there (expected YYYY/MM/DD/big/img_N.jpg in it); {FDDB_WAYS_ON}"
-                )
-            truth = read_fddb_ground_truth(
-                self._folds,
-                images=self._images,
-                image_sizes=self._image_sizes,
-                images_root=images if self._image_sizes is None else None,
-            )
-            self._truth = truth.select(sorted(truth.image_ids))
         return self._truth
+
+    @cached_property
+    def _truth(self) -> FddbGroundTruth:
+        images = self.root / IMAGES_FOLDER
+        if not images.is_dir():
+            raise InputError(
+                f"no FDDB here: {images} is not there (expected YYYY/MM/DD/big/img_N.jpg in it); {FDDB_WAYS_ON}"
+            )
+        truth = read_fddb_ground_truth(
+            self._annotations or self.root / FOLDS_FOLDER,
+            images=self._images,
+            image_sizes=self._image_sizes,
+            images_root=self._sizes_from,
+        )
+        return truth.select(sorted(truth.image_ids))
 
     def benchmark(self) -> "FddbBenchmark":
         """The benchmark that scores these images.
@@ -163,20 +171,7 @@ class FddbSource(_TestSet):
         # scipy.optimize takes a second to import, and no other source needs it.
         from fanet_lightning.score.fddb.benchmark import FddbBenchmark
 
-        images_root = self.root / IMAGES_FOLDER if self._image_sizes is None else None
-        return FddbBenchmark(self._ellipses, self._image_sizes, images_root)
-
-
-def bounding_boxes(ellipses: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """The boxes ``xyxy`` around ellipses ``major minor angle cx cy``, (F, 5) → (F, 4), not cut to any image."""
-    major, minor, angle, x, y = np.asarray(ellipses, np.float64).reshape(-1, 5).T
-    half_width = np.hypot(major * np.cos(angle), minor * np.sin(angle))
-    half_height = np.hypot(major * np.sin(angle), minor * np.cos(angle))
-    return np.column_stack([x - half_width, y - half_height, x + half_width, y + half_height])
-
-
-# JPEGImages is PASCAL VOC's folder, testimages AFW's.
-IMAGE_FOLDERS = ("images", "JPEGImages", "testimages")
+        return FddbBenchmark(self._ellipses, self._image_sizes, self._sizes_from)
 
 
 class PascalFaceSource(_TestSet):
@@ -195,6 +190,7 @@ class PascalFaceSource(_TestSet):
 
     name: str = "pascal_face"
     releases: ClassVar[Mapping[str, Release]] = PASCAL_FACE
+    benchmarks: ClassVar[type[PascalFaceBenchmark]] = PascalFaceBenchmark
 
     def __init__(
         self,
@@ -204,15 +200,11 @@ class PascalFaceSource(_TestSet):
         images: Path | str | None = None,
         alignment: bool = True,
     ) -> None:
+        super().__init__(root, ground_truth, images)
         if labels not in self.releases:
             raise InputError(f"data.labels={labels} is not known; choose {' or '.join(self.releases)}")
-        self.root = Path(root)
         self._release = self.releases[labels]
         self._alignment = alignment
-        self._annotations = None if ground_truth is None else Path(ground_truth)
-        self._images = None if images is None else Path(images)
-        self._read: PascalFaceGroundTruth | None = None
-        self._records: list[ImageRecord] | None = None
 
     def val(self) -> list[ImageRecord]:
         """One record per image, sorted: flagged faces and boxes without area are ignored, small faces are not.
@@ -220,12 +212,17 @@ class PascalFaceSource(_TestSet):
         Raises:
             InputError: labels that cannot be read, images that are not on disk.
         """
-        if self._records is None:
-            truth = self.ground_truth()
-            folder = self._image_folder(truth)
-            of_image = zip(truth.image_ids, truth.file_names, truth.boxes_xyxy, truth.flagged, strict=True)
-            self._records = [clean_record(own, folder / name, boxes, flags) for own, name, boxes, flags in of_image]
-        return self._records
+        truth = self.ground_truth()
+        folders = [self.root / name for name in IMAGE_FOLDERS]
+        folder = next((folder for folder in folders if folder.is_dir()), self.root)
+        if not folder.is_dir():
+            raise InputError(f"data.root={self.root} is not a directory; give the folder of the images")
+        present = {entry.name for entry in folder.iterdir()}
+        missing = [folder / name for name in truth.file_names if name not in present]
+        remedy = "complete the folder, or name those at hand with data.images=LIST"
+        refuse_missing(missing, len(truth.file_names), self.name, remedy)
+        of_image = zip(truth.image_ids, truth.file_names, truth.boxes_xyxy, truth.flagged, strict=True)
+        return [clean_record(own, folder / name, boxes, flags) for own, name, boxes, flags in of_image]
 
     def ground_truth(self) -> PascalFaceGroundTruth:
         """The faces of the images of :meth:`val`, in their order.
@@ -233,36 +230,22 @@ class PascalFaceSource(_TestSet):
         Raises:
             InputError: see :func:`fanet_lightning.score.pascal_face.ground_truth.read_annotations`.
         """
-        if self._read is None:
-            self._read = read_annotations(self._label_file(), self._release, self._images)
-        return self._read
+        return self._truth
+
+    @cached_property
+    def _truth(self) -> PascalFaceGroundTruth:
+        candidates = [folder / self._release.file_name for folder in (self.root, self.root / "annotations")]
+        labels = self._annotations or next((path for path in candidates if path.is_file()), None)
+        if labels is None:
+            raise InputError(
+                f"no labels here: neither {candidates[0]} nor {candidates[1]} exists; put face-eval's file there, or "
+                "set data.ground_truth"
+            )
+        return read_annotations(labels, self._release, self._images)
 
     def benchmark(self) -> PascalFaceBenchmark:
         """What scores detections on these images, by the same labels."""
-        return PascalFaceBenchmark(self._release.labels, self._alignment)
-
-    def _label_file(self) -> Path:
-        if self._annotations is not None:
-            return self._annotations
-        candidates = [folder / self._release.file_name for folder in (self.root, self.root / "annotations")]
-        for candidate in candidates:
-            if candidate.is_file():
-                return candidate
-        raise InputError(
-            f"no labels here: neither {candidates[0]} nor {candidates[1]} exists; put face-eval's file there, or "
-            "set data.ground_truth"
-        )
-
-    def _image_folder(self, ground_truth: PascalFaceGroundTruth) -> Path:
-        folders = [self.root / name for name in IMAGE_FOLDERS]
-        folder = next((folder for folder in folders if folder.is_dir()), self.root)
-        if not folder.is_dir():
-            raise InputError(f"data.root={self.root} is not a directory; give the folder of the images")
-        present = {entry.name for entry in folder.iterdir()}
-        missing = [folder / name for name in ground_truth.file_names if name not in present]
-        remedy = "complete the folder, or name those at hand with data.images=LIST"
-        refuse_missing(missing, len(ground_truth.file_names), self.name, remedy)
-        return folder
+        return self.benchmarks(self._release.labels, self._alignment)
 
 
 class AfwSource(PascalFaceSource):
@@ -270,9 +253,7 @@ class AfwSource(PascalFaceSource):
 
     name = "afw"
     releases = AFW
-
-    def benchmark(self) -> PascalFaceBenchmark:
-        return AfwBenchmark(self._release.labels, self._alignment)
+    benchmarks = AfwBenchmark
 
 
 class FaceSource(Protocol):
@@ -316,6 +297,8 @@ class WiderFaceSource:
             under ``root``.
     """
 
+    name = "wider_face"
+
     def __init__(
         self,
         root: Path | str,
@@ -324,22 +307,16 @@ class WiderFaceSource:
         annotations: Path | str | None = None,
         ground_truth: Path | str | None = None,
     ) -> None:
-        self.root = Path(root)
+        self._root = Path(root)
         self._train = {"split": "train", "images": None, **(train or {})}
         self._val = {"split": "val", "images": None, **(val or {})}
-        self._annotations = None if annotations is None else Path(annotations)
-        self._ground_truth = None if ground_truth is None else Path(ground_truth)
-        self._val_records: list[ImageRecord] | None = None
-
-    name = "wider_face"
+        self._annotations, self._ground_truth = _path(annotations), _path(ground_truth)
+        self.train_split: str | None = str(self._train["split"])
+        self.val_split: str | None = str(self._val["split"])
 
     @property
-    def train_split(self) -> str:
-        return str(self._train["split"])
-
-    @property
-    def val_split(self) -> str:
-        return str(self._val["split"])
+    def root(self) -> Path:
+        return self._root
 
     def prepare(self) -> None:
         """Nothing to do: the images are there, or reading says what is missing."""
@@ -368,9 +345,11 @@ class WiderFaceSource:
         return records
 
     def val(self) -> list[ImageRecord]:
-        if self._val_records is None:
-            self._val_records = sorted(self._load(self._val), key=lambda record: record.image_id)
         return self._val_records
+
+    @cached_property
+    def _val_records(self) -> list[ImageRecord]:
+        return sorted(self._load(self._val), key=lambda record: record.image_id)
 
     def ground_truth(self) -> GroundTruth:
         """Easy, medium and hard of the official files; without them one setting, ``all``, with every usable face."""
@@ -439,24 +418,31 @@ class WiderFaceSource:
         return load_wider_face(self.root, part["split"], images=images, annotations=self._annotations)
 
 
-class SyntheticSource:
-    """Synthetic faces (:func:`~fanet_lightning.data.synthetic.dataset.prepare_synthetic`), written once and read as
-    WIDER FACE.
+class SyntheticSource(WiderFaceSource):
+    """Synthetic faces (:func:`~fanet_lightning.data.synthetic.dataset.prepare_synthetic`), written once, when they are
+    first asked for, and read as WIDER FACE.
 
     ``options`` go to ``prepare_synthetic`` as they are.
     """
 
+    name = "synthetic"
+
     def __init__(
         self, root: Path | str, train_images: int = 400, val_images: int = 120, seed: int = 0, **options: Any
     ) -> None:
-        self._root = Path(root)
+        super().__init__(root)
         self._options = {"train_images": train_images, "val_images": val_images, "seed": seed, **options}
-        self._wider: WiderFaceSource | None = None
+        # What a checkpoint was trained on and is scored on is told apart by the images' names alone.
+        self.train_split = self.val_split = None
 
-    name = "synthetic"
+    @cached_property
+    def root(self) -> Path:
+        """The folder of this set, made where it is missing."""
+        return prepare_synthetic(self._root, **self._options)
 
     def prepare(self) -> None:
-        self._prepared()
+        """Make the set where it is missing."""
+        assert self.root
 
     def check(self, train: bool = True) -> None:
         """The set is made where it is missing; its parameters and its folder can be wrong.
@@ -464,34 +450,11 @@ class SyntheticSource:
         Raises:
             InputError: a parameter is out of range, or ``root`` cannot be written.
         """
-        # Drawing needs torch for the number of cores; converting and scoring other sets do not.
-        from fanet_lightning.data.synthetic.dataset import synthetic_parameters
-
         synthetic_parameters(**self._options)
         check_writable(self._root, "data.root")
 
-    def train(self) -> list[ImageRecord]:
-        return self._prepared().train()
-
-    def val(self) -> list[ImageRecord]:
-        return self._prepared().val()
-
-    def ground_truth(self) -> GroundTruth:
-        return self._prepared().ground_truth()
-
     def benchmark(self) -> WiderFaceBenchmark:
         return WiderFaceBenchmark(name="synthetic", title="drawn faces")
-
-    def inventories(self) -> list[Inventory]:
-        """As :meth:`WiderFaceSource.inventories`; the set is made where it is missing."""
-        return self._prepared().inventories()
-
-    def _prepared(self) -> WiderFaceSource:
-        if self._wider is None:
-            from fanet_lightning.data.synthetic.dataset import prepare_synthetic
-
-            self._wider = WiderFaceSource(prepare_synthetic(self._root, **self._options))
-        return self._wider
 
 
 SOURCES: dict[str, Callable[..., FaceSource]] = {

@@ -36,7 +36,8 @@ from fanet_lightning.cli.config import (
     plain,
     without_hydra,
 )
-from fanet_lightning.cli.device import device_name, free_cores, resolve_precision
+from fanet_lightning.cli.cores import free_cores
+from fanet_lightning.cli.device import device_name, resolve_precision
 from fanet_lightning.cli.errors import InputError, first_line
 from fanet_lightning.cli.files import check_names_free, check_writable
 from fanet_lightning.cli.provenance import (

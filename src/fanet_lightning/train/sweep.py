@@ -25,7 +25,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from fanet_lightning.cli.config import canonical, hydra_text, plain
-from fanet_lightning.cli.device import claimed, usable_cores, visible_gpus
+from fanet_lightning.cli.cores import usable_cores
+from fanet_lightning.cli.device import claimed, visible_gpus
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import replaced
 from fanet_lightning.cli.provenance import LOG_FILE, InUse, RunRecord, differing_settings, locked, now, read_record

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from fanet_lightning.cli.device import usable_cores
+from fanet_lightning.cli.cores import usable_cores
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.synthetic.scenes import EVENTS, FaceTruth, draw_image
 from fanet_lightning.score.wider_face.ground_truth import ATTRIBUTE_VALUES, GroundTruth, write_ground_truth

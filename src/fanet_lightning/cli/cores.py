@@ -1,0 +1,54 @@
+"""CPU cores: how many this process may use, how many are free; without torch."""
+
+import math
+import os
+import time
+from pathlib import Path
+
+# How long the load is watched before threads are chosen. The averages of the system remember what ended a minute ago.
+SAMPLE_SECONDS = 0.5
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use: those it may run on, fewer where its container has a quota, at least 1."""
+    return max(1, int(min(len(_own_cores()), _quota())))
+
+
+def free_cores() -> tuple[int, str]:
+    """How many of :func:`usable_cores` no other program keeps busy now, at least 1; in words, too: ``2 cores, 1 busy``.
+
+    This process should be idle meanwhile (:data:`SAMPLE_SECONDS`): what it does itself counts as well.
+    """
+    cores, own = usable_cores(), _own_cores()
+    before = _busy_seconds(own)
+    time.sleep(SAMPLE_SECONDS)
+    busy = round((_busy_seconds(own) - before) / SAMPLE_SECONDS)
+    return max(1, min(cores, len(own) - busy)), f"{cores} {'core' if cores == 1 else 'cores'}, {busy or 'none'} busy"
+
+
+def _own_cores() -> set[int]:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
+def _quota(root: Path = Path("/sys/fs/cgroup")) -> float:
+    """Cores' worth of time that the control group of this container gets, version 2 and 1."""
+    for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
+        try:
+            quota, period = (int(word) for name in names for word in (root / name).read_text().split())
+        except (OSError, ValueError):  # no such version, or "max"
+            continue
+        if quota > 0:
+            return quota / period
+    return math.inf
+
+
+def _busy_seconds(cores: set[int], stat: Path = Path("/proc/stat")) -> float:
+    """What all programs together have had of these cores since the machine started; 0 where no Linux tells it."""
+    try:
+        rows = [line.split() for line in stat.read_text(encoding="ascii").splitlines()]
+    except OSError:
+        return 0.0
+    # user, nice, system, idle, iowait, irq, softirq, steal; what follows is part of user.
+    names = {f"cpu{core}" for core in cores}
+    ticks = [[int(word) for word in row[1:9]] for row in rows if row and row[0] in names]
+    return sum(sum(row) - row[3] - row[4] for row in ticks) / os.sysconf("SC_CLK_TCK")
