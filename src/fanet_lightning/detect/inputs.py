@@ -132,17 +132,13 @@ def split_source(text: str) -> list[str]:
         return [text] if text else []
     parts: list[str] = []
     for piece in text.split(","):
-        if parts and re.match(r"https?://\S+$", parts[-1], re.IGNORECASE) and _continues(piece):
+        alone = re.match(r"\s|[a-z][a-z0-9+.-]*://|$", piece, re.IGNORECASE)
+        after_address = parts and re.match(r"https?://\S+$", parts[-1], re.IGNORECASE)
+        if after_address and not alone and not _kind(Path(piece).expanduser()) and not glob.glob(piece):  # noqa: PTH207
             parts[-1] += f",{piece}"
         else:
             parts.append(piece.strip())
     return [part for part in parts if part]
-
-
-def _continues(piece: str) -> bool:
-    """Whether a piece behind a comma can only be more of the address before it."""
-    alone = re.match(r"\s|[a-z][a-z0-9+.-]*://", piece, re.IGNORECASE) or not piece
-    return not alone and not _kind(Path(piece).expanduser()) and not glob.glob(piece)  # noqa: PTH207  # any pattern
 
 
 def _location(part: str) -> Path | str | int:
@@ -293,7 +289,11 @@ class _Finder:
             if not found and before == len(self.failed) + len(self.results):
                 raise InputError(f"source={text}: no file matches; {_ADVICE}")
         else:
-            raise InputError(f"source={text}: {_why_not(location)}{_near(location)}; {_ADVICE}")
+            around = location.parent
+            names = [path.name for path in around.glob("*") if path.name != location.name]
+            near = difflib.get_close_matches(location.name, names, n=1)
+            hint = f", did you mean {around / near[0]}?" if near else ""
+            raise InputError(f"source={text}: {_why_not(location)}{hint}; {_ADVICE}")
 
     def _take(self, item: Item, label: str, *, is_video: bool) -> None:
         items = self.videos if is_video else self.images
@@ -340,7 +340,7 @@ class _Finder:
     def _add_all(self, folder: Path, wanted: Sequence[str] | None) -> int:
         """What is in a folder or matches a pattern in it: images and videos by their suffix, the rest is counted."""
         label = Path(os.path.realpath(folder)).name
-        names = sorted(self._walk(folder, self._left_out(folder), wanted))
+        names = sorted(self._walk(folder, wanted))
         for name in names:
             path = folder / name
             kind, suffix = _kind(path), path.suffix.lower()
@@ -359,72 +359,56 @@ class _Finder:
     def _walk(
         self,
         folder: Path,
-        left_out: list[Path],
-        wanted: Sequence[str] | None = None,
+        wanted: Sequence[str] | None,
         within: tuple[str, ...] = (),
         seen: frozenset[tuple[int, int]] = frozenset(),
     ) -> Iterator[str]:
         """Names of all files below a folder, or of those that match a pattern; hidden ones and results are left out.
 
         Args:
-            folder, left_out: where; folders that are not entered.
+            folder: where.
             wanted: the parts of the pattern, from the folder where the walk begins.
             within, seen: the parts of ``folder`` from there, and the folders above it.
         """
-        name = "/".join(within)
         try:
             status = folder.stat()
             place = (status.st_dev, status.st_ino)
             if place in seen:
-                self._fail(folder, name, "a link back to a folder above it")
+                self._fail(folder, "/".join(within), "a link back to a folder above it")
                 return
-            if folder.resolve() in left_out:
-                self._holds_results(folder)
-                return
-            with os.scandir(folder) as entries:
-                listed = [(entry.name, _is_folder(entry)) for entry in entries]
+            listed = list(folder.iterdir())
         except OSError as error:
             if not within:
                 raise InputError(
                     f"source={folder} cannot be read ({error.strerror}); change its permissions"
                 ) from error
-            self._fail(folder, name, f"the folder cannot be read ({error.strerror})")
+            self._fail(folder, "/".join(within), f"the folder cannot be read ({error.strerror})")
             return
-        for entry, is_folder in listed:
-            path, own = folder / entry, (*within, entry)
-            if wanted is None and entry.startswith("."):
+        for path in listed:
+            own, is_folder = (*within, path.name), _kind(path) == "folder"
+            if wanted is None and path.name.startswith("."):
                 # Counted where it may hold faces; a file that a Mac adds to another one (``._a.jpg``) does not.
                 if is_folder:
                     self.ignored["hidden folder"] += 1
-                elif path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and not entry.startswith("._"):
+                elif path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and not path.name.startswith("._"):
                     self.ignored[f"hidden {path.suffix.lower()}"] += 1
             elif not is_folder:
                 if wanted is None or _matches(own, wanted):
                     yield "/".join(own)
-            elif entry in RESULT_FOLDERS and self._holds_results(folder):
+            elif self._is_results(path.resolve()):
                 continue
             elif wanted is None or _matches(own, wanted, or_holds=True):
-                yield from self._walk(path, left_out, wanted, own, seen | {place})
+                yield from self._walk(path, wanted, own, seen | {place})
             elif _matches(own, wanted):
                 self.ignored["folder not entered"] += 1
 
-    def _holds_results(self, folder: Path) -> bool:
-        """Whether a folder holds results of an earlier run; it is counted then."""
-        holds = _results_head(folder) is not None
-        if holds:
-            self.results.add(folder.resolve())
-        return holds
-
-    def _left_out(self, folder: Path) -> list[Path]:
-        """Where this run's results are, which a search of ``folder`` must not take for inputs."""
-        if self._out is None:
-            return []
-        start = folder.resolve()
-        if not start.is_relative_to(self._out):
-            return [self._out]
-        # A folder among the results is searched where it is named itself.
-        places = [self._out / name for name in RESULT_FOLDERS]
-        return [] if any(start.is_relative_to(place) for place in places) else places
+    def _is_results(self, folder: Path) -> bool:
+        """Whether a run of detect has written a folder, or this one will; the folder that holds it is counted then."""
+        around = folder.parent
+        if folder.name not in RESULT_FOLDERS or (around != self._out and _results_head(around) is None):
+            return False
+        self.results.add(around)
+        return True
 
 
 def _fixed_part(pattern: Path) -> Path:
@@ -458,11 +442,6 @@ def _kind(path: Path) -> str:
     return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Links are followed; a dangling one is no folder."""
-    return _kind(Path(entry.path)) == "folder" if entry.is_symlink() else entry.is_dir(follow_symlinks=False)
-
-
 def _why_not(path: Path) -> str:
     """Why there is nothing to look at."""
     try:
@@ -493,17 +472,14 @@ def _is_video(path: Path) -> bool:
         return True
 
 
-def _near(path: Path) -> str:
-    try:
-        names = [entry.name for entry in path.parent.iterdir() if entry.name != path.name]
-    except OSError:
-        return ""
-    near = difflib.get_close_matches(path.name, names, n=1)
-    return f", did you mean {path.parent / near[0]}?" if near else ""
-
-
 MOST_REDIRECTS = 5
 _SILENT_SECONDS = 20.0
+_REASONS = (
+    (requests.exceptions.TooManyRedirects, f"redirects more than {MOST_REDIRECTS} times"),
+    (requests.exceptions.SSLError, "has a certificate that is not trusted"),
+    ((requests.exceptions.Timeout, urllib3.exceptions.TimeoutError), "does not answer in time"),
+    (urllib3.exceptions.ProtocolError, "breaks off"),
+)
 
 
 def fetch_bytes(url: str, max_bytes: int, seconds: float) -> bytes:
@@ -527,11 +503,8 @@ def fetch_bytes(url: str, max_bytes: int, seconds: float) -> bytes:
             response = session.get(url, headers=headers, stream=True, timeout=timeout)
             if response.status_code != HTTPStatus.OK:
                 raise InputError(f"{shown} answers {response.status_code} {response.reason}; look at the address")
-            length = response.headers.get("Content-Length", "").strip()
-            announced = int(length) if length.isdecimal() else 0
-            if announced > max_bytes:
-                megabytes = f"{announced / 1e6:,.0f} MB, more than max_download_mb={max_bytes / 1e6:g}"
-                raise InputError(f"{shown} has {megabytes}; raise it")
+            if response.headers.get("Content-Type", "").lower().startswith(("text/html", "application/xhtml")):
+                raise InputError(f"{shown} is an HTML page, not an image; give the address of the image itself")
             # A read of many bytes would wait for all of them, and a server that drips hold it beyond every deadline.
             while piece := response.raw.read1(1 << 16):
                 content += piece
@@ -540,27 +513,11 @@ def fetch_bytes(url: str, max_bytes: int, seconds: float) -> bytes:
                 if time.monotonic() > end:
                     raise InputError(f"{shown} is not here after download_seconds={seconds:g}; raise it")
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        raise InputError(f"{shown} {_reason(error)}; look at the address and the network") from error
-    if len(content) < announced:
-        raise InputError(f"{shown} breaks off after {len(content):,} of {announced:,} bytes; try again")
-    is_html = response.headers.get("Content-Type", "").lower().startswith(("text/html", "application/xhtml"))
-    if is_html or content[:512].lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
-        raise InputError(f"{shown} is an HTML page, not an image; give the address of the image itself")
+        reason = next((text for kinds, text in _REASONS if isinstance(error, kinds)), None)
+        # urllib3 ends its chain of causes with what the system says.
+        reason = reason or f"cannot be reached ({first_line(error).rpartition(': ')[2].rstrip(chr(39) + ')')})"
+        raise InputError(f"{shown} {reason}; look at the address and the network") from error
     return bytes(content)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, requests.exceptions.TooManyRedirects):
-        return f"redirects more than {MOST_REDIRECTS} times"
-    if isinstance(error, requests.exceptions.SSLError):
-        return "has a certificate that is not trusted"
-    if isinstance(error, requests.exceptions.Timeout | urllib3.exceptions.TimeoutError):
-        return "does not answer in time"
-    if isinstance(error, urllib3.exceptions.ProtocolError):
-        return "breaks off"
-    if isinstance(error, requests.exceptions.ConnectionError):
-        return f"cannot be reached ({first_line(error).rpartition(': ')[2].rstrip(chr(39) + ')')})"
-    return f"cannot be fetched ({first_line(error)})"
 
 
 # Larger images are decoded at their turn, not ahead of it, so that few of them are in memory at a time.
@@ -596,7 +553,15 @@ def load(item: Item, limits: Limits) -> Loaded:
     Raises:
         InputError: it cannot be read, downloaded or decoded.
     """
-    content = _content(item, limits)
+    if not isinstance(item.location, Path):
+        content = fetch_bytes(str(item.location), limits.max_download_bytes, limits.download_seconds)
+    else:
+        try:
+            if (size := item.location.stat().st_size) > LARGEST_FILE_BYTES:
+                raise UnreadableImage(item.location, f"{size:,} bytes are more than any image that is decoded here")
+            content = item.location.read_bytes()
+        except OSError as error:
+            raise UnreadableImage(item.location, error.strerror or type(error).__name__) from error
     note, pixels, profile = glance(content)
     if pixels > MOST_PIXELS_AHEAD:
         return Loaded(None, content, note, profile)
@@ -610,18 +575,6 @@ def decoded(loaded: Loaded, item: Item) -> Image8:
         InputError: a large image that cannot be decoded.
     """
     return decode_image_rgb(loaded.content, item.text) if loaded.image_rgb is None else loaded.image_rgb
-
-
-def _content(item: Item, limits: Limits) -> bytes:
-    if not isinstance(item.location, Path):
-        return fetch_bytes(str(item.location), limits.max_download_bytes, limits.download_seconds)
-    try:
-        size = item.location.stat().st_size
-        if size > LARGEST_FILE_BYTES:
-            raise UnreadableImage(item.location, f"{size:,} bytes are more than any image that is decoded here")
-        return item.location.read_bytes()
-    except OSError as error:
-        raise UnreadableImage(item.location, error.strerror or type(error).__name__) from error
 
 
 def glance(content: bytes) -> tuple[str, int, bytes]:

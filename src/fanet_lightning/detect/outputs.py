@@ -6,7 +6,6 @@ Every file appears whole or not at all: it is written under another name and ren
 import errno
 import io
 import json
-import math
 import re
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fanet_lightning.cli.errors import InputError, counted
+from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.images import Image8
 from fanet_lightning.detect.inputs import JOURNAL_FILE, RESULT_FOLDERS, Item
 from fanet_lightning.detect.journal import Journal
@@ -33,8 +32,15 @@ IMAGES, VIDEOS, FRAMES, TEXTS, CROPS = RESULT_FOLDERS
 VERSION = 1
 JPEG_QUALITY = 90
 _JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
-# Formats that an image keeps; the losslessly compressed ones of the others become PNG, the rest JPEG.
-_KEPT_SUFFIXES = (*_JPEG_SUFFIXES, ".png", ".webp", ".bmp", ".tif", ".tiff")
+# Pillow's name and options, and OpenCV's options, by suffix.
+_FORMATS: dict[str, tuple[str, dict[str, Any], list[int]]] = {
+    ".png": ("PNG", {"compress_level": 1}, [cv2.IMWRITE_PNG_COMPRESSION, 1]),
+    ".webp": ("WEBP", {"quality": JPEG_QUALITY}, [cv2.IMWRITE_WEBP_QUALITY, JPEG_QUALITY]),
+    ".bmp": ("BMP", {}, []),
+    **dict.fromkeys((".tif", ".tiff"), ("TIFF", {"compression": "tiff_lzw"}, [])),
+    **dict.fromkeys(_JPEG_SUFFIXES, ("JPEG", {"quality": JPEG_QUALITY}, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])),
+}
+# Images keep these formats; the losslessly compressed ones of the others become PNG, the rest JPEG.
 _TO_PNG = (".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".dib")
 
 
@@ -119,16 +125,15 @@ def write_crops(
 def crop(image_rgb: Image8, box_xyxy: npt.NDArray[np.floating]) -> Image8:
     """The pixels that a box touches, at least one."""
     height, width = image_rgb.shape[:2]
-    x1, y1 = (min(max(math.floor(v), 0), limit - 1) for v, limit in zip(box_xyxy[:2], (width, height), strict=True))
-    x2, y2 = (min(max(math.ceil(v), least + 1), limit)
-              for v, least, limit in zip(box_xyxy[2:], (x1, y1), (width, height), strict=True))  # fmt: skip
+    x1, y1 = np.clip(np.floor(box_xyxy[:2]), 0, (width - 1, height - 1)).astype(int)
+    x2, y2 = np.clip(np.ceil(box_xyxy[2:]), (x1 + 1, y1 + 1), (width, height)).astype(int)
     return image_rgb[y1:y2, x1:x2]
 
 
 def _image_name(item: Item) -> str:
     """Under which the image is saved: its own format where that can be written, else JPEG or PNG."""
     suffix = PurePosixPath(item.name).suffix
-    kept = suffix if suffix.lower() in _KEPT_SUFFIXES else ".png" if suffix.lower() in _TO_PNG else ".jpg"
+    kept = suffix if suffix.lower() in _FORMATS else ".png" if suffix.lower() in _TO_PNG else ".jpg"
     return item.stem if item.stem.endswith(kept) else item.stem + kept
 
 
@@ -139,35 +144,21 @@ def encoded(image_rgb: Image8, suffix: str, profile: bytes = b"") -> bytes:
         InputError: it is too large for the format.
     """
     suffix = suffix.lower()
+    kind, options, flags = _FORMATS[suffix]
     try:
-        # OpenCV is three times faster; it writes no profiles into JPEG before its version 5, and none into TIFF.
-        return _by_pillow(image_rgb, suffix, profile) if profile else _by_opencv(image_rgb, suffix)
+        if profile:  # OpenCV writes none into JPEG before its version 5, and none into TIFF, but is three times faster
+            file = io.BytesIO()
+            Image.fromarray(image_rgb).save(file, kind, icc_profile=profile, **options)
+            return file.getvalue()
+        done, content = cv2.imencode(
+            ".jpg" if kind == "JPEG" else suffix, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), flags
+        )
+        if not done:
+            raise ValueError(suffix)
+        return content.tobytes()
     except (OSError, ValueError, cv2.error) as error:
         size = f"{image_rgb.shape[1]} × {image_rgb.shape[0]} pixels"
         raise InputError(f"an image of {size} is too large for {suffix}; leave images out of save") from error
-
-
-def _by_opencv(image_rgb: Image8, suffix: str) -> bytes:
-    options = {
-        ".png": [cv2.IMWRITE_PNG_COMPRESSION, 1],
-        ".webp": [cv2.IMWRITE_WEBP_QUALITY, JPEG_QUALITY],
-    }.get(suffix, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix in _JPEG_SUFFIXES else [])
-    kind = ".jpg" if suffix in _JPEG_SUFFIXES else suffix
-    done, content = cv2.imencode(kind, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), options)
-    if not done:
-        raise ValueError(suffix)
-    return content.tobytes()
-
-
-def _by_pillow(image_rgb: Image8, suffix: str, profile: bytes) -> bytes:
-    formats: dict[str, tuple[str, dict[str, Any]]] = {
-        ".png": ("PNG", {"compress_level": 1}), ".webp": ("WEBP", {"quality": JPEG_QUALITY}), ".bmp": ("BMP", {}),
-        ".tif": ("TIFF", {"compression": "tiff_lzw"}), ".tiff": ("TIFF", {"compression": "tiff_lzw"}),
-    }  # fmt: skip
-    kind, options = formats.get(suffix, ("JPEG", {"quality": JPEG_QUALITY}))
-    file = io.BytesIO()
-    Image.fromarray(image_rgb).save(file, kind, icc_profile=profile, **options)
-    return file.getvalue()
 
 
 def write_file(out: Path, name: str, content: bytes) -> None:
@@ -231,42 +222,25 @@ class Results:
                 self.entries[entry["name"]] = entry
         if resume:
             places = {(item.name, item.place) for item in items}
-            others = [entry for entry in self.entries.values()
-                      if (entry["name"], entry["location"]) not in places and self._is_there(entry)]  # fmt: skip
-            if self.refused:
-                self._check_settings(others)
-            else:
-                self._check_names(others, items)
-
-    def _is_there(self, entry: Mapping[str, Any]) -> bool:
-        """Whether something of an input's results is left: a file, or what only the JSON holds."""
-        return not entry["files"] or any((self.out / name).is_file() for name in entry["files"])
-
-    def _check_settings(self, others: list[dict[str, Any]]) -> None:
-        """Results of other settings that belong to other inputs are neither kept with the new ones nor removed."""
-        shown = [name for entry in others for name in entry["files"]
-                 if name.split("/")[0] in (IMAGES, VIDEOS, CROPS) and (self.out / name).is_file()]  # fmt: skip
-        if shown and self._journal.settings.get("redact") and not self._journal.found.get("redact"):
-            raise InputError(
-                f"out={self.out}: holds images of an earlier run that are not redacted ({counted(len(shown), 'file')}, "
-                f"e.g. {shown[0]}); give another out, or delete it"
-            )
-        if others:
-            raise InputError(
-                f"out={self.out}: holds results of other settings ({', '.join(self.refused)}), e.g. of "
-                f"{others[0]['name']}; give another out, or resume=false to remove them"
-            )
-
-    def _check_names(self, others: list[dict[str, Any]], items: Collection[Item]) -> None:
-        """Results of another input that has the name of one of these."""
-        taken = {entry[key].casefold(): entry for key in ("stem", "name") for entry in others}
-        for item in items:
-            entry = taken.get(item.name.casefold()) or taken.get(item.stem.casefold())
-            if entry is not None:
+            others = [
+                entry for entry in self.entries.values()
+                if (entry["name"], entry["location"]) not in places
+                and (not entry["files"] or any((out / name).is_file() for name in entry["files"]))
+            ]  # fmt: skip
+            # Neither kept with the new ones, which may be redacted, nor removed unasked.
+            if others and self.refused:
                 raise InputError(
-                    f"out={self.out}: the results of {item.text} would overwrite those of {entry['location']}; "
-                    "give another out, or resume=false to remove all that is there"
+                    f"out={out}: holds results of other settings ({', '.join(self.refused)}), e.g. of "
+                    f"{others[0]['name']}; give another out, or resume=false to remove them"
                 )
+            taken = {entry[key].casefold(): entry for key in ("stem", "name") for entry in others}
+            for item in items:
+                found = taken.get(item.name.casefold()) or taken.get(item.stem.casefold())
+                if found is not None:
+                    raise InputError(
+                        f"out={out}: the results of {item.text} would overwrite those of {found['location']}; "
+                        "give another out, or resume=false to remove all that is there"
+                    )
 
     def __enter__(self) -> Self:
         if self._journal.found and not self._journal.resumed:

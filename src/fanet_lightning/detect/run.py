@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from fanet_lightning.cli.errors import InputError, counted, first_line
 from fanet_lightning.cli.files import replaced
 from fanet_lightning.cli.provenance import HOLDER_FILE, LOCK_FILE, locked
 from fanet_lightning.data.images import Image8
+from fanet_lightning.detect.detector import FaceDetector
 from fanet_lightning.detect.inputs import JOURNAL_FILE, RESULT_FOLDERS, Item, Limits, Loaded, Sources, decoded, load
 from fanet_lightning.detect.multiscale import LARGE_SHORTER_SIDE, build_protocol, full_settings, too_large_for
 from fanet_lightning.detect.outputs import (
@@ -36,10 +37,6 @@ from fanet_lightning.detect.stream import Progress, in_threads
 from fanet_lightning.detect.video import CONTAINERS, OTHER_VIDEO, Frame, VideoReader, VideoWriter, left_out_note
 from fanet_lightning.models.pretrained import DEFAULT_PROTOCOL, DEFAULT_THRESHOLD
 from fanet_lightning.ops.structures import Detections
-
-if TYPE_CHECKING:
-    from fanet_lightning.detect.detector import FaceDetector
-
 
 # Images that are read, or wait to be written, for every thread; what a killed process loses is no more than these.
 IMAGES_PER_THREAD = 2
@@ -103,7 +100,7 @@ class Summary:
 
 def detect_sources(
     sources: Sources,
-    detector: "FaceDetector",
+    detector: FaceDetector,
     protocol: Mapping[str, Any],
     out: Path,
     *,
