@@ -21,8 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fanet_lightning.data.datamodule import sample_seed
-from fanet_lightning.data.transforms import TrainAugment
+from fanet_lightning.data.transforms import TrainAugment, sample_seed
 from fanet_lightning.doctor.coverage import SizedImage, coverage, whole_images
 from fanet_lightning.ops.anchors import STRIDES, AnchorGrid
 from fanet_lightning.ops.boxes import cxcywh_to_xyxy, pairwise_iou

@@ -22,11 +22,10 @@ from fanet_lightning.data.datamodule import (
     TrainLoader,
     TrainSample,
     collate_train,
-    sample_seed,
 )
 from fanet_lightning.data.images import UnreadableImage, read_image_rgb
 from fanet_lightning.data.sources import SyntheticSource, WiderFaceSource
-from fanet_lightning.data.transforms import TestScale, TrainAugment
+from fanet_lightning.data.transforms import TestScale, TrainAugment, sample_seed
 from tests.data.wider_files import numbered, write_wider
 
 SIZE = 32

@@ -44,7 +44,7 @@ def test_sound_lists(faces: dict[str, list[tuple[float, ...]]], blank: bool) -> 
     assert [lines[line - 1] for line in table.name_lines] == table.image_ids
     for index, rows in enumerate(faces.values()):
         np.testing.assert_array_equal(table.of_image(index), rows or [[0.0] * 10])
-        boxes, invalid, own_lines = table.faces(index)
+        boxes, invalid, own_lines, _ = table.faces(index)
         said = boxes_said(rows)
         np.testing.assert_array_equal(boxes, np.reshape([[x, y, x + w, y + h] for x, y, w, h in said], (-1, 4)))
         assert invalid.tolist() == [row[7] != 0 for row in rows][: len(said)]
@@ -74,7 +74,7 @@ def test_damage_stays_where_it_is(faces: list[list[tuple[float, ...]]], where: i
     if damaged != lines and not renamed:
         assert problems and abs((problems[0].line or 0) - 1 - where) <= 5
     for number in untouched:
-        boxes, _, _ = table.faces(table.image_ids.index(f"e/{number}.jpg"))
+        boxes, *_ = table.faces(table.image_ids.index(f"e/{number}.jpg"))
         said = [[x, y, x + w, y + h] for x, y, w, h in boxes_said(faces[number])]
         np.testing.assert_array_equal(boxes, np.reshape(said, (-1, 4)))
 

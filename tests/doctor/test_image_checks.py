@@ -1,6 +1,5 @@
 """The doctor's checks of files, and its search for copies."""
 
-import shutil
 from pathlib import Path
 
 import cv2
@@ -10,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fanet_lightning.doctor.checks import Listing, examine_file, examine_files
+from fanet_lightning.doctor.checks import examine_file, examine_files
 from fanet_lightning.doctor.duplicates import (
     detail_correlation,
     equal_groups,
@@ -18,7 +17,6 @@ from fanet_lightning.doctor.duplicates import (
     near_pairs,
     perceptual_hashes,
 )
-from tests.data.wider_files import write_image
 from tests.doctor.doctor_files import save, scene
 
 
@@ -213,20 +211,3 @@ def test_images_of_one_color_and_equal_files() -> None:
     assert near_pairs(np.stack([np.full((32, 32), grey, dtype=np.uint8) for grey in (0, 0, 128, 255)])) == []
     assert near_pairs([]) == []
     assert equal_groups([b"a", b"b", b"a", b"", b"", b"c", b"b", b"a"]) == [[0, 2, 7], [1, 6]]
-
-
-def test_listing_finds_other_letter_case(tmp_path: Path) -> None:
-    write_image(tmp_path / "Event" / "A.JPG", 0)
-    write_image(tmp_path / "Event" / "b.jpg", 0)
-    write_image(tmp_path / "two" / "x.jpg", 0)
-    listing = Listing()
-    assert listing.find(tmp_path / "Event" / "b.jpg") == tmp_path / "Event" / "b.jpg"
-    assert listing.find(tmp_path / "event" / "a.jpg") == tmp_path / "Event" / "A.JPG"
-    assert listing.find(tmp_path / "two" / ".." / "Event" / "b.jpg") == tmp_path / "two" / ".." / "Event" / "b.jpg"
-    assert listing.find(tmp_path / "Event" / "c.jpg") is None
-    assert listing.find(tmp_path / "none" / "c.jpg") is None
-    shutil.copy(tmp_path / "two" / "x.jpg", tmp_path / "two" / "X.jpg")
-    if (tmp_path / "two" / "X.JPG").exists():
-        pytest.skip("the file system does not tell letter cases apart")
-    # Two candidates: nobody knows which is meant.
-    assert Listing().find(tmp_path / "two" / "X.JPG") is None

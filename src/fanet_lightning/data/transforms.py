@@ -28,6 +28,11 @@ from fanet_lightning.data.records import Boxes
 from fanet_lightning.ops.anchors import SIZES, STRIDES
 
 
+def sample_seed(seed: int, epoch: int, index: int) -> int:
+    """The 63-bit seed of one sample's random draws, from (run's seed, epoch, image index) alone."""
+    return int(np.random.SeedSequence([seed, epoch, index]).generate_state(1, np.uint64)[0] >> 1)
+
+
 class Window(NamedTuple):
     """A square of the image's plane: corner and side in whole image pixels. It may reach outside the image."""
 

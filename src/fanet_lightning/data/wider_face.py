@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,15 @@ COLUMNS = 10
 INVALID = 4 + ATTRIBUTES.index("invalid")
 
 
+class Faces(NamedTuple):
+    """Of one image: boxes (F, 4), flags (F,) of the invalid ones, their lines, their (F, 6) :data:`ATTRIBUTES`."""
+
+    boxes_xyxy: npt.NDArray[np.float64]
+    invalid: npt.NDArray[np.bool_]
+    lines: tuple[int, ...]
+    attributes: npt.NDArray[np.int8]
+
+
 @dataclass(frozen=True, eq=False)
 class AnnotationTable:
     """The annotations of a list in the file's order, every box as it is written there.
@@ -66,15 +75,16 @@ class AnnotationTable:
         """(F, 10), the rows of one image."""
         return self.rows[self.starts[index] : self.starts[index + 1]]
 
-    def faces(self, index: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], tuple[int, ...]]:
-        """Boxes (F, 4) ``xyxy``, flags (F,) of the invalid ones, and the line of each, of one image.
+    def faces(self, index: int) -> Faces:
+        """The faces of one image.
 
         A single row of zeros is the official way to say that there is no face.
         """
         rows, lines = self.of_image(index), self.row_lines[self.starts[index] : self.starts[index + 1]]
         if len(rows) == 1 and not rows.any():
             rows, lines = rows[:0], ()
-        return np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:4]], axis=1), rows[:, INVALID] != 0, lines
+        boxes_xyxy = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:4]], axis=1)
+        return Faces(boxes_xyxy, rows[:, INVALID] != 0, lines, rows[:, 4:].astype(np.int8))
 
 
 def read_annotations(

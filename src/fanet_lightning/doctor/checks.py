@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -226,6 +226,8 @@ def examine_file(path: Path, decode: bool) -> FileFacts:
     """Read one file; ``decode``: its pixels too, with the reader that training uses."""
     try:
         content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return FileFacts(path, trouble="missing_image", reason="the image is not there")
     except OSError as error:
         return FileFacts(path, trouble="unreadable", reason=error.strerror or type(error).__name__)
     facts = FileFacts(path, len(content), hashlib.blake2b(content, digest_size=16).digest())
@@ -526,31 +528,3 @@ def _detail(image: LabelledImage, rows: npt.NDArray[np.int64], extra: str) -> st
     place = f", line {image.box_lines[int(rows[0])]}" if image.box_lines else ""
     count = f"{boxes_text(len(rows))}, first " if len(rows) > 1 else ""
     return f"{count}{first}{place}" + (f"; {extra}" if extra else "")
-
-
-class Listing:
-    """Looks files up in listings of their folders, each read once: fast on network drives too."""
-
-    def __init__(self) -> None:
-        self._listed: dict[Path, dict[str, list[str]]] = {}
-
-    def find(self, path: Path) -> Path | None:
-        """The file at ``path``, else the only one whose name differs in letter case alone, else None.
-
-        The folders above may differ in letter case as well.
-        """
-        above: Path | None = path.parent
-        if above is not None and above not in self._listed and above != above.parent:
-            above = self.find(above)
-        if above is None:
-            return None
-        if above not in self._listed:
-            self._listed[above] = {}
-            with suppress(OSError), os.scandir(above) as entries:
-                for entry in entries:
-                    self._listed[above].setdefault(entry.name.casefold(), []).append(entry.name)
-        names = self._listed[above].get(path.name.casefold(), [])
-        # A folder that cannot be listed may still be entered.
-        if path.name in names or path.name == ".." or (not self._listed[above] and (above / path.name).exists()):
-            return above / path.name
-        return above / names[0] if len(names) == 1 else None

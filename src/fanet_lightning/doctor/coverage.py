@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from fanet_lightning.data.records import Boxes
-from fanet_lightning.data.transforms import TrainAugment, clean_boxes
+from fanet_lightning.data.transforms import TrainAugment, clean_boxes, sample_seed
 from fanet_lightning.ops.anchors import SIZES, STRIDES, AnchorGrid
 from fanet_lightning.ops.matching import SECOND_STAGE_ANCHORS, match
 from fanet_lightning.ops.structures import Targets
@@ -130,8 +130,6 @@ def coverage(
         seed: of the run.
         threshold: IoU above which S3FD's first stage matches, in (0, 1).
     """
-    from fanet_lightning.data.datamodule import sample_seed  # the one thing here that Lightning has to be loaded for
-
     clean = [None if image is None else _clean(image) for image in images]
     samples = []
     for epoch in range(passes if any(image is not None for image in clean) else 0):

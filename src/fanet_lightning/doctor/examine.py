@@ -16,7 +16,6 @@ from fanet_lightning.doctor.checks import (
     Facts,
     FileFacts,
     Finding,
-    Listing,
     Report,
     boxes_text,
     examine_files,
@@ -30,19 +29,17 @@ from fanet_lightning.doctor.duplicates import NEAR_BITS, equal_groups, near_pair
 class Examined:
     """A report, and what it rests on.
 
-    ``located``  label path → path on disk, for every image that is there; the two differ in letter case at most.
-    ``files``    path on disk → what the file is.
+    ``files``  path of an image → what the file is, ``missing_image`` among its troubles.
     """
 
     report: Report
     inventories: list[Inventory]
-    located: dict[Path, Path]
     files: dict[Path, FileFacts]
 
     def facts_of(self, image: LabelledImage) -> FileFacts | None:
         """What the image's file is; None where there is none, or none that can be read."""
-        facts = self.files.get(self.located.get(image.path, image.path))
-        return None if facts is None or facts.trouble else facts
+        facts = self.files[image.path]
+        return None if facts.trouble else facts
 
 
 def examine(
@@ -61,12 +58,9 @@ def examine(
         InputError: a worker process was killed.
     """
     began = time.perf_counter()
-    listing = Listing()
-    places = {image.path: listing.find(image.path) for inventory in inventories for image in inventory.images}
-    located = {image: place for image, place in places.items() if place is not None}
     report = Report(title, list(KINDS))
-    files = examine_files(located.values(), decode=decode, workers=workers)
-    examined = Examined(report, list(inventories), located, files)
+    paths = [image.path for inventory in inventories for image in inventory.images]
+    examined = Examined(report, list(inventories), examine_files(paths, decode=decode, workers=workers))
     findings = _unlabelled(examined)
     for inventory in inventories:
         findings += _part_findings(inventory, examined)
@@ -85,11 +79,10 @@ def _unlabelled(examined: Examined) -> list[Finding]:
     for inventory in examined.inventories:
         for path in inventory.unlabelled:
             parts.setdefault(path, inventory.part)
-    labelled = set(examined.located.values())
     return [
         Finding("unlabelled_image", part, "", path, "no label speaks of it")
         for path, part in parts.items()
-        if path not in labelled
+        if path not in examined.files
     ]
 
 
@@ -121,17 +114,14 @@ def _part_findings(inventory: Inventory, examined: Examined) -> list[Finding]:
 
 
 def _file_findings(part: str, image: LabelledImage, examined: Examined) -> list[Finding]:
-    path = examined.located.get(image.path)
-    faces = len(image.boxes_xyxy)
-    if path is None:
-        detail = f"{boxes_text(faces)} without an image"
-        return [Finding("missing_image", part, image.image_id, image.path, detail, badness=float(faces))]
-    found = []
-    if path != image.path or _other_letter_case(image, path):
-        detail = f"the labels name it {image.written or image.image_id}, the file is {path.name}"
-        found.append(("letter_case", detail))
+    path, faces = image.path, len(image.boxes_xyxy)
     facts = examined.files[path]
-    if facts.trouble:
+    found = []
+    if facts.trouble != "missing_image" and _other_letter_case(image):
+        found.append(("letter_case", f"the labels name it {image.written or image.image_id}, the file is {path.name}"))
+    if facts.trouble == "missing_image":
+        found.append((facts.trouble, f"{boxes_text(faces)} without an image"))
+    elif facts.trouble:
         found.append((facts.trouble, facts.reason))
     elif facts.damage:
         found.append(("damaged_image", facts.damage))
@@ -141,10 +131,10 @@ def _file_findings(part: str, image: LabelledImage, examined: Examined) -> list[
     return [Finding(kind, part, image.image_id, path, detail, badness=float(faces)) for kind, detail in found]
 
 
-def _other_letter_case(image: LabelledImage, path: Path) -> bool:
+def _other_letter_case(image: LabelledImage) -> bool:
     """Whether the file's name differs from the labels' in letter case; a reader may have looked past that."""
     labels_say = PurePosixPath((image.written or image.image_id).replace("\\", "/"))
-    name = PurePosixPath(*path.parts[-len(labels_say.parts) :]).as_posix()
+    name = PurePosixPath(*image.path.parts[-len(labels_say.parts) :]).as_posix()
     if image.written is None:  # an image id has no extension
         name = without_extension(name)
     return name != labels_say.as_posix() and name.casefold() == labels_say.as_posix().casefold()
@@ -152,13 +142,6 @@ def _other_letter_case(image: LabelledImage, path: Path) -> bool:
 
 # Part, image id and what the file is.
 _Entry = tuple[str, str, FileFacts]
-
-
-def _pair(kind: str, own: _Entry, other: _Entry, detail: str, badness: float) -> Finding:
-    part, image_id, facts = own
-    return Finding(
-        kind, part, image_id, facts.path, detail, other_part=other[0], other_path=other[2].path, badness=badness
-    )
 
 
 def _copies(examined: Examined, near_bits: int) -> list[Finding]:
@@ -175,12 +158,16 @@ def _copies(examined: Examined, near_bits: int) -> list[Finding]:
                 entries.setdefault((inventory.part, image.image_id), (inventory.part, image.image_id, facts))
     images = list(entries.values())
     findings: list[Finding] = []
+
+    def pair(kind: str, own: _Entry, other: _Entry, detail: str, badness: float) -> None:
+        findings.append(Finding(kind, *own[:2], own[2].path, detail, (), other[0], other[2].path, badness))
+
     for group in equal_groups([facts.digest for _, _, facts in images]):
         first, *others = sorted((images[index] for index in group), key=lambda entry: entry[0] != "val")
         for copy in others:
             # Copies in the training part of an image of val are leaks alone: all of them have to go.
             kind = "leak" if copy[0] != first[0] else "duplicate_in_val" if copy[0] == "val" else "duplicate"
-            findings.append(_pair(kind, copy, first, "the same file", 1.0))
+            pair(kind, copy, first, "the same file", 1.0)
     distinct: dict[tuple[str, bytes], _Entry] = {}
     for entry in images:
         if entry[2].thumbnail is not None and not entry[2].blank:
@@ -200,7 +187,7 @@ def _copies(examined: Examined, near_bits: int) -> list[Finding]:
         if known is None or correlation > known[0]:
             nearest[kind, own] = (correlation, other, detail)
     for (kind, own), (correlation, other, detail) in nearest.items():
-        findings.append(_pair(kind, chosen[own], chosen[other], detail, correlation))
+        pair(kind, chosen[own], chosen[other], detail, correlation)
     return findings
 
 
@@ -209,12 +196,11 @@ def _facts(inventory: Inventory, examined: Examined) -> Facts:
         int((~image.ignored & (image.boxes_xyxy[:, 2:] > image.boxes_xyxy[:, :2]).all(axis=1)).sum())
         for image in inventory.images
     ]
-    own = {examined.located[image.path] for image in inventory.images if image.path in examined.located}
     return Facts(
         part=inventory.part,
         images=len(inventory.images),
         faces=sum(usable),
         ignored_faces=sum(len(image.boxes_xyxy) for image in inventory.images) - sum(usable),
         images_without_faces=int(np.count_nonzero(np.array(usable) == 0)),
-        bytes=sum(examined.files[path].length for path in own),
+        bytes=sum(examined.files[path].length for path in {image.path for image in inventory.images}),
     )

@@ -12,11 +12,9 @@ The copy has the official layout of WIDER FACE, train and val each with labels a
 import csv
 import os
 import shutil
-import zipfile
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field, fields
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -85,7 +83,6 @@ def write_cleaned_copy(folder: Path, examined: Examined) -> CleanedCopy:
         InputError: ``folder`` holds something else than such a copy, or the data set itself; or it cannot be written.
     """
     check_copy_folder(folder, examined.inventories)
-    _lines.cache_clear()
     copy = CleanedCopy(folder)
     kept = {inventory.part: _kept(inventory, examined, copy) for inventory in examined.inventories}
     with replaced_folder(folder) as temporary:
@@ -150,9 +147,8 @@ def _kept(inventory: Inventory, examined: Examined, copy: CleanedCopy) -> list[_
         image = images[0]
         facts = examined.facts_of(image)
         if facts is None:
-            trouble = examined.files.get(examined.located.get(image.path, image.path))
-            reason = "the image is not there" if trouble is None else f"{trouble.trouble}: {trouble.reason}"
-            change(image_id, "image dropped", reason)
+            file = examined.files[image.path]
+            change(image_id, "image dropped", f"{file.trouble}: {file.reason}")
             continue
         if PurePosixPath(image_id).is_absolute() or ".." in PurePosixPath(image_id).parts:
             change(image_id, "image dropped", "its name leads out of the folder")
@@ -188,7 +184,9 @@ def _rows(
 ) -> list[list[float]]:
     boxes = np.concatenate([image.boxes_xyxy for image in images])
     ignored = np.concatenate([image.ignored for image in images])
-    attributes = [row for image in images for row in _attributes(image)]
+    attributes = np.concatenate(
+        [np.zeros((len(own.boxes_xyxy), 6), int) if own.attributes is None else own.attributes for own in images]
+    )
     fixed = fixed_boxes(boxes, ignored, frame_wh)
     for name, indices in fixed.dropped.items():
         copy.changes += [Change(part, image_id, "box dropped", _FAULTS[name], _box(boxes[i])) for i in indices]
@@ -198,7 +196,7 @@ def _rows(
     ]
     rows = []
     for i, (x1, y1, x2, y2), flag in zip(fixed.source, fixed.boxes_xyxy.tolist(), fixed.ignored, strict=True):
-        row = [x1, y1, x2 - x1, y2 - y1, *attributes[i]]
+        row = [x1, y1, x2 - x1, y2 - y1, *attributes[i].tolist()]
         row[_INVALID] = int(flag)
         rows.append(row)
     return rows
@@ -206,30 +204,6 @@ def _rows(
 
 def _box(box: npt.NDArray[np.float64]) -> str:
     return " ".join(f"{value:.10g}" for value in box)
-
-
-def _attributes(image: LabelledImage) -> list[list[int]]:
-    """The six attributes behind each of WIDER FACE's boxes, which inventories leave out; zeros where there are none."""
-    none = [[0] * 6 for _ in image.boxes_xyxy]
-    if image.label_path is None or len(image.box_lines) != len(none):
-        return none
-    lines = _lines(image.label_path)
-    rows = [lines[line - 1].split() if line <= len(lines) else [] for line in image.box_lines]
-    try:
-        return [[int(float(text)) for text in row[4:]] if len(row) == 10 else [0] * 6 for row in rows]
-    except ValueError:
-        return none
-
-
-@lru_cache(maxsize=4)
-def _lines(path: Path) -> list[str]:
-    archive, zipped, member = str(path).partition(".zip:")
-    if zipped and not path.exists():
-        with zipfile.ZipFile(archive + ".zip") as opened:
-            content = opened.read(member)
-    else:
-        content = path.read_bytes()
-    return content.decode("utf-8-sig", errors="replace").splitlines()
 
 
 def _write_part(folder: Path, part: str, images: list[_Kept]) -> None:

@@ -229,11 +229,7 @@ def _check_benchmark(argv: list[str]) -> None:
 
 
 def _check_values(config: "DictConfig") -> None:
-    check_whole(config, worst=1)
-    if not isinstance(config.bootstrap, int) or isinstance(config.bootstrap, bool):
-        raise InputError(
-            f"bootstrap={config.bootstrap} is not a whole number; it counts the resamples, 0: no intervals"
-        )
+    check_whole(config, worst=1, bootstrap=0)
     if config.bootstrap > MOST_RESAMPLES:
         raise InputError(f"bootstrap={config.bootstrap} takes too much memory; give at most {MOST_RESAMPLES:,}")
     if config.split not in SPLITS:

@@ -159,6 +159,7 @@ def placed(
     stated_wh: tuple[int, int] | None = None,
     box_lines: Sequence[int] = (),
     found: Found | None = None,
+    attributes: npt.NDArray[np.int8] | None = None,
 ) -> None:
     """Add an image to ``labels``: the file that is meant by ``written``, or where it should be."""
     found = files.find(written) if found is None else found
@@ -174,6 +175,7 @@ def placed(
     image = LabelledImage(
         without_extension(name), files.folder / name, boxes_xyxy, np.array(ignored, dtype=np.bool_), stated_wh,
         label_path, box_lines[0] if box_lines else line, written if differs else None, False, tuple(box_lines), frame,
+        attributes,
     )  # fmt: skip
     labels.images.append(image)
 

@@ -45,9 +45,11 @@ def read_wider(place: Place) -> PartLabels:
     files = place.image_files(table.image_ids)
     labels = PartLabels(files.folder, problems=problems)
     for index, name in enumerate(table.image_ids):
-        boxes, invalid, lines = table.faces(index)
-        line = table.name_lines[index]
-        placed(labels, files, name, boxes, invalid, label_path=place.labels, line=line, box_lines=lines)
+        boxes, invalid, lines, attributes = table.faces(index)
+        placed(
+            labels, files, name, boxes, invalid, label_path=place.labels, line=table.name_lines[index],
+            box_lines=lines, attributes=attributes,
+        )  # fmt: skip
     return finish(labels, files, place.labels)
 
 
@@ -75,12 +77,13 @@ def split_inventory(
     table, files = read_annotations(source, split, problems=problems), ImageFiles(folder)
     by_id: dict[str, list[LabelledImage]] = {}
     for index, image_id in enumerate(table.image_ids):
-        boxes, invalid, lines = table.faces(index)
+        boxes, invalid, lines, attributes = table.faces(index)
         name = files.find(f"{image_id}.jpg").name or f"{image_id}.jpg"
         line = lines[0] if lines else table.name_lines[index] if table.name_lines else None
         image = LabelledImage(
-            image_id, folder / name, boxes, invalid, label_path=Path(table.source), label_line=line, box_lines=lines
-        )
+            image_id, folder / name, boxes, invalid, label_path=Path(table.source), label_line=line, box_lines=lines,
+            attributes=attributes,
+        )  # fmt: skip
         by_id.setdefault(image_id, []).append(image)
     ids = list(dict.fromkeys(table.image_ids))
     if images is not None:
