@@ -263,25 +263,6 @@ def test_online_without_a_key_does_not_ask_even_on_a_terminal(tmp_path: Path) ->
     assert len(offline_runs(tmp_path / "run")) == 1
 
 
-def test_no_release_of_wandb_sees_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    seen: list[tuple[str, bool]] = []
-
-    def refusing(*, mode: str, **_: Any) -> None:
-        seen.append((mode, sys.stdin.isatty()))
-        raise OSError("refused")
-
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stdin", terminal)
-    monkeypatch.setattr(wandb, "init", refusing)
-    assert build(tmp_path, mode="online") == Loggers()
-    assert seen == [("online", False), ("offline", True)]
-    assert sys.stdin is terminal
-
-
 def test_a_training_outlives_what_fails_inside_wandb(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
