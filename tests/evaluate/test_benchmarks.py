@@ -94,6 +94,8 @@ def test_pascal_face_and_afw(name: str, labels: str, checkpoint: Path, tmp_path:
         (["data=fddb", "split=test"], "split=test: data=fddb has no splits"),
         (["attributes=maybe"], "attributes=maybe is neither true nor false"),
         (["worst=0"], "worst=0"),
+        (["detection.nms_iou=3"], "detection.nms_iou=3"),
+        (["detection.top_k=0"], "detection.top_k=0"),
     ],
 )
 def test_mistakes(words: list[str], expected: str, checkpoint: Path, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from fanet_lightning.detect.tiling import PixelLimit, find_in_tiles, tiles
 from fanet_lightning.models.blocks import Upsample, fuse
 from fanet_lightning.models.pretrained import DEFAULT_MODEL, DEFAULT_THRESHOLD, is_onnx, load_model
 from fanet_lightning.ops.anchors import AnchorGrid
-from fanet_lightning.ops.postprocess import DETECTION_DEFAULTS, detect
+from fanet_lightning.ops.postprocess import detect, detection_settings
 from fanet_lightning.ops.structures import Detections, NetworkOutput
 
 # Of an exported file: names of its tensors, prefix of its metadata.
@@ -103,7 +103,7 @@ class TorchBackend:
         self.runs_on = resolve_device(device)
         self.device = torch.device(self.runs_on)
         self.network = network.to(self.device).to(memory_format=torch.channels_last).eval()
-        self.detection = {**DETECTION_DEFAULTS, **(detection or {})}
+        self.detection = detection_settings(detection)
         self.precision = precision
         self.batch_size = BATCH_SIZE
         self.batch_pixels = BATCH_PIXELS_CPU if self.device.type == "cpu" else None
@@ -394,7 +394,7 @@ class FaceDetector:
         if is_onnx(model):
             raise InputError(f"{model} is an exported file; FaceDetector.from_onnx({str(model)!r}) opens it")
         loaded = load_model(model)
-        settings = {**loaded.detection, **(detection or {})}
+        settings = detection_settings(loaded.detection, detection)
         backend = TorchBackend(fuse(loaded.network), device=device, detection=settings, precision=precision)
         if backend.device.type == "cpu":
             keep_activation_memory()

@@ -28,7 +28,7 @@ from fanet_lightning.export.torch_program import write_torch_export, write_torch
 from fanet_lightning.export.verify import SHOWN, Comparison, Run, compare, speeds
 from fanet_lightning.models.blocks import fuse
 from fanet_lightning.models.pretrained import Model, load_model, name_of
-from fanet_lightning.ops.postprocess import DETECTION_DEFAULTS
+from fanet_lightning.ops.postprocess import detection_settings
 
 Image8 = npt.NDArray[np.uint8]
 
@@ -164,7 +164,7 @@ def export(
     model = load_model(checkpoint)
     assert model.source is not None
     path = model.source
-    settings = detection_settings(model.detection, detection or {})
+    settings = detection_settings(model.detection, detection)
     batches = batches_to_try(images)
     notes = metadata(name_of(path), path, model, settings, form=form, dtype=dtype)
     try:
@@ -191,24 +191,6 @@ def export(
 
 class _Disagreement(Exception):
     """Makes :func:`replaced` remove the file."""
-
-
-def detection_settings(own: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
-    """All four settings: postprocess.detect's defaults, the model's own over them, ``changed`` (but None) over these.
-
-    Raises:
-        InputError: a value outside its range.
-    """
-    settings = {**DETECTION_DEFAULTS, **own, **{key: value for key, value in changed.items() if value is not None}}
-    for key in ("score_floor", "nms_iou"):
-        value = settings[key]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-            raise InputError(f"detection.{key}={value}; give a number of 0 … 1")
-    for key in ("top_k", "keep"):
-        value = settings[key]
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"detection.{key}={value}; give a whole number, at least 1")
-    return settings
 
 
 def _check(

@@ -7,13 +7,16 @@ torch's compiler with them, as long again as torch itself. Its library can be lo
 import importlib
 import importlib.util
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fanet_lightning.cli.errors import InputError
 from fanet_lightning.ops.anchors import AnchorGrid
 from fanet_lightning.ops.boxes import decode
 from fanet_lightning.ops.structures import Detections, NetworkOutput
@@ -84,6 +87,24 @@ DETECTION_DEFAULTS: dict[str, float | int] = {
     for name, parameter in inspect.signature(detect).parameters.items()
     if parameter.kind is parameter.KEYWORD_ONLY
 }
+
+
+def detection_settings(*changes: Mapping[str, Any] | None) -> dict[str, Any]:
+    """All four settings of :func:`detect`: its defaults, and each of ``changes`` (but None) over what is before it.
+
+    Raises:
+        InputError: a value outside its range.
+    """
+    settings: dict[str, Any] = dict(DETECTION_DEFAULTS)
+    for changed in changes:
+        settings |= {key: value for key, value in (changed or {}).items() if value is not None}
+    for key, value in settings.items():
+        is_whole = key in ("top_k", "keep")
+        is_number = isinstance(value, int if is_whole else int | float) and not isinstance(value, bool)
+        if not is_number or not (value >= 1 if is_whole else 0 <= value <= 1):
+            needed = "a whole number, at least 1" if is_whole else "a number of 0 … 1"
+            raise InputError(f"detection.{key}={value}; give {needed}")
+    return settings
 
 
 def _detect_one(
