@@ -385,10 +385,13 @@ def test_mistakes_on_the_command_line(tmp_path: Path) -> None:
         (tmp_path / "m.json").write_text(content)
         assert f"--manifest={tmp_path / 'm.json'}: " in error_of(run("--manifest", tmp_path / "m.json"))
     assert "neither an http(s) address nor a folder" in error_of(run("--source", tmp_path / "absent"))
-    assert "--retries=-1 is out of range" in error_of(run("--retries", -1))
-    assert "--timeout=nan is out of range" in error_of(run("--timeout", "nan"))
-    wrong = run("--parts", "vall")
-    assert wrong.returncode == 2 and "invalid choice: 'vall'" in wrong.stderr and "Traceback" not in wrong.stderr
+    for words, says in (
+        (("--wait", -1), "--wait: -1 is no number"),
+        (("--timeout", "nan"), "--timeout: nan is no number"),
+        (("--parts", "vall"), "invalid choice: 'vall'"),
+    ):
+        wrong = run(*words)
+        assert wrong.returncode == 2 and says in wrong.stderr and "Traceback" not in wrong.stderr
 
 
 def test_the_official_table() -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.data.sources import FddbSource, bounding_boxes
+from fanet_lightning.data.sources import FddbSource
+from fanet_lightning.score.fddb.regions import bounding_boxes
 from tests.score.fddb_files import write_fddb, write_image, write_sizes
 
 A, B, C = "2002/08/11/big/img_591", "2002/08/26/big/img_265", "2002/07/01/big/img_7"

@@ -47,6 +47,7 @@ from fanet_lightning.cli.files import check_writable, walk_files, without_empty_
 
 # Statuses that may pass (RFC 9110, RFC 6585); 520 … 524 are those of a common cache in front of hosts.
 _PASSING = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524}
+_BREAKS = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 _CHUNK_BYTES = 1 << 16
 LONGEST_WAIT_S = 120.0
 
@@ -127,25 +128,22 @@ class Patience:
 
 def add_patience(parser: argparse.ArgumentParser) -> None:
     """The options of a command line from which :func:`patience_of` makes a :class:`Patience`."""
-    known = Patience()
-    for name, default, text in (
-        ("--retries", known.retries, "attempts without progress after the first"),
-        ("--wait", known.first_wait_s, "seconds before the first of them; doubles"),
-        ("--timeout", known.timeout_s, "read timeout in seconds"),
+    for name, kind, default, text in (
+        ("--retries", int, Patience.retries, "attempts without progress after the first"),
+        ("--wait", _seconds, Patience.first_wait_s, "seconds before the first of them; doubles"),
+        ("--timeout", _seconds, Patience.timeout_s, "read timeout in seconds"),
     ):
-        parser.add_argument(name, type=type(default), default=default, help=f"{text} (%(default)s)")
+        parser.add_argument(name, type=kind, default=default, help=f"{text} (%(default)s)")
+
+
+def _seconds(text: str) -> float:
+    if not 0 < float(text) < 1e6:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
+    return float(text)
 
 
 def patience_of(options: argparse.Namespace) -> Patience:
-    """What the command line says.
-
-    Raises:
-        InputError: a number below 0, or no time at all.
-    """
-    for name, least in (("retries", 0), ("wait", 0), ("timeout", 0.001)):
-        value = getattr(options, name)
-        if not least <= value <= 1e6:
-            raise InputError(f"--{name}={value} is out of range; give {least} to a million")
+    """What the command line says."""
     return Patience(options.retries, options.wait, options.timeout)
 
 
@@ -204,7 +202,7 @@ def fetch(
     target, part = folder / file.name, folder / f"{file.name}.part"
     if target.is_file() and fault(target, file) is None:
         return target
-    refused: dict[str, str] = {}
+    refused: dict[str, list[str]] = {}
     try:
         with _locked(folder / f"{file.name}.lock"):
             try:
@@ -212,15 +210,12 @@ def fetch(
                     try:
                         _fetch_from(url, file, part, patience, say, progress)
                     except _Refused as refusal:
-                        # What is the same for several addresses (no network) is said once.
-                        reason = str(refusal)
-                        known = refused.get(reason)
-                        refused[reason] = f"{url} {reason}" if known is None else f"{known}, likewise {url}"
+                        refused.setdefault(str(refusal), []).append(url)
                         if url != file.urls[-1]:
-                            say(f"{file.name}: {url} {reason}; asking the next address")
-                        continue
-                    part.replace(target)
-                    return target
+                            say(f"{file.name}: {url} {refusal}; asking the next address")
+                    else:
+                        part.replace(target)
+                        return target
             finally:
                 if not _size(part):
                     part.unlink(missing_ok=True)
@@ -228,8 +223,10 @@ def fetch(
         reason = error.strerror or first_line(error)
         place = error.filename or part
         raise InputError(f"{place}: cannot be written ({reason}); make room, or choose another --root") from error
+    # What is the same for several addresses (no network) is said once.
+    reasons = "; ".join(", likewise ".join([f"{urls[0]} {reason}", *urls[1:]]) for reason, urls in refused.items())
     raise InputError(
-        f"cannot fetch {file.name}: {'; '.join(refused.values()) or 'no address is known'}; "
+        f"cannot fetch {file.name}: {reasons or 'no address is known'}; "
         "look at the address and the network and run again, or give another --source" + (by_hand and f", or {by_hand}")
     )
 
@@ -297,19 +294,17 @@ def _request(
             start, total = _understand(response, file, part, offset)
             _receive(response, part, start, total, progress)
             return start == 0
-    except (requests.exceptions.SSLError, requests.exceptions.TooManyRedirects) as error:
-        raise _Refused(f"cannot be asked ({first_line(error)})") from error
-    except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+    except requests.RequestException as error:
+        if isinstance(error, requests.exceptions.SSLError) or not isinstance(error, _BREAKS):
+            raise _Refused(f"cannot be asked ({first_line(error)})") from error
         cause = getattr(error.args[0], "reason", error.args[0]) if error.args else error
         raise _BrokenOff(f"breaks off or cannot be reached ({first_line(cause)})") from error
-    except requests.RequestException as error:
-        raise _Refused(f"cannot be asked ({first_line(error)})") from error
 
 
 def _understand(response: requests.Response, file: RemoteFile, part: Path, offset: int) -> tuple[int, int | None]:
     """Where the answer begins in the file, and the file's size (None: unknown)."""
     status = response.status_code
-    name = f"{status} {HTTPStatus(status).phrase}" if status in set(HTTPStatus) else str(status)
+    name = f"{status} {response.reason}"
     if status in _PASSING:
         retry_after = response.headers.get("Retry-After", "").strip()
         wait_s = float(retry_after) if retry_after.isdigit() else None
@@ -565,25 +560,21 @@ def read_manifest(path: Path) -> dict[str, Archive]:
     """
     archives, keys = dict(PARTS), [field.name for field in fields(Archive)]
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        for part, entry in content.items():
-            archive = PARTS[part]
+        for part, entry in json.loads(path.read_text(encoding="utf-8")).items():
             for key, value in entry.items():
                 if key == "unpacked_bytes":  # of earlier manifests; it is estimated now
                     continue
                 value = tuple(value) if isinstance(value, list) else value
-                if key not in keys or type(value) is not type(getattr(archive, key)):
-                    raise InputError(f"--manifest={path}: {part}.{key}={value!r} is not understood; take {keys}")
-                archive = replace(archive, **{key: value})  # type: ignore[arg-type]
-            if len(archive.sha256) != 64:
-                raise InputError(f"--manifest={path}: {part}.sha256 has not 64 digits")
-            archives[part] = archive
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(f"--manifest={path}: {error.strerror or error}; give a JSON file") from error
-    except (ValueError, KeyError, AttributeError) as error:
-        raise InputError(f"--manifest={path}: no JSON of {{part: {{key: value}}}} ({first_line(error)})") from error
+                if key not in keys or type(value) is not type(getattr(archives[part], key)):
+                    raise ValueError(f"{part}.{key}={value!r} is not understood; take {keys}")
+                archives[part] = replace(archives[part], **{key: value})  # type: ignore[arg-type]
+            if len(archives[part].sha256) != 64:
+                raise ValueError(f"{part}.sha256 has not 64 digits")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        reason = (
+            f"{getattr(error, 'strerror', None) or first_line(error)}; give a JSON file of {{part: {{key: value}}}}"
+        )
+        raise InputError(f"--manifest={path}: {reason}") from error
     return archives
 
 
@@ -695,13 +686,11 @@ def _obtain(archive: Archive, root: Path, source: str | None, patience: Patience
 
 def _check_room(missing: Sequence[Archive], root: Path, source: str | None, keep: bool) -> None:
     """Room for what is unpacked and for the largest archive; kept archives stay, all of them."""
-    to_fetch = [0]
+    to_fetch, unpacked = [0], 0
     for archive in missing:
-        arrived = sum(_size(root / WORKSPACE / name) for name in (archive.name, f"{archive.name}.part"))
-        at_hand = local_source(source) is not None or (root / archive.name).is_file()
-        to_fetch.append(0 if at_hand else max(archive.size_bytes - arrived, 0))
-    unpacked = 0
-    for archive in missing:
+        places = [root / WORKSPACE / f"{archive.name}.part", root / WORKSPACE / archive.name, root / archive.name]
+        if local_source(source) is None:
+            to_fetch.append(max(archive.size_bytes - max(map(_size, places)), 0))
         found, wanted = archive.state(root)
         unpacked += archive.unpacked_bytes * (wanted - found) // wanted
     names = ", ".join(archive.name for archive in missing)
