@@ -316,11 +316,12 @@ def test_models_of_timm_that_will_not_do(name: str, message: str) -> None:
 
 @pytest.mark.parametrize(("until", "frozen"), [(None, 4), ("layers", 4), ("layers.1", 2)])
 def test_layers_that_can_be_frozen(timm: FakeTimm, until: str | None, frozen: int) -> None:
-    trunk = _network("plain").trunk
+    network = _network("plain")
+    trunk = network.trunk
     assert list(trunk.trained_layers()) == [f"layers.{number}" for number in range(4)]
-    assert frozen_layers(trunk, until) == list(trunk.body.layers)[:frozen]
+    assert frozen_layers(network, until) == list(trunk.body.layers)[:frozen]
     with pytest.raises(InputError, match=r"freeze_until=layer: .*layers\.0"):
-        frozen_layers(trunk, "layer")
+        frozen_layers(network, "layer")
 
 
 @real_timm

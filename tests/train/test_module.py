@@ -12,6 +12,8 @@ from pytorch_lightning import Callback, Trainer
 from torch.utils.data import DataLoader
 
 from fanet_lightning.cli.errors import InputError
+from fanet_lightning.models.blocks import Backbone
+from fanet_lightning.models.fanet import FANet
 from fanet_lightning.ops.structures import Batch, Targets
 from fanet_lightning.train.callbacks import ema_callback
 from fanet_lightning.train.module import FaceDetectionModule
@@ -144,6 +146,26 @@ def test_frozen_layers(options: dict[str, Any], frozen: list[tuple[str, ...]], t
 def test_a_layer_to_freeze_that_is_not_there() -> None:
     with pytest.raises(InputError, match=r"freeze_until=conv9.*conv1_1, conv1_2"):
         FaceDetectionModule(NETWORK, freeze_until="conv9")
+
+
+@pytest.mark.parametrize(
+    ("key", "options"),
+    [
+        ("freeze_until", {"freeze_until": "conv1_1"}),
+        ("freeze_epochs", {"freeze_epochs": 1}),
+        (r"optim\.backbone_factor", {"optim": {"backbone_factor": 0.1}}),
+    ],
+)
+@pytest.mark.parametrize("network", ["torch.nn.Identity", f"{__name__}.OwnBackbone"])
+def test_a_network_that_does_not_name_its_layers(key: str, options: dict[str, Any], network: str) -> None:
+    with pytest.raises(InputError, match=rf"{key}: .*trained_layers"):
+        FaceDetectionModule({"_target_": network}, **options)
+
+
+class OwnBackbone(FANet):
+    def __init__(self) -> None:
+        super().__init__(width=0.01)
+        self.trunk.trained_layers = Backbone().trained_layers  # type: ignore[method-assign]
 
 
 def test_averaged_weights_follow_their_rule(tmp_path: Path) -> None:

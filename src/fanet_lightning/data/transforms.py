@@ -404,7 +404,7 @@ class TrainAugment:
     def __post_init__(self) -> None:
         for setting in fields(self):
             if setting.name in LIMITS:
-                _check(setting.name, getattr(self, setting.name), setting.default, *LIMITS[setting.name])
+                _check(f"augment.{setting.name}", getattr(self, setting.name), setting.default, *LIMITS[setting.name])
         self.square = SquareSampler(
             self.size, _pair(self.crop), self.largest_square, self.expand_max, self.expand_probability, self.min_face,
             self.attempts,
@@ -536,7 +536,7 @@ def _pair(values: Sequence[float]) -> tuple[float, float]:
     return float(values[0]), float(values[1])
 
 
-def _check(name: str, value: Any, default: Any, low: float, high: float) -> None:
+def _check(key: str, value: Any, default: Any, low: float, high: float) -> None:
     """Refuse what is not of the default's kind: as many numbers, within the limits, a range from low to high."""
     several = isinstance(default, Sequence)
     numbers = list(value) if several and isinstance(value, Sequence) else [value]
@@ -546,9 +546,7 @@ def _check(name: str, value: Any, default: Any, low: float, high: float) -> None
     if not good:
         text = f"{len(default)} numbers" if several else "a whole number" if kind is int else "a number"
         ascending = ", low ≤ high" if several and len(default) == 2 else ""
-        raise InputError(
-            f"augment.{name}={numbers if several else value}: give {text} in {low:g} … {high:g}{ascending}"
-        )
+        raise InputError(f"{key}={numbers if several else value}: give {text} in {low:g} … {high:g}{ascending}")
 
 
 def _albumentations() -> Any:
@@ -649,16 +647,10 @@ class TestScale:
     def __post_init__(self) -> None:
         if self.kind not in ("short", "long", "original"):
             raise InputError(f"protocol.kind={self.kind} is unknown; take short, long or original")
-        for key in ("size", "max_long"):
-            value = getattr(self, key)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-                raise InputError(f"protocol.{key}={value}; give a whole number of pixels")
-        if self.kind != "original" and (self.size is None or self.size < 1):
-            raise InputError(
-                f"protocol.size={self.size} with protocol.kind={self.kind}; give a side of at least 1 pixel"
-            )
-        if self.max_long is not None and self.max_long < 1:
-            raise InputError(f"protocol.max_long={self.max_long}; give a side of at least 1 pixel, or null")
+        if self.kind != "original":
+            _check("protocol.size", self.size, 640, 1, math.inf)
+        if self.max_long is not None:
+            _check("protocol.max_long", self.max_long, 640, 1, math.inf)
         check_tile_pixels(self.tile_pixels)
 
     def target_size(self, height: int, width: int) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """FANet (paper §3, equations 1–3), networks by name, and what they cost."""
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 import torch
@@ -165,63 +166,28 @@ def _block_channels(value: int | Sequence[int]) -> list[int]:
 
 
 Network = FANet | S3fdFpn
+NETWORKS: dict[str, type[Network]] = {"fanet": FANet, "s3fd_fpn": S3fdFpn}
+# What build_network takes: the arguments of all of them, which agree on the defaults that they share.
+OPTIONS = {name: of.default for network in NETWORKS.values() for name, of in signature(network).parameters.items()}
 
 
-def build_network(
-    name: str = "fanet",
-    *,
-    level: int = 3,
-    context: bool = True,
-    hl: bool = True,
-    width: float = 1.0,
-    batch_norm: bool = False,
-    agglomerate_from: str | None = None,
-    own_blocks: bool = False,
-    fc6: str = "plain",
-    backbone: str = "vgg",
-    block_channels: int | Sequence[int] = 256,
-    deep_channels: int = 32,
-    block_batch_norm: bool = False,
-    fpn_maps: int = 4,
-    normaliser: str = "imagenet",
-    face_prior: float | None = None,
-) -> Network:
+def build_network(name: str = "fanet", **options: Any) -> Network:
     """The network ``fanet`` or ``s3fd_fpn``, with fresh weights.
 
-    ``s3fd_fpn`` stands on VGG16 and reads neither ``level``, ``context``, ``hl`` nor what describes backbone and
-    A-blocks; ``fanet`` does not read ``fpn_maps``. The meaning of each: :class:`FANet`, :class:`S3fdFpn`. The light
-    network is ``conf/model/fanet_light.yaml``.
+    ``options``: the arguments of :class:`FANet` and :class:`S3fdFpn`. ``s3fd_fpn`` stands on VGG16 and reads neither
+    ``level``, ``context``, ``hl`` nor what describes backbone and A-blocks; ``fanet`` does not read ``fpn_maps``. The
+    light network is ``conf/model/fanet_light.yaml``.
 
     Raises:
         InputError: an unknown name, or a value that the network rejects.
+        TypeError: an option that no network has.
     """
-    if name == "fanet":
-        return FANet(
-            level=level,
-            context=context,
-            hl=hl,
-            width=width,
-            batch_norm=batch_norm,
-            agglomerate_from=agglomerate_from,
-            own_blocks=own_blocks,
-            fc6=fc6,
-            backbone=backbone,
-            block_channels=block_channels,
-            deep_channels=deep_channels,
-            block_batch_norm=block_batch_norm,
-            normaliser=normaliser,
-            face_prior=face_prior,
-        )
-    if name == "s3fd_fpn":
-        return S3fdFpn(
-            fpn_maps=fpn_maps,
-            width=width,
-            batch_norm=batch_norm,
-            fc6=fc6,
-            normaliser=normaliser,
-            face_prior=face_prior,
-        )
-    raise InputError(f"model={name}: choose fanet or s3fd_fpn")
+    if name not in NETWORKS:
+        raise InputError(f"model={name}: choose {' or '.join(NETWORKS)}")
+    if unknown := sorted(options.keys() - OPTIONS.keys()):
+        raise TypeError(f"build_network() got an unexpected keyword argument '{unknown[0]}'")
+    taken = signature(NETWORKS[name]).parameters
+    return NETWORKS[name](**{key: value for key, value in options.items() if key in taken})
 
 
 def network_of(options: Mapping[str, Any]) -> Network:

@@ -15,8 +15,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from fanet_lightning.cli.config import accepted, made
-from fanet_lightning.cli.errors import InputError
-from fanet_lightning.models.blocks import Backbone
+from fanet_lightning.cli.errors import InputError, first_line
 from fanet_lightning.models.fanet import network_of
 from fanet_lightning.ops.anchors import AnchorGrid
 from fanet_lightning.ops.hierarchical_loss import HierarchicalLoss
@@ -72,13 +71,29 @@ def lr_factor(
     return factor * warmup
 
 
-def frozen_layers(backbone: Backbone, until: str | None) -> list[nn.Module]:
+def trained_layers(network: nn.Module, setting: str) -> dict[str, nn.Module]:
+    """The backbone's layers that trained weights exist for, by name, which ``setting`` needs.
+
+    Raises:
+        InputError: a network of somebody's own without them.
+    """
+    try:
+        layers: dict[str, nn.Module] = network.trunk.trained_layers()  # type: ignore[union-attr, operator]
+    except (AttributeError, NotImplementedError) as error:
+        raise InputError(
+            f"{setting}: {type(network).__name__} has no trunk.trained_layers(), which names the backbone's layers "
+            f"({first_line(error)}); add it, or leave out {setting}"
+        ) from error
+    return layers
+
+
+def frozen_layers(network: nn.Module, until: str | None) -> list[nn.Module]:
     """The backbone's trained layers up to and with ``until``, a name or the first part of some; None: all of them.
 
     Raises:
         InputError: it has no layer of that name.
     """
-    layers = backbone.trained_layers()
+    layers = trained_layers(network, "freeze_epochs" if until is None else "freeze_until")
     if until is None:
         return list(layers.values())
     found = [number for number, name in enumerate(layers) if f"{name}.".startswith(f"{until}.")]
@@ -133,10 +148,11 @@ class FaceDetectionModule(LightningModule):
         self.save_hyperparameters()
         self.network = network_of(network)
         freezes = freeze_until is not None or freeze_epochs is not None
-        self._frozen = frozen_layers(self.network.trunk, freeze_until) if freezes else []
+        self._frozen = frozen_layers(self.network, freeze_until) if freezes else []
         if freeze_epochs is None:
             for layer in self._frozen:
                 layer.requires_grad_(False)
+        self._slow_layers(float((optim or {}).get("backbone_factor", 1)))  # a mistake shows before anything is written
         loss = dict(loss or {})
         target = loss.pop("_target_", None)
         self.loss = HierarchicalLoss(**loss) if target is None else get_object(target)(**accepted(target, loss))
@@ -303,12 +319,14 @@ class FaceDetectionModule(LightningModule):
             )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def _slow_layers(self, factor: float) -> list[nn.Module]:
+        return [] if factor == 1 else list(trained_layers(self.network, "optim.backbone_factor").values())
+
     def _parameter_groups(
         self, lr: float, weight_decay: float, decay_all: bool, backbone_factor: float = 1.0
     ) -> list[dict[str, Any]]:
         """By learning rate, the backbone's trained layers last, and in each by weight decay."""
-        layers = self.network.trunk.trained_layers().values() if backbone_factor != 1 else ()
-        slow = {id(p) for layer in layers for p in layer.parameters()}
+        slow = {id(p) for layer in self._slow_layers(backbone_factor) for p in layer.parameters()}
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for p in self.network.parameters():
             if p.requires_grad:

@@ -13,7 +13,6 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from inspect import signature
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -58,7 +57,7 @@ from fanet_lightning.data.sources import build_source
 from fanet_lightning.data.transforms import TestScale, build_augment
 from fanet_lightning.detect.multiscale import build_protocol, protocol_names, protocol_settings
 from fanet_lightning.evaluate.runner import evaluate
-from fanet_lightning.models.fanet import build_network, flops, inference_parameters
+from fanet_lightning.models.fanet import OPTIONS, flops, inference_parameters
 from fanet_lightning.models.pretrained import Model, load_model, read_checkpoint
 from fanet_lightning.models.weights import load_trunk_weights
 from fanet_lightning.train import sweep
@@ -138,8 +137,7 @@ def initial_model(options: dict[str, Any]) -> Model | None:
     if options["weights"] is not None:
         raise InputError(f"init={init} and weights={options['weights']} are both given; init brings the backbone along")
     model = load_model(init)
-    defaults = {name: parameter.default for name, parameter in signature(build_network).parameters.items()}
-    of_model, of_run = ({**defaults, **given} for given in (model.network_options, network))
+    of_model, of_run = ({"name": "fanet", **OPTIONS, **given} for given in (model.network_options, network))
     names = TRUNK_OPTIONS if part == "trunk" else {*model.network_options, *network} - NOT_THE_NETWORK
     differing = sorted(name for name in names if of_model.get(name) != of_run.get(name))
     if differing:

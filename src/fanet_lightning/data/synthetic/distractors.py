@@ -7,10 +7,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from fanet_lightning.data.synthetic.faces import BITS, Image, fill_polygon, fixed_point
 from fanet_lightning.data.synthetic.people import SKINS, Color, between, random_color, walk
-
-Image = npt.NDArray[np.uint8]
-_BITS = 4
 
 
 def draw_background(rng: np.random.Generator, size_wh: tuple[int, int], event: str) -> Image:
@@ -75,24 +73,19 @@ def draw_obstacle(
         radii = size * rng.uniform(0.35, 0.7) * (1 + rng.normal(0, 0.12, 18))
         outline = np.stack([x + radii * np.cos(angles), y + radii * np.sin(angles)], axis=1)
     color = random_color(rng)
-    _fill(image, outline, color)
+    fill_polygon(image, outline, color)
     if 0.35 <= draw < 0.7:
         _words(rng, image, (x, y), size * 0.35, walk(color, 0.35 if sum(color) > 300 else 2.5))
     return outline
 
 
-def _fill(image: Image, points: npt.NDArray[np.float64], color: Color) -> None:
-    fixed = np.round(points * (1 << _BITS)).astype(np.int32)
-    cv2.fillPoly(image, [fixed], color, lineType=cv2.LINE_AA, shift=_BITS)
-
-
 def _ellipse(
     image: Image, center: tuple[float, float], axes: tuple[float, float], color: Color, angle: float = 0
 ) -> None:
-    unit = 1 << _BITS
+    unit = 1 << BITS
     at = (round(center[0] * unit), round(center[1] * unit))
     half = (max(1, round(axes[0] * unit)), max(1, round(axes[1] * unit)))
-    cv2.ellipse(image, at, half, angle, 0, 360, color, -1, cv2.LINE_AA, _BITS)
+    cv2.ellipse(image, at, half, angle, 0, 360, color, -1, cv2.LINE_AA, BITS)
 
 
 def _ball(rng: np.random.Generator, image: Image, center: tuple[float, float], half: float) -> None:
@@ -132,14 +125,14 @@ def _clock(rng: np.random.Generator, image: Image, center: tuple[float, float], 
     for length in (0.4, 0.6):
         angle = rng.uniform(0, 2 * math.pi)
         end = np.array([(x, y), (x + length * half * math.sin(angle), y - length * half * math.cos(angle))])
-        fixed = np.round(end * (1 << _BITS)).astype(np.int32)
-        cv2.polylines(image, [fixed], False, dark, max(1, round(half * 0.09)), cv2.LINE_AA, _BITS)
+        fixed = fixed_point(end)
+        cv2.polylines(image, [fixed], False, dark, max(1, round(half * 0.09)), cv2.LINE_AA, BITS)
 
 
 def _traffic_light(rng: np.random.Generator, image: Image, center: tuple[float, float], half: float) -> None:
     x, y = center
     case = np.array([(-0.4, -1), (0.4, -1), (0.4, 1), (-0.4, 1)]) * half + center
-    _fill(image, case, (40.0, 42.0, 40.0))
+    fill_polygon(image, case, (40.0, 42.0, 40.0))
     lit = int(rng.integers(3))
     for i, color in enumerate(((235.0, 50.0, 40.0), (240.0, 190.0, 50.0), (60.0, 210.0, 110.0))):
         _ellipse(
@@ -167,14 +160,14 @@ def _blob_oval(rng: np.random.Generator, image: Image, center: tuple[float, floa
 def _sign(rng: np.random.Generator, image: Image, center: tuple[float, float], half: float) -> None:
     color = random_color(rng)
     wide = half * float(rng.uniform(1.0, 2.4))
-    _fill(image, np.array([(-wide, -half), (wide, -half), (wide, half), (-wide, half)]) + center, color)
+    fill_polygon(image, np.array([(-wide, -half), (wide, -half), (wide, half), (-wide, half)]) + center, color)
     _words(rng, image, center, half * 0.9, walk(color, 0.3 if sum(color) > 300 else 3))
 
 
 def _socket(rng: np.random.Generator, image: Image, center: tuple[float, float], half: float) -> None:
     """A plate with two dots and a slot: the arrangement of a face without being one."""
     color = walk((235.0, 230.0, 220.0), float(rng.uniform(0.5, 1)))
-    _fill(image, np.array([(-0.8, -1), (0.8, -1), (0.8, 1), (-0.8, 1)]) * half + center, color)
+    fill_polygon(image, np.array([(-0.8, -1), (0.8, -1), (0.8, 1), (-0.8, 1)]) * half + center, color)
     dark, x, y = walk(color, 0.3), center[0], center[1]
     for side in (-0.35, 0.35):
         _ellipse(image, (x + side * half, y - 0.2 * half), (half * 0.12, half * 0.16), dark)
@@ -184,11 +177,11 @@ def _socket(rng: np.random.Generator, image: Image, center: tuple[float, float],
 
 def _window(rng: np.random.Generator, image: Image, center: tuple[float, float], half: float) -> None:
     frame, glass = random_color(rng), random_color(rng)
-    _fill(image, np.array([(-0.8, -1), (0.8, -1), (0.8, 1), (-0.8, 1)]) * half + center, frame)
+    fill_polygon(image, np.array([(-0.8, -1), (0.8, -1), (0.8, 1), (-0.8, 1)]) * half + center, frame)
     for u in (-0.37, 0.37):
         for v in (-0.46, 0.46):
             pane = np.array([(u - 0.3, v - 0.4), (u + 0.3, v - 0.4), (u + 0.3, v + 0.4), (u - 0.3, v + 0.4)])
-            _fill(image, pane * half + np.array(center), walk(glass, float(rng.uniform(0.5, 1.2))))
+            fill_polygon(image, pane * half + np.array(center), walk(glass, float(rng.uniform(0.5, 1.2))))
 
 
 def _arm(rng: np.random.Generator, image: Image, center: tuple[float, float], half: float) -> None:
@@ -206,13 +199,13 @@ def _arm(rng: np.random.Generator, image: Image, center: tuple[float, float], ha
             elbow - across * half * 0.5,
         ]
     )
-    _fill(image, arm, walk(color, 0.85))
+    fill_polygon(image, arm, walk(color, 0.85))
     _ellipse(image, center, (half * 0.62, half * 0.55), color, math.degrees(angle))
     for finger in range(3):
         low = np.array(center) - along * half * 0.5 + across * half * 0.28 * (finger - 1)
         high = low + along * half * 0.55
-        fixed = np.round(np.array([low, high]) * (1 << _BITS)).astype(np.int32)
-        cv2.polylines(image, [fixed], False, walk(color, 0.68), max(1, round(half * 0.07)), cv2.LINE_AA, _BITS)
+        fixed = fixed_point(np.array([low, high]))
+        cv2.polylines(image, [fixed], False, walk(color, 0.68), max(1, round(half * 0.07)), cv2.LINE_AA, BITS)
 
 
 THINGS: tuple[Callable[[np.random.Generator, Image, tuple[float, float], float], None], ...] = (
@@ -242,7 +235,7 @@ def _building(rng: np.random.Generator, image: Image) -> None:
     left, wide = rng.uniform(-0.1, 0.9) * width, rng.uniform(0.15, 0.5) * width
     top, bottom = rng.uniform(-0.2, 0.4) * height, rng.uniform(0.6, 0.9) * height
     wall, glass = walk(random_color(rng), 0.8), random_color(rng)
-    _fill(image, np.array([(left, top), (left + wide, top), (left + wide, bottom), (left, bottom)]), wall)
+    fill_polygon(image, np.array([(left, top), (left + wide, top), (left + wide, bottom), (left, bottom)]), wall)
     pitch = rng.uniform(14, 34)
     for y in np.arange(top + pitch * 0.4, bottom - pitch, pitch * 1.25):
         for x in np.arange(left + pitch * 0.3, left + wide - pitch * 0.7, pitch):
@@ -277,7 +270,7 @@ def _spotlight(rng: np.random.Generator, image: Image) -> None:
     height, width = image.shape[:2]
     x, foot, spread = rng.uniform(0, width), rng.uniform(0, width), rng.uniform(20, 90)
     beam = np.zeros((height, width, 3), np.uint8)
-    _fill(
+    fill_polygon(
         beam,
         np.array([(x - 4, 0), (x + 4, 0), (foot + spread, height), (foot - spread, height)]),
         walk(random_color(rng), 0.5),

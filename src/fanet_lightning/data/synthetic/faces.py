@@ -16,7 +16,7 @@ from fanet_lightning.data.synthetic.people import Color, Person, turned, walk
 
 Image = npt.NDArray[np.uint8]
 
-_BITS = 4  # fractional bits of cv2's coordinates
+BITS = 4  # fractional bits of cv2's coordinates
 # The head and what stands out of it (hair, hat, ears, hand) lies within these (u, v).
 _REACH = (1.75, 1.9)
 
@@ -58,7 +58,7 @@ def draw_body(image: Image, person: Person) -> Points:
     cloth, second, skin = _lit(np.array([person.cloth, person.cloth_second, walk(person.skin, 0.82)]), person)
 
     def fill(points: Points, color: Color) -> None:
-        _fill(after, points * half + offset, color)
+        fill_polygon(after, points * half + offset, color)
 
     fill(np.array([(-waist, 4.4), (waist, 4.4), (waist * 0.8, 13.5), (-waist * 0.8, 13.5)]), second)
     fill(torso, cloth)
@@ -88,7 +88,7 @@ def draw_head(image: Image, person: Person) -> Drawn:
     outline = _to_pixels(oval_outline(person), person)
     box_xyxy = (*outline.min(axis=0).tolist(), *outline.max(axis=0).tolist())
     cover = np.zeros(((bottom - top) * factor, (right - left) * factor), np.uint8)
-    _fill(cover, (outline - (left, top)) * factor, 255)
+    fill_polygon(cover, (outline - (left, top)) * factor, 255)
     if factor > 1:
         cover = _image(cv2.resize(cover, (right - left, bottom - top), interpolation=cv2.INTER_AREA))
     oval = cover > 127
@@ -117,16 +117,16 @@ def _paint(patch: Image, shapes: list[Shape], person: Person, corner: tuple[int,
     runs = [run for shape, size in zip(shapes, sizes, strict=True) for run in _runs(shape.flat, size)]
     on_surface = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     points[on_surface] = turned(points[on_surface], person)
-    fixed = _fixed((_to_pixels(points, person) - corner) * factor)
+    fixed = fixed_point((_to_pixels(points, person) - corner) * factor)
     colors = _lit(np.array([shape.color for shape in shapes]), person)
     start = 0
     for shape, size, color in zip(shapes, sizes, colors, strict=True):
         own, start = fixed[start : start + size], start + size
         if shape.thickness:
             width = max(1, round(shape.thickness * person.height / 2 * factor))
-            cv2.polylines(patch, [own], False, color, width, lineType=cv2.LINE_AA, shift=_BITS)
+            cv2.polylines(patch, [own], False, color, width, lineType=cv2.LINE_AA, shift=BITS)
         else:
-            cv2.fillPoly(patch, [own], color, lineType=cv2.LINE_AA, shift=_BITS)
+            cv2.fillPoly(patch, [own], color, lineType=cv2.LINE_AA, shift=BITS)
 
 
 def _image(array: npt.NDArray[Any]) -> Image:
@@ -153,12 +153,14 @@ def _lit(colors: Points, person: Person) -> list[Color]:
     return lit
 
 
-def _fixed(points: Points) -> npt.NDArray[np.int32]:
-    return np.round(points * (1 << _BITS)).astype(np.int32)
+def fixed_point(points: Points) -> npt.NDArray[np.int32]:
+    """Pixels as cv2 takes them with ``shift=BITS``."""
+    return np.round(points * (1 << BITS)).astype(np.int32)
 
 
-def _fill(image: Image, points: Points, color: Color | float) -> None:
-    cv2.fillPoly(image, [_fixed(points)], color, lineType=cv2.LINE_AA, shift=_BITS)
+def fill_polygon(image: Image, points: Points, color: Color | float) -> None:
+    """In place, (N, 2) pixels."""
+    cv2.fillPoly(image, [fixed_point(points)], color, lineType=cv2.LINE_AA, shift=BITS)
 
 
 def _shaded(patch: Image, painted: npt.NDArray[np.bool_], person: Person, corner: tuple[int, int]) -> Image:
