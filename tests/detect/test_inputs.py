@@ -49,20 +49,6 @@ def test_a_folder_is_searched_with_its_sub_folders_in_order_of_names(tmp_path: P
     assert list(found.failed) == ["b/c/round"]
 
 
-def test_results_inside_of_the_source_are_no_inputs(tmp_path: Path) -> None:
-    image(tmp_path / "a.jpg")
-    image(tmp_path / "faces/images/a.jpg")
-    assert names(find(tmp_path, out=tmp_path / "faces")) == ["a.jpg"]
-    assert names(find(f"{tmp_path}/**/*.jpg", out=tmp_path / "faces")) == ["a.jpg"]
-    assert len(find(tmp_path).images) == 2
-    # Within their own folder only what results are written into is none; and whoever names that means it.
-    assert names(find(tmp_path / "faces", out=tmp_path)) == ["images/a.jpg"]
-    (tmp_path / "images").mkdir()
-    image(tmp_path / "images/b.jpg")
-    assert names(find(tmp_path, out=tmp_path)) == ["a.jpg", "faces/images/a.jpg"]
-    assert names(find(tmp_path / "images", out=tmp_path)) == ["b.jpg"]
-
-
 def test_a_pattern_names_files_from_its_fixed_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("in/b.jpg", "in/a.jpg", "in/c/d.jpg", "in/e.png"):
         image(tmp_path / name)
@@ -79,33 +65,26 @@ def test_a_pattern_names_files_from_its_fixed_part(tmp_path: Path, monkeypatch: 
         find("in/*.gif")
 
 
-def test_a_list_of_the_working_folder_or_of_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    image(tmp_path / "set/p/a.jpg")
-    image(tmp_path / "set/b.jpg")
-    listed = tmp_path / "lists" / "list.txt"
-    listed.parent.mkdir()
-    listed.write_bytes("./set/p/a.jpg\r\nset\\b.jpg\r\n".encode("utf-16"))
-    monkeypatch.chdir(tmp_path)
-    found = find(listed)
-    assert [item.name for item in found.images] == ["set/p/a.jpg", "set/b.jpg"]
-    assert [Path(str(item.location)).resolve() for item in found.images] == [
-        tmp_path / "set/p/a.jpg",
-        tmp_path / "set/b.jpg",
-    ]
-
-
-def test_a_list_is_relative_to_itself(tmp_path: Path) -> None:
-    image(tmp_path / "set/p/a b.jpg")
+def test_a_list_is_relative_to_itself_or_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, other = image(tmp_path / "set/p/a b.jpg"), image(tmp_path / "set/b.jpg")
     far = image(tmp_path / "far/c.jpg")
+    address = "https://example.org/x/d.jpg?w=5"
     listed = tmp_path / "set/list.txt"
-    lines = ["﻿# faces", "p/a b.jpg", "", f"  {far}  ", "../far/c.jpg", "absent.jpg", "https://example.org/x/d.jpg?w=5"]
+    lines = ["\ufeff# faces", "p/a b.jpg", "", f"  {far}  ", "../far/c.jpg", "absent.jpg", address]
     listed.write_text("\n".join(lines), encoding="utf-8")
     found = find(listed)
     assert [item.name for item in found.images] == ["p/a b.jpg", "c.jpg", "absent.jpg", "d.jpg"]
-    assert found.images[0].location == tmp_path / "set/p/a b.jpg"
-    assert found.images[1].location == far
-    assert found.images[-1].location == "https://example.org/x/d.jpg?w=5"
+    assert [found.images[index].location for index in (0, 1, 3)] == [inside, far, address]
     assert found.repeated == 1, "c.jpg, by other words"
+    # As Windows writes them.
+    listed = tmp_path / "list.txt"
+    listed.write_bytes("./set/p/a b.jpg\r\nset\\b.jpg\r\n".encode("utf-16"))
+    (tmp_path / "far").rename(tmp_path / "lists")
+    listed = listed.rename(tmp_path / "lists/list.txt")
+    monkeypatch.chdir(tmp_path)
+    found = find(listed)
+    assert [item.name for item in found.images] == ["set/p/a b.jpg", "set/b.jpg"]
+    assert [Path(str(item.location)).resolve() for item in found.images] == [inside, other]
 
 
 def test_several_sources_and_files_with_commas(tmp_path: Path) -> None:
@@ -148,25 +127,31 @@ def test_stated_sources_do_not_depend_on_words(tmp_path: Path, monkeypatch: pyte
     assert stated == [str(tmp_path / "b"), "camera 0", "http://***@h.org/x.jpg"]
 
 
-def test_results_of_any_run_are_no_inputs(tmp_path: Path) -> None:
-    for folder in ("a", "p/faces"):
+def test_results_are_no_inputs(tmp_path: Path) -> None:
+    for folder in ("a", "p/faces", "new"):
         image(tmp_path / folder / "images/sub/x.jpg")
         image(tmp_path / folder / "crops/y.jpg")
         image(tmp_path / folder / "in.jpg")
-        (tmp_path / folder / "done.jsonl").write_text('{"version": 1, "save": ["images"], "redact": null}\n')
+        if folder != "new":
+            (tmp_path / folder / "done.jsonl").write_text('{"version": 1, "save": ["images"], "redact": null}\n')
     image(tmp_path / "images/mine.jpg")
     image(tmp_path / "z/images/mine.jpg")
     (tmp_path / "z/done.jsonl").write_text('{"another": "program"}\n')
-    expected = ["a/in.jpg", "images/mine.jpg", "p/faces/in.jpg", "z/images/mine.jpg"]
-    for found in (find(tmp_path), find(f"{tmp_path}/**/*.jpg"), find(tmp_path, out=tmp_path / "new")):
-        assert names(found) == expected and found.results == 2
-    assert find(tmp_path, out=tmp_path / "a").results == 2
-    assert names(find(tmp_path / "a/images")) == ["sub/x.jpg"] == names(find(f"{tmp_path}/a/images/**/*.jpg"))
+    (tmp_path / "linked").symlink_to("new/images")
+    expected = ["a/in.jpg", "images/mine.jpg", "new/in.jpg", "p/faces/in.jpg", "z/images/mine.jpg"]
+    # Of earlier runs, and of this one before it has begun.
+    for source in (tmp_path, f"{tmp_path}/**/*.jpg"):
+        found = find(source, out=tmp_path / "new")
+        assert names(found) == expected and found.results == 3
+    found = find(tmp_path, out=tmp_path / "a")
+    assert found.results == 2 and "new/images/sub/x.jpg" in names(found)
+    assert names(find(tmp_path / "new", out=tmp_path)) == ["crops/y.jpg", "images/sub/x.jpg", "in.jpg"]
+    # Whoever names a folder of results means it.
+    for source in (tmp_path / "a/images", f"{tmp_path}/a/images/**/*.jpg"):
+        assert names(find(source, out=tmp_path / "a")) == ["sub/x.jpg"]
     (tmp_path / "a/in.jpg").unlink()
     for source in (tmp_path / "a", f"{tmp_path}/a/*/*.jpg"):
-        with pytest.raises(
-            InputError, match=r"no image in it .*results of detect are left out unless their own folder"
-        ):
+        with pytest.raises(InputError, match=r"no image in it .*results of detect are left out"):
             find(source)
 
 
@@ -183,12 +168,10 @@ def test_no_two_inputs_share_a_name_or_a_stem(tmp_path: Path) -> None:
     stems = [item.stem.casefold() for item in found.images]
     assert len(set(stems)) == len(stems) == 8
     assert len({item.name.casefold() for item in found.images}) == 8
-
-
-def test_equal_stems_keep_their_suffix(tmp_path: Path) -> None:
-    for name in ("a.jpg", "a.png", "c.v2.jpg"):
+    # Equal stems keep their suffix.
+    for name in ("z/a.jpg", "z/a.png", "z/c.v2.jpg"):
         image(tmp_path / name)
-    assert [item.stem for item in find(tmp_path).images] == ["a.jpg", "a.png", "c.v2"]
+    assert [item.stem for item in find(tmp_path / "z").images] == ["a.jpg", "a.png", "c.v2"]
 
 
 def test_what_a_file_without_a_telling_suffix_is(tmp_path: Path) -> None:
@@ -217,23 +200,27 @@ def test_addresses_streams_and_cameras() -> None:
     assert len(find(f"https://h.org/{'long' * 90}.jpg").images[0].name) == 100
 
 
-def test_what_is_no_source(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("hollyday.jpg", r"no such file or folder, did you mean .*/holiday\.jpg\?"),
+        ("holiday.jpg/x", "no such file or folder; give"),
+        ("empty", "empty: no image in it; give"),
+        ("others", r"no image in it \(1 other files\)"),
+        ("nothing.txt", "list is empty"),
+        ("binary.txt", "not a text file"),
+        ("ftp://h.org/a.jpg", "ftp:// is not read"),
+    ],
+)
+def test_what_is_no_source(tmp_path: Path, source: str, message: str) -> None:
     image(tmp_path / "holiday.jpg")
     (tmp_path / "empty").mkdir()
     (tmp_path / "others").mkdir()
     (tmp_path / "others/a.doc").write_text("")
-    with pytest.raises(InputError, match=r"no such file or folder, did you mean .*/holiday\.jpg\?"):
-        find(tmp_path / "hollyday.jpg")
-    with pytest.raises(InputError, match="empty: no image in it; give"):
-        find(tmp_path / "empty")
-    with pytest.raises(InputError, match=r"no image in it \(1 other files\)"):
-        find(tmp_path / "others")
-    with pytest.raises(InputError, match="ftp:// is not read"):
-        find("ftp://h.org/a.jpg")
-    for content, message in ((b"\n# nothing\n", "list is empty"), (b"\x81\x82\xff", "not a text file")):
-        (tmp_path / "list.txt").write_bytes(content)
-        with pytest.raises(InputError, match=message):
-            find(tmp_path / "list.txt")
+    (tmp_path / "nothing.txt").write_bytes(b"\n# nothing\n")
+    (tmp_path / "binary.txt").write_bytes(b"\x81\x82\xff")
+    with pytest.raises(InputError, match=message):
+        find(source if "://" in source else tmp_path / source)
 
 
 def test_the_results_folder_is_called_after_the_source(tmp_path: Path) -> None:
@@ -285,13 +272,10 @@ def test_an_answer_that_is_no_image(server: FileServer, answer: Answer, message:
         fetched(url)
 
 
-def test_a_silent_server(server: FileServer) -> None:
+def test_a_silent_server_and_none(server: FileServer) -> None:
     url = server.serve("/a.jpg", Answer(b"x" * 5_000, stalls_after=1_000))
     with pytest.raises(InputError, match="does not answer in time"):
         fetched(url, seconds=0.3)
-
-
-def test_no_server() -> None:
     with socketserver.TCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler) as free:
         port = free.server_address[1]
     with pytest.raises(InputError, match=r"cannot be reached \(.*Connection refused"):

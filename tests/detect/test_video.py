@@ -63,14 +63,6 @@ def test_every_frame_of_every_kind_of_video_is_read(tmp_path, suffix, sound):
         assert error < (30 if suffix == ".gif" else 6)  # 4:2:0 at the bar's edges, 256 colors in a GIF
 
 
-def test_times_of_a_variable_rate_are_exact(tmp_path):
-    ticks = [0, 100, 140, 600, 601, 2000, 2040, 5000]
-    path = make_video(tmp_path / "video.mp4", frames=8, ticks=ticks, time_base=Fraction(1, 1000), sound=None)
-    frames, reader = read(path)
-    assert times(frames).tolist() == [tick / 1000 for tick in ticks]
-    assert reader.frame_count == 8
-
-
 def test_times_count_from_the_start_of_a_video_that_begins_late(tmp_path):
     ticks = [90_000 * 50 + 3600 * index for index in range(10)]
     path = make_video(tmp_path / "video.ts", frames=10, ticks=ticks, time_base=Fraction(1, 90_000), sound=None)
@@ -235,7 +227,6 @@ def test_what_is_no_video_is_refused_in_one_line(tmp_path):
         return tmp_path / name
 
     Image.new("RGB", (9, 9)).save(tmp_path / "a.jpg")
-    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     music = tmp_path / "music.m4a"
     with av.open(str(music), "w", format="mp4") as output:
         track = output.add_stream("aac", rate=44_100)
@@ -251,10 +242,8 @@ def test_what_is_no_video_is_refused_in_one_line(tmp_path):
         file("noise.mp4", np.random.default_rng(0).bytes(20_000)): "noise.mp4: not a video that can be read",
         file("zip.mp4", b"PK\x03\x04" + b"abc" * 999): "not a video that can be read",
         file("text.mp4", b"nothing\n" * 99): "not a video",
-        file("text.txt", b"nothing\n" * 99): "not a video",
         no_index: "no_index.mp4: not a video that can be read",
         tmp_path / "a.jpg": "a.jpg: an image, not a video",
-        tmp_path / "a.png": "a.png: an image, not a video",
         music: "music.m4a: holds sound, but no moving images",
     }
     for path, said in cases.items():
@@ -265,8 +254,8 @@ def test_a_playlist_that_calls_itself_a_video_opens_no_other_file(tmp_path):
     make_video(tmp_path / "secret.ts", frames=5, sound=None)
     (tmp_path / "list.mp4").write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path}/secret.ts\n")
     (tmp_path / "concat.mp4").write_text("ffconcat version 1.0\nfile secret.ts\n")
-    assert "not a video" in refused(tmp_path / "list.mp4")
-    assert "not a video" in refused(tmp_path / "concat.mp4")
+    for name in ("list.mp4", "concat.mp4"):
+        assert "not a video" in refused(tmp_path / name)
 
 
 def test_addresses_that_do_not_answer(tmp_path):
@@ -405,9 +394,11 @@ def test_images_times_and_sound_come_through(tmp_path, source, sound, target):
 def test_a_variable_rate_stays_variable(tmp_path):
     ticks = [0, 100, 140, 600, 601, 2000, 2040, 5000]
     make_video(tmp_path / "a.mp4", frames=8, ticks=ticks, time_base=Fraction(1, 1000), sound=None)
-    for target in ("b.mp4", "b.mkv", "b.webm"):
-        copied(tmp_path / "a.mp4", tmp_path / target)
-        frames, _ = read(tmp_path / target)
+    for target in ("a.mp4", "b.mp4", "b.mkv", "b.webm"):
+        if target != "a.mp4":
+            copied(tmp_path / "a.mp4", tmp_path / target)
+        frames, reader = read(tmp_path / target)
+        assert reader.frame_count == 8 or target != "a.mp4"
         np.testing.assert_allclose(times(frames), np.array(ticks) / 1000, atol=1e-9, err_msg=target)
     _, _, writer = copied(tmp_path / "a.mp4", tmp_path / "b.avi")
     assert "AVI holds no times" in writer.notes[0]
