@@ -281,17 +281,14 @@ def test_a_video_comes_back_with_its_faces(actions: Any, tmp_path: Path) -> None
     assert not content["cut"] and "Only the first" not in summary and Path(shown).name == "short_blur.mp4"
 
 
-def test_what_is_no_video_is_a_message_and_leaves_nothing(actions: Any, tmp_path: Path) -> None:
-    pytest.importorskip("av", reason="videos are an extra: pip install 'fanet-lightning[video]'")
+def test_what_is_no_video_or_is_stopped_leaves_nothing(
+    actions: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(tmp_path / "video.mp4", 6)
     (tmp_path / "notes.mp4").write_text("no video")
     *_, (shown, summary, _) = actions.find_in_video(str(tmp_path / "notes.mp4"), "original", 0.5, "none")
     assert shown is None and 'role="alert"' in summary
     assert "notes.mp4" in summary and str(tmp_path) not in summary
-    assert not list((tmp_path / "results").rglob("*.mp4"))
-
-
-def test_a_video_that_is_stopped_leaves_nothing(actions: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_video(tmp_path / "video.mp4", 6)
     monkeypatch.setattr("fanet_lightning.app.results.REPORT_SECONDS", 0.0)
     running = actions.find_in_video(str(tmp_path / "video.mp4"), "original", 0.5, "none")
     next(running)
@@ -328,7 +325,7 @@ def upload(address: str, content: bytes) -> Any:
     return direct(urllib.request.Request(f"{address}gradio_api/upload", body, headers))
 
 
-def test_an_upload_over_the_limit_is_refused(address: str) -> None:
+def test_uploads_over_the_limit_and_files_of_this_computer_are_refused(address: str) -> None:
     with upload(address, b"0" * 500_000) as answer:
         [path] = json.load(answer)
     assert Path(path).stat().st_size == 500_000
@@ -336,14 +333,11 @@ def test_an_upload_over_the_limit_is_refused(address: str) -> None:
         upload(address, b"0" * 600_000)
     assert caught.value.code == 413
     assert b"maximum allowed size" in caught.value.read()
-    with direct(address) as answer:  # and the server goes on
-        assert answer.status == 200
-
-
-def test_files_of_this_computer_are_not_handed_out(address: str) -> None:
     with pytest.raises(urllib.error.HTTPError) as caught:
         direct(f"{address}gradio_api/file={PHOTO}")
     assert caught.value.code in (403, 404)
+    with direct(address) as answer:  # and the server goes on
+        assert answer.status == 200
 
 
 def test_uploads_are_deleted_in_time_and_when_the_server_ends(
@@ -387,9 +381,7 @@ def test_help_lists_the_keys_without_loading_anything_large() -> None:
         ("max_images=1.5", "max_images=1.5: give a whole number of 1 or more"),
         ("protocol.kind=sideways", "protocol.kind=sideways"),
         ("host=no.such.host.invalid", "host=no.such.host.invalid cannot be opened"),
-        ("host=203.0.113.7", "host=203.0.113.7 cannot be opened"),
         ("checkpoint=missing.onnx", "missing.onnx"),
-        ("checkpoint=missing.ckpt", "missing.ckpt"),
         ("device=quantum", "device=quantum is no device name"),
     ],
 )

@@ -3,6 +3,7 @@
 from fractions import Fraction
 
 import numpy as np
+import pytest
 
 RATES = {"libopus": 48_000}
 ENCODERS = {".webm": "libvpx", ".avi": "mpeg4", ".gif": "gif"}
@@ -19,6 +20,17 @@ def image_at(index, size_wh=(96, 64)):
 
 def sine(seconds, rate):
     return (np.sin(2 * np.pi * 440 * np.arange(int(seconds * rate)) / rate) * 8000).astype(np.int16)
+
+
+def write_images(path, images, rate):
+    """Write (H, W, 3) uint8 arrays as a video in which every frame can be decoded alone, without sound."""
+    av = pytest.importorskip("av", reason="videos need PyAV: pip install 'fanet-lightning[video]'")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate, options={"g": "1"})
+        stream.height, stream.width, stream.pix_fmt = *images[0].shape[:2], "yuv420p"
+        for image in images:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
+        container.mux(stream.encode(None))
 
 
 def make_video(

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,15 +12,12 @@ from PIL import Image
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.images import Image8, decode_image_rgb
+from fanet_lightning.detect.detector import FaceDetector
 from fanet_lightning.detect.inputs import glance
+from fanet_lightning.detect.multiscale import AnyProtocol
 from fanet_lightning.detect.outputs import Saving
 from fanet_lightning.detect.video import VideoReader, VideoWriter
 from fanet_lightning.ops.structures import Detections
-
-if TYPE_CHECKING:
-    from fanet_lightning.detect.detector import FaceDetector
-    from fanet_lightning.detect.multiscale import AnyProtocol
-
 
 # Longer side of what is shown, pixels: sharp on a large screen, drawn and encoded in some 30 ms.
 SHOWN_SIDE, SHOWN_SIDE_OF_MANY = 1600, 900
@@ -80,10 +77,10 @@ def read_upload(path: Path, name: str, max_pixels: int) -> tuple[Image8, bytes]:
 
 
 def detect_image(
-    detector: "FaceDetector",
+    detector: FaceDetector,
     path: Path,
     name: str,
-    protocol: "AnyProtocol",
+    protocol: AnyProtocol,
     *,
     max_pixels: int,
     shown_side: int = SHOWN_SIDE,
@@ -214,11 +211,11 @@ class FoundVideo:
 
 
 def find_in_video(
-    detector: "FaceDetector",
+    detector: FaceDetector,
     path: Path,
     out: Path,
     *,
-    protocol: "AnyProtocol",
+    protocol: AnyProtocol,
     threshold: float,
     redaction: str,
     max_seconds: float,

@@ -77,7 +77,7 @@ class Item:
         """The location for messages, without passwords."""
         if isinstance(self.location, int):
             return f"camera {self.location}"
-        return str(self.location) if isinstance(self.location, Path) else without_passwords(str(self.location))
+        return str(self.location) if isinstance(self.location, Path) else without_passwords(self.location)
 
     @property
     def place(self) -> str:
@@ -114,9 +114,9 @@ class Sources:
     failed: Mapping[str, str] = field(default_factory=dict)
 
 
-def without_passwords(text: str) -> str:
-    """Addresses in a text without the name and password that those of cameras tend to hold."""
-    return re.sub(r"(?<=://)[^/@\s]+@", "***@", text)
+def without_passwords(source: str | Path) -> str:
+    """Addresses, also within a text, without the name and password that those of cameras tend to hold."""
+    return re.sub(r"(?<=://)[^/@\s]+@", "***@", str(source))
 
 
 def split_source(text: str) -> list[str]:

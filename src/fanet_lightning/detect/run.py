@@ -149,13 +149,12 @@ def detect_sources(
     }  # fmt: skip
     summary = Summary(failed=dict(sources.failed))
     find_faces = partial(detector.detect, protocol=scale, threshold=threshold)
-    with _nothing_left_of_nothing(out), locked(out, "run of detect"), _named_if_unwritable(out):
+    with _writing(out), locked(out, "run of detect"):
         shutil.rmtree(out / UNFINISHED, ignore_errors=True)
         items = [*sources.images, *sources.videos]
         with Results(out, depends_on, items, resume=resume, sources=stated) as results:
             images = [item for item in sources.images if not results.is_done(item)]
-            videos = [item for item in sources.videos if item.state and results.is_done(item, options.settings)]
-            videos = [item for item in sources.videos if item not in videos]
+            videos = [x for x in sources.videos if not (x.state and results.is_done(x, options.settings))]
             todo = [*images, *videos]
             print(_opening(sources, results, len(items) - len(todo)), flush=True)
             for reason in sources.failed.values():
@@ -374,12 +373,18 @@ def _hint_at_size(protocol: Mapping[str, Any], entries: Iterable[Mapping[str, An
 
 
 @contextmanager
-def _nothing_left_of_nothing(out: Path) -> Iterator[None]:
-    """Remove the lock's files, and the folders that were made, where no journal was left: nothing has been written."""
+def _writing(out: Path) -> Iterator[None]:
+    """Nothing is left of nothing: without a journal the lock's files, and the folders that were made, are removed.
+
+    What cannot be read is an InputError by then, so an OSError is about writing.
+    """
     made = [place for place in (out, *out.parents) if not place.exists()]
     before = {name for name in (LOCK_FILE, HOLDER_FILE) if (out / name).exists()}
     try:
         yield
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise InputError(f"out={out} cannot be written ({reason}); free it, and the same command resumes") from error
     finally:
         if not (out / JOURNAL_FILE).exists():
             with suppress(OSError):  # a folder that holds something else stays
@@ -387,18 +392,6 @@ def _nothing_left_of_nothing(out: Path) -> Iterator[None]:
                     (out / name).unlink(missing_ok=True)
                 for place in made:
                     place.rmdir()
-
-
-@contextmanager
-def _named_if_unwritable(out: Path) -> Iterator[None]:
-    """What cannot be read is an InputError by then, so an OSError is about writing."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"out={out} cannot be written ({error.strerror or first_line(error)}); free it, and the same command "
-            "resumes"
-        ) from error
 
 
 def _check_apart(out: Path, sources: Sources) -> None:

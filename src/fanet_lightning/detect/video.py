@@ -29,6 +29,7 @@ import numpy.typing as npt
 from fanet_lightning.cli.errors import InputError, counted, first_line
 from fanet_lightning.cli.files import replaced
 from fanet_lightning.data.images import Image8
+from fanet_lightning.detect.inputs import without_passwords
 from fanet_lightning.ops.draw import checked_image
 
 try:
@@ -255,7 +256,7 @@ class VideoReader:
     # Files and network streams
 
     def _open_stream(self, source: str | Path) -> Iterator[tuple[Image8, float]]:
-        self.name, self._is_stream = _shown(source), True
+        self.name, self._is_stream = without_passwords(source), True
         container = self._source = _open(source, self._timeout_seconds)
         formats = set(container.format.name.split(","))
         stream = self._stream = self._image_stream(formats, is_address=_scheme(source) != "")
@@ -364,11 +365,6 @@ def _scheme(source: str | Path) -> str:
     return match[1].lower() if match else ""
 
 
-def _shown(source: str | Path) -> str:
-    """The source for messages: without the password that addresses of cameras tend to hold."""
-    return re.sub(r"(?<=://)[^/@\s]+@", "***@", str(source))
-
-
 def _reason(error: BaseException) -> str:
     """What the system or FFmpeg says went wrong, without numbers and paths."""
     return str(getattr(error, "strerror", None) or first_line(error))
@@ -385,7 +381,7 @@ def _open(source: str | Path, timeout_seconds: float) -> Any:
     Raises:
         InputError: one line that says why it cannot be opened.
     """
-    shown, scheme = _shown(source), _scheme(source)
+    shown, scheme = without_passwords(source), _scheme(source)
     _require_av(shown)
     began = time.monotonic()
     try:
