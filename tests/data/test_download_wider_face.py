@@ -22,7 +22,7 @@ import pytest
 from fanet_lightning.data.download import PARTS
 from fanet_lightning.data.wider_face import load_wider_face
 from tests.conftest import PROJECT_ROOT
-from tests.data.download_server import Answer, FileServer, file_server, symlink, zipped, zipped_members
+from tests.data.download_server import Answer, FileServer, file_server, zipped
 from tests.data.wider_files import numbered, write_wider
 
 NAMES = {part: archive.name for part, archive in PARTS.items()}
@@ -210,12 +210,6 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 HOSTILE = {
-    "parent": zipped_members([(zipfile.ZipInfo("WIDER_val/../../evil.jpg"), b"x")]),
-    "link": zipped_members(
-        [symlink("WIDER_val/images", "../.."), (zipfile.ZipInfo("WIDER_val/images/evil.jpg"), b"x")]
-    ),
-    "bomb": zipped({"WIDER_val/images/e/a.jpg": bytes(10**8)}, zipfile.ZIP_DEFLATED),
-    "no zip": random.Random(0).randbytes(5000),
     "too few": zipped({f"WIDER_val/images/e/{n}.jpg": b"x" for n in range(2)}),
     "damaged": zipped({f"WIDER_val/images/e/{n}.jpg": b"content%d" % n for n in range(3)}).replace(
         b"content1", b"context1"
@@ -266,16 +260,6 @@ def test_begun_earlier(server: FileServer, manifest: Path, archives: dict[str, b
     assert "2 of 3" in done.stderr and "1 file unpacked; left alone" in done.stdout
     assert (root / "WIDER_val/images/0--Parade/0_Parade_000.jpg").read_bytes() == b"resized by its owner"
     assert (root / "WIDER_val/images/0--Parade/0_Parade_001.jpg").stat().st_size > 1000
-
-
-def test_a_file_in_the_way_does_not_cost_the_archive(
-    server: FileServer, manifest: Path, archives: dict[str, bytes], tmp_path: Path
-) -> None:
-    (tmp_path / "WIDER_val").mkdir()
-    (tmp_path / "WIDER_val/images").write_bytes(b"a file where a folder belongs")
-    words = ("--root", tmp_path, "--source", server.url, "--manifest", manifest, "--parts", "val")
-    assert f"{tmp_path / 'WIDER_val/images'}" in error_of(run(*words))
-    assert (tmp_path / ".download/WIDER_val.zip").read_bytes() == archives["val"]
 
 
 @pytest.mark.parametrize("status", [404, 503])
@@ -332,9 +316,11 @@ def test_folders_that_take_nothing(server: FileServer, manifest: Path, tmp_path:
     assert f"{tmp_path / 'file'} is not a folder" in error_of(run("--root", tmp_path / "file", *words))
     if Path("/proc/self").is_dir():
         assert "cannot write in /proc" in error_of(run("--root", "/proc/wider", *words))
-    (tmp_path / "w").mkdir()
-    (tmp_path / "w/WIDER_val").write_text("")
-    assert "WIDER_val" in error_of(run("--root", tmp_path / "w", *words))
+    # A file in the way does not cost the archive.
+    (tmp_path / "w/WIDER_val").mkdir(parents=True)
+    (tmp_path / "w/WIDER_val/images").write_bytes(b"a file where a folder belongs")
+    assert f"{tmp_path / 'w/WIDER_val/images'}" in error_of(run("--root", tmp_path / "w", *words))
+    assert (tmp_path / "w/.download/WIDER_val.zip").is_file()
 
 
 def test_archives_at_hand(manifest: Path, archives: dict[str, bytes], tmp_path: Path) -> None:
@@ -433,17 +419,10 @@ def test_vgg16_from_a_mirror(tmp_path: Path) -> None:
         assert (tmp_path / f"torch/hub/checkpoints/vgg16-{digest}.pth").is_file()
         assert "weights=imagenet" in default.stdout
         running.serve("/vgg16-00000000.pth", Answer(content))
-        wrong = run("--root", tmp_path, "--source", f"{running.url}/vgg16-00000000.pth", script="download_vgg16")
-        assert "the SHA-256" in error_of(wrong)
-
-
-def test_of_a_page_instead_of_vgg16_nothing_is_left(tmp_path: Path) -> None:
-    with file_server() as running:
-        running.serve("/vgg16-397923af.pth", Answer(b"<html>Log in</html>"))
-        done = run("--root", tmp_path, "--source", running.url, script="download_vgg16")
-    assert "login page" in error_of(done)
-    assert error_of(done).endswith(f"or fetch it by hand and put it into {tmp_path}")
-    assert list(tmp_path.iterdir()) == []
+        new = tmp_path / "new"
+        wrong = run("--root", new, "--source", f"{running.url}/vgg16-00000000.pth", script="download_vgg16")
+        assert "the SHA-256" in error_of(wrong) and error_of(wrong).endswith(f"by hand and put it into {new}")
+        assert not new.exists()
 
 
 def test_vgg16_from_a_folder_without_network(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Where each format's files are is said in its module under :mod:`fanet_lightning.
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -251,29 +252,31 @@ class FolderSource:
         if root is None:
             raise InputError("data.root is not given: set data.root=DIR, the folder of the images and labels")
         self.root = Path(root)
-        self._train, self._val = dict(train or {}), dict(val or {})
-        share = self._val.get("share")
+        self._given = {"train": dict(train or {}), "val": dict(val or {})}
+        self._share = self._given["val"].get("share")
+        known = {"train": PART_KEYS, "val": (*PART_KEYS, "share")}
         for key, value, sound, what in (
-            *((f"train.{key}", value, key in PART_KEYS, "known") for key, value in self._train.items()),
-            *((f"val.{key}", value, key in (*PART_KEYS, "share"), "known") for key, value in self._val.items()),
-            ("val.share", share, share is None or (type(share) in (int, float) and 0 < share < 1), "between 0 and 1"),
+            *(
+                (f"{part}.{key}", own[key], key in known[part], "known")
+                for part, own in self._given.items()
+                for key in own
+            ),
+            ("val.share", self._share, self._share is None or 0 < self._share < 1, "between 0 and 1"),
             ("points", points, points in (None, "landmarks", "polygon"), "landmarks or polygon"),
-            ("origin", origin, type(origin) is int and origin in (0, 1), "0 or 1"),
+            ("origin", origin, origin in (0, 1), "0 or 1"),
         ):
             if not sound:
                 raise InputError(f"data.{key}={value} is not {what}")
-        self.format = format
         wanted = [classes] if isinstance(classes, str | int) else classes
         self._options: dict[str, Any] = {
             "wanted": None if wanted is None else [str(name) for name in wanted],
             "points": points,
             "origin": origin,
         }
-        self._parts: dict[str, PartLabels] | None = None
         self._records: dict[str, list[ImageRecord]] = {}
         self._remarks: list[str] = []
         self._recognised: str | None = None
-        self._check_format()
+        self.format = self._known_format(format)
 
     def prepare(self) -> None:
         """Nothing to do: the images are there, or reading says what is missing."""
@@ -287,14 +290,13 @@ class FolderSource:
         Raises:
             InputError: whatever :meth:`train` and :meth:`val` say; a part without a single face.
         """
-        parts = ["train", "val"] if train else ["val"]
-        for part in parts:
-            records = self.train() if part == "train" else self.val()
+        parts = {"train": self.train(), "val": self.val()} if train else {"val": self.val()}
+        for part, records in parts.items():
             if not any(len(record.boxes_xyxy) for record in records):
-                why = "; ".join(self._read()[part].remarks) or "check data.format and the labels"
+                why = "; ".join(self._parts[part].remarks) or "check data.format and the labels"
                 raise InputError(f"{self.root}: no face in the {len(records)} images of the {part} part: {why}")
-        warn_of_odd_boxes([self._records[part] for part in parts], BOXES[str(self.format)])
-        for remark in self._remarks + [f"{part}: {remark}" for part in parts for remark in self._read()[part].remarks]:
+        warn_of_odd_boxes(list(parts.values()), BOXES[self.format])
+        for remark in self._remarks + [f"{part}: {remark}" for part in parts for remark in self._parts[part].remarks]:
             say_once(f"data=folder: {remark}", self.root)
 
     def train(self) -> list[ImageRecord]:
@@ -327,20 +329,20 @@ class FolderSource:
         Raises:
             InputError: there are no labels at all.
         """
-        return [labels.inventory(part) for part, labels in self._read().items() if labels.images or labels.problems]
+        return [labels.inventory(part) for part, labels in self._parts.items() if labels.images or labels.problems]
 
-    def _check_format(self) -> None:
-        """Take the format that the folder has without doubt, where none is given."""
-        if self.format in FORMATS:
-            return
-        if self.format is None:
+    def _known_format(self, given: str | None) -> str:
+        """The given format, or the one that the folder has without doubt."""
+        if given in FORMATS:
+            return str(given)
+        if given is None:
             self._check_root()
-        found = self._found() if self.root.is_dir() else {}
-        if self.format is None and len(found) == 1:
-            ((self.format, example),) = found.items()
-            self._recognised = f"data.format={self.format} (recognised by {example})"
-            return
-        said = "is not given" if self.format is None else f"{self.format} is unknown"
+        found = self._found()
+        if given is None and len(found) == 1:
+            ((format, example),) = found.items()
+            self._recognised = f"data.format={format} (recognised by {example})"
+            return format
+        said = "is not given" if given is None else f"{given} is unknown"
         looks = " and ".join(f"{name} ({example})" for name, example in found.items())
         hint = f"{self.root} looks like {looks}" if found else f"no labels were found in {self.root}"
         raise InputError(f"data.format {said}: take data.format={'|'.join(FORMATS)}; {hint}")
@@ -350,69 +352,65 @@ class FolderSource:
             raise InputError(f"data.root={self.root} is not a directory; give the folder of the images and labels")
 
     def _found(self) -> dict[str, Path]:
-        return formats_found(self.root, {"train": self._train, "val": self._val})
+        return formats_found(self.root, self._given) if self.root.is_dir() else {}
+
+    @cached_property
+    def _parts(self) -> dict[str, PartLabels]:
+        """Both parts; an empty one where there is none."""
+        if self._recognised is not None:
+            say_once(f"data=folder: {self._recognised}", self.root)
+        self._check_root()
+        try:
+            return self._read()
+        except InputError as error:
+            found = self._found()
+            if not found or self.format in found or "looks like" in str(error):
+                raise
+            raise InputError(f"{error}; {self.root} looks like data.format={' or '.join(found)}") from error
 
     def _read(self) -> dict[str, PartLabels]:
-        """Both parts; an empty one where there is none."""
-        if self._parts is None:
-            if self._recognised is not None:
-                say_once(f"data=folder: {self._recognised}", self.root)
-            try:
-                self._parts = self._read_parts()
-            except InputError as error:
-                found = self._found() if self.root.is_dir() else {}
-                if not found or self.format in found or "looks like" in str(error):
-                    raise
-                raise InputError(f"{error}; {self.root} looks like data.format={' or '.join(found)}") from error
-        return self._parts
-
-    def _read_parts(self) -> dict[str, PartLabels]:
-        format = str(self.format)
-        self._check_root()
-        given = {"train": self._train, "val": self._val}
-        places = {part: find_place(self.root, format, part, own) for part, own in given.items()}
-        if places["train"] is None and places["val"] is None:
-            places["train"] = find_place(self.root, format, "all", {})
-        read = {
-            part: None if place is None else read_part(self.root, format, place, **self._options)
-            for part, place in places.items()
-        }
-        if read["train"] is None and read["val"] is None:
-            raise InputError(
-                f"{self.root} holds no labels in the layout of {FORMATS[format]}; set data.format to what the labels "
-                "are, or data.train.labels to where they are"
-            )
-        return self._divide(read["train"], read["val"])
-
-    def _divide(self, train: PartLabels | None, val: PartLabels | None) -> dict[str, PartLabels]:
-        train_list, val_list = self._train.get("images"), self._val.get("images")
-        share = self._val.get("share")
+        places = {part: find_place(self.root, self.format, part, own) for part, own in self._given.items()}
+        if not any(places.values()):
+            places["train"] = find_place(self.root, self.format, "all", {})
+        train, val = (
+            None if place is None else read_part(self.root, self.format, place, **self._options)
+            for place in places.values()
+        )
         if val is not None:
-            if share is not None:
+            if self._share is not None:
                 raise InputError(
-                    f"data.val.share={share}: {self.root} has a validation part ({val.folder}); leave the share out"
+                    f"data.val.share={self._share}: {self.root} has a validation part ({val.folder}); leave the share "
+                    "out"
                 )
-            own = self._listed(train or PartLabels(val.folder), train_list, "train")
-            return {"train": own, "val": self._listed(val, val_list, "val")}
-        assert train is not None
-        pile = self._listed(train, train_list, "train")
+            return {"train": self._listed(train or PartLabels(val.folder), "train"), "val": self._listed(val, "val")}
+        if train is None:
+            raise InputError(
+                f"{self.root} holds no labels in the layout of {FORMATS[self.format]}; set data.format to what the "
+                "labels are, or data.train.labels to where they are"
+            )
+        return self._divided(train)
+
+    def _divided(self, labels: PartLabels) -> dict[str, PartLabels]:
+        """A set without a validation part: by lists, else by a hash of the names."""
+        pile, val_list = self._listed(labels, "train"), self._given["val"].get("images")
         if val_list is not None:
-            if share is not None:
-                raise InputError(f"data.val.share={share} and data.val.images={val_list}: give one of them")
-            chosen = self._listed(train, val_list, "val")
-            ids = {image.image_id for image in chosen.images}
-            return {"train": pile if train_list is not None else _without(train, ids), "val": chosen}
-        share = DEFAULT_SHARE if share is None else float(share)
+            if self._share is not None:
+                raise InputError(f"data.val.share={self._share} and data.val.images={val_list}: give one of them")
+            chosen = self._listed(labels, "val")
+            listed = self._given["train"].get("images") is not None
+            return {"train": pile if listed else _without(pile, chosen.images), "val": chosen}
+        share = DEFAULT_SHARE if self._share is None else float(self._share)
         ids = carved(sorted({image.image_id for image in pile.images}), share)
         self._remarks.append(
             f"{self.root} has no validation part: {len(ids)} of {len(pile.images)} images ({share:.0%}, by a hash of "
             "their names) are validated on; data.val.share=… or data.val.images=LIST chooses others"
         )
         of_val = PartLabels(pile.folder, [image for image in pile.images if image.image_id in ids])
-        return {"train": _without(pile, ids), "val": of_val}
+        return {"train": _without(pile, of_val.images), "val": of_val}
 
-    def _listed(self, labels: PartLabels, images: Path | str | None, part: str) -> PartLabels:
-        """The images of a list, in its order."""
+    def _listed(self, labels: PartLabels, part: str) -> PartLabels:
+        """The images of the part's list, in its order; all where it has none."""
+        images = self._given[part].get("images")
         if images is None:
             return labels
         path = listed_path(Path(images), self.root)
@@ -436,7 +434,7 @@ class FolderSource:
 
     def _strict(self, part: str) -> list[ImageRecord]:
         if part not in self._records:
-            self._records[part] = strict_records(self._read()[part], part, self.root)
+            self._records[part] = strict_records(self._parts[part], part, self.root)
         return self._records[part]
 
 
@@ -456,5 +454,6 @@ def carved(image_ids: Sequence[str], share: float) -> set[str]:
     return set(ordered[: min(max(count, 1), len(ordered) - 1)])
 
 
-def _without(labels: PartLabels, image_ids: set[str]) -> PartLabels:
+def _without(labels: PartLabels, images: Sequence[LabelledImage]) -> PartLabels:
+    image_ids = {image.image_id for image in images}
     return replace(labels, images=[image for image in labels.images if image.image_id not in image_ids])
