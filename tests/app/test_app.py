@@ -11,7 +11,6 @@ import threading
 import time
 import urllib.error
 import urllib.request
-import zipfile
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
@@ -64,13 +63,13 @@ def address(detector: FaceDetector) -> Iterator[str]:
 
 
 def make_image(tmp_path: Path, scores: list[float]) -> PageImage:
-    """A grey image of 100 × 60 pixels with a face of 10 × 20 at (5 i, 2 i) for each score; shown at half its size."""
-    path = tmp_path / "grey.png"
+    """A gray image of 100 × 60 pixels with a face of 10 × 20 at (5 i, 2 i) for each score; shown at half its size."""
+    path = tmp_path / "gray.png"
     Image.fromarray(np.full((60, 100, 3), 128, np.uint8)).save(path)
     boxes_xyxy = torch.tensor([[5.0 * i, 2 * i, 5 * i + 10, 2 * i + 20] for i in range(len(scores))])
     shown = np.full((30, 50, 3), 128, np.uint8)
     faces = Detections(boxes_xyxy, torch.tensor(scores))
-    return PageImage("grey.png", path, 60, 100, shown, faces, "original", 0.001, 0.002)
+    return PageImage("gray.png", path, 60, 100, shown, faces, "original", 0.001, 0.002)
 
 
 # What the page shows of an image.
@@ -97,7 +96,7 @@ def test_the_threshold_filters_rows_json_and_drawing(tmp_path: Path) -> None:
     content = document([image], 0.4, "some_model")
     assert content["threshold"] == 0.4 and content["model"] == "some_model"
     [entry] = content["images"]
-    assert (entry["image"], entry["width"], entry["height"], entry["faces"]) == ("grey.png", 100, 60, 2)
+    assert (entry["image"], entry["width"], entry["height"], entry["faces"]) == ("gray.png", 100, 60, 2)
     assert entry["detections"][1] == {
         "x1": 5.0, "y1": 2.0, "x2": 15.0, "y2": 22.0, "width": 10.0, "height": 20.0, "score": 0.5,
     }  # fmt: skip
@@ -121,37 +120,13 @@ def test_a_redacted_image_hides_the_faces_that_count_and_shows_no_boxes(hopper: 
         redacted = drawn_whole(hopper, 0.5, kind, **LIMITS)
         assert redacted.shape == (600, 512, 3)  # no color bar
         np.testing.assert_array_equal(redacted[:80], original[:80])  # far from the face
-        # Neighbouring pixels of the face differ by a fraction of what they did: the detail is gone.
-        detail = [np.abs(np.diff(image[y1:y2, x1:x2].astype(int), axis=1)).mean() for image in (redacted, original)]
-        assert detail[0] < detail[1] / 3
+        assert (redacted[y1:y2, x1:x2] != original[y1:y2, x1:x2]).mean() > 0.8
         np.testing.assert_array_equal(drawn_whole(hopper, 0.9999, kind, **LIMITS), original)  # no face counts
 
 
-def test_an_upload_is_turned_upright_and_laid_over_white(detector: FaceDetector, tmp_path: Path) -> None:
-    """Grace Hopper lying on her side with the tag that says so, and as a PNG whose hidden colors are black."""
-    upright = Image.open(PHOTO)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise by 90° for viewing
-    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "lying.jpg", exif=exif, quality=95)
-    lying = detect_image(detector, tmp_path / "lying.jpg", "lying.jpg", "original", **LIMITS)
-    assert (lying.width, lying.height) == (512, 600)
-    assert lying.count(0.5) == 1
-    Image.fromarray(np.zeros((20, 30, 4), np.uint8)).save(tmp_path / "clear.png")
+def test_an_upload_is_laid_over_white(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((20, 30, 4), np.uint8)).save(tmp_path / "clear.png")  # its hidden colors are black
     assert (read_upload(tmp_path / "clear.png", "clear.png", **LIMITS)[0] == 255).all()
-
-
-def bad_files(folder: Path) -> dict[str, Path]:
-    cut, zipped, empty = folder / "cut.jpg", folder / "archive.jpg", folder / "empty.png"
-    cut.write_bytes(PHOTO.read_bytes()[:20_000])
-    with zipfile.ZipFile(zipped, "w") as archive:
-        archive.writestr("a.txt", "no image")
-    empty.write_bytes(b"")
-    wide = folder / "wide.png"
-    Image.new("L", (4000, 3000)).save(wide)
-    return {
-        "the file is cut short": cut, "not an image file": zipped, "the file is empty": empty,
-        "12 million pixels; at most 10": wide,
-    }  # fmt: skip
 
 
 # The page's functions, as Gradio calls them.
@@ -194,17 +169,18 @@ def test_a_large_image_is_told_a_better_protocol(actions: Any, tmp_path: Path) -
     assert summary.count(f"1 large image: {advice}") == 1
 
 
-def test_a_bad_image_is_a_message_in_the_page(actions: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as where it is not installed
-    heic = tmp_path / "phone.heic"
-    heic.write_bytes(b"\x00\x00\x00\x1cftypheic\x00\x00\x00\x00mif1heic" + bytes(100))
-    cases = {**bad_files(tmp_path), "HEIC needs a plug-in": heic, "no longer kept here": tmp_path / "gone.jpg"}
-    for reason, path in cases.items():
-        image, shown, summary, rows, content = actions.find(str(path), "original", 0.5, "none")
+def test_a_bad_image_is_a_message_in_the_page(actions: Any, tmp_path: Path) -> None:
+    (tmp_path / "cut.jpg").write_bytes(PHOTO.read_bytes()[:20_000])
+    Image.new("L", (4000, 3000)).save(tmp_path / "wide.png")
+    for reason, name in (
+        ("the file is cut short", "cut.jpg"), ("12 million pixels; at most 10", "wide.png"),
+        ("no longer kept here", "gone.jpg"),
+    ):  # fmt: skip
+        image, shown, summary, rows, content = actions.find(str(tmp_path / name), "original", 0.5, "none")
         assert image is None and shown is None and not rows and content is None
         assert 'role="alert"' in summary and reason in unescape(summary)
         # Its owner's name for it, not where uploads are.
-        assert path.name in summary and str(tmp_path) not in summary
+        assert name in summary and str(tmp_path) not in summary
     _, _, summary, _, _ = actions.find(None, "original", 0.5, "none")
     assert "Drop an image" in summary and "Several at a time: the next tab" in summary
 
@@ -220,7 +196,7 @@ def test_names_cannot_put_code_into_the_page(actions: Any, tmp_path: Path) -> No
 
 
 def test_several_images_are_counted_and_bad_ones_named(actions: Any, tmp_path: Path) -> None:
-    bad_files(tmp_path)
+    (tmp_path / "cut.jpg").write_bytes(PHOTO.read_bytes()[:20_000])
     twice = tmp_path / "twice.png"
     photo = np.asarray(Image.open(PHOTO))
     Image.fromarray(np.concatenate([photo, photo[:, ::-1]], axis=1)).save(twice)
@@ -336,7 +312,7 @@ def test_uploads_over_the_limit_and_files_of_this_computer_are_refused(address: 
     with pytest.raises(urllib.error.HTTPError) as caught:
         direct(f"{address}gradio_api/file={PHOTO}")
     assert caught.value.code in (403, 404)
-    with direct(address) as answer:  # and the server goes on
+    with direct(address) as answer:  # and the server continues
         assert answer.status == 200
 
 
@@ -393,7 +369,7 @@ def test_bad_keys_are_one_clear_line(word: str, message: str) -> None:
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_where_the_model_lies_is_not_shown(tmp_path: Path) -> None:
+def test_only_the_name_of_the_model_is_shown(tmp_path: Path) -> None:
     (tmp_path / "mine.onnx").touch()
     assert Settings(checkpoint=str(tmp_path / "mine.onnx")).model_name == "mine.onnx"
     assert Settings(checkpoint="organisation/name").model_name == "organisation/name"

@@ -11,7 +11,7 @@ PIXELS = {"gif": "rgb8"}
 
 
 def image_at(index, size_wh=(96, 64)):
-    """Frame ``index``: grey, with an orange bar of 12 pixels whose left edge is at 2 x index (modulo the width)."""
+    """Frame ``index``: gray, with an orange bar of 12 pixels whose left edge is at 2 x index (modulo the width)."""
     image = np.full((size_wh[1], size_wh[0], 3), 60, np.uint8)
     left = 2 * index % size_wh[0]
     image[:, left : left + 12] = (220, 120, 30)

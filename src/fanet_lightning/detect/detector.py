@@ -463,7 +463,7 @@ class FaceDetector:
         """Faces of one image, or of each of several.
 
         Args:
-            images: one image: a path, a PIL image, a uint8 array (H, W, 3), grey (H, W) or with alpha (H, W, 4), a
+            images: one image: a path, a PIL image, a uint8 array (H, W, 3), gray (H, W) or with alpha (H, W, 4), a
                 uint8 tensor (3, H, W) or (1, H, W); see :func:`fanet_lightning.detect.stream.image_rgb_of`. Or several
                 of any kind and size: a list, an iterator, an array (B, H, W, 3), a tensor (B, 3, H, W). Files of a
                 list are read while the network is busy with those before them.

@@ -365,10 +365,7 @@ class _Finder:
     ) -> Iterator[str]:
         """Names of all files below a folder, or of those that match a pattern; hidden ones and results are left out.
 
-        Args:
-            folder: where.
-            wanted: the parts of the pattern, from the folder where the walk begins.
-            within, seen: the parts of ``folder`` from there, and the folders above it.
+        ``within``: the parts of ``folder`` from where the walk began; ``seen``: the folders above it.
         """
         try:
             status = folder.stat()

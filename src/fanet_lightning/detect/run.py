@@ -193,7 +193,7 @@ def _detect_images(
 ) -> None:
     """Images are decoded ahead and written behind in threads, while the network works in the caller's.
 
-    An image that cannot be read is told and counted, and the rest goes on. On Ctrl-C those whose faces are found are
+    An image that cannot be read is told and counted, and the rest continues. On Ctrl-C those whose faces are found are
     still written.
     """
     most = IMAGES_PER_THREAD * workers
@@ -257,16 +257,9 @@ def _detect_video(
 def _filmed(
     item: Item, find_faces: FindFaces, out: Path, saving: Saving, options: VideoOptions, progress: Progress
 ) -> dict[str, Any]:
-    """Find the faces of every frame and write the video with them, and a line of JSON for each frame.
+    """Write a video with the faces of its frames, and a line of JSON for each; what the journal shall say of it.
 
-    ``images`` of ``saving`` stands for the written video, ``json`` for the lines per frame; ``txt`` and ``crops`` are
-    written for every frame in a folder of the video's name.
-
-    Returns:
-        What became of it, for the journal and the JSON.
-
-    Raises:
-        InputError: it cannot be opened.
+    ``images`` of ``saving`` stands for the written video, ``json`` for the lines; texts and crops are of every frame.
     """
     suffix = PurePosixPath(item.name).suffix.lower()
     suffix = suffix if suffix in CONTAINERS else ".mp4"

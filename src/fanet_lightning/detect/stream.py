@@ -61,7 +61,7 @@ def image_rgb_of(image: OneImage, channel_order: ChannelOrder = "rgb") -> Image8
 
     Args:
         image: a path or a ``PIL.Image.Image``, as :func:`fanet_lightning.data.images.read_image_rgb` takes it: every
-            mode, upright, transparency over white. Or an array, (H, W) or (H, W, 1) grey, (H, W, 3), (H, W, 4) with
+            mode, upright, transparency over white. Or an array, (H, W) or (H, W, 1) gray, (H, W, 3), (H, W, 4) with
             alpha, which is laid over white. Or a tensor (H, W), (1, H, W), (3, H, W) or (4, H, W) on any device. Both
             uint8.
         channel_order: of arrays and tensors.
@@ -285,7 +285,7 @@ def in_order(
     reading thread and, once more as many bytes, those that wait for others of their size.
 
     Args:
-        images: asked for the next one as reading goes on, in the caller's thread.
+        images: asked for the next one as reading continues, in the caller's thread.
         prepare_one: called in other threads.
         detect_alike: the faces of some images that have one size; called in the caller's thread.
         images_together: how many of the size of a given one ``detect_alike`` shall be given. Where it is 1, the faces

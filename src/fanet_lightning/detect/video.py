@@ -420,7 +420,7 @@ def _stream_kind(stream: Any) -> str:
 def _upright(frame: Any) -> tuple[Image8, bool]:
     """The frame as (H, W, 3) RGB, turned and mirrored as its display matrix says, and whether it lay on its side.
 
-    Phones film sideways and write the matrix.
+    Phones record sideways and write the matrix.
     """
     # Where a video does not say which color matrix it was made with, players go by its height, and so does this.
     unsaid = frame.colorspace == _UNSPECIFIED and frame.height >= _HD_HEIGHT
@@ -437,7 +437,7 @@ def _upright(frame: Any) -> tuple[Image8, bool]:
     elif b == 0 and c == 0:
         mirror_x, mirror_y = a < 0, d < 0
     else:
-        return image, False  # an angle that is no multiple of 90 degrees: left as it was filmed
+        return image, False  # an angle that is no multiple of 90 degrees: left as it was recorded
     return np.ascontiguousarray(image[:: -1 if mirror_y else 1, :: -1 if mirror_x else 1]), turned
 
 
@@ -745,7 +745,7 @@ class VideoWriter:
     def _finish(self) -> None:
         """Flush the encoders, add the sound up to the end of the last frame, and write the file's index."""
         if self._sound is not None:
-            # Sound may go on after the last image; a video that was cut short ends with its last frame.
+            # Sound may continue after the last image; a video that was cut short ends with its last frame.
             whole = self._reader.finished and self._reader.broken is None
             end = self._last_seconds + 1 / self._reader.frames_per_second
             self._sound.copy_until(float("inf") if whole else end)
