@@ -15,12 +15,9 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fanet_lightning.cli.provenance import TrainingImages
+from fanet_lightning.score.results import TITLES
 
 WIDER_FACE_HOMEPAGE = "http://shuoyang1213.me/WIDERFACE/"
-BENCHMARKS = {
-    "wider_face": "WIDER FACE", "synthetic": "synthetic faces", "fddb": "FDDB", "pascal_face": "PASCAL face",
-    "afw": "AFW", "coco": "COCO", "folder": "own data",
-}  # fmt: skip
 MEASURES = ("ap", "discrete", "continuous")
 # Words of an evaluation that do not change its numbers, or that are another's folders.
 _CIRCUMSTANCES = ("checkpoint", "out", "data.root", "data.val.images", "workers", "device", "resume", "attributes",
@@ -127,10 +124,10 @@ def model_card(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    environment.filters["of_benchmark"] = lambda data: BENCHMARKS.get(data, data)
+    environment.filters["of_benchmark"] = lambda data: TITLES.get(data, data)
     text = environment.get_template("card.md.jinja").render(
         name=name, heading=_heading(name, datasets, sets), sets=sets, recipe=recipe, training_images=training_images,
-        datasets=datasets, benchmarks=BENCHMARKS, homepage=WIDER_FACE_HOMEPAGE,
+        datasets=datasets, benchmarks=TITLES, homepage=WIDER_FACE_HOMEPAGE,
         images_seen=sum(len(part.image_ids) for part in training_images),
         of_val=any((part.data, part.split) == ("wider_face", "val") for part in training_images), **cost,
     )  # fmt: skip
@@ -184,7 +181,7 @@ def _rows(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _title(scores: Mapping[str, Any]) -> str:
-    benchmark, images = BENCHMARKS.get(scores["benchmark"], scores["benchmark"]), scores["images"]
+    benchmark, images = TITLES.get(scores["benchmark"], scores["benchmark"]), scores["images"]
     whole = scores.get("images_of_benchmark") or images
     part = f"{images:,} images" if whole == images else f"{images:,} of {whole:,} images"
     return f"{benchmark}, {part}, protocol {scores['protocol']}"

@@ -12,7 +12,6 @@ import shlex
 import string
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +32,7 @@ from fanet_lightning.cli.device import device_name, resolve_device
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.provenance import now
 from fanet_lightning.models.fanet import flops, inference_parameters, network_of
-from fanet_lightning.report.figures import canvas
+from fanet_lightning.report.figures import begun, canvas
 from fanet_lightning.report.html import data_uri, percent, points, render
 from fanet_lightning.report.runs import (
     LABELS,
@@ -502,11 +501,8 @@ def precision_recall(group: Group) -> Figure | None:
                 for number, curve in enumerate(curves):
                     mean = sum(other.ap for other in curves) / len(curves)
                     label = f"{LABELS.get(variant, variant)}  {100 * mean:.1f}" if number == 0 else None
-                    begun = curve.precision.cumsum() > 0  # before the first row precision is 0 by definition
-                    axis.plot(
-                        curve.recall[begun], curve.precision[begun], color=palette[variant],
-                        linewidth=1.5 if len(curves) == 1 else 0.9, label=label,
-                    )  # fmt: skip
+                    width = 1.5 if len(curves) == 1 else 0.9
+                    axis.plot(*begun(curve), color=palette[variant], linewidth=width, label=label)
             axis.set(xlim=(0, 1.005), ylim=(0, 1.02), xlabel="recall", title=setting)
             axis.legend(loc="lower left", frameon=False, fontsize=7.5, handlelength=1.4)
         axes[0].set_ylabel("precision")
@@ -625,7 +621,7 @@ class Part:
 
     ``letter``       A, B, …; empty where there is one group alone.
     ``differences``  (dotted key, value in the first group, value here); empty in the first group.
-    ``costs``        by variant, of every network that could be built.
+    ``costs``        by variant, of every network that could be built; the paper's variants first.
     ``figures``      by file name without extension; those that there is data for.
     """
 
@@ -662,6 +658,58 @@ class Part:
         states = [run.record.state for run in self.group.runs if run.variant not in VARIANTS]
         return len(states), states.count("failed")
 
+    @property
+    def legend(self) -> str:
+        """What stands behind a value of the ablation table."""
+        if len(self.seeds) > 1:
+            return "AP in %, mean ± standard deviation over seeds; with a single seed [95 % interval over images]."
+        if self.intervals_method is None:
+            return "AP in %."
+        return f"AP in % [95 % interval over images: {self.intervals_method}]."
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Data, protocol, recipe, seeds and devices, as far as they are known."""
+        settings, protocol = self.group.settings, self.group.protocol
+        devices = {str(run.record.train["device"]) for run in self.group.runs if run.record.train.get("device")}
+        words = {"epochs": "{} epochs", "batch_size": "batch {}", "input_size": "{} px"}
+        recipe = [text.format(settings[key]) for key, text in words.items() if key in settings]
+        width = settings.get("model", {}).get("width")
+        recipe += [f"width ×{width:g}"] if isinstance(width, int | float) and width != 1 else []
+        facts = {
+            "Data": self.group.data_label,
+            "Protocol": protocol if protocol == PAPER_PROTOCOL else f"{protocol} (paper: {PAPER_PROTOCOL})",
+            "Recipe": ", ".join(recipe),
+            "Seeds": ", ".join(map(str, self.seeds)),
+            "Trained on": "; ".join(sorted(devices)),
+        }
+        return {name: text for name, text in facts.items() if text}
+
+    @property
+    def best(self) -> dict[str, float | None]:
+        """By setting, the highest AP at the protocol of the runs."""
+        own = [row.ours for row in self.rows if row.protocol == self.group.protocol]
+        return {s: max((ours[s].value for ours in own if s in ours), default=None) for s in SETTINGS}
+
+    @property
+    def problems(self) -> list[str]:
+        """What of the report is incomplete, a line each."""
+        lines = [line for run in self.group.runs for line in run.problems]
+        lines += [line for _, line in self.group.left_out]
+        return lines + [f"{name}: the network cannot be built ({why})" for name, why in self.timing.refused.items()]
+
+    @property
+    def versions(self) -> dict[str, list[str]]:
+        """Package → its versions among the runs, Python first."""
+        found: dict[str, set[str]] = {}
+        for run in self.group.runs:
+            packages = run.record.made_by.get("packages")
+            own = {"Python": run.record.made_by.get("python"), **(packages if isinstance(packages, dict) else {})}
+            for name, version in own.items():
+                if version is not None:
+                    found.setdefault(str(name), set()).add(str(version))
+        return {name: sorted(versions) for name, versions in found.items()}
+
 
 def build_parts(found: Found, *, bootstrap: int, speed_passes: int, device: str) -> list[Part]:
     """Tables, costs and figures of every group, the largest first.
@@ -677,6 +725,7 @@ def build_parts(found: Found, *, bootstrap: int, speed_passes: int, device: str)
         rows, paper_steps = ablation_rows(group, resampler), steps(group, resampler)
         # The hierarchical loss adds heads that detection does not run: with and without it the network is the same.
         models = {run.variant: {**run.record.settings.get("model", {})} | {"hl": False} for run in group.runs}
+        models = {name: models[name] for name in sorted(models, key=[*VARIANTS, *models].index)}
         costs, timing = network_costs(models, speed_passes, device, known)
         figures = {
             "pr_curves": precision_recall(group),
@@ -712,7 +761,7 @@ def markdown(found: Found, parts: Sequence[Part]) -> str:
             blocks.append("Unlike A: " + ", ".join(f"{key}={b} (A: {a})" for key, a, b in part.differences))
         if part.group.warning:
             blocks.append(part.group.warning)
-        blocks.append(legend(part) + f" Paper: {SOURCE}.")
+        blocks.append(f"{part.legend} Paper: {SOURCE}.")
         blocks.append(markdown_rows(part.rows))
         blocks.append("The paper's steps, in points of AP:")
         blocks.append(markdown_steps(part.steps))
@@ -725,111 +774,41 @@ def page(found: Found, parts: Sequence[Part]) -> str:
     return render(
         Path(__file__).parent / "templates" / "report.html",
         found=found,
-        parts=[_view(part) for part in parts],
+        parts=parts,
         settings=SETTINGS,
         source=SOURCE,
         paper_protocol=PAPER_PROTOCOL,
         paper_speed=PAPER_SPEED,
         written=now(),
+        labels=LABELS,
+        alt=ALT,
+        data_uri=data_uri,
+        run_status=run_status,
+        images_seen=images_seen,
+        shared_settings=shared_settings,
+        command_of=command_of,
+        sweep_commands=lambda group: filter(
+            None, map(sweep_command, dict.fromkeys(run.folder.parent for run in group.runs))
+        ),
     )
 
 
-def _view(part: Part) -> dict[str, Any]:
-    group, runs = part.group, part.group.runs
-    own = [row for row in part.rows if row.protocol == group.protocol]
-    hard = {row.variant: row.ours["hard"].value for row in reversed(part.rows) if "hard" in row.ours}
-    variants = sorted(part.costs, key=lambda variant: VARIANTS.index(variant) if variant in VARIANTS else len(VARIANTS))
-    verdicts = Counter(result.verdict.kind for result in part.steps)
-    refused = part.timing.refused.items()
-    return {
-        "part": part,
-        "group": group,
-        "id": f"-{part.letter.lower()}" if part.letter else "",
-        "legend": legend(part),
-        "facts": [(name, text) for name, text in _facts(part).items() if text],
-        "any_status": any(row.status for row in part.rows),
-        "best": {s: max((row.ours[s].value for row in own if s in row.ours), default=None) for s in SETTINGS},
-        "several_seeds": len(part.seeds) > 1,
-        "steps": [part.steps[i : i + len(SETTINGS)] for i in range(0, len(part.steps), len(SETTINGS))],
-        "verdicts": {kind: verdicts[kind] for kind in VERDICT_COLORS},
-        "figures": {name: {"src": data_uri(figure), "alt": ALT[name]} for name, figure in part.figures.items()},
-        "costs": [
-            (LABELS.get(variant, variant), variant, part.costs[variant], hard.get(variant)) for variant in variants
-        ],
-        "runs": [_run_view(run) for run in runs],
-        "failed": [run for run in runs if run.record.state == "failed"],
-        "problems": [
-            *(line for run in runs for line in run.problems),
-            *(line for _, line in group.left_out),
-            *(f"{variant}: the network cannot be built ({why})" for variant, why in refused),
-        ],
-        "sweep_commands": list(filter(None, map(sweep_command, dict.fromkeys(run.folder.parent for run in runs)))),
-        "shared": shared_settings(group),
-        "versions": _versions(runs),
-        "commits": sorted({str(run.record.made_by.get("git_commit") or "not recorded") for run in runs}),
-        "commands": [(run.title, command) for run in runs if (command := _command(run))],
-    }
-
-
-def _facts(part: Part) -> dict[str, str]:
-    group, settings = part.group, part.group.settings
-    devices = {str(run.record.train["device"]) for run in group.runs if run.record.train.get("device")}
-    words = {"epochs": "{} epochs", "batch_size": "batch {}", "input_size": "{} px"}
-    recipe = [text.format(settings[key]) for key, text in words.items() if key in settings]
-    width = settings.get("model", {}).get("width")
-    recipe += [f"width ×{width:g}"] if isinstance(width, int | float) and width != 1 else []
-    other = "" if group.protocol == PAPER_PROTOCOL else f" (paper: {PAPER_PROTOCOL})"
-    return {
-        "Data": group.data_label,
-        "Protocol": f"{group.protocol}{other}",
-        "Recipe": ", ".join(recipe),
-        "Seeds": ", ".join(map(str, part.seeds)),
-        "Trained on": "; ".join(sorted(devices)),
-    }
-
-
-def _run_view(run: Run) -> dict[str, Any]:
+def images_seen(run: Run) -> int | None:
+    """Optimizer steps × batch size × accumulated batches; None where the record lacks one of them."""
     train, settings = run.record.train, run.record.settings
     accumulated = settings.get("trainer", {}).get("accumulate_grad_batches", 1)
     factors = (train.get("steps"), settings.get("batch_size"), accumulated)
-    return {
-        "run": run,
-        "label": LABELS.get(run.variant, run.variant),
-        "status": run_status(run, run.protocol) or "finished",
-        "train": train,
-        "images": math.prod(factors) if all(isinstance(factor, int) for factor in factors) else None,
-        "written": run.written.strftime("%Y-%m-%d %H:%M"),
-    }
+    return math.prod(factors) if all(isinstance(factor, int) for factor in factors) else None
 
 
-def _versions(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """(package, its versions among the runs), Python first."""
-    found: dict[str, set[str]] = {}
-    for run in runs:
-        packages = run.record.made_by.get("packages")
-        own = {"Python": run.record.made_by.get("python"), **(packages if isinstance(packages, dict) else {})}
-        for name, version in own.items():
-            if version is not None:
-                found.setdefault(str(name), set()).add(str(version))
-    return [(name, sorted(versions)) for name, versions in found.items()]
-
-
-def _command(run: Run) -> str | None:
+def command_of(run: Run) -> str | None:
+    """The run's command line, to be typed in a shell."""
     words = run.record.made_by.get("command")
     if not isinstance(words, list) or not words:
         return None
     first, *rest = [str(word) for word in words]
     start = ["python", "-m", "fanet_lightning.train"] if Path(first).name in ("train.py", "__main__.py") else [first]
     return shlex.join([*start, *rest])
-
-
-def legend(part: Part) -> str:
-    """What stands behind a value of the ablation table."""
-    if len(part.seeds) > 1:
-        return "AP in %, mean ± standard deviation over seeds; with a single seed [95 % interval over images]."
-    if part.intervals_method is None:
-        return "AP in %."
-    return f"AP in % [95 % interval over images: {part.intervals_method}]."
 
 
 def _letter(number: int) -> str:

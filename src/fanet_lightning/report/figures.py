@@ -242,54 +242,62 @@ def precision_recall_figure(
     characters, lines = label_lines([*runs, *named], len(settings), layout)
     lines += published is not None and len(named) < len(published_methods(split))
 
-    def legend(name: str, ap: float) -> str:
-        return "\n".join(textwrap.wrap(label(name, ap), characters))
-
     with panels(len(settings), title=title, note="\n".join(notes), legend_lines=lines, layout=layout) as (figure, axes):
         for axis, setting in zip(axes, settings, strict=True):
             grey: list[Line2D] = []
+            shown = []
             if published is not None:
-                others = [name for name in published_methods(split) if name not in named]
-                for name in others:
+                known = published_methods(split)
+                for name in (others := [name for name in known if name not in named]):
                     precision, recall = published_curve(name, split, setting)
                     grey += axis.plot(recall, precision, color="0.82", linewidth=0.5, zorder=1.5, clip_on=False)
                 for line in grey[:1]:
                     line.set_label(f"{len(others)} other published methods")
-            shown = []
-            for index, name in enumerate(named):
-                precision, recall = published_curve(name, split, setting)
-                ap = published_methods(split)[name][setting]
-                (line,) = axis.plot(
-                    recall,
-                    precision,
-                    color="0.2" if index < len(_PUBLISHED_DASHES) else "0.55",
-                    linestyle=_PUBLISHED_DASHES[index % len(_PUBLISHED_DASHES)],
-                    linewidth=1.0,
-                    zorder=1.8,
-                    clip_on=False,
-                    label=legend(f"{name} (published)" if name in runs else name, ap),
-                )
-                shown.append((ap, line))
+                for index, name in enumerate(named):
+                    precision, recall = published_curve(name, split, setting)
+                    ap, text = known[name][setting], f"{name} (published)" if name in runs else name
+                    color = "0.2" if index < len(_PUBLISHED_DASHES) else "0.55"
+                    dashes = _PUBLISHED_DASHES[index % len(_PUBLISHED_DASHES)]
+                    style = {"color": color, "linestyle": dashes, "linewidth": 1.0, "zorder": 1.8, "clip_on": False}
+                    shown.append(_Line(ap, label(text, ap), recall, precision, style))
             for index, (name, curves) in enumerate(runs.items()):
                 if setting in curves:
                     curve = curves[setting]
-                    # Before the first detection precision is 0 by definition, or 0 / 0.
-                    begun = np.cumsum(np.nan_to_num(curve.precision)) > 0
-                    (line,) = axis.plot(
-                        curve.recall[begun],
-                        curve.precision[begun],
-                        **line_style(index),
-                        label=legend(name, curve.ap),
-                        clip_on=False,
+                    shown.append(
+                        _Line(curve.ap, label(name, curve.ap), *begun(curve), {**line_style(index), "clip_on": False})
                     )
-                    shown.append((curve.ap, line))
             axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="Recall", ylabel="Precision")
             if settings != ["all"]:
                 axis.set_title(setting, parse_math=False)
-            # Stable, so that runs of equal AP keep their order; those without a face come last.
-            shown.sort(key=lambda pair: -pair[0] if np.isfinite(pair[0]) else np.inf)
-            legend_below(axis, [line for _, line in shown] + grey[:1])
+            _plot_lines(axis, shown, characters, also=grey[:1])
     return figure
+
+
+def begun(curve: Curve) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Recall and precision from the first detection on: before it precision is 0 by definition, or 0 / 0."""
+    drawn = np.cumsum(np.nan_to_num(curve.precision)) > 0
+    return curve.recall[drawn], curve.precision[drawn]
+
+
+class _Line(NamedTuple):
+    value: float
+    text: str
+    x: npt.NDArray[np.float64]
+    y: npt.NDArray[np.float64]
+    style: dict[str, Any]
+
+
+def _plot_lines(
+    axis: Axes, lines: Sequence[_Line], characters: int, *, also: Sequence[Line2D] = (), title: str | None = None
+) -> None:
+    """Curves with their legend by descending value, that of ``also`` below."""
+    drawn: list[tuple[float, Line2D]] = []
+    for value, text, x, y, style in lines:
+        (line,) = axis.plot(x, y, label="\n".join(textwrap.wrap(text, characters)), **style)
+        drawn.append((value, line))
+    # Stable, so that runs of equal value keep their order; those without a face come last.
+    drawn.sort(key=lambda pair: -pair[0] if np.isfinite(pair[0]) else np.inf)
+    legend_below(axis, [*(line for _, line in drawn), *also], title)
 
 
 SCORES = ("discrete", "continuous")
@@ -357,18 +365,14 @@ def roc_figure(
     characters, lines = label_lines([*runs], len(SCORES), layout)
     with panels(len(SCORES), title=title, note=note, legend_lines=lines + 1, layout=layout) as (figure, axes):
         for axis, score in zip(axes, SCORES, strict=True):
-            shown = []
-            for index, (name, curves) in enumerate(runs.items()):
-                if score in curves:
-                    curve = curves[score]
-                    rate = curve.at(limit)
-                    (line,) = axis.plot(
-                        curve.false_positives,
-                        curve.true_positive_rate,
-                        **line_style(index),
-                        label="\n".join(textwrap.wrap(f"{name} {rate:.4f}", characters)),
-                    )
-                    shown.append((rate, line))
+            shown = [
+                _Line(
+                    (rate := own[score].at(limit)), f"{name} {rate:.4f}", own[score].false_positives,
+                    own[score].true_positive_rate, line_style(index),
+                )
+                for index, (name, own) in enumerate(runs.items())
+                if score in own
+            ]  # fmt: skip
             longest = max(float(curve.false_positives.max()) for own in runs.values() for curve in own.values())
             axis.set(xlim=(0, longest or 1 if math.isinf(limit) else limit), ylim=(0, 1), title=f"{score} score")
             if scale == "log":
@@ -377,8 +381,7 @@ def roc_figure(
                 axis.xaxis.set_major_locator(MaxNLocator(5))
                 axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
             axis.set(xlabel="False positives", ylabel="True-positive rate")
-            shown.sort(key=lambda pair: -pair[0])
-            legend_below(axis, [line for _, line in shown], head)
+            _plot_lines(axis, shown, characters, title=head)
     return figure
 
 

@@ -16,15 +16,15 @@ from fanet_lightning.report.figures import STYLE
 
 
 def render(template: Path, **content: Any) -> str:
-    """The template with its content; ``{{ source("page.css") }}`` in it is a file next to it, as it stands."""
+    """The template with its content; ``{{ inline("base.css") }}`` is a file next to it, or next to ours."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(template.parent),
+        loader=(loader := jinja2.FileSystemLoader([template.parent, Path(__file__).parent / "templates"])),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["source"] = lambda name: Markup((template.parent / name).read_text(encoding="utf-8"))
+    environment.globals["inline"] = lambda name: Markup(loader.get_source(environment, name)[0])
     filters: dict[str, Callable[[Any], str]] = {
         "thousands": "{:,}".format,
         # Names of files may hold bytes that are no text; a page is text.

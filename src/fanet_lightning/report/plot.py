@@ -24,12 +24,9 @@ from fanet_lightning.report.figures import (
     wider_label,
 )
 from fanet_lightning.score.coco import read_coco_curves
+from fanet_lightning.score.results import TITLES
 from fanet_lightning.score.wider_face.benchmark import CURVES_FILE, read_curves
 
-TITLES = {
-    "wider_face": "WIDER FACE", "synthetic": "synthetic faces", "fddb": "FDDB", "pascal_face": "PASCAL face",
-    "afw": "AFW", "coco": "COCO", "folder": "own data",
-}  # fmt: skip
 # What must be the same before curves may stand in one figure: another number of faces is another question. Of the rules
 # those that a person chooses; a fitted transform differs from detector to detector.
 SAME = ("images", "faces")

@@ -18,6 +18,11 @@ from fanet_lightning.cli.files import check_names_free, matching_names, replaced
 from fanet_lightning.score.bootstrap import Interval, interval_of
 from fanet_lightning.score.inputs import DetectionsByImage
 
+# Benchmark, as scores.json names it → its name for people.
+TITLES = {
+    "wider_face": "WIDER FACE", "synthetic": "synthetic faces", "fddb": "FDDB", "pascal_face": "PASCAL face",
+    "afw": "AFW", "coco": "COCO", "folder": "own data",
+}  # fmt: skip
 # measure ("ap", "discrete", …) → setting ("easy", "all", "1000", …) → number.
 Values = Mapping[str, Mapping[str, float]]
 # The same keys → (B,) float64, one value per resample; NaN where a resample has none.
