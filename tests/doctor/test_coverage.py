@@ -20,7 +20,7 @@ from fanet_lightning.doctor.coverage import BUCKET_EDGES, Coverage, SizedImage, 
 from fanet_lightning.ops.anchors import SIZES, STRIDES, AnchorGrid
 from fanet_lightning.ops.matching import window_side
 from fanet_lightning.ops.structures import Targets
-from tests.ops.matching_oracle import match_slowly
+from tests.ops.oracles import match_slowly
 
 POLICIES: list[dict[str, Any]] = [
     {},

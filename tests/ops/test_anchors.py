@@ -1,17 +1,12 @@
 """Anchors, against numbers worked out by hand (FANet §3.3)."""
 
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fanet_lightning.ops.anchors import SIZES, STRIDES, AnchorGrid
-
-
-def grid_for(height: int, width: int) -> AnchorGrid:
-    return AnchorGrid(tuple((math.ceil(height / stride), math.ceil(width / stride)) for stride in STRIDES))
+from tests.ops.helpers import grid_for
 
 
 def test_the_training_size() -> None:

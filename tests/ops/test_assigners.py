@@ -13,8 +13,8 @@ from fanet_lightning.ops.assigners import assign_atss, assign_simota
 from fanet_lightning.ops.boxes import encode
 from fanet_lightning.ops.matching import Matches
 from fanet_lightning.ops.structures import HeadOutput, Targets
-from tests.ops.assignment_oracle import atss_slowly, simota_slowly
 from tests.ops.helpers import ON_AN_ANCHOR, ONE_MAP, faces_in, grid_for, random_faces, random_heads
+from tests.ops.oracles import atss_slowly, simota_slowly
 
 Assign = Callable[[AnchorGrid, Targets, int], Matches]
 

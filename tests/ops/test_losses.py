@@ -11,31 +11,13 @@ from torch import Tensor
 
 from fanet_lightning.ops.boxes import decode
 from fanet_lightning.ops.losses import IOU_LOSSES, focal_loss, iou_loss, quality_focal_loss
+from tests.ops.oracles import slow_focal, slow_iou_loss, slow_quality_focal
 
 TORCHVISION = {
     "giou": torchvision.ops.generalized_box_iou_loss,
     "diou": torchvision.ops.distance_box_iou_loss,
     "ciou": torchvision.ops.complete_box_iou_loss,
 }
-
-
-def slow_focal(margins: list[float], positive: list[bool], alpha: float, gamma: float) -> float:
-    """Lin et al. 2017, eq. 5, one anchor at a time."""
-    total = 0.0
-    for margin, face in zip(margins, positive, strict=True):
-        p = 1 / (1 + math.exp(-margin))
-        p_t, alpha_t = (p, alpha) if face else (1 - p, 1 - alpha)
-        total -= alpha_t * (1 - p_t) ** gamma * math.log(p_t)
-    return total
-
-
-def slow_quality_focal(margins: list[float], quality: list[float], beta: float) -> float:
-    """Li et al. 2020, eq. 3, one anchor at a time."""
-    total = 0.0
-    for margin, y in zip(margins, quality, strict=True):
-        p = 1 / (1 + math.exp(-margin))
-        total -= abs(y - p) ** beta * ((1 - y) * math.log(1 - p) + y * math.log(p))
-    return total
 
 
 def test_focal_by_hand() -> None:
@@ -103,24 +85,6 @@ def test_extreme_margins_stay_finite(gamma: float) -> None:
             losses.append(focal_loss(leaf, torch.full((7,), bool(value)), gamma=gamma))
         for loss in losses:
             assert loss.isfinite() and torch.autograd.grad(loss, leaf)[0].isfinite().all()
-
-
-def slow_iou_loss(kind: str, first: list[float], second: list[float]) -> float:
-    """The papers' definitions for one pair of boxes that are not empty, in double precision."""
-    (ax1, ay1, ax2, ay2), (bx1, by1, bx2, by2) = first, second
-    common = max(0.0, min(ax2, bx2) - max(ax1, bx1)) * max(0.0, min(ay2, by2) - max(ay1, by1))
-    union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - common
-    hull_width, hull_height = max(ax2, bx2) - min(ax1, bx1), max(ay2, by2) - min(ay1, by1)
-    iou = common / union
-    if kind == "giou":
-        hull = hull_width * hull_height
-        return 1 - (iou - (hull - union) / hull)
-    apart = ((ax1 + ax2) / 2 - (bx1 + bx2) / 2) ** 2 + ((ay1 + ay2) / 2 - (by1 + by2) / 2) ** 2
-    loss = 1 - iou + apart / (hull_width**2 + hull_height**2)
-    if kind == "ciou":
-        v = 4 / math.pi**2 * (math.atan((bx2 - bx1) / (by2 - by1)) - math.atan((ax2 - ax1) / (ay2 - ay1))) ** 2
-        loss += v * v / (1 - iou + v) if v else 0
-    return loss
 
 
 def random_boxes(count: int, seed: int) -> Tensor:

@@ -14,7 +14,7 @@ from fanet_lightning.ops.boxes import cxcywh_to_xyxy, pairwise_iou
 from fanet_lightning.ops.matching import candidates, match, window_side
 from fanet_lightning.ops.structures import Targets
 from tests.ops.helpers import ONE_MAP, faces_in, grid_for, random_faces
-from tests.ops.matching_oracle import match_slowly, seen_anchors
+from tests.ops.oracles import match_slowly, seen_anchors
 
 
 def assert_follows_the_rule(
