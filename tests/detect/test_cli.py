@@ -478,7 +478,7 @@ def test_large_images_and_videos_are_told(
     assert main(["source=photos", "save=json", "out=a", "protocol=original"]) == 0
     said = capsys.readouterr()
     assert said.err.splitlines()[-1] == (
-        "1 image and 1 video are larger than 1,000 pixels on the shorter side: with protocol=original faces over some "
+        "2 inputs are larger than 1,000 pixels on the shorter side: with protocol=original faces over some "
         "400 pixels are missed; try protocol=short640"
     )
     assert main(["source=photos", "save=json", "out=a", "protocol=original"]) == 0  # done already

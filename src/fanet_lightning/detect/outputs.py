@@ -98,27 +98,27 @@ def write_image(out: Path, found: FoundImage, saving: Saving) -> list[str]:
     if "images" in saving.save:
         files.append(f"{IMAGES}/{_image_name(item)}")
         write_file(out, files[-1], encoded(saving.shown(image_rgb, faces), PurePosixPath(files[-1]).suffix, profile))
-    if "txt" in saving.save:
-        files.append(f"{TEXTS}/{item.stem}.txt")
-        # A name that is no text for the system is given back as the bytes it is.
-        text = faces.to_wider(PurePosixPath(item.stem).name).encode("utf-8", "surrogateescape")
-        write_file(out, files[-1], text)
-    if "crops" in saving.save:
-        files += write_crops(out, f"{CROPS}/{item.stem}", image_rgb, faces, saving, profile)
-    return files
+    return files + write_parts(out, item.stem, image_rgb, faces, saving, profile)
 
 
-def write_crops(
-    out: Path, prefix: str, image_rgb: Image8, found: Detections, saving: Saving, profile: bytes = b""
+def write_parts(
+    out: Path, stem: str, image_rgb: Image8, found: Detections, saving: Saving, profile: bytes = b""
 ) -> list[str]:
-    """One JPEG a face, ``<prefix>_<number from 0>_<score>.jpg``, best first; of a redacted image, redacted."""
-    boxes_xyxy, scores = found.numpy()
-    shown = image_rgb if saving.redact is None else redact(image_rgb, boxes_xyxy, saving.redact)
+    """Text and crops of an image or a frame, as far as they are wanted; the files, relative to ``out``.
+
+    Crops: one JPEG a face, ``<stem>_<number from 0>_<score>.jpg``, best first; of a redacted image, redacted.
+    """
     files = []
-    for number, (box, score) in enumerate(zip(boxes_xyxy, scores, strict=True)):
-        name = f"{prefix}_{number}_{score:.2f}.jpg"
-        write_file(out, name, encoded(crop(shown, box), ".jpg", profile))
-        files.append(name)
+    if "txt" in saving.save:
+        files.append(f"{TEXTS}/{stem}.txt")
+        # A name that is no text for the system is given back as the bytes it is.
+        write_file(out, files[-1], found.to_wider(PurePosixPath(stem).name).encode("utf-8", "surrogateescape"))
+    if "crops" in saving.save:
+        boxes_xyxy, scores = found.numpy()
+        shown = image_rgb if saving.redact is None else redact(image_rgb, boxes_xyxy, saving.redact)
+        for number, (box, score) in enumerate(zip(boxes_xyxy, scores, strict=True)):
+            files.append(f"{CROPS}/{stem}_{number}_{score:.2f}.jpg")
+            write_file(out, files[-1], encoded(crop(shown, box), ".jpg", profile))
     return files
 
 

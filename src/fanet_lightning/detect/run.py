@@ -20,18 +20,15 @@ from fanet_lightning.detect.detector import FaceDetector
 from fanet_lightning.detect.inputs import JOURNAL_FILE, RESULT_FOLDERS, Item, Limits, Loaded, Sources, decoded, load
 from fanet_lightning.detect.multiscale import LARGE_SHORTER_SIDE, build_protocol, full_settings, too_large_for
 from fanet_lightning.detect.outputs import (
-    CROPS,
     FRAMES,
-    TEXTS,
     UNFINISHED,
     VIDEOS,
     FoundImage,
     Results,
     Saving,
-    write_crops,
-    write_file,
     write_image,
     write_json,
+    write_parts,
 )
 from fanet_lightning.detect.stream import Progress, in_threads
 from fanet_lightning.detect.video import CONTAINERS, OTHER_VIDEO, Frame, VideoReader, VideoWriter, left_out_note
@@ -326,13 +323,7 @@ def _write_frame(
         line = {"frame": frame.index, "time_seconds": frame.time_seconds, "boxes_xyxy": boxes_xyxy.tolist(),
                 "scores": scores.tolist()}  # fmt: skip
         lines.write(json.dumps(line) + "\n")
-    name, files = f"frame_{frame.index:06d}", []
-    if "txt" in saving.save:
-        files.append(f"{TEXTS}/{stem}/{name}.txt")
-        write_file(out, files[0], faces.to_wider(name).encode())
-    if "crops" in saving.save:
-        files += write_crops(out, f"{CROPS}/{stem}/{name}", frame.image_rgb, faces, saving)
-    return files
+    return write_parts(out, f"{stem}/frame_{frame.index:06d}", frame.image_rgb, faces, saving)
 
 
 def _opening(sources: Sources, results: Results, done: int) -> str:
@@ -356,13 +347,11 @@ def _opening(sources: Sources, results: Results, done: int) -> str:
 
 def _hint_at_size(protocol: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]) -> None:
     name = protocol.get("name")
-    large = [bool(entry.get("video")) for entry in entries if too_large_for(name, entry["width"], entry["height"])]
+    large = sum(too_large_for(name, entry["width"], entry["height"]) for entry in entries)
     if large:
-        kinds = ((len(large) - sum(large), "image"), (sum(large), "video"))
-        number = " and ".join(counted(count, kind) for count, kind in kinds if count)
-        print(f"{number} {'is' if len(large) == 1 else 'are'} larger than {LARGE_SHORTER_SIDE:,} pixels on the shorter "
-              f"side: with protocol={name} faces over some 400 pixels are missed; try protocol={DEFAULT_PROTOCOL}",
-              file=sys.stderr)  # fmt: skip
+        print(f"{counted(large, 'input')} {'is' if large == 1 else 'are'} larger than {LARGE_SHORTER_SIDE:,} pixels on "
+              f"the shorter side: with protocol={name} faces over some 400 pixels are missed; try "
+              f"protocol={DEFAULT_PROTOCOL}", file=sys.stderr)  # fmt: skip
 
 
 @contextmanager
