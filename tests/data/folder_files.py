@@ -1,8 +1,9 @@
 """Small sets in COCO's, YOLO's, PASCAL VOC's and WIDER's layout, written by hand and not by the project's writers."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -104,3 +105,15 @@ def one_line(error: InputError | str) -> str:
     text = str(error)
     assert "\n" not in text
     return text
+
+
+class Told(NamedTuple):
+    """What a verb has printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+
+# The fixture ``tell``.
+Tell = Callable[..., Told]

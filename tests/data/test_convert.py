@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,7 +13,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.data.folder.convert import convert
+from fanet_lightning.data.folder.convert import convert, main
 from fanet_lightning.data.folder.source import FolderSource
 from fanet_lightning.data.records import Inventory
 from fanet_lightning.data.sources import WiderFaceSource
@@ -27,6 +25,7 @@ from tests.data.folder_files import (
     WIDTH,
     WRITERS,
     Face,
+    Tell,
     one_line,
     write_coco,
     write_image,
@@ -233,22 +232,21 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     write_coco(tmp_path / "coco", {"train": TRAIN, "val": VAL})
     source, out = FolderSource(tmp_path / "coco", "coco"), tmp_path / "out"
 
-    def refusal(place: Path, **options: bool) -> str:
+    def refusal(place: Path) -> str:
         with pytest.raises(InputError) as error:
-            convert(source, "voc", place, **options)
+            convert(source, "voc", place, overwrite=True)
         return one_line(error.value)
 
     convert(source, "voc", out)
-    assert "holds an earlier conversion" in refusal(out)
     (out / "Annotations" / "stale.xml").touch()
     convert(source, "voc", out, overwrite=True)
     assert not (out / "Annotations" / "stale.xml").exists()
     (out / "notes.txt").touch()
-    assert "notes.txt" in refusal(out, overwrite=True)
+    assert "notes.txt" in refusal(out)
     (out / "notes.txt").unlink()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
-    assert "holds something else" in refusal(tmp_path / "mine", overwrite=True)
+    assert "holds something else" in refusal(tmp_path / "mine")
     # A conversion of a conversion into itself would remove what it reads.
     own = FolderSource(out, "voc")
     with pytest.raises(InputError, match="which is to be converted"):
@@ -277,34 +275,29 @@ def test_names_that_no_label_file_can_hold(tmp_path: Path) -> None:
         convert(FolderSource(tmp_path / "yolo", "yolo"), "wider", tmp_path / "out")
 
 
-def run(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "fanet_lightning.convert", *words], cwd=cwd, capture_output=True, text=True, timeout=300
-    )
-
-
-def test_command_line(tmp_path: Path) -> None:
+def test_command_line(tmp_path: Path, tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
     WRITERS["voc"](tmp_path / "mine", {"train": TRAIN, "val": VAL})
-    words = ("data=folder", "data.root=mine", "data.format=voc", "to=yolo")
-    done = run(*words, "out=out", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == [
+    monkeypatch.chdir(tmp_path)
+    words = ("data.format=voc", "to=yolo")
+    done = tell(main, Path("mine"), *words, "out=out")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines() == [
         "train: 3 images, 3 faces, 0 ignored boxes",
         "val: 2 images, 1 faces, 0 ignored boxes",
         "ignored boxes left out: 1",
         "written: out; read it with data=folder data.root=out data.format=yolo",
     ]
-    for extra, expected in (
-        (("out=out",), "out=out holds an earlier conversion"),
-        (("out=new", "images=move"), "images=move is unknown"),
-        (("out=new", "to=tfrecord"), "to=tfrecord is unknown"),
-        (("out=new", "data.format=coco"), "looks like data.format=voc"),
+    for root, extra, expected in (
+        ("mine", ("out=out",), "out=out holds an earlier conversion"),
+        ("mine", ("out=new", "images=move"), "images=move is unknown"),
+        ("mine", ("out=new", "to=tfrecord"), "to=tfrecord is unknown"),
+        ("mine", ("out=new", "data.format=coco"), "looks like data.format=voc"),
         # What convert has made itself: its record with the labels is no COCO file.
-        (("data.root=out", "out=new", "data.format=coco"), "out looks like data.format=yolo"),
-        (("out=new", "overwrite=perhaps"), "overwrite=perhaps is neither true nor false"),
-        ((), "out=… must be given"),
+        ("out", ("out=new", "data.format=coco"), "out looks like data.format=yolo"),
+        ("mine", ("out=new", "overwrite=perhaps"), "overwrite=perhaps is neither true nor false"),
+        ("mine", (), "out=… must be given"),
     ):
-        refused = run(*words, *extra, cwd=tmp_path)
-        assert refused.returncode == 2 and refused.stdout == ""
-        assert expected in refused.stderr and refused.stderr.count("\n") == 1
+        refused = tell(main, Path(root), *words, *extra)
+        assert refused.code == 2 and refused.out == ""
+        assert expected in refused.err and refused.err.count("\n") == 1
     assert not (tmp_path / "new").exists()

@@ -5,13 +5,11 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from fanet_lightning.cli.main import run as run_verb
 from fanet_lightning.data.folder.convert import main as convert
 from fanet_lightning.doctor.__main__ import main as doctor
 from tests.data.folder_files import (
@@ -21,6 +19,7 @@ from tests.data.folder_files import (
     WIDTH,
     WRITERS,
     Face,
+    Tell,
     write_coco,
     write_image,
     write_voc,
@@ -76,29 +75,6 @@ def test_train_and_evaluate(place: str, tmp_path: Path) -> None:
     assert names and all(str(name).startswith(place) for name in names)
 
 
-class Told:
-    """What a verb has printed, and its exit code."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def tell(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Told]:
-    """Run a verb on a folder as its command line does."""
-
-    def of(verb: Callable[[list[str]], int], root: Path, *words: str) -> Told:
-        argv = ["data=folder", f"data.root={root}", *words]
-        monkeypatch.setattr(sys, "argv", ["fanet_lightning", *argv])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            run_verb(verb)
-        told = capsys.readouterr()
-        return Told(int(left.value.code or 0), told.out, told.err)
-
-    return of
-
-
 def converted(out: Path, part: str = "train") -> dict[str, tuple[tuple[int, int], list[list[float]]]]:
     """Size and boxes x y w h of each image of a conversion to COCO."""
     content = json.loads((out / "annotations" / f"instances_{part}.json").read_text())
@@ -134,9 +110,7 @@ SHOWN = {
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
 @pytest.mark.parametrize("format", ["coco", "voc"])
-def test_photos_labelled_as_they_are_stored(
-    format: str, suffix: str, tmp_path: Path, tell: Callable[..., Told]
-) -> None:
+def test_photos_labelled_as_they_are_stored(format: str, suffix: str, tmp_path: Path, tell: Tell) -> None:
     WRITERS[format](tmp_path / "mine", {"train": {f"o{number}": STORED for number in SHOWN}, "val": VAL})
     for number in SHOWN:
         (path,) = (tmp_path / "mine").rglob(f"o{number}.jpg")
@@ -158,7 +132,7 @@ def test_photos_labelled_as_they_are_stored(
 
 
 @pytest.mark.parametrize("format", ["coco", "voc"])
-def test_photos_whose_size_cannot_tell(format: str, tmp_path: Path, tell: Callable[..., Told]) -> None:
+def test_photos_whose_size_cannot_tell(format: str, tmp_path: Path, tell: Tell) -> None:
     """They follow the others where these agree, and are taken as shown otherwise."""
     faces = dict.fromkeys(("turned", "down", "plain"), STORED)
     root = tmp_path / "mine"
@@ -187,7 +161,7 @@ def test_photos_whose_size_cannot_tell(format: str, tmp_path: Path, tell: Callab
     ("size_wh", "orientation"), [((100, 50), 1), ((400, 200), 6), ((100, 200), 1), ((200, 101), 1)]
 )
 def test_labels_of_another_size(
-    format: str, size_wh: tuple[int, int], orientation: int, tmp_path: Path, tell: Callable[..., Told]
+    format: str, size_wh: tuple[int, int], orientation: int, tmp_path: Path, tell: Tell
 ) -> None:
     root = tmp_path / "mine"
     WRITERS[format](root, {"train": {"a": STORED, "b": STORED}, "val": VAL})
@@ -219,7 +193,7 @@ ODD: dict[str, list[Face]] = {
 
 
 @pytest.mark.parametrize("format", list(ODD))
-def test_boxes_of_another_convention(format: str, tmp_path: Path, tell: Callable[..., Told]) -> None:
+def test_boxes_of_another_convention(format: str, tmp_path: Path, tell: Tell) -> None:
     # A sound box among them does not hide them.
     train = {"a": ODD[format], "b": [*ODD[format], (20.0, 10.0, 40.0, 50.0, False, "face")]}
     WRITERS[format](tmp_path / "mine", {"train": train, "val": VAL})
@@ -235,7 +209,7 @@ def test_boxes_of_another_convention(format: str, tmp_path: Path, tell: Callable
     assert "label_convention" not in kinds(tmp_path / "doctor2")
 
 
-def test_odd_boxes_in_the_official_layout(tmp_path: Path, tell: Callable[..., Told]) -> None:
+def test_odd_boxes_in_the_official_layout(tmp_path: Path, tell: Tell) -> None:
     """data=wider_face reads lists, too: x1 y1 x2 y2 in them."""
     rows = {"0--A/a.jpg": "100 20 140 60", "0--A/b.jpg": "120 50 160 90"}
     for split in ("train", "val"):
@@ -248,7 +222,7 @@ def test_odd_boxes_in_the_official_layout(tmp_path: Path, tell: Callable[..., To
     assert told.code == 0 and told.err.count("warning: ") == 1 and "4 of 4 boxes" in told.err
 
 
-def test_sides_where_corners_belong(tmp_path: Path, tell: Callable[..., Told]) -> None:
+def test_sides_where_corners_belong(tmp_path: Path, tell: Tell) -> None:
     """VOC with x y w h: xmax and ymax are then what is called w and h."""
     rows: list[Face] = [(100, 40, -70, -10, False, "face"), (60, 50, -40, -20, False, "face")]
     write_voc(tmp_path / "mine", {"train": {"a": rows}, "val": VAL})
@@ -257,7 +231,7 @@ def test_sides_where_corners_belong(tmp_path: Path, tell: Callable[..., Told]) -
     assert tell(doctor, tmp_path / "mine", "page=false", "workers=1", f"out={tmp_path / 'doctor'}").code == 1
 
 
-def test_letter_case_of_suffixes_and_hidden_files(tmp_path: Path, tell: Callable[..., Told]) -> None:
+def test_letter_case_of_suffixes_and_hidden_files(tmp_path: Path, tell: Tell) -> None:
     own = dict.fromkeys(("a", "b", "c"), STORED)
     for format, write in WRITERS.items():
         root = tmp_path / format
@@ -287,7 +261,7 @@ def test_letter_case_of_suffixes_and_hidden_files(tmp_path: Path, tell: Callable
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16-le", "utf-32"])
-def test_labels_in_any_unicode(encoding: str, tmp_path: Path, tell: Callable[..., Told]) -> None:
+def test_labels_in_any_unicode(encoding: str, tmp_path: Path, tell: Tell) -> None:
     for format, write in WRITERS.items():
         root = tmp_path / format
         write(root, {"train": {"a": STORED}, "val": VAL})
@@ -311,9 +285,7 @@ def test_labels_in_any_unicode(encoding: str, tmp_path: Path, tell: Callable[...
         ("gbk", "utf-8-sig", "t\u00eate"),  # the mark says what it is
     ],
 )
-def test_voc_declares_its_encoding(
-    declared: str, encoding: str, name: str, tmp_path: Path, tell: Callable[..., Told]
-) -> None:
+def test_voc_declares_its_encoding(declared: str, encoding: str, name: str, tmp_path: Path, tell: Tell) -> None:
     write_voc(tmp_path / "mine", {"train": {"a": [(10, 5, 20, 20, False, name)]}, "val": {"e": STORED}})
     path = tmp_path / "mine" / "Annotations" / "a.xml"
     text = f"<?xml version='1.0' encoding='{declared}'?>\n" + path.read_text()
@@ -329,7 +301,7 @@ def test_voc_declares_its_encoding(
         assert told.code == 2 and "a.xml" in told.err and told.err.count("\n") == 1
 
 
-def test_a_format_is_recognised_or_asked_for(tmp_path: Path, tell: Callable[..., Told]) -> None:
+def test_a_format_is_recognised_or_asked_for(tmp_path: Path, tell: Tell) -> None:
     write_coco(tmp_path / "mine", {"train": TRAIN, "val": VAL})
     told = tell(doctor, tmp_path / "mine", "page=false", "workers=1", f"out={tmp_path / 'doctor'}")
     assert told.out.count("data.format=coco") == 1 and "instances_train.json" in told.out
