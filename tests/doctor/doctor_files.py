@@ -78,7 +78,7 @@ def plant(root: Path) -> None:
         for seed, image_id in enumerate(faces):
             save(image_path(root, split, image_id), scene(seed + (100 if split == "val" else 0)))
     labels = root / "wider_face_split" / "wider_face_train_bbx_gt.txt"
-    # A row that nobody understands, and an image named twice, the second time with another face.
+    # A row that is no label, and an image named twice, the second time with another face.
     text = labels.read_text() + "0--A/odd.jpg\n2\n" + " ".join(map(str, FACE)) + "\n10 twenty 30 40 0 0 0 0 0 0\n"
     labels.write_text(text + "0--A/first.jpg\n1\n70 70 20 20 0 0 0 0 0 0\n")
     save(image_path(root, "train", "0--A/odd"), scene(60))

@@ -111,21 +111,22 @@ def test_parts_that_share_a_folder_name_an_unlabelled_image_once(format: str, tm
 
 
 @pytest.mark.parametrize(
-    "word",
-    ["data=fddb", "images=perhaps", "fix=1", "near_bits=17", "near_bits=-1", "workers=-1", "worst=many",
-     "threshold=2.0", "imgaes=true"],
+    ("words", "expected"),
+    [
+        *((word, word.partition("=")[0]) for word in (
+            "images=perhaps", "fix=1", "near_bits=17", "near_bits=-1", "workers=-1", "worst=many", "threshold=2.0",
+            "imgaes=true",
+        )),
+        ("data=fddb", "FDDB|doctor"), ("data.root=nowhere", "no WIDER FACE here"), ("out=FILE/out", "not a folder"),
+    ],
 )  # fmt: skip
-def test_bad_keys(planted: Path, tmp_path: Path, word: str) -> None:
-    with pytest.raises(InputError, match="FDDB|doctor" if word == "data=fddb" else word.partition("=")[0]):
-        main([f"data.root={planted}", f"out={tmp_path / 'out'}", word])
-
-
-def test_no_data_and_no_place(tmp_path: Path, planted: Path) -> None:
-    with pytest.raises(InputError, match="no WIDER FACE here"):
-        run(tmp_path / "nowhere", tmp_path / "out")
+def test_bad_words(planted: Path, tmp_path: Path, words: str, expected: str) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="is not a folder"):
-        run(planted, tmp_path / "file" / "out")
+    given = {"data.root": str(planted), "out": str(tmp_path / "out")}
+    key, _, value = words.partition("=")
+    given[key] = value.replace("FILE", str(tmp_path / "file"))
+    with pytest.raises(InputError, match=expected):
+        main([f"{key}={value}" for key, value in given.items()])
 
 
 @pytest.mark.parametrize("name", ["findings.csv", "doctor.json", "page/index.txt"])

@@ -42,20 +42,15 @@ def test_a_sound_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("decode", [False, True])
 def test_broken_files_are_told_apart(tmp_path: Path, decode: bool) -> None:
     whole = save(tmp_path / "a.jpg", scene(1)).read_bytes()
-    contents = {
-        "empty_file": b"",
-        "not_image": b"<html>Please log in</html>",
-        "truncated": whole[: len(whole) * 2 // 3],
-    }
-    for kind, content in contents.items():
-        path = tmp_path / f"{kind}.jpg"
+    path = tmp_path / "b.jpg"
+    for content, kind in (
+        (whole, ""), (b"", "empty_file"), (b"<html>Please log in</html>", "not_image"),
+        (whole[: len(whole) * 2 // 3], "truncated"), (whole[:12], "truncated"),
+    ):  # fmt: skip
         path.write_bytes(content)
         assert examine_file(path, decode).trouble == kind
-    header = tmp_path / "header.jpg"
-    header.write_bytes(whole[:12])
-    assert examine_file(header, decode).trouble == "truncated"
-    assert examine_file(tmp_path / "a.jpg", decode).trouble == ""
     assert examine_file(tmp_path, decode).trouble == "unreadable"
+    assert {examine_file(own / "c.jpg", decode).trouble for own in (tmp_path, path)} == {"missing_image"}
 
 
 def test_a_thumbnail_inside_does_not_hide_that_a_file_was_cut(tmp_path: Path) -> None:
@@ -97,7 +92,7 @@ def test_orientation_turns_size_and_thumbnail(tmp_path: Path) -> None:
 
 
 def test_damage_that_the_decoder_passes_over(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """An end marker in the middle of the data: the rest of the picture is filled up, and only a line says so."""
+    """An end marker in the middle of the data: the rest of the image is filled up, and only a line says so."""
     path = save(tmp_path / "a.jpg", scene(1))
     content = bytearray(path.read_bytes())
     assert examine_file(path, decode=True).damage == ""
@@ -195,7 +190,7 @@ def test_edited_copies_are_near_and_others_are_not(tmp_path: Path, edit: str) ->
 
 
 def test_strangers_with_the_same_light_are_no_copies() -> None:
-    # The same fall of light, other detail: the pictures correlate, their details do not.
+    # The same fall of light, other detail: the images correlate, their details do not.
     rng = np.random.default_rng(0)
     light = 128 + 60 * np.cos(np.pi * np.arange(32) / 32) * np.ones((32, 1))
     pair = np.stack([light + cv2.GaussianBlur(rng.normal(0, 40, (32, 32)), (0, 0), 1) for _ in range(2)])

@@ -3,8 +3,6 @@
 import html
 import json
 import re
-import shutil
-import subprocess
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -22,8 +20,8 @@ from fanet_lightning.doctor.coverage import SizedImage, coverage, range_label, w
 from fanet_lightning.doctor.page import SIDE, write_page, write_tile
 from fanet_lightning.ops.anchors import STRIDES, AnchorGrid
 from fanet_lightning.ops.boxes import cxcywh_to_xyxy, pairwise_iou
+from tests.report.browser import dom_of, needs_chromium
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 KINDS = [
     Kind("truncated", "error", "The file was cut off.", "Fetch it <again>.", fixable=True),
     Kind("near_leak", "warning", "Nearly the same.", "Look at both."),
@@ -147,7 +145,7 @@ def test_tiles_without_an_image_say_so(tmp_path: Path) -> None:
         Finding("unlabelled_image", "train", "", cut, "no label speaks of it"),
     ]
     text = written(tmp_path / "page", Report("T", [*KINDS, unlabelled], findings))
-    tiles = re.findall(r'<figure class="sheet( blank)?">(.*?)</figure>', text, re.DOTALL)
+    tiles = re.findall(r'<figure class="drawing( blank)?">(.*?)</figure>', text, re.DOTALL)
     # The image in every tile that is not blank, the reason in every one that is, and a drawn area for both.
     assert [bool(blank) for blank, _ in tiles] == [True, True, False, True, False, True]
     for blank, tile in tiles:
@@ -308,21 +306,12 @@ def in_browser(index: Path, script: str, width: int = 1280) -> Any:
     """What a script at the end of the page leaves in the title; nothing may be logged."""
     text = index.read_text(encoding="utf-8")
     index.write_text(text.replace("</body>", f"<script>\n{script}\n</script></body>"), encoding="utf-8")
-    done = subprocess.run(
-        [
-            str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={index.parent / 'profile'}",
-            f"--window-size={width},1500", "--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom",
-            index.as_uri(),
-        ],
-        capture_output=True, text=True, timeout=300, check=True,
-    )  # fmt: skip
-    assert "CONSOLE" not in done.stderr, done.stderr
-    found = re.search(r"<title>(.*?)</title>", done.stdout)
+    found = re.search(r"<title>(.*?)</title>", dom_of(index, width=width))
     assert found
     return json.loads(html.unescape(found[1]))
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt install chromium)")
+@needs_chromium
 @pytest.mark.slow
 def test_in_a_browser(report: Report, tmp_path: Path) -> None:
     """Filters and order of the list of findings."""
@@ -353,7 +342,7 @@ document.title = JSON.stringify(seen);"""
     assert seen["sections"] == ["kind-label_tiny"]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt install chromium)")
+@needs_chromium
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 640])
 def test_long_names_stay_within_the_page(width: int, tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_the_command_line_writes_page_table_and_figures(tmp_path: Path) -> None:
         assert [text.split("[")[0] for text in row.texts("ours")] == [f"{100 * ap[s]:.1f}" for s in SETTINGS]
     speeds = [row for row in page_read.rows("speed") if "data-variant" in row.attributes]
     assert all(float(row.cells[3][1]) > 0 for row in speeds) and len(speeds) == 7
-    # Nothing is fetched: figures lie inside, links lead to places on the page.
+    # Nothing is fetched: figures are inside, links lead to places on the page.
     assert len(page_read.links) == 4
     assert all(link.startswith("data:image/svg+xml;base64,") for link in page_read.links)
     assert not re.search(r"@import|url\(|<link|src=\"http", (out / "report.html").read_text())
@@ -415,7 +415,7 @@ def evaluation(quality: float, seed: int) -> Evaluation:
 
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_intervals_are_those_of_the_bootstrap(seeds: int) -> None:
-    """Each run is resampled once here and combined afterwards; the bootstrap resamples both sides anew."""
+    """Each run is resampled once here and combined afterwards; the bootstrap resamples both sides again."""
     after = {seed: evaluation(0.8, seed) for seed in range(seeds)}
     before = {seed: evaluation(0.7, seed) for seed in range(seeds)}
     resampler = Resampler(60)

@@ -3,8 +3,6 @@
 import html
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,9 +15,9 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.report.error_gallery import MAX_ROWS, write_error_gallery
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions
+from tests.report.browser import dom_of, needs_chromium
 
 A, B, C = "0--Parade/a", "1--<b>Riot & Co</b>/b", "2--Rest/c"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture
@@ -91,7 +89,7 @@ def test_data_of_the_page(truth: GroundTruth, rows: Predictions, pictures: Path,
     assert data["pictures"][2]["file"] is None
     assert max(cv2.imread(str(tmp_path / "errors" / "pictures" / "0001.jpg")).shape) == 1024
     assert max(cv2.imread(str(tmp_path / "errors" / "pictures" / "0002.jpg")).shape) == 300
-    # Names are text, not markup; what loads is beside the page.
+    # Names are text, not markup; what loads is next to the page.
     text = page.index.read_text()
     assert "A &lt;run&gt;" in text and "<b>Riot" not in text
     assert not re.search(r'(src|href)="(https?:)?//', text)
@@ -164,19 +162,14 @@ def test_counts_start_at_the_best_f1_in_the_scale_of_the_scores(tmp_path: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt install chromium)")
+@needs_chromium
 def test_in_a_browser(truth: GroundTruth, rows: Predictions, pictures: Path, tmp_path: Path) -> None:
     page = write_error_gallery(tmp_path / "errors", truth, rows, title="T", images_root=pictures)
 
     def opened(state: str) -> str:
-        command = [
-            str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}",
-            "--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom", f"{page.index.as_uri()}#{state}",
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
-        assert "CONSOLE" not in done.stderr, done.stderr
-        assert 'data-ready="true"' in done.stdout
-        return done.stdout
+        dom = dom_of(page.index, state)
+        assert 'data-ready="true"' in dom
+        return dom
 
     def counts(dom: str) -> dict[str, int]:
         buttons = [tag for tag in re.findall(r"<button[^>]*>", dom) if "data-kind=" in tag and "data-count=" in tag]
@@ -190,14 +183,14 @@ def test_in_a_browser(truth: GroundTruth, rows: Predictions, pictures: Path, tmp
     high = counts(opened("threshold=0.88"))
     assert (high["hit"], high["background"], high["duplicate"]) == (2, 0, 0)
     assert high["missed"] + high["near"] == 3
-    # Filters leave the pictures that have such an error.
+    # Filters leave the images that have such an error.
     dom = opened("threshold=0.6&kind=background")
     assert re.findall(r'data-image="([^"]*)"', dom.split('id="list"')[1])[0] == html.escape(B, quote=False)
     assert "1 of 3 images" in dom
     assert "2 of 3 images" not in dom
     crops = opened("threshold=0.6&view=crops&kind=missed")
     assert re.search(r'<section[^>]*data-kind="missed"[^>]*data-count="1"', crops)
-    # A link to one box marks that box, and none where the filter has taken its picture away.
+    # A link to one box marks that box, and none where the filter has taken its image away.
     assert 'class="focus"' in opened(f"threshold=0.6&image={quote(A, safe='')}&box=f2&zoom=4")
     assert 'class="focus"' not in opened(f"threshold=0.6&kind=background&image={quote(A, safe='')}&box=f0&show=found")
     # What an attribute leaves: the face with heavy blur, and no row, since none is next to it.

@@ -258,11 +258,7 @@ def _decoder_remarks() -> Iterator[list[str]]:
     OpenCV does not look. Other lines are passed on.
     """
     remarks: list[str] = []
-    try:
-        kept = os.dup(2)
-    except OSError:  # a process without that stream
-        yield remarks
-        return
+    kept = os.dup(2)
     sys.stderr.flush()
     with tempfile.TemporaryFile() as file:
         os.dup2(file.fileno(), 2)
@@ -358,21 +354,18 @@ def box_faults(boxes_xyxy: Boxes, ignored: Mask, frame_wh: Size | None) -> BoxFa
         frame_wh: width and height of the image as it is read, or None where they are unknown: then no box is outside.
     """
     finite = np.asarray(np.isfinite(boxes_xyxy).all(axis=1))
-    not_finite = ~finite
-    boxes = np.where(not_finite[:, None], 0.0, boxes_xyxy)
+    boxes = np.where(finite[:, None], boxes_xyxy, 0.0)
     sides = boxes[:, 2:] - boxes[:, :2]
-    sound = finite.copy()
-    without_area: Mask = sound & (sides <= 0).any(axis=1)
-    sound &= ~without_area
-    outside = np.zeros_like(sound)
-    partly = np.zeros_like(sound)
+    without_area: Mask = finite & (sides <= 0).any(axis=1)
+    sound = finite & ~without_area
+    outside = partly = np.zeros_like(sound)
     if frame_wh is not None:
         outside = sound & ((boxes[:, :2] >= frame_wh) | (boxes[:, 2:] <= 0)).any(axis=1)
         partly = sound & ~outside & (overrun_pixels(boxes, frame_wh) > TOLERANCE_PIXELS)
     sound &= ~outside
     tiny = sound & ~partly & ~ignored & (sides < TINY_PIXELS).any(axis=1)
     doubled = _doubled(boxes, sound, ignored)
-    return BoxFaults(not_finite, without_area, outside, partly & ~doubled, tiny & ~doubled, doubled)
+    return BoxFaults(~finite, without_area, outside, partly & ~doubled, tiny & ~doubled, doubled)
 
 
 def overrun_pixels(boxes_xyxy: Boxes, frame_wh: Size) -> npt.NDArray[np.float64]:

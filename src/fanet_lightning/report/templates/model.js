@@ -110,7 +110,7 @@ function passes(box, state) {
   return true;
 }
 
-// The boxes of a picture at the state's threshold, as { kind, box }, those of the filters alone.
+// The boxes of a image at the state's threshold, as { kind, box }, those of the filters alone.
 function boxesOf(picture, state) {
   if (state.event && picture.event !== state.event) return [];
   const boxes = [];
@@ -134,7 +134,7 @@ function errorsIn(counts, kind) {
   return kind ? counts[kind] : ERRORS.reduce((sum, own) => sum + counts[own], 0);
 }
 
-// The pictures that the state lists, each with its counts. Without a filter even those without an error are there.
+// The images that the state lists, each with its counts. Without a filter even those without an error are there.
 function listed(state) {
   const filtered = state.kind || FILTERS.some(({ key }) => state[key]);
   const entries = PICTURES.map((picture) => ({ picture, counts: countsOf(boxesOf(picture, state)) }))
@@ -145,7 +145,7 @@ function listed(state) {
   return entries;
 }
 
-// Errors of one kind over all listed pictures: faces by height, rows by score, the worst first.
+// Errors of one kind over all listed images: faces by height, rows by score, the worst first.
 function worst(entries, state, kind) {
   const found = entries.flatMap(({ picture }) =>
     boxesOf(picture, state).filter((own) => own.kind === kind).map(({ box }) => ({ picture, kind, box })));

@@ -1,4 +1,4 @@
-// The document: controls, list, picture, crops. Every change goes through the state and draws again.
+// The document: controls, list, image, crops. Every change goes through the state and draws again.
 "use strict";
 
 const CROPS_AT_ONCE = 48;
@@ -6,12 +6,12 @@ const $ = (id) => document.getElementById(id);
 let state = readState(location.hash);
 let entries = [];
 let cropsShown = {};
-// What stands on the stage. The drawing stays while only boxes change, or the picture would flicker under the slider.
+// What stands on the stage. The drawing stays while only boxes change, or the image would flicker under the slider.
 let stage = { number: null, svg: null, boxes: null };
 
 function go(change) {
   state = { ...state, ...change };
-  // Another picture is seen whole again.
+  // Another image is seen whole again.
   if ("image" in change && !("box" in change)) Object.assign(state, { box: "", zoom: 1 });
   history.replaceState(null, "", writeState(state));
   draw();
@@ -121,11 +121,11 @@ function drawPicture() {
   $("notes").textContent = notes.join(" ");
   $("place").textContent = `${currentPlace() + 1} / ${entries.length}`;
   $("zoom").textContent = state.zoom === 1 ? "fit" : `${Number(state.zoom.toFixed(1))} ×`;
-  // After the texts, whose height decides how much is left for the picture.
+  // After the texts, whose height decides how much is left for the image.
   fit(picture, moved);
 }
 
-// The whole picture at zoom 1; where the zoom or the picture is new, the box asked for or the centre in the middle.
+// The whole image at zoom 1; where the zoom or the image is new, the box asked for or the centre in the middle.
 function fit(picture, moved) {
   const frame = $("stage");
   const [width, height] = picture.size;

@@ -1,4 +1,4 @@
-// Boxes on pictures, drawn as SVG in the pixels of the original picture.
+// Boxes on images, drawn as SVG in the pixels of the original image.
 "use strict";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -38,7 +38,7 @@ function rectangle(box, name) {
   return element("rect", { x: box.x, y: box.y, width: Math.max(box.w, 0.5), height: Math.max(box.h, 0.5), class: name });
 }
 
-// A dark line under each coloured one keeps it visible on any picture.
+// A dark line under each colored one keeps it visible on any image.
 function drawn(own, focus = false) {
   const group = element("g", { class: `box ${own.kind}`, "data-kind": own.kind });
   if (focus) group.append(rectangle(own.box, "focus"));
@@ -70,7 +70,7 @@ function boxesView(picture, state) {
   return group;
 }
 
-// A box belongs to the picture that the state names, which a filter may have taken out of the list.
+// A box belongs to the image that the state names, which a filter may have taken out of the list.
 function focusOf(picture, state) {
   const match = picture.id === state.image && /^([fr])(\d+)$/.exec(state.box);
   return match ? (match[1] === "f" ? picture.faces : picture.rows)[Number(match[2])] ?? null : null;
