@@ -47,7 +47,7 @@ def faces(names: list[str]) -> dict[str, list[Face]]:
 
 @pytest.mark.parametrize("place", ["", pytest.param("two/deep/", marks=pytest.mark.slow)])
 def test_train_and_evaluate(place: str, tmp_path: Path) -> None:
-    """Images may lie in the folder itself or in folders of folders; the latter are evaluated anew as well."""
+    """Images may be in the folder itself or in folders of folders; the latter are evaluated again as well."""
     write_yolo(tmp_path / "mine", {"train": faces([f"{place}{number}" for number in range(8)])})
     # A photo as telephones take it, and one that is no JPEG.
     images = tmp_path / "mine" / "images" / "train" / place

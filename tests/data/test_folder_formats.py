@@ -154,13 +154,13 @@ def test_yolo_without_any_label_file_is_a_mistake(tmp_path: Path) -> None:
 def test_yolo_roboflow_and_side_by_side(tmp_path: Path) -> None:
     for part in ("train", "valid"):
         write_image(tmp_path / "robo" / part / "images" / "a.jpg")
-        write_image(tmp_path / "beside" / part / "a.jpg")
+        write_image(tmp_path / "together" / part / "a.jpg")
         (tmp_path / "robo" / part / "labels").mkdir()
-        for path in (tmp_path / "robo" / part / "labels" / "a.txt", tmp_path / "beside" / part / "a.txt"):
+        for path in (tmp_path / "robo" / part / "labels" / "a.txt", tmp_path / "together" / part / "a.txt"):
             path.write_text("0 0.5 0.5 0.5 0.5\n")
     (tmp_path / "robo" / "data.yaml").write_text("train: ../train/images\nval: ../valid/images\nnames: [face]\n")
-    (tmp_path / "beside" / "train" / "classes.txt").write_text("face\n")
-    for name in ("robo", "beside"):
+    (tmp_path / "together" / "train" / "classes.txt").write_text("face\n")
+    for name in ("robo", "together"):
         source = FolderSource(tmp_path / name, "yolo")
         source.check()
         assert source.train()[0].boxes_xyxy.tolist() == [[50, 25, 150, 75]]

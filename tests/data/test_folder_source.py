@@ -110,7 +110,7 @@ def test_given_labels_and_folders(tmp_path: Path) -> None:
     assert "nothere.json does not exist" in refusal(tmp_path / "set", "coco", train={"labels": "nothere.json"})
     assert "data.train.folder=" in refusal(tmp_path / "set", "coco", train={"labels": "mine.json", "folder": "no"})
     assert "data.train.labels=…" in refusal(tmp_path / "set", "coco", train={"folder": "images"})
-    # A YOLO set whose labels lie elsewhere.
+    # A YOLO set whose labels are elsewhere.
     write_yolo(tmp_path / "yolo", {"train": TRAIN, "val": VAL})
     (tmp_path / "yolo" / "labels" / "train").rename(tmp_path / "yolo" / "marks")
     moved = FolderSource(tmp_path / "yolo", "yolo", train={"labels": "marks", "folder": "images/train"})
@@ -243,7 +243,7 @@ def test_a_part_without_a_face(tmp_path: Path) -> None:
         ({"train": {"lables": "x"}}, "data.train.lables=x is not known"),
         ({"val": {"share": 1.5}}, "data.val.share=1.5"),
         ({"val": {"share": 0.1, "images": "x"}}, "has a validation part"),
-        ({"colour": 1}, "data=folder"),
+        ({"color": 1}, "data=folder"),
     ],
 )
 def test_options_that_are_none(options: dict[str, object], expected: str, tmp_path: Path) -> None:

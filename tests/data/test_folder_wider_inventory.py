@@ -130,7 +130,7 @@ def test_lists_and_absent_parts(tmp_path: Path) -> None:
         WiderFaceSource(tmp_path).inventories()
 
 
-def test_drawn_faces(tmp_path: Path) -> None:
+def test_synthetic_faces(tmp_path: Path) -> None:
     source = SyntheticSource(tmp_path, train_images=3, val_images=2, image_width=[64, 64], image_height=[64, 64])
     inventories = source.inventories()
     assert [(own.part, len(own.images), own.problems, own.unlabelled) for own in inventories] == [

@@ -169,7 +169,7 @@ def test_adobe_rgb_transform(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("exif", [False, True])
-def test_truncated_jpeg_is_never_half_a_picture(tmp_path: Path, progressive: bool, exif: bool) -> None:
+def test_truncated_jpeg_is_never_half_an_image(tmp_path: Path, progressive: bool, exif: bool) -> None:
     block = Image.Exif()
     block[0x0112] = 1
     noise = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
@@ -289,7 +289,7 @@ def test_real_images_decode_as_pillow_does(shared_data: Path) -> None:
         np.testing.assert_array_equal(read_image_rgb(path), np.asarray(Image.open(path)))
 
 
-def test_the_end_marker_of_a_thumbnail_is_not_the_pictures(tmp_path: Path) -> None:
+def test_the_end_marker_of_a_thumbnail_is_not_the_images(tmp_path: Path) -> None:
     thumbnail = io.BytesIO()
     Image.fromarray(gradient(8, 8)).save(thumbnail, "JPEG")
     assert b"\xff\xd9" in thumbnail.getvalue()

@@ -454,7 +454,7 @@ class SyntheticSource(WiderFaceSource):
         check_writable(self._root, "data.root")
 
     def benchmark(self) -> WiderFaceBenchmark:
-        return WiderFaceBenchmark(name="synthetic", title="drawn faces")
+        return WiderFaceBenchmark(name="synthetic", title="synthetic faces")
 
 
 SOURCES: dict[str, Callable[..., FaceSource]] = {

@@ -200,7 +200,6 @@ def main(argv: list[str]) -> int:
     options = plain(config)
     images = "none" if options["images"] is None else options["images"]
     out = Path(str(options["out"]))
-    _check_options(options["to"], images, out, options["overwrite"])
     source = build_source(**options["data"])
     record = convert(source, options["to"], out, images=images, overwrite=options["overwrite"])
     print("\n".join(_report(record, out, source.name in ("wider_face", "synthetic"))))

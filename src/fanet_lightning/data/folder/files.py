@@ -74,7 +74,7 @@ class ImageFiles:
 def label_files(folder: Path, suffix: str) -> dict[str, Path]:
     """Files below a folder by their relative name without ``suffix``, which may be in any letter case; sorted.
 
-    Of two that differ in its letter case alone, the second keeps it in its name, so that none is lost.
+    Of two that differ in its letter case alone, the second keeps it in its name, so that it is not lost.
     """
     found: dict[str, Path] = {}
     names = [name for name in walk_files(folder) if name.lower().endswith(suffix)]

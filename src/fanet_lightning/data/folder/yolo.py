@@ -122,15 +122,9 @@ def _holds_images(folder: Path) -> bool:
 
 
 def label_folder(place: Place) -> Path:
-    """The folder of the text files: the one given, or the images' with "labels" for the last "images", or the same.
-
-    Raises:
-        InputError: the folder given is none.
-    """
+    """The folder of the text files: the one given, or the images' with "labels" for the last "images", or the same."""
     assert place.folder is not None
     if place.labels != place.folder:
-        if not place.labels.is_dir():
-            raise InputError(f"{place.labels} is not a directory; data.format=yolo reads a folder of .txt files")
         return place.labels
     parts = list(place.folder.parts)
     for position in range(len(parts) - 1, -1, -1):
