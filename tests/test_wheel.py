@@ -44,6 +44,12 @@ def run(site: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_configuration_comes_from_inside_the_wheel(site: Path, tmp_path: Path) -> None:
     done = run(site, tmp_path, "-c", "from fanet_lightning.cli.config import config_dir; print(config_dir())")
     assert Path(done.stdout.strip()) == site / "fanet_lightning" / "conf"
+    program = (
+        "import numpy as np, fanet_lightning; detector = fanet_lightning.FaceDetector.from_pretrained(); "
+        "detector.detect(np.zeros((64, 64, 3), np.uint8)); print(detector.source)"
+    )
+    done = run(site, tmp_path, "-c", program)
+    assert Path(done.stdout.strip()).parent == site / "fanet_lightning/models/shipped", done.stderr
     assert (site / "fanet_lightning/py.typed").is_file()
     assert (site / "fanet_lightning/score/wider_face/published_curves/wider_face.npz").is_file()
     assert (site / "fanet_lightning/report/templates/index.html.jinja").is_file()

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from fanet_lightning.cli.errors import InputError
@@ -19,28 +18,14 @@ from fanet_lightning.data.datamodule import (
     SampleKey,
     TrainBatchSampler,
     TrainDataset,
-    TrainLoader,
     TrainSample,
     collate_train,
 )
 from fanet_lightning.data.images import UnreadableImage, read_image_rgb
 from fanet_lightning.data.sources import SyntheticSource, WiderFaceSource
 from fanet_lightning.data.transforms import TestScale, TrainAugment, sample_seed
+from tests.data.helpers import SIZE, Recorder, Shift, epoch_of, module_of, signature, trainer
 from tests.data.wider_files import numbered, write_wider
-
-SIZE = 32
-
-
-class Shift:
-    """Its outcome shows its seed: a crop at a drawn place, and the seed itself in the first pixels."""
-
-    size = SIZE
-
-    def __call__(self, image: np.ndarray, boxes_xyxy: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        x, y = np.random.default_rng(seed).integers(0, (image.shape[1] - SIZE, image.shape[0] - SIZE))
-        crop = image[y : y + SIZE, x : x + SIZE].copy()
-        crop[0, :3].flat[:8] = np.frombuffer(np.uint64(seed).tobytes(), np.uint8)
-        return crop, boxes_xyxy - np.float32([x, y, x, y])
 
 
 def identity(image: np.ndarray, boxes_xyxy: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -50,36 +35,6 @@ def identity(image: np.ndarray, boxes_xyxy: np.ndarray, seed: int) -> tuple[np.n
 def seed_of(image: torch.Tensor) -> int:
     first = image[:, 0, :3].permute(1, 0).contiguous().numpy().tobytes()[:8]
     return int(np.frombuffer(first, np.uint64)[0])
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """13 training and 5 validation images."""
-    root = tmp_path_factory.mktemp("wider")
-    write_wider(root, "train", numbered(13))
-    # Not in alphabetical order.
-    write_wider(root, "val", {**numbered(2, "9--Press_Conference"), **numbered(3, "10--People_Marching")})
-    return root
-
-
-def module_of(root: Path, **options: Any) -> FaceDataModule:
-    defaults: dict[str, Any] = {"batch_size": 4, "input_size": SIZE, "workers": 0, "seed": 5, "augment": Shift()}
-    return FaceDataModule(WiderFaceSource(root), **{**defaults, **options})
-
-
-def signature(batch: Any) -> tuple[Any, ...]:
-    boxes, image_index = batch.targets
-    return (
-        tuple(batch.image_ids),
-        batch.images.numpy().tobytes(),
-        boxes.numpy().tobytes(),
-        tuple(image_index.tolist()),
-    )
-
-
-def epoch_of(loader: TrainLoader, epoch: int) -> list[tuple[Any, ...]]:
-    loader.sampler.set_epoch(epoch)
-    return [signature(batch) for batch in loader]
 
 
 # Samples
@@ -140,18 +95,6 @@ def test_an_eval_image_by_hand(root: Path) -> None:
 # Broken files
 
 
-@pytest.fixture
-def broken(tmp_path: Path) -> Path:
-    """8 training images, of which 2, 3 and 7 are broken, and a broken validation image."""
-    write_wider(tmp_path, "train", numbered(8))
-    write_wider(tmp_path, "val", numbered(3))
-    for index in (2, 3, 7):
-        path = tmp_path / "WIDER_train" / "images" / "0--Parade" / f"0_Parade_{index:03d}.jpg"
-        path.write_bytes(path.read_bytes()[:-50])
-    (tmp_path / "WIDER_val" / "images" / "0--Parade" / "0_Parade_001.jpg").write_bytes(b"")
-    return tmp_path
-
-
 def test_a_broken_file_is_replaced_by_the_next_readable_one(broken: Path, caplog: pytest.LogCaptureFixture) -> None:
     dataset = TrainDataset(WiderFaceSource(broken).train(), Shift(), seed=5)
     with caplog.at_level(logging.WARNING):
@@ -165,14 +108,6 @@ def test_a_broken_file_is_replaced_by_the_next_readable_one(broken: Path, caplog
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 3
     assert "0_Parade_002.jpg: the file is cut short" in messages[0]
-
-
-def test_workers_tell_of_broken_files(broken: Path) -> None:
-    alone, shared = module_of(broken), module_of(broken, workers=2)
-    assert epoch_of(alone.train_dataloader(), 0) == epoch_of(shared.train_dataloader(), 0)
-    assert shared.unreadable_images == alone.unreadable_images == [
-        f"0--Parade/0_Parade_{index:03d}" for index in (2, 3, 7)
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -210,8 +145,7 @@ def spoil(path: Path, how: str) -> None:
 HOW = ["empty", "cut short", "forbidden", "gone", "folder"]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize(("how", "workers"), [*((how, 0) for how in HOW), ("cut short", 2)])
 def test_a_file_that_goes_bad_during_training_is_replaced(tmp_path: Path, how: str, workers: int) -> None:
     if how == "forbidden" and os.geteuid() == 0:
         pytest.skip("root may read everything")
@@ -326,41 +260,6 @@ def test_state_counts_images_and_fits_other_batch_sizes(root: Path) -> None:
 
 
 # Lightning
-
-
-class Recorder(LightningModule):
-    """Writes down what it is trained on; stops with an error at ``stop_at`` steps."""
-
-    def __init__(self, stop_at: int | None = None) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.stop_at = stop_at
-        self.seen: list[tuple[Any, ...]] = []
-        self.validated: list[str] = []
-
-    def training_step(self, batch: Any, batch_index: int) -> torch.Tensor:
-        if self.stop_at is not None and self.global_step >= self.stop_at:
-            raise RuntimeError("cut off")
-        self.seen.append((self.current_epoch, batch_index, *signature(batch)))
-        return self.weight * batch.images.float().mean()
-
-    def on_validation_epoch_start(self) -> None:
-        self.validated = []
-
-    def validation_step(self, batch: Any, batch_index: int) -> None:
-        self.validated += batch.image_ids
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), 0.1)
-
-
-def trainer(folder: Path, **options: Any) -> Trainer:
-    defaults: dict[str, Any] = {
-        "max_epochs": 3, "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
-        "accelerator": "cpu", "use_distributed_sampler": False, "num_sanity_val_steps": 0,
-        "default_root_dir": folder, "enable_checkpointing": "callbacks" in options,
-    }  # fmt: skip
-    return Trainer(**{**defaults, **options})
 
 
 def expected_run(root: Path, epochs: int = 3) -> list[tuple[Any, ...]]:
@@ -491,10 +390,6 @@ def test_mistakes(root: Path) -> None:
     with pytest.raises(ValueError, match="augment=None"):
         module_of(root, augment=None).train_dataloader()
     assert 1 <= module_of(root, workers=None).workers <= 8
-
-
-def test_nothing_but_plain_containers_is_saved(root: Path) -> None:
-    assert dict(module_of(root).hparams) == {}
 
 
 def test_synthetic_source_reads_what_was_drawn(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from fanet_lightning.data.datamodule import (
 from fanet_lightning.data.images import read_image_rgb
 from fanet_lightning.data.sources import WiderFaceSource
 from fanet_lightning.data.transforms import TrainAugment
-from tests.data.test_datamodule import epoch_of, module_of
+from tests.data.helpers import epoch_of, module_of
 from tests.data.wider_files import numbered, write_wider
 
 IMAGE_BYTES = 3 * 48 * 64

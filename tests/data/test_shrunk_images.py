@@ -22,7 +22,7 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.datamodule import GIB, copy_path, shrunk_records, shrunk_size
 from fanet_lightning.data.images import read_image_rgb
 from fanet_lightning.data.records import ImageRecord
-from tests.data.test_datamodule import module_of
+from tests.data.helpers import module_of
 from tests.data.wider_files import numbered, write_image, write_wider
 
 

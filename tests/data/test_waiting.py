@@ -14,10 +14,8 @@ from fanet_lightning.data import datamodule as loader
 from fanet_lightning.data.images import UnreadableImage
 from fanet_lightning.data.transforms import TestScale
 from fanet_lightning.train import callbacks
-from tests.data.test_datamodule import Recorder, Shift, broken, module_of, root, trainer
+from tests.data.helpers import Recorder, Shift, module_of, trainer
 from tests.data.wider_files import numbered, write_wider
-
-__all__ = ["broken", "root"]  # fixtures
 
 
 class FakeClock:

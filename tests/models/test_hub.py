@@ -102,13 +102,13 @@ def test_a_model_of_the_hub_is_fetched_once(hub: Hub, tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
     from matplotlib.cbook import get_sample_data
 
-    picture = str(get_sample_data("grace_hopper.jpg", asfileobj=False))
+    image = str(get_sample_data("grace_hopper.jpg", asfileobj=False))
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
     environment |= {"HF_HOME": str(tmp_path / "cache"), "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}"}
     environment |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
     def detect(name: str, **more: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", PROGRAM, name, picture]
+        command = [sys.executable, "-c", PROGRAM, name, image]
         return subprocess.run(
             command, env=environment | more, cwd=tmp_path, capture_output=True, text=True, timeout=300
         )
@@ -123,6 +123,7 @@ def test_a_model_of_the_hub_is_fetched_once(hub: Hub, tmp_path: Path) -> None:
     hub.asked.clear()
     again = detect(NAME, HF_HUB_OFFLINE="1")
     assert again.returncode == 0 and again.stdout == done.stdout and hub.asked == []
-    unknown = detect("somebody/else")
-    assert unknown.returncode == 2 and len(unknown.stderr.splitlines()) == 1
-    assert "somebody/else" in unknown.stderr
+    for how in ({}, {"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
+        unknown = detect("somebody/else", **how)
+        assert unknown.returncode == 2 and len(unknown.stderr.splitlines()) == 1, unknown.stderr
+        assert "somebody/else" in unknown.stderr and "cannot be fetched" in unknown.stderr

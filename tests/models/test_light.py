@@ -1,14 +1,11 @@
 """The light network: what it costs, its trunk layer by layer, batch normalization folded in, and who can build it."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from fanet_lightning.cli.config import compose_config, plain
@@ -16,7 +13,6 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.models.blocks import STRIDE_NAMES, ConvReLU, fuse
 from fanet_lightning.models.fanet import build_network, flops, inference_parameters
 from fanet_lightning.models.light import LightTrunk
-from fanet_lightning.models.pretrained import load_model
 from fanet_lightning.models.weights import load_trunk_weights
 from fanet_lightning.ops.anchors import STRIDES, AnchorGrid
 from fanet_lightning.ops.hierarchical_loss import HierarchicalLoss
@@ -129,21 +125,6 @@ def test_trunk_layer_by_layer(batch_norm: bool, height: int, width: int) -> None
         assert found.abs().max() > 0
 
 
-TINY = build_network(backbone="light", batch_norm=True, width=0.1).eval()
-SIZE = st.integers(1, 300)
-
-
-@settings(max_examples=200, deadline=None)
-@given(SIZE, SIZE)
-def test_maps_and_anchors_of_any_size(height: int, width: int) -> None:
-    with torch.inference_mode():
-        output = TINY(images_of(height, width))
-    assert output.map_shapes == [(math.ceil(height / s), math.ceil(width / s)) for s in STRIDES]
-    anchors = sum(rows * columns for rows, columns in output.map_shapes)
-    assert output.hierarchies[-1].logits.shape == (1, anchors, 2)
-    assert output.hierarchies[-1].offsets.shape == (1, anchors, 4)
-
-
 def test_anchors_see_less_far_than_those_of_vgg() -> None:
     """By hand 375 pixels to each side; tiles overlap by VGG's 410 and more, so they hold for this trunk too."""
     network = _network("model.width=0.25").double().eval()
@@ -162,14 +143,6 @@ def test_anchors_see_less_far_than_those_of_vgg() -> None:
     )
     assert bool(differs.any())
     assert float(centers[differs].min()) >= 800 - 375
-
-
-def test_training_runs_the_heads_of_all_hierarchies_and_every_parameter_gets_a_gradient() -> None:
-    network = _network("model.width=0.25").train()
-    output = network(images_of(192, 192, batch=2))
-    assert len(output.hierarchies) == 3
-    torch.autograd.backward(sum(h.logits.square().sum() + h.offsets.square().sum() for h in output.hierarchies))
-    assert [name for name, p in network.named_parameters() if p.grad is None] == []
 
 
 def test_it_learns_a_few_images_by_heart() -> None:
@@ -326,20 +299,7 @@ def test_block_channels_per_map(given_channels: Any, per_map: list[int]) -> None
     assert [third[name].deep.in_channels for name in STRIDE_NAMES[:2]] == per_map[1:]
 
 
-# --- checkpoints, mistakes -------------------------------------------------------------------------------------------
-
-
-def test_checkpoint_restores_the_light_network(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    options = _options("level=2", "model.width=0.25")
-    network = build_network(**options).eval()
-    _disturb(network)
-    state = {f"network.{name}": value for name, value in network.state_dict().items()}
-    torch.save({"hyper_parameters": {"network": options}, "state_dict": state}, tmp_path / "light.ckpt")
-    restored = load_model(tmp_path / "light.ckpt").network
-    images = images_of(70, 90)
-    with torch.no_grad():
-        assert torch.equal(restored(images).hierarchies[-1].logits, network(images).hierarchies[-1].logits)
+# --- mistakes --------------------------------------------------------------------------------------------------------
 
 
 def test_there_are_no_imagenet_weights() -> None:

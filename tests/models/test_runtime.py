@@ -14,6 +14,7 @@ from fanet_lightning.ops.structures import NetworkOutput
 NETWORKS: list[dict[str, Any]] = [
     {"name": "fanet"},
     {"name": "fanet", "own_blocks": True, "agglomerate_from": "conv7_2", "batch_norm": True},
+    {"backbone": "light", "batch_norm": True},
     {"name": "s3fd_fpn"},
 ]
 
@@ -79,7 +80,7 @@ def test_float_and_uint8_images_give_the_same() -> None:
 @pytest.mark.parametrize(
     ("values", "hierarchies"),
     [
-        *zip(NETWORKS, (3, 3, 1), strict=True),
+        *zip(NETWORKS, (3, 3, 3, 1), strict=True),
         ({"hl": False}, 1),
         ({"level": 1}, 1),
         ({"level": 4, "context": False}, 4),

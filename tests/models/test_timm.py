@@ -207,11 +207,6 @@ def test_models_that_will_not_do(timm: FakeTimm, name: str, says: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_width_that_is_no_factor(timm: FakeTimm) -> None:
-    with pytest.raises(InputError, match=r"model\.width=0"):
-        _network("plain", width=0)
-
-
 def test_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(InputError, match=r"model\.backbone=resnet18.*pip install"):
