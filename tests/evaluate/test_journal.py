@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import file_sha256
 from fanet_lightning.cli.provenance import code_sha256
 from fanet_lightning.data.records import ImageRecord
@@ -17,6 +16,7 @@ from fanet_lightning.detect.multiscale import PassRecord
 from fanet_lightning.evaluate.outputs import Inferred
 from fanet_lightning.evaluate.runner import done_before, images_sha256, to_plain
 from fanet_lightning.ops.structures import Detections
+from tests.score.helpers import invalid, refused
 
 FINGERPRINT = {"checkpoint_sha256": "ab", "protocol_settings": {"name": "original", "max_long": None}, "pair": (1, 2)}
 
@@ -137,10 +137,8 @@ def test_a_journal_that_is_none(tmp_path: Path) -> None:
         assert journal.lines == []
     path.unlink()
     path.mkdir()
-    with pytest.raises(InputError, match="j cannot be read"):
-        open_journal(path)
-    with pytest.raises(ValueError, match="not open"):
-        add(open_journal(tmp_path / "k"), items(1)[0])
+    refused("j cannot be read", open_journal, path)
+    invalid("not open", add, open_journal(tmp_path / "k"), items(1)[0])
 
 
 def test_an_exchanged_image_or_another_list_shows(tmp_path: Path) -> None:
@@ -190,5 +188,4 @@ def test_a_files_hash(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
     # FIPS 180-2, appendix B.1
     assert file_sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    with pytest.raises(InputError, match="nothing cannot be read"):
-        file_sha256(tmp_path / "nothing")
+    refused("nothing cannot be read", file_sha256, tmp_path / "nothing")

@@ -30,6 +30,7 @@ from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions
 from fanet_lightning.train.module import FaceDetectionModule
 from tests.evaluate.metric_cases import SCENARIOS, Shown, arguments, as_numbers, metrics, shown
+from tests.score.helpers import invalid
 
 NAMES = ["wider", "wider_shown", "coco", "coco_shown", "pascal", "pascal_shown", "fddb"]
 
@@ -286,26 +287,19 @@ SCORE = torch.tensor([0.5])
 )
 def test_mistakes_are_named_and_leave_nothing_behind(given: Any, message: str) -> None:
     metric = WiderFaceAP()
-    with pytest.raises(ValueError, match=message):
-        metric.update(*given, [ONE])
+    invalid(message, metric.update, *given, [ONE])
     assert metric.names == []
 
 
 def test_more_mistakes(images: list[Shown]) -> None:
     metric = metrics(images)["wider"]
-    with pytest.raises(ValueError, match="'x'"):
-        metric.update([images[0].image_id, "x"], [ONE, ONE], [SCORE, SCORE])
+    invalid("'x'", metric.update, [images[0].image_id, "x"], [ONE, ONE], [SCORE, SCORE])
     assert metric.names == []
-    with pytest.raises(ValueError, match="faces_xyxy"):
-        metric.update([images[0].image_id], [ONE], [SCORE], [ONE])
-    with pytest.raises(ValueError, match="faces_xyxy"):
-        WiderFaceAP().update(["a"], [ONE], [SCORE])
-    with pytest.raises(ValueError, match="ignored"):
-        metric.update([images[0].image_id], [ONE], [SCORE], None, [torch.tensor([True])])
-    with pytest.raises(ValueError, match=r"a: .*\(1, 4\).*\(2,\)"):
-        WiderFaceAP().update(["a"], [ONE], [SCORE], [ONE], [torch.tensor([True, False])])
+    invalid("faces_xyxy", metric.update, [images[0].image_id], [ONE], [SCORE], [ONE])
+    invalid("faces_xyxy", WiderFaceAP().update, ["a"], [ONE], [SCORE])
+    invalid("ignored", metric.update, [images[0].image_id], [ONE], [SCORE], None, [torch.tensor([True])])
+    invalid(r"a: .*\(1, 4\).*\(2,\)", WiderFaceAP().update, ["a"], [ONE], [SCORE], [ONE], [torch.tensor([True, False])])
     truth = CocoGroundTruth.from_faces({"a": ([], None)})
     two = replace(truth, categories=("x", "y"))
-    with pytest.raises(ValueError, match="2 categories"):
-        CocoAP(two)
+    invalid("2 categories", CocoAP, two)
     assert FddbRoc(metrics(images)["fddb"].ground_truth, ellipses="inscribed").benchmark.ellipses == "inscribed"

@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 import fanet_lightning
 from fanet_lightning.cli.config import config_dir
-from fanet_lightning.models.fanet import build_network
+from tests.evaluate.helpers import write_checkpoint
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills with SIGKILL")
 
@@ -41,12 +40,7 @@ IMAGES = 7
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("resume")
-    network = {"level": 2, "width": 0.0625}
-    torch.manual_seed(0)
-    state = {f"network.{name}": value for name, value in build_network(**network).state_dict().items()}
-    torch.save({"hyper_parameters": {"network": network, "detection": {}}, "state_dict": state}, folder / "a.ckpt")
-    return folder
+    return write_checkpoint(tmp_path_factory.mktemp("resume") / "a.ckpt", 2, {}).parent
 
 
 def words(folder: Path, out: str, *more: str) -> list[str]:

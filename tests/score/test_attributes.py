@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.score.analysis.attributes import (
     HEIGHT_EDGES,
     LABELS,
@@ -25,6 +24,7 @@ from fanet_lightning.score.wider_face.average_precision import score
 from fanet_lightning.score.wider_face.ground_truth import ATTRIBUTE_VALUES, GroundTruth, read_ground_truth
 from fanet_lightning.score.wider_face.predictions import Predictions, read_predictions
 from tests.score.attribute_oracle import Run, counts_alone, drawn_run, one_group, slow_normalised_ap, stray_rows
+from tests.score.helpers import invalid, refused
 
 
 def by_value(scores: AttributeScores) -> dict[tuple[str, str], GroupScore]:
@@ -267,12 +267,19 @@ def test_a_run_against_itself_differs_by_nothing() -> None:
 
 def test_mistakes() -> None:
     truth, predictions = drawn_run(0)
-    with pytest.raises(
-        InputError, match=r"within=hrad is no setting of the ground truth; choose one of easy, hard, valid"
-    ):
-        score_attributes(truth, predictions, within="hrad")
-    with pytest.raises(ValueError, match="both must name the same images in the same order"):
-        score_attributes(truth.select(truth.image_ids[::-1]), predictions)
+    refused(
+        r"within=hrad is no setting of the ground truth; choose one of easy, hard, valid",
+        score_attributes,
+        truth,
+        predictions,
+        within="hrad",
+    )
+    invalid(
+        "both must name the same images in the same order",
+        score_attributes,
+        truth.select(truth.image_ids[::-1]),
+        predictions,
+    )
 
 
 def test_the_reference_predictions_by_attribute(shared_data: Path) -> None:

@@ -1,31 +1,23 @@
 """``python -m fanet_lightning.score`` on every benchmark: files in the official layouts, expectations by hand."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.score.__main__ import main
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth, write_ground_truth
 from fanet_lightning.score.wider_face.predictions import read_predictions, write_predictions
 from tests.data.wider_files import write_image
 from tests.score.fddb_files import write_detections as write_fddb_detections
 from tests.score.fddb_files import write_folds, write_sizes
+from tests.score.helpers import call, refused
 from tests.score.pascal_face_files import AFW_CORRECTED, CORRECTED, write_annotations
 
 A, B = "2002/08/11/big/img_591", "2002/08/26/big/img_265"
 # One upright ellipse in each image.
 FDDB_FACES = {1: {A: [(12, 8, np.pi / 2, 20, 15)]}, 2: {B: [(10, 10, 0, 30, 20)]}}
-
-
-def call(*words: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "fanet_lightning.score", *words], capture_output=True, text=True, timeout=300
-    )
 
 
 @pytest.fixture
@@ -323,8 +315,11 @@ def test_name_lines_that_name_another_image(line: str, tmp_path: Path) -> None:
     faces = faces_of(1)
     rows = {image_id: [(*row, 0.9) for row in own] for image_id, own in faces.items()}
     words = [f"ground_truth={put_truth('wider_face', tmp_path / 'truth', faces)}", "bootstrap=0"]
-    with pytest.raises(InputError, match=r"0_Parade_0\.txt:1: the name line says .*; write '0_Parade_0'"):
-        main([*words, f"predictions={put_wider(tmp_path / 'found', rows, line)}"])
+    refused(
+        r"0_Parade_0\.txt:1: the name line says .*; write '0_Parade_0'",
+        main,
+        [*words, f"predictions={put_wider(tmp_path / 'found', rows, line)}"],
+    )
 
 
 def test_a_folder_packed_with_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -358,8 +353,7 @@ def test_negative_sides_in_fddb_are_false_alarms(tmp_path: Path) -> None:
     # At the lowest threshold two of four faces, and the two as false positives.
     assert (tmp_path / "out" / "DiscROC.txt").read_text().splitlines()[0] == "0.5 2 0.6"
     assert json.loads((tmp_path / "out" / "scores.json").read_text())["discrete"]["max"] == 0.5
-    with pytest.raises(InputError, match=r"fold-01-out\.txt:4: .* is negative"):
-        main([*words, "strict=true"])
+    refused(r"fold-01-out\.txt:4: .* is negative", main, [*words, "strict=true"])
 
 
 @pytest.mark.parametrize("benchmark", ["wider_face", "fddb", "pascal_face", "coco"])
@@ -430,8 +424,7 @@ def test_detections_whose_names_do_not_tell_the_image(tmp_path: Path) -> None:
         ({"b": box, "z/y/b": box}, r"images\[1\]: .*'y/b'"),
         ({"x/b": box, "x/a": box}, r"1 of 2 images are not in the annotations, the first is 'x/b\.jpg', .*'y/b'"),
     ]:
-        with pytest.raises(InputError, match=expected):
-            main([*words, f"predictions={put_detections(tmp_path / 'detections.json', faces)}"])
+        refused(expected, main, [*words, f"predictions={put_detections(tmp_path / 'detections.json', faces)}"])
 
 
 def test_results_with_ids_of_another_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -444,5 +437,4 @@ def test_results_with_ids_of_another_list(tmp_path: Path, capsys: pytest.Capture
     assert "0 of 120 boxes looked at are on a face, as if the image ids were" in capsys.readouterr().err
     entries = json.loads(found.read_text())
     found.write_text(json.dumps([{**entry, "image_id": entry["image_id"] + 3} for entry in entries]))
-    with pytest.raises(InputError, match="image_id 121"):
-        main([*words, f"predictions={found}"])
+    refused("image_id 121", main, [*words, f"predictions={found}"])

@@ -26,10 +26,13 @@ from fanet_lightning.score.bootstrap import (
     write_counts,
 )
 from fanet_lightning.score.curves import THRESHOLDS
+from fanet_lightning.score.results import intervals_of, write_scores
 from fanet_lightning.score.wider_face.average_precision import judge_settings, score
-from fanet_lightning.score.wider_face.ground_truth import GroundTruth
-from fanet_lightning.score.wider_face.predictions import Predictions
+from fanet_lightning.score.wider_face.benchmark import scores_from_counts
+from fanet_lightning.score.wider_face.ground_truth import GroundTruth, read_ground_truth
+from fanet_lightning.score.wider_face.predictions import Predictions, read_predictions
 from tests.score import wider_oracle
+from tests.score.helpers import invalid, refused
 
 Counts = dict[str, ImageCounts]
 
@@ -161,16 +164,6 @@ def test_counts_give_the_curve_of_score_to_the_last_bit(seed: int, images: int, 
             assert isinstance(curve.faces, int)
 
 
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10_000), images=st.integers(1, 6), draw=st.integers(0, 99))
-def test_a_weighted_curve_is_the_curve_of_the_images_laid_out_again(seed: int, images: int, draw: int) -> None:
-    run = drawn_run(seed, images)
-    (drawn,) = drawn_images(images, 1, draw)
-    for setting, counts in count_images(*run).items():
-        ap = curve_from_counts(counts, np.bincount(drawn, minlength=images)).ap
-        assert ap == pytest.approx(rebuilt_ap(run, setting, drawn), abs=1e-12, nan_ok=True)
-
-
 def test_the_normalisation_stays_that_of_the_whole_run() -> None:
     face, nowhere = [0.0, 0, 10, 10], [500.0, 500, 510, 510]
     empty, one = np.zeros(0, np.bool_), np.array([True])
@@ -229,21 +222,16 @@ def test_files_that_are_not_counts(tmp_path: Path) -> None:
     path = tmp_path / "per_image.npz"
     write_counts(path, counts_of(3, 30))
     with np.load(path) as archive:
-        whole = {name: archive[name] for name in archive.files}
+        whole = dict(archive)
 
     def saved(**arrays: object) -> bytes:
         content = io.BytesIO()
         np.savez(content, **{name: value for name, value in {**whole, **arrays}.items() if value is not None})
         return content.getvalue()
 
-    # A stretch in the middle: some byte of the compressed columns is in it, whatever lies where.
-    damaged = bytearray(path.read_bytes())
-    middle = slice(len(damaged) // 3, len(damaged) // 3 + 200)
-    damaged[middle] = bytes(byte ^ 0xFF for byte in damaged[middle])
     for content, expected in (
         (b"event/a 1 2 3\n", "ValueError"),
         (path.read_bytes()[:-500], "BadZipFile"),
-        (bytes(damaged), ""),
         (saved(hits_1=np.array([{}], object)), "ValueError"),
         (saved(version=np.array(9)), "version 9 of the file, this release reads 1"),
         (saved(hits_1=None), "KeyError"),
@@ -254,11 +242,8 @@ def test_files_that_are_not_counts(tmp_path: Path) -> None:
         (saved(image_ids=np.frombuffer(b"\xff\xfe", np.uint8)), "UnicodeDecodeError"),
     ):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=f"per_image.npz .*{expected}") as error:
-            read_counts(path)
-        assert "\n" not in str(error.value)
-    with pytest.raises(InputError, match="FileNotFoundError"):
-        read_counts(tmp_path / "none.npz")
+        refused(f"per_image.npz .*{expected}", read_counts, path)
+    refused("FileNotFoundError", read_counts, tmp_path / "none.npz")
 
 
 @pytest.fixture(scope="module")
@@ -310,10 +295,13 @@ def test_percentiles_by_hand() -> None:
 @given(seed=st.integers(0, 10_000), images=st.integers(1, 7), draw=st.integers(0, 99))
 def test_every_sample_is_the_ap_of_the_images_laid_out_again(seed: int, images: int, draw: int) -> None:
     run = drawn_run(seed, images)
-    intervals = bootstrap_ap(count_images(*run), samples=6, seed=draw)
-    for setting, interval in intervals.items():
-        expected = [rebuilt_ap(run, setting, drawn) for drawn in drawn_images(images, 6, draw)]
+    counts = count_images(*run)
+    for setting, interval in bootstrap_ap(counts, samples=6, seed=draw).items():
+        resamples = drawn_images(images, 6, draw)
+        expected = [rebuilt_ap(run, setting, drawn) for drawn in resamples]
         np.testing.assert_allclose(interval.samples, expected, rtol=0, atol=1e-12)
+        weighted = [curve_from_counts(counts[setting], np.bincount(own, minlength=images)).ap for own in resamples]
+        np.testing.assert_allclose(weighted, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("factor", [1, 2**21])
@@ -343,15 +331,6 @@ def test_the_seed_decides_the_draw() -> None:
     assert (first != other).any()
     # More samples go on where fewer ended.
     np.testing.assert_array_equal(bootstrap_ap(counts, 30, 3)["hard"].samples[:20], first)
-
-
-def test_the_interval_holds_the_value_and_narrows_with_the_root_of_the_images() -> None:
-    widths = []
-    for images in (50, 800):
-        interval = bootstrap_ap(counts_of(2, images))["hard"]
-        assert interval.low < interval.value < interval.high
-        widths.append(interval.high - interval.low)
-    assert widths[0] / widths[1] == pytest.approx(math.sqrt(800 / 50), rel=0.35)
 
 
 def test_the_interval_covers_the_ap_of_the_population() -> None:
@@ -396,12 +375,9 @@ def test_a_resample_without_faces_is_nan_and_left_out() -> None:
 
 
 def test_no_face_at_all_is_nan() -> None:
-    for interval in (
-        bootstrap_ap(counts_of(1, 5), 10)["none"],
-        bootstrap_difference(*[counts_of(1, 5)] * 2, 10)["none"],
-    ):
-        assert all(math.isnan(number) for number in interval[:3])
-        assert np.isnan(interval.samples).all()
+    counts = counts_of(1, 5)
+    for interval in (bootstrap_ap(counts, 10)["none"], bootstrap_difference(counts, counts, 10)["none"]):
+        assert np.isnan([*interval[:3], *interval.samples]).all()
 
 
 def test_a_difference_is_paired() -> None:
@@ -420,13 +396,6 @@ def test_a_difference_is_paired() -> None:
     assert turned[:3] == pytest.approx(
         (-differences["hard"].value, -differences["hard"].high, -differences["hard"].low)
     )
-
-
-def test_a_clear_difference_is_seen_and_none_is_not() -> None:
-    good, poor = (counts_of(5, 300, quality=quality) for quality in (0.8, 0.5))
-    assert bootstrap_difference(good, poor)["hard"].low > 0
-    assert bootstrap_difference(poor, good)["hard"].high < 0
-    assert bootstrap_difference(good, good)["hard"][:3] == (0.0, 0.0, 0.0)
 
 
 def test_seeds_are_averaged_within_each_resample() -> None:
@@ -458,23 +427,10 @@ def test_seeds_are_averaged_within_each_resample() -> None:
     ],
 )
 def test_runs_that_cannot_be_paired_are_refused(other: Counts) -> None:
-    with pytest.raises(ValueError, match="the runs differ"):
-        bootstrap_difference(by_hand(), other)
-
-
-def test_samples_and_images_are_needed() -> None:
-    with pytest.raises(ValueError, match="0 samples"):
-        bootstrap_ap(by_hand(), 0)
-
-
-def test_the_method_in_words() -> None:
-    assert method(200, 3) == "bootstrap over images, 200 samples, 95% percentile interval, seed 3"
+    invalid("the runs differ", bootstrap_difference, by_hand(), other)
 
 
 def test_published_predictions(shared_data: Path, tmp_path: Path) -> None:
-    from fanet_lightning.score.wider_face.ground_truth import read_ground_truth
-    from fanet_lightning.score.wider_face.predictions import read_predictions
-
     truth = read_ground_truth(shared_data / "wider_face" / "eval_gt")
     predictions = read_predictions(
         shared_data / "predictions" / "retinaface_mnet025_wider_val.zip", truth.image_ids, strict=True
@@ -503,9 +459,6 @@ def test_published_predictions(shared_data: Path, tmp_path: Path) -> None:
 
 
 def test_scores_and_intervals_of_a_run(tmp_path: Path) -> None:
-    from fanet_lightning.score.results import intervals_of, write_scores
-    from fanet_lightning.score.wider_face.benchmark import scores_from_counts
-
     counts = counts_of(2, 40)
     scores = scores_from_counts("drawn", "Drawn", counts, 40)
     expected = bootstrap_ap(counts, 50)
@@ -523,8 +476,6 @@ def test_scores_and_intervals_of_a_run(tmp_path: Path) -> None:
     assert written["intervals_method"] == "bootstrap over images, 50 samples, 95% percentile interval, seed 0"
     assert "against" not in written
     assert written["files"] == ["pr_curves.npz", "per_image.npz"]
-    read = read_counts(tmp_path / "per_image.npz")
-    assert bootstrap_ap(read, 50)["hard"][:3] == expected["hard"][:3]
     with np.load(tmp_path / "pr_curves.npz") as archive:
         assert len(archive.files) == 9
         curve = curve_from_counts(counts["hard"])

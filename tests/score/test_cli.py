@@ -14,6 +14,7 @@ from fanet_lightning.score.__main__ import main, score_predictions
 from fanet_lightning.score.bootstrap import bootstrap_difference, count_images, curve_from_counts, read_counts
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth, read_ground_truth, write_ground_truth
 from fanet_lightning.score.wider_face.predictions import read_predictions, write_predictions
+from tests.score.helpers import call, refused
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "wider_scoring.json").read_text())
 
@@ -39,12 +40,6 @@ def run(tmp_path: Path) -> tuple[Path, Path]:
         detections[image_id] = (np.column_stack([rows[:, :2], rows[:, :2] + rows[:, 2:4]]), rows[:, 4])
     write_predictions(tmp_path / "predictions", detections)
     return tmp_path / "predictions", tmp_path / "ground truth"
-
-
-def call(*words: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "fanet_lightning.score", *words], capture_output=True, text=True, timeout=300
-    )
 
 
 def test_golden_run_as_a_command(run: tuple[Path, Path], tmp_path: Path) -> None:
@@ -94,8 +89,7 @@ def test_against_other_predictions(run: tuple[Path, Path], tmp_path: Path, capsy
     scored = json.loads((tmp_path / "out" / "scores.json").read_text())
     alone = score_predictions(worse, run[1], bootstrap=0)
     truth = read_ground_truth(run[1])
-    with pytest.raises(InputError, match="1 of 12 images"):
-        read_predictions(worse, truth.image_ids, strict=True)
+    refused("1 of 12 images", read_predictions, worse, truth.image_ids, strict=True)
     counts, worse_counts = (count_images(truth, read_predictions(path, truth.image_ids)) for path in (run[0], worse))
     expected = bootstrap_difference(counts, worse_counts, 200)
     assert scored["against"]["predictions"] == str(worse)
@@ -119,8 +113,11 @@ def test_the_folder_of_a_whole_evaluation_stands_for_the_predictions_in_it(
     assert main([f"predictions={tmp_path}", *words]) == 0
     assert capsys.readouterr().out in direct
     (tmp_path / "scores.json").unlink()
-    with pytest.raises(InputError, match=f"^{tmp_path}: there are no predictions in it; give what holds the event"):
-        main([f"predictions={tmp_path}", *words])
+    refused(
+        f"^{tmp_path}: there are no predictions in it; give what holds the event",
+        main,
+        [f"predictions={tmp_path}", *words],
+    )
 
 
 @pytest.mark.parametrize("place", ["eval_gt", "eval_tools/ground_truth"])
@@ -139,8 +136,7 @@ def test_files_of_others_are_not_written_over(run: tuple[Path, Path], tmp_path: 
     out.mkdir()
     (out / name).write_text("[1, 2]")
     words = [f"predictions={run[0]}", f"ground_truth={run[1]}", f"out={out}", "bootstrap=0"]
-    with pytest.raises(InputError, match=f"out=.*mine: {name} is there and not of earlier scores; move it away"):
-        main(words)
+    refused(f"out=.*mine: {name} is there and not of earlier scores; move it away", main, words)
     assert [path.name for path in out.iterdir()] == [name] and (out / name).read_text() == "[1, 2]"
     (out / name).rename(out / "notes.txt")
     assert main(words) == 0 == main(words)  # beside other files, and over scores of its own

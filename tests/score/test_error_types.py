@@ -9,32 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.score.analysis.error_types import ErrorTypes, FaceState, Kind, error_types
 from fanet_lightning.score.analysis.lost_ap import TYPES, ap_with, gain_per_image, lost_ap, print_errors, write_errors
 from fanet_lightning.score.wider_face.average_precision import judge_settings, score
-from fanet_lightning.score.wider_face.ground_truth import GroundTruth, read_ground_truth
-from fanet_lightning.score.wider_face.predictions import Predictions, read_predictions
+from fanet_lightning.score.wider_face.ground_truth import read_ground_truth
+from fanet_lightning.score.wider_face.predictions import read_predictions
 from tests.score import wider_oracle
-
-Box = tuple[float, ...]
-# Faces xywh, setting → which count, rows x y w h score in file order.
-Image = tuple[list[Box], dict[str, list[bool]], list[Box]]
-
-FACE = (0, 0, 9, 9)  # 10 x 10 pixels with the last one counted
-NOWHERE = (500, 500, 9, 9)
-
-
-def pack(images: list[Image]) -> tuple[GroundTruth, Predictions]:
-    ids = tuple(f"0--Parade/image_{i}" for i in range(len(images)))
-    ground_truth = GroundTruth(
-        ids,
-        [np.array(faces, np.float64).reshape(-1, 4) for faces, _, _ in images],
-        {name: [np.array(counted[name], np.bool_) for _, counted, _ in images] for name in images[0][1]},
-    )
-    rows = np.array([row for _, _, rows in images for row in rows], np.float64).reshape(-1, 5)
-    starts = np.cumsum([0, *(len(rows) for _, _, rows in images)], dtype=np.int64)
-    return ground_truth, Predictions(ids, starts, rows[:, :4], rows[:, 4])
+from tests.score.helpers import FACE, NOWHERE, Box, Image, pack, random_run, refused
 
 
 def typed(images: list[Image]) -> ErrorTypes:
@@ -116,17 +97,6 @@ def test_a_row_beside_a_face_that_does_not_count_is_a_localisation_error_and_goe
     assert ap_with(errors, "hard", ("localisation",)) == pytest.approx(1.0)
 
 
-def test_a_row_on_a_face_that_does_not_count_is_ignored() -> None:
-    assert kinds_of(typed(one([FACE], [False], [(*FACE, 0.5)]))) == ["ignored"]
-
-
-def test_rows_of_an_image_without_faces_are_ignored_as_the_official_tool_does() -> None:
-    images: list[Image] = [([], {"hard": []}, [(*FACE, 0.9)]), ([FACE], {"hard": [True]}, [(*FACE, 0.5)])]
-    errors = typed(images)
-    assert kinds_of(errors) == ["ignored", "hit"]
-    assert lost_ap(errors)["hard"].ap == 1.0
-
-
 def test_localisation_of_a_found_face_goes_even_when_it_has_the_better_score() -> None:
     errors = typed(one([FACE], [True], [(0, 0, 9, 3, 0.9), (*FACE, 0.5), (*NOWHERE, 0.0)]))
     assert kinds_of(errors)[:2] == ["localisation", "hit"]
@@ -137,19 +107,6 @@ def test_localisation_of_a_found_face_goes_even_when_it_has_the_better_score() -
 def test_of_several_localisation_errors_the_best_scored_is_fixed_and_the_earlier_of_equals() -> None:
     rows = [(0, 0, 9, 3, 0.5), (0, 0, 9, 2, 0.9), (0, 0, 9, 1, 0.9)]
     assert typed(one([FACE], [True], rows)).settings["hard"].fixed.tolist() == [False, True, False]
-
-
-def test_no_detection_at_all_loses_everything_by_misses() -> None:
-    lost = lost_ap(typed(one([FACE], [True], [])))["hard"]
-    assert lost.ap == 0
-    assert lost.gains == {"misses": 1.0, "localisation": 0.0, "duplicates": 0.0, "background": 0.0}
-
-
-def test_no_face_that_counts_gives_no_number() -> None:
-    errors = typed(one([FACE], [False], [(*FACE, 0.5)]))
-    lost = lost_ap(errors)["hard"]
-    assert all(math.isnan(value) for value in (lost.ap, *lost.gains.values(), lost.false_positives))
-    assert np.isnan(gain_per_image(errors, "hard")).all()
 
 
 def test_gain_of_an_image_is_hand_computed() -> None:
@@ -225,26 +182,6 @@ def oracle(images: list[Image], setting: str, fixed: set[str], only: int | None 
     return all_kinds, all_states, wider_oracle.area(precision, recall)
 
 
-def random_run(rng: random.Random) -> list[Image]:
-    """Few distinct corners, sizes and scores, so that faces coincide, overlaps tie and scores repeat."""
-
-    def box() -> Box:
-        return (rng.randrange(12), rng.randrange(12), rng.choice([0, 3, 4, 9, 9]), rng.choice([3, 4, 9, 9, -2]))
-
-    levels = rng.choice([[0.0, 0.5, 1.0], [i / 20 for i in range(21)], [2.0, 2.5, 7.0], [0.3]])
-    images: list[Image] = []
-    for _ in range(rng.randint(1, 4)):
-        faces = [box() for _ in range(rng.choice([0, 1, 2, 5]))]
-        counted = {name: [rng.random() < share for _ in faces] for name, share in (("few", 0.3), ("most", 0.8))}
-        rows: list[Box] = []
-        for _ in range(rng.choice([0, 1, 4, 9])):
-            near = rng.choice(faces) if faces and rng.random() < 0.7 else (rng.randrange(40), rng.randrange(40), 4, 4)
-            moved = (near[0] + rng.choice([0, 0, 1, 4]), near[1] + rng.choice([0, 3]), abs(near[2]), abs(near[3]))
-            rows.append((*moved, rng.choice(levels)))
-        images.append((faces, counted, rows))
-    return images
-
-
 @pytest.mark.parametrize("block", range(10))
 def test_equals_the_oracle(block: int) -> None:
     seen: set[str] = set()
@@ -293,12 +230,6 @@ def test_what_holds_for_any_run(block: int) -> None:
     assert defined > 20
 
 
-def test_refuses_what_does_not_fit() -> None:
-    ground_truth, predictions = pack(hand_computed_run() * 2)
-    with pytest.raises(ValueError, match="1 images and predictions of 2"):
-        error_types(ground_truth.select(ground_truth.image_ids[:1]), predictions)
-
-
 def test_file_and_table(tmp_path: Path) -> None:
     faces, counted, rows = hand_computed_run()[0]
     errors = typed([(faces, {**counted, "easy": [False] * 4}, rows)])
@@ -317,8 +248,7 @@ def test_file_and_table(tmp_path: Path) -> None:
         "easy     no face  no face       no face     no face     no face",
     ]
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
-        write_errors(tmp_path / "file", errors)
+    refused("cannot be written", write_errors, tmp_path / "file", errors)
 
 
 def test_shared_predictions(shared_data: Path) -> None:

@@ -59,11 +59,6 @@ def test_rectangle_with_its_corners_swapped_is_the_same() -> None:
     assert rectangle_pixels([(8, 10, -5, -6)], 20, 15).tolist() == [[3, 4, 8, 10]]
 
 
-def test_rectangle_outside_has_no_pixel() -> None:
-    iou = iou_with_rectangles([(5, 5, 0, 5, 5)], [(30, 2, 5, 5), (-9, 2, 5, 5), (2, -9, 5, 5), (2, 30, 5, 5)], 20, 15)
-    assert iou.tolist() == [[0.0, 0.0, 0.0, 0.0]]
-
-
 coordinate = st.floats(-30, 60, width=32) | st.integers(-60, 120).map(lambda twice: twice / 2)
 
 

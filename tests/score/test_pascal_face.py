@@ -16,6 +16,7 @@ from fanet_lightning.score.pascal_face.average_precision import (
 )
 from fanet_lightning.score.pascal_face.benchmark import PascalFaceBenchmark
 from fanet_lightning.score.pascal_face.ground_truth import PascalFaceDetections, PascalFaceGroundTruth
+from tests.score.helpers import invalid
 from tests.score.pascal_face_oracle import Detection, Face, OracleScores, oracle_scores
 
 A: Face = (100, 100, 139, 139, False)  # 40 × 40 pixels with the last ones
@@ -139,28 +140,13 @@ def test_alignment_without_a_hit_changes_nothing(detections: list[Detection]) ->
     assert np.isfinite(result.boxes_xyxy).all()
 
 
-def test_no_face_that_counts_has_no_ap() -> None:
-    result = evaluate({"a": [(0, 0, 10, 10, False)]}, [("a", 1.0, 0, 0, 40, 40)], alignment=True)
-    assert np.isnan(result.ap)
-    assert list(result.recall) == [0]
-
-
-def test_overlap_of_picasa() -> None:
-    # 20 × 20 pixels within 40 × 40: 0.25; too small for the filter, so 25 × 25 = 0.39.
-    detection = ("a", 1.0, 100, 100, 124, 124)
-    truth = ground_truth({"a": [A]})
-    assert evaluate_detections(truth, packed([detection], ["a"]), alignment=False).ap == 0
-    assert evaluate_detections(truth, packed([detection], ["a"], overlap=0.1), alignment=False).ap == 1
-
-
 def test_lower_top() -> None:
     boxes = np.array([[10.0, 20.0, 30.0, 70.0], [0.0, -10.0, 5.0, 0.0]])
     np.testing.assert_allclose(lower_top(boxes), [[10, 30, 30, 70], [0, -8, 5, 0]])
     np.testing.assert_allclose(lower_top(boxes, 0.5)[:, 1], [45, -5])
     assert list(boxes[:, 1]) == [20, -10]
     assert lower_top(np.empty((0, 4))).shape == (0, 4)
-    with pytest.raises(ValueError, match=r"fraction 1\.5"):
-        lower_top(boxes, 1.5)
+    invalid(r"fraction 1\.5", lower_top, boxes, 1.5)
 
 
 def random_case(seed: int) -> tuple[dict[str, list[Face]], list[Detection]]:
@@ -265,8 +251,7 @@ def test_more_hits_than_fit_at_a_time() -> None:
 
 
 def test_other_images_are_refused() -> None:
-    with pytest.raises(ValueError, match="other images"):
-        evaluate_detections(ground_truth({"a": [A]}), packed([], ["b"]))
+    invalid("other images", evaluate_detections, ground_truth({"a": [A]}), packed([], ["b"]))
 
 
 @pytest.mark.parametrize(

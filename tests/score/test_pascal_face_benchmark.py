@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.sources import AfwSource, PascalFaceSource
 from fanet_lightning.score.bootstrap import image_weights
 from fanet_lightning.score.pascal_face.average_precision import lower_top
 from fanet_lightning.score.pascal_face.benchmark import AfwBenchmark, PascalFaceBenchmark
+from tests.score.helpers import refused
 from tests.score.pascal_face_files import (
     AFW_CORRECTED,
     CORRECTED,
@@ -175,9 +175,8 @@ def test_source(tmp_path: Path, folder: str, annotations: str) -> None:
         [[10, 10, 50, 60]],
     ]
     assert [record.ignored_xyxy.tolist() for record in records] == [[], [[5, 5, 5, 40]], [[100, 10, 150, 60]]]
-    for refused in (source.train, source.check):
-        with pytest.raises(InputError, match="data=pascal_face is for testing alone"):
-            refused()
+    for testing_alone in (source.train, source.check):
+        refused("data=pascal_face is for testing alone", testing_alone)
 
 
 def test_source_gives_the_benchmark_that_scores_it(tmp_path: Path) -> None:
@@ -210,11 +209,15 @@ def test_boxes_that_reach_too_high_gain_by_lower_top(labels: Path) -> None:
 
 
 def test_source_names_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"neither {tmp_path}/{CORRECTED} nor {tmp_path}/annotations/{CORRECTED}"):
-        PascalFaceSource(tmp_path).val()
+    refused(f"neither {tmp_path}/{CORRECTED} nor {tmp_path}/annotations/{CORRECTED}", PascalFaceSource(tmp_path).val)
     write_annotations(tmp_path / "labels" / CORRECTED, FACES)
-    with pytest.raises(InputError, match=r"data\.root=.*absent is not a directory"):
-        PascalFaceSource(tmp_path / "absent", ground_truth=tmp_path / "labels").val()
+    refused(
+        r"data\.root=.*absent is not a directory",
+        PascalFaceSource(tmp_path / "absent", ground_truth=tmp_path / "labels").val,
+    )
     write_images(tmp_path / "images", ["2008_3.jpg"])
-    with pytest.raises(InputError, match=r"2 of the 3 images .* missing, .*images/2008_1\.jpg"):
-        PascalFaceSource(tmp_path, ground_truth=tmp_path / "labels").check(train=False)
+    refused(
+        r"2 of the 3 images .* missing, .*images/2008_1\.jpg",
+        PascalFaceSource(tmp_path, ground_truth=tmp_path / "labels").check,
+        train=False,
+    )

@@ -16,6 +16,7 @@ from fanet_lightning.score.pascal_face.ground_truth import (
     image_key,
     read_annotations,
 )
+from tests.score.helpers import invalid, refused
 from tests.score.pascal_face_files import (
     AFW_CORRECTED,
     CORRECTED,
@@ -84,8 +85,7 @@ def test_afw_original_layout(tmp_path: Path) -> None:
     assert truth.image_ids == ("16", "17", "18")
     np.testing.assert_array_equal(truth.boxes_xyxy[2], [[1.5, 2, 40, 50], [3, 4, 10, 20]])
     assert (truth.faces, truth.boxes_xyxy[0].shape) == (1, (0, 4))
-    with pytest.raises(InputError, match="holds no 'Annotations'"):
-        read_annotations(path, AFW["corrected"])
+    refused("holds no 'Annotations'", read_annotations, path, AFW["corrected"])
 
 
 @pytest.mark.parametrize(
@@ -110,35 +110,41 @@ def test_official_files(shared_data: Path, release, images: int, boxes: int, fla
 
 def test_labels_of_another_release_are_refused(tmp_path: Path) -> None:
     original = write_annotations(tmp_path / ORIGINAL, FACES, 4)
-    with pytest.raises(InputError, match=rf"is not {CORRECTED} .*has boxes of 4 columns, not 6; give that file, or"):
-        read_annotations(original, PASCAL_FACE["corrected"])
-    with pytest.raises(InputError, match="has boxes of 6 columns, not 4"):
-        read_annotations(write_annotations(tmp_path / CORRECTED, FACES), PASCAL_FACE["original"])
-    with pytest.raises(InputError, match="holds no 'anno'"):
-        read_annotations(original, AFW["original"])
+    refused(
+        rf"is not {CORRECTED} .*has boxes of 4 columns, not 6; give that file, or",
+        read_annotations,
+        original,
+        PASCAL_FACE["corrected"],
+    )
+    refused(
+        "has boxes of 6 columns, not 4",
+        read_annotations,
+        write_annotations(tmp_path / CORRECTED, FACES),
+        PASCAL_FACE["original"],
+    )
+    refused("holds no 'anno'", read_annotations, original, AFW["original"])
 
 
 def test_labels_of_the_other_set_are_refused(shared_data: Path) -> None:
-    with pytest.raises(InputError, match=f"is not {CORRECTED} .*holds the faces of {AFW_CORRECTED}"):
-        read_annotations(shared_data / "pascal_face" / AFW_CORRECTED, PASCAL_FACE["corrected"])
+    refused(
+        f"is not {CORRECTED} .*holds the faces of {AFW_CORRECTED}",
+        read_annotations,
+        shared_data / "pascal_face" / AFW_CORRECTED,
+        PASCAL_FACE["corrected"],
+    )
 
 
 def test_labels_that_cannot_be_read(tmp_path: Path) -> None:
     release = PASCAL_FACE["corrected"]
-    with pytest.raises(InputError, match=f"there is no .*{CORRECTED}; give face-eval's"):
-        read_annotations(tmp_path, release)
+    refused(f"there is no .*{CORRECTED}; give face-eval's", read_annotations, tmp_path, release)
     (tmp_path / "damaged.mat").write_bytes(b"MATLAB 5.0" + bytes(300))
-    with pytest.raises(InputError, match=r"damaged\.mat is not a readable \.mat file"):
-        read_annotations(tmp_path / "damaged.mat", release)
+    refused(r"damaged\.mat is not a readable \.mat file", read_annotations, tmp_path / "damaged.mat", release)
     save(tmp_path / "numbers.mat", {"Annotations": np.zeros((3, 1))})
-    with pytest.raises(InputError, match="has not the layout"):
-        read_annotations(tmp_path / "numbers.mat", release)
+    refused("has not the layout", read_annotations, tmp_path / "numbers.mat", release)
     write_annotations(tmp_path / "twice.mat", {"a.jpg": [], "a.png": []})
-    with pytest.raises(InputError, match=r"image a\.png twice"):
-        read_annotations(tmp_path / "twice.mat", release)
+    refused(r"image a\.png twice", read_annotations, tmp_path / "twice.mat", release)
     write_annotations(tmp_path / "nan.mat", {"a.jpg": [(0, 0, 40, np.nan, 0)]}, dtype=np.float64)
-    with pytest.raises(InputError, match=r"image a\.jpg .*not finite"):
-        read_annotations(tmp_path / "nan.mat", release)
+    refused(r"image a\.jpg .*not finite", read_annotations, tmp_path / "nan.mat", release)
 
 
 def test_list_of_images(tmp_path: Path, truth: PascalFaceGroundTruth) -> None:
@@ -151,11 +157,15 @@ def test_list_of_images(tmp_path: Path, truth: PascalFaceGroundTruth) -> None:
     found = read_detections(tmp_path / "found.txt", part)
     assert (list(found.image_index), list(found.scores), found.missing) == ([0], [0.5], ("2008_000003",))
     images.write_text("2008_000002\n2008_000009\n")
-    with pytest.raises(InputError, match=r"list\.txt:2: '2008_000009' is not in the ground truth"):
-        read_annotations(labels, PASCAL_FACE["corrected"], images)
+    refused(
+        r"list\.txt:2: '2008_000009' is not in the ground truth",
+        read_annotations,
+        labels,
+        PASCAL_FACE["corrected"],
+        images,
+    )
     images.write_text("2008_000002.jpg\n2008_000002.png\n")
-    with pytest.raises(InputError, match="named twice"):
-        read_annotations(labels, PASCAL_FACE["corrected"], images)
+    refused("named twice", read_annotations, labels, PASCAL_FACE["corrected"], images)
 
 
 def test_image_key_ends_at_the_first_dot() -> None:
@@ -324,8 +334,7 @@ def test_what_is_written_ranks_as_it_did(tmp_path: Path, truth: PascalFaceGround
     write_detections(path.parent, {}, truth.image_ids)
     assert path.read_text() == ""
     (path.parent / "notes.md").write_text("mine")
-    with pytest.raises(InputError, match="holds something else"):
-        write_detections(path.parent, detections, truth.image_ids)
+    refused("holds something else", write_detections, path.parent, detections, truth.image_ids)
     assert (path.parent / "notes.md").read_text() == "mine"
 
 
@@ -340,6 +349,5 @@ def test_what_is_written_ranks_as_it_did(tmp_path: Path, truth: PascalFaceGround
     ],
 )
 def test_faulty_arrays_are_not_written(tmp_path: Path, truth: PascalFaceGroundTruth, detections, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        write_detections(tmp_path / "out", detections, truth.image_ids)
+    invalid(message, write_detections, tmp_path / "out", detections, truth.image_ids)
     assert not (tmp_path / "out").exists()

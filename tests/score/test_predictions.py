@@ -1,4 +1,4 @@
-"""Prediction files: what is accepted, and the one line that each mistake gets."""
+"""Prediction files of WIDER FACE: what is accepted, the one line that each mistake gets, what is written."""
 
 import random
 import zipfile
@@ -14,31 +14,13 @@ from fanet_lightning.score.wider_face.predictions import (
     Predictions,
     parse_files,
     read_predictions,
+    write_predictions,
 )
-
-IDS = ("0--Parade/0_Parade_a_1", "0--Parade/0_Parade_b_2", "1--Handshaking/1_Handshaking_c_3")
+from tests.score.helpers import IDS, invalid, put, refused, rows_of
 
 
 def text(name: str, *rows: str, count: str | None = None) -> str:
     return "\n".join([name, str(len(rows)) if count is None else count, *rows]) + "\n"
-
-
-def put(root: Path, image_id: str, content: str | bytes, suffix: str = ".txt") -> Path:
-    path = root / f"{image_id}{suffix}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
-def rows_of(predictions: Predictions, image: int) -> list[list[float]]:
-    rows = slice(*predictions.starts[image : image + 2].tolist())
-    return np.column_stack([predictions.boxes_xywh[rows], predictions.scores[rows]]).tolist()
-
-
-def one_line(error: pytest.ExceptionInfo[InputError]) -> str:
-    message = str(error.value)
-    assert "\n" not in message
-    return message
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -74,8 +56,7 @@ def test_missing_images_count_as_empty_unless_strict(tmp_path: Path) -> None:
     assert read.starts.tolist() == [0, 0, 1, 1]
     assert read.missing == (IDS[0], IDS[2])
     assert missing_line(read.missing, 3) == f"2 of 3 images have no predictions and count as empty: {IDS[0]}, {IDS[2]}"
-    with pytest.raises(InputError, match=f"2 of 3 images have no predictions, the first is '{IDS[0]}'"):
-        read_predictions(tmp_path, IDS, strict=True)
+    refused(f"2 of 3 images have no predictions, the first is '{IDS[0]}'", read_predictions, tmp_path, IDS, strict=True)
 
 
 def test_files_outside_a_selection_are_not_even_opened(tmp_path: Path) -> None:
@@ -83,8 +64,7 @@ def test_files_outside_a_selection_are_not_even_opened(tmp_path: Path) -> None:
     put(tmp_path, IDS[1], text("0_Parade_b_2", "1 2 3 4 0.5"))
     read = read_predictions(tmp_path, IDS[1:2], known_ids=IDS, strict=True)
     assert rows_of(read, 0) == [[1, 2, 3, 4, 0.5]]
-    with pytest.raises(InputError, match="1 files are of images that the ground truth does not have"):
-        read_predictions(tmp_path, IDS[1:2])
+    refused("1 files are of images that the ground truth does not have", read_predictions, tmp_path, IDS[1:2])
 
 
 # Predictions: mistakes
@@ -116,53 +96,39 @@ def test_files_outside_a_selection_are_not_even_opened(tmp_path: Path) -> None:
 def test_mistakes_in_a_file(tmp_path: Path, content: str | bytes, line: str) -> None:
     put(tmp_path, IDS[1], text("0_Parade_b_2", "1 2 3 4 0.5"))
     path = put(tmp_path, IDS[0], content)
-    with pytest.raises(InputError) as error:
-        read_predictions(tmp_path, IDS)
-    message = one_line(error)
+    message = refused(".", read_predictions, tmp_path, IDS)
     assert message.startswith(str(path))
     assert line in message
     assert len(message) < len(str(path)) + 250
 
 
 def test_mistakes_of_the_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none cannot be read .*; give a folder or a \.zip"):
-        read_predictions(tmp_path / "none", IDS)
-    with pytest.raises(InputError, match="there are no predictions in it"):
-        read_predictions(tmp_path, IDS)
-    put(tmp_path / "deep", IDS[0], text("0_Parade_a_1"))
-    with pytest.raises(InputError, match="there are no predictions in it; give what holds the event folders"):
-        read_predictions(tmp_path, IDS)
+    refused(r"none cannot be read .*; give a folder or a \.zip", read_predictions, tmp_path / "none", IDS)
+    refused("there are no predictions in it", read_predictions, tmp_path, IDS)
     put(tmp_path, IDS[0], text("0_Parade_a_1"))
     put(tmp_path, IDS[0], text("0_Parade_a_1"), suffix=".jpg.txt")
-    with pytest.raises(InputError, match=f"two files for image '{IDS[0]}'"):
-        read_predictions(tmp_path, IDS)
+    refused(f"two files for image '{IDS[0]}'", read_predictions, tmp_path, IDS)
     put(tmp_path / "surplus", "0--Parade/x", text("x"))
     put(tmp_path / "surplus", "0--Parade/y", text("y"))
-    with pytest.raises(InputError, match=r"2 files are of images .*, the first is '0--Parade/x\.txt'"):
-        read_predictions(tmp_path / "surplus", IDS)
+    refused(r"2 files are of images .*, the first is '0--Parade/x\.txt'", read_predictions, tmp_path / "surplus", IDS)
 
 
 def test_mistakes_of_the_zip(tmp_path: Path) -> None:
     path = tmp_path / "run.zip"
     path.write_bytes(b"not a zip")
-    with pytest.raises(InputError, match=r"is not a readable \.zip"):
-        read_predictions(path, IDS)
+    refused(r"is not a readable \.zip", read_predictions, path, IDS)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(f"{IDS[0]}.txt", text("0_Parade_a_1", "1 2 3 4 x"))
-    with pytest.raises(InputError) as error:
-        read_predictions(path, IDS)
-    assert one_line(error).startswith(f"{path}/{IDS[0]}.txt:3: '1 2 3 4 x'")
+    refused(f"^{path}/{IDS[0]}.txt:3: '1 2 3 4 x'", read_predictions, path, IDS)
     damaged = bytearray(path.read_bytes())
     damaged[damaged.index(b"1 2 3 4 x")] ^= 1
     path.write_bytes(damaged)
-    with pytest.raises(InputError, match=r"is not a readable \.zip \(Bad CRC-32"):
-        read_predictions(path, IDS)
+    refused(r"is not a readable \.zip \(Bad CRC-32", read_predictions, path, IDS)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(f"{IDS[0]}.txt", text("0_Parade_a_1"))
         with pytest.warns(UserWarning, match="Duplicate name"):
             archive.writestr(f"{IDS[0]}.txt", text("0_Parade_a_1"))
-    with pytest.raises(InputError, match="two files for image"):
-        read_predictions(path, IDS)
+    refused("two files for image", read_predictions, path, IDS)
 
 
 def test_rows_are_those_of_a_parser_line_by_line() -> None:
@@ -192,3 +158,81 @@ def test_rows_are_those_of_a_parser_line_by_line() -> None:
         assert counts.tolist() == [len(own) for own in lines]
         assert values.tolist() == [[float(word) for word in line] for own in lines for line in own]
     assert accepted > 1000
+
+
+# Writing
+
+
+def test_predictions_come_back_as_written(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    detections = {}
+    for image_id, count in zip(IDS, (5, 0, 40), strict=True):
+        low = rng.uniform(0, 900, (count, 2))
+        boxes = np.concatenate([low, low + rng.uniform(0.5, 300, (count, 2))], axis=1).astype(np.float32)
+        detections[image_id] = (boxes, rng.uniform(0, 1, count).astype(np.float32))
+    write_predictions(tmp_path / "run", detections)
+    read = read_predictions(tmp_path / "run", IDS, strict=True)
+    direct = Predictions.from_detections(detections, IDS)
+    for i in range(3):
+        expected = sorted(rows_of(direct, i), key=lambda row: -row[4])
+        np.testing.assert_allclose(
+            np.array(rows_of(read, i)).reshape(-1, 5), np.array(expected).reshape(-1, 5), rtol=0, atol=0.00501
+        )
+        scores = [row[4] for row in rows_of(read, i)]
+        assert scores == sorted(scores, reverse=True)
+        np.testing.assert_allclose(scores, [row[4] for row in expected], rtol=0, atol=5.1e-7)
+    lines = (tmp_path / "run" / f"{IDS[1]}.txt").read_text().splitlines()
+    assert lines == ["0_Parade_b_2", "0"]
+
+
+def test_written_line_by_hand(tmp_path: Path) -> None:
+    write_predictions(tmp_path / "run", {IDS[0]: ([[1, 2, 4.126, 2], [0, 0, 10, 20.5]], [0.25, 0.9999996])})
+    assert (tmp_path / "run" / f"{IDS[0]}.txt").read_text() == (
+        "0_Parade_a_1\n2\n0.00 0.00 10.00 20.50 1.000000\n1.00 2.00 3.13 0.00 0.250000\n"
+    )
+
+
+def test_writing_replaces_predictions_and_nothing_else(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_predictions(run, {IDS[0]: ([[0, 0, 1, 1]], [0.5])})
+    write_predictions(run, {IDS[2]: ([[0, 0, 1, 1]], [0.5])})
+    assert [path.relative_to(run).as_posix() for path in run.rglob("*.txt")] == [f"{IDS[2]}.txt"]
+    invalid(
+        "not finite or has a negative side",
+        write_predictions,
+        run,
+        {IDS[0]: ([[0, 0, 1, 1]], [0.5]), IDS[1]: ([[5, 0, 1, 1]], [0.5])},
+    )
+    invalid("is no relative path", write_predictions, run, {"../plain": ([[0, 0, 1, 1]], [0.5])})
+    assert [path.relative_to(run).as_posix() for path in run.rglob("*.txt")] == [f"{IDS[2]}.txt"]
+    put(run, "0--Parade/photo", "keep me", suffix=".jpg")
+    refused("holds something else than predictions", write_predictions, run, {IDS[0]: ([[0, 0, 1, 1]], [0.5])})
+    assert (run / "0--Parade" / "photo.jpg").read_text() == "keep me"
+    put(tmp_path, "labels/photo", "0 0.5 0.5 0.1 0.1")  # YOLO's
+    refused(
+        "holds something else than predictions",
+        write_predictions,
+        tmp_path / "labels",
+        {IDS[0]: ([[0, 0, 1, 1]], [0.5])},
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["labels", "run"]  # no temporary folder stays
+    (tmp_path / "file").write_text("")
+    refused("cannot be written", write_predictions, tmp_path / "file" / "run", {})
+
+
+def test_a_failed_rename_gives_the_earlier_predictions_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    write_predictions(run, {IDS[0]: ([[0, 0, 1, 1]], [0.5])})
+    rename = Path.replace
+
+    def fail_for_new_tree(path: Path, target: Path) -> Path:
+        if path.name.endswith(".tmp"):
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", fail_for_new_tree)
+    refused(
+        "cannot be written \\(No space left on device\\)", write_predictions, run, {IDS[2]: ([[0, 0, 1, 1]], [0.5])}
+    )
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.txt")] == [f"run/{IDS[0]}.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

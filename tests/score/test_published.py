@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.score.curves import average_precision
 from fanet_lightning.score.wider_face.published import (
     FILE,
@@ -19,6 +18,7 @@ from fanet_lightning.score.wider_face.published import (
     published_methods,
     source,
 )
+from tests.score.helpers import refused
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "make_published_curves.py"
 
@@ -50,12 +50,9 @@ def test_names_people_use() -> None:
     assert method_name("s3fd") == "SFD"
     assert method_name("fanet") == "FANet"
     assert method_name("FAN") == "FAN"  # Face Attention Network, another paper
-    with pytest.raises(InputError, match=r"'FANnet'.*'FANet'"):
-        method_name("FANnet")
-    with pytest.raises(InputError, match="split 'train'"):
-        published_methods("train")
-    with pytest.raises(InputError, match=r"setting 'all'.*hard"):
-        published_curve("FANet", "val", "all")
+    refused(r"'FANnet'.*'FANet'", method_name, "FANnet")
+    refused("split 'train'", published_methods, "train")
+    refused(r"setting 'all'.*hard", published_curve, "FANet", "val", "all")
 
 
 def test_curves_cannot_be_written_to() -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import replaced
 from fanet_lightning.cli.provenance import made_by
 from fanet_lightning.score.bootstrap import Interval
@@ -26,6 +25,7 @@ from fanet_lightning.score.results import (
     print_scores,
     write_scores,
 )
+from tests.score.helpers import invalid, refused
 
 NOTHING = np.zeros(0)
 NO_AP = Interval(math.nan, math.nan, math.nan, NOTHING)
@@ -121,8 +121,7 @@ def test_several_measures_stand_by_measure_and_setting(tmp_path: Path) -> None:
 
 def test_runs_on_other_images_or_faces_are_not_compared() -> None:
     other = example({"ap": {"easy": 0.5, "hard": 0.1}}, {"easy": 1235, "hard": 0})
-    with pytest.raises(ValueError, match="not about the same images and faces"):
-        differences_of(AP, other, AP.resampled(1, 0), other.resampled(1, 0))
+    invalid("not about the same images and faces", differences_of, AP, other, AP.resampled(1, 0), other.resampled(1, 0))
 
 
 def test_files_of_an_earlier_scoring_do_not_stay(tmp_path: Path) -> None:
@@ -147,8 +146,15 @@ def test_a_failed_write_leaves_the_earlier_scores(tmp_path: Path, monkeypatch: p
 
     failing = example({"ap": {"all": 0.9}}, {"all": 1})
     monkeypatch.setattr(SomeScores, "write_curves", full_disk)
-    with pytest.raises(InputError, match="cannot be written \\(No space left on device\\)"):
-        write_scores(tmp_path, failing, {}, protocol=None, made_by={})
+    refused(
+        "cannot be written \\(No space left on device\\)",
+        write_scores,
+        tmp_path,
+        failing,
+        {},
+        protocol=None,
+        made_by={},
+    )
     assert (tmp_path / "scores.json").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.txt", "scores.json"]
 

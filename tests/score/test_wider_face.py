@@ -3,41 +3,24 @@
 import math
 import random
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fanet_lightning.score.curves import POINTS, THRESHOLDS, average_precision, normalise_scores
+from fanet_lightning.score.analysis.error_types import error_types
+from fanet_lightning.score.curves import THRESHOLDS, average_precision, normalise_scores
 from fanet_lightning.score.inputs import read_selection
 from fanet_lightning.score.wider_face.average_precision import score
-from fanet_lightning.score.wider_face.ground_truth import GroundTruth, read_ground_truth
-from fanet_lightning.score.wider_face.predictions import Predictions, read_predictions
+from fanet_lightning.score.wider_face.ground_truth import read_ground_truth
+from fanet_lightning.score.wider_face.predictions import read_predictions
 from tests.score import wider_oracle
-
-Image = tuple[list[tuple[float, ...]], dict[str, list[bool]], list[tuple[float, ...]]]
-
-
-def pack(images: list[Image]) -> tuple[GroundTruth, Predictions]:
-    """Images as (faces xywh, setting → which count, rows x y w h score)."""
-    ids = tuple(f"0--Parade/image_{i}" for i in range(len(images)))
-    settings = images[0][1]
-    ground_truth = GroundTruth(
-        ids,
-        [np.array(faces, np.float64).reshape(-1, 4) for faces, _, _ in images],
-        {name: [np.array(counted[name], np.bool_) for _, counted, _ in images] for name in settings},
-    )
-    rows = np.array([row for _, _, rows in images for row in rows], np.float64).reshape(-1, 5)
-    starts = np.cumsum([0, *(len(rows) for _, _, rows in images)], dtype=np.int64)
-    return ground_truth, Predictions(ids, starts, rows[:, :4], rows[:, 4])
+from tests.score.helpers import FACE, NOWHERE, Image, invalid, pack, random_run
 
 
 def ap_of(faces: list[tuple[float, ...]], counted: list[bool], rows: list[tuple[float, ...]]) -> float:
     return score(*pack([(faces, {"hard": counted}, rows)]))["hard"].ap
-
-
-FACE = (0, 0, 9, 9)  # 10 x 10 pixels with the last one counted
-NOWHERE = (500, 500, 9, 9)
 
 
 def test_hand_computed_run() -> None:
@@ -100,23 +83,12 @@ def test_score_on_a_threshold_is_included() -> None:
     assert recall[399] == 1.0
 
 
-def test_thresholds_are_the_tools() -> None:
-    assert THRESHOLDS.tolist() == [1 - (i + 1) / 1000 for i in range(1000)]
-
-
 def test_face_of_negative_width_is_missed_and_takes_no_row() -> None:
     # The official files have one. Its area of -24 and the first row's 24 would give 0 / 0.
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ap = ap_of([(1026, 474, -2, 23), FACE], [True, True], [(0, 0, 0, 23, 0.9), (*FACE, 1.0), (*NOWHERE, 0.0)])
     assert ap == pytest.approx(0.5)
-
-
-def test_all_scores_equal_takes_all_rows_at_once() -> None:
-    curve = score(*pack([([FACE], {"hard": [True]}, [(*FACE, 0.7), (*NOWHERE, 0.7)])]))["hard"]
-    assert curve.precision.tolist() == [0.5] * POINTS
-    assert curve.recall.tolist() == [1.0] * POINTS
-    assert curve.ap == 0.5
 
 
 @pytest.mark.parametrize(
@@ -139,44 +111,10 @@ def test_average_precision_of_a_known_envelope() -> None:
     assert average_precision(np.array([0.5, 0.8, 0.6]), np.array([0.25, 0.5, 0.75])) == pytest.approx(0.55)
 
 
-def test_nothing_detected_and_nothing_to_find() -> None:
-    assert ap_of([FACE], [True], []) == 0.0
-    assert math.isnan(ap_of([FACE], [False], [(*FACE, 0.5)]))
-
-
-def test_different_images_are_refused() -> None:
+@pytest.mark.parametrize("function", [score, error_types])
+def test_different_images_are_refused(function: Callable[..., object]) -> None:
     ground_truth, predictions = pack([([FACE], {"hard": [True]}, [])] * 2)
-    with pytest.raises(ValueError, match="1 images and predictions of 2"):
-        score(ground_truth.select(ground_truth.image_ids[:1]), predictions)
-
-
-def random_run(rng: random.Random) -> list[Image]:
-    """Few distinct corners, sizes and scores, so that faces coincide, overlaps tie and scores repeat."""
-
-    def box() -> tuple[float, ...]:
-        fraction = rng.choice([0.0, 0.0, 0.5])
-        return (
-            rng.randrange(8) + fraction,
-            rng.randrange(8),
-            rng.choice([0, 3, 4, 9, 9]),
-            rng.choice([3, 4, 9, 9]) + fraction,
-        )
-
-    levels = rng.choice([[0.0, 0.5, 1.0], [i / 20 for i in range(21)], [2.0, 2.5, 7.0], [0.3]])
-    images: list[Image] = []
-    for _ in range(rng.randint(1, 5)):
-        faces = [box() for _ in range(rng.choice([0, 1, 2, 5]))]
-        counted = {
-            setting: [rng.random() < share for _ in faces]
-            for setting, share in (("few", 0.3), ("most", 0.8), ("none", 0))
-        }
-        rows = []
-        for _ in range(rng.choice([0, 1, 4, 9])):
-            near = rng.choice(faces) if faces and rng.random() < 0.6 else box()
-            moved = (near[0] + rng.choice([0, 0, 1]), near[1], near[2], near[3] + rng.choice([0, 0, 1, 5]))
-            rows.append((*moved, rng.choice(levels)))
-        images.append((faces, counted, rows))
-    return images
+    invalid("1 images and predictions of 2", function, ground_truth.select(ground_truth.image_ids[:1]), predictions)
 
 
 @pytest.mark.parametrize("block", range(20))
