@@ -117,10 +117,10 @@ def main(rank: int, ranks: int, folder: Path) -> None:
         for name, metric in metrics(images).items():
             for batch in batches:
                 metric.update(*arguments(name, batch))
-            local = [part.tolist() for part in metric.names]
+            local = [part.tolist() for part in metric.shown]
             result[name] = as_numbers(metric.compute())
             # What was gathered is given back, so that a second gathering gathers the same.
-            assert [part.tolist() for part in metric.names] == local
+            assert [part.tolist() for part in metric.shown] == local
             metric._computed = None
             assert repr(as_numbers(metric.compute())) == repr(result[name])
         result["module"] = module_values(images, batches)

@@ -229,7 +229,7 @@ def test_copies_pickles_states_resets(images: list[Shown], expected: dict[str, d
         other.update(*arguments(name, images[7:]))
         same(as_numbers(other.compute()), expected[name])
     metric.reset()
-    assert metric.names == [] and metric.update_count == 0
+    assert metric.shown == [] and metric.update_count == 0
     for image in images:
         metric.update(*arguments(name, [image]))
     same(as_numbers(metric.compute()), expected[name])
@@ -248,7 +248,7 @@ def test_what_torchmetrics_asks_of_a_metric(images: list[Shown]) -> None:
 def test_values_live_where_the_metric_does_and_inputs_anywhere(images: list[Shown]) -> None:
     metric = WiderFaceAP().to("meta")  # a device that holds no numbers: the detections must not go there
     metric.update(*arguments("wider_shown", images))
-    assert {part.device.type for part in metric.rows} == {"cpu"}
+    assert {part.device.type for part in metric.shown} == {"cpu"}
     assert metric.compute()["all"].device.type == "meta"
     half = WiderFaceAP()
     boxes, scores = torch.tensor([[0, 0, 8, 8]]), torch.tensor([0.5], dtype=torch.bfloat16, requires_grad=True)
@@ -288,13 +288,13 @@ SCORE = torch.tensor([0.5])
 def test_mistakes_are_named_and_leave_nothing_behind(given: Any, message: str) -> None:
     metric = WiderFaceAP()
     invalid(message, metric.update, *given, [ONE])
-    assert metric.names == []
+    assert metric.shown == []
 
 
 def test_more_mistakes(images: list[Shown]) -> None:
     metric = metrics(images)["wider"]
     invalid("'x'", metric.update, [images[0].image_id, "x"], [ONE, ONE], [SCORE, SCORE])
-    assert metric.names == []
+    assert metric.shown == []
     invalid("faces_xyxy", metric.update, [images[0].image_id], [ONE], [SCORE], [ONE])
     invalid("faces_xyxy", WiderFaceAP().update, ["a"], [ONE], [SCORE])
     invalid("ignored", metric.update, [images[0].image_id], [ONE], [SCORE], None, [torch.tensor([True])])

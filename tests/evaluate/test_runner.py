@@ -213,15 +213,7 @@ def test_the_test_split_gives_a_submission(
     assert (record["images"], record["boxes"], record["protocol"]) == (3, 90, "original")
     assert record["made_by"]["protocol_settings"]["kind"] == "original" and "ap" not in record
     # Scores of another split do not come to lie beside it.
-    refused(
-        r"out holds submission.zip of an evaluation of another split; give another",
-        evaluate,
-        checkpoint,
-        WiderFaceSource(tmp_path),
-        ORIGINAL,
-        out,
-        device="cpu",
-    )
+    refused("submission.zip", evaluate, checkpoint, WiderFaceSource(tmp_path), ORIGINAL, out, device="cpu")
 
 
 def test_an_archive_needs_every_image(tmp_path: Path) -> None:
@@ -232,20 +224,8 @@ def test_an_archive_needs_every_image(tmp_path: Path) -> None:
     assert packed.boxes_xywh.tolist() == [[1, 2, 3, 4]]
     write_submission(tmp_path / "two.zip", folder, ["e/a"])
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
-    refused(
-        "1 of 2 images of the split have no file, the first is 'e/b'",
-        write_submission,
-        tmp_path / "three.zip",
-        folder,
-        ["e/a", "e/b"],
-    )
-    refused(
-        r"the ground truth does not have, the first is 'e/a.txt'",
-        write_submission,
-        tmp_path / "three.zip",
-        folder,
-        ["e/c"],
-    )
+    refused("1 of 2 images .*'e/b'", write_submission, tmp_path / "three.zip", folder, ["e/a", "e/b"])
+    refused("'e/a.txt'", write_submission, tmp_path / "three.zip", folder, ["e/c"])
     assert not (tmp_path / "three.zip").exists()
 
 
@@ -321,7 +301,7 @@ def test_what_is_of_something_else_is_not_written_over(checkpoint: Path, tmp_pat
     mine.parent.mkdir(exist_ok=True)
     mine.write_text("mine")
     refused(
-        f"out=.*: {name} is there and not of an evaluation; move it away",
+        f"out=.*: {name} is there",
         evaluate,
         checkpoint,
         Source(tmp_path, [(40, 50)]),

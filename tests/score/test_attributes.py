@@ -267,19 +267,8 @@ def test_a_run_against_itself_differs_by_nothing() -> None:
 
 def test_mistakes() -> None:
     truth, predictions = drawn_run(0)
-    refused(
-        r"within=hrad is no setting of the ground truth; choose one of easy, hard, valid",
-        score_attributes,
-        truth,
-        predictions,
-        within="hrad",
-    )
-    invalid(
-        "both must name the same images in the same order",
-        score_attributes,
-        truth.select(truth.image_ids[::-1]),
-        predictions,
-    )
+    refused("within=hrad .* one of easy, hard, valid", score_attributes, truth, predictions, within="hrad")
+    invalid("same images", score_attributes, truth.select(truth.image_ids[::-1]), predictions)
 
 
 def test_the_reference_predictions_by_attribute(shared_data: Path) -> None:

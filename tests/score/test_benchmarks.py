@@ -1,7 +1,9 @@
 """``python -m fanet_lightning.score`` on every benchmark: files in the official layouts, expectations by hand."""
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -226,6 +228,12 @@ def put_rows(benchmark: str, path: Path, rows: dict[str, list[tuple[float, ...]]
     return path.with_suffix(".json")
 
 
+def words_of(benchmark: str, folder: Path, faces: dict[str, Any], rows: dict[str, Any] | None = None) -> list[str]:
+    """The command's words for these faces, and for rows where some are given."""
+    words = [f"benchmark={benchmark}", f"ground_truth={put_truth(benchmark, folder / 'truth', faces)}", "bootstrap=0"]
+    return words if rows is None else [*words, f"predictions={put_rows(benchmark, folder / 'found', rows)}"]
+
+
 LAYOUTS = {
     "x y w h": lambda x, y, w, h: (x, y, w, h),
     "x1 y1 x2 y2": lambda x, y, w, h: (x, y, x + w, y + h),
@@ -240,7 +248,7 @@ def test_boxes_in_another_layout_are_scored_with_a_warning(
     benchmark: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     faces = faces_of(4)
-    words = [f"benchmark={benchmark}", f"ground_truth={put_truth(benchmark, tmp_path / 'truth', faces)}", "bootstrap=0"]
+    words = words_of(benchmark, tmp_path, faces)
     meant = "x1 y1 x2 y2" if benchmark == "pascal_face" else "x y w h"
     for name, layout in LAYOUTS.items():
         if benchmark == "pascal_face" and "corners" not in name and name != meant:
@@ -261,34 +269,34 @@ def test_boxes_in_another_layout_are_scored_with_a_warning(
 @pytest.mark.parametrize("corners", [False, True])
 def test_wider_rows_with_the_score_first(corners: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     faces = faces_of(4)
-    truth, found = put_truth("wider_face", tmp_path / "truth", faces), put_rows("wider_face", tmp_path / "found", faces)
-    for path in found.rglob("*.txt"):
+    words = words_of("wider_face", tmp_path, faces, faces)
+    for path in (tmp_path / "found").rglob("*.txt"):
         name, count, *rows = path.read_text().splitlines()
         rows = [f"{row.split()[4]} {x} {y} {x + w * corners} {y + h * corners}" if corners else f"0.9 {x} {y} {w} {h}"
                 for row in rows for x, y, w, h in [map(float, row.split()[:4])]]  # fmt: skip
         path.write_text("\n".join([name, count, *rows]) + "\n")
-    assert main([f"ground_truth={truth}", f"predictions={found}", "bootstrap=0"]) == 0
+    assert main(words) == 0
     (warning,) = capsys.readouterr().err.splitlines()
     assert f"8 boxes seem to be score {'x1 y1 x2 y2' if corners else 'x y w h'}, not x y w h" in warning
     assert "8 of 8" in warning
 
 
-def test_corners_that_are_width_and_height_in_pascal_face(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Near the origin no far edge is before the near one, so nothing but the faces can tell."""
-    faces: dict[str, list[tuple[float, ...]]] = {f"0--Parade/a{i}": [(30, 24, 60, 50)] for i in range(4)}
-    truth = put_truth("pascal_face", tmp_path / "truth", faces)
-    words = ["benchmark=pascal_face", f"ground_truth={truth}", "bootstrap=0"]
-    assert main([*words, f"predictions={put_rows('pascal_face', tmp_path / 'found', faces)}"]) == 0
-    assert "seem to be x y w h, not x1 y1 x2 y2" in capsys.readouterr().err
-
-
-def test_boxes_of_a_larger_copy_reach_out_of_their_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    faces = faces_of(3)
-    truth = put_truth("coco", tmp_path / "truth", faces)
-    rows = {image_id: [tuple(4 * value for value in row) for row in own] for image_id, own in faces.items()}
-    words = ["benchmark=coco", f"ground_truth={truth}", "bootstrap=0"]
-    assert main([*words, f"predictions={put_rows('coco', tmp_path / 'found', rows)}"]) == 0
-    assert "6 of 6 boxes reach out of their image" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("benchmark", "boxes", "times", "warning"),
+    [
+        # Near the origin no far edge is before the near one, so nothing but the faces can tell.
+        ("pascal_face", [(30, 24, 60, 50)], 1, "seem to be x y w h, not x1 y1 x2 y2"),
+        # Of a copy four times as large.
+        ("coco", [(30, 20, 34, 32), (70, 40, 44, 36)], 4, "8 of 8 boxes reach out of their image"),
+    ],
+)
+def test_boxes_that_the_faces_or_the_sizes_tell(
+    benchmark: str, boxes: list[Any], times: int, warning: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faces = {f"0--Parade/a{i}": boxes for i in range(4)}
+    rows = {image_id: [tuple(times * value for value in row) for row in boxes] for image_id in faces}
+    assert main(words_of(benchmark, tmp_path, faces, rows)) == 0
+    assert warning in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -299,7 +307,7 @@ def test_name_lines_that_name_the_same_image(line: str, tmp_path: Path, capsys: 
     """S3FD and S3FD.pytorch write ``event/name.jpg``."""
     faces = faces_of(2)
     rows = {image_id: [(*row, 0.9) for row in own] for image_id, own in faces.items()}
-    words = [f"ground_truth={put_truth('wider_face', tmp_path / 'truth', faces)}", "bootstrap=0"]
+    words = words_of("wider_face", tmp_path, faces)
     found = put_wider(tmp_path / "found", rows, line)
     (found / "0--Parade" / "._0_Parade_0.txt").write_bytes(b"\0\5\x16\7")
     (found / ".DS_Store").write_bytes(b"\0")
@@ -314,19 +322,17 @@ def test_name_lines_that_name_the_same_image(line: str, tmp_path: Path, capsys: 
 def test_name_lines_that_name_another_image(line: str, tmp_path: Path) -> None:
     faces = faces_of(1)
     rows = {image_id: [(*row, 0.9) for row in own] for image_id, own in faces.items()}
-    words = [f"ground_truth={put_truth('wider_face', tmp_path / 'truth', faces)}", "bootstrap=0"]
+    words = words_of("wider_face", tmp_path, faces)
     refused(
-        r"0_Parade_0\.txt:1: the name line says .*; write '0_Parade_0'",
+        r"0_Parade_0\.txt:1: .*; write '0_Parade_0'",
         main,
         [*words, f"predictions={put_wider(tmp_path / 'found', rows, line)}"],
     )
 
 
 def test_a_folder_packed_with_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import shutil
-
     faces = faces_of(2)
-    words = [f"ground_truth={put_truth('wider_face', tmp_path / 'truth', faces)}", "bootstrap=0"]
+    words = words_of("wider_face", tmp_path, faces)
     put_rows("wider_face", tmp_path / "packed" / "found", faces)
     archive = shutil.make_archive(str(tmp_path / "found"), "zip", tmp_path / "packed")
     assert main([*words, f"predictions={archive}"]) == 0
@@ -335,7 +341,7 @@ def test_a_folder_packed_with_its_name(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_negative_sides_in_fddb_are_false_alarms(tmp_path: Path) -> None:
     faces = faces_of(2)
-    truth = put_truth("fddb", tmp_path / "truth", faces)
+    words = [*words_of("fddb", tmp_path, faces), f"predictions={tmp_path / 'found'}"]
     first, second = faces
     # Both rows of negative size cover a face if their edges are swapped.
     (x1, y1, w1, h1), (x2, y2, w2, h2) = faces[first][1], faces[second][1]
@@ -344,7 +350,6 @@ def test_negative_sides_in_fddb_are_false_alarms(tmp_path: Path) -> None:
         second: [(*faces[second][0], 0.7), (x2, y2 + h2, w2, -h2, 0.6)],
     }
     write_fddb_detections(tmp_path / "found", {1: {f"./{image_id}.JPG": own for image_id, own in rows.items()}})
-    words = ["benchmark=fddb", f"ground_truth={truth}", f"predictions={tmp_path / 'found'}", "bootstrap=0"]
     done = call(*words, f"out={tmp_path / 'out'}")
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stderr.splitlines() if "negative" in line] == [
@@ -397,7 +402,7 @@ def test_detections_of_detect_are_joined_by_file_name(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     faces = faces_of(4)
-    words = ["benchmark=coco", f"ground_truth={put_truth('coco', tmp_path / 'truth', faces)}", "bootstrap=0"]
+    words = words_of("coco", tmp_path, faces)
     # Ids count in another order; the image without a detection was looked at, and is not missing.
     turned = dict(reversed(faces.items())) | {"0--Parade/0_Parade_2": []}
     if name == "base":
@@ -417,8 +422,7 @@ def test_detections_of_detect_are_joined_by_file_name(
 
 def test_detections_whose_names_do_not_tell_the_image(tmp_path: Path) -> None:
     box: list[tuple[float, ...]] = [BOX]
-    truth = put_truth("coco", tmp_path / "truth", {"x/a": box, "y/a": box, "y/b": box})
-    words = ["benchmark=coco", f"ground_truth={truth}", "bootstrap=0"]
+    words = words_of("coco", tmp_path, {"x/a": box, "y/a": box, "y/b": box})
     for faces, expected in [
         ({"a": box}, r"file_name 'a\.jpg' may be 'x/a' or 'y/a'"),
         ({"b": box, "z/y/b": box}, r"images\[1\]: .*'y/b'"),
@@ -431,7 +435,7 @@ def test_results_with_ids_of_another_list(tmp_path: Path, capsys: pytest.Capture
     faces: dict[str, list[tuple[float, ...]]] = {
         f"e/{i:03d}": [(10 * (i % 12), 8 * (i // 12), 9, 8)] for i in range(120)
     }
-    words = ["benchmark=coco", f"ground_truth={put_truth('coco', tmp_path / 'truth', faces)}", "bootstrap=0"]
+    words = words_of("coco", tmp_path, faces)
     found = put_rows("coco", tmp_path / "found", dict(reversed(faces.items())))
     assert main([*words, f"predictions={found}"]) == 0
     assert "0 of 120 boxes looked at are on a face, as if the image ids were" in capsys.readouterr().err

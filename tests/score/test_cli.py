@@ -113,11 +113,7 @@ def test_the_folder_of_a_whole_evaluation_stands_for_the_predictions_in_it(
     assert main([f"predictions={tmp_path}", *words]) == 0
     assert capsys.readouterr().out in direct
     (tmp_path / "scores.json").unlink()
-    refused(
-        f"^{tmp_path}: there are no predictions in it; give what holds the event",
-        main,
-        [f"predictions={tmp_path}", *words],
-    )
+    refused(f"^{tmp_path}: there are no predictions", main, [f"predictions={tmp_path}", *words])
 
 
 @pytest.mark.parametrize("place", ["eval_gt", "eval_tools/ground_truth"])

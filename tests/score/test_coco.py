@@ -458,16 +458,9 @@ def test_bad_files_are_refused_by_entry_and_value(annotations: Path, tmp_path: P
 
 
 def test_files_that_are_not_there_are_named(annotations: Path, tmp_path: Path) -> None:
-    refused(
-        r"nothing\.json cannot be read .*; give a COCO annotation file", read_ground_truth, tmp_path / "nothing.json"
-    )
+    refused(r"nothing\.json cannot be read", read_ground_truth, tmp_path / "nothing.json")
     refused("directory", read_ground_truth, tmp_path)
-    refused(
-        r"predictions\.json cannot be read .*; give a results file",
-        read_results,
-        tmp_path,
-        read_ground_truth(annotations),
-    )
+    refused(r"predictions\.json cannot be read", read_results, tmp_path, read_ground_truth(annotations))
     (tmp_path / "binary.json").write_bytes(b"\x81\xff\xfe{")
     refused(r"binary\.json is not JSON", read_ground_truth, tmp_path / "binary.json")
 
@@ -532,15 +525,9 @@ def test_predictions_are_not_written_over_other_things(annotations: Path, tmp_pa
     refused("something else", write_results, tmp_path, ground_truth, {})
     refused("category= one of head, face", write_results, tmp_path / "out", read_ground_truth(annotations), {})
     invalid("event/a: a detection", write_results, tmp_path / "out", ground_truth, {"event/a": ([[5, 5, 4, 9]], [1.0])})
+    invalid("not finite", write_results, tmp_path / "out", ground_truth, {"event/a": ([[5, 5, 6, 9]], [math.nan])})
     invalid(
-        "a detection that is not finite",
-        write_results,
-        tmp_path / "out",
-        ground_truth,
-        {"event/a": ([[5, 5, 6, 9]], [math.nan])},
-    )
-    invalid(
-        "detections of 1 images outside the run, the first is 'event/x'",
+        "outside the run, .*'event/x'",
         write_results,
         tmp_path / "out",
         ground_truth,

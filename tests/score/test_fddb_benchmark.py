@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.score.bootstrap import interval_of
 from fanet_lightning.score.fddb.benchmark import FddbBenchmark
 from fanet_lightning.score.fddb.files import FddbPredictions
@@ -20,6 +19,7 @@ from fanet_lightning.score.fddb.regions import (
     inscribed_ellipses,
     iou_with_ellipses,
 )
+from fanet_lightning.score.results import Scores
 from tests.score import fddb_oracle as oracle
 from tests.score.fddb_files import block, write_detections, write_folds, write_sizes
 from tests.score.helpers import invalid, refused
@@ -47,10 +47,21 @@ def golden_files(tmp_path: Path, golden: Any) -> tuple[Path, Path]:
     return tmp_path / "fddb", tmp_path / "run"
 
 
-def test_golden_set_from_files_to_curves(tmp_path: Path, golden: Any, golden_files: tuple[Path, Path]) -> None:
-    benchmark = FddbBenchmark()
-    truth = benchmark.read_ground_truth(golden_files[0])
-    scores = benchmark.score(truth, golden_files[1], strict=True)
+@pytest.fixture
+def truth(golden_files: tuple[Path, Path]) -> FddbGroundTruth:
+    return FddbBenchmark().read_ground_truth(golden_files[0])
+
+
+def score_rows(tmp_path: Path, truth: FddbGroundTruth, rows: dict[str, Any]) -> Scores:
+    """Of one joined file."""
+    (tmp_path / "joined.txt").write_text("".join(block(image_id, own) for image_id, own in rows.items()))
+    return FddbBenchmark().score(truth, tmp_path / "joined.txt", strict=True)
+
+
+def test_golden_set_from_files_to_curves(
+    tmp_path: Path, golden: Any, golden_files: tuple[Path, Path], truth: FddbGroundTruth
+) -> None:
+    scores = FddbBenchmark().score(truth, golden_files[1], strict=True)
     faces = sum(len(image["faces"]) for image in golden["images"])
     assert scores.faces == {"all": faces}
     assert scores.images_of_benchmark == len(scores.image_ids) == 12
@@ -69,9 +80,8 @@ def test_golden_set_from_files_to_curves(tmp_path: Path, golden: Any, golden_fil
     assert list(zip(discrete.read_text().splitlines(), continuous.read_text().splitlines(), strict=True)) == expected
 
 
-def test_resamples_of_the_golden_set(golden_files: tuple[Path, Path]) -> None:
+def test_resamples_of_the_golden_set(golden_files: tuple[Path, Path], truth: FddbGroundTruth) -> None:
     benchmark = FddbBenchmark()
-    truth = benchmark.read_ground_truth(golden_files[0])
     scores = benchmark.score(truth, golden_files[1])
     drawn = scores.resampled(400, 3)
     assert {measure: set(settings) for measure, settings in drawn.items()} == {
@@ -125,11 +135,9 @@ def test_a_list_restricts_everything(tmp_path: Path, golden: Any, golden_files: 
     assert (scores.values["discrete"]["max"], scores.values["continuous"]["max"]) == pytest.approx(expected)
 
 
-def test_equal_scores_are_one_point_and_said(tmp_path: Path, golden: Any, golden_files: tuple[Path, Path]) -> None:
-    joined = tmp_path / "equal.txt"
-    joined.write_text("".join(block(im["image_id"], [[*row[:4], 7] for row in im["rows"]]) for im in golden["images"]))
-    benchmark = FddbBenchmark()
-    scores = benchmark.score(benchmark.read_ground_truth(golden_files[0]), joined)
+def test_equal_scores_are_one_point_and_said(tmp_path: Path, golden: Any, truth: FddbGroundTruth) -> None:
+    rows = {image["image_id"]: [[*row[:4], 7] for row in image["rows"]] for image in golden["images"]}
+    scores = score_rows(tmp_path, truth, rows)
     assert any("scores are 7: the curve is a single point" in warning for warning in scores.warnings)
     end = golden["lines"][0]
     assert scores.values["discrete"]["max"] == end[1] / scores.faces["all"]
@@ -137,32 +145,24 @@ def test_equal_scores_are_one_point_and_said(tmp_path: Path, golden: Any, golden
     assert len(lines) == 2  # and the one of the images without detections
 
 
-def test_no_detection_at_all(golden_files: tuple[Path, Path], tmp_path: Path, golden: Any) -> None:
-    joined = tmp_path / "none.txt"
-    joined.write_text("".join(block(image["image_id"], []) for image in golden["images"]))
-    benchmark = FddbBenchmark()
-    scores = benchmark.score(benchmark.read_ground_truth(golden_files[0]), joined, strict=True)
+def test_no_detection_at_all(tmp_path: Path, truth: FddbGroundTruth) -> None:
+    scores = score_rows(tmp_path, truth, {image_id: [] for image_id in truth.image_ids})
     assert scores.values["discrete"] == {"1000": 0.0, "2000": 0.0, "max": 0.0}
     assert scores.write_curves(tmp_path / "out")[0].read_text() == "0 0 1.79769e+308\n"
 
 
-def test_the_annotations_score_one(tmp_path: Path, golden: Any, golden_files: tuple[Path, Path]) -> None:
-    benchmark = FddbBenchmark()
-    truth = benchmark.read_ground_truth(golden_files[0])
+def test_the_annotations_score_one(tmp_path: Path, truth: FddbGroundTruth) -> None:
     own = zip(truth.image_ids, truth.ellipses, strict=True)
-    (tmp_path / "perfect.txt").write_text("".join(block(i, [[*row, 1] for row in rows.tolist()]) for i, rows in own))
-    scores = benchmark.score(truth, tmp_path / "perfect.txt", strict=True)
+    scores = score_rows(tmp_path, truth, {i: [[*row, 1] for row in rows.tolist()] for i, rows in own})
     assert scores.values["discrete"]["max"] == 1.0
     assert scores.values["continuous"]["max"] == pytest.approx(1.0, abs=1e-12)
     assert scores.rules["detections"] == "ellipses"
 
 
 def test_inscribed_ellipses() -> None:
-    assert inscribed_ellipses([(10, 20, 6, 8), (0, 0, 8, 6), (1, 1, 4, 4)]).tolist() == [
-        [4, 3, np.pi / 2, 13, 24],
-        [4, 3, 0, 4, 3],
-        [2, 2, np.pi / 2, 3, 3],
-    ]
+    upright, lying, circle = inscribed_ellipses([(10, 20, 6, 8), (0, 0, 8, 6), (1, 1, 4, 4)]).tolist()
+    assert (upright, lying) == ([4, 3, np.pi / 2, 13, 24], [4, 3, 0, 4, 3])
+    assert circle == [2, 2, np.pi / 2, 3, 3]
 
 
 def made_pairs(rng: np.random.Generator, pairs: int) -> tuple[np.ndarray, np.ndarray]:
@@ -255,21 +255,17 @@ def test_cross_fitted_ellipses_fit_better_and_are_named() -> None:
         assert own.rules["ellipses"] == ellipses
         assert any(f"ellipses={ellipses}" in warning for warning in own.warnings) == (ellipses != "as_given")
     assert scores["cross_fitted"].rules["pairs_of_fit"] == {"1": 24, "2": 24, "3": 24}
-    expected = np.mean(
-        [
-            iou_with_ellipses(face, inscribed_ellipses(row), 200, 200)[0, 0]
-            for face, row in zip(truth.ellipses, predictions.rows, strict=True)
-        ]
+    pairs = zip(truth.ellipses, predictions.rows, strict=True)
+    overlaps = [iou_with_ellipses(face, inscribed_ellipses(row), 200, 200)[0, 0] for face, row in pairs]
+    assert rates["inscribed"] == pytest.approx(np.mean(overlaps))
+
+
+def test_cross_fitting_needs_enough_faces(
+    golden_files: tuple[Path, Path], truth: FddbGroundTruth, tmp_path: Path
+) -> None:
+    refused(
+        "run: ellipses=cross_fitted: .* need at least 20", FddbBenchmark("cross_fitted").score, truth, golden_files[1]
     )
-    assert rates["inscribed"] == pytest.approx(expected)
-
-
-def test_cross_fitting_needs_enough_faces(golden_files: tuple[Path, Path], tmp_path: Path) -> None:
-    benchmark = FddbBenchmark("cross_fitted")
-    truth = benchmark.read_ground_truth(golden_files[0])
-    with pytest.raises(InputError, match=r"run: ellipses=cross_fitted: .* need at least 20") as error:
-        benchmark.score(truth, golden_files[1])
-    assert "\n" not in str(error.value)
     joined = tmp_path / "ellipses.txt"
     joined.write_text(block(truth.image_ids[0], [(5, 4, 0, 20, 20, 0.5)]))
     for ellipses in ("cross_fitted", "inscribed"):

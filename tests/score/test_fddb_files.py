@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fanet_lightning.score.fddb.benchmark import FddbBenchmark
 from fanet_lightning.score.fddb.files import (
     FddbPredictions,
     read_fddb_predictions,
@@ -55,12 +56,7 @@ def test_ground_truth_of_the_folder_itself_and_of_a_list(tmp_path: Path, truth: 
     assert part.folds.tolist() == [1, 3]
     assert part.select([C, B]).in_official_order().image_ids == (B, C)
     images.write_text(f"{A}\n2002/01/01/big/img_0\n")
-    refused(
-        r"list.txt:2: '2002/01/01/big/img_0' is not in the ground truth",
-        read_fddb_ground_truth,
-        tmp_path / "truth",
-        images=images,
-    )
+    refused("list.txt:2: '2002/01/01/big/img_0'", read_fddb_ground_truth, tmp_path / "truth", images=images)
 
 
 def test_the_official_files(shared_data: Path) -> None:
@@ -89,9 +85,7 @@ def test_sizes_come_from_the_images_where_there_is_no_file(tmp_path: Path) -> No
 
 def test_sizes_that_are_missing(tmp_path: Path) -> None:
     write_folds(tmp_path / "FDDB-folds", FACES)
-    assert "image_sizes=FILE" in refused(
-        r"neither image_sizes.json nor originalPics is in", read_fddb_ground_truth, tmp_path
-    )
+    assert "image_sizes=FILE" in refused("neither image_sizes.json nor originalPics", read_fddb_ground_truth, tmp_path)
     write_image(tmp_path / "originalPics" / f"{A}.jpg", (60, 40))
     broken = tmp_path / "originalPics" / f"{B}.jpg"
     broken.parent.mkdir(parents=True)
@@ -154,14 +148,7 @@ def test_six_columns_are_ellipses(tmp_path: Path, truth: FddbGroundTruth) -> Non
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "fold-{:02d}-out.txt",
-        "fold-{}-out.txt",
-        "FDDB-det-fold-{:02d}.txt",
-        "fddb_fold_{}.TXT",
-        "FDDB-fold-{:02d}-out.txt",
-    ],
+    "name", ["fold-{:02d}-out.txt", "fold-{}-out.txt", "FDDB-det-fold-{:02d}.txt", "fddb_fold_{}.TXT"]
 )
 def test_names_of_fold_files(tmp_path: Path, truth: FddbGroundTruth, name: str) -> None:
     folder = tmp_path / "run"
@@ -189,6 +176,7 @@ def test_a_selection_leaves_the_other_images_aside(tmp_path: Path, truth: FddbGr
     assert rows_of(read) == [[[5, 6, 7, 8, 0.25]]]
 
 
+ROW = "1 2 3 4 0.5"
 NAME = "should be the name of an image, the next line"
 
 
@@ -196,18 +184,16 @@ NAME = "should be the name of an image, the next line"
     ("text", "message"),
     [
         (" \n\r\n", "joined.txt is empty"),
-        (f"{A}\n", f":1: '{A}' {NAME}"),
-        (f"{A}\n1 2 3 4 0.5\n", f":1: '{A}' {NAME}"),
-        (f"{A}\n-1\n", f":1: '{A}' {NAME}"),
-        (f"{A}\n1.0\n1 2 3 4 0.5\n", f":1: '{A}' {NAME}"),
-        (f"{A}\n2\n1 2 3 4 0.5\n", f":1: '{A}' {NAME}"),
-        (f"{A}\n2\n1 2 3 4 0.5\n{B}\n0\n", f":1: '{A}' {NAME}"),
+        *(
+            (f"{A}\n{rest}", f":1: '{A}' {NAME}")
+            for rest in ("", f"{ROW}\n", "-1\n", f"1.0\n{ROW}\n", f"2\n{ROW}\n", f"2\n{ROW}\n{B}\n0\n")
+        ),
         (f"{A}\n1\n1 2 3 4 0.5\n1 2 3 4 0.4\n", f":4: '1 2 3 4 0.4' {NAME}"),
         (f"{A}\n1\n1 2 3 4\n", ":3: '1 2 3 4' is no row of 5 or 6"),
-        (f"{A}\n1\n1,5 2 3 4 0.5\n", ":3: '1,5 2 3 4 0.5'"),
-        (f"{A}\n1\n1 2 3 4 nan\n", ":3: '1 2 3 4 nan'"),
-        (f"{A}\n1\n1 2 3 1e999 0.5\n", ":3: '1 2 3 1e999 0.5'"),
-        (f"{A}\n1\n1_0 2 3 4 0.5\n", ":3: '1_0 2 3 4 0.5'"),
+        *(
+            (f"{A}\n1\n{row}\n", f":3: '{row}'")
+            for row in ("1,5 2 3 4 1", "1 2 3 4 nan", "1 2 3 1e999 1", "1_0 2 3 4 1")
+        ),
         (f"{A}\n1\n1 2 -3 4 0.5\n", ":3: '1 2 -3 4 0.5' is negative"),
         (f"{A}\n1\n5 -4 0 1 1 0.5\n", ":3: '5 -4 0 1 1 0.5' is negative"),
         (f"{A}\n1\n1 2e6 3 4 0.5\n", ":3: '1 2e6 3 4 0.5'.* beyond"),
@@ -230,13 +216,9 @@ def test_mistakes_of_a_folder(tmp_path: Path, truth: FddbGroundTruth) -> None:
     (folder / "fold-01-out.txt").write_text(block(A, [(1, 2, 3, 4, 0.5)]))
     refused(f"2 of 3 images .* '{B}'", read_fddb_predictions, folder, truth, strict=True)
     (folder / "fold-03-out.txt").write_text(block(C, [(5, 4, 0, 1, 1, 0.5)]))
-    refused(
-        r"fold-03-out.txt:1: rows of 6 numbers, but .*fold-01-out.txt:1 has 5", read_fddb_predictions, folder, truth
-    )
+    refused("fold-03-out.txt:1: .* 6 .*fold-01-out.txt:1 has 5", read_fddb_predictions, folder, truth)
     (folder / "fold-03-out.txt").write_text(block(A, []))
-    refused(
-        f"fold-03-out.txt:1: '{A}' has a block at .*fold-01-out.txt:1 already", read_fddb_predictions, folder, truth
-    )
+    refused(f"fold-03-out.txt:1: '{A}' .*fold-01-out.txt:1", read_fddb_predictions, folder, truth)
     (folder / "fold-3-out.txt").write_text(block(C, []))
     refused(r"two files of fold 3, fold-03-out.txt and fold-3-out.txt", read_fddb_predictions, folder, truth)
     (folder / "fold-11-out.txt").write_text(block(C, []))
@@ -318,8 +300,6 @@ def test_curves_have_the_official_format(tmp_path: Path) -> None:
 
 
 def test_the_official_files_are_written_to_the_character(tmp_path: Path, shared_data: Path) -> None:
-    from fanet_lightning.score.fddb.benchmark import FddbBenchmark
-
     official = shared_data / "predictions" / "fddb_mtcnn"
     benchmark = FddbBenchmark(prefix="MTCNN")
     scores = benchmark.score(benchmark.read_ground_truth(shared_data / "fddb"), official, strict=True)

@@ -83,19 +83,12 @@ def test_images_that_are_missing(root: Path, tmp_path: Path) -> None:
     (root / "originalPics" / f"{B}.jpg").unlink()
     refused(r"cannot be read.*img_265|img_265.*cannot be read", FddbSource(root).val)
     write_sizes(tmp_path / "sizes.json", FACES, (60, 40))
-    refused(
-        r"1 of the 3 images of FDDB are missing, the first is .*img_265.jpg",
-        FddbSource(root, image_sizes=tmp_path / "sizes.json").val,
-    )
+    refused("1 of the 3 images .*img_265.jpg", FddbSource(root, image_sizes=tmp_path / "sizes.json").val)
 
 
 def test_mistakes(root: Path, tmp_path: Path) -> None:
     refused("data=fddb is for testing", FddbSource(root).check)
     refused(r"no FDDB here: .*originalPics is not there", FddbSource(tmp_path / "nowhere").check, train=False)
-    refused(
-        r"ground truth: .*nowhere is not a folder",
-        FddbSource(root, ground_truth=tmp_path / "nowhere").check,
-        train=False,
-    )
+    refused("nowhere is not a folder", FddbSource(root, ground_truth=tmp_path / "nowhere").check, train=False)
     with pytest.raises(InputError, match="ellipses=fit is not known"):
         FddbSource(root, ellipses="fit").benchmark()  # type: ignore[arg-type]

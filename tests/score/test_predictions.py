@@ -197,24 +197,14 @@ def test_writing_replaces_predictions_and_nothing_else(tmp_path: Path) -> None:
     write_predictions(run, {IDS[0]: ([[0, 0, 1, 1]], [0.5])})
     write_predictions(run, {IDS[2]: ([[0, 0, 1, 1]], [0.5])})
     assert [path.relative_to(run).as_posix() for path in run.rglob("*.txt")] == [f"{IDS[2]}.txt"]
-    invalid(
-        "not finite or has a negative side",
-        write_predictions,
-        run,
-        {IDS[0]: ([[0, 0, 1, 1]], [0.5]), IDS[1]: ([[5, 0, 1, 1]], [0.5])},
-    )
+    invalid("negative side", write_predictions, run, {IDS[0]: ([[0, 0, 1, 1]], [0.5]), IDS[1]: ([[5, 0, 1, 1]], [0.5])})
     invalid("is no relative path", write_predictions, run, {"../plain": ([[0, 0, 1, 1]], [0.5])})
     assert [path.relative_to(run).as_posix() for path in run.rglob("*.txt")] == [f"{IDS[2]}.txt"]
     put(run, "0--Parade/photo", "keep me", suffix=".jpg")
     refused("holds something else than predictions", write_predictions, run, {IDS[0]: ([[0, 0, 1, 1]], [0.5])})
     assert (run / "0--Parade" / "photo.jpg").read_text() == "keep me"
     put(tmp_path, "labels/photo", "0 0.5 0.5 0.1 0.1")  # YOLO's
-    refused(
-        "holds something else than predictions",
-        write_predictions,
-        tmp_path / "labels",
-        {IDS[0]: ([[0, 0, 1, 1]], [0.5])},
-    )
+    refused("holds something else", write_predictions, tmp_path / "labels", {IDS[0]: ([[0, 0, 1, 1]], [0.5])})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["labels", "run"]  # no temporary folder stays
     (tmp_path / "file").write_text("")
     refused("cannot be written", write_predictions, tmp_path / "file" / "run", {})
@@ -231,8 +221,6 @@ def test_a_failed_rename_gives_the_earlier_predictions_back(tmp_path: Path, monk
         return rename(path, target)
 
     monkeypatch.setattr(Path, "replace", fail_for_new_tree)
-    refused(
-        "cannot be written \\(No space left on device\\)", write_predictions, run, {IDS[2]: ([[0, 0, 1, 1]], [0.5])}
-    )
+    refused("cannot be written .*No space left", write_predictions, run, {IDS[2]: ([[0, 0, 1, 1]], [0.5])})
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.txt")] == [f"run/{IDS[0]}.txt"]
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

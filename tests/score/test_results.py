@@ -146,15 +146,7 @@ def test_a_failed_write_leaves_the_earlier_scores(tmp_path: Path, monkeypatch: p
 
     failing = example({"ap": {"all": 0.9}}, {"all": 1})
     monkeypatch.setattr(SomeScores, "write_curves", full_disk)
-    refused(
-        "cannot be written \\(No space left on device\\)",
-        write_scores,
-        tmp_path,
-        failing,
-        {},
-        protocol=None,
-        made_by={},
-    )
+    refused("cannot be written .*No space left", write_scores, tmp_path, failing, {}, protocol=None, made_by={})
     assert (tmp_path / "scores.json").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.txt", "scores.json"]
 

@@ -16,7 +16,7 @@ first showing stays, in the order of ranks. Values do not depend on the number o
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -55,11 +55,11 @@ G = TypeVar("G", bound=AnyGroundTruth)
 
 
 class DetectionMetric(Metric, Generic[G]):
-    """Base of the classes in :mod:`fanet_lightning.evaluate.metrics`. States, packed over the images shown, n of them:
+    """Base of the classes in :mod:`fanet_lightning.evaluate.metrics`.
 
-    ``names``      (characters,) uint8, the image ids in UTF-8; ``name_lengths`` (n,) int64.
-    ``rows``       (D, 5) float64, ``x1 y1 x2 y2 score``; ``row_counts`` (n,) int64.
-    ``faces``      (F, 5) float64, ``x1 y1 x2 y2 ignored``; ``face_counts`` (n,) int64.
+    The one state is ``shown``, a float64 tensor on the CPU per image: the number N of bytes of its id, D detections and
+    F faces; the id in UTF-8 (N,); ``x1 y1 x2 y2 score`` (5 D,); ``x1 y1 x2 y2 ignored`` (5 F,). So torchmetrics can
+    join, copy and gather it as any list of tensors.
     """
 
     is_differentiable = False
@@ -68,22 +68,14 @@ class DetectionMetric(Metric, Generic[G]):
     plot_lower_bound = 0.0
     plot_upper_bound = 1.0
 
-    _empty: ClassVar[Mapping[str, Tensor]] = {
-        "names": torch.empty(0, dtype=torch.uint8),
-        "name_lengths": torch.empty(0, dtype=torch.int64),
-        "rows": torch.empty(0, 5, dtype=torch.float64),
-        "row_counts": torch.empty(0, dtype=torch.int64),
-        "faces": torch.empty(0, 5, dtype=torch.float64),
-        "face_counts": torch.empty(0, dtype=torch.int64),
-    }
+    shown: list[Tensor] | Tensor
 
     def __init__(self, ground_truth: G | None = None, **options: Any) -> None:
         super().__init__(**options)
         self.ground_truth = ground_truth
         self._known = None if ground_truth is None else frozenset(ground_truth.image_ids)
         self._only_shown = False
-        for name in self._empty:
-            self.add_state(name, [], dist_reduce_fx="cat")
+        self.add_state("shown", [], dist_reduce_fx="cat")
 
     def update(
         self,
@@ -120,19 +112,15 @@ class DetectionMetric(Metric, Generic[G]):
             if self._known is not None and image_id not in self._known:
                 raise ValueError(f"image '{image_id}' is not in the ground truth")
             rows = _packed(image_id, "scores", boxes_xyxy[i], scores[i])
-            faces = self._empty["faces"]
+            faces = torch.empty(0, 5, dtype=torch.float64)
             if faces_xyxy is not None:
                 flags = torch.zeros(len(faces_xyxy[i])) if ignored is None else ignored[i]
                 faces = _packed(image_id, "ignored", faces_xyxy[i], flags)
-            shown.append((image_id.encode(), rows, faces))
+            name = image_id.encode()
+            head = torch.tensor([len(name), len(rows), len(faces), *name], dtype=torch.float64)
+            shown.append(torch.cat([head, rows.flatten(), faces.flatten()]))
         # Only now, so that a mistake leaves no half of a batch behind.
-        for name, rows, faces in shown:
-            self._keep("names", torch.frombuffer(bytearray(name), dtype=torch.uint8))
-            self._keep("name_lengths", torch.tensor([len(name)]))
-            self._keep("rows", rows)
-            self._keep("row_counts", torch.tensor([len(rows)]))
-            self._keep("faces", faces)
-            self._keep("face_counts", torch.tensor([len(faces)]))
+        self.shown = [*self.shown, *shown]
 
     def compute(self) -> dict[str, Tensor]:
         """Setting → value, float64 scalars on the metric's device (float32 on MPS); NaN where no face counts.
@@ -165,36 +153,30 @@ class DetectionMetric(Metric, Generic[G]):
     @abstractmethod
     def _values(self, ground_truth: G, found: Found) -> Mapping[str, float]: ...
 
-    def _keep(self, state: str, value: Tensor) -> None:
-        getattr(self, state).append(value)
-
-    def _joined(self, state: str) -> Tensor:
-        """A state in one piece on the CPU: a list before it was gathered, a tensor afterwards."""
-        value = getattr(self, state)
-        parts = [value] if isinstance(value, Tensor) else value
-        return torch.cat([self._empty[state], *(part.cpu() for part in parts)])
+    def _joined(self) -> Tensor:
+        """The state in one piece on the CPU: a list before it was gathered, a tensor afterwards."""
+        parts = [self.shown] if isinstance(self.shown, Tensor) else self.shown
+        return torch.cat([torch.empty(0, dtype=torch.float64), *(part.cpu() for part in parts)])
 
     def _shown(self) -> tuple[dict[str, tuple[Array, Array]], dict[str, tuple[Array, Flags]]]:
         """Detections and faces per image, the first showing of each."""
-        states = {name: self._joined(name) for name in self._empty}
-        names = states["names"].numpy().tobytes()
-        ends = np.cumsum(states["name_lengths"].numpy())
-        starts = ends - states["name_lengths"].numpy()
-        rows = np.split(states["rows"].numpy(), np.cumsum(states["row_counts"].numpy()))
-        faces = np.split(states["faces"].numpy(), np.cumsum(states["face_counts"].numpy()))
         found: dict[str, tuple[Array, Array]] = {}
         annotated: dict[str, tuple[Array, Flags]] = {}
-        for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
-            image_id = names[start:end].decode()
+        left = self._joined().numpy()
+        while len(left):
+            characters, rows, faces = left[:3].astype(int).tolist()
+            parts = np.split(left[3:], np.cumsum([characters, 5 * rows, 5 * faces]))
+            image_id, left = parts[0].astype(np.uint8).tobytes().decode(), parts[3]
             if image_id not in found:
-                found[image_id] = rows[i][:, :4], rows[i][:, 4]
-                annotated[image_id] = faces[i][:, :4], faces[i][:, 4] > 0
+                own, own_faces = parts[1].reshape(-1, 5), parts[2].reshape(-1, 5)
+                found[image_id] = own[:, :4], own[:, 4]
+                annotated[image_id] = own_faces[:, :4], own_faces[:, 4] > 0
         return dict(sorted(found.items())), dict(sorted(annotated.items()))
 
     def _sync_dist(
         self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any | None = None
     ) -> None:
-        """Gather, with one tensor per state: for a rank without images torchmetrics would send another shape and type.
+        """Gather one tensor: for a rank without images torchmetrics would send another shape and type.
 
         NCCL moves what is on the GPU alone.
         """
@@ -202,8 +184,7 @@ class DetectionMetric(Metric, Generic[G]):
         group = process_group or self.process_group
         if torch.distributed.is_initialized() and "nccl" in torch.distributed.get_backend(group):
             device = self.device if self.device.type == "cuda" else torch.device("cuda", torch.cuda.current_device())
-        for name in self._empty:
-            setattr(self, name, [self._joined(name).to(device)])
+        self.shown = [self._joined().to(device)]
         super()._sync_dist(dist_sync_fn, process_group)
 
 
