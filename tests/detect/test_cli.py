@@ -115,9 +115,8 @@ def test_everything_that_can_be_saved(photos: Path, capsys: pytest.CaptureFixtur
     assert [len(boxes[name]) for name in ("one.jpg", "two.png", "sub/none.jpg")] == [1, 2, 0]
     assert overlap(boxes["one.jpg"][0], FACE_XYXY) > 0.7
     # The very numbers of the Python API.
-    expected = FaceDetector.from_pretrained(precision=content["settings"]["precision"]).detect(
-        photos / "one.jpg", threshold=0.5
-    )
+    alone = FaceDetector.from_pretrained(precision=content["settings"]["precision"])
+    expected = alone.detect(photos / "one.jpg", threshold=0.5)
     (x1, y1, x2, y2) = expected.boxes_xyxy[0].double().tolist()
     assert boxes["one.jpg"][0] == pytest.approx([x1, y1, x2 - x1, y2 - y1], abs=1e-9)
     (annotation,) = (a for a in content["annotations"] if a["image_id"] == 1)
@@ -272,13 +271,9 @@ def test_results_of_other_settings_and_other_inputs_stay(photos: Path) -> None:
     assert main(words) == 0
     (photos / "two.png").rename("two.png")
     before = files_of("o")
-    with pytest.raises(
-        InputError, match=r"^out=o: holds results of other settings \(redact, .*e\.g\. of two\.png; give"
-    ):
+    with pytest.raises(InputError, match=r"^out=o: holds results of other settings \(redact, .*two\.png; give"):
         main([*words, "redact=blur"])
-    with pytest.raises(
-        InputError, match=r"holds results of other settings \(threshold\), e\.g\. of sub/none\.jpg; give"
-    ):
+    with pytest.raises(InputError, match=r"holds results of other settings \(threshold\), e\.g\. of sub/none\.jpg"):
         main(["source=photos/one.jpg", *words[1:], "threshold=0.4"])
     assert files_of("o") == before
     # Without results there is nothing to protect.
@@ -318,17 +313,11 @@ def test_several_sources_in_one_folder(photos: Path) -> None:
     assert main(["source=photos", *words]) == 0
     assert main(["source=three.png", *words]) == 0
     assert by_name(read_json("o")).keys() == {"three.png", "one.jpg", "two.png", "sub/none.jpg"}
-    assert {f"images/{name}" for name in by_name(read_json("o"))} == {
-        n for n in files_of("o") if n.startswith("images")
-    }
     before = {name: Path("o", name).read_bytes() for name in files_of("o") if "/" in name}
+    assert {f"images/{name}" for name in by_name(read_json("o"))} == {n for n in before if n.startswith("images")}
     for source, name in (("other/one.jpg", "one.jpg"), ("two.webp", "two.png")):  # txt/two.txt
-        with pytest.raises(InputError) as error:
+        with pytest.raises(InputError, match=f"^out=o: the results of {source} would overwrite .*{name}; give another"):
             main([f"source={source}", *words])
-        assert str(error.value) == (
-            f"out=o: the results of {source} would overwrite those of {photos / name}; "
-            "give another out, or resume=false to remove all that is there"
-        )
     assert before == {name: Path("o", name).read_bytes() for name in files_of("o") if "/" in name}
     # What turned bad has lost its results, and does not come back with the next run.
     Path("three.png").write_bytes(b"bad")
@@ -477,10 +466,7 @@ def test_large_images_and_videos_are_told(
     write_video(photos / "large.mp4", photograph.resize((1002, 1010)), frames=1)
     assert main(["source=photos", "save=json", "out=a", "protocol=original"]) == 0
     said = capsys.readouterr()
-    assert said.err.splitlines()[-1] == (
-        "2 inputs are larger than 1,000 pixels on the shorter side: with protocol=original faces over some "
-        "400 pixels are missed; try protocol=short640"
-    )
+    assert re.match(r"2 inputs are larger than 1,000 .*protocol=short640", said.err.splitlines()[-1])
     assert main(["source=photos", "save=json", "out=a", "protocol=original"]) == 0  # done already
     assert main(["source=photos/large.jpg", "save=json", "out=b"]) == 0  # the default shrinks it
     assert "1,000 pixels" not in capsys.readouterr().err

@@ -460,8 +460,6 @@ def _is_video(path: Path) -> bool:
         return suffix in VIDEO_SUFFIXES
     if (kind := _kind(path)) != "file":
         return kind == "other"  # /dev/video0, a pipe
-    if not path.stat().st_size:
-        return False
     try:
         with Image.open(path):
             return False
