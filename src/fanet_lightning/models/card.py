@@ -16,8 +16,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fanet_lightning.cli.provenance import TrainingImages
 from fanet_lightning.score.results import TITLES
+from fanet_lightning.score.wider_face.published import HOMEPAGE
 
-WIDER_FACE_HOMEPAGE = "http://shuoyang1213.me/WIDERFACE/"
 MEASURES = ("ap", "discrete", "continuous")
 # Words of an evaluation that do not change its numbers, or that are another's folders.
 _CIRCUMSTANCES = ("checkpoint", "out", "data.root", "data.val.images", "workers", "device", "resume", "attributes",
@@ -127,7 +127,7 @@ def model_card(
     environment.filters["of_benchmark"] = lambda data: TITLES.get(data, data)
     text = environment.get_template("card.md.jinja").render(
         name=name, heading=_heading(name, datasets, sets), sets=sets, recipe=recipe, training_images=training_images,
-        datasets=datasets, benchmarks=TITLES, homepage=WIDER_FACE_HOMEPAGE,
+        datasets=datasets, benchmarks=TITLES, homepage=HOMEPAGE,
         images_seen=sum(len(part.image_ids) for part in training_images),
         of_val=any((part.data, part.split) == ("wider_face", "val") for part in training_images), **cost,
     )  # fmt: skip
@@ -137,7 +137,7 @@ def model_card(
 def _heading(name: str, datasets: Sequence[str], sets: Sequence[Mapping[str, Any]]) -> str:
     terms: dict[str, Any] = {"license": "mit"}
     if datasets != ["synthetic"]:
-        terms = {"license": "other", "license_name": "research-only", "license_link": WIDER_FACE_HOMEPAGE}
+        terms = {"license": "other", "license_name": "research-only", "license_link": HOMEPAGE}
     results = [
         {
             "task": {"type": "object-detection", "name": "Face detection"},
