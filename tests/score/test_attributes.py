@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,8 +20,8 @@ from fanet_lightning.score.analysis.attributes import (
 )
 from fanet_lightning.score.bootstrap import bootstrap_ap, bootstrap_difference, count_images, curve_from_counts
 from fanet_lightning.score.wider_face.average_precision import score
-from fanet_lightning.score.wider_face.ground_truth import ATTRIBUTE_VALUES, GroundTruth, read_ground_truth
-from fanet_lightning.score.wider_face.predictions import Predictions, read_predictions
+from fanet_lightning.score.wider_face.ground_truth import ATTRIBUTE_VALUES, GroundTruth
+from fanet_lightning.score.wider_face.predictions import Predictions
 from tests.score.attribute_oracle import Run, counts_alone, drawn_run, one_group, slow_normalised_ap, stray_rows
 from tests.score.helpers import invalid, refused
 
@@ -271,9 +270,8 @@ def test_mistakes() -> None:
     invalid("same images", score_attributes, truth.select(truth.image_ids[::-1]), predictions)
 
 
-def test_the_reference_predictions_by_attribute(shared_data: Path) -> None:
-    truth = read_ground_truth(shared_data / "wider_face" / "eval_gt")
-    predictions = read_predictions(shared_data / "predictions/retinaface_mnet025_wider_val.zip", truth.image_ids)
+def test_the_reference_predictions_by_attribute(official_run: Run) -> None:
+    truth, predictions = official_run
     scores = score_attributes(truth, predictions, samples=3)
     found = by_value(scores)
     assert len(found) == 1 + 7 + 3 + 12 + 61

@@ -29,10 +29,10 @@ from fanet_lightning.score.curves import THRESHOLDS
 from fanet_lightning.score.results import intervals_of, write_scores
 from fanet_lightning.score.wider_face.average_precision import judge_settings, score
 from fanet_lightning.score.wider_face.benchmark import scores_from_counts
-from fanet_lightning.score.wider_face.ground_truth import GroundTruth, read_ground_truth
-from fanet_lightning.score.wider_face.predictions import Predictions, read_predictions
+from fanet_lightning.score.wider_face.ground_truth import GroundTruth
+from fanet_lightning.score.wider_face.predictions import Predictions
 from tests.score import wider_oracle
-from tests.score.helpers import invalid, refused
+from tests.score.helpers import OFFICIAL_AP, invalid, refused
 
 Counts = dict[str, ImageCounts]
 
@@ -430,17 +430,13 @@ def test_runs_that_cannot_be_paired_are_refused(other: Counts) -> None:
     invalid("the runs differ", bootstrap_difference, by_hand(), other)
 
 
-def test_published_predictions(shared_data: Path, tmp_path: Path) -> None:
-    truth = read_ground_truth(shared_data / "wider_face" / "eval_gt")
-    predictions = read_predictions(
-        shared_data / "predictions" / "retinaface_mnet025_wider_val.zip", truth.image_ids, strict=True
-    )
+def test_published_predictions(official_run: tuple[GroundTruth, Predictions], tmp_path: Path) -> None:
+    truth, predictions = official_run
     counts = count_images(truth, predictions)
     write_counts(tmp_path / "per_image.npz", counts)
     assert (tmp_path / "per_image.npz").stat().st_size < 2_000_000
     read = read_counts(tmp_path / "per_image.npz")
-    aps = {setting: round(curve_from_counts(own).ap, 6) for setting, own in read.items()}
-    assert aps == {"easy": 0.907076, "medium": 0.881650, "hard": 0.738273}
+    assert {setting: round(curve_from_counts(own).ap, 6) for setting, own in read.items()} == OFFICIAL_AP
     # Two resamples again, with each drawn image's rows laid out one after the other.
     bins, rows_of = judge_settings(truth, predictions)
     intervals = bootstrap_ap(read, samples=2, seed=9)

@@ -14,9 +14,19 @@ from fanet_lightning.score.__main__ import main, score_predictions
 from fanet_lightning.score.bootstrap import bootstrap_difference, count_images, curve_from_counts, read_counts
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth, read_ground_truth, write_ground_truth
 from fanet_lightning.score.wider_face.predictions import read_predictions, write_predictions
+from tests.score import wider_oracle
 from tests.score.helpers import call, refused
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "wider_scoring.json").read_text())
+
+
+def golden_detections(first: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Boxes and scores per image, from the row ``first`` on."""
+    detections = {}
+    for image_id, image in GOLDEN["images"].items():
+        rows = np.array(image["rows"][first:], np.float64).reshape(-1, 5)
+        detections[image_id] = (np.column_stack([rows[:, :2], rows[:, :2] + rows[:, 2:4]]), rows[:, 4])
+    return detections
 
 
 @pytest.fixture
@@ -34,11 +44,7 @@ def run(tmp_path: Path) -> tuple[Path, Path]:
             },
         ),
     )
-    detections = {}
-    for image_id, image in images.items():
-        rows = np.array(image["rows"], np.float64).reshape(-1, 5)
-        detections[image_id] = (np.column_stack([rows[:, :2], rows[:, :2] + rows[:, 2:4]]), rows[:, 4])
-    write_predictions(tmp_path / "predictions", detections)
+    write_predictions(tmp_path / "predictions", golden_detections())
     return tmp_path / "predictions", tmp_path / "ground truth"
 
 
@@ -76,11 +82,7 @@ def test_intervals_can_be_left_out(run: tuple[Path, Path], tmp_path: Path, capsy
 
 def test_against_other_predictions(run: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     worse = tmp_path / "worse"
-    detections = {}
-    for image_id, image in GOLDEN["images"].items():
-        rows = np.array(image["rows"][1:], np.float64).reshape(-1, 5)
-        detections[image_id] = (np.column_stack([rows[:, :2], rows[:, :2] + rows[:, 2:4]]), rows[:, 4])
-    write_predictions(worse, detections)
+    write_predictions(worse, golden_detections(first=1))
     (worse / f"{next(iter(GOLDEN['images']))}.txt").unlink()
     words = [f"predictions={run[0]}", f"ground_truth={run[1]}", f"against={worse}", f"out={tmp_path / 'out'}"]
     assert main([*words, "bootstrap=200"]) == 0
@@ -154,8 +156,6 @@ def test_missing_images_are_a_warning_and_with_strict_an_error(run: tuple[Path, 
 def test_a_list_restricts_everything(
     run: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tests.score import wider_oracle
-
     chosen = list(GOLDEN["images"])[2:9]
     listed = tmp_path / "list.txt"
     listed.write_text("".join(f"{image_id}.jpg\n" for image_id in chosen))

@@ -12,10 +12,10 @@ import pytest
 from fanet_lightning.score.analysis.error_types import ErrorTypes, FaceState, Kind, error_types
 from fanet_lightning.score.analysis.lost_ap import TYPES, ap_with, gain_per_image, lost_ap, print_errors, write_errors
 from fanet_lightning.score.wider_face.average_precision import judge_settings, score
-from fanet_lightning.score.wider_face.ground_truth import read_ground_truth
-from fanet_lightning.score.wider_face.predictions import read_predictions
+from fanet_lightning.score.wider_face.ground_truth import GroundTruth
+from fanet_lightning.score.wider_face.predictions import Predictions
 from tests.score import wider_oracle
-from tests.score.helpers import FACE, NOWHERE, Box, Image, pack, random_run, refused
+from tests.score.helpers import FACE, NOWHERE, OFFICIAL_AP, Box, Image, pack, random_run, refused
 
 
 def typed(images: list[Image]) -> ErrorTypes:
@@ -251,16 +251,10 @@ def test_file_and_table(tmp_path: Path) -> None:
     refused("cannot be written", write_errors, tmp_path / "file", errors)
 
 
-def test_shared_predictions(shared_data: Path) -> None:
-    ground_truth = read_ground_truth(shared_data / "wider_face" / "eval_gt")
-    predictions = read_predictions(
-        shared_data / "predictions" / "retinaface_mnet025_wider_val.zip", ground_truth.image_ids
-    )
-    errors = error_types(ground_truth, predictions)
+def test_shared_predictions(official_run: tuple[GroundTruth, Predictions]) -> None:
+    errors = error_types(*official_run)
     lost = lost_ap(errors)
-    assert {setting: round(own.ap, 6) for setting, own in lost.items()} == {
-        "easy": 0.907076, "medium": 0.881650, "hard": 0.738273,
-    }  # fmt: skip
+    assert {setting: round(own.ap, 6) for setting, own in lost.items()} == OFFICIAL_AP
     for setting, own in lost.items():
         assert ap_with(errors, setting, TYPES) == pytest.approx(1.0)
         assert min(own.gains.values()) >= 0

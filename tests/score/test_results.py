@@ -3,6 +3,7 @@
 import json
 import math
 import stat
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,8 +186,6 @@ def test_a_plain_table_of_rates(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_table_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    import sys
-
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     print_scores(AP, {}, "A title")
     out = capsys.readouterr().out
