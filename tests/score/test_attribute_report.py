@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.report.error_gallery import report_by_attribute, write_attribute_report
 from fanet_lightning.report.figures import attribute_figure, event_figure
 from fanet_lightning.score.analysis.attributes import (
@@ -25,6 +24,7 @@ from fanet_lightning.score.analysis.attributes import (
 from fanet_lightning.score.bootstrap import Interval
 from fanet_lightning.score.wider_face.predictions import write_predictions
 from tests.score.attribute_oracle import drawn_run
+from tests.score.helpers import refused, rows_of
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +68,9 @@ def test_json_holds_every_number(tmp_path: Path, compared: AttributeScores) -> N
             entry = found[own.attribute][own.value]
             assert (entry["faces"], entry["images"]) == (own.faces, own.images)
             for measure in MEASURES:
-                interval = own.measure(measure)
-                assert entry[measure] == (None if math.isnan(interval.value) else interval.value)
-                bounds = None if math.isnan(interval.low) else [interval.low, interval.high]
-                assert entry["intervals"][measure] == bounds
+                value, low, high, _ = own.measure(measure)
+                assert entry[measure] == (None if math.isnan(value) else value)
+                assert entry["intervals"][measure] == (None if math.isnan(low) else [low, high])
     assert content["groups"]["event"]["0--Event_0"]["normalised_ap"] is None
     assert content["score_threshold"] == compared.score_threshold
     assert content["intervals_method"] == "bootstrap over images, 30 samples, 95% percentile interval, seed 0"
@@ -92,9 +91,7 @@ def test_csv_holds_every_number(tmp_path: Path, compared: AttributeScores, alone
             for line, own in zip(lines, groups, strict=True):
                 assert int(line["faces"]) == own.faces
                 for measure in MEASURES:
-                    interval = own.measure(measure)
-                    numbers = (interval.value, interval.low, interval.high)
-                    for end, number in zip(("", "_low", "_high"), numbers, strict=True):
+                    for end, number in zip(("", "_low", "_high"), own.measure(measure)[:3], strict=True):
                         cell = line[f"{prefix}{measure}{end}"]
                         assert cell == "" if math.isnan(number) else abs(float(cell) - number) <= 5e-7
         assert len(lines[0]) == 4 + 12 * len(parts)
@@ -175,25 +172,13 @@ def test_the_figure_that_no_longer_belongs_is_removed(tmp_path: Path, compared: 
 
 def test_from_files_to_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     truth, predictions = drawn_run(4, images=12)
-    detections = {}
+    found, detections = tmp_path / "found", {}
     for i, image_id in enumerate(truth.image_ids):
-        rows = slice(*predictions.starts[i : i + 2].tolist())
-        xywh = predictions.boxes_xywh[rows].round(2)
-        detections[image_id] = (
-            np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
-            predictions.scores[rows],
-        )
-    write_predictions(tmp_path / "found", detections)
-    part = truth.select(truth.image_ids[:9])
-    scores = report_by_attribute(
-        part,
-        tmp_path / "found",
-        tmp_path / "out",
-        title="WIDER FACE",
-        bootstrap=5,
-        within=VALID,
-        against=tmp_path / "found",
-    )
+        x, y, w, h, values = np.array(rows_of(predictions, i)).reshape(-1, 5).T
+        detections[image_id] = np.column_stack([x, y, x + w, y + h]), values
+    write_predictions(found, detections)
+    part, options = truth.select(truth.image_ids[:9]), {"bootstrap": 5, "within": VALID, "against": found}
+    scores = report_by_attribute(part, found, tmp_path / "out", title="WIDER FACE", **options)
     assert (scores.images, scores.within) == (9, "valid")
     assert not any(own.ap.value for own in scores.differences if own.faces)
     printed = capsys.readouterr().out
@@ -201,14 +186,12 @@ def test_from_files_to_files(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert f"{scores.groups[0].ap.value:.4f}" in printed
     content = json.loads((tmp_path / "out" / "attributes.json").read_text())
     assert content["groups"]["all"]["all"]["ap"] == scores.groups[0].ap.value
-    assert content["against"]["predictions"] == str(tmp_path / "found")
+    assert content["against"]["predictions"] == str(found)
 
 
 def test_mistakes(tmp_path: Path, compared: AttributeScores) -> None:
     truth, _ = drawn_run(4)
-    with pytest.raises(InputError, match="none"):
-        report_by_attribute(truth, tmp_path / "none", title="T")
+    refused("none", report_by_attribute, truth, tmp_path / "none", title="T")
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be written"):
-        write_attribute_report(tmp_path / "file", compared, title="drawn")
+    refused("cannot be written", write_attribute_report, tmp_path / "file", compared, title="drawn")
     assert (tmp_path / "file").read_text() == ""
