@@ -110,7 +110,7 @@ function passes(box, state) {
   return true;
 }
 
-// The boxes of a image at the state's threshold, as { kind, box }, those of the filters alone.
+// The boxes of an image at the state's threshold, as { kind, box }, those of the filters alone.
 function boxesOf(picture, state) {
   if (state.event && picture.event !== state.event) return [];
   const boxes = [];
