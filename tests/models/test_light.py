@@ -1,4 +1,4 @@
-"""The light network: what it costs, its trunk layer by layer, batch normalization folded in, and who can build it."""
+"""The light network: what it costs, its backbone layer by layer, batch normalization folded in."""
 
 import math
 from typing import Any
@@ -12,8 +12,8 @@ from fanet_lightning.cli.config import compose_config, plain
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.models.blocks import STRIDE_NAMES, ConvReLU, fuse
 from fanet_lightning.models.fanet import build_network, flops, inference_parameters
-from fanet_lightning.models.light import LightTrunk
-from fanet_lightning.models.weights import load_trunk_weights
+from fanet_lightning.models.light import LightBackbone
+from fanet_lightning.models.weights import load_backbone_weights
 from fanet_lightning.ops.anchors import STRIDES, AnchorGrid
 from fanet_lightning.ops.hierarchical_loss import HierarchicalLoss
 from fanet_lightning.ops.structures import Targets
@@ -63,12 +63,12 @@ def _block(shallow: int, deep: int, n: int) -> int:
 
 def test_parameters_by_hand() -> None:
     first = _conv(16, 32, 9) + 2 * _conv(32, 32, 9)
-    trunk = _conv(3, 16, 9) + first + _stage(32, 64, 1) + _stage(64, 128, 1) + _stage(128, 160, 1)
+    backbone = _conv(3, 16, 9) + first + _stage(32, 64, 1) + _stage(64, 128, 1) + _stage(128, 160, 1)
     extra = _conv(160, 64, 1) + _conv(64, 96, 9) + _conv(96, 64, 1) + _conv(64, 96, 9)
     level2 = _block(32, 64, 32) + _block(64, 128, 32) + _block(128, 160, 64)
     level3 = _block(32, 32, 32) + _block(32, 64, 32)
     heads = _conv(32, 8, 9) + sum(_conv(c, 6, 9) for c in (32, 64, 160, 96, 96))
-    total = trunk + extra + level2 + level3 + heads
+    total = backbone + extra + level2 + level3 + heads
     assert inference_parameters(_network()) == total == 892_654
 
 
@@ -82,10 +82,10 @@ def test_flops_stay_within_four_giga_and_width_scales_every_channel() -> None:
     assert [half.heads["3"].get_submodule(name).in_channels for name in STRIDE_NAMES] == [16, 16, 32, 80, 48, 48]
 
 
-# --- trunk -----------------------------------------------------------------------------------------------------------
+# --- backbone --------------------------------------------------------------------------------------------------------
 
 
-def _literal_trunk(w: dict[str, Tensor], x: Tensor, blocks: tuple[int, ...]) -> list[Tensor]:
+def _literal_backbone(w: dict[str, Tensor], x: Tensor, blocks: tuple[int, ...]) -> list[Tensor]:
     def conv(name: str, x: Tensor, stride: int = 1) -> Tensor:
         kernel = w[f"{name}.weight"]
         x = F.conv2d(x, kernel, w[f"{name}.bias"], stride=stride, padding=kernel.shape[-1] // 2)
@@ -112,21 +112,21 @@ def _literal_trunk(w: dict[str, Tensor], x: Tensor, blocks: tuple[int, ...]) -> 
 
 @pytest.mark.parametrize("batch_norm", [True, False])
 @pytest.mark.parametrize(("height", "width"), [(65, 33), (96, 128), (1, 1), (1, 130)])
-def test_trunk_layer_by_layer(batch_norm: bool, height: int, width: int) -> None:
+def test_backbone_layer_by_layer(batch_norm: bool, height: int, width: int) -> None:
     torch.manual_seed(0)
-    trunk = LightTrunk(width=0.5, batch_norm=batch_norm).double().eval()
-    _disturb(trunk)
+    backbone = LightBackbone(width=0.5, batch_norm=batch_norm).double().eval()
+    _disturb(backbone)
     x = torch.randn(2, 3, height, width, dtype=torch.float64)
     with torch.no_grad():
-        maps, expected = trunk(x), _literal_trunk(dict(trunk.state_dict()), x, (1, 1, 1, 1))
-    for found, wanted, channels, stride in zip(maps, expected, trunk.channels, STRIDES, strict=True):
+        maps, expected = backbone(x), _literal_backbone(dict(backbone.state_dict()), x, (1, 1, 1, 1))
+    for found, wanted, channels, stride in zip(maps, expected, backbone.channels, STRIDES, strict=True):
         assert found.shape == (2, channels, math.ceil(height / stride), math.ceil(width / stride))
         torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
         assert found.abs().max() > 0
 
 
 def test_anchors_see_less_far_than_those_of_vgg() -> None:
-    """By hand 375 pixels to each side; tiles overlap by VGG's 410 and more, so they hold for this trunk too."""
+    """By hand 375 pixels to each side; tiles overlap by VGG's 410 and more, so they hold for this backbone too."""
     network = _network("model.width=0.25").double().eval()
     _disturb(network)
     images = images_of(32, 1280).double()
@@ -304,6 +304,6 @@ def test_block_channels_per_map(given_channels: Any, per_map: list[int]) -> None
 
 def test_there_are_no_imagenet_weights() -> None:
     network = build_network(backbone="light", width=0.1)
-    assert load_trunk_weights(network, "none") == "imagenet"
+    assert load_backbone_weights(network, "none") == "imagenet"
     with pytest.raises(InputError, match="weights=imagenet"):
-        load_trunk_weights(network, "imagenet")
+        load_backbone_weights(network, "imagenet")

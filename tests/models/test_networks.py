@@ -14,7 +14,7 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.models.blocks import ConvReLU
 from fanet_lightning.models.fanet import FANet, build_network
 from fanet_lightning.models.s3fd_fpn import S3fdFpn
-from fanet_lightning.models.vgg import MAP_NAMES, VggTrunk
+from fanet_lightning.models.vgg import MAP_NAMES, VggBackbone
 from fanet_lightning.ops.anchors import STRIDES, AnchorGrid
 from tests.models.helpers import images as images_of
 
@@ -31,10 +31,10 @@ def _randomise(network: nn.Module) -> None:
             nn.init.uniform_(p, 0.0, 0.5)
 
 
-# --- trunk -----------------------------------------------------------------------------------------------------------
+# --- backbone --------------------------------------------------------------------------------------------------------
 
 
-def _literal_trunk(w: dict[str, Tensor], x: Tensor, dilation: int) -> list[Tensor]:
+def _literal_backbone(w: dict[str, Tensor], x: Tensor, dilation: int) -> list[Tensor]:
     def conv(name: str, x: Tensor, **how: int) -> Tensor:
         return F.relu(F.conv2d(x, w[f"trunk.{name}.weight"], w[f"trunk.{name}.bias"], **how))  # type: ignore[arg-type]
 
@@ -56,12 +56,12 @@ def _literal_trunk(w: dict[str, Tensor], x: Tensor, dilation: int) -> list[Tenso
 
 @pytest.mark.parametrize(("fc6", "dilation"), [("plain", 1), ("dilated", 6)])
 @pytest.mark.parametrize(("height", "width"), [(65, 33), (96, 128)])
-def test_trunk_layer_by_layer(fc6: str, dilation: int, height: int, width: int) -> None:
+def test_backbone_layer_by_layer(fc6: str, dilation: int, height: int, width: int) -> None:
     torch.manual_seed(0)
     network = FANet(level=1, width=TINY, fc6=fc6).double()
     _randomise(network)
     images = images_of(height, width)
-    expected = _literal_trunk(network.state_dict(), network.normaliser(images), dilation)
+    expected = _literal_backbone(network.state_dict(), network.normaliser(images), dilation)
     maps = network.hierarchies(images)[0]
     for ours, theirs in zip(maps, expected, strict=True):
         assert ours.shape == theirs.shape
@@ -71,9 +71,9 @@ def test_trunk_layer_by_layer(fc6: str, dilation: int, height: int, width: int) 
 
 def test_channels_and_starting_scales_at_full_width() -> None:
     with torch.device("meta"):
-        trunk = VggTrunk()
-    assert trunk.channels == (256, 512, 512, 1024, 512, 256)
-    tiny = VggTrunk(width=TINY)
+        backbone = VggBackbone()
+    assert backbone.channels == (256, 512, 512, 1024, 512, 256)
+    tiny = VggBackbone(width=TINY)
     assert [float(getattr(tiny, f"{name}_norm").scale.detach()[0]) for name in MAP_NAMES[:3]] == [10, 8, 5]
 
 

@@ -1,4 +1,4 @@
-"""Feature extractors of timm as trunks: the rules with a stand-in for timm, and timm itself where it is installed."""
+"""Feature extractors of timm as backbones: the rules with a stand-in for timm, and timm itself where installed."""
 
 import copy
 import importlib.util
@@ -20,7 +20,7 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.models.blocks import STRIDE_NAMES, fuse
 from fanet_lightning.models.fanet import build_network, flops, inference_parameters
 from fanet_lightning.models.timm_backbone import _subsample_before_strided_1x1
-from fanet_lightning.models.weights import load_trunk_weights
+from fanet_lightning.models.weights import load_backbone_weights
 from fanet_lightning.ops.anchors import STRIDES
 from fanet_lightning.train.module import frozen_layers
 from tests.models.helpers import images as images_of
@@ -130,20 +130,20 @@ def _network(name: str, **values: Any) -> Any:
 @pytest.mark.parametrize("name", ["plain", "repeated", "nhwc"])
 def test_maps_are_the_extractors_at_any_size(timm: FakeTimm, name: str) -> None:
     """Against a convolution over the image padded with zeros; of two maps of one stride the deeper is taken."""
-    trunk = _network(name).trunk.eval()
-    assert trunk.channels == (8, 9, 10, 11, 256, 256)
-    assert trunk.map_names == STRIDE_NAMES
-    assert len(trunk.body.layers) == 4
+    backbone = _network(name).trunk.eval()
+    assert backbone.channels == (8, 9, 10, 11, 256, 256)
+    assert backbone.map_names == STRIDE_NAMES
+    assert len(backbone.body.layers) == 4
 
     @settings(max_examples=60, deadline=None)
     @given(st.integers(1, 200), st.integers(1, 200))
     def check(height: int, width: int) -> None:
         x = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(height * 1000 + width))
         with torch.no_grad():
-            maps = trunk(x)
+            maps = backbone(x)
         padded = torch.zeros(2, 3, math.ceil(height / 32) * 32, math.ceil(width / 32) * 32)
         padded[:, :, :height, :width] = x
-        for found, layer, stride in zip(maps[:4], trunk.body.layers, (4, 8, 16, 32), strict=True):
+        for found, layer, stride in zip(maps[:4], backbone.body.layers, (4, 8, 16, 32), strict=True):
             rows, columns = math.ceil(height / stride), math.ceil(width / stride)
             assert found.shape == (2, layer.out_channels, rows, columns)
             torch.testing.assert_close(found, layer(padded)[:, :, :rows, :columns])
@@ -219,7 +219,7 @@ def test_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_trained_weights_bring_their_normaliser(timm: FakeTimm) -> None:
     network = _network("plain")
     extra = network.trunk.extra.map64.weight.clone()
-    assert load_trunk_weights(network, "imagenet") == "imagenet"
+    assert load_backbone_weights(network, "imagenet") == "imagenet"
     assert all(bool((p == 0.5).all()) for p in network.trunk.body.parameters())
     assert torch.equal(network.trunk.extra.map64.weight, extra)
     assert (network.normaliser.mean.flatten() / 255).tolist() == pytest.approx(MEAN)
@@ -239,7 +239,7 @@ def test_a_file_under_timms_names(timm: FakeTimm, tmp_path: Path, suffix: str, p
     path = tmp_path / f"weights.{suffix}"
     save_file(found, path) if suffix == "safetensors" else torch.save({"state_dict": found}, path)
     extra = network.trunk.extra.map64.weight.clone()
-    assert load_trunk_weights(network, path) == "imagenet"
+    assert load_backbone_weights(network, path) == "imagenet"
     for key, x in network.trunk.body.state_dict().items():
         assert torch.equal(x, found[f"{prefix}{key}"].float())
     assert torch.equal(network.trunk.extra.map64.weight, extra)
@@ -259,13 +259,13 @@ def test_weights_that_cannot_be_had_leave_the_network_alone(timm: FakeTimm, tmp_
     for name, content in files.items():
         torch.save(content, tmp_path / name)
         with pytest.raises(InputError, match=rf"weights=.*{name}: "):
-            load_trunk_weights(network, tmp_path / name)
+            load_backbone_weights(network, tmp_path / name)
     timm.online = False
     with pytest.raises(InputError, match=r"weights=imagenet.*plain.*connect"):
-        load_trunk_weights(network, "imagenet")
+        load_backbone_weights(network, "imagenet")
     with pytest.raises(InputError, match=r"weights=imagenet.*nhwc"):
-        load_trunk_weights(_network("nhwc"), "imagenet")
-    assert load_trunk_weights(network, None) == "imagenet"
+        load_backbone_weights(_network("nhwc"), "imagenet")
+    assert load_backbone_weights(network, None) == "imagenet"
     assert all(torch.equal(x, before[key]) for key, x in network.state_dict().items())
 
 
@@ -312,9 +312,9 @@ def test_models_of_timm_that_will_not_do(name: str, message: str) -> None:
 @pytest.mark.parametrize(("until", "frozen"), [(None, 4), ("layers", 4), ("layers.1", 2)])
 def test_layers_that_can_be_frozen(timm: FakeTimm, until: str | None, frozen: int) -> None:
     network = _network("plain")
-    trunk = network.trunk
-    assert list(trunk.trained_layers()) == [f"layers.{number}" for number in range(4)]
-    assert frozen_layers(network, until) == list(trunk.body.layers)[:frozen]
+    backbone = network.trunk
+    assert list(backbone.trained_layers()) == [f"layers.{number}" for number in range(4)]
+    assert frozen_layers(network, until) == list(backbone.body.layers)[:frozen]
     with pytest.raises(InputError, match=r"freeze_until=layer: .*layers\.0"):
         frozen_layers(network, "layer")
 
@@ -326,7 +326,7 @@ def test_a_file_of_a_whole_model_of_timm(name: str, tmp_path: Path) -> None:
     model = importlib.import_module("timm").create_model(name).eval()
     torch.save(model.state_dict(), tmp_path / "model.pth")
     network = _network(name).eval()
-    load_trunk_weights(network, tmp_path / "model.pth")
+    load_backbone_weights(network, tmp_path / "model.pth")
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         wanted = model.forward_intermediates(images, intermediates_only=True)

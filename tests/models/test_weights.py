@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.models.fanet import FANet, build_network
-from fanet_lightning.models.weights import load_trunk_weights
+from fanet_lightning.models.weights import load_backbone_weights
 
 # Out and in channels of VGG16's convolutions with their position in torchvision's `features`, with and without BN.
 LAYERS = [
@@ -86,44 +86,44 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     torch.hub.set_dir(before)
 
 
-def _check_convolutions(trunk: dict[str, Tensor], found: dict[str, Tensor], prefix: str, column: int) -> None:
+def _check_convolutions(backbone: dict[str, Tensor], found: dict[str, Tensor], prefix: str, column: int) -> None:
     for layer in LAYERS:
         for part in ("weight", "bias"):
-            assert torch.equal(trunk[f"{layer[0]}.{part}"], found[f"{prefix}{layer[column]}.{part}"])
+            assert torch.equal(backbone[f"{layer[0]}.{part}"], found[f"{prefix}{layer[column]}.{part}"])
 
 
 def test_torchvision_layout(network: FANet, tmp_path: Path) -> None:
     found = _torchvision()
     extras = network.trunk.conv6_2.weight.clone()
-    assert load_trunk_weights(network, _save(found, tmp_path / "vgg16.pth")) == "imagenet"
-    trunk = network.trunk.state_dict()
-    _check_convolutions(trunk, found, "features.", 3)
+    assert load_backbone_weights(network, _save(found, tmp_path / "vgg16.pth")) == "imagenet"
+    backbone = network.trunk.state_dict()
+    _check_convolutions(backbone, found, "features.", 3)
     assert torch.equal(network.trunk.conv6_2.weight, extras)
     assert network.normaliser.kind == "imagenet"
 
     # fc6 by hand: output o is unit 4·o; tap (i, j) of 3×3 is tap (3i, 3j) of 7×7; input c is 49 columns wide.
     fc6 = found["classifier.0.weight"]
     for o, c, i, j in [*np.eye(4, dtype=int), (0, 0, 0, 0), (1023, 511, 2, 2), (5, 7, 2, 1)]:
-        assert trunk["conv_fc6.weight"][o, c, i, j] == fc6[4 * o, 49 * c + 7 * (3 * i) + 3 * j]
+        assert backbone["conv_fc6.weight"][o, c, i, j] == fc6[4 * o, 49 * c + 7 * (3 * i) + 3 * j]
     # fc7: every fourth output, and of its inputs those that fc6 kept.
     fc7 = found["classifier.3.weight"]
     for o, c in [(0, 0), (1, 0), (0, 1), (1023, 1023), (10, 900)]:
-        assert trunk["conv_fc7.weight"][o, c, 0, 0] == fc7[4 * o, 4 * c]
-    assert torch.equal(trunk["conv_fc6.bias"], found["classifier.0.bias"][::4])
-    assert torch.equal(trunk["conv_fc7.bias"], found["classifier.3.bias"][::4])
+        assert backbone["conv_fc7.weight"][o, c, 0, 0] == fc7[4 * o, 4 * c]
+    assert torch.equal(backbone["conv_fc6.bias"], found["classifier.0.bias"][::4])
+    assert torch.equal(backbone["conv_fc7.bias"], found["classifier.3.bias"][::4])
 
 
 def test_reduced_fc_layout_brings_the_caffe_normaliser(network: FANet, tmp_path: Path) -> None:
     found = _reduced_fc()
-    assert load_trunk_weights(network, _save(found, tmp_path / "vgg16_reducedfc.pth")) == "caffe"
+    assert load_backbone_weights(network, _save(found, tmp_path / "vgg16_reducedfc.pth")) == "caffe"
     assert network.normaliser.kind == "caffe"
-    trunk = network.trunk.state_dict()
-    _check_convolutions(trunk, found, "", 3)
+    backbone = network.trunk.state_dict()
+    _check_convolutions(backbone, found, "", 3)
     for ours, theirs in (("conv_fc6", 31), ("conv_fc7", 33)):
         for part in ("weight", "bias"):
-            assert torch.equal(trunk[f"{ours}.{part}"], found[f"{theirs}.{part}"])
+            assert torch.equal(backbone[f"{ours}.{part}"], found[f"{theirs}.{part}"])
     # And back, with the other file.
-    assert load_trunk_weights(network, _save(_torchvision(), tmp_path / "vgg16.pth")) == "imagenet"
+    assert load_backbone_weights(network, _save(_torchvision(), tmp_path / "vgg16.pth")) == "imagenet"
     assert network.normaliser.kind == "imagenet"
 
 
@@ -132,7 +132,7 @@ def test_thirteen_convolutions_alone_leave_fc6_and_fc7_fresh(
 ) -> None:
     found = {key: x for key, x in _reduced_fc().items() if int(key.split(".")[0]) < 30}
     before = {key: x.clone() for key, x in network.trunk.state_dict().items()}
-    assert load_trunk_weights(network, _save(found, tmp_path / "vgg16.pth")) == "caffe"
+    assert load_backbone_weights(network, _save(found, tmp_path / "vgg16.pth")) == "caffe"
     after = network.trunk.state_dict()
     _check_convolutions(after, found, "", 3)
     for name in ("conv_fc6.weight", "conv_fc6.bias", "conv_fc7.weight", "conv_fc7.bias"):
@@ -143,7 +143,7 @@ def test_thirteen_convolutions_alone_leave_fc6_and_fc7_fresh(
 def test_safetensors_and_half_precision(network: FANet, tmp_path: Path) -> None:
     found = {key: x.half().contiguous() for key, x in _reduced_fc().items()}
     save_file(found, tmp_path / "vgg.safetensors")
-    assert load_trunk_weights(network, str(tmp_path / "vgg.safetensors")) == "caffe"
+    assert load_backbone_weights(network, str(tmp_path / "vgg.safetensors")) == "caffe"
     assert network.trunk.conv5_3.weight.dtype == torch.float32
     assert torch.equal(network.trunk.conv5_3.weight, found["28.weight"].float())
 
@@ -151,23 +151,25 @@ def test_safetensors_and_half_precision(network: FANet, tmp_path: Path) -> None:
 def test_batch_norm_layout(tmp_path: Path) -> None:
     network = FANet(level=1, batch_norm=True)
     found = _torchvision(batch_norm=True)
-    load_trunk_weights(network, _save(found, tmp_path / "vgg16_bn.pth"))
-    trunk = network.trunk.state_dict()
-    _check_convolutions(trunk, found, "features.", 4)
+    load_backbone_weights(network, _save(found, tmp_path / "vgg16_bn.pth"))
+    backbone = network.trunk.state_dict()
+    _check_convolutions(backbone, found, "features.", 4)
     for name, _, _, _, index in LAYERS:
         for part in ("weight", "bias", "running_mean", "running_var"):
-            assert torch.equal(trunk[f"{name}.bn.{part}"], found[f"features.{index + 1}.{part}"])
+            assert torch.equal(backbone[f"{name}.bn.{part}"], found[f"features.{index + 1}.{part}"])
 
 
 def test_wrapped_state_dict(network: FANet, tmp_path: Path) -> None:
-    assert load_trunk_weights(network, _save({"state_dict": _reduced_fc(), "epoch": 3}, tmp_path / "w.pth")) == "caffe"
+    assert (
+        load_backbone_weights(network, _save({"state_dict": _reduced_fc(), "epoch": 3}, tmp_path / "w.pth")) == "caffe"
+    )
 
 
 @pytest.mark.parametrize("source", [None, "none"])
 def test_no_weights_change_nothing(source: str | None) -> None:
     network = build_network(level=1, width=0.1, normaliser="caffe")
     before = {key: x.clone() for key, x in network.state_dict().items()}
-    assert load_trunk_weights(network, source) == "caffe"
+    assert load_backbone_weights(network, source) == "caffe"
     assert all(torch.equal(x, before[key]) for key, x in network.state_dict().items())
 
 
@@ -175,18 +177,18 @@ def test_no_weights_change_nothing(source: str | None) -> None:
 def test_imagenet_from_the_cache_and_offline(hub: Path, batch_norm: bool, name: str) -> None:
     network = FANet(level=1, batch_norm=batch_norm)
     with pytest.raises(InputError) as caught:
-        load_trunk_weights(network, "imagenet")
+        load_backbone_weights(network, "imagenet")
     assert str(caught.value).startswith("weights=imagenet: ") and str(hub / name) in str(caught.value)
     hub.mkdir(parents=True, exist_ok=True)
     found = _torchvision(batch_norm)
     _save(found, hub / name)
-    assert load_trunk_weights(network, "imagenet") == "imagenet"
+    assert load_backbone_weights(network, "imagenet") == "imagenet"
     assert torch.equal(network.trunk.conv1_1.weight, found["features.0.weight"])
 
 
 def test_narrow_networks_take_no_weights() -> None:
     with pytest.raises(InputError, match=r"weights=imagenet.*model.width=1.0.* 0.25"):
-        load_trunk_weights(build_network(level=1, width=0.25), "imagenet")
+        load_backbone_weights(build_network(level=1, width=0.25), "imagenet")
 
 
 def _without(found: dict[str, Tensor], key: str) -> dict[str, Tensor]:
@@ -225,7 +227,7 @@ def test_wrong_files_leave_the_network_alone(
         _save(content, path)
     before, kind = network.trunk.conv1_2.weight.clone(), network.normaliser.kind
     with pytest.raises(InputError) as caught:
-        load_trunk_weights(network, path)
+        load_backbone_weights(network, path)
     assert str(caught.value).startswith(f"weights={path}: ") and says in str(caught.value)
     assert "\n" not in str(caught.value)
     assert torch.equal(network.trunk.conv1_2.weight, before)
@@ -236,7 +238,7 @@ def test_wrong_files_leave_the_network_alone(
 def test_a_network_with_batch_norm_wants_weights_with_it(tmp_path: Path, content: dict[str, Tensor]) -> None:
     network = FANet(level=1, batch_norm=True)
     with pytest.raises(InputError, match=r"model\.batch_norm=false"):
-        load_trunk_weights(network, _save(content, tmp_path / "plain.pth"))
+        load_backbone_weights(network, _save(content, tmp_path / "plain.pth"))
 
 
 def test_pickled_code_is_not_run(network: FANet, tmp_path: Path) -> None:
@@ -247,5 +249,5 @@ def test_pickled_code_is_not_run(network: FANet, tmp_path: Path) -> None:
     path = tmp_path / "evil.pth"
     path.write_bytes(pickle.dumps({"features.0.weight": Malice()}, protocol=2))
     with pytest.raises(InputError, match="weight file"):
-        load_trunk_weights(network, path)
+        load_backbone_weights(network, path)
     assert not (tmp_path / "was_here").exists()

@@ -12,10 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.models.blocks import ABlock, Backbone, Normaliser, Upsample, upsample_to
 from fanet_lightning.models.heads import Heads, map_shapes
-from fanet_lightning.models.light import LightTrunk
+from fanet_lightning.models.light import LightBackbone
 from fanet_lightning.models.s3fd_fpn import S3fdFpn
-from fanet_lightning.models.timm_backbone import TimmTrunk
-from fanet_lightning.models.vgg import VggTrunk
+from fanet_lightning.models.timm_backbone import TimmBackbone
+from fanet_lightning.models.vgg import VggBackbone
 from fanet_lightning.ops.structures import NetworkOutput
 
 
@@ -32,11 +32,11 @@ class FANet(nn.Module):
         width: factor on all channels, see :func:`fanet_lightning.models.blocks.scaled`.
         batch_norm: batch normalization in the backbone.
         agglomerate_from: the deepest map that takes part, by name: conv4_3 … conv7_2 of VGG16, stride8 … stride128 of
-            other trunks. None: the fourth, the paper's conv_fc7 (§3.3).
+            other backbones. None: the fourth, the paper's conv_fc7 (§3.3).
         own_blocks: equation 2 read literally: every level above 1 has A-blocks on maps 1 … s - 1.
         fc6: ``plain`` or ``dilated``; VGG16 alone has it.
-        backbone: ``vgg`` (VGG16, the paper's), ``light`` (:class:`LightTrunk`), or the name of a feature extractor of
-            timm, whose own channels ``width`` and ``batch_norm`` leave alone.
+        backbone: ``vgg`` (VGG16, the paper's), ``light`` (:class:`LightBackbone`), or the name of a feature extractor
+            of timm, whose own channels ``width`` and ``batch_norm`` leave alone.
         block_channels: N of the A-blocks at width 1: one number for all maps, or one per map from map 1 on, of which
             the last holds for all that follow. The paper has 256.
         deep_channels: channels of the A-blocks' deep branch at width 1. The paper has N/8 = 32.
@@ -152,10 +152,10 @@ def build_backbone(name: str, *, width: float = 1.0, batch_norm: bool = False, f
         InputError: a value outside the backbone's choices, or a name that timm does not know.
     """
     if name == "vgg":
-        return VggTrunk(width=width, batch_norm=batch_norm, fc6=fc6)
+        return VggBackbone(width=width, batch_norm=batch_norm, fc6=fc6)
     if name == "light":
-        return LightTrunk(width=width, batch_norm=batch_norm)
-    return TimmTrunk(name, width=width)
+        return LightBackbone(width=width, batch_norm=batch_norm)
+    return TimmBackbone(name, width=width)
 
 
 def _block_channels(value: int | Sequence[int]) -> list[int]:

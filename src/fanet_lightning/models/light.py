@@ -61,7 +61,7 @@ class CspStage(nn.Module):
         return self.merge(torch.cat([self.blocks(self.through(x)), self.beside(x)], dim=1))  # type: ignore[no-any-return]
 
 
-class LightTrunk(Backbone):
+class LightBackbone(Backbone):
     """Stem of stride 2, four stages to stride 32, two more maps. No L2Norm: batch normalization levels the maps.
 
     Args:

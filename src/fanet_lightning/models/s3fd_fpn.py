@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.models.blocks import Normaliser, Upsample, init_xavier, scaled, upsample_to
 from fanet_lightning.models.heads import Heads, map_shapes
-from fanet_lightning.models.vgg import MAP_NAMES, VggTrunk
+from fanet_lightning.models.vgg import MAP_NAMES, VggBackbone
 from fanet_lightning.ops.structures import NetworkOutput
 
 
@@ -37,7 +37,7 @@ class S3fdFpn(nn.Module):
         if not 2 <= fpn_maps <= len(MAP_NAMES):
             raise InputError(f"model.fpn_maps={fpn_maps}: choose 2 … {len(MAP_NAMES)}, 4 starts at conv_fc7")
         self.normaliser = Normaliser(normaliser)
-        self.trunk = VggTrunk(width=width, batch_norm=batch_norm, fc6=fc6)
+        self.trunk = VggBackbone(width=width, batch_norm=batch_norm, fc6=fc6)
         names, inner = MAP_NAMES[:fpn_maps], scaled(256, width)
         self.laterals = nn.ModuleDict(
             {name: nn.Conv2d(inputs, inner, 1) for name, inputs in zip(names, self.trunk.channels, strict=False)}

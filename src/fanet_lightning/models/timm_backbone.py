@@ -21,7 +21,7 @@ STRIDES = (4, 8, 16, 32)
 OURS = ("vgg", "light")
 
 
-class TimmTrunk(Backbone):
+class TimmBackbone(Backbone):
     """The maps of stride 4, 8, 16 and 32 of a timm model, and two more by our own convolutions.
 
     Images are padded right and below, with the normaliser's zero, to a multiple of 32, and the maps cut to

@@ -17,7 +17,7 @@ VGG_CONVOLUTIONS = (
 )
 
 
-class VggTrunk(Backbone):
+class VggBackbone(Backbone):
     """Six maps from a normalized image; the first three pass through L2Norm, scales 10, 8 and 5 at the start.
 
     Args:

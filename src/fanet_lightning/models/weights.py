@@ -10,8 +10,8 @@ from torch import Tensor
 from fanet_lightning.cli.errors import InputError, first_line
 from fanet_lightning.models.blocks import Normaliser
 from fanet_lightning.models.fanet import Network
-from fanet_lightning.models.timm_backbone import TimmTrunk
-from fanet_lightning.models.vgg import VGG_CONVOLUTIONS, VggTrunk
+from fanet_lightning.models.timm_backbone import TimmBackbone
+from fanet_lightning.models.vgg import VGG_CONVOLUTIONS, VggBackbone
 
 # Position of each of the thirteen convolutions inside torchvision's `features` of vgg16 and vgg16_bn. The file of
 # reduced-fc weights numbers them as vgg16 does, then fc6 and fc7.
@@ -20,7 +20,7 @@ _BATCH_NORM = (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)
 _REDUCED_FC = (31, 33)
 
 
-def load_trunk_weights(network: Network, source: str | Path | None, say: Callable[[str], object] = print) -> str:
+def load_backbone_weights(network: Network, source: str | Path | None, say: Callable[[str], object] = print) -> str:
     """Fill ``network.trunk`` with trained weights and give the network the normalizer that belongs to them.
 
     Args:
@@ -46,39 +46,39 @@ def load_trunk_weights(network: Network, source: str | Path | None, say: Callabl
     """
     if source is None or str(source) == "none":
         return network.normaliser.kind
-    trunk, kind = network.trunk, "imagenet"
-    device = next(trunk.parameters()).device
+    backbone, kind = network.trunk, "imagenet"
+    device = next(backbone.parameters()).device
     where = f"weights={source}"
-    if isinstance(trunk, TimmTrunk):
+    if isinstance(backbone, TimmBackbone):
         if str(source) == "imagenet":
-            trunk.load_pretrained()
+            backbone.load_pretrained()
         else:
-            _copy(_from_timm(_read_file(Path(source)), trunk, where), trunk.body, where)
+            _copy(_from_timm(_read_file(Path(source)), backbone, where), backbone.body, where)
         normaliser = Normaliser(kind).to(device)
         # Buffers, so that a checkpoint restores them.
-        for buffer, values in zip((normaliser.mean, normaliser.std), trunk.mean_and_std(), strict=True):
+        for buffer, values in zip((normaliser.mean, normaliser.std), backbone.mean_and_std(), strict=True):
             buffer.copy_(torch.tensor(values)[:, None, None])
         network.normaliser = normaliser
         return kind
-    if not isinstance(trunk, VggTrunk):
+    if not isinstance(backbone, VggBackbone):
         raise InputError(f"{where}: there are no weights for the light backbone; use weights=null, or init=fanet_light")
-    if trunk.width != 1:
-        raise InputError(f"{where}: the file fits model.width=1.0, not {trunk.width}; use weights=none")
+    if backbone.width != 1:
+        raise InputError(f"{where}: the file fits model.width=1.0, not {backbone.width}; use weights=none")
     if str(source) == "imagenet":
-        found = _torchvision_weights(trunk.batch_norm)
+        found = _torchvision_weights(backbone.batch_norm)
     else:
         found = _read_file(Path(source))
     try:
         if "features.0.weight" in found:
-            new = _from_torchvision(found, trunk, where)
+            new = _from_torchvision(found, backbone, where)
         else:
-            kind, new = "caffe", _from_reduced_fc(found, trunk, where, say)
+            kind, new = "caffe", _from_reduced_fc(found, backbone, where, say)
     except (KeyError, RuntimeError) as error:  # a layer that is not there, or of a shape that cannot be cut so
         have = ", ".join(list(found)[:3]) or "nothing"
         raise InputError(
             f"{where}: not a whole VGG16 of torchvision or reduced-fc ({first_line(error)}); it has {have} …"
         ) from error
-    _copy(new, trunk, where)
+    _copy(new, backbone, where)
     network.normaliser = Normaliser(kind).to(device)
     return kind
 
@@ -116,22 +116,22 @@ def _read_file(path: Path) -> Mapping[str, Tensor]:
     return content
 
 
-def _from_timm(found: Mapping[str, Tensor], trunk: TimmTrunk, where: str) -> dict[str, Tensor]:
+def _from_timm(found: Mapping[str, Tensor], backbone: TimmBackbone, where: str) -> dict[str, Tensor]:
     # Extractors join the parts of timm's names by "_" where they take a model apart, or put all of it under "model.".
     flat = {key.removeprefix("module.").replace(".", "_"): x for key, x in found.items()}
-    names = {key: key.removeprefix("model.").replace(".", "_") for key in trunk.body.state_dict()}
+    names = {key: key.removeprefix("model.").replace(".", "_") for key in backbone.body.state_dict()}
     missing = [key for key, name in names.items() if name not in flat and not name.endswith("num_batches_tracked")]
     if missing:
         raise InputError(
-            f"{where}: {len(missing)} of {len(names)} tensors of {trunk.name} are not in it, e.g. {missing[0]}; it has "
-            f"{', '.join(list(found)[:3]) or 'nothing'} …"
+            f"{where}: {len(missing)} of {len(names)} tensors of {backbone.name} are not in it, e.g. {missing[0]}; "
+            f"it has {', '.join(list(found)[:3]) or 'nothing'} …"
         )
     return {key: flat[name] for key, name in names.items() if name in flat}
 
 
-def _from_torchvision(found: Mapping[str, Tensor], trunk: VggTrunk, where: str) -> dict[str, Tensor]:
+def _from_torchvision(found: Mapping[str, Tensor], backbone: VggBackbone, where: str) -> dict[str, Tensor]:
     has_batch_norm = "features.1.running_mean" in found
-    if has_batch_norm != trunk.batch_norm:
+    if has_batch_norm != backbone.batch_norm:
         raise InputError(
             f"{where}: a VGG16 {'with' if has_batch_norm else 'without'} batch normalization; "
             f"set model.batch_norm={str(has_batch_norm).lower()}"
@@ -150,13 +150,13 @@ def _from_torchvision(found: Mapping[str, Tensor], trunk: VggTrunk, where: str) 
 
 
 def _from_reduced_fc(
-    found: Mapping[str, Tensor], trunk: VggTrunk, where: str, say: Callable[[str], object]
+    found: Mapping[str, Tensor], backbone: VggBackbone, where: str, say: Callable[[str], object]
 ) -> dict[str, Tensor]:
     layers = dict(zip(VGG_CONVOLUTIONS, _PLAIN, strict=True))
     if any(f"{index}.{part}" in found for index in _REDUCED_FC for part in ("weight", "bias")):
         layers |= zip(("conv_fc6", "conv_fc7"), _REDUCED_FC, strict=True)
     new = {f"{name}.{part}": found[f"{index}.{part}"] for name, index in layers.items() for part in ("weight", "bias")}
-    if trunk.batch_norm:
+    if backbone.batch_norm:
         raise InputError(f"{where}: a VGG16 without batch normalization; set model.batch_norm=false")
     if "conv_fc6" not in layers:
         say(f"{where}: the thirteen convolutions of VGG16; fc6 and fc7 start fresh")

@@ -59,7 +59,7 @@ from fanet_lightning.detect.multiscale import build_protocol, protocol_names, pr
 from fanet_lightning.evaluate.runner import evaluate
 from fanet_lightning.models.fanet import OPTIONS, flops, inference_parameters
 from fanet_lightning.models.pretrained import Model, load_model, read_checkpoint
-from fanet_lightning.models.weights import load_trunk_weights
+from fanet_lightning.models.weights import load_backbone_weights
 from fanet_lightning.train import sweep
 from fanet_lightning.train.callbacks import (
     BEST,
@@ -103,7 +103,7 @@ def build_module(
         else:
             module.network.load_state_dict(initial.network.state_dict())
     if with_weights and options["weights"] not in (None, "none"):
-        load_trunk_weights(module.network, options["weights"], say=print if is_first_process() else str)
+        load_backbone_weights(module.network, options["weights"], say=print if is_first_process() else str)
     # It follows the weights, and travels in the checkpoint.
     module.hparams["network"]["normaliser"] = module.network.normaliser.kind
     if options["compile"]:
