@@ -218,8 +218,7 @@ class HierarchicalLoss(nn.Module):
         return torch.minimum(wanted, anchors - positives)
 
     def extra_repr(self) -> str:
-        names = [name for name in inspect.signature(type(self)).parameters if name != "self"]
-        return ", ".join(f"{name}={getattr(self, name)}" for name in names)
+        return ", ".join(f"{name}={getattr(self, name)}" for name in inspect.signature(HierarchicalLoss).parameters)
 
 
 class Positives(NamedTuple):
