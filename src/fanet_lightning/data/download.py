@@ -316,8 +316,6 @@ def _understand(response: requests.Response, file: RemoteFile, part: Path, offse
         raise _BrokenOff("has no bytes after those at hand", 0)
     if status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
         raise _Refused(f"answers {name}")
-    if response.headers.get("Content-Type", "").lower().startswith(("text/html", "application/xhtml")):
-        raise _Refused("answers a page instead of the file (a proxy's or a login page)")
     start, length = 0, response.headers.get("Content-Length", "")
     if status == HTTPStatus.PARTIAL_CONTENT:
         span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
@@ -562,8 +560,6 @@ def read_manifest(path: Path) -> dict[str, Archive]:
     try:
         for part, entry in json.loads(path.read_text(encoding="utf-8")).items():
             for key, value in entry.items():
-                if key == "unpacked_bytes":  # of earlier manifests; it is estimated now
-                    continue
                 value = tuple(value) if isinstance(value, list) else value
                 if key not in keys or type(value) is not type(getattr(archives[part], key)):
                     raise ValueError(f"{part}.{key}={value!r} is not understood; take {keys}")
