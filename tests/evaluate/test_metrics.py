@@ -70,9 +70,7 @@ def same(found: dict[str, float], wanted: dict[str, float]) -> None:
 
 def test_expectations_say_something(expected: dict[str, dict[str, float]]) -> None:
     assert list(expected) == NAMES
-    for values in expected.values():
-        main = values.get("all", next(iter(values.values())))
-        assert 0.1 < main < 0.95
+    assert all(0.1 < values.get("all", next(iter(values.values()))) < 0.95 for values in expected.values())
     assert expected["wider"]["easy"] != pytest.approx(expected["wider"]["hard"])
 
 

@@ -417,17 +417,10 @@ def test_seeds_are_averaged_within_each_resample() -> None:
     assert interval.value == pytest.approx(plain, abs=1e-12)
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        by_hand(("e/a", "e/c")),
-        by_hand(("e/b", "e/a")),
-        {"easy": by_hand()["hard"]},
-        {"hard": replace(by_hand()["hard"], faces=np.array([1, 2]))},
-    ],
-)
-def test_runs_that_cannot_be_paired_are_refused(other: Counts) -> None:
-    invalid("the runs differ", bootstrap_difference, by_hand(), other)
+def test_runs_that_cannot_be_paired_are_refused() -> None:
+    own = by_hand()["hard"]
+    for other in ({"easy": own}, {"hard": replace(own, faces=np.array([1, 2]))}, by_hand(("e/b", "e/a"))):
+        invalid("the runs differ", bootstrap_difference, by_hand(), other)
 
 
 def test_published_predictions(official_run: tuple[GroundTruth, Predictions], tmp_path: Path) -> None:

@@ -479,11 +479,6 @@ def test_ids_may_be_text_and_whole_floats_are_whole_numbers(tmp_path: Path) -> N
     assert detections.image.tolist() == [0, 2, 2]
 
 
-@pytest.mark.parametrize("cap", [0, -1, 2.5, True])
-def test_caps_below_one_are_refused(cap: Any) -> None:
-    refused(f"max_detections={cap} is no number of detections; give 1 or more", CocoBenchmark, max_detections=cap)
-
-
 def test_backends_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     refused(r"backend=fast .* auto, pycocotools", CocoBenchmark, backend="fast")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -6,7 +6,6 @@ import math
 import random
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from fanet_lightning.score.analysis.error_types import ErrorTypes, FaceState, Kind, error_types
@@ -15,7 +14,7 @@ from fanet_lightning.score.wider_face.average_precision import judge_settings, s
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions
 from tests.score import wider_oracle
-from tests.score.helpers import FACE, NOWHERE, OFFICIAL_AP, Box, Image, pack, random_run, refused
+from tests.score.helpers import FACE, OFFICIAL_AP, Box, Image, pack, random_run, refused
 
 
 def typed(images: list[Image]) -> ErrorTypes:
@@ -86,37 +85,6 @@ def test_hand_computed_gains() -> None:
 def test_edges_of_the_overlap(height: float, kind: str) -> None:
     # 10 x 5 of 10 x 10 pixels are a half, 10 x 1 a tenth; both edges belong to the better kind.
     assert kinds_of(typed(one([FACE], [True], [(0, 0, 9, height, 0.5)]))) == [kind]
-
-
-def test_a_row_beside_a_face_that_does_not_count_is_a_localisation_error_and_goes() -> None:
-    errors = typed(one([FACE, (100, 0, 9, 9)], [True, False], [(*FACE, 0.5), (100, 0, 9, 3, 0.9), (*NOWHERE, 0.0)]))
-    assert kinds_of(errors) == ["hit", "localisation", "background"]
-    assert states_of(errors) == ["found", "uncounted"]
-    assert not errors.settings["hard"].fixed.any()
-    assert ap_with(errors, "hard", ()) == pytest.approx(1 / 2)
-    assert ap_with(errors, "hard", ("localisation",)) == pytest.approx(1.0)
-
-
-def test_localisation_of_a_found_face_goes_even_when_it_has_the_better_score() -> None:
-    errors = typed(one([FACE], [True], [(0, 0, 9, 3, 0.9), (*FACE, 0.5), (*NOWHERE, 0.0)]))
-    assert kinds_of(errors)[:2] == ["localisation", "hit"]
-    assert not errors.settings["hard"].fixed.any()
-    assert ap_with(errors, "hard", ("localisation",)) == pytest.approx(1.0)
-
-
-def test_of_several_localisation_errors_the_best_scored_is_fixed_and_the_earlier_of_equals() -> None:
-    rows = [(0, 0, 9, 3, 0.5), (0, 0, 9, 2, 0.9), (0, 0, 9, 1, 0.9)]
-    assert typed(one([FACE], [True], rows)).settings["hard"].fixed.tolist() == [False, True, False]
-
-
-def test_gain_of_an_image_is_hand_computed() -> None:
-    images = [
-        # Missed, and a false positive above everything.
-        ([FACE], {"hard": [True]}, [(*NOWHERE, 1.0)]),
-        ([FACE], {"hard": [True]}, [(*FACE, 0.5), (*NOWHERE, 0.0)]),
-    ]
-    # As it is: 1/2 · 1/2. First fixed: 1. Second fixed: its false positive comes last and costs nothing.
-    np.testing.assert_allclose(gain_per_image(typed(images), "hard"), [0.75, 0.0])
 
 
 # --- the oracle: TIDE's steps one after the other, in plain Python

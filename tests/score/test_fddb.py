@@ -1,7 +1,6 @@
 """FDDB's matching, curves and resamples, against the rules in plain Python and the official program's output."""
 
 import json
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -229,8 +228,3 @@ def test_faces_of_every_image(shared_data: Path, mtcnn: tuple[Roc, FddbCounts, l
     per_image = json.loads((shared_data / "fddb" / "fixtures.json").read_text())["pyface_per_image"]
     assert mtcnn[2] == [row[0] for row in per_image]
     assert mtcnn[1].faces.tolist() == [row[1] for row in per_image]
-
-
-def test_steps_of_a_curve_descend(mtcnn: tuple[Roc, FddbCounts, list[str]]) -> None:
-    assert all(earlier < later for earlier, later in pairwise(mtcnn[0].thresholds.tolist()))
-    assert (np.diff(mtcnn[1].score) <= 0).all()
