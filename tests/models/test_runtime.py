@@ -10,6 +10,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from fanet_lightning.models.fanet import Network, build_network
 from fanet_lightning.ops.structures import NetworkOutput
+from tests.models.helpers import images as images_of
 
 NETWORKS: list[dict[str, Any]] = [
     {"name": "fanet"},
@@ -27,8 +28,7 @@ def _network(values: dict[str, Any], width: float = 0.05) -> Network:
 
 
 def _images(height: int = 100, width: int = 130, batch: int = 2) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randint(0, 256, (batch, 3, height, width), dtype=torch.uint8, generator=generator)
+    return images_of(height, width, batch, seed=1)
 
 
 def _close(first: NetworkOutput, second: NetworkOutput, tolerance: float) -> None:

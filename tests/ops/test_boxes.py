@@ -77,11 +77,6 @@ def test_encode_by_hand() -> None:
     torch.testing.assert_close(boxes.decode(torch.tensor([expected]), anchor), face)
 
 
-def test_the_anchor_itself_is_encoded_as_zero() -> None:
-    anchor = torch.tensor([[6.0, 10, 16, 16]])
-    assert torch.equal(boxes.encode(boxes.cxcywh_to_xyxy(anchor), anchor), torch.zeros(1, 4))
-
-
 @settings(deadline=None, max_examples=100)
 @given(box, st.sampled_from([16.0, 64.0, 512.0]), coordinate, coordinate)
 def test_decode_inverts_encode(face: tuple[float, ...], size: float, x: float, y: float) -> None:

@@ -67,7 +67,7 @@ def test_confident_boxes_lie_on_top():
     np.testing.assert_array_equal(drawn[9, 15], confidence_colors([0.9])[0])
 
 
-def test_boxes_at_the_border_and_outside():
+def test_boxes_at_the_border_and_outside_and_none():
     image = grey(50, 40)
     drawn = annotate(image, [[-10, -10, 200, 300]], [0.5], bar=False)
     expected = np.ones((50, 40), bool)
@@ -75,13 +75,8 @@ def test_boxes_at_the_border_and_outside():
     np.testing.assert_array_equal(changed(image, drawn), expected)
     outside = [[50, 0, 60, 10], [-20, 0, -1, 10], [0, 60, 10, 70], [0, -9, 9, -1], [5, 5, 5, 9], [9, 9, 5, 5],
                [np.nan, 0, 5, 5], [0, 0, np.inf, 5]]  # fmt: skip
-    np.testing.assert_array_equal(annotate(image, outside, np.full(len(outside), 0.9), bar=False), image)
-
-
-def test_no_boxes():
-    image = grey(30, 30)
-    for none in ([], np.zeros((0, 4))):
-        np.testing.assert_array_equal(annotate(image, none, [], bar=False), image)
+    for boxes in (outside, [], np.zeros((0, 4))):
+        np.testing.assert_array_equal(annotate(image, boxes, np.full(len(boxes), 0.9), bar=False), image)
 
 
 def test_the_bar_is_added_at_the_right_and_runs_from_one_to_zero():

@@ -40,12 +40,6 @@ def test_quality_focal_by_hand() -> None:
     assert torch.autograd.grad(quality_focal_loss(margin, torch.tensor([1.0])), margin)[0].item() < 0
 
 
-def test_gamma_of_zero_is_the_weighted_cross_entropy() -> None:
-    margins, positive = torch.tensor([0.0, 1.0]), torch.tensor([True, False])
-    expected = 0.3 * math.log(2) + 0.7 * math.log1p(math.e)
-    assert focal_loss(margins, positive, alpha=0.3, gamma=0).item() == pytest.approx(expected)
-
-
 @settings(deadline=None, max_examples=300)
 @given(
     st.lists(st.tuples(st.floats(-15, 15), st.booleans()), min_size=1, max_size=20),
