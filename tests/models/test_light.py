@@ -302,7 +302,9 @@ def test_block_channels_per_map(given_channels: Any, per_map: list[int]) -> None
 # --- mistakes --------------------------------------------------------------------------------------------------------
 
 
-def test_there_are_no_imagenet_weights() -> None:
+def test_there_are_no_imagenet_weights_for_it_nor_for_a_network_of_ones_own() -> None:
+    with pytest.raises(InputError, match=r"weights=imagenet.*NoneType"):
+        load_backbone_weights(nn.Linear(1, 1), "imagenet")  # type: ignore[arg-type]
     network = build_network(backbone="light", width=0.1)
     assert load_backbone_weights(network, "none") == "imagenet"
     with pytest.raises(InputError, match="weights=imagenet"):

@@ -46,8 +46,8 @@ def load_backbone_weights(network: Network, source: str | Path | None, say: Call
     """
     if source is None or str(source) == "none":
         return network.normaliser.kind
-    backbone, kind = network.trunk, "imagenet"
-    device = next(backbone.parameters()).device
+    backbone, kind = getattr(network, "trunk", None), "imagenet"
+    device = next(network.parameters()).device
     where = f"weights={source}"
     if isinstance(backbone, TimmBackbone):
         if str(source) == "imagenet":
@@ -61,7 +61,10 @@ def load_backbone_weights(network: Network, source: str | Path | None, say: Call
         network.normaliser = normaliser
         return kind
     if not isinstance(backbone, VggBackbone):
-        raise InputError(f"{where}: there are no weights for the light backbone; use weights=null, or init=fanet_light")
+        raise InputError(
+            f"{where}: there are weights for VGG16 and timm's models, not for {type(backbone).__name__}; "
+            "use weights=null, or start from a model: init=fanet_light"
+        )
     if backbone.width != 1:
         raise InputError(f"{where}: the file fits model.width=1.0, not {backbone.width}; use weights=none")
     if str(source) == "imagenet":
