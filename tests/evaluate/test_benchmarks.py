@@ -88,7 +88,7 @@ def test_attributes_are_refused_where_there_are_none(checkpoint: Path, tmp_path:
     assert not (tmp_path / "out" / "predictions").exists()
 
 
-def test_attributes_and_errors_of_drawn_faces(checkpoint: Path, tmp_path: Path) -> None:
+def test_attributes_and_errors_of_synthetic_faces(checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     sizes = ["data.train_images=1", "data.val_images=4", "data.image_width=[96,128]", "data.image_height=[96,128]"]
     done = evaluate(

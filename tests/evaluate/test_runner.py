@@ -1,4 +1,4 @@
-"""An evaluation as a whole: any benchmark, the test split, large pictures, options, and what a person may get wrong."""
+"""An evaluation as a whole: any benchmark, the test split, large images, options, and what a person may get wrong."""
 
 import json
 import zipfile
@@ -156,7 +156,7 @@ def test_whoever_reads_the_images_the_faces_are_the_same(checkpoint: Path, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["original", "short640", "multiscale"])
-def test_a_picture_of_a_hundred_megapixels(
+def test_an_image_of_a_hundred_megapixels(
     checkpoint: Path, tmp_path: Path, protocol: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """10,000 × 10,000, as if memory held 25 of them: tiles where the protocol does not shrink it."""
@@ -212,7 +212,7 @@ def test_the_test_split_gives_a_submission(
     record = json.loads((out / "submission.json").read_text())
     assert (record["images"], record["boxes"], record["protocol"]) == (3, 90, "original")
     assert record["made_by"]["protocol_settings"]["kind"] == "original" and "ap" not in record
-    # Scores of another split do not come to lie beside it.
+    # Scores of another split are not written next to it.
     refused("submission.zip", evaluate, checkpoint, WiderFaceSource(tmp_path), ORIGINAL, out, device="cpu")
 
 

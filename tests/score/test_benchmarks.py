@@ -130,7 +130,7 @@ def test_attributes_and_errors_of_wider_face(wider: tuple[Path, Path], tmp_path:
     assert "the 2 worst of 2 images" in done.stdout
 
 
-def test_pictures_that_are_missing_are_named(wider: tuple[Path, Path], tmp_path: Path) -> None:
+def test_images_that_are_missing_are_named(wider: tuple[Path, Path], tmp_path: Path) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     words = [f"predictions={wider[0]}", f"ground_truth={wider[1]}", f"out={tmp_path / 'out'}", "bootstrap=0"]
