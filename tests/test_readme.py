@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ def commands(text: str) -> list[list[str]]:
 def test_every_command_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own", raising=False)  # of another test's folder
     (own,) = re.findall(r"```python\n(.*?)```", PARTS, flags=re.DOTALL)
     (tmp_path / "own.py").write_text(own)
     found = commands(TEXT)

@@ -190,7 +190,7 @@ def _double_heads(
 
 @pytest.mark.parametrize("options", [{"level": 3}, {"name": "s3fd_fpn"}], ids=str)
 @pytest.mark.parametrize(
-    "detection", [{}, {"keep": 20}, {"top_k": 50}, {"score_floor": 0.6, "nms_iou": 0.1}, {"top_k": 0}], ids=str
+    "detection", [{}, {"keep": 20}, {"top_k": 50}, {"score_floor": 0.6, "nms_iou": 0.1}, {"score_floor": 1.0}], ids=str
 )
 def test_faces_are_those_of_the_whole_image(
     options: dict[str, Any], detection: dict[str, Any], monkeypatch: pytest.MonkeyPatch
