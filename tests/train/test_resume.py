@@ -168,9 +168,11 @@ def test_a_run_that_is_asked_to_end_says_how_to_go_on(
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=as_in_a_terminal,
     )  # fmt: skip
     assert process.stdout is not None
+    is_sent = False
     for line in process.stdout:
-        if line.startswith("epoch 1/"):
+        if line.startswith("epoch 1/") and not is_sent:
             os.killpg(process.pid, kind)
+            is_sent = True
     _, said = process.communicate(timeout=300)
     assert process.returncode == code, said
     lines = [line for line in said.splitlines() if "kept" in line or line == "interrupted"]

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -88,6 +89,7 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
         check_surroundings(sys.argv)
         code = main(sys.argv[1:]) or 0
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one could only tear what is being written
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED
     except Exception as error:
