@@ -25,10 +25,12 @@ images = torch.randint(0, 256, (1, 3, 480, 640), dtype=torch.uint8)
 with torch.inference_mode():
     for _ in range(4):
         network(images)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(3):
+    counts = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         output = network(images)
-    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    faults = min(counts)  # a kernel that reclaims idle pages adds to some passes
 print(json.dumps([kept, faults, output.hierarchies[-1].logits.double().sum().item()]))
 """
 
@@ -45,6 +47,6 @@ def test_a_pass_faults_in_a_tenth_of_the_pages_and_gives_the_same() -> None:
     _, faults_before, total_before = _run("handed back")
     kept, faults, total = _run("kept")
     assert kept is True
-    assert faults_before > 1000
+    assert faults_before > 300
     assert faults < faults_before / 10
     assert total == total_before
