@@ -10,16 +10,20 @@ from fanet_lightning.detect import stream
 from fanet_lightning.detect.stream import in_threads
 
 
+class Watched:
+    """Numbers that say how many were taken before they were given back."""
+
+    given = behind = 0
+
+    def items(self, count: int) -> Iterator[int]:
+        for number in range(count):
+            self.behind = max(self.behind, number + 1 - self.given)
+            yield number
+
+
 @pytest.mark.parametrize(("threads", "most"), [(1, 1), (1, 4), (3, 2), (4, 8)])
 def test_items_come_in_order_and_few_at_a_time(threads: int, most: int) -> None:
-    taken = given = behind = 0
-
-    def items() -> Iterator[int]:
-        nonlocal taken, behind
-        for number in range(40):
-            taken += 1
-            behind = max(behind, taken - given)
-            yield number
+    watched = Watched()
 
     def work(number: int) -> int:
         time.sleep(0.002 * (number % 3))
@@ -27,28 +31,21 @@ def test_items_come_in_order_and_few_at_a_time(threads: int, most: int) -> None:
             raise ValueError("seven")
         return 10 * number
 
-    for number, future in in_threads(items(), work, threads=threads, most=most, name="loop"):
-        assert number == given and future.done()
-        given += 1
+    for number, future in in_threads(watched.items(40), work, threads=threads, most=most, name="loop"):
+        assert number == watched.given and future.done()
+        watched.given += 1
         assert future.exception() is not None if number == 7 else future.result() == 10 * number
-    assert given == 40 and behind <= most
+    assert watched.given == 40 and watched.behind <= most
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("loop")]
 
 
 def test_no_more_bytes_wait_than_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "READ_AHEAD_BYTES", 100)
-    taken = given = behind = 0
+    watched = Watched()
 
-    def items() -> Iterator[int]:
-        nonlocal taken, behind
-        for number in range(20):
-            taken += 1
-            behind = max(behind, taken - given)
-            yield number
-
-    for _ in in_threads(items(), str, threads=2, most=50, size=lambda *_: 30):
-        given += 1
-    assert given == 20 and behind == 4
+    for _ in in_threads(watched.items(20), str, threads=2, most=50, size=lambda *_: 30):
+        watched.given += 1
+    assert watched.given == 20 and watched.behind == 4
 
 
 @pytest.mark.parametrize("finish", [True, False])

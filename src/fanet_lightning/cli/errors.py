@@ -1,4 +1,6 @@
-"""InputError, and the words that messages share."""
+"""InputError, and the words and the check of whole numbers that messages share."""
+
+from typing import Any
 
 
 class InputError(ValueError):
@@ -26,3 +28,8 @@ def size_text(size_bytes: float) -> str:
             return f"{size_bytes:.0f} bytes" if unit == "bytes" else f"{size_bytes:.3g} {unit}"
         size_bytes /= 1000
     return f"{size_bytes:.3g} TB"
+
+
+def is_whole(value: Any, least: float) -> bool:
+    """Whether a value is a whole number of at least so much; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -17,7 +17,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from fanet_lightning.cli.config import choices_text, compose_config, config_dir, keys_text, read_words
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import InputError, is_whole
 
 # 2 is what argparse leaves with on bad input; 130 is the shell's code for Ctrl-C, 141 for a reader that has left.
 FAILED, BAD_INPUT, INTERRUPTED, NO_READER = 1, 2, 130, 141
@@ -212,5 +212,5 @@ def check_whole(config: DictConfig, **least: int) -> None:
         InputError: a key that is no whole number, or below its least value.
     """
     for key, smallest in least.items():
-        if not isinstance(config[key], int) or isinstance(config[key], bool) or config[key] < smallest:
+        if not is_whole(config[key], smallest):
             raise InputError(f"{key}={config[key]} is no whole number of at least {smallest}")

@@ -52,7 +52,7 @@ State = Literal["running", "interrupted", "stopped", "finished", "failed"]
 CIRCUMSTANCES = frozenset({
     "out", "sweep", "group", "name", "resume", "overwrite", "workers", "threads", "logger", "callbacks", "profile",
     "stop_after", "seeds", "checkpoint_every", "evaluate_at_end", "also_protocols", "final_protocols", "compile",
-    "channels_last",     "data.root", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
+    "channels_last", "data.root", "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy",
     "trainer.log_every_n_steps", "trainer.enable_progress_bar", "cache_dir", "cache_gib",
 })  # fmt: skip
 

@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from fanet_lightning.cli.errors import InputError, first_line
+from fanet_lightning.cli.errors import InputError, first_line, is_whole
 from fanet_lightning.data.images import MAX_PIXELS, Image8
 from fanet_lightning.data.records import Boxes
 from fanet_lightning.ops.anchors import SIZES, STRIDES
@@ -599,7 +599,7 @@ def check_tile_pixels(value: object) -> None:
     """
     if value is None or value == AUTO:
         return
-    if isinstance(value, bool) or not isinstance(value, int) or value < SMALLEST_TILE_PIXELS:
+    if not is_whole(value, SMALLEST_TILE_PIXELS):
         raise InputError(
             f"protocol.tile_pixels={value}; give auto, a number of at least {SMALLEST_TILE_PIXELS}, or null for no "
             "tiles"

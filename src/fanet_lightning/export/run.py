@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from matplotlib import cbook
 
-from fanet_lightning.cli.errors import InputError, counted
+from fanet_lightning.cli.errors import InputError, counted, is_whole
 from fanet_lightning.cli.files import check_writable, has_image_extension, replaced, walk_files
 from fanet_lightning.cli.provenance import TrainingImages
 from fanet_lightning.data.images import UnreadableImage, read_image_rgb
@@ -208,7 +208,7 @@ def _check(
     if dtype != "int8" and calibration is not None:
         raise InputError(f"calibration={calibration} is for dtype=int8; leave it out")
     for key, value in (("calibration_images", calibration_images), ("rounds", rounds)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if not is_whole(value, 1):
             raise InputError(f"{key}={value}; give a whole number, at least 1")
     if out.is_dir():
         raise InputError(f"out={out} is a folder; give a file")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import InputError, is_whole
 from fanet_lightning.models.blocks import ABlock, Backbone, Normaliser, Upsample, upsample_to
 from fanet_lightning.models.heads import Heads, map_shapes
 from fanet_lightning.models.light import LightBackbone
@@ -160,7 +160,7 @@ def build_backbone(name: str, *, width: float = 1.0, batch_norm: bool = False, f
 
 def _block_channels(value: int | Sequence[int]) -> list[int]:
     channels = [value] if isinstance(value, int) else list(value)
-    if not channels or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in channels):
+    if not channels or not all(is_whole(n, 1) for n in channels):
         raise InputError(f"model.block_channels={value}: give a number of channels, or one per map as in [24,48,64]")
     return channels
 

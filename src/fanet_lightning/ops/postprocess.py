@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import InputError, is_whole
 from fanet_lightning.ops.anchors import AnchorGrid
 from fanet_lightning.ops.boxes import decode
 from fanet_lightning.ops.structures import Detections, NetworkOutput
@@ -99,10 +99,12 @@ def detection_settings(*changes: Mapping[str, Any] | None) -> dict[str, Any]:
     for changed in changes:
         settings |= {key: value for key, value in (changed or {}).items() if value is not None}
     for key, value in settings.items():
-        is_whole = key in ("top_k", "keep")
-        is_number = isinstance(value, int if is_whole else int | float) and not isinstance(value, bool)
-        if not is_number or not (value >= 1 if is_whole else 0 <= value <= 1):
-            needed = "a whole number, at least 1" if is_whole else "a number of 0 … 1"
+        if key in ("top_k", "keep"):
+            fits, needed = is_whole(value, 1), "a whole number, at least 1"
+        else:
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            fits, needed = is_number and 0 <= value <= 1, "a number of 0 … 1"
+        if not fits:
             raise InputError(f"detection.{key}={value}; give {needed}")
     return settings
 

@@ -32,7 +32,7 @@ import numpy.typing as npt
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from fanet_lightning.cli.errors import InputError, first_line
+from fanet_lightning.cli.errors import InputError, first_line, is_whole
 from fanet_lightning.cli.files import (
     check_replaceable,
     decoded_text,
@@ -857,7 +857,7 @@ class CocoBenchmark:
     def __init__(
         self, category: str | None = None, max_detections: int = MAX_DETECTIONS, backend: str = "auto"
     ) -> None:
-        if isinstance(max_detections, bool) or not isinstance(max_detections, int) or max_detections < 1:
+        if not is_whole(max_detections, 1):
             raise InputError(f"benchmark.max_detections={max_detections} is no number of detections; give 1 or more")
         has_compiled = importlib.util.find_spec("faster_coco_eval") is not None
         if backend == "auto":

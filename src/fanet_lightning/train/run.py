@@ -37,7 +37,7 @@ from fanet_lightning.cli.config import (
 )
 from fanet_lightning.cli.cores import free_cores
 from fanet_lightning.cli.device import device_name, resolve_precision
-from fanet_lightning.cli.errors import InputError, first_line
+from fanet_lightning.cli.errors import InputError, first_line, is_whole
 from fanet_lightning.cli.files import check_names_free, check_writable
 from fanet_lightning.cli.provenance import (
     LOG_FILE,
@@ -277,25 +277,21 @@ def attach(trainer: Trainer, loggers: Loggers, record: RunRecord | None, options
 # Checks
 
 
-def _is_whole(value: Any, least: float) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
 # What settings may be besides their type. Whatever is not here is checked by whoever is given it; null is none.
 LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
-        "a whole number of at least 1", lambda v: _is_whole(v, 1),
+        "a whole number of at least 1", lambda v: is_whole(v, 1),
         "batch_size input_size epochs validate_every seeds checkpoint_every stop_after threads freeze_epochs "
         "data.train_images data.val_images trainer.accumulate_grad_batches trainer.check_val_every_n_epoch "
         "trainer.num_nodes",
     ),
-    ("a whole number of at least 0", lambda v: _is_whole(v, 0),
+    ("a whole number of at least 0", lambda v: is_whole(v, 0),
      "workers data.seed optim.warmup_steps trainer.log_every_n_steps"),
-    ("a whole number of at least 1, or -1", lambda v: v == -1 or _is_whole(v, 1), "trainer.max_steps"),
-    ("a whole number of at least 1, or a fraction above 0", lambda v: 0 < v <= 1 or _is_whole(v, 1),
+    ("a whole number of at least 1, or -1", lambda v: v == -1 or is_whole(v, 1), "trainer.max_steps"),
+    ("a whole number of at least 1, or a fraction above 0", lambda v: 0 < v <= 1 or is_whole(v, 1),
      "trainer.limit_train_batches"),
     # numpy's generators take no others
-    (f"from 0 to {2**32 - 1}", lambda v: _is_whole(v, 0) and v < 2**32, "seed"),
+    (f"from 0 to {2**32 - 1}", lambda v: is_whole(v, 0) and v < 2**32, "seed"),
     ("a number above 0", lambda v: 0 < v < math.inf,
      "optim.lr optim.backbone_factor loss.lambda_cls loss.box_weight loss.negatives_per_positive gradient_clip"),
     ("above 0 and below 1", lambda v: 0 < v < 1, "ema optim.milestones"),

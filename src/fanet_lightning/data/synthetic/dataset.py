@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from fanet_lightning.cli.cores import usable_cores
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import InputError, is_whole
 from fanet_lightning.data.synthetic.scenes import EVENTS, FaceTruth, draw_image
 from fanet_lightning.score.wider_face.ground_truth import ATTRIBUTE_VALUES, GroundTruth, write_ground_truth
 
@@ -129,7 +129,7 @@ def synthetic_parameters(
     numbers = {"train_images": train_images, "val_images": val_images, "seed": seed}
     for name, value in numbers.items():
         least = 0 if name == "seed" else 1
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if not is_whole(value, least):
             raise InputError(f"data.{name}={value}: give a whole number from {least}")
     ranges = {"image_width": image_width, "image_height": image_height}
     low, high = _SIDES
