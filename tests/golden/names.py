@@ -12,10 +12,12 @@ VERBS = {
     "doctor": "doctor",
     "evaluate": "evaluate",
     "export": "export",
+    "package": "package",
     "plot": "plot",
     "report": "report",
     "score": "score",
     "train": "train",
+    "workspace": "workspace",
 }
 PUBLIC = {
     "AnchorGrid": "ops.anchors",

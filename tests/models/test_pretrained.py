@@ -1,6 +1,5 @@
 """Models that are given away: from a checkpoint to a folder, back to the same faces, and what may be wrong with it."""
 
-import importlib.util
 import json
 import re
 import shutil
@@ -24,8 +23,7 @@ from fanet_lightning.data.images import read_image_rgb
 from fanet_lightning.detect import __main__ as detect
 from fanet_lightning.evaluate import __main__ as evaluate_verb_main
 from fanet_lightning.export import __main__ as export_main
-from fanet_lightning.models import pretrained
-from fanet_lightning.models.card import portable
+from fanet_lightning.models import packaging, pretrained
 from fanet_lightning.models.fanet import build_network
 from fanet_lightning.models.pretrained import load_model, locate
 from tests.data.wider_files import write_text, write_wider
@@ -33,16 +31,6 @@ from tests.data.wider_files import write_text, write_wider
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = {"name": "fanet", "level": 2, "width": 0.0625, "batch_norm": True, "normaliser": "caffe"}
 IMAGES = [{"data": "wider_face", "split": "val", "ids": ["0--Parade/a", "0--Parade/b"]}]
-
-
-@pytest.fixture(scope="module")
-def package() -> Any:
-    """``scripts/package_model.py`` as a module."""
-    spec = importlib.util.spec_from_file_location("package_model", ROOT / "scripts/package_model.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +60,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(package: Any, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out: Path = tmp_path_factory.mktemp("models") / "tiny"
-    assert package.main([f"checkpoint={checkpoint}", f"out={out}", "name=tiny"]) == 0
+    assert packaging.main([f"checkpoint={checkpoint}", f"out={out}", "name=tiny"]) == 0
     return out
 
 
@@ -113,9 +101,9 @@ def test_batch_normalisation_is_folded_and_changes_nothing(model: Path, checkpoi
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
-def test_half_rounds_convolutions_alone(package: Any, model: Path, checkpoint: Path, tmp_path: Path) -> None:
-    differences = package.package(checkpoint, tmp_path / "half", "tiny", half=True)
-    assert 0 < differences.score < 0.02
+def test_half_rounds_convolutions_alone(model: Path, checkpoint: Path, tmp_path: Path) -> None:
+    difference = packaging.package(checkpoint, tmp_path / "half", "tiny", half=True)
+    assert 0 < difference < 0.02
     whole, half = (load_file(path / "model.safetensors") for path in (model, tmp_path / "half"))
     for name, x in half.items():
         if x.dtype == torch.float16:
@@ -160,35 +148,25 @@ def test_the_card(model: Path) -> None:
     assert fields["datasets"] == ["wider_face"] and "model-index" not in fields
     for expected in (
         "* WIDER FACE: 2 images of its val split", "after 50 steps of batch 12 at 320×320 pixels (epoch 5 of 9)",
-        "commit: 0123abcd", "python -m fanet_lightning.train level=2 data.root=wider_face out=run", "2.0 hours",
+        "commit: 0123abcd", "fanet train level=2 data.root=wider_face out=run", "2.0 hours",
         "for research alone", "trained on images of WIDER FACE's *val* split", "seed: 7",
     ):  # fmt: skip
         assert expected in body, expected
     assert "somebody" not in text
 
 
-def test_the_card_tells_what_a_training_started_from(package: Any, checkpoint: Path, tmp_path: Path) -> None:
-    """A model in three steps: a checkpoint, the folder made of one that started from it, and a run from that folder."""
-    words = "level=2"
-    for step, init in ((1, checkpoint), (2, tmp_path / "model1")):
-        run = tmp_path / f"run{step}"
-        (run / "checkpoints").mkdir(parents=True)
-        shutil.copy(checkpoint, run / "checkpoints/best.ckpt")
-        settings = {"batch_size": 6, "input_size": 500, "init": str(init)}
-        made_by = {"command": ["train.py", "step=0", words, f"step={step}"], "git_commit": "0123abcd"}
-        RunRecord(name="a", seed=7, settings=settings, state="finished", made_by=made_by).write(run)
-        out = tmp_path / f"model{step}"
-        assert package.main([f"checkpoint={run / 'checkpoints/best.ckpt'}", f"out={out}", f"name=m{step}"]) == 0
-    recipe = (tmp_path / "model2/README.md").read_text().partition("## Recipe")[2].partition("## Limits")
-    commands = [line for line in recipe[0].splitlines() if line.startswith("python -m fanet_lightning.train")]
-    first = "python -m fanet_lightning.train level=2 data.root=wider_face out=run"
-    assert commands == [
-        "python -m fanet_lightning.train level=2 step=2", first, "python -m fanet_lightning.train level=2 step=1",
-    ]  # fmt: skip
-    sha256 = file_sha256(tmp_path / "model1/model.safetensors")
-    assert f"2. `model1` (SHA-256 {sha256[:16]}…):" in recipe[0]
-    assert f"1. `{checkpoint.name}` (SHA-256 {file_sha256(checkpoint)[:16]}…):" in recipe[0]
-    assert "crops were 500 pixels wide, so it knows few faces above some 400 pixels" in recipe[2]
+def test_the_card_tells_what_a_training_started_from(model: Path, checkpoint: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    shutil.copy(checkpoint, run / "checkpoints/best.ckpt")
+    settings = {"batch_size": 6, "input_size": 500, "init": str(model)}
+    made_by = {"command": ["train.py", "step=0", "level=2", "step=1"], "git_commit": "0123abcd"}
+    RunRecord(name="a", seed=7, settings=settings, state="finished", made_by=made_by).write(run)
+    assert packaging.main([f"checkpoint={run}", f"out={tmp_path / 'out'}", "name=m"]) == 0
+    card = (tmp_path / "out/README.md").read_text()
+    assert f"* started from: `tiny`, SHA-256 {file_sha256(model / 'model.safetensors')[:16]}…" in card
+    assert "```\nfanet train level=2 step=1\n```" in card
+    assert "crops were 500 pixels wide, so it knows few faces above some 400 pixels" in card
 
 
 @pytest.mark.parametrize(
@@ -202,7 +180,7 @@ def test_the_card_tells_what_a_training_started_from(package: Any, checkpoint: P
     ],
 )  # fmt: skip
 def test_folders_of_a_machine_are_left_out(given: Any, expected: Any) -> None:
-    assert portable(given) == expected
+    assert packaging.portable(given) == expected
 
 
 def make_val(root: Path, checkpoint: Path) -> list[str]:
@@ -219,7 +197,7 @@ def make_val(root: Path, checkpoint: Path) -> list[str]:
 
 
 def test_scores_travel_and_are_computed_again_by_the_cards_command(
-    package: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a person does it: evaluate, package with the scores, then the line that the card gives."""
     make_val(tmp_path / "wider", checkpoint)
@@ -234,7 +212,7 @@ def test_scores_travel_and_are_computed_again_by_the_cards_command(
     scores["images_of_benchmark"] = 3226
     assert 0 < scores["ap"]["all"] < 1
     (tmp_path / "scored/scores.json").write_text(json.dumps(scores))
-    assert package.main([f"checkpoint={checkpoint}", "out=mine", "name=mine", "scores=[scored]"]) == 0
+    assert packaging.main([f"checkpoint={checkpoint}", "out=mine", "name=mine", "scores=[scored]"]) == 0
     stem = "mine/scores/wider_face_original_2"
     assert (tmp_path / f"{stem}_images.txt").read_text() == "0--Parade/a\n0--Parade/d\n"
     kept = json.loads((tmp_path / f"{stem}.json").read_text())
@@ -244,10 +222,10 @@ def test_scores_travel_and_are_computed_again_by_the_cards_command(
     assert "**1 of these images were trained on" in card and f"| {scores['ap']['all']:.4f} |" in card
     results = yaml.safe_load(card.split("---\n")[1])["model-index"][0]["results"]
     assert results[0]["metrics"] == [{"type": "ap", "name": "AP all", "value": scores["ap"]["all"]}]
-    (line,) = [line for line in card.splitlines() if line.startswith("python -m fanet_lightning.evaluate ")]
+    (line,) = [line for line in card.splitlines() if line.startswith("fanet evaluate ")]
     assert "detection.keep=33" in line and "protocol=original" in line and "workers" not in line
     assert line.endswith(" out=wider_face_original_2_again")
-    again = line.replace("data.root=DATA", f"data.root={tmp_path / 'wider'}").split()[3:]
+    again = line.replace("data.root=DATA", f"data.root={tmp_path / 'wider'}").split()[2:]
     assert evaluate_verb_main.main([*again, "out=again", "device=cpu", "workers=0"]) == 0
     found = json.loads((tmp_path / "again/scores.json").read_text())
     assert found["ap"] == scores["ap"] and found["trained_on_images"] == {"count": 1, "share": 0.5}
@@ -256,12 +234,12 @@ def test_scores_travel_and_are_computed_again_by_the_cards_command(
     for file in sorted((tmp_path / "again/predictions").rglob("*.txt")):
         assert file.read_bytes() == (tmp_path / "scored" / file.relative_to(tmp_path / "again")).read_bytes()
     # The scores of the packaged weights are this checkpoint's as well; those of another are not.
-    assert package.main([f"checkpoint={checkpoint}", "out=mine", "name=mine", "scores=[again]"]) == 0
+    assert packaging.main([f"checkpoint={checkpoint}", "out=mine", "name=mine", "scores=[again]"]) == 0
     scores["made_by"]["checkpoint_sha256"] = "f" * 64
     (tmp_path / "scored/scores.json").write_text(json.dumps(scores))
     before = (tmp_path / "mine/README.md").read_bytes()
     with pytest.raises(InputError, match=r"scored.*ffffffffffff"):
-        package.main([f"checkpoint={checkpoint}", "out=mine", "name=mine", "scores=[scored]"])
+        packaging.main([f"checkpoint={checkpoint}", "out=mine", "name=mine", "scores=[scored]"])
     assert (tmp_path / "mine/README.md").read_bytes() == before
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
@@ -269,38 +247,25 @@ def test_scores_travel_and_are_computed_again_by_the_cards_command(
 # Mistakes in packaging
 
 
-def test_a_checkpoint_that_names_no_images_needs_a_list(package: Any, checkpoint: Path, tmp_path: Path) -> None:
-    content = torch.load(checkpoint, weights_only=True)
-    del content["training_images"]
-    torch.save(content, tmp_path / "old.ckpt")
-    words = [f"checkpoint={tmp_path / 'old.ckpt'}", f"out={tmp_path / 'out'}", "name=a"]
-    with pytest.raises(InputError, match=r"old.ckpt.*training_images=LIST"):
-        package.main(words)
-    (tmp_path / "list.txt").write_text("e/a.jpg\ne/b.jpg\n")
-    assert package.main([*words, f"training_images={tmp_path / 'list.txt'}", "data=wider_face", "split=train"]) == 0
-    (part,) = load_model(tmp_path / "out").training_images or []
-    assert (part.data, part.split, len(part.image_ids)) == ("wider_face", "train", 2)
-    with pytest.raises(InputError, match="leave training_images out"):
-        package.main([f"checkpoint={checkpoint}", *words[1:], f"training_images={tmp_path / 'list.txt'}"])
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["chekpoint=a"], "'chekpoint=a'.*checkpoint="), (["name"], "'name'"),
-        (["checkpoint=a", "name=b"], "out="),
+        (["checkpoint=a", "name=b"], "out=… must be given"),
         (["checkpoint=a", "name=b", "out=c", "half=maybe"], "half=maybe"),
-        (["checkpoint=a", "name=b", "out=c", "data=d"], "list"),
         (["checkpoint=nothing.ckpt", "name=b", "out=c"], "nothing.ckpt"),
+        (["checkpoint=old.ckpt", "name=b", "out=c"], "old.ckpt does not name its training images"),
     ],
-)  # fmt: skip
+)
 def test_mistaken_words(
-    package: Any, words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: list[str], message: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    content = torch.load(checkpoint, weights_only=True)
+    del content["training_images"]
+    torch.save(content, "old.ckpt")
     with pytest.raises(InputError, match=message):
-        package.main(words)
-    assert list(tmp_path.iterdir()) == []
+        packaging.main(words)
+    assert [path.name for path in tmp_path.iterdir()] == ["old.ckpt"]
 
 
 # What may be wrong with a folder

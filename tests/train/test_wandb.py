@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import http.server
-import importlib.util
 import io
 import json
 import os
@@ -20,6 +19,7 @@ from typing import Any
 import pytest
 import wandb
 
+from fanet_lightning import workspace
 from fanet_lightning.cli.config import compose_config
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.provenance import read_record
@@ -313,20 +313,11 @@ def test_disabled_makes_no_run(tmp_path: Path) -> None:
 # The workspace
 
 
-def workspace_script() -> Any:
-    path = Path(__file__).resolve().parents[2] / "scripts/wandb_workspace.py"
-    spec = importlib.util.spec_from_file_location("wandb_workspace", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_every_panel_of_the_workspace_shows_something_that_runs_log(
     trained: Trained, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
-    assert workspace_script().main(["--dry-run", "--levels", "2", "--images", "2", "--project", "mine"]) == 0
+    assert workspace.main(["dry_run=true", "levels=2", "images=2", "project=mine"]) == 0
     spec = json.loads(capsys.readouterr().out)
     run = trained[1][1]
     history = {key for row in run.history for key in row}
@@ -355,23 +346,21 @@ def test_every_panel_of_the_workspace_shows_something_that_runs_log(
 
 
 def test_the_workspace_without_its_package_or_a_key_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    script = workspace_script()
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "wandb_workspaces", None)
         with pytest.raises(
             InputError, match=r"wandb-workspaces is needed .*pip install 'fanet-lightning\[dashboards\]'"
         ):
-            script.main([])
-    monkeypatch.setattr(script, "workspace", lambda *_, **__: None)
+            workspace.main([])
+    monkeypatch.setattr(workspace, "workspace", lambda *_, **__: None)
     with pytest.raises(InputError, match="no W&B key is set up: set WANDB_API_KEY or run wandb login"):
-        script.main([])
+        workspace.main([])
 
 
 def test_the_workspace_is_one_that_wandb_takes() -> None:
     pytest.importorskip("wandb_workspaces")
-    script = workspace_script()
-    spec = script.specification("mine", "Ablation", levels=3, images=8)
-    built = script.workspace(spec, "me")
+    spec = workspace.specification("mine", "Ablation", levels=3, images=8)
+    built = workspace.workspace(spec, "me")
     written = json.loads(built._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))
     sections = written["section"]["panelBankConfig"]["sections"]
     assert [(section["name"], len(section["panels"])) for section in sections] == [

@@ -34,9 +34,11 @@ VERBS = {
     "report": "table and figures of trained runs",
     "plot": "curves of scored folders in one figure",
     "export": "a model to ONNX, TorchScript or torch.export",
+    "package": "a checkpoint to a model's folder that can be given away",
     "doctor": "what is wrong with a data set",
     "convert": "labels and images to another format",
     "app": "a page in the browser",
+    "workspace": "the Weights & Biases workspace of an ablation",
 }
 
 

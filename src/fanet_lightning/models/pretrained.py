@@ -1,8 +1,8 @@
 """Trained models by name or path: checkpoints, folders that can be given away, the Hugging Face hub.
 
 A model's folder holds ``model.safetensors`` and ``config.json``, never a pickle, and may hold ``training_images.txt``
-(:mod:`fanet_lightning.cli.provenance`), the card ``README.md`` (:mod:`fanet_lightning.models.card`) and ``scores/``;
-``scripts/package_model.py`` writes it from a checkpoint. Some are shipped with the package.
+(:mod:`fanet_lightning.cli.provenance`), the card ``README.md`` and ``scores/``; ``fanet package`` writes it from a
+checkpoint (:mod:`fanet_lightning.models.packaging`). Some are shipped with the package.
 """
 
 import difflib

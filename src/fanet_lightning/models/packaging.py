@@ -1,0 +1,284 @@
+"""A checkpoint → a model's folder that can be given away, with its card: the verb ``package``.
+
+The card is Markdown under the YAML heading of the Hugging Face hub (hf.co/docs/hub/model-cards): what the model was
+trained on and how, its scores, its limits, its terms. Its text is in ``card.md.jinja``.
+"""
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from fanet_lightning.cli import main as cli
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.files import check_writable, file_sha256, replaced_folder
+from fanet_lightning.cli.provenance import merged, read_record
+from fanet_lightning.models.fanet import Network, flops, inference_parameters
+from fanet_lightning.models.pretrained import (
+    CARD_FILE,
+    SCORES_FOLDER,
+    WEIGHTS_FILE,
+    Model,
+    load_model,
+    locate,
+    read_checkpoint,
+    weights_file,
+    write_model,
+)
+from fanet_lightning.ops.postprocess import detection_settings
+from fanet_lightning.score.results import TITLES
+from fanet_lightning.score.wider_face.published import HOMEPAGE
+
+USAGE = "fanet package checkpoint=FILE|FOLDER out=DIR name=NAME [scores=[DIR,…]] [half=true]"
+# Above it float16 has changed what the model finds, not only rounded it.
+LARGEST_SCORE_DIFFERENCE = 0.02
+MEASURES = ("ap", "discrete", "continuous")
+# Words of an evaluation that do not change its numbers, or that are another's folders.
+_CIRCUMSTANCES = ("checkpoint", "out", "data.root", "data.val.images", "workers", "device", "resume", "attributes",
+                  "errors", "worst", "data.annotations", "data.ground_truth", "data", "protocol", "hydra")  # fmt: skip
+# A folder of somebody's machine in front of a name.
+_FOLDERS = re.compile(
+    r"(?<![\w.~\]/:])(?:/|~/|[A-Za-z]:\\)(?:[^\s\"',=\]\[/\\][^\n\"',=\]\[/\\]*[/\\])+(?=[^\s\"',=\]\[/\\])"
+)
+
+
+def package(checkpoint: str | Path, out: Path, name: str, *, scores: Sequence[Path] = (), half: bool = False) -> float:
+    """Write a model's folder by rename: weights, ``config.json``, training images, scores and card.
+
+    Args:
+        checkpoint: of ``train``; where its run has left a record, that tells the recipe.
+        out: the folder.
+        name: of the model, in the card.
+        scores: folders of ``evaluate``, about this checkpoint or the packaged weights.
+        half: convolution weights as float16.
+
+    Returns:
+        The largest difference to the checkpoint in the score of any anchor, over images of noise.
+
+    Raises:
+        InputError: the checkpoint does not name its training images; scores of other weights; float16 changes what the
+            model finds.
+    """
+    check_writable(out)
+    path = locate(checkpoint)
+    model = load_model(path)
+    if not model.training_images:
+        raise InputError(f"{checkpoint} does not name its training images; give a checkpoint of train")
+    images = merged(model.training_images)
+    model = Model(model.network, model.network_options, detection_settings(model.detection), images)
+    recipe, sha256 = _recipe(path), file_sha256(weights_file(path))
+    with replaced_folder(out) as folder:
+        config = {
+            "name": name, "class_names": ["face"],
+            "input": {"layout": "RGB uint8, any height and width", "trained_at_pixels": recipe["input_size"]},
+            "protocols": ["original", "short640"], "checkpoint_sha256": sha256, "git_commit": recipe["commit"],
+        }  # fmt: skip
+        write_model(folder, model, config, half=half)
+        difference = _difference(model.network, load_model(folder).network)
+        if difference > (LARGEST_SCORE_DIFFERENCE if half else 0.0):
+            raise InputError(f"out={out}: the packaged model differs by {difference:.2g} in a score; take half=false")
+        # Scores may be of the packaged weights themselves; of a checkpoint's only where they are the same numbers.
+        known = {file_sha256(folder / WEIGHTS_FILE), *([] if half else [sha256])}
+        sets = [_copy_scores(source, folder / SCORES_FOLDER, known, name) for source in scores]
+        datasets = sorted({part.data for part in images if part.data})
+        text = _environment().get_template("card.md.jinja").render(
+            name=name, heading=_heading(name, datasets, sets), sets=sets, recipe=recipe, training_images=images,
+            datasets=datasets, benchmarks=TITLES, homepage=HOMEPAGE,
+            images_seen=sum(len(part.image_ids) for part in images),
+            of_val=any((part.data, part.split) == ("wider_face", "val") for part in images),
+            parameters=inference_parameters(model.network), flops_640x480=flops(model.network, 480, 640),
+            weights_bytes=(folder / WEIGHTS_FILE).stat().st_size, weights="float16" if half else "float32",
+        )  # fmt: skip
+        (folder / CARD_FILE).write_text(re.sub(r"\n{3,}", "\n\n", text), encoding="utf-8")
+    return difference
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters["of_benchmark"] = lambda data: TITLES.get(data, data)
+    return environment
+
+
+@torch.inference_mode()
+def _difference(first: Network, second: Network) -> float:
+    """Of two networks: the largest of any anchor's score, over coarse noise, which has edges of all contrasts."""
+    coarse = torch.randint(0, 256, (4, 3, 25, 33), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    images = coarse.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
+    scores = [
+        network(images, all_hierarchies=False).hierarchies[-1].logits.softmax(-1)[..., 1] for network in (first, second)
+    ]
+    return float((scores[0] - scores[1]).abs().max())
+
+
+def _recipe(checkpoint: Path) -> dict[str, Any]:
+    """``command``, ``commit``, ``facts`` and ``input_size`` of a training, as far as its run has recorded them."""
+    record = None if checkpoint.is_dir() else read_record(checkpoint.resolve().parent.parent)
+    if record is None:
+        return {"command": None, "commit": None, "facts": {}, "input_size": None}
+    train, settings, saved = record.train, record.settings, read_checkpoint(checkpoint)
+    size, init, hours = settings.get("input_size"), settings.get("init"), float(train.get("seconds", 0)) / 3600
+    facts = {
+        "weights": f"after {saved.get('global_step')} steps of batch {settings.get('batch_size')} at {size}×{size} "
+        f"pixels (epoch {saved.get('epoch', 0) + 1} of {train.get('epochs')})",
+        "seed": str(record.seed),
+        "averaged weights": f"decay {settings['ema']}" if settings.get("ema") else "no",
+        "hardware": f"{train.get('devices')} × {train.get('device')}, {hours:.1f} hours",
+        "versions": ", ".join(f"{name} {v}" for name, v in record.made_by.get("packages", {}).items()),
+    }
+    if init:
+        facts["started from"] = f"`{portable(str(init))}`, {_sha256_text(str(init))}"
+    command = record.made_by.get("command")
+    return {
+        "command": training_command(command) if command else None, "commit": record.made_by.get("git_commit"),
+        "facts": facts, "input_size": size,
+    }  # fmt: skip
+
+
+def _sha256_text(model: str) -> str:
+    try:
+        return f"SHA-256 {file_sha256(weights_file(locate(model)))[:16]}…"
+    except InputError:
+        return "which is no longer there"
+
+
+def _copy_scores(source: Path, folder: Path, known: set[str], model: str) -> dict[str, Any]:
+    """``scores.json`` of an evaluation into the folder, with the list of its images where they are a part of all.
+
+    Returns what the card says of it.
+    """
+    try:
+        content = json.loads((source / "scores.json").read_text(encoding="utf-8"))
+        ids = list(json.loads((source / "scales.json").read_text(encoding="utf-8")))
+        own = content["made_by"]["checkpoint_sha256"]
+        benchmark, protocol, images = content["benchmark"], content["protocol"], content["images"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"scores: {source} is no folder that evaluate has written ({error!r:.80})") from error
+    if own not in known:
+        raise InputError(
+            f"scores: {source} is about other weights (sha256 {own[:12]}…); evaluate this checkpoint, or with "
+            "half=true the packaged folder"
+        )
+    name = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{benchmark}_{protocol}_{images}")
+    folder.mkdir(exist_ok=True)
+    # Without the names of curves and tables that are left behind.
+    kept = {key: value for key, value in content.items() if key != "files"}
+    text = json.dumps(portable(kept), indent=2, ensure_ascii=False) + "\n"
+    (folder / f"{name}.json").write_text(text, encoding="utf-8")
+    whole = content.get("images_of_benchmark") or images
+    if images != whole:
+        (folder / f"{name}_images.txt").write_text("".join(f"{image_id}\n" for image_id in ids), encoding="utf-8")
+    part = f"{images:,} images" if images == whole else f"{images:,} of {whole:,} images"
+    return {
+        "title": f"{TITLES.get(benchmark, benchmark)}, {part}, protocol {protocol}", "rows": _rows(content),
+        "scored_as": name, "seen": {"count": 0, **seen} if (seen := content.get("trained_on_images")) else {},
+        "command": _evaluation_command(content, name, model, listed=images != whole), "scores": content,
+    }  # fmt: skip
+
+
+def portable(value: Any) -> Any:
+    """The same value with the folders of one machine taken off every path: ``out=/home/x/run`` becomes ``out=run``."""
+    if isinstance(value, str):
+        return _FOLDERS.sub("", value)
+    if isinstance(value, Mapping):
+        return {key: portable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [portable(item) for item in value]
+    return value
+
+
+def training_command(command: Sequence[str]) -> str:
+    """The line that starts the same training, from a record's ``command``, whose first word is the program.
+
+    Of a key that is given several times the last value counts, and it alone is kept.
+    """
+    words: dict[str, str] = {}
+    for word in map(str, command[1:]):
+        key = word.partition("=")[0]
+        words.pop(key, None)  # so that the last one also stands last
+        words[key] = str(portable(word))
+    return " ".join(["fanet train", *map(shlex.quote, words.values())])
+
+
+def _evaluation_command(scores: Mapping[str, Any], name: str, model: str, *, listed: bool) -> str:
+    """The line that computes these scores again, from the folder that holds the model's."""
+    made_by = scores["made_by"]
+    kept = []
+    for word in made_by.get("command", [])[1:]:
+        key = str(word).lstrip("+~").partition("=")[0]
+        # A training that evaluates itself records its own words.
+        if "evaluate" in str(made_by["command"][0]) and key and not key.startswith("-") and key not in _CIRCUMSTANCES:
+            kept.append(str(portable(word)))
+    words = [f"checkpoint={model}", f"data={made_by.get('data', scores['benchmark'])}", "data.root=DATA"]
+    if listed:
+        words.append(f"data.val.images={model}/scores/{name}_images.txt")
+    words += [f"protocol={scores['protocol']}", *kept, f"out={name}_again"]
+    return " ".join(["fanet evaluate", *words])
+
+
+def _heading(name: str, datasets: Sequence[str], sets: Sequence[Mapping[str, Any]]) -> str:
+    terms: dict[str, Any] = {"license": "mit"}
+    if datasets != ["synthetic"]:
+        terms = {"license": "other", "license_name": "research-only", "license_link": HOMEPAGE}
+    results = [
+        {
+            "task": {"type": "object-detection", "name": "Face detection"},
+            "dataset": {
+                "type": one["scores"]["benchmark"], "name": one["title"],
+                "args": {"protocol": one["scores"]["protocol"], "images": one["scores"]["images"]},
+            },
+            "metrics": [
+                {"type": row["measure"], "name": row["name"], "value": row["value"]}
+                for row in one["rows"] if row["value"] is not None
+            ],
+        }
+        for one in sets
+    ]  # fmt: skip
+    content = {
+        **terms, "library_name": "fanet_lightning", "pipeline_tag": "object-detection",
+        "tags": ["face-detection", "object-detection", "fanet", "pytorch-lightning"],
+        **({"datasets": list(datasets)} if datasets else {}),
+        "metrics": ["ap"],
+        # The hub refuses an entry without results.
+        **({"model-index": [{"name": name, "results": results}]} if results else {}),
+    }  # fmt: skip
+    text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+    return text
+
+
+def _rows(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every number: its measure, what it is called, value, faces and interval, None where there is none."""
+    measures = [measure for measure in MEASURES if isinstance(scores.get(measure), Mapping)]
+    intervals, faces = scores.get("intervals") or {}, scores.get("faces") or {}
+    if measures == ["ap"]:
+        intervals = {"ap": intervals}
+    return [
+        {
+            "measure": measure, "name": f"{'AP' if measure == 'ap' else measure} {setting}", "value": value,
+            "faces": faces.get(setting, sum(faces.values())), "interval": intervals.get(measure, {}).get(setting),
+        }
+        for measure in measures
+        for setting, value in scores[measure].items()
+    ]  # fmt: skip
+
+
+def main(argv: list[str]) -> int:
+    """The command line."""
+    config = cli.verb_config("package", argv, USAGE, required=["checkpoint", "out", "name"])
+    if config is None:
+        return 0
+    out, scores = Path(str(config.out)), [Path(str(folder)) for folder in config.scores]
+    difference = package(str(config.checkpoint), out, str(config.name), scores=scores, half=config.half)
+    print(
+        f"written: {out}, weights of {(out / WEIGHTS_FILE).stat().st_size / 1e6:.2f} MB; largest difference to the "
+        f"checkpoint's scores, over images of noise: {difference:.2g}"
+    )
+    return 0
