@@ -43,7 +43,7 @@ format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 show-augmentations: setup ## a contact sheet of the training augmentation
-	$(BIN)/python scripts/show_augmentations.py $(ARGS)
+	$(BIN)/fanet show augmentations $(ARGS)
 
 benchmark: setup ## every benchmark, one after the other
 	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.files import check_writable, replaced, replaced_folder, without_empty_folders
+from fanet_lightning.cli.files import check_writable, replaced, replaced_folder
 
 
 def test_a_file_appears_whole(tmp_path: Path) -> None:
@@ -37,21 +37,6 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
         (temporary / "new.txt").write_text("new")
     assert [p.name for p in path.iterdir()] == ["new.txt"]
     assert [p.name for p in tmp_path.iterdir()] == ["predictions"]
-
-
-def test_a_failure_leaves_no_empty_folder_of_its_own(tmp_path: Path) -> None:
-    (tmp_path / "there").mkdir()
-    for folder, file in (("there/new/deep", None), ("there", None), ("kept/deep", "kept/part"), ("never/made", None)):
-        with pytest.raises(KeyboardInterrupt), without_empty_folders(tmp_path / folder):
-            if folder != "never/made":
-                (tmp_path / folder).mkdir(parents=True, exist_ok=True)
-            if file:
-                (tmp_path / file).write_text("half")
-            raise KeyboardInterrupt
-    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")) == ["kept", "kept/part", "there"]
-    with without_empty_folders(tmp_path / "well/done"):
-        (tmp_path / "well/done").mkdir(parents=True)
-    assert (tmp_path / "well/done").is_dir()
 
 
 def test_an_output_folder_that_cannot_be_made_is_refused_by_name(tmp_path: Path) -> None:

@@ -2,10 +2,9 @@
 
 import http.server
 import io
-import stat
 import threading
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +18,7 @@ class Answer:
     ``breaks_after`` the connection closes after so many bytes of the body.
     ``stalls_after`` nothing more comes after so many bytes, until the server's ``stop`` is set.
     ``says_bytes``   the Content-Length instead of the true one.
-    ``ranges``       False: the whole file whatever is asked for. ``shift``: begins so many bytes too late.
+    ``ranges``       False: the whole file whatever is asked for.
     ``bare``         no Content-Length, the end of the connection ends the file.
     """
 
@@ -30,7 +29,6 @@ class Answer:
     stalls_after: int | None = None
     says_bytes: int | None = None
     ranges: bool = True
-    shift: int = 0
     bare: bool = False
 
 
@@ -67,9 +65,6 @@ class FileServer:
         self.answers[path] = list(answers)
         return self.url + path
 
-    def requests_of(self, path: str) -> list[Asked]:
-        return [asked for asked in self.asked if asked.path == path]
-
     def _answer(self, request: http.server.BaseHTTPRequestHandler) -> None:
         asked = Asked(request.path, request.headers["Range"])
         self.asked.append(asked)
@@ -81,7 +76,6 @@ class FileServer:
             if start >= len(body):
                 status, body = 416, b""
             else:
-                start = min(start + answer.shift, len(body) - 1)
                 headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
                 status, body = 206, body[start:]
         if not answer.bare:
@@ -119,18 +113,3 @@ def zipped(files: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) ->
         for name, data in files.items():
             archive.writestr(name, data)
     return content.getvalue()
-
-
-def zipped_members(members: Sequence[tuple[zipfile.ZipInfo, bytes]]) -> bytes:
-    """An archive with members as they are given, whatever their names and kinds."""
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-        for info, data in members:
-            archive.writestr(info, data, compress_type=zipfile.ZIP_DEFLATED)
-    return content.getvalue()
-
-
-def symlink(name: str, target: str) -> tuple[zipfile.ZipInfo, bytes]:
-    info = zipfile.ZipInfo(name)
-    info.external_attr = (stat.S_IFLNK | 0o777) << 16
-    return info, target.encode()

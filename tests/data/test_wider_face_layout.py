@@ -33,11 +33,11 @@ def test_a_half_unpacked_folder_is_named_with_what_completes_it(tmp_path: Path) 
     (root / "WIDER_val/images/0--Parade/0_Parade_002.jpg").unlink()
     text = refusal(root)
     assert "1 of the 4 images of the val split are missing, the first is" in text
-    assert f"complete the folder with 'python scripts/download_wider_face.py --root '{root}' --parts val'" in text
+    assert f"complete the folder with 'fanet download wider_face --root '{root}' --parts val'" in text
 
 
 def test_missing_parts_name_the_command(tmp_path: Path) -> None:
-    command = f"python scripts/download_wider_face.py --root {tmp_path} --parts"
+    command = f"fanet download wider_face --root {tmp_path} --parts"
     assert f"{command} train'" in refusal(tmp_path, "train")
     write_wider(tmp_path, "val", numbered(1))
     (tmp_path / "wider_face_split/wider_face_val_bbx_gt.txt").unlink()

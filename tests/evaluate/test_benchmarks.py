@@ -110,7 +110,7 @@ def test_wider_without_the_official_ground_truth_says_so(
     assert verb_main.main([*words, f"out={tmp_path / 'out'}"]) == 0
     (note,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
     assert "easy, medium and hard could not be computed" in note and str(root / "eval_gt") in note
-    assert f"download_wider_face.py --root {root} --parts ground_truth" in note and "data.ground_truth=DIR" in note
+    assert f"fanet download wider_face --root {root} --parts ground_truth" in note and "data.ground_truth=DIR" in note
     assert list(json.loads((tmp_path / "out" / "scores.json").read_text())["ap"]) == ["all"]
     # The official files are about val alone.
     write_wider(root, "train", numbered(3))

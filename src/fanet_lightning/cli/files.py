@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from fanet_lightning.cli.errors import InputError, first_line
@@ -65,20 +65,6 @@ def _exchanged(path: Path) -> Iterator[Path]:
         shutil.rmtree(retired, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextmanager
-def without_empty_folders(folder: Path) -> Iterator[None]:
-    """If the block fails, remove ``folder`` and those of its parents that it has made, as far as they are empty."""
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
-    try:
-        yield
-    except BaseException:
-        with suppress(OSError):  # a folder that is not empty, or was never made, ends it: so do those around it
-            for place in made:
-                if place.exists():
-                    place.rmdir()
-        raise
 
 
 def check_writable(folder: Path, key: str = "out") -> None:

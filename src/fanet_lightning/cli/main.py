@@ -39,6 +39,8 @@ VERBS = {
     "convert": "labels and images to another format",
     "app": "a page in the browser",
     "workspace": "the Weights & Biases workspace of an ablation",
+    "download": "WIDER FACE or VGG16's weights, resumed and checked",
+    "show": "grids of augmented or synthetic images",
 }
 
 

@@ -282,7 +282,6 @@ def _named(table: AnnotationTable, strict: bool = True) -> AnnotationTable:
     return table
 
 
-SCRIPT = "python scripts/download_wider_face.py"
 WAYS_ON = "set data.root to where it is, or take data=synthetic"
 
 
@@ -384,7 +383,7 @@ def records_of(
 
 def fetch_command(root: Path, part: str) -> str:
     """The line that fetches a part (``train``, ``annotations``, ``ground_truth``, …), in quotes, for messages."""
-    return f"'{SCRIPT} --root {shlex.quote(str(root))} --parts {part}'"
+    return f"'fanet download wider_face --root {shlex.quote(str(root))} --parts {part}'"
 
 
 def all_usable_faces(records: list[ImageRecord]) -> GroundTruth:

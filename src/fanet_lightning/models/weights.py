@@ -97,7 +97,7 @@ def _torchvision_weights(batch_norm: bool) -> Mapping[str, Tensor]:
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"weights=imagenet: {path} is not there and cannot be downloaded ({first_line(error)}); "
-            "fetch it with 'python scripts/download_vgg16.py', give weights=PATH of a VGG16 file, or use weights=none"
+            "fetch it with 'fanet download vgg16', give weights=PATH of a VGG16 file, or use weights=none"
         ) from error
 
 

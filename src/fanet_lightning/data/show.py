@@ -1,0 +1,158 @@
+"""Grids of images to look at: ``fanet show augmentations`` and ``fanet show synthetic``.
+
+    fanet show augmentations                                       # synthetic faces, made on the first call
+    fanet show augmentations --root data/wider_face --split val --list test.txt --count 4
+    fanet show synthetic grid.png --images 24
+
+``augmentations``: one grid per part switched on alone, one for all. Each row is one image: its title, the original,
+then samples, the number of faces of each in the title. Rows differ in their seeds, grids do not.
+
+``synthetic``: green boxes count as easy, yellow as medium, orange as hard, grey ones in no setting, red ones are
+flagged invalid.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.files import replaced
+from fanet_lightning.data.images import Image8, read_image_rgb
+from fanet_lightning.data.records import Boxes, ImageRecord
+from fanet_lightning.data.synthetic.dataset import SETTINGS, SPLITS, counts, prepare_synthetic
+from fanet_lightning.data.synthetic.scenes import FaceTruth, draw_image
+from fanet_lightning.data.transforms import TrainAugment
+from fanet_lightning.data.wider_face import load_wider_face
+from fanet_lightning.ops.draw import outlined
+
+OFF: dict[str, Any] = {
+    "crop": (1.0, 1.0), "largest_square": 1.0, "expand_probability": 0.0, "flip": 0.0, "brightness": 0.0,
+    "contrast": (1.0, 1.0), "saturation": (1.0, 1.0), "hue": 0.0, "distortion_probability": 1.0,
+}  # fmt: skip
+# What each grid switches on, by the constructor's names; the values are the recipe's, at full probability.
+GRIDS: dict[str, dict[str, Any]] = {
+    "crop": {"crop": (0.3, 1.0), "largest_square": 0.2},
+    "expansion": {"expand_probability": 1.0},
+    "flip": {"flip": 1.0},
+    "brightness": {"brightness": 32.0},
+    "contrast": {"contrast": (0.5, 1.5)},
+    "saturation": {"saturation": (0.5, 1.5)},
+    "hue": {"hue": 18.0},
+    "channel_shuffle": {"channel_shuffle": 1.0},
+    "anchor_sampling": {"anchor_sampling": 1.0},
+}
+BACKGROUND, INK, BOX = (250, 250, 250), (30, 30, 30), (60, 255, 60)
+GAP, LINE = 6, 22
+COLORS = {"easy": (60, 220, 80), "medium": (250, 220, 40), "hard": (255, 140, 30)}
+TILE_WH = (480, 400)
+
+
+def augmentations(size: int) -> dict[str, TrainAugment]:
+    """One augmentation per grid; ``recipe`` is the paper's, complete."""
+    single = {name: TrainAugment(size, **(OFF | changes)) for name, changes in GRIDS.items()}
+    return single | {"recipe": TrainAugment(size)}
+
+
+def _original_tile(image_rgb: Image8, boxes_xyxy: Boxes, size: int) -> Image8:
+    """The whole image, fitted into the tile."""
+    scale = size / max(image_rgb.shape[:2])
+    width, height = (max(1, round(side * scale)) for side in image_rgb.shape[1::-1])
+    small = cv2.resize(image_rgb, (width, height), interpolation=cv2.INTER_AREA)
+    tile = np.full((size, size, 3), BACKGROUND, dtype=np.uint8)
+    tile[:height, :width] = outlined(small.astype(np.uint8), boxes_xyxy * np.float32(scale), BOX)
+    return tile
+
+
+def augmentation_grid(name: str, augment: TrainAugment, records: list[ImageRecord], draws: int) -> Image8:
+    """One row per image: a line of text, the original, ``draws`` samples. (H, W, 3) uint8 RGB."""
+    size = augment.size
+    rows = []
+    for number, record in enumerate(records):
+        image = read_image_rgb(record.path)
+        samples = [augment(image, record.boxes_xyxy, number * draws + i) for i in range(draws)]
+        tiles = [_original_tile(image, record.boxes_xyxy, size)] + [outlined(*sample, BOX) for sample in samples]
+        row = np.full((LINE + size + GAP, (size + GAP) * len(tiles), 3), BACKGROUND, dtype=np.uint8)
+        faces = " ".join(str(len(boxes)) for _, boxes in samples)
+        title = f"{name}: {record.image_id}  {len(record.boxes_xyxy)} faces > {faces}"
+        cv2.putText(row, title, (GAP, LINE - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.45, INK, 1, cv2.LINE_AA)
+        for i, tile in enumerate(tiles):
+            row[LINE : LINE + size, i * (size + GAP) : i * (size + GAP) + size] = tile
+        rows.append(row)
+    return np.concatenate(rows)
+
+
+def _chosen_records(options: argparse.Namespace) -> list[ImageRecord]:
+    """The first images with faces: of the data set at --root, or of synthetic ones."""
+    if options.root is None:
+        root = prepare_synthetic(Path("data/synthetic"), train_images=options.count * 4, val_images=1, seed=0)
+        records = load_wider_face(root, "train")
+    else:
+        records = load_wider_face(options.root, options.split, options.list, options.annotations)
+    with_faces = [record for record in records if len(record.boxes_xyxy)]
+    # Spread over the list, since neighbours in it are of the same event.
+    return with_faces[:: max(1, len(with_faces) // options.count)][: options.count]
+
+
+def synthetic_grid(images: int, columns: int, split: str, seed: int, boxes: bool) -> Image8:
+    """The first images of a split with boxes in the colors of their settings. (H, W, 3) uint8 RGB."""
+    grid = np.zeros((-(-images // columns) * TILE_WH[1], columns * TILE_WH[0], 3), np.uint8)
+    for index in range(images):
+        drawn = draw_image(np.random.default_rng([seed, SPLITS.index(split), index]))
+        image = drawn.image_rgb.copy()
+        for face in drawn.faces if boxes else []:
+            x, y, w, h = face.box_xywh
+            cv2.rectangle(image, (x, y), (x + w - 1, y + h - 1), _color_of(face), 1)
+        top, left = index // columns * TILE_WH[1], index % columns * TILE_WH[0]
+        grid[top : top + image.shape[0], left : left + image.shape[1]] = image
+    return grid
+
+
+def _color_of(face: FaceTruth) -> tuple[int, int, int]:
+    if face.invalid:
+        return 255, 30, 30
+    hardest_first = reversed(list(SETTINGS))
+    return next((COLORS[name] for name in hardest_first if counts(face, SETTINGS[name])), (150, 150, 150))
+
+
+def _write(path: Path, image_rgb: Image8) -> None:
+    if not cv2.haveImageWriter(path.name):
+        raise InputError(f"{path} cannot be written; end its name in .png or .jpg")
+    with replaced(path) as temporary:
+        cv2.imwrite(str(temporary), cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
+    print(path)
+
+
+def main(argv: list[str]) -> int:
+    """``fanet show``."""
+    parser = argparse.ArgumentParser(
+        prog="fanet show", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="what", required=True)
+    augmented = commands.add_parser("augmentations", help="what the training augmentation makes of images")
+    augmented.add_argument("--root", type=Path, help="data set in WIDER FACE's layout; default: synthetic faces")
+    augmented.add_argument("--split", default="train", choices=["train", "val"])
+    augmented.add_argument("--list", type=Path, help="text file of image names within the split")
+    augmented.add_argument("--annotations", type=Path, help="folder or zip of annotations, if not under the root")
+    augmented.add_argument("--count", type=int, default=3, help="images, one per row")
+    augmented.add_argument("--draws", type=int, default=6, help="samples of each image")
+    augmented.add_argument("--size", type=int, default=320, help="side of a sample, pixels")
+    augmented.add_argument("--out", type=Path, default=Path("outputs/augmentations"), help="folder of the grids")
+    synthetic = commands.add_parser("synthetic", help="synthetic images with their boxes")
+    synthetic.add_argument("out", type=Path, help="image file to write")
+    synthetic.add_argument("--images", type=int, default=24)
+    synthetic.add_argument("--columns", type=int, default=6)
+    synthetic.add_argument("--split", choices=SPLITS, default="train")
+    synthetic.add_argument("--seed", type=int, default=0)
+    synthetic.add_argument("--no-boxes", action="store_true")
+    options = parser.parse_args(argv)
+    if options.what == "synthetic":
+        boxes = not options.no_boxes
+        _write(options.out, synthetic_grid(options.images, options.columns, options.split, options.seed, boxes))
+        return 0
+    records = _chosen_records(options)
+    for name, augment in augmentations(options.size).items():
+        _write(options.out / f"{name}.png", augmentation_grid(name, augment, records, options.draws))
+    return 0

@@ -1,0 +1,32 @@
+"""``fanet show``: grids of augmented and synthetic images."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.data.show import GAP, GRIDS, LINE, main
+from tests.data.wider_files import numbered, write_wider
+
+
+def test_augmentations(tmp_path: Path) -> None:
+    write_wider(tmp_path, "train", numbered(9))
+    out = tmp_path / "grids"
+    words = ["--root", str(tmp_path), "--count", "2", "--draws", "3", "--size", "40", "--out", str(out)]
+    assert main(["augmentations", *words]) == 0
+    assert {path.stem for path in out.iterdir()} == {*GRIDS, "recipe"}
+    for path in out.iterdir():
+        assert cv2.imread(str(path)).shape == (2 * (LINE + 40 + GAP), 4 * (40 + GAP), 3)  # type: ignore[union-attr]
+
+
+def test_synthetic(tmp_path: Path) -> None:
+    words = ["--images", "3", "--columns", "2"]
+    for name, extra in (("boxes.png", []), ("plain.png", ["--no-boxes"])):
+        assert main(["synthetic", str(tmp_path / name), *words, *extra]) == 0
+    with_boxes, plain = (cv2.imread(str(tmp_path / name)) for name in ("boxes.png", "plain.png"))
+    assert with_boxes is not None and plain is not None and with_boxes.shape == (800, 960, 3)
+    assert 0 < np.mean((with_boxes != plain).any(axis=2)) < 0.2
+    with pytest.raises(InputError, match=r"grid\.txt"):
+        main(["synthetic", str(tmp_path / "grid.txt"), *words])
