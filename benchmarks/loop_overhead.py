@@ -36,7 +36,7 @@ from fanet_lightning.cli.config import compose_config, plain
 from fanet_lightning.cli.provenance import RunRecord
 from fanet_lightning.data.sources import build_source
 from fanet_lightning.ops.structures import Batch
-from fanet_lightning.train.callbacks import ema_callback
+from fanet_lightning.train.callbacks import RecordProgress, ema_callback
 from fanet_lightning.train.loggers import build_loggers
 from fanet_lightning.train.module import FaceDetectionModule
 from fanet_lightning.train.run import attach, build_datamodule, build_module, build_trainer
@@ -139,7 +139,7 @@ def fit(options: dict[str, Any], out: Path, module: FaceDetectionModule, loader:
     """The trainer of the package, without validation: that is no overhead of the steps."""
     record = RunRecord(name=options["name"], seed=0, settings=options)
     trainer = build_trainer(options, out)
-    attach(trainer, build_loggers(options, out), record, options, out)
+    attach(trainer, build_loggers(options, out)[0], [RecordProgress(record, out)])
     trainer.fit(module, train_dataloaders=loader)
 
 

@@ -141,7 +141,7 @@ def main(argv: list[str]) -> int:
     if config.dry_run:
         print(json.dumps(spec, indent=2, ensure_ascii=False))
         return 0
-    from fanet_lightning.train.wandb_run import has_key
+    from fanet_lightning.train.loggers import has_key
 
     # What can be said without a server is said first.
     workspace(spec, entity="unknown")

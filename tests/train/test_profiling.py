@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from fanet_lightning.train.profiling import WARM_UP_STEPS, WATCHED_STEPS, StepProfiler
+from fanet_lightning.train.callbacks import WARM_UP_STEPS, WATCHED_STEPS, StepProfiler
 
 PAUSE = 0.02
 

@@ -233,7 +233,7 @@ def test_a_port_in_use_is_named_and_no_rank_is_left_behind(tmp_path: Path) -> No
             cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment,
         )  # fmt: skip
     assert done.returncode != 0
-    assert f"MASTER_PORT={port}" in done.stderr and "give a free one" in done.stderr
+    assert port in done.stderr and "Traceback" not in done.stderr
     # The pipes are closed only when every process that holds them has ended: the second rank is gone.
 
 

@@ -16,17 +16,30 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
+import torch
 import wandb
 
 from fanet_lightning import workspace
 from fanet_lightning.cli.config import compose_config
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.provenance import read_record
-from fanet_lightning.train.loggers import Loggers, build_loggers
+from fanet_lightning.data.records import ImageRecord
+from fanet_lightning.ops.structures import Detections
+from fanet_lightning.score.curves import THRESHOLDS, Curve
+from fanet_lightning.train.loggers import (
+    CURVE_POINTS,
+    WandbRun,
+    WandbValidation,
+    build_loggers,
+    curves_chart,
+    resolve_mode,
+    spread,
+)
 from fanet_lightning.train.module import FaceDetectionModule
 from fanet_lightning.train.run import train
-from fanet_lightning.train.wandb_run import resolve_mode
 from tests.train.wandb_files import (
     FakeWandb,
     OfflineRun,
@@ -163,9 +176,11 @@ SETTINGS = {
 WELL_FORMED_KEY = "a" * 40
 
 
-def build(out: Path, **settings: Any) -> Loggers:
+def build(out: Path, **settings: Any) -> WandbRun:
     options = {"logger": {"wandb": {**SETTINGS, **settings}}, "group": "sweep", "name": "cell", "seed": 3}
-    return build_loggers(options, out)
+    _, run = build_loggers(options, out)
+    assert run is not None
+    return run
 
 
 @pytest.mark.parametrize(
@@ -181,16 +196,17 @@ def test_what_cannot_go_online_goes_on_offline_and_says_so_in_one_line(
     options = {"logger": {"wandb": settings}, "group": None, "name": "cell", "seed": 3}
     with useless_server(answer) as url:
         monkeypatch.setenv("WANDB_BASE_URL", url)
-        built = build_loggers(options, tmp_path, resumed_step=7, wandb_run={"id": "earlier1"})
-        built.loggers[0].log_metrics({"loss": 2.5}, 7)
-        built.finish(0)
+        _, run = build_loggers(options, tmp_path, resumed_step=7, wandb_run={"id": "earlier1"})
+        assert run is not None
+        run.log_metrics({"loss": 2.5}, 7)
+        run.finish(0)
     printed = capsys.readouterr()
     assert len(printed.err.splitlines()) == 1, printed.err
     line = printed.err.rstrip("\n")
     assert line.startswith("warning: W&B cannot go online (") and "offline. Check WANDB_API_KEY" in line
-    (run,) = finished_runs(tmp_path)
-    assert (run.series("loss"), run.exit_code) == ([(7, 2.5)], 0)
-    assert printed.out == f"W&B: send this run with: wandb sync {run.folder}\n"
+    (kept,) = finished_runs(tmp_path)
+    assert (kept.series("loss"), kept.exit_code) == ([(7, 2.5)], 0)
+    assert printed.out == f"W&B: send this run with: wandb sync {kept.folder}\n"
 
 
 @pytest.fixture
@@ -206,10 +222,10 @@ def fake_wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def test_a_run_with_a_key_is_online(fake_wandb: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     built = build(tmp_path, init_timeout=120, finish_timeout=120)
-    record = built.wandb_record
-    assert record is not None and record["mode"] == "online"
+    record = built.record
+    assert record["mode"] == "online"
     for step in range(3):
-        built.loggers[0].log_metrics({"loss": step / 2}, step)
+        built.log_metrics({"loss": step / 2}, step)
     built.finish(0)
     first = next(variables for name, variables in fake_wandb.queries if name == "UpsertBucket")
     assert (first["name"], first["groupName"], first["displayName"]) == (record["id"], "sweep", "cell_seed3")
@@ -224,11 +240,11 @@ def test_a_server_that_goes_away_does_not_hold_the_run_up(
     fake_wandb: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     built = build(tmp_path, init_timeout=120, finish_timeout=2)
-    record = built.wandb_record
-    assert record is not None and record["mode"] == "online"
+    record = built.record
+    assert record["mode"] == "online"
     fake_wandb.shutdown()
     fake_wandb.server_close()
-    built.loggers[0].log_metrics({"loss": 1.0}, 0)
+    built.log_metrics({"loss": 1.0}, 0)
     built.finish(0)
     printed = capsys.readouterr()
     (line,) = [line for line in printed.err.splitlines() if line.startswith("warning: ")]
@@ -244,7 +260,7 @@ def test_online_without_a_key_does_not_ask_even_on_a_terminal(tmp_path: Path) ->
         "from pathlib import Path; from fanet_lightning.train.loggers import build_loggers\n"
         f"settings = { ({**SETTINGS, 'mode': 'online'})!r}\n"
         "options = {'logger': {'wandb': settings}, 'group': None, 'name': 'cell', 'seed': 0}\n"
-        "build_loggers(options, Path('run')).finish(0)\n"
+        "build_loggers(options, Path('run'))[1].finish(0)\n"
     )
     controller, terminal = pty.openpty()
     try:
@@ -267,15 +283,13 @@ def test_a_training_outlives_what_fails_inside_wandb(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     built = build(tmp_path)
-    run = built.wandb_run
-    assert run is not None
 
     def broken(*_: Any) -> None:
         raise BrokenPipeError("the service has gone")
 
-    monkeypatch.setattr(run._run, "log", broken)
+    monkeypatch.setattr(built._run, "log", broken)
     for step in range(3):
-        built.loggers[0].log_metrics({"loss": 1.0}, step)
+        built.log_metrics({"loss": 1.0}, step)
     built.describe({"x": 1})
     built.finish(0)
     printed = capsys.readouterr()
@@ -299,14 +313,14 @@ def test_auto_is_online_exactly_where_a_key_is_set_up(tmp_path: Path, monkeypatc
     assert resolve_mode("auto") == "offline"
     monkeypatch.setenv("WANDB_API_KEY", WELL_FORMED_KEY)
     assert resolve_mode("auto") == "online"
-    for told, mode in (("offline", "offline"), ("dryrun", "offline"), ("disabled", "disabled"), ("online", "online")):
-        monkeypatch.setenv("WANDB_MODE", told)
-        assert resolve_mode("auto") == mode
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert resolve_mode("auto") == "disabled"
     assert resolve_mode("online") == "online"
 
 
 def test_disabled_makes_no_run(tmp_path: Path) -> None:
-    assert build(tmp_path, mode="disabled") == Loggers()
+    options = {"logger": {"wandb": {**SETTINGS, "mode": "disabled"}}}
+    assert build_loggers(options, tmp_path) == ([], None)
     assert not list(tmp_path.iterdir())
 
 
@@ -381,3 +395,75 @@ def test_two_ranks_are_one_run(trained: Trained, tmp_path: Path) -> None:
     (run,) = offline_runs(tmp_path / "run")
     assert [step for step, _ in run.series("train/loss")] == [0, 1]
     assert run.series("val/images") == [(1, 3)] and run.exit_code == 0
+
+
+# Curves and images of a validation
+
+
+class Recorded:
+    """Stands in for a run: keeps what is logged."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def log(self, values: dict[str, Any]) -> None:
+        self.rows.append(values)
+
+
+class Stage:
+    """What the callback reads of a trainer and of a module."""
+
+    sanity_checking, is_global_zero, global_step = False, True, 40
+
+    def __init__(self, records: list[ImageRecord], detections: dict[str, Detections]) -> None:
+        self.datamodule, self.val_records = self, records
+        self.detections, self.curves = detections, {}
+
+
+def test_boxes_are_scaled_with_their_image_and_weak_ones_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
+    cv2.imwrite(str(path), np.full((512, 1024, 3), (0, 0, 255), np.uint8))  # red, as OpenCV's BGR
+    record = ImageRecord("event/image", path, np.array([[100, 50, 300, 150]], np.float32))
+    found = Detections(
+        torch.tensor([[120.0, 60, 310, 170], [0, 0, 10, 10], [4, 4, 8, 8]]), torch.tensor([0.9, 0.3, 0.29])
+    )
+    stage, run = Stage([record], {"event/image": found}), Recorded()
+    WandbValidation(run, 4).on_validation_end(stage, stage)  # type: ignore[arg-type]
+    (row,) = run.rows
+    assert row["trainer/global_step"] == 39
+    image = row["images/0"]
+    assert image.image.size == (512, 256)
+    assert image.image.getpixel((5, 5)) == pytest.approx((255, 0, 0), abs=3)  # JPEG
+    boxes = {name: layer._val for name, layer in image._boxes.items()}
+    assert boxes["ground_truth"] == [
+        {"position": {"minX": 50, "minY": 25, "maxX": 150, "maxY": 75}, "domain": "pixel", "class_id": 0}
+    ]
+    assert [box["position"] for box in boxes["predictions"]] == [
+        {"minX": 60, "minY": 30, "maxX": 155, "maxY": 85},
+        {"minX": 0, "minY": 0, "maxX": 5, "maxY": 5},
+    ]
+    assert [box["box_caption"] for box in boxes["predictions"]] == ["0.90", "0.30"]
+
+
+def test_no_images_are_read_when_none_are_wanted() -> None:
+    stage, run = Stage([ImageRecord("a", Path("not/there.jpg"))], {}), Recorded()
+    WandbValidation(run, 0).on_validation_end(stage, stage)  # type: ignore[arg-type]
+    assert run.rows == [{"trainer/global_step": 39}]
+
+
+def test_images_are_spread_evenly_from_the_first_to_the_last() -> None:
+    assert spread(10, 4) == [0, 3, 6, 9]
+    assert spread(3, 8) == [0, 1, 2]
+    assert spread(5, 1) == [0]
+    assert spread(5, 0) == spread(0, 3) == []
+
+
+def test_a_chart_has_few_points_of_each_curve() -> None:
+    fine = np.linspace(1e-3, 1, 1000)
+    nothing = Curve(np.zeros(1000), np.zeros(1000), THRESHOLDS, 0.0, 8)
+    many = Curve(1 - fine / 2, fine, THRESHOLDS, 0.75, 8)
+    rows = curves_chart({"nothing": nothing, "many": many}).table.data
+    points = [(x, y) for x, name, y in rows if name == "many"]
+    assert len(rows) == len(points) == CURVE_POINTS
+    assert points[0] == (fine[0], 1 - fine[0] / 2) and points[-1] == (1.0, 0.5)
+    assert points == sorted(points)

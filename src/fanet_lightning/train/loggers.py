@@ -1,55 +1,34 @@
 """Where metrics go: CSV, TensorBoard, Weights & Biases, several at a time; all resume after a run was cut off."""
 
+import contextlib
 import csv
 import io
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import secrets
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pytorch_lightning import Callback
-from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+import cv2
+import numpy as np
+import numpy.typing as npt
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
+from requests.utils import get_netrc_auth
 
 from fanet_lightning.cli.config import made
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import InputError, first_line
 from fanet_lightning.cli.files import replaced
 from fanet_lightning.cli.provenance import is_first_process
-
-if TYPE_CHECKING:
-    from fanet_lightning.train.wandb_run import WandbRun
+from fanet_lightning.data.images import read_image_rgb
+from fanet_lightning.data.records import ImageRecord
+from fanet_lightning.ops.structures import Detections
+from fanet_lightning.score.curves import Curve
 
 KNOWN = ("csv", "tensorboard", "wandb")
-WANDB_MODES = ("auto", "online", "offline", "disabled")
-
-
-@dataclass
-class Loggers:
-    """Lightning's loggers of a run, and its W&B run where there is one (on the first rank alone)."""
-
-    loggers: list[Logger] = field(default_factory=list)
-    wandb_run: "WandbRun | None" = None
-
-    @property
-    def wandb_record(self) -> dict[str, Any] | None:
-        """What ``run.json`` keeps of the W&B run, so that a later start resumes it."""
-        return None if self.wandb_run is None else self.wandb_run.record
-
-    def callbacks(self, options: Mapping[str, Any]) -> list[Callback]:
-        """What shows validations to the W&B run."""
-        return [] if self.wandb_run is None else [self.wandb_run.validation(options["logger"]["wandb"]["images"])]
-
-    def describe(self, summary: Mapping[str, Any]) -> None:
-        """Put facts that no step has (the model's size, final scores) into the W&B run's summary."""
-        if self.wandb_run is not None:
-            self.wandb_run.describe(summary)
-
-    def finish(self, exit_code: int) -> None:
-        """End the W&B run, as failed where ``exit_code`` is not 0; the next run of this process is then a new one."""
-        if self.wandb_run is not None:
-            run, self.wandb_run = self.wandb_run, None
-            run.finish(exit_code)
 
 
 def check_loggers(options: Mapping[str, Any]) -> None:
@@ -58,16 +37,11 @@ def check_loggers(options: Mapping[str, Any]) -> None:
         options: the ``logger`` group, plain.
 
     Raises:
-        InputError: an unknown logger or W&B mode.
+        InputError: an unknown logger.
     """
     for name, settings in options.items():
         if name not in KNOWN and not (isinstance(settings, Mapping) and "_target_" in settings):
             raise InputError(f"logger.{name} is unknown; take {', '.join(KNOWN)}, or give logger.{name}._target_=CLASS")
-    if options.get("wandb"):
-        mode, told = options["wandb"]["mode"], os.environ.get("WANDB_MODE", "online")
-        for name, value in (("logger.wandb.mode", mode), *([("WANDB_MODE", told)] if mode == "auto" else [])):
-            if value not in WANDB_MODES and not (name == "WANDB_MODE" and value in ("", "run", "dryrun")):
-                raise InputError(f"{name}={value} is unknown here; take {', '.join(WANDB_MODES)}")
 
 
 def build_loggers(
@@ -76,40 +50,29 @@ def build_loggers(
     *,
     resumed_step: int | None = None,
     wandb_run: Mapping[str, Any] | None = None,
-) -> Loggers:
-    """The loggers of a composed configuration.
+) -> "tuple[list[Logger], WandbRun | None]":
+    """The loggers of a composed configuration, and the W&B run among them (on the first rank alone).
 
     Args:
         options: the whole configuration, plain; its ``logger`` group says which.
         out: the run's folder.
         resumed_step: optimizer steps that a resumed run has behind it; what was logged for later steps is dropped,
             because they are trained again. None: a new run.
-        wandb_run: what an earlier start kept (:attr:`Loggers.wandb_record`), so that the same W&B run continues.
-
-    Raises:
-        InputError: an unknown logger or W&B mode.
+        wandb_run: what an earlier start kept (:attr:`WandbRun.record`), so that the same W&B run continues.
     """
-    group = options["logger"] or {}
-    check_loggers(group)
-    built = Loggers()
+    group, built, wandb = options["logger"] or {}, list[Logger](), None
     if group.get("csv"):
-        built.loggers.append(ResumableCSVLogger(out, resumed_step))
+        built.append(ResumableCSVLogger(out, resumed_step))
     if group.get("tensorboard"):
         # From 0 on also in a new run: an earlier start may have been killed before its first checkpoint.
-        built.loggers.append(
-            TensorBoardLogger(
-                out, name="tensorboard", version="", default_hp_metric=False, purge_step=resumed_step or 0
-            )
-        )
+        step = resumed_step or 0
+        built.append(TensorBoardLogger(out, name="tensorboard", version="", default_hp_metric=False, purge_step=step))
     # The other ranks hand on no metrics, so they need no W&B.
     if group.get("wandb") and is_first_process():
-        from fanet_lightning.train.wandb_run import start_run
-
-        built.wandb_run = start_run(group["wandb"], options, out, wandb_run)
-        if built.wandb_run is not None:
-            built.loggers.append(built.wandb_run)
-    built.loggers += [made(f"logger.{name}", node) for name, node in group.items() if name not in KNOWN and node]
-    return built
+        wandb = start_wandb(group["wandb"], options, out, wandb_run)
+        built += [] if wandb is None else [wandb]
+    built += [made(f"logger.{name}", node) for name, node in group.items() if name not in KNOWN and node]
+    return built, wandb
 
 
 class ResumableCSVLogger(CSVLogger):
@@ -169,3 +132,240 @@ def _write(path: Path, columns: list[str], rows: list[dict[str, str]]) -> None:
         writer = csv.DictWriter(file, fieldnames=columns)
         writer.writeheader()
         writer.writerows(rows)
+
+
+# Weights & Biases: a dashboard is worth less than what it shows. Nothing is asked, and where the server, the key or
+# W&B itself fails, one line says so and the training continues, offline where that is possible.
+
+
+class WandbRun(WandbLogger):
+    """A W&B run of the first rank. What fails inside W&B is said once, and the run is given up; nothing is raised.
+
+    Args:
+        run: as ``wandb.init`` made it.
+        out: the training run's folder.
+
+    ``record`` is what ``run.json`` keeps, so that a later start resumes this run.
+    """
+
+    def __init__(self, run: Any, out: Path) -> None:
+        super().__init__(experiment=run, save_dir=out, project=run.project)
+        self._run, self.is_lost = run, False
+        self.record = {
+            "id": run.id,
+            "project": run.project,
+            "mode": "offline" if run.offline else "online",
+            "folder": str(Path(run.dir).parent.resolve()),
+        }
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """``step`` is Lightning's; it travels as a metric of its own, because W&B's counts the calls."""
+        self.log(metrics if step is None else {**metrics, "trainer/global_step": step})
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the whole configuration is in the run's config from the start."""
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        """One row of history: numbers, images, charts."""
+        self._attempt(lambda: self._run.log(dict(values)))
+
+    def describe(self, values: Mapping[str, Any]) -> None:
+        """Add facts that no step has (the model's size, final scores) to the run's summary."""
+        self._attempt(lambda: self._run.summary.update(dict(values)))
+
+    def finish(self, exit_code: int) -> None:
+        """Send what is left, for as long as ``finish_timeout`` allows, and mark the run as failed where not 0.
+
+        The next run of this process is a new one. An offline run's command for sending it is printed.
+        """
+        import wandb
+
+        self._attempt(lambda: self._run.finish(exit_code=exit_code), "what it has kept can be sent later")
+        if self.is_lost:
+            # The dead connection would get into the next run's way.
+            with contextlib.suppress(Exception):
+                wandb.teardown()
+        if self.record["mode"] == "offline" or self.is_lost:
+            starts = Path(self.record["folder"]).parent.glob(f"*run-*-{self.record['id']}")
+            ordered = sorted(starts, key=lambda path: path.name.split("run-")[1])
+            print(f"W&B: send this run with: {shlex.join(['wandb', 'sync', *map(str, ordered)])}", flush=True)
+
+    def _attempt(self, action: Callable[[], Any], consequence: str = "the run continues without it") -> None:
+        if self.is_lost:
+            return
+        try:
+            action()
+        except Exception as error:  # several unrelated classes, OSError among them when W&B's process has died
+            self.is_lost = True
+            _warn(f"W&B has failed ({first_line(error)}); {consequence}")
+
+
+def start_wandb(
+    settings: Mapping[str, Any], options: Mapping[str, Any], out: Path, earlier: Mapping[str, Any] | None = None
+) -> WandbRun | None:
+    """A W&B run: sweep = group, variant = name, the whole configuration in its config. Never asks on the terminal.
+
+    Args:
+        settings: ``logger.wandb``.
+        options: the whole configuration, plain.
+        out: the training run's folder; W&B's files go to ``out/wandb``.
+        earlier: the :attr:`WandbRun.record` of an earlier start, which is then resumed.
+
+    Returns:
+        The run; None where W&B is switched off or cannot start at all.
+    """
+    import wandb
+
+    mode = resolve_mode(str(settings["mode"]))
+    if mode == "disabled":
+        return None
+    limits = {name: settings[name] for name in ("init_timeout", "finish_timeout")}
+    arguments: dict[str, Any] = {
+        "project": settings["project"],
+        "entity": settings["entity"],
+        "group": options["group"],
+        "name": f"{options['name']}_seed{options['seed']}",
+        "job_type": "train",
+        "tags": list(settings["tags"]),
+        "config": dict(options),
+        "dir": out,
+        "id": str(earlier["id"]) if earlier else secrets.token_hex(6),
+        "resume": "allow",
+        "settings": {"silent": True, "finish_timeout_raises": True, **limits},
+    }
+    # Where huggingface_hub is loaded, as for a model of the hub, W&B would advertise its tool for language models.
+    os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")
+    # W&B writes to the system's temporary folder when this one is not there.
+    out.mkdir(parents=True, exist_ok=True)
+    run = None
+    if mode == "online":
+        try:
+            with _no_terminal():
+                run = wandb.init(mode="online", **arguments)
+            print(f"W&B: {run.url}", flush=True)
+        except Exception as error:
+            _warn(
+                f"W&B cannot go online ({first_line(error)}); this run continues offline. Check WANDB_API_KEY and the "
+                "network, or give logger.wandb.mode=offline"
+            )
+            # W&B's process still holds the id.
+            arguments["id"] = secrets.token_hex(6)
+    try:
+        run = run or wandb.init(mode="offline", **arguments)
+        # Without this the panels' x axis would count log calls.
+        run.define_metric("trainer/global_step")
+        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    except Exception as error:
+        _warn(f"W&B cannot start ({first_line(error)}); this run continues without it")
+        return None
+    return WandbRun(run, out)
+
+
+def resolve_mode(mode: str) -> str:
+    """``auto`` → ``WANDB_MODE`` where it is set, else ``online`` where a key is set up, else ``offline``."""
+    if mode != "auto":
+        return mode
+    return os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
+
+
+def has_key() -> bool:
+    """Whether a key is set up: ``WANDB_API_KEY``, W&B's settings, or its host in netrc; no server is asked."""
+    import wandb
+
+    settings = wandb.setup(wandb.Settings(silent=True)).settings
+    told = os.environ.get("WANDB_API_KEY") or settings.api_key
+    return bool(told or get_netrc_auth(os.environ.get("WANDB_BASE_URL") or settings.base_url))
+
+
+@contextlib.contextmanager
+def _no_terminal() -> Iterator[None]:
+    """Standard input that is no terminal, so that nothing can ask for a key and wait."""
+    with Path(os.devnull).open() as nothing:
+        stdin, sys.stdin = sys.stdin, nothing
+        try:
+            yield
+        finally:
+            sys.stdin = stdin
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+# A page of images must stay light; boxes are scaled with them.
+LONG_SIDE = 512
+MIN_SCORE = 0.3
+CURVE_POINTS = 200
+
+
+class WandbValidation(Callback):
+    """After each validation: curves per setting, and ``images`` fixed validation images with their boxes.
+
+    The images are spread evenly over the sorted validation set, so that every epoch and every variant shows the same.
+
+    Args:
+        run: takes them.
+        images: how many; 0: none.
+    """
+
+    def __init__(self, run: WandbRun, images: int) -> None:
+        self._run, self._images = run, images
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        # One behind the count, as Lightning's own metrics of the same validation: the step that it came after.
+        logged: dict[str, Any] = {"trainer/global_step": max(trainer.global_step - 1, 0)}
+        curves: dict[str, Curve] = module.curves  # type: ignore[assignment]
+        if curves:
+            logged["val/pr_curves"] = curves_chart(curves)
+        records: list[ImageRecord] = trainer.datamodule.val_records  # type: ignore[attr-defined]
+        detections: dict[str, Detections] = module.detections  # type: ignore[assignment]
+        for number, index in enumerate(spread(len(records), self._images)):
+            # A panel each: W&B wants the images of one panel to be of one size.
+            logged[f"images/{number}"] = _wandb_image(records[index], detections.get(records[index].image_id))
+        self._run.log(logged)
+
+
+def _wandb_image(record: ImageRecord, found: Detections | None) -> Any:
+    import wandb
+
+    image = read_image_rgb(record.path)
+    scale = min(1.0, LONG_SIDE / max(image.shape[:2]))
+    boxes = {"ground_truth": [_box(box * scale) for box in record.boxes_xyxy]}
+    if found is not None:
+        boxes["predictions"] = [_box(np.array(face.box_xyxy) * scale, face.score) for face in found.above(MIN_SCORE)]
+    return wandb.Image(
+        cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image,
+        caption=record.image_id,
+        boxes={name: {"box_data": data, "class_labels": {0: "face"}} for name, data in boxes.items()},
+        file_type="jpg",  # encoding PNG would be most of what a validation waits for here
+    )
+
+
+def _box(box_xyxy: npt.NDArray[np.floating], score: float | None = None) -> dict[str, Any]:
+    x1, y1, x2, y2 = (float(v) for v in box_xyxy)
+    position = {"minX": x1, "minY": y1, "maxX": x2, "maxY": y2}
+    box: dict[str, Any] = {"position": position, "domain": "pixel", "class_id": 0}
+    return box if score is None else box | {"box_caption": f"{score:.2f}", "scores": {"confidence": score}}
+
+
+def spread(size: int, count: int) -> list[int]:
+    """``count`` of ``size`` indices, the first and the last among them, as evenly apart as whole numbers can be."""
+    return sorted(set(np.linspace(0, size - 1, min(count, size)).round().astype(int).tolist()))
+
+
+def curves_chart(curves: Mapping[str, Curve]) -> Any:
+    """Setting → curve, as one W&B chart of precision over recall; at most :data:`CURVE_POINTS` points each.
+
+    Thresholds at which nothing has been proposed yet have no precision and are left out.
+    """
+    import wandb
+
+    recall, precision = [], []
+    for curve in curves.values():
+        points = np.stack([curve.recall, curve.precision], axis=1)[curve.precision > 0]
+        points = points[spread(len(points), CURVE_POINTS)]
+        recall.append(points[:, 0].tolist())
+        precision.append(points[:, 1].tolist())
+    return wandb.plot.line_series(recall, precision, keys=list(curves), title="precision over recall", xname="recall")

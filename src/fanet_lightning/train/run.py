@@ -19,16 +19,16 @@ from typing import Any, NoReturn
 import hydra
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import Checkpoint, LearningRateMonitor, ProgressBar
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from fanet_lightning.cli import main as cli
 from fanet_lightning.cli.config import (
     CommandLine,
     canonical,
-    compose_config,
     config_dir,
     hydra_text,
     made,
@@ -71,11 +71,11 @@ from fanet_lightning.train.callbacks import (
     RandomState,
     RecordProgress,
     StartingModel,
+    StepProfiler,
     newest_valid_checkpoint,
 )
-from fanet_lightning.train.loggers import Loggers, build_loggers, check_loggers
+from fanet_lightning.train.loggers import WandbValidation, build_loggers, check_loggers
 from fanet_lightning.train.module import FaceDetectionModule
-from fanet_lightning.train.profiling import StepProfiler
 from fanet_lightning.train.sweep import LOG_IS_KEPT, Terminated, never_trained, wanted_protocols
 
 AUTO = "auto"
@@ -97,11 +97,12 @@ def build_module(
         freeze_epochs=options["freeze_epochs"],
     )
     if initial is not None:
-        if options["init_part"] == "trunk":
-            module.network.trunk.load_state_dict(initial.network.trunk.state_dict())
-            module.network.normaliser.load_state_dict(initial.network.normaliser.state_dict())
-        else:
-            module.network.load_state_dict(initial.network.state_dict())
+        try:
+            for part in ("trunk", "normaliser") if options["init_part"] == "trunk" else ("",):
+                taken = initial.network.get_submodule(part).state_dict()
+                module.network.get_submodule(part).load_state_dict(taken)
+        except (AttributeError, RuntimeError) as error:  # a network of one's own
+            raise InputError(f"init={options['init']} does not fit this network: {first_line(error)}") from error
     if with_weights and options["weights"] not in (None, "none"):
         load_backbone_weights(module.network, options["weights"], say=print if is_first_process() else str)
     # It follows the weights, and travels in the checkpoint.
@@ -139,35 +140,13 @@ def initial_model(options: dict[str, Any]) -> Model | None:
     model = load_model(init)
     of_model, of_run = ({"name": "fanet", **OPTIONS, **given} for given in (model.network_options, network))
     names = TRUNK_OPTIONS if part == "trunk" else {*model.network_options, *network} - NOT_THE_NETWORK
-    differing = sorted(name for name in names if of_model.get(name) != of_run.get(name))
-    if differing:
-        name, words = differing[0], _words_for(of_model, of_run, names)
-        part_alone = "" if TRUNK_OPTIONS & {*differing} else ", give init_part=trunk for the backbone alone"
-        raise InputError(
-            f"init={init}: that model has model.{name}={of_model.get(name)}, this run has {of_run.get(name)}; add "
-            f"{words}{part_alone}, or leave init out"
-        )
+    for name in sorted(names):
+        if of_model.get(name) != of_run.get(name):
+            raise InputError(
+                f"init={init}: that model has model.{name}={of_model.get(name)}, this run has {of_run.get(name)}; give "
+                "the model's own options (fanet_light: model=fanet_light), or init_part=trunk for the backbone alone"
+            )
     return model
-
-
-def _words_for(wanted: dict[str, Any], own: dict[str, Any], names: set[str]) -> str:
-    """The words that turn the network ``own`` into ``wanted``: an option of the group ``model``, then single keys."""
-    switches: dict[str, Any] = {name: wanted[name] for name in ("level", "context", "hl") if name in names}
-    candidates = {"": own | switches}
-    for path in sorted((config_dir() / "model").glob("*.yaml")):
-        words = [f"model={path.stem}", *(f"{name}={value}" for name, value in switches.items())]
-        network = plain(compose_config("train", words))["model"]
-        if any(network.get(name, own.get(name)) != own.get(name) for name in ("name", "backbone")):
-            candidates[words[0]] = own | network
-    missing = {
-        word: sorted(name for name in names if network.get(name) != wanted.get(name))
-        for word, network in candidates.items()
-    }
-    word = min(missing, key=lambda word: len(missing[word]))
-    values: dict[str, Any] = {name: value for name, value in switches.items() if own.get(name) != value}
-    values |= {f"model.{name}": wanted.get(name) for name in missing[word]}
-    texts = [f"{key}={json.dumps(value, separators=(',', ':'))}".replace('"', "") for key, value in values.items()]
-    return " ".join([word, *texts] if word else texts)
 
 
 def build_datamodule(options: dict[str, Any], source: Any) -> FaceDataModule:
@@ -262,13 +241,11 @@ def build_trainer(options: dict[str, Any], out: Path, *, initial: Model | None =
         raise InputError(f"trainer: {first_line(error)}") from error
 
 
-def attach(trainer: Trainer, loggers: Loggers, record: RunRecord | None, options: dict[str, Any], out: Path) -> None:
-    """Give a trainer its loggers, and the callbacks that need them or the record (None on all ranks but the first)."""
-    trainer.loggers = loggers.loggers
-    added: list[Callback] = [] if record is None else [RecordProgress(record, out)]
-    if loggers.loggers:
+def attach(trainer: Trainer, loggers: list[Logger], added: list[Callback]) -> None:
+    """Give a trainer its loggers, and the callbacks that need them or the record."""
+    trainer.loggers = loggers
+    if loggers:
         added.append(LearningRateMonitor("step"))
-    added += loggers.callbacks(options)
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     checkpoints = sum(isinstance(callback, Checkpoint) for callback in callbacks)
     callbacks[len(callbacks) - checkpoints : len(callbacks) - checkpoints] = added
@@ -283,13 +260,11 @@ LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "a whole number of at least 1", lambda v: is_whole(v, 1),
         "batch_size input_size epochs validate_every seeds checkpoint_every stop_after threads freeze_epochs "
         "data.train_images data.val_images trainer.accumulate_grad_batches trainer.check_val_every_n_epoch "
-        "trainer.num_nodes",
+        "trainer.num_nodes trainer.limit_train_batches",
     ),
     ("a whole number of at least 0", lambda v: is_whole(v, 0),
      "workers data.seed optim.warmup_steps trainer.log_every_n_steps"),
     ("a whole number of at least 1, or -1", lambda v: v == -1 or is_whole(v, 1), "trainer.max_steps"),
-    ("a whole number of at least 1, or a fraction above 0", lambda v: 0 < v <= 1 or is_whole(v, 1),
-     "trainer.limit_train_batches"),
     # numpy's generators take no others
     (f"from 0 to {2**32 - 1}", lambda v: is_whole(v, 0) and v < 2**32, "seed"),
     ("a number above 0", lambda v: 0 < v < math.inf,
@@ -300,23 +275,13 @@ LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("at least 0 and below 1", lambda v: 0 <= v < 1, "optim.momentum"),
     ("at least 0", lambda v: 0 <= v < math.inf, "optim.weight_decay loss.weights"),
     ("all or trunk", ("all", "trunk").__contains__, "init_part"),
+    ("auto, online, offline or disabled", ("auto", "online", "offline", "disabled").__contains__, "logger.wandb.mode"),
     ("sgd or adamw", ("sgd", "adamw").__contains__, "optim.name"),
     ("step, cosine or constant", ("step", "cosine", "constant").__contains__, "optim.schedule"),
-    ("true or false", lambda v: isinstance(v, bool),
-     "trainer.detect_anomaly trainer.inference_mode trainer.sync_batchnorm"),
-    ("true, false or warn", lambda v: isinstance(v, bool) or v == "warn", "trainer.deterministic"),
     # "true" ones would round the boxes as well
     ("auto, 32-true, bf16-mixed or 16-mixed: boxes are 32 bits",
      ("auto", "32-true", "32", 32, "bf16-mixed", "16-mixed").__contains__, "trainer.precision"),
 )  # fmt: skip
-# Arguments of Lightning's Trainer that a run gives itself or cannot be trained with, and the words to give instead.
-NOT_OF_TRAINER = {
-    "max_epochs": "epochs=…", "min_epochs": "epochs=…", "gradient_clip_val": "gradient_clip=…", "logger": "logger=…",
-    "profiler": "profile=true", "default_root_dir": "out=…", "overfit_batches": "data.train.images=LIST",
-    "fast_dev_run": "stop_after=1", "callbacks": "callbacks.NAME._target_=…", "plugins": "", "enable_checkpointing": "",
-    "enable_progress_bar": "", "enable_model_summary": "", "num_sanity_val_steps": "", "use_distributed_sampler": "",
-    "barebones": "",
-}  # fmt: skip
 
 
 def check_values(options: dict[str, Any]) -> None:
@@ -326,11 +291,6 @@ def check_values(options: dict[str, Any]) -> None:
         InputError: the first setting that is not as :data:`LIMITS` has it.
     """
     settings = flat(options)
-    for key in settings:
-        argument = key.removeprefix("trainer.").partition(".")[0]
-        if key.startswith("trainer.") and argument in NOT_OF_TRAINER:
-            instead = NOT_OF_TRAINER[argument]
-            raise InputError(f"trainer.{argument} is not to be set; {f'give {instead}' if instead else 'leave it out'}")
     for allowed, fits, keys in LIMITS:
         for key in keys.split():
             value = settings.get(key)
@@ -340,20 +300,15 @@ def check_values(options: dict[str, Any]) -> None:
                 fine = False
             if not fine:
                 raise InputError(f"{key}={as_given(value)}: give {allowed}")
-    optim, weights, limit = options["optim"], options["loss"].get("weights"), settings.get("trainer.limit_val_batches")
-    if optim.get("nesterov") and not optim.get("momentum"):
-        raise InputError("optim.nesterov=true needs optim.momentum above 0")
-    if weights is not None and not weights[-1]:
-        raise InputError(f"loss.weights={weights}: the last hierarchy is the detector, and 0 would not train it")
+    limit = settings.get("trainer.limit_val_batches")
     if limit is not None:
         raise InputError(
             f"trainer.limit_val_batches={limit}: checkpoints are chosen by AP over the whole validation set; leave it "
-            "out, and make that set smaller (data.val.images=LIST) or validate less often (validate_every)"
+            "out, and make that set smaller (data.val.images=LIST)"
         )
     if options["protocol"].get("kind") == "multiscale":
         raise InputError(
-            f"protocol={options['protocol']['name']}: training validates at a single scale; choose another and "
-            f"give also_protocols=[{options['protocol']['name']}] for a multi-scale score at the end"
+            f"protocol={options['protocol']['name']}: training validates at one scale; give it in also_protocols=[…]"
         )
     for name in options["also_protocols"]:
         build_protocol(protocol_settings(name))
@@ -376,7 +331,7 @@ def _check_devices(options: dict[str, Any]) -> None:
     if total > 1 and options["batch_size"] % total:
         raise InputError(
             f"batch_size={options['batch_size']} is the total over devices and must be divisible by "
-            f"trainer.devices={devices}" + (f" × trainer.num_nodes={total // devices}" if total != devices else "")
+            f"trainer.devices={devices} × trainer.num_nodes={total // devices}"
         )
     ranks = int(os.environ.get("WORLD_SIZE", total)) if "TORCHELASTIC_RUN_ID" in os.environ else total
     if ranks != total:
@@ -442,35 +397,11 @@ def _checkpoint_to_resume(options: dict[str, Any], out: Path) -> tuple[Path | No
     if "optimizer_states" not in checkpoint or "loops" not in checkpoint:
         raise InputError(f"resume={path}: it holds weights alone; init={path} starts a new run from them")
     record = read_record(path.resolve().parent.parent) if path.parent.name == "checkpoints" else None
-    settings = checkpoint.get("settings") or (record and record.settings)
-    compared = options
-    if not settings:  # of an earlier version: what it was built with, but for the normaliser, which follows the weights
-        stored = checkpoint["hyper_parameters"]
-        settings = {key: stored[key] for key in ("loss", "optim", "batch_size")} | {"model": {**stored["network"]}}
-        settings["model"]["normaliser"] = options["model"].get("normaliser")
-        compared = {key: options[key] for key in settings}
-    remedy = f"start a new run from its weights with init={path}"
-    _refuse_other_settings(f"resume={path} is of a run", settings, compared, remedy)
-    if options["resume"] != AUTO:
-        _check_something_is_left(checkpoint, options)
+    settings = checkpoint.get("settings") or (record.settings if record else {})  # those of before are in the record
+    _refuse_other_settings(
+        f"resume={path} is of a run", settings, options, f"start a new run from its weights with init={path}"
+    )
     return path, int(checkpoint["global_step"])
-
-
-def _check_something_is_left(checkpoint: dict[str, Any], options: dict[str, Any]) -> None:
-    loop = checkpoint["loops"]["fit_loop"]
-    epochs = loop["epoch_progress"]["current"]["processed"]
-    if epochs == checkpoint["epoch"] and loop["epoch_loop.batch_progress"]["is_last_batch"]:
-        epochs += 1  # written by its validation, behind the last batch and before the epoch's end
-    for key, limit, done in (
-        ("epochs", options["epochs"], epochs),
-        ("stop_after", options["stop_after"], epochs),
-        ("trainer.max_steps", options["trainer"]["max_steps"], checkpoint["global_step"]),
-    ):
-        if limit is not None and 0 < limit <= done:
-            raise InputError(
-                f"resume={options['resume']} has {key}={limit} behind it, so nothing is left to train; evaluate "
-                "scores it, init=… starts a new run from its weights"
-            )
 
 
 @dataclass(frozen=True)
@@ -485,13 +416,6 @@ class Prepared:
     trainer: Trainer
     resume: Path | None
     resumed_step: int | None
-    stamp: int | None
-
-
-def _stamp(out: Path) -> int | None:
-    """When the newest checkpoint was written."""
-    path = out / "checkpoints" / LAST
-    return path.stat().st_mtime_ns if path.is_file() else None
 
 
 def prepare(options: dict[str, Any]) -> Prepared:
@@ -511,7 +435,6 @@ def prepare(options: dict[str, Any]) -> Prepared:
     check_writable(out)
     if is_first_process():
         _check_earlier_run(out, options)
-    stamp = _stamp(out)
     resume, resumed_step = _checkpoint_to_resume(options, out)
     # A resumed run's checkpoint has the weights, and the list of all images that they were trained on.
     initial = initial_model(options) if resume is None else None
@@ -527,7 +450,7 @@ def prepare(options: dict[str, Any]) -> Prepared:
     datamodule = build_datamodule(options, source)
     source.check()
     out = out.absolute()
-    return Prepared({**options, "out": str(out)}, out, source, datamodule, module, trainer, resume, resumed_step, stamp)
+    return Prepared({**options, "out": str(out)}, out, source, datamodule, module, trainer, resume, resumed_step)
 
 
 # The run
@@ -574,8 +497,6 @@ def train_prepared(run: Prepared) -> TrainResult:
         return _fit_and_evaluate(run, None)
     os.environ[FIRST_RANK] = str(os.getpid())
     with locked(out, patience_seconds=LOCK_PATIENCE_SECONDS):
-        if run.stamp != _stamp(out):
-            raise InputError(f"{out} has been trained further in the meantime; give the same command again")
         record = _open_record(options, out)
         if TerminalLog.current is not None and LOG_IS_KEPT not in os.environ:
             TerminalLog.current.begin(out / LOG_FILE)
@@ -639,28 +560,40 @@ def _open_record(options: dict[str, Any], out: Path) -> RunRecord:
 def _fit_and_evaluate(run: Prepared, record: RunRecord | None) -> TrainResult:
     """``record`` is None on all ranks but the first."""
     options, out, trainer = run.options, run.out, run.trainer
-    loggers = build_loggers(options, out, resumed_step=run.resumed_step, wandb_run=record.wandb if record else None)
+    earlier = record.wandb if record else None
+    loggers, wandb = build_loggers(options, out, resumed_step=run.resumed_step, wandb_run=earlier)
     finished = False
     try:
-        attach(trainer, loggers, record, options, out)
+        added: list[Callback] = [] if record is None else [RecordProgress(record, out)]
+        if wandb is not None:
+            added.append(WandbValidation(wandb, options["logger"]["wandb"]["images"]))
+        attach(trainer, loggers, added)
         threads = _set_threads(options["threads"], run.resume, trainer)
         if record is not None:
             _describe(record, run)
-            record.wandb = loggers.wandb_record
+            record.wandb = None if wandb is None else wandb.record
             record.write(out)
-            loggers.describe({f"model/{name}": value for name, value in record.model.items()})
+            if wandb is not None:
+                wandb.describe({f"model/{name}": value for name, value in record.model.items()})
             print(_opening(run, record, threads), flush=True)
         _fit(run)
         if record is not None and trainer.global_step != run.resumed_step:
             record.scores = {}  # they were about the weights of before
         if record is not None and trainer.is_global_zero:
             _evaluate(run, record)
-            for protocol, scored in record.scores.items():
-                loggers.describe({f"final/{protocol}/ap_{setting}": ap for setting, ap in scored["ap"].items()})
-            print(_closing(out))
+            if wandb is not None:
+                wandb.describe(
+                    {
+                        f"final/{name}/ap_{key}": ap
+                        for name, one in record.scores.items()
+                        for key, ap in one["ap"].items()
+                    }
+                )
+            print(f"best checkpoint: {_chosen_checkpoint(out)}")
         finished = True
     finally:
-        loggers.finish(0 if finished else 1)
+        if wandb is not None:
+            wandb.finish(0 if finished else 1)
     return _result(out, options, record)
 
 
@@ -679,15 +612,9 @@ def _fit(run: Prepared) -> None:
         # The signal may have reached the loader's processes as well, and their end is then what is raised.
         if isinstance(error, SIGTERMException) or trainer.received_sigterm:
             raise Terminated from error
-        if isinstance(error, MisconfigurationException):  # e.g. less than one batch by trainer.limit_train_batches
+        if isinstance(error, MisconfigurationException | torch.distributed.DistNetworkError):  # e.g. a port in use
             raise InputError(f"trainer: {first_line(error)}") from error
-        if not isinstance(error, torch.distributed.DistNetworkError):
-            raise
-        address, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
-        raise InputError(
-            f"the ranks cannot meet at MASTER_ADDR={address} MASTER_PORT={port} ({first_line(error)}); the port may "
-            "be in use: unset MASTER_PORT, or give a free one"
-        ) from error
+        raise
 
 
 def _set_threads(asked: int | None, resume: Path | None, trainer: Trainer) -> str:
@@ -778,23 +705,10 @@ def _opening(run: Prepared, record: RunRecord, threads: str) -> str:
     return "\n".join(lines)
 
 
-def _closing(out: Path) -> str:
-    rows = [
-        ("best checkpoint", _chosen_checkpoint(out)), ("metrics", out / "csv/metrics.csv"),
-        ("TensorBoard", out / "tensorboard"), ("record of the run", out / "run.json"),
-        ("scores", out / "evaluation/scores.json"), ("predictions", out / "evaluation/predictions"),
-        ("precision-recall curves", out / "evaluation/pr_curves.png"),
-        ("grid of detections", out / "evaluation/detections.png"),
-    ]  # fmt: skip
-    return "\n".join(f"{name:<24}{path}" for name, path in rows if path is not None and path.exists())
-
-
 # The command line
 
 # Keys that a variant's folder name tells already, unless name= is given.
 TOLD_BY_NAME = {"level", "context", "hl", "model", "cell"}
-# Sweepers that optimize minimize unless they are told otherwise: Optuna's key for it, Nevergrad's and Ax's.
-MAXIMIZE = {"direction": "maximize", "optim.maximize": "true", "ax_config.experiment.minimize": "false"}
 
 
 def start(line: CommandLine) -> int:
@@ -807,33 +721,26 @@ def start(line: CommandLine) -> int:
         return _sweep(line)
     with TerminalLog():
         config, given = without_hydra(line.config()), {word.key for word in line.words}
-        for condition, text in (
-            ("TORCHELASTIC_RUN_ID" in os.environ, "under torchrun: each rank would make a folder of its own"),
-            (config.resume == AUTO, "resume=auto resumes in the folder of the run"),
-        ):
-            if condition and not given & {"out", "hydra.run.dir"}:
-                raise InputError(f"{text}; give out=DIR as well")
+        several = "TORCHELASTIC_RUN_ID" in os.environ  # each rank would make a folder of its own
+        if (several or config.resume == AUTO) and not given & {"out", "hydra.run.dir"}:
+            raise InputError(f"{'torchrun' if several else 'resume=auto'} needs the run's folder; give out=DIR as well")
         canonical(config)
         run = prepare(plain(config))
-
-        def task(config: DictConfig) -> float:  # the configuration is the one that the run was prepared from
-            return _task(run)
-
         # The other ranks are started with these words, and `${now:}` would differ there.
         words = [*(word.for_hydra for word in line.words if word.key != "out"), f"out={hydra_text(config.out)}"]
-        _run_hydra(words, task)
+        _run_hydra(words, lambda config: _task(run))  # the configuration is the one that the run was prepared from
     return 0
 
 
-def _task(run: Prepared) -> float:
+def _task(run: Prepared) -> None:
     try:
-        return list(train_prepared(run).ap.values() or [math.nan])[-1]
+        train_prepared(run)
     except Exception as error:
         # Here, because Hydra would print a traceback, and the other ranks must not wait for this one.
         sys.exit(cli.report_error(error))
 
 
-def _run_hydra(words: list[str], task: Callable[[DictConfig], float]) -> None:
+def _run_hydra(words: list[str], task: Callable[[DictConfig], float | None]) -> None:
     sys.argv = [sys.argv[0], *words]
     hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")(task)()
 
@@ -845,32 +752,18 @@ def _sweep(line: CommandLine) -> int:
     given = {word.key for word in line.words}
     for refused, text in (
         ("TORCHELASTIC_RUN_ID" in os.environ, "a sweep starts the ranks of its variants itself: leave torchrun out"),
-        (
-            options["resume"] not in (None, AUTO),
-            f"resume={options['resume']}: a sweep's variants resume by themselves; leave resume out",
-        ),
-        (
-            options["overwrite"],
-            f"overwrite=true: a sweep resumes what is in {folder}; give another sweep=DIR to start over",
-        ),
-        (
-            int(options["trainer"]["num_nodes"]) > 1,
-            f"trainer.num_nodes={options['trainer']['num_nodes']}: a sweep's variant runs on one machine",
-        ),
-        (
-            optimizes and not options["evaluate_at_end"],
-            "evaluate_at_end=false leaves an optimizing sweeper nothing to go by; leave it out",
-        ),
+        (options["resume"] not in (None, AUTO), f"resume={options['resume']}: a sweep's variants resume by themselves"),
+        (options["trainer"]["num_nodes"] != 1, "trainer.num_nodes: a sweep's variant runs on one machine"),
+        (optimizes and not options["evaluate_at_end"], "evaluate_at_end=false leaves a sweeper nothing to optimize"),
         ("out" in given, f"out={options['out']}: names the folder of one run; a sweep takes sweep=DIR"),
     ):
         if refused:
             raise InputError(text)
     _check_variants(line, folder)
     # What is swept besides the switches (optim.lr=1e-3,2e-3) becomes part of the variants' names.
-    words = [
-        f"hydra.sweeper.{key}={value}" for key, value in MAXIMIZE.items()
-        if f"hydra.sweeper.{key}" not in given and OmegaConf.select(config.hydra.sweeper, key) is not None
-    ]  # fmt: skip
+    words = []
+    if "hydra.sweeper.direction" not in given and "direction" in config.hydra.sweeper:
+        words = ["hydra.sweeper.direction=maximize"]  # Optuna minimizes unless it is told otherwise
     told = {"seed"} | (given - {word.key for word in line.swept}) | (set() if "name" in given else TOLD_BY_NAME)
     os.environ[sweep.SWEEP_PROCESS] = str(os.getpid())
     with locked(folder, "sweep"):
@@ -882,8 +775,7 @@ def _sweep(line: CommandLine) -> int:
             exclude = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(sorted(told))}]"
             _run_hydra(["--multirun", *line.for_hydra, *words, exclude], sweep.task)
         except (KeyboardInterrupt, Terminated):
-            variants = sweep.read_jobs(folder)
-            print(sweep.summary(variants, folder, sweep.never_began(sys.argv[2:], config.hydra, variants)), flush=True)
+            print(sweep.summary(sweep.read_jobs(folder), folder, interrupted=True), flush=True)
             raise
         except SystemExit as error:  # a launcher that gave up; what the variants reported is still true
             code = error.code

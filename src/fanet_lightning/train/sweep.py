@@ -19,9 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from fanet_lightning.cli.config import canonical, hydra_text, plain
@@ -79,7 +77,7 @@ class Variant:
 
     ``state``: ``running``, ``finished``, ``stopped`` (by ``stop_after``), ``failed``, ``done before`` (by an earlier
     start of the sweep) or ``same as`` (another job of this sweep means the same model and is on it). ``ap`` per setting
-    of the run's protocol. ``was_started``: whether it got as far as a process of its own.
+    of the run's protocol.
     """
 
     job: int
@@ -89,7 +87,6 @@ class Variant:
     seconds: float = 0.0
     ap: dict[str, float] | None = None
     error: str | None = None
-    was_started: bool = True
 
     @property
     def value(self) -> float:
@@ -142,10 +139,10 @@ def run_variant(
     except InUse:
         variant = Variant(job, name, str(folder), "same as")
     except InputError as error:
-        variant = Variant(job, name, str(folder), "failed", error=str(error), was_started=False)
+        variant = Variant(job, name, str(folder), "failed", error=str(error))
     variant = replace(variant, seconds=round(time.monotonic() - start, 1))
     _report(sweep, variant)
-    print(_line(variant), flush=True)
+    print(f"[{name}] {variant.state}  {_ap_text(variant)}{variant.error or ''}".rstrip(), flush=True)
     return variant
 
 
@@ -281,16 +278,8 @@ def _last_line(path: Path) -> str | None:
     return lines[-1] if lines else None
 
 
-def _line(variant: Variant) -> str:
-    words = [
-        f"[{variant.name}] {variant.state}"
-        + (" another variant of this sweep, which is running" if variant.state == "same as" else "")
-    ]
-    if variant.ap:
-        words.append("AP " + " ".join(f"{setting} {ap:.3f}" for setting, ap in variant.ap.items()))
-    if variant.error:
-        words.append(variant.error)
-    return "  ".join(words)
+def _ap_text(variant: Variant) -> str:
+    return "  ".join(f"{setting} {ap:.3f}" for setting, ap in (variant.ap or {}).items())
 
 
 def clear_jobs(sweep: Path) -> None:
@@ -307,63 +296,26 @@ def read_jobs(sweep: Path) -> list[Variant]:
     return sorted(variants, key=lambda variant: variant.job)
 
 
-def never_began(words: Sequence[str], hydra: Any, variants: Sequence[Variant]) -> list[str] | None:
-    """The swept words of each job that has reported nothing.
-
-    Args:
-        words: what Hydra was given for the sweep.
-        hydra: its node of the configuration.
-        variants: what was reported.
-
-    Returns:
-        ``level=2 hl=true`` …, as Hydra's own sweeper counts jobs; what another one would have begun is not known. None
-        where the jobs are a cluster's and continue without the sweep.
-    """
-    if "submitit" in hydra.launcher._target_:
-        return None
-    if "BasicSweeper" not in hydra.sweeper._target_:
-        return []
-    parameters = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
-    overrides = OverridesParser.create().parse_overrides([*parameters, *words])
-    swept = {override.get_key_element() for override in overrides if override.is_sweep_override()}
-    (jobs,) = BasicSweeper.split_arguments(overrides, None)
-    begun = {variant.job for variant in variants}
-    return [" ".join(w for w in job if w.split("=")[0] in swept) for i, job in enumerate(jobs) if i not in begun]
-
-
-def summary(variants: Sequence[Variant], sweep: Path, never_began: Sequence[str] | None = None) -> str:
-    """The table at the end of a sweep; failed variants with reason and log. Jobs that mean one variant are one line.
-
-    Args:
-        variants: what the jobs have reported.
-        sweep: the sweep's folder.
-        never_began: of a sweep that was interrupted: the words of the jobs that it did not come to.
-    """
+def summary(variants: Sequence[Variant], sweep: Path, *, interrupted: bool = False) -> str:
+    """The table at the end of a sweep; failed variants with reason and log. Jobs that mean one variant are one line."""
     by_name: dict[str, Variant] = {}
     for variant in variants:
-        if never_began is not None and variant.state == "running":
+        if interrupted and variant.state == "running":
             variant = replace(variant, state="cut off")
         if variant.name not in by_name or by_name[variant.name].state in ("same as", "done before"):
             by_name[variant.name] = variant
-    rows = []
-    for variant in by_name.values():
-        ap = "  ".join(f"{setting} {value:.3f}" for setting, value in (variant.ap or {}).items())
-        rows.append((variant.name, variant.state, f"{variant.seconds / 60:.1f} min", ap))
-    widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
+    width = max(map(len, by_name), default=0)
     lines = [f"sweep {sweep}"]
-    for row in rows:
-        fixed = "  ".join(text.ljust(width) for text, width in zip(row[:3], widths, strict=True))
-        lines.append(f"  {fixed}  {row[3]}".rstrip())
+    for variant in by_name.values():
+        row = f"  {variant.name:<{width}}  {variant.state:<11}  {variant.seconds / 60:>6.1f} min  {_ap_text(variant)}"
+        lines.append(row.rstrip())
     failed = [variant for variant in by_name.values() if variant.state == "failed"]
     for variant in failed:
-        lines.append(f"failed: {variant.name}: {variant.error}")
-        if variant.was_started:
-            lines.append(f"        log: {Path(variant.folder) / LOG_FILE}")
-    if failed:
-        again = "the same command runs them again" if any(c.was_started for c in failed) else "fix what the lines say"
-        lines.append(f"{len(failed)} of {len(by_name)} variants failed; {again}, the others are kept")
-    if never_began is not None:
-        lines += [f"never began: {words}" for words in never_began]
-        lines.append("interrupted: the same command resumes what was cut off and starts what never began")
+        lines += [f"failed: {variant.name}: {variant.error}", f"        log: {Path(variant.folder) / LOG_FILE}"]
+    if failed or interrupted:
+        lines.append(
+            f"{len(failed)} of {len(by_name)} variants failed{', interrupted' if interrupted else ''}; "
+            "the same command trains what is missing, the others are kept"
+        )
     lines.append(f"report: python -m fanet_lightning.report runs={sweep}")
     return "\n".join(lines)
