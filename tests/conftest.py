@@ -21,26 +21,6 @@ PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A set in WIDER FACE's layout with every fault that the doctor looks for; not to be written to."""
-    from tests.doctor.doctor_files import plant
-
-    root = tmp_path_factory.mktemp("planted") / "wider"
-    plant(root)
-    return root
-
-
-@pytest.fixture(scope="session")
-def examined(planted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the doctor has written of it, page and fixed copy too; not to be written to."""
-    from tests.doctor.doctor_files import run
-
-    out = tmp_path_factory.mktemp("examined") / "out"
-    assert run(planted, out, "fix=true", "page=true", "coverage=false") == 1
-    return out
-
-
-@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Reference data that is not part of the project (``FANET_SHARED``, else ``../shared``); skips without it."""
     shared = Path(os.environ.get("FANET_SHARED") or PROJECT_ROOT.parent / "shared")

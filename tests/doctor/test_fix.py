@@ -10,7 +10,6 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.wider_face import load_wider_face
 from fanet_lightning.doctor.__main__ import main
 from fanet_lightning.doctor.checks import BY_NAME
-from tests.data.folder_files import VAL, Face, write_coco
 from tests.data.wider_files import write_text
 from tests.doctor.doctor_files import FACE, QUICK, found, image_path, plant, run, save, scene
 
@@ -26,14 +25,13 @@ def test_the_copy_has_none_of_what_is_fixed(examined: Path, tmp_path: Path) -> N
         "duplicate_in_val": {"val:copy"},
         "label_tiny": {"train:tiny"},
         "blank_image": {"train:blank"},
-        "orientation": {"train:shown"},
         "no_faces": {"train:faceless"},
     }
 
 
 def test_the_official_reader_takes_the_copy(examined: Path) -> None:
     train = {record.image_id: record for record in load_wider_face(examined / "cleaned", "train")}
-    kept = {f"0--A/{name}" for name in ("sound", "case", "shown", "outside", "reaching", "flat", "doubled", "tiny")}
+    kept = {f"0--A/{name}" for name in ("sound", "shown", "outside", "reaching", "flat", "doubled", "tiny")}
     kept |= {f"0--A/{name}" for name in ("first", "blank", "faceless", "infinite", "odd")}
     assert set(train) == kept
     assert train["0--A/reaching"].boxes_xyxy.tolist() == [[0, 10, 22, 50], [300, 200, 320, 240]]
@@ -52,21 +50,7 @@ def test_the_copy_reads_as_a_folder_of_ones_own(examined: Path, tmp_path: Path) 
     words = [f"data.root={examined / 'cleaned'}", "data.format=wider", f"out={tmp_path / 'out'}"]
     assert main(["data=folder", *words, *QUICK]) == 0
     summary = json.loads((tmp_path / "out" / "doctor.json").read_text())
-    assert {part: facts["images"] for part, facts in summary["parts"].items()} == {"train": 13, "val": 5}
-
-
-def test_a_name_in_another_letter_case_is_named_without_fix(tmp_path: Path) -> None:
-    """Labels say a.jpg, the file is A.JPG; one that differs by its extension is no such case."""
-    root = tmp_path / "set"
-    face: list[Face] = [(10, 20, 30, 40, False, "face")]
-    write_coco(root, {"train": {"a": face, "b": face, "c": []}, "val": VAL})
-    folder = root / "images" / "train"
-    (folder / "a.jpg").rename(folder / "A.JPG")
-    (folder / "b.jpg").rename(folder / "b.jpeg")
-    words = [f"data.root={root}", "data.format=coco", f"out={tmp_path / 'out'}", *QUICK, "workers=0"]
-    main(["data=folder", *words])
-    assert found(tmp_path / "out")["letter_case"] == {"train:A"}
-    assert "the labels name it a.jpg, the file is A.JPG" in (tmp_path / "out" / "findings.csv").read_text()
+    assert {part: facts["images"] for part, facts in summary["parts"].items()} == {"train": 12, "val": 5}
 
 
 def test_sizes_that_coco_states(tmp_path: Path) -> None:
@@ -115,7 +99,7 @@ def test_every_change_is_listed(examined: Path) -> None:
     assert names.count(("train", "reaching", "box clipped")) == 2
     reaching = next(change for change in changes if change[:3] == ("train", "0--A/reaching", "box clipped"))
     assert reaching[4:] == ("-8 10 22 50", "0 10 22 50")
-    assert ("train", "first", "labels joined") in names and ("train", "case", "image renamed") in names
+    assert ("train", "first", "labels joined") in names
 
 
 def test_the_original_is_as_it_was(tmp_path: Path) -> None:
@@ -129,7 +113,7 @@ def test_the_original_is_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_copy_is_written_into_nothing_of_value(planted: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the original"):
+    with pytest.raises(InputError, match="WIDER_train"):
         run(planted, planted / "WIDER_train" / "images", "fix=true", "images=false")
     assert not (planted / "WIDER_train" / "images" / "cleaned").exists()
     (tmp_path / "cleaned").mkdir()

@@ -43,12 +43,13 @@ def test_a_sound_file(tmp_path: Path) -> None:
 def test_broken_files_are_told_apart(tmp_path: Path, decode: bool) -> None:
     whole = save(tmp_path / "a.jpg", scene(1)).read_bytes()
     path = tmp_path / "b.jpg"
-    for content, kind in (
-        (whole, ""), (b"", "empty_file"), (b"<html>Please log in</html>", "not_image"),
-        (whole[: len(whole) * 2 // 3], "truncated"), (whole[:12], "truncated"),
+    for content, reason in (
+        (whole, ""), (b"", "empty"), (b"<html>Please log in</html>", "begins with"),
+        (whole[: len(whole) * 2 // 3], "end marker"), (whole[:12], "Truncated"),
     ):  # fmt: skip
         path.write_bytes(content)
-        assert examine_file(path, decode).trouble == kind
+        facts = examine_file(path, decode)
+        assert reason in facts.reason and facts.trouble == ("unreadable" if reason else "")
     assert examine_file(tmp_path, decode).trouble == "unreadable"
     assert {examine_file(own / "c.jpg", decode).trouble for own in (tmp_path, path)} == {"missing_image"}
 
@@ -62,7 +63,7 @@ def test_a_thumbnail_inside_does_not_hide_that_a_file_was_cut(tmp_path: Path) ->
     path.write_bytes(content)
     assert examine_file(path, decode=False).trouble == ""
     path.write_bytes(content[: len(content) - len(whole) // 3])
-    assert examine_file(path, decode=False).trouble == "truncated"
+    assert examine_file(path, decode=False).trouble == "unreadable"
     path.write_bytes(whole + b"a phone's video\xff\xda")  # whatever follows the image
     assert examine_file(path, decode=False).trouble == ""
 
@@ -74,7 +75,7 @@ def test_what_only_decoding_finds(tmp_path: Path) -> None:
     path.write_bytes(content[: len(content) // 2])
     assert examine_file(path, decode=False).trouble == ""
     cut = examine_file(path, decode=True)
-    assert cut.trouble == "truncated" and "truncated" in cut.reason
+    assert cut.trouble == "unreadable" and "truncated" in cut.reason
     wide = tmp_path / "wide.tif"
     Image.fromarray(np.zeros((4, 5), dtype=np.float32)).save(wide)
     assert examine_file(wide, decode=True).trouble == "unreadable"
@@ -91,21 +92,6 @@ def test_orientation_turns_size_and_thumbnail(tmp_path: Path) -> None:
     np.testing.assert_allclose(thumbnail(tmp_path / "turned.jpg"), thumbnail(tmp_path / "upright.jpg"), atol=4)
 
 
-def test_damage_that_the_decoder_passes_over(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """An end marker in the middle of the data: the rest of the image is filled up, and only a line says so."""
-    path = save(tmp_path / "a.jpg", scene(1))
-    content = bytearray(path.read_bytes())
-    assert examine_file(path, decode=True).damage == ""
-    middle = content.rfind(b"\xff\xda") + (len(content) - content.rfind(b"\xff\xda")) // 2
-    content[middle : middle + 4] = b"\xff\xd9\xff\xd9"
-    path.write_bytes(bytes(content))
-    facts = examine_file(path, decode=True)
-    assert (facts.trouble, facts.thumbnail is None) == ("", False)
-    assert facts.damage.startswith("Corrupt JPEG data")
-    assert examine_file(path, decode=False).damage == ""
-    assert capfd.readouterr().err == ""
-
-
 @pytest.mark.parametrize(("deviation", "blank"), [(0, True), (1, True), (6, False)])
 def test_blank_images(tmp_path: Path, deviation: int, blank: bool) -> None:
     noise = np.random.default_rng(0).normal(120, deviation, (90, 90, 3))
@@ -113,7 +99,7 @@ def test_blank_images(tmp_path: Path, deviation: int, blank: bool) -> None:
     assert examine_file(path, decode=True).blank is blank
 
 
-def test_processes_find_the_same(tmp_path: Path) -> None:
+def test_threads_find_the_same(tmp_path: Path) -> None:
     paths = [save(tmp_path / f"{i}.jpg", scene(i, (24, 32))) for i in range(40)]
     paths[7].write_bytes(b"")
     alone = examine_files([*paths, paths[0]], decode=True)
@@ -147,11 +133,8 @@ def test_hamming_search_finds_all_pairs(first, second, most, random) -> None:
     # Unrelated numbers differ by some 32 bits: copies with a few bits turned make near ones.
     for value in first[:10]:
         second = [*second, value ^ sum({1 << random.randrange(64) for _ in range(random.randrange(20))})]
-    found = hamming_pairs(np.array(first, dtype=np.uint64), np.array(second, dtype=np.uint64), most)
-    expected = [(i, j) for i, a in enumerate(first) for j, b in enumerate(second) if bin(a ^ b).count("1") <= most]
-    assert [tuple(pair) for pair in found.tolist()] == expected
     second = [*first, *second]
-    found = hamming_pairs(np.array(first, dtype=np.uint64), np.array(second, dtype=np.uint64), most, ascending=True)
+    found = hamming_pairs(np.array(first, dtype=np.uint64), np.array(second, dtype=np.uint64), most)
     assert [tuple(pair) for pair in found.tolist()] == [
         (i, j) for i, a in enumerate(first) for j, b in enumerate(second) if i < j and bin(a ^ b).count("1") <= most
     ]
@@ -161,11 +144,7 @@ def test_hamming_search_over_several_tiles() -> None:
     hashes = np.random.default_rng(0).integers(0, 2**64, 4500, dtype=np.uint64)
     hashes[4400] = hashes[20] ^ np.uint64(0b1011)
     hashes[2100] = hashes[2050] ^ np.uint64(0b1)
-    pairs = hamming_pairs(hashes, hashes, 3)
-    own = pairs[pairs[:, 0] == pairs[:, 1]]
-    assert own[:, 0].tolist() == list(range(4500))
-    assert pairs[pairs[:, 0] != pairs[:, 1]].tolist() == [[20, 4400], [2050, 2100], [2100, 2050], [4400, 20]]
-    assert hamming_pairs(hashes, hashes, 3, ascending=True).tolist() == [[20, 4400], [2050, 2100]]
+    assert hamming_pairs(hashes, hashes, 3).tolist() == [[20, 4400], [2050, 2100]]
 
 
 EDITS = {
@@ -198,7 +177,6 @@ def test_strangers_with_the_same_light_are_no_copies() -> None:
     assert np.corrcoef(pair[0].ravel(), pair[1].ravel())[0, 1] > 0.85
     assert detail_correlation(pair[0], pair[1]) < 0.35
     assert detail_correlation(pair[0], pair[0]) == pytest.approx(1, abs=1e-5)
-    assert [(i, j) for i, j, *_ in near_pairs(pair, most_bits=63, least_correlation=-1.0)] == [(0, 1)]
     assert near_pairs(pair, most_bits=63) == []
 
 

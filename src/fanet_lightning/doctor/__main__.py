@@ -17,23 +17,14 @@ def main(argv: list[str]) -> int:
     config = cli.verb_config("doctor", argv, USAGE)
     if config is None:
         return HEALTHY
-    from fanet_lightning.doctor.run import CLEANED, CSV_FILE, PAGE, diagnose, errors_of
+    from fanet_lightning.doctor.run import CSV_FILE, PAGE, diagnose, errors_of
 
     out = Path(str(config.out)) if config.out is not None else Path("outputs") / "doctor" / str(config.data.name)
     examined, copy = diagnose(config, out, argv)
     if copy is not None:
-        images, boxes = (
-            " + ".join(f"{count:,} {part}" for part, count in counts.items()) for counts in (copy.images, copy.boxes)
-        )
-        print(
-            f"cleaned: {copy.folder}, {images} images, {boxes} boxes, {len(copy.changes):,} changes in "
-            f"{copy.folder / 'changes.csv'}"
-        )
-        for remark in copy.remarks:
-            print(f"note: {remark}")
-    for part, made in ((PAGE, config.page), (CLEANED, config.fix)):
-        if not made and (out / part).exists():
-            print(f"note: {out / part} is left from an earlier examination")
+        images, boxes = (sum(counts.values()) for counts in (copy.images, copy.boxes))
+        print(f"cleaned: {images:,} images, {boxes:,} boxes, {len(copy.changes):,} changes; read it with data=folder "
+              f"data.format=wider data.root={copy.folder}")  # fmt: skip
     report, errors = examined.report, errors_of(examined.report)
     verdict = f"{len(errors):,} errors" if errors else "no errors"
     written = out / PAGE / "index.html" if config.page else out / CSV_FILE

@@ -1,16 +1,9 @@
 """Checks: kinds of findings, image files, labels."""
 
 import hashlib
-import io
-import multiprocessing
-import os
 import sys
-import tempfile
-import warnings
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,20 +12,19 @@ from typing import Literal, NamedTuple
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+import torch
 from rich.console import Console
 from rich.progress import track
 
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.images import (
-    JPEG_START,
     ImageFrame,
     UnreadableImage,
     decode_image_rgb,
     is_cut_short,
-    pillow_frame,
+    read_image_frame,
 )
 from fanet_lightning.data.records import LabelledImage
+from fanet_lightning.ops.boxes import pairwise_iou
 
 # ``error``: training or a score is wrong or fails with it. ``warning``: worth a look. ``note``: good to know.
 Severity = Literal["error", "warning", "note"]
@@ -40,15 +32,12 @@ Severity = Literal["error", "warning", "note"]
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of finding: ``name`` as in tables (``label_outside``), its meaning and what to do, a sentence each.
-
-    ``fixable``: whether the cleaned copy is without it.
-    """
+    """A kind of finding: ``name`` as in tables (``label_outside``), what it means, and whether the cleaned copy is
+    without it."""
 
     name: str
     severity: Severity
     meaning: str
-    remedy: str
     fixable: bool = False
 
 
@@ -108,84 +97,33 @@ class Report:
 TINY_PIXELS = 1.0
 SMALL_PIXELS = 8.0
 
-# Name → meaning, what to do. The most severe come first, in tables too.
-_ERRORS = {
-    "missing_image": ("Labels name an image that is not there.", "Fetch the image, or take its labels out."),
-    "empty_file": ("The file has no bytes.", "Fetch the image again."),
-    "not_image": ("The file is no image.", "Fetch the image again."),
-    "truncated": ("The file was cut off.", "Fetch the image again."),
-    "unreadable": ("The image cannot be decoded.", "Fetch or convert the image."),
-    "mis_sized": (
-        "The labels state another size than the file has: they were made on another image.",
-        "Find the image that was labelled, or scale the labels.",
-    ),
-    "mis_rotated": (
-        "The labels fit the image only when it is turned.",
-        "Turn the image or the labels; remove the camera's orientation from the file.",
-    ),
-    "malformed_label": ("Something in a label file is no label.", "Fix the line named."),
-    "label_convention": (
-        "Most boxes leave their images or are below a pixel: their numbers are not what the format has.",
-        "Write them as the format has them, or set data.format to what they are.",
-    ),
-    "labelled_twice": ("The labels name the same image more than once.", "Join the boxes under one name."),
-    "leak": ("The same file is trained and validated on.", "Take it out of the training part."),
-    "label_not_finite": ("A box has a coordinate that is no number.", "Label the face again."),
-    "label_outside": ("A box is wholly outside the image.", "Label the face again, or take the box out."),
-}
-_WARNINGS = {
-    "letter_case": (
-        "The labels name the image in other letter case than the file: it is read here and missing in other programs.",
-        "Rename the file as the labels have it.",
-    ),
-    "near_leak": (
-        "An image trained on is nearly one that is validated on: a copy, a crop or the next frame.",
-        "Look at the pair; take the image out of the training part.",
-    ),
-    "label_partly_outside": ("A box reaches out of the image by more than a pixel.", "Clip it to the image."),
-    "label_without_area": (
-        "A box has no width or no height, or a negative one: no face that could be found.",
-        "Label the face again, or take the box out.",
-    ),
-    "label_doubled": (
-        "Two boxes of an image are the same or nearly so (IoU above 0.95): one of them can only count as a miss.",
-        "Keep one of them.",
-    ),
-    "label_tiny": (
-        "A face is less than a pixel wide or high.",
-        "Label the face again, flag it as ignored, or take it out.",
-    ),
-    "duplicate": ("The same file occurs twice in the training part, so it counts double.", "Keep one of them."),
-    "duplicate_in_val": (
-        "The same file occurs twice in the validation part, so it counts double.",
-        "Keep one of them, if the benchmark is yours to change.",
-    ),
-    "damaged_image": (
-        "The decoder found damage and continued: a part of the image may be grey, shifted or of wrong colors.",
-        "Look at it; fetch it again.",
-    ),
-    "blank_image": ("The image shows one color alone.", "Look at it; fetch it again."),
-}
-_NOTES = {
-    "near_duplicate": (
-        "Two images of a part are nearly the same: a copy, a crop or the next frame.",
-        "Look at the pair; keep both or one.",
-    ),
-    "orientation": (
-        "The camera's orientation stands in the file and the labels fit the upright image, or say that they do not.",
-        "Nothing to do here; programs that ignore it see the image turned.",
-    ),
-    "unlabelled_image": ("No label speaks of this file.", "Label it, or take it out of the folder."),
-    "no_faces": ("The image has no face to train on.", "Nothing to do: it is trained on as background."),
-}
-_NOT_FIXABLE = {"mis_sized", "mis_rotated", "label_convention", "label_tiny", "duplicate_in_val", "damaged_image",
-                "blank_image", *_NOTES}  # fmt: skip
-_SEVERITIES: dict[Severity, dict[str, tuple[str, str]]] = {"error": _ERRORS, "warning": _WARNINGS, "note": _NOTES}
-KINDS = tuple(
-    Kind(name, severity, *texts, fixable=name not in _NOT_FIXABLE)
-    for severity, kinds in _SEVERITIES.items()
-    for name, texts in kinds.items()
-)
+# The most severe come first, in tables too.
+KINDS = (
+    Kind("missing_image", "error", "Labels name an image that is not there.", fixable=True),
+    Kind("unreadable", "error", "The file is empty, cut off or no image that can be decoded.", fixable=True),
+    Kind("mis_sized", "error", "The labels state another size than the file has: they were made on another image."),
+    Kind("mis_rotated", "error", "The labels fit the image only when it is turned."),
+    Kind("malformed_label", "error", "Something in a label file is no label.", fixable=True),
+    Kind("label_convention", "error", "Most boxes leave their images or are below a pixel: their numbers are not what "
+         "the format has. Set data.format to what they are."),
+    Kind("labelled_twice", "error", "The labels name the same image more than once.", fixable=True),
+    Kind("leak", "error", "The same file is trained and validated on.", fixable=True),
+    Kind("label_not_finite", "error", "A box has a coordinate that is no number.", fixable=True),
+    Kind("label_outside", "error", "A box is wholly outside the image.", fixable=True),
+    Kind("near_leak", "warning", "An image trained on is nearly one that is validated on: a copy, a crop or the next "
+         "frame.", fixable=True),
+    Kind("label_partly_outside", "warning", "A box reaches out of the image by more than a pixel.", fixable=True),
+    Kind("label_without_area", "warning", "A box has no width or no height, or a negative one.", fixable=True),
+    Kind("label_doubled", "warning", "Two boxes of an image are the same or nearly so (IoU above 0.95): one of them "
+         "can only count as a miss.", fixable=True),
+    Kind("label_tiny", "warning", "A face is less than a pixel wide or high."),
+    Kind("duplicate", "warning", "The same file occurs twice in the training part, so it counts double.", fixable=True),
+    Kind("duplicate_in_val", "warning", "The same file occurs twice in the validation part, so it counts double."),
+    Kind("blank_image", "warning", "The image shows one color alone."),
+    Kind("near_duplicate", "note", "Two images of a part are nearly the same: a copy, a crop or the next frame."),
+    Kind("unlabelled_image", "note", "No label speaks of this file."),
+    Kind("no_faces", "note", "The image has no face to train on: it is background."),
+)  # fmt: skip
 BY_NAME = {kind.name: kind for kind in KINDS}
 
 
@@ -193,22 +131,19 @@ BY_NAME = {kind.name: kind for kind in KINDS}
 THUMBNAIL_PIXELS = 32
 # Standard deviation of the grey levels below which an image shows nothing: JPEG noise of a single color stays below.
 BLANK_DEVIATION = 2.0
-_FILES_AT_ONCE = 16
 NO_FRAME = ImageFrame(0, 0)
 
 
 @dataclass(frozen=True, eq=False)
 class FileFacts:
-    """What one image file is.
+    """What an image file is.
 
-    ``length``       bytes of content.
-    ``digest``       of its content, 16 bytes; equal files have equal ones. b"" where it cannot be read.
-    ``frame``        size as stored and EXIF orientation; 0 × 0 where unknown.
-    ``trouble``      name of the :class:`Kind` that keeps it from being read, or "".
-    ``reason``       of that trouble, in words.
-    ``thumbnail``    (32, 32) uint8 grey, upright, squeezed to a square; None where it was not decoded.
-    ``blank``        whether it shows one color alone; False where it was not decoded.
-    ``damage``       what the JPEG decoder found fault with and passed over; "" where nothing, or not decoded.
+    ``length``     bytes.
+    ``digest``     of the content; b"" where it could not be read.
+    ``frame``      of the image, (0, 0, 1) where it is unknown.
+    ``trouble``    ``missing_image``, ``unreadable`` or "", and the ``reason`` for it.
+    ``thumbnail``  (32, 32) uint8 grey, upright; None where the image is broken, or not decoded.
+    ``blank``      whether all of it has one color.
     """
 
     path: Path
@@ -219,7 +154,6 @@ class FileFacts:
     reason: str = ""
     thumbnail: npt.NDArray[np.uint8] | None = None
     blank: bool = False
-    damage: str = ""
 
 
 def examine_file(path: Path, decode: bool) -> FileFacts:
@@ -231,69 +165,18 @@ def examine_file(path: Path, decode: bool) -> FileFacts:
     except OSError as error:
         return FileFacts(path, trouble="unreadable", reason=error.strerror or type(error).__name__)
     facts = FileFacts(path, len(content), hashlib.blake2b(content, digest_size=16).digest())
-    if not content:
-        return replace(facts, trouble="empty_file", reason="0 bytes")
-    frame, trouble, reason = _header(content)
-    facts = replace(facts, frame=frame, trouble=trouble, reason=reason)
-    if trouble or not decode:
-        return facts
     try:
-        with _decoder_remarks() as remarks:
-            grey = cv2.cvtColor(decode_image_rgb(content, path), cv2.COLOR_RGB2GRAY)
+        facts = replace(facts, frame=read_image_frame(path))
+        if is_cut_short(content):
+            raise UnreadableImage(path, f"cut off: a JPEG without its end marker, {len(content):,} bytes")
+        if not decode:
+            return facts
+        grey = cv2.cvtColor(decode_image_rgb(content, path), cv2.COLOR_RGB2GRAY)
     except UnreadableImage as error:
-        cut = "truncated" in error.reason or "cut short" in error.reason
-        return replace(facts, trouble="truncated" if cut else "unreadable", reason=error.reason)
+        return replace(facts, trouble="unreadable", reason=error.reason)
     thumbnail = cv2.resize(grey, (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), interpolation=cv2.INTER_AREA)
-    return replace(
-        facts, thumbnail=np.asarray(thumbnail, dtype=np.uint8), damage="; ".join(dict.fromkeys(remarks)),
-        blank=float(np.asarray(cv2.meanStdDev(grey)[1]).item()) < BLANK_DEVIATION,
-    )  # fmt: skip
-
-
-@contextmanager
-def _decoder_remarks() -> Iterator[list[str]]:
-    """Lines that libjpeg writes to the standard error stream inside the block; filled when the block ends.
-
-    It reports damage that it can pass over (a segment that ends early, a lost restart marker) in no other way, and
-    OpenCV does not look. Other lines are passed on.
-    """
-    remarks: list[str] = []
-    kept = os.dup(2)
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as file:
-        os.dup2(file.fileno(), 2)
-        try:
-            yield remarks
-        finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
-            file.seek(0)
-            for line in file.read().decode(errors="replace").splitlines():
-                if "JPEG" in line:
-                    remarks.append(line.strip())
-                elif line:
-                    print(line, file=sys.stderr)
-
-
-def _header(content: bytes) -> tuple[ImageFrame, str, str]:
-    """Frame, trouble and its reason, without decoding."""
-    is_jpeg = content.startswith(JPEG_START)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(content)) as image:
-                frame = pillow_frame(image)
-    except Exception as error:  # Pillow's plugins raise almost anything on damaged files
-        started = b"\xff\xda" in content if is_jpeg else b"IDAT" in content
-        if (is_jpeg or content.startswith(b"\x89PNG\r\n")) and not started:
-            return NO_FRAME, "truncated", f"ends inside its header, after {len(content):,} bytes"
-        if isinstance(error, UnidentifiedImageError):
-            return NO_FRAME, "not_image", f"begins with {content[:8]!r}"
-        return NO_FRAME, "unreadable", " ".join(str(error).split()) or type(error).__name__
-    if is_cut_short(content):
-        return frame, "truncated", f"a JPEG without its end marker, {len(content):,} bytes"
-    return frame, "", ""
+    blank = float(np.asarray(cv2.meanStdDev(grey)[1]).item()) < BLANK_DEVIATION
+    return replace(facts, thumbnail=np.asarray(thumbnail, dtype=np.uint8), blank=blank)
 
 
 def examine_files(paths: Iterable[Path], *, decode: bool, workers: int = 1) -> dict[Path, FileFacts]:
@@ -302,26 +185,15 @@ def examine_files(paths: Iterable[Path], *, decode: bool, workers: int = 1) -> d
     Args:
         paths: image files; repeated ones are read once.
         decode: read the pixels too, else headers and content hashes alone.
-        workers: processes that read; 0 and 1 stay in this one.
-
-    Raises:
-        InputError: a worker process was killed.
+        workers: threads that read.
     """
     distinct = list(dict.fromkeys(paths))
-    examine = partial(examine_file, decode=decode)
-    shown = partial(
-        track, description="reading images", total=len(distinct), console=Console(stderr=True), transient=True,
-        disable=not sys.stderr.isatty(),
-    )  # fmt: skip
-    if workers <= 1:
-        return {facts.path: facts for facts in shown(map(examine, distinct))}
-    # spawn: a fork of a process in which libraries run threads may hang. One thread each: there are enough processes.
-    spawn = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(workers, spawn, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-            return {facts.path: facts for facts in shown(pool.map(examine, distinct, chunksize=_FILES_AT_ONCE))}
-    except BrokenProcessPool as error:
-        raise InputError("a process that reads images was killed, likely for memory; try workers=1") from error
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        results = track(
+            pool.map(partial(examine_file, decode=decode), distinct), "reading images", len(distinct),
+            console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty(),
+        )  # fmt: skip
+        return {facts.path: facts for facts in results}
 
 
 # Conventions of the last pixel differ by one, so so much reaching out is no mistake of the person who drew the box.
@@ -377,29 +249,16 @@ def overrun_pixels(boxes_xyxy: Boxes, frame_wh: Size) -> npt.NDArray[np.float64]
 
 def _doubled(boxes: Boxes, sound: Mask, ignored: Mask) -> Mask:
     """Greedy, usable boxes first: a box that is the same as one already kept is a double of it."""
-    doubled = np.zeros(len(boxes), dtype=np.bool_)
     index = np.flatnonzero(sound)
-    if len(index) < 2:
-        return doubled
     index = index[np.argsort(ignored[index], kind="stable")]
-    chosen, flagged = boxes[index], ignored[index]
-    same = _iou(chosen) > DOUBLED_IOU
-    same &= ~(flagged[:, None] & flagged[None, :])
-    np.fill_diagonal(same, False)
+    chosen, flagged = torch.from_numpy(boxes[index]), ignored[index]
+    same = np.tril(pairwise_iou(chosen, chosen).numpy() > DOUBLED_IOU, -1) & ~(flagged[:, None] & flagged)
     kept = np.ones(len(index), dtype=np.bool_)
     for row in np.flatnonzero(same.any(axis=1)):
-        kept[row] = not (same[row, :row] & kept[:row]).any()
+        kept[row] = not (same[row] & kept).any()
+    doubled = np.zeros(len(boxes), dtype=np.bool_)
     doubled[index[~kept]] = True
     return doubled
-
-
-def _iou(boxes: Boxes) -> npt.NDArray[np.float64]:
-    """(F, F); boxes have an area."""
-    corner = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:]) - np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    shared: npt.NDArray[np.float64] = np.maximum(corner, 0).prod(axis=2)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    overlap: npt.NDArray[np.float64] = shared / (areas[:, None] + areas[None, :] - shared)
-    return overlap
 
 
 class FixedBoxes(NamedTuple):
@@ -438,35 +297,27 @@ def frame_fault(image: LabelledImage, facts: FileFacts) -> tuple[str, str] | Non
     """Whether the labels were made for another frame than the image has: (kind, detail), or None.
 
     ``mis_sized``: the labels state a size that the image does not have. ``mis_rotated``: it has the size stated when
-    turned by a quarter; or, where no size is stated, boxes are outside the image and
-    all are inside the turned one. Without an orientation in the file that takes a box whose centre is outside.
+    turned by a quarter; or, where no size is stated, boxes are outside the image and all are inside the turned one.
+    Without an orientation in the file that takes a box whose centre is outside.
     """
     upright = facts.frame.upright_wh
+    turned = upright[::-1]
     size = "{} × {}".format
     if image.stated_wh is not None:
-        if image.stated_wh == upright:
-            return None
+        kind = "mis_rotated" if image.stated_wh == turned else "mis_sized"
         said = f"labels say {size(*image.stated_wh)}, the image is {size(*upright)}"
-        if image.stated_wh == upright[::-1]:
-            return "mis_rotated", f"{said}, turned by a quarter"
-        return "mis_sized", said
+        return None if image.stated_wh == upright else (kind, said)
     boxes = image.boxes_xyxy[np.isfinite(image.boxes_xyxy).all(axis=1)]
-    turned = upright[::-1]
     if not len(boxes) or upright == turned or (overrun_pixels(boxes, turned) > TOLERANCE_PIXELS).any():
         return None
-    over = overrun_pixels(boxes, upright)
-    if facts.frame.orientation >= 5 and (over > TOLERANCE_PIXELS).any():
-        return "mis_rotated", (
-            f"{int((over > TOLERANCE_PIXELS).sum())} of {len(boxes)} boxes leave the {size(*upright)} image that "
-            f"orientation {facts.frame.orientation} gives, all fit the stored {size(*facts.frame.stored_wh)}"
-        )
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    away = ((centres < 0) | (centres > upright)).any(axis=1)
-    if away.any():
-        return "mis_rotated", (
-            f"{int(away.sum())} of {len(boxes)} boxes are outside {size(*upright)}, all fit {size(*turned)}"
-        )
-    return None
+    away = overrun_pixels(boxes, upright) > TOLERANCE_PIXELS
+    if facts.frame.orientation < 5:
+        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+        away = np.asarray(((centres < 0) | (centres > upright)).any(axis=1))
+    if not away.any():
+        return None
+    detail = f"{int(away.sum())} of {len(boxes)} boxes leave {size(*upright)}, all fit {size(*turned)}"
+    return "mis_rotated", f"{detail}; orientation {facts.frame.orientation} in the file"
 
 
 def label_findings(part: str, image: LabelledImage, facts: FileFacts | None) -> list[Finding]:
@@ -484,10 +335,6 @@ def label_findings(part: str, image: LabelledImage, facts: FileFacts | None) -> 
         # Boxes outside are the consequence and would only repeat it.
         add(fault[0], fault[1], float(len(image.boxes_xyxy)), np.arange(len(image.boxes_xyxy)))
         frame = None
-    elif facts is not None and facts.frame.orientation > 1:
-        stored, upright = ("{} × {}".format(*size) for size in (facts.frame.stored_wh, facts.frame.upright_wh))
-        turned = "; labelled as stored, the boxes are turned with it" if image.turned else ""
-        add("orientation", f"orientation {facts.frame.orientation}: stored {stored}, read as {upright}{turned}", 0.0)
     faults = box_faults(image.boxes_xyxy, image.ignored, frame)
     for name, mask in faults._asdict().items():
         rows = np.flatnonzero(mask)

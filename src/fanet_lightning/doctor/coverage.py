@@ -6,7 +6,7 @@ for images at their own size (the protocol ``original``).
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -26,7 +26,7 @@ BUCKET_EDGES = (0.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, 12
 # Second index of all arrays: S3FD's first stage alone, and with its second.
 STAGES = ("before", "after")
 # A face's candidates take some 15 kB, an anchor 8 bytes.
-_BATCH_FACES, _BATCH_IMAGES, _BATCH_ANCHORS = 2000, 64, 2_500_000
+_BATCH_IMAGES, _BATCH_ANCHORS = 32, 2_500_000
 
 
 class SizedImage(NamedTuple):
@@ -172,7 +172,8 @@ def _coverage(title: str, samples: Sequence[_Sample], threshold: float) -> Cover
     sizes: list[npt.NDArray[np.float32]] = [np.zeros(0, np.float32)]
     anchors: list[npt.NDArray[np.int32]] = [np.zeros((2, 0, len(SIZES)), np.int32)]
     for grid, images in grids.items():
-        for batch in _batches(images, max(1, min(_BATCH_IMAGES, _BATCH_ANCHORS // grid.count))):
+        step = max(1, min(_BATCH_IMAGES, _BATCH_ANCHORS // grid.count))
+        for batch in (images[start : start + step] for start in range(0, len(images), step)):
             boxes = np.concatenate(batch)
             sides = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64)
             sizes.append(np.sqrt(sides.prod(axis=1)).astype(np.float32))
@@ -189,17 +190,9 @@ def _coverage(title: str, samples: Sequence[_Sample], threshold: float) -> Cover
     )
 
 
-def _batches(images: list[Boxes], most: int) -> Iterator[list[Boxes]]:
-    batch: list[Boxes] = []
-    for boxes in images:
-        if batch and (len(batch) == most or sum(map(len, batch)) + len(boxes) > _BATCH_FACES):
-            yield batch
-            batch = []
-        batch.append(boxes)
-    yield batch
-
-
-def _anchors_of_faces(grid: AnchorGrid, images: list[Boxes], boxes: Boxes, threshold: float) -> npt.NDArray[np.int32]:
+def _anchors_of_faces(
+    grid: AnchorGrid, images: Sequence[Boxes], boxes: Boxes, threshold: float
+) -> npt.NDArray[np.int32]:
     """(2, F, L): by stage and map the anchors that learn each face; ``boxes`` (F, 4) are those of all images."""
     index = np.repeat(np.arange(len(images)), [len(own) for own in images])
     targets = Targets(torch.from_numpy(boxes), torch.from_numpy(index))

@@ -37,39 +37,32 @@ def perceptual_hashes(thumbnails: Thumbnails) -> Hashes:
     return np.packbits(bits, axis=1).view(">u8")[:, 0].astype(np.uint64)
 
 
-def hamming_pairs(first: Hashes, second: Hashes, most_bits: int, *, ascending: bool = False) -> npt.NDArray[np.int64]:
-    """All (i, j) with at most ``most_bits`` different bits between ``first[i]`` and ``second[j]``, sorted; (P, 2).
-
-    Every pair is looked at, in tiles that stay in the processor's cache: 16,000 against 16,000 take half a second.
+def hamming_pairs(first: Hashes, second: Hashes, most_bits: int) -> npt.NDArray[np.int64]:
+    """All (i, j) with i < j and at most ``most_bits`` different bits between ``first[i]`` and ``second[j]``, sorted;
+    (P, 2). Every pair is looked at, in tiles that stay in the processor's cache: 16,000 hashes take half a second.
 
     Args:
-        first: (N,) uint64.
-        second: (M,) uint64.
+        first, second: (N,) uint64.
         most_bits: 0 … 64.
-        ascending: only pairs with i < j.
     """
     rows, columns = _TILE
     found = []
     for top in range(0, len(first), rows):
-        for left in range(top // columns * columns if ascending else 0, len(second), columns):
+        for left in range(top // columns * columns, len(second), columns):
             near = np.bitwise_count(first[top : top + rows, None] ^ second[left : left + columns]) <= most_bits
             if near.any():
                 found.append(np.argwhere(near) + np.array([top, left]))
     pairs = np.concatenate([np.zeros((0, 2), dtype=np.int64), *found]).astype(np.int64)
-    if ascending:
-        pairs = pairs[pairs[:, 0] < pairs[:, 1]]
+    pairs = pairs[pairs[:, 0] < pairs[:, 1]]
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 
-def near_pairs(
-    images: Sequence[Thumbnails], *, most_bits: int = NEAR_BITS, least_correlation: float = NEAR_CORRELATION
-) -> list[tuple[int, int, int, float, bool]]:
+def near_pairs(images: Sequence[Thumbnails], *, most_bits: int = NEAR_BITS) -> list[tuple[int, int, int, float, bool]]:
     """Pairs of near copies: (i, j, bits that differ, correlation, mirrored) with i < j, sorted, each pair once.
 
     Args:
         images: (32, 32) uint8 each; ones without detail are near to nothing.
         most_bits: of the hashes.
-        least_correlation: :func:`detail_correlation`, −1 … 1.
     """
     if not len(images):
         return []
@@ -78,9 +71,9 @@ def near_pairs(
     flipped = np.ascontiguousarray(thumbnails[:, :, ::-1])
     best: dict[tuple[int, int], tuple[int, float, bool]] = {}
     for others, other_hashes, mirrored in ((thumbnails, hashes, False), (flipped, perceptual_hashes(flipped), True)):
-        for i, j in hamming_pairs(hashes, other_hashes, most_bits, ascending=True).tolist():
+        for i, j in hamming_pairs(hashes, other_hashes, most_bits).tolist():
             correlation = detail_correlation(thumbnails[i], others[j])
-            if correlation >= least_correlation and ((i, j) not in best or correlation > best[i, j][1]):
+            if correlation >= NEAR_CORRELATION and ((i, j) not in best or correlation > best[i, j][1]):
                 bits = int(np.bitwise_count(hashes[i] ^ other_hashes[j]))
                 best[i, j] = (bits, correlation, mirrored)
     return [(i, j, *rest) for (i, j), rest in sorted(best.items())]

@@ -4,11 +4,10 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
-from fanet_lightning.cli.files import without_extension
 from fanet_lightning.data.folder.labels import odd_boxes
 from fanet_lightning.data.records import Inventory, LabelledImage
 from fanet_lightning.doctor.checks import (
@@ -52,10 +51,7 @@ def examine(
         title: of the report.
         decode: read the images' pixels: finds what cannot be decoded, blank images and near copies as well.
         near_bits: how many bits of their hashes near copies may differ in, see :mod:`duplicates`.
-        workers: processes that read images.
-
-    Raises:
-        InputError: a worker process was killed.
+        workers: threads that read images.
     """
     began = time.perf_counter()
     report = Report(title, list(KINDS))
@@ -108,36 +104,20 @@ def _part_findings(inventory: Inventory, examined: Examined) -> list[Finding]:
         if count > 1:
             detail = f"named {count} times in {image.label_path or 'the labels'}"
             findings.append(Finding("labelled_twice", part, image.image_id, image.path, detail, badness=float(count)))
-        findings += _file_findings(part, image, examined)
+        findings += _file_findings(part, image, examined.files[image.path])
         findings += label_findings(part, image, own)
     return findings
 
 
-def _file_findings(part: str, image: LabelledImage, examined: Examined) -> list[Finding]:
-    path, faces = image.path, len(image.boxes_xyxy)
-    facts = examined.files[path]
-    found = []
-    if facts.trouble != "missing_image" and _other_letter_case(image):
-        found.append(("letter_case", f"the labels name it {image.written or image.image_id}, the file is {path.name}"))
-    if facts.trouble == "missing_image":
-        found.append((facts.trouble, f"{boxes_text(faces)} without an image"))
-    elif facts.trouble:
-        found.append((facts.trouble, facts.reason))
-    elif facts.damage:
-        found.append(("damaged_image", facts.damage))
+def _file_findings(part: str, image: LabelledImage, facts: FileFacts) -> list[Finding]:
+    boxes = boxes_text(len(image.boxes_xyxy))
+    if facts.trouble:
+        kind, detail = facts.trouble, f"{facts.reason}; {boxes}"
     elif facts.blank:
-        size = f"{facts.frame.width} × {facts.frame.height}"
-        found.append(("blank_image", f"one color alone, {size}, {boxes_text(faces)}"))
-    return [Finding(kind, part, image.image_id, path, detail, badness=float(faces)) for kind, detail in found]
-
-
-def _other_letter_case(image: LabelledImage) -> bool:
-    """Whether the file's name differs from the labels' in letter case; a reader may have looked past that."""
-    labels_say = PurePosixPath((image.written or image.image_id).replace("\\", "/"))
-    name = PurePosixPath(*image.path.parts[-len(labels_say.parts) :]).as_posix()
-    if image.written is None:  # an image id has no extension
-        name = without_extension(name)
-    return name != labels_say.as_posix() and name.casefold() == labels_say.as_posix().casefold()
+        kind, detail = "blank_image", f"one color alone, {facts.frame.width} × {facts.frame.height}, {boxes}"
+    else:
+        return []
+    return [Finding(kind, part, image.image_id, image.path, detail, badness=float(len(image.boxes_xyxy)))]
 
 
 # Part, image id and what the file is.

@@ -13,14 +13,12 @@ import csv
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
 
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_replaceable, replaced_folder, without_extension
 from fanet_lightning.data.records import Inventory, LabelledImage
 from fanet_lightning.doctor.checks import fixed_boxes, frame_fault
@@ -56,13 +54,12 @@ class Change:
 
 @dataclass
 class CleanedCopy:
-    """What was written: ``images`` and ``boxes`` per part, all ``changes``, ``remarks`` a sentence each."""
+    """What was written: ``images`` and ``boxes`` per part, and all ``changes``."""
 
     folder: Path
     images: dict[str, int] = field(default_factory=dict)
     boxes: dict[str, int] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -80,9 +77,8 @@ def write_cleaned_copy(folder: Path, examined: Examined) -> CleanedCopy:
     Attributes of WIDER FACE's faces are kept.
 
     Raises:
-        InputError: ``folder`` holds something else than such a copy, or the data set itself; or it cannot be written.
+        InputError: it cannot be written.
     """
-    check_copy_folder(folder, examined.inventories)
     copy = CleanedCopy(folder)
     kept = {inventory.part: _kept(inventory, examined, copy) for inventory in examined.inventories}
     with replaced_folder(folder) as temporary:
@@ -91,29 +87,16 @@ def write_cleaned_copy(folder: Path, examined: Examined) -> CleanedCopy:
             copy.images[part] = len(images)
             copy.boxes[part] = sum(len(own.rows) for own in images)
         _write_changes(temporary / CHANGES_FILE, copy.changes)
-    names = [_name(own.image) for part in kept.values() for own in part]
-    odd = [name for name in names if len(name.parts) < 2 or name.suffix != ".jpg"]
-    if odd:
-        copy.remarks.append(
-            f"{len(odd)} image names are not event/name.jpg, the first {odd[0]}: read the copy with data=folder "
-            "data.format=wider"
-        )
     return copy
 
 
-def check_copy_folder(folder: Path, inventories: Sequence[Inventory]) -> None:
-    """Refuse, before any work, a folder that a copy must not be written into.
-
+def check_copy_folder(folder: Path) -> None:
+    """
     Raises:
-        InputError: ``folder`` holds something else than such a copy, or the data set itself, or is in it.
+        InputError: ``folder`` holds something else than such a copy.
     """
     own = (CHANGES_FILE, "wider_face_split", "WIDER_train", "WIDER_val")
     check_replaceable(folder, "a cleaned copy", lambda entry: entry.name in own and (folder / CHANGES_FILE).is_file())
-    target = folder.resolve()
-    for inventory in inventories:
-        source = inventory.folder.resolve()
-        if source.is_relative_to(target) or target.is_relative_to(source):
-            raise InputError(f"the copy in {folder} would be in {inventory.folder}, the original; give another out")
 
 
 def _name(image: LabelledImage) -> PurePosixPath:
@@ -151,8 +134,7 @@ def _kept(inventory: Inventory, examined: Examined, copy: CleanedCopy) -> list[_
             change(image_id, "image dropped", f"{file.trouble}: {file.reason}")
             continue
         if PurePosixPath(image_id).is_absolute() or ".." in PurePosixPath(image_id).parts:
-            change(image_id, "image dropped", "its name leads out of the folder")
-            continue
+            unwanted[image_id] = "its name leads out of the folder"
         if image_id in unwanted:
             change(image_id, "image dropped", unwanted[image_id])
             continue

@@ -1,25 +1,32 @@
 """The doctor's report as static files: tables, figures, small images."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_replaceable, replaced_folder
 from fanet_lightning.data.images import UnreadableImage, read_image_rgb
+from fanet_lightning.data.transforms import clean_boxes
 from fanet_lightning.doctor.checks import Finding, Report
-from fanet_lightning.doctor.coverage import Coverage, SizedImage, range_label
-from fanet_lightning.doctor.figures import write_figures
+from fanet_lightning.doctor.coverage import Coverage, SizedImage
+from fanet_lightning.ops.anchors import SIZES
+from fanet_lightning.ops.draw import outlined
+from fanet_lightning.report.figures import COLORS, WIDTHS_INCHES, canvas, save_figure
 from fanet_lightning.report.html import render
 
-Box = tuple[float, ...]
+Values = npt.NDArray[np.float64]
 
+INDEX_FILE = "index.html"
+FIGURES, THUMBNAILS = "figures", "thumbnails"
 # Longer side of an image, pixels: two columns of cards on a screen of high density.
 SIDE = 480
 _QUALITY = 70
@@ -28,102 +35,18 @@ _SMALLEST_SHARE = 1 / 6
 # … of at least so many pixels of the image, so that it is still seen what is there.
 _SMALLEST_CUT = 96
 _MAX_BOXES = 400
+_MARK, _LINE = (255, 90, 31), 3
+# Around an image where boxes leave it.
+_GROUND = (223, 227, 232)
 
-INDEX_FILE = "index.html"
-FIGURES, THUMBNAILS = "figures", "thumbnails"
-# Rows of the list of all findings; a set with more needs fixing by rule, not by reading.
-MAX_ROWS = 20_000
-
-
-class Tile(NamedTuple):
-    """What is shown of an image.
-
-    ``path``      of the image.
-    ``file``      name of the JPEG, or None where the image cannot be read.
-    ``reason``    of that, or None.
-    ``view_xywh``  what the tile shows, pixels of the image: more than the JPEG where boxes reach outside.
-    ``image_wh``  width and height of the image, or None.
-    ``cut_xywh``  where the JPEG is, pixels of the image.
-    ``boxes_xywh``  the boxes that can be drawn.
-    """
-
-    path: Path
-    file: str | None
-    reason: str | None
-    view_xywh: Box
-    image_wh: tuple[int, int] | None
-    cut_xywh: Box
-    boxes_xywh: tuple[Box, ...]
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether a part of the image is shown in place of the whole."""
-        return self.image_wh is not None and (self.cut_xywh[2], self.cut_xywh[3]) != self.image_wh
-
-
-def write_tile(path: Path, jpeg: Path, boxes_xyxy: Sequence[Box] = ()) -> Tile:
-    """Write ``jpeg``, upright, and say where the boxes go. An image that cannot be read gives an empty tile.
-
-    Boxes that are not finite cannot be drawn and are left out; inverted ones are drawn between their corners.
-    """
-    finite = [box for box in boxes_xyxy if all(map(math.isfinite, box))][:_MAX_BOXES]
-    boxes = tuple((min(x1, x2), min(y1, y2), abs(x2 - x1), abs(y2 - y1)) for x1, y1, x2, y2 in finite)
-    try:
-        image = read_image_rgb(path)
-    except UnreadableImage as error:
-        view: Box = (0.0, 0.0, 640.0, 480.0)
-        if boxes:
-            x1, y1, x2, y2 = _extent(boxes)
-            margin = max(x2 - x1, y2 - y1, 8.0) * 0.1
-            view = (x1 - margin, y1 - margin, x2 - x1 + 2 * margin, y2 - y1 + 2 * margin)
-        return Tile(path, None, error.reason, view, None, view, boxes)
-    height, width = image.shape[:2]
-    left, top, across, down = _cut(boxes, width, height)
-    part = image[top : top + down, left : left + across]
-    scale = min(1.0, SIDE / max(across, down))
-    size = (max(1, round(across * scale)), max(1, round(down * scale)))
-    shrunk = cv2.cvtColor(cv2.resize(part, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2BGR)
-    # Not cv2.imwrite, which does not tell when the disk is full.
-    jpeg.write_bytes(cv2.imencode(".jpg", shrunk, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes())
-    cut = (float(left), float(top), float(across), float(down))
-    return Tile(path, jpeg.name, None, _view(cut, boxes), (width, height), cut, boxes)
-
-
-def _extent(boxes_xywh: Sequence[Box]) -> Box:
-    """x1, y1, x2, y2 around all boxes."""
-    boxes = np.array(boxes_xywh)
-    return (*boxes[:, :2].min(axis=0).tolist(), *(boxes[:, :2] + boxes[:, 2:]).max(axis=0).tolist())
-
-
-def _cut(boxes_xywh: Sequence[Box], width: int, height: int) -> tuple[int, int, int, int]:
-    """x, y, width, height: the whole image, or where its boxes are small a square around them, within the image."""
-    whole = (0, 0, width, height)
-    if not boxes_xywh:
-        return whole
-    x1, y1, x2, y2 = _extent(boxes_xywh)
-    largest = max(max(w, h) for _, _, w, h in boxes_xywh)
-    centre_x, centre_y = (x1 + x2) / 2, (y1 + y2) / 2
-    # A part that does not show the boxes shows nothing.
-    if largest >= _SMALLEST_SHARE * max(width, height) or not (0 <= centre_x <= width and 0 <= centre_y <= height):
-        return whole
-    side = max(largest / _SMALLEST_SHARE, 1.25 * max(x2 - x1, y2 - y1), _SMALLEST_CUT)
-    across, down = min(math.ceil(side), width), min(math.ceil(side), height)
-    left = min(max(math.floor(centre_x - side / 2), 0), width - across)
-    top = min(max(math.floor(centre_y - side / 2), 0), height - down)
-    return left, top, across, down
-
-
-def _view(cut_xywh: Box, boxes_xywh: Sequence[Box]) -> Box:
-    """The cut, and beyond it what of the boxes is outside: by half its sides at most on each of its four."""
-    x, y, width, height = cut_xywh
-    if not boxes_xywh:
-        return cut_xywh
-    x1, y1, x2, y2 = _extent(boxes_xywh)
-    pad = 0.02 * max(width, height)
-    over = (x - x1, y - y1, x2 - x - width, y2 - y - height)
-    most = (width / 2, height / 2) * 2
-    left, top, right, bottom = (min(own + pad, half) if own > 0 else 0.0 for own, half in zip(over, most, strict=True))
-    return x - left, y - top, width + left + right, height + top + bottom
+# Four bins per octave, 1 … 2048 pixels.
+SIZE_EDGES = 2.0 ** (np.arange(0, 45) / 4)
+COUNT_EDGES = np.array([0, 1, 2, 3, 4, 6, 11, 21, 51, 101, np.inf])
+_COUNT_LABELS = ("0", "1", "2", "3", "4–5", "6–10", "11–20", "21–50", "51–100", "> 100")
+_MOST_HEAT_CELLS = 24
+# A point of a curve over fewer faces is noise.
+_LEAST_FACES = 5
+_STYLE = {"font.size": 8, "axes.titlesize": 8.5, "legend.fontsize": 7, "legend.frameon": False}
 
 
 def write_page(
@@ -147,25 +70,18 @@ def write_page(
         The path of ``index.html``.
 
     Raises:
-        InputError: ``folder`` holds something else than such a report, or cannot be written.
+        InputError: ``folder`` cannot be written.
     """
-    check_page_folder(folder)
-    templates = Path(__file__).parent / "templates"
+    severities = {kind.name: kind.severity for kind in report.kinds}
+    counts = Counter(severities[finding.kind] for finding in report.findings)
     with replaced_folder(folder) as temporary:
-        rows = _rows(report)
-        severities = {kind.name: kind.severity for kind in report.kinds}
-        counts = Counter(severities[finding.kind] for finding in report.findings)
         text = render(
-            templates / "doctor.html.jinja",
+            Path(__file__).parent / "templates" / "doctor.html.jinja",
             report=report,
             severities={severity: counts[severity] for severity in ("error", "warning", "note")},
             sections=_sections(temporary / THUMBNAILS, report, worst),
             figures=write_figures(temporary / FIGURES, parts, coverages) if parts is not None else [],
-            coverages=[_coverage_rows(coverage) for coverage in coverages],
-            left_out=len(report.findings) - len(rows),
-            # Valid JSON of ASCII alone, and nothing that could end the script element.
-            data=json.dumps(rows, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
-            max_rows=MAX_ROWS,
+            coverages=coverages,
             figures_folder=FIGURES,
             thumbnails_folder=THUMBNAILS,
         )
@@ -173,23 +89,13 @@ def write_page(
     return folder / INDEX_FILE
 
 
-def check_page_folder(folder: Path, images: Sequence[Path] = ()) -> None:
-    """Refuse, before any work, a folder that the report must not be written into.
-
-    Args:
-        images: the folders of the data set's images: thumbnails in there would be taken for images of it.
-
+def check_page_folder(folder: Path) -> None:
+    """
     Raises:
-        InputError: ``folder`` holds something else than such a report, or is in one of ``images``.
+        InputError: ``folder`` holds something else than such a report.
     """
     own = (INDEX_FILE, FIGURES, THUMBNAILS)
     check_replaceable(folder, "the doctor's page", lambda entry: entry.name in own and (folder / INDEX_FILE).is_file())
-    for place in images:
-        if folder.resolve().is_relative_to(place.resolve()):
-            raise InputError(
-                f"the thumbnails in {folder} would be among the images in {place} and be taken for some of them; "
-                "give another out, or page=false"
-            )
 
 
 def _sections(thumbnails: Path, report: Report, worst: int) -> list[dict[str, Any]]:
@@ -198,25 +104,32 @@ def _sections(thumbnails: Path, report: Report, worst: int) -> list[dict[str, An
     sections = []
     for kind in report.kinds:
         findings = report.of_kind(kind.name)
+        # One finding of an image, or one image would fill the page. One of a label file, or a pair, stands for itself.
+        groups: dict[Any, list[Finding]] = {}
+        for place, finding in enumerate(findings):
+            alone = not finding.image_id or finding.other_path is not None
+            groups.setdefault(place if alone else (finding.part, finding.path), []).append(finding)
         cards = [
-            {"finding": own, "more": more, "tiles": _tiles(thumbnails, f"{kind.name}-{number:03d}", own)}
-            for number, (own, more) in enumerate(_worst(findings, worst), start=1)
+            {
+                "finding": own[0],
+                "more": len(own) - 1,
+                "tiles": _tiles(thumbnails, f"{kind.name}-{number:03d}", own[0]),
+            }
+            for number, own in enumerate(list(groups.values())[:worst], start=1)
         ]
         by_part = Counter(finding.part for finding in findings)
         sections.append({"kind": kind, "count": len(findings), "by_part": by_part, "cards": cards})
     return sections
 
 
-def _worst(findings: list[Finding], count: int) -> list[tuple[Finding, int]]:
-    """The worst findings and how many more there are of the same image: one of each, or one image would fill the page.
+class Tile(NamedTuple):
+    """An image on the page: its ``path``, the ``file`` name of the JPEG, or None and the ``reason`` why there is none;
+    ``caption``: the image's size in pixels."""
 
-    A finding about a label file, or of a pair, stands for itself.
-    """
-    groups: dict[Any, list[Finding]] = {}
-    for place, finding in enumerate(findings):
-        alone = not finding.image_id or finding.other_path is not None
-        groups.setdefault(place if alone else (finding.part, finding.path), []).append(finding)
-    return [(group[0], len(group) - 1) for group in list(groups.values())[:count]]
+    path: Path
+    file: str | None
+    reason: str
+    caption: str
 
 
 def _tiles(thumbnails: Path, stem: str, finding: Finding) -> list[Tile]:
@@ -229,37 +142,226 @@ def _tiles(thumbnails: Path, stem: str, finding: Finding) -> list[Tile]:
     return tiles
 
 
-def _rows(report: Report) -> list[list[Any]]:
-    """Number of the kind, part, image or file, detail, second image, badness: what the list of findings is made of."""
-    number = {kind.name: place for place, kind in enumerate(report.kinds)}
-    # The most severe first, and within a kind the worst: what is left out is what matters least.
-    ordered = sorted(report.findings, key=lambda finding: (number[finding.kind], -finding.badness))
-    return [
-        [
-            number[own.kind],
-            own.part,
-            own.image_id or str(own.path),
-            own.detail,
-            "" if own.other_path is None else f"{own.other_part or own.part}: {own.other_path}",
-            own.badness if math.isfinite(own.badness) else None,
-        ]
-        for own in ordered[:MAX_ROWS]
-    ]
+def write_tile(path: Path, jpeg: Path, boxes_xyxy: Sequence[tuple[float, ...]] = ()) -> Tile:
+    """Write ``jpeg``, upright, with the boxes drawn. An image that cannot be read gives an empty tile.
+
+    Boxes that are not finite are left out; inverted ones are drawn between their corners.
+    """
+    try:
+        image = read_image_rgb(path)
+    except UnreadableImage as error:
+        return Tile(path, None, error.reason, "")
+    height, width = image.shape[:2]
+    corners = np.array([box for box in boxes_xyxy if all(map(math.isfinite, box))][:_MAX_BOXES]).reshape(-1, 2, 2)
+    boxes = np.sort(corners, axis=1).reshape(-1, 4)
+    left, top, right, bottom = view_of(boxes, width, height)
+    part = cv2.copyMakeBorder(
+        image[max(top, 0) : bottom, max(left, 0) : right], max(-top, 0), max(bottom - height, 0), max(-left, 0),
+        max(right - width, 0), cv2.BORDER_CONSTANT, value=_GROUND,
+    )  # fmt: skip
+    scale = min(1.0, SIDE / max(part.shape))
+    size = (max(1, round(part.shape[1] * scale)), max(1, round(part.shape[0] * scale)))
+    shrunk = np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    boxes = (boxes - [left, top, left, top]) * scale
+    boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)  # those without area are seen too
+    drawn = cv2.cvtColor(outlined(shrunk, boxes, _MARK, _LINE), cv2.COLOR_RGB2BGR)
+    # Not cv2.imwrite, which does not tell when the disk is full.
+    jpeg.write_bytes(cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes())
+    is_cut = right - left < width or bottom - top < height
+    return Tile(path, jpeg.name, "", f"{'a part of ' if is_cut else ''}{width} × {height} px")
 
 
-def _coverage_rows(coverage: Coverage) -> dict[str, Any]:
-    rows = []
-    for table in (coverage.by_size(), coverage.overall()):
-        for row in np.flatnonzero(table.faces).tolist():
-            by_map = table.anchors_by_map[1, row]
-            rows.append(
-                {
-                    "label": "all" if len(table.faces) == 1 else range_label(table.edges, row),
-                    "faces": int(table.faces[row]),
-                    "anchors": table.anchors_per_face[:, row].tolist(),
-                    "without": table.without[:, row].tolist(),
-                    "few": table.few[:, row].tolist(),
-                    "maps": (by_map / max(float(by_map.sum()), 1e-9)).tolist(),
-                }
-            )
-    return {"coverage": coverage, "seen": len(coverage.face_sizes), "rows": rows}
+def view_of(boxes_xyxy: Values, width: int, height: int) -> tuple[int, int, int, int]:
+    """x1, y1, x2, y2 of what a tile shows of an image, pixels: the image and what of the boxes is outside, by half its
+    sides at most on each of its four; or where its boxes are small a square around them."""
+
+    def overflow(over: float, side: int) -> int:
+        return min(math.ceil(over + 0.02 * max(width, height)), side // 2) if over > 0 else 0
+
+    if not len(boxes_xyxy):
+        return 0, 0, width, height
+    x1, y1 = boxes_xyxy[:, :2].min(axis=0).tolist()
+    x2, y2 = boxes_xyxy[:, 2:].max(axis=0).tolist()
+    left, top = -overflow(-x1, width), -overflow(-y1, height)
+    right, bottom = width + overflow(x2 - width, width), height + overflow(y2 - height, height)
+    largest = float((boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).max())
+    within = 0 <= x1 + x2 <= 2 * width and 0 <= y1 + y2 <= 2 * height
+    if within and largest < _SMALLEST_SHARE * max(width, height):
+        side = math.ceil(max(largest / _SMALLEST_SHARE, 1.25 * max(x2 - x1, y2 - y1), _SMALLEST_CUT))
+        across, down = min(side, right - left), min(side, bottom - top)
+        left = min(max(math.floor((x1 + x2 - side) / 2), left), right - across)
+        top = min(max(math.floor((y1 + y2 - side) / 2), top), bottom - down)
+        right, bottom = left + across, top + down
+    return left, top, right, bottom
+
+
+class SavedFigure(NamedTuple):
+    """A figure on disk as ``name``.png and ``name``.pdf; ``title`` and ``note`` are for a caption."""
+
+    name: str
+    title: str
+    note: str
+
+
+class Faces(NamedTuple):
+    """A part's faces: ``sides`` (F, 2) width and height in pixels; ``centres_xy`` (F, 2) in normalized coordinates;
+    ``per_image`` (N,) number of faces."""
+
+    sides: Values
+    centres_xy: Values
+    per_image: npt.NDArray[np.int64]
+
+
+Parts = Mapping[str, Faces]
+
+
+def faces_of(images: Sequence[SizedImage | None]) -> Faces:
+    """The faces of a part's readable images, cleaned as for training."""
+    known = [image for image in images if image is not None]
+    clean = [clean_boxes(image.boxes_xyxy, image.height, image.width).astype(np.float64) for image in known]
+    boxes = np.concatenate([np.zeros((0, 4)), *clean])
+    sizes = [np.tile((image.width, image.height), (len(own), 1)) for image, own in zip(known, clean, strict=True)]
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2 / np.concatenate([np.zeros((0, 2)), *sizes])
+    return Faces(boxes[:, 2:] - boxes[:, :2], centres, np.array([len(own) for own in clean], dtype=np.int64))
+
+
+def write_figures(
+    folder: Path, images: Mapping[str, Sequence[SizedImage | None]], coverages: Sequence[Coverage] = ()
+) -> list[SavedFigure]:
+    """Draw everything that there are data for into ``folder``, as PNG and PDF.
+
+    Args:
+        images: name of a part (``train``, ``val``) → its images.
+        coverages: :func:`~fanet_lightning.doctor.coverage.coverage` and ``whole_images``.
+    """
+    parts = {part: faces for part, own in images.items() if len((faces := faces_of(own)).sides)}
+    made: list[tuple[SavedFigure, Figure]] = []
+    if parts:
+        made = [
+            (
+                SavedFigure("face_sizes", "Sizes of the faces", "Root of the area. Dotted: the anchors' sides."),
+                face_size_figure(parts, coverages),
+            ),
+            (SavedFigure("faces_per_image", "Faces per image", ""), faces_per_image_figure(parts)),
+            (
+                SavedFigure("aspect_ratios", "Shapes of the faces", "Width over height. The anchors are squares."),
+                aspect_ratio_figure(parts),
+            ),
+            (
+                SavedFigure("positions", "Where the faces are", "Centres of the faces in normalized coordinates. A "
+                            "grid or a hard edge in it is a fault of the labels."),
+                position_figure(parts),
+            ),
+        ]  # fmt: skip
+    for number, coverage in enumerate((own for own in coverages if len(own.face_sizes)), start=1):
+        note = "Left: anchors that learn a face, on average. Right: faces that no anchor, or fewer than six, learn."
+        saved = SavedFigure(f"coverage_{number}", f"Anchor coverage: {coverage.title}", note)
+        made.append((saved, coverage_figure(coverage)))
+    folder.mkdir(parents=True, exist_ok=True)
+    for saved, figure in made:
+        save_figure(figure, folder / saved.name)
+    return [saved for saved, _ in made]
+
+
+def face_size_figure(parts: Parts, coverages: Sequence[Coverage] = ()) -> Figure:
+    """Histogram of face sizes on a logarithmic axis: as labelled, per part, and as the network sees them."""
+    curves = {f"{part}, as labelled": np.sqrt(own.sides.prod(axis=1)) for part, own in parts.items()}
+    # Whole images at their own size are what the labels say already.
+    curves |= {own.title: own.face_sizes.astype(np.float64) for own in coverages if "crops" in own.title}
+    with _panels(1, 2.6) as (figure, (axis,)):
+        for index, (name, sizes) in enumerate(curves.items()):
+            _histogram(axis, sizes, SIZE_EDGES, index, f"{name} ({len(sizes):,} faces)")
+        _size_axis(axis, SIZE_EDGES)
+        axis.set_ylabel("share of the faces, %")
+        axis.legend()
+    return figure
+
+
+def coverage_figure(coverage: Coverage) -> Figure:
+    """Anchors per face, and faces that get too few, by size of the face."""
+    curve = coverage.by_size(SIZE_EDGES.tolist())
+    shown = curve.faces >= _LEAST_FACES
+    middle = np.sqrt(curve.edges[:-1] * curve.edges[1:])[shown]
+    with _panels(2, 2.9) as (figure, axes):
+        for stage, name, dashes in ((0, "first stage", (0, (4, 1.5))), (1, "with second stage", "solid")):
+            style: dict[str, Any] = {"linestyle": dashes, "linewidth": 1.4, "marker": ".", "markersize": 3}
+            axes[0].plot(middle, curve.anchors_per_face[stage][shown], color=COLORS[0], label=name, **style)
+            axes[1].plot(middle, 100 * curve.few[stage][shown], color=COLORS[1], label=f"under 6, {name}", **style)
+            axes[1].plot(middle, 100 * curve.without[stage][shown], color=COLORS[6], label=f"none, {name}", **style)
+        axes[0].set(ylabel="anchors per face", ylim=(0, None))
+        axes[1].set(ylabel="share of the faces, %", ylim=(-2, 102))
+        for axis in axes:
+            _size_axis(axis, middle)
+            axis.legend(bbox_to_anchor=(-0.05, 1.0), loc="lower left", ncols=2 if axis is axes[1] else 1)
+    return figure
+
+
+def faces_per_image_figure(parts: Parts) -> Figure:
+    """How many faces an image has."""
+    width = 0.85 / len(parts)
+    with _panels(1, 2.3) as (figure, (axis,)):
+        for index, (part, own) in enumerate(parts.items()):
+            counts = own.per_image
+            share = 100 * np.histogram(counts, COUNT_EDGES)[0] / len(counts)
+            places = np.arange(len(share)) + (index - (len(parts) - 1) / 2) * width
+            label = f"{part} ({len(counts):,} images, {counts.mean():.1f} faces on average, {counts.max():,} at most)"
+            axis.bar(places, share, width, color=COLORS[index], label=label)
+        axis.set_xticks(np.arange(len(_COUNT_LABELS)), _COUNT_LABELS)
+        axis.set(xlabel="faces per image", ylabel="share of the images, %")
+        axis.grid(axis="x", visible=False)
+        axis.legend()
+    return figure
+
+
+def aspect_ratio_figure(parts: Parts) -> Figure:
+    """Width over height, on a logarithmic axis."""
+    edges = 2.0 ** np.linspace(-3, 3, 73)
+    with _panels(1, 2.3) as (figure, (axis,)):
+        for index, (part, own) in enumerate(parts.items()):
+            ratios = own.sides[:, 0] / own.sides[:, 1]
+            _histogram(axis, ratios, edges, index, f"{part} (median {np.median(ratios):.2f})")
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(2.0 ** np.arange(-3, 4), ["1:8", "1:4", "1:2", "1:1", "2:1", "4:1", "8:1"])
+        axis.set(xlabel="width : height", ylabel="share of the faces, %", xlim=(edges[0], edges[-1]))
+        axis.legend()
+    return figure
+
+
+def position_figure(parts: Parts) -> Figure:
+    """Heat map of the faces' centres, one panel per part; coarser where there are few faces."""
+    with _panels(len(parts), 2.9) as (figure, axes):
+        for axis, (part, own) in zip(axes, parts.items(), strict=True):
+            centres = own.centres_xy
+            number = min(max(round(len(centres) ** 0.5 / 2), 4), _MOST_HEAT_CELLS)
+            cells, _, _ = np.histogram2d(centres[:, 1], centres[:, 0], number, [[0, 1], [0, 1]])
+            # Per cell of even spread, so that parts of any size and grid compare.
+            heat = axis.imshow(cells / cells.mean(), extent=(0, 1, 1, 0), cmap="cividis", vmin=0,
+                               interpolation="nearest")  # fmt: skip
+            figure.colorbar(heat, ax=axis, shrink=0.8).set_label("times an even spread")
+            axis.set_title(f"{part}: {len(centres):,} {'face' if len(centres) == 1 else 'faces'}", parse_math=False)
+            axis.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1], xticklabels=["left", "", "right"])
+            axis.set_yticklabels(["top", "", "bottom"])
+            axis.grid(visible=False)
+    return figure
+
+
+def _panels(count: int, height: float) -> AbstractContextManager[tuple[Figure, list[Axes]]]:
+    """Side by side over the width of a page."""
+    return canvas((WIDTHS_INCHES["page"], height), columns=count, style=_STYLE)
+
+
+def _histogram(axis: Axes, values: Values, edges: Values, index: int, label: str) -> None:
+    if len(values):
+        share, _ = np.histogram(values.clip(edges[0], edges[-1] - 1e-6), edges)
+        axis.stairs(100 * share / len(values), edges, color=COLORS[index], linewidth=1.5, label=label)
+
+
+def _size_axis(axis: Axes, sizes: Values) -> None:
+    """A logarithmic axis of face sizes, with the anchors' sides dotted."""
+    for size in SIZES:
+        axis.axvline(size, color="0.5", linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=1)
+    low, high = min([*sizes.tolist(), 8.0]), max([*sizes.tolist(), 64.0])
+    axis.set_xscale("log", base=2)
+    ticks = [2**power for power in range(12) if low * 0.9 <= 2**power <= high * 1.1]
+    axis.set_xticks(ticks, [str(tick) for tick in ticks])
+    axis.set(xlabel="face size, pixels", xlim=(low * 0.9, high * 1.1))

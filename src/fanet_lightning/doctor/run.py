@@ -1,7 +1,4 @@
-"""The doctor: a data set examined, what was found printed and written, a fixed copy made.
-
-``findings.csv`` and ``doctor.json`` are written next to the page.
-"""
+"""The doctor: a data set examined, what was found printed and written, a fixed copy made."""
 
 import csv
 import json
@@ -42,6 +39,40 @@ COLUMNS = ("kind", "severity", "part", "image_id", "path", "detail", "boxes_xyxy
 _COLORS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 
+def diagnose(config: DictConfig, out: Path, argv: Sequence[str] = ()) -> tuple[Examined, CleanedCopy | None]:
+    """Examine the data set of a composed configuration, print and write everything.
+
+    Returns:
+        What was found, and the fixed copy where ``fix`` asks for one.
+
+    Raises:
+        InputError: bad keys, data that cannot be read at all, or ``out`` that cannot be written.
+    """
+    check_whole(config, near_bits=0, workers=0, worst=1, passes=1, input_size=1, seed=0)
+    if config.near_bits > MAX_NEAR_BITS:
+        raise InputError(f"near_bits={config.near_bits}: above {MAX_NEAR_BITS} most pairs are strangers; give less")
+    if not 0 < config.threshold < 1:
+        raise InputError(f"threshold={config.threshold} is no overlap between 0 and 1")
+    data = plain(config)["data"]
+    inventories = inventories_of(data)
+    check_out(out, inventories, page=config.page, fix=config.fix)
+    title = f"{data['name']} {data.get('root') or ''}".strip()
+    examined = examine(
+        inventories, title=title, decode=config.images, near_bits=config.near_bits, workers=config.workers
+    )
+    report = examined.report
+    print_report(Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES), report, inventories)
+    copy = write_cleaned_copy(out / CLEANED, examined) if config.fix else None
+    origin = made_by(["python", "-m", "fanet_lightning.doctor", *argv])
+    write_summary(out / JSON_FILE, report, inventories, origin, level="images" if config.images else "headers")
+    write_findings(out / CSV_FILE, report)
+    if config.page:
+        parts = {inventory.part: sized_images(inventory, examined) for inventory in inventories}
+        coverages = coverages_of(config, parts) if config.coverage else []
+        write_page(out / PAGE, report, parts=parts, coverages=coverages, worst=config.worst)
+    return examined, copy
+
+
 def inventories_of(options: dict[str, Any]) -> list[Inventory]:
     """The labels of a ``data`` group of the configuration, as written.
 
@@ -58,6 +89,30 @@ def inventories_of(options: dict[str, Any]) -> list[Inventory]:
         reason = f": {problem.path} {problem.reason}" if problem is not None else ""
         raise InputError(f"data={source.name}: the labels name no image{reason}; set data.root or data.format")
     return found
+
+
+def check_out(out: Path, inventories: Sequence[Inventory], *, page: bool, fix: bool) -> None:
+    """Refuse, before any work, an ``out`` with files of something else, among the images or around them.
+
+    Thumbnails and copies among the images would be taken for some of them, and a copy replaces what it is made of.
+
+    Raises:
+        InputError: names the file or folder in the way.
+    """
+    check_writable(out)
+    for images in (inventory.folder.resolve() for inventory in inventories):
+        among = (page or fix) and out.resolve().is_relative_to(images)
+        if among or (fix and images.is_relative_to((out / CLEANED).resolve())):
+            raise InputError(f"out={out} would mix with the images in {images}; give another out")
+    own = False
+    with suppress(OSError, ValueError):
+        own = '"healthy"' in (out / JSON_FILE).read_text(encoding="utf-8")
+    if not own:
+        check_names_free(out, (JSON_FILE, CSV_FILE), "the doctor")
+    if page:
+        check_page_folder(out / PAGE)
+    if fix:
+        check_copy_folder(out / CLEANED)
 
 
 def sized_images(inventory: Inventory, examined: Examined) -> list[SizedImage | None]:
@@ -83,62 +138,6 @@ def coverages_of(config: DictConfig, parts: dict[str, list[SizedImage | None]]) 
         coverage(images, augment, passes=config.passes, seed=config.seed, threshold=threshold),
         whole_images(images, threshold=threshold),
     ]
-
-
-def diagnose(config: DictConfig, out: Path, argv: Sequence[str] = ()) -> tuple[Examined, CleanedCopy | None]:
-    """Examine the data set of a composed configuration, print and write everything.
-
-    Returns:
-        What was found, and the fixed copy where ``fix`` asks for one.
-
-    Raises:
-        InputError: bad keys, data that cannot be read at all, or ``out`` that cannot be written.
-    """
-    check_whole(config, near_bits=0, workers=0, worst=1, passes=1, input_size=1, seed=0)
-    if config.near_bits > MAX_NEAR_BITS:
-        raise InputError(f"near_bits={config.near_bits}: above {MAX_NEAR_BITS} most pairs are strangers; give less")
-    if not 0 < config.threshold < 1:
-        raise InputError(f"threshold={config.threshold} is no overlap between 0 and 1")
-    data = plain(config)["data"]
-    check_writable(out)
-    check_out(out)
-    inventories = inventories_of(data)
-    if config.page:
-        check_page_folder(out / PAGE, [inventory.folder for inventory in inventories])
-    if config.fix:
-        check_copy_folder(out / CLEANED, inventories)
-    examined = examine(
-        inventories,
-        title=f"{data['name']} {data.get('root') or ''}".strip(),
-        decode=config.images,
-        near_bits=config.near_bits,
-        workers=config.workers,
-    )
-    print_report(Console(width=None if sys.stdout.isatty() else WIDTH_OF_FILES), examined.report, inventories)
-    copy = write_cleaned_copy(out / CLEANED, examined) if config.fix else None
-    write_findings(out / CSV_FILE, examined.report)
-    origin = made_by(["python", "-m", "fanet_lightning.doctor", *argv])
-    write_summary(out / JSON_FILE, examined.report, inventories, origin, level="images" if config.images else "headers")
-    if config.page:
-        parts = {inventory.part: sized_images(inventory, examined) for inventory in inventories}
-        coverages = coverages_of(config, parts) if config.coverage else []
-        write_page(out / PAGE, examined.report, parts=parts, coverages=coverages, worst=config.worst)
-    return examined, copy
-
-
-def check_out(out: Path) -> None:
-    """Refuse, before any work, a folder whose ``findings.csv`` or ``doctor.json`` is not the doctor's.
-
-    Raises:
-        InputError: names the file in the way.
-    """
-    signs = {JSON_FILE: '"healthy"', CSV_FILE: ",".join(COLUMNS)}
-    own = False
-    for name, sign in signs.items():
-        with suppress(OSError, ValueError):
-            own |= sign in (out / name).read_text(encoding="utf-8")
-    if not own:
-        check_names_free(out, signs, "the doctor")
 
 
 def write_findings(path: Path, report: Report) -> None:
@@ -177,31 +176,22 @@ def face_sizes(inventory: Inventory) -> dict[str, float | int | None]:
     boxes = boxes[np.isfinite(boxes).all(axis=1)]
     sides = boxes[:, 2:] - boxes[:, :2]
     sides = sides[(sides > 0).all(axis=1)]
-    if not len(sides):
-        return {"faces": 0, "median": None, "p05": None, "p95": None, "below_1_px": 0, "below_8_px": 0}
     sizes = np.sqrt(sides.prod(axis=1))
-    p05, median, p95 = np.quantile(sizes, [0.05, 0.5, 0.95]).tolist()
+    p05, median, p95 = np.quantile(sizes, [0.05, 0.5, 0.95]).tolist() if len(sizes) else (None, None, None)
     return {
         "faces": len(sizes),
         "median": median,
         "p05": p05,
         "p95": p95,
-        "below_1_px": int((sides.min(axis=1) < TINY_PIXELS).sum()),
+        "below_1_px": int((sides.min(axis=1, initial=np.inf) < TINY_PIXELS).sum()),
         "below_8_px": int((sizes < SMALL_PIXELS).sum()),
     }
-
-
-def faces_per_image(inventory: Inventory) -> dict[str, int]:
-    """Number of usable faces → images that have so many."""
-    number = [int((~image.ignored).sum()) for image in inventory.images]
-    values, images = np.unique(np.array(number, dtype=np.int64), return_counts=True)
-    return {str(value): count for value, count in zip(values.tolist(), images.tolist(), strict=True)}
 
 
 def write_summary(
     path: Path, report: Report, inventories: Sequence[Inventory], origin: dict[str, Any], level: str
 ) -> None:
-    """``doctor.json``: ``healthy``, counts by kind, facts, face sizes and faces per image of each part."""
+    """``doctor.json``: ``healthy``, counts by kind, facts and face sizes of each part."""
     content = {
         "title": report.title,
         "healthy": not errors_of(report),
@@ -215,7 +205,6 @@ def write_summary(
             facts.part: {
                 **{name: value for name, value in asdict(facts).items() if name != "part"},
                 "face_sizes": face_sizes(inventory),
-                "faces_per_image": faces_per_image(inventory),
             }
             for facts, inventory in zip(report.facts, inventories, strict=True)
         },
