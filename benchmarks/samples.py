@@ -15,9 +15,9 @@ One process, one thread. Both sides turn the same files into 640 × 640 samples 
 Times are this process's CPU time, so another program on the machine disturbs them little; files are read from the page
 cache. Passes alternate and the fastest of each side counts. Then follows where our time goes.
 
-``--caches`` compares ``cache=null``, ``memory`` (decoded images, after the first epoch; every sample is checked to be
-equal to the last bit) and ``disk`` (copies with a shorter side of twice 640 pixels, made beforehand), and shows what
-decoding to a half, a quarter or an eighth of the size inside the JPEG decoder would save.
+``--caches`` compares ``cache=null`` and ``memory`` (decoded images, after the first epoch; every sample is checked to
+be equal to the last bit), and shows what decoding to a half, a quarter or an eighth of the size inside the decoder
+would save.
 """
 
 import argparse
@@ -40,7 +40,7 @@ import torch
 from albumentations.pytorch import ToTensorV2
 from PIL import Image
 
-from fanet_lightning.data.datamodule import SampleKey, TrainDataset, memory_cache, shrunk_records
+from fanet_lightning.data.datamodule import SampleKey, TrainDataset, memory_cache
 from fanet_lightning.data.images import Image8, read_image_rgb, read_image_size
 from fanet_lightning.data.records import Boxes, ImageRecord
 from fanet_lightning.data.transforms import TrainAugment, boxes_in_window, clean_boxes, distort, render
@@ -164,18 +164,14 @@ def parts(records: list[ImageRecord], augment: TrainAugment) -> dict[str, float]
     return {name: statistics.fmean(values) for name, values in times.items()}
 
 
-def caches(paths: list[Path], folder: Path, arguments: argparse.Namespace) -> None:
-    """Samples a second without a cache, from memory and from copies; and decoding at reduced size."""
+def caches(paths: list[Path], arguments: argparse.Namespace) -> None:
+    """Samples a second without a cache and from memory; and decoding at reduced size."""
     records, augment = records_for(paths, arguments.faces), TrainAugment(arguments.size)
     height, width = read_image_size(paths[0])
-    began = time.process_time()
-    shrunk, _ = shrunk_records(records, folder / f"copies_{width}", 2 * arguments.size)
-    made = (time.process_time() - began) / len(paths)
-    cache, _ = memory_cache(paths, None)
+    cache = memory_cache(paths, None)
     datasets = {
         "null": TrainDataset(records, augment),
         "memory": TrainDataset(records, augment, cache=cache),
-        "disk": TrainDataset(shrunk, augment),
     }
     for index in range(len(paths)):
         key = SampleKey(0, index)
@@ -190,8 +186,6 @@ def caches(paths: list[Path], folder: Path, arguments: argparse.Namespace) -> No
         print(
             f"  cache={name:<10}{1 / value:7.1f} images/s {1e3 * value:8.2f} ms   {seconds['null'] / value:5.2f} x null"
         )
-    sizes = [sum(path.stat().st_size for path in group) / len(paths) for group in (paths, [r.path for r in shrunk])]
-    print(f"  disk: {sizes[1] / 1e6:.2f} MB an image, the originals {sizes[0] / 1e6:.2f}; made in {1e3 * made:.0f} ms")
     print(f"  memory: {3 * width * height / 1e6:.1f} MB an image")
     contents = [np.frombuffer(path.read_bytes(), np.uint8) for path in paths]
     flags = {"1": cv2.IMREAD_COLOR, "1/2": cv2.IMREAD_REDUCED_COLOR_2, "1/4": cv2.IMREAD_REDUCED_COLOR_4,
@@ -215,7 +209,7 @@ def main() -> None:
         for width in arguments.caches or ():
             folder = Path(scratch) / str(width)
             folder.mkdir()
-            caches(made_images(folder, arguments.count, width), Path(scratch), arguments)
+            caches(made_images(folder, arguments.count, width), arguments)
         if arguments.caches:
             return
         if arguments.images is None:

@@ -64,12 +64,12 @@ def one_epoch(loader: Any, epoch: int, step_seconds: float) -> tuple[int, float,
     return images, seconds, (loader.waited_seconds - waited) / seconds
 
 
-def measure(records: list[ImageRecord], workers: int, arguments: argparse.Namespace, scratch: Path) -> str:
+def measure(records: list[ImageRecord], workers: int, arguments: argparse.Namespace) -> str:
     children, main = cpu_seconds(resource.RUSAGE_CHILDREN), cpu_seconds(resource.RUSAGE_SELF)
     module: Any = FaceDataModule(
         Given(records),  # type: ignore[arg-type]
         batch_size=arguments.batch_size, input_size=arguments.size, workers=workers,
-        augment=TrainAugment(arguments.size), cache=arguments.cache, cache_dir=scratch / "copies",
+        augment=TrainAugment(arguments.size), cache=arguments.cache,
     )  # fmt: skip
     with contextlib.redirect_stdout(io.StringIO()):
         loader = module.train_dataloader()
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=12)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--step-ms", type=float, default=0.0, help="what a training step takes")
-    parser.add_argument("--cache", choices=["memory", "disk"])
+    parser.add_argument("--cache", choices=["memory"])
     arguments = parser.parse_args()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
@@ -124,7 +124,7 @@ def main() -> None:
         print(f"{len(paths)} images to {arguments.size} x {arguments.size}, batches of {arguments.batch_size}{step}, "
               f"cache={arguments.cache or 'null'}, {len(os.sched_getaffinity(0))} cores")  # fmt: skip
         for workers in arguments.workers:
-            print(measure(records_for(paths, 12), workers, arguments, scratch), flush=True)
+            print(measure(records_for(paths, 12), workers, arguments), flush=True)
 
 
 if __name__ == "__main__":

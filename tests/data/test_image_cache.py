@@ -4,7 +4,6 @@ import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +15,10 @@ from fanet_lightning.data.datamodule import (
     GIB,
     MemoryCache,
     SampleKey,
-    SharedMemory,
     TrainDataset,
-    check_cache,
     image_sizes,
     memory_cache,
+    shared_by_ranks,
 )
 from fanet_lightning.data.images import read_image_rgb
 from fanet_lightning.data.sources import WiderFaceSource
@@ -82,20 +80,16 @@ def test_what_is_put_comes_back_and_nothing_else() -> None:
     assert {(True, False), (False, True), (False, False)} <= seen
 
 
-def test_what_comes_back_cannot_be_written() -> None:
-    cache = MemoryCache(np.array([[2, 3]]), 100)
+def test_images_are_read_only_and_of_the_size_that_was_announced() -> None:
+    cache = MemoryCache(np.array([[2, 3], [1, 1]]), 100)
+    cache.put(0, np.zeros((3, 2, 3), np.uint8))
+    assert cache.get(0) is None and cache.kept == 0
     cache.put(0, np.full((2, 3, 3), 7, np.uint8))
     found = cache.get(0)
     assert found is not None
     with pytest.raises(ValueError, match="read-only"):
         found[0, 0] = 1
     assert cache.get(0).min() == 7  # type: ignore[union-attr]
-
-
-def test_an_image_of_another_size_than_its_head_said_is_not_kept() -> None:
-    cache = MemoryCache(np.array([[2, 3], [1, 1]]), 100)
-    cache.put(0, np.zeros((3, 2, 3), np.uint8))
-    assert cache.get(0) is None and cache.kept == 0
 
 
 def test_sizes_come_from_the_heads(root: Path) -> None:
@@ -106,40 +100,37 @@ def test_sizes_come_from_the_heads(root: Path) -> None:
 
 
 FILL = """
-import sys, numpy as np
+import os, sys, numpy as np
 from fanet_lightning.data.datamodule import MemoryCache
-cache = MemoryCache(np.array([[2, 3], [4, 5]]), int(sys.argv[1]))
+cache = MemoryCache(np.array([[2, 3], [4, 5]]), 78)
 cache.put(1, np.full((4, 5, 3), 9, np.uint8))
-print(*cache.address()[:4], sep=",", flush=True)
+print(f"/proc/{os.getpid()}/fd/{cache.file}", flush=True)
 sys.stdin.readline()
 print(cache.get(0).tolist(), flush=True)
-sys.stdin.readline()
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ranks share memory through /proc")
-def test_a_process_that_was_not_started_by_the_first_shares_its_memory() -> None:
-    other = subprocess.Popen(
-        [sys.executable, "-c", FILL, "78"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+def test_a_process_that_was_not_started_by_the_first_shares_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = subprocess.Popen([sys.executable, "-c", FILL], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert other.stdin is not None and other.stdout is not None
-    machine, process, descriptor, limit = other.stdout.readline().strip().split(",")
-    sizes = np.array([[2, 3], [4, 5]])
-    address = SharedMemory(machine, int(process), int(descriptor), int(limit), sizes)
-    cache = MemoryCache(sizes, 18)  # a limit of its own, under which the second would not fit
-    assert address.machine == cache.address().machine
-    cache.use(address)
-    assert cache.limit_bytes == 78 and cache.places == 2
-    assert cache.get(0) is None
-    np.testing.assert_array_equal(cache.get(1), np.full((4, 5, 3), 9))
+    first = (3, 78, other.stdout.readline().strip())
+
+    def gathered(into: list[object], mine: object) -> None:
+        into[:] = [(2, 0, "of another machine"), first, mine]
+
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gathered)
+    monkeypatch.setattr(torch.distributed, "barrier", lambda: None)
+    own = MemoryCache(np.array([[2, 3], [4, 5]]), 18)  # a limit of its own, under which the second would not fit
+    assert shared_by_ranks(own, 7) is own
+    cache = shared_by_ranks(own, 3)
+    assert cache is not None and cache.places == 2 and cache.get(0) is None
     cache.put(0, np.arange(18, dtype=np.uint8).reshape(2, 3, 3))
-    other.stdin.write("\n")
-    other.stdin.flush()
-    assert other.stdout.readline().strip() == str(np.arange(18).reshape(2, 3, 3).tolist())
-    other.communicate("\n", timeout=300)
+    shown = other.communicate("\n", timeout=300)[0]
+    assert shown.strip() == str(np.arange(18).reshape(2, 3, 3).tolist())
     np.testing.assert_array_equal(cache.get(1), np.full((4, 5, 3), 9))  # the memory lives as long as anyone uses it
-    with pytest.raises(OSError):
-        MemoryCache(np.array([[2, 3], [4, 5]]), 78).use(address)
+    assert shared_by_ranks(own, 3) is None
 
 
 def _put(cache: MemoryCache) -> None:
@@ -161,50 +152,29 @@ def test_processes_that_are_not_forks_share_it(method: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("free", "gib", "limit", "said"),
+    ("free", "gib", "limit"),
     [
-        (8 * GIB, None, 4 * GIB, "all fit"),
-        (10 * IMAGE_BYTES, None, 5 * IMAGE_BYTES, "5 fit into 0.00 GiB, 7 are read each time"),
-        (8 * GIB, 7 * IMAGE_BYTES / GIB, 7 * IMAGE_BYTES, "7 fit into 0.00 GiB, 5 are read each time"),
-        (10 * IMAGE_BYTES, 3.0, 5 * IMAGE_BYTES, "5 fit into 0.00 GiB, 7 are read each time"),  # more than there is
-        (None, None, 12 * IMAGE_BYTES, "all fit"),
+        (8 * GIB, None, 4 * GIB),
+        (10 * IMAGE_BYTES, None, 5 * IMAGE_BYTES),
+        (8 * GIB, 7 * IMAGE_BYTES / GIB, 7 * IMAGE_BYTES),
+        (10 * IMAGE_BYTES, 3.0, 5 * IMAGE_BYTES),  # more than there is
+        (None, None, 12 * IMAGE_BYTES),
     ],
 )
-def test_the_limit_is_kept_and_said(
-    root: Path, monkeypatch: pytest.MonkeyPatch, free: int | None, gib: float | None, limit: int, said: str
+def test_the_limit_is_kept(
+    root: Path, monkeypatch: pytest.MonkeyPatch, free: int | None, gib: float | None, limit: int
 ) -> None:
     monkeypatch.setattr(datamodule, "available_bytes", lambda device: free)
-    cache, line = memory_cache([record.path for record in WiderFaceSource(root).train()], gib)
-    assert cache.limit_bytes == limit
-    assert line.startswith("cache=memory: 12 images need 0.00 GiB")
-    assert ("are free" in line) == (free is not None)
-    assert line.endswith(f"; {said}")
-    assert "\n" not in line
+    cache = memory_cache([record.path for record in WiderFaceSource(root).train()], gib)
+    assert (cache.limit_bytes, cache.places) == (limit, min(12, limit // IMAGE_BYTES))
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"cache": "ram"}, "cache=ram is unknown; take memory, disk or null"),
-        ({"cache": "memory", "cache_gib": 0.0}, "cache_gib=0.0 must be a positive number"),
-        ({"cache": "memory", "cache_gib": float("nan")}, "cache_gib=nan must be a positive number"),
-        ({"cache": "disk", "cache_side": 0}, "cache_side=0: "),
-        ({"cache": "disk", "cache_side": 31}, "cache_side=31: give at least input_size=32"),
-    ],
-)
-def test_bad_options_are_one_line(root: Path, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError) as error:
-        module_of(root, **options)
-    assert str(error.value).startswith(message) and "\n" not in str(error.value)
-
-
-def test_a_file_in_place_of_cache_dir_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"cache_dir="):
-        check_cache("disk", None, tmp_path / "file", None, 640)
-    check_cache("memory", None, tmp_path / "file", None, 640)  # not used there
-    for cache, side in (("memory", 1), (None, 1), ("disk", 640)):
-        check_cache(cache, None, tmp_path, side, 640)
+@pytest.mark.parametrize("option", [{"cache": "disk"}, {"cache_gib": 0.0}, {"cache_gib": float("nan")}])
+def test_bad_options_are_one_line(root: Path, option: dict[str, object]) -> None:
+    (key,) = option
+    with pytest.raises(InputError, match=f"^{key}=") as error:
+        module_of(root, **{"cache": "memory", **option})
+    assert "\n" not in str(error.value)
 
 
 # Training with it
@@ -218,7 +188,7 @@ def test_samples_are_the_same_and_no_file_is_read_twice(
     expected = [epoch_of(without, epoch) for epoch in range(3)]
     module = module_of(root, workers=workers, cache="memory")
     loader = module.train_dataloader()
-    assert capsys.readouterr().out.endswith("; all fit\n")
+    assert capsys.readouterr().out.startswith("cache=memory: 12 of 12 images fit into ")
     assert epoch_of(loader, 0) == expected[0]
     remove_files(root)  # what one worker has decoded the other finds as well
     assert [epoch_of(loader, epoch) for epoch in (1, 2)] == expected[1:]
@@ -248,7 +218,7 @@ def test_a_broken_file_is_replaced_as_without_a_cache(root: Path) -> None:
 
 def test_the_real_augmentation_takes_images_that_cannot_be_written(root: Path) -> None:
     records = WiderFaceSource(root).train()
-    cache, _ = memory_cache([record.path for record in records], None)
+    cache = memory_cache([record.path for record in records], None)
     with_cache, without = (TrainDataset(records, TrainAugment(32), 3, kept) for kept in (cache, None))
     for epoch in range(12):
         for index in range(12):

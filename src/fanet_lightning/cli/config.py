@@ -39,7 +39,7 @@ from fanet_lightning.cli.errors import InputError, first_line
 
 # Keys that are null (or ???) at first and hold numbers or lists; every other key that is null holds text.
 NOT_TEXT = (
-    "checkpoint_every", "stop_after", "freeze_epochs", "cache_gib", "cache_side", "ema", "gradient_clip",
+    "checkpoint_every", "stop_after", "freeze_epochs", "cache_gib", "ema", "gradient_clip",
     "loss.weights", "max_frames", "model.face_prior", "data.val.share", "protocol.size", "protocol.max_long",
     "detection.score_floor", "detection.top_k", "detection.nms_iou", "detection.keep",
 )  # fmt: skip
@@ -88,8 +88,6 @@ class TrainSchema:
     threads: int | None = MISSING
     cache: str | None = MISSING
     cache_gib: float | None = MISSING
-    cache_dir: str = MISSING
-    cache_side: int | None = MISSING
     ema: float | None = MISSING
     gradient_clip: float | None = MISSING
     compile: bool = MISSING

@@ -143,7 +143,7 @@ def differing_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> l
     """(dotted key, first value, second value) of every setting that changes what is trained."""
     a, b = (LATER_SETTINGS | flat(given) for given in (first, second))
     for settings in (a, b):
-        # Images kept in memory change no sample; copies on disk are another data set, and only they have a side.
+        # Images kept in memory change no sample; copies on disk (earlier versions) were another data set.
         if settings["cache"] != "disk":
             settings["cache"] = settings["cache_side"] = None
         if settings["init"] is not None or settings.get("weights") not in (None, "none"):

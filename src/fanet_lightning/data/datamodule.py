@@ -1,26 +1,19 @@
-"""Dataset, sampler, loader, image caches and the LightningDataModule.
+"""Dataset, sampler, loader, image cache and the LightningDataModule.
 
 ``cache=memory``: decoded images in memory that all loader processes of a machine share. Decoding takes most of a
 sample's time; an image that was decoded once is not decoded again. Samples stay equal to the last bit. What does not
 fit is read from its file each time, as without a cache.
-
-``cache=disk``: large images shrunk once, on disk: a data set of its own, made from another one. Photographs of 12
-megapixels take ten times as long to decode as WIDER FACE's, to be shown at a few hundred pixels.
 """
 
 import hashlib
 import logging
-import math
 import mmap
-import multiprocessing
 import multiprocessing.context
 import os
-import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,7 +22,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from filelock import FileLock
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -38,7 +30,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_
 from fanet_lightning.cli.cores import usable_cores
 from fanet_lightning.cli.device import available_bytes
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.files import check_writable, replaced
 from fanet_lightning.data.images import (
     Image8,
     UnreadableImage,
@@ -54,6 +45,8 @@ from fanet_lightning.ops.structures import Batch, EvalBatch, Targets
 
 if TYPE_CHECKING:
     from fanet_lightning.score.wider_face.ground_truth import GroundTruth
+
+log = logging.getLogger(__name__)
 
 
 class SampleKey(NamedTuple):
@@ -81,12 +74,7 @@ class TrainBatchSampler(Sampler[list[SampleKey]]):
     """
 
     def __init__(
-        self,
-        num_images: int,
-        batch_size_total: int,
-        rank: int = 0,
-        world_size: int = 1,
-        seed: int = 0,
+        self, num_images: int, batch_size_total: int, rank: int = 0, world_size: int = 1, seed: int = 0
     ) -> None:
         if num_images < 1:
             raise InputError("the training set has no image; check data.train.split and data.train.images")
@@ -128,29 +116,20 @@ class TrainBatchSampler(Sampler[list[SampleKey]]):
 GIB = 2**30
 # Of the free memory: the rest is for the samples on their way, the training itself and other programs.
 SHARE_OF_FREE = 0.5
-KINDS = ("memory", "disk")
 
 SizesHW = npt.NDArray[np.int64]
 
 
-def check_cache(
-    cache: str | None, cache_gib: float | None, cache_dir: Path | str, cache_side: int | None, input_size: int
-) -> None:
+def check_cache(cache: str | None, cache_gib: float | None) -> None:
     """Refuse early what :class:`FaceDataModule` could not carry out.
 
     Raises:
-        InputError: an unknown kind, a limit or a side that is not positive, copies that are smaller than the crops that
-            are cut from them, a folder that cannot be written.
+        InputError: an unknown kind, or a limit that is not positive.
     """
-    if cache not in (None, *KINDS):
-        raise InputError(f"cache={cache} is unknown; take memory, disk or null")
+    if cache not in (None, "memory"):
+        raise InputError(f"cache={cache} is unknown; take memory or null")
     if cache_gib is not None and not 0 < cache_gib < float("inf"):
         raise InputError(f"cache_gib={cache_gib} must be a positive number of GiB; null: half of the free memory")
-    if cache_side is not None and cache_side < (input_size if cache == "disk" else 1):
-        # Not a warning, which comes after hours: no crop would ever have its own pixels.
-        raise InputError(f"cache_side={cache_side}: give at least input_size={input_size}, or null: twice input_size")
-    if cache == "disk":
-        check_writable(Path(cache_dir), "cache_dir")
 
 
 def image_sizes(paths: Sequence[Path]) -> SizesHW:
@@ -165,16 +144,6 @@ def image_sizes(paths: Sequence[Path]) -> SizesHW:
     return np.array(over_files(size, len(paths)), dtype=np.int64).reshape(-1, 2)
 
 
-class SharedMemory(NamedTuple):
-    """Where other processes of this machine find a cache: see :meth:`MemoryCache.address`."""
-
-    machine: str
-    process: int
-    descriptor: int
-    limit_bytes: int
-    sizes_hw: SizesHW
-
-
 class MemoryCache:
     """Up to ``limit_bytes`` of decoded images, in their order; filled by whoever decodes one first.
 
@@ -185,12 +154,21 @@ class MemoryCache:
     Args:
         sizes_hw: (N, 2), see :func:`image_sizes`; an image of size 0 is never kept.
         limit_bytes: the largest sum of 3 · height · width over the images that are kept.
+        file: descriptor of another cache's memory, of the same images and limit, to share it.
     """
 
-    def __init__(self, sizes_hw: SizesHW, limit_bytes: int) -> None:
-        self.sizes_hw = sizes_hw
-        self.limit_bytes = limit_bytes
-        self._open(_anonymous_file())
+    def __init__(self, sizes_hw: SizesHW, limit_bytes: int, file: int | None = None) -> None:
+        self.sizes_hw, self.limit_bytes = sizes_hw, limit_bytes
+        self.file = _anonymous_file() if file is None else file
+        nbytes = 3 * sizes_hw.prod(axis=1)
+        # Flags first, then pixels.
+        self._starts = len(nbytes) + np.cumsum(nbytes) - nbytes
+        self._fits = (np.cumsum(nbytes) <= limit_bytes) & (nbytes > 0)
+        size = max(1, len(nbytes) + int(nbytes[self._fits].sum()))
+        os.ftruncate(self.file, size)
+        self._memory = np.frombuffer(mmap.mmap(self.file, size), dtype=np.uint8)
+        self._flags = self._memory[: len(nbytes)]
+        self._lock = threading.Lock()
 
     @property
     def places(self) -> int:
@@ -207,48 +185,21 @@ class MemoryCache:
         if not self._flags[index]:
             return None
         self._fence()
-        return self._pixels(index, writeable=False)
+        pixels = self._pixels(index)
+        pixels.flags.writeable = False
+        return pixels
 
     def put(self, index: int, image: Image8) -> None:
         """Keep an image if it has a place. One of another size than its file's head said has none."""
         if self._fits[index] and not self._flags[index] and image.shape == (*self.sizes_hw[index], 3):
-            self._pixels(index, writeable=True)[...] = image
+            self._pixels(index)[...] = image
             self._fence()
             self._flags[index] = 1
 
-    def address(self) -> SharedMemory:
-        """For other processes that this one has not started, e.g. the ranks of a distributed run."""
-        return SharedMemory(_machine(), os.getpid(), self._descriptor, self.limit_bytes, self.sizes_hw)
-
-    def use(self, address: SharedMemory) -> None:
-        """Share the memory of another process's cache of the same images, in place of one's own.
-
-        Raises:
-            OSError: the other process is gone, or this system does not let processes share files in this way.
-        """
-        descriptor = os.open(f"/proc/{address.process}/fd/{address.descriptor}", os.O_RDWR)
-        os.close(self._descriptor)
-        self.limit_bytes, self.sizes_hw = address.limit_bytes, address.sizes_hw
-        self._open(descriptor)
-
-    def _open(self, descriptor: int) -> None:
-        nbytes = 3 * self.sizes_hw.prod(axis=1)
-        # Flags first, then pixels.
-        self._starts = len(nbytes) + np.cumsum(nbytes) - nbytes
-        self._fits = (np.cumsum(nbytes) <= self.limit_bytes) & (nbytes > 0)
-        size = max(1, len(nbytes) + int(nbytes[self._fits].sum()))
-        os.ftruncate(descriptor, size)
-        self._descriptor = descriptor
-        self._memory = np.frombuffer(mmap.mmap(descriptor, size), dtype=np.uint8)
-        self._flags = self._memory[: len(nbytes)]
-        self._lock = threading.Lock()
-
-    def _pixels(self, index: int, *, writeable: bool) -> Image8:
+    def _pixels(self, index: int) -> Image8:
         height, width = self.sizes_hw[index]
         start = self._starts[index]
-        pixels: Image8 = self._memory[start : start + 3 * height * width].reshape(height, width, 3)
-        pixels.flags.writeable = writeable
-        return pixels
+        return self._memory[start : start + 3 * height * width].reshape(height, width, 3)
 
     def _fence(self) -> None:
         # A flag must not be seen before the pixels that it is about. Processors other than x86 may reorder the two;
@@ -257,38 +208,26 @@ class MemoryCache:
             with self._lock:
                 pass
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> tuple[Any, ...]:
         # Spawned workers are given the open file itself.
-        return {"sizes_hw": self.sizes_hw, "limit_bytes": self.limit_bytes, "file": DupFd(self._descriptor)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.sizes_hw, self.limit_bytes = state["sizes_hw"], state["limit_bytes"]
-        self._open(state["file"].detach())
+        return _reopened, (self.sizes_hw, self.limit_bytes, DupFd(self.file))
 
 
-def memory_cache(paths: Sequence[Path], cache_gib: float | None) -> tuple[MemoryCache, str]:
-    """A cache for these images, and one line on what it needs and gets.
+def _reopened(sizes_hw: SizesHW, limit_bytes: int, file: Any) -> MemoryCache:
+    return MemoryCache(sizes_hw, limit_bytes, file.detach())
 
-    Args:
-        paths: of the images, in the order in which they are given places.
-        cache_gib: the limit; None, or more than is free: half of the free memory.
+
+def memory_cache(paths: Sequence[Path], cache_gib: float | None) -> MemoryCache:
+    """A cache for these images, which are given places in their order.
+
+    ``cache_gib`` is the limit; None, or more than is free: half of the free memory.
     """
     free = available_bytes(torch.device("cpu"))
     limit = None if cache_gib is None else int(cache_gib * GIB)
     if free is not None and (limit is None or limit > free):
         limit = int(free * SHARE_OF_FREE)
     sizes = image_sizes(paths)
-    needed, readable = int(3 * sizes.prod(axis=1).sum()), int((sizes.prod(axis=1) > 0).sum())
-    cache = MemoryCache(sizes, needed if limit is None else limit)
-    rest = readable - cache.places
-    fit = f"{cache.places:,} fit into {_gib(cache.limit_bytes)}, {rest:,} are read each time" if rest else "all fit"
-    known = "" if free is None else f", {_gib(free)} are free"
-    bad = f" ({len(paths) - readable:,} more are no images)" if readable < len(paths) else ""
-    return cache, f"cache=memory: {readable:,} images{bad} need {_gib(needed)}{known}; {fit}"
-
-
-def _gib(nbytes: float) -> str:
-    return f"{nbytes / GIB:.2f} GiB"
+    return MemoryCache(sizes, int(3 * sizes.prod(axis=1).sum()) if limit is None else limit)
 
 
 def _anonymous_file() -> int:
@@ -301,129 +240,20 @@ def _anonymous_file() -> int:
         return os.dup(file.fileno())
 
 
-def _machine() -> str:
-    """Equal for processes that see the same process ids."""
+def shared_by_ranks(cache: MemoryCache, node: int) -> MemoryCache | None:
+    """The memory of the first rank of this machine (``node``); None where this system does not let ranks share it."""
+    mine = (node, cache.limit_bytes, f"/proc/{os.getpid()}/fd/{cache.file}")
+    caches = [mine] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(caches, mine)
+    first = next(other for other in caches if other[0] == node)
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return ""
-
-
-# A part of every copy's name: raise it when copies would come out differently.
-VERSION = 1
-QUALITY = 95
-# Above what a JPEG of quality 95 takes of a grainy photograph, bytes a pixel.
-BYTES_PER_PIXEL = 1.0
-# `replaced` asks for the process's umask, which is not safe in several threads at once.
-_WRITING = threading.Lock()
-
-
-def shrunk_size(height: int, width: int, side: int) -> tuple[int, int]:
-    """(height, width) with the shorter side at ``side``, rounded, or as it is where it is no longer than that."""
-    scale = side / min(height, width)
-    if scale >= 1:
-        return height, width
-    return max(side, round(height * scale)), max(side, round(width * scale))
-
-
-def shrink(image: Image8, side: int) -> Image8:
-    """(H, W, 3) → shorter side ``side``, each pixel the mean of the area that it stands for."""
-    height, width = shrunk_size(image.shape[0], image.shape[1], side)
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-
-
-def copy_path(folder: Path, original: Path, side: int) -> Path:
-    """Where the copy of an image lies: named by the image's path, size and time of change, and by ``side``.
-
-    Raises:
-        OSError: there is no such image.
-    """
-    stat = original.stat()
-    key = f"{VERSION}\0{original.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{side}\0{QUALITY}"
-    name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:40]
-    return folder / name[:2] / f"{name}.jpg"
-
-
-def shrunk_records(records: Sequence[ImageRecord], folder: Path, side: int) -> tuple[list[ImageRecord], str]:
-    """The records with every larger image replaced by a copy whose shorter side is ``side``, and one line on that.
-
-    Boxes are scaled by the exact ratio of the sizes. Copies are JPEGs of quality 95. Images that are no larger stay as
-    they are, and so do those that cannot be read (training names them). What an earlier run has made is used; a changed
-    original gets a new copy, and the old one stays until the folder is emptied by hand.
-
-    Copies appear by rename. Of several processes one makes them and the others wait, on other machines too where they
-    share the folder; after a kill the next one resumes.
-
-    Args:
-        records: of the original images.
-        folder: for the copies; made if need be.
-        side: pixels.
-
-    Raises:
-        InputError: the folder cannot be written, or there is not enough space for the copies.
-    """
-    originals = [(int(height), int(width)) for height, width in image_sizes([record.path for record in records])]
-    targets = [shrunk_size(*size, side) if min(size) > side else size for size in originals]
-    copies = {i: copy_path(folder, records[i].path, side) for i, size in enumerate(originals) if targets[i] != size}
-    start = time.monotonic()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
-            missing = [i for i, copy in copies.items() if not copy.is_file()]
-            free, needed = shutil.disk_usage(folder).free, BYTES_PER_PIXEL * sum(math.prod(targets[i]) for i in missing)
-            if needed > free:
-                raise InputError(
-                    f"cache_dir={folder}: the copies may take {_gib(needed)}, {_gib(free)} are free; give a smaller "
-                    "cache_side, or another cache_dir"
-                )
-            for unfinished in folder.glob("??/.*.jpg"):  # a killed process's: the lock is held, so no one writes them
-                unfinished.unlink(missing_ok=True)
-            over_files(lambda k: _make(records[missing[k]].path, copies[missing[k]], side), len(missing))
+        return cache if first == mine else MemoryCache(cache.sizes_hw, first[1], os.open(first[2], os.O_RDWR))
     except OSError as error:
-        raise InputError(
-            f"cache_dir={folder} cannot be written ({error.strerror or error}); free the disk, or give another "
-            "cache_dir"
-        ) from error
-    absent = {i for i in missing if not copies[i].is_file()}  # their originals cannot be read
-    line = (
-        f"cache=disk: {len(copies) - len(absent):,} of {len(records):,} images are shown as copies with a shorter side "
-        f"of {side:,} pixels from {folder}, {len(missing) - len(absent):,} of them made now"
-        + (f" in {time.monotonic() - start:.0f} s" if missing else "")
-    )
-    return [
-        _shrunk(record, copies[i], originals[i], targets[i]) if i in copies and i not in absent else record
-        for i, record in enumerate(records)
-    ], line
-
-
-def _make(original: Path, copy: Path, side: int) -> None:
-    try:
-        image = read_image_rgb(original)
-    except UnreadableImage:
-        return
-    bgr = cv2.cvtColor(shrink(image, side), cv2.COLOR_RGB2BGR)
-    encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
-    with _WRITING, replaced(copy) as path:
-        path.write_bytes(encoded.tobytes())
-
-
-def _shrunk(record: ImageRecord, copy: Path, original: tuple[int, int], target: tuple[int, int]) -> ImageRecord:
-    scale_xyxy = np.tile(np.array(target[::-1]) / np.array(original[::-1]), 2)
-
-    def scaled(boxes_xyxy: Boxes) -> Boxes:
-        boxes: Boxes = (boxes_xyxy * scale_xyxy).astype(np.float32)
-        return boxes
-
-    boxes = scaled(record.boxes_xyxy)
-    has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # a sliver's sides may round to the same number
-    return replace(
-        record,
-        path=copy,
-        boxes_xyxy=boxes[has_area],
-        attributes={name: values[has_area] for name, values in record.attributes.items()},
-        ignored_xyxy=np.concatenate([scaled(record.ignored_xyxy), boxes[~has_area]]),
-    )
+        # One cache each would take several times what was asked for.
+        log.warning("cache=memory: this rank reads all files itself (%s)", error)
+        return None
+    finally:
+        torch.distributed.barrier()  # no rank ends, and takes the address along, before all have looked
 
 
 # (image (H, W, 3) uint8, boxes_xyxy (F, 4) float32, seed) → (image (S, S, 3) uint8, boxes_xyxy (F', 4) float32)
@@ -676,9 +506,6 @@ class TrainLoader(Loader):
         self._position = (state["epoch"], batch)
 
 
-log = logging.getLogger(__name__)
-
-
 class FaceDataModule(LightningDataModule):
     """Training batches (``structures.Batch``) and validation images (``structures.EvalBatch``).
 
@@ -695,12 +522,9 @@ class FaceDataModule(LightningDataModule):
             nothing trains.
         val_scale: size at which validation images are shown; by default their own.
         multiprocessing_context: ``fork``, ``spawn`` or ``forkserver``; None: the platform's.
-        cache: ``memory`` keeps decoded training images (the same samples); ``disk`` trains on shrunk copies of the
-            large ones (another data set).
-        cache_gib: most memory of ``cache=memory``, for all ranks of a machine together; None, or more than is free:
-            half of what is free.
-        cache_dir: folder of the copies of ``cache=disk``.
-        cache_side: their shorter side, pixels, at least ``input_size``; None: twice ``input_size``.
+        cache: ``memory`` keeps decoded training images (the same samples).
+        cache_gib: most memory of it, for all ranks of a machine together; None, or more than is free: half of what is
+            free.
 
     Raises:
         InputError: an argument that is out of range, or a size that ``augment`` does not make.
@@ -719,11 +543,9 @@ class FaceDataModule(LightningDataModule):
         multiprocessing_context: str | None = None,
         cache: str | None = None,
         cache_gib: float | None = None,
-        cache_dir: Path | str = "data/image_cache",
-        cache_side: int | None = None,
     ) -> None:
         super().__init__()
-        check_cache(cache, cache_gib, cache_dir, cache_side, input_size)
+        check_cache(cache, cache_gib)
         if workers is not None and workers < 0:
             raise InputError(f"workers={workers}; give 0 (load in the main process) or more")
         size = getattr(augment, "size", input_size)
@@ -734,8 +556,7 @@ class FaceDataModule(LightningDataModule):
         self.augment = augment
         self.val_scale = val_scale or TestScale("original")
         self.multiprocessing_context = multiprocessing_context
-        self.cache, self.cache_gib, self.cache_dir = cache, cache_gib, Path(cache_dir)
-        self.cache_side = 2 * input_size if cache_side is None else cache_side
+        self.cache, self.cache_gib = cache, cache_gib
         self.train_dataset: TrainDataset | None = None
         self._train_loader: TrainLoader | None = None
         self._position: dict[str, int] | None = None
@@ -813,14 +634,14 @@ class FaceDataModule(LightningDataModule):
         return self._train_loader
 
     def _train_dataset(self, augment: Augment) -> TrainDataset:
-        records, cache, line = self.source.train(), None, ""
-        if self.cache == "disk":
-            records, line = shrunk_records(records, self.cache_dir, self.cache_side)
+        records, cache = self.source.train(), None
         if self.cache == "memory":
-            cache, line = memory_cache([record.path for record in records], self.cache_gib)
-            cache = _shared_by_ranks(cache)
-        if self.cache is not None and self._rank_and_world_size()[0] == 0:
-            print(line, flush=True)
+            cache = memory_cache([record.path for record in records], self.cache_gib)
+            if self._rank_and_world_size()[0] == 0:
+                size = f"{cache.limit_bytes / GIB:.2f} GiB"
+                print(f"cache=memory: {cache.places:,} of {len(records):,} images fit into {size}", flush=True)
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                cache = shared_by_ranks(cache, self.trainer.node_rank if self.trainer else 0)
         return TrainDataset(records, augment, self.seed, cache)
 
     def state_dict(self) -> dict[str, Any]:
@@ -855,23 +676,3 @@ class FaceDataModule(LightningDataModule):
     def _options(self) -> tuple[int, bool, str | None]:
         pin = torch.cuda.is_available() if self.trainer is None else self.trainer.strategy.root_device.type == "cuda"
         return self.workers, pin, self.multiprocessing_context
-
-
-def _shared_by_ranks(cache: MemoryCache) -> MemoryCache | None:
-    """The same memory for all ranks of a machine: that of its first one. None where that cannot be had."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return cache
-    mine = cache.address()
-    addresses = [mine] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(addresses, mine)
-    first = next(address for address in addresses if address.machine == mine.machine)
-    try:
-        if first.process != mine.process:
-            cache.use(first)
-    except OSError as error:
-        # One cache each would take several times what was asked for.
-        log.warning("cache=memory: this rank reads all files itself (%s)", error)
-        return None
-    finally:
-        torch.distributed.barrier()  # no one ends, and takes the address along, before all have looked
-    return cache

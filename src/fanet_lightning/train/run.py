@@ -162,8 +162,6 @@ def build_datamodule(options: dict[str, Any], source: Any) -> FaceDataModule:
         val_scale=TestScale(**protocol),
         cache=options["cache"],
         cache_gib=options["cache_gib"],
-        cache_dir=options["cache_dir"],
-        cache_side=options["cache_side"],
     )
 
 
@@ -428,7 +426,7 @@ def prepare(options: dict[str, Any]) -> Prepared:
         InputError: the first thing that is wrong with values, devices, output folder, checkpoint, data or weights.
     """
     check_values(options)
-    check_cache(*(options[key] for key in ("cache", "cache_gib", "cache_dir", "cache_side", "input_size")))
+    check_cache(options["cache"], options["cache_gib"])
     check_loggers(options["logger"] or {})
     _check_devices(options)
     out = Path(options["out"])
