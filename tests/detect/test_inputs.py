@@ -41,21 +41,21 @@ def test_a_folder_is_searched_with_its_sub_folders_in_order_of_names(tmp_path: P
     for name in ("notes.txt", "b/clip.MP4", "b/labels.json", "._a.jpg", ".DS_Store"):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "b/c/round").symlink_to(tmp_path / "b")
+    (tmp_path / "gone.jpg").symlink_to("nowhere")
     found = find(tmp_path)
-    assert names(found) == ["a.jpg", "b/c/d.jpeg", "b/z.PNG", "z.heic"]
+    assert names(found) == ["a.jpg", "b/c/d.jpeg", "b/z.PNG", "gone.jpg", "z.heic"]
     assert found.images[1].location == tmp_path / "b/c/d.jpeg"
-    assert [item.name for item in found.videos] == ["b/clip.MP4"] and found.repeated == 0
-    assert found.ignored == {".txt": 1, ".json": 1, "hidden folder": 1, "hidden .jpg": 1}
-    assert list(found.failed) == ["b/c/round"]
+    assert [item.name for item in found.videos] == ["b/clip.MP4"]
+    assert found.ignored == {".txt": 1, ".json": 1} and found.failed == {}
 
 
 def test_a_pattern_names_files_from_its_fixed_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("in/b.jpg", "in/a.jpg", "in/c/d.jpg", "in/e.png"):
+    for name in ("in/b.jpg", "in/a.jpg", "in/c/d.jpg", "in/e.png", "in/.f.jpg"):
         image(tmp_path / name)
     (tmp_path / "in/x.jpg.txt").write_text("1")
     assert names(find(tmp_path / "in/*.jpg")) == ["a.jpg", "b.jpg"]
     assert names(find(tmp_path / "in/**/*.jpg")) == ["a.jpg", "b.jpg", "c/d.jpg"]
-    assert find(tmp_path / "in/*").ignored == {".txt": 1, "folder not entered": 1}
+    assert find(tmp_path / "in/*").ignored == {".txt": 1}
     monkeypatch.chdir(tmp_path)
     assert names(find("i?/[ab].jpg")) == ["in/a.jpg", "in/b.jpg"]
     # A file of exactly this name is no pattern.
@@ -75,7 +75,6 @@ def test_a_list_is_relative_to_itself_or_the_working_folder(tmp_path: Path, monk
     found = find(listed)
     assert [item.name for item in found.images] == ["p/a b.jpg", "c.jpg", "absent.jpg", "d.jpg"]
     assert [found.images[index].location for index in (0, 1, 3)] == [inside, far, address]
-    assert found.repeated == 1, "c.jpg, by other words"
     # As Windows writes them.
     listed = tmp_path / "list.txt"
     listed.write_bytes("./set/p/a b.jpg\r\nset\\b.jpg\r\n".encode("utf-16"))
@@ -93,8 +92,7 @@ def test_several_sources_and_files_with_commas(tmp_path: Path) -> None:
     assert split_source(str(b)) == [str(b)]
     assert split_source(f"[{a},0]") == [str(a), "0"]
     assert split_source("") == []
-    found = find(a, a, tmp_path)
-    assert names(found) == ["a.jpg", "b,c.jpg"] and found.repeated == 2
+    assert names(find(a, a, tmp_path)) == ["a.jpg", "b,c.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -135,17 +133,15 @@ def test_results_are_no_inputs(tmp_path: Path) -> None:
     expected = ["a/in.jpg", "images/mine.jpg", "new/in.jpg", "p/faces/in.jpg", "z/images/mine.jpg"]
     # Of earlier runs, and of this one before it has begun.
     for source in (tmp_path, f"{tmp_path}/**/*.jpg"):
-        found = find(source, out=tmp_path / "new")
-        assert names(found) == expected and found.results == 3
-    found = find(tmp_path, out=tmp_path / "a")
-    assert found.results == 2 and "new/images/sub/x.jpg" in names(found)
+        assert names(find(source, out=tmp_path / "new")) == expected
+    assert "linked/sub/x.jpg" in names(find(tmp_path, out=tmp_path / "a"))
     assert names(find(tmp_path / "new", out=tmp_path)) == ["crops/y.jpg", "images/sub/x.jpg", "in.jpg"]
     # Whoever names a folder of results means it.
     for source in (tmp_path / "a/images", f"{tmp_path}/a/images/**/*.jpg"):
         assert names(find(source, out=tmp_path / "a")) == ["sub/x.jpg"]
     (tmp_path / "a/in.jpg").unlink()
     for source in (tmp_path / "a", f"{tmp_path}/a/*/*.jpg"):
-        with pytest.raises(InputError, match=r"no image in it .*results of detect are left out"):
+        with pytest.raises(InputError, match="no image in it"):
             find(source)
 
 
@@ -177,16 +173,13 @@ def test_what_a_file_without_a_telling_suffix_is(tmp_path: Path) -> None:
 
 
 def test_addresses_streams_and_cameras() -> None:
-    found = find(
-        "http://h.org/p/a%20b.jpg?x=1", "https://h.org/clip.mp4", "rtsp://me:secret@cam.local/live", "0", "/dev/video2"
-    )
+    found = find("http://h.org/p/a%20b.jpg?x=1", "https://h.org/clip.mp4", "rtsp://me:secret@cam.local/live", "0")
     assert names(found) == ["a b.jpg"]
-    clip, stream, camera, other = found.videos
+    clip, stream, camera = found.videos
     assert clip.location == "https://h.org/clip.mp4" and clip.stem == "clip"
     assert stream.text == "rtsp://***@cam.local/live" and "secret" not in stream.name
     assert stream.location == "rtsp://me:secret@cam.local/live"
     assert camera.location == 0 and camera.text == "camera 0" and camera.name.startswith("camera_0_")
-    assert other.location == 2
     assert names(find("https://h.org/a:b*c.jpg", "https://h.org/")) == ["a_b_c.jpg", "h.org"]
     assert len(find(f"https://h.org/{'long' * 90}.jpg").images[0].name) == 100
 
@@ -194,11 +187,10 @@ def test_addresses_streams_and_cameras() -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("hollyday.jpg", r"no such file or folder, did you mean .*/holiday\.jpg\?"),
         ("holiday.jpg/x", "no such file or folder; give"),
         ("empty", "empty: no image in it; give"),
         ("others", r"no image in it \(1 other files\)"),
-        ("nothing.txt", "list is empty"),
+        ("nothing.txt", "no image in it"),
         ("binary.txt", "not a text file"),
         ("ftp://h.org/a.jpg", "ftp:// is not read"),
     ],
@@ -257,8 +249,8 @@ def test_an_image_is_fetched_whole(server: FileServer) -> None:
         (Answer(status=503), "answers 503 Service Unavailable"),
         (Answer(b"<p>", headers={"Content-Type": "text/html; charset=utf-8"}), "is an HTML page"),
         (Answer(b"x" * 300_000, bare=True), r"has more than max_download_mb=0\.1"),
-        (Answer(b"x" * 5_000, breaks_after=1_000), "breaks off"),
-        (Answer(status=302, headers={"Location": "/a.jpg"}), "redirects more than 5 times"),
+        (Answer(b"x" * 5_000, breaks_after=1_000), r"cannot be fetched \(ProtocolError\)"),
+        (Answer(status=302, headers={"Location": "/a.jpg"}), r"cannot be fetched \(TooManyRedirects\)"),
     ],
 )
 def test_an_answer_that_is_no_image(server: FileServer, answer: Answer, message: str) -> None:
@@ -269,11 +261,11 @@ def test_an_answer_that_is_no_image(server: FileServer, answer: Answer, message:
 
 def test_a_silent_server_and_none(server: FileServer) -> None:
     url = server.serve("/a.jpg", Answer(b"x" * 5_000, stalls_after=1_000))
-    with pytest.raises(InputError, match="does not answer in time"):
+    with pytest.raises(InputError, match="ReadTimeoutError"):
         fetched(url, seconds=0.3)
     with socketserver.TCPServer(("127.0.0.1", 0), socketserver.BaseRequestHandler) as free:
         port = free.server_address[1]
-    with pytest.raises(InputError, match=r"cannot be reached \(.*Connection refused"):
+    with pytest.raises(InputError, match=r"cannot be fetched \(ConnectionError\)"):
         fetched(f"http://127.0.0.1:{port}/a.jpg")
 
 

@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -14,18 +15,17 @@ from fanet_lightning.cli.errors import InputError, first_line
 
 
 @contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """A temporary path next to ``path``; it replaces ``path`` when the block ends well, else it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+def replaced(path: Path, folder: Path | None = None) -> Iterator[Path]:
+    """A temporary path in ``folder``, by default next to ``path``; it replaces ``path`` when the block ends well.
+
+    Otherwise it is removed. ``folder`` must be on the same file system.
+    """
+    for place in {path.parent, folder or path.parent}:
+        place.mkdir(parents=True, exist_ok=True)
+    temporary = (folder or path.parent) / f".{secrets.token_hex(8)}{path.suffix}"
     try:
+        temporary.touch(exist_ok=False)  # with the permissions of any other file
         yield temporary
-        # mkstemp gives 0600; what a person finds in an output folder follows the umask like any other file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,14 +1,10 @@
 """Inputs of detect: what source= means, and reading or downloading one image."""
 
 import datetime
-import difflib
-import errno
-import fnmatch
 import glob
 import io
 import os
 import re
-import stat
 import time
 import warnings
 from collections import Counter
@@ -24,7 +20,7 @@ import requests
 import urllib3.exceptions
 from PIL import Image
 
-from fanet_lightning.cli.errors import InputError, first_line
+from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import IMAGE_EXTENSIONS, decoded_text
 from fanet_lightning.data.images import (
     JPEG_START,
@@ -34,6 +30,7 @@ from fanet_lightning.data.images import (
     decode_image_rgb,
     heic_plug_in,
     is_heic,
+    read_image_frame,
 )
 from fanet_lightning.detect.journal import read_head
 
@@ -75,9 +72,7 @@ class Item:
     @property
     def text(self) -> str:
         """The location for messages, without passwords."""
-        if isinstance(self.location, int):
-            return f"camera {self.location}"
-        return str(self.location) if isinstance(self.location, Path) else without_passwords(self.location)
+        return f"camera {self.location}" if isinstance(self.location, int) else without_passwords(self.location)
 
     @property
     def place(self) -> str:
@@ -100,17 +95,13 @@ class Item:
 class Sources:
     """What was found: images and videos in the order given.
 
-    ``ignored``   what was in folders besides, by extension.
-    ``repeated``  how many inputs were given more than once.
-    ``results``   the number of folders with results of ``detect``, which were left out.
-    ``failed``    what may hold faces and cannot be looked at: sub-folders, links, pipes; by name, with the reason.
+    ``ignored``  what was in folders besides, by extension.
+    ``failed``   sub-folders that cannot be looked at, by name, with the reason.
     """
 
     images: list[Item]
     videos: list[Item]
     ignored: Mapping[str, int] = field(default_factory=dict)
-    repeated: int = 0
-    results: int = 0
     failed: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -126,23 +117,25 @@ def split_source(text: str) -> list[str]:
     exists, or comes after a space.
     """
     text = text.strip()
-    if text.startswith("[") and text.endswith("]") and not _kind(Path(text)):
+    if text.startswith("[") and text.endswith("]"):
         text = text[1:-1]
-    if not text or _kind(Path(text).expanduser()):
-        return [text] if text else []
+    if _exists(text):
+        return [text]
     parts: list[str] = []
     for piece in text.split(","):
-        alone = re.match(r"\s|[a-z][a-z0-9+.-]*://|$", piece, re.IGNORECASE)
-        after_address = parts and re.match(r"https?://\S+$", parts[-1], re.IGNORECASE)
-        if after_address and not alone and not _kind(Path(piece).expanduser()) and not glob.glob(piece):  # noqa: PTH207
+        within = parts and re.match(r"https?://\S+$", parts[-1], re.IGNORECASE) and re.match(r"\S", piece)
+        if within and "://" not in piece and not _exists(piece) and not glob.glob(piece):  # noqa: PTH207
             parts[-1] += f",{piece}"
         else:
             parts.append(piece.strip())
     return [part for part in parts if part]
 
 
+def _exists(text: str) -> bool:
+    return bool(text) and os.path.exists(Path(text).expanduser())  # noqa: PTH110  # no error in a locked folder
+
+
 def _location(part: str) -> Path | str | int:
-    part = re.sub(r"^/dev/video(?=\d{1,3}$)", "", part)
     if part.isdecimal() and len(part) < 4:
         return int(part)
     return part if "://" in part else Path(part).expanduser()
@@ -161,9 +154,8 @@ def default_name(parts: Sequence[str]) -> str:
     elif isinstance(first, str):
         name = PurePosixPath(_name_of_url(first)).stem
     else:
-        path = _fixed_part(first) if not _kind(first) and glob.has_magic(parts[0]) else first
-        own = Path(os.path.realpath(path))
-        name = own.name if _kind(own) == "folder" else own.stem
+        own = Path(os.path.realpath(first if _exists(parts[0]) else _fixed_part(first)))
+        name = own.name if own.is_dir() else own.stem
     name = _safe(name) or "images"
     return name if len(parts) == 1 else f"{name}_and_{len(parts) - 1}_more"
 
@@ -198,24 +190,133 @@ def find_sources(parts: Sequence[str], out: Path | None = None) -> Sources:
     Raises:
         InputError: a source that does not exist or is of no known kind, a list that cannot be read, or nothing found.
     """
-    finder = _Finder(None if out is None else out.resolve())
+    # By place: the input with the name that it would like to have, a word to tell equal names apart, what it is.
+    found: dict[str, tuple[Item, str, bool]] = {}
+    ignored: Counter[str] = Counter()
+    failed: dict[str, str] = {}
     for part in parts:
-        finder.add(part)
-    images, videos = finder.images, finder.videos
-    if not images and not videos:
-        others = [f"{finder.ignored.total():,} other files"] if finder.ignored else []
-        others += [next(iter(finder.failed.values()))] if finder.failed else []
-        if finder.results:
-            others.append("results of detect are left out unless their own folder is named, e.g. photos/images")
+        location = _location(part)
+        is_folder = isinstance(location, Path) and _exists(part) and location.is_dir()
+        if isinstance(location, Path) and (is_folder or (glob.has_magic(part) and not _exists(part))):
+            folder = location if is_folder else _fixed_part(location)
+            label = Path(os.path.realpath(folder)).name
+            names = _walk(folder, out, failed) if is_folder else _matches(folder, location, out)
+            for name in sorted(names):
+                suffix = PurePosixPath(name).suffix.lower()
+                if suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+                    item = Item(folder / name, name)
+                    found.setdefault(item.place, (item, label, suffix in VIDEO_SUFFIXES))
+                else:
+                    ignored[suffix or "no extension"] += 1
+        else:
+            for item, label, is_video in _stated(part, location):
+                place = item.place if isinstance(item.location, Path) else str(item.location)
+                found.setdefault(place, (item, label, is_video))
+    if not found:
+        others = [f"{ignored.total():,} other files"] if ignored else []
+        others += list(failed.values())[:1]
         within = f" ({'; '.join(others)})" if others else ""
         raise InputError(f"source={','.join(parts)}: no image in it{within}; {_ADVICE}")
-    items = _named([*images.values(), *videos.values()])
-    return Sources(
-        items[: len(images)], items[len(images) :], finder.ignored, finder.repeated, len(finder.results), finder.failed
-    )
+    inputs = sorted(found.values(), key=lambda entry: entry[2])  # images first
+    items = _named([(item, label) for item, label, _ in inputs])
+    count = sum(not is_video for *_, is_video in inputs)
+    return Sources(items[:count], items[count:], ignored, failed)
 
 
-def _named(found: list[tuple[Item, str]]) -> list[Item]:
+def _stated(text: str, location: Path | str | int) -> Iterator[tuple[Item, str, bool]]:
+    """What a source that is neither a folder nor a pattern stands for: see :func:`find_sources`."""
+    now = datetime.datetime.now().strftime("%Y%m%d_%H%M%S")
+    if isinstance(location, int):
+        yield Item(location, f"camera_{location}_{now}"), "", True
+    elif isinstance(location, str):
+        scheme, name = urlsplit(location).scheme.lower(), _name_of_url(location)
+        if scheme in _STREAM_SCHEMES:
+            yield Item(location, f"{name}_{now}"), "", True
+        elif scheme in ("http", "https"):
+            is_video = PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES | {".m3u8"}
+            yield Item(location, name), urlsplit(location).hostname or "", is_video
+        else:
+            raise InputError(f"source={location}: {scheme}:// is not read; give http(s)://…, rtsp://… or a path")
+    elif not _exists(text):
+        raise InputError(f"source={text}: there is no such file or folder; {_ADVICE}")
+    elif location.suffix.lower() in _LIST_SUFFIXES:
+        yield from _listed(location)
+    else:
+        yield _of_file(location, location.name)
+
+
+def _of_file(path: Path, name: str) -> tuple[Item, str, bool]:
+    """By the suffix; where it says nothing, whatever is no image may be a video: opening it as one will tell."""
+    is_video = path.suffix.lower() in VIDEO_SUFFIXES
+    if not is_video and path.suffix.lower() not in IMAGE_SUFFIXES:
+        try:
+            read_image_frame(path)
+        except UnreadableImage:
+            is_video = True
+    return Item(path, name), Path(os.path.realpath(path.parent)).name, is_video
+
+
+def _listed(path: Path) -> Iterator[tuple[Item, str, bool]]:
+    try:
+        lines = decoded_text(path.read_bytes()).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise InputError(
+            f"source={path}: the list cannot be read ({reason}); give one path or address a line"
+        ) from error
+    for entry in (line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")):
+        if "://" in entry:
+            yield from _stated(entry, entry)
+            continue
+        # As in lists of labels: relative to the list or to the working folder, slashes of Windows.
+        written = [Path(text).expanduser() for text in dict.fromkeys((entry, entry.replace("\\", "/")))]
+        places = [(base / own, own) for own in written for base in (path.parent, Path())]
+        # One that is not there is told with the others that cannot be read.
+        place, own = next((found for found in places if _exists(str(found[0]))), places[0])
+        within = not own.is_absolute() and ".." not in own.parts
+        yield _of_file(place, own.as_posix() if within else own.name)
+
+
+def _walk(folder: Path, out: Path | None, failed: dict[str, str]) -> Iterator[str]:
+    """Names of all files below a folder, also behind links; hidden ones and results are left out."""
+
+    def fail(error: OSError) -> None:
+        failed[os.path.relpath(error.filename, folder)] = f"{error.filename} cannot be read ({error.strerror})"
+
+    seen = {os.path.realpath(folder)}
+    for root, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        here, kept = Path(root), []
+        for name in sorted(folders):
+            place = os.path.realpath(here / name)
+            if not name.startswith(".") and place not in seen and not _is_results(here / name, out):
+                kept.append(name)
+                seen.add(place)  # once, however many links lead there
+        folders[:] = kept
+        yield from ((here / name).relative_to(folder).as_posix() for name in names if not name.startswith("."))
+
+
+def _matches(folder: Path, pattern: Path, out: Path | None) -> Iterator[str]:
+    """Names of the files in a folder that match a pattern, as in a shell; results are left out."""
+    wanted = str(Path(*pattern.parts[len(folder.parts) :]))
+    found = glob.glob(wanted, root_dir=folder, recursive=True)  # noqa: PTH207  # without hidden ones
+    if not found:
+        raise InputError(f"source={pattern}: no file matches; {_ADVICE}")
+    for name in found:
+        parents = [folder / parent for parent in PurePosixPath(name).parents if parent.name]
+        if not (folder / name).is_dir() and not any(_is_results(parent, out) for parent in parents):
+            yield name
+
+
+def _is_results(folder: Path, out: Path | None) -> bool:
+    """Whether a run of detect has written a folder, or this one will, into ``out``."""
+    if folder.name not in RESULT_FOLDERS and not folder.is_symlink():
+        return False
+    folder = folder.resolve()
+    is_own = out is not None and folder.parent == out.resolve()
+    return folder.name in RESULT_FOLDERS and (is_own or _results_head(folder.parent) is not None)
+
+
+def _named(found: Sequence[tuple[Item, str]]) -> list[Item]:
     """Unique names and stems. Equal ones are told apart by their folder, suffix, or a number, in this order."""
     counts = Counter(item.name.casefold() for item, _ in found)
     names: set[str] = set()
@@ -245,6 +346,11 @@ def _stem(name: str) -> str:
     return name.removesuffix(suffix) if suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES else name
 
 
+def _fixed_part(pattern: Path) -> Path:
+    """The folder that contains everything which matches."""
+    return Path(*takewhile(lambda part: not glob.has_magic(part), pattern.parts))
+
+
 def _name_of_url(url: str) -> str:
     parts = urlsplit(url)
     return _safe(PurePosixPath(unquote(parts.path)).name) or _safe(parts.hostname or "") or "image"
@@ -257,224 +363,7 @@ def _safe(name: str) -> str:
     return cleaned if len(cleaned) <= _LONGEST_NAME else cleaned[: _LONGEST_NAME - len(suffix)] + suffix
 
 
-class _Finder:
-    """Collects inputs by place, with the names that they would like to have, and a word to tell equal names apart."""
-
-    def __init__(self, out: Path | None) -> None:
-        self.images: dict[str, tuple[Item, str]] = {}
-        self.videos: dict[str, tuple[Item, str]] = {}
-        self.repeated = 0
-        self.ignored: Counter[str] = Counter()
-        self.failed: dict[str, str] = {}
-        self.results: set[Path] = set()
-        self._out = out
-        self._now = datetime.datetime.now().strftime("%Y%m%d_%H%M%S")
-
-    def add(self, text: str) -> None:
-        location = _location(text)
-        if isinstance(location, int):
-            self._take(Item(location, f"camera_{location}_{self._now}"), "", is_video=True)
-        elif isinstance(location, str):
-            self._add_url(location)
-        elif (kind := _kind(location)) == "folder":
-            self._add_all(location, None)
-        elif location.suffix.lower() in _LIST_SUFFIXES and kind == "file":
-            self._add_list(location)
-        elif kind:
-            self._add_file(location, location.name)
-        elif glob.has_magic(text):
-            folder = _fixed_part(location)
-            before = len(self.failed) + len(self.results)
-            found = self._add_all(folder, location.parts[len(folder.parts) :]) if _kind(folder) == "folder" else 0
-            if not found and before == len(self.failed) + len(self.results):
-                raise InputError(f"source={text}: no file matches; {_ADVICE}")
-        else:
-            around = location.parent
-            names = [path.name for path in around.glob("*") if path.name != location.name]
-            near = difflib.get_close_matches(location.name, names, n=1)
-            hint = f", did you mean {around / near[0]}?" if near else ""
-            raise InputError(f"source={text}: {_why_not(location)}{hint}; {_ADVICE}")
-
-    def _take(self, item: Item, label: str, *, is_video: bool) -> None:
-        items = self.videos if is_video else self.images
-        key = str(item.location) if isinstance(item.location, str) else item.place
-        self.repeated += key in items
-        items.setdefault(key, (item, label))
-
-    def _add_url(self, url: str) -> None:
-        scheme, name = urlsplit(url).scheme.lower(), _name_of_url(url)
-        if scheme in ("http", "https"):
-            is_video = PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES | {".m3u8"}
-            self._take(Item(url, name), urlsplit(url).hostname or "", is_video=is_video)
-        elif scheme in _STREAM_SCHEMES:
-            self._take(Item(url, f"{name}_{self._now}"), "", is_video=True)
-        else:
-            raise InputError(f"source={url}: {scheme}:// is not read; give http(s)://…, rtsp://… or a path")
-
-    def _add_file(self, path: Path, name: str) -> None:
-        self._take(Item(path, name), Path(os.path.realpath(path.parent)).name, is_video=_is_video(path))
-
-    def _add_list(self, path: Path) -> None:
-        try:
-            lines = decoded_text(path.read_bytes()).splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not a text file"
-            raise InputError(
-                f"source={path}: the list cannot be read ({reason}); give one path or address a line"
-            ) from error
-        entries = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-        if not entries:
-            raise InputError(f"source={path}: the list is empty; write one path or address a line")
-        for entry in entries:
-            if "://" in entry:
-                self._add_url(entry)
-                continue
-            # As in lists of labels: relative to the list or to the working folder, slashes of Windows.
-            written = [Path(text).expanduser() for text in dict.fromkeys((entry, entry.replace("\\", "/")))]
-            places = [(base / own, own) for own in written for base in (path.parent, Path())]
-            # One that is not there is told with the others that cannot be read.
-            place, own = next((found for found in places if os.path.exists(found[0])), places[0])  # noqa: PTH110, no error in a locked folder
-            within = not own.is_absolute() and ".." not in own.parts
-            self._add_file(place, own.as_posix() if within else own.name)
-
-    def _add_all(self, folder: Path, wanted: Sequence[str] | None) -> int:
-        """What is in a folder or matches a pattern in it: images and videos by their suffix, the rest is counted."""
-        label = Path(os.path.realpath(folder)).name
-        names = sorted(self._walk(folder, wanted))
-        for name in names:
-            path = folder / name
-            kind, suffix = _kind(path), path.suffix.lower()
-            if not kind or (kind != "file" and suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES):
-                self._fail(path, name, "neither a file nor a folder" if kind else _why_not(path))
-            elif suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
-                self._take(Item(path, name), label, is_video=suffix in VIDEO_SUFFIXES)
-            else:
-                self.ignored[suffix or "no extension"] += 1
-        return len(names)
-
-    def _fail(self, path: Path, name: str, reason: str) -> None:
-        """Take note of what may hold faces and cannot be looked at."""
-        self.failed[name if name not in self.failed else str(path)] = f"{path}: {reason}; fix it or leave it out"
-
-    def _walk(
-        self,
-        folder: Path,
-        wanted: Sequence[str] | None,
-        within: tuple[str, ...] = (),
-        seen: frozenset[tuple[int, int]] = frozenset(),
-    ) -> Iterator[str]:
-        """Names of all files below a folder, or of those that match a pattern; hidden ones and results are left out.
-
-        ``within``: the parts of ``folder`` from where the walk began; ``seen``: the folders above it.
-        """
-        try:
-            status = folder.stat()
-            place = (status.st_dev, status.st_ino)
-            if place in seen:
-                self._fail(folder, "/".join(within), "a link back to a folder above it")
-                return
-            listed = list(folder.iterdir())
-        except OSError as error:
-            if not within:
-                raise InputError(
-                    f"source={folder} cannot be read ({error.strerror}); change its permissions"
-                ) from error
-            self._fail(folder, "/".join(within), f"the folder cannot be read ({error.strerror})")
-            return
-        for path in listed:
-            own, is_folder = (*within, path.name), _kind(path) == "folder"
-            if wanted is None and path.name.startswith("."):
-                # Counted where it may hold faces; a file that a Mac adds to another one (``._a.jpg``) does not.
-                if is_folder:
-                    self.ignored["hidden folder"] += 1
-                elif path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and not path.name.startswith("._"):
-                    self.ignored[f"hidden {path.suffix.lower()}"] += 1
-            elif not is_folder:
-                if wanted is None or _matches(own, wanted):
-                    yield "/".join(own)
-            elif self._is_results(path.resolve()):
-                continue
-            elif wanted is None or _matches(own, wanted, or_holds=True):
-                yield from self._walk(path, wanted, own, seen | {place})
-            elif _matches(own, wanted):
-                self.ignored["folder not entered"] += 1
-
-    def _is_results(self, folder: Path) -> bool:
-        """Whether a run of detect has written a folder, or this one will; the folder that holds it is counted then."""
-        around = folder.parent
-        if folder.name not in RESULT_FOLDERS or (around != self._out and _results_head(around) is None):
-            return False
-        self.results.add(around)
-        return True
-
-
-def _fixed_part(pattern: Path) -> Path:
-    """The folder that contains everything which matches."""
-    return Path(*takewhile(lambda part: not glob.has_magic(part), pattern.parts))
-
-
-def _matches(parts: Sequence[str], wanted: Sequence[str], *, or_holds: bool = False) -> bool:
-    """Whether a path matches a pattern, part by part as in a shell; ``or_holds``: or something below it may.
-
-    ``**`` stands for any number of folders. Hidden names match parts that begin with a dot alone.
-    """
-    if not parts:
-        return bool(wanted) if or_holds else all(part == "**" for part in wanted)
-    if not wanted:
-        return False
-    hidden = parts[0].startswith(".")
-    if wanted[0] == "**":
-        after = _matches(parts, wanted[1:], or_holds=or_holds)
-        return after or (not hidden and _matches(parts[1:], wanted, or_holds=or_holds))
-    fits = fnmatch.fnmatch(parts[0], wanted[0]) and (not hidden or wanted[0].startswith("."))
-    return fits and _matches(parts[1:], wanted[1:], or_holds=or_holds)
-
-
-def _kind(path: Path) -> str:
-    """``folder``, ``file`` or ``other`` (a device, a pipe); "" where nothing is, or nothing that can be looked at."""
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError):
-        return ""
-    return "folder" if stat.S_ISDIR(mode) else "file" if stat.S_ISREG(mode) else "other"
-
-
-def _why_not(path: Path) -> str:
-    """Why there is nothing to look at."""
-    try:
-        path.stat()
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-            return f"it cannot be read ({error.strerror})"
-        if path.is_symlink():
-            return f"a link to {os.readlink(path)}, which is not there"  # noqa: PTH115  # as it is written
-    except ValueError:
-        pass
-    return "there is no such file or folder"
-
-
-def _is_video(path: Path) -> bool:
-    """By the suffix; where it says nothing, whatever is no image may be one: opening it as a video will tell."""
-    suffix = path.suffix.lower()
-    if suffix in IMAGE_SUFFIXES or suffix in VIDEO_SUFFIXES:
-        return suffix in VIDEO_SUFFIXES
-    if (kind := _kind(path)) != "file":
-        return kind == "other"  # /dev/video0, a pipe
-    try:
-        with Image.open(path):
-            return False
-    except Exception:  # Pillow's plugins raise almost anything
-        return True
-
-
-MOST_REDIRECTS = 5
 _SILENT_SECONDS = 20.0
-_REASONS = (
-    (requests.exceptions.TooManyRedirects, f"redirects more than {MOST_REDIRECTS} times"),
-    (requests.exceptions.SSLError, "has a certificate that is not trusted"),
-    ((requests.exceptions.Timeout, urllib3.exceptions.TimeoutError), "does not answer in time"),
-    (urllib3.exceptions.ProtocolError, "breaks off"),
-)
 
 
 def fetch_bytes(url: str, max_bytes: int, seconds: float) -> bytes:
@@ -492,10 +381,7 @@ def fetch_bytes(url: str, max_bytes: int, seconds: float) -> bytes:
     headers = {"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity", "User-Agent": "fanet-lightning"}
     content = bytearray()
     try:
-        with requests.Session() as session:
-            session.max_redirects = MOST_REDIRECTS
-            timeout = min(_SILENT_SECONDS, seconds)
-            response = session.get(url, headers=headers, stream=True, timeout=timeout)
+        with requests.get(url, headers=headers, stream=True, timeout=min(_SILENT_SECONDS, seconds)) as response:
             if response.status_code != HTTPStatus.OK:
                 raise InputError(f"{shown} answers {response.status_code} {response.reason}; look at the address")
             if response.headers.get("Content-Type", "").lower().startswith(("text/html", "application/xhtml")):
@@ -508,17 +394,9 @@ def fetch_bytes(url: str, max_bytes: int, seconds: float) -> bytes:
                 if time.monotonic() > end:
                     raise InputError(f"{shown} is not here after download_seconds={seconds:g}; raise it")
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        reason = next((text for kinds, text in _REASONS if isinstance(error, kinds)), None)
-        # urllib3 ends its chain of causes with what the system says.
-        reason = reason or f"cannot be reached ({first_line(error).rpartition(': ')[2].rstrip(chr(39) + ')')})"
-        raise InputError(f"{shown} {reason}; look at the address and the network") from error
+        reason = type(error).__name__  # ConnectTimeout, SSLError, TooManyRedirects …
+        raise InputError(f"{shown} cannot be fetched ({reason}); look at the address and the network") from error
     return bytes(content)
-
-
-# Larger images are decoded at their turn, not ahead of it, so that few of them are in memory at a time.
-MOST_PIXELS_AHEAD = 2**24
-# What the largest image that is decoded takes as an uncompressed file, twice over.
-LARGEST_FILE_BYTES = 2**31
 
 
 @dataclass(frozen=True)
@@ -530,20 +408,19 @@ class Limits:
 
 
 class Loaded(NamedTuple):
-    """``image_rgb`` (H, W, 3) uint8, upright; None for a large one, which :func:`decoded` makes of ``content``.
+    """``image_rgb`` (H, W, 3) uint8, upright.
 
     ``note``: what is not obvious, e.g. that it is the first frame of an animation. ``profile``: of the pixels' colors,
     ICC; empty for sRGB.
     """
 
-    image_rgb: Image8 | None
-    content: bytes
+    image_rgb: Image8
     note: str
     profile: bytes = b""
 
 
 def load(item: Item, limits: Limits) -> Loaded:
-    """Read or download an image and, unless it is very large, decode it. Called in threads of their own.
+    """Read or download an image and decode it. Called in threads of their own.
 
     Raises:
         InputError: it cannot be read, downloaded or decoded.
@@ -552,24 +429,13 @@ def load(item: Item, limits: Limits) -> Loaded:
         content = fetch_bytes(str(item.location), limits.max_download_bytes, limits.download_seconds)
     else:
         try:
-            if (size := item.location.stat().st_size) > LARGEST_FILE_BYTES:
-                raise UnreadableImage(item.location, f"{size:,} bytes are more than any image that is decoded here")
+            if item.location.is_fifo():  # reading it would wait for somebody to write
+                raise UnreadableImage(item.location, "not a file")
             content = item.location.read_bytes()
         except OSError as error:
             raise UnreadableImage(item.location, error.strerror or type(error).__name__) from error
-    note, pixels, profile = glance(content)
-    if pixels > MOST_PIXELS_AHEAD:
-        return Loaded(None, content, note, profile)
-    return Loaded(decode_image_rgb(content, item.text), b"", note, profile)
-
-
-def decoded(loaded: Loaded, item: Item) -> Image8:
-    """The pixels, (H, W, 3) uint8.
-
-    Raises:
-        InputError: a large image that cannot be decoded.
-    """
-    return decode_image_rgb(loaded.content, item.text) if loaded.image_rgb is None else loaded.image_rgb
+    note, _, profile = glance(content)
+    return Loaded(decode_image_rgb(content, item.text), note, profile)
 
 
 def glance(content: bytes) -> tuple[str, int, bytes]:

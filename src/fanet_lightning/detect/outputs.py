@@ -7,7 +7,6 @@ import errno
 import io
 import json
 import re
-import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.files import replaced
 from fanet_lightning.data.images import Image8
 from fanet_lightning.detect.inputs import JOURNAL_FILE, RESULT_FOLDERS, Item
 from fanet_lightning.detect.journal import Journal
@@ -31,16 +31,17 @@ UNFINISHED = ".unfinished"
 IMAGES, VIDEOS, FRAMES, TEXTS, CROPS = RESULT_FOLDERS
 VERSION = 1
 JPEG_QUALITY = 90
-_JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
-# Pillow's name and options, and OpenCV's options, by suffix.
-_FORMATS: dict[str, tuple[str, dict[str, Any], list[int]]] = {
+# Pillow's name and options, and OpenCV's options, by suffix. Images of other formats become JPEG, or PNG where those
+# are losslessly compressed.
+_Format = tuple[str, dict[str, Any], list[int]]
+_JPEG: _Format = ("JPEG", {"quality": JPEG_QUALITY}, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+_TIFF: _Format = ("TIFF", {"compression": "tiff_lzw"}, [])
+_FORMATS: dict[str, _Format] = {
+    ".jpg": _JPEG, ".jpeg": _JPEG, ".tif": _TIFF, ".tiff": _TIFF,
     ".png": ("PNG", {"compress_level": 1}, [cv2.IMWRITE_PNG_COMPRESSION, 1]),
     ".webp": ("WEBP", {"quality": JPEG_QUALITY}, [cv2.IMWRITE_WEBP_QUALITY, JPEG_QUALITY]),
     ".bmp": ("BMP", {}, []),
-    **dict.fromkeys((".tif", ".tiff"), ("TIFF", {"compression": "tiff_lzw"}, [])),
-    **dict.fromkeys(_JPEG_SUFFIXES, ("JPEG", {"quality": JPEG_QUALITY}, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])),
-}
-# Images keep these formats; the losslessly compressed ones of the others become PNG, the rest JPEG.
+}  # fmt: skip
 _TO_PNG = (".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".dib")
 
 
@@ -143,19 +144,13 @@ def encoded(image_rgb: Image8, suffix: str, profile: bytes = b"") -> bytes:
     Raises:
         InputError: it is too large for the format.
     """
-    suffix = suffix.lower()
-    kind, options, flags = _FORMATS[suffix]
+    kind, options, flags = _FORMATS[suffix.lower()]
     try:
         if profile:  # OpenCV writes none into JPEG before its version 5, and none into TIFF, but is three times faster
             file = io.BytesIO()
             Image.fromarray(image_rgb).save(file, kind, icc_profile=profile, **options)
             return file.getvalue()
-        done, content = cv2.imencode(
-            ".jpg" if kind == "JPEG" else suffix, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), flags
-        )
-        if not done:
-            raise ValueError(suffix)
-        return content.tobytes()
+        return cv2.imencode(suffix.lower(), cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), flags)[1].tobytes()
     except (OSError, ValueError, cv2.error) as error:
         size = f"{image_rgb.shape[1]} × {image_rgb.shape[0]} pixels"
         raise InputError(f"an image of {size} is too large for {suffix}; leave images out of save") from error
@@ -168,13 +163,10 @@ def write_file(out: Path, name: str, content: bytes) -> None:
         InputError: the name is longer than the file system takes.
         OSError: the disk is full, or something stands in the way.
     """
-    # All in one folder, so that what a killed process leaves is found and removed.
-    temporary = out / UNFINISHED / f"{threading.get_ident():x}"
     try:
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        temporary.parent.mkdir(exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(out / name)
+        # Unfinished ones are in one folder, so that what a killed process leaves is found and removed.
+        with replaced(out / name, out / UNFINISHED) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise InputError(f"{out / name}: the name is too long to be written; rename the input") from error
@@ -186,8 +178,7 @@ class Results:
 
     ``entries`` what is done, by the input's name: ``stem``, ``location``, ``state`` and what :meth:`add` was given.
     ``refused`` which settings differ from those of the results that are there. These are removed as the block is
-    entered, because faces that shall be redacted must not stay next to the redacted ones. ``existed`` whether there was
-    an earlier run.
+    entered, because faces that shall be redacted must not stay next to the redacted ones.
 
     Args:
         out: the folder.
@@ -211,21 +202,19 @@ class Results:
         sources: Sequence[str] = (),
     ) -> None:
         self.out = out
-        self.existed = (out / JOURNAL_FILE).is_file()
         note = {"sources": list(sources)}
         self._journal = Journal(out / JOURNAL_FILE, {"version": VERSION, **settings}, resume=resume, note=note)
         self.refused = self._journal.refused
         self.entries: dict[str, dict[str, Any]] = {}
         for entry in self._journal.lines:
-            self.entries.pop(entry.get("name", ""), None)
-            if {"name", "stem", "location", "files"} <= entry.keys():
+            self.entries.pop(entry["name"], None)
+            if not entry.get("removed"):
                 self.entries[entry["name"]] = entry
         if resume:
             places = {(item.name, item.place) for item in items}
             others = [
                 entry for entry in self.entries.values()
-                if (entry["name"], entry["location"]) not in places
-                and (not entry["files"] or any((out / name).is_file() for name in entry["files"]))
+                if (entry["name"], entry["location"]) not in places and self._is_whole(entry)
             ]  # fmt: skip
             # Neither kept with the new ones, which may be redacted, nor removed unasked.
             if others and self.refused:
@@ -233,14 +222,13 @@ class Results:
                     f"out={out}: holds results of other settings ({', '.join(self.refused)}), e.g. of "
                     f"{others[0]['name']}; give another out, or resume=false to remove them"
                 )
-            taken = {entry[key].casefold(): entry for key in ("stem", "name") for entry in others}
-            for item in items:
-                found = taken.get(item.name.casefold()) or taken.get(item.stem.casefold())
-                if found is not None:
-                    raise InputError(
-                        f"out={out}: the results of {item.text} would overwrite those of {found['location']}; "
-                        "give another out, or resume=false to remove all that is there"
-                    )
+            taken = {entry["stem"].casefold(): entry["location"] for entry in others}
+            clash = next((item for item in items if item.stem.casefold() in taken), None)
+            if clash is not None:
+                raise InputError(
+                    f"out={out}: the results of {clash.text} would overwrite those of {taken[clash.stem.casefold()]}; "
+                    "give another out, or resume=false to remove all that is there"
+                )
 
     def __enter__(self) -> Self:
         if self._journal.found and not self._journal.resumed:
@@ -274,7 +262,7 @@ class Results:
         They may show faces that shall be redacted, and a crop is not overwritten by one of another score.
         """
         names: dict[Path, list[str]] = {}
-        for item in items if self.existed else ():
+        for item in items if self._journal.found else ():
             entry = self.entries.pop(item.name, None)
             if entry is not None:
                 self._journal.append({"name": item.name, "removed": True})
@@ -290,10 +278,9 @@ class Results:
 
     def _remove(self, entry: Mapping[str, Any]) -> None:
         """Remove the files that an entry calls its own, as far as they are within the folder."""
-        root = self.out.resolve()
         for name in entry.get("files", ()):
             path = self.out / str(name)
-            if path.parent.resolve().is_relative_to(root):
+            if path.parent.resolve().is_relative_to(self.out.resolve()):
                 path.unlink(missing_ok=True)
 
     def add(self, item: Item, values: Mapping[str, Any]) -> None:

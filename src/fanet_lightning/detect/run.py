@@ -5,7 +5,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -14,10 +14,10 @@ from typing import IO, Any
 
 from fanet_lightning.cli.errors import InputError, counted, first_line
 from fanet_lightning.cli.files import replaced
-from fanet_lightning.cli.provenance import HOLDER_FILE, LOCK_FILE, locked
+from fanet_lightning.cli.provenance import locked
 from fanet_lightning.data.images import Image8
 from fanet_lightning.detect.detector import FaceDetector
-from fanet_lightning.detect.inputs import JOURNAL_FILE, RESULT_FOLDERS, Item, Limits, Loaded, Sources, decoded, load
+from fanet_lightning.detect.inputs import RESULT_FOLDERS, Item, Limits, Loaded, Sources, load
 from fanet_lightning.detect.multiscale import LARGE_SHORTER_SIDE, build_protocol, full_settings, too_large_for
 from fanet_lightning.detect.outputs import (
     FRAMES,
@@ -30,8 +30,8 @@ from fanet_lightning.detect.outputs import (
     write_json,
     write_parts,
 )
-from fanet_lightning.detect.stream import Progress, in_threads
-from fanet_lightning.detect.video import CONTAINERS, OTHER_VIDEO, Frame, VideoReader, VideoWriter, left_out_note
+from fanet_lightning.detect.stream import Progress, in_threads, ready_bytes
+from fanet_lightning.detect.video import CONTAINERS, Frame, VideoReader, VideoWriter
 from fanet_lightning.models.pretrained import DEFAULT_PROTOCOL, DEFAULT_THRESHOLD
 from fanet_lightning.ops.structures import Detections
 
@@ -119,7 +119,7 @@ def detect_sources(
         sources: of :func:`fanet_lightning.detect.inputs.find_sources`.
         detector: any :class:`FaceDetector`.
         protocol: ``name`` and what :func:`fanet_lightning.detect.multiscale.build_protocol` reads.
-        out: folder, made if need be; where no input gives results, nothing is left of it.
+        out: folder, made if need be.
         threshold: faces with a lower score are left out.
         saving: default: images with boxes, and the JSON.
         video_options: which frames of videos.
@@ -138,17 +138,16 @@ def detect_sources(
             would be overwritten; or an input would be overwritten.
     """
     saving, limits, options = saving or Saving(), limits or Limits(), video_options or VideoOptions()
-    scale = build_protocol(protocol)
+    find_faces = partial(detector.detect, protocol=build_protocol(protocol), threshold=threshold)
     _check_apart(out, sources)
     depends_on = {
         "protocol": full_settings(protocol), "threshold": threshold, "save": sorted(saving.save),
         "redact": saving.redact, "draw": saving.draw, "bar": saving.bar, **(settings or {}),
     }  # fmt: skip
     summary = Summary(failed=dict(sources.failed))
-    find_faces = partial(detector.detect, protocol=scale, threshold=threshold)
+    items = [*sources.images, *sources.videos]
     with _writing(out), locked(out, "run of detect"):
         shutil.rmtree(out / UNFINISHED, ignore_errors=True)
-        items = [*sources.images, *sources.videos]
         with Results(out, depends_on, items, resume=resume, sources=stated) as results:
             images = [item for item in sources.images if not results.is_done(item)]
             videos = [x for x in sources.videos if not (x.state and results.is_done(x, options.settings))]
@@ -165,18 +164,26 @@ def detect_sources(
             except KeyboardInterrupt:
                 summary.interrupted = True
             finally:
-                if "json" in saving.save and (results.existed or results.entries):
+                if "json" in saving.save:
                     done = all(item.name in results.entries or item.name in summary.failed for item in todo)
-                    head = {"settings": depends_on, "made_by": dict(made_by or {})}
-                    complete = done and not summary.interrupted
-                    write_json(out, results.ordered(items), summary.failed, {"complete": complete, **head})
+                    head = {"complete": done and not summary.interrupted, "settings": depends_on,
+                            "made_by": dict(made_by or {})}  # fmt: skip
+                    write_json(out, results.ordered(items), summary.failed, head)
             summary.count(sources, results)
         shutil.rmtree(out / UNFINISHED, ignore_errors=True)
-        if not results.existed and not results.entries:
-            (out / JOURNAL_FILE).unlink(missing_ok=True)
-    print(summary.line() + (f"; the results are in {out}" if summary.images or summary.videos else ""), flush=True)
+    print(f"{summary.line()}; the results are in {out}", flush=True)
     _hint_at_size(protocol, [results.entries[item.name] for item in todo if item.name in results.entries])
     return summary
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """What cannot be read is an InputError by then, so an OSError is about writing."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise InputError(f"out={out} cannot be written ({reason}); free it, and the same command resumes") from error
 
 
 def _detect_images(
@@ -195,7 +202,7 @@ def _detect_images(
     """
     most = IMAGES_PER_THREAD * workers
     with Progress(len(items), "images", quiet=len(items) == 1) as progress:
-        loads = in_threads(items, partial(load, limits=limits), threads=workers, most=most)
+        loads = in_threads(items, partial(load, limits=limits), threads=workers, most=most, size=ready_bytes)
         found = _found_images(loads, find_faces, summary, progress)
         written = in_threads(
             found, partial(write_image, results.out, saving=saving), threads=workers, most=most,
@@ -217,15 +224,14 @@ def _found_images(
 ) -> Iterator[FoundImage]:
     for item, loading in loads:
         try:
-            loaded = loading.result()
-            image_rgb = decoded(loaded, item)
+            image_rgb, note, profile = loading.result()
             faces = find_faces(image_rgb)
         except InputError as error:
             summary.fail(item, error, progress)
             continue
-        if loaded.note:
-            progress.say(f"{item.text}: {loaded.note} is used")
-        yield FoundImage(item, image_rgb, faces, loaded.note, loaded.profile)
+        if note:
+            progress.say(f"{item.text}: {note} is used")
+        yield FoundImage(item, image_rgb, faces, note, profile)
 
 
 def _detect_video(
@@ -234,7 +240,7 @@ def _detect_video(
     """One video; on Ctrl-C, or where it breaks off, what was done until then is kept under its name."""
     with Progress(None, "frames") as progress:
         try:
-            entry = _filmed(item, find_faces, results.out, saving, options, progress)
+            entry = _detect_frames(item, find_faces, results.out, saving, options, progress)
         except InputError as error:
             summary.fail(item, error, progress)
             return
@@ -251,7 +257,7 @@ def _detect_video(
         raise KeyboardInterrupt
 
 
-def _filmed(
+def _detect_frames(
     item: Item, find_faces: FindFaces, out: Path, saving: Saving, options: VideoOptions, progress: Progress
 ) -> dict[str, Any]:
     """Write a video with the faces of its frames, and a line of JSON for each; what the journal shall say of it.
@@ -272,7 +278,8 @@ def _filmed(
             total = -(-reader.frame_count // options.every)
             progress.total = min(total, options.max_frames or total)
         if "json" in saving.save:
-            lines = stack.enter_context(stack.enter_context(replaced(out / lines_name)).open("w", encoding="ascii"))
+            temporary = stack.enter_context(replaced(out / lines_name, out / UNFINISHED))
+            lines = stack.enter_context(temporary.open("w", encoding="ascii"))
         if "images" in saving.save:
             writer = stack.enter_context(VideoWriter(out / video_name, reader))
         chosen = (frame for frame in reader if frame.index % options.every == 0)
@@ -290,19 +297,13 @@ def _filmed(
             interrupted = True
     if writer is not None and writer.frames_written:
         files.append(video_name)
-    numbers = {
-        "damaged frames were left out": reader.frames_skipped,
-        "frames came while the network was busy, and were dropped": reader.frames_dropped,
-    }
-    notes = [f"{number:,} {what}" for what, number in numbers.items() if number]
-    if writer is not None:
-        notes += writer.notes
-    elif others := reader.left_out.get(OTHER_VIDEO):
-        notes.append(left_out_note({OTHER_VIDEO: others}))
+    notes = [f"{reader.frames_skipped:,} damaged frames were left out"] if reader.frames_skipped else []
+    if reader.frames_dropped:
+        notes.append(f"{reader.frames_dropped:,} frames came while the network was busy, and were dropped")
     return {
         "video": True, "frames": frames, "faces": faces, "width": reader.size_wh[0], "height": reader.size_wh[1],
-        "frames_per_second": reader.frames_per_second, "notes": notes, "broken": reader.broken, "files": files,
-        "interrupted": interrupted,
+        "frames_per_second": reader.frames_per_second, "notes": notes + (writer.notes if writer else []),
+        "broken": reader.broken, "files": files, "interrupted": interrupted,
     }  # fmt: skip
 
 
@@ -333,10 +334,6 @@ def _opening(sources: Sources, results: Results, done: int) -> str:
     if sources.ignored:
         kinds = ", ".join(f"{kind}: {count:,}" for kind, count in sorted(sources.ignored.items()))
         text += f" ({counted(sum(sources.ignored.values()), 'other file')} ignored; {kinds})"
-    if sources.repeated:
-        text += f" ({sources.repeated:,} given twice)"
-    if sources.results:
-        text += f" ({counted(sources.results, 'folder')} of results skipped)"
     if results.refused:
         text += f"\nstarting over: the results in {results.out} are of other settings ({', '.join(results.refused)})"
     elif done:
@@ -349,31 +346,9 @@ def _hint_at_size(protocol: Mapping[str, Any], entries: Iterable[Mapping[str, An
     name = protocol.get("name")
     large = sum(too_large_for(name, entry["width"], entry["height"]) for entry in entries)
     if large:
-        print(f"{counted(large, 'input')} {'is' if large == 1 else 'are'} larger than {LARGE_SHORTER_SIDE:,} pixels on "
-              f"the shorter side: with protocol={name} faces over some 400 pixels are missed; try "
-              f"protocol={DEFAULT_PROTOCOL}", file=sys.stderr)  # fmt: skip
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    """Nothing is left of nothing: without a journal the lock's files, and the folders that were made, are removed.
-
-    What cannot be read is an InputError by then, so an OSError is about writing.
-    """
-    made = [place for place in (out, *out.parents) if not place.exists()]
-    before = {name for name in (LOCK_FILE, HOLDER_FILE) if (out / name).exists()}
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or first_line(error)
-        raise InputError(f"out={out} cannot be written ({reason}); free it, and the same command resumes") from error
-    finally:
-        if not (out / JOURNAL_FILE).exists():
-            with suppress(OSError):  # a folder that holds something else stays
-                for name in {LOCK_FILE, HOLDER_FILE} - before:
-                    (out / name).unlink(missing_ok=True)
-                for place in made:
-                    place.rmdir()
+        print(f"{counted(large, 'input')} of more than {LARGE_SHORTER_SIDE:,} pixels on the shorter side: with "
+              f"protocol={name} faces over some 400 pixels are missed; try protocol={DEFAULT_PROTOCOL}",
+              file=sys.stderr)  # fmt: skip
 
 
 def _check_apart(out: Path, sources: Sources) -> None:

@@ -317,9 +317,11 @@ def in_order(
         read.close()
 
 
-def ready_bytes(_: Any, future: "Future[Prepared]") -> int:
-    """What an image takes that has been read ahead, for :func:`in_threads`."""
-    return future.result().pixels.nbytes if future.done() and future.exception() is None else 0
+def ready_bytes(_: Any, future: "Future[Any]") -> int:
+    """What the arrays of a tuple take that has been read ahead, for :func:`in_threads`."""
+    if not future.done() or future.exception() is not None:
+        return 0
+    return sum(value.nbytes for value in future.result() if isinstance(value, np.ndarray))
 
 
 def _more_may_wait(waiting: Sequence[_Waiting]) -> bool:

@@ -15,19 +15,17 @@ import re
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from fanet_lightning.cli.errors import InputError, counted, first_line
-from fanet_lightning.cli.files import replaced
+from fanet_lightning.cli.errors import InputError, first_line
 from fanet_lightning.data.images import Image8
 from fanet_lightning.detect.inputs import without_passwords
 from fanet_lightning.ops.draw import checked_image
@@ -41,20 +39,18 @@ try:
 except ImportError:  # an extra
     av = None  # type: ignore[assignment]
 
-__all__ = ["Frame", "VideoReader", "VideoWriter", "left_out_note"]
+__all__ = ["Frame", "VideoReader", "VideoWriter"]
 
-_ADDRESS = re.compile(r"^([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
 # What may be read while a source is opened: a playlist that somebody sent must not fetch addresses or files.
 _WEB_SCHEMES = ("http", "https")
 _LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "tcp", "udp")
 _NETWORK_PROTOCOLS = ",".join((*_WEB_SCHEMES, *_LIVE_SCHEMES, "httpproxy", "srtp", "tls", "crypto"))
-# FFmpeg plays text files as terminal art and follows playlists; a file of these formats is not meant as a video.
-_NOT_VIDEOS = {"tty", "bin", "adf", "idf", "xbin", "hls", "concat", "concatf", "dash", "imf", "lavfi"}
-_IMAGE_FORMATS = re.compile(r"image2|image2pipe|\w+_pipe")
+# FFmpeg plays text as terminal art, images as videos of one frame, and follows playlists to other files.
+_NOT_VIDEOS = re.compile(r"tty|bin|adf|idf|xbin|hls|concatf?|dash|imf|lavfi|image2|\w+_pipe")
 # Containers whose header says how long the video is, so that an early end can be noticed.
-_LENGTH_IN_HEADER = {"mov", "mp4", "matroska", "webm", "avi", "flv", "asf"}
+_LENGTH_IN_HEADER = {"mov", "mp4", "matroska", "webm", "flv", "asf"}
 _SHORTEST_MISSING = 0.5  # seconds of a video's end that may be missing unnoticed: headers are not exact
-_USUAL_RATE, _USUAL_CAMERA_RATE = Fraction(25), 30.0  # frames per second, where a stream or a driver does not say
+_USUAL_RATE = 25.0  # frames per second, where a stream or a driver does not say
 _FAILED_READS = 30  # frames that may be missing one after another before a camera counts as gone
 _UNSPECIFIED = 2  # FFmpeg's number for a color matrix that is not given
 _HD_HEIGHT = 720
@@ -62,7 +58,6 @@ _MICROSECONDS = 1_000_000  # PyAV gives a container's start and duration in thes
 _LOOK_AHEAD = 8  # frames decoded before they are asked for ...
 _LOOK_AHEAD_BYTES = 256 * 2**20  # ... unless they are larger than this together
 _PATIENCE = 2.0  # seconds that closing waits for the thread; a stream that hangs is left to its own timeout
-OTHER_VIDEO = "other video stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +84,7 @@ class VideoReader:
     A video that breaks off raises nothing: all its good frames are given, the loop ends, and ``broken`` says in one
     line where and why. (Raised, it would look to a ``VideoWriter`` around the loop like any failure, and the good part
     would be thrown away.) A file that is cut short is noticed where its header tells its length (mp4, mov, mkv, webm,
-    avi, flv); a transport stream (.ts) has no end that could be missed.
+    flv); a transport stream (.ts) has no end that could be missed.
 
     Attributes:
         name: the source for messages: a path, an address without its password, or ``camera 0``.
@@ -101,7 +96,6 @@ class VideoReader:
         start_seconds: the video's own clock at its beginning; ``time_seconds`` counts from there.
         time_base: the unit, in seconds, that frame times are whole multiples of.
         sample_aspect_ratio: width / height of one pixel of an upright frame, 1 unless the video is anamorphic.
-        left_out: streams that are neither the one shown nor its sound, by kind; they are not written either.
         broken: after the loop: one line when the source broke off before its end, else None.
         finished: the loop has come to the end.
         frames_skipped: damaged frames that could not be decoded and were left out.
@@ -124,26 +118,22 @@ class VideoReader:
         self.start_seconds = 0.0
         self.time_base = Fraction(1, 90_000)
         self.sample_aspect_ratio = Fraction(1)
-        self.left_out: Mapping[str, int] = {}
         self.broken: str | None = None
         self.finished = False
         self.frames_skipped = self.frames_dropped = 0
         self._timeout_seconds = timeout_seconds
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._source: Any = None  # PyAV's container, or OpenCV's capture
-        self._is_stream = False
+        self._source = contextlib.ExitStack()
+        is_camera = isinstance(source, int) or (isinstance(source, str) and source.isascii() and source.isdigit())
         try:
-            if isinstance(source, int) or (isinstance(source, str) and source.isascii() and source.isdigit()):
-                images = self._open_camera(int(source))
-            else:
-                images = self._open_stream(source)
+            images = self._camera_images(int(source)) if is_camera else self._stream_images(source)  # type: ignore[arg-type]
             # The first frame is decoded at once: its size is the video's, and a file without one is no video.
             first = next(images, None)
             if first is None:
                 raise InputError(self.broken or f"{self.name}: holds no frame that can be decoded")
         except BaseException:
-            self._release()
+            self._source.close()
             raise
         self._images = itertools.chain([first], images)
         height, width = first[0].shape[:2]
@@ -164,11 +154,7 @@ class VideoReader:
             self._thread.join(_PATIENCE)
             if self._thread.is_alive():
                 return  # closing under a thread that waits for the network would crash; it closes the source itself
-        self._release()
-
-    def _release(self) -> None:
-        if self._source is not None:
-            (self._source.close if self._is_stream else self._source.release)()
+        self._source.close()
 
     def __iter__(self) -> Iterator[Frame]:
         """The frames in order.
@@ -209,40 +195,30 @@ class VideoReader:
         except BaseException as error:
             self._put(error)
         if self._stop.is_set():
-            self._release()
+            self._source.close()
 
     def _put(self, item: Frame | BaseException | None) -> None:
         while not self._stop.is_set():
-            try:
+            with contextlib.suppress(queue.Full):
                 self._queue.put(item, timeout=0.1)
                 return
-            except queue.Full:
-                continue
 
-    # Cameras
-
-    def _open_camera(self, index: int) -> Iterator[tuple[Image8, float]]:
-        self.name = f"camera {index}"
-        # Asked first, because OpenCV's own complaint goes straight to the screen.
-        if index < 0 or (sys.platform == "linux" and not Path(f"/dev/video{index}").exists()):
-            found = ", ".join(sorted(str(path) for path in Path("/dev").glob("video*")))
-            raise InputError(
-                f"{self.name}: is not there; {f'there are {found}' if found else 'no camera is connected'}"
-            )
-        self._source = cv2.VideoCapture(index)
-        if not self._source.isOpened():
-            raise InputError(f"{self.name}: cannot be opened; another program may be using it, or it is no camera")
-        rate = self._source.get(cv2.CAP_PROP_FPS)
-        self.frames_per_second = float(rate) if 1 <= rate <= 1000 else _USUAL_CAMERA_RATE
-        return self._camera_images()
-
-    def _camera_images(self) -> Iterator[tuple[Image8, float]]:
+    def _camera_images(self, index: int) -> Iterator[tuple[Image8, float]]:
         """Images with the time since the first one, for as long as the camera gives any."""
+        self.name = f"camera {index}"
+        # Asked first, because OpenCV may crash where there is none.
+        if index < 0 or (sys.platform == "linux" and not Path(f"/dev/video{index}").exists()):
+            raise InputError(f"{self.name}: is not there; connect it")
+        camera = cv2.VideoCapture(index)
+        self._source.callback(camera.release)
+        if not camera.isOpened():
+            raise InputError(f"{self.name}: cannot be opened; another program may be using it, or it is no camera")
+        self.frames_per_second = float(camera.get(cv2.CAP_PROP_FPS)) or _USUAL_RATE
         failed = 0
         began: float | None = None
         while failed < _FAILED_READS:
-            read, image_bgr = self._source.read()
-            if not read or image_bgr is None:
+            read, image_bgr = camera.read()
+            if not read:
                 failed += 1
                 time.sleep(0.01)
                 continue
@@ -253,58 +229,28 @@ class VideoReader:
             yield np.ascontiguousarray(image_bgr[..., ::-1], dtype=np.uint8), now - began
         self.broken = f"{self.name}: gives no more frames"
 
-    # Files and network streams
-
-    def _open_stream(self, source: str | Path) -> Iterator[tuple[Image8, float]]:
-        self.name, self._is_stream = without_passwords(source), True
-        container = self._source = _open(source, self._timeout_seconds)
+    def _stream_images(self, source: str | Path) -> Iterator[tuple[Image8, float]]:
+        """Upright images of a file or a network stream with their times, in the order of showing."""
+        self.name, scheme = without_passwords(source), _scheme(source)
+        container = _open(source, self._timeout_seconds)
+        self._source.callback(container.close)
         formats = set(container.format.name.split(","))
-        stream = self._stream = self._image_stream(formats, is_address=_scheme(source) != "")
+        stream = self._image_stream(container, formats)
         stream.thread_type = "AUTO"
-        others = (s for s in container.streams if s.type != "audio" and s.index != stream.index)
-        self.left_out = Counter(map(_stream_kind, others))
         self.frames_per_second = float(stream.average_rate or stream.guessed_rate or _USUAL_RATE)
-        duration = container.duration
-        if duration and duration > 0:
-            self.duration_seconds = duration / _MICROSECONDS
-        if "avi" in formats and stream.frames > 0 and self.duration_seconds is not None:
-            # FFmpeg guesses an AVI's duration from its size where the index at the end is missing.
-            self.duration_seconds = stream.frames / self.frames_per_second
-        scheme = _scheme(source)
-        self.is_live = scheme in _LIVE_SCHEMES or (scheme != "" and self.duration_seconds is None)
+        length = (container.duration or 0) / _MICROSECONDS
+        self.is_live = scheme in _LIVE_SCHEMES or (scheme != "" and length <= 0)
         self.start_seconds = (container.start_time or 0) / _MICROSECONDS
         self.time_base = Fraction(stream.time_base or self.time_base)
-        if self.is_live:
-            self.duration_seconds = None
-        elif stream.frames > 0:
+        if not self.is_live and length > 0:
+            self.duration_seconds = length
+            self.frame_count = max(1, round(length * self.frames_per_second))
+        if not self.is_live and stream.frames > 0:
             self.frame_count = stream.frames
-        elif self.duration_seconds is not None:
-            self.frame_count = max(1, round(self.duration_seconds * self.frames_per_second))
-        self._has_length = self.duration_seconds is not None and not formats.isdisjoint(_LENGTH_IN_HEADER)
-        return self._stream_images()
-
-    def _image_stream(self, formats: set[str], *, is_address: bool) -> Any:
-        if any(_IMAGE_FORMATS.fullmatch(name) for name in formats):
-            raise InputError(f"{self.name}: an image, not a video")
-        if not is_address and formats & _NOT_VIDEOS:
-            raise InputError(f"{self.name}: not a video (FFmpeg takes it for {', '.join(formats)})")
-        # The cover of a music file is a video stream too.
-        streams = [s for s in self._source.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-        if not streams:
-            sound = "sound, but " if self._source.streams.audio else ""
-            raise InputError(f"{self.name}: holds {sound}no moving images")
-        best = self._source.streams.best("video")
-        stream = next((s for s in streams if best is not None and s.index == best.index), streams[0])
-        if stream.codec_context is None:
-            raise InputError(f"{self.name}: its images are of a codec that this FFmpeg does not know")
-        return stream
-
-    def _stream_images(self) -> Iterator[tuple[Image8, float]]:
-        """Upright images with their times, in the order of showing."""
-        ratio = Fraction(self._stream.sample_aspect_ratio or 1)
+        ratio = Fraction(stream.sample_aspect_ratio or 1)
         began: float | None = None
         seconds = 0.0
-        for decoded in self._decoded():
+        for decoded in self._decoded(container, stream, has_length=not formats.isdisjoint(_LENGTH_IN_HEADER)):
             now = time.monotonic()
             first, began = began is None, now if began is None else began
             if self.is_live:
@@ -317,11 +263,21 @@ class VideoReader:
             self.sample_aspect_ratio = 1 / ratio if is_turned else ratio
             yield image_rgb, seconds
 
-    def _decoded(self) -> Iterator[Any]:
+    def _image_stream(self, container: Any, formats: set[str]) -> Any:
+        if any(_NOT_VIDEOS.fullmatch(name) for name in formats):
+            raise InputError(f"{self.name}: not a video (FFmpeg takes it for {', '.join(formats)})")
+        # The cover of a music file is a video stream too.
+        streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        best = container.streams.best("video")
+        stream = next((s for s in streams if best is not None and s.index == best.index), next(iter(streams), None))
+        if stream is None or stream.codec_context is None:
+            raise InputError(f"{self.name}: holds no moving images that this FFmpeg can decode")
+        return stream
+
+    def _decoded(self, container: Any, stream: Any, *, has_length: bool) -> Iterator[Any]:
         """Decoded frames; damaged ones are counted, and an early end is written to ``broken``."""
-        stream, end = self._stream, 0.0
-        packets = self._source.demux()
-        reason = None
+        end, reason = 0.0, None
+        packets = container.demux()
         while True:
             try:
                 packet = next(packets, None)
@@ -345,14 +301,11 @@ class VideoReader:
                 if isinstance(error, av.error.BlockingIOError):
                     stream.codec_context.flush_buffers()  # after damage a decoder may refuse packets until then
                 continue
-            for frame in frames:
-                if frame.is_corrupt:
-                    self.frames_skipped += 1
-                else:
-                    yield frame
+            self.frames_skipped += sum(frame.is_corrupt for frame in frames)
+            yield from (frame for frame in frames if not frame.is_corrupt)
         length = self.duration_seconds
         unnoticed = max(_SHORTEST_MISSING, 3 / self.frames_per_second)
-        if reason is None and self._has_length and length is not None and length - end > unnoticed:
+        if reason is None and has_length and length is not None and length - end > unnoticed:
             reason = "the rest is missing or damaged"
         if reason is not None:
             of = f" of {length:.1f} s" if length is not None else ""
@@ -361,7 +314,7 @@ class VideoReader:
 
 def _scheme(source: str | Path) -> str:
     """``rtsp`` of ``rtsp://…``; "" of a path."""
-    match = _ADDRESS.match(source) if isinstance(source, str) else None
+    match = re.match(r"([a-z][a-z0-9+.-]+)://", source, re.IGNORECASE) if isinstance(source, str) else None
     return match[1].lower() if match else ""
 
 
@@ -386,8 +339,6 @@ def _open(source: str | Path, timeout_seconds: float) -> Any:
     began = time.monotonic()
     try:
         if not scheme:
-            if Path(source).is_file() and not Path(source).stat().st_size:
-                raise InputError(f"{shown}: the file is empty")
             # An absolute path, because FFmpeg would take a name such as "a:b.mp4" for an address.
             return av.open(str(Path(source).absolute()), options={"protocol_whitelist": "file"})
         if scheme not in (*_WEB_SCHEMES, *_LIVE_SCHEMES):
@@ -400,21 +351,9 @@ def _open(source: str | Path, timeout_seconds: float) -> Any:
         if not scheme:
             raise InputError(f"{shown}: not a video that can be read ({_reason(error)})") from error
         # Interrupted by its timeout, FFmpeg reports whatever failed then: invalid data as often as a timeout.
-        if isinstance(error, av.error.ExitError) or time.monotonic() - began >= timeout_seconds:
-            line = f"{shown}: no answer within {timeout_seconds:g} s; check the address and the network"
-            raise InputError(line) from error
-        raise InputError(f"{shown}: cannot be opened ({_reason(error)}); check the address") from error
-
-
-def left_out_note(kinds: Mapping[str, int]) -> str:
-    """``left out: 1 other video stream, 2 subtitle streams``."""
-    return "left out: " + ", ".join(counted(count, kind) for kind, count in kinds.items())
-
-
-def _stream_kind(stream: Any) -> str:
-    if stream.type == "video":
-        return "cover image" if stream.disposition & av.stream.Disposition.attached_pic else OTHER_VIDEO
-    return "attachment" if stream.type == "attachment" else f"{stream.type} stream"
+        late = isinstance(error, av.error.ExitError) or time.monotonic() - began >= timeout_seconds
+        reason = f"no answer within {timeout_seconds:g} s" if late else f"cannot be opened ({_reason(error)})"
+        raise InputError(f"{shown}: {reason}; check the address and the network") from error
 
 
 def _upright(frame: Any) -> tuple[Image8, bool]:
@@ -441,22 +380,29 @@ def _upright(frame: Any) -> tuple[Image8, bool]:
     return np.ascontiguousarray(image[:: -1 if mirror_y else 1, :: -1 if mirror_x else 1]), turned
 
 
-# What sound is encoded as where it cannot be copied; Opus knows only a few rates, 48 kHz is its own.
-_SOUND_ENCODERS = {"webm": ("libopus", "opus"), "": ("aac",)}
-_OPUS_RATE = 48_000
+# FFmpeg's name of the format, and of the encoder, by suffix.
+CONTAINERS = {
+    ".mp4": ("mp4", "libx264"),
+    ".m4v": ("mp4", "libx264"),
+    ".mov": ("mov", "libx264"),
+    ".mkv": ("matroska", "libx264"),
+    ".webm": ("webm", "libvpx-vp9"),
+}
+# Quick settings: the encoder shares the processor with the detector. crf is near the point where no difference is seen.
+_OPTIONS = {
+    "libx264": {"preset": "veryfast", "crf": "20"},
+    "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "row-mt": "1", "lag-in-frames": "0", "crf": "30", "b": "0"},
+}
+_OPUS_RATE = 48_000  # Opus knows only a few rates; this is its own
+_BT709 = 1  # the number of this color matrix, of its primaries and its transfer curve in FFmpeg's three lists
+_LIMITED_RANGE = 1
 
 
 class _Sound:
     """All sound tracks of a video, read from the file a second time and written as far as the images have come.
 
     So nothing is held in memory but a packet, whatever the video's length. A track that the container can hold is
-    copied packet by packet, unchanged; any other is encoded again; what cannot be kept at all is said in ``notes``.
-
-    Args:
-        reader: of the video.
-        output: the container, before its first packet.
-        kind: name of its format: ``mp4``, ``matroska``, ...
-        notes: gets one line for each thing that is not kept as it was.
+    copied packet by packet, unchanged; any other is encoded again, which ``notes`` gets a line about.
 
     Raises:
         InputError: the video cannot be opened a second time.
@@ -464,45 +410,29 @@ class _Sound:
 
     def __init__(self, reader: VideoReader, output: Any, kind: str, notes: list[str]) -> None:
         assert not isinstance(reader.source, int)
-        self._notes, self._start, self._output, self._kind = notes, reader.start_seconds, output, kind
+        self._notes, self._start, self._output = notes, reader.start_seconds, output
         self._input = _open(reader.source, 10.0)
         self._tracks: dict[int, tuple[Any, bool]] = {}  # index of the stream → (stream written, encoded again)
-        self._waiting: Any = None
         for stream in self._input.streams.audio:
-            self._add(stream)
+            if stream.codec_context is not None:
+                self._tracks[stream.index] = self._track(stream, kind)
         self._packets = self._demuxed()
+        self._waiting: Any = None
+        self.kept = bool(self._tracks)
 
-    @property
-    def kept(self) -> bool:
-        """Whether the video that is written has a sound track."""
-        return bool(self._tracks)
-
-    def _add(self, stream: Any) -> None:
-        """Give one sound track of the source its counterpart."""
-        if stream.codec_context is None:
-            self._notes.append("a sound track of an unknown codec is left out")
-            return
+    def _track(self, stream: Any, kind: str) -> tuple[Any, bool]:
+        """The counterpart of one sound track of the source."""
         name = stream.codec_context.codec.canonical_name
         # MP4 takes PCM by its specification, but common players refuse it there.
-        if name in self._output.supported_codecs and not (self._kind == "mp4" and name.startswith("pcm_")):
+        if name in self._output.supported_codecs and not (kind == "mp4" and name.startswith("pcm_")):
             # A container may list a codec, but not this variant of it: that is encoded.
             with contextlib.suppress(ValueError, av.FFmpegError):
-                copied = self._output.add_stream_from_template(stream)
-                copied.metadata.update(stream.metadata)
-                self._tracks[stream.index] = (copied, False)
-                return
-        encoders = _SOUND_ENCODERS.get(self._kind, _SOUND_ENCODERS[""])
-        encoder = next((encoder for encoder in encoders if encoder in av.codecs_available), None)
-        if encoder is None:
-            self._notes.append(f"the sound ({name}) is lost: .{self._kind} cannot hold it, and no encoder is there")
-            return
-        rate = _OPUS_RATE if "opus" in encoder else min(int(stream.rate or 48_000), 96_000)
+                return self._output.add_stream_from_template(stream), False
+        encoder, rate = ("libopus", _OPUS_RATE) if kind == "webm" else ("aac", min(int(stream.rate or 48_000), 96_000))
         written = self._output.add_stream(encoder, rate=rate)
-        channels = stream.codec_context.channels
-        written.codec_context.layout = "mono" if channels == 1 else "stereo"
-        self._tracks[stream.index] = (written, True)
-        wider = f", {channels} channels mixed to 2" if channels > 2 else ""
-        self._notes.append(f"sound encoded again, {name} to {encoder.removeprefix('lib')}{wider}")
+        written.codec_context.layout = "mono" if stream.codec_context.channels == 1 else "stereo"
+        self._notes.append(f"sound encoded again, {name} to {encoder.removeprefix('lib')}")
+        return written, True
 
     def _demuxed(self) -> Iterator[Any]:
         """Packets of the tracks that are kept; an early end is no failure: the images ended there too."""
@@ -535,60 +465,26 @@ class _Sound:
                 packet.pts = None if packet.pts is None else packet.pts - shift
                 packet.dts -= shift
                 packet.stream = written
-                self._mux([packet])
+                self._output.mux(packet)
                 return
             for frame in packet.decode():
                 if frame.pts is not None:
                     frame.pts -= round(self._start / frame.time_base)
-                self._mux(written.encode(frame))
+                self._output.mux(written.encode(frame))
         except av.error.InvalidDataError as error:
             note = f"damaged sound is left out ({_reason(error)})"
             if note not in self._notes:
                 self._notes.append(note)
 
-    def _mux(self, packets: list[Any]) -> None:
-        for packet in packets:
-            # Encoders of MP3 and AAC begin before time 0. AVI cannot say so: FFmpeg would move the images instead.
-            if not (self._kind == "avi" and packet.pts is not None and packet.pts < 0):
-                self._output.mux(packet)
-
     def finish(self) -> None:
         """Write what the encoders still hold."""
         for written, encoded in self._tracks.values():
             if encoded:
-                self._mux(written.encode(None))
+                self._output.mux(written.encode(None))
 
     def close(self) -> None:
         """Close the source."""
         self._input.close()
-
-
-class _Container(NamedTuple):
-    """How a suffix is written: FFmpeg's name of the format, and the encoders to try in this order."""
-
-    kind: str
-    encoders: tuple[str, ...]
-
-
-CONTAINERS = {
-    ".mp4": _Container("mp4", ("libx264", "mpeg4")),
-    ".m4v": _Container("mp4", ("libx264", "mpeg4")),
-    ".mov": _Container("mov", ("libx264", "mpeg4")),
-    ".mkv": _Container("matroska", ("libx264", "mpeg4")),
-    ".webm": _Container("webm", ("libvpx-vp9", "libvpx")),
-    ".avi": _Container("avi", ("mpeg4",)),  # H.264 shows frames out of order, which AVI cannot say
-}
-# Quick settings: the encoder shares the processor with the detector. crf and qscale are near the point where no
-# difference is seen; libvpx's is its own scale.
-_OPTIONS = {
-    "libx264": {"preset": "veryfast", "crf": "20"},
-    "mpeg4": {"qmin": "2", "qmax": "4"},
-    "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "row-mt": "1", "lag-in-frames": "0", "crf": "30", "b": "0"},
-    "libvpx": {"deadline": "realtime", "cpu-used": "8", "crf": "10", "b": "4M"},
-}
-_FINEST_MPEG4 = 60_000  # MPEG-4 part 2 counts time in 16 bits; 24, 25, 30, 50 and 60 divide this
-_BT709 = 1  # the number of this color matrix, of its primaries and its transfer curve in FFmpeg's three lists
-_LIMITED_RANGE = 1
 
 
 class VideoWriter:
@@ -606,35 +502,33 @@ class VideoWriter:
     Images of odd width or height get one more column or row (a copy of the last one): 4:2:0 video has even sizes.
 
     Args:
-        path: where to; the suffix decides: ``.mp4``, ``.m4v``, ``.mov``, ``.mkv`` (H.264), ``.webm`` (VP9), ``.avi``
-            (MPEG-4). AVI knows no times of frames, only a rate: they are rounded to it.
+        path: where to; the suffix decides: ``.mp4``, ``.m4v``, ``.mov``, ``.mkv`` (H.264) or ``.webm`` (VP9).
         reader: the video that the frames come from: its rate, times and sound.
-        size_wh: width and height of the frames that will be written; by default that of the first one.
 
     Raises:
         InputError: no such kind of video, no encoder for it, a folder that cannot be written, a full disk, or the
             package ``av`` is missing.
-        ValueError: a frame that is not (H, W, 3) uint8 or not of the video's size.
+        ValueError: a frame that is not (H, W, 3) uint8 or not of the first one's size.
     """
 
-    def __init__(self, path: str | Path, reader: VideoReader, size_wh: tuple[int, int] | None = None) -> None:
+    def __init__(self, path: str | Path, reader: VideoReader) -> None:
         _require_av(str(path))
         self.path = Path(path)
+        suffix = self.path.suffix.lower()
+        if suffix not in CONTAINERS:
+            raise InputError(f"{path}: videos are written as {', '.join(CONTAINERS)}, not '{suffix}'")
+        self._kind, self._encoder = CONTAINERS[suffix]
+        if self._encoder not in av.codecs_available:
+            raise InputError(f"{path}: this build of av has no encoder {self._encoder}; pip install av")
         self.notes: list[str] = []
         self.frames_written = 0
-        self._reader, self._size_wh = reader, size_wh
-        container = CONTAINERS.get(self.path.suffix.lower())
-        if container is None:
-            suffix = self.path.suffix or "without suffix"
-            raise InputError(f"{path}: videos are written as {', '.join(CONTAINERS)}, not {suffix}")
-        encoder = next((name for name in container.encoders if name in av.codecs_available), None)
-        if encoder is None:
-            raise InputError(f"{path}: this build of av has no encoder {' or '.join(container.encoders)}; choose .mkv")
-        self._kind, self._encoder = container.kind, encoder
+        self._reader = reader
+        self._size_wh: tuple[int, int] | None = None
+        # One name for all tries, so that what a killed process left is overwritten.
+        self._temporary = self.path.with_name(f".{self.path.stem}.unfinished{suffix}")
         self._output: Any = None
         self._stream: Any = None
         self._sound: _Sound | None = None
-        self._unfinished = contextlib.ExitStack()
         self._closed = False
         self._last_pts, self._last_seconds = -1, 0.0
 
@@ -666,21 +560,19 @@ class VideoWriter:
         if height % 2 or width % 2:
             padded = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
             image = np.asarray(padded, dtype=np.uint8)
-        try:
+        with self._named_errors():
             if self._output is None:
                 self._start(image.shape[1], image.shape[0])
             # Sound before the images that it belongs to, so that the container need not hold images back.
             if self._sound is not None:
                 self._sound.copy_until(frame.time_seconds)
             encoded = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24").reformat(
-                # AVI cannot say which color matrix was used: players take the older one.
-                format="yuv420p", dst_colorspace="ITU601" if self._kind == "avi" else "ITU709", dst_color_range="MPEG",
-            )  # fmt: skip
-            pts = max(round(frame.time_seconds / self._time_base), self._last_pts + 1)
-            encoded.pts, encoded.time_base = pts, self._time_base
+                format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG"
+            )
+            # The unit of the frame times is the source's own.
+            pts = max(round(frame.time_seconds / self._reader.time_base), self._last_pts + 1)
+            encoded.pts, encoded.time_base = pts, self._reader.time_base
             self._output.mux(self._stream.encode(encoded))
-        except (av.FFmpegError, OSError) as error:
-            raise InputError(f"{self.path}: cannot be written ({_reason(error)})") from error
         self._last_pts, self._last_seconds = pts, frame.time_seconds
         self.frames_written += 1
 
@@ -696,46 +588,41 @@ class VideoWriter:
         if self._closed:
             return
         self._closed = True
-        # ``replaced`` renames its file unless an exception passes through it.
-        with contextlib.suppress(_Abandoned), self._unfinished:
-            try:
-                if not keep or not self.frames_written:
-                    raise _Abandoned
-                self._finish()
-            except (av.FFmpegError, OSError) as error:
-                raise InputError(f"{self.path}: cannot be written ({_reason(error)})") from error
-            finally:
-                if self._sound is not None:
-                    self._sound.close()
-                if self._output is not None:
-                    with contextlib.suppress(av.FFmpegError, OSError):
-                        self._output.close()
+        try:
+            if keep and self.frames_written:
+                with self._named_errors():
+                    self._finish()
+                    self._temporary.replace(self.path)
+        finally:
+            if self._sound is not None:
+                self._sound.close()
+            if self._output is not None:
+                with contextlib.suppress(av.FFmpegError, OSError):
+                    self._output.close()
+                self._temporary.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (av.FFmpegError, OSError) as error:
+            raise InputError(f"{self.path}: cannot be written ({_reason(error)})") from error
 
     def _start(self, width: int, height: int) -> None:
         """Open the file and its tracks: with the first frame, because the size is known from then on."""
         reader = self._reader
-        temporary = self._unfinished.enter_context(replaced(self.path))
-        self._output = av.open(str(temporary.absolute()), "w", format=self._kind)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._output = av.open(str(self._temporary.absolute()), "w", format=self._kind)
         rate = Fraction(reader.frames_per_second).limit_denominator(1001)
-        # The unit of the frame times: the source's own, as far as container and encoder can hold it.
-        self._time_base = reader.time_base
-        if self._kind == "avi":
-            self._time_base = 1 / rate
-            self.notes.append(f"AVI holds no times of frames: they are rounded to {float(rate):g} frames per second")
-        elif self._encoder == "mpeg4" and reader.time_base.denominator > _FINEST_MPEG4:
-            self._time_base = Fraction(1, _FINEST_MPEG4)
         self._stream = self._output.add_stream(self._encoder, rate=rate, options=_OPTIONS[self._encoder])
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
         context = self._stream.codec_context
-        context.time_base = self._time_base
+        context.time_base = reader.time_base
         context.thread_type = "AUTO"
-        if self._kind != "avi":
-            context.colorspace = context.color_primaries = context.color_trc = _BT709
-            context.color_range = _LIMITED_RANGE
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = _LIMITED_RANGE
         if reader.sample_aspect_ratio != 1:
             context.sample_aspect_ratio = reader.sample_aspect_ratio
-        if reader.left_out:
-            self.notes.append(left_out_note(reader.left_out))
         if not reader.is_live:
             try:
                 self._sound = _Sound(reader, self._output, self._kind, self.notes)
@@ -753,7 +640,3 @@ class VideoWriter:
         if self._sound is not None:
             self._sound.finish()
         self._output.close()
-
-
-class _Abandoned(Exception):
-    """Tells ``replaced`` to remove the file."""
