@@ -149,7 +149,7 @@ def parts(records: list[ImageRecord], augment: TrainAugment) -> dict[str, float]
 
         rng = random.Random(seed)
         work: dict[str, Callable[[], Any]] = {
-            "draw the window": lambda: augment.square.draw(rng, height, width, boxes),  # noqa: B023
+            "draw the window": lambda: augment.square(rng, height, width, boxes),  # noqa: B023
             "warp with colors": lambda: render(image, placement, augment.size, MEAN_RGB, recolor),  # noqa: B023
             "boxes": lambda: boxes_in_window(boxes, window, placement, 2.0),  # noqa: B023
             "flip (half of the images)": lambda: cv2.flip(sample, 1) if seed % 2 else None,  # noqa: B023

@@ -1,6 +1,7 @@
 """Windows, their resampling and the boxes that follow."""
 
 import random
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fanet_lightning.data.transforms import (
-    SquareSampler,
+    TrainAugment,
     Window,
     anchor_sampling_window,
     boxes_in_window,
@@ -26,17 +27,8 @@ def boxes(*rows: tuple[float, float, float, float]) -> npt.NDArray[np.float32]:
     return np.array(rows, dtype=np.float32).reshape(-1, 4)
 
 
-def sampler(**changes: object) -> SquareSampler:
-    values: dict[str, object] = {
-        "size": 64,
-        "crop": (0.3, 1.0),
-        "largest_square": 0.2,
-        "expand_max": 4.0,
-        "expand_probability": 0.0,
-        "min_face": 0.0,
-        "attempts": 50,
-    }
-    return SquareSampler(**(values | changes))  # type: ignore[arg-type]
+def sampler(**changes: Any) -> TrainAugment:
+    return TrainAugment(64, **{"expand_probability": 0.0, "min_face": 0.0, **changes})
 
 
 random_boxes = st.lists(
@@ -206,7 +198,7 @@ def test_strong_shrinking_averages_instead_of_skipping() -> None:
 
 def test_without_expansion_squares_lie_inside_and_have_the_drawn_sides() -> None:
     rng = random.Random(3)
-    windows = [sampler().draw(rng, 100, 160, boxes()) for _ in range(2000)]
+    windows = [sampler().square(rng, 100, 160, boxes()) for _ in range(2000)]
     sides = np.array([window.side for window in windows])
     assert all(0 <= w.x <= 160 - w.side and 0 <= w.y <= 100 - w.side for w in windows)
     assert sides.min() == 30 and sides.max() == 100
@@ -217,7 +209,7 @@ def test_without_expansion_squares_lie_inside_and_have_the_drawn_sides() -> None
 
 def test_expansion_shows_the_whole_image_inside_a_larger_canvas() -> None:
     rng = random.Random(4)
-    draw = sampler(expand_probability=1.0, largest_square=1.0, expand_max=3.0).draw
+    draw = sampler(expand_probability=1.0, largest_square=1.0, expand_max=3.0).square
     sides = np.array([draw(rng, 100, 100, boxes()).side for _ in range(2000)])
     assert sides.min() >= 100 and sides.max() <= 300
     assert abs((sides > 200).mean() - 0.5) < 0.05
@@ -230,11 +222,11 @@ def test_the_crop_keeps_a_face_by_trying_again() -> None:
     rng = random.Random(6)
     tries, lucky = sampler(), sampler(attempts=1)
     for _ in range(300):
-        window = tries.draw(rng, 100, 160, face)
+        window = tries.square(rng, 100, 160, face)
         assert tries.keeps_a_face(window, 100, 160, face)
     # Without a second try most squares miss the corner; then the largest square around the face is taken.
     largest = [
-        np.mean([squares.draw(rng, 100, 160, face).side == 100 for _ in range(500)]) for squares in (tries, lucky)
+        np.mean([squares.square(rng, 100, 160, face).side == 100 for _ in range(500)]) for squares in (tries, lucky)
     ]
     assert largest[0] < 0.7 and largest[1] > 0.9
 
@@ -246,7 +238,7 @@ def test_last_resort_is_centered_on_a_face_that_is_large_enough() -> None:
         assert never.largest_with_a_face(random.Random(seed), 100, 200, faces) == Window(60, 0, 100)
     too_small = boxes((150.2, 10, 150.7, 11))
     assert never.largest_with_a_face(random.Random(0), 100, 200, too_small) == Window(100, 0, 100)
-    assert never.draw(random.Random(0), 100, 200, too_small) == Window(100, 0, 100)
+    assert never.square(random.Random(0), 100, 200, too_small) == Window(100, 0, 100)
 
 
 @settings(deadline=None)
@@ -256,7 +248,7 @@ def test_some_face_survives_whatever_the_image(height: int, width: int, data: st
     y = data.draw(st.floats(0, height - 0.5))
     face = clean_boxes([[x, y, x + data.draw(st.floats(0.25, 60)), y + data.draw(st.floats(0.25, 60))]], height, width)
     draw = sampler(expand_probability=0.5, attempts=2)
-    window = draw.draw(random.Random(data.draw(st.integers(0, 99))), height, width, face)
+    window = draw.square(random.Random(data.draw(st.integers(0, 99))), height, width, face)
     assert draw.keeps_a_face(window, height, width, face)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from fanet_lightning.data.transforms import DistortionSampler, Strengths, distort
+from fanet_lightning.data.transforms import Strengths, TrainAugment, distort
 
 
 def cut(value: float) -> float:
@@ -97,9 +97,9 @@ def test_channels_come_in_the_given_order(image: npt.NDArray[np.uint8]) -> None:
 
 
 def test_draws_fill_their_ranges_and_leave_out_half() -> None:
-    sampler = DistortionSampler(32.0, (0.5, 1.5), (0.6, 1.4), 18.0, probability=0.5, channel_shuffle=0.25)
+    augment = TrainAugment(saturation=(0.6, 1.4), channel_shuffle=0.25)
     rng = random.Random(0)
-    draws = [sampler.draw(rng) for _ in range(4000)]
+    draws = [augment.strengths(rng) for _ in range(4000)]
     for name, low, high, neutral in (
         ("brightness", -32, 32, 0.0),
         ("contrast", 0.5, 1.5, 1.0),

@@ -8,7 +8,6 @@ area around an expanded image keeps the mean color, as in SSD, which distorts be
 network's.
 """
 
-import difflib
 import importlib
 import math
 import os
@@ -146,61 +145,6 @@ def boxes_in_window(boxes_xyxy: Boxes, window: Window, placement: Placement | No
     return out
 
 
-class SquareSampler(NamedTuple):
-    """Draws S3FD's square, on a canvas that SSD's expansion has enlarged first.
-
-    ``size``                side of the output, pixels (decides which faces fall under ``min_face``).
-    ``crop``                smallest and largest side of the square over the shorter side of the canvas.
-    ``largest_square``      probability of the largest square, in place of a side drawn from ``crop``.
-    ``expand_max``          the canvas is 1 … ``expand_max`` times the image in either direction …
-    ``expand_probability``  … with this probability, and the image itself otherwise.
-    ``attempts``            squares drawn until one keeps a face.
-    """
-
-    size: int
-    crop: tuple[float, float]
-    largest_square: float
-    expand_max: float
-    expand_probability: float
-    min_face: float
-    attempts: int
-
-    def draw(self, rng: random.Random, height: int, width: int, boxes_xyxy: Boxes) -> Window:
-        """One window. It keeps at least one face, unless there is none or all are too small.
-
-        The canvas is drawn once and the square up to ``attempts`` times on it. After that comes the largest square of
-        the image itself, centered on a randomly chosen face as far as the border allows. Images without faces take the
-        first square.
-        """
-        canvas_height, canvas_width, left, top = height, width, 0, 0
-        if rng.random() < self.expand_probability:
-            ratio = rng.uniform(1.0, self.expand_max)
-            canvas_height, canvas_width = round(height * ratio), round(width * ratio)
-            left, top = rng.randint(0, canvas_width - width), rng.randint(0, canvas_height - height)
-        short = min(canvas_height, canvas_width)
-        for _ in range(self.attempts):
-            share = 1.0 if rng.random() < self.largest_square else rng.uniform(*self.crop)
-            side = max(1, round(short * share))
-            x, y = rng.randint(0, canvas_width - side), rng.randint(0, canvas_height - side)
-            window = Window(x - left, y - top, side)
-            if len(boxes_xyxy) == 0 or self.keeps_a_face(window, height, width, boxes_xyxy):
-                return window
-        return self.largest_with_a_face(rng, height, width, boxes_xyxy)
-
-    def keeps_a_face(self, window: Window, height: int, width: int, boxes_xyxy: Boxes) -> bool:
-        """Whether any face survives this window, its size in the output included."""
-        return len(boxes_in_window(boxes_xyxy, window, place(window, height, width, self.size), self.min_face)) > 0
-
-    def largest_with_a_face(self, rng: random.Random, height: int, width: int, boxes_xyxy: Boxes) -> Window:
-        """The image's largest square around a face; a face too small for the output is taken only if all are."""
-        side = min(height, width)
-        large_enough = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).min(axis=1) * self.size / side >= self.min_face
-        faces = np.flatnonzero(large_enough) if large_enough.any() else np.arange(len(boxes_xyxy))
-        x1, y1, x2, y2 = boxes_xyxy[rng.choice(faces.tolist())].tolist()
-        x, y = math.floor((x1 + x2 - side + 1) / 2), math.floor((y1 + y2 - side + 1) / 2)
-        return Window(min(max(x, 0), width - side), min(max(y, 0), height - side), side)
-
-
 class Strengths(NamedTuple):
     """What one image undergoes; the defaults change nothing.
 
@@ -217,33 +161,7 @@ class Strengths(NamedTuple):
     saturation: float = 1.0
     hue: float = 0.0
     contrast_first: bool = True
-    channels: tuple[int, int, int] = (0, 1, 2)
-
-
-class DistortionSampler(NamedTuple):
-    """Draws strengths: each of the four steps with ``probability``, evenly from its range; either order alike."""
-
-    brightness: float
-    contrast: tuple[float, float]
-    saturation: tuple[float, float]
-    hue: float
-    probability: float
-    channel_shuffle: float
-
-    def draw(self, rng: random.Random) -> Strengths:
-        """One image's strengths."""
-
-        def drawn(low: float, high: float, neutral: float) -> float:
-            return rng.uniform(low, high) if rng.random() < self.probability else neutral
-
-        return Strengths(
-            brightness=drawn(-self.brightness, self.brightness, 0.0),
-            contrast=drawn(*self.contrast, 1.0),
-            saturation=drawn(*self.saturation, 1.0),
-            hue=drawn(-self.hue, self.hue, 0.0),
-            contrast_first=rng.random() < 0.5,
-            channels=_shuffled(rng) if rng.random() < self.channel_shuffle else (0, 1, 2),
-        )
+    channels: tuple[int, ...] = (0, 1, 2)
 
 
 def distort(image_rgb: Image8, strengths: Strengths) -> Image8:
@@ -279,11 +197,6 @@ def _shift_hsv(image_rgb: Image8, saturation: float, hue: float) -> Image8:
     turned -= turned >> 7  # cv2 comes with 256 levels to the circle and goes back with 255: times 255/256, rounded
     hsv = cv2.merge((turned, cv2.convertScaleAbs(s, alpha=saturation), v))
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL).astype(np.uint8, copy=False)
-
-
-def _shuffled(rng: random.Random) -> tuple[int, int, int]:
-    first, second, third = rng.sample(range(3), 3)
-    return first, second, third
 
 
 def target_range(face: float, anchor_sizes: Sequence[int]) -> list[tuple[float, float]]:
@@ -364,7 +277,7 @@ class TrainAugment:
 
     Args:
         size: side S of the output, pixels.
-        crop: smallest and largest side of the square crop over the image's shorter side.
+        crop: smallest and largest side of the square crop over the shorter side of the (expanded) image.
         largest_square: probability of the largest square instead (S3FD §3.4: one patch of five).
         expand_max, expand_probability: SSD's expansion, up to this factor in either direction.
         flip: probability of the horizontal flip.
@@ -405,14 +318,6 @@ class TrainAugment:
         for setting in fields(self):
             if setting.name in LIMITS:
                 _check(f"augment.{setting.name}", getattr(self, setting.name), setting.default, *LIMITS[setting.name])
-        self.square = SquareSampler(
-            self.size, _pair(self.crop), self.largest_square, self.expand_max, self.expand_probability, self.min_face,
-            self.attempts,
-        )  # fmt: skip
-        self.distortion = DistortionSampler(
-            self.brightness, _pair(self.contrast), _pair(self.saturation), self.hue, self.distortion_probability,
-            self.channel_shuffle,
-        )  # fmt: skip
         self._extra: Any = None
         if self.extra:
             transforms = [_transform(item) for item in self.extra]
@@ -433,9 +338,9 @@ class TrainAugment:
             ``image`` (S, S, 3) uint8 RGB and ``boxes_xyxy`` (F', 4) float32 in its pixels, F' ≤ F, within 0 … S.
 
         Raises:
-            ValueError: not an RGB uint8 image, or a negative seed.
+            ValueError: not an RGB uint8 image.
         """
-        if image_rgb.ndim != 3 or image_rgb.shape[2] != 3 or image_rgb.dtype != np.uint8 or image_rgb.size == 0:
+        if image_rgb.ndim != 3 or image_rgb.shape[2] != 3 or image_rgb.dtype != np.uint8:
             raise ValueError(f"expected a (H, W, 3) uint8 image, got {image_rgb.shape} {image_rgb.dtype}")
         rng = _stream(seed)
         drawn = self._draw(rng, image_rgb.shape[0], image_rgb.shape[1], boxes_xyxy)
@@ -461,15 +366,65 @@ class TrainAugment:
         return self._flipped(self.draw(height, width, boxes_xyxy, seed))
 
     def _draw(self, rng: random.Random, height: int, width: int, boxes_xyxy: npt.ArrayLike) -> Drawn:
-        boxes, square = clean_boxes(boxes_xyxy, height, width), self.square
+        boxes = clean_boxes(boxes_xyxy, height, width)
         window: Window | None = None
         if rng.random() < self.anchor_sampling and len(boxes):
             window = anchor_sampling_window(rng, height, width, boxes, self.size)
-            window = window if square.keeps_a_face(window, height, width, boxes) else None
-        window = window or square.draw(rng, height, width, boxes)
+            window = window if self.keeps_a_face(window, height, width, boxes) else None
+        window = window or self.square(rng, height, width, boxes)
         placement = place(window, height, width, self.size)
         kept = boxes_in_window(boxes, window, placement, self.min_face)
-        return Drawn(window, placement, kept, self.distortion.draw(rng), rng.random() < self.flip)
+        return Drawn(window, placement, kept, self.strengths(rng), rng.random() < self.flip)
+
+    def square(self, rng: random.Random, height: int, width: int, boxes_xyxy: Boxes) -> Window:
+        """S3FD's square, on a canvas that SSD's expansion has enlarged first.
+
+        It keeps at least one face, unless there is none or all are too small. The canvas is drawn once and the square
+        up to ``attempts`` times on it. After that comes the largest square of the image itself, centered on a randomly
+        chosen face as far as the border allows. Images without faces take the first square.
+        """
+        canvas_height, canvas_width, left, top = height, width, 0, 0
+        if rng.random() < self.expand_probability:
+            ratio = rng.uniform(1.0, self.expand_max)
+            canvas_height, canvas_width = round(height * ratio), round(width * ratio)
+            left, top = rng.randint(0, canvas_width - width), rng.randint(0, canvas_height - height)
+        short = min(canvas_height, canvas_width)
+        for _ in range(self.attempts):
+            share = 1.0 if rng.random() < self.largest_square else rng.uniform(self.crop[0], self.crop[1])
+            side = max(1, round(short * share))
+            x, y = rng.randint(0, canvas_width - side), rng.randint(0, canvas_height - side)
+            window = Window(x - left, y - top, side)
+            if len(boxes_xyxy) == 0 or self.keeps_a_face(window, height, width, boxes_xyxy):
+                return window
+        return self.largest_with_a_face(rng, height, width, boxes_xyxy)
+
+    def keeps_a_face(self, window: Window, height: int, width: int, boxes_xyxy: Boxes) -> bool:
+        """Whether any face survives this window, its size in the output included."""
+        return len(boxes_in_window(boxes_xyxy, window, place(window, height, width, self.size), self.min_face)) > 0
+
+    def largest_with_a_face(self, rng: random.Random, height: int, width: int, boxes_xyxy: Boxes) -> Window:
+        """The image's largest square around a face; a face too small for the output is taken only if all are."""
+        side = min(height, width)
+        large_enough = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).min(axis=1) * self.size / side >= self.min_face
+        faces = np.flatnonzero(large_enough) if large_enough.any() else np.arange(len(boxes_xyxy))
+        x1, y1, x2, y2 = boxes_xyxy[rng.choice(faces.tolist())].tolist()
+        x, y = math.floor((x1 + x2 - side + 1) / 2), math.floor((y1 + y2 - side + 1) / 2)
+        return Window(min(max(x, 0), width - side), min(max(y, 0), height - side), side)
+
+    def strengths(self, rng: random.Random) -> Strengths:
+        """SSD's distortion: each of the four steps with its probability, evenly from its range; either order alike."""
+
+        def drawn(bounds: Sequence[float], neutral: float) -> float:
+            return rng.uniform(bounds[0], bounds[1]) if rng.random() < self.distortion_probability else neutral
+
+        return Strengths(
+            brightness=drawn((-self.brightness, self.brightness), 0.0),
+            contrast=drawn(self.contrast, 1.0),
+            saturation=drawn(self.saturation, 1.0),
+            hue=drawn((-self.hue, self.hue), 0.0),
+            contrast_first=rng.random() < 0.5,
+            channels=tuple(rng.sample(range(3), 3)) if rng.random() < self.channel_shuffle else (0, 1, 2),
+        )
 
     def _flipped(self, drawn: Drawn) -> Boxes:
         boxes = drawn.kept_xyxy
@@ -485,11 +440,7 @@ class TrainAugment:
         transform.set_random_state(np.random.default_rng(seed), rng)
         changed = transform(image=image, bboxes=boxes_xyxy.astype(np.float64) / self.size, **options)
         if changed["image"].shape != image.shape or changed["image"].dtype != np.uint8:
-            shape, kind = changed["image"].shape, changed["image"].dtype
-            raise InputError(
-                f"augment.extra: makes a {shape} {kind} image of a {image.shape} uint8 one; leave out what "
-                "changes size or type"
-            )
+            raise InputError(f"augment.extra: {transform} changes the size or type of the image; leave it out")
         whole = (0, 0, self.size, self.size)
         boxes = (np.asarray(changed["bboxes"]).reshape(-1, 4) * self.size).astype(np.float32)
         return changed["image"], boxes_in_window(boxes, Window(0, 0, self.size), Placement(whole, whole), self.min_face)
@@ -513,40 +464,26 @@ def build_augment(settings: Mapping[str, Any]) -> Any:
         InputError: whatever keeps it from being made.
     """
     # Here and below: detection needs this module as well, and Hydra takes a quarter of a second to import.
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
+    from fanet_lightning.cli.config import made
 
-    try:
-        # Not recursive: TrainAugment makes its extra transforms itself, and says what is wrong with which.
-        return instantiate(settings, _convert_="all", _recursive_=False)
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        raise InputError(str(cause) if isinstance(cause, InputError) else f"augment: {first_line(cause)}") from error
+    # Not recursive: TrainAugment makes its extra transforms itself, and says what is wrong with which.
+    return made("augment", settings, _recursive_=False)
 
 
 def _stream(seed: int) -> random.Random:
-    if seed < 0:
-        raise ValueError(f"the seed must be at least 0, got {seed}")
     rng = random.Random(seed)
     rng.random()  # of the composition that drew first once: samples stay what they were
     return rng
 
 
-def _pair(values: Sequence[float]) -> tuple[float, float]:
-    return float(values[0]), float(values[1])
-
-
 def _check(key: str, value: Any, default: Any, low: float, high: float) -> None:
     """Refuse what is not of the default's kind: as many numbers, within the limits, a range from low to high."""
-    several = isinstance(default, Sequence)
-    numbers = list(value) if several and isinstance(value, Sequence) else [value]
+    numbers = list(value) if isinstance(default, Sequence) and isinstance(value, Sequence) else [value]
     kind = int if isinstance(default, int) else int | float
     good = all(isinstance(x, kind) and not isinstance(x, bool) and low <= x <= high for x in numbers)
-    good &= len(numbers) == (len(default) if several else 1) and (len(numbers) != 2 or numbers == sorted(numbers))
+    good &= len(numbers) == np.size(default) and (len(numbers) != 2 or numbers == sorted(numbers))
     if not good:
-        text = f"{len(default)} numbers" if several else "a whole number" if kind is int else "a number"
-        ascending = ", low ≤ high" if several and len(default) == 2 else ""
-        raise InputError(f"{key}={numbers if several else value}: give {text} in {low:g} … {high:g}{ascending}")
+        raise InputError(f"{key}={value}: give what is like {default}, within {low:g} … {high:g}")
 
 
 def _albumentations() -> Any:
@@ -559,23 +496,13 @@ def _transform(item: Any) -> Any:
     """One of ``extra``: an object, or a mapping with ``_target_``, as the configuration has it."""
     from hydra.utils import instantiate
 
-    library, made = _albumentations(), item
-    if isinstance(item, Mapping):
-        target = str(item.get("_target_"))
-        name = target.rpartition(".")[2]
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")  # Albumentations only warns of arguments that it does not know
-                made = instantiate(item, _convert_="all")
-        except Exception as error:
-            if target.startswith("albumentations.") and not hasattr(library, name):
-                near = difflib.get_close_matches(name, dir(library), n=1)
-                raise InputError(
-                    f"augment.extra: there is no {target}"
-                    + (f"; did you mean albumentations.{near[0]}?" if near else "")
-                ) from error
-            text = " ".join(str(error.__cause__ or error).split()).partition(" [type=")[0]
-            raise InputError(f"augment.extra: {target}: {text}") from error
+    library = _albumentations()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Albumentations only warns of arguments that it does not know
+            made = instantiate(item, _convert_="all") if isinstance(item, Mapping) else item
+    except Exception as error:
+        raise InputError(f"augment.extra: {item}: {' '.join(str(error.__cause__ or error).split())}") from error
     if not isinstance(made, library.BasicTransform | library.BaseCompose):
         raise InputError(
             f"augment.extra: {item} is no transform; give [{{_target_: albumentations.GaussNoise, p: 0.2}}]"
