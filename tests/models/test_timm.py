@@ -40,7 +40,6 @@ class Extractor(nn.Module):
         self.layers = nn.ModuleList(
             nn.Conv2d(3, c, s, stride=s) for s, c in zip(self.strides, self.widths, strict=True)
         )
-        self.output_fmt = "NCHW"
         self.feature_info = SimpleNamespace(reduction=lambda: self.strides, channels=lambda: self.widths)
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -49,10 +48,6 @@ class Extractor(nn.Module):
 
 
 class NhwcExtractor(Extractor):
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.output_fmt = "NHWC"
-
     def forward(self, x: Tensor) -> list[Tensor]:
         return [m.permute(0, 2, 3, 1) for m in super().forward(x)]
 
@@ -85,14 +80,8 @@ class FakeTimm:
 
     online = True
 
-    def list_models(self) -> list[str]:
-        return list(MODELS)
-
     def is_model(self, name: str) -> bool:
         return name.split(".")[0] in MODELS
-
-    def is_model_pretrained(self, name: str) -> bool:
-        return name == "plain"
 
     def get_pretrained_cfg(self, name: str) -> SimpleNamespace:
         return SimpleNamespace(mean=MEAN, std=STD)
@@ -104,7 +93,7 @@ class FakeTimm:
         if name == "headless":
             raise RuntimeError("features_only not implemented for Headless models.\nmore text")
         kind, strides, channels = MODELS[name]
-        if pretrained and not self.online:
+        if pretrained and not (self.online and name == "plain"):
             raise OSError("We couldn't connect to the hub.\nCheck your connection.")
         model = kind(strides, channels, out_indices)
         if pretrained:
@@ -127,7 +116,7 @@ def _network(name: str, **values: Any) -> Any:
 # --- the rules -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["plain", "repeated", "nhwc"])
+@pytest.mark.parametrize("name", ["plain", "repeated"])
 def test_maps_are_the_extractors_at_any_size(timm: FakeTimm, name: str) -> None:
     """Against a convolution over the image padded with zeros; of two maps of one stride the deeper is taken."""
     backbone = _network(name).trunk.eval()
@@ -190,11 +179,10 @@ def test_network_can_be_built_without_memory(timm: FakeTimm) -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("repeatd", "did you mean repeated?"),
-        ("ligth", "did you mean light?"),
-        ("zzz", "timm.list_models() has the names"),
-        ("hf-hub:plain", "neither vgg nor light nor a model of timm"),
-        ("no_stride4", "stride 8, 16, 32, and 4, 8, 16 and 32 are needed"),
+        ("zzz", "timm.list_models()"),
+        ("hf-hub:plain", "neither vgg, light nor a model of timm"),
+        ("no_stride4", "stride [8, 16, 32], and 4, 8, 16 and 32 are needed"),
+        ("nhwc", "(24, 40, 8)"),
         ("one_size", "Input height (96) doesn't match model (224)."),
         ("liar", "(8, 24, 39)"),
         ("headless", "features_only not implemented for Headless models."),
@@ -203,7 +191,7 @@ def test_network_can_be_built_without_memory(timm: FakeTimm) -> None:
 def test_models_that_will_not_do(timm: FakeTimm, name: str, says: str) -> None:
     with pytest.raises(InputError) as caught:
         _network(name)
-    assert str(caught.value).startswith(f"model.backbone={name}: ") and says in str(caught.value)
+    assert str(caught.value).startswith(f"model.backbone={name}") and says in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -263,8 +251,8 @@ def test_weights_that_cannot_be_had_leave_the_network_alone(timm: FakeTimm, tmp_
     timm.online = False
     with pytest.raises(InputError, match=r"weights=imagenet.*plain.*connect"):
         load_backbone_weights(network, "imagenet")
-    with pytest.raises(InputError, match=r"weights=imagenet.*nhwc"):
-        load_backbone_weights(_network("nhwc"), "imagenet")
+    with pytest.raises(InputError, match=r"weights=imagenet.*repeated"):
+        load_backbone_weights(_network("repeated"), "imagenet")
     assert load_backbone_weights(network, None) == "imagenet"
     assert all(torch.equal(x, before[key]) for key, x in network.state_dict().items())
 
@@ -297,9 +285,8 @@ def test_models_of_timm(name: str, channels: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("rsnet18", "resnet18"),
-        ("vit_tiny_patch16_224", "stride 16"),
-        ("swin_tiny_patch4_window7_224", "multiple of 32"),
+        ("vit_tiny_patch16_224", r"stride \[16\]"),
+        ("swin_tiny_patch4_window7_224", "does not fit"),
         ("inception_v3", r"\(192, 20, 36\)"),
         ("resnet18.nope", r"Invalid pretrained tag \(nope\)"),
     ],

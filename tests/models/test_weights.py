@@ -210,7 +210,7 @@ def _without(found: dict[str, Tensor], key: str) -> dict[str, Tensor]:
         (_torchvision() | {"classifier.3.bias": torch.full((4096,), torch.nan)}, "conv_fc7.bias would not be finite"),
         (_torchvision(batch_norm=True), "model.batch_norm=true"),
         *((content, "not a readable weight file") for content in (b"", b"text", b"PK\x03\x04 cut", bytes(range(256)))),
-        (None, "no such file"),
+        (None, "No such file"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

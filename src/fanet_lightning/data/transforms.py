@@ -358,7 +358,7 @@ class TrainAugment:
     def boxes(self, height: int, width: int, boxes_xyxy: npt.ArrayLike, seed: int) -> Boxes:
         """The boxes that ``augment(image, boxes_xyxy, seed)`` returns for an image of this size, to the last bit.
 
-        No image is needed and none is resampled, which takes a ninth of the time (``benchmarks/coverage.py``); with
+        No image is needed and none is resampled, which takes a ninth of the time; with
         ``extra`` a black one is, since its transforms move boxes and pixels together.
         """
         if self._extra:

@@ -6,10 +6,12 @@ int64, the image 0 … B-1 of each face. They are those of :func:`fanet_lightnin
 """
 
 import importlib
+import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +24,9 @@ from fanet_lightning.ops.anchors import SIZES, STRIDES, boxes_of_maps
 from fanet_lightning.ops.boxes import decode
 from fanet_lightning.ops.postprocess import nms
 from fanet_lightning.ops.structures import HeadOutput
+
+# Of torch's own files: what the file says of itself.
+EXTRA_FILE = "fanet_lightning.json"
 
 
 class HeadsGraph(nn.Module):
@@ -143,6 +148,37 @@ def _nms(boxes_xyxy: Tensor, scores: Tensor, image: Tensor, iou: float) -> Tenso
     return nms(wide + apart[:, None], found, iou)[:-2]
 
 
+def write_torchscript(path: Path, network: Network, settings: Mapping[str, Any], notes: Mapping[str, str]) -> None:
+    """Write what ``torch.jit.load`` reads, after ``import torchvision``; nothing else of this package is needed.
+
+    Args:
+        path: the file.
+        network: in evaluation mode.
+        settings: all four of :func:`fanet_lightning.ops.postprocess.detect`.
+        notes: what the file says of itself, in its extra file :data:`EXTRA_FILE`.
+    """
+    graph = DetectionGraph(for_export(network, plain_heads=False), settings, channels_last=True).eval()
+    jit: Any = torch.jit
+    with quiet(), torch.no_grad():
+        traced = jit.freeze(jit.trace(graph, example_images(), check_trace=False).eval())
+        jit.save(traced, str(path), _extra_files={EXTRA_FILE: json.dumps(dict(notes))})
+
+
+def write_torch_export(path: Path, network: Network, settings: Mapping[str, Any], notes: Mapping[str, str]) -> None:
+    """As :func:`write_torchscript`; ``torch.export.load(path).module()`` reads it."""
+    import torchvision  # noqa: F401  torch.export asks it for the shapes of its NMS
+
+    graph = DetectionGraph(for_export(network, plain_heads=True), settings, channels_last=False).eval()
+    dynamic = torch.export.Dim.DYNAMIC
+    with quiet(), any_size(), torch.no_grad():
+        program = torch.export.export(
+            graph, (example_images(),), dynamic_shapes={"images": {0: dynamic, 2: dynamic, 3: dynamic}}
+        )
+        # Else the file holds the images that it was recorded with.
+        program.example_inputs = None
+        torch.export.save(program, path, extra_files={EXTRA_FILE: json.dumps(dict(notes))})
+
+
 def example_images() -> torch.Tensor:
     """What the graphs are recorded with: two images, sides of no special ratio, maps of several cells."""
     return torch.randint(0, 256, (2, 3, 288, 352), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -159,17 +195,11 @@ def any_size() -> AbstractContextManager[Any]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without the exporters' notices, which tell a person nothing that they could act upon."""
-    loggers = [
-        logging.getLogger(name)
-        for name in (None, "torch.onnx", "onnxscript", "onnx_ir", "torch.export", "torch._dynamo")
-    ]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+    finally:
+        logging.disable(before)

@@ -20,8 +20,6 @@ from fanet_lightning.detect.detector import FORMAT_VERSION, INPUT_NAME, PREFIX
 from fanet_lightning.models.blocks import fuse
 from fanet_lightning.models.pretrained import CARD_FILE, Model, weights_file
 
-EXTRA_FILE = "fanet_lightning.json"
-
 
 def metadata(
     name: str, path: Path, model: Model, detection: Mapping[str, Any], *, form: str, dtype: str
@@ -67,11 +65,10 @@ def metadata(
 def terms(path: Path, model: Model) -> str:
     """The license of the weights: the model card's, else what follows from the training images."""
     card = path / CARD_FILE
-    if path.is_dir() and card.is_file():
-        parts = card.read_text(encoding="utf-8").split("---", 2)
-        head = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
-        if isinstance(head, dict) and "license" in head:
-            return " ".join(str(head[key]) for key in ("license", "license_name", "license_link") if key in head)
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    head = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else None
+    if isinstance(head, dict) and "license" in head:
+        return " ".join(str(head[key]) for key in ("license", "license_name", "license_link") if key in head)
     data = sorted({part.data or "unknown" for part in model.training_images or []})
     if data == ["synthetic"]:
         return "mit"

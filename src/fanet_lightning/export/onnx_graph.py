@@ -7,7 +7,7 @@ by image.
 
 import importlib.util
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,6 @@ def quantized(model: Any, images: Iterable[npt.NDArray[np.uint8]]) -> Any:
         model: uint8 images → heads, an ``onnx.ModelProto``.
         images: (H, W, 3) RGB, of the kind that the network will see. The range of an activation is the mean of
             the images' ranges.
-
-    Raises:
-        InputError: no image.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -48,38 +45,27 @@ def quantized(model: Any, images: Iterable[npt.NDArray[np.uint8]]) -> Any:
         """One image at a time."""
 
         def __init__(self) -> None:
-            self.count = 0
-            self._images: Iterator[npt.NDArray[np.uint8]] = iter(images)
+            self._batches = (np.ascontiguousarray(image.transpose(2, 0, 1))[None] for image in images)
 
         def get_next(self) -> dict[str, npt.NDArray[np.uint8]] | None:
-            image = next(self._images, None)
-            if image is None:
-                return None
-            self.count += 1
-            return {INPUT_NAME: np.ascontiguousarray(image.transpose(2, 0, 1))[None]}
+            batch = next(self._batches, None)
+            return None if batch is None else {INPUT_NAME: batch}
 
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     inner = [node for node in convolutions[FLOAT_FIRST:] if not node.input[1].startswith(HEADS_PREFIX)]
-    reader = Reader()
     with tempfile.TemporaryDirectory() as folder, quiet():
         source, target = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, source)
-        try:
-            quantize_static(
-                source, target, reader, quant_format=QuantFormat.QDQ, per_channel=True,
-                # Seven bits of the weights: processors without VNNI add pairs of products in 16 bits, which eight
-                # overflow.
-                reduce_range=True,
-                activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-                op_types_to_quantize=["Conv"], nodes_to_quantize=[node.name for node in inner],
-                # The mean over the images of each one's least and largest value: the least and largest of all belong
-                # to single cells of one image, and with them half of the steps are never used.
-                extra_options={"CalibMovingAverage": True},
-            )  # fmt: skip
-        except ValueError as error:
-            if reader.count:
-                raise
-            raise InputError("dtype=int8: no calibration image; give calibration=FOLDER with images") from error
+        quantize_static(
+            source, target, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
+            # Seven bits of the weights: processors without VNNI add pairs of products in 16 bits, which eight overflow.
+            reduce_range=True,
+            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+            op_types_to_quantize=["Conv"], nodes_to_quantize=[node.name for node in inner],
+            # The mean over the images of each one's least and largest value: the least and largest of all belong to
+            # single cells of one image, and with them half of the steps are never used.
+            extra_options={"CalibMovingAverage": True},
+        )  # fmt: skip
         return onnx.load(target)
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.optimize import linear_sum_assignment
 
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.detect.detector import TorchBackend
 from fanet_lightning.ops.anchors import AnchorGrid
 from fanet_lightning.ops.boxes import decode, pairwise_iou
@@ -73,14 +73,8 @@ def compare(backend: TorchBackend, run: Run, images: npt.NDArray[np.uint8], *, r
         images: (B, 3, H, W) RGB.
         rounded: the file's weights are rounded, so that nothing is equal: of the faces with a score of at least
             :data:`SHOWN` on either side, those that overlap are compared.
-
-    Raises:
-        InputError: the file gives something else than faces.
     """
     boxes_xyxy, scores, image_index = (torch.from_numpy(np.asarray(x)) for x in run(images))
-    wrong = boxes_xyxy.shape != (len(scores), 4) or image_index.shape != scores.shape
-    if wrong or not bool(((image_index >= 0) & (image_index < len(images))).all()):
-        raise InputError(f"the file gives outputs of shapes {boxes_xyxy.shape}, {scores.shape}: no faces of the images")
     output = backend.heads(torch.from_numpy(images))
     grid = AnchorGrid(tuple((rows, columns) for rows, columns in output.map_shapes))
     logits, offsets = output.hierarchies[-1]
@@ -127,23 +121,22 @@ def compare_exact(
 
 
 def compare_shown(eager: Detections, exported: Detections) -> Comparison:
-    """The faces of one image that show, paired by overlap, those that overlap most first."""
+    """The faces of one image that show, paired by overlap."""
     iou = pairwise_iou(eager.boxes_xyxy, exported.boxes_xyxy)
-    pairs: list[tuple[int, int]] = []
-    left = set(range(len(eager))), set(range(len(exported)))
-    for place in iou.flatten().argsort(descending=True, stable=True)[: int((iou >= SAME_FACE_IOU).sum())].tolist():
-        row, column = divmod(place, len(exported))
-        if row in left[0] and column in left[1]:
-            left[0].remove(row)
-            left[1].remove(column)
-            if max(float(eager.scores[row]), float(exported.scores[column])) >= SHOWN:
-                pairs.append((row, column))
-    alone = sum(float(side.scores[i]) >= SHOWN for side, own in zip((eager, exported), left, strict=True) for i in own)
-    if not pairs:
+    rows, columns = map(torch.from_numpy, linear_sum_assignment(iou.numpy(), maximize=True))
+    paired = iou[rows, columns] >= SAME_FACE_IOU
+    rows, columns = rows[paired], columns[paired]
+    alone = sum(
+        int((side.scores >= SHOWN).sum()) - int((side.scores[own] >= SHOWN).sum())
+        for side, own in ((eager, rows), (exported, columns))
+    )
+    kept = torch.maximum(eager.scores[rows], exported.scores[columns]) >= SHOWN
+    rows, columns = rows[kept], columns[kept]
+    if not len(rows):
         return Comparison(alone=alone)
-    rows, columns = torch.tensor(pairs).unbind(dim=1)
     box = (eager.boxes_xyxy[rows] - exported.boxes_xyxy[columns]).abs().max()
-    return Comparison(len(pairs), float(box), float((eager.scores[rows] - exported.scores[columns]).abs().max()), alone)
+    score = (eager.scores[rows] - exported.scores[columns]).abs().max()
+    return Comparison(len(rows), float(box), float(score), alone)
 
 
 def speeds(first: Callable[[], object], second: Callable[[], object], rounds: int) -> tuple[float, float]:

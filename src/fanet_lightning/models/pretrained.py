@@ -5,7 +5,6 @@ A model's folder holds ``model.safetensors`` and ``config.json``, never a pickle
 checkpoint (:mod:`fanet_lightning.models.packaging`). Some are shipped with the package.
 """
 
-import difflib
 import json
 import re
 import warnings
@@ -131,10 +130,8 @@ def locate(model: str | Path) -> Path:
         )
     if _HUB_NAME.fullmatch(text) and not text.endswith(_FILE_ENDINGS) and not path.parent.is_dir():
         return _fetched(text)
-    known = shipped_models()
-    near = difflib.get_close_matches(text, known, n=1)
-    also = f", did you mean {near[0]}?" if near else f", a model's folder or one of {', '.join(known)}" if known else ""
-    raise InputError(f"no checkpoint at {model}; give a .ckpt file that train has written{also}")
+    known = ", ".join(shipped_models())
+    raise InputError(f"no checkpoint at {model}; give a .ckpt file of train, a run's or model's folder, or {known}")
 
 
 def weights_file(path: Path) -> Path:
@@ -183,18 +180,16 @@ def _fetched(name: str) -> Path:
 def _read_config(path: Path) -> dict[str, Any]:
     try:
         config: Any = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not JSON ({first_line(error)}); fetch the model again") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise InputError(f"{path} is of another program; give a model of fanet_lightning")
-    if config.get("format_version") != FORMAT_VERSION:
+        own = config["format"] == FORMAT and isinstance(config["network"], dict)
+        version_read = config["format_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no configuration of a model ({first_line(error)}); fetch it again") from error
+    if not own or version_read != FORMAT_VERSION:
         raise InputError(
-            f"{path} is of format {config.get('format_version')}, written by fanet-lightning "
-            f"{config.get('package_version')}; this version reads format {FORMAT_VERSION}: install a newer one"
+            f"{path} is of another program, or of format {version_read} by version {config.get('package_version')}; "
+            f"this one reads fanet_lightning's format {FORMAT_VERSION}"
         )
-    if not isinstance(config.get("network"), dict):
-        raise InputError(f"{path} has no options of a network; fetch the model again")
-    return config
+    return dict(config)
 
 
 def _network_with(options: Mapping[str, Any], weights: Mapping[str, Tensor], where: Path) -> Network:
@@ -202,17 +197,17 @@ def _network_with(options: Mapping[str, Any], weights: Mapping[str, Tensor], whe
         # Fresh weights are drawn and overwritten; whoever loads a model keeps their random state.
         with torch.random.fork_rng(devices=[]):
             network = network_of(options)
-    except TypeError as error:
-        raise InputError(f"{where}: {first_line(error)}; the model may be of another version") from error
-    try:
         network.load_state_dict(weights)
-    except RuntimeError as error:
+    except (TypeError, RuntimeError) as error:  # options of another version; weights of other names or shapes
         text = " ".join(str(error).split())
         raise InputError(f"{where}: the weights do not fit the configuration stored with them ({text:.300})") from error
-    bad = next((name for name, x in weights.items() if not bool(x.isfinite().all())), None)
-    if bad is not None:
+    if bad := _not_finite(weights):
         raise InputError(f"{where}: {bad} holds values that are not finite; take another checkpoint")
     return network.eval()
+
+
+def _not_finite(weights: Mapping[str, Tensor]) -> str | None:
+    return next((name for name, x in weights.items() if not bool(x.isfinite().all())), None)
 
 
 def write_model(folder: Path, model: Model, config: Mapping[str, Any], *, half: bool = False) -> None:
@@ -232,8 +227,7 @@ def write_model(folder: Path, model: Model, config: Mapping[str, Any], *, half: 
         return x.contiguous(memory_format=torch.contiguous_format).clone()
 
     weights = {name: stored(x) for name, x in model.network.state_dict().items()}
-    bad = next((name for name, x in weights.items() if not bool(x.isfinite().all())), None)
-    if bad is not None:
+    if bad := _not_finite(weights):
         raise InputError(f"{bad} does not fit into float16; take half=false")
     # Not save_file, which leaves the file to its owner alone; the folder's other files follow the umask.
     (folder / WEIGHTS_FILE).write_bytes(save(weights, metadata={"format": "pt"}))
@@ -254,10 +248,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         InputError: no such file, not a checkpoint, or one of another program.
     """
-    if is_onnx(path):
-        raise InputError(
-            f"{path} is an exported file and cannot be loaded here; give the checkpoint that it was made of"
-        )
     if not path.is_file():
         raise InputError(f"no checkpoint at {path}; give a .ckpt file that train has written")
     try:
@@ -267,11 +257,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what the unpickler meets in foreign bytes is any of a dozen kinds
         # torch's own text runs over many lines and advises to switch the safe loading off.
-        calls = re.search(r"GLOBAL ([\w.]+)", str(error))
-        code = f"; it calls {calls[1]}" if calls else ""
         raise InputError(
-            f"{path} is not a readable checkpoint{code}; code in it, if any, was not run; give a .ckpt file that train "
-            "has written"
+            f"{path} is not a readable checkpoint; code in it, if any, was not run; give a .ckpt file of train"
         ) from error
     stored = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
     if not isinstance(stored, dict) or "network" not in stored or "state_dict" not in checkpoint:

@@ -1,12 +1,8 @@
 """Any feature extractor of timm as a backbone (``pip install 'fanet-lightning[timm]'``)."""
 
-import contextlib
-import difflib
 import functools
 import importlib
 import math
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,7 +14,6 @@ from fanet_lightning.models.blocks import Backbone, ExtraMaps
 
 # What the extractor has to give itself. The maps of stride 64 and 128 are added.
 STRIDES = (4, 8, 16, 32)
-OURS = ("vgg", "light")
 
 
 class TimmBackbone(Backbone):
@@ -34,8 +29,8 @@ class TimmBackbone(Backbone):
     The extractor starts with timm's random weights; :meth:`load_pretrained` fills in trained ones.
 
     Raises:
-        InputError: timm is not installed, knows no such model, or one that lacks a stride, gives no feature maps, or
-            takes images of one size alone.
+        InputError: timm is not installed, knows no such model, or one that lacks a stride, gives no feature maps of
+            (B, C, H, W), or takes images of one size alone.
     """
 
     def __init__(self, name: str, *, width: float = 1.0) -> None:
@@ -43,20 +38,24 @@ class TimmBackbone(Backbone):
         if not 0 < width < 100:
             raise InputError(f"model.width={width}: give a factor above 0 for the channels next to the timm model")
         self.name, self.width = name, width
-        with torch.device("meta"):  # what it would give can be read without its weights
-            strides = _extractor(name).feature_info.reduction()
-        if not set(STRIDES) <= set(strides):
-            have = ", ".join(str(stride) for stride in sorted(set(strides)))
+        # Names with a colon or slash would make timm look for a model on the network or on disk.
+        if ":" in name or "/" in name or not self._timm().is_model(name):
+            raise InputError(f"model.backbone={name}: neither vgg, light nor a model of timm; see timm.list_models()")
+        try:
+            with torch.device("meta"):  # what it would give can be read without its weights
+                strides = self._extractor().feature_info.reduction()
+            if not set(STRIDES) <= set(strides):
+                raise ValueError(f"its maps have stride {sorted(set(strides))}, and 4, 8, 16 and 32 are needed")
+            # The deepest map of a stride has seen most.
+            self._indices = tuple(max(i for i, s in enumerate(strides) if s == stride) for stride in STRIDES)
+            self.body = self._extractor(out_indices=self._indices)
+            found = tuple(int(channels) for channels in self.body.feature_info.channels())
+            self._check_shapes(found)
+        except Exception as error:  # each family of models refuses in its own way
             raise InputError(
-                f"model.backbone={name}: its maps have stride {have}, and 4, 8, 16 and 32 are needed; "
-                "choose another, e.g. resnet18"
-            )
-        # The deepest map of a stride has seen most.
-        self._indices = tuple(max(i for i, s in enumerate(strides) if s == stride) for stride in STRIDES)
-        self.body = _extractor(name, out_indices=self._indices)
+                f"model.backbone={name} does not fit ({first_line(error)}); choose another, e.g. resnet18"
+            ) from error
         _subsample_before_strided_1x1(self.body)
-        found = tuple(int(channels) for channels in self.body.feature_info.channels())
-        self._check_shapes(found)
         self.extra = ExtraMaps(found[-1], inner=128, channels=256, width=width, batch_norm=True)
         self.channels = (*found, self.extra.channels, self.extra.channels)
 
@@ -64,10 +63,9 @@ class TimmBackbone(Backbone):
         """(B, 3, H, W) float → six maps (B, C, ⌈H / stride⌉, ⌈W / stride⌉), strides 4, 8, 16, 32, 64, 128."""
         height, width = x.shape[-2:]
         below, right = -height % STRIDES[-1], -width % STRIDES[-1]
-        maps = self._channels_first(self.body(F.pad(x, (0, right, 0, below)) if below or right else x))
         maps = [
             m[..., : math.ceil(height / stride), : math.ceil(width / stride)]
-            for m, stride in zip(maps, STRIDES, strict=True)
+            for m, stride in zip(self.body(F.pad(x, (0, right, 0, below))), STRIDES, strict=True)
         ]
         return [*maps, *self.extra(maps[-1])]
 
@@ -84,48 +82,44 @@ class TimmBackbone(Backbone):
         Raises:
             InputError: there are none for this name, or they are neither on disk nor to be downloaded.
         """
-        timm = _import_timm(self.name)
-        if not timm.is_model_pretrained(self.name):
-            raise InputError(f"weights=imagenet: timm has no weights for {self.name}; use weights=null")
         try:
             # On the processor, where weights are read, whatever device is being built on.
             with torch.device("cpu"):
-                trained = timm.create_model(self.name, features_only=True, pretrained=True, out_indices=self._indices)
-            self.body.load_state_dict(trained.state_dict())
+                self.body.load_state_dict(self._extractor(pretrained=True, out_indices=self._indices).state_dict())
         # Which error it is depends on the versions of timm, huggingface_hub and what lies below them.
         except Exception as error:
             raise InputError(
-                f"weights=imagenet: the weights of {self.name} are not on disk and cannot be downloaded "
-                f"({first_line(error)}); put them into the cache of huggingface_hub, give weights=FILE, or use "
-                "weights=null"
+                f"weights=imagenet: timm cannot give weights of {self.name} ({first_line(error)}); give weights=FILE, "
+                "or use weights=null"
             ) from error
 
     def mean_and_std(self) -> tuple[list[float], list[float]]:
         """Per channel, RGB in 0 … 255, of the images that timm's weights for this name were trained on."""
-        config = _import_timm(self.name).get_pretrained_cfg(self.name)
+        config = self._timm().get_pretrained_cfg(self.name)
         return [255 * float(x) for x in config.mean], [255 * float(x) for x in config.std]
 
     def _check_shapes(self, channels: tuple[int, ...]) -> None:
         """One small image through the extractor: names and strides promise, shapes tell."""
-        was_training = self.body.training
         wanted = [(c, 96 // stride, 160 // stride) for stride, c in zip(STRIDES, channels, strict=True)]
-        try:
-            with torch.no_grad(), _quiet():
-                images = torch.zeros(1, 3, 96, 160, device=next(self.body.parameters()).device)
-                found = [tuple(m.shape[1:]) for m in self._channels_first(self.body.eval()(images))]
-            if found != wanted:
-                raise ValueError(f"maps {found} for an image of 96 × 160 instead of {wanted}")
-        except Exception as error:
-            raise InputError(
-                f"model.backbone={self.name}: does not take images of any multiple of 32 ({first_line(error)}); "
-                "choose another, e.g. resnet18"
-            ) from error
-        finally:
-            self.body.train(was_training)
+        was_training = self.body.training
+        with torch.no_grad():
+            images = torch.zeros(1, 3, 96, 160, device=next(self.body.parameters()).device)
+            found = [tuple(m.shape[1:]) for m in self.body.eval()(images)]
+        self.body.train(was_training)
+        if found != wanted:
+            raise ValueError(f"maps {found} for an image of 96 × 160 instead of {wanted}")
 
-    def _channels_first(self, maps: list[Tensor]) -> list[Tensor]:
-        nhwc = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
-        return [m.permute(0, 3, 1, 2) for m in maps] if nhwc else maps
+    def _timm(self) -> Any:
+        try:
+            return importlib.import_module("timm")
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f"model.backbone={self.name}: vgg and light are built in, every other name needs timm; "
+                "pip install 'fanet-lightning[timm]'"
+            ) from error
+
+    def _extractor(self, *, pretrained: bool = False, **options: Any) -> Any:
+        return self._timm().create_model(self.name, features_only=True, pretrained=pretrained, **options)
 
 
 def _subsample_before_strided_1x1(body: nn.Module) -> None:
@@ -145,37 +139,3 @@ def _subsample_before_strided_1x1(body: nn.Module) -> None:
 
 def _subsampled(_layer: nn.Module, inputs: tuple[Tensor, ...], *, down: int, right: int) -> Tensor:
     return inputs[0][..., ::down, ::right]
-
-
-def _import_timm(name: str) -> Any:
-    try:
-        return importlib.import_module("timm")
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"model.backbone={name}: {' and '.join(OURS)} are built in, every other name needs timm; "
-            "pip install 'fanet-lightning[timm]'"
-        ) from error
-
-
-def _extractor(name: str, **options: Any) -> Any:
-    timm = _import_timm(name)
-    # Names with a colon or slash would make timm look for a model on the network or on disk.
-    if ":" in name or "/" in name or not timm.is_model(name):
-        near = difflib.get_close_matches(name.split(".")[0], [*OURS, *timm.list_models()], n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() has the names"
-        raise InputError(f"model.backbone={name}: neither {' nor '.join(OURS)} nor a model of timm; {hint}")
-    try:
-        with _quiet():
-            return timm.create_model(name, features_only=True, pretrained=False, **options)
-    except Exception as error:  # each family of models refuses in its own way
-        raise InputError(
-            f"model.backbone={name}: timm gives no feature maps of it ({first_line(error)}); choose another"
-        ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Warnings of timm about its own interfaces are nothing that a person could fix here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

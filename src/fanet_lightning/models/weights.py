@@ -46,44 +46,44 @@ def load_backbone_weights(network: Network, source: str | Path | None, say: Call
     """
     if source is None or str(source) == "none":
         return network.normaliser.kind
-    backbone, kind = getattr(network, "trunk", None), "imagenet"
-    device = next(network.parameters()).device
-    where = f"weights={source}"
+    backbone, where, normaliser = getattr(network, "trunk", None), f"weights={source}", Normaliser()
     if isinstance(backbone, TimmBackbone):
         if str(source) == "imagenet":
             backbone.load_pretrained()
         else:
             _copy(_from_timm(_read_file(Path(source)), backbone, where), backbone.body, where)
-        normaliser = Normaliser(kind).to(device)
         # Buffers, so that a checkpoint restores them.
         for buffer, values in zip((normaliser.mean, normaliser.std), backbone.mean_and_std(), strict=True):
             buffer.copy_(torch.tensor(values)[:, None, None])
-        network.normaliser = normaliser
-        return kind
-    if not isinstance(backbone, VggBackbone):
+    elif isinstance(backbone, VggBackbone):
+        if backbone.width != 1:
+            raise InputError(f"{where}: the file fits model.width=1.0, not {backbone.width}; use weights=none")
+        from_network = str(source) == "imagenet"
+        found = _torchvision_weights(backbone.batch_norm) if from_network else _read_file(Path(source))
+        reduced_fc = "features.0.weight" not in found
+        if ("features.1.running_mean" in found) != backbone.batch_norm:
+            raise InputError(
+                f"{where}: VGG16 {'without' if backbone.batch_norm else 'with'} batch normalization; "
+                f"set model.batch_norm={str(not backbone.batch_norm).lower()}"
+            )
+        try:
+            new = _from_reduced_fc(found) if reduced_fc else _from_torchvision(found, backbone.batch_norm)
+        except (KeyError, RuntimeError) as error:  # a layer that is not there, or of a shape that cannot be cut so
+            have = ", ".join(list(found)[:3]) or "nothing"
+            raise InputError(
+                f"{where}: not a whole VGG16 of torchvision or reduced-fc ({first_line(error)}); it has {have} …"
+            ) from error
+        _copy(new, backbone, where)
+        if "conv_fc6.weight" not in new:
+            say(f"{where}: the thirteen convolutions of VGG16; fc6 and fc7 start fresh")
+        normaliser = Normaliser("caffe" if reduced_fc else "imagenet")
+    else:
         raise InputError(
             f"{where}: there are weights for VGG16 and timm's models, not for {type(backbone).__name__}; "
             "use weights=null, or start from a model: init=fanet_light"
         )
-    if backbone.width != 1:
-        raise InputError(f"{where}: the file fits model.width=1.0, not {backbone.width}; use weights=none")
-    if str(source) == "imagenet":
-        found = _torchvision_weights(backbone.batch_norm)
-    else:
-        found = _read_file(Path(source))
-    try:
-        if "features.0.weight" in found:
-            new = _from_torchvision(found, backbone, where)
-        else:
-            kind, new = "caffe", _from_reduced_fc(found, backbone, where, say)
-    except (KeyError, RuntimeError) as error:  # a layer that is not there, or of a shape that cannot be cut so
-        have = ", ".join(list(found)[:3]) or "nothing"
-        raise InputError(
-            f"{where}: not a whole VGG16 of torchvision or reduced-fc ({first_line(error)}); it has {have} …"
-        ) from error
-    _copy(new, backbone, where)
-    network.normaliser = Normaliser(kind).to(device)
-    return kind
+    network.normaliser = normaliser.to(next(network.parameters()).device)
+    return normaliser.kind
 
 
 def _torchvision_weights(batch_norm: bool) -> Mapping[str, Tensor]:
@@ -102,8 +102,6 @@ def _torchvision_weights(batch_norm: bool) -> Mapping[str, Tensor]:
 
 
 def _read_file(path: Path) -> Mapping[str, Tensor]:
-    if not path.is_file():
-        raise InputError(f"weights={path}: no such file; give weights=PATH, weights=imagenet or weights=none")
     content: object
     try:
         if path.suffix == ".safetensors":
@@ -123,27 +121,20 @@ def _from_timm(found: Mapping[str, Tensor], backbone: TimmBackbone, where: str) 
     # Extractors join the parts of timm's names by "_" where they take a model apart, or put all of it under "model.".
     flat = {key.removeprefix("module.").replace(".", "_"): x for key, x in found.items()}
     names = {key: key.removeprefix("model.").replace(".", "_") for key in backbone.body.state_dict()}
-    missing = [key for key, name in names.items() if name not in flat and not name.endswith("num_batches_tracked")]
-    if missing:
-        raise InputError(
-            f"{where}: {len(missing)} of {len(names)} tensors of {backbone.name} are not in it, e.g. {missing[0]}; "
-            f"it has {', '.join(list(found)[:3]) or 'nothing'} …"
-        )
+    for key, name in names.items():
+        if name not in flat and not name.endswith("num_batches_tracked"):
+            raise InputError(
+                f"{where}: has no {key} of {backbone.name}, but {', '.join(list(found)[:3]) or 'nothing'} …"
+            )
     return {key: flat[name] for key, name in names.items() if name in flat}
 
 
-def _from_torchvision(found: Mapping[str, Tensor], backbone: VggBackbone, where: str) -> dict[str, Tensor]:
-    has_batch_norm = "features.1.running_mean" in found
-    if has_batch_norm != backbone.batch_norm:
-        raise InputError(
-            f"{where}: a VGG16 {'with' if has_batch_norm else 'without'} batch normalization; "
-            f"set model.batch_norm={str(has_batch_norm).lower()}"
-        )
+def _from_torchvision(found: Mapping[str, Tensor], batch_norm: bool) -> dict[str, Tensor]:
     new: dict[str, Tensor] = {}
-    for name, index in zip(VGG_CONVOLUTIONS, _BATCH_NORM if has_batch_norm else _PLAIN, strict=True):
+    for name, index in zip(VGG_CONVOLUTIONS, _BATCH_NORM if batch_norm else _PLAIN, strict=True):
         for part in ("weight", "bias"):
             new[f"{name}.{part}"] = found[f"features.{index}.{part}"]
-        for part in ("weight", "bias", "running_mean", "running_var") if has_batch_norm else ():
+        for part in ("weight", "bias", "running_mean", "running_var") if batch_norm else ():
             new[f"{name}.bn.{part}"] = found[f"features.{index + 1}.{part}"]
     new["conv_fc6.weight"] = found["classifier.0.weight"].reshape(4096, 512, 7, 7)[::4, :, ::3, ::3]
     new["conv_fc6.bias"] = found["classifier.0.bias"][::4]
@@ -152,18 +143,11 @@ def _from_torchvision(found: Mapping[str, Tensor], backbone: VggBackbone, where:
     return new
 
 
-def _from_reduced_fc(
-    found: Mapping[str, Tensor], backbone: VggBackbone, where: str, say: Callable[[str], object]
-) -> dict[str, Tensor]:
+def _from_reduced_fc(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
     layers = dict(zip(VGG_CONVOLUTIONS, _PLAIN, strict=True))
     if any(f"{index}.{part}" in found for index in _REDUCED_FC for part in ("weight", "bias")):
         layers |= zip(("conv_fc6", "conv_fc7"), _REDUCED_FC, strict=True)
-    new = {f"{name}.{part}": found[f"{index}.{part}"] for name, index in layers.items() for part in ("weight", "bias")}
-    if backbone.batch_norm:
-        raise InputError(f"{where}: a VGG16 without batch normalization; set model.batch_norm=false")
-    if "conv_fc6" not in layers:
-        say(f"{where}: the thirteen convolutions of VGG16; fc6 and fc7 start fresh")
-    return new
+    return {f"{name}.{part}": found[f"{index}.{part}"] for name, index in layers.items() for part in ("weight", "bias")}
 
 
 def _copy(new: Mapping[str, Tensor], module: torch.nn.Module, where: str) -> None:

@@ -1,7 +1,7 @@
 """Faces drawn into an image: boxes colored by confidence, and the color bar next to them (paper, figure 9).
 
 Everything here is NumPy, OpenCV and Pillow: no matplotlib figure is built per image, so a video can be drawn as fast
-as it is read (``benchmarks/drawing.py``).
+as it is read (docs/experiments.md).
 """
 
 import os
