@@ -300,7 +300,7 @@ def with_cells(name: str, *marks: str) -> Any:
 @pytest.mark.slow
 def test_a_folder_of_wider_face_joins_the_table(tmp_path: Path, executed: Callable[..., Any]) -> None:
     """``WIDER_FACE_ROOT``: the drawn pictures have its layout."""
-    root = prepare_synthetic(tmp_path / "drawn", train_images=1, val_images=12, processes=1)
+    root = prepare_synthetic(tmp_path / "drawn", train_images=1, val_images=12)
     notebook = with_cells(NAMES[0], "WIDER_ROOT = ", "%matplotlib inline", "import SizedImage", "prepare_synthetic(")
     done, _ = execute(notebook, tmp_path, environment={"WIDER_FACE_ROOT": str(root)})
     table = text_outputs(done)

@@ -3,9 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -21,8 +18,10 @@ from fanet_lightning.data.synthetic.dataset import SETTINGS, counts, prepare_syn
 from fanet_lightning.data.synthetic.faces import Drawn, draw_body, draw_head
 from fanet_lightning.data.synthetic.people import Person, random_person, turned
 from fanet_lightning.data.synthetic.scenes import FaceTruth, draw_image
+from fanet_lightning.data.wider_face import load_wider_face, read_annotations
+from fanet_lightning.score.wider_face.ground_truth import read_ground_truth
 
-SMALL = {"train_images": 5, "val_images": 4, "image_width": (200, 240), "image_height": (160, 200), "processes": 1}
+SMALL = {"train_images": 5, "val_images": 4, "image_width": (200, 240), "image_height": (160, 200)}
 PLAIN = Shot((1.0, 1.0, 1.0), 1.0, 0.0, 0, 0.0, 0.0, (0, 0), 90, False)
 
 
@@ -33,6 +32,10 @@ def files_of(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def jpegs_of(folder: Path) -> dict[str, str]:
+    return {name: digest for name, digest in files_of(folder).items() if name.endswith(".jpg")}
 
 
 def plain_person(height: float, center_xy: tuple[float, float], **changes: object) -> Person:
@@ -53,31 +56,18 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestPreparation:
-    def test_two_roots_and_any_number_of_processes_give_the_same_bytes(self, prepared: Path, tmp_path: Path) -> None:
-        again = prepare_synthetic(tmp_path, **{**SMALL, "processes": 2})
-        assert again.name == prepared.name
-        first, second = files_of(prepared), files_of(again)
-        assert len([name for name in first if name.endswith(".jpg")]) == 9
-        assert first == second
-
-        from fanet_lightning.score.wider_face.ground_truth import read_ground_truth
-
+    def test_the_same_bytes_everywhere_and_others_by_seed_and_split(self, prepared: Path, tmp_path: Path) -> None:
+        again = prepare_synthetic(tmp_path, **SMALL)
+        assert again.name == prepared.name and files_of(again) == files_of(prepared)
         truths = [read_ground_truth(folder / "eval_gt") for folder in (prepared, again)]
         assert truths[0].image_ids == truths[1].image_ids
         for setting in SETTINGS:
             for one, other in zip(truths[0].counted[setting], truths[1].counted[setting], strict=True):
                 assert np.array_equal(one, other)
-
-    def test_seed_and_split_give_other_images(self, prepared: Path, tmp_path: Path) -> None:
-        other = prepare_synthetic(tmp_path, **{**SMALL, "seed": 1})
-        assert other.name != prepared.name
-        images = {digest for name, digest in (*files_of(prepared).items(), *files_of(other).items()) if ".jpg" in name}
-        assert len(images) == 18
-
-    def test_more_images_keep_those_that_were_there(self, prepared: Path, tmp_path: Path) -> None:
-        more = files_of(prepare_synthetic(tmp_path, **{**SMALL, "val_images": 5}))
-        jpegs = {name: digest for name, digest in files_of(prepared).items() if name.endswith(".jpg")}
-        assert jpegs.items() <= more.items()
+        other_seed = prepare_synthetic(tmp_path, **{**SMALL, "seed": 1})
+        assert len({*jpegs_of(prepared).values(), *jpegs_of(other_seed).values()}) == 18
+        more = jpegs_of(prepare_synthetic(tmp_path, **{**SMALL, "val_images": 5}))
+        assert jpegs_of(prepared).items() <= more.items() and len(more) == 10
 
     def test_second_call_touches_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         folder = prepare_synthetic(tmp_path, **SMALL)
@@ -87,7 +77,7 @@ class TestPreparation:
             raise AssertionError("drawn again")
 
         monkeypatch.setattr(synthetic, "draw_image", forbidden)
-        assert prepare_synthetic(tmp_path, **{**SMALL, "processes": 2}) == folder
+        assert prepare_synthetic(tmp_path, **SMALL) == folder
         assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == times
 
     @pytest.mark.parametrize("problem", [KeyboardInterrupt(), OSError(28, "No space left on device")])
@@ -106,14 +96,6 @@ class TestPreparation:
         with pytest.raises(type(problem)):
             prepare_synthetic(tmp_path, **SMALL)
         assert len(drawn) == 2
-        assert list(tmp_path.iterdir()) == []
-
-    def test_a_failing_process_is_told_and_leaves_nothing(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(sys, "executable", shutil.which("false"))
-        with pytest.raises(RuntimeError, match="code 1"):
-            prepare_synthetic(tmp_path, **{**SMALL, "processes": 2})
         assert list(tmp_path.iterdir()) == []
 
     def test_two_at_once_agree_and_the_loser_cleans_up(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,14 +118,6 @@ class TestPreparation:
         assert len(found) == 2
         assert found[0] == found[1]
         assert list(tmp_path.iterdir()) == [found[0]]
-
-    def test_works_from_a_program_without_a_main_guard(self, tmp_path: Path) -> None:
-        code = (
-            "from pathlib import Path; from fanet_lightning.data.synthetic.dataset import prepare_synthetic\n"
-            f"print(prepare_synthetic(Path({str(tmp_path)!r}), train_images=2, val_images=1, processes=2))"
-        )
-        out = subprocess.run([sys.executable, "-"], input=code, capture_output=True, text=True, check=True).stdout
-        assert (Path(out.strip()) / "manifest.json").is_file()
 
     def test_unfinished_folder_is_named(self, prepared: Path, tmp_path: Path) -> None:
         (tmp_path / prepared.name).mkdir()
@@ -174,8 +148,6 @@ class TestPreparation:
 
 class TestLayout:
     def test_reads_back_as_wider_face(self, prepared: Path) -> None:
-        from fanet_lightning.data.wider_face import load_wider_face
-
         for split, many in (("train", 5), ("val", 4)):
             records = load_wider_face(prepared, split)  # type: ignore[arg-type]
             assert len(records) == many
@@ -196,9 +168,6 @@ class TestLayout:
                 assert record.attributes["pose"].tolist() == [face.pose for face in usable]
 
     def test_ground_truth_fits_the_annotations(self, prepared: Path) -> None:
-        from fanet_lightning.data.wider_face import read_annotations
-        from fanet_lightning.score.wider_face.ground_truth import read_ground_truth
-
         truth = read_ground_truth(prepared / "eval_gt")
         table = read_annotations(prepared / "wider_face_split", "val")
         assert list(truth.image_ids) == table.image_ids
@@ -210,8 +179,10 @@ class TestLayout:
         assert json.loads((prepared / "manifest.json").read_text())["val_faces"] == truth.faces_per_setting
 
     def test_image_without_a_face_is_a_row_of_zeros(self) -> None:
-        entry = synthetic._Annotated("val", "5--Still_Life/5_Still_Life_val_00000", [])
-        assert synthetic._annotation(entry) == "5--Still_Life/5_Still_Life_val_00000.jpg\n0\n0 0 0 0 0 0 0 0 0 0\n"
+        assert (
+            synthetic._annotation("5--Still_Life/5_Still_Life_val_00000", [])
+            == "5--Still_Life/5_Still_Life_val_00000.jpg\n0\n0 0 0 0 0 0 0 0 0 0\n"
+        )
 
 
 class TestSettings:
