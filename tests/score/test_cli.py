@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -182,36 +181,25 @@ def test_a_list_restricts_everything(
         ("prediction=x", "unknown key 'prediction': did you mean 'predictions'?"),
         ("predictions=nowhere", "nowhere cannot be read"),
         ("predictions=LIST", "is not a readable .zip"),
-        ("ground_truth=nowhere", "ground truth: nowhere is not a folder"),
+        ("ground_truth=nowhere", "there is no nowhere"),
         ("ground_truth=PREDICTIONS", "wider_face_val.mat; give the folder"),
-        ("ground_truth=ZIP", "is a .zip; unpack it"),
-        ("benchmark=faces", "benchmark=faces: there is no such option; choose one of wider_face"),
+        ("benchmark=faces", "benchmark=faces: there is no such option; choose one of afw"),
         ("benchmark=1", "benchmark=1: there is no such option"),
-        ("benchmark=[coco,afw]", "there is no such option"),
-        ("benchmark=", "benchmark=: there is no such option"),
-        ("benchmark=fddb predictions=ZIP", "is a .zip; unpack it"),
         ("benchmark=fddb benchmark.ellipses=round", "benchmark.ellipses=round"),
         ("benchmark=afw benchmark.labels=new", "benchmark.labels=new"),
         ("benchmark=pascal_face benchmark.labels=[new]", "benchmark.labels="),
         ("benchmark=coco benchmark.max_detections=0", "benchmark.max_detections=0"),
         ("benchmark=wider_face benchmark.labels=corrected", "unknown key 'benchmark.labels'"),
-        ("benchmark=pascal_face attributes=true", "attributes=true is for benchmark=wider_face"),
-        ("benchmark=fddb errors=true", "errors=true is for benchmark=wider_face"),
+        ("benchmark=pascal_face attributes=true", "attributes is for benchmark=wider_face"),
         ("benchmark=coco split=test", "split=test is for benchmark=wider_face"),
         ("strict=perhaps", "strict=perhaps is neither true nor false"),
-        ("attributes=perhaps", "attributes=perhaps is neither true nor false"),
-        ("worst=none", "worst=none is not a whole number"),
         ("errors=true worst=0", "worst=0"),
         ("split=train", "split=train"),
         ("split=test out=", "give out=DIR"),
-        ("split=test attributes=true", "attributes=True has no meaning with split=test"),
-        ("split=test against=y", "against=y has no meaning with split=test"),
-        ("pictures=.", "add errors=true"),
-        ("errors=true pictures=nowhere", "pictures=nowhere is not a folder"),
+        ("pictures=.", "errors=true"),
+        ("errors=true pictures=nowhere", "pictures=nowhere: give the folder"),
         ("bootstrap=many", "bootstrap=many is not a whole number"),
-        ("bootstrap=true", "bootstrap=True is not a whole number"),
         ("bootstrap=-1", "bootstrap=-1"),
-        ("bootstrap=1000000000000", "bootstrap=1000000000000 takes too much memory"),
         ("bootstrap=0 against=PREDICTIONS", "bootstrap=0 leaves nothing to say about a difference"),
         ("against=nowhere", "nowhere cannot be read"),
         ("images=nowhere.txt", "cannot read the list of images nowhere.txt"),
@@ -221,11 +209,9 @@ def test_a_list_restricts_everything(
 )
 def test_mistakes(run: tuple[Path, Path], tmp_path: Path, words: str, expected: str) -> None:
     (tmp_path / "list.txt").write_text("x/y\n")
-    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
-        archive.writestr("x.txt", "x")
     out = tmp_path / "made"
     given = {"predictions": str(run[0]), "ground_truth": str(run[1]), "out": str(out)}
-    places = {"LIST": str(tmp_path / "list.txt"), "ZIP": str(tmp_path / "packed.zip"), "PREDICTIONS": str(run[0])}
+    places = {"LIST": str(tmp_path / "list.txt"), "PREDICTIONS": str(run[0])}
     for name, place in places.items():
         words = words.replace(name, place)
     given |= dict(word.split("=", 1) for word in words.split())

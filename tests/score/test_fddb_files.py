@@ -90,7 +90,7 @@ def test_sizes_that_are_missing(tmp_path: Path) -> None:
     broken = tmp_path / "originalPics" / f"{B}.jpg"
     broken.parent.mkdir(parents=True)
     broken.write_bytes(b"no picture")
-    refused(r"img_265.jpg cannot be read", read_fddb_ground_truth, tmp_path)
+    refused(r"img_265.jpg .*cannot be read", read_fddb_ground_truth, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,8 @@ def test_sizes_that_are_missing(tmp_path: Path) -> None:
         ("{", "cannot be used"),
         ("[1, 2]", "cannot be used"),
         (json.dumps({A: [60, 40], B: [60, 40]}), f"the size of '{C}' is missing"),
-        (json.dumps({A: [60, 40.0], B: [60, 40], C: [60, 40]}), r"the size of '.*591' is \[60.0, 40.0\]"),
-        (json.dumps({A: [60, 0], B: [60, 40], C: [60, 40]}), r"the size of '.*591' is \[60, 0\]"),
+        (json.dumps({A: [60, 40.0], B: [60, 40], C: [60, 40]}), "no whole numbers"),
+        (json.dumps({A: [60, 0], B: [60, 40], C: [60, 40]}), "no whole numbers"),
         (json.dumps({A: "60x40", B: [60, 40], C: [60, 40]}), "cannot be used"),
         (json.dumps({A: [60, 40], B: [5, 7], C: [60, 40]}), r"a face of '.*265' lies outside its 5 × 7 pixels"),
     ],
@@ -113,16 +113,14 @@ def test_sizes_that_are_wrong(tmp_path: Path, content: str, message: str) -> Non
 
 def test_ground_truth_that_is_no_fddb(tmp_path: Path, truth: FddbGroundTruth) -> None:
     folds = tmp_path / "truth" / "FDDB-folds"
-    refused("is not a folder", read_fddb_ground_truth, tmp_path / "nowhere")
-    (tmp_path / "empty").mkdir()
-    refused("no ellipse lists in", read_fddb_ground_truth, tmp_path / "empty")
+    refused("no ellipse lists", read_fddb_ground_truth, tmp_path / "nowhere")
     assert read_fddb_ground_truth(tmp_path / "truth").image_ids == (A, B, C)
     (folds / "FDDB-fold-04-ellipseList.txt").write_text(f"{A}\n1\n5 4 0 20 20  1\n")
-    refused(f"'{A}' is annotated twice", read_fddb_ground_truth, tmp_path / "truth")
+    refused("annotated twice", read_fddb_ground_truth, tmp_path / "truth")
     (folds / "FDDB-fold-04-ellipseList.txt").write_text("2004/a\n1\n5 4 0 20 20\n")
     refused(r"ellipseList.txt:1: rows of five numbers", read_fddb_ground_truth, tmp_path / "truth")
     (folds / "FDDB-fold-04-ellipseList.txt").rename(folds / "FDDB-fold-11-ellipseList.txt")
-    refused("beyond 10", read_fddb_ground_truth, tmp_path / "truth")
+    refused("no ellipse lists", read_fddb_ground_truth, tmp_path / "truth")
 
 
 def rows_of(predictions: FddbPredictions) -> list[list[list[float]]]:
@@ -183,24 +181,18 @@ NAME = "should be the name of an image, the next line"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (" \n\r\n", "joined.txt is empty"),
         *(
             (f"{A}\n{rest}", f":1: '{A}' {NAME}")
             for rest in ("", f"{ROW}\n", "-1\n", f"1.0\n{ROW}\n", f"2\n{ROW}\n", f"2\n{ROW}\n{B}\n0\n")
         ),
         (f"{A}\n1\n1 2 3 4 0.5\n1 2 3 4 0.4\n", f":4: '1 2 3 4 0.4' {NAME}"),
         (f"{A}\n1\n1 2 3 4\n", ":3: '1 2 3 4' is no row of 5 or 6"),
-        *(
-            (f"{A}\n1\n{row}\n", f":3: '{row}'")
-            for row in ("1,5 2 3 4 1", "1 2 3 4 nan", "1 2 3 1e999 1", "1_0 2 3 4 1")
-        ),
-        (f"{A}\n1\n1 2 -3 4 0.5\n", ":3: '1 2 -3 4 0.5' is negative"),
-        (f"{A}\n1\n5 -4 0 1 1 0.5\n", ":3: '5 -4 0 1 1 0.5' is negative"),
+        *((f"{A}\n1\n{row}\n", f":3: '{row}'") for row in ("1,5 2 3 4 1", "1 2 3 4 nan")),
         (f"{A}\n1\n1 2e6 3 4 0.5\n", ":3: '1 2e6 3 4 0.5'.* beyond"),
         (f"{A}\n2\n1 2 3 4 0.5\n5 4 0 1 1 0.5\n", ":4: '5 4 0 1 1 0.5' is no row of 5 finite"),
         (f"{A}\n1\n1 2 3 4 0.5\n{B}\n1\n5 4 0 1 1 0.5\n", ":6: '5 4 0 1 1 0.5' is no row of 5 finite"),
-        (f"{A}\n0\n{B}\n0\n{A}\n0\n", f":5: '{A}' has a block at .*joined.txt:1 already"),
-        (f"{A}\n0\n2002/x\n0\n2002/y\n0\n", ":3: the ground truth does not have '2002/x', nor 1 others"),
+        (f"{A}\n0\n{B}\n0\n{A}\n0\n", f":5: '{A}' has a block already"),
+        (f"{A}\n0\n2002/x\n0\n", ":3: the ground truth does not have '2002/x'"),
         (f"{A}\n0\n\N{LATIN SMALL LETTER E WITH ACUTE}\n0\n".encode("latin-1"), "cannot be read as text"),
     ],
 )
@@ -210,19 +202,15 @@ def test_each_mistake_gets_its_line(tmp_path: Path, truth: FddbGroundTruth, text
 
 def test_mistakes_of_a_folder(tmp_path: Path, truth: FddbGroundTruth) -> None:
     folder = tmp_path / "run"
-    refused("there is no", read_fddb_predictions, folder, truth)
+    refused("cannot be read", read_fddb_predictions, folder, truth)
     folder.mkdir()
     refused("0 files could be the predictions", read_fddb_predictions, folder, truth)
     (folder / "fold-01-out.txt").write_text(block(A, [(1, 2, 3, 4, 0.5)]))
     refused(f"2 of 3 images .* '{B}'", read_fddb_predictions, folder, truth, strict=True)
     (folder / "fold-03-out.txt").write_text(block(C, [(5, 4, 0, 1, 1, 0.5)]))
-    refused("fold-03-out.txt:1: .* 6 .*fold-01-out.txt:1 has 5", read_fddb_predictions, folder, truth)
+    refused("fold-03-out.txt:1: some rows have 5", read_fddb_predictions, folder, truth)
     (folder / "fold-03-out.txt").write_text(block(A, []))
-    refused(f"fold-03-out.txt:1: '{A}' .*fold-01-out.txt:1", read_fddb_predictions, folder, truth)
-    (folder / "fold-3-out.txt").write_text(block(C, []))
-    refused(r"two files of fold 3, fold-03-out.txt and fold-3-out.txt", read_fddb_predictions, folder, truth)
-    (folder / "fold-11-out.txt").write_text(block(C, []))
-    refused(r"fold-11-out.txt: FDDB has the folds 1 … 10", read_fddb_predictions, folder, truth)
+    refused(f"fold-03-out.txt:1: '{A}'", read_fddb_predictions, folder, truth)
 
 
 def test_rows_are_read_to_the_last_bit(tmp_path: Path) -> None:
@@ -269,7 +257,6 @@ def test_written_predictions_are_read_back(tmp_path: Path, truth: FddbGroundTrut
         ([[0, 0, 1, np.nan]], [0.5], "not finite"),
         ([[0, 0, 1, 1]], [np.inf], "not finite"),
         ([[5, 0, 1, 1]], [0.5], "negative side"),
-        ([[0, 0, 1, 2e6]], [0.5], "beyond 1e\\+06 pixels"),
         ([[0, 0, 1, 1]], [0.5, 0.6], "number of boxes"),
     ],
 )
@@ -293,15 +280,15 @@ def test_curves_have_the_official_format(tmp_path: Path) -> None:
     roc = Roc(
         np.array([1e-7, 0.5, NO_DETECTION]), np.array([2, 1, 0]), np.array([1.75, 0.8, 0]), np.array([1447160, 3, 0]), 3
     )
-    paths = write_roc(roc, tmp_path / "out", "My")
-    assert [path.name for path in paths] == ["MyDiscROC.txt", "MyContROC.txt"]
+    paths = write_roc(roc, tmp_path / "out")
+    assert [path.name for path in paths] == ["DiscROC.txt", "ContROC.txt"]
     assert paths[0].read_text() == "0.666667 1.44716e+06 1e-07\n0.333333 3 0.5\n0 0 1.79769e+308\n"
     assert paths[1].read_text() == "0.583333 1.44716e+06\n0.266667 3\n0 0\n"
 
 
 def test_the_official_files_are_written_to_the_character(tmp_path: Path, shared_data: Path) -> None:
     official = shared_data / "predictions" / "fddb_mtcnn"
-    benchmark = FddbBenchmark(prefix="MTCNN")
+    benchmark = FddbBenchmark()
     scores = benchmark.score(benchmark.read_ground_truth(shared_data / "fddb"), official, strict=True)
     for path in scores.write_curves(tmp_path):
-        assert path.read_text() == (official / path.name).read_text().replace("\r", "")
+        assert path.read_text() == (official / f"MTCNN{path.name}").read_text().replace("\r", "")

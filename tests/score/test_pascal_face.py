@@ -32,13 +32,12 @@ def ground_truth(faces: Mapping[str, Sequence[Face]]) -> PascalFaceGroundTruth:
     )
 
 
-def packed(detections: Sequence[Detection], ids: Sequence[str], overlap: float = 0.5) -> PascalFaceDetections:
+def packed(detections: Sequence[Detection], ids: Sequence[str]) -> PascalFaceDetections:
     return PascalFaceDetections(
         tuple(ids),
         np.array([list(ids).index(d[0]) for d in detections], np.int64),
         np.array([d[2:] for d in detections], np.float64).reshape(-1, 4),
         np.array([d[1] for d in detections], np.float64),
-        overlap,
     )
 
 
@@ -194,19 +193,18 @@ def test_equal_to_oracle(first: int) -> None:
     aps, kinds = set(), set()
     for seed in range(first, first + 100):
         faces, detections = random_case(seed)
-        for overlap in (0.5, 0.1):
-            found = packed(detections, list(faces), overlap)
-            plain = evaluate_detections(ground_truth(faces), found, alignment=False)
-            assert_equal_to_oracle(plain, oracle_scores(faces, detections, passes=1, overlap=overlap))
-            assert plain.alignment is None
-            result = evaluate_detections(ground_truth(faces), found)
-            expected = oracle_scores(faces, detections, overlap=overlap)
-            assert_equal_to_oracle(result, expected)
-            assert result.alignment == pytest.approx(expected.alignment, abs=1e-9)
-            aps.add(expected.ap)
-            kinds |= set(expected.outcomes)
+        found = packed(detections, list(faces))
+        plain = evaluate_detections(ground_truth(faces), found, alignment=False)
+        assert_equal_to_oracle(plain, oracle_scores(faces, detections, passes=1))
+        assert plain.alignment is None
+        result = evaluate_detections(ground_truth(faces), found)
+        expected = oracle_scores(faces, detections)
+        assert_equal_to_oracle(result, expected)
+        assert result.alignment == pytest.approx(expected.alignment, abs=1e-9)
+        aps.add(expected.ap)
+        kinds |= set(expected.outcomes)
     # The cases are worth something: many different answers, every outcome.
-    assert len(aps) > 60
+    assert len(aps) > 30
     assert kinds == {"hit", "false", "neither"}
 
 

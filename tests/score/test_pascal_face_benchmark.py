@@ -136,14 +136,6 @@ def test_arrays_written_and_read_score_the_same(labels: Path, tmp_path: Path) ->
     assert read.rules == scores.rules
 
 
-def test_picasa_says_how_it_was_matched(labels: Path, tmp_path: Path) -> None:
-    (tmp_path / "Picasa.txt").write_text(DETECTIONS)
-    benchmark = PascalFaceBenchmark()
-    scores = benchmark.score(benchmark.read_ground_truth(labels), tmp_path / "Picasa.txt")
-    assert scores.rules["overlap"] == 0.1
-    assert scores.warnings[-1] == "Picasa's faces are matched at an overlap of 0.1, as face-eval does"
-
-
 def test_original_labels_of_afw(tmp_path: Path, predictions: Path) -> None:
     write_anno2(tmp_path / "anno2.mat", FACES)
     original = AfwBenchmark(labels="original")

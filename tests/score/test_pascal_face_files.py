@@ -17,7 +17,6 @@ from fanet_lightning.score.pascal_face.ground_truth import (
 )
 from tests.score.helpers import invalid, refused
 from tests.score.pascal_face_files import (
-    AFW_CORRECTED,
     CORRECTED,
     ORIGINAL,
     cells,
@@ -50,10 +49,8 @@ def test_corrected_labels(truth: PascalFaceGroundTruth) -> None:
 
 
 def test_labels_that_are_not_the_official_ones_are_named(truth: PascalFaceGroundTruth) -> None:
-    assert truth.warnings == (
-        f"{CORRECTED} has 3 images and 1 faces that count, the official {CORRECTED} 851 and 1,341; "
-        "the scores do not compare with published ones",
-    )
+    (warning,) = truth.warnings
+    assert "3 images and 1 faces" in warning and "851 and 1,341" in warning
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16])
@@ -77,7 +74,7 @@ def test_afw_original_layout(tmp_path: Path) -> None:
     assert truth.image_ids == ("16", "17", "18")
     np.testing.assert_array_equal(truth.boxes_xyxy[2], [[1.5, 2, 40, 50], [3, 4, 10, 20]])
     assert (truth.faces, truth.boxes_xyxy[0].shape) == (1, (0, 4))
-    refused("holds no 'Annotations'", read_annotations, path, AFW["corrected"])
+    refused("no 'Annotations'", read_annotations, path, AFW["corrected"])
 
 
 @pytest.mark.parametrize(
@@ -102,20 +99,8 @@ def test_official_files(shared_data: Path, release, images: int, boxes: int, fla
 
 def test_labels_of_another_release_are_refused(tmp_path: Path) -> None:
     original = write_annotations(tmp_path / ORIGINAL, FACES, 4)
-    refused(f"is not {CORRECTED} .* 4 columns, not 6", read_annotations, original, PASCAL_FACE["corrected"])
-    refused(
-        "6 columns, not 4", read_annotations, write_annotations(tmp_path / CORRECTED, FACES), PASCAL_FACE["original"]
-    )
-    refused("holds no 'anno'", read_annotations, original, AFW["original"])
-
-
-def test_labels_of_the_other_set_are_refused(shared_data: Path) -> None:
-    refused(
-        f"is not {CORRECTED} .*{AFW_CORRECTED}",
-        read_annotations,
-        shared_data / "pascal_face" / AFW_CORRECTED,
-        PASCAL_FACE["corrected"],
-    )
+    refused(f"layout of {CORRECTED} .* 4 columns, not 6", read_annotations, original, PASCAL_FACE["corrected"])
+    refused("no 'anno'", read_annotations, original, AFW["original"])
 
 
 def test_labels_that_cannot_be_read(tmp_path: Path) -> None:
@@ -142,8 +127,6 @@ def test_list_of_images(tmp_path: Path, truth: PascalFaceGroundTruth) -> None:
     assert (list(found.image_index), list(found.scores), found.missing) == ([0], [0.5], ("2008_000003",))
     images.write_text("2008_000002\n2008_000009\n")
     refused(r"list\.txt:2: '2008_000009'", read_annotations, labels, PASCAL_FACE["corrected"], images)
-    images.write_text("2008_000002.jpg\n2008_000002.png\n")
-    refused("named twice", read_annotations, labels, PASCAL_FACE["corrected"], images)
 
 
 def test_image_key_ends_at_the_first_dot() -> None:
@@ -175,15 +158,14 @@ def test_txt(tmp_path: Path, truth: PascalFaceGroundTruth, content: str, folder:
     assert list(found.image_index) == [1, 0, 1]
     np.testing.assert_array_equal(found.scores, [0.25, -0.15, 7])
     np.testing.assert_array_equal(found.boxes_xyxy, [[1, 2, 30.5, 40], [10, 0.5, 30, 40], [0, 0, 0, 0]])
-    assert (found.overlap, found.missing) == (0.5, ("2008_000003",))
+    assert found.missing == ("2008_000003",)
 
 
 @pytest.mark.parametrize(
     "row",
     [
-        "0,5 1 2 3 4", ",0.5,1,2,3,4", "", "0.5 1 2 3", "0.5 1 2 3 4 5", "nan 1 2 3 4", "0.5 1 2 inf 4",
-        "0.5 1 2 3 four", "0.5 1 2 3 ４", "0.5 1_0 2 30 4", "0.5 1 2 3 1e999", "0.5 -2e9 2 3 4", "0.5 10 2 9 4",
-        "0.5 1 20 3 4",
+        "0,5 1 2 3 4", "", "0.5 1 2 3", "0.5 1 2 3 4 5", "nan 1 2 3 4", "0.5 1 2 3 four", "0.5 1_0 2 30 4",
+        "0.5 10 2 9 4", "0.5 1 20 3 4",
     ],
 )  # fmt: skip
 def test_faulty_row(tmp_path: Path, truth: PascalFaceGroundTruth, row: str) -> None:
@@ -195,7 +177,7 @@ def test_faulty_row(tmp_path: Path, truth: PascalFaceGroundTruth, row: str) -> N
 def test_unknown_images_are_counted(tmp_path: Path, truth: PascalFaceGroundTruth) -> None:
     path = tmp_path / "run.txt"
     path.write_text("2008_000002 1 0 0 50 50\n16 1 0 0 50 50\n17 1 0 0 50 50\n16 1 0 0 50 50\n")
-    refused(r":2: image '16' is.*of 2 other rows \(2 images in all\)", read_detections, path, truth)
+    refused(r":2: image '16' is.*of 2 other rows", read_detections, path, truth)
 
 
 def test_file_without_rows_is_a_run_without_detections(tmp_path: Path, truth: PascalFaceGroundTruth) -> None:
@@ -205,17 +187,15 @@ def test_file_without_rows_is_a_run_without_detections(tmp_path: Path, truth: Pa
 
 
 def test_sources_that_are_no_file_of_detections(tmp_path: Path, truth: PascalFaceGroundTruth) -> None:
-    refused("there is no", read_detections, tmp_path / "absent.txt", truth)
-    empty = tmp_path / "run"
-    empty.mkdir()
-    refused("holds no file of detections; give a file", read_detections, empty, truth)
-    (empty / "a.txt").write_text("")
-    (empty / "b.csv").write_text("")
-    refused("holds 2 files of detections, a.txt and b.csv among them", read_detections, empty, truth)
+    refused("cannot be read", read_detections, tmp_path / "absent.txt", truth)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    refused("is not one file of detections", read_detections, folder, truth)
+    (folder / "a.txt").write_text("")
+    (folder / "b.mat").write_text("")
+    refused("is not one file of detections", read_detections, folder, truth)
     (tmp_path / "run.json").write_text("{}")
-    refused("run.json is in no format that is known", read_detections, tmp_path / "run.json", truth)
-    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
-    refused("cannot be read as text", read_detections, tmp_path / "binary.txt", truth)
+    refused("is not one file of detections", read_detections, tmp_path / "run.json", truth)
 
 
 BB = np.array([[1, 2, 30, 40], [5, 6, 70, 80], [3, 4, 50, 60]], np.float64).T
@@ -240,48 +220,6 @@ def test_mat_leaves_deleted_rows_out(tmp_path: Path, truth: PascalFaceGroundTrut
     ):
         refused(message, read_detections, save(path, {**content, **wrong}), truth)
     refused("there is no 'confidence'", read_detections, save(path, {"ids": content["ids"], "BB": BB}), truth)
-
-
-def test_ramananmat_scores_1_without_sc(tmp_path: Path, truth: PascalFaceGroundTruth) -> None:
-    names = cells(["2008_000002.jpg", "2008_000002.jpg", "2008_000001.jpg"])
-    found = read_detections(save(tmp_path / "TSM.ramananmat", {"ids": names, "BB": BB.astype(np.uint8)}), truth)
-    assert list(found.scores) == [1, 1, 1]
-    np.testing.assert_array_equal(found.boxes_xyxy, BB.T)
-    sc = np.array([[0.1], [-2], [0.3]])
-    found = read_detections(save(tmp_path / "TSM.ramananmat", {"ids": names, "BB": BB, "sc": sc}), truth)
-    assert (list(found.scores), list(found.image_index)) == ([0.1, -2, 0.3], [1, 1, 0])
-
-
-def test_shenmat_has_width_and_height(tmp_path: Path, truth: PascalFaceGroundTruth) -> None:
-    images = []
-    for name, faces in (("2008_000002", [[10, 20, 200, 60, 3], [1, 2, 3, 4, 1]]), ("2008_000001", [])):
-        image = np.empty((1, 1), dtype=[("filename", object), ("faces", object)])
-        image["filename"][0, 0] = f"D:\\faces.all\\{name}.jpg"
-        image["faces"][0, 0] = np.array(faces, np.uint8).reshape(-1, 5)
-        images.append(image)
-    path = save(tmp_path / "Shen.shenmat", {"DetectionResults": cells(images)})
-    found = read_detections(path, truth)
-    # In uint8 10 + 250 would be 4; here 210.
-    np.testing.assert_array_equal(found.boxes_xyxy, [[10, 20, 210, 80], [1, 2, 4, 6]])
-    assert (list(found.scores), list(found.image_index)) == ([3, 1], [1, 1])
-    refused("no 'DetectionResults'", read_detections, save(path, {"x": BB}), truth)
-    refused("has not the layout of face-eval", read_detections, save(path, {"DetectionResults": BB}), truth)
-
-
-CSV = "person;prefix;filename;o;t;image width;image height;face x;face y;face width;face height\n"
-
-
-def test_picasa_csv(tmp_path: Path, truth: PascalFaceGroundTruth) -> None:
-    path = tmp_path / "Picasa.csv"
-    path.write_text(CSV + "p;none;2008_000002.jpg;C:\\a b;C:/a;2517;1685;100;79;62;34\n")
-    found = read_detections(path, truth)
-    np.testing.assert_array_equal(found.boxes_xyxy, [[100, 79, 162, 113]])
-    assert (list(found.scores), list(found.image_index), found.overlap) == ([1], [1], 0.1)
-    other = path.rename(tmp_path / "other.csv")
-    assert read_detections(other, truth).overlap == 0.5
-    for row, message in (("", ""), (";o;t;9;9;1;2;3,5;4", "'1 2 3,5 4'"), (";o;t;9;9;1;2;-3;4", "score and corners")):
-        other.write_text(f"{CSV}p;none;2008_000002.jpg{row}\n")
-        refused(f"other.csv:2: {message}", read_detections, other, truth)
 
 
 def test_what_is_written_ranks_as_it_did(tmp_path: Path, truth: PascalFaceGroundTruth) -> None:

@@ -50,9 +50,8 @@ def test_names_people_use() -> None:
     assert method_name("s3fd") == "SFD"
     assert method_name("fanet") == "FANet"
     assert method_name("FAN") == "FAN"  # Face Attention Network, another paper
-    refused(r"'FANnet'.*'FANet'", method_name, "FANnet")
+    refused(r"'FANnet'.*FANet", method_name, "FANnet")
     refused("split 'train'", published_methods, "train")
-    refused(r"setting 'all'.*hard", published_curve, "FANet", "val", "all")
 
 
 def test_curves_cannot_be_written_to() -> None:

@@ -3,7 +3,6 @@
 import json
 import math
 import stat
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +63,7 @@ RATES = example({"discrete": {"1000": 0.5, "max": 0.75}, "continuous": {"1000": 
 def test_scores_are_complete_and_valid_json(tmp_path: Path) -> None:
     origin = made_by(["python", "-m", "x"], checkpoint="best.ckpt", packages=("numpy", "no-such-package"))
     out = tmp_path / "new" / "out"
-    returned = write_scores(out, AP, {}, protocol="short640", made_by=origin, also_written=["scales.json"])
+    returned = write_scores(out, AP, {}, protocol="short640", made_by=origin)
     assert sorted(path.name for path in out.iterdir()) == ["curves.txt", "scores.json"]
     scores = json.loads((out / "scores.json").read_text(), parse_constant=pytest.fail)
     assert scores == returned
@@ -86,7 +85,7 @@ def test_scores_are_complete_and_valid_json(tmp_path: Path) -> None:
             "packages": {"numpy": np.__version__, "no-such-package": None},
             "checkpoint": "best.ckpt",
         },
-        "files": ["curves.txt", "scales.json"],
+        "files": ["curves.txt"],
     }
     assert stat.S_IMODE((out / "scores.json").stat().st_mode) & 0o400
 
@@ -183,12 +182,3 @@ def test_a_plain_table_of_rates(capsys: pytest.CaptureFixture[str]) -> None:
         "continuous 1000  1,234  0.250000\n"
         "continuous max   1,234  0.500000\n"
     )
-
-
-def test_table_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    print_scores(AP, {}, "A title")
-    out = capsys.readouterr().out
-    assert "A title" in out
-    assert "0.500000" in out
-    assert "┃" in out or "|" in out

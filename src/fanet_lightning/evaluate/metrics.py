@@ -235,7 +235,7 @@ class CocoAP(DetectionMetric[CocoGroundTruth]):
     Args:
         ground_truth: of one category (:meth:`CocoBenchmark.read_ground_truth`). None: ``update`` gets the faces.
         max_detections: rows looked at per image.
-        backend: ``auto``, ``pycocotools``, ``faster_coco_eval`` or ``numpy``, the fastest, with the same numbers.
+        backend: ``auto``, ``pycocotools`` or ``faster_coco_eval``, with the same numbers.
         options: of ``torchmetrics.Metric``.
 
     Raises:

@@ -1,7 +1,6 @@
 """``python -m fanet_lightning.score``: predictions and ground truth → numbers with intervals, for every benchmark."""
 
 import sys
-import zipfile
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -73,7 +72,6 @@ USAGE = (
     "[errors=true pictures=DIR]"
 )
 SPLITS = ("val", "test")
-MOST_RESAMPLES = 1_000_000
 TEST_NAMES = "wider_face_test_filelist.txt"
 
 
@@ -123,27 +121,23 @@ def score_predictions(
             next to ``predictions``.
 
     Raises:
-        InputError: an unknown benchmark, files that are missing or do not hold what they should, a negative
-            ``bootstrap``, or none of it with ``against``.
+        InputError: an unknown benchmark, files that are missing or do not hold what they should, or no ``bootstrap``
+            with ``against``.
     """
-    if bootstrap < 0:
-        raise InputError(f"bootstrap={bootstrap} is no number of resamples; give one above 0, or 0 for no intervals")
-    if against is not None and bootstrap == 0:
+    if against is not None and not bootstrap:
         raise InputError("bootstrap=0 leaves nothing to say about a difference; with against= give a number above 0")
     if isinstance(benchmark, str):
         benchmark = build_benchmark(benchmark)
     truth = benchmark.read_ground_truth(ground_truth, images)
     scores = benchmark.score(truth, predictions, strict=strict)
     seen = _trained_on(scores, predictions, trained_on)
-    other, other_seen = None, None
-    if against is not None:
-        other = benchmark.score(truth, against, strict=strict)
-        other_seen = _trained_on(other, against, None)
-    if not bootstrap:
-        return Scored(scores, {}, truth, other, {}, seen, other_seen)
-    samples = scores.resampled(bootstrap, 0)
-    differences = {} if other is None else differences_of(scores, other, samples, other.resampled(bootstrap, 0))
-    return Scored(scores, intervals_of(scores, samples), truth, other, differences, seen, other_seen)
+    samples = scores.resampled(bootstrap, 0) if bootstrap else {}
+    intervals = intervals_of(scores, samples) if bootstrap else {}
+    if against is None:
+        return Scored(scores, intervals, truth, trained_on=seen)
+    other = benchmark.score(truth, against, strict=strict)
+    differences = differences_of(scores, other, samples, other.resampled(bootstrap, 0))
+    return Scored(scores, intervals, truth, other, differences, seen, _trained_on(other, against, None))
 
 
 def predictions_of(path: Path) -> Path:
@@ -159,7 +153,6 @@ def _trained_on(scores: Scores, predictions: Path, given: Path | None) -> Traine
 
 def main(argv: list[str]) -> int:
     """Print the table, write ``out`` where it is given; 0 when all went well."""
-    _check_benchmark(argv)
     config = verb_config("score", argv, USAGE, ("predictions", "ground_truth"))
     if config is None:
         return 0
@@ -168,20 +161,19 @@ def main(argv: list[str]) -> int:
         None if config[key] is None else Path(str(config[key]))
         for key in ("out", "images", "against", "pictures", "trained_on")
     )
-    benchmark = build_benchmark(**plain(config)["benchmark"])
     predictions, ground_truth = predictions_of(Path(str(config.predictions))), Path(str(config.ground_truth))
     against = None if against is None else predictions_of(against)
     if out is not None:
         check_writable(out)
     if config.split == "test":
-        _pack(config, predictions, ground_truth, out)
+        _pack(predictions, ground_truth, out)
         return 0
     if out is not None:
         check_out(out)
     scored = score_predictions(
         predictions,
         ground_truth,
-        benchmark=benchmark,
+        benchmark=build_benchmark(**plain(config)["benchmark"]),
         images=images,
         strict=config.strict,
         bootstrap=config.bootstrap,
@@ -219,62 +211,34 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _check_benchmark(argv: list[str]) -> None:
-    """``benchmark=1`` is no text to Hydra, which then fails in its own way."""
-
-    for word in argv:
-        key, is_word, name = word.partition("=")
-        if is_word and key == "benchmark" and name not in NAMES:
-            raise InputError(f"benchmark={name}: there is no such option; choose one of {', '.join(NAMES)}")
-
-
 def _check_values(config: "DictConfig") -> None:
     check_whole(config, worst=1, bootstrap=0)
-    if config.bootstrap > MOST_RESAMPLES:
-        raise InputError(f"bootstrap={config.bootstrap} takes too much memory; give at most {MOST_RESAMPLES:,}")
     if config.split not in SPLITS:
         raise InputError(f"split={config.split} is unknown; take val, or test for the archive that is sent in")
-    of_wider = {
-        "attributes=true": config.attributes,
-        "errors=true": config.errors,
-        "split=test": config.split == "test",
-    }
-    for word, is_given in of_wider.items():
-        if is_given and config.benchmark.name != "wider_face":
-            raise InputError(f"{word} is for benchmark=wider_face; leave it out for {config.benchmark.name}")
-    takes_zip = ("predictions", "against") if config.benchmark.name == "wider_face" else ()
-    for key in ("predictions", "against", "ground_truth"):
-        if config[key] is not None and key not in takes_zip and zipfile.is_zipfile(str(config[key])):
-            raise InputError(f"{key}={config[key]} is a .zip; unpack it and give what is in it")
-    if config.pictures is not None and not config.errors:
-        raise InputError("pictures= is for the report of errors; add errors=true")
-    if config.pictures is not None and not Path(str(config.pictures)).is_dir():
-        raise InputError(f"pictures={config.pictures} is not a folder; give the one with the event folders")
+    of_wider = {"attributes": config.attributes, "errors": config.errors, "split=test": config.split == "test"}
+    asked = [word for word, is_given in of_wider.items() if is_given]
+    if asked and config.benchmark.name != "wider_face":
+        raise InputError(f"{asked[0]} is for benchmark=wider_face; leave it out for {config.benchmark.name}")
+    if config.pictures is not None and not (config.errors and Path(str(config.pictures)).is_dir()):
+        raise InputError(f"pictures={config.pictures}: give the folder of the event folders, and errors=true")
 
 
-def _pack(config: "DictConfig", predictions: Path, names: Path, out: Path | None) -> None:
+def _pack(predictions: Path, names: Path, out: Path | None) -> None:
     """``split=test``: no labels are public, so nothing is scored; the archive for the test server is written."""
-    for key in ("attributes", "errors", "against", "images", "pictures", "trained_on"):
-        if config[key] not in (None, False):
-            raise InputError(f"{key}={config[key]} has no meaning with split=test, which has no labels; leave it out")
-    if out is None:
-        raise InputError("split=test writes an archive to send in; give out=DIR")
-    if not predictions.is_dir():
-        raise InputError(f"predictions={predictions} is not a folder; split=test packs the official text files")
     listed = next((path for path in (names, names / TEST_NAMES) if path.is_file()), None)
-    if listed is None:
-        raise InputError(f"ground_truth={names}: with split=test give {TEST_NAMES} or the folder that holds it")
+    if out is None or listed is None:
+        raise InputError(f"split=test writes an archive: give out=DIR, and {TEST_NAMES} or its folder as ground_truth=")
     archive = out / "submission.zip"
     packed = write_submission(archive, predictions, [image_id for _, image_id in read_image_list(listed)])
     print(f"written: {archive}, {len(packed.scores):,} boxes of {len(packed.image_ids):,} images, read back and whole")
 
 
 def _report(scored: Scored, against: Path | None) -> None:
-    other = () if scored.other is None else tuple(f"{against}: {warning}" for warning in scored.other.warnings)
-    seen = [] if scored.trained_on is None else [scored.trained_on.warning]
-    if scored.other_trained_on is not None and scored.other_trained_on.warning:
-        seen.append(f"{against}: {scored.other_trained_on.warning}")
-    for warning in filter(None, (*scored.scores.warnings, *other, *seen)):
+    warnings = [*scored.scores.warnings, scored.trained_on and scored.trained_on.warning]
+    if scored.other is not None:
+        others = [*scored.other.warnings, scored.other_trained_on and scored.other_trained_on.warning]
+        warnings += [f"{against}: {warning}" for warning in others if warning]
+    for warning in filter(None, warnings):
         print(f"warning: {warning}", file=sys.stderr)
     print_scores(scored.scores, scored.intervals)
     if scored.other is not None:

@@ -1,4 +1,4 @@
-"""COCO's average precision of boxes: the reference tool scores, resamples come from its matches per image.
+"""COCO's average precision of boxes: the reference tool scores, resamples come from the matches per image.
 
 An annotation file holds ``images`` (``id``, ``file_name``), ``annotations`` (``image_id``, ``category_id``, ``bbox``
 ``x y w h``, ``area``, ``iscrowd``) and ``categories`` (``id``, ``name``); a results file is a list of ``image_id``,
@@ -10,18 +10,19 @@ less: the default of 100 cuts faces off, so that 400 perfect detections in an im
 rows are numbered afresh: the tool takes a face that is number 0 for missed. Without an ``area`` a face has that of its
 box; ``ignore`` is not read, as in pycocotools.
 
-AP of a multiset of images is rebuilt from ``COCOeval.evalImgs``: rows of all images by score, equal scores in the order
-of the images, precision read from its monotone envelope at 101 recalls, averaged over them, over the thresholds
-0.50 … 0.95 and over the categories that have a face (Lin et al., Microsoft COCO, 2014, and its evaluation code).
+The bootstrap matches each image once, for all thresholds and areas together, by the tool's rules, and rebuilds AP of a
+multiset of images: rows of all images by score, equal scores in the order of the images, precision read from its
+monotone envelope at 101 recalls, averaged over them, over the thresholds 0.50 … 0.95 and over the categories that have
+a face (Lin et al., Microsoft COCO, 2014, and its evaluation code). On the images as they are it must agree with the
+tool, or no interval is given.
 """
 
 import contextlib
 import importlib.util
 import io
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -29,30 +30,25 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from fanet_lightning.cli.errors import InputError, first_line, is_whole
-from fanet_lightning.cli.files import (
-    check_replaceable,
-    decoded_text,
-    find_listed,
-    nearest_name,
-    replaced,
-    replaced_folder,
-)
+from fanet_lightning.cli.files import check_replaceable, decoded_text, replaced, replaced_folder
 from fanet_lightning.score.bootstrap import image_weights
 from fanet_lightning.score.curves import Curve
 from fanet_lightning.score.inputs import (
     DetectionsByImage,
     ImageNames,
+    as_xywh,
+    as_xyxy,
     check_complete,
     layout_warning,
     missing_line,
-    name_parts,
-    on_faces,
     packed_detections,
     places_of,
+    read_selection,
 )
 from fanet_lightning.score.results import Samples, Scores
 
@@ -83,9 +79,16 @@ SETTINGS: Mapping[str, tuple[slice, int]] = {
     "large": (slice(None), 3),
 }
 MAX_DETECTIONS = 1000
-# Name → distribution that it comes with; numpy: pycocotools with the matching of :class:`FastCOCOeval`.
-BACKENDS = {"pycocotools": "pycocotools", "faster_coco_eval": "faster-coco-eval", "numpy": "fanet-lightning"}
+# Name → distribution that it comes with.
+BACKENDS = {"pycocotools": "pycocotools", "faster_coco_eval": "faster-coco-eval"}
 RESULTS_FILE, DETECTIONS_FILE, CURVES_FILE = "predictions.json", "detections.json", "pr_curves.npz"
+# Boxes of lower scores are too many to matter for AP.
+HIGHEST_THRESHOLD = 0.05
+_ANNOTATIONS = "give a COCO annotation file with images, annotations and categories"
+_RESULTS = (
+    f"give a results file, or a folder with {RESULTS_FILE}: [{{image_id, category_id, bbox, score}}, …]; "
+    f"or {DETECTIONS_FILE} of detect, whose images are found by file name"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +105,6 @@ class CocoGroundTruth:
     ``crowd``        (F,) bool, the file's ``iscrowd``.
     ``file_images``  the file's number of an image → image id, of all images in the file, scored or not.
     ``file_categories`` the file's number of a category → name, likewise.
-    ``sizes_wh``     (N, 2) float64, width and height in pixels as the file states them, NaN where not; None: nowhere.
     """
 
     image_ids: tuple[str, ...]
@@ -114,7 +116,6 @@ class CocoGroundTruth:
     crowd: Bools
     file_images: Mapping[FileId, str]
     file_categories: Mapping[FileId, str]
-    sizes_wh: Floats | None = None
 
     @classmethod
     def from_faces(
@@ -130,7 +131,7 @@ class CocoGroundTruth:
             for image_id, (boxes, crowd) in faces.items()
         }
         starts, boxes_xyxy, crowd = packed_detections(flags, tuple(faces))
-        xywh = _xywh(boxes_xyxy)
+        xywh = as_xywh(boxes_xyxy)
         return cls(
             tuple(faces),
             (category,),
@@ -161,7 +162,6 @@ class CocoGroundTruth:
             self.crowd[faces],
             self.file_images,
             self.file_categories,
-            None if self.sizes_wh is None else self.sizes_wh[images],
         )
 
 
@@ -189,34 +189,20 @@ class CocoDetections:
         """Pack ``image_id → (boxes_xyxy (D, 4), scores (D,))``; an image that is not there has no detection.
 
         Raises:
-            ValueError: as :func:`fanet_lightning.score.results.packed_detections`.
+            ValueError: as :func:`fanet_lightning.score.inputs.packed_detections`.
         """
         starts, boxes_xyxy, scores = packed_detections(detections, ground_truth.image_ids)
         counts = np.diff(starts)
         return cls(
             np.repeat(np.arange(len(counts)), counts),
-            _xywh(boxes_xyxy),
+            as_xywh(boxes_xyxy),
             scores,
             np.full(len(scores), category, np.int64),
             tuple(image_id for image_id, count in zip(ground_truth.image_ids, counts, strict=True) if not count),
         )
 
 
-def _xywh(boxes_xyxy: Floats) -> Floats:
-    return np.column_stack([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]])
-
-
 # Files
-
-# Of so many best boxes or more, less than one in a hundred on a face is less than any detector's.
-_FEWEST_TO_DOUBT, _STRANGERS = 100, 0.01
-# Boxes of lower scores are too many to matter for AP.
-HIGHEST_THRESHOLD = 0.05
-_ANNOTATIONS = "give a COCO annotation file with images, annotations and categories"
-_RESULTS = (
-    f"give a results file, or a folder with {RESULTS_FILE}: [{{image_id, category_id, bbox, score}}, …]; "
-    f"or {DETECTIONS_FILE} of detect, whose images are found by file name"
-)
 
 
 def read_ground_truth(path: Path, images: Path | None = None, category: str | None = None) -> CocoGroundTruth:
@@ -233,17 +219,16 @@ def read_ground_truth(path: Path, images: Path | None = None, category: str | No
             there, or a list that names other images.
     """
     content = _loaded(path, _ANNOTATIONS)
-    if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= set(content):
+    if not _is_annotations(content):
         raise InputError(f"{path}: there are no images, annotations and categories in it; {_ANNOTATIONS}")
-    listed = _each(path, "images", content["images"], _ANNOTATIONS, _image)
-    file_images = _unique(path, "images", [entry[:2] for entry in listed])
-    sizes = {entry[0]: entry[2] for entry in listed}
-    file_categories = _categories(path, content["categories"])
+    file_images = _names(path, content, "images", _ANNOTATIONS)
+    file_categories = _names(path, content, "categories", _ANNOTATIONS)
     scored = [number for number in _sorted(file_categories) if category in (None, file_categories[number])]
     if not scored or not file_images:
         choices = ", ".join(file_categories.values())
         raise InputError(f"{path}: there is no image in it, or category={category} is not one of {choices}")
-    names = set(file_images.values()) if images is None else _selection(images, path, content["images"], file_images)
+    known = list(file_images.values())
+    names = set(known if images is None else read_selection(images, known))
     # The order that pycocotools sorts images in, which decides between equal scores.
     order = [number for number in _sorted(file_images) if file_images[number] in names]
     place = dict.fromkeys(file_images, -1) | {number: i for i, number in enumerate(order)}
@@ -253,7 +238,7 @@ def read_ground_truth(path: Path, images: Path | None = None, category: str | No
         x, y, w, h = map(float, entry["bbox"])
         area = w * h if entry.get("area") is None else float(entry["area"])
         crowd = float(entry.get("iscrowd") or 0)
-        return [_known(place, entry, "image_id"), _known(kind, entry, "category_id"), x, y, w, h, area, crowd]
+        return [place[entry["image_id"]], kind[entry["category_id"]], x, y, w, h, area, crowd]
 
     rows = _numbers(path, "annotations", _each(path, "annotations", content["annotations"], _ANNOTATIONS, face), 8)
     return CocoGroundTruth(
@@ -266,7 +251,6 @@ def read_ground_truth(path: Path, images: Path | None = None, category: str | No
         rows[:, 7] > 0,
         file_images,
         file_categories,
-        np.array([sizes[number] for number in order], np.float64).reshape(-1, 2),
     )
 
 
@@ -282,38 +266,46 @@ def read_results(path: Path, ground_truth: CocoGroundTruth, *, strict: bool = Fa
             several images or none; with ``strict``, an image without an entry.
     """
     if path.is_dir():
-        path /= (
-            RESULTS_FILE if (path / RESULTS_FILE).exists() or not (path / DETECTIONS_FILE).exists() else DETECTIONS_FILE
-        )
+        path /= next((name for name in (RESULTS_FILE, DETECTIONS_FILE) if (path / name).exists()), RESULTS_FILE)
     entries = _loaded(path, _RESULTS)
     images, categories = ground_truth.file_images, ground_truth.file_categories
     listed: set[str] = set()
-    warnings = []
-    has_names = isinstance(entries, dict) and {"images", "annotations", "categories"} <= set(entries)
-    if has_names:
-        images = _images_by_name(path, entries["images"], ground_truth)
-        categories = _categories_by_name(path, _categories(path, entries["categories"]), ground_truth)
-        listed, warnings = set(images.values()), _cut_short(path, entries)
+    warnings: list[str | None] = []
+    if _is_annotations(entries):
+        images = _images_by_name(path, entries, ground_truth)
+        own = _names(path, entries, "categories", _RESULTS)
+        # Where each side has but one, they are the same.
+        categories = dict.fromkeys(own, ground_truth.categories[0]) if len(own) == len(categories) == 1 else own
+        listed = set(images.values())
+        threshold = (entries.get("settings") or {}).get("threshold", 0)
+        if threshold > HIGHEST_THRESHOLD:
+            warnings.append(f"{path} holds boxes above a score of {threshold:g} alone; AP wants detect threshold=0.01")
         entries = entries["annotations"]
     if not isinstance(entries, list):
         raise InputError(f"{path} holds no list of results; {_RESULTS}")
     ids = {image_id: i for i, image_id in enumerate(ground_truth.image_ids)}
     names = {name: i for i, name in enumerate(ground_truth.categories)}
     place = {number: ids.get(image_id, -1) for number, image_id in images.items()}
-    kind = {number: names.get(name, -1) for number, name in categories.items()}
+    known = set(ground_truth.file_categories.values())
+    kind = {number: names.get(name, -1) for number, name in categories.items() if name in known}
 
     def row(entry: Mapping[str, Any]) -> list[float]:
         x, y, w, h = map(float, entry["bbox"])
-        return [_known(place, entry, "image_id"), _known(kind, entry, "category_id"), x, y, w, h, float(entry["score"])]
+        return [place[entry["image_id"]], kind[entry["category_id"]], x, y, w, h, float(entry["score"])]
 
-    rows = _numbers(path, "annotations" if has_names else "", _each(path, "", entries, _RESULTS, row), 7)
+    rows = _numbers(path, "results", _each(path, "results", entries, _RESULTS, row), 7)
     image = rows[:, 0].astype(np.int64)
     counts = np.bincount(image, minlength=len(ids))
     missing = tuple(name for name, count in zip(ids, counts, strict=True) if not count and name not in listed)
     if strict:
         check_complete(path, missing, len(ids))
-    warnings += _doubts(ground_truth, image, rows[:, 2:6], rows[:, 6], has_names=has_names)
-    return CocoDetections(image, rows[:, 2:6], rows[:, 6], rows[:, 1].astype(np.int64), missing, tuple(warnings))
+    ends = np.arange(1, len(ids))
+    boxes, scores = (np.split(own, np.searchsorted(image, ends)) for own in (as_xyxy(rows[:, 2:6]), rows[:, 6]))
+    faces = np.split(as_xyxy(ground_truth.boxes_xywh), np.searchsorted(ground_truth.image, ends))
+    warnings.append(layout_warning(boxes, scores, faces))
+    return CocoDetections(
+        image, rows[:, 2:6], rows[:, 6], rows[:, 1].astype(np.int64), missing, tuple(filter(None, warnings))
+    )
 
 
 def write_results(folder: Path, ground_truth: CocoGroundTruth, detections: DetectionsByImage) -> None:
@@ -324,7 +316,7 @@ def write_results(folder: Path, ground_truth: CocoGroundTruth, detections: Detec
     Raises:
         InputError: ``folder`` holds something else, or cannot be written; or several categories are scored, so that
             it is not known which one the detections are of.
-        ValueError: as :func:`fanet_lightning.score.results.packed_detections`.
+        ValueError: as :func:`fanet_lightning.score.inputs.packed_detections`.
     """
     if len(ground_truth.categories) != 1:
         raise InputError(
@@ -334,13 +326,11 @@ def write_results(folder: Path, ground_truth: CocoGroundTruth, detections: Detec
     check_replaceable(folder, "predictions", lambda entry: entry.name == RESULTS_FILE and entry.is_file())
     packed = CocoDetections.from_detections(detections, ground_truth)
     numbers = {image_id: number for number, image_id in ground_truth.file_images.items()}
-    category = next(
-        number for number, name in ground_truth.file_categories.items() if name == ground_truth.categories[0]
-    )
+    names = {name: number for number, name in ground_truth.file_categories.items()}
     entries = [
         {
             "image_id": numbers[ground_truth.image_ids[packed.image[row]]],
-            "category_id": category,
+            "category_id": names[ground_truth.categories[0]],
             "bbox": [round(value, 4) for value in packed.boxes_xywh[row].tolist()],
             "score": round(float(packed.scores[row]), 8),
         }
@@ -355,8 +345,12 @@ def _loaded(path: Path, hint: str) -> Any:
         return json.loads(decoded_text(path.read_bytes()))
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); {hint}") from error
-    except (ValueError, RecursionError) as error:  # not UTF-8; a number of thousands of digits; brackets without end
+    except ValueError as error:  # not UTF-8, or not JSON
         raise InputError(f"{path} is not JSON ({first_line(error)}); {hint}") from error
+
+
+def _is_annotations(content: Any) -> bool:
+    return isinstance(content, dict) and {"images", "annotations", "categories"} <= set(content)
 
 
 def _each(path: Path, name: str, entries: Any, hint: str, fields: Callable[[Any], Any]) -> list[Any]:
@@ -366,17 +360,34 @@ def _each(path: Path, name: str, entries: Any, hint: str, fields: Callable[[Any]
         for entry in entries:
             found.append(fields(entry))
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: {name}[{len(found)}]: {type(error).__name__}: {first_line(error)}; {hint}"
-        ) from error
+        kind = type(error).__name__
+        reason = f"{kind}: {first_line(error)}: missing or unknown" if kind == "KeyError" else first_line(error)
+        raise InputError(f"{path}: {name}[{len(found)}]: {reason[:200]}; {hint}") from error
     return found
 
 
-def _known(places: Mapping[FileId, int], entry: Mapping[str, Any], key: str) -> int:
-    """The place of an entry's image or category, -1 where it is known but not scored."""
-    if entry[key] not in places:
-        raise ValueError(f"{key} {repr(entry[key])[:80]} is not in the annotations")
-    return places[entry[key]]
+def _names(path: Path, content: Mapping[str, Any], key: str, hint: str) -> dict[FileId, str]:
+    """Number → name of a file's images, without their extension, or categories; neither may stand twice."""
+
+    def name(entry: Mapping[str, Any]) -> tuple[FileId, str]:
+        if key == "images":
+            return entry["id"], str(PurePosixPath(entry["file_name"].strip()).with_suffix(""))
+        return entry["id"], str(entry["name"])
+
+    listed = _each(path, key, content[key], hint, name)
+    return _unique(path, key, listed)
+
+
+def _unique(path: Path, key: str, listed: Sequence[tuple[FileId, str]]) -> dict[FileId, str]:
+    numbers = dict(listed)
+    if len(set(numbers.values())) < len(listed):
+        raise InputError(f"{path}: an id or name of {key} is there twice; remove one")
+    return numbers
+
+
+def _sorted(numbers: Iterable[FileId]) -> list[FileId]:
+    """Numbers by size, then texts."""
+    return sorted(numbers, key=lambda number: (isinstance(number, str), number))
 
 
 def _numbers(path: Path, name: str, values: list[list[float]], columns: int) -> Floats:
@@ -393,188 +404,21 @@ def _numbers(path: Path, name: str, values: list[list[float]], columns: int) -> 
     return rows[np.argsort(rows[:, 0], kind="stable")]
 
 
-def _image(entry: Mapping[str, Any]) -> tuple[FileId, str, tuple[float, float]]:
-    """Number, image id and size, NaN where the file does not state it."""
-    sides = [entry.get(side, math.nan) for side in ("width", "height")]
-    is_stated = all(isinstance(side, int | float) and 0 < side < 1e9 for side in sides)
-    image_id = str(PurePosixPath(entry["file_name"].strip()).with_suffix(""))
-    hash(entry["id"])
-    return entry["id"], image_id, (sides[0], sides[1]) if is_stated else (math.nan, math.nan)
-
-
-def _categories(path: Path, entries: Any) -> dict[FileId, str]:
-    listed = _each(path, "categories", entries, _ANNOTATIONS, lambda entry: (entry["id"], str(entry["name"])))
-    return _unique(path, "categories", listed)
-
-
-def _unique(path: Path, name: str, listed: Sequence[tuple[FileId, str]]) -> dict[FileId, str]:
-    """Number → name; neither may stand twice, for one would take what belongs to the other."""
-    numbers: dict[FileId, str] = {}
-    names: set[str] = set()
-    for i, (number, own) in enumerate(listed):
-        if number in numbers or own in names:
-            raise InputError(f"{path}: {name}[{i}]: id {number} or name '{own}' is there already; remove one")
-        numbers[number] = own
-        names.add(own)
-    return numbers
-
-
-def _sorted(numbers: Iterable[FileId]) -> list[FileId]:
-    """Numbers by size, then texts."""
-    return sorted(numbers, key=lambda number: (isinstance(number, str), number))
-
-
-def _selection(images: Path, path: Path, entries: Any, file_images: Mapping[FileId, str]) -> set[str]:
-    by_name = {entry["file_name"].strip(): file_images[entry["id"]] for entry in entries}
-    by_name |= {image_id: image_id for image_id in file_images.values()}
-    chosen: set[str] = set()
-    for line, written, name in find_listed(images, by_name):
-        if name is None or by_name[name] in chosen:
-            reason = f"is not in {path}; write file names as there" if name is None else "is named twice; keep one"
-            raise InputError(f"{images}:{line}: '{written}' {reason}")
-        chosen.add(by_name[name])
-    return chosen
-
-
-def _images_by_name(path: Path, entries: Any, truth: CocoGroundTruth) -> dict[FileId, str]:
+def _images_by_name(path: Path, content: Mapping[str, Any], truth: CocoGroundTruth) -> dict[FileId, str]:
     """The number of each image in a file of detections → the image id of the ground truth."""
     known = ImageNames(truth.file_images.values())
-    listed = _each(path, "images", entries, _RESULTS, lambda entry: (entry["id"], entry["file_name"].strip()))
-    meant = [known.find(name) for _, name in listed]
-    unknown = [name for (_, name), own in zip(listed, meant, strict=True) if not own]
-    if unknown:
-        near = nearest_name("/".join(name_parts(unknown[0])), truth.image_ids)
-        raise InputError(
-            f"{path}: {len(unknown)} of {len(listed)} images are not in the annotations, the first is '{unknown[0]}'"
-            f"{f', where they have {near!r}' if near else ''}; remove them or give the annotations they belong to"
-        )
-    for (_, name), own in zip(listed, meant, strict=True):
-        if len(own) > 1:
-            raise InputError(
-                f"{path}: file_name '{name}' may be '{own[0]}' or '{own[1]}' of the annotations; "
-                "write it with its folder, or run detect on the folder above"
-            )
-    return _unique(path, "images", [(number, own[0]) for (number, _), own in zip(listed, meant, strict=True)])
+
+    def image(entry: Mapping[str, Any]) -> tuple[FileId, str]:
+        meant = known.find(entry["file_name"])
+        if len(meant) != 1:
+            several = f"may be {meant[0]} or {meant[1]}" if meant else "is not in the annotations"
+            raise ValueError(f"'{entry['file_name']}' {several}")
+        return entry["id"], meant[0]
+
+    return _unique(path, "images", _each(path, "images", content["images"], _RESULTS, image))
 
 
-def _categories_by_name(path: Path, own: dict[FileId, str], truth: CocoGroundTruth) -> dict[FileId, str]:
-    """The number of each category → its name in the ground truth; where each side has but one, they are the same."""
-    names = list(truth.file_categories.values())
-    if len(own) == len(names) == 1:
-        return dict.fromkeys(own, names[0])
-    for name in own.values():
-        if name not in names:
-            raise InputError(f"{path}: category '{name}' is not in the annotations; they have {', '.join(names)}")
-    return own
-
-
-def _cut_short(path: Path, content: dict[str, Any]) -> list[str]:
-    """What ``detect`` has left out of the file, which AP goes without."""
-    warnings = []
-    if content.get("complete") is False:
-        warnings.append(f"{path}: detect did not reach all of its inputs; run its command again")
-    settings = content.get("settings")
-    threshold = settings.get("threshold") if isinstance(settings, dict) else None
-    if isinstance(threshold, int | float) and threshold > HIGHEST_THRESHOLD:
-        warnings.append(f"{path}: it holds boxes above a score of {threshold:g} alone; AP wants detect threshold=0.01")
-    return warnings
-
-
-def _doubts(truth: CocoGroundTruth, image: Ints, boxes_xywh: Floats, scores: Floats, *, has_names: bool) -> list[str]:
-    """Boxes in another layout; ids of another list."""
-    ends = np.arange(1, len(truth.image_ids))
-    faces_xyxy = np.column_stack([truth.boxes_xywh[:, :2], truth.boxes_xywh[:, :2] + truth.boxes_xywh[:, 2:]])
-    faces = np.split(faces_xyxy, np.searchsorted(truth.image, ends))
-    rows, own = (np.split(part, np.searchsorted(image, ends)) for part in (boxes_xywh, scores))
-    doubt = layout_warning(rows, own, faces, sizes_wh=truth.sizes_wh)
-    if doubt or has_names:
-        return [doubt] if doubt else []
-    on_face, looked_at = on_faces(rows, own, faces)
-    if looked_at < _FEWEST_TO_DOUBT or on_face >= _STRANGERS * looked_at:
-        return []
-    return [
-        f"{on_face:,} of {looked_at:,} boxes looked at are on a face, as if the image ids were of another list; "
-        f"give {DETECTIONS_FILE} of detect, whose images are found by file name, or the annotations' ids"
-    ]
-
-
-# Matching and AP
-
-
-class FastCOCOeval(COCOeval):  # type: ignore[misc]  # has no types
-    """pycocotools' evaluation, its matching done for all thresholds and areas at once: the same ``evalImgs``.
-
-    Many times faster on images with many faces.
-    """
-
-    def evaluate(self) -> None:
-        self._by_area: dict[tuple[int, int], list[dict[str, Any]]] = {}
-        super().evaluate()
-
-    def evaluateImg(self, imgId: int, catId: int, aRng: list[float], maxDet: int) -> dict[str, Any] | None:
-        """As there: the best ``maxDet`` rows of an image, by descending score, equal scores in file order."""
-        faces, rows = self._gts[imgId, catId], self._dts[imgId, catId]
-        if not faces and not rows:
-            return None
-        if (imgId, catId) not in self._by_area:
-            rows = [rows[i] for i in np.argsort([-row["score"] for row in rows], kind="stable")[:maxDet]]
-            shared = {"dtIds": [row["id"] for row in rows], "dtScores": [row["score"] for row in rows]}
-            crowd = np.array([face["iscrowd"] for face in faces], np.bool_)
-            no_count = crowd | ~in_ranges(np.array([face["area"] for face in faces], np.float64))
-            overlaps = np.reshape(self.ious[imgId, catId], (len(rows), len(faces)))
-            matched, ignored = _match_image(overlaps, crowd, no_count)
-            ignored |= ~matched & ~in_ranges(np.array([row["area"] for row in rows], np.float64))
-            self._by_area[imgId, catId] = [
-                {**shared, "dtMatches": matched[:, area], "dtIgnore": ignored[:, area], "gtIgnore": no_count[area]}
-                for area in range(len(AREAS))
-            ]
-        area: int = self.params.areaRng.index(aRng)
-        return self._by_area[imgId, catId][area]
-
-
-def in_ranges(areas: Floats) -> Bools:
-    """(n,) square pixels → (A, n), whether each is in each of :data:`AREAS`."""
-    return (areas >= _RANGES[:, :1]) & (areas <= _RANGES[:, 1:])
-
-
-def _match_image(overlaps: Floats, crowd: Bools, no_count: Bools) -> tuple[Bools, Bools]:
-    """Overlaps (D, F) of rows by descending score, (F,), (A, F) → took a face, and one that does not count.
-
-    Both (T, A, D). Each row takes the free face with the largest overlap, at least the threshold, the last one of
-    equals; faces that count before others (crowds, and faces outside the area range). A crowd may be taken many times.
-    The state is which faces are taken, for all thresholds and areas at once; most rows overlap no face
-    enough for any threshold and are skipped.
-    """
-    shape = len(IOU_THRESHOLDS), len(_RANGES)
-    matched, on_ignored = np.zeros((2, len(overlaps), *shape), np.bool_)
-    if overlaps.size:
-        row_of_pair, face_of_pair = np.nonzero(overlaps >= IOU_THRESHOLDS[0])
-        overlap = overlaps[row_of_pair, face_of_pair]
-        enough = (overlap[:, None] >= IOU_THRESHOLDS)[:, :, None]
-        ignored_of_face = no_count.T[:, None, :]
-        free = np.ones((len(crowd), *shape), np.bool_)
-        first_pairs = np.flatnonzero(np.diff(row_of_pair, prepend=-1))
-        bounds = pairwise([*first_pairs.tolist(), len(overlap)])
-        for row, (first, last) in zip(row_of_pair[first_pairs].tolist(), bounds, strict=True):
-            if last == first + 1:
-                face = face_of_pair[first]
-                found = free[face] & enough[first]
-                on_ignored[row] = found & ignored_of_face[face]
-                if not crowd[face]:
-                    free[face] &= ~found
-            else:
-                faces = face_of_pair[first:last]
-                # Whole numbers, no two equal: by overlap, the later of equals, faces that count above all others.
-                preference = np.empty(last - first, np.int64)
-                preference[np.argsort(overlap[first:last], kind="stable")] = np.arange(last - first)
-                preferred = preference[:, None, None] + (last - first) * ~ignored_of_face[faces]
-                ranked = np.where(free[faces] & enough[first:last], preferred, -1)
-                found = ranked.max(axis=0) >= 0
-                taken = (ranked.argmax(axis=0) == np.arange(last - first)[:, None, None]) & found
-                on_ignored[row] = (taken & ignored_of_face[faces]).any(axis=0)
-                free[faces] &= ~taken | crowd[faces, None, None]
-            matched[row] = found
-    return matched.transpose(1, 2, 0), on_ignored.transpose(1, 2, 0)
+# The tool
 
 
 def evaluated(
@@ -582,16 +426,13 @@ def evaluated(
     detections: CocoDetections,
     max_detections: int = MAX_DETECTIONS,
     backend: str = "pycocotools",
-    *,
-    accumulate: bool = True,
 ) -> Any:
-    """The tool's ``COCOeval`` after ``evaluate`` and, for ``eval``, ``accumulate``.
+    """The tool's ``COCOeval`` after ``evaluate`` and ``accumulate``.
 
-    ``eval["precision"]`` is (T, R, K, A, 1): thresholds, recalls, categories, areas; -1 without a face. ``evalImgs``
-    has the matches by category, area and image; not with ``faster_coco_eval``. Images, faces and rows are numbered
-    from 1, in their order.
+    ``eval["precision"]`` is (T, R, K, A, 1): thresholds, recalls, categories, areas; -1 without a face. Images, faces
+    and rows are numbered from 1, in their order.
     """
-    coco, evaluation = COCO, FastCOCOeval if backend == "numpy" else COCOeval
+    coco, evaluation = COCO, COCOeval
     if backend == "faster_coco_eval":
         import faster_coco_eval
 
@@ -621,9 +462,11 @@ def evaluated(
         tool.params.areaRngLbl = list(AREAS)
         tool.params.maxDets = [max_detections]
         tool.evaluate()
-        if accumulate:
-            tool.accumulate()
+        tool.accumulate()
     return tool
+
+
+# Matches of the bootstrap
 
 
 @dataclass(frozen=True, eq=False)
@@ -645,29 +488,89 @@ class MatchedRows:
 
 
 def matched_rows(
-    per_image: Sequence[dict[str, Any] | None], detections: CocoDetections, images: int
+    ground_truth: CocoGroundTruth, detections: CocoDetections, max_detections: int = MAX_DETECTIONS
 ) -> list[MatchedRows]:
-    """``evalImgs`` of K categories, A areas and N images → the matches of each category."""
-    areas = in_ranges(detections.boxes_xywh[:, 2] * detections.boxes_xywh[:, 3])
+    """The matches of each category, by the rules of pycocotools."""
+    counts = in_ranges(ground_truth.areas) & ~ground_truth.crowd
+    in_area = in_ranges(detections.boxes_xywh[:, 2] * detections.boxes_xywh[:, 3])
+    images = np.arange(len(ground_truth.image_ids) + 1)
     categories = []
-    for first in range(0, len(per_image), len(AREAS) * images):
-        hits, ignored, faces = [], [], np.zeros((len(AREAS), images), np.int64)
-        for area in range(len(AREAS)):
-            own = per_image[first + area * images : first + (area + 1) * images]
-            found = [image for image in own if image is not None]
-            # The same rows in every area.
-            rows = np.concatenate([np.zeros(0, np.int64), *(image["dtIds"] for image in found)]).astype(np.int64) - 1
-            order = np.argsort(-detections.scores[rows], kind="stable")
-            nothing = np.zeros((len(IOU_THRESHOLDS), 0))
-            took = np.concatenate([nothing, *(image["dtMatches"] for image in found)], axis=1)[:, order] > 0
-            ignored.append(np.concatenate([nothing, *(image["dtIgnore"] for image in found)], axis=1)[:, order] > 0)
-            hits.append(took & ~ignored[-1])
-            faces[area] = [0 if image is None else np.sum(np.asarray(image["gtIgnore"]) == 0) for image in own]
-        rows = rows[order]
+    for category in range(len(ground_truth.categories)):
+        faces = np.flatnonzero(ground_truth.category == category)
+        rows = np.flatnonzero(detections.category == category)
+        # The best rows of each image, by descending score, equal scores in file order.
+        rows = rows[np.lexsort((-detections.scores[rows], detections.image[rows]))]
+        starts = np.searchsorted(detections.image[rows], images)
+        rank = np.arange(len(rows)) - starts[detections.image[rows]]
+        rows = rows[rank < max_detections]
+        matched, ignored = np.zeros((2, len(rows), len(IOU_THRESHOLDS), len(_RANGES)), np.bool_)
+        row_starts = np.searchsorted(detections.image[rows], images).tolist()
+        face_starts = np.searchsorted(ground_truth.image[faces], images).tolist()
+        for (row, row_end), (face, face_end) in zip(pairwise(row_starts), pairwise(face_starts), strict=True):
+            if row < row_end and face < face_end:
+                own, found = faces[face:face_end], slice(row, row_end)
+                crowd = ground_truth.crowd[own]
+                overlaps = coco_mask.iou(
+                    detections.boxes_xywh[rows[found]], ground_truth.boxes_xywh[own], crowd.astype(np.uint8)
+                )
+                _match_image(overlaps, crowd, ~counts[:, own], matched[found], ignored[found])
+        order = np.argsort(-detections.scores[rows], kind="stable")
+        rows, matched, ignored = rows[order], matched[order].transpose(1, 2, 0), ignored[order].transpose(1, 2, 0)
+        ignored = ignored | ~matched & ~in_area[:, rows]
         categories.append(
-            MatchedRows(detections.image[rows], areas[:, rows], np.stack(hits, 1), np.stack(ignored, 1), faces)
+            MatchedRows(
+                detections.image[rows],
+                in_area[:, rows],
+                matched & ~ignored,
+                ignored,
+                np.stack(
+                    [np.bincount(ground_truth.image[faces[own]], minlength=len(images) - 1) for own in counts[:, faces]]
+                ),
+            )
         )
     return categories
+
+
+def in_ranges(areas: Floats) -> Bools:
+    """(n,) square pixels → (A, n), whether each is in each of :data:`AREAS`."""
+    return (areas >= _RANGES[:, :1]) & (areas <= _RANGES[:, 1:])
+
+
+def _match_image(overlaps: Floats, crowd: Bools, no_count: Bools, matched: Bools, on_ignored: Bools) -> None:
+    """Overlaps (D, F) of rows by descending score, (F,), (A, F) → fills in who took a face, and who one that does not
+    count, both (D, T, A).
+
+    Each row takes the free face with the largest overlap, at least the threshold, the last one of
+    equals; faces that count before others (crowds, and faces outside the area range). A crowd may be taken many times.
+    The state is which faces are taken, for all thresholds and areas at once; most rows overlap no face
+    enough for any threshold and are skipped.
+    """
+    row_of_pair, face_of_pair = np.nonzero(overlaps >= IOU_THRESHOLDS[0])
+    overlap = overlaps[row_of_pair, face_of_pair]
+    enough = (overlap[:, None] >= IOU_THRESHOLDS)[:, :, None]
+    ignored_of_face = no_count.T[:, None, :]
+    free = np.ones((len(crowd), *matched.shape[1:]), np.bool_)
+    first_pairs = np.flatnonzero(np.diff(row_of_pair, prepend=-1))
+    bounds = pairwise([*first_pairs.tolist(), len(overlap)])
+    for row, (first, last) in zip(row_of_pair[first_pairs].tolist(), bounds, strict=True):
+        if last == first + 1:
+            face = face_of_pair[first]
+            found = free[face] & enough[first]
+            on_ignored[row] = found & ignored_of_face[face]
+            if not crowd[face]:
+                free[face] &= ~found
+        else:
+            faces = face_of_pair[first:last]
+            # Whole numbers, no two equal: by overlap, the later of equals, faces that count above all others.
+            preference = np.empty(last - first, np.int64)
+            preference[np.argsort(overlap[first:last], kind="stable")] = np.arange(last - first)
+            preferred = preference[:, None, None] + (last - first) * ~ignored_of_face[faces]
+            ranked = np.where(free[faces] & enough[first:last], preferred, -1)
+            found = ranked.max(axis=0) >= 0
+            taken = (ranked.argmax(axis=0) == np.arange(last - first)[:, None, None]) & found
+            on_ignored[row] = (taken & ignored_of_face[faces]).any(axis=0)
+            free[faces] &= ~taken | crowd[faces, None, None]
+        matched[row] = found
 
 
 # Bounds of what is in memory at a time; the results do not depend on them.
@@ -796,20 +699,15 @@ _TOLERANCE = 1e-9
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CocoScores(Scores):
-    """``precision``: the tool's (T, R, K, A). ``per_image``: its ``evalImgs``, None where it hands out none."""
+    """``precision``: the tool's (T, R, K, A)."""
 
     ground_truth: CocoGroundTruth
     detections: CocoDetections
     max_detections: int
     precision: Floats
-    per_image: list[dict[str, Any] | None] | None = field(repr=False)
 
     def resampled(self, samples: int, seed: int) -> Samples:
-        per_image = self.per_image
-        if per_image is None:
-            tool = evaluated(self.ground_truth, self.detections, self.max_detections, "numpy", accumulate=False)
-            per_image = tool.evalImgs
-        rows = matched_rows(per_image, self.detections, len(self.image_ids))
+        rows = matched_rows(self.ground_truth, self.detections, self.max_detections)
         own = average_precision(rows)
         for setting, value in self.values["ap"].items():
             if not np.isclose(own[setting][0], value, rtol=0, atol=_TOLERANCE, equal_nan=True):
@@ -845,8 +743,7 @@ class CocoBenchmark:
     Args:
         category: name of the only category that is scored; None takes all of the annotation file.
         max_detections: rows looked at per image and category, the best ones, 1 or more.
-        backend: ``pycocotools``; ``faster_coco_eval``; ``numpy``, pycocotools with faster matching; or ``auto``:
-            ``faster_coco_eval`` where it is installed, else ``pycocotools``.
+        backend: ``pycocotools``; ``faster_coco_eval``; or ``auto``: the latter where it is installed.
 
     Raises:
         InputError: ``max_detections`` below 1, an unknown backend, or one that is not installed.
@@ -872,19 +769,11 @@ class CocoBenchmark:
         self.backend = backend
 
     def read_ground_truth(self, path: Path, images: Path | None = None) -> CocoGroundTruth:
-        """Read an annotation file (:func:`read_ground_truth`).
-
-        Raises:
-            InputError: as there.
-        """
+        """Read an annotation file (:func:`read_ground_truth`)."""
         return read_ground_truth(path, images, self.category)
 
     def score(self, ground_truth: CocoGroundTruth, predictions: Path, *, strict: bool = False) -> CocoScores:
-        """Score a results file, or a folder that holds ``predictions.json``.
-
-        Raises:
-            InputError: see :func:`read_results`.
-        """
+        """Score a results file, or a folder that holds one (:func:`read_results`)."""
         return self.score_detections(ground_truth, read_results(predictions, ground_truth, strict=strict))
 
     def score_detections(self, ground_truth: CocoGroundTruth, detections: CocoDetections) -> CocoScores:
@@ -910,15 +799,10 @@ class CocoBenchmark:
             detections=detections,
             max_detections=self.max_detections,
             precision=precision,
-            per_image=None if self.backend == "faster_coco_eval" else tool.evalImgs,
         )
 
     def write_predictions(self, folder: Path, ground_truth: CocoGroundTruth, detections: DetectionsByImage) -> None:
-        """Write ``predictions.json`` (:func:`write_results`).
-
-        Raises:
-            InputError: as there.
-        """
+        """Write ``predictions.json`` (:func:`write_results`)."""
         write_results(folder, ground_truth, detections)
 
 

@@ -1,4 +1,4 @@
-"""What all formats have in common: names of images, rows of numbers, packed detections, doubts about a layout."""
+"""What all formats share: names of images, rows of numbers, MATLAB files, packed detections, a check of the layout."""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -52,15 +52,10 @@ class ImageNames:
             self._by_last[name_parts(image_id)[-1]].append(image_id)
 
     def find(self, name: str) -> list[str]:
-        """The image that the name agrees with farthest; several where it may mean any of them, none where none."""
+        """The image with just this name; else all that it may mean, none where none."""
         parts = name_parts(name)
-        agreeing = {
-            image_id: (min(len(parts), len(own)), parts == own)
-            for image_id in self._by_last.get(parts[-1], ())
-            if is_same_image(name, image_id) and (own := name_parts(image_id))
-        }
-        farthest = max(agreeing.values(), default=None)
-        return [image_id for image_id, how_far in agreeing.items() if how_far == farthest]
+        meant = [image_id for image_id in self._by_last.get(parts[-1], ()) if is_same_image(name, image_id)]
+        return [image_id for image_id in meant if name_parts(image_id) == parts] or meant
 
 
 def read_selection(path: Path, known: Collection[str]) -> list[str]:
@@ -72,14 +67,12 @@ def read_selection(path: Path, known: Collection[str]) -> list[str]:
     chosen = []
     for number, written, image_id in find_listed(path, known):
         if image_id is None:
-            raise InputError(f"{path}:{number}: '{written}' is not in the ground truth; write event/name as there")
+            raise InputError(f"{path}:{number}: '{written}' is not in the ground truth; write its name as there")
         chosen.append(image_id)
     return chosen
 
 
-def number_rows(
-    lines: Sequence[str], columns: Sequence[int], place: Callable[[int], str], layout: str
-) -> npt.NDArray[np.float64]:
+def number_rows(lines: Sequence[str], columns: Sequence[int], place: Callable[[int], str], layout: str) -> _Boxes:
     """R lines of finite numbers with blanks between them → (R, C), C one of ``columns``, the same for all.
 
     Args:
@@ -114,10 +107,8 @@ def _is_row(line: str, columns: Sequence[int]) -> bool:
     return len(values) in columns and bool(np.isfinite(values).all()) and line.isascii() and "_" not in line
 
 
-def load_mat(
-    path: Path, names: Sequence[str], hint: str = "fetch the official file", optional: Sequence[str] | None = ()
-) -> dict[str, Any]:
-    """The variables ``names`` and ``optional`` of a MATLAB file; of all others too where ``optional`` is None.
+def load_mat(path: Path, names: Sequence[str], hint: str) -> dict[str, Any]:
+    """The variables of a MATLAB file.
 
     Raises:
         InputError: a file that is missing or damaged, or lacks one of ``names``.
@@ -126,9 +117,7 @@ def load_mat(
     from scipy.io import loadmat
 
     try:
-        content: dict[str, Any] = loadmat(
-            str(path), appendmat=False, variable_names=None if optional is None else [*names, *optional]
-        )
+        content: dict[str, Any] = loadmat(str(path), appendmat=False)
     except FileNotFoundError as error:
         raise InputError(f"there is no {path}; {hint}") from error
     except Exception as error:  # scipy lets zlib, struct, index and value errors of a damaged file through
@@ -204,100 +193,45 @@ def packed_detections(
     return starts, rows[:, :4], rows[:, 4]
 
 
-# What a row's four numbers may be → boxes_xyxy.
-_READINGS: Mapping[str, Callable[[_Boxes], _Boxes]] = {
-    "x y w h": lambda rows: np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:]], axis=1),
-    "x1 y1 x2 y2": lambda rows: rows,
-    "cx cy w h": lambda rows: np.concatenate([rows[:, :2] - rows[:, 2:] / 2, rows[:, :2] + rows[:, 2:] / 2], axis=1),
-}
-# Before a reading: the score is the first of the five numbers, not the last.
-_FIRST = "score "
-# A reading that puts at least every fifth of the best boxes on a face, and half as many again as the one that is meant,
-# is the right one. Detectors that find little, and readings that nearly coincide, are not doubted.
-_LEAST_ON_A_FACE, _CLEARLY_MORE = 0.2, 1.5
-_IMAGES_LOOKED_AT = 400
-# Boxes of faces that are cut by the border reach out of the image, by less than this part of its side.
-_BEYOND = 0.1
+def as_xywh(boxes_xyxy: _Boxes) -> _Boxes:
+    """(R, 4) → (R, 4) ``x y w h``."""
+    return np.column_stack([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]])
+
+
+def as_xyxy(boxes_xywh: _Boxes) -> _Boxes:
+    """(R, 4) → (R, 4) ``x1 y1 x2 y2``."""
+    return np.column_stack([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]])
+
+
+# Fewer boxes on a face than any detector has, of boxes enough to tell.
+_HARDLY_ANY, _ENOUGH_BOXES, _IMAGES_LOOKED_AT = 0.05, 50, 400
 
 
 def layout_warning(
-    rows: Sequence[_Boxes],
-    scores: Sequence[_Boxes],
-    faces_xyxy: Sequence[_Boxes],
-    meant: str = "x y w h",
-    sizes_wh: _Boxes | None = None,
+    boxes_xyxy: Sequence[_Boxes], scores: Sequence[_Boxes], faces_xyxy: Sequence[_Boxes], layout: str = "x y w h"
 ) -> str | None:
-    """One line where boxes seem to be written in another layout than ``meant``, or None.
-
-    They are fractions of the image's size, or reach out of their images, most of them; or another reading puts far more
-    of the best boxes, as many in an image as it has faces, on a face (IoU of 0.5). The number is not touched.
+    """One line where hardly one of the best boxes, as many in an image as it has faces, overlaps a face by an IoU of
+    0.5: as if they were written in another layout, as fractions, or for other images. Else None.
 
     Args:
-        rows: N images' four numbers per box as the file has them, (D_i, 4).
+        boxes_xyxy: N times (D_i, 4), pixels, as they were read.
         scores: N times (D_i,).
         faces_xyxy: N times (F_i, 4), pixels.
-        meant: the layout that the format asks for: a key of ``_READINGS``.
-        sizes_wh: (N, 2) width and height of the images in pixels, NaN where unknown.
+        layout: the one that the format asks for.
     """
-    packed = np.concatenate([np.zeros((0, 4)), *rows])
-    boxes_xyxy = _READINGS[meant](packed)
-    sides = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
-    has_side = (sides > 0).any(axis=1)
-    total, tiny = int(has_side.sum()), int((has_side & (sides < 1).all(axis=1)).sum())
-    if tiny > total / 2:
-        return (
-            f"{tiny:,} of {total:,} boxes are smaller than a pixel, as if they were fractions of the image's size; "
-            f"write {meant} in pixels of the original image"
-        )
-    found, looked_at = on_faces(rows, scores, faces_xyxy, meant)
-    names = [name for name in (*_READINGS, *(f"{_FIRST}{name}" for name in _READINGS)) if name != meant]
-    others = names if is_clearly_better(looked_at, looked_at, found) else []
-    for name in others:
-        other, _ = on_faces(rows, scores, faces_xyxy, name)
-        if is_clearly_better(other, looked_at, found):
-            return (
-                f"the {len(packed):,} boxes seem to be {name}, not {meant}: so read {other:,} of {looked_at:,} looked "
-                f"at are on a face, as {meant} {found:,}; write {meant}"
-            )
-    if sizes_wh is not None:
-        limits = np.repeat(sizes_wh, [len(own) for own in rows], axis=0) * (1 + _BEYOND)
-        outside = int((boxes_xyxy[:, 2:] > limits).any(axis=1).sum())
-        if outside > len(packed) / 2:
-            return (
-                f"{outside:,} of {len(packed):,} boxes reach out of their image; "
-                f"write {meant} in pixels of the original image"
-            )
-    return None
-
-
-def is_clearly_better(other: int, looked_at: int, found: int) -> bool:
-    """Whether another reading puts so many of the best boxes on a face that the one that is meant must be wrong."""
-    return other > max(_LEAST_ON_A_FACE * looked_at, _CLEARLY_MORE * found)
-
-
-def on_faces(
-    rows: Sequence[_Boxes], scores: Sequence[_Boxes], faces_xyxy: Sequence[_Boxes], reading: str = "x y w h"
-) -> tuple[int, int]:
-    """How many of the best boxes, as many in an image as it has faces, overlap one by an IoU of 0.5; and their number.
-
-    Of many images every second, third … is looked at: enough to tell, and no time is lost.
-
-    Args:
-        rows, scores, faces_xyxy: as in :func:`layout_warning`.
-        reading: of ``rows``, or :data:`_FIRST` and a reading.
-    """
-    found, looked_at = 0, 0
-    if reading.startswith(_FIRST):
-        last = [np.column_stack([own[:, 1:], score]) for own, score in zip(rows, scores, strict=True)]
-        return on_faces(last, [own[:, 0] for own in rows], faces_xyxy, reading.removeprefix(_FIRST))
-    every = slice(None, None, max(1, len(rows) // _IMAGES_LOOKED_AT))
-    for own, score, faces in zip(rows[every], scores[every], faces_xyxy[every], strict=True):
+    found = looked_at = 0
+    every = slice(None, None, max(1, len(scores) // _IMAGES_LOOKED_AT))
+    for own, score, faces in zip(boxes_xyxy[every], scores[every], faces_xyxy[every], strict=True):
         if len(own) and len(faces):
-            best = own[np.argsort(-score, kind="stable")[: len(faces)]]
-            looked_at += len(best)
-            boxes = _READINGS[reading](best)[:, None]
-            shared = np.minimum(boxes[..., 2:], faces[:, 2:]) - np.maximum(boxes[..., :2], faces[:, :2])
+            best = own[np.argsort(-score, kind="stable")[: len(faces)]][:, None]
+            shared = np.minimum(best[..., 2:], faces[:, 2:]) - np.maximum(best[..., :2], faces[:, :2])
             both = np.maximum(shared, 0).prod(axis=-1)
-            areas = (boxes[..., 2:] - boxes[..., :2]).prod(axis=-1) + (faces[:, 2:] - faces[:, :2]).prod(axis=-1)
+            areas = (best[..., 2:] - best[..., :2]).prod(axis=-1) + (faces[:, 2:] - faces[:, :2]).prod(axis=-1)
             found += int(((both > 0) & (3 * both >= areas)).any(axis=1).sum())
-    return found, looked_at
+            looked_at += len(best)
+    if looked_at < _ENOUGH_BOXES or found >= _HARDLY_ANY * looked_at:
+        return None
+    return (
+        f"{found:,} of {looked_at:,} boxes looked at are on a face; write {layout} in pixels of the original image, "
+        "and the names or ids of these images"
+    )

@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,11 +121,15 @@ Intervals = Mapping[str, Mapping[str, Interval]]
 
 def is_scores(path: Path) -> bool:
     """Whether this is a ``scores.json`` of ours; False where there is none, or one that cannot be read."""
+    return "benchmark" in _content(path)
+
+
+def _content(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and "benchmark" in content
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def check_out(out: Path) -> None:
@@ -161,7 +165,6 @@ def write_scores(
     made_by: Mapping[str, Any],
     intervals_method: str | None = None,
     against: Mapping[str, Any] | None = None,
-    also_written: Sequence[str] = (),
     further: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the curves and then ``scores.json`` into ``out``, each by rename.
@@ -178,7 +181,6 @@ def write_scores(
         made_by: see :func:`made_by`.
         intervals_method: how they came about, :func:`fanet_lightning.score.bootstrap.method`.
         against: what :func:`comparison` made.
-        also_written: names of further files in ``out`` that belong to these scores.
         further: entries that the file ends with, e.g. :func:`fanet_lightning.cli.provenance.scores_entry`.
 
     Returns:
@@ -194,16 +196,17 @@ def write_scores(
         "images": len(scores.image_ids),
         "images_of_benchmark": scores.images_of_benchmark,
         "faces": dict(scores.faces),
-        **_numbers(scores.values),
-        "intervals": _bounds_of(intervals),
+        **_each(scores.values, lambda value, *_: defined(value)),
+        "intervals": _by_setting(_each(intervals, lambda own, *_: bounds_of(own))),
         "intervals_method": intervals_method if intervals else None,
         "made_by": dict(made_by),
     }
     if against is not None:
         content["against"] = dict(against)
     with writing(out):
-        earlier = _files_of_earlier(out / SCORES_FILE)
-        content["files"] = [*(path.name for path in scores.write_curves(out)), *also_written]
+        listed = _content(out / SCORES_FILE).get("files")
+        earlier = {name for name in listed if Path(str(name)).name == name} if isinstance(listed, list) else set()
+        content["files"] = [path.name for path in scores.write_curves(out)]
         content |= further or {}
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         for name in sorted(earlier - set(content["files"])):
@@ -215,10 +218,7 @@ def write_scores(
 
 def intervals_of(scores: Scores, samples: Samples) -> Intervals:
     """The interval of each number, from its resamples."""
-    return {
-        measure: {setting: interval_of(value, samples[measure][setting]) for setting, value in own.items()}
-        for measure, own in scores.values.items()
-    }
+    return _each(scores.values, lambda value, measure, setting: interval_of(value, samples[measure][setting]))
 
 
 def differences_of(scores: Scores, other: Scores, samples: Samples, other_samples: Samples) -> Intervals:
@@ -229,15 +229,12 @@ def differences_of(scores: Scores, other: Scores, samples: Samples, other_sample
     """
     if tuple(scores.image_ids) != tuple(other.image_ids) or dict(scores.faces) != dict(other.faces):
         raise ValueError("the two are not about the same images and faces")
-    return {
-        measure: {
-            setting: interval_of(
-                value - other.values[measure][setting], samples[measure][setting] - other_samples[measure][setting]
-            )
-            for setting, value in own.items()
-        }
-        for measure, own in scores.values.items()
-    }
+
+    def difference(value: float, measure: str, setting: str) -> Interval:
+        drawn = samples[measure][setting] - other_samples[measure][setting]
+        return interval_of(value - other.values[measure][setting], drawn)
+
+    return _each(scores.values, difference)
 
 
 def comparison(name: str, other: Scores, differences: Intervals) -> dict[str, Any]:
@@ -248,17 +245,16 @@ def comparison(name: str, other: Scores, differences: Intervals) -> dict[str, An
         other: their scores.
         differences: paired scored - other, :func:`differences_of`.
     """
-    values = {measure: {setting: each.value for setting, each in own.items()} for measure, own in differences.items()}
     return {
         "predictions": name,
-        **_numbers(other.values),
-        "difference": _by_setting(_numbers(values)),
-        "intervals": _bounds_of(differences),
+        **_each(other.values, lambda value, *_: defined(value)),
+        "difference": _by_setting(_each(differences, lambda own, *_: defined(own.value))),
+        "intervals": _by_setting(_each(differences, lambda own, *_: bounds_of(own))),
     }
 
 
 def print_scores(scores: Scores, intervals: Intervals, title: str | None = None, file: TextIO | None = None) -> None:
-    """Setting, faces, number and its interval, one line each; rich on a terminal, plain columns elsewhere."""
+    """Setting, faces, number and its interval, one line each."""
     head = ["setting", "faces", _heading(scores.values), *(["95 % interval"] if intervals else [])]
     rows = []
     for measure, own in scores.values.items():
@@ -286,18 +282,7 @@ def print_difference(title: str, other: Scores, differences: Intervals, file: Te
 
 
 def print_rows(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], file: TextIO) -> None:
-    """A table with the first column to the left, the others to the right; rich on a terminal, plain elsewhere."""
-    if file.isatty():
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(title=title, title_justify="left")
-        for i, name in enumerate(head):
-            table.add_column(name, justify="right" if i else "left")
-        for row in rows:
-            table.add_row(*row)
-        Console(file=file).print(table)
-        return
+    """A table with the first column to the left, the others to the right."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     print(title, file=file)
     for row in [head, *rows]:
@@ -327,13 +312,15 @@ def bounds_of(interval: Interval) -> list[float] | None:
     return None if math.isnan(interval.low) else [float(interval.low), float(interval.high)]
 
 
-def _files_of_earlier(path: Path) -> set[str]:
-    """Names that an earlier ``scores.json`` calls its own; a damaged one owns nothing."""
-    try:
-        listed = json.loads(path.read_text(encoding="utf-8")).get("files", [])
-        return {str(name) for name in listed if Path(str(name)).name == str(name)}
-    except (OSError, ValueError, AttributeError, TypeError):
-        return set()
+def _each(numbers: Mapping[str, Mapping[str, Any]], function: Callable[[Any, str, str], Any]) -> dict[str, Any]:
+    return {
+        measure: {setting: function(value, measure, setting) for setting, value in own.items()}
+        for measure, own in numbers.items()
+    }
+
+
+def _by_setting(numbers: Mapping[str, Any]) -> Any:
+    return numbers["ap"] if list(numbers) == ["ap"] else numbers
 
 
 def _heading(values: Values) -> str:
@@ -346,18 +333,3 @@ def _label(values: Values, measure: str, setting: str) -> str:
 
 def _number_text(value: float) -> str:
     return "no face" if math.isnan(value) else f"{value:.6f}"
-
-
-def _numbers(values: Values) -> dict[str, dict[str, float | None]]:
-    return {measure: {setting: defined(value) for setting, value in own.items()} for measure, own in values.items()}
-
-
-def _by_setting(numbers: Mapping[str, Any]) -> Any:
-    return numbers["ap"] if list(numbers) == ["ap"] else numbers
-
-
-def _bounds_of(intervals: Intervals) -> Any:
-    bounds = {
-        measure: {setting: bounds_of(each) for setting, each in own.items()} for measure, own in intervals.items()
-    }
-    return _by_setting(bounds)

@@ -1,6 +1,6 @@
 """FDDB as a benchmark: discrete and continuous true-positive rate at 1,000, 2,000 and all false positives."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -30,7 +30,7 @@ from fanet_lightning.score.fddb.roc import (
     resampled_rates,
     roc_from_counts,
 )
-from fanet_lightning.score.inputs import DetectionsByImage, layout_warning, missing_line
+from fanet_lightning.score.inputs import DetectionsByImage, as_xyxy, layout_warning, missing_line
 from fanet_lightning.score.results import Samples, Scores
 
 Floats = npt.NDArray[np.float64]
@@ -46,11 +46,10 @@ SETTINGS: Mapping[str, float] = {**{str(limit): limit for limit in LIMITS}, END:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FddbScores(Scores):
-    """``prefix``: of the names of the curves' files."""
+    """``counts`` of the images and their curves."""
 
     counts: FddbCounts
     roc: Roc
-    prefix: str
 
     def resampled(self, samples: int, seed: int) -> Samples:
         within, end = resampled_rates(self.counts, LIMITS, samples, seed)
@@ -60,7 +59,7 @@ class FddbScores(Scores):
         }
 
     def write_curves(self, folder: Path) -> list[Path]:
-        return write_roc(self.roc, folder, self.prefix)
+        return write_roc(self.roc, folder)
 
 
 class FddbBenchmark:
@@ -75,7 +74,6 @@ class FddbBenchmark:
         image_sizes: JSON file with the images' width and height; see
             :func:`~fanet_lightning.score.fddb.ground_truth.read_fddb_ground_truth` for where else they come from.
         images_root: ``originalPics`` or the folder that holds it, for the sizes.
-        prefix: of the names of the curves' files.
 
     Raises:
         InputError: an unknown ``ellipses``.
@@ -88,7 +86,6 @@ class FddbBenchmark:
         ellipses: Ellipses = "as_given",
         image_sizes: Path | str | None = None,
         images_root: Path | str | None = None,
-        prefix: str = "",
     ) -> None:
         if ellipses not in get_args(Ellipses):
             raise InputError(
@@ -97,7 +94,6 @@ class FddbBenchmark:
         self.ellipses = ellipses
         self.image_sizes = None if image_sizes is None else Path(str(image_sizes))
         self.images_root = None if images_root is None else Path(str(images_root))
-        self.prefix = prefix
 
     def read_ground_truth(self, path: Path, images: Path | None = None) -> FddbGroundTruth:
         """The folds that are in ``path``; ``images`` is a list that restricts everything.
@@ -113,8 +109,8 @@ class FddbBenchmark:
         """Score a folder of fold files, or one joined file, of rectangles or ellipses.
 
         Raises:
-            InputError: predictions that are missing, malformed, or of unknown images; with ``strict``, images without
-                any; ellipses that are to become ellipses; too few matches for the fit.
+            InputError: see :func:`~fanet_lightning.score.fddb.files.read_fddb_predictions`; ellipses that are to become
+                ellipses; too few matches for the fit.
         """
         truth = ground_truth.in_official_order()
         found = read_fddb_predictions(predictions, truth, strict=strict)
@@ -152,10 +148,9 @@ class FddbBenchmark:
                 for place, measure in enumerate(MEASURES)
             },
             rules=rules,
-            warnings=tuple(self._warnings(ground_truth, predictions, folds)),
+            warnings=tuple(filter(None, self._warnings(ground_truth, predictions, folds))),
             counts=counts,
             roc=roc,
-            prefix=self.prefix,
         )
 
     def write_predictions(self, folder: Path, ground_truth: FddbGroundTruth, detections: DetectionsByImage) -> None:
@@ -173,9 +168,7 @@ class FddbBenchmark:
         if self.ellipses == "as_given":
             return predictions, {}
         if predictions.are_ellipses:
-            raise ValueError(
-                f"these are ellipses already, and ellipses={self.ellipses} is for rectangles; leave it out"
-            )
+            raise ValueError(f"these are ellipses already; leave ellipses={self.ellipses} out")
         fits: dict[int, EllipseFit] = {}
         if self.ellipses == "inscribed":
             rows = tuple(inscribed_ellipses(own) for own in predictions.rows)
@@ -185,30 +178,21 @@ class FddbBenchmark:
             rows = tuple(apply_fit(fits[fold], own) for fold, own in zip(folds, predictions.rows, strict=True))
         return FddbPredictions(predictions.image_ids, rows, predictions.scores, True, predictions.missing), fits
 
-    def _warnings(self, truth: FddbGroundTruth, predictions: FddbPredictions, folds: list[int]) -> list[str]:
-        warnings = []
-        missing = missing_line(predictions.missing, len(predictions.image_ids))
-        if missing:
-            warnings.append(missing)
+    def _warnings(self, truth: FddbGroundTruth, predictions: FddbPredictions, folds: list[int]) -> Iterator[str | None]:
+        yield missing_line(predictions.missing, len(predictions.image_ids))
         negative = sum(int(predictions.has_negative_side(i).sum()) for i in range(len(predictions.rows)))
         if negative:
-            warnings.append(f"{counted(negative, 'detection')} with a negative width or height: taken as false alarms")
-        if not predictions.are_ellipses:
-            faces_xyxy = [bounding_boxes(ellipses) for ellipses in truth.ellipses]
-            doubt = layout_warning(
-                predictions.rows, predictions.scores, faces_xyxy, sizes_wh=truth.sizes_wh.astype(np.float64)
-            )
-            warnings += [doubt] if doubt else []
+            yield f"{counted(negative, 'detection')} with a negative width or height: taken as false alarms"
+        to_boxes = bounding_boxes if predictions.are_ellipses else as_xyxy
+        boxes_xyxy = [to_boxes(own) for own in predictions.rows]
+        yield layout_warning(boxes_xyxy, predictions.scores, [bounding_boxes(own) for own in truth.ellipses])
         scores = np.concatenate([np.zeros(0), *predictions.scores])
         if len(scores) > 1 and (scores == scores[0]).all():
-            warnings.append(f"all {len(scores)} scores are {scores[0]:g}: the curve is a single point")
+            yield f"all {len(scores)} scores are {scores[0]:g}: the curve is a single point"
         if len(folds) < FOLDS:
-            warnings.append(f"{len(folds)} of {FOLDS} folds: the numbers do not compare with published ones")
+            yield f"{len(folds)} of {FOLDS} folds: the numbers do not compare with published ones"
         if self.ellipses != "as_given":
-            warnings.append(
-                f"ellipses={self.ellipses}: the rectangles were turned into ellipses; say so with the numbers"
-            )
-        return warnings
+            yield f"ellipses={self.ellipses}: the rectangles were turned into ellipses; say so with the numbers"
 
 
 def count_fddb(ground_truth: FddbGroundTruth, predictions: FddbPredictions) -> FddbCounts:

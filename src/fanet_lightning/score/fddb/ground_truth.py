@@ -8,7 +8,6 @@
 """
 
 import json
-import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -36,11 +35,10 @@ class Block(NamedTuple):
     rows: npt.NDArray[np.float64]
 
 
-def read_blocks(path: Path, *, negative_sides: bool = False) -> list[Block]:
+def read_blocks(path: Path) -> list[Block]:
     """The blocks of a file, in its order. Blank lines and carriage returns do not count; a name may end in ``.jpg``.
 
     Rows have five columns, ``x y w h score``, or six, ``major minor angle cx cy score``, the same throughout a file.
-    Sides below 0 are an error unless ``negative_sides``.
 
     Raises:
         InputError: the file cannot be read; or the first line that does not hold what it should, by its number.
@@ -48,7 +46,7 @@ def read_blocks(path: Path, *, negative_sides: bool = False) -> list[Block]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as text ({first_line(error)}); save it as UTF-8") from error
+        raise InputError(f"{path} cannot be read as text ({first_line(error)}); give a text file") from error
     lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     blocks: list[tuple[str, int, int]] = []
     rows: list[tuple[int, str]] = []
@@ -59,7 +57,7 @@ def read_blocks(path: Path, *, negative_sides: bool = False) -> list[Block]:
         words = lines[place + 1][1].split() if place + 1 < len(lines) else [""]
         count = int(words[0]) if words[0].isdecimal() and len(words[0]) < 10 and len(words) < len(RECTANGLE) else -1
         own = lines[place + 2 : place + 2 + max(count, 0)]
-        if _is_row(name) or len(own) != count or any("/" in line for _, line in own):
+        if len(name.split()) >= len(RECTANGLE) or len(own) != count or any("/" in line for _, line in own):
             raise InputError(
                 f"{path}:{number}: '{name[:80]}' should be the name of an image, the next line the number of its rows, "
                 f"and as many rows should follow; correct the name or the number"
@@ -73,23 +71,12 @@ def read_blocks(path: Path, *, negative_sides: bool = False) -> list[Block]:
         lambda row: f"{path}:{rows[row][0]}",
         "x y w h score or major minor angle cx cy score, the same in all of a file",
     )
-    sides = values[:, 2:4] if values.shape[1] == len(RECTANGLE) else values[:, :2]
-    wrong = (np.abs(values[:, :-1]) > LARGEST).any(axis=1) | (not negative_sides) & (sides < 0).any(axis=1)
+    wrong = (np.abs(values[:, :-1]) > LARGEST).any(axis=1)
     if wrong.any():
         number, line = rows[int(wrong.argmax())]
-        raise InputError(
-            f"{path}:{number}: '{line[:80]}' is negative in width or height, or beyond {LARGEST:g} pixels; rows are "
-            "x y w h score, not corners"
-        )
+        raise InputError(f"{path}:{number}: '{line[:80]}' is beyond {LARGEST:g} pixels; correct it")
     starts = np.cumsum([count for *_, count in blocks])
     return [Block(name, number, own) for (name, number, _), own in zip(blocks, np.split(values, starts), strict=False)]
-
-
-def _is_row(line: str) -> bool:
-    try:
-        return all(math.isfinite(float(word)) for word in line.split())
-    except ValueError:
-        return False
 
 
 FOLDS = 10
@@ -164,7 +151,7 @@ def read_fddb_ground_truth(
         InputError: files that are missing or malformed, an image twice or of unknown size, a list that names an image
             which is not there, a face that lies outside its image.
     """
-    folder = _folds_folder(path)
+    folder = path / FOLDS_FOLDER if (path / FOLDS_FOLDER).is_dir() else path
     image_ids: list[str] = []
     folds: list[int] = []
     ellipses = []
@@ -176,8 +163,7 @@ def read_fddb_ground_truth(
             folds.append(fold)
             ellipses.append(block.rows[:, :5])
     if len(set(image_ids)) < len(image_ids):
-        image_id = next(image_id for i, image_id in enumerate(image_ids) if image_id in image_ids[:i])
-        raise InputError(f"{folder}: the image '{image_id}' is annotated twice; fetch the official files")
+        raise InputError(f"{folder}: an image is annotated twice; fetch the official files")
     chosen = list(range(len(image_ids)))
     if images is not None:
         place = {image_id: i for i, image_id in enumerate(image_ids)}
@@ -191,16 +177,11 @@ def read_fddb_ground_truth(
     return truth
 
 
-def _folds_folder(path: Path) -> Path:
-    if not path.is_dir():
-        raise InputError(f"ground truth: {path} is not a folder; {_HINT}")
-    return path / FOLDS_FOLDER if (path / FOLDS_FOLDER).is_dir() else path
-
-
 def _fold_files(folder: Path) -> list[tuple[int, Path]]:
-    found = {int(named[1]): entry for entry in folder.iterdir() if (named := _ELLIPSES.fullmatch(entry.name))}
+    entries = folder.iterdir() if folder.is_dir() else ()
+    found = {int(named[1]): entry for entry in entries if (named := _ELLIPSES.fullmatch(entry.name))}
     if not found or not found.keys() <= set(range(1, FOLDS + 1)):
-        raise InputError(f"ground truth: there are no ellipse lists in {folder}, or of folds beyond {FOLDS}; {_HINT}")
+        raise InputError(f"ground truth: {folder} has no ellipse lists of the folds 1 … {FOLDS}; {_HINT}")
     return sorted(found.items())
 
 
@@ -218,9 +199,8 @@ def _sizes(
         root = images_root / IMAGES_FOLDER if (images_root / IMAGES_FOLDER).is_dir() else images_root
         return _sizes_of_images(root, ids), root
     raise InputError(
-        f"ground truth: the sizes of the images are needed and neither {SIZES_FILE} nor {IMAGES_FOLDER} is in {folder} "
-        "or next to it; put one there, or name it (benchmark.image_sizes=FILE or "
-        "benchmark.images_root=DIR; with evaluate data.image_sizes=FILE)"
+        f"ground truth: neither {SIZES_FILE} nor {IMAGES_FOLDER}, for the sizes of the images, is in {folder} or next "
+        "to it; put one there, or name it (benchmark.image_sizes=FILE or benchmark.images_root=DIR)"
     )
 
 
@@ -228,13 +208,11 @@ def _sizes_of_file(path: Path, ids: tuple[str, ...]) -> npt.NDArray[np.int64]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
         sizes = np.array([content[image_id] for image_id in ids]).reshape(-1, 2)
+        if sizes.dtype.kind != "i" or (sizes < 1).any():
+            raise ValueError("sizes that are no whole numbers above 0")
     except (OSError, KeyError, TypeError, ValueError) as error:
         reason = f"the size of {error} is missing" if isinstance(error, KeyError) else first_line(error)
         raise InputError(f"{path} cannot be used ({reason}); give image ids with [width, height] in pixels") from error
-    wrong = (sizes < 1).any(axis=1) | (sizes > LARGEST).any(axis=1)
-    if sizes.dtype.kind != "i" or wrong.any():
-        size = f": the size of '{ids[int(wrong.argmax())]}' is {sizes[int(wrong.argmax())].tolist()}"
-        raise InputError(f"{path}{size}; give [width, height] in whole pixels")
     return sizes.astype(np.int64)
 
 
@@ -247,8 +225,8 @@ def _sizes_of_images(root: Path, ids: tuple[str, ...]) -> npt.NDArray[np.int64]:
                 sizes.append(image.size)
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # PIL lets SyntaxError through
             raise InputError(
-                f"the sizes of the images are needed and {path} cannot be read ({first_line(error)}); complete the "
-                "folder, name those at hand with a list of images, or give the sizes (benchmark.image_sizes=FILE)"
+                f"the size of {path} is needed and cannot be read ({first_line(error)}); complete the folder, or give "
+                "the sizes (benchmark.image_sizes=FILE; with evaluate data.image_sizes=FILE)"
             ) from error
     return np.array(sizes, np.int64).reshape(-1, 2)
 

@@ -22,6 +22,7 @@ from fanet_lightning.score.bootstrap import SAMPLES, image_weights
 from fanet_lightning.score.curves import area_under_envelope, average_precision
 from fanet_lightning.score.pascal_face.ground_truth import (
     MIN_FACE_PX,
+    OVERLAP,
     Bool,
     Float,
     Index,
@@ -115,7 +116,7 @@ def evaluate_detections(
         if number:
             boxes = aligned(boxes, step)
         best, face = best_face(boxes, faces_xyxy, pairs)
-        hit, false_positive = _outcomes(best > detections.overlap, face, counted)
+        hit, false_positive = _outcomes(best > OVERLAP, face, counted)
         step = _offset(boxes[hit], faces_xyxy[face[hit]])
         total = Alignment(total.tx + step.tx, total.ty + step.ty, total.sx * step.sx, total.sy * step.sy)
 

@@ -77,8 +77,6 @@ class PascalFaceBenchmark:
     def __init__(self, labels: str = "corrected", alignment: bool = True) -> None:
         if labels not in list(self.releases):
             raise InputError(f"benchmark.labels={labels} is not known; choose {' or '.join(self.releases)}")
-        if not isinstance(alignment, bool):
-            raise InputError(f"benchmark.alignment={alignment} is neither true nor false")
         self.release = self.releases[labels]
         self.alignment = alignment
 
@@ -103,12 +101,13 @@ class PascalFaceBenchmark:
         missing = detections.missing
         if strict:
             check_complete(predictions, missing, len(ground_truth.image_ids))
+        order = np.argsort(detections.image_index, kind="stable")
+        starts = np.searchsorted(detections.image_index[order], np.arange(1, len(detections.image_ids)))
+        boxes_xyxy, values = (np.split(own[order], starts) for own in (detections.boxes_xyxy, detections.scores))
+        doubt = layout_warning(boxes_xyxy, values, ground_truth.boxes_xyxy, "x1 y1 x2 y2")
         line = missing_line(missing, len(ground_truth.image_ids))
-        warnings = [*ground_truth.warnings, *filter(None, (line, _doubt(ground_truth, detections)))]
-        if detections.overlap != OVERLAP:
-            warnings.append(f"Picasa's faces are matched at an overlap of {detections.overlap}, as face-eval does")
         result = evaluate_detections(ground_truth, detections, alignment=self.alignment)
-        return self._scores(ground_truth, result, detections.overlap, tuple(warnings))
+        return self._scores(ground_truth, result, (*ground_truth.warnings, *filter(None, (line, doubt))))
 
     def score_detections(self, ground_truth: PascalFaceGroundTruth, detections: DetectionsByImage) -> PascalFaceScores:
         """Score arrays, ``image_id → (boxes_xyxy (D, 4), scores (D,))``. An image that is not there has no detection.
@@ -118,7 +117,7 @@ class PascalFaceBenchmark:
         """
         packed = PascalFaceDetections.from_detections(detections, ground_truth.image_ids)
         result = evaluate_detections(ground_truth, packed, alignment=self.alignment)
-        return self._scores(ground_truth, result, packed.overlap, ground_truth.warnings)
+        return self._scores(ground_truth, result, ground_truth.warnings)
 
     def write_predictions(
         self, folder: Path, ground_truth: PascalFaceGroundTruth, detections: DetectionsByImage
@@ -132,7 +131,7 @@ class PascalFaceBenchmark:
         write_detections(folder, detections, ground_truth.image_ids)
 
     def _scores(
-        self, ground_truth: PascalFaceGroundTruth, result: PascalFaceResult, overlap: float, warnings: tuple[str, ...]
+        self, ground_truth: PascalFaceGroundTruth, result: PascalFaceResult, warnings: tuple[str, ...]
     ) -> PascalFaceScores:
         deviations = [f"{ground_truth.labels} labels"] if ground_truth.labels != "corrected" else []
         deviations += [] if self.alignment else ["not aligned"]
@@ -150,7 +149,7 @@ class PascalFaceBenchmark:
                 "transform": result.alignment._asdict() if result.alignment else None,
                 "min_face_px": MIN_FACE_PX,
                 "min_detection_px": MIN_DETECTION_PX,
-                "overlap": overlap,
+                "overlap": OVERLAP,
             },
             warnings=warnings,
             result=result,
@@ -163,13 +162,3 @@ class AfwBenchmark(PascalFaceBenchmark):
     name = "afw"
     title = "AFW"
     releases = AFW
-
-
-def _doubt(ground_truth: PascalFaceGroundTruth, detections: PascalFaceDetections) -> str | None:
-    rows = detections.boxes_xyxy
-    if detections.layout == "x y w h":
-        rows = np.column_stack([rows[:, :2], rows[:, 2:] - rows[:, :2]])
-    order = np.argsort(detections.image_index, kind="stable")
-    starts = np.searchsorted(detections.image_index[order], np.arange(1, len(detections.image_ids)))
-    own, scores = np.split(rows[order], starts), np.split(detections.scores[order], starts)
-    return layout_warning(own, scores, ground_truth.boxes_xyxy, detections.layout)

@@ -18,6 +18,7 @@ Index = npt.NDArray[np.int64]
 
 # Face-eval's --minw and --minh; a face with a shorter side is ignored.
 MIN_FACE_PX = 30
+# A detection must overlap a face by more than this.
 OVERLAP = 0.5
 
 
@@ -82,16 +83,12 @@ class PascalFaceDetections:
     ``image_index`` (D,) int64, the image of each detection.
     ``boxes_xyxy``  (D, 4) float64, pixels; x2 >= x1, y2 >= y1.
     ``scores``      (D,) float64, any scale.
-    ``overlap``     a detection must overlap a face by more than this: 0.5, for Picasa 0.1.
-    ``layout``      of the numbers in the file: ``x1 y1 x2 y2`` or ``x y w h``.
     """
 
     image_ids: tuple[str, ...]
     image_index: Index
     boxes_xyxy: Float
     scores: Float
-    overlap: float = OVERLAP
-    layout: str = "x1 y1 x2 y2"
 
     @classmethod
     def from_detections(cls, detections: DetectionsByImage, image_ids: Iterable[str]) -> Self:
@@ -165,17 +162,13 @@ def read_annotations(path: Path, release: Release, images: Path | None = None) -
             in the file.
     """
     path = path / release.file_name if path.is_dir() else path
-    hint = f"give face-eval's {release.file_name} or the folder that holds it"
-    content = load_mat(path, (), hint, None)
-    if release.variable not in content:
-        raise InputError(_other(path, release, f"holds no '{release.variable}'"))
+    content = load_mat(path, (release.variable,), f"give face-eval's {release.file_name} or the folder that holds it")
+    read = _rows_of_anno if release.variable == "anno" else _rows
     faces: dict[str, tuple[str, Float]] = {}
-    with layout_of(path, release.file_name):
-        for name, boxes in (
-            _rows_of_anno(content["anno"]) if release.variable == "anno" else _rows(content["Annotations"])
-        ):
+    with layout_of(path, f"{release.file_name} ({release.labels} labels)"):
+        for name, boxes in read(content[release.variable]):
             if len(boxes) and boxes.shape[1] != release.columns:
-                raise InputError(_other(path, release, f"has boxes of {boxes.shape[1]} columns, not {release.columns}"))
+                raise ValueError(f"boxes of {boxes.shape[1]} columns, not {release.columns}")
             if image_key(name) in faces or not np.isfinite(boxes).all():
                 raise ValueError(f"image {name} twice, or with a box that is not finite")
             faces[image_key(name)] = name, boxes if len(boxes) else np.empty((0, release.columns))
@@ -189,8 +182,21 @@ def read_annotations(path: Path, release: Release, images: Path | None = None) -
         release.labels,
         frozenset(image_ids),
     )
-    whole = _checked(path, release, whole)
-    return whole if images is None else whole.select(_listed(images, whole))
+    if (len(image_ids), whole.faces) != (release.images, release.faces):
+        warning = (
+            f"{path.name} has {len(image_ids):,} images and {whole.faces:,} faces that count, the official file "
+            f"{release.images:,} and {release.faces:,}; the scores do not compare with published ones"
+        )
+        whole = replace(whole, warnings=(warning,))
+    if images is None:
+        return whole
+    listed = {image_key(name): number for number, name in read_image_list(images)}
+    unknown = [image_id for image_id in listed if image_id not in faces]
+    if unknown:
+        raise InputError(
+            f"{images}:{listed[unknown[0]]}: '{unknown[0]}' is not in the ground truth; write its name as there"
+        )
+    return whole.select(listed)
 
 
 def _rows(annotations: Any) -> list[tuple[str, Float]]:
@@ -214,36 +220,3 @@ def _rows_of_anno(anno: Any) -> list[tuple[str, Float]]:
 
 def _name(cell: Any) -> str:
     return str(np.asarray(cell).ravel()[0])
-
-
-def _checked(path: Path, release: Release, whole: PascalFaceGroundTruth) -> PascalFaceGroundTruth:
-    """The same, with a warning where the counts are not the official ones."""
-    counts = len(whole.image_ids), whole.faces
-    for other in (*PASCAL_FACE.values(), *AFW.values()):
-        if counts == (other.images, other.faces):
-            if other is not release:
-                raise InputError(_other(path, release, f"holds the faces of {other.file_name}"))
-            return whole
-    warning = (
-        f"{path.name} has {counts[0]:,} images and {counts[1]:,} faces that count, the official {release.file_name} "
-        f"{release.images:,} and {release.faces:,}; the scores do not compare with published ones"
-    )
-    return replace(whole, warnings=(warning,))
-
-
-def _listed(path: Path, whole: PascalFaceGroundTruth) -> set[str]:
-    listed: set[str] = set()
-    for number, name in read_image_list(path):
-        image_id = image_key(name)
-        if image_id not in whole.image_ids or image_id in listed:
-            reason = "named twice; keep one" if image_id in listed else "not in the ground truth; write it as there"
-            raise InputError(f"{path}:{number}: '{image_id}' is {reason}")
-        listed.add(image_id)
-    return listed
-
-
-def _other(path: Path, release: Release, reason: str) -> str:
-    return (
-        f"{path} is not {release.file_name} ({release.labels} labels): it {reason}; "
-        "give that file, or choose the labels that this one holds"
-    )

@@ -18,7 +18,7 @@ from fanet_lightning.score.bootstrap import (
     write_counts,
 )
 from fanet_lightning.score.curves import Curve, average_precision
-from fanet_lightning.score.inputs import DetectionsByImage, layout_warning, missing_line, read_selection
+from fanet_lightning.score.inputs import DetectionsByImage, as_xyxy, layout_warning, missing_line, read_selection
 from fanet_lightning.score.results import Samples, Scores
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth, read_ground_truth
 from fanet_lightning.score.wider_face.predictions import read_predictions, write_predictions
@@ -70,8 +70,8 @@ class WiderFaceBenchmark:
         read = read_predictions(predictions, ground_truth.image_ids, known_ids=whole_ids, strict=strict)
         counts = count_images(ground_truth, read)
         starts = read.starts[1:-1]
-        faces_xyxy = [np.column_stack([own[:, :2], own[:, :2] + own[:, 2:]]) for own in ground_truth.boxes_xywh]
-        doubt = layout_warning(np.split(read.boxes_xywh, starts), np.split(read.scores, starts), faces_xyxy)
+        boxes_xyxy, faces_xyxy = as_xyxy(read.boxes_xywh), [as_xyxy(own) for own in ground_truth.boxes_xywh]
+        doubt = layout_warning(np.split(boxes_xyxy, starts), np.split(read.scores, starts), faces_xyxy)
         warnings = tuple(filter(None, (missing_line(read.missing, len(read.image_ids)), doubt)))
         return scores_from_counts(self.name, self.title, counts, len(whole_ids), warnings=warnings)
 

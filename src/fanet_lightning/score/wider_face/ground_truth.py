@@ -1,6 +1,6 @@
 """WIDER FACE's ground truth: the official .mat files, read and written; parts of it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -8,7 +8,6 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import replaced
 from fanet_lightning.score.inputs import layout_of, load_mat, places_of
 
@@ -82,29 +81,28 @@ def read_ground_truth(folder: Path | str, settings: Sequence[str] = SETTINGS) ->
         InputError: the folder or a file is missing, cannot be read, or does not fit the others.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"ground truth: {folder} is not a folder; {_HINT}")
     places = (folder, *(folder / name for name in GROUND_TRUTH_FOLDERS))
     folder = next((place for place in places if (place / FACES_FILE).is_file()), folder)
     path = folder / FACES_FILE
     labels_of = {f"{attribute}_label_list": attribute for attribute in ATTRIBUTE_VALUES}
-    content = load_mat(path, ("event_list", "file_list", "face_bbx_list"), _HINT, optional=tuple(labels_of))
+    content = load_mat(path, ("event_list", "file_list", "face_bbx_list"), _HINT)
     with layout_of(path, "the official file"):
         events = zip(_flat(content["event_list"]), content["file_list"].ravel(), strict=True)
         image_ids = tuple(f"{_text(event)}/{_text(name)}" for event, names in events for name in _flat(names))
         boxes = [np.asarray(own, np.float64).reshape(-1, 4) for own in _of_images(content["face_bbx_list"], image_ids)]
         if len(set(image_ids)) < len(image_ids) or not np.isfinite(np.concatenate([np.zeros((0, 4)), *boxes])).all():
             raise ValueError("an image twice, or a box that is not finite")
-        attributes = {}
-        for name, attribute in labels_of.items():
-            if name in content:
-                values = ATTRIBUTE_VALUES[attribute]
-                labels = [own.ravel() for own in _of_images(content[name], image_ids)]
-                if [len(own) for own in labels] != [len(own) for own in boxes]:
-                    raise ValueError(f"'{name}' is not of as many faces")
-                if not np.isin(np.concatenate([np.zeros(0), *labels]), range(len(values))).all():
-                    raise ValueError(f"'{name}' has a label outside 0 … {len(values) - 1}")
-                attributes[attribute] = [own.astype(np.int8) for own in labels]
+        attributes = {
+            attribute: [own.ravel().astype(np.int8) for own in _of_images(content[name], image_ids)]
+            for name, attribute in labels_of.items()
+            if name in content
+        }
+        for attribute, labels in attributes.items():
+            values = np.concatenate([np.zeros(0, np.int8), *labels])
+            if [len(own) for own in labels] != [len(own) for own in boxes] or not np.isin(
+                values, range(len(ATTRIBUTE_VALUES[attribute]))
+            ).all():
+                raise ValueError(f"the labels of {attribute} are not one of its values per face")
     counted = {setting: _counted(folder / f"wider_{setting}_val.mat", image_ids, boxes) for setting in settings}
     return GroundTruth(image_ids, boxes, counted, attributes=attributes)
 
@@ -121,23 +119,24 @@ def write_ground_truth(folder: Path, ground_truth: GroundTruth) -> None:
         if not event or not name or "/" in name:
             raise ValueError(f"image id '{image_id}' is not event/name")
         events.setdefault(event, []).append(i)
+
+    def by_event(values: Callable[[int], Any]) -> npt.NDArray[Any]:
+        return _cells([_cells([values(i) for i in rows]) for rows in events.values()])
+
     folder.mkdir(parents=True, exist_ok=True)
-    own_names = [[_name(ground_truth.image_ids[i]) for i in rows] for rows in events.values()]
-    names = {"event_list": _cells(list(events)), "file_list": _cells([_cells(own) for own in own_names])}
-    for setting, masks in ground_truth.counted.items():
-        indices = [
-            _cells([(np.flatnonzero(masks[i]) + 1).astype(np.uint16).reshape(-1, 1) for i in rows])
-            for rows in events.values()
-        ]
-        _save(folder / f"wider_{setting}_val.mat", {**names, "gt_list": _cells(indices)})
-    boxes = [_cells([np.asarray(ground_truth.boxes_xywh[i], np.float64) for i in rows]) for rows in events.values()]
-    labels = {
-        f"{attribute}_label_list": _cells(
-            [_cells([own[i].astype(np.uint8).reshape(-1, 1) for i in rows]) for rows in events.values()]
-        )
-        for attribute, own in ground_truth.attributes.items()
+    names = {
+        "event_list": _cells(list(events)),
+        "file_list": by_event(lambda i: _name(ground_truth.image_ids[i])),
     }
-    _save(folder / FACES_FILE, {**names, "face_bbx_list": _cells(boxes), **labels})
+    for setting, masks in ground_truth.counted.items():
+        indices = [(np.flatnonzero(mask) + 1).astype(np.uint16).reshape(-1, 1) for mask in masks]
+        _save(folder / f"wider_{setting}_val.mat", {**names, "gt_list": by_event(indices.__getitem__)})
+    boxes = [np.asarray(own, np.float64) for own in ground_truth.boxes_xywh]
+    labels = {
+        f"{attribute}_label_list": by_event([own.astype(np.uint8).reshape(-1, 1) for own in each].__getitem__)
+        for attribute, each in ground_truth.attributes.items()
+    }
+    _save(folder / FACES_FILE, {**names, "face_bbx_list": by_event(boxes.__getitem__), **labels})
 
 
 def _counted(path: Path, image_ids: Sequence[str], boxes: list[npt.NDArray[np.float64]]) -> list[npt.NDArray[np.bool_]]:

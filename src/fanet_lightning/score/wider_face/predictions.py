@@ -5,7 +5,6 @@ The test server wants one for each image of the test split, named as the image a
 (``0--Parade/0_Parade_marchingband_1_5.txt``), in an archive that has the event folders at its top.
 """
 
-import os
 import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -17,14 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.files import check_replaceable, replaced, replaced_folder
+from fanet_lightning.cli.files import check_replaceable, replaced, replaced_folder, walk_files
 from fanet_lightning.score.inputs import (
+    as_xywh,
     check_complete,
     is_same_image,
     name_parts,
     number_rows,
     packed_detections,
 )
+
+_LAYOUT = "predictions are event/name.txt: a name line, a count line, rows x y w h score"
 
 
 class PredictionFile(NamedTuple):
@@ -47,8 +49,8 @@ def parse_files(files: Sequence[PredictionFile]) -> tuple[npt.NDArray[np.float64
         name, count, *rest = _lines(file)
         own = [line for line in rest if line and not line.isspace()]
         # Detectors write the name, the file name, or event/name.jpg (S3FD).
-        if name.strip() != file.image_id.rpartition("/")[2] and not is_same_image(name, file.image_id):
-            wanted = file.image_id.rpartition("/")[2]
+        wanted = file.image_id.rpartition("/")[2]
+        if name.strip() != wanted and not is_same_image(name, file.image_id):
             raise InputError(f"{file.where}:1: the name line says '{name.strip()[:80]}'; write '{wanted}' or rename it")
         count = count.strip()
         if not (count.isdecimal() and len(count) < 10 and int(count) == len(own)):
@@ -65,9 +67,7 @@ def parse_files(files: Sequence[PredictionFile]) -> tuple[npt.NDArray[np.float64
     negative = (values[:, 2:4] < 0).any(axis=1)
     if negative.any():
         first = int(negative.argmax())
-        raise InputError(
-            f"{place(first)}: a side of '{rows[first].strip()[:80]}' is negative; write x y w h, not corners"
-        )
+        raise InputError(f"{place(first)}: a side of '{rows[first].strip()[:80]}' is negative; rows are x y w h score")
     return values, np.array(counts, np.int64)
 
 
@@ -78,10 +78,6 @@ def _lines(file: PredictionFile) -> list[str]:
     except UnicodeDecodeError as error:
         raise InputError(f"{file.where}: byte {error.start} is not UTF-8 text; save the file as plain text") from error
     return lines if len(lines) > 1 else [*lines, ""]
-
-
-_HIDDEN = (".", "__MACOSX")
-_LAYOUT = "predictions are event/name.txt: a name line, a count line, rows x y w h score"
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,13 +127,11 @@ def read_predictions(
     source = Path(source)
     ids = tuple(image_ids)
     wanted = set(ids)
-    known = wanted if known_ids is None else wanted | set(known_ids)
-    files = read_files(source, wanted, known)
+    files = read_files(source, wanted, wanted if known_ids is None else wanted | set(known_ids))
     missing = tuple(image_id for image_id in ids if image_id not in files)
     if strict:
         check_complete(source, missing, len(ids))
-    present = [files[image_id] for image_id in ids if image_id in files]
-    values, rows_per_file = parse_files(present)
+    values, rows_per_file = parse_files([files[image_id] for image_id in ids if image_id in files])
     counts = np.zeros(len(ids), np.int64)
     counts[[image_id in files for image_id in ids]] = rows_per_file
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
@@ -154,10 +148,7 @@ def write_predictions(folder: Path, detections: Mapping[str, tuple[npt.ArrayLike
         InputError: ``folder`` holds something else than predictions, or cannot be written.
         ValueError: an image id that is no relative path, or a detection that is not finite or has a negative side.
     """
-    # Label files of other formats are .txt files as well.
-    check_replaceable(
-        folder, "predictions", lambda entry: all(map(_is_prediction, entry.rglob("*"))) and _is_prediction(entry)
-    )
+    check_replaceable(folder, "predictions", lambda entry: all(map(_is_prediction, (entry, *entry.rglob("*")))))
     with replaced_folder(folder) as temporary:
         for image_id, (boxes_xyxy, scores) in detections.items():
             event, _, name = image_id.rpartition("/")
@@ -189,20 +180,18 @@ def read_files(source: Path, wanted: Collection[str], known: Collection[str]) ->
     """
     try:
         if source.is_dir():
-            found = _by_image(source, _paths(source), known)
+            found = _by_image(source, sorted(walk_files(source)), known)
             return {
                 image_id: PredictionFile(str(source / path), image_id, (source / path).read_bytes())
                 for image_id, path in found.items()
                 if image_id in wanted
             }
         with zipfile.ZipFile(source) as archive:
-            members = [member for member in archive.infolist() if not member.is_dir()]
+            members = archive.infolist()
             paths = [member.filename.replace("\\", "/") for member in members]
-            texts = [path for path in paths if _is_text(path)]
             # Whoever packs a folder has its name at the top.
             depths = {image_id.count("/") for image_id in known}
-            top = {path.partition("/")[0] for path in texts}
-            if len(top) == 1 and not any(path.count("/") in depths for path in texts):
+            if not any(path.count("/") in depths for path in paths if _is_text(path)):
                 paths = [path.partition("/")[2] for path in paths]
             # By path and member: an archive may hold one name twice.
             found = _by_image(source, paths, known)
@@ -219,35 +208,20 @@ def read_files(source: Path, wanted: Collection[str], known: Collection[str]) ->
         raise InputError(f"{reason}; give a folder or a .zip, {_LAYOUT}") from error
 
 
-def _paths(folder: Path) -> list[str]:
-    """All files below a folder, relative to it, by folder and name."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    walked = os.walk(folder, onerror=fail, followlinks=True)
-    return sorted(Path(base, name).relative_to(folder).as_posix() for base, _, names in walked for name in names)
-
-
 def _by_image(source: Path, paths: Iterable[str], known: Collection[str]) -> dict[str, str]:
     """The path of each image's file; images are as many folders deep as those that are known."""
     depths = {image_id.count("/") for image_id in known}
     found: dict[str, str] = {}
-    surplus = []
     for path in paths:
-        if path.count("/") not in depths or not _is_text(path):
-            continue
-        event, slash, name = path.rpartition("/")
-        image_id = path[:-4]
-        if image_id not in known:
-            image_id = event + slash + name_parts(name[:-4])[-1]
-        if image_id in found:
-            raise InputError(f"{source}: two files for image '{image_id}', {found[image_id]} and {path}; remove one")
-        found[image_id] = path
-        if image_id not in known:
-            surplus.append(path)
+        if path.count("/") in depths and _is_text(path):
+            event, slash, name = path.rpartition("/")
+            image_id = path[:-4] if path[:-4] in known else event + slash + name_parts(name[:-4])[-1]
+            if image_id in found:
+                raise InputError(f"{source}: two files for '{image_id}', {found[image_id]} and {path}; remove one")
+            found[image_id] = path
     if not found:
         raise InputError(f"{source}: there are no predictions in it; give what holds the event folders, {_LAYOUT}")
+    surplus = [path for image_id, path in found.items() if image_id not in known]
     if surplus:
         raise InputError(
             f"{source}: {len(surplus)} files are of images that the ground truth does not have, the first is "
@@ -257,23 +231,16 @@ def _by_image(source: Path, paths: Iterable[str], known: Collection[str]) -> dic
 
 
 def _is_text(path: str) -> bool:
-    return path.lower().endswith(".txt") and not path.startswith(_HIDDEN) and "/." not in path
-
-
-def as_xywh(boxes_xyxy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(R, 4) → (R, 4) ``x y w h``."""
-    return np.column_stack([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]])
+    return path.lower().endswith(".txt") and not path.startswith((".", "__MACOSX")) and "/." not in path
 
 
 def _is_prediction(path: Path) -> bool:
-    """A folder, or a file of ours."""
+    """A folder, or a file of ours; label files of other formats are .txt files as well."""
     if path.is_dir():
         return True
-    if path.suffix != ".txt" or not path.is_file():
-        return False
     try:
         with path.open(encoding="utf-8") as file:
-            return file.readline().strip() == path.stem
+            return path.suffix == ".txt" and file.readline().strip() == path.stem
     except (OSError, UnicodeDecodeError):
         return False
 

@@ -47,9 +47,10 @@ def published_methods(split: str = "val") -> dict[str, dict[str, float]]:
     Raises:
         InputError: another split.
     """
-    ap = _copy().ap[_split(split)]
-    names = sorted(ap, key=lambda name: (-ap[name]["hard"], name))
-    return {name: dict(ap[name]) for name in names}
+    if split not in SPLITS:
+        raise InputError(f"split '{split}' has no published curves; choose {' or '.join(SPLITS)}")
+    ap = _copy().ap[split]
+    return {name: dict(ap[name]) for name in sorted(ap, key=lambda name: (-ap[name]["hard"], name))}
 
 
 def published_curve(
@@ -66,12 +67,9 @@ def published_curve(
         setting: ``easy``, ``medium`` or ``hard``.
 
     Raises:
-        InputError: a method, split or setting that is not there, with the nearest name.
+        InputError: a method or split that is not there.
     """
-    name = method_name(method, split)
-    if setting not in SETTINGS:
-        raise InputError(f"setting '{setting}' is none of {', '.join(SETTINGS)}")
-    points = _copy().curves[split, name, setting]
+    points = _copy().curves[split, method_name(method, split), setting]
     return points[:, 0], points[:, 1]
 
 
@@ -81,27 +79,17 @@ def method_name(method: str, split: str = "val") -> str:
     Raises:
         InputError: it has no curve on this split; names the nearest that has.
     """
-    known = _copy().ap[_split(split)]
-    name = ALIASES.get(method.upper(), method)
-    if name in known:
-        return name
-    by_small = {other.lower(): other for other in known}
-    if name.lower() in by_small:
-        return by_small[name.lower()]
-    near = difflib.get_close_matches(name.lower(), by_small, n=1, cutoff=0.5)
-    hint = f"did you mean '{by_small[near[0]]}'?" if near else f"choose of {', '.join(sorted(known, key=str.lower))}"
-    raise InputError(f"'{method}' has no published curve on WIDER FACE {split}: {hint}")
+    known = {name.lower(): name for name in published_methods(split)}
+    name = ALIASES.get(method.upper(), method).lower()
+    if name not in known:
+        near = known[difflib.get_close_matches(name, known, n=1, cutoff=0)[0]]
+        raise InputError(f"'{method}' has no published curve on WIDER FACE {split}: did you mean '{near}'?")
+    return known[name]
 
 
 def source() -> str:
     """Where the curves come from."""
     return _copy().source
-
-
-def _split(split: str) -> str:
-    if split not in SPLITS:
-        raise InputError(f"split '{split}' has no published curves; choose {' or '.join(SPLITS)}")
-    return split
 
 
 @lru_cache(maxsize=1)
