@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-import fanet_lightning.cli.main  # noqa: F401  threads that wait soon fall asleep, as in every verb
-
 # Before torch is imported, and for whatever the tests start: several processes with a thread per core hold each other
 # up, and the number of threads decides the last bits.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

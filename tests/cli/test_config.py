@@ -80,8 +80,6 @@ def test_cells_are_named_without_equals_signs(switches: tuple[int, bool, bool], 
     [
         ("levle=3", r"unknown key 'levle': did you mean 'level'\?"),
         ("model.widht=1", r"unknown key 'model\.widht': did you mean 'model\.width'\?"),
-        ("data.format=coco", r"unknown key 'data\.format': data=folder has it; add that word$"),
-        ("data.ground_truth=x", r"give one of .*data=fddb, .*data=wider_face with it$"),
         ("data.val_imags=3", r"unknown key 'data\.val_imags': did you mean 'data\.val_images'\?"),
         ("hl=maybe", r"hl=maybe"),
         ("level=three", r"level: .*'three'.*[Ii]nt"),
@@ -113,7 +111,6 @@ def test_help_of_train_lists_what_can_be_chosen(capsys: pytest.CaptureFixture[st
         assert options and sorted(re.findall(r"^  (\w+)", section, re.MULTILINE)) == options, group
     assert "\nmodel=…  (default: fanet)\n  fanet        FANet (paper §3).\n" in text
     assert re.search(r"\n  paper +The paper's recipe on WIDER FACE, complete \(§3.5\)\n", text)
-    assert max(map(len, text.splitlines())) <= 120
     assert re.search(r"^batch_size: 5 +# total over all devices$", printed, re.MULTILINE) and "\n  lr: " in printed
 
 
@@ -123,27 +120,17 @@ def test_help_of_the_other_verbs_lists_their_own_choices(capsys: pytest.CaptureF
     assert "\nprotocol=…  (default: original)\n" in text and "\nmodel=…" not in text
 
 
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [
-        ("# @package _global_\n# One thing (A et al. 2018).\n# And another.\nx: 1\n", "One thing (A et al. 2018)."),
-        ("# Goes on\n# in the next line. More of it\n", "Goes on in the next line."),
-        ("# A recipe:\n#   python -m x\n# More.\n", "A recipe"),
-        ("# Own images: python -m fanet_lightning.train data=folder\n", "Own images"),
-        ("x: 1   # no comment on the file\n", ""),
-    ],
-)
-def test_a_choice_is_explained_by_the_first_sentence_of_its_file(tmp_path: Path, content: str, expected: str) -> None:
-    (tmp_path / "a.yaml").write_text(content)
-    assert description(tmp_path / "a.yaml") == expected
+def test_a_choice_is_explained_by_the_first_line_of_its_file(tmp_path: Path) -> None:
+    for content, line in (("# @package _global_\n# One.\n# Two.\nx: 1\n", "One."), ("x: 1   # of a key\n", "")):
+        (tmp_path / "a.yaml").write_text(content)
+        assert description(tmp_path / "a.yaml") == line
 
 
 @pytest.mark.parametrize("verb", sorted(path.stem for path in config_dir().glob("*.yaml")))
 def test_every_comment_of_a_key_is_in_the_help(verb: str) -> None:
     keys = OmegaConf.to_yaml(OmegaConf.load(config_dir() / f"{verb}.yaml"))
     shown = help_text.keys_text(verb, keys)
-    words = " ".join(re.sub(r"\s+(?:# )?", " ", shown).split())
+    words = " ".join(shown.split())
     for line in (config_dir() / f"{verb}.yaml").read_text(encoding="utf-8").splitlines():
         if comment := re.match(r"\w+:.*?\s# +(.+)", line):
             assert " ".join(comment[1].split()) in words, line
-    assert all(len(line) <= 120 for line in shown.splitlines())

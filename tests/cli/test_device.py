@@ -63,8 +63,6 @@ def test_devices_that_the_environment_hides_are_not_taken(monkeypatch: pytest.Mo
     [
         ({"cpu.max": "150000 100000"}, 1.5),
         ({"cpu.max": "max 100000"}, math.inf),
-        ({"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4.0),
-        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, math.inf),
         ({}, math.inf),
     ],
 )

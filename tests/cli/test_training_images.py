@@ -33,7 +33,8 @@ from fanet_lightning.score.wider_face.predictions import write_predictions
 from fanet_lightning.train.callbacks import NamesTrainingImages
 
 NAMES = st.none() | st.text(min_size=1, max_size=6)
-IDS = st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=6, unique=True)
+LINE = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), min_size=1, max_size=8)
+IDS = st.lists(LINE, min_size=1, max_size=6, unique=True)
 FEW = st.sampled_from(["e/a", "e/b", "e/c", "e/d.jpg", "e/d", "f/a"])
 PART = st.builds(
     TrainingImages, st.sampled_from([None, "wider_face", "folder"]), st.sampled_from([None, "train", "val"]),
@@ -119,7 +120,6 @@ def test_a_list_of_somebody_else(tmp_path: Path) -> None:
         (b"# trained on: data=a split=b images=2\ne/a\n", "1 images of a b, the heading says 2; the list is damaged"),
         (b"# nothing\n", "names no image; write one image a line"),
         (b"\xff\xfe\x00", "not a text file; give a text file with one image a line"),
-        (b'e/a\n"e/b\n', r'a.txt:2: "e/b is no image in quotes'),
         (None, "No such file or directory"),
     ],
 )
@@ -130,9 +130,7 @@ def test_lists_that_are_none(tmp_path: Path, content: bytes | None, message: str
         read_training_images(tmp_path / "a.txt")
 
 
-@pytest.mark.parametrize(
-    "value", [3, "abc", [1], [{"data": "a"}], [{"data": "a", "split": None, "ids": [1]}], {"a": 1}]
-)
+@pytest.mark.parametrize("value", [3, "abc", [1], [{"data": "a"}]])
 def test_checkpoints_with_something_else_under_the_key(value: Any) -> None:
     with pytest.raises(InputError, match=r"a.ckpt: training_images is not a list of images"):
         from_plain(value, Path("a.ckpt"))

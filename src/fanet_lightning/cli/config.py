@@ -1,6 +1,4 @@
-"""Configuration: where conf/ is, its schema, composing it, the text of --help.
-
-Where the configuration is, its typed top level, and how the words of a command line become a configuration.
+"""Configuration: where conf/ is, its schema, how words of a command line become one, the text of --help.
 
 Every verb checks its words here first (:func:`read_words`): keys, options, types, and text, which is taken as typed.
 Hydra composes the groups, and gets the words with everything quoted that its grammar would read otherwise.
@@ -10,15 +8,12 @@ Values live in YAML under ``conf/``; types live in the constructors that receive
 
 import difflib
 import hashlib
-import importlib
-import importlib.util
 import logging
 import math
 import os
 import re
-import textwrap
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from inspect import Parameter, signature
@@ -52,13 +47,6 @@ BOOLEANS = ("true", "false", "yes", "no", "on", "off", "y", "n", "1", "0")
 SWAPPED, COLLECTIONS = ("optim.optimizer", "optim.scheduler", "loss", "model"), ("callbacks", "logger")
 # Nodes whose values are what Hydra's grammar makes of them.
 NOT_OURS = ("trainer.", "hydra.", "augment.", "callbacks.", "optim.optimizer.", "optim.scheduler.")
-# Packages that bring options of Hydra's groups; the module that each is in, and what pip calls it.
-PLUGINS = {
-    "hydra/sweeper=optuna": ("hydra_plugins.hydra_optuna_sweeper", "hydra-optuna-sweeper"),
-    "hydra/launcher=joblib": ("hydra_plugins.hydra_joblib_launcher", "hydra-joblib-launcher"),
-    "hydra/launcher=submitit_local": ("hydra_plugins.hydra_submitit_launcher", "hydra-submitit-launcher"),
-    "hydra/launcher=submitit_slurm": ("hydra_plugins.hydra_submitit_launcher", "hydra-submitit-launcher"),
-}
 # Bytes of a folder's name that a sweep makes of its values; file systems take 255, and some is added to it.
 LONGEST_NAME = 150
 
@@ -268,13 +256,6 @@ def read_words(
             _check_kind(key, default, _set(config, key, each, line))
         read.append(one)
     line = CommandLine(config_name, tuple(read), is_sweep, with_hydra)
-    sweeps_in_steps = "basic_sweeper" in str(OmegaConf.select(config, "hydra.sweeper._target_"))
-    for one in line.swept:
-        if sweeps_in_steps and "interval(" in one.for_hydra:
-            raise InputError(
-                f"{one.for_hydra}: a grid needs single values; give {one.key}=1,2,3 or {one.key}=range(…), or an "
-                "optimizing sweeper: hydra/sweeper=optuna"
-            )
     for variant in range(1, max((len(word.values) for word in line.swept if word.is_group), default=0)):
         line.config(variant)
     return line
@@ -411,24 +392,15 @@ def _option(group: str, typed: str, default: str | None) -> Word:
         names = each if isinstance(each, list) else [typed if len(values) == 1 else each]
         names = [name.text if isinstance(name, QuotedString) else str(name) for name in names]
         for name in names:
-            module, package = PLUGINS.get(f"{group}={name}", ("hydra", ""))
-            if _is_absent(module):
-                raise InputError(f"{group}={name} needs the package {package}: pip install {package}")
             if name not in options:
-                folder = f"; {group}.root=DIR names a folder" if re.search(r"[/\\~.]", name) and group == "data" else ""
+                folder = "; data.root=DIR names a folder" if re.search(r"[/\\~.]", name) and group == "data" else ""
+                plugins = "; pip install 'fanet-lightning[sweeps]' brings more" if group.startswith("hydra/") else ""
                 raise InputError(
-                    f"{group}={name}: there is no such option; choose one of {', '.join(options) or 'none'}{folder}"
+                    f"{group}={name}: there is no such option; choose one of {', '.join(options)}{folder}{plugins}"
                 )
         chosen.append(names if isinstance(each, list) else names[0])
     texts = ["null" if each is None else f"[{','.join(each)}]" if isinstance(each, list) else each for each in chosen]
     return Word(group, tuple(texts), f"{group}={','.join(texts)}", is_swept, is_group=True)
-
-
-def _is_absent(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is None
-    except ModuleNotFoundError:  # the package around it
-        return True
 
 
 def _options_at(words: Sequence[Word], variant: int) -> tuple[str, ...]:
@@ -523,7 +495,7 @@ FREE = object()
 
 
 def _set(config: DictConfig, key: str, value: Any, line: CommandLine) -> Any:
-    """Set a key, and what is then found there."""
+    """Set a key, and return what is then found there."""
     try:
         OmegaConf.update(config, key, value, merge=True, force_add=_is_free(config, key))
         found = OmegaConf.select(config, key, throw_on_resolution_failure="${hydra" not in str(value))
@@ -592,49 +564,35 @@ def _check_kind(key: str, default: Any, value: Any) -> None:
         raise InputError(f"{key}={value}: name a class with {key}._target_=…")
     if OmegaConf.is_dict(default) or key in SWAPPED or key.startswith(NOT_OURS):
         return
+    is_list = OmegaConf.is_list(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if value is None:
-        if not (default is None or isinstance(default, str) or key in NULL_TOO):
-            raise InputError(f"{key}=null: something must be given; by default it is {default}")
-        return
-    is_list, is_number = OmegaConf.is_list(value), isinstance(value, int | float) and not isinstance(value, bool)
-    fault, fits = "not one value", not OmegaConf.is_config(value) or key in TEXT_LISTS
-    if key == "loss.weights":
-        fault, fits = "not a list, nor null", is_list
+        fits = default is None or isinstance(default, str) or key in NULL_TOO
+    elif key in ("loss.weights", "model.block_channels"):
+        fits = is_list or (is_number and key != "loss.weights")
     elif key in NOT_TEXT:
-        fault, fits = "not a number, nor null", is_number
+        fits = is_number
     elif isinstance(default, bool):
-        fault, fits = "neither true nor false", isinstance(value, bool)
-    elif isinstance(default, int | float):
-        fault = "not a whole number" if isinstance(default, int) else "not a finite number"
-        fits = is_number and math.isfinite(value)
-        if isinstance(default, int) and "." in key:  # seconds and megabytes may be broken numbers; they have no group
-            fits = fits and isinstance(value, int)
+        fits = isinstance(value, bool)
+    elif isinstance(default, int | float):  # seconds and megabytes may be broken numbers; they have no group
+        fits = is_number and (isinstance(default, float) or "." not in key or isinstance(value, int))
     elif OmegaConf.is_list(default):
-        numbers = len(default) > 0 and all(isinstance(item, int | float) for item in default)
-        fault = f"not a list like [{','.join(map(str, default)) or 'a,b'}]"
-        fits = is_list and not (numbers and not all(isinstance(item, int | float) for item in value))
-    if not fits and not (is_list and key == "model.block_channels"):
-        raise InputError(f"{key}={value} is {fault}; by default it is {default}")
+        of_numbers = len(default) > 0 and all(isinstance(item, int | float) for item in default)
+        fits = is_list and (not of_numbers or all(isinstance(item, int | float) for item in value))
+    else:
+        fits = not OmegaConf.is_config(value) or key in TEXT_LISTS
+    if not fits:
+        raise InputError(f"{key}={value} is of another kind than its default, {default}")
 
 
 def _one_line(error: Exception) -> str:
-    absent = re.search(r"Could not find '([^']+)/([^'/]+)'", str(error))
-    if absent:
-        group, option = absent.groups()
-        return f"{group}={option}: there is no such option; choose one of {', '.join(_options(group)) or 'none'}"
     noise = ("full_key", "object_type", "reference_type")
     body = [line.strip() for line in str(error).splitlines() if line.strip() and not line.strip().startswith(noise)]
     return re.sub(r"\s+", " ", "; ".join(body))
 
 
 def _hint(key: str, line: CommandLine) -> str:
-    """What to do about an unknown key: the option of its group that has it, the nearest known key, or ``--help``."""
-    chosen, group = _options_at(line.words, 0), key.partition(".")[0]
-    options = _options(group) if "." in key and group in groups_of(line.config_name) else []
-    having = [f"{group}={name}" for name in options if key in _known_keys(line.config_name, (f"{group}={name}",))]
-    if having:
-        return f"{having[0]} has it; add that word" if len(having) == 1 else f"give one of {', '.join(having)} with it"
-    near = difflib.get_close_matches(key, _known_keys(line.config_name, chosen), n=1)
+    near = difflib.get_close_matches(key, _known_keys(line.config_name, _options_at(line.words, 0)), n=1)
     return f"did you mean '{near[0]}'?" if near else "--help lists the keys"
 
 
@@ -651,93 +609,32 @@ def _dotted(node: object, prefix: str = "") -> list[str]:
     return keys
 
 
-WIDTH = 120
-COMMENT_COLUMN, LEAST_COMMENT_WIDTH = 32, 40
-_KEY, _COMMENT = re.compile(r"( *)([\w.]+):(?: |$)"), re.compile(r"\s#\s+(.+?)\s*$")
-# A full stop before a number ends no sentence: "Tang et al. 2018".
-_SENTENCE = re.compile(r"(.+?\.)\s+\D.*")
-
-
 def choices_text(config_name: str) -> str:
-    """Every group of ``conf/<config_name>.yaml`` with its choices, the default first; "" where there is none.
-
-    A choice is explained by the first sentence of the comment that its file begins with.
-    """
+    """Every group of ``conf/<config_name>.yaml`` with its choices, the default first; "" where there is none."""
     lines: list[str] = []
     for group, default in groups_of(config_name).items():
         paths = sorted((config_dir() / group).glob("*.yaml"), key=lambda path: (path.stem != default, path.stem))
-        if not paths:
-            continue
-        lines += ["", f"{group}=…" + ("" if default is None else f"  (default: {default})")]
-        column = max(len(path.stem) for path in paths) + 4
-        for path in paths:
-            lines += textwrap.wrap(
-                f"  {path.stem}".ljust(column) + description(path), WIDTH, subsequent_indent=" " * column,
-                break_on_hyphens=False,
-            ) or [f"  {path.stem}"]  # fmt: skip
+        if paths:
+            lines += ["", f"{group}=…" + ("" if default is None else f"  (default: {default})")]
+            width = max(len(path.stem) for path in paths) + 4
+            lines += [f"  {path.stem}".ljust(width) + description(path) for path in paths]
     return "\n".join(["Choices:", *lines]) if lines else ""
 
 
+def description(path: Path) -> str:
+    """The first line of the comment that a file begins with, without ``@package``; may be empty."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    first = next((line for line in lines if not line.startswith("# @package")), "")
+    return first.removeprefix("# ") if first.startswith("# ") else ""
+
+
 def keys_text(config_name: str, keys: str) -> str:
-    """``keys`` with what ``conf/<config_name>.yaml`` says of each next to it; long comments continue below.
+    """``keys`` with what ``conf/<config_name>.yaml`` says of each at the top level next to it.
 
     Args:
         config_name: of the verb.
-        keys: the composed configuration as YAML, as OmegaConf writes it. Keys of groups stay as they are: the files of
-            the group explain them.
+        keys: the composed configuration as YAML, as OmegaConf writes it.
     """
-    comments = _comments((config_dir() / f"{config_name}.yaml").read_text(encoding="utf-8").splitlines())
-    lines: list[str] = []
-    for line, path in _with_paths(keys.splitlines()):
-        comment = comments.get(path)
-        if comment is None:
-            lines.append(line)
-            continue
-        # Long values, such as a folder's pattern, push their own comment to the right, not everybody's.
-        column = max(COMMENT_COLUMN, len(line) + 2)
-        if WIDTH - column < LEAST_COMMENT_WIDTH:
-            lines.append(line)
-            line, column = "", COMMENT_COLUMN
-        margin = " " * column + "# "
-        wrapped = textwrap.wrap(comment, WIDTH - len(margin), break_on_hyphens=False, break_long_words=False)
-        lines.append(line.ljust(column) + "# " + wrapped[0])
-        lines += [margin + part for part in wrapped[1:]]
-    return "\n".join(lines)
-
-
-def _comments(lines: Sequence[str]) -> dict[tuple[str, ...], str]:
-    """The comment at the end of each key's line, by the key's path."""
-    found = {}
-    for line, path in _with_paths(lines):
-        comment = _COMMENT.search(line)
-        if path and comment is not None:
-            found[path] = comment[1]
-    return found
-
-
-def _with_paths(lines: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Every line of YAML in block style with the keys that lead to it; () for what is no key."""
-    above: list[tuple[int, str]] = []
-    for line in lines:
-        key = _KEY.match(line)
-        if key is None:
-            yield line, ()
-            continue
-        indent = len(key[1])
-        above = [*(entry for entry in above if entry[0] < indent), (indent, key[2])]
-        yield line, tuple(name for _, name in above)
-
-
-def description(path: Path) -> str:
-    """The first sentence of the comment that a file begins with, without ``@package`` and commands; may be empty."""
-    words: list[str] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("# @package"):
-            continue
-        # Commands are indented.
-        if not line.startswith("# ") or line.startswith("#  "):
-            break
-        words.append(line[2:].strip())
-    text = re.sub(r":? python -m .*", "", " ".join(words))
-    whole = _SENTENCE.fullmatch(text)
-    return (whole[1] if whole else text).rstrip(":")
+    text = (config_dir() / f"{config_name}.yaml").read_text(encoding="utf-8")
+    comments = dict(re.findall(r"^(\w+):.*?\s(# .+)$", text, re.MULTILINE))
+    return "\n".join(f"{line:<31} {comments.get(line.partition(':')[0], '')}".rstrip() for line in keys.splitlines())

@@ -31,15 +31,12 @@ def _own_cores() -> set[int]:
 
 
 def _quota(root: Path = Path("/sys/fs/cgroup")) -> float:
-    """Cores' worth of time that the control group of this container gets, version 2 and 1."""
-    for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
-        try:
-            quota, period = (int(word) for name in names for word in (root / name).read_text().split())
-        except (OSError, ValueError):  # no such version, or "max"
-            continue
-        if quota > 0:
-            return quota / period
-    return math.inf
+    """Cores' worth of time that the control group (version 2) of this container gets."""
+    try:
+        quota, period = map(int, (root / "cpu.max").read_text().split())
+        return quota / period
+    except (OSError, ValueError):  # no such file, or "max"
+        return math.inf
 
 
 def _busy_seconds(cores: set[int], stat: Path = Path("/proc/stat")) -> float:

@@ -230,15 +230,10 @@ def _system_bytes(meminfo: Path = Path("/proc/meminfo")) -> int | None:
 
 
 def _container_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """What the control group of this container leaves, version 2 and 1; reclaimable file cache counts as free."""
-    for limit, used, stat, cache in (
-        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
-    ):
-        try:
-            most, now = int((root / limit).read_text()), int((root / used).read_text())
-            match = re.search(rf"^{cache} (\d+)", (root / stat).read_text(), re.MULTILINE)
-        except (OSError, ValueError):  # no such version, or "max"
-            continue
-        return max(0, most - now + (int(match[1]) if match else 0))
-    return None
+    """What the control group (version 2) of this container leaves; reclaimable file cache counts as free."""
+    try:
+        most, now = (int((root / name).read_text()) for name in ("memory.max", "memory.current"))
+        match = re.search(r"^inactive_file (\d+)", (root / "memory.stat").read_text(), re.MULTILINE)
+    except (OSError, ValueError):  # no such files, or "max"
+        return None
+    return max(0, most - now + (int(match[1]) if match else 0))

@@ -38,20 +38,11 @@ def replaced_folder(path: Path) -> Iterator[Path]:
     Raises:
         InputError: any OSError of the block or of the exchange.
     """
+    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _exchanged(path) as temporary:
-            yield temporary
-    except OSError as error:
-        reason = error.strerror or first_line(error)
-        raise InputError(f"{path} cannot be written ({reason}); free it or give another folder") from error
-
-
-@contextmanager
-def _exchanged(path: Path) -> Iterator[Path]:
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
-    retired = temporary.with_suffix(".old")
-    try:
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+        retired = temporary.with_suffix(".old")
         yield temporary
         temporary.chmod(0o755)
         if path.exists():
@@ -63,8 +54,12 @@ def _exchanged(path: Path) -> Iterator[Path]:
                 retired.replace(path)
             raise
         shutil.rmtree(retired, ignore_errors=True)
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise InputError(f"{path} cannot be written ({reason}); free it or give another folder") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_writable(folder: Path, key: str = "out") -> None:
@@ -232,7 +227,7 @@ def find_listed(
     """The images that a list means: (line number from 1, what stands there, its image id or None).
 
     A line is an image id, or the path of an image as ``find`` writes it: absolute, or relative to the list's folder,
-    the working folder, ``root`` or ``folder``. Letter case, the extension and the slashes' direction may differ.
+    the working folder, ``root`` or ``folder``. The extension and the slashes' direction may differ.
 
     Args:
         path: the list, see :func:`read_image_list`.
@@ -245,16 +240,10 @@ def find_listed(
         InputError: as :func:`read_image_list`; or two lines that mean the same image.
     """
     ids = ids if isinstance(ids, set | frozenset | dict) else set(ids)
-    folded: dict[str, str | None] = {}
-    for image_id in ids:  # a name that two images share but for the letter case means neither
-        folded[image_id.casefold()] = None if image_id.casefold() in folded else image_id
     lines: dict[str, int] = {}
     found: list[tuple[int, str, str | None]] = []
     for number, written in read_image_list(path, example=example):
         own_id = next((name for name in _names_meant(written, Path(path).parent, folder, root) if name in ids), None)
-        if own_id is None:
-            names = _names_meant(written, Path(path).parent, folder, root)
-            own_id = next((own for name in names if (own := folded.get(name.casefold()))), None)
         if own_id is not None and lines.setdefault(own_id, number) != number:
             raise InputError(
                 f"{path}:{number}: '{written}' is the image {own_id}, which stands in line {lines[own_id]} already; "

@@ -1,17 +1,13 @@
 """The frame of every command: exit codes, one-line errors, --help."""
 
-import contextlib
 import difflib
-import errno
 import io
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -20,7 +16,7 @@ from fanet_lightning.cli.config import choices_text, compose_config, config_dir,
 from fanet_lightning.cli.errors import InputError, is_whole
 
 # 2 is what argparse leaves with on bad input; 130 is the shell's code for Ctrl-C, 141 for a reader that has left.
-FAILED, BAD_INPUT, INTERRUPTED, NO_READER = 1, 2, 130, 141
+BAD_INPUT, INTERRUPTED, NO_READER = 2, 130, 141
 # What PyTorch says of processes that share tensors and find no room for them.
 SHARED_MEMORY_ERRORS = ("Bus error", "shared memory", "unable to write to file </torch_")
 # What Hydra itself answers, once the words are checked.
@@ -44,64 +40,23 @@ VERBS = {
 }
 
 
-class _Stream(io.FileIO):
-    """Standard output that the work outlives: once it cannot be written, what is printed is dropped, with one word."""
-
-    lost: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        try:
-            return super().write(data)
-        except OSError as error:
-            self.lost = error
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
-            if self.fileno() != 2:
-                with contextlib.suppress(OSError):  # that may be lost as well
-                    os.write(2, f"warning: standard output is lost ({error.strerror}); the work continues\n".encode())
-            return len(data)
-
-
-def _lasting_streams() -> list[_Stream]:
-    """Put streams that never raise in place of standard output and error, also where the shell has closed them.
-
-    What a caller has put there itself (``contextlib.redirect_stdout``) stays.
-    """
-    while (free := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(free)
-    raws = []
-    for name, descriptor in (("stdout", 1), ("stderr", 2)):
-        stream = getattr(sys, name)
-        if stream is getattr(sys, f"__{name}__"):
-            raw = _Stream(descriptor, "w", closefd=False)
-            lasting = io.TextIOWrapper(
-                io.BufferedWriter(raw), encoding=getattr(stream, "encoding", "utf-8"), errors="backslashreplace",
-                line_buffering=bool(getattr(stream, "line_buffering", True)), write_through=descriptor == 2,
-            )  # fmt: skip
-            setattr(sys, name, lasting)
-            raws.append(raw)
-    return raws
-
-
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
-    """Call ``main`` with the command line; print an :class:`InputError` as one line on stderr and leave with 2.
-
-    A standard output that is closed or full stops no work; the exit code tells of it.
-    """
-    streams = _lasting_streams()
+    """Call ``main`` with the command line; print an :class:`InputError` as one line on stderr and leave with 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        check_surroundings(sys.argv)
         code = main(sys.argv[1:]) or 0
+        sys.stdout.flush()
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one could only tear what is being written
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED
+    except BrokenPipeError:  # e.g. by `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = NO_READER
     except Exception as error:
         code = report_error(error)
-    sys.stdout.flush()
-    lost = next((stream.lost for stream in streams if stream.fileno() == 1 and stream.lost is not None), None)
-    if lost is not None and not code:
-        code = NO_READER if isinstance(lost, BrokenPipeError) else FAILED
     sys.exit(code)
 
 
@@ -126,36 +81,13 @@ def _verb(argv: list[str]) -> int:
     return 0
 
 
-def check_surroundings(argv: Sequence[str]) -> None:
-    """
-    Raises:
-        InputError: the working folder is gone, or a word is in no encoding that a file of results could hold.
-    """
-    try:
-        Path.cwd()
-    except FileNotFoundError as error:
-        raise InputError("the working folder has been removed; change to another one") from error
-    for word in argv:
-        try:
-            word.encode()
-        except UnicodeEncodeError as error:
-            shown = os.fsencode(word).decode(errors="backslashreplace")
-            raise InputError(f"{shown}: this word is not UTF-8; rename the file or folder") from error
-
-
 def report_error(error: Exception) -> int:
     """Print what a person can fix as one line on stderr, and return the exit code; anything else is raised again."""
     text = str(error)
-    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-        text = f"{error.filename}: no file can have a name as long as this"
-    elif not isinstance(error, InputError):
+    if not isinstance(error, InputError):
         if not any(sign in text for sign in SHARED_MEMORY_ERRORS):
             raise error
-        free = shutil.disk_usage("/dev/shm").total / 1e6
-        text = (
-            f"the worker processes ran out of shared memory (/dev/shm has {free:,.0f} MB); give workers=0, or more of "
-            "it, e.g. docker run --shm-size=2g"
-        )
+        text = "the worker processes ran out of shared memory (/dev/shm); give workers=0, or docker run --shm-size=2g"
     print(f"error: {' '.join(text.split())}", file=sys.stderr)
     return BAD_INPUT
 

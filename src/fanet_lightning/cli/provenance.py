@@ -1,13 +1,8 @@
-"""Where results come from: run.json and its lock, made_by, lists of training images.
+"""Where results come from: run.json and its lock, made_by, lists of training images. No torch.
 
-``run.json``: what a run is, how far it got and what it reached; and the lock that keeps two runs apart.
-
-The record is what a sweep asks before it starts a variant, and what a report is made of.
-
-The images that a model was trained on: a list that travels with it to whatever scores it.
-
-A score on images that a model has seen says nothing about other images. So every checkpoint names its training images,
-and :mod:`evaluate` and :mod:`score` say how many of them they are scoring. This module knows no torch.
+``run.json`` is what a sweep asks before it starts a variant, and what a report is made of. A score on images that a
+model has seen says nothing about other images: every checkpoint names its training images, and :mod:`evaluate` and
+:mod:`score` say how many of them they are scoring.
 """
 
 import datetime
@@ -389,13 +384,9 @@ def from_plain(value: Any, where: Path) -> list[TrainingImages]:
         InputError: ``value`` is no such thing; names ``where``.
     """
     try:
-        parts = [TrainingImages(part["data"], part["split"], tuple(part["ids"])) for part in value]
-        texts = [text for part in parts for text in (part.data, part.split, *part.image_ids) if text is not None]
-        if all(isinstance(text, str) for text in texts):
-            return parts
-    except (TypeError, KeyError):
-        pass
-    raise InputError(f"{where}: {CHECKPOINT_KEY} is not a list of images; take another checkpoint")
+        return [TrainingImages(part["data"], part["split"], tuple(part["ids"])) for part in value]
+    except (TypeError, KeyError) as error:
+        raise InputError(f"{where}: {CHECKPOINT_KEY} is not a list of images; take another checkpoint") from error
 
 
 def images_of(checkpoint: Mapping[str, Any], where: Path) -> list[TrainingImages] | None:
@@ -421,7 +412,7 @@ def write_training_images(
     lines = [f"# scored: {_named(*scored)}"] if scored is not None else []
     for part in parts:
         lines.append(f"# trained on: {_named(part.data, part.split)} images={len(part.image_ids)}")
-        lines += [_line(image_id) for image_id in part.image_ids]
+        lines += part.image_ids
     with replaced(path) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
 
@@ -441,21 +432,18 @@ def read_training_images(path: Path) -> Listed:
         ) from error
     scored: tuple[str | None, str | None] = (None, None)
     sections: list[tuple[str | None, str | None, int | None, list[str]]] = [(None, None, None, [])]
-    for number, line in enumerate(lines, start=1):
+    for line in lines:
         heading = _HEADING.match(line)
-        if heading:
-            kind, data, split, count = heading.groups()
-            names = (_known(data), _known(split))
-            if kind == "scored":
-                scored = names
-            else:
-                sections.append((*names, None if count is None else int(count), []))
-            continue
-        image_id = _image_id(line, path, number)
-        if image_id:
-            sections[-1][3].append(image_id)
+        if heading and heading[1] == "scored":
+            scored = (_known(heading[2]), _known(heading[3]))
+        elif heading:
+            sections.append((_known(heading[2]), _known(heading[3]), int(heading[4]) if heading[4] else None, []))
+        elif sections[-1][2] is None and (image_id := "" if line[:1] == "#" else line.partition(" #")[0].strip()):
+            sections[-1][3].append(image_id)  # a list of somebody else
+        elif sections[-1][2] is not None:
+            sections[-1][3].append(line)
     for data, split, stated, ids in sections:
-        if stated is not None and stated != len(ids):
+        if stated not in (None, len(ids)):
             raise InputError(
                 f"{path}: {len(ids):,} images of {data} {split}, the heading says {stated:,}; the list is damaged, "
                 "write it again"
@@ -511,21 +499,6 @@ def _named(data: str | None, split: str | None) -> str:
 
 def _known(text: str) -> str | None:
     return None if text == _UNKNOWN else unquote(text)
-
-
-def _line(image_id: str) -> str:
-    """The id, as a JSON string where a list of images would read something else in it."""
-    plain = image_id.isprintable() and image_id == image_id.strip() and image_id[:1] not in ("", "#", '"')
-    return image_id if plain and " #" not in image_id else json.dumps(image_id)
-
-
-def _image_id(line: str, path: Path, number: int) -> str | None:
-    if line.startswith('"'):
-        try:
-            return str(json.loads(line))
-        except ValueError as error:
-            raise InputError(f"{path}:{number}: {line[:60]} is no image in quotes; write its name alone") from error
-    return None if line.lstrip().startswith("#") else line.partition(" #")[0].strip() or None
 
 
 @cache
