@@ -71,7 +71,7 @@ def test_division_is_stable(ids: set[str], more: set[str], share: float) -> None
 def test_lists_select(format: str, tmp_path: Path) -> None:
     WRITERS[format](tmp_path, {"train": many(6)})
     (tmp_path / "mine.txt").write_text("event/004.jpg\n# a comment\nevent/001\n")
-    (tmp_path / "test.lst").write_text("EVENT/005.JPG\n")
+    (tmp_path / "test.lst").write_text("event/005.JPG\n")
     val_only = FolderSource(tmp_path, format, val={"images": "test.lst"})
     assert sorted(by_id(val_only.val())) == ["event/005"]
     assert sorted(by_id(val_only.train())) == [f"event/00{number}" for number in range(5)]
