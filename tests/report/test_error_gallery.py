@@ -64,8 +64,7 @@ def content(folder: Path) -> dict[str, Any]:
 
 def test_data_of_the_page(truth: GroundTruth, rows: Predictions, pictures: Path, tmp_path: Path) -> None:
     page = write_error_gallery(tmp_path / "errors", truth, rows, title="A <run>", images_root=pictures)
-    assert (page.index, page.images, page.images_of_run) == (tmp_path / "errors" / "index.html", 3, 3)
-    assert page.missing_line() == f"1 of 3 images on {page.index} cannot be shown: {C}"
+    assert (page.index, page.images, page.blank) == (tmp_path / "errors" / "index.html", 3, (C,))
     data = content(tmp_path / "errors")
     assert data["rows"] == {"hit": 3, "duplicate": 1, "localisation": 1, "background": 1, "ignored": 1}
     assert (data["faces"], data["images"], data["setting"]) == (5, 3, "hard")
@@ -97,7 +96,7 @@ def test_data_of_the_page(truth: GroundTruth, rows: Predictions, pictures: Path,
 
 def test_fewer_images_and_none(truth: GroundTruth, rows: Predictions, tmp_path: Path) -> None:
     page = write_error_gallery(tmp_path / "errors", truth, rows, title="T", images=1)
-    assert (page.images, page.missing_line()) == (1, None)
+    assert (page.images, page.blank) == (1, ())
     (only,) = content(tmp_path / "errors")["pictures"]
     assert (only["id"], only["file"]) == (A, None)
     assert only["size"][0] >= 220 and only["size"][1] >= 180  # a blank ground that holds all boxes

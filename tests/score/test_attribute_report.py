@@ -9,11 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fanet_lightning.report.error_gallery import report_by_attribute, write_attribute_report
-from fanet_lightning.report.figures import attribute_figure, event_figure
 from fanet_lightning.score.analysis.attributes import (
     MEASURES,
-    VALID,
     AttributeScores,
     GroupScore,
     group_label,
@@ -22,9 +19,7 @@ from fanet_lightning.score.analysis.attributes import (
     write_attributes,
 )
 from fanet_lightning.score.bootstrap import Interval
-from fanet_lightning.score.wider_face.predictions import write_predictions
 from tests.score.attribute_oracle import drawn_run
-from tests.score.helpers import refused, rows_of
 
 
 @pytest.fixture(scope="module")
@@ -139,59 +134,3 @@ def test_labels_for_people() -> None:
     events = ("0--Press_Conference", "59--people--driving--car", "plain")
     assert [group_label("event", value) for value in events] == ["Press Conference", "people driving car", "plain"]
     assert (group_label("blur", "heavy"), group_label("all", "all")) == ("heavy", "all faces")
-
-
-def test_figures_show_each_group_with_its_faces(compared: AttributeScores) -> None:
-    figure = attribute_figure(compared, "drawn")
-    texts = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
-    shown = [own for own in compared.groups if own.faces and own.attribute != "event"]
-    assert texts[0] == f"all {compared.groups[0].faces} faces"
-    for own in shown[1:]:
-        assert f"{group_label(own.attribute, own.value)}  ({own.faces})" in texts
-    headings = {own.attribute for own in shown[1:]}
-    assert len(texts) == len(shown) + len(headings)
-    dots = [line for line in figure.axes[0].get_lines() if line.get_marker() == "o"]
-    drawn = sorted(float(np.ravel(line.get_xdata())[0]) for line in dots)
-    values = [own.measure(name).value for own in shown for name in ("ap", "normalised_ap")]
-    assert drawn == sorted(value for value in values if not math.isnan(value))
-    events = event_figure(compared)
-    aps = sorted((own.ap.value for own in compared.groups if own.attribute == "event"), reverse=True)
-    dots = [line for line in events.axes[0].get_lines() if line.get_marker() == "o"]
-    assert [float(np.ravel(line.get_xdata())[0]) for line in dots] == [compared.groups[0].ap.value, *aps]
-
-
-def test_the_figure_that_no_longer_belongs_is_removed(tmp_path: Path, compared: AttributeScores) -> None:
-    names = {path.name for path in write_attribute_report(tmp_path, compared, title="drawn")}
-    events = {"events.pdf", "events.png"}
-    assert names == events | {f"attributes.{kind}" for kind in ("pdf", "png", "json", "csv", "md")}
-    groups = tuple(own for own in compared.groups if own.attribute != "event")
-    one_event = replace(compared, groups=groups, against=None, differences=())
-    assert {path.name for path in write_attribute_report(tmp_path, one_event, title="drawn")} == names - events
-    assert {path.name for path in tmp_path.iterdir()} == names - events
-
-
-def test_from_files_to_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    truth, predictions = drawn_run(4, images=12)
-    found, detections = tmp_path / "found", {}
-    for i, image_id in enumerate(truth.image_ids):
-        x, y, w, h, values = np.array(rows_of(predictions, i)).reshape(-1, 5).T
-        detections[image_id] = np.column_stack([x, y, x + w, y + h]), values
-    write_predictions(found, detections)
-    part, options = truth.select(truth.image_ids[:9]), {"bootstrap": 5, "within": VALID, "against": found}
-    scores = report_by_attribute(part, found, tmp_path / "out", title="WIDER FACE", **options)
-    assert (scores.images, scores.within) == (9, "valid")
-    assert not any(own.ap.value for own in scores.differences if own.faces)
-    printed = capsys.readouterr().out
-    assert printed.startswith("WIDER FACE, valid\n")
-    assert f"{scores.groups[0].ap.value:.4f}" in printed
-    content = json.loads((tmp_path / "out" / "attributes.json").read_text())
-    assert content["groups"]["all"]["all"]["ap"] == scores.groups[0].ap.value
-    assert content["against"]["predictions"] == str(found)
-
-
-def test_mistakes(tmp_path: Path, compared: AttributeScores) -> None:
-    truth, _ = drawn_run(4)
-    refused("none", report_by_attribute, truth, tmp_path / "none", title="T")
-    (tmp_path / "file").write_text("")
-    refused("cannot be written", write_attribute_report, tmp_path / "file", compared, title="drawn")
-    assert (tmp_path / "file").read_text() == ""

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,14 +17,13 @@ from fanet_lightning.data.images import UnreadableImage, read_image_rgb
 from fanet_lightning.report.figures import attribute_figure, event_figure, save_figure
 from fanet_lightning.report.html import render
 from fanet_lightning.score.analysis.attributes import (
-    AT_PRECISION,
     AttributeScores,
     print_attributes,
     score_attributes,
     write_attributes,
 )
 from fanet_lightning.score.analysis.error_types import ErrorTypes, FaceState, Kind, error_types
-from fanet_lightning.score.analysis.lost_ap import LostAP, gain_per_image, lost_ap, print_errors, write_errors
+from fanet_lightning.score.analysis.lost_ap import gain_per_image, lost_ap, print_errors, write_errors
 from fanet_lightning.score.bootstrap import SAMPLES
 from fanet_lightning.score.curves import POINTS, THRESHOLDS
 from fanet_lightning.score.results import defined
@@ -47,19 +46,11 @@ _OWN = (INDEX_FILE, DATA_FILE, STYLE, *SCRIPTS, *COPIES)
 
 @dataclass(frozen=True)
 class Gallery:
-    """What was written: ``images`` of the run's ``images_of_run`` are shown, those in ``blank`` without pixels."""
+    """What was written: ``images`` are shown, those in ``blank`` without pixels."""
 
     index: Path
     images: int
-    images_of_run: int
     blank: tuple[str, ...]
-
-    def missing_line(self) -> str | None:
-        """One line about the images that are blank, or None."""
-        if not self.blank:
-            return None
-        some = ", ".join(self.blank[:3]) + (", …" if len(self.blank) > 3 else "")
-        return f"{len(self.blank)} of {self.images} images on {self.index} cannot be shown: {some}"
 
 
 def write_error_gallery(
@@ -88,10 +79,8 @@ def write_error_gallery(
         errors: of these predictions, where they are at hand already.
 
     Raises:
-        InputError: ``folder`` holds something else than a gallery, or cannot be written; ``images_root`` is not a
-            directory, or has none of the images.
-        KeyError: an unknown setting.
-        ValueError: a run that :func:`error_types` refuses.
+        InputError: ``folder`` holds something else than a gallery, or cannot be written; ``images_root`` has none of
+            the images.
     """
     check_replaceable(folder, "an error gallery", lambda entry: entry.name in _OWN and (folder / DATA_FILE).is_file())
     errors = error_types(ground_truth, predictions) if errors is None else errors
@@ -106,12 +95,20 @@ def write_error_gallery(
         )
     with replaced_folder(folder) as temporary:
         # Numbers for names: an image may be called anything.
-        copies = {i: _copy(path, temporary, f"{n:04d}.jpg") for n, (i, path) in enumerate(paths.items(), start=1)}
+        copies = [_copy(path, temporary, f"{n:04d}.jpg") for n, path in enumerate(paths.values(), start=1)]
         content = {
             "title": title,
-            **_run_content(errors, predictions.scores, setting, lost_ap(errors)[setting]),
+            **_run_content(errors, predictions.scores, setting),
             "attributes": [(name, list(ATTRIBUTE_VALUES[name])) for name in ground_truth.attributes],
-            "pictures": _image_contents(ground_truth, predictions, errors, setting, shown, gains, copies),
+            "pictures": [
+                {
+                    "gain": defined(float(gains[i])),
+                    "file": f"{n:04d}.jpg" if copy.size else None,
+                    "reason": copy.reason,
+                    **_image_content(ground_truth, predictions, errors, setting, i, copy.size),
+                }
+                for n, (i, copy) in enumerate(zip(shown, copies, strict=True), start=1)
+            ],
         }
         # A script, since a page opened as a file may not read a .json next to it. ASCII, so no encoding can matter.
         data = json.dumps(content, separators=(",", ":"), allow_nan=False)
@@ -122,8 +119,8 @@ def write_error_gallery(
             _TEMPLATES / "index.html.jinja", run=content, scripts=(DATA_FILE, *SCRIPTS), style=STYLE, max_rows=MAX_ROWS
         )
         (temporary / INDEX_FILE).write_text(page, encoding="utf-8")
-    blank = tuple(ground_truth.image_ids[i] for i in shown if copies[i].size is None)
-    return Gallery(folder / INDEX_FILE, len(shown), errors.images, () if images_root is None else blank)
+    blank = [ground_truth.image_ids[i] for i, copy in zip(shown, copies, strict=True) if copy.size is None]
+    return Gallery(folder / INDEX_FILE, len(shown), tuple(blank if images_root is not None else ()))
 
 
 class _Copy(NamedTuple):
@@ -154,13 +151,13 @@ def _copy(source: Path | None, folder: Path, name: str) -> _Copy:
     return _Copy(size, None)
 
 
-def _run_content(errors: ErrorTypes, scores: npt.NDArray[np.float64], setting: str, lost: LostAP) -> dict[str, Any]:
+def _run_content(errors: ErrorTypes, scores: npt.NDArray[np.float64], setting: str) -> dict[str, Any]:
     """Numbers of the whole run: AP, what each type of error costs, counts at 1,000 thresholds, where to start.
 
     ``thresholds`` are in the scale of the rows' scores, descending; ``proposals`` and ``hits`` count the rows that
     reach them. ``start`` is the threshold of the best F1.
     """
-    own = errors.settings[setting]
+    own, lost = errors.settings[setting], lost_ap(errors)[setting]
     # The scale of the normalisation, undone; see curves.normalise_scores.
     low, high = min(1.0, float(scores.min(initial=1.0))), max(0.0, float(scores.max(initial=0.0)))
     thresholds = THRESHOLDS * (high - low) + low if high > low else np.full(POINTS, low)
@@ -185,73 +182,59 @@ def _run_content(errors: ErrorTypes, scores: npt.NDArray[np.float64], setting: s
     }
 
 
-def _image_contents(
+def _image_content(
     ground_truth: GroundTruth,
     predictions: Predictions,
     errors: ErrorTypes,
     setting: str,
-    shown: Sequence[int],
-    gains: npt.NDArray[np.float64],
-    copies: Mapping[int, _Copy],
-) -> list[dict[str, Any]]:
-    """One entry per image of ``shown``, in that order.
+    image: int,
+    size: tuple[int, int] | None,
+) -> dict[str, Any]:
+    """Faces and rows of one image of ``size``, which is None without a copy of it.
 
     ``faces`` are lists x, y, w, h, counts (0 or 1), score of the row that finds it, best score of a localisation error
     about it (both null where there is none), then a label per attribute. ``rows`` are lists x, y, w, h, score, kind,
     number of the nearest face in this list or -1, overlap; by descending score.
     """
     own = errors.settings[setting]
-    total = len(errors.image_of_faces)
-    found_at, near_at = np.full((2, total), -np.inf)
+    rows = np.arange(*predictions.starts[image : image + 2].tolist())
+    rows = rows[np.argsort(-predictions.scores[rows], kind="stable")]
+    first, last = np.searchsorted(errors.image_of_faces, [image, image + 1]).tolist()
+    nearest = np.where(errors.nearest[rows] >= 0, errors.nearest[rows] - first, -1)
+    found_at, near_at = np.full((2, last - first), -np.inf)
     for scores, kind in ((found_at, Kind.HIT), (near_at, Kind.LOCALISATION)):
-        rows = own.kinds == kind
-        np.maximum.at(scores, errors.nearest[rows], predictions.scores[rows])
-    first_faces = np.searchsorted(errors.image_of_faces, np.arange(errors.images + 1))
-    contents = []
-    for number, i in enumerate(shown):
-        rows = np.arange(*predictions.starts[i : i + 2].tolist())
-        rows = rows[np.argsort(-predictions.scores[rows], kind="stable")]
-        kept = rows[:MAX_ROWS]
-        first, last = first_faces[i : i + 2].tolist()
-        boxes = ground_truth.boxes_xywh[i]
-        nearest = np.where(errors.nearest[kept] >= 0, errors.nearest[kept] - first, -1)
-        copy = copies[i]
-        extent = np.concatenate([boxes, predictions.boxes_xywh[kept]]).reshape(-1, 4)
-        contents.append(
-            {
-                "id": ground_truth.image_ids[i],
-                "gain": defined(float(gains[i])),
-                "size": list(copy.size or _extent(extent)),
-                "file": f"{number + 1:04d}.jpg" if copy.size else None,
-                "reason": copy.reason,
-                # A face begins right of or below the image, so the boxes are of an image of another size.
-                "outside": copy.size is not None and bool((boxes[:, :2] >= np.array(copy.size)).any()),
-                "rows_left_out": len(rows) - len(kept),
-                "faces": [
-                    [*box, int(state != FaceState.UNCOUNTED), *at]
-                    for box, state, *at in zip(
-                        _tenths(boxes),
-                        own.states[first:last].tolist(),
-                        _digits(found_at[first:last]),
-                        _digits(near_at[first:last]),
-                        *(labels[i].tolist() for labels in ground_truth.attributes.values()),
-                        strict=True,
-                    )
-                ],
-                "rows": [
-                    [*box, *rest]
-                    for box, *rest in zip(
-                        _tenths(predictions.boxes_xywh[kept]),
-                        _digits(predictions.scores[kept]),
-                        own.kinds[kept].tolist(),
-                        nearest.tolist(),
-                        np.round(errors.overlaps[kept], 3).tolist(),
-                        strict=True,
-                    )
-                ],
-            }
-        )
-    return contents
+        of_kind = own.kinds[rows] == kind
+        np.maximum.at(scores, nearest[of_kind], predictions.scores[rows[of_kind]])
+    boxes, kept = ground_truth.boxes_xywh[image], rows[:MAX_ROWS]
+    return {
+        "id": ground_truth.image_ids[image],
+        "size": list(size or _extent(np.concatenate([boxes, predictions.boxes_xywh[kept]]).reshape(-1, 4))),
+        # A face begins right of or below the image, so the boxes are of an image of another size.
+        "outside": size is not None and bool((boxes[:, :2] >= np.array(size)).any()),
+        "rows_left_out": len(rows) - len(kept),
+        "faces": [
+            [*box, int(state != FaceState.UNCOUNTED), *at]
+            for box, state, *at in zip(
+                _tenths(boxes),
+                own.states[first:last].tolist(),
+                _digits(found_at),
+                _digits(near_at),
+                *(labels[image].tolist() for labels in ground_truth.attributes.values()),
+                strict=True,
+            )
+        ],
+        "rows": [
+            [*box, *rest]
+            for box, *rest in zip(
+                _tenths(predictions.boxes_xywh[kept]),
+                _digits(predictions.scores[kept]),
+                own.kinds[kept].tolist(),
+                nearest[: len(kept)].tolist(),
+                np.round(errors.overlaps[kept], 3).tolist(),
+                strict=True,
+            )
+        ],
+    }
 
 
 def _extent(boxes_xywh: npt.NDArray[np.float64]) -> tuple[int, int]:
@@ -308,8 +291,11 @@ def report_errors(
         out / ERROR_PAGE, ground_truth, read, title=title, setting=list(ground_truth.counted)[-1],
         images_root=pictures, images=worst, errors=errors,
     )  # fmt: skip
-    print(f"written: {gallery.index}, the {gallery.images} worst of {gallery.images_of_run:,} images")
-    return gallery.missing_line()
+    print(f"written: {gallery.index}, the {gallery.images} worst of {errors.images:,} images")
+    if not gallery.blank:
+        return None
+    some = ", ".join(gallery.blank[:3]) + (", …" if len(gallery.blank) > 3 else "")
+    return f"{len(gallery.blank)} of {gallery.images} images on {gallery.index} cannot be shown: {some}"
 
 
 def report_by_attribute(
@@ -320,7 +306,6 @@ def report_by_attribute(
     title: str,
     bootstrap: int = SAMPLES,
     within: str | None = None,
-    at_precision: float = AT_PRECISION,
     against: Path | None = None,
     made_by: Mapping[str, Any] | None = None,
 ) -> AttributeScores:
@@ -332,7 +317,7 @@ def report_by_attribute(
         predictions: folder or ``.zip`` in the official text layout; no file of an image: no detection in it.
         out: folder, made if need be. An earlier ``events`` figure is removed where the images are of one event.
         title: data and protocol, over table and figures.
-        bootstrap, at_precision: see :func:`fanet_lightning.score.analysis.attributes.score_attributes`.
+        bootstrap: see :func:`fanet_lightning.score.analysis.attributes.score_attributes`.
         within: which faces count; None: those of the hardest setting.
         against: other predictions for the same images; adds the paired differences to them.
         made_by: see :func:`fanet_lightning.cli.provenance.made_by`.
@@ -347,36 +332,15 @@ def report_by_attribute(
         if source is not None
     )
     within = within or list(ground_truth.counted)[-1]
-    scores = score_attributes(
-        ground_truth, own, bootstrap, within=within, at_precision=at_precision, against=others[0] if others else None
-    )
-    other = None if against is None else str(against)
-    print_attributes(scores, f"{title}, {within}", other)
+    scores = score_attributes(ground_truth, own, bootstrap, within=within, against=others[0] if others else None)
+    title, other = f"{title}, {within}", None if against is None else str(against)
+    print_attributes(scores, title, other)
     if out is not None:
-        write_attribute_report(out, scores, title=f"{title}, {within}", against=other, made_by=made_by)
+        write_attributes(out, scores, title=title, against=other, made_by=made_by)
+        save_figure(attribute_figure(scores, title), out / "attributes")
+        if any(score.attribute == "event" for score in scores.groups):
+            save_figure(event_figure(scores, title), out / "events")
+        else:
+            for suffix in (".pdf", ".png"):
+                (out / f"events{suffix}").unlink(missing_ok=True)
     return scores
-
-
-def write_attribute_report(
-    out: Path,
-    scores: AttributeScores,
-    *,
-    title: str,
-    against: str | None = None,
-    made_by: Mapping[str, Any] | None = None,
-) -> list[Path]:
-    """What :func:`report_by_attribute` writes; returns the files.
-
-    Raises:
-        InputError: ``out`` cannot be written.
-    """
-    paths = write_attributes(out, scores, title=title, against=against, made_by=made_by)
-    figures = {"attributes": attribute_figure(scores, title)}
-    if any(score.attribute == "event" for score in scores.groups):
-        figures["events"] = event_figure(scores, title)
-    else:
-        for suffix in (".pdf", ".png"):
-            (out / f"events{suffix}").unlink(missing_ok=True)
-    for name, figure in figures.items():
-        paths += save_figure(figure, out / name)
-    return paths

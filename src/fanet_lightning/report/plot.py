@@ -1,7 +1,6 @@
 """Curves of scored folders in one figure: ``python -m fanet_lightning.plot scores=[DIR,DIR] out=DIR``. No torch."""
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,15 +49,13 @@ class ScoredFolder:
 
     @property
     def protocol(self) -> str:
-        return str(self.scores.get("protocol") or "not stated")
+        return str(self.scores.get("protocol") or "protocol not stated")
 
     @property
     def is_wider_val(self) -> bool:
         """Whether these are all images and faces of WIDER FACE val, so that the published curves compare."""
-        scores = self.scores
-        return (self.benchmark, scores.get("images"), scores.get("faces")) == (
-            "wider_face", WIDER_VAL_IMAGES, WIDER_VAL_FACES,
-        )  # fmt: skip
+        own = (self.benchmark, self.scores.get("images"), self.scores.get("faces"))
+        return own == ("wider_face", WIDER_VAL_IMAGES, WIDER_VAL_FACES)
 
     def roc_file(self, score: str) -> Path:
         """The curve file of ``discrete`` or ``continuous`` in the official format, with whatever prefix.
@@ -77,19 +74,18 @@ def read_scored_folder(path: Path) -> ScoredFolder:
     """``scores.json``, or nothing of it where there are but curve files of FDDB's program.
 
     Raises:
-        InputError: neither is in it, or a ``scores.json`` that cannot be read or is no such thing.
+        InputError: neither is in it, or a ``scores.json`` that is no such thing.
     """
     file = path / "scores.json"
     if not file.exists() and any(path.glob(f"*{ROC_FILES['discrete']}")):
         return ScoredFolder(path, {})
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read ({error}); give a folder that score has written") from error
-    if not isinstance(content, dict) or content.get("benchmark") not in list(TITLES):
-        raise InputError(f"{file} names no benchmark; give a folder that score or evaluate has written")
-    if not isinstance(content.get("images"), int):
-        raise InputError(f"{file} does not say how many images there were; score the predictions again")
+        known = content["benchmark"] in list(TITLES) and isinstance(content["images"], int)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{file} cannot be read ({error!r}); give a folder that score has written") from error
+    if not known:
+        raise InputError(f"{file} names no benchmark or number of images; score the predictions again")
     return ScoredFolder(path, content)
 
 
@@ -99,7 +95,6 @@ def check_comparable(read: Sequence[ScoredFolder]) -> None:
     Raises:
         InputError: two folders that differ, with what they differ in.
     """
-    # Of curve files alone that is all there is to compare.
     first = next((folder for folder in read if folder.scores), read[0])
     for other in read:
         pairs: list[tuple[str, Any, Any]] = [("benchmark", first.benchmark, other.benchmark)]
@@ -107,23 +102,21 @@ def check_comparable(read: Sequence[ScoredFolder]) -> None:
             pairs += [(key, first.scores.get(key), other.scores.get(key)) for key in SAME]
             rules, other_rules = (folder.scores.get("rules", {}) for folder in (first, other))
             pairs += [(key, rules.get(key), other_rules.get(key)) for key in SAME_RULES]
-        different = [f"{key} {_short(here)} and {_short(there)}" for key, here, there in pairs if here != there]
-        if other.scores and not different and not _same_images(first, other):
-            different = ["as many images, but not the same ones"]
-        if different:
-            raise InputError(f"{first.path} and {other.path} do not compare: {different[0]}; plot them apart")
+            ids, other_ids = _image_ids(first), _image_ids(other)
+            if ids is not None and other_ids is not None:
+                pairs.append(("the images", ids, other_ids))
+        for key, here, there in pairs:
+            if here != there:
+                texts = "" if key == "the images" else f" {json.dumps(here)[:80]} and {json.dumps(there)[:80]}"
+                raise InputError(f"{first.path} and {other.path} do not compare: {key}{texts}; plot them apart")
 
 
-def _same_images(first: ScoredFolder, other: ScoredFolder) -> bool:
-    """In whatever order; True also where one of them has kept no counts per image, which alone name the images."""
-    names = []
-    for folder in (first, other):
-        try:
-            with np.load(folder.path / "per_image.npz", allow_pickle=False) as arrays:
-                names.append(sorted(arrays["image_ids"].tobytes().split(b"\n")))
-        except Exception:  # numpy and zipfile raise a dozen kinds; the figure does not need this file
-            return True
-    return bool(names[0] == names[1])
+def _image_ids(folder: ScoredFolder) -> list[bytes] | None:
+    """The images in alphabetical order; None where the folder keeps no counts per image, which alone name them."""
+    if not (file := folder.path / "per_image.npz").is_file():
+        return None
+    with np.load(file, allow_pickle=False) as arrays:
+        return sorted(arrays["image_ids"].tobytes().split(b"\n"))
 
 
 def names_of(read: Sequence[ScoredFolder], names: Sequence[str] | None) -> list[str]:
@@ -132,20 +125,14 @@ def names_of(read: Sequence[ScoredFolder], names: Sequence[str] | None) -> list[
     Raises:
         InputError: another number of names than folders, an empty one, or the same name twice.
     """
-    if names is not None:
-        if len(names) != len(read) or not all(name.strip() for name in names):
-            raise InputError(f"names={list(names)} for {len(read)} folders; give one for each, in their order")
-        chosen = list(names)
-    else:
-        chosen = [_own_name(folder) for folder in read]
+    chosen = [_own_name(folder) for folder in read] if names is None else list(names)
+    if names is None:
         if len(set(chosen)) < len(chosen):  # evaluations of several runs are all called that
             chosen = ["/".join(folder.path.resolve().parts[-2:]) for folder in read]
         if len({folder.protocol for folder in read if folder.scores}) > 1:
-            protocols = [folder.protocol.replace("not stated", "protocol not stated") for folder in read]
-            chosen = [f"{name}, {protocol}" for name, protocol in zip(chosen, protocols, strict=True)]
-    name, count = Counter(chosen).most_common(1)[0]
-    if count > 1:
-        raise InputError(f"'{name}' names two folders; give names=[…], one for each")
+            chosen = [f"{name}, {folder.protocol}" for name, folder in zip(chosen, read, strict=True)]
+    if len(set(chosen)) != len(read) or not all(name.strip() for name in chosen):
+        raise InputError(f"names {chosen} for {len(read)} folders; give names=[…], one for each, in their order")
     return chosen
 
 
@@ -163,8 +150,6 @@ def title_of(runs: Mapping[str, ScoredFolder]) -> str:
     scores = first.scores
     text = TITLES[first.benchmark] + (" val" if first.is_wider_val else "")
     images, whole = scores["images"], scores.get("images_of_benchmark", scores["images"])
-    if first.benchmark == "wider_face" and "images_of_benchmark" not in scores:
-        whole = max(whole, WIDER_VAL_IMAGES)
     text += f", {images:,} images" if images == whole else f" sample, {images:,} of {whole:,} images"
     rules = scores.get("rules", {})
     if rules.get("labels") not in (None, "corrected"):
@@ -174,19 +159,8 @@ def title_of(runs: Mapping[str, ScoredFolder]) -> str:
     if rules.get("ellipses") not in (None, "as_given"):
         text += f", ellipses {rules['ellipses']}"
     if len({folder.protocol for folder in known.values()}) == 1:
-        return f"{text}, protocol {first.protocol}"
+        return f"{text}, {'protocol ' if scores.get('protocol') else ''}{first.protocol}"
     return f"{text}, protocols: {', '.join(f'{name} {folder.protocol}' for name, folder in known.items())}"
-
-
-def note_of(runs: Mapping[str, ScoredFolder]) -> str:
-    """Names the runs of which nothing is known but their curves."""
-    bare = [name for name, folder in runs.items() if not folder.scores]
-    return f"From curve files, images and protocol not stated: {', '.join(bare)}" if bare else ""
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else text[:79] + "…"
 
 
 USAGE = "python -m fanet_lightning.plot scores=[DIR,DIR] out=DIR [published=[FANet,SFD]] [names=[…]] [layout=column]"
@@ -232,9 +206,9 @@ def plot_scores(
     check_writable(out)
     if benchmark == "fddb":
         rocs = {name: {score: read_roc_file(own.roc_file(score)) for score in ROC_FILES} for name, own in runs.items()}
-        figure = roc_figure(
-            rocs, title, max_false_positives=max_false_positives, scale=scale, note=note_of(runs), layout=layout
-        )
+        bare = ", ".join(name for name, folder in runs.items() if not folder.scores)
+        note = f"From curve files, images and protocol not stated: {bare}" if bare else ""
+        figure = roc_figure(rocs, title, max_false_positives=max_false_positives, scale=scale, note=note, layout=layout)
         return save_figure(figure, out / "roc")
     read_file = read_coco_curves if benchmark == "coco" else read_curves
     figure = precision_recall_figure(
@@ -260,15 +234,15 @@ def main(argv: list[str]) -> int:
     limit = options["max_false_positives"]
     if limit is not None and limit <= 0:
         raise InputError(f"max_false_positives={limit} is no number above 0; null takes the whole curve")
-    scores, names, published = (
-        None if options[key] is None else [str(item) for item in _listed(options[key])]
+    lists = {
+        key: None if (value := options[key]) is None else [str(item) for item in _listed(value)]
         for key in ("scores", "names", "published")
-    )
+    }
     written = plot_scores(
-        [Path(text) for text in scores or []],
+        [Path(text) for text in lists["scores"] or []],
         Path(str(options["out"])),
-        names=names,
-        published=published,
+        names=lists["names"],
+        published=lists["published"],
         layout=options["layout"],
         max_false_positives=limit,
         scale=options["scale"],

@@ -1,0 +1,78 @@
+"""WIDER FACE by attribute, from predictions to files and figures."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fanet_lightning.report.error_gallery import report_by_attribute
+from fanet_lightning.report.figures import attribute_figure, event_figure
+from fanet_lightning.score.analysis.attributes import VALID, group_label, score_attributes
+from fanet_lightning.score.wider_face.ground_truth import GroundTruth
+from fanet_lightning.score.wider_face.predictions import write_predictions
+from tests.score.attribute_oracle import drawn_run
+from tests.score.helpers import refused, rows_of
+
+FILES = {f"attributes.{kind}" for kind in ("pdf", "png", "json", "csv", "md")}
+
+
+def test_figures_show_each_group_with_its_faces() -> None:
+    run, (_, other) = drawn_run(4, images=20), drawn_run(4, images=20, detector=1)
+    compared = score_attributes(*run, samples=30, at_precision=0.5, against=other)
+    figure = attribute_figure(compared, "drawn")
+    texts = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    shown = [own for own in compared.groups if own.faces and own.attribute != "event"]
+    assert texts[0] == f"all {compared.groups[0].faces} faces"
+    for own in shown[1:]:
+        assert f"{group_label(own.attribute, own.value)}  ({own.faces})" in texts
+    headings = {own.attribute for own in shown[1:]}
+    assert len(texts) == len(shown) + len(headings)
+    dots = [line for line in figure.axes[0].get_lines() if line.get_marker() == "o"]
+    drawn = sorted(float(np.ravel(line.get_xdata())[0]) for line in dots)
+    values = [own.measure(name).value for own in shown for name in ("ap", "normalised_ap")]
+    assert drawn == sorted(value for value in values if not math.isnan(value))
+    events = event_figure(compared)
+    aps = sorted((own.ap.value for own in compared.groups if own.attribute == "event"), reverse=True)
+    dots = [line for line in events.axes[0].get_lines() if line.get_marker() == "o"]
+    assert [float(np.ravel(line.get_xdata())[0]) for line in dots] == [compared.groups[0].ap.value, *aps]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> tuple[GroundTruth, Path]:
+    """Twelve images of three events, and a folder of predictions."""
+    truth, predictions = drawn_run(4, images=12)
+    detections = {}
+    for i, image_id in enumerate(truth.image_ids):
+        x, y, w, h, values = np.array(rows_of(predictions, i)).reshape(-1, 5).T
+        detections[image_id] = np.column_stack([x, y, x + w, y + h]), values
+    write_predictions(tmp_path / "found", detections)
+    return truth, tmp_path / "found"
+
+
+def test_from_files_to_files(run: tuple[GroundTruth, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth, found = run
+    part, out = truth.select(truth.image_ids[:9]), tmp_path / "out"
+    scores = report_by_attribute(part, found, out, title="WIDER FACE", bootstrap=5, within=VALID, against=found)
+    assert (scores.images, scores.within) == (9, "valid")
+    assert not any(own.ap.value for own in scores.differences if own.faces)
+    printed = capsys.readouterr().out
+    assert printed.startswith("WIDER FACE, valid\n")
+    assert f"{scores.groups[0].ap.value:.4f}" in printed
+    content = json.loads((out / "attributes.json").read_text())
+    assert content["groups"]["all"]["all"]["ap"] == scores.groups[0].ap.value
+    assert content["against"]["predictions"] == str(found)
+    assert {path.name for path in out.iterdir()} == FILES | {"events.pdf", "events.png"}
+    # Of one event there is no figure of events, and the earlier one goes.
+    one_event = truth.select([image_id for image_id in truth.image_ids if image_id.startswith("0--")])
+    report_by_attribute(one_event, found, out, title="WIDER FACE", bootstrap=0)
+    assert {path.name for path in out.iterdir()} == FILES
+
+
+def test_mistakes(run: tuple[GroundTruth, Path], tmp_path: Path) -> None:
+    truth, found = run
+    refused("none", report_by_attribute, truth, tmp_path / "none", title="T")
+    (tmp_path / "file").write_text("")
+    refused("cannot be written", report_by_attribute, truth, found, tmp_path / "file", title="T", bootstrap=0)
+    assert (tmp_path / "file").read_text() == ""
