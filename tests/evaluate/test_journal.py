@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from fanet_lightning.cli.files import file_sha256
 from fanet_lightning.cli.provenance import code_sha256
 from fanet_lightning.data.records import ImageRecord
 from fanet_lightning.detect.journal import Journal
 from fanet_lightning.detect.multiscale import PassRecord
-from fanet_lightning.evaluate.outputs import Inferred
-from fanet_lightning.evaluate.runner import done_before, images_sha256, to_plain
+from fanet_lightning.evaluate.runner import Inferred, done_before, images_sha256, to_plain
 from fanet_lightning.ops.structures import Detections
 from tests.score.helpers import invalid, refused
 
@@ -182,10 +180,3 @@ def test_every_module_of_the_package_counts(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "room/ops.py").write_text("x = 3\n")
     assert code_sha256() == seen[-1]  # once a process: a module that was imported is what runs
     code_sha256.cache_clear()
-
-
-def test_a_files_hash(tmp_path: Path) -> None:
-    (tmp_path / "abc").write_bytes(b"abc")
-    # FIPS 180-2, appendix B.1
-    assert file_sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    refused("nothing cannot be read", file_sha256, tmp_path / "nothing")

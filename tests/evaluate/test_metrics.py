@@ -274,8 +274,6 @@ SCORE = torch.tensor([0.5])
     [
         ((["a"], [ONE, ONE], [SCORE]), r"\[2, 1, 1\]"),
         (("a", [ONE], [SCORE]), "1 image ids"),
-        (([3], [ONE], [SCORE]), "image id 3"),
-        (([""], [ONE], [SCORE]), "image id ''"),
         ((["a"], [ONE[0]], [SCORE]), r"a: .*\(4,\).*\(1,\)"),
         ((["a"], [ONE], [SCORE[:0]]), r"a: .*\(1, 4\).*\(0,\)"),
         ((["a"], [ONE * float("nan")], [SCORE]), "a: .*finite"),

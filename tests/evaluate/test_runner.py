@@ -322,9 +322,3 @@ def test_the_files_of_others_stay(checkpoint: Path, tmp_path: Path) -> None:
     for _ in range(2):  # the second over the first
         evaluate(checkpoint, Source(tmp_path, [(40, 50)]), ORIGINAL, out, device="cpu", workers=0)
         assert {name: (out / name).read_text() for name in mine} == mine
-
-
-def test_help_lists_the_keys(capsys: pytest.CaptureFixture[str]) -> None:
-    assert verb_main.main(["--help"]) == 0
-    text = capsys.readouterr().out
-    assert all(f"\n{key}" in text for key in ("resume: auto", "split: null", "lower_top: 0", "  tile_pixels: auto"))

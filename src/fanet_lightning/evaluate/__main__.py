@@ -32,20 +32,13 @@ def choose_split(data: Mapping[str, Any], split: object) -> dict[str, Any]:
 
 
 def data_of_run(checkpoint: Path, words: list[str]) -> dict[str, Any] | None:
-    """The data that the checkpoint's run was trained and validated on; None where words choose others.
-
-    A model's folder belongs to no run.
-
-    Synthetic images have many settings, and those of another set are other images.
-    """
+    """The data that the checkpoint's run was trained and validated on; None where words choose others, or there is no
+    run: synthetic images have many settings, and those of another set are other images."""
     from fanet_lightning.cli.provenance import read_record
     from fanet_lightning.models.pretrained import is_onnx
 
-    if (
-        checkpoint.is_dir()
-        or is_onnx(checkpoint)
-        or any(word.lstrip("+~").startswith(("data=", "data.")) for word in words)
-    ):
+    chosen = any(word.lstrip("+~").startswith(("data=", "data.")) for word in words)
+    if chosen or checkpoint.is_dir() or is_onnx(checkpoint):
         return None
     try:
         record = read_record(checkpoint.resolve().parent.parent)

@@ -65,8 +65,6 @@ class DetectionMetric(Metric, Generic[G]):
     is_differentiable = False
     higher_is_better = True
     full_state_update = False
-    plot_lower_bound = 0.0
-    plot_upper_bound = 1.0
 
     shown: list[Tensor] | Tensor
 
@@ -101,14 +99,10 @@ class DetectionMetric(Metric, Generic[G]):
         given = [part for part in (boxes_xyxy, scores, faces_xyxy, ignored) if part is not None]
         if isinstance(image_ids, str) or any(len(part) != len(image_ids) for part in given):
             raise ValueError(f"{len(image_ids)} image ids, but tensors of {[len(part) for part in given]} images")
-        if (faces_xyxy is None) != (self.ground_truth is not None):
-            raise ValueError("faces_xyxy are needed where no ground truth was given, and only there")
-        if ignored is not None and faces_xyxy is None:
-            raise ValueError("ignored without faces_xyxy")
+        if (faces_xyxy is None) != (self.ground_truth is not None) or (ignored is not None and faces_xyxy is None):
+            raise ValueError("faces_xyxy and ignored are for metrics without a ground truth, which need faces_xyxy")
         shown = []
         for i, image_id in enumerate(image_ids):
-            if not isinstance(image_id, str) or not image_id:
-                raise ValueError(f"image id {image_id!r} is no text")
             if self._known is not None and image_id not in self._known:
                 raise ValueError(f"image '{image_id}' is not in the ground truth")
             rows = _packed(image_id, "scores", boxes_xyxy[i], scores[i])
@@ -214,9 +208,6 @@ class WiderFaceAP(DetectionMetric[GroundTruth]):
     Scores are normalised over all images, as the official tool does: a value over some of the images is not a part of
     the value over all.
     """
-
-    def __init__(self, ground_truth: GroundTruth | None = None, **options: Any) -> None:
-        super().__init__(ground_truth, **options)
 
     def _from_faces(self, faces: Faces) -> GroundTruth:
         boxes_xywh = [np.column_stack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]]) for boxes, _ in faces.values()]

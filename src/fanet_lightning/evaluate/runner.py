@@ -2,11 +2,12 @@
 
 import base64
 import hashlib
+import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,21 +15,68 @@ from rich.progress import track
 
 from fanet_lightning.cli.device import device_name
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.files import check_writable, file_sha256
-from fanet_lightning.cli.provenance import code_sha256, locked, made_by
+from fanet_lightning.cli.files import check_names_free, check_writable, file_sha256, matching_names, replaced
+from fanet_lightning.cli.provenance import (
+    TRAINING_IMAGES_FILE,
+    TrainedOn,
+    TrainingImages,
+    code_sha256,
+    locked,
+    made_by,
+    scores_entry,
+    trained_on,
+    write_training_images,
+)
+from fanet_lightning.data.images import read_image_rgb
 from fanet_lightning.data.records import ImageRecord
 from fanet_lightning.data.transforms import TestScale
 from fanet_lightning.detect.detector import FaceDetector, open_detector
 from fanet_lightning.detect.journal import Journal
 from fanet_lightning.detect.multiscale import MultiScale, PassRecord, build_protocol, full_settings
 from fanet_lightning.detect.stream import Prepared, StreamSettings, in_image, in_threads, network_input, ready_bytes
-from fanet_lightning.evaluate import outputs as files
-from fanet_lightning.evaluate.outputs import JOURNAL_FILE, SUBMISSION_FILE, Inferred, check_out
-from fanet_lightning.models.pretrained import locate, weights_file
+from fanet_lightning.models.pretrained import locate, name_of, weights_file
+from fanet_lightning.ops.draw import annotate
 from fanet_lightning.ops.structures import Detections
-from fanet_lightning.score.results import SCORES_FILE
+from fanet_lightning.score.bootstrap import SAMPLES, method
+from fanet_lightning.score.inputs import DetectionsByImage
+from fanet_lightning.score.pascal_face.average_precision import lower_top as lowered
+from fanet_lightning.score.results import (
+    SCORE_PATTERNS,
+    SCORES_FILE,
+    Scores,
+    intervals_of,
+    is_scores,
+    print_scores,
+    write_scores,
+)
+from fanet_lightning.score.wider_face.benchmark import WiderFaceBenchmark
+from fanet_lightning.score.wider_face.predictions import write_submission
 
 VERSION = 1
+PACKAGES = ("fanet-lightning", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy", "opencv-python-headless")
+# What decides whether images that an earlier process has done may be kept.
+DEPENDS_ON = ("checkpoint_sha256", "protocol_settings", "device", "precision", "detection", "network", "packages")
+JOURNAL_FILE, SCALES_FILE = "unfinished.jsonl", "scales.json"
+SUBMISSION_FILE, SUBMISSION_RECORD = "submission.zip", "submission.json"
+# All that an evaluation may write, of any benchmark, with its journal.
+_PATTERNS = (
+    "predictions", SCALES_FILE, TRAINING_IMAGES_FILE, "submission.*", "detections.pdf", "detections.png",
+    *SCORE_PATTERNS,
+)  # fmt: skip
+GRID_IMAGES = 12
+# Boxes below it are left out of the grid, not out of the predictions: they would cover the image.
+GRID_THRESHOLD = 0.3
+# Pixels of the longer side. More does not show in a grid, and twelve of a hundred megapixels would fill the memory.
+GRID_SIDE = 2048
+
+
+class Inferred(NamedTuple):
+    """One image: its faces in pixels of the original image, the passes over it, and the seconds that it took."""
+
+    image_id: str
+    detections: Detections
+    passes: list[PassRecord]
+    seconds: float
 
 
 def images_sha256(records: Sequence[ImageRecord]) -> str:
@@ -120,9 +168,6 @@ def _detect(
     return in_image(found, torch.from_numpy(image.scale_xy), image.height, image.width), [step]
 
 
-PACKAGES = ("fanet-lightning", "torch", "torchvision", "pytorch-lightning", "numpy", "scipy", "opencv-python-headless")
-
-
 def evaluate(
     checkpoint: Path | str,
     source: Any,
@@ -174,42 +219,46 @@ def evaluate(
     """
     stated, checkpoint = str(checkpoint), locate(checkpoint)
     _check_options(resume, lower_top, out, labelled)
-    if attributes or errors:
-        files.check_wider(source, labelled)
+    if (attributes or errors) and not (labelled and isinstance(source.benchmark(), WiderFaceBenchmark)):
+        raise InputError(f"attributes=true and errors=true need WIDER FACE's labels, not data={source.name}")
     scale = build_protocol(protocol)
     detector = detector or open_detector(checkpoint, device, precision, detection)
-    device = detector.runs_on
+    device = device_name(detector.runs_on)
     records = source.val()
     origin = {
         **made_by(sys.argv, checkpoint=stated, packages=PACKAGES),
         "checkpoint_sha256": file_sha256(weights_file(checkpoint)), "protocol_settings": full_settings(protocol),
-        "data": source.name, "device": device_name(device), "precision": detector.precision,
+        "data": source.name, "device": device, "precision": detector.precision,
         "detection": detector.detection, "lower_top": lower_top, "network": detector.network_options,
     }  # fmt: skip
-    depends_on = (
-        "checkpoint_sha256", "protocol_settings", "device", "precision", "detection", "network", "packages",
-    )  # fmt: skip
-    fingerprint = {**{key: origin[key] for key in depends_on}, "code": code_sha256(), "images": images_sha256(records)}
+    fingerprint = {**{key: origin[key] for key in DEPENDS_ON}, "code": code_sha256(), "images": images_sha256(records)}
     label = f"{source.name}, {len(records)} images, protocol {protocol['name']}"
     with locked(out, "run of evaluate"):
         settings = {"version": VERSION, **fingerprint}
         journal = Journal(out / JOURNAL_FILE, settings, resume=resume == "auto", checksums=True)
-        print(_opening(journal, len(records), protocol["name"], device_name(device)), flush=True)
+        print(_opening(journal, len(records), protocol["name"], device), flush=True)
         with journal:
             found = detect_records(detector, records, scale, workers, journal)
-        origin |= _how_it_went(found)
-        files.write_passes(out, found)
-        predictions = {image_id: files.boxes_to_write(item.detections, lower_top) for image_id, item in found.items()}
+        # Images of an earlier process by the time that they took there.
+        seconds = sum(item.seconds for item in found.values())
+        origin["tiled_images"] = sum(any(step.tiles > 1 for step in item.passes) for item in found.values())
+        origin["images_per_second"] = round(len(found) / max(seconds, 1e-9), 2)
+        write_passes(out, found)
+        boxes_xyxy: Any
+        predictions: dict[str, tuple[Any, Any]] = {}
+        for image_id, item in found.items():
+            boxes_xyxy, scores = item.detections.numpy()
+            predictions[image_id] = (lowered(boxes_xyxy, lower_top) if lower_top else boxes_xyxy, scores)
         ap: dict[str, float] = {}
         if labelled:
-            scores = files.score_and_write(
+            scored = score_and_write(
                 out, source, predictions, label, protocol["name"], origin, detector.training_images
             )
-            ap = dict(scores.values.get("ap", {}))
-            files.report_more(out, source, records, label, origin, attributes=attributes, errors=errors, worst=worst)
+            ap = dict(scored.values.get("ap", {}))
+            report_more(out, source, records, label, origin, attributes=attributes, errors=errors, worst=worst)
         else:
-            files.write_unscored(out, source, predictions, protocol["name"], origin)
-        files.draw_grid(out, checkpoint, records, found, label)
+            write_unscored(out, source, predictions, protocol["name"], origin)
+        draw_grid(out, checkpoint, records, found, label)
         journal.path.unlink()
     return ap
 
@@ -223,13 +272,15 @@ def _check_options(resume: object, lower_top: object, out: Path, labelled: bool)
     other = SUBMISSION_FILE if labelled else SCORES_FILE
     if (out / other).exists():
         raise InputError(f"out={out} holds {other} of an evaluation of another split; give another out")
-    check_out(out)
+    signs = (out / JOURNAL_FILE, out / SUBMISSION_RECORD)
+    if not any(sign.is_file() for sign in signs) and not is_scores(out / SCORES_FILE):
+        check_names_free(out, matching_names(out, _PATTERNS), "an evaluation")
 
 
 def _opening(journal: Journal, images: int, protocol: str, device: str) -> str:
     lines = [f"detecting faces in {images} images, protocol {protocol}, {device}"]
     done = len(journal.lines) if journal.resumed else 0
-    if (journal.path.parent / "scores.json").exists() and not done:
+    if (journal.path.parent / SCORES_FILE).exists() and not done:
         lines.append(f"{journal.path.parent} holds a finished evaluation, which this one replaces")
     if journal.refused:
         lines.append(f"starting over: {journal.path} is of other settings ({', '.join(journal.refused)})")
@@ -238,10 +289,125 @@ def _opening(journal: Journal, images: int, protocol: str, device: str) -> str:
     return "\n".join(lines)
 
 
-def _how_it_went(found: Mapping[str, Inferred]) -> dict[str, Any]:
-    """``images_per_second`` over all images, those of an earlier process by the time that they took there."""
-    seconds = sum(item.seconds for item in found.values())
-    return {
-        "tiled_images": sum(any(step.tiles > 1 for step in item.passes) for item in found.values()),
-        "images_per_second": round(len(found) / max(seconds, 1e-9), 2),
-    }
+def score_and_write(
+    out: Path,
+    source: Any,
+    detections: DetectionsByImage,
+    label: str,
+    protocol: str,
+    origin: Mapping[str, Any],
+    training_images: Sequence[TrainingImages] | None = None,
+) -> Scores:
+    """Write the predictions, score what was written, write and print the scores.
+
+    So ``score`` on the same files gives the same number to the last digit. It is told what the model was trained on by
+    a list next to the predictions.
+    """
+    benchmark, ground_truth = source.benchmark(), source.ground_truth()
+    benchmark.write_predictions(out / "predictions", ground_truth, detections)
+    scores: Scores = benchmark.score(ground_truth, out / "predictions")
+    intervals = intervals_of(scores, scores.resampled(SAMPLES, 0))
+    found = _compare_with_training(out, source, scores.image_ids, training_images)
+    write_scores(
+        out, scores, intervals, protocol=protocol, made_by=origin, intervals_method=method(),
+        further=scores_entry(found),
+    )  # fmt: skip
+    print_scores(scores, intervals, label)
+    lacking = getattr(source, "lacking_ground_truth", lambda: None)
+    if (reason := lacking()) is not None:
+        print(f"note: {reason}", file=sys.stderr)
+    return scores
+
+
+def _compare_with_training(
+    out: Path, source: Any, image_ids: Sequence[str], training_images: Sequence[TrainingImages] | None
+) -> TrainedOn | None:
+    """Say how many of the images were trained on, and put the list next to the predictions; None: it is not known."""
+    path = out / TRAINING_IMAGES_FILE
+    if training_images is None:
+        path.unlink(missing_ok=True)  # an earlier evaluation's, of another model
+        print("the checkpoint does not name its training images, so nothing tells whether it is scored on them",
+              file=sys.stderr)  # fmt: skip
+        return None
+    scored = (source.name, getattr(source, "val_split", None))
+    write_training_images(path, training_images, scored)
+    found = trained_on(training_images, image_ids, *scored)
+    if found.warning:
+        print(f"warning: {found.warning}", file=sys.stderr)
+    return found
+
+
+def report_more(
+    out: Path,
+    source: Any,
+    records: Sequence[ImageRecord],
+    label: str,
+    origin: Mapping[str, Any],
+    *,
+    attributes: bool,
+    errors: bool,
+    worst: int,
+) -> None:
+    """What was asked for beyond the scores; see :mod:`fanet_lightning.report.error_gallery`."""
+    from fanet_lightning.report.error_gallery import report_by_attribute, report_errors
+
+    truth, predictions = source.ground_truth(), out / "predictions"
+    if attributes:
+        report_by_attribute(truth, predictions, out, title=label, made_by=origin)
+    if errors:
+        # The folder of the events: the image's path without its id.
+        images = records[0].path.parents[records[0].image_id.count("/")]
+        missing = report_errors(truth, predictions, out, title=label, pictures=images, worst=worst)
+        if missing:
+            print(f"warning: {missing}", file=sys.stderr)
+
+
+def write_unscored(
+    out: Path, source: Any, detections: DetectionsByImage, protocol: str, origin: Mapping[str, Any]
+) -> None:
+    """Predictions without labels: the archive for the test server, and how it came about."""
+    source.benchmark().write_predictions(out / "predictions", source.ground_truth(), detections)
+    archive = out / SUBMISSION_FILE
+    packed = write_submission(archive, out / "predictions", list(detections))
+    record = {"protocol": protocol, "images": len(packed.image_ids), "boxes": len(packed.scores), "made_by": origin}
+    with replaced(out / SUBMISSION_RECORD) as path:
+        path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(
+        f"no labels, so no scores: {archive} holds {len(packed.scores):,} boxes of {len(packed.image_ids):,} images "
+        "in the layout that WIDER FACE's test server takes"
+    )
+
+
+def write_passes(out: Path, found: Mapping[str, Inferred]) -> None:
+    """``scales.json``, a line per image: the passes that the network made over it."""
+    lines = [
+        f"{json.dumps(key)}: {json.dumps([step._asdict() for step in item.passes])}" for key, item in found.items()
+    ]
+    with replaced(out / SCALES_FILE) as path:
+        path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def draw_grid(
+    out: Path, checkpoint: Path, records: Sequence[ImageRecord], found: Mapping[str, Inferred], label: str
+) -> None:
+    """Draw the curves, where there are some, and a grid of detections."""
+    # matplotlib, which only the end of an evaluation needs
+    from fanet_lightning.report.figures import detection_grid, save_figure
+    from fanet_lightning.report.plot import CURVE_FILES, plot_scores
+
+    if any((out / name).is_file() for name in CURVE_FILES):
+        plot_scores([out], out, names=[name_of(checkpoint)])
+    # Evenly spread over the list, so that the grid is the same for every run on the same images.
+    chosen = [records[i] for i in np.linspace(0, len(records) - 1, min(GRID_IMAGES, len(records))).round().astype(int)]
+    small = TestScale("original", max_long=GRID_SIDE)
+    drawn, titles = [], []
+    for record in chosen:
+        boxes_xyxy, scores = found[record.image_id].detections.above(GRID_THRESHOLD).numpy()
+        image, scale_xy = small(read_image_rgb(record.path))
+        scale = np.tile(scale_xy, 2)
+        drawn.append(annotate(image, boxes_xyxy * scale, scores, faces_xyxy=record.boxes_xyxy * scale, bar=False))
+        titles.append(
+            f"{record.image_id.split('/')[-1][-40:]}: {len(scores)} found, {len(record.boxes_xyxy)} annotated"
+        )
+    caption = f"{label}: detections with confidence ≥ {GRID_THRESHOLD}, annotated faces in white"
+    save_figure(detection_grid(drawn, titles, caption), out / "detections")
