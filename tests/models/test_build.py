@@ -56,21 +56,6 @@ def test_training_parameters(values: dict[str, Any], expected: int) -> None:
     assert sum(p.numel() for p in _meta(**values).parameters()) == expected
 
 
-def test_flops_of_a_layer_by_hand() -> None:
-    """conv1_1 at width 1, 8 × 8 pixels: 2 × 64 pixels × 27 taps × 64 channels, and so on to the heads."""
-    network = build_network(level=1, width=0.01)
-    pixels = {1: 64, 2: 16, 3: 4, 4: 1, 5: 1, 6: 1, 7: 1}
-    eight = 8 * 8 * 9  # a 3×3 layer of eight channels
-    multiply_adds = pixels[1] * (3 * 8 * 9 + eight) + pixels[2] * 2 * eight + pixels[3] * 3 * eight
-    multiply_adds += (3 + 3) * eight  # conv4, conv5
-    fc6, fc7 = 8 * 8 * 9, 8 * 8
-    network_channels = [p.shape[0] for k, p in network.named_parameters() if k.startswith("trunk.conv_fc")]
-    assert set(network_channels) == {8}
-    multiply_adds += fc6 + fc7 + 8 * 8 + eight + 8 * 8 + eight
-    multiply_adds += pixels[3] * 8 * 8 * 9 + 5 * 8 * 6 * 9  # heads: conv3_3 at 2 × 2 cells, one cell each elsewhere
-    assert flops(network, 8, 8) == 2 * multiply_adds
-
-
 @pytest.mark.parametrize("values", [{}, {"own_blocks": True, "batch_norm": True}, {"name": "s3fd_fpn"}])
 def test_flops_equal_a_count_at_every_layer(values: dict[str, Any]) -> None:
     network = build_network(width=0.05, **values)

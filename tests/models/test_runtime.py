@@ -1,6 +1,5 @@
 """The networks under everything a run may do to them: autocast, channels_last, compilation, gradients, checkpoints."""
 
-import io
 from typing import Any
 
 import pytest
@@ -131,44 +130,6 @@ def test_compiles_to_one_graph_for_all_sizes(name: str, training: bool) -> None:
             _close(compiled(images), network(images), 1e-4)
     # torch 2.11 guards on whether a side is odd and compiles once for each of the three sizes; 2.14 does not.
     assert counter.frame_count <= (1 if TORCH >= (2, 14) else 3)
-
-
-@pytest.mark.slow
-def test_compiles_with_inductor() -> None:
-    network = _network({"level": 2}, width=0.01).eval()
-    torch._dynamo.reset()
-    with torch.no_grad():
-        _close(torch.compile(network, fullgraph=True)(_images(257, 300)), network(_images(257, 300)), 1e-3)
-
-
-@pytest.mark.skipif(TORCH < (2, 14), reason="torch 2.11's export guards on whether a side is odd")
-def test_exports_with_dynamic_sizes() -> None:
-    network = _network({}, width=0.01).eval()
-    auto = torch.export.Dim.AUTO
-    program = torch.export.export(network, (_images(300, 420),), dynamic_shapes=({0: auto, 2: auto, 3: auto},))
-    with torch.no_grad():
-        images = _images(257, 511, batch=3)
-        out, expected = program.module()(images), network(images)
-    assert torch.allclose(out.hierarchies[0].logits, expected.hierarchies[0].logits, rtol=1e-4, atol=1e-5)
-    assert out.map_shapes == expected.map_shapes
-
-
-def test_a_state_dict_restores_the_network() -> None:
-    network = _network({"normaliser": "caffe"}).eval()
-    buffer = io.BytesIO()
-    torch.save(network.state_dict(), buffer)
-    buffer.seek(0)
-    torch.manual_seed(9)
-    other = build_network(width=0.05).eval()  # built with the other normaliser
-    other.load_state_dict(torch.load(buffer, weights_only=True))
-    with torch.no_grad():
-        _close(other(_images()), network(_images()), 0.0)
-    assert other.normaliser.kind == "caffe"
-
-
-def test_initialisation_follows_the_seed() -> None:
-    first, second = (_network({}).state_dict() for _ in range(2))
-    assert all(torch.equal(x, second[key]) for key, x in first.items())
 
 
 @pytest.mark.parametrize("normaliser", ["imagenet", "caffe"])

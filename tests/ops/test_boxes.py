@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from fanet_lightning.ops import boxes
 
@@ -54,11 +53,6 @@ def test_iou_by_hand(second: tuple[float, ...], expected: float) -> None:
     assert boxes.paired_iou(other, first).item() == pytest.approx(expected, abs=1e-7)
 
 
-def test_two_empty_boxes_do_not_overlap() -> None:
-    empty = torch.tensor([3.0, 3, 3, 3])
-    assert boxes.paired_iou(empty, empty).item() == 0
-
-
 @settings(deadline=None, max_examples=50)
 @given(st.lists(box, max_size=6), st.lists(box, max_size=6))
 def test_pairwise_iou_equals_plain_python(first: list[tuple[float, ...]], second: list[tuple[float, ...]]) -> None:
@@ -95,10 +89,3 @@ def test_degenerate_boxes_and_wild_offsets_stay_finite() -> None:
 def test_clip() -> None:
     found = boxes.clip(torch.tensor([[-5.0, -5, 5, 5], [90, 40, 130, 70], [200, 200, 300, 300]]), height=50, width=100)
     assert found.tolist() == [[0, 0, 5, 5], [90, 40, 100, 50], [100, 50, 100, 50]]
-
-
-@pytest.mark.parametrize("function", [boxes.area, boxes.xyxy_to_cxcywh, boxes.cxcywh_to_xyxy])
-def test_no_box_is_fine(function: object) -> None:
-    assert callable(function)
-    result = function(torch.zeros(0, 4))
-    assert isinstance(result, Tensor) and len(result) == 0

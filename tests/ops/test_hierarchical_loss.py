@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.ops.anchors import AnchorGrid
-from fanet_lightning.ops.hierarchical_loss import CHOICES, HierarchicalLoss, hardest_negatives
-from fanet_lightning.ops.matching import match
+from fanet_lightning.ops.hierarchical_loss import CHOICES, HierarchicalLoss
 from fanet_lightning.ops.structures import HeadOutput, NetworkOutput, Targets
 from fanet_lightning.train import __main__ as train
 from tests.ops.helpers import ON_AN_ANCHOR, faces_in, grid_for, leaves, random_faces, random_heads
@@ -71,23 +70,6 @@ def test_nine_positives_twelve_hierarchical_terms_by_hand() -> None:
     assert both.parts["h1/cls"].item() == pytest.approx(math.log(2))
 
 
-def test_parts_make_up_the_total() -> None:
-    output = random_heads(3, 2, GRID.count)
-    found = HierarchicalLoss(weights=[0.5, 1, 2], lambda_cls=4)(output, GRID, faces_in([ON_AN_ANCHOR], []))
-    assert list(found.parts) == ["h1/cls", "h1/box", "h2/cls", "h2/box", "h3/cls", "h3/box"]
-    total = sum(w * (4 * found.parts[f"h{i}/cls"] + found.parts[f"h{i}/box"]) for i, w in ((1, 0.5), (2, 1), (3, 2)))
-    torch.testing.assert_close(found.total, total)
-    assert found.total.requires_grad and not any(part.requires_grad for part in found.parts.values())
-    assert all(value.shape == () for value in (found.total, found.positives, *found.parts.values()))
-
-
-def test_the_hardest_are_kept_per_image_and_hierarchy() -> None:
-    margins = torch.tensor([[[5.0, 1, 4, 2], [9, 8, 7, 6]], [[0, 3, 1, 2], [-1, -2, -3, -4]]])
-    positive = torch.tensor([[True, False, False, False], [False, False, False, True]])
-    found = hardest_negatives(margins, positive, torch.tensor([2, 1]))
-    assert [sorted(rows) for rows in found.tolist()] == [[2, 3, 4], [1, 3, 4]]
-
-
 @pytest.mark.parametrize(("ratio", "kept"), [(0, 0), (0.5, 4), (1, 9), (3, 27), (10, 55)])
 def test_at_most_so_many_negatives_per_positive(ratio: float, kept: int) -> None:
     """9 positives; half of 9 is rounded down; there are 55 negatives and no more."""
@@ -105,17 +87,6 @@ def test_an_image_without_faces_keeps_its_hardest(min_negatives: int, kept: int)
     assert found.parts["h1/cls"].item() / math.log(2) == pytest.approx(2 * kept)
     found.total.backward()
     assert heads.logits.grad is not None and heads.logits.grad.count_nonzero() == 2 * 2 * kept
-
-
-def test_ties_at_the_cut_do_not_change_the_loss() -> None:
-    """Only three different losses; whichever of the equal ones are kept, the sum is that of a full sort."""
-    output = random_heads(1, 2, GRID.count)
-    logits = output.hierarchies[0].logits.detach().sign().requires_grad_()
-    output = NetworkOutput([HeadOutput(logits, output.hierarchies[0].offsets)], [])
-    targets = faces_in([ON_AN_ANCHOR], [])
-    criterion = HierarchicalLoss(negatives_per_positive=1, min_negatives=7)
-    expected = slow_loss(output, GRID, targets, [1.0], ratio=1, min_negatives=7)
-    torch.testing.assert_close(criterion(output, GRID, targets).total.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 coordinate = st.integers(-20, 80).map(lambda quarters: quarters / 4)
@@ -279,18 +250,6 @@ def test_a_nan_among_the_negatives_shows() -> None:
     assert HierarchicalLoss()(output, GRID, faces_in([ON_AN_ANCHOR])).total.isnan()
 
 
-def test_matching_happens_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-
-    def counted(*args: object, **kwargs: object) -> object:
-        calls.append(kwargs)
-        return match(*args, **kwargs)  # type: ignore[arg-type]
-
-    monkeypatch.setattr("fanet_lightning.ops.hierarchical_loss.match", counted)
-    HierarchicalLoss(threshold=0.5, second_stage=True)(random_heads(3, 1, GRID.count), GRID, faces_in([ON_AN_ANCHOR]))
-    assert calls == [{"threshold": 0.5, "second_stage": True}]
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -365,14 +324,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("words", "stored"),
     [
-        (["loss=atss"], {"assignment": "atss", "lambda_cls": 3.0}),
         (["loss=simota", "loss.box=diou"], {"assignment": "simota", "box": "diou"}),
         (["loss=focal_giou"], {"classification": "focal", "box": "giou", "box_weight": 2.0, "lambda_cls": 1.0}),
-        (
-            ["loss=focal_giou", "loss.classification=quality_focal", "loss.box=ciou"],
-            {"classification": "quality_focal"},
-        ),
-        (["loss.box_beta=0.11"], {"box_beta": 0.11, "assignment": "iou"}),
     ],
 )
 def test_training_lowers_the_loss(

@@ -1,7 +1,6 @@
 """Matching, against hand-worked cases and against the rule in plain Python."""
 
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -49,12 +48,6 @@ def test_a_face_takes_its_neighbors_and_an_equal_one_the_next_best(either_way: N
     assert found.face_index.view(4, 4).tolist() == rows and found.unmatched_faces.item() == 0
 
 
-def test_without_rounds_it_is_counted(either_way: None) -> None:
-    found = match(ONE_MAP, faces_in([(-2, -2, 14, 14)] * 2), 1, rounds=0)
-    assert (found.face_index == 1).sum().item() == 0
-    assert found.unmatched_faces.item() == 1
-
-
 def test_the_larger_overlap_keeps_the_anchor_and_the_other_keeps_what_rule_two_gives() -> None:
     """Face 1 lies on anchor (1, 1), face 0 is shifted right by 1: the same best anchor; both also have others."""
     found = match(ONE_MAP, faces_in([(-1, -2, 15, 14), (-2, -2, 14, 14)]), 1).face_index.view(4, 4)
@@ -71,14 +64,6 @@ def test_a_forced_anchor_belongs_to_its_face() -> None:
     assert best == 0
     found = match(ONE_MAP, faces_in([large, small]), 1).face_index.view(4, 4)
     assert found.tolist() == [[1, 0, 0, -1], [0, 0, 0, -1], [0, 0, 0, -1], [-1, -1, -1, -1]]
-
-
-def test_of_three_rivals_for_two_anchors_the_smallest_overlap_is_left(either_way: None) -> None:
-    """All want anchor 0, which face 2 covers; rule (ii) gives it anchor 1 too, which the rounds hand to face 1."""
-    grid = AnchorGrid(((1, 2),), strides=(4,), sizes=(16,))
-    found = match(grid, faces_in([(-6, -6, 8, 10), (-6, -6, 9, 10), (-6, -6, 10, 10)]), 1)
-    assert found.face_index.tolist() == [[2, 1]]
-    assert found.unmatched_faces.item() == 1
 
 
 def test_a_face_robbed_of_its_last_anchor_takes_part_again(either_way: None) -> None:
@@ -148,27 +133,6 @@ def test_faces_that_overlap_nothing_are_counted(box: tuple[float, ...], either_w
     assert found.unmatched_faces.item() == 1
     assert torch.equal(found.face_index == 1, alone.face_index == 0)
     assert not (found.face_index == 0).any()
-
-
-def test_no_faces(either_way: None) -> None:
-    found = match(grid_for(64, 96), faces_in([], []), 2)
-    assert found.face_index.shape == (2, grid_for(64, 96).count)
-    assert found.face_index.dtype == torch.int64
-    assert (found.face_index == -1).all()
-    assert found.unmatched_faces.item() == 0 and found.unmatched_faces.dtype == torch.int64
-
-
-def test_targets_are_left_alone() -> None:
-    targets = random_faces([3, 4], 64, seed=0)
-    before = [tensor.clone() for tensor in targets]
-    match(grid_for(64, 64), targets, 2)
-    assert all(torch.equal(*pair) for pair in zip(before, targets, strict=True))
-
-
-@pytest.mark.parametrize("options", [{"threshold": t} for t in (0, 1, -0.1, math.nan)] + [{"rounds": -1}], ids=str)
-def test_options_out_of_range(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="{}={}".format(*next(iter(options.items())))):
-        match(ONE_MAP, faces_in([]), 1, **options)
 
 
 # The window.

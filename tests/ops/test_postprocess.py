@@ -49,14 +49,6 @@ def test_a_face_is_an_anchor_with_its_softmax_score() -> None:
     assert found.scores.tolist() == pytest.approx([0.9])
 
 
-def test_offsets_are_decoded() -> None:
-    output = heads_with({0: 0.8})
-    output.hierarchies[0].offsets[0, 0] = torch.tensor([2.5, -2.5, math.log(2) / 0.2, 0])
-    (found,) = detect(output, GRID)
-    # Centre (2 + 4, 2 - 4), 32 wide and 16 high.
-    torch.testing.assert_close(found.boxes_xyxy, torch.tensor([[-10.0, -10, 22, 6]]))
-
-
 def test_nms_leaves_the_better_of_two_neighbours() -> None:
     """Neighbours overlap by 0.6, anchors two cells apart by 1/3, three by 64 / 448, so 4 meets 1 below 0.3."""
     (found,) = detect(heads_with({0: 0.5, 1: 0.9, 2: 0.3, 4: 0.4}), GRID)
@@ -64,12 +56,6 @@ def test_nms_leaves_the_better_of_two_neighbours() -> None:
     (loose,) = detect(heads_with({0: 0.5, 1: 0.9, 2: 0.3, 4: 0.4}), GRID, nms_iou=0.61)
     assert loose.boxes_xyxy.tolist() == [anchor_box(anchor) for anchor in (1, 0, 4, 2)]
     assert loose.scores.tolist() == pytest.approx([0.9, 0.5, 0.4, 0.3])
-
-
-def test_a_box_that_fell_takes_no_other_with_it() -> None:
-    """0 removes 1; 2 overlaps 1 by 0.6 but 0 by 1/3 alone, and stands."""
-    (found,) = detect(heads_with({0: 0.9, 1: 0.8, 2: 0.7}), GRID, nms_iou=0.4)
-    assert found.boxes_xyxy.tolist() == [anchor_box(0), anchor_box(2)]
 
 
 def test_floor_top_k_and_keep() -> None:
@@ -184,5 +170,3 @@ def test_half_precision_heads_are_read_in_float32() -> None:
 def test_mistakes() -> None:
     with pytest.raises(ValueError, match=r"40.*39"):
         detect(heads_with({}, anchors=40), GRID)
-    with pytest.raises(ValueError, match="keep=-1"):
-        detect(heads_with({}), GRID, keep=-1)

@@ -67,10 +67,19 @@ class FANet(nn.Module):
         face_prior: float | None = None,
     ) -> None:
         super().__init__()
-        widths = _block_channels(block_channels)
-        if deep_channels < 1:
-            raise InputError(f"model.deep_channels={deep_channels}: give at least 1; the paper has 32")
-        trunk = build_backbone(backbone, width=width, batch_norm=batch_norm, fc6=fc6)
+        widths = [block_channels] if isinstance(block_channels, int) else list(block_channels)
+        if not widths or not all(is_whole(n, 1) for n in (*widths, deep_channels)):
+            raise InputError(
+                f"model.block_channels={block_channels} model.deep_channels={deep_channels}: give numbers of channels, "
+                "of the blocks also one per map as in [24,48,64]"
+            )
+        trunk: Backbone
+        if backbone == "vgg":
+            trunk = VggBackbone(width=width, batch_norm=batch_norm, fc6=fc6)
+        elif backbone == "light":
+            trunk = LightBackbone(width=width, batch_norm=batch_norm)
+        else:
+            trunk = TimmBackbone(backbone, width=width)
         names = trunk.map_names
         if agglomerate_from is None:
             agglomerate_from = names[3]
@@ -93,17 +102,12 @@ class FANet(nn.Module):
                 self.levels[str(k)] = nn.ModuleDict(
                     {
                         name: ABlock(
-                            channels[i],
-                            channels[i + 1],
-                            context=context,
-                            width=width,
-                            channels=own[i],
-                            deep=deep_channels,
-                            batch_norm=block_batch_norm,
+                            channels[i], channels[i + 1], context=context, width=width, channels=own[i],
+                            deep=deep_channels, batch_norm=block_batch_norm,
                         )
                         for i, name in enumerate(names[:blocks])
                     }
-                )
+                )  # fmt: skip
                 channels = [ABlock.channels_out(width, n) for n in own] + channels[blocks:]
             if hl or k == level:
                 self.heads[str(k)] = Heads(channels, names, face_prior=face_prior)
@@ -112,7 +116,12 @@ class FANet(nn.Module):
         """(B, 3, H, W) RGB in 0 … 255 → the six maps of each level, first level first."""
         levels = [self.trunk(self.normaliser(images))]
         for blocks in self.levels.values():
-            levels.append(_agglomerate(blocks, levels[-1], upsample))
+            maps = levels[-1]
+            new = [
+                block(maps[i], maps[i + 1], upsample_to if upsample is None else upsample[i])
+                for i, block in enumerate(blocks.children())
+            ]
+            levels.append([*new, *maps[len(new) :]])
         return levels
 
     def forward(
@@ -134,35 +143,6 @@ class FANet(nn.Module):
     def training_only(self) -> list[nn.Module]:
         """The parts that detection never runs: heads of the lower hierarchies."""
         return [heads for k, heads in self.heads.items() if k != str(self.level)]
-
-
-def _agglomerate(blocks: nn.Module, maps: Sequence[Tensor], upsample: Sequence[Upsample] | None) -> list[Tensor]:
-    """One level from the one below (equation 2): the shallow maps agglomerated, the deeper ones as they are."""
-    new = [
-        block(maps[i], maps[i + 1], upsample_to if upsample is None else upsample[i])
-        for i, block in enumerate(blocks.children())
-    ]
-    return [*new, *maps[len(new) :]]
-
-
-def build_backbone(name: str, *, width: float = 1.0, batch_norm: bool = False, fc6: str = "plain") -> Backbone:
-    """The backbone ``vgg`` or ``light``, or a feature extractor of timm.
-
-    Raises:
-        InputError: a value outside the backbone's choices, or a name that timm does not know.
-    """
-    if name == "vgg":
-        return VggBackbone(width=width, batch_norm=batch_norm, fc6=fc6)
-    if name == "light":
-        return LightBackbone(width=width, batch_norm=batch_norm)
-    return TimmBackbone(name, width=width)
-
-
-def _block_channels(value: int | Sequence[int]) -> list[int]:
-    channels = [value] if isinstance(value, int) else list(value)
-    if not channels or not all(is_whole(n, 1) for n in channels):
-        raise InputError(f"model.block_channels={value}: give a number of channels, or one per map as in [24,48,64]")
-    return channels
 
 
 Network = FANet | S3fdFpn

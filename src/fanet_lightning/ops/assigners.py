@@ -1,9 +1,7 @@
-"""Assigners: ATSS and SimOTA.
+"""Assigners other than the paper's: ATSS and SimOTA. Which anchor learns which face.
 
-Which anchor learns which face, by ATSS (Zhang et al. 2020, "Bridging the Gap…", §3.3 and algorithm 1).
-
-The rule
-========
+ATSS (Zhang et al. 2020, "Bridging the Gap…", §3.3 and algorithm 1)
+===================================================================
 *Candidates.* On each map, the k anchors whose centers are nearest to the face's center (all of a smaller map); of two
 at the same distance the lower number.
 
@@ -15,16 +13,11 @@ excluded. An anchor that several faces want goes to the larger overlap, at equal
 There is no rule (i): a face none of whose candidates has its center inside, or that loses them all, gets no anchor, and
 is counted. A face of 4 pixels or more always has a center of the stride-4 map inside.
 
-How
-===
 A cell among the k nearest of its map is so in its own row and column too, so the (k + 1)² cells around the face hold
 all candidates, however far outside of the map the face's center lies; the 1 is for two cells at the same distance.
-Nothing is dense in anchors × faces.
 
-Which anchor learns which face, by SimOTA (Ge et al. 2021, "YOLOX", §2.1): the predictions decide.
-
-The rule
-========
+SimOTA (Ge et al. 2021, "YOLOX", §2.1): the predictions decide
+==============================================================
 *Candidates.* On each map, the anchors whose center is less than 1.5 strides from the face's center on both axes: up to
 3 × 3, the center prior of YOLOX's program as it is today.
 
@@ -38,11 +31,8 @@ equal cost to the lower face number. A face that loses all is counted.
 Two points are simpler than in YOLOX's program: there, candidates of one face also count, at a penalty of 1e6, for all
 others of the image, and a disputed anchor may fall to a face that had not taken it.
 
-Which predictions
-=================
-With several hierarchies the last one decides for all of them. It is the detector; it has the strongest features, so
-its costs say most about what can be learnt; and all hierarchies keep one and the same targets and N, as in eq. 4 of the
-paper. YOLOv7 (Wang et al. 2022, §4.2, "lead head guided label assigner") assigns its auxiliary heads so too.
+With several hierarchies the last one, the detector, decides for all of them, so that all keep the same targets and N,
+as in eq. 4 of the paper; YOLOv7 (Wang et al. 2022, §4.2) assigns its auxiliary heads so too.
 """
 
 import math
@@ -71,10 +61,8 @@ CANDIDATES_PER_MAP = 9
 def assign_atss(grid: AnchorGrid, targets: Targets, batch_size: int, *, k: int = CANDIDATES_PER_MAP) -> Matches:
     """Assign the packed faces of ``batch_size`` images by ATSS; the rule is at the top of this file.
 
-    Runs on the faces' device and never waits for an accelerator. ``k`` at least 1; anything else is a ValueError.
+    Runs on the faces' device and never waits for an accelerator. ``k`` at least 1.
     """
-    if k < 1:
-        raise ValueError(f"k={k}: at least 1")
     boxes = targets.boxes_xyxy.float()
     faces, maps, device = boxes.shape[0], len(grid.map_shapes), boxes.device
     side = k + 1

@@ -125,15 +125,14 @@ class HierarchicalLoss(nn.Module):
             for number in (value or ()) if name == "weights" else (value,):
                 if not (isinstance(number, int | float) and low <= number <= high):
                     raise InputError(f"loss.{name}={number}: give a number in {low:g} … {high:g}")
-        for is_wrong, text in (
-            (assignment != "iou" and second_stage, f"second_stage=true: not with loss.assignment={assignment}"),
-            (classification != "cross_entropy" and normalise_by != "positives",
-             f"normalise_by={normalise_by} needs mined negatives, which loss.classification={classification} has not"),
-            (classification == "quality_focal" and focal_gamma < 1,
-             f"focal_gamma={focal_gamma}: at least 1 with loss.classification=quality_focal"),
-        ):  # fmt: skip
-            if is_wrong:
-                raise InputError(f"loss.{text}")
+        if assignment != "iou" and second_stage:
+            raise InputError(f"loss.second_stage=true: not with loss.assignment={assignment}")
+        if classification != "cross_entropy" and normalise_by != "positives":
+            raise InputError(
+                f"loss.normalise_by={normalise_by}: mines, which loss.classification={classification} does not"
+            )
+        if classification == "quality_focal" and focal_gamma < 1:
+            raise InputError(f"loss.focal_gamma={focal_gamma}: at least 1 with loss.classification=quality_focal")
 
     def forward(self, output: NetworkOutput, grid: AnchorGrid, targets: Targets) -> LossParts:
         """Heads of m hierarchies, the anchors they refer to, the batch's faces → the loss and its parts.

@@ -73,13 +73,8 @@ def match(
 ) -> Matches:
     """Match the packed faces of ``batch_size`` images to the anchors of ``grid``; the rule is at the top of this file.
 
-    Runs on the faces' device and never waits for an accelerator. ``threshold`` in (0, 1), ``rounds`` at least 0;
-    anything else is a ValueError.
+    Runs on the faces' device and never waits for an accelerator. ``threshold`` in (0, 1), ``rounds`` at least 0.
     """
-    if not 0 < threshold < 1:
-        raise ValueError(f"threshold={threshold}: an IoU between 0 and 1, both excluded")
-    if rounds < 0:
-        raise ValueError(f"rounds={rounds}: at least 0")
     device = targets.boxes_xyxy.device
     faces = targets.boxes_xyxy.shape[0]
     if faces == 0:

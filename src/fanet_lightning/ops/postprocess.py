@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -63,11 +62,8 @@ def detect(
     A score is the softmax probability of a face. Anchors with a score below ``score_floor`` are dropped, of the others
     the ``top_k`` best go to NMS (a box falls where its IoU with a better one that stands exceeds ``nms_iou``), and at
     most ``keep`` come out. The defaults are S3FD's. At equal scores the lower anchor number comes first. Scores and
-    boxes that are not finite never come out. All in float32. ValueError: heads and grid differ in the
-    number of anchors, or ``top_k`` or ``keep`` is negative.
+    boxes that are not finite never come out. All in float32. ValueError: heads and grid differ in number of anchors.
     """
-    if top_k < 0 or keep < 0:
-        raise ValueError(f"top_k={top_k}, keep={keep}: must not be negative")
     logits, offsets = output.hierarchies[-1]
     if logits.shape[1] != grid.count:
         raise ValueError(f"heads for {logits.shape[1]} anchors, a grid of {grid.count}")
@@ -164,62 +160,25 @@ def box_vote(
         raise ValueError(f"boxes {tuple(boxes_xyxy.shape)} and scores {tuple(scores.shape)}, need (D, 4) and (D,)")
     if not 0 < iou <= 1 or keep < 0:
         raise ValueError(f"iou={iou}, keep={keep}: iou must be in (0, 1], keep must not be negative")
-    boxes = boxes_xyxy.detach().cpu().double().numpy()
-    weights = scores.detach().cpu().double().numpy()
-    leader_of = _leaders(boxes, weights, iou, keep, keep_singles)
-    taken = np.flatnonzero(leader_of >= 0)
-    leaders, group, members = np.unique(leader_of[taken], return_inverse=True, return_counts=True)
-    share = np.maximum(weights[taken], 1e-12)
-    total = np.bincount(group, share, minlength=len(leaders))
-    columns = [np.bincount(group, share * boxes[taken, i], minlength=len(leaders)) / total for i in range(4)]
-    merged = np.stack(columns, axis=1)
-    order = np.lexsort((leaders, -weights[leaders]))
-    if not keep_singles:
-        order = order[members[order] > 1]
-    order = order[:keep]
-    return Detections(
-        torch.from_numpy(merged[order]).to(boxes_xyxy.device, torch.float32),
-        torch.from_numpy(weights[leaders[order]]).to(scores.device, torch.float32),
-    )
-
-
-def _leaders(
-    boxes: npt.NDArray[np.float64], scores: npt.NDArray[np.float64], iou: float, keep: int, keep_singles: bool
-) -> npt.NDArray[np.int64]:
-    """(D, 4), (D,) → (D,) the detection that takes each one; a leader takes itself.
-
-    Leaders come in the order in which they are kept, so after ``keep`` of them (that are no singles, where those are
-    dropped) the others play no part; detections that none of these takes are -1.
-
-    Boxes are sorted by the x of their center, so that a leader looks only at a slice of them. With widths w ≤ W, an IoU
-    of t needs an intersection at least t·W wide, so centres at most (w + W) / 2 - t·W apart, and w ≥ t·W. For a given
-    leader this is farthest with a partner of its own width or with the widest one possible.
-    """
-    centre = (boxes[:, 0] + boxes[:, 2]) / 2
-    by_x = np.argsort(centre, kind="stable")
-    low, high = np.ascontiguousarray(boxes[by_x, :2].T), np.ascontiguousarray(boxes[by_x, 2:].T)
+    boxes, weights = boxes_xyxy.detach().cpu().double().numpy(), scores.detach().cpu().double().numpy()
+    shares = np.maximum(weights, 1e-12)
     # So little that it is lost in every area but 0: the union of two empty boxes must not be 0.
-    area = np.prod(high - low, axis=0) + 1e-300
-    x = centre[by_x]
-    # The millionth on top stands for rounding.
-    reach = (high - low)[0] * ((1 - iou) * max(1.0, 0.5 / iou) + 1e-6) + 1e-6 * (1 + np.abs(x))
-    first, last = np.searchsorted(x, x - reach, side="left"), np.searchsorted(x, x + reach, side="right")
-    slices = [slice(*ends) for ends in zip(first.tolist(), last.tolist(), strict=True)]
-    place = np.empty(len(by_x), np.int64)
-    place[by_x] = np.arange(len(by_x))
-    leader = np.full(len(by_x), -1)
-    kept = 0
-    for at in place[np.argsort(-scores, kind="stable")].tolist():
-        if leader[at] >= 0:
-            continue
-        if kept == keep:
-            break
-        near = slices[at]
-        sides = np.minimum(high[:, near], high[:, at, None]) - np.maximum(low[:, near], low[:, at, None])
-        shared = np.multiply(*np.maximum(sides, 0))
-        taken = (shared / (area[near] + area[at] - shared) >= iou) & (leader[near] < 0)
-        leader[near][taken] = at
-        leader[at] = at
-        kept += int(keep_singles or np.count_nonzero(taken) > 1)
-    by_place: npt.NDArray[np.int64] = np.where(leader >= 0, by_x[leader], -1)
-    return by_place[place]
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) + 1e-300
+    left = np.argsort(-weights, kind="stable")
+    merged: list[Any] = []
+    best: list[float] = []
+    while len(left) and len(merged) < keep:
+        leader, others = boxes[left[0]], boxes[left]
+        sides = np.minimum(leader[2:], others[:, 2:]) - np.maximum(leader[:2], others[:, :2])
+        shared = np.prod(np.maximum(sides, 0), axis=1)
+        taken = shared / (areas[left[0]] + areas[left] - shared) >= iou
+        taken[0] = True
+        group, score = left[taken], weights[left[0]]
+        left = left[~taken]
+        if keep_singles or len(group) > 1:
+            merged.append(shares[group] @ boxes[group] / shares[group].sum() if len(group) > 1 else leader)
+            best.append(score)
+    return Detections(
+        torch.tensor(np.array(merged).reshape(-1, 4), dtype=torch.float32, device=boxes_xyxy.device),
+        torch.tensor(best, dtype=torch.float32, device=scores.device),
+    )
