@@ -8,7 +8,7 @@ from fanet_lightning.cli import main as cli
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_replaceable, check_writable, replaced_folder
 
-USAGE = "python -m fanet_lightning.report runs=DIR [out=DIR] [bootstrap=1000] [speed=true] [device=auto]"
+USAGE = "python -m fanet_lightning.report runs=DIR [out=DIR] [baseline=NAME] [bootstrap=1000]"
 PAGE_FILE, TABLE_FILE, FIGURES_FOLDER = "report.html", "table.md", "figures"
 
 
@@ -20,35 +20,32 @@ class Report:
     markdown: str
 
 
-def write_report(
-    runs: Path, out: Path | None = None, *, bootstrap: int = 1000, speed_passes: int = 10, device: str = "auto"
-) -> Report:
+def write_report(runs: Path, out: Path | None = None, *, baseline: str | None = None, bootstrap: int = 1000) -> Report:
     """Write ``report.html``, ``table.md`` and ``figures/`` (PDF and PNG) about all runs below a folder.
 
     Args:
         runs: folder with run folders at any depth; half-finished and broken ones are reported as such.
         out: replaced as a whole; None: ``runs``/report.
+        baseline: a row of the table, or the name or folder of a run, that all others are compared with.
         bootstrap: resamples of the images; 0: no intervals over images.
-        speed_passes: timed passes per network; 0: no timing.
-        device: that the networks are timed on.
 
     Raises:
-        InputError: no run, an ``out`` that cannot be written or that holds something other than a report, a device
-            that is not there.
+        InputError: no run, none called ``baseline``, an ``out`` that cannot be written or that holds something other
+            than a report.
     """
-    # Writing takes milliseconds, torch and matplotlib seconds: refuse before they are loaded.
+    # Looking takes milliseconds, loading matplotlib seconds: refuse before it is loaded.
     out = runs / "report" if out is None else out
     if not runs.is_dir():
         raise InputError(f"runs={runs} is not a folder; give the folder of a sweep or of a run")
     check_writable(out)
     check_writable(out.resolve().parent)
     check_replaceable(out, "a report", lambda entry: entry.name in (PAGE_FILE, TABLE_FILE, FIGURES_FOLDER))
-    from fanet_lightning.report.ablation import build_parts, markdown, page
     from fanet_lightning.report.figures import save_figure
     from fanet_lightning.report.runs import find_runs
+    from fanet_lightning.report.sweep import build_parts, markdown, page
 
     found = find_runs(runs)
-    parts = build_parts(found, bootstrap=bootstrap, speed_passes=speed_passes, device=device)
+    parts = build_parts(found, bootstrap=bootstrap, baseline=baseline)
     text = markdown(found, parts)
     with replaced_folder(out) as folder:
         (folder / FIGURES_FOLDER).mkdir()
@@ -65,13 +62,12 @@ def main(argv: list[str]) -> int:
     config = cli.verb_config("report", argv, USAGE, required=["runs"])
     if config is None:
         return 0
-    cli.check_whole(config, bootstrap=0, speed_passes=0)
+    cli.check_whole(config, bootstrap=0)
     report = write_report(
         Path(str(config.runs)),
         None if config.out is None else Path(str(config.out)),
+        baseline=None if config.baseline is None else str(config.baseline),
         bootstrap=config.bootstrap,
-        speed_passes=config.speed_passes if config.speed else 0,
-        device=str(config.device),
     )
     print(report.markdown)
     print(f"written: {report.page}, with {TABLE_FILE} and {FIGURES_FOLDER}/ next to it", file=sys.stderr)

@@ -65,7 +65,7 @@ def duration(seconds: Any) -> str:
 
 
 def value_text(value: Any) -> str:
-    """A setting as it is typed: ``true``, ``1, 2``."""
+    """A setting as it is typed: ``true``, ``null``, ``1, 2``."""
     if isinstance(value, list):
         return ", ".join(map(value_text, value)) or "none"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,21 +1,35 @@
-"""Runs below a folder: read, grouped by what they train, and the paper's rows that they are compared with."""
+"""Runs below a folder: read, what was varied between them, and the rows of the paper's ablation."""
 
 import csv
 import datetime
+import json
 import math
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
+from fanet_lightning.cli.config import run_name
 from fanet_lightning.cli.errors import InputError, first_line
-from fanet_lightning.cli.provenance import LOG_FILE, RECORD_FILE, RunRecord, differing_settings, read_record, state_now
+from fanet_lightning.cli.provenance import (
+    LATER_SETTINGS,
+    LOG_FILE,
+    RECORD_FILE,
+    RunRecord,
+    differing_settings,
+    flat,
+    read_record,
+    state_now,
+)
+from fanet_lightning.report.html import value_text
 from fanet_lightning.score.bootstrap import PER_IMAGE_FILE, ImageCounts, curve_from_counts, read_counts
 from fanet_lightning.score.curves import Curve
+from fanet_lightning.score.results import TITLES
 from fanet_lightning.score.wider_face.benchmark import CURVES_FILE, read_curves
 from fanet_lightning.score.wider_face.ground_truth import SETTINGS
 
@@ -46,7 +60,8 @@ class Run:
     """One run folder. ``problems``: one line each about a part that is missing or cannot be read.
 
     ``written`` is the time of the last change of ``run.json``, the last sign of life of a run that says "running".
-    ``learning`` holds (epochs done, setting → AP on the validation images), ascending.
+    ``learning`` holds (epochs done, setting → AP on the validation images), ``losses`` (optimizer steps, training
+    loss), both ascending.
     """
 
     folder: Path
@@ -54,6 +69,7 @@ class Run:
     written: datetime.datetime
     evaluations: dict[str, Evaluation]
     learning: list[tuple[int, dict[str, float]]]
+    losses: list[tuple[int, float]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -62,19 +78,36 @@ class Run:
         return str(self.record.settings.get("protocol", {}).get("name", "unknown"))
 
     @property
-    def variant(self) -> str:
-        """``name``, which for one of the paper's rows is a key of :mod:`ablation`."""
-        return self.record.name
+    def cell(self) -> str:
+        """Name of its network among those of the paper's ablation, whatever else was set."""
+        model = self.record.settings.get("model", {})
+        if "name" not in model:
+            return self.record.name
+        level, context, hl = (model.get(switch, 0) for switch in ("level", "context", "hl"))
+        return run_name(str(model["name"]), level, context, hl, str(model.get("backbone", "vgg")))
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Dotted key → value of its configuration."""
+        return LATER_SETTINGS | flat(self.record.settings)
 
     @property
-    def title(self) -> str:
-        return f"{self.record.name}, seed {self.record.seed}"
+    def command(self) -> list[str]:
+        """Its words, as far as they were recorded."""
+        words = self.record.made_by.get("command")
+        return [str(word) for word in words] if isinstance(words, list) else []
 
     @property
     def log(self) -> Path | None:
         """Where its terminal output went, if that was kept."""
         path = self.folder / LOG_FILE
         return path if path.is_file() else None
+
+    @property
+    def best_validation(self) -> Evaluation | None:
+        """The epoch of the highest last AP on the validation images; None before the first."""
+        best = max((ap for _, ap in self.learning), key=lambda ap: list(ap.values())[-1], default=None)
+        return None if best is None else Evaluation(self.protocol, best, None, {}, {})
 
 
 @dataclass(frozen=True)
@@ -136,7 +169,7 @@ def _read_run(folder: Path, record: RunRecord) -> Run:
         if not isinstance(score, dict) or not isinstance(score.get("ap"), dict):
             problems.append(f"{folder / RECORD_FILE}: the scores under {protocol} cannot be read")
             continue
-        ap = {setting: float(value) for setting, value in score["ap"].items() if _is_number(value)}
+        ap = {setting: float(value) for setting, value in score["ap"].items() if is_number(value)}
         part, images = folder / str(score.get("folder", "evaluation")), score.get("images")
         evaluations[protocol] = Evaluation(
             protocol,
@@ -146,10 +179,10 @@ def _read_run(folder: Path, record: RunRecord) -> Run:
             _kept(part / PER_IMAGE_FILE, read_counts, _ap_of_counts, ap, "interval over images", problems),
         )
     written = datetime.datetime.fromtimestamp((folder / RECORD_FILE).stat().st_mtime).astimezone()
-    return Run(folder, record, written, evaluations, _read_learning(folder / METRICS_FILE, problems), problems)
+    return Run(folder, record, written, evaluations, *_read_metrics(folder / METRICS_FILE, problems), problems)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -183,41 +216,55 @@ def _kept(
     return found
 
 
-def _read_learning(path: Path, problems: list[str]) -> list[tuple[int, dict[str, float]]]:
-    points: dict[int, dict[str, float]] = {}
+def _read_metrics(
+    path: Path, problems: list[str]
+) -> tuple[list[tuple[int, dict[str, float]]], list[tuple[int, float]]]:
+    learning: dict[int, dict[str, float]] = {}
+    losses: dict[int, float] = {}
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
+                # A run that was resumed may have logged an epoch or a step twice: the last counts.
+                if row.get("train/loss") and row.get("step"):
+                    losses[int(float(row["step"])) + 1] = float(row["train/loss"])
                 ap = {key.removeprefix("val/ap_"): float(text) for key, text in row.items()
                       if isinstance(key, str) and key.startswith("val/ap_") and text}  # fmt: skip
                 if ap and row.get("epoch"):
-                    # Logged with the epoch's index; a run that was resumed may have logged one twice: the last counts.
-                    points[int(float(row["epoch"])) + 1] = ap
+                    learning[int(float(row["epoch"])) + 1] = {name: ap[name] for name in ordered(ap)}
     except FileNotFoundError:
-        problems.append(f"{path} is missing: no learning curve")
+        problems.append(f"{path} is missing: no curves over training")
     except (OSError, ValueError, OverflowError, csv.Error) as error:
-        problems.append(f"{path} cannot be read ({first_line(error)}): no learning curve beyond it")
-    return sorted(points.items())
+        problems.append(f"{path} cannot be read ({first_line(error)}): no curves over training beyond it")
+    return sorted(learning.items()), sorted(losses.items())
 
 
-def sweep_command(root: Path) -> str | None:
-    """The command that starts, or resumes, the sweep in ``root``; None where there is no sweep."""
+def ordered(names: Iterable[str]) -> list[str]:
+    """Names of AP, each once, from easy to hard."""
+    known = {name: number for number, name in enumerate(SETTINGS)}
+    return sorted(dict.fromkeys(names), key=lambda name: known.get(name, len(known)))
+
+
+def sweep_words(root: Path) -> tuple[list[str], list[str]]:
+    """The words that started the sweep in ``root``, and the paper's cells that it asks for; empty without a sweep."""
     try:
         hydra = yaml.safe_load((root / SWEEP_FILE).read_text(encoding="utf-8"))["hydra"]
         words = [str(word) for word in hydra["overrides"]["task"]]
         # Hydra itself adds what tells the folders of variants apart.
         words += [word for word in hydra["overrides"]["hydra"] if not str(word).startswith("hydra.job.config")]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        return None
-    return shlex.join(["python", "-m", "fanet_lightning.train", *words])
+        swept = str((hydra.get("sweeper", {}).get("params") or {}).get("cell", ""))
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return [], []
+    given = [word.removeprefix("cell=") for word in words if word.startswith("cell=")]
+    return words, [cell.strip() for cell in (given or [swept])[-1].split(",")]
+
+
+def sweep_command(root: Path) -> str | None:
+    """The command that starts, or resumes, the sweep in ``root``; None where there is no sweep."""
+    words, _ = sweep_words(root)
+    return shlex.join(["python", "-m", "fanet_lightning.train", *words]) if words else None
 
 
 Evaluations = Mapping[int, Evaluation]  # seed → how its run did
-
-
-def by_seed(runs: Sequence[Run], protocol: str) -> dict[int, Evaluation]:
-    """Seed → evaluation under a protocol, of those runs that have one."""
-    return {run.record.seed: run.evaluations[protocol] for run in runs if protocol in run.evaluations}
 
 
 # What the paper reports for the ablation, and the steps it argues with, with the place each number stands at.
@@ -296,31 +343,106 @@ STEPS = (
 )
 
 
-# What makes a variant; everything else has to agree within a table.
-SWITCHES = frozenset({"level", "context", "hl", "seed", "model.name", "model.level", "model.context", "model.hl"})
+# What makes a row of the paper's. The switches at the top are copies of the model's, which the model alone reads.
+SWITCHES = ("model.name", "model.level", "model.context", "model.hl")
+COPIES = ("level", "context", "hl")
+# The value of a setting that a run does not have.
+ABSENT = "–"
+
+
+@dataclass(frozen=True)
+class Varied:
+    """A setting that differs between runs that are compared.
+
+    ``name``    as it is typed, if ``key`` is a copy: ``level`` for ``model.level``.
+    ``values``  what was tried, ascending; :data:`ABSENT` where a run has no such setting.
+    ``also``    settings that change in step with it and that nobody set by themselves.
+    """
+
+    key: str
+    values: list[Any]
+    also: list[str]
+
+    @property
+    def name(self) -> str:
+        return self.key.removeprefix("model.") if self.key in SWITCHES[1:] else self.key
+
+    @property
+    def short(self) -> str:
+        """For legends: the last word of the key, or the one before it where that is ``name`` or ``_target_``."""
+        return self.key.removesuffix(".name").removesuffix("._target_").rsplit(".", 1)[-1]
+
+    @property
+    def numbers(self) -> list[float]:
+        """The values, where all of them are numbers; else empty."""
+        given = [value for value in self.values if value not in (None, ABSENT)]
+        return [float(value) for value in given] if all(map(is_number, given)) else []
+
+    @property
+    def is_log(self) -> bool:
+        """Whether the values want a logarithmic axis: the largest is at least ten times the smallest."""
+        return bool(self.numbers) and self.numbers[0] > 0 and self.numbers[-1] >= 10 * self.numbers[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """Runs that differ in nothing but their seed; ``values`` are those of the group's varied settings."""
+
+    label: str
+    values: dict[str, Any]
+    runs: list[Run]
+
+    @property
+    def cell(self) -> str:
+        return self.runs[0].cell
+
+    def evaluations(self, protocol: str) -> dict[int, Evaluation]:
+        """Seed → evaluation, of those runs that have one under the protocol."""
+        return {run.record.seed: run.evaluations[protocol] for run in self.runs if protocol in run.evaluations}
+
+    def answers_to(self, name: str) -> bool:
+        """Whether ``name`` is its label, or the name or the folder of one of its runs."""
+        return name == self.label or any(
+            name in (run.record.name, run.folder.name, str(run.folder)) for run in self.runs
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Runs of the same recipe, data and protocol, by variant in the paper's order and then by seed.
+    """Runs that are scored on the same images under the same protocol, so that their AP compare.
 
-    ``left_out``: (run, why) of those that another run of the same variant and seed stands for.
+    ``runs``      all of them. ``left_out``: (run, why) of each that another one of its variant and seed stands for.
+    ``apart``     (dotted key, value in the first group, value here): why these are no rows of the first group's table.
     """
 
     runs: list[Run]
+    varied: list[Varied]
+    variants: list[Variant]
     left_out: list[tuple[Run, str]]
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return self.runs[0].record.settings
+    apart: list[tuple[str, Any, Any]] = field(default_factory=list)
 
     @property
     def protocol(self) -> str:
         return self.runs[0].protocol
 
     @property
+    def protocols(self) -> list[str]:
+        """Its own, and all others that runs were scored under as well."""
+        return list(dict.fromkeys([self.protocol, *(name for run in self.runs for name in run.evaluations)]))
+
+    @property
+    def is_scored(self) -> bool:
+        return any(self.protocol in run.evaluations for run in self.runs)
+
+    @property
+    def ap_names(self) -> list[str]:
+        """Of the AP that the runs have: easy, medium, hard, or those of another benchmark."""
+        tables = [e.ap for run in self.runs for e in run.evaluations.values()]
+        return ordered(name for ap in tables or [ap for run in self.runs for _, ap in run.learning] for name in ap)
+
+    @property
     def data(self) -> str:
-        return str(self.settings.get("data", {}).get("name", "unknown"))
+        return str(self.runs[0].settings.get("data.name", "unknown"))
 
     @property
     def images(self) -> int | None:
@@ -328,35 +450,26 @@ class Group:
         numbers = [e.images for run in self.runs for e in run.evaluations.values() if e.images is not None]
         return max(numbers) if numbers else None
 
-    def of_variant(self, variant: str) -> list[Run]:
-        return [run for run in self.runs if run.variant == variant]
-
-    @property
-    def variants(self) -> list[str]:
-        return list(dict.fromkeys(run.variant for run in self.runs))
-
     @property
     def data_label(self) -> str:
-        """The data in words, in the singular case that compares with the paper as in all others."""
-        count = "" if self.images is None else f", {self.images:,} images"
-        if self.data == "synthetic":
-            return f"synthetic faces{count}"
+        """The data in words."""
+        title = TITLES.get(self.data, self.data)
         if self.data == "wider_face":
-            split = str(_at(self.settings, "data.val.split") or "val")
-            return f"WIDER FACE {split}{'' if self.is_the_papers_data else ' sample'}{count}"
-        return f"{self.data}{count}"
+            title += (
+                f" {self.runs[0].settings.get('data.val.split') or 'val'}{'' if self.is_the_papers_data else ' sample'}"
+            )
+        elif self.data == "folder":
+            title += f" ({self.runs[0].settings.get('data.root')})"
+        return title if self.images is None else f"{title}, {self.images:,} images"
 
     @property
     def is_the_papers_data(self) -> bool:
-        return (
-            self.data == "wider_face"
-            and self.images == PAPER_IMAGES
-            and _at(self.settings, "data.val.split") in (None, "val")
-        )
+        split = self.runs[0].settings.get("data.val.split")
+        return self.data == "wider_face" and self.images == PAPER_IMAGES and split in (None, "val")
 
     @property
     def warning(self) -> str | None:
-        """What the numbers do not say; None on WIDER FACE val in full."""
+        """What the numbers do not say next to the paper's; None on WIDER FACE val in full."""
         if self.data == "synthetic":
             return "Synthetic faces: this says nothing about the paper's numbers, at most about the order of its rows."
         if self.is_the_papers_data or (self.data == "wider_face" and self.images is None):
@@ -367,69 +480,135 @@ class Group:
             )
         return f"Scored on {self.data}, not on WIDER FACE val: this does not compare with the paper's numbers."
 
+    @property
+    def asked_cells(self) -> set[str]:
+        """The paper's cells that the sweeps of these runs ask for."""
+        return {cell for folder in self.sweeps for cell in sweep_words(folder)[1]}
+
+    @property
+    def sweeps(self) -> list[Path]:
+        return list(dict.fromkeys(run.folder.parent for run in self.runs))
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """Dotted key → value of what all runs have in common."""
+        first, *others = (run.settings for run in self.runs)
+        changing = {"seed", "out", "name", *(key for one in self.varied for key in (one.key, *one.also))}
+        return {
+            key: value for key, value in first.items()
+            if key not in changing and all(other.get(key) == value for other in others)
+        }  # fmt: skip
+
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Split runs by everything that changes what is trained, but the switches; the largest group first.
+    """Split runs by the data and the protocol that their AP are about, the largest group first.
 
-    An option that only one of the two models reads (``model.own_blocks``) keeps no run of the other out of a group.
+    Nothing else splits them: every other setting that differs is a column of the group's table.
     """
-    # Those with more options come first, so that a baseline without them joins a group rather than founding one.
-    gathered: list[list[Run]] = []
-    for run in sorted(runs, key=lambda run: -len(_recipe(run))):
-        for members in gathered:
-            if not any(differences(members[0], run)):
+    gathered: dict[str, list[Run]] = {}
+    for run in runs:
+        gathered.setdefault(_text(_scored_on(run)), []).append(run)
+    parts = [part for members in gathered.values() for part in _by_images(members)]
+    parts.sort(key=lambda part: -len(part))
+    return [_group(part, [] if part is parts[0] else _apart(parts[0][0], part[0])) for part in parts]
+
+
+def _scored_on(run: Run) -> dict[str, Any]:
+    """The settings that AP depends on beyond the network: what it is scored on, and how."""
+    is_moved = run.settings.get("data.name") != "folder"  # other data has a name; where it is does not matter
+    return {
+        key: value
+        for key, value in run.settings.items()
+        if key.startswith(("data.", "protocol.")) and not key.startswith("data.train")
+        and not (is_moved and key == "data.root")
+    }  # fmt: skip
+
+
+def _apart(first: Run, other: Run) -> list[tuple[str, Any, Any]]:
+    a, b = _scored_on(first), _scored_on(other)
+    found = [(key, a.get(key), b.get(key)) for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)]
+    return found or [("scored images", _images(first)[0], _images(other)[0])]
+
+
+def _images(run: Run) -> tuple[int | None, Any]:
+    """How many images a run was scored on, and which, with the faces that count; None where that is not known."""
+    own = run.evaluations.get(run.protocol)
+    if own is None:
+        return None, None
+    counts = {name: (one.image_ids, one.faces.tobytes()) for name, one in own.counts.items()}
+    return own.images, counts or None
+
+
+def _by_images(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs of equal settings may still be scored on other images, where the data has changed in between."""
+    parts: list[tuple[tuple[int | None, Any], list[Run]]] = []
+    # Those that know their images come first; one that knows nothing of them joins the first part.
+    for run in sorted(runs, key=lambda run: _images(run).count(None)):
+        own = _images(run)
+        for known, members in parts:
+            if all(a is None or b is None or a == b for a, b in zip(own, known, strict=True)):
                 members.append(run)
                 break
         else:
-            gathered.append([run])
-    groups = [_without_doubles(members) for members in gathered]
-    return sorted(groups, key=lambda group: (-len(set(group.variants) & set(VARIANTS)), -len(group.runs)))
+            parts.append((own, [run]))
+    return [sorted(members, key=lambda run: run.folder) for _, members in parts]
 
 
-def differences(first: Run, second: Run) -> list[tuple[str, Any, Any]]:
-    """(dotted key, value, value) of every setting that keeps two runs out of one table."""
-    other_model = _at(first.record.settings, "model.name") != _at(second.record.settings, "model.name")
-    found = []
-    for key, a, b in differing_settings(first.record.settings, second.record.settings):
-        unread = other_model and key.startswith("model.") and (a is None or b is None)
-        if key not in SWITCHES and not unread:
-            found.append((key, a, b))
-    return found
-
-
-def shared_settings(group: Group) -> dict[str, Any]:
-    """Dotted key → value of everything that all runs of the group agree in."""
-    recipes = [_recipe(run) for run in group.runs]
-    return {
-        key: value
-        for key, value in recipes[0].items()
-        if key not in SWITCHES and all(recipe.get(key) == value for recipe in recipes[1:])
-    }
-
-
-def _recipe(run: Run) -> dict[str, Any]:
-    return {key: value for key, value, _ in differing_settings(run.record.settings, {})}
-
-
-def _without_doubles(runs: list[Run]) -> Group:
+def _group(runs: list[Run], apart: list[tuple[str, Any, Any]]) -> Group:
     def worth(run: Run) -> tuple[bool, bool, str]:
         return (bool(run.evaluations), run.record.state in ("running", "finished"), str(run.record.started))
 
-    chosen: dict[tuple[str, int], Run] = {}
+    varied = _varied(runs)
+    chosen: dict[str, dict[int, Run]] = {}
     left_out = []
     for run in sorted(runs, key=worth, reverse=True):
-        key = (run.variant, run.record.seed)
-        if key in chosen:
-            left_out.append((run, f"{run.title} is there twice; the table reads {chosen[key].folder}"))
-        else:
-            chosen[key] = run
-    order = {variant: number for number, variant in enumerate(VARIANTS)}
-    kept = sorted(chosen.values(), key=lambda run: (order.get(run.variant, len(order)), run.variant, run.record.seed))
-    return Group(kept, left_out)
+        seeds = chosen.setdefault("\n".join(_text(run.settings.get(one.key, ABSENT)) for one in varied), {})
+        kept = seeds.setdefault(run.record.seed, run)
+        if kept is not run:
+            left_out.append((run, f"{run.folder} repeats settings and seed of {kept.folder}, which the tables read"))
+    variants = []
+    labels = {run.cell: LABELS.get(run.cell, run.cell) for run in runs}
+    names_suffice = all(one.key in SWITCHES for one in varied) and len(labels) == len(chosen)
+    for seeds in chosen.values():
+        members = [seeds[seed] for seed in sorted(seeds)]
+        values = {one.key: members[0].settings.get(one.key, ABSENT) for one in varied}
+        words = [f"{one.short}={value_text(values[one.key])}" for one in varied if values[one.key] != ABSENT]
+        label = labels[members[0].cell] if names_suffice else " ".join(words) or members[0].record.name
+        variants.append(Variant(label, values, members))
+    order = {row.variant: number for number, row in enumerate(ROWS)}
+    variants.sort(key=lambda own: (order.get(own.cell, len(order)), [_place(value) for value in own.values.values()]))
+    return Group(runs, varied, variants, left_out, apart)
 
 
-def _at(settings: Mapping[str, Any], dotted: str) -> Any:
-    node: Any = settings
-    for part in dotted.split("."):
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return node
+def _varied(runs: Sequence[Run]) -> list[Varied]:
+    """What differs between runs, without what changes nothing of the training (:func:`differing_settings`), seeds, and
+    what only follows from another setting."""
+    first = runs[0].record.settings
+    differing = dict.fromkeys(key for run in runs for key, *_ in differing_settings(first, run.record.settings))
+    has_switches = any("model.level" in run.settings for run in runs)
+    keys = [key for key in differing if key != "seed" and not (has_switches and key in COPIES)]
+    words = {word.lstrip("+~").split("=")[0] for run in runs for word in run.command}
+    words |= {f"model.{key}" for key in COPIES if key in words}
+    alike: dict[tuple[int, ...], list[str]] = {}
+    for key in keys:
+        texts = [_text(run.settings.get(key, ABSENT)) for run in runs]
+        alike.setdefault(tuple(map(texts.index, texts)), []).append(key)
+    found = []
+    for together in alike.values():
+        shown = [key for key in together if key in words or key in SWITCHES]
+        shown = shown or [min(together, key=lambda key: (not key.endswith(".name"), key.count("."), keys.index(key)))]
+        for key in shown:
+            values = {_text(value): value for value in (run.settings.get(key, ABSENT) for run in runs)}
+            also = [other for other in together if other not in shown] if key == shown[0] else []
+            found.append(Varied(key, sorted(values.values(), key=_place), also))
+    order = [*SWITCHES, *runs[0].settings, *keys]
+    return sorted(found, key=lambda one: order.index(one.key))
+
+
+def _text(value: Any) -> str:
+    return repr(float(value)) if is_number(value) else json.dumps(value, sort_keys=True, default=str)
+
+
+def _place(value: Any) -> tuple[int, float, str]:
+    """Sorts numbers by size, then texts."""
+    return (0, float(value), "") if is_number(value) else (1, 0.0, value_text(value))
