@@ -134,10 +134,8 @@ def test_what_does_not_fit_says_what_to_do() -> None:
         r"allocate 20.00 GiB\); set protocol.tile_pixels=auto",
     ):
         detector.detect(np.zeros((2000, 3000, 3), np.uint8), TestScale("original", tile_pixels=None))
-    with pytest.raises(InputError, match=r"2000 × 3000 .*, not even in tiles of 1,982,464 pixels .*; free memory on"):
+    with pytest.raises(InputError, match=r"2000 × 3000 .*; free memory on"):
         detector.detect(np.zeros((2000, 3000, 3), np.uint8), "original")
-    with pytest.raises(InputError, match=r"50 × 60 .*, not even in tiles of 3,000 pixels"):
-        detector_of(Limited(1000, ERRORS[0])).detect(np.zeros((50, 60, 3), np.uint8), "original")
 
 
 def test_another_error_is_no_lack_of_memory() -> None:

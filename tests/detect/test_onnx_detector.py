@@ -94,7 +94,7 @@ def test_onnxruntime_out_of_memory_is_said(exported: FaceDetector, monkeypatch: 
 
     images = np.zeros((2, 3, 20, 30), np.uint8)
     backend = OnnxBackend(Session(), {"detection": {}, "dtype": "float32"})
-    with pytest.raises(InputError, match=r"2 images of 20 × 30 pixels.*bad allocation"):
+    with pytest.raises(InputError, match="20 × 30 pixels at test scale is too large for memory"):
         backend.run(images)
     Session.text = "something else"
     with pytest.raises(RuntimeError, match="something else"):

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, Self, cast, overload
+from typing import Any, Self, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ from fanet_lightning.cli.device import (
 from fanet_lightning.cli.errors import InputError, first_line
 from fanet_lightning.cli.provenance import TrainingImages, from_plain
 from fanet_lightning.data.transforms import AUTO, SMALLEST_TILE_PIXELS, TilePixels
-from fanet_lightning.detect.multiscale import AnyProtocol, Found, protocol_of
+from fanet_lightning.detect.multiscale import AnyProtocol, Backend, Found, protocol_of
 from fanet_lightning.detect.stream import ChannelOrder, OneImage, StreamSettings, in_order, is_one_image
 from fanet_lightning.detect.tiling import PixelLimit, find_in_tiles, tiles
 from fanet_lightning.models.blocks import Upsample, fuse
@@ -47,32 +47,6 @@ FORMAT_VERSION = 1
 # model costs some 4 ms whatever its size: one of eight 96 × 96 images takes 0.43 of its time alone, of 320 × 240
 # 0.87, of 640 × 480 0.94 on a busy machine and 1.00 on an idle one (benchmarks/detector_overhead.py --batches 1 8).
 BATCH_SIZE, BATCH_PIXELS_CPU = 8, 640 * 480
-
-
-class Backend(Protocol):
-    """What computes faces: :class:`TorchBackend` or :class:`OnnxBackend`.
-
-    ``runs_on``       the device, ``cpu``, ``cuda:1`` …; ``precision`` there.
-    ``detection``     all four settings of :func:`fanet_lightning.ops.postprocess.detect`.
-    ``batch_size``    how many images of one size it takes at once unless told otherwise, and of how many pixels in all
-                      at most: ``batch_pixels``, None: any number.
-    """
-
-    runs_on: str
-    precision: str
-    detection: dict[str, Any]
-    batch_size: int
-    batch_pixels: int | None
-
-    def find(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> Found:
-        """Faces of one image (1, 3, h, w) uint8 RGB in its own pixels, not clipped to it, on the CPU.
-
-        Raises:
-            InputError: the image does not fit into memory.
-        """
-
-    def find_alike(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> list[Found]:
-        """As :meth:`find`, for images (B, 3, h, w); as many at a time as fit into memory."""
 
 
 class TorchBackend:
@@ -130,13 +104,11 @@ class TorchBackend:
             # Here the exception is gone, and with it the tensors of the failed try.
             free_cached(self.device)
             largest = max(part.pixels for part in parts)
-            size = f"an image of {height} × {width} pixels at test scale does not fit into memory"
-            remedy = "set protocol.tile_pixels=auto"
-            if tile_pixels is not None:
-                size += f", not even in tiles of {largest:,} pixels"
-                remedy = "free memory on the device, or take another one"
             if tile_pixels is None or largest <= SMALLEST_TILE_PIXELS:
-                raise InputError(f"{size} ({reason}); {remedy}")
+                remedy = "set protocol.tile_pixels=auto" if tile_pixels is None else "free memory on the device"
+                raise InputError(
+                    f"an image of {height} × {width} pixels at test scale does not fit into memory ({reason}); {remedy}"
+                )
             self._pixels.refuse_tile(largest)
 
     def find_alike(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> list[Found]:
@@ -233,10 +205,9 @@ class OnnxBackend:
         available = None if self.runs_on.startswith("cuda") else available_bytes(torch.device("cpu"))
         together = count
         if available is not None:
-            limit = int(available * SHARE / self.metadata["bytes_per_pixel"])
-            together = limit // (height * width)
+            together = int(available * SHARE / self.metadata["bytes_per_pixel"]) // (height * width)
             if not together:
-                raise InputError(_too_large(1, height, width, f"it holds about {limit:,}"))
+                raise InputError(_too_large(height, width))
         found = []
         for start in range(0, count, together):
             part = np.ascontiguousarray(images[start : start + together].cpu().numpy())
@@ -259,8 +230,7 @@ class OnnxBackend:
         except Exception as error:  # as above
             if not any(word in str(error).lower() for word in ("alloc", "memory")):
                 raise
-            count, _, height, width = images.shape
-            raise InputError(_too_large(count, height, width, first_line(error)[:120])) from error
+            raise InputError(_too_large(*images.shape[2:])) from error
         return boxes_xyxy, scores, image_index
 
 
@@ -299,11 +269,10 @@ def _read_metadata(session: Any, path: Path) -> dict[str, Any]:
     return own
 
 
-def _too_large(count: int, height: int, width: int, reason: str) -> str:
-    what = f"an image of {height} × {width} pixels" if count == 1 else f"{count} images of {height} × {width} pixels"
+def _too_large(height: int, width: int) -> str:
     return (
-        f"{what} at test scale: too large for memory ({reason}); an ONNX file has no tiles: take a protocol of a "
-        "smaller size, or the checkpoint itself"
+        f"an image of {height} × {width} pixels at test scale is too large for memory; an ONNX file has no tiles: take "
+        "a protocol of a smaller size, or the checkpoint itself"
     )
 
 

@@ -5,8 +5,6 @@ sfd_test_code/WIDER_FACE/wider_test.py), which FANet's numbers follow. What is d
 :class:`MultiScale`.
 """
 
-import difflib
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
@@ -17,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import InputError, is_whole
 from fanet_lightning.data.transforms import AUTO, TestScale, TilePixels, check_tile_pixels
 from fanet_lightning.ops.boxes import clip
 from fanet_lightning.ops.postprocess import box_vote
@@ -64,11 +62,30 @@ class Found(NamedTuple):
     tiles: int
 
 
-class Finder(Protocol):
-    """What :class:`MultiScale` needs of a backend."""
+class Backend(Protocol):
+    """What computes faces: :class:`fanet_lightning.detect.detector.TorchBackend` or ``OnnxBackend``.
+
+    ``runs_on``       the device, ``cpu``, ``cuda:1`` …; ``precision`` there.
+    ``detection``     all four settings of :func:`fanet_lightning.ops.postprocess.detect`.
+    ``batch_size``    how many images of one size it takes at once unless told otherwise, and of how many pixels in all
+                      at most: ``batch_pixels``, None: any number.
+    """
+
+    runs_on: str
+    precision: str
+    detection: dict[str, Any]
+    batch_size: int
+    batch_pixels: int | None
 
     def find(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> Found:
-        """(1, 3, h, w) uint8 RGB → faces in its pixels, on the CPU."""
+        """Faces of one image (1, 3, h, w) uint8 RGB in its own pixels, not clipped to it, on the CPU.
+
+        Raises:
+            InputError: the image does not fit into memory.
+        """
+
+    def find_alike(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> list[Found]:
+        """As :meth:`find`, for images (B, 3, h, w); as many at a time as fit into memory."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +119,12 @@ class MultiScale:
 
     def __post_init__(self) -> None:
         for name, good, hint in (
-            ("max_pixels", _number(self.max_pixels) >= 1, "the pixels of the largest pass, at least 1"),
-            ("keep", _number(self.keep) >= 0, "how many boxes come out, at least 0"),
-            ("vote_iou", 0 < _number(self.vote_iou) <= 1, "an overlap above 0 and at most 1"),
+            ("max_pixels", is_whole(self.max_pixels, 1), "the pixels of the largest pass, at least 1"),
+            ("keep", is_whole(self.keep, 0), "how many boxes come out, at least 0"),
+            ("vote_iou", isinstance(self.vote_iou, int | float) and 0 < self.vote_iou <= 1, "an overlap above 0 and at "
+             "most 1"),
             ("keep_singles", isinstance(self.keep_singles, bool), "true or false"),
-        ):
+        ):  # fmt: skip
             if not good:
                 raise InputError(f"protocol.{name}={getattr(self, name)}; give {hint}")
         check_tile_pixels(self.tile_pixels)
@@ -125,18 +143,18 @@ class MultiScale:
             scale *= 2
         return [*passes, Pass(largest, smaller_under=SMALLER_UNDER)]
 
-    def detect(self, detector: Finder, image_rgb: npt.NDArray[np.uint8]) -> tuple[Detections, list[PassRecord]]:
+    def detect(self, backend: Backend, image_rgb: npt.NDArray[np.uint8]) -> tuple[Detections, list[PassRecord]]:
         """Faces of one image, (H, W, 3) uint8 RGB, and what each pass did.
 
         Boxes in pixels of the image, clipped to it, float32; scores in descending order.
 
         Raises:
-            InputError: a pass does not fit into memory, see :meth:`fanet_lightning.detect.detector.Backend.find`.
+            InputError: a pass does not fit into memory, see :meth:`Backend.find`.
         """
         height, width = image_rgb.shape[:2]
         found, records = [], []
         for step in self.scales(height, width):
-            detections, record = self._run(detector, image_rgb, step)
+            detections, record = self._run(backend, image_rgb, step)
             found.append(detections)
             records.append(record)
         voted = box_vote(
@@ -148,7 +166,7 @@ class MultiScale:
         )
         return Detections(clip(voted.boxes_xyxy, height, width), voted.scores), records
 
-    def _run(self, detector: Finder, image_rgb: npt.NDArray[np.uint8], step: Pass) -> tuple[Detections, PassRecord]:
+    def _run(self, backend: Backend, image_rgb: npt.NDArray[np.uint8], step: Pass) -> tuple[Detections, PassRecord]:
         height, width = image_rgb.shape[:2]
         # The rounding of TestScale. The limit holds for the scale; rounded sides may pass it by a pixel each.
         rows, columns = max(1, int(height * step.scale + 0.5)), max(1, int(width * step.scale + 0.5))
@@ -157,7 +175,7 @@ class MultiScale:
             image = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
         if step.flip:
             image = image[:, ::-1]
-        detections, tiles = detector.find(torch.from_numpy(image.transpose(2, 0, 1).copy())[None], self.tile_pixels)
+        detections, tiles = backend.find(torch.from_numpy(image.transpose(2, 0, 1).copy())[None], self.tile_pixels)
         ratio = torch.tensor([columns / width, rows / height] * 2, dtype=torch.float32)
         boxes_xyxy, scores = detections.boxes_xyxy / ratio, detections.scores
         if step.flip:
@@ -173,9 +191,14 @@ class MultiScale:
         return Detections(boxes_xyxy[kept], scores[kept]), record
 
 
-def _number(value: object) -> float:
-    """The value; NaN, which is in no range, for what is no number."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+AnyProtocol = str | Mapping[str, Any] | TestScale | MultiScale
+# By their ``kind``; every other kind is one of TestScale's own.
+KINDS: dict[str, type[MultiScale]] = {"multiscale": MultiScale}
+
+# pretrained.DEFAULT_PROTOCOL, without the time that Hydra takes to be imported.
+DEFAULT_SCALE = TestScale("short", 640)
+# Where the shorter side is longer, faces may well be larger than those of the training, some 400 pixels at most.
+LARGE_SHORTER_SIDE = 1000
 
 
 def build_protocol(settings: Mapping[str, Any]) -> TestScale | MultiScale:
@@ -186,9 +209,8 @@ def build_protocol(settings: Mapping[str, Any]) -> TestScale | MultiScale:
     """
     options = {key: value for key, value in settings.items() if key != "name"}
     kind: type[TestScale] | type[MultiScale] = TestScale
-    if options.get("kind") == "multiscale":
-        kind = MultiScale
-        del options["kind"]
+    if options.get("kind") in KINDS:
+        kind = KINDS[options.pop("kind")]
     known = [field.name for field in fields(kind)]
     for key in options:
         if key not in known:
@@ -199,16 +221,13 @@ def build_protocol(settings: Mapping[str, Any]) -> TestScale | MultiScale:
 def full_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with every default filled in: what a number is stored with."""
     protocol = build_protocol(settings)
-    kind = {"kind": "multiscale"} if isinstance(protocol, MultiScale) else {}
+    kind = {name: value for name, value in settings.items() if name == "kind" and value in KINDS}
     return {"name": settings.get("name"), **kind, **asdict(protocol)}
 
 
-AnyProtocol = str | Mapping[str, Any] | TestScale | MultiScale
-
-# pretrained.DEFAULT_PROTOCOL, without the time that Hydra takes to be imported.
-DEFAULT_SCALE = TestScale("short", 640)
-# Where the shorter side is longer, faces may well be larger than those of the training, some 400 pixels at most.
-LARGE_SHORTER_SIDE = 1000
+def too_large_for(protocol: object, width: int, height: int) -> bool:
+    """Whether faces in an image of this size are probably missed, because ``protocol`` (its name) leaves it so."""
+    return protocol == "original" and min(width, height) > LARGE_SHORTER_SIDE
 
 
 def protocol_of(protocol: AnyProtocol | None) -> TestScale | MultiScale:
@@ -228,15 +247,7 @@ def protocol_of(protocol: AnyProtocol | None) -> TestScale | MultiScale:
         return protocol_named(protocol)
     if isinstance(protocol, Mapping):
         return build_protocol(protocol)
-    raise InputError(
-        f"protocol is of type {type(protocol).__name__}; give a name ({', '.join(protocol_names())}), settings, "
-        "a TestScale or a MultiScale"
-    )
-
-
-def too_large_for(protocol: object, width: int, height: int) -> bool:
-    """Whether faces in an image of this size are probably missed, because ``protocol`` (its name) leaves it so."""
-    return protocol == "original" and min(width, height) > LARGE_SHORTER_SIDE
+    raise InputError(f"protocol is of type {type(protocol).__name__}; give a name, settings, TestScale or MultiScale")
 
 
 @lru_cache(maxsize=64)
@@ -252,15 +263,12 @@ def protocol_settings(name: str) -> dict[str, Any]:
         InputError: there is none of that name; the message lists them.
     """
     # Hydra, which comes with it, takes a fifth of a second to import.
-    from fanet_lightning.cli.config import config_dir
-
-    known = protocol_names()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}? There are {', '.join(known)}" if near else f"choose one of {', '.join(known)}"
-        raise InputError(f"protocol={name}: there is no such option; {hint}")
     from omegaconf import OmegaConf
 
+    from fanet_lightning.cli.config import config_dir
+
+    if name not in protocol_names():
+        raise InputError(f"protocol={name}: there is no such option; take one of {', '.join(protocol_names())}")
     settings: Any = OmegaConf.to_container(OmegaConf.load(config_dir() / "protocol" / f"{name}.yaml"), resolve=True)
     return dict(settings)
 

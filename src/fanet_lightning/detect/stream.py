@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from numbers import Real
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar, get_args
 
 import cv2
 import numpy as np
@@ -21,8 +21,8 @@ from torch import Tensor
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.images import BACKGROUND, Image8, pillow_image_rgb, read_image_rgb
-from fanet_lightning.data.transforms import AUTO, TestScale, TilePixels
-from fanet_lightning.detect.multiscale import Found, MultiScale
+from fanet_lightning.data.transforms import TestScale
+from fanet_lightning.detect.multiscale import Backend, MultiScale
 from fanet_lightning.ops.boxes import clip
 from fanet_lightning.ops.structures import Detections
 
@@ -181,16 +181,6 @@ class Prepared(NamedTuple):
     width: int
 
 
-class Network(Protocol):
-    """What is needed of a backend, see :class:`fanet_lightning.detect.detector.Backend`."""
-
-    def find(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> Found:
-        """(1, 3, h, w) uint8 RGB → faces in its pixels, on the CPU."""
-
-    def find_alike(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> list[Found]:
-        """(B, 3, h, w) uint8 RGB → faces of each."""
-
-
 @dataclass(frozen=True)
 class StreamSettings:
     """What a call asks for, the same for all of its images.
@@ -213,7 +203,7 @@ class StreamSettings:
 
     def images_together(self, most: int, most_pixels: int | None, image: Prepared) -> int:
         """How many images of this one's size go through the network at once, at least 1."""
-        if isinstance(self.protocol, MultiScale):  # each has several sizes
+        if not isinstance(self.protocol, TestScale):  # each has several sizes
             return 1
         height, width = image.pixels.shape[:2]
         return most if most_pixels is None else max(1, min(most, most_pixels // (height * width)))
@@ -226,24 +216,24 @@ class StreamSettings:
         """
         image_rgb = image_rgb_of(image, self.channel_order)
         height, width = image_rgb.shape[:2]
-        if isinstance(self.protocol, MultiScale):
-            return Prepared(image_rgb, np.ones(2, np.float32), height, width)
-        return Prepared(*self.protocol(image_rgb), height, width)
+        if isinstance(self.protocol, TestScale):
+            return Prepared(*self.protocol(image_rgb), height, width)
+        return Prepared(image_rgb, np.ones(2, np.float32), height, width)
 
-    def detect(self, network: Network, images: Sequence[Prepared]) -> list[Detections]:
+    def detect(self, network: Backend, images: Sequence[Prepared]) -> list[Detections]:
         """Faces of images that have one size at test scale.
 
         Raises:
-            InputError: they do not fit into memory, see :meth:`fanet_lightning.detect.detector.Backend.find`.
+            InputError: they do not fit into memory, see :meth:`Backend.find`.
         """
-        if isinstance(self.protocol, MultiScale):
-            found = [self.protocol.detect(network, image.pixels)[0] for image in images]
-        else:
+        if isinstance(self.protocol, TestScale):
             faces = network.find_alike(network_input(images), self.protocol.tile_pixels)
             found = [
                 in_image(item.detections, torch.from_numpy(image.scale_xy), image.height, image.width)
                 for item, image in zip(faces, images, strict=True)
             ]
+        else:
+            found = [self.protocol.detect(network, image.pixels)[0] for image in images]
         return [item.above(self.threshold) for item in found] if self.threshold else found
 
 
@@ -263,16 +253,6 @@ def network_input(images: Iterable[Prepared]) -> torch.Tensor:
     return torch.from_numpy(pixels[0] if usable else pixels[0].copy())[None].permute(0, 3, 1, 2)
 
 
-@dataclass
-class _Waiting:
-    """An image between its reading and its turn: ``outcome`` once it is known; so many of its size run ``together``."""
-
-    image: Any
-    prepared: Prepared | None
-    outcome: Detections | InputError | None
-    together: int
-
-
 def in_order(
     images: Iterable[Any],
     prepare_one: Callable[[Any], Prepared],
@@ -281,8 +261,8 @@ def in_order(
 ) -> Iterator[tuple[Any, Detections | InputError]]:
     """Every image with its faces, or with what is wrong with it, in the images' order.
 
-    Memory is bounded whatever the number of images: by ``READ_AHEAD_BYTES`` of pixels that wait, one image for every
-    reading thread and, once more as many bytes, those that wait for others of their size.
+    Memory is bounded whatever the number of images: by ``READ_AHEAD_BYTES`` of pixels that are read ahead, one image
+    for every reading thread and, once more as many bytes, those that wait for others of their size.
 
     Args:
         images: asked for the next one as reading continues, in the caller's thread.
@@ -292,29 +272,45 @@ def in_order(
             of an image come out before the next one is waited for.
     """
     read = in_threads(images, prepare_one, threads=READERS, most=2 * READERS, size=ready_bytes)
-    waiting: deque[_Waiting] = deque()
-    more = True
+    waiting: list[tuple[Any, Prepared | InputError, int]] = []
+    waiting_bytes = 0
     try:
-        while True:
-            while more and _more_may_wait(waiting):
-                image, future = next(read, (None, None))
-                if future is None:
-                    more = False
-                    continue
-                try:
-                    prepared = future.result()
-                    waiting.append(_Waiting(image, prepared, None, images_together(prepared)))
-                except InputError as error:
-                    waiting.append(_Waiting(image, None, error, 1))
-            if not waiting:
-                return
-            if waiting[0].outcome is None:
-                _detect_like(waiting[0], waiting, detect_alike)
-            first = waiting.popleft()
-            assert first.outcome is not None
-            yield first.image, first.outcome
+        for image, future in read:
+            try:
+                prepared = future.result()
+            except InputError as error:
+                waiting.append((image, error, 1))
+            else:
+                waiting.append((image, prepared, images_together(prepared)))
+                waiting_bytes += prepared.pixels.nbytes
+            together = waiting[0][2]
+            if together == 1 or len(waiting) >= BATCHES_WAITING * together or waiting_bytes >= READ_AHEAD_BYTES:
+                yield from _detected(waiting, detect_alike)
+                waiting, waiting_bytes = [], 0
+        yield from _detected(waiting, detect_alike)
     finally:
         read.close()
+
+
+def _detected(
+    waiting: Sequence[tuple[Any, Prepared | InputError, int]],
+    detect_alike: Callable[[list[Prepared]], list[Detections]],
+) -> Iterator[tuple[Any, Detections | InputError]]:
+    """Each image with its outcome; those of one size are computed together."""
+    todo: dict[int, Prepared] = {n: x for n, (_, x, _) in enumerate(waiting) if isinstance(x, Prepared)}
+    outcomes: dict[int, Detections | InputError] = {}
+    for number, (image, prepared, together) in enumerate(waiting):
+        if isinstance(prepared, InputError):
+            outcomes[number] = prepared
+        elif number not in outcomes:
+            shape = prepared.pixels.shape
+            alike = [n for n, other in todo.items() if other.pixels.shape == shape][:together]
+            try:
+                found: Sequence[Detections | InputError] = detect_alike([todo.pop(n) for n in alike])
+            except InputError as error:  # one that does not fit into memory: nor do the others of its size
+                found = [error] * len(alike)
+            outcomes.update(zip(alike, found, strict=True))
+        yield image, outcomes.pop(number)
 
 
 def ready_bytes(_: Any, future: "Future[Any]") -> int:
@@ -324,38 +320,11 @@ def ready_bytes(_: Any, future: "Future[Any]") -> int:
     return sum(value.nbytes for value in future.result() if isinstance(value, np.ndarray))
 
 
-def _more_may_wait(waiting: Sequence[_Waiting]) -> bool:
-    """Whether the first of those that wait has use for more."""
-    if not waiting:
-        return True
-    if waiting[0].outcome is not None or waiting[0].together == 1:
-        return False
-    pixels = sum(x.prepared.pixels.nbytes for x in waiting if x.prepared is not None)
-    return len(waiting) < BATCHES_WAITING * waiting[0].together and pixels < READ_AHEAD_BYTES
-
-
-def _detect_like(
-    first: _Waiting, waiting: Iterable[_Waiting], detect_alike: Callable[[list[Prepared]], list[Detections]]
-) -> None:
-    """Give ``first``, and the next ones of its size, their outcome."""
-    assert first.prepared is not None
-    shape = first.prepared.pixels.shape
-    alike = [x for x in waiting if x.prepared is not None and x.prepared.pixels.shape == shape][: first.together]
-    outcomes: Sequence[Detections | InputError]
-    try:
-        outcomes = detect_alike([x.prepared for x in alike if x.prepared is not None])
-    except InputError as error:  # one that does not fit into memory: nor do the others of its size
-        outcomes = [error] * len(alike)
-    for item, outcome in zip(alike, outcomes, strict=True):
-        item.prepared, item.outcome = None, outcome
-
-
-# Without a terminal: a line at every tenth of the work, or after so many seconds where its length is not known.
 _LINE_SECONDS = 10.0
 
 
 class Progress:
-    """A context manager: a progress bar, or a line now and then where there is no terminal.
+    """A context manager: a progress bar, or a line every ten seconds where there is no terminal.
 
     Args:
         total: how many there are to do; None where it is not known.
@@ -397,15 +366,10 @@ class Progress:
         """One more is done."""
         self.done += 1
         self._bar.update(self._task, completed=self.done, total=self.total, speed=self.speed())
-        if not self._lines:
-            return
-        if self.total:
-            tenth = self.done * 10 // self.total
-            if tenth > (self.done - 1) * 10 // self.total:
-                self.say(f"{tenth * 10:3} %, {self.done:,} of {self.total:,} {self._unit}, {self.speed()}")
-        elif time.perf_counter() - self._last_line > _LINE_SECONDS:
+        if self._lines and (self.done == self.total or time.perf_counter() - self._last_line > _LINE_SECONDS):
             self._last_line = time.perf_counter()
-            self.say(f"{self.done:,} {self._unit}, {self.speed()}")
+            of = f" of {self.total:,}" if self.total else ""
+            self.say(f"{self.done:,}{of} {self._unit}, {self.speed()}")
 
     def speed(self) -> str:
         """``12.3 images/s`` since the block was entered."""
