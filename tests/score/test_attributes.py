@@ -92,9 +92,7 @@ def test_recall_is_not_there_where_the_precision_is_never_reached() -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(
-    seed=st.integers(0, 10**6), within=st.sampled_from(["hard", "easy", "valid"]), levels=st.sampled_from([1, 9, 99])
-)
+@given(seed=st.integers(0, 10**6), within=st.sampled_from(["hard", "easy"]), levels=st.sampled_from([1, 9, 99]))
 def test_each_group_is_a_setting_of_the_official_scorer(seed: int, within: str, levels: int) -> None:
     run = drawn_run(seed, levels=levels)
     groups = attribute_groups(run[0], within)
@@ -112,8 +110,7 @@ def test_each_group_is_a_setting_of_the_official_scorer(seed: int, within: str, 
         np.testing.assert_array_equal(own.recall.value, expected)
         if group.attribute in ("height", "scale", "event"):
             assert math.isnan(own.normalised_ap.value)
-    if within != "valid":
-        assert scores.groups[0].ap.value == pytest.approx(score(*run)[within].ap, abs=0, nan_ok=True)
+    assert scores.groups[0].ap.value == pytest.approx(score(*run)[within].ap, abs=0, nan_ok=True)
     np.testing.assert_array_equal(scores.groups[0].normalised_ap.value, scores.groups[0].ap.value)
 
 
@@ -186,16 +183,13 @@ def test_normalised_ap_does_not_depend_on_the_size_of_the_group() -> None:
 
 def test_groups_part_the_faces() -> None:
     truth, _ = drawn_run(5, images=30)
-    for within in ("easy", "hard", "valid"):
+    for within in ("easy", "hard"):
         groups = attribute_groups(truth, within)
         for attribute in ("height", *LABELS, "event"):
             own = [group.faces for group in groups if group.attribute == attribute]
             np.testing.assert_array_equal(np.sum(own, axis=0), groups[0].faces)
     heights = [group.value for group in attribute_groups(truth) if group.attribute == "height"]
     assert heights == ["<10", "10-16", "16-32", "32-64", "64-128", "128-256", ">=256"]
-    valid = np.concatenate(truth.attributes["invalid"]) == 0
-    np.testing.assert_array_equal(attribute_groups(truth, "valid")[0].faces, valid)
-    assert 0 < valid.sum() < len(valid)
 
 
 def test_a_height_on_an_edge_belongs_to_the_bin_above() -> None:
@@ -203,15 +197,6 @@ def test_a_height_on_an_edge_belongs_to_the_bin_above() -> None:
     truth = GroundTruth(("e/a",), [boxes], {"hard": [np.ones(len(boxes), np.bool_)]})
     heights = [np.flatnonzero(group.faces).tolist() for group in attribute_groups(truth) if group.attribute == "height"]
     assert heights == [[6, 7], [0], [1], [2], [3], [4], [5]]
-
-
-def test_a_box_without_area_is_no_valid_face() -> None:
-    boxes = np.array([[0.0, 0, 0, 0], [5, 5, -2, 9], [5, 5, 9, 0], [5, 5, 9, 9], [5, 5, 9, 9]])
-    truth = GroundTruth(("e/a",), [boxes], {"hard": [np.ones(5, np.bool_)]})
-    assert np.flatnonzero(attribute_groups(truth, "valid")[0].faces).tolist() == [3, 4]
-    flagged = replace(truth, attributes={"invalid": [np.array([0, 0, 0, 1, 0], np.int8)]})
-    assert np.flatnonzero(attribute_groups(flagged, "valid")[0].faces).tolist() == [4]
-    assert attribute_groups(flagged, "hard")[0].faces.all()
 
 
 def test_events_stand_in_the_order_of_their_numbers() -> None:
@@ -232,10 +217,7 @@ def test_without_labels_height_and_event_remain() -> None:
     assert {own.attribute for own in scores.groups} == {"all", "height", "scale", "event"}
     assert scores.left_out == tuple(f"{name}: no labels in the ground truth" for name in LABELS)
     one = GroundTruth(("e/a",), [np.empty((0, 4))], {"hard": [np.zeros(0, np.bool_)]})
-    assert left_out(one, "valid")[-2:] == (
-        "event: all images are of one",
-        "invalid: no labels in the ground truth, so every face counts as valid",
-    )
+    assert left_out(one)[-1] == "event: all images are of one"
     assert {group.attribute for group in attribute_groups(one)} == {"all", "height", "scale"}
 
 
@@ -266,7 +248,7 @@ def test_a_run_against_itself_differs_by_nothing() -> None:
 
 def test_mistakes() -> None:
     truth, predictions = drawn_run(0)
-    refused("within=hrad .* one of easy, hard, valid", score_attributes, truth, predictions, within="hrad")
+    refused("within=hrad .* one of easy, hard", score_attributes, truth, predictions, within="hrad")
     invalid("same images", score_attributes, truth.select(truth.image_ids[::-1]), predictions)
 
 

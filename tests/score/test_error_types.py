@@ -8,8 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from fanet_lightning.score.analysis.error_types import ErrorTypes, FaceState, Kind, error_types
-from fanet_lightning.score.analysis.lost_ap import TYPES, ap_with, gain_per_image, lost_ap, print_errors, write_errors
+from fanet_lightning.score.analysis.error_types import (
+    TYPES,
+    ErrorTypes,
+    FaceState,
+    Kind,
+    ap_with,
+    error_types,
+    gain_per_image,
+    lost_ap,
+    print_errors,
+    write_errors,
+)
 from fanet_lightning.score.wider_face.average_precision import judge_settings, score
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions

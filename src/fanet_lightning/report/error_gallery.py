@@ -22,8 +22,16 @@ from fanet_lightning.score.analysis.attributes import (
     score_attributes,
     write_attributes,
 )
-from fanet_lightning.score.analysis.error_types import ErrorTypes, FaceState, Kind, error_types
-from fanet_lightning.score.analysis.lost_ap import gain_per_image, lost_ap, print_errors, write_errors
+from fanet_lightning.score.analysis.error_types import (
+    ErrorTypes,
+    FaceState,
+    Kind,
+    error_types,
+    gain_per_image,
+    lost_ap,
+    print_errors,
+    write_errors,
+)
 from fanet_lightning.score.bootstrap import SAMPLES
 from fanet_lightning.score.curves import POINTS, THRESHOLDS
 from fanet_lightning.score.results import defined

@@ -13,8 +13,9 @@ WIDER val hold a few per mille of the dense matrices (images × thresholds) that
 How to read the numbers:
 
 * ``ap`` of groups of different size does not compare: all false alarms stand against the few hits of a small group.
-  ``normalised_ap`` (:func:`normalised_ap`) and the recalls do compare. It is not defined by height and
-  by event, where the false alarms are a group's own.
+  ``normalised_ap`` and the recalls do compare: rows on the group's faces weigh as if the group had as many faces as
+  the setting (normalised precision: Hoiem et al., Diagnosing Error in Object Detectors, ECCV 2012; there with a
+  constant of their own). It is not defined by height and by event, where the false alarms are a group's own.
 * ``recall`` is read at one threshold for all groups: the lowest at which all faces of the setting together have a
   precision of at least 0.9. It is what a detector set to that precision finds of each group. In the resamples the
   threshold stays.
@@ -38,15 +39,7 @@ import numpy.typing as npt
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import replaced
 from fanet_lightning.score.bootstrap import SAMPLES, Interval, image_weights, interval_of, method
-from fanet_lightning.score.curves import (
-    POINTS,
-    THRESHOLDS,
-    Curve,
-    area_under_envelope,
-    curve_from_histograms,
-    first_bins,
-    normalise_scores,
-)
+from fanet_lightning.score.curves import POINTS, THRESHOLDS, area_under_envelope, first_bins, normalise_scores
 from fanet_lightning.score.results import bounds_of, defined, interval_text, markdown_table, print_rows, writing
 from fanet_lightning.score.wider_face.average_precision import check_same_images, judge
 from fanet_lightning.score.wider_face.ground_truth import ATTRIBUTE_VALUES, GroundTruth
@@ -63,7 +56,6 @@ HEIGHT_EDGES = (10, 16, 32, 64, 128, 256)
 SCALES = {"small": (10.0, 50.0), "medium": (50.0, 300.0), "large": (300.0, np.inf)}
 LABELS = ("blur", "occlusion", "pose", "expression", "illumination")
 ATTRIBUTES = ("all", "height", "scale", *LABELS, "event")
-VALID = "valid"
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,48 +75,29 @@ class Group:
     heights: tuple[float, float] | None = None
 
 
+MEASURES = ("ap", "normalised_ap", "recall", "max_recall")
+AT_PRECISION = 0.9
+
+
 def attribute_groups(ground_truth: GroundTruth, within: str = "hard") -> list[Group]:
     """All groups, those without a face too; the first, "all", is the setting itself.
 
     Args:
         ground_truth: attributes without labels, and events where there is but one, give no group (:func:`left_out`).
-        within: a setting of ``ground_truth``, or "valid": every face that has a width and a height and is not
-            flagged invalid.
+        within: a setting of ``ground_truth``.
 
     Raises:
         InputError: no such setting.
     """
-    return list(_groups(ground_truth, faces_within(ground_truth, within)))
+    if within not in ground_truth.counted:
+        raise InputError(f"attributes within={within} is not one of {', '.join(ground_truth.counted)}")
+    return list(_groups(ground_truth, np.concatenate([np.zeros(0, np.bool_), *ground_truth.counted[within]])))
 
 
-def faces_within(ground_truth: GroundTruth, within: str) -> npt.NDArray[np.bool_]:
-    """(F,) the faces that are broken down, packed over all images.
-
-    Raises:
-        InputError: no such setting.
-    """
-    nothing = np.zeros(0, np.bool_)
-    if within in ground_truth.counted:
-        return np.concatenate([nothing, *ground_truth.counted[within]])
-    if within != VALID:
-        choices = ", ".join([*ground_truth.counted, VALID])
-        raise InputError(f"attributes within={within} is no setting of the ground truth; choose one of {choices}")
-    # WIDER marks an image without a face by a box of zeros.
-    sides = np.concatenate([np.empty((0, 4)), *ground_truth.boxes_xywh])[:, 2:]
-    valid: npt.NDArray[np.bool_] = np.all(sides > 0, axis=1)
-    if "invalid" in ground_truth.attributes:
-        valid = valid & np.concatenate([nothing, *(own == 0 for own in ground_truth.attributes["invalid"])])
-    return valid
-
-
-def left_out(ground_truth: GroundTruth, within: str = "hard") -> tuple[str, ...]:
-    """One line per thing that the ground truth cannot tell."""
+def left_out(ground_truth: GroundTruth) -> tuple[str, ...]:
+    """One line per attribute that the ground truth cannot tell."""
     lines = [f"{name}: no labels in the ground truth" for name in LABELS if name not in ground_truth.attributes]
-    if len(set(_events(ground_truth))) < 2:
-        lines.append("event: all images are of one")
-    if within == VALID and within not in ground_truth.counted and "invalid" not in ground_truth.attributes:
-        lines.append("invalid: no labels in the ground truth, so every face counts as valid")
-    return tuple(lines)
+    return (*lines, *(["event: all images are of one"] if len(set(_events(ground_truth))) < 2 else []))
 
 
 def image_of_face(ground_truth: GroundTruth) -> npt.NDArray[np.int64]:
@@ -171,25 +144,6 @@ def _by_number(event: str) -> tuple[int, str]:
     return (int(number) if number.isdecimal() else -1), event
 
 
-class Rows(NamedTuple):
-    """All rows of a run, judged, (R,) each.
-
-    ``image``      index of the image.
-    ``bins``       the first threshold that the row reaches, index into :data:`score.curves.THRESHOLDS`.
-    ``heights``    of the row's box, pixels.
-    ``face``       packed number of the face that the row looks at, -1: none.
-    ``first``      the row is the best-scored one that looks at ``face``.
-    ``background`` the row is on no face, in an image that has one: a proposal in every group it could belong to.
-    """
-
-    image: npt.NDArray[np.int64]
-    bins: npt.NDArray[np.int64]
-    heights: npt.NDArray[np.float64]
-    face: npt.NDArray[np.int64]
-    first: npt.NDArray[np.bool_]
-    background: npt.NDArray[np.bool_]
-
-
 class GroupCounts(NamedTuple):
     """Entries (image, threshold, rows first seen there) of one group, not cumulated.
 
@@ -204,171 +158,86 @@ class GroupCounts(NamedTuple):
     faces: npt.NDArray[np.int64]
 
 
-class Resampled(NamedTuple):
-    """One value per resample, (B,) each; NaN where a resample has no face of the group."""
-
-    ap: npt.NDArray[np.float64]
-    normalised_ap: npt.NDArray[np.float64]
-    recall: npt.NDArray[np.float64]
-    max_recall: npt.NDArray[np.float64]
-
-
-def judge_rows(ground_truth: GroundTruth, predictions: Predictions) -> Rows:
-    """Judge all rows, as :func:`score.wider_face.average_precision.score` does; scores are normalised over the run.
+def count_groups(groups: Sequence[Group], ground_truth: GroundTruth, predictions: Predictions) -> list[GroupCounts]:
+    """The counts of each group; rows are judged once, as :func:`score.wider_face.average_precision.score` does.
 
     Raises:
-        ValueError: the two are not about the same images in the same order.
+        ValueError: predictions of other images, or in another order.
     """
     check_same_images(ground_truth, predictions)
+    # A part of scipy that no other score needs.
+    from scipy.sparse import csr_array
+
     judged = judge(ground_truth, predictions)
-    return Rows(
-        np.repeat(np.arange(len(predictions.image_ids)), np.diff(predictions.starts)),
-        first_bins(normalise_scores(predictions.scores)),
-        predictions.boxes_xywh[:, 3],
-        judged.face,
-        judged.first,
-        judged.in_play & (judged.face < 0),
-    )
+    bins = first_bins(normalise_scores(predictions.scores))
+    images = len(predictions.image_ids)
+    image = np.repeat(np.arange(images), np.diff(predictions.starts))
+    height = predictions.boxes_xywh[:, 3]
+    # A row on no face of an image that has one is a proposal in every group that it could belong to.
+    looking, off = np.flatnonzero(judged.face >= 0), np.flatnonzero(judged.in_play & (judged.face < 0))
+    face, first = judged.face[looking], judged.first[looking]
 
+    def entries(rows: npt.NDArray[np.int64]) -> "csr_array":
+        return csr_array((np.ones(len(rows)), (bins[rows], image[rows])), shape=(POINTS, images))
 
-def count_groups(
-    groups: Sequence[Group], rows: Rows, image_of_face: npt.NDArray[np.int64], images: int
-) -> list[GroupCounts]:
-    """The counts of each group.
-
-    Args:
-        groups: with masks over F faces and N images.
-        rows: judged once, for all groups.
-        image_of_face: (F,) the image of each face.
-        images: N.
-    """
-    looking, off = np.flatnonzero(rows.face >= 0), np.flatnonzero(rows.background)
-    face, first, image, height = rows.face[looking], rows.first[looking], rows.image[off], rows.heights[off]
-    backgrounds: dict[tuple[int | None, tuple[float, float] | None], csr_array] = {}
+    backgrounds: dict[Any, csr_array] = {}
     counts = []
     for group in groups:
         key = (None if group.images is None else id(group.images), group.heights)
         if key not in backgrounds:
-            kept = np.ones(len(off), np.bool_) if group.images is None else group.images[image]
+            kept = np.ones(len(off), np.bool_) if group.images is None else group.images[image[off]]
             if group.heights is not None:
-                kept &= (height >= group.heights[0]) & (height < group.heights[1])
-            backgrounds[key] = entries(rows, off[kept], images)
+                kept &= (height[off] >= group.heights[0]) & (height[off] < group.heights[1])
+            backgrounds[key] = entries(off[kept])
         own = group.faces[face]
-        counts.append(
-            GroupCounts(
-                on_faces=entries(rows, looking[own], images),
-                hits=entries(rows, looking[own & first], images),
-                background=backgrounds[key],
-                faces=np.bincount(image_of_face[group.faces], minlength=images),
-            )
-        )
+        faces = np.bincount(image_of_face(ground_truth)[group.faces], minlength=images)
+        counts.append(GroupCounts(entries(looking[own]), entries(looking[own & first]), backgrounds[key], faces))
     return counts
 
 
-def entries(rows: Rows, kept: npt.NDArray[np.int64], images: int) -> "csr_array":
-    """(T, N) sparse float64: how many of the rows numbered ``kept`` an image first shows at a threshold."""
-    from scipy.sparse import csr_array
-
-    bins, image = rows.bins[kept], rows.image[kept]
-    return csr_array((np.ones(len(bins)), (bins, image)), shape=(POINTS, images))
-
-
-def curve_of(counts: GroupCounts) -> Curve:
-    """The curve of a group on the images as they are."""
-    on_faces, hits, background = (histogram(part) for part in (counts.on_faces, counts.hits, counts.background))
-    return curve_from_histograms(on_faces + background, hits, int(counts.faces.sum()))
-
-
-def histogram(part: "csr_array") -> npt.NDArray[np.int64]:
-    """(T, N) entries → (T,) rows first seen at each threshold, over all images."""
-    return np.asarray(part.sum(axis=1)).ravel().astype(np.int64)
-
-
-def normalised_ap_of(counts: GroupCounts, all_faces: int) -> float:
-    """:func:`normalised_ap` on the images as they are; NaN without a face."""
-    faces = np.array([float(counts.faces.sum())])
-    on_faces, hits, background = (
-        np.cumsum(histogram(part).astype(np.float64))[None]
-        for part in (counts.on_faces, counts.hits, counts.background)
-    )
-    return float(normalised_ap(on_faces, hits, background, faces, np.array([float(all_faces)]))[0])
-
-
-def normalised_ap(
-    on_faces: npt.NDArray[np.float64],
-    hits: npt.NDArray[np.float64],
-    background: npt.NDArray[np.float64],
-    faces: npt.NDArray[np.float64],
-    all_faces: npt.NDArray[np.float64],
+def measured(
+    groups: Sequence[Group], counts: Sequence[GroupCounts], weights: npt.ArrayLike, point: int | None
 ) -> npt.NDArray[np.float64]:
-    """AP that does not depend on how many faces the group has: (b, T) cumulated rows, (b,) faces → (b,).
+    """:data:`MEASURES` of every group on multisets of images: (b, N) whole numbers → (groups, 4, b).
 
-    All false alarms on no face count against every group. So of two groups whose faces are found equally well the
-    smaller has the lower AP. Here the rows on the group's faces weigh as if the group had ``all_faces`` faces
-    (normalised precision: Hoiem et al., Diagnosing Error in Object Detectors, ECCV 2012; there with a
-    constant of their own). For the group of all faces it is AP.
-    """
-    share = np.divide(all_faces, faces, out=np.zeros_like(faces), where=faces > 0)[:, None]
-    proposed = on_faces * share + background
-    precision = np.divide(hits * share, proposed, out=np.zeros_like(hits), where=proposed > 0)
-    recall = np.divide(hits, faces[:, None], out=np.zeros_like(hits), where=faces[:, None] > 0)
-    return np.where(faces > 0, area_under_envelope(precision, recall), np.nan)
-
-
-def resample(
-    counts: Sequence[GroupCounts],
-    all_faces: npt.NDArray[np.int64],
-    normalised: Sequence[bool],
-    working_point: int | None,
-    samples: int,
-    seed: int,
-) -> list[Resampled]:
-    """Every group on resampled images, the same ones for all groups and for every run with as many images.
+    NaN where a group has no face, or no such number.
 
     Args:
+        groups: the first is the universe of all faces.
         counts: of each group, over the same N images.
-        all_faces: (N,) faces of all groups' universe per image, for ``normalised_ap``.
-        normalised: per group, whether it has a ``normalised_ap``; NaN elsewhere.
-        working_point: threshold of ``recall``, index into :data:`score.curves.THRESHOLDS`; None: there is none, NaN.
-        samples: number of resamples B; 0 gives none.
-        seed: of the draw.
+        weights: how often each image is in.
+        point: threshold of ``recall``, index into :data:`score.curves.THRESHOLDS`; None: there is none.
     """
-    drawn = [Resampled(*np.full((4, samples), np.nan)) for _ in counts]
-    if samples == 0:
-        return drawn
-    sharing: dict[int, list[int]] = {}
-    for number, own in enumerate(counts):
-        sharing.setdefault(id(own.background), []).append(number)
-    for part, weights in image_weights(len(all_faces), samples, seed):
-        # (N, b): one row per image, so that an entry adds a run of memory.
-        columns = np.ascontiguousarray(weights.T, np.float64)
-        of_all = all_faces @ columns
-        for numbers in sharing.values():
-            background = _cumulated(counts[numbers[0]].background, columns)
-            for number in numbers:
-                own = counts[number]
-                on_faces, hits = _cumulated(own.on_faces, columns), _cumulated(own.hits, columns)
-                faces = own.faces @ columns
-                values = drawn[number]
-                if normalised[number]:
-                    values.normalised_ap[part] = normalised_ap(on_faces, hits, background, faces, of_all)
-                proposed = np.add(on_faces, background, out=on_faces)
-                precision = np.divide(hits, proposed, out=np.zeros_like(hits), where=proposed > 0)
-                recall = np.divide(hits, faces[:, None], out=hits, where=faces[:, None] > 0)
-                values.ap[part] = np.where(faces > 0, area_under_envelope(precision, recall), np.nan)
-                values.max_recall[part] = np.where(faces > 0, recall[:, -1], np.nan)
-                if working_point is not None:
-                    values.recall[part] = np.where(faces > 0, recall[:, working_point], np.nan)
-    return drawn
+    # (N, b): one row per image, so that an entry adds a run of memory.
+    columns = np.ascontiguousarray(np.asarray(weights).T, np.float64)
+    values = np.full((len(groups), len(MEASURES), columns.shape[1]), np.nan)
+    all_faces = counts[0].faces @ columns
+    shared = None
+    for group, own, found in zip(groups, counts, values, strict=True):
+        if own.background is not shared:
+            shared, background = own.background, _cumulated(own.background, columns)
+        on_faces, hits = _cumulated(own.on_faces, columns), _cumulated(own.hits, columns)
+        faces = own.faces @ columns
+        recall = _ratio(hits, faces[:, None])
+        found[0] = area_under_envelope(_ratio(hits, on_faces + background), recall)
+        # By height and by event the false alarms are the group's own, so there is no share to put right.
+        if group.images is None and group.heights is None:
+            share = _ratio(all_faces, faces)[:, None]
+            found[1] = area_under_envelope(_ratio(hits * share, on_faces * share + background), recall)
+        if point is not None:
+            found[2] = recall[:, point]
+        found[3] = recall[:, -1]
+        found[:, faces == 0] = np.nan
+    return values
+
+
+def _ratio(part: npt.NDArray[np.float64], whole: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.divide(part, whole, out=np.zeros(np.broadcast_shapes(part.shape, whole.shape)), where=whole > 0)
 
 
 def _cumulated(part: "csr_array", columns: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """(T, N) entries, (N, b) weights → (b, T) rows seen at each threshold. Whole numbers below 2**53: exact."""
     return np.cumsum(np.ascontiguousarray((part @ columns).T), axis=1)
-
-
-MEASURES = ("ap", "normalised_ap", "recall", "max_recall")
-AT_PRECISION = 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -439,8 +308,7 @@ def score_attributes(
         samples: resamples; 0: no intervals. Number of images and ``seed`` fix the images of each resample, here as in
             :mod:`score.bootstrap`.
         seed: of the draw.
-        within: a setting of ``ground_truth``, or "valid": every face that has a width and a height and is not flagged
-            invalid.
+        within: a setting of ``ground_truth``.
         at_precision: in (0, 1], where ``recall`` is read; each run has a threshold of its own.
         against: another run on the same images, for paired differences.
 
@@ -452,7 +320,7 @@ def score_attributes(
     runs = []
     for run in [predictions] if against is None else [predictions, against]:
         scores, threshold = _score_run(groups, ground_truth, run, samples, seed, at_precision)
-        images, absent = len(ground_truth.image_ids), left_out(ground_truth, within)
+        images, absent = len(ground_truth.image_ids), left_out(ground_truth)
         runs.append(AttributeScores(within, images, at_precision, threshold, scores, absent, samples, seed))
     if against is None:
         return runs[0]
@@ -469,36 +337,31 @@ def _score_run(
     seed: int,
     at_precision: float,
 ) -> tuple[tuple[GroupScore, ...], float]:
-    rows = judge_rows(ground_truth, predictions)
-    counts = count_groups(groups, rows, image_of_face(ground_truth), len(ground_truth.image_ids))
-    curves = [curve_of(own) for own in counts]
-    reached = np.flatnonzero(curves[0].precision >= at_precision)
+    counts = count_groups(groups, ground_truth, predictions)
+    images = len(ground_truth.image_ids)
+    on_faces, hits, background = (_cumulated(part, np.ones((images, 1)))[0] for part in counts[0][:3])
+    reached = np.flatnonzero(_ratio(hits, on_faces + background) >= at_precision)
     point = int(reached[-1]) if len(reached) else None
-    # By height and by event the false alarms are the group's own, so there is no share to put right.
-    normalised = [group.images is None and group.heights is None for group in groups]
-    drawn = resample(counts, counts[0].faces, normalised, point, samples, seed)
-    scores, nan = [], float("nan")
-    for group, own, curve, has_normalised, resampled in zip(groups, counts, curves, normalised, drawn, strict=True):
-        scores.append(
-            GroupScore(
-                group.attribute,
-                group.value,
-                curve.faces,
-                int(np.count_nonzero(own.faces)),
-                interval_of(curve.ap, resampled.ap),
-                interval_of(normalised_ap_of(own, curves[0].faces) if has_normalised else nan, resampled.normalised_ap),
-                interval_of(float(curve.recall[point]) if point is not None and curve.faces else nan, resampled.recall),
-                interval_of(float(curve.recall[-1]) if curve.faces else nan, resampled.max_recall),
-            )
+    values = measured(groups, counts, np.ones((1, images)), point)[..., 0]
+    drawn = np.empty((*values.shape, samples))
+    for part, weights in image_weights(images, samples, seed) if samples else ():
+        drawn[..., part] = measured(groups, counts, weights, point)
+    scores = tuple(
+        GroupScore(
+            group.attribute,
+            group.value,
+            int(own.faces.sum()),
+            int(np.count_nonzero(own.faces)),
+            *(interval_of(float(value), part) for value, part in zip(found, resampled, strict=True)),
         )
-    return tuple(scores), nan if point is None else _score_at(predictions, point)
-
-
-def _score_at(predictions: Predictions, point: int) -> float:
-    """The normalised threshold as a score of the predictions; see :func:`score.curves.normalise_scores`."""
+        for group, own, found, resampled in zip(groups, counts, values, drawn, strict=True)
+    )
+    if point is None:
+        return scores, float("nan")
+    # The normalised threshold as a score of the predictions; see score.curves.normalise_scores.
     low = min(1.0, float(predictions.scores.min(initial=1.0)))
     high = max(0.0, float(predictions.scores.max(initial=0.0)))
-    return low + float(THRESHOLDS[point]) * (high - low)
+    return scores, low + float(THRESHOLDS[point]) * (high - low)
 
 
 def _difference(ours: GroupScore, theirs: GroupScore) -> GroupScore:
