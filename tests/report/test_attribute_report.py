@@ -9,7 +9,7 @@ import pytest
 
 from fanet_lightning.report.error_gallery import report_by_attribute
 from fanet_lightning.report.figures import attribute_figure, event_figure
-from fanet_lightning.score.analysis.attributes import VALID, group_label, score_attributes
+from fanet_lightning.score.analysis.attributes import group_label, score_attributes
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 from fanet_lightning.score.wider_face.predictions import write_predictions
 from tests.score.attribute_oracle import drawn_run
@@ -54,11 +54,11 @@ def run(tmp_path: Path) -> tuple[GroundTruth, Path]:
 def test_from_files_to_files(run: tuple[GroundTruth, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     truth, found = run
     part, out = truth.select(truth.image_ids[:9]), tmp_path / "out"
-    scores = report_by_attribute(part, found, out, title="WIDER FACE", bootstrap=5, within=VALID, against=found)
-    assert (scores.images, scores.within) == (9, "valid")
+    scores = report_by_attribute(part, found, out, title="WIDER FACE", bootstrap=5, within="easy", against=found)
+    assert (scores.images, scores.within) == (9, "easy")
     assert not any(own.ap.value for own in scores.differences if own.faces)
     printed = capsys.readouterr().out
-    assert printed.startswith("WIDER FACE, valid\n")
+    assert printed.startswith("WIDER FACE, easy\n")
     assert f"{scores.groups[0].ap.value:.4f}" in printed
     content = json.loads((out / "attributes.json").read_text())
     assert content["groups"]["all"]["all"]["ap"] == scores.groups[0].ap.value
