@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from fanet_lightning.cli.errors import InputError
+from fanet_lightning.data.folder.source import FolderSource
+from fanet_lightning.data.records import ImageRecord
 
 # x y w h in pixels, whether ignored, class.
 Face = tuple[float, float, float, float, bool, str]
@@ -98,6 +101,20 @@ def write_wider_list(root: Path, parts: Mapping[str, Mapping[str, Sequence[Face]
 
 
 WRITERS = {"coco": write_coco, "yolo": write_yolo, "voc": write_voc, "wider": write_wider_list}
+
+
+FORMATS = list(WRITERS)
+
+
+def by_id(records: list[ImageRecord]) -> dict[str, ImageRecord]:
+    return {record.image_id: record for record in records}
+
+
+def refusal(root: Path, format: str, **options: object) -> str:
+    """The line with which training refuses the set."""
+    with pytest.raises(InputError) as error:
+        FolderSource(root, format, **options).check()  # type: ignore[arg-type]
+    return one_line(error.value)
 
 
 def one_line(error: InputError | str) -> str:

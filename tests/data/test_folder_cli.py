@@ -13,6 +13,7 @@ from PIL import Image
 from fanet_lightning.data.folder.convert import main as convert
 from fanet_lightning.doctor.__main__ import main as doctor
 from tests.data.folder_files import (
+    FORMATS,
     HEIGHT,
     TRAIN,
     VAL,
@@ -108,8 +109,7 @@ SHOWN = {
 }
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
-@pytest.mark.parametrize("format", ["coco", "voc"])
+@pytest.mark.parametrize(("format", "suffix"), [("coco", ".jpg"), ("voc", ".png"), ("coco", ".tif")])
 def test_photos_labelled_as_they_are_stored(format: str, suffix: str, tmp_path: Path, tell: Tell) -> None:
     WRITERS[format](tmp_path / "mine", {"train": {f"o{number}": STORED for number in SHOWN}, "val": VAL})
     for number in SHOWN:
@@ -131,35 +131,18 @@ def test_photos_labelled_as_they_are_stored(format: str, suffix: str, tmp_path: 
     assert "mis_rotated" not in kinds(tmp_path / "doctor")
 
 
-@pytest.mark.parametrize("format", ["coco", "voc"])
-def test_photos_whose_size_cannot_tell(format: str, tmp_path: Path, tell: Tell) -> None:
-    """They follow the others where these agree, and are taken as shown otherwise."""
-    faces = dict.fromkeys(("turned", "down", "plain"), STORED)
+def test_photos_whose_size_cannot_tell(tmp_path: Path, tell: Tell) -> None:
+    """Square, mirrored or upside down: they are taken as shown."""
     root = tmp_path / "mine"
-    WRITERS[format](root, {"train": faces, "val": {"e": STORED}})
-    folder = root / "JPEGImages" if format == "voc" else root / "images" / "train"
-    photo(folder / "down.jpg", (WIDTH, HEIGHT), 3)
-    assert tell(convert, root, "to=coco", f"out={tmp_path / 'alone'}").code == 0
-    assert converted(tmp_path / "alone")["down.jpg"] == ((200, 100), [[10, 5, 20, 20]])
-    photo(folder / "turned.jpg", (WIDTH, HEIGHT), 6)
-    told = tell(convert, root, "to=coco", f"out={tmp_path / 'agreed'}")
-    assert "the boxes of 1 photo " in told.out and "turned alike" in told.out
-    assert converted(tmp_path / "agreed") == {
-        "turned.jpg": SHOWN[6], "down.jpg": ((200, 100), [[170, 75, 20, 20]]),
-        "plain.jpg": ((200, 100), [[10, 5, 20, 20]]),
-    }  # fmt: skip
-    # Stored 100 × 200 and labelled as shown.
-    photo(folder / "plain.jpg", (HEIGHT, WIDTH), 8)
-    assert tell(convert, root, "to=coco", f"out={tmp_path / 'mixed'}").code == 0
-    mixed = converted(tmp_path / "mixed")
-    assert mixed["turned.jpg"] == SHOWN[6]
-    assert mixed["down.jpg"] == mixed["plain.jpg"] == ((200, 100), [[10, 5, 20, 20]])
+    write_coco(root, {"train": dict.fromkeys(("turned", "down"), STORED), "val": {"e": STORED}})
+    photo(root / "images" / "train" / "down.jpg", (WIDTH, HEIGHT), 3)
+    photo(root / "images" / "train" / "turned.jpg", (WIDTH, HEIGHT), 6)
+    assert tell(convert, root, "to=coco", f"out={tmp_path / 'out'}").code == 0
+    assert converted(tmp_path / "out") == {"turned.jpg": SHOWN[6], "down.jpg": ((200, 100), [[10, 5, 20, 20]])}
 
 
 @pytest.mark.parametrize("format", ["coco", "voc"])
-@pytest.mark.parametrize(
-    ("size_wh", "orientation"), [((100, 50), 1), ((400, 200), 6), ((100, 200), 1), ((200, 101), 1)]
-)
+@pytest.mark.parametrize(("size_wh", "orientation"), [((400, 200), 6), ((100, 200), 1), ((200, 101), 1)])
 def test_labels_of_another_size(
     format: str, size_wh: tuple[int, int], orientation: int, tmp_path: Path, tell: Tell
 ) -> None:
@@ -219,16 +202,7 @@ def test_odd_boxes_in_the_official_layout(tmp_path: Path, tell: Tell) -> None:
         for name in rows:
             write_image(tmp_path / f"WIDER_{split}" / "images" / name)
     told = tell(convert, tmp_path, "data=wider_face", "to=coco", f"out={tmp_path / 'out'}")
-    assert told.code == 0 and told.err.count("warning: ") == 1 and "4 of 4 boxes" in told.err
-
-
-def test_sides_where_corners_belong(tmp_path: Path, tell: Tell) -> None:
-    """VOC with x y w h: xmax and ymax are then what is called w and h."""
-    rows: list[Face] = [(100, 40, -70, -10, False, "face"), (60, 50, -40, -20, False, "face")]
-    write_voc(tmp_path / "mine", {"train": {"a": rows}, "val": VAL})
-    told = tell(convert, tmp_path / "mine", "to=coco", f"out={tmp_path / 'out'}")
-    assert told.code == 2 and told.err.count("\n") == 1 and "2 of 2 boxes" in told.err and "x y w h" in told.err
-    assert tell(doctor, tmp_path / "mine", "page=false", "workers=1", f"out={tmp_path / 'doctor'}").code == 1
+    assert told.code == 0 and told.err.count("warning: 2 of 2 boxes leave") == 2
 
 
 def test_letter_case_of_suffixes_and_hidden_files(tmp_path: Path, tell: Tell) -> None:
@@ -252,53 +226,28 @@ def test_letter_case_of_suffixes_and_hidden_files(tmp_path: Path, tell: Tell) ->
     (tmp_path / "yolo" / "labels" / "train").joinpath("b.TXT").unlink(missing_ok=True)
     told = tell(convert, tmp_path / "yolo", "to=coco", f"out={tmp_path / 'out' / 'fewer'}")
     assert told.code == 0 and re.search(r"\b1 of 3 images have no label file", told.out)
-    # Two label files for one image: neither is taken for the other in silence.
-    labels = tmp_path / "yolo" / "labels" / "train"
-    for suffix in (".txt", ".TXT"):
-        (labels / f"a{suffix}").write_text("0 0.5 0.5 0.1 0.1\n")
-    told = tell(convert, tmp_path / "yolo", "to=coco", f"out={tmp_path / 'out' / 'two'}")
-    assert told.code == 2 and "a.TXT" in told.err
 
 
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16-le", "utf-32"])
-def test_labels_in_any_unicode(encoding: str, tmp_path: Path, tell: Tell) -> None:
-    for format, write in WRITERS.items():
-        root = tmp_path / format
-        write(root, {"train": {"a": STORED}, "val": VAL})
-        for path in root.rglob("*"):
-            if path.suffix in (".json", ".xml", ".txt", ".yaml"):
-                path.write_bytes(path.read_text().encode(encoding))
-        told = tell(convert, root, "to=coco", f"out={tmp_path / 'out' / format}")
-        assert told.code == 0, told.err
-        assert converted(tmp_path / "out" / format) == {"a.jpg": ((200, 100), [[10, 5, 20, 20]])}
-
-
-@pytest.mark.parametrize(
-    ("declared", "encoding", "name"),
-    [
-        ("gbk", "gbk", "\u4eba\u8138"),
-        ("Shift_JIS", "shift_jis", "\u9854"),
-        ("iso-8859-1", "latin-1", "t\u00eate"),
-        ("utf-16", "utf-16", "t\u00eate"),
-        ("utf-16", "utf-8", "t\u00eate"),  # as .NET writes it
-        ("utf-8", "utf-8-sig", "t\u00eate"),
-        ("gbk", "utf-8-sig", "t\u00eate"),  # the mark says what it is
-    ],
-)
-def test_voc_declares_its_encoding(declared: str, encoding: str, name: str, tmp_path: Path, tell: Tell) -> None:
-    write_voc(tmp_path / "mine", {"train": {"a": [(10, 5, 20, 20, False, name)]}, "val": {"e": STORED}})
-    path = tmp_path / "mine" / "Annotations" / "a.xml"
-    text = f"<?xml version='1.0' encoding='{declared}'?>\n" + path.read_text()
-    path.write_bytes(text.encode(encoding))
-    told = tell(convert, tmp_path / "mine", f"data.classes=[face,'{name}']", "to=coco", f"out={tmp_path / 'out'}")
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("format", FORMATS)
+def test_labels_in_unicode(format: str, encoding: str, tmp_path: Path, tell: Tell) -> None:
+    root = tmp_path / format
+    WRITERS[format](root, {"train": {"a": STORED}, "val": VAL})
+    for path in root.rglob("*"):
+        if path.suffix in (".json", ".xml", ".txt", ".yaml"):
+            path.write_bytes(path.read_text().encode(encoding))
+    told = tell(convert, root, "to=coco", f"out={tmp_path / 'out'}")
     assert told.code == 0, told.err
     assert converted(tmp_path / "out") == {"a.jpg": ((200, 100), [[10, 5, 20, 20]])}
-    for unreadable in ("gbk", "undefined"):
-        path.write_bytes(
-            f"<?xml version='1.0' encoding='{unreadable}'?>\n<annotation>".encode() + b"\xff\xff</annotation>"
-        )
-        told = tell(convert, tmp_path / "mine", "data.classes=[face]", "to=coco", f"out={tmp_path / 'no'}")
-        assert told.code == 2 and "a.xml" in told.err and told.err.count("\n") == 1
+
+
+def test_voc_declares_its_encoding(tmp_path: Path, tell: Tell) -> None:
+    write_voc(tmp_path / "mine", {"train": {"a": [(10, 5, 20, 20, False, "tête")]}, "val": {"e": STORED}})
+    path = tmp_path / "mine" / "Annotations" / "a.xml"
+    path.write_bytes(f"<?xml version='1.0' encoding='iso-8859-1'?>\n{path.read_text()}".encode("latin-1"))
+    told = tell(convert, tmp_path / "mine", "data.classes=[face,'tête']", "to=coco", f"out={tmp_path / 'out'}")
+    assert told.code == 0, told.err
+    assert converted(tmp_path / "out") == {"a.jpg": ((200, 100), [[10, 5, 20, 20]])}
 
 
 def test_a_format_is_recognised_or_asked_for(tmp_path: Path, tell: Tell) -> None:

@@ -1,7 +1,6 @@
 """Data of one's own as a source: parts, lists, the share for validation, names of files, and the command line."""
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +14,20 @@ from fanet_lightning.data.folder.source import FolderSource, carved
 from fanet_lightning.data.images import read_image_frame, read_image_rgb
 from fanet_lightning.data.sources import build_source
 from tests.data.folder_files import (
+    FORMATS,
     TRAIN,
     VAL,
     WRITERS,
     Face,
+    by_id,
     one_line,
+    refusal,
     write_coco,
     write_image,
     write_wider_list,
     write_yolo,
 )
-from tests.data.test_folder_formats import by_id, refusal
 
-FORMATS = list(WRITERS)
 ONE: list[Face] = [(10, 20, 30, 40, False, "face")]
 
 
@@ -79,24 +79,16 @@ def test_lists_select(format: str, tmp_path: Path) -> None:
     assert [record.image_id for record in both.train()] == ["event/004", "event/001"]
     same = {"train": {"images": "mine.txt"}, "val": {"images": "mine.txt"}}
     assert "2 images are both trained and validated on" in refusal(tmp_path, format, **same)
-    (tmp_path / "mine.txt").write_text("event/004\nevent/999\n")
     lists = {"train": {"images": "mine.txt"}, "val": {"images": "test.lst"}}
-    line = refusal(tmp_path, format, **lists)
-    assert line.startswith(f"data.train.images: {tmp_path / 'mine.txt'}, line 2: no image event/999 in ")
-    # Of the six the last three characters tell apart; one of another folder is known by its name.
-    assert re.search(r"\(6 labelled images, named relative to it\); did you mean event/00\d\?$", line)
-    (tmp_path / "mine.txt").write_text("004.jpg\n")
-    assert refusal(tmp_path, format, **lists).endswith("did you mean event/004?")
-    (tmp_path / "mine.txt").write_text("zzzz.png\n")
-    assert refusal(tmp_path, format, **lists).endswith("correct the name, or take the line out")
-    write_image(tmp_path / ("JPEGImages" if format == "voc" else "images/train") / "event" / "new.jpg")
-    (tmp_path / "mine.txt").write_text("event/004\nevent/new.jpg\n")
-    assert format == "yolo" or "line 2: no label speaks of event/new" in refusal(tmp_path, format, **lists)
-    (tmp_path / "mine.txt").write_text("event/004\n")
-    (tmp_path / "test.lst").write_text("# none\n")
-    line = refusal(tmp_path, format, **lists)
-    assert "names no image; write one image name, relative to the folder of images, a line" in line
-    assert "event/name" not in line
+    for text, expected in (
+        ("event/004\nevent/999\n", "line 2: event/999 is not among the 6 labelled images of "),
+        ("004.jpg\n", "did you mean event/004?"),
+        ("zzzz.png\n", "correct the name"),
+        ("# none\n", "names no image"),
+    ):
+        (tmp_path / "mine.txt").write_text(text)
+        line = refusal(tmp_path, format, **lists)
+        assert expected in line and str(tmp_path / "mine.txt") in line
 
 
 def test_given_labels_and_folders(tmp_path: Path) -> None:
@@ -130,10 +122,8 @@ def test_names_in_other_letter_case_are_found_and_said(tmp_path: Path, capsys: p
     assert "2 image names of the labels are spelt otherwise on disk, the first party/a.jpg: party/A.JPG" in (
         capsys.readouterr().out
     )
-    write_image(folder / "party" / "B.png")
-    assert len(FolderSource(tmp_path, "coco").train()) == 3  # b.png differs from b.jpg by its extension alone
-    (folder / "party" / "b.png").rename(folder / "party" / "B.webp")
-    assert "'party/b.jpg' may be party/B.png or party/B.webp" in refusal(tmp_path, "coco")
+    write_image(folder / "party" / "B.webp")
+    assert "'party/b.jpg' may be party/B.webp or party/b.png" in refusal(tmp_path, "coco")
 
 
 def test_letter_case_of_yolo_labels(tmp_path: Path) -> None:
@@ -152,9 +142,10 @@ def test_images_that_differ_by_extension_alone(format: str, tmp_path: Path) -> N
     folder = tmp_path / "JPEGImages" if format == "voc" else tmp_path / "images" / "train"
     write_image(folder / "a.png")
     if format == "voc":  # the XML says which of the two is meant
-        assert by_id(FolderSource(tmp_path, format).train())["a"].path == folder / "a.jpg"
         label = tmp_path / "Annotations" / "a.xml"
-        label.write_text(label.read_text().replace("<filename>a.jpg</filename>", ""))
+        label.write_text(label.read_text().replace("<filename>a.jpg<", "<filename>a.png<"))
+        assert by_id(FolderSource(tmp_path, format).train())["a"].path == folder / "a.png"
+        return
     if format == "coco":
         path = tmp_path / "annotations" / "instances_train.json"
         content = json.loads(path.read_text())
@@ -162,35 +153,24 @@ def test_images_that_differ_by_extension_alone(format: str, tmp_path: Path) -> N
         path.write_text(json.dumps(content))
     elif format == "wider":
         (tmp_path / "train.txt").write_text("a.jpg\n0\na.png\n0\nb.jpg\n1\n1 2 3 4\n")
-    line = refusal(tmp_path, format)
-    assert "a.jpg" in line and "a.png" in line
+    assert "has the image a twice" in refusal(tmp_path, format)
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_missing_images_are_counted(format: str, tmp_path: Path) -> None:
+def test_missing_and_empty_images(format: str, tmp_path: Path) -> None:
+    """Missing ones are counted; empty ones are no matter of the labels: training names and replaces them."""
     WRITERS[format](tmp_path, {"train": TRAIN, "val": VAL})
-    folder = tmp_path / "JPEGImages" if format == "voc" else tmp_path / "images" / "train"
-    (folder / "party" / "a.jpg").unlink()
+    image = (tmp_path / "JPEGImages" if format == "voc" else tmp_path / "images" / "train") / "party" / "a.jpg"
+    image.write_bytes(b"")
+    source = FolderSource(tmp_path, format)
+    source.check()
+    assert "party/a" in by_id(source.train()) and source.inventories()[0].problems == []
+    image.unlink()
     line = refusal(tmp_path, format)
     if format == "yolo":
         assert "'a.txt' is a label file without an image" in line
     else:
-        assert f"1 of the 3 images of the train part are missing, the first is {folder / 'party' / 'a.jpg'}" in line
-
-
-@pytest.mark.parametrize("format", FORMATS)
-def test_empty_image_files_are_no_matter_of_the_labels(format: str, tmp_path: Path) -> None:
-    """Training names and replaces them; the doctor is told."""
-    WRITERS[format](tmp_path, {"train": TRAIN, "val": VAL})
-    folder = tmp_path / "JPEGImages" if format == "voc" else tmp_path / "images" / "train"
-    (folder / "party" / "a.jpg").write_bytes(b"")
-    source = FolderSource(tmp_path, format)
-    source.check()
-    assert "party/a" in by_id(source.train())
-    problems = source.inventories()[0].problems
-    assert [problem.reason.split(",")[0] for problem in problems] == (
-        ["normalized boxes of party/a.jpg"] if format == "yolo" else []
-    )
+        assert f"1 of the 3 images of the train part are missing, the first is {image}" in line
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -213,8 +193,20 @@ def test_inventories_hold_what_training_refuses(format: str, tmp_path: Path) -> 
         assert {path.name for path in train.unlabelled} == {"unlabelled.jpg"}
     stated = {"coco": (200, 100), "voc": (200, 100)}
     assert images["c"].stated_wh == stated.get(format)
-    lines = {"coco": None, "yolo": 1, "voc": 4, "wider": 3}
-    assert images["party/a"].label_line == lines[format]
+    lines = {"coco": (), "yolo": (1, 2), "voc": (), "wider": (3, 4)}
+    assert images["party/a"].box_lines == lines[format]
+
+
+def test_problems_of_a_divided_set_are_said_once(tmp_path: Path) -> None:
+    """They are refused by both parts, as they are in the labels of both."""
+    write_wider_list(tmp_path, {"train": many(6)})
+    listed = tmp_path / "train.txt"
+    listed.write_text(listed.read_text().replace("10 20 30 40", "10 20 30", 1))
+    source = FolderSource(tmp_path, "wider")
+    assert [len(own.problems) for own in source.inventories()] == [1, 0]
+    for records in (source.train, source.val):
+        with pytest.raises(InputError, match=r"train\.txt, line 3"):
+            records()
 
 
 def test_only_a_validation_part(tmp_path: Path) -> None:
@@ -236,13 +228,13 @@ def test_a_part_without_a_face(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"format": "pascal"}, "data.format pascal is unknown"),
-        ({"root": None}, "data.root is not given"),
+        ({"format": "pascal"}, "data.format=pascal is not"),
+        ({"root": None}, "data.root=None is not"),
         ({"root": "nowhere"}, "data.root=nowhere is not a directory"),
         ({"points": "boxes"}, "data.points=boxes is not"),
-        ({"train": {"lables": "x"}}, "data.train.lables=x is not known"),
+        ({"origin": 2}, "data.origin=2 is not"),
+        ({"train": {"lables": "x"}}, "lables is not known"),
         ({"val": {"share": 1.5}}, "data.val.share=1.5"),
-        ({"val": {"share": 0.1, "images": "x"}}, "has a validation part"),
         ({"color": 1}, "data=folder"),
     ],
 )
@@ -257,7 +249,6 @@ def test_names_that_lead_out_of_the_folder(tmp_path: Path) -> None:
     write_image(tmp_path / "in" / "a.jpg")
     write_image(tmp_path / "b.jpg")
     files = ImageFiles(tmp_path / "in")
-    assert files.find(str(tmp_path / "in" / "a.jpg")).name == "a.jpg"
     assert files.find(".\\a.jpg").name == "a.jpg"
     for name in ("../b.jpg", str(tmp_path / "b.jpg"), "x/../../b.jpg", ""):
         found = files.find(name)

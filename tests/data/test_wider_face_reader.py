@@ -1,22 +1,23 @@
-"""Reading WIDER FACE: text, .mat, zip, lists, and every way in which they can be wrong."""
+"""Reading WIDER FACE: text, zip, lists, and every way in which they can be wrong."""
 
 import shutil
+import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.io import savemat
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.records import ATTRIBUTES, ImageRecord, PackedRecords
 from fanet_lightning.data.sources import WiderFaceSource
-from fanet_lightning.data.wider_face import load_wider_face, parse_mat, parse_text, read_annotations, records_of
-from tests.data.wider_files import numbered, write_image, write_text, write_wider
+from fanet_lightning.data.wider_face import load_wider_face, read_annotations
+from tests.data.wider_files import numbered, write_image, write_wider
 
-THREE = b"""0--Parade/a.jpg
+THREE = """0--Parade/a.jpg
 3
 10 20 30 40 1 0 1 0 2 1
 5 6 0 8 0 0 0 0 0 0
@@ -36,86 +37,69 @@ def message(error: pytest.ExceptionInfo[BaseException]) -> str:
     return text
 
 
-def write_mat(path: Path, faces: dict[str, list[tuple[int, ...]]]) -> None:
-    """The official nested cells, by hand."""
-
-    def cells(items: list[object]) -> np.ndarray:
-        out = np.empty((len(items), 1), dtype=object)
-        for i, item in enumerate(items):
-            out[i, 0] = item
-        return out
-
-    events = sorted({image_id.split("/")[0] for image_id in faces})
-    of_event = [[image_id for image_id in faces if image_id.startswith(f"{event}/")] for event in events]
-    content: dict[str, object] = {
-        "event_list": cells(list(events)),
-        "file_list": cells([cells([name.split("/")[1] for name in names]) for names in of_event]),
-        "face_bbx_list": cells([cells([np.array(faces[n], np.int32)[:, :4] for n in names]) for names in of_event]),
-    }
-    for column, attribute in enumerate(ATTRIBUTES, start=4):
-        content[f"{attribute}_label_list"] = cells(
-            [cells([np.array(faces[n])[:, column : column + 1].astype(np.uint8) for n in names]) for names in of_event]
-        )
-    savemat(path, content)
+def records_of(text: str, root: Path) -> list[ImageRecord]:
+    """The records of a val split with these annotations; the images are written where they are missing."""
+    labels = root / "wider_face_split" / "wider_face_val_bbx_gt.txt"
+    labels.parent.mkdir(exist_ok=True)
+    labels.write_bytes(text.encode())
+    for name in (line for line in text.splitlines() if line.endswith(".jpg")):
+        write_image(root / "WIDER_val" / "images" / name, 0, (2, 2))
+    return load_wider_face(root, "val")
 
 
 def test_text_by_hand(tmp_path: Path) -> None:
-    table = parse_text(THREE, "gt.txt")
-    assert table.image_ids == ["0--Parade/a", "1--Handshaking/b", "1--Handshaking/c"]
-    assert table.starts.tolist() == [0, 3, 4, 5]
-    first, second, third = records_of(table, tmp_path)
-    assert first.path == tmp_path / "0--Parade" / "a.jpg"
+    first, second, third = records_of(THREE, tmp_path)
+    assert [own.image_id for own in (first, second, third)] == ["0--Parade/a", "1--Handshaking/b", "1--Handshaking/c"]
+    assert first.path == tmp_path / "WIDER_val" / "images" / "0--Parade" / "a.jpg"
     assert first.boxes_xyxy.tolist() == [[10, 20, 40, 60]]
     assert first.boxes_xyxy.dtype == np.float32
     assert first.ignored_xyxy.tolist() == [[5, 6, 5, 14], [1, 2, 4, 6]]
     codes = {name: values.tolist() for name, values in first.attributes.items()}
     assert codes == {"blur": [1], "expression": [0], "illumination": [1], "invalid": [0], "occlusion": [2], "pose": [1]}
-    assert second.boxes_xyxy.shape == (0, 4)
-    assert second.ignored_xyxy.tolist() == [[0, 0, 0, 0]]
+    assert second.boxes_xyxy.shape == second.ignored_xyxy.shape == (0, 4)
     assert third.boxes_xyxy.tolist() == [[7, 8, 16, 18]]
 
 
-def test_no_face_without_its_line_of_zeros() -> None:
-    table = parse_text(THREE.replace(b"0 0 0 0 0 0 0 0 0 0\n", b""), "gt.txt")
-    assert table.starts.tolist() == [0, 3, 3, 4] and table.image_ids[2] == "1--Handshaking/c"
-    assert parse_text(b"0--Parade/a.jpg\n0", "gt.txt").rows.shape == (0, 10)
-
-
 @pytest.mark.parametrize(
-    "change", [lambda b: b.replace(b"\n", b"\r\n"), lambda b: b"\xef\xbb\xbf" + b, lambda b: b + b"\n\n"]
-)
-def test_line_ends_marks_and_trailing_blanks(change) -> None:
-    table = parse_text(change(THREE), "gt.txt")
-    assert table.image_ids == parse_text(THREE, "gt.txt").image_ids
-    np.testing.assert_array_equal(table.rows, parse_text(THREE, "gt.txt").rows)
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "line", "says"),
+    "change",
     [
-        ("10 20 30 40 1 0 1 0 2 1", "10 20 30 40 1 0 1 0 2", 3, "'10 20 30 40 1 0 1 0 2'"),
-        ("5 6 0 8 0", "5 6 zero 8 0", 4, "'5 6 zero 8 0 0 0 0 0 0'"),
-        ("5 6 0 8 0", "5 6 nan 8 0", 4, "nan"),
-        ("5 6 0 8 0 0 0 0 0 0\n", "\n", 2, "'3'"),
-        ("a.jpg\n3", "a.jpg\nthree", 2, "the number of faces of 0--Parade/a.jpg"),
-        ("1--Handshaking/c.jpg", "c.jpg", 9, "an image name"),
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: "\ufeff" + text,
+        lambda text: text + "\n\n",
+        lambda text: text.replace("0 0 0 0 0 0 0 0 0 0\n", ""),  # no face without its line of zeros
     ],
 )
-def test_malformed_text_names_file_line_and_text(old: str, new: str, line: int, says: str) -> None:
-    assert old in THREE.decode()
+def test_line_ends_marks_and_blanks(change: Callable[[str], str], tmp_path: Path) -> None:
+    expected = records_of(THREE, tmp_path)
+    for own, other in zip(records_of(change(THREE), tmp_path), expected, strict=True):
+        assert own.image_id == other.image_id and own.boxes_xyxy.tolist() == other.boxes_xyxy.tolist()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("10 20 30 40 1 0 1 0 2 1", "10 20 30 40 1 0 1 0 2", "line 3: '10 20 30 40 1 0 1 0 2'"),
+        ("5 6 0 8 0", "5 6 zero 8 0", "line 4: '5 6 zero 8 0 0 0 0 0 0'"),
+        ("5 6 0 8 0", "5 6 nan 8 0", "line 4: x1=5 y1=6 x2=nan"),
+        ("5 6 0 8 0 0 0 0 0 0\n", "\n", "line 2: '3'"),
+        ("a.jpg\n3", "a.jpg\nthree", "line 2: 'three' stands where the number of faces of 0--Parade/a.jpg"),
+        ("c.jpg", "b.jpg", "1--Handshaking/b twice"),
+    ],
+)
+def test_malformed_text_names_file_line_and_text(old: str, new: str, says: str, tmp_path: Path) -> None:
+    assert old in THREE
     with pytest.raises(InputError) as error:
-        parse_text(THREE.decode().replace(old, new, 1).encode(), "gt.txt")
-    assert message(error).startswith(f"gt.txt, line {line}: ")
-    assert says in message(error)
+        records_of(THREE.replace(old, new, 1), tmp_path)
+    assert "wider_face_val_bbx_gt.txt" in message(error) and says in message(error)
 
 
-def test_an_image_twice_and_no_image_at_all_and_no_text() -> None:
-    with pytest.raises(InputError, match=r"1--Handshaking/b"):
-        parse_text(THREE.replace(b"c.jpg", b"b.jpg"), "gt.txt")
+def test_no_image_at_all_and_no_text(tmp_path: Path) -> None:
+    (tmp_path / "WIDER_val" / "images").mkdir(parents=True)
     with pytest.raises(InputError, match="names no image"):
-        parse_text(b"\n", "gt.txt")
+        records_of("\n", tmp_path)
+    (tmp_path / "wider_face_split" / "wider_face_val_bbx_gt.txt").write_bytes(b"a\xff\xfe")
     with pytest.raises(InputError, match=r"byte 1"):
-        parse_text(b"a\xff\xfe", "gt.txt")
+        load_wider_face(tmp_path, "val")
 
 
 rows = st.lists(
@@ -135,10 +119,12 @@ def test_records_equal_a_plain_reading_of_the_lines(images: list[list[tuple[int,
     for number, faces in enumerate(images):
         image_id = f"{number % 3}--Event/{number}"
         text += f"{image_id}.jpg\n{len(faces)}\n" + "".join(" ".join(map(str, face)) + "\n" for face in faces)
-        usable = [f for f in faces if f[2] > 0 and f[3] > 0 and f[7] == 0]
-        ignored = [f for f in faces if not (f[2] > 0 and f[3] > 0 and f[7] == 0)]
+        said = [] if len(faces) == 1 and not any(faces[0]) else faces
+        usable = [f for f in said if f[2] > 0 and f[3] > 0 and f[7] == 0]
+        ignored = [f for f in said if not (f[2] > 0 and f[3] > 0 and f[7] == 0)]
         expected[image_id] = (usable, ignored)
-    records = records_of(parse_text(text.encode(), "gt.txt"), Path())
+    with tempfile.TemporaryDirectory() as name:
+        records = records_of(text, Path(name))
     assert [record.image_id for record in records] == list(expected)
     for record in records:
         usable, ignored = expected[record.image_id]
@@ -146,33 +132,6 @@ def test_records_equal_a_plain_reading_of_the_lines(images: list[list[tuple[int,
         assert record.ignored_xyxy.tolist() == [[x, y, x + w, y + h] for x, y, w, h, *_ in ignored]
         for column, name in enumerate(ATTRIBUTES, start=4):
             assert record.attributes[name].tolist() == [face[column] for face in usable]
-
-
-def test_mat_gives_what_the_text_gives(tmp_path: Path) -> None:
-    faces = {
-        "0--Parade/a": [(10, 20, 30, 40, 1, 0, 1, 0, 2, 1), (5, 6, 0, 8, 0, 0, 0, 1, 0, 0)],
-        "0--Parade/b": [(0, 0, 0, 0, 0, 0, 0, 0, 0, 0)],
-        "9--Press/c": [(7, 8, 9, 10, 0, 0, 0, 0, 1, 0)],
-    }
-    write_text(tmp_path / "wider_face_val_bbx_gt.txt", faces)
-    write_mat(tmp_path / "wider_face_val.mat", faces)
-    text, mat = read_annotations(tmp_path, "val"), read_annotations(tmp_path, "val", form="mat")
-    assert text.source.endswith(".txt") and mat.source.endswith(".mat")
-    assert text.image_ids == mat.image_ids == list(faces)
-    np.testing.assert_array_equal(text.starts, mat.starts)
-    np.testing.assert_array_equal(text.rows, mat.rows)
-
-
-def test_negative_sides_of_the_mat_are_the_zeros_of_the_text(tmp_path: Path) -> None:
-    write_mat(tmp_path / "x.mat", {"0--Parade/a": [(10, 20, -2, 40, 0, 0, 0, 0, 0, 0)]})
-    assert parse_mat((tmp_path / "x.mat").read_bytes(), "x.mat").rows[0, :4].tolist() == [10, 20, 0, 40]
-
-
-def test_mat_that_is_none(tmp_path: Path) -> None:
-    (tmp_path / "wider_face_val.mat").write_bytes(b"not a mat file")
-    with pytest.raises(InputError, match=r"wider_face_val\.mat") as error:
-        read_annotations(tmp_path, "val")
-    message(error)
 
 
 def test_zip_folder_and_inner_folder_are_equal(tmp_path: Path) -> None:
@@ -185,8 +144,8 @@ def test_zip_folder_and_inner_folder_are_equal(tmp_path: Path) -> None:
     for table in tables:
         assert table.image_ids == list(numbered(4))
         np.testing.assert_array_equal(table.rows, tables[0].rows)
-    assert tables[2].source.endswith("x.zip:wider_face_split/wider_face_val_bbx_gt.txt")
-    with pytest.raises(InputError, match=r"wider_face_train\.mat.*x\.zip"):
+    assert str(tables[2].source).endswith("x.zip:wider_face_split/wider_face_val_bbx_gt.txt")
+    with pytest.raises(InputError, match=r"wider_face_train_bbx_gt\.txt.*x\.zip"):
         read_annotations(tmp_path / "x.zip", "train")
 
 
@@ -194,7 +153,7 @@ def test_test_split_has_names_only(tmp_path: Path) -> None:
     (tmp_path / "wider_face_test_filelist.txt").write_text("0--Parade/x.jpg\n0--Parade/y.jpg\n")
     table = read_annotations(tmp_path, "test")
     assert table.image_ids == ["0--Parade/x", "0--Parade/y"]
-    assert [len(record.boxes_xyxy) for record in records_of(table, tmp_path)] == [0, 0]
+    assert len(table.rows) == 0
 
 
 def test_load_whole_split_and_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +190,7 @@ def test_a_zip_without_the_list_of_test_images(tmp_path: Path) -> None:
     source = WiderFaceSource(tmp_path)
     source.check()
     assert [len(inventory.images) for inventory in source.inventories()] == [3, 2]
-    with pytest.raises(InputError, match=r"wider_face_test\.mat.*split\.zip"):
+    with pytest.raises(InputError, match=r"wider_face_test_filelist\.txt.*split\.zip"):
         load_wider_face(tmp_path, "test")
 
 
@@ -256,9 +215,9 @@ def test_mistakes_in_lists(tmp_path: Path) -> None:
     for text, says in (
         (
             "0--Parade/0_Parade_000\n\n0--Parade/nobody.jpg\n",
-            "line 3: 0--Parade/nobody is not among the 2 images .*; correct the name, or name the split that has it",
+            "line 3: 0--Parade/nobody is not among the 2 labelled images .*",
         ),
-        ("0_Parade_001.jpg\n", r"\(0--Parade/0_Parade_001\?\)"),
+        ("0_Parade_001.jpg\n", r"did you mean 0--Parade/0_Parade_001\?"),
         ("0--Parade/0_Parade_000\n0--Parade/0_Parade_000.jpg\n", r":2: '0--Parade/0_Parade_000'.*line 1"),
         ("# nothing\n", "names no image"),
     ):
@@ -289,8 +248,9 @@ def test_records_refuse_boxes_without_area() -> None:
         ImageRecord("e/a", Path("a"), np.array([[3, 0, 3, 2]], np.float32))
 
 
-def test_packed_records_are_the_records() -> None:
-    records = records_of(parse_text(THREE, "gt.txt"), Path("/data/é"))
+def test_packed_records_are_the_records(tmp_path: Path) -> None:
+    (tmp_path / "é").mkdir()
+    records = records_of(THREE, tmp_path / "é")
     packed = PackedRecords(records)
     assert len(packed) == 3
     for index, record in enumerate(records):
@@ -317,19 +277,11 @@ def test_official_annotations(
     assert int((text.rows[:, 7] == 1).sum()) == invalid
     assert int(((text.rows[:, 2] == 0) | (text.rows[:, 3] == 0)).sum()) == empty
     assert int(np.diff(text.starts).max()) == most
-    mat = read_annotations(archive, split, form="mat")  # type: ignore[arg-type]
-    assert mat.image_ids == text.image_ids
-    np.testing.assert_array_equal(mat.starts, text.starts)
-    np.testing.assert_array_equal(mat.rows, text.rows)
-    records = records_of(text, Path())
-    assert sum(len(record.boxes_xyxy) + len(record.ignored_xyxy) for record in records) == boxes
 
 
 def test_official_test_names(shared_data: Path) -> None:
-    archive = shared_data / "wider_face" / "wider_face_split.zip"
-    text, mat = read_annotations(archive, "test"), read_annotations(archive, "test", form="mat")
-    assert len(text.image_ids) == 16097
-    assert set(text.image_ids) == set(mat.image_ids)
+    table = read_annotations(shared_data / "wider_face" / "wider_face_split.zip", "test")
+    assert len(table.image_ids) == len(set(table.image_ids)) == 16097
 
 
 def test_official_images_by_list(shared_data: Path) -> None:

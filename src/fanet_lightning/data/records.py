@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import decoded_text
-from fanet_lightning.data.images import ImageFrame
 
 # In the order of the official rows, after x y w h.
 ATTRIBUTES = ("blur", "expression", "illumination", "invalid", "occlusion", "pose")
@@ -71,17 +70,6 @@ def clean_record(
     return ImageRecord(image_id, path, narrow[usable], own, narrow[~usable])
 
 
-def refuse_missing(missing: Sequence[Path], count: int, whole: str, remedy: str) -> None:
-    """
-    Raises:
-        InputError: some of the ``count`` images of ``whole`` are missing.
-    """
-    if missing:
-        raise InputError(
-            f"{len(missing)} of the {count} images of {whole} are missing, the first is {missing[0]}; {remedy}"
-        )
-
-
 class PackedRecords:
     """What training reads of many records, in four arrays.
 
@@ -132,12 +120,11 @@ class LabelledImage:
     ``boxes_xyxy``    (F, 4) float64, pixels of the image, as written: may be empty, inverted, outside or not finite.
     ``ignored``       (F,) bool, flagged by the annotators as no face to train on (invalid, difficult, crowd).
     ``stated_wh``     width and height as the labels state them (COCO, VOC), or None.
+    ``file_wh``       width and height of the image file as shown, where the labels state them too; or None.
     ``label_path``    the file that the boxes stand in.
-    ``label_line``    1-based line of the first box in it, or None where the format has no lines.
     ``written``       the image's name as the labels have it, where the file's differs; else None.
     ``turned``        whether the labels were those of the stored image, and the boxes were turned upright with it.
-    ``box_lines``     (F,) 1-based lines of the boxes in ``label_path``, empty where there are none.
-    ``frame``         of the image file, where the labels state a size too and the file can be read.
+    ``box_lines``     (F,) 1-based lines of the boxes in ``label_path``, empty where the format has none.
     ``attributes``    (F, 6) int8, :data:`ATTRIBUTES` of the boxes as written, or None where the format has none.
     """
 
@@ -146,17 +133,12 @@ class LabelledImage:
     boxes_xyxy: npt.NDArray[np.float64]
     ignored: npt.NDArray[np.bool_]
     stated_wh: tuple[int, int] | None = None
+    file_wh: tuple[int, int] | None = None
     label_path: Path | None = None
-    label_line: int | None = None
     written: str | None = None
     turned: bool = False
     box_lines: tuple[int, ...] = ()
-    frame: ImageFrame | None = None
     attributes: npt.NDArray[np.int8] | None = None
-
-    def line_of(self, box: int) -> int | None:
-        """The 1-based line of a box in ``label_path``; None where the format has no lines."""
-        return self.box_lines[box] if self.box_lines else self.label_line
 
 
 @dataclass(frozen=True)
@@ -178,13 +160,79 @@ class Inventory:
     ``images``      in the labels' order; an image may occur twice where the labels name it twice.
     ``unlabelled``  image files under ``folder`` that no label speaks of.
     ``problems``    rows and files that could not be read as labels.
+    ``remarks``     what a person should know, a sentence each.
     """
 
     part: str
     folder: Path
-    images: list[LabelledImage]
+    images: list[LabelledImage] = field(default_factory=list)
     unlabelled: list[Path] = field(default_factory=list)
     problems: list[LabelProblem] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    def problem(self, path: Path, line: int | None, value: str, reason: str) -> None:
+        """Add one; ``value`` is cut to a line's length."""
+        self.problems.append(LabelProblem(path, line, shown(value), reason))
+
+
+def strict_records(inventory: Inventory, whole: str, remedy: str) -> list[ImageRecord]:
+    """The records of labels that are complete.
+
+    Args:
+        inventory: the labels.
+        whole, remedy: for the message where images are missing: of what, and how to get them.
+
+    Raises:
+        InputError: the first problem, no image, a missing image, an image named twice, a box that is not finite.
+    """
+    if inventory.problems:
+        first, more = inventory.problems[0], len(inventory.problems) - 1
+        where = f"{first.path}, line {first.line}" if first.line is not None else str(first.path)
+        others = f" (and {more} more; the doctor lists them all)" if more else ""
+        raise InputError(f"{where}: {first.value!r} {first.reason}{others}")
+    images = inventory.images
+    if not images:
+        raise InputError(f"the list of {whole} of {inventory.folder} names no image; fetch it again")
+    refuse_missing([image.path for image in images if not image.path.is_file()], len(images), whole, remedy)
+    seen: set[str] = set()
+    for image in images:
+        if image.image_id in seen:
+            raise InputError(f"{image.label_path} has the image {image.image_id} twice; keep one of its entries")
+        seen.add(image.image_id)
+        refuse_boxes(image, np.any(~np.isfinite(image.boxes_xyxy), axis=1), "a number is not finite")
+    return [
+        clean_record(
+            image.image_id, image.path, image.boxes_xyxy, image.ignored,
+            {} if image.attributes is None else dict(zip(ATTRIBUTES, image.attributes.T, strict=True)),
+        )
+        for image in images
+    ]  # fmt: skip
+
+
+def refuse_missing(missing: Sequence[Path], count: int, whole: str, remedy: str) -> None:
+    """
+    Raises:
+        InputError: some of the ``count`` images of ``whole`` are missing.
+    """
+    if missing:
+        raise InputError(
+            f"{len(missing)} of the {count} images of {whole} are missing, the first is {missing[0]}; {remedy}"
+        )
+
+
+def refuse_boxes(image: LabelledImage, wrong: npt.NDArray[np.bool_], why: str) -> None:
+    """
+    Raises:
+        InputError: names the first box that is ``wrong`` (F,).
+    """
+    if wrong.any():
+        index = int(np.flatnonzero(wrong)[0])
+        where = f"line {image.box_lines[index]}" if image.box_lines else f"box {index + 1} of {image.path.name}"
+        x1, y1, x2, y2 = image.boxes_xyxy[index].tolist()
+        raise InputError(
+            f"{image.label_path}, {where}: x1={x1:g} y1={y1:g} x2={x2:g} y2={y2:g} is no box ({why}); correct or "
+            "remove it"
+        )
 
 
 def label_text(content: bytes, source: Path | str) -> str:

@@ -22,19 +22,12 @@ import numpy as np
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_writable
+from fanet_lightning.cli.provenance import is_first_process
 from fanet_lightning.data.folder.labels import warn_of_odd_boxes
 from fanet_lightning.data.folder.source import FolderSource
-from fanet_lightning.data.folder.wider import split_inventory
 from fanet_lightning.data.records import ImageRecord, Inventory, check_apart, clean_record, refuse_missing
 from fanet_lightning.data.synthetic.dataset import prepare_synthetic, synthetic_parameters
-from fanet_lightning.data.wider_face import (
-    WAYS_ON,
-    all_usable_faces,
-    default_annotations,
-    fetch_command,
-    listed_path,
-    load_wider_face,
-)
+from fanet_lightning.data.wider_face import all_usable_faces, fetch_command, load_wider_face, split_inventory
 from fanet_lightning.score.fddb.ground_truth import FOLDS_FOLDER, IMAGES_FOLDER, FddbGroundTruth, read_fddb_ground_truth
 from fanet_lightning.score.fddb.regions import bounding_boxes
 from fanet_lightning.score.pascal_face.benchmark import AfwBenchmark, PascalFaceBenchmark
@@ -330,9 +323,11 @@ class WiderFaceSource:
         Raises:
             InputError: see :func:`load_wider_face`.
         """
-        parts = [self.train()] if train else []
+        parts = [self.train(), self.val()] if train else [self.val()]
         self.ground_truth()
-        warn_of_odd_boxes([*parts, self.val()], "x y w h in pixels")
+        if is_first_process():
+            for records in parts:
+                warn_of_odd_boxes(records, "x y w h in pixels")
 
     def train(self) -> list[ImageRecord]:
         """
@@ -384,26 +379,20 @@ class WiderFaceSource:
         return WiderFaceBenchmark()
 
     def inventories(self) -> list[Inventory]:
-        """The labels of the training and the validation part exactly as written, see :mod:`data.inventory`.
+        """The labels of the parts whose images are there, exactly as written, see :class:`Inventory`.
 
         Raises:
             InputError: there are no labels, or no images of either part.
         """
         parts = {"train": self._train, "val": self._val}
-        folders = [self.root / f"WIDER_{part['split']}" / "images" for part in parts.values()]
-        if not any(folder.is_dir() for folder in folders):
-            raise InputError(f"no WIDER FACE here: {folders[0]} and {folders[1]} are not there; {WAYS_ON}")
-        source = self._annotations or default_annotations(self.root)
-        if not source.exists():
-            raise InputError(f"no WIDER FACE annotations here: {source} does not exist; {WAYS_ON}")
-        return [
-            split_inventory(
-                name, self.root, part["split"], source,
-                images=None if part["images"] is None else listed_path(Path(part["images"]), self.root),
-                with_unlabelled=name == "train" or self._train["split"] != self._val["split"],
-            )
-            for name, part in parts.items()
-        ]  # fmt: skip
+        present = {name: own for name, own in parts.items() if (self.root / f"WIDER_{own['split']}").is_dir()}
+        inventories = [
+            split_inventory(name, self.root, own["split"], own["images"], self._annotations)
+            for name, own in (present or parts).items()
+        ]
+        if len(present) == 2 and self._train["split"] == self._val["split"]:
+            inventories[1].unlabelled.clear()  # the same folder's
+        return inventories
 
     def _ground_truth_folder(self) -> Path | None:
         if self._ground_truth is not None:
@@ -414,8 +403,7 @@ class WiderFaceSource:
         return next((folder for folder in folders if folder.is_dir()), None)
 
     def _load(self, part: Mapping[str, Any]) -> list[ImageRecord]:
-        images = None if part["images"] is None else Path(part["images"])
-        return load_wider_face(self.root, part["split"], images=images, annotations=self._annotations)
+        return load_wider_face(self.root, part["split"], part["images"], self._annotations)
 
 
 class SyntheticSource(WiderFaceSource):

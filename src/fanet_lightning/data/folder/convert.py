@@ -9,6 +9,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def convert(source: Any, to: str, out: Path, *, images: str = "copy", overwrite:
     with replaced_folder(out) as folder:
         write(folder, to_write)
         if images != "none":
-            lost.update(_bring(folder, IMAGE_FOLDERS[to], to_write, link=images == "link"))
+            _bring(folder, IMAGE_FOLDERS[to], to_write, link=images == "link")
         record = {
             "from": source.name, "to": to, "images": images,
             "parts": {part: _numbers(own) for part, own in to_write.items()},
@@ -89,18 +90,13 @@ def _check_options(to: str, images: str, out: Path, overwrite: bool) -> None:
     if images not in IMAGES:
         raise InputError(f"images={images} is unknown; take {' or '.join(IMAGES)}")
     check_writable(out)
-    earlier = (out / CONVERSION_RECORD).is_file()
-    if earlier and not overwrite:
-        raise InputError(f"out={out} holds an earlier conversion; give another out, or overwrite=true")
-    wrote = _wrote(out / CONVERSION_RECORD)
-    check_replaceable(out, "a conversion", lambda entry: earlier and entry.name in wrote)
-
-
-def _wrote(record: Path) -> set[str]:
-    try:
-        return {str(name) for name in json.loads(record.read_text(encoding="utf-8"))["wrote"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()
+    record, wrote = out / CONVERSION_RECORD, []
+    if record.is_file():
+        if not overwrite:
+            raise InputError(f"out={out} holds an earlier conversion; give another out, or overwrite=true")
+        with suppress(ValueError, KeyError, TypeError):
+            wrote = list(json.loads(record.read_text(encoding="utf-8"))["wrote"])
+    check_replaceable(out, "a conversion", lambda entry: entry.name in wrote)
 
 
 def _inventories(source: Any) -> list[Inventory]:
@@ -116,24 +112,16 @@ def _inventories(source: Any) -> list[Inventory]:
         ]  # fmt: skip
         return [Inventory("val", Path(), images)]
     inventories: list[Inventory] = source.inventories()
-    present = [inventory for inventory in inventories if inventory.images]
-    absent = [inventory for inventory in inventories if not inventory.images]
-    # Label files of which not one could be read make no part that is absent.
-    broken = [inventory for inventory in absent if any(problem.path.is_file() for problem in inventory.problems)]
-    source.check(train=any(inventory.part == "train" for inventory in present + broken) or not present)
-    for inventory in absent:
-        print(f"there is no {inventory.part} part: {inventory.folder} has no labelled images")
-    return present
+    source.check(train=any(inventory.part == "train" for inventory in inventories))
+    return inventories
 
 
 def _check_apart(out: Path, inventories: Sequence[Inventory]) -> None:
     """Replacing ``out`` must not take the images or labels away."""
     place = out.resolve()
-    for inventory in inventories:
-        for image in inventory.images:
-            for path in (image.path, image.label_path):
-                if path is not None and place in path.resolve().parents:
-                    raise InputError(f"out={out} holds {path}, which is to be converted; give another folder")
+    for path in (path for own in inventories for image in own.images for path in (image.path, image.label_path)):
+        if path is not None and place in path.resolve().parents:
+            raise InputError(f"out={out} holds {path}, which is to be converted; give another folder")
 
 
 def _prepared(inventory: Inventory, lost: Counter[str]) -> list[ImageToWrite]:
@@ -145,8 +133,7 @@ def _prepared(inventory: Inventory, lost: Counter[str]) -> list[ImageToWrite]:
         try:
             size_wh = read_image_frame(image.path).upright_wh
         except UnreadableImage as error:
-            if not lost["images that cannot be read left out"]:
-                print(f"warning: {image.path} cannot be read ({error.reason}) and is left out")
+            print(f"warning: {image.path} cannot be read ({error.reason}) and is left out")
             lost["images that cannot be read left out"] += 1
             continue
         kept = (image.boxes_xyxy[:, 2:] > image.boxes_xyxy[:, :2]).all(axis=1)
@@ -156,19 +143,15 @@ def _prepared(inventory: Inventory, lost: Counter[str]) -> list[ImageToWrite]:
     return prepared
 
 
-def _bring(folder: Path, place: str, to_write: Mapping[str, Sequence[ImageToWrite]], *, link: bool) -> dict[str, int]:
-    copied = 0
+def _bring(folder: Path, place: str, to_write: Mapping[str, Sequence[ImageToWrite]], *, link: bool) -> None:
     for part, image in ((part, image) for part, own in to_write.items() for image in own):
         target = folder / place.format(part) / image.name
         target.parent.mkdir(parents=True, exist_ok=True)
         if link:
-            try:
+            with suppress(OSError):  # another file system, or one without links
                 os.link(image.source.resolve(), target)
                 continue
-            except OSError:  # another file system, or one without links
-                copied += 1
         shutil.copyfile(image.source, target)
-    return {"images copied, as they could not be linked": copied}
 
 
 def _numbers(images: Sequence[ImageToWrite]) -> dict[str, int]:

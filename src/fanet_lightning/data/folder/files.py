@@ -28,68 +28,44 @@ class ImageFiles:
         self.folder = folder
         self.names = sorted(name for name in walk_files(folder) if has_image_extension(name))
         self._exact = set(self.names)
-        self._stems: dict[str, list[str]] = {}
-        self._folded: dict[str, list[str]] = {}
-        self._folded_stems: dict[str, list[str]] = {}
+        self._alike: dict[str, list[str]] = {}
         for name in self.names:
-            stem = without_extension(name)
-            self._stems.setdefault(stem, []).append(name)
-            self._folded.setdefault(name.casefold(), []).append(name)
-            self._folded_stems.setdefault(stem.casefold(), []).append(name)
+            self._alike.setdefault(without_extension(name).casefold(), []).append(name)
 
     def find(self, written: str) -> Found:
         """The file that a label file means by ``written``.
 
         First the very name; else the only one that differs in the letter case, or in the extension (also left out).
         """
-        name = self.relative(written)
+        name = relative(written)
         if name is None:
             return Found(None, f"leaves the folder {self.folder}; write names relative to it")
-        if name in self._exact or (not has_image_extension(name) and (self.folder / name).is_file()):
+        if name in self._exact:
             return Found(name)
-        return self._only(self._folded.get(name.casefold()) or self._of_stem(without_extension(name)))
+        alike = self._alike.get(without_extension(name).casefold(), [])
+        alike = [other for other in alike if other.casefold() == name.casefold()] or alike
+        if len(alike) > 1:
+            return Found(None, f"may be {alike[0]} or {alike[1]}; write which, or rename one of them")
+        return Found(alike[0] if alike else None)
 
-    def find_stem(self, written: str) -> Found:
-        """The image file that is called ``written`` but for its extension, if need be in other letter case."""
-        return self._only(self._of_stem(written))
 
-    def _of_stem(self, stem: str) -> list[str]:
-        return self._stems.get(stem) or self._folded_stems.get(stem.casefold(), [])
-
-    def _only(self, candidates: list[str]) -> Found:
-        if len(candidates) > 1:
-            return Found(None, f"may be {candidates[0]} or {candidates[1]}; write which, or rename one of them")
-        return Found(candidates[0] if candidates else None)
-
-    def relative(self, written: str) -> str | None:
-        """``written`` relative to the folder with POSIX slashes, or None where it leads out of it."""
-        path = PurePosixPath(written.replace("\\", "/"))
-        if path.is_absolute():
-            folder = self.folder.resolve().as_posix()
-            path = path.relative_to(folder) if path.is_relative_to(folder) else path
-        outside = path.is_absolute() or ".." in path.parts or not path.parts
-        return None if outside else path.as_posix()
+def relative(written: str) -> str | None:
+    """A name of a label file with POSIX slashes, or None where it leads out of its folder."""
+    path = PurePosixPath(written.replace("\\", "/"))
+    return None if path.is_absolute() or ".." in path.parts or not path.parts else path.as_posix()
 
 
 def label_files(folder: Path, suffix: str) -> dict[str, Path]:
-    """Files below a folder by their relative name without ``suffix``, which may be in any letter case; sorted.
-
-    Of two that differ in its letter case alone, the second keeps it in its name, so that it is not lost.
-    """
-    found: dict[str, Path] = {}
-    names = [name for name in walk_files(folder) if name.lower().endswith(suffix)]
-    for name in sorted(names, key=lambda name: (not name.endswith(suffix), name)):
-        stem = name[: -len(suffix)]
-        found[name if stem in found else stem] = folder / name
-    return dict(sorted(found.items()))
+    """Files below a folder by their relative name without ``suffix``, which may be in any letter case; sorted."""
+    names = sorted(name for name in walk_files(folder) if name.lower().endswith(suffix))
+    return {name[: -len(suffix)]: folder / name for name in names}
 
 
 def matching(root: Path, pattern: str) -> Iterator[Path]:
-    """What a glob pattern finds under ``root``, its suffix in any letter case, without hidden files and folders and
-    without the record that a conversion leaves there."""
+    """What a glob pattern finds under ``root``, sorted, its suffix in any letter case, without hidden files and the
+    record that a conversion leaves there."""
     stem, dot, suffix = pattern.rpartition(".")
-    pattern = stem + dot + "".join(f"[{letter.lower()}{letter.upper()}]" for letter in suffix) if dot else pattern
-    for path in root.glob(pattern):
-        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-        if not hidden and path.name != CONVERSION_RECORD:
+    any_case = "".join(f"[{letter.lower()}{letter.upper()}]" for letter in suffix)
+    for path in sorted(root.glob(stem + dot + any_case)):
+        if not any(part.startswith(".") for part in path.relative_to(root).parts) and path.name != CONVERSION_RECORD:
             yield path
