@@ -172,7 +172,8 @@ class TestLayout:
         table = read_annotations(prepared / "wider_face_split", "val")
         assert list(truth.image_ids) == table.image_ids
         for number, boxes in enumerate(truth.boxes_xywh):
-            assert np.array_equal(boxes, table.of_image(number)[:, :4])
+            rows = table.rows[table.starts[number] : table.starts[number + 1]]
+            assert np.array_equal(boxes, rows[:, :4])
             easy, medium, hard = (truth.counted[setting][number] for setting in ("easy", "medium", "hard"))
             assert not (easy & ~medium).any()
             assert not (medium & ~hard).any()
