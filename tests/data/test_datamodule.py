@@ -1,7 +1,8 @@
 """Samples, batches and loaders through real files: the same for any number of workers, ranks and restarts."""
 
 import logging
-import os
+import multiprocessing
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -130,27 +131,17 @@ def test_validation_refuses_a_broken_file(broken: Path, workers: int) -> None:
 
 
 def spoil(path: Path, how: str) -> None:
-    if how == "empty":
-        path.write_bytes(b"")
-    elif how == "cut short":
+    if how == "cut short":
         path.write_bytes(path.read_bytes()[:-40])
-    elif how == "forbidden":
-        path.chmod(0)
     else:
         path.unlink()
         if how == "folder":
             path.mkdir()
 
 
-HOW = ["empty", "cut short", "forbidden", "gone", "folder"]
-
-
-@pytest.mark.parametrize(("how", "workers"), [*((how, 0) for how in HOW), ("cut short", 2)])
+@pytest.mark.parametrize(("how", "workers"), [("gone", 0), ("folder", 0), ("cut short", 2)])
 def test_a_file_that_goes_bad_during_training_is_replaced(tmp_path: Path, how: str, workers: int) -> None:
-    if how == "forbidden" and os.geteuid() == 0:
-        pytest.skip("root may read everything")
     write_wider(tmp_path, "train", numbered(8))
-    write_wider(tmp_path, "val", numbered(1))
     module = module_of(tmp_path, workers=workers)
     loader = module.train_dataloader()
     assert sorted(name for batch in epoch_of(loader, 0) for name in batch[0]) == sorted(numbered(8))
@@ -161,10 +152,8 @@ def test_a_file_that_goes_bad_during_training_is_replaced(tmp_path: Path, how: s
     assert module.unreadable_images == ["0--Parade/0_Parade_005"]
 
 
-@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("how", ["gone", "folder", "cut short"])
 def test_bad_validation_images_are_said_before_training(tmp_path: Path, how: str) -> None:
-    if how == "forbidden" and os.geteuid() == 0:
-        pytest.skip("root may read everything")
     write_wider(tmp_path, "train", numbered(8))
     write_wider(tmp_path, "val", numbered(6))
     module = module_of(tmp_path)
@@ -173,10 +162,8 @@ def test_bad_validation_images_are_said_before_training(tmp_path: Path, how: str
     for path in paths:
         spoil(path, how)
     model = Recorder()
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match=rf"2 of 6 validation images .*{paths[0]}: .*data\.val\.images"):
         trainer(tmp_path / "run").fit(model, datamodule=module)
-    assert str(error.value).startswith(f"2 of 6 validation images cannot be read, the first is {paths[0]}: ")
-    assert str(error.value).endswith("replace them, or leave them out with data.val.images")
     assert model.seen == []
 
 
@@ -187,11 +174,20 @@ NOISE = {"_target_": "albumentations.GaussNoise", "p": 0.5}
 ROTATION = {"_target_": "albumentations.Affine", "rotate": [-20, 20], "p": 0.5}
 
 
+@pytest.fixture(params=[None, pytest.param("spawn", marks=pytest.mark.slow)])
+def start(request: pytest.FixtureRequest) -> Iterator[None]:
+    """How the system starts processes."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method(request.param, force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.usefixtures("start")
 @pytest.mark.parametrize("augment", [Shift(), TrainAugment(SIZE, extra=[NOISE, ROTATION])], ids=["own", "extra"])
-@pytest.mark.parametrize("workers, start", [(2, None), pytest.param(1, "spawn", marks=pytest.mark.slow)])
-def test_workers_change_nothing(root: Path, augment: Any, workers: int, start: str | None) -> None:
+def test_workers_change_nothing(root: Path, augment: Any) -> None:
     alone = module_of(root, augment=augment)
-    others = module_of(root, augment=augment, workers=workers, multiprocessing_context=start)
+    others = module_of(root, augment=augment, workers=2)
     loaders = alone.train_dataloader(), others.train_dataloader()
     for epoch in (0, 1):
         first, second = (epoch_of(loader, epoch) for loader in loaders)

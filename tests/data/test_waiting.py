@@ -35,10 +35,18 @@ class FakeClock:
         return slowed
 
 
-def test_waiting_is_what_passes_until_a_batch_is_there(root: Path) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    """That of the loader and of the callbacks."""
     clock = FakeClock()
+    fake = SimpleNamespace(perf_counter=clock, monotonic=clock)
+    monkeypatch.setattr(callbacks, "time", fake)
+    monkeypatch.setattr(loader, "time", fake)
+    return clock
+
+
+def test_waiting_is_what_passes_until_a_batch_is_there(root: Path, clock: FakeClock) -> None:
     batches = module_of(root, augment=clock.takes(2.0, Shift())).train_dataloader()
-    batches.clock = clock
     for epoch in (1, 2):
         for _ in batches:
             clock.now += 3.0  # a step, which is not waiting
@@ -49,10 +57,8 @@ def test_waiting_is_what_passes_until_a_batch_is_there(root: Path) -> None:
     assert batches.waited_seconds == 28 * 2.0
 
 
-def test_an_error_counts_as_waiting_once(broken: Path) -> None:
-    clock = FakeClock()
+def test_an_error_counts_as_waiting_once(broken: Path, clock: FakeClock) -> None:
     batches = module_of(broken).val_dataloader()
-    batches.clock = clock
     batches.dataset.dataset.test_scale = clock.takes(2.0, TestScale("original"))  # type: ignore[attr-defined]
     with pytest.raises(UnreadableImage):
         list(batches)
@@ -75,13 +81,11 @@ class Slow(Recorder):
         self.clock.now += 50.0
 
 
-def test_a_run_that_goes_on_inside_an_epoch_counts_from_there(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_run_that_resumes_inside_an_epoch_counts_from_there(
+    clock: FakeClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Lightning does not start an epoch that it resumes with: two batches of four images in 4 s."""
-    clock = FakeClock()
     clock.now = 50_000.0  # a machine that has been up for long
-    monkeypatch.setattr(callbacks, "time", SimpleNamespace(perf_counter=clock))
     loop = SimpleNamespace(
         world_size=1, current_epoch=3, max_epochs=9, global_step=40, is_global_zero=True, should_stop=False,
         callback_metrics={}, train_dataloader=None, datamodule=None, gradient_clip_val=None,
@@ -98,12 +102,8 @@ def test_a_run_that_goes_on_inside_an_epoch_counts_from_there(
 
 
 def test_the_share_of_an_epoch_spent_waiting(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    root: Path, tmp_path: Path, clock: FakeClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clock = FakeClock()
-    fake = SimpleNamespace(perf_counter=clock, monotonic=clock)
-    monkeypatch.setattr(callbacks, "time", fake)
-    monkeypatch.setattr(loader, "time", fake)
     record = RunRecord("name", 0, {})
     report = [callbacks.EpochReport(), callbacks.RecordProgress(record, tmp_path)]
     data = module_of(root, augment=clock.takes(1.5, Shift()))

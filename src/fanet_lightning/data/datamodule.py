@@ -8,7 +8,6 @@ fit is read from its file each time, as without a cache.
 import hashlib
 import logging
 import mmap
-import multiprocessing.context
 import os
 import tempfile
 import threading
@@ -397,18 +396,11 @@ class _Loading(Dataset[Any]):
     def __init__(self, dataset: Any, load: Callable[[Any], Any]) -> None:
         self.dataset, self.load = dataset, load
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
     def __getitem__(self, key: Any) -> Any:
         try:
             return in_shared_memory(self.load(key))
         except InputError as error:
             return error
-
-
-def _as_it_is(item: Any) -> Any:
-    return item
 
 
 def _start_worker(worker: int) -> None:
@@ -420,7 +412,7 @@ class Loader(DataLoader[Any]):
     """What ``load`` makes of each key of ``sampler``: a batch.
 
     ``waited_seconds``: how long whoever iterates has waited for batches, over all epochs: for workers, or without any
-    for the loading itself. ``clock``: seconds; for tests.
+    for the loading itself.
     """
 
     def __init__(
@@ -430,26 +422,22 @@ class Loader(DataLoader[Any]):
         sampler: Any,
         workers: int = 0,
         pin_memory: bool = False,
-        multiprocessing_context: str | multiprocessing.context.BaseContext | None = None,
     ) -> None:
         super().__init__(
             _Loading(dataset, load),
             batch_size=None,
             sampler=sampler,
-            collate_fn=_as_it_is,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
-            multiprocessing_context=multiprocessing_context if workers > 0 else None,
             worker_init_fn=_start_worker,
             # Of its own, so that starting an epoch draws nothing from the model's random numbers.
             generator=torch.Generator().manual_seed(0),
         )
-        self.clock: Callable[[], float] = time.perf_counter
         self.waited_seconds = 0.0
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        start = self.clock()
+        start = time.perf_counter()
         items = super().__iter__()
         while True:
             try:
@@ -457,11 +445,11 @@ class Loader(DataLoader[Any]):
             except StopIteration:
                 return
             finally:
-                self.waited_seconds += self.clock() - start
+                self.waited_seconds += time.perf_counter() - start
             if isinstance(item, InputError):
                 raise item
             yield item
-            start = self.clock()
+            start = time.perf_counter()
 
 
 class TrainLoader(Loader):
@@ -521,7 +509,6 @@ class FaceDataModule(LightningDataModule):
         augment: (image, boxes_xyxy, seed) → (image, boxes_xyxy), e.g. ``data.transforms.TrainAugment``; None where
             nothing trains.
         val_scale: size at which validation images are shown; by default their own.
-        multiprocessing_context: ``fork``, ``spawn`` or ``forkserver``; None: the platform's.
         cache: ``memory`` keeps decoded training images (the same samples).
         cache_gib: most memory of it, for all ranks of a machine together; None, or more than is free: half of what is
             free.
@@ -540,7 +527,6 @@ class FaceDataModule(LightningDataModule):
         seed: int = 0,
         augment: Augment | None = None,
         val_scale: TestScale | None = None,
-        multiprocessing_context: str | None = None,
         cache: str | None = None,
         cache_gib: float | None = None,
     ) -> None:
@@ -555,7 +541,6 @@ class FaceDataModule(LightningDataModule):
         self.workers = min(8, usable_cores()) if workers is None else workers
         self.augment = augment
         self.val_scale = val_scale or TestScale("original")
-        self.multiprocessing_context = multiprocessing_context
         self.cache, self.cache_gib = cache, cache_gib
         self.train_dataset: TrainDataset | None = None
         self._train_loader: TrainLoader | None = None
@@ -673,6 +658,6 @@ class FaceDataModule(LightningDataModule):
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
-    def _options(self) -> tuple[int, bool, str | None]:
+    def _options(self) -> tuple[int, bool]:
         pin = torch.cuda.is_available() if self.trainer is None else self.trainer.strategy.root_device.type == "cuda"
-        return self.workers, pin, self.multiprocessing_context
+        return self.workers, pin
