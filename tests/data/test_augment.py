@@ -102,22 +102,6 @@ def test_boxes_sit_where_the_pixels_are(shape: tuple[int, int], size: int, ancho
     assert compared >= 12
 
 
-def test_faces_stay_if_their_centre_lies_in_the_crop() -> None:
-    image, faces = marked_image(300, 400)
-    augment = TrainAugment(128, crop=(0.3, 0.5), largest_square=0.0, expand_probability=0.0, distortion_probability=0)
-    cut_away = 0
-    for seed in range(60):
-        out, boxes = augment(image, faces, seed)
-        x, y, side = augment.draw(300, 400, faces, seed).window
-        inside = [
-            x <= (x1 + x2) / 2 < x + side and y <= (y1 + y2) / 2 < y + side for x1, y1, x2, y2 in faces.astype(float)
-        ]
-        assert len(boxes) == sum(inside) >= 1
-        seen = [bool((np.abs(out.astype(int) - color).max(axis=2) < 10).any()) for color in COLORS]
-        cut_away += sum(seen) - sum(inside)
-    assert cut_away > 0  # a part of a face without a box, as S3FD has it
-
-
 raw_boxes = st.lists(st.tuples(*[st.floats(-300, 400, width=32)] * 4), max_size=8)
 
 
@@ -134,27 +118,6 @@ def test_any_image_and_any_boxes(
     assert boxes.dtype == np.float32 and boxes.shape[1] == 4 and len(boxes) <= len(faces)
     assert (boxes >= 0).all() and (boxes <= size).all()
     assert (boxes[:, 2:] - boxes[:, :2] >= 1.5 - 1e-3).all()
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_boxes_that_are_no_numbers_are_dropped(bad: float) -> None:
-    faces = np.array([[1, 1, bad, 30], [5, 5, 60, 60]], dtype=np.float32)
-    _, boxes = TrainAugment(64, **NOTHING)(photo(64, 64), faces, 0)
-    assert np.allclose(boxes, [[5, 5, 60, 60]], atol=1e-4)
-
-
-def test_an_image_with_faces_keeps_one_in_almost_every_recipe() -> None:
-    image, faces = photo(300, 400), np.array([[380, 280, 395, 296]], dtype=np.float32)
-    for anchor_sampling in (0.0, 0.5):
-        augment = TrainAugment(128, anchor_sampling=anchor_sampling)
-        assert all(len(augment(image, faces, seed)[1]) == 1 for seed in range(150))
-
-
-def test_small_faces_are_dropped_by_their_size_in_the_output() -> None:
-    faces = np.array([[10, 10, 14, 40], [50, 50, 58, 58]], dtype=np.float32)  # 2 and 4 pixels wide after halving
-    out = {m: TrainAugment(64, **{**NOTHING, "min_face": m})(photo(128, 128), faces, 0)[1] for m in (2.0, 3.0)}
-    assert np.allclose(out[2.0], faces / 2, atol=1e-4)
-    assert np.allclose(out[3.0], faces[1:] / 2, atol=1e-4)
 
 
 def test_the_inputs_stay_as_they_were() -> None:

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import threading
 from pathlib import Path
 
 import cv2
@@ -80,44 +79,29 @@ class TestPreparation:
         assert prepare_synthetic(tmp_path, **SMALL) == folder
         assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == times
 
-    @pytest.mark.parametrize("problem", [KeyboardInterrupt(), OSError(28, "No space left on device")])
-    def test_interruption_leaves_nothing(
-        self, problem: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        drawn = []
+    def test_interruption_leaves_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        sides = iter([(200, 160), (200, 160)])
 
-        def third_fails(rng: np.random.Generator, *sides: tuple[int, int]) -> scenes.SyntheticImage:
-            if len(drawn) == 2:
-                raise problem
-            drawn.append(draw_image(rng, *sides))
-            return drawn[-1]
+        def third_fails(rng: np.random.Generator, *_: object) -> scenes.SyntheticImage:
+            width, height = next(sides)
+            return draw_image(rng, (width, width), (height, height))
 
         monkeypatch.setattr(synthetic, "draw_image", third_fails)
-        with pytest.raises(type(problem)):
+        with pytest.raises(StopIteration):
             prepare_synthetic(tmp_path, **SMALL)
-        assert len(drawn) == 2
         assert list(tmp_path.iterdir()) == []
 
-    def test_two_at_once_agree_and_the_loser_cleans_up(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        both_writing = threading.Barrier(2, timeout=300)
-        write = synthetic._write
+    def test_the_slower_of_two_processes_cleans_up(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        write, found = synthetic._write, []
 
-        def write_together(*arguments: object) -> None:
+        def overtaken(*arguments: object) -> None:
+            monkeypatch.setattr(synthetic, "_write", write)
             write(*arguments)  # type: ignore[arg-type]
-            both_writing.wait()
+            found.append(prepare_synthetic(tmp_path, **SMALL))
 
-        monkeypatch.setattr(synthetic, "_write", write_together)
-        found: list[Path] = []
-        threads = [
-            threading.Thread(target=lambda: found.append(prepare_synthetic(tmp_path, **SMALL))) for _ in range(2)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(found) == 2
-        assert found[0] == found[1]
-        assert list(tmp_path.iterdir()) == [found[0]]
+        monkeypatch.setattr(synthetic, "_write", overtaken)
+        found.append(prepare_synthetic(tmp_path, **SMALL))
+        assert found[0] == found[1] and list(tmp_path.iterdir()) == [found[0]]
 
     def test_unfinished_folder_is_named(self, prepared: Path, tmp_path: Path) -> None:
         (tmp_path / prepared.name).mkdir()
@@ -241,7 +225,7 @@ class TestImages:
                 assert x + w <= width and y + h <= height
 
     def test_every_box_lies_on_what_its_head_painted(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Each image is drawn again without one head after the other: the change lies in and around its box."""
+        """Each image is drawn again without one head after the other: the change is in and around its box."""
         checked = 0
         for index in range(12):
             whole = _draw_without(monkeypatch, index, None)
@@ -339,15 +323,6 @@ class TestHeads:
         region = np.s_[12:28, 14:26]
         assert np.abs(small[region].astype(int) - shrunk[region]).mean() < 12
         assert np.abs(small[region].astype(int) - background[:40, :40][region]).mean() > 30
-
-    def test_pixels_far_from_the_head_stay(self) -> None:
-        before = np.random.default_rng(0).integers(0, 256, (120, 120, 3), dtype=np.uint8)
-        after = before.copy()
-        draw_head(after, plain_person(18, (60.0, 60.0)))
-        changed = (before != after).any(axis=2)
-        assert changed[55:65, 56:64].all()
-        changed[60 - 18 : 60 + 18, 60 - 18 : 60 + 18] = False
-        assert not changed.any()
 
     def test_turning(self) -> None:
         """A point in the middle moves to breadth · sin(yaw); one that turns away stays at the rim."""

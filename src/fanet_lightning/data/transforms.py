@@ -226,12 +226,7 @@ def anchor_sampling_window(
     Args:
         boxes_xyxy: (F, 4), F ≥ 1, inside the image.
         size: side of the output, pixels.
-
-    Raises:
-        ValueError: no faces.
     """
-    if len(boxes_xyxy) == 0:
-        raise ValueError("data-anchor-sampling needs at least one face, got 0")
     x1, y1, x2, y2 = boxes_xyxy[rng.randrange(len(boxes_xyxy))].tolist()
     face = float(((x2 - x1) * (y2 - y1)) ** 0.5)
     low, high = rng.choice(target_range(face, anchor_sizes))

@@ -197,7 +197,7 @@ def _hair_in_front(person: Person) -> list[Shape]:
 
 
 def _worn(person: Person) -> list[Shape]:
-    """Spectacles, mask and a hand, which lie over the features."""
+    """Spectacles, mask and a hand, which cover the features."""
     shapes = []
     if person.glasses != "none":
         for side in (-1, 1):

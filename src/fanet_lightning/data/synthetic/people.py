@@ -12,7 +12,7 @@ T = TypeVar("T")
 Color = tuple[float, float, float]
 Kind = Literal["face", "back", "scrambled", "blank", "blobs"]
 
-# From light to dark; people lie anywhere between two neighbours.
+# From light to dark; people are anywhere between two neighbours.
 SKINS = (
     (250, 226, 209),
     (238, 203, 178),

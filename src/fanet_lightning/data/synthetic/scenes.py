@@ -68,7 +68,7 @@ def draw_image(
     people = [
         _person(rng, place, event, air, (float(light[0]), float(light[1]))) for place in _PLACES[event](rng, size_wh)
     ]
-    # A thing among the people now and then, else everything round would lie behind them.
+    # A thing among the people now and then, else everything round would be behind them.
     among = set(np.flatnonzero(rng.random(len(people)) < 0.08).tolist())
     owner = np.full(image.shape[:2], -1, np.int32)
     drawn: list[Drawn] = []
