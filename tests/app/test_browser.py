@@ -13,7 +13,7 @@ from PIL import Image
 
 from fanet_lightning import FaceDetector
 from fanet_lightning.app import serving as app
-from fanet_lightning.app.settings import Settings
+from fanet_lightning.app.serving import Settings
 from tests.app.helpers import PHOTO, write_video
 
 pytestmark = pytest.mark.slow
@@ -181,7 +181,6 @@ def test_several_images(page: tuple[Any, Seen], tmp_path: Path) -> None:
     opened.wait_for_selector("#several-summary .main")
     assert count_of(opened, "several") == "1 face"
     assert opened.locator("#several-summary [role=alert]").inner_text().startswith("cut.jpg cannot be read")
-    assert opened.locator("#several-summary tbody tr").count() == 2
     opened.locator("#several-out", has_text="grace_hopper.jpg: 1 face").wait_for()
     check_fits(opened)
 

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import nn
 
 from fanet_lightning import FaceDetector
-from fanet_lightning.app.settings import Settings
+from fanet_lightning.app.serving import Settings
 from fanet_lightning.cli.config import compose_config
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.images import UnreadableImage, read_image_rgb

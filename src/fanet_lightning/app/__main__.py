@@ -2,8 +2,6 @@
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from fanet_lightning.cli import main as cli
 
@@ -18,8 +16,7 @@ def main(argv: list[str]) -> int:
     config = cli.verb_config("app", argv, USAGE)
     if config is None:
         return 0
-    from fanet_lightning.app.serving import LOCAL_HOSTS, free_port, require_gradio, serving
-    from fanet_lightning.app.settings import Settings
+    from fanet_lightning.app.serving import LOCAL_HOSTS, Settings, free_port, require_gradio, serving
     from fanet_lightning.cli.config import plain
     from fanet_lightning.detect.detector import open_detector
     from fanet_lightning.detect.multiscale import build_protocol
@@ -30,7 +27,11 @@ def main(argv: list[str]) -> int:
     free_port(settings.host, settings.port)
     require_gradio()
     detector = open_detector(settings.checkpoint, settings.device, settings.precision)
-    with _ends_on_signals() as ended, serving(detector, settings) as url:
+    # Ctrl-C or a polite kill, so that the upload folder is removed before the process ends.
+    ended = threading.Event()
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, lambda *_: ended.set())
+    with serving(detector, settings) as url:
         print(f"the page: {url} (model {settings.checkpoint}); Ctrl-C ends it", flush=True)
         if settings.host not in LOCAL_HOSTS:
             print(f"host={settings.host}: everybody who can reach this computer can open it; there is no password")
@@ -39,22 +40,6 @@ def main(argv: list[str]) -> int:
         ended.wait()
     print("ended; everything that was dropped on the page is deleted")
     return 0
-
-
-@contextmanager
-def _ends_on_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or a polite kill sets, so that the upload folder is removed before the process ends."""
-    ended = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # only there may signals be caught
-        yield ended
-        return
-    kinds = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(kind, lambda *_: ended.set()) for kind in kinds]
-    try:
-        yield ended
-    finally:
-        for kind, handler in zip(kinds, before, strict=True):
-            signal.signal(kind, handler)
 
 
 if __name__ == "__main__":

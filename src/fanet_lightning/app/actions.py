@@ -1,7 +1,6 @@
 """What happens on the page, as functions from what its controls say to what it shows. Imports Gradio."""
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from fanet_lightning.app.results import (
     video_document,
     write_jpeg,
 )
-from fanet_lightning.app.settings import Settings
+from fanet_lightning.app.serving import Settings
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.detect.detector import FaceDetector
 from fanet_lightning.detect.multiscale import AnyProtocol
@@ -101,10 +100,9 @@ class Actions:
         """
         if image is None:
             return gr.skip(), gr.skip(), gr.skip(), gr.skip()
-        start = time.perf_counter()
         shown = self._shown(image, threshold, redaction)
-        facts = image_facts(image, threshold, time.perf_counter() - start)
-        return shown, facts, detections_table(image, threshold), self._document([image], threshold)
+        table = detections_table(image, threshold)
+        return shown, image_facts(image, threshold), table, self._document([image], threshold)
 
     def save_image(self, image: PageImage | None, threshold: float, redaction: str) -> str:
         """The image at its full size, drawn or redacted, as a file to save.
@@ -194,7 +192,7 @@ class Actions:
                 redaction=redaction, max_seconds=limit,
             ):  # fmt: skip
                 if video.out is None:
-                    yield gr.skip(), working(video.frames, video.frames_expected, "frames"), gr.skip()
+                    yield gr.skip(), working(len(video.faces), video.frames_expected, "frames"), gr.skip()
                     continue
                 video.notes = [note.replace(path, name) for note in video.notes]
                 content = video_document(video, name, protocol, round(threshold, 4), self.settings.model_name)

@@ -28,7 +28,7 @@ def footing(keep_minutes: float) -> str:
 
 
 def hint(text: str) -> str:
-    """What to do next, where no result is there yet."""
+    """What to do next, or what is to be known of a result."""
     return f'<p class="note" role="status">{escape(text)}</p>'
 
 
@@ -44,67 +44,60 @@ def working(done: int, total: int | None, what: str) -> str:
     return f'<div class="working"><progress aria-label="Progress"{value}></progress><p class="note">{text}</p></div>'
 
 
-def image_facts(image: PageImage, threshold: float, drawing_seconds: float) -> str:
-    """Count, size and times of one image."""
+def image_facts(image: PageImage, threshold: float) -> str:
+    """Count, size and time of one image."""
     count = image.count(threshold)
     items = {
         f"score {threshold:.2f} or more": faces(count),
         "weaker ones": f"{len(image.faces) - count:,}",
         "size": f"{image.width:,} × {image.height:,} px",
-        "decoding": _duration(image.decode_seconds),
         "network": _duration(image.network_seconds),
-        "drawing": _duration(drawing_seconds),
     }
     return _facts(items) + _large_hint([image])
 
 
 def images_facts(images: Sequence[PageImage], problems: Sequence[InputError], threshold: float) -> str:
-    """Sums over several images, a row for each, and what could not be read."""
+    """Sums over several images, and what could not be read."""
     counts = [image.count(threshold) for image in images]
-    network = sum(image.network_seconds for image in images)
     items = {
         f"score {threshold:.2f} or more": faces(sum(counts)),
         "images": f"{len(images):,}",
         "without a face": f"{counts.count(0):,}",
-        "network": _duration(network),
-        "an image": _duration(network / len(images)) if images else "–",
+        "network": _duration(sum(image.network_seconds for image in images)),
     }
-    lines = [
-        (
-            image.name, f"{count:,}", f"{image.faces[0].score:.2f}" if image.faces else "–",
-            f"{image.width:,} × {image.height:,}", _duration(image.network_seconds),
-        )
-        for image, count in zip(images, counts, strict=True)
-    ]  # fmt: skip
-    table = _table(("image", "faces", "best score", "pixels", "network"), lines, "Faces of each image")
-    return "".join(map(problem, problems)) + _facts(items) + _large_hint(images) + (table if images else "")
+    return "".join(map(problem, problems)) + _facts(items) + _large_hint(images)
 
 
 def video_facts(video: FoundVideo, max_seconds: float, protocol: str) -> str:
     """What was found in a video, and what the written one lacks."""
+    counts = [len(frame["detections"]) for frame in video.faces]
     items = {
-        "most in one frame": faces(max(video.counts, default=0)),
-        "on average": f"{sum(video.counts) / max(1, video.frames):.1f} a frame",
-        "frames": f"{video.frames:,} at {video.frames_per_second:.4g}/s",
+        "most in one frame": faces(max(counts, default=0)),
+        "frames": f"{len(counts):,} at {video.frames_per_second:.4g}/s",
         "took": _duration(video.seconds),
-        "speed": f"{video.frames / max(video.seconds, 1e-9):.1f} frames/s",
         "sound": "kept" if video.sound_kept else "none",
     }
     cut = f"Only the first {max_seconds:g} seconds; max_video_seconds=… of the program takes more."
     notes = [*([cut] if video.cut else []), *video.notes]
     if too_large_for(protocol, *video.size_wh):
         notes.append(_LARGE.format("Large video"))
-    return _facts(items) + "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
+    return _facts(items) + "".join(map(hint, notes))
 
 
 def detections_table(image: PageImage, threshold: float) -> str:
     """One row a face: its number, its box in pixels of the original, its score."""
-    lines = [
-        (f"{number}", *(f"{side:.2f}" for side in box), f"{score:.4f}")
-        for number, (*box, score) in enumerate((row.values() for row in rows(image.faces.above(threshold))), start=1)
-    ]
     columns = ("face", "x1", "y1", "x2", "y2", "width", "height", "score")
-    return _table(columns, lines, "Detections", "rows detections")
+    head = "".join(f'<th scope="col">{name}</th>' for name in columns)
+    body = "".join(
+        f'<tr><th scope="row">{number}</th>' + "".join(f"<td>{side:.2f}</td>" for side in box)
+        + f"<td>{score:.4f}</td></tr>"
+        for number, (*box, score) in enumerate((row.values() for row in rows(image.faces.above(threshold))), start=1)
+    )  # fmt: skip
+    # To be reached and scrolled by the keyboard.
+    return (
+        '<div class="rows detections" tabindex="0" role="region" aria-label="Detections"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
 
 
 def faces(count: int) -> str:
@@ -133,17 +126,3 @@ def _facts(items: dict[str, str]) -> str:
         for number, (name, value) in enumerate(items.items())
     )
     return f'<dl class="facts" role="status" aria-label="Result">{cells}</dl>'
-
-
-def _table(columns: Sequence[str], lines: Sequence[Sequence[str]], label: str, kind: str = "rows") -> str:
-    """Rows whose first cell is their heading, to be reached and scrolled by the keyboard."""
-    head = "".join(f'<th scope="col">{name}</th>' for name in columns)
-    body = "".join(
-        f'<tr><th scope="row" title="{escape(first)}">{escape(first)}</th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
-        for first, *cells in lines
-    )  # fmt: skip
-    return (
-        f'<div class="{kind}" tabindex="0" role="region" aria-label="{label}"><table>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )

@@ -10,7 +10,7 @@ import gradio as gr
 from fanet_lightning.app.actions import EMPTY, EMPTY_SEVERAL, Actions
 from fanet_lightning.app.markup import footing, heading, hint
 from fanet_lightning.app.results import NO_REDACTION
-from fanet_lightning.app.settings import Settings
+from fanet_lightning.app.serving import Settings
 from fanet_lightning.cli.config import config_dir
 from fanet_lightning.detect.detector import FaceDetector
 from fanet_lightning.detect.inputs import IMAGE_SUFFIXES

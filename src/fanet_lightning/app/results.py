@@ -44,7 +44,6 @@ class PageImage:
     shown_rgb: Image8
     faces: Detections
     protocol: str
-    decode_seconds: float
     network_seconds: float
     profile: bytes = b""
 
@@ -90,17 +89,14 @@ def detect_image(
     Raises:
         InputError: see :func:`read_upload`; or it does not fit into memory.
     """
-    start = time.perf_counter()
     image_rgb, profile = read_upload(path, name, max_pixels)
-    decoded = time.perf_counter()
+    start = time.perf_counter()
     faces = detector.detect(image_rgb, protocol=protocol, threshold=0.0)  # the page filters
-    detected = time.perf_counter()
+    seconds = time.perf_counter() - start
     height, width = image_rgb.shape[:2]
     protocol_name = str(protocol["name"] if isinstance(protocol, Mapping) else protocol)
-    return PageImage(
-        name, path, height, width, _shrunk(image_rgb, shown_side), faces, protocol_name, decoded - start,
-        detected - decoded, profile,
-    )  # fmt: skip
+    shown_rgb = _shrunk(image_rgb, shown_side)
+    return PageImage(name, path, height, width, shown_rgb, faces, protocol_name, seconds, profile)
 
 
 def _shrunk(image_rgb: Image8, longest: int) -> Image8:
@@ -170,11 +166,9 @@ def document(
 
 def write_jpeg(image_rgb: Image8, path: Path, profile: bytes, quality: int = 92) -> Path:
     """The image as a JPEG, in color at full resolution (4:4:4): thin colored frames stay sharp."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         Image.fromarray(image_rgb).save(path, "JPEG", quality=quality, subsampling=0, icc_profile=profile)
     except (OSError, ValueError) as error:  # more than 65,500 pixels wide or high is beyond the format
-        path.unlink(missing_ok=True)
         size = f"{image_rgb.shape[1]} × {image_rgb.shape[0]}"
         raise InputError(f"an image of {size} pixels cannot be written as JPEG") from error
     return path
@@ -198,16 +192,6 @@ class FoundVideo:
     sound_kept: bool = False
     notes: list[str] = field(default_factory=list)
     faces: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def frames(self) -> int:
-        """How many have been looked at."""
-        return len(self.faces)
-
-    @property
-    def counts(self) -> list[int]:
-        """Faces in each frame."""
-        return [len(frame["detections"]) for frame in self.faces]
 
 
 def find_in_video(

@@ -1,4 +1,4 @@
-"""The local page: port, upload folder, serving."""
+"""The local page: settings, port, upload folder, serving."""
 
 import importlib.util
 import os
@@ -7,11 +7,65 @@ import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from fanet_lightning.app.settings import Settings
 from fanet_lightning.cli.errors import InputError, first_line
 from fanet_lightning.detect.detector import FaceDetector
+from fanet_lightning.detect.multiscale import protocol_settings
+from fanet_lightning.models.pretrained import DEFAULT_PROTOCOL, DEFAULT_THRESHOLD
+
+_ANY = float("inf")
+# Least and greatest value; whole numbers where the least is one.
+_RANGES: dict[str, tuple[float, float]] = {
+    "port": (0, 65535), "threshold": (0.0, 1.0), "max_pixels": (1, _ANY), "max_images": (1, _ANY), "queue": (1, _ANY),
+    "max_upload_mb": (0.01, _ANY), "max_video_seconds": (0.01, _ANY), "keep_minutes": (0.01, _ANY),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``conf/app.yaml``, checked; a megabyte is 2²⁰ bytes, as the browser's own message counts.
+
+    Raises:
+        InputError: a value outside its range.
+    """
+
+    checkpoint: str = "fanet_light"
+    host: str = "127.0.0.1"
+    port: int | None = 7860
+    open_browser: bool = False
+    device: str = "auto"
+    precision: str = "auto"
+    threshold: float = DEFAULT_THRESHOLD
+    protocol: Mapping[str, Any] = field(default_factory=lambda: protocol_settings(DEFAULT_PROTOCOL))
+    max_upload_mb: float = 20
+    max_pixels: int = 50_000_000
+    max_images: int = 30
+    max_video_seconds: float = 60
+    keep_minutes: float = 30
+    queue: int = 20
+
+    def __post_init__(self) -> None:
+        for key, (least, most) in _RANGES.items():
+            value = getattr(self, key)
+            whole = isinstance(least, int)
+            if value is not None and (not least <= value <= most or (whole and not isinstance(value, int))):
+                span = f"of {least:g} or more" if most == _ANY else f"from {least:g} to {most:g}"
+                raise InputError(f"{key}={value}: give a {'whole ' if whole else ''}number {span}")
+
+    @property
+    def model_name(self) -> str:
+        """What the page and its JSON call the model: of a path only the last part."""
+        path = Path(self.checkpoint)
+        return path.name if path.exists() else self.checkpoint
+
+    @property
+    def max_bytes(self) -> int:
+        """Of one uploaded file."""
+        return int(self.max_upload_mb * 2**20)
+
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 # Read by Gradio: it would otherwise report its use, and ask for newer versions.
@@ -50,21 +104,6 @@ def free_port(host: str, port: int | None) -> int:
 
 
 @contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Variables of the environment that are as they were afterwards."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
 def serving(detector: FaceDetector, settings: Settings) -> Iterator[str]:
     """Serve the page as long as the block lasts.
 
@@ -84,17 +123,20 @@ def serving(detector: FaceDetector, settings: Settings) -> Iterator[str]:
     for name in ("no_proxy", "NO_PROXY"):
         listed = [*os.environ.get(name, "").split(","), *LOCAL_HOSTS, settings.host]
         variables[name] = ",".join(dict.fromkeys(host for host in listed if host.strip()))
-    with _environment(variables):
-        try:
-            # Gradio reads some of these variables when it is imported.
-            from fanet_lightning.app.page import build_page, launch_options
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        # Gradio reads some of these variables when it is imported.
+        from fanet_lightning.app.page import build_page, launch_options
 
-            page = build_page(detector, settings, folder)
-            page.queue(max_size=settings.queue, default_concurrency_limit=1)
-            page.launch(server_name=settings.host, server_port=port, **launch_options(settings))
-            try:
-                yield str(page.local_url)
-            finally:
-                page.close(verbose=False)
+        page = build_page(detector, settings, folder)
+        page.queue(max_size=settings.queue, default_concurrency_limit=1)
+        page.launch(server_name=settings.host, server_port=port, **launch_options(settings))
+        try:
+            yield str(page.local_url)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            page.close(verbose=False)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.environ.clear()
+        os.environ.update(before)
