@@ -186,12 +186,9 @@ def test_a_bad_image_is_a_message_in_the_page(actions: Any, tmp_path: Path) -> N
 
 def test_names_cannot_put_code_into_the_page(actions: Any, tmp_path: Path) -> None:
     path = tmp_path / "<img src=x onerror=alert(1)>.jpg"
-    path.write_bytes(PHOTO.read_bytes())
-    *_, (found, _, summary, _) = actions.find_several([str(path)], "original", 0.5, "none")
-    assert len(found[0]) == 1
-    assert "<img" not in summary and "&lt;img" in summary
     path.write_bytes(b"nothing")
-    assert "<img" not in actions.find(str(path), "original", 0.5, "none")[2]
+    summary = actions.find(str(path), "original", 0.5, "none")[2]
+    assert "<img" not in summary and "&lt;img" in summary
 
 
 def test_several_images_are_counted_and_bad_ones_named(actions: Any, tmp_path: Path) -> None:

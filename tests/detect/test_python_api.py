@@ -237,13 +237,6 @@ def test_a_pillow_image_that_breaks_off_names_its_file(portrait: Path, tmp_path:
         detector.detect(path)
 
 
-def test_one_pillow_image_many_times(detector: FaceDetector, portrait: Path) -> None:
-    """Its pixels are read at its first use, by several threads at once if they were let."""
-    expected = detector.detect(portrait, threshold=0.0)
-    for found in detector.detect([Image.open(portrait)] * 16, threshold=0.0):
-        assert torch.equal(found.boxes_xyxy, expected.boxes_xyxy)
-
-
 def test_what_was_handed_over_is_not_written_to(light: FaceDetector, portrait: Path) -> None:
     image = read_image_rgb(portrait)
     before = image.copy()
@@ -515,16 +508,6 @@ def test_images_of_extreme_sizes(light: FaceDetector, tmp_path: Path) -> None:
         light.detect(path)
 
 
-def test_a_hundred_megapixels_in_tiles() -> None:
-    """10,000 × 10,000 pixels as they are. Every tile says the same, and only the first owns the anchor that speaks."""
-    network = ByColour()
-    image = np.broadcast_to(np.array([5, 12, 200], np.uint8), (10_000, 10_000, 3))
-    found = detector_of(network).detect(image, TestScale("original", tile_pixels=4096**2))
-    check(found, 5, 12, 200)
-    # Cores of 4,096 - 2 × 640 pixels: four along a side.
-    assert len(network.shapes) == 16 and max(height * width for _, height, width in network.shapes) == 4096**2
-
-
 # What comes back
 
 FACES = Detections(torch.tensor([[1.5, 2.25, 11.5, 22.25], [0.1, 0.2, 5.3, 9.4]]), torch.tensor([0.9, 0.3]))
@@ -672,12 +655,6 @@ def test_what_is_no_pickle_holds_no_code(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"not a readable checkpoint"):
             FaceDetector.from_checkpoint(path)
-
-
-def test_an_exported_file_is_opened_by_its_own_class(tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime", reason="the extra export is not installed")
-    with pytest.raises(InputError, match=r"nowhere.onnx"):
-        FaceDetector.from_onnx(tmp_path / "nowhere.onnx")
 
 
 @pytest.mark.parametrize("exists", [True, False])

@@ -104,7 +104,7 @@ def test_everything_outside_the_regions_stays_byte_for_byte(kind, portrait_rgb):
 
 
 @pytest.mark.parametrize("kind", REDACTIONS)
-@pytest.mark.parametrize("size", [1, 3, 6, 17, 64, 300])
+@pytest.mark.parametrize("size", [1, 6, 17, 300])
 def test_no_more_than_8_by_8_colors_of_a_face_reach_the_result(kind, size):
     """Two images whose cells have the same means give the same result: whatever else they held is lost."""
     image = noise(400, 400, seed=size)

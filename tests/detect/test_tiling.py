@@ -60,11 +60,6 @@ def test_tiles_by_hand() -> None:
         tiles.tiles(10, 10, 1000)
 
 
-@pytest.mark.parametrize("value", [None, "auto", SMALLEST_TILE_PIXELS, 10**9])
-def test_tile_pixels_that_are_taken(value: object) -> None:
-    check_tile_pixels(value)
-
-
 @pytest.mark.parametrize("value", [0, -1, True, SMALLEST_TILE_PIXELS - 1, "many", 2e6, float("nan")])
 def test_tile_pixels_that_are_refused(value: object) -> None:
     with pytest.raises(InputError, match=rf"protocol.tile_pixels={value}.*1982464"):

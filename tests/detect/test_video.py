@@ -102,19 +102,6 @@ def _as_players_show(path):
     return shown
 
 
-def test_frames_are_decoded_ahead_but_not_without_bound(tmp_path):
-    path = make_video(tmp_path / "video.mp4", frames=60, sound=None)
-    with VideoReader(path) as reader:
-        iterator = iter(reader)
-        next(iterator)
-        deadline = time.monotonic() + 300
-        while reader._queue.qsize() < 8 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        time.sleep(0.1)
-        assert reader._queue.qsize() == 8
-        assert len(list(iterator)) == 59
-
-
 def test_a_reader_left_early_stops_its_thread_and_is_read_once(tmp_path):
     path = make_video(tmp_path / "video.mp4", frames=60, sound=None)
     with VideoReader(path) as reader:
