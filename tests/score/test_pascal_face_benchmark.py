@@ -198,7 +198,7 @@ def test_boxes_that_reach_too_high_gain_by_lower_top(labels: Path) -> None:
 def test_source_names_what_is_missing(tmp_path: Path) -> None:
     refused(f"neither {tmp_path}/{CORRECTED} nor {tmp_path}/annotations/{CORRECTED}", PascalFaceSource(tmp_path).val)
     write_annotations(tmp_path / "labels" / CORRECTED, FACES)
-    refused(r"data\.root=.*absent", PascalFaceSource(tmp_path / "absent", ground_truth=tmp_path / "labels").val)
+    refused(r"are missing.*absent", PascalFaceSource(tmp_path / "absent", ground_truth=tmp_path / "labels").val)
     write_images(tmp_path / "images", ["2008_3.jpg"])
     refused(
         r"2 of the 3 images .*images/2008_1\.jpg",

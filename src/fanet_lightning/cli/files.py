@@ -186,11 +186,10 @@ def walk_files(folder: Path, prefix: str = "", seen: frozenset[tuple[int, int]] 
             yield prefix + name
 
 
-def read_image_list(path: Path, *, example: str = "event/name") -> list[tuple[int, str]]:
+def read_image_list(path: Path) -> list[tuple[int, str]]:
     """A list of images: (line number from 1, image id) in the file's order.
 
     One ``event/name`` a line, with or without ``.jpg``; blank lines, what follows ``#`` and hidden files are skipped.
-    ``example`` is what messages call such a line, where images have other names.
 
     Raises:
         InputError: no such file, no name in it, or a name given twice.
@@ -200,7 +199,7 @@ def read_image_list(path: Path, *, example: str = "event/name") -> list[tuple[in
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         raise InputError(
-            f"cannot read the list of images {path}: {reason}; give a text file with one {example} a line"
+            f"cannot read the list of images {path}: {reason}; give a text file with one name a line"
         ) from error
     names: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
@@ -212,7 +211,7 @@ def read_image_list(path: Path, *, example: str = "event/name") -> list[tuple[in
         if image_id and not image_id.replace("\\", "/").rpartition("/")[2].startswith("."):
             names[image_id] = number
     if not names:
-        raise InputError(f"the list of images {path} names no image; write one {example} a line")
+        raise InputError(f"the list of images {path} names no image; write one a line")
     return [(number, image_id) for image_id, number in names.items()]
 
 
@@ -222,7 +221,6 @@ def find_listed(
     *,
     folder: Path | None = None,
     root: Path | None = None,
-    example: str = "event/name",
 ) -> list[tuple[int, str, str | None]]:
     """The images that a list means: (line number from 1, what stands there, its image id or None).
 
@@ -234,7 +232,6 @@ def find_listed(
         ids: of all images, relative to their folder, without extension.
         folder: of the images. Where it is not known, leading folders of a line may be any.
         root: of the data set.
-        example: see :func:`read_image_list`.
 
     Raises:
         InputError: as :func:`read_image_list`; or two lines that mean the same image.
@@ -242,7 +239,7 @@ def find_listed(
     ids = ids if isinstance(ids, set | frozenset | dict) else set(ids)
     lines: dict[str, int] = {}
     found: list[tuple[int, str, str | None]] = []
-    for number, written in read_image_list(path, example=example):
+    for number, written in read_image_list(path):
         own_id = next((name for name in _names_meant(written, Path(path).parent, folder, root) if name in ids), None)
         if own_id is not None and lines.setdefault(own_id, number) != number:
             raise InputError(

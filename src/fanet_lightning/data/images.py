@@ -67,8 +67,9 @@ def read_image_rgb(path: Path | str) -> Image8:
     """(H, W, 3) uint8 RGB, C-contiguous, upright: the EXIF orientation is applied.
 
     Grey is repeated, CMYK converted (with Adobe's marker stored inverted), a palette looked up, transparency laid
-    over white, 16 bits a channel brought to 8 (divided by 257, rounded). Grey and CMYK with a color profile become sRGB
-    by it; RGB stays as it is stored, in the colors of :func:`color_profile`. Of an animation, the first frame.
+    over white, 16 bits of grey brought to 8 (divided by 257, rounded), of 16-bit color the high bytes taken. Grey and
+    CMYK with a color profile become sRGB by it; RGB stays as it is stored, in the colors of :func:`color_profile`. Of
+    an animation, the first frame.
 
     WIDER FACE's boxes refer to the stored pixels; its images (checked on 2,018 of val) carry no orientation, so
     applying one changes nothing there and is right for everything else.
@@ -89,22 +90,29 @@ def _content(path: Path | str) -> bytes:
 
 def decode_image_rgb(content: bytes, path: Path | str = "<bytes>") -> Image8:
     """As :func:`read_image_rgb`, from the file's bytes; ``path`` is for messages."""
-    _check_end(content, path)
-    with _opened(io.BytesIO(content), content, path) as image:
-        _check_size(*image.size, path)
+    with _checked(content, path) as image:
         if _is_plain_jpeg(image):
             array = _decode_jpeg(content)
             if array is not None:
                 return array
         image.load()
-        return _oriented(_to_rgb(image, content, path), _orientation(image))
+        return _oriented(_to_rgb(image, path), _orientation(image))
+
+
+@contextmanager
+def _checked(content: bytes, path: Path | str) -> Iterator[Image.Image]:
+    """The image of a file that has its end, of a size that may be decoded; its pixels are not read yet."""
+    if is_cut_short(content):
+        raise UnreadableImage(path, "the file is cut short (a JPEG without its end marker)")
+    with _opened(io.BytesIO(content), content, path) as image:
+        _check_size(*image.size, path)
+        yield image
 
 
 def pillow_image_rgb(image: Any, name: str = "the PIL image") -> Image8:
     """As :func:`read_image_rgb`, from a ``PIL.Image.Image`` of any mode, whose pixels may not have been read yet.
 
-    The EXIF orientation that it carries is applied: Pillow keeps it on copies, resized ones too. Of 16-bit color
-    Pillow itself has kept the high bytes only.
+    The EXIF orientation that it carries is applied: Pillow keeps it on copies, resized ones too.
 
     Raises:
         UnreadableImage: as :func:`read_image_rgb`; ``name`` stands for the path.
@@ -115,7 +123,7 @@ def pillow_image_rgb(image: Any, name: str = "the PIL image") -> Image8:
         raise UnreadableImage(name, "it has no pixels")
     with _named_errors(name), _READING_PILLOW:  # the same image may be asked for in several threads
         image.load()
-        return _oriented(_to_rgb(image, b"", name), _orientation(image))
+        return _oriented(_to_rgb(image, name), _orientation(image))
 
 
 def color_profile(image: Any) -> bytes:
@@ -203,9 +211,7 @@ def check_image(path: Path | str) -> None:
         UnreadableImage: as :func:`read_image_rgb`.
     """
     content = _content(path)
-    _check_end(content, path)
-    with _opened(io.BytesIO(content), content, path) as image:
-        _check_size(*image.size, path)
+    with _checked(content, path) as image:
         usual = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
     if not usual:
         decode_image_rgb(content, path)
@@ -228,11 +234,6 @@ def is_cut_short(content: bytes) -> bool:
         if marker == 0xDA:
             return content.rfind(b"\xff\xd9", position) < 0
     return False
-
-
-def _check_end(content: bytes, path: Path | str) -> None:
-    if is_cut_short(content):
-        raise UnreadableImage(path, "the file is cut short (a JPEG without its end marker)")
 
 
 def _is_plain_jpeg(image: Image.Image) -> bool:
@@ -288,56 +289,27 @@ def _named_errors(path: Path | str, unknown: str = "") -> Iterator[None]:
         raise UnreadableImage(path, " ".join(str(error).split()) or type(error).__name__) from error
 
 
-def _to_rgb(image: Any, content: bytes, path: Path | str) -> Image8:
+def _to_rgb(image: Any, path: Path | str) -> Image8:
     profile = image.info.get("icc_profile") or b""
     space = _color_space(profile)
-    array = _stored_to_rgb(image, content, path, profile if space == b"CMYK" else b"")
-    if space == b"GRAY" and image.mode.startswith(("1", "L", "I;16")):
-        array = np.ascontiguousarray(_by_profile(Image.fromarray(array[..., 0]), profile).convert("RGB"))
-    return array
-
-
-def _stored_to_rgb(image: Any, content: bytes, path: Path | str, cmyk_profile: bytes) -> Image8:
-    if image.format == "PNG" and content[24:25] == b"\x10":
-        return _sixteen_bit_png(content, path)
-    if image.mode.startswith("I;16"):
-        return _grey_to_rgb(_to_eight_bits(np.asarray(image).astype(np.uint16)))
     if image.mode in ("I", "F"):
         raise UnreadableImage(path, f"{image.mode}-type pixels (32 bits) have no fixed range; convert it to 8 bits")
+    grey = image.mode.startswith(("1", "L", "I;16"))
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray(np.floor(np.asarray(image).astype(np.uint16) / 257 + 0.5).astype(np.uint8))
     if image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
         # Pillow takes Adobe's inversion for granted; without Adobe's marker the inks are stored as they are.
         image = Image.fromarray(255 - np.asarray(image), mode="CMYK")
-    if image.mode == "CMYK" and cmyk_profile:
-        image = _by_profile(image, cmyk_profile)
+    if image.mode == "CMYK" and space == b"CMYK":
+        image = _by_profile(image, profile)
     if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
         over = image.convert("RGBA")
         ground = Image.new("RGBA", over.size, (BACKGROUND, BACKGROUND, BACKGROUND, 255))
         image = Image.alpha_composite(ground, over)
+    if grey and space == b"GRAY":
+        image = _by_profile(image.convert("L"), profile)
     array: Image8 = np.ascontiguousarray(image.convert("RGB"), dtype=np.uint8)
     return array
-
-
-def _sixteen_bit_png(content: bytes, path: Path | str) -> Image8:
-    # Pillow keeps only the high byte of 16-bit color.
-    image = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
-    if image is None or image.dtype != np.uint16:
-        raise UnreadableImage(path, "damaged 16-bit PNG")
-    if image.ndim == 2:
-        return _grey_to_rgb(_to_eight_bits(image))
-    color = image[..., 2::-1].astype(np.float64)
-    if image.shape[2] == 4:
-        alpha = image[..., 3:].astype(np.float64) / 65535
-        color = color * alpha + BACKGROUND * 257 * (1 - alpha)
-    return _to_eight_bits(color)
-
-
-def _to_eight_bits(image: npt.NDArray[Any]) -> Image8:
-    eight: Image8 = np.floor(image / 257 + 0.5).astype(np.uint8)
-    return np.ascontiguousarray(eight)
-
-
-def _grey_to_rgb(grey: Image8) -> Image8:
-    return np.ascontiguousarray(np.repeat(grey[..., None], 3, axis=2))
 
 
 def _orientation(image: Any) -> int:

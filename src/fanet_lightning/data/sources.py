@@ -87,6 +87,18 @@ class _TestSet:
         """The records, sorted by image id."""
         raise NotImplementedError
 
+    def ground_truth(self) -> Any:
+        """The faces of exactly the images of :meth:`val`, in their order, as their benchmark reads them.
+
+        Raises:
+            InputError: labels that are missing or malformed.
+        """
+        return self._truth
+
+    @cached_property
+    def _truth(self) -> Any:
+        raise NotImplementedError
+
 
 class FddbSource(_TestSet):
     """The images of FDDB with the boxes around their ellipses.
@@ -121,7 +133,7 @@ class FddbSource(_TestSet):
         Raises:
             InputError: images or annotations that are missing or malformed.
         """
-        truth = self.ground_truth()
+        truth: FddbGroundTruth = self.ground_truth()
         paths = [self.root / IMAGES_FOLDER / f"{image_id}.jpg" for image_id in truth.image_ids]
         remedy = "complete the folder, or name those at hand with data.val.images=LIST"
         refuse_missing([path for path in paths if not path.is_file()], len(paths), "FDDB", remedy)
@@ -131,14 +143,6 @@ class FddbSource(_TestSet):
                 truth.image_ids, paths, truth.ellipses, truth.sizes_wh, strict=True
             )
         ]
-
-    def ground_truth(self) -> FddbGroundTruth:
-        """The ellipses of exactly the images of :meth:`val`, in their order.
-
-        Raises:
-            InputError: see :func:`~fanet_lightning.score.fddb.ground_truth.read_fddb_ground_truth`.
-        """
-        return self._truth
 
     @cached_property
     def _truth(self) -> FddbGroundTruth:
@@ -205,25 +209,14 @@ class PascalFaceSource(_TestSet):
         Raises:
             InputError: labels that cannot be read, images that are not on disk.
         """
-        truth = self.ground_truth()
+        truth: PascalFaceGroundTruth = self.ground_truth()
         folders = [self.root / name for name in IMAGE_FOLDERS]
         folder = next((folder for folder in folders if folder.is_dir()), self.root)
-        if not folder.is_dir():
-            raise InputError(f"data.root={self.root} is not a directory; give the folder of the images")
-        present = {entry.name for entry in folder.iterdir()}
-        missing = [folder / name for name in truth.file_names if name not in present]
-        remedy = "complete the folder, or name those at hand with data.images=LIST"
-        refuse_missing(missing, len(truth.file_names), self.name, remedy)
-        of_image = zip(truth.image_ids, truth.file_names, truth.boxes_xyxy, truth.flagged, strict=True)
-        return [clean_record(own, folder / name, boxes, flags) for own, name, boxes, flags in of_image]
-
-    def ground_truth(self) -> PascalFaceGroundTruth:
-        """The faces of the images of :meth:`val`, in their order.
-
-        Raises:
-            InputError: see :func:`fanet_lightning.score.pascal_face.ground_truth.read_annotations`.
-        """
-        return self._truth
+        paths = [folder / name for name in truth.file_names]
+        remedy = "complete data.root, or name those at hand with data.images=LIST"
+        refuse_missing([path for path in paths if not path.is_file()], len(paths), self.name, remedy)
+        of_image = zip(truth.image_ids, paths, truth.boxes_xyxy, truth.flagged, strict=True)
+        return [clean_record(own, path, boxes, flags) for own, path, boxes, flags in of_image]
 
     @cached_property
     def _truth(self) -> PascalFaceGroundTruth:
@@ -352,27 +345,21 @@ class WiderFaceSource:
         folder = self._ground_truth_folder()
         if folder is None:
             return all_usable_faces(records)
+        truth = read_ground_truth(folder)
         try:
-            return read_ground_truth(folder).select([record.image_id for record in records])
-        except InputError:
-            raise
+            return truth.select([record.image_id for record in records])
         except ValueError as error:
-            raise InputError(
-                f"{folder} does not fit the validation images: {error}; name the folder that does"
-            ) from error
+            raise InputError(f"{folder} does not fit the validation images: {error}") from error
 
     def lacking_ground_truth(self) -> str | None:
-        """Why :meth:`ground_truth` has not the official easy, medium and hard, and what to do; None where it has.
-
-        Nor is anything lacking on another split than val: the official files are about that one.
-        """
+        """Why :meth:`ground_truth` has not the official easy, medium and hard, and what to do; None where it has, and
+        on another split than val, which the official files are about."""
         if self._val["split"] != "val" or self._ground_truth_folder() is not None:
             return None
-        where = " or ".join(str(self.root / name) for name in GROUND_TRUTH_FOLDERS)
         return (
             "easy, medium and hard could not be computed: the official .mat files (wider_easy_val.mat …) are not in "
-            f"{where}; get them with {fetch_command(self.root, 'ground_truth')}, or give data.ground_truth=DIR. "
-            "'all' counts every usable face"
+            f"{self.root / GROUND_TRUTH_FOLDERS[0]}; get them with {fetch_command(self.root, 'ground_truth')}, or give "
+            "data.ground_truth=DIR. 'all' counts every usable face"
         )
 
     def benchmark(self) -> WiderFaceBenchmark:
