@@ -9,9 +9,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from tests.score import coco_oracle as oracle
+AREAS = ("all", "small", "medium", "large")
 
-AREAS = list(oracle.RANGES)
 # x and y from 0, width and height from 1.
 SIDES = np.array([0, 0, 1, 1])
 SETTINGS = ["all", "50", "75", "small", "medium", "large"]
@@ -88,17 +87,3 @@ def plain_ap(tool: COCOeval) -> dict[str, float]:
         own = tool.eval["precision"][thresholds, :, :, area, 0]
         values[setting] = float(own[own > -1].mean()) if (own > -1).any() else float("nan")
     return values
-
-
-def as_oracle_images(annotations: dict[str, Any], results: list[dict[str, Any]]) -> list[oracle.Image]:
-    images = []
-    for number in sorted(image["id"] for image in annotations["images"]):
-        faces = [
-            oracle.Face(a["bbox"], a["area"], bool(a["iscrowd"]))
-            for a in annotations["annotations"]
-            if a["image_id"] == number
-        ]
-        images.append(
-            oracle.Image(faces, [oracle.Row(r["bbox"], r["score"]) for r in results if r["image_id"] == number])
-        )
-    return images

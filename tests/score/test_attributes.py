@@ -159,28 +159,6 @@ def test_normalised_ap_is_the_walk_over_the_thresholds(seed: int) -> None:
             assert own.normalised_ap.value == pytest.approx(slow, abs=1e-12, nan_ok=True)
 
 
-def test_normalised_ap_does_not_depend_on_the_size_of_the_group() -> None:
-    """Two halves of which one holds a tenth of the faces are found alike: AP differs by far, normalised AP does not."""
-    rng = np.random.default_rng(0)
-    faces, images = 40, 100
-    boxes = np.array([[100.0 * j, 0, 40, 40] for j in range(faces)])
-    labels = [(rng.random(faces) < 0.1).astype(np.int8) for _ in range(images)]
-    found = {}
-    for i in range(images):
-        hit = boxes[rng.random(faces) < 0.7]
-        rows = np.concatenate([hit, boxes[:20] + np.array([0, 500, 0, 0])])
-        values = np.concatenate([rng.beta(4, 2, len(hit)), rng.beta(2, 4, 20)])
-        found[f"e/{i}"] = (np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:]], axis=1), values)
-    ids = tuple(found)
-    truth = GroundTruth(
-        ids, [boxes] * images, {"hard": [np.ones(faces, np.bool_)] * images}, attributes={"pose": labels}
-    )
-    own = by_value(score_attributes(truth, Predictions.from_detections(found, ids), samples=0))
-    many, few = own["pose", "typical"], own["pose", "atypical"]
-    assert many.ap.value - few.ap.value > 0.1
-    assert many.normalised_ap.value == pytest.approx(few.normalised_ap.value, abs=0.02)
-
-
 def test_groups_part_the_faces() -> None:
     truth, _ = drawn_run(5, images=30)
     for within in ("easy", "hard"):

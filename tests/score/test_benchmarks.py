@@ -15,61 +15,7 @@ from tests.data.wider_files import write_image
 from tests.score.fddb_files import write_detections as write_fddb_detections
 from tests.score.fddb_files import write_folds, write_sizes
 from tests.score.helpers import call, refused
-from tests.score.pascal_face_files import AFW_CORRECTED, CORRECTED, write_annotations
-
-A, B = "2002/08/11/big/img_591", "2002/08/26/big/img_265"
-# One upright ellipse in each image.
-FDDB_FACES = {1: {A: [(12, 8, np.pi / 2, 20, 15)]}, 2: {B: [(10, 10, 0, 30, 20)]}}
-
-
-@pytest.fixture
-def fddb(tmp_path: Path) -> tuple[Path, Path]:
-    """The ellipse of A as it is, and a circle beside that of B."""
-    write_folds(tmp_path / "FDDB-folds", FDDB_FACES)
-    write_sizes(tmp_path / "image_sizes.json", FDDB_FACES, (60, 40))
-    rows = {1: {A: [(12, 8, np.pi / 2, 20, 15, 0.9)]}, 2: {B: [(5, 5, 0, 8, 30, 0.5)]}}
-    write_fddb_detections(tmp_path / "found", rows)
-    return tmp_path / "found", tmp_path / "FDDB-folds"
-
-
-def test_fddb(fddb: tuple[Path, Path], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    done = call("benchmark=fddb", f"predictions={fddb[0]}", f"ground_truth={fddb[1]}", f"out={out}", "strict=true")
-    assert done.returncode == 0
-    assert done.stderr == "warning: 2 of 10 folds: the numbers do not compare with published ones\n"
-    assert done.stdout.splitlines()[0] == "FDDB, 2 images"
-    scores = json.loads((out / "scores.json").read_text())
-    half = {"1000": 0.5, "2000": 0.5, "max": 0.5}
-    assert (scores["benchmark"], scores["discrete"], scores["continuous"]) == ("fddb", half, half)
-    assert (scores["faces"], scores["rules"]["ellipses"]) == ({"all": 2}, "as_given")
-    # Resamples of two images hold the found one twice, once or never.
-    assert scores["intervals"]["discrete"]["max"] == [0, 1]
-    # By ascending threshold: at 0.5 one of two faces and one false positive, at 0.9 the face alone.
-    assert (out / "DiscROC.txt").read_text().splitlines() == ["0.5 1 0.5", "0.5 0 0.9"]
-    assert (out / "ContROC.txt").read_text().splitlines() == ["0.5 1", "0.5 0"]
-
-
-# Corners as they stand; the second face is flagged, the third too small.
-PASCAL_FACES = {"one.jpg": [(10, 10, 50, 50), (60, 10, 100, 50, 1), (10, 60, 30, 80)], "two.jpg": [(5, 5, 65, 65)]}
-PASCAL_ROWS = "one 0.9 10 10 50 50\none 0.8 60 10 100 50\ntwo 0.7 100 100 150 150\ntwo 0.6 5 5 65 65\n"
-
-
-@pytest.mark.parametrize(("benchmark", "file_name"), [("pascal_face", CORRECTED), ("afw", AFW_CORRECTED)])
-def test_pascal_face_and_afw(benchmark: str, file_name: str, tmp_path: Path) -> None:
-    write_annotations(tmp_path / "labels" / file_name, PASCAL_FACES)
-    (tmp_path / "rows.txt").write_text(PASCAL_ROWS)
-    out = tmp_path / "out"
-    words = [f"benchmark={benchmark}", f"predictions={tmp_path / 'rows.txt'}", f"ground_truth={tmp_path / 'labels'}"]
-    done = call(*words, f"out={out}")
-    assert done.returncode == 0
-    # Labels of another number of images are scored, and it is said that they do not compare.
-    assert done.stderr.startswith("warning: ")
-    scores = json.loads((out / "scores.json").read_text())
-    # Hit, flagged (counts neither way), false alarm, hit: 1/2 · 1 + 1/2 · 2/3.
-    assert scores["ap"]["all"] == pytest.approx(1 / 2 + 1 / 3)
-    assert scores["faces"] == {"all": 2}
-    assert (scores["rules"]["labels"], scores["rules"]["alignment"]) == ("corrected", True)
-    assert sorted(scores["files"]) == ["pr_curve.txt", "pr_curves.npz"]
+from tests.score.pascal_face_files import CORRECTED, write_annotations
 
 
 def test_coco(tmp_path: Path) -> None:

@@ -12,13 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.score import bootstrap
 from fanet_lightning.score.bootstrap import (
     ImageCounts,
     bootstrap_ap,
     bootstrap_difference,
-    bootstrap_mean_difference,
     count_images,
     curve_from_counts,
     method,
@@ -177,17 +175,6 @@ def test_the_normalisation_stays_that_of_the_whole_run() -> None:
     assert score(truth.select(("e/a",)), alone)["hard"].ap == 1.0
 
 
-def test_dense_is_what_the_entries_say() -> None:
-    counts = counts_of(1, 9)["hard"]
-    expected = np.zeros((2, 9, 1000), np.int64)
-    for image in range(9):
-        for entry in range(counts.starts[image], counts.starts[image + 1]):
-            expected[:, image, counts.bins[entry]] = counts.proposals[entry], counts.hits[entry]
-    np.testing.assert_array_equal(counts.dense(), expected)
-    np.testing.assert_array_equal(counts.dense(3, 7, np.float32), expected[:, 3:7])
-    assert expected[1].sum() > 0
-
-
 # The file
 
 
@@ -241,32 +228,6 @@ def test_files_that_are_not_counts(tmp_path: Path) -> None:
         path.write_bytes(content)
         refused(f"per_image.npz .*{expected}", read_counts, path)
     refused("FileNotFoundError", read_counts, tmp_path / "none.npz")
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
-    path = tmp_path_factory.mktemp("counts") / "per_image.npz"
-    write_counts(path, counts_of(3, 30))
-    return path, path.read_bytes()
-
-
-@settings(max_examples=200, deadline=None)
-@given(data=st.data())
-def test_a_damaged_byte_is_an_error_or_changes_nothing(written: tuple[Path, bytes], data: st.DataObject) -> None:
-    path, whole = written
-    damaged = bytearray(whole)
-    place = data.draw(st.integers(0, len(whole) - 1))
-    damaged[place] ^= data.draw(st.integers(1, 255))
-    path.write_bytes(damaged)
-    try:
-        read = read_counts(path)
-    except InputError as error:
-        assert "\n" not in str(error)
-        return
-    for setting, own in counts_of(3, 30).items():
-        for name in ("starts", "bins", "proposals", "hits", "faces"):
-            np.testing.assert_array_equal(getattr(read[setting], name), getattr(own, name))
-        assert read[setting].image_ids == own.image_ids
 
 
 # The bootstrap
@@ -330,32 +291,6 @@ def test_the_seed_decides_the_draw() -> None:
     np.testing.assert_array_equal(bootstrap_ap(counts, 30, 3)["hard"].samples[:20], first)
 
 
-def test_the_interval_covers_the_ap_of_the_population() -> None:
-    """Data sets of 80 images from a population with known AP; nominally 95 %, of 200 data sets ± 1.5 %."""
-    run = drawn_run(0, 5000)
-    population = count_images(*run)["hard"]
-    known = curve_from_counts(population).ap
-    proposals, hits = population.dense()
-    rng = np.random.default_rng(1)
-    inside, below = 0, 0
-    for _ in range(200):
-        chosen = rng.integers(0, 5000, 80)
-        rows, bins = np.nonzero(proposals[chosen])
-        counts = ImageCounts(
-            tuple(map(str, range(80))),
-            np.searchsorted(rows, np.arange(81)),
-            bins,
-            proposals[chosen][rows, bins],
-            hits[chosen][rows, bins],
-            population.faces[chosen],
-        )
-        interval = bootstrap_ap({"hard": counts}, samples=200)["hard"]
-        inside += interval.low <= known <= interval.high
-        below += interval.value < known
-    assert 0.89 <= inside / 200 <= 0.99
-    assert 60 <= below <= 140
-
-
 def test_a_resample_without_faces_is_nan_and_left_out() -> None:
     # One image of three has a face: 8 of 27 draws have none.
     ids = ("e/a", "e/b", "e/c")
@@ -393,25 +328,6 @@ def test_a_difference_is_paired() -> None:
     assert turned[:3] == pytest.approx(
         (-differences["hard"].value, -differences["hard"].high, -differences["hard"].low)
     )
-
-
-def test_seeds_are_averaged_within_each_resample() -> None:
-    a = [counts_of(7, 40, detector=detector) for detector in (0, 1, 2)]
-    b = [counts_of(7, 40, detector=detector, quality=0.5) for detector in (3, 4)]
-    interval = bootstrap_mean_difference(a, b, samples=30, seed=4)["hard"]
-    slow = []
-    for drawn in drawn_images(40, 30, 4):
-        weights = np.bincount(drawn, minlength=40)
-        slow.append(
-            sum(curve_from_counts(run["hard"], weights).ap for run in a) / 3
-            - sum(curve_from_counts(run["hard"], weights).ap for run in b) / 2
-        )
-    np.testing.assert_allclose(interval.samples, slow, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(interval[1:3], np.quantile(slow, [0.025, 0.975]), rtol=0, atol=1e-12)
-    plain = (
-        sum(curve_from_counts(run["hard"]).ap for run in a) / 3 - sum(curve_from_counts(r["hard"]).ap for r in b) / 2
-    )
-    assert interval.value == pytest.approx(plain, abs=1e-12)
 
 
 def test_runs_that_cannot_be_paired_are_refused() -> None:

@@ -16,7 +16,7 @@ from fanet_lightning.score.fddb.files import (
 from fanet_lightning.score.fddb.ground_truth import FddbGroundTruth, read_blocks, read_fddb_ground_truth
 from fanet_lightning.score.fddb.roc import NO_DETECTION, Roc
 from tests.score.fddb_files import block, write_detections, write_fddb, write_folds, write_image, write_sizes
-from tests.score.helpers import invalid, refused
+from tests.score.helpers import refused
 
 A, B, C = "2002/08/11/big/img_591", "2002/08/26/big/img_265", "2003/01/01/big/img_7"
 FACES = {1: {A: [(12.5, 8.25, 1.5, 20, 15)], B: [(5, 4, 0.5, 30, 20), (6, 5, -1.0, 10, 10)]}, 3: {C: []}}
@@ -249,31 +249,6 @@ def test_written_predictions_are_read_back(tmp_path: Path, truth: FddbGroundTrut
     assert read_fddb_predictions(folder, truth).missing == (A, B)
     assert held.missing == ()
     assert FddbPredictions.from_detections({}, [A]).missing == (A,)
-
-
-@pytest.mark.parametrize(
-    ("boxes", "scores", "message"),
-    [
-        ([[0, 0, 1, np.nan]], [0.5], "not finite"),
-        ([[0, 0, 1, 1]], [np.inf], "not finite"),
-        ([[5, 0, 1, 1]], [0.5], "negative side"),
-        ([[0, 0, 1, 1]], [0.5, 0.6], "number of boxes"),
-    ],
-)
-def test_detections_that_cannot_be_written(
-    tmp_path: Path, truth: FddbGroundTruth, boxes: list[list[float]], scores: list[float], message: str
-) -> None:
-    invalid(message, write_fddb_detections, tmp_path / "run", truth, {A: (boxes, scores)})
-    invalid(message, FddbPredictions.from_detections, {A: (boxes, scores)}, truth.image_ids)
-    assert not (tmp_path / "run").exists()
-    invalid("outside the run", write_fddb_detections, tmp_path / "run", truth, {"2001/x": ([], [])})
-
-
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, truth: FddbGroundTruth) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "thesis.txt").write_text("years")
-    refused("holds something else than predictions", write_fddb_detections, tmp_path / "run", truth, {A: ([], [])})
-    assert (tmp_path / "run" / "thesis.txt").read_text() == "years"
 
 
 def test_curves_have_the_official_format(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import pytest
 
 from fanet_lightning.data.sources import AfwSource, PascalFaceSource
 from fanet_lightning.score.bootstrap import image_weights
-from fanet_lightning.score.pascal_face.average_precision import lower_top
 from fanet_lightning.score.pascal_face.benchmark import AfwBenchmark, PascalFaceBenchmark
 from tests.score.helpers import refused
 from tests.score.pascal_face_files import (
@@ -181,18 +180,6 @@ def test_source_gives_the_benchmark_that_scores_it(tmp_path: Path) -> None:
     scores = benchmark.score(source.ground_truth(), tmp_path / "out", strict=True)
     assert scores.values["ap"]["all"] == 1
     assert scores.headline == "AFW (original labels, not aligned) sample, 2 of 3 images"
-
-
-def test_boxes_that_reach_too_high_gain_by_lower_top(labels: Path) -> None:
-    """Twice as high as the face, IoU 0.48; without the upper two fifths 0.80."""
-    benchmark = PascalFaceBenchmark(alignment=False)
-    truth = benchmark.read_ground_truth(labels)
-    boxes = [np.array([10.0, -45.0, 50.0, 60.0]), np.array([10.0, -45.0, 50.0, 60.0])]
-    images = ("2008_1", "2008_3")
-    high = {image_id: (box[None], [1.0]) for image_id, box in zip(images, boxes, strict=True)}
-    lowered = {image_id: (lower_top(box[None], 0.4), [1.0]) for image_id, box in zip(images, boxes, strict=True)}
-    assert benchmark.score_detections(truth, high).values["ap"]["all"] == 0
-    assert benchmark.score_detections(truth, lowered).values["ap"]["all"] == 1
 
 
 def test_source_names_what_is_missing(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from fanet_lightning.score.pascal_face.ground_truth import (
     image_key,
     read_annotations,
 )
-from tests.score.helpers import invalid, refused
+from tests.score.helpers import refused
 from tests.score.pascal_face_files import (
     CORRECTED,
     ORIGINAL,
@@ -244,18 +244,3 @@ def test_what_is_written_ranks_as_it_did(tmp_path: Path, truth: PascalFaceGround
     (path.parent / "notes.md").write_text("mine")
     refused("holds something else", write_detections, path.parent, detections, truth.image_ids)
     assert (path.parent / "notes.md").read_text() == "mine"
-
-
-@pytest.mark.parametrize(
-    ("detections", "message"),
-    [
-        ({"a": ([[0, 0, 1, 1]], [1.0])}, "outside the run, the first is 'a'"),
-        ({"2008_000001": ([[0, 0, -1, 1]], [1.0])}, "negative side"),
-        ({"2008_000001": ([[0, 0, np.inf, 1]], [1.0])}, "not finite"),
-        ({"2008_000001": ([[0, 0, 1, 1]], [np.nan])}, "not finite"),
-        ({"2008_000001": ([[0, 0, 1, 1]], [1.0, 2.0])}, "number of boxes"),
-    ],
-)
-def test_faulty_arrays_are_not_written(tmp_path: Path, truth: PascalFaceGroundTruth, detections, message: str) -> None:
-    invalid(message, write_detections, tmp_path / "out", detections, truth.image_ids)
-    assert not (tmp_path / "out").exists()

@@ -204,19 +204,3 @@ def test_writing_replaces_predictions_and_nothing_else(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["labels", "run"]  # no temporary folder stays
     (tmp_path / "file").write_text("")
     refused("cannot be written", write_predictions, tmp_path / "file" / "run", {})
-
-
-def test_a_failed_rename_gives_the_earlier_predictions_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = tmp_path / "run"
-    write_predictions(run, {IDS[0]: ([[0, 0, 1, 1]], [0.5])})
-    rename = Path.replace
-
-    def fail_for_new_tree(path: Path, target: Path) -> Path:
-        if path.name.endswith(".tmp"):
-            raise OSError(28, "No space left on device")
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "replace", fail_for_new_tree)
-    refused("cannot be written .*No space left", write_predictions, run, {IDS[2]: ([[0, 0, 1, 1]], [0.5])})
-    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.txt")] == [f"run/{IDS[0]}.txt"]
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]

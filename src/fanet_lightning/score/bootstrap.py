@@ -234,7 +234,7 @@ def bootstrap_ap(counts: Mapping[str, ImageCounts], samples: int = SAMPLES, seed
     Raises:
         ValueError: ``samples`` below 1, no image, or settings that are not about the same images.
     """
-    drawn = resampled_ap([counts], samples, seed)[0]
+    drawn = resampled_ap(counts, samples, seed)
     return {setting: interval_of(curve_from_counts(own).ap, drawn[setting]) for setting, own in counts.items()}
 
 
@@ -246,55 +246,34 @@ def bootstrap_difference(
     What makes an image hard for both cancels, so the interval is far narrower than the two intervals suggest.
 
     Raises:
-        ValueError: as :func:`bootstrap_mean_difference`.
-    """
-    return bootstrap_mean_difference([counts_a], [counts_b], samples, seed)
-
-
-def bootstrap_mean_difference(
-    runs_a: Sequence[Mapping[str, ImageCounts]],
-    runs_b: Sequence[Mapping[str, ImageCounts]],
-    samples: int = SAMPLES,
-    seed: int = 0,
-) -> dict[str, Interval]:
-    """Paired interval of mean AP(a) - mean AP(b) per setting, the runs of a side being seeds of one model.
-
-    All runs see the same resampled images, and each resample takes the mean of a side. So the interval speaks of the
-    images alone: these trained networks, other images. The spread over seeds is a second uncertainty.
-
-    Raises:
         ValueError: ``samples`` below 1, no image, or runs that differ in settings, in images or their order, or in the
             faces that count.
     """
-    runs = [*runs_a, *runs_b]
-    drawn = resampled_ap(runs, samples, seed)
-    sides = slice(None, len(runs_a)), slice(len(runs_a), None)
-    intervals = {}
-    for setting in runs[0]:
-        values = np.array([curve_from_counts(run[setting]).ap for run in runs])
-        all_samples = np.stack([run[setting] for run in drawn])
-        value, difference = (
-            part[sides[0]].mean(axis=0) - part[sides[1]].mean(axis=0) for part in (values, all_samples)
-        )
-        intervals[setting] = interval_of(float(value), difference)
-    return intervals
+    if list(counts_a) != list(counts_b) or any(
+        own.image_ids != counts_b[setting].image_ids or not np.array_equal(own.faces, counts_b[setting].faces)
+        for setting, own in counts_a.items()
+    ):
+        raise ValueError("the runs differ in settings, in images or their order, or in the faces that count")
+    of_a, of_b = (bootstrap_ap(counts, samples, seed) for counts in (counts_a, counts_b))
+    return {
+        setting: interval_of(own.value - of_b[setting].value, own.samples - of_b[setting].samples)
+        for setting, own in of_a.items()
+    }
 
 
 def resampled_ap(
-    runs: Sequence[Mapping[str, ImageCounts]], samples: int = SAMPLES, seed: int = 0
-) -> list[dict[str, npt.NDArray[np.float64]]]:
-    """Per run and setting the AP of each resample, (B,) float64; the same resampled images for all of them.
+    counts: Mapping[str, ImageCounts], samples: int = SAMPLES, seed: int = 0
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Per setting the AP of each resample, (B,) float64; the same resampled images for all of them.
 
     Raises:
-        ValueError: as :func:`bootstrap_mean_difference`.
+        ValueError: ``samples`` below 1, or no image.
     """
-    _check(runs)
-    images = len(next(iter(runs[0].values())).image_ids)
-    drawn = [{setting: np.empty(samples) for setting in run} for run in runs]
+    images = len(next(iter(counts.values())).image_ids)
+    drawn = {setting: np.empty(samples) for setting in counts}
     for part, weights in image_weights(images, samples, seed):
-        for run, run_drawn in zip(runs, drawn, strict=True):
-            for setting, counts in run.items():
-                run_drawn[setting][part] = _weighted_ap(weights, counts)
+        for setting, own in counts.items():
+            drawn[setting][part] = _weighted_ap(weights, own)
     return drawn
 
 
@@ -347,15 +326,3 @@ def interval_of(value: float, samples: npt.NDArray[np.float64]) -> Interval:
     outside = (1 - CONFIDENCE) / 2
     low, high = np.quantile(defined, [outside, 1 - outside])
     return Interval(value, float(low), float(high), samples)
-
-
-def _check(runs: Sequence[Mapping[str, ImageCounts]]) -> None:
-    """Runs over other images or faces must not be paired."""
-    reference = runs[0]
-    for run in runs[1:]:
-        if list(run) != list(reference) or any(
-            counts.image_ids != reference[setting].image_ids
-            or not np.array_equal(counts.faces, reference[setting].faces)
-            for setting, counts in run.items()
-        ):
-            raise ValueError("the runs differ in settings, in images or their order, or in the faces that count")

@@ -34,7 +34,7 @@ class WiderFaceScores(Scores):
     curves: Mapping[str, Curve]
 
     def resampled(self, samples: int, seed: int) -> Samples:
-        return {"ap": resampled_ap([self.counts], samples, seed)[0]}
+        return {"ap": resampled_ap(self.counts, samples, seed)}
 
     def write_curves(self, folder: Path) -> list[Path]:
         write_curves(folder / CURVES_FILE, self.curves)
