@@ -23,7 +23,7 @@ from fanet_lightning.report import sweep
 from fanet_lightning.report.ablation import Bounds, Estimate, Resampler, verdict
 from fanet_lightning.report.html import duration, points
 from fanet_lightning.report.runs import ROWS, STEPS, VARIANTS, Evaluation, find_runs, group_runs, sweep_command
-from fanet_lightning.score.bootstrap import bootstrap_ap, bootstrap_mean_difference, count_images
+from fanet_lightning.score.bootstrap import bootstrap_ap, count_images, interval_of
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions
 from tests.report import make_runs
@@ -487,14 +487,17 @@ def test_intervals_are_those_of_the_bootstrap(seeds: int) -> None:
     after = {seed: evaluation(0.8, seed) for seed in range(seeds)}
     before = {seed: evaluation(0.7, seed) for seed in range(seeds)}
     resampler = Resampler(60)
-    wanted = bootstrap_mean_difference(
-        [own.counts for own in after.values()], [own.counts for own in before.values()], 60
-    )
     for setting in SETTINGS:
+        sides = [[bootstrap_ap(own.counts, 60)[setting] for own in side.values()] for side in (after, before)]
+        value, samples = (
+            np.mean([getattr(own, name) for own in sides[0]], axis=0)
+            - np.mean([getattr(own, name) for own in sides[1]], axis=0)
+            for name in ("value", "samples")
+        )
+        wanted = interval_of(float(value), samples)
         found = resampler.difference(after, before, setting)
         assert found is not None and found.over_images is not None
-        expected = [wanted[setting].value, wanted[setting].low, wanted[setting].high]
-        assert [found.value, *found.over_images] == pytest.approx(expected, abs=1e-12)
+        assert [found.value, *found.over_images] == pytest.approx(wanted[:3], abs=1e-12)
         own = resampler.ap({0: after[0]}, setting)
         single = bootstrap_ap(after[0].counts, 60)[setting]
         assert own is not None and own.over_images == Bounds(single.low, single.high)
