@@ -112,13 +112,15 @@ def test_the_original_is_as_it_was(tmp_path: Path) -> None:
     assert before == after
 
 
-def test_a_copy_is_written_into_nothing_of_value(planted: Path, tmp_path: Path) -> None:
+def test_a_copy_is_written_into_nothing_of_value(examined: Path, planted: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="WIDER_train"):
         run(planted, planted / "WIDER_train" / "images", "fix=true", "images=false")
     assert not (planted / "WIDER_train" / "images" / "cleaned").exists()
+    with pytest.raises(InputError, match="WIDER_train"):  # a copy of the copy, in its own place
+        run(examined / "cleaned", examined, "fix=true", "images=false")
     (tmp_path / "cleaned").mkdir()
     (tmp_path / "cleaned" / "thesis.tex").write_text("precious")
-    with pytest.raises(InputError, match="something else than a cleaned copy"):
+    with pytest.raises(InputError, match="thesis"):
         run(planted, tmp_path, "fix=true", "images=false")
     assert (tmp_path / "cleaned" / "thesis.tex").read_text() == "precious"
 

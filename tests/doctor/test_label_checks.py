@@ -30,26 +30,13 @@ def faults_of(box: tuple[float, ...], frame=FRAME, ignored: bool = False) -> lis
 @pytest.mark.parametrize(
     ("box", "expected"),
     [
-        ((10, 10, 20, 20), []),
-        ((0, 0, 100, 80), []),  # the whole image
-        ((-1, -1, 101, 81), []),  # a pixel of convention
+        ((-1, -1, 101, 81), []),  # the whole image, and a pixel of convention
         ((-1.5, 0, 10, 10), ["partly_outside"]),
-        ((90, 70, 101.01, 79), ["partly_outside"]),
-        ((90, 70, 99, 82), ["partly_outside"]),
-        ((5, -3, 10, 10), ["partly_outside"]),
         ((100, 0, 110, 10), ["outside"]),  # touches the right edge from without
         ((99.5, 0, 110, 10), ["partly_outside"]),
-        ((0, 80, 10, 90), ["outside"]),
-        ((-10, 0, 0, 10), ["outside"]),
-        ((0, -10, 10, 0), ["outside"]),
-        ((10, 10, 10, 20), ["without_area"]),
-        ((10, 10, 20, 10), ["without_area"]),
         ((20, 10, 10, 20), ["without_area"]),
-        ((0, 0, 0, 0), ["without_area"]),
         ((500, 500, 500, 510), ["without_area"]),  # one fault a box
-        ((NAN, 0, 10, 10), ["not_finite"]),
         ((0, 0, INF, 10), ["not_finite"]),
-        ((10, 10, 10.9, 20), ["tiny"]),
         ((10, 10, 20, 10.5), ["tiny"]),
         ((10, 10, 11, 11), []),
     ],
@@ -61,7 +48,6 @@ def test_one_box(box, expected) -> None:
 def test_flagged_boxes_and_images_of_unknown_size() -> None:
     assert faults_of((10, 10, 10.5, 20), ignored=True) == []
     assert faults_of((-500, 0, -400, 10), frame=None) == []
-    assert faults_of((10, 10, 10, 10), frame=None) == ["without_area"]
 
 
 def test_doubles_by_hand() -> None:

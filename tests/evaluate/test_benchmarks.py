@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fanet_lightning.data.sources import WiderFaceSource
 from fanet_lightning.evaluate import __main__ as verb_main
 from fanet_lightning.score.__main__ import score_predictions
 from fanet_lightning.score.fddb.benchmark import FddbBenchmark
@@ -72,13 +71,6 @@ def test_pascal_face_and_afw(name: str, labels: str, checkpoint: Path, tmp_path:
         assert scores["ap"] == again.scores.values["ap"]
 
 
-def test_a_mistake_is_one_line(checkpoint: Path, tmp_path: Path) -> None:
-    done = evaluate(f"checkpoint={checkpoint}", f"out={tmp_path / 'out'}", "worst=0")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "worst=0" in done.stderr
-    assert not (tmp_path / "out").exists()
-
-
 def test_attributes_are_refused_where_there_are_none(checkpoint: Path, tmp_path: Path) -> None:
     write_images(tmp_path / "set" / "images", list(PASCAL_FACES), (100, 120))
     write_annotations(tmp_path / "set" / CORRECTED, PASCAL_FACES)
@@ -116,10 +108,3 @@ def test_wider_without_the_official_ground_truth_says_so(
     write_wider(root, "train", numbered(3))
     assert verb_main.main([*words, "split=train", f"out={tmp_path / 'train'}"]) == 0
     assert "easy, medium and hard" not in capsys.readouterr().err
-
-
-def test_nothing_is_said_where_the_ground_truth_is_there(tmp_path: Path) -> None:
-    (tmp_path / "eval_tools" / "ground_truth").mkdir(parents=True)
-    assert WiderFaceSource(tmp_path).lacking_ground_truth() is None
-    assert WiderFaceSource(tmp_path / "none", ground_truth=tmp_path).lacking_ground_truth() is None
-    assert WiderFaceSource(tmp_path / "none").lacking_ground_truth() is not None

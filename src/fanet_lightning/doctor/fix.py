@@ -13,6 +13,7 @@ import csv
 import os
 import shutil
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 
@@ -40,7 +41,7 @@ _INVALID = 7  # column of the official rows
 class Change:
     """``before`` and ``after`` are names, or boxes as x1 y1 x2 y2.
 
-    ``what``  ``image dropped``, ``image renamed``, ``labels joined``, ``box dropped``, ``box clipped``, ``row dropped``
+    ``what``  ``image dropped``, ``labels joined``, ``box dropped``, ``box clipped``, ``row dropped``
               or ``left as it is``.
     """
 
@@ -62,13 +63,6 @@ class CleanedCopy:
     changes: list[Change] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Kept:
-    image: LabelledImage
-    path: Path
-    rows: list[list[float]]  # x y w h and six attributes
-
-
 def write_cleaned_copy(folder: Path, examined: Examined) -> CleanedCopy:
     """Write the copy into ``folder``, which appears whole or not at all; an earlier copy there is replaced.
 
@@ -80,13 +74,30 @@ def write_cleaned_copy(folder: Path, examined: Examined) -> CleanedCopy:
         InputError: it cannot be written.
     """
     copy = CleanedCopy(folder)
-    kept = {inventory.part: _kept(inventory, examined, copy) for inventory in examined.inventories}
     with replaced_folder(folder) as temporary:
-        for part, images in kept.items():
-            _write_part(temporary, part, images)
-            copy.images[part] = len(images)
-            copy.boxes[part] = sum(len(own.rows) for own in images)
-        _write_changes(temporary / CHANGES_FILE, copy.changes)
+        (temporary / "wider_face_split").mkdir()
+        for inventory in examined.inventories:
+            part = inventory.part
+            root = temporary / f"WIDER_{part}" / "images"
+            root.mkdir(parents=True)
+            lines: list[str] = []
+            copy.images[part] = copy.boxes[part] = 0
+            for image, rows in _kept(inventory, examined, copy.changes):
+                # The image id with the file's extension in small letters.
+                name = image.image_id + image.path.name[len(without_extension(image.path.name)) :].lower()
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                _link(image.path, root / name)
+                lines += [name, str(len(rows))]
+                lines += [" ".join(map(_number, row)) for row in rows] or [" ".join("0" * 10)]
+                copy.images[part] += 1
+                copy.boxes[part] += len(rows)
+            labels = temporary / "wider_face_split" / f"wider_face_{part}_bbx_gt.txt"
+            labels.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        with (temporary / CHANGES_FILE).open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file)
+            table.writerow([column.name for column in fields(Change)])
+            for own in copy.changes:
+                table.writerow([text.encode("utf-8", "backslashreplace").decode() for text in astuple(own)])
     return copy
 
 
@@ -99,13 +110,10 @@ def check_copy_folder(folder: Path) -> None:
     check_replaceable(folder, "a cleaned copy", lambda entry: entry.name in own and (folder / CHANGES_FILE).is_file())
 
 
-def _name(image: LabelledImage) -> PurePosixPath:
-    """The image id with the file's extension in small letters."""
-    name = image.path.name
-    return PurePosixPath(image.image_id + name[len(without_extension(name)) :].lower())
-
-
-def _kept(inventory: Inventory, examined: Examined, copy: CleanedCopy) -> list[_Kept]:
+def _kept(
+    inventory: Inventory, examined: Examined, changes: list[Change]
+) -> Iterator[tuple[LabelledImage, list[list[float]]]]:
+    """The images that stay and their rows: x y w h and six attributes."""
     part = inventory.part
     own = [finding for finding in examined.report.findings if finding.part == part]
     unwanted = {
@@ -113,57 +121,44 @@ def _kept(inventory: Inventory, examined: Examined, copy: CleanedCopy) -> list[_
         for finding in reversed(own)
         if part == "train" and finding.kind in _OUT_OF_TRAIN
     }
-    copy.changes += [
+    changes += [
         Change(part, "", "row dropped", f"{finding.path}: {finding.detail}")
         for finding in own
         if finding.kind == "malformed_label"
     ]
-    kept: list[_Kept] = []
     by_id: dict[str, list[LabelledImage]] = defaultdict(list)
     for image in inventory.images:
         by_id[image.image_id].append(image)
-
-    def change(image_id: str, what: str, reason: str, before: str = "", after: str = "") -> None:
-        copy.changes.append(Change(part, image_id, what, reason, before, after))
-
     for image_id, images in by_id.items():
-        image = images[0]
-        facts = examined.facts_of(image)
-        if facts is None:
-            file = examined.files[image.path]
-            change(image_id, "image dropped", f"{file.trouble}: {file.reason}")
+        facts, path = examined.files[images[0].path], PurePosixPath(image_id)
+        fault = None if facts.trouble else next(filter(None, (frame_fault(own, facts) for own in images)), None)
+        reason = unwanted.get(image_id)
+        if facts.trouble:
+            reason = f"{facts.trouble}: {facts.reason}"
+        elif path.is_absolute() or ".." in path.parts:
+            reason = "its name leads out of the folder"
+        elif fault is not None and part == "train":
+            reason = reason or f"{fault[0]}: {fault[1]}"
+        if reason is not None:
+            changes.append(Change(part, image_id, "image dropped", reason))
             continue
-        if PurePosixPath(image_id).is_absolute() or ".." in PurePosixPath(image_id).parts:
-            unwanted[image_id] = "its name leads out of the folder"
-        if image_id in unwanted:
-            change(image_id, "image dropped", unwanted[image_id])
-            continue
-        if facts.path.name != _name(image).name:
-            change(image_id, "image renamed", "letter case", facts.path.name, _name(image).name)
-        if len(images) > 1:
-            change(image_id, "labels joined", f"named {len(images)} times")
-        fault = next((fault for own in images if (fault := frame_fault(own, facts)) is not None), None)
         if fault is not None:
-            change(image_id, "image dropped" if part == "train" else "left as it is", f"{fault[0]}: {fault[1]}")
-            if part == "train":
-                continue
-        rows = _rows(part, image_id, images, None if fault else facts.frame.upright_wh, copy)
+            changes.append(Change(part, image_id, "left as it is", f"{fault[0]}: {fault[1]}"))
+        if len(images) > 1:
+            changes.append(Change(part, image_id, "labels joined", f"named {len(images)} times"))
+        rows = _rows(part, images, None if fault else facts.frame.upright_wh, changes)
         had = sum(int((~own.ignored).sum()) for own in images)
         if part == "train" and had and all(row[_INVALID] for row in rows):
             # Its faces are somewhere in it; as background it would teach that they are none.
-            change(image_id, "image dropped", f"none of its {had} boxes could be kept")
+            changes.append(Change(part, image_id, "image dropped", f"none of its {had} boxes could be kept"))
             continue
-        kept.append(_Kept(image, facts.path, rows))
-    return kept
+        yield images[0], rows
 
 
 def _rows(
-    part: str,
-    image_id: str,
-    images: list[LabelledImage],
-    frame_wh: tuple[int, int] | None,
-    copy: CleanedCopy,
+    part: str, images: list[LabelledImage], frame_wh: tuple[int, int] | None, changes: list[Change]
 ) -> list[list[float]]:
+    image_id = images[0].image_id
     boxes = np.concatenate([image.boxes_xyxy for image in images])
     ignored = np.concatenate([image.ignored for image in images])
     attributes = np.concatenate(
@@ -171,37 +166,20 @@ def _rows(
     )
     fixed = fixed_boxes(boxes, ignored, frame_wh)
     for name, indices in fixed.dropped.items():
-        copy.changes += [Change(part, image_id, "box dropped", _FAULTS[name], _box(boxes[i])) for i in indices]
-    copy.changes += [
+        changes += [Change(part, image_id, "box dropped", _FAULTS[name], _box(boxes[i])) for i in indices]
+    changes += [
         Change(part, image_id, "box clipped", "reached out of the image", _box(boxes[i]), _box(box))
         for i, box in zip(fixed.source[fixed.clipped], fixed.boxes_xyxy[fixed.clipped], strict=True)
     ]
-    rows = []
-    for i, (x1, y1, x2, y2), flag in zip(fixed.source, fixed.boxes_xyxy.tolist(), fixed.ignored, strict=True):
-        row = [x1, y1, x2 - x1, y2 - y1, *attributes[i].tolist()]
-        row[_INVALID] = int(flag)
-        rows.append(row)
-    return rows
+    rows = np.concatenate([fixed.boxes_xyxy, attributes[fixed.source]], axis=1)
+    rows[:, 2:4] -= rows[:, :2]
+    rows[:, _INVALID] = fixed.ignored
+    found: list[list[float]] = rows.tolist()
+    return found
 
 
 def _box(box: npt.NDArray[np.float64]) -> str:
     return " ".join(f"{value:.10g}" for value in box)
-
-
-def _write_part(folder: Path, part: str, images: list[_Kept]) -> None:
-    root = folder / f"WIDER_{part}" / "images"
-    root.mkdir(parents=True)
-    text: list[str] = []
-    for own in images:
-        name = _name(own.image)
-        target = root / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _link(own.path, target)
-        text += [str(name), str(len(own.rows))]
-        text += [" ".join(map(_number, row)) for row in own.rows] or [" ".join("0" * 10)]
-    labels = folder / "wider_face_split" / f"wider_face_{part}_bbx_gt.txt"
-    labels.parent.mkdir(exist_ok=True)
-    labels.write_text("".join(f"{line}\n" for line in text), encoding="utf-8")
 
 
 def _number(value: float) -> str:
@@ -214,11 +192,3 @@ def _link(source: Path, target: Path) -> None:
         os.link(source.resolve(), target)
     except OSError:  # another file system, or one without links
         shutil.copyfile(source, target)
-
-
-def _write_changes(path: Path, changes: list[Change]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow([column.name for column in fields(Change)])
-        for own in changes:
-            rows.writerow([text.encode("utf-8", "backslashreplace").decode() for text in astuple(own)])

@@ -35,7 +35,7 @@ _SMALLEST_SHARE = 1 / 6
 # … of at least so many pixels of the image, so that it is still seen what is there.
 _SMALLEST_CUT = 96
 _MAX_BOXES = 400
-_MARK, _LINE = (255, 90, 31), 3
+_MARK = (255, 90, 31)
 # Around an image where boxes leave it.
 _GROUND = (223, 227, 232)
 
@@ -164,7 +164,7 @@ def write_tile(path: Path, jpeg: Path, boxes_xyxy: Sequence[tuple[float, ...]] =
     shrunk = np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
     boxes = (boxes - [left, top, left, top]) * scale
     boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)  # those without area are seen too
-    drawn = cv2.cvtColor(outlined(shrunk, boxes, _MARK, _LINE), cv2.COLOR_RGB2BGR)
+    drawn = cv2.cvtColor(outlined(shrunk, boxes, _MARK, max(2, max(size) // 160)), cv2.COLOR_RGB2BGR)
     # Not cv2.imwrite, which does not tell when the disk is full.
     jpeg.write_bytes(cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes())
     is_cut = right - left < width or bottom - top < height
