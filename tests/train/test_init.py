@@ -103,7 +103,7 @@ def test_fine_tuning_that_ruins_the_model_says_so_and_keeps_what_it_started_from
     shown = capsys.readouterr().out
     started = re.search(r"^starting model  AP easy \S+ medium \S+ hard (\S+)$", shown, re.MULTILINE)
     assert started is not None and float(started[1]) > 0.5
-    below = re.findall(r"^warning: .* AP hard (\S+), below the (\S+) of .*best.ckpt is the starting model", shown, re.M)
+    below = re.findall(r"^warning: .* AP hard (\S+), below the (\S+) of .*best.ckpt is the better one", shown, re.M)
     assert [(float(end) < 0.1, start) for end, start in below] == [(True, started[1])]
     best = read_checkpoint(tmp_path / "run/checkpoints/best.ckpt")
     for name, weight in load_model("fanet_light").network.named_parameters():

@@ -1,6 +1,5 @@
 import pytest
 
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.train.module import effective_lr, lr_factor
 
 
@@ -26,8 +25,3 @@ def test_warmup_rises_linearly_and_ends_at_one() -> None:
 def test_cosine_falls_from_one_to_final_after_the_warmup() -> None:
     factors = [lr_factor(step, 110, kind="cosine", warmup_steps=10, final=0.1) for step in (9, 10, 60, 110, 500)]
     assert factors == pytest.approx([1.0, 1.0, 0.55, 0.1, 0.1])
-
-
-def test_unknown_schedule_is_named() -> None:
-    with pytest.raises(InputError, match=r"optim\.schedule=linear.*constant"):
-        lr_factor(0, 10, kind="linear")  # type: ignore[arg-type]

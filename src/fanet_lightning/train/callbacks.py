@@ -17,7 +17,7 @@ from pytorch_lightning.profilers import SimpleProfiler
 from torch import Tensor
 from torch.profiler import profile, record_function
 
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import InputError, first_line
 from fanet_lightning.cli.provenance import CHECKPOINT_KEY, RunRecord, TrainingImages, images_of, merged, to_plain
 from fanet_lightning.data.datamodule import TrainDataset
 
@@ -66,7 +66,6 @@ class EpochReport(Callback):
         self._images = 0
         self._validated = False
         self._waited = 0.0
-        self._told_of_clipping = False
         self.unreadable_images: list[str] = []
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -121,17 +120,9 @@ class EpochReport(Callback):
         if self.unreadable_images:
             words.append(f"{len(self.unreadable_images)} images unreadable")
         print("  ".join(words), flush=True)
-        if clipped > 0.5 and not self._told_of_clipping and isinstance(trainer.optimizers[0], torch.optim.SGD):
-            self._told_of_clipping = True
-            print(
-                f"warning: the gradient of {clipped:.0%} of this epoch's steps was scaled down to gradient_clip="
-                f"{trainer.gradient_clip_val:g}, which under SGD divides their learning rate; raise gradient_clip, or "
-                "lower optim.lr (train/grad_norm has the norms)",
-                flush=True,
-            )
         if trainer.should_stop and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
             if self._stop_after is not None and trainer.current_epoch + 1 >= self._stop_after:
-                print(f"stopped by stop_after={self._stop_after}: resume=auto continues with the rest", flush=True)
+                print(f"stopped by stop_after={self._stop_after}; resume=auto continues", flush=True)
             else:
                 print("stopped early by a callback", flush=True)
 
@@ -253,24 +244,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             temporary.replace(target)
         except (OSError, RuntimeError) as error:
             # A failing write inside torch.save comes out as a RuntimeError about its archive.
-            reason = getattr(error, "strerror", None) or _cause(error)
-            kept = ", ".join(p.name for p in sorted(target.parent.glob("*.ckpt"))) or "none yet"
+            while not isinstance(error, OSError) and (error.__cause__ or error.__context__) is not None:
+                error = error.__cause__ or error.__context__  # type: ignore[assignment]
             raise InputError(
-                f"{target} cannot be written ({reason}); earlier checkpoints are kept ({kept}): free the disk and "
-                "start again with resume=auto"
+                f"{target} cannot be written ({getattr(error, 'strerror', None) or first_line(error)}); earlier "
+                "checkpoints are kept: free the disk and start again with resume=auto"
             ) from error
         finally:
             if temporary is not None:
                 temporary.unlink(missing_ok=True)
-
-
-def _cause(error: BaseException) -> str:
-    inner: BaseException | None = error
-    while inner is not None:
-        if isinstance(inner, OSError) and inner.strerror:
-            return inner.strerror
-        inner = inner.__cause__ or inner.__context__
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def newest_valid_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
@@ -364,12 +346,9 @@ class StartingModel(Callback):
             return
         *_, (setting, start) = self.ap.items()
         if float(end) < start:
-            best = self._best.best_model_score
-            is_start = best is not None and float(best) <= float(torch.tensor(start))
-            kept = "the starting model" if is_start else "of its best epoch"
             print(
                 f"warning: the run ends at AP {setting} {float(end):.3f}, below the {start:.3f} of the model that it "
-                f"started from; best.ckpt is {kept}. Lower optim.lr, or larger crops (input_size), keep more of it",
+                "started from; best.ckpt is the better one. A lower optim.lr, or larger crops (input_size), keep more",
                 flush=True,
             )
 

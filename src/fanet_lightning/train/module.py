@@ -53,9 +53,6 @@ def lr_factor(
 
     Warm-up rises linearly from 1 / ``warmup_steps`` to 1 and overlays the schedule. ``step`` multiplies by ``gamma`` at
     each milestone (fractions of the run); ``cosine`` falls from 1 to ``final`` after the warm-up.
-
-    Raises:
-        InputError: an unknown ``kind``.
     """
     progress = step / max(total_steps, 1)
     if kind == "step":
@@ -63,10 +60,8 @@ def lr_factor(
     elif kind == "cosine":
         after_warmup = min(max(step - warmup_steps, 0) / max(total_steps - warmup_steps, 1), 1.0)
         factor = final + (1 - final) * (1 + math.cos(math.pi * after_warmup)) / 2
-    elif kind == "constant":
-        factor = 1.0
     else:
-        raise InputError(f"optim.schedule={kind} is unknown; take step, cosine or constant")
+        factor = 1.0
     warmup = min((step + 1) / warmup_steps, 1.0) if warmup_steps > 0 else 1.0
     return factor * warmup
 
@@ -303,19 +298,15 @@ class FaceDetectionModule(LightningModule):
             scheduler = torch.optim.lr_scheduler.LambdaLR(
                 optimizer, lambda step: lr_factor(step, total_steps, kind=kind, **schedule)
             )
+        warmup_steps, asked = schedule.get("warmup_steps", 0), float(options.get("lr", 4e-3))
         rank_zero_only(print)(
-            f"learning rate {lr:g} (optim.lr {float(options.get('lr', 4e-3)):g} at batch 12, scaled to a "
-            f"total batch of {batch_size * accumulated}"
-            + (f", {accumulated} batches of {batch_size} a step" if accumulated > 1 else "")
-            + f"), {kind} schedule over {total_steps} steps, "
-            f"warm-up {schedule.get('warmup_steps', 0)} steps"
-            + (f", ×{factor:g} for the backbone's trained layers" if factor != 1 else "")
+            f"learning rate {lr:g} (optim.lr {asked:g} at batch 12, scaled to a total batch of "
+            f"{batch_size * accumulated}), {kind} schedule over {total_steps} steps, warm-up {warmup_steps} steps"
         )
-        if schedule.get("warmup_steps", 0) >= total_steps:
+        if warmup_steps >= total_steps:
             rank_zero_only(print)(
-                f"warning: optim.warmup_steps={schedule['warmup_steps']} is as long as the run of {total_steps} steps: "
-                "the learning rate never gets up to its value; train for more epochs, or give "
-                f"optim.warmup_steps={total_steps // 10}"
+                f"warning: optim.warmup_steps={warmup_steps} is as long as the run of {total_steps} steps: the rate "
+                f"never gets up to its value; train longer, or give optim.warmup_steps={total_steps // 10}"
             )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -358,7 +349,7 @@ class FaceDetectionModule(LightningModule):
         with self._profiled("gathering"):
             self.detections = self._gather_detections()
         with self._profiled("scoring"):
-            ground_truth = self._ground_truth()
+            ground_truth: GroundTruth = self.trainer.datamodule.ground_truth  # type: ignore[attr-defined]
             found = {
                 image_id: (item.boxes_xyxy.double().numpy(), item.scores.double().numpy())
                 for image_id, item in self.detections.items()
@@ -381,10 +372,6 @@ class FaceDetectionModule(LightningModule):
         parts: list[Any] = [None] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(parts, self.detections)
         return {image_id: item for part in parts for image_id, item in sorted(part.items())}
-
-    def _ground_truth(self) -> GroundTruth:
-        ground_truth: GroundTruth = self.trainer.datamodule.ground_truth  # type: ignore[attr-defined]
-        return ground_truth
 
     # Checkpoints
 

@@ -207,12 +207,14 @@ def build_trainer(options: dict[str, Any], out: Path, *, initial: Model | None =
     # Tips and hardware lists are noise; warnings still come through.
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # between Lightning and torch, nothing that a person could fix
-    warnings.filterwarnings("ignore", ".*number of training batches.*")
-    # Every rank has gathered the same detections and computed the same AP: there is nothing to reduce.
-    warnings.filterwarnings("ignore", r".*self\.log\('val/.*sync_dist=True.*")
-    warnings.filterwarnings("ignore", ".*The dirpath has changed.*")  # the line of the run's beginning says it
-    warnings.filterwarnings("ignore", ".*exists and is not empty.*")  # a resumed run writes where it wrote
+    for noise in (
+        ".*LeafSpec.*",  # between Lightning and torch, nothing that a person could fix
+        ".*number of training batches.*",
+        r".*self\.log\('val/.*sync_dist=True.*",  # every rank has gathered the same detections
+        ".*The dirpath has changed.*",  # the line of the run's beginning says it
+        ".*exists and is not empty.*",  # a resumed run writes where it wrote
+    ):
+        warnings.filterwarnings("ignore", noise)
     trainer = dict(options["trainer"])
     # A run shorter than the interval is still validated once, or it would have no best checkpoint.
     trainer["check_val_every_n_epoch"] = min(trainer["check_val_every_n_epoch"], options["epochs"])
@@ -318,13 +320,7 @@ def as_given(value: Any) -> Any:
 
 
 def _check_devices(options: dict[str, Any]) -> None:
-    devices, accelerator = options["trainer"]["devices"], options["trainer"]["accelerator"]
-    available = torch.cuda.device_count()
-    wants_gpu = accelerator in ("gpu", "cuda")
-    if (wants_gpu or (accelerator == "auto" and available)) and isinstance(devices, int) and devices > available:
-        raise InputError(
-            f"trainer.devices={devices} trainer.accelerator={accelerator}: this machine has {available} CUDA devices"
-        )
+    devices = options["trainer"]["devices"]
     total = devices * int(options["trainer"]["num_nodes"]) if isinstance(devices, int) else 1
     if total > 1 and options["batch_size"] % total:
         raise InputError(
@@ -441,9 +437,9 @@ def prepare(options: dict[str, Any]) -> Prepared:
     trainer = build_trainer(options, out, initial=initial)
     seed_everything(options["seed"], workers=True, verbose=False)
     module = build_module(options, with_weights=resume is None, initial=initial)
-    weights, hierarchies = options["loss"].get("weights"), 1 + len(module.network.training_only())
-    if weights is not None and len(weights) != hierarchies:
-        raise InputError(f"loss.weights={weights}: {len(weights)} weights for {hierarchies} hierarchies with heads")
+    weights = options["loss"].get("weights")
+    if weights is not None and len(weights) != (count := 1 + len(module.network.training_only())):
+        raise InputError(f"loss.weights={weights}: {len(weights)} weights for {count} hierarchies with heads")
     source = build_source(**options["data"])
     datamodule = build_datamodule(options, source)
     source.check()
@@ -751,7 +747,7 @@ def _sweep(line: CommandLine) -> int:
     for refused, text in (
         ("TORCHELASTIC_RUN_ID" in os.environ, "a sweep starts the ranks of its variants itself: leave torchrun out"),
         (options["resume"] not in (None, AUTO), f"resume={options['resume']}: a sweep's variants resume by themselves"),
-        (options["trainer"]["num_nodes"] != 1, "trainer.num_nodes: a sweep's variant runs on one machine"),
+        (options["trainer"]["num_nodes"] != 1, "trainer.num_nodes above 1: a sweep's variant runs on one machine"),
         (optimizes and not options["evaluate_at_end"], "evaluate_at_end=false leaves a sweeper nothing to optimize"),
         ("out" in given, f"out={options['out']}: names the folder of one run; a sweep takes sweep=DIR"),
     ):
