@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -546,8 +547,6 @@ class FaceDataModule(LightningDataModule):
         self._train_loader: TrainLoader | None = None
         self._position: dict[str, int] | None = None
         self._trained_on: dict[str, Any] | None = None
-        self._val_records: list[ImageRecord] | None = None
-        self._ground_truth: GroundTruth | None = None
 
     def prepare_data(self) -> None:
         """Write or fetch what the source needs; and refuse unreadable validation images before anything trains on.
@@ -573,21 +572,19 @@ class FaceDataModule(LightningDataModule):
                 f"{unreadable[0].path}: {unreadable[0].reason}; replace them, or leave them out with data.val.images"
             )
 
-    @property
+    @cached_property
     def val_records(self) -> list[ImageRecord]:
         """The validation records, sorted by image id."""
-        if self._val_records is None:
-            self._val_records = sorted(self.source.val(), key=lambda record: record.image_id)
-            if not self._val_records:
-                raise InputError("the validation set has no image; check data.val.split and data.val.images")
-        return self._val_records
+        records = sorted(self.source.val(), key=lambda record: record.image_id)
+        if not records:
+            raise InputError("the validation set has no image; check data.val.split and data.val.images")
+        return records
 
-    @property
+    @cached_property
     def ground_truth(self) -> "GroundTruth":
         """The faces of :attr:`val_records`, in their order."""
-        if self._ground_truth is None:
-            self._ground_truth = self.source.ground_truth()
-        return self._ground_truth
+        ground_truth: GroundTruth = self.source.ground_truth()
+        return ground_truth
 
     @property
     def unreadable_images(self) -> list[str]:
