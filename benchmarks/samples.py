@@ -138,7 +138,7 @@ def parts(records: list[ImageRecord], augment: TrainAugment) -> dict[str, float]
         whole = time.process_time() - whole
         height, width = image.shape[:2]
         boxes = clean_boxes(record.boxes_xyxy, height, width)
-        window, placement, _, strengths, _ = augment.draw(height, width, boxes, seed)
+        window, placement, _, strengths, *_ = augment.draw(height, width, boxes, seed)
         recolor_seconds: list[float] = []
 
         def recolor(part: Image8) -> Image8:

@@ -257,13 +257,14 @@ LIMITS: dict[str, tuple[float, float]] = {
 
 
 class Drawn(NamedTuple):
-    """What a sample's seed decides before ``extra``; ``kept_xyxy`` (F', 4) in output pixels, not flipped yet."""
+    """What a sample's seed decides; ``boxes_xyxy`` (F', 4) stay, in output pixels; ``extra`` draws on from ``rng``."""
 
     window: Window
     placement: Placement | None
-    kept_xyxy: Boxes
+    boxes_xyxy: Boxes
     strengths: Strengths
     is_flipped: bool
+    rng: random.Random
 
 
 @dataclass(eq=False)
@@ -337,30 +338,19 @@ class TrainAugment:
         """
         if image_rgb.ndim != 3 or image_rgb.shape[2] != 3 or image_rgb.dtype != np.uint8:
             raise ValueError(f"expected a (H, W, 3) uint8 image, got {image_rgb.shape} {image_rgb.dtype}")
-        rng = _stream(seed)
-        drawn = self._draw(rng, image_rgb.shape[0], image_rgb.shape[1], boxes_xyxy)
+        drawn = self.draw(image_rgb.shape[0], image_rgb.shape[1], boxes_xyxy, seed)
         fill = (int(self.fill[0]), int(self.fill[1]), int(self.fill[2]))
         image = render(image_rgb, drawn.placement, self.size, fill, lambda part: distort(part, drawn.strengths))
         if drawn.is_flipped:
             image = cv2.flip(image, 1).astype(np.uint8, copy=False)
-        boxes = self._flipped(drawn)
-        return self._with_extra(self._extra, image, boxes, seed, rng) if self._extra else (image, boxes)
+        if self._extra:
+            return self._with_extra(self._extra, image, drawn.boxes_xyxy, seed, drawn.rng)
+        return image, drawn.boxes_xyxy
 
     def draw(self, height: int, width: int, boxes_xyxy: npt.ArrayLike, seed: int) -> Drawn:
         """All draws of one sample but those of ``extra``, from the image's size and boxes alone, without any pixel."""
-        return self._draw(_stream(seed), height, width, boxes_xyxy)
-
-    def boxes(self, height: int, width: int, boxes_xyxy: npt.ArrayLike, seed: int) -> Boxes:
-        """The boxes that ``augment(image, boxes_xyxy, seed)`` returns for an image of this size, to the last bit.
-
-        No image is needed and none is resampled, which takes a ninth of the time; with
-        ``extra`` a black one is, since its transforms move boxes and pixels together.
-        """
-        if self._extra:
-            return self(np.zeros((height, width, 3), dtype=np.uint8), boxes_xyxy, seed)[1]
-        return self._flipped(self.draw(height, width, boxes_xyxy, seed))
-
-    def _draw(self, rng: random.Random, height: int, width: int, boxes_xyxy: npt.ArrayLike) -> Drawn:
+        rng = random.Random(seed)
+        rng.random()  # of the composition that drew first once: samples stay what they were
         boxes = clean_boxes(boxes_xyxy, height, width)
         window: Window | None = None
         if rng.random() < self.anchor_sampling and len(boxes):
@@ -369,7 +359,20 @@ class TrainAugment:
         window = window or self.square(rng, height, width, boxes)
         placement = place(window, height, width, self.size)
         kept = boxes_in_window(boxes, window, placement, self.min_face)
-        return Drawn(window, placement, kept, self.strengths(rng), rng.random() < self.flip)
+        strengths, is_flipped = self.strengths(rng), rng.random() < self.flip
+        if is_flipped:
+            kept[:, [0, 2]] = self.size - kept[:, [2, 0]]
+        return Drawn(window, placement, kept, strengths, is_flipped, rng)
+
+    def boxes(self, height: int, width: int, boxes_xyxy: npt.ArrayLike, seed: int) -> Boxes:
+        """The boxes that ``augment(image, boxes_xyxy, seed)`` returns for an image of this size, to the last bit.
+
+        No image is needed and none is resampled, which takes a ninth of the time; with ``extra`` a black one is, since
+        its transforms move boxes and pixels together.
+        """
+        if self._extra:
+            return self(np.zeros((height, width, 3), dtype=np.uint8), boxes_xyxy, seed)[1]
+        return self.draw(height, width, boxes_xyxy, seed).boxes_xyxy
 
     def square(self, rng: random.Random, height: int, width: int, boxes_xyxy: Boxes) -> Window:
         """S3FD's square, on a canvas that SSD's expansion has enlarged first.
@@ -421,12 +424,6 @@ class TrainAugment:
             channels=tuple(rng.sample(range(3), 3)) if rng.random() < self.channel_shuffle else (0, 1, 2),
         )
 
-    def _flipped(self, drawn: Drawn) -> Boxes:
-        boxes = drawn.kept_xyxy
-        if drawn.is_flipped:
-            boxes[:, [0, 2]] = self.size - boxes[:, [2, 0]]
-        return boxes
-
     def _with_extra(
         self, transform: Any, image: Image8, boxes_xyxy: Boxes, seed: int, rng: random.Random, **options: Any
     ) -> tuple[Image8, Boxes]:
@@ -463,12 +460,6 @@ def build_augment(settings: Mapping[str, Any]) -> Any:
 
     # Not recursive: TrainAugment makes its extra transforms itself, and says what is wrong with which.
     return made("augment", settings, _recursive_=False)
-
-
-def _stream(seed: int) -> random.Random:
-    rng = random.Random(seed)
-    rng.random()  # of the composition that drew first once: samples stay what they were
-    return rng
 
 
 def _check(key: str, value: Any, default: Any, low: float, high: float) -> None:
