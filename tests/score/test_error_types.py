@@ -20,11 +20,8 @@ from fanet_lightning.score.analysis.error_types import (
     print_errors,
     write_errors,
 )
-from fanet_lightning.score.wider_face.average_precision import judge_settings, score
-from fanet_lightning.score.wider_face.ground_truth import GroundTruth
-from fanet_lightning.score.wider_face.predictions import Predictions
 from tests.score import wider_oracle
-from tests.score.helpers import FACE, OFFICIAL_AP, Box, Image, pack, random_run, refused
+from tests.score.helpers import FACE, Box, Image, pack, random_run, refused
 
 
 def typed(images: list[Image]) -> ErrorTypes:
@@ -181,33 +178,6 @@ def test_equals_the_oracle(block: int) -> None:
     assert seen == {"hit", "duplicate", "localisation", "background", "ignored", "found", "near", "missed", "uncounted"}
 
 
-@pytest.mark.parametrize("block", range(10))
-def test_what_holds_for_any_run(block: int) -> None:
-    defined = 0
-    for case in range(30):
-        ground_truth, predictions = pack(random_run(random.Random(7000 + 1000 * block + case)))
-        errors, curves = error_types(ground_truth, predictions), score(ground_truth, predictions)
-        settings = judge_settings(ground_truth, predictions)[1]
-        for setting, lost in lost_ap(errors).items():
-            own = errors.settings[setting]
-            assert sum(own.rows().values()) == len(predictions.scores)
-            assert own.faces()["found"] == own.rows()["hit"] == settings[setting].hits.sum()
-            assert own.faces()["near"] == own.fixed.sum()
-            assert ((own.kinds != Kind.IGNORED) == settings[setting].proposals).all()
-            if not own.counted_faces:
-                continue
-            defined += 1
-            # The AP of the scorer to the last bit, all fixed is 1, and no oracle takes anything away.
-            assert lost.ap == curves[setting].ap
-            assert ap_with(errors, setting, TYPES) == pytest.approx(1.0)
-            assert all(0 <= gain <= 1 - lost.ap + 1e-12 for gain in lost.gains.values())
-            gains = gain_per_image(errors, setting)
-            assert ((gains >= 0) & (gains <= 1 - lost.ap + 1e-12)).all()
-            if len(gains) == 1:
-                assert gains[0] == pytest.approx(1 - lost.ap)
-    assert defined > 20
-
-
 def test_file_and_table(tmp_path: Path) -> None:
     faces, counted, rows = hand_computed_run()[0]
     errors = typed([(faces, {**counted, "easy": [False] * 4}, rows)])
@@ -227,16 +197,3 @@ def test_file_and_table(tmp_path: Path) -> None:
     ]
     (tmp_path / "file").write_text("")
     refused("cannot be written", write_errors, tmp_path / "file", errors)
-
-
-def test_shared_predictions(official_run: tuple[GroundTruth, Predictions]) -> None:
-    errors = error_types(*official_run)
-    lost = lost_ap(errors)
-    assert {setting: round(own.ap, 6) for setting, own in lost.items()} == OFFICIAL_AP
-    for setting, own in lost.items():
-        assert ap_with(errors, setting, TYPES) == pytest.approx(1.0)
-        assert min(own.gains.values()) >= 0
-    # At a large image-to-face ratio the gains of the images stay far below the whole.
-    gains = gain_per_image(errors, "hard")
-    assert gains.shape == (3226,)
-    assert 0 < gains.max() < 0.01

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fanet_lightning.score.bootstrap import interval_of
 from fanet_lightning.score.fddb.benchmark import FddbBenchmark
 from fanet_lightning.score.fddb.files import FddbPredictions
 from fanet_lightning.score.fddb.ground_truth import FddbGroundTruth
@@ -19,7 +18,6 @@ from fanet_lightning.score.fddb.regions import (
     iou_with_ellipses,
 )
 from fanet_lightning.score.results import Scores
-from tests.score import fddb_oracle as oracle
 from tests.score.fddb_files import block, write_detections, write_folds, write_sizes
 from tests.score.helpers import invalid, refused
 
@@ -79,23 +77,6 @@ def test_golden_set_from_files_to_curves(
     assert list(zip(discrete.read_text().splitlines(), continuous.read_text().splitlines(), strict=True)) == expected
 
 
-def test_resamples_of_the_golden_set(golden_files: tuple[Path, Path], truth: FddbGroundTruth) -> None:
-    benchmark = FddbBenchmark()
-    scores = benchmark.score(truth, golden_files[1])
-    drawn = scores.resampled(400, 3)
-    assert {measure: set(settings) for measure, settings in drawn.items()} == {
-        measure: set(settings) for measure, settings in scores.values.items()
-    }
-    for measure, settings in drawn.items():
-        for setting, samples in settings.items():
-            interval = interval_of(scores.values[measure][setting], samples)
-            assert samples.shape == (400,)
-            assert interval.low < interval.value < interval.high
-    # Any order of the images means the same resamples.
-    other = benchmark.score(truth.select(sorted(truth.image_ids, reverse=True)), golden_files[1])
-    assert other.resampled(400, 3)["discrete"]["max"].tolist() == drawn["discrete"]["max"].tolist()
-
-
 def test_rates_at_the_limits(tmp_path: Path) -> None:
     """1,002 faces that are lines of 9 pixels; the found ones are 1, each between two false positives."""
     faces = {1: {f"2002/a/img_{number}": [(4, 0, 0, 10, 3)] for number in range(1002)}}
@@ -113,25 +94,6 @@ def test_rates_at_the_limits(tmp_path: Path) -> None:
     assert scores.values["discrete"] == {"1000": 500 / 1002, "2000": 1000 / 1002, "max": 1.0}
     for setting, rate in scores.values["discrete"].items():
         assert scores.values["continuous"][setting] == pytest.approx(rate * 6 / 9)
-
-
-def test_a_list_restricts_everything(tmp_path: Path, golden: Any, golden_files: tuple[Path, Path]) -> None:
-    chosen = [golden["images"][place] for place in (7, 2)]
-    images = tmp_path / "list.txt"
-    images.write_text("".join(f"{image['image_id']}\n" for image in chosen))
-    benchmark = FddbBenchmark()
-    scores = benchmark.score(benchmark.read_ground_truth(golden_files[0], images), golden_files[1], strict=True)
-    assert scores.headline == "FDDB sample, 2 of 12 images"
-    lines = []
-    for image in chosen:
-        faces = [oracle.ellipse_mask(row, 60, 40) for row in image["faces"]]
-        rows = [oracle.rectangle_mask(row[:4], 60, 40) for row in image["rows"]]
-        iou = np.array([[oracle.overlap(face, row) for row in rows] for face in faces]).reshape(len(faces), len(rows))
-        lines.append([line for line, _ in oracle.match_image(iou, [row[4] for row in image["rows"]])])
-    count = sum(len(image["faces"]) for image in chosen)
-    expected = oracle.rate_at(oracle.merge(lines), count, np.inf)
-    assert scores.faces == {"all": count}
-    assert (scores.values["discrete"]["max"], scores.values["continuous"]["max"]) == pytest.approx(expected)
 
 
 def test_equal_scores_are_one_point_and_said(tmp_path: Path, golden: Any, truth: FddbGroundTruth) -> None:

@@ -4,12 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat, savemat
+from scipy.io import savemat
 
-from fanet_lightning.score.inputs import read_selection
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth, read_ground_truth, write_ground_truth
 from tests.score.helpers import IDS, invalid, refused
-from tests.score.pascal_face_files import cells
 
 
 def small_ground_truth() -> GroundTruth:
@@ -83,22 +81,6 @@ def test_ground_truth_files_of_two_releases(tmp_path: Path) -> None:
     refused(rf"face 3 of {IDS[0]} counts, but there are 2", read_ground_truth, tmp_path)
 
 
-def test_image_list(tmp_path: Path) -> None:
-    path = tmp_path / "list.txt"
-    path.write_bytes(f"\ufeff{IDS[1]}.jpg\r\n\r\n  {IDS[0]}  \n".encode())
-    assert read_selection(path, IDS) == [IDS[1], IDS[0]]
-    for content, expected in (
-        (f"{IDS[0]}\n\nx/y.jpg\n", ":3: 'x/y' is not in the ground truth"),
-        (f"{IDS[0]}\n{IDS[0]}.jpg\n", f":2: '{IDS[0]}' stands in line 1 already"),
-        ("\n\n", "names no image"),
-    ):
-        path.write_text(content)
-        refused(expected, read_selection, path, IDS)
-    refused("cannot read the list of images", read_selection, tmp_path / "none.txt", IDS)
-    path.write_bytes(b"\xff\xfe\x00")
-    refused("cannot read the list of images", read_selection, path, IDS)
-
-
 def labels_of(truth: GroundTruth) -> dict[str, list[list[int]]]:
     return {attribute: [own.tolist() for own in labels] for attribute, labels in truth.attributes.items()}
 
@@ -133,25 +115,3 @@ def test_official_ground_truth_survives_being_written(tmp_path: Path, shared_dat
     np.testing.assert_array_equal(np.concatenate(again.boxes_xywh), np.concatenate(official.boxes_xywh))
     for setting, masks in official.counted.items():
         np.testing.assert_array_equal(np.concatenate(again.counted[setting]), np.concatenate(masks))
-
-
-def test_label_files_that_do_not_fit(tmp_path: Path) -> None:
-    def event(*images: list[float]) -> np.ndarray:
-        return cells([np.array(own).reshape(-1, 1) for own in images])
-
-    write_ground_truth(tmp_path, small_ground_truth())
-    path = tmp_path / "wider_face_val.mat"
-    names = ("event_list", "file_list", "face_bbx_list")
-    faces = {name: loadmat(path)[name] for name in names}
-    good = [event([2, 1], []), event([0])]
-    for labels in (cells(good), cells([event([2.0, 1.0], []), event([0])])):
-        savemat(path, {**faces, "blur_label_list": labels})
-        assert labels_of(read_ground_truth(tmp_path)) == {"blur": [[2, 1], [], [0]]}
-    for labels, expected in (
-        (cells([event([2], []), event([0])]), "the labels of blur"),
-        (cells([event([2, 1]), event([0])]), "2 images where there are 3"),
-        (cells([event([2, 1], []), event([3])]), "the labels of blur"),
-        (np.arange(3), "has not the layout"),
-    ):
-        savemat(path, {**faces, "blur_label_list": labels})
-        refused(f"wider_face_val.mat.*{expected}", read_ground_truth, tmp_path)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from fanet_lightning.data.sources import AfwSource, PascalFaceSource
-from fanet_lightning.score.bootstrap import image_weights
 from fanet_lightning.score.pascal_face.benchmark import AfwBenchmark, PascalFaceBenchmark
 from tests.score.helpers import refused
 from tests.score.pascal_face_files import (
@@ -77,28 +76,6 @@ def test_labels_and_alignment_are_in_title_and_rules(labels: Path, predictions: 
     # Without flags the second face of 2008_3 counts and is found.
     assert scores.faces == {"all": 3}
     assert scores.values["ap"]["all"] == pytest.approx((1 + 3 / 4 + 3 / 4) / 3)
-
-
-def test_part_of_the_images(labels: Path, predictions: Path, tmp_path: Path) -> None:
-    (tmp_path / "list.txt").write_text("2008_3.jpg\n2008_1.jpg\n")
-    benchmark = PascalFaceBenchmark()
-    scores = benchmark.score(benchmark.read_ground_truth(labels, tmp_path / "list.txt"), predictions, strict=True)
-    assert scores.headline == "PASCAL face sample, 2 of 3 images"
-    assert scores.image_ids == ("2008_1", "2008_3")
-    assert scores.values["ap"]["all"] == 1  # the false positive between the hits was on the third image
-
-
-def test_resamples_are_those_of_every_benchmark(labels: Path, predictions: Path) -> None:
-    benchmark = PascalFaceBenchmark()
-    scores = benchmark.score(benchmark.read_ground_truth(labels), predictions)
-    drawn = scores.resampled(200, 5)["ap"]["all"]
-    ((_, weights),) = image_weights(3, 200, 5)
-    # Images 2008_1 and 2008_3 have a face each, 2008_2 the false positive between them.
-    a, b, c = weights.T.astype(float)
-    with np.errstate(invalid="ignore"):
-        expected = (a + c * np.where(b + a + c > 0, (a + c) / (a + b + c), 0)) / (a + c)
-    assert np.isnan(expected).any()
-    np.testing.assert_allclose(drawn, expected)
 
 
 def test_curves_are_written(labels: Path, predictions: Path, tmp_path: Path) -> None:
