@@ -71,7 +71,7 @@ def main() -> None:
     import torch
 
     from fanet_lightning.cli.config import compose_config, plain
-    from fanet_lightning.detect.inputs import Item, Limits, Sources, decoded, find_sources, load
+    from fanet_lightning.detect.inputs import Item, Limits, Sources, find_sources, load
     from fanet_lightning.detect.multiscale import build_protocol
     from fanet_lightning.detect.outputs import FoundImage, Saving, write_image
     from fanet_lightning.detect.run import detect_sources
@@ -88,7 +88,7 @@ def main() -> None:
     scale = build_protocol(protocol)
 
     def read(item: Item) -> Any:
-        return decoded(load(item, Limits()), item)
+        return load(item, Limits()).image_rgb
 
     first = read(items[0])
     for _ in range(2):

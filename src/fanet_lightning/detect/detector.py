@@ -251,18 +251,12 @@ def _read_metadata(session: Any, path: Path) -> dict[str, Any]:
     """What the file says of itself: keys without their prefix, JSON parsed.
 
     Raises:
-        InputError: the file is of another program, or of a newer version of this one.
+        InputError: the file is of another program, or of another version of this one.
     """
     entries: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
     own: dict[str, Any] = {key.removeprefix(PREFIX): x for key, x in entries.items() if key.startswith(PREFIX)}
-    version = own.get("format_version")
-    if version is None:
-        raise InputError(f"{path} is not of fanet_lightning.export; export a model with format=onnx")
-    if version != str(FORMAT_VERSION):
-        raise InputError(
-            f"{path} is of format {version}, written by fanet-lightning {own.get('package_version')}; this version "
-            f"reads format {FORMAT_VERSION}: install a newer one, or export the model again"
-        )
+    if own.get("format_version") != str(FORMAT_VERSION):
+        raise InputError(f"{path} is not of this version of fanet_lightning.export; export the model again")
     own |= {key: json.loads(own[key]) for key in ("detection", "network", "bytes_per_pixel", "training_images")}
     if own["training_images"] is not None:
         own["training_images"] = from_plain(own["training_images"], path)

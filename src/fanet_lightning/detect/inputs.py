@@ -268,13 +268,13 @@ def _listed(path: Path) -> Iterator[tuple[Item, str, bool]]:
         if "://" in entry:
             yield from _stated(entry, entry)
             continue
-        # As in lists of labels: relative to the list or to the working folder, slashes of Windows.
-        written = [Path(text).expanduser() for text in dict.fromkeys((entry, entry.replace("\\", "/")))]
-        places = [(base / own, own) for own in written for base in (path.parent, Path())]
-        # One that is not there is told with the others that cannot be read.
-        place, own = next((found for found in places if _exists(str(found[0]))), places[0])
+        # As in lists of labels: relative to the list or to the working folder, slashes of Windows. One that is not
+        # there is told with the others that cannot be read.
+        own = Path(entry if _exists(entry) else entry.replace("\\", "/")).expanduser()
+        near = path.parent / own
         within = not own.is_absolute() and ".." not in own.parts
-        yield _of_file(place, own.as_posix() if within else own.name)
+        yield _of_file(near if _exists(str(near)) or not _exists(str(own)) else own,
+                       own.as_posix() if within else own.name)  # fmt: skip
 
 
 def _walk(folder: Path, out: Path | None, failed: dict[str, str]) -> Iterator[str]:

@@ -1,7 +1,6 @@
 """Many images through a detector: any kind of image as an array, reading ahead, batches, a progress bar."""
 
 import os
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -34,8 +33,6 @@ else:
 # Of arrays and tensors. Files and PIL images say it themselves.
 ChannelOrder = Literal["rgb", "bgr"]
 
-# Of a path, too, which has only one of the slashes left. A Windows drive is one letter.
-_ADDRESS = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/")
 _KINDS = "a path, a PIL image, an array (H, W, 3) or a tensor (3, H, W)"
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -68,15 +65,9 @@ def image_rgb_of(image: OneImage, channel_order: ChannelOrder = "rgb") -> Image8
 
     Raises:
         UnreadableImage: a file or a PIL image that cannot be decoded; the message names it.
-        InputError: anything else, an address (``https://…``), another type of numbers, a shape that is none of these,
-            or no pixels.
+        InputError: anything else, another type of numbers, a shape that is none of these, or no pixels.
     """
     if isinstance(image, str | PathLike):
-        if _ADDRESS.match(str(image)):
-            raise InputError(
-                f"{image} is an address; python -m fanet_lightning.detect source=URL fetches one, in Python give the "
-                "image itself: a file, a PIL image or an array"
-            )
         return read_image_rgb(Path(image))
     if isinstance(image, Image.Image):
         return pillow_image_rgb(image, str(getattr(image, "filename", "") or "the PIL image"))

@@ -79,11 +79,9 @@ def annotate(
     height, width = image_rgb.shape[:2]
     added = bar_width(height, width) if bar else 0
     drawn = np.empty((height, width + added, 3), dtype=np.uint8)
-    drawn[:, :width] = image_rgb
+    drawn[:, :width] = outlined(image_rgb, faces_xyxy, WHITE) if np.size(faces_xyxy) else image_rgb
     if bar:
         drawn[:, width:] = _color_bar(height, _font_size(height, width))
-    for box in _visible(checked_boxes(faces_xyxy), height, width):
-        _frame(drawn[:, :width], box, 1, np.array(WHITE, np.uint8))
     _draw_boxes(drawn[:, :width], boxes, confidences, labels)
     return drawn
 
@@ -93,7 +91,8 @@ def outlined(
 ) -> npt.NDArray[np.uint8]:
     """A copy of the image, (H, W, 3) uint8, with frames of one color, ``line`` pixels wide, around (D, 4) boxes."""
     drawn = checked_image(image_rgb).copy()
-    for box in _visible(checked_boxes(boxes_xyxy), *drawn.shape[:2]):
+    boxes = checked_boxes(boxes_xyxy)
+    for box in boxes[_is_visible(boxes, *drawn.shape[:2])]:
         _frame(drawn, box, line, np.array(color, np.uint8))
     return drawn
 
@@ -136,10 +135,6 @@ def _is_visible(boxes: npt.NDArray[np.float64], height: int, width: int) -> npt.
     x1, y1, x2, y2 = boxes.T
     inside = (x1 < width) & (y1 < height) & (x2 > 0) & (y2 > 0) & (x2 > x1) & (y2 > y1)
     return np.asarray(inside & np.isfinite(boxes).all(axis=1))
-
-
-def _visible(boxes: npt.NDArray[np.float64], height: int, width: int) -> npt.NDArray[np.float64]:
-    return boxes[_is_visible(boxes, height, width)]
 
 
 def _draw_boxes(
