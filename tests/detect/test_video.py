@@ -45,7 +45,6 @@ def times(frames):
 
 @pytest.mark.parametrize("suffix, sound", [
     (".mp4", "aac"), (".mkv", "aac"), (".webm", "libopus"), (".avi", "pcm_s16le"), (".ts", "aac"),
-    (".mov", "pcm_s16le"), (".gif", None),
 ])  # fmt: skip
 def test_every_frame_of_every_kind_of_video_is_read(tmp_path, suffix, sound):
     frames, reader = read(make_video(tmp_path / f"video{suffix}", sound=sound))
@@ -60,15 +59,7 @@ def test_every_frame_of_every_kind_of_video_is_read(tmp_path, suffix, sound):
         assert frame.image_rgb.shape == (64, 96, 3) and frame.image_rgb.dtype == np.uint8
         assert abs(bar_edge(frame.image_rgb) - 2 * frame.index % 96) <= 2
         error = np.abs(frame.image_rgb.astype(int) - image_at(frame.index)).mean()
-        assert error < (30 if suffix == ".gif" else 6)  # 4:2:0 at the bar's edges, 256 colors in a GIF
-
-
-def test_times_count_from_the_start_of_a_video_that_begins_late(tmp_path):
-    ticks = [90_000 * 50 + 3600 * index for index in range(10)]
-    path = make_video(tmp_path / "video.ts", frames=10, ticks=ticks, time_base=Fraction(1, 90_000), sound=None)
-    frames, reader = read(path)
-    assert reader.start_seconds > 49
-    np.testing.assert_allclose(times(frames), np.arange(10) / 25, atol=1e-4)
+        assert error < 6  # 4:2:0 at the bar's edges
 
 
 @pytest.mark.parametrize("turned, mirrored", [(90, False), (-90, False), (180, False), (0, True), (90, True)])
@@ -167,12 +158,6 @@ def test_a_video_that_breaks_off_gives_its_good_frames_and_says_where(tmp_path, 
     assert len(kept) == len(frames) and reader.broken is None
     assert writer.sound_kept
     assert packets(tmp_path / "good.mp4")[-1][1] == pytest.approx(len(frames) / 25, abs=0.1)
-
-
-def test_a_transport_stream_has_no_end_to_miss(tmp_path):
-    frames, reader = read(halved(make_video(tmp_path / "video.ts", frames=150, size_wh=(160, 120))))
-    assert 30 < len(frames) < 120
-    assert reader.broken is None
 
 
 def test_damaged_frames_in_the_middle_are_counted_and_left_out(tmp_path):

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 RATES = {"libopus": 48_000}
-ENCODERS = {".webm": "libvpx", ".avi": "mpeg4", ".gif": "gif"}
-PIXELS = {"gif": "rgb8"}
+ENCODERS = {".webm": "libvpx", ".avi": "mpeg4"}
 
 
 def image_at(index, size_wh=(96, 64)):
@@ -50,7 +49,7 @@ def make_video(
     with av.open(str(path), "w", options=options or {}) as output:
         video = output.add_stream(encoder, rate=fps)
         video.width, video.height = size_wh
-        video.pix_fmt = PIXELS.get(encoder, "yuv420p")
+        video.pix_fmt = "yuv420p"
         if encoder == "libx264":
             video.options = {"preset": "ultrafast", "g": "25", "crf": "18"}
         if encoder == "libvpx":
