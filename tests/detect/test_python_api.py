@@ -631,7 +631,6 @@ def test_code_in_a_checkpoint_is_never_executed(tmp_path: Path) -> None:
                 with pytest.raises(InputError, match=r"code.*not run") as raised:
                     load(path)
             assert "\n" not in str(raised.value) and not trace.exists()
-            assert path == plain or "calls getattr" in str(raised.value)  # of newer pickles torch does not say the name
     # It would have worked.
     pickle.loads(plain.read_bytes())
     assert trace.exists()
