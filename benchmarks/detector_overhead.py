@@ -49,7 +49,7 @@ def overhead(width: int, height: int, rounds: int, clock: Callable[[], float]) -
     from fanet_lightning.ops.postprocess import detect
 
     detector = FaceDetector.from_pretrained()
-    image = picture(width, height)
+    image = example_image(width, height)
     images = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
     pillow, tensor = Image.fromarray(image), torch.from_numpy(image).permute(2, 0, 1).contiguous()
 
@@ -80,7 +80,7 @@ def batches(width: int, height: int, sizes: list[int], rounds: int, clock: Calla
 
     from fanet_lightning import FaceDetector
 
-    image = picture(width, height)
+    image = example_image(width, height)
     detectors = {size: FaceDetector.from_pretrained(batch_size=size) for size in sizes}
     images = [np.roll(image, 8 * shift, axis=1) for shift in range(max(sizes))]
     sides = {f"batch_size={size}": lambda it=it: it.detect(images, "original", 0.0) for size, it in detectors.items()}
@@ -119,7 +119,7 @@ def files(folder: Path, count: int, rounds: int) -> None:
         )
 
 
-def picture(width: int, height: int) -> npt.NDArray[np.uint8]:
+def example_image(width: int, height: int) -> npt.NDArray[np.uint8]:
     """A synthetic image with faces."""
     from fanet_lightning.data.synthetic.scenes import draw_image
 

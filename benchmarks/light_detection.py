@@ -27,7 +27,7 @@ import numpy.typing as npt
 Work = dict[str, Callable[[], object]]
 
 
-def picture(args: argparse.Namespace) -> bytes:
+def example_image(args: argparse.Namespace) -> bytes:
     """The bytes of the JPEG: the given file, or blurred noise, which compresses about like a photograph."""
     import cv2
 
@@ -60,12 +60,12 @@ def detector(args: argparse.Namespace) -> Any:
 
 
 def _learn_to_say_no(network: Any, args: argparse.Namespace) -> None:
-    """Lower the face scores of random heads until about 300 anchors of the picture pass the floor of 0.01."""
+    """Lower the face scores of random heads until about 300 anchors of the image pass the floor of 0.01."""
     import torch
 
     from fanet_lightning.data.images import decode_image_rgb
 
-    images = torch.from_numpy(decode_image_rgb(picture(args)).transpose(2, 0, 1).copy())[None]
+    images = torch.from_numpy(decode_image_rgb(example_image(args)).transpose(2, 0, 1).copy())[None]
     with torch.no_grad():
         logits = network.eval()(images).hierarchies[-1].logits[0]
         margin = (logits[:, 1] - logits[:, 0]).topk(300).values[-1].item()
@@ -80,14 +80,14 @@ def inference(args: argparse.Namespace) -> Work:
     from fanet_lightning.ops.anchors import AnchorGrid
     from fanet_lightning.ops.postprocess import detect
 
-    found, content = detector(args), picture(args)
+    found, content = detector(args), example_image(args)
     image = decode_image_rgb(content)
     images = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None]
     output = found.backend.heads(images)
     grid = AnchorGrid(tuple(output.map_shapes))
     with torch.inference_mode():
         count = len(detect(output, grid)[0].scores)
-    print(f"  picture {image.shape[1]} × {image.shape[0]}, {len(content)} bytes; {count} faces", file=sys.stderr)
+    print(f"  image {image.shape[1]} × {image.shape[0]}, {len(content)} bytes; {count} faces", file=sys.stderr)
 
     def network() -> None:
         with torch.inference_mode():

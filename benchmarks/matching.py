@@ -36,11 +36,11 @@ def random_faces(counts: list[int], size: int, device: str, smallest: float = 8,
     """Log-uniform sizes, 1.2 times as high as wide, anywhere in the image."""
     random = torch.Generator().manual_seed(0)
     total = sum(counts)
-    centre = torch.rand(total, 2, generator=random) * size
+    center = torch.rand(total, 2, generator=random) * size
     width = smallest * (largest / smallest) ** torch.rand(total, 1, generator=random)
     half = torch.cat([width, 1.2 * width], dim=1) / 2
     index = torch.repeat_interleave(torch.tensor(counts))
-    return Targets(torch.cat([centre - half, centre + half], dim=1).to(device), index.to(device))
+    return Targets(torch.cat([center - half, center + half], dim=1).to(device), index.to(device))
 
 
 def match_densely(anchors_xyxy: Tensor, boxes_xyxy: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
     python tests/golden/make.py              # all of them; git diff shows what became different
     python tests/golden/make.py keys losses  # some: keys, losses, networks, run, scores, shared
-    python tests/golden/make.py checkpoint   # a new run.tar.xz; only when old checkpoints are meant to stop loading
 
 ``shared`` and the part of ``networks`` that needs timm keep what they have where the data or timm are not at hand.
 ``fddb.json`` and ``wider_scoring.json`` come from slow oracles and have scripts of their own.
@@ -17,7 +16,6 @@ import itertools
 import json
 import os
 import runpy
-import shutil
 import sys
 import tarfile
 import tempfile
@@ -120,7 +118,7 @@ def network(name: str, **options: Any) -> Any:
 
 
 def network_keys() -> dict[str, list[str]]:
-    """Network → lines ``key shape`` in the order of the state dict, which optimiser states follow.
+    """Network → lines ``key shape`` in the order of the state dict, which optimizer states follow.
 
     Four in whole, the others as a difference to the whole one of the first word, ``@@`` lines giving the places;
     ``= NAME`` where a network before is the same.
@@ -166,8 +164,8 @@ def faces(counts: tuple[int, ...], side: int, seed: int) -> Any:
     rng = np.random.RandomState(seed)
     total = sum(counts)
     size = np.exp(rng.uniform(np.log(4), np.log(side / 2), (total, 1))) * rng.uniform(0.8, 1.25, (total, 2))
-    centre = rng.uniform(0, side, (total, 2))
-    boxes = np.concatenate([centre - size / 2, centre + size / 2], axis=1)
+    center = rng.uniform(0, side, (total, 2))
+    boxes = np.concatenate([center - size / 2, center + size / 2], axis=1)
     return named("Targets")(
         torch.from_numpy(boxes).float(), torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
     )
@@ -261,7 +259,7 @@ def judged(options: dict[str, Any], output: Any, grid: Any, targets: Any, with_g
 
 
 def scores_of(cwd: Path, *words: str) -> dict[str, Any]:
-    """``scores.json`` and the other numbers of ``score``, without who made them and when; and the files beside it."""
+    """``scores.json`` and the other numbers of ``score``, without who made them and when; and the files next to it."""
     out = Path(tempfile.mkdtemp(dir=cwd))
     run_verb("score", *words, f"out={out}", cwd=cwd)
     found = {}
@@ -402,7 +400,7 @@ ARCHIVE = HERE / "run.tar.xz"
 CHECKPOINT = "run/checkpoints/last.ckpt"
 EPOCHS = 40
 # The smallest network that has A-blocks and two hierarchies; the rest is the default, but for the precision that "auto"
-# chooses by machine. The checkpoint is that of the last epoch but one.
+# chooses by machine. run.tar.xz holds such a run, stopped after its last epoch but one.
 RUN = (
     "level=2", "hl=true", "context=false", "model.width=0.01", "input_size=96", "batch_size=4", f"epochs={EPOCHS}",
     "workers=0", "data.train_images=16", "data.val_images=8", "data.image_width=[128,160]",
@@ -410,27 +408,6 @@ RUN = (
     "trainer.precision=32-true", "validate_every=5", "trainer.log_every_n_steps=1", "logger=csv", "out=run",
     "evaluate_at_end=false",
 )  # fmt: skip
-
-
-def make_checkpoint(folder: Path) -> None:
-    run_verb("train", *RUN, f"stop_after={EPOCHS - 1}", cwd=folder)
-    run = folder / "run"
-    shutil.copyfile(run / "checkpoints/last.ckpt", run / "checkpoints/best.ckpt")
-    for path in (run / "run.json", run / ".hydra/config.yaml"):
-        text = path.read_text(encoding="utf-8").replace(f"{HERE.parents[1]}/", "").replace(f"{folder}/", "")
-        path.write_text(text, encoding="utf-8")
-    pack(run)
-
-
-def pack(run: Path) -> None:
-    kept = ["run.json", ".hydra/config.yaml", ".hydra/overrides.yaml", "csv/metrics.csv", "csv/hparams.yaml"]
-    with tarfile.open(ARCHIVE, "w:xz") as archive:
-        for name in [*kept, "checkpoints/best.ckpt", "checkpoints/last.ckpt"]:
-            info = archive.gettarinfo(run / name, f"run/{name}")
-            info.uid = info.gid = 0
-            info.uname = info.gname = ""
-            with (run / name).open("rb") as file:
-                archive.addfile(info, file)
 
 
 def unpacked(folder: Path) -> Path:
@@ -543,9 +520,8 @@ def main(names: list[str]) -> None:
         "scores": lambda: save("scores", in_folder(small_scores), 3),
         "run": lambda: save("run", in_folder(run), 2),
         "shared": _make_shared,
-        "checkpoint": lambda: in_folder(make_checkpoint),
     }
-    for name in names or [name for name in makers if name != "checkpoint"]:
+    for name in names or makers:
         makers[name]()
         print(f"written: {name}")
 

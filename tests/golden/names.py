@@ -55,7 +55,7 @@ PUBLIC = {
     "redact": "detect.redaction",
     "score": "score.wider_face.average_precision",
 }
-# What the golden files are made with beside the public names.
+# What the golden files are made with next to the public names.
 HELPERS = {
     "GroundTruth": "score.wider_face.ground_truth",
     "compose_config": "cli.config",

@@ -159,12 +159,6 @@ def test_batch_norm_layout(tmp_path: Path) -> None:
             assert torch.equal(backbone[f"{name}.bn.{part}"], found[f"features.{index + 1}.{part}"])
 
 
-def test_wrapped_state_dict(network: FANet, tmp_path: Path) -> None:
-    assert (
-        load_backbone_weights(network, _save({"state_dict": _reduced_fc(), "epoch": 3}, tmp_path / "w.pth")) == "caffe"
-    )
-
-
 @pytest.mark.parametrize("source", [None, "none"])
 def test_no_weights_change_nothing(source: str | None) -> None:
     network = build_network(level=1, width=0.1, normaliser="caffe")

@@ -44,7 +44,7 @@ def test_mean_plus_deviation_by_hand() -> None:
 
 @pytest.mark.parametrize(("box", "inside"), [((2.5, 2.5, 5.5, 5.5), 0), ((2, 2, 6, 6), 0), ((1.5, 1.5, 5.5, 5.5), 1)])
 def test_a_positive_has_its_center_inside(box: tuple[float, ...], inside: int) -> None:
-    """Centres lie at 2 and 6; borders are outside. A face of 4 within its anchor: 16 / 256."""
+    """Centers lie at 2 and 6; borders are outside. A face of 4 within its anchor: 16 / 256."""
     grid = grid_for(64, 64)
     found = assign_atss(grid, faces_in([box]), 1)
     assert (found.face_index == 0).sum().item() == inside

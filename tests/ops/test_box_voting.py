@@ -113,9 +113,9 @@ def clustered(count: int, spread: float, ties: bool, whole: bool, seed: int) -> 
     places = torch.rand(max(1, count // 4), 2, generator=random) * spread
     sides = 4 * 100 ** torch.rand(max(1, count // 4), 1, generator=random)
     pick = torch.randint(len(places), (count,), generator=random)
-    centre = places[pick] + torch.randn(count, 2, generator=random) * sides[pick] / 4
+    center = places[pick] + torch.randn(count, 2, generator=random) * sides[pick] / 4
     half = sides[pick] / 2 * torch.exp(torch.randn(count, 2, generator=random) / 3)
-    boxes_xyxy = torch.cat([centre - half, centre + half], dim=1)
+    boxes_xyxy = torch.cat([center - half, center + half], dim=1)
     scores = torch.rand(count, generator=random).clamp(min=0.01)
     if ties:
         scores = (scores * 4).ceil() / 4

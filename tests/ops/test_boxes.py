@@ -26,7 +26,7 @@ def test_area_has_no_plus_one() -> None:
     assert found.tolist() == [40, 12, 0, 0]
 
 
-def test_corners_and_centres() -> None:
+def test_corners_and_centers() -> None:
     corners = torch.tensor([[2.0, 4, 8, 20], [-1, -1, 0, 2]])
     centers = torch.tensor([[5.0, 12, 6, 16], [-0.5, 0.5, 1, 3]])
     assert torch.equal(boxes.xyxy_to_cxcywh(corners), centers)

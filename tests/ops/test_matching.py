@@ -58,7 +58,7 @@ def test_the_larger_overlap_keeps_the_anchor_and_the_other_keeps_what_rule_two_g
 
 def test_a_forced_anchor_belongs_to_its_face() -> None:
     """A face of 4 x 4 overlaps its anchor by 16 / 256 alone; it keeps it against a face that overlaps it by 0.6."""
-    # The small face lies in the anchors of columns 0 … 3, rows 0 … 1; the lowest of them is number 0.
+    # The small face is in the anchors of columns 0 … 3, rows 0 … 1; the lowest of them is number 0.
     large, small = (-2, -2, 14, 14), (6, -4, 10, 0)
     best = int(pairwise_iou(torch.tensor([small]).float(), cxcywh_to_xyxy(ONE_MAP.boxes_cxcywh()))[0].argmax())
     assert best == 0

@@ -5,8 +5,7 @@ from pathlib import Path
 from fanet_lightning.cli import main as cli
 
 USAGE = (
-    "fanet export [checkpoint=FILE|FOLDER|NAME] [format=onnx|torchscript|torch_export] [out=FILE] "
-    "[dtype=float32|bf16|int8]"
+    "fanet export [checkpoint=FILE|FOLDER|NAME] [format=onnx|torchscript|torch_export] [out=FILE] [dtype=float32|int8]"
 )
 
 

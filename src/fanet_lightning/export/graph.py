@@ -9,7 +9,7 @@ import importlib
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,9 @@ from torch import Tensor, nn
 
 from fanet_lightning.models.blocks import fuse
 from fanet_lightning.models.fanet import Network
-from fanet_lightning.models.heads import Heads
 from fanet_lightning.ops.anchors import SIZES, STRIDES, boxes_of_maps
 from fanet_lightning.ops.boxes import decode
 from fanet_lightning.ops.postprocess import nms
-from fanet_lightning.ops.structures import HeadOutput
 
 # Of torch's own files: what the file says of itself.
 EXTRA_FILE = "fanet_lightning.json"
@@ -85,40 +83,9 @@ class DetectionGraph(nn.Module):
         return boxes_xyxy[kept], found[kept], image[kept]
 
 
-class _PlainHeads(nn.Module):
-    """:class:`Heads` for maps that are not channels_last.
-
-    ``permute`` and ``flatten`` there decide by the sizes whether they copy, and ``torch.export`` would write these
-    sizes down as the only ones allowed: no map of a single cell.
-    """
-
-    def __init__(self, heads: Heads) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(heads.children())
-
-    def forward(self, maps: Sequence[Tensor]) -> HeadOutput:
-        logits, offsets = [], []
-        for layer, x in zip(self.layers, maps, strict=True):
-            raw = layer(x).flatten(2).transpose(1, 2)
-            offsets.append(raw[..., :4])
-            scores = raw[..., 4:]
-            if scores.shape[-1] > 2:
-                scores = torch.cat([scores[..., :-1].amax(dim=-1, keepdim=True), scores[..., -1:]], dim=-1)
-            logits.append(scores)
-        return HeadOutput(torch.cat(logits, dim=1), torch.cat(offsets, dim=1))
-
-
-def for_export(network: Network, *, plain_heads: bool) -> nn.Module:
-    """As :func:`fuse`, on the CPU.
-
-    ``plain_heads``: with the heads of :class:`_PlainHeads`, which ``torch.export`` needs.
-    """
-    own: nn.Module = fuse(network).cpu().float().requires_grad_(False)
-    if plain_heads:
-        for name, module in list(own.named_modules()):
-            if isinstance(module, Heads):
-                own.set_submodule(name, _PlainHeads(module))
-    return own
+def for_export(network: Network) -> nn.Module:
+    """As :func:`fuse`, on the CPU."""
+    return fuse(network).cpu().float().requires_grad_(False)
 
 
 def _by_image_and_score(image: Tensor, scores: Tensor) -> Tensor:
@@ -157,7 +124,7 @@ def write_torchscript(path: Path, network: Network, settings: Mapping[str, Any],
         settings: all four of :func:`fanet_lightning.ops.postprocess.detect`.
         notes: what the file says of itself, in its extra file :data:`EXTRA_FILE`.
     """
-    graph = DetectionGraph(for_export(network, plain_heads=False), settings, channels_last=True).eval()
+    graph = DetectionGraph(for_export(network), settings, channels_last=True).eval()
     jit: Any = torch.jit
     with quiet(), torch.no_grad():
         traced = jit.freeze(jit.trace(graph, example_images(), check_trace=False).eval())
@@ -168,7 +135,7 @@ def write_torch_export(path: Path, network: Network, settings: Mapping[str, Any]
     """As :func:`write_torchscript`; ``torch.export.load(path).module()`` reads it."""
     import torchvision  # noqa: F401  torch.export asks it for the shapes of its NMS
 
-    graph = DetectionGraph(for_export(network, plain_heads=True), settings, channels_last=False).eval()
+    graph = DetectionGraph(for_export(network), settings, channels_last=False).eval()
     dynamic = torch.export.Dim.DYNAMIC
     with quiet(), any_size(), torch.no_grad():
         program = torch.export.export(

@@ -32,7 +32,7 @@ def metadata(
         model: what was read there.
         detection: the settings inside the graph.
         form: ``onnx``, ``torchscript`` or ``torch_export``.
-        dtype: ``float32``, ``bf16`` or ``int8``.
+        dtype: ``float32`` or ``int8``.
     """
     images = None if model.training_images is None else to_plain(model.training_images)
     listed = json.dumps(images, ensure_ascii=False)

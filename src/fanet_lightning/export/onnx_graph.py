@@ -81,7 +81,7 @@ faces (float[batch, anchors] in_scores, float[batch, anchors, 4] in_offsets, flo
 <float floor = {{{floor}}}, float dropped = {{-1.0}}, float none = {{-0.5}}, float iou = {{{iou}}}, float inf = {{inf}},
  int64[1] top_k = {{{top_k}}}, int64 keep = {{{keep}}}, int64[1] one = {{1}}, int64[1] last = {{-1}},
  int64 first_column = {{0}}, int64[2] image_and_box = {{0, 2}}, int64[2] halves = {{2, 2}},
- float variance_centre = {{0.1}}, float variance_size = {{0.2}}, float two = {{2.0}}, float largest_log = {{6.907755}}>
+ float variance_center = {{0.1}}, float variance_size = {{0.2}}, float two = {{2.0}}, float largest_log = {{6.907755}}>
 {{
     passed = GreaterOrEqual (in_scores, floor)
     candidates = Where (passed, in_scores, dropped)
@@ -93,17 +93,17 @@ faces (float[batch, anchors] in_scores, float[batch, anchors, 4] in_offsets, flo
     offsets = GatherND <batch_dims = 1> (in_offsets, best_column)
     anchors = Gather <axis = 0> (in_anchors, best)
     shift, log_size = Split <axis = 2> (offsets, halves)
-    centre, side = Split <axis = 2> (anchors, halves)
-    shift_scaled = Mul (shift, variance_centre)
+    center, side = Split <axis = 2> (anchors, halves)
+    shift_scaled = Mul (shift, variance_center)
     shift_pixels = Mul (shift_scaled, side)
-    box_centre = Add (centre, shift_pixels)
+    box_center = Add (center, shift_pixels)
     log_scaled = Mul (log_size, variance_size)
     log_capped = Min (log_scaled, largest_log)
     factor = Exp (log_capped)
     box_side = Mul (side, factor)
     half = Div (box_side, two)
-    low = Sub (box_centre, half)
-    high = Add (box_centre, half)
+    low = Sub (box_center, half)
+    high = Add (box_center, half)
     boxes = Concat <axis = 2> (low, high)
     magnitude = Abs (boxes)
     finite_corner = Less (magnitude, inf)
@@ -137,8 +137,7 @@ def onnx_model(
         detection: all four settings of :func:`fanet_lightning.ops.postprocess.detect`.
         metadata: what the file says of itself.
         opset: one of :data:`OPSETS`.
-        dtype: ``float32``; ``bf16`` stores the weights of convolutions so and computes in float32; ``int8`` computes
-            the convolutions in 8 bits, but for the first ones and those of the heads.
+        dtype: ``float32``, or ``int8``: the convolutions in 8 bits, but for the first ones and those of the heads.
         calibration: with ``int8``: images (H, W, 3) RGB, whose activations set the range of the 8 bits.
 
     Raises:
@@ -151,8 +150,6 @@ def onnx_model(
     heads = _heads_model(network, opset)
     if dtype == "int8":
         heads = quantized(heads, calibration)
-    if dtype == "bf16":
-        _store_bf16(heads)
     faces = _faces_model(heads, opset, detection)
     names = dict(zip(_HEADS, ("in_scores", "in_offsets", "in_anchors"), strict=True))
     merged = merge_models(heads, faces, io_map=list(names.items()))
@@ -162,10 +159,7 @@ def onnx_model(
 
 
 def need_packages() -> None:
-    """
-    Raises:
-        InputError: one of the packages of the extra ``export`` is missing; says how to install it.
-    """
+    """InputError where one of the packages of the extra ``export`` is missing."""
     for name in ("onnx", "onnxruntime", "onnxscript"):
         if importlib.util.find_spec(name) is None:
             raise InputError(f"format=onnx: needs the package {name}; pip install 'fanet-lightning[export]'")
@@ -173,7 +167,7 @@ def need_packages() -> None:
 
 def _heads_model(network: Network, opset: int) -> Any:
     """uint8 images → scores, offsets and anchors."""
-    graph = HeadsGraph(for_export(network, plain_heads=True), channels_last=False).eval()
+    graph = HeadsGraph(for_export(network), channels_last=False).eval()
     dynamic = {INPUT_NAME: {0: "batch", 2: "height", 3: "width"}}
     with quiet(), any_size(), torch.no_grad():
         program = torch.onnx.export(
@@ -202,27 +196,6 @@ def _float32_below(value: float) -> float:
     """The largest float32 that is not above ``value``: an IoU in float32 exceeds the one when it exceeds the other."""
     nearest = np.float32(value)
     return float(nearest if float(nearest) <= value else np.nextafter(nearest, np.float32(-np.inf)))
-
-
-def _store_bf16(model: Any) -> None:
-    """Weights of convolutions as bfloat16, each with a Cast to float32 that a runtime does once, when it loads."""
-    import onnx
-    from onnx import numpy_helper
-
-    weights = {node.input[1] for node in model.graph.node if node.op_type == "Conv"}
-    casts = []
-    for tensor in model.graph.initializer:
-        if tensor.name in weights:
-            values = torch.from_numpy(numpy_helper.to_array(tensor).copy())
-            stored = onnx.TensorProto(
-                name=f"{tensor.name}_bf16", data_type=onnx.TensorProto.BFLOAT16, dims=tensor.dims,
-                raw_data=values.bfloat16().view(torch.int16).numpy().tobytes(),
-            )  # fmt: skip
-            casts.append(onnx.helper.make_node("Cast", [stored.name], [tensor.name], to=onnx.TensorProto.FLOAT))
-            tensor.CopyFrom(stored)
-    nodes = [*casts, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
 
 
 def _tidy(model: Any, metadata: Mapping[str, str]) -> None:

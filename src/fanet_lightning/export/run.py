@@ -34,7 +34,7 @@ SIZES = ((600, 512), (480, 640), (217, 333), (129, 128), (33, 40))
 MOST_IMAGES = 20
 ENDINGS = {"onnx": ".onnx", "torchscript": ".torchscript.pt", "torch_export": ".pt2"}
 RUNTIMES = {"onnx": "onnxruntime", "torchscript": "torch.jit", "torch_export": "torch.export"}
-DTYPES = ("float32", "bf16", "int8")
+DTYPES = ("float32", "int8")
 
 
 def export(
@@ -57,7 +57,7 @@ def export(
         checkpoint: see :func:`fanet_lightning.models.pretrained.locate`.
         out: the file; None: ``outputs/export/``, named by the model. It appears whole, or not at all.
         form: ``onnx``, ``torchscript`` or ``torch_export``.
-        dtype: ``float32``; for onnx also ``bf16`` and ``int8``, whose differences are stated and refuse nothing.
+        dtype: ``float32``; for onnx also ``int8``, whose differences are stated and refuse nothing.
         detection: keyword arguments of :func:`fanet_lightning.ops.postprocess.detect` in place of the model's own.
         opset: of ONNX.
         calibration, calibration_images: with int8, folder of images and how many of them are used.

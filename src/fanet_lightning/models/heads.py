@@ -54,8 +54,8 @@ class Heads(nn.Module):
         """
         logits, offsets = [], []
         for layer, x in zip(self.children(), maps, strict=True):
-            # No copy where the map is channels_last.
-            raw = layer(x).permute(0, 2, 3, 1).flatten(1, 2)
+            # No copy in either memory format; permute and flatten would tie an export to the sizes that it saw.
+            raw = layer(x).flatten(2).transpose(1, 2)
             offsets.append(raw[..., :4])
             scores = raw[..., 4:]
             if scores.shape[-1] > 2:

@@ -217,7 +217,7 @@ def write_model(folder: Path, model: Model, config: Mapping[str, Any], *, half: 
         folder: best one of :func:`fanet_lightning.cli.files.replaced_folder`.
         model: what is written.
         config: further entries of ``config.json``.
-        half: convolution weights as float16. Biases, normalisation and the normaliser's means stay float32: they are
+        half: convolution weights as float16. Biases, normalization and the normaliser's means stay float32: they are
             few, and their rounding shows.
     """
 
