@@ -6,14 +6,14 @@
 
 One process, one thread. Both sides turn the same files into 640 × 640 samples with their boxes:
   ours   ``TrainDataset``: decoding, expansion + square crop + resizing as one resampling, colors on the visible part
-         where it has fewer pixels, flip, uint8 tensor; the device normalises.
+         where it has fewer pixels, flip, uint8 tensor; the device normalizes.
   stock  the paper's order with the library's own transforms: PIL decoding, a ColorJitter for each of SSD's four color
          steps with SSD's probability of one half, CropAndPad (a real canvas), RandomResizedCrop (square), flip,
          Normalize, float tensor. Nothing keeps a face in the crop.
   stock, one ColorJitter       the same with the colors as they are usually written: all four steps on every image.
   stock, our decoding, uint8   the same without PIL and without Normalize: what the resampling and the colors gain.
 Times are this process's CPU time, so another program on the machine disturbs them little; files are read from the page
-cache. Passes alternate and the fastest of each side counts. Then follows where our time goes.
+cache. Passes alternate and the fastest of each side counts.
 
 ``--caches`` compares ``cache=null`` and ``memory`` (decoded images, after the first epoch; every sample is checked to
 be equal to the last bit), and shows what decoding to a half, a quarter or an eighth of the size inside the decoder
@@ -23,8 +23,6 @@ would save.
 import argparse
 import io
 import os
-import random
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -43,7 +41,7 @@ from PIL import Image
 from fanet_lightning.data.datamodule import SampleKey, TrainDataset, memory_cache
 from fanet_lightning.data.images import Image8, read_image_rgb, read_image_size
 from fanet_lightning.data.records import Boxes, ImageRecord
-from fanet_lightning.data.transforms import TrainAugment, boxes_in_window, clean_boxes, distort, render
+from fanet_lightning.data.transforms import TrainAugment, clean_boxes
 
 MEAN_RGB = (124, 116, 104)
 
@@ -119,49 +117,6 @@ def fastest(sides: dict[str, Callable[[int], Any]], count: int, passes: int) -> 
                 sample(index)
             times[name].append((time.process_time() - start) / count)
     return {name: min(values) for name, values in times.items()}
-
-
-def parts(records: list[ImageRecord], augment: TrainAugment) -> dict[str, float]:
-    """Mean seconds an image of each part, run by itself with the same draws as in the whole."""
-    times: dict[str, list[float]] = {}
-
-    def timed(name: str, work: Callable[[], Any]) -> Any:
-        start = time.process_time()
-        result = work()
-        times.setdefault(name, []).append(time.process_time() - start)
-        return result
-
-    for seed, record in enumerate(records):
-        image = timed("decode", lambda: read_image_rgb(record.path))  # noqa: B023
-        whole = time.process_time()
-        sample, _ = augment(image, record.boxes_xyxy, seed)
-        whole = time.process_time() - whole
-        height, width = image.shape[:2]
-        boxes = clean_boxes(record.boxes_xyxy, height, width)
-        window, placement, _, strengths, *_ = augment.draw(height, width, boxes, seed)
-        recolor_seconds: list[float] = []
-
-        def recolor(part: Image8) -> Image8:
-            begin = time.process_time()
-            out = distort(part, strengths)  # noqa: B023
-            recolor_seconds.append(time.process_time() - begin)  # noqa: B023
-            return out
-
-        rng = random.Random(seed)
-        work: dict[str, Callable[[], Any]] = {
-            "draw the window": lambda: augment.square(rng, height, width, boxes),  # noqa: B023
-            "warp with colors": lambda: render(image, placement, augment.size, MEAN_RGB, recolor),  # noqa: B023
-            "boxes": lambda: boxes_in_window(boxes, window, placement, 2.0),  # noqa: B023
-            "flip (half of the images)": lambda: cv2.flip(sample, 1) if seed % 2 else None,  # noqa: B023
-        }
-        before = sum(sum(values) for values in times.values())
-        for name, step in work.items():
-            timed(name, step)
-        inside = sum(sum(values) for values in times.values()) - before
-        times.setdefault("  of which colors", []).append(sum(recolor_seconds))
-        times.setdefault("everything around it", []).append(whole - inside)
-        timed("tensor", lambda: torch.from_numpy(np.ascontiguousarray(sample.transpose(2, 0, 1))))  # noqa: B023
-    return {name: statistics.fmean(values) for name, values in times.items()}
 
 
 def caches(paths: list[Path], arguments: argparse.Namespace) -> None:
@@ -244,9 +199,6 @@ def run(paths: list[Path], arguments: argparse.Namespace) -> None:
     print(f"{len(records)} images, {arguments.faces} faces each, to {arguments.size} x {arguments.size}, one thread")
     for name, value in seconds.items():
         print(f"  {name:<32}{1 / value:7.1f} images/s {1e3 * value:8.2f} ms   {value / seconds['ours']:5.2f} x ours")
-    print("where our time goes, ms an image:")
-    for name, value in parts(records, augment).items():
-        print(f"  {name:<32}{1e3 * value:7.2f}")
 
 
 if __name__ == "__main__":
