@@ -29,7 +29,7 @@ def test_every_command_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     found = commands(TEXT)
     assert len(found) > 30
     for verb, *words in found:
-        if "--help" not in words:
+        if "--help" not in words and verb != "download":  # which takes options, not keys
             swept = [word for word in words if word != "-m"]
             read_words(verb, swept, multirun=swept != words, with_hydra=verb == "train")
 
