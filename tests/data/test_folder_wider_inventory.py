@@ -38,11 +38,10 @@ def test_sound_lists(faces: dict[str, list[tuple[float, ...]]], blank: bool) -> 
         lines += [f"{name}.jpg", str(len(rows)), *(" ".join(map(str, row)) + " " for row in rows)]
         lines += [] if rows else ["0 0 0 0 0 0 0 0 0 0 "]
         lines += [""] if blank else []
-    table = parse_list("\n".join(lines), Path("list"), (10,))
-    assert table.problems == []
-    assert table.image_ids == [f"{name}.jpg" for name in faces]
-    for index, rows in enumerate(faces.values()):
-        own = table.labelled(index, "e", Path("e"))
+    images, problems = parse_list("\n".join(lines), Path("list"), (10,))
+    assert problems == []
+    assert [image.image_id for image in images] == [f"{name}.jpg" for name in faces]
+    for own, rows in zip(images, faces.values(), strict=True):
         said = boxes_said(rows)
         np.testing.assert_array_equal(
             own.boxes_xyxy, np.reshape([[x, y, x + w, y + h] for x, y, w, h in said], (-1, 4))
@@ -68,14 +67,14 @@ def test_damage_stays_where_it_is(faces: list[list[tuple[float, ...]]], where: i
     where %= len(lines)
     untouched = set(range(len(faces))) - {owner[where], owner[where] - 1}
     damaged = [*lines[:where], what, *lines[where + 1 :]]
-    table = parse_list("\n".join(damaged), Path("list"), (10,))
-    problems = table.problems
+    images, problems = parse_list("\n".join(damaged), Path("list"), (10,))
+    by_id = {image.image_id: image for image in images}
     # Another name for an image is no damage that a list shows; that the image is not there is found later.
     renamed = what in ("e/new.jpg", "oops") and lines[where] == f"e/{owner[where]}.jpg"
     if damaged != lines and not renamed:
         assert problems and abs((problems[0].line or 0) - 1 - where) <= 5
     for number in untouched:
-        boxes = table.labelled(table.image_ids.index(f"e/{number}.jpg"), "e", Path("e")).boxes_xyxy
+        boxes = by_id[f"e/{number}.jpg"].boxes_xyxy
         said = [[x, y, x + w, y + h] for x, y, w, h in boxes_said(faces[number])]
         np.testing.assert_array_equal(boxes, np.reshape(said, (-1, 4)))
 

@@ -153,11 +153,10 @@ class TestLayout:
 
     def test_ground_truth_fits_the_annotations(self, prepared: Path) -> None:
         truth = read_ground_truth(prepared / "eval_gt")
-        table = read_annotations(prepared / "wider_face_split", "val")
-        assert list(truth.image_ids) == table.image_ids
+        images, _ = read_annotations(prepared / "wider_face_split", "val")
+        assert [f"{image_id}.jpg" for image_id in truth.image_ids] == [image.image_id for image in images]
         for number, boxes in enumerate(truth.boxes_xywh):
-            rows = table.rows[table.starts[number] : table.starts[number + 1]]
-            assert np.array_equal(boxes, rows[:, :4])
+            assert np.array_equal(boxes + np.pad(boxes[:, :2], ((0, 0), (2, 0))), images[number].boxes_xyxy)
             easy, medium, hard = (truth.counted[setting][number] for setting in ("easy", "medium", "hard"))
             assert not (easy & ~medium).any()
             assert not (medium & ~hard).any()

@@ -140,20 +140,20 @@ def test_zip_folder_and_inner_folder_are_equal(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         for file in folder.iterdir():
             archive.write(file, f"wider_face_split/{file.name}")
-    tables = [read_annotations(source, "val") for source in (folder, tmp_path, tmp_path / "x.zip")]
-    for table in tables:
-        assert table.image_ids == list(numbered(4))
-        np.testing.assert_array_equal(table.rows, tables[0].rows)
-    assert str(tables[2].source).endswith("x.zip:wider_face_split/wider_face_val_bbx_gt.txt")
+    for source in (folder, tmp_path, tmp_path / "x.zip"):
+        images, problems = read_annotations(source, "val")
+        assert [image.image_id for image in images] == [f"{name}.jpg" for name in numbered(4)] and not problems
+        assert images[2].boxes_xyxy.tolist() == [[2, 0, 14, 10], [2, 1, 14, 12]]
+        assert str(images[0].label_path).endswith("wider_face_split/wider_face_val_bbx_gt.txt")
     with pytest.raises(InputError, match=r"wider_face_train_bbx_gt\.txt.*x\.zip"):
         read_annotations(tmp_path / "x.zip", "train")
 
 
 def test_test_split_has_names_only(tmp_path: Path) -> None:
     (tmp_path / "wider_face_test_filelist.txt").write_text("0--Parade/x.jpg\n0--Parade/y.jpg\n")
-    table = read_annotations(tmp_path, "test")
-    assert table.image_ids == ["0--Parade/x", "0--Parade/y"]
-    assert len(table.rows) == 0
+    images, _ = read_annotations(tmp_path, "test")
+    assert [image.image_id for image in images] == ["0--Parade/x.jpg", "0--Parade/y.jpg"]
+    assert not any(len(image.boxes_xyxy) for image in images)
 
 
 def test_load_whole_split_and_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,23 +265,25 @@ def test_packed_records_are_the_records(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("split", "images", "boxes", "invalid", "empty", "most"),
+    ("split", "count", "rows", "invalid", "empty", "most"),
     [("val", 3226, 39708, 585, 11, 709), ("train", 12880, 159424, 2399, 31, 1968)],
 )
 def test_official_annotations(
-    shared_data: Path, split: str, images: int, boxes: int, invalid: int, empty: int, most: int
+    shared_data: Path, split: str, count: int, rows: int, invalid: int, empty: int, most: int
 ) -> None:
     archive = shared_data / "wider_face" / "wider_face_split.zip"
-    text = read_annotations(archive, split)  # type: ignore[arg-type]
-    assert (len(text.image_ids), len(text.rows)) == (images, boxes)
-    assert int((text.rows[:, 7] == 1).sum()) == invalid
-    assert int(((text.rows[:, 2] == 0) | (text.rows[:, 3] == 0)).sum()) == empty
-    assert int(np.diff(text.starts).max()) == most
+    images, problems = read_annotations(archive, split)  # type: ignore[arg-type]
+    boxes = np.concatenate([image.boxes_xyxy for image in images])
+    without = sum(not len(image.boxes_xyxy) for image in images)  # they have a row of zeros
+    assert (len(images), len(boxes) + without) == (count, rows) and not problems
+    assert sum(int(image.ignored.sum()) for image in images) == invalid
+    assert int((boxes[:, 2:] == boxes[:, :2]).any(axis=1).sum()) + without == empty
+    assert max(len(image.boxes_xyxy) for image in images) == most
 
 
 def test_official_test_names(shared_data: Path) -> None:
-    table = read_annotations(shared_data / "wider_face" / "wider_face_split.zip", "test")
-    assert len(table.image_ids) == len(set(table.image_ids)) == 16097
+    images, _ = read_annotations(shared_data / "wider_face" / "wider_face_split.zip", "test")
+    assert len(images) == len({image.image_id for image in images}) == 16097
 
 
 def test_official_images_by_list(shared_data: Path) -> None:

@@ -12,12 +12,11 @@ pose``. Boxes are those of the files: x1 = x, y1 = y, x2 = x + w, y2 = y + h, pi
 
 import shlex
 import zipfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import find_listed, has_image_extension, nearest_name
@@ -43,48 +42,15 @@ INVALID = 4 + ATTRIBUTES.index("invalid")
 WAYS_ON = "set data.root to where it is, or take data=synthetic"
 
 
-@dataclass(frozen=True, eq=False)
-class AnnotationTable:
-    """The annotations of a list in the file's order, every box as it is written there.
-
-    ``image_ids``   N names; official relative paths without extension, or as another list has them.
-    ``starts``      (N + 1,) int64: the rows of image i are ``starts[i]`` … ``starts[i + 1] - 1``.
-    ``rows``        (R, 10) float64: x, y, w, h in pixels, then the six of :data:`ATTRIBUTES`.
-    ``row_lines``   (R,): their 1-based lines in the file.
-    ``source``      the file.
-    ``problems``    what in it is malformed.
-    """
-
-    image_ids: list[str]
-    starts: npt.NDArray[np.int64]
-    rows: npt.NDArray[np.float64]
-    row_lines: tuple[int, ...]
-    source: Path
-    problems: list[LabelProblem]
-
-    def labelled(self, index: int, image_id: str, path: Path) -> LabelledImage:
-        """One image with its faces. A single row of zeros is the official way to say that there is no face."""
-        own = slice(self.starts[index], self.starts[index + 1])
-        rows, lines = self.rows[own], self.row_lines[own]
-        if len(rows) == 1 and not rows.any():
-            rows, lines = rows[:0], ()
-        boxes_xyxy = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:4]], axis=1)
-        return LabelledImage(
-            image_id, path, boxes_xyxy, rows[:, INVALID] != 0, label_path=self.source, box_lines=lines,
-            attributes=rows[:, 4:].astype(np.int8),
-        )  # fmt: skip
-
-
-def read_annotations(source: Path, split: Split) -> AnnotationTable:
-    """Read the annotations of one split.
+def read_annotations(source: Path, split: Split) -> tuple[list[LabelledImage], list[LabelProblem]]:
+    """Read the annotations of one split, see :func:`parse_list`.
 
     Args:
         source: folder with the official files (or with their folder ``wider_face_split``), or the official zip.
         split: ``test`` has names only.
 
-    An image without a face has a single row of zeros in the official files (in the text of the training split under the
-    count 0, elsewhere under the count 1; a count of 0 with no row is read as well). That row is kept in ``rows``, so
-    that the official totals hold.
+    An image without a face has a single row of zeros in the official files, in the text of the training split under the
+    count 0, elsewhere under the count 1; a count of 0 with no row is read as well.
 
     Raises:
         InputError: nothing found, or no text.
@@ -100,11 +66,8 @@ def read_annotations(source: Path, split: Split) -> AnnotationTable:
         )
     text, path = label_text(*found), Path(found[1])
     if split == "test":
-        names = [line.strip() for line in text.splitlines() if line.strip()]
-        table = AnnotationTable(names, np.zeros(len(names) + 1, np.int64), np.zeros((0, COLUMNS)), (), path, [])
-    else:
-        table = parse_list(text, path, (COLUMNS,))
-    return replace(table, image_ids=[name.removesuffix(".jpg") for name in table.image_ids])
+        return [_labelled(line.strip(), path, [], []) for line in text.splitlines() if line.strip()], []
+    return parse_list(text, path, (COLUMNS,))
 
 
 def _find_annotations(source: Path, name: str) -> tuple[bytes, str] | None:
@@ -124,13 +87,18 @@ def _find_annotations(source: Path, name: str) -> tuple[bytes, str] | None:
     return None
 
 
-def parse_list(text: str, source: Path, widths: tuple[int, ...] = (4, COLUMNS)) -> AnnotationTable:
+def parse_list(
+    text: str, source: Path, widths: tuple[int, ...] = (4, COLUMNS)
+) -> tuple[list[LabelledImage], list[LabelProblem]]:
     """Read a list tolerantly: what is not understood becomes a problem, and reading continues at the next name.
 
     Args:
         text: the file's content.
         source: the file, for the problems.
         widths: how many numbers a row may have; attributes that are not there are 0.
+
+    Returns:
+        The images in the list's order, with the names as they stand there for image id and path; the problems.
     """
     lines = [line.strip() for line in text.splitlines()]
     numbers = [label_numbers(line) for line in lines]
@@ -143,9 +111,7 @@ def parse_list(text: str, source: Path, widths: tuple[int, ...] = (4, COLUMNS)) 
     stray = next((index for index in range(names[0] if names else len(lines)) if lines[index]), None)
     if stray is not None:
         problem(stray, "stands where an image's name is expected")
-    rows: list[list[float]] = []
-    row_lines: list[int] = []
-    starts = [0]
+    images: list[LabelledImage] = []
     for begin, end in zip(names, [*names[1:], len(lines)][: len(names)], strict=True):
         body, name = [index for index in range(begin + 1, end) if lines[index]], lines[begin]
         first, count = next(iter(body), begin), None
@@ -167,12 +133,20 @@ def parse_list(text: str, source: Path, widths: tuple[int, ...] = (4, COLUMNS)) 
         empty = len(body) == len(sound) == 1 and not any(numbers[body[0]] or ())
         if count not in (None, len(body)) and not (count == 0 and empty):
             problem(first, f"faces are said of {name}, and {len(body)} rows follow; correct the number")
-        rows += [[*(numbers[index] or ()), *[0.0] * COLUMNS][:COLUMNS] for index in sound]
-        row_lines += [index + 1 for index in sound]
-        starts.append(len(rows))
-    return AnnotationTable(
-        [lines[index] for index in names], np.array(starts, np.int64), np.array(rows, np.float64).reshape(-1, COLUMNS),
-        tuple(row_lines), source, problems,
+        rows = [[*(numbers[index] or ()), *[0.0] * COLUMNS][:COLUMNS] for index in sound]
+        images.append(_labelled(name, source, rows, [index + 1 for index in sound]))
+    return images, problems
+
+
+def _labelled(name: str, source: Path, rows: list[list[float]], lines: list[int]) -> LabelledImage:
+    """One image with its faces. A single row of zeros is the official way to say that there is no face."""
+    if len(rows) == 1 and not any(rows[0]):
+        rows, lines = [], []
+    table = np.array(rows, np.float64).reshape(-1, COLUMNS)
+    boxes_xyxy = np.concatenate([table[:, :2], table[:, :2] + table[:, 2:4]], axis=1)
+    return LabelledImage(
+        name, Path(name), boxes_xyxy, table[:, INVALID] != 0, label_path=source, box_lines=tuple(lines),
+        attributes=table[:, 4:].astype(np.int8),
     )  # fmt: skip
 
 
@@ -218,13 +192,15 @@ def split_inventory(
             f"with wider_face_{split}_bbx_gt.txt, or the official wider_face_split.zip: data.annotations=PATH); "
             f"get them with {fetch_command(root, 'annotations')}, {WAYS_ON}"
         )
-    table, files = read_annotations(source, split), ImageFiles(folder)
-    inventory = Inventory(part, folder, problems=table.problems)
-    for index, image_id in enumerate(table.image_ids):
+    (labelled, problems), files = read_annotations(source, split), ImageFiles(folder)
+    inventory = Inventory(part, folder, problems=problems)
+    for image in labelled:
+        image_id = image.image_id.removesuffix(".jpg")
         found = files.find(f"{image_id}.jpg")
         if found.reason:
             inventory.problem(folder, None, f"{image_id}.jpg", found.reason)
-        inventory.images.append(table.labelled(index, image_id, folder / (found.name or f"{image_id}.jpg")))
+        path = folder / (found.name or f"{image_id}.jpg")
+        inventory.images.append(replace(image, image_id=image_id, path=path))
     known = {image.path for image in inventory.images}
     inventory.unlabelled.extend(folder / name for name in files.names if folder / name not in known)
     return inventory if images is None else listed_part(inventory, images, root)

@@ -35,16 +35,16 @@ def read_wider(place: Place) -> Inventory:
     Raises:
         InputError: it cannot be read, or names no image.
     """
-    table = parse_list(read_text(place.labels), place.labels)
-    if not table.image_ids:
-        raise InputError(f"{place.labels} names no image; data.format=wider reads lists of a name, a count and rows "
-                         "x y w h")  # fmt: skip
-    files = place.image_files(table.image_ids)
-    inventory = Inventory(place.part, files.folder, problems=table.problems)
-    for index, name in enumerate(table.image_ids):
-        own = table.labelled(index, name, place.labels)
+    images, problems = parse_list(read_text(place.labels), place.labels)
+    if not images:
+        raise InputError(
+            f"{place.labels} names no image; data.format=wider reads lists of a name, a count and rows x y w h"
+        )
+    files = place.image_files([own.image_id for own in images])
+    inventory = Inventory(place.part, files.folder, problems=problems)
+    for own in images:
         placed(
-            inventory, files, name, own.boxes_xyxy, own.ignored, label_path=place.labels, box_lines=own.box_lines,
-            attributes=own.attributes,
+            inventory, files, own.image_id, own.boxes_xyxy, own.ignored, label_path=place.labels,
+            box_lines=own.box_lines, attributes=own.attributes,
         )  # fmt: skip
     return finish(inventory, files, place.labels)
