@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,6 @@ from hypothesis import strategies as st
 
 from fanet_lightning.score.fddb.ground_truth import read_fddb_ground_truth
 from fanet_lightning.score.fddb.regions import (
-    ellipse_mask,
     ellipse_region,
     iou_with_ellipses,
     iou_with_rectangles,
@@ -21,6 +21,15 @@ from fanet_lightning.score.fddb.regions import (
 from tests.score import fddb_oracle as oracle
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "fddb.json"
+
+
+def ellipse_mask(ellipse: Sequence[float] | np.ndarray, width: int, height: int) -> np.ndarray:
+    """The pixels of a region as a mask of the whole image, (height, width) uint8, 0 or 1."""
+    region = ellipse_region(ellipse, width, height)
+    mask = np.zeros((height, width), np.uint8)
+    rows, columns = region.mask.shape
+    mask[region.top : region.top + rows, region.left : region.left + columns] = region.mask
+    return mask
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -592,7 +592,9 @@ def average_precision(
     """
     if weights is None:
         weights = np.ones((1, categories[0].faces.shape[1]))
-    parts = [weights[first : first + _CURVES_AT_ONCE] for first in range(0, len(weights), _CURVES_AT_ONCE)]
+    step = max(1, _NUMBERS_AT_ONCE // max(1, weights.shape[1], *(len(own.image) for own in categories)))
+    step = min(step, _CURVES_AT_ONCE)
+    parts = [weights[first : first + step].astype(np.float64) for first in range(0, len(weights), step)]
     # (K, b, T, A)
     means = np.stack([np.concatenate([_curves(own, part).mean(axis=-1) for part in parts]) for own in categories])
     return {
@@ -616,24 +618,7 @@ def _mean_over_categories(values: Floats) -> Floats:
     return means
 
 
-class _Places(NamedTuple):
-    """Where the rows of one threshold and area stand, whatever the weights; H hits, C changed rows.
-
-    ``hits``           (H,) images of the hits, best score first.
-    ``inside_before``  (H,) rows whose own area is in the range, up to each hit, the hit included.
-    ``changed``        (C,) images of matched rows that count although their area is outside, or do not although inside.
-    ``sign``           (C,) +1 and -1.
-    ``changed_before`` (H,) changed rows up to each hit, the hit included.
-    """
-
-    hits: Ints
-    inside_before: Ints
-    changed: Ints
-    sign: Floats
-    changed_before: Ints
-
-
-def _curves(rows: MatchedRows, weights: npt.NDArray[np.floating]) -> Floats:
+def _curves(rows: MatchedRows, weights: Floats) -> Floats:
     """(b, N) weights → precision of one category, (b, T, A, R); NaN where no face counts.
 
     A recall is first reached at a hit, and the envelope there is a maximum over hits: between hits precision falls.
@@ -642,42 +627,27 @@ def _curves(rows: MatchedRows, weights: npt.NDArray[np.floating]) -> Floats:
     """
     thresholds, areas, _ = rows.hits.shape
     result = np.full((len(weights), thresholds, areas, len(RECALLS)), np.nan)
-    step = max(1, _NUMBERS_AT_ONCE // max(1, len(rows.image), rows.faces.shape[1]))
     for area in range(areas):
+        faces = weights @ rows.faces[area]
         inside = np.flatnonzero(rows.in_area[area])
-        places = [_places(rows, threshold, area, inside) for threshold in range(thresholds)]
-        for first in range(0, len(weights), step):
-            block = weights[first : first + step].astype(np.float64)
-            faces = block @ rows.faces[area]
-            proposed_inside = _cumulated(block, rows.image[inside])
-            for threshold, place in enumerate(places):
-                proposed = proposed_inside[:, place.inside_before]
-                if len(place.changed):
-                    proposed += _cumulated(block, place.changed, place.sign)[:, place.changed_before]
-                hit = _cumulated(block, place.hits)[:, 1:]
-                result[first : first + step, threshold, area] = _at_recalls(hit, proposed, faces)
+        proposed_inside = _cumulated(weights, rows.image[inside])
+        for threshold in range(thresholds):
+            hits = np.flatnonzero(rows.hits[threshold, area])
+            # Matched rows that count although their own area is outside, or do not although it is inside.
+            changed = np.flatnonzero(rows.ignored[threshold, area] == rows.in_area[area])
+            sign = np.where(rows.in_area[area, changed], -1.0, 1.0)
+            proposed = proposed_inside[:, np.searchsorted(inside, hits, side="right")]
+            more = _cumulated(weights, rows.image[changed], sign)
+            proposed += more[:, np.searchsorted(changed, hits, side="right")]
+            hit = _cumulated(weights, rows.image[hits])[:, 1:]
+            result[:, threshold, area] = _at_recalls(hit, proposed, faces)
     return result
 
 
-def _places(rows: MatchedRows, threshold: int, area: int, inside: Ints) -> _Places:
-    hits = np.flatnonzero(rows.hits[threshold, area])
-    changed = np.flatnonzero(rows.ignored[threshold, area] == rows.in_area[area])
-    return _Places(
-        rows.image[hits],
-        np.searchsorted(inside, hits, side="right"),
-        rows.image[changed],
-        np.where(rows.in_area[area, changed], -1.0, 1.0),
-        np.searchsorted(changed, hits, side="right"),
-    )
-
-
-def _cumulated(weights: Floats, image: Ints, sign: Floats | None = None) -> Floats:
+def _cumulated(weights: Floats, image: Ints, sign: Floats | float = 1.0) -> Floats:
     """(b, N), (R,) → (b, R + 1): sum of the rows' weights before each row, and of all."""
     sums = np.zeros((len(weights), len(image) + 1))
-    own = np.take(weights, image, axis=1)
-    if sign is not None:
-        own *= sign
-    np.cumsum(own, axis=1, out=sums[:, 1:])
+    np.cumsum(np.take(weights, image, axis=1) * sign, axis=1, out=sums[:, 1:])
     return sums
 
 

@@ -85,15 +85,6 @@ def ellipse_region(ellipse: npt.ArrayLike, width: int, height: int) -> Region:
     return Region(left, top, mask, int(np.count_nonzero(mask)))
 
 
-def ellipse_mask(ellipse: npt.ArrayLike, width: int, height: int) -> npt.NDArray[np.uint8]:
-    """The same as a mask of the whole image, (height, width) uint8, 0 or 1."""
-    region = ellipse_region(ellipse, width, height)
-    mask = np.zeros((height, width), np.uint8)
-    rows, columns = region.mask.shape
-    mask[region.top : region.top + rows, region.left : region.left + columns] = region.mask
-    return mask
-
-
 def iou_with_rectangles(faces: npt.ArrayLike, rows_xywh: npt.ArrayLike, width: int, height: int) -> Rows:
     """IoU of F ellipses (F, 5) with D rectangles (D, 4), in pixels of an image of ``width`` × ``height`` → (F, D).
 
