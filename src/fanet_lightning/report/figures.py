@@ -145,7 +145,7 @@ def legend_below(axis: Axes, lines: Sequence[Line2D], title: str | None = None) 
 def label_lines(names: Sequence[str], count: int, layout: Layout) -> tuple[int, int]:
     """Characters that fit into a line of the legend below one of ``count`` panels, and lines that the names take."""
     width = WIDTHS_INCHES["column"] if layout == "column" or count == 1 else WIDTHS_INCHES["page"] / count
-    characters = int((width - 0.45) * 16)
+    characters = int((width - 0.8) * 15)
     # A number of up to ten characters follows the name.
     return characters, sum(-(-(len(name) + 10) // characters) for name in names)
 

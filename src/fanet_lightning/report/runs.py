@@ -273,8 +273,6 @@ Evaluations = Mapping[int, Evaluation]  # seed → how its run did
 PAPER_PROTOCOL = "short640"
 PAPER_IMAGES = 3226
 SOURCE = "arXiv 1712.00721 v2, Tables 1 and 2: WIDER FACE val, 3,226 images, single scale, shorter side 640"
-# Appendix, section 7: GTX 1080 Ti, CuDNN v6, shorter side 640.
-PAPER_SPEED = "2-level 45.4 images/s, S3FD + FPN 45.9 images/s on a GTX 1080 Ti, shorter side 640 (appendix, figure 7)"
 
 
 class PaperRow(NamedTuple):
@@ -307,8 +305,6 @@ ROWS = (
     PaperRow("… at short768", FINAL, ("short768",), (94.8, 93.6, 88.4), "Table 2"),
     PaperRow("… multi-scale", FINAL, ("multiscale", "multiscale_quick"), (95.6, 94.7, 89.5), "Tables 2, 3"),
 )
-# The trainings behind the rows, in the paper's order.
-VARIANTS = tuple(dict.fromkeys(row.variant for row in ROWS))
 LABELS = {row.variant: row.label for row in ROWS if not row.protocols}
 
 
@@ -402,9 +398,8 @@ class Variant:
 
     def answers_to(self, name: str) -> bool:
         """Whether ``name`` is its label, or the name or the folder of one of its runs."""
-        return name == self.label or any(
-            name in (run.record.name, run.folder.name, str(run.folder)) for run in self.runs
-        )
+        names = {word for run in self.runs for word in (run.record.name, run.folder.name, str(run.folder))}
+        return name in {self.label, *names}
 
 
 @dataclass(frozen=True, eq=False)
@@ -453,32 +448,22 @@ class Group:
     @property
     def data_label(self) -> str:
         """The data in words."""
-        title = TITLES.get(self.data, self.data)
+        title, settings = TITLES.get(self.data, self.data), self.runs[0].settings
         if self.data == "wider_face":
-            title += (
-                f" {self.runs[0].settings.get('data.val.split') or 'val'}{'' if self.is_the_papers_data else ' sample'}"
-            )
+            title += f" {settings.get('data.val.split') or 'val'}"
         elif self.data == "folder":
-            title += f" ({self.runs[0].settings.get('data.root')})"
+            title += f" ({settings.get('data.root')})"
         return title if self.images is None else f"{title}, {self.images:,} images"
 
     @property
-    def is_the_papers_data(self) -> bool:
-        split = self.runs[0].settings.get("data.val.split")
-        return self.data == "wider_face" and self.images == PAPER_IMAGES and split in (None, "val")
-
-    @property
     def warning(self) -> str | None:
-        """What the numbers do not say next to the paper's; None on WIDER FACE val in full."""
-        if self.data == "synthetic":
-            return "Synthetic faces: this says nothing about the paper's numbers, at most about the order of its rows."
-        if self.is_the_papers_data or (self.data == "wider_face" and self.images is None):
-            return None
-        if self.data == "wider_face":
+        """What keeps AP from comparing with the paper's; None on WIDER FACE val in full at the paper's protocol."""
+        if self.images is not None and self.data_label != f"WIDER FACE val, {PAPER_IMAGES:,} images":
             return (
-                f"A sample of {self.images:,} images, not WIDER FACE val in full: close to the paper's numbers at best."
+                f"Scored on {self.data_label}, not on WIDER FACE val in full: "
+                "this says nothing about the paper's numbers, at most about the order of its rows."
             )
-        return f"Scored on {self.data}, not on WIDER FACE val: this does not compare with the paper's numbers."
+        return None if self.protocol == PAPER_PROTOCOL else f"Scored at {self.protocol}, the paper at {PAPER_PROTOCOL}."
 
     @property
     def asked_cells(self) -> set[str]:

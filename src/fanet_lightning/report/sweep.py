@@ -7,7 +7,6 @@ has a row for each combination of the settings that differ, over the seeds that 
 import math
 import shlex
 import statistics
-import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,6 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.provenance import now
@@ -38,7 +36,6 @@ from fanet_lightning.report.ablation import (
 from fanet_lightning.report.figures import canvas, line_style, precision_recall_figure, wrapped
 from fanet_lightning.report.html import data_uri, duration, percent, points, render, value_text
 from fanet_lightning.report.runs import (
-    PAPER_SPEED,
     SOURCE,
     Found,
     Group,
@@ -69,17 +66,10 @@ class Line:
     difference: dict[str, Estimate]
     status: str
 
-    def mean_of(self, table: str, key: str) -> float | None:
-        """Mean over its runs of a number in their records: ``train`` ``seconds``, ``model`` ``parameters`` …"""
-        values = [getattr(run.record, table).get(key) for run in self.variant.runs]
+    def mean_of(self, key: str) -> float | None:
+        """Mean over its runs of a number in ``train`` of their records: ``seconds``, ``images_per_second``."""
+        values = [run.record.train.get(key) for run in self.variant.runs]
         known = [float(value) for value in values if isinstance(value, int | float)]
-        return statistics.fmean(known) if known else None
-
-    @property
-    def detection_speed(self) -> float | None:
-        """Images per second of its evaluations, mean over seeds."""
-        scores = [score for run in self.variant.runs for score in run.record.scores.values() if isinstance(score, dict)]
-        known = [score["images_per_second"] for score in scores if is_number(score.get("images_per_second"))]
         return statistics.fmean(known) if known else None
 
 
@@ -114,6 +104,10 @@ class Part:
         return sorted({run.record.seed for run in self.group.runs})
 
     @property
+    def several_seeds(self) -> bool:
+        return any(len(variant.runs) > 1 for variant in self.group.variants)
+
+    @property
     def states(self) -> dict[str, int]:
         """How many runs are in which state."""
         states = [run.record.state for run in self.group.runs]
@@ -124,7 +118,7 @@ class Part:
         """What stands behind an AP of the tables."""
         if not self.group.is_scored:
             return "AP in % on the validation images, of each run's best epoch: no run has been scored yet."
-        seeds = "mean over seeds" if len(self.seeds) > 1 else "one seed"
+        seeds = "mean over seeds" if self.several_seeds else "one seed"
         return f"AP in %, {seeds}" + (f" [95 % interval: {self.intervals_method}]." if self.intervals_method else ".")
 
     @property
@@ -161,7 +155,7 @@ def build_parts(found: Found, *, bootstrap: int, baseline: str | None = None) ->
         labels = [f"'{variant.label}'" for group in groups for variant in group.variants]
         raise InputError(f"baseline={baseline} is none of the runs below {found.root}; there are {', '.join(labels)}")
     return [
-        _part(group, _letter(number) if len(groups) > 1 else "", own, bootstrap)
+        _part(group, chr(ord("A") + number) if len(groups) > 1 else "", own, bootstrap)
         for number, (group, own) in enumerate(zip(groups, baselines, strict=True))
     ]
 
@@ -257,7 +251,6 @@ def _figures(group: Group, lines: Sequence[Line], paper: Sequence[PaperTable]) -
         own = {label: {name: found[name]} for label, found in curves.items() if name in found}
         if own:
             figures[f"pr_curves_{name}"] = precision_recall_figure(own, label="{}: {:.3f}".format)
-    figures["trade_off"] = trade_off(lines, styles)
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
@@ -399,31 +392,6 @@ def over_training(
     return figure
 
 
-def trade_off(lines: Sequence[Line], styles: Mapping[str, Mapping[str, Any]]) -> Figure | None:
-    """The last AP against speed and size (the paper's figure 7); None where all networks are of one size."""
-    shown = [line for line in lines if line.ap]
-    kinds: dict[str, Callable[[Line], float | None]] = {
-        "images/s of evaluation": lambda line: line.detection_speed,
-        "parameters": lambda line: line.mean_of("model", "parameters"),
-        "FLOPs at 640×480": lambda line: line.mean_of("model", "flops_640x480"),
-    }
-    if len({kinds["FLOPs at 640×480"](line) for line in shown} - {None}) < 2:
-        return None
-    with canvas((10.0, 3.6), columns=len(kinds), sharey=True, style=INK) as (figure, axes):
-        for axis, (kind, value_of) in zip(axes, kinds.items(), strict=True):
-            for line in shown:
-                label, color = line.variant.label, styles[line.variant.label]["color"]
-                if (x := value_of(line)) is not None:
-                    axis.plot(x, 100 * _last(line), "o", markersize=7, color=color,
-                              label=label if styles[label] is not GREY else None)  # fmt: skip
-            axis.set_xlabel(kind)
-            axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-            axis.margins(x=0.12)
-        axes[0].set_ylabel(f"AP {list(shown[0].ap)[-1]}, %")
-        _legend_below(figure, axes[1])
-    return figure
-
-
 def markdown(found: Found, parts: Sequence[Part]) -> str:
     """The tables of all parts, with what the numbers are about above each."""
     blocks = []
@@ -460,7 +428,7 @@ def _markdown_lines(part: Part, lines: Sequence[Line]) -> str:
         for name in names if part.baseline else ():
             other = line.difference.get(name)
             row.append("" if other is None else f"{points(100 * other.value)} [{other.interval_text}]")
-        rows.append([*row, duration(line.mean_of("train", "seconds")), line.status])
+        rows.append([*row, duration(line.mean_of("seconds")), line.status])
     return "\n".join(markdown_table([*head, "training", ""], rows, left=(0, len(head) + 1)))
 
 
@@ -471,7 +439,6 @@ def page(found: Found, parts: Sequence[Part]) -> str:
         found=found,
         parts=parts,
         source=SOURCE,
-        paper_speed=PAPER_SPEED,
         written=now(),
         data_uri=data_uri,
         run_status=run_status,
@@ -497,8 +464,3 @@ def command_of(run: Run) -> str | None:
     first, *rest = run.command
     start = ["python", "-m", "fanet_lightning.train"] if Path(first).name in ("train.py", "__main__.py") else [first]
     return shlex.join([*start, *rest])
-
-
-def _letter(number: int) -> str:
-    letters = string.ascii_uppercase
-    return letters[number] if number < len(letters) else f"{letters[number // 26 - 1]}{letters[number % 26]}"
