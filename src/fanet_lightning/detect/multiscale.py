@@ -191,8 +191,10 @@ class MultiScale:
         return Detections(boxes_xyxy[kept], scores[kept]), record
 
 
-AnyProtocol = str | Mapping[str, Any] | TestScale | MultiScale
-# By their ``kind``; every other kind is one of TestScale's own.
+# One scale, or what looks at an image several times and has a method ``detect``.
+ScaleProtocol = TestScale | MultiScale
+AnyProtocol = str | Mapping[str, Any] | ScaleProtocol
+# The latter by their ``kind``; every other kind is one of TestScale's own.
 KINDS: dict[str, type[MultiScale]] = {"multiscale": MultiScale}
 
 # pretrained.DEFAULT_PROTOCOL, without the time that Hydra takes to be imported.
@@ -201,7 +203,7 @@ DEFAULT_SCALE = TestScale("short", 640)
 LARGE_SHORTER_SIDE = 1000
 
 
-def build_protocol(settings: Mapping[str, Any]) -> TestScale | MultiScale:
+def build_protocol(settings: Mapping[str, Any]) -> ScaleProtocol:
     """A protocol from its settings, ``conf/protocol/*.yaml`` as plain containers; ``name`` is not read.
 
     Raises:
@@ -221,7 +223,7 @@ def build_protocol(settings: Mapping[str, Any]) -> TestScale | MultiScale:
 def full_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with every default filled in: what a number is stored with."""
     protocol = build_protocol(settings)
-    kind = {name: value for name, value in settings.items() if name == "kind" and value in KINDS}
+    kind = {} if isinstance(protocol, TestScale) else {"kind": settings["kind"]}
     return {"name": settings.get("name"), **kind, **asdict(protocol)}
 
 
@@ -230,7 +232,7 @@ def too_large_for(protocol: object, width: int, height: int) -> bool:
     return protocol == "original" and min(width, height) > LARGE_SHORTER_SIDE
 
 
-def protocol_of(protocol: AnyProtocol | None) -> TestScale | MultiScale:
+def protocol_of(protocol: AnyProtocol | None) -> ScaleProtocol:
     """The test scale, or scales, that is meant; None is :data:`models.pretrained.DEFAULT_PROTOCOL`.
 
     Args:
@@ -241,7 +243,7 @@ def protocol_of(protocol: AnyProtocol | None) -> TestScale | MultiScale:
     """
     if protocol is None:
         return DEFAULT_SCALE
-    if isinstance(protocol, TestScale | MultiScale):
+    if isinstance(protocol, ScaleProtocol):
         return protocol
     if isinstance(protocol, str):
         return protocol_named(protocol)
@@ -251,7 +253,7 @@ def protocol_of(protocol: AnyProtocol | None) -> TestScale | MultiScale:
 
 
 @lru_cache(maxsize=64)
-def protocol_named(name: str) -> TestScale | MultiScale:
+def protocol_named(name: str) -> ScaleProtocol:
     """A protocol of ``conf/protocol`` by its name; raises as :func:`protocol_settings`."""
     return build_protocol(protocol_settings(name))
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.images import BACKGROUND, Image8, pillow_image_rgb, read_image_rgb
 from fanet_lightning.data.transforms import TestScale
-from fanet_lightning.detect.multiscale import Backend, MultiScale
+from fanet_lightning.detect.multiscale import Backend, ScaleProtocol
 from fanet_lightning.ops.boxes import clip
 from fanet_lightning.ops.structures import Detections
 
@@ -180,7 +180,7 @@ class StreamSettings:
         InputError: ``threshold`` outside 0 … 1, or a ``channel_order`` that is neither ``rgb`` nor ``bgr``.
     """
 
-    protocol: TestScale | MultiScale
+    protocol: ScaleProtocol
     threshold: float
     channel_order: ChannelOrder
 

@@ -32,7 +32,7 @@ from fanet_lightning.data.records import ImageRecord
 from fanet_lightning.data.transforms import TestScale
 from fanet_lightning.detect.detector import FaceDetector, open_detector
 from fanet_lightning.detect.journal import Journal
-from fanet_lightning.detect.multiscale import MultiScale, PassRecord, build_protocol, full_settings
+from fanet_lightning.detect.multiscale import PassRecord, ScaleProtocol, build_protocol, full_settings
 from fanet_lightning.detect.stream import Prepared, StreamSettings, in_image, in_threads, network_input, ready_bytes
 from fanet_lightning.models.pretrained import locate, name_of, weights_file
 from fanet_lightning.ops.draw import annotate
@@ -121,7 +121,7 @@ def done_before(journal: Journal) -> dict[str, Inferred]:
 def detect_records(
     detector: FaceDetector,
     records: Sequence[ImageRecord],
-    scale: TestScale | MultiScale,
+    scale: ScaleProtocol,
     workers: int,
     journal: Journal,
 ) -> dict[str, Inferred]:
@@ -157,10 +157,8 @@ def detect_records(
     return {record.image_id: found[record.image_id] for record in records}
 
 
-def _detect(
-    detector: FaceDetector, image: Prepared, scale: TestScale | MultiScale
-) -> tuple[Detections, list[PassRecord]]:
-    if isinstance(scale, MultiScale):
+def _detect(detector: FaceDetector, image: Prepared, scale: ScaleProtocol) -> tuple[Detections, list[PassRecord]]:
+    if not isinstance(scale, TestScale):
         return scale.detect(detector.backend, image.pixels)
     found, tiles = detector.backend.find(network_input([image]), scale.tile_pixels)
     rows, columns = image.pixels.shape[:2]
