@@ -13,6 +13,8 @@ from fanet_lightning.cli.errors import InputError
 
 def scaled(channels: int, width: float) -> int:
     """Channels of a narrower or wider network: ``channels`` × ``width``, rounded to a multiple of 8, at least 8."""
+    if not 0 < width < 100:
+        raise InputError(f"model.width={width}: give a factor above 0 and below 100; 1.0 is the named network")
     return max(8, int(channels * width / 8 + 0.5) * 8)
 
 

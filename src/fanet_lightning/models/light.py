@@ -8,7 +8,6 @@ few channels keep a CPU's vector units busier than depthwise ones.
 import torch
 from torch import Tensor, nn
 
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.models.blocks import Backbone, ConvReLU, ExtraMaps, scaled
 
 # At width 1: channels of the stem, stride 2, and of the stages of stride 4, 8, 16 and 32; residual blocks per stage.
@@ -74,8 +73,6 @@ class LightBackbone(Backbone):
 
     def __init__(self, *, width: float = 1.0, batch_norm: bool = True) -> None:
         super().__init__()
-        if not 0 < width < 100:
-            raise InputError(f"model.width={width}: give a factor above 0 and below 100; 1.0 is the named network")
         self.width, self.batch_norm = width, batch_norm
         self.stem = ConvReLU(3, scaled(STEM, width), 3, stride=2, batch_norm=batch_norm)
         self.stages = nn.ModuleList()

@@ -35,8 +35,6 @@ class TimmBackbone(Backbone):
 
     def __init__(self, name: str, *, width: float = 1.0) -> None:
         super().__init__()
-        if not 0 < width < 100:
-            raise InputError(f"model.width={width}: give a factor above 0 for the channels next to the timm model")
         self.name, self.width = name, width
         # Names with a colon or slash would make timm look for a model on the network or on disk.
         if ":" in name or "/" in name or not self._timm().is_model(name):

@@ -32,8 +32,6 @@ class VggBackbone(Backbone):
 
     def __init__(self, *, width: float = 1.0, batch_norm: bool = False, fc6: str = "plain") -> None:
         super().__init__()
-        if not 0 < width < 100:
-            raise InputError(f"model.width={width}: give a factor above 0 and below 100; 1.0 is the paper's network")
         if fc6 not in ("plain", "dilated"):
             raise InputError(f"model.fc6={fc6}: choose plain or dilated")
         self.width, self.batch_norm = width, batch_norm
