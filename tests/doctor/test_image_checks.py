@@ -12,7 +12,6 @@ from PIL import Image
 from fanet_lightning.doctor.checks import examine_file, examine_files
 from fanet_lightning.doctor.duplicates import (
     detail_correlation,
-    equal_groups,
     hamming_pairs,
     near_pairs,
     perceptual_hashes,
@@ -180,7 +179,6 @@ def test_strangers_with_the_same_light_are_no_copies() -> None:
     assert near_pairs(pair, most_bits=63) == []
 
 
-def test_images_of_one_color_and_equal_files() -> None:
+def test_images_of_one_color_are_no_copies() -> None:
     assert near_pairs(np.stack([np.full((32, 32), grey, dtype=np.uint8) for grey in (0, 0, 128, 255)])) == []
     assert near_pairs([]) == []
-    assert equal_groups([b"a", b"b", b"a", b"", b"", b"c", b"b", b"a"]) == [[0, 2, 7], [1, 6]]

@@ -1,4 +1,4 @@
-"""The same image twice: equal files by their content, near copies by a perceptual hash and a look at the thumbnails.
+"""Near copies of images, by a perceptual hash and a look at the thumbnails.
 
 The hash is pHash: the signs, about their median, of the 64 lowest frequencies of a 32 × 32 thumbnail's cosine
 transform. Two images are near copies when at most :data:`NEAR_BITS` of the 63 bits in use differ, and the details of
@@ -11,7 +11,6 @@ of 0.6 and cutting 2 % off every side change at most 12 bits (150 images each) a
 0.56, 0.45), the others different ones (0.29 and less).
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import cv2
@@ -98,12 +97,3 @@ def detail_correlation(first: Thumbnails, second: Thumbnails) -> float:
             scores = cv2.matchTemplate(whole, middle, cv2.TM_CCOEFF_NORMED)
             best = max(best, float(np.asarray(scores)[np.isfinite(scores)].max(initial=0.0)))
     return best
-
-
-def equal_groups(digests: Sequence[bytes]) -> list[list[int]]:
-    """Indices of equal contents, in order, groups of two and more; b"" equals nothing."""
-    groups: dict[bytes, list[int]] = defaultdict(list)
-    for index, digest in enumerate(digests):
-        if digest:
-            groups[digest].append(index)
-    return [group for group in groups.values() if len(group) > 1]

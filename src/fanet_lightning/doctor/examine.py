@@ -1,10 +1,11 @@
 """Inventories and files → everything that is to be said of a data set."""
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from fanet_lightning.doctor.checks import (
     frame_fault,
     label_findings,
 )
-from fanet_lightning.doctor.duplicates import NEAR_BITS, equal_groups, near_pairs
+from fanet_lightning.doctor.duplicates import NEAR_BITS, near_pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +121,14 @@ def _file_findings(part: str, image: LabelledImage, facts: FileFacts) -> list[Fi
     return [Finding(kind, part, image.image_id, image.path, detail, badness=float(len(image.boxes_xyxy)))]
 
 
-# Part, image id and what the file is.
-_Entry = tuple[str, str, FileFacts]
+class _Entry(NamedTuple):
+    part: str
+    image_id: str
+    facts: FileFacts
+
+    def found(self, kind: str, other: "_Entry", detail: str, badness: float) -> Finding:
+        path, other_path = self.facts.path, other.facts.path
+        return Finding(kind, self.part, self.image_id, path, detail, (), other.part, other_path, badness)
 
 
 def _copies(examined: Examined, near_bits: int) -> list[Finding]:
@@ -135,39 +142,32 @@ def _copies(examined: Examined, near_bits: int) -> list[Finding]:
         for image in inventory.images:
             # An image that the labels name twice is no copy of itself.
             if (facts := examined.facts_of(image)) is not None:
-                entries.setdefault((inventory.part, image.image_id), (inventory.part, image.image_id, facts))
-    images = list(entries.values())
+                entries.setdefault((inventory.part, image.image_id), _Entry(inventory.part, image.image_id, facts))
+    groups: dict[bytes, list[_Entry]] = defaultdict(list)
+    for entry in entries.values():
+        groups[entry.facts.digest].append(entry)
     findings: list[Finding] = []
-
-    def pair(kind: str, own: _Entry, other: _Entry, detail: str, badness: float) -> None:
-        findings.append(Finding(kind, *own[:2], own[2].path, detail, (), other[0], other[2].path, badness))
-
-    for group in equal_groups([facts.digest for _, _, facts in images]):
-        first, *others = sorted((images[index] for index in group), key=lambda entry: entry[0] != "val")
+    distinct: list[_Entry] = []
+    thumbnails = []
+    for group in groups.values():
+        first, *others = sorted(group, key=lambda entry: entry.part != "val")
         for copy in others:
             # Copies in the training part of an image of val are leaks alone: all of them have to go.
-            kind = "leak" if copy[0] != first[0] else "duplicate_in_val" if copy[0] == "val" else "duplicate"
-            pair(kind, copy, first, "the same file", 1.0)
-    distinct: dict[tuple[str, bytes], _Entry] = {}
-    for entry in images:
-        if entry[2].thumbnail is not None and not entry[2].blank:
-            # Of equal files in a part one is enough: the others are named already.
-            distinct.setdefault((entry[0], entry[2].digest), entry)
-    chosen = list(distinct.values())
-    thumbnails = [facts.thumbnail for _, _, facts in chosen if facts.thumbnail is not None]
+            kind = "leak" if copy.part != first.part else "duplicate_in_val" if copy.part == "val" else "duplicate"
+            findings.append(copy.found(kind, first, "the same file", 1.0))
+        # Of equal files one is enough: the others are named already.
+        if first.facts.thumbnail is not None and not first.facts.blank:
+            distinct.append(first)
+            thumbnails.append(first.facts.thumbnail)
     nearest: dict[tuple[str, int], tuple[float, int, str]] = {}
     for i, j, bits, correlation, mirrored in near_pairs(thumbnails, most_bits=near_bits):
-        (part, _, facts), (other_part, _, other_facts) = chosen[i], chosen[j]
-        if facts.digest == other_facts.digest:
-            continue
-        kind = "near_duplicate" if part == other_part else "near_leak"
-        own, other = (i, j) if kind == "near_leak" and other_part == "val" else (j, i)
+        kind = "near_duplicate" if distinct[i].part == distinct[j].part else "near_leak"
+        own, other = (i, j) if kind == "near_leak" and distinct[j].part == "val" else (j, i)
         detail = f"{bits} of 63 bits differ, correlation {correlation:.2f}{', mirrored' if mirrored else ''}"
-        known = nearest.get((kind, own))
-        if known is None or correlation > known[0]:
+        if (kind, own) not in nearest or correlation > nearest[kind, own][0]:
             nearest[kind, own] = (correlation, other, detail)
     for (kind, own), (correlation, other, detail) in nearest.items():
-        pair(kind, chosen[own], chosen[other], detail, correlation)
+        findings.append(distinct[own].found(kind, distinct[other], detail, correlation))
     return findings
 
 
