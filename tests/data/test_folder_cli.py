@@ -188,8 +188,6 @@ def test_boxes_of_another_convention(format: str, tmp_path: Path, tell: Tell) ->
     WRITERS[format](tmp_path / "sound", {"train": TRAIN, "val": VAL})
     told = tell(convert, tmp_path / "sound", "to=coco", f"out={tmp_path / 'out2'}")
     assert told.code == 0 and told.err == ""
-    tell(doctor, tmp_path / "sound", "page=false", "workers=1", f"out={tmp_path / 'doctor2'}")
-    assert "label_convention" not in kinds(tmp_path / "doctor2")
 
 
 def test_odd_boxes_in_the_official_layout(tmp_path: Path, tell: Tell) -> None:

@@ -1,5 +1,6 @@
 """Reading WIDER FACE: text, zip, lists, and every way in which they can be wrong."""
 
+import random
 import shutil
 import tempfile
 import zipfile
@@ -195,18 +196,47 @@ def test_a_zip_without_the_list_of_test_images(tmp_path: Path) -> None:
 
 
 def test_only_listed_images_need_to_be_there(tmp_path: Path) -> None:
+    tmp_path = tmp_path / "my data"
     write_wider(tmp_path, "val", numbered(4))
     for name in ("0_Parade_001", "0_Parade_003"):
         (tmp_path / "WIDER_val" / "images" / "0--Parade" / f"{name}.jpg").unlink()
     with pytest.raises(InputError) as error:
         load_wider_face(tmp_path, "val")
     assert "2 of the 4 images of the val split are missing" in message(error)
-    assert message(error).count("0_Parade_001.jpg") == 1
+    assert message(error).count("0_Parade_001.jpg") == 1 and f"--root '{tmp_path}' --parts val'" in message(error)
     (tmp_path / "list.txt").write_text("0--Parade/0_Parade_002\n")
     assert len(load_wider_face(tmp_path, "val", images=tmp_path / "list.txt")) == 1
     (tmp_path / "list.txt").write_text("0--Parade/0_Parade_003\n")
     with pytest.raises(InputError, match=r"1 of the 1 images.*0_Parade_003\.jpg"):
         load_wider_face(tmp_path, "val", images=tmp_path / "list.txt")
+
+
+def test_the_exact_name_comes_before_its_variants(tmp_path: Path) -> None:
+    write_wider(tmp_path, "val", numbered(1))
+    event = tmp_path / "WIDER_val/images/0--Parade"
+    (event / "0_Parade_000.JPG").write_bytes(b"another")
+    assert load_wider_face(tmp_path, "val")[0].path == event / "0_Parade_000.jpg"
+    (event / "0_Parade_000.jpg").rename(event / "0_parade_000.jpg")
+    with pytest.raises(InputError, match=r"may be 0--Parade/0_Parade_000\.JPG or 0--Parade/0_parade_000\.jpg"):
+        load_wider_face(tmp_path, "val")
+
+
+def test_any_letter_case_gives_the_same_records(tmp_path: Path) -> None:
+    """Random cases of every name: records as from the official names, each at a file that is there."""
+    chance = random.Random(0)
+    faces = {**numbered(4), **numbered(4, "1--Riot"), **numbered(4, "2--Demonstration")}
+    for number in range(12):
+        root = tmp_path / str(number)
+        write_wider(root, "val", faces)
+        expected = load_wider_face(root, "val")
+        for path in sorted((root / "WIDER_val/images").rglob("*"), reverse=True):
+            if chance.random() < 0.5:
+                path.rename(path.with_name("".join(chance.choice((c.lower(), c.upper())) for c in path.name)))
+        found = load_wider_face(root, "val")
+        assert [record.image_id for record in found] == [record.image_id for record in expected]
+        for new, old in zip(found, expected, strict=True):
+            assert new.path.is_file() and str(new.path).lower() == str(old.path).lower()
+            assert (new.boxes_xyxy == old.boxes_xyxy).all()
 
 
 def test_mistakes_in_lists(tmp_path: Path) -> None:

@@ -88,8 +88,8 @@ def place_of(root: Path, labels: Path, part: str, names: Path | None = None) -> 
         for name in (labels.stem.removeprefix("instances_"), *PART_NAMES[part])
         for folder in (root / f"WIDER_{name}" / "images", root / "images" / name, root / name / "images", root / name)
     ]
-    beside = labels if labels.is_dir() else labels.parent
-    return Place(part, labels, (*own, root / "JPEGImages", root / "images", beside, root), names)
+    with_them = labels if labels.is_dir() else labels.parent
+    return Place(part, labels, (*own, root / "JPEGImages", root / "images", with_them, root), names)
 
 
 def boxes_of(rows: Sequence[Sequence[float]]) -> Boxes64:
