@@ -19,7 +19,7 @@ def composed(*overrides: str) -> dict:
     return config
 
 
-def test_defaults_are_the_final_model_of_the_paper_on_drawn_faces() -> None:
+def test_defaults_are_the_final_model_of_the_paper_on_synthetic_faces() -> None:
     config = composed()
     assert (config["level"], config["context"], config["hl"]) == (3, True, True)
     assert config["model"]["name"] == "fanet"
@@ -68,7 +68,7 @@ def test_the_command_line_wins_over_an_experiment() -> None:
         ((3, True, True), "level3_context_hl"),
     ],
 )
-def test_cells_are_named_without_equals_signs(switches: tuple[int, bool, bool], name: str) -> None:
+def test_variants_are_named_without_equals_signs(switches: tuple[int, bool, bool], name: str) -> None:
     assert run_name("fanet", *switches) == name
     assert run_name("s3fd_fpn", *switches) == "s3fd_fpn"
     assert run_name("fanet", *switches, "light") == f"light_{name}"
@@ -78,10 +78,8 @@ def test_cells_are_named_without_equals_signs(switches: tuple[int, bool, bool], 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("levle=3", r"unknown key 'levle': did you mean 'level'\?"),
         ("model.widht=1", r"unknown key 'model\.widht': did you mean 'model\.width'\?"),
         ("data.val_imags=3", r"unknown key 'data\.val_imags': did you mean 'data\.val_images'\?"),
-        ("hl=maybe", r"hl=maybe"),
         ("level=three", r"level: .*'three'.*[Ii]nt"),
         ("data=wider", r"data=wider: there is no such option; choose one of afw, fddb, .*, wider_face"),
         (

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there; the way back finds the newest whole one."""
+"""Atomic checkpoint writes; resuming finds the newest valid one."""
 
 import errno
 from pathlib import Path

@@ -68,7 +68,7 @@ def test_the_trunk_alone_for_a_network_of_another_level(tmp_path: Path, monkeypa
     for name in trunk:
         assert torch.allclose(saved["state_dict"][f"network.{name}"], weights[name], atol=1e-15), name
     other = saved["state_dict"]["network.levels.2.stride4.shallow.weight"]
-    assert not torch.equal(other, weights["levels.2.stride4.shallow.weight"])  # drawn anew
+    assert not torch.equal(other, weights["levels.2.stride4.shallow.weight"])  # initialized again
     assert {part["data"] for part in saved["training_images"]} == {"wider_face", "synthetic"}
 
 
@@ -119,7 +119,7 @@ def test_the_recipe_of_fine_tuning() -> None:
     assert compose_config("train", ["experiment=finetune", "data=wider_face"]).data.name == "wider_face"
 
 
-def test_a_run_whose_normaliser_came_with_its_weights_goes_on_by_its_own_command(
+def test_a_run_whose_normaliser_came_with_its_weights_resumes_by_its_own_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -141,7 +141,7 @@ def test_a_run_whose_normaliser_came_with_its_weights_goes_on_by_its_own_command
 
 
 @pytest.mark.slow
-def test_a_run_from_reduced_fc_weights_goes_on_by_its_own_command(
+def test_a_run_from_reduced_fc_weights_resumes_by_its_own_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The thirteen convolutions alone, numbered as in vgg16_reducedfc.pth."""

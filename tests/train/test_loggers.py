@@ -1,4 +1,4 @@
-"""Metrics of a run that is cut off and goes on: every row once, whatever the moment; and how loggers go together."""
+"""Metrics of a run that is cut off and resumes: every row once, whatever the moment; and how loggers go together."""
 
 import csv
 from pathlib import Path
@@ -16,11 +16,11 @@ METRICS = ("train/loss", "lr", "val/ap")
 
 
 def options(**group: Any) -> dict[str, Any]:
-    return {"logger": group, "group": None, "name": "cell", "seed": 0}
+    return {"logger": group, "group": None, "name": "variant", "seed": 0}
 
 
 def rows_of(out: Path) -> list[dict[str, str]]:
-    """The rows without their empty cells: which columns there are depends on what has been logged so far."""
+    """The rows without their empty fields: which columns there are depends on what has been logged so far."""
     with (out / "csv/metrics.csv").open(newline="") as file:
         return [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
 

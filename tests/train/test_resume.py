@@ -1,4 +1,4 @@
-"""Runs that are cut off, by hand, by a full disk, by a damaged file: they go on, and end as if nothing had happened."""
+"""Runs that are cut off, by hand, a full disk, a damaged file: they resume, and end as if nothing had happened."""
 
 import csv
 import json
@@ -97,10 +97,10 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("two_cores")
 @pytest.mark.slow
-def test_threads_beside_a_busy_neighbor_and_of_a_run_that_goes_on(
+def test_threads_next_to_a_busy_neighbor_and_of_a_run_that_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Their number decides the last bits: a run that goes on takes that of before, whatever the load is now."""
+    """Their number decides the last bits: a run that resumes takes that of before, whatever the load is now."""
     monkeypatch.chdir(tmp_path)
     tiny = [*TINY, "workers=0", "validate_every=4", "data.train_images=4", "data.val_images=1", "logger=csv"]
 
@@ -159,7 +159,7 @@ def as_in_a_terminal() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_run_that_is_asked_to_end_says_how_to_go_on(
+def test_a_run_that_is_asked_to_end_says_how_to_resume(
     whole: Path, tmp_path: Path, kind: signal.Signals, code: int
 ) -> None:
     """Ctrl-C, and what kill and schedulers send: to the whole group of processes, as a terminal does."""
@@ -203,7 +203,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_one_before_leads_to_the_sam
 
 
 @pytest.mark.slow
-def test_a_full_disk_ends_in_one_line_and_the_run_goes_on_afterwards(whole: Path, tmp_path: Path) -> None:
+def test_a_full_disk_ends_in_one_line_and_the_run_resumes_afterwards(whole: Path, tmp_path: Path) -> None:
     assert train("stop_after=1", cwd=tmp_path).returncode == 0
     size = (tmp_path / "run/checkpoints/last.ckpt").stat().st_size
 

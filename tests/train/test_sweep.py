@@ -1,4 +1,4 @@
-"""Sweeps through the real command line: one failing cell, going on, several ranks, launchers, a cell that is done."""
+"""Sweeps through the real command line: one failing variant, resuming, several ranks, launchers, one that is done."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def settings_of(*words: str) -> dict[str, Any]:
     return plain(config)
 
 
-def cell(folder: Path, settings: dict[str, Any]) -> sweep.Variant:
+def variant(folder: Path, settings: dict[str, Any]) -> sweep.Variant:
     return sweep.run_variant(
         job=0, overrides=[], settings=settings, folder=folder, sweep=folder.parent, parallel_jobs=1
     )
@@ -49,35 +49,35 @@ def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "Popen", refuse)
 
 
-def test_a_finished_cell_is_not_trained_again(tmp_path: Path, no_process: None) -> None:
+def test_a_finished_variant_is_not_trained_again(tmp_path: Path, no_process: None) -> None:
     settings = settings_of("level=2", "hl=true")
     score = {"folder": "evaluation", "ap": {"easy": 0.5, "hard": 0.25}}
     record = RunRecord(name="level2_hl", seed=0, settings=settings, state="finished", scores={"original": score})
     record.write(tmp_path / "level2_hl_seed0")
-    found = cell(tmp_path / "level2_hl_seed0", settings)
+    found = variant(tmp_path / "level2_hl_seed0", settings)
     assert (found.state, found.value) == ("done before", 0.25)
     assert sweep.read_jobs(tmp_path) == [found]
 
 
-def test_a_cell_of_other_settings_is_left_alone_and_named(tmp_path: Path, no_process: None) -> None:
+def test_a_variant_of_other_settings_is_left_alone_and_named(tmp_path: Path, no_process: None) -> None:
     record = RunRecord(name="level2", seed=0, settings=settings_of("level=2", "epochs=7"), state="finished")
     record.write(tmp_path / "level2_seed0")
-    found = cell(tmp_path / "level2_seed0", settings_of("level=2", "epochs=8"))
+    found = variant(tmp_path / "level2_seed0", settings_of("level=2", "epochs=8"))
     assert found.state == "failed"
     assert found.error is not None and "holds a run with epochs=7, this sweep has epochs=8" in found.error
     assert read_record(tmp_path / "level2_seed0") == record
 
 
-def test_a_cell_that_failed_in_its_start_may_be_of_other_settings(tmp_path: Path, no_process: None) -> None:
+def test_a_variant_that_failed_in_its_start_may_be_of_other_settings(tmp_path: Path, no_process: None) -> None:
     record = RunRecord(name="level2", seed=0, settings=settings_of("level=2", "epochs=7"), state="failed")
     record.write(tmp_path / "level2_seed0")
     with pytest.raises(AssertionError, match="a process was started"):
-        cell(tmp_path / "level2_seed0", settings_of("level=2", "epochs=8"))
+        variant(tmp_path / "level2_seed0", settings_of("level=2", "epochs=8"))
 
 
-def test_cells_that_mean_the_same_model_are_one(tmp_path: Path, no_process: None) -> None:
+def test_variants_that_mean_the_same_model_are_one(tmp_path: Path, no_process: None) -> None:
     with locked(tmp_path / sweep.LOCKS_FOLDER / "level1_seed0", "variant"):
-        assert cell(tmp_path / "level1_seed0", settings_of("level=1")).state == "same as"
+        assert variant(tmp_path / "level1_seed0", settings_of("level=1")).state == "same as"
     names = {
         settings_of(*words)["name"] for words in (["level=1"], ["level=1", "context=false"], ["level=1", "hl=false"])
     }
@@ -171,12 +171,12 @@ def test_the_slurm_configuration_makes_an_array_job_that_is_queued_again(
 
 
 def test_the_summary_names_what_failed_with_its_log(tmp_path: Path) -> None:
-    cells = [
+    variants = [
         sweep.Variant(0, "level1_seed0", "s/level1_seed0", "finished", 90.0, {"easy": 0.5, "hard": 0.25}),
         sweep.Variant(1, "level1_seed0", "s/level1_seed0", "same as"),
         sweep.Variant(2, "level2_seed0", "s/level2_seed0", "failed", 1.0, None, "no memory"),
     ]
-    lines = sweep.summary(cells, Path("s")).splitlines()
+    lines = sweep.summary(variants, Path("s")).splitlines()
     assert lines[1].split() == ["level1_seed0", "finished", "1.5", "min", "easy", "0.500", "hard", "0.250"]
     assert "failed: level2_seed0: no memory" in lines
     assert "        log: s/level2_seed0/train.log" in lines
@@ -190,15 +190,8 @@ def test_a_sweep_that_is_interrupted_says_what_became_of_its_cells(
 ) -> None:
     settings = settings_of("level=1", *TINY, "epochs=2000", "evaluate_at_end=false")
     RunRecord(name="level1", seed=0, settings=settings, state="finished").write(tmp_path / "grid/level1_seed0")
-    words = [
-        "level=1,2,3",
-        "context=false",
-        "hl=true,false",
-        "sweep=grid",
-        *TINY,
-        "epochs=2000",
-        "evaluate_at_end=false",
-    ]
+    words = ["level=1,2,3", "context=false", "hl=true,false", "sweep=grid", *TINY]
+    words += ["epochs=2000", "evaluate_at_end=false"]
     process = subprocess.Popen(
         [sys.executable, "-m", "fanet_lightning.train", "-m", *words], cwd=tmp_path, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -221,29 +214,29 @@ def test_a_sweep_that_is_interrupted_says_what_became_of_its_cells(
 
 
 @pytest.mark.slow
-def test_a_failing_cell_stops_no_other_and_the_sweep_goes_on_with_what_is_missing(tmp_path: Path) -> None:
+def test_a_failing_variant_stops_no_other_and_the_sweep_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     words = ["-m", "level=1,9,2", "hl=true,false", *TINY]
     first = run(*words, cwd=tmp_path)
     assert first.returncode == 1
     assert "Traceback" not in first.stdout + first.stderr
-    cells = tmp_path / "multirun/synthetic"
+    variants = tmp_path / "multirun/synthetic"
     folders = ["level1_seed0", "level2_context_hl_seed0", "level2_context_seed0"]
     assert [name for name in started(first) if not name.startswith("level9")] == [folders[0], *folders[1:]]
     for name in folders:
-        assert (cells / name / "checkpoints/best.ckpt").is_file()
-        record = read_record(cells / name)
+        assert (variants / name / "checkpoints/best.ckpt").is_file()
+        record = read_record(variants / name)
         assert record is not None and record.state == "finished" and set(record.scores) == {"original"}
-    failed = read_record(cells / "level9_context_hl_seed0")
+    failed = read_record(variants / "level9_context_hl_seed0")
     assert failed is not None and failed.state == "failed"
     assert failed.error == "level=9: agglomeration from conv_fc7 allows level=1 … 4"
     assert "failed: level9_context_hl_seed0: level=9" in first.stdout
-    assert f"log: {cells}/level9_context_hl_seed0/train.log" in first.stdout
+    assert f"log: {variants}/level9_context_hl_seed0/train.log" in first.stdout
 
-    (cells / "level2_context_seed0/run.json").unlink()
-    times = {name: (cells / name / "checkpoints/last.ckpt").stat().st_mtime for name in folders[:2]}
+    (variants / "level2_context_seed0/run.json").unlink()
+    times = {name: (variants / name / "checkpoints/last.ckpt").stat().st_mtime for name in folders[:2]}
     second = run(*words, cwd=tmp_path)
     assert sorted(started(second)) == ["level2_context_seed0", "level9_context_hl_seed0", "level9_context_seed0"]
-    assert times == {name: (cells / name / "checkpoints/last.ckpt").stat().st_mtime for name in folders[:2]}
+    assert times == {name: (variants / name / "checkpoints/last.ckpt").stat().st_mtime for name in folders[:2]}
 
 
 @pytest.mark.slow
@@ -252,7 +245,7 @@ def test_ranks_inside_a_sweep_also_after_a_failed_cell(tmp_path: Path) -> None:
     done = run("-m", "level=1,9,2", *words, "sweep=grid", cwd=tmp_path)
     assert done.returncode == 1, done.stderr[-2000:]
     assert started(done) == ["level1_seed0", "level9_context_hl_seed0", "level2_context_hl_seed0"]
-    # One sweep folder, nothing of the ranks beside it.
+    # One sweep folder, nothing else of the ranks.
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "grid"]
     for name in ("level1_seed0", "level2_context_hl_seed0"):
         record = read_record(tmp_path / "grid" / name)
@@ -262,7 +255,7 @@ def test_ranks_inside_a_sweep_also_after_a_failed_cell(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_joblib_runs_cells_side_by_side_and_equal_models_once(tmp_path: Path) -> None:
+def test_joblib_runs_variants_side_by_side_and_equal_models_once(tmp_path: Path) -> None:
     words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *TINY, "evaluate_at_end=false"]
     done = run("-m", "level=1,2", "hl=true,false", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -291,7 +284,7 @@ def test_a_sweep_that_is_killed_leaves_no_training_behind(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_preempted_cell_is_queued_again_and_goes_on(tmp_path: Path) -> None:
+def test_a_preempted_variant_is_queued_again_and_resumes(tmp_path: Path) -> None:
     """submitit's local executor: the signal that Slurm sends before it takes a machine back."""
     words = [*TINY, "epochs=60", "validate_every=60", "evaluate_at_end=false", "hydra/launcher=submitit_local"]
     log = (tmp_path / "output").open("w")

@@ -50,7 +50,7 @@ def ema_callback(decay: float | None) -> WeightAveraging | None:
 class EpochReport(Callback):
     """Prints one line per epoch, which reads well in a log file too, and logs the training speed in images per second.
 
-    Beside it ``train/wait_share``, once an epoch: which part of the epoch's training the loop waited for its loader,
+    With it ``train/wait_share``, once an epoch: which part of the epoch's training the loop waited for its loader,
     of several ranks the one that waited longest (the others wait for it). Images that could not be read, on any rank,
     are counted in the line and named at the end. ``train/clipped_share``: of the epoch's steps the share whose
     gradient was clipped; where that is most of them, the line has it.
