@@ -14,7 +14,7 @@ from fanet_lightning.score.wider_face.predictions import Predictions
 from tests.score import wider_oracle
 
 Run = tuple[GroundTruth, Predictions]
-# A face that nobody looks at, for rows that are to count nowhere.
+# A face that no row looks at, for rows that are to count nowhere.
 ASIDE = (1e6, 1e6, 10.0, 10.0)
 
 

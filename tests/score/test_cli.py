@@ -136,7 +136,7 @@ def test_files_of_others_are_not_written_over(run: tuple[Path, Path], tmp_path: 
     refused(f"out=.*mine: {name} is there and not of earlier scores; move it away", main, words)
     assert [path.name for path in out.iterdir()] == [name] and (out / name).read_text() == "[1, 2]"
     (out / name).rename(out / "notes.txt")
-    assert main(words) == 0 == main(words)  # beside other files, and over scores of its own
+    assert main(words) == 0 == main(words)  # next to other files, and over scores of its own
     assert (out / "notes.txt").read_text() == "[1, 2]"
 
 
@@ -192,13 +192,13 @@ def test_a_list_restricts_everything(
         ("benchmark=wider_face benchmark.labels=corrected", "unknown key 'benchmark.labels'"),
         ("benchmark=pascal_face attributes=true", "attributes is for benchmark=wider_face"),
         ("benchmark=coco split=test", "split=test is for benchmark=wider_face"),
-        ("strict=perhaps", "strict=perhaps is neither true nor false"),
+        ("strict=perhaps", "strict=perhaps"),
         ("errors=true worst=0", "worst=0"),
         ("split=train", "split=train"),
         ("split=test out=", "give out=DIR"),
         ("pictures=.", "errors=true"),
         ("errors=true pictures=nowhere", "pictures=nowhere: give the folder"),
-        ("bootstrap=many", "bootstrap=many is not a whole number"),
+        ("bootstrap=many", "bootstrap=many"),
         ("bootstrap=-1", "bootstrap=-1"),
         ("bootstrap=0 against=PREDICTIONS", "bootstrap=0 leaves nothing to say about a difference"),
         ("against=nowhere", "nowhere cannot be read"),

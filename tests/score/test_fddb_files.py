@@ -73,7 +73,7 @@ def test_sizes_come_from_the_images_where_there_is_no_file(tmp_path: Path) -> No
     expected = [[60, 40], [50, 31], [60, 40]]
     assert read_fddb_ground_truth(tmp_path / "fddb").sizes_wh.tolist() == expected
     assert read_fddb_ground_truth(tmp_path / "fddb" / "FDDB-folds").sizes_wh.tolist() == expected
-    # The file beside the folds comes first, unless the images are named.
+    # The file next to the folds comes first, unless the images are named.
     write_sizes(tmp_path / "fddb" / "image_sizes.json", FACES, (70, 70))
     assert read_fddb_ground_truth(tmp_path / "fddb").sizes_wh.tolist() == [[70, 70]] * 3
     for root in (tmp_path / "fddb", tmp_path / "fddb" / "originalPics"):
@@ -89,7 +89,7 @@ def test_sizes_that_are_missing(tmp_path: Path) -> None:
     write_image(tmp_path / "originalPics" / f"{A}.jpg", (60, 40))
     broken = tmp_path / "originalPics" / f"{B}.jpg"
     broken.parent.mkdir(parents=True)
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no image")
     refused(r"img_265.jpg .*cannot be read", read_fddb_ground_truth, tmp_path)
 
 
@@ -102,7 +102,7 @@ def test_sizes_that_are_missing(tmp_path: Path) -> None:
         (json.dumps({A: [60, 40.0], B: [60, 40], C: [60, 40]}), "no whole numbers"),
         (json.dumps({A: [60, 0], B: [60, 40], C: [60, 40]}), "no whole numbers"),
         (json.dumps({A: "60x40", B: [60, 40], C: [60, 40]}), "cannot be used"),
-        (json.dumps({A: [60, 40], B: [5, 7], C: [60, 40]}), r"a face of '.*265' lies outside its 5 × 7 pixels"),
+        (json.dumps({A: [60, 40], B: [5, 7], C: [60, 40]}), r"a face of '.*265' is outside its 5 × 7 pixels"),
     ],
 )
 def test_sizes_that_are_wrong(tmp_path: Path, content: str, message: str) -> None:

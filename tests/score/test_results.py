@@ -1,4 +1,4 @@
-"""``scores.json``, the curves beside it, and the tables."""
+"""``scores.json``, the curves with it, and the tables."""
 
 import json
 import math

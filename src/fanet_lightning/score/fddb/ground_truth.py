@@ -149,7 +149,7 @@ def read_fddb_ground_truth(
 
     Raises:
         InputError: files that are missing or malformed, an image twice or of unknown size, a list that names an image
-            which is not there, a face that lies outside its image.
+            which is not there, a face that is outside its image.
     """
     folder = path / FOLDS_FOLDER if (path / FOLDS_FOLDER).is_dir() else path
     image_ids: list[str] = []
@@ -238,6 +238,6 @@ def _check_inside(truth: FddbGroundTruth, source: Path) -> None:
         low, high = (rows[:, 3:] + sign * reach[:, None] for sign in (-1, 1))
         if (high < 0).any() or (low > [width, height]).any():
             raise InputError(
-                f"{source}: a face of '{image_id}' lies outside its {width} × {height} pixels; "
+                f"{source}: a face of '{image_id}' is outside its {width} × {height} pixels; "
                 "give the images' width and height, in this order"
             )

@@ -5,7 +5,7 @@ Source: the results page of the benchmark, http://shuoyang1213.me/WIDERFACE/. Th
 
 The package has a compact copy, made by ``scripts/make_published_curves.py``. The AP step on it gives every published
 AP to all four decimals; it is off by at most 6e-6 from that on the original points. No stored value is off by more
-than 1/65535, and no point that was left out lies farther than 0.001 from the line through the others.
+than 1/65535, and no point that was left out is farther than 0.001 from the line through the others.
 """
 
 import difflib
