@@ -17,19 +17,38 @@ import cv2
 import numpy as np
 import onnxruntime
 
-SHORTER_SIDE = 640  # at which faces are looked for: as protocol=short640, the default of fanet_lightning
+# As protocol=auto, the default of fanet_lightning: a first size for small faces, a second one for large ones.
+MAX_PIXELS, MIN_SHORT, SECOND_SHORT = 1024 * 1024, 480, 384
+SMALLER_UNDER, LARGER_OVER = 150, 48  # boxes that each is trusted with, pixels of the first size
 
 
 def find_faces(session: onnxruntime.InferenceSession, image_bgr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(H, W, 3) uint8 as OpenCV reads it → boxes (D, 4) in its pixels, clipped to it, and scores (D,), descending."""
     height, width = image_bgr.shape[:2]
-    scale = SHORTER_SIDE / min(height, width)
-    size_wh = max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))
-    image_rgb = cv2.cvtColor(cv2.resize(image_bgr, size_wh, interpolation=cv2.INTER_LINEAR), cv2.COLOR_BGR2RGB)
-    images = np.ascontiguousarray(image_rgb.transpose(2, 0, 1))[None]  # (1, 3, h, w) uint8; the graph normalizes it
-    boxes_xyxy, scores, _ = session.run(["boxes_xyxy", "scores", "image_index"], {"images": images})
-    boxes_xyxy = boxes_xyxy * np.float32([width / size_wh[0], height / size_wh[1]] * 2)
-    return np.clip(boxes_xyxy, 0, [width, height, width, height]), scores
+    scale = min(4, max(1, MIN_SHORT / min(height, width)), (MAX_PIXELS / (height * width)) ** 0.5)
+    first = resized(image_bgr, scale, cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    second = resized(first, min(0.6, SECOND_SHORT / min(first.shape[:2])), cv2.INTER_AREA)
+    found = []
+    for image, small in ((first, True), (second, False)):
+        images = np.ascontiguousarray(image[:, :, ::-1].transpose(2, 0, 1))[None]  # (1, 3, h, w) uint8 RGB
+        boxes_xyxy, scores, _ = session.run(["boxes_xyxy", "scores", "image_index"], {"images": images})
+        boxes_xyxy *= np.float32([first.shape[1] / image.shape[1], first.shape[0] / image.shape[0]] * 2)
+        sides = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
+        kept = sides.min(axis=1) < SMALLER_UNDER if small else sides.max(axis=1) > LARGER_OVER
+        found.append((boxes_xyxy[kept], scores[kept]))
+    boxes_xyxy, scores = (np.concatenate(x) for x in zip(*found, strict=True))
+    kept = cv2.dnn.NMSBoxes(np.hstack([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]]), scores, 0.0, 0.3)
+    kept = np.asarray(kept, dtype=int).reshape(-1)
+    boxes_xyxy = boxes_xyxy[kept] * np.float32([width / first.shape[1], height / first.shape[0]] * 2)
+    return np.clip(boxes_xyxy, 0, [width, height, width, height]), scores[kept]
+
+
+def resized(image: np.ndarray, scale: float, interpolation: int) -> np.ndarray:
+    """(H, W, 3) with both sides multiplied."""
+    height, width = image.shape[:2]
+    return cv2.resize(
+        image, (max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))), None, 0, 0, interpolation
+    )
 
 
 def read_bgr(path: Path) -> np.ndarray | None:

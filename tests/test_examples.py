@@ -79,6 +79,6 @@ def test_a_model_that_is_none_is_one_line(kind: str, tmp_path: Path) -> None:
 
 def test_it_is_short_and_imports_little() -> None:
     text = EXAMPLE.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 90
+    assert len(text.splitlines()) <= 110
     imported = {line.split()[1] for line in text.splitlines() if line.startswith(("import ", "from "))}
     assert imported == {"argparse", "json", "sys", "pathlib", "cv2", "numpy", "onnxruntime"}

@@ -153,21 +153,6 @@ def test_images_keep_their_color_profile(actions: Any, tmp_path: Path) -> None:
         assert Image.open(path).info["icc_profile"] == profile
 
 
-def test_a_large_image_is_told_a_better_protocol(actions: Any, tmp_path: Path) -> None:
-    with Image.open(PHOTO) as image:
-        for width, height in ((1000, 1200), (1001, 1200)):
-            image.resize((width, height)).save(tmp_path / f"{width}.jpg")
-    advice = "faces over some 400 pixels are found better with protocol short640."
-    found, _, summary, *_ = actions.find(str(tmp_path / "1001.jpg"), "original", 0.5, "none")
-    assert summary.count(f"Large image: {advice}") == 1
-    assert advice in actions.redraw(found, 0.6, "none")[1]  # the slider does not take it away
-    assert advice not in actions.find(str(tmp_path / "1001.jpg"), "short640", 0.5, "none")[2]
-    assert advice not in actions.find(str(tmp_path / "1000.jpg"), "original", 0.5, "none")[2]
-    paths = [str(tmp_path / name) for name in ("1001.jpg", "1000.jpg")]
-    *_, (_, _, summary, _) = actions.find_several(paths, "original", 0.5, "none")
-    assert summary.count(f"1 large image: {advice}") == 1
-
-
 def test_a_bad_image_is_a_message_in_the_page(actions: Any, tmp_path: Path) -> None:
     (tmp_path / "cut.jpg").write_bytes(PHOTO.read_bytes()[:20_000])
     Image.new("L", (4000, 3000)).save(tmp_path / "wide.png")

@@ -415,20 +415,6 @@ def test_colors_are_shown_as_before(photos: Path, photograph: Image.Image) -> No
             np.testing.assert_allclose(np.asarray(image.convert("RGB"))[25, 30], value, atol=2, err_msg=name)
 
 
-def test_large_images_and_videos_are_told(
-    photos: Path, photograph: Image.Image, capsys: pytest.CaptureFixture[str]
-) -> None:
-    photograph.resize((1001, 1002)).save(photos / "large.jpg")
-    photograph.resize((1000, 1300)).save(photos / "wide.jpg")
-    write_video(photos / "large.mp4", photograph.resize((1002, 1010)), frames=1)
-    assert main(["source=photos", "save=json", "out=a", "protocol=original"]) == 0
-    said = capsys.readouterr()
-    assert re.match(r"2 inputs of more than 1,000 .*protocol=short640", said.err.splitlines()[-1])
-    assert main(["source=photos", "save=json", "out=a", "protocol=original"]) == 0  # done already
-    assert main(["source=photos/large.jpg", "save=json", "out=b"]) == 0  # the default shrinks it
-    assert "1,000 pixels" not in capsys.readouterr().err
-
-
 def test_a_journal_does_not_reach_outside(photos: Path, tmp_path: Path) -> None:
     precious = tmp_path / "precious.jpg"
     precious.write_bytes(b"x")

@@ -17,7 +17,7 @@ from fanet_lightning.cli.config import config_dir
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.sources import build_source
 from fanet_lightning.data.transforms import AUTO, TestScale, TilePixels
-from fanet_lightning.detect.multiscale import Found, MultiScale, Pass, build_protocol, full_settings
+from fanet_lightning.detect.multiscale import Found, MultiScale, Pass, TwoSizes, build_protocol, full_settings
 from fanet_lightning.evaluate.runner import evaluate
 from fanet_lightning.models.fanet import build_network
 from fanet_lightning.ops.structures import Detections
@@ -187,6 +187,56 @@ def test_the_protocols_tiles_are_the_detectors(tile_pixels: TilePixels) -> None:
     assert finder.limits == [tile_pixels] * 4
 
 
+# Two sizes
+
+
+class Pyramid(Fixed):
+    """As :class:`Fixed`, with the two settings that two sizes need."""
+
+    def __init__(self, *shares_xyxy: tuple[float, float, float, float]) -> None:
+        super().__init__(*shares_xyxy)
+        self.detection = {"nms_iou": 0.3, "keep": 750}
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "first", "second"),
+    [
+        (683, 1024, (683, 1024), (384, 576)),
+        (3000, 4000, (887, 1182), (384, 512)),  # √(2²⁰ / 12·10⁶) = 0.29561
+        (60, 80, (240, 320), (144, 192)),  # fourfold, then 0.6
+        (400, 600, (480, 720), (288, 432)),
+        (1, 300, (4, 1200), (2, 720)),
+    ],
+)
+def test_the_sizes_of_a_photo(height: int, width: int, first: tuple[int, int], second: tuple[int, int]) -> None:
+    finder = Pyramid()
+    found, records = TwoSizes().detect(finder, np.zeros((height, width, 3), np.uint8))  # type: ignore[arg-type]
+    assert finder.sizes == [first, second] and len(found) == 0
+    assert [(record.height, record.width, record.tiles) for record in records] == [(*first, 1), (*second, 2)]
+
+
+def test_each_size_keeps_the_faces_that_it_sees_best() -> None:
+    """1,000 × 500 pixels, looked at as they are and at 768 × 384: sides of 0.1, 0.3 and 0.04 of the shorter one."""
+    finder = Pyramid((0.0, 0.0, 0.02, 0.04), (0.5, 0.0, 0.55, 0.1), (0.0, 0.5, 0.2, 0.9))
+    found, records = TwoSizes().detect(finder, np.zeros((500, 1000, 3), np.uint8))  # type: ignore[arg-type]
+    # 20 × 20 by the first alone, 50 × 50 by both and once, 200 × 200 by the second alone.
+    assert [record.boxes for record in records] == [2, 2]
+    expected = [[0, 0, 20, 20], [0, 250, 200, 450], [500, 0, 550, 50]]
+    np.testing.assert_allclose(sorted(found.boxes_xyxy.tolist()), expected, atol=1e-3)
+
+
+def test_two_sizes_leave_no_box_outside_the_image() -> None:
+    finder = Pyramid((0.9, 0.9, 1.2, 1.3))
+    found, _ = TwoSizes().detect(finder, np.zeros((300, 400, 3), np.uint8))  # type: ignore[arg-type]
+    np.testing.assert_allclose(found.boxes_xyxy, [[360, 270, 400, 300]], atol=1e-3)
+
+
+@pytest.mark.parametrize("mistake", [{"max_pixels": 0}, {"min_short": 1.5}, {"tile_pixels": 1}, {"size": 640}])
+def test_mistakes_in_the_settings_of_two_sizes(mistake: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=rf"protocol\.{next(iter(mistake))}"):
+        build_protocol({"name": "auto", "kind": "two_sizes", **mistake})
+
+
 # Settings
 
 
@@ -196,6 +246,7 @@ def test_the_protocols_files_are_read() -> None:
     assert protocols["multiscale"] == MultiScale()
     assert protocols["multiscale_quick"] == MultiScale(max_pixels=1_000_000)
     assert protocols["short640"] == TestScale("short", 640)
+    assert protocols["auto"] == TwoSizes()
     assert all(files[name]["name"] == name for name in files)  # type: ignore[index,call-overload]
 
 

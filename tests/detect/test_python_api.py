@@ -278,15 +278,16 @@ def test_what_is_no_protocol_is_said_at_once(protocol: Any, message: str, detect
 
 
 def test_the_defaults_are_those_of_the_command_line_and_the_page(detector: FaceDetector) -> None:
-    """A shorter side of 640 and scores of 0.5, whichever way somebody comes to faces; 0.0 gives all."""
+    """Two sizes and scores of 0.5, whichever way somebody comes to faces; 0.0 gives all."""
     images = [color(1, 1, blue) for blue in (96, 128, 160)]  # logits -1, 0, 1
     for found in (detector.detect(images), [outcome for _, outcome in detector.detect_each(images)]):
         assert [item.count for item in found if isinstance(item, Detections)] == [0, 1, 1]
-    assert detector.backend.network.shapes[-1] == (1, 640, 853)  # 60 × 80 pixels
+    # 60 × 80 pixels: enlarged fourfold, then 0.6 of that.
+    assert [tuple(x) for x in detector.backend.network.shapes[-2:]] == [(1, 240, 320), (1, 144, 192)]
     assert [item.count for item in detector.detect(images, threshold=0.0)] == [1, 1, 1]
     for verb in ("detect", "app"):
         options = compose_config(verb, [])
-        assert (options.protocol.name, options.threshold) == (DEFAULT_PROTOCOL, DEFAULT_THRESHOLD) == ("short640", 0.5)
+        assert (options.protocol.name, options.threshold) == (DEFAULT_PROTOCOL, DEFAULT_THRESHOLD) == ("auto", 0.5)
     page = Settings()
     assert (page.protocol["name"], page.threshold) == (DEFAULT_PROTOCOL, DEFAULT_THRESHOLD)
 

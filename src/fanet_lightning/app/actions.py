@@ -196,7 +196,7 @@ class Actions:
                     continue
                 video.notes = [note.replace(path, name) for note in video.notes]
                 content = video_document(video, name, protocol, round(threshold, 4), self.settings.model_name)
-                yield str(video.out), video_facts(video, limit, protocol), content
+                yield str(video.out), video_facts(video, limit), content
         except InputError as error:
             yield None, problem(str(error).replace(path, name)), None
 

@@ -5,8 +5,6 @@ from html import escape
 
 from fanet_lightning.app.results import FoundVideo, PageImage, rows
 from fanet_lightning.cli.errors import InputError, counted
-from fanet_lightning.detect.multiscale import too_large_for
-from fanet_lightning.models.pretrained import DEFAULT_PROTOCOL
 
 
 def heading(model: str, device: str) -> str:
@@ -53,7 +51,7 @@ def image_facts(image: PageImage, threshold: float) -> str:
         "size": f"{image.width:,} × {image.height:,} px",
         "network": _duration(image.network_seconds),
     }
-    return _facts(items) + _large_hint([image])
+    return _facts(items)
 
 
 def images_facts(images: Sequence[PageImage], problems: Sequence[InputError], threshold: float) -> str:
@@ -65,10 +63,10 @@ def images_facts(images: Sequence[PageImage], problems: Sequence[InputError], th
         "without a face": f"{counts.count(0):,}",
         "network": _duration(sum(image.network_seconds for image in images)),
     }
-    return "".join(map(problem, problems)) + _facts(items) + _large_hint(images)
+    return "".join(map(problem, problems)) + _facts(items)
 
 
-def video_facts(video: FoundVideo, max_seconds: float, protocol: str) -> str:
+def video_facts(video: FoundVideo, max_seconds: float) -> str:
     """What was found in a video, and what the written one lacks."""
     counts = [len(frame["detections"]) for frame in video.faces]
     items = {
@@ -79,8 +77,6 @@ def video_facts(video: FoundVideo, max_seconds: float, protocol: str) -> str:
     }
     cut = f"Only the first {max_seconds:g} seconds; max_video_seconds=… of the program takes more."
     notes = [*([cut] if video.cut else []), *video.notes]
-    if too_large_for(protocol, *video.size_wh):
-        notes.append(_LARGE.format("Large video"))
     return _facts(items) + "".join(map(hint, notes))
 
 
@@ -108,15 +104,6 @@ def faces(count: int) -> str:
 def _duration(seconds: float) -> str:
     """``35 ms``, ``4.2 s``."""
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
-
-
-_LARGE = f"{{}}: faces over some 400 pixels are found better with protocol {DEFAULT_PROTOCOL}."
-
-
-def _large_hint(images: Sequence[PageImage]) -> str:
-    """A better protocol for images that are larger than what the networks are trained on."""
-    large = sum(too_large_for(image.protocol, image.width, image.height) for image in images)
-    return hint(_LARGE.format("Large image" if len(images) == 1 else counted(large, "large image"))) if large else ""
 
 
 def _facts(items: dict[str, str]) -> str:

@@ -530,6 +530,9 @@ class Resized(NamedTuple):
     scale_xy: npt.NDArray[np.float32]
 
 
+SINGLE_KINDS = ("short", "long", "original")
+
+
 @dataclass(frozen=True)
 class TestScale:
     """Resizes an image to a protocol's scale, aspect kept to the pixel; it also enlarges.
@@ -558,8 +561,8 @@ class TestScale:
     tile_pixels: TilePixels = AUTO
 
     def __post_init__(self) -> None:
-        if self.kind not in ("short", "long", "original"):
-            raise InputError(f"protocol.kind={self.kind} is unknown; take short, long or original")
+        if self.kind not in SINGLE_KINDS:
+            raise InputError(f"protocol.kind={self.kind} is unknown; take one of {', '.join(SINGLE_KINDS)}")
         if self.kind != "original":
             _check("protocol.size", self.size, 640, 1, math.inf)
         if self.max_long is not None:

@@ -10,7 +10,7 @@ from fanet_lightning.cli.provenance import code_sha256, made_by
 
 USAGE = (
     "python -m fanet_lightning.detect source=IMAGE|FOLDER|'PATTERN'|LIST.txt|URL|VIDEO|CAMERA "
-    "[save=images,json,txt,crops] [checkpoint=fanet_light] [protocol=short640] [threshold=0.5] [redact=blur|pixelate] "
+    "[save=images,json,txt,crops] [checkpoint=fanet_light] [protocol=auto] [threshold=0.5] [redact=blur|pixelate] "
     "[out=DIR]"
 )
 PACKAGES = ("fanet-lightning", "torch", "numpy", "pillow", "opencv-python-headless")

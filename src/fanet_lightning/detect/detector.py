@@ -430,9 +430,9 @@ class FaceDetector:
                 uint8 tensor (3, H, W) or (1, H, W); see :func:`fanet_lightning.detect.stream.image_rgb_of`. Or several
                 of any kind and size: a list, an iterator, an array (B, H, W, 3), a tensor (B, 3, H, W). Files of a
                 list are read while the network is busy with those before them.
-            protocol: at which size it looks for faces: a name of ``conf/protocol`` (``original``, ``short640``,
-                ``multiscale`` …), settings, a :class:`TestScale` or a :class:`MultiScale`; None is ``short640``, as on
-                the command line.
+            protocol: at which size it looks for faces: a name of ``conf/protocol`` (``auto``, ``original``,
+                ``multiscale`` …), settings, a :class:`TestScale`, :class:`TwoSizes` or :class:`MultiScale`; None is
+                ``auto``, as on the command line.
             threshold: faces with a lower score are left out, as on the command line. 0.0 gives all that average
                 precision needs: everything above the model's own floor, 0.01, at most 750 boxes.
             channel_order: of arrays and tensors; ``bgr`` is OpenCV's. Files and PIL images say it themselves.

@@ -1,4 +1,4 @@
-"""Test protocols: one scale, or a flip and a pyramid of scales with box voting; protocols by name.
+"""Test protocols: one scale, two for photos, or a flip and a pyramid of scales with box voting; protocols by name.
 
 The multi-scale test is that of the paper's last row, after S3FD's test script (sfzhang15/SFD,
 sfd_test_code/WIDER_FACE/wider_test.py), which FANet's numbers follow. What is done differently, and why, is in
@@ -16,9 +16,9 @@ import numpy.typing as npt
 import torch
 
 from fanet_lightning.cli.errors import InputError, is_whole
-from fanet_lightning.data.transforms import AUTO, TestScale, TilePixels, check_tile_pixels
+from fanet_lightning.data.transforms import AUTO, SINGLE_KINDS, TestScale, TilePixels, check_tile_pixels
 from fanet_lightning.ops.boxes import clip
-from fanet_lightning.ops.postprocess import box_vote
+from fanet_lightning.ops.postprocess import box_vote, nms
 from fanet_lightning.ops.structures import Detections
 
 # The script: what Caffe could address, 2³¹ bytes at 577 bytes a pixel. Copies of it elsewhere divide by 200.
@@ -154,7 +154,7 @@ class MultiScale:
         height, width = image_rgb.shape[:2]
         found, records = [], []
         for step in self.scales(height, width):
-            detections, record = self._run(backend, image_rgb, step)
+            detections, record = run_pass(backend, image_rgb, step, self.tile_pixels)
             found.append(detections)
             records.append(record)
         voted = box_vote(
@@ -166,41 +166,116 @@ class MultiScale:
         )
         return Detections(clip(voted.boxes_xyxy, height, width), voted.scores), records
 
-    def _run(self, backend: Backend, image_rgb: npt.NDArray[np.uint8], step: Pass) -> tuple[Detections, PassRecord]:
+
+def run_pass(
+    backend: Backend, image_rgb: npt.NDArray[np.uint8], step: Pass, tile_pixels: TilePixels
+) -> tuple[Detections, PassRecord]:
+    """What one pass over (H, W, 3) keeps, in pixels of this image and not clipped to it, and what it did."""
+    height, width = image_rgb.shape[:2]
+    image = resized(image_rgb, step.scale)
+    rows, columns = image.shape[:2]
+    if step.flip:
+        image = image[:, ::-1]
+    detections, tiles = backend.find(torch.from_numpy(image.transpose(2, 0, 1).copy())[None], tile_pixels)
+    ratio = torch.tensor([columns / width, rows / height] * 2, dtype=torch.float32)
+    boxes_xyxy, scores = detections.boxes_xyxy / ratio, detections.scores
+    if step.flip:
+        x1, y1, x2, y2 = boxes_xyxy.unbind(dim=1)
+        boxes_xyxy = torch.stack([width - x2, y1, width - x1, y2], dim=1)
+    sides = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
+    kept = torch.ones(len(scores), dtype=torch.bool)
+    if step.larger_over is not None:
+        kept &= sides.amax(dim=1) > step.larger_over
+    if step.smaller_under is not None:
+        kept &= sides.amin(dim=1) < step.smaller_under
+    record = PassRecord(step.scale, step.flip, rows, columns, tiles, int(kept.sum()))
+    return Detections(boxes_xyxy[kept], scores[kept]), record
+
+
+def resized(
+    image_rgb: npt.NDArray[np.uint8], scale: float, interpolation: int = cv2.INTER_LINEAR
+) -> npt.NDArray[np.uint8]:
+    """(H, W, 3) with both sides multiplied and rounded as by :class:`TestScale`, which may pass a limit by a pixel."""
+    height, width = image_rgb.shape[:2]
+    rows, columns = max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+    if (rows, columns) == (height, width):
+        return image_rgb
+    return cv2.resize(image_rgb, (columns, rows), interpolation=interpolation).astype(np.uint8, copy=False)
+
+
+# Of the first pass's image: see docs/experiments.md, section 11.
+ENLARGED_AT_MOST = 4.0
+SECOND_SHORTER_SIDE, SECOND_SHARE = 384, 0.6
+FIRST_SMALLER_UNDER, SECOND_LARGER_OVER = 150.0, 48.0
+
+
+@dataclass(frozen=True)
+class TwoSizes:
+    """Photos of any size: one pass for small faces, one over a smaller copy for large ones, one NMS. Not the paper's.
+
+    The image is brought to at most ``max_pixels``, then enlarged until its shorter side has ``min_short`` pixels, at
+    most fourfold and within ``max_pixels``. The first pass sees it so and keeps boxes whose smaller side is below 150
+    of its pixels; the second sees it at a shorter side of 384, or at 0.6 of the first where that is less, and keeps
+    boxes whose larger side is above 48 of the first's pixels. So the cost is bounded, whatever the photo. Shrinking
+    averages over areas; NMS and ``keep`` are the detector's.
+
+    Sizes and limits were chosen with the shipped model on images set aside from the training.
+
+    Args:
+        max_pixels: pixels of the first pass.
+        min_short: its shorter side in pixels, where the image is smaller.
+        tile_pixels: as of :class:`MultiScale`.
+
+    Raises:
+        InputError: a value outside its range.
+    """
+
+    max_pixels: int = 1024 * 1024
+    min_short: int = 480
+    tile_pixels: TilePixels = AUTO
+
+    def __post_init__(self) -> None:
+        for name in ("max_pixels", "min_short"):
+            if not is_whole(getattr(self, name), 1):
+                raise InputError(f"protocol.{name}={getattr(self, name)}; give a number of pixels, at least 1")
+        check_tile_pixels(self.tile_pixels)
+
+    def first_scale(self, height: int, width: int) -> float:
+        """Pixels of the first pass per pixel of an image of this size."""
+        largest = (self.max_pixels / (height * width)) ** 0.5
+        wanted = min(ENLARGED_AT_MOST, max(1.0, self.min_short / min(height, width)))
+        return float(min(wanted, largest))
+
+    def detect(self, backend: Backend, image_rgb: npt.NDArray[np.uint8]) -> tuple[Detections, list[PassRecord]]:
+        """As :meth:`MultiScale.detect`; the scales of the records are in pixels per pixel of the image."""
         height, width = image_rgb.shape[:2]
-        # The rounding of TestScale. The limit holds for the scale; rounded sides may pass it by a pixel each.
-        rows, columns = max(1, int(height * step.scale + 0.5)), max(1, int(width * step.scale + 0.5))
-        image = image_rgb
-        if (rows, columns) != (height, width):
-            image = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
-        if step.flip:
-            image = image[:, ::-1]
-        detections, tiles = backend.find(torch.from_numpy(image.transpose(2, 0, 1).copy())[None], self.tile_pixels)
-        ratio = torch.tensor([columns / width, rows / height] * 2, dtype=torch.float32)
-        boxes_xyxy, scores = detections.boxes_xyxy / ratio, detections.scores
-        if step.flip:
-            x1, y1, x2, y2 = boxes_xyxy.unbind(dim=1)
-            boxes_xyxy = torch.stack([width - x2, y1, width - x1, y2], dim=1)
-        sides = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
-        kept = torch.ones(len(scores), dtype=torch.bool)
-        if step.larger_over is not None:
-            kept &= sides.amax(dim=1) > step.larger_over
-        if step.smaller_under is not None:
-            kept &= sides.amin(dim=1) < step.smaller_under
-        record = PassRecord(step.scale, step.flip, rows, columns, tiles, int(kept.sum()))
-        return Detections(boxes_xyxy[kept], scores[kept]), record
+        scale = self.first_scale(height, width)
+        first = resized(image_rgb, scale, cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        ratio = min(SECOND_SHARE, SECOND_SHORTER_SIDE / min(first.shape[:2]))
+        second = resized(first, ratio, cv2.INTER_AREA)
+        up = torch.tensor([first.shape[1] / second.shape[1], first.shape[0] / second.shape[0]] * 2)
+        found, records = [], []
+        for image, to_first, step in (
+            (first, torch.ones(4), Pass(1.0, smaller_under=FIRST_SMALLER_UNDER)),
+            (second, up, Pass(1.0, larger_over=SECOND_LARGER_OVER / float(up.max()))),
+        ):
+            detections, record = run_pass(backend, image, step, self.tile_pixels)
+            found.append(Detections(detections.boxes_xyxy * to_first, detections.scores))
+            records.append(record._replace(scale=record.height / height))
+        boxes_xyxy, scores = torch.cat([x.boxes_xyxy for x in found]), torch.cat([x.scores for x in found])
+        kept = nms(boxes_xyxy, scores, backend.detection["nms_iou"])[: backend.detection["keep"]]
+        to_image = torch.tensor([width / first.shape[1], height / first.shape[0]] * 2)
+        return Detections(clip(boxes_xyxy[kept] * to_image, height, width), scores[kept]), records
 
 
 # One scale, or what looks at an image several times and has a method ``detect``.
-ScaleProtocol = TestScale | MultiScale
+ScaleProtocol = TestScale | TwoSizes | MultiScale
 AnyProtocol = str | Mapping[str, Any] | ScaleProtocol
 # The latter by their ``kind``; every other kind is one of TestScale's own.
-KINDS: dict[str, type[MultiScale]] = {"multiscale": MultiScale}
+KINDS: dict[str, type[TwoSizes] | type[MultiScale]] = {"two_sizes": TwoSizes, "multiscale": MultiScale}
 
 # pretrained.DEFAULT_PROTOCOL, without the time that Hydra takes to be imported.
-DEFAULT_SCALE = TestScale("short", 640)
-# Where the shorter side is longer, faces may well be larger than those of the training, some 400 pixels at most.
-LARGE_SHORTER_SIDE = 1000
+DEFAULT_SCALE = TwoSizes()
 
 
 def build_protocol(settings: Mapping[str, Any]) -> ScaleProtocol:
@@ -210,9 +285,12 @@ def build_protocol(settings: Mapping[str, Any]) -> ScaleProtocol:
         InputError: an unknown key or a value outside its range.
     """
     options = {key: value for key, value in settings.items() if key != "name"}
-    kind: type[TestScale] | type[MultiScale] = TestScale
-    if options.get("kind") in KINDS:
+    kind: type[ScaleProtocol] = TestScale
+    name = options.get("kind", "short")
+    if name in KINDS:
         kind = KINDS[options.pop("kind")]
+    elif name not in SINGLE_KINDS:
+        raise InputError(f"protocol.kind={name} is unknown; take one of {', '.join((*SINGLE_KINDS, *KINDS))}")
     known = [field.name for field in fields(kind)]
     for key in options:
         if key not in known:
@@ -225,11 +303,6 @@ def full_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     protocol = build_protocol(settings)
     kind = {} if isinstance(protocol, TestScale) else {"kind": settings["kind"]}
     return {"name": settings.get("name"), **kind, **asdict(protocol)}
-
-
-def too_large_for(protocol: object, width: int, height: int) -> bool:
-    """Whether faces in an image of this size are probably missed, because ``protocol`` (its name) leaves it so."""
-    return protocol == "original" and min(width, height) > LARGE_SHORTER_SIDE
 
 
 def protocol_of(protocol: AnyProtocol | None) -> ScaleProtocol:

@@ -18,7 +18,7 @@ from fanet_lightning.cli.provenance import locked
 from fanet_lightning.data.images import Image8
 from fanet_lightning.detect.detector import FaceDetector
 from fanet_lightning.detect.inputs import RESULT_FOLDERS, Item, Limits, Loaded, Sources, load
-from fanet_lightning.detect.multiscale import LARGE_SHORTER_SIDE, build_protocol, full_settings, too_large_for
+from fanet_lightning.detect.multiscale import build_protocol, full_settings
 from fanet_lightning.detect.outputs import (
     FRAMES,
     UNFINISHED,
@@ -32,7 +32,7 @@ from fanet_lightning.detect.outputs import (
 )
 from fanet_lightning.detect.stream import Progress, in_threads, ready_bytes
 from fanet_lightning.detect.video import CONTAINERS, Frame, VideoReader, VideoWriter
-from fanet_lightning.models.pretrained import DEFAULT_PROTOCOL, DEFAULT_THRESHOLD
+from fanet_lightning.models.pretrained import DEFAULT_THRESHOLD
 from fanet_lightning.ops.structures import Detections
 
 # Images that are read, or wait to be written, for every thread; what a killed process loses is no more than these.
@@ -172,7 +172,6 @@ def detect_sources(
             summary.count(sources, results)
         shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     print(f"{summary.line()}; the results are in {out}", flush=True)
-    _hint_at_size(protocol, [results.entries[item.name] for item in todo if item.name in results.entries])
     return summary
 
 
@@ -340,15 +339,6 @@ def _opening(sources: Sources, results: Results, done: int) -> str:
         text += f"\nresuming: {done:,} of {counted(len(sources.images) + len(sources.videos), 'input')} done already; "
         text += "resume=false starts over"
     return text
-
-
-def _hint_at_size(protocol: Mapping[str, Any], entries: Iterable[Mapping[str, Any]]) -> None:
-    name = protocol.get("name")
-    large = sum(too_large_for(name, entry["width"], entry["height"]) for entry in entries)
-    if large:
-        print(f"{counted(large, 'input')} of more than {LARGE_SHORTER_SIDE:,} pixels on the shorter side: with "
-              f"protocol={name} faces over some 400 pixels are missed; try protocol={DEFAULT_PROTOCOL}",
-              file=sys.stderr)  # fmt: skip
 
 
 def _check_apart(out: Path, sources: Sources) -> None:
