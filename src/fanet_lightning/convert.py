@@ -1,4 +1,4 @@
-"""``python -m fanet_lightning.convert``: labels and images in another format."""
+"""``fanet convert``: labels and images in another format."""
 
 from fanet_lightning.cli.main import run
 from fanet_lightning.data.folder.convert import main

@@ -1,4 +1,4 @@
-"""``python -m fanet_lightning.plot``: curves of scored folders in one figure. No torch."""
+"""``fanet plot``: curves of scored folders in one figure. No torch."""
 
 from fanet_lightning.cli.main import run
 from fanet_lightning.report.plot import main

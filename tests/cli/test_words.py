@@ -12,10 +12,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from fanet_lightning.cli.config import read_words
 from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.main import MODULES
 
 VERBS = ("app", "convert", "detect", "doctor", "evaluate", "export", "package", "plot", "report", "score", "train",
          "workspace")  # fmt: skip
-FLAT = ("convert", "package", "plot", "workspace")
+FLAT = ("convert", "plot")
 ODD_PATHS = (
     "été 中文", "x#y", "epoch=3-step=100.ckpt", "a (1)", "a,b", "[a]", "a]", "{a: b}", "it's", '"', "$HOME/x", "a&b",
     "100%", "-x", "C:\\new dir\\", "2024_01_02", "1e3", "true", "a\\'b", "range(3)", "'a' and 'b'", "~no_such_user",
@@ -24,7 +25,8 @@ ODD_PATHS = (
 
 def refusal(verb: str, *words: str) -> str:
     with pytest.raises(InputError) as caught:
-        importlib.import_module(f"fanet_lightning.{verb}" + ("" if verb in FLAT else ".__main__")).main(list(words))
+        name = MODULES.get(verb, verb if verb in FLAT else f"{verb}.__main__")
+        importlib.import_module(f"fanet_lightning.{name}").main(list(words))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

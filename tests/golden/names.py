@@ -4,7 +4,7 @@ import importlib
 from typing import Any
 
 PACKAGE = "fanet_lightning"
-# Verb → name of its configuration; ``python -m fanet_lightning.VERB`` runs it.
+# Verb → name of its configuration; ``fanet VERB`` runs it.
 VERBS = {
     "app": "app",
     "convert": "convert",

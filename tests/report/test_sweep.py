@@ -364,11 +364,11 @@ def test_the_papers_rows_are_next_to_ours(tmp_path: Path) -> None:
     (tmp_path / "multirun.yaml").write_text(json.dumps(content))
     read = write(tmp_path)
     assert paper_rows(read)["level3_hl", "original"].texts("state") == ["not run yet"]
-    wanted = "python -m fanet_lightning.train experiment=ablation seeds=2 hydra/launcher=joblib"
+    wanted = "fanet train experiment=ablation seeds=2 hydra/launcher=joblib"
     assert (
         sweep_command(tmp_path) == wanted and wanted in read.text and sweep_command(tmp_path / "level1_seed0") is None
     )
-    assert "python -m fanet_lightning.train experiment=ablation cell=level1" in read.text  # of the run
+    assert "fanet train experiment=ablation cell=level1" in read.text  # of the run
 
 
 @pytest.mark.parametrize(

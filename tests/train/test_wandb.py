@@ -22,13 +22,13 @@ import pytest
 import torch
 import wandb
 
-from fanet_lightning import workspace
 from fanet_lightning.cli.config import compose_config
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.provenance import read_record
 from fanet_lightning.data.records import ImageRecord
 from fanet_lightning.ops.structures import Detections
 from fanet_lightning.score.curves import THRESHOLDS, Curve
+from fanet_lightning.train import workspace
 from fanet_lightning.train.loggers import (
     CURVE_POINTS,
     WandbRun,

@@ -1,11 +1,11 @@
-"""``python -m fanet_lightning.app``: a local page to try a detector on images and videos."""
+"""``fanet app``: a local page to try a detector on images and videos."""
 
 import signal
 import threading
 
 from fanet_lightning.cli import main as cli
 
-USAGE = """python -m fanet_lightning.app [checkpoint=FILE|FOLDER|NAME] [port=7860] [open_browser=true]
+USAGE = """fanet app [checkpoint=FILE|FOLDER|NAME] [port=7860] [open_browser=true]
 
 Opens a page on this computer: drop an image, several or a video, see the faces, move the threshold, save the result.
 Nothing leaves the computer. What is dropped is deleted after keep_minutes, and all of it when the program ends."""

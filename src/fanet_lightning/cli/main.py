@@ -21,7 +21,7 @@ BAD_INPUT, INTERRUPTED, NO_READER = 2, 130, 141
 SHARED_MEMORY_ERRORS = ("Bus error", "shared memory", "unable to write to file </torch_")
 # What Hydra itself answers, once the words are checked.
 HYDRA_FLAGS = {"--cfg", "-c", "--info", "-i", "--hydra-help", "--shell-completion", "-sc"}
-# The verbs: ``python -m fanet_lightning.VERB``, and what each does.
+# The verbs, and what each does.
 VERBS = {
     "detect": "faces in photos, folders, videos and cameras",
     "train": "one network, or a grid of them",
@@ -37,6 +37,14 @@ VERBS = {
     "workspace": "the Weights & Biases workspace of an ablation",
     "download": "WIDER FACE or VGG16's weights, resumed and checked",
     "show": "grids of augmented or synthetic images",
+}
+
+# Modules of the verbs that are no package or file of their name in the root.
+MODULES = {
+    "download": "data.download",
+    "package": "models.packaging",
+    "show": "data.show",
+    "workspace": "train.workspace",
 }
 
 
@@ -61,7 +69,7 @@ def run(main: Callable[[list[str]], int | None]) -> NoReturn:
 
 
 def fanet() -> NoReturn:
-    """The console script: ``fanet VERB …`` becomes ``python -m fanet_lightning.VERB …``."""
+    """The console script: ``fanet VERB …`` becomes ``python -m`` with the verb's module."""
     run(_verb)
 
 
@@ -71,9 +79,9 @@ def _verb(argv: list[str]) -> int:
         print(f"fanet_lightning {version('fanet-lightning')}")
     elif verb in VERBS:
         # Another process, because Lightning starts further ranks with the words of this one.
-        os.execv(sys.executable, [sys.executable, "-m", f"fanet_lightning.{verb}", *words])
+        os.execv(sys.executable, [sys.executable, "-m", f"fanet_lightning.{MODULES.get(verb, verb)}", *words])
     elif verb in ("-h", "--help"):
-        print("fanet VERB [key=value …], or python -m fanet_lightning.VERB; fanet VERB --help has the keys.\n")
+        print("fanet VERB [key=value …], or python -m fanet_lightning VERB …; fanet VERB --help has the keys.\n")
         print("\n".join(f"  {name:<10}{what}" for name, what in VERBS.items()))
     else:
         near = difflib.get_close_matches(verb, VERBS, n=1) or VERBS

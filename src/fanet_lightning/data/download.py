@@ -29,6 +29,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from fanet_lightning.cli import main as cli
 from fanet_lightning.cli.errors import InputError, counted, first_line, size_text
 from fanet_lightning.cli.files import check_writable, replaced
 
@@ -432,3 +433,7 @@ def main(argv: list[str]) -> int:
         where = "imagenet" if options.root == weights_folder() else f"{options.root}/FILE"
         print(f"use it with weights={where}; ImageNet's terms (research only) hold for it")
     return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

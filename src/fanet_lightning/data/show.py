@@ -18,6 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from fanet_lightning.cli import main as cli
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import replaced
 from fanet_lightning.data.images import Image8, read_image_rgb
@@ -156,3 +157,7 @@ def main(argv: list[str]) -> int:
     for name, augment in augmentations(options.size).items():
         _write(options.out / f"{name}.png", augmentation_grid(name, augment, records, options.draws))
     return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,4 +1,4 @@
-"""Faces in images and videos: ``python -m fanet_lightning.detect source=photos/ save=images,json``."""
+"""Faces in images and videos: ``fanet detect source=photos/ save=images,json``."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ from fanet_lightning.cli.files import check_writable, file_sha256
 from fanet_lightning.cli.provenance import code_sha256, made_by
 
 USAGE = (
-    "python -m fanet_lightning.detect source=IMAGE|FOLDER|'PATTERN'|LIST.txt|URL|VIDEO|CAMERA "
+    "fanet detect source=IMAGE|FOLDER|'PATTERN'|LIST.txt|URL|VIDEO|CAMERA "
     "[save=images,json,txt,crops] [checkpoint=fanet_light] [protocol=auto] [threshold=0.5] [redact=blur|pixelate] "
     "[out=DIR]"
 )

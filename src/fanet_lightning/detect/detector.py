@@ -149,7 +149,7 @@ class TorchBackend:
 
 
 class OnnxBackend:
-    """A file of ``python -m fanet_lightning.export format=onnx`` in onnxruntime: images are computed whole, no tiles.
+    """A file of ``fanet export format=onnx`` in onnxruntime: images are computed whole, no tiles.
 
     Score floor, top-k and NMS are those in the file; ``detection`` says which.
 
@@ -177,7 +177,7 @@ class OnnxBackend:
         except ImportError as error:
             raise InputError(f"{path}: needs the package onnxruntime; pip install 'fanet-lightning[export]'") from error
         if not path.is_file():
-            raise InputError(f"no ONNX file at {path}; python -m fanet_lightning.export format=onnx writes one")
+            raise InputError(f"no ONNX file at {path}; fanet export format=onnx writes one")
         if providers is None:
             providers, runs_on = _providers(device, onnxruntime.get_available_providers())
         else:
@@ -376,7 +376,7 @@ class FaceDetector:
         threads: int | None = None,
         batch_size: int | None = None,
     ) -> Self:
-        """Open a file that ``python -m fanet_lightning.export format=onnx`` has written; onnxruntime computes.
+        """Open a file that ``fanet export format=onnx`` has written; onnxruntime computes.
 
         Args:
             path: the ``.onnx`` file.

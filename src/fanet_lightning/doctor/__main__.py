@@ -1,10 +1,10 @@
-"""``python -m fanet_lightning.doctor data=…``: what is wrong with images and labels, and a fixed copy of them."""
+"""``fanet doctor data=…``: what is wrong with images and labels, and a fixed copy of them."""
 
 from pathlib import Path
 
 from fanet_lightning.cli import main as cli
 
-USAGE = """python -m fanet_lightning.doctor data=wider_face data.root=DIR [out=DIR] [images=false] [fix=true]
+USAGE = """fanet doctor data=wider_face data.root=DIR [out=DIR] [images=false] [fix=true]
 
 Reads every image and label and says what is wrong. Written to out: page/index.html with figures, findings.csv,
 doctor.json; with fix=true also cleaned/, a fixed copy in WIDER FACE's layout, with changes.csv.

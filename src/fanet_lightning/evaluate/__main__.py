@@ -1,4 +1,4 @@
-"""Score a checkpoint: ``python -m fanet_lightning.evaluate checkpoint=FILE data=wider_face protocol=short640``."""
+"""Score a checkpoint: ``fanet evaluate checkpoint=FILE data=wider_face protocol=short640``."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from fanet_lightning.cli.config import plain
 from fanet_lightning.cli.errors import InputError
 
 USAGE = (
-    "python -m fanet_lightning.evaluate checkpoint=FILE|FOLDER|NAME|EXPORT.onnx [data=wider_face data.root=DIR] "
+    "fanet evaluate checkpoint=FILE|FOLDER|NAME|EXPORT.onnx [data=wider_face data.root=DIR] "
     "[protocol=short640] [out=DIR]"
 )
 

@@ -2,7 +2,7 @@
 
 Each holds detections, and where no ground truth was given the faces, of the images that it was shown, on the CPU. Only
 ``compute`` scores, with the functions of :mod:`fanet_lightning.score`, so its numbers are those of
-``python -m fanet_lightning.score``. Gathering is that of torchmetrics: lists of tensors, joined before they travel, and
+``fanet score``. Gathering is that of torchmetrics: lists of tensors, joined before they travel, and
 ranks may have different numbers of images or none.
 
 An image that was shown twice counts once: samplers fill up the last batch of a rank with images that another has. The

@@ -1,4 +1,4 @@
-"""Write a model as one file: ``python -m fanet_lightning.export format=onnx out=faces.onnx``."""
+"""Write a model as one file: ``fanet export format=onnx out=faces.onnx``."""
 
 from pathlib import Path
 

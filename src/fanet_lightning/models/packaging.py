@@ -282,3 +282,7 @@ def main(argv: list[str]) -> int:
         f"checkpoint's scores, over images of noise: {difference:.2g}"
     )
     return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,4 +1,4 @@
-"""Runs → a report: ``python -m fanet_lightning.report runs=DIR``."""
+"""Runs → a report: ``fanet report runs=DIR``."""
 
 import sys
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from fanet_lightning.cli import main as cli
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_replaceable, check_writable, replaced_folder
 
-USAGE = "python -m fanet_lightning.report runs=DIR [out=DIR] [baseline=NAME] [bootstrap=1000]"
+USAGE = "fanet report runs=DIR [out=DIR] [baseline=NAME] [bootstrap=1000]"
 PAGE_FILE, TABLE_FILE, FIGURES_FOLDER = "report.html", "table.md", "figures"
 
 

@@ -1,4 +1,4 @@
-"""Curves of scored folders in one figure: ``python -m fanet_lightning.plot scores=[DIR,DIR] out=DIR``. No torch."""
+"""Curves of scored folders in one figure: ``fanet plot scores=[DIR,DIR] out=DIR``. No torch."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -163,7 +163,7 @@ def title_of(runs: Mapping[str, ScoredFolder]) -> str:
     return f"{text}, protocols: {', '.join(f'{name} {folder.protocol}' for name, folder in known.items())}"
 
 
-USAGE = "python -m fanet_lightning.plot scores=[DIR,DIR] out=DIR [published=[FANet,SFD]] [names=[…]] [layout=column]"
+USAGE = "fanet plot scores=[DIR,DIR] out=DIR [published=[FANet,SFD]] [names=[…]] [layout=column]"
 # What scoring writes and this draws.
 CURVE_FILES = ("pr_curves.npz", "DiscROC.txt")
 

@@ -261,7 +261,7 @@ def sweep_words(root: Path) -> tuple[list[str], list[str]]:
 def sweep_command(root: Path) -> str | None:
     """The command that starts, or resumes, the sweep in ``root``; None where there is no sweep."""
     words, _ = sweep_words(root)
-    return shlex.join(["python", "-m", "fanet_lightning.train", *words]) if words else None
+    return shlex.join(["fanet", "train", *words]) if words else None
 
 
 Evaluations = Mapping[int, Evaluation]  # seed → how its run did

@@ -462,5 +462,5 @@ def command_of(run: Run) -> str | None:
     if not run.command:
         return None
     first, *rest = run.command
-    start = ["python", "-m", "fanet_lightning.train"] if Path(first).name in ("train.py", "__main__.py") else [first]
+    start = ["fanet", "train"] if Path(first).name in ("train.py", "__main__.py") else [first]
     return shlex.join([*start, *rest])

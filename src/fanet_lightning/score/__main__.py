@@ -1,4 +1,4 @@
-"""``python -m fanet_lightning.score``: predictions and ground truth → numbers with intervals, for every benchmark."""
+"""``fanet score``: predictions and ground truth → numbers with intervals, for every benchmark."""
 
 import sys
 from dataclasses import dataclass, field
@@ -67,7 +67,7 @@ def build_benchmark(name: str, **options: Any) -> Benchmark[Any]:
 
 
 USAGE = (
-    "python -m fanet_lightning.score [benchmark=wider_face] predictions=DIR ground_truth=DIR [against=DIR] "
+    "fanet score [benchmark=wider_face] predictions=DIR ground_truth=DIR [against=DIR] "
     "[images=LIST] [trained_on=LIST] [out=DIR] [bootstrap=1000] [strict=true] [attributes=true] "
     "[errors=true pictures=DIR]"
 )

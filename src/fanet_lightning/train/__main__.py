@@ -1,12 +1,12 @@
-"""Train one variant of the grid, or a baseline: ``python -m fanet_lightning.train level=3 context=true hl=true``."""
+"""Train one variant of the grid, or a baseline: ``fanet train level=3 context=true hl=true``."""
 
 from fanet_lightning.cli import main as cli
 from fanet_lightning.cli.config import read_words
 
-USAGE = """python -m fanet_lightning.train [level=3] [context=true] [hl=true] [data=…] [experiment=…] [key=value …]
+USAGE = """fanet train [level=3] [context=true] [hl=true] [data=…] [experiment=…] [key=value …]
 
 Trains one network; -m with several values of a key (level=1,2,3) trains a grid, and experiment=ablation the paper's.
-The defaults take minutes on two CPU cores. conf/train.yaml says what each key means."""
+The defaults take minutes on two CPU cores."""
 
 
 def main(argv: list[str]) -> int:

@@ -317,5 +317,5 @@ def summary(variants: Sequence[Variant], sweep: Path, *, interrupted: bool = Fal
             f"{len(failed)} of {len(by_name)} variants failed{', interrupted' if interrupted else ''}; "
             "the same command trains what is missing, the others are kept"
         )
-    lines.append(f"report: python -m fanet_lightning.report runs={sweep}")
+    lines.append(f"report: fanet report runs={sweep}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Labels and images in another format: ``python -m fanet_lightning.convert data=… to=coco out=DIR``.
+"""Labels and images in another format: ``fanet convert data=… to=coco out=DIR``.
 
 Boxes, ignored boxes and image names are kept as far as the format can hold them; whatever it cannot is counted and
 said (:mod:`fanet_lightning.data.folder.writers`).
@@ -27,7 +27,7 @@ from fanet_lightning.data.images import UnreadableImage, read_image_frame
 from fanet_lightning.data.records import Inventory, LabelledImage
 from fanet_lightning.data.sources import build_source
 
-USAGE = "python -m fanet_lightning.convert data=… to=coco|yolo|voc|wider out=DIR [images=copy|link|none]"
+USAGE = "fanet convert data=… to=coco|yolo|voc|wider out=DIR [images=copy|link|none]"
 FORMATS = ("coco", "yolo", "voc", "wider")
 IMAGES = ("copy", "link", "none")
 # Where images go, under ``out``.

@@ -40,7 +40,7 @@ SETTINGS = {
 }
 
 _SIDES = (64, 1024)
-_README = """Synthetic faces in the layout of WIDER FACE, by fanet_lightning.data.synthetic (docs/synthetic.md).
+_README = """Synthetic faces in the layout of WIDER FACE, by fanet_lightning.data.synthetic.
 manifest.json holds the parameters. The folder can be deleted: it is written again when it is needed.
 """
 

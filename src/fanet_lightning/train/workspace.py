@@ -1,4 +1,4 @@
-"""The W&B workspace of an ablation: ``python -m fanet_lightning.workspace [entity=TEAM] [project=NAME]``.
+"""The W&B workspace of an ablation: ``fanet workspace [entity=TEAM] [project=NAME]``.
 
 Runs are grouped by sweep and variant, so that a line is the mean over a variant's seeds. ``dry_run=true`` prints the
 panels as JSON; that needs no key, no network and not the extra ``dashboards``.
