@@ -12,11 +12,10 @@ import pytest
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.synthetic import dataset as synthetic
 from fanet_lightning.data.synthetic import scenes
-from fanet_lightning.data.synthetic.camera import Shot, take
 from fanet_lightning.data.synthetic.dataset import SETTINGS, counts, prepare_synthetic
 from fanet_lightning.data.synthetic.faces import Drawn, draw_body, draw_head
 from fanet_lightning.data.synthetic.people import Person, random_person, turned
-from fanet_lightning.data.synthetic.scenes import FaceTruth, draw_image
+from fanet_lightning.data.synthetic.scenes import FaceTruth, Shot, draw_image, take
 from fanet_lightning.data.wider_face import load_wider_face, read_annotations
 from fanet_lightning.score.wider_face.ground_truth import read_ground_truth
 

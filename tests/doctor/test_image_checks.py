@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fanet_lightning.doctor.checks import examine_file, examine_files
-from fanet_lightning.doctor.duplicates import (
+from fanet_lightning.doctor.examine import (
     detail_correlation,
     hamming_pairs,
     near_pairs,

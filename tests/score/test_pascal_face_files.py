@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fanet_lightning.score.pascal_face.average_precision import evaluate_detections
-from fanet_lightning.score.pascal_face.files import read_detections, write_detections
+from fanet_lightning.score.pascal_face.benchmark import read_detections, write_detections
 from fanet_lightning.score.pascal_face.ground_truth import (
     AFW,
     PASCAL_FACE,

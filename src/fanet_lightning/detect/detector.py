@@ -155,7 +155,7 @@ class OnnxBackend:
 
     Args:
         session: an ``onnxruntime.InferenceSession``.
-        metadata: what the file says of itself, see :mod:`fanet_lightning.export.metadata`.
+        metadata: what the file says of itself, see :mod:`fanet_lightning.export.run`.
         runs_on: the device of the session.
     """
 

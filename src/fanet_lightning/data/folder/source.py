@@ -17,10 +17,9 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import without_extension
 from fanet_lightning.cli.provenance import is_first_process
 from fanet_lightning.data.folder.coco import coco_place, read_coco
-from fanet_lightning.data.folder.files import ImageFiles, label_files
-from fanet_lightning.data.folder.labels import Place, place_of, read_text, warn_of_odd_boxes
+from fanet_lightning.data.folder.files import ImageFiles, label_files, matching
+from fanet_lightning.data.folder.labels import PART_NAMES, Place, finish, place_of, placed, read_text, warn_of_odd_boxes
 from fanet_lightning.data.folder.voc import read_voc, voc_place
-from fanet_lightning.data.folder.wider import read_wider, wider_place
 from fanet_lightning.data.folder.yolo import Points, read_names, read_yolo, yolo_place
 from fanet_lightning.data.records import (
     ImageRecord,
@@ -30,9 +29,40 @@ from fanet_lightning.data.records import (
     refuse_boxes,
     strict_records,
 )
-from fanet_lightning.data.wider_face import all_usable_faces, is_list, listed_part
+from fanet_lightning.data.wider_face import all_usable_faces, is_list, listed_part, parse_list
 from fanet_lightning.score.wider_face.benchmark import WiderFaceBenchmark
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
+
+LISTS = ("wider_face_split/wider_face_{}_bbx_gt.txt", "wider_face_{}_bbx_gt.txt", "{}_bbx_gt.txt", "{}.txt")
+
+
+def wider_place(root: Path, part: str) -> Place | None:
+    """The list of ``train``, ``val`` or, for a set without parts, ``all``; None if there are none."""
+    names = ["labels.txt"] if part == "all" else [form.format(name) for name in PART_NAMES[part] for form in LISTS]
+    path = next((path for name in names for path in matching(root, name)), None)
+    return None if path is None else place_of(root, path, part)
+
+
+def read_wider(place: Place) -> Inventory:
+    """One list.
+
+    Raises:
+        InputError: it cannot be read, or names no image.
+    """
+    images, problems = parse_list(read_text(place.labels), place.labels)
+    if not images:
+        raise InputError(
+            f"{place.labels} names no image; data.format=wider reads lists of a name, a count and rows x y w h"
+        )
+    files = place.image_files([own.image_id for own in images])
+    inventory = Inventory(place.part, files.folder, problems=problems)
+    for own in images:
+        placed(
+            inventory, files, own.image_id, own.boxes_xyxy, own.ignored, label_path=place.labels,
+            box_lines=own.box_lines, attributes=own.attributes,
+        )  # fmt: skip
+    return finish(inventory, files, place.labels)
+
 
 # Where labels are looked for, for messages.
 FORMATS = {
