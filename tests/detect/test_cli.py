@@ -178,6 +178,27 @@ def test_redacted_faces_have_no_detail(photos: Path, kind: str) -> None:
     assert read_image_rgb("both/images/one.jpg").shape[1] > 256
 
 
+def test_solid_regions_a_cover_and_what_is_left(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["source=photos/two.png", "save=images,crops", "redact_regions=[[0,0,40,20]]"]
+    assert main([*words, "redact=solid", "redact_scale=2", "out=a"]) == 0
+    hidden, original = read_image_rgb("a/images/two.png"), read_image_rgb(photos / "two.png")
+    assert (hidden[:20, :40] == 0).all() and (hidden[45:180, 75:195] == 0).all()
+    assert (hidden[20:30, 200:300] == original[20:30, 200:300]).all()
+    assert all(read_image_rgb(path).max() < 10 for path in Path("a/crops").iterdir())
+    Image.new("RGB", (5, 5), (0, 255, 0)).save("cover.png")
+    assert main([*words, "redact=image:cover.png", "redact_shape=ellipse", "out=b"]) == 0
+    covered = read_image_rgb("b/images/two.png")
+    assert (covered[110, 136] == (0, 255, 0)).all() and (covered[62, 97] == original[62, 97]).all()
+    capsys.readouterr()
+    # Faces below the threshold are counted; another cover is another result.
+    Image.new("RGB", (5, 5), (0, 0, 255)).save("cover.png")
+    assert main([*words, "redact=image:cover.png", "redact_shape=ellipse", "out=b", "threshold=1"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"starting over: .*\(threshold, redact\)", said)
+    assert re.search(r"\b\d+ fainter boxes were left as they are \(scores 0\.1–1\)", said)
+    assert (read_image_rgb("b/images/two.png")[:20, :40] == (0, 0, 255)).all()
+
+
 def test_boxes_refer_to_the_upright_image(photos: Path, photograph: Image.Image) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: show it turned by 90° clockwise
@@ -497,7 +518,14 @@ MISTAKES = {
     "source=photos save=pictures": "save=pictures: take any of images, json, txt, crops",
     "source=photos save=[]": "save=: take any of",
     "source=photos threshold=1.5": "threshold=1.5; give a score of 0 … 1",
-    "source=photos redact=black": "redact=black is unknown; take blur or pixelate",
+    "source=photos redact=black": "redact=black is unknown; take blur, pixelate, solid or image:FILE",
+    "source=photos redact=image:no.png": "redact=image:no.png: no.png cannot be read",
+    "source=photos redact=blur redact_shape=star": "redact_shape=star is unknown",
+    "source=photos redact=blur redact_scale=0.5": "redact_scale=0.5; give 1",
+    "source=photos redact=blur redact_regions=[[1,2,3]]": "redact_regions: [1, 2, 3] is not x1, y1, x2, y2",
+    "source=photos redact=blur redact_regions=5": "redact_regions=5 is of another kind",
+    "source=photos redact=blur redact_from=5 redact_to=2": "redact_from=5 redact_to=2: give seconds",
+    "source=photos redact_regions=[[1,2,3,4]]": "redact_from and redact_to need redact=",
     "source=photos resume=perhaps": "resume=perhaps: take auto",
     "source=photos every=0": "every=0 is no whole number of at least 1",
     "source=photos max_frames=0": "max_frames=0 is no whole number of at least 1",
@@ -642,6 +670,10 @@ def test_every_other_frame_redacted(photos: Path, photograph: Image.Image) -> No
     assert len(written) == 5 and written[0].shape == (300, 256, 3)
     detector = FaceDetector.from_pretrained()
     assert all(detector.detect(frame, "original").count == 0 for frame in written)
+    # From 0.3 s to 0.5 s alone: frames 4, and not 0, 2, 6.
+    assert main([*words, "every=2", "redact_from=0.3", "redact_to=0.5", "save=images"]) == 0
+    found = [len(detector.detect(frame, "original")) for frame in frames_of(Path("o/videos/clip.mkv"))]
+    assert found == [1, 1, 0, 1, 1]
     assert main([*words, "max_frames=3"]) == 0
     assert len(frames_of(Path("o/videos/clip.mkv"))) == 3 == len(lines_of("o/frames/clip.jsonl"))
 

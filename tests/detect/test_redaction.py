@@ -1,12 +1,16 @@
 """Blurred and pixelated faces: what is changed, what is left, and that the detail is gone."""
 
+import time
+
 import matplotlib.cbook
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.detect.redaction import REDACTIONS, redact, redacted_regions
+from fanet_lightning.detect.redaction import REDACTIONS, Redaction, redact, redacted_regions
+from fanet_lightning.ops.structures import Detections
 
 
 def noise(height, width, seed=0):
@@ -61,7 +65,7 @@ def test_pixelation_agrees_with_loops_over_cells(boxes):
 
 def test_blur_agrees_with_the_smoothed_and_enlarged_grid_of_means():
     image = noise(100, 100)
-    result = redact(image, [[10, 10, 90, 90]], "blur", margin=0.0)[10:90, 10:90]
+    result = redact(image, [[10, 10, 90, 90]], "blur", scale=1)[10:90, 10:90]
     means = image[10:90, 10:90].reshape(8, 10, 8, 10, 3).mean(axis=(1, 3))
     weights = np.exp(-0.5 * (np.arange(-8, 9) / 0.8) ** 2)
     weights /= weights.sum()
@@ -80,12 +84,12 @@ def test_blur_agrees_with_the_smoothed_and_enlarged_grid_of_means():
 
 def test_the_region_is_the_box_with_a_tenth_on_each_side_rounded_outwards():
     assert redacted_regions([[100, 200, 150, 260]], 1000, 1000) == [(95, 194, 155, 266)]
-    assert redacted_regions([[100.5, 200, 150, 260]], 1000, 1000, margin=0) == [(100, 200, 150, 260)]
+    assert redacted_regions([[100.5, 200, 150, 260]], 1000, 1000, scale=1) == [(100, 200, 150, 260)]
     assert redacted_regions([[-10, -10, 5, 6]], 1000, 1000) == [(0, 0, 7, 8)]
-    assert redacted_regions([[990, 5, 1100, 25]], 30, 1000, margin=0.5) == [(935, 0, 1000, 30)]
+    assert redacted_regions([[990, 5, 1100, 25]], 30, 1000, scale=2) == [(935, 0, 1000, 30)]
     # A face of one pixel becomes four, at the border too; an image that is smaller is redacted whole.
-    assert redacted_regions([[50, 50, 51, 51]], 100, 100, margin=0) == [(49, 49, 53, 53)]
-    assert redacted_regions([[99, 0, 100, 1]], 100, 100, margin=0) == [(96, 0, 100, 4)]
+    assert redacted_regions([[50, 50, 51, 51]], 100, 100, scale=1) == [(49, 49, 53, 53)]
+    assert redacted_regions([[99, 0, 100, 1]], 100, 100, scale=1) == [(96, 0, 100, 4)]
     assert redacted_regions([[0, 0, 1, 1]], 3, 2) == [(0, 0, 2, 3)]
 
 
@@ -155,11 +159,67 @@ def test_boxes_outside_empty_and_not_finite_change_nothing(kind):
     np.testing.assert_array_equal(redact(image, [], kind), image)
 
 
+def test_a_solid_mask_says_nothing_of_what_was_there():
+    boxes, expected = [[10, 10, 20, 20], [40, 5, 41, 6]], np.zeros((50, 60), bool)
+    expected[9:21, 9:21] = expected[4:8, 39:43] = True
+    for image in (noise(50, 60), np.full((50, 60, 3), 255, np.uint8)):
+        result = redact(image, boxes, "solid")
+        assert (result[expected] == 0).all()
+        np.testing.assert_array_equal(result[~expected], image[~expected])
+
+
+def test_an_ellipse_leaves_the_corners_of_the_scaled_box_but_at_the_border():
+    image = np.full((60, 80, 3), 200, np.uint8)
+    hidden = (redact(image, [[30, 20, 50, 40]], "solid", shape="ellipse", scale=1.5) == 0).all(axis=2)
+    y, x = np.mgrid[:60, :80] + 0.5
+    np.testing.assert_array_equal(hidden, (x - 40) ** 2 + (y - 30) ** 2 <= 15**2)
+    assert (redact(image, [[-10, 20, 10, 40]], "solid", shape="ellipse")[18:42, :12] == 0).all()
+
+
+def test_an_image_is_stretched_over_the_face(tmp_path):
+    Image.fromarray(np.repeat(np.array([[[255, 0, 0, 255], [0, 0, 0, 0]]], np.uint8), 2, axis=0)).save(
+        tmp_path / "a.png"
+    )
+    result = redact(noise(50, 50), [[10, 10, 30, 40]], f"image:{tmp_path / 'a.png'}", scale=1)
+    assert (result[10:40, 10:20] == (255, 0, 0)).all() and (result[10:40, 20:30] == 255).all()
+    (tmp_path / "b.png").write_bytes(b"no image")
+    for name in ("b.png", "c.png"):
+        with pytest.raises(InputError, match=rf"redact=image:.*{name}"):
+            redact(noise(9, 9), [], f"image:{tmp_path / name}")
+
+
+def test_regions_are_hidden_always_and_faces_within_the_time():
+    image = noise(40, 40)
+    how = Redaction("solid", "ellipse", 3, [[0, 0, 5, 6]], start_seconds=1.0, end_seconds=2.0)
+    for seconds, is_hidden in ((None, True), (0.99, False), (1.0, True), (2.0, True), (2.01, False)):
+        result = how.apply(image, [[18, 18, 22, 22]], seconds)
+        assert (result[:6, :5] == 0).all()
+        assert (result[20, 20] == 0).all() == is_hidden
+    np.testing.assert_array_equal(how.apply(image, [], 0.0)[6:], image[6:])
+    found = Detections(torch.tensor([[18.0, 18, 22, 22]]), torch.tensor([0.9]))
+    np.testing.assert_array_equal(redact(image, found, "blur"), redact(image, found.boxes_xyxy, "blur"))
+
+
+def test_many_tiny_boxes_take_seconds():
+    corners = np.random.default_rng(0).uniform(0, 300, (20_000, 2))
+    start = time.perf_counter()
+    redact(noise(300, 300), np.hstack([corners, corners + 0.5]), "blur")
+    assert time.perf_counter() - start < 20
+
+
 def test_wrong_settings_are_named():
-    with pytest.raises(InputError, match="redact=mosaic: choose blur or pixelate"):
+    with pytest.raises(InputError, match="redact=mosaic"):
         redact(noise(9, 9), [], "mosaic")
-    for margin in (-0.1, np.nan, np.inf):
-        with pytest.raises(InputError, match="margin="):
-            redact(noise(9, 9), [], "blur", margin)
+    with pytest.raises(InputError, match="redact_shape=star"):
+        redact(noise(9, 9), [], shape="star")
+    for scale in (0.9, np.nan, np.inf):
+        with pytest.raises(InputError, match="redact_scale="):
+            redact(noise(9, 9), [], scale=scale)
+    for region in ([1, 2, 3], [1, 2, 1, 5], [1, 2, 3, np.nan], 7, ["a", 1, 2, 3]):
+        with pytest.raises(InputError, match="redact_regions"):
+            redact(noise(9, 9), [], regions=[region])
+    for times in ((-1, None), (3, 3), (None, 0)):
+        with pytest.raises(InputError, match="redact_from="):
+            Redaction("blur", start_seconds=times[0], end_seconds=times[1])
     with pytest.raises(ValueError, match=r"\(9, 9\)"):
         redact(np.zeros((9, 9), np.uint8), [])

@@ -16,6 +16,7 @@ from fanet_lightning.detect.detector import FaceDetector
 from fanet_lightning.detect.inputs import glance
 from fanet_lightning.detect.multiscale import AnyProtocol
 from fanet_lightning.detect.outputs import Saving
+from fanet_lightning.detect.redaction import Redaction
 from fanet_lightning.detect.video import VideoReader, VideoWriter
 from fanet_lightning.ops.structures import Detections
 
@@ -115,9 +116,9 @@ def shown(image_rgb: Image8, faces: Detections, redaction: str) -> Image8:
     Args:
         image_rgb: (h, w, 3) uint8.
         faces: in its pixels.
-        redaction: ``none``, ``blur`` or ``pixelate``.
+        redaction: ``none``, ``blur``, ``pixelate`` or ``solid``.
     """
-    redact = None if redaction == NO_REDACTION else redaction
+    redact = None if redaction == NO_REDACTION else Redaction(redaction)
     return Saving(redact=redact, draw=redact is None).shown(image_rgb, faces)
 
 
@@ -211,7 +212,7 @@ def find_in_video(
         out: the video that is written, ``.mp4``; nothing is there when the iteration is given up.
         protocol: test-time protocol of every frame.
         threshold: lowest score of a face.
-        redaction: ``none``, ``blur`` or ``pixelate``.
+        redaction: ``none``, ``blur``, ``pixelate`` or ``solid``.
         max_seconds: frames after it are left out.
 
     Yields:

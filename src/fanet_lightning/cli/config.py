@@ -36,7 +36,8 @@ from fanet_lightning.cli.errors import InputError, first_line
 NOT_TEXT = (
     "checkpoint_every", "stop_after", "freeze_epochs", "cache_gib", "ema", "gradient_clip",
     "loss.weights", "max_frames", "model.face_prior", "data.val.share", "protocol.size", "protocol.max_long",
-    "detection.score_floor", "detection.top_k", "detection.nms_iou", "detection.keep",
+    "detection.score_floor", "detection.top_k", "detection.nms_iou", "detection.keep", "redact_regions", "redact_from",
+    "redact_to",
 )  # fmt: skip
 # Numbers that may be null as well.
 NULL_TOO = ("ema", "gradient_clip", "port", "max_false_positives")
@@ -568,8 +569,8 @@ def _check_kind(key: str, default: Any, value: Any) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if value is None:
         fits = default is None or isinstance(default, str) or key in NULL_TOO
-    elif key in ("loss.weights", "model.block_channels"):
-        fits = is_list or (is_number and key != "loss.weights")
+    elif key in ("loss.weights", "model.block_channels", "redact_regions"):
+        fits = is_list or (is_number and key == "model.block_channels")
     elif key in NOT_TEXT:
         fits = is_number
     elif isinstance(default, bool):

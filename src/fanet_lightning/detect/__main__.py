@@ -10,8 +10,8 @@ from fanet_lightning.cli.provenance import code_sha256, made_by
 
 USAGE = (
     "fanet detect source=IMAGE|FOLDER|'PATTERN'|LIST.txt|URL|VIDEO|CAMERA "
-    "[save=images,json,txt,crops] [checkpoint=fanet_light] [protocol=auto] [threshold=0.5] [redact=blur|pixelate] "
-    "[out=DIR]"
+    "[save=images,json,txt,crops] [checkpoint=fanet_light] [protocol=auto] [threshold=0.5] "
+    "[redact=blur|pixelate|solid|image:FILE] [out=DIR]"
 )
 PACKAGES = ("fanet-lightning", "torch", "numpy", "pillow", "opencv-python-headless")
 # The exit code where some inputs could not be read, or a video broke off; the others are done.
@@ -34,19 +34,25 @@ def main(argv: list[str]) -> int:
         stated_sources,
         without_passwords,
     )
-    from fanet_lightning.detect.redaction import REDACTIONS
+    from fanet_lightning.detect.redaction import Redaction
 
     # A command may have several source=….
     parts = [part for word in argv if word.startswith("source=") for part in split_source(word[len("source=") :])]
     options = plain(config)
     save = (options["save"],) if isinstance(options["save"], str) else tuple(dict.fromkeys(options["save"] or ()))
-    redact = options["redact"] or None
+    redact = None
+    if options["redact"]:
+        redact = Redaction(
+            options["redact"], options["redact_shape"], options["redact_scale"], options["redact_regions"] or (),
+            options["redact_from"], options["redact_to"],
+        )  # fmt: skip
     draw = redact is None if options["draw"] == "auto" else options["draw"]
     cli.check_whole(config, workers=1, every=1, **({} if options["max_frames"] is None else {"max_frames": 1}))
     for is_wrong, what in (
         (not parts, f"source=… must be given; {USAGE}"),
         (not save or not set(save) <= {*KINDS}, f"save={','.join(map(str, save))}: take any of {', '.join(KINDS)}"),
-        (redact not in (None, *REDACTIONS), f"redact={redact} is unknown; take {' or '.join(REDACTIONS)}"),
+        (redact is None and any(options[key] is not None for key in ("redact_regions", "redact_from", "redact_to")),
+         "redact_regions, redact_from and redact_to need redact=blur, pixelate, solid or image:FILE"),
         (not isinstance(draw, bool), f"draw={draw}: take true, false or auto"),
         (not 0 <= options["threshold"] <= 1, f"threshold={options['threshold']}; give a score of 0 … 1"),
         (options["max_download_mb"] <= 0, f"max_download_mb={options['max_download_mb']}; give megabytes above 0"),

@@ -22,7 +22,7 @@ from fanet_lightning.cli.files import replaced
 from fanet_lightning.data.images import Image8
 from fanet_lightning.detect.inputs import JOURNAL_FILE, RESULT_FOLDERS, Item
 from fanet_lightning.detect.journal import Journal
-from fanet_lightning.detect.redaction import redact
+from fanet_lightning.detect.redaction import Redaction
 from fanet_lightning.ops.draw import annotate
 from fanet_lightning.ops.structures import Detections
 
@@ -50,20 +50,23 @@ class Saving:
     """What is written.
 
     ``save``    of :data:`fanet_lightning.detect.inputs.KINDS`.
-    ``redact``  ``blur`` or ``pixelate`` faces in everything that shows them; None leaves them.
+    ``redact``  hides faces in everything that shows them; None leaves them.
     ``draw``    boxes colored by confidence. ``bar``: and the color bar next to the image.
     """
 
     save: tuple[str, ...] = ("images", "json")
-    redact: str | None = None
+    redact: Redaction | None = None
     draw: bool = True
     bar: bool = True
 
-    def shown(self, image_rgb: Image8, found: Detections) -> Image8:
+    def hidden(self, image_rgb: Image8, found: Detections, time_seconds: float | None = None) -> Image8:
+        """The image with its faces redacted, where that is asked for; ``time_seconds`` of a video's frame."""
+        return image_rgb if self.redact is None else self.redact.apply(image_rgb, found.numpy()[0], time_seconds)
+
+    def shown(self, image_rgb: Image8, found: Detections, time_seconds: float | None = None) -> Image8:
         """The image as it is saved: redacted, drawn upon, both or neither."""
-        boxes_xyxy, scores = found.numpy()
-        shown = image_rgb if self.redact is None else redact(image_rgb, boxes_xyxy, self.redact)
-        return annotate(shown, boxes_xyxy, scores, bar=self.bar) if self.draw else shown
+        shown = self.hidden(image_rgb, found, time_seconds)
+        return annotate(shown, *found.numpy(), bar=self.bar) if self.draw else shown
 
 
 class FoundImage(NamedTuple):
@@ -103,7 +106,13 @@ def write_image(out: Path, found: FoundImage, saving: Saving) -> list[str]:
 
 
 def write_parts(
-    out: Path, stem: str, image_rgb: Image8, found: Detections, saving: Saving, profile: bytes = b""
+    out: Path,
+    stem: str,
+    image_rgb: Image8,
+    found: Detections,
+    saving: Saving,
+    profile: bytes = b"",
+    time_seconds: float | None = None,
 ) -> list[str]:
     """Text and crops of an image or a frame, as far as they are wanted; the files, relative to ``out``.
 
@@ -115,9 +124,8 @@ def write_parts(
         # A name that is no text for the system is given back as the bytes it is.
         write_file(out, files[-1], found.to_wider(PurePosixPath(stem).name).encode("utf-8", "surrogateescape"))
     if "crops" in saving.save:
-        boxes_xyxy, scores = found.numpy()
-        shown = image_rgb if saving.redact is None else redact(image_rgb, boxes_xyxy, saving.redact)
-        for number, (box, score) in enumerate(zip(boxes_xyxy, scores, strict=True)):
+        shown = saving.hidden(image_rgb, found, time_seconds)
+        for number, (box, score) in enumerate(zip(*found.numpy(), strict=True)):
             files.append(f"{CROPS}/{stem}_{number}_{score:.2f}.jpg")
             write_file(out, files[-1], encoded(crop(shown, box), ".jpg", profile))
     return files

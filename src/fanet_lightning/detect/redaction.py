@@ -1,103 +1,223 @@
-"""Faces made unrecognizable: blurred or pixelated for good.
+"""Faces made unrecognizable: blurred, pixelated, or covered by a color or an image.
 
-Both kinds first replace a face by the mean colors of a grid of at most 8 x 8 cells; only those means reach the result.
-A blur alone could be undone by deconvolution; the detail that the means lack is nowhere in the image any more.
+Blur and pixelation first replace a face by the mean colors of a grid of at most 8 x 8 cells; only those means reach the
+result. A blur alone could be undone by deconvolution; the detail that the means lack is nowhere in the image any more.
 
-What this does not promise: 8 cells still show the color of hair and skin, and a video of a moving face shows many
-different grids. Against somebody who has a list of candidates to compare with, only leaving the face out helps.
+What these two do not promise: 8 cells still show the color of hair and skin, and a video of a moving face shows many
+different grids. Against somebody who has a list of candidates to compare with, take ``solid``, of which nothing but
+place and size can be learnt, and look for the faces that were not found.
 """
 
-from typing import Literal, get_args
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.files import file_sha256
+from fanet_lightning.data.images import Image8, read_image_rgb
 from fanet_lightning.ops.draw import checked_boxes, checked_image
+
+if TYPE_CHECKING:
+    from fanet_lightning.ops.structures import Detections
 
 __all__ = ["REDACTIONS", "Redaction", "redact", "redacted_regions"]
 
 
-Redaction = Literal["blur", "pixelate"]
-REDACTIONS: tuple[str, ...] = get_args(Redaction)
+REDACTIONS = ("blur", "pixelate", "solid")  # and image:FILE
+IMAGE = "image:"
+SHAPES = ("box", "ellipse")
 
-CELLS = 8  # over the longer side of the region: with the margin about 7 over the face itself
+CELLS = 8  # over the longer side of the region: about 7 over the face itself
 SMALLEST_CELL = 4  # pixels: a face of a few pixels becomes one cell, so that it changes as well
 BLUR_SIGMA = 0.8  # cells: hides the grid
+SOLID_RGB = (0, 0, 0)
+SCALE = 1.2
+
+Region = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Redaction:
+    """How faces are hidden, and what else.
+
+    Args:
+        kind: ``blur``, ``pixelate``, ``solid`` (black) or ``image:FILE``, which is stretched over each face, its
+            transparent parts white.
+        shape: ``box``, or ``ellipse``: the one inside the scaled box, whose corners stay as they are. A face at the
+            image's border, which may be cut off, gets its box all the same.
+        scale: sides of what is hidden over those of the face's box, at least 1.
+        regions: (R, 4) pixels of the image, hidden whether there is a face or not.
+        start_seconds, end_seconds: faces in frames of a video before and after these times stay; regions do not.
+
+    Raises:
+        InputError: a setting out of range, or an image that cannot be read.
+    """
+
+    kind: str = "blur"
+    shape: str = "box"
+    scale: float = SCALE
+    regions: Sequence[Sequence[float]] = ()
+    start_seconds: float | None = None
+    end_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind.startswith(IMAGE):
+            self._cover  # noqa: B018  # one that cannot be read is told before anything is hidden
+        elif self.kind not in REDACTIONS:
+            raise InputError(f"redact={self.kind} is unknown; take {', '.join(REDACTIONS)} or {IMAGE}FILE")
+        if self.shape not in SHAPES:
+            raise InputError(f"redact_shape={self.shape} is unknown; take {' or '.join(SHAPES)}")
+        if isinstance(self.scale, bool) or not 1 <= self.scale < np.inf:
+            raise InputError(f"redact_scale={self.scale}; give 1 (the face's box) or more")
+        for region in self.regions:
+            if not _is_region(region):
+                raise InputError(f"redact_regions: {region} is not x1, y1, x2, y2 with x1 < x2 and y1 < y2")
+        start, end = self.start_seconds or 0, np.inf if self.end_seconds is None else self.end_seconds
+        if not 0 <= start < end:
+            raise InputError(f"redact_from={self.start_seconds} redact_to={self.end_seconds}: give seconds, from < to")
+
+    @cached_property
+    def _cover(self) -> Image8:
+        path = Path(self.kind.removeprefix(IMAGE)).expanduser()
+        try:
+            return read_image_rgb(path)
+        except InputError as error:
+            raise InputError(f"redact={self.kind}: {error}") from error
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that the result depends on, as plain values."""
+        is_image = self.kind.startswith(IMAGE)
+        return {
+            **asdict(self), "regions": [list(region) for region in self.regions],
+            **({"sha256": file_sha256(Path(self.kind.removeprefix(IMAGE)).expanduser())} if is_image else {}),
+        }  # fmt: skip
+
+    def apply(
+        self, image_rgb: npt.NDArray[np.uint8], boxes_xyxy: npt.ArrayLike, time_seconds: float | None = None
+    ) -> Image8:
+        """As :func:`redact`; ``time_seconds`` of a video's frame."""
+        result = checked_image(image_rgb).copy()
+        height, width = result.shape[:2]
+        is_in_time = time_seconds is None or (
+            (self.start_seconds or 0) <= time_seconds <= (np.inf if self.end_seconds is None else self.end_seconds)
+        )
+        faces = redacted_regions(boxes_xyxy if is_in_time else (), height, width, self.scale)
+        todo = [(region, self.shape == "ellipse") for region in faces]
+        todo += [(region, False) for region in redacted_regions(self.regions, height, width, 1)]
+        for (left, top, right, bottom), is_ellipse in sorted(todo, key=lambda entry: _order(entry[0])):
+            region = result[top:bottom, left:right]
+            hidden = self._hidden(region)
+            if is_ellipse and left > 0 and top > 0 and right < width and bottom < height:
+                within = _ellipse(bottom - top, right - left)
+                region[within] = hidden[within]
+            else:
+                region[:] = hidden
+        return result
+
+    def _hidden(self, region: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        if self.kind == "pixelate":
+            return _pixelated(region)
+        if self.kind == "blur":
+            return _blurred(region)
+        if self.kind == "solid":
+            return np.full_like(region, SOLID_RGB)
+        height, width = region.shape[:2]
+        return np.asarray(cv2.resize(self._cover, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def redact(
-    image_rgb: npt.NDArray[np.uint8], boxes_xyxy: npt.ArrayLike, kind: str = "blur", margin: float = 0.1
-) -> npt.NDArray[np.uint8]:
-    """The image with every face blurred or pixelated; every pixel outside the regions stays as it is, byte for byte.
+    image_rgb: npt.NDArray[np.uint8],
+    faces: "Detections | npt.ArrayLike",
+    kind: str = "blur",
+    *,
+    shape: str = "box",
+    scale: float = SCALE,
+    regions: Sequence[Sequence[float]] = (),
+) -> Image8:
+    """The image with every face hidden; every pixel outside the regions stays as it is, byte for byte.
 
-    The region of a face is a rectangle, its box with a margin (``redacted_regions``): an ellipse leaves hair, ears and
+    The region of a face is its box, scaled about its center (``redacted_regions``): an ellipse leaves hair, ears and
     chin in the corners. Regions are treated from the smallest to the largest, each on what the ones before it left, so
     where faces overlap the coarser grid holds and the result does not depend on the order of the boxes.
 
     Args:
         image_rgb: (H, W, 3) uint8; left as it is.
-        boxes_xyxy: (D, 4) pixels of the image. Parts outside are cut off; a box wholly outside, or not finite, is
-            left out.
-        kind: ``blur`` or ``pixelate``.
-        margin: share of the box's width and height that is added on each side, at least 0.
+        faces: of a detector, or their boxes (D, 4), pixels of the image. Parts outside are cut off; a box wholly
+            outside, or not finite, is left out.
+        kind, shape, scale, regions: as of :class:`Redaction`, which a video's frames can share.
 
     Returns:
         (H, W, 3) uint8: a new array.
 
     Raises:
-        InputError: no such kind, or a negative margin.
+        InputError: no such kind or shape, a scale below 1, a region that is none, an image that cannot be read.
         ValueError: the image is not (H, W, 3) uint8, or the boxes are not (D, 4).
     """
-    if kind not in REDACTIONS:
-        raise InputError(f"redact={kind}: choose {' or '.join(REDACTIONS)}")
-    result = checked_image(image_rgb).copy()
-    for left, top, right, bottom in redacted_regions(boxes_xyxy, result.shape[0], result.shape[1], margin):
-        region = result[top:bottom, left:right]
-        region[:] = _pixelated(region) if kind == "pixelate" else _blurred(region)
-    return result
+    boxes_xyxy: Any = getattr(faces, "boxes_xyxy", faces)
+    return Redaction(kind, shape, scale, regions).apply(image_rgb, boxes_xyxy)
 
 
-def redacted_regions(
-    boxes_xyxy: npt.ArrayLike, height: int, width: int, margin: float = 0.1
-) -> list[tuple[int, int, int, int]]:
+def redacted_regions(boxes_xyxy: npt.ArrayLike, height: int, width: int, scale: float = SCALE) -> list[Region]:
     """The whole-pixel rectangles that ``redact`` changes, from the smallest to the largest.
 
     Args:
         boxes_xyxy: (D, 4) pixels.
         height, width: of the image.
-        margin: as in ``redact``.
+        scale: as in ``redact``.
 
     Returns:
-        (left, top, right, bottom), half-open, inside the image, none empty: the box with its margin, rounded outwards
-        and at least 4 pixels wide and high where the image has them.
-
-    Raises:
-        InputError: a negative margin, or one that is not a number.
+        (left, top, right, bottom), half-open, inside the image, none empty, no two equal: the scaled box, rounded
+        outwards and at least 4 pixels wide and high where the image has them.
     """
-    if not 0 <= margin < np.inf:
-        raise InputError(f"margin={margin}: must be a share of the face, 0 or more")
-    regions = set()
-    for x1, y1, x2, y2 in checked_boxes(boxes_xyxy):
-        if not np.isfinite((x1, y1, x2, y2)).all() or x2 < x1 or y2 < y1:
-            continue
-        if x2 < 0 or y2 < 0 or x1 >= width or y1 >= height:
-            continue
-        left, right = _grown(x1, x2, margin, width)
-        top, bottom = _grown(y1, y2, margin, height)
-        regions.add((left, top, right, bottom))
-    return sorted(regions, key=lambda r: ((r[2] - r[0]) * (r[3] - r[1]), r))
+    boxes = checked_boxes(boxes_xyxy)
+    x1, y1, x2, y2 = boxes.T
+    inside = (x2 >= x1) & (y2 >= y1) & (x2 >= 0) & (y2 >= 0) & (x1 < width) & (y1 < height)
+    x1, y1, x2, y2 = boxes[inside & np.isfinite(boxes).all(axis=1)].T
+    left, right = _scaled(x1, x2, scale, width)
+    top, bottom = _scaled(y1, y2, scale, height)
+    regions = np.unique(np.stack([left, top, right, bottom], axis=1), axis=0)
+    return sorted((tuple(region) for region in regions.tolist()), key=_order)
 
 
-def _grown(low: float, high: float, margin: float, limit: int) -> tuple[int, int]:
-    """One axis of a box with its margin, rounded outwards, at least SMALLEST_CELL long, inside 0 ... limit."""
-    grown = (high - low) * margin
-    first, last = max(int(np.floor(low - grown)), 0), min(int(np.ceil(high + grown)), limit)
-    missing = min(SMALLEST_CELL, limit) - (last - first)
-    if missing > 0:
-        first = min(max(first - missing // 2, 0), limit - min(SMALLEST_CELL, limit))
-        last = min(first + SMALLEST_CELL, limit)
-    return first, last
+def _order(region: Region) -> tuple[int, Region]:
+    left, top, right, bottom = region
+    return (right - left) * (bottom - top), region
+
+
+def _is_region(region: Any) -> bool:
+    return (
+        isinstance(region, Sequence | np.ndarray)
+        and len(region) == 4
+        and all(isinstance(x, int | float | np.number) and np.isfinite(x) for x in region)
+        and bool(region[0] < region[2] and region[1] < region[3])
+    )
+
+
+def _scaled(
+    low: npt.NDArray[np.float64], high: npt.NDArray[np.float64], scale: float, limit: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """One axis of scaled boxes, (D,), rounded outwards, at least SMALLEST_CELL long, inside 0 ... limit."""
+    grown = (high - low) * ((scale - 1) / 2)
+    first = np.maximum(np.floor(low - grown), 0).astype(np.int64)
+    last = np.minimum(np.ceil(high + grown), limit).astype(np.int64)
+    least = min(SMALLEST_CELL, limit)
+    missing = np.maximum(least - (last - first), 0)
+    first = np.where(missing > 0, np.clip(first - missing // 2, 0, limit - least), first)
+    return first, np.where(missing > 0, first + least, last)
+
+
+def _ellipse(height: int, width: int) -> npt.NDArray[np.bool_]:
+    """(height, width) which pixels have their center inside the ellipse of the region."""
+    y = ((np.arange(height) + 0.5) / height * 2 - 1) ** 2
+    x = ((np.arange(width) + 0.5) / width * 2 - 1) ** 2
+    return np.asarray(y[:, None] + x[None, :] <= 1)
 
 
 def _cell_edges(length: int, cell: float) -> npt.NDArray[np.int64]:
@@ -111,6 +231,9 @@ def _cell_means(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Mean colors (rows, columns, 3) of a region's cells, and the lengths of the cells of both axes."""
     height, width = region.shape[:2]
+    if max(height, width) < 2 * SMALLEST_CELL:  # one cell, at a tenth of the time: boxes may be many thousands
+        sums = region.reshape(-1, 3).sum(axis=0, dtype=np.uint32)
+        return np.round(sums / (height * width)).astype(np.uint8)[None, None], np.array([height]), np.array([width])
     cell = max(max(height, width) / CELLS, SMALLEST_CELL)
     rows, columns = _cell_edges(height, cell), _cell_edges(width, cell)
     sums = np.add.reduceat(region, rows[:-1], axis=0, dtype=np.uint32)
@@ -127,9 +250,9 @@ def _pixelated(region: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 def _blurred(region: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """The grid of means, smoothed and enlarged linearly to the region."""
-    import cv2
-
     means, _, _ = _cell_means(region)
+    if means.size == 3:
+        return np.broadcast_to(means, region.shape)
     smooth = cv2.GaussianBlur(means, (0, 0), BLUR_SIGMA, borderType=cv2.BORDER_REPLICATE)
     height, width = region.shape[:2]
     return np.asarray(cv2.resize(smooth, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)

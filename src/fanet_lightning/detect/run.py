@@ -37,6 +37,8 @@ from fanet_lightning.ops.structures import Detections
 
 # Images that are read, or wait to be written, for every thread; what a killed process loses is no more than these.
 IMAGES_PER_THREAD = 2
+# Where faces are redacted: boxes of this score and more that are below the threshold are counted.
+FAINT = 0.1
 # Frames between the network and the encoder.
 FRAMES_BEHIND = 4
 
@@ -60,12 +62,17 @@ class VideoOptions:
 
 @dataclass
 class Summary:
-    """What a run did. ``images``, ``videos``: inputs, those done earlier too. ``failed``: those without results."""
+    """What a run did.
+
+    ``images``, ``videos``: inputs, those done earlier too. ``failed``: those without results. ``left``: boxes that were
+    looked at now and not redacted.
+    """
 
     images: int = 0
     videos: int = 0
     frames: int = 0
     faces: int = 0
+    left: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
@@ -138,11 +145,19 @@ def detect_sources(
             would be overwritten; or an input would be overwritten.
     """
     saving, limits, options = saving or Saving(), limits or Limits(), video_options or VideoOptions()
-    find_faces = partial(detector.detect, protocol=build_protocol(protocol), threshold=threshold)
+    look = partial(detector.detect, protocol=build_protocol(protocol))
+    least = threshold if saving.redact is None else min(threshold, FAINT)
+
+    def find_faces(image_rgb: Image8) -> Detections:
+        found = look(image_rgb, threshold=least)
+        faces = found.above(threshold)
+        summary.left += len(found) - len(faces)
+        return faces
+
     _check_apart(out, sources)
     depends_on = {
         "protocol": full_settings(protocol), "threshold": threshold, "save": sorted(saving.save),
-        "redact": saving.redact, "draw": saving.draw, "bar": saving.bar, **(settings or {}),
+        "redact": saving.redact and saving.redact.settings, "draw": saving.draw, "bar": saving.bar, **(settings or {}),
     }  # fmt: skip
     summary = Summary(failed=dict(sources.failed))
     items = [*sources.images, *sources.videos]
@@ -172,6 +187,9 @@ def detect_sources(
             summary.count(sources, results)
         shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     print(f"{summary.line()}; the results are in {out}", flush=True)
+    if summary.left:
+        what = "box was left as it is" if summary.left == 1 else "boxes were left as they are"
+        print(f"{summary.left:,} fainter {what} (scores {least:g}–{threshold:g})", flush=True)
     return summary
 
 
@@ -317,13 +335,14 @@ def _write_frame(
     """Write one frame wherever it is wanted; the files of its own."""
     frame, faces = found
     if writer is not None:
-        writer.write(saving.shown(frame.image_rgb, faces), frame)
+        writer.write(saving.shown(frame.image_rgb, faces, frame.time_seconds), frame)
     if lines is not None:
         boxes_xyxy, scores = faces.numpy()
         line = {"frame": frame.index, "time_seconds": frame.time_seconds, "boxes_xyxy": boxes_xyxy.tolist(),
                 "scores": scores.tolist()}  # fmt: skip
         lines.write(json.dumps(line) + "\n")
-    return write_parts(out, f"{stem}/frame_{frame.index:06d}", frame.image_rgb, faces, saving)
+    name = f"{stem}/frame_{frame.index:06d}"
+    return write_parts(out, name, frame.image_rgb, faces, saving, time_seconds=frame.time_seconds)
 
 
 def _opening(sources: Sources, results: Results, done: int) -> str:
