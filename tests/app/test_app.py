@@ -117,7 +117,7 @@ def test_a_redacted_image_hides_the_faces_that_count_and_shows_no_boxes(hopper: 
     x1, y1, x2, y2 = (round(float(side)) for side in hopper.faces.boxes_xyxy[0])
     for kind in ("blur", "pixelate"):
         redacted = drawn_whole(hopper, 0.5, kind, **LIMITS)
-        assert redacted.shape == (600, 512, 3)  # no color bar
+        assert redacted.shape == (600, 512, 3)
         np.testing.assert_array_equal(redacted[:80], original[:80])  # far from the face
         assert (redacted[y1:y2, x1:x2] != original[y1:y2, x1:x2]).mean() > 0.8
         np.testing.assert_array_equal(drawn_whole(hopper, 0.9999, kind, **LIMITS), original)  # no face counts
@@ -136,7 +136,7 @@ def test_a_dropped_image_gives_everything_the_page_shows(actions: Any, monkeypat
     assert "1 face<" in summary and "512 × 600 px" in summary and "network" in summary
     assert rows.count('scope="row"') == 1 == len(content["images"][0]["detections"])
     with Image.open(shown) as opened:
-        assert opened.height == 600 and opened.width > 512  # with the color bar
+        assert (opened.width, opened.height) == (512, 600)
     # The slider does not run the network.
     monkeypatch.setattr(actions, "detector", None)
     _, summary, rows, content = actions.redraw(image, 1.0, "none")
@@ -232,7 +232,7 @@ def test_a_video_comes_back_with_its_faces(actions: Any, tmp_path: Path) -> None
     with av.open(shown) as container:
         stream = container.streams.video[0]
         assert stream.codec_context.name == "h264" and sum(1 for _ in container.decode(stream)) == 6
-        assert stream.height == 304 and stream.width > 256  # with the color bar
+        assert (stream.width, stream.height) == (256, 304)
     write_video(tmp_path / "short.mp4", 3)
     *_, (shown, summary, content) = actions.find_in_video(str(tmp_path / "short.mp4"), "original", 0.5, "blur")
     assert not content["cut"] and "Only the first" not in summary and Path(shown).name == "short_blur.mp4"

@@ -130,9 +130,9 @@ def test_everything_that_can_be_saved(photos: Path, capsys: pytest.CaptureFixtur
     with Image.open(out / f"crops/one_0_{score}.jpg") as cropped:
         assert abs(cropped.width - (x2 - x1)) < 2 and abs(cropped.height - (y2 - y1)) < 2
     assert len(list((out / "crops").iterdir())) == 3
-    # The bar makes images wider, the format stays.
+    # Size and format stay.
     with Image.open(out / "images/two.png") as drawn:
-        assert drawn.format == "PNG" and drawn.height == 300 and drawn.width > 512
+        assert drawn.format == "PNG" and drawn.size == (512, 300)
     with Image.open(out / "images/sub/none.jpg") as drawn:
         assert drawn.format == "JPEG"
     assert {path.name for path in out.iterdir()} == {
@@ -141,12 +141,16 @@ def test_everything_that_can_be_saved(photos: Path, capsys: pytest.CaptureFixtur
 
 
 def test_what_is_saved_is_as_asked(photos: Path) -> None:
-    assert main(["source=photos/one.jpg", "save=images", "bar=false", "out=a"]) == 0
+    assert main(["source=photos/one.jpg", "save=images", "out=a"]) == 0
     assert files_of("a/images") == {"one.jpg"} and not (Path("a") / "detections.json").exists()
     original, drawn = read_image_rgb(photos / "one.jpg"), read_image_rgb("a/images/one.jpg")
     assert drawn.shape == original.shape
     changed = np.abs(drawn.astype(int) - original).max(axis=2) > 60
     assert changed.any() and not changed[:40].any(), "a frame around the face"
+    assert main(["source=photos/one.jpg", "save=images", "scores=true", "bar=true", "out=e"]) == 0
+    scored = read_image_rgb("e/images/one.jpg")
+    assert scored.shape[0] == 300 and scored.shape[1] > 256
+    assert (np.abs(scored[40:, :256].astype(int) - drawn[40:]).max(axis=2) > 60).sum() > 100, "digits"
     assert main(["source=photos/one.jpg", "save=images", "draw=false", "out=b"]) == 0
     assert np.abs(read_image_rgb("b/images/one.jpg").astype(int) - original).max() < 40
     assert main(["source=photos/one.jpg", "save=[json]", "threshold=1", "out=c"]) == 0
@@ -175,7 +179,10 @@ def test_redacted_faces_have_no_detail(photos: Path, kind: str) -> None:
     assert drawn.shape == original.shape, "neither boxes nor a bar unless asked"
     assert (drawn[:20] == original[:20]).all() and (drawn[61:165, 96:176] != original[61:165, 96:176]).any()
     assert main(["source=photos/one.jpg", f"redact={kind}", "draw=true", "save=images", "out=both"]) == 0
-    assert read_image_rgb("both/images/one.jpg").shape[1] > 256
+    drawn = read_image_rgb("both/images/one.jpg")
+    assert drawn.shape == (300, 256, 3) and detail(drawn[50:175, 85:185]) > detail(
+        read_image_rgb("safe/images/one.jpg")[50:175, 85:185]
+    )
 
 
 def test_solid_regions_a_cover_and_what_is_left(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -644,7 +651,7 @@ def test_a_video(photos: Path, photograph: Image.Image, capsys: pytest.CaptureFi
     assert "detecting faces in 1 image and 1 video" in said.out
     assert "1 image, 1 video (8 frames), 9 faces; " in said.out and "8 of 8 frames" in said.err
     written = frames_of(Path("o/videos/clip.mp4"))
-    assert len(written) == 8 and written[0].shape[0] == 300 and written[0].shape[1] > 256
+    assert len(written) == 8 and written[0].shape == (300, 256, 3)
     lines = lines_of("o/frames/clip.jsonl")
     assert [line["frame"] for line in lines] == list(range(8))
     assert [line["time_seconds"] for line in lines] == pytest.approx([n / 10 for n in range(8)])

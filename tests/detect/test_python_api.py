@@ -524,14 +524,14 @@ def test_detections_are_a_sequence_of_faces() -> None:
 
 def test_detections_are_drawn_upright_and_saved(tmp_path: Path) -> None:
     pixels = np.full((40, 30, 3), 90, np.uint8)
-    drawn = FACES.draw(pixels, bar=False)
-    np.testing.assert_array_equal(drawn, annotate(pixels, *FACES.numpy(), bar=False))
+    drawn = FACES.draw(pixels)
+    np.testing.assert_array_equal(drawn, annotate(pixels, *FACES.numpy()))
     turned, exif = Image.fromarray(pixels).transpose(Image.Transpose.ROTATE_90), Image.Exif()
     exif[0x0112] = 6  # turn clockwise to see it
     turned.save(tmp_path / "turned.png", exif=exif)
     for image in (tmp_path / "turned.png", str(tmp_path / "turned.png"), Image.open(tmp_path / "turned.png")):
-        np.testing.assert_array_equal(FACES.draw(image, bar=False), drawn)
-    FACES.save(tmp_path / "drawn.png", pixels, bar=False)
+        np.testing.assert_array_equal(FACES.draw(image), drawn)
+    FACES.save(tmp_path / "drawn.png", pixels)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "drawn.png")), drawn)
     assert FACES.draw(pixels).shape[1] > 30
 

@@ -111,7 +111,7 @@ def _shrunk(image_rgb: Image8, longest: int) -> Image8:
 
 
 def shown(image_rgb: Image8, faces: Detections, redaction: str) -> Image8:
-    """The image with the boxes of its faces and the color bar; or redacted, without.
+    """The image with the boxes of its faces; or redacted, without.
 
     Args:
         image_rgb: (h, w, 3) uint8.

@@ -445,7 +445,8 @@ def _holds_text(key: str, default: Any) -> bool:
 
 def _holds_texts(key: str, default: Any) -> bool:
     is_list = OmegaConf.is_list(default) and not key.startswith(NOT_OURS)
-    return key in TEXT_LISTS or (is_list and all(isinstance(item, str) for item in default))
+    is_named = key in TEXT_LISTS and not isinstance(default, bool)  # detect's scores are true or false
+    return is_named or (is_list and all(isinstance(item, str) for item in default))
 
 
 def _is_list(text: str) -> bool:

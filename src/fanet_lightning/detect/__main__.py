@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
         print(f"{usual} holds results of other sources; these go to {out}", flush=True)
     summary = detect_sources(
         sources, detector, options["protocol"], out, threshold=float(options["threshold"]),
-        saving=Saving(save, redact, draw, options["bar"]),
+        saving=Saving(save, redact, draw, options["bar"], options["scores"]),
         video_options=VideoOptions(options["every"], options["max_frames"]),
         limits=Limits(int(options["max_download_mb"] * 1e6), float(options["download_seconds"])),
         workers=options["workers"], resume=options["resume"] == "auto", stated=stated,

@@ -51,13 +51,14 @@ class Saving:
 
     ``save``    of :data:`fanet_lightning.detect.inputs.KINDS`.
     ``redact``  hides faces in everything that shows them; None leaves them.
-    ``draw``    boxes colored by confidence. ``bar``: and the color bar next to the image.
+    ``draw``    boxes colored by confidence. ``labels``: with their scores. ``bar``: and a color bar next to the image.
     """
 
     save: tuple[str, ...] = ("images", "json")
     redact: Redaction | None = None
     draw: bool = True
-    bar: bool = True
+    bar: bool = False
+    labels: bool = False
 
     def hidden(self, image_rgb: Image8, found: Detections, time_seconds: float | None = None) -> Image8:
         """The image with its faces redacted, where that is asked for; ``time_seconds`` of a video's frame."""
@@ -66,7 +67,7 @@ class Saving:
     def shown(self, image_rgb: Image8, found: Detections, time_seconds: float | None = None) -> Image8:
         """The image as it is saved: redacted, drawn upon, both or neither."""
         shown = self.hidden(image_rgb, found, time_seconds)
-        return annotate(shown, *found.numpy(), bar=self.bar) if self.draw else shown
+        return annotate(shown, *found.numpy(), bar=self.bar, labels=self.labels) if self.draw else shown
 
 
 class FoundImage(NamedTuple):

@@ -157,7 +157,8 @@ def detect_sources(
     _check_apart(out, sources)
     depends_on = {
         "protocol": full_settings(protocol), "threshold": threshold, "save": sorted(saving.save),
-        "redact": saving.redact and saving.redact.settings, "draw": saving.draw, "bar": saving.bar, **(settings or {}),
+        "redact": saving.redact and saving.redact.settings, "draw": saving.draw, "bar": saving.bar,
+        "scores": saving.labels, **(settings or {}),
     }  # fmt: skip
     summary = Summary(failed=dict(sources.failed))
     items = [*sources.images, *sources.videos]

@@ -403,9 +403,8 @@ def draw_grid(
         boxes_xyxy, scores = found[record.image_id].detections.above(GRID_THRESHOLD).numpy()
         image, scale_xy = small(read_image_rgb(record.path))
         scale = np.tile(scale_xy, 2)
-        drawn.append(annotate(image, boxes_xyxy * scale, scores, faces_xyxy=record.boxes_xyxy * scale, bar=False))
-        titles.append(
-            f"{record.image_id.split('/')[-1][-40:]}: {len(scores)} found, {len(record.boxes_xyxy)} annotated"
-        )
+        drawn.append(annotate(image, boxes_xyxy * scale, scores, faces_xyxy=record.boxes_xyxy * scale))
+        found_and_annotated = f"{len(scores)} found, {len(record.boxes_xyxy)} annotated"
+        titles.append(f"{record.image_id.split('/')[-1]}\n{found_and_annotated}")
     caption = f"{label}: detections with confidence ≥ {GRID_THRESHOLD}, annotated faces in white"
     save_figure(detection_grid(drawn, titles, caption), out / "detections")

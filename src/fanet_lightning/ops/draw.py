@@ -1,4 +1,4 @@
-"""Faces drawn into an image: boxes colored by confidence, and the color bar next to them (paper, figure 9).
+"""Faces drawn into an image: boxes colored by confidence, and a color bar next to it (paper, figure 9).
 
 Everything here is NumPy, OpenCV and Pillow: no matplotlib figure is built per image, so a video can be drawn as fast
 as it is read (docs/experiments.md).
@@ -22,7 +22,12 @@ BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 # Lines and letters grow with the image's longer side, so that an image shrunk to a screen still shows them.
 LINE_PER_SIDE = 1 / 300
 FONT_PER_SIDE = 1 / 64
+FONT_PER_FACE = 1 / 3  # at most, so that labels leave room for the faces of a crowd
 SMALLEST_FONT = 9  # pixels: below it digits cannot be told apart
+# The dark casing at both sides of a line, by which it shows on bright images too, as a share of the line.
+CASING = 1 / 3
+# The part of matplotlib's turbo that is bright enough to show on dark images.
+TURBO_FROM, TURBO_TO = 0.15, 0.8
 # A line is no thicker than this share of its face's shorter side: small faces in a large image stay visible ...
 LINE_PER_FACE = 1 / 6
 # ... but no thinner than this share of the image: a line of 1 pixel in 10,000 is gone when the image is shrunk.
@@ -30,7 +35,7 @@ THINNEST_PER_SIDE = 1 / 2000
 
 
 def confidence_colors(scores: npt.ArrayLike) -> npt.NDArray[np.uint8]:
-    """The color of each confidence: matplotlib's ``turbo``, dark blue at 0, green at 0.5, dark red at 1.
+    """The color of each confidence, of the bright part of matplotlib's ``turbo``: blue at 0, green at 0.5, red at 1.
 
     Args:
         scores: (D,) in [0, 1]; values outside are clipped, NaN counts as 0.
@@ -39,7 +44,8 @@ def confidence_colors(scores: npt.ArrayLike) -> npt.NDArray[np.uint8]:
         (D, 3) uint8 RGB.
     """
     values = np.nan_to_num(np.asarray(scores, dtype=np.float64).reshape(-1), nan=0.0)
-    return _turbo_rgb()[np.minimum((np.clip(values, 0.0, 1.0) * 256).astype(np.int64), 255)]
+    shares = TURBO_FROM + (TURBO_TO - TURBO_FROM) * np.clip(values, 0.0, 1.0)
+    return _turbo_rgb()[np.minimum((shares * 256).astype(np.int64), 255)]
 
 
 def annotate(
@@ -48,13 +54,13 @@ def annotate(
     scores: npt.ArrayLike,
     *,
     faces_xyxy: npt.ArrayLike = (),
-    bar: bool = True,
+    bar: bool = False,
     labels: bool = False,
 ) -> npt.NDArray[np.uint8]:
     """The image with a frame around every face, color = confidence; confident faces are on top.
 
-    Frames are drawn around the boxes, not over them, so even a face of a few pixels stays visible; at the image's
-    border they are moved inside. Line and letter sizes follow the image's size.
+    Frames, bright lines with a dark casing, are drawn around the boxes, not over them, so even a face of a few pixels
+    stays visible; at the image's border they are moved inside. Line and letter sizes follow the image's size.
 
     Args:
         image_rgb: (H, W, 3) uint8; left as it is.
@@ -89,11 +95,15 @@ def annotate(
 def outlined(
     image_rgb: npt.NDArray[np.uint8], boxes_xyxy: npt.ArrayLike, color: tuple[int, int, int], line: int = 1
 ) -> npt.NDArray[np.uint8]:
-    """A copy of the image, (H, W, 3) uint8, with frames of one color, ``line`` pixels wide, around (D, 4) boxes."""
+    """A copy of the image, (H, W, 3) uint8, with frames of one color around (D, 4) boxes.
+
+    ``line``: width of the bright line in pixels; it has a dark casing.
+    """
     drawn = checked_image(image_rgb).copy()
     boxes = checked_boxes(boxes_xyxy)
-    for box in boxes[_is_visible(boxes, *drawn.shape[:2])]:
-        _frame(drawn, box, line, np.array(color, np.uint8))
+    boxes = boxes[_is_visible(boxes, *drawn.shape[:2])]
+    for frame in _frames(boxes, np.full(len(boxes), line), *drawn.shape[:2]):
+        _draw_frame(drawn, *frame, color)
     return drawn
 
 
@@ -146,23 +156,43 @@ def _draw_boxes(
     thinnest, thickest = max(1, round(longer * THINNEST_PER_SIDE)), max(1, round(longer * LINE_PER_SIDE))
     order = np.argsort(scores, kind="stable")
     order = order[_is_visible(boxes, height, width)[order]]
-    colors = confidence_colors(scores)
-    for index in order:
-        side = (boxes[index, 2:] - boxes[index, :2]).min()
-        line = int(np.clip(round(side * LINE_PER_FACE), thinnest, thickest))
-        _frame(drawn, boxes[index], line, colors[index])
+    boxes, scores = boxes[order], scores[order]
+    colors = confidence_colors(scores).tolist()
+    sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
+    frames = _frames(boxes, np.clip(np.round(sides * LINE_PER_FACE), thinnest, thickest).astype(int), height, width)
+    for frame, color in zip(frames, colors, strict=True):
+        _draw_frame(drawn, *frame, color)
     if labels:
-        size = _font_size(height, width)
-        for index in order:
-            _label(drawn, boxes[index], f"{scores[index]:.2f}", size, tuple(colors[index].tolist()))
+        sizes = np.clip((sides * FONT_PER_FACE).astype(int), SMALLEST_FONT, _font_size(height, width)).tolist()
+        for (left, top, *_), score, size, color in zip(frames, scores, sizes, colors, strict=True):
+            _label(drawn, left, top, f"{score:.2f}", size, tuple(color))
 
 
-def _frame(drawn: npt.NDArray[np.uint8], box: npt.NDArray[np.float64], line: int, color: npt.NDArray[np.uint8]) -> None:
-    """A frame of ``line`` pixels around one box; where the image ends, inside it."""
-    height, width = drawn.shape[:2]
-    left, top = max(int(box[0] + 0.5) - line, 0), max(int(box[1] + 0.5) - line, 0)
-    right, bottom = min(int(box[2] + 0.5) + line, width), min(int(box[3] + 0.5) + line, height)
-    right, bottom = max(right, left + 1), max(bottom, top + 1)
+def _frames(boxes: npt.NDArray[np.float64], lines: npt.NDArray[Any], height: int, width: int) -> list[list[int]]:
+    """(D, 4) boxes and (D,) widths of their lines → left, top, right, bottom outside, width of the line, of its casing.
+
+    Frames are around their boxes, but inside the image.
+    """
+    casings = np.maximum(np.round(lines * CASING), 1).astype(int)
+    around = (lines + 2 * casings)[:, None]
+    low = np.maximum((boxes[:, :2] + 0.5).astype(int) - around, 0)
+    high = np.minimum((boxes[:, 2:] + 0.5).astype(int) + around, (width, height))
+    frames: list[list[int]] = np.column_stack([low, np.maximum(high, low + 1), lines, casings]).tolist()
+    return frames
+
+
+def _draw_frame(
+    drawn: npt.NDArray[np.uint8], left: int, top: int, right: int, bottom: int, line: int, casing: int, color: Any
+) -> None:
+    _draw_band(drawn, left, top, right, bottom, line + 2 * casing, BLACK)
+    if min(right - left, bottom - top) > 2 * casing:
+        _draw_band(drawn, left + casing, top + casing, right - casing, bottom - casing, line, color)
+
+
+def _draw_band(
+    drawn: npt.NDArray[np.uint8], left: int, top: int, right: int, bottom: int, line: int, color: Any
+) -> None:
+    """A band of ``line`` pixels inside a rectangle."""
     drawn[top : top + line, left:right] = color
     drawn[max(bottom - line, top) : bottom, left:right] = color
     drawn[top:bottom, left : left + line] = color
@@ -170,20 +200,16 @@ def _frame(drawn: npt.NDArray[np.uint8], box: npt.NDArray[np.float64], line: int
 
 
 def _label(
-    drawn: npt.NDArray[np.uint8], box: npt.NDArray[np.float64], text: str, size: int, color: tuple[int, int, int]
+    drawn: npt.NDArray[np.uint8], left: int, top: int, text: str, size: int, color: tuple[int, int, int]
 ) -> None:
-    """The score on a patch of the box's color, above the face, or below its upper edge at the image's top."""
+    """The score on a patch of the box's color, above the frame's corner, or inside it at the image's top."""
     height, width = drawn.shape[:2]
-    luminance = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
-    patch = _text_patch(text, size, BLACK if luminance > 110 else WHITE, color)
+    patch = _text_patch(text, size, BLACK, color)
     patch_height, patch_width = patch.shape[0], patch.shape[1]
     if patch_height > height or patch_width > width:
         return  # an image smaller than its label
-    line = max(1, round(max(height, width) * LINE_PER_SIDE))
-    top = int(box[1]) - line - patch_height
-    if top < 0:
-        top = min(max(int(box[1]), 0), height - patch_height)
-    left = min(max(int(box[0]) - line, 0), width - patch_width)
+    top = top - patch_height if top >= patch_height else min(top, height - patch_height)
+    left = min(left, width - patch_width)
     drawn[top : top + patch_height, left : left + patch_width] = patch
 
 
@@ -229,7 +255,7 @@ def _color_bar(height: int, size: int) -> npt.NDArray[np.uint8]:
     return result
 
 
-@lru_cache(maxsize=1024)  # 101 scores in a video's one size
+@lru_cache(maxsize=4096)  # 101 scores in the sizes of an image
 def _text_patch(text: str, size: int, ink: tuple[int, int, int], ground: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
     """The text on a ground of its own, (h, w, 3); every patch of one size has the same height."""
     font = _font(size)

@@ -138,21 +138,21 @@ class Detections:
         """(D, 4) boxes and (D,) scores as arrays, from any device."""
         return self.boxes_xyxy.detach().cpu().numpy(), self.scores.detach().cpu().numpy()
 
-    def draw(self, image: ImageLike, *, bar: bool = True, labels: bool = False) -> npt.NDArray[np.uint8]:
+    def draw(self, image: ImageLike, *, bar: bool = False, labels: bool = False) -> npt.NDArray[np.uint8]:
         """The image with a box around every face, color = confidence; see :func:`fanet_lightning.ops.draw.annotate`.
 
         Args:
             image: the one that was searched: (H, W, 3) uint8 RGB, a PIL image, or a path; the latter two are turned
                 upright as detection does.
-            bar: with a color bar at the right.
+            bar: with a color bar at the right, which makes the image wider.
             labels: with each score above its face.
 
         Returns:
-            (H, W, 3) uint8 RGB, with the bar wider.
+            (H, W, 3) uint8 RGB, wider with the bar.
         """
         return annotate(upright_rgb(image), *self.numpy(), bar=bar, labels=labels)
 
-    def save(self, path: str | os.PathLike[str], image: ImageLike, *, bar: bool = True, labels: bool = False) -> None:
+    def save(self, path: str | os.PathLike[str], image: ImageLike, *, bar: bool = False, labels: bool = False) -> None:
         """Write what :meth:`draw` gives; the ending of ``path`` says in which format."""
         Image.fromarray(self.draw(image, bar=bar, labels=labels)).save(path, quality=95)
 

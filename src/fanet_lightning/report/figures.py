@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
@@ -22,6 +22,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import replaced
+from fanet_lightning.ops.draw import confidence_colors
 from fanet_lightning.score.analysis.attributes import ATTRIBUTES, AttributeScores, GroupScore, group_label
 from fanet_lightning.score.curves import Curve
 from fanet_lightning.score.wider_face.published import (
@@ -474,13 +475,15 @@ def detection_grid(
 ) -> Figure:
     """Annotated images in a grid with the color bar of confidence at the right."""
     rows = max(1, -(-len(images_rgb) // columns))
-    with canvas((4.0 * columns + 0.8, 3.0 * rows + 0.5), rows, columns, style={"axes.grid": False}) as (figure, axes):
+    width, lines = 4.0 * columns + 0.8, [wrapped(title, 3.5) for title in titles]
+    height = (3.0 + _LINE_INCHES * max((text.count("\n") + 1 for text in lines), default=1)) * rows + 0.5
+    with canvas((width, height), rows, columns, style={"axes.grid": False}) as (figure, axes):
         for axis in axes:
             axis.set_axis_off()
-        for axis, image, title in zip(axes, images_rgb, titles, strict=False):
+        for axis, image, text in zip(axes, images_rgb, lines, strict=False):
             axis.imshow(image)
-            axis.set_title(title, fontsize=7)
-        bar = ScalarMappable(Normalize(0, 1), "turbo")
+            axis.set_title(text, fontsize=7, parse_math=False)
+        bar = ScalarMappable(Normalize(0, 1), ListedColormap(confidence_colors(np.linspace(0, 1, 256)) / 255))
         figure.colorbar(bar, ax=axes, fraction=0.02, pad=0.01, label="confidence")
-        figure.suptitle(caption, fontsize=9)
+        figure.suptitle(wrapped(caption, width), fontsize=9, parse_math=False)
     return figure
