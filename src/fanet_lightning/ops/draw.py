@@ -103,7 +103,7 @@ def outlined(
     boxes = checked_boxes(boxes_xyxy)
     boxes = boxes[_is_visible(boxes, *drawn.shape[:2])]
     for frame in _frames(boxes, np.full(len(boxes), line), *drawn.shape[:2]):
-        _draw_frame(drawn, *frame, color)
+        _draw_frame(drawn, frame, color)
     return drawn
 
 
@@ -161,7 +161,7 @@ def _draw_boxes(
     sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
     frames = _frames(boxes, np.clip(np.round(sides * LINE_PER_FACE), thinnest, thickest).astype(int), height, width)
     for frame, color in zip(frames, colors, strict=True):
-        _draw_frame(drawn, *frame, color)
+        _draw_frame(drawn, frame, color)
     if labels:
         sizes = np.clip((sides * FONT_PER_FACE).astype(int), SMALLEST_FONT, _font_size(height, width)).tolist()
         for (left, top, *_), score, size, color in zip(frames, scores, sizes, colors, strict=True):
@@ -181,9 +181,8 @@ def _frames(boxes: npt.NDArray[np.float64], lines: npt.NDArray[Any], height: int
     return frames
 
 
-def _draw_frame(
-    drawn: npt.NDArray[np.uint8], left: int, top: int, right: int, bottom: int, line: int, casing: int, color: Any
-) -> None:
+def _draw_frame(drawn: npt.NDArray[np.uint8], frame: list[int], color: Any) -> None:
+    left, top, right, bottom, line, casing = frame
     _draw_band(drawn, left, top, right, bottom, line + 2 * casing, BLACK)
     if min(right - left, bottom - top) > 2 * casing:
         _draw_band(drawn, left + casing, top + casing, right - casing, bottom - casing, line, color)
