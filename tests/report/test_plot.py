@@ -1,5 +1,6 @@
 """``python -m fanet_lightning.plot``: figures of scored folders, what they say, and what does not compare."""
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from fanet_lightning.report.figures import (
     NOT_COMPARABLE,
     Layout,
     RocCurve,
+    detection_grid,
     pascal_label,
     precision_recall_figure,
     read_roc_file,
@@ -338,3 +340,16 @@ def test_mistakes(tmp_path: Path) -> None:
             main([f"out={tmp_path / 'out'}", *words] if not words[-1].startswith("out=") else words)
         assert expected in str(error.value)
         assert "\n" not in str(error.value)
+
+
+def test_titles_of_a_grid_are_whole() -> None:
+    """Each within the figure, and none over another."""
+    names = ["a" * 90, "12_Group_Team_Organized_Group_12_Group_Team_Organized_Group_12_536", "$x_1$"]
+    images = [np.zeros((60, 20, 3), np.uint8)] * 3
+    figure = detection_grid(images, [f"{name}\n1 found" for name in names], "caption " * 40)
+    titles = [axis.title for axis in figure.axes[:3]]
+    assert [title.get_text().replace("\n", "") for title in titles] == [f"{name}1 found" for name in names]
+    boxes = [title.get_window_extent() for title in titles]
+    whole = figure.bbox
+    assert all(whole.x0 <= box.x0 and box.x1 <= whole.x1 and box.y1 <= whole.y1 for box in boxes)
+    assert all(left.x1 <= right.x0 for left, right in itertools.pairwise(boxes))
