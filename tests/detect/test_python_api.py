@@ -533,7 +533,7 @@ def test_detections_are_drawn_upright_and_saved(tmp_path: Path) -> None:
         np.testing.assert_array_equal(FACES.draw(image), drawn)
     FACES.save(tmp_path / "drawn.png", pixels)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "drawn.png")), drawn)
-    assert FACES.draw(pixels).shape[1] > 30
+    assert FACES.draw(pixels, bar=True).shape[1] > 30
 
 
 def test_as_coco_results() -> None:
