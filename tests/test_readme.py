@@ -2,7 +2,7 @@
 
 import re
 import shlex
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from fanet_lightning.cli.config import read_words
 from tests.train.helpers import TINY, command
 
 ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples/own_parts"
 PARTS = (ROOT / "docs/own-parts.md").read_text(encoding="utf-8")
 
 
@@ -23,10 +24,7 @@ def commands(text: str) -> list[list[str]]:
 
 def test_every_command_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "own", raising=False)  # of another test's folder
-    (own,) = re.findall(r"```python\n(.*?)```", PARTS, flags=re.DOTALL)
-    (tmp_path / "own.py").write_text(own)
+    monkeypatch.syspath_prepend(EXAMPLES)
     measured = {"experiments.md", "gpu-runs.md"}  # as it was typed then
     pages = [ROOT / "README.md", *(page for page in (ROOT / "docs").glob("*.md") if page.name not in measured)]
     found = [words for page in pages for words in commands(page.read_text(encoding="utf-8"))]
@@ -39,14 +37,17 @@ def test_every_command_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.slow
 def test_parts_of_ones_own_train(tmp_path: Path) -> None:
-    (own,) = re.findall(r"```python\n(.*?)```", PARTS, flags=re.DOTALL)
-    (tmp_path / "own.py").write_text(own)
+    for example in EXAMPLES.glob("*.py"):
+        shutil.copy(example, tmp_path)
     for number, (verb, *words) in enumerate(commands(PARTS)):
         if "model=fanet_timm" in words:  # tests/models/test_timm.py: timm is no part of the tests' environment
             continue
         if verb == "train":
-            tiny = [word for word in TINY if "data=folder" not in words or not word.startswith("data.")]
+            own_data = "data=folder" in words or "data._target_=own_source.CsvFaces" in words
+            own = ("data.",) * own_data + ("model.",) * ("model._target_=own_network.ResNetFpn" in words)
+            tiny = [word for word in TINY if not word.startswith(own)]
+            tiny += ["data.drawn=[4,2]"] if "data.root=faces" in words else []
             words += [*tiny, "epochs=1", f"out=run{number}", "evaluate_at_end=false"]
         done = command(verb, *words, cwd=tmp_path)
         assert done.returncode == 0, (verb, words, done.stderr)
-        assert "callbacks.says._target_=own.Says" not in words or "AP 0." in done.stdout
+        assert "callbacks.hardest._target_=own_callback.Hardest" not in words or "hardest: " in done.stdout

@@ -1,6 +1,9 @@
 """The wheel works from an empty directory, with its configuration inside."""
 
 import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -70,3 +73,33 @@ def test_verbs_run_from_an_empty_directory(site: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run/evaluation/scores.json").is_file()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "run"]
+
+
+@pytest.mark.slow
+def test_examples_of_own_parts_run_on_the_wheel(site: Path, tmp_path: Path) -> None:
+    """Every command of their README in an empty directory, and their checkpoint in one that lacks the network."""
+    for path in (ROOT / "examples/own_parts").glob("*.py"):
+        shutil.copy(path, tmp_path)
+    (block,) = re.findall(
+        r"```console\n(.*?)```", (ROOT / "examples/own_parts/README.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    commands = [shlex.split(line)[1:] for line in block.splitlines()]
+    assert [words[1] for words in commands] == [
+        f"fanet_lightning.{verb}" for verb in ("train", "evaluate", "evaluate", "detect", "export")
+    ]
+    commands[0] += ["data.drawn=[6,2]", "epochs=1", "workers=0", "trainer.accelerator=cpu"]
+    commands[4] += ["rounds=1"]
+    for words in commands:
+        done = run(site, tmp_path, *words)
+        assert done.returncode == 0, (words, done.stderr)
+    assert (tmp_path / "run/evaluation/scores.json").is_file() and (tmp_path / "own.onnx").is_file()
+    away = tmp_path / "away"
+    away.mkdir()
+    for verb in ("evaluate", "detect source=../faces/images", "export"):
+        done = run(site, away, "-m", *f"fanet_lightning.{verb} checkpoint=../run".split())
+        assert done.returncode == 2 and re.fullmatch(
+            r"error: .*best\.ckpt: model\._target_=own_network\.ResNetFpn .*PYTHONPATH\n", done.stderr
+        ), done.stderr
+    assert list(away.iterdir()) == []
+    done = run(site, away, "-m", "fanet_lightning.detect", "checkpoint=../own.onnx", "source=../faces/images")
+    assert done.returncode == 0, done.stderr

@@ -79,7 +79,6 @@ def test_the_trunk_alone_for_a_network_of_another_level(tmp_path: Path, monkeypa
         (["init=fanet_light"], "init=fanet_light.* model.*=.* give "),
         (["init=fanet_light", "model=fanet_light", "level=2"], "model.level=3.* 2; .*init_part=trunk"),
         (["init=fanet_light", "init_part=trunk"], "model.backbone=light.* vgg; .*model=fanet_light"),
-        (["init=fanet_light", "init_part=trunk", "model=fanet_light", "model._target_=torch.nn.Identity"], "trunk"),
         (["init=fanet_light", "init_part=trnk", "model=fanet_light"], "init_part=trnk.*trunk"),
         (["init_part=trunk"], "init_part=trunk.*init=MODEL"),
         (["init=fanet_light", "model=fanet_light", "weights=imagenet"], "weights.*init"),

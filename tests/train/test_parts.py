@@ -1,14 +1,27 @@
 """Parts by ``_target_``: optimizer, scheduler, callbacks, logger, loss and network of somebody's own."""
 
+import importlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from fanet_lightning.cli.config import read_words
 from fanet_lightning.cli.errors import InputError
-from tests.train.helpers import TINY, command
+from fanet_lightning.detect.multiscale import build_protocol, full_settings
+from fanet_lightning.models.fanet import build_network
+from fanet_lightning.models.pretrained import load_model
+from fanet_lightning.ops.anchors import AnchorGrid
+from fanet_lightning.ops.hierarchical_loss import HierarchicalLoss
+from fanet_lightning.ops.structures import HeadOutput, NetworkOutput, Targets
+from fanet_lightning.train import __main__ as train
+from tests.train.helpers import TINY, command, trained
+
+EXAMPLES = Path(__file__).parents[2] / "examples/own_parts"
 
 OWN = """
 from pytorch_lightning import Callback
@@ -81,3 +94,140 @@ def test_arguments_are_checked_against_the_signature(tmp_path: Path, monkeypatch
     ):
         with pytest.raises(InputError, match=key):
             read_words("train", words)
+
+
+@pytest.fixture
+def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder from which the examples can be imported, and what is in there with ``own_`` in front."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(EXAMPLES)
+    return tmp_path
+
+
+def example(name: str) -> Any:
+    return importlib.import_module(name)
+
+
+def test_every_example_in_one_run(
+    examples: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = [word for word in TINY if not word.startswith(("model.", "data."))]
+    trained(
+        *tiny, "model._target_=own_network.ResNetFpn", "model.channels=2", "model.name=resnet_fpn",
+        "loss._target_=own_loss.ConfidencePenalty", "loss.beta=0.2", "loss.box=giou",
+        "loss.assignment._target_=own_assigner.Nearest", "loss.assignment.count=3",
+        "augment.extra=[{_target_: own_augment.Dusk, p: 0.5}]", "callbacks.hardest._target_=own_callback.Hardest",
+        "data._target_=own_source.CsvFaces", "data.root=faces", "data.drawn=[4,2]",
+        "protocol._target_=own_protocol.SamePixels", "protocol.pixels=20000", "epochs=1", "logger=csv", "out=run",
+    )  # fmt: skip
+    shown = capsys.readouterr().out
+    assert shown.startswith("resnet_fpn: ") and "hardest: images/" in shown
+    metrics = (examples / "run/csv/metrics.csv").read_text().splitlines()[0]
+    assert "train/entropy" in metrics
+    written = json.loads((examples / "run/evaluation/scores.json").read_text())
+    assert (written["benchmark"], written["protocol"], written["images"]) == ("csv_faces", "own_protocol.SamePixels", 2)
+    settings = written["made_by"]["protocol_settings"]
+    assert (settings["_target_"], settings["pixels"]) == ("own_protocol.SamePixels", 20000)
+    (passes, *_) = json.loads((examples / "run/evaluation/scales.json").read_text()).values()
+    assert passes[0]["height"] * passes[0]["width"] == pytest.approx(20000, rel=0.01)
+
+    model = load_model("run")
+    assert type(model.network) is example("own_network").ResNetFpn
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(EXAMPLES)])
+    monkeypatch.delitem(sys.modules, "own_network")
+    with pytest.raises(InputError, match=r"best\.ckpt: model\._target_=own_network\.ResNetFpn .*PYTHONPATH"):
+        load_model("run")
+
+
+def test_the_nearest_anchors_of_the_fitting_map(examples: Path) -> None:
+    grid = AnchorGrid(((16, 16), (8, 8), (4, 4), (2, 2), (1, 1), (1, 1)))
+    # 16 pixels wide: anchors of the map of stride 4, centers at 2, 6, 10, 14, 18 …; the face's is at (15, 16).
+    face = torch.tensor([[7.0, 8, 23, 24]])
+    heads = HeadOutput(torch.zeros(2, grid.count, 2), torch.zeros(2, grid.count, 4))
+    found = example("own_assigner").Nearest(count=2)(grid, Targets(face, torch.tensor([1])), heads)
+    assert (found.face_index == 0).nonzero().tolist() == [[1, 3 * 16 + 3], [1, 4 * 16 + 3]]
+    assert int(found.unmatched_faces) == 0
+    nobody = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    assert bool((example("own_assigner").Nearest()(grid, nobody, heads).face_index == -1).all())
+
+
+def test_the_loss_and_an_assigner_handed_to_it(examples: Path) -> None:
+    grid = AnchorGrid(((16, 16), (8, 8), (4, 4), (2, 2), (1, 1), (1, 1)))
+    output = NetworkOutput([HeadOutput(torch.zeros(1, grid.count, 2), torch.zeros(1, grid.count, 4))], [])
+    targets = Targets(torch.tensor([[7.0, 8, 23, 24]]), torch.tensor([0]))
+    nearest = example("own_assigner").Nearest(count=2)
+    plain = HierarchicalLoss(assignment=nearest)(output, grid, targets)
+    assert int(plain.positives) == 2
+    loss = example("own_loss").ConfidencePenalty(0.5, assignment=nearest)(output, grid, targets)
+    assert float(plain.total - loss.total) == pytest.approx(0.5 * np.log(2), abs=1e-5)
+
+
+def test_protocol_of_ones_own(examples: Path) -> None:
+    settings = {
+        "name": "mine",
+        "_target_": "own_protocol.SamePixels",
+        "kind": "original",
+        "size": None,
+        "pixels": 10000,
+    }
+    protocol: Any = build_protocol(settings)
+    assert protocol.target_size(100, 400) == (50, 200)
+    stored = full_settings(settings)
+    assert (stored["name"], stored["_target_"], stored["pixels"]) == ("mine", "own_protocol.SamePixels", 10000)
+    assert build_protocol(stored) == protocol
+    several = "fanet_lightning.detect.multiscale.MultiScale"
+    assert build_protocol({"_target_": several, "kind": "original", "keep": 3}).keep == 3  # type: ignore[union-attr]
+
+
+def test_names_become_those_of_the_classes_unless_they_are_given(examples: Path) -> None:
+    words = ["data._target_=own_source.CsvFaces", "data.root=faces", "protocol._target_=own_protocol.SamePixels"]
+    for verb in ("train", "evaluate"):
+        config = read_words(verb, words).config()
+        assert (config.data.name, config.protocol.name) == ("own_source.CsvFaces", "own_protocol.SamePixels")
+    assert read_words("detect", [*words[2:], "protocol.name=mine"]).config().protocol.name == "mine"
+    with pytest.raises(InputError, match=r"data\.train_images"):
+        read_words("train", [*words, "data.train_images=3"])
+
+
+class Shallow(torch.nn.Module):
+    """A network whose maps are of other strides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = build_network(width=0.01)
+        self.normaliser, self.training_only = self.inner.normaliser, self.inner.training_only
+
+    def forward(self, images: torch.Tensor, all_hierarchies: bool | None = None) -> NetworkOutput:
+        output: NetworkOutput = self.inner(images[..., ::2, ::2], all_hierarchies)
+        return output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model._target_=nowhere.Net"], r"model\._target_=nowhere\.Net .*nowhere"),
+        (["model._target_=own_network.Missing"], r"model\._target_=own_network\.Missing .*Missing"),
+        (["model._target_=own_callback.Hardest"], r"model\._target_=own_callback\.Hardest .*Module"),
+        (["model._target_=torch.nn.Conv2d"], "model: .*in_channels"),
+        (["model._target_=torch.nn.Identity"], "torch.nn.Identity .*normaliser"),
+        ([f"model._target_={__name__}.Shallow"], "Shallow .*strides"),
+        (["init=fanet_light", "init_part=trunk", "model._target_=own_network.ResNetFpn"], "ResNetFpn .*trunk"),
+        (["loss._target_=own_callback.Hardest"], r"loss\._target_=.* Module"),
+        (["loss._target_=own_loss.ConfidencePenalty", "+loss.banana=1"], "loss: .*banana"),
+        (["loss.assignment._target_=nowhere.Nearest"], r"loss\.assignment.*nowhere"),
+        (["loss.assignment._target_=own_assigner.Nearest", "loss.assignment.banana=1"], r"loss\.assignment\.banana"),
+        (["loss.assignment._target_=own_callback.Hardest"], r"loss\.assignment="),
+        (["loss.assignment.count=3"], r"loss\.assignment\.count"),
+        (["data._target_=own_callback.Hardest"], r"data\._target_=own_callback\.Hardest .*ground_truth"),
+        (["data._target_=nowhere.Faces"], r"data\._target_=nowhere"),
+        (["protocol._target_=own_callback.Hardest"], r"protocol\._target_=.*TestScale"),
+        (["protocol._target_=fanet_lightning.detect.multiscale.MultiScale"], "protocol=.*one scale"),
+    ],
+)
+def test_a_part_that_is_none_is_one_line_before_anything_is_made(
+    words: list[str], message: str, examples: Path
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        train.main(words)
+    assert "\n" not in str(caught.value)
+    assert list(examples.iterdir()) == []

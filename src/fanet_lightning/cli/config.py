@@ -44,8 +44,12 @@ NULL_TOO = ("ema", "gradient_clip", "port", "max_false_positives")
 TEXT_LISTS = ("scores", "names", "published", "data.classes")
 # As OmegaConf has them, but for numbers besides 0 and 1.
 BOOLEANS = ("true", "false", "yes", "no", "on", "off", "y", "n", "1", "0")
-# Keys of train at which ``_target_`` names a class to take instead; and groups whose every entry is such a node.
-SWAPPED, COLLECTIONS = ("optim.optimizer", "optim.scheduler", "loss", "model"), ("callbacks", "logger")
+# Keys that are null until ``_target_`` names a class; all at which it names one in place of the package's; and
+# groups whose every entry is such a node.
+NODES, COLLECTIONS = ("optim.optimizer", "optim.scheduler"), ("callbacks", "logger")
+SWAPPED = (*NODES, "loss", "loss.assignment", "model", "data", "protocol")
+# Groups whose name labels results: a class of one's own is not what the name says.
+LABELS = ("data", "protocol")
 # Nodes whose values are what Hydra's grammar makes of them.
 NOT_OURS = ("trainer.", "hydra.", "augment.", "callbacks.", "optim.optimizer.", "optim.scheduler.")
 # Bytes of a folder's name that a sweep makes of its values; file systems take 255, and some is added to it.
@@ -224,6 +228,9 @@ def read_words(
             raise InputError(f"{word}: nothing stands behind the =; give a value, null for none")
         typed.pop(key.lstrip("+"), None)
         typed[key.lstrip("+")] = value
+    for group in LABELS:
+        if f"{group}._target_" in typed:
+            typed.setdefault(f"{group}.name", f"${{{group}._target_}}")
     groups = groups_of(config_name)
     chosen = [key for key in typed if key in groups or (with_hydra and key.startswith("hydra/"))]
     read = [_option(key, typed.pop(key), groups.get(key)) for key in chosen]
@@ -238,8 +245,9 @@ def read_words(
     # What takes a key is known once its class is.
     for key, value in sorted(typed.items(), key=lambda item: not item[0].endswith("._target_")):
         target, argument = _target_above(config, key)
-        if target is not None and (key not in known or key.removesuffix(argument) + "_target_" in typed):
-            if not _takes(target, argument.partition(".")[0]):
+        swapped = key.removesuffix(argument) + "_target_" in typed and argument != "name"
+        if target is not None and (key not in known or swapped):
+            if not _takes(target, key, argument):
                 raise InputError(f"unknown key '{key}': {target} takes no argument of that name")
         elif key not in known and not _is_free(config, key):
             raise InputError(f"unknown key '{key}': {_hint(key, line)}")
@@ -254,7 +262,9 @@ def read_words(
         for each in reversed(one.values):  # the first of a sweep stays
             if isinstance(default, bool) and str(each).lower() not in BOOLEANS:
                 raise InputError(f"{key}={each} is neither true nor false")
-            _check_kind(key, default, _set(config, key, each, line))
+            found = _set(config, key, each, line)
+            if key in known:
+                _check_kind(key, default, found)
         read.append(one)
     line = CommandLine(config_name, tuple(read), is_sweep, with_hydra)
     for variant in range(1, max((len(word.values) for word in line.swept if word.is_group), default=0)):
@@ -282,7 +292,7 @@ def compose_config(config_name: str, overrides: Sequence[str], *, with_hydra: bo
 
 def canonical(config: DictConfig) -> None:
     """Set the switches that a model does not read to false, in place, so that equal models have equal settings."""
-    if config.level == 1 or config.model.name != "fanet":
+    if config.level == 1 or (config.model.name != "fanet" and "_target_" not in config.model):
         config.context = config.hl = False
 
 
@@ -333,6 +343,24 @@ def made(key: str, node: Any, *args: Any, **kwargs: Any) -> Any:
     except InstantiationException as error:
         cause = error.__cause__ or error
         raise InputError(str(cause) if isinstance(cause, InputError) else f"{key}: {first_line(cause)}") from error
+
+
+def own(key: str, group: Mapping[str, Any], kind: type | tuple[type, ...]) -> Any:
+    """What the class at ``_target_`` makes of those of a group's settings that it takes; ``name`` is a label alone.
+
+    Raises:
+        InputError: it cannot be imported, is no ``kind`` (nothing else is called: checkpoints name classes), or refuses
+            its arguments; names ``key``.
+    """
+    target = str(group["_target_"])
+    try:
+        found, taken = get_object(target), accepted(target, {k: v for k, v in group.items() if k != "name"})
+    except Exception as error:  # whatever importing somebody's module raises
+        raise _not_found(key, target, error) from error
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    if not (isinstance(found, type) and issubclass(found, kinds)):
+        raise InputError(f"{key}._target_={target} is no {' or '.join(each.__name__ for each in kinds)} class")
+    return made(key, {**taken, "_target_": target}, _recursive_=False)
 
 
 def accepted(target: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -438,7 +466,7 @@ def _value(key: str, typed: str, default: Any, is_sweep: bool) -> Word:
 
 
 def _holds_text(key: str, default: Any) -> bool:
-    if key in (*NOT_TEXT, *TEXT_LISTS, *SWAPPED) or default is FREE:
+    if key in (*NOT_TEXT, *TEXT_LISTS, *NODES) or default is FREE:
         return False
     return isinstance(default, str) or (default is None and not key.startswith(NOT_OURS))
 
@@ -523,12 +551,12 @@ def _is_free(config: DictConfig, key: str) -> bool:
     above, _, name = key.rpartition(".")
     group, _, entry = above.partition(".")
     if above == "trainer" and name not in config.get("trainer", {name: None}):
-        return _takes("pytorch_lightning.Trainer", name)
+        return _takes("pytorch_lightning.Trainer", key, name)
     if name == "_target_" and group in config:
         return above in SWAPPED or (group in COLLECTIONS and bool(entry) and "." not in entry)
     target, argument = _target_above(config, key)
     if target is not None:
-        return _takes(target, argument.partition(".")[0])
+        return _takes(target, key, argument)
     if not key.startswith("hydra.") or "hydra" not in config:
         return False
     node = OmegaConf.select(config, above, throw_on_resolution_failure=False)
@@ -547,11 +575,20 @@ def _target_above(config: DictConfig, key: str) -> tuple[str | None, str]:
     return None, argument
 
 
-def _takes(target: str, name: str) -> bool:
+def _takes(target: str, key: str, argument: str) -> bool:
+    name = argument.partition(".")[0]
     try:
         return name in accepted(target, {name: None})
     except Exception as error:  # whatever importing somebody's module raises
-        raise InputError(f"_target_={target}: {first_line(error.__cause__ or error)}") from error
+        raise _not_found(key.removesuffix(f".{argument}"), target, error) from error
+
+
+def _not_found(key: str, target: str, error: Exception) -> InputError:
+    reason = first_line(error.__cause__ or error)
+    return InputError(
+        f"{key}._target_={target} cannot be imported ({reason}); run where its module is, or put that folder on "
+        "PYTHONPATH"
+    )
 
 
 def _check_kind(key: str, default: Any, value: Any) -> None:
@@ -562,9 +599,9 @@ def _check_kind(key: str, default: Any, value: Any) -> None:
     if OmegaConf.is_dict(default) and not OmegaConf.is_dict(value):
         below = f"{key.replace('.', '/')}={value}" if key.startswith("hydra.") else f"{key}.{next(iter(default), '')}=…"
         raise InputError(f"{key}={value}: {key} has keys below it; write {below}")
-    if key in SWAPPED and value is not None and not (OmegaConf.is_dict(value) and "_target_" in value):
+    if key in NODES and value is not None and not (OmegaConf.is_dict(value) and "_target_" in value):
         raise InputError(f"{key}={value}: name a class with {key}._target_=…")
-    if OmegaConf.is_dict(default) or key in SWAPPED or key.startswith(NOT_OURS):
+    if OmegaConf.is_dict(default) or key in NODES or key.startswith(NOT_OURS):
         return
     is_list = OmegaConf.is_list(value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

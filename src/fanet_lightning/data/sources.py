@@ -16,10 +16,11 @@ Boxes are those of the files, without a shift. FDDB, PASCAL face and AFW are for
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from fanet_lightning.cli.config import own
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_writable
 from fanet_lightning.cli.provenance import is_first_process
@@ -242,6 +243,7 @@ class AfwSource(PascalFaceSource):
     benchmarks = AfwBenchmark
 
 
+@runtime_checkable
 class FaceSource(Protocol):
     """What a :class:`~fanet_lightning.data.datamodule.FaceDataModule` reads."""
 
@@ -445,9 +447,18 @@ SOURCES: dict[str, Callable[..., FaceSource]] = {
 def build_source(name: str, **options: Any) -> FaceSource:
     """The source of a ``data`` group of the configuration: its ``name``, the rest as arguments.
 
+    With ``_target_`` an object of that class, a :class:`FaceSource`, which gets those of the options that it takes.
+
     Raises:
-        InputError: an unknown name, or an argument that this source does not take.
+        InputError: an unknown name, or an argument that this source does not take; ``_target_`` that cannot be imported
+            or is no source.
     """
+    if options.get("_target_") is not None:
+        source = own("data", options, object)
+        if not isinstance(source, FaceSource):
+            needed = "name, prepare, check, train, val, ground_truth and benchmark"
+            raise InputError(f"data._target_={options['_target_']} is no source: it needs {needed}")
+        return source
     if name not in SOURCES:
         raise InputError(f"data.name={name} is unknown; take {' or '.join(SOURCES)}")
     try:

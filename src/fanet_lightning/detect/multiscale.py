@@ -281,9 +281,16 @@ DEFAULT_SCALE = TwoSizes()
 def build_protocol(settings: Mapping[str, Any]) -> ScaleProtocol:
     """A protocol from its settings, ``conf/protocol/*.yaml`` as plain containers; ``name`` is not read.
 
+    With ``_target_`` an object of that class, derived from one of them, which gets those of the settings that it takes.
+
     Raises:
-        InputError: an unknown key or a value outside its range.
+        InputError: an unknown key or a value outside its range; ``_target_`` that cannot be imported or is no protocol.
     """
+    if settings.get("_target_") is not None:
+        from fanet_lightning.cli.config import own  # with Hydra, see DEFAULT_SCALE
+
+        found: ScaleProtocol = own("protocol", settings, (TestScale, *KINDS.values()))
+        return found
     options = {key: value for key, value in settings.items() if key != "name"}
     kind: type[ScaleProtocol] = TestScale
     name = options.get("kind", "short")
@@ -301,7 +308,8 @@ def build_protocol(settings: Mapping[str, Any]) -> ScaleProtocol:
 def full_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with every default filled in: what a number is stored with."""
     protocol = build_protocol(settings)
-    kind = {} if isinstance(protocol, TestScale) else {"kind": settings["kind"]}
+    key = "_target_" if settings.get("_target_") else "kind"
+    kind = {key: settings[key]} if key in settings else {}
     return {"name": settings.get("name"), **kind, **asdict(protocol)}
 
 

@@ -16,6 +16,7 @@ from fanet_lightning.models.light import LightBackbone
 from fanet_lightning.models.s3fd_fpn import S3fdFpn
 from fanet_lightning.models.timm_backbone import TimmBackbone
 from fanet_lightning.models.vgg import VggBackbone
+from fanet_lightning.ops.anchors import STRIDES
 from fanet_lightning.ops.structures import NetworkOutput
 
 
@@ -173,25 +174,42 @@ def build_network(name: str = "fanet", **options: Any) -> Network:
 def network_of(options: Mapping[str, Any]) -> Network:
     """The network of a ``model`` group: :func:`build_network`'s, or the class that ``_target_`` names.
 
-    Such a class has what :class:`FANet` has; it gets those of the options that it takes.
+    Such a class gets those of the options that it takes. It has :meth:`FANet.forward` and :meth:`FANet.training_only`
+    and a :class:`Normaliser` as ``normaliser``; ``init_part=trunk``, ``freeze_until``, ``freeze_epochs`` and
+    ``optim.backbone_factor`` want a :class:`Backbone` as ``trunk`` as well.
 
     Raises:
-        InputError: as :func:`build_network`; or ``_target_`` is no network.
+        InputError: as :func:`build_network`; or ``_target_`` cannot be imported, refuses the options, is no network.
     """
-    target = options.get("_target_")
-    if target is None:
+    if options.get("_target_") is None:
         return build_network(**{key: value for key, value in options.items() if key != "_target_"})
     # Hydra takes a fifth of a second to import, and few need it here.
-    from hydra.utils import get_object
+    from fanet_lightning.cli.config import own
 
-    from fanet_lightning.cli.config import accepted
-
-    found = get_object(target)
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):  # checkpoints name it: nothing else is called
-        raise InputError(f"model._target_={target} is no torch.nn.Module; give a class of a network")
-    taken = accepted(target, {key: value for key, value in options.items() if key not in ("_target_", "name")})
-    network: Any = found(**taken)
+    network: Any = own("model", options, nn.Module)
+    missing = [name for name in ("normaliser", "training_only") if not hasattr(network, name)]
+    if missing or not _says_faces(network):
+        raise InputError(
+            f"model._target_={options['_target_']} is no network: it needs "
+            + (" and ".join(missing) or "six maps of strides 4 to 128 and, for each anchor, 2 logits and 4 offsets")
+        )
     return network  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def _says_faces(network: nn.Module) -> bool:
+    """Whether it makes of a small image what every network does: other strides would move each box unnoticed."""
+    was_training = network.training
+    output = network.eval()(torch.zeros(1, 3, 256, 128, dtype=torch.uint8))
+    network.train(was_training)
+    shapes = [(256 // stride, 128 // stride) for stride in STRIDES]
+    anchors = sum(height * width for height, width in shapes)
+    return (
+        isinstance(output, NetworkOutput)
+        and [tuple(shape) for shape in output.map_shapes] == shapes
+        and {(*heads.logits.shape, *heads.offsets.shape) for heads in output.hierarchies}
+        == {(1, anchors, 2, 1, anchors, 4)}
+    )
 
 
 def inference_parameters(network: Network) -> int:

@@ -198,6 +198,8 @@ def _network_with(options: Mapping[str, Any], weights: Mapping[str, Tensor], whe
         with torch.random.fork_rng(devices=[]):
             network = network_of(options)
         network.load_state_dict(weights)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
     except (TypeError, RuntimeError) as error:  # options of another version; weights of other names or shapes
         text = " ".join(str(error).split())
         raise InputError(f"{where}: the weights do not fit the configuration stored with them ({text:.300})") from error

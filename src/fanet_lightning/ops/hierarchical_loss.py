@@ -10,7 +10,7 @@ offsets, box_weight = 1, and the matching of :mod:`fanet_lightning.ops.matching`
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -69,7 +69,8 @@ class HierarchicalLoss(nn.Module):
         second_stage: S3FD's compensation for faces with few anchors.
         assignment: "iou", the paper's rule; "atss" (:mod:`fanet_lightning.ops.assigners`); "simota"
             (:mod:`fanet_lightning.ops.assigners`), by what the last hierarchy predicts. ``threshold`` and
-            ``second_stage`` belong to "iou" alone.
+            ``second_stage`` belong to "iou" alone. Or what is called as
+            :func:`fanet_lightning.ops.assigners.assign_simota` is.
         classification: "cross_entropy" with mining; or over all anchors, with N = positives: "focal", "quality_focal"
             (:mod:`fanet_lightning.ops.losses`), which want a network with a ``face_prior`` and λ around 1. The two
             settings of the mining are not read then.
@@ -94,7 +95,7 @@ class HierarchicalLoss(nn.Module):
         min_negatives: int = 16,
         threshold: float = 0.35,
         second_stage: bool = False,
-        assignment: str = "iou",
+        assignment: str | Callable[[AnchorGrid, Targets, HeadOutput], Matches] = "iou",
         classification: str = "cross_entropy",
         focal_alpha: float = 0.25,
         focal_gamma: float = 2.0,
@@ -118,7 +119,7 @@ class HierarchicalLoss(nn.Module):
         self.box_weight = box_weight
         self.box_beta = box_beta
         for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
+            if getattr(self, name) not in choices and not (name == "assignment" and callable(assignment)):
                 raise InputError(f"loss.{name}={getattr(self, name)}: choose {' or '.join(choices)}")
         for name, (low, high) in LIMITS.items():
             value = getattr(self, name)
@@ -173,6 +174,8 @@ class HierarchicalLoss(nn.Module):
 
     def _assign(self, grid: AnchorGrid, targets: Targets, hierarchies: list[HeadOutput]) -> Matches:
         batch_size = hierarchies[0].logits.shape[0]
+        if callable(self.assignment):
+            return self.assignment(grid, targets, hierarchies[-1])
         if self.assignment == "atss":
             return assign_atss(grid, targets, batch_size)
         if self.assignment == "simota":

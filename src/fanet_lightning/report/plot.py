@@ -81,7 +81,7 @@ def read_scored_folder(path: Path) -> ScoredFolder:
         return ScoredFolder(path, {})
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        known = content["benchmark"] in list(TITLES) and isinstance(content["images"], int)
+        known = isinstance(content["benchmark"], str) and isinstance(content["images"], int)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{file} cannot be read ({error!r}); give a folder that score has written") from error
     if not known:
@@ -148,7 +148,7 @@ def title_of(runs: Mapping[str, ScoredFolder]) -> str:
         return "FDDB, from curve files"
     first = next(iter(known.values()))
     scores = first.scores
-    text = TITLES[first.benchmark] + (" val" if first.is_wider_val else "")
+    text = TITLES.get(first.benchmark, first.benchmark) + (" val" if first.is_wider_val else "")
     images, whole = scores["images"], scores.get("images_of_benchmark", scores["images"])
     text += f", {images:,} images" if images == whole else f" sample, {images:,} of {whole:,} images"
     rules = scores.get("rules", {})
@@ -202,7 +202,9 @@ def plot_scores(
     runs = dict(zip(names_of(read, names), read, strict=True))
     benchmark, title = read[0].benchmark, title_of(runs)
     if published is not None and benchmark != "wider_face":
-        raise InputError(f"published= are curves of WIDER FACE, these are of {TITLES[benchmark]}; leave it out")
+        raise InputError(
+            f"published= are curves of WIDER FACE, these are of {TITLES.get(benchmark, benchmark)}; leave it out"
+        )
     check_writable(out)
     if benchmark == "fddb":
         rocs = {name: {score: read_roc_file(own.roc_file(score)) for score in ROC_FILES} for name, own in runs.items()}

@@ -14,7 +14,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from fanet_lightning.cli.config import accepted, made
+from fanet_lightning.cli.config import made, own
 from fanet_lightning.cli.errors import InputError, first_line
 from fanet_lightning.models.fanet import network_of
 from fanet_lightning.ops.anchors import AnchorGrid
@@ -112,7 +112,8 @@ class FaceDetectionModule(LightningModule):
 
     Args:
         network: keyword arguments of :func:`fanet_lightning.models.fanet.build_network`.
-        loss: keyword arguments of :class:`fanet_lightning.ops.hierarchical_loss.HierarchicalLoss`.
+        loss: keyword arguments of :class:`fanet_lightning.ops.hierarchical_loss.HierarchicalLoss`; with ``_target_`` a
+            module of that class, which gets those that it takes and is called as this one is.
         optim: ``name`` (sgd | adamw), ``lr`` at batch 12, ``momentum``, ``weight_decay``, ``decay_all`` (also biases,
             norms and L2Norm scales), ``schedule``, ``warmup_steps``, ``milestones``, ``gamma``, ``final``,
             ``backbone_factor`` on the learning rate of the backbone's trained layers.
@@ -149,8 +150,9 @@ class FaceDetectionModule(LightningModule):
                 layer.requires_grad_(False)
         self._slow_layers(float((optim or {}).get("backbone_factor", 1)))  # a mistake shows before anything is written
         loss = dict(loss or {})
-        target = loss.pop("_target_", None)
-        self.loss = HierarchicalLoss(**loss) if target is None else get_object(target)(**accepted(target, loss))
+        if isinstance(loss.get("assignment"), Mapping):
+            loss["assignment"] = made("loss.assignment", loss["assignment"])
+        self.loss = own("loss", loss, nn.Module) if loss.get("_target_") else HierarchicalLoss(**loss)
         self.skipped_steps = 0
         self._skipped_in_a_row = 0
         self._clipped = self._steps = 0  # of this epoch

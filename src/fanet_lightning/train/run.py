@@ -140,6 +140,8 @@ def initial_model(options: dict[str, Any]) -> Model | None:
     model = load_model(init)
     of_model, of_run = ({"name": "fanet", **OPTIONS, **given} for given in (model.network_options, network))
     names = TRUNK_OPTIONS if part == "trunk" else {*model.network_options, *network} - NOT_THE_NETWORK
+    if part == "trunk" and (model.network_options.get("_target_") or network.get("_target_")):
+        names = set()  # what fits a network of one's own, its weights say
     for name in sorted(names):
         if of_model.get(name) != of_run.get(name):
             raise InputError(
@@ -151,7 +153,8 @@ def initial_model(options: dict[str, Any]) -> Model | None:
 
 def build_datamodule(options: dict[str, Any], source: Any) -> FaceDataModule:
     """The LightningDataModule of a composed configuration."""
-    protocol = {key: value for key, value in options["protocol"].items() if key != "name"}
+    val_scale = build_protocol(options["protocol"])
+    assert isinstance(val_scale, TestScale)  # check_values
     return FaceDataModule(
         source,
         augment=build_augment(options["augment"]),
@@ -159,7 +162,7 @@ def build_datamodule(options: dict[str, Any], source: Any) -> FaceDataModule:
         workers=options["workers"],
         seed=options["seed"],
         input_size=options["input_size"],
-        val_scale=TestScale(**protocol),
+        val_scale=val_scale,
         cache=options["cache"],
         cache_gib=options["cache_gib"],
     )
@@ -306,7 +309,7 @@ def check_values(options: dict[str, Any]) -> None:
             f"trainer.limit_val_batches={limit}: checkpoints are chosen by AP over the whole validation set; leave it "
             "out, and make that set smaller (data.val.images=LIST)"
         )
-    if options["protocol"].get("kind") == "multiscale":
+    if not isinstance(build_protocol(options["protocol"]), TestScale):
         raise InputError(
             f"protocol={options['protocol']['name']}: training validates at one scale; give it in also_protocols=[…]"
         )
