@@ -241,7 +241,9 @@ def test_the_console_script_lists_verbs_and_runs_them(tmp_path: Path) -> None:
         )
 
     shown = fanet().stdout
-    assert sorted(line.split()[0] for line in shown.splitlines()[2:]) == sorted([*VERBS, "download", "show"])
+    assert sorted(line.split()[0] for line in shown.splitlines()[2:]) == sorted(
+        [*VERBS, "download", "reproduce", "show"]
+    )
     assert fanet("--version").stdout.startswith("fanet_lightning ")
     done = fanet("trian")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "did you mean train" in done.stderr

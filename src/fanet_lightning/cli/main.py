@@ -27,6 +27,7 @@ VERBS = {
     "train": "one network, or a grid of them",
     "evaluate": "a model on a data set, scored",
     "score": "prediction files of any detector",
+    "reproduce": "a finished run again, compared to the last bit",
     "report": "table and figures of trained runs",
     "plot": "curves of scored folders in one figure",
     "export": "a model to ONNX, TorchScript or torch.export",
@@ -43,6 +44,7 @@ VERBS = {
 MODULES = {
     "download": "data.download",
     "package": "models.packaging",
+    "reproduce": "train.reproduce",
     "show": "data.show",
     "workspace": "train.workspace",
 }
@@ -82,7 +84,7 @@ def _verb(argv: list[str]) -> int:
         os.execv(sys.executable, [sys.executable, "-m", f"fanet_lightning.{MODULES.get(verb, verb)}", *words])
     elif verb in ("-h", "--help"):
         print("fanet VERB [key=value …], or python -m fanet_lightning VERB …; fanet VERB --help has the keys.\n")
-        print("\n".join(f"  {name:<10}{what}" for name, what in VERBS.items()))
+        print("\n".join(f"  {name:<11}{what}" for name, what in VERBS.items()))
     else:
         near = difflib.get_close_matches(verb, VERBS, n=1) or VERBS
         raise InputError(f"{verb}: no such verb; did you mean {' or '.join(near)}?")

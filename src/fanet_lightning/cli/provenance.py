@@ -73,7 +73,8 @@ class RunRecord:
     ``images_per_second``. ``train`` holds ``epoch`` (epochs done), ``epochs``, ``steps``, ``seconds`` (wall time of
     training over all starts), ``starts``, ``images_per_second``, ``wait_share`` (of the last epoch: seconds spent
     waiting for samples ÷ seconds), ``unreadable_images`` (their ids), ``skipped_steps``, ``device`` and, on a CPU,
-    ``threads``.
+    ``threads``. ``cpu`` is its model and the instructions that PyTorch uses; ``data`` the digest of
+    :meth:`fanet_lightning.data.datamodule.FaceDataModule.digest`.
     """
 
     name: str
@@ -83,6 +84,7 @@ class RunRecord:
     error: str | None = None
     model: dict[str, Any] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
     started: str = ""
     ended: str | None = None
     scores: dict[str, Any] = field(default_factory=dict)

@@ -591,6 +591,15 @@ class FaceDataModule(LightningDataModule):
         """Ids of training images that this process and its workers could not read so far."""
         return [] if self.train_dataset is None else self.train_dataset.unreadable_images
 
+    def digest(self) -> dict[str, dict[str, Any]]:
+        """Of ``train`` and ``val``, see :meth:`PackedRecords.digest`; once the source is prepared.
+
+        Raises:
+            InputError: see the source.
+        """
+        train = PackedRecords(self.source.train()) if self.train_dataset is None else self.train_dataset.records
+        return {"train": train.digest(), "val": PackedRecords(self.val_records).digest()}
+
     def train_dataloader(self) -> TrainLoader:
         """
         Raises:

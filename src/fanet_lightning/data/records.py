@@ -4,6 +4,7 @@ A source's records are clean and complete, or reading them fails. An inventory i
 box without area or a row that is not understood is in it, so that all of them can be named at once.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,6 +92,26 @@ class PackedRecords:
 
     def path(self, index: int) -> Path:
         return Path(str(self._paths[index]))
+
+    def digest(self) -> dict[str, Any]:
+        """What tells these images from others without reading them: their number, and SHA-256 over ids and sizes of the
+        files (``files``) and over the usable boxes (``annotations``).
+
+        Raises:
+            OSError: an image is gone.
+        """
+        sizes = np.array([Path(path).stat().st_size for path in self._paths], dtype=np.int64)
+        contents = {
+            "files": (self.image_ids, sizes),
+            "annotations": (self.image_ids, self._starts, self._boxes_xyxy),
+        }
+        return {
+            "images": len(self),
+            **{
+                name: hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+                for name, arrays in contents.items()
+            },
+        }
 
     def boxes_xyxy(self, index: int) -> Boxes:
         """(F, 4) float32, a copy that the caller may write into."""

@@ -170,6 +170,9 @@ class RecordProgress(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._start = time.monotonic()
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self._record.data = datamodule.digest()
+        self._record.write(self._folder)
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         # What a checkpoint has behind it must be in the logs: a run that is killed resumes after it.

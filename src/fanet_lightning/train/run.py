@@ -7,6 +7,8 @@ import json
 import logging
 import math
 import os
+import platform
+import re
 import shutil
 import signal
 import sys
@@ -43,6 +45,7 @@ from fanet_lightning.cli.provenance import (
     LOG_FILE,
     RunRecord,
     TerminalLog,
+    code_sha256,
     differing_settings,
     flat,
     is_first_process,
@@ -548,10 +551,22 @@ def _open_record(options: dict[str, Any], out: Path) -> RunRecord:
     record = read_record(out)
     if record is None or never_trained(out, record):
         record = RunRecord(name=options["name"], seed=options["seed"], settings=options, started=now())
-    record.settings = options
-    packages = ("fanet-lightning", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy")
-    record.made_by = made_by(sys.argv, packages=packages)
+    record.settings, record.made_by = options, origin()
     return record
+
+
+def origin() -> dict[str, Any]:
+    """``made_by`` of a run: the command line and the versions of what computes."""
+    packages = (
+        "fanet-lightning",
+        "torch",
+        "torchvision",
+        "pytorch-lightning",
+        "hydra-core",
+        "numpy",
+        "opencv-python-headless",
+    )
+    return {**made_by(sys.argv, packages=packages), "code_sha256": code_sha256()}
 
 
 def _fit_and_evaluate(run: Prepared, record: RunRecord | None) -> TrainResult:
@@ -638,15 +653,18 @@ def _set_threads(asked: int | None, resume: Path | None, trainer: Trainer) -> st
 
 
 def _describe(record: RunRecord, run: Prepared) -> None:
-    network, device = run.module.network, run.trainer.strategy.root_device
+    network = run.module.network
     record.model = {"parameters": inference_parameters(network), "flops_640x480": flops(network, 480, 640)}
-    record.train |= {
-        "epochs": run.options["epochs"],
-        "devices": run.trainer.world_size,
-        "device": device_name(str(device)),
-    }
-    if device.type == "cpu":
-        record.train["threads"] = torch.get_num_threads()
+    record.train |= {"epochs": run.options["epochs"], **machine(run.trainer)}
+
+
+def machine(trainer: Trainer) -> dict[str, Any]:
+    """What trains, for the record: ``devices``, ``device``, ``cpu`` and, where it trains, ``threads``."""
+    device, info = trainer.strategy.root_device, Path("/proc/cpuinfo")
+    model = re.search(r"^model name\s*: (.+)$", info.read_text(), re.MULTILINE) if info.is_file() else None
+    cpu = f"{model[1] if model else platform.processor()}, {torch.backends.cpu.get_cpu_capability()}"
+    found = {"devices": trainer.world_size, "device": device_name(str(device)), "cpu": cpu}
+    return found | ({"threads": torch.get_num_threads()} if device.type == "cpu" else {})
 
 
 def _evaluate(run: Prepared, record: RunRecord) -> None:
