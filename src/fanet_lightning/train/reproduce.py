@@ -12,6 +12,7 @@ from fanet_lightning.cli import main as cli
 from fanet_lightning.cli.config import compose_config, plain
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.provenance import (
+    CIRCUMSTANCES,
     LATER_SETTINGS,
     RunRecord,
     TerminalLog,
@@ -58,7 +59,8 @@ def options_of(record: RunRecord, folder: Path, out: Path) -> dict[str, Any]:
         InputError: a setting is missing, which an earlier version did without.
     """
     today = plain(compose_config("train", []))
-    options = {key: today[key] for key in ("cache_gib", "profile", "threads") if key in today}
+    # What changes nothing that is trained may be as today; the rest is as it was recorded.
+    options: dict[str, Any] = {key: value for key, value in today.items() if key in CIRCUMSTANCES}
     options |= deepcopy(record.settings)
     for key, value in LATER_SETTINGS.items():
         *path, name = key.split(".")
