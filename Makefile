@@ -10,7 +10,7 @@ INSTALL := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pip install --quiet -
 # Tests run in two processes, of one thread each (tests/conftest.py).
 JOBS   ?= 2
 
-.PHONY: setup demo test test-slow lint format show-augmentations benchmark clean help
+.PHONY: setup demo test test-slow lint format docs show-augmentations benchmark clean help
 
 help:
 	@sed -n '1,2s/^# //p' Makefile; grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/'
@@ -41,6 +41,9 @@ lint: setup ## ruff, mypy strict, the import contract
 format: setup ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: setup ## the documentation, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 show-augmentations: setup ## a contact sheet of the training augmentation
 	$(BIN)/fanet show augmentations $(ARGS)
