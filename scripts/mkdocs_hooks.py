@@ -7,11 +7,12 @@ from griffe import Extension, Object
 
 
 class Roles(Extension):
-    """Docstrings of the API pages: Sphinx's ``:func:`match``` is code, a literal block begins without ``::``."""
+    """Docstrings of the API pages: Sphinx's ``:func:`match``` is code, ``>>>`` and ``::`` begin literal blocks."""
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
         if obj.docstring:
             text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", obj.docstring.value)
+            text = re.sub(r"(?m)^(>>> .*?)(?: +# doctest:.*)?$", r"    \1", text)
             obj.docstring.value = re.sub(r"(?m)^(.*)::$", lambda line: line[1] and line[1] + ":", text)
 
 
