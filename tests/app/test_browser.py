@@ -13,7 +13,7 @@ from PIL import Image
 
 from fanet_lightning import FaceDetector
 from fanet_lightning.app import serving as app
-from fanet_lightning.app.serving import Settings
+from fanet_lightning.app.settings import Settings
 from tests.app.helpers import PHOTO, write_video
 
 pytestmark = pytest.mark.slow
@@ -22,7 +22,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 # Nothing but the page: a browser of its own accord asks its maker for updates and lists.
 ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
+    "--disable-component-update", "--disable-sync", "--use-fake-device-for-media-stream",
 ]  # fmt: skip
 PATIENCE_MS = 60_000
 
@@ -58,7 +58,7 @@ def address() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def context(browser: Any) -> Iterator[Any]:
     """One for all tests, so that the page's own files are fetched once."""
-    opened = browser.new_context(viewport={"width": 1280, "height": 844}, accept_downloads=True)
+    opened = browser.new_context(viewport={"width": 1280, "height": 844}, permissions=["camera"])
     yield opened
     opened.close()
 
@@ -92,15 +92,18 @@ def set_threshold(opened: Any, value: float) -> None:
 
 
 def wait_for_rows(opened: Any, count: int) -> None:
-    """The table has a row for each face that is counted, neither more nor less."""
-    opened.wait_for_function("n => document.querySelectorAll('#image-table tbody tr').length === n", arg=count)
+    """The table has a row for each face that is counted, neither more nor less, and its head."""
+    opened.locator(f"#image-table [aria-rowcount='{count + 1}']").wait_for()
 
 
 def check_fits(opened: Any) -> None:
-    """Nothing is wider than the window, of a computer or of a phone."""
+    """Nothing is wider than the window, of a computer or of a phone, and no number than its tile."""
     for width in (390, 1280):
         opened.set_viewport_size({"width": width, "height": 844})
-        opened.wait_for_function("document.documentElement.scrollWidth <= window.innerWidth")
+        opened.wait_for_function(
+            """() => document.documentElement.scrollWidth <= window.innerWidth
+            && [...document.querySelectorAll('.facts dd')].every(cell => cell.scrollWidth <= cell.clientWidth)"""
+        )
 
 
 def test_drop_slide_switch_save(page: tuple[Any, Seen]) -> None:
@@ -111,6 +114,9 @@ def test_drop_slide_switch_save(page: tuple[Any, Seen]) -> None:
     opened.wait_for_selector("#image-out img")
     wait_for_rows(opened, 1)
     first = opened.locator("#image-out img").get_attribute("src")
+    opened.set_viewport_size({"width": 390, "height": 844})
+    score = opened.get_by_role("columnheader", name="score").bounding_box()
+    assert score["x"] + score["width"] <= 390
     check_fits(opened)
     # The slider, with the keyboard as a person without a mouse would.
     opened.get_by_label("range slider for Threshold").press("End")
@@ -125,6 +131,9 @@ def test_drop_slide_switch_save(page: tuple[Any, Seen]) -> None:
     # Another protocol: the network runs again, and the JSON says with which.
     box = opened.get_by_label("Protocol")
     box.click()
+    options = opened.get_by_role("option").all_inner_texts()  # the chosen one has a mark in a line of its own
+    names = [text.splitlines()[-1].split()[0] for text in options]
+    assert names == ["auto", "vga640", "multiscale_quick", "original"]
     opened.get_by_role("option", name="vga640").click()
     opened.locator("#image-json button").first.click()
     opened.locator("#image-json", has_text="vga640").wait_for()
@@ -164,11 +173,74 @@ def test_bad_files_say_so_and_the_page_goes_on(page: tuple[Any, Seen], tmp_path:
         opened.wait_for_selector("#image-in input[type=file]", state="attached")
     assert seen.errors == []
     opened.set_input_files("#image-in input[type=file]", str(large))
-    opened.get_by_text("exceed the maximum allowed size").first.wait_for()
+    line = opened.locator("#problem p")
+    line.wait_for()
+    assert all(words in line.inner_text() for words in ("large.png", "maximum allowed size of 1.0 Mb", "max_upload_mb"))
+    assert opened.get_by_test_id("toast-body").locator("visible=true").count() == 0
     seen.errors.clear()  # the browser's own refusal is one
     opened.set_input_files("#image-in input[type=file]", str(PHOTO))
     opened.wait_for_selector("#image-summary .main")
-    assert count_of(opened) == "1 face"
+    assert count_of(opened) == "1 face" and not line.is_visible()
+
+
+def test_nothing_to_save_is_said_in_the_page(page: tuple[Any, Seen]) -> None:
+    opened, _ = page
+    for button, message in (("Save image", "no image yet"), ("Save JSON", "no detections yet")):
+        opened.get_by_role("button", name=button).first.click()
+        opened.locator("#problem p", has_text=message).wait_for()
+        assert opened.get_by_test_id("toast-body").locator("visible=true").count() == 0
+
+
+def test_the_camera(page: tuple[Any, Seen]) -> None:
+    """Chromium's own test image, without a face."""
+    opened, _ = page
+    opened.get_by_label("Capture from camera").click()
+    opened.get_by_role("button", name="Access Webcam").click()
+    opened.get_by_label("capture photo").click()
+    opened.wait_for_selector("#image-summary .main")
+    assert count_of(opened) == "0 faces"
+
+
+def test_the_keyboard_alone(page: tuple[Any, Seen]) -> None:
+    opened, _ = page
+    reached = []
+
+    def tab_to(name: str) -> None:
+        for _ in range(30):
+            opened.keyboard.press("Tab")
+            focus = opened.evaluate(
+                """() => { const item = document.activeElement; return [
+                    item.ariaLabel || item.labels?.[0]?.innerText || item.innerText || '',
+                    getComputedStyle(item).outlineStyle] }"""
+            )
+            reached.append(focus)
+            if focus[0].strip().startswith(name):
+                return
+        raise AssertionError(f"{name} is not reached: {reached}")
+
+    tab_to("range slider for Threshold")
+    opened.keyboard.press("ArrowLeft")
+    tab_to("pixelate")
+    opened.keyboard.press("Space")
+    tab_to("Several images")
+    opened.keyboard.press("Space")
+    opened.get_by_label("Click to upload or drop files").wait_for()
+    tab_to("Click to upload or drop files")
+    # The browser's own window is not waited for: Playwright misses some of them.
+    opened.evaluate(
+        """() => document.addEventListener('click', event => {
+            if (event.target.type === 'file') { event.preventDefault(); document.title = 'choosing'; } }, true)"""
+    )
+    opened.keyboard.press("Enter")
+    opened.wait_for_function("document.title === 'choosing'")
+    opened.set_input_files("#several-in input[type=file]", [str(PHOTO)])
+    opened.locator("#several-summary .main dt", has_text="score 0.49 or more").wait_for()
+    assert count_of(opened, "several") == "1 face"
+    tab_to("Save JSON")
+    with opened.expect_download() as waiting:
+        opened.keyboard.press("Enter")
+    assert waiting.value.suggested_filename == "grace_hopper.json"
+    assert [name for name, outline in reached if outline == "none"] == []
 
 
 def test_several_images(page: tuple[Any, Seen], tmp_path: Path) -> None:
@@ -214,8 +286,3 @@ def test_every_control_has_a_name(page: tuple[Any, Seen]) -> None:
     assert nameless == []
     for label in ("range slider for Threshold", "number input for Threshold", "Protocol", "none", "blur", "pixelate"):
         assert opened.get_by_label(label, exact=True).count() >= 1, label
-    reached = set()
-    for _ in range(12):
-        opened.keyboard.press("Tab")
-        reached.add(opened.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.type"))
-    assert {"range slider for Threshold", "radio"} <= reached

@@ -16,7 +16,8 @@ def main(argv: list[str]) -> int:
     config = cli.verb_config("app", argv, USAGE)
     if config is None:
         return 0
-    from fanet_lightning.app.serving import LOCAL_HOSTS, Settings, free_port, require_gradio, serving
+    from fanet_lightning.app.serving import LOCAL_HOSTS, free_port, require_gradio, serving
+    from fanet_lightning.app.settings import Settings
     from fanet_lightning.cli.config import plain
     from fanet_lightning.detect.detector import open_detector
     from fanet_lightning.detect.multiscale import build_protocol

@@ -1,6 +1,8 @@
 """What happens on the page, as functions from what its controls say to what it shows. Imports Gradio."""
 
 import json
+import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,36 +10,32 @@ from uuid import uuid4
 
 import gradio as gr
 
-from fanet_lightning.app.markup import (
-    detections_table,
-    faces,
-    hint,
-    image_facts,
-    images_facts,
-    problem,
-    video_facts,
-    working,
-)
+from fanet_lightning.app.markup import duration, facts, hint, problem, working
 from fanet_lightning.app.results import (
+    BOX_FORMAT,
     NO_REDACTION,
     SHOWN_SIDE,
     SHOWN_SIDE_OF_MANY,
     PageImage,
     detect_image,
     document,
-    drawn,
-    drawn_whole,
-    find_in_video,
-    video_document,
+    read_upload,
+    rows,
+    shown,
     write_jpeg,
 )
-from fanet_lightning.app.serving import Settings
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.app.settings import Settings
+from fanet_lightning.cli.errors import InputError, counted
 from fanet_lightning.detect.detector import FaceDetector
 from fanet_lightning.detect.multiscale import AnyProtocol
+from fanet_lightning.detect.video import VideoReader, VideoWriter
 
-EMPTY = "Drop an image, paste one, or choose a file. JPEG, PNG, WebP, GIF, BMP, TIFF. Several at a time: the next tab."
+EMPTY = "Drop an image, paste one, choose a file, or take one with the camera. Several at a time: the next tab."
 EMPTY_SEVERAL = "Drop some images: each one's faces are counted, and one JSON holds them all."
+# The table's columns; the score first, where a phone shows it.
+COLUMNS = ("face", "score", "x1", "y1", "x2", "y2", "width", "height")
+# How often the page hears how far a video is.
+REPORT_SECONDS = 0.5
 
 
 class Actions:
@@ -58,11 +56,11 @@ class Actions:
         """The settings that the program was started with, where it is their name; else the protocol as it comes."""
         return self.settings.protocol if name == self.settings.protocol["name"] else name
 
-    def _new(self, name: str) -> Path:
-        """A path of its own for a result, in a folder that exists."""
+    def _new(self, name: str, ending: str) -> Path:
+        """A path of its own for a result that is made of ``name``, in a folder that exists."""
         folder = self.folder / uuid4().hex
         folder.mkdir(parents=True)
-        return folder / name
+        return folder / f"{Path(name).stem}{ending}"
 
     def _detected(self, path: str, protocol: str, shown_side: int) -> PageImage:
         return detect_image(
@@ -72,8 +70,8 @@ class Actions:
 
     def _shown(self, image: PageImage, threshold: float, redaction: str) -> str:
         """A file of the image, drawn or redacted at the size of the page."""
-        image_rgb = drawn(image.shown_rgb, image, threshold, redaction)
-        return str(write_jpeg(image_rgb, self._new(f"{Path(image.name).stem}_faces.jpg"), image.profile))
+        image_rgb = image.drawn(image.shown_rgb, threshold, redaction)
+        return str(write_jpeg(image_rgb, self._new(image.name, "_faces.jpg"), image.profile))
 
     def _document(self, images: list[PageImage], threshold: float, problems: list[InputError] | None = None) -> Any:
         return document(images, round(threshold, 4), self.settings.model_name, problems or [])
@@ -85,11 +83,11 @@ class Actions:
             The image for later, then as :meth:`redraw`.
         """
         if path is None:
-            return None, None, hint(EMPTY), "", None
+            return None, None, hint(EMPTY), [], None
         try:
             image = self._detected(path, protocol, SHOWN_SIDE)
         except InputError as error:
-            return None, None, problem(error), "", None
+            return None, None, problem(error), [], None
         return image, *self.redraw(image, threshold, redaction)
 
     def redraw(self, image: PageImage | None, threshold: float, redaction: str) -> tuple[Any, ...]:
@@ -100,9 +98,16 @@ class Actions:
         """
         if image is None:
             return gr.skip(), gr.skip(), gr.skip(), gr.skip()
-        shown = self._shown(image, threshold, redaction)
-        table = detections_table(image, threshold)
-        return shown, image_facts(image, threshold), table, self._document([image], threshold)
+        summary = facts({
+            f"score {threshold:.2f} or more": counted(image.count(threshold), "face"),
+            "size": f"{image.width:,} × {image.height:,} px", "network": duration(image.network_seconds),
+        })  # fmt: skip
+        content = self._document([image], threshold)
+        table = [
+            [number, f"{face['score']:.4f}", *(f"{face[key]:.2f}" for key in COLUMNS[2:])]
+            for number, face in enumerate(content["images"][0]["detections"], start=1)
+        ]
+        return self._shown(image, threshold, redaction), summary, table, content
 
     def save_image(self, image: PageImage | None, threshold: float, redaction: str) -> str:
         """The image at its full size, drawn or redacted, as a file to save.
@@ -111,25 +116,24 @@ class Actions:
             gr.Error: there is none, or its upload has been deleted.
         """
         if image is None:
-            raise gr.Error("there is no image yet: drop one first", title="Nothing to save")
-        kind = "faces" if redaction == NO_REDACTION else redaction
+            raise gr.Error("There is no image yet: drop one first.")
         try:
-            image_rgb = drawn_whole(image, threshold, redaction, self.settings.max_pixels)
-            path = self._new(f"{Path(image.name).stem}_{kind}.jpg")
-            return str(write_jpeg(image_rgb, path, image.profile, quality=95))
+            image_rgb, profile = read_upload(image.path, image.name, self.settings.max_pixels)
+            path = self._new(image.name, f"_{'faces' if redaction == NO_REDACTION else redaction}.jpg")
+            return str(write_jpeg(image.drawn(image_rgb, threshold, redaction), path, profile, quality=95))
         except InputError as error:
-            raise gr.Error(str(error), title="Cannot be saved") from error
+            raise gr.Error(str(error)) from error
 
-    def save_json(self, content: Any, name: str = "faces") -> str:
+    def save_json(self, content: Any) -> str:
         """What the page shows as JSON, as a file to save.
 
         Raises:
             gr.Error: nothing is shown.
         """
         if not content:
-            raise gr.Error("there are no detections yet: drop something first", title="Nothing to save")
+            raise gr.Error("There are no detections yet: drop something first.")
         images = content.get("images", [])
-        path = self._new(f"{Path(images[0]['image']).stem if len(images) == 1 else name}.json")
+        path = self._new(images[0]["image"] if len(images) == 1 else "faces", ".json")
         path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return str(path)
 
@@ -166,16 +170,22 @@ class Actions:
         if found is None:
             return gr.skip(), gr.skip(), gr.skip()
         images, problems = found
+        counts = [image.count(threshold) for image in images]
         gallery = [
-            (self._shown(image, threshold, redaction), f"{image.name}: {faces(image.count(threshold))}")
-            for image in images
+            (self._shown(image, threshold, redaction), f"{image.name}: {counted(count, 'face')}")
+            for image, count in zip(images, counts, strict=True)
         ]
-        return gallery, images_facts(images, problems, threshold), self._document(images, threshold, problems)
+        summary = facts({
+            f"score {threshold:.2f} or more": counted(sum(counts), "face"), "images": f"{len(images):,}",
+            "without a face": f"{counts.count(0):,}",
+            "network": duration(sum(image.network_seconds for image in images)),
+        })  # fmt: skip
+        return gallery, "".join(map(problem, problems)) + summary, self._document(images, threshold, problems)
 
     def find_in_video(
         self, path: str | None, protocol: str, threshold: float, redaction: str
     ) -> Iterator[tuple[Any, ...]]:
-        """A video, frame by frame.
+        """A video, frame by frame; nothing is left where the iteration is given up.
 
         Yields:
             (video with boxes or redacted, summary, JSON), the first ones while it is at work.
@@ -184,21 +194,42 @@ class Actions:
             yield None, hint(f"Drop a video first. {self.video_limit()}"), None
             return
         name, limit = Path(path).name, self.settings.max_video_seconds
-        out = self._new(f"{Path(name).stem}_{'faces' if redaction == NO_REDACTION else redaction}.mp4")
+        out = self._new(name, f"_{'faces' if redaction == NO_REDACTION else redaction}.mp4")
+        frames: list[dict[str, Any]] = []
+        notes: list[str] = []
+        start = reported = time.perf_counter()
+        yield None, working(0, None, "frames"), None
         try:
-            yield None, working(0, None, "frames"), None
-            for video in find_in_video(
-                self.detector, Path(path), out, protocol=self._protocol(protocol), threshold=threshold,
-                redaction=redaction, max_seconds=limit,
-            ):  # fmt: skip
-                if video.out is None:
-                    yield gr.skip(), working(len(video.faces), video.frames_expected, "frames"), gr.skip()
-                    continue
-                video.notes = [note.replace(path, name) for note in video.notes]
-                content = video_document(video, name, protocol, round(threshold, 4), self.settings.model_name)
-                yield str(video.out), video_facts(video, limit), content
+            with VideoReader(path) as reader, VideoWriter(out, reader) as writer:
+                rate, total = reader.frames_per_second, reader.frame_count
+                expected = None if total is None else min(total, math.ceil(rate * limit))
+                for frame in reader:
+                    if frame.time_seconds >= limit:
+                        notes.append(
+                            f"Only the first {limit:g} seconds; max_video_seconds=… of the program takes more."
+                        )
+                        break
+                    faces = self.detector.detect(frame.image_rgb, self._protocol(protocol), threshold)
+                    writer.write(shown(frame.image_rgb, faces, redaction), frame)
+                    seconds = round(frame.time_seconds, 4)
+                    frames.append({"frame": frame.index, "time_seconds": seconds, "detections": rows(faces)})
+                    if time.perf_counter() - reported >= REPORT_SECONDS:
+                        reported = time.perf_counter()
+                        yield gr.skip(), working(len(frames), expected, "frames"), gr.skip()
         except InputError as error:
             yield None, problem(str(error).replace(path, name)), None
+            return
+        content = {
+            "model": self.settings.model_name, "threshold": round(threshold, 4), "protocol": protocol, "film": name,
+            "box_format": f"{BOX_FORMAT} frame", "cut": bool(notes), "frames": frames,
+        }  # fmt: skip
+        notes += [note.replace(path, name) for note in (*filter(None, [reader.broken]), *writer.notes)]
+        summary = facts({
+            "most in one frame": counted(max((len(frame["detections"]) for frame in frames), default=0), "face"),
+            "frames": f"{len(frames):,} at {rate:.4g}/s", "took": duration(time.perf_counter() - start),
+            "sound": "kept" if writer.sound_kept else "none",
+        })  # fmt: skip
+        yield str(out), summary + "".join(map(hint, notes)), content
 
     def video_limit(self) -> str:
         """How much of a video is taken, in words."""

@@ -1,21 +1,26 @@
 """The page: three tabs, for an image, several and a video, and the settings that they share. Imports Gradio."""
 
 import importlib.util
-import re
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from fanet_lightning.app.actions import EMPTY, EMPTY_SEVERAL, Actions
+from fanet_lightning.app.actions import COLUMNS, EMPTY, EMPTY_SEVERAL, Actions
 from fanet_lightning.app.markup import footing, heading, hint
 from fanet_lightning.app.results import NO_REDACTION
-from fanet_lightning.app.serving import Settings
-from fanet_lightning.cli.config import config_dir
+from fanet_lightning.app.settings import HIGHEST_THRESHOLD, LOWEST_THRESHOLD, Settings
 from fanet_lightning.detect.detector import FaceDetector
 from fanet_lightning.detect.inputs import IMAGE_SUFFIXES
-from fanet_lightning.detect.multiscale import protocol_names
 from fanet_lightning.detect.redaction import REDACTIONS
+
+# What a person with photos needs; the others of conf/protocol are for comparisons with papers.
+PROTOCOLS = {
+    "auto": "photos of any size",
+    "vga640": "quick, for large faces",
+    "multiscale_quick": "slow, for more small faces",
+    "original": "the image as it is",
+}
 
 # Fonts of the reader's own system: nothing is fetched from elsewhere, so the page works without a network.
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Ubuntu", "sans-serif")
@@ -26,6 +31,22 @@ SAVE = """(file) => {
   const link = document.createElement("a");
   link.href = file.url; link.download = file.orig_name || "faces";
   document.body.appendChild(link); link.click(); link.remove();
+}"""
+# Gradio tells errors in a box that floats over the page: its text goes into a line of the page instead, until another
+# file is chosen. The reason is said with files that are too large.
+TELL_IN_PLACE = """() => {
+  const line = document.querySelector("#problem p");
+  new MutationObserver(() => {
+    const toast = document.querySelector("[data-testid=toast-text]:not(.told)");
+    if (!toast) return;
+    toast.classList.add("told");
+    const text = toast.textContent;
+    line.textContent = text.includes("maximum allowed size") ? `${text}. ${REASON}` : text;
+    line.hidden = false;
+    document.querySelector("[data-testid=toast-close]").click();
+  }).observe(document.body, {childList: true, subtree: true});
+  for (const kind of ["change", "drop"])
+    document.addEventListener(kind, () => { line.hidden = true; }, true);
 }"""
 # The page's functions are no interface for other programs. The network and the drawing wait in lines of their own, so
 # the slider answers while a video is being looked at.
@@ -38,16 +59,6 @@ CHECK_FILES_SECONDS = 60
 COLUMN: dict[str, Any] = {"min_width": 300}
 
 
-def protocol_choices() -> list[tuple[str, str]]:
-    """(what the page calls it, its name) of every protocol: the first words of its file say what it does."""
-    choices = []
-    for name in protocol_names():
-        comment = (config_dir() / "protocol" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        words = re.split(r"[:.,](?:\s|$)", comment)[0]
-        choices.append((f"{name} – {words[:1].lower()}{words[1:]}" if words else name, name))
-    return choices
-
-
 def launch_options(settings: Settings) -> dict[str, Any]:
     """How the page looks and what it offers, as ``Blocks.launch`` takes it."""
     theme = gr.themes.Default(
@@ -55,9 +66,9 @@ def launch_options(settings: Settings) -> dict[str, Any]:
     )
     return {
         "share": False, "quiet": True, "show_error": True, "prevent_thread_lock": True, "theme": theme,
-        "max_file_size": settings.max_bytes, "footer_links": [], "run_history": False, "ssr_mode": False, "pwa": False,
-        "mcp_server": False, "enable_monitoring": False, "css_paths": [Path(__file__).with_name("style.css")],
-        "favicon_path": None, "inbrowser": settings.open_browser, "state_session_capacity": 100,
+        "max_file_size": settings.max_bytes, "footer_links": [], "run_history": False, "ssr_mode": False,
+        "css_paths": [Path(__file__).with_name("style.css")], "inbrowser": settings.open_browser,
+        "state_session_capacity": 100,
     }  # fmt: skip
 
 
@@ -71,22 +82,30 @@ def build_page(detector: FaceDetector, settings: Settings, folder: Path) -> Any:
     """
     actions = Actions(detector, settings, folder)
     seconds = settings.keep_minutes * 60
+    chosen = settings.protocol["name"]
+    protocols = [(f"{name} – {words}", name) for name, words in PROTOCOLS.items()]
+    reason = (
+        "More would fill the disk of the computer that runs the page; max_upload_mb=… of the program moves the limit. "
+        f"Of a video the first {settings.max_video_seconds:g} seconds are looked at: cut it to them."
+    )
     with gr.Blocks(title="Face detection", delete_cache=(CHECK_FILES_SECONDS, int(seconds) or 1)) as page:
         gr.HTML(heading(settings.model_name, detector.runs_on), elem_id="head")
         with gr.Row(elem_id="settings"):
             threshold = gr.Slider(
-                0.01, 0.99, settings.threshold, step=0.01, label="Threshold", elem_id="threshold", min_width=260,
-                info="Lowest score of a face that counts.", buttons=[],
+                LOWEST_THRESHOLD, HIGHEST_THRESHOLD, settings.threshold, step=0.01, label="Threshold", min_width=260,
+                elem_id="threshold", info="Lowest score of a face that counts.", buttons=[],
             )  # fmt: skip
             protocol = gr.Dropdown(
-                protocol_choices(), value=settings.protocol["name"], label="Protocol", elem_id="protocol",
-                min_width=260, info="The size at which the network sees the image.",
+                protocols if chosen in PROTOCOLS else [*protocols, chosen], value=chosen, label="Protocol",
+                elem_id="protocol", min_width=260, info="The size at which the network sees the image.",
+                filterable=False,
             )  # fmt: skip
             redaction = gr.Radio(
                 [NO_REDACTION, *REDACTIONS], value=NO_REDACTION, label="Redact", elem_id="redact", min_width=260,
                 info="Hide the faces instead of framing them.",
             )  # fmt: skip
         controls = [protocol, threshold, redaction]
+        gr.HTML('<p class="problem" role="alert" hidden></p>', elem_id="problem")
         with gr.Tab("Image", id="image"):
             _image_tab(actions, controls, seconds)
         with gr.Tab("Several images", id="several"):
@@ -94,6 +113,7 @@ def build_page(detector: FaceDetector, settings: Settings, folder: Path) -> Any:
         with gr.Tab("Video", id="video"):
             _video_tab(actions, controls)
         gr.HTML(footing(settings.keep_minutes), elem_id="foot")
+        page.load(None, None, None, js=TELL_IN_PLACE.replace("${REASON}", reason))
     return page
 
 
@@ -124,7 +144,10 @@ def _image_tab(actions: Actions, controls: list[Any], seconds: float) -> None:
     summary = gr.HTML(hint(EMPTY), elem_id="image-summary")
     with gr.Row():
         save_image, save_json = (gr.Button(text, size="md", min_width=120) for text in ("Save image", "Save JSON"))
-    rows = gr.HTML("", elem_id="image-table")
+    rows = gr.Dataframe(
+        headers=list(COLUMNS), datatype="number", interactive=False, max_height=360, elem_id="image-table", buttons=[],
+        label="Detections", show_label=False,
+    )  # fmt: skip
     content = _json("image-json")
     shows = [shown, summary, rows, content]
     gr.on(
@@ -140,7 +163,7 @@ def _several_tab(actions: Actions, controls: list[Any], seconds: float) -> None:
     _, threshold, redaction = controls
     found = gr.State(None, time_to_live=seconds)
     upload = gr.File(
-        file_count="multiple", type="filepath", file_types=sorted(IMAGE_SUFFIXES), elem_id="several-in", height=180,
+        file_count="multiple", type="filepath", file_types=sorted(IMAGE_SUFFIXES), elem_id="several-in", height=220,
         label=f"Images, at most {actions.settings.max_images}",
     )  # fmt: skip
     again = gr.Button("Find faces", variant="primary")

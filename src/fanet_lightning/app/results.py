@@ -1,8 +1,8 @@
-"""Faces in dropped images and videos: detect once, filter and draw often. Knows nothing of the page itself."""
+"""Faces in dropped images: detect once, filter and draw often; and the page's JSON. Knows nothing of Gradio."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from fanet_lightning.app.settings import LOWEST_THRESHOLD
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.images import Image8, decode_image_rgb
 from fanet_lightning.detect.detector import FaceDetector
@@ -17,20 +18,17 @@ from fanet_lightning.detect.inputs import glance
 from fanet_lightning.detect.multiscale import AnyProtocol
 from fanet_lightning.detect.outputs import Saving
 from fanet_lightning.detect.redaction import Redaction
-from fanet_lightning.detect.video import VideoReader, VideoWriter
 from fanet_lightning.ops.structures import Detections
 
 # Longer side of what is shown, pixels: sharp on a large screen, drawn and encoded in some 30 ms.
 SHOWN_SIDE, SHOWN_SIDE_OF_MANY = 1600, 900
 NO_REDACTION = "none"
 BOX_FORMAT = "x1 y1 x2 y2, pixels of the upright"
-# How often the page hears how far a video is.
-REPORT_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class PageImage:
-    """An image and every face that the detector reports in it, whatever the threshold.
+    """An image and every face in it that the slider can ask for.
 
     ``path``       the upload, as long as it is kept.
     ``shown_rgb``  (h, w, 3) uint8, upright, at most ``SHOWN_SIDE`` long: what is drawn on.
@@ -51,6 +49,13 @@ class PageImage:
     def count(self, threshold: float) -> int:
         """How many faces have a score of at least ``threshold``."""
         return len(self.faces.above(threshold))
+
+    def drawn(self, image_rgb: Image8, threshold: float, redaction: str) -> Image8:
+        """As :func:`shown`: ``image_rgb``, this image at any size, with its faces of at least ``threshold``."""
+        height, width = image_rgb.shape[:2]
+        faces = self.faces.above(threshold)
+        scale = faces.boxes_xyxy.new_tensor([width / self.width, height / self.height]).repeat(2)
+        return shown(image_rgb, Detections(faces.boxes_xyxy * scale, faces.scores), redaction)
 
 
 def read_upload(path: Path, name: str, max_pixels: int) -> tuple[Image8, bytes]:
@@ -92,7 +97,7 @@ def detect_image(
     """
     image_rgb, profile = read_upload(path, name, max_pixels)
     start = time.perf_counter()
-    faces = detector.detect(image_rgb, protocol=protocol, threshold=0.0)  # the page filters
+    faces = detector.detect(image_rgb, protocol=protocol, threshold=LOWEST_THRESHOLD)  # the slider filters
     seconds = time.perf_counter() - start
     height, width = image_rgb.shape[:2]
     protocol_name = str(protocol["name"] if isinstance(protocol, Mapping) else protocol)
@@ -120,23 +125,6 @@ def shown(image_rgb: Image8, faces: Detections, redaction: str) -> Image8:
     """
     redact = None if redaction == NO_REDACTION else Redaction(redaction)
     return Saving(redact=redact, draw=redact is None).shown(image_rgb, faces)
-
-
-def drawn(image_rgb: Image8, image: PageImage, threshold: float, redaction: str) -> Image8:
-    """As :func:`shown`, for ``image`` at any size, with its faces of at least ``threshold``."""
-    height, width = image_rgb.shape[:2]
-    faces = image.faces.above(threshold)
-    scale = faces.boxes_xyxy.new_tensor([width / image.width, height / image.height]).repeat(2)
-    return shown(image_rgb, Detections(faces.boxes_xyxy * scale, faces.scores), redaction)
-
-
-def drawn_whole(image: PageImage, threshold: float, redaction: str, max_pixels: int) -> Image8:
-    """As :func:`drawn`, at the size of the original, which is decoded again.
-
-    Raises:
-        InputError: see :func:`read_upload`.
-    """
-    return drawn(read_upload(image.path, image.name, max_pixels)[0], image, threshold, redaction)
 
 
 def rows(faces: Detections) -> list[dict[str, float]]:
@@ -173,82 +161,3 @@ def write_jpeg(image_rgb: Image8, path: Path, profile: bytes, quality: int = 92)
         size = f"{image_rgb.shape[1]} × {image_rgb.shape[0]}"
         raise InputError(f"an image of {size} pixels cannot be written as JPEG") from error
     return path
-
-
-@dataclass
-class FoundVideo:
-    """How far a video is, or what came of it.
-
-    ``frames_expected`` None where the container does not say. ``out`` None until the video is whole.
-    ``size_wh`` of the upright frames.
-    ``faces`` per frame: ``index``, ``time_seconds`` and ``detections`` as :func:`rows` has them.
-    """
-
-    frames_expected: int | None = None
-    seconds: float = 0.0
-    frames_per_second: float = 0.0
-    size_wh: tuple[int, int] = (0, 0)
-    cut: bool = False
-    out: Path | None = None
-    sound_kept: bool = False
-    notes: list[str] = field(default_factory=list)
-    faces: list[dict[str, Any]] = field(default_factory=list)
-
-
-def find_in_video(
-    detector: FaceDetector,
-    path: Path,
-    out: Path,
-    *,
-    protocol: AnyProtocol,
-    threshold: float,
-    redaction: str,
-    max_seconds: float,
-) -> Iterator[FoundVideo]:
-    """Detect the faces of a video and write it with boxes, or redacted.
-
-    Args:
-        detector, path: the video is read from ``path``.
-        out: the video that is written, ``.mp4``; nothing is there when the iteration is given up.
-        protocol: test-time protocol of every frame.
-        threshold: lowest score of a face.
-        redaction: ``none``, ``blur``, ``pixelate`` or ``solid``.
-        max_seconds: frames after it are left out.
-
-    Yields:
-        The same :class:`FoundVideo`, at intervals; with ``out`` when it is done.
-
-    Raises:
-        InputError: the package av is missing, or ``path`` is no video that can be read.
-    """
-    start = reported = time.perf_counter()
-    with VideoReader(path) as reader:
-        video = FoundVideo(size_wh=reader.size_wh, frames_per_second=reader.frames_per_second)
-        if reader.frame_count is not None:
-            video.frames_expected = min(reader.frame_count, int(np.ceil(reader.frames_per_second * max_seconds)))
-        with VideoWriter(out, reader) as writer:
-            for frame in reader:
-                if frame.time_seconds >= max_seconds:
-                    video.cut = True
-                    break
-                faces = detector.detect(frame.image_rgb, protocol=protocol, threshold=threshold)
-                writer.write(shown(frame.image_rgb, faces, redaction), frame)
-                seconds = round(frame.time_seconds, 4)
-                video.faces.append({"frame": frame.index, "time_seconds": seconds, "detections": rows(faces)})
-                video.seconds = time.perf_counter() - start
-                if time.perf_counter() - reported >= REPORT_SECONDS:
-                    reported = time.perf_counter()
-                    yield video
-    video.notes = [*([reader.broken] if reader.broken else []), *writer.notes]
-    video.seconds = time.perf_counter() - start
-    video.sound_kept = writer.sound_kept
-    video.out = out
-    yield video
-
-
-def video_document(video: FoundVideo, name: str, protocol: str, threshold: float, model: str) -> dict[str, Any]:
-    """The JSON of a video: the faces of every frame, boxes in pixels of the upright frame."""
-    return {
-        "model": model, "threshold": threshold, "protocol": protocol, "film": name,
-        "box_format": f"{BOX_FORMAT} frame", "cut": video.cut, "frames": video.faces,
-    }  # fmt: skip
