@@ -32,7 +32,7 @@ from fanet_lightning.detect import run as running
 from fanet_lightning.detect.__main__ import main
 from fanet_lightning.detect.inputs import Item, Limits
 from fanet_lightning.detect.outputs import Results, Saving, crop
-from fanet_lightning.detect.stream import Progress
+from fanet_lightning.detect.stream import Progress, StreamSettings
 from fanet_lightning.ops.structures import Detections
 from fanet_lightning.score.wider_face.predictions import read_predictions
 from tests.data.download_server import Answer, file_server
@@ -204,6 +204,27 @@ def test_solid_regions_a_cover_and_what_is_left(photos: Path, capsys: pytest.Cap
     assert re.search(r"starting over: .*\(threshold, redact\)", said)
     assert re.search(r"\b\d+ fainter boxes were left as they are \(scores 0\.15–1\)", said)
     assert (read_image_rgb("b/images/two.png")[:20, :40] == (0, 0, 255)).all()
+
+
+def test_which_faces_count(photos: Path, photograph: Image.Image, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["source=photos", "protocol=original", "save=images,json", "out=o"]
+
+    def faces(*more: str) -> dict[str, int]:
+        assert main([*words, *more]) == 0
+        return {name: len(boxes) for name, boxes in by_name(read_json("o")).items()}
+
+    photograph.transpose(Image.Transpose.ROTATE_90).save(photos / "turned.jpg", quality=95)
+    assert faces() == {"one.jpg": 1, "sub/none.jpg": 0, "turned.jpg": 0, "two.png": 2}
+    assert faces("rotate=auto", "max_faces=1") == {"one.jpg": 1, "sub/none.jpg": 0, "turned.jpg": 1, "two.png": 1}
+    assert overlap(by_name(read_json("o"))["turned.jpg"][0], (61, 80, 165, 160)) > 0.7
+    assert faces("threshold={0: 0.5, 80: 1}") == dict.fromkeys(("one.jpg", "sub/none.jpg", "turned.jpg", "two.png"), 0)
+    assert "resuming: 4 of 4" not in capsys.readouterr().out
+    assert sum(faces("threshold={0: 0.5, 80: 1}").values()) == 0
+    assert "resuming: 4 of 4" in capsys.readouterr().out
+    # No face anywhere, and what is not redacted is told.
+    assert sum(faces("min_face=200", "redact=blur").values()) == 0
+    assert "3 faces were left by min_face or max_faces" in capsys.readouterr().out
+    np.testing.assert_array_equal(read_image_rgb("o/images/two.png"), read_image_rgb(photos / "two.png"))
 
 
 def test_boxes_refer_to_the_upright_image(photos: Path, photograph: Image.Image) -> None:
@@ -525,6 +546,11 @@ MISTAKES = {
     "source=photos save=pictures": "save=pictures: take any of images, json, txt, crops",
     "source=photos save=[]": "save=: take any of",
     "source=photos threshold=1.5": "threshold=1.5; give a score of 0 … 1",
+    "source=photos threshold={64:0.3}": "threshold={64: 0.3}; give a score",
+    "source=photos threshold=[1]": "threshold=[1] is of another kind",
+    "source=photos min_face=-1": "min_face=-1; give pixels",
+    "source=photos max_faces=0": "max_faces=0 is no whole number",
+    "source=photos rotate=left": "rotate=left is unknown; take none, auto, all",
     "source=photos redact=black": "redact=black is unknown; take blur, pixelate, solid or image:FILE",
     "source=photos redact=image:no.png": "redact=image:no.png: no.png cannot be read",
     "source=photos redact=blur redact_shape=star": "redact_shape=star is unknown",
@@ -707,7 +733,7 @@ def test_ctrl_c_in_a_video_keeps_its_beginning(
     write_video(Path("clip.mp4"), photograph, frames=12)
     none = Detections(torch.zeros(0, 4), torch.zeros(0))
     with monkeypatch.context() as patched:
-        patched.setattr(FaceDetector, "detect", Mock(side_effect=[none] * 5 + [KeyboardInterrupt]))
+        patched.setattr(StreamSettings, "boxes", Mock(side_effect=[[none]] * 5 + [KeyboardInterrupt]))
         assert main(["source=clip.mp4", "out=o"]) == 130
     assert "interrupted; what is done is kept" in capsys.readouterr().err
     assert len(frames_of(Path("o/videos/clip.mp4"))) == 5 == len(lines_of("o/frames/clip.jsonl"))

@@ -37,7 +37,7 @@ NOT_TEXT = (
     "checkpoint_every", "stop_after", "freeze_epochs", "cache_gib", "ema", "gradient_clip",
     "loss.weights", "max_frames", "model.face_prior", "data.val.share", "protocol.size", "protocol.max_long",
     "detection.score_floor", "detection.top_k", "detection.nms_iou", "detection.keep", "redact_regions", "redact_from",
-    "redact_to",
+    "redact_to", "max_faces",
 )  # fmt: skip
 # Numbers that may be null as well.
 NULL_TOO = ("ema", "gradient_clip", "port", "max_false_positives")
@@ -263,7 +263,8 @@ def read_words(
             if isinstance(default, bool) and str(each).lower() not in BOOLEANS:
                 raise InputError(f"{key}={each} is neither true nor false")
             found = _set(config, key, each, line)
-            if key in known:
+            by_size = (config_name, key) == ("detect", "threshold") and OmegaConf.is_dict(found)
+            if key in known and not by_size:
                 _check_kind(key, default, found)
         read.append(one)
     line = CommandLine(config_name, tuple(read), is_sweep, with_hydra)

@@ -35,6 +35,7 @@ def main(argv: list[str]) -> int:
         without_passwords,
     )
     from fanet_lightning.detect.redaction import Redaction
+    from fanet_lightning.detect.selection import ROTATIONS, Selection
 
     # A command may have several source=….
     parts = [part for word in argv if word.startswith("source=") for part in split_source(word[len("source=") :])]
@@ -46,6 +47,7 @@ def main(argv: list[str]) -> int:
             options["redact"], options["redact_shape"], options["redact_scale"], options["redact_regions"] or (),
             options["redact_from"], options["redact_to"],
         )  # fmt: skip
+    Selection(options["threshold"], options["min_face"], options["max_faces"])  # asks for its ranges
     draw = redact is None if options["draw"] == "auto" else options["draw"]
     cli.check_whole(config, workers=1, every=1, **({} if options["max_frames"] is None else {"max_frames": 1}))
     for is_wrong, what in (
@@ -54,7 +56,7 @@ def main(argv: list[str]) -> int:
         (redact is None and any(options[key] is not None for key in ("redact_regions", "redact_from", "redact_to")),
          "redact_regions, redact_from and redact_to need redact=blur, pixelate, solid or image:FILE"),
         (not isinstance(draw, bool), f"draw={draw}: take true, false or auto"),
-        (not 0 <= options["threshold"] <= 1, f"threshold={options['threshold']}; give a score of 0 … 1"),
+        (options["rotate"] not in ROTATIONS, f"rotate={options['rotate']} is unknown; take {', '.join(ROTATIONS)}"),
         (options["max_download_mb"] <= 0, f"max_download_mb={options['max_download_mb']}; give megabytes above 0"),
         (options["download_seconds"] <= 0, f"download_seconds={options['download_seconds']}; give seconds above 0"),
         (options["resume"] != "auto" and options["resume"] is not False, f"resume={options['resume']}: take auto "
@@ -80,7 +82,8 @@ def main(argv: list[str]) -> int:
     if not options["out"] and out != usual:
         print(f"{usual} holds results of other sources; these go to {out}", flush=True)
     summary = detect_sources(
-        sources, detector, options["protocol"], out, threshold=float(options["threshold"]),
+        sources, detector, options["protocol"], out,
+        **{key: options[key] for key in ("threshold", "min_face", "max_faces", "rotate")},
         saving=Saving(save, redact, draw, options["bar"], options["scores"]),
         video_options=VideoOptions(options["every"], options["max_frames"]),
         limits=Limits(int(options["max_download_mb"] * 1e6), float(options["download_seconds"])),

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, cast, overload
+from typing import Any, Self, Unpack, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,8 @@ from fanet_lightning.cli.errors import InputError, first_line
 from fanet_lightning.cli.provenance import TrainingImages, from_plain
 from fanet_lightning.data.transforms import AUTO, SMALLEST_TILE_PIXELS, TilePixels
 from fanet_lightning.detect.multiscale import AnyProtocol, Backend, Found, protocol_of
-from fanet_lightning.detect.stream import ChannelOrder, OneImage, StreamSettings, in_order, is_one_image
+from fanet_lightning.detect.selection import Threshold
+from fanet_lightning.detect.stream import DetectOptions, OneImage, StreamSettings, in_order, is_one_image
 from fanet_lightning.detect.tiling import PixelLimit, find_in_tiles, tiles
 from fanet_lightning.models.blocks import Upsample, fuse
 from fanet_lightning.models.pretrained import DEFAULT_MODEL, DEFAULT_THRESHOLD, is_onnx, load_model
@@ -400,9 +401,8 @@ class FaceDetector:
         self,
         images: OneImage,
         protocol: AnyProtocol | None = None,
-        threshold: float = DEFAULT_THRESHOLD,
-        *,
-        channel_order: ChannelOrder = "rgb",
+        threshold: Threshold = DEFAULT_THRESHOLD,
+        **options: Unpack[DetectOptions],
     ) -> Detections: ...
 
     @overload
@@ -410,18 +410,16 @@ class FaceDetector:
         self,
         images: list[Any] | tuple[Any, ...] | Iterator[Any],
         protocol: AnyProtocol | None = None,
-        threshold: float = DEFAULT_THRESHOLD,
-        *,
-        channel_order: ChannelOrder = "rgb",
+        threshold: Threshold = DEFAULT_THRESHOLD,
+        **options: Unpack[DetectOptions],
     ) -> list[Detections]: ...
 
     def detect(
         self,
         images: OneImage | Iterable[OneImage],
         protocol: AnyProtocol | None = None,
-        threshold: float = DEFAULT_THRESHOLD,
-        *,
-        channel_order: ChannelOrder = "rgb",
+        threshold: Threshold = DEFAULT_THRESHOLD,
+        **options: Unpack[DetectOptions],
     ) -> Detections | list[Detections]:
         """Faces of one image, or of each of several.
 
@@ -434,8 +432,14 @@ class FaceDetector:
                 ``multiscale`` …), settings, a :class:`TestScale`, :class:`TwoSizes` or :class:`MultiScale`; None is
                 ``auto``, as on the command line.
             threshold: faces with a lower score are left out, as on the command line. 0.0 gives all that average
-                precision needs: everything above the model's own floor, 0.01, at most 750 boxes.
-            channel_order: of arrays and tensors; ``bgr`` is OpenCV's. Files and PIL images say it themselves.
+                precision needs: everything above the model's own floor, 0.01, at most 750 boxes. Or a score from each
+                size on, ``{0: 0.5, 64: 0.3}``: see :class:`fanet_lightning.detect.selection.Selection`.
+            min_face: faces whose smaller side has fewer pixels of the image are left out.
+            max_faces: the best so many by score; None: all.
+            rotate: ``none``; ``auto``, where no face is found, looks at the image turned by 90, 180 and 270 degrees
+                too; ``all`` always does. Boxes are of the image as it was given.
+            channel_order: of arrays and tensors, ``rgb``, or ``bgr``, which is OpenCV's. Files and PIL images say it
+                themselves.
 
         Returns:
             Boxes in pixels of the image, clipped to it, float32; scores in descending order. For several images a
@@ -443,43 +447,42 @@ class FaceDetector:
             (``batch_size``), to rounding: about 1e-5 of a score.
 
         Raises:
-            InputError: an image that cannot be read or is none, an unknown protocol, or a threshold outside 0 … 1. Of
+            InputError: an image that cannot be read or is none, an unknown protocol, or an option outside its range. Of
                 several images the first bad one ends it all; :meth:`detect_each` continues.
         """
         if not is_one_image(images):
             found = []
             several = cast(Iterable[Any], images)
-            for _, outcome in self.detect_each(several, protocol, threshold, channel_order=channel_order):
+            for _, outcome in self.detect_each(several, protocol, threshold, **options):
                 if isinstance(outcome, InputError):
                     raise outcome
                 found.append(outcome)
             return found
-        settings = StreamSettings(protocol_of(protocol), threshold, channel_order)
+        settings = StreamSettings(protocol_of(protocol), threshold, **options)
         return settings.detect(self.backend, [settings.prepare(images)])[0]
 
     def detect_each(
         self,
         images: Iterable[OneImage],
         protocol: AnyProtocol | None = None,
-        threshold: float = DEFAULT_THRESHOLD,
-        *,
-        channel_order: ChannelOrder = "rgb",
+        threshold: Threshold = DEFAULT_THRESHOLD,
+        **options: Unpack[DetectOptions],
     ) -> Iterator[tuple[Any, Detections | InputError]]:
         """Every image with its faces, one by one as they are found, in order; a bad one is no reason to stop.
 
         Args:
             images: as of :meth:`detect`, several; an iterator is asked for a few images ahead of those found, so
                 arrays that it has handed out must stay as they are until their faces come out.
-            protocol, threshold, channel_order: as of :meth:`detect`.
+            protocol, threshold, options: as of :meth:`detect`.
 
         Yields:
             The image as it was given, with its faces, or with the InputError that says what is wrong with it. Files
             are read and resized ahead in threads of their own, a few at a time, so the folder may have any size.
 
         Raises:
-            InputError: an unknown protocol, or a threshold outside 0 … 1; before the first image is read.
+            InputError: an unknown protocol, or an option outside its range; before the first image is read.
         """
-        settings = StreamSettings(protocol_of(protocol), threshold, channel_order)
+        settings = StreamSettings(protocol_of(protocol), threshold, **options)
         several = [images] if is_one_image(images) else cast(Iterable[Any], images)
         # What is wrong with the settings is said by the call, not by the first step of the iteration.
         together = partial(settings.images_together, self.batch_size, self.batch_pixels)

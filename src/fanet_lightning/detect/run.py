@@ -30,7 +30,8 @@ from fanet_lightning.detect.outputs import (
     write_json,
     write_parts,
 )
-from fanet_lightning.detect.stream import Progress, in_threads, ready_bytes
+from fanet_lightning.detect.selection import Threshold
+from fanet_lightning.detect.stream import Progress, StreamSettings, in_threads, ready_bytes
 from fanet_lightning.detect.video import CONTAINERS, Frame, VideoReader, VideoWriter
 from fanet_lightning.models.pretrained import DEFAULT_THRESHOLD
 from fanet_lightning.ops.structures import Detections
@@ -65,15 +66,16 @@ class VideoOptions:
 class Summary:
     """What a run did.
 
-    ``images``, ``videos``: inputs, those done earlier too. ``failed``: those without results. ``left``: boxes that were
-    looked at now and not redacted.
+    ``images``, ``videos``: inputs, those done earlier too. ``failed``: those without results. ``fainter``,
+    ``left_out``: boxes of this run that were not redacted, below the threshold and by ``min_face`` and ``max_faces``.
     """
 
     images: int = 0
     videos: int = 0
     frames: int = 0
     faces: int = 0
-    left: int = 0
+    fainter: int = 0
+    left_out: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
@@ -84,6 +86,22 @@ class Summary:
         self.failed[item.name] = reason = " ".join(str(error).split())
         progress.say(f"error: {reason}")
         progress.advance()
+
+    def note_left(self, boxes: Detections, above: Detections, faces: Detections) -> None:
+        """Count what is not redacted of an image: all of its boxes, those above the threshold, those taken."""
+        self.fainter += len(boxes.above(FAINT)) - len(above.above(FAINT))
+        self.left_out += len(above) - len(faces)
+
+    def left_lines(self, scores: Sequence[tuple[float, float]]) -> list[str]:
+        """What was not redacted, in words; ``scores`` are the thresholds by size."""
+        lines = []
+        if self.fainter:
+            what = "box was left as it is" if self.fainter == 1 else "boxes were left as they are"
+            lines.append(f"{self.fainter:,} fainter {what} (scores {FAINT:g}–{max(score for _, score in scores):g})")
+        if self.left_out:
+            was = "was" if self.left_out == 1 else "were"
+            lines.append(f"{counted(self.left_out, 'face')} {was} left by min_face or max_faces")
+        return lines
 
     def count(self, sources: Sources, results: Results) -> None:
         """Over what is in the folder of the results now, whenever it was done."""
@@ -109,7 +127,10 @@ def detect_sources(
     protocol: Mapping[str, Any],
     out: Path,
     *,
-    threshold: float = DEFAULT_THRESHOLD,
+    threshold: Threshold = DEFAULT_THRESHOLD,
+    min_face: float = 0,
+    max_faces: int | None = None,
+    rotate: str = "none",
     saving: Saving | None = None,
     video_options: VideoOptions | None = None,
     limits: Limits | None = None,
@@ -128,7 +149,7 @@ def detect_sources(
         detector: any :class:`FaceDetector`.
         protocol: ``name`` and what :func:`fanet_lightning.detect.multiscale.build_protocol` reads.
         out: folder, made if need be.
-        threshold: faces with a lower score are left out.
+        threshold, min_face, max_faces, rotate: as of :meth:`FaceDetector.detect`.
         saving: default: images with boxes, and the JSON.
         video_options: which frames of videos.
         limits: of downloads.
@@ -146,18 +167,21 @@ def detect_sources(
             would be overwritten; or an input would be overwritten.
     """
     saving, limits, options = saving or Saving(), limits or Limits(), video_options or VideoOptions()
-    look = partial(detector.detect, protocol=build_protocol(protocol))
-    least = threshold if saving.redact is None else min(threshold, FAINT)
+    look = StreamSettings(build_protocol(protocol), threshold, min_face, max_faces, rotate)
+
+    def find_boxes(image_rgb: Image8) -> Detections:
+        return look.boxes(detector.backend, [look.prepare(image_rgb)])[0]
 
     def find_faces(image_rgb: Image8) -> Detections:
-        found = look(image_rgb, threshold=least)
-        faces = found.above(threshold)
-        summary.left += len(found) - len(faces)
+        boxes = find_boxes(image_rgb)
+        faces = look.select(boxes)
+        if saving.redact is not None:
+            summary.note_left(boxes, look.select.above(boxes), faces)
         return faces
 
     _check_apart(out, sources)
     depends_on = {
-        "protocol": full_settings(protocol), "threshold": threshold, "save": sorted(saving.save),
+        "protocol": full_settings(protocol), **look.select.settings, "rotate": rotate, "save": sorted(saving.save),
         "redact": saving.redact and saving.redact.settings, "draw": saving.draw, "bar": saving.bar,
         "scores": saving.labels, **(settings or {}),
     }  # fmt: skip
@@ -189,9 +213,8 @@ def detect_sources(
             summary.count(sources, results)
         shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     print(f"{summary.line()}; the results are in {out}", flush=True)
-    if summary.left:
-        what = "box was left as it is" if summary.left == 1 else "boxes were left as they are"
-        print(f"{summary.left:,} fainter {what} (scores {least:g}–{threshold:g})", flush=True)
+    for text in summary.left_lines(look.select.scores):
+        print(text, flush=True)
     return summary
 
 

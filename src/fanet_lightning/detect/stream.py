@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from numbers import Real
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypedDict, TypeVar, get_args
 
 import cv2
 import numpy as np
@@ -22,7 +22,9 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.images import BACKGROUND, Image8, pillow_image_rgb, read_image_rgb
 from fanet_lightning.data.transforms import TestScale
 from fanet_lightning.detect.multiscale import Backend, ScaleProtocol
+from fanet_lightning.detect.selection import ROTATIONS, Selection, Threshold
 from fanet_lightning.ops.boxes import clip
+from fanet_lightning.ops.postprocess import nms
 from fanet_lightning.ops.structures import Detections
 
 if TYPE_CHECKING:
@@ -172,25 +174,41 @@ class Prepared(NamedTuple):
     width: int
 
 
+class DetectOptions(TypedDict, total=False):
+    """Keyword arguments of :meth:`fanet_lightning.detect.detector.FaceDetector.detect`, which says what they mean."""
+
+    min_face: float
+    max_faces: int | None
+    rotate: str
+    channel_order: ChannelOrder
+
+
 @dataclass(frozen=True)
 class StreamSettings:
     """What a call asks for, the same for all of its images.
 
     Raises:
-        InputError: ``threshold`` outside 0 … 1, or a ``channel_order`` that is neither ``rgb`` nor ``bgr``.
+        InputError: a value outside its range.
     """
 
     protocol: ScaleProtocol
-    threshold: float
-    channel_order: ChannelOrder
+    threshold: Threshold
+    min_face: float = 0
+    max_faces: int | None = None
+    rotate: str = "none"
+    channel_order: ChannelOrder = "rgb"
 
     def __post_init__(self) -> None:
-        # numpy's numbers are numbers too; nan is in no range.
-        value: object = self.threshold
-        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
-            raise InputError(f"threshold={value}; give a score of 0 … 1")
+        self.select  # noqa: B018  # its ranges
+        if self.rotate not in ROTATIONS:
+            raise InputError(f"rotate={self.rotate} is unknown; take {', '.join(ROTATIONS)}")
         if self.channel_order not in get_args(ChannelOrder):
             raise InputError(f"channel_order={self.channel_order!r}; take 'rgb', or 'bgr' for what OpenCV reads")
+
+    @cached_property
+    def select(self) -> Selection:
+        """The faces among the boxes of an image."""
+        return Selection(self.threshold, self.min_face, self.max_faces)
 
     def images_together(self, most: int, most_pixels: int | None, image: Prepared) -> int:
         """How many images of this one's size go through the network at once, at least 1."""
@@ -217,15 +235,52 @@ class StreamSettings:
         Raises:
             InputError: they do not fit into memory, see :meth:`Backend.find`.
         """
-        if isinstance(self.protocol, TestScale):
-            faces = network.find_alike(network_input(images), self.protocol.tile_pixels)
-            found = [
-                in_image(item.detections, torch.from_numpy(image.scale_xy), image.height, image.width)
-                for item, image in zip(faces, images, strict=True)
-            ]
-        else:
-            found = [self.protocol.detect(network, image.pixels)[0] for image in images]
-        return [item.above(self.threshold) for item in found] if self.threshold else found
+        return [self.select(boxes) for boxes in self.boxes(network, images)]
+
+    def boxes(self, network: Backend, images: Sequence[Prepared]) -> list[Detections]:
+        """As :meth:`detect`, but all boxes that the network gives, whatever is selected of them."""
+        found = self._as_they_are(network, images)
+        turned = {
+            n: [boxes] for n, boxes in enumerate(found)
+            if self.rotate == "all" or (self.rotate == "auto" and not self.select(boxes))
+        }  # fmt: skip
+        for turns in (1, 2, 3) if turned else ():
+            faces = self._as_they_are(network, [_turned(images[n], turns) for n in turned])
+            for (n, parts), item in zip(turned.items(), faces, strict=True):
+                boxes_xyxy = turned_back(item.boxes_xyxy, turns, images[n].height, images[n].width)
+                parts.append(Detections(boxes_xyxy, item.scores))
+        for n, parts in turned.items():
+            boxes_xyxy, scores = torch.cat([x.boxes_xyxy for x in parts]), torch.cat([x.scores for x in parts])
+            kept = nms(boxes_xyxy, scores, network.detection["nms_iou"])[: network.detection["keep"]]
+            found[n] = Detections(boxes_xyxy[kept], scores[kept])
+        return found
+
+    def _as_they_are(self, network: Backend, images: Sequence[Prepared]) -> list[Detections]:
+        if not isinstance(self.protocol, TestScale):
+            return [self.protocol.detect(network, image.pixels)[0] for image in images]
+        faces = network.find_alike(network_input(images), self.protocol.tile_pixels)
+        return [
+            in_image(item.detections, torch.from_numpy(image.scale_xy), image.height, image.width)
+            for item, image in zip(faces, images, strict=True)
+        ]
+
+
+def _turned(image: Prepared, turns: int) -> Prepared:
+    """The image after so many quarter turns, counter-clockwise."""
+    pixels = np.ascontiguousarray(np.rot90(image.pixels, turns))
+    if turns % 2 == 0:
+        return image._replace(pixels=pixels)
+    return Prepared(pixels, image.scale_xy[::-1].copy(), image.width, image.height)
+
+
+def turned_back(boxes_xyxy: Tensor, turns: int, height: int, width: int) -> Tensor:
+    """(D, 4) boxes of an image that was turned by so many quarters counter-clockwise → of the image, height × width."""
+    limit, other = (width, height) if turns % 2 else (height, width)  # height and width of the turned image
+    for _ in range(turns):
+        x1, y1, x2, y2 = boxes_xyxy.unbind(dim=1)
+        boxes_xyxy = torch.stack([limit - y2, x1, limit - y1, x2], dim=1)
+        limit, other = other, limit
+    return boxes_xyxy
 
 
 def in_image(found: Detections, scale_xy: torch.Tensor, height: int, width: int) -> Detections:

@@ -139,7 +139,7 @@ def detect_records(
     """
     found = done_before(journal)
     missing = [record for record in records if record.image_id not in found]
-    settings = StreamSettings(scale, 0.0, "rgb")
+    settings = StreamSettings(scale, 0.0)
     start = time.perf_counter()
     read = in_threads(
         missing,
