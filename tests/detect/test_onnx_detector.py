@@ -136,15 +136,29 @@ def test_an_onnx_file_of_another_program(tmp_path: Path) -> None:
 
 
 def test_refused_options(onnx_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"device=tpu.*cuda"):
-        FaceDetector.from_onnx(onnx_file, device="tpu")
+    for device in ("tpu", "mps", "cpu:1", "cuda:first"):
+        with pytest.raises(InputError, match=rf"device={device} .*cpu"):
+            FaceDetector.from_onnx(onnx_file, device=device)
+    with pytest.raises(InputError, match=r"NpuExecutionProvider.*CPUExecutionProvider"):
+        FaceDetector.from_onnx(onnx_file, providers=[("NpuExecutionProvider", {}), "CPUExecutionProvider"])
     with pytest.raises(InputError, match="batch_size=0"):
         FaceDetector.from_onnx(onnx_file, batch_size=0)
     import onnxruntime
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(InputError, match=r"device=cuda.*onnxruntime-gpu"):
-        FaceDetector.from_onnx(onnx_file, device="cuda")
+    for device, way_out in (("cuda", "onnxruntime-gpu"), ("cuda:1", "onnxruntime-gpu"), ("coreml", "has cpu"),
+                            ("directml", "onnxruntime-directml"), ("openvino", "onnxruntime-openvino")):  # fmt: skip
+        with pytest.raises(InputError, match=rf"device={device} .*{way_out}") as raised:
+            FaceDetector.from_onnx(onnx_file, device=device)
+        assert "\n" not in str(raised.value)
+    # A provider that is listed, but whose libraries are missing, is left out by onnxruntime without an error.
+    listed = ["CUDAExecutionProvider", "CoreMLExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
+    with pytest.warns(UserWarning), pytest.raises(InputError, match=r"CoreMLExecutionProvider.*device=cpu"):
+        FaceDetector.from_onnx(onnx_file, device="coreml")
+    with pytest.warns(UserWarning):
+        assert FaceDetector.from_onnx(onnx_file, device="auto").runs_on == "cpu"
+    assert FaceDetector.from_onnx(onnx_file, providers=["CPUExecutionProvider"]).runs_on == "cpu"
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match=r"onnxruntime.*fanet-lightning\[export\]"):
         FaceDetector.from_onnx(onnx_file)

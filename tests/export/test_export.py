@@ -14,6 +14,7 @@ from matplotlib import cbook
 from fanet_lightning import FaceDetector
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.provenance import TrainingImages
+from fanet_lightning.detect.detector import open_detector
 from fanet_lightning.export import __main__ as export_main
 from fanet_lightning.export import graph as export_graph
 from fanet_lightning.export import run as export
@@ -101,6 +102,39 @@ def test_onnx_holds_for_odd_sizes_and_batches(
         assert len(own) == len(alone.scores)
         np.testing.assert_allclose(own, alone.scores.numpy(), atol=1e-5)
         np.testing.assert_allclose(boxes_xyxy[index == k].sum(), alone.boxes_xyxy.numpy().sum(), rtol=1e-4, atol=0.01)
+
+
+def test_openvino(tmp_path: Path, capsys: pytest.CaptureFixture[str], detector: FaceDetector) -> None:
+    pytest.importorskip("openvino", reason="the extra 'openvino' is not installed")
+    out = tmp_path / "new/faces.xml"
+    words = ["format=openvino", f"out={out}", "rounds=1"]
+    assert export_main.main(words) == 0
+    runtime, faces, box, score = compared(capsys.readouterr().out)
+    assert runtime == "OpenVINO" and faces > 1000 and box <= 0.05 and score <= 1e-4
+    assert {path.name for path in out.parent.iterdir()} == {"faces.xml", "faces.bin"}
+    assert b"site-packages" not in out.read_bytes() and str(tmp_path).encode() not in out.read_bytes()
+    exported = open_detector(out)
+    assert exported.runs_on == "cpu" and exported.training_images == detector.training_images
+    found, alone = (each.detect(PHOTOGRAPH, threshold=0.3) for each in (exported, detector))
+    torch.testing.assert_close(found.scores, alone.scores, atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.boxes_xyxy, alone.boxes_xyxy, atol=0.05, rtol=0)
+    images = [np.zeros((40, 50, 3), np.uint8), PHOTOGRAPH]
+    assert [len(faces) for faces in FaceDetector.from_openvino(out, threads=1).detect(images)] == [0, 1]
+    with pytest.raises(InputError, match=r"device=tpu.*cpu"):
+        FaceDetector.from_openvino(out, device="tpu")
+    with pytest.raises(InputError, match=r"faces\.xml is there already"):
+        export_main.main(words)
+    out.with_suffix(".bin").unlink()
+    with pytest.raises(InputError, match=r"faces\.bin") as raised:
+        FaceDetector.from_openvino(out)
+    assert "\n" not in str(raised.value)
+    out.write_text("<net/>")
+    with pytest.raises(InputError, match=r"faces\.xml"):
+        open_detector(out)
+    with pytest.raises(InputError, match=r"absent\.xml"):
+        open_detector(tmp_path / "absent.xml")
+    with pytest.raises(InputError, match=r"\.xml"):
+        export_main.main(["format=openvino", f"out={tmp_path / 'faces.onnx'}"])
 
 
 @pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
@@ -388,7 +422,7 @@ def test_images_to_try() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["format=tflite"], "format=tflite is unknown; take onnx or torchscript or torch_export"),
+        (["format=tflite"], "format=tflite is unknown; take onnx or openvino or torchscript or torch_export"),
         (["format=torchscript", "dtype=int8", "calibration=."], "dtype=int8: format=onnx takes float32"),
         (["dtype=bf16"], "dtype=bf16: format=onnx takes float32"),
         (["dtype=int8"], "dtype=int8 needs calibration=FOLDER"),

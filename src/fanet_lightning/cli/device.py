@@ -26,6 +26,8 @@ def resolve_precision(precision: str, accelerator: str) -> str:
     """
     if precision != "auto":
         return precision
+    if accelerator == "mps":
+        return "32-true"
     if accelerator != "cpu" and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     return "bf16-mixed" if _cpu_multiplies_bf16() else "32-true"
@@ -48,16 +50,19 @@ def resolve_device(device: str) -> str:
     try:
         kind = torch.device(str(device)).type
     except RuntimeError as error:
-        raise InputError(f"device={device} is no device name; take auto, cpu or cuda") from error
+        raise InputError(f"device={device} is no device of torch; {_here()}") from error
     if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device={device}: no CUDA device is available; take device=cpu")
+        raise InputError(f"device={device}: no CUDA device is available; {_here()}")
     try:
         torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(
-            f"device={device}: this machine, or this PyTorch, has no such device; take device=cpu"
-        ) from error
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        raise InputError(f"device={device}: this machine, or this PyTorch, has no such device; {_here()}") from error
     return device
+
+
+def _here() -> str:
+    kinds = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    return f"here are {', '.join(['cpu', *(kind for kind, is_there in kinds.items() if is_there)])}"
 
 
 def precision_on(precision: str, device: str) -> str:
@@ -73,9 +78,10 @@ def precision_on(precision: str, device: str) -> str:
 
 def device_name(device: str) -> str:
     """The device in words, for the record: the GPU's name, or the CPU's threads and architecture."""
-
-    if device.startswith("cuda"):
+    if device.startswith("cuda") and torch.cuda.is_available():  # onnxruntime's may be there without torch's
         return torch.cuda.get_device_name(device)
+    if not device.startswith("cpu"):
+        return device
     threads = torch.get_num_threads()
     return f"cpu, {threads} {'thread' if threads == 1 else 'threads'}, {platform.machine()}"
 

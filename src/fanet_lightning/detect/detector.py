@@ -1,4 +1,4 @@
-"""FaceDetector, the Python API, and what computes its faces: a network in torch, an ONNX file in onnxruntime.
+"""FaceDetector, the Python API, and what computes its faces: torch, onnxruntime or OpenVINO.
 
 >>> detector = FaceDetector.from_pretrained()                   # doctest: +SKIP
 >>> detector.detect("holiday.jpg").boxes_xyxy                   # doctest: +SKIP
@@ -34,7 +34,7 @@ from fanet_lightning.detect.selection import Threshold
 from fanet_lightning.detect.stream import DetectOptions, OneImage, StreamSettings, in_order, is_one_image
 from fanet_lightning.detect.tiling import PixelLimit, find_in_tiles, tiles
 from fanet_lightning.models.blocks import Upsample, fuse
-from fanet_lightning.models.pretrained import DEFAULT_MODEL, DEFAULT_THRESHOLD, is_onnx, load_model
+from fanet_lightning.models.pretrained import DEFAULT_MODEL, DEFAULT_THRESHOLD, is_export, load_model
 from fanet_lightning.ops.anchors import AnchorGrid
 from fanet_lightning.ops.postprocess import detect, detection_settings
 from fanet_lightning.ops.structures import Detections, NetworkOutput
@@ -43,6 +43,11 @@ from fanet_lightning.ops.structures import Detections, NetworkOutput
 INPUT_NAME, OUTPUT_NAMES = "images", ("boxes_xyxy", "scores", "image_index")
 PREFIX = "fanet_lightning."
 FORMAT_VERSION = 1
+# onnxruntime's provider for each device.
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "coreml": "CoreMLExecutionProvider",
+    "directml": "DmlExecutionProvider", "openvino": "OpenVINOExecutionProvider",
+}  # fmt: skip
 
 # Images of one size that go through the network together, and their pixels in all on a CPU. There a pass of the light
 # model costs some 4 ms whatever its size: one of eight 96 × 96 images takes 0.43 of its time alone, of 320 × 240
@@ -150,12 +155,12 @@ class TorchBackend:
 
 
 class OnnxBackend:
-    """A file of ``fanet export format=onnx`` in onnxruntime: images are computed whole, no tiles.
+    """A file of ``fanet export``, in onnxruntime or in OpenVINO: images are computed whole, no tiles.
 
     Score floor, top-k and NMS are those in the file; ``detection`` says which.
 
     Args:
-        session: an ``onnxruntime.InferenceSession``.
+        session: an ``onnxruntime.InferenceSession``, or what has its ``run``.
         metadata: what the file says of itself, see :mod:`fanet_lightning.export.run`.
         runs_on: the device of the session.
     """
@@ -179,21 +184,59 @@ class OnnxBackend:
             raise InputError(f"{path}: needs the package onnxruntime; pip install 'fanet-lightning[export]'") from error
         if not path.is_file():
             raise InputError(f"no ONNX file at {path}; fanet export format=onnx writes one")
-        if providers is None:
-            providers, runs_on = _providers(device, onnxruntime.get_available_providers())
-        else:
-            runs_on = next((entry if isinstance(entry, str) else entry[0] for entry in providers), "cpu")
+        asked = _providers(device, providers, onnxruntime.get_available_providers())
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
         options.log_severity_level = 3  # errors; its warnings are about operators that it moves between devices
         try:
-            session = onnxruntime.InferenceSession(os.fspath(path), options, providers=list(providers))
+            session = onnxruntime.InferenceSession(os.fspath(path), options, providers=asked)
         except Exception as error:  # onnxruntime's classes have no base of their own
             raise InputError(
                 f"{path} is no ONNX file that onnxruntime {onnxruntime.__version__} can run "
                 f"({first_line(error)[:160]}); export the model again"
             ) from error
-        return cls(session, _read_metadata(session, path), runs_on)
+        # A provider whose libraries are missing is left out without an error.
+        first = session.get_providers()[0]
+        if (device != "auto" or providers is not None) and first != _name(asked[0]):
+            raise InputError(
+                f"onnxruntime cannot start {_name(asked[0])} here (libraries or drivers are missing); {first} would "
+                "compute: take device=cpu"
+            )
+        kind = next((kind for kind, name in PROVIDERS.items() if name == first), first)
+        metadata = _read_metadata(session.get_modelmeta().custom_metadata_map, path)
+        return cls(session, metadata, device if device.startswith(f"{kind}:") else kind)
+
+    @classmethod
+    def open_openvino(cls, path: Path, *, device: str = "auto", threads: int | None = None) -> Self:
+        """Open an OpenVINO file; arguments and errors as of :meth:`FaceDetector.from_openvino`."""
+        try:
+            import openvino
+        except ImportError as error:
+            raise InputError(f"{path}: needs the package openvino; pip install 'fanet-lightning[openvino]'") from error
+        if not path.is_file():
+            raise InputError(f"no OpenVINO file at {path}; fanet export format=openvino writes one")
+        core = openvino.Core()
+        name = "CPU" if device == "auto" else device.upper().replace(":", ".")
+        here = core.available_devices
+        if not any(name in (other, other.partition(".")[0]) for other in here):
+            raise InputError(f"device={device} is not there; OpenVINO here has {', '.join(here).lower()}")
+        # Otherwise processors that multiply bf16 do so, and find other scores than the file's model.
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        if name == "CPU":
+            settings["INFERENCE_NUM_THREADS"] = torch.get_num_threads() if threads is None else threads
+        try:
+            model = core.read_model(path)
+            compiled = core.compile_model(model, name, settings)
+        except RuntimeError as error:
+            raise InputError(
+                f"{path} is no OpenVINO file that OpenVINO {openvino.__version__.partition('-')[0]} can run on {name} "
+                f"(its weights belong next to it, in {path.stem}.bin); export the model again"
+            ) from error
+        try:
+            entries = json.loads(model.get_rt_info(PREFIX.rstrip(".")).astype(str))
+        except (RuntimeError, ValueError):  # of another program
+            entries = {}
+        return cls(_OpenVinoSession(compiled), _read_metadata(entries, path), name.lower().replace(".", ":"))
 
     def find(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> Found:
         """As :meth:`Backend.find`; never in tiles."""
@@ -203,7 +246,9 @@ class OnnxBackend:
         """As :meth:`Backend.find_alike`; never in tiles."""
         count, _, height, width = images.shape
         # A GPU's memory is onnxruntime's affair.
-        available = None if self.runs_on.startswith("cuda") else available_bytes(torch.device("cpu"))
+        available = (
+            None if self.runs_on.startswith(("cuda", "directml", "gpu")) else available_bytes(torch.device("cpu"))
+        )
         together = count
         if available is not None:
             together = int(available * SHARE / self.metadata["bytes_per_pixel"]) // (height * width)
@@ -235,26 +280,54 @@ class OnnxBackend:
         return boxes_xyxy, scores, image_index
 
 
-def _providers(device: str, available: Sequence[str]) -> tuple[list[Any], str]:
-    """onnxruntime's providers for a device, and the device that they stand for."""
+class _OpenVinoSession:
+    """An ``openvino.CompiledModel`` that is called as onnxruntime's session."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def run(self, names: Sequence[str], inputs: Mapping[str, npt.NDArray[np.uint8]]) -> list[Any]:
+        outputs = self._model(dict(inputs))
+        return [outputs[name] for name in names]
+
+
+def _name(provider: Any) -> str:
+    """Of a provider as onnxruntime takes it: by name, or with its options."""
+    return provider if isinstance(provider, str) else str(provider[0])
+
+
+def _providers(device: str, providers: Sequence[Any] | None, available: Sequence[str]) -> list[Any]:
+    """onnxruntime's providers for a device, or those that are given.
+
+    Raises:
+        InputError: one that this onnxruntime has not.
+    """
+    here = ", ".join([kind for kind, name in PROVIDERS.items() if name in available])
+    if providers is not None:
+        for provider in providers:
+            if _name(provider) not in available:
+                raise InputError(
+                    f"provider {_name(provider)} is not there; this onnxruntime has {', '.join(available)}"
+                )
+        return list(providers) or [PROVIDERS["cpu"]]
     kind, _, index = device.partition(":")
-    cpu, cuda = "CPUExecutionProvider", "CUDAExecutionProvider"
-    if kind not in ("auto", "cpu", "cuda"):
-        raise InputError(f"device={device} is unknown; take auto, cpu or cuda, or give providers")
-    if kind == "cuda" and cuda not in available:
-        raise InputError(f"device={device}: this onnxruntime has no CUDA; pip install onnxruntime-gpu, or device=cpu")
-    if kind == "cpu" or cuda not in available:
-        return [cpu], "cpu"
-    return [(cuda, {"device_id": int(index or 0)}), cpu], device if kind == "cuda" else "cuda"
+    if kind == "auto":
+        kind = "cuda" if PROVIDERS["cuda"] in available else "cpu"
+    if kind not in PROVIDERS or (index and not (index.isdecimal() and kind in ("cuda", "directml"))):
+        raise InputError(f"device={device} is no device of onnxruntime; this one has {here}")
+    if PROVIDERS[kind] not in available:
+        package = "" if kind == "coreml" else f"; pip install onnxruntime-{'gpu' if kind == 'cuda' else kind}"
+        raise InputError(f"device={device} is not there; this onnxruntime has {here}{package}")
+    own = (PROVIDERS[kind], {"device_id": index}) if index else PROVIDERS[kind]
+    return [own] if kind == "cpu" else [own, PROVIDERS["cpu"]]
 
 
-def _read_metadata(session: Any, path: Path) -> dict[str, Any]:
+def _read_metadata(entries: Mapping[str, str], path: Path) -> dict[str, Any]:
     """What the file says of itself: keys without their prefix, JSON parsed.
 
     Raises:
         InputError: the file is of another program, or of another version of this one.
     """
-    entries: Mapping[str, str] = session.get_modelmeta().custom_metadata_map
     own: dict[str, Any] = {key.removeprefix(PREFIX): x for key, x in entries.items() if key.startswith(PREFIX)}
     if own.get("format_version") != str(FORMAT_VERSION):
         raise InputError(f"{path} is not of this version of fanet_lightning.export; export the model again")
@@ -266,7 +339,7 @@ def _read_metadata(session: Any, path: Path) -> dict[str, Any]:
 
 def _too_large(height: int, width: int) -> str:
     return (
-        f"an image of {height} × {width} pixels at test scale is too large for memory; an ONNX file has no tiles: take "
+        f"an image of {height} × {width} pixels at test scale is too large for memory; an export has no tiles: take "
         "a protocol of a smaller size, or the checkpoint itself"
     )
 
@@ -278,7 +351,7 @@ class FaceDetector:
         backend: what computes, :class:`TorchBackend` or :class:`OnnxBackend`.
         batch_size: of several images, so many that have the same size at test scale go through the network together,
             as far as memory goes. None: 8, on a CPU of 640 × 480 pixels in all at most (there small images gain by it,
-            96 × 96 more than half of the time, larger ones hardly); 1 with an ONNX file.
+            96 × 96 more than half of the time, larger ones hardly); 1 with an export.
         source: the checkpoint, model folder or file that the network came from, for the record.
         network_options: what ``build_network`` made the network with, for the record.
         training_images: what it was trained on; None where that is not known.
@@ -355,8 +428,9 @@ class FaceDetector:
         Raises:
             InputError: see :func:`load_model`; or a file of :mod:`fanet_lightning.export`.
         """
-        if is_onnx(model):
-            raise InputError(f"{model} is an exported file; FaceDetector.from_onnx({str(model)!r}) opens it")
+        if is_export(model):
+            opener = "from_onnx" if Path(model).suffix.lower() == ".onnx" else "from_openvino"
+            raise InputError(f"{model} is an exported file; FaceDetector.{opener}({str(model)!r}) opens it")
         loaded = load_model(model)
         settings = detection_settings(loaded.detection, detection)
         backend = TorchBackend(fuse(loaded.network), device=device, detection=settings, precision=precision)
@@ -381,7 +455,8 @@ class FaceDetector:
 
         Args:
             path: the ``.onnx`` file.
-            device: ``cpu``, ``cuda``, or ``auto``: ``cuda`` where onnxruntime has it.
+            device: ``cpu``, ``cuda``, ``coreml``, ``directml`` or ``openvino``, of the last but two with a number
+                (``cuda:1``) as well; ``auto``: ``cuda`` where onnxruntime has it, else ``cpu``.
             providers: onnxruntime's execution providers instead, as ``InferenceSession`` takes them.
             threads: on a CPU; None takes torch's number.
             batch_size: images of one size that are computed together.
@@ -391,6 +466,27 @@ class FaceDetector:
         """
         path = Path(path).expanduser()
         backend = OnnxBackend.open(path, device=device, providers=providers, threads=threads)
+        return cls._of_export(backend, path, batch_size)
+
+    @classmethod
+    def from_openvino(
+        cls, path: Path | str, *, device: str = "auto", threads: int | None = None, batch_size: int | None = None
+    ) -> Self:
+        """Open a file that ``fanet export format=openvino`` has written; OpenVINO computes, in float32.
+
+        Args:
+            path: the ``.xml`` file; its weights are next to it, in the ``.bin`` of the same name.
+            device: of OpenVINO: ``cpu``, ``gpu``, ``gpu:1``, ``npu``; ``auto`` is ``cpu``.
+            threads, batch_size: as of :meth:`from_onnx`.
+
+        Raises:
+            InputError: as :meth:`from_onnx`.
+        """
+        path = Path(path).expanduser()
+        return cls._of_export(OnnxBackend.open_openvino(path, device=device, threads=threads), path, batch_size)
+
+    @classmethod
+    def _of_export(cls, backend: OnnxBackend, path: Path, batch_size: int | None) -> Self:
         return cls(
             backend, batch_size=batch_size, source=path, network_options=backend.metadata["network"],
             training_images=backend.metadata["training_images"],
@@ -495,11 +591,12 @@ def open_detector(
     precision: str = "auto",
     detection: Mapping[str, Any] | None = None,
 ) -> FaceDetector:
-    """Whatever ``checkpoint=`` names: a checkpoint of ``train``, a model's folder or name, or an export (``.onnx``).
+    """Whatever ``checkpoint=`` names: a checkpoint of ``train``, a model's folder or name, or an export.
 
     Args:
-        checkpoint: see :func:`fanet_lightning.models.pretrained.locate`; ``.onnx`` is run by onnxruntime.
-        device: ``auto``, ``cpu``, ``cuda`` …
+        checkpoint: see :func:`fanet_lightning.models.pretrained.locate`; ``.onnx`` is run by onnxruntime,
+            ``.xml`` by OpenVINO.
+        device: ``auto``, ``cpu``, ``cuda`` …, of an export those of its runtime.
         precision: ``auto``, ``32-true`` or ``bf16-mixed``; an export has its own, so only ``auto``.
         detection: settings of :func:`fanet_lightning.ops.postprocess.detect` in place of the model's own.
 
@@ -507,13 +604,14 @@ def open_detector(
         InputError: see :meth:`FaceDetector.from_pretrained` and :meth:`FaceDetector.from_onnx`; an unknown device or
             precision; settings other than those inside an export.
     """
-    if not is_onnx(checkpoint):
+    if not is_export(checkpoint):
         device = resolve_device(device)
         precision = precision_on(precision, device)
         return FaceDetector.from_pretrained(checkpoint, device=device, precision=precision, detection=detection)
     if precision != "auto":
         raise InputError(f"precision={precision}: {checkpoint} has its own; leave it out")
-    detector = FaceDetector.from_onnx(checkpoint, device=device)
+    is_onnx = Path(checkpoint).suffix.lower() == ".onnx"
+    detector = (FaceDetector.from_onnx if is_onnx else FaceDetector.from_openvino)(checkpoint, device=device)
     for key, value in (detection or {}).items():
         if value != detector.detection[key]:
             raise InputError(

@@ -35,10 +35,10 @@ def data_of_run(checkpoint: Path, words: list[str]) -> dict[str, Any] | None:
     """The data that the checkpoint's run was trained and validated on; None where words choose others, or there is no
     run: synthetic images have many settings, and those of another set are other images."""
     from fanet_lightning.cli.provenance import read_record
-    from fanet_lightning.models.pretrained import is_onnx
+    from fanet_lightning.models.pretrained import is_export
 
     chosen = any(word.lstrip("+~").startswith(("data=", "data.")) for word in words)
-    if chosen or checkpoint.is_dir() or is_onnx(checkpoint):
+    if chosen or checkpoint.is_dir() or is_export(checkpoint):
         return None
     try:
         record = read_record(checkpoint.resolve().parent.parent)

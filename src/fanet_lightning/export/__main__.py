@@ -5,7 +5,8 @@ from pathlib import Path
 from fanet_lightning.cli import main as cli
 
 USAGE = (
-    "fanet export [checkpoint=FILE|FOLDER|NAME] [format=onnx|torchscript|torch_export] [out=FILE] [dtype=float32|int8]"
+    "fanet export [checkpoint=FILE|FOLDER|NAME] [format=onnx|openvino|torchscript|torch_export] [out=FILE] "
+    "[dtype=float32|int8]"
 )
 
 

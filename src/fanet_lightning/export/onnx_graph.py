@@ -6,6 +6,7 @@ by image.
 """
 
 import importlib.util
+import json
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -158,11 +159,29 @@ def onnx_model(
     return merged
 
 
-def need_packages() -> None:
-    """InputError where one of the packages of the extra ``export`` is missing."""
-    for name in ("onnx", "onnxruntime", "onnxscript"):
+def write_openvino(path: Path, content: bytes) -> None:
+    """Write what ``openvino.Core().read_model(path)`` reads, and the weights into the ``.bin`` next to it.
+
+    Args:
+        path: the ``.xml`` file.
+        content: of an ONNX file of :func:`onnx_model`; its metadata go as JSON into ``rt_info``.
+    """
+    import onnx
+    import openvino
+
+    model = openvino.Core().read_model(content)
+    entries = {entry.key: entry.value for entry in onnx.load_model_from_string(content).metadata_props}
+    model.set_rt_info(json.dumps(entries, ensure_ascii=False), PREFIX.rstrip("."))
+    # By default it would round the weights to float16.
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def need_packages(form: str = "onnx") -> None:
+    """InputError where one of the packages of the extra ``export``, or ``openvino``, is missing."""
+    extra = "openvino" if form == "openvino" else "export"
+    for name in ("onnx", "onnxruntime", "onnxscript", *(["openvino"] if form == "openvino" else [])):
         if importlib.util.find_spec(name) is None:
-            raise InputError(f"format=onnx: needs the package {name}; pip install 'fanet-lightning[export]'")
+            raise InputError(f"format={form}: needs the package {name}; pip install 'fanet-lightning[{extra}]'")
 
 
 def _heads_model(network: Network, opset: int) -> Any:

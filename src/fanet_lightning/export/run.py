@@ -1,4 +1,4 @@
-"""Exporting a model: one file, tried on images before it is kept.
+"""Exporting a model: a file, tried on images before it is kept.
 
 The file takes uint8 RGB pixels of any batch and size and gives faces (:mod:`fanet_lightning.export.graph`). It is run
 once written, in its own runtime, and stays only where it finds the same faces as the model.
@@ -6,6 +6,7 @@ once written, in its own runtime, and stays only where it finds the same faces a
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -20,12 +21,12 @@ from matplotlib import cbook
 
 from fanet_lightning.cli.device import bytes_per_pixel
 from fanet_lightning.cli.errors import InputError, counted, is_whole
-from fanet_lightning.cli.files import check_writable, file_sha256, has_image_extension, replaced, walk_files
+from fanet_lightning.cli.files import check_writable, file_sha256, has_image_extension, walk_files
 from fanet_lightning.cli.provenance import to_plain
 from fanet_lightning.data.images import read_image_rgb
 from fanet_lightning.detect.detector import FORMAT_VERSION, INPUT_NAME, PREFIX, OnnxBackend, TorchBackend
 from fanet_lightning.export.graph import quiet, write_torch_export, write_torchscript
-from fanet_lightning.export.onnx_graph import OPSETS, need_packages, onnx_model
+from fanet_lightning.export.onnx_graph import OPSETS, need_packages, onnx_model, write_openvino
 from fanet_lightning.export.verify import BOX_LIMIT, SCORE_LIMIT, SHOWN, Comparison, Run, compare, speeds
 from fanet_lightning.models.blocks import fuse
 from fanet_lightning.models.pretrained import CARD_FILE, Model, load_model, name_of, weights_file
@@ -42,7 +43,7 @@ def metadata(
         path: what :func:`fanet_lightning.models.pretrained.locate` gave.
         model: what was read there.
         detection: the settings inside the graph.
-        form: ``onnx``, ``torchscript`` or ``torch_export``.
+        form: ``onnx``, ``openvino``, ``torchscript`` or ``torch_export``.
         dtype: ``float32`` or ``int8``.
     """
     images = None if model.training_images is None else to_plain(model.training_images)
@@ -68,7 +69,7 @@ def metadata(
         "training_images": listed,
         "training_images_sha256": hashlib.sha256(listed.encode()).hexdigest() if images is not None else "unknown",
     }
-    if form != "onnx":
+    if form in ("torchscript", "torch_export"):
         entries["needs"] = "import torchvision before loading: the graph calls torchvision::nms"
     return {PREFIX + key: value for key, value in entries.items()}
 
@@ -92,8 +93,10 @@ Image8 = npt.NDArray[np.uint8]
 SIZES = ((600, 512), (480, 640), (217, 333), (129, 128), (33, 40))
 # As many as a person waits for.
 MOST_IMAGES = 20
-ENDINGS = {"onnx": ".onnx", "torchscript": ".torchscript.pt", "torch_export": ".pt2"}
-RUNTIMES = {"onnx": "onnxruntime", "torchscript": "torch.jit", "torch_export": "torch.export"}
+ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".torchscript.pt", "torch_export": ".pt2"}
+RUNTIMES = {
+    "onnx": "onnxruntime", "openvino": "OpenVINO", "torchscript": "torch.jit", "torch_export": "torch.export",
+}  # fmt: skip
 DTYPES = ("float32", "int8")
 
 
@@ -116,7 +119,7 @@ def export(
     Args:
         checkpoint: see :func:`fanet_lightning.models.pretrained.locate`.
         out: the file; None: ``outputs/export/``, named by the model. It appears whole, or not at all.
-        form: ``onnx``, ``torchscript`` or ``torch_export``.
+        form: ``onnx``, ``openvino``, ``torchscript`` or ``torch_export``.
         dtype: ``float32``; for onnx also ``int8``, whose differences are stated and refuse nothing.
         detection: keyword arguments of :func:`fanet_lightning.ops.postprocess.detect` in place of the model's own.
         opset: of ONNX.
@@ -138,20 +141,26 @@ def export(
     name = name_of(model.source)
     if out is None:
         out = Path("outputs/export") / f"{name}{'' if dtype == 'float32' else f'.{dtype}'}{ENDINGS[form]}"
-    if out.exists() and not (overwrite and out.is_file()):
-        raise InputError(f"out={out} is there already; give another out, or overwrite=true for a file")
+    if form == "openvino" and out.suffix.lower() != ".xml":
+        raise InputError(f"out={out}: an OpenVINO file ends in .xml; its weights go into the .bin next to it")
+    for file in (out, out.with_suffix(".bin")) if form == "openvino" else (out,):
+        if file.exists() and not (overwrite and file.is_file()):
+            raise InputError(f"out={file} is there already; give another out, or overwrite=true for a file")
     check_writable(out.parent)
+    out.parent.mkdir(parents=True, exist_ok=True)
     settings = detection_settings(model.detection, detection)
     batches = batches_to_try(images)
     notes = metadata(name, model.source, model, settings, form=form, dtype=dtype)
     runtime = RUNTIMES[form]
-    with replaced(out) as temporary:
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+        temporary = Path(folder) / out.name
         print(f"tracing {name} for {form}, {dtype} …", flush=True)
-        if form == "onnx":
+        if form in ("onnx", "openvino"):
             files = [] if calibration is None else image_files(calibration, "calibration", calibration_images)
             chosen = (read_image_rgb(path) for path in files)
             content = onnx_model(model.network, settings, notes, opset=opset, dtype=dtype, calibration=chosen)
-            temporary.write_bytes(content.SerializeToString())
+            write_onnx = write_openvino if form == "openvino" else Path.write_bytes
+            write_onnx(temporary, content.SerializeToString())
         else:
             write = write_torchscript if form == "torchscript" else write_torch_export
             write(temporary, model.network, settings, notes)
@@ -174,14 +183,17 @@ def export(
             )
         pixels = np.ascontiguousarray(vga(batches).transpose(2, 0, 1))[None]
         eager_ms, exported_ms = speeds(lambda: backend.find(torch.from_numpy(pixels)), lambda: run(pixels), rounds)
-        size = temporary.stat().st_size
+        written = sorted(Path(folder).iterdir())  # of OpenVINO's two files the weights first
+        size = sum(file.stat().st_size for file in written)
+        for file in written:
+            file.replace(out.parent / file.name)
     print(
         f"640×480, {counted(torch.get_num_threads(), 'thread')}, median of {rounds}: the model {eager_ms:.1f} ms, "
         f"{runtime} {exported_ms:.1f} ms, {eager_ms / exported_ms:.2f} × as fast"
     )
     if dtype != "float32":
         print(f"{dtype} has its price: fanet evaluate checkpoint={out} data=… measures AP")
-    if form != "onnx":
+    if form in ("torchscript", "torch_export"):
         print("import torchvision before loading it: it holds torchvision's NMS")
     print(f"written: {out}, {name} as {form}, {dtype}, {size / 1e6:.1f} MB")
     return found
@@ -194,10 +206,10 @@ def _check(form: str, dtype: str, opset: int, calibration: Path | None) -> None:
         raise InputError(f"dtype={dtype}: format=onnx takes {' or '.join(DTYPES)}, the others float32")
     if dtype == "int8" and calibration is None:
         raise InputError("dtype=int8 needs calibration=FOLDER: images that set the range of the 8 bits")
-    if form == "onnx":
+    if form in ("onnx", "openvino"):
         if opset not in OPSETS:
             raise InputError(f"opset={opset}; give {OPSETS[0]} … {OPSETS[-1]}")
-        need_packages()
+        need_packages(form)
 
 
 def batches_to_try(folder: Path | None) -> list[Image8]:
@@ -245,8 +257,8 @@ def image_files(folder: Path, key: str, most: int) -> list[Path]:
 
 def runner(path: Path, form: str) -> Run:
     """The file in its own runtime: (B, 3, H, W) uint8 RGB → boxes, scores, image_index, as arrays."""
-    if form == "onnx":
-        return OnnxBackend.open(path, device="cpu").run
+    if form in ("onnx", "openvino"):
+        return (OnnxBackend.open if form == "onnx" else OnnxBackend.open_openvino)(path, device="cpu").run
     import torchvision  # noqa: F401  as the file's own notes ask for
 
     jit: Any = torch.jit

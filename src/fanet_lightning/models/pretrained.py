@@ -40,7 +40,9 @@ FORMAT, FORMAT_VERSION = "fanet_lightning", 1
 # What a model on the hub is made of; nothing else is fetched.
 FILES = (CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, TRAINING_IMAGES_FILE, f"{SCORES_FOLDER}/*")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?")
-_FILE_ENDINGS = (".ckpt", ".pt", ".pth", ".safetensors", ".onnx")
+# Of what runs outside torch: onnxruntime's and OpenVINO's.
+EXPORTS = (".onnx", ".xml")
+_FILE_ENDINGS = (".ckpt", ".pt", ".pth", ".safetensors", *EXPORTS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,15 +141,15 @@ def weights_file(path: Path) -> Path:
     return path / WEIGHTS_FILE if path.is_dir() else path
 
 
-def is_onnx(checkpoint: Path | str) -> bool:
-    """Whether it names a file of ``export format=onnx``, by its ending."""
-    return Path(checkpoint).suffix.lower() == ".onnx"
+def is_export(checkpoint: Path | str) -> bool:
+    """Whether it names a file of ``export format=onnx`` or ``openvino``, by its ending."""
+    return Path(checkpoint).suffix.lower() in EXPORTS
 
 
 def name_of(checkpoint: Path) -> str:
     """A model folder's name; of a checkpoint that of its run's folder; an exported file's own, without its ending."""
     path = checkpoint.resolve()
-    if is_onnx(path):
+    if is_export(path):
         return path.stem
     return path.name if path.is_dir() else path.parent.parent.name or path.stem
 
