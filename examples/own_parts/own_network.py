@@ -26,7 +26,7 @@ class Residual(nn.Module):
 class ResNetFpn(nn.Module):
     """Six maps of strides 4 to 128, of which the first four make a pyramid.
 
-    Tiles of large images have margins of 640 pixels: no head may see further. These see 506.
+    Tiles of large images have margins of 640 pixels: no head may see further. These see 571.
     """
 
     def __init__(self, channels: int = 16, pyramid: int = 32, face_prior: float | None = None) -> None:

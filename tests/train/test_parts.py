@@ -12,7 +12,8 @@ import torch
 
 from fanet_lightning.cli.config import read_words
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.detect.multiscale import build_protocol, full_settings
+from fanet_lightning.data.folder.convert import main as convert
+from fanet_lightning.detect.multiscale import build_protocol, full_settings, protocol_names, protocol_settings
 from fanet_lightning.models.fanet import build_network
 from fanet_lightning.models.pretrained import load_model
 from fanet_lightning.ops.anchors import AnchorGrid
@@ -131,6 +132,10 @@ def test_every_example_in_one_run(
     (passes, *_) = json.loads((examples / "run/evaluation/scales.json").read_text()).values()
     assert passes[0]["height"] * passes[0]["width"] == pytest.approx(20000, rel=0.01)
 
+    assert convert(["data._target_=own_source.CsvFaces", "data.root=faces", "to=coco", "out=coco"]) == 0
+    parts = json.loads((examples / "coco/converted.json").read_text())["parts"]
+    assert {part: own["images"] for part, own in parts.items()} == {"train": 4, "val": 2}
+
     model = load_model("run")
     assert type(model.network) is example("own_network").ResNetFpn
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(EXAMPLES)])
@@ -175,6 +180,9 @@ def test_protocol_of_ones_own(examples: Path) -> None:
     stored = full_settings(settings)
     assert (stored["name"], stored["_target_"], stored["pixels"]) == ("mine", "own_protocol.SamePixels", 10000)
     assert build_protocol(stored) == protocol
+    for name in protocol_names():  # whatever the group was before
+        other: Any = build_protocol({**protocol_settings(name), "_target_": "own_protocol.SamePixels", "pixels": 10000})
+        assert other.target_size(100, 400) == (50, 200)
     several = "fanet_lightning.detect.multiscale.MultiScale"
     assert build_protocol({"_target_": several, "kind": "original", "keep": 3}).keep == 3  # type: ignore[union-attr]
 

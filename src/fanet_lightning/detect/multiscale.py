@@ -289,7 +289,9 @@ def build_protocol(settings: Mapping[str, Any]) -> ScaleProtocol:
     if settings.get("_target_") is not None:
         from fanet_lightning.cli.config import own  # with Hydra, see DEFAULT_SCALE
 
-        found: ScaleProtocol = own("protocol", settings, (TestScale, *KINDS.values()))
+        # The kinds of several sizes name the package's classes, which it stands in for.
+        taken = {key: value for key, value in settings.items() if key != "kind" or value not in KINDS}
+        found: ScaleProtocol = own("protocol", taken, (TestScale, *KINDS.values()))
         return found
     options = {key: value for key, value in settings.items() if key != "name"}
     kind: type[ScaleProtocol] = TestScale

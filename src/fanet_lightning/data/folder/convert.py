@@ -24,8 +24,8 @@ from fanet_lightning.data.folder import writers
 from fanet_lightning.data.folder.files import CONVERSION_RECORD
 from fanet_lightning.data.folder.writers import ImageToWrite
 from fanet_lightning.data.images import UnreadableImage, read_image_frame
-from fanet_lightning.data.records import Inventory, LabelledImage
-from fanet_lightning.data.sources import build_source
+from fanet_lightning.data.records import ImageRecord, Inventory, LabelledImage
+from fanet_lightning.data.sources import FddbSource, PascalFaceSource, build_source
 
 USAGE = "fanet convert data=… to=coco|yolo|voc|wider out=DIR [images=copy|link|none]"
 FORMATS = ("coco", "yolo", "voc", "wider")
@@ -101,19 +101,24 @@ def _check_options(to: str, images: str, out: Path, overwrite: bool) -> None:
 
 def _inventories(source: Any) -> list[Inventory]:
     """The parts that are there, checked."""
-    if not hasattr(source, "inventories"):  # sets to test on
-        source.check(train=False)
-        images = [
-            LabelledImage(
-                own.image_id, own.path, np.concatenate([own.boxes_xyxy, own.ignored_xyxy]).astype(np.float64),
-                np.repeat([False, True], [len(own.boxes_xyxy), len(own.ignored_xyxy)]),
-            )
-            for own in source.val()
-        ]  # fmt: skip
-        return [Inventory("val", Path(), images)]
+    if not hasattr(source, "inventories"):  # sets to test on, and sources of one's own
+        has_train = not isinstance(source, FddbSource | PascalFaceSource)
+        source.check(train=has_train)
+        parts = {"train": source.train()} if has_train else {}
+        return [Inventory(part, Path(), _labelled(own)) for part, own in {**parts, "val": source.val()}.items()]
     inventories: list[Inventory] = source.inventories()
     source.check(train=any(inventory.part == "train" for inventory in inventories))
     return inventories
+
+
+def _labelled(records: Sequence[ImageRecord]) -> list[LabelledImage]:
+    return [
+        LabelledImage(
+            own.image_id, own.path, np.concatenate([own.boxes_xyxy, own.ignored_xyxy]).astype(np.float64),
+            np.repeat([False, True], [len(own.boxes_xyxy), len(own.ignored_xyxy)]),
+        )
+        for own in records
+    ]  # fmt: skip
 
 
 def _check_apart(out: Path, inventories: Sequence[Inventory]) -> None:
