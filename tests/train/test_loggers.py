@@ -10,7 +10,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from fanet_lightning.cli.config import compose_config, plain
 from fanet_lightning.cli.errors import InputError
+from fanet_lightning.train import loggers
 from fanet_lightning.train.loggers import ResumableCSVLogger, build_loggers, check_loggers
+from tests.train.helpers import TINY, trained
 
 METRICS = ("train/loss", "lr", "val/ap")
 
@@ -130,3 +132,25 @@ def test_settings_of_one_logger_can_be_given_with_others() -> None:
 def test_what_is_unknown_is_named() -> None:
     with pytest.raises(InputError, match=r"logger\.mlflow is unknown"):
         check_loggers({"mlflow": True})
+
+
+def test_mlflow_has_the_metrics_and_settings_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    trained("logger=mlflow", *TINY, "level=1", "out=run", "evaluate_at_end=false")
+    client = mlflow.MlflowClient("sqlite:///mlflow.db")
+    experiment = client.get_experiment_by_name("fanet_lightning")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "level1_seed0")
+    assert run.data.metrics["epoch"] == 1 and {"train/loss", "val/ap"} <= set(run.data.metrics)
+    assert run.data.params["optim/lr"] == "0.0015"
+    assert (tmp_path / "run/csv/metrics.csv").is_file()
+
+
+@pytest.mark.parametrize("name", ["mlflow", "comet"])
+def test_a_logger_whose_package_is_missing_says_what_to_install(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = plain(compose_config("train", ["out=x", f"logger={name}"]))["logger"]
+    monkeypatch.setattr(loggers, "find_spec", lambda module: None)
+    with pytest.raises(InputError, match=rf"fanet-lightning\[{name}\]"):
+        check_loggers(group)

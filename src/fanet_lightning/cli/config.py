@@ -235,9 +235,8 @@ def read_words(
     chosen = [key for key in typed if key in groups or (with_hydra and key.startswith("hydra/"))]
     read = [_option(key, typed.pop(key), groups.get(key)) for key in chosen]
     config = _composed(config_name, _options_at(read, 0), with_hydra)
-    is_sweep = multirun or "MULTIRUN" in (
-        typed.get("hydra.mode", ""), getattr(OmegaConf.select(config, "hydra.mode"), "name", ""),
-    )  # fmt: skip
+    mode = typed.get("hydra.mode") or getattr(OmegaConf.select(config, "hydra.mode"), "name", "")
+    is_sweep = multirun or "MULTIRUN" in str(mode)
     line = CommandLine(config_name, tuple(read), is_sweep, with_hydra)
     for one in line.swept:
         _refuse_several(one, line)
@@ -343,7 +342,7 @@ def made(key: str, node: Any, *args: Any, **kwargs: Any) -> Any:
         return instantiate(node, *args, _convert_="all", **kwargs)
     except InstantiationException as error:
         cause = error.__cause__ or error
-        raise InputError(str(cause) if isinstance(cause, InputError) else f"{key}: {first_line(cause)}") from error
+        raise InputError(str(cause) if isinstance(cause, InputError) else f"{key}: {_one_line(cause)}") from error
 
 
 def own(key: str, group: Mapping[str, Any], kind: type | tuple[type, ...]) -> Any:
@@ -625,7 +624,7 @@ def _check_kind(key: str, default: Any, value: Any) -> None:
         raise InputError(f"{key}={value} is of another kind than its default, {default}")
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     noise = ("full_key", "object_type", "reference_type")
     body = [line.strip() for line in str(error).splitlines() if line.strip() and not line.strip().startswith(noise)]
     return re.sub(r"\s+", " ", "; ".join(body))

@@ -1,5 +1,6 @@
 """Lightning callbacks: EMA, epoch summary, run record, atomic checkpoints; the profiler."""
 
+import math
 import os
 import sys
 import tempfile
@@ -11,15 +12,20 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar, WeightAveraging
+from pytorch_lightning.callbacks import LearningRateFinder, ModelCheckpoint, RichProgressBar, WeightAveraging
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.profilers import SimpleProfiler
 from torch import Tensor
 from torch.profiler import profile, record_function
 
-from fanet_lightning.cli.errors import InputError, first_line
+from fanet_lightning.cli.errors import InputError, first_line, is_whole
 from fanet_lightning.cli.provenance import CHECKPOINT_KEY, RunRecord, TrainingImages, images_of, merged, to_plain
 from fanet_lightning.data.datamodule import TrainDataset
+from fanet_lightning.data.records import ImageRecord
+from fanet_lightning.data.sources import FaceSource
+from fanet_lightning.data.wider_face import all_usable_faces
+from fanet_lightning.score.wider_face.ground_truth import GroundTruth
+from fanet_lightning.train.loggers import spread
 
 # How many unreadable images the line at the end names; ``run.json`` names all.
 NAMED = 5
@@ -37,14 +43,67 @@ def ema_callback(decay: float | None) -> WeightAveraging | None:
     @torch.no_grad()
     def average(averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:
         t = float(num_averaged)
-        weight = 1 - min(decay, (1 + t) / (10 + t))
-        for old, new in zip(averaged, current, strict=True):
-            if old.dtype.is_floating_point:
-                old.lerp_(new.to(old.dtype), weight)
-            else:
-                old.copy_(new)  # batch norm's counter of batches
+        _move(averaged, current, 1 - min(decay, (1 + t) / (10 + t)))
 
     return WeightAveraging(use_buffers=True, multi_avg_fn=average)
+
+
+def _move(averaged: list[Tensor], current: list[Tensor], weight: float) -> None:
+    for old, new in zip(averaged, current, strict=True):
+        if old.dtype.is_floating_point:
+            old.lerp_(new.to(old.dtype), weight)
+        else:
+            old.copy_(new)  # batch norm's counter of batches
+
+
+class StochasticAverage(WeightAveraging):
+    """The mean of weights and buffers over the last steps (SWA), validated and saved in place of the raw ones.
+
+    Lightning's own ``StochasticWeightAveraging`` keeps the mean out of validation and checkpoints until the run ends.
+
+    Args:
+        start: share of the run's steps after which the mean begins; before, the weights are as they are.
+
+    Raises:
+        InputError: ``start`` is no share.
+    """
+
+    def __init__(self, start: float) -> None:
+        if not 0 <= start < 1:
+            raise InputError(f"callbacks.swa.start={start}: give a share of the run, from 0 to below 1")
+        super().__init__(use_buffers=True, multi_avg_fn=self._average)
+        self._start, self._first = start, 0
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._first = round(self._start * trainer.estimated_stepping_batches)
+
+    @torch.no_grad()
+    def _average(self, averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:
+        _move(averaged, current, 1 / max(1, int(num_averaged) - self._first + 1))
+
+
+class RateFinder(LearningRateFinder):
+    """Lightning's learning-rate range test before the first step; its rate is the peak of the run's schedule.
+
+    A run that resumes has found its rate.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options, attr_name="learning_rate")
+
+    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.ckpt_path is not None:
+            return
+        before = module.learning_rate
+        super().on_fit_start(trainer, module)
+        if trainer.is_global_zero and module.learning_rate == before:
+            print(
+                "warning: no learning rate was found, optim.lr stays: the test needs a dozen steps or more", flush=True
+            )
+
+
+class TopCheckpoints(ModelCheckpoint):
+    """Lightning's own under another name, because two that watch the same metric cannot be saved side by side."""
 
 
 class EpochReport(Callback):
@@ -408,6 +467,99 @@ class NamesTrainingImages(Callback):
             parts.append(TrainingImages(source.name, getattr(source, "train_split", None), ids))
         if parts:
             checkpoint[CHECKPOINT_KEY] = to_plain(merged(parts))
+
+
+class FewImages(Callback):
+    """Trains and validates on a part of the images, spread evenly over each set.
+
+    Args:
+        take: how many images, or which share of them if it is below 1.
+
+    Raises:
+        InputError: ``take`` is neither.
+    """
+
+    def __init__(self, take: float) -> None:
+        if not (0 < take < 1 or is_whole(take, 1)):
+            raise InputError(f"callbacks.few_images.take={take}: give a number of images, or a share below 1")
+        self._take = take
+
+    def part_of(self, source: FaceSource) -> FaceSource:
+        """The source that has only these images."""
+        return _Part(source, self._few(source.train()), self._few(source.val()))
+
+    def _few(self, records: Sequence[ImageRecord]) -> list[ImageRecord]:
+        count = math.ceil(self._take * len(records)) if self._take < 1 else int(self._take)
+        return [records[index] for index in spread(len(records), count)]
+
+
+class _Part:
+    """A source of some of another's images; ``truth`` in place of the other's ground truth."""
+
+    def __init__(
+        self, source: FaceSource, train: list[ImageRecord], val: list[ImageRecord], truth: GroundTruth | None = None
+    ) -> None:
+        self._source, self._train, self._val, self._truth = source, train, val, truth
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+    def train(self) -> list[ImageRecord]:
+        return self._train
+
+    def val(self) -> list[ImageRecord]:
+        return self._val
+
+    def ground_truth(self) -> Any:
+        return self._truth or self._source.ground_truth().select(sorted(record.image_id for record in self._val))
+
+
+class ByHeart(FewImages):
+    """Validates on the few images that are trained on, and ends with what loss and AP got to, or what is wrong.
+
+    Args:
+        take: as :class:`FewImages`.
+        ap: to be reached at least.
+    """
+
+    def __init__(self, take: float, ap: float = 0.8) -> None:
+        super().__init__(take)
+        self._ap = ap
+        self._first_loss: float | None = None
+
+    def part_of(self, source: FaceSource) -> FaceSource:
+        records = [record for record in source.train() if len(record.boxes_xyxy)]
+        records = sorted(self._few(records), key=lambda record: record.image_id)
+        return _Part(source, records, records, all_usable_faces(records))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._first_loss is None:
+            self._first_loss = float(outputs["loss"])
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """
+        Raises:
+            InputError: the AP stays below ``ap``; says whether the loss fell.
+        """
+        first, metrics = self._first_loss or math.nan, trainer.callback_metrics
+        loss, ap = float(metrics["train/loss"]), float(metrics["val/ap"])
+        text = f"AP {ap:.3f} on the {len(trainer.datamodule.val_records)} images trained on"  # type: ignore[attr-defined]
+        text += f", loss {first:.3g} → {loss:.3g} in {trainer.global_step} steps"
+        if ap >= self._ap:
+            print(f"by heart: {text}", flush=True)
+        elif getattr(module, "skipped_steps", 0):
+            raise InputError(f"not by heart: {text}: steps without a finite gradient; lower optim.lr")
+        elif not loss < first / 3:
+            raise InputError(
+                f"not by heart: {text}: the loss hardly falls; look at optim.lr, at frozen layers and at your own loss"
+            )
+        else:
+            raise InputError(
+                f"not by heart: {text}: the loss falls and the faces are not found; train longer (epochs=), or look at "
+                "the labels (fanet doctor), at input_size and at your own network's output"
+            )
 
 
 # Profiles (``profile=true``)

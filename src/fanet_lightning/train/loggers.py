@@ -8,6 +8,7 @@ import secrets
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from fanet_lightning.ops.structures import Detections
 from fanet_lightning.score.curves import Curve
 
 KNOWN = ("csv", "tensorboard", "wandb")
+# Lightning's loggers that come with an extra of their name, and the module that they need.
+EXTRAS = {"mlflow": "mlflow", "comet": "comet_ml"}
 
 
 def check_loggers(options: Mapping[str, Any]) -> None:
@@ -37,9 +40,11 @@ def check_loggers(options: Mapping[str, Any]) -> None:
         options: the ``logger`` group, plain.
 
     Raises:
-        InputError: an unknown logger.
+        InputError: an unknown logger, or one whose package is not installed.
     """
     for name, settings in options.items():
+        if settings and name in EXTRAS and find_spec(EXTRAS[name]) is None:
+            raise InputError(f"logger={name} needs {EXTRAS[name]}: pip install 'fanet-lightning[{name}]'")
         if name not in KNOWN and not (isinstance(settings, Mapping) and "_target_" in settings):
             raise InputError(f"logger.{name} is unknown; take {', '.join(KNOWN)}, or give logger.{name}._target_=CLASS")
 

@@ -279,7 +279,7 @@ class FaceDetectionModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         options = dict(self.hparams["optim"] or {})
         batch_size, accumulated = int(self.hparams["batch_size"]), self.trainer.accumulate_grad_batches
-        lr = effective_lr(float(options.get("lr", 4e-3)), batch_size * accumulated)
+        lr = self.learning_rate
         weight_decay = float(options.get("weight_decay", 5e-4))
         factor = float(options.get("backbone_factor", 1.0))
         groups = self._parameter_groups(lr, weight_decay, bool(options.get("decay_all", True)), factor)
@@ -311,6 +311,20 @@ class FaceDetectionModule(LightningModule):
                 f"never gets up to its value; train longer, or give optim.warmup_steps={total_steps // 10}"
             )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @property
+    def learning_rate(self) -> float:
+        """The schedule's peak, of the optimizer as it is. Lightning's learning-rate finder sets it."""
+        optim, batch_size = self.hparams["optim"] or {}, int(self.hparams["batch_size"])
+        return effective_lr(float(optim.get("lr", 4e-3)), batch_size * self.trainer.accumulate_grad_batches)
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        factor = rate / self.learning_rate
+        self.hparams["optim"] = {**self.hparams["optim"], "lr": self.hparams["optim"]["lr"] * factor}
+        for config in self.trainer.lr_scheduler_configs:
+            config.scheduler.base_lrs = [base * factor for base in config.scheduler.base_lrs]
+        rank_zero_only(print)(f"learning rate found: {rate:.3g} (optim.lr={self.hparams['optim']['lr']:.3g})")
 
     def _slow_layers(self, factor: float) -> list[nn.Module]:
         return [] if factor == 1 else list(trained_layers(self.network, "optim.backbone_factor").values())

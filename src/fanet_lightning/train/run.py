@@ -3,6 +3,7 @@
 With ``-m`` or ``experiment=ablation`` it trains whole grids (:mod:`fanet_lightning.train.sweep`).
 """
 
+import contextlib
 import json
 import logging
 import math
@@ -12,6 +13,7 @@ import re
 import shutil
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from pytorch_lightning import Callback, Trainer, seed_everything
-from pytorch_lightning.callbacks import Checkpoint, LearningRateMonitor, ProgressBar
+from pytorch_lightning.callbacks import Checkpoint, LearningRateMonitor, ModelCheckpoint, ProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
@@ -63,12 +65,13 @@ from fanet_lightning.evaluate.runner import evaluate
 from fanet_lightning.models.fanet import OPTIONS, flops, inference_parameters
 from fanet_lightning.models.pretrained import Model, load_model, read_checkpoint
 from fanet_lightning.models.weights import load_backbone_weights
-from fanet_lightning.train import sweep
+from fanet_lightning.train import search, sweep
 from fanet_lightning.train.callbacks import (
     BEST,
     LAST,
     AtomicCheckpointIO,
     EpochReport,
+    FewImages,
     NamesSettings,
     NamesTrainingImages,
     RandomState,
@@ -188,7 +191,7 @@ def build_callbacks(options: dict[str, Any], initial: Model | None = None) -> li
             raise InputError(f"callbacks.{name}._target_={nodes[name]['_target_']} is no Lightning callback")
     # Averaging comes first: what the checkpoints save are the averaged weights. Lightning puts the checkpoints last.
     callbacks = [callback for callback in chosen.values() if callback is not None]
-    best = next((callback for callback in callbacks if getattr(callback, "monitor", None) == "val/ap"), None)
+    best = next((c for c in callbacks if isinstance(c, ModelCheckpoint) and c.monitor == "val/ap"), None)
     callbacks += [
         RandomState(),
         NamesTrainingImages((initial.training_images if initial is not None else None) or []),
@@ -447,6 +450,10 @@ def prepare(options: dict[str, Any]) -> Prepared:
     if weights is not None and len(weights) != (count := 1 + len(module.network.training_only())):
         raise InputError(f"loss.weights={weights}: {len(weights)} weights for {count} hierarchies with heads")
     source = build_source(**options["data"])
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, FewImages):
+            source.check()
+            source = callback.part_of(source)
     datamodule = build_datamodule(options, source)
     source.check()
     out = out.absolute()
@@ -601,7 +608,8 @@ def _fit_and_evaluate(run: Prepared, record: RunRecord | None) -> TrainResult:
                         for key, ap in one["ap"].items()
                     }
                 )
-            print(f"best checkpoint: {_chosen_checkpoint(out)}")
+            if (chosen := _chosen_checkpoint(out)) is not None:
+                print(f"best checkpoint: {chosen}")
         finished = True
     finally:
         if wandb is not None:
@@ -626,7 +634,22 @@ def _fit(run: Prepared) -> None:
             raise Terminated from error
         if isinstance(error, MisconfigurationException | torch.distributed.DistNetworkError):  # e.g. a port in use
             raise InputError(f"trainer: {first_line(error)}") from error
+        part = None if isinstance(error, InputError) else _part_that_raised(error)
+        if part is not None:
+            raise InputError(
+                f"{part}: {type(error).__name__}: {first_line(error)}; checkpoints are kept, resume=auto resumes"
+            ) from error
         raise
+
+
+def _part_that_raised(error: BaseException) -> str | None:
+    """The callback or logger, not one of ours, in which the error arose, and where; None: it is the training's own."""
+    part, place = None, ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        owner, place = frame.f_locals.get("self"), f"{Path(frame.f_code.co_filename).name}:{line}"
+        if isinstance(owner, Callback | Logger) and not type(owner).__module__.startswith("fanet_lightning."):
+            part = f"{type(owner).__module__}.{type(owner).__name__}"
+    return None if part is None else f"{part} ({place})"
 
 
 def _set_threads(asked: int | None, resume: Path | None, trainer: Trainer) -> str:
@@ -781,14 +804,22 @@ def _sweep(line: CommandLine) -> int:
         words = ["hydra.sweeper.direction=maximize"]  # Optuna minimizes unless it is told otherwise
     told = {"seed"} | (given - {word.key for word in line.swept}) | (set() if "name" in given else TOLD_BY_NAME)
     os.environ[sweep.SWEEP_PROCESS] = str(os.getpid())
-    with locked(folder, "sweep"):
-        sweep.clear_jobs(folder)
+    is_search, left = search.is_search(config.hydra.sweeper), 1
+    with contextlib.ExitStack() as held:
+        if is_search:
+            searched = [word.for_hydra for word in line.swept]
+            left = held.enter_context(search.joined(config.hydra.sweeper, folder, options, searched))
+            words.append(f"hydra.sweeper.n_trials={left}")
+        else:
+            held.enter_context(locked(folder, "sweep"))
+            sweep.clear_jobs(folder)
         print(f"sweep {folder}", flush=True)
         code: Any = 0
         signal.signal(signal.SIGTERM, _terminate)
         try:
             exclude = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(sorted(told))}]"
-            _run_hydra(["--multirun", *line.for_hydra, *words, exclude], sweep.task)
+            if left:
+                _run_hydra(["--multirun", *line.for_hydra, *words, exclude], sweep.task)
         except (KeyboardInterrupt, Terminated):
             print(sweep.summary(sweep.read_jobs(folder), folder, interrupted=True), flush=True)
             raise
@@ -796,6 +827,8 @@ def _sweep(line: CommandLine) -> int:
             code = error.code
         variants = sweep.read_jobs(folder)
         print(sweep.summary(variants, folder), flush=True)
+        if is_search:
+            print(search.best(config.hydra.sweeper), flush=True)
     return 1 if code or any(variant.state == "failed" for variant in variants) else 0
 
 

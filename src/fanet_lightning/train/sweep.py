@@ -8,6 +8,7 @@ memory or crashes takes nothing else with it. It works the same way under the ba
 import contextlib
 import ctypes
 import json
+import math
 import os
 import shlex
 import signal
@@ -90,8 +91,12 @@ class Variant:
 
     @property
     def value(self) -> float:
-        """What an optimizing sweeper maximizes: the AP of the last setting; 0 where the variant has failed."""
-        return list(self.ap.values())[-1] if self.ap else 0.0
+        """What an optimizing sweeper maximizes: the AP of the last setting; 0 where the variant has failed, or is NaN.
+
+        Optuna's plug-in ends with a NaN, and a search should leave what diverges.
+        """
+        value = list(self.ap.values())[-1] if self.ap else 0.0
+        return value if math.isfinite(value) else 0.0
 
 
 def task(config: DictConfig) -> float:
@@ -147,7 +152,8 @@ def run_variant(
 
 
 def _report(sweep: Path, variant: Variant) -> None:
-    with replaced(sweep / JOBS_FOLDER / f"{variant.job}.json") as path:
+    # Two processes of one search count their jobs each for themselves.
+    with replaced(sweep / JOBS_FOLDER / f"{variant.job}-{variant.name}.json") as path:
         path.write_text(json.dumps(asdict(variant)), encoding="utf-8")
 
 

@@ -1,0 +1,114 @@
+"""Callbacks of the group by one word each, and those of one's own that raise or cannot be made."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.provenance import read_record
+from fanet_lightning.train.callbacks import StochasticAverage
+from tests.train.helpers import TINY, trained
+
+RAISES = """
+from pytorch_lightning import Callback
+
+class Raises(Callback):
+    def __init__(self, epoch):
+        self.epoch = epoch
+    def on_train_epoch_start(self, trainer, module):
+        if trainer.current_epoch == self.epoch:
+            raise ValueError("this went wrong")
+"""
+
+
+def test_a_callback_that_raises_is_one_line_and_the_run_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "raising.py").write_text(RAISES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = [*TINY, "level=1", "out=run", "evaluate_at_end=false"]
+    with pytest.raises(SystemExit) as end:
+        trained(*words, "callbacks.mine._target_=raising.Raises", "callbacks.mine.epoch=1")
+    error = capfd.readouterr().err
+    assert end.value.code == 2 and "Traceback" not in error
+    assert "error: raising.Raises (raising.py:9): ValueError: this went wrong" in error
+    record = read_record(Path("run"))
+    assert record is not None and (record.state, record.train["epoch"]) == ("failed", 1)
+    trained(*words, "resume=auto")
+    record = read_record(Path("run"))
+    assert record is not None and (record.state, record.train["starts"]) == ("finished", 2)
+
+
+@pytest.mark.parametrize(
+    ("source", "words", "said"),
+    [
+        ("", ["callbacks.mine._target_=mine_1.Nothing"], "Nothing"),
+        ("", ["callbacks.mine._target_=nowhere.Nothing"], "nowhere"),
+        ("1 / 0", ["callbacks.mine._target_=mine_3.Mine"], "division by zero"),
+        ("class Mine:\n    pass", ["callbacks.mine._target_=mine_4.Mine"], "no Lightning callback"),
+        ("def Mine(word):\n    pass", ["callbacks.mine._target_=mine_5.Mine"], "word"),
+        (
+            "def Mine(word):\n    raise OSError(word)",
+            ["callbacks.mine._target_=mine_6.Mine", "callbacks.mine.word=hi"],
+            "hi",
+        ),
+    ],
+)
+def test_a_callback_that_cannot_be_made_is_one_line_before_anything_is_written(
+    source: str, words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = words[0].partition("=")[2].partition(".")[0]
+    if module != "nowhere":
+        (tmp_path / f"{module}.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=said) as error:
+        trained(*TINY, *words, "out=run")
+    assert "mine" in str(error.value) and "\n" not in str(error.value)
+    assert not Path("run").exists()
+
+
+def test_callbacks_by_one_word_each_go_together_and_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["callbacks=[early_stopping,top_k,lr_finder,swa]", "callbacks.lr_finder.num_training_steps=16"]
+    words += [
+        *TINY,
+        "epochs=4",
+        "data.train_images=32",
+        "trainer.accumulate_grad_batches=2",
+        "level=1",
+        "out=run",
+        "evaluate_at_end=false",
+    ]
+    trained(*words, "stop_after=3")
+    output = capfd.readouterr().out
+    found = re.search(r"learning rate found: \S+ \(optim\.lr=(\S+)\)", output)
+    assert found is not None and "scaled to a total batch of 8), cosine schedule over 16 steps" in output
+    names = {path.name for path in Path("run/checkpoints").iterdir()}
+    assert {"best.ckpt", "last.ckpt"} < names and sum(name.startswith("epoch00") for name in names) == 3
+    checkpoint = torch.load("run/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"]["optim"]["lr"] == pytest.approx(float(found[1]), rel=0.01)
+    assert checkpoint["global_step"] == 12
+    trained(*words, "resume=auto")
+    record = read_record(Path("run"))
+    assert record is not None and (record.state, record.train["steps"]) == ("finished", 16)
+    assert "learning rate found" not in capfd.readouterr().out
+
+
+def test_stochastic_averaging_is_the_mean_of_the_last_weights() -> None:
+    averaging, trainer = StochasticAverage(start=0.5), SimpleNamespace(estimated_stepping_batches=4)
+    averaging.on_train_start(trainer, None)  # type: ignore[arg-type]
+    mean = torch.tensor([1.0])
+    seen = []
+    for step, weight in ((1, 2.0), (2, 4.0), (3, 10.0)):  # the first of the four steps is copied by torch
+        averaging._average([mean], [torch.tensor([weight])], step)
+        seen.append(mean.item())
+    assert seen == [2.0, 4.0, 7.0]
+    with pytest.raises(InputError, match="start"):
+        StochasticAverage(start=1)
