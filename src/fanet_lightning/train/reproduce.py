@@ -14,6 +14,7 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.provenance import (
     CIRCUMSTANCES,
     LATER_SETTINGS,
+    RENAMED_TARGETS,
     RunRecord,
     TerminalLog,
     is_first_process,
@@ -68,6 +69,9 @@ def options_of(record: RunRecord, folder: Path, out: Path) -> dict[str, Any]:
         for part in path:
             node = node.get(part) or {}
         node.setdefault(name, value)
+    for node in options.values():
+        if isinstance(node, dict) and "_target_" in node:
+            node["_target_"] = RENAMED_TARGETS.get(node["_target_"], node["_target_"])
     missing = sorted(set(today) - set(options))
     if missing:
         version, commit = record.made_by.get("packages", {}).get("fanet-lightning"), record.made_by.get("git_commit")
@@ -93,7 +97,7 @@ def differences(then: RunRecord, origin: dict[str, Any], machine: dict[str, Any]
     pairs = {name: (before.get("packages", {}).get(name), version) for name, version in origin["packages"].items()}
     pairs |= {name: (before.get(name), origin[name]) for name in ("python", "git_commit", "code_sha256")}
     pairs |= {name: (then.train.get(name), value) for name, value in machine.items()}
-    return [f"{name}: {old} then, {new} now" for name, (old, new) in pairs.items() if old != new]
+    return [f"{name}: {old or 'not recorded'} then, {new} now" for name, (old, new) in pairs.items() if old != new]
 
 
 def data_difference(then: dict[str, Any], now: dict[str, Any]) -> str | None:
