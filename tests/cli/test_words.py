@@ -3,6 +3,8 @@
 import importlib
 import json
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -271,3 +273,16 @@ def test_hydra_answers_its_own_flags() -> None:
         [sys.executable, "-m", "fanet_lightning.train", "level=2", "--cfg", "job"], capture_output=True, text=True
     )
     assert done.returncode == 0 and done.stdout.startswith("level: 2\n")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_completion_of_bash(elsewhere: Path) -> None:
+    script = f"""
+    fanet() {{ {shlex.quote(sys.executable)} -W ignore -m fanet_lightning "$@"; }}
+    eval "$(fanet --completion bash)"
+    for line in "fanet det" "fanet detect protocol=short6" "fanet detect thresh" "fanet nothing x"; do
+      COMP_WORDS=($line); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _fanet; echo "[${{COMPREPLY[*]}}]"
+    done
+    """
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120, cwd=elsewhere)
+    assert done.stdout.splitlines() == ["[detect]", "[protocol=short640]", "[threshold=]", "[]"], done.stderr

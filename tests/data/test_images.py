@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data import images
-from fanet_lightning.data.images import UnreadableImage, check_image, read_image_rgb, read_image_size
+from fanet_lightning.data.images import UnreadableImage, check_image, read_image_rgb, read_image_size, read_shrunk_rgb
 
 
 def gradient(height: int = 40, width: int = 56) -> np.ndarray:
@@ -324,3 +324,21 @@ def test_a_sound_jpeg_is_checked_without_decoding(tmp_path: Path, monkeypatch: p
         else:
             with pytest.raises(AssertionError, match="decoded"):
                 check_image(path)
+
+
+def test_a_photo_is_shrunk_by_the_decoder_as_far_as_is_enough(tmp_path: Path) -> None:
+    x, y = np.meshgrid(np.linspace(0, 255, 401), np.linspace(0, 255, 301))
+    pixels = np.stack([x, y, 255 - x], axis=2).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=95, exif=exif)
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    whole = read_image_rgb(tmp_path / "a.jpg")
+    assert whole.shape == (401, 301, 3)
+    for scale, shape in ((0.51, (401, 301)), (0.5, (201, 151)), (0.26, (201, 151)), (0.2, (101, 76)), (0.1, (51, 38))):
+        image, height, width = read_shrunk_rgb(tmp_path / "a.jpg", lambda height, width, scale=scale: scale)
+        assert image.shape[:2] == shape and (height, width) == (401, 301)
+        expected = cv2.resize(whole, shape[::-1], interpolation=cv2.INTER_AREA)
+        assert np.abs(image.astype(int) - expected).mean() < 3
+    image, height, width = read_shrunk_rgb(tmp_path / "a.png", lambda height, width: 0.1)
+    assert image.shape[:2] == (height, width) == (401, 301)

@@ -161,6 +161,17 @@ def test_what_is_saved_is_as_asked(photos: Path) -> None:
     assert overlap(by_name(read_json("d"))["one.jpg"][0], FACE_XYXY) > 0.7
 
 
+def test_words_that_are_no_keys_are_sources(photos: Path) -> None:
+    shutil.copy("photos/one.jpg", "a, b.jpg")
+    assert main(["a, b.jpg", "save=json", "source=photos/one.jpg", "out=a"]) == 0
+    assert list(by_name(read_json("a"))) == ["a, b.jpg", "one.jpg"]
+    with pytest.raises(InputError, match=r"source=absent\.jpg"):
+        main(["photos", "absent.jpg", "out=b"])
+    with pytest.raises(InputError, match="ftp://"):
+        main(["ftp://example.org/a.jpg?size=1", "out=b"])
+    assert not Path("b").exists()
+
+
 def detail(image_rgb: np.ndarray) -> float:
     """How much pixels differ from their neighbours, in gray levels."""
     return float(np.abs(np.diff(image_rgb.astype(int), axis=1)).mean())
@@ -541,7 +552,7 @@ def test_an_image_over_http_and_lists(photos: Path, capsys: pytest.CaptureFixtur
 
 
 MISTAKES = {
-    "": "source=… must be given",
+    "": "a source must be given",
     "source=nowhere": "source=nowhere: there is no such file or folder",
     "source=photos save=pictures": "save=pictures: take any of images, json, txt, crops",
     "source=photos save=[]": "save=: take any of",

@@ -11,15 +11,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib import cbook
 from omegaconf import OmegaConf
+from PIL import Image
 
+from fanet_lightning import FaceDetector
 from fanet_lightning.cli.config import config_dir
 from fanet_lightning.cli.errors import InputError
+from fanet_lightning.data.images import read_image_rgb
 from fanet_lightning.data.sources import build_source
 from fanet_lightning.data.transforms import AUTO, TestScale, TilePixels
 from fanet_lightning.detect.multiscale import Found, MultiScale, Pass, TwoSizes, build_protocol, full_settings
 from fanet_lightning.evaluate.runner import evaluate
 from fanet_lightning.models.fanet import build_network
+from fanet_lightning.ops.boxes import pairwise_iou
 from fanet_lightning.ops.structures import Detections
 from tests.detect.helpers import detector_of
 
@@ -311,3 +316,18 @@ def test_an_evaluation_at_several_scales(tmp_path: Path) -> None:
         for row in rows:
             x, y, w, h, _ = map(float, row.split())
             assert x >= 0 and y >= 0 and x + w <= width + 0.01 and y + h <= height + 0.01
+
+
+def test_a_photo_that_the_decoder_shrinks_shows_the_same_faces(tmp_path: Path) -> None:
+    with cbook.get_sample_data("grace_hopper.jpg") as file:
+        one = Image.open(file).convert("RGB").resize((1024, 1200))
+    sheet = Image.new("RGB", (2 * 1024 + 1, 1200 + 1), "gray")
+    sheet.paste(one, (0, 0))
+    sheet.paste(one.resize((400, 470)), (1300, 333))
+    sheet.save(tmp_path / "a.jpg", quality=92)
+    detector = FaceDetector.from_pretrained()
+    shrunk, whole = detector.detect(tmp_path / "a.jpg"), detector.detect(read_image_rgb(tmp_path / "a.jpg"))
+    assert len(shrunk) == len(whole) == 2
+    assert float(pairwise_iou(shrunk.boxes_xyxy, whole.boxes_xyxy).amax(dim=1).min()) > 0.9
+    torch.testing.assert_close(shrunk.scores, whole.scores, atol=0.05, rtol=0)
+    assert float(shrunk.boxes_xyxy.max()) > 1200  # pixels of the whole photo

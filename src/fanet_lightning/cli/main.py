@@ -50,6 +50,19 @@ MODULES = {
 }
 
 
+# Verbs from here, keys and their options from Hydra; where neither fits, bash offers files.
+BASH = """_fanet() {{
+  COMPREPLY=()
+  if [ "$COMP_CWORD" = 1 ]; then COMPREPLY=($(compgen -W "{verbs}" -- "${{COMP_WORDS[1]}}"))
+  else
+    local line="fanet ${{COMP_WORDS[*]:2}}"
+    COMPREPLY=($(COMP_LINE="$line" COMP_POINT=${{#line}} fanet "${{COMP_WORDS[1]}}" -sc query=bash 2>/dev/null))
+  fi
+}}
+COMP_WORDBREAKS=${{COMP_WORDBREAKS//=}}
+complete -o nospace -o default -F _fanet fanet"""
+
+
 def run(main: Callable[[list[str]], int | None]) -> NoReturn:
     """Call ``main`` with the command line; print an :class:`InputError` as one line on stderr and leave with 2."""
     for stream in (sys.stdout, sys.stderr):
@@ -82,6 +95,10 @@ def _verb(argv: list[str]) -> int:
     elif verb in VERBS:
         # Another process, because Lightning starts further ranks with the words of this one.
         os.execv(sys.executable, [sys.executable, "-m", f"fanet_lightning.{MODULES.get(verb, verb)}", *words])
+    elif verb == "--completion":
+        if words not in ([], ["bash"]):
+            raise InputError(f"--completion {' '.join(words)}: take bash")
+        print(BASH.format(verbs=" ".join(VERBS)))
     elif verb in ("-h", "--help"):
         print("fanet VERB [key=value …], or python -m fanet_lightning VERB …; fanet VERB --help has the keys.\n")
         print("\n".join(f"  {name:<11}{what}" for name, what in VERBS.items()))

@@ -44,6 +44,9 @@ MAX_PIXELS = 178_956_970
 # What transparent pixels show; their hidden colors are undefined, and most images with alpha are made for white
 # pages.
 BACKGROUND = 255
+_SHRINKING = {
+    1: 0, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}  # fmt: skip
 JPEG_START = b"\xff\xd8\xff"
 # Pillow's images are read at their first use, and not by two threads at a time.
 _READING_PILLOW = threading.Lock()
@@ -81,6 +84,27 @@ def read_image_rgb(path: Path | str) -> Image8:
     return decode_image_rgb(_content(path), path)
 
 
+def read_shrunk_rgb(path: Path | str, scale: Callable[[int, int], float]) -> tuple[Image8, int, int]:
+    """As :func:`read_image_rgb`, a JPEG at 1/2, 1/4 or 1/8 where that is enough; and height and width of the whole.
+
+    Args:
+        path: the file.
+        scale: of a height and width, symmetric in them: what the image will be multiplied by at most.
+    """
+    content = _content(path)
+    with _checked(content, path) as image:
+        frame = pillow_frame(image)
+        if _is_plain_jpeg(image):
+            wanted = scale(frame.height, frame.width)
+            shrink = next((k for k in (8, 4, 2) if k * wanted <= 1), 1)
+            array = _decode_jpeg(content, shrink)
+            if array is not None:
+                width, height = frame.upright_wh
+                return _oriented(array, frame.orientation), height, width
+    array = decode_image_rgb(content, path)
+    return array, *array.shape[:2]
+
+
 def _content(path: Path | str) -> bytes:
     try:
         return Path(path).read_bytes()
@@ -94,7 +118,7 @@ def decode_image_rgb(content: bytes, path: Path | str = "<bytes>") -> Image8:
         if _is_plain_jpeg(image):
             array = _decode_jpeg(content)
             if array is not None:
-                return array
+                return _oriented(array, _orientation(image))
         image.load()
         return _oriented(_to_rgb(image, path), _orientation(image))
 
@@ -237,14 +261,18 @@ def is_cut_short(content: bytes) -> bool:
 
 
 def _is_plain_jpeg(image: Image.Image) -> bool:
-    """Whether OpenCV gets a JPEG right: grey or three channels, without EXIF, and without a profile of grey."""
+    """Whether OpenCV gets a JPEG right: grey or three channels, without a profile of grey."""
     profiled = image.mode == "L" and "icc_profile" in image.info
-    return image.format == "JPEG" and image.mode in ("L", "RGB") and "exif" not in image.info and not profiled
+    return image.format == "JPEG" and image.mode in ("L", "RGB") and not profiled
 
 
-def _decode_jpeg(content: bytes) -> Image8 | None:
-    """By OpenCV; None where it cannot: Pillow words the reason, or reads it after all."""
-    image = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+def _decode_jpeg(content: bytes, shrink: int = 1) -> Image8 | None:
+    """By OpenCV, as stored; None where it cannot: Pillow words the reason, or reads it after all.
+
+    ``shrink``: by 2, 4 or 8 in libjpeg, which then computes so many fewer pixels.
+    """
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION | _SHRINKING[shrink]
+    image = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)
     return None if image is None else np.ascontiguousarray(image, dtype=np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""Faces in images and videos: ``fanet detect source=photos/ save=images,json``."""
+"""Faces in images and videos: ``fanet detect photos/ save=images,json``."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ from fanet_lightning.cli.files import check_writable, file_sha256
 from fanet_lightning.cli.provenance import code_sha256, made_by
 
 USAGE = (
-    "fanet detect source=IMAGE|FOLDER|'PATTERN'|LIST.txt|URL|VIDEO|CAMERA "
+    "fanet detect IMAGE|FOLDER|'PATTERN'|LIST.txt|URL|VIDEO|CAMERA "
     "[save=images,json,txt,crops] [checkpoint=fanet_light] [protocol=auto] [threshold=0.5] "
     "[redact=blur|pixelate|solid|image:FILE] [out=DIR]"
 )
@@ -20,7 +20,11 @@ SOME_FAILED = 1
 
 def main(argv: list[str]) -> int:
     """The command line."""
-    config = cli.verb_config("detect", [word for word in argv if not word.startswith("source=")], USAGE)
+    # Sources are told by source=…, or by words that are no key=value: paths, also of addresses with a = in them.
+    asked = {"--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"} & {*argv}
+    named = [word for word in argv if word.startswith("source=")]
+    bare = [] if asked else [x for x in argv if not x.startswith(("-", "source=")) and ("=" not in x or _is_address(x))]
+    config = cli.verb_config("detect", [word for word in argv if word not in {*named, *bare}], USAGE)
     if config is None:
         return 0
     from fanet_lightning.cli.config import plain
@@ -37,8 +41,8 @@ def main(argv: list[str]) -> int:
     from fanet_lightning.detect.redaction import Redaction
     from fanet_lightning.detect.selection import ROTATIONS, Selection
 
-    # A command may have several source=….
-    parts = [part for word in argv if word.startswith("source=") for part in split_source(word[len("source=") :])]
+    parts = [part for word in argv if word in {*named, *bare} for part in
+             ([word] if word in bare else split_source(word[len("source=") :]))]  # fmt: skip
     options = plain(config)
     save = (options["save"],) if isinstance(options["save"], str) else tuple(dict.fromkeys(options["save"] or ()))
     redact = None
@@ -51,7 +55,7 @@ def main(argv: list[str]) -> int:
     draw = redact is None if options["draw"] == "auto" else options["draw"]
     cli.check_whole(config, workers=1, every=1, **({} if options["max_frames"] is None else {"max_frames": 1}))
     for is_wrong, what in (
-        (not parts, f"source=… must be given; {USAGE}"),
+        (not parts, f"a source must be given; {USAGE}"),
         (not save or not set(save) <= {*KINDS}, f"save={','.join(map(str, save))}: take any of {', '.join(KINDS)}"),
         (redact is None and any(options[key] is not None for key in ("redact_regions", "redact_from", "redact_to")),
          "redact_regions, redact_from and redact_to need redact=blur, pixelate, solid or image:FILE"),
@@ -98,6 +102,10 @@ def main(argv: list[str]) -> int:
         print("interrupted; what is done is kept, and the same command resumes", file=sys.stderr)
         return cli.INTERRUPTED
     return SOME_FAILED if summary.failed or summary.broken else 0
+
+
+def _is_address(word: str) -> bool:
+    return "://" in word.partition("=")[0]
 
 
 if __name__ == "__main__":

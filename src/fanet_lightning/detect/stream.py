@@ -19,9 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.data.images import BACKGROUND, Image8, pillow_image_rgb, read_image_rgb
+from fanet_lightning.data.images import BACKGROUND, Image8, pillow_image_rgb, read_image_rgb, read_shrunk_rgb
 from fanet_lightning.data.transforms import TestScale
-from fanet_lightning.detect.multiscale import Backend, ScaleProtocol
+from fanet_lightning.detect.multiscale import Backend, ScaleProtocol, TwoSizes
 from fanet_lightning.detect.selection import ROTATIONS, Selection, Threshold
 from fanet_lightning.ops.boxes import clip
 from fanet_lightning.ops.postprocess import nms
@@ -223,6 +223,11 @@ class StreamSettings:
         Raises:
             InputError: see :func:`image_rgb_of`.
         """
+        if isinstance(self.protocol, TwoSizes) and isinstance(image, str | PathLike):
+            # It sees no more than a megapixel: of a photo, the decoder gives a quarter of the pixels or fewer.
+            image_rgb, height, width = read_shrunk_rgb(Path(image), self.protocol.first_scale)
+            shrunk = np.array([image_rgb.shape[1] / width, image_rgb.shape[0] / height], np.float32)
+            return Prepared(image_rgb, shrunk, height, width)
         image_rgb = image_rgb_of(image, self.channel_order)
         height, width = image_rgb.shape[:2]
         if isinstance(self.protocol, TestScale):
@@ -256,12 +261,14 @@ class StreamSettings:
         return found
 
     def _as_they_are(self, network: Backend, images: Sequence[Prepared]) -> list[Detections]:
-        if not isinstance(self.protocol, TestScale):
-            return [self.protocol.detect(network, image.pixels)[0] for image in images]
-        faces = network.find_alike(network_input(images), self.protocol.tile_pixels)
+        if isinstance(self.protocol, TestScale):
+            faces = network.find_alike(network_input(images), self.protocol.tile_pixels)
+            found = [item.detections for item in faces]
+        else:
+            found = [self.protocol.detect(network, image.pixels)[0] for image in images]
         return [
-            in_image(item.detections, torch.from_numpy(image.scale_xy), image.height, image.width)
-            for item, image in zip(faces, images, strict=True)
+            in_image(item, torch.from_numpy(image.scale_xy), image.height, image.width)
+            for item, image in zip(found, images, strict=True)
         ]
 
 
