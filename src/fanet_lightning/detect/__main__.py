@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     # Sources are told by source=…, or by words that are no key=value: paths, also of addresses with a = in them.
     asked = {"--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"} & {*argv}
     named = [word for word in argv if word.startswith("source=")]
-    bare = [] if asked else [x for x in argv if not x.startswith(("-", "source=")) and ("=" not in x or _is_address(x))]
+    bare = [] if asked else [x for x in argv if _is_source(x)]
     config = cli.verb_config("detect", [word for word in argv if word not in {*named, *bare}], USAGE)
     if config is None:
         return 0
@@ -104,8 +104,10 @@ def main(argv: list[str]) -> int:
     return SOME_FAILED if summary.failed or summary.broken else 0
 
 
-def _is_address(word: str) -> bool:
-    return "://" in word.partition("=")[0]
+def _is_source(word: str) -> bool:
+    if word.startswith(("-", "source=")) or (word.startswith("~") and "/" not in word):
+        return False
+    return "=" not in word or "://" in word.partition("=")[0]
 
 
 if __name__ == "__main__":
