@@ -17,10 +17,12 @@ help:
 
 setup: $(VENV)/.installed ## the environment in .venv
 
+# trackers alone: its opencv-python would be laid over opencv-python-headless, and needs libGL.
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fanet_lightning needs Python 3.11 or newer: make PYTHON=python3.12 …")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) -e '.[dev]'
+	$(INSTALL) --no-deps 'trackers>=2.6,<3'
 	touch $@
 
 demo: setup ## train level=3 hl=true on synthetic faces, score it, draw it (minutes on two cores)

@@ -61,6 +61,7 @@ def main(argv: list[str]) -> int:
          "redact_regions, redact_from and redact_to need redact=blur, pixelate, solid or image:FILE"),
         (not isinstance(draw, bool), f"draw={draw}: take true, false or auto"),
         (options["rotate"] not in ROTATIONS, f"rotate={options['rotate']} is unknown; take {', '.join(ROTATIONS)}"),
+        (not isinstance(options["track"], bool), f"track={options['track']}: take true or false"),
         (options["max_download_mb"] <= 0, f"max_download_mb={options['max_download_mb']}; give megabytes above 0"),
         (options["download_seconds"] <= 0, f"download_seconds={options['download_seconds']}; give seconds above 0"),
         (options["resume"] != "auto" and options["resume"] is not False, f"resume={options['resume']}: take auto "
@@ -72,6 +73,8 @@ def main(argv: list[str]) -> int:
     out = Path(str(options["out"])) if options["out"] else default_out(usual, stated)
     check_writable(out)
     sources = find_sources(parts, out)
+    if options["track"] and not sources.videos:
+        print("track=true: there is no video among the sources", file=sys.stderr)
     # What follows takes seconds to be imported; mistakes in the words above have been told by now.
     from fanet_lightning.detect.detector import open_detector
     from fanet_lightning.detect.multiscale import build_protocol
@@ -89,7 +92,7 @@ def main(argv: list[str]) -> int:
         sources, detector, options["protocol"], out,
         **{key: options[key] for key in ("threshold", "min_face", "max_faces", "rotate")},
         saving=Saving(save, redact, draw, options["bar"], options["scores"]),
-        video_options=VideoOptions(options["every"], options["max_frames"]),
+        video_options=VideoOptions(options["every"], options["max_frames"], options["track"]),
         limits=Limits(int(options["max_download_mb"] * 1e6), float(options["download_seconds"])),
         workers=options["workers"], resume=options["resume"] == "auto", stated=stated,
         settings={

@@ -64,10 +64,12 @@ class Saving:
         """The image with its faces redacted, where that is asked for; ``time_seconds`` of a video's frame."""
         return image_rgb if self.redact is None else self.redact.apply(image_rgb, found.numpy()[0], time_seconds)
 
-    def shown(self, image_rgb: Image8, found: Detections, time_seconds: float | None = None) -> Image8:
-        """The image as it is saved: redacted, drawn upon, both or neither."""
+    def shown(
+        self, image_rgb: Image8, found: Detections, time_seconds: float | None = None, texts: Sequence[str] = ()
+    ) -> Image8:
+        """The image as it is saved: redacted, drawn upon, both or neither; ``texts``: of the boxes, else of labels."""
         shown = self.hidden(image_rgb, found, time_seconds)
-        return annotate(shown, *found.numpy(), bar=self.bar, labels=self.labels) if self.draw else shown
+        return annotate(shown, *found.numpy(), bar=self.bar, labels=texts or self.labels) if self.draw else shown
 
 
 class FoundImage(NamedTuple):

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -30,8 +30,9 @@ from fanet_lightning.detect.outputs import (
     write_json,
     write_parts,
 )
-from fanet_lightning.detect.selection import Threshold
+from fanet_lightning.detect.selection import Selection, Threshold
 from fanet_lightning.detect.stream import Progress, StreamSettings, in_threads, ready_bytes
+from fanet_lightning.detect.tracking import LOW_SCORE, ByteTrack, FrameFaces, tracked
 from fanet_lightning.detect.video import CONTAINERS, Frame, VideoReader, VideoWriter
 from fanet_lightning.models.pretrained import DEFAULT_THRESHOLD
 from fanet_lightning.ops.structures import Detections
@@ -47,19 +48,25 @@ FRAMES_BEHIND = 4
 
 FindFaces = Callable[[Image8], Detections]
 """(H, W, 3) uint8 RGB → faces in its pixels. An InputError is about this image alone."""
+FindInFrames = Callable[[Iterable[Frame]], Iterator[tuple[Frame, FrameFaces]]]
+"""Frames of a video → those that are written, with their faces."""
 
 
 @dataclass(frozen=True)
 class VideoOptions:
-    """``every``: only every so many frames, the others are neither looked at nor written. ``max_frames``: then stop."""
+    """``every``: look at every so many frames; the others are left out, with ``track`` their faces are interpolated.
+
+    ``max_frames``: write so many, then stop. ``track``: give faces an identity, :mod:`fanet_lightning.detect.tracking`.
+    """
 
     every: int = 1
     max_frames: int | None = None
+    track: bool = False
 
     @property
     def settings(self) -> dict[str, Any]:
         """What a video's entry in the journal must have to count as done."""
-        return {"film": {"every": self.every, "max_frames": self.max_frames}}
+        return {"film": asdict(self)}
 
 
 @dataclass
@@ -164,9 +171,10 @@ def detect_sources(
 
     Raises:
         InputError: ``out`` is in use, cannot be written, or holds results of other inputs that are of other settings or
-            would be overwritten; or an input would be overwritten.
+            would be overwritten; or an input would be overwritten; or the package that follows faces is missing.
     """
     saving, limits, options = saving or Saving(), limits or Limits(), video_options or VideoOptions()
+    summary = Summary(failed=dict(sources.failed))
     look = StreamSettings(build_protocol(protocol), threshold, min_face, max_faces, rotate)
 
     def find_boxes(image_rgb: Image8) -> Detections:
@@ -179,13 +187,19 @@ def detect_sources(
             summary.note_left(boxes, look.select.above(boxes), faces)
         return faces
 
+    find_in_frames: FindInFrames = partial(_found_in_frames, find_faces=find_faces, options=options)
+    if options.track and sources.videos:
+        if isinstance(threshold, Mapping):
+            raise InputError(f"threshold={threshold}: track=true takes one number")
+        ByteTrack(threshold)  # told before anything is written
+        select = Selection(min(LOW_SCORE, threshold), min_face, max_faces)
+        find_in_frames = partial(_followed, find_boxes=find_boxes, select=select, options=options, threshold=threshold)
     _check_apart(out, sources)
     depends_on = {
         "protocol": full_settings(protocol), **look.select.settings, "rotate": rotate, "save": sorted(saving.save),
         "redact": saving.redact and saving.redact.settings, "draw": saving.draw, "bar": saving.bar,
         "scores": saving.labels, **(settings or {}),
     }  # fmt: skip
-    summary = Summary(failed=dict(sources.failed))
     items = [*sources.images, *sources.videos]
     with _writing(out), locked(out, "run of detect"):
         shutil.rmtree(out / UNFINISHED, ignore_errors=True)
@@ -201,7 +215,7 @@ def detect_sources(
                 if images:
                     _detect_images(images, find_faces, results, saving, limits, workers, summary)
                 for item in videos:
-                    _detect_video(item, find_faces, results, saving, options, summary)
+                    _detect_video(item, find_in_frames, results, saving, options, summary)
             except KeyboardInterrupt:
                 summary.interrupted = True
             finally:
@@ -277,12 +291,12 @@ def _found_images(
 
 
 def _detect_video(
-    item: Item, find_faces: FindFaces, results: Results, saving: Saving, options: VideoOptions, summary: Summary
+    item: Item, find_in_frames: FindInFrames, results: Results, saving: Saving, options: VideoOptions, summary: Summary
 ) -> None:
     """One video; on Ctrl-C, or where it breaks off, what was done until then is kept under its name."""
     with Progress(None, "frames") as progress:
         try:
-            entry = _detect_frames(item, find_faces, results.out, saving, options, progress)
+            entry = _detect_frames(item, find_in_frames, results.out, saving, options, progress)
         except InputError as error:
             summary.fail(item, error, progress)
             return
@@ -299,8 +313,30 @@ def _detect_video(
         raise KeyboardInterrupt
 
 
+def _found_in_frames(
+    frames: Iterable[Frame], find_faces: FindFaces, options: VideoOptions
+) -> Iterator[tuple[Frame, FrameFaces]]:
+    chosen = islice((frame for frame in frames if frame.index % options.every == 0), options.max_frames)
+    return ((frame, FrameFaces(find_faces(frame.image_rgb))) for frame in chosen)
+
+
+def _followed(
+    frames: Iterable[Frame],
+    find_boxes: FindFaces,
+    select: Selection,
+    options: VideoOptions,
+    threshold: float,
+) -> Iterator[tuple[Frame, FrameFaces]]:
+    def looked_at() -> Iterator[tuple[Frame, Detections | None]]:
+        for frame in islice(frames, options.max_frames):
+            boxes = find_boxes(frame.image_rgb) if frame.index % options.every == 0 else None
+            yield frame, None if boxes is None else select(boxes)
+
+    return tracked(looked_at(), threshold, options.every)
+
+
 def _detect_frames(
-    item: Item, find_faces: FindFaces, out: Path, saving: Saving, options: VideoOptions, progress: Progress
+    item: Item, find_in_frames: FindInFrames, out: Path, saving: Saving, options: VideoOptions, progress: Progress
 ) -> dict[str, Any]:
     """Write a video with the faces of its frames, and a line of JSON for each; what the journal shall say of it.
 
@@ -311,29 +347,30 @@ def _detect_frames(
     video_name = f"{VIDEOS}/{item.stem}" + ("" if item.stem.lower().endswith(suffix) else suffix)
     lines_name = f"{FRAMES}/{item.stem}.jsonl"
     frames = faces = 0
+    identities: set[int] = set()
     interrupted = False
     lines: IO[str] | None = None
     writer: VideoWriter | None = None
     with ExitStack() as stack:
         reader = stack.enter_context(VideoReader(item.location))
         if reader.frame_count is not None:
-            total = -(-reader.frame_count // options.every)
+            total = reader.frame_count if options.track else -(-reader.frame_count // options.every)
             progress.total = min(total, options.max_frames or total)
         if "json" in saving.save:
             temporary = stack.enter_context(replaced(out / lines_name, out / UNFINISHED))
             lines = stack.enter_context(temporary.open("w", encoding="ascii"))
         if "images" in saving.save:
             writer = stack.enter_context(VideoWriter(out / video_name, reader))
-        chosen = (frame for frame in reader if frame.index % options.every == 0)
-        found = ((frame, find_faces(frame.image_rgb)) for frame in islice(chosen, options.max_frames))
+        found = find_in_frames(reader)
         write = partial(_write_frame, out, item.stem, saving, writer, lines)
         files = [lines_name] if lines else []
         try:
             # One thread, so that frames are written in order.
             behind = in_threads(found, write, threads=1, most=FRAMES_BEHIND, name="write-frames", finish=True)
-            for (_, detections), writing in behind:
+            for (_, in_frame), writing in behind:
                 files += writing.result()
-                frames, faces = frames + 1, faces + len(detections)
+                frames, faces = frames + 1, faces + len(in_frame.detections)
+                identities.update(in_frame.track_id or ())
                 progress.advance()
         except KeyboardInterrupt:
             interrupted = True
@@ -346,6 +383,7 @@ def _detect_frames(
         "video": True, "frames": frames, "faces": faces, "width": reader.size_wh[0], "height": reader.size_wh[1],
         "frames_per_second": reader.frames_per_second, "notes": notes + (writer.notes if writer else []),
         "broken": reader.broken, "files": files, "interrupted": interrupted,
+        **({"tracks": len(identities)} if options.track else {}),
     }  # fmt: skip
 
 
@@ -355,16 +393,19 @@ def _write_frame(
     saving: Saving,
     writer: VideoWriter | None,
     lines: IO[str] | None,
-    found: tuple[Frame, Detections],
+    found: tuple[Frame, FrameFaces],
 ) -> list[str]:
     """Write one frame wherever it is wanted; the files of its own."""
-    frame, faces = found
+    frame, (faces, track_id, filled) = found
     if writer is not None:
-        writer.write(saving.shown(frame.image_rgb, faces, frame.time_seconds), frame)
+        numbers = [f"{number} {face.score:.2f}" if saving.labels else str(number)
+                   for number, face in zip(track_id or (), faces, strict=False)]  # fmt: skip
+        writer.write(saving.shown(frame.image_rgb, faces, frame.time_seconds, numbers), frame)
     if lines is not None:
         boxes_xyxy, scores = faces.numpy()
         line = {"frame": frame.index, "time_seconds": frame.time_seconds, "boxes_xyxy": boxes_xyxy.tolist(),
-                "scores": scores.tolist()}  # fmt: skip
+                "scores": scores.tolist(),
+                **({} if track_id is None else {"track_id": track_id, "filled": filled})}  # fmt: skip
         lines.write(json.dumps(line) + "\n")
     name = f"{stem}/frame_{frame.index:06d}"
     return write_parts(out, name, frame.image_rgb, faces, saving, time_seconds=frame.time_seconds)

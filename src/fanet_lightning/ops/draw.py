@@ -5,6 +5,7 @@ as it is read (docs/experiments.md).
 """
 
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def annotate(
     *,
     faces_xyxy: npt.ArrayLike = (),
     bar: bool = False,
-    labels: bool = False,
+    labels: bool | Sequence[str] = False,
 ) -> npt.NDArray[np.uint8]:
     """The image with a frame around every face, color = confidence; confident faces are on top.
 
@@ -69,7 +70,7 @@ def annotate(
         scores: (D,) in [0, 1].
         faces_xyxy: (F, 4) annotated faces, beneath as thin white frames.
         bar: add a color bar with ticks from 0 to 1 at the right: the result is ``bar_width(H, W)`` pixels wider.
-        labels: write each score above its face.
+        labels: write each score above its face; or these texts.
 
     Returns:
         (H, W, 3), with the bar (H, W + bar_width(H, W), 3), uint8: a new array.
@@ -88,7 +89,8 @@ def annotate(
     drawn[:, :width] = outlined(image_rgb, faces_xyxy, WHITE) if np.size(faces_xyxy) else image_rgb
     if bar:
         drawn[:, width:] = _color_bar(height, _font_size(height, width))
-    _draw_boxes(drawn[:, :width], boxes, confidences, labels)
+    texts = [f"{score:.2f}" for score in confidences] if labels is True else list(labels or ())
+    _draw_boxes(drawn[:, :width], boxes, confidences, texts)
     return drawn
 
 
@@ -148,7 +150,7 @@ def _is_visible(boxes: npt.NDArray[np.float64], height: int, width: int) -> npt.
 
 
 def _draw_boxes(
-    drawn: npt.NDArray[np.uint8], boxes: npt.NDArray[np.float64], scores: npt.NDArray[np.float64], labels: bool
+    drawn: npt.NDArray[np.uint8], boxes: npt.NDArray[np.float64], scores: npt.NDArray[np.float64], texts: list[str]
 ) -> None:
     """Frames, then labels, into ``drawn`` (H, W, 3); ascending, so that confident ones are on top."""
     height, width = drawn.shape[:2]
@@ -162,10 +164,10 @@ def _draw_boxes(
     frames = _frames(boxes, np.clip(np.round(sides * LINE_PER_FACE), thinnest, thickest).astype(int), height, width)
     for frame, color in zip(frames, colors, strict=True):
         _draw_frame(drawn, frame, color)
-    if labels:
+    if texts:
         sizes = np.clip((sides * FONT_PER_FACE).astype(int), SMALLEST_FONT, _font_size(height, width)).tolist()
-        for (left, top, *_), score, size, color in zip(frames, scores, sizes, colors, strict=True):
-            _label(drawn, left, top, f"{score:.2f}", size, tuple(color))
+        for (left, top, *_), index, size, color in zip(frames, order, sizes, colors, strict=True):
+            _label(drawn, left, top, texts[index], size, tuple(color))
 
 
 def _frames(boxes: npt.NDArray[np.float64], lines: npt.NDArray[Any], height: int, width: int) -> list[list[int]]:
