@@ -40,7 +40,7 @@ def detector() -> FaceDetector:
 
 @pytest.fixture(scope="module")
 def hopper(detector: FaceDetector) -> PageImage:
-    return detect_image(detector, PHOTO, "grace_hopper.jpg", "original", **LIMITS)
+    return detect_image(detector, PHOTO, "original", **LIMITS)
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def make_image(tmp_path: Path, scores: list[float]) -> PageImage:
     boxes_xyxy = torch.tensor([[5.0 * i, 2 * i, 5 * i + 10, 2 * i + 20] for i in range(len(scores))])
     shown = np.full((30, 50, 3), 128, np.uint8)
     faces = Detections(boxes_xyxy, torch.tensor(scores))
-    return PageImage("gray.png", path, 60, 100, shown, faces, "original", 0.002)
+    return PageImage(path, 60, 100, shown, faces, "original", 0.002)
 
 
 # What the page shows of an image.
@@ -107,7 +107,7 @@ def test_boxes_are_drawn_where_the_shrunk_image_has_the_faces(tmp_path: Path) ->
 
 
 def test_a_redacted_image_hides_the_faces_that_count_and_shows_no_boxes(hopper: PageImage) -> None:
-    original, _ = read_upload(PHOTO, "x", **LIMITS)
+    original, _ = read_upload(PHOTO, **LIMITS)
     x1, y1, x2, y2 = (round(float(side)) for side in hopper.faces.boxes_xyxy[0])
     for kind in ("blur", "pixelate", "solid"):
         redacted = hopper.drawn(original, 0.5, kind)
@@ -119,7 +119,7 @@ def test_a_redacted_image_hides_the_faces_that_count_and_shows_no_boxes(hopper: 
 
 def test_an_upload_is_laid_over_white(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((20, 30, 4), np.uint8)).save(tmp_path / "clear.png")  # its hidden colors are black
-    assert (read_upload(tmp_path / "clear.png", "clear.png", **LIMITS)[0] == 255).all()
+    assert (read_upload(tmp_path / "clear.png", **LIMITS)[0] == 255).all()
 
 
 # The page's functions, as Gradio calls them.
@@ -336,7 +336,7 @@ def test_help_lists_the_keys_without_loading_anything_large() -> None:
         ("protocol.kind=sideways", "protocol.kind=sideways"),
         ("host=no.such.host.invalid", "host=no.such.host.invalid cannot be opened"),
         ("checkpoint=missing.onnx", "missing.onnx"),
-        ("device=quantum", "device=quantum is no device name"),
+        ("device=quantum", "device=quantum is no device"),
     ],
 )
 def test_bad_keys_are_one_clear_line(word: str, message: str) -> None:

@@ -63,10 +63,8 @@ class Actions:
         return folder / f"{Path(name).stem}{ending}"
 
     def _detected(self, path: str, protocol: str, shown_side: int) -> PageImage:
-        return detect_image(
-            self.detector, Path(path), Path(path).name, self._protocol(protocol),
-            max_pixels=self.settings.max_pixels, shown_side=shown_side,
-        )  # fmt: skip
+        limits = {"max_pixels": self.settings.max_pixels, "shown_side": shown_side}
+        return detect_image(self.detector, Path(path), self._protocol(protocol), **limits)
 
     def _shown(self, image: PageImage, threshold: float, redaction: str) -> str:
         """A file of the image, drawn or redacted at the size of the page."""
@@ -118,7 +116,7 @@ class Actions:
         if image is None:
             raise gr.Error("There is no image yet: drop one first.")
         try:
-            image_rgb, profile = read_upload(image.path, image.name, self.settings.max_pixels)
+            image_rgb, profile = read_upload(image.path, self.settings.max_pixels)
             path = self._new(image.name, f"_{'faces' if redaction == NO_REDACTION else redaction}.jpg")
             return str(write_jpeg(image.drawn(image_rgb, threshold, redaction), path, profile, quality=95))
         except InputError as error:
@@ -191,7 +189,7 @@ class Actions:
             (video with boxes or redacted, summary, JSON), the first ones while it is at work.
         """
         if path is None:
-            yield None, hint(f"Drop a video first. {self.video_limit()}"), None
+            yield None, hint("Drop a video first."), None
             return
         name, limit = Path(path).name, self.settings.max_video_seconds
         out = self._new(name, f"_{'faces' if redaction == NO_REDACTION else redaction}.mp4")
@@ -230,10 +228,3 @@ class Actions:
             "sound": "kept" if writer.sound_kept else "none",
         })  # fmt: skip
         yield str(out), summary + "".join(map(hint, notes)), content
-
-    def video_limit(self) -> str:
-        """How much of a video is taken, in words."""
-        return (
-            f"Of a video the first {self.settings.max_video_seconds:g} seconds are taken, of a file "
-            f"{self.settings.max_upload_mb:g} MB. Long or large videos are quicker with protocol vga640."
-        )

@@ -21,10 +21,6 @@ PROTOCOLS = {
     "multiscale_quick": "slow, for more small faces",
     "original": "the image as it is",
 }
-
-# Fonts of the reader's own system: nothing is fetched from elsewhere, so the page works without a network.
-FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Ubuntu", "sans-serif")
-MONOSPACED = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 # Hands a file over to the reader: a link that is clicked at once. `{url, orig_name}` is what Gradio knows of it.
 SAVE = """(file) => {
   if (!file) return;
@@ -55,18 +51,16 @@ DRAWING: dict[str, Any] = {"concurrency_id": "draw", "concurrency_limit": 2, "ap
 # A slider that is pulled asks for many images: the last one counts, and nothing flickers meanwhile.
 AT_ONCE: dict[str, Any] = {"trigger_mode": "always_last", "show_progress": "hidden", **DRAWING}
 CHECK_FILES_SECONDS = 60
-# The size of what is shown: two columns where there is room.
-COLUMN: dict[str, Any] = {"min_width": 300}
 
 
 def launch_options(settings: Settings) -> dict[str, Any]:
     """How the page looks and what it offers, as ``Blocks.launch`` takes it."""
-    theme = gr.themes.Default(
-        font=list(FONTS), font_mono=list(MONOSPACED), primary_hue="blue", neutral_hue="slate", radius_size="md"
-    )
+    # Fonts of the reader's own system.
+    fonts: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     return {
-        "share": False, "quiet": True, "show_error": True, "prevent_thread_lock": True, "theme": theme,
-        "max_file_size": settings.max_bytes, "footer_links": [], "run_history": False, "ssr_mode": False,
+        "share": False, "quiet": True, "show_error": True, "prevent_thread_lock": True, "footer_links": [],
+        "theme": gr.themes.Default(primary_hue="blue", neutral_hue="slate", **fonts), "run_history": False,
+        "ssr_mode": False, "max_file_size": settings.max_bytes,
         "css_paths": [Path(__file__).with_name("style.css")], "inbrowser": settings.open_browser,
         "state_session_capacity": 100,
     }  # fmt: skip
@@ -131,12 +125,12 @@ def _image_tab(actions: Actions, controls: list[Any], seconds: float) -> None:
     protocol, threshold, redaction = controls
     found = gr.State(None, time_to_live=seconds)
     with gr.Row():
-        with gr.Column(**COLUMN):
+        with gr.Column(min_width=300):
             upload = _as_uploaded(gr.Image(
                 type="filepath", sources=["upload", "clipboard", "webcam"], label="Image", height=420,
                 elem_id="image-in", buttons=["fullscreen"],
             ))  # fmt: skip
-        with gr.Column(**COLUMN):
+        with gr.Column(min_width=300):
             shown = gr.Image(
                 type="filepath", label="Faces", height=420, interactive=False, elem_id="image-out",
                 buttons=["fullscreen"], alt_text="The image with its faces framed or hidden",
@@ -187,13 +181,14 @@ def _video_tab(actions: Actions, controls: list[Any]) -> None:
         gr.HTML(hint("Videos need the package av: pip install 'fanet-lightning[video]', then start the page again."))
         return
     with gr.Row():
-        with gr.Column(**COLUMN):
+        with gr.Column(min_width=300):
             upload = _as_uploaded(gr.Video(sources=["upload"], label="Video", height=360, elem_id="video-in"))
-        with gr.Column(**COLUMN):
+        with gr.Column(min_width=300):
             shown = gr.Video(label="Faces", height=360, interactive=False, elem_id="video-out", buttons=["download"])
     with gr.Row():
         start, stop = gr.Button("Find faces", variant="primary", min_width=120), gr.Button("Stop", min_width=120)
-    summary = gr.HTML(hint(actions.video_limit()), elem_id="video-summary")
+    limits = f"the first {actions.settings.max_video_seconds:g} seconds, files of {actions.settings.max_upload_mb:g} MB"
+    summary = gr.HTML(hint(f"A video: {limits}. vga640 is the quickest protocol."), elem_id="video-summary")
     content = _json("video-json")
     running = start.click(
         actions.find_in_video, [upload, *controls], [shown, summary, content], show_progress="hidden", **NETWORK

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -36,7 +35,6 @@ class PageImage:
     ``profile``    ICC, of the colors of the pixels; empty for sRGB.
     """
 
-    name: str
     path: Path
     height: int
     width: int
@@ -45,6 +43,11 @@ class PageImage:
     protocol: str
     network_seconds: float
     profile: bytes = b""
+
+    @property
+    def name(self) -> str:
+        """What its owner calls it."""
+        return self.path.name
 
     def count(self, threshold: float) -> int:
         """How many faces have a score of at least ``threshold``."""
@@ -58,61 +61,50 @@ class PageImage:
         return shown(image_rgb, Detections(faces.boxes_xyxy * scale, faces.scores), redaction)
 
 
-def read_upload(path: Path, name: str, max_pixels: int) -> tuple[Image8, bytes]:
+def read_upload(path: Path, max_pixels: int) -> tuple[Image8, bytes]:
     """The pixels of an uploaded file, upright, and their ICC profile.
 
     Args:
-        path: where the upload is.
-        name: what its owner calls it, for messages.
+        path: where the upload is, under its owner's name for it.
         max_pixels: more are refused before anything is decoded.
 
     Raises:
         InputError: too large, not an image, damaged, or deleted since.
     """
     if not path.is_file():
-        raise InputError(f"{name} is no longer kept here; drop it again")
+        raise InputError(f"{path.name} is no longer kept here; drop it again")
     content = path.read_bytes()
     _, pixels, profile = glance(content)
     if pixels > max_pixels:
         raise InputError(
-            f"{name} has {pixels / 1e6:,.0f} million pixels; at most {max_pixels / 1e6:g} million are taken: shrink it "
-            "first"
+            f"{path.name} has {pixels / 1e6:,.0f} million pixels; at most {max_pixels / 1e6:g} million are taken: "
+            "shrink it first"
         )
-    return decode_image_rgb(content, name), profile
+    return decode_image_rgb(content, path.name), profile
 
 
 def detect_image(
-    detector: FaceDetector,
-    path: Path,
-    name: str,
-    protocol: AnyProtocol,
-    *,
-    max_pixels: int,
-    shown_side: int = SHOWN_SIDE,
+    detector: FaceDetector, path: Path, protocol: AnyProtocol, *, max_pixels: int, shown_side: int = SHOWN_SIDE
 ) -> PageImage:
     """Decode an upload and run the network over it once.
 
     Raises:
         InputError: see :func:`read_upload`; or it does not fit into memory.
     """
-    image_rgb, profile = read_upload(path, name, max_pixels)
+    image_rgb, profile = read_upload(path, max_pixels)
     start = time.perf_counter()
     faces = detector.detect(image_rgb, protocol=protocol, threshold=LOWEST_THRESHOLD)  # the slider filters
     seconds = time.perf_counter() - start
     height, width = image_rgb.shape[:2]
     protocol_name = str(protocol["name"] if isinstance(protocol, Mapping) else protocol)
-    shown_rgb = _shrunk(image_rgb, shown_side)
-    return PageImage(name, path, height, width, shown_rgb, faces, protocol_name, seconds, profile)
+    return PageImage(path, height, width, _shrunk(image_rgb, shown_side), faces, protocol_name, seconds, profile)
 
 
 def _shrunk(image_rgb: Image8, longest: int) -> Image8:
-    """The image with its longer side at ``longest`` pixels at most, never enlarged, no side below 1."""
-    height, width = image_rgb.shape[:2]
-    scale = longest / max(height, width)
-    if scale >= 1:
-        return image_rgb
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(cv2.resize(image_rgb, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    """The image with its longer side at ``longest`` pixels at most, never enlarged."""
+    image = Image.fromarray(image_rgb)
+    image.thumbnail((longest, longest))
+    return np.array(image)
 
 
 def shown(image_rgb: Image8, faces: Detections, redaction: str) -> Image8:

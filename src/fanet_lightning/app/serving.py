@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import matplotlib
+import numpy as np
+
 from fanet_lightning.app.settings import Settings
 from fanet_lightning.cli.errors import InputError, first_line
 from fanet_lightning.detect.detector import FaceDetector
@@ -59,9 +62,8 @@ def serving(detector: FaceDetector, settings: Settings) -> Iterator[str]:
         Its address.
 
     Raises:
-        InputError: gradio is missing, or the port cannot be had.
+        InputError: the port cannot be had.
     """
-    require_gradio()
     port = free_port(settings.host, settings.port)
     folder = Path(tempfile.mkdtemp(prefix="fanet_app_"))
     variables = {UPLOAD_FOLDER_VARIABLE: str(folder), **QUIET_ENVIRONMENT}
@@ -75,6 +77,9 @@ def serving(detector: FaceDetector, settings: Settings) -> Iterator[str]:
         # Gradio reads some of these variables when it is imported.
         from fanet_lightning.app.page import build_page, launch_options
 
+        # What the first image would wait for: Gradio's look at matplotlib, and the network's first pass.
+        matplotlib.get_backend()
+        detector.detect(np.zeros((480, 640, 3), np.uint8), "original")
         page = build_page(detector, settings, folder)
         page.queue(max_size=settings.queue, default_concurrency_limit=1)
         page.launch(server_name=settings.host, server_port=port, **launch_options(settings))
