@@ -47,7 +47,7 @@ format: setup ## let ruff rewrite what it can
 docs: setup ## the documentation, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-show-augmentations: setup ## a contact sheet of the training augmentation
+show-augmentations: setup ## a grid of augmented training images
 	$(BIN)/fanet show augmentations $(ARGS)
 
 benchmark: setup ## every benchmark, one after the other

@@ -200,7 +200,7 @@ def test_a_notebook_runs_from_top_to_bottom(name: str, executed: Callable[..., A
     notebook, _ = executed(name)
     expected = FIGURES[name]
     if name == NAMES[3]:
-        # The film is shown where it can be made.
+        # The video is shown where it can be made.
         expected -= 0 if executed(name)[1]["HAS_VIDEO"] else 1
     assert len(figures(notebook)) == expected
     errors = [output for cell in notebook.cells for output in cell.get("outputs", []) if output.output_type == "error"]

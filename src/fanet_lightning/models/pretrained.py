@@ -30,7 +30,7 @@ from fanet_lightning.cli.provenance import (
 from fanet_lightning.models.fanet import Network, network_of
 
 # What every way to faces begins with where nothing else is asked for; benchmarks and training name their own protocol
-# and take all scores. conf/detect.yaml and conf/app.yaml say the same. The size: docs/experiments.md, section 9.
+# and take all scores. conf/detect.yaml and conf/app.yaml say the same. The sizes: docs/experiments.md, section 11.
 DEFAULT_MODEL, DEFAULT_PROTOCOL, DEFAULT_THRESHOLD = "fanet_light", "auto", 0.5
 SHIPPED = Path(__file__).parent / "shipped"
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE, SCORES_FOLDER = "config.json", "model.safetensors", "README.md", "scores"

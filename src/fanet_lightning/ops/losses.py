@@ -1,9 +1,7 @@
-"""Classification and box losses: focal, quality focal, smooth L1, IoU losses.
+"""Classification losses over all anchors, instead of mining (focal, quality focal), and IoU losses of boxes.
 
-Classification losses over all anchors, instead of mining: focal loss and quality focal loss.
-
-Both take the margin, face logit minus background logit: the softmax of two classes is its sigmoid. They and their
-gradients stay finite however large the margin is.
+The two focal losses take the margin, face logit minus background logit: the softmax of two classes is its sigmoid. They
+and their gradients stay finite however large the margin is.
 """
 
 import math

@@ -352,7 +352,7 @@ class Varied:
 
     ``name``    as it is typed, if ``key`` is a copy: ``level`` for ``model.level``.
     ``values``  what was tried, ascending; :data:`ABSENT` where a run has no such setting.
-    ``also``    settings that change in step with it and that nobody set by themselves.
+    ``also``    settings that change in step with it and that were not set by themselves.
     """
 
     key: str

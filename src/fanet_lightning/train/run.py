@@ -347,7 +347,7 @@ def _check_devices(options: dict[str, Any]) -> None:
 def names_of_run() -> list[str]:
     """Names in ``out`` under which a run keeps what it makes, next to ``run.json``."""
     evaluations = [f"evaluation_{name}" for name in protocol_names()]
-    return ["checkpoints", "csv", "tensorboard", "evaluation", *evaluations, LOG_FILE]
+    return ["checkpoints", "csv", "tensorboard", "comet", "profile", "evaluation", *evaluations, LOG_FILE]
 
 
 def _check_earlier_run(out: Path, options: dict[str, Any]) -> None:
