@@ -609,7 +609,7 @@ def test_exit_codes_of_the_real_command(photos: Path) -> None:
     assert mistaken.returncode == 2 and mistaken.stdout == ""
     assert re.fullmatch(r"error: source=photos/\*\.gif: no file matches; give.*\n", mistaken.stderr)
     asked = subprocess.run([*run, "--help"], capture_output=True, text=True)
-    assert asked.returncode == 0 and "source=IMAGE|FOLDER" in asked.stdout and "max_download_mb: 50" in asked.stdout
+    assert asked.returncode == 0 and "IMAGE|FOLDER" in asked.stdout and "max_download_mb: 50" in asked.stdout
 
 
 def test_an_out_that_is_full_or_in_use(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

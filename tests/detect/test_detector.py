@@ -49,7 +49,7 @@ def test_boxes_come_back_in_pixels_of_the_original_image() -> None:
 
 @pytest.mark.parametrize("device", ["mps", "gpu", "cuda:99", "meta"])
 def test_a_device_that_is_not_there_is_named(device: str) -> None:
-    with pytest.raises(InputError, match=rf"device={device}\b.*; take (device=cpu|auto, cpu or cuda)$"):
+    with pytest.raises(InputError, match=rf"device={device}\b.*; here are cpu"):
         detector_of(OneFace((0.0, 0.0, 8.0, 8.0)), device=device)
     assert detector_of(OneFace((0.0, 0.0, 8.0, 8.0)), device="auto").runs_on in ("cpu", "cuda")
 

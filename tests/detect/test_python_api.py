@@ -468,7 +468,7 @@ def test_the_next_file_is_read_while_the_network_works(tmp_path: Path, monkeypat
             return super().forward(images)
 
     monkeypatch.setattr("fanet_lightning.detect.stream.read_image_rgb", read)
-    assert len(detector_of(Patient(), batch_size=1).detect(paths)) == 2
+    assert len(detector_of(Patient(), batch_size=1).detect(paths, "original")) == 2
 
 
 def test_an_error_of_the_images_themselves_comes_through(detector: FaceDetector) -> None:
