@@ -30,7 +30,8 @@ with torch.inference_mode():
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         output = network(images)
         counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-    faults = min(counts)  # a kernel that reclaims idle pages adds to some passes
+    # Kept: a kernel that reclaims idle pages adds to some passes. Handed back: glibc keeps the memory of some.
+    faults = min(counts) if kept else sorted(counts)[2]
 print(json.dumps([kept, faults, output.hierarchies[-1].logits.double().sum().item()]))
 """
 

@@ -64,4 +64,4 @@ def test_a_bad_validation_image_ends_the_run_before_its_first_step(faces: Path) 
     write_image(path, 1, (96, 128))
     wrong = train(faces, "out=run", "cache=ram", "overwrite=true")
     assert wrong.returncode == 2
-    assert "error: cache=ram is unknown; take memory, disk or null" in wrong.stderr
+    assert "error: cache=ram is unknown; take memory or null" in wrong.stderr

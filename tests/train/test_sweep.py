@@ -319,4 +319,4 @@ def test_torchrun_works_with_a_folder_that_all_ranks_share(tmp_path: Path) -> No
     assert record is not None and record.state == "finished" and record.train["devices"] == 2
     refused = subprocess.run([*command, *words], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert refused.returncode != 0
-    assert "error: under torchrun" in refused.stderr
+    assert "error: torchrun needs the run" in refused.stderr and "out=DIR" in refused.stderr
