@@ -10,14 +10,18 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from matplotlib import cbook
+from PIL import Image
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.provenance import RunRecord, locked
+from fanet_lightning.data.images import read_image_rgb
 from fanet_lightning.data.records import ImageRecord
 from fanet_lightning.data.sources import WiderFaceSource, build_source
 from fanet_lightning.data.transforms import TestScale
 from fanet_lightning.detect.detector import FaceDetector
 from fanet_lightning.detect.journal import Journal
+from fanet_lightning.detect.multiscale import TwoSizes
 from fanet_lightning.evaluate import __main__ as verb_main
 from fanet_lightning.evaluate import runner as inference
 from fanet_lightning.evaluate.__main__ import choose_split, data_of_run
@@ -149,6 +153,21 @@ def test_images_that_are_done_are_not_looked_at_again(checkpoint: Path, tmp_path
         record.path.unlink()
     with Journal(path, {}) as journal:
         assert list(inference.detect_records(detector, records, TestScale("original"), 2, journal)) == ids
+
+
+def test_a_photo_that_the_decoder_shrinks_has_boxes_in_its_own_pixels(tmp_path: Path) -> None:
+    """A portrait of 7.7 megapixels: the decoder halves it, the first pass sees it at √(2²⁰ / 7.68e6) = 0.3695."""
+    (record,) = Source(tmp_path, [(64, 96)]).val()
+    with Image.open(str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))) as photograph:
+        photograph.resize((2560, 3000)).save(record.path, format="JPEG")
+    detector = FaceDetector.from_pretrained()
+    with Journal(tmp_path / "journal", {}) as journal:
+        (found,) = inference.detect_records(detector, [record], TwoSizes(), 0, journal).values()
+    expected = detector.detect(read_image_rgb(record.path), "auto")
+    assert 800 < expected.boxes_xyxy[0, 2] - expected.boxes_xyxy[0, 0] < 1000
+    np.testing.assert_allclose(found.detections.boxes_xyxy[0], expected.boxes_xyxy[0], atol=20)
+    assert [step.height for step in found.passes] == [1109, 450]
+    assert [step.scale for step in found.passes] == pytest.approx([1109 / 3000, 450 / 3000])
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ sfd_test_code/WIDER_FACE/wider_test.py), which FANet's numbers follow. What is d
 :class:`MultiScale`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
@@ -192,6 +192,13 @@ def run_pass(
     return Detections(boxes_xyxy[kept], scores[kept]), record
 
 
+def joined(backend: Backend, parts: Sequence[Detections]) -> Detections:
+    """What several looks at one image found, in the same pixels: one NMS, with the backend's settings."""
+    boxes_xyxy, scores = torch.cat([x.boxes_xyxy for x in parts]), torch.cat([x.scores for x in parts])
+    kept = nms(boxes_xyxy, scores, backend.detection["nms_iou"])[: backend.detection["keep"]]
+    return Detections(boxes_xyxy[kept], scores[kept])
+
+
 def resized(
     image_rgb: npt.NDArray[np.uint8], scale: float, interpolation: int = cv2.INTER_LINEAR
 ) -> npt.NDArray[np.uint8]:
@@ -267,10 +274,9 @@ class TwoSizes:
             detections, record = run_pass(backend, image, step, self.tile_pixels)
             found.append(Detections(detections.boxes_xyxy * to_first, detections.scores))
             records.append(record._replace(scale=record.height / height))
-        boxes_xyxy, scores = torch.cat([x.boxes_xyxy for x in found]), torch.cat([x.scores for x in found])
-        kept = nms(boxes_xyxy, scores, backend.detection["nms_iou"])[: backend.detection["keep"]]
+        faces = joined(backend, found)
         to_image = torch.tensor([width / first.shape[1], height / first.shape[0]] * 2)
-        return Detections(clip(boxes_xyxy[kept] * to_image, height, width), scores[kept]), records
+        return Detections(clip(faces.boxes_xyxy * to_image, height, width), faces.scores), records
 
 
 # One scale, or what looks at an image several times and has a method ``detect``.

@@ -21,10 +21,9 @@ from torch import Tensor
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.images import BACKGROUND, Image8, pillow_image_rgb, read_image_rgb, read_shrunk_rgb
 from fanet_lightning.data.transforms import TestScale
-from fanet_lightning.detect.multiscale import Backend, ScaleProtocol, TwoSizes
+from fanet_lightning.detect.multiscale import Backend, PassRecord, ScaleProtocol, TwoSizes, joined
 from fanet_lightning.detect.selection import ROTATIONS, Selection, Threshold
 from fanet_lightning.ops.boxes import clip
-from fanet_lightning.ops.postprocess import nms
 from fanet_lightning.ops.structures import Detections
 
 if TYPE_CHECKING:
@@ -255,21 +254,14 @@ class StreamSettings:
                 boxes_xyxy = turned_back(item.boxes_xyxy, turns, images[n].height, images[n].width)
                 parts.append(Detections(boxes_xyxy, item.scores))
         for n, parts in turned.items():
-            boxes_xyxy, scores = torch.cat([x.boxes_xyxy for x in parts]), torch.cat([x.scores for x in parts])
-            kept = nms(boxes_xyxy, scores, network.detection["nms_iou"])[: network.detection["keep"]]
-            found[n] = Detections(boxes_xyxy[kept], scores[kept])
+            found[n] = joined(network, parts)
         return found
 
     def _as_they_are(self, network: Backend, images: Sequence[Prepared]) -> list[Detections]:
-        if isinstance(self.protocol, TestScale):
-            faces = network.find_alike(network_input(images), self.protocol.tile_pixels)
-            found = [item.detections for item in faces]
-        else:
-            found = [self.protocol.detect(network, image.pixels)[0] for image in images]
-        return [
-            in_image(item, torch.from_numpy(image.scale_xy), image.height, image.width)
-            for item, image in zip(found, images, strict=True)
-        ]
+        if not isinstance(self.protocol, TestScale):
+            return [found_in(self.protocol, network, image)[0] for image in images]
+        faces = network.find_alike(network_input(images), self.protocol.tile_pixels)
+        return [in_image(item.detections, image) for item, image in zip(faces, images, strict=True)]
 
 
 def _turned(image: Prepared, turns: int) -> Prepared:
@@ -290,10 +282,27 @@ def turned_back(boxes_xyxy: Tensor, turns: int, height: int, width: int) -> Tens
     return boxes_xyxy
 
 
-def in_image(found: Detections, scale_xy: torch.Tensor, height: int, width: int) -> Detections:
-    """Boxes in network pixels → in pixels of the image, clipped to it; ``scale_xy`` (2,)."""
-    boxes_xyxy = found.boxes_xyxy / scale_xy.to(found.boxes_xyxy.dtype).repeat(2)
-    return Detections(clip(boxes_xyxy, height, width), found.scores)
+def found_in(protocol: ScaleProtocol, backend: Backend, image: Prepared) -> tuple[Detections, list[PassRecord]]:
+    """All boxes of one image, in its own pixels, and what each pass did; its scale is relative to the image itself.
+
+    Raises:
+        InputError: it does not fit into memory, see :meth:`Backend.find`.
+    """
+    if isinstance(protocol, TestScale):
+        found, tiles = backend.find(network_input([image]), protocol.tile_pixels)
+        rows, columns = image.pixels.shape[:2]
+        records = [PassRecord(rows / image.height, False, rows, columns, tiles, len(found))]
+    else:
+        found, records = protocol.detect(backend, image.pixels)
+        # The decoder may have shrunk the pixels already.
+        records = [record._replace(scale=record.scale * float(image.scale_xy[1])) for record in records]
+    return in_image(found, image), records
+
+
+def in_image(found: Detections, image: Prepared) -> Detections:
+    """Boxes in pixels of the prepared image → in pixels of the image itself, clipped to it."""
+    boxes_xyxy = found.boxes_xyxy / torch.from_numpy(image.scale_xy).to(found.boxes_xyxy.dtype).repeat(2)
+    return Detections(clip(boxes_xyxy, image.height, image.width), found.scores)
 
 
 def network_input(images: Iterable[Prepared]) -> torch.Tensor:

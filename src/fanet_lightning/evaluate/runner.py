@@ -33,7 +33,7 @@ from fanet_lightning.data.transforms import TestScale
 from fanet_lightning.detect.detector import FaceDetector, open_detector
 from fanet_lightning.detect.journal import Journal
 from fanet_lightning.detect.multiscale import PassRecord, ScaleProtocol, build_protocol, full_settings
-from fanet_lightning.detect.stream import Prepared, StreamSettings, in_image, in_threads, network_input, ready_bytes
+from fanet_lightning.detect.stream import StreamSettings, found_in, in_threads, ready_bytes
 from fanet_lightning.models.pretrained import locate, name_of, weights_file
 from fanet_lightning.ops.draw import annotate
 from fanet_lightning.ops.structures import Detections
@@ -149,21 +149,12 @@ def detect_records(
         size=ready_bytes,
     )
     for record, reading in track(read, "detecting", len(missing), disable=not sys.stderr.isatty()):
-        detections, passes = _detect(detector, reading.result(), scale)
+        detections, passes = found_in(scale, detector.backend, reading.result())
         now = time.perf_counter()
         found[record.image_id] = item = Inferred(record.image_id, detections, passes, now - start)
         start = now
         journal.append(to_plain(item))
     return {record.image_id: found[record.image_id] for record in records}
-
-
-def _detect(detector: FaceDetector, image: Prepared, scale: ScaleProtocol) -> tuple[Detections, list[PassRecord]]:
-    if not isinstance(scale, TestScale):
-        return scale.detect(detector.backend, image.pixels)
-    found, tiles = detector.backend.find(network_input([image]), scale.tile_pixels)
-    rows, columns = image.pixels.shape[:2]
-    step = PassRecord(rows / image.height, False, rows, columns, tiles, len(found))
-    return in_image(found, torch.from_numpy(image.scale_xy), image.height, image.width), [step]
 
 
 def evaluate(
