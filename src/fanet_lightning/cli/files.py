@@ -135,6 +135,22 @@ def decoded_text(content: bytes) -> str:
     return text
 
 
+def lines_of(path: Path, what: str, remedy: str) -> list[str]:
+    """The lines of a list that a person has written.
+
+    Args:
+        what, remedy: for the error's line.
+
+    Raises:
+        InputError: no such file, or no text.
+    """
+    try:
+        return decoded_text(Path(path).read_bytes()).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise InputError(f"cannot read {what}: {reason}; {remedy}") from error
+
+
 def content_if_any(path: Path) -> bytes | None:
     """What a file holds that an earlier process may have left; None where there is none.
 
@@ -194,14 +210,8 @@ def read_image_list(path: Path) -> list[tuple[int, str]]:
     Raises:
         InputError: no such file, no name in it, or a name given twice.
     """
-    try:
-        lines = decoded_text(Path(path).read_bytes()).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise InputError(
-            f"cannot read the list of images {path}: {reason}; give a text file with one name a line"
-        ) from error
     names: dict[str, int] = {}
+    lines = lines_of(path, f"the list of images {path}", "give a text file with one name a line")
     for number, line in enumerate(lines, start=1):
         image_id = ("" if line.lstrip().startswith("#") else line.partition(" #")[0]).strip().removesuffix(".jpg")
         if image_id in names:

@@ -27,7 +27,7 @@ from urllib.parse import quote, unquote
 from filelock import FileLock, Timeout
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.files import decoded_text, replaced
+from fanet_lightning.cli.files import lines_of, replaced
 
 RECORD_FILE, LOG_FILE = "run.json", "train.log"
 LOCK_FILE, HOLDER_FILE = ".lock", ".lock.holder"
@@ -425,13 +425,7 @@ def read_training_images(path: Path) -> Listed:
     Raises:
         InputError: no such file, not text, a heading that counts other images than follow it, no image at all.
     """
-    try:
-        lines = decoded_text(path.read_bytes()).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise InputError(
-            f"cannot read the list of training images {path}: {reason}; give a text file with one image a line"
-        ) from error
+    lines = lines_of(path, f"the list of training images {path}", "give a text file with one image a line")
     scored: tuple[str | None, str | None] = (None, None)
     sections: list[tuple[str | None, str | None, int | None, list[str]]] = [(None, None, None, [])]
     for line in lines:

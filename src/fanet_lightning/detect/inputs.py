@@ -21,7 +21,7 @@ import urllib3.exceptions
 from PIL import Image
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.files import IMAGE_EXTENSIONS, decoded_text
+from fanet_lightning.cli.files import IMAGE_EXTENSIONS, lines_of
 from fanet_lightning.data.images import (
     JPEG_START,
     Image8,
@@ -257,13 +257,7 @@ def _of_file(path: Path, name: str) -> tuple[Item, str, bool]:
 
 
 def _listed(path: Path) -> Iterator[tuple[Item, str, bool]]:
-    try:
-        lines = decoded_text(path.read_bytes()).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text file"
-        raise InputError(
-            f"source={path}: the list cannot be read ({reason}); give one path or address a line"
-        ) from error
+    lines = lines_of(path, f"the list source={path}", "give one path or address a line")
     for entry in (line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")):
         if "://" in entry:
             yield from _stated(entry, entry)
