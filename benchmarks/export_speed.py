@@ -61,7 +61,7 @@ def sides(network: Any, images: Any, args: argparse.Namespace) -> dict[str, Call
 
     import torch
 
-    from fanet_lightning.detect.detector import OnnxBackend, TorchBackend
+    from fanet_lightning.detect.detector import ExportBackend, TorchBackend
     from fanet_lightning.export.onnx_graph import onnx_model
     from fanet_lightning.models.blocks import fuse
     from fanet_lightning.ops.anchors import AnchorGrid
@@ -86,7 +86,7 @@ def sides(network: Any, images: Any, args: argparse.Namespace) -> dict[str, Call
             path = Path(folder) / "model.onnx"
             model = onnx_model(network, SETTINGS, {}, dtype=dtype, calibration=calibration)
             path.write_bytes(model.SerializeToString())
-            session = OnnxBackend.open(path, device="cpu", threads=args.threads).session
+            session = ExportBackend.open(path, device="cpu", threads=args.threads).session
         found[f"onnxruntime {dtype}"] = partial(_boxes, session, pixels)
     bf16 = TorchBackend(fuse(network), detection=SETTINGS, precision="bf16-mixed")
     if args.bf16:

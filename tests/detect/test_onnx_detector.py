@@ -14,7 +14,7 @@ from matplotlib import cbook
 from fanet_lightning import FaceDetector
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.detect import detector as onnx_detector
-from fanet_lightning.detect.detector import OnnxBackend
+from fanet_lightning.detect.detector import ExportBackend
 from fanet_lightning.evaluate import __main__ as evaluate_main
 from fanet_lightning.ops.structures import Detections
 from tests.export.exported_files import shipped_onnx
@@ -68,7 +68,7 @@ def test_several_images_of_several_kinds(exported: FaceDetector, eager: FaceDete
 
 
 def test_it_knows_what_it_is(onnx_file: Path, exported: FaceDetector, eager: FaceDetector) -> None:
-    assert isinstance(exported.backend, OnnxBackend)
+    assert isinstance(exported.backend, ExportBackend)
     assert exported.detection == eager.detection and exported.network_options == eager.network_options
     assert exported.training_images == eager.training_images
     assert exported.source == onnx_file and exported.precision == "float32"
@@ -93,7 +93,7 @@ def test_onnxruntime_out_of_memory_is_said(exported: FaceDetector, monkeypatch: 
             raise RuntimeError(self.text)
 
     images = np.zeros((2, 3, 20, 30), np.uint8)
-    backend = OnnxBackend(Session(), {"detection": {}, "dtype": "float32"})
+    backend = ExportBackend(Session(), {"detection": {}, "dtype": "float32"})
     with pytest.raises(InputError, match="20 × 30 pixels at test scale is too large for memory"):
         backend.run(images)
     Session.text = "something else"

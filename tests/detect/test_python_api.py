@@ -27,7 +27,7 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.images import UnreadableImage, read_image_rgb
 from fanet_lightning.data.transforms import TestScale
 from fanet_lightning.detect import stream as image_stream
-from fanet_lightning.detect.multiscale import MultiScale, protocol_named, protocol_names, protocol_of
+from fanet_lightning.detect.protocols import MultiScale, protocol_named, protocol_names, protocol_of
 from fanet_lightning.detect.stream import image_rgb_of
 from fanet_lightning.detect.tiling import map_shapes
 from fanet_lightning.models.pretrained import DEFAULT_PROTOCOL, DEFAULT_THRESHOLD, load_model

@@ -21,7 +21,7 @@ from fanet_lightning.data.sources import WiderFaceSource, build_source
 from fanet_lightning.data.transforms import TestScale
 from fanet_lightning.detect.detector import FaceDetector
 from fanet_lightning.detect.journal import Journal
-from fanet_lightning.detect.multiscale import TwoSizes
+from fanet_lightning.detect.protocols import TwoSizes
 from fanet_lightning.evaluate import __main__ as verb_main
 from fanet_lightning.evaluate import runner as inference
 from fanet_lightning.evaluate.__main__ import choose_split, data_of_run
@@ -176,7 +176,7 @@ def test_an_image_of_a_hundred_megapixels(
     checkpoint: Path, tmp_path: Path, protocol: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """10,000 × 10,000, as if memory held 25 of them: tiles where the protocol does not shrink it."""
-    from fanet_lightning.detect.multiscale import protocol_settings
+    from fanet_lightning.detect.protocols import protocol_settings
 
     source, out = Source(tmp_path, [(64, 96)]), tmp_path / "out"
     tile = np.random.default_rng(0).integers(0, 256, (500, 500, 3), dtype=np.uint8)

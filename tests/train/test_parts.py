@@ -13,7 +13,7 @@ import torch
 from fanet_lightning.cli.config import read_words
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.folder.convert import main as convert
-from fanet_lightning.detect.multiscale import build_protocol, full_settings, protocol_names, protocol_settings
+from fanet_lightning.detect.protocols import build_protocol, full_settings, protocol_names, protocol_settings
 from fanet_lightning.models.fanet import build_network
 from fanet_lightning.models.pretrained import load_model
 from fanet_lightning.ops.anchors import AnchorGrid
@@ -183,7 +183,7 @@ def test_protocol_of_ones_own(examples: Path) -> None:
     for name in protocol_names():  # whatever the group was before
         other: Any = build_protocol({**protocol_settings(name), "_target_": "own_protocol.SamePixels", "pixels": 10000})
         assert other.target_size(100, 400) == (50, 200)
-    several = "fanet_lightning.detect.multiscale.MultiScale"
+    several = "fanet_lightning.detect.protocols.MultiScale"
     assert build_protocol({"_target_": several, "kind": "original", "keep": 3}).keep == 3  # type: ignore[union-attr]
 
 
@@ -229,7 +229,7 @@ class Shallow(torch.nn.Module):
         (["data._target_=own_callback.Hardest"], r"data\._target_=own_callback\.Hardest .*ground_truth"),
         (["data._target_=nowhere.Faces"], r"data\._target_=nowhere"),
         (["protocol._target_=own_callback.Hardest"], r"protocol\._target_=.*TestScale"),
-        (["protocol._target_=fanet_lightning.detect.multiscale.MultiScale"], "protocol=.*one scale"),
+        (["protocol._target_=fanet_lightning.detect.protocols.MultiScale"], "protocol=.*one scale"),
     ],
 )
 def test_a_part_that_is_none_is_one_line_before_anything_is_made(

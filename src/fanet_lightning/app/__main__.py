@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     from fanet_lightning.app.settings import Settings
     from fanet_lightning.cli.config import plain
     from fanet_lightning.detect.detector import open_detector
-    from fanet_lightning.detect.multiscale import build_protocol
+    from fanet_lightning.detect.protocols import build_protocol
 
     settings = Settings(**plain(config))
     build_protocol(settings.protocol)

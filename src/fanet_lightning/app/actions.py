@@ -27,7 +27,7 @@ from fanet_lightning.app.results import (
 from fanet_lightning.app.settings import Settings
 from fanet_lightning.cli.errors import InputError, counted
 from fanet_lightning.detect.detector import FaceDetector
-from fanet_lightning.detect.multiscale import AnyProtocol
+from fanet_lightning.detect.protocols import AnyProtocol
 from fanet_lightning.detect.video import VideoReader, VideoWriter
 
 EMPTY = "Drop an image, paste one, choose a file, or take one with the camera. Several at a time: the next tab."

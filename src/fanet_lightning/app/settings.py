@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.detect.multiscale import protocol_settings
+from fanet_lightning.detect.protocols import protocol_settings
 from fanet_lightning.models.pretrained import DEFAULT_PROTOCOL, DEFAULT_THRESHOLD
 
 # The ends of the threshold's slider. Faces below the lowest are not looked for: most of them are none.

@@ -77,8 +77,8 @@ def main(argv: list[str]) -> int:
         print("track=true: there is no video among the sources", file=sys.stderr)
     # What follows takes seconds to be imported; mistakes in the words above have been told by now.
     from fanet_lightning.detect.detector import open_detector
-    from fanet_lightning.detect.multiscale import build_protocol
     from fanet_lightning.detect.outputs import Saving
+    from fanet_lightning.detect.protocols import build_protocol
     from fanet_lightning.detect.run import VideoOptions, detect_sources
     from fanet_lightning.models.pretrained import weights_file
 

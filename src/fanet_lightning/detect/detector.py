@@ -29,7 +29,7 @@ from fanet_lightning.cli.device import (
 from fanet_lightning.cli.errors import InputError, first_line
 from fanet_lightning.cli.provenance import TrainingImages, from_plain
 from fanet_lightning.data.transforms import AUTO, SMALLEST_TILE_PIXELS, TilePixels
-from fanet_lightning.detect.multiscale import AnyProtocol, Backend, Found, protocol_of
+from fanet_lightning.detect.protocols import AnyProtocol, Backend, Found, protocol_of
 from fanet_lightning.detect.selection import Threshold
 from fanet_lightning.detect.stream import DetectOptions, OneImage, StreamSettings, in_order, is_one_image
 from fanet_lightning.detect.tiling import PixelLimit, find_in_tiles, tiles
@@ -154,7 +154,7 @@ class TorchBackend:
         return output
 
 
-class OnnxBackend:
+class ExportBackend:
     """A file of ``fanet export``, in onnxruntime or in OpenVINO: images are computed whole, no tiles.
 
     Score floor, top-k and NMS are those in the file; ``detection`` says which.
@@ -348,7 +348,7 @@ class FaceDetector:
     """A trained network with its test-time settings.
 
     Args:
-        backend: what computes, :class:`TorchBackend` or :class:`OnnxBackend`.
+        backend: what computes, :class:`TorchBackend` or :class:`ExportBackend`.
         batch_size: of several images, so many that have the same size at test scale go through the network together,
             as far as memory goes. None: 8, on a CPU of 640 × 480 pixels in all at most (there small images gain by it,
             96 × 96 more than half of the time, larger ones hardly); 1 with an export.
@@ -465,7 +465,7 @@ class FaceDetector:
             InputError: no such file, one of something else, onnxruntime is missing or cannot run it as asked.
         """
         path = Path(path).expanduser()
-        backend = OnnxBackend.open(path, device=device, providers=providers, threads=threads)
+        backend = ExportBackend.open(path, device=device, providers=providers, threads=threads)
         return cls._of_export(backend, path, batch_size)
 
     @classmethod
@@ -483,10 +483,10 @@ class FaceDetector:
             InputError: as :meth:`from_onnx`.
         """
         path = Path(path).expanduser()
-        return cls._of_export(OnnxBackend.open_openvino(path, device=device, threads=threads), path, batch_size)
+        return cls._of_export(ExportBackend.open_openvino(path, device=device, threads=threads), path, batch_size)
 
     @classmethod
-    def _of_export(cls, backend: OnnxBackend, path: Path, batch_size: int | None) -> Self:
+    def _of_export(cls, backend: ExportBackend, path: Path, batch_size: int | None) -> Self:
         return cls(
             backend, batch_size=batch_size, source=path, network_options=backend.metadata["network"],
             training_images=backend.metadata["training_images"],

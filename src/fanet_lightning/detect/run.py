@@ -18,7 +18,6 @@ from fanet_lightning.cli.provenance import locked
 from fanet_lightning.data.images import Image8
 from fanet_lightning.detect.detector import FaceDetector
 from fanet_lightning.detect.inputs import RESULT_FOLDERS, Item, Limits, Loaded, Sources, load
-from fanet_lightning.detect.multiscale import build_protocol, full_settings
 from fanet_lightning.detect.outputs import (
     FRAMES,
     UNFINISHED,
@@ -30,6 +29,7 @@ from fanet_lightning.detect.outputs import (
     write_json,
     write_parts,
 )
+from fanet_lightning.detect.protocols import build_protocol, full_settings
 from fanet_lightning.detect.selection import Selection, Threshold
 from fanet_lightning.detect.stream import Progress, StreamSettings, in_threads, ready_bytes
 from fanet_lightning.detect.tracking import LOW_SCORE, ByteTrack, FrameFaces, tracked
@@ -154,7 +154,7 @@ def detect_sources(
     Args:
         sources: of :func:`fanet_lightning.detect.inputs.find_sources`.
         detector: any :class:`FaceDetector`.
-        protocol: ``name`` and what :func:`fanet_lightning.detect.multiscale.build_protocol` reads.
+        protocol: ``name`` and what :func:`fanet_lightning.detect.protocols.build_protocol` reads.
         out: folder, made if need be.
         threshold, min_face, max_faces, rotate: as of :meth:`FaceDetector.detect`.
         saving: default: images with boxes, and the JSON.

@@ -21,7 +21,7 @@ from torch import Tensor
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.images import BACKGROUND, Image8, pillow_image_rgb, read_image_rgb, read_shrunk_rgb
 from fanet_lightning.data.transforms import TestScale
-from fanet_lightning.detect.multiscale import Backend, PassRecord, ScaleProtocol, TwoSizes, joined
+from fanet_lightning.detect.protocols import Backend, PassRecord, ScaleProtocol, TwoSizes, joined
 from fanet_lightning.detect.selection import ROTATIONS, Selection, Threshold
 from fanet_lightning.ops.boxes import clip
 from fanet_lightning.ops.structures import Detections

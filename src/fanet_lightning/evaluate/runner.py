@@ -32,7 +32,7 @@ from fanet_lightning.data.records import ImageRecord
 from fanet_lightning.data.transforms import TestScale
 from fanet_lightning.detect.detector import FaceDetector, open_detector
 from fanet_lightning.detect.journal import Journal
-from fanet_lightning.detect.multiscale import PassRecord, ScaleProtocol, build_protocol, full_settings
+from fanet_lightning.detect.protocols import PassRecord, ScaleProtocol, build_protocol, full_settings
 from fanet_lightning.detect.stream import StreamSettings, found_in, in_threads, ready_bytes
 from fanet_lightning.models.pretrained import locate, name_of, weights_file
 from fanet_lightning.ops.draw import annotate
@@ -186,7 +186,7 @@ def evaluate(
         checkpoint: file that ``train`` has written, or a model: see :func:`fanet_lightning.models.pretrained.locate`;
             or an ``.onnx`` file of ``export``, which onnxruntime runs.
         source: what :func:`fanet_lightning.data.sources.build_source` made.
-        protocol: ``name`` and what :func:`fanet_lightning.detect.multiscale.build_protocol` reads.
+        protocol: ``name`` and what :func:`fanet_lightning.detect.protocols.build_protocol` reads.
         out: folder, made if need be.
         device: ``auto``, ``cpu``, ``cuda`` …
         precision: ``auto``, ``32-true`` or ``bf16-mixed``.

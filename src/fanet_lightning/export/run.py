@@ -24,7 +24,7 @@ from fanet_lightning.cli.errors import InputError, counted, is_whole
 from fanet_lightning.cli.files import check_writable, file_sha256, has_image_extension, walk_files
 from fanet_lightning.cli.provenance import to_plain
 from fanet_lightning.data.images import read_image_rgb
-from fanet_lightning.detect.detector import FORMAT_VERSION, INPUT_NAME, PREFIX, OnnxBackend, TorchBackend
+from fanet_lightning.detect.detector import FORMAT_VERSION, INPUT_NAME, PREFIX, ExportBackend, TorchBackend
 from fanet_lightning.export.graph import quiet, write_torch_export, write_torchscript
 from fanet_lightning.export.onnx_graph import OPSETS, need_packages, onnx_model, write_openvino
 from fanet_lightning.export.verify import BOX_LIMIT, SCORE_LIMIT, SHOWN, Comparison, Run, compare, speeds
@@ -258,7 +258,7 @@ def image_files(folder: Path, key: str, most: int) -> list[Path]:
 def runner(path: Path, form: str) -> Run:
     """The file in its own runtime: (B, 3, H, W) uint8 RGB → boxes, scores, image_index, as arrays."""
     if form in ("onnx", "openvino"):
-        return (OnnxBackend.open if form == "onnx" else OnnxBackend.open_openvino)(path, device="cpu").run
+        return (ExportBackend.open if form == "onnx" else ExportBackend.open_openvino)(path, device="cpu").run
     import torchvision  # noqa: F401  as the file's own notes ask for
 
     jit: Any = torch.jit

@@ -60,7 +60,7 @@ from fanet_lightning.cli.provenance import (
 from fanet_lightning.data.datamodule import FaceDataModule, check_cache
 from fanet_lightning.data.sources import build_source
 from fanet_lightning.data.transforms import TestScale, build_augment
-from fanet_lightning.detect.multiscale import build_protocol, protocol_names, protocol_settings
+from fanet_lightning.detect.protocols import build_protocol, protocol_names, protocol_settings
 from fanet_lightning.evaluate.runner import evaluate
 from fanet_lightning.models.fanet import OPTIONS, flops, inference_parameters
 from fanet_lightning.models.pretrained import Model, load_model, read_checkpoint

@@ -63,7 +63,7 @@ class Found(NamedTuple):
 
 
 class Backend(Protocol):
-    """What computes faces: :class:`fanet_lightning.detect.detector.TorchBackend` or ``OnnxBackend``.
+    """What computes faces: :class:`fanet_lightning.detect.detector.TorchBackend` or ``ExportBackend``.
 
     ``runs_on``       the device, ``cpu``, ``cuda:1`` …; ``precision`` there.
     ``detection``     all four settings of :func:`fanet_lightning.ops.postprocess.detect`.

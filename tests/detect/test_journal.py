@@ -11,7 +11,7 @@ import torch
 from fanet_lightning.cli.provenance import code_sha256
 from fanet_lightning.data.records import ImageRecord
 from fanet_lightning.detect.journal import Journal
-from fanet_lightning.detect.multiscale import PassRecord
+from fanet_lightning.detect.protocols import PassRecord
 from fanet_lightning.evaluate.runner import Inferred, done_before, images_sha256, to_plain
 from fanet_lightning.ops.structures import Detections
 from tests.score.helpers import invalid, refused

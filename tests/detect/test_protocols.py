@@ -21,7 +21,7 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.images import read_image_rgb
 from fanet_lightning.data.sources import build_source
 from fanet_lightning.data.transforms import AUTO, TestScale, TilePixels
-from fanet_lightning.detect.multiscale import Found, MultiScale, Pass, TwoSizes, build_protocol, full_settings
+from fanet_lightning.detect.protocols import Found, MultiScale, Pass, TwoSizes, build_protocol, full_settings
 from fanet_lightning.evaluate.runner import evaluate
 from fanet_lightning.models.fanet import build_network
 from fanet_lightning.ops.boxes import pairwise_iou
