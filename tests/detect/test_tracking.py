@@ -48,21 +48,21 @@ def assert_boxes(found: FrameFaces, *expected: list[float]) -> None:
 
 
 def test_a_gap_between_two_sightings_is_filled_in_a_straight_line() -> None:
-    seen = [*range(5), *range(15, 20)]
-    scores = {4: 0.8, 15: 0.58}
-    found = followed([faces(*([(walker(k), scores.get(k, 0.9))] if k in seen else NOBODY)) for k in range(20)])
+    seen = [*range(5), *range(30, 35)]
+    scores = {4: 0.8, 30: 0.54}
+    found = followed([faces(*([(walker(k), scores.get(k, 0.9))] if k in seen else NOBODY)) for k in range(35)])
     for k, item in enumerate(found):
         assert_boxes(item, walker(k))
         assert (item.track_id, item.filled) == ([1], [k not in seen])
-    assert found[6].detections.scores.tolist() == pytest.approx([0.76])  # two elevenths of the way from 0.8 to 0.58
+    assert found[6].detections.scores.tolist() == pytest.approx([0.78])  # two of 26 steps from 0.8 to 0.54
 
 
 def test_a_longer_gap_is_left_open_but_for_its_ends() -> None:
-    seen = [*range(5), *range(16, 20)]
-    found = followed([faces(*([(walker(k), 0.9)] if k in seen else NOBODY)) for k in range(20)])
+    seen = [*range(5), *range(31, 35)]
+    found = followed([faces(*([(walker(k), 0.9)] if k in seen else NOBODY)) for k in range(35)])
     for k, item in enumerate(found):
-        # Five frames on and five back from a sighting, at the speed that the face had.
-        if k == 10:
+        # Ten frames on and ten back from a sighting, at the speed that the face had.
+        if 15 <= k < 21:
             assert len(item.detections) == 0 and item.track_id == [] == item.filled
         else:
             assert_boxes(item, walker(k))
@@ -74,13 +74,13 @@ def test_a_face_at_the_border_is_covered_before_it_is_seen_and_inside_the_image(
     found = followed(
         [faces(*([([6.0 * k - 60, 10, 6.0 * k - 20, 50], 0.9)] if k >= 10 else NOBODY)) for k in range(16)]
     )
-    assert [len(item.detections) for item in found] == [0] * 5 + [1] * 11
+    assert [len(item.detections) for item in found] == [0] * 4 + [1] * 12
     assert_boxes(found[9], [0, 10, 34, 50])
     assert_boxes(found[5], [0, 10, 10, 50])
     # A single sighting stays where it is.
-    once = followed([faces(*([(walker(0), 0.9)] if k == 7 else NOBODY)) for k in range(20)])
-    assert [k for k in range(20) if len(once[k].detections)] == list(range(2, 13))
-    assert_boxes(once[12], walker(0))
+    once = followed([faces(*([(walker(0), 0.9)] if k == 12 else NOBODY)) for k in range(30)])
+    assert [k for k in range(30) if len(once[k].detections)] == list(range(2, 23))
+    assert_boxes(once[22], walker(0))
 
 
 def test_low_scores_continue_an_identity_and_begin_none() -> None:

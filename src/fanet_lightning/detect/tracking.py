@@ -17,9 +17,9 @@ from fanet_lightning.ops.structures import Detections
 # ByteTrack's lower threshold: boxes of this score and more continue an identity, they begin none.
 LOW_SCORE = 0.2
 # Frames between two sightings of an identity that are filled; so many wait in memory until they are written.
-LONGEST_GAP = 10
+LONGEST_GAP = 25
 # Frames for which a face is covered before it is first seen and after it is last seen.
-AROUND = 5
+AROUND = 10
 # Of a face's first or last sightings, for its speed there.
 _SPEED_SIGHTINGS = 4
 
