@@ -35,11 +35,15 @@ def taken(found: Matches, face: int = 0, image: int = 0) -> list[int]:
     return (found.face_index[image] == face).nonzero().flatten().tolist()
 
 
-def test_mean_plus_deviation_by_hand() -> None:
-    """IoUs of the 3 x 3: 1, four of 0.6, four of 144 / 368 = 0.391. Mean 0.5517, deviation (over 8) 0.1979: 0.7496."""
-    found = assign_atss(ONE_MAP, faces_in([ON_AN_ANCHOR]), 1)
-    assert taken(found) == [5]
-    assert found.unmatched_faces.item() == 0
+def test_both_by_hand() -> None:
+    """IoUs of the 3 x 3: 1, four of 0.6, four of 144 / 368 = 0.391.
+
+    ATSS: mean 0.5517, deviation (over 8) 0.1979, threshold 0.7496. SimOTA: the sum is 4.97, so 4 anchors: number 5,
+    then the first 3 of equal ones.
+    """
+    for assign, expected in ((atss, [5]), (simota, [1, 4, 5, 6])):
+        found = assign(ONE_MAP, faces_in([ON_AN_ANCHOR]), 1)
+        assert taken(found) == expected and found.unmatched_faces.item() == 0
 
 
 @pytest.mark.parametrize(("box", "inside"), [((2.5, 2.5, 5.5, 5.5), 0), ((2, 2, 6, 6), 0), ((1.5, 1.5, 5.5, 5.5), 1)])
@@ -52,12 +56,10 @@ def test_a_positive_has_its_center_inside(box: tuple[float, ...], inside: int) -
 
 
 def test_the_larger_overlap_keeps_the_anchor_and_equal_ones_go_to_the_first() -> None:
-    shifted = (-1, -2, 15, 14)
-    both = assign_atss(ONE_MAP, faces_in([shifted, ON_AN_ANCHOR]), 1)
+    both = assign_atss(ONE_MAP, faces_in([(-1, -2, 15, 14), ON_AN_ANCHOR]), 1)
     assert both.face_index[0, 5].item() == 1
     equal = assign_atss(ONE_MAP, faces_in([ON_AN_ANCHOR, ON_AN_ANCHOR]), 1)
-    assert equal.face_index[0, 5].item() == 0
-    assert equal.unmatched_faces.item() == 1
+    assert equal.face_index[0, 5].item() == 0 and equal.unmatched_faces.item() == 1
 
 
 @settings(deadline=None, max_examples=200)
@@ -75,13 +77,6 @@ def test_atss_follows_its_rule(counts: list[int], size: tuple[int, int], k: int,
     if not close:
         assert found.face_index.tolist() == expected
         assert found.unmatched_faces.item() == unmatched
-
-
-def test_dynamic_k_and_cost_by_hand() -> None:
-    """IoUs of the 3 x 3: 1 + 4 · 0.6 + 4 · 0.391 = 4.97, so 4 anchors: number 5, then the first 3 of equal ones."""
-    found = assign_simota(ONE_MAP, faces_in([ON_AN_ANCHOR]), untrained(ONE_MAP))
-    assert taken(found) == [1, 4, 5, 6]
-    assert found.unmatched_faces.item() == 0
 
 
 def test_the_score_is_part_of_the_cost() -> None:

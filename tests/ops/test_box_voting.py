@@ -53,19 +53,14 @@ def test_an_overlap_equal_to_the_threshold_merges() -> None:
     assert vote((A, 0.6), ([0, 0, 10, 2.9], 0.5)) == [(A, 0.6), ([0, 0, 10, 2.9], 0.5)]
 
 
-def test_only_the_leader_takes_others() -> None:
+def test_only_the_leader_takes_others_and_at_equal_scores_the_first_leads() -> None:
     """The middle box overlaps both neighbours by 6 / 14, they each other by 2 / 18: the best is not the middle one."""
     left, middle, right = A, [4.0, 0, 14, 10], [8.0, 0, 18, 10]
     assert vote((left, 0.8), (middle, 0.4), (right, 0.6)) == [([4 / 3, 0, 10 + 4 / 3, 10], 0.8), (right, 0.6)]
     # With the middle one as leader all three are one face.
     assert vote((left, 0.4), (middle, 0.8), (right, 0.4)) == [(middle, 0.8)]
-
-
-def test_at_equal_scores_the_first_leads() -> None:
-    left, right = A, [4.0, 0, 14, 10]
-    far = [8.0, 0, 18, 10]
-    assert vote((left, 0.5), (right, 0.5), (far, 0.5)) == [([2, 0, 12, 10], 0.5), (far, 0.5)]
-    assert vote((far, 0.5), (right, 0.5), (left, 0.5)) == [([6, 0, 16, 10], 0.5), (left, 0.5)]
+    assert vote((left, 0.5), (middle, 0.5), (right, 0.5)) == [([2, 0, 12, 10], 0.5), (right, 0.5)]
+    assert vote((right, 0.5), (middle, 0.5), (left, 0.5)) == [([6, 0, 16, 10], 0.5), (left, 0.5)]
 
 
 def test_what_nothing_agrees_with_stays_unless_told_otherwise() -> None:
@@ -77,13 +72,6 @@ def test_what_nothing_agrees_with_stays_unless_told_otherwise() -> None:
     assert vote() == [] and vote(keep_singles=False) == []
 
 
-def test_a_lone_box_comes_out_as_it_went_in() -> None:
-    boxes_xyxy = torch.rand(200, 4) + torch.arange(200)[:, None] * 10 + torch.tensor([0, 0, 2, 2])
-    scores = torch.rand(200).sort(descending=True).values
-    found = box_vote(boxes_xyxy, scores)
-    assert torch.equal(found.boxes_xyxy, boxes_xyxy) and torch.equal(found.scores, scores)
-
-
 @pytest.mark.filterwarnings("error")
 def test_boxes_without_area_and_scores_of_zero() -> None:
     point = [5.0, 5, 5, 5]
@@ -93,14 +81,7 @@ def test_boxes_without_area_and_scores_of_zero() -> None:
 
 @pytest.mark.parametrize(
     ("boxes", "scores", "options", "message"),
-    [
-        ((3, 4), (2,), {}, r"boxes \(3, 4\) and scores \(2,\)"),
-        ((2, 5), (2,), {}, r"boxes \(2, 5\)"),
-        ((2, 4), (2, 1), {}, r"scores \(2, 1\)"),
-        ((2, 4), (2,), {"iou": 0.0}, r"iou=0.0"),
-        ((2, 4), (2,), {"iou": 1.1}, r"iou=1.1"),
-        ((2, 4), (2,), {"keep": -1}, r"keep=-1"),
-    ],
+    [((3, 4), (2,), {}, r"boxes \(3, 4\) and scores \(2,\)"), ((2, 4), (2,), {"iou": 0.0}, r"iou=0.0")],
 )
 def test_mistakes(boxes: tuple[int, ...], scores: tuple[int, ...], options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -124,15 +105,9 @@ def clustered(count: int, spread: float, ties: bool, whole: bool, seed: int) -> 
 
 @settings(deadline=None, max_examples=100)
 @given(
-    st.integers(0, 60),
-    st.sampled_from([10.0, 100.0, 2000.0]),
-    st.booleans(),
-    st.booleans(),
-    st.integers(0, 10_000),
-    st.sampled_from([0.05, 0.3, 0.5, 0.75, 1.0]),
-    st.sampled_from([3, 750]),
-    st.booleans(),
-)
+    st.integers(0, 60), st.sampled_from([10.0, 100.0, 2000.0]), st.booleans(), st.booleans(), st.integers(0, 10_000),
+    st.sampled_from([0.05, 0.3, 0.5, 0.75, 1.0]), st.sampled_from([3, 750]), st.booleans(),
+)  # fmt: skip
 def test_equals_one_box_at_a_time(
     count: int, spread: float, ties: bool, whole: bool, seed: int, iou: float, keep: int, keep_singles: bool
 ) -> None:

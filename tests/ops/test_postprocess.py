@@ -44,9 +44,12 @@ def slow_detect(
 
 
 def test_a_face_is_an_anchor_with_its_softmax_score() -> None:
-    (found,) = detect(heads_with({7: 0.9}), GRID)
+    last = heads_with({7: 0.9}).hierarchies
+    (found,) = detect(NetworkOutput([*heads_with({0: 0.9}).hierarchies, *last], []), GRID)  # the last is the detector
     assert found.boxes_xyxy.tolist() == [anchor_box(7)] == [[2, -2, 18, 14]]
     assert found.scores.tolist() == pytest.approx([0.9])
+    with pytest.raises(ValueError, match=r"40.*39"):
+        detect(heads_with({}, anchors=40), GRID)
 
 
 def test_nms_leaves_the_better_of_two_neighbours() -> None:
@@ -69,10 +72,7 @@ def test_floor_top_k_and_keep() -> None:
     # Cut before NMS: neighbour 1 uses up a place.
     (found,) = detect(heads_with(scores | {1: 0.85}), GRID, top_k=3)
     assert found.scores.tolist() == pytest.approx([0.9, 0.8])
-
-
-def test_a_score_equal_to_the_floor_passes() -> None:
-    (found,) = detect(heads_with({0: 0.5}), GRID, score_floor=0.5)
+    (found,) = detect(heads_with({0: 0.5}), GRID, score_floor=0.5)  # one that equals it passes
     assert found.scores.tolist() == [0.5]
 
 
@@ -95,22 +95,11 @@ def test_what_is_not_finite_never_comes_out() -> None:
         assert found.scores[0].item() == pytest.approx(0.7)
 
 
-def test_the_last_hierarchy_is_the_detector() -> None:
-    first, last = heads_with({0: 0.9}).hierarchies[0], heads_with({25: 0.6}).hierarchies[0]
-    (found,) = detect(NetworkOutput([first, last], []), GRID)
-    assert found.boxes_xyxy.tolist() == [anchor_box(25)]
-
-
 @settings(deadline=None, max_examples=60)
 @given(
-    st.integers(0, 10_000),
-    st.integers(1, 3),
-    st.sampled_from([0.01, 0.3, 0.5]),
-    st.sampled_from([3, 10, 5000]),
-    st.sampled_from([0.3, 0.5]),
-    st.sampled_from([2, 750]),
-    st.booleans(),
-)
+    st.integers(0, 10_000), st.integers(1, 3), st.sampled_from([0.01, 0.3, 0.5]), st.sampled_from([3, 10, 5000]),
+    st.sampled_from([0.3, 0.5]), st.sampled_from([2, 750]), st.booleans(),
+)  # fmt: skip
 def test_equals_plain_loops(
     seed: int, batch_size: int, floor: float, top_k: int, iou: float, keep: int, ties: bool
 ) -> None:
@@ -165,8 +154,3 @@ def test_half_precision_heads_are_read_in_float32() -> None:
     for found, expected in zip(detect(narrow, GRID), detect(wide, GRID), strict=True):
         assert found.boxes_xyxy.dtype == found.scores.dtype == torch.float32
         assert torch.equal(found.scores, expected.scores) and torch.equal(found.boxes_xyxy, expected.boxes_xyxy)
-
-
-def test_mistakes() -> None:
-    with pytest.raises(ValueError, match=r"40.*39"):
-        detect(heads_with({}, anchors=40), GRID)

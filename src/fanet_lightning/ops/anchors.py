@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -17,7 +18,8 @@ class AnchorGrid:
     """The anchors of one input size, hashable, so that boxes are computed once per shape and device.
 
     ``map_shapes`` (height, width) in cells of each map, ``strides`` and ``sizes`` in pixels of the input.
-    Anchors are numbered map by map, row by row; the center of cell i lies at (i + 0.5) × stride, nothing is clipped.
+    Anchors are numbered map by map, row by row; the center of cell i is at (i + 0.5) × stride, nothing is clipped.
+    ValueError: not one of each per map.
     """
 
     map_shapes: tuple[tuple[int, int], ...]
@@ -26,10 +28,7 @@ class AnchorGrid:
 
     def __post_init__(self) -> None:
         if not len(self.map_shapes) == len(self.strides) == len(self.sizes):
-            raise ValueError(
-                f"{len(self.map_shapes)} map shapes, {len(self.strides)} strides and {len(self.sizes)} sizes: "
-                "give one of each per detection map"
-            )
+            raise ValueError(f"map_shapes, strides, sizes: one of each per map, not {self}")
 
     @property
     def count(self) -> int:
@@ -39,11 +38,7 @@ class AnchorGrid:
     @property
     def starts(self) -> tuple[int, ...]:
         """Index of each map's first anchor, L entries."""
-        starts, total = [], 0
-        for height, width in self.map_shapes:
-            starts.append(total)
-            total += height * width
-        return tuple(starts)
+        return tuple(accumulate((height * width for height, width in self.map_shapes[:-1]), initial=0))
 
     def boxes_cxcywh(self, device: torch.device | str = "cpu") -> Tensor:
         """(A, 4) float32: center x, center y, width, height, pixels of the input. Cached: do not write into it."""

@@ -1,7 +1,6 @@
 """Faces drawn into an image: boxes colored by confidence, and a color bar next to it (paper, figure 9).
 
-Everything here is NumPy, OpenCV and Pillow: no matplotlib figure is built per image, so a video can be drawn as fast
-as it is read (docs/experiments.md).
+NumPy, OpenCV and Pillow alone: a matplotlib figure per image takes 300 times as long (docs/experiments.md).
 """
 
 import os
@@ -14,8 +13,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont, ImageOps
-
-__all__ = ["annotate", "bar_width", "confidence_colors", "outlined"]
 
 ImageLike = npt.NDArray[np.uint8] | Image.Image | str | os.PathLike[str]
 
@@ -35,18 +32,18 @@ LINE_PER_FACE = 1 / 6
 THINNEST_PER_SIDE = 1 / 2000
 
 
+# The 256 colors of matplotlib's turbo, RGB; OpenCV's table equals it and loads in a tenth of the time.
+_RAMP: npt.NDArray[Any] = np.arange(256, dtype=np.uint8)[:, None]
+TURBO_RGB = np.asarray(cv2.applyColorMap(_RAMP, cv2.COLORMAP_TURBO)[:, 0, ::-1], dtype=np.uint8)
+
+
 def confidence_colors(scores: npt.ArrayLike) -> npt.NDArray[np.uint8]:
-    """The color of each confidence, of the bright part of matplotlib's ``turbo``: blue at 0, green at 0.5, red at 1.
+    """(D,) confidences → (D, 3) uint8 RGB of the bright part of ``turbo``: blue at 0, green at 0.5, red at 1.
 
-    Args:
-        scores: (D,) in [0, 1]; values outside are clipped, NaN counts as 0.
-
-    Returns:
-        (D, 3) uint8 RGB.
+    Values outside [0, 1] are clipped, NaN counts as 0.
     """
-    values = np.nan_to_num(np.asarray(scores, dtype=np.float64).reshape(-1), nan=0.0)
-    shares = TURBO_FROM + (TURBO_TO - TURBO_FROM) * np.clip(values, 0.0, 1.0)
-    return _turbo_rgb()[np.minimum((shares * 256).astype(np.int64), 255)]
+    values = np.clip(np.nan_to_num(np.asarray(scores, dtype=np.float64).reshape(-1), nan=0.0), 0.0, 1.0)
+    return TURBO_RGB[np.minimum(((TURBO_FROM + (TURBO_TO - TURBO_FROM) * values) * 256).astype(np.int64), 255)]
 
 
 def annotate(
@@ -69,28 +66,39 @@ def annotate(
             is not drawn.
         scores: (D,) in [0, 1].
         faces_xyxy: (F, 4) annotated faces, beneath as thin white frames.
-        bar: add a color bar with ticks from 0 to 1 at the right: the result is ``bar_width(H, W)`` pixels wider.
+        bar: add a color bar with ticks from 0 to 1 at the right, which makes the image wider.
         labels: write each score above its face; or these texts.
 
     Returns:
-        (H, W, 3), with the bar (H, W + bar_width(H, W), 3), uint8: a new array.
+        (H, W, 3), wider with the bar, uint8: a new array.
 
     Raises:
         ValueError: the image is not (H, W, 3) uint8, or boxes and scores do not belong together.
     """
-    image_rgb = checked_image(image_rgb)
-    boxes = checked_boxes(boxes_xyxy)
-    confidences = np.asarray(scores, dtype=np.float64).reshape(-1)
+    boxes, confidences = checked_boxes(boxes_xyxy), np.asarray(scores, dtype=np.float64).reshape(-1)
     if len(confidences) != len(boxes):
         raise ValueError(f"{len(boxes)} boxes, but {len(confidences)} scores")
-    height, width = image_rgb.shape[:2]
-    added = bar_width(height, width) if bar else 0
-    drawn = np.empty((height, width + added, 3), dtype=np.uint8)
-    drawn[:, :width] = outlined(image_rgb, faces_xyxy, WHITE) if np.size(faces_xyxy) else image_rgb
-    if bar:
-        drawn[:, width:] = _color_bar(height, _font_size(height, width))
-    texts = [f"{score:.2f}" for score in confidences] if labels is True else list(labels or ())
-    _draw_boxes(drawn[:, :width], boxes, confidences, texts)
+    image = checked_image(image_rgb)
+    height, width = image.shape[:2]
+    font = _font_size(height, width)
+    drawn = np.hstack([image, _color_bar(height, font)]) if bar else image.copy()
+    image = drawn[:, :width]
+    _outline(image, faces_xyxy, WHITE, 1)
+    longer = max(height, width)
+    thinnest, thickest = max(1, round(longer * THINNEST_PER_SIDE)), max(1, round(longer * LINE_PER_SIDE))
+    order = np.argsort(confidences, kind="stable")
+    order = order[_is_visible(boxes, height, width)[order]]
+    boxes = boxes[order]
+    colors = confidence_colors(confidences[order]).tolist()
+    sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
+    frames = _frames(boxes, np.clip(np.round(sides * LINE_PER_FACE), thinnest, thickest).astype(int), height, width)
+    for frame, color in zip(frames, colors, strict=True):
+        _draw_frame(image, frame, color)
+    if labels:
+        texts = [f"{score:.2f}" for score in confidences] if labels is True else labels
+        sizes = np.clip((sides * FONT_PER_FACE).astype(int), SMALLEST_FONT, font).tolist()
+        for (left, top, *_), index, size, color in zip(frames, order, sizes, colors, strict=True):
+            _label(image, left, top, _text_patch(texts[index], size, tuple(color)))
     return drawn
 
 
@@ -102,11 +110,15 @@ def outlined(
     ``line``: width of the bright line in pixels; it has a dark casing.
     """
     drawn = checked_image(image_rgb).copy()
+    _outline(drawn, boxes_xyxy, color, line)
+    return drawn
+
+
+def _outline(drawn: npt.NDArray[np.uint8], boxes_xyxy: npt.ArrayLike, color: tuple[int, int, int], line: int) -> None:
     boxes = checked_boxes(boxes_xyxy)
     boxes = boxes[_is_visible(boxes, *drawn.shape[:2])]
     for frame in _frames(boxes, np.full(len(boxes), line), *drawn.shape[:2]):
         _draw_frame(drawn, frame, color)
-    return drawn
 
 
 def upright_rgb(image: ImageLike) -> npt.NDArray[np.uint8]:
@@ -117,11 +129,6 @@ def upright_rgb(image: ImageLike) -> npt.NDArray[np.uint8]:
     if isinstance(image, Image.Image):
         return np.array(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
     return image
-
-
-def bar_width(height: int, width: int) -> int:
-    """How many pixels the color bar adds to an image's width."""
-    return int(_color_bar(height, _font_size(height, width)).shape[1])
 
 
 def checked_image(image_rgb: npt.ArrayLike) -> npt.NDArray[np.uint8]:
@@ -149,27 +156,6 @@ def _is_visible(boxes: npt.NDArray[np.float64], height: int, width: int) -> npt.
     return np.asarray(inside & np.isfinite(boxes).all(axis=1))
 
 
-def _draw_boxes(
-    drawn: npt.NDArray[np.uint8], boxes: npt.NDArray[np.float64], scores: npt.NDArray[np.float64], texts: list[str]
-) -> None:
-    """Frames, then labels, into ``drawn`` (H, W, 3); ascending, so that confident ones are on top."""
-    height, width = drawn.shape[:2]
-    longer = max(height, width)
-    thinnest, thickest = max(1, round(longer * THINNEST_PER_SIDE)), max(1, round(longer * LINE_PER_SIDE))
-    order = np.argsort(scores, kind="stable")
-    order = order[_is_visible(boxes, height, width)[order]]
-    boxes, scores = boxes[order], scores[order]
-    colors = confidence_colors(scores).tolist()
-    sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
-    frames = _frames(boxes, np.clip(np.round(sides * LINE_PER_FACE), thinnest, thickest).astype(int), height, width)
-    for frame, color in zip(frames, colors, strict=True):
-        _draw_frame(drawn, frame, color)
-    if texts:
-        sizes = np.clip((sides * FONT_PER_FACE).astype(int), SMALLEST_FONT, _font_size(height, width)).tolist()
-        for (left, top, *_), index, size, color in zip(frames, order, sizes, colors, strict=True):
-            _label(drawn, left, top, texts[index], size, tuple(color))
-
-
 def _frames(boxes: npt.NDArray[np.float64], lines: npt.NDArray[Any], height: int, width: int) -> list[list[int]]:
     """(D, 4) boxes and (D,) widths of their lines → left, top, right, bottom outside, width of the line, of its casing.
 
@@ -185,33 +171,25 @@ def _frames(boxes: npt.NDArray[np.float64], lines: npt.NDArray[Any], height: int
 
 def _draw_frame(drawn: npt.NDArray[np.uint8], frame: list[int], color: Any) -> None:
     left, top, right, bottom, line, casing = frame
-    _draw_band(drawn, left, top, right, bottom, line + 2 * casing, BLACK)
+    _draw_band(drawn[top:bottom, left:right], line + 2 * casing, BLACK)
     if min(right - left, bottom - top) > 2 * casing:
-        _draw_band(drawn, left + casing, top + casing, right - casing, bottom - casing, line, color)
+        _draw_band(drawn[top + casing : bottom - casing, left + casing : right - casing], line, color)
 
 
-def _draw_band(
-    drawn: npt.NDArray[np.uint8], left: int, top: int, right: int, bottom: int, line: int, color: Any
-) -> None:
-    """A band of ``line`` pixels inside a rectangle."""
-    drawn[top : top + line, left:right] = color
-    drawn[max(bottom - line, top) : bottom, left:right] = color
-    drawn[top:bottom, left : left + line] = color
-    drawn[top:bottom, max(right - line, left) : right] = color
+def _draw_band(rectangle: npt.NDArray[np.uint8], line: int, color: Any) -> None:
+    """A band of ``line`` pixels inside a rectangle's edges, in place."""
+    height, width = rectangle.shape[:2]
+    rectangle[:line] = rectangle[max(height - line, 0) :] = color
+    rectangle[:, :line] = rectangle[:, max(width - line, 0) :] = color
 
 
-def _label(
-    drawn: npt.NDArray[np.uint8], left: int, top: int, text: str, size: int, color: tuple[int, int, int]
-) -> None:
-    """The score on a patch of the box's color, above the frame's corner, or inside it at the image's top."""
-    height, width = drawn.shape[:2]
-    patch = _text_patch(text, size, BLACK, color)
-    patch_height, patch_width = patch.shape[0], patch.shape[1]
-    if patch_height > height or patch_width > width:
-        return  # an image smaller than its label
-    top = top - patch_height if top >= patch_height else min(top, height - patch_height)
-    left = min(left, width - patch_width)
-    drawn[top : top + patch_height, left : left + patch_width] = patch
+def _label(drawn: npt.NDArray[np.uint8], left: int, top: int, patch: npt.NDArray[np.uint8]) -> None:
+    """A text above the frame's corner, or inside it at the image's top; none in an image smaller than it."""
+    (height, width), (patch_height, patch_width) = drawn.shape[:2], patch.shape[:2]
+    if patch_height <= height and patch_width <= width:
+        top = top - patch_height if top >= patch_height else min(top, height - patch_height)
+        left = min(left, width - patch_width)
+        drawn[top : top + patch_height, left : left + patch_width] = patch
 
 
 def _font_size(height: int, width: int) -> int:
@@ -221,68 +199,47 @@ def _font_size(height: int, width: int) -> int:
 
 @lru_cache(maxsize=8)
 def _color_bar(height: int, size: int) -> npt.NDArray[np.uint8]:
-    """The bar (height, its width, 3): white ground, gradient, ticks and, where there is room, what it shows.
-
-    Rendered once per image height and letter size; read-only because it is shared.
-    """
+    """The bar (height, its width, 3): white ground, gradient, ticks and, where there is room, what it shows."""
     gap, strip, tick = max(2, size // 2), max(4, size), max(2, size // 4)
     # The gradient ends half a letter from the edges, so that "1.0" and "0.0" are whole.
     end = min(size, height // 8)
     length = height - 2 * end
     steps = next((n for n in (10, 5, 2, 1) if length >= n * 3 * size), 0)  # ticks stand 3 letter heights apart
-    values = [n / steps for n in range(steps + 1)] if steps else []
-    digits = _text_patch("0.0", size, BLACK, WHITE)
-    caption = _text_patch("confidence", size, BLACK, WHITE)
-    captioned = bool(steps) and caption.shape[1] <= 0.7 * height
+    texts = [_text_patch(f"{n / steps:.1f}", size, WHITE) for n in range(steps + 1)] if steps else []
+    caption = np.rot90(_text_patch("confidence", size, WHITE))
+    captioned = bool(steps) and caption.shape[0] <= 0.7 * height
     label_left = gap + strip + (2 * tick if steps else 0)
-    caption_left = label_left + (digits.shape[1] if steps else 0)
-    bar = np.full((height, caption_left + (caption.shape[0] if captioned else 0) + gap // 2, 3), 255, dtype=np.uint8)
-    rows = (np.arange(length)[::-1] + 0.5) / length
-    bar[end : end + length, gap : gap + strip] = confidence_colors(rows)[:, None]
-    canvas = Image.fromarray(bar)
-    draw = ImageDraw.Draw(canvas)
+    caption_left = label_left + max((text.shape[1] for text in texts), default=0)
+    bar = np.full((height, caption_left + (caption.shape[1] if captioned else 0) + gap // 2, 3), 255, dtype=np.uint8)
     outline = max(1, size // 12)
-    draw.rectangle((gap, end, gap + strip - 1, end + length - 1), outline=BLACK, width=outline)
-    for value in values:
-        y = end + round((1 - value) * (length - 1))
-        draw.rectangle((gap + strip, y - outline // 2, gap + strip + tick - 1, y - outline // 2 + outline - 1), BLACK)
-        text = Image.fromarray(_text_patch(f"{value:.1f}", size, BLACK, WHITE))
-        canvas.paste(text, (label_left, y - text.height // 2))
+    gradient = bar[end : end + length, gap : gap + strip]
+    gradient[:] = confidence_colors((np.arange(length)[::-1] + 0.5) / length)[:, None]
+    _draw_band(gradient, outline, BLACK)
+    for n, text in enumerate(texts):
+        y = end + round((1 - n / steps) * (length - 1))
+        bar[y - outline // 2 : y - outline // 2 + outline, gap + strip : gap + strip + tick] = BLACK
+        top = y - len(text) // 2
+        bar[max(top, 0) : top + len(text), label_left : label_left + text.shape[1]] = text[max(-top, 0) : height - top]
     if captioned:
-        turned = Image.fromarray(np.ascontiguousarray(np.rot90(caption)))
-        canvas.paste(turned, (caption_left, (height - turned.height) // 2))
-    result = np.asarray(canvas, dtype=np.uint8)
-    result.setflags(write=False)
-    return result
+        top = (height - len(caption)) // 2
+        bar[top : top + len(caption), caption_left : caption_left + caption.shape[1]] = caption
+    return bar
 
 
 @lru_cache(maxsize=4096)  # 101 scores in the sizes of an image
-def _text_patch(text: str, size: int, ink: tuple[int, int, int], ground: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
-    """The text on a ground of its own, (h, w, 3); every patch of one size has the same height."""
+def _text_patch(text: str, size: int, ground: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+    """The text in black on a ground of its own, (h, w, 3); every patch of one size has the same height."""
     font = _font(size)
     draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     left, _, right, _ = draw.textbbox((0, 0), text, font=font)
-    top, bottom = _digit_extent(size)
+    _, top, _, bottom = draw.textbbox((0, 0), "0d", font=font)
     pad = max(1, size // 6)
-    patch = Image.new("RGB", (int(right - left) + 2 * pad, bottom - top + 2 * pad), ground)
-    ImageDraw.Draw(patch).text((pad - left, pad - top), text, fill=ink, font=font)
+    patch = Image.new("RGB", (int(right - left) + 2 * pad, int(bottom) + 1 - int(top) + 2 * pad), ground)
+    ImageDraw.Draw(patch).text((pad - left, pad - int(top)), text, fill=BLACK, font=font)
     return np.asarray(patch, dtype=np.uint8)
-
-
-def _digit_extent(size: int) -> tuple[int, int]:
-    """Upper and lower edge of the letters "0d" in pixels of the font's line."""
-    _, top, _, bottom = ImageDraw.Draw(Image.new("RGB", (1, 1))).textbbox((0, 0), "0d", font=_font(size))
-    return int(top), int(bottom) + 1
 
 
 @lru_cache(maxsize=8)
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """Pillow's own font, which needs no file of the system."""
     return ImageFont.load_default(size)
-
-
-@lru_cache(maxsize=1)
-def _turbo_rgb() -> npt.NDArray[np.uint8]:
-    """The 256 colors of ``turbo``; OpenCV's table equals matplotlib's and loads in a tenth of the time."""
-    ramp: npt.NDArray[Any] = np.arange(256, dtype=np.uint8)[:, None]
-    return np.asarray(cv2.applyColorMap(ramp, cv2.COLORMAP_TURBO)[:, 0, ::-1], dtype=np.uint8).copy()

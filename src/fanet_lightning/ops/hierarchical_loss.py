@@ -31,14 +31,11 @@ CHOICES = {
     "classification": ("cross_entropy", "focal", "quality_focal"),
     "box": BOX_LOSSES,
 }
-# The least and the most of each number.
+# The least and the most of each number; of the weights, of each.
 LIMITS = {
     **dict.fromkeys(("lambda_cls", "negatives_per_positive", "min_negatives", "box_weight", "box_beta"), (0, 1e6)),
-    "weights": (0, 1e6),
-    "focal_gamma": (0, 100),
-    "focal_alpha": (0, 1),
-    "threshold": (0.01, 0.99),
-}
+    "weights": (0, 1e6), "focal_gamma": (0, 100), "focal_alpha": (0, 1), "threshold": (0.01, 0.99),
+}  # fmt: skip
 
 
 class LossParts(NamedTuple):
@@ -67,17 +64,14 @@ class HierarchicalLoss(nn.Module):
         min_negatives: hardest negatives kept of an image without positives (ours; the paper's rule gives 0).
         threshold: matching rule (ii), §3.3.
         second_stage: S3FD's compensation for faces with few anchors.
-        assignment: "iou", the paper's rule; "atss" (:mod:`fanet_lightning.ops.assigners`); "simota"
-            (:mod:`fanet_lightning.ops.assigners`), by what the last hierarchy predicts. ``threshold`` and
-            ``second_stage`` belong to "iou" alone. Or what is called as
+        assignment: "iou", the paper's rule; "atss" or "simota" (:mod:`fanet_lightning.ops.assigners`), which read
+            neither ``threshold`` nor ``second_stage``; or what is called as
             :func:`fanet_lightning.ops.assigners.assign_simota` is.
         classification: "cross_entropy" with mining; or over all anchors, with N = positives: "focal", "quality_focal"
-            (:mod:`fanet_lightning.ops.losses`), which want a network with a ``face_prior`` and λ around 1. The two
-            settings of the mining are not read then.
+            (:mod:`fanet_lightning.ops.losses`), which want a network with a ``face_prior`` and λ around 1.
         focal_alpha: weight of the positives in the focal loss, 1 - α that of the others (Lin et al. 2017: 0.25).
         focal_gamma: γ of the focal loss, β of the quality focal loss (2 in both papers).
-        box: "smooth_l1" on the offsets; "giou", "diou" or "ciou" on the decoded boxes
-            (:mod:`fanet_lightning.ops.losses`).
+        box: "smooth_l1" on the offsets; "giou", "diou" or "ciou" on the decoded boxes.
         box_weight: on the box loss; 2 is usual for the IoU losses (Li et al. 2020, "Generalized Focal Loss").
         box_beta: where smooth-L1 turns from quadratic to linear, in offsets (SSD: 1).
 
@@ -104,7 +98,7 @@ class HierarchicalLoss(nn.Module):
         box_beta: float = 1.0,
     ) -> None:
         super().__init__()
-        self.weights = None if weights is None else tuple(weights)
+        self.weights = None if weights is None else list(weights)
         self.lambda_cls = lambda_cls
         self.normalise_by = normalise_by
         self.negatives_per_positive = negatives_per_positive
@@ -123,9 +117,9 @@ class HierarchicalLoss(nn.Module):
                 raise InputError(f"loss.{name}={getattr(self, name)}: choose {' or '.join(choices)}")
         for name, (low, high) in LIMITS.items():
             value = getattr(self, name)
-            for number in (value or ()) if name == "weights" else (value,):
-                if not (isinstance(number, int | float) and low <= number <= high):
-                    raise InputError(f"loss.{name}={number}: give a number in {low:g} … {high:g}")
+            numbers = (value or ()) if name == "weights" else (value,)
+            if not all(isinstance(number, int | float) and low <= number <= high for number in numbers):
+                raise InputError(f"loss.{name}={value}: give numbers in {low:g} … {high:g}")
         if assignment != "iou" and second_stage:
             raise InputError(f"loss.second_stage=true: not with loss.assignment={assignment}")
         if classification != "cross_entropy" and normalise_by != "positives":
@@ -139,100 +133,77 @@ class HierarchicalLoss(nn.Module):
         """Heads of m hierarchies, the anchors they refer to, the batch's faces → the loss and its parts.
 
         Matches once; waits for an accelerator in one place, to read how many rows there are. InputError: the number of
-        ``weights`` is not m. ValueError: no hierarchy, or heads and grid differ in the number of anchors.
+        ``weights`` is not m. ValueError: heads and grid differ in the number of anchors.
         """
         hierarchies = output.hierarchies
-        weights = self._checked_weights(hierarchies, grid)
         anchors = hierarchies[0].logits.shape[1]
+        if anchors != grid.count:
+            raise ValueError(f"heads for {anchors} anchors, a grid of {grid.count}")
+        weights = [1.0] * len(hierarchies) if self.weights is None else self.weights
+        if len(weights) != len(hierarchies):
+            raise InputError(
+                f"loss.weights={weights}: {len(weights)} weights for {len(hierarchies)} hierarchies with heads; "
+                "give one per hierarchy, or null for 1 each"
+            )
         device = targets.boxes_xyxy.device
         mining = self.classification == "cross_entropy"
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             face_index, unmatched_faces = self._assign(grid, targets, hierarchies)
             positive = face_index >= 0
             positives = positive.sum(dim=1)
-            quota = self._quota(positives, anchors) if mining else torch.zeros_like(positives)
-            counted = positives.sum() if self.normalise_by == "positives" else (positives + quota).sum()
-            share = _ranks() / _sum_over_ranks(counted).clamp(min=1)
-            negative_rows = hardest_negatives(_margins(hierarchies), positive, quota) if mining else None
+            counted = positives.sum()
+            if mining:
+                most = (positives * float(self.negatives_per_positive)).floor().long()
+                quota = torch.where(positives > 0, most, self.min_negatives).minimum(anchors - positives)
+                margins = torch.stack([_margin(heads.logits) for heads in hierarchies])
+                negative_rows = hardest_negatives(margins, positive, quota)
+                if self.normalise_by != "positives":
+                    counted = (positives + quota).sum()
+            ranks = 1
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                ranks = torch.distributed.get_world_size()
+                torch.distributed.all_reduce(counted)
+            share = ranks / counted.clamp(min=1)
             rows = positive.flatten().nonzero().squeeze(1)
-            faces = targets.boxes_xyxy.float()[face_index.flatten()[rows]]
-            priors = grid.boxes_cxcywh(device)[rows % anchors]
-            wanted = Positives(rows, faces, priors, encode(faces, priors))
+            faces_xyxy = targets.boxes_xyxy.float()[face_index.flatten()[rows]]
+            anchors_cxcywh = grid.boxes_cxcywh(device)[rows % anchors]
+            wanted = encode(faces_xyxy, anchors_cxcywh)
 
         parts: dict[str, Tensor] = {}
         total = torch.zeros((), device=device)
         with torch.autocast(device.type, enabled=False):
             for index, (heads, weight) in enumerate(zip(hierarchies, weights, strict=True)):
-                if negative_rows is not None:
+                # Sums; with no row they are 0, and the heads stay in the graph.
+                offsets = heads.offsets.flatten(0, 1).index_select(0, rows).float()
+                if mining:
                     cls = _cross_entropy(heads, rows, negative_rows[index])
+                elif self.classification == "focal":
+                    cls = focal_loss(_margin(heads.logits), positive, self.focal_alpha, self.focal_gamma)
                 else:
-                    cls = self._focal(heads, positive, wanted)
-                cls, box = cls * share, self._box(heads, wanted) * share
+                    quality = torch.zeros(positive.numel(), device=device)
+                    quality[rows] = paired_iou(decode(offsets.detach(), anchors_cxcywh), faces_xyxy).clamp(max=1)
+                    cls = quality_focal_loss(_margin(heads.logits), quality.view_as(positive), self.focal_gamma)
+                if self.box == "smooth_l1":
+                    box = F.smooth_l1_loss(offsets, wanted, reduction="sum", beta=self.box_beta)
+                else:
+                    box = iou_loss(self.box, decode(offsets, anchors_cxcywh), faces_xyxy).sum()
+                cls, box = cls * share, box * share
                 total = total + weight * (self.lambda_cls * cls + self.box_weight * box)
                 parts[f"h{index + 1}/cls"], parts[f"h{index + 1}/box"] = cls.detach(), box.detach()
         return LossParts(total, parts, positives.sum(), unmatched_faces)
 
     def _assign(self, grid: AnchorGrid, targets: Targets, hierarchies: list[HeadOutput]) -> Matches:
-        batch_size = hierarchies[0].logits.shape[0]
         if callable(self.assignment):
             return self.assignment(grid, targets, hierarchies[-1])
-        if self.assignment == "atss":
-            return assign_atss(grid, targets, batch_size)
         if self.assignment == "simota":
             return assign_simota(grid, targets, hierarchies[-1])
+        batch_size = len(hierarchies[0].logits)
+        if self.assignment == "atss":
+            return assign_atss(grid, targets, batch_size)
         return match(grid, targets, batch_size, threshold=self.threshold, second_stage=self.second_stage)
-
-    def _focal(self, heads: HeadOutput, positive: Tensor, wanted: "Positives") -> Tensor:
-        """Sum over all anchors; without a face the offsets get no gradient from here."""
-        margins = _margin(heads.logits)
-        if self.classification == "focal":
-            return focal_loss(margins, positive, self.focal_alpha, self.focal_gamma)
-        with torch.no_grad():
-            predicted_xyxy = decode(_offsets(heads, wanted.rows), wanted.anchors_cxcywh)
-            quality = torch.zeros_like(margins).flatten()
-            quality[wanted.rows] = paired_iou(predicted_xyxy, wanted.faces_xyxy).clamp(max=1)
-        return quality_focal_loss(margins, quality.view_as(margins), self.focal_gamma)
-
-    def _box(self, heads: HeadOutput, wanted: "Positives") -> Tensor:
-        """Sum over the positives; with none it is 0, and the heads stay in the graph."""
-        predicted = _offsets(heads, wanted.rows)
-        if self.box == "smooth_l1":
-            return F.smooth_l1_loss(predicted, wanted.offsets, reduction="sum", beta=self.box_beta)
-        return iou_loss(self.box, decode(predicted, wanted.anchors_cxcywh), wanted.faces_xyxy).sum()
-
-    def _checked_weights(self, hierarchies: list[HeadOutput], grid: AnchorGrid) -> tuple[float, ...]:
-        counts = {heads.logits.shape[1] for heads in hierarchies} | {heads.offsets.shape[1] for heads in hierarchies}
-        if counts != {grid.count}:
-            raise ValueError(f"heads for {sorted(counts)} anchors, a grid of {grid.count}")
-        weights = (1.0,) * len(hierarchies) if self.weights is None else self.weights
-        if len(weights) != len(hierarchies):
-            raise InputError(
-                f"loss.weights={list(weights)}: {len(weights)} weights for {len(hierarchies)} hierarchies with heads; "
-                "give one per hierarchy, or null for 1 each"
-            )
-        return weights
-
-    def _quota(self, positives: Tensor, anchors: int) -> Tensor:
-        """How many negatives each image may keep, (B,) → (B,) int64."""
-        wanted = torch.where(
-            positives > 0, (positives * float(self.negatives_per_positive)).floor().long(), self.min_negatives
-        )
-        return torch.minimum(wanted, anchors - positives)
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={getattr(self, name)}" for name in inspect.signature(HierarchicalLoss).parameters)
-
-
-class Positives(NamedTuple):
-    """The P positives of a batch: ``rows`` (P,) int64, image · A + anchor; the others (P, 4).
-
-    ``offsets`` are those with which a head would have the anchors become the faces.
-    """
-
-    rows: Tensor
-    faces_xyxy: Tensor
-    anchors_cxcywh: Tensor
-    offsets: Tensor
 
 
 def hardest_negatives(margins: Tensor, positive: Tensor, quota: Tensor) -> Tensor:
@@ -251,11 +222,6 @@ def hardest_negatives(margins: Tensor, positive: Tensor, quota: Tensor) -> Tenso
     return found.flatten(1).index_select(1, kept)
 
 
-def _margins(hierarchies: list[HeadOutput]) -> Tensor:
-    """(m, B, A) float32, detached."""
-    return torch.stack([_margin(heads.logits.detach()) for heads in hierarchies])
-
-
 def _margin(logits: Tensor) -> Tensor:
     """Face logit minus background logit, (…, 2) → (…) float32: softmax over two classes is a sigmoid of it."""
     logits = logits.float()
@@ -263,25 +229,6 @@ def _margin(logits: Tensor) -> Tensor:
 
 
 def _cross_entropy(heads: HeadOutput, positives: Tensor, negatives: Tensor) -> Tensor:
-    """Sum over the rows; with none it is 0, and the heads stay in the graph."""
+    """Sum over the rows. -log softmax: softplus(-margin) for a face, softplus(margin) for background."""
     margins = _margin(heads.logits.flatten(0, 1).index_select(0, torch.cat([positives, negatives])))
-    # -log softmax: softplus(-margin) for a face, softplus(margin) for background.
     return F.softplus(-margins[: len(positives)]).sum() + F.softplus(margins[len(positives) :]).sum()
-
-
-def _offsets(heads: HeadOutput, rows: Tensor) -> Tensor:
-    """(P, 4) float32."""
-    return heads.offsets.flatten(0, 1).index_select(0, rows).float()
-
-
-def _ranks() -> int:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_world_size()
-    return 1
-
-
-def _sum_over_ranks(count: Tensor) -> Tensor:
-    if _ranks() > 1:
-        count = count.clone()
-        torch.distributed.all_reduce(count)
-    return count

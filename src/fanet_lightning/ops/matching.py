@@ -76,21 +76,13 @@ def match(
     Runs on the faces' device and never waits for an accelerator. ``threshold`` in (0, 1), ``rounds`` at least 0.
     """
     device = targets.boxes_xyxy.device
-    faces = targets.boxes_xyxy.shape[0]
-    if faces == 0:
-        background = torch.full((batch_size, grid.count), -1, dtype=torch.int64, device=device)
-        return Matches(background, torch.zeros((), dtype=torch.int64, device=device))
-
-    anchor, iou = candidates(grid, targets.boxes_xyxy, threshold)
+    anchor, iou = window(grid, targets.boxes_xyxy, window_side(grid, threshold))
     slot = anchor.add_(targets.image_index[:, None] * grid.count)
-    # 1 … F, high for low face numbers, so that amax breaks ties; 0 stands for no one.
-    rank = torch.arange(faces, 0, -1, device=device)
+    rank = _ranks(targets)
     owner = torch.zeros(batch_size * grid.count, dtype=torch.int64, device=device)
 
     _claim_above(owner, slot, iou, rank, threshold)
-    overlap, column = iou.max(dim=1)
-    best = _pick(slot, column)
-    _force(owner, best, overlap, rank)
+    best = _force_best(owner, slot, iou, rank)
     # Who won in rule (i) is provided for. Where reading back costs nothing, the rounds look at the others alone.
     losers: Tensor | slice = slice(None)
     if _reads_are_free(device):
@@ -101,28 +93,17 @@ def match(
         needy = ~_owns(held, lost_rank).any(dim=1)
         if _reads_are_free(device) and not bool(needy.any()):
             break
-        overlap, column = lost_iou.masked_fill(held >= _FORCED, 0).max(dim=1)
-        _force(owner, _pick(lost_slot, column), overlap.masked_fill(~needy, 0), lost_rank)
+        _force_best(owner, lost_slot, lost_iou.masked_fill(held >= _FORCED, 0), lost_rank, needy)
 
     if second_stage:
         _second_stage(owner, slot, iou, rank)
-    unmatched = (~_owns(owner[lost_slot], lost_rank).any(dim=1)).sum()
-    face_index = torch.where(owner > 0, faces - (owner & _RANK_MASK), -1)
-    return Matches(face_index.view(batch_size, grid.count), unmatched)
+    return _matches(owner, lost_slot, lost_rank, len(rank), batch_size, grid)
 
 
 def window_side(grid: AnchorGrid, threshold: float) -> int:
     """K: how many cells along an axis a face sees on each map, strictly more than (1/t - 1) × size / stride."""
     ratio = max(size / stride for size, stride in zip(grid.sizes, grid.strides, strict=True))
     return math.floor((1 / threshold - 1) * ratio) + 1
-
-
-def candidates(grid: AnchorGrid, boxes_xyxy: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """(F, 4) boxes → the candidates' anchor numbers (F, L·K·K) int64 and IoUs (F, L·K·K) float32.
-
-    The window of :func:`window`, with the K that the rule's threshold asks for.
-    """
-    return window(grid, boxes_xyxy, window_side(grid, threshold))
 
 
 def window(grid: AnchorGrid, boxes_xyxy: Tensor, side: int) -> tuple[Tensor, Tensor]:
@@ -183,15 +164,12 @@ def strongest_claims(
     Row f of ``anchor`` (F, C) int64, ``strength`` (F, C) int64 in 0 … 2³¹ - 1 (:func:`order_of`) and ``wanted`` (F, C)
     bool are the claims of face f; they count where ``wanted``. A face that loses all of its own is counted.
     """
-    faces = anchor.shape[0]
-    rank = torch.arange(faces, 0, -1, device=anchor.device)
+    rank = _ranks(targets)
     slot = anchor + targets.image_index[:, None] * grid.count
     owner = torch.zeros(batch_size * grid.count, dtype=torch.int64, device=anchor.device)
     keys = ((strength << _RANK_BITS) | rank[:, None]) * wanted
     owner.scatter_reduce_(0, slot.flatten(), keys.flatten(), "amax")
-    unmatched = (~_owns(owner[slot], rank).any(dim=1)).sum()
-    face_index = torch.where(owner > 0, faces - (owner & _RANK_MASK), -1)
-    return Matches(face_index.view(batch_size, grid.count), unmatched)
+    return _matches(owner, slot, rank, len(rank), batch_size, grid)
 
 
 def order_of(values: Tensor) -> Tensor:
@@ -200,12 +178,10 @@ def order_of(values: Tensor) -> Tensor:
 
 
 class _Layout(NamedTuple):
-    """The grid as tensors: ``strides``, ``sizes`` (L, 1) float32, ``cells_xy`` (L, 2) and ``starts`` (L, 1) int64."""
-
-    strides: Tensor
+    strides: Tensor  # (L, 1) float32, as sizes
     sizes: Tensor
-    cells_xy: Tensor
-    starts: Tensor
+    cells_xy: Tensor  # (L, 2) int64
+    starts: Tensor  # (L, 1) int64
 
 
 @lru_cache(maxsize=32)
@@ -226,17 +202,25 @@ def _reads_are_free(device: torch.device) -> bool:
 
 
 def _keys(iou: Tensor, rank: Tensor) -> Tensor:
-    """Larger overlap first, then higher rank. ``iou`` (…) float32, not negative; ``rank`` (…) int64."""
+    """Larger overlap first, then higher rank."""
     return (order_of(iou) << _RANK_BITS) | rank
 
 
-def _pick(slot: Tensor, column: Tensor) -> Tensor:
-    return slot.gather(1, column[:, None]).squeeze(1)
+def _ranks(targets: Targets) -> Tensor:
+    """F … 1: high for low face numbers, so that amax breaks ties; 0 stands for no one."""
+    return torch.arange(len(targets.boxes_xyxy), 0, -1, device=targets.boxes_xyxy.device)
 
 
 def _owns(held: Tensor, rank: Tensor) -> Tensor:
     """Which of the candidates (F, C) already belong to the face of that row."""
     return (held & _RANK_MASK) == rank[:, None]
+
+
+def _matches(owner: Tensor, slot: Tensor, rank: Tensor, faces: int, batch_size: int, grid: AnchorGrid) -> Matches:
+    """What ``owner`` says; the rows of ``slot`` and ``rank`` are the faces that may be without an anchor."""
+    unmatched = (~_owns(owner[slot], rank).any(dim=1)).sum()
+    face_index = torch.where(owner > 0, faces - (owner & _RANK_MASK), -1)
+    return Matches(face_index.view(batch_size, grid.count), unmatched)
 
 
 def _claim_above(owner: Tensor, slot: Tensor, iou: Tensor, rank: Tensor, threshold: float) -> None:
@@ -250,10 +234,13 @@ def _claim_above(owner: Tensor, slot: Tensor, iou: Tensor, rank: Tensor, thresho
     owner.scatter_reduce_(0, slot, keys, "amax")
 
 
-def _force(owner: Tensor, slot: Tensor, overlap: Tensor, rank: Tensor) -> None:
-    """Each face (F,) takes the anchor in its ``slot``; a face whose overlap is 0 takes nothing."""
-    keys = _keys(overlap, rank) | _FORCED
-    owner.scatter_reduce_(0, slot, keys.masked_fill_(overlap <= 0, 0), "amax")
+def _force_best(owner: Tensor, slot: Tensor, iou: Tensor, rank: Tensor, who: Tensor | None = None) -> Tensor:
+    """Each face, or those of ``who``, takes its candidate of largest overlap, if above 0; the candidates' slots."""
+    overlap, column = iou.max(dim=1)
+    best = slot.gather(1, column[:, None]).squeeze(1)
+    wanted = overlap > 0 if who is None else (overlap > 0) & who
+    owner.scatter_reduce_(0, best, (_keys(overlap, rank) | _FORCED) * wanted, "amax")
+    return best
 
 
 def _second_stage(owner: Tensor, slot: Tensor, iou: Tensor, rank: Tensor) -> None:

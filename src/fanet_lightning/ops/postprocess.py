@@ -1,7 +1,6 @@
 """From head outputs to faces (FANet §3.3, eq. 3): probability, floor, top-k, decoding, NMS; and box voting.
 
-NMS is torchvision's operator without the rest of torchvision: ``import torchvision`` brings every model of it along and
-torch's compiler with them, as long again as torch itself. Its library can be loaded alone.
+NMS is torchvision's operator without the rest of torchvision, whose import takes as long again as torch itself.
 """
 
 import importlib
@@ -35,16 +34,13 @@ def _load_operator() -> None:
         import torchvision  # noqa: F401
 
 
-def nms(boxes_xyxy: Tensor, scores: Tensor, iou: float) -> Tensor:
-    """As ``torchvision.ops.nms``: (D, 4), (D,) → indices of the boxes that stand, int64, best score first.
+_load_operator()
 
-    A box falls where its IoU with a better one that stands exceeds ``iou``.
-    """
+
+def nms(boxes_xyxy: Tensor, scores: Tensor, iou: float) -> Tensor:
+    """``torchvision.ops.nms``: (D, 4), (D,) → indices of the boxes that stand, int64, best score first."""
     kept: Tensor = torch.ops.torchvision.nms(boxes_xyxy, scores, iou)
     return kept
-
-
-_load_operator()
 
 
 @torch.no_grad()
@@ -71,10 +67,21 @@ def detect(
     logits = logits.float()
     # Softmax over two classes is the sigmoid of their difference.
     scores = torch.sigmoid(logits[..., 1] - logits[..., 0])
-    return [
-        _detect_one(image_scores, image_offsets, anchors_cxcywh, score_floor, top_k, nms_iou, keep)
-        for image_scores, image_offsets in zip(scores, offsets, strict=True)
-    ]
+    found = []
+    for image_scores, image_offsets in zip(scores, offsets, strict=True):
+        passed = (image_scores >= score_floor).nonzero().squeeze(1)
+        best = passed[image_scores[passed].argsort(descending=True, stable=True)[:top_k]]
+        boxes_xyxy = decode(image_offsets[best].float(), anchors_cxcywh[best])
+        finite = boxes_xyxy.isfinite().all(dim=1)
+        best, boxes_xyxy = best[finite], boxes_xyxy[finite]
+        # What stands among the best boxes does not depend on those behind them, and time grows with the square of their
+        # number; so the best are tried alone first. A young network, whose every anchor passes, is through after them.
+        for first in (2 * keep, len(best)):
+            kept = nms(boxes_xyxy[:first], image_scores[best[:first]], nms_iou)[:keep]
+            if len(kept) == keep or first >= len(best):
+                break
+        found.append(Detections(boxes_xyxy[kept], image_scores[best[kept]]))
+    return found
 
 
 # What :func:`detect` does where nothing else is asked for.
@@ -88,8 +95,7 @@ DETECTION_DEFAULTS: dict[str, float | int] = {
 def detection_settings(*changes: Mapping[str, Any] | None) -> dict[str, Any]:
     """All four settings of :func:`detect`: its defaults, and each of ``changes`` (but None) over what is before it.
 
-    Raises:
-        InputError: a value outside its range.
+    InputError: a value outside its range.
     """
     settings: dict[str, Any] = dict(DETECTION_DEFAULTS)
     for changed in changes:
@@ -98,38 +104,10 @@ def detection_settings(*changes: Mapping[str, Any] | None) -> dict[str, Any]:
         if key in ("top_k", "keep"):
             fits, needed = is_whole(value, 1), "a whole number, at least 1"
         else:
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            fits, needed = is_number and 0 <= value <= 1, "a number of 0 … 1"
+            fits, needed = isinstance(value, int | float) and 0 <= value <= 1, "a number of 0 … 1"
         if not fits:
             raise InputError(f"detection.{key}={value}; give {needed}")
     return settings
-
-
-def _detect_one(
-    scores: Tensor, offsets: Tensor, anchors_cxcywh: Tensor, score_floor: float, top_k: int, nms_iou: float, keep: int
-) -> Detections:
-    """(A,), (A, 4), (A, 4) → the faces of one image."""
-    passed = (scores >= score_floor).nonzero().squeeze(1)
-    order = scores[passed].argsort(descending=True, stable=True)[:top_k]
-    best = passed[order]
-    boxes_xyxy = decode(offsets[best].float(), anchors_cxcywh[best])
-    finite = boxes_xyxy.isfinite().all(dim=1)
-    best, boxes_xyxy = best[finite], boxes_xyxy[finite]
-    kept = _nms(boxes_xyxy, scores[best], nms_iou, keep)
-    return Detections(boxes_xyxy[kept], scores[best[kept]])
-
-
-def _nms(boxes_xyxy: Tensor, scores: Tensor, iou: float, keep: int) -> Tensor:
-    """(D, 4), (D,) descending → indices of the ``keep`` first that NMS leaves.
-
-    What stands among the best boxes does not depend on those behind them, and time grows with the square of their
-    number; so the best are tried alone first. A young network, whose every anchor passes, is through after them.
-    """
-    for first in (2 * keep, len(scores)):
-        kept: Tensor = nms(boxes_xyxy[:first], scores[:first], iou)
-        if len(kept) >= keep or first >= len(scores):
-            break
-    return kept[:keep]
 
 
 @torch.no_grad()
@@ -145,7 +123,7 @@ def box_vote(
 
     Args:
         boxes_xyxy: (D, 4) in any order, pixels, x2 ≥ x1, y2 ≥ y1.
-        scores: (D,), ≥ 0; at equal scores the lower index leads. Scores below 1e-12 weigh 1e-12.
+        scores: (D,), ≥ 0. Scores below 1e-12 weigh 1e-12.
         iou: least overlap with the leader, in (0, 1].
         keep: at most so many come out.
         keep_singles: whether a detection alone comes out.
@@ -154,12 +132,12 @@ def box_vote(
         float32 on the device of ``boxes_xyxy``, scores descending. Computed on the CPU in float64.
 
     Raises:
-        ValueError: shapes that do not fit, ``iou`` outside (0, 1], ``keep`` negative.
+        ValueError: shapes that do not fit, ``iou`` outside (0, 1].
     """
     if boxes_xyxy.shape != (len(scores), 4) or scores.ndim != 1:
         raise ValueError(f"boxes {tuple(boxes_xyxy.shape)} and scores {tuple(scores.shape)}, need (D, 4) and (D,)")
-    if not 0 < iou <= 1 or keep < 0:
-        raise ValueError(f"iou={iou}, keep={keep}: iou must be in (0, 1], keep must not be negative")
+    if not 0 < iou <= 1:
+        raise ValueError(f"iou={iou}: must be in (0, 1]")
     boxes, weights = boxes_xyxy.detach().cpu().double().numpy(), scores.detach().cpu().double().numpy()
     shares = np.maximum(weights, 1e-12)
     # So little that it is lost in every area but 0: the union of two empty boxes must not be 0.

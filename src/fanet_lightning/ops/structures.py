@@ -1,13 +1,10 @@
 """Data structures: targets, batches, head outputs, detections and their formats.
 
-What travels between the parts, and the conventions that all of them share.
+Axis letters: B images of a batch, F faces of a batch (packed, ragged over images), L detection maps (6 for FANet),
+A anchors over all maps, D detections, C channels, H and W height and width in pixels, m hierarchies.
 
-Axis letters: B images of a batch, F faces of a batch (packed, ragged over images), L detection maps
-(6 for FANet), A anchors over all maps, D detections, C channels, H and W height and width in pixels,
-m hierarchies.
-
-Boxes are float ``xyxy`` in absolute pixels of the image that they belong to, 0-based, continuous
-(half-open): width = x2 - x1. The +1 of the old evaluators is inside ``score`` alone.
+Boxes are float ``xyxy`` in absolute pixels of the image that they belong to, 0-based, continuous (half-open):
+width = x2 - x1. The +1 of the old evaluators is inside ``score`` alone.
 Images are RGB uint8 until they are on the device; the network normalizes them.
 """
 
@@ -105,7 +102,7 @@ class Detections:
     @property
     def count(self) -> int:
         """D, the number of faces."""
-        return len(self.scores)
+        return len(self)
 
     def __iter__(self) -> Iterator[Face]:
         for box_xyxy, score in zip(self.boxes_xyxy.tolist(), self.scores.tolist(), strict=True):
@@ -141,14 +138,8 @@ class Detections:
     def draw(self, image: ImageLike, *, bar: bool = False, labels: bool = False) -> npt.NDArray[np.uint8]:
         """The image with a box around every face, color = confidence; see :func:`fanet_lightning.ops.draw.annotate`.
 
-        Args:
-            image: the one that was searched: (H, W, 3) uint8 RGB, a PIL image, or a path; the latter two are turned
-                upright as detection does.
-            bar: with a color bar at the right, which makes the image wider.
-            labels: with each score above its face.
-
-        Returns:
-            (H, W, 3) uint8 RGB, wider with the bar.
+        ``image``: the one that was searched: (H, W, 3) uint8 RGB, a PIL image, or a path; the latter two are turned
+        upright as detection does. With ``bar``, a color bar at the right makes it wider; ``labels``: each score.
         """
         return annotate(upright_rgb(image), *self.numpy(), bar=bar, labels=labels)
 
@@ -157,11 +148,7 @@ class Detections:
         Image.fromarray(self.draw(image, bar=bar, labels=labels)).save(path, quality=95)
 
     def to_supervision(self) -> "supervision.Detections":
-        """As the package supervision draws, tracks and counts them: ``xyxy``, ``confidence``, ``class_id`` 0.
-
-        Raises:
-            InputError: supervision is not installed.
-        """
+        """As the package supervision takes them: ``xyxy``, ``confidence``, ``class_id`` 0. InputError without it."""
         try:
             import supervision
         except ImportError as error:
@@ -177,7 +164,7 @@ class Detections:
     def to_coco(self, image_id: int | str, category_id: int = 1) -> list[dict[str, Any]]:
         """The image's entries of a COCO result file: ``image_id``, ``category_id``, ``bbox`` [x, y, w, h], ``score``.
 
-        Plain numbers that ``json`` writes, with all the digits that float32 has; best score first.
+        Plain numbers that ``json`` writes; best score first.
         """
         boxes = self.boxes_xyxy.detach().cpu().double()
         boxes_xywh = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1)
@@ -189,10 +176,7 @@ class Detections:
     def to_wider(self, name: str) -> str:
         """The text of the image's prediction file for WIDER FACE: a name line, the count, rows ``x y w h score``.
 
-        Args:
-            name: of the image, without folder and ending, ``0_Parade_marchingband_1_849``.
-
-        Raises:
-            ValueError: a detection that is not finite or has a negative side.
+        ``name``: of the image, without folder and ending, ``0_Parade_marchingband_1_849``. ValueError: a detection that
+        is not finite or has a negative side.
         """
         return prediction_text(name, *self.numpy())
