@@ -17,7 +17,7 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.provenance import (
     TrainedOn,
     TrainingImages,
-    from_plain,
+    images_of,
     list_beside,
     merged,
     read_training_images,
@@ -53,15 +53,14 @@ def test_any_names_come_back_from_a_file(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "list.txt"
     write_training_images(path, parts, scored)
-    listed = read_training_images(path)
-    assert listed.parts == parts
-    assert listed.scored == (scored or (None, None))
+    assert read_training_images(path) == (parts, scored or (None, None))
 
 
 @settings(max_examples=300)
 @given(parts=st.lists(PART, max_size=4))
 def test_any_names_come_back_from_a_checkpoint(parts: list[TrainingImages]) -> None:
-    assert from_plain(json.loads(json.dumps(to_plain(parts))), Path("a.ckpt")) == parts
+    checkpoint = json.loads(json.dumps({"training_images": to_plain(parts)}))
+    assert images_of(checkpoint, Path("a.ckpt")) == parts
 
 
 @settings(max_examples=500)
@@ -90,13 +89,11 @@ def test_counted_one_by_one(
 
 
 def test_the_sentence() -> None:
-    assert TrainedOn(1613, 3226).warning == (
-        "1,613 of 3,226 scored images were trained on; these numbers say nothing about unseen images"
+    assert TrainedOn(1613, 3226, "e/b").warning == (
+        "1,613 of 3,226 scored images were trained on; these numbers say nothing about unseen images (the first is e/b)"
     )
-    assert TrainedOn(1613, 3226).share == 0.5
-    assert str(TrainedOn(1, 3).warning).startswith("1 of 3 scored images was trained on;")
-    assert str(TrainedOn(1, 3, "e/b").warning).endswith("say nothing about unseen images (the first is e/b)")
-    assert TrainedOn(0, 320).warning is None and TrainedOn(0, 0).share == 0
+    assert str(TrainedOn(1, 3, "e/b").warning).startswith("1 of 3 scored images was trained on;")
+    assert TrainedOn(0, 320).warning is None
 
 
 def test_parts_are_united() -> None:
@@ -107,15 +104,15 @@ def test_parts_are_united() -> None:
 
 def test_a_list_of_somebody_else(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("# mine\n\ne/a.jpg\n  e/b.jpg  # dark\n")
-    listed = read_training_images(tmp_path / "a.txt")
-    assert listed == ([TrainingImages(None, None, ("e/a.jpg", "e/b.jpg"))], (None, None))
-    assert trained_on(listed.parts, ["e/b", "e/c"], "wider_face", "val") == TrainedOn(1, 2, "e/b")
+    parts, scored = read_training_images(tmp_path / "a.txt")
+    assert (parts, scored) == ([TrainingImages(None, None, ("e/a.jpg", "e/b.jpg"))], (None, None))
+    assert trained_on(parts, ["e/b", "e/c"], "wider_face", "val") == TrainedOn(1, 2, "e/b")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"# trained on: data=a split=b images=2\ne/a\n", "1 images of a b, the heading says 2; the list is damaged"),
+        (b"# trained on: data=a split=b images=2\ne/a\n", "images=2' says; the list is damaged"),
         (b"# nothing\n", "names no image; write one image a line"),
         (b"\xff\xfe\x00", "not a text file; give a text file with one image a line"),
         (None, "No such file or directory"),
@@ -131,7 +128,7 @@ def test_lists_that_are_none(tmp_path: Path, content: bytes | None, message: str
 @pytest.mark.parametrize("value", [3, "abc", [1], [{"data": "a"}]])
 def test_checkpoints_with_something_else_under_the_key(value: Any) -> None:
     with pytest.raises(InputError, match=r"a.ckpt: training_images is not a list of images"):
-        from_plain(value, Path("a.ckpt"))
+        images_of({"training_images": value}, Path("a.ckpt"))
 
 
 def test_where_score_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -258,7 +258,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("shutil.copyfile", full)
-    with pytest.raises(InputError, match="No space left on device"):
+    with pytest.raises(OSError, match="No space left on device"):
         convert(FolderSource(tmp_path / "coco", "coco"), "voc", tmp_path / "out")
     assert calls and [path.name for path in tmp_path.iterdir()] == ["coco"]
 

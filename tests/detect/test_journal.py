@@ -14,7 +14,7 @@ from fanet_lightning.detect.journal import Journal
 from fanet_lightning.detect.protocols import PassRecord
 from fanet_lightning.evaluate.runner import Inferred, done_before, images_sha256, to_plain
 from fanet_lightning.ops.structures import Detections
-from tests.score.helpers import invalid, refused
+from tests.score.helpers import invalid
 
 FINGERPRINT = {"checkpoint_sha256": "ab", "protocol_settings": {"name": "original", "max_long": None}, "pair": (1, 2)}
 
@@ -135,7 +135,8 @@ def test_a_journal_that_is_none(tmp_path: Path) -> None:
         assert journal.lines == []
     path.unlink()
     path.mkdir()
-    refused("j cannot be read", open_journal, path)
+    with pytest.raises(IsADirectoryError):
+        open_journal(path)
     invalid("not open", add, open_journal(tmp_path / "k"), items(1)[0])
 
 

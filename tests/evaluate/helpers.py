@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 
-from fanet_lightning.models.fanet import build_network
+from fanet_lightning.models.fanet import network_of
 
 
-def write_checkpoint(path: Path, level: int, detection: dict[str, Any]) -> Path:
+def write_checkpoint(path: Path, level: int, detection: dict[str, Any], **options: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    network = {"level": level, "width": 0.0625}
+    network = {"level": level, "width": 0.0625, **options}
     torch.manual_seed(0)
-    state = {f"network.{name}": value for name, value in build_network(**network).state_dict().items()}
+    state = {f"network.{name}": value for name, value in network_of(network).state_dict().items()}
     torch.save({"hyper_parameters": {"network": network, "detection": detection}, "state_dict": state}, path)
     return path

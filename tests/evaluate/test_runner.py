@@ -28,6 +28,7 @@ from fanet_lightning.evaluate.__main__ import choose_split, data_of_run
 from fanet_lightning.evaluate.runner import evaluate
 from fanet_lightning.score.results import Samples, Scores
 from fanet_lightning.score.wider_face.predictions import read_predictions, write_submission
+from tests.evaluate.helpers import write_checkpoint
 from tests.score.helpers import refused
 
 ORIGINAL = {"name": "original", "kind": "original", "size": None}
@@ -153,6 +154,27 @@ def test_images_that_are_done_are_not_looked_at_again(checkpoint: Path, tmp_path
         record.path.unlink()
     with Journal(path, {}) as journal:
         assert list(inference.detect_records(detector, records, TestScale("original"), 2, journal)) == ids
+
+
+def test_a_network_of_ones_own_that_has_changed_starts_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = tmp_path / "own_and_changed.py"
+    module.write_text("from fanet_lightning.models.fanet import FANet\n\nclass Net(FANet):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    own = write_checkpoint(tmp_path / "own.ckpt", 2, {"keep": 30}, _target_="own_and_changed.Net")
+    source, said = Source(tmp_path, [(64, 96)]), []
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inference, "_draw", interrupted)
+    for change in ("", "", "# a word\n"):
+        module.write_text(module.read_text() + change)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(own, source, ORIGINAL, tmp_path / "out", device="cpu")
+        said.append(capsys.readouterr().out)
+    assert "resuming: 1 images" in said[1] and "of other settings (code)" in said[2]
 
 
 def test_a_photo_that_the_decoder_shrinks_has_boxes_in_its_own_pixels(tmp_path: Path) -> None:

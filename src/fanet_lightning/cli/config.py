@@ -121,8 +121,7 @@ def config_dir() -> Path:
 def run_name(model: str, level: int, context: bool, hl: bool, backbone: str = "vgg") -> str:
     """Name of a variant: ``level3_context_hl``. What reads no switch has none in its name: ``level1``, ``s3fd_fpn``.
 
-    A backbone that is not the paper's stands in front: ``light_level3_context_hl`` is no row of the paper's table.
-    There is no ``=`` in it, because Hydra could not parse a path with one back.
+    A backbone that is not the paper's is in front: ``light_level3_context_hl`` is no row of the paper's table.
     """
     if model != "fanet":
         return model
@@ -159,10 +158,7 @@ def file_name(text: str) -> str:
 
 @dataclass(frozen=True)
 class Word:
-    """One ``key=value`` of a command line.
-
-    ``values``: what it stands for, several in a sweep. ``for_hydra``: the word in Hydra's grammar.
-    """
+    """One ``key=value``; ``values``: what it stands for, several in a sweep; ``for_hydra``: in Hydra's grammar."""
 
     key: str
     values: tuple[Any, ...]
@@ -176,7 +172,7 @@ class Word:
 
 @dataclass(frozen=True)
 class CommandLine:
-    """The words of a verb, each of them checked."""
+    """The checked words of a verb."""
 
     config_name: str
     words: tuple[Word, ...]
@@ -189,7 +185,7 @@ class CommandLine:
 
     @property
     def swept(self) -> list[Word]:
-        """The words that stand for several values: ``level=1,2``, ``seed=range(3)``."""
+        """The words with several values: ``level=1,2``, ``seed=range(3)``."""
         return [word for word in self.words if word.is_swept]
 
     def config(self, variant: int = 0) -> DictConfig:
@@ -198,7 +194,7 @@ class CommandLine:
         Raises:
             InputError: a key that this variant does not have.
         """
-        config = _composed(self.config_name, _options_at(self.words, variant), self.with_hydra)
+        config = _base(self.config_name, _options_at(self.words, variant), self.with_hydra).copy()
         for word in self.words:
             if not word.is_group:
                 _set(config, word.key, word.at(variant), self)
@@ -234,7 +230,7 @@ def read_words(
     groups = groups_of(config_name)
     chosen = [key for key in typed if key in groups or (with_hydra and key.startswith("hydra/"))]
     read = [_option(key, typed.pop(key), groups.get(key)) for key in chosen]
-    config = _composed(config_name, _options_at(read, 0), with_hydra)
+    config = _base(config_name, _options_at(read, 0), with_hydra).copy()
     mode = typed.get("hydra.mode") or getattr(OmegaConf.select(config, "hydra.mode"), "name", "")
     is_sweep = multirun or "MULTIRUN" in str(mode)
     line = CommandLine(config_name, tuple(read), is_sweep, with_hydra)
@@ -282,11 +278,7 @@ def _refuse_several(word: Word, line: CommandLine) -> None:
 
 
 def compose_config(config_name: str, overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig:
-    """Compose ``conf/<config_name>.yaml`` with command-line words ``key=value``; ``with_hydra``: Hydra's node too.
-
-    Raises:
-        InputError: see :func:`read_words`.
-    """
+    """Compose ``conf/<config_name>.yaml`` with words (:func:`read_words`); ``with_hydra``: with Hydra's node."""
     return read_words(config_name, overrides, with_hydra=with_hydra).config()
 
 
@@ -354,7 +346,7 @@ def own(key: str, group: Mapping[str, Any], kind: type | tuple[type, ...]) -> An
     """
     target = str(group["_target_"])
     try:
-        found, taken = get_object(target), accepted(target, {k: v for k, v in group.items() if k != "name"})
+        found, taken = get_object(target), _accepted(target, {k: v for k, v in group.items() if k != "name"})
     except Exception as error:  # whatever importing somebody's module raises
         raise _not_found(key, target, error) from error
     kinds = kind if isinstance(kind, tuple) else (kind,)
@@ -363,7 +355,7 @@ def own(key: str, group: Mapping[str, Any], kind: type | tuple[type, ...]) -> An
     return made(key, {**taken, "_target_": target}, _recursive_=False)
 
 
-def accepted(target: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def _accepted(target: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Those of ``values`` that the object at ``target`` takes as keyword arguments."""
     parameters = signature(get_object(target)).parameters
     if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values()):
@@ -380,11 +372,6 @@ def _base(config_name: str, options: tuple[str, ...], with_hydra: bool) -> DictC
             return compose(config_name, list(options), return_hydra_config=with_hydra)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_one_line(error)) from error
-
-
-def _composed(config_name: str, options: tuple[str, ...], with_hydra: bool) -> DictConfig:
-    """What Hydra makes of the groups' words alone."""
-    return _base(config_name, options, with_hydra).copy()
 
 
 def _options(group: str) -> list[str]:
@@ -406,29 +393,22 @@ def _parsed(value: str) -> Any:
 def _option(group: str, typed: str, default: str | None) -> Word:
     """``group=option``: one, a list of them that are merged, or several in a sweep."""
     options, override = _options(group), _parsed(typed)
-    value = typed if override is None else override.value()
     is_swept = override is not None and override.is_choice_sweep()
-    values: list[Any] = list(override.sweep_iterator()) if is_swept else [value]
-    chosen: list[Any] = []
-    each: Any
-    for each in values:
-        if (each in (None, False) and not isinstance(each, int | float | str)) or each is False:
-            each = "none" if "none" in options else None
-            if each is None and default is not None:
+    values: list[Any] = [typed if override is None else override.value()]
+    texts = []
+    for each in list(override.sweep_iterator()) if is_swept else values:
+        if each is None or each is False:
+            if "none" not in options and default is not None:
                 raise InputError(f"{group}={typed}: something must be chosen; one of {', '.join(options)}")
-            chosen.append(each)
+            texts.append("none" if "none" in options else "null")
             continue
-        names = each if isinstance(each, list) else [typed if len(values) == 1 else each]
+        names = each if isinstance(each, list) else [each if is_swept else typed]
         names = [name.text if isinstance(name, QuotedString) else str(name) for name in names]
         for name in names:
             if name not in options:
                 folder = "; data.root=DIR names a folder" if re.search(r"[/\\~.]", name) and group == "data" else ""
-                plugins = "; pip install 'fanet-lightning[sweeps]' brings more" if group.startswith("hydra/") else ""
-                raise InputError(
-                    f"{group}={name}: there is no such option; choose one of {', '.join(options)}{folder}{plugins}"
-                )
-        chosen.append(names if isinstance(each, list) else names[0])
-    texts = ["null" if each is None else f"[{','.join(each)}]" if isinstance(each, list) else each for each in chosen]
+                raise InputError(f"{group}={name}: there is no such option; choose one of {', '.join(options)}{folder}")
+        texts.append(f"[{','.join(names)}]" if isinstance(each, list) else names[0])
     return Word(group, tuple(texts), f"{group}={','.join(texts)}", is_swept, is_group=True)
 
 
@@ -437,32 +417,42 @@ def _options_at(words: Sequence[Word], variant: int) -> tuple[str, ...]:
     return tuple(f"{word.key}={word.at(variant)}" for word in words if word.is_group and word.at(variant) != "null")
 
 
+# A value among several: its commas are inside quotes around all of it, or inside brackets.
+_PIECE = re.compile(r"""\s*(?:(['"]).*?\1\s*(?=,|$)|(?:[\[({][^][(){}]*[\])}]|[^,])+)""")
+
+
 def _value(key: str, typed: str, default: Any, is_sweep: bool) -> Word:
     """``key=value`` read by what the key holds: text, a list of texts, or anything that Hydra's grammar has."""
     of_text, of_texts = _holds_text(key, default), _holds_texts(key, default)
     override = _parsed(typed)
-    if (override is not None and not (of_text or of_texts)) or (is_sweep and _is_function(override, typed)):
-        swept = override.is_sweep_override()
-        if isinstance(override.value(), IntervalSweep):
-            values = [override.value().start, override.value().end]
-        else:
-            values = list(override.sweep_iterator()) if swept else [override.value()]
+    swept = override is not None and override.is_sweep_override()
+    # Hydra's ways to name several values: choice(a,b), range(3), interval(0,1) …
+    is_function = is_sweep and swept and re.match(r"[a-z_]+ ?\(", typed)
+    if is_function or (override is not None and not (of_text or of_texts)):
+        values = [override.value()]
+        if isinstance(values[0], IntervalSweep):
+            values = [values[0].start, values[0].end]
+        elif swept:
+            values = list(override.sweep_iterator())
         values = [Override._convert_value(value) for value in values]
         return Word(key, tuple(map(str, values) if of_text else values), f"{key}={typed}", swept)
-    pieces = _split(typed) if is_sweep else [typed]
+    pieces = _pieces(typed) if is_sweep else [typed]
     if of_texts and not is_sweep and not _is_list(typed) and not os.path.exists(_at_home(typed)):  # noqa: PTH110
-        pieces = [f"[{typed}]"] if len(_split(typed)) > 1 or OmegaConf.is_list(default) else pieces
+        pieces = [f"[{typed}]"] if len(_pieces(typed)) > 1 or OmegaConf.is_list(default) else pieces
     values, texts = [], []
-    each: Any
     for piece in pieces:
         if of_texts and _is_list(piece):
-            each = [_text(part, default) for part in _split(piece.strip()[1:-1]) if part.strip()]
-            texts.append(f"[{','.join(hydra_text(part) for part in each)}]")
+            parts = [_text(part.strip(), default) for part in _pieces(piece.strip()[1:-1])]
+            values.append(parts)
+            texts.append(f"[{','.join(map(hydra_text, parts))}]")
         else:
-            each = _text(piece, default)
-            texts.append(hydra_text(each))
-        values.append(each)
+            values.append(_text(piece, default))
+            texts.append(hydra_text(values[-1]))
     return Word(key, tuple(values), f"{key}={','.join(texts)}", len(pieces) > 1)
+
+
+def _pieces(text: str) -> list[str]:
+    return [piece[0] for piece in _PIECE.finditer(text) if piece[0].strip()]
 
 
 def _holds_text(key: str, default: Any) -> bool:
@@ -481,38 +471,16 @@ def _is_list(text: str) -> bool:
     return text.strip().startswith("[") and text.strip().endswith("]")
 
 
-def _is_function(override: Any, typed: str) -> bool:
-    """Whether it is one of Hydra's ways to name several values: ``choice(a,b)``, ``range(3)``, ``interval(0,1)`` …"""
-    return override is not None and override.is_sweep_override() and re.match(r"[a-z_]+ ?\(", typed) is not None
-
-
-def _split(text: str) -> list[str]:
-    """``text`` at its commas, but for those inside quotes or brackets."""
-    pieces, depth, quote = [""], 0, ""
-    for sign in text:
-        if sign == "," and depth <= 0 and not quote:
-            pieces.append("")
-            continue
-        if quote:
-            quote = "" if sign == quote else quote
-        elif sign in "'\"" and not pieces[-1].strip("[ "):
-            quote = sign
-        depth += (sign in "[{(") - (sign in "]})") if not quote else 0
-        pieces[-1] += sign
-    return pieces if depth == 0 and not quote else text.split(",")
-
-
 def _text(typed: str, default: Any) -> str | bool | None:
     """Text as it was typed; also null, and true and false where they stand next to ``auto``."""
-    if typed.strip().lower() == "null":
+    bare = typed.strip()
+    if bare.lower() == "null":
         return None
-    if default == "auto" and typed.strip().lower() in ("true", "false"):
-        return typed.strip().lower() == "true"
-    if len(typed) > 1 and typed[0] == typed[-1] and typed[0] in "'\"":
-        override = _parsed(typed)
-        value = None if override is None else override.value()
-        return value if isinstance(value, str) else typed
-    return _at_home(typed)
+    if default == "auto" and bare.lower() in ("true", "false"):
+        return bare.lower() == "true"
+    override = _parsed(typed) if bare[0] == bare[-1] and bare[0] in "'\"" else None
+    quoted = None if override is None else override.value()
+    return quoted if isinstance(quoted, str) else _at_home(typed)
 
 
 def _at_home(typed: str) -> str:
@@ -578,17 +546,14 @@ def _target_above(config: DictConfig, key: str) -> tuple[str | None, str]:
 def _takes(target: str, key: str, argument: str) -> bool:
     name = argument.partition(".")[0]
     try:
-        return name in accepted(target, {name: None})
+        return name in _accepted(target, {name: None})
     except Exception as error:  # whatever importing somebody's module raises
         raise _not_found(key.removesuffix(f".{argument}"), target, error) from error
 
 
 def _not_found(key: str, target: str, error: Exception) -> InputError:
-    reason = first_line(error.__cause__ or error)
-    return InputError(
-        f"{key}._target_={target} cannot be imported ({reason}); run where its module is, or put that folder on "
-        "PYTHONPATH"
-    )
+    why = f"cannot be imported ({first_line(error.__cause__ or error)})"
+    return InputError(f"{key}._target_={target} {why}; run where its module is, or put that folder on PYTHONPATH")
 
 
 def _check_kind(key: str, default: Any, value: Any) -> None:
@@ -631,12 +596,9 @@ def _one_line(error: BaseException) -> str:
 
 
 def _hint(key: str, line: CommandLine) -> str:
-    near = difflib.get_close_matches(key, _known_keys(line.config_name, _options_at(line.words, 0)), n=1)
+    config = _base(line.config_name, _options_at(line.words, 0), False)
+    near = difflib.get_close_matches(key, _dotted(OmegaConf.to_container(config, resolve=False)), n=1)
     return f"did you mean '{near[0]}'?" if near else "--help lists the keys"
-
-
-def _known_keys(config_name: str, options: tuple[str, ...]) -> list[str]:
-    return _dotted(OmegaConf.to_container(_base(config_name, options, False), resolve=False))
 
 
 def _dotted(node: object, prefix: str = "") -> list[str]:
@@ -668,12 +630,7 @@ def description(path: Path) -> str:
 
 
 def keys_text(config_name: str, keys: str) -> str:
-    """``keys`` with what ``conf/<config_name>.yaml`` says of each at the top level next to it.
-
-    Args:
-        config_name: of the verb.
-        keys: the composed configuration as YAML, as OmegaConf writes it.
-    """
+    """``keys``, the composed configuration as YAML, with what ``conf/<config_name>.yaml`` says of each next to it."""
     text = (config_dir() / f"{config_name}.yaml").read_text(encoding="utf-8")
     comments = dict(re.findall(r"^(\w+):.*?\s(# .+)$", text, re.MULTILINE))
     return "\n".join(f"{line:<31} {comments.get(line.partition(':')[0], '')}".rstrip() for line in keys.splitlines())

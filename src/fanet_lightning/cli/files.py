@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from fanet_lightning.cli.errors import InputError, first_line
+from fanet_lightning.cli.errors import InputError
 
 
 @contextmanager
@@ -33,16 +33,11 @@ def replaced(path: Path, folder: Path | None = None) -> Iterator[Path]:
 
 @contextmanager
 def replaced_folder(path: Path) -> Iterator[Path]:
-    """As :func:`replaced`, for a folder: what stood at ``path`` before is removed only when the new one is whole.
-
-    Raises:
-        InputError: any OSError of the block or of the exchange.
-    """
-    temporary = None
+    """As :func:`replaced`, for a folder: what stood at ``path`` before is removed only when the new one is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    retired = temporary.with_suffix(".old")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
-        retired = temporary.with_suffix(".old")
         yield temporary
         temporary.chmod(0o755)
         if path.exists():
@@ -54,12 +49,8 @@ def replaced_folder(path: Path) -> Iterator[Path]:
                 retired.replace(path)
             raise
         shutil.rmtree(retired, ignore_errors=True)
-    except OSError as error:
-        reason = error.strerror or first_line(error)
-        raise InputError(f"{path} cannot be written ({reason}); free it or give another folder") from error
     finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_writable(folder: Path, key: str = "out") -> None:
@@ -68,30 +59,23 @@ def check_writable(folder: Path, key: str = "out") -> None:
     Raises:
         InputError: a file stands in the way, or permission is missing; names ``key`` and the path.
     """
-    existing = folder
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not existing.is_dir():
         raise InputError(f"{key}={folder}: {existing} is not a folder; choose another {key}")
     try:
         # Asking for permission is not enough: the file system may be read-only, or full.
         Path(tempfile.mkdtemp(dir=existing, prefix=".fanet_")).rmdir()
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"{key}={folder}: cannot write in {existing} ({reason}); choose another {key}") from error
+        raise InputError(
+            f"{key}={folder}: cannot write in {existing} ({error.strerror}); choose another {key}"
+        ) from error
 
 
 def check_names_free(folder: Path, names: Iterable[str], what: str, key: str = "out") -> None:
-    """Refuse a folder of something else in which a file that is about to be written has its name already.
-
-    Whatever has other names is no hindrance and is not touched; nor is an empty folder.
-
-    Args:
-        names: what would be written into ``folder``.
-        what: whose files they would be, for the message: ``an evaluation``.
+    """Refuse a folder of something else that has one of ``names``, which are about to be written, already.
 
     Raises:
-        InputError: names the first of them.
+        InputError: names the first that is there and no empty folder; ``what`` would be ``an evaluation``.
     """
     for name in names:
         path = folder / name
@@ -100,22 +84,15 @@ def check_names_free(folder: Path, names: Iterable[str], what: str, key: str = "
 
 
 def check_replaceable(folder: Path, what: str, is_own: Callable[[Path], bool]) -> None:
-    """Refuse a folder that :func:`replaced_folder` would replace although it holds something else than ``what``.
-
-    Args:
-        is_own: whether an entry of the folder is of an earlier ``what``.
+    """Refuse a folder that :func:`replaced_folder` would replace although it has an entry that is not ``is_own``.
 
     Raises:
-        InputError: names the first entry that is not.
+        InputError: names the first entry that is not of an earlier ``what``; or ``folder`` is a file.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    foreign = (
-        next((path.name for path in sorted(folder.iterdir()) if not is_own(path)), None) if folder.is_dir() else ""
-    )
+    entries = sorted(folder.iterdir()) if folder.is_dir() else [folder] if folder.exists() else []
+    foreign = next((path.name for path in entries if path == folder or not is_own(path)), None)
     if foreign is not None:
-        named = f" ({foreign})" if foreign else ""
-        raise InputError(f"{folder} holds something else than {what}{named}; give an empty or new folder")
+        raise InputError(f"{folder} holds something else than {what} ({foreign}); give an empty or new folder")
 
 
 def matching_names(folder: Path, patterns: Iterable[str]) -> Iterator[str]:
@@ -138,31 +115,14 @@ def decoded_text(content: bytes) -> str:
 def lines_of(path: Path, what: str, remedy: str) -> list[str]:
     """The lines of a list that a person has written.
 
-    Args:
-        what, remedy: for the error's line.
-
     Raises:
-        InputError: no such file, or no text.
+        InputError: no such file, or no text; names ``what`` and ``remedy``.
     """
     try:
         return decoded_text(Path(path).read_bytes()).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         raise InputError(f"cannot read {what}: {reason}; {remedy}") from error
-
-
-def content_if_any(path: Path) -> bytes | None:
-    """What a file holds that an earlier process may have left; None where there is none.
-
-    Raises:
-        InputError: it is there and cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); remove it") from error
 
 
 # What data/images.py decodes, by the extensions in use.
@@ -215,9 +175,7 @@ def read_image_list(path: Path) -> list[tuple[int, str]]:
     for number, line in enumerate(lines, start=1):
         image_id = ("" if line.lstrip().startswith("#") else line.partition(" #")[0]).strip().removesuffix(".jpg")
         if image_id in names:
-            raise InputError(
-                f"{path}:{number}: '{image_id}' stands in line {names[image_id]} already; keep one of them"
-            )
+            raise InputError(f"{path}:{number}: '{image_id}' is in line {names[image_id]} already; keep one of them")
         if image_id and not image_id.replace("\\", "/").rpartition("/")[2].startswith("."):
             names[image_id] = number
     if not names:
@@ -226,11 +184,7 @@ def read_image_list(path: Path) -> list[tuple[int, str]]:
 
 
 def find_listed(
-    path: Path,
-    ids: Collection[str],
-    *,
-    folder: Path | None = None,
-    root: Path | None = None,
+    path: Path, ids: Collection[str], *, folder: Path | None = None, root: Path | None = None
 ) -> list[tuple[int, str, str | None]]:
     """The images that a list means: (line number from 1, what stands there, its image id or None).
 
@@ -246,27 +200,22 @@ def find_listed(
     Raises:
         InputError: as :func:`read_image_list`; or two lines that mean the same image.
     """
-    ids = ids if isinstance(ids, set | frozenset | dict) else set(ids)
-    lines: dict[str, int] = {}
+    lines, known = dict[str, int](), set(ids)
     found: list[tuple[int, str, str | None]] = []
     for number, written in read_image_list(path):
-        own_id = next((name for name in _names_meant(written, Path(path).parent, folder, root) if name in ids), None)
+        meant = _meant(written, Path(path).parent, folder, root)
+        own_id = next((name for each in meant for name in (each, without_extension(each)) if name in known), None)
         if own_id is not None and lines.setdefault(own_id, number) != number:
             raise InputError(
-                f"{path}:{number}: '{written}' is the image {own_id}, which stands in line {lines[own_id]} already; "
-                "keep one of them"
+                f"{path}:{number}: '{written}' is the image {own_id}, which is in line {lines[own_id]} already; keep "
+                "one of them"
             )
         found.append((number, written, own_id))
     return found
 
 
-def _names_meant(written: str, near: Path, folder: Path | None, root: Path | None) -> Iterator[str]:
-    """What a line may mean, relative to the folder of images: with the extension, and without it."""
-    for name in _paths_meant(written, near, folder, root):
-        yield from (name, without_extension(name))
-
-
-def _paths_meant(written: str, near: Path, folder: Path | None, root: Path | None) -> Iterator[str]:
+def _meant(written: str, near: Path, folder: Path | None, root: Path | None) -> Iterator[str]:
+    """What a line may mean, relative to the folder of images."""
     yield written
     name = PurePosixPath(written.replace("\\", "/"))
     yield name.as_posix()
@@ -293,12 +242,6 @@ def nearest_name(written: str, names: Collection[str]) -> str | None:
 
 
 def file_sha256(path: Path) -> str:
-    """
-    Raises:
-        InputError: the file cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); change its permissions") from error
+    """In hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

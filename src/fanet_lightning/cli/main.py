@@ -49,7 +49,6 @@ MODULES = {
     "workspace": "train.workspace",
 }
 
-
 # Verbs from here, keys and their options from Hydra; where neither fits, bash offers files.
 BASH = """_fanet() {{
   COMPREPLY=()
@@ -96,8 +95,6 @@ def _verb(argv: list[str]) -> int:
         # Another process, because Lightning starts further ranks with the words of this one.
         os.execv(sys.executable, [sys.executable, "-m", f"fanet_lightning.{MODULES.get(verb, verb)}", *words])
     elif verb == "--completion":
-        if words not in ([], ["bash"]):
-            raise InputError(f"--completion {' '.join(words)}: take bash")
         print(BASH.format(verbs=" ".join(VERBS)))
     elif verb in ("-h", "--help"):
         print("fanet VERB [key=value …], or python -m fanet_lightning VERB …; fanet VERB --help has the keys.\n")
@@ -111,10 +108,12 @@ def _verb(argv: list[str]) -> int:
 def report_error(error: Exception) -> int:
     """Print what a person can fix as one line on stderr, and return the exit code; anything else is raised again."""
     text = str(error)
-    if not isinstance(error, InputError):
-        if not any(sign in text for sign in SHARED_MEMORY_ERRORS):
-            raise error
+    if any(sign in text for sign in SHARED_MEMORY_ERRORS):
         text = "the worker processes ran out of shared memory (/dev/shm); give workers=0, or docker run --shm-size=2g"
+    elif isinstance(error, OSError) and error.strerror:  # a file that cannot be read, a full disk
+        text = ": ".join(str(part) for part in (error.filename, error.strerror) if part)
+    elif not isinstance(error, InputError):
+        raise error
     print(f"error: {' '.join(text.split())}", file=sys.stderr)
     return BAD_INPUT
 
@@ -123,7 +122,7 @@ def verb_config(config_name: str, argv: Sequence[str], usage: str, required: Seq
     """The configuration of a verb, or None when ``--help`` was asked for and has been printed.
 
     Raises:
-        InputError: a word that is not ``key=value``, an unknown key, or a required key without a value.
+        InputError: see :func:`read_words`; or a required key is without a value.
     """
     if answered(config_name, argv, usage):
         return None
@@ -135,14 +134,12 @@ def verb_config(config_name: str, argv: Sequence[str], usage: str, required: Seq
 
 
 def answered(config_name: str, argv: Sequence[str], usage: str, *, with_hydra: bool = False) -> bool:
-    """Whether ``--help`` was asked for, or what Hydra answers itself (:data:`HYDRA_FLAGS`); it is then answered.
-
-    Raises:
-        InputError: a wrong word next to the question.
-    """
+    """Whether ``--help`` was asked for, or what Hydra answers itself (:data:`HYDRA_FLAGS`); it is then answered."""
     words = [word for word in argv if "=" in word and not word.startswith("-")]
     if {"-h", "--help"} & {*argv}:
-        print_help(config_name, words, usage)
+        keys = keys_text(config_name, OmegaConf.to_yaml(compose_config(config_name, words)))
+        texts = (usage, choices_text(config_name), f"Keys and their defaults:\n\n{keys}")
+        print("\n\n".join(text for text in texts if text))
         return True
     if not HYDRA_FLAGS & {*argv}:
         return False
@@ -156,23 +153,10 @@ def answered(config_name: str, argv: Sequence[str], usage: str, *, with_hydra: b
     return True
 
 
-def print_help(config_name: str, words: Sequence[str], usage: str) -> None:
-    """Usage, the choices of the configuration's groups, and every key with its value under ``words`` and its meaning.
-
-    Raises:
-        InputError: see :func:`fanet_lightning.cli.config.compose_config`.
-    """
-    keys = keys_text(config_name, OmegaConf.to_yaml(compose_config(config_name, words)))
-    print(
-        "\n\n".join(text for text in (usage, choices_text(config_name), f"Keys and their defaults:\n\n{keys}") if text)
-    )
-
-
 def check_whole(config: DictConfig, **least: int) -> None:
-    """Refuse keys that are not whole numbers of at least so much.
-
+    """
     Raises:
-        InputError: a key that is no whole number, or below its least value.
+        InputError: a key that is no whole number of at least so much.
     """
     for key, smallest in least.items():
         if not is_whole(config[key], smallest):

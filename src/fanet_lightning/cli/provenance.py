@@ -7,6 +7,7 @@ model has seen says nothing about other images: every checkpoint names its train
 
 import datetime
 import hashlib
+import io
 import json
 import os
 import platform
@@ -17,11 +18,13 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Any, Literal, Self
 from urllib.parse import quote, unquote
 
 from filelock import FileLock, Timeout
@@ -70,11 +73,10 @@ class RunRecord:
     """The contents of ``run.json``.
 
     ``scores`` maps a protocol's name to ``folder`` (within the run's), ``ap`` per setting, ``images`` and
-    ``images_per_second``. ``train`` holds ``epoch`` (epochs done), ``epochs``, ``steps``, ``seconds`` (wall time of
-    training over all starts), ``starts``, ``images_per_second``, ``wait_share`` (of the last epoch: seconds spent
-    waiting for samples ÷ seconds), ``unreadable_images`` (their ids), ``skipped_steps``, ``device`` and, on a CPU,
-    ``threads``. ``cpu`` is its model and the instructions that PyTorch uses; ``data`` the digest of
-    :meth:`fanet_lightning.data.datamodule.FaceDataModule.digest`.
+    ``images_per_second``. ``train`` holds ``epoch`` (epochs done), ``epochs``, ``steps``, ``seconds`` (wall time over
+    all starts), ``starts``, ``images_per_second``, ``wait_share`` (of the last epoch: seconds spent waiting for samples
+    ÷ seconds), ``unreadable_images``, ``skipped_steps``, ``device``, ``cpu`` (model and the instructions that PyTorch
+    uses) and, on a CPU, ``threads``. ``data`` is :meth:`fanet_lightning.data.datamodule.FaceDataModule.digest`.
     """
 
     name: str
@@ -93,17 +95,9 @@ class RunRecord:
     version: int = VERSION
 
     def write(self, folder: Path) -> None:
-        """Write ``folder/run.json`` by rename.
-
-        Raises:
-            InputError: the folder cannot be written.
-        """
-        text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
-        try:
-            with replaced(folder / RECORD_FILE) as path:
-                path.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"{folder / RECORD_FILE} cannot be written ({error.strerror}); free the disk") from error
+        """Write ``folder/run.json`` by rename."""
+        with replaced(folder / RECORD_FILE) as path:
+            path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def is_complete(self, protocols: set[str]) -> bool:
         """Trained to its end, and scored under all of ``protocols``."""
@@ -125,9 +119,9 @@ def read_record(folder: Path) -> RunRecord | None:
             raise InputError(f"{path}: version {content.get('version')}, this package reads {VERSION}")
         known = {f.name for f in fields(RunRecord)}
         return RunRecord(**{key: value for key, value in content.items() if key in known})
-    except (ValueError, TypeError, AttributeError, UnicodeDecodeError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is no run record ({error}); remove the file, or take another folder") from error
 
 
@@ -150,8 +144,22 @@ def differing_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> l
 
 
 def _is_circumstance(key: str) -> bool:
-    parts = key.split(".")
-    return any(".".join(parts[: i + 1]) in CIRCUMSTANCES for i in range(len(parts)))
+    return key in CIRCUMSTANCES or ("." in key and _is_circumstance(key.rpartition(".")[0]))
+
+
+def as_today(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of nested settings of an earlier version, with what that version did without and today's classes."""
+    copy: dict[str, Any] = deepcopy(dict(settings))
+    for key, value in LATER_SETTINGS.items():
+        node, name = copy, key
+        if "." in key:
+            group, name = key.split(".")
+            node = copy.get(group) or {}
+        node.setdefault(name, value)
+    for node in copy.values():
+        if isinstance(node, dict) and "_target_" in node:
+            node["_target_"] = RENAMED_TARGETS.get(node["_target_"], node["_target_"])
+    return copy
 
 
 def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -175,12 +183,9 @@ class TerminalLog:
 
     current: "TerminalLog | None" = None
 
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-        self._file: IO[str] | None = None
-
-    def __enter__(self) -> "TerminalLog":
-        TerminalLog.current = self
+    def __enter__(self) -> Self:
+        TerminalLog.current, self._kept, self._rest = self, io.StringIO(), ""
+        self._file: IO[str] = self._kept
         self._streams: tuple[Any, Any] = (sys.stdout, sys.stderr)
         copies: list[Any] = [_Copied(stream, self) for stream in self._streams]
         sys.stdout, sys.stderr = copies
@@ -188,44 +193,34 @@ class TerminalLog:
 
     def begin(self, path: Path) -> None:
         """Append to ``path`` the command, what was printed so far and all that follows."""
-        self._file = path.open("a", encoding="utf-8", errors="replace")
-        print(f"$ {shlex.join(sys.argv)}", *self._lines, sep="\n", file=self._file, flush=True)
+        self._file = path.open("a", encoding="utf-8", errors="replace", buffering=1)
+        self._file.write(f"$ {shlex.join(sys.argv)}\n{self._kept.getvalue()}")
 
-    def add(self, line: str) -> None:
-        if self._file is None:
-            self._lines.append(line)
-        elif not self._file.closed:
-            with suppress(OSError):  # a full disk is said where it matters, and printing continues
-                print(line, file=self._file, flush=True)
+    def add(self, text: str) -> None:
+        *lines, self._rest = (self._rest + text).split("\n")
+        if len(self._rest) > 10_000:
+            self._rest = _as_it_stands(self._rest)
+        with suppress(OSError, ValueError):  # a full disk is said where it matters, and printing continues
+            self._file.writelines(f"{_as_it_stands(line)}\n" for line in lines)
 
     def __exit__(self, *_: object) -> None:
-        for copy in (sys.stdout, sys.stderr):
-            if isinstance(copy, _Copied):
-                copy.end()
+        if self._rest:
+            self.add("\n")
         sys.stdout, sys.stderr = self._streams
         TerminalLog.current = None
-        if self._file is not None:
-            self._file.close()
+        self._file.close()
 
 
 class _Copied:
-    """A text stream that hands its finished lines to a log as well."""
+    """A text stream that hands what is written to a log as well."""
 
     def __init__(self, stream: Any, log: TerminalLog) -> None:
-        self._stream, self._log, self._rest = stream, log, ""
+        self._stream, self._log = stream, log
 
     def write(self, text: str) -> int:
         count: int = self._stream.write(text)
-        *lines, self._rest = (self._rest + text).split("\n")
-        for line in lines:
-            self._log.add(_as_it_stands(line))
-        if len(self._rest) > 10_000:
-            self._rest = _as_it_stands(self._rest)
+        self._log.add(text)
         return count
-
-    def end(self) -> None:
-        if self._rest:
-            self._log.add(_as_it_stands(self._rest))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -238,10 +233,10 @@ def _as_it_stands(line: str) -> str:
 
 @contextmanager
 def locked(folder: Path, what: str = "run", patience_seconds: float = 0.0) -> Iterator[None]:
-    """Hold ``folder`` for this process; the lock falls with the process, however that ends.
+    """Hold ``folder``, made if need be, for this process; the lock falls with the process, however that ends.
 
     Args:
-        folder: made if need be.
+        folder: of the lock.
         what: ``run``, ``variant`` or ``sweep``, for the message.
         patience_seconds: wait so long for another process to let go.
 
@@ -269,9 +264,7 @@ def state_now(folder: Path, record: RunRecord) -> State:
     try:
         with FileLock(folder / LOCK_FILE, timeout=0):
             return "interrupted"
-    except Timeout:
-        return "running"
-    except OSError:  # a folder that may only be read
+    except OSError:  # held (filelock's Timeout is one), or a folder that may only be read
         return "running"
 
 
@@ -285,10 +278,10 @@ TRAINING_IMAGES_FILE = "training_images.txt"
 PREDICTIONS_FOLDER = "predictions"
 # Key in a checkpoint of `train`.
 CHECKPOINT_KEY = "training_images"
-# Key in scores.json.
-SCORES_KEY = "trained_on_images"
 _HEADING = re.compile(r"#\s*(trained on|scored):\s*data=(\S+)\s+split=(\S+)(?:\s+images=(\d+))?\s*$")
 _UNKNOWN = "?"
+# Name of a data set and of its part; None where unknown.
+Split = tuple[str | None, str | None]
 
 
 @dataclass(frozen=True)
@@ -305,13 +298,6 @@ class TrainingImages:
     image_ids: tuple[str, ...]
 
 
-class Listed(NamedTuple):
-    """What a file holds: the training images, and (data, split) of what was scored where ``evaluate`` wrote it."""
-
-    parts: list[TrainingImages]
-    scored: tuple[str | None, str | None]
-
-
 @dataclass(frozen=True)
 class TrainedOn:
     """How many of the scored images were trained on, and which comes first."""
@@ -321,10 +307,6 @@ class TrainedOn:
     first: str | None = None
 
     @property
-    def share(self) -> float:
-        return self.count / self.images if self.images else 0.0
-
-    @property
     def warning(self) -> str | None:
         """One line for the person at the command line; None where no scored image was trained on."""
         if not self.count:
@@ -332,30 +314,31 @@ class TrainedOn:
         verb = "was" if self.count == 1 else "were"
         return (
             f"{self.count:,} of {self.images:,} scored images {verb} trained on; these numbers say nothing about "
-            f"unseen images{f' (the first is {self.first})' if self.first else ''}"
+            f"unseen images (the first is {self.first})"
         )
 
 
 def trained_on(
     parts: Iterable[TrainingImages], image_ids: Iterable[str], data: str | None = None, split: str | None = None
 ) -> TrainedOn:
-    """How many of ``image_ids`` are among the training images.
+    """How many of ``image_ids``, each given once, are among the training images.
 
-    Images are the same by their id. Two data sets that share images (a copy in another format, say) are so recognised;
-    numbered images of two splits of one data set are not mistaken for each other where both splits are known.
+    Images are the same by their id, unless both are known to be of different splits of one data set. A line of a list
+    of no known data set may also be a path that ends with folder and name of an id.
 
     Args:
         parts: the training images.
-        image_ids: the scored images, each once.
+        image_ids: the scored images.
         data, split: what the scored images are of; None where unknown.
     """
-    seen = {
-        name
-        for part in parts
-        if not (data is not None and part.data == data and None not in (part.split, split) and part.split != split)
-        for image_id in part.image_ids
-        for name in ([_bare(image_id)] if part.data is not None else _names_meant(image_id))
-    }
+    seen = set()
+    for part in parts:
+        if data is None or part.data != data or None in (part.split, split) or part.split == split:
+            for image_id in part.image_ids:
+                seen.add(_bare(image_id))
+                if part.data is None:
+                    folders = PurePosixPath(_bare(image_id).replace("\\", "/")).parts
+                    seen |= {"/".join(folders[start:]) for start in range(max(1, len(folders) - 1))}
     scored = [_bare(image_id) for image_id in image_ids]
     among = [image_id for image_id in scored if image_id in seen]
     return TrainedOn(len(among), len(scored), among[0] if among else None)
@@ -366,7 +349,7 @@ def merged(parts: Iterable[TrainingImages]) -> list[TrainingImages]:
 
     ``a`` and ``a.jpg`` are one image, as in :func:`trained_on`, and keep the name that comes first.
     """
-    found: dict[tuple[str | None, str | None], dict[str, str]] = {}
+    found: dict[Split, dict[str, str]] = {}
     for part in parts:
         names = found.setdefault((part.data, part.split), {})
         for image_id in part.image_ids:
@@ -379,31 +362,20 @@ def to_plain(parts: Iterable[TrainingImages]) -> list[dict[str, Any]]:
     return [{"data": part.data, "split": part.split, "ids": list(part.image_ids)} for part in parts]
 
 
-def from_plain(value: Any, where: Path) -> list[TrainingImages]:
-    """The inverse of :func:`to_plain`.
-
-    Raises:
-        InputError: ``value`` is no such thing; names ``where``.
-    """
-    try:
-        return [TrainingImages(part["data"], part["split"], tuple(part["ids"])) for part in value]
-    except (TypeError, KeyError) as error:
-        raise InputError(f"{where}: {CHECKPOINT_KEY} is not a list of images; take another checkpoint") from error
-
-
 def images_of(checkpoint: Mapping[str, Any], where: Path) -> list[TrainingImages] | None:
     """The training images that a checkpoint names; None for an older one, which names none.
 
     Raises:
-        InputError: see :func:`from_plain`.
+        InputError: something else is under the key; names ``where``.
     """
     value = checkpoint.get(CHECKPOINT_KEY)
-    return None if value is None else from_plain(value, where)
+    try:
+        return value and [TrainingImages(part["data"], part["split"], tuple(part["ids"])) for part in value]
+    except (TypeError, KeyError) as error:
+        raise InputError(f"{where}: {CHECKPOINT_KEY} is not a list of images; take another checkpoint") from error
 
 
-def write_training_images(
-    path: Path, parts: Iterable[TrainingImages], scored: tuple[str | None, str | None] | None = None
-) -> None:
+def write_training_images(path: Path, parts: Iterable[TrainingImages], scored: Split | None = None) -> None:
     """Write the list by rename: one image id a line, under a heading per part; also a list for ``images=``.
 
     Args:
@@ -411,43 +383,43 @@ def write_training_images(
         parts: the training images.
         scored: (data, split) of the images that the predictions next to the list are about.
     """
-    lines = [f"# scored: {_named(*scored)}"] if scored is not None else []
+    lines = [] if scored is None else [f"# scored: {_named(*scored)}"]
     for part in parts:
-        lines.append(f"# trained on: {_named(part.data, part.split)} images={len(part.image_ids)}")
-        lines += part.image_ids
+        lines += [f"# trained on: {_named(part.data, part.split)} images={len(part.image_ids)}", *part.image_ids]
     with replaced(path) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
 
 
-def read_training_images(path: Path) -> Listed:
+def read_training_images(path: Path) -> tuple[list[TrainingImages], Split]:
     """A list of :func:`write_training_images`, or any other list of images, of which then no data set is known.
 
+    Returns:
+        The training images, and (data, split) of what was scored where ``evaluate`` wrote the list.
+
     Raises:
-        InputError: no such file, not text, a heading that counts other images than follow it, no image at all.
+        InputError: no such file, not text, fewer images than a heading says, no image at all.
     """
-    lines = lines_of(path, f"the list of training images {path}", "give a text file with one image a line")
-    scored: tuple[str | None, str | None] = (None, None)
-    sections: list[tuple[str | None, str | None, int | None, list[str]]] = [(None, None, None, [])]
+    lines = iter(lines_of(path, f"the list of training images {path}", "give a text file with one image a line"))
+    scored: Split = (None, None)
+    parts, foreign = list[TrainingImages](), list[str]()
     for line in lines:
         heading = _HEADING.match(line)
-        if heading and heading[1] == "scored":
-            scored = (_known(heading[2]), _known(heading[3]))
-        elif heading:
-            sections.append((_known(heading[2]), _known(heading[3]), int(heading[4]) if heading[4] else None, []))
-        elif sections[-1][2] is None and (image_id := "" if line[:1] == "#" else line.partition(" #")[0].strip()):
-            sections[-1][3].append(image_id)  # a list of somebody else
-        elif sections[-1][2] is not None:
-            sections[-1][3].append(line)
-    for data, split, stated, ids in sections:
-        if stated not in (None, len(ids)):
-            raise InputError(
-                f"{path}: {len(ids):,} images of {data} {split}, the heading says {stated:,}; the list is damaged, "
-                "write it again"
-            )
-    parts = [TrainingImages(data, split, tuple(ids)) for data, split, _, ids in sections if ids]
+        if heading is None:
+            if image_id := "" if line[:1] == "#" else line.partition(" #")[0].strip():
+                foreign.append(image_id)
+            continue
+        data, split = (None if text == _UNKNOWN else unquote(text) for text in heading.group(2, 3))
+        if heading[1] == "scored":
+            scored = (data, split)
+            continue
+        count = int(heading[4] or 0)
+        parts.append(TrainingImages(data, split, tuple(islice(lines, count))))
+        if len(parts[-1].image_ids) < count:
+            raise InputError(f"{path}: fewer images than '{line}' says; the list is damaged, write it again")
+    parts = [part for part in [TrainingImages(None, None, tuple(foreign)), *parts] if part.image_ids]
     if not parts:
         raise InputError(f"the list of training images {path} names no image; write one image a line")
-    return Listed(parts, scored)
+    return parts, scored
 
 
 def list_beside(predictions: Path) -> Path | None:
@@ -460,41 +432,23 @@ def list_beside(predictions: Path) -> Path | None:
 
 
 def trained_on_by_list(path: Path, image_ids: Sequence[str], data: str | None = None) -> TrainedOn:
-    """:func:`trained_on` with a list on disk; ``data``: what is scored, where the list does not say so.
-
-    Raises:
-        InputError: see :func:`read_training_images`.
-    """
-    listed = read_training_images(path)
-    scored_data, scored_split = listed.scored
-    return trained_on(listed.parts, image_ids, scored_data or data, scored_split)
+    """:func:`trained_on` with a list on disk; ``data``: what is scored, where the list does not say so."""
+    parts, (scored_data, scored_split) = read_training_images(path)
+    return trained_on(parts, image_ids, scored_data or data, scored_split)
 
 
 def scores_entry(found: TrainedOn | None) -> dict[str, Any]:
     """What ``scores.json`` says: ``trained_on_images`` with ``count`` and ``share``, null where it is not known."""
-    return {SCORES_KEY: None if found is None else {"count": found.count, "share": found.share}}
-
-
-def _names_meant(written: str) -> list[str]:
-    """The ids that a line of a list of no known data set may mean: itself, and as a path in folders of any name.
-
-    Names without a folder are no ends of paths: different images have them (``train/0001.jpg``, ``val/0001.jpg``).
-    """
-    parts = PurePosixPath(_bare(written).replace("\\", "/")).parts
-    return [_bare(written), *("/".join(parts[start:]) for start in range(max(1, len(parts) - 1)))]
+    share = found and {"count": found.count, "share": found.count / found.images if found.images else 0.0}
+    return {"trained_on_images": share}
 
 
 def _bare(image_id: str) -> str:
     return image_id.removesuffix(".jpg")
 
 
-def _named(data: str | None, split: str | None) -> str:
-    texts = (quote(text) if text else _UNKNOWN for text in (data, split))
-    return "data={} split={}".format(*texts)
-
-
-def _known(text: str) -> str | None:
-    return None if text == _UNKNOWN else unquote(text)
+def _named(*names: str | None) -> str:
+    return "data={} split={}".format(*(quote(name) if name else _UNKNOWN for name in names))
 
 
 @cache
@@ -513,9 +467,13 @@ def made_by(
     packages: Sequence[str] = ("fanet-lightning", "numpy", "scipy"),
 ) -> dict[str, Any]:
     """Where a number comes from: the command line, versions (null when not installed), commit, checkpoint."""
+    versions: dict[str, str | None] = dict.fromkeys(packages)
+    for name in packages:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
     return {
         "command": list(command),
-        "packages": {name: _version(name) for name in packages},
+        "packages": versions,
         "python": platform.python_version(),
         "git_commit": git_commit(),
         "checkpoint": checkpoint,
@@ -529,14 +487,6 @@ def git_commit() -> str | None:
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip() or None
     except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
         return None

@@ -27,7 +27,7 @@ from fanet_lightning.cli.device import (
     resolve_device,
 )
 from fanet_lightning.cli.errors import InputError, first_line
-from fanet_lightning.cli.provenance import TrainingImages, from_plain
+from fanet_lightning.cli.provenance import TrainingImages, images_of
 from fanet_lightning.data.transforms import AUTO, SMALLEST_TILE_PIXELS, TilePixels
 from fanet_lightning.detect.protocols import AnyProtocol, Backend, Found, protocol_of
 from fanet_lightning.detect.selection import Threshold
@@ -332,8 +332,7 @@ def _read_metadata(entries: Mapping[str, str], path: Path) -> dict[str, Any]:
     if own.get("format_version") != str(FORMAT_VERSION):
         raise InputError(f"{path} is not of this version of fanet_lightning.export; export the model again")
     own |= {key: json.loads(own[key]) for key in ("detection", "network", "bytes_per_pixel", "training_images")}
-    if own["training_images"] is not None:
-        own["training_images"] = from_plain(own["training_images"], path)
+    own["training_images"] = images_of(own, path)
     return own
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.files import content_if_any
 
 # Longer first lines are not ours.
 _MOST_HEAD_BYTES = 1 << 20
@@ -53,7 +52,7 @@ class Journal:
         self._file: FileIO | None = None
         self.found: dict[str, Any] = {}
         whole_bytes = 0
-        for line in (content_if_any(path) or b"").splitlines(keepends=True):
+        for line in (path.read_bytes() if path.exists() else b"").splitlines(keepends=True):
             value = _parsed(line, checksums)
             if value is None:
                 break

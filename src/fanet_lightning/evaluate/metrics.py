@@ -1,12 +1,8 @@
 """The benchmarks as ``torchmetrics.Metric`` classes: fed batch by batch, gathered over ranks, any detector.
 
-Each holds detections, and where no ground truth was given the faces, of the images that it was shown, on the CPU. Only
-``compute`` scores, with the functions of :mod:`fanet_lightning.score`, so its numbers are those of
-``fanet score``. Gathering is that of torchmetrics: lists of tensors, joined before they travel, and
-ranks may have different numbers of images or none.
-
-An image that was shown twice counts once: samplers fill up the last batch of a rank with images that another has. The
-first showing stays, in the order of ranks. Values do not depend on the number of ranks.
+``compute`` scores with the functions of :mod:`fanet_lightning.score`, so its numbers are those of ``fanet score``,
+whatever the number of ranks. Of an image that was shown twice, as samplers do, the first showing counts, in the order
+of ranks.
 
     metric = WiderFaceAP(ground_truth)
     for batch in loader:
@@ -16,7 +12,7 @@ first showing stays, in the order of ranks. Values do not depend on the number o
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,23 +39,11 @@ Found = Mapping[str, tuple[Array, Array]]
 Faces = Mapping[str, tuple[Array, Flags]]
 
 
-class AnyGroundTruth(Protocol):
-    """What the ground truths of all benchmarks have."""
-
-    @property
-    def image_ids(self) -> tuple[str, ...]: ...
-    def select(self, image_ids: Sequence[str]) -> Self: ...
-
-
-G = TypeVar("G", bound=AnyGroundTruth)
-
-
-class DetectionMetric(Metric, Generic[G]):
+class DetectionMetric(Metric):
     """Base of the classes in :mod:`fanet_lightning.evaluate.metrics`.
 
     The one state is ``shown``, a float64 tensor on the CPU per image: the number N of bytes of its id, D detections and
-    F faces; the id in UTF-8 (N,); ``x1 y1 x2 y2 score`` (5 D,); ``x1 y1 x2 y2 ignored`` (5 F,). So torchmetrics can
-    join, copy and gather it as any list of tensors.
+    F faces; the id in UTF-8 (N,); ``x1 y1 x2 y2 score`` (5 D,); ``x1 y1 x2 y2 ignored`` (5 F,).
     """
 
     is_differentiable = False
@@ -68,7 +52,7 @@ class DetectionMetric(Metric, Generic[G]):
 
     shown: list[Tensor] | Tensor
 
-    def __init__(self, ground_truth: G | None = None, **options: Any) -> None:
+    def __init__(self, ground_truth: Any = None, **options: Any) -> None:
         super().__init__(**options)
         self.ground_truth = ground_truth
         self._known = None if ground_truth is None else frozenset(ground_truth.image_ids)
@@ -127,8 +111,7 @@ class DetectionMetric(Metric, Generic[G]):
             truth = self._from_faces(faces)
         elif self._only_shown:
             truth = truth.select([image_id for image_id in truth.image_ids if image_id in found])
-        dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        values = self._values(truth, found)
+        dtype, values = torch.float32 if self.device.type == "mps" else torch.float64, self._values(truth, found)
         return {name: torch.tensor(value, dtype=dtype, device=self.device) for name, value in values.items()}
 
     def forward(self, *arguments: Any, **keywords: Any) -> dict[str, Tensor]:
@@ -141,11 +124,11 @@ class DetectionMetric(Metric, Generic[G]):
         return value
 
     @abstractmethod
-    def _from_faces(self, faces: Faces) -> G:
+    def _from_faces(self, faces: Faces) -> Any:
         """The ground truth of the images that were shown, their ids sorted."""
 
     @abstractmethod
-    def _values(self, ground_truth: G, found: Found) -> Mapping[str, float]: ...
+    def _values(self, ground_truth: Any, found: Found) -> Mapping[str, float]: ...
 
     def _joined(self) -> Tensor:
         """The state in one piece on the CPU: a list before it was gathered, a tensor afterwards."""
@@ -170,10 +153,7 @@ class DetectionMetric(Metric, Generic[G]):
     def _sync_dist(
         self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any | None = None
     ) -> None:
-        """Gather one tensor: for a rank without images torchmetrics would send another shape and type.
-
-        NCCL moves what is on the GPU alone.
-        """
+        # One tensor: for a rank without images torchmetrics would send another shape. NCCL moves what is on the GPU.
         device = torch.device("cpu")
         group = process_group or self.process_group
         if torch.distributed.is_initialized() and "nccl" in torch.distributed.get_backend(group):
@@ -195,7 +175,7 @@ def _packed(image_id: str, what: str, boxes_xyxy: Tensor, column: Tensor) -> Ten
     return torch.cat([boxes, values[:, None]], dim=1)
 
 
-class WiderFaceAP(DetectionMetric[GroundTruth]):
+class WiderFaceAP(DetectionMetric):
     """Average precision by the official WIDER FACE evaluation
     (:mod:`fanet_lightning.score.wider_face.average_precision`).
 
@@ -218,7 +198,7 @@ class WiderFaceAP(DetectionMetric[GroundTruth]):
         return {setting: curve.ap for setting, curve in curves.items()}
 
 
-class CocoAP(DetectionMetric[CocoGroundTruth]):
+class CocoAP(DetectionMetric):
     """COCO's average precision of one category (:mod:`fanet_lightning.score.coco`).
 
     Values: ``all`` (IoU 0.50 … 0.95), ``50``, ``75``, ``small``, ``medium``, ``large``. Ignored faces are crowds.
@@ -254,7 +234,7 @@ class CocoAP(DetectionMetric[CocoGroundTruth]):
         return self.benchmark.score_detections(ground_truth, detections).values["ap"]
 
 
-class PascalFaceAP(DetectionMetric[PascalFaceGroundTruth]):
+class PascalFaceAP(DetectionMetric):
     """Average precision by face-eval, for PASCAL face and AFW
     (:mod:`fanet_lightning.score.pascal_face.average_precision`).
 
@@ -281,7 +261,7 @@ class PascalFaceAP(DetectionMetric[PascalFaceGroundTruth]):
         return self.benchmark.score_detections(ground_truth, found).values["ap"]
 
 
-class FddbRoc(DetectionMetric[FddbGroundTruth]):
+class FddbRoc(DetectionMetric):
     """FDDB's true-positive rates (:mod:`fanet_lightning.score.fddb.benchmark`), rectangles as detections.
 
     Values: ``discrete_1000``, ``discrete_2000``, ``discrete_max`` and ``continuous_…``, the rate at so many false

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import inspect
 import json
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from hydra.utils import get_object
 from rich.progress import track
 
 from fanet_lightning.cli.device import device_name
@@ -18,7 +20,6 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_names_free, check_writable, file_sha256, matching_names, replaced
 from fanet_lightning.cli.provenance import (
     TRAINING_IMAGES_FILE,
-    TrainedOn,
     TrainingImages,
     code_sha256,
     locked,
@@ -34,7 +35,7 @@ from fanet_lightning.detect.detector import FaceDetector, open_detector
 from fanet_lightning.detect.journal import Journal
 from fanet_lightning.detect.protocols import PassRecord, ScaleProtocol, build_protocol, full_settings
 from fanet_lightning.detect.stream import StreamSettings, found_in, in_threads, ready_bytes
-from fanet_lightning.models.pretrained import locate, name_of, weights_file
+from fanet_lightning.models.pretrained import is_export, locate, name_of, weights_file
 from fanet_lightning.ops.draw import annotate
 from fanet_lightning.ops.structures import Detections
 from fanet_lightning.score.bootstrap import SAMPLES, method
@@ -83,71 +84,63 @@ def images_sha256(records: Sequence[ImageRecord]) -> str:
     """Over the images' ids, sizes and times of change, in their order: another list or an exchanged image shows."""
     digest = hashlib.sha256()
     for record in records:
-        try:
-            state = record.path.stat()
-            digest.update(f"{record.image_id}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
-        except OSError:  # reading it will say why
-            digest.update(f"{record.image_id}\0absent\n".encode())
+        # What is missing, reading it will say.
+        state = record.path.stat() if record.path.exists() else None
+        digest.update(f"{record.image_id}\0{state and (state.st_size, state.st_mtime_ns)}\n".encode())
     return digest.hexdigest()
 
 
+def _code(*nodes: Mapping[str, Any] | None) -> str:
+    """Over the package's modules and those of a network's or protocol's ``_target_`` outside the package."""
+    targets = [str((node or {}).get("_target_") or __name__) for node in nodes]
+    own = [inspect.getfile(get_object(target)) for target in targets if not target.startswith("fanet_lightning.")]
+    return hashlib.sha256(b"\0".join([code_sha256().encode(), *(Path(file).read_bytes() for file in own)])).hexdigest()
+
+
 def to_plain(item: Inferred) -> dict[str, Any]:
-    """A line of the journal."""
-    found = dict(zip(("boxes_xyxy", "scores"), item.detections.numpy(), strict=True))
+    """A line of the journal, with the bytes of boxes and scores: they come back equal to the last bit."""
+    boxes, scores = (
+        base64.b64encode(np.ascontiguousarray(value, "<f4").tobytes()).decode() for value in item.detections.numpy()
+    )
+    passes = [list(step) for step in item.passes]
     return {
-        "image_id": item.image_id,
-        # The bytes themselves: what comes back is equal to the last bit.
-        **{
-            name: base64.b64encode(np.ascontiguousarray(value, "<f4").tobytes()).decode("ascii")
-            for name, value in found.items()
-        },
-        "passes": [list(step) for step in item.passes],
-        "seconds": item.seconds,
-    }
-
-
-def _from_plain(value: Mapping[str, Any]) -> Inferred:
-    """What :func:`to_plain` was given, equal to the last bit."""
-    boxes, scores = (np.frombuffer(base64.b64decode(value[name]), "<f4") for name in ("boxes_xyxy", "scores"))
-    found = Detections(torch.from_numpy(boxes.reshape(-1, 4).copy()), torch.from_numpy(scores.copy()))
-    return Inferred(value["image_id"], found, [PassRecord(*step) for step in value["passes"]], value["seconds"])
+        "image_id": item.image_id, "boxes_xyxy": boxes, "scores": scores, "passes": passes, "seconds": item.seconds
+    }  # fmt: skip
 
 
 def done_before(journal: Journal) -> dict[str, Inferred]:
     """The images that an earlier process left in a journal with the same settings."""
-    return {item.image_id: item for item in map(_from_plain, journal.lines if journal.resumed else ())}
+    done = {}
+    for line in journal.lines if journal.resumed else ():
+        boxes, scores = (
+            torch.from_numpy(np.frombuffer(base64.b64decode(line[name]), "<f4").copy())
+            for name in ("boxes_xyxy", "scores")
+        )
+        passes = [PassRecord(*step) for step in line["passes"]]
+        found = Detections(boxes.reshape(-1, 4), scores)
+        done[line["image_id"]] = Inferred(line["image_id"], found, passes, line["seconds"])
+    return done
 
 
 def detect_records(
-    detector: FaceDetector,
-    records: Sequence[ImageRecord],
-    scale: ScaleProtocol,
-    workers: int,
-    journal: Journal,
+    detector: FaceDetector, records: Sequence[ImageRecord], scale: ScaleProtocol, workers: int, journal: Journal
 ) -> dict[str, Inferred]:
     """Faces of every image by image id, in the records' order; those that the journal has are not looked at again.
 
     Args:
         detector: boxes come out in pixels of the original image, clipped to it.
         scale: a single test scale, or several.
-        workers: threads that read and resize images; 0 reads between two images.
+        workers: threads that read and resize images.
         journal: open; what is found is added to it image by image.
 
     Raises:
-        UnreadableImage: a file is missing or broken.
-        InputError: an image does not fit into memory, or the journal's disk is full.
+        InputError: a file is missing or broken, does not fit into memory, or the journal's disk is full.
     """
     found = done_before(journal)
     missing = [record for record in records if record.image_id not in found]
-    settings = StreamSettings(scale, 0.0)
+    prepare, threads, most = StreamSettings(scale, 0.0).prepare, max(1, workers), max(1, 2 * workers)
     start = time.perf_counter()
-    read = in_threads(
-        missing,
-        lambda record: settings.prepare(record.path),
-        threads=max(1, workers),
-        most=max(1, 2 * workers),
-        size=ready_bytes,
-    )
+    read = in_threads(missing, lambda record: prepare(record.path), threads=threads, most=most, size=ready_bytes)
     for record, reading in track(read, "detecting", len(missing), disable=not sys.stderr.isatty()):
         detections, passes = found_in(scale, detector.backend, reading.result())
         now = time.perf_counter()
@@ -183,8 +176,7 @@ def evaluate(
     many of the scored images are in it.
 
     Args:
-        checkpoint: file that ``train`` has written, or a model: see :func:`fanet_lightning.models.pretrained.locate`;
-            or an ``.onnx`` file of ``export``, which onnxruntime runs.
+        checkpoint: see :func:`fanet_lightning.models.pretrained.locate`; or an export's ``.onnx`` file.
         source: what :func:`fanet_lightning.data.sources.build_source` made.
         protocol: ``name`` and what :func:`fanet_lightning.detect.protocols.build_protocol` reads.
         out: folder, made if need be.
@@ -207,56 +199,61 @@ def evaluate(
         InputError: see :mod:`detect.detector` and :mod:`data`; ``out`` is in use, or holds results of the other kind.
     """
     stated, checkpoint = str(checkpoint), locate(checkpoint)
-    _check_options(resume, lower_top, out, labelled)
+    if resume not in ("auto", False):
+        raise InputError(f"resume={resume}: take auto (resume where it was cut off) or false (start over)")
+    if isinstance(lower_top, bool) or not 0 <= lower_top < 1:
+        raise InputError(f"lower_top={lower_top}: give a fraction of a box's height, at least 0 and below 1")
+    _check_out(out, labelled)
     if (attributes or errors) and not (labelled and isinstance(source.benchmark(), WiderFaceBenchmark)):
         raise InputError(f"attributes=true and errors=true need WIDER FACE's labels, not data={source.name}")
     scale = build_protocol(protocol)
     detector = detector or open_detector(checkpoint, device, precision, detection)
-    device = device_name(detector.runs_on)
-    records = source.val()
+    records, name = source.val(), protocol["name"]
     origin = {
         **made_by(sys.argv, checkpoint=stated, packages=PACKAGES),
         "checkpoint_sha256": file_sha256(weights_file(checkpoint)), "protocol_settings": full_settings(protocol),
-        "data": source.name, "device": device, "precision": detector.precision,
+        "data": source.name, "device": device_name(detector.runs_on), "precision": detector.precision,
         "detection": detector.detection, "lower_top": lower_top, "network": detector.network_options,
     }  # fmt: skip
-    fingerprint = {**{key: origin[key] for key in DEPENDS_ON}, "code": code_sha256(), "images": images_sha256(records)}
-    label = f"{source.name}, {len(records)} images, protocol {protocol['name']}"
+    # An export brings its graph along, whatever module it was made from.
+    code = _code(None if is_export(checkpoint) else detector.network_options, protocol)
+    settings = {"version": VERSION, **{key: origin[key] for key in DEPENDS_ON}, "code": code}
+    label = f"{source.name}, {len(records)} images, protocol {name}"
     with locked(out, "run of evaluate"):
-        settings = {"version": VERSION, **fingerprint}
+        settings["images"] = images_sha256(records)
         journal = Journal(out / JOURNAL_FILE, settings, resume=resume == "auto", checksums=True)
-        print(_opening(journal, len(records), protocol["name"], device), flush=True)
+        print(f"detecting faces in {len(records)} images, protocol {name}, {origin['device']}")
+        if journal.refused:
+            print(f"starting over: {journal.path} is of other settings ({', '.join(journal.refused)})")
+        elif journal.resumed:
+            print(f"resuming: {len(journal.lines)} images are done already; resume=false starts over")
+        sys.stdout.flush()
         with journal:
             found = detect_records(detector, records, scale, workers, journal)
         # Images of an earlier process by the time that they took there.
         seconds = sum(item.seconds for item in found.values())
         origin["tiled_images"] = sum(any(step.tiles > 1 for step in item.passes) for item in found.values())
         origin["images_per_second"] = round(len(found) / max(seconds, 1e-9), 2)
-        write_passes(out, found)
-        boxes_xyxy: Any
-        predictions: dict[str, tuple[Any, Any]] = {}
-        for image_id, item in found.items():
-            boxes_xyxy, scores = item.detections.numpy()
-            predictions[image_id] = (lowered(boxes_xyxy, lower_top) if lower_top else boxes_xyxy, scores)
+        passes = {key: [step._asdict() for step in item.passes] for key, item in found.items()}
+        lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(steps)}" for key, steps in passes.items())
+        with replaced(out / SCALES_FILE) as path:
+            path.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+        predictions: dict[str, tuple[Any, Any]] = {key: item.detections.numpy() for key, item in found.items()}
+        if lower_top:
+            predictions = {key: (lowered(boxes, lower_top), scores) for key, (boxes, scores) in predictions.items()}
         ap: dict[str, float] = {}
         if labelled:
-            scored = score_and_write(
-                out, source, predictions, label, protocol["name"], origin, detector.training_images
-            )
-            ap = dict(scored.values.get("ap", {}))
-            report_more(out, source, records, label, origin, attributes=attributes, errors=errors, worst=worst)
+            ap = _score(out, source, predictions, label, name, origin, detector.training_images)
+            if attributes or errors:
+                _report_more(out, source, records, label, origin, attributes, errors, worst)
         else:
-            write_unscored(out, source, predictions, protocol["name"], origin)
-        draw_grid(out, checkpoint, records, found, label)
+            _pack_unscored(out, source, predictions, name, origin)
+        _draw(out, checkpoint, records, found, label)
         journal.path.unlink()
     return ap
 
 
-def _check_options(resume: object, lower_top: object, out: Path, labelled: bool) -> None:
-    if resume != "auto" and resume is not False:
-        raise InputError(f"resume={resume}: take auto (resume where it was cut off) or false (start over)")
-    if isinstance(lower_top, bool) or not isinstance(lower_top, int | float) or not 0 <= lower_top < 1:
-        raise InputError(f"lower_top={lower_top}: give a fraction of a box's height, at least 0 and below 1")
+def _check_out(out: Path, labelled: bool) -> None:
     check_writable(out)
     other = SUBMISSION_FILE if labelled else SCORES_FILE
     if (out / other).exists():
@@ -266,78 +263,51 @@ def _check_options(resume: object, lower_top: object, out: Path, labelled: bool)
         check_names_free(out, matching_names(out, _PATTERNS), "an evaluation")
 
 
-def _opening(journal: Journal, images: int, protocol: str, device: str) -> str:
-    lines = [f"detecting faces in {images} images, protocol {protocol}, {device}"]
-    done = len(journal.lines) if journal.resumed else 0
-    if (journal.path.parent / SCORES_FILE).exists() and not done:
-        lines.append(f"{journal.path.parent} holds a finished evaluation, which this one replaces")
-    if journal.refused:
-        lines.append(f"starting over: {journal.path} is of other settings ({', '.join(journal.refused)})")
-    elif done:
-        lines.append(f"resuming: {done} images are done already; resume=false starts over")
-    return "\n".join(lines)
-
-
-def score_and_write(
+def _score(
     out: Path,
     source: Any,
     detections: DetectionsByImage,
     label: str,
     protocol: str,
     origin: Mapping[str, Any],
-    training_images: Sequence[TrainingImages] | None = None,
-) -> Scores:
-    """Write the predictions, score what was written, write and print the scores.
-
-    So ``score`` on the same files gives the same number to the last digit. It is told what the model was trained on by
-    a list next to the predictions.
-    """
+    training_images: Sequence[TrainingImages] | None,
+) -> dict[str, float]:
+    """Write the predictions and score what was written, so that ``score`` on these files gives the same to the last
+    digit; it learns what the model was trained on by a list next to the predictions."""
     benchmark, ground_truth = source.benchmark(), source.ground_truth()
     benchmark.write_predictions(out / "predictions", ground_truth, detections)
     scores: Scores = benchmark.score(ground_truth, out / "predictions")
     intervals = intervals_of(scores, scores.resampled(SAMPLES, 0))
-    found = _compare_with_training(out, source, scores.image_ids, training_images)
+    found, listed = None, out / TRAINING_IMAGES_FILE
+    if training_images is None:
+        listed.unlink(missing_ok=True)  # an earlier evaluation's, of another model
+        print("the checkpoint does not name its training images", file=sys.stderr)
+    else:
+        scored = (source.name, getattr(source, "val_split", None))
+        write_training_images(listed, training_images, scored)
+        found = trained_on(training_images, scores.image_ids, *scored)
+        if found.warning:
+            print(f"warning: {found.warning}", file=sys.stderr)
     write_scores(
         out, scores, intervals, protocol=protocol, made_by=origin, intervals_method=method(),
         further=scores_entry(found),
     )  # fmt: skip
     print_scores(scores, intervals, label)
-    lacking = getattr(source, "lacking_ground_truth", lambda: None)
-    if (reason := lacking()) is not None:
+    if (reason := getattr(source, "lacking_ground_truth", lambda: None)()) is not None:
         print(f"note: {reason}", file=sys.stderr)
-    return scores
+    return dict(scores.values.get("ap", {}))
 
 
-def _compare_with_training(
-    out: Path, source: Any, image_ids: Sequence[str], training_images: Sequence[TrainingImages] | None
-) -> TrainedOn | None:
-    """Say how many of the images were trained on, and put the list next to the predictions; None: it is not known."""
-    path = out / TRAINING_IMAGES_FILE
-    if training_images is None:
-        path.unlink(missing_ok=True)  # an earlier evaluation's, of another model
-        print("the checkpoint does not name its training images, so nothing tells whether it is scored on them",
-              file=sys.stderr)  # fmt: skip
-        return None
-    scored = (source.name, getattr(source, "val_split", None))
-    write_training_images(path, training_images, scored)
-    found = trained_on(training_images, image_ids, *scored)
-    if found.warning:
-        print(f"warning: {found.warning}", file=sys.stderr)
-    return found
-
-
-def report_more(
+def _report_more(
     out: Path,
     source: Any,
     records: Sequence[ImageRecord],
     label: str,
     origin: Mapping[str, Any],
-    *,
     attributes: bool,
     errors: bool,
     worst: int,
 ) -> None:
-    """What was asked for beyond the scores; see :mod:`fanet_lightning.report.error_gallery`."""
     from fanet_lightning.report.error_gallery import report_by_attribute, report_errors
 
     truth, predictions = source.ground_truth(), out / "predictions"
@@ -351,7 +321,7 @@ def report_more(
             print(f"warning: {missing}", file=sys.stderr)
 
 
-def write_unscored(
+def _pack_unscored(
     out: Path, source: Any, detections: DetectionsByImage, protocol: str, origin: Mapping[str, Any]
 ) -> None:
     """Predictions without labels: the archive for the test server, and how it came about."""
@@ -367,16 +337,7 @@ def write_unscored(
     )
 
 
-def write_passes(out: Path, found: Mapping[str, Inferred]) -> None:
-    """``scales.json``, a line per image: the passes that the network made over it."""
-    lines = [
-        f"{json.dumps(key)}: {json.dumps([step._asdict() for step in item.passes])}" for key, item in found.items()
-    ]
-    with replaced(out / SCALES_FILE) as path:
-        path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
-
-
-def draw_grid(
+def _draw(
     out: Path, checkpoint: Path, records: Sequence[ImageRecord], found: Mapping[str, Inferred], label: str
 ) -> None:
     """Draw the curves, where there are some, and a grid of detections."""
@@ -386,16 +347,15 @@ def draw_grid(
 
     if any((out / name).is_file() for name in CURVE_FILES):
         plot_scores([out], out, names=[name_of(checkpoint)])
+    small, drawn, titles = TestScale("original", max_long=GRID_SIDE), [], []
     # Evenly spread over the list, so that the grid is the same for every run on the same images.
-    chosen = [records[i] for i in np.linspace(0, len(records) - 1, min(GRID_IMAGES, len(records))).round().astype(int)]
-    small = TestScale("original", max_long=GRID_SIDE)
-    drawn, titles = [], []
-    for record in chosen:
+    for i in np.linspace(0, len(records) - 1, min(GRID_IMAGES, len(records))).round().astype(int):
+        record = records[i]
         boxes_xyxy, scores = found[record.image_id].detections.above(GRID_THRESHOLD).numpy()
         image, scale_xy = small(read_image_rgb(record.path))
         scale = np.tile(scale_xy, 2)
         drawn.append(annotate(image, boxes_xyxy * scale, scores, faces_xyxy=record.boxes_xyxy * scale))
-        found_and_annotated = f"{len(scores)} found, {len(record.boxes_xyxy)} annotated"
-        titles.append(f"{record.image_id.split('/')[-1]}\n{found_and_annotated}")
+        name = record.image_id.split("/")[-1]
+        titles.append(f"{name}\n{len(scores)} found, {len(record.boxes_xyxy)} annotated")
     caption = f"{label}: detections with confidence ≥ {GRID_THRESHOLD}, annotated faces in white"
     save_figure(detection_grid(drawn, titles, caption), out / "detections")

@@ -85,7 +85,7 @@ def load_model(model: Path | str) -> Model:
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{file} is not a valid safetensors file ({first_line(error)}); fetch it again") from error
     network = _network_with(config["network"], weights, file)
-    images = read_training_images(listed).parts if listed.is_file() else None
+    images = read_training_images(listed)[0] if listed.is_file() else None
     return Model(network, config["network"], config.get("detection") or {}, images, path)
 
 
