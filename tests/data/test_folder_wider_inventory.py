@@ -122,7 +122,7 @@ def test_lists_and_absent_parts(tmp_path: Path) -> None:
     train, val = WiderFaceSource(tmp_path, train=chosen, val={"split": "val"}).inventories()
     assert [image.image_id for image in train.images] == ["0--Parade/0_Parade_003"] and len(val.images) == 4
     (tmp_path / "wider_face_split").rename(tmp_path / "labels")
-    with pytest.raises(InputError, match="no WIDER FACE annotations here"):
+    with pytest.raises(InputError, match="wider_face_split does not exist"):
         WiderFaceSource(tmp_path).inventories()
 
 

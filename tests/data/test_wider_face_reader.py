@@ -262,8 +262,8 @@ def test_mistakes_in_lists(tmp_path: Path) -> None:
 def test_missing_data_says_where_it_looked_and_the_ways_on(tmp_path: Path) -> None:
     images = tmp_path / "WIDER_train" / "images"
     for parts in (
-        (str(images), "<event>/<name>.jpg", "get WIDER FACE", "data=synthetic"),
-        (str(tmp_path / "wider_face_split"), "wider_face_train_bbx_gt.txt", "data.annotations", "data=synthetic"),
+        (str(images), "<event>/<name>.jpg", "data=synthetic"),
+        (str(tmp_path / "wider_face_split"), "wider_face_train_bbx_gt.txt", "data.annotations"),
     ):
         with pytest.raises(InputError) as error:
             load_wider_face(tmp_path, "train")

@@ -5,6 +5,7 @@ box without area or a row that is not understood is in it, so that all of them c
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,11 +73,8 @@ def clean_record(
 
 
 class PackedRecords:
-    """What training reads of many records, in four arrays.
-
-    A list of objects is copied page by page into every worker process, since reading an object writes its reference
-    count. Arrays stay shared.
-    """
+    """What training reads of many records, in arrays: worker processes share those, while reading an object of a list
+    writes its reference count and so copies its page."""
 
     def __init__(self, records: Sequence[ImageRecord]) -> None:
         self.image_ids = np.array([record.image_id for record in records], dtype=np.str_)
@@ -94,24 +92,11 @@ class PackedRecords:
         return Path(str(self._paths[index]))
 
     def digest(self) -> dict[str, Any]:
-        """What tells these images from others without reading them: their number, and SHA-256 over ids and sizes of the
-        files (``files``) and over the usable boxes (``annotations``).
-
-        Raises:
-            OSError: an image is gone.
-        """
+        """The number of images, and SHA-256 over ids and file sizes (``files``) and usable boxes (``annotations``)."""
         sizes = np.array([Path(path).stat().st_size for path in self._paths], dtype=np.int64)
-        contents = {
-            "files": (self.image_ids, sizes),
-            "annotations": (self.image_ids, self._starts, self._boxes_xyxy),
-        }
-        return {
-            "images": len(self),
-            **{
-                name: hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
-                for name, arrays in contents.items()
-            },
-        }
+        contents = {"files": [self.image_ids, sizes], "annotations": [self.image_ids, self._starts, self._boxes_xyxy]}
+        digests = {name: hashlib.sha256(b"".join(own.tobytes() for own in arrays)) for name, arrays in contents.items()}
+        return {"images": len(self), **{name: digest.hexdigest() for name, digest in digests.items()}}
 
     def boxes_xyxy(self, index: int) -> Boxes:
         """(F, 4) float32, a copy that the caller may write into."""
@@ -119,13 +104,8 @@ class PackedRecords:
 
 
 def check_apart(train: set[Any], val: set[Any]) -> None:
-    """Refuse images that are trained and validated on; both sets hold whatever tells images apart.
-
-    Raises:
-        InputError: there are some.
-    """
-    shared = train & val
-    if shared:
+    """Refuse images that are trained and validated on; both sets hold whatever tells images apart."""
+    if shared := train & val:
         raise InputError(
             f"{len(shared)} images are both trained and validated on, the first is {min(shared)}; "
             "give data.train.images and data.val.images lists that have none in common"
@@ -143,8 +123,6 @@ class LabelledImage:
     ``stated_wh``     width and height as the labels state them (COCO, VOC), or None.
     ``file_wh``       width and height of the image file as shown, where the labels state them too; or None.
     ``label_path``    the file that the boxes stand in.
-    ``written``       the image's name as the labels have it, where the file's differs; else None.
-    ``turned``        whether the labels were those of the stored image, and the boxes were turned upright with it.
     ``box_lines``     (F,) 1-based lines of the boxes in ``label_path``, empty where the format has none.
     ``attributes``    (F, 6) int8, :data:`ATTRIBUTES` of the boxes as written, or None where the format has none.
     """
@@ -156,8 +134,6 @@ class LabelledImage:
     stated_wh: tuple[int, int] | None = None
     file_wh: tuple[int, int] | None = None
     label_path: Path | None = None
-    written: str | None = None
-    turned: bool = False
     box_lines: tuple[int, ...] = ()
     attributes: npt.NDArray[np.int8] | None = None
 
@@ -174,14 +150,14 @@ class LabelProblem:
 
 @dataclass(frozen=True, eq=False)
 class Inventory:
-    """One part of a data set.
+    """One part (``train`` or ``val``) of a data set.
 
-    ``part``        ``train`` or ``val``.
     ``folder``      the folder that the image ids are relative to.
-    ``images``      in the labels' order; an image may occur twice where the labels name it twice.
+    ``images``      in the labels' order, as often as the labels name them.
     ``unlabelled``  image files under ``folder`` that no label speaks of.
     ``problems``    rows and files that could not be read as labels.
     ``remarks``     what a person should know, a sentence each.
+    ``turned``      photos whose boxes were turned with them by their EXIF orientation.
     """
 
     part: str
@@ -190,6 +166,7 @@ class Inventory:
     unlabelled: list[Path] = field(default_factory=list)
     problems: list[LabelProblem] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    turned: list[str] = field(default_factory=list)
 
     def problem(self, path: Path, line: int | None, value: str, reason: str) -> None:
         """Add one; ``value`` is cut to a line's length."""
@@ -200,7 +177,6 @@ def strict_records(inventory: Inventory, whole: str, remedy: str) -> list[ImageR
     """The records of labels that are complete.
 
     Args:
-        inventory: the labels.
         whole, remedy: for the message where images are missing: of what, and how to get them.
 
     Raises:
@@ -217,26 +193,20 @@ def strict_records(inventory: Inventory, whole: str, remedy: str) -> list[ImageR
     # One listing: asking for each file is slow on network drives.
     present = {str(inventory.folder / name) for name in walk_files(inventory.folder)}
     refuse_missing([image.path for image in images if str(image.path) not in present], len(images), whole, remedy)
-    seen: set[str] = set()
+    twice = next((name for name, count in Counter(image.image_id for image in images).items() if count > 1), None)
+    if twice is not None:
+        raise InputError(f"{images[0].label_path} has the image {twice} twice; keep one of its entries")
+    records = []
     for image in images:
-        if image.image_id in seen:
-            raise InputError(f"{image.label_path} has the image {image.image_id} twice; keep one of its entries")
-        seen.add(image.image_id)
         refuse_boxes(image, np.any(~np.isfinite(image.boxes_xyxy), axis=1), "a number is not finite")
-    return [
-        clean_record(
-            image.image_id, image.path, image.boxes_xyxy, image.ignored,
-            {} if image.attributes is None else dict(zip(ATTRIBUTES, image.attributes.T, strict=True)),
-        )
-        for image in images
-    ]  # fmt: skip
+        columns = () if image.attributes is None else image.attributes.T
+        attributes = dict(zip(ATTRIBUTES, columns, strict=False))
+        records.append(clean_record(image.image_id, image.path, image.boxes_xyxy, image.ignored, attributes))
+    return records
 
 
 def refuse_missing(missing: Sequence[Path], count: int, whole: str, remedy: str) -> None:
-    """
-    Raises:
-        InputError: some of the ``count`` images of ``whole`` are missing.
-    """
+    """Refuse a set of ``count`` images of which some are missing."""
     if missing:
         raise InputError(
             f"{len(missing)} of the {count} images of {whole} are missing, the first is {missing[0]}; {remedy}"
@@ -244,10 +214,7 @@ def refuse_missing(missing: Sequence[Path], count: int, whole: str, remedy: str)
 
 
 def refuse_boxes(image: LabelledImage, wrong: npt.NDArray[np.bool_], why: str) -> None:
-    """
-    Raises:
-        InputError: names the first box that is ``wrong`` (F,).
-    """
+    """Refuse an image of which a box is ``wrong`` (F,), naming the first one."""
     if wrong.any():
         index = int(np.flatnonzero(wrong)[0])
         where = f"line {image.box_lines[index]}" if image.box_lines else f"box {index + 1} of {image.path.name}"
@@ -258,16 +225,17 @@ def refuse_boxes(image: LabelledImage, wrong: npt.NDArray[np.bool_], why: str) -
         )
 
 
-def label_text(content: bytes, source: Path | str) -> str:
-    """A label file's text.
+def read_text(path: Path | str, content: bytes | None = None) -> str:
+    """A label file's text, UTF-8, -16 or -32; ``content`` where it has been read already.
 
     Raises:
-        InputError: it is no text.
+        InputError: it cannot be read, or is no text.
     """
     try:
-        return decoded_text(content)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{source} is not text (byte {error.start}); give a file of labels") from error
+        return decoded_text(Path(path).read_bytes() if content is None else content)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"byte {error.start} is no text"
+        raise InputError(f"{path} cannot be read ({reason}); give a file of labels") from error
 
 
 def label_numbers(line: str) -> list[float] | None:

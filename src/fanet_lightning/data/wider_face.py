@@ -12,6 +12,7 @@ pose``. Boxes are those of the files: x1 = x, y1 = y, x2 = x + w, y2 = y + h, pi
 
 import shlex
 import zipfile
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -20,7 +21,7 @@ import numpy as np
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import find_listed, has_image_extension, nearest_name
-from fanet_lightning.data.folder.files import ImageFiles
+from fanet_lightning.data.folder.labels import ImageFiles
 from fanet_lightning.data.records import (
     ATTRIBUTES,
     ImageRecord,
@@ -28,7 +29,7 @@ from fanet_lightning.data.records import (
     LabelledImage,
     LabelProblem,
     label_numbers,
-    label_text,
+    read_text,
     shown,
     strict_records,
 )
@@ -39,7 +40,6 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 # x y w h and the six attributes of records.ATTRIBUTES.
 COLUMNS = 10
 INVALID = 4 + ATTRIBUTES.index("invalid")
-WAYS_ON = "set data.root to where it is, or take data=synthetic"
 
 
 def read_annotations(source: Path, split: Split) -> tuple[list[LabelledImage], list[LabelProblem]]:
@@ -49,42 +49,32 @@ def read_annotations(source: Path, split: Split) -> tuple[list[LabelledImage], l
         source: folder with the official files (or with their folder ``wider_face_split``), or the official zip.
         split: ``test`` has names only.
 
-    An image without a face has a single row of zeros in the official files, in the text of the training split under the
-    count 0, elsewhere under the count 1; a count of 0 with no row is read as well.
-
     Raises:
         InputError: nothing found, or no text.
     """
     if split not in SPLITS:
         raise InputError(f"split={split} is unknown; take one of {', '.join(SPLITS)}")
     name = "wider_face_test_filelist.txt" if split == "test" else f"wider_face_{split}_bbx_gt.txt"
-    found = _find_annotations(source, name)
+    found: tuple[Path, bytes | None] | None
+    if source.is_dir():
+        folders = (source, source / "wider_face_split")
+        found = next(((path, None) for folder in folders if (path := folder / name).is_file()), None)
+    else:
+        try:
+            with zipfile.ZipFile(source) as archive:
+                members = (own for own in archive.namelist() if own.rpartition("/")[2] == name)
+                found = next(((Path(f"{source}:{own}"), archive.read(own)) for own in members), None)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise InputError(f"{source} is neither a folder nor a readable zip ({error}); fetch it again") from error
     if found is None:
         raise InputError(
             f"no {name} in {source}; give the folder wider_face_split or the official wider_face_split.zip: "
             "data.annotations=PATH"
         )
-    text, path = label_text(*found), Path(found[1])
+    text, path = read_text(*found), found[0]
     if split == "test":
         return [_labelled(line.strip(), path, [], []) for line in text.splitlines() if line.strip()], []
     return parse_list(text, path, (COLUMNS,))
-
-
-def _find_annotations(source: Path, name: str) -> tuple[bytes, str] | None:
-    """The file's bytes and what to call it, or None."""
-    if source.is_dir():
-        for path in (source / name, source / "wider_face_split" / name):
-            if path.is_file():
-                return path.read_bytes(), str(path)
-    elif source.is_file():
-        try:
-            with zipfile.ZipFile(source) as archive:
-                for member in archive.namelist():
-                    if member.rsplit("/", 1)[-1] == name and not member.startswith("__MACOSX"):
-                        return archive.read(member), f"{source}:{member}"
-        except (zipfile.BadZipFile, OSError) as error:
-            raise InputError(f"{source} is neither a folder nor a readable zip ({error}); fetch it again") from error
-    return None
 
 
 def parse_list(
@@ -92,8 +82,10 @@ def parse_list(
 ) -> tuple[list[LabelledImage], list[LabelProblem]]:
     """Read a list tolerantly: what is not understood becomes a problem, and reading continues at the next name.
 
+    An image without a face has a single row of zeros in the official files, under the count 0 or 1; a count of 0
+    without a row is read as well.
+
     Args:
-        text: the file's content.
         source: the file, for the problems.
         widths: how many numbers a row may have; attributes that are not there are 0.
 
@@ -168,9 +160,7 @@ def _is_count(line: str) -> bool:
 def split_inventory(
     part: str, root: Path, split: Split, images: Path | str | None = None, annotations: Path | None = None
 ) -> Inventory:
-    """Everything that the labels of a split say, or of a list of images within it.
-
-    An image that is not on disk is in the inventory all the same.
+    """Everything that the labels of a split say, or of a list of images within it; also of images that are not there.
 
     Args:
         part: ``train`` or ``val``.
@@ -180,29 +170,27 @@ def split_inventory(
         InputError: a missing folder, or a listed name that the split does not have.
     """
     folder = root / f"WIDER_{split}" / "images"
-    if not folder.is_dir():
-        raise InputError(
-            f"no WIDER FACE here: {folder} is not a directory (expected {folder}/<event>/<name>.jpg); get WIDER FACE "
-            f"with {fetch_command(root, split)}, {WAYS_ON}"
-        )
-    source = annotations if annotations is not None else _default_annotations(root)
-    if not source.exists():
-        raise InputError(
-            f"no WIDER FACE annotations here: {source} does not exist (expected a folder "
-            f"with wider_face_{split}_bbx_gt.txt, or the official wider_face_split.zip: data.annotations=PATH); "
-            f"get them with {fetch_command(root, 'annotations')}, {WAYS_ON}"
-        )
+    source = annotations or root / "wider_face_split"
+    if annotations is None and not source.is_dir() and source.with_suffix(".zip").is_file():
+        source = source.with_suffix(".zip")
+    for place, what, fetched in (
+        (folder, "<event>/<name>.jpg in it", split),
+        (source, f"wider_face_{split}_bbx_gt.txt in it; or set data.annotations=PATH", "annotations"),
+    ):
+        if not place.exists():
+            raise InputError(
+                f"no WIDER FACE here: {place} does not exist (expected {what}); get it with "
+                f"{fetch_command(root, fetched)}, set data.root to where it is, or take data=synthetic"
+            )
     (labelled, problems), files = read_annotations(source, split), ImageFiles(folder)
     inventory = Inventory(part, folder, problems=problems)
     for image in labelled:
         image_id = image.image_id.removesuffix(".jpg")
-        found = files.find(f"{image_id}.jpg")
-        if found.reason:
-            inventory.problem(folder, None, f"{image_id}.jpg", found.reason)
-        path = folder / (found.name or f"{image_id}.jpg")
-        inventory.images.append(replace(image, image_id=image_id, path=path))
-    known = {image.path for image in inventory.images}
-    inventory.unlabelled.extend(folder / name for name in files.names if folder / name not in known)
+        found, reason = files.find(f"{image_id}.jpg")
+        if reason:
+            inventory.problem(folder, None, f"{image_id}.jpg", reason)
+        inventory.images.append(replace(image, image_id=image_id, path=folder / (found or f"{image_id}.jpg")))
+    files.put_unlabelled(inventory)
     return inventory if images is None else listed_part(inventory, images, root)
 
 
@@ -215,9 +203,9 @@ def listed_part(inventory: Inventory, images: Path | str, root: Path) -> Invento
         InputError: the list cannot be read, or names what the labels do not have.
     """
     path = Path(images) if Path(images).exists() else root / images
-    by_id: dict[str, list[LabelledImage]] = {}
+    by_id: dict[str, list[LabelledImage]] = defaultdict(list)
     for image in inventory.images:
-        by_id.setdefault(image.image_id, []).append(image)
+        by_id[image.image_id].append(image)
     chosen: list[LabelledImage] = []
     for line, written, image_id in find_listed(path, by_id, folder=inventory.folder, root=root):
         if image_id is None:
@@ -252,12 +240,6 @@ def load_wider_face(
     return strict_records(
         inventory, f"the {split} split" if images is None else "the list", f"{remedy}or data.train.images=LIST"
     )
-
-
-def _default_annotations(root: Path) -> Path:
-    """The folder of the annotations under ``root``, or the official zip where there is no folder."""
-    folder, archive = root / "wider_face_split", root / "wider_face_split.zip"
-    return archive if archive.is_file() and not folder.is_dir() else folder
 
 
 def fetch_command(root: Path, part: str) -> str:

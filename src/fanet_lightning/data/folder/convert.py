@@ -1,37 +1,65 @@
 """Labels and images in another format: ``fanet convert data=… to=coco out=DIR``.
 
-Boxes, ignored boxes and image names are kept as far as the format can hold them; whatever it cannot is counted and
-said (:mod:`fanet_lightning.data.folder.writers`).
+Boxes, ignored boxes and image names are kept as far as the format can hold them; what it cannot is counted and said:
+
+========  ========================================  =============================  ==================================
+format    precision                                 ignored boxes                  boxes that reach out of the image
+========  ========================================  =============================  ==================================
+coco      1e-6 pixel                                ``iscrowd`` 1                  as they are
+voc       1e-6 pixel, whole numbers as such         ``difficult`` 1                as they are
+wider     1e-6 pixel, whole numbers as such         ``invalid`` 1                  as they are
+yolo      1e-10 of the image's side                 left out                       cut to the image
+========  ========================================  =============================  ==================================
+
+Official VOC and WIDER files hold whole numbers alone. Boxes are not rounded for them: a face of ten pixels would lose
+up to a tenth of its side.
 """
 
 import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 import numpy as np
+import numpy.typing as npt
 
 from fanet_lightning.cli import main as cli
 from fanet_lightning.cli.config import plain
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_replaceable, check_writable, replaced_folder
-from fanet_lightning.data.folder import writers
-from fanet_lightning.data.folder.files import CONVERSION_RECORD
-from fanet_lightning.data.folder.writers import ImageToWrite
+from fanet_lightning.data.folder.labels import CONVERSION_RECORD
 from fanet_lightning.data.images import UnreadableImage, read_image_frame
 from fanet_lightning.data.records import ImageRecord, Inventory, LabelledImage
 from fanet_lightning.data.sources import FddbSource, PascalFaceSource, build_source
 
 USAGE = "fanet convert data=… to=coco|yolo|voc|wider out=DIR [images=copy|link|none]"
-FORMATS = ("coco", "yolo", "voc", "wider")
 IMAGES = ("copy", "link", "none")
-# Where images go, under ``out``.
+# The formats, and where images go, under ``out``.
 IMAGE_FOLDERS = {"coco": "images/{}", "yolo": "images/{}", "voc": "JPEGImages", "wider": "WIDER_{}/images"}
+
+
+@dataclass(frozen=True, eq=False)
+class ImageToWrite:
+    """``source`` the image; ``name`` relative, with extension, ``stem`` without; ``size_wh`` pixels; ``boxes_xyxy``
+    (F, 4) float64; ``ignored`` (F,) bool."""
+
+    source: Path
+    name: str
+    stem: str
+    size_wh: tuple[int, int]
+    boxes_xyxy: npt.NDArray[np.float64]
+    ignored: npt.NDArray[np.bool_]
+
+    @property
+    def faces(self) -> list[tuple[list[float], int]]:
+        """x1 y1 x2 y2, and 1 where it is ignored."""
+        return list(zip(self.boxes_xyxy.tolist(), self.ignored.astype(int).tolist(), strict=True))
 
 
 def convert(source: Any, to: str, out: Path, *, images: str = "copy", overwrite: bool = False) -> dict[str, Any]:
@@ -51,12 +79,17 @@ def convert(source: Any, to: str, out: Path, *, images: str = "copy", overwrite:
         InputError: the source is missing or malformed, ``out`` is taken or cannot be written, names that no label file
             can hold.
     """
-    _check_options(to, images, out, overwrite)
+    for key, value, known in (("to", to, tuple(IMAGE_FOLDERS)), ("images", images, IMAGES)):
+        if value not in known:
+            raise InputError(f"{key}={value} is unknown; take {' or '.join(known)}")
+    _check_out(out, overwrite)
     source.prepare()
     inventories = _inventories(source)
-    _check_apart(out, inventories)
+    for path in (path for own in inventories for image in own.images for path in (image.path, image.label_path)):
+        if path is not None and out.resolve() in path.resolve().parents:
+            raise InputError(f"out={out} holds {path}, which is to be converted; give another folder")
     lost: Counter[str] = Counter()
-    to_write = {inventory.part: _prepared(inventory, lost) for inventory in inventories}
+    to_write = {inventory.part: _images_of(inventory, lost) for inventory in inventories}
     stems = [image.stem for own in to_write.values() for image in own]
     if to == "voc" and len(set(stems)) < len(stems):
         # One folder for all parts: where names occur in two of them, all get their part in front.
@@ -65,14 +98,15 @@ def convert(source: Any, to: str, out: Path, *, images: str = "copy", overwrite:
             for part, own in to_write.items()
         }
     if to == "yolo":
-        to_write = {part: [writers.for_yolo(image, lost) for image in own] for part, own in to_write.items()}
-    write = {
-        "coco": writers.write_coco, "yolo": writers.write_yolo, "voc": writers.write_voc, "wider": writers.write_wider,
-    }[to]  # fmt: skip
+        to_write = {part: [_for_yolo(image, lost) for image in own] for part, own in to_write.items()}
     with replaced_folder(out) as folder:
-        write(folder, to_write)
-        if images != "none":
-            _bring(folder, IMAGE_FOLDERS[to], to_write, link=images == "link")
+        for part, own in to_write.items():
+            WRITERS[to](folder, part, own)
+            for image in own if images != "none" else ():
+                _bring(image.source, folder / IMAGE_FOLDERS[to].format(part) / image.name, link=images == "link")
+        if to == "yolo":
+            text = "".join(f"{part}: images/{part}\n" for part in to_write)
+            _write(folder / "data.yaml", f"{text}names:\n  0: face\n")
         record = {
             "from": source.name, "to": to, "images": images,
             "parts": {part: _numbers(own) for part, own in to_write.items()},
@@ -80,15 +114,11 @@ def convert(source: Any, to: str, out: Path, *, images: str = "copy", overwrite:
         }  # fmt: skip
         # Other files that are put next to it later are not ours.
         record["wrote"] = sorted([CONVERSION_RECORD, *(entry.name for entry in folder.iterdir())])
-        (folder / CONVERSION_RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        _write(folder / CONVERSION_RECORD, json.dumps(record, indent=2) + "\n")
     return record
 
 
-def _check_options(to: str, images: str, out: Path, overwrite: bool) -> None:
-    if to not in FORMATS:
-        raise InputError(f"to={to} is unknown; take {' or '.join(FORMATS)}")
-    if images not in IMAGES:
-        raise InputError(f"images={images} is unknown; take {' or '.join(IMAGES)}")
+def _check_out(out: Path, overwrite: bool) -> None:
     check_writable(out)
     record, wrote = out / CONVERSION_RECORD, []
     if record.is_file():
@@ -121,16 +151,8 @@ def _labelled(records: Sequence[ImageRecord]) -> list[LabelledImage]:
     ]  # fmt: skip
 
 
-def _check_apart(out: Path, inventories: Sequence[Inventory]) -> None:
-    """Replacing ``out`` must not take the images or labels away."""
-    place = out.resolve()
-    for path in (path for own in inventories for image in own.images for path in (image.path, image.label_path)):
-        if path is not None and place in path.resolve().parents:
-            raise InputError(f"out={out} holds {path}, which is to be converted; give another folder")
-
-
-def _prepared(inventory: Inventory, lost: Counter[str]) -> list[ImageToWrite]:
-    prepared = []
+def _images_of(inventory: Inventory, lost: Counter[str]) -> list[ImageToWrite]:
+    found = []
     for image in inventory.images:
         name = image.image_id
         if not name.isprintable() or name != name.strip():
@@ -144,19 +166,28 @@ def _prepared(inventory: Inventory, lost: Counter[str]) -> list[ImageToWrite]:
         kept = (image.boxes_xyxy[:, 2:] > image.boxes_xyxy[:, :2]).all(axis=1)
         lost["boxes without area left out"] += int((~kept).sum())
         boxes, ignored = image.boxes_xyxy[kept], image.ignored[kept]
-        prepared.append(ImageToWrite(image.path, f"{name}{image.path.suffix}", name, size_wh, boxes, ignored))
-    return prepared
+        found.append(ImageToWrite(image.path, f"{name}{image.path.suffix}", name, size_wh, boxes, ignored))
+    return found
 
 
-def _bring(folder: Path, place: str, to_write: Mapping[str, Sequence[ImageToWrite]], *, link: bool) -> None:
-    for part, image in ((part, image) for part, own in to_write.items() for image in own):
-        target = folder / place.format(part) / image.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if link:
-            with suppress(OSError):  # another file system, or one without links
-                os.link(image.source.resolve(), target)
-                continue
-        shutil.copyfile(image.source, target)
+def _for_yolo(image: ImageToWrite, lost: Counter[str]) -> ImageToWrite:
+    """What YOLO's rows can hold of an image: no ignored box, none that reaches out of it; the rest goes to ``lost``."""
+    boxes = image.boxes_xyxy[~image.ignored]
+    inside = np.clip(boxes, 0, np.array([*image.size_wh, *image.size_wh], dtype=np.float64))
+    kept = (inside[:, 2:] > inside[:, :2]).all(axis=1)
+    lost["ignored boxes left out"] += int(image.ignored.sum())
+    lost["boxes outside their image left out"] += int((~kept).sum())
+    lost["boxes cut to their image"] += int((inside != boxes).any(axis=1)[kept].sum())
+    return replace(image, boxes_xyxy=inside[kept], ignored=np.zeros(int(kept.sum()), dtype=np.bool_))
+
+
+def _bring(source: Path, target: Path, *, link: bool) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if link:
+        with suppress(OSError):  # another file system, or one without links
+            os.link(source.resolve(), target)
+            return
+    shutil.copyfile(source, target)
 
 
 def _numbers(images: Sequence[ImageToWrite]) -> dict[str, int]:
@@ -165,19 +196,81 @@ def _numbers(images: Sequence[ImageToWrite]) -> dict[str, int]:
     return {"images": len(images), "faces": boxes - ignored, "ignored": ignored}
 
 
-def _report(record: Mapping[str, Any], out: Path, attributes: bool) -> list[str]:
-    """What was done, in lines; ``attributes``: the source has more than boxes."""
-    lines = [
-        f"{part}: {own['images']:,} images, {own['faces']:,} faces, {own['ignored']:,} ignored boxes"
-        for part, own in record["parts"].items()
-    ]
-    lines += [f"{what}: {count:,}" for what, count in record["lost"].items()]
-    if attributes:
-        lines.append("not carried over: blur, expression, illumination, occlusion and pose of the faces")
-    lines.append(f"written: {out}; read it with data=folder data.root={out} data.format={record['to']}")
-    if record["images"] == "none":
-        lines.append("the images stay where they are: data.train.folder=DIR and data.val.folder=DIR name their folders")
-    return lines
+def write_coco(out: Path, part: str, images: Sequence[ImageToWrite]) -> None:
+    """``annotations/instances_<part>.json``. One category, 1: face."""
+    content: dict[str, list[dict[str, object]]] = {
+        "images": [], "annotations": [], "categories": [{"id": 1, "name": "face", "supercategory": "face"}],
+    }  # fmt: skip
+    for image_id, image in enumerate(images, start=1):
+        width, height = image.size_wh
+        content["images"].append({"id": image_id, "file_name": image.name, "width": width, "height": height})
+        for (x1, y1, x2, y2), ignored in image.faces:
+            xywh = [_rounded(value) for value in (x1, y1, x2 - x1, y2 - y1)]
+            annotation = {
+                "id": len(content["annotations"]) + 1, "image_id": image_id, "category_id": 1, "bbox": xywh,
+                "area": _rounded(xywh[2] * xywh[3]), "iscrowd": ignored,
+            }  # fmt: skip
+            content["annotations"].append(annotation)
+    _write(out / "annotations" / f"instances_{part}.json", json.dumps(content, ensure_ascii=False) + "\n")
+
+
+def write_yolo(out: Path, part: str, images: Sequence[ImageToWrite]) -> None:
+    """``labels/<part>/*.txt``. One class, 0: face."""
+    for image in images:
+        side, boxes = np.array([*image.size_wh, *image.size_wh], dtype=np.float64), image.boxes_xyxy
+        normalized = np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1) / side
+        rows = ["0 " + " ".join(f"{value:.10f}" for value in row) + "\n" for row in normalized.tolist()]
+        _write(out / "labels" / part / f"{image.stem}.txt", "".join(rows))
+
+
+def write_voc(out: Path, part: str, images: Sequence[ImageToWrite]) -> None:
+    """``Annotations/*.xml`` and ``ImageSets/Main/<part>.txt``."""
+    for image in images:
+        width, height = image.size_wh
+        folder, _, name = image.name.rpartition("/")
+        lines = [f"<annotation>\n  <folder>{escape(folder or 'JPEGImages')}</folder>"]
+        lines += [f"  <filename>{escape(name)}</filename>"]
+        lines += [f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>"]
+        lines += ["  <segmented>0</segmented>"]
+        for (x1, y1, x2, y2), ignored in image.faces:
+            sides = {"xmin": x1 + 1, "ymin": y1 + 1, "xmax": x2, "ymax": y2}  # VOC's first pixel is 1
+            lines += ["  <object>\n    <name>face</name>\n    <pose>Unspecified</pose>\n    <truncated>0</truncated>"]
+            lines += [f"    <difficult>{ignored}</difficult>\n    <bndbox>"]
+            lines += [f"      <{side}>{_text(value)}</{side}>" for side, value in sides.items()]
+            lines += ["    </bndbox>\n  </object>"]
+        _write(out / "Annotations" / f"{image.stem}.xml", "\n".join([*lines, "</annotation>\n"]))
+    _write(out / "ImageSets" / "Main" / f"{part}.txt", "".join(f"{image.stem}\n" for image in images))
+
+
+def write_wider(out: Path, part: str, images: Sequence[ImageToWrite]) -> None:
+    """``wider_face_split/wider_face_<part>_bbx_gt.txt``."""
+    lines = []
+    for image in images:
+        lines += [image.name, str(len(image.faces))]
+        for (x1, y1, x2, y2), ignored in image.faces:
+            lines.append(" ".join(map(_text, (x1, y1, x2 - x1, y2 - y1))) + f" 0 0 0 {ignored} 0 0")
+        if not image.faces:
+            lines.append("0 0 0 0 0 0 0 0 0 0")
+    _write(out / "wider_face_split" / f"wider_face_{part}_bbx_gt.txt", "\n".join([*lines, ""]))
+
+
+WRITERS = {"coco": write_coco, "yolo": write_yolo, "voc": write_voc, "wider": write_wider}
+
+
+def _rounded(value: float) -> float | int:
+    """Six decimals; whole numbers as such."""
+    rounded = round(value, 6)
+    return int(rounded) if rounded == int(rounded) else rounded
+
+
+def _text(value: float) -> str:
+    rounded = _rounded(value)
+    return str(rounded) if isinstance(rounded, int) else f"{rounded:.6f}".rstrip("0")
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
 
 
 def main(argv: list[str]) -> int:
@@ -190,5 +283,13 @@ def main(argv: list[str]) -> int:
     out = Path(str(options["out"]))
     source = build_source(**options["data"])
     record = convert(source, options["to"], out, images=images, overwrite=options["overwrite"])
-    print("\n".join(_report(record, out, source.name in ("wider_face", "synthetic"))))
+    for part, own in record["parts"].items():
+        print(f"{part}: {own['images']:,} images, {own['faces']:,} faces, {own['ignored']:,} ignored boxes")
+    for what, count in record["lost"].items():
+        print(f"{what}: {count:,}")
+    if source.name in ("wider_face", "synthetic"):
+        print("not carried over: blur, expression, illumination, occlusion and pose of the faces")
+    print(f"written: {out}; read it with data=folder data.root={out} data.format={record['to']}")
+    if images == "none":
+        print("the images stay where they are: data.train.folder=DIR and data.val.folder=DIR name their folders")
     return 0

@@ -1,25 +1,82 @@
-"""Labels of any format in memory: face classes, placed images, EXIF frames, boxes of another convention."""
+"""Labels of any format in memory: image files, face classes, places, EXIF frames, boxes of another convention."""
 
 import sys
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.files import without_extension
-from fanet_lightning.data.folder.files import ImageFiles, relative
+from fanet_lightning.cli.files import has_image_extension, walk_files, without_extension
 from fanet_lightning.data.images import ImageFrame, UnreadableImage, read_image_frame
-from fanet_lightning.data.records import ImageRecord, Inventory, LabelledImage, label_text
+from fanet_lightning.data.records import ImageRecord, Inventory, LabelledImage
 
 # Taken as faces without being asked, in any letter case.
 FACE_NAMES = frozenset(("face", "faces"))
 PART_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "all": ()}
+# What `convert` writes with the labels that it makes: no labels.
+CONVERSION_RECORD = "converted.json"
 Boxes64 = npt.NDArray[np.float64]
+
+
+class ImageFiles:
+    """One listing of a folder with all its sub-folders: fast on network drives, where a stat per image is not.
+
+    ``names``  image files, relative, POSIX slashes, sorted. Hidden files and folders are not among them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.names = sorted(name for name in walk_files(folder) if has_image_extension(name))
+        self._exact = set(self.names)
+        self._alike: dict[str, list[str]] = defaultdict(list)
+        for name in self.names:
+            self._alike[without_extension(name).casefold()].append(name)
+
+    def find(self, written: str) -> tuple[str | None, str]:
+        """The file that a label file means by ``written``, or None; and, where that is a problem, the reason.
+
+        First the very name; else the only one that differs in the letter case, or in the extension (also left out).
+        """
+        name = relative(written)
+        if name is None:
+            return None, f"leaves the folder {self.folder}; write names relative to it"
+        if name in self._exact:
+            return name, ""
+        alike = self._alike.get(without_extension(name).casefold(), [])
+        alike = [other for other in alike if other.casefold() == name.casefold()] or alike
+        if len(alike) > 1:
+            return None, f"may be {alike[0]} or {alike[1]}; write which, or rename one of them"
+        return next(iter(alike), None), ""
+
+    def put_unlabelled(self, inventory: Inventory) -> None:
+        """Add the files that no label speaks of to ``inventory``."""
+        own = {image.path for image in inventory.images}
+        inventory.unlabelled.extend(self.folder / name for name in self.names if self.folder / name not in own)
+
+
+def relative(written: str) -> str | None:
+    """A name of a label file with POSIX slashes, or None where it leads out of its folder."""
+    path = PurePosixPath(written.replace("\\", "/"))
+    return None if path.is_absolute() or ".." in path.parts or not path.parts else path.as_posix()
+
+
+def label_files(folder: Path, suffix: str) -> dict[str, Path]:
+    """Files below a folder by their relative name without ``suffix``, which may be in any letter case; sorted."""
+    names = sorted(name for name in walk_files(folder) if name.lower().endswith(suffix))
+    return {name[: -len(suffix)]: folder / name for name in names}
+
+
+def matching(root: Path, pattern: str) -> Iterator[Path]:
+    """What a glob pattern finds under ``root``, sorted, its suffix in any letter case; hidden files are left out."""
+    stem, dot, suffix = pattern.rpartition(".")
+    any_case = "".join(f"[{letter.lower()}{letter.upper()}]" for letter in suffix)
+    for path in sorted(root.glob(stem + dot + any_case)):
+        if not any(part.startswith(".") for part in path.relative_to(root).parts) and path.name != CONVERSION_RECORD:
+            yield path
 
 
 class FaceClasses:
@@ -40,23 +97,21 @@ class FaceClasses:
 
     def judge(self, inventory: Inventory, path: Path) -> None:
         """Add classes of which it is not known whether they are faces as a problem, and those left out as a remark."""
-        if self._wanted is None:
-            faces = [name for name in self._counts if name.casefold() in FACE_NAMES]
-            if len(faces) < len(self._counts):
+        counts, wanted = self._counts, self._wanted
+        if wanted is None:
+            if any(name.casefold() not in FACE_NAMES for name in counts):
                 reason = "are its classes, not all of them faces; say which are: data.classes=[NAME,…]"
-                inventory.problem(path, None, _listed(self._counts), reason)
+                inventory.problem(path, None, _listed(counts), reason)
             return
-        others = {name: count for name, count in self._counts.items() if name not in self._wanted}
-        unknown = sorted(self._wanted - self._counts.keys())
-        if others:
+        if counts.keys() - wanted:
+            others = Counter({name: count for name, count in counts.items() if name not in wanted})
             inventory.remarks.append(f"left out, as data.classes has them not: {_listed(others)}")
-        if unknown:
-            inventory.remarks.append(f"no box is of the class {', '.join(unknown)}")
+        if wanted - counts.keys():
+            inventory.remarks.append(f"no box is of the class {', '.join(sorted(wanted - counts.keys()))}")
 
 
-def _listed(counts: Mapping[str, int]) -> str:
-    listed = Counter(counts).most_common(20)
-    return ", ".join(f"{name} ({count} {'box' if count == 1 else 'boxes'})" for name, count in listed)
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} ({count} box{'' if count == 1 else 'es'})" for name, count in counts.most_common(20))
 
 
 @dataclass(frozen=True)
@@ -78,7 +133,7 @@ class Place:
         """The listing of the folder that holds the most of these images."""
         candidates = [ImageFiles(folder) for folder in dict.fromkeys(self.folders) if folder.is_dir()]
         some = written[:: max(1, len(written) // 20)]
-        return max(candidates, key=lambda files: sum(files.find(name).name is not None for name in some))
+        return max(candidates, key=lambda files: sum(files.find(name)[0] is not None for name in some))
 
 
 def place_of(root: Path, labels: Path, part: str, names: Path | None = None) -> Place:
@@ -95,18 +150,6 @@ def place_of(root: Path, labels: Path, part: str, names: Path | None = None) -> 
 def boxes_of(rows: Sequence[Sequence[float]]) -> Boxes64:
     """(F, 4) float64, also of none."""
     return np.asarray(rows, dtype=np.float64).reshape(-1, 4)
-
-
-def read_text(path: Path) -> str:
-    """A label file's text.
-
-    Raises:
-        InputError: it cannot be read, or is no text.
-    """
-    try:
-        return label_text(path.read_bytes(), path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); give a file of labels") from error
 
 
 def placed(
@@ -126,20 +169,19 @@ def placed(
     Where ``stated_wh`` is the size of the stored pixels of a photo that its EXIF orientation turns by a quarter, its
     boxes are turned with it.
     """
-    found, own = files.find(written), relative(written)
-    if found.reason:
-        inventory.problem(label_path, None, written, found.reason)
-    if own is None:
+    found, reason = files.find(written)
+    name = found or relative(written)
+    if reason:
+        inventory.problem(label_path, None, written, reason)
+    if name is None:
         return
-    name = found.name or own
-    frame = None if stated_wh is None or found.name is None else _frame(files.folder / name)
-    turned = frame is not None and stated_wh == frame.stored_wh != frame.upright_wh
-    if turned and frame is not None:
+    frame = None if stated_wh is None or found is None else _frame(files.folder / name)
+    if frame is not None and stated_wh == frame.stored_wh != frame.upright_wh:
         boxes_xyxy, stated_wh = upright_boxes(boxes_xyxy, frame), frame.upright_wh
+        inventory.turned.append(name)
     image = LabelledImage(
         without_extension(name), files.folder / name, boxes_xyxy, np.array(ignored, dtype=np.bool_), stated_wh,
-        None if frame is None else frame.upright_wh, label_path, None if name == own else written, turned,
-        tuple(box_lines), attributes,
+        None if frame is None else frame.upright_wh, label_path, tuple(box_lines), attributes,
     )  # fmt: skip
     inventory.images.append(image)
 
@@ -152,8 +194,7 @@ def _frame(path: Path) -> ImageFrame | None:
 
 
 def upright_boxes(boxes_xyxy: Boxes64, frame: ImageFrame) -> Boxes64:
-    """(F, 4) boxes of a stored image that is turned by a quarter (EXIF 5 … 8) → as it is shown, as ``images.py`` turns
-    its pixels."""
+    """(F, 4) boxes of a stored image that is turned by a quarter (EXIF 5 … 8) → as it is shown."""
     y1, x1, y2, x2 = boxes_xyxy.T
     width, height = frame.upright_wh
     if frame.orientation in (6, 7):
@@ -164,20 +205,12 @@ def upright_boxes(boxes_xyxy: Boxes64, frame: ImageFrame) -> Boxes64:
 
 
 def finish(inventory: Inventory, files: ImageFiles, label_path: Path, classes: FaceClasses | None = None) -> Inventory:
-    """What is judged once all is read: classes, names, turned photos, images that no label speaks of."""
-    own = {image.path for image in inventory.images}
-    inventory.unlabelled.extend(files.folder / name for name in files.names if files.folder / name not in own)
-    turned = sum(image.turned for image in inventory.images)
-    if turned:
+    """What is judged once all is read: classes, turned photos, images that no label speaks of."""
+    files.put_unlabelled(inventory)
+    if inventory.turned:
         inventory.remarks.append(
-            f"the boxes of {turned} photos are turned with them by their EXIF orientation, as the width and height in "
-            "the labels are those before it"
-        )
-    renamed = [image for image in inventory.images if image.written]
-    if renamed:
-        inventory.remarks.append(
-            f"{len(renamed)} image names of the labels are spelt otherwise on disk, the first {renamed[0].written}: "
-            f"{renamed[0].path.relative_to(files.folder).as_posix()}"
+            f"the boxes of {len(inventory.turned)} photos are turned with them by their EXIF orientation, as the width "
+            "and height in the labels are those before it"
         )
     if classes is not None:
         classes.judge(inventory, label_path)
@@ -193,16 +226,10 @@ FRACTION_END = 2.0
 
 
 class OddBoxes(NamedTuple):
-    """``odd`` of ``total`` boxes are ``what``; ``first``: index of the first image that has one."""
+    """What most boxes of a set are, and the index of the first image that has such a one."""
 
-    odd: int
-    total: int
-    what: str
+    text: str
     first: int
-
-    @property
-    def text(self) -> str:
-        return f"{self.odd} of {self.total} boxes {self.what}"
 
 
 def odd_boxes(boxes_xyxy: Sequence[npt.NDArray[Any]], sizes_wh: Sequence[tuple[int, int] | None]) -> OddBoxes | None:
@@ -222,14 +249,15 @@ def odd_boxes(boxes_xyxy: Sequence[npt.NDArray[Any]], sizes_wh: Sequence[tuple[i
     for flags, what, least in ((small, "are below a pixel, as fractions are", 1), (leaving, "leave their image", 2)):
         count = sum(int(own.sum()) for own in flags)
         if count >= least and 2 * count > total:
-            return OddBoxes(count, total, what, next(index for index, own in enumerate(flags) if own.any()))
+            first = next(index for index, own in enumerate(flags) if own.any())
+            return OddBoxes(f"{count} of {total} boxes {what}", first)
     return None
 
 
 def warn_of_odd_boxes(records: Sequence[ImageRecord], expected: str) -> None:
-    """One line on the error stream where most boxes of a part are odd; of a large part a sample is looked at.
+    """One line on the error stream where most boxes of a part (of a large one, of a sample) are odd.
 
-    ``expected`` is what the format's rows are, for the message.
+    ``expected`` is what the format's rows are.
     """
     labelled = [record for record in records if len(record.boxes_xyxy)]
     labelled = labelled[:: max(1, len(labelled) // SAMPLE)]

@@ -1,6 +1,6 @@
 """A folder of images with COCO, YOLO, PASCAL VOC or WIDER-style labels of one's own, as a source.
 
-Where each format's files are is said in its module under :mod:`fanet_lightning.data.folder`.
+Where each format's files are is said in :mod:`fanet_lightning.data.folder.formats`.
 """
 
 import hashlib
@@ -16,63 +16,34 @@ import numpy as np
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import without_extension
 from fanet_lightning.cli.provenance import is_first_process
-from fanet_lightning.data.folder.coco import coco_place, read_coco
-from fanet_lightning.data.folder.files import ImageFiles, label_files, matching
-from fanet_lightning.data.folder.labels import PART_NAMES, Place, finish, place_of, placed, read_text, warn_of_odd_boxes
-from fanet_lightning.data.folder.voc import read_voc, voc_place
-from fanet_lightning.data.folder.yolo import Points, read_names, read_yolo, yolo_place
+from fanet_lightning.data.folder.formats import (
+    Points,
+    coco_place,
+    read_coco,
+    read_names,
+    read_voc,
+    read_wider,
+    read_yolo,
+    voc_place,
+    wider_place,
+    yolo_place,
+)
+from fanet_lightning.data.folder.labels import ImageFiles, Place, label_files, place_of, warn_of_odd_boxes
 from fanet_lightning.data.records import (
     ImageRecord,
     Inventory,
     check_apart,
     label_numbers,
+    read_text,
     refuse_boxes,
     strict_records,
 )
-from fanet_lightning.data.wider_face import all_usable_faces, is_list, listed_part, parse_list
+from fanet_lightning.data.wider_face import all_usable_faces, is_list, listed_part
 from fanet_lightning.score.wider_face.benchmark import WiderFaceBenchmark
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 
-LISTS = ("wider_face_split/wider_face_{}_bbx_gt.txt", "wider_face_{}_bbx_gt.txt", "{}_bbx_gt.txt", "{}.txt")
-
-
-def wider_place(root: Path, part: str) -> Place | None:
-    """The list of ``train``, ``val`` or, for a set without parts, ``all``; None if there are none."""
-    names = ["labels.txt"] if part == "all" else [form.format(name) for name in PART_NAMES[part] for form in LISTS]
-    path = next((path for name in names for path in matching(root, name)), None)
-    return None if path is None else place_of(root, path, part)
-
-
-def read_wider(place: Place) -> Inventory:
-    """One list.
-
-    Raises:
-        InputError: it cannot be read, or names no image.
-    """
-    images, problems = parse_list(read_text(place.labels), place.labels)
-    if not images:
-        raise InputError(
-            f"{place.labels} names no image; data.format=wider reads lists of a name, a count and rows x y w h"
-        )
-    files = place.image_files([own.image_id for own in images])
-    inventory = Inventory(place.part, files.folder, problems=problems)
-    for own in images:
-        placed(
-            inventory, files, own.image_id, own.boxes_xyxy, own.ignored, label_path=place.labels,
-            box_lines=own.box_lines, attributes=own.attributes,
-        )  # fmt: skip
-    return finish(inventory, files, place.labels)
-
-
-# Where labels are looked for, for messages.
-FORMATS = {
-    "coco": "COCO (annotations/instances_train.json)",
-    "yolo": "YOLO (images/train, labels/train)",
-    "voc": "PASCAL VOC (Annotations/*.xml, ImageSets/Main/train.txt)",
-    "wider": "a WIDER-style list (wider_face_split/wider_face_train_bbx_gt.txt, train.txt)",
-}
 # What their boxes are, for messages.
-BOXES = {
+FORMATS = {
     "coco": "x y w h in pixels",
     "yolo": "centre, width and height as fractions of the image's sides",
     "voc": "xmin ymin xmax ymax in pixels",
@@ -81,60 +52,6 @@ BOXES = {
 PLACES = {"coco": coco_place, "voc": voc_place, "wider": wider_place}
 DEFAULT_SHARE = 0.1
 PART_KEYS = ("labels", "folder", "images")
-
-
-def find_place(root: Path, format: str, part: str, given: Mapping[str, Any]) -> Place | None:
-    """Where the labels of ``train``, ``val`` or ``all`` are: as given, else in the format's usual layout.
-
-    Raises:
-        InputError: several files could be meant, or what is given is not there.
-    """
-    labels, folder = (None if given.get(key) is None else root / given[key] for key in ("labels", "folder"))
-    if labels is not None and not labels.exists():
-        raise InputError(f"data.{part}.labels={labels} does not exist; name the labels, relative to {root}")
-    if folder is not None and not folder.is_dir():
-        raise InputError(f"data.{part}.folder={folder} is not a directory; name the images' folder, relative to {root}")
-    if format == "yolo":
-        place = yolo_place(root, part, folder)
-    else:
-        place = PLACES[format](root, part) if labels is None else place_of(root, labels, part)
-    if place is None and (labels or folder):
-        raise InputError(f"give both data.{part}.labels=… and data.{part}.folder=DIR, its labels and its images")
-    return place and replace(place, labels=labels or place.labels, folders=(folder,) if folder else place.folders)
-
-
-def formats_found(root: Path, given: Mapping[str, Mapping[str, Any]]) -> dict[str, Path]:
-    """The formats whose files are where they are looked for, each with such a file; told by the files' content.
-
-    Args:
-        root: the folder of the set.
-        given: ``labels`` and ``folder`` of each part, as for :func:`find_place`.
-    """
-    found: dict[str, Path] = {}
-    told = [part for part, own in given.items() if own.get("labels") is not None]
-    for format in FORMATS:
-        for part in told or ("train", "val", "all"):
-            with suppress(InputError):  # said where this format is asked for
-                place = find_place(root, format, part, given.get(part, {}))
-                labels = None if place is None else _labels_of(format, place)
-                if labels is not None:
-                    found[format] = labels
-                    break
-    return found
-
-
-def _labels_of(format: str, place: Place) -> Path | None:
-    """A file of labels of a format; None if there is none."""
-    if format == "yolo":
-        stems = {without_extension(name) for folder in place.folders for name in ImageFiles(folder).names}
-        rows = ((path, read_text(path)) for stem, path in label_files(place.labels, ".txt").items() if stem in stems)
-        path, text = next(((path, text) for path, text in rows if text.strip()), (None, ""))
-        return path if len(label_numbers(text.strip().partition("\n")[0]) or ()) >= 5 else None
-    if format == "voc":
-        return next(iter(label_files(place.labels, ".xml").values()), None)
-    text = read_text(place.labels) if place.labels.is_file() else ""
-    told = text.lstrip().startswith("{") and '"images"' in text if format == "coco" else is_list(text)
-    return place.labels if told else None
 
 
 class FolderSource:
@@ -169,13 +86,12 @@ class FolderSource:
         points: str | None = None,
         origin: int = 1,
     ) -> None:
-        if root is None or not Path(root).is_dir():
-            raise InputError(f"data.root={root} is not a directory; give the folder of the images and labels")
-        self.root = Path(root)
+        self.root = Path(str(root))
         self._given = {"train": dict(train or {}), "val": dict(val or {})}
-        self._share = self._given["val"].get("share")
-        unknown = (self._given["train"].keys() - PART_KEYS) | (self._given["val"].keys() - {*PART_KEYS, "share"})
+        self._share = self._given["val"].pop("share", None)
+        unknown = (self._given["train"].keys() | self._given["val"].keys()) - set(PART_KEYS)
         for key, value, sound, what in (
+            ("root", root, root is not None and self.root.is_dir(), "a directory; give that of the images and labels"),
             ("train or data.val", " ".join(unknown), not unknown, f"known; take {', '.join(PART_KEYS)}"),
             ("val.share", self._share, self._share is None or 0 < self._share < 1, "between 0 and 1"),
             ("points", points, points in (None, "landmarks", "polygon"), "landmarks or polygon"),
@@ -189,8 +105,7 @@ class FolderSource:
         self._points, self._origin = cast("Points | None", points), origin
         self._records: dict[str, list[ImageRecord]] = {}
         self._remarks: list[str] = []
-        self._divided = False
-        self.format = self._recognised() if format is None else format
+        self.format = self._recognized() if format is None else format
 
     def prepare(self) -> None:
         """Nothing to do: the images are there, or reading says what is missing."""
@@ -198,11 +113,8 @@ class FolderSource:
     def check(self, train: bool = True) -> None:
         """Read all labels, look for every image, print what a person should know of them.
 
-        Args:
-            train: the training part too, not only the validation one.
-
         Raises:
-            InputError: whatever :meth:`train` and :meth:`val` say; a part without a single face.
+            InputError: whatever :meth:`train` (with ``train``) and :meth:`val` say; a part without a single face.
         """
         parts = {"train": self.train(), "val": self.val()} if train else {"val": self.val()}
         remarks = list(self._remarks)
@@ -216,7 +128,7 @@ class FolderSource:
             for remark in remarks:
                 print(f"data=folder: {remark}", flush=True)
             for records in parts.values():
-                warn_of_odd_boxes(records, BOXES[self.format])
+                warn_of_odd_boxes(records, FORMATS[self.format])
 
     def train(self) -> list[ImageRecord]:
         """
@@ -249,13 +161,21 @@ class FolderSource:
             InputError: there are no labels at all.
         """
         parts = self._parts
-        if self._divided:  # one file of labels: its problems are said once
-            parts = {**parts, "val": replace(parts["val"], problems=[])}
+        if "train" in parts and "val" in parts and parts["val"].problems is parts["train"].problems:
+            parts = {**parts, "val": replace(parts["val"], problems=[])}  # of one file of labels: said once
         return list(parts.values())
 
-    def _recognised(self) -> str:
-        """The format that the folder has without doubt."""
-        found = formats_found(self.root, self._given)
+    def _recognized(self) -> str:
+        """The format that the folder has without doubt, told by the content of the files that are found."""
+        found: dict[str, Path] = {}
+        told = [part for part, own in self._given.items() if own.get("labels") is not None]
+        for format in FORMATS:
+            for part in told or ("train", "val", "all"):
+                with suppress(InputError):  # said where this format is asked for
+                    place = self._place(format, part, self._given.get(part, {}))
+                    labels = None if place is None else _labels_of(format, place)
+                    if labels is not None:
+                        found.setdefault(format, labels)
         if len(found) != 1:
             seen = " and ".join(f"{name} ({example})" for name, example in found.items()) or "no labels"
             raise InputError(
@@ -266,37 +186,49 @@ class FolderSource:
             print(f"data=folder: data.format={format} (recognised by {example})", flush=True)
         return format
 
+    def _place(self, format: str, part: str, given: Mapping[str, Any]) -> Place | None:
+        """Where the labels of ``train``, ``val`` or ``all`` are: as given, else in the format's usual layout."""
+        labels, folder = (None if given.get(key) is None else self.root / given[key] for key in ("labels", "folder"))
+        for key, path in (("labels", labels), ("folder", folder)):
+            if path is not None and not path.exists():
+                raise InputError(f"data.{part}.{key}={path} does not exist; give it relative to {self.root}")
+        if format == "yolo":
+            place = yolo_place(self.root, part, folder)
+        else:
+            place = PLACES[format](self.root, part) if labels is None else place_of(self.root, labels, part)
+        if place is None and (labels or folder):
+            raise InputError(f"give both data.{part}.labels=… and data.{part}.folder=DIR, its labels and its images")
+        return place and replace(place, labels=labels or place.labels, folders=(folder,) if folder else place.folders)
+
     @cached_property
     def _parts(self) -> dict[str, Inventory]:
         """The parts that are there."""
-        places = {part: find_place(self.root, self.format, part, own) for part, own in self._given.items()}
+        places = {part: self._place(self.format, part, own) for part, own in self._given.items()}
         if not any(places.values()):
-            places["train"] = find_place(self.root, self.format, "all", {})
+            places["train"] = self._place(self.format, "all", {})
         parts = {part: replace(self._read(place), part=part) for part, place in places.items() if place is not None}
         lists = {part: own.get("images") for part, own in self._given.items()}
         listed = {
             part: inventory if (images := lists[part]) is None else listed_part(inventory, images, self.root)
             for part, inventory in parts.items()
         }
+        if self._share is not None and ("val" in parts or lists["val"] is not None):
+            raise InputError(f"data.val.share={self._share}: there is a validation part already; leave it out")
         if "val" in parts:
-            if self._share is not None:
-                raise InputError(f"data.val.share={self._share}: {self.root} has a validation part; leave it out")
             return listed
         if "train" not in parts:
             raise InputError(
-                f"{self.root} holds no labels in the layout of {FORMATS[self.format]}; set data.format to what the "
-                "labels are, or data.train.labels to where they are"
+                f"{self.root} holds no labels of data.format={self.format} (docs/own-data.md has its layout); set "
+                "data.format to what the labels are, or data.train.labels to where they are"
             )
         # A set without a validation part is divided: by a list, else by a hash of the names.
-        pile, self._divided = listed["train"], True
+        pile, chosen = listed["train"], parts["train"]
         if lists["val"] is not None:
-            if self._share is not None:
-                raise InputError(f"data.val.share={self._share} and data.val.images={lists['val']}: give one of them")
-            chosen = listed_part(parts["train"], lists["val"], self.root)
+            chosen = listed_part(chosen, lists["val"], self.root)
             ids = {image.image_id for image in chosen.images} if lists["train"] is None else set()
         else:
             share = DEFAULT_SHARE if self._share is None else float(self._share)
-            ids = carved(sorted({image.image_id for image in pile.images}), share)
+            ids = carved({image.image_id for image in pile.images}, share)
             self._remarks.append(
                 f"{self.root} has no validation part: {len(ids)} of {len(pile.images)} images ({share:.0%}, by a hash "
                 "of their names) are validated on; data.val.share=… or data.val.images=LIST chooses others"
@@ -343,7 +275,22 @@ class FolderSource:
         return records
 
 
-def carved(image_ids: Sequence[str], share: float) -> set[str]:
+def _labels_of(format: str, place: Place) -> Path | None:
+    """A file of labels of a format; None if there is none."""
+    if format == "yolo":
+        stems = {without_extension(name) for folder in place.folders for name in ImageFiles(folder).names}
+        for stem, path in label_files(place.labels, ".txt").items():
+            if stem in stems and (text := read_text(path).strip()):
+                return path if len(label_numbers(text.partition("\n")[0]) or ()) >= 5 else None
+        return None
+    if format == "voc":
+        return next(iter(label_files(place.labels, ".xml").values()), None)
+    text = read_text(place.labels) if place.labels.is_file() else ""
+    told = text.lstrip().startswith("{") and '"images"' in text if format == "coco" else is_list(text)
+    return place.labels if told else None
+
+
+def carved(image_ids: set[str], share: float) -> set[str]:
     """The ids to validate on: those whose hash falls into the lowest ``share``. At least one, and not all.
 
     Raises:
@@ -354,6 +301,5 @@ def carved(image_ids: Sequence[str], share: float) -> set[str]:
             f"{len(image_ids)} labelled images cannot be divided into two parts; add some, or name a validation part"
         )
     hashes = {name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64 for name in image_ids}
-    ordered = sorted(image_ids, key=lambda name: hashes[name])
     count = sum(value < share for value in hashes.values())
-    return set(ordered[: min(max(count, 1), len(ordered) - 1)])
+    return set(sorted(hashes, key=hashes.__getitem__)[: min(max(count, 1), len(hashes) - 1)])

@@ -1,0 +1,432 @@
+"""Readers of COCO, PASCAL VOC, YOLO and WIDER-style labels: where a part's files are, and what is in them.
+
+COCO's object-detection JSON: 0-based pixels ``x y w h``; ``iscrowd`` 1 (and ``ignore`` 1) is an ignored box::
+
+    ROOT/annotations/instances_train.json, instances_val.json    also …_train2017.json, train.json
+    ROOT/train/_annotations.coco.json                            with its images
+    ROOT/images/train, ROOT/train, ROOT/images, …                the first folder that holds the images
+
+PASCAL VOC, an XML file per image, named as it, and lists of the parts. The first pixel is 1, so x1 and y1 lose 1; x2
+and y2 are the end of the last pixel as they stand (``origin=0``: as tools that count from 0 write them). ``difficult``
+1 is an ignored box::
+
+    ROOT/Annotations/000001.xml, ROOT/JPEGImages/000001.jpg, ROOT/ImageSets/Main/train.txt, val.txt
+    ROOT/Annotations/train/a.xml, ROOT/images/train/a.jpg     sub-folders instead of lists
+    ROOT/train/a.xml, ROOT/train/a.jpg                        side by side
+
+YOLO in Ultralytics' layout: per image the rows ``class x y w h``, x and y the box's centre, normalized by the sides of
+the image as it is shown (EXIF orientation applied). No file, or an empty one: no face. Rows of more than five numbers
+have landmarks after the box, or a polygon instead of it; ``kpt_shape`` in data.yaml says so, else the caller does::
+
+    ROOT/images/train/a.jpg, ROOT/labels/train/a.txt, ROOT/data.yaml    also ROOT/train/images, ROOT/train/labels
+    ROOT/images/train/a.jpg, ROOT/images/train/a.txt                    side by side
+
+WIDER-style lists of a name, a count and so many rows ``x y w h``, or ten columns as the official files have::
+
+    ROOT/wider_face_split/wider_face_train_bbx_gt.txt, ROOT/train.txt
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+from xml.etree import ElementTree
+
+import yaml
+
+from fanet_lightning.cli.errors import InputError, first_line
+from fanet_lightning.cli.files import has_image_extension, walk_files, without_extension
+from fanet_lightning.data.folder.labels import (
+    PART_NAMES,
+    FaceClasses,
+    ImageFiles,
+    Place,
+    boxes_of,
+    finish,
+    label_files,
+    matching,
+    place_of,
+    placed,
+)
+from fanet_lightning.data.images import UnreadableImage, read_image_size
+from fanet_lightning.data.records import Inventory, label_numbers, read_text
+from fanet_lightning.data.wider_face import parse_list
+
+# By the name of a part, or of a set without parts.
+COCO_FILES = ("annotations/instances_{}*.json", "annotations/{}.json", "{}/_annotations.coco.json", "{}.json")
+COCO_ALONE = ("_annotations.coco.json", "annotations/*.json", "*.json")
+LISTS = ("wider_face_split/wider_face_{}_bbx_gt.txt", "wider_face_{}_bbx_gt.txt", "{}_bbx_gt.txt", "{}.txt")
+
+VOC_SIDES = ("xmin", "ymin", "xmax", "ymax")
+YAML_FILES = ("data.yaml", "data.yml", "dataset.yaml")
+Points = Literal["landmarks", "polygon"]
+# A coordinate of 1 written with few digits may be a little above; a pixel never is.
+MOST = 1.01
+# Text files that tools leave with the labels.
+NO_LABELS = frozenset(("classes", "README", "README.dataset", "README.roboflow"))
+
+
+def wider_place(root: Path, part: str) -> Place | None:
+    """The list of ``train``, ``val`` or, for a set without parts, ``all``; None if there are none."""
+    names = ["labels.txt"] if part == "all" else [form.format(name) for name in PART_NAMES[part] for form in LISTS]
+    path = next((path for name in names for path in matching(root, name)), None)
+    return None if path is None else place_of(root, path, part)
+
+
+def read_wider(place: Place) -> Inventory:
+    """
+    Raises:
+        InputError: the list cannot be read, or names no image.
+    """
+    images, problems = parse_list(read_text(place.labels), place.labels)
+    if not images:
+        raise InputError(
+            f"{place.labels} names no image; data.format=wider reads lists of a name, a count and rows x y w h"
+        )
+    files = place.image_files([own.image_id for own in images])
+    inventory = Inventory(place.part, files.folder, problems=problems)
+    for own in images:
+        placed(
+            inventory, files, own.image_id, own.boxes_xyxy, own.ignored, label_path=place.labels,
+            box_lines=own.box_lines, attributes=own.attributes,
+        )  # fmt: skip
+    return finish(inventory, files, place.labels)
+
+
+def coco_place(root: Path, part: str) -> Place | None:
+    """As :func:`wider_place`.
+
+    Raises:
+        InputError: several files could be meant.
+    """
+    patterns = COCO_ALONE if part == "all" else [own.format(name) for name in PART_NAMES[part] for own in COCO_FILES]
+    for pattern in patterns:
+        found = [path for path in matching(root, pattern) if part != "train" or "val" not in path.stem]
+        if len(found) > 1:
+            key = "train" if part == "all" else part
+            raise InputError(f"{found[0]} and {found[1]} may both hold the labels; choose with data.{key}.labels=FILE")
+        if found:
+            return place_of(root, found[0], part)
+    return None
+
+
+def read_coco(place: Place, wanted: Sequence[str] | None) -> Inventory:
+    """One label file; ``wanted``: see :class:`FaceClasses`.
+
+    Raises:
+        InputError: no JSON, or JSON of another kind.
+    """
+    path, content = place.labels, _coco_content(place.labels)
+    # Ids are numbers or texts, and some tools mix 7 and "7".
+    categories = {str(item.get("id")): str(item.get("name")) for item in content["categories"]}
+    images = {str(item.get("id")): item for item in content["images"] if str(item.get("file_name", "")).strip()}
+    files = place.image_files([str(item["file_name"]) for item in images.values()])
+    inventory, classes = Inventory(place.part, files.folder), FaceClasses(wanted)
+    for position, item in enumerate(content["images"]):
+        if images.get(str(item.get("id"))) is not item:
+            inventory.problem(path, None, json.dumps(item), f"images[{position}] has no file_name, or another's id")
+    boxes: dict[str, list[list[float]]] = {key: [] for key in images}
+    ignored: dict[str, list[bool]] = {key: [] for key in images}
+    for position, item in enumerate(content["annotations"]):
+        box, key, category = item.get("bbox"), str(item.get("image_id")), str(item.get("category_id"))
+        reason = ""
+        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+            reason = "has no bbox of four numbers x y w h"
+        elif key not in images:
+            reason = f"is of image_id {key}, which 'images' does not have"
+        elif category not in categories:
+            reason = f"is of category_id {category}, which 'categories' does not have"
+        elif classes.is_face(categories[category]):
+            x, y, width, height = map(float, box)
+            boxes[key].append([x, y, x + width, y + height])
+            ignored[key].append(bool(item.get("iscrowd") or item.get("ignore")))
+        if reason:
+            inventory.problem(path, None, json.dumps(item), f"annotations[{position}] {reason}")
+    for key, item in images.items():
+        stated_wh = _stated([item.get("width"), item.get("height")])
+        name = str(item["file_name"]).strip()
+        placed(inventory, files, name, boxes_of(boxes[key]), ignored[key], label_path=path, stated_wh=stated_wh)
+    return finish(inventory, files, path, classes)
+
+
+def _coco_content(path: Path) -> dict[str, list[dict[str, Any]]]:
+    try:
+        content = json.loads(read_text(path))
+        lists: dict[str, list[Any]] = {key: list(content[key]) for key in ("images", "annotations", "categories")}
+        if not all(isinstance(item, dict) for own in lists.values() for item in own):
+            raise TypeError("an entry is no object")
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"data.format=coco reads COCO's instances_*.json with 'images', 'annotations' and 'categories', not {path} "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    return lists
+
+
+def _is_number(value: Any) -> bool:
+    # JSON's whole numbers have no bounds, ours have.
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1e15)
+
+
+def _stated(sides: Sequence[Any]) -> tuple[int, int] | None:
+    """Width and height of an image as labels state them; 0 or none says nothing."""
+    known = [int(side) for side in sides if isinstance(side, int | float) and 0 < side < 1e9]
+    return (known[0], known[1]) if len(known) == 2 else None
+
+
+def voc_place(root: Path, part: str) -> Place | None:
+    """As :func:`wider_place`."""
+    own = next((root / name for name in ("Annotations", "annotations") if (root / name).is_dir()), root)
+    for name in ("trainval",) if part == "all" else PART_NAMES[part]:
+        for path in matching(root, f"ImageSets/Main/{name}.txt"):
+            return place_of(root, own, part, path)
+    folders = [own, root] if part == "all" else [base / name for name in PART_NAMES[part] for base in (own, root)]
+    found = next((folder for folder in folders if label_files(folder, ".xml")), None)
+    return None if found is None else place_of(root, found, part)
+
+
+def read_voc(place: Place, wanted: Sequence[str] | None, origin: int = 1) -> Inventory:
+    """The labels of a folder, or of the images that ``place.names`` lists.
+
+    Args:
+        wanted: see :class:`FaceClasses`.
+        origin: number of the first pixel, 1 as in VOC, or 0.
+
+    Raises:
+        InputError: the folder has no XML file, or the list cannot be read.
+    """
+    paths = label_files(place.labels, ".xml")
+    stems = list(paths)
+    if place.names is not None:
+        lines = [line.strip() for line in read_text(place.names).splitlines()]
+        stems = [line if line in paths else without_extension(line) for line in lines if line]
+    if not stems:
+        raise InputError(f"{place.labels} holds no XML file; data.format=voc reads a folder of XML files")
+    files, listed = place.image_files([f"{stem}.jpg" for stem in stems]), place.names or place.labels
+    inventory, classes = Inventory(place.part, files.folder), FaceClasses(wanted)
+    zeros: list[Path] = []
+    for stem in stems:
+        if stem in paths:
+            zeros += [paths[stem]] * _read_voc_file(paths[stem], stem, files, inventory, classes, origin)
+        else:
+            reason = f"has no {place.labels / stem}.xml; add it, or take the name out"
+            inventory.problem(listed, None, stem, reason)
+    if zeros and origin == 1:
+        inventory.remarks.append(
+            f"{len(zeros)} boxes begin at pixel 0, the first in {zeros[0]}, though VOC's first pixel is 1; if the tool "
+            "that wrote them counts from 0, set data.origin=0"
+        )
+    finish(inventory, files, listed, classes)
+    # Lists leave images out, e.g. those to test on; an image with an XML file is not an unlabelled one.
+    labelled = {files.folder / stem for stem in paths}
+    inventory.unlabelled[:] = [path for path in inventory.unlabelled if path.with_suffix("") not in labelled]
+    return inventory
+
+
+def _read_voc_file(
+    path: Path, stem: str, files: ImageFiles, inventory: Inventory, classes: FaceClasses, origin: int
+) -> int:
+    """Add one file's image to the inventory. Returns how many of its boxes begin at pixel 0."""
+    try:
+        root = ElementTree.parse(path).getroot()
+    except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
+        inventory.problem(path, None, path.name, f"is no XML ({error}); fix or remove the file")
+        return 0
+    if root.tag != "annotation":
+        inventory.problem(path, None, f"<{root.tag}>", "stands where VOC has <annotation>")
+        return 0
+    rows: list[list[float]] = []
+    ignored: list[bool] = []
+    for item in root.findall("object"):
+        name = (item.findtext("name") or "").strip()
+        box = label_numbers(" ".join(item.findtext(f"bndbox/{side}") or "-" for side in VOC_SIDES))
+        if not name or box is None or len(box) != len(VOC_SIDES):
+            reason = f"is no object with a name and a bndbox with {', '.join(VOC_SIDES)}"
+            inventory.problem(path, None, "".join(item.itertext()), reason)
+        elif classes.is_face(name):
+            rows.append(box)
+            ignored.append((item.findtext("difficult") or "").strip() == "1")
+    filename = (root.findtext("filename") or "").strip()
+    written = stem + (PurePosixPath(filename).suffix if has_image_extension(filename) else ".jpg")
+    sides = label_numbers(" ".join(root.findtext(f"size/{name}") or "" for name in ("width", "height"))) or []
+    boxes_xyxy = boxes_of(rows) - [origin, origin, 0, 0]
+    placed(inventory, files, written, boxes_xyxy, ignored, label_path=path, stated_wh=_stated(sides))
+    return sum(min(row[:2]) == 0 for row in rows)
+
+
+@dataclass(frozen=True)
+class YoloNames:
+    """What data.yaml or classes.txt says.
+
+    ``names``             by class number; empty where nothing is named.
+    ``landmark_numbers``  after each box, None: unknown.
+    ``folders``           of images, by ``train``, ``val`` …, as they stand in data.yaml.
+    """
+
+    names: dict[float, str] = field(default_factory=dict)
+    landmark_numbers: int | None = None
+    folders: dict[str, str] = field(default_factory=dict)
+
+    def name_of(self, number: float) -> str | None:
+        """The class's name. Where nothing is named, 0 is the face and the others have their number for a name."""
+        if self.names:
+            return self.names.get(number)
+        return ("face" if number == 0 else f"{number:.0f}") if number >= 0 and number % 1 == 0 else None
+
+
+def read_names(root: Path) -> YoloNames:
+    """What data.yaml in ``root`` says, or classes.txt.
+
+    Raises:
+        InputError: a data.yaml that is none.
+    """
+    path = next((root / name for name in YAML_FILES if (root / name).is_file()), None)
+    if path is None:
+        text = root / "classes.txt"
+        lines = read_text(text).splitlines() if text.is_file() else []
+        return YoloNames({number: line.strip() for number, line in enumerate(lines) if line.strip()})
+    try:
+        content: dict[str, Any] = yaml.safe_load(read_text(path))
+        names = content.get("names") or {}
+        named = {float(k): str(name) for k, name in (enumerate(names) if isinstance(names, list) else names.items())}
+        points, each = content.get("kpt_shape") or (None, 1)
+        base = Path(str(content.get("path") or "."))
+        folders: dict[str, str] = {}
+        for name in (name for own in PART_NAMES.values() for name in own if content.get(name)):
+            if not isinstance(content[name], str) or content[name].endswith(".txt"):
+                raise ValueError(f"{name}: {content[name]} is not a directory; lists are data.{name}.images=LIST")
+            folders[name] = str(base / content[name])
+        return YoloNames(named, None if points is None else int(points) * int(each), folders)
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path}: {first_line(error)}; write names (a list, or number: name), train, val (a folder each) and "
+            "kpt_shape ([points, numbers of each]) as Ultralytics has them"
+        ) from error
+
+
+def yolo_place(root: Path, part: str, folder: Path | None = None) -> Place | None:
+    """As :func:`wider_place`; the images are in ``folder`` if that is given."""
+    folders = read_names(root).folders
+    candidates = [root / "images", root] if part == "all" else []
+    # Roboflow writes ../train/images of what is in train/images.
+    for name in PART_NAMES[part]:
+        if name in folders:
+            steps = Path(folders[name]).parts
+            candidates += [root.joinpath(*steps), root.joinpath(*(step for step in steps if step != ".."))]
+    for name in PART_NAMES[part]:
+        candidates += [root / "images" / name, root / name / "images", root / name]
+    for own in candidates if folder is None else [folder]:
+        if any(map(has_image_extension, walk_files(own))):
+            # The text files are in the images' folder with "labels" for the last "images", or in the same.
+            places = [index for index, step in enumerate(own.parts) if step == "images"]
+            swapped = [Path(*own.parts[:last], "labels", *own.parts[last + 1 :]) for last in places[-1:]]
+            return Place(part, next(filter(Path.is_dir, swapped), own), (own,))
+    return None
+
+
+def read_yolo(place: Place, names: YoloNames, wanted: Sequence[str] | None, points: Points | None) -> Inventory:
+    """The labels of a folder of images.
+
+    Args:
+        names: what data.yaml or classes.txt says.
+        wanted: see :class:`FaceClasses`; without names the class 0 is taken as a face.
+        points: what the numbers after the fourth are.
+
+    Raises:
+        InputError: no label file that goes with an image.
+    """
+    files, texts = ImageFiles(place.folders[0]), place.labels
+    inventory, classes = Inventory(place.part, files.folder), FaceClasses(wanted)
+    written = label_files(texts, ".txt")
+    # A file that fits an image to the letter is no other image's.
+    stems = {without_extension(name) for name in files.names}
+    folded = {stem.casefold(): stem for stem in written if stem not in stems}
+    used = set()
+    for name in files.names:
+        stem = without_extension(name)
+        own = stem if stem in written else folded.get(stem.casefold())
+        if own is None:
+            placed(inventory, files, name, boxes_of([]), [], label_path=files.folder / name)
+        else:
+            used.add(own)
+            _read_yolo_file(written[own], files, name, inventory, classes, names, points)
+    if not used:
+        raise InputError(
+            f"{texts} holds no label file for the {len(files.names)} images of {files.folder} ({len(written)} .txt "
+            "files); labels have the images' names, data.train.labels and data.val.labels name their folder"
+        )
+    for own, path in written.items():
+        if own not in used and path.stem not in NO_LABELS:
+            reason = "is a label file without an image; remove it, or let the doctor make a cleaned copy (fix=true)"
+            inventory.problem(path, None, path.name, reason)
+    without = len(files.names) - len(used)
+    if without:
+        remark = f"{without} of {len(files.names)} images have no label file in {texts}: no face is in them"
+        inventory.remarks.append(remark)
+    if not names.names and wanted is None:
+        inventory.remarks.append("no data.yaml or classes.txt names the classes: class 0 is taken for the face")
+    return finish(inventory, files, texts, classes)
+
+
+def _read_yolo_file(
+    path: Path,
+    files: ImageFiles,
+    name: str,
+    inventory: Inventory,
+    classes: FaceClasses,
+    names: YoloNames,
+    points: Points | None,
+) -> None:
+    rows: list[list[float]] = []
+    lines: list[int] = []
+    try:
+        text = read_text(path)
+    except InputError as error:
+        inventory.problem(path, None, path.name, str(error))
+        text = ""
+    for line, content in enumerate(text.splitlines(), start=1):
+        if content.strip():
+            row, reason = _yolo_row(label_numbers(content) or [], names, points)
+            if reason:
+                inventory.problem(path, line, content, reason)
+            elif classes.is_face(names.name_of(row[0]) or ""):
+                rows.append(row[1:])
+                lines.append(line)
+    boxes = boxes_of(rows)
+    if rows:
+        try:
+            height, width = read_image_size(files.folder / name)
+            boxes = boxes * [width, height, width, height]
+        except UnreadableImage:  # training replaces such an image, and the doctor names it
+            boxes, lines = boxes[:0], []
+    placed(inventory, files, name, boxes, [False] * len(boxes), label_path=path, box_lines=lines)
+
+
+def _yolo_row(row: list[float], names: YoloNames, points: Points | None) -> tuple[list[float], str]:
+    """The class and the normalized box x1 y1 x2 y2, and why it is no row."""
+    number, values, declared = row[0] if row else -1, row[1:], names.landmark_numbers
+    extra = len(values) - 4
+    polygon = extra > 0 and declared is None and points == "polygon"
+    if extra < 0:
+        return [], "is no row of numbers 'class x y w h'; set data.format to what the labels are"
+    if polygon and (extra < 2 or extra % 2):
+        return [], "is no polygon 'class x y x y …'"
+    if extra and declared not in (None, extra):
+        return [], f"has {extra} numbers after the box, kpt_shape in data.yaml says {declared}"
+    if extra and declared is None and not polygon and (points is None or extra == 1):
+        return [], (
+            f"has {len(values)} numbers after the class; say what they are: data.points=landmarks (after the box "
+            "x y w h) or data.points=polygon (instead of it); a confidence is no label"
+        )
+    values = values if polygon else values[:4]
+    wrong = next((value for value in values if not 0 <= value <= MOST), None)
+    if wrong is not None:
+        return [], f"has {wrong:g} where a normalized coordinate (0 … 1) is expected"
+    if names.name_of(number) is None:
+        return [], f"has the class {number:g}, which data.yaml or classes.txt does not name"
+    if polygon:
+        xs, ys = values[0::2], values[1::2]
+        return [number, min(xs), min(ys), max(xs), max(ys)], ""
+    x, y, width, height = values
+    return [number, x - width / 2, y - height / 2, x + width / 2, y + height / 2], ""
