@@ -309,9 +309,8 @@ def test_a_folder_of_wider_face_joins_the_table(tmp_path: Path, executed: Callab
 
 @pytest.mark.slow
 def test_a_folder_of_runs_is_reported(tmp_path: Path, executed: Callable[..., Any]) -> None:
-    """``FANET_RUNS``: the report's tables and its figure of the steps."""
+    """``FANET_RUNS``: the report's tables."""
     make_sweep(tmp_path / "runs", images=30)
     notebook = with_cells(NAMES[2], "RUNS = os", "%matplotlib inline", "if RUNS:")
     done, _ = execute(notebook, tmp_path, environment={"FANET_RUNS": str(tmp_path / "runs")})
     assert "3-level + HL + context" in text_outputs(done) and "synthetic faces, 30 images" in text_outputs(done)
-    assert len(figures(done)) == 1

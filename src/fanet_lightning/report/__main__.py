@@ -1,26 +1,16 @@
 """Runs → a report: ``fanet report runs=DIR``."""
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from fanet_lightning.cli import main as cli
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_replaceable, check_writable, replaced_folder
 
 USAGE = "fanet report runs=DIR [out=DIR] [baseline=NAME] [bootstrap=1000]"
 PAGE_FILE, TABLE_FILE, FIGURES_FOLDER = "report.html", "table.md", "figures"
 
 
-@dataclass(frozen=True)
-class Report:
-    """Where the report is, and its tables as Markdown."""
-
-    page: Path
-    markdown: str
-
-
-def write_report(runs: Path, out: Path | None = None, *, baseline: str | None = None, bootstrap: int = 1000) -> Report:
+def write_report(runs: Path, out: Path | None = None, *, baseline: str | None = None, bootstrap: int = 1000) -> str:
     """Write ``report.html``, ``table.md`` and ``figures/`` (PDF and PNG) about all runs below a folder.
 
     Args:
@@ -29,16 +19,16 @@ def write_report(runs: Path, out: Path | None = None, *, baseline: str | None = 
         baseline: a row of the table, or the name or folder of a run, that all others are compared with.
         bootstrap: resamples of the images; 0: no intervals over images.
 
+    Returns:
+        The tables as Markdown.
+
     Raises:
         InputError: no run, none called ``baseline``, an ``out`` that cannot be written or that holds something other
             than a report.
     """
     # Looking takes milliseconds, loading matplotlib seconds: refuse before it is loaded.
-    out = runs / "report" if out is None else out
-    if not runs.is_dir():
-        raise InputError(f"runs={runs} is not a folder; give the folder of a sweep or of a run")
+    out = out or runs / "report"
     check_writable(out)
-    check_writable(out.resolve().parent)
     check_replaceable(out, "a report", lambda entry: entry.name in (PAGE_FILE, TABLE_FILE, FIGURES_FOLDER))
     from fanet_lightning.report.figures import save_figure
     from fanet_lightning.report.runs import find_runs
@@ -50,11 +40,11 @@ def write_report(runs: Path, out: Path | None = None, *, baseline: str | None = 
     with replaced_folder(out) as folder:
         (folder / FIGURES_FOLDER).mkdir()
         for part in parts:
-            for name, figure in part.figures.items():
-                save_figure(figure, folder / FIGURES_FOLDER / f"{part.prefix}{name}")
+            for name, figure in (pair for made in part.figures.values() for pair in made.items()):
+                save_figure(figure, folder / FIGURES_FOLDER / f"{part.letter.lower()}_{name}".removeprefix("_"))
         (folder / TABLE_FILE).write_text(text, encoding="utf-8")
         (folder / PAGE_FILE).write_text(page(found, parts), encoding="utf-8")
-    return Report(out / PAGE_FILE, text)
+    return text
 
 
 def main(argv: list[str]) -> int:
@@ -63,14 +53,10 @@ def main(argv: list[str]) -> int:
     if config is None:
         return 0
     cli.check_whole(config, bootstrap=0)
-    report = write_report(
-        Path(str(config.runs)),
-        None if config.out is None else Path(str(config.out)),
-        baseline=None if config.baseline is None else str(config.baseline),
-        bootstrap=config.bootstrap,
-    )
-    print(report.markdown)
-    print(f"written: {report.page}, with {TABLE_FILE} and {FIGURES_FOLDER}/ next to it", file=sys.stderr)
+    runs, out = Path(str(config.runs)), None if config.out is None else Path(str(config.out))
+    baseline = None if config.baseline is None else str(config.baseline)
+    print(write_report(runs, out, baseline=baseline, bootstrap=config.bootstrap))
+    print(f"written: {(out or runs / 'report') / PAGE_FILE}, with {TABLE_FILE} and {FIGURES_FOLDER}/", file=sys.stderr)
     return 0
 
 

@@ -1,24 +1,23 @@
-"""Runs below a folder: read, what was varied between them, and the rows of the paper's ablation."""
+"""Runs below a folder: read, grouped by what their AP is about, what was varied; the rows of the paper's ablation."""
 
 import csv
-import datetime
 import json
 import math
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import yaml
 
 from fanet_lightning.cli.config import run_name
 from fanet_lightning.cli.errors import InputError, first_line
 from fanet_lightning.cli.provenance import (
     LATER_SETTINGS,
-    LOG_FILE,
     RECORD_FILE,
     RunRecord,
     differing_settings,
@@ -59,32 +58,16 @@ class Evaluation:
 class Run:
     """One run folder. ``problems``: one line each about a part that is missing or cannot be read.
 
-    ``written`` is the time of the last change of ``run.json``, the last sign of life of a run that says "running".
     ``learning`` holds (epochs done, setting → AP on the validation images), ``losses`` (optimizer steps, training
     loss), both ascending.
     """
 
     folder: Path
     record: RunRecord
-    written: datetime.datetime
     evaluations: dict[str, Evaluation]
     learning: list[tuple[int, dict[str, float]]]
-    losses: list[tuple[int, float]] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    @property
-    def protocol(self) -> str:
-        """The protocol that the run itself is validated and scored under."""
-        return str(self.record.settings.get("protocol", {}).get("name", "unknown"))
-
-    @property
-    def cell(self) -> str:
-        """Name of its network among those of the paper's ablation, whatever else was set."""
-        model = self.record.settings.get("model", {})
-        if "name" not in model:
-            return self.record.name
-        level, context, hl = (model.get(switch, 0) for switch in ("level", "context", "hl"))
-        return run_name(str(model["name"]), level, context, hl, str(model.get("backbone", "vgg")))
+    losses: list[tuple[int, float]]
+    problems: list[str]
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -92,16 +75,33 @@ class Run:
         return LATER_SETTINGS | flat(self.record.settings)
 
     @property
-    def command(self) -> list[str]:
-        """Its words, as far as they were recorded."""
-        words = self.record.made_by.get("command")
-        return [str(word) for word in words] if isinstance(words, list) else []
+    def protocol(self) -> str:
+        """The protocol that the run itself is validated and scored under."""
+        return str(self.settings.get("protocol.name", "unknown"))
 
     @property
-    def log(self) -> Path | None:
-        """Where its terminal output went, if that was kept."""
-        path = self.folder / LOG_FILE
-        return path if path.is_file() else None
+    def own(self) -> Evaluation | None:
+        """The evaluation under that protocol."""
+        return self.evaluations.get(self.protocol)
+
+    @property
+    def cell(self) -> str:
+        """Name of its network among those of the paper's ablation, whatever else was set."""
+        if "model.name" not in self.settings:
+            return self.record.name
+        level, context, hl = (self.settings.get(f"model.{switch}", 0) for switch in COPIES)
+        return run_name(
+            str(self.settings["model.name"]), level, context, hl, self.settings.get("model.backbone", "vgg")
+        )
+
+    @property
+    def words(self) -> list[str]:
+        """Of its command line, after the program."""
+        return [str(word) for word in self.record.made_by.get("command") or [""]][1:]
+
+    @property
+    def command(self) -> str:
+        return shlex.join(["fanet", "train", *self.words])
 
     @property
     def best_validation(self) -> Evaluation | None:
@@ -125,69 +125,34 @@ def find_runs(root: Path) -> Found:
     Raises:
         InputError: ``root`` holds no ``run.json``.
     """
-    runs: list[Run] = []
-    broken: list[tuple[Path, str]] = []
-    for folder in _folders(root):
-        try:
-            record = read_record(folder)
-            if record is not None:
-                _check_types(record, folder)
-                record.state = state_now(folder, record)
-                runs.append(_read_run(folder, record))
-        except (InputError, OSError) as error:
-            broken.append((folder, first_line(error)))
-    if not runs and not broken:
-        raise InputError(f"runs={root} holds no {RECORD_FILE} at any depth; give the folder of a sweep or of a run")
-    return Found(root, runs, broken)
-
-
-def _folders(root: Path) -> Iterator[Path]:
-    for folder, names, files in os.walk(root):
+    found = Found(root, [], [])
+    for place, names, files in os.walk(root):
+        # Nothing below a run, and hidden folders are locks and outputs in the making.
+        names[:] = [] if RECORD_FILE in files else sorted(name for name in names if not name.startswith("."))
         if RECORD_FILE in files:
-            names.clear()
-            yield Path(folder)
-        # Hidden folders are locks and outputs in the making.
-        names[:] = sorted(name for name in names if not name.startswith("."))
-
-
-def _check_types(record: RunRecord, folder: Path) -> None:
-    wanted = {"name": str, "seed": int, "settings": dict, "state": str, "model": dict, "train": dict, "scores": dict,
-              "made_by": dict}  # fmt: skip
-    values = [(key, getattr(record, key), kind) for key, kind in wanted.items()]
-    if isinstance(record.settings, dict):
-        keys = ("model", "data", "protocol", "trainer")
-        values += [(f"settings.{key}", record.settings.get(key, {}), dict) for key in keys]
-    for key, value, kind in values:
-        if not isinstance(value, kind):
-            raise InputError(f"{folder / RECORD_FILE}: {key} is {value!r:.60}, not a {kind.__name__}")
+            folder = Path(place)
+            try:
+                record = read_record(folder)
+                assert record is not None
+                record.state = state_now(folder, record)
+                found.runs.append(_read_run(folder, record))
+            except (InputError, OSError) as error:
+                found.broken.append((folder, first_line(error)))
+    if not found.runs and not found.broken:
+        raise InputError(f"runs={root} holds no {RECORD_FILE} at any depth; give the folder of a sweep or of a run")
+    return found
 
 
 def _read_run(folder: Path, record: RunRecord) -> Run:
     problems: list[str] = []
     evaluations = {}
     for protocol, score in record.scores.items():
-        if not isinstance(score, dict) or not isinstance(score.get("ap"), dict):
-            problems.append(f"{folder / RECORD_FILE}: the scores under {protocol} cannot be read")
-            continue
-        ap = {setting: float(value) for setting, value in score["ap"].items() if is_number(value)}
-        part, images = folder / str(score.get("folder", "evaluation")), score.get("images")
-        evaluations[protocol] = Evaluation(
-            protocol,
-            ap,
-            images if isinstance(images, int) else None,
-            _kept(part / CURVES_FILE, read_curves, lambda own: own.ap, ap, "precision-recall curve", problems),
-            _kept(part / PER_IMAGE_FILE, read_counts, _ap_of_counts, ap, "interval over images", problems),
-        )
-    written = datetime.datetime.fromtimestamp((folder / RECORD_FILE).stat().st_mtime).astimezone()
-    return Run(folder, record, written, evaluations, *_read_metrics(folder / METRICS_FILE, problems), problems)
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _ap_of_counts(counts: ImageCounts) -> float:
-    return curve_from_counts(counts).ap
+        ap = {setting: value for setting, value in score["ap"].items() if value is not None}
+        place = folder / score["folder"]
+        curves = _kept(place / CURVES_FILE, read_curves, lambda own: own.ap, ap, problems)
+        counts = _kept(place / PER_IMAGE_FILE, read_counts, lambda own: curve_from_counts(own).ap, ap, problems)
+        evaluations[protocol] = Evaluation(protocol, ap, score.get("images"), curves, counts)
+    return Run(folder, record, evaluations, *_read_metrics(folder / METRICS_FILE, problems), problems)
 
 
 T = TypeVar("T")
@@ -197,21 +162,16 @@ def _kept(
     path: Path,
     read: Callable[[Path], dict[str, T]],
     ap_of: Callable[[T], float],
-    ap: Mapping[str, float],
-    what: str,
+    ap: dict[str, float],
     problems: list[str],
 ) -> dict[str, T]:
     """Per setting what ``path`` holds, if it is about the predictions that have this ``ap``; else a problem more."""
-    if not path.is_file():
-        problems.append(f"{path} is missing: no {what}")
-        return {}
     try:
         found = {setting: own for setting, own in read(path).items() if setting in ap}
+        if set(found) != set(ap) or any(abs(ap_of(own) - ap[setting]) > SAME_AP for setting, own in found.items()):
+            raise InputError(f"{path} is about other predictions than {RECORD_FILE}")
     except InputError as error:
-        problems.append(f"{first_line(error)}: no {what}")
-        return {}
-    if set(found) != set(ap) or any(abs(ap_of(found[setting]) - ap[setting]) > SAME_AP for setting in ap):
-        problems.append(f"{path} is about other predictions than {RECORD_FILE}: no {what}")
+        problems.append(first_line(error))
         return {}
     return found
 
@@ -225,46 +185,34 @@ def _read_metrics(
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 # A run that was resumed may have logged an epoch or a step twice: the last counts.
-                if row.get("train/loss") and row.get("step"):
-                    losses[int(float(row["step"])) + 1] = float(row["train/loss"])
+                if row.get("train/loss"):
+                    losses[int(row["step"]) + 1] = float(row["train/loss"])
                 ap = {key.removeprefix("val/ap_"): float(text) for key, text in row.items()
-                      if isinstance(key, str) and key.startswith("val/ap_") and text}  # fmt: skip
-                if ap and row.get("epoch"):
-                    learning[int(float(row["epoch"])) + 1] = {name: ap[name] for name in ordered(ap)}
-    except FileNotFoundError:
-        problems.append(f"{path} is missing: no curves over training")
-    except (OSError, ValueError, OverflowError, csv.Error) as error:
+                      if key.startswith("val/ap_") and text}  # fmt: skip
+                if ap:
+                    learning[int(row["epoch"]) + 1] = {name: ap[name] for name in ordered(ap)}
+    except (OSError, ValueError) as error:
         problems.append(f"{path} cannot be read ({first_line(error)}): no curves over training beyond it")
     return sorted(learning.items()), sorted(losses.items())
 
 
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def ordered(names: Iterable[str]) -> list[str]:
     """Names of AP, each once, from easy to hard."""
-    known = {name: number for number, name in enumerate(SETTINGS)}
-    return sorted(dict.fromkeys(names), key=lambda name: known.get(name, len(known)))
-
-
-def sweep_words(root: Path) -> tuple[list[str], list[str]]:
-    """The words that started the sweep in ``root``, and the paper's cells that it asks for; empty without a sweep."""
-    try:
-        hydra = yaml.safe_load((root / SWEEP_FILE).read_text(encoding="utf-8"))["hydra"]
-        words = [str(word) for word in hydra["overrides"]["task"]]
-        # Hydra itself adds what tells the folders of variants apart.
-        words += [word for word in hydra["overrides"]["hydra"] if not str(word).startswith("hydra.job.config")]
-        swept = str((hydra.get("sweeper", {}).get("params") or {}).get("cell", ""))
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
-        return [], []
-    given = [word.removeprefix("cell=") for word in words if word.startswith("cell=")]
-    return words, [cell.strip() for cell in (given or [swept])[-1].split(",")]
+    return sorted(dict.fromkeys(names), key=lambda name: SETTINGS.index(name) if name in SETTINGS else len(SETTINGS))
 
 
 def sweep_command(root: Path) -> str | None:
     """The command that starts, or resumes, the sweep in ``root``; None where there is no sweep."""
-    words, _ = sweep_words(root)
-    return shlex.join(["fanet", "train", *words]) if words else None
-
-
-Evaluations = Mapping[int, Evaluation]  # seed → how its run did
+    if not (root / SWEEP_FILE).is_file():
+        return None
+    overrides = yaml.safe_load((root / SWEEP_FILE).read_text(encoding="utf-8"))["hydra"]["overrides"]
+    # Hydra itself adds what tells the folders of variants apart.
+    hydra = [word for word in overrides["hydra"] if not word.startswith("hydra.job.config")]
+    return shlex.join(["fanet", "train", *overrides["task"], *hydra])
 
 
 # What the paper reports for the ablation, and the steps it argues with, with the place each number stands at.
@@ -278,7 +226,7 @@ SOURCE = "arXiv 1712.00721 v2, Tables 1 and 2: WIDER FACE val, 3,226 images, sin
 class PaperRow(NamedTuple):
     """A row of the paper's ablation.
 
-    ``variant``       the name of the run that it is, as :func:`fanet_lightning.cli.config.run_name` makes it.
+    ``variant``    the name of the run that it is, as :func:`fanet_lightning.cli.config.run_name` makes it.
     ``protocols``  at which it may be scored, the first that is there counts; empty: the run's own.
     ``percent``    AP in per cent, easy / medium / hard.
     """
@@ -398,22 +346,23 @@ class Variant:
 
     def answers_to(self, name: str) -> bool:
         """Whether ``name`` is its label, or the name or the folder of one of its runs."""
-        names = {word for run in self.runs for word in (run.record.name, run.folder.name, str(run.folder))}
-        return name in {self.label, *names}
+        return name == self.label or any(
+            name in (run.record.name, run.folder.name, str(run.folder)) for run in self.runs
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
     """Runs that are scored on the same images under the same protocol, so that their AP compare.
 
-    ``runs``      all of them. ``left_out``: (run, why) of each that another one of its variant and seed stands for.
+    ``runs``      all of them. ``left_out``: one line about each that another one of its variant and seed stands for.
     ``apart``     (dotted key, value in the first group, value here): why these are no rows of the first group's table.
     """
 
     runs: list[Run]
     varied: list[Varied]
     variants: list[Variant]
-    left_out: list[tuple[Run, str]]
+    left_out: list[str]
     apart: list[tuple[str, Any, Any]] = field(default_factory=list)
 
     @property
@@ -427,7 +376,7 @@ class Group:
 
     @property
     def is_scored(self) -> bool:
-        return any(self.protocol in run.evaluations for run in self.runs)
+        return any(run.own for run in self.runs)
 
     @property
     def ap_names(self) -> list[str]:
@@ -442,8 +391,7 @@ class Group:
     @property
     def images(self) -> int | None:
         """How many images were scored; None before the first score."""
-        numbers = [e.images for run in self.runs for e in run.evaluations.values() if e.images is not None]
-        return max(numbers) if numbers else None
+        return max((e.images for run in self.runs for e in run.evaluations.values() if e.images), default=None)
 
     @property
     def data_label(self) -> str:
@@ -456,92 +404,63 @@ class Group:
         return title if self.images is None else f"{title}, {self.images:,} images"
 
     @property
-    def warning(self) -> str | None:
-        """What keeps AP from comparing with the paper's; None on WIDER FACE val in full at the paper's protocol."""
+    def warning(self) -> str:
+        """What keeps AP from comparing with the paper's; empty on WIDER FACE val in full at the paper's protocol."""
         if self.images is not None and self.data_label != f"WIDER FACE val, {PAPER_IMAGES:,} images":
             return (
                 f"Scored on {self.data_label}, not on WIDER FACE val in full: "
                 "this says nothing about the paper's numbers, at most about the order of its rows."
             )
-        return None if self.protocol == PAPER_PROTOCOL else f"Scored at {self.protocol}, the paper at {PAPER_PROTOCOL}."
-
-    @property
-    def asked_cells(self) -> set[str]:
-        """The paper's cells that the sweeps of these runs ask for."""
-        return {cell for folder in self.sweeps for cell in sweep_words(folder)[1]}
-
-    @property
-    def sweeps(self) -> list[Path]:
-        return list(dict.fromkeys(run.folder.parent for run in self.runs))
+        return "" if self.protocol == PAPER_PROTOCOL else f"Scored at {self.protocol}, the paper at {PAPER_PROTOCOL}."
 
     @property
     def shared(self) -> dict[str, Any]:
         """Dotted key → value of what all runs have in common."""
         first, *others = (run.settings for run in self.runs)
-        changing = {"seed", "out", "name", *(key for one in self.varied for key in (one.key, *one.also))}
-        return {
-            key: value for key, value in first.items()
-            if key not in changing and all(other.get(key) == value for other in others)
-        }  # fmt: skip
+        alike = {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
+        return {key: value for key, value in alike.items() if key not in ("seed", "out", "name")}
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Split runs by the data and the protocol that their AP are about, the largest group first.
+    """Split runs by the data, the images and the protocol that their AP are about, the largest group first.
 
     Nothing else splits them: every other setting that differs is a column of the group's table.
     """
-    gathered: dict[str, list[Run]] = {}
-    for run in runs:
-        gathered.setdefault(_text(_scored_on(run)), []).append(run)
-    parts = [part for members in gathered.values() for part in _by_images(members)]
-    parts.sort(key=lambda part: -len(part))
-    return [_group(part, [] if part is parts[0] else _apart(parts[0][0], part[0])) for part in parts]
-
-
-def _scored_on(run: Run) -> dict[str, Any]:
-    """The settings that AP depends on beyond the network: what it is scored on, and how."""
-    is_moved = run.settings.get("data.name") != "folder"  # other data has a name; where it is does not matter
-    return {
-        key: value
-        for key, value in run.settings.items()
-        if key.startswith(("data.", "protocol.")) and not key.startswith("data.train")
-        and not (is_moved and key == "data.root")
-    }  # fmt: skip
-
-
-def _apart(first: Run, other: Run) -> list[tuple[str, Any, Any]]:
-    a, b = _scored_on(first), _scored_on(other)
-    found = [(key, a.get(key), b.get(key)) for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)]
-    return found or [("scored images", _images(first)[0], _images(other)[0])]
-
-
-def _images(run: Run) -> tuple[int | None, Any]:
-    """How many images a run was scored on, and which, with the faces that count; None where that is not known."""
-    own = run.evaluations.get(run.protocol)
-    if own is None:
-        return None, None
-    counts = {name: (one.image_ids, one.faces.tobytes()) for name, one in own.counts.items()}
-    return own.images, counts or None
-
-
-def _by_images(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs of equal settings may still be scored on other images, where the data has changed in between."""
-    parts: list[tuple[tuple[int | None, Any], list[Run]]] = []
-    # Those that know their images come first; one that knows nothing of them joins the first part.
-    for run in sorted(runs, key=lambda run: _images(run).count(None)):
-        own = _images(run)
-        for known, members in parts:
-            if all(a is None or b is None or a == b for a, b in zip(own, known, strict=True)):
-                members.append(run)
+    parts: list[list[Run]] = []
+    # Those that know their images come first; one that knows nothing of them joins the first part of its settings.
+    for run in sorted(runs, key=lambda run: 0 if run.own is None else -1 - bool(run.own.counts)):
+        for part in parts:
+            if not _unlike(part[0], run):
+                part.append(run)
                 break
         else:
-            parts.append((own, [run]))
-    return [sorted(members, key=lambda run: run.folder) for _, members in parts]
+            parts.append([run])
+    parts.sort(key=lambda part: -len(part))
+    return [_group(sorted(part, key=lambda run: run.folder), _unlike(parts[0][0], part[0])) for part in parts]
+
+
+def _unlike(first: Run, other: Run) -> list[tuple[str, Any, Any]]:
+    """(setting, its two values): what two runs' AP depend on beyond the network, and differ in."""
+    keys = [
+        key for key in dict.fromkeys([*first.settings, *other.settings])
+        if key.startswith(("data.", "protocol.")) and not key.startswith("data.train")
+        # Other data has a name; where it is does not matter.
+        and not (key == "data.root" and first.settings.get("data.name") != "folder")
+    ]  # fmt: skip
+    found = [(key, first.settings.get(key), other.settings.get(key)) for key in keys]
+    found = [(key, a, b) for key, a, b in found if a != b]
+    # The data may have changed in between.
+    if not found and first.own and other.own:
+        counts = [(own, other.own.counts[name]) for name, own in first.own.counts.items() if name in other.own.counts]
+        same = all(a.image_ids == b.image_ids and np.array_equal(a.faces, b.faces) for a, b in counts)
+        if not same or first.own.images != other.own.images:
+            found = [("scored images", first.own.images, other.own.images)]
+    return found
 
 
 def _group(runs: list[Run], apart: list[tuple[str, Any, Any]]) -> Group:
     def worth(run: Run) -> tuple[bool, bool, str]:
-        return (bool(run.evaluations), run.record.state in ("running", "finished"), str(run.record.started))
+        return (bool(run.evaluations), run.record.state in ("running", "finished"), run.record.started)
 
     varied = _varied(runs)
     chosen: dict[str, dict[int, Run]] = {}
@@ -550,7 +469,7 @@ def _group(runs: list[Run], apart: list[tuple[str, Any, Any]]) -> Group:
         seeds = chosen.setdefault("\n".join(_text(run.settings.get(one.key, ABSENT)) for one in varied), {})
         kept = seeds.setdefault(run.record.seed, run)
         if kept is not run:
-            left_out.append((run, f"{run.folder} repeats settings and seed of {kept.folder}, which the tables read"))
+            left_out.append(f"{run.folder} repeats settings and seed of {kept.folder}, which the tables read")
     variants = []
     labels = {run.cell: LABELS.get(run.cell, run.cell) for run in runs}
     names_suffice = all(one.key in SWITCHES for one in varied) and len(labels) == len(chosen)
@@ -572,7 +491,7 @@ def _varied(runs: Sequence[Run]) -> list[Varied]:
     differing = dict.fromkeys(key for run in runs for key, *_ in differing_settings(first, run.record.settings))
     has_switches = any("model.level" in run.settings for run in runs)
     keys = [key for key in differing if key != "seed" and not (has_switches and key in COPIES)]
-    words = {word.lstrip("+~").split("=")[0] for run in runs for word in run.command}
+    words = {word.lstrip("+~").split("=")[0] for run in runs for word in run.words}
     words |= {f"model.{key}" for key in COPIES if key in words}
     alike: dict[tuple[int, ...], list[str]] = {}
     for key in keys:

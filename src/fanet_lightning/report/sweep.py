@@ -1,42 +1,31 @@
-"""The report of a sweep: groups of runs → tables, figures, costs, a page.
+"""The report of a sweep: groups of runs → tables, figures, a page.
 
 Runs whose AP compare, because they were scored on the same images under the same protocol, are one part. Its table
 has a row for each combination of the settings that differ, over the seeds that it was trained with.
 """
 
 import math
-import shlex
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.provenance import now
-from fanet_lightning.report.ablation import (
-    INK,
-    Estimate,
-    PaperTable,
-    Resampler,
-    forest,
-    markdown_rows,
-    markdown_steps,
-    paper_tables,
-    run_status,
-    status,
-    verdict,
-)
+from fanet_lightning.cli.provenance import LOG_FILE, now
+from fanet_lightning.report.ablation import Bounds, Estimate, Evaluations, Resampler, steps, verdict
 from fanet_lightning.report.figures import canvas, line_style, precision_recall_figure, wrapped
 from fanet_lightning.report.html import data_uri, duration, percent, points, render, value_text
 from fanet_lightning.report.runs import (
+    LABELS,
+    ROWS,
     SOURCE,
+    SWITCHES,
     Found,
     Group,
     Run,
@@ -48,29 +37,46 @@ from fanet_lightning.report.runs import (
 )
 from fanet_lightning.score.bootstrap import method
 from fanet_lightning.score.results import markdown_table
+from fanet_lightning.score.wider_face.ground_truth import SETTINGS
 
 # So many variants have a color and a place in the legends; the others are grey.
 NAMED = 8
 GREY = {"color": "0.82", "linewidth": 1.0, "zorder": 1.5}
+INK = {"axes.edgecolor": "0.6", "text.color": "#1f2937", "axes.labelcolor": "#1f2937"}
+
+Ap = dict[str, Estimate]  # setting → AP, or a difference
 
 
-@dataclass(frozen=True)
-class Line:
-    """A row of the table: one combination of settings. By name of the AP: ``ap``, and ``difference`` to the baseline.
+class Cell(NamedTuple):
+    """``text``, with ``spread`` next to it or below; ``css``: classes; ``value``: what a column is sorted by."""
 
-    ``status`` says what is missing of it, in words; empty when all its runs are finished and scored.
+    head: str
+    text: str
+    spread: str = ""
+    css: str = ""
+    value: float | None = None
+
+
+class Table:
+    """A table of the page and of ``table.md``; columns in which no row says anything are left out.
+
+    Args:
+        name: CSS class.
+        title: over it, where there is more than one of its kind.
+        note: what its numbers mean.
+        rows: (label, cells); all have the same heads.
     """
 
-    variant: Variant
-    ap: dict[str, Estimate]
-    difference: dict[str, Estimate]
-    status: str
+    def __init__(self, name: str, title: str, note: str, rows: Sequence[tuple[str, Sequence[Cell]]]) -> None:
+        self.name, self.title, self.note = name, title, note
+        told = [any(cell.text for cell in column) for column in zip(*(cells for _, cells in rows), strict=True)]
+        self.rows = [(key, [cell for cell, kept in zip(row, told, strict=True) if kept]) for key, row in rows]
+        self.head = self.rows[0][1] if rows else []
 
-    def mean_of(self, key: str) -> float | None:
-        """Mean over its runs of a number in ``train`` of their records: ``seconds``, ``images_per_second``."""
-        values = [run.record.train.get(key) for run in self.variant.runs]
-        known = [float(value) for value in values if isinstance(value, int | float)]
-        return statistics.fmean(known) if known else None
+    def markdown(self) -> str:
+        texts = [[f"{cell.text} {cell.spread}".strip() for cell in cells] for _, cells in self.rows]
+        left = [0, *(i for i, cell in enumerate(self.head) if "left" in cell.css)]
+        return "\n".join(markdown_table([cell.head for cell in self.head], texts, left=left))
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,34 +84,26 @@ class Part:
     """What the page says about one group.
 
     ``letter``    A, B, …; empty where there is one group alone.
-    ``tables``    protocol → rows, the highest last AP first; that of the runs themselves is first.
-    ``baseline``  that the differences are to; None where none was asked for, or it is in another group.
-    ``paper``     our runs next to the paper's, where they are among its rows.
-    ``figures``   by file name without extension; those that there is data for.
+    ``tables``    settings and AP per protocol, that of the runs themselves first, each with the differences.
+    ``paper``     our runs next to the paper's, where they are among its rows, and its steps.
+    ``costs``     of each run.
+    ``figures``   title of a section → file name without extension → figure; those that there is data for.
     ``notes``     one line each about what does not compare or is incomplete.
     """
 
     group: Group
     letter: str
-    tables: dict[str, list[Line]]
-    baseline: Variant | None
-    paper: list[PaperTable]
-    figures: dict[str, Figure]
+    tables: list[Table]
+    paper: list[Table]
+    costs: Table
+    figures: dict[str, dict[str, Figure]]
     notes: list[str]
-    intervals_method: str | None
+    legend: str
 
     @property
-    def prefix(self) -> str:
-        """Of the names of its figures' files."""
-        return f"{self.letter.lower()}_" if self.letter else ""
-
-    @property
-    def seeds(self) -> list[int]:
-        return sorted({run.record.seed for run in self.group.runs})
-
-    @property
-    def several_seeds(self) -> bool:
-        return any(len(variant.runs) > 1 for variant in self.group.variants)
+    def title(self) -> str:
+        prefix = f"{self.letter}: " if self.letter else ""
+        return f"{prefix}{self.group.data_label}, protocol {self.group.protocol}"
 
     @property
     def states(self) -> dict[str, int]:
@@ -114,33 +112,23 @@ class Part:
         return {"finished": states.count("finished"), **{state: states.count(state) for state in sorted({*states})}}
 
     @property
-    def legend(self) -> str:
-        """What stands behind an AP of the tables."""
-        if not self.group.is_scored:
-            return "AP in % on the validation images, of each run's best epoch: no run has been scored yet."
-        seeds = "mean over seeds" if self.several_seeds else "one seed"
-        return f"AP in %, {seeds}" + (f" [95 % interval: {self.intervals_method}]." if self.intervals_method else ".")
-
-    @property
     def facts(self) -> dict[str, str]:
         """Data, protocol, what was varied, seeds and devices, as far as they are known."""
-        devices = {str(run.record.train["device"]) for run in self.group.runs if run.record.train.get("device")}
+        runs = self.group.runs
         facts = {
             "Data": self.group.data_label,
             "Protocol": self.group.protocol,
             **{one.name: value_text(one.values) for one in self.group.varied},
-            "Seeds": value_text(self.seeds),
-            "Trained on": "; ".join(sorted(devices)),
+            "Seeds": value_text(sorted({run.record.seed for run in runs})),
+            "Trained on": "; ".join(sorted({str(run.record.train.get("device", "")) for run in runs} - {""})),
         }
         return {name: text for name, text in facts.items() if text}
 
-    def names_of(self, prefix: str) -> list[str]:
-        """Names of those figures that are drawn for each AP."""
-        return [prefix + name for name in self.group.ap_names]
-
-    def best(self, protocol: str, name: str) -> float | None:
-        """The highest AP of a table's column."""
-        return max((line.ap[name].value for line in self.tables[protocol] if name in line.ap), default=None)
+    @property
+    def sweeps(self) -> list[str]:
+        """The commands that start or resume its sweeps."""
+        folders = dict.fromkeys(run.folder.parent for run in self.group.runs)
+        return list(filter(None, map(sweep_command, folders)))
 
 
 def build_parts(found: Found, *, bootstrap: int, baseline: str | None = None) -> list[Part]:
@@ -150,73 +138,234 @@ def build_parts(found: Found, *, bootstrap: int, baseline: str | None = None) ->
         InputError: no run is called ``baseline``, or several variants are.
     """
     groups = group_runs(found.runs)
-    baselines = [_baseline(group, baseline) for group in groups]
-    if baseline is not None and groups and not any(baselines):
-        labels = [f"'{variant.label}'" for group in groups for variant in group.variants]
-        raise InputError(f"baseline={baseline} is none of the runs below {found.root}; there are {', '.join(labels)}")
+    named = [[own for own in group.variants if baseline and own.answers_to(baseline)] for group in groups]
+    if baseline is not None and groups and max(map(len, named)) != 1:
+        labels = [f"'{variant.label}'" for own in named for variant in own]
+        labels = labels or [f"'{variant.label}'" for group in groups for variant in group.variants]
+        raise InputError(f"baseline={baseline} is not the name of one: give one of {', '.join(labels)}")
+    letters = [chr(ord("A") + number) if len(groups) > 1 else "" for number in range(len(groups))]
     return [
-        _part(group, chr(ord("A") + number) if len(groups) > 1 else "", own, bootstrap)
-        for number, (group, own) in enumerate(zip(groups, baselines, strict=True))
+        _part(group, letter, own[0] if own else None, bootstrap)
+        for group, letter, own in zip(groups, letters, named, strict=True)
     ]
-
-
-def _baseline(group: Group, name: str | None) -> Variant | None:
-    found = [variant for variant in group.variants if name is not None and variant.answers_to(name)]
-    if len(found) > 1:
-        raise InputError(f"baseline={name} is the name of several: give one of {', '.join(v.label for v in found)}")
-    return found[0] if found else None
 
 
 def _part(group: Group, letter: str, baseline: Variant | None, bootstrap: int) -> Part:
     resampler = Resampler(bootstrap)
-    tables = {protocol: _lines(group, protocol, baseline, resampler) for protocol in group.protocols}
-    paper = paper_tables(group, resampler)
+    tables, lines = [], {}
+    for protocol in group.protocols:
+        evaluations = {own: _evaluations(group, own, protocol) for own in group.variants}
+        ap = {own: _estimates(group, resampler.ap, evaluations[own]) for own in group.variants}
+        # The highest last AP first; those without one last.
+        order = sorted(ap, key=lambda own: -_last(ap[own]))
+        if protocol == group.protocol:
+            lines = {own: ap[own] for own in order}
+        order = [own for own in order if ap[own] or protocol == group.protocol]
+        tables.append(_settings_table(group, protocol, {own: ap[own] for own in order}))
+        if baseline is not None:
+            others = {
+                own.label: _estimates(group, resampler.difference, evaluations[own], evaluations[baseline])
+                for own in order if own is not baseline
+            }  # fmt: skip
+            tables.append(_difference_table(protocol, baseline.label, others))
+    seeds = "mean over seeds" if any(len(own.runs) > 1 for own in group.variants) else "one seed"
+    legend = f"AP in %, {seeds}" + (f" [95 % interval: {method(bootstrap)}]." if bootstrap else ".")
+    if not group.is_scored:
+        legend = "AP in % on the validation images, of each run's best epoch: no run has been scored yet."
     return Part(
         group=group,
         letter=letter,
         tables=tables,
-        baseline=baseline,
-        paper=paper,
-        figures=_figures(group, tables[group.protocol], paper),
+        paper=_paper_tables(group, resampler),
+        costs=Table("runs", "", "", [(run.folder.name, _cost_cells(run)) for run in group.runs]),
+        figures=_figures(group, lines),
         notes=_notes(group),
-        intervals_method=method(bootstrap) if bootstrap else None,
+        legend=legend,
     )
 
 
-def _lines(group: Group, protocol: str, baseline: Variant | None, resampler: Resampler) -> list[Line]:
-    def evaluations(variant: Variant) -> dict[int, Any]:
-        if group.is_scored:
-            return variant.evaluations(protocol)
-        return {run.record.seed: own for run in variant.runs if (own := run.best_validation)}
-
-    lines = []
-    for variant in group.variants:
-        own = evaluations(variant)
-        if protocol != group.protocol and not own:
-            continue
-        ap = {name: resampler.ap(own, name) for name in group.ap_names}
-        to = evaluations(baseline) if baseline is not None and baseline is not variant else {}
-        difference = {name: resampler.difference(own, to, name) for name in group.ap_names}
-        lines.append(
-            Line(
-                variant,
-                {name: one for name, one in ap.items() if one is not None},
-                {name: one for name, one in difference.items() if one is not None},
-                status(variant.runs, protocol),
-            )
-        )
-    return sorted(lines, key=lambda line: -_last(line))
+def _evaluations(group: Group, variant: Variant, protocol: str) -> Evaluations:
+    """Seed → how its run did; where no run of the group has been scored, its best epoch."""
+    if group.is_scored:
+        return variant.evaluations(protocol)
+    return {run.record.seed: own for run in variant.runs if (own := run.best_validation)}
 
 
-def _last(line: Line) -> float:
+def _estimates(group: Group, estimate: Callable[..., Estimate | None], *sides: Evaluations) -> Ap:
+    found = {name: estimate(*sides, name) for name in group.ap_names}
+    return {name: own for name, own in found.items() if own is not None}
+
+
+def _last(ap: Ap) -> float:
     """The AP that variants are ranked by, the last; below all others where there is none."""
-    return list(line.ap.values())[-1].value if line.ap else -1.0
+    return list(ap.values())[-1].value if ap else -1.0
+
+
+def _sd_text(own: Estimate) -> str:
+    """Standard deviation over seeds, in points."""
+    return "" if own.seed_sd is None else f"± {100 * own.seed_sd:.1f}"
+
+
+def _points_text(bounds: Bounds | None) -> str:
+    return "" if bounds is None else "[{} … {}]".format(*(points(100 * bound) for bound in bounds))
+
+
+def _ap_cell(name: str, own: Estimate | None, css: str = "ap") -> Cell:
+    if own is None:
+        return Cell(name, "", css=css)
+    spread = "" if own.over_images is None else "[{}, {}]".format(*map(percent, own.over_images))
+    return Cell(name, percent(own.value), spread, css, own.value)
+
+
+def _settings_table(group: Group, protocol: str, lines: Mapping[Variant, Ap]) -> Table:
+    is_named = "=" not in group.variants[0].label
+    best = {name: max((ap[name].value for ap in lines.values() if name in ap), default=0) for name in group.ap_names}
+    rows = []
+    for own, ap in lines.items():
+        cells = [Cell("run", own.label)] if is_named else []
+        cells += [Cell(one.name, value_text(own.values[one.key])) for one in group.varied]
+        cells.append(Cell("seeds", str(len(own.runs)) if any(len(other.runs) > 1 for other in lines) else ""))
+        for name in group.ap_names:
+            estimate = ap.get(name)
+            is_best = estimate is not None and estimate.value == best[name]
+            cells += [
+                _ap_cell(name, estimate, "ap best" if is_best else "ap"),
+                Cell("± seeds", _sd_text(estimate) if estimate else "", css="seeds"),
+            ]
+        seconds, speed = (
+            [float(run.record.train[key]) for run in own.runs if run.record.train.get(key) is not None]
+            for key in ("seconds", "images_per_second")
+        )
+        cells += [
+            Cell("state", status(own.runs, protocol), css="left state"),
+            _duration_cell(statistics.fmean(seconds) if seconds else None),
+            Cell("samples/s", f"{statistics.fmean(speed):.1f}" if speed else ""),
+        ]
+        rows.append((own.label, cells))
+    return Table(f"settings-ap {protocol}", f"At {protocol}", "", rows)
+
+
+def _difference_table(protocol: str, baseline: str, lines: Mapping[str, Ap]) -> Table:
+    rows = []
+    for label, ap in lines.items():
+        cells = [Cell("run", label)]
+        for name, own in ap.items():
+            judged = verdict(own)
+            cells += [
+                Cell(name, points(100 * own.value), _points_text(own.over_images), value=own.value),
+                Cell("± seeds", _sd_text(own), css="seeds"),
+                Cell("", judged.word, css=f"left chip {judged.kind}"),
+            ]
+        # Without a score, or without a seed that the baseline has too, there is nothing to compare.
+        rows += [(label, cells)] if ap else []
+    note = (
+        "Differences in points of AP [95 % interval: both sides see the same resampled images]. “Higher” and “lower”: "
+        "0 is outside the interval over images and, with several seeds, outside the 95 % t interval over those that "
+        "both have; each comparison by itself."
+    )
+    return Table(f"differences {protocol}", f"Against {baseline}, at {protocol}", note, rows)
+
+
+def _paper_tables(group: Group, resampler: Resampler) -> list[Table]:
+    """Rows and steps, per combination of the settings that are no switch of the paper's.
+
+    Without the paper's data they take two of its networks: one alone says nothing next to its numbers.
+    """
+    others = [one for one in group.varied if one.key not in SWITCHES]
+    gathered: dict[str, dict[str, Variant]] = {}
+    for variant in group.variants:
+        if variant.cell in LABELS:
+            words = " ".join(f"{one.short}={variant.values[one.key]}" for one in others)
+            gathered.setdefault(words, {})[variant.cell] = variant
+    tables = []
+    for title, by_cell in gathered.items():
+        if len(by_cell) == 1 and group.data != "wider_face":
+            continue
+        rows = []
+        for paper in ROWS:
+            own = by_cell.get(paper.variant)
+            known = [] if own is None else [name for run in own.runs for name in run.evaluations]
+            protocol = next(
+                (name for name in paper.protocols if name in known), None if paper.protocols else group.protocol
+            )
+            if own is None or protocol is None:
+                continue
+            exact = protocol in (group.protocol, *paper.protocols[:1])
+            cells = [Cell("", paper.label if exact else f"{paper.label} ({protocol})")]
+            for setting in SETTINGS:
+                ours, theirs = resampler.ap(own.evaluations(protocol), setting), paper.ap_percent(setting)
+                cells += [
+                    _ap_cell(setting, ours),
+                    Cell("paper", f"{theirs:.1f}", css="paper"),
+                    Cell("Δ", points(100 * ours.value - theirs) if ours else "", css="delta"),
+                ]
+            rows.append(
+                (f"{paper.variant} {protocol}", [*cells, Cell("", status(own.runs, protocol), css="left state")])
+            )
+        note = f"The paper's values: {SOURCE}. Δ: ours minus the paper's, in points."
+        tables.append(
+            Table("ablation", f"Next to the paper {title}".strip(), " ".join([group.warning, note]).strip(), rows)
+        )
+        evaluations = {cell: own.evaluations(group.protocol) for cell, own in by_cell.items()}
+        step_rows = [
+            (
+                f"{own.step.after}-{own.step.before} {own.setting}",
+                [
+                    Cell("step", own.step.label),
+                    Cell("", own.setting, css="left"),
+                    Cell("ours", points(100 * own.ours.value), value=own.ours.value),
+                    Cell("over images, 95 %", _points_text(own.ours.over_images)),
+                    Cell("over seeds", _sd_text(own.ours)),
+                    Cell("paper", points(own.paper_points), css="paper", value=own.paper_points),
+                    Cell("verdict", own.verdict.word, css=f"left chip {own.verdict.kind}"),
+                ],
+            )
+            for own in steps(evaluations, resampler)
+        ]
+        note = (
+            "“Shows”: the difference, in points of AP, has the sign of the paper's, and 0 is outside the interval over "
+            "images and, with several seeds, outside the 95 % t interval over seeds; “reversed”: the same with the "
+            "other sign. With one seed a verdict holds for these networks, not for the method."
+        )
+        tables += [Table("steps", "What the paper claims, step by step", note, step_rows)] if step_rows else []
+    return tables
+
+
+def _duration_cell(seconds: float | None) -> Cell:
+    return Cell("training time", "" if seconds is None else duration(seconds), value=seconds)
+
+
+def _cost_cells(run: Run) -> list[Cell]:
+    train, parameters = run.record.train, run.record.model.get("parameters")
+    return [
+        Cell("folder", run.folder.name),
+        Cell("seed", str(run.record.seed)),
+        Cell("state", status([run], run.protocol) or "finished", css="left state"),
+        _duration_cell(train.get("seconds")),
+        Cell("samples/s", str(train.get("images_per_second", ""))),
+        Cell("parameters", "" if parameters is None else f"{parameters:,}", value=parameters),
+        Cell("device", train.get("device", ""), css="left device"),
+    ]
+
+
+def status(runs: Sequence[Run], protocol: str) -> str:
+    """What runs of one variant lack, in words (``seed 1 running, epoch 3/20``); empty when all are scored."""
+    words = []
+    for run in runs:
+        record, train = run.record, run.record.train
+        word = "" if protocol in run.evaluations else f"trained, not scored at {protocol}"
+        if record.state == "failed":
+            word = f"failed: {record.error or 'no reason was kept'} (log: {run.folder / LOG_FILE})"
+        elif record.state != "finished":
+            word = f"{record.state}, epoch {train.get('epoch', 0)}/{record.settings.get('epochs', '?')}"
+        if word:
+            words.append(word if len(runs) == 1 else f"seed {record.seed} {word}")
+    return "; ".join(words)
 
 
 def _notes(group: Group) -> list[str]:
     notes = []
-    packages = [run.record.made_by.get("packages") for run in group.runs]
-    made = {str(own["fanet-lightning"]) for own in packages if isinstance(own, dict) and "fanet-lightning" in own}
+    made = {str((run.record.made_by.get("packages") or {}).get("fanet-lightning")) for run in group.runs} - {"None"}
     if made - {version("fanet-lightning")}:
         notes.append(
             f"Recorded by fanet-lightning {', '.join(sorted(made))}, read by {version('fanet-lightning')}: "
@@ -226,41 +375,32 @@ def _notes(group: Group) -> list[str]:
     if len(commits) > 1:
         notes.append(f"The runs come from {len(commits)} different commits.")
     notes += [line for run in group.runs for line in run.problems]
-    return notes + [line for _, line in group.left_out]
+    return notes + group.left_out
 
 
-def _figures(group: Group, lines: Sequence[Line], paper: Sequence[PaperTable]) -> dict[str, Figure]:
-    styles = {line.variant.label: line_style(i) if i < NAMED else GREY for i, line in enumerate(lines)}
-    names = group.ap_names
-    figures: dict[str, Figure | None] = {}
-    for one in group.varied:
-        for name in names if one.numbers else ():
-            figures[f"{one.name}_{name}"] = ap_against(one, group, lines, name)
-    if len(group.varied) > 2:
-        figures["parallel"] = parallel(group, lines)
-    for number, table in enumerate(paper):
-        figures["steps" if number == 0 else f"steps_{number + 1}"] = forest(table.steps) if table.steps else None
-    for name in names:
-        figures[f"learning_{name}"] = over_training(
-            group, styles, "epochs", f"validation AP {name}, %",
-            partial(_learning, name),
-        )  # fmt: skip
-    figures["loss"] = over_training(group, styles, "optimizer steps", "training loss", lambda run: run.losses)
-    curves = {line.variant.label: _curves(line.variant, group.protocol) for line in lines[:NAMED]}
-    for name in names:
-        own = {label: {name: found[name]} for label, found in curves.items() if name in found}
-        if own:
-            figures[f"pr_curves_{name}"] = precision_recall_figure(own, label="{}: {:.3f}".format)
-    return {name: figure for name, figure in figures.items() if figure is not None}
-
-
-def _learning(name: str, run: Run) -> list[tuple[int, float]]:
-    return [(epoch, 100 * ap[name]) for epoch, ap in run.learning if name in ap]
-
-
-def _curves(variant: Variant, protocol: str) -> dict[str, Any]:
-    """Those of its first seed that has any."""
-    return next((e.curves for e in variant.evaluations(protocol).values() if e.curves), {})
+def _figures(group: Group, lines: Mapping[Variant, Ap]) -> dict[str, dict[str, Figure]]:
+    styles = {own: line_style(i) if i < NAMED else GREY for i, own in enumerate(lines)}
+    varied = [(one, name) for one in group.varied if one.numbers for name in group.ap_names]
+    against = {f"{one.name}_{name}": ap_against(one, group, lines, name) for one, name in varied}
+    training, curves = {}, {}
+    for name in group.ap_names:
+        learning = {run: [(epoch, 100 * ap[name]) for epoch, ap in run.learning if name in ap] for run in group.runs}
+        training[f"learning_{name}"] = over_training(styles, learning, "epochs", f"validation AP {name}, %")
+        # Of the first seed that has any.
+        known = {own.label: [e.curves[name] for e in own.evaluations(group.protocol).values() if name in e.curves]
+                 for own in list(lines)[:NAMED]}  # fmt: skip
+        found = {label: {name: own[0]} for label, own in known.items() if own}
+        curves[f"pr_curves_{name}"] = precision_recall_figure(found, label="{}: {:.3f}".format) if found else None
+    losses = {run: [(step, loss) for step, loss in run.losses] for run in group.runs}
+    training["loss"] = over_training(styles, losses, "optimizer steps", "training loss", log=True)
+    sections = {
+        "AP against what was varied": against,
+        "All settings at once": {"parallel": parallel(group, lines) if len(group.varied) > 2 else None},
+        "Over training": training,
+        "Precision and recall": curves,
+    }
+    drawn = {title: {name: own for name, own in made.items() if own} for title, made in sections.items()}
+    return {title: made for title, made in drawn.items() if made}
 
 
 def _legend_below(figure: Figure, axis: Axes, others: int = 0) -> None:
@@ -277,66 +417,51 @@ def _legend_below(figure: Figure, axis: Axes, others: int = 0) -> None:
         )  # fmt: skip
 
 
-def _value_axis(axis: Axes, one: Varied) -> None:
-    """Linear or logarithmic, with a tick at each value that was tried where they are few."""
-    if one.is_log:
-        axis.set_xscale("log")
-    if len(one.numbers) <= 6:
-        axis.set_xticks(one.numbers, [f"{number:g}" for number in one.numbers])
-        axis.minorticks_off()
-
-
-def ap_against(one: Varied, group: Group, lines: Sequence[Line], name: str) -> Figure | None:
+def ap_against(one: Varied, group: Group, lines: Mapping[Variant, Ap], name: str) -> Figure | None:
     """AP against a setting that is a number: a line per combination of the others, bars for the interval over images,
-    a dot for each seed; None without an AP."""
-    series: dict[str, list[Line]] = {}
-    for line in lines:
-        if name in line.ap and is_number(line.variant.values[one.key]):
-            values = line.variant.values.items()
-            words = [f"{v.short}={value_text(value)}" for v, (_, value) in zip(group.varied, values, strict=True)
-                     if v is not one]  # fmt: skip
-            series.setdefault(" ".join(words), []).append(line)
+    a dash for each seed; None without an AP."""
+    series: dict[str, list[tuple[float, Estimate]]] = {}
+    for own, ap in lines.items():
+        if name in ap and is_number(own.values[one.key]):
+            words = [f"{other.short}={value_text(own.values[other.key])}" for other in group.varied if other is not one]
+            series.setdefault(" ".join(words), []).append((float(own.values[one.key]), ap[name]))
     if not series:
         return None
     with canvas((4.2, 3.1), style=INK) as (figure, (axis,)):
-        for number, (label, own) in enumerate(series.items()):
+        for number, (label, pairs) in enumerate(series.items()):
             style = line_style(number) if number < NAMED else GREY
-            own = sorted(own, key=lambda line: float(line.variant.values[one.key]))
-            x = [float(line.variant.values[one.key]) for line in own]
-            y = [100 * line.ap[name].value for line in own]
+            pairs.sort(key=lambda pair: pair[0])
+            x, y = [place for place, _ in pairs], [100 * own.value for _, own in pairs]
             axis.plot(x, y, marker="o", markersize=4.5, label=label if number < NAMED else None, **style)
-            for place, line in zip(x, own, strict=True):
-                estimate = line.ap[name]
-                if estimate.over_images is not None:
-                    bounds = [100 * bound for bound in estimate.over_images]
-                    axis.plot([place, place], bounds, color=style["color"], linewidth=1, alpha=0.45)
-                if estimate.seeds > 1:
-                    seeds = [100 * value for value in estimate.per_seed.values()]
-                    axis.plot([place] * len(seeds), seeds, "_", color=style["color"], markersize=7, alpha=0.8)
-        _value_axis(axis, one)
+            for place, own in pairs:
+                bounds = [100 * bound for bound in own.over_images or ()]
+                axis.plot([place] * len(bounds), bounds, color=style["color"], linewidth=1, alpha=0.45)
+                seeds = [100 * value for value in own.per_seed.values()] if own.seed_sd is not None else []
+                axis.plot([place] * len(seeds), seeds, "_", color=style["color"], markersize=7, alpha=0.8)
+        if one.is_log:
+            axis.set_xscale("log")
+        if len(one.numbers) <= 6:  # a tick at each value that was tried
+            axis.set_xticks(one.numbers, [f"{number:g}" for number in one.numbers])
+            axis.minorticks_off()
         axis.set(xlabel=one.name, ylabel=f"AP {name}, %")
         _legend_below(figure, axis, max(0, len(series) - NAMED))
     return figure
 
 
-def parallel(group: Group, lines: Sequence[Line]) -> Figure | None:
+def parallel(group: Group, lines: Mapping[Variant, Ap]) -> Figure | None:
     """A line per variant through an axis per varied setting, colored by the last AP; None without an AP."""
-    shown = [line for line in reversed(lines) if line.ap]
+    shown = {own: 100 * _last(ap) for own, ap in reversed(lines.items()) if ap}
     if not shown:
         return None
-    name = list(shown[-1].ap)[-1]
-    ap = [100 * _last(line) for line in shown]
-    span = max(ap) - min(ap) or 1.0
-    viridis = mpl.colormaps["viridis"]
+    lowest, span = min(shown.values()), max(shown.values()) - min(shown.values()) or 1.0
     count = len(group.varied)
     with canvas((max(6.4, 1.4 * count + 1.4), 3.8), style={**INK, "axes.grid": False}) as (figure, (axis,)):
         ticks = [_heights(one) for one in group.varied]
-        for line, value in zip(shown, ap, strict=True):
-            places = [own[value_text(v)] for own, v in zip(ticks, line.variant.values.values(), strict=True)]
-            axis.plot(
-                [*places, (value - min(ap)) / span], color=viridis((value - min(ap)) / span), linewidth=1.8, alpha=0.85
-            )
-        ticks.append({f"{value:.1f}": (value - min(ap)) / span for value in (min(ap), min(ap) + span)})
+        for variant, value in shown.items():
+            height = (value - lowest) / span
+            places = [own[value_text(v)] for own, v in zip(ticks, variant.values.values(), strict=True)]
+            axis.plot([*places, height], color=mpl.colormaps["viridis"](height), linewidth=1.8, alpha=0.85)
+        ticks.append({f"{lowest:.1f}": 0.0, f"{lowest + span:.1f}": 1.0})
         for x, own in enumerate(ticks):
             axis.axvline(x, color="0.4", linewidth=0.9, zorder=1)
             for text, height in own.items():
@@ -345,7 +470,7 @@ def parallel(group: Group, lines: Sequence[Line]) -> Figure | None:
                     bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},
                 )  # fmt: skip
         heads = [one.name + (" (log)" if one.is_log else "") for one in group.varied]
-        axis.set_xticks(range(count + 1), [*heads, f"AP {name}, %"])
+        axis.set_xticks(range(count + 1), [*heads, f"AP {group.ap_names[-1]}, %"])
         axis.set(xlim=(-0.15, count + 0.3), ylim=(-0.06, 1.1), yticks=[])
         axis.spines[["left", "bottom"]].set_visible(False)
     return figure
@@ -353,38 +478,39 @@ def parallel(group: Group, lines: Sequence[Line]) -> Figure | None:
 
 def _heights(one: Varied) -> dict[str, float]:
     """Text of a value → place on its axis, in [0, 1]: by size where all are numbers, else side by side."""
-    if one.numbers and len(one.numbers) == len(one.values):
+    scale = [float(place) for place in range(len(one.values))]
+    if len(one.numbers) == len(one.values):
         scale = [math.log(number) for number in one.numbers] if one.is_log else one.numbers
-        return {
-            value_text(v): (x - scale[0]) / ((scale[-1] - scale[0]) or 1)
-            for v, x in zip(one.values, scale, strict=True)
-        }
-    return {value_text(value): i / max(1, len(one.values) - 1) for i, value in enumerate(one.values)}
+    span = scale[-1] - scale[0] or 1
+    return {value_text(value): (x - scale[0]) / span for value, x in zip(one.values, scale, strict=True)}
 
 
 def over_training(
-    group: Group,
-    styles: Mapping[str, Mapping[str, Any]],
+    styles: Mapping[Variant, Mapping[str, Any]],
+    logged: Mapping[Run, Sequence[tuple[int, float]]],
     x: str,
     y: str,
-    points_of: Callable[[Run], list[tuple[int, float]]],
+    *,
+    log: bool = False,
 ) -> Figure | None:
-    """A line per run, those of a variant in one color; one point is a marker. None where no run has logged any."""
-    if not any(points_of(run) for run in group.runs):
+    """A line per run, those of a variant in one color; one point is a marker. None where no run has logged any.
+
+    Args:
+        log: a logarithmic axis where the values span a factor of ten.
+    """
+    values = [value for own in logged.values() for _, value in own]
+    if not values:
         return None
     with canvas((4.2, 3.1), style=INK) as (figure, (axis,)):
-        lowest, highest = math.inf, 0.0
-        for variant in sorted(group.variants, key=lambda own: list(styles).index(own.label)):
-            label: str | None = variant.label if styles[variant.label] is not GREY else None
-            for run in variant.runs:
-                known = points_of(run)
-                if known:
-                    marker = "o" if len(known) < 15 else None
-                    style = {**styles[variant.label], "linewidth": 1.1}
-                    axis.plot(*zip(*known, strict=True), marker=marker, markersize=3, label=label, **style)
-                    lowest, highest = min(lowest, *(v for _, v in known)), max(highest, *(v for _, v in known))
-                    label = None
-        if "loss" in y and highest >= 10 * lowest > 0:
+        for variant, style in styles.items():
+            known = [logged[run] for run in variant.runs if logged[run]]
+            for number, own in enumerate(known):
+                label = variant.label if style is not GREY and number == 0 else None
+                marker = "o" if len(own) < 15 else None
+                axis.plot(
+                    *zip(*own, strict=True), marker=marker, markersize=3, label=label, **{**style, "linewidth": 1.1}
+                )
+        if log and max(values) >= 10 * min(values) > 0:
             axis.set_yscale("log")
         axis.locator_params(axis="x", integer=True, nbins=6)
         axis.set(xlabel=x, ylabel=y)
@@ -395,72 +521,19 @@ def over_training(
 def markdown(found: Found, parts: Sequence[Part]) -> str:
     """The tables of all parts, with what the numbers are about above each."""
     blocks = []
-    if len(parts) > 1:
-        blocks.append(f"**{len(parts)} parts: scored on other data, or under another protocol, AP do not compare.**")
     for part in parts:
-        title = f"{part.group.data_label}, protocol {part.group.protocol}"
-        blocks.append(f"## {part.letter + ': ' if part.letter else ''}{title}")
+        blocks += [f"## {part.title}"]
         if part.group.apart:
             blocks.append("Unlike A: " + ", ".join(f"{key}={b} (A: {a})" for key, a, b in part.group.apart))
         blocks.append(part.legend)
-        for protocol, lines in part.tables.items():
-            blocks += [f"At {protocol}:"] if len(part.tables) > 1 else []
-            blocks.append(_markdown_lines(part, lines))
-        for table in part.paper:
-            blocks.append(" ".join(filter(None, ["### Next to the paper", table.title])))
-            blocks += [part.group.warning] if part.group.warning else []
-            blocks += [f"Paper: {SOURCE}.", markdown_rows(table.rows)]
-            blocks += ["Its steps, in points of AP:", markdown_steps(table.steps)] if table.steps else []
+        for table in [*part.tables, *part.paper] if len(part.tables + part.paper) > 1 else []:
+            blocks += [text for text in (f"### {table.title}", table.note) if text] + [table.markdown()]
+        blocks += [part.tables[0].markdown()] if len(part.tables + part.paper) == 1 else []
     blocks += [f"Not readable: {line}" for _, line in found.broken]
     return "\n\n".join(blocks) + "\n"
 
 
-def _markdown_lines(part: Part, lines: Sequence[Line]) -> str:
-    names = part.group.ap_names
-    head = ["", "seeds", *(text for name in names for text in (name, f"{name} over seeds"))]
-    head += [f"{name} − {part.baseline.label}" for name in names] if part.baseline else []
-    rows = []
-    for line in lines:
-        row = [line.variant.label, str(len(line.variant.runs))]
-        for name in names:
-            own = line.ap.get(name)
-            row += [f"{percent(own.value)} {own.ap_interval_text}", own.sd_text] if own else ["", ""]
-        for name in names if part.baseline else ():
-            other = line.difference.get(name)
-            row.append("" if other is None else f"{points(100 * other.value)} [{other.interval_text}]")
-        rows.append([*row, duration(line.mean_of("seconds")), line.status])
-    return "\n".join(markdown_table([*head, "training", ""], rows, left=(0, len(head) + 1)))
-
-
 def page(found: Found, parts: Sequence[Part]) -> str:
     """The whole report as HTML; it needs no network and no server."""
-    return render(
-        Path(__file__).parent / "templates" / "report.html",
-        found=found,
-        parts=parts,
-        source=SOURCE,
-        written=now(),
-        data_uri=data_uri,
-        run_status=run_status,
-        verdict=verdict,
-        images_seen=images_seen,
-        command_of=command_of,
-        sweep_commands=lambda group: list(filter(None, map(sweep_command, group.sweeps))),
-    )
-
-
-def images_seen(run: Run) -> int | None:
-    """Optimizer steps × batch size × accumulated batches; None where the record lacks one of them."""
-    train, settings = run.record.train, run.record.settings
-    accumulated = settings.get("trainer", {}).get("accumulate_grad_batches", 1)
-    factors = (train.get("steps"), settings.get("batch_size"), accumulated)
-    return math.prod(factors) if all(isinstance(factor, int) for factor in factors) else None
-
-
-def command_of(run: Run) -> str | None:
-    """The run's command line, to be typed in a shell."""
-    if not run.command:
-        return None
-    first, *rest = run.command
-    start = ["fanet", "train"] if Path(first).name in ("train.py", "__main__.py") else [first]
-    return shlex.join([*start, *rest])
+    template = Path(__file__).parent / "templates" / "report.html"
+    return render(template, found=found, parts=parts, written=now(), data_uri=data_uri)
