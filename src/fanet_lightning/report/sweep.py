@@ -433,10 +433,10 @@ def ap_against(one: Varied, group: Group, lines: Mapping[Variant, Ap], name: str
             pairs.sort(key=lambda pair: pair[0])
             x, y = [place for place, _ in pairs], [100 * own.value for _, own in pairs]
             axis.plot(x, y, marker="o", markersize=4.5, label=label if number < NAMED else None, **style)
-            for place, own in pairs:
-                bounds = [100 * bound for bound in own.over_images or ()]
+            for place, estimate in pairs:
+                bounds = [100 * bound for bound in estimate.over_images or ()]
                 axis.plot([place] * len(bounds), bounds, color=style["color"], linewidth=1, alpha=0.45)
-                seeds = [100 * value for value in own.per_seed.values()] if own.seed_sd is not None else []
+                seeds = [100 * value for value in estimate.per_seed.values()] if estimate.seed_sd is not None else []
                 axis.plot([place] * len(seeds), seeds, "_", color=style["color"], markersize=7, alpha=0.8)
         if one.is_log:
             axis.set_xscale("log")
@@ -450,7 +450,7 @@ def ap_against(one: Varied, group: Group, lines: Mapping[Variant, Ap], name: str
 
 def parallel(group: Group, lines: Mapping[Variant, Ap]) -> Figure | None:
     """A line per variant through an axis per varied setting, colored by the last AP; None without an AP."""
-    shown = {own: 100 * _last(ap) for own, ap in reversed(lines.items()) if ap}
+    shown = {own: 100 * _last(ap) for own, ap in reversed(list(lines.items())) if ap}
     if not shown:
         return None
     lowest, span = min(shown.values()), max(shown.values()) - min(shown.values()) or 1.0
