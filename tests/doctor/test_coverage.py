@@ -17,7 +17,7 @@ from fanet_lightning.data.datamodule import SampleKey, TrainDataset
 from fanet_lightning.data.records import ImageRecord
 from fanet_lightning.data.transforms import TrainAugment
 from fanet_lightning.doctor.coverage import BUCKET_EDGES, Coverage, SizedImage, coverage, whole_images
-from fanet_lightning.ops.anchors import SIZES, STRIDES, AnchorGrid
+from fanet_lightning.ops.anchors import STRIDES, AnchorGrid
 from fanet_lightning.ops.matching import window_side
 from fanet_lightning.ops.structures import Targets
 from tests.ops.oracles import match_slowly
@@ -45,28 +45,20 @@ def random_image(random: np.random.Generator, smallest: int = 40, largest: int =
 
 def slow_counts(
     size_hw: tuple[int, int], faces: npt.NDArray[np.float32], threshold: float
-) -> tuple[list[float], list[list[list[int]]]]:
-    """One image: face sizes, and [stage][face][map] the anchors that the oracle gives them."""
+) -> tuple[list[float], list[list[int]]]:
+    """One image: face sizes, and [stage][face] the anchors that the oracle gives them."""
     grid = AnchorGrid(tuple((math.ceil(size_hw[0] / s), math.ceil(size_hw[1] / s)) for s in STRIDES))
     targets = Targets(torch.from_numpy(faces), torch.zeros(len(faces), dtype=torch.int64))
     counts = []
     for second_stage in (False, True):
         (owners,), _ = match_slowly(grid, targets, 1, window_side(grid, threshold), threshold, 8, second_stage)
-        of_faces = [[0] * len(SIZES) for _ in faces]
-        for anchor, face in enumerate(owners):
-            if face >= 0:
-                level = max(level for level, start in enumerate(grid.starts) if start <= anchor)
-                of_faces[face][level] += 1
-        counts.append(of_faces)
+        counts.append([list(owners).count(face) for face in range(len(faces))])
     return [math.sqrt((x2 - x1) * (y2 - y1)) for x1, y1, x2, y2 in faces.astype(float).tolist()], counts
 
 
 def as_rows(sizes: Any, anchors: Any) -> list[tuple[Any, ...]]:
     """One row per face, in an order that hangs neither on the images' nor on the sizes' last digit."""
-    return sorted(
-        (tuple(before), tuple(after), float(size))
-        for size, before, after in zip(sizes, anchors[0], anchors[1], strict=True)
-    )
+    return sorted((before, after, float(size)) for size, before, after in zip(sizes, *anchors, strict=True))
 
 
 def assert_faces(found: Coverage, expected: list[tuple[Any, ...]]) -> None:
@@ -160,22 +152,20 @@ def test_hand_computed_faces() -> None:
     ]
     found = whole_images(images)
     assert found.face_sizes.tolist() == [16, 8, 4]
-    assert found.anchors[0].tolist() == [[9, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]]
-    assert found.anchors[1].tolist() == [[9, 0, 0, 0, 0, 0], [7, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]]
+    assert found.anchors.tolist() == [[9, 1, 1], [9, 7, 1]]
     assert (found.samples, found.empty_samples, found.labelled_faces) == (4, 1, 3)
     table = found.by_size((0, 8, 20, 30))
     assert table.faces.tolist() == [1, 2, 0]
     assert table.anchors_per_face[:, :2].tolist() == [[1, 5], [1, 8]]
     assert table.few[:, :2].tolist() == [[1, 0.5], [1, 0]]
     assert table.without[:, :2].tolist() == [[0, 0], [0, 0]]
-    assert table.anchors_by_map[1, 1].tolist() == [8, 0, 0, 0, 0, 0]
-    assert np.isnan(table.anchors_per_face[:, 2]).all() and np.isnan(table.anchors_by_map[:, 2]).all()
+    assert np.isnan(table.anchors_per_face[:, 2]).all()
 
 
 def test_faces_that_no_anchor_learns() -> None:
     """Five hundred faces in one place: more than there are anchors that overlap them in the bounded rounds."""
     crowd = np.tile(boxes((40, 40, 44, 44)), (500, 1))
-    table = whole_images([SizedImage(64, 64, crowd)]).overall()
+    table = whole_images([SizedImage(64, 64, crowd)]).by_size((0, np.inf))
     assert table.faces.tolist() == [500]
     assert table.without[0, 0] > 0.9 and table.without[1, 0] > 0.9
     assert table.few[0, 0] >= table.without[0, 0]
@@ -185,36 +175,27 @@ def test_faces_that_no_anchor_learns() -> None:
 def test_the_table_against_a_loop(case: int) -> None:
     random = np.random.default_rng(case)
     faces, edges = int(random.integers(0, 60)), BUCKET_EDGES if case % 2 else (3.0, 10.0, 11.0, 90.0)
-    own = Coverage(
-        title="",
-        anchor_sizes=(16, 32),
-        threshold=0.35,
-        face_sizes=(2 ** random.uniform(0, 9, faces)).astype(np.float32),
-        anchors=random.integers(0, 6, (2, faces, 2)).astype(np.int32),
-        samples=1,
-        empty_samples=0,
-        labelled_faces=faces,
-    )
+    sizes = (2 ** random.uniform(0, 9, faces)).astype(np.float32)
+    own = Coverage("", 0.35, sizes, random.integers(0, 9, (2, faces)), 1, 0, faces)
     table = own.by_size(edges)
     for k, (low, high) in enumerate(pairwise(edges)):
         members = [i for i, size in enumerate(own.face_sizes.tolist()) if low <= size < high]
         assert table.faces[k] == len(members)
         for stage in range(2):
-            totals = [int(own.anchors[stage, i].sum()) for i in members]
+            totals = [int(own.anchors[stage, i]) for i in members]
             if not members:
                 assert np.isnan(table.few[stage, k])
                 continue
             assert table.anchors_per_face[stage, k] == pytest.approx(sum(totals) / len(totals))
             assert table.without[stage, k] == pytest.approx(totals.count(0) / len(totals))
             assert table.few[stage, k] == pytest.approx(sum(total < 6 for total in totals) / len(totals))
-            assert table.anchors_by_map[stage, k].sum() == pytest.approx(table.anchors_per_face[stage, k])
 
 
 def test_no_image_and_no_face() -> None:
     augment = TrainAugment(64)
     for images in ([], [None, None], [SizedImage(50, 60, boxes())]):
         for found in (coverage(images, augment), whole_images(images)):
-            assert found.anchors.shape == (2, 0, 6) and len(found.face_sizes) == 0
+            assert found.anchors.shape == (2, 0) and len(found.face_sizes) == 0
             assert found.by_size().faces.sum() == 0
     assert coverage([None, None], augment).samples == 0
     assert coverage([None, SizedImage(50, 60, boxes())], augment, passes=3).samples == 6

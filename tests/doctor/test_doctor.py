@@ -16,11 +16,8 @@ from tests.data.wider_files import write_text
 from tests.doctor.doctor_files import EXPECTED, FACE, QUICK, found, image_path, run, save, scene
 
 
-def test_every_planted_fault_is_found_and_nothing_else(examined: Path) -> None:
+def test_every_planted_fault_is_found_and_nothing_else(examined: Path, planted: Path) -> None:
     assert found(examined) == EXPECTED
-
-
-def test_details_in_the_csv(examined: Path, planted: Path) -> None:
     with (examined / "findings.csv").open(newline="", encoding="utf-8") as file:
         rows = {(line["kind"], line["image_id"]): line for line in csv.DictReader(file)}
     outside = rows["label_outside", "0--A/outside"]
@@ -41,6 +38,7 @@ def test_summary_counts(examined: Path) -> None:
     summary = json.loads((examined / "doctor.json").read_text())
     assert summary["healthy"] is False and summary["level"] == "images"
     train = summary["parts"]["train"]
+    assert train["face_sizes"]["below_1_px"] == 1
     assert train["images"] == 22  # 20, the odd one, and the one named twice again
     assert train["ignored_faces"] == 1 + 2 + 1  # flagged; without area; not finite
     assert train["images_without_faces"] == 1
@@ -56,18 +54,19 @@ def test_headers_alone_find_all_but_what_shows_in_pixels(planted: Path, tmp_path
     assert found(tmp_path / "out") == {kind: names for kind, names in EXPECTED.items() if kind not in pixels}
 
 
-def test_a_sound_set_is_healthy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sound_set_is_healthy(tmp_path: Path) -> None:
     root = tmp_path / "wider"
     for number, split in enumerate(("train", "val")):
         faces = {f"0--A/{split}_{i}": [FACE] for i in range(3)}
         write_text(root / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt", faces)
         for i, image_id in enumerate(faces):
             save(image_path(root, split, image_id), scene(10 * number + i))
-    assert run(root, tmp_path / "out", "fix=true", "page=true", "augment.expand_max=1") == 0
-    assert found(tmp_path / "out") == {}
-    printed = capsys.readouterr().out
-    assert "no errors, 0 findings" in printed and "6 images, 6 boxes, 0 changes" in printed
-    assert (tmp_path / "out" / "page" / "index.html").is_file()
+    words = [f"data.root={root}", f"out={tmp_path / 'out'}", "workers=2", "fix=true", "augment.expand_max=1"]
+    command = [sys.executable, "-m", "fanet_lightning.doctor", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "no errors, 0 findings" in done.stdout and "6 images, 6 boxes, 0 changes" in done.stdout
+    assert found(tmp_path / "out") == {} and (tmp_path / "out" / "page" / "index.html").is_file()
 
 
 def test_the_shared_sample(shared_data: Path, tmp_path: Path) -> None:
@@ -137,14 +136,3 @@ def test_other_files_stay_and_an_examination_that_was_cut_off_is_replaced(plante
     # Thumbnails of the page among the images of the set would be examined next time.
     with pytest.raises(InputError, match="out="):
         run(planted, planted / "WIDER_train" / "images", "images=false", "page=true")
-
-
-def test_the_command_line(planted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [f"data.root={planted}", f"out={tmp_path / 'out'}", *QUICK, "workers=2"]
-    command = [sys.executable, "-m", "fanet_lightning.doctor", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (1, "")
-    assert "label_outside" in done.stdout and "written:" in done.stdout
-    assert main(["--help"]) == 0
-    printed = capsys.readouterr().out
-    assert "Exit code: 0 no errors" in printed and "near_bits: 12" in printed

@@ -9,7 +9,6 @@ import pytest
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.wider_face import load_wider_face
 from fanet_lightning.doctor.__main__ import main
-from fanet_lightning.doctor.checks import BY_NAME
 from tests.data.wider_files import write_text
 from tests.doctor.doctor_files import FACE, QUICK, found, image_path, plant, run, save, scene
 
@@ -17,11 +16,9 @@ GONE = {"missing", "empty", "html", "cut", "turned", "again", "leaked", "nearly"
 
 
 def test_the_copy_has_none_of_what_is_fixed(examined: Path, tmp_path: Path) -> None:
-    copy = examined / "cleaned"
-    assert run(copy, tmp_path / "out") == 0
-    left = found(tmp_path / "out")
-    assert not {kind for kind in left if BY_NAME[kind].fixable}
-    assert left == {
+    words = [f"data.root={examined / 'cleaned'}", "data.format=wider", f"out={tmp_path / 'out'}"]
+    assert main(["data=folder", *words, *QUICK]) == 0  # as a folder of one's own
+    assert found(tmp_path / "out") == {
         "duplicate_in_val": {"val:copy"},
         "label_tiny": {"train:tiny"},
         "blank_image": {"train:blank"},
@@ -46,33 +43,20 @@ def test_the_official_reader_takes_the_copy(examined: Path) -> None:
     assert set(val) == {f"1--B/{name}" for name in ("sound", "leaked", "nearly", "copy", "reaching")}
 
 
-def test_the_copy_reads_as_a_folder_of_ones_own(examined: Path, tmp_path: Path) -> None:
-    words = [f"data.root={examined / 'cleaned'}", "data.format=wider", f"out={tmp_path / 'out'}"]
-    assert main(["data=folder", *words, *QUICK]) == 0
-    summary = json.loads((tmp_path / "out" / "doctor.json").read_text())
-    assert {part: facts["images"] for part, facts in summary["parts"].items()} == {"train": 12, "val": 5}
-
-
 def test_sizes_that_coco_states(tmp_path: Path) -> None:
-    names = {"sound": (320, 240), "quarter": (240, 320), "other": (640, 480)}
-    images = [
-        {"id": i, "file_name": f"{name}.jpg", "width": width, "height": height}
-        for i, (name, (width, height)) in enumerate(names.items())
-    ]
-    # In "other" the box fits the size stated and lies outside the file's: named once, as mis-sized.
-    boxes = {0: [10, 10, 30, 40], 1: [10, 10, 30, 40], 2: [500, 400, 30, 40]}
+    root, names = tmp_path / "own", {"sound": (320, 240), "quarter": (240, 320), "other": (640, 480)}
+    # In "other" the box fits the size stated and is outside the file's: named once, as mis-sized.
+    boxes = [[10, 10, 30, 40], [10, 10, 30, 40], [500, 400, 30, 40]]
     labels = {
-        "images": images,
-        "annotations": [
-            {"id": i, "image_id": i, "category_id": 1, "bbox": box, "iscrowd": 0} for i, box in boxes.items()
-        ],
+        "images": [{"id": i, "file_name": f"{name}.jpg", "width": w, "height": h}
+                   for i, (name, (w, h)) in enumerate(names.items())],
+        "annotations": [{"id": i, "image_id": i, "category_id": 1, "bbox": box} for i, box in enumerate(boxes)],
         "categories": [{"id": 1, "name": "face"}],
-    }
-    root = tmp_path / "own"
+    }  # fmt: skip
+    (root / "annotations").mkdir(parents=True)
     for part, seed in (("train", 0), ("val", 10)):
         for i, name in enumerate(names):
             save(root / "images" / part / f"{name}.jpg", scene(seed + i))
-        (root / "annotations").mkdir(exist_ok=True)
         (root / "annotations" / f"instances_{part}.json").write_text(json.dumps(labels))
     words = [f"data.root={root}", "data.format=coco", f"out={tmp_path / 'out'}", "fix=true"]
     assert main(["data=folder", *words, *QUICK]) == 1
@@ -81,11 +65,11 @@ def test_sizes_that_coco_states(tmp_path: Path) -> None:
     }  # fmt: skip
     # The copy states no sizes: what cannot be fixed must not be trained on unseen, and of val nothing is taken.
     cleaned = tmp_path / "out" / "cleaned"
-    text = {
-        part: (cleaned / "wider_face_split" / f"wider_face_{part}_bbx_gt.txt").read_text() for part in ("train", "val")
-    }
-    assert text["train"] == "sound.jpg\n1\n10 10 30 40 0 0 0 0 0 0\n"
-    assert [line for line in text["val"].split("\n") if ".jpg" in line] == ["sound.jpg", "quarter.jpg", "other.jpg"]
+    train, val = (
+        (cleaned / "wider_face_split" / f"wider_face_{part}_bbx_gt.txt").read_text() for part in ("train", "val")
+    )
+    assert train == "sound.jpg\n1\n10 10 30 40 0 0 0 0 0 0\n"
+    assert [line for line in val.split("\n") if ".jpg" in line] == ["sound.jpg", "quarter.jpg", "other.jpg"]
     assert "left as it is" in (cleaned / "changes.csv").read_text()
 
 

@@ -22,32 +22,25 @@ def image_of(boxes: list[tuple[float, ...]], ignored: list[bool] | None = None, 
     return LabelledImage("a/b", Path("a/b.jpg"), rows, flags, stated)
 
 
-def faults_of(box: tuple[float, ...], frame=FRAME, ignored: bool = False) -> list[str]:
-    faults = box_faults(np.array([box], dtype=np.float64), np.array([ignored]), frame)
-    return [name for name, mask in faults._asdict().items() if mask[0]]
-
-
 @pytest.mark.parametrize(
-    ("box", "expected"),
+    ("box", "frame", "ignored", "expected"),
     [
-        ((-1, -1, 101, 81), []),  # the whole image, and a pixel of convention
-        ((-1.5, 0, 10, 10), ["partly_outside"]),
-        ((100, 0, 110, 10), ["outside"]),  # touches the right edge from without
-        ((99.5, 0, 110, 10), ["partly_outside"]),
-        ((20, 10, 10, 20), ["without_area"]),
-        ((500, 500, 500, 510), ["without_area"]),  # one fault a box
-        ((0, 0, INF, 10), ["not_finite"]),
-        ((10, 10, 20, 10.5), ["tiny"]),
-        ((10, 10, 11, 11), []),
+        ((-1, -1, 101, 81), FRAME, False, []),  # the whole image, and a pixel of convention
+        ((-1.5, 0, 10, 10), FRAME, False, ["partly_outside"]),
+        ((100, 0, 110, 10), FRAME, False, ["outside"]),  # touches the right edge from without
+        ((99.5, 0, 110, 10), FRAME, False, ["partly_outside"]),
+        ((20, 10, 10, 20), FRAME, False, ["without_area"]),
+        ((500, 500, 500, 510), FRAME, False, ["without_area"]),  # one fault a box
+        ((0, 0, INF, 10), FRAME, False, ["not_finite"]),
+        ((10, 10, 20, 10.5), FRAME, False, ["tiny"]),
+        ((10, 10, 11, 11), FRAME, False, []),
+        ((10, 10, 10.5, 20), FRAME, True, []),
+        ((-500, 0, -400, 10), None, False, []),
     ],
 )
-def test_one_box(box, expected) -> None:
-    assert faults_of(box) == expected
-
-
-def test_flagged_boxes_and_images_of_unknown_size() -> None:
-    assert faults_of((10, 10, 10.5, 20), ignored=True) == []
-    assert faults_of((-500, 0, -400, 10), frame=None) == []
+def test_one_box(box, frame, ignored, expected) -> None:
+    faults = box_faults(np.array([box], dtype=np.float64), np.array([ignored]), frame)
+    assert [name for name, mask in faults._asdict().items() if mask[0]] == expected
 
 
 def test_doubles_by_hand() -> None:
@@ -175,33 +168,28 @@ def test_labels_of_another_frame(boxes, stated, file, expected) -> None:
     assert (fault and fault[0]) == expected
 
 
-def test_a_turned_image_is_named_once() -> None:
-    found = label_findings("train", image_of([(85, 10, 95, 20), (3, 3, 3, 9)]), facts(100, 80, 6))
-    # The box that lies outside is the consequence; the one without area is a fault of its own.
-    assert [finding.kind for finding in found] == ["mis_rotated", "label_without_area"]
-
-
 def test_findings_name_boxes_sizes_and_numbers() -> None:
     image = image_of([(10, 10, 20, 20), (-5, 0, 10, 10), (50, 50, 112, 60), (200, 0, 210, 10)])
     found = {finding.kind: finding for finding in label_findings("val", image, facts(100, 80))}
     assert set(found) == {"label_partly_outside", "label_outside"}
     partly = found["label_partly_outside"]
     assert partly.boxes_xyxy == ((-5, 0, 10, 10), (50, 50, 112, 60))
-    assert partly.badness == 12
-    assert partly.detail == "2 boxes, first x y w h -5 0 15 10; by up to 12 pixels of 100 × 80"
-    assert found["label_outside"].detail == "x y w h 200 0 10 10; image 100 × 80"
-    assert (partly.part, partly.image_id) == ("val", "a/b")
+    assert (partly.part, partly.image_id, partly.badness) == ("val", "a/b", 12)
+    assert partly.detail == "2 boxes, first x1 y1 x2 y2 -5 0 10 10; image 100 × 80"
+    # In a turned image the box outside is the consequence; the one without area is a fault of its own.
+    turned = label_findings("train", image_of([(85, 10, 95, 20), (3, 3, 3, 9)]), facts(100, 80, 6))
+    assert [finding.kind for finding in turned] == ["mis_rotated", "label_without_area"]
 
 
 @pytest.mark.parametrize(
-    ("boxes", "ignored", "detail"),
+    ("boxes", "ignored", "found"),
     [
-        ([], [], ["no box"]),
-        ([(1, 1, 5, 5)], [True], ["none of its 1 box can be trained on"]),
-        ([(1, 1, 5, 5), (3, 3, 3, 9)], [True, False], ["none of its 2 boxes can be trained on"]),
-        ([(1, 1, 5, 5)], [False], []),
+        ([], [], True),
+        ([(1, 1, 5, 5)], [True], True),
+        ([(1, 1, 5, 5), (3, 3, 3, 9)], [True, False], True),
+        ([(1, 1, 5, 5)], [False], False),
     ],
 )
-def test_images_without_faces(boxes, ignored, detail) -> None:
-    found = label_findings("train", image_of(boxes, ignored), facts(100, 80))
-    assert [finding.detail for finding in found if finding.kind == "no_faces"] == detail
+def test_images_without_faces(boxes, ignored, found) -> None:
+    kinds = {finding.kind for finding in label_findings("train", image_of(boxes, ignored), facts(100, 80))}
+    assert ("no_faces" in kinds) == found

@@ -17,19 +17,14 @@ def main(argv: list[str]) -> int:
     config = cli.verb_config("doctor", argv, USAGE)
     if config is None:
         return HEALTHY
-    from fanet_lightning.doctor.run import CSV_FILE, PAGE, diagnose, errors_of
+    from fanet_lightning.doctor.run import CSV_FILE, PAGE, diagnose
 
     out = Path(str(config.out)) if config.out is not None else Path("outputs") / "doctor" / str(config.data.name)
-    examined, copy = diagnose(config, out, argv)
-    if copy is not None:
-        images, boxes = (sum(counts.values()) for counts in (copy.images, copy.boxes))
-        print(f"cleaned: {images:,} images, {boxes:,} boxes, {len(copy.changes):,} changes; read it with data=folder "
-              f"data.format=wider data.root={copy.folder}")  # fmt: skip
-    report, errors = examined.report, errors_of(examined.report)
-    verdict = f"{len(errors):,} errors" if errors else "no errors"
+    report = diagnose(config, out, argv)
+    verdict = f"{len(report.errors):,} errors" if report.errors else "no errors"
     written = out / PAGE / "index.html" if config.page else out / CSV_FILE
     print(f"{verdict}, {len(report.findings):,} findings in {report.seconds:.1f} s; written: {written}")
-    return ERRORS_FOUND if errors else HEALTHY
+    return ERRORS_FOUND if report.errors else HEALTHY
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import hashlib
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -30,10 +30,8 @@ from fanet_lightning.ops.boxes import pairwise_iou
 Severity = Literal["error", "warning", "note"]
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of finding: ``name`` as in tables (``label_outside``), what it means, and whether the cleaned copy is
-    without it."""
+class Kind(NamedTuple):
+    """A kind of finding: ``name`` as in tables, and whether the cleaned copy is without it."""
 
     name: str
     severity: Severity
@@ -64,33 +62,6 @@ class Finding:
     other_part: str | None = None
     other_path: Path | None = None
     badness: float = 0.0
-
-
-@dataclass(frozen=True)
-class Facts:
-    """Numbers of one part: ``images``, ``faces``, ``ignored_faces``, ``images_without_faces``, ``bytes``."""
-
-    part: str
-    images: int
-    faces: int
-    ignored_faces: int
-    images_without_faces: int
-    bytes: int
-
-
-@dataclass
-class Report:
-    """All of one examination: ``findings`` in the order of ``kinds``, most severe first."""
-
-    title: str
-    kinds: list[Kind]
-    findings: list[Finding] = field(default_factory=list)
-    facts: list[Facts] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def of_kind(self, name: str) -> list[Finding]:
-        """The findings of a kind, worst first."""
-        return sorted((finding for finding in self.findings if finding.kind == name), key=lambda f: -f.badness)
 
 
 # Fewer pixels than one are no face; below eight even S3FD's smallest anchor (16 pixels) overlaps by less than a half.
@@ -136,11 +107,8 @@ NO_FRAME = ImageFrame(0, 0)
 
 @dataclass(frozen=True, eq=False)
 class FileFacts:
-    """What an image file is.
+    """What an image file is: ``length`` in bytes, ``digest`` of the content (b"" where it could not be read).
 
-    ``length``     bytes.
-    ``digest``     of the content; b"" where it could not be read.
-    ``frame``      of the image, (0, 0, 1) where it is unknown.
     ``trouble``    ``missing_image``, ``unreadable`` or "", and the ``reason`` for it.
     ``thumbnail``  (32, 32) uint8 grey, upright; None where the image is broken, or not decoded.
     ``blank``      whether all of it has one color.
@@ -180,13 +148,7 @@ def examine_file(path: Path, decode: bool) -> FileFacts:
 
 
 def examine_files(paths: Iterable[Path], *, decode: bool, workers: int = 1) -> dict[Path, FileFacts]:
-    """Every file once, with a progress bar where there is a terminal.
-
-    Args:
-        paths: image files; repeated ones are read once.
-        decode: read the pixels too, else headers and content hashes alone.
-        workers: threads that read.
-    """
+    """Every file once, with a progress bar where there is a terminal; ``workers``: threads that read."""
     distinct = list(dict.fromkeys(paths))
     with ThreadPoolExecutor(max(1, workers)) as pool:
         results = track(
@@ -218,10 +180,9 @@ class BoxFaults(NamedTuple):
 
 
 def box_faults(boxes_xyxy: Boxes, ignored: Mask, frame_wh: Size | None) -> BoxFaults:
-    """What is wrong with every box of an image.
+    """What is wrong with every box of an image, (F, 4) float64 pixels.
 
     Args:
-        boxes_xyxy: (F, 4) float64, pixels.
         ignored: (F,) bool; flagged boxes are not reported as tiny, nor as doubled among each other.
         frame_wh: width and height of the image as it is read, or None where they are unknown: then no box is outside.
     """
@@ -323,14 +284,13 @@ def frame_fault(image: LabelledImage, facts: FileFacts) -> tuple[str, str] | Non
 def label_findings(part: str, image: LabelledImage, facts: FileFacts | None) -> list[Finding]:
     """Findings about one image's labels; ``facts`` None: it cannot be looked at, so only the boxes' own shape."""
     found: list[Finding] = []
-    path = image.path if facts is None else facts.path
 
     def add(kind: str, detail: str, badness: float, rows: npt.ArrayLike = ()) -> None:
         boxes = tuple(map(tuple, image.boxes_xyxy[np.asarray(rows, np.int64)].tolist()))
-        found.append(Finding(kind, part, image.image_id, path, detail, boxes, badness=badness))
+        found.append(Finding(kind, part, image.image_id, image.path, detail, boxes, badness=badness))
 
-    frame = None if facts is None or not facts.frame.width else facts.frame.upright_wh
-    fault = None if facts is None or frame is None else frame_fault(image, facts)
+    frame = None if facts is None else facts.frame.upright_wh
+    fault = None if facts is None else frame_fault(image, facts)
     if fault is not None:
         # Boxes outside are the consequence and would only repeat it.
         add(fault[0], fault[1], float(len(image.boxes_xyxy)), np.arange(len(image.boxes_xyxy)))
@@ -338,16 +298,17 @@ def label_findings(part: str, image: LabelledImage, facts: FileFacts | None) -> 
     faults = box_faults(image.boxes_xyxy, image.ignored, frame)
     for name, mask in faults._asdict().items():
         rows = np.flatnonzero(mask)
-        if not len(rows):
-            continue
-        boxes = image.boxes_xyxy[rows]
-        if name == "partly_outside" and frame is not None:
-            badness = float(overrun_pixels(boxes, frame).max())
-            extra = f"by up to {badness:.4g} pixels of {frame[0]} × {frame[1]}"
-        else:
+        if len(rows):
+            x1, y1, x2, y2 = image.boxes_xyxy[rows[0]].tolist()
+            detail = f"{boxes_text(len(rows))}, first " if len(rows) > 1 else ""
+            detail += f"x1 y1 x2 y2 {x1:.6g} {y1:.6g} {x2:.6g} {y2:.6g}"
+            detail += f", line {image.box_lines[int(rows[0])]}" if image.box_lines else ""
             badness = float(len(rows))
-            extra = f"image {frame[0]} × {frame[1]}" if name == "outside" and frame is not None else ""
-        add(f"label_{name}", _detail(image, rows, extra), badness, rows)
+            if frame is not None:
+                detail += f"; image {frame[0]} × {frame[1]}"
+                if name == "partly_outside":
+                    badness = float(overrun_pixels(image.boxes_xyxy[rows], frame).max())
+            add(f"label_{name}", detail, badness, rows)
     # An image that cannot be read is trained on as nothing at all.
     if facts is not None and not (~image.ignored & ~faults.not_finite & ~faults.without_area).any():
         count = len(image.boxes_xyxy)
@@ -357,14 +318,3 @@ def label_findings(part: str, image: LabelledImage, facts: FileFacts | None) -> 
 
 def boxes_text(number: int) -> str:
     return f"{number} box{'' if number == 1 else 'es'}"
-
-
-def _detail(image: LabelledImage, rows: npt.NDArray[np.int64], extra: str) -> str:
-    """How many boxes, the first of them, and the line that it stands in."""
-    x1, y1, x2, y2 = image.boxes_xyxy[rows[0]].tolist()
-    first = f"x y w h {x1:.6g} {y1:.6g} {x2 - x1:.6g} {y2 - y1:.6g}"
-    if not np.isfinite([x1, y1, x2, y2]).all():  # their differences would say nothing
-        first = f"x1 y1 x2 y2 {x1:.6g} {y1:.6g} {x2:.6g} {y2:.6g}"
-    place = f", line {image.box_lines[int(rows[0])]}" if image.box_lines else ""
-    count = f"{boxes_text(len(rows))}, first " if len(rows) > 1 else ""
-    return f"{count}{first}{place}" + (f"; {extra}" if extra else "")

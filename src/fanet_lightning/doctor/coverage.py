@@ -8,7 +8,6 @@ for images at their own size (the protocol ``original``).
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -17,14 +16,12 @@ import torch
 
 from fanet_lightning.data.records import Boxes
 from fanet_lightning.data.transforms import TrainAugment, clean_boxes, sample_seed
-from fanet_lightning.ops.anchors import SIZES, STRIDES, AnchorGrid
+from fanet_lightning.ops.anchors import STRIDES, AnchorGrid
 from fanet_lightning.ops.matching import SECOND_STAGE_ANCHORS, match
 from fanet_lightning.ops.structures import Targets
 
 # Pixels of the network's input, half-open; two per octave, so that faces between two anchor sizes stand apart.
 BUCKET_EDGES = (0.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, 128.0, 192.0, 256.0, 384.0, 512.0, np.inf)
-# Second index of all arrays: S3FD's first stage alone, and with its second.
-STAGES = ("before", "after")
 # A face's candidates take some 15 kB, an anchor 8 bytes.
 _BATCH_IMAGES, _BATCH_ANCHORS = 32, 2_500_000
 
@@ -40,16 +37,14 @@ class SizedImage(NamedTuple):
     boxes_xyxy: Boxes
 
 
-@dataclass(frozen=True, eq=False)
-class CoverageTable:
-    """Coverage by face size: K buckets, L detection maps, two stages (:data:`STAGES`). NaN where there is no face.
+class CoverageTable(NamedTuple):
+    """Coverage by face size: K buckets, two stages (S3FD's first alone, and with its second). NaN without a face.
 
     ``edges``             (K + 1,) pixels of the network's input; bucket k holds edges[k] ≤ size < edges[k + 1].
     ``faces``             (K,) int64, faces seen.
     ``anchors_per_face``  (2, K) mean number of anchors that learn a face.
     ``without``           (2, K) share of the faces that no anchor learns, 0 … 1.
     ``few``               (2, K) share of the faces that fewer than 6 anchors learn, those without one included.
-    ``anchors_by_map``    (2, K, L) mean number of anchors per face from each map; sums to ``anchors_per_face``.
     """
 
     edges: npt.NDArray[np.float64]
@@ -57,7 +52,6 @@ class CoverageTable:
     anchors_per_face: npt.NDArray[np.float64]
     without: npt.NDArray[np.float64]
     few: npt.NDArray[np.float64]
-    anchors_by_map: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,20 +59,18 @@ class Coverage:
     """What became of the faces of all samples.
 
     ``title``          where the faces come from, for tables and figures.
-    ``anchor_sizes``   (L) sides of the maps' anchors, pixels of the network's input.
     ``threshold``      of the first stage.
     ``face_sizes``     (F,) float32, root of the area of each face seen, pixels of the network's input.
-    ``anchors``        (2, F, L) int32: anchors of each map that learn the face, before and after the second stage.
+    ``anchors``        (2, F) int64: anchors that learn the face, before and after the second stage.
     ``samples``        crops, or images, that were looked at; ``empty_samples`` of them hold no face.
     ``labelled_faces`` faces that the images of these samples have; the difference to F was cropped away or fell under
                        ``min_face``.
     """
 
     title: str
-    anchor_sizes: tuple[int, ...]
     threshold: float
     face_sizes: npt.NDArray[np.float32]
-    anchors: npt.NDArray[np.int32]
+    anchors: npt.NDArray[np.int64]
     samples: int
     empty_samples: int
     labelled_faces: int
@@ -86,30 +78,18 @@ class Coverage:
     def by_size(self, edges: Sequence[float] = BUCKET_EDGES) -> CoverageTable:
         """The table over buckets of face size, between ascending edges."""
         limits = np.asarray(edges, dtype=np.float64)
-        bucket = np.searchsorted(limits, self.face_sizes, side="right") - 1
-        inside = (bucket >= 0) & (bucket < len(limits) - 1)
-        bucket, anchors = bucket[inside], self.anchors[:, inside]
-        total = anchors.sum(axis=2)
         count = len(limits) - 1
+        bucket = np.searchsorted(limits, self.face_sizes, side="right") - 1
+        inside = (bucket >= 0) & (bucket < count)
+        bucket, anchors = bucket[inside], self.anchors[:, inside]
         faces = np.bincount(bucket, minlength=count)
 
-        def mean(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
-            sums = np.bincount(bucket, weights=values, minlength=count)
-            means: npt.NDArray[np.float64] = np.divide(sums, faces, out=np.full(count, np.nan), where=faces > 0)
-            return means
+        def means(values: npt.NDArray[np.generic]) -> npt.NDArray[np.float64]:
+            sums = np.stack([np.bincount(bucket, weights=stage, minlength=count) for stage in values])
+            table: npt.NDArray[np.float64] = np.divide(sums, faces, out=np.full((2, count), np.nan), where=faces > 0)
+            return table
 
-        return CoverageTable(
-            edges=limits,
-            faces=faces.astype(np.int64),
-            anchors_per_face=np.stack([mean(stage) for stage in total]),
-            without=np.stack([mean(stage == 0) for stage in total]),
-            few=np.stack([mean(stage < SECOND_STAGE_ANCHORS) for stage in total]),
-            anchors_by_map=np.stack([np.stack([mean(of_map) for of_map in stage.T], axis=1) for stage in anchors]),
-        )
-
-    def overall(self) -> CoverageTable:
-        """All faces in one bucket."""
-        return self.by_size((0.0, np.inf))
+        return CoverageTable(limits, faces, means(anchors), means(anchors == 0), means(anchors < SECOND_STAGE_ANCHORS))
 
 
 def coverage(
@@ -132,77 +112,53 @@ def coverage(
     """
     clean = [None if image is None else _clean(image) for image in images]
     samples = []
+    labelled = 0
     for epoch in range(passes if any(image is not None for image in clean) else 0):
         for index in range(len(clean)):
-            places = (i % len(clean) for i in range(index, index + len(clean)))
-            image = next(own for place in places if (own := clean[place]) is not None)
+            after = (clean[place % len(clean)] for place in range(index, index + len(clean)))
+            image = next(own for own in after if own is not None)
             boxes = augment.boxes(image.height, image.width, image.boxes_xyxy, sample_seed(seed, epoch, index))
-            samples.append(_Sample((augment.size, augment.size), boxes, len(image.boxes_xyxy)))
+            samples.append(SizedImage(augment.size, augment.size, boxes))
+            labelled += len(image.boxes_xyxy)
     title = f"training crops at {augment.size} × {augment.size}" + (f", {passes} epochs" if passes > 1 else "")
-    return _coverage(title, samples, threshold)
+    return _coverage(title, samples, threshold, labelled)
 
 
 def whole_images(images: Iterable[SizedImage | None], *, threshold: float = 0.35) -> Coverage:
     """Coverage of whole images at their own size, uncropped. Unreadable ones (None) are left out."""
     clean = [_clean(image) for image in images if image is not None]
-    samples = [_Sample((image.height, image.width), image.boxes_xyxy, len(image.boxes_xyxy)) for image in clean]
-    return _coverage("whole images at their own size", samples, threshold)
+    return _coverage("whole images at their own size", clean, threshold, sum(len(own.boxes_xyxy) for own in clean))
 
 
 def _clean(image: SizedImage) -> SizedImage:
     return image._replace(boxes_xyxy=clean_boxes(image.boxes_xyxy, image.height, image.width))
 
 
-class _Sample(NamedTuple):
-    """An input of the network, its faces, and how many the image had."""
-
-    size_hw: tuple[int, int]
-    boxes_xyxy: Boxes
-    labelled: int
-
-
-def _coverage(title: str, samples: Sequence[_Sample], threshold: float) -> Coverage:
+def _coverage(title: str, samples: Sequence[SizedImage], threshold: float, labelled: int) -> Coverage:
     # Maps of one shape share a grid, and a grid serves many images at once. Images without faces have no part in it.
     grids: dict[AnchorGrid, list[Boxes]] = {}
-    for sample in samples:
-        if len(sample.boxes_xyxy):
-            height, width = sample.size_hw
+    for width, height, own in samples:
+        if len(own):
             grid = AnchorGrid(tuple((math.ceil(height / stride), math.ceil(width / stride)) for stride in STRIDES))
-            grids.setdefault(grid, []).append(sample.boxes_xyxy)
+            grids.setdefault(grid, []).append(own)
     sizes: list[npt.NDArray[np.float32]] = [np.zeros(0, np.float32)]
-    anchors: list[npt.NDArray[np.int32]] = [np.zeros((2, 0, len(SIZES)), np.int32)]
+    anchors: list[npt.NDArray[np.int64]] = [np.zeros((2, 0), np.int64)]
     for grid, images in grids.items():
         step = max(1, min(_BATCH_IMAGES, _BATCH_ANCHORS // grid.count))
         for batch in (images[start : start + step] for start in range(0, len(images), step)):
             boxes = np.concatenate(batch)
             sides = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64)
             sizes.append(np.sqrt(sides.prod(axis=1)).astype(np.float32))
-            anchors.append(_anchors_of_faces(grid, batch, boxes, threshold))
+            index = np.repeat(np.arange(len(batch)), [len(own) for own in batch])
+            targets = Targets(torch.from_numpy(boxes), torch.from_numpy(index))
+            # (B, A) face of each anchor, -1 for none, of either stage.
+            owners = [match(grid, targets, len(batch), threshold=threshold, second_stage=second).face_index.numpy()
+                      for second in (False, True)]  # fmt: skip
+            anchors.append(np.stack([np.bincount(own[own >= 0], minlength=len(boxes)) for own in owners]))
+    empty = sum(len(sample.boxes_xyxy) == 0 for sample in samples)
     return Coverage(
-        title=title,
-        anchor_sizes=SIZES,
-        threshold=threshold,
-        face_sizes=np.concatenate(sizes),
-        anchors=np.concatenate(anchors, axis=1),
-        samples=len(samples),
-        empty_samples=sum(len(sample.boxes_xyxy) == 0 for sample in samples),
-        labelled_faces=sum(sample.labelled for sample in samples),
+        title, threshold, np.concatenate(sizes), np.concatenate(anchors, axis=1), len(samples), empty, labelled
     )
-
-
-def _anchors_of_faces(
-    grid: AnchorGrid, images: Sequence[Boxes], boxes: Boxes, threshold: float
-) -> npt.NDArray[np.int32]:
-    """(2, F, L): by stage and map the anchors that learn each face; ``boxes`` (F, 4) are those of all images."""
-    index = np.repeat(np.arange(len(images)), [len(own) for own in images])
-    targets = Targets(torch.from_numpy(boxes), torch.from_numpy(index))
-    stages = []
-    for second in (False, True):
-        # (B, A) face of each anchor, -1 for none.
-        owners = match(grid, targets, len(images), threshold=threshold, second_stage=second).face_index.numpy()
-        maps = [owners[:, start:end] for start, end in pairwise((*grid.starts, grid.count))]
-        stages.append(np.stack([np.bincount(own[own >= 0], minlength=len(boxes)) for own in maps], axis=1))
-    return np.stack(stages).astype(np.int32)
 
 
 def range_label(edges: npt.NDArray[np.float64], row: int) -> str:

@@ -3,9 +3,9 @@
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -15,11 +15,12 @@ from scipy.fft import dctn
 from fanet_lightning.data.folder.labels import odd_boxes
 from fanet_lightning.data.records import Inventory, LabelledImage
 from fanet_lightning.doctor.checks import (
+    BY_NAME,
     KINDS,
-    Facts,
+    SMALL_PIXELS,
+    TINY_PIXELS,
     FileFacts,
     Finding,
-    Report,
     boxes_text,
     examine_files,
     frame_fault,
@@ -46,20 +47,15 @@ def perceptual_hashes(thumbnails: Thumbnails) -> Hashes:
 
 def hamming_pairs(first: Hashes, second: Hashes, most_bits: int) -> npt.NDArray[np.int64]:
     """All (i, j) with i < j and at most ``most_bits`` different bits between ``first[i]`` and ``second[j]``, sorted;
-    (P, 2). Every pair is looked at, in tiles that stay in the processor's cache: 16,000 hashes take half a second.
-
-    Args:
-        first, second: (N,) uint64.
-        most_bits: 0 … 64.
-    """
+    (P, 2). Every pair is looked at, in tiles that stay in the processor's cache: 16,000 hashes take half a second."""
     rows, columns = _TILE
-    found = []
+    found = [np.zeros((0, 2), dtype=np.int64)]
     for top in range(0, len(first), rows):
         for left in range(top // columns * columns, len(second), columns):
             near = np.bitwise_count(first[top : top + rows, None] ^ second[left : left + columns]) <= most_bits
             if near.any():
                 found.append(np.argwhere(near) + np.array([top, left]))
-    pairs = np.concatenate([np.zeros((0, 2), dtype=np.int64), *found]).astype(np.int64)
+    pairs = np.concatenate(found)
     pairs = pairs[pairs[:, 0] < pairs[:, 1]]
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
@@ -107,71 +103,76 @@ def detail_correlation(first: Thumbnails, second: Thumbnails) -> float:
     return best
 
 
-@dataclass(frozen=True, eq=False)
-class Examined:
-    """A report, and what it rests on.
+@dataclass(eq=False)
+class Report:
+    """All of one examination.
 
-    ``files``  path of an image → what the file is, ``missing_image`` among its troubles.
+    ``files``     path of an image → what the file is, ``missing_image`` among its troubles.
+    ``findings``  in the order of :data:`KINDS`, most severe first.
+    ``facts``     part → numbers of it, see :func:`part_facts`.
     """
 
-    report: Report
-    inventories: list[Inventory]
-    files: dict[Path, FileFacts]
+    title: str
+    inventories: list[Inventory] = field(default_factory=list)
+    files: dict[Path, FileFacts] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seconds: float = 0.0
 
     def facts_of(self, image: LabelledImage) -> FileFacts | None:
         """What the image's file is; None where there is none, or none that can be read."""
         facts = self.files[image.path]
         return None if facts.trouble else facts
 
+    def of_kind(self, name: str) -> list[Finding]:
+        """The findings of a kind, worst first."""
+        return sorted((finding for finding in self.findings if finding.kind == name), key=lambda f: -f.badness)
+
+    @property
+    def errors(self) -> list[Finding]:
+        return [finding for finding in self.findings if BY_NAME[finding.kind].severity == "error"]
+
 
 def examine(
     inventories: Sequence[Inventory], *, title: str, decode: bool = True, near_bits: int = NEAR_BITS, workers: int = 1
-) -> Examined:
+) -> Report:
     """Look at every image and label of a data set.
 
     Args:
         inventories: of its parts.
         title: of the report.
         decode: read the images' pixels: finds what cannot be decoded, blank images and near copies as well.
-        near_bits: how many bits of their hashes near copies may differ in, see :mod:`duplicates`.
+        near_bits: how many bits of their hashes near copies may differ in.
         workers: threads that read images.
     """
     began = time.perf_counter()
-    report = Report(title, list(KINDS))
     paths = [image.path for inventory in inventories for image in inventory.images]
-    examined = Examined(report, list(inventories), examine_files(paths, decode=decode, workers=workers))
-    findings = _unlabelled(examined)
+    report = Report(title, list(inventories), examine_files(paths, decode=decode, workers=workers))
+    # Files that no part's labels speak of, each under the first part that has its folder: parts may share one.
+    unlabelled = {path: own.part for own in reversed(inventories) for path in own.unlabelled}
+    findings = [
+        Finding("unlabelled_image", part, "", path, "no label speaks of it")
+        for path, part in sorted(unlabelled.items())
+        if path not in report.files
+    ]
     for inventory in inventories:
-        findings += _part_findings(inventory, examined)
-    findings += _copies(examined, near_bits)
+        findings += _part_findings(inventory, report)
+    findings += _copies(report, near_bits)
     rank = {kind.name: position for position, kind in enumerate(KINDS)}
     # Stable, so that the labels' order remains within a kind.
     report.findings = sorted(findings, key=lambda finding: rank[finding.kind])
-    report.facts = [_facts(inventory, examined) for inventory in inventories]
+    report.facts = {inventory.part: part_facts(inventory, report) for inventory in inventories}
     report.seconds = time.perf_counter() - began
-    return examined
+    return report
 
 
-def _unlabelled(examined: Examined) -> list[Finding]:
-    """Files that no part's labels speak of, each under the first part that has its folder: parts may share one."""
-    parts: dict[Path, str] = {}
-    for inventory in examined.inventories:
-        for path in inventory.unlabelled:
-            parts.setdefault(path, inventory.part)
-    return [
-        Finding("unlabelled_image", part, "", path, "no label speaks of it")
-        for path, part in parts.items()
-        if path not in examined.files
-    ]
-
-
-def _part_findings(inventory: Inventory, examined: Examined) -> list[Finding]:
+def _part_findings(inventory: Inventory, report: Report) -> list[Finding]:
     part, images = inventory.part, inventory.images
     findings = []
     for problem in inventory.problems:
         line = f"line {problem.line}: " if problem.line is not None else ""
         findings.append(Finding("malformed_label", part, "", problem.path, f"{line}'{problem.value}' {problem.reason}"))
-    facts = [examined.facts_of(image) for image in images]
+    facts = [report.facts_of(image) for image in images]
     frames = [
         None if own is None or frame_fault(image, own) is not None else own.frame.upright_wh
         for image, own in zip(images, facts, strict=True)
@@ -183,24 +184,18 @@ def _part_findings(inventory: Inventory, examined: Examined) -> list[Finding]:
         findings.append(Finding("label_convention", part, "", image.label_path or image.path, detail))
     times = Counter(image.image_id for image in images)
     for image, own in zip(images, facts, strict=True):
+        file, boxes = report.files[image.path], boxes_text(len(image.boxes_xyxy))
         count = times.pop(image.image_id, 1)
+        named = []
         if count > 1:
-            detail = f"named {count} times in {image.label_path or 'the labels'}"
-            findings.append(Finding("labelled_twice", part, image.image_id, image.path, detail, badness=float(count)))
-        findings += _file_findings(part, image, examined.files[image.path])
+            named.append(("labelled_twice", f"named {count} times in {image.label_path or 'the labels'}"))
+        if file.trouble:
+            named.append((file.trouble, f"{file.reason}; {boxes}"))
+        elif file.blank:
+            named.append(("blank_image", f"one color alone, {file.frame.width} × {file.frame.height}, {boxes}"))
+        findings += [Finding(kind, part, image.image_id, image.path, detail) for kind, detail in named]
         findings += label_findings(part, image, own)
     return findings
-
-
-def _file_findings(part: str, image: LabelledImage, facts: FileFacts) -> list[Finding]:
-    boxes = boxes_text(len(image.boxes_xyxy))
-    if facts.trouble:
-        kind, detail = facts.trouble, f"{facts.reason}; {boxes}"
-    elif facts.blank:
-        kind, detail = "blank_image", f"one color alone, {facts.frame.width} × {facts.frame.height}, {boxes}"
-    else:
-        return []
-    return [Finding(kind, part, image.image_id, image.path, detail, badness=float(len(image.boxes_xyxy)))]
 
 
 class _Entry(NamedTuple):
@@ -213,26 +208,23 @@ class _Entry(NamedTuple):
         return Finding(kind, self.part, self.image_id, path, detail, (), other.part, other_path, badness)
 
 
-def _copies(examined: Examined, near_bits: int) -> list[Finding]:
+def _copies(report: Report, near_bits: int) -> list[Finding]:
     """Equal files and near copies, within the parts and across them.
 
     An image is named once a kind: with the first of its equals, or the nearest of its near copies. Across the parts
     it is the one trained on that is named.
     """
-    entries: dict[tuple[str, str], _Entry] = {}
-    for inventory in examined.inventories:
+    groups: dict[bytes, dict[tuple[str, str], _Entry]] = defaultdict(dict)
+    for inventory in report.inventories:
         for image in inventory.images:
             # An image that the labels name twice is no copy of itself.
-            if (facts := examined.facts_of(image)) is not None:
-                entries.setdefault((inventory.part, image.image_id), _Entry(inventory.part, image.image_id, facts))
-    groups: dict[bytes, list[_Entry]] = defaultdict(list)
-    for entry in entries.values():
-        groups[entry.facts.digest].append(entry)
+            if (facts := report.facts_of(image)) is not None:
+                entry = _Entry(inventory.part, image.image_id, facts)
+                groups[facts.digest].setdefault((inventory.part, image.image_id), entry)
     findings: list[Finding] = []
     distinct: list[_Entry] = []
-    thumbnails = []
     for group in groups.values():
-        first, *others = sorted(group, key=lambda entry: entry.part != "val")
+        first, *others = sorted(group.values(), key=lambda entry: entry.part != "val")
         for copy in others:
             # Copies in the training part of an image of val are leaks alone: all of them have to go.
             kind = "leak" if copy.part != first.part else "duplicate_in_val" if copy.part == "val" else "duplicate"
@@ -240,29 +232,42 @@ def _copies(examined: Examined, near_bits: int) -> list[Finding]:
         # Of equal files one is enough: the others are named already.
         if first.facts.thumbnail is not None and not first.facts.blank:
             distinct.append(first)
-            thumbnails.append(first.facts.thumbnail)
-    nearest: dict[tuple[str, int], tuple[float, int, str]] = {}
+    nearest: dict[tuple[str, int], Finding] = {}
+    thumbnails = [entry.facts.thumbnail for entry in distinct if entry.facts.thumbnail is not None]
     for i, j, bits, correlation, mirrored in near_pairs(thumbnails, most_bits=near_bits):
         kind = "near_duplicate" if distinct[i].part == distinct[j].part else "near_leak"
         own, other = (i, j) if kind == "near_leak" and distinct[j].part == "val" else (j, i)
         detail = f"{bits} of 63 bits differ, correlation {correlation:.2f}{', mirrored' if mirrored else ''}"
-        if (kind, own) not in nearest or correlation > nearest[kind, own][0]:
-            nearest[kind, own] = (correlation, other, detail)
-    for (kind, own), (correlation, other, detail) in nearest.items():
-        findings.append(distinct[own].found(kind, distinct[other], detail, correlation))
-    return findings
+        if (kind, own) not in nearest or correlation > nearest[kind, own].badness:
+            nearest[kind, own] = distinct[own].found(kind, distinct[other], detail, correlation)
+    return [*findings, *nearest.values()]
 
 
-def _facts(inventory: Inventory, examined: Examined) -> Facts:
-    usable = [
-        int((~image.ignored & (image.boxes_xyxy[:, 2:] > image.boxes_xyxy[:, :2]).all(axis=1)).sum())
-        for image in inventory.images
-    ]
-    return Facts(
-        part=inventory.part,
-        images=len(inventory.images),
-        faces=sum(usable),
-        ignored_faces=sum(len(image.boxes_xyxy) for image in inventory.images) - sum(usable),
-        images_without_faces=int(np.count_nonzero(np.array(usable) == 0)),
-        bytes=sum(examined.files[path].length for path in {image.path for image in inventory.images}),
-    )
+def part_facts(inventory: Inventory, report: Report) -> dict[str, Any]:
+    """``images``, ``faces``, ``ignored_faces``, ``images_without_faces``, ``bytes`` of a part, and ``face_sizes``:
+    root of the area in pixels of the image, as quantiles and counts of small ones. ``below_1_px`` is by the shorter
+    side, since such a face has no pixel; ``below_8_px`` by the size."""
+    boxes = np.concatenate([np.zeros((0, 4)), *(image.boxes_xyxy for image in inventory.images)])
+    ignored = np.concatenate([np.zeros(0, np.bool_), *(image.ignored for image in inventory.images)])
+    usable = ~ignored & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    counts = np.array([len(image.boxes_xyxy) for image in inventory.images], dtype=np.int64)
+    images = np.repeat(np.arange(len(counts)), counts)
+    finite = boxes[usable & np.isfinite(boxes).all(axis=1)]
+    sides = finite[:, 2:] - finite[:, :2]
+    sizes = np.sqrt(sides.prod(axis=1))
+    p05, median, p95 = np.quantile(sizes, [0.05, 0.5, 0.95]).tolist() if len(sizes) else (None, None, None)
+    return {
+        "images": len(counts),
+        "faces": int(usable.sum()),
+        "ignored_faces": int((~usable).sum()),
+        "images_without_faces": len(counts) - len(np.unique(images[usable])),
+        "bytes": sum(report.files[path].length for path in {image.path for image in inventory.images}),
+        "face_sizes": {
+            "faces": len(sizes),
+            "median": median,
+            "p05": p05,
+            "p95": p95,
+            "below_1_px": int((sides.min(axis=1, initial=np.inf) < TINY_PIXELS).sum()),
+            "below_8_px": int((sizes < SMALL_PIXELS).sum()),
+        },
+    }

@@ -13,19 +13,21 @@ import csv
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import astuple, dataclass, field, fields
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from fanet_lightning.cli.files import check_replaceable, replaced_folder, without_extension
+from fanet_lightning.cli.files import replaced_folder, without_extension
 from fanet_lightning.data.records import Inventory, LabelledImage
 from fanet_lightning.doctor.checks import fixed_boxes, frame_fault
-from fanet_lightning.doctor.examine import Examined
+from fanet_lightning.doctor.examine import Report
 
 CHANGES_FILE = "changes.csv"
+# What such a copy holds; a folder without the first is none.
+OWN = (CHANGES_FILE, "wider_face_split", "WIDER_train", "WIDER_val")
 # Images of the training part that these name are left out; in val every image that can be read stays.
 _OUT_OF_TRAIN = {"leak": "also in val", "near_leak": "nearly the same in val", "duplicate": "the same file in train"}
 _FAULTS = {
@@ -37,13 +39,9 @@ _FAULTS = {
 _INVALID = 7  # column of the official rows
 
 
-@dataclass(frozen=True)
-class Change:
-    """``before`` and ``after`` are names, or boxes as x1 y1 x2 y2.
-
-    ``what``  ``image dropped``, ``labels joined``, ``box dropped``, ``box clipped``, ``row dropped``
-              or ``left as it is``.
-    """
+class Change(NamedTuple):
+    """``what``: ``image dropped``, ``labels joined``, ``box dropped``, ``box clipped``, ``row dropped`` or
+    ``left as it is``. ``before`` and ``after`` are boxes as x1 y1 x2 y2."""
 
     part: str
     image_id: str
@@ -55,15 +53,15 @@ class Change:
 
 @dataclass
 class CleanedCopy:
-    """What was written: ``images`` and ``boxes`` per part, and all ``changes``."""
+    """What was written: how many ``images`` and ``boxes``, and all ``changes``."""
 
     folder: Path
-    images: dict[str, int] = field(default_factory=dict)
-    boxes: dict[str, int] = field(default_factory=dict)
+    images: int = 0
+    boxes: int = 0
     changes: list[Change] = field(default_factory=list)
 
 
-def write_cleaned_copy(folder: Path, examined: Examined) -> CleanedCopy:
+def write_cleaned_copy(folder: Path, report: Report) -> CleanedCopy:
     """Write the copy into ``folder``, which appears whole or not at all; an earlier copy there is replaced.
 
     Images are hard links where the file system allows, else copies. What happens to the labels:
@@ -76,46 +74,35 @@ def write_cleaned_copy(folder: Path, examined: Examined) -> CleanedCopy:
     copy = CleanedCopy(folder)
     with replaced_folder(folder) as temporary:
         (temporary / "wider_face_split").mkdir()
-        for inventory in examined.inventories:
+        for inventory in report.inventories:
             part = inventory.part
             root = temporary / f"WIDER_{part}" / "images"
             root.mkdir(parents=True)
             lines: list[str] = []
-            copy.images[part] = copy.boxes[part] = 0
-            for image, rows in _kept(inventory, examined, copy.changes):
+            for image, rows in _kept(inventory, report, copy.changes):
                 # The image id with the file's extension in small letters.
                 name = image.image_id + image.path.name[len(without_extension(image.path.name)) :].lower()
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 _link(image.path, root / name)
                 lines += [name, str(len(rows))]
                 lines += [" ".join(map(_number, row)) for row in rows] or [" ".join("0" * 10)]
-                copy.images[part] += 1
-                copy.boxes[part] += len(rows)
+                copy.images += 1
+                copy.boxes += len(rows)
             labels = temporary / "wider_face_split" / f"wider_face_{part}_bbx_gt.txt"
             labels.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         with (temporary / CHANGES_FILE).open("w", encoding="utf-8", newline="") as file:
             table = csv.writer(file)
-            table.writerow([column.name for column in fields(Change)])
-            for own in copy.changes:
-                table.writerow([text.encode("utf-8", "backslashreplace").decode() for text in astuple(own)])
+            table.writerow(Change._fields)
+            table.writerows(map(text, own) for own in copy.changes)
     return copy
 
 
-def check_copy_folder(folder: Path) -> None:
-    """
-    Raises:
-        InputError: ``folder`` holds something else than such a copy.
-    """
-    own = (CHANGES_FILE, "wider_face_split", "WIDER_train", "WIDER_val")
-    check_replaceable(folder, "a cleaned copy", lambda entry: entry.name in own and (folder / CHANGES_FILE).is_file())
-
-
 def _kept(
-    inventory: Inventory, examined: Examined, changes: list[Change]
+    inventory: Inventory, report: Report, changes: list[Change]
 ) -> Iterator[tuple[LabelledImage, list[list[float]]]]:
     """The images that stay and their rows: x y w h and six attributes."""
     part = inventory.part
-    own = [finding for finding in examined.report.findings if finding.part == part]
+    own = [finding for finding in report.findings if finding.part == part]
     unwanted = {
         finding.image_id: f"{_OUT_OF_TRAIN[finding.kind]}: {finding.other_path}"
         for finding in reversed(own)
@@ -130,7 +117,7 @@ def _kept(
     for image in inventory.images:
         by_id[image.image_id].append(image)
     for image_id, images in by_id.items():
-        facts, path = examined.files[images[0].path], PurePosixPath(image_id)
+        facts, path = report.files[images[0].path], PurePosixPath(image_id)
         fault = None if facts.trouble else next(filter(None, (frame_fault(own, facts) for own in images)), None)
         reason = unwanted.get(image_id)
         if facts.trouble:
@@ -166,9 +153,9 @@ def _rows(
     )
     fixed = fixed_boxes(boxes, ignored, frame_wh)
     for name, indices in fixed.dropped.items():
-        changes += [Change(part, image_id, "box dropped", _FAULTS[name], _box(boxes[i])) for i in indices]
+        changes += [Change(part, image_id, "box dropped", _FAULTS[name], box_text(boxes[i])) for i in indices]
     changes += [
-        Change(part, image_id, "box clipped", "reached out of the image", _box(boxes[i]), _box(box))
+        Change(part, image_id, "box clipped", "reached out of the image", box_text(boxes[i]), box_text(box))
         for i, box in zip(fixed.source[fixed.clipped], fixed.boxes_xyxy[fixed.clipped], strict=True)
     ]
     rows = np.concatenate([fixed.boxes_xyxy, attributes[fixed.source]], axis=1)
@@ -178,8 +165,13 @@ def _rows(
     return found
 
 
-def _box(box: npt.NDArray[np.float64]) -> str:
+def box_text(box: Iterable[float]) -> str:
     return " ".join(f"{value:.10g}" for value in box)
+
+
+def text(value: Any) -> str:
+    # Names in no valid encoding come as surrogates, which a UTF-8 file cannot hold.
+    return str(value).encode("utf-8", "backslashreplace").decode()
 
 
 def _number(value: float) -> str:

@@ -13,20 +13,22 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fanet_lightning.cli.files import check_replaceable, replaced_folder
+from fanet_lightning.cli.files import replaced_folder
 from fanet_lightning.data.images import UnreadableImage, read_image_rgb
 from fanet_lightning.data.transforms import clean_boxes
-from fanet_lightning.doctor.checks import Finding, Report
+from fanet_lightning.doctor.checks import KINDS, Finding
 from fanet_lightning.doctor.coverage import Coverage, SizedImage
+from fanet_lightning.doctor.examine import Report
 from fanet_lightning.ops.anchors import SIZES
 from fanet_lightning.ops.draw import outlined
-from fanet_lightning.report.figures import COLORS, WIDTHS_INCHES, canvas, save_figure
-from fanet_lightning.report.html import render
+from fanet_lightning.report.figures import COLORS, WIDTHS_INCHES, canvas
+from fanet_lightning.report.html import data_uri, render
 
 Values = npt.NDArray[np.float64]
 
-INDEX_FILE = "index.html"
-FIGURES, THUMBNAILS = "figures", "thumbnails"
+INDEX_FILE, THUMBNAILS = "index.html", "thumbnails"
+# What a page holds (figures: of an earlier version); a folder without the first is none.
+OWN = (INDEX_FILE, THUMBNAILS, "figures")
 # Longer side of an image, pixels: two columns of cards on a screen of high density.
 SIDE = 480
 _QUALITY = 70
@@ -41,8 +43,6 @@ _GROUND = (223, 227, 232)
 
 # Four bins per octave, 1 … 2048 pixels.
 SIZE_EDGES = 2.0 ** (np.arange(0, 45) / 4)
-COUNT_EDGES = np.array([0, 1, 2, 3, 4, 6, 11, 21, 51, 101, np.inf])
-_COUNT_LABELS = ("0", "1", "2", "3", "4–5", "6–10", "11–20", "21–50", "51–100", "> 100")
 _MOST_HEAT_CELLS = 24
 # A point of a curve over fewer faces is noise.
 _LEAST_FACES = 5
@@ -72,51 +72,44 @@ def write_page(
     Raises:
         InputError: ``folder`` cannot be written.
     """
-    severities = {kind.name: kind.severity for kind in report.kinds}
+    severities = {kind.name: kind.severity for kind in KINDS}
     counts = Counter(severities[finding.kind] for finding in report.findings)
+    faces = {part: found for part, own in (parts or {}).items() if len((found := faces_of(own)).sides)}
     with replaced_folder(folder) as temporary:
         text = render(
             Path(__file__).parent / "templates" / "doctor.html.jinja",
             report=report,
             severities={severity: counts[severity] for severity in ("error", "warning", "note")},
             sections=_sections(temporary / THUMBNAILS, report, worst),
-            figures=write_figures(temporary / FIGURES, parts, coverages) if parts is not None else [],
-            coverages=coverages,
-            figures_folder=FIGURES,
+            figures=figures_of(faces, coverages) if faces else [],
+            coverages=[(own, coverage_figure(own) if len(own.face_sizes) else None) for own in coverages],
+            data_uri=data_uri,
             thumbnails_folder=THUMBNAILS,
         )
         (temporary / INDEX_FILE).write_text(text, encoding="utf-8", errors="replace")
     return folder / INDEX_FILE
 
 
-def check_page_folder(folder: Path) -> None:
-    """
-    Raises:
-        InputError: ``folder`` holds something else than such a report.
-    """
-    own = (INDEX_FILE, FIGURES, THUMBNAILS)
-    check_replaceable(folder, "the doctor's page", lambda entry: entry.name in own and (folder / INDEX_FILE).is_file())
-
-
 def _sections(thumbnails: Path, report: Report, worst: int) -> list[dict[str, Any]]:
     """One entry per kind, in the report's order: its counts by part, and its worst findings with their images."""
     thumbnails.mkdir()
     sections = []
-    for kind in report.kinds:
+    for kind in KINDS:
         findings = report.of_kind(kind.name)
         # One finding of an image, or one image would fill the page. One of a label file, or a pair, stands for itself.
         groups: dict[Any, list[Finding]] = {}
         for place, finding in enumerate(findings):
             alone = not finding.image_id or finding.other_path is not None
             groups.setdefault(place if alone else (finding.part, finding.path), []).append(finding)
-        cards = [
-            {
-                "finding": own[0],
-                "more": len(own) - 1,
-                "tiles": _tiles(thumbnails, f"{kind.name}-{number:03d}", own[0]),
-            }
-            for number, own in enumerate(list(groups.values())[:worst], start=1)
-        ]
+        cards = []
+        for number, (finding, *more) in enumerate(list(groups.values())[:worst], start=1):
+            tiles = []
+            # A finding about a label file has no image.
+            if finding.image_id or finding.other_path is not None or kind.name == "unlabelled_image":
+                tiles.append(write_tile(finding.path, thumbnails / f"{kind.name}-{number:03d}.jpg", finding.boxes_xyxy))
+            if finding.other_path is not None:
+                tiles.append(write_tile(finding.other_path, thumbnails / f"{kind.name}-{number:03d}-other.jpg"))
+            cards.append({"finding": finding, "more": len(more), "tiles": tiles})
         by_part = Counter(finding.part for finding in findings)
         sections.append({"kind": kind, "count": len(findings), "by_part": by_part, "cards": cards})
     return sections
@@ -130,16 +123,6 @@ class Tile(NamedTuple):
     file: str | None
     reason: str
     caption: str
-
-
-def _tiles(thumbnails: Path, stem: str, finding: Finding) -> list[Tile]:
-    """The image of a finding; of a pair both. A finding about a label file has none."""
-    if not finding.image_id and finding.other_path is None and finding.kind != "unlabelled_image":
-        return []
-    tiles = [write_tile(finding.path, thumbnails / f"{stem}.jpg", finding.boxes_xyxy)]
-    if finding.other_path is not None:
-        tiles.append(write_tile(finding.other_path, thumbnails / f"{stem}-other.jpg"))
-    return tiles
 
 
 def write_tile(path: Path, jpeg: Path, boxes_xyxy: Sequence[tuple[float, ...]] = ()) -> Tile:
@@ -174,42 +157,28 @@ def write_tile(path: Path, jpeg: Path, boxes_xyxy: Sequence[tuple[float, ...]] =
 def view_of(boxes_xyxy: Values, width: int, height: int) -> tuple[int, int, int, int]:
     """x1, y1, x2, y2 of what a tile shows of an image, pixels: the image and what of the boxes is outside, by half its
     sides at most on each of its four; or where its boxes are small a square around them."""
-
-    def overflow(over: float, side: int) -> int:
-        return min(math.ceil(over + 0.02 * max(width, height)), side // 2) if over > 0 else 0
-
     if not len(boxes_xyxy):
         return 0, 0, width, height
-    x1, y1 = boxes_xyxy[:, :2].min(axis=0).tolist()
-    x2, y2 = boxes_xyxy[:, 2:].max(axis=0).tolist()
-    left, top = -overflow(-x1, width), -overflow(-y1, height)
-    right, bottom = width + overflow(x2 - width, width), height + overflow(y2 - height, height)
+    image, low, high = np.array([width, height]), boxes_xyxy[:, :2].min(axis=0), boxes_xyxy[:, 2:].max(axis=0)
+    margin = 0.02 * image.max()
+    start = -np.where(low < 0, np.minimum(np.ceil(margin - low), image // 2), 0)
+    end = image + np.where(high > image, np.minimum(np.ceil(high - image + margin), image // 2), 0)
     largest = float((boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).max())
-    within = 0 <= x1 + x2 <= 2 * width and 0 <= y1 + y2 <= 2 * height
-    if within and largest < _SMALLEST_SHARE * max(width, height):
-        side = math.ceil(max(largest / _SMALLEST_SHARE, 1.25 * max(x2 - x1, y2 - y1), _SMALLEST_CUT))
-        across, down = min(side, right - left), min(side, bottom - top)
-        left = min(max(math.floor((x1 + x2 - side) / 2), left), right - across)
-        top = min(max(math.floor((y1 + y2 - side) / 2), top), bottom - down)
-        right, bottom = left + across, top + down
+    centre = (low + high) / 2
+    if (centre >= 0).all() and (centre <= image).all() and largest < _SMALLEST_SHARE * image.max():
+        side = math.ceil(max(largest / _SMALLEST_SHARE, 1.25 * (high - low).max(), _SMALLEST_CUT))
+        shown = np.minimum(side, end - start)
+        start = np.clip(np.floor(centre - side / 2), start, end - shown)
+        end = start + shown
+    left, top, right, bottom = (int(value) for value in (*start, *end))
     return left, top, right, bottom
 
 
-class SavedFigure(NamedTuple):
-    """A figure on disk as ``name``.png and ``name``.pdf; ``title`` and ``note`` are for a caption."""
-
-    name: str
-    title: str
-    note: str
-
-
 class Faces(NamedTuple):
-    """A part's faces: ``sides`` (F, 2) width and height in pixels; ``centres_xy`` (F, 2) in normalized coordinates;
-    ``per_image`` (N,) number of faces."""
+    """A part's faces: ``sides`` (F, 2) width and height in pixels; ``centres_xy`` (F, 2) in normalized coordinates."""
 
     sides: Values
     centres_xy: Values
-    per_image: npt.NDArray[np.int64]
 
 
 Parts = Mapping[str, Faces]
@@ -222,45 +191,19 @@ def faces_of(images: Sequence[SizedImage | None]) -> Faces:
     boxes = np.concatenate([np.zeros((0, 4)), *clean])
     sizes = [np.tile((image.width, image.height), (len(own), 1)) for image, own in zip(known, clean, strict=True)]
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2 / np.concatenate([np.zeros((0, 2)), *sizes])
-    return Faces(boxes[:, 2:] - boxes[:, :2], centres, np.array([len(own) for own in clean], dtype=np.int64))
+    return Faces(boxes[:, 2:] - boxes[:, :2], centres)
 
 
-def write_figures(
-    folder: Path, images: Mapping[str, Sequence[SizedImage | None]], coverages: Sequence[Coverage] = ()
-) -> list[SavedFigure]:
-    """Draw everything that there are data for into ``folder``, as PNG and PDF.
-
-    Args:
-        images: name of a part (``train``, ``val``) → its images.
-        coverages: :func:`~fanet_lightning.doctor.coverage.coverage` and ``whole_images``.
-    """
-    parts = {part: faces for part, own in images.items() if len((faces := faces_of(own)).sides)}
-    made: list[tuple[SavedFigure, Figure]] = []
-    if parts:
-        made = [
-            (
-                SavedFigure("face_sizes", "Sizes of the faces", "Root of the area. Dotted: the anchors' sides."),
-                face_size_figure(parts, coverages),
-            ),
-            (SavedFigure("faces_per_image", "Faces per image", ""), faces_per_image_figure(parts)),
-            (
-                SavedFigure("aspect_ratios", "Shapes of the faces", "Width over height. The anchors are squares."),
-                aspect_ratio_figure(parts),
-            ),
-            (
-                SavedFigure("positions", "Where the faces are", "Centres of the faces in normalized coordinates. A "
-                            "grid or a hard edge in it is a fault of the labels."),
-                position_figure(parts),
-            ),
-        ]  # fmt: skip
-    for number, coverage in enumerate((own for own in coverages if len(own.face_sizes)), start=1):
-        note = "Left: anchors that learn a face, on average. Right: faces that no anchor, or fewer than six, learn."
-        saved = SavedFigure(f"coverage_{number}", f"Anchor coverage: {coverage.title}", note)
-        made.append((saved, coverage_figure(coverage)))
-    folder.mkdir(parents=True, exist_ok=True)
-    for saved, figure in made:
-        save_figure(figure, folder / saved.name)
-    return [saved for saved, _ in made]
+def figures_of(parts: Parts, coverages: Sequence[Coverage] = ()) -> list[tuple[str, str, Figure]]:
+    """(title, caption, figure) about the faces."""
+    return [
+        ("Sizes of the faces", "Root of the area. Dotted: the anchors' sides.", face_size_figure(parts, coverages)),
+        (
+            "Where the faces are",
+            "Centres of the faces in normalized coordinates. A grid or a hard edge in it is a fault of the labels.",
+            position_figure(parts),
+        ),
+    ]
 
 
 def face_size_figure(parts: Parts, coverages: Sequence[Coverage] = ()) -> Figure:
@@ -269,8 +212,10 @@ def face_size_figure(parts: Parts, coverages: Sequence[Coverage] = ()) -> Figure
     # Whole images at their own size are what the labels say already.
     curves |= {own.title: own.face_sizes.astype(np.float64) for own in coverages if "crops" in own.title}
     with _panels(1, 2.6) as (figure, (axis,)):
-        for index, (name, sizes) in enumerate(curves.items()):
-            _histogram(axis, sizes, SIZE_EDGES, index, f"{name} ({len(sizes):,} faces)")
+        for (name, sizes), color in zip(curves.items(), COLORS, strict=False):
+            share, _ = np.histogram(sizes.clip(SIZE_EDGES[0], SIZE_EDGES[-1] - 1e-6), SIZE_EDGES)
+            label = f"{name} ({len(sizes):,} faces)"
+            axis.stairs(100 * share / max(1, len(sizes)), SIZE_EDGES, color=color, linewidth=1.5, label=label)
         _size_axis(axis, SIZE_EDGES)
         axis.set_ylabel("share of the faces, %")
         axis.legend()
@@ -296,37 +241,6 @@ def coverage_figure(coverage: Coverage) -> Figure:
     return figure
 
 
-def faces_per_image_figure(parts: Parts) -> Figure:
-    """How many faces an image has."""
-    width = 0.85 / len(parts)
-    with _panels(1, 2.3) as (figure, (axis,)):
-        for index, (part, own) in enumerate(parts.items()):
-            counts = own.per_image
-            share = 100 * np.histogram(counts, COUNT_EDGES)[0] / len(counts)
-            places = np.arange(len(share)) + (index - (len(parts) - 1) / 2) * width
-            label = f"{part} ({len(counts):,} images, {counts.mean():.1f} faces on average, {counts.max():,} at most)"
-            axis.bar(places, share, width, color=COLORS[index], label=label)
-        axis.set_xticks(np.arange(len(_COUNT_LABELS)), _COUNT_LABELS)
-        axis.set(xlabel="faces per image", ylabel="share of the images, %")
-        axis.grid(axis="x", visible=False)
-        axis.legend()
-    return figure
-
-
-def aspect_ratio_figure(parts: Parts) -> Figure:
-    """Width over height, on a logarithmic axis."""
-    edges = 2.0 ** np.linspace(-3, 3, 73)
-    with _panels(1, 2.3) as (figure, (axis,)):
-        for index, (part, own) in enumerate(parts.items()):
-            ratios = own.sides[:, 0] / own.sides[:, 1]
-            _histogram(axis, ratios, edges, index, f"{part} (median {np.median(ratios):.2f})")
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(2.0 ** np.arange(-3, 4), ["1:8", "1:4", "1:2", "1:1", "2:1", "4:1", "8:1"])
-        axis.set(xlabel="width : height", ylabel="share of the faces, %", xlim=(edges[0], edges[-1]))
-        axis.legend()
-    return figure
-
-
 def position_figure(parts: Parts) -> Figure:
     """Heat map of the faces' centres, one panel per part; coarser where there are few faces."""
     with _panels(len(parts), 2.9) as (figure, axes):
@@ -348,12 +262,6 @@ def position_figure(parts: Parts) -> Figure:
 def _panels(count: int, height: float) -> AbstractContextManager[tuple[Figure, list[Axes]]]:
     """Side by side over the width of a page."""
     return canvas((WIDTHS_INCHES["page"], height), columns=count, style=_STYLE)
-
-
-def _histogram(axis: Axes, values: Values, edges: Values, index: int, label: str) -> None:
-    if len(values):
-        share, _ = np.histogram(values.clip(edges[0], edges[-1] - 1e-6), edges)
-        axis.stairs(100 * share / len(values), edges, color=COLORS[index], linewidth=1.5, label=label)
 
 
 def _size_axis(axis: Axes, sizes: Values) -> None:
