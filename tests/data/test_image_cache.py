@@ -1,8 +1,6 @@
 """Decoded images in shared memory: the same samples, each file read once, whoever reads it; and the limit is kept."""
 
 import multiprocessing
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +14,7 @@ from fanet_lightning.data.datamodule import (
     MemoryCache,
     SampleKey,
     TrainDataset,
-    image_sizes,
     memory_cache,
-    shared_by_ranks,
 )
 from fanet_lightning.data.images import read_image_rgb
 from fanet_lightning.data.sources import WiderFaceSource
@@ -70,7 +66,7 @@ def test_what_is_put_comes_back_and_nothing_else() -> None:
             assert cache.get(index) is None
             cache.put(index, images[index])
         expected = kept_by_hand(sizes, limit)
-        assert cache.places == cache.kept == len(expected)
+        assert cache.places == len(expected)
         for index, image in enumerate(images):
             found = cache.get(index)
             assert (found is not None) == (index in expected)
@@ -83,7 +79,7 @@ def test_what_is_put_comes_back_and_nothing_else() -> None:
 def test_images_are_read_only_and_of_the_size_that_was_announced() -> None:
     cache = MemoryCache(np.array([[2, 3], [1, 1]]), 100)
     cache.put(0, np.zeros((3, 2, 3), np.uint8))
-    assert cache.get(0) is None and cache.kept == 0
+    assert cache.get(0) is None
     cache.put(0, np.full((2, 3, 3), 7, np.uint8))
     found = cache.get(0)
     assert found is not None
@@ -95,42 +91,8 @@ def test_images_are_read_only_and_of_the_size_that_was_announced() -> None:
 def test_sizes_come_from_the_heads(root: Path) -> None:
     paths = [record.path for record in WiderFaceSource(root).train()][:3]
     paths[1].write_bytes(b"")
-    assert image_sizes(paths).tolist() == [[48, 64], [0, 0], [48, 64]]
-    assert image_sizes([]).shape == (0, 2)
-
-
-FILL = """
-import os, sys, numpy as np
-from fanet_lightning.data.datamodule import MemoryCache
-cache = MemoryCache(np.array([[2, 3], [4, 5]]), 78)
-cache.put(1, np.full((4, 5, 3), 9, np.uint8))
-print(f"/proc/{os.getpid()}/fd/{cache.file}", flush=True)
-sys.stdin.readline()
-print(cache.get(0).tolist(), flush=True)
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ranks share memory through /proc")
-def test_a_process_that_was_not_started_by_the_first_shares_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    other = subprocess.Popen([sys.executable, "-c", FILL], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert other.stdin is not None and other.stdout is not None
-    first = (3, 78, other.stdout.readline().strip())
-
-    def gathered(into: list[object], mine: object) -> None:
-        into[:] = [(2, 0, "of another machine"), first, mine]
-
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
-    monkeypatch.setattr(torch.distributed, "all_gather_object", gathered)
-    monkeypatch.setattr(torch.distributed, "barrier", lambda: None)
-    own = MemoryCache(np.array([[2, 3], [4, 5]]), 18)  # a limit of its own, under which the second would not fit
-    assert shared_by_ranks(own, 7) is own
-    cache = shared_by_ranks(own, 3)
-    assert cache is not None and cache.places == 2 and cache.get(0) is None
-    cache.put(0, np.arange(18, dtype=np.uint8).reshape(2, 3, 3))
-    shown = other.communicate("\n", timeout=300)[0]
-    assert shown.strip() == str(np.arange(18).reshape(2, 3, 3).tolist())
-    np.testing.assert_array_equal(cache.get(1), np.full((4, 5, 3), 9))  # the memory lives as long as anyone uses it
-    assert shared_by_ranks(own, 3) is None
+    assert memory_cache(paths, None).sizes_hw.tolist() == [[48, 64], [0, 0], [48, 64]]
+    assert memory_cache([], None).sizes_hw.shape == (0, 2)
 
 
 def _put(cache: MemoryCache) -> None:
@@ -224,6 +186,5 @@ def test_the_real_augmentation_takes_images_that_cannot_be_written(root: Path) -
         for index in range(12):
             one, two = with_cache[SampleKey(epoch, index)], without[SampleKey(epoch, index)]
             assert torch.equal(one.image, two.image) and torch.equal(one.boxes_xyxy, two.boxes_xyxy)
-    assert cache.kept == 12
     for index, record in enumerate(records):
         np.testing.assert_array_equal(cache.get(index), read_image_rgb(record.path))

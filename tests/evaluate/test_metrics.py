@@ -132,7 +132,7 @@ class Drawn(LightningDataModule):
         batches = [
             EvalBatch(
                 torch.randint(0, 256, (1, 3, 96, 128), generator=generator, dtype=torch.uint8),
-                torch.tensor([[0.5, 0.75]]), torch.tensor([[128, 256]]), [f"event/{i}"],
+                torch.tensor([[0.5, 0.75]]), [f"event/{i}"],
             )
             for i in range(4)
         ]  # fmt: skip

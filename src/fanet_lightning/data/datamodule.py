@@ -1,9 +1,4 @@
-"""Dataset, sampler, loader, image cache and the LightningDataModule.
-
-``cache=memory``: decoded images in memory that all loader processes of a machine share. Decoding takes most of a
-sample's time; an image that was decoded once is not decoded again. Samples stay equal to the last bit. What does not
-fit is read from its file each time, as without a cache.
-"""
+"""Dataset, sampler, loader, image cache and the LightningDataModule."""
 
 import hashlib
 import logging
@@ -33,7 +28,7 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.images import (
     Image8,
     UnreadableImage,
-    check_image,
+    image_fault,
     over_files,
     read_image_rgb,
     read_image_size,
@@ -117,8 +112,6 @@ GIB = 2**30
 # Of the free memory: the rest is for the samples on their way, the training itself and other programs.
 SHARE_OF_FREE = 0.5
 
-SizesHW = npt.NDArray[np.int64]
-
 
 def check_cache(cache: str | None, cache_gib: float | None) -> None:
     """Refuse early what :class:`FaceDataModule` could not carry out.
@@ -132,32 +125,20 @@ def check_cache(cache: str | None, cache_gib: float | None) -> None:
         raise InputError(f"cache_gib={cache_gib} must be a positive number of GiB; null: half of the free memory")
 
 
-def image_sizes(paths: Sequence[Path]) -> SizesHW:
-    """(N, 2) int64, (height, width) of each image from its header; (0, 0) where the file is no image."""
-
-    def size(index: int) -> tuple[int, int]:
-        try:
-            return read_image_size(paths[index])
-        except UnreadableImage:
-            return 0, 0
-
-    return np.array(over_files(size, len(paths)), dtype=np.int64).reshape(-1, 2)
-
-
 class MemoryCache:
-    """Up to ``limit_bytes`` of decoded images, in their order; filled by whoever decodes one first.
+    """Decoded images in memory that the loader processes of a rank share, filled by whoever decodes one first.
 
     Every image has its place from the start, so processes need no agreement on who writes where: two that decode the
-    same image at once write the same bytes. The memory has no name and leaves nothing behind, however its processes
-    end; a page is taken when it is first written. Works with forked and with spawned workers.
+    same image at once write the same bytes. What does not fit has no place. The memory has no name and leaves nothing
+    behind; a page is taken when it is first written. Works with forked and with spawned workers.
 
     Args:
-        sizes_hw: (N, 2), see :func:`image_sizes`; an image of size 0 is never kept.
-        limit_bytes: the largest sum of 3 · height · width over the images that are kept.
+        sizes_hw: (N, 2) int64; an image of size 0 is never kept.
+        limit_bytes: the largest sum of 3 · height · width over the images that are kept, the first ones.
         file: descriptor of another cache's memory, of the same images and limit, to share it.
     """
 
-    def __init__(self, sizes_hw: SizesHW, limit_bytes: int, file: int | None = None) -> None:
+    def __init__(self, sizes_hw: npt.NDArray[np.int64], limit_bytes: int, file: int | None = None) -> None:
         self.sizes_hw, self.limit_bytes = sizes_hw, limit_bytes
         self.file = _anonymous_file() if file is None else file
         nbytes = 3 * sizes_hw.prod(axis=1)
@@ -174,11 +155,6 @@ class MemoryCache:
     def places(self) -> int:
         """How many images fit."""
         return int(self._fits.sum())
-
-    @property
-    def kept(self) -> int:
-        """How many images are in it by now."""
-        return int(self._flags.sum())
 
     def get(self, index: int) -> Image8 | None:
         """The image (H, W, 3) as a view that cannot be written; None if it is not there (yet)."""
@@ -213,47 +189,38 @@ class MemoryCache:
         return _reopened, (self.sizes_hw, self.limit_bytes, DupFd(self.file))
 
 
-def _reopened(sizes_hw: SizesHW, limit_bytes: int, file: Any) -> MemoryCache:
+def _reopened(sizes_hw: npt.NDArray[np.int64], limit_bytes: int, file: Any) -> MemoryCache:
     return MemoryCache(sizes_hw, limit_bytes, file.detach())
 
 
-def memory_cache(paths: Sequence[Path], cache_gib: float | None) -> MemoryCache:
+def memory_cache(paths: Sequence[Path], cache_gib: float | None, ranks: int = 1) -> MemoryCache:
     """A cache for these images, which are given places in their order.
 
-    ``cache_gib`` is the limit; None, or more than is free: half of the free memory.
+    ``cache_gib`` is the limit for all ``ranks`` of this machine together; None, or more than is free: half of the free
+    memory.
     """
+
+    def size(index: int) -> tuple[int, int]:
+        try:
+            return read_image_size(paths[index])
+        except UnreadableImage:
+            return 0, 0
+
+    sizes_hw = np.array(over_files(size, len(paths)), dtype=np.int64).reshape(-1, 2)
     free = available_bytes(torch.device("cpu"))
     limit = None if cache_gib is None else int(cache_gib * GIB)
     if free is not None and (limit is None or limit > free):
         limit = int(free * SHARE_OF_FREE)
-    sizes = image_sizes(paths)
-    return MemoryCache(sizes, int(3 * sizes.prod(axis=1).sum()) if limit is None else limit)
+    return MemoryCache(sizes_hw, int(3 * sizes_hw.prod(axis=1).sum()) if limit is None else limit // ranks)
 
 
 def _anonymous_file() -> int:
     """A file without a name, in memory where the system has such files; it is gone with the last process."""
-    # Not share_memory_(): it takes every page at once, of /dev/shm, which containers hold at 64 MB, and processes that
-    # were started apart, as ranks are, cannot open it.
+    # Not share_memory_(): it takes every page at once, of /dev/shm, which containers hold at 64 MB.
     if hasattr(os, "memfd_create"):
         return os.memfd_create("fanet_images")
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
-
-
-def shared_by_ranks(cache: MemoryCache, node: int) -> MemoryCache | None:
-    """The memory of the first rank of this machine (``node``); None where this system does not let ranks share it."""
-    mine = (node, cache.limit_bytes, f"/proc/{os.getpid()}/fd/{cache.file}")
-    caches = [mine] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(caches, mine)
-    first = next(other for other in caches if other[0] == node)
-    try:
-        return cache if first == mine else MemoryCache(cache.sizes_hw, first[1], os.open(first[2], os.O_RDWR))
-    except OSError as error:
-        # One cache each would take several times what was asked for.
-        log.warning("cache=memory: this rank reads all files itself (%s)", error)
-        return None
-    finally:
-        torch.distributed.barrier()  # no rank ends, and takes the address along, before all have looked
 
 
 # (image (H, W, 3) uint8, boxes_xyxy (F, 4) float32, seed) → (image (S, S, 3) uint8, boxes_xyxy (F', 4) float32)
@@ -272,13 +239,10 @@ class TrainDataset(Dataset[TrainSample]):
     """Augmented samples, addressed by :class:`SampleKey`.
 
     A file that cannot be read is named once in the log, counted, and replaced by the next readable image in the
-    records' order (after the last comes the first), augmented with the seed of the sample that was asked for. So a
-    replacement is the same in every run, on every rank and in every worker.
+    records' order (after the last comes the first), augmented with the seed of the sample that was asked for: the same
+    replacement in every run, on every rank and in every worker. ``cache`` changes no sample.
 
-    ``unreadable`` (N,) uint8 is 1 for each of :attr:`unreadable_images`; what is set there is not tried again. It is in
-    shared memory: what one worker process finds the others and the main process know.
-
-    ``cache`` changes no sample. An image that is in it is never read again, so it is not missed when its file goes.
+    ``unreadable`` (N,) uint8, in shared memory, is 1 for each of :attr:`unreadable_images`; they are not tried again.
     """
 
     def __init__(
@@ -295,7 +259,7 @@ class TrainDataset(Dataset[TrainSample]):
 
     @property
     def unreadable_images(self) -> list[str]:
-        """Ids of the images found unreadable so far in this process and its workers, in the records' order."""
+        """Ids of the images found unreadable so far, in the records' order."""
         return [self.records.image_id(int(index)) for index in self.unreadable.nonzero()[:, 0]]
 
     def __getitem__(self, key: SampleKey) -> TrainSample:
@@ -373,7 +337,6 @@ class EvalDataset(Dataset[EvalBatch]):
         return EvalBatch(
             images=torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))[None],
             scale_xy=torch.from_numpy(scale_xy)[None],
-            size_hw=torch.tensor([image.shape[:2]], dtype=torch.int64),
             image_ids=[self.records.image_id(index)],
         )
 
@@ -381,8 +344,7 @@ class EvalDataset(Dataset[EvalBatch]):
 def in_shared_memory(item: Any) -> Any:
     """``item``, whose tensors a worker has put where they travel from.
 
-    Where there is no room for them, that raises here, and the loader hears of it. Left to the queue, its thread would
-    drop the item, and the loader would wait for it for ever.
+    Where there is no room, that raises here. The queue's thread would drop the item, and the loader wait for ever.
     """
     if get_worker_info() is not None:
         for leaf in tree_leaves(item):
@@ -412,8 +374,7 @@ def _start_worker(worker: int) -> None:
 class Loader(DataLoader[Any]):
     """What ``load`` makes of each key of ``sampler``: a batch.
 
-    ``waited_seconds``: how long whoever iterates has waited for batches, over all epochs: for workers, or without any
-    for the loading itself.
+    ``waited_seconds``: how long whoever iterates has waited for batches, over all epochs.
     """
 
     def __init__(
@@ -456,10 +417,9 @@ class Loader(DataLoader[Any]):
 class TrainLoader(Loader):
     """Batches (:class:`~fanet_lightning.ops.structures.Batch`) of this rank's part.
 
-    Lightning saves ``state_dict`` in checkpoints and loads it before the first batch, so a run that was cut off
-    inside an epoch resumes with the next batch of the same permutation. The state counts images, not batches: it may
-    be resumed with another number of processes, and with another batch size at the batch that holds the first unseen
-    image.
+    A run that was cut off inside an epoch resumes with the next batch of the same permutation. The state counts images,
+    not batches: it may be resumed with another number of processes, and with another batch size at the batch that holds
+    the first unseen image.
     """
 
     sampler: TrainBatchSampler
@@ -510,9 +470,8 @@ class FaceDataModule(LightningDataModule):
         augment: (image, boxes_xyxy, seed) → (image, boxes_xyxy), e.g. ``data.transforms.TrainAugment``; None where
             nothing trains.
         val_scale: size at which validation images are shown; by default their own.
-        cache: ``memory`` keeps decoded training images (the same samples).
-        cache_gib: most memory of it, for all ranks of a machine together; None, or more than is free: half of what is
-            free.
+        cache: ``memory`` keeps decoded training images (the same samples), once for all workers of a rank.
+        cache_gib: most memory of it, for all ranks of a machine; None, or more than is free: half of what is free.
 
     Raises:
         InputError: an argument that is out of range, or a size that ``augment`` does not make.
@@ -552,23 +511,16 @@ class FaceDataModule(LightningDataModule):
         """Write or fetch what the source needs; and refuse unreadable validation images before anything trains on.
 
         Raises:
-            InputError: see the source; or validation images that :func:`check_image` refuses.
+            InputError: see the source; or validation images that cannot be read.
         """
         self.source.prepare()
         if self.augment is None:  # nothing trains
             return
-
-        def reason(index: int) -> UnreadableImage | None:
-            try:
-                check_image(self.val_records[index].path)
-            except UnreadableImage as error:
-                return error
-            return None
-
-        unreadable = [error for error in over_files(reason, len(self.val_records)) if error is not None]
+        faults = over_files(lambda index: image_fault(self.val_records[index].path), len(self.val_records))
+        unreadable = [fault for fault in faults if fault is not None]
         if unreadable:
             raise InputError(
-                f"{len(unreadable)} of {len(self.val_records)} validation images cannot be read, the first is "
+                f"{len(unreadable)} of {len(faults)} validation images cannot be read, the first is "
                 f"{unreadable[0].path}: {unreadable[0].reason}; replace them, or leave them out with data.val.images"
             )
 
@@ -627,12 +579,11 @@ class FaceDataModule(LightningDataModule):
     def _train_dataset(self, augment: Augment) -> TrainDataset:
         records, cache = self.source.train(), None
         if self.cache == "memory":
-            cache = memory_cache([record.path for record in records], self.cache_gib)
+            ranks = 1 if self.trainer is None else self.trainer.world_size // self.trainer.num_nodes
+            cache = memory_cache([record.path for record in records], self.cache_gib, ranks)
             if self._rank_and_world_size()[0] == 0:
                 size = f"{cache.limit_bytes / GIB:.2f} GiB"
                 print(f"cache=memory: {cache.places:,} of {len(records):,} images fit into {size}", flush=True)
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
-                cache = shared_by_ranks(cache, self.trainer.node_rank if self.trainer else 0)
         return TrainDataset(records, augment, self.seed, cache)
 
     def state_dict(self) -> dict[str, Any]:

@@ -13,16 +13,16 @@ about ranges and lengths only saves work: the checksum decides.
 """
 
 import argparse
-import hashlib
 import os
 import shutil
 import time
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 import requests
 from filelock import FileLock, Timeout
@@ -31,7 +31,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 
 from fanet_lightning.cli import main as cli
 from fanet_lightning.cli.errors import InputError, counted, first_line, size_text
-from fanet_lightning.cli.files import check_writable, replaced
+from fanet_lightning.cli.files import check_writable, file_sha256, replaced
 
 # Attempts without progress after the first, seconds before the first of them (they double), read timeout.
 RETRIES, FIRST_WAIT_S, LONGEST_WAIT_S, TIMEOUT_S = 5, 1.0, 120.0, 30.0
@@ -39,6 +39,7 @@ RETRIES, FIRST_WAIT_S, LONGEST_WAIT_S, TIMEOUT_S = 5, 1.0, 120.0, 30.0
 _PASSING = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524}
 _BREAKS = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 _CHUNK_BYTES = 1 << 16
+FileT = TypeVar("FileT", bound="RemoteFile")
 
 
 def check_space(folder: Path, needed_bytes: int, purpose: str) -> None:
@@ -70,17 +71,15 @@ class RemoteFile:
     sha256: str
     size_bytes: int | None = None
 
-
-def fault(path: Path, file: RemoteFile) -> str | None:
-    """What is wrong with a file on disk: its size or its checksum; None where it is as it should be."""
-    size = path.stat().st_size
-    if file.size_bytes is not None and size != file.size_bytes:
-        return f"has {size:,} bytes, not {file.size_bytes:,}"
-    with path.open("rb") as content:
-        found = hashlib.file_digest(content, "sha256").hexdigest()
-    if not found.startswith(file.sha256.lower()):
-        return f"has the SHA-256 {found[:16]}…, not {file.sha256[:16]}…"
-    return None
+    def fault(self, path: Path) -> str | None:
+        """What is wrong with a file on disk: its size or its checksum; None where it is as it should be."""
+        size = path.stat().st_size
+        if self.size_bytes is not None and size != self.size_bytes:
+            return f"has {size:,} bytes, not {self.size_bytes:,}"
+        found = file_sha256(path)
+        if not found.startswith(self.sha256.lower()):
+            return f"has the SHA-256 {found[:16]}…, not {self.sha256[:16]}…"
+        return None
 
 
 def fetch(file: RemoteFile, folder: Path) -> Path:
@@ -94,7 +93,7 @@ def fetch(file: RemoteFile, folder: Path) -> Path:
             arrived is kept and resumed by the next call.
     """
     target, part = folder / file.name, folder / f"{file.name}.part"
-    if target.is_file() and fault(target, file) is None:
+    if target.is_file() and file.fault(target) is None:
         return target
     problems, lock = [], FileLock(folder / f".{file.name}.lock")
     try:
@@ -136,13 +135,16 @@ def _fetch_from(url: str, file: RemoteFile, part: Path, bar: Progress, task: Tas
             _request(url, file, part, bar, task)
         except requests.RequestException as error:
             failures = 1 if _size(part) > before else failures + 1
-            if failures > RETRIES or not _may_pass(error):
+            passing = isinstance(error, _BREAKS) and not isinstance(error, requests.exceptions.SSLError)
+            if error.response is not None:
+                passing = error.response.status_code in _PASSING
+            if failures > RETRIES or not passing:
                 raise
             wait_s = min(FIRST_WAIT_S * 2 ** (failures - 1), LONGEST_WAIT_S)
             bar.console.print(f"{file.name}: {first_line(error)}; again in {wait_s:.3g} s", markup=False)
             time.sleep(wait_s)
             continue
-        reason = fault(part, file)
+        reason = file.fault(part)
         if reason is None:
             return
         part.unlink()
@@ -150,13 +152,6 @@ def _fetch_from(url: str, file: RemoteFile, part: Path, bar: Progress, task: Tas
         restarts += 1
         if restarts > 1:
             raise requests.RequestException(f"gives a file that {reason}")
-        bar.console.print(f"{file.name}: what arrived {reason}; once more from the beginning", markup=False)
-
-
-def _may_pass(error: requests.RequestException) -> bool:
-    if isinstance(error, requests.HTTPError):
-        return error.response is not None and error.response.status_code in _PASSING
-    return isinstance(error, _BREAKS) and not isinstance(error, requests.exceptions.SSLError)
 
 
 def _request(url: str, file: RemoteFile, part: Path, bar: Progress, task: TaskID) -> None:
@@ -229,28 +224,23 @@ _HOME = "http://shuoyang1213.me/WIDERFACE/support"
 
 
 @dataclass(frozen=True)
-class Archive:
+class Archive(RemoteFile):
     """A part of the data set.
 
-    ``inner``   the folder in the archive that is taken.
-    ``folder``  where it goes, under the root.
-    ``images``  how many ``.jpg`` it has, 0 for a part of labels.
-    ``files``   the files that a part of labels must have.
+    ``inner``   the folder in the archive that is taken, which goes to ``folder`` under the root.
+    ``images``  how many ``.jpg`` it has, 0 for a part of labels; those must have ``files``.
     """
 
-    name: str
-    urls: tuple[str, ...]
-    sha256: str
-    size_bytes: int
-    inner: str
-    folder: str
+    inner: str = ""
+    folder: str = ""
     images: int = 0
     files: tuple[str, ...] = ()
 
     @property
     def unpacked_bytes(self) -> int:
         """About what it takes on disk: text packs to a third, JPEG not at all, and last blocks waste 2 kB a file."""
-        return self.size_bytes + 2048 * self.images if self.images else 3 * self.size_bytes
+        size = self.size_bytes or 0
+        return size + 2048 * self.images if self.images else 3 * size
 
     def state(self, root: Path) -> tuple[int, int]:
         """How many of its images or needed files are in ``root`` and not empty, and how many there should be."""
@@ -296,18 +286,27 @@ PARTS: dict[str, Archive] = {
 }
 
 
-def local_source(source: str | None) -> Path | None:
-    """The folder that ``--source`` names, or None where it is an address, or nothing.
+def _from_source(file: FileT, root: Path, source: str | None) -> tuple[FileT, Path]:
+    """The file with the addresses to ask, and where it is on disk where it need not be fetched.
 
     Raises:
-        InputError: neither an http address nor a folder.
+        InputError: ``source`` is neither an http address nor a folder that has the file, or the file is damaged.
     """
     if source is None or source.startswith(("http://", "https://")):
-        return None
-    folder = Path(source)
-    if not folder.is_dir():
-        raise InputError(f"--source={source}: neither an http(s) address nor a folder; give one that has the files")
-    return folder
+        endpoint = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
+        urls = tuple(url.replace(HUB, endpoint) for url in file.urls)
+        file = replace(file, urls=(f"{source.rstrip('/')}/{file.name}",) if source else urls)
+    elif not (Path(source) / file.name).is_file():
+        raise InputError(
+            f"--source={source}: there is no {file.name} in it; give an http(s) address or a folder that has the files"
+        )
+    else:
+        root = Path(source)
+    path = root / file.name
+    reason = file.fault(path) if path.is_file() else None
+    if reason is not None:
+        raise InputError(f"{path}: {reason}; delete it or move it away, and run again to have it fetched")
+    return file, path
 
 
 def download_wider_face(root: Path, parts: Sequence[str] = tuple(PARTS), source: str | None = None) -> list[str]:
@@ -325,44 +324,30 @@ def download_wider_face(root: Path, parts: Sequence[str] = tuple(PARTS), source:
         InputError: no network, no space, no permission, another download at work, or an archive that is not the
             official one. What has arrived stays and is resumed by the next call.
     """
-    lines, folder = [], local_source(source)
-    missing = [PARTS[part] for part in parts if PARTS[part].state(root)[0] < PARTS[part].state(root)[1]]
+    lines, states = [], {part: PARTS[part].state(root) for part in parts}
+    missing = [PARTS[part] for part, (found, wanted) in states.items() if found < wanted]
     if missing:
         check_writable(root, "--root")
-        to_fetch = 0 if folder else max(archive.size_bytes for archive in missing)
-        unpacked = sum(archive.unpacked_bytes for archive in missing)
-        check_space(root, unpacked + to_fetch, f"fetching {', '.join(archive.name for archive in missing)}")
+        needed = sum(own.unpacked_bytes for own in missing) + max(own.size_bytes or 0 for own in missing)
+        check_space(root, needed, f"fetching {', '.join(archive.name for archive in missing)}")
     for archive in (PARTS[part] for part in parts):
         line = "complete; nothing to do"
         if archive in missing:
-            try:
-                line = f"{counted(_fetch_and_unpack(archive, root, source), 'file')} unpacked"
-            except OSError as error:
-                raise InputError(
-                    f"{error.filename or root}: {error.strerror or error}; choose another --root"
-                ) from error
+            line = f"{counted(_fetch_and_unpack(archive, root, source), 'file')} unpacked"
         lines.append(f"{root / archive.folder}: {line}")
     return lines
 
 
 def _fetch_and_unpack(archive: Archive, root: Path, source: str | None) -> int:
     """How many files were unpacked."""
-    endpoint, folder = os.environ.get("HF_ENDPOINT", HUB).rstrip("/"), local_source(source)
-    urls = tuple(url.replace(HUB, endpoint) for url in archive.urls)
-    remote = RemoteFile(
-        archive.name, (f"{source.rstrip('/')}/{archive.name}",) if source else urls, archive.sha256, archive.size_bytes
-    )
-    path = (folder or root) / archive.name
-    at_hand = folder is not None or path.is_file()
-    if at_hand:
-        if not path.is_file():
-            raise InputError(f"--source={folder}: there is no {archive.name} in it; give another --source")
-        reason = fault(path, remote)
-        if reason is not None:
-            raise InputError(f"{path}: {reason}; delete it or move it away, and run again to have it fetched")
-    else:
-        path = fetch(remote, root)
-    written = unpack(path, archive.inner, root / archive.folder)
+    archive, path = _from_source(archive, root, source)
+    at_hand = path.is_file()
+    if not at_hand:
+        fetch(archive, root)
+    try:
+        written = unpack(path, archive.inner, root / archive.folder)
+    except OSError as error:
+        raise InputError(f"{error.filename or root}: {error.strerror or error}; choose another --root") from error
     found, wanted = archive.state(root)
     if found < wanted:
         raise InputError(f"{root / archive.folder}: {found:,} of {wanted:,} files after unpacking {path}")
@@ -387,21 +372,15 @@ def download_vgg16(root: Path, model: str = "vgg16", source: str | None = None) 
     from torchvision.models import VGG16_BN_Weights, VGG16_Weights
 
     url = (VGG16_BN_Weights if model == "vgg16_bn" else VGG16_Weights).IMAGENET1K_V1.url
-    name, folder = url.rsplit("/", 1)[-1], local_source(source)
-    if source and not folder:
-        url = f"{source.rstrip('/')}/{name}"
-    path, file = root / name, RemoteFile(name, (url,), name.removesuffix(".pth").rpartition("-")[2])
+    name = url.rsplit("/", 1)[-1]
     check_writable(root, "--root")
-    if folder and not path.is_file():
-        if not (folder / name).is_file():
-            raise InputError(f"--source={folder}: there is no {name} in it; give another --source")
-        with replaced(path) as temporary:
-            shutil.copyfile(folder / name, temporary)
-            reason = fault(temporary, file)
-            if reason is not None:
-                raise InputError(f"{folder / name}: {reason}; it is damaged or another file")
-    else:
+    file, found = _from_source(RemoteFile(name, (url,), name.removesuffix(".pth").rpartition("-")[2]), root, source)
+    path = root / name
+    if not found.is_file():
         fetch(file, root)
+    elif found != path:
+        with replaced(path) as temporary:
+            shutil.copyfile(found, temporary)
     return f"{path}: complete, its SHA-256 begins with {file.sha256}"
 
 

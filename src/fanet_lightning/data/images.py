@@ -41,8 +41,7 @@ Image8 = npt.NDArray[np.uint8]
 
 # Twice Pillow's default limit, where Pillow itself refuses: 179 megapixels, 0.5 GB decoded.
 MAX_PIXELS = 178_956_970
-# What transparent pixels show; their hidden colors are undefined, and most images with alpha are made for white
-# pages.
+# What transparent pixels show; their hidden colors are undefined.
 BACKGROUND = 255
 _SHRINKING = {
     1: 0, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
@@ -67,15 +66,12 @@ class UnreadableImage(InputError):
 
 
 def read_image_rgb(path: Path | str) -> Image8:
-    """(H, W, 3) uint8 RGB, C-contiguous, upright: the EXIF orientation is applied.
+    """(H, W, 3) uint8 RGB, C-contiguous, upright: the EXIF orientation is applied (WIDER FACE's images carry none).
 
     Grey is repeated, CMYK converted (with Adobe's marker stored inverted), a palette looked up, transparency laid
     over white, 16 bits of grey brought to 8 (divided by 257, rounded), of 16-bit color the high bytes taken. Grey and
     CMYK with a color profile become sRGB by it; RGB stays as it is stored, in the colors of :func:`color_profile`. Of
     an animation, the first frame.
-
-    WIDER FACE's boxes refer to the stored pixels; its images (checked on 2,018 of val) carry no orientation, so
-    applying one changes nothing there and is right for everything else.
 
     Raises:
         UnreadableImage: missing, empty, not an image, cut short, over 179 megapixels, or 32-bit pixels, which have no
@@ -106,10 +102,8 @@ def read_shrunk_rgb(path: Path | str, scale: Callable[[int, int], float]) -> tup
 
 
 def _content(path: Path | str) -> bytes:
-    try:
+    with _named_errors(path):
         return Path(path).read_bytes()
-    except OSError as error:
-        raise UnreadableImage(path, error.strerror or type(error).__name__) from error
 
 
 def decode_image_rgb(content: bytes, path: Path | str = "<bytes>") -> Image8:
@@ -125,7 +119,7 @@ def decode_image_rgb(content: bytes, path: Path | str = "<bytes>") -> Image8:
 
 @contextmanager
 def _checked(content: bytes, path: Path | str) -> Iterator[Image.Image]:
-    """The image of a file that has its end, of a size that may be decoded; its pixels are not read yet."""
+    """The image of a file that has its end and a size that may be decoded; its pixels are not read yet."""
     if is_cut_short(content):
         raise UnreadableImage(path, "the file is cut short (a JPEG without its end marker)")
     with _opened(io.BytesIO(content), content, path) as image:
@@ -191,11 +185,7 @@ class ImageFrame(NamedTuple):
 
 
 def read_image_size(path: Path | str) -> tuple[int, int]:
-    """(height, width) that :func:`read_image_rgb` would give the image, from the head of its file alone.
-
-    Raises:
-        UnreadableImage: as :func:`read_image_frame`.
-    """
+    """(height, width) of :func:`read_image_frame`, upright."""
     width, height = read_image_frame(path).upright_wh
     return height, width
 
@@ -210,43 +200,38 @@ def pillow_frame(image: Any) -> ImageFrame:
 
 
 def read_image_frame(path: Path | str) -> ImageFrame:
-    """The frame of the image that :func:`read_image_rgb` would read, from the head of its file alone.
+    """Size and orientation of what :func:`read_image_rgb` would read, from the head of the file alone.
 
     Raises:
         UnreadableImage: missing, empty, or not an image. A file cut short after its head is not noticed.
     """
-    try:
-        with Path(path).open("rb") as file:
-            start = file.read(12)
-            file.seek(0)
-            with _opened(file, start, path) as image:
-                return pillow_frame(image)
-    except OSError as error:
-        raise UnreadableImage(path, error.strerror or type(error).__name__) from error
+    with _named_errors(path), Path(path).open("rb") as file:
+        start = file.read(12)
+        file.seek(0)
+        with _opened(file, start, path) as image:
+            return pillow_frame(image)
 
 
-def check_image(path: Path | str) -> None:
-    """Refuse what :func:`read_image_rgb` would refuse, without decoding where that is not needed to know.
+def image_fault(path: Path | str) -> UnreadableImage | None:
+    """Why :func:`read_image_rgb` would refuse a file, found without decoding where that is not needed; or None.
 
     A JPEG passes by its head and its end marker; one with damaged tables between them is found by decoding alone.
-    Everything else is decoded.
-
-    Raises:
-        UnreadableImage: as :func:`read_image_rgb`.
     """
-    content = _content(path)
-    with _checked(content, path) as image:
-        usual = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
-    if not usual:
-        decode_image_rgb(content, path)
+    try:
+        content = _content(path)
+        with _checked(content, path) as image:
+            usual = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
+        if not usual:
+            decode_image_rgb(content, path)
+    except UnreadableImage as error:
+        return error
+    return None
 
 
 def is_cut_short(content: bytes) -> bool:
-    """Whether a file is a JPEG that lacks its end: decoders do not agree on what to do then.
+    """Whether a file is a JPEG without an end marker after the start of its first scan: decoders fill it up.
 
-    Some fill up with grey, and zeros in place of the rest pass as data in all. Data bytes never look like a marker, so
-    a file without the end marker after the start of its first scan was cut off. What follows the image (a phone's
-    video) may hold any bytes.
+    Data bytes never look like a marker. What follows the image (a phone's video) may hold any bytes.
     """
     position = 2
     while content[:3] == JPEG_START and position + 4 <= len(content) and content[position] == 0xFF:
@@ -314,7 +299,8 @@ def _named_errors(path: Path | str, unknown: str = "") -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise UnreadableImage(path, f"more than {MAX_PIXELS:,} pixels; shrink it first") from error
     except Exception as error:  # Pillow's plugins raise almost anything on damaged files
-        raise UnreadableImage(path, " ".join(str(error).split()) or type(error).__name__) from error
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise UnreadableImage(path, reason) from error
 
 
 def _to_rgb(image: Any, path: Path | str) -> Image8:

@@ -22,10 +22,10 @@ from fanet_lightning.cli import main as cli
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import replaced
 from fanet_lightning.data.images import Image8, read_image_rgb
-from fanet_lightning.data.records import Boxes, ImageRecord
+from fanet_lightning.data.records import ImageRecord
 from fanet_lightning.data.synthetic.dataset import SETTINGS, SPLITS, counts, prepare_synthetic
-from fanet_lightning.data.synthetic.scenes import FaceTruth, draw_image
-from fanet_lightning.data.transforms import TrainAugment
+from fanet_lightning.data.synthetic.scenes import draw_image
+from fanet_lightning.data.transforms import TestScale, TrainAugment
 from fanet_lightning.data.wider_face import load_wider_face
 from fanet_lightning.ops.draw import outlined
 
@@ -47,24 +47,11 @@ GRIDS: dict[str, dict[str, Any]] = {
 }
 BACKGROUND, INK, BOX = (250, 250, 250), (30, 30, 30), (60, 255, 60)
 GAP, LINE = 6, 22
-COLORS = {"easy": (60, 220, 80), "medium": (250, 220, 40), "hard": (255, 140, 30)}
+COLORS = {
+    "easy": (60, 220, 80), "medium": (250, 220, 40), "hard": (255, 140, 30), "none": (150, 150, 150),
+    "invalid": (255, 30, 30),
+}  # fmt: skip
 TILE_WH = (480, 400)
-
-
-def augmentations(size: int) -> dict[str, TrainAugment]:
-    """One augmentation per grid; ``recipe`` is the paper's, complete."""
-    single = {name: TrainAugment(size, **(OFF | changes)) for name, changes in GRIDS.items()}
-    return single | {"recipe": TrainAugment(size)}
-
-
-def _original_tile(image_rgb: Image8, boxes_xyxy: Boxes, size: int) -> Image8:
-    """The whole image, fitted into the tile."""
-    scale = size / max(image_rgb.shape[:2])
-    width, height = (max(1, round(side * scale)) for side in image_rgb.shape[1::-1])
-    small = cv2.resize(image_rgb, (width, height), interpolation=cv2.INTER_AREA)
-    tile = np.full((size, size, 3), BACKGROUND, dtype=np.uint8)
-    tile[:height, :width] = outlined(small.astype(np.uint8), boxes_xyxy * np.float32(scale), BOX)
-    return tile
 
 
 def augmentation_grid(name: str, augment: TrainAugment, records: list[ImageRecord], draws: int) -> Image8:
@@ -74,13 +61,17 @@ def augmentation_grid(name: str, augment: TrainAugment, records: list[ImageRecor
     for number, record in enumerate(records):
         image = read_image_rgb(record.path)
         samples = [augment(image, record.boxes_xyxy, number * draws + i) for i in range(draws)]
-        tiles = [_original_tile(image, record.boxes_xyxy, size)] + [outlined(*sample, BOX) for sample in samples]
+        # The whole image, fitted into the first tile.
+        small, scale_xy = TestScale("long", size)(image)
+        tiles = [outlined(small, record.boxes_xyxy * np.tile(scale_xy, 2), BOX)]
+        tiles += [outlined(*sample, BOX) for sample in samples]
         row = np.full((LINE + size + GAP, (size + GAP) * len(tiles), 3), BACKGROUND, dtype=np.uint8)
         faces = " ".join(str(len(boxes)) for _, boxes in samples)
         title = f"{name}: {record.image_id}  {len(record.boxes_xyxy)} faces > {faces}"
         cv2.putText(row, title, (GAP, LINE - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.45, INK, 1, cv2.LINE_AA)
         for i, tile in enumerate(tiles):
-            row[LINE : LINE + size, i * (size + GAP) : i * (size + GAP) + size] = tile
+            left = i * (size + GAP)
+            row[LINE : LINE + tile.shape[0], left : left + tile.shape[1]] = tile
         rows.append(row)
     return np.concatenate(rows)
 
@@ -105,17 +96,12 @@ def synthetic_grid(images: int, columns: int, split: str, seed: int, boxes: bool
         image = drawn.image_rgb.copy()
         for face in drawn.faces if boxes else []:
             x, y, w, h = face.box_xywh
-            cv2.rectangle(image, (x, y), (x + w - 1, y + h - 1), _color_of(face), 1)
+            hardest = next((name for name in ("easy", "medium", "hard") if counts(face, SETTINGS[name])), "none")
+            color = COLORS["invalid" if face.invalid else hardest]
+            cv2.rectangle(image, (x, y), (x + w - 1, y + h - 1), color, 1)
         top, left = index // columns * TILE_WH[1], index % columns * TILE_WH[0]
         grid[top : top + image.shape[0], left : left + image.shape[1]] = image
     return grid
-
-
-def _color_of(face: FaceTruth) -> tuple[int, int, int]:
-    if face.invalid:
-        return 255, 30, 30
-    hardest_first = reversed(list(SETTINGS))
-    return next((COLORS[name] for name in hardest_first if counts(face, SETTINGS[name])), (150, 150, 150))
 
 
 def _write(path: Path, image_rgb: Image8) -> None:
@@ -154,7 +140,8 @@ def main(argv: list[str]) -> int:
         _write(options.out, synthetic_grid(options.images, options.columns, options.split, options.seed, boxes))
         return 0
     records = _chosen_records(options)
-    for name, augment in augmentations(options.size).items():
+    for name, changes in (*GRIDS.items(), ("recipe", None)):
+        augment = TrainAugment(options.size, **({} if changes is None else OFF | changes))
         _write(options.out / f"{name}.png", augmentation_grid(name, augment, records, options.draws))
     return 0
 

@@ -16,7 +16,7 @@ Boxes are those of the files, without a shift. FDDB, PASCAL face and AFW are for
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -36,7 +36,6 @@ from fanet_lightning.score.pascal_face.ground_truth import (
     AFW,
     PASCAL_FACE,
     PascalFaceGroundTruth,
-    Release,
     read_annotations,
 )
 from fanet_lightning.score.results import Benchmark
@@ -46,201 +45,8 @@ from fanet_lightning.score.wider_face.ground_truth import GROUND_TRUTH_FOLDERS, 
 if TYPE_CHECKING:
     from fanet_lightning.score.fddb.benchmark import FddbBenchmark
 
-FDDB_WAYS_ON = "get FDDB (http://vis-www.cs.umass.edu/fddb/) and set data.root"
 # JPEGImages is PASCAL VOC's folder, testimages AFW's.
 IMAGE_FOLDERS = ("images", "JPEGImages", "testimages")
-
-
-def _path(given: Path | str | None) -> Path | None:
-    return None if given is None else Path(given)
-
-
-class _TestSet:
-    """What the sets for testing alone have in common: a folder, annotations, a list of images."""
-
-    name: str
-
-    def __init__(self, root: Path | str, ground_truth: Path | str | None, images: Path | str | None) -> None:
-        self.root = Path(root)
-        self._annotations, self._images = _path(ground_truth), _path(images)
-
-    def prepare(self) -> None:
-        """Nothing to do: the images are there, or reading says what is missing."""
-
-    def check(self, train: bool = True) -> None:
-        """Read all annotations and look for every image.
-
-        Raises:
-            InputError: what :meth:`val` says; with ``train``, that this set is not trained on.
-        """
-        if train:
-            self.train()
-        self.val()
-
-    def train(self) -> list[ImageRecord]:
-        """
-        Raises:
-            InputError: always; these images are for testing.
-        """
-        raise InputError(f"data={self.name} is for testing alone and has no training part; train on data=wider_face")
-
-    def val(self) -> list[ImageRecord]:
-        """The records, sorted by image id."""
-        raise NotImplementedError
-
-    def ground_truth(self) -> Any:
-        """The faces of exactly the images of :meth:`val`, in their order, as their benchmark reads them.
-
-        Raises:
-            InputError: labels that are missing or malformed.
-        """
-        return self._truth
-
-    @cached_property
-    def _truth(self) -> Any:
-        raise NotImplementedError
-
-
-class FddbSource(_TestSet):
-    """The images of FDDB with the boxes around their ellipses.
-
-    Args:
-        root: the folder that holds ``originalPics``.
-        val: ``images``, a list of image names, or None for all of them.
-        ground_truth: folder of the folds; by default ``root/FDDB-folds``.
-        image_sizes: JSON file with the images' width and height; by default they are read from the images.
-        ellipses: what happens to detections before they are scored, see
-            :class:`~fanet_lightning.score.fddb.benchmark.FddbBenchmark`.
-    """
-
-    name = "fddb"
-
-    def __init__(
-        self,
-        root: Path | str,
-        val: Mapping[str, Any] | None = None,
-        ground_truth: Path | str | None = None,
-        image_sizes: Path | str | None = None,
-        ellipses: Literal["as_given", "inscribed", "cross_fitted"] = "as_given",
-    ) -> None:
-        super().__init__(root, ground_truth, (val or {}).get("images"))
-        self._image_sizes = _path(image_sizes)
-        self._sizes_from = self.root / IMAGES_FOLDER if image_sizes is None else None
-        self._ellipses = ellipses
-
-    def val(self) -> list[ImageRecord]:
-        """All images, sorted by image id; boxes are cut to the image.
-
-        Raises:
-            InputError: images or annotations that are missing or malformed.
-        """
-        truth: FddbGroundTruth = self.ground_truth()
-        paths = [self.root / IMAGES_FOLDER / f"{image_id}.jpg" for image_id in truth.image_ids]
-        remedy = "complete the folder, or name those at hand with data.val.images=LIST"
-        refuse_missing([path for path in paths if not path.is_file()], len(paths), "FDDB", remedy)
-        return [
-            clean_record(image_id, path, np.clip(bounding_boxes(ellipses), 0, [*size_wh, *size_wh]))
-            for image_id, path, ellipses, size_wh in zip(
-                truth.image_ids, paths, truth.ellipses, truth.sizes_wh, strict=True
-            )
-        ]
-
-    @cached_property
-    def _truth(self) -> FddbGroundTruth:
-        images = self.root / IMAGES_FOLDER
-        if not images.is_dir():
-            raise InputError(
-                f"no FDDB here: {images} is not there (expected YYYY/MM/DD/big/img_N.jpg in it); {FDDB_WAYS_ON}"
-            )
-        truth = read_fddb_ground_truth(
-            self._annotations or self.root / FOLDS_FOLDER,
-            images=self._images,
-            image_sizes=self._image_sizes,
-            images_root=self._sizes_from,
-        )
-        return truth.select(sorted(truth.image_ids))
-
-    def benchmark(self) -> "FddbBenchmark":
-        """The benchmark that scores these images.
-
-        Raises:
-            InputError: an unknown ``ellipses``.
-        """
-        # scipy.optimize takes a second to import, and no other source needs it.
-        from fanet_lightning.score.fddb.benchmark import FddbBenchmark
-
-        return FddbBenchmark(self._ellipses, self._image_sizes, self._sizes_from)
-
-
-class PascalFaceSource(_TestSet):
-    """PASCAL face in the official layout.
-
-    Args:
-        root: the folder of the images.
-        labels: "corrected" or "original".
-        ground_truth: label file or the folder that holds it; by default looked for under ``root``.
-        images: list that restricts everything to its images.
-        alignment: of :meth:`benchmark`.
-
-    Raises:
-        InputError: other labels.
-    """
-
-    name: str = "pascal_face"
-    releases: ClassVar[Mapping[str, Release]] = PASCAL_FACE
-    benchmarks: ClassVar[type[PascalFaceBenchmark]] = PascalFaceBenchmark
-
-    def __init__(
-        self,
-        root: Path | str,
-        labels: str = "corrected",
-        ground_truth: Path | str | None = None,
-        images: Path | str | None = None,
-        alignment: bool = True,
-    ) -> None:
-        super().__init__(root, ground_truth, images)
-        if labels not in self.releases:
-            raise InputError(f"data.labels={labels} is not known; choose {' or '.join(self.releases)}")
-        self._release = self.releases[labels]
-        self._alignment = alignment
-
-    def val(self) -> list[ImageRecord]:
-        """One record per image, sorted: flagged faces and boxes without area are ignored, small faces are not.
-
-        Raises:
-            InputError: labels that cannot be read, images that are not on disk.
-        """
-        truth: PascalFaceGroundTruth = self.ground_truth()
-        folders = [self.root / name for name in IMAGE_FOLDERS]
-        folder = next((folder for folder in folders if folder.is_dir()), self.root)
-        paths = [folder / name for name in truth.file_names]
-        remedy = "complete data.root, or name those at hand with data.images=LIST"
-        refuse_missing([path for path in paths if not path.is_file()], len(paths), self.name, remedy)
-        of_image = zip(truth.image_ids, paths, truth.boxes_xyxy, truth.flagged, strict=True)
-        return [clean_record(own, path, boxes, flags) for own, path, boxes, flags in of_image]
-
-    @cached_property
-    def _truth(self) -> PascalFaceGroundTruth:
-        candidates = [folder / self._release.file_name for folder in (self.root, self.root / "annotations")]
-        labels = self._annotations or next((path for path in candidates if path.is_file()), None)
-        if labels is None:
-            raise InputError(
-                f"no labels here: neither {candidates[0]} nor {candidates[1]} exists; put face-eval's file there, or "
-                "set data.ground_truth"
-            )
-        return read_annotations(labels, self._release, self._images)
-
-    def benchmark(self) -> PascalFaceBenchmark:
-        """What scores detections on these images, by the same labels."""
-        return self.benchmarks(self._release.labels, self._alignment)
-
-
-class AfwSource(PascalFaceSource):
-    """AFW in the official layout; otherwise as :class:`PascalFaceSource`."""
-
-    name = "afw"
-    releases = AFW
-    benchmarks = AfwBenchmark
 
 
 @runtime_checkable
@@ -271,6 +77,182 @@ class FaceSource(Protocol):
 
     def benchmark(self) -> Benchmark[Any]:
         """What scores detections on these images."""
+
+
+def _path(given: Path | str | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
+class _TestSet:
+    """What the sets for testing alone have in common."""
+
+    name: str
+
+    def prepare(self) -> None:
+        """Nothing to do: the images are there, or reading says what is missing."""
+
+    def check(self, train: bool = True) -> None:
+        """Read all annotations and look for every image.
+
+        Raises:
+            InputError: something is missing or malformed; with ``train``, that this set is not trained on.
+        """
+        if train:
+            self.train()
+        self.val()
+
+    def train(self) -> list[ImageRecord]:
+        """
+        Raises:
+            InputError: always; these images are for testing.
+        """
+        raise InputError(f"data={self.name} is for testing alone and has no training part; train on data=wider_face")
+
+    def val(self) -> list[ImageRecord]:
+        """The records, sorted by image id."""
+        raise NotImplementedError
+
+    def _there(self, paths: list[Path], key: str) -> list[Path]:
+        remedy = f"complete data.root, or name those at hand with {key}=LIST"
+        refuse_missing([path for path in paths if not path.is_file()], len(paths), f"data={self.name}", remedy)
+        return paths
+
+
+class FddbSource(_TestSet):
+    """The images of FDDB with the boxes around their ellipses, cut to the image.
+
+    Args:
+        root: the folder that holds ``originalPics``.
+        val: ``images``, a list of image names, or None for all of them.
+        ground_truth: folder of the folds; by default ``root/FDDB-folds``.
+        image_sizes: JSON file with the images' width and height; by default they are read from the images.
+        ellipses: what happens to detections before they are scored, see
+            :class:`~fanet_lightning.score.fddb.benchmark.FddbBenchmark`.
+    """
+
+    name = "fddb"
+
+    def __init__(
+        self,
+        root: Path | str,
+        val: Mapping[str, Any] | None = None,
+        ground_truth: Path | str | None = None,
+        image_sizes: Path | str | None = None,
+        ellipses: Literal["as_given", "inscribed", "cross_fitted"] = "as_given",
+    ) -> None:
+        self.root, self._images = Path(root), _path((val or {}).get("images"))
+        self._folds, self._image_sizes = _path(ground_truth) or self.root / FOLDS_FOLDER, _path(image_sizes)
+        self._sizes_from = self.root / IMAGES_FOLDER if image_sizes is None else None
+        self._ellipses = ellipses
+
+    def val(self) -> list[ImageRecord]:
+        truth = self.ground_truth()
+        names = [f"{image_id}.jpg" for image_id in truth.image_ids]
+        paths = self._there([self.root / IMAGES_FOLDER / name for name in names], "data.val.images")
+        of_image = zip(truth.image_ids, paths, truth.ellipses, truth.sizes_wh, strict=True)
+        return [
+            clean_record(image_id, path, np.clip(bounding_boxes(ellipses), 0, [*size_wh, *size_wh]))
+            for image_id, path, ellipses, size_wh in of_image
+        ]
+
+    def ground_truth(self) -> FddbGroundTruth:
+        """
+        Raises:
+            InputError: labels that are missing or malformed.
+        """
+        return self._truth
+
+    @cached_property
+    def _truth(self) -> FddbGroundTruth:
+        images = self.root / IMAGES_FOLDER
+        if not images.is_dir():
+            raise InputError(
+                f"no FDDB here: {images} is not there (expected YYYY/MM/DD/big/img_N.jpg in it); get FDDB "
+                "(http://vis-www.cs.umass.edu/fddb/) and set data.root"
+            )
+        truth = read_fddb_ground_truth(
+            self._folds, images=self._images, image_sizes=self._image_sizes, images_root=self._sizes_from
+        )
+        return truth.select(sorted(truth.image_ids))
+
+    def benchmark(self) -> "FddbBenchmark":
+        """
+        Raises:
+            InputError: an unknown ``ellipses``.
+        """
+        # scipy.optimize takes a second to import, and no other source needs it.
+        from fanet_lightning.score.fddb.benchmark import FddbBenchmark
+
+        return FddbBenchmark(self._ellipses, self._image_sizes, self._sizes_from)
+
+
+class PascalFaceSource(_TestSet):
+    """PASCAL face in the official layout: flagged faces and boxes without area are ignored, small faces are not.
+
+    Args:
+        root: the folder of the images.
+        labels: "corrected" or "original".
+        ground_truth: label file or the folder that holds it; by default looked for under ``root``.
+        images: list that restricts everything to its images.
+        alignment: of :meth:`benchmark`.
+
+    Raises:
+        InputError: other labels.
+    """
+
+    name: str = "pascal_face"
+    releases = PASCAL_FACE
+    benchmarks: type[PascalFaceBenchmark] = PascalFaceBenchmark
+
+    def __init__(
+        self,
+        root: Path | str,
+        labels: str = "corrected",
+        ground_truth: Path | str | None = None,
+        images: Path | str | None = None,
+        alignment: bool = True,
+    ) -> None:
+        if labels not in self.releases:
+            raise InputError(f"data.labels={labels} is not known; choose {' or '.join(self.releases)}")
+        self.root, self._labels, self._images = Path(root), _path(ground_truth), _path(images)
+        self._release, self._alignment = self.releases[labels], alignment
+
+    def val(self) -> list[ImageRecord]:
+        truth = self.ground_truth()
+        folders = [self.root / name for name in IMAGE_FOLDERS]
+        folder = next((folder for folder in folders if folder.is_dir()), self.root)
+        paths = self._there([folder / name for name in truth.file_names], "data.images")
+        of_image = zip(truth.image_ids, paths, truth.boxes_xyxy, truth.flagged, strict=True)
+        return [clean_record(*own) for own in of_image]
+
+    def ground_truth(self) -> PascalFaceGroundTruth:
+        """
+        Raises:
+            InputError: labels that are missing or malformed.
+        """
+        return self._truth
+
+    @cached_property
+    def _truth(self) -> PascalFaceGroundTruth:
+        candidates = [folder / self._release.file_name for folder in (self.root, self.root / "annotations")]
+        labels = self._labels or next((path for path in candidates if path.is_file()), None)
+        if labels is None:
+            raise InputError(
+                f"no labels here: neither {candidates[0]} nor {candidates[1]} exists; put face-eval's file there, or "
+                "set data.ground_truth"
+            )
+        return read_annotations(labels, self._release, self._images)
+
+    def benchmark(self) -> PascalFaceBenchmark:
+        return self.benchmarks(self._release.labels, self._alignment)
+
+
+class AfwSource(PascalFaceSource):
+    """AFW in the official layout; otherwise as :class:`PascalFaceSource`."""
+
+    name = "afw"
+    releases = AFW
+    benchmarks = AfwBenchmark
 
 
 class WiderFaceSource:
@@ -312,11 +294,8 @@ class WiderFaceSource:
     def check(self, train: bool = True) -> None:
         """Read all annotations, so that whatever is missing or malformed is said before any work starts.
 
-        Args:
-            train: the training part too, not only the validation one.
-
         Raises:
-            InputError: see :func:`load_wider_face`.
+            InputError: see :func:`load_wider_face`; ``train``: of the training part too.
         """
         parts = [self.train(), self.val()] if train else [self.val()]
         self.ground_truth()
@@ -329,17 +308,25 @@ class WiderFaceSource:
         Raises:
             InputError: see :func:`load_wider_face`; or an image is trained and validated on.
         """
+        return self._train_records
+
+    def val(self) -> list[ImageRecord]:
+        return self._val_records
+
+    # Read once: a run checks its source, and then loads it.
+    @cached_property
+    def _train_records(self) -> list[ImageRecord]:
         records = self._load(self._train)
         if self._train["split"] == self._val["split"]:
             check_apart({record.image_id for record in records}, {record.image_id for record in self.val()})
         return records
 
-    def val(self) -> list[ImageRecord]:
-        return self._val_records
-
     @cached_property
     def _val_records(self) -> list[ImageRecord]:
         return sorted(self._load(self._val), key=lambda record: record.image_id)
+
+    def _load(self, part: Mapping[str, Any]) -> list[ImageRecord]:
+        return load_wider_face(self.root, part["split"], part["images"], self._annotations)
 
     def ground_truth(self) -> GroundTruth:
         """Easy, medium and hard of the official files; without them one setting, ``all``, with every usable face."""
@@ -352,6 +339,10 @@ class WiderFaceSource:
             return truth.select([record.image_id for record in records])
         except ValueError as error:
             raise InputError(f"{folder} does not fit the validation images: {error}") from error
+
+    def _ground_truth_folder(self) -> Path | None:
+        folders = [self.root / name for name in GROUND_TRUTH_FOLDERS] if self._val["split"] == "val" else []
+        return self._ground_truth or next((folder for folder in folders if folder.is_dir()), None)
 
     def lacking_ground_truth(self) -> str | None:
         """Why :meth:`ground_truth` has not the official easy, medium and hard, and what to do; None where it has, and
@@ -383,23 +374,11 @@ class WiderFaceSource:
             inventories[1].unlabelled.clear()  # the same folder's
         return inventories
 
-    def _ground_truth_folder(self) -> Path | None:
-        if self._ground_truth is not None:
-            return self._ground_truth
-        if self._val["split"] != "val":  # the official files are about the val split
-            return None
-        folders = (self.root / name for name in GROUND_TRUTH_FOLDERS)
-        return next((folder for folder in folders if folder.is_dir()), None)
-
-    def _load(self, part: Mapping[str, Any]) -> list[ImageRecord]:
-        return load_wider_face(self.root, part["split"], part["images"], self._annotations)
-
 
 class SyntheticSource(WiderFaceSource):
-    """Synthetic faces (:func:`~fanet_lightning.data.synthetic.dataset.prepare_synthetic`), written once, when they are
-    first asked for, and read as WIDER FACE.
+    """Synthetic faces, written once, when they are first asked for, and read as WIDER FACE.
 
-    ``options`` go to ``prepare_synthetic`` as they are.
+    ``options`` go to :func:`~fanet_lightning.data.synthetic.dataset.prepare_synthetic` as they are.
     """
 
     name = "synthetic"
@@ -422,10 +401,9 @@ class SyntheticSource(WiderFaceSource):
         assert self.root
 
     def check(self, train: bool = True) -> None:
-        """The set is made where it is missing; its parameters and its folder can be wrong.
-
+        """
         Raises:
-            InputError: a parameter is out of range, or ``root`` cannot be written.
+            InputError: a parameter is out of range, or ``root`` cannot be written. The set is not made yet.
         """
         synthetic_parameters(**self._options)
         check_writable(self._root, "data.root")

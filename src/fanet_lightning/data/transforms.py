@@ -1,11 +1,10 @@
 """Transforms: crops, distortion, anchor sampling, the training augmentation, the test scale.
 
-The training augmentation (FANet §3.5) is one class. Random expansion (SSD §3.6 of the later version) followed by a
-random square crop (S3FD §3.4) is again a square window of the original image, so nothing is ever padded and cropped in
-between: the window is drawn first, and only its visible part is resampled, once. SSD's color distortion works on that
-part before or after it, where there are fewer pixels; then come the flip, and what Albumentations is asked for. The
-area around an expanded image keeps the mean color, as in SSD, which distorts before it expands. Normalization is the
-network's.
+The training augmentation (FANet §3.5): random expansion (SSD §3.6 of the later version) and then a random square crop
+(S3FD §3.4) is again a square window of the original image, so the window is drawn first, and only its visible part is
+resampled, once. SSD's color distortion works on that part before or after it, where there are fewer pixels; then come
+the flip, and what Albumentations is asked for. The area around an expanded image keeps the mean color, as in SSD,
+which distorts before it expands. Normalization is the network's.
 """
 
 import importlib
@@ -41,10 +40,9 @@ class Window(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """The visible part of a window, and the whole-pixel rectangle of the output that it fills.
+    """The visible part of a window, and the output rectangle that it fills, in whole pixels x1 y1 x2 y2, half-open.
 
-    Both are (x1, y1, x2, y2), half-open. Boxes follow this map and not the window's ideal scale, so they sit exactly
-    where the pixels land: rounding the rectangles moves nothing by more than one output pixel.
+    Boxes follow this map and not the window's ideal scale, so they sit exactly where the pixels land.
     """
 
     source: tuple[int, int, int, int]
@@ -67,7 +65,7 @@ def place(window: Window, height: int, width: int, size: int) -> Placement | Non
     A source that will be halved (see :func:`render`) loses its last rows and columns where its sides are not even, less
     than one output pixel: cv2 is fast for whole factors only.
     """
-    source_low, source_high, target_low, target_high = [], [], [], []
+    sources, targets = [], []
     for start, length in ((window.x, width), (window.y, height)):
         low, high = max(start, 0), min(start + window.side, length)
         if low >= high:
@@ -75,14 +73,11 @@ def place(window: Window, height: int, width: int, size: int) -> Placement | Non
         first = min(round((low - start) * size / window.side), size - 1)
         last = max(round((high - start) * size / window.side), first + 1)
         halvings = ((high - low) // (last - first)).bit_length() - 1
-        source_low.append(low)
-        source_high.append(high - (high - low) % (1 << max(halvings, 0)))
-        target_low.append(first)
-        target_high.append(last)
-    return Placement(
-        (source_low[0], source_low[1], source_high[0], source_high[1]),
-        (target_low[0], target_low[1], target_high[0], target_high[1]),
-    )
+        sources.append((low, high - (high - low) % (1 << max(halvings, 0))))
+        targets.append((first, last))
+    (x1, x2), (y1, y2) = sources
+    (left, right), (top, bottom) = targets
+    return Placement((x1, y1, x2, y2), (left, top, right, bottom))
 
 
 def render(
@@ -94,11 +89,9 @@ def render(
 ) -> Image8:
     """Resample the visible part and surround it with ``fill``. (H, W, 3) → (size, size, 3) uint8.
 
-    Bilinear alone skips source pixels, and so aliases, where the image shrinks to less than half. There the image is
-    halved by 2 × 2 averages first, as often as needed: half the time of cv2's INTER_AREA. At scale 1 pixels are copied.
-
-    ``recolor`` works pixel by pixel, so it commutes with resampling but for rounding and cutting; it is given the
-    visible part at the source's or the output's resolution, whichever has fewer pixels. ``fill`` stays as it is.
+    Bilinear, which aliases where the image shrinks to less than half: it is halved by 2 × 2 averages first, in half the
+    time of cv2's INTER_AREA. ``recolor`` works pixel by pixel, at the source's or the output's resolution, whichever
+    has fewer pixels. ``fill`` stays as it is.
     """
     if placement is None:
         return np.full((size, size, 3), fill, dtype=np.uint8)
@@ -123,10 +116,10 @@ def render(
 
 
 def boxes_in_window(boxes_xyxy: Boxes, window: Window, placement: Placement | None, min_face: float = 0.0) -> Boxes:
-    """The faces that stay, in output pixels. (F, 4) image pixels → (F', 4), F' ≤ F.
+    """The faces that stay, in output pixels. (F, 4) pixels, in the image (:func:`clean_boxes`) → (F', 4), F' ≤ F.
 
     A face stays if its center is in the window (S3FD §3.4); it is cut at the window's border, and dropped if its
-    shorter side is then under ``min_face`` output pixels. ``boxes_xyxy`` must be in the image (:func:`clean_boxes`).
+    shorter side is then under ``min_face`` output pixels.
     """
     if placement is None or len(boxes_xyxy) == 0:
         return np.zeros((0, 4), dtype=np.float32)
@@ -200,10 +193,9 @@ def _shift_hsv(image_rgb: Image8, saturation: float, hue: float) -> Image8:
 
 
 def target_range(face: float, anchor_sizes: Sequence[int]) -> list[tuple[float, float]]:
-    """The intervals, one per anchor scale that may be chosen, from which the face's new size is drawn, in pixels.
+    """The intervals, one per anchor scale that may be chosen, from which the new size of a face is drawn, in pixels.
 
-    ``face`` is the face's size, the root of its area. Its own scale is the nearest anchor size; every smaller one and
-    the next larger one may be chosen, and the new size lies within a factor of two of it.
+    ``face`` is the root of its area. Every scale up to the one after the nearest may be chosen, within a factor of two.
     """
     nearest = min(range(len(anchor_sizes)), key=lambda i: abs(anchor_sizes[i] - face))
     choices = anchor_sizes[: min(len(anchor_sizes), nearest + 2)]
@@ -218,14 +210,10 @@ def anchor_sampling_window(
     size: int,
     anchor_sizes: Sequence[int] = SIZES,
 ) -> Window:
-    """A window in which one randomly chosen face has a randomly chosen anchor's size after resizing to ``size``.
+    """A window in which a randomly chosen face of (F, 4) has a randomly chosen anchor's size, resized to ``size``.
 
     The window holds the whole face, or lies around its center where the face is larger. It stays within the image
     where the image is large enough and covers it where it is not (ours: the paper leaves the position open).
-
-    Args:
-        boxes_xyxy: (F, 4), F ≥ 1, inside the image.
-        size: side of the output, pixels.
     """
     x1, y1, x2, y2 = boxes_xyxy[rng.randrange(len(boxes_xyxy))].tolist()
     face = float(((x2 - x1) * (y2 - y1)) ** 0.5)
@@ -323,15 +311,9 @@ class TrainAugment:
                 self._try(transform)
 
     def __call__(self, image_rgb: Image8, boxes_xyxy: npt.ArrayLike, seed: int) -> tuple[Image8, Boxes]:
-        """Augment one image.
+        """(H, W, 3) uint8 and (F, 4) pixels → (S, S, 3) uint8 and (F', 4) float32 in its pixels, F' ≤ F, within 0 … S.
 
-        Args:
-            image_rgb: (H, W, 3) uint8, not changed.
-            boxes_xyxy: (F, 4) pixels of this image. Boxes may reach outside or be empty: they are clipped or dropped.
-            seed: at least 0. The same seed gives the same sample in every process.
-
-        Returns:
-            ``image`` (S, S, 3) uint8 RGB and ``boxes_xyxy`` (F', 4) float32 in its pixels, F' ≤ F, within 0 … S.
+        Boxes may reach outside or be empty: they are clipped or dropped. ``seed`` is at least 0.
 
         Raises:
             ValueError: not an RGB uint8 image.
@@ -365,10 +347,9 @@ class TrainAugment:
         return Drawn(window, placement, kept, strengths, is_flipped, rng)
 
     def boxes(self, height: int, width: int, boxes_xyxy: npt.ArrayLike, seed: int) -> Boxes:
-        """The boxes that ``augment(image, boxes_xyxy, seed)`` returns for an image of this size, to the last bit.
+        """The boxes that ``augment(image, boxes_xyxy, seed)`` returns for an image of this size, in less time.
 
-        No image is needed and none is resampled, which takes a ninth of the time; with ``extra`` a black one is, since
-        its transforms move boxes and pixels together.
+        With ``extra`` a black image is resampled, since its transforms move boxes and pixels together.
         """
         if self._extra:
             return self(np.zeros((height, width, 3), dtype=np.uint8), boxes_xyxy, seed)[1]
@@ -377,9 +358,8 @@ class TrainAugment:
     def square(self, rng: random.Random, height: int, width: int, boxes_xyxy: Boxes) -> Window:
         """S3FD's square, on a canvas that SSD's expansion has enlarged first.
 
-        It keeps at least one face, unless there is none or all are too small. The canvas is drawn once and the square
-        up to ``attempts`` times on it. After that comes the largest square of the image itself, centered on a randomly
-        chosen face as far as the border allows. Images without faces take the first square.
+        The canvas is drawn once and the square up to ``attempts`` times on it, until it keeps a face (or there is
+        none). After that comes the largest square of the image itself, centered on a randomly chosen face.
         """
         canvas_height, canvas_width, left, top = height, width, 0, 0
         if rng.random() < self.expand_probability:
@@ -463,7 +443,7 @@ def build_augment(settings: Mapping[str, Any]) -> Any:
 
 
 def _check(key: str, value: Any, default: Any, low: float, high: float) -> None:
-    """Refuse what is not of the default's kind: as many numbers, within the limits, a range from low to high."""
+    """Refuse what is not of the default's kind: as many numbers, within the limits, in rising order if two."""
     numbers = list(value) if isinstance(default, Sequence) and isinstance(value, Sequence) else [value]
     kind = int if isinstance(default, int) else int | float
     good = all(isinstance(x, kind) and not isinstance(x, bool) and low <= x <= high for x in numbers)
@@ -487,12 +467,10 @@ def _transform(item: Any) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # Albumentations only warns of arguments that it does not know
             made = instantiate(item, _convert_="all") if isinstance(item, Mapping) else item
+        if not isinstance(made, library.BasicTransform | library.BaseCompose):
+            raise TypeError("is no transform; give [{_target_: albumentations.GaussNoise, p: 0.2}]")
     except Exception as error:
         raise InputError(f"augment.extra: {item}: {' '.join(str(error.__cause__ or error).split())}") from error
-    if not isinstance(made, library.BasicTransform | library.BaseCompose):
-        raise InputError(
-            f"augment.extra: {item} is no transform; give [{{_target_: albumentations.GaussNoise, p: 0.2}}]"
-        )
     return made
 
 
@@ -510,9 +488,7 @@ def check_tile_pixels(value: object) -> None:
     Raises:
         InputError: neither ``auto``, nor null, nor a whole number of at least :data:`SMALLEST_TILE_PIXELS`.
     """
-    if value is None or value == AUTO:
-        return
-    if not is_whole(value, SMALLEST_TILE_PIXELS):
+    if value is not None and value != AUTO and not is_whole(value, SMALLEST_TILE_PIXELS):
         raise InputError(
             f"protocol.tile_pixels={value}; give auto, a number of at least {SMALLEST_TILE_PIXELS}, or null for no "
             "tiles"
@@ -544,12 +520,9 @@ class TestScale:
         into memory; None: never (:mod:`fanet_lightning.detect.tiling`: the faces are the same). Nothing is resized by
         it.
 
-    A strip is enlarged until its longer side is ten times the size asked for: 1 × 300 pixels at a shorter side of 640
-    would be 123 megapixels. And no image becomes larger than what can be read (179 megapixels).
-
-    Sides are rounded to the nearest pixel, so the two scales differ by a trifle: both are handed back.
-    Bilinear without antialiasing both ways, as in the evaluation programs of S3FD and RetinaFace, which numbers are
-    compared to.
+    A strip is enlarged until its longer side is ten times the size asked for, and no image becomes larger than what can
+    be read (179 megapixels). Sides are rounded to the nearest pixel, so the two scales differ by a trifle.
+    Bilinear without antialiasing both ways, as in the evaluation programs of S3FD and RetinaFace.
     """
 
     # Not a test case, whatever its name begins with.
@@ -563,10 +536,9 @@ class TestScale:
     def __post_init__(self) -> None:
         if self.kind not in SINGLE_KINDS:
             raise InputError(f"protocol.kind={self.kind} is unknown; take one of {', '.join(SINGLE_KINDS)}")
-        if self.kind != "original":
-            _check("protocol.size", self.size, 640, 1, math.inf)
-        if self.max_long is not None:
-            _check("protocol.max_long", self.max_long, 640, 1, math.inf)
+        for key, needed in (("size", self.kind != "original"), ("max_long", self.max_long is not None)):
+            if needed:
+                _check(f"protocol.{key}", getattr(self, key), 640, 1, math.inf)
         check_tile_pixels(self.tile_pixels)
 
     def target_size(self, height: int, width: int) -> tuple[int, int]:
