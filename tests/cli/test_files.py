@@ -6,15 +6,6 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_writable, replaced, replaced_folder
 
 
-def test_a_file_appears_whole(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "scores.json"
-    with replaced(path) as temporary:
-        temporary.write_text("{}")
-        assert not path.exists()
-    assert path.read_text() == "{}"
-    assert [p.name for p in path.parent.iterdir()] == ["scores.json"]
-
-
 def test_a_failure_keeps_the_old_file_and_leaves_no_rest(tmp_path: Path) -> None:
     path = tmp_path / "scores.json"
     path.write_text("old")

@@ -20,15 +20,6 @@ def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run.json").read_text())["version"] == 1
 
 
-def test_complete_means_finished_and_scored(tmp_path: Path) -> None:
-    record = RunRecord(name="level1", seed=0, settings={}, state="finished", scores={"original": {}})
-    assert record.is_complete({"original"})
-    assert record.is_complete(set())
-    assert not record.is_complete({"original", "short768"})
-    record.state = "failed"
-    assert not record.is_complete(set())
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [("{", "is no run record"), ('{"version": 2}', "version 2, this package reads 1"), ("[]", "is no run record")],

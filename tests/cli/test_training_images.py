@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,7 @@ from fanet_lightning.cli.provenance import (
     TrainingImages,
     images_of,
     list_beside,
-    merged,
     read_training_images,
-    to_plain,
     trained_on,
     write_training_images,
 )
@@ -30,7 +27,6 @@ from fanet_lightning.models.fanet import build_network
 from fanet_lightning.score import __main__ as score_verb
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth, write_ground_truth
 from fanet_lightning.score.wider_face.predictions import write_predictions
-from fanet_lightning.train.callbacks import NamesTrainingImages
 
 NAMES = st.none() | st.text(min_size=1, max_size=6)
 LINE = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), min_size=1, max_size=8)
@@ -54,13 +50,6 @@ def test_any_names_come_back_from_a_file(
     path = tmp_path_factory.getbasetemp() / "list.txt"
     write_training_images(path, parts, scored)
     assert read_training_images(path) == (parts, scored or (None, None))
-
-
-@settings(max_examples=300)
-@given(parts=st.lists(PART, max_size=4))
-def test_any_names_come_back_from_a_checkpoint(parts: list[TrainingImages]) -> None:
-    checkpoint = json.loads(json.dumps({"training_images": to_plain(parts)}))
-    assert images_of(checkpoint, Path("a.ckpt")) == parts
 
 
 @settings(max_examples=500)
@@ -94,12 +83,6 @@ def test_the_sentence() -> None:
     )
     assert str(TrainedOn(1, 3, "e/b").warning).startswith("1 of 3 scored images was trained on;")
     assert TrainedOn(0, 320).warning is None
-
-
-def test_parts_are_united() -> None:
-    a, b = TrainingImages("wider_face", "train", ("x.jpg", "y")), TrainingImages("wider_face", "train", ("y", "x", "z"))
-    other = TrainingImages("wider_face", "val", ("x",))
-    assert merged([a, other, b]) == [TrainingImages("wider_face", "train", ("x.jpg", "y", "z")), other]
 
 
 def test_a_list_of_somebody_else(tmp_path: Path) -> None:
@@ -214,41 +197,6 @@ def test_a_list_by_name_and_the_list_of_the_other_predictions(
 
 
 # Checkpoints
-
-
-def trainer_on(data: str, split: str | None, ids: list[str]) -> Any:
-    source = SimpleNamespace(name=data) if split is None else SimpleNamespace(name=data, train_split=split)
-    records = SimpleNamespace(image_ids=np.array(ids))
-    datamodule = SimpleNamespace(source=source, train_dataset=SimpleNamespace(records=records))
-    return SimpleNamespace(datamodule=datamodule, ckpt_path="a.ckpt", global_step=1)
-
-
-def test_a_run_that_resumes_with_other_images_names_both(tmp_path: Path) -> None:
-    module: Any = None
-    first, second = NamesTrainingImages(), NamesTrainingImages()
-    checkpoint: dict[str, Any] = {}
-    first.on_save_checkpoint(trainer_on("wider_face", "train", ["e/a", "e/b"]), module, checkpoint)
-    torch.save(checkpoint, tmp_path / "a.ckpt")
-    loaded = torch.load(tmp_path / "a.ckpt", weights_only=True)
-    assert loaded == {"training_images": [{"data": "wider_face", "split": "train", "ids": ["e/a", "e/b"]}]}
-    trainer = trainer_on("wider_face", "val", ["e/c"])
-    second.on_load_checkpoint(trainer, module, loaded)
-    after: dict[str, Any] = {}
-    second.on_save_checkpoint(trainer, module, after)
-    assert [(part["split"], part["ids"]) for part in after["training_images"]] == [
-        ("train", ["e/a", "e/b"]), ("val", ["e/c"]),
-    ]  # fmt: skip
-    # Once more on the same images: nothing is named twice.
-    third = NamesTrainingImages()
-    third.on_load_checkpoint(trainer, module, after)
-    again: dict[str, Any] = {}
-    third.on_save_checkpoint(trainer, module, again)
-    assert again == after
-    # A checkpoint of earlier versions names none.
-    fourth, alone = NamesTrainingImages(), {}
-    fourth.on_load_checkpoint(trainer, module, {})
-    fourth.on_save_checkpoint(trainer_on("synthetic", None, ["e/a"]), module, alone)
-    assert alone == {"training_images": [{"data": "synthetic", "split": None, "ids": ["e/a"]}]}
 
 
 TINY = [

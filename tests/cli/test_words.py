@@ -15,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from fanet_lightning.cli.config import read_words
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.main import MODULES
+from tests.train.helpers import TINY, command
 
 VERBS = ("app", "convert", "detect", "doctor", "evaluate", "export", "package", "plot", "report", "score", "train",
          "workspace")  # fmt: skip
@@ -31,13 +32,6 @@ def refusal(verb: str, *words: str) -> str:
         importlib.import_module(f"fanet_lightning.{name}").main(list(words))
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-def command(verb: str, *words: str, cwd: Path, **options: object) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", f"fanet_lightning.{verb}", *words],
-        **{"cwd": cwd, "capture_output": True, "text": True, "timeout": 300, **options},
-    )  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -214,8 +208,6 @@ def test_every_path_that_is_swept_has_a_folder_of_its_own(
 
 @pytest.mark.slow
 def test_ranks_and_joblib_train_in_folders_with_odd_names(tmp_path: Path) -> None:
-    from tests.train.helpers import TINY
-
     words = [*TINY, "level=1", "epochs=1", "evaluate_at_end=false"]
     ranks = ["trainer=ddp", "trainer.devices=2"]
     out = 'a "b", (é) #1'
@@ -255,8 +247,6 @@ def test_the_console_script_lists_verbs_and_runs_them(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_too_little_shared_memory_is_named_with_the_way_out(tmp_path: Path) -> None:
-    from tests.train.helpers import TINY
-
     mounted = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"', "sh"]
     if subprocess.run([*mounted, "true"], capture_output=True).returncode:
         pytest.skip("no other /dev/shm can be mounted here")

@@ -220,19 +220,14 @@ def test_copies_pickles_states_resets(images: list[Shown], expected: dict[str, d
     for other in copies:
         other.update(*arguments(name, images[7:]))
         same(as_numbers(other.compute()), expected[name])
+    collection = MetricCollection({name: metrics(images)[name]})
+    collection.update(*arguments(name, images))
+    same(as_numbers(collection.compute()), expected[name])
     metric.reset()
     assert metric.shown == [] and metric.update_count == 0
     for image in images:
         metric.update(*arguments(name, [image]))
     same(as_numbers(metric.compute()), expected[name])
-
-
-def test_in_a_collection(images: list[Shown]) -> None:
-    collection = MetricCollection({"wider": metrics(images)["wider"], "fddb": metrics(images)["fddb"]})
-    collection.update(*arguments("wider", images))
-    values = collection.compute()
-    assert {"easy", "hard", "discrete_1000", "discrete_2000", "discrete_max", "continuous_max"} <= set(values)
-    assert all(value.shape == () and value.dtype == torch.float64 for value in values.values())
 
 
 def test_values_live_where_the_metric_does_and_inputs_anywhere(images: list[Shown]) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -10,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-import fanet_lightning
-from fanet_lightning.cli.config import config_dir
 from tests.evaluate.helpers import write_checkpoint
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="kills with SIGKILL")
@@ -90,35 +87,3 @@ def test_killed_and_started_again_gives_the_same(folder: Path, protocol: str) ->
     assert files == expected_files and scores == expected_scores
     assert (folder / killed / "scales.json").read_bytes() == (folder / plain / "scales.json").read_bytes()
     assert not list((folder / killed).glob("unfinished*"))
-
-
-@pytest.mark.slow
-def test_other_settings_start_over(folder: Path) -> None:
-    command = words(folder, "other")
-    assert run(["-c", KILLED.format(images=4), *command]).returncode == -signal.SIGKILL
-    done = run(["-m", "fanet_lightning.evaluate", *command, "detection.keep=40"])
-    assert done.returncode == 0, done.stderr
-    assert "starting over: " in done.stdout and "is of other settings (detection)" in done.stdout
-    assert "resuming" not in done.stdout
-    rows = [int(path.read_text().splitlines()[1]) for path in (folder / "other/predictions").rglob("*.txt")]
-    assert len(rows) == IMAGES and max(rows) <= 40
-
-
-@pytest.mark.slow
-def test_other_code_starts_over(folder: Path, tmp_path: Path) -> None:
-    """A word changed in any module, here one that no detection depends on; what is no code does not count."""
-    package = Path(fanet_lightning.__file__).parent
-    copied = tmp_path / "src" / "fanet_lightning"
-    shutil.copytree(package, copied, ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
-    shutil.copytree(config_dir(), tmp_path / "conf")
-    command, path = words(folder, "code"), str(tmp_path / "src")
-    killed = run(["-c", KILLED.format(images=4), *command], PYTHONPATH=path)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    (copied / "notes.txt").write_text("no code")
-    killed = run(["-c", KILLED.format(images=2), *command], PYTHONPATH=path)
-    assert killed.returncode == -signal.SIGKILL and "3 images" in killed.stdout, killed.stdout
-    changed = next(copied.rglob("report.py"), copied / "report/__main__.py")
-    changed.write_text(changed.read_text() + "# a word\n")
-    done = run(["-m", "fanet_lightning.evaluate", *command], PYTHONPATH=path)
-    assert done.returncode == 0, done.stderr
-    assert "(code)" in done.stdout and "3 images" not in done.stdout

@@ -24,7 +24,7 @@ from fanet_lightning.detect.journal import Journal
 from fanet_lightning.detect.protocols import TwoSizes
 from fanet_lightning.evaluate import __main__ as verb_main
 from fanet_lightning.evaluate import runner as inference
-from fanet_lightning.evaluate.__main__ import choose_split, data_of_run
+from fanet_lightning.evaluate.__main__ import data_of_run
 from fanet_lightning.evaluate.runner import evaluate
 from fanet_lightning.score.results import Samples, Scores
 from fanet_lightning.score.wider_face.predictions import read_predictions, write_submission
@@ -265,13 +265,6 @@ def test_an_archive_needs_every_image(tmp_path: Path) -> None:
     refused("1 of 2 images .*'e/b'", write_submission, tmp_path / "three.zip", folder, ["e/a", "e/b"])
     refused("'e/a.txt'", write_submission, tmp_path / "three.zip", folder, ["e/c"])
     assert not (tmp_path / "three.zip").exists()
-
-
-def test_split_is_short_for_the_datas_own_key() -> None:
-    data = {"name": "wider_face", "root": "x", "val": {"split": "val", "images": None}}
-    assert choose_split(data, None) == data
-    assert choose_split(data, "test") == {**data, "val": {"split": "test", "images": None}}
-    assert data["val"] == {"split": "val", "images": None}
 
 
 def test_the_data_of_the_checkpoints_run_are_taken_unless_words_name_others(tmp_path: Path) -> None:

@@ -46,24 +46,20 @@ def test_a_run_prints_its_epochs_its_table_and_where_everything_is(run: Run) -> 
         assert (folder / "run" / path).stat().st_size > 100
     assert len(list((folder / "run/evaluation/predictions").rglob("*.txt"))) == 3
     assert list((folder / "run/tensorboard").glob("events.out.tfevents*"))
-
-
-def test_metrics_have_the_parts_of_every_hierarchy(run: Run) -> None:
-    with (run[0] / "run/csv/metrics.csv").open() as file:
+    with (folder / "run/csv/metrics.csv").open() as file:
         columns = set(csv.DictReader(file).fieldnames or [])
     parts = {f"train/h{hierarchy}/{part}" for hierarchy in (1, 2) for part in ("cls", "box")}
     others = {"train/loss", "train/grad_norm", "train/skipped_steps", "train/clipped_share", "val/ap_easy"}
-    assert columns >= parts | others
-    assert "train/h3/cls" not in columns
-
-
-def test_scores_say_what_made_them(run: Run) -> None:
-    scores = json.loads((run[0] / "run/evaluation/scores.json").read_text())
+    assert columns >= parts | others and "train/h3/cls" not in columns
+    scores = json.loads((folder / "run/evaluation/scores.json").read_text())
     assert (scores["benchmark"], scores["protocol"], scores["images"]) == ("synthetic", "original", 3)
     assert scores["made_by"]["detection"] == {"score_floor": 0.01, "top_k": 5000, "nms_iou": 0.3, "keep": 750}
-    assert set(scores["ap"]) == {"easy", "medium", "hard"}
-    assert scores["made_by"]["checkpoint"].endswith("best.ckpt")
-    assert scores["made_by"]["packages"]["torch"]
+    assert set(scores["ap"]) == {"easy", "medium", "hard"} and scores["made_by"]["packages"]["torch"]
+    # Plain data, which say how the network is built.
+    checkpoint = torch.load(folder / "run/checkpoints/last.ckpt", weights_only=True)
+    network = checkpoint["hyper_parameters"]["network"]
+    assert (network["name"], network["level"], network["hl"], network["width"]) == ("fanet", 2, True, 0.0625)
+    assert network["normaliser"] == "imagenet"
 
 
 @pytest.mark.slow
@@ -82,35 +78,6 @@ def test_evaluate_and_score_agree_to_the_last_digit(run: Run) -> None:
     scored = command("score", *words, cwd=folder)
     assert scored.returncode == 0, scored.stderr
     assert json.loads((folder / "scored/scores.json").read_text())["ap"] == evaluated["ap"]
-
-
-def test_a_checkpoint_is_plain_data_and_says_how_its_network_is_built(run: Run) -> None:
-    checkpoint = torch.load(run[0] / "run/checkpoints/last.ckpt", weights_only=True)
-    network = checkpoint["hyper_parameters"]["network"]
-    assert (network["name"], network["level"], network["hl"], network["width"]) == ("fanet", 2, True, 0.0625)
-    assert network["normaliser"] == "imagenet"
-
-
-@pytest.mark.slow
-def test_resuming_continues_where_the_run_stopped(run: Run, tmp_path: Path) -> None:
-    """One epoch and two more give the weights of three at a stretch: optimizer, schedule, averages, draws."""
-    shutil.copytree(run[0] / "data", tmp_path / "data")
-    words = ["level=2", *TINY, "epochs=3", "evaluate_at_end=false", "trainer.deterministic=true"]
-    whole = command("train", *words, "out=whole", cwd=tmp_path)
-    assert whole.returncode == 0, whole.stderr
-    # The schedule is a function of the run's length: cut the same run short instead of planning a shorter one.
-    first = command("train", *words, "out=cut", "stop_after=1", cwd=tmp_path)
-    assert first.returncode == 0, first.stderr
-    second = command("train", *words, "out=second", "resume=cut/checkpoints/last.ckpt", cwd=tmp_path)
-    assert second.returncode == 0, second.stderr
-    assert "epoch 2/3" in second.stdout and "epoch 1/3" not in second.stdout
-    states = [
-        torch.load(tmp_path / out / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
-        for out in ("whole", "second")
-    ]
-    assert states[0].keys() == states[1].keys()
-    for name, value in states[0].items():
-        assert torch.equal(value, states[1][name]), name
 
 
 # Refused with the word itself.
@@ -315,14 +282,3 @@ def test_evaluate_refuses_what_is_no_checkpoint_and_runs_no_code_in_one(tmp_path
         with pytest.raises(InputError, match=message):
             evaluate_main.main(words)
     assert not (tmp_path / "executed").exists()
-
-
-@pytest.mark.slow
-def test_what_else_is_swept_becomes_part_of_the_variants_names(tmp_path: Path) -> None:
-    words = ["level=2", "context=false", "optim.lr=0.001,0.002", *TINY, "epochs=1", "evaluate_at_end=false"]
-    done = command("train", "-m", *words, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    variants = sorted(path.parents[1].name for path in tmp_path.glob("multirun/*/*/checkpoints/best.ckpt"))
-    assert variants == ["level2_hl_optim.lr_0.001_seed0", "level2_hl_optim.lr_0.002_seed0"]
-    names = [json.loads(path.read_text())["name"] for path in sorted(tmp_path.glob("multirun/*/*/run.json"))]
-    assert names == ["level2_hl_optim.lr_0.001", "level2_hl_optim.lr_0.002"]

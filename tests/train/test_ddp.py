@@ -2,11 +2,12 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.train.helpers import command
 
 WORDS = [
     "level=2", "hl=true", "model.width=0.0625", "model.batch_norm=false", "input_size=64", "batch_size=4", "epochs=2",
@@ -17,9 +18,8 @@ WORDS = [
 ]  # fmt: skip
 
 
-def train(cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "fanet_lightning.train", *WORDS, *words]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
+def train(cwd: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    done = command("train", *WORDS, *words, cwd=cwd)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 

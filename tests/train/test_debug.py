@@ -1,5 +1,6 @@
 """``debug=``: one batch, a part of the images, ten images by heart."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -51,4 +52,8 @@ def test_neither_a_number_of_images_nor_a_share(take: float) -> None:
 @pytest.mark.slow
 def test_where_the_time_goes() -> None:
     trained("debug=profiler", *TINY, "data.train_images=40", "level=1", "out=run")
-    assert {path.name for path in Path("run/profile").iterdir()} >= {"fit-steps.txt", "operators.txt", "trace.json"}
+    table = Path("run/profile/fit-steps.txt").read_text()
+    assert "matching and loss" in table and "aten::convolution" in table
+    (trace,) = Path("run/profile").glob("*.trace.json")
+    events = json.loads(trace.read_text())["traceEvents"]
+    assert sum(event.get("ph") == "X" and event["name"].endswith("]network") for event in events) == 3

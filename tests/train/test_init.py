@@ -137,24 +137,3 @@ def test_a_run_whose_normaliser_came_with_its_weights_resumes_by_its_own_command
         saved = read_checkpoint(tmp_path / path / "checkpoints/last.ckpt")
         assert saved["hyper_parameters"]["network"]["normaliser"] == "caffe"
         assert saved["state_dict"]["network.normaliser.order"].tolist() == [2, 1, 0]
-
-
-@pytest.mark.slow
-def test_a_run_from_reduced_fc_weights_resumes_by_its_own_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The thirteen convolutions alone, numbered as in vgg16_reducedfc.pth."""
-    monkeypatch.chdir(tmp_path)
-    trunk = build_network(level=1).trunk.state_dict()
-    numbers = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
-    names = [f"conv{block}_{i}" for block, count in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, count + 1)]
-    parts = ("weight", "bias")
-    torch.save(
-        {f"{n}.{p}": trunk[f"{name}.{p}"] for n, name in zip(numbers, names, strict=True) for p in parts}, "vgg.pth"
-    )
-    words = ["weights=vgg.pth", "level=1", "model.width=1.0", "model.batch_norm=false", *TINY, "epochs=2", "out=run"]
-    trained(*words, "stop_after=1")
-    trained(*words, "resume=auto")
-    saved = read_checkpoint(tmp_path / "run/checkpoints/last.ckpt")
-    assert saved["hyper_parameters"]["network"]["normaliser"] == "caffe"
-    assert saved["state_dict"]["network.normaliser.order"].tolist() == [2, 1, 0]

@@ -123,17 +123,6 @@ def test_loggers_go_together(word: str | None, names: set[str]) -> None:
     check_loggers(group)
 
 
-def test_settings_of_one_logger_can_be_given_with_others() -> None:
-    words = ["out=x", "logger=[csv,wandb]", "logger.wandb.mode=offline", "logger.wandb.tags=[a,b]"]
-    group = plain(compose_config("train", words))["logger"]
-    assert (group["wandb"]["mode"], group["wandb"]["tags"], group["csv"]) == ("offline", ["a", "b"], True)
-
-
-def test_what_is_unknown_is_named() -> None:
-    with pytest.raises(InputError, match=r"logger\.mlflow is unknown"):
-        check_loggers({"mlflow": True})
-
-
 def test_mlflow_has_the_metrics_and_settings_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.chdir(tmp_path)
@@ -154,3 +143,5 @@ def test_a_logger_whose_package_is_missing_says_what_to_install(name: str, monke
     monkeypatch.setattr(loggers, "find_spec", lambda module: None)
     with pytest.raises(InputError, match=rf"fanet-lightning\[{name}\]"):
         check_loggers(group)
+    with pytest.raises(InputError, match=r"logger\.mine is unknown"):
+        check_loggers({"mine": True})

@@ -105,8 +105,9 @@ def test_running_statistics_poisoned_by_a_forward_pass_go_back_to_finite_ones(tm
 )
 def test_groups_of_weights(decay_all: bool, factor: float, groups: int) -> None:
     """Biases, norms and scales can be spared the decay; the backbone's trained layers have a rate of their own."""
-    module = FaceDetectionModule(NETWORK)
-    found = module._parameter_groups(0.5, 0.1, decay_all, factor)
+    options = {"weight_decay": 0.1, "decay_all": decay_all, "backbone_factor": factor}
+    module = FaceDetectionModule(NETWORK, optim=options)
+    found = module._parameter_groups(0.5)
     of = {id(p): group for group in found for p in group["params"]}
     assert len(found) == groups and len(of) == sum(len(group["params"]) for group in found)
     slow = re.compile(r"trunk\.conv([1-5]_|_fc)\d(\.|$)")

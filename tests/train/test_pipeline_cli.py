@@ -3,24 +3,18 @@
 import csv
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.data.wider_files import numbered, write_image, write_wider
+from tests.train.helpers import command
 
 WORDS = [
     "data=wider_face", "data.root=faces", "level=1", "hl=false", "model.width=0.0625", "model.batch_norm=false",
     "input_size=64", "batch_size=4", "epochs=2", "workers=0", "validate_every=2", "trainer.accelerator=cpu",
     "optim.warmup_steps=1", "ema=null", "evaluate_at_end=false", "logger=csv",
 ]  # fmt: skip
-
-
-def train(cwd: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "fanet_lightning.train", *WORDS, *words]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture
@@ -34,7 +28,8 @@ def faces(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_two_ranks_share_one_cache_and_what_they_know_of_bad_images(faces: Path) -> None:
-    done = train(faces, "out=two", "cache=memory", "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
+    ranks = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
+    done = command("train", *WORDS, "out=two", "cache=memory", *ranks, cwd=faces)
     assert done.returncode == 0, done.stderr[-3000:]
     lines = done.stdout.splitlines()
     (line,) = [line for line in lines if line.startswith("cache=")]
@@ -56,12 +51,12 @@ def test_two_ranks_share_one_cache_and_what_they_know_of_bad_images(faces: Path)
 def test_a_bad_validation_image_ends_the_run_before_its_first_step(faces: Path) -> None:
     path = faces / "faces/WIDER_val/images/0--Parade/0_Parade_001.jpg"
     path.write_bytes(path.read_bytes()[:-50])
-    done = train(faces, "out=run")
+    done = command("train", *WORDS, "out=run", cwd=faces)
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert "1 of 3 validation images cannot be read, the first is" in line and "cut short" in line
     assert "Traceback" not in done.stderr and "epoch 1" not in done.stdout
     write_image(path, 1, (96, 128))
-    wrong = train(faces, "out=run", "cache=ram", "overwrite=true")
+    wrong = command("train", *WORDS, "out=run", "cache=ram", "overwrite=true", cwd=faces)
     assert wrong.returncode == 2
     assert "error: cache=ram is unknown; take memory or null" in wrong.stderr

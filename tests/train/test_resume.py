@@ -235,22 +235,3 @@ def test_a_port_in_use_is_named_and_no_rank_is_left_behind(tmp_path: Path) -> No
     assert done.returncode != 0
     assert port in done.stderr and "Traceback" not in done.stderr
     # The pipes are closed only when every process that holds them has ended: the second rank is gone.
-
-
-@pytest.mark.slow
-def test_a_run_in_use_is_refused(tmp_path: Path) -> None:
-    first = subprocess.Popen(
-        command("epochs=2000", "validate_every=2000"), cwd=tmp_path, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    try:
-        deadline = time.monotonic() + 300
-        while not (tmp_path / "run/checkpoints/last.ckpt").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        second = train("epochs=2000", "validate_every=2000", "resume=auto", cwd=tmp_path)
-        assert second.returncode == 2
-        assert f"is in use by a run (process {first.pid} on " in second.stderr
-    finally:
-        os.killpg(first.pid, signal.SIGKILL)
-        first.wait()

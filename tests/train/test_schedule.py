@@ -1,12 +1,6 @@
 import pytest
 
-from fanet_lightning.train.module import effective_lr, lr_factor
-
-
-def test_learning_rate_is_meant_for_a_batch_of_twelve() -> None:
-    assert effective_lr(4e-3, 12) == pytest.approx(4e-3)
-    assert effective_lr(4e-3, 6) == pytest.approx(2e-3)
-    assert effective_lr(4e-3, 48) == pytest.approx(16e-3)
+from fanet_lightning.train.module import lr_factor
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_a_trial_of_a_process_that_is_gone_is_asked_again_and_others_are_left(tm
 
 @pytest.mark.parametrize(
     ("settings", "searched", "key"),
-    [({"epochs": 3, "seed": 0}, SEARCHED, "epochs=2"), (SETTINGS, ["optim.lr=interval(1e-3,1)"], "the search")],
+    [({"epochs": 3, "seed": 0}, SEARCHED, "epochs=2"), (SETTINGS, ["optim.lr=interval(1e-3,1)"], "another search")],
 )
 def test_a_study_is_of_one_search(settings: dict[str, Any], searched: list[str], key: str, tmp_path: Path) -> None:
     with search.joined(sweeper(tmp_path), tmp_path, SETTINGS, SEARCHED):

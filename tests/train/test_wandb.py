@@ -46,7 +46,6 @@ from tests.train.wandb_files import (
     finished_runs,
     no_account,
     offline_runs,
-    read_run,
     useless_server,
 )
 
@@ -183,10 +182,7 @@ def build(out: Path, **settings: Any) -> WandbRun:
     return run
 
 
-@pytest.mark.parametrize(
-    ("answer", "key"),
-    [("closed", "nonsense"), ("closed", WELL_FORMED_KEY), ("silent", WELL_FORMED_KEY)],
-)
+@pytest.mark.parametrize(("answer", "key"), [("closed", "nonsense"), ("silent", WELL_FORMED_KEY)])
 def test_what_cannot_go_online_continues_offline_and_says_so_in_one_line(
     answer: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -234,24 +230,6 @@ def test_a_run_with_a_key_is_online(fake_wandb: Any, tmp_path: Path, capsys: pyt
     printed = capsys.readouterr()
     assert printed.err == ""
     assert printed.out == f"W&B: http://127.0.0.1:{fake_wandb.server_port}/me/tests/runs/{record['id']}\n"
-
-
-def test_a_server_that_goes_away_does_not_hold_the_run_up(
-    fake_wandb: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    built = build(tmp_path, init_timeout=120, finish_timeout=2)
-    record = built.record
-    assert record["mode"] == "online"
-    fake_wandb.shutdown()
-    fake_wandb.server_close()
-    built.log_metrics({"loss": 1.0}, 0)
-    built.finish(0)
-    printed = capsys.readouterr()
-    (line,) = [line for line in printed.err.splitlines() if line.startswith("warning: ")]
-    assert line.startswith("warning: W&B has failed (") and line.endswith("; what it has kept can be sent later")
-    assert printed.out.splitlines()[-1] == f"W&B: send this run with: wandb sync {record['folder']}"
-    wandb.teardown()
-    assert read_run(Path(record["folder"])).series("loss") == [(0, 1.0)]
 
 
 @pytest.mark.slow
@@ -316,12 +294,8 @@ def test_auto_is_online_exactly_where_a_key_is_set_up(tmp_path: Path, monkeypatc
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert resolve_mode("auto") == "disabled"
     assert resolve_mode("online") == "online"
-
-
-def test_disabled_makes_no_run(tmp_path: Path) -> None:
-    options = {"logger": {"wandb": {**SETTINGS, "mode": "disabled"}}}
-    assert build_loggers(options, tmp_path) == ([], None)
-    assert not list(tmp_path.iterdir())
+    options = {"logger": {"wandb": {**SETTINGS, "mode": "auto"}}}
+    assert build_loggers(options, tmp_path / "none") == ([], None) and not (tmp_path / "none").exists()
 
 
 # The workspace
@@ -373,24 +347,7 @@ def test_the_workspace_is_one_that_wandb_takes() -> None:
     built = workspace.workspace(spec, "me")
     written = json.loads(built._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))
     sections = written["section"]["panelBankConfig"]["sections"]
-    assert [(section["name"], len(section["panels"])) for section in sections] == [
-        (section["name"], len(section["panels"])) for section in spec["sections"]
-    ]
-    assert sections[0]["panels"][0]["config"]["xAxis"] == "trainer/global_step"
-
-
-@pytest.mark.slow
-def test_two_ranks_are_one_run(trained: Trained, tmp_path: Path) -> None:
-    shutil.copytree(trained[0] / "data", tmp_path / "data")
-    words = [*TINY, "out=run", "evaluate_at_end=false", "epochs=1", "trainer=ddp", "trainer.devices=2"]
-    done = subprocess.run(
-        [sys.executable, "-m", "fanet_lightning.train", *words],
-        cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    (run,) = offline_runs(tmp_path / "run")
-    assert [step for step, _ in run.series("train/loss")] == [0, 1]
-    assert run.series("val/images") == [(1, 3)] and run.exit_code == 0
+    assert [len(section["panels"]) for section in sections] == [len(section["panels"]) for section in spec["sections"]]
 
 
 # Curves and images of a validation
@@ -425,6 +382,9 @@ def test_boxes_are_scaled_with_their_image_and_weak_ones_left_out(tmp_path: Path
     )
     stage, run = Stage([record], {"event/image": found}), Recorded()
     WandbValidation(run, 4).on_validation_end(stage, stage)  # type: ignore[arg-type]
+    stage.val_records, none = [ImageRecord("a", Path("not/there.jpg"))], Recorded()
+    WandbValidation(none, 0).on_validation_end(stage, stage)  # type: ignore[arg-type]
+    assert none.rows == [{"trainer/global_step": 39}]
     (row,) = run.rows
     assert row["trainer/global_step"] == 39
     image = row["images/0"]
@@ -439,12 +399,6 @@ def test_boxes_are_scaled_with_their_image_and_weak_ones_left_out(tmp_path: Path
         {"minX": 0, "minY": 0, "maxX": 5, "maxY": 5},
     ]
     assert [box["box_caption"] for box in boxes["predictions"]] == ["0.90", "0.30"]
-
-
-def test_no_images_are_read_when_none_are_wanted() -> None:
-    stage, run = Stage([ImageRecord("a", Path("not/there.jpg"))], {}), Recorded()
-    WandbValidation(run, 0).on_validation_end(stage, stage)  # type: ignore[arg-type]
-    assert run.rows == [{"trainer/global_step": 39}]
 
 
 def test_images_are_spread_evenly_from_the_first_to_the_last() -> None:

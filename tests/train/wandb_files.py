@@ -1,9 +1,4 @@
-"""Of W&B's side: what it wrote offline, read back, and stand-ins for its server.
-
-A ``.wandb`` file is a LevelDB log of protocol buffers. Seven bytes open it; then come blocks of 32 KiB, each full of
-chunks with a header of seven bytes: checksum (4), length (2), type (1: the whole record, 2: its beginning, 3: middle,
-4: its end). The rest of a block that has no room for a header is padding.
-"""
+"""Of W&B's side: what it wrote offline, read back by its own reader, and stand-ins for its server."""
 
 import contextlib
 import http.server

@@ -2,8 +2,7 @@
 
 Every verb checks its words here first (:func:`read_words`): keys, options, types, and text, which is taken as typed.
 Hydra composes the groups, and gets the words with everything quoted that its grammar would read otherwise.
-Values live in YAML under ``conf/``; types live in the constructors that receive them. Only the top level of
-``train`` has a schema of its own, because ``hl=no`` would otherwise arrive as a truthy string.
+Values are in YAML under ``conf/``; a key's type is that of its default there.
 """
 
 import difflib
@@ -21,29 +20,28 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, Quote, QuotedString
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import get_object, instantiate
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fanet_lightning.cli.errors import InputError, first_line
 
 # Keys that are null (or ???) at first and hold numbers or lists; every other key that is null holds text.
 NOT_TEXT = (
-    "checkpoint_every", "stop_after", "freeze_epochs", "cache_gib", "ema", "gradient_clip",
+    "checkpoint_every", "stop_after", "threads", "freeze_epochs", "cache_gib", "ema", "gradient_clip",
     "loss.weights", "max_frames", "model.face_prior", "data.val.share", "protocol.size", "protocol.max_long",
     "detection.score_floor", "detection.top_k", "detection.nms_iou", "detection.keep", "redact_regions", "redact_from",
     "redact_to", "max_faces",
 )  # fmt: skip
-# Numbers that may be null as well.
-NULL_TOO = ("ema", "gradient_clip", "port", "max_false_positives")
+# Numbers that may be null as well, and text that may not.
+NULL_TOO, NEVER_NULL = ("ema", "gradient_clip", "port", "max_false_positives"), ("name", "out", "sweep", "init_part")
 TEXT_LISTS = ("scores", "names", "published", "data.classes")
 # As OmegaConf has them, but for numbers besides 0 and 1.
-BOOLEANS = ("true", "false", "yes", "no", "on", "off", "y", "n", "1", "0")
+BOOLEANS = dict.fromkeys(("true", "yes", "on", "y", "1"), True) | dict.fromkeys(("false", "no", "off", "n", "0"), False)
 # Keys that are null until ``_target_`` names a class; all at which it names one in place of the package's; and
 # groups whose every entry is such a node.
 NODES, COLLECTIONS = ("optim.optimizer", "optim.scheduler"), ("callbacks", "logger")
@@ -54,55 +52,6 @@ LABELS = ("data", "protocol")
 NOT_OURS = ("trainer.", "hydra.", "augment.", "callbacks.", "optim.optimizer.", "optim.scheduler.")
 # Bytes of a folder's name that a sweep makes of its values; file systems take 255, and some is added to it.
 LONGEST_NAME = 150
-
-
-@dataclass
-class TrainSchema:
-    """The scalars of ``train``: the paper's three switches and what a run needs besides the groups."""
-
-    level: int = MISSING
-    context: bool = MISSING
-    hl: bool = MISSING
-    seed: int = MISSING
-    name: str = MISSING
-    out: str = MISSING
-    resume: str | None = MISSING
-    overwrite: bool = MISSING
-    sweep: str = MISSING
-    group: str | None = MISSING
-    seeds: int = MISSING
-    batch_size: int = MISSING
-    input_size: int = MISSING
-    epochs: int = MISSING
-    validate_every: int = MISSING
-    checkpoint_every: int | None = MISSING
-    stop_after: int | None = MISSING
-    workers: int = MISSING
-    threads: int | None = MISSING
-    cache: str | None = MISSING
-    cache_gib: float | None = MISSING
-    ema: float | None = MISSING
-    gradient_clip: float | None = MISSING
-    compile: bool = MISSING
-    channels_last: bool = MISSING
-    init: str | None = MISSING
-    init_part: str = MISSING
-    weights: str | None = MISSING
-    freeze_until: str | None = MISSING
-    freeze_epochs: int | None = MISSING
-    evaluate_at_end: bool = MISSING
-    also_protocols: list[str] = MISSING
-    final_protocols: list[str] = MISSING
-    profile: bool = MISSING
-    model: Any = MISSING
-    loss: Any = MISSING
-    data: Any = MISSING
-    augment: Any = MISSING
-    optim: Any = MISSING
-    callbacks: Any = MISSING
-    trainer: Any = MISSING
-    logger: Any = MISSING
-    protocol: Any = MISSING
 
 
 def config_dir() -> Path:
@@ -132,11 +81,10 @@ def run_name(model: str, level: int, context: bool, hl: bool, backbone: str = "v
 
 
 def register() -> None:
-    """Make the schema and the resolver known to Hydra. Idempotent."""
+    """Make the resolvers known to Hydra. Idempotent."""
     # conf/hydra/launcher/submitit_slurm.yaml is meant to have the plug-in's schema; hydra 1.3 warns about it.
     warnings.filterwarnings("ignore", r"\s*'hydra/launcher/submitit_slurm' is validated against")
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # what it logs, it raises as well
-    ConfigStore.instance().store(name="train_schema", node=TrainSchema)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     # `_<what is swept>` or nothing, and all of it as one name, for the folder of a variant.
     OmegaConf.register_new_resolver("and_also", lambda text: f"_{text}" if text else "", replace=True)
@@ -255,8 +203,6 @@ def read_words(
         if key not in known:
             one = replace(one, for_hydra=f"++{one.for_hydra}")
         for each in reversed(one.values):  # the first of a sweep stays
-            if isinstance(default, bool) and str(each).lower() not in BOOLEANS:
-                raise InputError(f"{key}={each} is neither true nor false")
             found = _set(config, key, each, line)
             by_size = (config_name, key) == ("detect", "threshold") and OmegaConf.is_dict(found)
             if key in known and not by_size:
@@ -435,6 +381,11 @@ def _value(key: str, typed: str, default: Any, is_sweep: bool) -> Word:
         elif swept:
             values = list(override.sweep_iterator())
         values = [Override._convert_value(value) for value in values]
+        if isinstance(default, bool):
+            values = [BOOLEANS.get(str(value).lower(), value) for value in values]
+            if wrong := [value for value in values if not isinstance(value, bool)]:
+                raise InputError(f"{key}={wrong[0]} is neither true nor false")
+            typed = typed if is_function else ",".join(map(hydra_text, values))
         return Word(key, tuple(map(str, values) if of_text else values), f"{key}={typed}", swept)
     pieces = _pieces(typed) if is_sweep else [typed]
     if of_texts and not is_sweep and not _is_list(typed) and not os.path.exists(_at_home(typed)):  # noqa: PTH110
@@ -571,7 +522,7 @@ def _check_kind(key: str, default: Any, value: Any) -> None:
     is_list = OmegaConf.is_list(value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if value is None:
-        fits = default is None or isinstance(default, str) or key in NULL_TOO
+        fits = default is None or key in NULL_TOO or (isinstance(default, str) and key not in NEVER_NULL)
     elif key in ("loss.weights", "model.block_channels", "redact_regions"):
         fits = is_list or (is_number and key == "model.block_channels")
     elif key in NOT_TEXT:

@@ -5,6 +5,8 @@ import os
 import time
 from pathlib import Path
 
+from fanet_lightning.cli.errors import counted
+
 # How long the load is watched before threads are chosen. The averages of the system remember what ended a minute ago.
 SAMPLE_SECONDS = 0.5
 
@@ -15,15 +17,12 @@ def usable_cores() -> int:
 
 
 def free_cores() -> tuple[int, str]:
-    """How many of :func:`usable_cores` no other program keeps busy now, at least 1; in words, too: ``2 cores, 1 busy``.
-
-    This process should be idle meanwhile (:data:`SAMPLE_SECONDS`): what it does itself counts as well.
-    """
+    """How many of :func:`usable_cores` no other program keeps busy, at least 1; and in words: ``2 cores, 1 busy``."""
     cores, own = usable_cores(), _own_cores()
     before = _busy_seconds(own)
     time.sleep(SAMPLE_SECONDS)
     busy = round((_busy_seconds(own) - before) / SAMPLE_SECONDS)
-    return max(1, min(cores, len(own) - busy)), f"{cores} {'core' if cores == 1 else 'cores'}, {busy or 'none'} busy"
+    return max(1, min(cores, len(own) - busy)), f"{counted(cores, 'core')}, {busy or 'none'} busy"
 
 
 def _own_cores() -> set[int]:

@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import InputError, counted
 
 
 def resolve_precision(precision: str, accelerator: str) -> str:
@@ -24,10 +24,8 @@ def resolve_precision(precision: str, accelerator: str) -> str:
 
     A CPU without such instructions emulates bf16, hundreds of times slower than float32.
     """
-    if precision != "auto":
-        return precision
-    if accelerator == "mps":
-        return "32-true"
+    if precision != "auto" or accelerator == "mps":
+        return "32-true" if precision == "auto" else precision
     if accelerator != "cpu" and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     return "bf16-mixed" if _cpu_multiplies_bf16() else "32-true"
@@ -66,11 +64,7 @@ def _here() -> str:
 
 
 def precision_on(precision: str, device: str) -> str:
-    """``auto`` → what the device is good at (:func:`resolve_precision`).
-
-    Raises:
-        InputError: an unknown precision.
-    """
+    """``auto`` → what the device is good at (:func:`resolve_precision`); InputError: an unknown precision."""
     if precision not in ("auto", "32-true", "bf16-mixed"):
         raise InputError(f"precision={precision} is unknown; take auto, 32-true or bf16-mixed")
     return resolve_precision(precision, device.split(":")[0])
@@ -80,10 +74,7 @@ def device_name(device: str) -> str:
     """The device in words, for the record: the GPU's name, or the CPU's threads and architecture."""
     if device.startswith("cuda") and torch.cuda.is_available():  # onnxruntime's may be there without torch's
         return torch.cuda.get_device_name(device)
-    if not device.startswith("cpu"):
-        return device
-    threads = torch.get_num_threads()
-    return f"cpu, {threads} {'thread' if threads == 1 else 'threads'}, {platform.machine()}"
+    return f"cpu, {counted(torch.get_num_threads(), 'thread')}, {platform.machine()}" if device[:3] == "cpu" else device
 
 
 POLL_SECONDS = 1.0
@@ -91,7 +82,6 @@ POLL_SECONDS = 1.0
 
 def visible_gpus() -> list[str]:
     """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` would name them."""
-
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if listed is not None:
         return [name.strip() for name in listed.split(",") if name.strip() and name.strip() != "-1"]
@@ -102,15 +92,8 @@ def visible_gpus() -> list[str]:
 def claimed(gpus: list[str], count: int, folder: Path | None = None) -> Iterator[list[str]]:
     """Hold ``count`` of ``gpus`` that no other job on this machine holds; wait for them where they are taken.
 
-    A GPU is held by a lock on a file, which falls with the process that holds it, however it ends.
-
-    Args:
-        gpus: names to choose from.
-        count: how many.
-        folder: where the lock files are; by default one per user and machine, so that several sweeps share the GPUs.
-
-    Raises:
-        InputError: fewer than ``count`` exist.
+    A GPU is held by a lock on a file in ``folder``, by default one per user and machine; it falls with its process.
+    InputError: fewer than ``count`` exist.
     """
     if count > len(gpus):
         raise InputError(f"trainer.devices={count}: this machine has {len(gpus)} CUDA devices; ask for fewer")
@@ -134,15 +117,15 @@ def claimed(gpus: list[str], count: int, folder: Path | None = None) -> Iterator
 
 # Of what is free: the rest is for images read ahead, workspace beyond what is counted, and other programs.
 SHARE = 0.5
-# Of the largest input and output of one layer: besides both there are the maps that are kept for later, and a
-# convolution may hold rearranged copies. Measured on the CPU: 1.1 to 1.2 in all with VGG16, 3 with the light backbone.
+# Of the largest input and output of one layer: maps are kept for later, convolutions may hold rearranged copies.
+# Measured on the CPU: 1.1 to 1.2 in all with VGG16, 3 with the light backbone.
 COPIES = 3.0
 # The side of the image that the cost is measured on: a multiple of the coarsest stride.
 PROBE_SIDE = 256
 
-# CPU and MPS allocators have no exception of their own.
-_CPU_MESSAGES = re.compile(
-    r"out of memory|can't allocate memory|not enough memory|cannot allocate|std::bad_alloc", re.IGNORECASE
+# CPU and MPS allocators have no exception of their own; cuDNN and cuBLAS cannot get their workspace.
+_NO_MEMORY = re.compile(
+    "out of memory|can't allocate memory|not enough memory|cannot allocate|std::bad_alloc|STATUS_ALLOC_FAILED", re.I
 )
 
 
@@ -150,11 +133,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out, on a GPU or on the CPU."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    # cuDNN and cuBLAS that cannot get their workspace.
-    text = str(error)
-    return isinstance(error, RuntimeError) and bool(
-        _CPU_MESSAGES.search(text) or "CUDNN_STATUS_ALLOC_FAILED" in text or "CUBLAS_STATUS_ALLOC_FAILED" in text
-    )
+    return isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
 
 
 def free_cached(device: torch.device) -> None:
@@ -167,26 +146,19 @@ def keep_activation_memory() -> bool:
     """Let this process keep up to 1 GiB of freed memory for the next pass of a network on a CPU, until it ends.
 
     glibc hands freed megabytes back at once, and the next pass faults them in again page by page: 5,300 page faults a
-    pass for the light network at 640 × 480, a fifth of its time (``benchmarks/light_detection.py``). Results are not
-    touched; others see less memory available.
-
-    Returns:
-        Whether it took effect: only glibc (Linux) has the switch.
+    pass for the light network at 640 × 480, a fifth of its time (``benchmarks/light_detection.py``). Whether it took
+    effect: only glibc (Linux) has the switch.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
-    libc = ctypes.CDLL(None)
     # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h; either one alone switches glibc's own adjustment of both off.
     # 1 GiB is more than a training step of twelve 320 × 320 images frees at once.
-    return all(libc.mallopt(what, 2**30) == 1 for what in (-3, -1))
+    return all(ctypes.CDLL(None).mallopt(what, 2**30) == 1 for what in (-3, -1))
 
 
 @torch.inference_mode()
 def bytes_per_pixel(network: nn.Module, device: torch.device, *, autocast_bf16: bool = False) -> float:
-    """Upper estimate of the memory that detection takes per pixel of the network's input.
-
-    :data:`COPIES` times the largest input and output that any layer has at a time, counted on one small image.
-    """
+    """Upper estimate of what detection takes per pixel: :data:`COPIES` × the largest input and output of a layer."""
     sizes = [0]
 
     def count(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:

@@ -71,16 +71,17 @@ def check_writable(folder: Path, key: str = "out") -> None:
         ) from error
 
 
-def check_names_free(folder: Path, names: Iterable[str], what: str, key: str = "out") -> None:
-    """Refuse a folder of something else that has one of ``names``, which are about to be written, already.
+def check_names_free(folder: Path, patterns: Iterable[str], what: str, key: str = "out") -> None:
+    """Refuse a folder of something else that has a name which is about to be written, and be it by a glob pattern.
 
     Raises:
         InputError: names the first that is there and no empty folder; ``what`` would be ``an evaluation``.
     """
-    for name in names:
-        path = folder / name
-        if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
-            raise InputError(f"{key}={folder}: {name} is there and not of {what}; move it away, or give another {key}")
+    for path in (path for pattern in patterns for path in sorted(folder.glob(pattern))):
+        if not (path.is_dir() and not any(path.iterdir())):
+            raise InputError(
+                f"{key}={folder}: {path.name} is there and not of {what}; move it away, or give another {key}"
+            )
 
 
 def check_replaceable(folder: Path, what: str, is_own: Callable[[Path], bool]) -> None:
@@ -95,16 +96,10 @@ def check_replaceable(folder: Path, what: str, is_own: Callable[[Path], bool]) -
         raise InputError(f"{folder} holds something else than {what} ({foreign}); give an empty or new folder")
 
 
-def matching_names(folder: Path, patterns: Iterable[str]) -> Iterator[str]:
-    """Names in ``folder`` that match one of the glob patterns, those of the first pattern first."""
-    return (path.name for pattern in patterns for path in sorted(folder.glob(pattern)))
-
-
 def decoded_text(content: bytes) -> str:
     """Text in UTF-8, -16 or -32: told by its mark or, as JSON's is (RFC 4627), by where the zeros are.
 
-    Raises:
-        UnicodeDecodeError: it is none of them, or has zeros, as `find -print0` writes them.
+    UnicodeDecodeError: it is none of them, or has zeros, as `find -print0` writes them.
     """
     text = content.decode(json.detect_encoding(content))
     if "\0" in text:
@@ -113,11 +108,7 @@ def decoded_text(content: bytes) -> str:
 
 
 def lines_of(path: Path, what: str, remedy: str) -> list[str]:
-    """The lines of a list that a person has written.
-
-    Raises:
-        InputError: no such file, or no text; names ``what`` and ``remedy``.
-    """
+    """The lines of a list that a person has written; InputError with ``what`` and ``remedy``: no file, or no text."""
     try:
         return decoded_text(Path(path).read_bytes()).splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -163,12 +154,9 @@ def walk_files(folder: Path, prefix: str = "", seen: frozenset[tuple[int, int]] 
 
 
 def read_image_list(path: Path) -> list[tuple[int, str]]:
-    """A list of images: (line number from 1, image id) in the file's order.
+    """A list of images: (line number from 1, image id) in the file's order; InputError: none, or one given twice.
 
     One ``event/name`` a line, with or without ``.jpg``; blank lines, what follows ``#`` and hidden files are skipped.
-
-    Raises:
-        InputError: no such file, no name in it, or a name given twice.
     """
     names: dict[str, int] = {}
     lines = lines_of(path, f"the list of images {path}", "give a text file with one name a line")
@@ -186,19 +174,19 @@ def read_image_list(path: Path) -> list[tuple[int, str]]:
 def find_listed(
     path: Path, ids: Collection[str], *, folder: Path | None = None, root: Path | None = None
 ) -> list[tuple[int, str, str | None]]:
-    """The images that a list means: (line number from 1, what stands there, its image id or None).
+    """The images that a list (:func:`read_image_list`) means: (line number from 1, the line, its image id or None).
 
     A line is an image id, or the path of an image as ``find`` writes it: absolute, or relative to the list's folder,
     the working folder, ``root`` or ``folder``. The extension and the slashes' direction may differ.
 
     Args:
-        path: the list, see :func:`read_image_list`.
+        path: the list.
         ids: of all images, relative to their folder, without extension.
         folder: of the images. Where it is not known, leading folders of a line may be any.
         root: of the data set.
 
     Raises:
-        InputError: as :func:`read_image_list`; or two lines that mean the same image.
+        InputError: two lines that mean the same image.
     """
     lines, known = dict[str, int](), set(ids)
     found: list[tuple[int, str, str | None]] = []

@@ -1,8 +1,7 @@
 """Where results come from: run.json and its lock, made_by, lists of training images. No torch.
 
-``run.json`` is what a sweep asks before it starts a variant, and what a report is made of. A score on images that a
-model has seen says nothing about other images: every checkpoint names its training images, and :mod:`evaluate` and
-:mod:`score` say how many of them they are scoring.
+A score on images that a model has seen says nothing about other images: every checkpoint names its training images,
+and :mod:`evaluate` and :mod:`score` say how many of them they are scoring.
 """
 
 import datetime
@@ -105,11 +104,7 @@ class RunRecord:
 
 
 def read_record(folder: Path) -> RunRecord | None:
-    """The record of the run in ``folder``; None where no run has begun.
-
-    Raises:
-        InputError: ``run.json`` is damaged or of another version.
-    """
+    """The record of the run in ``folder``, if one has begun; InputError: it is damaged or of another version."""
     path = folder / RECORD_FILE
     if not path.is_file():
         return None
@@ -141,6 +136,17 @@ def differing_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> l
             settings["model.normaliser"] = None  # whatever was configured, it came with the weights
     keys = [key for key in dict.fromkeys([*a, *b]) if not _is_circumstance(key)]
     return [(key, a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)]
+
+
+def refuse_other_settings(what: str, before: Mapping[str, Any], now: Mapping[str, Any], remedy: str) -> None:
+    """InputError where settings of a run, here ``what``, change what is trained; it names the first of them."""
+    for key, old, new in differing_settings(before, now):
+        raise InputError(f"{what} with {key}={as_given(old)}, this one has {key}={as_given(new)}; {remedy}")
+
+
+def as_given(value: Any) -> Any:
+    """As it is written on the command line."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else value
 
 
 def _is_circumstance(key: str) -> bool:
@@ -235,13 +241,8 @@ def _as_it_stands(line: str) -> str:
 def locked(folder: Path, what: str = "run", patience_seconds: float = 0.0) -> Iterator[None]:
     """Hold ``folder``, made if need be, for this process; the lock falls with the process, however that ends.
 
-    Args:
-        folder: of the lock.
-        what: ``run``, ``variant`` or ``sweep``, for the message.
-        patience_seconds: wait so long for another process to let go.
-
-    Raises:
-        InUse: another process holds it; names its process id and machine.
+    ``patience_seconds``: wait so long for another process to let go. InUse: one holds it for a run, sweep … (``what``);
+    names its process id and machine.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock, holder = FileLock(folder / LOCK_FILE), folder / HOLDER_FILE
@@ -286,12 +287,7 @@ Split = tuple[str | None, str | None]
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """Images of one part of one data set.
-
-    ``data``      its name as on the command line, None where it is not known.
-    ``split``     the part as the data set names it, None where unknown.
-    ``image_ids`` as in ``ImageRecord``; ``.jpg`` at the end does not count, as in every list of images.
-    """
+    """Images of one part of one data set, each None where unknown; ``.jpg`` at an id's end does not count."""
 
     data: str | None
     split: str | None
@@ -323,13 +319,9 @@ def trained_on(
 ) -> TrainedOn:
     """How many of ``image_ids``, each given once, are among the training images.
 
-    Images are the same by their id, unless both are known to be of different splits of one data set. A line of a list
-    of no known data set may also be a path that ends with folder and name of an id.
-
-    Args:
-        parts: the training images.
-        image_ids: the scored images.
-        data, split: what the scored images are of; None where unknown.
+    Images are the same by their id, unless both are known to be of different splits of one data set; ``data`` and
+    ``split`` are those of ``image_ids``. A line of a list of no known data set may also be a path that ends with folder
+    and name of an id.
     """
     seen = set()
     for part in parts:
@@ -345,10 +337,7 @@ def trained_on(
 
 
 def merged(parts: Iterable[TrainingImages]) -> list[TrainingImages]:
-    """The same images, each data set and split once and each id once, in the order of their first appearance.
-
-    ``a`` and ``a.jpg`` are one image, as in :func:`trained_on`, and keep the name that comes first.
-    """
+    """The same images, each data set and split once and each id once, as it is named first."""
     found: dict[Split, dict[str, str]] = {}
     for part in parts:
         names = found.setdefault((part.data, part.split), {})
@@ -363,11 +352,7 @@ def to_plain(parts: Iterable[TrainingImages]) -> list[dict[str, Any]]:
 
 
 def images_of(checkpoint: Mapping[str, Any], where: Path) -> list[TrainingImages] | None:
-    """The training images that a checkpoint names; None for an older one, which names none.
-
-    Raises:
-        InputError: something else is under the key; names ``where``.
-    """
+    """The training images that a checkpoint names, if it does; InputError with ``where``: something else is there."""
     value = checkpoint.get(CHECKPOINT_KEY)
     try:
         return value and [TrainingImages(part["data"], part["split"], tuple(part["ids"])) for part in value]
@@ -378,10 +363,7 @@ def images_of(checkpoint: Mapping[str, Any], where: Path) -> list[TrainingImages
 def write_training_images(path: Path, parts: Iterable[TrainingImages], scored: Split | None = None) -> None:
     """Write the list by rename: one image id a line, under a heading per part; also a list for ``images=``.
 
-    Args:
-        path: the file.
-        parts: the training images.
-        scored: (data, split) of the images that the predictions next to the list are about.
+    ``scored``: (data, split) of the images that the predictions next to the list are about.
     """
     lines = [] if scored is None else [f"# scored: {_named(*scored)}"]
     for part in parts:
@@ -391,13 +373,9 @@ def write_training_images(path: Path, parts: Iterable[TrainingImages], scored: S
 
 
 def read_training_images(path: Path) -> tuple[list[TrainingImages], Split]:
-    """A list of :func:`write_training_images`, or any other list of images, of which then no data set is known.
+    """The training images, and (data, split) of what was scored where ``evaluate`` wrote the list.
 
-    Returns:
-        The training images, and (data, split) of what was scored where ``evaluate`` wrote the list.
-
-    Raises:
-        InputError: no such file, not text, fewer images than a heading says, no image at all.
+    Of any other list of images no data set is known. InputError: no text, fewer images than a heading says, no image.
     """
     lines = iter(lines_of(path, f"the list of training images {path}", "give a text file with one image a line"))
     scored: Split = (None, None)

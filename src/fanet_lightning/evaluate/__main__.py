@@ -7,6 +7,7 @@ from typing import Any
 from fanet_lightning.cli import main as cli
 from fanet_lightning.cli.config import plain
 from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.provenance import read_record
 
 USAGE = (
     "fanet evaluate checkpoint=FILE|FOLDER|NAME|EXPORT.onnx [data=wider_face data.root=DIR] "
@@ -15,11 +16,7 @@ USAGE = (
 
 
 def choose_split(data: Mapping[str, Any], split: object) -> dict[str, Any]:
-    """``data`` with the split to evaluate on set, ``split`` being short for ``data.val.split``; None leaves it.
-
-    Raises:
-        InputError: an unknown split, or data that are not divided into splits.
-    """
+    """``data`` with the split to evaluate on set, ``split`` being short for ``data.val.split``; None leaves it."""
     from fanet_lightning.data.wider_face import SPLITS
 
     if split is None:
@@ -32,9 +29,7 @@ def choose_split(data: Mapping[str, Any], split: object) -> dict[str, Any]:
 
 
 def data_of_run(checkpoint: Path, words: list[str]) -> dict[str, Any] | None:
-    """The data that the checkpoint's run was trained and validated on; None where words choose others, or there is no
-    run: synthetic images have many settings, and those of another set are other images."""
-    from fanet_lightning.cli.provenance import read_record
+    """The data of the checkpoint's run: synthetic images have many settings. None: words choose others, or no run."""
     from fanet_lightning.models.pretrained import is_export
 
     chosen = any(word.lstrip("+~").startswith(("data=", "data.")) for word in words)

@@ -77,8 +77,8 @@ class DetectionMetric(Metric):
             ignored: n tensors (F_i,) bool, faces that count neither way; by default none.
 
         Raises:
-            ValueError: lengths or shapes that do not fit, numbers that are not finite, a negative side, an image that
-                the ground truth does not have, faces where there is a ground truth or none where there is not.
+            ValueError: lengths or shapes that do not fit, numbers that are not finite, a negative side, an unknown
+                image, faces where there is a ground truth or none where there is not.
         """
         given = [part for part in (boxes_xyxy, scores, faces_xyxy, ignored) if part is not None]
         if isinstance(image_ids, str) or any(len(part) != len(image_ids) for part in given):
@@ -118,10 +118,9 @@ class DetectionMetric(Metric):
         """As ``update``; hands back the value over the images of this batch alone."""
         self._only_shown = True
         try:
-            value: dict[str, Tensor] = super().forward(*arguments, **keywords)
+            return super().forward(*arguments, **keywords)  # type: ignore[no-any-return]
         finally:
             self._only_shown = False
-        return value
 
     @abstractmethod
     def _from_faces(self, faces: Faces) -> Any:
@@ -176,17 +175,14 @@ def _packed(image_id: str, what: str, boxes_xyxy: Tensor, column: Tensor) -> Ten
 
 
 class WiderFaceAP(DetectionMetric):
-    """Average precision by the official WIDER FACE evaluation
-    (:mod:`fanet_lightning.score.wider_face.average_precision`).
+    """Average precision by the official WIDER FACE evaluation.
 
     Args:
         ground_truth: the official one (:func:`fanet_lightning.score.wider_face.ground_truth.read_ground_truth`), with
             one value per setting: ``easy``, ``medium``, ``hard``. None: ``update`` gets the faces, and the one setting
             is ``all``.
-        options: of ``torchmetrics.Metric``.
 
-    Scores are normalised over all images, as the official tool does: a value over some of the images is not a part of
-    the value over all.
+    Scores are normalised over all images: a value over some of the images is not a part of the value over all.
     """
 
     def _from_faces(self, faces: Faces) -> GroundTruth:
@@ -207,11 +203,6 @@ class CocoAP(DetectionMetric):
         ground_truth: of one category (:meth:`CocoBenchmark.read_ground_truth`). None: ``update`` gets the faces.
         max_detections: rows looked at per image.
         backend: ``auto``, ``pycocotools`` or ``faster_coco_eval``, with the same numbers.
-        options: of ``torchmetrics.Metric``.
-
-    Raises:
-        ValueError: ground truth of several categories.
-        InputError: see :class:`CocoBenchmark`.
     """
 
     def __init__(
@@ -235,8 +226,7 @@ class CocoAP(DetectionMetric):
 
 
 class PascalFaceAP(DetectionMetric):
-    """Average precision by face-eval, for PASCAL face and AFW
-    (:mod:`fanet_lightning.score.pascal_face.average_precision`).
+    """Average precision by face-eval, for PASCAL face and AFW.
 
     The one value is ``all``. Faces with a side below 30 pixels count neither way, as ignored ones.
 
@@ -244,7 +234,6 @@ class PascalFaceAP(DetectionMetric):
         ground_truth: from :class:`PascalFaceBenchmark` or :class:`AfwBenchmark`. None: ``update`` gets the faces.
         alignment: fit position and size of all boxes to the labels first, as the protocol does; over the images of a
             batch or a sample the fit is another than over all.
-        options: of ``torchmetrics.Metric``.
     """
 
     def __init__(
@@ -270,7 +259,6 @@ class FddbRoc(DetectionMetric):
     Args:
         ground_truth: ellipses and image sizes, from :meth:`FddbBenchmark.read_ground_truth`.
         ellipses: what becomes of the rectangles, see :class:`FddbBenchmark`.
-        options: of ``torchmetrics.Metric``.
     """
 
     def __init__(self, ground_truth: FddbGroundTruth, ellipses: Ellipses = "as_given", **options: Any) -> None:

@@ -17,7 +17,7 @@ from rich.progress import track
 
 from fanet_lightning.cli.device import device_name
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.files import check_names_free, check_writable, file_sha256, matching_names, replaced
+from fanet_lightning.cli.files import check_names_free, check_writable, file_sha256, replaced
 from fanet_lightning.cli.provenance import (
     TRAINING_IMAGES_FILE,
     TrainingImages,
@@ -170,20 +170,17 @@ def evaluate(
 ) -> dict[str, float]:
     """Run a checkpoint over the validation images of ``source`` and score it by the source's benchmark.
 
-    Writes ``predictions`` in the benchmark's own format, ``scores.json``, its curves, ``detections.*``, and
-    ``scales.json``: the passes over each image. Until it has ended, what was found is in ``unfinished.jsonl``.
-    Where the model says what it was trained on, that list is written next to the predictions, and a warning says how
-    many of the scored images are in it.
+    Writes ``predictions`` in the benchmark's own format, ``scores.json``, its curves, ``detections.*``,
+    ``scales.json`` (the passes over each image) and the list of the model's training images. Until it has ended, what
+    was found is in ``unfinished.jsonl``.
 
     Args:
         checkpoint: see :func:`fanet_lightning.models.pretrained.locate`; or an export's ``.onnx`` file.
         source: what :func:`fanet_lightning.data.sources.build_source` made.
         protocol: ``name`` and what :func:`fanet_lightning.detect.protocols.build_protocol` reads.
         out: folder, made if need be.
-        device: ``auto``, ``cpu``, ``cuda`` …
-        precision: ``auto``, ``32-true`` or ``bf16-mixed``.
+        device, precision, detection: see :func:`fanet_lightning.detect.detector.open_detector`.
         workers: threads that read and resize images.
-        detection: keyword arguments of :func:`fanet_lightning.ops.postprocess.detect`.
         resume: ``auto`` resumes where an evaluation with the same settings was cut off; False starts over.
         lower_top: fraction of its height by which a box's top edge is moved down before it is written, see
             :func:`fanet_lightning.score.pascal_face.average_precision.lower_top`.
@@ -260,7 +257,7 @@ def _check_out(out: Path, labelled: bool) -> None:
         raise InputError(f"out={out} holds {other} of an evaluation of another split; give another out")
     signs = (out / JOURNAL_FILE, out / SUBMISSION_RECORD)
     if not any(sign.is_file() for sign in signs) and not is_scores(out / SCORES_FILE):
-        check_names_free(out, matching_names(out, _PATTERNS), "an evaluation")
+        check_names_free(out, _PATTERNS, "an evaluation")
 
 
 def _score(

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.files import check_names_free, matching_names, replaced
+from fanet_lightning.cli.files import check_names_free, replaced
 from fanet_lightning.score.bootstrap import Interval, interval_of
 from fanet_lightning.score.inputs import DetectionsByImage
 
@@ -139,7 +139,7 @@ def check_out(out: Path) -> None:
         InputError: names the first file in the way.
     """
     if not is_scores(out / SCORES_FILE):
-        check_names_free(out, matching_names(out, SCORE_PATTERNS), "earlier scores")
+        check_names_free(out, SCORE_PATTERNS, "earlier scores")
 
 
 @contextmanager

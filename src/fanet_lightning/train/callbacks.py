@@ -1,9 +1,8 @@
-"""Lightning callbacks: EMA, epoch summary, run record, atomic checkpoints; the profiler."""
+"""Lightning callbacks: EMA, epoch summary, run record, atomic checkpoints."""
 
 import math
 import os
 import sys
-import tempfile
 import time
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -14,11 +13,10 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import LearningRateFinder, ModelCheckpoint, RichProgressBar, WeightAveraging
 from pytorch_lightning.plugins.io import TorchCheckpointIO
-from pytorch_lightning.profilers import SimpleProfiler
 from torch import Tensor
-from torch.profiler import profile, record_function
 
 from fanet_lightning.cli.errors import InputError, first_line, is_whole
+from fanet_lightning.cli.files import replaced
 from fanet_lightning.cli.provenance import CHECKPOINT_KEY, RunRecord, TrainingImages, images_of, merged, to_plain
 from fanet_lightning.data.datamodule import TrainDataset
 from fanet_lightning.data.records import ImageRecord
@@ -32,10 +30,9 @@ NAMED = 5
 
 
 def ema_callback(decay: float | None) -> WeightAveraging | None:
-    """Exponential moving average of weights and buffers, validated and saved in place of the raw ones.
+    """Exponential moving average of weights and buffers, validated and saved in place of the raw ones; None: none.
 
     The decay rises as (1 + t) / (10 + t) up to ``decay``, so that short runs are not held back by their first weights.
-    None: no such callback.
     """
     if decay is None:
         return None
@@ -62,10 +59,7 @@ class StochasticAverage(WeightAveraging):
     Lightning's own ``StochasticWeightAveraging`` keeps the mean out of validation and checkpoints until the run ends.
 
     Args:
-        start: share of the run's steps after which the mean begins; before, the weights are as they are.
-
-    Raises:
-        InputError: ``start`` is no share.
+        start: share of the run's steps after which the mean begins, 0 … 1; before, the weights are as they are.
     """
 
     def __init__(self, start: float) -> None:
@@ -83,23 +77,18 @@ class StochasticAverage(WeightAveraging):
 
 
 class RateFinder(LearningRateFinder):
-    """Lightning's learning-rate range test before the first step; its rate is the peak of the run's schedule.
-
-    A run that resumes has found its rate.
-    """
+    """Lightning's learning-rate range test before the first step; its rate is the peak of the run's schedule."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options, attr_name="learning_rate")
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
-        if trainer.ckpt_path is not None:
+        if trainer.ckpt_path is not None:  # a run that resumes has found its rate
             return
         before = module.learning_rate
         super().on_fit_start(trainer, module)
         if trainer.is_global_zero and module.learning_rate == before:
-            print(
-                "warning: no learning rate was found, optim.lr stays: the test needs a dozen steps or more", flush=True
-            )
+            print("warning: no learning rate was found, optim.lr stays: the test needs a dozen steps or more")
 
 
 class TopCheckpoints(ModelCheckpoint):
@@ -107,12 +96,11 @@ class TopCheckpoints(ModelCheckpoint):
 
 
 class EpochReport(Callback):
-    """Prints one line per epoch, which reads well in a log file too, and logs the training speed in images per second.
+    """Prints one line per epoch, and logs the training speed in images per second.
 
-    With it ``train/wait_share``, once an epoch: which part of the epoch's training the loop waited for its loader,
-    of several ranks the one that waited longest (the others wait for it). Images that could not be read, on any rank,
-    are counted in the line and named at the end. ``train/clipped_share``: of the epoch's steps the share whose
-    gradient was clipped; where that is most of them, the line has it.
+    Once an epoch ``train/wait_share``: which part of the epoch's training the loop waited for its loader, of several
+    ranks the one that waited longest (the others wait for it); and ``train/clipped_share``: the share of the steps
+    whose gradient was clipped. Images that could not be read, on any rank, are counted and named at the end.
 
     Args:
         stop_after: end the run after so many epochs of its schedule, to be resumed later; None: run to the end.
@@ -120,11 +108,9 @@ class EpochReport(Callback):
 
     def __init__(self, stop_after: int | None = None) -> None:
         self._stop_after = stop_after
-        self._start = 0.0
-        self._seconds = 0.0
+        self._start = self._seconds = self._waited = 0.0
         self._images = 0
         self._validated = False
-        self._waited = 0.0
         self.unreadable_images: list[str] = []
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
@@ -142,26 +128,30 @@ class EpochReport(Callback):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
         self._images += len(batch.image_ids) * trainer.world_size
-        self._seconds = time.perf_counter() - self._start
-        module.log("train/images_per_second", self._images / max(self._seconds, 1e-9), batch_size=1)
+        self._seconds = max(time.perf_counter() - self._start, 1e-9)
+        module.log("train/images_per_second", self._images / self._seconds, batch_size=1)
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
-        if self._stop_after is not None and trainer.current_epoch + 1 >= self._stop_after:
-            trainer.should_stop = True
+        epoch, last = trainer.current_epoch + 1, trainer.max_epochs or 0
+        stops = self._stop_after is not None and epoch >= self._stop_after
+        trainer.should_stop |= stops
         # Every rank takes part in what follows.
-        self._gather_unreadable(trainer)
+        dataset = getattr(getattr(trainer, "datamodule", None), "train_dataset", None)
+        if isinstance(dataset, TrainDataset):
+            dataset.unreadable.copy_(_largest(trainer, dataset.unreadable))
+            self.unreadable_images = dataset.unreadable_images
         wait_share = 0.0
         if self._images:
-            wait_share = (_waited_seconds(trainer) - self._waited) / max(self._seconds, 1e-9)
-            wait_share = float(_largest(trainer, torch.tensor(wait_share)))
+            waited = (_waited_seconds(trainer) - self._waited) / self._seconds
+            wait_share = float(_largest(trainer, torch.tensor(waited)))
             module.log("train/wait_share", wait_share, batch_size=1)
-        clipped = float(getattr(module, "clipped_share", 0.0))
+        clipped, skipped = float(getattr(module, "clipped_share", 0.0)), int(getattr(module, "skipped_steps", 0))
         if trainer.gradient_clip_val:
             module.log("train/clipped_share", clipped, batch_size=1)
         if not trainer.is_global_zero:
             return
         metrics = trainer.callback_metrics
-        words = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", f"step {trainer.global_step}"]
+        words = [f"epoch {epoch}/{last}", f"step {trainer.global_step}"]
         if "train/loss" in metrics:
             words.append(f"loss {float(metrics['train/loss']):.3f}")
         # Lightning remembers the metrics of an earlier epoch's validation, too.
@@ -169,9 +159,7 @@ class EpochReport(Callback):
         if aps and self._validated:
             words.append("AP " + " ".join(f"{setting} {ap:.3f}" for setting, ap in aps.items()))
         if self._images:  # none where a run resumes at the very end of an epoch
-            words.append(f"{self._images / max(self._seconds, 1e-9):.1f} images/s")
-            words.append(f"waiting {wait_share:.1%}")
-        skipped = int(getattr(module, "skipped_steps", 0))
+            words += [f"{self._images / self._seconds:.1f} images/s", f"waiting {wait_share:.1%}"]
         if skipped:
             words.append(f"{skipped} steps skipped")
         if clipped > 0.5:
@@ -179,24 +167,15 @@ class EpochReport(Callback):
         if self.unreadable_images:
             words.append(f"{len(self.unreadable_images)} images unreadable")
         print("  ".join(words), flush=True)
-        if trainer.should_stop and trainer.current_epoch + 1 < (trainer.max_epochs or 0):
-            if self._stop_after is not None and trainer.current_epoch + 1 >= self._stop_after:
-                print(f"stopped by stop_after={self._stop_after}; resume=auto continues", flush=True)
-            else:
-                print("stopped early by a callback", flush=True)
+        if trainer.should_stop and epoch < last:
+            reason = f"by stop_after={self._stop_after}; resume=auto continues" if stops else "early by a callback"
+            print(f"stopped {reason}", flush=True)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         names = self.unreadable_images
         if trainer.is_global_zero and names:
             more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
             print(f"{len(names)} training images could not be read: {', '.join(names[:NAMED])}{more}", flush=True)
-
-    def _gather_unreadable(self, trainer: Trainer) -> None:
-        dataset = getattr(getattr(trainer, "datamodule", None), "train_dataset", None)
-        if isinstance(dataset, TrainDataset):
-            if trainer.world_size > 1:
-                dataset.unreadable.copy_(_largest(trainer, dataset.unreadable))
-            self.unreadable_images = dataset.unreadable_images
 
 
 def _waited_seconds(trainer: Trainer) -> float:
@@ -212,14 +191,7 @@ def _largest(trainer: Trainer, value: Tensor) -> Tensor:
 
 
 class RecordProgress(Callback):
-    """Writes how far the run has got into its record after every epoch.
-
-    The seconds of training count over all starts; what was trained and lost to a kill is counted, too.
-
-    Args:
-        record: of this run; changed in place.
-        folder: of the run.
-    """
+    """Writes how far the run in ``folder`` has got into ``record``, changed in place, after every epoch."""
 
     def __init__(self, record: RunRecord, folder: Path) -> None:
         self._record, self._folder = record, folder
@@ -240,33 +212,30 @@ class RecordProgress(Callback):
         self._flush = True
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._flush:
-            # Lightning logs a step after the checkpoint that was written at its end.
-            for logger in trainer.loggers:
-                logger.save()
-            self._flush = False
+        # Lightning logs a step after the checkpoint that was written at its end.
+        for logger in trainer.loggers if self._flush else []:
+            logger.save()
+        self._flush = False
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         speed = trainer.callback_metrics.get("train/images_per_second")
         waited = trainer.callback_metrics.get("train/wait_share")
+        # Also what an earlier start of the run has found; a file that was fixed since stays named.
+        unreadable = {str(name) for name in self._record.train.get("unreadable_images", [])}
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, EpochReport):
+                unreadable.update(callback.unreadable_images)
         self._record.train |= {
             "epoch": trainer.current_epoch + 1,
             "steps": trainer.global_step,
+            # Over all starts, with what was trained and lost to a kill.
             "seconds": round(self._before + time.monotonic() - self._start, 1),
             "images_per_second": None if speed is None else round(float(speed), 2),
             "skipped_steps": int(getattr(module, "skipped_steps", 0)),
             "wait_share": None if waited is None else round(float(waited), 4),
-            "unreadable_images": self._unreadable(trainer),
+            "unreadable_images": sorted(unreadable),
         }
         self._record.write(self._folder)
-
-    def _unreadable(self, trainer: Trainer) -> list[str]:
-        """Also what an earlier start of the run has found; a file that was fixed since stays named."""
-        found = {str(name) for name in self._record.train.get("unreadable_images", [])}
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, EpochReport):
-                found.update(callback.unreadable_images)
-        return sorted(found)
 
 
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
@@ -285,25 +254,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> None:
         """
         Raises:
-            InputError: the file cannot be written (full disk, quota, permission); the checkpoints before it are left
-                as they were.
+            InputError: the file cannot be written; the checkpoints before it are left as they were.
         """
         target = Path(path)
-        temporary = None
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=".tmp")
-            temporary = Path(name)
-            with os.fdopen(handle, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)
-            if target.name == LAST and target.exists():
-                target.replace(target.with_name(PREVIOUS))
-            temporary.replace(target)
+            with replaced(target) as temporary:
+                with temporary.open("wb") as file:
+                    torch.save(checkpoint, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                if target.name == LAST and target.exists():
+                    target.replace(target.with_name(PREVIOUS))
         except (OSError, RuntimeError) as error:
             # A failing write inside torch.save comes out as a RuntimeError about its archive.
             while not isinstance(error, OSError) and (error.__cause__ or error.__context__) is not None:
@@ -312,22 +273,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"{target} cannot be written ({getattr(error, 'strerror', None) or first_line(error)}); earlier "
                 "checkpoints are kept: free the disk and start again with resume=auto"
             ) from error
-        finally:
-            if temporary is not None:
-                temporary.unlink(missing_ok=True)
 
 
 def newest_valid_checkpoint(folder: Path) -> tuple[Path | None, list[str]]:
-    """The checkpoint to resume, and one line for each damaged one that was passed over.
+    """``last.ckpt`` of a run's ``checkpoints``, else ``previous.ckpt``, whichever is valid first; None without either.
 
-    Args:
-        folder: ``checkpoints`` of a run.
-
-    Returns:
-        ``last.ckpt``, else ``previous.ckpt``, whichever is valid first; None in a folder without either.
-
-    Raises:
-        InputError: there are checkpoints, and no valid one.
+    And one line for each damaged one that was passed over. InputError: there are checkpoints, and no valid one.
     """
     damaged: list[str] = []
     for name in (LAST, PREVIOUS):
@@ -415,21 +366,8 @@ class StartingModel(Callback):
             )
 
 
-class NamesSettings(Callback):
-    """Every checkpoint carries the settings of its run, under the key ``settings``."""
-
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        self._settings = dict(settings)
-
-    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["settings"] = self._settings
-
-
 class RandomState(Callback):
-    """The state of torch's generators travels in the checkpoint; with several processes that of the first one.
-
-    Nothing in training draws from them (samples are seeded one by one), but a network with dropout resumes exactly.
-    """
+    """The state of torch's generators travels in the checkpoint, for networks with dropout (that of the first rank)."""
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -443,27 +381,26 @@ class RandomState(Callback):
             torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
 
 
-class NamesTrainingImages(Callback):
-    """Every checkpoint names the images that it was trained on, those of a run that it went on from too.
+class Origin(Callback):
+    """Every checkpoint carries its run's ``settings`` and, as ``training_images``, what its weights were trained on.
 
-    ``earlier``: what the weights were trained on that the run starts from.
-    Under the key ``training_images``, as :func:`fanet_lightning.cli.provenance.to_plain` makes it. About 50 bytes an
-    image.
+    Args:
+        settings: of the run.
+        earlier: what the weights were trained on that the run starts from.
     """
 
-    def __init__(self, earlier: Sequence[TrainingImages] = ()) -> None:
-        self._earlier = list(earlier)
+    def __init__(self, settings: Mapping[str, Any], earlier: Sequence[TrainingImages] = ()) -> None:
+        self._settings, self._earlier = dict(settings), list(earlier)
 
     def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._earlier = images_of(checkpoint, Path(str(trainer.ckpt_path or "checkpoint"))) or []
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        datamodule: Any = getattr(trainer, "datamodule", None)
-        dataset = getattr(datamodule, "train_dataset", None)
-        parts = list(self._earlier)
-        if dataset is not None and trainer.global_step:
-            ids = tuple(dataset.records.image_ids.tolist())
-            source = datamodule.source
+        checkpoint["settings"] = self._settings
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        parts, source = list(self._earlier), datamodule.source
+        if trainer.global_step:
+            ids = tuple(datamodule.train_dataset.records.image_ids.tolist())
             parts.append(TrainingImages(source.name, getattr(source, "train_split", None), ids))
         if parts:
             checkpoint[CHECKPOINT_KEY] = to_plain(merged(parts))
@@ -474,9 +411,6 @@ class FewImages(Callback):
 
     Args:
         take: how many images, or which share of them if it is below 1.
-
-    Raises:
-        InputError: ``take`` is neither.
     """
 
     def __init__(self, take: float) -> None:
@@ -539,85 +473,19 @@ class ByHeart(FewImages):
             self._first_loss = float(outputs["loss"])
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """
-        Raises:
-            InputError: the AP stays below ``ap``; says whether the loss fell.
-        """
         first, metrics = self._first_loss or math.nan, trainer.callback_metrics
         loss, ap = float(metrics["train/loss"]), float(metrics["val/ap"])
         text = f"AP {ap:.3f} on the {len(trainer.datamodule.val_records)} images trained on"  # type: ignore[attr-defined]
         text += f", loss {first:.3g} → {loss:.3g} in {trainer.global_step} steps"
         if ap >= self._ap:
             print(f"by heart: {text}", flush=True)
-        elif getattr(module, "skipped_steps", 0):
-            raise InputError(f"not by heart: {text}: steps without a finite gradient; lower optim.lr")
-        elif not loss < first / 3:
-            raise InputError(
-                f"not by heart: {text}: the loss hardly falls; look at optim.lr, at frozen layers and at your own loss"
-            )
-        else:
-            raise InputError(
-                f"not by heart: {text}: the loss falls and the faces are not found; train longer (epochs=), or look at "
-                "the labels (fanet doctor), at input_size and at your own network's output"
-            )
-
-
-# Profiles (``profile=true``)
-
-# The first steps choose algorithms, fill caches and allocate: they are not what a long run consists of.
-WARM_UP_STEPS, WATCHED_STEPS = 3, 3
-
-
-class StepProfiler(SimpleProfiler):
-    """Writes ``fit-steps.txt``: calls and seconds of every action of Lightning's loop and of the parts of a step.
-
-    ``torch.profiler`` watches three steps, fewer where an epoch ends sooner: ``operators.txt`` and, for
-    ui.perfetto.dev, ``trace.json``. On CUDA the seconds are those in which the CPU launches or waits; the operators
-    have the device's own. Of several ranks the first one is watched.
-
-    Args:
-        folder: where the files go, ``out/profile``.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, "steps")
-        # Kineto tells standard error that it starts, stops and finds no GPU.
-        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-        self._folder, self._steps = folder, 0
-        self._watching: profile | None = None
-        self._ranges: dict[str, Any] = {}
-
-    def start(self, action_name: str) -> None:
-        if action_name == "run_training_batch" and self.local_rank == 0:
-            self._steps += 1
-            if self._steps == WARM_UP_STEPS + 1:
-                self._watching = profile(acc_events=True)
-                self._watching.start()
-            elif self._steps == WARM_UP_STEPS + WATCHED_STEPS + 1:
-                self._end()
-        super().start(action_name)
-        if self._watching is not None:
-            self._ranges[action_name] = record_function(action_name)
-            self._ranges[action_name].__enter__()
-
-    def stop(self, action_name: str) -> None:
-        if action_name in self._ranges:
-            self._ranges.pop(action_name).__exit__(None, None, None)
-        super().stop(action_name)
-        if action_name == "run_training_epoch":
-            self._end()
-
-    def _end(self) -> None:
-        if self._watching is None:
             return
-        for name in reversed(self._ranges.copy()):
-            self._ranges.pop(name).__exit__(None, None, None)
-        watched, self._watching = self._watching, None
-        watched.stop()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        watched.export_chrome_trace(str(self._folder / "trace.json"))
-        averages = watched.key_averages()
-        on_device = any(event.self_device_time_total for event in averages)
-        table = averages.table(sort_by=f"self_{'device' if on_device else 'cpu'}_time_total", row_limit=40)
-        (self._folder / "operators.txt").write_text(table, encoding="utf-8")
-        print(f"profile: {self._folder}", flush=True)
+        advice = (
+            "the loss falls and the faces are not found; train longer (epochs=), or look at the labels (fanet doctor), "
+            "at input_size and at your own network's output"
+        )
+        if module.skipped_steps:
+            advice = "steps without a finite gradient; lower optim.lr"
+        elif not loss < first / 3:
+            advice = "the loss hardly falls; look at optim.lr, at frozen layers and at your own loss"
+        raise InputError(f"not by heart: {text}: {advice}")

@@ -7,7 +7,7 @@ import os
 import secrets
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,7 @@ EXTRAS = {"mlflow": "mlflow", "comet": "comet_ml"}
 
 
 def check_loggers(options: Mapping[str, Any]) -> None:
-    """
-    Args:
-        options: the ``logger`` group, plain.
-
-    Raises:
-        InputError: an unknown logger, or one whose package is not installed.
-    """
+    """InputError where the ``logger`` group has an unknown logger, or one whose package is not installed."""
     for name, settings in options.items():
         if settings and name in EXTRAS and find_spec(EXTRAS[name]) is None:
             raise InputError(f"logger={name} needs {EXTRAS[name]}: pip install 'fanet-lightning[{name}]'")
@@ -59,10 +53,10 @@ def build_loggers(
     """The loggers of a composed configuration, and the W&B run among them (on the first rank alone).
 
     Args:
-        options: the whole configuration, plain; its ``logger`` group says which.
+        options: the whole configuration, plain.
         out: the run's folder.
-        resumed_step: optimizer steps that a resumed run has behind it; what was logged for later steps is dropped,
-            because they are trained again. None: a new run.
+        resumed_step: optimizer steps that a resumed run has behind it; what was logged for later steps is dropped.
+            None: a new run.
         wandb_run: what an earlier start kept (:attr:`WandbRun.record`), so that the same W&B run continues.
     """
     group, built, wandb = options["logger"] or {}, list[Logger](), None
@@ -107,36 +101,27 @@ class _ResumableWriter(ExperimentWriter):
         super().__init__(log_dir)
 
     def _check_log_dir_exists(self) -> None:
-        path = Path(self.metrics_file_path)
-        if not path.is_file():
-            return
-        if self._resumed_step is None:
-            path.unlink()
-            return
-        columns, rows = _whole_rows(path)
-        kept = [row for row in rows if (row.get("step") or "").isdigit() and int(row["step"]) < self._resumed_step]
-        _write(path, columns, kept)
-        self.metrics_keys = columns
+        path, end = Path(self.metrics_file_path), self._resumed_step
+        if end is None:
+            path.unlink(missing_ok=True)
+        elif path.is_file():
+            self._rewrite(lambda row: row.get("step", "").isdigit() and int(row["step"]) < end)
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         # Lightning's own truncates the file first: killed just then, the run would have lost all of it.
+        self._rewrite(lambda row: True, fieldnames)
+
+    def _rewrite(self, stays: Callable[[dict[str, str]], Any], columns: list[str] | None = None) -> None:
+        """The rows that stay, without what a kill has cut short: a last line without an end."""
         path = Path(self.metrics_file_path)
-        _write(path, fieldnames, _whole_rows(path)[1])
-
-
-def _whole_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Columns and rows of a CSV file without what a kill has cut short: a last line without an end."""
-    text = path.read_text(encoding="utf-8", errors="replace")
-    reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
-    rows = [row for row in reader if None not in row and None not in row.values()]
-    return list(reader.fieldnames or []), rows
-
-
-def _write(path: Path, columns: list[str], rows: list[dict[str, str]]) -> None:
-    with replaced(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=columns)
-        writer.writeheader()
-        writer.writerows(rows)
+        text = path.read_text(encoding="utf-8", errors="replace")
+        reader = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))
+        rows = [row for row in reader if None not in row and None not in row.values() and stays(row)]
+        self.metrics_keys = columns or list(reader.fieldnames or [])
+        with replaced(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
+            writer.writeheader()
+            writer.writerows(rows)
 
 
 # Weights & Biases: a dashboard is worth less than what it shows. Nothing is asked, and where the server, the key or
@@ -145,10 +130,6 @@ def _write(path: Path, columns: list[str], rows: list[dict[str, str]]) -> None:
 
 class WandbRun(WandbLogger):
     """A W&B run of the first rank. What fails inside W&B is said once, and the run is given up; nothing is raised.
-
-    Args:
-        run: as ``wandb.init`` made it.
-        out: the training run's folder.
 
     ``record`` is what ``run.json`` keeps, so that a later start resumes this run.
     """
@@ -179,10 +160,7 @@ class WandbRun(WandbLogger):
         self._attempt(lambda: self._run.summary.update(dict(values)))
 
     def finish(self, exit_code: int) -> None:
-        """Send what is left, for as long as ``finish_timeout`` allows, and mark the run as failed where not 0.
-
-        The next run of this process is a new one. An offline run's command for sending it is printed.
-        """
+        """Send what is left within ``finish_timeout``; of an offline run the command for it is printed."""
         import wandb
 
         self._attempt(lambda: self._run.finish(exit_code=exit_code), "what it has kept can be sent later")
@@ -208,16 +186,10 @@ class WandbRun(WandbLogger):
 def start_wandb(
     settings: Mapping[str, Any], options: Mapping[str, Any], out: Path, earlier: Mapping[str, Any] | None = None
 ) -> WandbRun | None:
-    """A W&B run: sweep = group, variant = name, the whole configuration in its config. Never asks on the terminal.
+    """A W&B run with files in ``out/wandb``: sweep = group, variant = name, the whole configuration in its config.
 
-    Args:
-        settings: ``logger.wandb``.
-        options: the whole configuration, plain.
-        out: the training run's folder; W&B's files go to ``out/wandb``.
-        earlier: the :attr:`WandbRun.record` of an earlier start, which is then resumed.
-
-    Returns:
-        The run; None where W&B is switched off or cannot start at all.
+    ``earlier`` is the :attr:`WandbRun.record` of an earlier start, which is then resumed. Never asks on the terminal.
+    None where W&B is switched off or cannot start at all.
     """
     import wandb
 
@@ -244,8 +216,10 @@ def start_wandb(
     out.mkdir(parents=True, exist_ok=True)
     run = None
     if mode == "online":
+        stdin = sys.stdin
         try:
-            with _no_terminal():
+            # No terminal, so that nothing can ask for a key and wait.
+            with Path(os.devnull).open() as sys.stdin:
                 run = wandb.init(mode="online", **arguments)
             print(f"W&B: {run.url}", flush=True)
         except Exception as error:
@@ -255,6 +229,8 @@ def start_wandb(
             )
             # W&B's process still holds the id.
             arguments["id"] = secrets.token_hex(6)
+        finally:
+            sys.stdin = stdin
     try:
         run = run or wandb.init(mode="offline", **arguments)
         # Without this the panels' x axis would count log calls.
@@ -282,17 +258,6 @@ def has_key() -> bool:
     return bool(told or get_netrc_auth(os.environ.get("WANDB_BASE_URL") or settings.base_url))
 
 
-@contextlib.contextmanager
-def _no_terminal() -> Iterator[None]:
-    """Standard input that is no terminal, so that nothing can ask for a key and wait."""
-    with Path(os.devnull).open() as nothing:
-        stdin, sys.stdin = sys.stdin, nothing
-        try:
-            yield
-        finally:
-            sys.stdin = stdin
-
-
 def _warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr, flush=True)
 
@@ -304,14 +269,7 @@ CURVE_POINTS = 200
 
 
 class WandbValidation(Callback):
-    """After each validation: curves per setting, and ``images`` fixed validation images with their boxes.
-
-    The images are spread evenly over the sorted validation set, so that every epoch and every variant shows the same.
-
-    Args:
-        run: takes them.
-        images: how many; 0: none.
-    """
+    """After each validation: curves per setting, and ``images`` validation images with boxes, the same ones always."""
 
     def __init__(self, run: WandbRun, images: int) -> None:
         self._run, self._images = run, images
@@ -361,14 +319,12 @@ def spread(size: int, count: int) -> list[int]:
 
 
 def curves_chart(curves: Mapping[str, Curve]) -> Any:
-    """Setting → curve, as one W&B chart of precision over recall; at most :data:`CURVE_POINTS` points each.
-
-    Thresholds at which nothing has been proposed yet have no precision and are left out.
-    """
+    """Setting → curve, as one W&B chart of precision over recall; at most :data:`CURVE_POINTS` points each."""
     import wandb
 
     recall, precision = [], []
     for curve in curves.values():
+        # Where nothing has been proposed yet there is no precision.
         points = np.stack([curve.recall, curve.precision], axis=1)[curve.precision > 0]
         points = points[spread(len(points), CURVE_POINTS)]
         recall.append(points[:, 0].tolist())

@@ -28,15 +28,15 @@ from fanet_lightning.score.wider_face.predictions import Predictions
 
 ScheduleKind = Literal["step", "cosine", "constant"]
 
+# ``optim.name``
+OPTIMIZERS = {"sgd": "torch.optim.SGD", "adamw": "torch.optim.AdamW"}
 # Paper §3.5: 4e-3 for 80 of 120 epochs, then 4e-4 for 20 and 4e-5 for 20.
 PAPER_MILESTONES = (80 / 120, 100 / 120)
 # Paper §3.5: "a total batch size of 12"; learning rates are meant for it and scaled linearly.
 REFERENCE_BATCH_SIZE = 12
-
-
-def effective_lr(lr: float, batch_size: int) -> float:
-    """``lr`` is stated for a total batch of 12; another batch size scales it linearly."""
-    return lr * batch_size / REFERENCE_BATCH_SIZE
+# So many skipped steps in a row mean that the weights themselves are lost, not that one batch was bad.
+MAX_SKIPPED_IN_A_ROW = 50
+log = logging.getLogger(__name__)
 
 
 def lr_factor(
@@ -67,11 +67,7 @@ def lr_factor(
 
 
 def trained_layers(network: nn.Module, setting: str) -> dict[str, nn.Module]:
-    """The backbone's layers that trained weights exist for, by name, which ``setting`` needs.
-
-    Raises:
-        InputError: a network of somebody's own without them.
-    """
+    """The backbone's layers that trained weights exist for, by name; InputError with ``setting``: it names none."""
     try:
         layers: dict[str, nn.Module] = network.trunk.trained_layers()  # type: ignore[union-attr, operator]
     except (AttributeError, NotImplementedError) as error:
@@ -83,11 +79,7 @@ def trained_layers(network: nn.Module, setting: str) -> dict[str, nn.Module]:
 
 
 def frozen_layers(network: nn.Module, until: str | None) -> list[nn.Module]:
-    """The backbone's trained layers up to and with ``until``, a name or the first part of some; None: all of them.
-
-    Raises:
-        InputError: it has no layer of that name.
-    """
+    """The backbone's trained layers up to and with ``until``, a name or the first part of some; None: all of them."""
     layers = trained_layers(network, "freeze_epochs" if until is None else "freeze_until")
     if until is None:
         return list(layers.values())
@@ -95,14 +87,6 @@ def frozen_layers(network: nn.Module, until: str | None) -> list[nn.Module]:
     if not found:
         raise InputError(f"freeze_until={until}: the backbone has no such layer; choose one of {', '.join(layers)}")
     return list(layers.values())[: found[-1] + 1]
-
-
-# ``optim.name``
-OPTIMIZERS = {"sgd": "torch.optim.SGD", "adamw": "torch.optim.AdamW"}
-log = logging.getLogger(__name__)
-
-# So many skipped steps in a row mean that the weights themselves are lost, not that one batch was bad.
-MAX_SKIPPED_IN_A_ROW = 50
 
 
 class FaceDetectionModule(LightningModule):
@@ -148,7 +132,7 @@ class FaceDetectionModule(LightningModule):
         if freeze_epochs is None:
             for layer in self._frozen:
                 layer.requires_grad_(False)
-        self._slow_layers(float((optim or {}).get("backbone_factor", 1)))  # a mistake shows before anything is written
+        self._parameter_groups(0.0)  # a mistake shows before anything is written
         loss = dict(loss or {})
         if isinstance(loss.get("assignment"), Mapping):
             loss["assignment"] = made("loss.assignment", loss["assignment"])
@@ -216,10 +200,9 @@ class FaceDetectionModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the total norm, and skip the step when that norm is not finite.
+        """Clip by the total norm, and skip the step when that norm is not finite, on all ranks alike.
 
-        The norm is taken after the gradients were averaged over ranks, so that all ranks decide alike. A step is
-        skipped by handing the optimizer no gradients: neither momentum nor weight decay then moves a weight.
+        A skipped step hands the optimizer no gradients: neither momentum nor weight decay then moves a weight.
         """
         if self.is_frozen:
             # Gradients are computed and dropped: DDP takes no weights that want one in some epochs only.
@@ -278,32 +261,26 @@ class FaceDetectionModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         options = dict(self.hparams["optim"] or {})
-        batch_size, accumulated = int(self.hparams["batch_size"]), self.trainer.accumulate_grad_batches
-        lr = self.learning_rate
-        weight_decay = float(options.get("weight_decay", 5e-4))
-        factor = float(options.get("backbone_factor", 1.0))
-        groups = self._parameter_groups(lr, weight_decay, bool(options.get("decay_all", True)), factor)
         node = options.get("optimizer") or {"_target_": OPTIMIZERS[options.get("name", "sgd")]}
         if node["_target_"] == OPTIMIZERS["sgd"]:
             node = {"momentum": options.get("momentum", 0.9), "nesterov": options.get("nesterov", False), **node}
-        optimizer: torch.optim.Optimizer = made("optim.optimizer", node, groups, lr=lr)
-        total_steps = int(self.trainer.estimated_stepping_batches)
-        schedule = {k: options[k] for k in ("warmup_steps", "milestones", "gamma", "final") if k in options}
-        kind = options.get("schedule", "step")
+        lr, total_steps = self.learning_rate, int(self.trainer.estimated_stepping_batches)
+        optimizer: torch.optim.Optimizer = made("optim.optimizer", node, self._parameter_groups(lr), lr=lr)
+        kind, warmup_steps = options.get("schedule", "step"), options.get("warmup_steps", 0)
         scheduler: Any
-        if options.get("scheduler"):
-            node = options["scheduler"]
+        if node := options.get("scheduler"):
             length = {"T_max", "total_steps"} & {*signature(get_object(node["_target_"])).parameters}
             scheduler = made("optim.scheduler", {**dict.fromkeys(length, total_steps), **node}, optimizer)
-            kind, schedule = node["_target_"].rpartition(".")[2], {}
+            kind, warmup_steps = node["_target_"].rpartition(".")[2], 0
         else:
+            schedule = {k: options[k] for k in ("warmup_steps", "milestones", "gamma", "final") if k in options}
             scheduler = torch.optim.lr_scheduler.LambdaLR(
                 optimizer, lambda step: lr_factor(step, total_steps, kind=kind, **schedule)
             )
-        warmup_steps, asked = schedule.get("warmup_steps", 0), float(options.get("lr", 4e-3))
+        batch_size = int(self.hparams["batch_size"]) * self.trainer.accumulate_grad_batches
         rank_zero_only(print)(
-            f"learning rate {lr:g} (optim.lr {asked:g} at batch 12, scaled to a total batch of "
-            f"{batch_size * accumulated}), {kind} schedule over {total_steps} steps, warm-up {warmup_steps} steps"
+            f"learning rate {lr:g} (optim.lr {float(options.get('lr', 4e-3)):g} at batch 12, scaled to a total batch "
+            f"of {batch_size}), {kind} schedule over {total_steps} steps, warm-up {warmup_steps} steps"
         )
         if warmup_steps >= total_steps:
             rank_zero_only(print)(
@@ -315,8 +292,8 @@ class FaceDetectionModule(LightningModule):
     @property
     def learning_rate(self) -> float:
         """The schedule's peak, of the optimizer as it is. Lightning's learning-rate finder sets it."""
-        optim, batch_size = self.hparams["optim"] or {}, int(self.hparams["batch_size"])
-        return effective_lr(float(optim.get("lr", 4e-3)), batch_size * self.trainer.accumulate_grad_batches)
+        lr, batch_size = float((self.hparams["optim"] or {}).get("lr", 4e-3)), int(self.hparams["batch_size"])
+        return lr * batch_size * self.trainer.accumulate_grad_batches / REFERENCE_BATCH_SIZE
 
     @learning_rate.setter
     def learning_rate(self, rate: float) -> None:
@@ -326,14 +303,13 @@ class FaceDetectionModule(LightningModule):
             config.scheduler.base_lrs = [base * factor for base in config.scheduler.base_lrs]
         rank_zero_only(print)(f"learning rate found: {rate:.3g} (optim.lr={self.hparams['optim']['lr']:.3g})")
 
-    def _slow_layers(self, factor: float) -> list[nn.Module]:
-        return [] if factor == 1 else list(trained_layers(self.network, "optim.backbone_factor").values())
-
-    def _parameter_groups(
-        self, lr: float, weight_decay: float, decay_all: bool, backbone_factor: float = 1.0
-    ) -> list[dict[str, Any]]:
+    def _parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """By learning rate, the backbone's trained layers last, and in each by weight decay."""
-        slow = {id(p) for layer in self._slow_layers(backbone_factor) for p in layer.parameters()}
+        options = self.hparams["optim"] or {}
+        factor, weight_decay = float(options.get("backbone_factor", 1)), float(options.get("weight_decay", 5e-4))
+        decay_all = options.get("decay_all", True)
+        layers = {} if factor == 1 else trained_layers(self.network, "optim.backbone_factor")
+        slow = {id(p) for layer in layers.values() for p in layer.parameters()}
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for p in self.network.parameters():
             if p.requires_grad:
@@ -341,7 +317,7 @@ class FaceDetectionModule(LightningModule):
         return [
             {
                 "params": parameters,
-                "lr": lr * (backbone_factor if is_slow else 1),
+                "lr": lr * (factor if is_slow else 1),
                 "weight_decay": 0.0 if is_spared else weight_decay,
             }
             for (is_slow, is_spared), parameters in sorted(groups.items())

@@ -2,7 +2,6 @@
 
 import csv
 import json
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,9 @@ from fanet_lightning.cli.config import compose_config, plain
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.provenance import (
     CIRCUMSTANCES,
-    LATER_SETTINGS,
-    RENAMED_TARGETS,
     RunRecord,
     TerminalLog,
+    as_today,
     is_first_process,
     read_record,
     state_now,
@@ -28,29 +26,22 @@ USAGE = """fanet reproduce RUN_FOLDER [out=DIR] [data.root=DIR] [other_data=true
 
 Trains with the run's configuration, seed and number of threads, says what else differs (versions, machine, data), and
 compares scores and weights. Exit code 0: equal to the last bit; 1: not; 2: the run cannot be repeated."""
+CHECKPOINT = "checkpoints/last.ckpt"
 # In csv/metrics.csv; no two runs agree in them.
 TIMES = {"train/images_per_second", "train/wait_share"}
 
 
 def recorded_run(folder: Path) -> RunRecord:
-    """The record of a run that has come to its end.
-
-    Raises:
-        InputError: no run, an unfinished one, one without its last checkpoint.
-    """
+    """The record of a run that has come to its end, with its last checkpoint; InputError: it is none."""
     record = read_record(folder)
     if record is None:
         raise InputError(f"run={folder} has no run.json; give the folder that train wrote")
     state = state_now(folder, record)
     if state != "finished":
         raise InputError(f"run={folder} is {state}, so there is no result to compare with; finish it with resume=auto")
-    if not _last(folder).is_file():
-        raise InputError(f"run={folder} has no {_last(folder).relative_to(folder)} to compare with; give another run")
+    if not (folder / CHECKPOINT).is_file():
+        raise InputError(f"run={folder} has no {CHECKPOINT} to compare with; give another run")
     return record
-
-
-def _last(folder: Path) -> Path:
-    return folder / "checkpoints" / "last.ckpt"
 
 
 def options_of(record: RunRecord, folder: Path, out: Path) -> dict[str, Any]:
@@ -61,17 +52,7 @@ def options_of(record: RunRecord, folder: Path, out: Path) -> dict[str, Any]:
     """
     today = plain(compose_config("train", []))
     # What changes nothing that is trained may be as today; the rest is as it was recorded.
-    options: dict[str, Any] = {key: value for key, value in today.items() if key in CIRCUMSTANCES}
-    options |= deepcopy(record.settings)
-    for key, value in LATER_SETTINGS.items():
-        *path, name = key.split(".")
-        node = options
-        for part in path:
-            node = node.get(part) or {}
-        node.setdefault(name, value)
-    for node in options.values():
-        if isinstance(node, dict) and "_target_" in node:
-            node["_target_"] = RENAMED_TARGETS.get(node["_target_"], node["_target_"])
+    options = {key: value for key, value in today.items() if key in CIRCUMSTANCES} | as_today(record.settings)
     missing = sorted(set(today) - set(options))
     if missing:
         version, commit = record.made_by.get("packages", {}).get("fanet-lightning"), record.made_by.get("git_commit")
@@ -111,26 +92,18 @@ def data_difference(then: dict[str, Any], now: dict[str, Any]) -> str | None:
 
 def first_difference(then: RunRecord, now: RunRecord, folder: Path, out: Path) -> str | None:
     """Where the results of two runs differ: the first weight of ``last.ckpt``, else the first score; and, where both
-    have ``csv/metrics.csv``, the first logged step. None where they are equal.
-
-    Raises:
-        InputError: a checkpoint cannot be read.
-    """
-    found = [
-        _different_weight(_last(folder), _last(out)) or _different_score(then, now),
-        _different_step(folder / "csv" / "metrics.csv", out / "csv" / "metrics.csv"),
-    ]
-    return "; ".join(text for text in found if text) or None
+    have ``csv/metrics.csv``, the first logged step. None where they are equal."""
+    weights = _different_weight(folder / CHECKPOINT, out / CHECKPOINT)
+    steps = _different_step(folder / "csv/metrics.csv", out / "csv/metrics.csv")
+    return "; ".join(text for text in (weights or _different_score(then, now), steps) if text) or None
 
 
 def _different_weight(first: Path, second: Path) -> str | None:
     old, new = (read_checkpoint(path)["state_dict"] for path in (first, second))
-    for key in [*old, *(key for key in new if key not in old)]:
-        if key not in old or key not in new:
-            return f"{key} of last.ckpt is in one of them alone"
+    for key in {**old, **new}:
+        if key not in old or key not in new or old[key].shape != new[key].shape:
+            return f"{key} of last.ckpt is not of the same shape, or in one of them alone"
         a, b = old[key], new[key]
-        if (a.dtype, a.shape) != (b.dtype, b.shape):
-            return f"{key} of last.ckpt: {a.dtype} {tuple(a.shape)} then, {b.dtype} {tuple(b.shape)} now"
         # Bytes, because NaN is not equal to itself.
         if not torch.equal(*(tensor.contiguous().flatten().view(torch.uint8) for tensor in (a, b))):
             apart = (a.double() - b.double()).abs()
@@ -159,16 +132,13 @@ def _different_step(first: Path, second: Path) -> str | None:
 
 
 def reproduce(folder: Path, out: Path, *, root: str | None = None, other_data: bool = False) -> bool:
-    """Train again and print how the two runs compare.
+    """Train the run in ``folder`` again in ``out`` and print how the two compare: equal to the last bit?
 
     Args:
         folder: of the run.
         out: of the new run.
         root: of the data; None: the run's.
         other_data: train although the data differ.
-
-    Returns:
-        Whether weights and scores are equal to the last bit.
 
     Raises:
         InputError: see :func:`recorded_run` and :func:`options_of`; ``out`` holds a run; the data are gone or differ.

@@ -1,7 +1,4 @@
-"""One training run: checked once, assembled, trained, scored, recorded; a sweep's beginning and end.
-
-With ``-m`` or ``experiment=ablation`` it trains whole grids (:mod:`fanet_lightning.train.sweep`).
-"""
+"""One training run: checked once, assembled, trained, scored, recorded; a sweep's beginning and end."""
 
 import contextlib
 import json
@@ -27,18 +24,11 @@ from omegaconf import DictConfig
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import Checkpoint, LearningRateMonitor, ModelCheckpoint, ProgressBar
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.profilers import PyTorchProfiler
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from fanet_lightning.cli import main as cli
-from fanet_lightning.cli.config import (
-    CommandLine,
-    canonical,
-    config_dir,
-    hydra_text,
-    made,
-    plain,
-    without_hydra,
-)
+from fanet_lightning.cli.config import CommandLine, canonical, config_dir, hydra_text, made, plain, without_hydra
 from fanet_lightning.cli.cores import free_cores
 from fanet_lightning.cli.device import device_name, resolve_precision
 from fanet_lightning.cli.errors import InputError, first_line, is_whole
@@ -47,14 +37,15 @@ from fanet_lightning.cli.provenance import (
     LOG_FILE,
     RunRecord,
     TerminalLog,
+    as_given,
     code_sha256,
-    differing_settings,
     flat,
     is_first_process,
     locked,
     made_by,
     now,
     read_record,
+    refuse_other_settings,
     state_now,
 )
 from fanet_lightning.data.datamodule import FaceDataModule, check_cache
@@ -72,202 +63,25 @@ from fanet_lightning.train.callbacks import (
     AtomicCheckpointIO,
     EpochReport,
     FewImages,
-    NamesSettings,
-    NamesTrainingImages,
+    Origin,
     RandomState,
     RecordProgress,
     StartingModel,
-    StepProfiler,
     newest_valid_checkpoint,
 )
 from fanet_lightning.train.loggers import WandbValidation, build_loggers, check_loggers
-from fanet_lightning.train.module import FaceDetectionModule
+from fanet_lightning.train.module import OPTIMIZERS, FaceDetectionModule
 from fanet_lightning.train.sweep import LOG_IS_KEPT, Terminated, never_trained, wanted_protocols
 
 AUTO = "auto"
 
-# Parts of a run
-
-
-def build_module(
-    options: dict[str, Any], *, with_weights: bool = True, initial: Model | None = None
-) -> FaceDetectionModule:
-    """The LightningModule of a composed configuration, with weights of ``initial`` or ``weights``."""
-    module = FaceDetectionModule(
-        network=dict(options["model"]),
-        loss=options["loss"],
-        optim=options["optim"],
-        batch_size=options["batch_size"],
-        channels_last=options["channels_last"],
-        freeze_until=options["freeze_until"],
-        freeze_epochs=options["freeze_epochs"],
-    )
-    if initial is not None:
-        try:
-            for part in ("trunk", "normaliser") if options["init_part"] == "trunk" else ("",):
-                taken = initial.network.get_submodule(part).state_dict()
-                module.network.get_submodule(part).load_state_dict(taken)
-        except (AttributeError, RuntimeError) as error:  # a network of one's own
-            raise InputError(f"init={options['init']} does not fit this network: {first_line(error)}") from error
-    if with_weights and options["weights"] not in (None, "none"):
-        load_backbone_weights(module.network, options["weights"], say=print if is_first_process() else str)
-    # It follows the weights, and travels in the checkpoint.
-    module.hparams["network"]["normaliser"] = module.network.normaliser.kind
-    if options["compile"]:
-        module.network.compile(dynamic=None)
-    return module
-
-
-# Options of a network that its weights bring along, or that only say how fresh weights are drawn.
-NOT_THE_NETWORK = {"normaliser", "face_prior"}
-# The options that have to be the same for init_part=trunk.
-TRUNK_OPTIONS = {"backbone", "width", "batch_norm", "fc6"}
-
-
-def initial_model(options: dict[str, Any]) -> Model | None:
-    """The trained model that ``init`` names, if what ``init_part`` takes of it fits the run's network.
-
-    ``init_part=trunk`` draws A-blocks and heads afresh, so level, context and hl may differ: the variants of a grid
-    can then start from one backbone.
-
-    Returns:
-        None where no model is named.
-
-    Raises:
-        InputError: no such model, another network or backbone, or weights of a backbone named as well.
-    """
-    init, part, network = options["init"], options["init_part"], options["model"]
-    if init is None:
-        if part != "all":
-            raise InputError(f"init_part={part} has nothing to take it from; give init=MODEL, or leave it out")
-        return None
-    if options["weights"] is not None:
-        raise InputError(f"init={init} and weights={options['weights']} are both given; init brings the backbone along")
-    model = load_model(init)
-    of_model, of_run = ({"name": "fanet", **OPTIONS, **given} for given in (model.network_options, network))
-    names = TRUNK_OPTIONS if part == "trunk" else {*model.network_options, *network} - NOT_THE_NETWORK
-    if part == "trunk" and (model.network_options.get("_target_") or network.get("_target_")):
-        names = set()  # what fits a network of one's own, its weights say
-    for name in sorted(names):
-        if of_model.get(name) != of_run.get(name):
-            raise InputError(
-                f"init={init}: that model has model.{name}={of_model.get(name)}, this run has {of_run.get(name)}; give "
-                "the model's own options (fanet_light: model=fanet_light), or init_part=trunk for the backbone alone"
-            )
-    return model
-
-
-def build_datamodule(options: dict[str, Any], source: Any) -> FaceDataModule:
-    """The LightningDataModule of a composed configuration."""
-    val_scale = build_protocol(options["protocol"])
-    assert isinstance(val_scale, TestScale)  # check_values
-    return FaceDataModule(
-        source,
-        augment=build_augment(options["augment"]),
-        batch_size=options["batch_size"],
-        workers=options["workers"],
-        seed=options["seed"],
-        input_size=options["input_size"],
-        val_scale=val_scale,
-        cache=options["cache"],
-        cache_gib=options["cache_gib"],
-    )
-
-
-def build_callbacks(options: dict[str, Any], initial: Model | None = None) -> list[Callback]:
-    """Those of the group ``callbacks``, and what every run has: its report, and what its checkpoints carry.
-
-    Args:
-        options: the composed configuration, plain.
-        initial: what the run starts from; its training images become part of the run's list.
-
-    Raises:
-        InputError: a ``_target_`` that is no callback or refuses its arguments.
-    """
-    nodes = {name: node for name, node in options["callbacks"].items() if node and node.get("_target_")}
-    chosen = {name: made(f"callbacks.{name}", node) for name, node in nodes.items()}
-    for name, callback in chosen.items():
-        if not isinstance(callback, Callback | None):
-            raise InputError(f"callbacks.{name}._target_={nodes[name]['_target_']} is no Lightning callback")
-    # Averaging comes first: what the checkpoints save are the averaged weights. Lightning puts the checkpoints last.
-    callbacks = [callback for callback in chosen.values() if callback is not None]
-    best = next((c for c in callbacks if isinstance(c, ModelCheckpoint) and c.monitor == "val/ap"), None)
-    callbacks += [
-        RandomState(),
-        NamesTrainingImages((initial.training_images if initial is not None else None) or []),
-        NamesSettings(options),
-    ]
-    if best is not None and options["init"] is not None and options["init_part"] == "all":
-        callbacks.append(StartingModel(best))
-    return [*callbacks, EpochReport(options["stop_after"])]
-
-
-def build_trainer(options: dict[str, Any], out: Path, *, initial: Model | None = None) -> Trainer:
-    """The Lightning trainer with its callbacks; :func:`attach` adds loggers and record.
-
-    Args:
-        options: the composed configuration, plain.
-        out: the run's folder.
-        initial: what the run starts from.
-
-    Raises:
-        InputError: devices, strategy, precision or callbacks that Lightning refuses.
-    """
-    # Tips and hardware lists are noise; warnings still come through.
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for noise in (
-        ".*LeafSpec.*",  # between Lightning and torch, nothing that a person could fix
-        ".*number of training batches.*",
-        r".*self\.log\('val/.*sync_dist=True.*",  # every rank has gathered the same detections
-        ".*The dirpath has changed.*",  # the line of the run's beginning says it
-        ".*exists and is not empty.*",  # a resumed run writes where it wrote
-    ):
-        warnings.filterwarnings("ignore", noise)
-    trainer = dict(options["trainer"])
-    # A run shorter than the interval is still validated once, or it would have no best checkpoint.
-    trainer["check_val_every_n_epoch"] = min(trainer["check_val_every_n_epoch"], options["epochs"])
-    trainer["precision"] = resolve_precision(trainer["precision"], trainer["accelerator"])
-    callbacks = build_callbacks(options, initial)
-    try:
-        return Trainer(
-            **trainer,
-            max_epochs=options["epochs"],
-            gradient_clip_val=options["gradient_clip"],
-            logger=False,
-            callbacks=callbacks,
-            plugins=[AtomicCheckpointIO()],
-            profiler=StepProfiler(out / "profile") if options["profile"] else None,
-            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
-            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
-            enable_model_summary=False,
-            num_sanity_val_steps=-1 if any(isinstance(c, StartingModel) for c in callbacks) and initial else 0,
-            use_distributed_sampler=False,
-            default_root_dir=out,
-        )
-    except Exception as error:
-        # Lightning's own refusals (a device that is not there, an unknown strategy) come in several classes.
-        raise InputError(f"trainer: {first_line(error)}") from error
-
-
-def attach(trainer: Trainer, loggers: list[Logger], added: list[Callback]) -> None:
-    """Give a trainer its loggers, and the callbacks that need them or the record."""
-    trainer.loggers = loggers
-    if loggers:
-        added.append(LearningRateMonitor("step"))
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    checkpoints = sum(isinstance(callback, Checkpoint) for callback in callbacks)
-    callbacks[len(callbacks) - checkpoints : len(callbacks) - checkpoints] = added
-
-
 # Checks
-
 
 # What settings may be besides their type. Whatever is not here is checked by whoever is given it; null is none.
 LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     (
         "a whole number of at least 1", lambda v: is_whole(v, 1),
-        "batch_size input_size epochs validate_every seeds checkpoint_every stop_after threads freeze_epochs "
+        "level batch_size input_size epochs validate_every seeds checkpoint_every stop_after threads freeze_epochs "
         "data.train_images data.val_images trainer.accumulate_grad_batches trainer.check_val_every_n_epoch "
         "trainer.num_nodes trainer.limit_train_batches",
     ),
@@ -284,7 +98,7 @@ LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("at least 0", lambda v: 0 <= v < math.inf, "optim.weight_decay"),
     ("all or trunk", ("all", "trunk").__contains__, "init_part"),
     ("auto, online, offline or disabled", ("auto", "online", "offline", "disabled").__contains__, "logger.wandb.mode"),
-    ("sgd or adamw", ("sgd", "adamw").__contains__, "optim.name"),
+    (" or ".join(OPTIMIZERS), OPTIMIZERS.__contains__, "optim.name"),
     ("step, cosine or constant", ("step", "cosine", "constant").__contains__, "optim.schedule"),
     # "true" ones would round the boxes as well
     ("auto, 32-true, bf16-mixed or 16-mixed: boxes are 32 bits",
@@ -293,11 +107,7 @@ LIMITS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
 
 
 def check_values(options: dict[str, Any]) -> None:
-    """Refuse settings of the wrong sign, size or type, and those that would train nothing.
-
-    Raises:
-        InputError: the first setting that is not as :data:`LIMITS` has it.
-    """
+    """Refuse settings that are not as :data:`LIMITS` has them, and those that would train nothing, with InputError."""
     settings = flat(options)
     for allowed, fits, keys in LIMITS:
         for key in keys.split():
@@ -308,8 +118,7 @@ def check_values(options: dict[str, Any]) -> None:
                 fine = False
             if not fine:
                 raise InputError(f"{key}={as_given(value)}: give {allowed}")
-    limit = settings.get("trainer.limit_val_batches")
-    if limit is not None:
+    if (limit := settings.get("trainer.limit_val_batches")) is not None:
         raise InputError(
             f"trainer.limit_val_batches={limit}: checkpoints are chosen by AP over the whole validation set; leave it "
             "out, and make that set smaller (data.val.images=LIST)"
@@ -320,26 +129,17 @@ def check_values(options: dict[str, Any]) -> None:
         )
     for name in options["also_protocols"]:
         build_protocol(protocol_settings(name))
-
-
-def as_given(value: Any) -> Any:
-    """As it is written on the command line."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-
-
-def _check_devices(options: dict[str, Any]) -> None:
-    devices = options["trainer"]["devices"]
-    total = devices * int(options["trainer"]["num_nodes"]) if isinstance(devices, int) else 1
-    if total > 1 and options["batch_size"] % total:
+    devices, nodes, batch = options["trainer"]["devices"], options["trainer"]["num_nodes"], options["batch_size"]
+    total = devices * nodes if isinstance(devices, int) else 1
+    if total > 1 and batch % total:
         raise InputError(
-            f"batch_size={options['batch_size']} is the total over devices and must be divisible by "
-            f"trainer.devices={devices} × trainer.num_nodes={total // devices}"
+            f"batch_size={batch} is the total over devices and must be divisible by "
+            f"trainer.devices={devices} × trainer.num_nodes={nodes}"
         )
-    ranks = int(os.environ.get("WORLD_SIZE", total)) if "TORCHELASTIC_RUN_ID" in os.environ else total
-    if ranks != total:
+    if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ["WORLD_SIZE"]) != total:
         raise InputError(
-            f"torchrun has started {ranks} processes, the configuration has {total} devices; give trainer=ddp "
-            "trainer.devices=<processes per node> trainer.num_nodes=<nodes>"
+            f"torchrun has started {os.environ['WORLD_SIZE']} processes, the configuration has {total} devices; give "
+            "trainer=ddp trainer.devices=<processes per node> trainer.num_nodes=<nodes>"
         )
 
 
@@ -359,38 +159,25 @@ def _check_earlier_run(out: Path, options: dict[str, Any]) -> None:
         check_names_free(out, names_of_run(), "a run")
     if record is None or options["overwrite"]:
         return
-    if never_trained(out, record) and state_now(out, record) != "running":
+    state = state_now(out, record)
+    if never_trained(out, record) and state != "running":
         return
     if resume is None or (resume != AUTO and not Path(resume).resolve().is_relative_to(out.resolve())):
         raise InputError(
-            f"out={out} holds a run already ({record.name}, {state_now(out, record)}); resume=auto resumes it, "
-            "overwrite=true replaces it, or give another out"
+            f"out={out} holds a run already ({record.name}, {state}); resume=auto resumes it, overwrite=true replaces "
+            "it, or give another out"
         )
-    _refuse_other_settings(f"out={out} holds a run", record.settings, options, "another out")
-
-
-def _refuse_other_settings(what: str, stored: dict[str, Any], options: dict[str, Any], remedy: str) -> None:
-    different = differing_settings(stored, options)
-    if different:
-        key, old, new = different[0]
-        raise InputError(
-            f"{what} with {key}={as_given(old)}, this one has {key}={as_given(new)}; give the same configuration, or "
-            f"{remedy}"
-        )
+    remedy = "give the same configuration, or another out"
+    refuse_other_settings(f"out={out} holds a run", record.settings, options, remedy)
 
 
 def _checkpoint_to_resume(options: dict[str, Any], out: Path) -> tuple[Path | None, int | None]:
-    """The checkpoint to resume, and the optimizer step that it was written after; both None: from the beginning.
-
-    Raises:
-        InputError: no checkpoint, one of other settings, one that holds weights alone, or nothing left to train.
-    """
+    """The checkpoint to resume, and the optimizer step that it was written after; both None: from the beginning."""
     path = None if options["resume"] in (None, AUTO) else Path(options["resume"])
     if options["resume"] == AUTO:
         path, damaged = newest_valid_checkpoint(out / "checkpoints")
-        if is_first_process():
-            for line in damaged:
-                print(f"warning: {line}", file=sys.stderr)
+        for line in damaged if is_first_process() else []:
+            print(f"warning: {line}", file=sys.stderr)
     if path is None:
         return None, None
     if not path.is_file():
@@ -400,15 +187,137 @@ def _checkpoint_to_resume(options: dict[str, Any], out: Path) -> tuple[Path | No
         raise InputError(f"resume={path}: it holds weights alone; init={path} starts a new run from them")
     record = read_record(path.resolve().parent.parent) if path.parent.name == "checkpoints" else None
     settings = checkpoint.get("settings") or (record.settings if record else {})  # those of before are in the record
-    _refuse_other_settings(
-        f"resume={path} is of a run", settings, options, f"start a new run from its weights with init={path}"
-    )
+    remedy = f"give the same configuration, or start a new run from its weights with init={path}"
+    refuse_other_settings(f"resume={path} is of a run", settings, options, remedy)
     return path, int(checkpoint["global_step"])
+
+
+# Parts of a run
+
+# Options of a network that its weights bring along, or that only say how fresh weights are drawn.
+NOT_THE_NETWORK = {"normaliser", "face_prior"}
+# The options that have to be the same for init_part=trunk.
+TRUNK_OPTIONS = {"backbone", "width", "batch_norm", "fc6"}
+
+
+def initial_model(options: dict[str, Any]) -> Model | None:
+    """The trained model that ``init`` names, if what ``init_part`` takes of it fits the run's network.
+
+    ``init_part=trunk`` draws A-blocks and heads afresh, so level, context and hl may differ: the variants of a grid
+    can then start from one backbone.
+    """
+    init, part, network = options["init"], options["init_part"], options["model"]
+    if init is None:
+        if part != "all":
+            raise InputError(f"init_part={part} has nothing to take it from; give init=MODEL, or leave it out")
+        return None
+    if options["weights"] is not None:
+        raise InputError(f"init={init} and weights={options['weights']} are both given; init brings the backbone along")
+    model = load_model(init)
+    of_model, of_run = ({"name": "fanet", **OPTIONS, **given} for given in (model.network_options, network))
+    names = TRUNK_OPTIONS if part == "trunk" else {*model.network_options, *network} - NOT_THE_NETWORK
+    if part == "trunk" and (model.network_options.get("_target_") or network.get("_target_")):
+        names = set()  # what fits a network of one's own, its weights say
+    for name in sorted(names):
+        if of_model.get(name) != of_run.get(name):
+            raise InputError(
+                f"init={init}: that model has model.{name}={of_model.get(name)}, this run has {of_run.get(name)}; give "
+                "the model's own options (fanet_light: model=fanet_light), or init_part=trunk for the backbone alone"
+            )
+    if model.training_images is None and is_first_process():
+        print(f"warning: init={init} does not name its training images; the run's list will lack them")
+    return model
+
+
+def _build_module(options: dict[str, Any], *, with_weights: bool, initial: Model | None) -> FaceDetectionModule:
+    """With the weights of ``initial`` or of the option ``weights``; None of them where a checkpoint is to be loaded."""
+    keys = ("loss", "optim", "batch_size", "channels_last", "freeze_until", "freeze_epochs")
+    module = FaceDetectionModule(network=dict(options["model"]), **{key: options[key] for key in keys})
+    network = module.network
+    if initial is not None:
+        try:
+            for part in ("trunk", "normaliser") if options["init_part"] == "trunk" else ("",):
+                network.get_submodule(part).load_state_dict(initial.network.get_submodule(part).state_dict())
+        except (AttributeError, RuntimeError) as error:  # a network of one's own
+            raise InputError(f"init={options['init']} does not fit this network: {first_line(error)}") from error
+    if with_weights and options["weights"] not in (None, "none"):
+        load_backbone_weights(network, options["weights"], say=print if is_first_process() else str)
+    # It follows the weights, and travels in the checkpoint.
+    module.hparams["network"]["normaliser"] = network.normaliser.kind
+    if options["compile"]:
+        network.compile(dynamic=None)
+    weights, count = options["loss"].get("weights"), 1 + len(network.training_only())
+    if weights is not None and len(weights) != count:
+        raise InputError(f"loss.weights={weights}: {len(weights)} weights for {count} hierarchies with heads")
+    return module
+
+
+def _build_callbacks(options: dict[str, Any], initial: Model | None) -> list[Callback]:
+    """Those of the group ``callbacks``, and what every run has: its report, and what its checkpoints carry."""
+    callbacks: list[Callback] = []
+    for name, node in options["callbacks"].items():
+        callback = made(f"callbacks.{name}", node) if node and node.get("_target_") else None
+        if not isinstance(callback, Callback | None):
+            raise InputError(f"callbacks.{name}._target_={node['_target_']} is no Lightning callback")
+        callbacks += [] if callback is None else [callback]
+    best = next((c for c in callbacks if isinstance(c, ModelCheckpoint) and c.monitor == "val/ap"), None)
+    # Averaging comes first: what the checkpoints save are the averaged weights. Lightning puts the checkpoints last.
+    callbacks += [RandomState(), Origin(options, (initial and initial.training_images) or ())]
+    if best is not None and options["init"] is not None and options["init_part"] == "all":
+        callbacks.append(StartingModel(best))
+    return [*callbacks, EpochReport(options["stop_after"])]
+
+
+def _build_trainer(options: dict[str, Any], out: Path, initial: Model | None) -> Trainer:
+    """The Lightning trainer without its loggers."""
+    # Tips and hardware lists are noise; warnings still come through.
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for noise in (
+        ".*LeafSpec.*",  # between Lightning and torch, nothing that a person could fix
+        ".*number of training batches.*",
+        r".*self\.log\('val/.*sync_dist=True.*",  # every rank has gathered the same detections
+        ".*The dirpath has changed.*",  # the line of the run's beginning says it
+        ".*exists and is not empty.*",  # a resumed run writes where it wrote
+    ):
+        warnings.filterwarnings("ignore", noise)
+    trainer = dict(options["trainer"])
+    # A run shorter than the interval is still validated once, or it would have no best checkpoint.
+    trainer["check_val_every_n_epoch"] = min(trainer["check_val_every_n_epoch"], options["epochs"])
+    trainer["precision"] = resolve_precision(trainer["precision"], trainer["accelerator"])
+    callbacks, profiler = _build_callbacks(options, initial), None
+    if options["profile"]:
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it tells that it starts, stops and finds no GPU
+        # The first steps choose algorithms, fill caches and allocate: they are not what a long run consists of.
+        watched = torch.profiler.schedule(wait=3, warmup=1, active=3, repeat=1)
+        profiler = PyTorchProfiler(out / "profile", "steps", schedule=watched, row_limit=60)
+    try:
+        return Trainer(
+            **trainer,
+            max_epochs=options["epochs"],
+            gradient_clip_val=options["gradient_clip"],
+            logger=False,
+            callbacks=callbacks,
+            plugins=[AtomicCheckpointIO()],
+            profiler=profiler,
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+            enable_model_summary=False,
+            num_sanity_val_steps=-1 if initial and any(isinstance(c, StartingModel) for c in callbacks) else 0,
+            use_distributed_sampler=False,
+            default_root_dir=out,
+        )
+    except Exception as error:
+        # Lightning's own refusals (a device that is not there, an unknown strategy) come in several classes.
+        raise InputError(f"trainer: {first_line(error)}") from error
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run whose settings, data, network and folder are checked, with everything that it trains with."""
+    """A run whose settings, data, network and folder are checked, with everything that it trains with.
+
+    ``resume``, ``resumed_step``: the checkpoint to resume and its optimizer step; None: a run from the beginning.
+    """
 
     options: dict[str, Any]
     out: Path
@@ -432,7 +341,6 @@ def prepare(options: dict[str, Any]) -> Prepared:
     check_values(options)
     check_cache(options["cache"], options["cache_gib"])
     check_loggers(options["logger"] or {})
-    _check_devices(options)
     out = Path(options["out"])
     check_writable(out)
     if is_first_process():
@@ -440,21 +348,21 @@ def prepare(options: dict[str, Any]) -> Prepared:
     resume, resumed_step = _checkpoint_to_resume(options, out)
     # A resumed run's checkpoint has the weights, and the list of all images that they were trained on.
     initial = initial_model(options) if resume is None else None
-    if initial is not None and initial.training_images is None and is_first_process():
-        print(f"warning: init={options['init']} does not name its training images; the run's list will lack them")
-    trainer = build_trainer(options, out, initial=initial)
+    trainer = _build_trainer(options, out, initial)
     seed_everything(options["seed"], workers=True, verbose=False)
-    module = build_module(options, with_weights=resume is None, initial=initial)
-    weights = options["loss"].get("weights")
-    if weights is not None and len(weights) != (count := 1 + len(module.network.training_only())):
-        raise InputError(f"loss.weights={weights}: {len(weights)} weights for {count} hierarchies with heads")
+    module = _build_module(options, with_weights=resume is None, initial=initial)
     source = build_source(**options["data"])
+    source.check()
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, FewImages):
-            source.check()
             source = callback.part_of(source)
-    datamodule = build_datamodule(options, source)
-    source.check()
+    keys = ("batch_size", "workers", "seed", "input_size", "cache", "cache_gib")
+    datamodule = FaceDataModule(
+        source,
+        augment=build_augment(options["augment"]),
+        val_scale=build_protocol(options["protocol"]),  # type: ignore[arg-type]  # check_values
+        **{key: options[key] for key in keys},
+    )
     out = out.absolute()
     return Prepared({**options, "out": str(out)}, out, source, datamodule, module, trainer, resume, resumed_step)
 
@@ -467,24 +375,11 @@ LOCK_PATIENCE_SECONDS = 15.0
 FIRST_RANK = "FANET_FIRST_RANK_PID"
 
 
-@dataclass(frozen=True)
-class TrainResult:
-    """Where a run is and what it reached: ``ap`` per setting of the best checkpoint under the run's protocol."""
-
-    out: Path
-    best_checkpoint: Path | None
-    last_checkpoint: Path | None
-    ap: dict[str, float]
-
-
-def train(config: DictConfig) -> TrainResult:
+def train(config: DictConfig) -> None:
     """Train, validate, and evaluate the best checkpoint at the end; or resume a run that was cut off.
 
     Args:
         config: ``conf/train.yaml`` composed.
-
-    Returns:
-        The run's folder, checkpoints and AP.
 
     Raises:
         InputError: anything in the configuration, the data or the machine that a person can fix. The record of the
@@ -492,15 +387,16 @@ def train(config: DictConfig) -> TrainResult:
         KeyboardInterrupt, Terminated: Ctrl-C, SIGTERM; ``resume=auto`` resumes from the last checkpoint.
     """
     canonical(config)
-    return train_prepared(prepare(plain(config)))
+    train_prepared(prepare(plain(config)))
 
 
-def train_prepared(run: Prepared) -> TrainResult:
+def train_prepared(run: Prepared) -> None:
     """As :func:`train`."""
     options, out = run.options, run.out
     if not is_first_process():
         _end_with_first_rank()
-        return _fit_and_evaluate(run, None)
+        _fit_and_evaluate(run, None)
+        return
     os.environ[FIRST_RANK] = str(os.getpid())
     with locked(out, patience_seconds=LOCK_PATIENCE_SECONDS):
         record = _open_record(options, out)
@@ -508,29 +404,27 @@ def train_prepared(run: Prepared) -> TrainResult:
             TerminalLog.current.begin(out / LOG_FILE)
         if options["resume"] == AUTO and _is_done(record, options):
             print(f"{options['name']} in {out} is {record.state} already")
-            return _result(out, options, record)
+            return
         record.state, record.error, record.ended = "running", None, None
         record.train["starts"] = int(record.train.get("starts", 0)) + 1
         record.write(out)
         try:
-            result = _fit_and_evaluate(run, record)
+            _fit_and_evaluate(run, record)
+            stop_after = options["stop_after"] or options["epochs"]
+            stopped = stop_after <= record.train.get("epoch", 0) < options["epochs"]
+            record.state = "stopped" if stopped else "finished"
         except (KeyboardInterrupt, Terminated):
             # The record still says "running", which without a process means that it was interrupted.
-            record.ended = now()
-            record.write(out)
             print(f"{out} is kept as its last checkpoint has it; resume=auto resumes from there", file=sys.stderr)
             raise
         except BaseException as error:
             text = " ".join(str(error).split()) or type(error).__name__
-            record.state, record.ended = "failed", now()
+            record.state = "failed"
             record.error = text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
-            record.write(out)
             raise
-        stop_after = options["stop_after"] or options["epochs"]
-        stopped = stop_after <= record.train.get("epoch", 0) < options["epochs"]
-        record.state, record.ended = "stopped" if stopped else "finished", now()
-        record.write(out)
-        return result
+        finally:
+            record.ended = now()
+            record.write(out)
 
 
 def _is_done(record: RunRecord, options: dict[str, Any]) -> bool:
@@ -543,11 +437,8 @@ def _is_done(record: RunRecord, options: dict[str, Any]) -> bool:
 def _end_with_first_rank() -> None:
     """A rank that Lightning has started ends when the first one is killed; torchrun looks after its ranks itself."""
     first = os.environ.get(FIRST_RANK)
-    if first is None or "TORCHELASTIC_RUN_ID" in os.environ or os.name != "posix":
-        return
-    sweep.die_with_parent()
-    if os.getppid() != int(first):  # it was gone before the kernel was told
-        sys.exit(1)
+    if first is not None and "TORCHELASTIC_RUN_ID" not in os.environ:
+        sweep.die_with(int(first))
 
 
 def _open_record(options: dict[str, Any], out: Path) -> RunRecord:
@@ -561,59 +452,56 @@ def _open_record(options: dict[str, Any], out: Path) -> RunRecord:
     return record
 
 
+PACKAGES = (
+    "fanet-lightning", "torch", "torchvision", "pytorch-lightning", "hydra-core", "numpy", "opencv-python-headless",
+)  # fmt: skip
+
+
 def origin() -> dict[str, Any]:
     """``made_by`` of a run: the command line and the versions of what computes."""
-    packages = (
-        "fanet-lightning",
-        "torch",
-        "torchvision",
-        "pytorch-lightning",
-        "hydra-core",
-        "numpy",
-        "opencv-python-headless",
-    )
-    return {**made_by(sys.argv, packages=packages), "code_sha256": code_sha256()}
+    return {**made_by(sys.argv, packages=PACKAGES), "code_sha256": code_sha256()}
 
 
-def _fit_and_evaluate(run: Prepared, record: RunRecord | None) -> TrainResult:
+def _fit_and_evaluate(run: Prepared, record: RunRecord | None) -> None:
     """``record`` is None on all ranks but the first."""
     options, out, trainer = run.options, run.out, run.trainer
     earlier = record.wandb if record else None
     loggers, wandb = build_loggers(options, out, resumed_step=run.resumed_step, wandb_run=earlier)
-    finished = False
+    exit_code = 1
     try:
         added: list[Callback] = [] if record is None else [RecordProgress(record, out)]
         if wandb is not None:
             added.append(WandbValidation(wandb, options["logger"]["wandb"]["images"]))
-        attach(trainer, loggers, added)
+        if loggers:
+            added.append(LearningRateMonitor("step"))
+        trainer.loggers = loggers
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        before_checkpoints = len(callbacks) - len(trainer.checkpoint_callbacks)
+        callbacks[before_checkpoints:before_checkpoints] = added
         threads = _set_threads(options["threads"], run.resume, trainer)
         if record is not None:
-            _describe(record, run)
+            network = run.module.network
+            record.model = {"parameters": inference_parameters(network), "flops_640x480": flops(network, 480, 640)}
+            record.train |= {"epochs": options["epochs"], **machine(trainer)}
             record.wandb = None if wandb is None else wandb.record
             record.write(out)
             if wandb is not None:
                 wandb.describe({f"model/{name}": value for name, value in record.model.items()})
-            print(_opening(run, record, threads), flush=True)
+            _print_opening(run, record, threads)
         _fit(run)
         if record is not None and trainer.global_step != run.resumed_step:
             record.scores = {}  # they were about the weights of before
         if record is not None and trainer.is_global_zero:
             _evaluate(run, record)
             if wandb is not None:
-                wandb.describe(
-                    {
-                        f"final/{name}/ap_{key}": ap
-                        for name, one in record.scores.items()
-                        for key, ap in one["ap"].items()
-                    }
-                )
+                scores = {name: one["ap"] for name, one in record.scores.items()}
+                wandb.describe({f"final/{name}/ap_{key}": x for name, ap in scores.items() for key, x in ap.items()})
             if (chosen := _chosen_checkpoint(out)) is not None:
                 print(f"best checkpoint: {chosen}")
-        finished = True
+        exit_code = 0
     finally:
         if wandb is not None:
-            wandb.finish(0 if finished else 1)
-    return _result(out, options, record)
+            wandb.finish(exit_code)
 
 
 def _fit(run: Prepared) -> None:
@@ -674,12 +562,6 @@ def _set_threads(asked: int | None, resume: Path | None, trainer: Trainer) -> st
     return f", {count} {'thread' if count == 1 else 'threads'}{why}"
 
 
-def _describe(record: RunRecord, run: Prepared) -> None:
-    network = run.module.network
-    record.model = {"parameters": inference_parameters(network), "flops_640x480": flops(network, 480, 640)}
-    record.train |= {"epochs": run.options["epochs"], **machine(run.trainer)}
-
-
 def machine(trainer: Trainer) -> dict[str, Any]:
     """What trains, for the record: ``devices``, ``device``, ``cpu`` and, where it trains, ``threads``."""
     device, info = trainer.strategy.root_device, Path("/proc/cpuinfo")
@@ -702,44 +584,32 @@ def _evaluate(run: Prepared, record: RunRecord) -> None:
         if name not in record.scores:
             ap = evaluate(chosen, run.source, settings, folder, device=str(run.trainer.strategy.root_device))
             written = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+            speed = written["made_by"]["images_per_second"]
             record.scores[name] = {
-                "folder": folder.name,
-                "ap": ap,
-                "images": written["images"],
-                "images_per_second": written["made_by"]["images_per_second"],
-            }
+                "folder": folder.name, "ap": ap, "images": written["images"], "images_per_second": speed
+            }  # fmt: skip
             record.write(out)
 
 
 def _chosen_checkpoint(out: Path) -> Path | None:
-    found = (out / "checkpoints" / name for name in (BEST, LAST))
-    return next((path for path in found if path.is_file()), None)
+    return next((path for name in (BEST, LAST) if (path := out / "checkpoints" / name).is_file()), None)
 
 
-def _result(out: Path, options: dict[str, Any], record: RunRecord | None) -> TrainResult:
-    if record is None:
-        return TrainResult(out, None, None, {})
-    best, last = (path if path.is_file() else None for path in (out / "checkpoints" / name for name in (BEST, LAST)))
-    return TrainResult(out, best, last, record.scores.get(options["protocol"]["name"], {}).get("ap", {}))
-
-
-def _opening(run: Prepared, record: RunRecord, threads: str) -> str:
-    options = run.options
-    precision = resolve_precision(options["trainer"]["precision"], options["trainer"]["accelerator"])
-    lines = [
+def _print_opening(run: Prepared, record: RunRecord, threads: str) -> None:
+    options, trainer = run.options, run.options["trainer"]
+    print(
         f"{options['name']}: {record.model['parameters'] / 1e6:.2f} M inference parameters, "
-        f"data {options['data']['name']}, {options['epochs']} epochs, "
-        f"batch {options['batch_size']}, crop {options['input_size']}², {precision}, "
-        f"seed {options['seed']}{threads}",
-        f"writing to {run.out}",
-    ]
+        f"data {options['data']['name']}, {options['epochs']} epochs, batch {options['batch_size']}, "
+        f"crop {options['input_size']}², {resolve_precision(trainer['precision'], trainer['accelerator'])}, "
+        f"seed {options['seed']}{threads}\nwriting to {run.out}"
+    )
     if run.resume is not None:
-        lines.append(f"resuming from {run.resume}, step {run.resumed_step}")
+        print(f"resuming from {run.resume}, step {run.resumed_step}")
         if not run.resume.resolve().is_relative_to(run.out.resolve()):
-            lines.append("best.ckpt here is the best of the epochs that follow")
+            print("best.ckpt here is the best of the epochs that follow")
     elif options["resume"] == AUTO:
-        lines.append("no checkpoint there yet: starting from the beginning")
-    return "\n".join(lines)
+        print("no checkpoint there yet: starting from the beginning")
+    sys.stdout.flush()
 
 
 # The command line
@@ -784,9 +654,9 @@ def _run_hydra(words: list[str], task: Callable[[DictConfig], float | None]) -> 
 
 def _sweep(line: CommandLine) -> int:
     config = line.config()
-    folder, optimizes = Path(config.hydra.sweep.dir), "Basic" not in str(config.hydra.sweeper._target_)
-    options = plain(without_hydra(config))
+    sweeper, folder, options = config.hydra.sweeper, Path(config.hydra.sweep.dir), plain(without_hydra(config))
     given = {word.key for word in line.words}
+    optimizes = "Basic" not in str(sweeper._target_)
     for refused, text in (
         ("TORCHELASTIC_RUN_ID" in os.environ, "a sweep starts the ranks of its variants itself: leave torchrun out"),
         (options["resume"] not in (None, AUTO), f"resume={options['resume']}: a sweep's variants resume by themselves"),
@@ -798,16 +668,16 @@ def _sweep(line: CommandLine) -> int:
             raise InputError(text)
     _check_variants(line, folder)
     # What is swept besides the switches (optim.lr=1e-3,2e-3) becomes part of the variants' names.
-    words = []
-    if "hydra.sweeper.direction" not in given and "direction" in config.hydra.sweeper:
-        words = ["hydra.sweeper.direction=maximize"]  # Optuna minimizes unless it is told otherwise
     told = {"seed"} | (given - {word.key for word in line.swept}) | (set() if "name" in given else TOLD_BY_NAME)
+    words = [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(sorted(told))}]"]
+    if "hydra.sweeper.direction" not in given and "direction" in sweeper:
+        words.append("hydra.sweeper.direction=maximize")  # Optuna minimizes unless it is told otherwise
     os.environ[sweep.SWEEP_PROCESS] = str(os.getpid())
-    is_search, left = search.is_search(config.hydra.sweeper), 1
+    is_search, left = search.is_search(sweeper), 1
     with contextlib.ExitStack() as held:
         if is_search:
             searched = [word.for_hydra for word in line.swept]
-            left = held.enter_context(search.joined(config.hydra.sweeper, folder, options, searched))
+            left = held.enter_context(search.joined(sweeper, folder, options, searched))
             words.append(f"hydra.sweeper.n_trials={left}")
         else:
             held.enter_context(locked(folder, "sweep"))
@@ -816,9 +686,8 @@ def _sweep(line: CommandLine) -> int:
         code: Any = 0
         signal.signal(signal.SIGTERM, _terminate)
         try:
-            exclude = f"hydra.job.config.override_dirname.exclude_keys=[{','.join(sorted(told))}]"
             if left:
-                _run_hydra(["--multirun", *line.for_hydra, *words, exclude], sweep.task)
+                _run_hydra(["--multirun", *line.for_hydra, *words], sweep.task)
         except (KeyboardInterrupt, Terminated):
             print(sweep.summary(sweep.read_jobs(folder), folder, interrupted=True), flush=True)
             raise
@@ -827,25 +696,20 @@ def _sweep(line: CommandLine) -> int:
         variants = sweep.read_jobs(folder)
         print(sweep.summary(variants, folder), flush=True)
         if is_search:
-            print(search.best(config.hydra.sweeper), flush=True)
+            print(search.best(sweeper), flush=True)
     return 1 if code or any(variant.state == "failed" for variant in variants) else 0
 
 
 def _check_variants(line: CommandLine, folder: Path) -> None:
-    """What the variants share: a sweep in which one may be trained is started, and the others say why they fail.
-
-    Raises:
-        InputError: what the first of them says, where none may.
-    """
-    refused: InputError | None = None
+    """A sweep in which one variant may be trained is started, and the others say why they fail; else the first says."""
+    refused: list[InputError] = []
     for variant in range(max((len(word.values) for word in line.swept), default=1)):
         try:
             prepare({**plain(without_hydra(line.config(variant))), "out": str(folder), "resume": AUTO})
             return
         except InputError as error:
-            refused = refused or error
-    assert refused is not None
-    raise refused
+            refused.append(error)
+    raise refused[0]
 
 
 def _terminate(*_: object) -> NoReturn:

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from fanet_lightning.cli.errors import InputError, first_line
-from fanet_lightning.cli.provenance import InUse, differing_settings, locked
+from fanet_lightning.cli.provenance import InUse, locked, refuse_other_settings
 from fanet_lightning.train.sweep import LOCKS_FOLDER, clear_jobs
 
 # The number of this process among those of the search, which holds the lock of that number for as long as it lives.
@@ -37,16 +37,8 @@ def is_search(sweeper: DictConfig) -> bool:
 def joined(sweeper: DictConfig, folder: Path, settings: Mapping[str, Any], searched: Sequence[str]) -> Iterator[int]:
     """Take part in the study of a search, and hold a place among its processes; yields the trials that are missing.
 
-    Trials of processes that are gone are asked again: their folders are resumed.
-
-    Args:
-        sweeper: the composed ``hydra.sweeper`` of Optuna's plug-in.
-        folder: of the sweep.
-        settings: what the trials have in common, plain.
-        searched: the words that stand for several values.
-
-    Raises:
-        InputError: the storage cannot be opened, or has a study of other settings.
+    Trials of processes that are gone are asked again: their folders are resumed. InputError: the storage cannot be
+    opened, or has a study of other ``settings`` (what the trials have in common) or ``searched`` words.
     """
     import optuna
 
@@ -72,11 +64,7 @@ def joined(sweeper: DictConfig, folder: Path, settings: Mapping[str, Any], searc
 
 
 def admit(config: DictConfig, trial: Any) -> None:
-    """The plug-in's ``custom_search_space``, which it calls with each trial that it is about to train.
-
-    Raises:
-        Enough: the trials before this one are as many as were asked for.
-    """
+    """The plug-in's ``custom_search_space``, called with each trial before it is trained; Enough ends the process."""
     import optuna
 
     process, study = os.environ[SEARCH_PROCESS], trial.study
@@ -127,15 +115,9 @@ def _study(sweeper: DictConfig) -> Any:
 
 
 def _refuse_other_search(study: Any, folder: Path, settings: Mapping[str, Any], searched: Sequence[str]) -> None:
-    before = study.user_attrs
-    if "searched" in before:
-        different = [("the search", before["searched"], sorted(searched))]
-        different = [entry for entry in different if entry[1] != entry[2]]
-        different += differing_settings(before["settings"], settings)
-        if different:
-            key, old, new = different[0]
-            raise InputError(
-                f"{folder} has a study with {key}={old}, this one has {new}; give another folder, sweep=DIR"
-            )
+    before, remedy = study.user_attrs, "give another folder, sweep=DIR"
+    if before.get("searched", sorted(searched)) != sorted(searched):
+        raise InputError(f"{folder} has a study of another search, {before['searched']}; {remedy}")
+    refuse_other_settings(f"{folder} has a study", before.get("settings", settings), settings, remedy)
     study.set_user_attr("searched", sorted(searched))
     study.set_user_attr("settings", dict(settings))

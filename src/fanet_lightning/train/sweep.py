@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from fanet_lightning.cli.cores import usable_cores
 from fanet_lightning.cli.device import claimed, visible_gpus
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import replaced
-from fanet_lightning.cli.provenance import LOG_FILE, InUse, RunRecord, differing_settings, locked, now, read_record
+from fanet_lightning.cli.provenance import LOG_FILE, InUse, RunRecord, locked, now, read_record, refuse_other_settings
 from fanet_lightning.models.pretrained import read_checkpoint
 
 # The process id of a sweep, for the workers that it starts.
@@ -44,10 +45,7 @@ def _has_checkpoints(out: Path) -> bool:
 
 
 def never_trained(out: Path, record: RunRecord) -> bool:
-    """Whether the run of ``record`` in ``out``, which no process holds, ended before its first checkpoint.
-
-    Nothing is lost where another takes its place.
-    """
+    """Whether the run of ``record`` in ``out``, which no process holds, ended before its first checkpoint."""
     return record.state in ("failed", "running") and not record.scores and not _has_checkpoints(out)
 
 
@@ -106,9 +104,7 @@ def task(config: DictConfig) -> float:
     main_process = os.environ.get(SWEEP_PROCESS)
     # joblib's workers outlive a sweep that is killed outright, and would start its next variants.
     if "joblib" in str(hydra.launcher.get("_target_")) and main_process not in (None, str(os.getpid())):
-        die_with_parent()
-        if os.name == "posix" and str(os.getppid()) != main_process:  # it was gone before the kernel was told
-            sys.exit(1)
+        die_with(int(main_process))
     canonical(config)
     config.name = Path(config.out).name.removesuffix(f"_seed{config.seed}")
     jobs = int(hydra.launcher.get("n_jobs") or 1)
@@ -135,16 +131,16 @@ def run_variant(
         sweep: the sweep's folder.
         parallel_jobs: how many variants run side by side on this machine; the cores are shared out among them.
     """
-    start = time.monotonic()
-    name = folder.name
-    _report(sweep, Variant(job, name, str(folder), "running"))
+    start, name = time.monotonic(), folder.name
+    variant = Variant(job, name, str(folder), "running")
+    _report(sweep, variant)
     try:
         with locked(sweep / LOCKS_FOLDER / name, "variant"):
-            variant = _run_or_skip(job, overrides, settings, folder, sweep, parallel_jobs)
+            variant = _run_or_skip(variant, overrides, settings, folder, sweep, parallel_jobs)
     except InUse:
-        variant = Variant(job, name, str(folder), "same as")
+        variant = replace(variant, state="same as")
     except InputError as error:
-        variant = Variant(job, name, str(folder), "failed", error=str(error))
+        variant = replace(variant, state="failed", error=str(error))
     variant = replace(variant, seconds=round(time.monotonic() - start, 1))
     _report(sweep, variant)
     print(f"[{name}] {variant.state}  {_ap_text(variant)}{variant.error or ''}".rstrip(), flush=True)
@@ -158,38 +154,37 @@ def _report(sweep: Path, variant: Variant) -> None:
 
 
 def _run_or_skip(
-    job: int, overrides: Sequence[str], settings: Mapping[str, Any], folder: Path, sweep: Path, parallel_jobs: int
+    variant: Variant,
+    overrides: Sequence[str],
+    settings: Mapping[str, Any],
+    folder: Path,
+    sweep: Path,
+    parallel_jobs: int,
 ) -> Variant:
-    name = folder.name
-    protocols = wanted_protocols(settings)
+    protocols, protocol = wanted_protocols(settings), settings["protocol"]["name"]
     record = read_record(folder)
     if record is not None and not never_trained(folder, record):
-        different = differing_settings(record.settings, settings)
-        if different:
-            key, old, new = different[0]
-            raise InputError(
-                f"{folder} holds a run with {key}={old}, this sweep has {key}={new}; give another folder with sweep=DIR"
-            )
+        refuse_other_settings(f"{folder} holds a run", record.settings, settings, "give another folder with sweep=DIR")
         if record.is_complete(protocols):
-            return Variant(job, name, str(folder), "done before", ap=_ap(record.scores, settings))
-    code = _train(job, overrides, settings, folder, sweep, parallel_jobs)
+            return replace(variant, state="done before", ap=record.scores.get(protocol, {}).get("ap"))
+    code = _train(overrides, settings, folder, sweep, parallel_jobs)
     record = read_record(folder)
     if code == 0 and record is not None and record.is_complete(protocols):
-        return Variant(job, name, str(folder), "finished", ap=_ap(record.scores, settings))
+        return replace(variant, state="finished", ap=record.scores.get(protocol, {}).get("ap"))
     if code == 0 and record is not None and record.state == "stopped":
-        return Variant(job, name, str(folder), "stopped")
-    error = record.error if record is not None and record.error else _last_line(folder / LOG_FILE)
+        return replace(variant, state="stopped")
+    lines = (folder / LOG_FILE).read_text(encoding="utf-8", errors="replace").split("\n")
+    error = (record and record.error) or next((line for line in reversed(lines) if line.strip()), f"exit code {code}")
     if code < 0:
         error = f"killed by {signal.Signals(-code).name}" + (f"; {error}" if record and record.error else "")
-    error = error.removeprefix("error: ") if error else f"exit code {code}"
+    error = error.strip().removeprefix("error: ")
     if record is None or record.state == "running":
         # It was refused before it began, or killed before it could say why; a report should know all the same.
-        record = record or RunRecord(
-            name=settings["name"], seed=settings["seed"], settings=dict(settings), started=now()
-        )
+        name, seed = settings["name"], settings["seed"]
+        record = record or RunRecord(name=name, seed=seed, settings=dict(settings), started=now())
         record.state, record.error, record.ended = "failed", error, now()
         record.write(folder)
-    return Variant(job, name, str(folder), "failed", error=error)
+    return replace(variant, state="failed", error=error)
 
 
 def wanted_protocols(settings: Mapping[str, Any]) -> set[str]:
@@ -199,9 +194,7 @@ def wanted_protocols(settings: Mapping[str, Any]) -> set[str]:
     return {settings["protocol"]["name"], *settings["also_protocols"]}
 
 
-def _train(
-    job: int, overrides: Sequence[str], settings: Mapping[str, Any], folder: Path, sweep: Path, parallel_jobs: int
-) -> int:
+def _train(overrides: Sequence[str], settings: Mapping[str, Any], folder: Path, sweep: Path, parallel_jobs: int) -> int:
     words = [word for word in overrides if word.split("=")[0].lstrip("+") not in ("out", "resume", "group", "name")]
     command = [
         sys.executable, "-m", "fanet_lightning.train", *words, "hydra.mode=RUN", "resume=auto",
@@ -215,7 +208,7 @@ def _train(
         child = subprocess.Popen(
             command, env={**environment, LOG_IS_KEPT: "1"}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, errors="replace",
-            preexec_fn=die_with_parent if os.name == "posix" else None,
+            preexec_fn=partial(die_with, os.getpid()) if os.name == "posix" else None,
         )  # fmt: skip
         try:
             assert child.stdout is not None
@@ -227,7 +220,11 @@ def _train(
             return child.wait()
         finally:
             # Whatever ends this process (Ctrl-C, a cluster that takes the machine back) ends the training.
-            _stop(child)
+            child.terminate()
+            try:
+                child.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                child.kill()
 
 
 @contextlib.contextmanager
@@ -244,44 +241,20 @@ def _environment(settings: Mapping[str, Any], parallel_jobs: int) -> Iterator[di
     if parallel_jobs > 1:
         # Threads of several processes on the same cores wait for each other in barriers: ten times slower, measured.
         environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // parallel_jobs)))
-    if gpus:
-        with claimed(gpus, count) as mine:
-            yield {**environment, "CUDA_VISIBLE_DEVICES": ",".join(mine)}
-    else:
+    if not gpus:
         yield environment
+        return
+    with claimed(gpus, count) as mine:
+        yield {**environment, "CUDA_VISIBLE_DEVICES": ",".join(mine)}
 
 
-def die_with_parent() -> None:
-    """Let the kernel kill this process when its parent ends, however it ends; on Linux alone."""
+def die_with(parent: int) -> None:
+    """Let the kernel kill this process when the process that started it, ``parent``, ends; on Linux alone."""
     # 1 is PR_SET_PDEATHSIG. A sweep that is killed outright must not leave trainings behind.
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-
-def _stop(child: "subprocess.Popen[str]") -> None:
-    if child.poll() is not None:
-        return
-    child.terminate()
-    try:
-        child.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
-
-
-def _ap(scores: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, float] | None:
-    ap: dict[str, float] | None = scores.get(settings["protocol"]["name"], {}).get("ap")
-    return ap
-
-
-def _last_line(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        file.seek(0, os.SEEK_END)
-        file.seek(max(0, file.tell() - 20_000))
-        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else None
+    if os.name == "posix" and os.getppid() != parent:  # it was gone before the kernel was told
+        sys.exit(1)
 
 
 def _ap_text(variant: Variant) -> str:
@@ -296,9 +269,8 @@ def clear_jobs(sweep: Path) -> None:
 
 def read_jobs(sweep: Path) -> list[Variant]:
     """What the jobs of the current launch have reported so far, in their order."""
-    variants = [
-        Variant(**json.loads(path.read_text(encoding="utf-8"))) for path in (sweep / JOBS_FOLDER).glob("*.json")
-    ]
+    paths = (sweep / JOBS_FOLDER).glob("*.json")
+    variants = [Variant(**json.loads(path.read_text(encoding="utf-8"))) for path in paths]
     return sorted(variants, key=lambda variant: variant.job)
 
 

@@ -14,59 +14,51 @@ from fanet_lightning.cli.errors import InputError, first_line
 USAGE = "fanet workspace [entity=TEAM] [project=fanet_lightning] [dry_run=true]"
 SETTINGS = ("easy", "medium", "hard")
 STEP = "trainer/global_step"
-# Group: the sweep. The rest are keys of the run's config.
-GROUP_BY = ("Group", "config:name")
 COLUMNS = (
     "config:level", "config:context", "config:hl", "config:model.name", "config:seed", "summary:val/ap_easy",
     "summary:val/ap_medium", "summary:val/ap_hard", "summary:model/parameters", "summary:model/flops_640x480",
 )  # fmt: skip
+COSTS = {"parameters": "AP hard over parameters", "flops_640x480": "AP hard over FLOPs, 640 × 480"}
 
 
 def specification(project: str, name: str, levels: int, images: int) -> dict[str, Any]:
     """The workspace as plain containers.
 
     A panel is ``{"kind", "title", …}``: ``line`` with ``y`` (metrics) or ``y_regex`` and ``log_y``, over the optimizer
-    step; ``bar`` with ``metrics``, their last values; ``scatter`` with ``x``, ``y`` (last values) and ``log_x``;
-    ``curves`` with ``table``; ``images`` with ``keys``.
+    step; ``bar`` with ``metrics``, their last values; ``scatter`` with ``x``, ``y`` (last values); ``curves`` with
+    ``table``; ``images`` with ``keys``.
     """
-    ap = [_line(f"AP {setting}", f"val/ap_{setting}") for setting in SETTINGS]
     losses = [_line("loss, all hierarchies", "train/loss")]
     for level in range(1, levels + 1):
-        losses += [
-            _line(f"hierarchy {level}: {title}", f"train/h{level}/{part}")
-            for part, title in (("cls", "classification"), ("box", "boxes"))
-        ]
-    optimization = [
-        {"kind": "line", "title": "learning rate", "y_regex": "^lr-.*", "log_y": False},
-        {**_line("gradient norm before clipping", "train/grad_norm"), "log_y": True},
-        _line("skipped steps", "train/skipped_steps"),
-        _line("images per second", "train/images_per_second"),
-        _line("positive anchors", "train/positives"),
-        _line("faces without an anchor", "train/unmatched_faces"),
-    ]
-    cost = [
-        {"kind": "scatter", "title": title, "x": f"model/{key}", "y": "val/ap_hard", "log_x": False}
-        for key, title in (
-            ("parameters", "AP hard over parameters"),
-            ("flops_640x480", "AP hard over FLOPs, 640 × 480"),
-        )
-    ]
-    bars = [{"kind": "bar", "title": f"AP {s} at the end", "metrics": [f"val/ap_{s}"]} for s in SETTINGS]
-    curves = [{"kind": "curves", "title": "precision over recall", "table": "val/pr_curves_table"}]
-    browser = [{"kind": "images", "title": "validation images", "keys": [f"images/{i}" for i in range(images)]}]
+        losses.append(_line(f"hierarchy {level}: classification", f"train/h{level}/cls"))
+        losses.append(_line(f"hierarchy {level}: boxes", f"train/h{level}/box"))
+    keys = [f"images/{i}" for i in range(images)]
     sections = {
-        "Average precision": ap + bars,
-        "Precision and recall": curves,
+        "Average precision": [
+            *(_line(f"AP {setting}", f"val/ap_{setting}") for setting in SETTINGS),
+            *({"kind": "bar", "title": f"AP {s} at the end", "metrics": [f"val/ap_{s}"]} for s in SETTINGS),
+        ],
+        "Precision and recall": [{"kind": "curves", "title": "precision over recall", "table": "val/pr_curves_table"}],
         "Losses per hierarchy": losses,
-        "Optimization and speed": optimization,
-        "Accuracy and cost": cost,
-        "Images": browser if images else [],
+        "Optimization and speed": [
+            {"kind": "line", "title": "learning rate", "y_regex": "^lr-.*", "log_y": False},
+            {**_line("gradient norm before clipping", "train/grad_norm"), "log_y": True},
+            _line("skipped steps", "train/skipped_steps"),
+            _line("images per second", "train/images_per_second"),
+            _line("positive anchors", "train/positives"),
+            _line("faces without an anchor", "train/unmatched_faces"),
+        ],
+        "Accuracy and cost": [
+            {"kind": "scatter", "title": title, "x": f"model/{key}", "y": "val/ap_hard"} for key, title in COSTS.items()
+        ],
+        "Images": [{"kind": "images", "title": "validation images", "keys": keys}] if keys else [],
     }
     return {
         "project": project,
         "name": name,
         "x_axis": STEP,
-        "group_by": list(GROUP_BY),
+        # Group: the sweep. The rest are keys of the run's config.
+        "group_by": ["Group", "config:name"],
         "columns": list(COLUMNS),
         "sections": [{"name": title, "panels": panels} for title, panels in sections.items() if panels],
     }
@@ -77,11 +69,7 @@ def _line(title: str, metric: str) -> dict[str, Any]:
 
 
 def workspace(spec: Mapping[str, Any], entity: str) -> Any:
-    """:func:`specification` as a ``wandb_workspaces.workspaces.Workspace``.
-
-    Raises:
-        InputError: the package is not installed.
-    """
+    """:func:`specification` as a ``wandb_workspaces.workspaces.Workspace``; InputError: that is not installed."""
     try:
         import wandb_workspaces.workspaces as ws
     except ImportError as error:
@@ -107,19 +95,14 @@ def _panel(panel: Mapping[str, Any]) -> Any:
     import wandb_workspaces.reports.v2 as wr
 
     kind, title = panel["kind"], panel["title"]
+    over_seeds: dict[str, Any] = {"title": title, "groupby_aggfunc": "mean", "groupby_rangefunc": "minmax"}
     if kind == "line":
-        return wr.LinePlot(
-            title=title, x=STEP, y=panel.get("y", []), metric_regex=panel.get("y_regex"), log_y=panel["log_y"],
-            groupby_aggfunc="mean", groupby_rangefunc="minmax",
-        )  # fmt: skip
+        regex = panel.get("y_regex")
+        return wr.LinePlot(x=STEP, y=panel.get("y", []), metric_regex=regex, log_y=panel["log_y"], **over_seeds)
     if kind == "bar":
-        return wr.BarPlot(
-            title=title, metrics=panel["metrics"], groupby_aggfunc="mean", groupby_rangefunc="minmax", range_x=(0, 1)
-        )
+        return wr.BarPlot(metrics=panel["metrics"], range_x=(0, 1), **over_seeds)
     if kind == "scatter":
-        return wr.ScatterPlot(
-            title=title, x=wr.SummaryMetric(panel["x"]), y=wr.SummaryMetric(panel["y"]), log_x=panel["log_x"]
-        )
+        return wr.ScatterPlot(title=title, x=wr.SummaryMetric(panel["x"]), y=wr.SummaryMetric(panel["y"]))
     if kind == "curves":
         return wr.CustomChart(
             query={"summaryTable": {"tableKey": panel["table"]}},
@@ -127,9 +110,7 @@ def _panel(panel: Mapping[str, Any]) -> Any:
             chart_fields={"step": "step", "lineKey": "lineKey", "lineVal": "lineVal"},
             chart_strings={"title": title, "xname": "recall"},
         )
-    if kind == "images":
-        return wr.MediaBrowser(title=title, media_keys=panel["keys"], grid_x_axis="step", grid_y_axis="run")
-    raise ValueError(f"panel of kind {kind!r}")
+    return wr.MediaBrowser(title=title, media_keys=panel["keys"], grid_x_axis="step", grid_y_axis="run")
 
 
 def main(argv: list[str]) -> int:
