@@ -64,7 +64,7 @@ def content(folder: Path) -> dict[str, Any]:
 
 def test_data_of_the_page(truth: GroundTruth, rows: Predictions, pictures: Path, tmp_path: Path) -> None:
     page = write_error_gallery(tmp_path / "errors", truth, rows, title="A <run>", images_root=pictures)
-    assert (page.index, page.images, page.blank) == (tmp_path / "errors" / "index.html", 3, (C,))
+    assert (page.index, page.images, page.blank) == (tmp_path / "errors" / "index.html", 3, [C])
     data = content(tmp_path / "errors")
     assert data["rows"] == {"hit": 3, "duplicate": 1, "localisation": 1, "background": 1, "ignored": 1}
     assert (data["faces"], data["images"], data["setting"]) == (5, 3, "hard")
@@ -96,7 +96,7 @@ def test_data_of_the_page(truth: GroundTruth, rows: Predictions, pictures: Path,
 
 def test_fewer_images_and_none(truth: GroundTruth, rows: Predictions, tmp_path: Path) -> None:
     page = write_error_gallery(tmp_path / "errors", truth, rows, title="T", images=1)
-    assert (page.images, page.blank) == (1, ())
+    assert (page.images, page.blank) == (1, [])
     (only,) = content(tmp_path / "errors")["pictures"]
     assert (only["id"], only["file"]) == (A, None)
     assert only["size"][0] >= 220 and only["size"][1] >= 180  # a blank ground that holds all boxes
@@ -111,19 +111,14 @@ def test_fewer_images_and_none(truth: GroundTruth, rows: Predictions, tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["errors"]
 
 
-def test_an_image_that_is_cut_short_and_one_of_another_size(
-    truth: GroundTruth, rows: Predictions, pictures: Path, tmp_path: Path
-) -> None:
+def test_an_image_that_is_cut_short(truth: GroundTruth, rows: Predictions, pictures: Path, tmp_path: Path) -> None:
     path = pictures / f"{A}.jpg"
     path.write_bytes(path.read_bytes()[:5000])
     page = write_error_gallery(tmp_path / "errors", truth, rows, title="T", images_root=pictures)
-    assert page.blank == (A, C)
+    assert page.blank == [A, C]
     first = content(tmp_path / "errors")["pictures"][0]
     assert first["file"] is None and first["reason"].startswith("cannot be read")
     assert not (tmp_path / "errors" / "pictures" / "0001.jpg").exists()
-    assert cv2.imwrite(str(path), np.zeros((120, 160, 3), np.uint8))
-    write_error_gallery(tmp_path / "errors", truth, rows, title="T", images_root=pictures)
-    assert [image["outside"] for image in content(tmp_path / "errors")["pictures"]] == [True, False, False]
 
 
 def test_only_the_best_rows_of_a_crowd_are_kept_but_all_are_counted(tmp_path: Path) -> None:

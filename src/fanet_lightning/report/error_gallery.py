@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +58,7 @@ class Gallery:
 
     index: Path
     images: int
-    blank: tuple[str, ...]
+    blank: list[str]
 
 
 def write_error_gallery(
@@ -74,13 +74,12 @@ def write_error_gallery(
 ) -> Gallery:
     """Write the gallery into ``folder``, which appears whole or not at all; an earlier one there is replaced.
 
-    Images come in the order of the AP that their errors cost, :func:`lost_ap.gain_per_image`.
+    Images come in the order of the AP that their errors cost, :func:`lost_ap.gain_per_image`. What ``folder`` holds
+    needs nothing from outside, so it can be moved and sent.
 
     Args:
-        folder: what it holds needs nothing from outside, so it can be moved and sent.
-        ground_truth: of the images of the run. Faces with ``attributes`` can be filtered by them.
+        ground_truth: faces with ``attributes`` can be filtered by them.
         predictions: of the same images in the same order.
-        title: of the run, for the head of the page.
         setting: which faces count.
         images_root: folder with ``event/name.jpg`` (``.jpeg``, ``.png``). None: boxes on blank ground.
         images: at most so many images are shown, at least 1.
@@ -95,15 +94,18 @@ def write_error_gallery(
     gains = gain_per_image(errors, setting)
     # Where no face counts every gain is NaN, and the images stay in their order.
     shown = np.argsort(-np.nan_to_num(gains), kind="stable")[:images].tolist()
-    paths = {i: None if images_root is None else _find(images_root, ground_truth.image_ids[i]) for i in shown}
-    if images_root is not None and not any(paths.values()):
+    ids = [ground_truth.image_ids[i] for i in shown]
+    places = [[] if images_root is None else [images_root / f"{own}{suffix}" for suffix in SUFFIXES] for own in ids]
+    paths = [next(filter(Path.is_file, own), None) for own in places]
+    if images_root is not None and not any(paths):
         raise InputError(
-            f"images of the error gallery: {images_root} has none of them, the first would be "
-            f"{ground_truth.image_ids[shown[0]]}.jpg; give the folder with the event folders"
+            f"images of the error gallery: {images_root} has none of them, the first would be {ids[0]}.jpg; "
+            "give the folder with the event folders"
         )
     with replaced_folder(folder) as temporary:
         # Numbers for names: an image may be called anything.
-        copies = [_copy(path, temporary, f"{n:04d}.jpg") for n, path in enumerate(paths.values(), start=1)]
+        names = [f"{number:04d}.jpg" for number in range(1, len(shown) + 1)]
+        copies = [_copy(path, temporary, name) for path, name in zip(paths, names, strict=True)]
         content = {
             "title": title,
             **_run_content(errors, predictions.scores, setting),
@@ -111,11 +113,11 @@ def write_error_gallery(
             "pictures": [
                 {
                     "gain": defined(float(gains[i])),
-                    "file": f"{n:04d}.jpg" if copy.size else None,
-                    "reason": copy.reason,
-                    **_image_content(ground_truth, predictions, errors, setting, i, copy.size),
+                    "file": name if size else None,
+                    "reason": reason,
+                    **_image_content(ground_truth, predictions, errors, setting, i, size),
                 }
-                for n, (i, copy) in enumerate(zip(shown, copies, strict=True), start=1)
+                for i, name, (size, reason) in zip(shown, names, copies, strict=True)
             ],
         }
         # A script, since a page opened as a file may not read a .json next to it. ASCII, so no encoding can matter.
@@ -123,48 +125,32 @@ def write_error_gallery(
         (temporary / DATA_FILE).write_text(f"window.FANET_ERRORS={data};\n", encoding="ascii")
         for name in (STYLE, *SCRIPTS):
             shutil.copyfile(_TEMPLATES / name, temporary / name)
-        page = render(
-            _TEMPLATES / "index.html.jinja", run=content, scripts=(DATA_FILE, *SCRIPTS), style=STYLE, max_rows=MAX_ROWS
-        )
+        template = _TEMPLATES / "index.html.jinja"
+        page = render(template, run=content, scripts=(DATA_FILE, *SCRIPTS), style=STYLE, max_rows=MAX_ROWS)
         (temporary / INDEX_FILE).write_text(page, encoding="utf-8")
-    blank = [ground_truth.image_ids[i] for i, copy in zip(shown, copies, strict=True) if copy.size is None]
-    return Gallery(folder / INDEX_FILE, len(shown), tuple(blank if images_root is not None else ()))
+    blank = [own for own, (size, _) in zip(ids, copies, strict=True) if size is None and images_root is not None]
+    return Gallery(folder / INDEX_FILE, len(shown), blank)
 
 
-class _Copy(NamedTuple):
-    """Width and height of the original in pixels, or why there is no copy."""
-
-    size: tuple[int, int] | None
-    reason: str | None
-
-
-def _find(images_root: Path, image_id: str) -> Path | None:
-    paths = (images_root / f"{image_id}{suffix}" for suffix in SUFFIXES)
-    return next((path for path in paths if path.is_file()), None)
-
-
-def _copy(source: Path | None, folder: Path, name: str) -> _Copy:
-    """JPEG copies, upright and never enlarged. An image that cannot be read is no error: the page says so."""
+def _copy(source: Path | None, folder: Path, name: str) -> tuple[tuple[int, int] | None, str | None]:
+    """JPEG copies, upright and never enlarged: width and height of the original in pixels, or why there is none."""
     if source is None:
-        return _Copy(None, "not in the folder of images")
+        return None, "not in the folder of images"
     try:
         image = Image.fromarray(read_image_rgb(source))
     except UnreadableImage as error:
-        return _Copy(None, f"cannot be read ({error.reason})")
+        return None, f"cannot be read ({error.reason})"
     size = image.size
     for part, (side, quality) in COPIES.items():
         (folder / part).mkdir(exist_ok=True)
         image.thumbnail((side, side), reducing_gap=2.0)
         image.save(folder / part / name, "JPEG", quality=quality, optimize=True, progressive=side > 512)
-    return _Copy(size, None)
+    return size, None
 
 
 def _run_content(errors: ErrorTypes, scores: npt.NDArray[np.float64], setting: str) -> dict[str, Any]:
-    """Numbers of the whole run: AP, what each type of error costs, counts at 1,000 thresholds, where to start.
-
-    ``thresholds`` are in the scale of the rows' scores, descending; ``proposals`` and ``hits`` count the rows that
-    reach them. ``start`` is the threshold of the best F1.
-    """
+    """Numbers of the whole run: AP, what each type of error costs; ``proposals`` and ``hits`` that reach each of 1,000
+    ``thresholds``, descending in the scale of the scores; ``start`` is the threshold of the best F1."""
     own, lost = errors.settings[setting], lost_ap(errors)[setting]
     # The scale of the normalisation, undone; see curves.normalise_scores.
     low, high = min(1.0, float(scores.min(initial=1.0))), max(0.0, float(scores.max(initial=0.0)))
@@ -200,9 +186,9 @@ def _image_content(
 ) -> dict[str, Any]:
     """Faces and rows of one image of ``size``, which is None without a copy of it.
 
-    ``faces`` are lists x, y, w, h, counts (0 or 1), score of the row that finds it, best score of a localisation error
-    about it (both null where there is none), then a label per attribute. ``rows`` are lists x, y, w, h, score, kind,
-    number of the nearest face in this list or -1, overlap; by descending score.
+    ``faces``: x, y, w, h, counts (0 or 1), score of the row that finds it, best score of a localisation error about it
+    (both null where there is none), a label per attribute. ``rows``: x, y, w, h, score, kind, number of the nearest
+    face in this list or -1, overlap; by descending score.
     """
     own = errors.settings[setting]
     rows = np.arange(*predictions.starts[image : image + 2].tolist())
@@ -214,11 +200,12 @@ def _image_content(
         of_kind = own.kinds[rows] == kind
         np.maximum.at(scores, nearest[of_kind], predictions.scores[rows[of_kind]])
     boxes, kept = ground_truth.boxes_xywh[image], rows[:MAX_ROWS]
+    # A blank ground that holds the boxes with a margin.
+    drawn = np.concatenate([boxes.reshape(-1, 4), predictions.boxes_xywh[kept]])
+    ground = np.ceil(1.02 * (drawn[:, :2] + np.maximum(drawn[:, 2:], 0)).max(axis=0, initial=0)).astype(int)
     return {
         "id": ground_truth.image_ids[image],
-        "size": list(size or _extent(np.concatenate([boxes, predictions.boxes_xywh[kept]]).reshape(-1, 4))),
-        # A face begins right of or below the image, so the boxes are of an image of another size.
-        "outside": size is not None and bool((boxes[:, :2] >= np.array(size)).any()),
+        "size": size or ground.clip(32).tolist(),
         "rows_left_out": len(rows) - len(kept),
         "faces": [
             [*box, int(state != FaceState.UNCOUNTED), *at]
@@ -245,14 +232,6 @@ def _image_content(
     }
 
 
-def _extent(boxes_xywh: npt.NDArray[np.float64]) -> tuple[int, int]:
-    """Width and height of a blank ground that holds the boxes with a margin."""
-    if not len(boxes_xywh):
-        return 640, 480
-    width, height = np.ceil((boxes_xywh[:, :2] + np.maximum(boxes_xywh[:, 2:], 0)).max(axis=0) * 1.02)
-    return max(int(width), 32), max(int(height), 32)
-
-
 def _tenths(boxes: npt.NDArray[np.float64]) -> list[list[float]]:
     return [[int(side) if side == int(side) else side for side in box] for box in np.round(boxes, 1).tolist()]
 
@@ -274,9 +253,7 @@ def report_errors(
     """Print what each kind of error costs; write ``errors.json`` and ``errors/index.html`` into ``out`` where given.
 
     Args:
-        ground_truth: of the images to score.
         predictions: in the official text layout, folder or ``.zip``.
-        out: folder, made if need be.
         title: data and protocol, over the gallery.
         pictures: folder with ``event/name.jpg``; None: boxes on blank ground.
         worst: at most so many images are in the gallery.
@@ -285,8 +262,7 @@ def report_errors(
         One line about images that cannot be shown, or None.
 
     Raises:
-        InputError: predictions that are missing or malformed, ``pictures`` without the images, ``out`` cannot be
-            written.
+        InputError: bad predictions, ``pictures`` without the images, ``out`` cannot be written.
     """
     read = read_predictions(predictions, ground_truth.image_ids, known_ids=ground_truth.whole_ids)
     errors = error_types(ground_truth, read)
@@ -300,10 +276,9 @@ def report_errors(
         images_root=pictures, images=worst, errors=errors,
     )  # fmt: skip
     print(f"written: {gallery.index}, the {gallery.images} worst of {errors.images:,} images")
-    if not gallery.blank:
-        return None
-    some = ", ".join(gallery.blank[:3]) + (", …" if len(gallery.blank) > 3 else "")
-    return f"{len(gallery.blank)} of {gallery.images} images on {gallery.index} cannot be shown: {some}"
+    some = f"{', '.join(gallery.blank[:3])}{', …' if len(gallery.blank) > 3 else ''}"
+    blank = f"{len(gallery.blank)} of {gallery.images} images on {gallery.index} cannot be shown: {some}"
+    return blank if gallery.blank else None
 
 
 def report_by_attribute(
@@ -318,21 +293,16 @@ def report_by_attribute(
     made_by: Mapping[str, Any] | None = None,
 ) -> AttributeScores:
     """Print AP and recall by attribute of the faces; write ``attributes.*`` into ``out`` where given, and the figures
-    ``attributes`` and ``events`` (PDF, PNG).
+    ``attributes`` and, where the images are of several events, ``events`` (PDF, PNG).
 
     Args:
-        ground_truth: of the images to score; a selection is scored as such.
-        predictions: folder or ``.zip`` in the official text layout; no file of an image: no detection in it.
-        out: folder, made if need be. An earlier ``events`` figure is removed where the images are of one event.
+        predictions, against: folder or ``.zip`` in the official text layout; the second adds paired differences to it.
         title: data and protocol, over table and figures.
         bootstrap: see :func:`fanet_lightning.score.analysis.attributes.score_attributes`.
         within: which faces count; None: those of the hardest setting.
-        against: other predictions for the same images; adds the paired differences to them.
-        made_by: see :func:`fanet_lightning.cli.provenance.made_by`.
 
     Raises:
-        InputError: predictions that are missing or malformed, no such setting, numbers out of range, ``out`` cannot be
-            written.
+        InputError: bad predictions, no such setting, numbers out of range, ``out`` cannot be written.
     """
     own, *others = (
         read_predictions(source, ground_truth.image_ids, known_ids=ground_truth.whole_ids)
@@ -346,9 +316,8 @@ def report_by_attribute(
     if out is not None:
         write_attributes(out, scores, title=title, against=other, made_by=made_by)
         save_figure(attribute_figure(scores, title), out / "attributes")
+        for suffix in (".pdf", ".png"):
+            (out / f"events{suffix}").unlink(missing_ok=True)
         if any(score.attribute == "event" for score in scores.groups):
             save_figure(event_figure(scores, title), out / "events")
-        else:
-            for suffix in (".pdf", ".png"):
-                (out / f"events{suffix}").unlink(missing_ok=True)
     return scores

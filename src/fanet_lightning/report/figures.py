@@ -76,11 +76,7 @@ def canvas(
     sharey: bool = False,
     style: Mapping[Any, Any] = STYLE,
 ) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure of panels, row by row, laid out when the block ends.
-
-    Args:
-        style: rc parameters beyond :data:`STYLE`.
-    """
+    """A figure of panels, row by row, laid out when the block ends; ``style``: rc parameters beyond :data:`STYLE`."""
     with mpl.rc_context({**STYLE, **style}):
         figure = Figure(figsize=size_inches, layout="constrained")
         yield figure, figure.subplots(rows, columns, sharey=sharey, squeeze=False).ravel().tolist()
@@ -93,14 +89,8 @@ def canvas(
 def panels(
     count: int, *, title: str, note: str, legend_lines: int, layout: Layout
 ) -> Iterator[tuple[Figure, list[Axes]]]:
-    """``count`` panels: side by side on a page, one above the other in a column.
-
-    Args:
-        title: protocol and data, so that the numbers are never without them.
-        note: below the panels: what a reader must know before comparing.
-        legend_lines: room for so many below each panel.
-        layout: page or column.
-    """
+    """``count`` panels: side by side on a page, one above the other in a column; room for ``legend_lines`` below each,
+    and for the note below all: what a reader must know before comparing."""
     width = WIDTHS_INCHES["column" if count == 1 else layout]
     rows, columns = (count, 1) if layout == "column" else (1, count)
     titles, notes = (wrapped(text, width) for text in (title, note))
@@ -122,22 +112,12 @@ def panels(
 def legend_below(axis: Axes, lines: Sequence[Line2D], title: str | None = None) -> None:
     """The legend under its panel, in the order of ``lines``: inside it would hide curves that fall early."""
     below = ScaledTranslation(0, -_LABELS_INCHES, axis.figure.dpi_scale_trans)
+    # Their own labels come below: here one that starts with _ would be left out, and $ would begin a formula.
     legend = axis.legend(
-        lines,
-        # Their own labels come below: here one that starts with _ would be left out, and $ would begin a formula.
-        ["-"] * len(lines),
-        title=title,
-        title_fontsize=_TEXT_POINTS,
-        alignment="left",
-        loc="upper left",
-        bbox_to_anchor=(-0.02, 0),
-        bbox_transform=axis.transAxes + below,
-        borderaxespad=0,
-        borderpad=0,
-        frameon=False,
-        handlelength=2.2,
-        labelspacing=0.25,
-    )
+        lines, ["-"] * len(lines), title=title, title_fontsize=_TEXT_POINTS, alignment="left", loc="upper left",
+        bbox_to_anchor=(-0.02, 0), bbox_transform=axis.transAxes + below, borderaxespad=0, borderpad=0, frameon=False,
+        handlelength=2.2, labelspacing=0.25,
+    )  # fmt: skip
     for text, line in zip(legend.get_texts(), lines, strict=True):
         text.set_parse_math(False)
         text.set_text(line.get_label())
@@ -159,9 +139,7 @@ def wrapped(text: str, width_inches: float) -> str:
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write ``stem``.pdf (vector, for papers) and ``stem``.png (for looking); each appears by rename.
-
-    The same figure gives the same files, without the time of day.
+    """Write ``stem``.pdf (vector, for papers) and ``stem``.png (for looking), by rename and without the time of day.
 
     Raises:
         InputError: they cannot be written.
@@ -181,14 +159,9 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
 
 # Published methods with a name are dark dashes of their own; beyond these they come again, lighter.
 _PUBLISHED_DASHES = (
-    (0, (5, 1.5)),
-    (0, (1, 1)),
-    (0, (5, 1.5, 1, 1.5)),
-    (0, (3, 1)),
-    (0, (7, 2)),
-    (0, (3, 1, 1, 1, 1, 1)),
-)
-NOT_COMPARABLE = "The published curves are over the whole {split} split: they do not compare with other images."
+    (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)), (0, (3, 1)), (0, (7, 2)), (0, (3, 1, 1, 1, 1, 1)),
+)  # fmt: skip
+NOT_COMPARABLE = "The published curves are over the whole val split: they do not compare with other images."
 
 
 def wider_label(name: str, ap: float) -> str:
@@ -206,9 +179,7 @@ def precision_recall_figure(
     title: str = "",
     *,
     published: Sequence[str] | None = None,
-    split: str = "val",
     sample: bool = False,
-    note: str = "",
     label: Callable[[str, float], str] = wider_label,
     layout: Layout = "page",
 ) -> Figure:
@@ -217,56 +188,48 @@ def precision_recall_figure(
     Args:
         runs: name of a run → setting → curve. May be empty with ``published``.
         title: protocol and data, so that the numbers are never without them.
-        published: WIDER FACE methods that get a name in the legend; all others of the split are drawn as light grey
-            lines. An empty sequence: all of them grey. None: no published curve.
-        split: of the published curves, ``val`` or ``test``.
+        published: methods on WIDER FACE val that get a name in the legend; all others are drawn as light grey lines.
+            An empty sequence: all of them grey. None: no published curve.
         sample: the runs are over other images, say a part of the split. The figure then says that the published curves
             do not compare.
-        note: what else stands below the panels.
         label: name and AP → text of the legend.
         layout: ``page``: panels side by side over 7 inches; ``column``: one above the other, 3.4 inches wide. Neither
             is meant to be scaled.
 
     Raises:
-        InputError: a method, split or setting without published curves.
+        InputError: a method without published curves.
     """
-    settings = list(dict.fromkeys(setting for curves in runs.values() for setting in curves))
-    notes = [note] if note else []
-    named: list[str] = []
+    settings = list(dict.fromkeys(setting for curves in runs.values() for setting in curves)) or list(SETTINGS)
+    known = {} if published is None else published_methods("val")
+    named = list(dict.fromkeys(map(method_name, published or ())))
+    others = [name for name in known if name not in named]
+    notes = []
     if published is not None:
-        named = list(dict.fromkeys(method_name(name, split) for name in published))
-        settings = settings or list(SETTINGS)
         meant = [f"{name} is {FULL_NAMES[name]}" for name in named if name in FULL_NAMES]
-        notes.append("; ".join([f"Published curves: {HOMEPAGE}", *meant]))
-        if sample:
-            notes.append(NOT_COMPARABLE.format(split=split))
+        notes = ["; ".join([f"Published curves: {HOMEPAGE}", *meant]), *([NOT_COMPARABLE] if sample else [])]
     characters, lines = label_lines([*runs, *named], len(settings), layout)
-    lines += published is not None and len(named) < len(published_methods(split))
+    lines += bool(others)
 
     with panels(len(settings), title=title, note="\n".join(notes), legend_lines=lines, layout=layout) as (figure, axes):
         for axis, setting in zip(axes, settings, strict=True):
             grey: list[Line2D] = []
             shown = []
-            if published is not None:
-                known = published_methods(split)
-                for name in (others := [name for name in known if name not in named]):
-                    precision, recall = published_curve(name, split, setting)
-                    grey += axis.plot(recall, precision, color="0.82", linewidth=0.5, zorder=1.5, clip_on=False)
-                for line in grey[:1]:
-                    line.set_label(f"{len(others)} other published methods")
-                for index, name in enumerate(named):
-                    precision, recall = published_curve(name, split, setting)
-                    ap, text = known[name][setting], f"{name} (published)" if name in runs else name
-                    color = "0.2" if index < len(_PUBLISHED_DASHES) else "0.55"
-                    dashes = _PUBLISHED_DASHES[index % len(_PUBLISHED_DASHES)]
-                    style = {"color": color, "linestyle": dashes, "linewidth": 1.0, "zorder": 1.8, "clip_on": False}
-                    shown.append(_Line(ap, label(text, ap), recall, precision, style))
+            for name in others:
+                precision, recall = published_curve(name, "val", setting)
+                grey += axis.plot(recall, precision, color="0.82", linewidth=0.5, zorder=1.5, clip_on=False)
+            for line in grey[:1]:
+                line.set_label(f"{len(others)} other published methods")
+            for index, name in enumerate(named):
+                precision, recall = published_curve(name, "val", setting)
+                ap, text = known[name][setting], f"{name} (published)" if name in runs else name
+                color = "0.2" if index < len(_PUBLISHED_DASHES) else "0.55"
+                dashes = _PUBLISHED_DASHES[index % len(_PUBLISHED_DASHES)]
+                style = {"color": color, "linestyle": dashes, "linewidth": 1.0, "zorder": 1.8, "clip_on": False}
+                shown.append(_Line(ap, label(text, ap), recall, precision, style))
             for index, (name, curves) in enumerate(runs.items()):
-                if setting in curves:
-                    curve = curves[setting]
-                    shown.append(
-                        _Line(curve.ap, label(name, curve.ap), *begun(curve), {**line_style(index), "clip_on": False})
-                    )
+                if own := curves.get(setting):
+                    style = {**line_style(index), "clip_on": False}
+                    shown.append(_Line(own.ap, label(name, own.ap), *begun(own), style))
             axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="Recall", ylabel="Precision")
             if settings != ["all"]:
                 axis.set_title(setting, parse_math=False)
@@ -318,9 +281,8 @@ class RocCurve(NamedTuple):
 
 
 def read_roc_file(path: Path) -> RocCurve:
-    """An official ``…DiscROC.txt`` (rate, false positives, threshold) or ``…ContROC.txt`` (rate, false positives).
-
-    A file by descending threshold is turned round.
+    """An official ``…DiscROC.txt`` (rate, false positives, threshold) or ``…ContROC.txt`` (rate, false positives); one
+    by descending threshold is turned round.
 
     Raises:
         InputError: the file is missing, empty or not of 2 or 3 numbers a line; a rate outside [0, 1]; a count of false
@@ -349,17 +311,15 @@ def roc_figure(
     note: str = "",
     layout: Layout = "page",
 ) -> Figure:
-    """The discrete and the continuous panel; under each the runs by descending rate.
-
-    The rate in the legend is that of the first point with no more than ``max_false_positives``, as in ``scores.json``.
+    """The discrete and the continuous panel; under each the runs by descending rate, that of the first point with no
+    more than ``max_false_positives``, as in ``scores.json``.
 
     Args:
         runs: name → ``discrete`` and ``continuous`` → curve; a run may have one of them alone.
-        title: protocol and data.
         max_false_positives: end of the x axis; None: as far as the longest curve goes.
         scale: of false positives. ``log`` is linear between 0 and 1, so that the points without any are in it.
         note: what else stands below the panels.
-        layout: as :func:`precision_recall_figure`.
+        title, layout: as :func:`precision_recall_figure`.
     """
     limit = math.inf if max_false_positives is None else max_false_positives
     head = "rate at the end of the curve" if math.isinf(limit) else f"rate at ≤ {limit:,.0f} false positives"
@@ -388,7 +348,7 @@ def roc_figure(
 
 # Of the same palette, in pairs of a strong and a light one.
 MEASURE_COLORS = {"ap": "#0072b2", "normalised_ap": "#56b4e9", "recall": "#d55e00", "max_recall": "#e69f00"}
-HEADINGS = {"all": "", "height": "height", "scale": "scale (WIDER FACE)"}
+HEADINGS = {"scale": "scale (WIDER FACE)"}
 
 
 def attribute_figure(scores: AttributeScores, title: str = "") -> Figure:
@@ -396,56 +356,61 @@ def attribute_figure(scores: AttributeScores, title: str = "") -> Figure:
 
     Groups without a face are left out. Light dots: AP with normalised precision, and the recall of all rows.
     """
-    blocks = []
-    for attribute in ATTRIBUTES:
-        own = [score for score in scores.groups if score.attribute == attribute and score.faces]
-        if own and attribute != "event":
-            blocks.append((HEADINGS.get(attribute, attribute), own))
-    return _figure(scores, blocks, title, ("ap", "normalised_ap"))
+    shown = [name for name in ATTRIBUTES if name != "event"]
+    return _figure(scores, {name: [own for own in scores.groups if own.attribute == name] for name in shown}, title)
 
 
 def event_figure(scores: AttributeScores, title: str = "") -> Figure:
     """As :func:`attribute_figure` for the events, the highest AP on top; there is no normalised AP of an event."""
-    events = [score for score in scores.groups if score.attribute == "event" and score.faces]
-    everything = [score for score in scores.groups if score.attribute == "all"]
-    events.sort(key=lambda score: -score.ap.value)
-    return _figure(scores, [("", everything), ("event", events)], title, ("ap",))
+    groups = {name: [own for own in scores.groups if own.attribute == name] for name in ("all", "event")}
+    groups["event"].sort(key=lambda score: -score.ap.value)
+    return _figure(scores, groups, title, ("ap",))
 
 
 def _figure(
-    scores: AttributeScores, blocks: Sequence[tuple[str, list[GroupScore]]], title: str, left_measures: tuple[str, ...]
+    scores: AttributeScores,
+    groups: Mapping[str, Sequence[GroupScore]],
+    title: str,
+    left_measures: tuple[str, ...] = ("ap", "normalised_ap"),
 ) -> Figure:
     sides = (left_measures, ("recall", "max_recall"))
-    lines = sum(len(own) + bool(heading) for heading, own in blocks)
-    with canvas((7.0, 0.165 * lines + 1.15), columns=2, sharey=True, style={"font.size": 8}) as (figure, axes):
-        labels: list[tuple[str, bool]] = []
-        for heading, own in blocks:
-            if heading:
-                labels.append((heading, True))
-            for score in own:
-                for axis, measures in zip(axes, sides, strict=True):
-                    _dots(axis, len(labels), score, measures)
-                labels.append((_label(score), False))
+    # A heading, or the text of a group and its numbers.
+    lines: list[tuple[str, GroupScore | None]] = []
+    for attribute, own in groups.items():
+        counted = [score for score in own if score.faces]
+        if counted and attribute != "all":
+            lines.append((HEADINGS.get(attribute, attribute), None))
+        for score in counted:
+            text = f"{group_label(score.attribute, score.value)}  ({score.faces:,})"
+            lines.append((f"all {score.faces:,} faces" if attribute == "all" else text, score))
+    with canvas((7.0, 0.165 * len(lines) + 1.15), columns=2, sharey=True, style={"font.size": 8}) as (figure, axes):
         for axis, measures, name in zip(axes, sides, ("AP", "recall"), strict=True):
+            for y, (_, group) in enumerate(lines):
+                if group is not None:
+                    _dots(axis, y, group, measures)
             whole = scores.groups[0].measure(measures[0]).value
             if not math.isnan(whole):
                 axis.axvline(whole, color=MEASURE_COLORS[measures[0]], linewidth=0.7, linestyle=(0, (2, 2)))
-            axis.set(xlim=(0, 1), ylim=(len(labels) - 0.4, -0.6), xlabel=name)
+            axis.set(xlim=(0, 1), ylim=(len(lines) - 0.4, -0.6), xlabel=name)
             axis.grid(axis="y", visible=False)
             axis.tick_params(axis="y", length=0)
-        axes[0].set_yticks(range(len(labels)), [text for text, _ in labels])
-        for tick, (_, is_heading) in zip(axes[0].get_yticklabels(), labels, strict=True):
-            tick.set_fontweight("bold" if is_heading else "normal")
-        handles = _legend(scores, sides)
+        axes[0].set_yticks(range(len(lines)), [text for text, _ in lines])
+        for tick, (_, group) in zip(axes[0].get_yticklabels(), lines, strict=True):
+            tick.set_fontweight("bold" if group is None else "normal")
+        texts = {
+            "ap": "AP",
+            "normalised_ap": "AP with normalised precision",
+            "recall": f"recall at precision {scores.at_precision:g} over all faces",
+            "max_recall": "recall of all detections",
+        }
+        style: dict[str, Any] = {"marker": "o", "markersize": 3.2, "linewidth": 1.4}
+        handles = [
+            Line2D([], [], color=MEASURE_COLORS[name], label=texts[name], **style) for side in sides for name in side
+        ]
         figure.legend(handles=handles, loc="outside lower center", ncols=2 if len(handles) > 3 else 3, frameon=False)
         if title:
             figure.suptitle(title, fontsize=9)
     return figure
-
-
-def _label(score: GroupScore) -> str:
-    label = group_label(score.attribute, score.value)
-    return f"all {score.faces:,} faces" if score.attribute == "all" else f"{label}  ({score.faces:,})"
 
 
 def _dots(axis: Axes, y: float, score: GroupScore, measures: tuple[str, ...]) -> None:
@@ -457,17 +422,6 @@ def _dots(axis: Axes, y: float, score: GroupScore, measures: tuple[str, ...]) ->
         if not math.isnan(interval.low):
             axis.plot([interval.low, interval.high], [place, place], color=color, linewidth=1.4, solid_capstyle="butt")
         axis.plot(interval.value, place, marker="o", markersize=3.2, color=color, clip_on=False, zorder=3)
-
-
-def _legend(scores: AttributeScores, sides: Sequence[tuple[str, ...]]) -> list[Any]:
-    texts = {
-        "ap": "AP",
-        "normalised_ap": "AP with normalised precision",
-        "recall": f"recall at precision {scores.at_precision:g} over all faces",
-        "max_recall": "recall of all detections",
-    }
-    style: dict[str, Any] = {"marker": "o", "markersize": 3.2, "linewidth": 1.4}
-    return [Line2D([], [], color=MEASURE_COLORS[name], label=texts[name], **style) for side in sides for name in side]
 
 
 def detection_grid(

@@ -69,6 +69,14 @@ class ScoredFolder:
             raise InputError(f"{self.path} holds {names}; give a folder with one of them")
         return found[0]
 
+    @property
+    def image_ids(self) -> list[bytes] | None:
+        """The images in alphabetical order; None where the folder keeps no counts per image, which alone name them."""
+        if not (file := self.path / "per_image.npz").is_file():
+            return None
+        with np.load(file, allow_pickle=False) as arrays:
+            return sorted(arrays["image_ids"].tobytes().split(b"\n"))
+
 
 def read_scored_folder(path: Path) -> ScoredFolder:
     """``scores.json``, or nothing of it where there are but curve files of FDDB's program.
@@ -80,13 +88,10 @@ def read_scored_folder(path: Path) -> ScoredFolder:
     if not file.exists() and any(path.glob(f"*{ROC_FILES['discrete']}")):
         return ScoredFolder(path, {})
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        known = isinstance(content["benchmark"], str) and isinstance(content["images"], int)
+        scores = json.loads(file.read_text(encoding="utf-8"))
+        return ScoredFolder(path, {"benchmark": scores["benchmark"], "images": scores["images"], **scores})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(f"{file} cannot be read ({error!r}); give a folder that score has written") from error
-    if not known:
-        raise InputError(f"{file} names no benchmark or number of images; score the predictions again")
-    return ScoredFolder(path, content)
 
 
 def check_comparable(read: Sequence[ScoredFolder]) -> None:
@@ -102,21 +107,12 @@ def check_comparable(read: Sequence[ScoredFolder]) -> None:
             pairs += [(key, first.scores.get(key), other.scores.get(key)) for key in SAME]
             rules, other_rules = (folder.scores.get("rules", {}) for folder in (first, other))
             pairs += [(key, rules.get(key), other_rules.get(key)) for key in SAME_RULES]
-            ids, other_ids = _image_ids(first), _image_ids(other)
-            if ids is not None and other_ids is not None:
-                pairs.append(("the images", ids, other_ids))
         for key, here, there in pairs:
             if here != there:
-                texts = "" if key == "the images" else f" {json.dumps(here)[:80]} and {json.dumps(there)[:80]}"
-                raise InputError(f"{first.path} and {other.path} do not compare: {key}{texts}; plot them apart")
-
-
-def _image_ids(folder: ScoredFolder) -> list[bytes] | None:
-    """The images in alphabetical order; None where the folder keeps no counts per image, which alone name them."""
-    if not (file := folder.path / "per_image.npz").is_file():
-        return None
-    with np.load(file, allow_pickle=False) as arrays:
-        return sorted(arrays["image_ids"].tobytes().split(b"\n"))
+                texts = f"{key} {json.dumps(here)[:80]} and {json.dumps(there)[:80]}"
+                raise InputError(f"{first.path} and {other.path} do not compare: {texts}; plot them apart")
+        if None not in (ids := (first.image_ids, other.image_ids)) and ids[0] != ids[1]:
+            raise InputError(f"{first.path} and {other.path} do not compare: the images; plot them apart")
 
 
 def names_of(read: Sequence[ScoredFolder], names: Sequence[str] | None) -> list[str]:
@@ -125,8 +121,9 @@ def names_of(read: Sequence[ScoredFolder], names: Sequence[str] | None) -> list[
     Raises:
         InputError: another number of names than folders, an empty one, or the same name twice.
     """
-    chosen = [_own_name(folder) for folder in read] if names is None else list(names)
+    chosen = list(names or ())
     if names is None:
+        chosen = [folder.path.resolve().name for folder in read]
         if len(set(chosen)) < len(chosen):  # evaluations of several runs are all called that
             chosen = ["/".join(folder.path.resolve().parts[-2:]) for folder in read]
         if len({folder.protocol for folder in read if folder.scores}) > 1:
@@ -136,22 +133,16 @@ def names_of(read: Sequence[ScoredFolder], names: Sequence[str] | None) -> list[
     return chosen
 
 
-def _own_name(folder: ScoredFolder) -> str:
-    prefix = "" if folder.scores else folder.roc_file("discrete").name.removesuffix(ROC_FILES["discrete"])
-    return prefix.strip("-_. ") or folder.path.resolve().name
-
-
 def title_of(runs: Mapping[str, ScoredFolder]) -> str:
     """Benchmark, images, rules and protocol. Where protocols differ, each name with its own."""
     known = {name: folder for name, folder in runs.items() if folder.scores}
     if not known:
         return "FDDB, from curve files"
     first = next(iter(known.values()))
-    scores = first.scores
+    images, rules = first.scores["images"], first.scores.get("rules", {})
+    whole = first.scores.get("images_of_benchmark", images)
     text = TITLES.get(first.benchmark, first.benchmark) + (" val" if first.is_wider_val else "")
-    images, whole = scores["images"], scores.get("images_of_benchmark", scores["images"])
     text += f", {images:,} images" if images == whole else f" sample, {images:,} of {whole:,} images"
-    rules = scores.get("rules", {})
     if rules.get("labels") not in (None, "corrected"):
         text += f", {rules['labels']} labels"
     if rules.get("alignment") is False:
@@ -159,7 +150,7 @@ def title_of(runs: Mapping[str, ScoredFolder]) -> str:
     if rules.get("ellipses") not in (None, "as_given"):
         text += f", ellipses {rules['ellipses']}"
     if len({folder.protocol for folder in known.values()}) == 1:
-        return f"{text}, {'protocol ' if scores.get('protocol') else ''}{first.protocol}"
+        return f"{text}, {'protocol ' if first.scores.get('protocol') else ''}{first.protocol}"
     return f"{text}, protocols: {', '.join(f'{name} {folder.protocol}' for name, folder in known.items())}"
 
 
@@ -178,18 +169,14 @@ def plot_scores(
     max_false_positives: float | None = 2000,
     scale: Literal["linear", "log"] = "linear",
 ) -> list[Path]:
-    """Write ``pr_curves.pdf`` and ``.png``, for FDDB ``roc.pdf`` and ``.png``, into ``out``.
+    """Write ``pr_curves.pdf`` and ``.png``, for FDDB ``roc.pdf`` and ``.png``, into ``out``; gives their paths.
 
     Args:
         folders: with ``scores.json`` and the curves, of one benchmark, the same images, faces and rules; or with curve
             files of FDDB's program alone (``…DiscROC.txt``, ``…ContROC.txt``), which the figure then says.
-        out: folder, made if need be.
         names: one for each folder; None: the folders' own.
-        published: WIDER FACE methods, see :func:`fanet_lightning.report.figures.precision_recall_figure`.
-        layout, max_false_positives, scale: see there and :func:`fanet_lightning.report.figures.roc_figure`.
-
-    Returns:
-        What was written.
+        published, layout: see :func:`fanet_lightning.report.figures.precision_recall_figure`.
+        max_false_positives, scale: see :func:`fanet_lightning.report.figures.roc_figure`.
 
     Raises:
         InputError: folders that cannot be read or do not compare, another number of names than folders, published
@@ -236,23 +223,16 @@ def main(argv: list[str]) -> int:
     limit = options["max_false_positives"]
     if limit is not None and limit <= 0:
         raise InputError(f"max_false_positives={limit} is no number above 0; null takes the whole curve")
-    lists = {
-        key: None if (value := options[key]) is None else [str(item) for item in _listed(value)]
+    # A single word is a list of one.
+    scores, names, published = (
+        None
+        if (value := options[key]) is None
+        else [str(item) for item in (value if isinstance(value, list) else [value])]
         for key in ("scores", "names", "published")
-    }
-    written = plot_scores(
-        [Path(text) for text in lists["scores"] or []],
-        Path(str(options["out"])),
-        names=lists["names"],
-        published=lists["published"],
-        layout=options["layout"],
-        max_false_positives=limit,
-        scale=options["scale"],
     )
+    written = plot_scores(
+        [Path(text) for text in scores or []], Path(str(options["out"])), names=names, published=published,
+        layout=options["layout"], max_false_positives=limit, scale=options["scale"],
+    )  # fmt: skip
     print(f"written: {' and '.join(str(path) for path in written)}")
     return 0
-
-
-def _listed(value: Any) -> list[Any]:
-    """A list, or a single word for a list of one."""
-    return value if isinstance(value, list) else [value]

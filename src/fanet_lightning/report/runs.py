@@ -103,20 +103,14 @@ class Run:
     def command(self) -> str:
         return shlex.join(["fanet", "train", *self.words])
 
-    @property
-    def best_validation(self) -> Evaluation | None:
-        """The epoch of the highest last AP on the validation images; None before the first."""
-        best = max((ap for _, ap in self.learning), key=lambda ap: list(ap.values())[-1], default=None)
-        return None if best is None else Evaluation(self.protocol, best, None, {}, {})
-
 
 @dataclass(frozen=True)
 class Found:
-    """All runs below ``root``, and ``broken``: (folder, one line) of each whose ``run.json`` says nothing usable."""
+    """All runs below ``root``, and ``broken``: one line about each whose ``run.json`` says nothing usable."""
 
     root: Path
     runs: list[Run]
-    broken: list[tuple[Path, str]]
+    broken: list[str]
 
 
 def find_runs(root: Path) -> Found:
@@ -137,7 +131,7 @@ def find_runs(root: Path) -> Found:
                 record.state = state_now(folder, record)
                 found.runs.append(_read_run(folder, record))
             except (InputError, OSError) as error:
-                found.broken.append((folder, first_line(error)))
+                found.broken.append(first_line(error))
     if not found.runs and not found.broken:
         raise InputError(f"runs={root} holds no {RECORD_FILE} at any depth; give the folder of a sweep or of a run")
     return found
@@ -296,12 +290,8 @@ ABSENT = "–"
 
 @dataclass(frozen=True)
 class Varied:
-    """A setting that differs between runs that are compared.
-
-    ``name``    as it is typed, if ``key`` is a copy: ``level`` for ``model.level``.
-    ``values``  what was tried, ascending; :data:`ABSENT` where a run has no such setting.
-    ``also``    settings that change in step with it and that were not set by themselves.
-    """
+    """A setting that differs between runs that are compared: ``values`` tried, ascending, :data:`ABSENT` where a run
+    has none; ``also``: settings that change in step with it and that were not set by themselves."""
 
     key: str
     values: list[Any]
@@ -309,6 +299,7 @@ class Varied:
 
     @property
     def name(self) -> str:
+        """As it is typed: ``level`` for its copy ``model.level``."""
         return self.key.removeprefix("model.") if self.key in SWITCHES[1:] else self.key
 
     @property
@@ -336,19 +327,14 @@ class Variant:
     values: dict[str, Any]
     runs: list[Run]
 
-    @property
-    def cell(self) -> str:
-        return self.runs[0].cell
-
     def evaluations(self, protocol: str) -> dict[int, Evaluation]:
         """Seed → evaluation, of those runs that have one under the protocol."""
         return {run.record.seed: run.evaluations[protocol] for run in self.runs if protocol in run.evaluations}
 
-    def answers_to(self, name: str) -> bool:
+    def answers_to(self, name: str | None) -> bool:
         """Whether ``name`` is its label, or the name or the folder of one of its runs."""
-        return name == self.label or any(
-            name in (run.record.name, run.folder.name, str(run.folder)) for run in self.runs
-        )
+        names = [own for run in self.runs for own in (run.record.name, run.folder.name, str(run.folder))]
+        return name in (self.label, *names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -373,10 +359,6 @@ class Group:
     def protocols(self) -> list[str]:
         """Its own, and all others that runs were scored under as well."""
         return list(dict.fromkeys([self.protocol, *(name for run in self.runs for name in run.evaluations)]))
-
-    @property
-    def is_scored(self) -> bool:
-        return any(run.own for run in self.runs)
 
     @property
     def ap_names(self) -> list[str]:
@@ -480,7 +462,7 @@ def _group(runs: list[Run], apart: list[tuple[str, Any, Any]]) -> Group:
         label = labels[members[0].cell] if names_suffice else " ".join(words) or members[0].record.name
         variants.append(Variant(label, values, members))
     order = {row.variant: number for number, row in enumerate(ROWS)}
-    variants.sort(key=lambda own: (order.get(own.cell, len(order)), [_place(value) for value in own.values.values()]))
+    variants.sort(key=lambda own: (order.get(own.runs[0].cell, len(order)), [*map(_place, own.values.values())]))
     return Group(runs, varied, variants, left_out, apart)
 
 

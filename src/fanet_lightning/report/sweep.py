@@ -6,6 +6,7 @@ has a row for each combination of the settings that differ, over the seeds that 
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -26,6 +27,7 @@ from fanet_lightning.report.runs import (
     ROWS,
     SOURCE,
     SWITCHES,
+    Evaluation,
     Found,
     Group,
     Run,
@@ -83,12 +85,12 @@ class Table:
 class Part:
     """What the page says about one group.
 
-    ``letter``    A, B, …; empty where there is one group alone.
-    ``tables``    settings and AP per protocol, that of the runs themselves first, each with the differences.
-    ``paper``     our runs next to the paper's, where they are among its rows, and its steps.
-    ``costs``     of each run.
-    ``figures``   title of a section → file name without extension → figure; those that there is data for.
-    ``notes``     one line each about what does not compare or is incomplete.
+    ``letter``   A, B, …; empty where there is one group alone.
+    ``tables``   settings and AP per protocol, that of the runs themselves first, each with the differences.
+    ``paper``    our runs next to the paper's, where they are among its rows, and its steps.
+    ``costs``    of each run.
+    ``figures``  title of a section → file name without extension → figure; those that there is data for.
+    ``notes``    one line each about what does not compare or is incomplete.
     """
 
     group: Group
@@ -108,8 +110,7 @@ class Part:
     @property
     def states(self) -> dict[str, int]:
         """How many runs are in which state."""
-        states = [run.record.state for run in self.group.runs]
-        return {"finished": states.count("finished"), **{state: states.count(state) for state in sorted({*states})}}
+        return {"finished": 0, **Counter(run.record.state for run in self.group.runs)}
 
     @property
     def facts(self) -> dict[str, str]:
@@ -138,7 +139,7 @@ def build_parts(found: Found, *, bootstrap: int, baseline: str | None = None) ->
         InputError: no run is called ``baseline``, or several variants are.
     """
     groups = group_runs(found.runs)
-    named = [[own for own in group.variants if baseline and own.answers_to(baseline)] for group in groups]
+    named = [[own for own in group.variants if own.answers_to(baseline)] for group in groups]
     if baseline is not None and groups and max(map(len, named)) != 1:
         labels = [f"'{variant.label}'" for own in named for variant in own]
         labels = labels or [f"'{variant.label}'" for group in groups for variant in group.variants]
@@ -167,10 +168,10 @@ def _part(group: Group, letter: str, baseline: Variant | None, bootstrap: int) -
                 own.label: _estimates(group, resampler.difference, evaluations[own], evaluations[baseline])
                 for own in order if own is not baseline
             }  # fmt: skip
-            tables.append(_difference_table(protocol, baseline.label, others))
+            tables.append(_difference_table(group, protocol, baseline.label, others))
     seeds = "mean over seeds" if any(len(own.runs) > 1 for own in group.variants) else "one seed"
     legend = f"AP in %, {seeds}" + (f" [95 % interval: {method(bootstrap)}]." if bootstrap else ".")
-    if not group.is_scored:
+    if not any(run.own for run in group.runs):
         legend = "AP in % on the validation images, of each run's best epoch: no run has been scored yet."
     return Part(
         group=group,
@@ -186,9 +187,11 @@ def _part(group: Group, letter: str, baseline: Variant | None, bootstrap: int) -
 
 def _evaluations(group: Group, variant: Variant, protocol: str) -> Evaluations:
     """Seed → how its run did; where no run of the group has been scored, its best epoch."""
-    if group.is_scored:
+    if any(run.own for run in group.runs):
         return variant.evaluations(protocol)
-    return {run.record.seed: own for run in variant.runs if (own := run.best_validation)}
+    learnt = {run.record.seed: [ap for _, ap in run.learning] for run in variant.runs if run.learning}
+    best = {seed: max(own, key=lambda ap: list(ap.values())[-1]) for seed, own in learnt.items()}
+    return {seed: Evaluation(protocol, ap, None, {}, {}) for seed, ap in best.items()}
 
 
 def _estimates(group: Group, estimate: Callable[..., Estimate | None], *sides: Evaluations) -> Ap:
@@ -245,11 +248,14 @@ def _settings_table(group: Group, protocol: str, lines: Mapping[Variant, Ap]) ->
     return Table(f"settings-ap {protocol}", f"At {protocol}", "", rows)
 
 
-def _difference_table(protocol: str, baseline: str, lines: Mapping[str, Ap]) -> Table:
+def _difference_table(group: Group, protocol: str, baseline: str, lines: Mapping[str, Ap]) -> Table:
     rows = []
     for label, ap in lines.items():
         cells = [Cell("run", label)]
-        for name, own in ap.items():
+        for name in group.ap_names:
+            if (own := ap.get(name)) is None:
+                cells += [Cell(name, ""), Cell("± seeds", ""), Cell("", "", css="left")]
+                continue
             judged = verdict(own)
             cells += [
                 Cell(name, points(100 * own.value), _points_text(own.over_images), value=own.value),
@@ -274,9 +280,9 @@ def _paper_tables(group: Group, resampler: Resampler) -> list[Table]:
     others = [one for one in group.varied if one.key not in SWITCHES]
     gathered: dict[str, dict[str, Variant]] = {}
     for variant in group.variants:
-        if variant.cell in LABELS:
+        if (cell := variant.runs[0].cell) in LABELS:
             words = " ".join(f"{one.short}={variant.values[one.key]}" for one in others)
-            gathered.setdefault(words, {})[variant.cell] = variant
+            gathered.setdefault(words, {})[cell] = variant
     tables = []
     for title, by_cell in gathered.items():
         if len(by_cell) == 1 and group.data != "wider_face":
@@ -526,10 +532,9 @@ def markdown(found: Found, parts: Sequence[Part]) -> str:
         if part.group.apart:
             blocks.append("Unlike A: " + ", ".join(f"{key}={b} (A: {a})" for key, a, b in part.group.apart))
         blocks.append(part.legend)
-        for table in [*part.tables, *part.paper] if len(part.tables + part.paper) > 1 else []:
-            blocks += [text for text in (f"### {table.title}", table.note) if text] + [table.markdown()]
-        blocks += [part.tables[0].markdown()] if len(part.tables + part.paper) == 1 else []
-    blocks += [f"Not readable: {line}" for _, line in found.broken]
+        for table in [*part.tables, *part.paper]:
+            blocks += [f"### {table.title}", *([table.note] if table.note else []), table.markdown()]
+    blocks += [f"Not readable: {line}" for line in found.broken]
     return "\n\n".join(blocks) + "\n"
 
 

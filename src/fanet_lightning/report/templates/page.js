@@ -116,7 +116,6 @@ function drawPicture() {
     (picture.file && Math.max(...picture.size) > 1024 ? ` Shown smaller than the original of ${picture.size.join(" × ")} pixels.` : "");
   const notes = [];
   if (picture.reason) notes.push(`No image: ${picture.reason}. The boxes stand on blank ground of their extent.`);
-  if (picture.outside) notes.push("Some faces are outside of the image: is this file of another size than the labelled one?");
   if (picture.rows_left_out) notes.push(`${picture.rows_left_out.toLocaleString("en")} detections with lower scores are left out.`);
   $("notes").textContent = notes.join(" ");
   $("place").textContent = `${currentPlace() + 1} / ${entries.length}`;
