@@ -13,10 +13,7 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.models.blocks import ABlock, ConvReLU, L2Norm, Normaliser, scaled, upsample_to
 
 
-@pytest.mark.parametrize(
-    ("channels", "width", "expected"),
-    [(256, 1.0, 256), (64, 0.25, 16), (32, 0.25, 8), (32, 0.01, 8), (64, 0.1, 8), (256, 0.1, 24), (64, 0.1875, 16)],
-)
+@pytest.mark.parametrize(("channels", "width", "expected"), [(64, 0.25, 16), (32, 0.01, 8), (256, 0.1, 24)])
 def test_scaled_rounds_to_multiples_of_eight(channels: int, width: float, expected: int) -> None:
     assert scaled(channels, width) == expected
 
@@ -53,19 +50,11 @@ def test_l2norm_does_not_overflow_in_half_precision(dtype: torch.dtype) -> None:
     assert norm.scale.grad is not None and norm.scale.grad.isfinite().all()
 
 
-def test_l2norm_keeps_float32_under_autocast() -> None:
-    x = torch.rand(1, 256, 3, 3) * 1000
-    norm = L2Norm(256, 10)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        under = norm(x)
-    assert under.dtype == torch.float32
-    assert torch.equal(under, norm(x))
-
-
-def test_l2norm_of_a_dead_cell_is_zero_with_finite_gradient() -> None:
+def test_l2norm_of_a_dead_cell_is_zero_with_finite_gradient_and_float32_stays() -> None:
     x = torch.zeros(1, 4, 1, 1, requires_grad=True)
-    y = L2Norm(4, 10)(x)
-    assert torch.equal(y, torch.zeros_like(y))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = L2Norm(4, 10)(x)
+    assert y.dtype == torch.float32 and not y.any()
     y.sum().backward()
     assert x.grad is not None and x.grad.isfinite().all()
 
@@ -117,17 +106,6 @@ def test_new_layers_start_with_xavier_and_zero_bias() -> None:
     assert layer.bias is not None and not layer.bias.detach().any()
 
 
-def test_batch_norm_sits_between_convolution_and_relu() -> None:
-    layer = ConvReLU(1, 1, 1, batch_norm=True).eval()
-    assert layer.bn is not None and layer.bias is not None
-    with torch.no_grad():
-        layer.weight.fill_(1)
-        layer.bn.running_mean.fill_(2)  # type: ignore[union-attr]
-        layer.bn.bias.fill_(1)
-    out = layer(torch.tensor([0.0, 1.0, 5.0]).reshape(1, 1, 1, 3))
-    assert out.flatten().tolist() == pytest.approx([0.0, 0.0, 4.0], abs=1e-3)  # max(0, x - 2 + 1)
-
-
 @pytest.mark.parametrize("height", [1, 2, 5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_strided_convolution_of_one_column(height: int, dtype: torch.dtype) -> None:
@@ -156,18 +134,14 @@ def test_a_strided_convolution_of_one_column(height: int, dtype: torch.dtype) ->
     torch.testing.assert_close(layer(x).double(), expected, rtol=1e-5, atol=1e-5)
 
 
-def _pixel(dtype: torch.dtype = torch.uint8) -> Tensor:
-    return torch.tensor([200, 100, 50], dtype=dtype).reshape(1, 3, 1, 1)
-
-
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 def test_normalizers_by_hand(dtype: torch.dtype) -> None:
-    images = _pixel(dtype)
+    images = torch.tensor([200, 100, 50], dtype=dtype).reshape(1, 3, 1, 1)
     expected = [(200 / 255 - 0.485) / 0.229, (100 / 255 - 0.456) / 0.224, (50 / 255 - 0.406) / 0.225]
     assert Normaliser("imagenet")(images).flatten().tolist() == pytest.approx(expected, abs=1e-5)
     out = Normaliser("caffe")(images)  # blue first and not divided
     assert out.dtype == torch.float32 and out.flatten().tolist() == [50 - 104.0, 100 - 117.0, 200 - 123.0]
-    assert torch.equal(images, _pixel(dtype))
+    assert images.flatten().tolist() == [200, 100, 50]
     restored = Normaliser("imagenet")
     restored.load_state_dict(Normaliser("caffe").state_dict())
     assert restored.kind == "caffe" and torch.equal(restored(images), out)

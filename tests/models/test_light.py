@@ -14,7 +14,7 @@ from fanet_lightning.models.blocks import STRIDE_NAMES, ConvReLU, fuse
 from fanet_lightning.models.fanet import build_network, flops, inference_parameters
 from fanet_lightning.models.light import LightBackbone
 from fanet_lightning.models.weights import load_backbone_weights
-from fanet_lightning.ops.anchors import STRIDES
+from fanet_lightning.ops.anchors import STRIDES, AnchorGrid
 from tests.models.helpers import images as images_of
 
 
@@ -39,9 +39,6 @@ def _disturb(network: nn.Module, seed: int = 0) -> None:
             nn.init.normal_(module.bias, 0, 0.2, generator=generator)
         elif isinstance(module, nn.Conv2d) and module.bias is not None:
             nn.init.normal_(module.bias, 0, 0.2, generator=generator)
-
-
-# --- cost ------------------------------------------------------------------------------------------------------------
 
 
 def _conv(inputs: int, outputs: int, taps: int) -> int:
@@ -73,34 +70,29 @@ def test_parameters_by_hand() -> None:
 def test_flops_stay_within_four_giga_and_width_scales_every_channel() -> None:
     """Two per multiply-add, at 640 × 480."""
     half, whole = (_network(f"model.width={width}") for width in (0.5, 1.0))
-    assert flops(half, 480, 640) < 0.45 * flops(whole, 480, 640)
     assert flops(whole, 480, 640) == 3_941_975_040 <= 4e9
     assert whole.trunk.channels == (32, 64, 128, 160, 96, 96)
     assert half.trunk.channels == (16, 32, 64, 80, 48, 48)
     assert [half.heads["3"].get_submodule(name).in_channels for name in STRIDE_NAMES] == [16, 16, 32, 80, 48, 48]
 
 
-# --- backbone --------------------------------------------------------------------------------------------------------
-
-
-def _literal_backbone(w: dict[str, Tensor], x: Tensor, blocks: tuple[int, ...]) -> list[Tensor]:
+def _literal_backbone(w: dict[str, Tensor], x: Tensor) -> list[Tensor]:
     def conv(name: str, x: Tensor, stride: int = 1) -> Tensor:
         kernel = w[f"{name}.weight"]
         x = F.conv2d(x, kernel, w[f"{name}.bias"], stride=stride, padding=kernel.shape[-1] // 2)
         if f"{name}.bn.weight" in w:
-            mean, var = w[f"{name}.bn.running_mean"], w[f"{name}.bn.running_var"]
-            scale, shift = w[f"{name}.bn.weight"], w[f"{name}.bn.bias"]
-            x = (x - mean[:, None, None]) / (var[:, None, None] + 1e-5).sqrt() * scale[:, None, None]
-            x = x + shift[:, None, None]
+            mean, var, scale, shift = (
+                w[f"{name}.bn.{part}"][:, None, None] for part in ("running_mean", "running_var", "weight", "bias")
+            )
+            x = (x - mean) / (var + 1e-5).sqrt() * scale + shift
         return x.clamp(min=0)
 
     x = conv("stem", x, 2)
     maps = []
-    for i, count in enumerate(blocks):
+    for i in range(4):
         x = conv(f"stages.{i}.down", x, 2)
         inner = conv(f"stages.{i}.through", x) if i else x
-        for j in range(count):
-            inner = inner + conv(f"stages.{i}.blocks.{j}.conv2", conv(f"stages.{i}.blocks.{j}.conv1", inner))
+        inner = inner + conv(f"stages.{i}.blocks.0.conv2", conv(f"stages.{i}.blocks.0.conv1", inner))
         # The first stage is not halved.
         x = conv(f"stages.{i}.merge", torch.cat([inner, conv(f"stages.{i}.beside", x)], dim=1)) if i else inner
         maps.append(x)
@@ -109,14 +101,14 @@ def _literal_backbone(w: dict[str, Tensor], x: Tensor, blocks: tuple[int, ...]) 
 
 
 @pytest.mark.parametrize("batch_norm", [True, False])
-@pytest.mark.parametrize(("height", "width"), [(65, 33), (96, 128), (1, 1), (1, 130)])
+@pytest.mark.parametrize(("height", "width"), [(65, 33), (96, 128), (1, 1)])
 def test_backbone_layer_by_layer(batch_norm: bool, height: int, width: int) -> None:
     torch.manual_seed(0)
     backbone = LightBackbone(width=0.5, batch_norm=batch_norm).double().eval()
     _disturb(backbone)
     x = torch.randn(2, 3, height, width, dtype=torch.float64)
     with torch.no_grad():
-        maps, expected = backbone(x), _literal_backbone(dict(backbone.state_dict()), x, (1, 1, 1, 1))
+        maps, expected = backbone(x), _literal_backbone(dict(backbone.state_dict()), x)
     for found, wanted, channels, stride in zip(maps, expected, backbone.channels, STRIDES, strict=True):
         assert found.shape == (2, channels, math.ceil(height / stride), math.ceil(width / stride))
         torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
@@ -133,48 +125,30 @@ def test_anchors_see_less_far_than_those_of_vgg() -> None:
     with torch.no_grad():
         before, after = network(images), network(changed)
     differs = (before.hierarchies[-1].logits != after.hierarchies[-1].logits).any(dim=2)[0]
-    centers = torch.cat(
-        [
-            ((torch.arange(columns) + 0.5) * stride).repeat(rows)
-            for (rows, columns), stride in zip(before.map_shapes, STRIDES, strict=True)
-        ]
-    )
+    anchors = AnchorGrid(tuple(before.map_shapes)).boxes_cxcywh()
     assert bool(differs.any())
-    assert float(centers[differs].min()) >= 800 - 375
+    assert float(anchors[differs, 0].min()) >= 800 - 375
 
 
-# --- the score that anchors start with -------------------------------------------------------------------------------
-
-
-def _face_scores(network: Any, images: Tensor) -> list[Tensor]:
-    with torch.no_grad():
-        return [h.logits.softmax(dim=-1)[..., 1] for h in network(images, all_hierarchies=True).hierarchies]
-
-
-@pytest.mark.parametrize("prior", [0.01, 0.001, 0.3])
+@pytest.mark.parametrize("prior", [0.01, 0.3, None])
 @pytest.mark.parametrize("model", ["fanet_light", "fanet", "s3fd_fpn"])
-def test_every_anchor_starts_at_the_prior(model: str, prior: float) -> None:
-    """On real activations, up to the spread of small weights; exactly where a map is zero."""
+def test_every_anchor_starts_at_the_prior(model: str, prior: float | None) -> None:
+    """On real activations, up to the spread of small weights; exactly where a map is zero. Without one: around 0.5."""
     torch.manual_seed(0)
-    options = plain(compose_config("train", [f"model={model}", f"model.face_prior={prior}"]))["model"]
-    network = build_network(**options).train()
-    levels = _face_scores(network, images_of(128, 160, batch=2))
-    assert len(levels) == (1 if model == "s3fd_fpn" else 3)
-    for scores in levels:
-        assert scores.mean().item() == pytest.approx(prior, rel=0.25)
-        assert prior / 8 < scores.min().item() < scores.max().item() < min(1, prior * 4)
-    heads = network.heads if model == "s3fd_fpn" else network.heads["3"]
-    channels = [layer.in_channels for layer in heads.children()]
-    logits, offsets = heads([torch.zeros(1, c, 2, 2) for c in channels])
-    torch.testing.assert_close(logits.softmax(dim=-1)[..., 1], torch.full((1, 24), prior), rtol=1e-5, atol=0)
+    network = build_network(**_options(f"model={model}", f"model.face_prior={'null' if prior is None else prior}"))
+    with torch.no_grad():
+        hierarchies = network.train()(images_of(128, 160, batch=2), all_hierarchies=True).hierarchies
+    assert len(hierarchies) == (1 if model == "s3fd_fpn" else 3)
+    for scores in (heads.logits.softmax(dim=-1)[..., 1] for heads in hierarchies):
+        if prior is None:
+            assert 0.2 < scores.mean().item() < 0.7
+        else:
+            assert scores.mean().item() == pytest.approx(prior, rel=0.25)
+            assert prior / 8 < scores.min().item() < scores.max().item() < min(1, prior * 4)
+    heads: Any = network.heads if model == "s3fd_fpn" else network.heads["3"]  # type: ignore[index]
+    logits, offsets = heads([torch.zeros(1, layer.in_channels, 2, 2) for layer in heads.children()])
+    torch.testing.assert_close(logits.softmax(dim=-1)[..., 1], torch.full((1, 24), prior or 0.5), rtol=1e-5, atol=0)
     assert not offsets.any()
-
-
-def test_without_a_prior_scores_start_around_a_half() -> None:
-    torch.manual_seed(0)
-    network = _network().train()
-    for scores in _face_scores(network, images_of(128, 160, batch=2)):
-        assert 0.2 < scores.mean().item() < 0.7
 
 
 def test_a_prior_leaves_the_offsets_and_every_other_layer_as_they_are() -> None:
@@ -183,7 +157,6 @@ def test_a_prior_leaves_the_offsets_and_every_other_layer_as_they_are() -> None:
         torch.manual_seed(0)
         states.append(_network("hl=false", f"model.face_prior={override}").state_dict())
     without, with_prior = states
-    assert without.keys() == with_prior.keys()
     differing = {key for key, x in without.items() if not torch.equal(x, with_prior[key])}
     # Heads after the first one draw other offsets, since more was drawn before them; nothing outside the heads does.
     assert differing == {key for key in without if key.startswith("heads.")}
@@ -192,14 +165,10 @@ def test_a_prior_leaves_the_offsets_and_every_other_layer_as_they_are() -> None:
     assert with_prior["heads.3.stride4.bias"].tolist() == pytest.approx([0] * 7 + [math.log(0.01 / 0.99)])
 
 
-@pytest.mark.parametrize("value", ["0", "1", "1.5", "-0.1", "nan", "true", "often"])
+@pytest.mark.parametrize("value", ["0", "nan", "often"])
 def test_a_prior_outside_zero_to_one(value: str) -> None:
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=rf"^model\.face_prior={value}"):
         _network(f"model.face_prior={value}")
-    assert str(caught.value).startswith(f"model.face_prior={ {'true': 'True'}.get(value, value) }")
-
-
-# --- folding batch normalization -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -212,21 +181,23 @@ def test_a_prior_outside_zero_to_one(value: str) -> None:
         {"name": "s3fd_fpn", "batch_norm": True},
     ],
 )
-@pytest.mark.parametrize("seed", range(3))
-def test_fused_network_gives_the_same(values: dict[str, Any], seed: int) -> None:
-    torch.manual_seed(seed)
-    network = build_network(**values, width=0.125).eval()
-    _disturb(network, seed)
+def test_fused_network_gives_the_same(values: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    network = build_network(**values, width=0.125).train()
+    _disturb(network)
     before = {key: x.clone() for key, x in network.state_dict().items()}
     fused = fuse(network)
-    images = images_of(97, 130, batch=2, seed=seed)
+    assert network.training and not fused.training
+    images = images_of(97, 130, batch=2)
     with torch.no_grad():
-        wanted, found = network(images).hierarchies[-1], fused(images).hierarchies[-1]
-        for a, b in zip(found, wanted, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        wanted, found = network.eval()(images).hierarchies[-1], fused(images).hierarchies[-1]
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
     assert all(torch.equal(x, before[key]) for key, x in network.state_dict().items())
     assert inference_parameters(fused) == inference_parameters(network)
+    again = fuse(fused).state_dict()
+    assert all(torch.equal(x, again[key]) for key, x in fused.state_dict().items())
 
 
 def test_fused_layer_by_hand() -> None:
@@ -244,26 +215,14 @@ def test_fused_layer_by_hand() -> None:
     assert fused.weight.item() == pytest.approx(12)
     assert fused.bias is not None
     assert fused.bias.item() == pytest.approx(-17)
-    assert fused(torch.full((1, 1, 1, 1), 2.0)).item() == pytest.approx(7)
-    assert layer.bn is not None, "the original stays as it was"
-
-
-def test_fusing_twice_is_fusing_once_and_needs_no_evaluation_mode() -> None:
-    network = _network("model.width=0.25").train()
-    _disturb(network)
-    once = fuse(network)
-    assert network.training
-    assert not once.training
-    twice = fuse(once)
-    assert all(torch.equal(x, twice.state_dict()[key]) for key, x in once.state_dict().items())
-
-
-# --- A-blocks of other widths ----------------------------------------------------------------------------------------
+    assert (
+        fused(torch.full((1, 1, 1, 1), 2.0)).item() == pytest.approx(7) == layer(torch.full((1, 1, 1, 1), 2.0)).item()
+    )
 
 
 @pytest.mark.parametrize(
     ("given_channels", "per_map"),
-    [(48, [48, 48, 48]), ([24], [24, 24, 24]), ([24, 40], [24, 40, 40]), ([24, 40, 64], [24, 40, 64])],
+    [(48, [48, 48, 48]), ([24, 40], [24, 40, 40]), ([24, 40, 64], [24, 40, 64])],
 )
 def test_block_channels_per_map(given_channels: Any, per_map: list[int]) -> None:
     network = build_network(backbone="light", batch_norm=True, block_channels=given_channels, deep_channels=16)
@@ -276,13 +235,8 @@ def test_block_channels_per_map(given_channels: Any, per_map: list[int]) -> None
     assert [third[name].deep.in_channels for name in STRIDE_NAMES[:2]] == per_map[1:]
 
 
-# --- mistakes --------------------------------------------------------------------------------------------------------
-
-
 def test_there_are_no_imagenet_weights_for_it_nor_for_a_network_of_ones_own() -> None:
     with pytest.raises(InputError, match=r"weights=imagenet.*NoneType"):
         load_backbone_weights(nn.Linear(1, 1), "imagenet")  # type: ignore[arg-type]
-    network = build_network(backbone="light", width=0.1)
-    assert load_backbone_weights(network, "none") == "imagenet"
     with pytest.raises(InputError, match="weights=imagenet"):
-        load_backbone_weights(network, "imagenet")
+        load_backbone_weights(build_network(backbone="light", width=0.1), "imagenet")

@@ -22,7 +22,6 @@ from fanet_lightning.cli.provenance import RunRecord
 from fanet_lightning.data.images import read_image_rgb
 from fanet_lightning.detect import __main__ as detect
 from fanet_lightning.evaluate import __main__ as evaluate_verb_main
-from fanet_lightning.export import __main__ as export_main
 from fanet_lightning.models import packaging, pretrained
 from fanet_lightning.models.fanet import build_network
 from fanet_lightning.models.pretrained import load_model, locate
@@ -79,7 +78,10 @@ def image(seed: int = 0, height: int = 150, width: int = 203) -> Any:
 
 
 def test_the_folder_finds_what_the_checkpoint_finds(model: Path, checkpoint: Path) -> None:
+    state = torch.get_rng_state()
     first, second = FaceDetector.from_checkpoint(checkpoint), FaceDetector.from_pretrained(model)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in second.backend.network.modules())
     for seed in range(3):
         a, b = first.detect(image(seed), threshold=0.0), second.detect(image(seed), threshold=0.0)
         assert len(a.scores) == 40 and torch.equal(a.scores, b.scores) and torch.equal(a.boxes_xyxy, b.boxes_xyxy)
@@ -87,18 +89,6 @@ def test_the_folder_finds_what_the_checkpoint_finds(model: Path, checkpoint: Pat
     assert second.training_images == load_model(checkpoint).training_images
     assert second.training_images is not None and second.training_images[0].image_ids == ("0--Parade/a", "0--Parade/b")
     assert second.source == model and second.detection["keep"] == 40 and second.detection["top_k"] == 5000
-
-
-def test_batch_normalisation_is_folded_and_changes_nothing(model: Path, checkpoint: Path) -> None:
-    plain = load_model(checkpoint).network
-    folded = FaceDetector.from_pretrained(model).backend.network
-    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in plain.modules())
-    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
-    images = torch.from_numpy(np.stack([image(0), image(1)])).permute(0, 3, 1, 2)
-    with torch.inference_mode():
-        (first,), (second,) = (network(images, all_hierarchies=False).hierarchies for network in (plain, folded))
-    for a, b in zip(first, second, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
 def test_half_rounds_convolutions_alone(model: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -114,14 +104,6 @@ def test_half_rounds_convolutions_alone(model: Path, checkpoint: Path, tmp_path:
     assert half["normaliser.mean"].flatten().tolist() == [104.0, 117.0, 123.0]
     assert json.loads((tmp_path / "half/config.json").read_text())["weights"] == "float16"
     assert all(p.dtype == torch.float32 for p in load_model(tmp_path / "half").network.parameters())
-
-
-def test_loading_keeps_the_random_state(model: Path) -> None:
-    torch.manual_seed(3)
-    expected = torch.rand(1)
-    torch.manual_seed(3)
-    FaceDetector.from_pretrained(model)
-    assert torch.equal(torch.rand(1), expected)
 
 
 # What is in the folder
@@ -174,8 +156,7 @@ def test_the_card_tells_what_a_training_started_from(model: Path, checkpoint: Pa
     [
         ("/home/x/best.ckpt", "best.ckpt"), ("out=/tmp/a b/run", "out=run"), ("images=~/l/a.txt", "images=a.txt"),
         ("[/a/b.txt,/c/d.txt]", "[b.txt,d.txt]"), (r"out=C:\Users\x\run", "out=run"), ("runs/a.ckpt", "runs/a.ckpt"),
-        ("0--Parade/0_a", "0--Parade/0_a"), ("http://a.org/b/c", "http://a.org/b/c"), ("x=1", "x=1"),
-        ("AP / recall / rate", "AP / recall / rate"), ("--config=/etc/x", "--config=x"),
+        ("http://a.org/b/c", "http://a.org/b/c"), ("AP / recall / rate", "AP / recall / rate"),
         (["/a/b", {"c": "/d/e", "n": 3}], ["b", {"c": "e", "n": 3}]),
     ],
 )  # fmt: skip
@@ -251,7 +232,6 @@ def test_scores_travel_and_are_computed_again_by_the_cards_command(
     ("words", "message"),
     [
         (["checkpoint=a", "name=b"], "out=… must be given"),
-        (["checkpoint=a", "name=b", "out=c", "half=maybe"], "half=maybe"),
         (["checkpoint=nothing.ckpt", "name=b", "out=c"], "nothing.ckpt"),
         (["checkpoint=old.ckpt", "name=b", "out=c"], "old.ckpt does not name its training images"),
     ],
@@ -271,43 +251,29 @@ def test_mistaken_words(
 # What may be wrong with a folder
 
 
-def edit(**changes: Any) -> Callable[[Path], None]:
-    def damage(folder: Path) -> None:
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**config, **changes}))
-
-    return damage
+def config(folder: Path, **changes: Any) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**content, **changes}))
 
 
-def weights(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path], None]:
-    def damage(folder: Path) -> None:
-        content = load_file(folder / "model.safetensors")
-        change(content)
-        save_file(content, folder / "model.safetensors")
-
-    return damage
-
-
-def cut(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
+def weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    content = load_file(folder / "model.safetensors")
+    change(content)
+    save_file(content, folder / "model.safetensors")
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (edit(format_version=2, package_version="9.1"), r"config.json.*format 2.*9.1"),
-        (edit(format="other"), "config.json"),
-        (edit(network=None), "config.json"),
-        (edit(network={**NETWORK, "novelty": 1}), "novelty"),
-        (edit(network={**NETWORK, "level": 9}), "level=9"),
-        (edit(network={**NETWORK, "width": 0.125}), "size mismatch"),
+        (lambda folder: config(folder, format_version=2, package_version="9.1"), r"config.json.*format 2.*9.1"),
+        (lambda folder: config(folder, format="other"), "config.json"),
+        (lambda folder: config(folder, network={**NETWORK, "novelty": 1}), "novelty"),
+        (lambda folder: config(folder, network={**NETWORK, "level": 9}), "level=9"),
         (lambda folder: (folder / "config.json").write_bytes(b"\xff"), "config.json"),
-        (cut, "model.safetensors"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 99), "model.safetensors"),
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors"),
-        (weights(lambda w: w.pop("trunk.conv3_3.weight")), "Missing key.*trunk.conv3_3.weight"),
-        (weights(lambda w: w.update(more=torch.zeros(1))), "Unexpected key.*more"),
-        (weights(lambda w: w["trunk.conv3_3.weight"].fill_(float("nan"))), "conv3_3.weight"),
+        (lambda folder: weights(folder, lambda w: w.pop("trunk.conv3_3.weight")), "Missing key.*trunk.conv3_3.weight"),
+        (lambda folder: weights(folder, lambda w: w["trunk.conv3_3.weight"].fill_(torch.nan)), "conv3_3.weight"),
         (lambda folder: (folder / "training_images.txt").write_text("# none\n"), "names no image"),
     ],
 )
@@ -341,10 +307,6 @@ def test_the_folder_of_a_run_stands_for_its_best_checkpoint(checkpoint: Path, tm
     words = [f"source={tmp_path / 'a.png'}", "save=json", f"out={tmp_path / 'faces'}"]
     assert detect.main([f"checkpoint={run}", *words]) == 0
     assert json.loads((tmp_path / "faces/detections.json").read_text())["made_by"]["checkpoint"] == str(run)
-    (tmp_path / "empty").mkdir()
-    for main, options in ((detect.main, words), (evaluate_verb_main.main, []), (export_main.main, [])):
-        with pytest.raises(InputError, match=r"empty is a folder with neither a model .*\(best.ckpt or last.ckpt"):
-            main([f"checkpoint={tmp_path / 'empty'}", *options])
 
 
 def test_what_a_name_stands_for(model: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,14 +319,12 @@ def test_what_a_name_stands_for(model: Path, checkpoint: Path, tmp_path: Path, m
     assert locate(str(model / "model.safetensors")) == model and locate(checkpoint) == checkpoint
     assert len(FaceDetector.from_pretrained("tiny").detect(image(), threshold=0.0).scores) == 40
     assert pretrained.name_of(model) == "tiny" and pretrained.name_of(checkpoint) == "my run"
-    with pytest.raises(InputError, match=r"tinny.*\btiny\b"):
-        locate("tinny")
     for name in ("", "checkpoints"):
         (tmp_path / "empty" / name).mkdir(parents=True)
         with pytest.raises(InputError, match=r"empty.* neither a model \(config.json\) nor .*best.ckpt or last.ckpt"):
             locate(tmp_path / "empty" / name)
     # No name on the hub: a mistaken path.
-    for name in ("runs/last.ckpt", "/nowhere/model", "a/b/c", "./a/b", "tiny/a"):
+    for name in ("tinny", "runs/last.ckpt", "a/b/c", "./a/b", "tiny/a"):
         with pytest.raises(InputError, match="no checkpoint at "):
             locate(name)
 
@@ -389,13 +349,11 @@ def test_a_model_comes_from_the_hub_without_anything_that_could_run(
         locate("someone/else")
 
 
-@pytest.mark.parametrize("name", ["LocalEntryNotFoundError", "HFValidationError"])
-def test_what_the_hub_may_say(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_hub_may_say(monkeypatch: pytest.MonkeyPatch) -> None:
     hub = pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
-    error = getattr(hub.errors, name)("The first line.\nThe second line.")
 
     def fail(*_: Any, **__: Any) -> str:
-        raise error
+        raise hub.errors.LocalEntryNotFoundError("The first line.\nThe second line.")
 
     monkeypatch.setattr(hub, "snapshot_download", fail)
     with pytest.raises(InputError, match=r"a/b@c.*The first line. The second line") as raised:

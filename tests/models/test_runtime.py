@@ -59,7 +59,7 @@ def test_channels_last_gives_the_same(values: dict[str, Any]) -> None:
     with torch.no_grad():
         expected = network(_images(), all_hierarchies=True)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        for images in (_images(), _images().to(memory_format=torch.channels_last)):
+        for images in (_images(), _images().float(), _images().to(memory_format=torch.channels_last)):
             _close(network(images, all_hierarchies=True), expected, 1e-4)
 
 
@@ -70,20 +70,8 @@ def test_maps_stay_channels_last() -> None:
     assert all(x.is_contiguous(memory_format=torch.channels_last) for maps in levels for x in maps)
 
 
-def test_float_and_uint8_images_give_the_same() -> None:
-    network = _network({}).eval()
-    with torch.no_grad():
-        _close(network(_images().float()), network(_images()), 0.0)
-
-
 @pytest.mark.parametrize(
-    ("values", "hierarchies"),
-    [
-        *zip(NETWORKS, (3, 3, 3, 1), strict=True),
-        ({"hl": False}, 1),
-        ({"level": 1}, 1),
-        ({"level": 4, "context": False}, 4),
-    ],
+    ("values", "hierarchies"), [*zip(NETWORKS, (3, 3, 3, 1), strict=True), ({"hl": False}, 1), ({"level": 1}, 1)]
 )
 def test_gradients_reach_every_parameter(values: dict[str, Any], hierarchies: int) -> None:
     network = _network(values).train()
@@ -94,10 +82,8 @@ def test_gradients_reach_every_parameter(values: dict[str, Any], hierarchies: in
         assert p.grad is not None, name
         assert p.grad.isfinite().all(), name
         # A bias before batch normalization has none, but for rounding.
-        if not (
-            values.get("batch_norm") and name.startswith("trunk.") and name.endswith("bias") and ".bn." not in name
-        ):
-            assert p.grad.any(), name
+        before_norm = values.get("batch_norm") and name.startswith("trunk.") and ".bn." not in name
+        assert p.grad.any() or (before_norm and name.endswith("bias")), name
 
 
 def test_gradients_of_one_hierarchy_stay_in_it() -> None:

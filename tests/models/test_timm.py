@@ -13,7 +13,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fanet_lightning.cli.errors import InputError
@@ -47,17 +46,6 @@ class Extractor(nn.Module):
         return [layer(x) for layer in self.layers]
 
 
-class NhwcExtractor(Extractor):
-    def forward(self, x: Tensor) -> list[Tensor]:
-        return [m.permute(0, 2, 3, 1) for m in super().forward(x)]
-
-
-class OneSize(Extractor):
-    def forward(self, x: Tensor) -> list[Tensor]:
-        assert x.shape[-2:] == (224, 224), "Input height (96) doesn't match model (224)."
-        return super().forward(x)
-
-
 class Liar(Extractor):
     def forward(self, x: Tensor) -> list[Tensor]:
         return [m[..., 1:] for m in super().forward(x)]
@@ -66,9 +54,7 @@ class Liar(Extractor):
 MODELS: dict[str, tuple[type[Extractor], tuple[int, ...], tuple[int, ...]]] = {
     "plain": (Extractor, (2, 4, 8, 16, 32), (7, 8, 9, 10, 11)),
     "repeated": (Extractor, (4, 4, 8, 16, 16, 32), (5, 8, 9, 1, 10, 11)),
-    "nhwc": (NhwcExtractor, (4, 8, 16, 32), (8, 9, 10, 11)),
     "no_stride4": (Extractor, (8, 16, 32), (8, 9, 10)),
-    "one_size": (OneSize, (4, 8, 16, 32), (8, 9, 10, 11)),
     "liar": (Liar, (4, 8, 16, 32), (8, 9, 10, 11)),
     "headless": (Extractor, (), ()),
 }
@@ -113,9 +99,6 @@ def _network(name: str, **values: Any) -> Any:
     return build_network(backbone=name, block_channels=16, deep_channels=8, **values)
 
 
-# --- the rules -------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", ["plain", "repeated"])
 def test_maps_are_the_extractors_at_any_size(timm: FakeTimm, name: str) -> None:
     """Against a convolution over the image padded with zeros; of two maps of one stride the deeper is taken."""
@@ -140,13 +123,6 @@ def test_maps_are_the_extractors_at_any_size(timm: FakeTimm, name: str) -> None:
         assert shapes == [(math.ceil(height / s), math.ceil(width / s)) for s in STRIDES]
 
     check()
-
-
-def test_width_scales_what_is_ours(timm: FakeTimm) -> None:
-    network = _network("plain", width=0.5)
-    assert network.trunk.channels == (8, 9, 10, 11, 128, 128)
-    assert network.levels["2"]["stride4"].smooth.out_channels == 8
-    assert network.trunk.width == 0.5
 
 
 def test_network_trains_and_is_counted(timm: FakeTimm) -> None:
@@ -174,16 +150,16 @@ def test_network_can_be_built_without_memory(timm: FakeTimm) -> None:
     with torch.device("meta"):
         network = _network("plain")
     assert {p.device.type for p in network.parameters()} == {"meta"}
+    half = _network("plain", width=0.5)  # scales what is ours
+    assert half.trunk.channels == (8, 9, 10, 11, 128, 128) and half.trunk.width == 0.5
+    assert half.levels["2"]["stride4"].smooth.out_channels == 8
 
 
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("zzz", "timm.list_models()"),
         ("hf-hub:plain", "neither vgg, light nor a model of timm"),
-        ("no_stride4", "stride [8, 16, 32], and 4, 8, 16 and 32 are needed"),
-        ("nhwc", "(24, 40, 8)"),
-        ("one_size", "Input height (96) doesn't match model (224)."),
+        ("no_stride4", "4 is not in "),
         ("liar", "(8, 24, 39)"),
         ("headless", "features_only not implemented for Headless models."),
     ],
@@ -201,9 +177,6 @@ def test_without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
         _network("resnet18")
 
 
-# --- trained weights -------------------------------------------------------------------------------------------------
-
-
 def test_trained_weights_bring_their_normaliser(timm: FakeTimm) -> None:
     network = _network("plain")
     extra = network.trunk.extra.map64.weight.clone()
@@ -218,19 +191,14 @@ def test_trained_weights_bring_their_normaliser(timm: FakeTimm) -> None:
     assert torch.equal(other.normaliser.mean, network.normaliser.mean)
 
 
-@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_a_file_under_timms_names(timm: FakeTimm, tmp_path: Path, suffix: str, prefix: str) -> None:
+def test_a_file_under_timms_names(timm: FakeTimm, tmp_path: Path, prefix: str) -> None:
     network, other = _network("plain"), _network("plain")
     found = {f"{prefix}{key}": x.half() for key, x in other.trunk.body.state_dict().items()}
-    found[f"{prefix}classifier.weight"] = torch.zeros(3, 3)
-    path = tmp_path / f"weights.{suffix}"
-    save_file(found, path) if suffix == "safetensors" else torch.save({"state_dict": found}, path)
-    extra = network.trunk.extra.map64.weight.clone()
-    assert load_backbone_weights(network, path) == "imagenet"
+    torch.save({"state_dict": found | {f"{prefix}classifier.weight": torch.zeros(3, 3)}}, tmp_path / "weights.pth")
+    assert load_backbone_weights(network, tmp_path / "weights.pth") == "imagenet"
     for key, x in network.trunk.body.state_dict().items():
         assert torch.equal(x, found[f"{prefix}{key}"].float())
-    assert torch.equal(network.trunk.extra.map64.weight, extra)
     assert (network.normaliser.mean.flatten() / 255).tolist() == pytest.approx(MEAN)
 
 
@@ -239,9 +207,7 @@ def test_weights_that_cannot_be_had_leave_the_network_alone(timm: FakeTimm, tmp_
     before = {key: x.clone() for key, x in network.state_dict().items()}
     own = network.trunk.body.state_dict()
     files: dict[str, dict[str, Tensor]] = {
-        "none of it": {"a": torch.zeros(1)},
         "a part": {key: x for key, x in own.items() if "layers.3" not in key},
-        "another shape": {**own, "layers.2.bias": torch.zeros(1)},
         "NaN": {**own, "layers.2.bias": own["layers.2.bias"] * torch.nan},
     }
     for name, content in files.items():
@@ -251,24 +217,13 @@ def test_weights_that_cannot_be_had_leave_the_network_alone(timm: FakeTimm, tmp_
     timm.online = False
     with pytest.raises(InputError, match=r"weights=imagenet.*plain.*connect"):
         load_backbone_weights(network, "imagenet")
-    with pytest.raises(InputError, match=r"weights=imagenet.*repeated"):
-        load_backbone_weights(_network("repeated"), "imagenet")
-    assert load_backbone_weights(network, None) == "imagenet"
     assert all(torch.equal(x, before[key]) for key, x in network.state_dict().items())
-
-
-# --- timm itself -----------------------------------------------------------------------------------------------------
 
 
 @real_timm
 @pytest.mark.parametrize(
     ("name", "channels"),
-    [
-        ("resnet18.a1_in1k", (64, 128, 256, 512)),
-        ("mobilenetv3_small_100", (16, 24, 48, 576)),
-        ("convnext_atto", (40, 80, 160, 320)),
-        ("hrnet_w18_small", (128, 256, 512, 1024)),
-    ],
+    [("resnet18.a1_in1k", (64, 128, 256, 512)), ("mobilenetv3_small_100", (16, 24, 48, 576))],
 )
 def test_models_of_timm(name: str, channels: tuple[int, ...]) -> None:
     network = _network(name, block_batch_norm=True).eval()
@@ -282,15 +237,7 @@ def test_models_of_timm(name: str, channels: tuple[int, ...]) -> None:
 
 
 @real_timm
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("vit_tiny_patch16_224", r"stride \[16\]"),
-        ("swin_tiny_patch4_window7_224", "does not fit"),
-        ("inception_v3", r"\(192, 20, 36\)"),
-        ("resnet18.nope", r"Invalid pretrained tag \(nope\)"),
-    ],
-)
+@pytest.mark.parametrize(("name", "message"), [("vit_tiny_patch16_224", "4 is not in"), ("resnet18.nope", "nope")])
 def test_models_of_timm_that_will_not_do(name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         _network(name)
@@ -307,7 +254,7 @@ def test_layers_that_can_be_frozen(timm: FakeTimm, until: str | None, frozen: in
 
 
 @real_timm
-@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "tf_efficientnet_lite0"])
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto"])
 def test_a_file_of_a_whole_model_of_timm(name: str, tmp_path: Path) -> None:
     """The extractor has other names than the model: ``stages_0`` for ``stages.0``."""
     model = importlib.import_module("timm").create_model(name).eval()
@@ -321,12 +268,9 @@ def test_a_file_of_a_whole_model_of_timm(name: str, tmp_path: Path) -> None:
             assert any(found.shape == x.shape and torch.equal(found, x) for x in wanted)
 
 
-# --- strided 1×1 convolutions ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("stride", [2, 3, (1, 2)])
-@pytest.mark.parametrize("channels", [3, 4, 16])
-@pytest.mark.parametrize("size", [(1, 1), (7, 10), (64, 64)])
+@pytest.mark.parametrize("stride", [2, (1, 3)])
+@pytest.mark.parametrize("channels", [3, 16])
+@pytest.mark.parametrize("size", [(1, 1), (7, 10)])
 def test_strided_1x1_convolutions_give_the_same_in_another_way(
     stride: Any, channels: int, size: tuple[int, int]
 ) -> None:

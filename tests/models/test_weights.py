@@ -1,7 +1,6 @@
 """Weight files of the layouts that exist, made here with random contents, against the layers they must reach."""
 
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -61,8 +60,8 @@ def _reduced_fc() -> dict[str, Tensor]:
     return found
 
 
-def _save(found: object, path: Path) -> Path:
-    torch.save(found, path)
+def _save(found: Any, path: Path) -> Path:
+    save_file(found, path) if path.suffix == ".safetensors" else torch.save(found, path)
     return path
 
 
@@ -73,17 +72,15 @@ def network() -> FANet:
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty weight cache, and no network."""
 
     def offline(url: str, *_: Any, **__: Any) -> None:
         raise URLError("Name or service not known")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    before = torch.hub.get_dir()
-    torch.hub.set_dir(str(tmp_path / "hub"))
-    yield tmp_path / "hub" / "checkpoints"
-    torch.hub.set_dir(before)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    return tmp_path / "hub" / "checkpoints"
 
 
 def _check_convolutions(backbone: dict[str, Tensor], found: dict[str, Tensor], prefix: str, column: int) -> None:
@@ -114,17 +111,14 @@ def test_torchvision_layout(network: FANet, tmp_path: Path) -> None:
 
 
 def test_reduced_fc_layout_brings_the_caffe_normaliser(network: FANet, tmp_path: Path) -> None:
-    found = _reduced_fc()
-    assert load_backbone_weights(network, _save(found, tmp_path / "vgg16_reducedfc.pth")) == "caffe"
-    assert network.normaliser.kind == "caffe"
+    found = {key: x.half().contiguous() for key, x in _reduced_fc().items()}
+    assert load_backbone_weights(network, str(_save(found, tmp_path / "vgg16_reducedfc.safetensors"))) == "caffe"
+    assert network.normaliser.kind == "caffe" and network.trunk.conv5_3.weight.dtype == torch.float32
     backbone = network.trunk.state_dict()
     _check_convolutions(backbone, found, "", 3)
     for ours, theirs in (("conv_fc6", 31), ("conv_fc7", 33)):
         for part in ("weight", "bias"):
             assert torch.equal(backbone[f"{ours}.{part}"], found[f"{theirs}.{part}"])
-    # And back, with the other file.
-    assert load_backbone_weights(network, _save(_torchvision(), tmp_path / "vgg16.pth")) == "imagenet"
-    assert network.normaliser.kind == "imagenet"
 
 
 def test_thirteen_convolutions_alone_leave_fc6_and_fc7_fresh(
@@ -140,14 +134,6 @@ def test_thirteen_convolutions_alone_leave_fc6_and_fc7_fresh(
     assert "fc6" in capsys.readouterr().out
 
 
-def test_safetensors_and_half_precision(network: FANet, tmp_path: Path) -> None:
-    found = {key: x.half().contiguous() for key, x in _reduced_fc().items()}
-    save_file(found, tmp_path / "vgg.safetensors")
-    assert load_backbone_weights(network, str(tmp_path / "vgg.safetensors")) == "caffe"
-    assert network.trunk.conv5_3.weight.dtype == torch.float32
-    assert torch.equal(network.trunk.conv5_3.weight, found["28.weight"].float())
-
-
 def test_batch_norm_layout(tmp_path: Path) -> None:
     network = FANet(level=1, batch_norm=True)
     found = _torchvision(batch_norm=True)
@@ -159,12 +145,13 @@ def test_batch_norm_layout(tmp_path: Path) -> None:
             assert torch.equal(backbone[f"{name}.bn.{part}"], found[f"features.{index + 1}.{part}"])
 
 
-@pytest.mark.parametrize("source", [None, "none"])
-def test_no_weights_change_nothing(source: str | None) -> None:
+def test_no_weights_change_nothing_and_narrow_networks_take_none() -> None:
     network = build_network(level=1, width=0.1, normaliser="caffe")
     before = {key: x.clone() for key, x in network.state_dict().items()}
-    assert load_backbone_weights(network, source) == "caffe"
+    assert load_backbone_weights(network, None) == load_backbone_weights(network, "none") == "caffe"
     assert all(torch.equal(x, before[key]) for key, x in network.state_dict().items())
+    with pytest.raises(InputError, match=r"weights=imagenet.*model.width=1.0.* 0.1"):
+        load_backbone_weights(network, "imagenet")
 
 
 @pytest.mark.parametrize(("batch_norm", "name"), [(False, "vgg16-397923af.pth"), (True, "vgg16_bn-6c64b313.pth")])
@@ -180,11 +167,6 @@ def test_imagenet_from_the_cache_and_offline(hub: Path, batch_norm: bool, name: 
     assert torch.equal(network.trunk.conv1_1.weight, found["features.0.weight"])
 
 
-def test_narrow_networks_take_no_weights() -> None:
-    with pytest.raises(InputError, match=r"weights=imagenet.*model.width=1.0.* 0.25"):
-        load_backbone_weights(build_network(level=1, width=0.25), "imagenet")
-
-
 def _without(found: dict[str, Tensor], key: str) -> dict[str, Tensor]:
     return {k: x for k, x in found.items() if k != key}
 
@@ -192,31 +174,24 @@ def _without(found: dict[str, Tensor], key: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ({"model.a": torch.zeros(1), "b": torch.zeros(1)}, "model.a, b …"),
-        ({}, "nothing …"),
-        ([torch.zeros(1)], "no state dict"),
+        ({"model.a": torch.zeros(1), "b": torch.zeros(1)}, "conv1_1.weight is missing"),
+        ([torch.zeros(1)], "not a readable weight file"),
         ({"epoch": 3}, "no state dict"),
-        (_without(_torchvision(), "features.28.bias"), "features.28.bias"),
-        (_without(_torchvision(), "classifier.3.weight"), "classifier.3.weight"),
-        (_without(_reduced_fc(), "33.bias"), "33.bias"),
-        (_torchvision() | {"features.0.weight": torch.zeros(64, 1, 3, 3)}, "conv1_1.weight would be (64, 1, 3, 3)"),
-        (_torchvision() | {"classifier.0.weight": torch.zeros(10, 8)}, "4096, 512, 7, 7"),
+        (_without(_torchvision(), "features.28.bias"), "conv5_3.bias is missing"),
+        (_without(_torchvision(), "classifier.3.weight"), "conv_fc7.weight is missing"),
+        (_without(_reduced_fc(), "33.bias"), "conv_fc7.bias is missing"),
+        (_torchvision() | {"classifier.0.weight": torch.zeros(10, 8)}, "conv_fc6.weight is "),
         (_torchvision() | {"classifier.3.bias": torch.full((4096,), torch.nan)}, "conv_fc7.bias would not be finite"),
         (_torchvision(batch_norm=True), "model.batch_norm=true"),
-        *((content, "not a readable weight file") for content in (b"", b"text", b"PK\x03\x04 cut", bytes(range(256)))),
+        (b"text", "not a readable weight file"),
         (None, "No such file"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-def test_wrong_files_leave_the_network_alone(
-    network: FANet, tmp_path: Path, content: object, says: str, suffix: str
-) -> None:
-    path = tmp_path / f"wrong.{suffix}"
+def test_wrong_files_leave_the_network_alone(network: FANet, tmp_path: Path, content: object, says: str) -> None:
+    path = tmp_path / "wrong.pth"
     if isinstance(content, bytes):
         path.write_bytes(content)
-    elif suffix == "safetensors":
-        return
     elif content is not None:
         _save(content, path)
     before, kind = network.trunk.conv1_2.weight.clone(), network.normaliser.kind
@@ -228,11 +203,11 @@ def test_wrong_files_leave_the_network_alone(
     assert network.normaliser.kind == kind
 
 
-@pytest.mark.parametrize("content", [_torchvision(), _reduced_fc()], ids=["torchvision", "reduced-fc"])
-def test_a_network_with_batch_norm_wants_weights_with_it(tmp_path: Path, content: dict[str, Tensor]) -> None:
+def test_a_network_with_batch_norm_wants_weights_with_it(tmp_path: Path) -> None:
     network = FANet(level=1, batch_norm=True)
-    with pytest.raises(InputError, match=r"model\.batch_norm=false"):
-        load_backbone_weights(network, _save(content, tmp_path / "plain.pth"))
+    for content in (_torchvision(), _reduced_fc()):
+        with pytest.raises(InputError, match=r"model\.batch_norm=false"):
+            load_backbone_weights(network, _save(content, tmp_path / "plain.pth"))
 
 
 def test_pickled_code_is_not_run(network: FANet, tmp_path: Path) -> None:

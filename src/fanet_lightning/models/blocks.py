@@ -33,24 +33,12 @@ class ConvReLU(nn.Conv2d):
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: tuple[int, int] | int = 3,
-        *,
-        stride: int = 1,
-        dilation: int = 1,
-        batch_norm: bool = False,
-    ) -> None:
+        self, in_channels: int, out_channels: int, kernel: tuple[int, int] | int = 3, *, stride: int = 1,
+        dilation: int = 1, batch_norm: bool = False,
+    ) -> None:  # fmt: skip
         height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
-        super().__init__(
-            in_channels,
-            out_channels,
-            (height, width),
-            stride=stride,
-            padding=(height // 2 * dilation, width // 2 * dilation),
-            dilation=dilation,
-        )
+        padding = (height // 2 * dilation, width // 2 * dilation)
+        super().__init__(in_channels, out_channels, (height, width), stride, padding, dilation)
         self.bn = nn.BatchNorm2d(out_channels) if batch_norm else None
         init_xavier(self)
 
@@ -70,14 +58,8 @@ class ConvReLU(nn.Conv2d):
         3×3 convolution with a stride meets a map one column wide: garbage, at times NaN.
         """
         middle = self.weight.shape[-1] // 2
-        return F.conv2d(
-            x,
-            self.weight[..., middle : middle + 1],
-            self.bias,
-            stride=(self.stride[0], 1),
-            padding=(int(self.padding[0]), 0),
-            dilation=self.dilation,
-        )
+        weight, padding = self.weight[..., middle : middle + 1], (int(self.padding[0]), 0)
+        return F.conv2d(x, weight, self.bias, (self.stride[0], 1), padding, self.dilation)
 
     @torch.no_grad()
     def fold_batch_norm(self) -> None:
@@ -99,9 +81,8 @@ def fuse(network: NetworkT) -> NetworkT:
     """A copy for inference: every :class:`ConvReLU` with its batch normalization folded in, in evaluation mode.
 
     Outputs are those of ``network.eval()`` up to rounding. The copy's state dict lacks the ``bn`` entries and the heads
-    of the lower hierarchies, which detection never runs; it is not to be trained. What is left is what
-    :func:`fanet_lightning.models.fanet.inference_parameters` counts. Batch normalization inside a timm backbone stays:
-    its layers are not ours.
+    of the lower hierarchies, which detection never runs; it is not to be trained. Batch normalization inside a timm
+    backbone stays: its layers are not ours.
     """
     unused: list[nn.Module] = getattr(network, "training_only", list)()  # a single layer has none
     fused = copy.deepcopy(network, {id(module): nn.Identity() for module in unused}).eval()
@@ -154,37 +135,23 @@ class ABlock(nn.Module):
     """
 
     def __init__(
-        self,
-        shallow_channels: int,
-        deep_channels: int,
-        *,
-        context: bool,
-        width: float = 1.0,
-        channels: int = 256,
-        deep: int = 32,
-        batch_norm: bool = False,
-    ) -> None:
+        self, shallow_channels: int, deep_channels: int, *, context: bool, width: float = 1.0, channels: int = 256,
+        deep: int = 32, batch_norm: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
-        inner, branch, deep = self.channels_out(width, channels), scaled(channels // 4, width), scaled(deep, width)
-        self.shallow = ConvReLU(shallow_channels, inner, 1, batch_norm=batch_norm)
-        self.context = (
-            nn.ModuleDict(
+        self.channels, branch, deep = scaled(channels, width), scaled(channels // 4, width), scaled(deep, width)
+        self.shallow = ConvReLU(shallow_channels, self.channels, 1, batch_norm=batch_norm)
+        self.context = None
+        if context:
+            self.context = nn.ModuleDict(
                 {
-                    f"branch_{h}x{w}": ConvReLU(inner, branch, (h, w), batch_norm=batch_norm)
-                    for h in (1, 3)
-                    for w in (1, 3)
+                    f"branch_{h}x{w}": ConvReLU(self.channels, branch, (h, w), batch_norm=batch_norm)
+                    for h, w in ((1, 1), (1, 3), (3, 1), (3, 3))
                 }
             )
-            if context
-            else None
-        )
         self.deep = ConvReLU(deep_channels, deep, 1, batch_norm=batch_norm)
-        self.smooth = ConvReLU((4 * branch if context else inner) + deep, inner, 3, batch_norm=batch_norm)
-
-    @staticmethod
-    def channels_out(width: float = 1.0, channels: int = 256) -> int:
-        """N, the channels of an agglomerated map: 256 at width 1 unless told otherwise."""
-        return scaled(channels, width)
+        inputs = (4 * branch if context else self.channels) + deep
+        self.smooth = ConvReLU(inputs, self.channels, 3, batch_norm=batch_norm)
 
     def forward(self, shallow: Tensor, deep: Tensor, upsample: Upsample = upsample_to) -> Tensor:
         """(B, C, H, W) and the deeper map (B, C', about H/2, about W/2) → (B, N, H, W)."""
@@ -238,14 +205,11 @@ STRIDE_NAMES = ("stride4", "stride8", "stride16", "stride32", "stride64", "strid
 
 
 class Backbone(nn.Module):
-    """Six maps from a normalized image, strides 4, 8, 16, 32, 64 and 128.
+    """Six maps from a normalized image, strides 4, 8, 16, 32, 64 and 128: level 1 of FANet.
 
-    ``forward``: (B, 3, H, W) float → six maps (B, C, about H / stride, about W / stride), shallow first; they are
-    level 1 of FANet.
-
-    ``map_names``  the six maps' names, which heads, A-blocks and ``agglomerate_from`` go by.
-    ``channels``   C of each.
-    ``width``      the factor that its channels were scaled with; 1 is the backbone as it is named.
+    ``forward``: (B, 3, H, W) float → six maps (B, C, about H / stride, about W / stride), shallow first.
+    ``map_names``: the maps' names, which heads, A-blocks and ``agglomerate_from`` go by. ``channels``: C of each.
+    ``width``: the factor that its channels were scaled with; 1 is the backbone as it is named.
     """
 
     map_names: tuple[str, ...] = STRIDE_NAMES

@@ -50,23 +50,11 @@ class FANet(nn.Module):
     """
 
     def __init__(
-        self,
-        *,
-        level: int = 3,
-        context: bool = True,
-        hl: bool = True,
-        width: float = 1.0,
-        batch_norm: bool = False,
-        agglomerate_from: str | None = None,
-        own_blocks: bool = False,
-        fc6: str = "plain",
-        backbone: str = "vgg",
-        block_channels: int | Sequence[int] = 256,
-        deep_channels: int = 32,
-        block_batch_norm: bool = False,
-        normaliser: str = "imagenet",
-        face_prior: float | None = None,
-    ) -> None:
+        self, *, level: int = 3, context: bool = True, hl: bool = True, width: float = 1.0, batch_norm: bool = False,
+        agglomerate_from: str | None = None, own_blocks: bool = False, fc6: str = "plain", backbone: str = "vgg",
+        block_channels: int | Sequence[int] = 256, deep_channels: int = 32, block_batch_norm: bool = False,
+        normaliser: str = "imagenet", face_prior: float | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         widths = [block_channels] if isinstance(block_channels, int) else list(block_channels)
         if not widths or not all(is_whole(n, 1) for n in (*widths, deep_channels)):
@@ -74,16 +62,14 @@ class FANet(nn.Module):
                 f"model.block_channels={block_channels} model.deep_channels={deep_channels}: give numbers of channels, "
                 "of the blocks also one per map as in [24,48,64]"
             )
-        trunk: Backbone
         if backbone == "vgg":
-            trunk = VggBackbone(width=width, batch_norm=batch_norm, fc6=fc6)
+            trunk: Backbone = VggBackbone(width=width, batch_norm=batch_norm, fc6=fc6)
         elif backbone == "light":
             trunk = LightBackbone(width=width, batch_norm=batch_norm)
         else:
             trunk = TimmBackbone(backbone, width=width)
         names = trunk.map_names
-        if agglomerate_from is None:
-            agglomerate_from = names[3]
+        agglomerate_from = agglomerate_from or names[3]
         if agglomerate_from not in names[1:]:
             raise InputError(f"model.agglomerate_from={agglomerate_from}: choose one of {', '.join(names[1:])}")
         start = names.index(agglomerate_from) + 1
@@ -95,21 +81,18 @@ class FANet(nn.Module):
         self.levels = nn.ModuleDict()
         self.heads = nn.ModuleDict()
 
-        channels = list(self.trunk.channels)
+        channels = list(trunk.channels)
         for k in range(1, level + 1):
             if k > 1:
-                blocks = start - 1 if own_blocks else start - k + 1
-                own = [widths[min(i, len(widths) - 1)] for i in range(blocks)]
-                self.levels[str(k)] = nn.ModuleDict(
-                    {
-                        name: ABlock(
-                            channels[i], channels[i + 1], context=context, width=width, channels=own[i],
-                            deep=deep_channels, batch_norm=block_batch_norm,
-                        )
-                        for i, name in enumerate(names[:blocks])
-                    }
-                )  # fmt: skip
-                channels = [ABlock.channels_out(width, n) for n in own] + channels[blocks:]
+                blocks = nn.ModuleDict()
+                for i, name in enumerate(names[: start - 1 if own_blocks else start - k + 1]):
+                    block = ABlock(
+                        channels[i], channels[i + 1], context=context, width=width,
+                        channels=widths[min(i, len(widths) - 1)], deep=deep_channels, batch_norm=block_batch_norm,
+                    )  # fmt: skip
+                    # Map i is read by no further block of this level.
+                    blocks[name], channels[i] = block, block.channels
+                self.levels[str(k)] = blocks
             if hl or k == level:
                 self.heads[str(k)] = Heads(channels, names, face_prior=face_prior)
 
@@ -165,10 +148,9 @@ def build_network(name: str = "fanet", **options: Any) -> Network:
     """
     if name not in NETWORKS:
         raise InputError(f"model={name}: choose {' or '.join(NETWORKS)}")
-    if unknown := sorted(options.keys() - OPTIONS.keys()):
-        raise TypeError(f"build_network() got an unexpected keyword argument '{unknown[0]}'")
     taken = signature(NETWORKS[name]).parameters
-    return NETWORKS[name](**{key: value for key, value in options.items() if key in taken})
+    # Unknown ones are handed on: the class says what it does not know.
+    return NETWORKS[name](**{key: value for key, value in options.items() if key in taken or key not in OPTIONS})
 
 
 def network_of(options: Mapping[str, Any]) -> Network:
@@ -187,11 +169,10 @@ def network_of(options: Mapping[str, Any]) -> Network:
     from fanet_lightning.cli.config import own
 
     network: Any = own("model", options, nn.Module)
-    missing = [name for name in ("normaliser", "training_only") if not hasattr(network, name)]
-    if missing or not _says_faces(network):
+    if not (hasattr(network, "normaliser") and hasattr(network, "training_only") and _says_faces(network)):
         raise InputError(
-            f"model._target_={options['_target_']} is no network: it needs "
-            + (" and ".join(missing) or "six maps of strides 4 to 128 and, for each anchor, 2 logits and 4 offsets")
+            f"model._target_={options['_target_']} is no network: it needs normaliser, training_only, six maps of "
+            "strides 4 to 128 and, for each anchor, 2 logits and 4 offsets"
         )
     return network  # type: ignore[no-any-return]
 

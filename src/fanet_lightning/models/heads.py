@@ -25,10 +25,7 @@ class Heads(nn.Module):
 
     ``face_prior``: the softmax score of a face that every anchor starts with, up to the spread of small weights; what a
     focal loss needs, for else its thousands of negatives drown the first steps (Lin et al. 2017, §3.3). None: Xavier
-    weights and no bias, so that scores start around 0.5, as the paper has it.
-
-    Raises:
-        InputError: a prior that is no probability above 0 and below 1.
+    weights and no bias, so that scores start around 0.5, as the paper has it. InputError: not between 0 and 1.
     """
 
     def __init__(
@@ -44,7 +41,10 @@ class Heads(nn.Module):
             layer = nn.Conv2d(inputs, 4 + backgrounds + 1, 3, padding=1)
             init_xavier(layer)
             if face_prior is not None:
-                _expect_faces(layer, face_prior)
+                assert layer.bias is not None
+                nn.init.normal_(layer.weight[4:], std=PRIOR_WEIGHT_STD)
+                # Softmax over two scores is the sigmoid of their difference.
+                nn.init.constant_(layer.bias[-1:], math.log(face_prior) - math.log1p(-face_prior))
             self.add_module(name, layer)
 
     def forward(self, maps: Sequence[Tensor]) -> HeadOutput:
@@ -62,15 +62,6 @@ class Heads(nn.Module):
                 scores = torch.cat([scores[..., :-1].amax(dim=-1, keepdim=True), scores[..., -1:]], dim=-1)
             logits.append(scores)
         return HeadOutput(torch.cat(logits, dim=1).float(), torch.cat(offsets, dim=1).float())
-
-
-@torch.no_grad()
-def _expect_faces(layer: nn.Conv2d, probability: float) -> None:
-    """Score channels whose softmax starts at ``probability`` for a face; those of the offsets stay."""
-    assert layer.bias is not None
-    nn.init.normal_(layer.weight[4:], std=PRIOR_WEIGHT_STD)
-    # Softmax over two scores is the sigmoid of their difference.
-    layer.bias[-1] = math.log(probability) - math.log1p(-probability)
 
 
 def map_shapes(maps: Sequence[Tensor]) -> list[tuple[int, int]]:

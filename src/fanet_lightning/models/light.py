@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from fanet_lightning.models.blocks import Backbone, ConvReLU, ExtraMaps, scaled
 
-# At width 1: channels of the stem, stride 2, and of the stages of stride 4, 8, 16 and 32; residual blocks per stage.
+# At width 1: channels of the stem, stride 2, and of the stages of stride 4, 8, 16 and 32.
 STEM = 16
 STAGES = (32, 64, 128, 160)
-BLOCKS = (1, 1, 1, 1)
 
 
 class ResidualBlock(nn.Module):
@@ -29,30 +28,30 @@ class ResidualBlock(nn.Module):
 
 
 class PlainStage(nn.Module):
-    """Halves the resolution; then all channels run through residual blocks. Shapes as of :class:`CspStage`."""
+    """Halves the resolution; then all channels run through a residual block. Shapes as of :class:`CspStage`."""
 
-    def __init__(self, inputs: int, outputs: int, blocks: int, *, batch_norm: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, *, batch_norm: bool) -> None:
         super().__init__()
         self.down = ConvReLU(inputs, outputs, 3, stride=2, batch_norm=batch_norm)
-        self.blocks = nn.Sequential(*(ResidualBlock(outputs, batch_norm=batch_norm) for _ in range(blocks)))
+        self.blocks = nn.Sequential(ResidualBlock(outputs, batch_norm=batch_norm))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.blocks(self.down(x))  # type: ignore[no-any-return]
 
 
 class CspStage(nn.Module):
-    """Halves the resolution; then one half of the channels runs through residual blocks, the other next to them.
+    """Halves the resolution; then one half of the channels runs through a residual block, the other next to it.
 
     (B, C, H, W) → (B, C', ⌈H / 2⌉, ⌈W / 2⌉).
     """
 
-    def __init__(self, inputs: int, outputs: int, blocks: int, *, batch_norm: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, *, batch_norm: bool) -> None:
         super().__init__()
         half = max(8, outputs // 2)
         self.down = ConvReLU(inputs, outputs, 3, stride=2, batch_norm=batch_norm)
         self.through = ConvReLU(outputs, half, 1, batch_norm=batch_norm)
         self.beside = ConvReLU(outputs, half, 1, batch_norm=batch_norm)
-        self.blocks = nn.Sequential(*(ResidualBlock(half, batch_norm=batch_norm) for _ in range(blocks)))
+        self.blocks = nn.Sequential(ResidualBlock(half, batch_norm=batch_norm))
         self.merge = ConvReLU(2 * half, outputs, 1, batch_norm=batch_norm)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,9 +65,6 @@ class LightBackbone(Backbone):
     Args:
         width: factor on every layer's channels, each rounded to a multiple of 8, at least 8.
         batch_norm: batch normalization after every convolution.
-
-    Raises:
-        InputError: a width that is no factor above 0.
     """
 
     def __init__(self, *, width: float = 1.0, batch_norm: bool = True) -> None:
@@ -77,10 +73,9 @@ class LightBackbone(Backbone):
         self.stem = ConvReLU(3, scaled(STEM, width), 3, stride=2, batch_norm=batch_norm)
         self.stages = nn.ModuleList()
         inputs = scaled(STEM, width)
-        for i, (channels, blocks) in enumerate(zip(STAGES, BLOCKS, strict=True)):
+        for stage, channels in zip((PlainStage, CspStage, CspStage, CspStage), STAGES, strict=True):
             outputs = scaled(channels, width)
-            stage = CspStage if i else PlainStage
-            self.stages.append(stage(inputs, outputs, blocks, batch_norm=batch_norm))
+            self.stages.append(stage(inputs, outputs, batch_norm=batch_norm))
             inputs = outputs
         self.extra = ExtraMaps(inputs, inner=64, channels=96, width=width, batch_norm=batch_norm)
         self.channels = (*(scaled(c, width) for c in STAGES), self.extra.channels, self.extra.channels)

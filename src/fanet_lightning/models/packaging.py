@@ -8,11 +8,11 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fanet_lightning.cli import main as cli
@@ -24,7 +24,6 @@ from fanet_lightning.models.pretrained import (
     CARD_FILE,
     SCORES_FOLDER,
     WEIGHTS_FILE,
-    Model,
     load_model,
     locate,
     read_checkpoint,
@@ -71,7 +70,7 @@ def package(checkpoint: str | Path, out: Path, name: str, *, scores: Sequence[Pa
     if not model.training_images:
         raise InputError(f"{checkpoint} does not name its training images; give a checkpoint of train")
     images = merged(model.training_images)
-    model = Model(model.network, model.network_options, detection_settings(model.detection), images)
+    model = replace(model, detection=detection_settings(model.detection), training_images=images)
     recipe, sha256 = _recipe(path), file_sha256(weights_file(path))
     with replaced_folder(out) as folder:
         config = {
@@ -85,27 +84,20 @@ def package(checkpoint: str | Path, out: Path, name: str, *, scores: Sequence[Pa
             raise InputError(f"out={out}: the packaged model differs by {difference:.2g} in a score; take half=false")
         # Scores may be of the packaged weights themselves; of a checkpoint's only where they are the same numbers.
         known = {file_sha256(folder / WEIGHTS_FILE), *([] if half else [sha256])}
-        sets = [_copy_scores(source, folder / SCORES_FOLDER, known, name) for source in scores]
-        datasets = sorted({part.data for part in images if part.data})
-        text = _environment().get_template("card.md.jinja").render(
-            name=name, heading=_heading(name, datasets, sets), sets=sets, recipe=recipe, training_images=images,
-            datasets=datasets, benchmarks=TITLES, homepage=HOMEPAGE,
-            images_seen=sum(len(part.image_ids) for part in images),
+        environment = Environment(
+            loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True,
+            lstrip_blocks=True, keep_trailing_newline=True,
+        )  # fmt: skip
+        text = environment.get_template("card.md.jinja").render(
+            name=name, sets=[_copy_scores(source, folder / SCORES_FOLDER, known, name) for source in scores],
+            recipe=recipe, training_images=images, datasets=sorted({part.data for part in images if part.data}),
+            benchmarks=TITLES, homepage=HOMEPAGE, images_seen=sum(len(part.image_ids) for part in images),
             of_val=any((part.data, part.split) == ("wider_face", "val") for part in images),
             parameters=inference_parameters(model.network), flops_640x480=flops(model.network, 480, 640),
             weights_bytes=(folder / WEIGHTS_FILE).stat().st_size, weights="float16" if half else "float32",
         )  # fmt: skip
         (folder / CARD_FILE).write_text(re.sub(r"\n{3,}", "\n\n", text), encoding="utf-8")
     return difference
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
-    environment.filters["of_benchmark"] = lambda data: TITLES.get(data, data)
-    return environment
 
 
 @torch.inference_mode()
@@ -135,19 +127,21 @@ def _recipe(checkpoint: Path) -> dict[str, Any]:
         "versions": ", ".join(f"{name} {v}" for name, v in record.made_by.get("packages", {}).items()),
     }
     if init:
-        facts["started from"] = f"`{portable(str(init))}`, {_sha256_text(str(init))}"
-    command = record.made_by.get("command")
+        try:
+            told = f"SHA-256 {file_sha256(weights_file(locate(init)))[:16]}…"
+        except InputError:
+            told = "which is no longer there"
+        facts["started from"] = f"`{portable(str(init))}`, {told}"
+    command: list[str] = record.made_by.get("command") or []
+    words: dict[str, str] = {}
+    for word in command[1:]:
+        key = str(word).partition("=")[0]
+        words.pop(key, None)  # of a key that is given several times the last value counts
+        words[key] = shlex.quote(portable(str(word)))
     return {
-        "command": training_command(command) if command else None, "commit": record.made_by.get("git_commit"),
-        "facts": facts, "input_size": size,
+        "command": " ".join(["fanet train", *words.values()]) if command else None,
+        "commit": record.made_by.get("git_commit"), "facts": facts, "input_size": size,
     }  # fmt: skip
-
-
-def _sha256_text(model: str) -> str:
-    try:
-        return f"SHA-256 {file_sha256(weights_file(locate(model)))[:16]}…"
-    except InputError:
-        return "which is no longer there"
 
 
 def _copy_scores(source: Path, folder: Path, known: set[str], model: str) -> dict[str, Any]:
@@ -158,8 +152,8 @@ def _copy_scores(source: Path, folder: Path, known: set[str], model: str) -> dic
     try:
         content = json.loads((source / "scores.json").read_text(encoding="utf-8"))
         ids = list(json.loads((source / "scales.json").read_text(encoding="utf-8")))
-        own = content["made_by"]["checkpoint_sha256"]
-        benchmark, protocol, images = content["benchmark"], content["protocol"], content["images"]
+        made_by, benchmark, protocol = content["made_by"], content["benchmark"], content["protocol"]
+        own, images = made_by["checkpoint_sha256"], content["images"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"scores: {source} is no folder that evaluate has written ({error!r:.80})") from error
     if own not in known:
@@ -167,20 +161,30 @@ def _copy_scores(source: Path, folder: Path, known: set[str], model: str) -> dic
             f"scores: {source} is about other weights (sha256 {own[:12]}…); evaluate this checkpoint, or with "
             "half=true the packaged folder"
         )
-    name = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{benchmark}_{protocol}_{images}")
+    stem = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{benchmark}_{protocol}_{images}")
     folder.mkdir(exist_ok=True)
     # Without the names of curves and tables that are left behind.
     kept = {key: value for key, value in content.items() if key != "files"}
     text = json.dumps(portable(kept), indent=2, ensure_ascii=False) + "\n"
-    (folder / f"{name}.json").write_text(text, encoding="utf-8")
+    (folder / f"{stem}.json").write_text(text, encoding="utf-8")
     whole = content.get("images_of_benchmark") or images
+    part, listed = f"{images:,} images", []
     if images != whole:
-        (folder / f"{name}_images.txt").write_text("".join(f"{image_id}\n" for image_id in ids), encoding="utf-8")
-    part = f"{images:,} images" if images == whole else f"{images:,} of {whole:,} images"
+        part, listed = f"{images:,} of {whole:,} images", [f"data.val.images={model}/scores/{stem}_images.txt"]
+        (folder / f"{stem}_images.txt").write_text("".join(f"{image_id}\n" for image_id in ids), encoding="utf-8")
+    # The words that change the numbers; a training that evaluates itself records its own.
+    command = [str(word) for word in made_by.get("command", [""])]
+    words = [
+        portable(word) for word in command[1:]
+        if "evaluate" in command[0] and word.lstrip("+~").partition("=")[0] not in _CIRCUMSTANCES
+    ]  # fmt: skip
+    data = made_by.get("data", benchmark)
+    again = [f"checkpoint={model} data={data} data.root=DATA", *listed, f"protocol={protocol}", *words]
+    seen = content.get("trained_on_images")
     return {
         "title": f"{TITLES.get(benchmark, benchmark)}, {part}, protocol {protocol}", "rows": _rows(content),
-        "scored_as": name, "seen": {"count": 0, **seen} if (seen := content.get("trained_on_images")) else {},
-        "command": _evaluation_command(content, name, model, listed=images != whole), "scores": content,
+        "scored_as": stem, "seen": {"count": 0, **seen} if seen else {},
+        "command": f"fanet evaluate {' '.join(again)} out={stem}_again", "scores": content,
     }  # fmt: skip
 
 
@@ -193,65 +197,6 @@ def portable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [portable(item) for item in value]
     return value
-
-
-def training_command(command: Sequence[str]) -> str:
-    """The line that starts the same training, from a record's ``command``, whose first word is the program.
-
-    Of a key that is given several times the last value counts, and it alone is kept.
-    """
-    words: dict[str, str] = {}
-    for word in map(str, command[1:]):
-        key = word.partition("=")[0]
-        words.pop(key, None)  # so that the last one also stands last
-        words[key] = str(portable(word))
-    return " ".join(["fanet train", *map(shlex.quote, words.values())])
-
-
-def _evaluation_command(scores: Mapping[str, Any], name: str, model: str, *, listed: bool) -> str:
-    """The line that computes these scores again, from the folder that holds the model's."""
-    made_by = scores["made_by"]
-    kept = []
-    for word in made_by.get("command", [])[1:]:
-        key = str(word).lstrip("+~").partition("=")[0]
-        # A training that evaluates itself records its own words.
-        if "evaluate" in str(made_by["command"][0]) and key and not key.startswith("-") and key not in _CIRCUMSTANCES:
-            kept.append(str(portable(word)))
-    words = [f"checkpoint={model}", f"data={made_by.get('data', scores['benchmark'])}", "data.root=DATA"]
-    if listed:
-        words.append(f"data.val.images={model}/scores/{name}_images.txt")
-    words += [f"protocol={scores['protocol']}", *kept, f"out={name}_again"]
-    return " ".join(["fanet evaluate", *words])
-
-
-def _heading(name: str, datasets: Sequence[str], sets: Sequence[Mapping[str, Any]]) -> str:
-    terms: dict[str, Any] = {"license": "mit"}
-    if datasets != ["synthetic"]:
-        terms = {"license": "other", "license_name": "research-only", "license_link": HOMEPAGE}
-    results = [
-        {
-            "task": {"type": "object-detection", "name": "Face detection"},
-            "dataset": {
-                "type": one["scores"]["benchmark"], "name": one["title"],
-                "args": {"protocol": one["scores"]["protocol"], "images": one["scores"]["images"]},
-            },
-            "metrics": [
-                {"type": row["measure"], "name": row["name"], "value": row["value"]}
-                for row in one["rows"] if row["value"] is not None
-            ],
-        }
-        for one in sets
-    ]  # fmt: skip
-    content = {
-        **terms, "library_name": "fanet_lightning", "pipeline_tag": "object-detection",
-        "tags": ["face-detection", "object-detection", "fanet", "pytorch-lightning"],
-        **({"datasets": list(datasets)} if datasets else {}),
-        "metrics": ["ap"],
-        # The hub refuses an entry without results.
-        **({"model-index": [{"name": name, "results": results}]} if results else {}),
-    }  # fmt: skip
-    text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
-    return text
 
 
 def _rows(scores: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -72,31 +72,26 @@ def load_model(model: Path | str) -> Model:
             something else; weights that are not finite or do not fit the configuration stored with them.
     """
     path = locate(model)
-    if not path.is_dir():
-        checkpoint = read_checkpoint(path)
-        stored, prefix = checkpoint["hyper_parameters"], "network."
-        weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-        network = _network_with(stored["network"], weights, path)
-        options = {**stored["network"], "normaliser": network.normaliser.kind}
-        return Model(network, options, dict(stored.get("detection") or {}), images_of(checkpoint, path), path)
-    config, file, listed = _read_config(path / CONFIG_FILE), path / WEIGHTS_FILE, path / TRAINING_IMAGES_FILE
-    try:
-        weights = load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{file} is not a valid safetensors file ({first_line(error)}); fetch it again") from error
-    network = _network_with(config["network"], weights, file)
-    images = read_training_images(listed)[0] if listed.is_file() else None
-    return Model(network, config["network"], config.get("detection") or {}, images, path)
+    if path.is_dir():
+        config, file, listed = _read_config(path / CONFIG_FILE), path / WEIGHTS_FILE, path / TRAINING_IMAGES_FILE
+        try:
+            weights = load_file(file)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise InputError(f"{file} is not a valid safetensors file ({first_line(error)}); fetch it again") from error
+        network = _network_with(config["network"], weights, file)
+        images = read_training_images(listed)[0] if listed.is_file() else None
+        return Model(network, config["network"], config.get("detection") or {}, images, path)
+    checkpoint, prefix = read_checkpoint(path), "network."
+    stored = checkpoint["hyper_parameters"]
+    weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    network = _network_with(stored["network"], weights, path)
+    options = {**stored["network"], "normaliser": network.normaliser.kind}
+    return Model(network, options, dict(stored.get("detection") or {}), images_of(checkpoint, path), path)
 
 
 def shipped_models() -> list[str]:
     """Names of the models inside the package."""
     return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG_FILE}"))
-
-
-def is_model_folder(path: Path) -> bool:
-    """Whether ``path`` is a folder of the format."""
-    return (path / CONFIG_FILE).is_file()
 
 
 def locate(model: str | Path) -> Path:
@@ -105,8 +100,8 @@ def locate(model: str | Path) -> Path:
     Args:
         model: a checkpoint of ``train``; the folder of its run or of the run's checkpoints, which stands for
             ``best.ckpt`` or, without one, ``last.ckpt``; the name of a shipped model (``./fanet_light`` is a folder of
-            that name); a model's folder; or ``organisation/name``, ``organisation/name@revision`` of a model on the
-            Hugging Face hub, which is fetched once.
+            that name); a model's folder, or its weights; or ``organisation/name``, ``organisation/name@revision`` of a
+            model on the Hugging Face hub, which is fetched once.
 
     Returns:
         An existing file, or a folder with ``config.json``.
@@ -116,19 +111,20 @@ def locate(model: str | Path) -> Path:
     """
     text, path = str(model), Path(model).expanduser()
     if path.is_file():
-        # Whoever names a file of the folder means the folder.
-        return path.parent if path.name in (WEIGHTS_FILE, CONFIG_FILE) and is_model_folder(path.parent) else path
+        return (
+            path.parent if path.name in (WEIGHTS_FILE, CONFIG_FILE) and (path.parent / CONFIG_FILE).is_file() else path
+        )
     if text in shipped_models():
         return SHIPPED / text
-    if is_model_folder(path):
+    if (path / CONFIG_FILE).is_file():
         return path
+    for file in (*(path / "checkpoints" / name for name in OF_A_RUN), *(path / name for name in OF_A_RUN)):
+        if file.is_file():
+            return file
     if path.is_dir():
-        for file in (*(path / "checkpoints" / name for name in OF_A_RUN), *(path / name for name in OF_A_RUN)):
-            if file.is_file():
-                return file
         raise InputError(
             f"{model} is a folder with neither a model ({CONFIG_FILE}) nor a run's checkpoints "
-            f"({' or '.join(OF_A_RUN)}, there or in checkpoints); give a .ckpt file, or the folder of a run or a model"
+            f"({' or '.join(OF_A_RUN)}, there or in checkpoints)"
         )
     if _HUB_NAME.fullmatch(text) and not text.endswith(_FILE_ENDINGS) and not path.parent.is_dir():
         return _fetched(text)
@@ -158,7 +154,7 @@ def _fetched(name: str) -> Path:
     """The folder of a model of the Hugging Face hub, ``organisation/name[@revision]``, in the hub's own cache."""
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+        from huggingface_hub.errors import HfHubHTTPError
     except ImportError as error:
         raise InputError(
             f"{name} is neither a file, a folder nor a shipped model; to fetch it from the Hugging Face hub install "
@@ -167,31 +163,29 @@ def _fetched(name: str) -> Path:
     repository, _, revision = name.partition("@")
     try:
         folder = Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(FILES)))
-    # The second is of no network, offline mode or a proxy, and an OSError too.
-    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+    # OSError: no network, offline mode, a proxy. ValueError: a name that the hub cannot have.
+    except (HfHubHTTPError, OSError, ValueError) as error:
         raise InputError(
             f"{name} is neither a file nor a folder here, and cannot be fetched from the Hugging Face hub "
-            f"({' '.join(str(error).split())[:200]}); check the name and the connection; private models need "
-            "`hf auth login`"
+            f"({' '.join(str(error).split()):.200}); private models need `hf auth login`"
         ) from error
-    if not is_model_folder(folder):
+    if not (folder / CONFIG_FILE).is_file():
         raise InputError(f"{name} on the hub holds no {CONFIG_FILE}; give a model of fanet_lightning")
     return folder
 
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        config: Any = json.loads(path.read_bytes())
-        own = config["format"] == FORMAT and isinstance(config["network"], dict)
-        version_read = config["format_version"]
+        config: dict[str, Any] = json.loads(path.read_bytes())
+        found = config["format"], config["format_version"], isinstance(config["network"], dict)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no configuration of a model ({first_line(error)}); fetch it again") from error
-    if not own or version_read != FORMAT_VERSION:
+    if found != (FORMAT, FORMAT_VERSION, True):
         raise InputError(
-            f"{path} is of another program, or of format {version_read} by version {config.get('package_version')}; "
+            f"{path} is of another program, or of format {found[1]} by version {config.get('package_version')}; "
             f"this one reads fanet_lightning's format {FORMAT_VERSION}"
         )
-    return dict(config)
+    return config
 
 
 def _network_with(options: Mapping[str, Any], weights: Mapping[str, Tensor], where: Path) -> Network:
@@ -200,29 +194,24 @@ def _network_with(options: Mapping[str, Any], weights: Mapping[str, Tensor], whe
         with torch.random.fork_rng(devices=[]):
             network = network_of(options)
         network.load_state_dict(weights)
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
-    except (TypeError, RuntimeError) as error:  # options of another version; weights of other names or shapes
-        text = " ".join(str(error).split())
-        raise InputError(f"{where}: the weights do not fit the configuration stored with them ({text:.300})") from error
-    if bad := _not_finite(weights):
-        raise InputError(f"{where}: {bad} holds values that are not finite; take another checkpoint")
+    except (InputError, TypeError, RuntimeError) as error:  # options of another version; weights of other names, shapes
+        raise InputError(f"{where}: {' '.join(str(error).split()):.400}") from error
+    _check_finite(weights, f"{where}; take another checkpoint")
     return network.eval()
 
 
-def _not_finite(weights: Mapping[str, Tensor]) -> str | None:
-    return next((name for name, x in weights.items() if not bool(x.isfinite().all())), None)
+def _check_finite(weights: Mapping[str, Tensor], where: str) -> None:
+    for name, x in weights.items():
+        if not bool(x.isfinite().all()):
+            raise InputError(f"{name} holds values that are not finite: {where}")
 
 
 def write_model(folder: Path, model: Model, config: Mapping[str, Any], *, half: bool = False) -> None:
     """Write weights, configuration and the list of training images into an existing folder.
 
-    Args:
-        folder: best one of :func:`fanet_lightning.cli.files.replaced_folder`.
-        model: what is written.
-        config: further entries of ``config.json``.
-        half: convolution weights as float16. Biases, normalization and the normaliser's means stay float32: they are
-            few, and their rounding shows.
+    ``folder``: best one of :func:`fanet_lightning.cli.files.replaced_folder`. ``config``: further entries of
+    ``config.json``. ``half``: convolution weights as float16; biases, normalization and the normaliser's means stay
+    float32: they are few, and their rounding shows.
     """
 
     def stored(x: Tensor) -> Tensor:
@@ -231,8 +220,7 @@ def write_model(folder: Path, model: Model, config: Mapping[str, Any], *, half: 
         return x.contiguous(memory_format=torch.contiguous_format).clone()
 
     weights = {name: stored(x) for name, x in model.network.state_dict().items()}
-    if bad := _not_finite(weights):
-        raise InputError(f"{bad} does not fit into float16; take half=false")
+    _check_finite(weights, "take half=false")
     # Not save_file, which leaves the file to its owner alone; the folder's other files follow the umask.
     (folder / WEIGHTS_FILE).write_bytes(save(weights, metadata={"format": "pt"}))
     content = {
@@ -256,8 +244,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"no checkpoint at {path}; give a .ckpt file that train has written")
     try:
         with warnings.catch_warnings():
-            # torch wonders at pickles of other programs; they are refused in one line anyway.
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # torch wonders at pickles of other programs
             checkpoint: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what the unpickler meets in foreign bytes is any of a dozen kinds
         # torch's own text runs over many lines and advises to switch the safe loading off.

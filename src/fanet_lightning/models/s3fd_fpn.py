@@ -18,21 +18,12 @@ class S3fdFpn(nn.Module):
         fpn_maps: how many of the six maps take part, 2 … 6, shallow ones first. 4 is the top-down path from conv_fc7,
             where FANet's agglomeration starts too. The remaining maps keep their S3FD heads.
         width, batch_norm, fc6, normaliser, face_prior: as in :class:`fanet_lightning.models.fanet.FANet`.
-
-    Raises:
-        InputError: a value outside these, with the choices.
     """
 
     def __init__(
-        self,
-        *,
-        fpn_maps: int = 4,
-        width: float = 1.0,
-        batch_norm: bool = False,
-        fc6: str = "plain",
-        normaliser: str = "imagenet",
-        face_prior: float | None = None,
-    ) -> None:
+        self, *, fpn_maps: int = 4, width: float = 1.0, batch_norm: bool = False, fc6: str = "plain",
+        normaliser: str = "imagenet", face_prior: float | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         if not 2 <= fpn_maps <= len(MAP_NAMES):
             raise InputError(f"model.fpn_maps={fpn_maps}: choose 2 … {len(MAP_NAMES)}, 4 starts at conv_fc7")

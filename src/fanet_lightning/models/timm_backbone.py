@@ -27,31 +27,42 @@ class TimmBackbone(Backbone):
         width: factor on the channels of the two added maps; the extractor is as wide as its name says.
 
     The extractor starts with timm's random weights; :meth:`load_pretrained` fills in trained ones.
-
-    Raises:
-        InputError: timm is not installed, knows no such model, or one that lacks a stride, gives no feature maps of
-            (B, C, H, W), or takes images of one size alone.
+    InputError: timm is not installed, knows no such model, or one that lacks a stride, gives no feature maps of
+    (B, C, H, W), or takes images of one size alone.
     """
 
     def __init__(self, name: str, *, width: float = 1.0) -> None:
         super().__init__()
         self.name, self.width = name, width
+        try:
+            timm: Any = importlib.import_module("timm")
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f"model.backbone={name}: vgg and light are built in, every other name needs timm; "
+                "pip install 'fanet-lightning[timm]'"
+            ) from error
         # Names with a colon or slash would make timm look for a model on the network or on disk.
-        if ":" in name or "/" in name or not self._timm().is_model(name):
+        if ":" in name or "/" in name or not timm.is_model(name):
             raise InputError(f"model.backbone={name}: neither vgg, light nor a model of timm; see timm.list_models()")
         try:
             with torch.device("meta"):  # what it would give can be read without its weights
                 strides = self._extractor().feature_info.reduction()
-            if not set(STRIDES) <= set(strides):
-                raise ValueError(f"its maps have stride {sorted(set(strides))}, and 4, 8, 16 and 32 are needed")
-            # The deepest map of a stride has seen most.
-            self._indices = tuple(max(i for i, s in enumerate(strides) if s == stride) for stride in STRIDES)
+            # The deepest map of a stride has seen most; a stride that it lacks is a ValueError.
+            self._indices = tuple(len(strides) - 1 - strides[::-1].index(stride) for stride in STRIDES)
             self.body = self._extractor(out_indices=self._indices)
             found = tuple(int(channels) for channels in self.body.feature_info.channels())
-            self._check_shapes(found)
+            # Names and strides promise, shapes tell.
+            training, device = self.body.training, next(self.body.parameters()).device
+            with torch.no_grad():
+                maps = [tuple(m.shape[1:]) for m in self.body.eval()(torch.zeros(1, 3, 96, 160, device=device))]
+            self.body.train(training)
+            wanted = [(c, 96 // stride, 160 // stride) for stride, c in zip(STRIDES, found, strict=True)]
+            if maps != wanted:
+                raise ValueError(f"maps {maps} for an image of 96 × 160 instead of {wanted}")
         except Exception as error:  # each family of models refuses in its own way
             raise InputError(
-                f"model.backbone={name} does not fit ({first_line(error)}); choose another, e.g. resnet18"
+                f"model.backbone={name} does not fit ({first_line(error)}): maps of stride 4, 8, 16 and 32 are needed; "
+                "choose another, e.g. resnet18"
             ) from error
         _subsample_before_strided_1x1(self.body)
         self.extra = ExtraMaps(found[-1], inner=128, channels=256, width=width, batch_norm=True)
@@ -75,16 +86,12 @@ class TimmBackbone(Backbone):
         return layers
 
     def load_pretrained(self) -> None:
-        """Fill the extractor with timm's trained weights, downloaded once by ``huggingface_hub``.
-
-        Raises:
-            InputError: there are none for this name, or they are neither on disk nor to be downloaded.
-        """
+        """Fill the extractor with timm's trained weights, downloaded once; InputError where they cannot be had."""
         try:
             # On the processor, where weights are read, whatever device is being built on.
             with torch.device("cpu"):
                 self.body.load_state_dict(self._extractor(pretrained=True, out_indices=self._indices).state_dict())
-        # Which error it is depends on the versions of timm, huggingface_hub and what lies below them.
+        # Which error it is depends on the versions of timm, huggingface_hub and what is below them.
         except Exception as error:
             raise InputError(
                 f"weights=imagenet: timm cannot give weights of {self.name} ({first_line(error)}); give weights=FILE, "
@@ -93,31 +100,12 @@ class TimmBackbone(Backbone):
 
     def mean_and_std(self) -> tuple[list[float], list[float]]:
         """Per channel, RGB in 0 … 255, of the images that timm's weights for this name were trained on."""
-        config = self._timm().get_pretrained_cfg(self.name)
+        config = importlib.import_module("timm").get_pretrained_cfg(self.name)
         return [255 * float(x) for x in config.mean], [255 * float(x) for x in config.std]
 
-    def _check_shapes(self, channels: tuple[int, ...]) -> None:
-        """One small image through the extractor: names and strides promise, shapes tell."""
-        wanted = [(c, 96 // stride, 160 // stride) for stride, c in zip(STRIDES, channels, strict=True)]
-        was_training = self.body.training
-        with torch.no_grad():
-            images = torch.zeros(1, 3, 96, 160, device=next(self.body.parameters()).device)
-            found = [tuple(m.shape[1:]) for m in self.body.eval()(images)]
-        self.body.train(was_training)
-        if found != wanted:
-            raise ValueError(f"maps {found} for an image of 96 × 160 instead of {wanted}")
-
-    def _timm(self) -> Any:
-        try:
-            return importlib.import_module("timm")
-        except ModuleNotFoundError as error:
-            raise InputError(
-                f"model.backbone={self.name}: vgg and light are built in, every other name needs timm; "
-                "pip install 'fanet-lightning[timm]'"
-            ) from error
-
     def _extractor(self, *, pretrained: bool = False, **options: Any) -> Any:
-        return self._timm().create_model(self.name, features_only=True, pretrained=pretrained, **options)
+        timm: Any = importlib.import_module("timm")
+        return timm.create_model(self.name, features_only=True, pretrained=pretrained, **options)
 
 
 def _subsample_before_strided_1x1(body: nn.Module) -> None:

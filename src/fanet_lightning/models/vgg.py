@@ -71,14 +71,8 @@ class VggBackbone(Backbone):
         conv_fc7 = self.conv_fc7(self.conv_fc6(_pool(conv5_3)))
         conv6_2 = self.conv6_2(self.conv6_1(conv_fc7))
         conv7_2 = self.conv7_2(self.conv7_1(conv6_2))
-        return [
-            self.conv3_3_norm(conv3_3),
-            self.conv4_3_norm(conv4_3),
-            self.conv5_3_norm(conv5_3),
-            conv_fc7,
-            conv6_2,
-            conv7_2,
-        ]
+        l2_normalized = [self.conv3_3_norm(conv3_3), self.conv4_3_norm(conv4_3), self.conv5_3_norm(conv5_3)]
+        return [*l2_normalized, conv_fc7, conv6_2, conv7_2]
 
 
 def _pool(x: Tensor) -> Tensor:

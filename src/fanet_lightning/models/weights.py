@@ -5,7 +5,7 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fanet_lightning.cli.errors import InputError, first_line
 from fanet_lightning.models.blocks import Normaliser
@@ -17,7 +17,6 @@ from fanet_lightning.models.vgg import VGG_CONVOLUTIONS, VggBackbone
 # reduced-fc weights numbers them as vgg16 does, then fc6 and fc7.
 _PLAIN = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 _BATCH_NORM = (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)
-_REDUCED_FC = (31, 33)
 
 
 def load_backbone_weights(network: Network, source: str | Path | None, say: Callable[[str], object] = print) -> str:
@@ -47,36 +46,32 @@ def load_backbone_weights(network: Network, source: str | Path | None, say: Call
     if source is None or str(source) == "none":
         return network.normaliser.kind
     backbone, where, normaliser = getattr(network, "trunk", None), f"weights={source}", Normaliser()
+    from_network = str(source) == "imagenet"
     if isinstance(backbone, TimmBackbone):
-        if str(source) == "imagenet":
+        if from_network:
             backbone.load_pretrained()
         else:
-            _copy(_from_timm(_read_file(Path(source)), backbone, where), backbone.body, where)
+            _copy(_of_timm(_read_file(Path(source)), backbone.body), backbone.body, where)
         # Buffers, so that a checkpoint restores them.
         for buffer, values in zip((normaliser.mean, normaliser.std), backbone.mean_and_std(), strict=True):
             buffer.copy_(torch.tensor(values)[:, None, None])
     elif isinstance(backbone, VggBackbone):
         if backbone.width != 1:
             raise InputError(f"{where}: the file fits model.width=1.0, not {backbone.width}; use weights=none")
-        from_network = str(source) == "imagenet"
         found = _torchvision_weights(backbone.batch_norm) if from_network else _read_file(Path(source))
-        reduced_fc = "features.0.weight" not in found
         if ("features.1.running_mean" in found) != backbone.batch_norm:
             raise InputError(
                 f"{where}: VGG16 {'without' if backbone.batch_norm else 'with'} batch normalization; "
                 f"set model.batch_norm={str(not backbone.batch_norm).lower()}"
             )
-        try:
-            new = _from_reduced_fc(found) if reduced_fc else _from_torchvision(found, backbone.batch_norm)
-        except (KeyError, RuntimeError) as error:  # a layer that is not there, or of a shape that cannot be cut so
-            have = ", ".join(list(found)[:3]) or "nothing"
-            raise InputError(
-                f"{where}: not a whole VGG16 of torchvision or reduced-fc ({first_line(error)}); it has {have} …"
-            ) from error
-        _copy(new, backbone, where)
-        if "conv_fc6.weight" not in new:
-            say(f"{where}: the thirteen convolutions of VGG16; fc6 and fc7 start fresh")
-        normaliser = Normaliser("caffe" if reduced_fc else "imagenet")
+        if "features.0.weight" in found:
+            _copy(_of_torchvision(found, backbone.batch_norm), backbone, where)
+        else:
+            normaliser, new = Normaliser("caffe"), _of_reduced_fc(found)
+            if "31.weight" not in found:
+                new = {key: x for key, x in new.items() if "fc" not in key}
+                say(f"{where}: the thirteen convolutions of VGG16; fc6 and fc7 start fresh")
+            _copy(new, backbone, where)
     else:
         raise InputError(
             f"{where}: there are weights for VGG16 and timm's models, not for {type(backbone).__name__}; "
@@ -102,60 +97,57 @@ def _torchvision_weights(batch_norm: bool) -> Mapping[str, Tensor]:
 
 
 def _read_file(path: Path) -> Mapping[str, Tensor]:
-    content: object
     try:
         if path.suffix == ".safetensors":
-            content = safetensors.torch.load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return safetensors.torch.load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = content.get("state_dict", content)
+        if not all(isinstance(x, Tensor) for x in content.values()):
+            raise TypeError("no state dict")
+        return dict(content)
     except Exception as error:  # foreign bytes make the readers raise almost anything
-        raise InputError(f"weights={path}: not a readable weight file ({first_line(error)}); give another") from error
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(isinstance(x, Tensor) for x in content.values()):
-        raise InputError(f"weights={path}: no state dict; give torchvision's vgg16 or vgg16_reducedfc, or timm's")
-    return content
+        raise InputError(
+            f"weights={path}: not a readable weight file ({first_line(error)}); give torchvision's vgg16, "
+            "vgg16_reducedfc or timm's"
+        ) from error
 
 
-def _from_timm(found: Mapping[str, Tensor], backbone: TimmBackbone, where: str) -> dict[str, Tensor]:
+def _of_timm(found: Mapping[str, Tensor], body: nn.Module) -> dict[str, Tensor | None]:
     # Extractors join the parts of timm's names by "_" where they take a model apart, or put all of it under "model.".
     flat = {key.removeprefix("module.").replace(".", "_"): x for key, x in found.items()}
-    names = {key: key.removeprefix("model.").replace(".", "_") for key in backbone.body.state_dict()}
-    for key, name in names.items():
-        if name not in flat and not name.endswith("num_batches_tracked"):
-            raise InputError(
-                f"{where}: has no {key} of {backbone.name}, but {', '.join(list(found)[:3]) or 'nothing'} …"
-            )
-    return {key: flat[name] for key, name in names.items() if name in flat}
+    names = {key: key.removeprefix("model.").replace(".", "_") for key in body.state_dict()}
+    return {k: flat.get(name) for k, name in names.items() if name in flat or not k.endswith("num_batches_tracked")}
 
 
-def _from_torchvision(found: Mapping[str, Tensor], batch_norm: bool) -> dict[str, Tensor]:
-    new: dict[str, Tensor] = {}
+def _of_torchvision(found: Mapping[str, Tensor], batch_norm: bool) -> dict[str, Tensor | None]:
+    new: dict[str, Tensor | None] = {}
     for name, index in zip(VGG_CONVOLUTIONS, _BATCH_NORM if batch_norm else _PLAIN, strict=True):
         for part in ("weight", "bias"):
-            new[f"{name}.{part}"] = found[f"features.{index}.{part}"]
+            new[f"{name}.{part}"] = found.get(f"features.{index}.{part}")
         for part in ("weight", "bias", "running_mean", "running_var") if batch_norm else ():
-            new[f"{name}.bn.{part}"] = found[f"features.{index + 1}.{part}"]
-    new["conv_fc6.weight"] = found["classifier.0.weight"].reshape(4096, 512, 7, 7)[::4, :, ::3, ::3]
-    new["conv_fc6.bias"] = found["classifier.0.bias"][::4]
-    new["conv_fc7.weight"] = found["classifier.3.weight"].reshape(4096, 4096)[::4, ::4, None, None]
-    new["conv_fc7.bias"] = found["classifier.3.bias"][::4]
+            new[f"{name}.bn.{part}"] = found.get(f"features.{index + 1}.{part}")
+    for name, part in (("conv_fc6", "classifier.0"), ("conv_fc7", "classifier.3")):
+        weight, bias = found.get(f"{part}.weight"), found.get(f"{part}.bias")
+        if weight is not None and weight.shape == (4096, 25088):
+            weight = weight.reshape(4096, 512, 7, 7)[::4, :, ::3, ::3]
+        elif weight is not None and weight.ndim == 2:
+            weight = weight[::4, ::4, None, None]
+        new[f"{name}.weight"], new[f"{name}.bias"] = weight, None if bias is None else bias[::4]
     return new
 
 
-def _from_reduced_fc(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    layers = dict(zip(VGG_CONVOLUTIONS, _PLAIN, strict=True))
-    if any(f"{index}.{part}" in found for index in _REDUCED_FC for part in ("weight", "bias")):
-        layers |= zip(("conv_fc6", "conv_fc7"), _REDUCED_FC, strict=True)
-    return {f"{name}.{part}": found[f"{index}.{part}"] for name, index in layers.items() for part in ("weight", "bias")}
+def _of_reduced_fc(found: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
+    layers = zip((*VGG_CONVOLUTIONS, "conv_fc6", "conv_fc7"), (*_PLAIN, 31, 33), strict=True)
+    return {f"{name}.{part}": found.get(f"{index}.{part}") for name, index in layers for part in ("weight", "bias")}
 
 
-def _copy(new: Mapping[str, Tensor], module: torch.nn.Module, where: str) -> None:
+def _copy(new: Mapping[str, Tensor | None], module: nn.Module, where: str) -> None:
+    """Everything is checked before the first copy: a wrong file leaves the network as it was."""
     own = module.state_dict()
-    # Everything is checked before the first copy: a wrong file leaves the network as it was.
     for key, x in new.items():
-        if x.shape != own[key].shape:
-            raise InputError(f"{where}: {key} would be {tuple(x.shape)}, the backbone's is {tuple(own[key].shape)}")
+        if x is None or x.shape != own[key].shape:
+            shape = "missing" if x is None else tuple(x.shape)
+            raise InputError(f"{where}: {key} is {shape}, the backbone's is {tuple(own[key].shape)}; give another file")
         # torchvision also has a file of features alone, with NaN for a classifier.
         if not x.isfinite().all():
             raise InputError(f"{where}: {key} would not be finite; give the whole model, not its features alone")
