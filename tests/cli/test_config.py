@@ -7,7 +7,6 @@ from omegaconf import OmegaConf
 
 from fanet_lightning.cli import config as help_text
 from fanet_lightning.cli.config import compose_config, config_dir, run_name
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.evaluate import __main__ as evaluate_main
 from fanet_lightning.train import __main__ as train
 
@@ -53,26 +52,6 @@ def test_variants_are_named_without_equals_signs(switches: tuple[int, bool, bool
     assert run_name("s3fd_fpn", *switches) == "s3fd_fpn"
     assert run_name("fanet", *switches, "light") == f"light_{name}"
     assert run_name("fanet", *switches, "hf-hub:timm/net.a1") == f"hf-hub_timm_net.a1_{name}"
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("model.widht=1", r"unknown key 'model\.widht': did you mean 'model\.width'\?"),
-        ("data.val_imags=3", r"unknown key 'data\.val_imags': did you mean 'data\.val_images'\?"),
-        ("data=folder data.val.image=list.txt", r"'data\.val\.image': did you mean 'data\.val\.images'\?"),
-        ("level=three", r"level=three is of another kind"),
-        ("data=wider", r"data=wider: there is no such option; choose one of afw, fddb, .*, wider_face"),
-        (
-            "experiment=papre",
-            r"experiment=papre: .* choose one of ablation, .*paper, wider_face_light, .*wider_face_scratch",
-        ),
-    ],
-)
-def test_wrong_overrides_give_one_line_that_names_key_and_value(override: str, message: str) -> None:
-    with pytest.raises(InputError, match=message) as caught:
-        compose_config("train", override.split())
-    assert "\n" not in str(caught.value)
 
 
 def test_help_of_train_lists_what_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:

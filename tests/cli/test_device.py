@@ -76,6 +76,14 @@ def test_apple_gpus_compute_in_float32_whatever_the_processor_can(monkeypatch: p
     assert resolve_precision("auto", "mps") == "32-true" and resolve_precision("auto", "cpu") == "bf16-mixed"
 
 
+def test_cores_that_others_keep_busy_are_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([100.0, 100.0 + cpu.SAMPLE_SECONDS])
+    monkeypatch.setattr(cpu, "_own_cores", lambda: {0, 1, 2})
+    monkeypatch.setattr(cpu, "_quota", lambda: math.inf)
+    monkeypatch.setattr(cpu, "_busy_seconds", lambda cores: next(seconds))
+    assert cpu.free_cores() == (2, "3 cores, 1 busy")
+
+
 @pytest.mark.parametrize(
     ("files", "cores"),
     [

@@ -178,12 +178,8 @@ def test_a_list_by_name_and_the_list_of_the_other_predictions(
     (tmp_path / "mine.txt").write_text("0--Parade/0_Parade_2.jpg\n")
     ids = tuple(f"0--Parade/0_Parade_{i}" for i in (0, 1, 2))
     write_training_images(tmp_path / "other/training_images.txt", [TrainingImages(None, None, ids)])
-    words = [
-        *scored[:-1],
-        "bootstrap=10",
-        f"trained_on={tmp_path / 'mine.txt'}",
-        f"against={tmp_path / 'other/predictions'}",
-    ]
+    words = [*scored[:-1], "bootstrap=10", f"trained_on={tmp_path / 'mine.txt'}"]
+    words.append(f"against={tmp_path / 'other/predictions'}")
     assert score_verb.main(words) == 0
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith("warning: 1 of 4 scored images was trained on;")

@@ -24,7 +24,6 @@ from fanet_lightning.detect.journal import Journal
 from fanet_lightning.detect.protocols import TwoSizes
 from fanet_lightning.evaluate import __main__ as verb_main
 from fanet_lightning.evaluate import runner as inference
-from fanet_lightning.evaluate.__main__ import data_of_run
 from fanet_lightning.evaluate.runner import evaluate
 from fanet_lightning.score.results import Samples, Scores
 from fanet_lightning.score.wider_face.predictions import read_predictions, write_submission
@@ -265,18 +264,6 @@ def test_an_archive_needs_every_image(tmp_path: Path) -> None:
     refused("1 of 2 images .*'e/b'", write_submission, tmp_path / "three.zip", folder, ["e/a", "e/b"])
     refused("'e/a.txt'", write_submission, tmp_path / "three.zip", folder, ["e/c"])
     assert not (tmp_path / "three.zip").exists()
-
-
-def test_the_data_of_the_checkpoints_run_are_taken_unless_words_name_others(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "checkpoints/best.ckpt"
-    assert data_of_run(checkpoint, []) is None
-    data = {"name": "synthetic", "root": "elsewhere", "val_images": 3}
-    RunRecord(name="a", seed=0, settings={"data": data}).write(tmp_path)
-    assert data_of_run(checkpoint, ["protocol=original", f"checkpoint={checkpoint}"]) == data
-    for words in (["data=synthetic"], ["data.root=x"], ["+data.seed=1"]):
-        assert data_of_run(checkpoint, words) is None
-    (tmp_path / "run.json").write_text("{")
-    assert data_of_run(checkpoint, []) is None
 
 
 def test_the_command_line_takes_them(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,49 +43,13 @@ def test_a_callback_that_raises_is_one_line_and_the_run_resumes(
     assert record is not None and (record.state, record.train["starts"]) == ("finished", 2)
 
 
-@pytest.mark.parametrize(
-    ("source", "words", "said"),
-    [
-        ("", ["callbacks.mine._target_=mine_1.Nothing"], "Nothing"),
-        ("", ["callbacks.mine._target_=nowhere.Nothing"], "nowhere"),
-        ("1 / 0", ["callbacks.mine._target_=mine_3.Mine"], "division by zero"),
-        ("class Mine:\n    pass", ["callbacks.mine._target_=mine_4.Mine"], "no Lightning callback"),
-        ("def Mine(word):\n    pass", ["callbacks.mine._target_=mine_5.Mine"], "word"),
-        (
-            "def Mine(word):\n    raise OSError(word)",
-            ["callbacks.mine._target_=mine_6.Mine", "callbacks.mine.word=hi"],
-            "hi",
-        ),
-    ],
-)
-def test_a_callback_that_cannot_be_made_is_one_line_before_anything_is_written(
-    source: str, words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module = words[0].partition("=")[2].partition(".")[0]
-    if module != "nowhere":
-        (tmp_path / f"{module}.py").write_text(source)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(InputError, match=said) as error:
-        trained(*TINY, *words, "out=run")
-    assert "mine" in str(error.value) and "\n" not in str(error.value)
-    assert not Path("run").exists()
-
-
 def test_callbacks_by_one_word_each_go_together_and_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["callbacks=[early_stopping,top_k,lr_finder,swa]", "callbacks.lr_finder.num_training_steps=16"]
-    words += [
-        *TINY,
-        "epochs=4",
-        "data.train_images=32",
-        "trainer.accumulate_grad_batches=2",
-        "level=1",
-        "out=run",
-        "evaluate_at_end=false",
-    ]
+    words = ["callbacks=[early_stopping,top_k,lr_finder,swa]", "callbacks.lr_finder.num_training_steps=16", *TINY]
+    words += ["epochs=4", "data.train_images=32", "trainer.accumulate_grad_batches=2", "level=1", "out=run"]
+    words += ["evaluate_at_end=false"]
     trained(*words, "stop_after=3")
     output = capfd.readouterr().out
     found = re.search(r"learning rate found: \S+ \(optim\.lr=(\S+)\)", output)

@@ -118,6 +118,13 @@ trainer.limit_train_batches=0.01 data.train_images=0 ema=1.5 cache=tape resume=n
         (["-m", "level=1,2", "overwrite=true"], "overwrite=true "),
         (["-m", "level=1,2", "trainer=ddp", "trainer.num_nodes=2"], "trainer.num_nodes"),
         (["experiment=ablation", "seeds=0"], "seeds=0: "),
+        (["init=nowhere.ckpt"], "nowhere.ckpt"),
+        (["init=fanet_light"], "init=fanet_light.* model.*=.* give "),
+        (["init=fanet_light", "model=fanet_light", "level=2"], "model.level=3.* 2; .*init_part=trunk"),
+        (["init=fanet_light", "init_part=trunk"], "model.backbone=light.* vgg; .*model=fanet_light"),
+        (["init=fanet_light", "init_part=trnk", "model=fanet_light"], "init_part=trnk.*trunk"),
+        (["init_part=trunk"], "init_part=trunk.*init=MODEL"),
+        (["init=fanet_light", "model=fanet_light", "weights=imagenet"], "weights.*init"),
     ],
 )
 def test_wrong_input_is_refused_in_one_line_before_anything_is_made(

@@ -8,10 +8,8 @@ import pytest
 import torch
 
 from fanet_lightning.cli.config import compose_config
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.models.fanet import build_network
 from fanet_lightning.models.pretrained import load_model, read_checkpoint
-from fanet_lightning.train import __main__ as train
 from tests.train.helpers import trained
 
 TINY = [
@@ -70,27 +68,6 @@ def test_the_trunk_alone_for_a_network_of_another_level(tmp_path: Path, monkeypa
     other = saved["state_dict"]["network.levels.2.stride4.shallow.weight"]
     assert not torch.equal(other, weights["levels.2.stride4.shallow.weight"])  # initialized again
     assert {part["data"] for part in saved["training_images"]} == {"wider_face", "synthetic"}
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["init=nowhere.ckpt"], "nowhere.ckpt"),
-        (["init=fanet_light"], "init=fanet_light.* model.*=.* give "),
-        (["init=fanet_light", "model=fanet_light", "level=2"], "model.level=3.* 2; .*init_part=trunk"),
-        (["init=fanet_light", "init_part=trunk"], "model.backbone=light.* vgg; .*model=fanet_light"),
-        (["init=fanet_light", "init_part=trnk", "model=fanet_light"], "init_part=trnk.*trunk"),
-        (["init_part=trunk"], "init_part=trunk.*init=MODEL"),
-        (["init=fanet_light", "model=fanet_light", "weights=imagenet"], "weights.*init"),
-    ],
-)
-def test_what_cannot_be_started_from_is_refused_before_anything_is_made(
-    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=message):
-        train.main(words)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_fine_tuning_that_ruins_the_model_says_so_and_keeps_what_it_started_from(

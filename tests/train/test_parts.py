@@ -168,20 +168,15 @@ def test_the_loss_and_an_assigner_handed_to_it(examples: Path) -> None:
 
 
 def test_protocol_of_ones_own(examples: Path) -> None:
-    settings = {
-        "name": "mine",
-        "_target_": "own_protocol.SamePixels",
-        "kind": "original",
-        "size": None,
-        "pixels": 10000,
-    }
+    own = {"_target_": "own_protocol.SamePixels", "pixels": 10000}
+    settings = {"name": "mine", "kind": "original", "size": None, **own}
     protocol: Any = build_protocol(settings)
     assert protocol.target_size(100, 400) == (50, 200)
     stored = full_settings(settings)
     assert (stored["name"], stored["_target_"], stored["pixels"]) == ("mine", "own_protocol.SamePixels", 10000)
     assert build_protocol(stored) == protocol
     for name in protocol_names():  # whatever the group was before
-        other: Any = build_protocol({**protocol_settings(name), "_target_": "own_protocol.SamePixels", "pixels": 10000})
+        other: Any = build_protocol({**protocol_settings(name), **own})
         assert other.target_size(100, 400) == (50, 200)
     several = "fanet_lightning.detect.protocols.MultiScale"
     assert build_protocol({"_target_": several, "kind": "original", "keep": 3}).keep == 3  # type: ignore[union-attr]
@@ -221,6 +216,12 @@ class Shallow(torch.nn.Module):
         ([f"model._target_={__name__}.Shallow"], "Shallow .*strides"),
         (["init=fanet_light", "init_part=trunk", "model._target_=own_network.ResNetFpn"], "ResNetFpn .*trunk"),
         (["loss._target_=own_callback.Hardest"], r"loss\._target_=.* Module"),
+        (
+            ["callbacks.mine._target_=own_source.CsvFaces", "callbacks.mine.root=x"],
+            "callbacks.mine.*no Lightning callback",
+        ),
+        (["callbacks.mine._target_=nowhere.Nothing"], "callbacks.mine.*nowhere"),
+        (["callbacks.mine._target_=own_callback.Hardest", "callbacks.mine.banana=1"], "callbacks.mine.banana"),
         (["loss._target_=own_loss.ConfidencePenalty", "+loss.banana=1"], "loss: .*banana"),
         (["loss.assignment._target_=nowhere.Nearest"], r"loss\.assignment.*nowhere"),
         (["loss.assignment._target_=own_assigner.Nearest", "loss.assignment.banana=1"], r"loss\.assignment\.banana"),

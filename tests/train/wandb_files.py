@@ -1,10 +1,8 @@
 """Of W&B's side: what it wrote offline, read back by its own reader, and stand-ins for its server."""
 
 import contextlib
-import http.server
 import json
 import os
-import re
 import socket
 import struct
 import zlib
@@ -33,7 +31,6 @@ class OfflineRun:
     group: str = ""
     name: str = ""
     job_type: str = ""
-    tags: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
@@ -63,7 +60,7 @@ def read_run(folder: Path) -> OfflineRun:
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run.identifier, run.project, run.group = record.run.run_id, record.run.project, record.run.run_group
-            run.name, run.job_type, run.tags = record.run.display_name, record.run.job_type, list(record.run.tags)
+            run.name, run.job_type = record.run.display_name, record.run.job_type
             run.config |= _items(record.run.config.update)
         elif kind == "config":
             run.config |= _items(record.config.update)
@@ -123,39 +120,6 @@ def no_account() -> Iterator[None]:
         patch.setenv("WANDB_ERROR_REPORTING", "false")
         patch.setenv("NETRC", os.devnull)
         yield
-
-
-class FakeWandb(http.server.BaseHTTPRequestHandler):
-    """As much of W&B's server as a run needs; keeps what it is sent in ``server.queries`` and ``server.rows``."""
-
-    server: Any
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        data: dict[str, Any] = {}
-        if self.path == "/graphql":
-            query = json.loads(body)
-            name = re.search(r"(?:query|mutation)\s+(\w+)", query["query"])
-            self.server.queries.append((name and name[1], query.get("variables") or {}))
-            project = {"id": "p", "name": "tests", "entity": {"id": "e", "name": "me"}}
-            run = {"id": "r", "name": self.server.queries[-1][1].get("name"), "displayName": "c", "project": project}
-            data = {
-                "RunResumeStatus": {"model": {**project, "bucket": None}},
-                "UpsertBucket": {"upsertBucket": {"bucket": run, "inserted": True}},
-                "CreateRunFiles": {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": []}},
-            }.get(self.server.queries[-1][0], {})
-        elif self.path.endswith("file_stream"):
-            history = json.loads(body).get("files", {}).get("wandb-history.jsonl", {"content": []})
-            self.server.rows += [json.loads(line) for line in history["content"]]
-        answer = json.dumps({"data": data}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    do_GET = do_PUT = do_POST
-
-    def log_message(self, *_: Any) -> None: ...
 
 
 @contextlib.contextmanager

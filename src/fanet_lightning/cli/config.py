@@ -25,7 +25,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, Quote, QuotedString
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from fanet_lightning.cli.errors import InputError, first_line
@@ -55,11 +55,7 @@ LONGEST_NAME = 150
 
 
 def config_dir() -> Path:
-    """The folder ``conf``: the copy inside the installed package, else the one of the checkout.
-
-    Raises:
-        InputError: neither is there, so the installation is broken.
-    """
+    """The folder ``conf``: the copy inside the installed package, else the one of the checkout."""
     package = Path(__file__).resolve().parents[1]
     for candidate in (package / "conf", package.parents[1] / "conf"):
         if (candidate / "train.yaml").is_file():
@@ -92,10 +88,7 @@ def register() -> None:
 
 
 def file_name(text: str) -> str:
-    """``text`` as the name of one folder: what no file system takes becomes ``-``, and what is too long is cut.
-
-    A hash of ``text`` is added wherever it was changed, so that two texts never get one name.
-    """
+    """``text`` as the name of one folder, by a hash unique: what no file system takes becomes ``-``, its end is cut."""
     bare = re.sub(r"""["']""", "", text)
     name = re.sub(r"[/\\:*?<>|$\s\x00-\x1f-]+", "-", bare)
     if name == bare and len(os.fsencode(name)) <= LONGEST_NAME:
@@ -137,11 +130,7 @@ class CommandLine:
         return [word for word in self.words if word.is_swept]
 
     def config(self, variant: int = 0) -> DictConfig:
-        """The configuration; of a sweep that with the value ``variant`` of every swept key, or with the key's last one.
-
-        Raises:
-            InputError: a key that this variant does not have.
-        """
+        """The configuration; of a sweep with the value ``variant`` of every swept key, or with the key's last."""
         config = _base(self.config_name, _options_at(self.words, variant), self.with_hydra).copy()
         for word in self.words:
             if not word.is_group:
@@ -237,9 +226,8 @@ def canonical(config: DictConfig) -> None:
 def without_hydra(config: DictConfig) -> DictConfig:
     """The configuration of the program alone."""
     own = config.copy()
-    OmegaConf.set_struct(own, False)
-    own.pop("hydra", None)
-    OmegaConf.set_struct(own, True)
+    with open_dict(own):
+        own.pop("hydra", None)
     return own
 
 
@@ -271,11 +259,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 def made(key: str, node: Any, *args: Any, **kwargs: Any) -> Any:
-    """What a node with ``_target_`` makes.
-
-    Raises:
-        InputError: no such class, or it refuses its arguments; names ``key``.
-    """
+    """What a node with ``_target_`` makes; InputError with ``key``: no such class, or it refuses its arguments."""
     try:
         return instantiate(node, *args, _convert_="all", **kwargs)
     except InstantiationException as error:
@@ -463,10 +447,7 @@ def _set(config: DictConfig, key: str, value: Any, line: CommandLine) -> Any:
 
 
 def _is_free(config: DictConfig, key: str) -> bool:
-    """Whether it is none of the configuration's keys and read all the same.
-
-    By Lightning's Trainer, by Hydra, by what ``_target_`` names; or the name itself of a class that may be swapped.
-    """
+    """Whether it is no key of the configuration and read all the same: by the Trainer, Hydra, a ``_target_``."""
     above, _, name = key.rpartition(".")
     group, _, entry = above.partition(".")
     if above == "trainer" and name not in config.get("trainer", {name: None}):
@@ -508,10 +489,7 @@ def _not_found(key: str, target: str, error: Exception) -> InputError:
 
 
 def _check_kind(key: str, default: Any, value: Any) -> None:
-    """
-    Raises:
-        InputError: the value is of another kind than what the key has by default.
-    """
+    """InputError: the value is of another kind than what the key has by default."""
     if OmegaConf.is_dict(default) and not OmegaConf.is_dict(value):
         below = f"{key.replace('.', '/')}={value}" if key.startswith("hydra.") else f"{key}.{next(iter(default), '')}=…"
         raise InputError(f"{key}={value}: {key} has keys below it; write {below}")

@@ -16,9 +16,9 @@ from fanet_lightning.cli.errors import InputError
 
 @contextmanager
 def replaced(path: Path, folder: Path | None = None) -> Iterator[Path]:
-    """A temporary path in ``folder``, by default next to ``path``; it replaces ``path`` when the block ends well.
+    """A temporary path in ``folder``, of the same file system and by default next to ``path``.
 
-    Otherwise it is removed. ``folder`` must be on the same file system.
+    It replaces ``path`` when the block ends well, and is removed otherwise.
     """
     for place in {path.parent, folder or path.parent}:
         place.mkdir(parents=True, exist_ok=True)
@@ -54,11 +54,7 @@ def replaced_folder(path: Path) -> Iterator[Path]:
 
 
 def check_writable(folder: Path, key: str = "out") -> None:
-    """Refuse early, before hours of work, a folder that cannot be made or written.
-
-    Raises:
-        InputError: a file stands in the way, or permission is missing; names ``key`` and the path.
-    """
+    """Refuse early, before hours of work, a folder that cannot be made or written, with ``key`` and the path."""
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not existing.is_dir():
         raise InputError(f"{key}={folder}: {existing} is not a folder; choose another {key}")
@@ -72,11 +68,7 @@ def check_writable(folder: Path, key: str = "out") -> None:
 
 
 def check_names_free(folder: Path, patterns: Iterable[str], what: str, key: str = "out") -> None:
-    """Refuse a folder of something else that has a name which is about to be written, and be it by a glob pattern.
-
-    Raises:
-        InputError: names the first that is there and no empty folder; ``what`` would be ``an evaluation``.
-    """
+    """InputError for a folder of something else that has a name, by glob patterns, of what is about to be written."""
     for path in (path for pattern in patterns for path in sorted(folder.glob(pattern))):
         if not (path.is_dir() and not any(path.iterdir())):
             raise InputError(
@@ -85,11 +77,7 @@ def check_names_free(folder: Path, patterns: Iterable[str], what: str, key: str 
 
 
 def check_replaceable(folder: Path, what: str, is_own: Callable[[Path], bool]) -> None:
-    """Refuse a folder that :func:`replaced_folder` would replace although it has an entry that is not ``is_own``.
-
-    Raises:
-        InputError: names the first entry that is not of an earlier ``what``; or ``folder`` is a file.
-    """
+    """InputError for a folder that :func:`replaced_folder` would replace although an entry is not ``is_own``."""
     entries = sorted(folder.iterdir()) if folder.is_dir() else [folder] if folder.exists() else []
     foreign = next((path.name for path in entries if path == folder or not is_own(path)), None)
     if foreign is not None:

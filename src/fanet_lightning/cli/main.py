@@ -119,11 +119,7 @@ def report_error(error: Exception) -> int:
 
 
 def verb_config(config_name: str, argv: Sequence[str], usage: str, required: Sequence[str] = ()) -> DictConfig | None:
-    """The configuration of a verb, or None when ``--help`` was asked for and has been printed.
-
-    Raises:
-        InputError: see :func:`read_words`; or a required key is without a value.
-    """
+    """The configuration of a verb (:func:`read_words`), or None when ``--help`` was asked for and has been printed."""
     if answered(config_name, argv, usage):
         return None
     config = compose_config(config_name, argv)
@@ -154,10 +150,7 @@ def answered(config_name: str, argv: Sequence[str], usage: str, *, with_hydra: b
 
 
 def check_whole(config: DictConfig, **least: int) -> None:
-    """
-    Raises:
-        InputError: a key that is no whole number of at least so much.
-    """
+    """InputError: a key is no whole number of at least so much."""
     for key, smallest in least.items():
         if not is_whole(config[key], smallest):
             raise InputError(f"{key}={config[key]} is no whole number of at least {smallest}")

@@ -201,11 +201,7 @@ TRUNK_OPTIONS = {"backbone", "width", "batch_norm", "fc6"}
 
 
 def initial_model(options: dict[str, Any]) -> Model | None:
-    """The trained model that ``init`` names, if what ``init_part`` takes of it fits the run's network.
-
-    ``init_part=trunk`` draws A-blocks and heads afresh, so level, context and hl may differ: the variants of a grid
-    can then start from one backbone.
-    """
+    """The trained model that ``init`` names, if what ``init_part`` takes of it fits the run's network."""
     init, part, network = options["init"], options["init_part"], options["model"]
     if init is None:
         if part != "all":
@@ -619,11 +615,7 @@ TOLD_BY_NAME = {"level", "context", "hl", "model", "cell"}
 
 
 def start(line: CommandLine) -> int:
-    """Check the configuration in full where it is one run, and what the variants share where it is a sweep; then Hydra.
-
-    Args:
-        line: the checked words.
-    """
+    """Check one run's configuration in full, of a sweep what the variants share; then Hydra runs it."""
     if line.is_sweep:
         return _sweep(line)
     with TerminalLog():

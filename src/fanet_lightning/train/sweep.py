@@ -89,10 +89,7 @@ class Variant:
 
     @property
     def value(self) -> float:
-        """What an optimizing sweeper maximizes: the AP of the last setting; 0 where the variant has failed, or is NaN.
-
-        Optuna's plug-in ends with a NaN, and a search should leave what diverges.
-        """
+        """What an optimizing sweeper maximizes: the AP of the last setting; 0 where there is none or it is NaN."""
         value = list(self.ap.values())[-1] if self.ap else 0.0
         return value if math.isfinite(value) else 0.0
 
@@ -123,13 +120,8 @@ def run_variant(
 ) -> Variant:
     """Train the variant in ``folder``, unless it is there already; never raises for what goes wrong inside it.
 
-    Args:
-        job: its number in the sweep.
-        overrides: ``key=value`` words that make it.
-        settings: its whole configuration, plain.
-        folder: its output folder.
-        sweep: the sweep's folder.
-        parallel_jobs: how many variants run side by side on this machine; the cores are shared out among them.
+    ``overrides`` are the words that make it, ``settings`` its whole configuration; ``parallel_jobs`` variants run side
+    by side on this machine and share its cores.
     """
     start, name = time.monotonic(), folder.name
     variant = Variant(job, name, str(folder), "running")
