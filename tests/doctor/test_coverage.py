@@ -162,15 +162,6 @@ def test_hand_computed_faces() -> None:
     assert np.isnan(table.anchors_per_face[:, 2]).all()
 
 
-def test_faces_that_no_anchor_learns() -> None:
-    """Five hundred faces in one place: more than there are anchors that overlap them in the bounded rounds."""
-    crowd = np.tile(boxes((40, 40, 44, 44)), (500, 1))
-    table = whole_images([SizedImage(64, 64, crowd)]).by_size((0, np.inf))
-    assert table.faces.tolist() == [500]
-    assert table.without[0, 0] > 0.9 and table.without[1, 0] > 0.9
-    assert table.few[0, 0] >= table.without[0, 0]
-
-
 @pytest.mark.parametrize("case", range(12))
 def test_the_table_against_a_loop(case: int) -> None:
     random = np.random.default_rng(case)
@@ -189,13 +180,3 @@ def test_the_table_against_a_loop(case: int) -> None:
             assert table.anchors_per_face[stage, k] == pytest.approx(sum(totals) / len(totals))
             assert table.without[stage, k] == pytest.approx(totals.count(0) / len(totals))
             assert table.few[stage, k] == pytest.approx(sum(total < 6 for total in totals) / len(totals))
-
-
-def test_no_image_and_no_face() -> None:
-    augment = TrainAugment(64)
-    for images in ([], [None, None], [SizedImage(50, 60, boxes())]):
-        for found in (coverage(images, augment), whole_images(images)):
-            assert found.anchors.shape == (2, 0) and len(found.face_sizes) == 0
-            assert found.by_size().faces.sum() == 0
-    assert coverage([None, None], augment).samples == 0
-    assert coverage([None, SizedImage(50, 60, boxes())], augment, passes=3).samples == 6

@@ -69,17 +69,6 @@ def test_what_only_decoding_finds(tmp_path: Path) -> None:
     assert [examine_file(path, decode=own).trouble for own in (False, True)] == ["", "unreadable"]
 
 
-def test_orientation_turns_size_and_thumbnail(tmp_path: Path) -> None:
-    image = Image.fromarray(scene(3))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    image.save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    image.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "upright.jpg", quality=95)
-    facts = examine_file(tmp_path / "turned.jpg", decode=True)
-    assert (facts.frame, facts.frame.upright_wh) == ((320, 240, 6), (240, 320))
-    np.testing.assert_allclose(thumbnail(tmp_path / "turned.jpg"), thumbnail(tmp_path / "upright.jpg"), atol=4)
-
-
 @pytest.mark.parametrize(("deviation", "blank"), [(0, True), (1, True), (6, False)])
 def test_blank_images(tmp_path: Path, deviation: int, blank: bool) -> None:
     noise = np.random.default_rng(0).normal(120, deviation, (90, 90, 3))

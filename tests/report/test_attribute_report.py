@@ -13,7 +13,7 @@ from fanet_lightning.score.analysis.attributes import group_label, score_attribu
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 from fanet_lightning.score.wider_face.predictions import write_predictions
 from tests.score.attribute_oracle import drawn_run
-from tests.score.helpers import refused, rows_of
+from tests.score.helpers import rows_of
 
 FILES = {f"attributes.{kind}" for kind in ("pdf", "png", "json", "csv", "md")}
 
@@ -68,11 +68,3 @@ def test_from_files_to_files(run: tuple[GroundTruth, Path], tmp_path: Path, caps
     one_event = truth.select([image_id for image_id in truth.image_ids if image_id.startswith("0--")])
     report_by_attribute(one_event, found, out, title="WIDER FACE", bootstrap=0)
     assert {path.name for path in out.iterdir()} == FILES
-
-
-def test_mistakes(run: tuple[GroundTruth, Path], tmp_path: Path) -> None:
-    truth, found = run
-    refused("none", report_by_attribute, truth, tmp_path / "none", title="T")
-    (tmp_path / "file").write_text("")
-    refused("cannot be written", report_by_attribute, truth, found, tmp_path / "file", title="T", bootstrap=0)
-    assert (tmp_path / "file").read_text() == ""

@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +45,7 @@ SIZE_EDGES = 2.0 ** (np.arange(0, 45) / 4)
 _MOST_HEAT_CELLS = 24
 # A point of a curve over fewer faces is noise.
 _LEAST_FACES = 5
+WIDTH_INCHES = WIDTHS_INCHES["page"]
 _STYLE = {"font.size": 8, "axes.titlesize": 8.5, "legend.fontsize": 7, "legend.frameon": False}
 
 
@@ -81,7 +81,8 @@ def write_page(
             report=report,
             severities={severity: counts[severity] for severity in ("error", "warning", "note")},
             sections=_sections(temporary / THUMBNAILS, report, worst),
-            figures=figures_of(faces, coverages) if faces else [],
+            sizes_figure=face_size_figure(faces, coverages) if faces else None,
+            position_figure=position_figure(faces) if faces else None,
             coverages=[(own, coverage_figure(own) if len(own.face_sizes) else None) for own in coverages],
             data_uri=data_uri,
             thumbnails_folder=THUMBNAILS,
@@ -194,24 +195,12 @@ def faces_of(images: Sequence[SizedImage | None]) -> Faces:
     return Faces(boxes[:, 2:] - boxes[:, :2], centres)
 
 
-def figures_of(parts: Parts, coverages: Sequence[Coverage] = ()) -> list[tuple[str, str, Figure]]:
-    """(title, caption, figure) about the faces."""
-    return [
-        ("Sizes of the faces", "Root of the area. Dotted: the anchors' sides.", face_size_figure(parts, coverages)),
-        (
-            "Where the faces are",
-            "Centres of the faces in normalized coordinates. A grid or a hard edge in it is a fault of the labels.",
-            position_figure(parts),
-        ),
-    ]
-
-
 def face_size_figure(parts: Parts, coverages: Sequence[Coverage] = ()) -> Figure:
     """Histogram of face sizes on a logarithmic axis: as labelled, per part, and as the network sees them."""
     curves = {f"{part}, as labelled": np.sqrt(own.sides.prod(axis=1)) for part, own in parts.items()}
     # Whole images at their own size are what the labels say already.
     curves |= {own.title: own.face_sizes.astype(np.float64) for own in coverages if "crops" in own.title}
-    with _panels(1, 2.6) as (figure, (axis,)):
+    with canvas((WIDTH_INCHES, 2.6), style=_STYLE) as (figure, (axis,)):
         for (name, sizes), color in zip(curves.items(), COLORS, strict=False):
             share, _ = np.histogram(sizes.clip(SIZE_EDGES[0], SIZE_EDGES[-1] - 1e-6), SIZE_EDGES)
             label = f"{name} ({len(sizes):,} faces)"
@@ -227,7 +216,7 @@ def coverage_figure(coverage: Coverage) -> Figure:
     curve = coverage.by_size(SIZE_EDGES.tolist())
     shown = curve.faces >= _LEAST_FACES
     middle = np.sqrt(curve.edges[:-1] * curve.edges[1:])[shown]
-    with _panels(2, 2.9) as (figure, axes):
+    with canvas((WIDTH_INCHES, 2.9), columns=2, style=_STYLE) as (figure, axes):
         for stage, name, dashes in ((0, "first stage", (0, (4, 1.5))), (1, "with second stage", "solid")):
             style: dict[str, Any] = {"linestyle": dashes, "linewidth": 1.4, "marker": ".", "markersize": 3}
             axes[0].plot(middle, curve.anchors_per_face[stage][shown], color=COLORS[0], label=name, **style)
@@ -243,7 +232,7 @@ def coverage_figure(coverage: Coverage) -> Figure:
 
 def position_figure(parts: Parts) -> Figure:
     """Heat map of the faces' centres, one panel per part; coarser where there are few faces."""
-    with _panels(len(parts), 2.9) as (figure, axes):
+    with canvas((WIDTH_INCHES, 2.9), columns=len(parts), style=_STYLE) as (figure, axes):
         for axis, (part, own) in zip(axes, parts.items(), strict=True):
             centres = own.centres_xy
             number = min(max(round(len(centres) ** 0.5 / 2), 4), _MOST_HEAT_CELLS)
@@ -257,11 +246,6 @@ def position_figure(parts: Parts) -> Figure:
             axis.set_yticklabels(["top", "", "bottom"])
             axis.grid(visible=False)
     return figure
-
-
-def _panels(count: int, height: float) -> AbstractContextManager[tuple[Figure, list[Axes]]]:
-    """Side by side over the width of a page."""
-    return canvas((WIDTHS_INCHES["page"], height), columns=count, style=_STYLE)
 
 
 def _size_axis(axis: Axes, sizes: Values) -> None:

@@ -210,7 +210,7 @@ def _image_content(
         "faces": [
             [*box, int(state != FaceState.UNCOUNTED), *at]
             for box, state, *at in zip(
-                _tenths(boxes),
+                np.round(boxes, 1).tolist(),
                 own.states[first:last].tolist(),
                 _digits(found_at),
                 _digits(near_at),
@@ -221,7 +221,7 @@ def _image_content(
         "rows": [
             [*box, *rest]
             for box, *rest in zip(
-                _tenths(predictions.boxes_xywh[kept]),
+                np.round(predictions.boxes_xywh[kept], 1).tolist(),
                 _digits(predictions.scores[kept]),
                 own.kinds[kept].tolist(),
                 nearest[: len(kept)].tolist(),
@@ -230,10 +230,6 @@ def _image_content(
             )
         ],
     }
-
-
-def _tenths(boxes: npt.NDArray[np.float64]) -> list[list[float]]:
-    return [[int(side) if side == int(side) else side for side in box] for box in np.round(boxes, 1).tolist()]
 
 
 def _digits(values: npt.NDArray[np.float64]) -> list[float | None]:

@@ -109,20 +109,6 @@ def panels(
             axis.set_ylabel("")
 
 
-def legend_below(axis: Axes, lines: Sequence[Line2D], title: str | None = None) -> None:
-    """The legend under its panel, in the order of ``lines``: inside it would hide curves that fall early."""
-    below = ScaledTranslation(0, -_LABELS_INCHES, axis.figure.dpi_scale_trans)
-    # Their own labels come below: here one that starts with _ would be left out, and $ would begin a formula.
-    legend = axis.legend(
-        lines, ["-"] * len(lines), title=title, title_fontsize=_TEXT_POINTS, alignment="left", loc="upper left",
-        bbox_to_anchor=(-0.02, 0), bbox_transform=axis.transAxes + below, borderaxespad=0, borderpad=0, frameon=False,
-        handlelength=2.2, labelspacing=0.25,
-    )  # fmt: skip
-    for text, line in zip(legend.get_texts(), lines, strict=True):
-        text.set_parse_math(False)
-        text.set_text(line.get_label())
-
-
 def label_lines(names: Sequence[str], count: int, layout: Layout) -> tuple[int, int]:
     """Characters that fit into a line of the legend below one of ``count`` panels, and lines that the names take."""
     width = WIDTHS_INCHES["column"] if layout == "column" or count == 1 else WIDTHS_INCHES["page"] / count
@@ -142,18 +128,15 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
     """Write ``stem``.pdf (vector, for papers) and ``stem``.png (for looking), by rename and without the time of day.
 
     Raises:
-        InputError: they cannot be written.
+        OSError: they cannot be written.
     """
     # It reports on every table of every font where the root logger lets it, as Hydra's does.
     logging.getLogger("fontTools").setLevel(logging.WARNING)
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png")]
     for path, metadata in zip(paths, ({"CreationDate": None}, {}), strict=True):
-        try:
-            # The style of fonts is read when a file is written, not when the figure is made.
-            with replaced(path) as temporary, mpl.rc_context(STYLE):
-                figure.savefig(temporary, format=path.suffix[1:], dpi=200, metadata=metadata)
-        except OSError as error:
-            raise InputError(f"{path} cannot be written ({error.strerror}); free it or give another folder") from error
+        # The style of fonts is read when a file is written, not when the figure is made.
+        with replaced(path) as temporary, mpl.rc_context(STYLE):
+            figure.savefig(temporary, format=path.suffix[1:], dpi=200, metadata=metadata)
     return paths
 
 
@@ -228,19 +211,15 @@ def precision_recall_figure(
                 shown.append(_Line(ap, label(text, ap), recall, precision, style))
             for index, (name, curves) in enumerate(runs.items()):
                 if own := curves.get(setting):
-                    style = {**line_style(index), "clip_on": False}
-                    shown.append(_Line(own.ap, label(name, own.ap), *begun(own), style))
+                    # Before the first detection precision is 0 by definition, or 0 / 0.
+                    begun = np.cumsum(np.nan_to_num(own.precision)) > 0
+                    x, y, style = own.recall[begun], own.precision[begun], {**line_style(index), "clip_on": False}
+                    shown.append(_Line(own.ap, label(name, own.ap), x, y, style))
             axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="Recall", ylabel="Precision")
             if settings != ["all"]:
                 axis.set_title(setting, parse_math=False)
             _plot_lines(axis, shown, characters, also=grey[:1])
     return figure
-
-
-def begun(curve: Curve) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Recall and precision from the first detection on: before it precision is 0 by definition, or 0 / 0."""
-    drawn = np.cumsum(np.nan_to_num(curve.precision)) > 0
-    return curve.recall[drawn], curve.precision[drawn]
 
 
 class _Line(NamedTuple):
@@ -254,14 +233,24 @@ class _Line(NamedTuple):
 def _plot_lines(
     axis: Axes, lines: Sequence[_Line], characters: int, *, also: Sequence[Line2D] = (), title: str | None = None
 ) -> None:
-    """Curves with their legend by descending value, that of ``also`` below."""
+    """Curves with their legend by descending value, that of ``also`` below, all under the panel: inside it would hide
+    curves that fall early."""
     drawn: list[tuple[float, Line2D]] = []
     for value, text, x, y, style in lines:
         (line,) = axis.plot(x, y, label="\n".join(textwrap.wrap(text, characters)), **style)
-        drawn.append((value, line))
+        drawn.append((-value if np.isfinite(value) else np.inf, line))
     # Stable, so that runs of equal value keep their order; those without a face come last.
-    drawn.sort(key=lambda pair: -pair[0] if np.isfinite(pair[0]) else np.inf)
-    legend_below(axis, [*(line for _, line in drawn), *also], title)
+    shown = [*(line for _, line in sorted(drawn, key=lambda pair: pair[0])), *also]
+    below = ScaledTranslation(0, -_LABELS_INCHES, axis.figure.dpi_scale_trans)
+    # Their own labels come below: here one that starts with _ would be left out, and $ would begin a formula.
+    legend = axis.legend(
+        shown, ["-"] * len(shown), title=title, title_fontsize=_TEXT_POINTS, alignment="left", loc="upper left",
+        bbox_to_anchor=(-0.02, 0), bbox_transform=axis.transAxes + below, borderaxespad=0, borderpad=0, frameon=False,
+        handlelength=2.2, labelspacing=0.25,
+    )  # fmt: skip
+    for entry, handle in zip(legend.get_texts(), shown, strict=True):
+        entry.set_parse_math(False)
+        entry.set_text(handle.get_label())
 
 
 SCORES = ("discrete", "continuous")
