@@ -77,7 +77,7 @@ def sides(network: Any, images: Any, args: argparse.Namespace) -> dict[str, Call
 
     found: dict[str, Callable[[], Any]] = {
         "plain eager": lambda: eager(plain),
-        "FaceDetector": lambda: detector.find(images).detections.boxes_xyxy,
+        "FaceDetector": lambda: detector.find(images)[0].detections.boxes_xyxy,
     }
     pixels = images.numpy()
     for dtype in ("float32", "int8"):
@@ -86,19 +86,19 @@ def sides(network: Any, images: Any, args: argparse.Namespace) -> dict[str, Call
             path = Path(folder) / "model.onnx"
             model = onnx_model(network, SETTINGS, {}, dtype=dtype, calibration=calibration)
             path.write_bytes(model.SerializeToString())
-            session = ExportBackend.open(path, device="cpu", threads=args.threads).session
-        found[f"onnxruntime {dtype}"] = partial(_boxes, session, pixels)
+            backend = ExportBackend.open(path, device="cpu", threads=args.threads)
+        found[f"onnxruntime {dtype}"] = partial(_boxes, backend, pixels)
     bf16 = TorchBackend(fuse(network), detection=SETTINGS, precision="bf16-mixed")
     if args.bf16:
-        found["FaceDetector bf16"] = lambda: bf16.find(images).detections.boxes_xyxy
+        found["FaceDetector bf16"] = lambda: bf16.find(images)[0].detections.boxes_xyxy
     if args.compile:
         compiled = torch.compile(fuse(network).to(memory_format=torch.channels_last))
         found["torch.compile"] = lambda: eager(compiled)
     return found
 
 
-def _boxes(session: Any, pixels: Any) -> Any:
-    return session.run(["boxes_xyxy"], {"images": pixels})[0]
+def _boxes(backend: Any, pixels: Any) -> Any:
+    return backend.run(pixels)[0]
 
 
 def matrix_product(side: int) -> Callable[[], Any]:

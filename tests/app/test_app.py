@@ -23,7 +23,7 @@ from PIL import Image, ImageCms
 from fanet_lightning import FaceDetector
 from fanet_lightning.app import serving as app
 from fanet_lightning.app.__main__ import main
-from fanet_lightning.app.results import PageImage, detect_image, document, read_upload, rows
+from fanet_lightning.app.results import PageImage, detect_image, document, read_upload
 from fanet_lightning.app.serving import free_port
 from fanet_lightning.app.settings import Settings
 from fanet_lightning.cli.errors import InputError
@@ -73,16 +73,6 @@ def make_image(tmp_path: Path, scores: list[float]) -> PageImage:
 # What the page shows of an image.
 
 
-def test_a_photograph_has_its_face_and_the_pixels_of_the_original(detector: FaceDetector, hopper: PageImage) -> None:
-    assert (hopper.width, hopper.height) == (512, 600)
-    assert hopper.count(0.5) == 1
-    assert hopper.count(0.1) > 1  # all that the slider can ask for
-    alone = detector.detect(PHOTO, "original", 0.0)
-    np.testing.assert_allclose(hopper.faces.boxes_xyxy[0], alone.boxes_xyxy[0], atol=1e-3)
-    [face] = rows(hopper.faces.above(0.5))
-    np.testing.assert_allclose([face[key] for key in ("x1", "y1", "x2", "y2")], alone.boxes_xyxy[0], atol=0.01)
-
-
 def test_the_threshold_filters_the_json(tmp_path: Path) -> None:
     image = make_image(tmp_path, [0.9, 0.5, 0.3])
     assert [image.count(t) for t in (0.95, 0.9, 0.5, 0.31, 0.1)] == [0, 1, 2, 2, 3]
@@ -97,15 +87,6 @@ def test_the_threshold_filters_the_json(tmp_path: Path) -> None:
     json.dumps(content)  # plain numbers, no arrays
 
 
-def test_boxes_are_drawn_where_the_shrunk_image_has_the_faces(tmp_path: Path) -> None:
-    found = make_image(tmp_path, [0.3, 0.3, 0.9])  # the third face: 10 … 20, 4 … 24; shown 5 … 10, 2 … 12
-    changed = (found.drawn(found.shown_rgb, 0.5, "none")[:, :50] != 128).any(axis=2)
-    rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
-    assert rows[0] == 0 and rows[-1] == 14  # a line of a pixel in a casing of one at each side
-    assert columns[0] == 2 and columns[-1] == 12
-    assert not changed[6, 7]  # inside the frame
-
-
 def test_a_redacted_image_hides_the_faces_that_count_and_shows_no_boxes(hopper: PageImage) -> None:
     original, _ = read_upload(PHOTO, **LIMITS)
     x1, y1, x2, y2 = (round(float(side)) for side in hopper.faces.boxes_xyxy[0])
@@ -115,11 +96,6 @@ def test_a_redacted_image_hides_the_faces_that_count_and_shows_no_boxes(hopper: 
         np.testing.assert_array_equal(redacted[:80], original[:80])  # far from the face
         assert (redacted[y1:y2, x1:x2] != original[y1:y2, x1:x2]).mean() > 0.8
         np.testing.assert_array_equal(hopper.drawn(original, 0.9999, kind), original)  # no face counts
-
-
-def test_an_upload_is_laid_over_white(tmp_path: Path) -> None:
-    Image.fromarray(np.zeros((20, 30, 4), np.uint8)).save(tmp_path / "clear.png")  # its hidden colors are black
-    assert (read_upload(tmp_path / "clear.png", **LIMITS)[0] == 255).all()
 
 
 # The page's functions, as Gradio calls them.
@@ -155,22 +131,15 @@ def test_a_bad_image_is_a_message_in_the_page(actions: Any, tmp_path: Path) -> N
     Image.new("L", (4000, 3000)).save(tmp_path / "wide.png")
     for reason, name in (
         ("the file is cut short", "cut.jpg"), ("12 million pixels; at most 10", "wide.png"),
-        ("no longer kept here", "gone.jpg"),
+        ("no longer kept here", "<img src=x>.jpg"),
     ):  # fmt: skip
         image, shown, summary, rows, content = actions.find(str(tmp_path / name), "original", 0.5, "none")
         assert image is None and shown is None and not rows and content is None
         assert 'role="alert"' in summary and reason in unescape(summary)
         # Its owner's name for it, not where uploads are.
-        assert name in summary and str(tmp_path) not in summary
+        assert name in unescape(summary) and str(tmp_path) not in summary and "<img" not in summary
     _, _, summary, _, _ = actions.find(None, "original", 0.5, "none")
     assert "Drop an image" in summary and "Several at a time: the next tab" in summary
-
-
-def test_names_cannot_put_code_into_the_page(actions: Any, tmp_path: Path) -> None:
-    path = tmp_path / "<img src=x onerror=alert(1)>.jpg"
-    path.write_bytes(b"nothing")
-    summary = actions.find(str(path), "original", 0.5, "none")[2]
-    assert "<img" not in summary and "&lt;img" in summary
 
 
 def test_several_images_are_counted_and_bad_ones_named(actions: Any, tmp_path: Path) -> None:
@@ -317,40 +286,20 @@ def test_uploads_are_deleted_in_time_and_when_the_server_ends(
 # The command line.
 
 
-def test_help_lists_the_keys_without_loading_anything_large() -> None:
-    code = (
-        "import sys; from fanet_lightning.app.__main__ import main; assert main(['--help']) == 0; "
-        "assert not {'torch', 'gradio', 'cv2'} & set(sys.modules)"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "max_upload_mb: 100" in out and "host: 127.0.0.1" in out
-
-
 @pytest.mark.parametrize(
     ("word", "message"),
     [
         ("port=99999", "port=99999: give a whole number from 0 to 65535"),
         ("threshold=1.5", "threshold=1.5: give a number from 0.1 to 0.99"),
-        ("max_upload_mb=0", "max_upload_mb=0: give a number of 0.01 or more"),
-        ("max_images=1.5", "max_images=1.5: give a whole number of 1 or more"),
+        ("max_images=1.5", "max_images=1.5: give a whole number from 1 to inf"),
         ("protocol.kind=sideways", "protocol.kind=sideways"),
         ("host=no.such.host.invalid", "host=no.such.host.invalid cannot be opened"),
-        ("checkpoint=missing.onnx", "missing.onnx"),
-        ("device=quantum", "device=quantum is no device"),
     ],
 )
 def test_bad_keys_are_one_clear_line(word: str, message: str) -> None:
-    if word.startswith(("checkpoint", "device")):
-        pytest.importorskip("gradio", reason="the page is an extra: pip install 'fanet-lightning[app]'")
     with pytest.raises(InputError) as caught:
         main(["port=0", word])
     assert message in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_only_the_name_of_the_model_is_shown(tmp_path: Path) -> None:
-    (tmp_path / "mine.onnx").touch()
-    assert Settings(checkpoint=str(tmp_path / "mine.onnx")).model_name == "mine.onnx"
-    assert Settings(checkpoint="organisation/name").model_name == "organisation/name"
 
 
 def test_a_taken_port_is_said_and_a_free_one_is_found() -> None:

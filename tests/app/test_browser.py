@@ -183,14 +183,6 @@ def test_bad_files_say_so_and_the_page_goes_on(page: tuple[Any, Seen], tmp_path:
     assert count_of(opened) == "1 face" and not line.is_visible()
 
 
-def test_nothing_to_save_is_said_in_the_page(page: tuple[Any, Seen]) -> None:
-    opened, _ = page
-    for button, message in (("Save image", "no image yet"), ("Save JSON", "no detections yet")):
-        opened.get_by_role("button", name=button).first.click()
-        opened.locator("#problem p", has_text=message).wait_for()
-        assert opened.get_by_test_id("toast-body").locator("visible=true").count() == 0
-
-
 def test_the_camera(page: tuple[Any, Seen]) -> None:
     """Chromium's own test image, without a face."""
     opened, _ = page
@@ -241,20 +233,6 @@ def test_the_keyboard_alone(page: tuple[Any, Seen]) -> None:
         opened.keyboard.press("Enter")
     assert waiting.value.suggested_filename == "grace_hopper.json"
     assert [name for name, outline in reached if outline == "none"] == []
-
-
-def test_several_images(page: tuple[Any, Seen], tmp_path: Path) -> None:
-    opened, _ = page
-    empty, cut = tmp_path / "empty.png", tmp_path / "cut.jpg"
-    Image.new("RGB", (64, 48), "teal").save(empty)
-    cut.write_bytes(PHOTO.read_bytes()[:20_000])
-    opened.get_by_role("tab", name="Several images").click()
-    opened.set_input_files("#several-in input[type=file]", [str(PHOTO), str(empty), str(cut)])
-    opened.wait_for_selector("#several-summary .main")
-    assert count_of(opened, "several") == "1 face"
-    assert opened.locator("#several-summary [role=alert]").inner_text().startswith("cut.jpg cannot be read")
-    opened.locator("#several-out", has_text="grace_hopper.jpg: 1 face").wait_for()
-    check_fits(opened)
 
 
 def test_a_video_plays(page: tuple[Any, Seen], tmp_path: Path) -> None:

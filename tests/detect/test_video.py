@@ -93,20 +93,6 @@ def _as_players_show(path):
     return shown
 
 
-def test_a_reader_left_early_stops_its_thread_and_is_read_once(tmp_path):
-    path = make_video(tmp_path / "video.mp4", frames=60, sound=None)
-    with VideoReader(path) as reader:
-        for frame in reader:
-            if frame.index == 3:
-                break
-        thread = reader._thread
-        with pytest.raises(RuntimeError, match="read once"):
-            iter(reader)
-    assert not thread.is_alive()
-    assert not reader.finished
-    reader.close()
-
-
 def test_a_size_that_changes_midway_is_brought_to_the_first_one(tmp_path):
     first, second = make_video(tmp_path / "a.ts", frames=10, sound=None), tmp_path / "b.ts"
     make_video(second, frames=10, sound=None, size_wh=(192, 128))
@@ -193,30 +179,21 @@ def refused(source, **options):
 
 
 def test_what_is_no_video_is_refused_in_one_line(tmp_path):
-    def file(name, content):
-        (tmp_path / name).write_bytes(content)
-        return tmp_path / name
-
     Image.new("RGB", (9, 9)).save(tmp_path / "a.jpg")
-    music = tmp_path / "music.m4a"
-    with av.open(str(music), "w", format="mp4") as output:
+    with av.open(str(tmp_path / "music.m4a"), "w", format="mp4") as output:
         track = output.add_stream("aac", rate=44_100)
         block = av.AudioFrame.from_ndarray(np.zeros((1, 4096 * 2), np.int16), format="s16", layout="stereo")
         block.sample_rate = 44_100
         output.mux(track.encode(block))
         output.mux(track.encode(None))
-    no_index = halved(make_video(tmp_path / "no_index.mp4", frames=20))
-    cases = {
-        tmp_path / "none.mp4": "none.mp4: not a video that can be read (No such file",
-        file("empty.mp4", b""): "not a video that can be read",
-        file("noise.mp4", np.random.default_rng(0).bytes(20_000)): "noise.mp4: not a video that can be read",
-        file("text.mp4", b"nothing\n" * 99): "not a video",
-        no_index: "no_index.mp4: not a video that can be read",
-        tmp_path / "a.jpg": "a.jpg: not a video (FFmpeg takes it for ",
-        music: "music.m4a: holds no moving images",
-    }
-    for path, said in cases.items():
-        assert said in refused(path)
+    halved(make_video(tmp_path / "no_index.mp4", frames=20))
+    (tmp_path / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(20_000))
+    for name, said in {
+        "none.mp4": "not a video that can be read (No such file", "noise.mp4": "not a video that can be read",
+        "no_index.mp4": "not a video that can be read", "a.jpg": "not a video (FFmpeg takes it for ",
+        "music.m4a": "holds no moving images",
+    }.items():  # fmt: skip
+        assert f"{name}: {said}" in refused(tmp_path / name)
 
 
 def test_a_playlist_that_calls_itself_a_video_opens_no_other_file(tmp_path):
@@ -228,17 +205,16 @@ def test_a_playlist_that_calls_itself_a_video_opens_no_other_file(tmp_path):
 
 
 def test_addresses_that_do_not_answer(tmp_path):
-    assert "rtsp://***@127.0.0.1:1/door: cannot be opened (Connection refused)" in refused(
+    assert "rtsp://***@127.0.0.1:1/door: not a video that can be read (Connection refused)" in refused(
         "rtsp://admin:secret@127.0.0.1:1/door"
     )
-    assert "cannot be opened (Connection refused)" in refused("http://127.0.0.1:1/video.mp4")
-    assert "ftp:// is none of http, https, rtsp" in refused("ftp://127.0.0.1/video.mp4")
+    assert "ftp://127.0.0.1/video.mp4: not a video" in refused("ftp://127.0.0.1/video.mp4")
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         address = f"rtsp://127.0.0.1:{silent.getsockname()[1]}/door"
-        assert refused(address, timeout_seconds=0.5) == (
-            f"{address}: no answer within 0.5 s; check the address and the network"
+        assert f"{address}: not a video that can be read (no answer within 0.5 s)" in refused(
+            address, timeout_seconds=0.5
         )
 
 
@@ -408,27 +384,6 @@ def test_sound_and_images_of_a_video_that_begins_late_stay_together(tmp_path):
     np.testing.assert_allclose(times(again), times(frames), atol=0.001)
 
 
-def test_two_sound_tracks_and_sound_that_goes_on_after_the_images(tmp_path):
-    make_video(tmp_path / "one.mkv", frames=25, sound_seconds=3)
-    with av.open(str(tmp_path / "one.mkv")) as container, av.open(str(tmp_path / "two.mkv"), "w") as output:
-        video, audio = container.streams.video[0], container.streams.audio[0]
-        tracks = [output.add_stream_from_template(video)] + [output.add_stream_from_template(audio) for _ in range(2)]
-        for packet in container.demux():
-            if packet.dts is None:
-                continue
-            for track in tracks[:1] if packet.stream == video else tracks[1:]:
-                twin = av.Packet(bytes(packet))
-                twin.pts, twin.dts, twin.time_base = packet.pts, packet.dts, packet.time_base
-                twin.is_keyframe = packet.is_keyframe
-                twin.stream = track
-                output.mux(twin)
-    copied(tmp_path / "two.mkv", tmp_path / "b.mp4")
-    with av.open(str(tmp_path / "b.mp4")) as container:
-        assert len(container.streams.audio) == 2
-        assert container.streams.video[0].frames == 25
-    assert packets(tmp_path / "b.mp4")[-1][1] > 2.9
-
-
 @pytest.mark.parametrize("target", ["b.mp4", "b.webm"])
 def test_odd_sizes_are_padded_with_the_last_column_and_row(tmp_path, target):
     make_video(tmp_path / "a.mp4", frames=5, sound=None)
@@ -445,70 +400,42 @@ def test_odd_sizes_are_padded_with_the_last_column_and_row(tmp_path, target):
     np.testing.assert_allclose(last[17, 4], colors[0], atol=14)
 
 
-def test_frames_left_out_leave_no_gap_in_the_sound(tmp_path):
-    make_video(tmp_path / "a.mp4")
-    with VideoReader(tmp_path / "a.mp4") as reader, VideoWriter(tmp_path / "b.mp4", reader) as writer:
-        for frame in reader:
-            if frame.index % 5 == 0:
-                writer.write(frame.image_rgb, frame)
-    frames, _ = read(tmp_path / "b.mp4")
-    np.testing.assert_allclose(times(frames), np.arange(0, 50, 5) / 25, atol=1e-9)
-    assert packets(tmp_path / "b.mp4") == packets(tmp_path / "a.mp4")
-
-
-def test_wide_pixels_stay_wide(tmp_path):
-    make_video(tmp_path / "a.mp4", sound=None, frames=5, pixel_aspect=Fraction(4, 3))
-    _, reader, _ = copied(tmp_path / "a.mp4", tmp_path / "b.mp4")
-    assert reader.sample_aspect_ratio == Fraction(4, 3)
-    with VideoReader(tmp_path / "b.mp4") as again:
-        assert again.sample_aspect_ratio == Fraction(4, 3)
-    make_video(tmp_path / "turned.mp4", sound=None, frames=5, pixel_aspect=Fraction(4, 3), turned=90)
-    with VideoReader(tmp_path / "turned.mp4") as turned:
-        assert turned.sample_aspect_ratio == Fraction(3, 4)
-
-
 # Ending
 
 
 def half_written(source, target, ending):
-    """20 of 50 frames, then ``ending(writer)`` inside the block."""
+    """20 of 50 frames, then ``ending(writer)`` inside the block; the reader's thread ends with the block."""
     with VideoReader(source) as reader, VideoWriter(target, reader) as writer:
         for frame in reader:
             writer.write(frame.image_rgb, frame)
             if frame.index == 19:
                 ending(writer)
                 break
+    assert not reader.finished and not reader._thread.is_alive()
+    with pytest.raises(RuntimeError, match="read once"):
+        iter(reader)
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_a_failure_leaves_nothing_behind_and_the_older_video_in_place(tmp_path, error):
+def test_a_failure_leaves_nothing_behind_and_close_keeps_what_is_there(tmp_path):
     def fail(writer):
-        raise error("in the middle")
+        raise KeyboardInterrupt
 
-    make_video(tmp_path / "a.mp4")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "b.mp4").write_bytes(b"older")
-    with pytest.raises(error):
-        half_written(tmp_path / "a.mp4", tmp_path / "out" / "b.mp4", fail)
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["b.mp4"]
-    assert (tmp_path / "out" / "b.mp4").read_bytes() == b"older"
-
-
-def test_close_with_keep_ends_the_video_with_its_last_frame(tmp_path):
-    def interrupted(writer):
-        try:
-            raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            writer.close(keep=True)
+    def keep(writer):
+        writer.close(keep=True)
         writer.close(keep=False)  # closed is closed
 
     make_video(tmp_path / "a.mp4")
-    (tmp_path / "out").mkdir()
-    half_written(tmp_path / "a.mp4", tmp_path / "out" / "b.mp4", interrupted)
-    frames, reader = read(tmp_path / "out" / "b.mp4")
+    out = tmp_path / "out/b.mp4"
+    out.parent.mkdir()
+    out.write_bytes(b"older")
+    with pytest.raises(KeyboardInterrupt):
+        half_written(tmp_path / "a.mp4", out, fail)
+    assert [p.name for p in out.parent.iterdir()] == ["b.mp4"] and out.read_bytes() == b"older"
+    half_written(tmp_path / "a.mp4", out, keep)
+    frames, reader = read(out)
     assert len(frames) == 20 and reader.broken is None
-    assert packets(tmp_path / "out" / "b.mp4")[-1][1] == pytest.approx(0.8, abs=0.05)
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["b.mp4"]
+    assert packets(out)[-1][1] == pytest.approx(0.8, abs=0.05)
+    assert [p.name for p in out.parent.iterdir()] == ["b.mp4"]
 
 
 def test_what_cannot_be_written_is_named(tmp_path):

@@ -34,7 +34,7 @@ def write_images(path, images, rate):
 
 def make_video(
     path, frames=50, fps=25, size_wh=(96, 64), sound="aac", sound_seconds=None, ticks=None, time_base=None, turned=None,
-    options=None, mirrored=False, pixel_aspect=None, channels=1,
+    options=None, mirrored=False,
 ):  # fmt: skip
     """Write a video.
 
@@ -59,19 +59,14 @@ def make_video(
             video.codec_context.time_base = time_base
         if turned is not None or mirrored:
             video.set_display_rotation(turned or 0, hflip=mirrored)
-        if pixel_aspect is not None:
-            video.codec_context.sample_aspect_ratio = pixel_aspect
         rate = RATES.get(sound, 44_100)
         if sound is not None:
             audio = output.add_stream(sound, rate=rate)
-            audio.codec_context.layout = {1: "mono", 2: "stereo", 6: "5.1"}[channels]
+            audio.codec_context.layout = "mono"
             samples = sine(frames / fps if sound_seconds is None else sound_seconds, rate)
-            layout = audio.codec_context.layout.name
             for start in range(0, len(samples), 1024):
-                part = np.repeat(samples[None, start : start + 1024], channels, axis=0)
-                block = av.AudioFrame.from_ndarray(
-                    np.ascontiguousarray(part.T).reshape(1, -1), format="s16", layout=layout
-                )
+                part = samples[None, start : start + 1024]
+                block = av.AudioFrame.from_ndarray(part, format="s16", layout="mono")
                 block.sample_rate, block.pts, block.time_base = rate, start, Fraction(1, rate)
                 output.mux(audio.encode(block))
         for index in range(frames):

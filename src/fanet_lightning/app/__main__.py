@@ -1,9 +1,11 @@
 """``fanet app``: a local page to try a detector on images and videos."""
 
+import importlib.util
 import signal
 import threading
 
 from fanet_lightning.cli import main as cli
+from fanet_lightning.cli.errors import InputError
 
 USAGE = """fanet app [checkpoint=FILE|FOLDER|NAME] [port=7860] [open_browser=true]
 
@@ -16,7 +18,7 @@ def main(argv: list[str]) -> int:
     config = cli.verb_config("app", argv, USAGE)
     if config is None:
         return 0
-    from fanet_lightning.app.serving import LOCAL_HOSTS, free_port, require_gradio, serving
+    from fanet_lightning.app.serving import LOCAL_HOSTS, free_port, serving
     from fanet_lightning.app.settings import Settings
     from fanet_lightning.cli.config import plain
     from fanet_lightning.detect.detector import open_detector
@@ -26,7 +28,8 @@ def main(argv: list[str]) -> int:
     build_protocol(settings.protocol)
     # What fails fast, first: loading a model takes seconds.
     free_port(settings.host, settings.port)
-    require_gradio()
+    if importlib.util.find_spec("gradio") is None:
+        raise InputError("the page needs the package gradio; pip install 'fanet-lightning[app]'")
     detector = open_detector(settings.checkpoint, settings.device, settings.precision)
     # Ctrl-C or a polite kill, so that the upload folder is removed before the process ends.
     ended = threading.Event()

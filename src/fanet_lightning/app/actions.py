@@ -4,13 +4,13 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import gradio as gr
 
-from fanet_lightning.app.markup import duration, facts, hint, problem, working
 from fanet_lightning.app.results import (
     BOX_FORMAT,
     NO_REDACTION,
@@ -38,23 +38,46 @@ COLUMNS = ("face", "score", "x1", "y1", "x2", "y2", "width", "height")
 REPORT_SECONDS = 0.5
 
 
-class Actions:
-    """One method for each thing that a person can do.
+def hint(text: str) -> str:
+    """What to do next, or what is to be known of a result."""
+    return f'<p class="note" role="status">{escape(text)}</p>'
 
-    Args:
-        detector: who finds the faces; used by one request at a time.
-        settings: limits and names.
-        folder: where results are written, inside Gradio's upload folder.
-    """
+
+def problem(error: InputError | str) -> str:
+    """What went wrong, read out at once by screen readers."""
+    return f'<p class="problem" role="alert">{escape(" ".join(str(error).split()))}</p>'
+
+
+def working(done: int, total: int | None, what: str) -> str:
+    """A progress bar, without a value where the total is not known."""
+    value = "" if total is None else f' value="{done}" max="{max(total, 1)}"'
+    text = f"{done:,} {what}" if total is None else f"{done:,} of {total:,} {what}"
+    return f'<div class="working"><progress aria-label="Progress"{value}></progress><p class="note">{text}</p></div>'
+
+
+def facts(items: dict[str, str]) -> str:
+    """Names and values side by side, the first one large."""
+    cells = "".join(
+        f"<div{'' if number else ' class=main'}><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
+        for number, (name, value) in enumerate(items.items())
+    )
+    return f'<dl class="facts" role="status" aria-label="Result">{cells}</dl>'
+
+
+def duration(seconds: float) -> str:
+    """``35 ms``, ``4.2 s``."""
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+
+
+class Actions:
+    """One method for each thing that a person can do; results are written in ``folder``, inside Gradio's uploads."""
 
     def __init__(self, detector: FaceDetector, settings: Settings, folder: Path) -> None:
         self.detector = detector
         self.settings = settings
         self.folder = folder
-
-    def _protocol(self, name: str) -> AnyProtocol:
-        """The settings that the program was started with, where it is their name; else the protocol as it comes."""
-        return self.settings.protocol if name == self.settings.protocol["name"] else name
+        # The settings that the program was started with, where their name is chosen; else the protocol as it comes.
+        self._protocols: dict[str, AnyProtocol] = {self.settings.protocol["name"]: self.settings.protocol}
 
     def _new(self, name: str, ending: str) -> Path:
         """A path of its own for a result that is made of ``name``, in a folder that exists."""
@@ -63,8 +86,10 @@ class Actions:
         return folder / f"{Path(name).stem}{ending}"
 
     def _detected(self, path: str, protocol: str, shown_side: int) -> PageImage:
-        limits = {"max_pixels": self.settings.max_pixels, "shown_side": shown_side}
-        return detect_image(self.detector, Path(path), self._protocol(protocol), **limits)
+        chosen = self._protocols.get(protocol, protocol)
+        return detect_image(
+            self.detector, Path(path), chosen, max_pixels=self.settings.max_pixels, shown_side=shown_side
+        )
 
     def _shown(self, image: PageImage, threshold: float, redaction: str) -> str:
         """A file of the image, drawn or redacted at the size of the page."""
@@ -75,11 +100,7 @@ class Actions:
         return document(images, round(threshold, 4), self.settings.model_name, problems or [])
 
     def find(self, path: str | None, protocol: str, threshold: float, redaction: str) -> tuple[Any, ...]:
-        """An image was dropped or the protocol changed: run the network.
-
-        Returns:
-            The image for later, then as :meth:`redraw`.
-        """
+        """An image was dropped or the protocol changed: the image for later, then as :meth:`redraw`."""
         if path is None:
             return None, None, hint(EMPTY), [], None
         try:
@@ -89,11 +110,7 @@ class Actions:
         return image, *self.redraw(image, threshold, redaction)
 
     def redraw(self, image: PageImage | None, threshold: float, redaction: str) -> tuple[Any, ...]:
-        """The threshold moved, or another redaction: filter and draw, without the network.
-
-        Returns:
-            File of the drawn image, summary, table, JSON; nothing changes where there is no image.
-        """
+        """The threshold moved, or another redaction: file of the drawn image, summary, table, JSON."""
         if image is None:
             return gr.skip(), gr.skip(), gr.skip(), gr.skip()
         summary = facts({
@@ -108,11 +125,7 @@ class Actions:
         return self._shown(image, threshold, redaction), summary, table, content
 
     def save_image(self, image: PageImage | None, threshold: float, redaction: str) -> str:
-        """The image at its full size, drawn or redacted, as a file to save.
-
-        Raises:
-            gr.Error: there is none, or its upload has been deleted.
-        """
+        """The image at its full size, drawn or redacted; gr.Error: there is none, or its upload has been deleted."""
         if image is None:
             raise gr.Error("There is no image yet: drop one first.")
         try:
@@ -123,11 +136,7 @@ class Actions:
             raise gr.Error(str(error)) from error
 
     def save_json(self, content: Any) -> str:
-        """What the page shows as JSON, as a file to save.
-
-        Raises:
-            gr.Error: nothing is shown.
-        """
+        """What the page shows as JSON, as a file to save."""
         if not content:
             raise gr.Error("There are no detections yet: drop something first.")
         images = content.get("images", [])
@@ -138,11 +147,7 @@ class Actions:
     def find_several(
         self, paths: list[str] | None, protocol: str, threshold: float, redaction: str
     ) -> Iterator[tuple[Any, ...]]:
-        """As :meth:`find` for several images; bad ones are named and left out.
-
-        Yields:
-            (images and problems for later, gallery, summary, JSON), the first ones while it is at work.
-        """
+        """As :meth:`find` for several images: what is for later, gallery, summary, JSON; bad ones are named."""
         if not paths:
             yield None, [], hint(EMPTY_SEVERAL), None
             return
@@ -183,11 +188,7 @@ class Actions:
     def find_in_video(
         self, path: str | None, protocol: str, threshold: float, redaction: str
     ) -> Iterator[tuple[Any, ...]]:
-        """A video, frame by frame; nothing is left where the iteration is given up.
-
-        Yields:
-            (video with boxes or redacted, summary, JSON), the first ones while it is at work.
-        """
+        """Video with boxes or redacted, summary, JSON; nothing is left where the iteration is given up."""
         if path is None:
             yield None, hint("Drop a video first."), None
             return
@@ -196,6 +197,7 @@ class Actions:
         frames: list[dict[str, Any]] = []
         notes: list[str] = []
         start = reported = time.perf_counter()
+        chosen = self._protocols.get(protocol, protocol)
         yield None, working(0, None, "frames"), None
         try:
             with VideoReader(path) as reader, VideoWriter(out, reader) as writer:
@@ -207,7 +209,7 @@ class Actions:
                             f"Only the first {limit:g} seconds; max_video_seconds=… of the program takes more."
                         )
                         break
-                    faces = self.detector.detect(frame.image_rgb, self._protocol(protocol), threshold)
+                    faces = self.detector.detect(frame.image_rgb, chosen, threshold)
                     writer.write(shown(frame.image_rgb, faces, redaction), frame)
                     seconds = round(frame.time_seconds, 4)
                     frames.append({"frame": frame.index, "time_seconds": seconds, "detections": rows(faces)})

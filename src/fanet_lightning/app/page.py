@@ -1,13 +1,13 @@
 """The page: three tabs, for an image, several and a video, and the settings that they share. Imports Gradio."""
 
 import importlib.util
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from fanet_lightning.app.actions import COLUMNS, EMPTY, EMPTY_SEVERAL, Actions
-from fanet_lightning.app.markup import footing, heading, hint
+from fanet_lightning.app.actions import COLUMNS, EMPTY, EMPTY_SEVERAL, Actions, hint
 from fanet_lightning.app.results import NO_REDACTION
 from fanet_lightning.app.settings import HIGHEST_THRESHOLD, LOWEST_THRESHOLD, Settings
 from fanet_lightning.detect.detector import FaceDetector
@@ -67,13 +67,7 @@ def launch_options(settings: Settings) -> dict[str, Any]:
 
 
 def build_page(detector: FaceDetector, settings: Settings, folder: Path) -> Any:
-    """The page as Gradio's ``Blocks``, not yet served.
-
-    Args:
-        detector: who finds the faces.
-        settings: limits, and where the controls stand at first.
-        folder: where results are written, inside Gradio's upload folder.
-    """
+    """The page as Gradio's ``Blocks``, not yet served; results are written in ``folder``, inside Gradio's uploads."""
     actions = Actions(detector, settings, folder)
     seconds = settings.keep_minutes * 60
     chosen = settings.protocol["name"]
@@ -83,7 +77,12 @@ def build_page(detector: FaceDetector, settings: Settings, folder: Path) -> Any:
         f"Of a video the first {settings.max_video_seconds:g} seconds are looked at: cut it to them."
     )
     with gr.Blocks(title="Face detection", delete_cache=(CHECK_FILES_SECONDS, int(seconds) or 1)) as page:
-        gr.HTML(heading(settings.model_name, detector.runs_on), elem_id="head")
+        gr.HTML(
+            f"<h1>Face detection</h1><p>Model <strong>{escape(settings.model_name)}</strong> on "
+            f"{escape(detector.runs_on)}. Images and videos are looked at on the computer that runs this page and sent "
+            "nowhere else.</p>",
+            elem_id="head",
+        )
         with gr.Row(elem_id="settings"):
             threshold = gr.Slider(
                 LOWEST_THRESHOLD, HIGHEST_THRESHOLD, settings.threshold, step=0.01, label="Threshold", min_width=260,
@@ -106,7 +105,14 @@ def build_page(detector: FaceDetector, settings: Settings, folder: Path) -> Any:
             _several_tab(actions, controls, seconds)
         with gr.Tab("Video", id="video"):
             _video_tab(actions, controls)
-        gr.HTML(footing(settings.keep_minutes), elem_id="foot")
+        gr.HTML(
+            "<p>Nothing is stored: uploads, the camera's images and results are deleted after "
+            f"{settings.keep_minutes:g} minutes, and when the program ends. Boxes are x1, y1, x2, y2 in pixels of the "
+            "upright image, from its upper left corner; width = x2 − x1. A score is the detector's confidence from 0 "
+            "to 1. Redaction hides the faces that are found: look for those that were missed, and lower the "
+            "threshold.</p>",
+            elem_id="foot",
+        )
         page.load(None, None, None, js=TELL_IN_PLACE.replace("${REASON}", reason))
     return page
 

@@ -64,17 +64,13 @@ class PageImage:
 def read_upload(path: Path, max_pixels: int) -> tuple[Image8, bytes]:
     """The pixels of an uploaded file, upright, and their ICC profile.
 
-    Args:
-        path: where the upload is, under its owner's name for it.
-        max_pixels: more are refused before anything is decoded.
-
     Raises:
-        InputError: too large, not an image, damaged, or deleted since.
+        InputError: too large (which is known before anything is decoded), not an image, damaged, or deleted since.
     """
     if not path.is_file():
         raise InputError(f"{path.name} is no longer kept here; drop it again")
     content = path.read_bytes()
-    _, pixels, profile = glance(content)
+    pixels, profile = glance(content)
     if pixels > max_pixels:
         raise InputError(
             f"{path.name} has {pixels / 1e6:,.0f} million pixels; at most {max_pixels / 1e6:g} million are taken: "
@@ -86,35 +82,20 @@ def read_upload(path: Path, max_pixels: int) -> tuple[Image8, bytes]:
 def detect_image(
     detector: FaceDetector, path: Path, protocol: AnyProtocol, *, max_pixels: int, shown_side: int = SHOWN_SIDE
 ) -> PageImage:
-    """Decode an upload and run the network over it once.
-
-    Raises:
-        InputError: see :func:`read_upload`; or it does not fit into memory.
-    """
+    """Decode an upload and run the network over it once; raises as :func:`read_upload`."""
     image_rgb, profile = read_upload(path, max_pixels)
     start = time.perf_counter()
     faces = detector.detect(image_rgb, protocol=protocol, threshold=LOWEST_THRESHOLD)  # the slider filters
     seconds = time.perf_counter() - start
     height, width = image_rgb.shape[:2]
-    protocol_name = str(protocol["name"] if isinstance(protocol, Mapping) else protocol)
-    return PageImage(path, height, width, _shrunk(image_rgb, shown_side), faces, protocol_name, seconds, profile)
-
-
-def _shrunk(image_rgb: Image8, longest: int) -> Image8:
-    """The image with its longer side at ``longest`` pixels at most, never enlarged."""
-    image = Image.fromarray(image_rgb)
-    image.thumbnail((longest, longest))
-    return np.array(image)
+    small = Image.fromarray(image_rgb)
+    small.thumbnail((shown_side, shown_side))
+    name = str(protocol["name"] if isinstance(protocol, Mapping) else protocol)
+    return PageImage(path, height, width, np.array(small), faces, name, seconds, profile)
 
 
 def shown(image_rgb: Image8, faces: Detections, redaction: str) -> Image8:
-    """The image with the boxes of its faces; or redacted, without.
-
-    Args:
-        image_rgb: (h, w, 3) uint8.
-        faces: in its pixels.
-        redaction: ``none``, ``blur``, ``pixelate`` or ``solid``.
-    """
+    """(h, w, 3) uint8 with the boxes of its faces; or redacted by ``blur``, ``pixelate`` or ``solid``, without."""
     redact = None if redaction == NO_REDACTION else Redaction(redaction)
     return Saving(redact=redact, draw=redact is None).shown(image_rgb, faces)
 

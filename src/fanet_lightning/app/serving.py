@@ -1,6 +1,5 @@
 """The page's server: port, upload folder, environment."""
 
-import importlib.util
 import os
 import shutil
 import socket
@@ -22,28 +21,12 @@ QUIET_ENVIRONMENT = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEME
 UPLOAD_FOLDER_VARIABLE = "GRADIO_TEMP_DIR"
 
 
-def require_gradio() -> None:
-    """
-    Raises:
-        InputError: Gradio is not installed.
-    """
-    if importlib.util.find_spec("gradio") is None:
-        raise InputError("the page needs the package gradio; pip install 'fanet-lightning[app]'")
-
-
 def free_port(host: str, port: int | None) -> int:
-    """``port`` if it can be had on ``host``, or one that is free for None and 0.
-
-    Raises:
-        InputError: it is taken, needs more rights, or ``host`` is no address of this computer.
-    """
+    """``port`` if it can be had on ``host``, or one that is free for None and 0; InputError: it cannot."""
     address = host.strip("[]")
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        family = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)[0][0]
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            # As servers do: a port whose last connections are only winding down is free.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((address, port or 0))
+        with socket.create_server((address, port or 0), family=family) as probe:
             return int(probe.getsockname()[1])
     except (OSError, UnicodeError) as error:
         raise InputError(

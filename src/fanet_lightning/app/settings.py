@@ -48,8 +48,7 @@ class Settings:
             value = getattr(self, key)
             whole = isinstance(least, int)
             if value is not None and (not least <= value <= most or (whole and not isinstance(value, int))):
-                span = f"of {least:g} or more" if most == _ANY else f"from {least:g} to {most:g}"
-                raise InputError(f"{key}={value}: give a {'whole ' if whole else ''}number {span}")
+                raise InputError(f"{key}={value}: give a {'whole ' if whole else ''}number from {least:g} to {most:g}")
 
     @property
     def model_name(self) -> str:

@@ -28,18 +28,9 @@ def main(argv: list[str]) -> int:
     if config is None:
         return 0
     from fanet_lightning.cli.config import plain
-    from fanet_lightning.detect.inputs import (
-        KINDS,
-        Limits,
-        default_name,
-        default_out,
-        find_sources,
-        split_source,
-        stated_sources,
-        without_passwords,
-    )
+    from fanet_lightning.detect.inputs import KINDS, default_name, find_sources, split_source, without_passwords
     from fanet_lightning.detect.redaction import Redaction
-    from fanet_lightning.detect.selection import ROTATIONS, Selection
+    from fanet_lightning.detect.selection import Selection
 
     parts = [part for word in argv if word in {*named, *bare} for part in
              ([word] if word in bare else split_source(word[len("source=") :]))]  # fmt: skip
@@ -58,19 +49,15 @@ def main(argv: list[str]) -> int:
         (not parts, f"a source must be given; {USAGE}"),
         (not save or not set(save) <= {*KINDS}, f"save={','.join(map(str, save))}: take any of {', '.join(KINDS)}"),
         (redact is None and any(options[key] is not None for key in ("redact_regions", "redact_from", "redact_to")),
-         "redact_regions, redact_from and redact_to need redact=blur, pixelate, solid or image:FILE"),
-        (not isinstance(draw, bool), f"draw={draw}: take true, false or auto"),
-        (options["rotate"] not in ROTATIONS, f"rotate={options['rotate']} is unknown; take {', '.join(ROTATIONS)}"),
-        (not isinstance(options["track"], bool), f"track={options['track']}: take true or false"),
-        (options["max_download_mb"] <= 0, f"max_download_mb={options['max_download_mb']}; give megabytes above 0"),
-        (options["download_seconds"] <= 0, f"download_seconds={options['download_seconds']}; give seconds above 0"),
-        (options["resume"] != "auto" and options["resume"] is not False, f"resume={options['resume']}: take auto "
-         "(skip what is done) or false (start over)"),
+         "redact_regions, redact_from and redact_to need redact="),
+        (draw not in (True, False), f"draw={draw}: take true, false or auto"),
+        (min(options["max_download_mb"], options["download_seconds"]) <= 0, "max_download_mb and download_seconds must "
+         "be above 0"),
+        (options["resume"] not in ("auto", False), f"resume={options['resume']}: take auto or false (start over)"),
     ):  # fmt: skip
         if is_wrong:
             raise InputError(what)
-    stated, usual = stated_sources(parts), Path("outputs/detect") / default_name(parts)
-    out = Path(str(options["out"])) if options["out"] else default_out(usual, stated)
+    out = Path(str(options["out"])) if options["out"] else Path("outputs/detect") / default_name(parts)
     check_writable(out)
     sources = find_sources(parts, out)
     if options["track"] and not sources.videos:
@@ -78,26 +65,28 @@ def main(argv: list[str]) -> int:
     # What follows takes seconds to be imported; mistakes in the words above have been told by now.
     from fanet_lightning.detect.detector import open_detector
     from fanet_lightning.detect.outputs import Saving
-    from fanet_lightning.detect.protocols import build_protocol
+    from fanet_lightning.detect.protocols import build_protocol, full_settings
     from fanet_lightning.detect.run import VideoOptions, detect_sources
+    from fanet_lightning.detect.stream import StreamSettings
     from fanet_lightning.models.pretrained import weights_file
 
-    build_protocol(options["protocol"])
+    look = StreamSettings(
+        build_protocol(options["protocol"]),
+        **{key: options[key] for key in ("threshold", "min_face", "max_faces", "rotate")},
+    )
     checkpoint = str(options["checkpoint"])
     detector = open_detector(checkpoint, options["device"], options["precision"])
     assert detector.source is not None
-    if not options["out"] and out != usual:
-        print(f"{usual} holds results of other sources; these go to {out}", flush=True)
     summary = detect_sources(
-        sources, detector, options["protocol"], out,
-        **{key: options[key] for key in ("threshold", "min_face", "max_faces", "rotate")},
+        sources, detector, look, out,
         saving=Saving(save, redact, draw, options["bar"], options["scores"]),
-        video_options=VideoOptions(options["every"], options["max_frames"], options["track"]),
-        limits=Limits(int(options["max_download_mb"] * 1e6), float(options["download_seconds"])),
-        workers=options["workers"], resume=options["resume"] == "auto", stated=stated,
+        options=VideoOptions(options["every"], options["max_frames"], options["track"]),
+        download=(int(options["max_download_mb"] * 1e6), float(options["download_seconds"])),
+        workers=options["workers"], resume=options["resume"] == "auto",
         settings={
-            "checkpoint_sha256": file_sha256(weights_file(detector.source)), "precision": detector.precision,
-            "detection": detector.detection, "code": code_sha256(),
+            "protocol": full_settings(options["protocol"]), "precision": detector.precision,
+            "checkpoint_sha256": file_sha256(weights_file(detector.source)), "detection": detector.detection,
+            "code": code_sha256(),
         },
         made_by=made_by([without_passwords(word) for word in sys.argv], checkpoint=checkpoint, packages=PACKAGES),
     )  # fmt: skip

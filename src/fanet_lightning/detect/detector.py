@@ -7,7 +7,8 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, Unpack, cast, overload
@@ -89,63 +90,45 @@ class TorchBackend:
         self.batch_pixels = BATCH_PIXELS_CPU if self.device.type == "cpu" else None
         self._pixels = PixelLimit(self.network, self.device, autocast_bf16=precision == "bf16-mixed")
 
-    def find(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> Found:
+    def find(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> list[Found]:
         """As :meth:`Backend.find`.
 
         Raises:
             InputError: not even the smallest tile fits; or, with ``tile_pixels`` None, not the image.
         """
-        height, width = images.shape[-2:]
-        while True:
-            parts = tiles(height, width, self._pixels.of_tile(tile_pixels))
-            try:
-                if len(parts) == 1:
-                    return Found(self._found(images)[0], 1)
-                with torch.inference_mode():
-                    return Found(find_in_tiles(self.heads, images, parts, self.detection).cpu(), len(parts))
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                reason = first_line(error)
-            # Here the exception is gone, and with it the tensors of the failed try.
-            free_cached(self.device)
-            largest = max(part.pixels for part in parts)
-            if tile_pixels is None or largest <= SMALLEST_TILE_PIXELS:
-                remedy = "set protocol.tile_pixels=auto" if tile_pixels is None else "free memory on the device"
-                raise InputError(
-                    f"an image of {height} × {width} pixels at test scale does not fit into memory ({reason}); {remedy}"
-                )
-            self._pixels.refuse_tile(largest)
-
-    def find_alike(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> list[Found]:
-        """As :meth:`Backend.find_alike`."""
         count, _, height, width = images.shape
-        if count == 1:
-            return [self.find(images, tile_pixels)]
-        together = self._pixels.images_together(height, width, tile_pixels)
-        if together is not None and together < count:
-            parts = (images[start : start + together] for start in range(0, count, together))
-            return [found for part in parts for found in self.find_alike(part, tile_pixels)]
+        parts = tiles(height, width, self._pixels.of_tile(tile_pixels)) if count == 1 else []
+        together = count if count == 1 else self._pixels.images_together(height, width, tile_pixels) or count
+        if together < count:
+            several = (images[start : start + together] for start in range(0, count, together))
+            return [found for part in several for found in self.find(part, tile_pixels)]
         try:
-            return [Found(detections, 1) for detections in self._found(images)]
+            with torch.inference_mode():
+                if len(parts) > 1:
+                    return [Found(find_in_tiles(self.heads, images, parts, self.detection).cpu(), len(parts))]
+                output = self.heads(images)
+                grid = AnchorGrid(tuple((rows, columns) for rows, columns in output.map_shapes))
+                return [Found(faces.cpu(), 1) for faces in detect(output, grid, **self.detection)]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+            reason = first_line(error)
+        # Here the exception is gone, and with it the tensors of the failed try.
         free_cached(self.device)
-        self._pixels.refuse_together(count * height * width)
-        return self.find_alike(images, tile_pixels)
-
-    @torch.inference_mode()
-    def _found(self, images: torch.Tensor) -> list[Detections]:
-        output = self.heads(images)
-        grid = AnchorGrid(tuple((rows, columns) for rows, columns in output.map_shapes))
-        return [item.cpu() for item in detect(output, grid, **self.detection)]
+        if count > 1:
+            self._pixels.refuse_together(count * height * width)
+            return self.find(images, tile_pixels)
+        largest = max(part.pixels for part in parts)
+        if tile_pixels is None or largest <= SMALLEST_TILE_PIXELS:
+            remedy = "set protocol.tile_pixels=auto" if tile_pixels is None else "free memory on the device"
+            raise InputError(
+                f"an image of {height} × {width} pixels at test scale does not fit into memory ({reason}); {remedy}"
+            )
+        self._pixels.refuse_tile(largest)
+        return self.find(images, tile_pixels)
 
     def heads(self, images: torch.Tensor, upsample: Sequence[Upsample] | None = None) -> NetworkOutput:
-        """What the network says of images (B, 3, h, w) uint8, on its device.
-
-        ``upsample``: as of :meth:`fanet_lightning.models.fanet.FANet.forward`.
-        """
+        """What the network says of images (B, 3, h, w) uint8, on its device; ``upsample``: as of ``FANet.forward``."""
         # In either memory format: what the normaliser makes of both is one and the same.
         images = images.to(self.device)
         more = {} if upsample is None else {"upsample": upsample}
@@ -160,16 +143,18 @@ class ExportBackend:
     Score floor, top-k and NMS are those in the file; ``detection`` says which.
 
     Args:
-        session: an ``onnxruntime.InferenceSession``, or what has its ``run``.
+        call: the file in its runtime: (B, 3, H, W) uint8 → the graph's outputs (:mod:`fanet_lightning.export.graph`).
         metadata: what the file says of itself, see :mod:`fanet_lightning.export.run`.
-        runs_on: the device of the session.
+        runs_on: the device of the runtime.
     """
 
     batch_size: int = 1
     batch_pixels: int | None = None
 
-    def __init__(self, session: Any, metadata: dict[str, Any], runs_on: str = "cpu") -> None:
-        self.session, self.metadata, self.runs_on = session, metadata, runs_on
+    def __init__(
+        self, call: Callable[[npt.NDArray[np.uint8]], Any], metadata: dict[str, Any], runs_on: str = "cpu"
+    ) -> None:
+        self.call, self.metadata, self.runs_on = call, metadata, runs_on
         self.detection = dict(metadata["detection"])
         self.precision = str(metadata["dtype"])
 
@@ -177,34 +162,44 @@ class ExportBackend:
     def open(
         cls, path: Path, *, device: str = "auto", providers: Sequence[Any] | None = None, threads: int | None = None
     ) -> Self:
-        """Open the file; arguments and errors as of :meth:`FaceDetector.from_onnx`."""
+        """Open an ONNX file; arguments and errors as of :meth:`FaceDetector.from_onnx`."""
         try:
             import onnxruntime
         except ImportError as error:
             raise InputError(f"{path}: needs the package onnxruntime; pip install 'fanet-lightning[export]'") from error
-        if not path.is_file():
-            raise InputError(f"no ONNX file at {path}; fanet export format=onnx writes one")
-        asked = _providers(device, providers, onnxruntime.get_available_providers())
+        here = onnxruntime.get_available_providers()
+        kind, _, index = device.partition(":")
+        if kind == "auto":
+            kind = "cuda" if PROVIDERS["cuda"] in here else "cpu"
+        own = PROVIDERS.get(kind, kind)
+        asked = list(providers or [(own, {"device_id": index}) if index else own])
+        if asked[-1] != PROVIDERS["cpu"]:
+            asked.append(PROVIDERS["cpu"])
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
         options.log_severity_level = 3  # errors; its warnings are about operators that it moves between devices
         try:
-            session = onnxruntime.InferenceSession(os.fspath(path), options, providers=asked)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of providers that are not there: said below
+                session = onnxruntime.InferenceSession(os.fspath(path), options, providers=asked)
         except Exception as error:  # onnxruntime's classes have no base of their own
             raise InputError(
-                f"{path} is no ONNX file that onnxruntime {onnxruntime.__version__} can run "
-                f"({first_line(error)[:160]}); export the model again"
+                f"{path} cannot be opened by onnxruntime {onnxruntime.__version__} ({first_line(error)[:160]}); "
+                "fanet export format=onnx writes one"
             ) from error
-        # A provider whose libraries are missing is left out without an error.
-        first = session.get_providers()[0]
-        if (device != "auto" or providers is not None) and first != _name(asked[0]):
-            raise InputError(
-                f"onnxruntime cannot start {_name(asked[0])} here (libraries or drivers are missing); {first} would "
-                "compute: take device=cpu"
-            )
-        kind = next((kind for kind, name in PROVIDERS.items() if name == first), first)
+        # One that is not there, or whose libraries are missing, is left out without an error.
+        first, wanted = session.get_providers()[0], asked[0] if isinstance(asked[0], str) else asked[0][0]
+        if first != wanted and (device != "auto" or providers):
+            names = [device for device, name in PROVIDERS.items() if name in here]
+            package = f"; pip install onnxruntime-{'gpu' if kind == 'cuda' else kind}" if kind in PROVIDERS else ""
+            raise InputError(f"device={device}: {wanted} does not start here; there is {', '.join(names)}{package}")
+        runs_on = next((device for device, name in PROVIDERS.items() if name == first), first)
         metadata = _read_metadata(session.get_modelmeta().custom_metadata_map, path)
-        return cls(session, metadata, device if device.startswith(f"{kind}:") else kind)
+        return cls(
+            lambda images: session.run(list(OUTPUT_NAMES), {INPUT_NAME: images}),
+            metadata,
+            device if device.startswith(f"{runs_on}:") else runs_on,
+        )
 
     @classmethod
     def open_openvino(cls, path: Path, *, device: str = "auto", threads: int | None = None) -> Self:
@@ -213,13 +208,8 @@ class ExportBackend:
             import openvino
         except ImportError as error:
             raise InputError(f"{path}: needs the package openvino; pip install 'fanet-lightning[openvino]'") from error
-        if not path.is_file():
-            raise InputError(f"no OpenVINO file at {path}; fanet export format=openvino writes one")
         core = openvino.Core()
         name = "CPU" if device == "auto" else device.upper().replace(":", ".")
-        here = core.available_devices
-        if not any(name in (other, other.partition(".")[0]) for other in here):
-            raise InputError(f"device={device} is not there; OpenVINO here has {', '.join(here).lower()}")
         # Otherwise processors that multiply bf16 do so, and find other scores than the file's model.
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if name == "CPU":
@@ -229,50 +219,44 @@ class ExportBackend:
             compiled = core.compile_model(model, name, settings)
         except RuntimeError as error:
             raise InputError(
-                f"{path} is no OpenVINO file that OpenVINO {openvino.__version__.partition('-')[0]} can run on {name} "
-                f"(its weights belong next to it, in {path.stem}.bin); export the model again"
+                f"{path} with its weights in {path.stem}.bin cannot be opened by OpenVINO on device={device} (here are "
+                f"{', '.join(core.available_devices).lower()}); fanet export format=openvino writes one"
             ) from error
         try:
             entries = json.loads(model.get_rt_info(PREFIX.rstrip(".")).astype(str))
         except (RuntimeError, ValueError):  # of another program
             entries = {}
-        return cls(_OpenVinoSession(compiled), _read_metadata(entries, path), name.lower().replace(".", ":"))
 
-    def find(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> Found:
+        def call(images: npt.NDArray[np.uint8]) -> list[Any]:
+            outputs = compiled({INPUT_NAME: images})
+            return [outputs[name] for name in OUTPUT_NAMES]
+
+        return cls(call, _read_metadata(entries, path), name.lower().replace(".", ":"))
+
+    def find(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> list[Found]:
         """As :meth:`Backend.find`; never in tiles."""
-        return self.find_alike(images, tile_pixels)[0]
-
-    def find_alike(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> list[Found]:
-        """As :meth:`Backend.find_alike`; never in tiles."""
         count, _, height, width = images.shape
-        # A GPU's memory is onnxruntime's affair.
-        available = (
-            None if self.runs_on.startswith(("cuda", "directml", "gpu")) else available_bytes(torch.device("cpu"))
-        )
         together = count
-        if available is not None:
-            together = int(available * SHARE / self.metadata["bytes_per_pixel"]) // (height * width)
-            if not together:
-                raise InputError(_too_large(height, width))
+        # A GPU's memory is its runtime's affair.
+        if not self.runs_on.startswith(("cuda", "directml", "gpu")):
+            available = available_bytes(torch.device("cpu"))
+            if available is not None:
+                together = int(available * SHARE / self.metadata["bytes_per_pixel"]) // (height * width)
+        if not together:
+            raise InputError(_too_large(height, width))
         found = []
         for start in range(0, count, together):
             part = np.ascontiguousarray(images[start : start + together].cpu().numpy())
-            boxes_xyxy, scores, image_index = (torch.from_numpy(x) for x in self.run(part))
-            for k in range(len(part)):
-                own = image_index == k
-                found.append(Found(Detections(boxes_xyxy[own], scores[own]), 1))
+            boxes_xyxy, scores, index = (torch.from_numpy(x) for x in self.run(part))
+            found += [Found(Detections(boxes_xyxy[index == k], scores[index == k]), 1) for k in range(len(part))]
         return found
 
     def run(
         self, images: npt.NDArray[np.uint8]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """(B, 3, H, W) → the graph's outputs, see :mod:`fanet_lightning.export.graph`.
-
-        Raises:
-            InputError: memory runs out.
-        """
+        """(B, 3, H, W) → the graph's outputs; InputError where memory runs out."""
         try:
-            boxes_xyxy, scores, image_index = self.session.run(list(OUTPUT_NAMES), {INPUT_NAME: images})
+            boxes_xyxy, scores, image_index = self.call(images)
         except Exception as error:  # as above
             if not any(word in str(error).lower() for word in ("alloc", "memory")):
                 raise
@@ -280,54 +264,8 @@ class ExportBackend:
         return boxes_xyxy, scores, image_index
 
 
-class _OpenVinoSession:
-    """An ``openvino.CompiledModel`` that is called as onnxruntime's session."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-
-    def run(self, names: Sequence[str], inputs: Mapping[str, npt.NDArray[np.uint8]]) -> list[Any]:
-        outputs = self._model(dict(inputs))
-        return [outputs[name] for name in names]
-
-
-def _name(provider: Any) -> str:
-    """Of a provider as onnxruntime takes it: by name, or with its options."""
-    return provider if isinstance(provider, str) else str(provider[0])
-
-
-def _providers(device: str, providers: Sequence[Any] | None, available: Sequence[str]) -> list[Any]:
-    """onnxruntime's providers for a device, or those that are given.
-
-    Raises:
-        InputError: one that this onnxruntime has not.
-    """
-    here = ", ".join([kind for kind, name in PROVIDERS.items() if name in available])
-    if providers is not None:
-        for provider in providers:
-            if _name(provider) not in available:
-                raise InputError(
-                    f"provider {_name(provider)} is not there; this onnxruntime has {', '.join(available)}"
-                )
-        return list(providers) or [PROVIDERS["cpu"]]
-    kind, _, index = device.partition(":")
-    if kind == "auto":
-        kind = "cuda" if PROVIDERS["cuda"] in available else "cpu"
-    if kind not in PROVIDERS or (index and not (index.isdecimal() and kind in ("cuda", "directml"))):
-        raise InputError(f"device={device} is no device of onnxruntime; this one has {here}")
-    if PROVIDERS[kind] not in available:
-        package = "" if kind == "coreml" else f"; pip install onnxruntime-{'gpu' if kind == 'cuda' else kind}"
-        raise InputError(f"device={device} is not there; this onnxruntime has {here}{package}")
-    own = (PROVIDERS[kind], {"device_id": index}) if index else PROVIDERS[kind]
-    return [own] if kind == "cpu" else [own, PROVIDERS["cpu"]]
-
-
 def _read_metadata(entries: Mapping[str, str], path: Path) -> dict[str, Any]:
-    """What the file says of itself: keys without their prefix, JSON parsed.
-
-    Raises:
-        InputError: the file is of another program, or of another version of this one.
-    """
+    """What the file says of itself: keys without their prefix, JSON parsed."""
     own: dict[str, Any] = {key.removeprefix(PREFIX): x for key, x in entries.items() if key.startswith(PREFIX)}
     if own.get("format_version") != str(FORMAT_VERSION):
         raise InputError(f"{path} is not of this version of fanet_lightning.export; export the model again")
@@ -346,11 +284,13 @@ def _too_large(height: int, width: int) -> str:
 class FaceDetector:
     """A trained network with its test-time settings.
 
+    Attributes ``runs_on``, ``precision`` and ``detection`` are those of the backend.
+
     Args:
         backend: what computes, :class:`TorchBackend` or :class:`ExportBackend`.
-        batch_size: of several images, so many that have the same size at test scale go through the network together,
-            as far as memory goes. None: 8, on a CPU of 640 × 480 pixels in all at most (there small images gain by it,
-            96 × 96 more than half of the time, larger ones hardly); 1 with an export.
+        batch_size: of several images, so many in a row that have the same size at test scale go through the network
+            together, as far as memory goes. None: 8, on a CPU of 640 × 480 pixels in all at most (there small images
+            gain by it, 96 × 96 more than half of the time, larger ones hardly); 1 with an export.
         source: the checkpoint, model folder or file that the network came from, for the record.
         network_options: what ``build_network`` made the network with, for the record.
         training_images: what it was trained on; None where that is not known.
@@ -371,6 +311,7 @@ class FaceDetector:
         if batch_size is not None and batch_size < 1:
             raise InputError(f"batch_size={batch_size}; give 1 or more")
         self.backend = backend
+        self.runs_on, self.precision, self.detection = backend.runs_on, backend.precision, backend.detection
         self.batch_size = batch_size or backend.batch_size
         # Pixels of all images that are computed together; None: any number.
         self.batch_pixels = backend.batch_pixels if batch_size is None else None
@@ -378,28 +319,9 @@ class FaceDetector:
         self.network_options = None if network_options is None else dict(network_options)
         self.training_images = training_images
 
-    @property
-    def runs_on(self) -> str:
-        """The device, as torch calls it; for the record."""
-        return self.backend.runs_on
-
-    @property
-    def precision(self) -> str:
-        """``32-true`` or ``bf16-mixed``; of an export its ``dtype``."""
-        return self.backend.precision
-
-    @property
-    def detection(self) -> dict[str, Any]:
-        """All four settings of :func:`fanet_lightning.ops.postprocess.detect`."""
-        return self.backend.detection
-
     @classmethod
     def from_checkpoint(cls, path: Path | str, **options: Any) -> Self:
-        """Load a checkpoint of ``train``, or the best one in its run's folder; :meth:`from_pretrained` takes both too.
-
-        Raises:
-            InputError: see :func:`load_model`.
-        """
+        """As :meth:`from_pretrained`, for a checkpoint of ``train`` or its run's folder."""
         return cls.from_pretrained(path, **options)
 
     @classmethod
@@ -425,11 +347,8 @@ class FaceDetector:
             batch_size: as of :class:`FaceDetector`.
 
         Raises:
-            InputError: see :func:`load_model`; or a file of :mod:`fanet_lightning.export`.
+            InputError: see :func:`load_model`.
         """
-        if is_export(model):
-            opener = "from_onnx" if Path(model).suffix.lower() == ".onnx" else "from_openvino"
-            raise InputError(f"{model} is an exported file; FaceDetector.{opener}({str(model)!r}) opens it")
         loaded = load_model(model)
         settings = detection_settings(loaded.detection, detection)
         backend = TorchBackend(fuse(loaded.network), device=device, detection=settings, precision=precision)
@@ -454,8 +373,8 @@ class FaceDetector:
 
         Args:
             path: the ``.onnx`` file.
-            device: ``cpu``, ``cuda``, ``coreml``, ``directml`` or ``openvino``, of the last but two with a number
-                (``cuda:1``) as well; ``auto``: ``cuda`` where onnxruntime has it, else ``cpu``.
+            device: ``cpu``, ``cuda``, ``coreml``, ``directml`` or ``openvino``, also with a number (``cuda:1``);
+                ``auto``: ``cuda`` where onnxruntime has it, else ``cpu``.
             providers: onnxruntime's execution providers instead, as ``InferenceSession`` takes them.
             threads: on a CPU; None takes torch's number.
             batch_size: images of one size that are computed together.
@@ -547,8 +466,7 @@ class FaceDetector:
         """
         if not is_one_image(images):
             found = []
-            several = cast(Iterable[Any], images)
-            for _, outcome in self.detect_each(several, protocol, threshold, **options):
+            for _, outcome in self.detect_each(cast(Iterable[Any], images), protocol, threshold, **options):
                 if isinstance(outcome, InputError):
                     raise outcome
                 found.append(outcome)

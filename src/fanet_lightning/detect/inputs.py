@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import requests
@@ -23,7 +23,6 @@ from PIL import Image
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import IMAGE_EXTENSIONS, lines_of
 from fanet_lightning.data.images import (
-    JPEG_START,
     Image8,
     UnreadableImage,
     color_profile,
@@ -32,7 +31,6 @@ from fanet_lightning.data.images import (
     is_heic,
     read_image_frame,
 )
-from fanet_lightning.detect.journal import read_head
 
 # HEIC is read where its plug-in is installed; without it, such a file is an image that cannot be read.
 IMAGE_SUFFIXES = IMAGE_EXTENSIONS | {".heic", ".heif", ".hif"}
@@ -49,7 +47,7 @@ JOURNAL_FILE = "done.jsonl"
 KINDS = ("images", "json", "txt", "crops")
 _LONGEST_NAME = 100
 _LIST_SUFFIXES = frozenset((".txt", ".lst", ".list"))
-_STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "tcp", "srt")
+STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "tcp", "srt")
 _ADVICE = (
     "give an image, a folder, a pattern (photos/*.jpg), a list of paths (.txt), an http(s) address, a video, rtsp://… "
     "or the number of a camera"
@@ -93,15 +91,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Sources:
-    """What was found: images and videos in the order given.
-
-    ``ignored``  what was in folders besides, by extension.
-    ``failed``   sub-folders that cannot be looked at, by name, with the reason.
-    """
+    """What was found: images and videos in the order given; sub-folders that cannot be looked at, with the reason."""
 
     images: list[Item]
     videos: list[Item]
-    ignored: Mapping[str, int] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -117,7 +110,7 @@ def split_source(text: str) -> list[str]:
     exists, or comes after a space.
     """
     text = text.strip()
-    if text.startswith("[") and text.endswith("]"):
+    if text.startswith("[") and text.endswith("]"):  # as Hydra writes lists
         text = text[1:-1]
     if _exists(text):
         return [text]
@@ -141,11 +134,6 @@ def _location(part: str) -> Path | str | int:
     return part if "://" in part else Path(part).expanduser()
 
 
-def stated_sources(parts: Sequence[str]) -> list[str]:
-    """The sources by names that are the same from every working folder, in order of names, without passwords."""
-    return sorted({Item(_location(part), part).place for part in parts})
-
-
 def default_name(parts: Sequence[str]) -> str:
     """A folder name for the results of these sources: the first one's, and how many there are with it."""
     first = _location(parts[0])
@@ -160,26 +148,6 @@ def default_name(parts: Sequence[str]) -> str:
     return name if len(parts) == 1 else f"{name}_and_{len(parts) - 1}_more"
 
 
-def default_out(wanted: Path, sources: Sequence[str]) -> Path:
-    """``wanted``, or with a number where it holds results of other sources: ``photos_2`` next to those of other photos.
-
-    Args:
-        wanted: a folder that need not exist.
-        sources: of :func:`stated_sources`.
-    """
-    out, number = wanted, 1
-    while (head := _results_head(out)) is not None and head.get("sources", sources) != list(sources):
-        number += 1
-        out = wanted.with_name(f"{wanted.name}_{number}")
-    return out
-
-
-def _results_head(folder: Path) -> dict[str, Any] | None:
-    """Settings and sources of the results in a folder; None where there are none of detect."""
-    head = read_head(folder / JOURNAL_FILE)
-    return head if head is not None and {"version", "save", "redact"} <= head.keys() else None
-
-
 def find_sources(parts: Sequence[str], out: Path | None = None) -> Sources:
     """All inputs that the sources stand for.
 
@@ -190,62 +158,65 @@ def find_sources(parts: Sequence[str], out: Path | None = None) -> Sources:
     Raises:
         InputError: a source that does not exist or is of no known kind, a list that cannot be read, or nothing found.
     """
-    # By place: the input with the name that it would like to have, a word to tell equal names apart, what it is.
-    found: dict[str, tuple[Item, str, bool]] = {}
-    ignored: Counter[str] = Counter()
+    # By place: the input with the name that it would like to have, and whether it is a video.
+    found: dict[str, tuple[Item, bool]] = {}
     failed: dict[str, str] = {}
     for part in parts:
         location = _location(part)
         is_folder = isinstance(location, Path) and _exists(part) and location.is_dir()
         if isinstance(location, Path) and (is_folder or (glob.has_magic(part) and not _exists(part))):
             folder = location if is_folder else _fixed_part(location)
-            label = Path(os.path.realpath(folder)).name
             names = _walk(folder, out, failed) if is_folder else _matches(folder, location, out)
             for name in sorted(names):
                 suffix = PurePosixPath(name).suffix.lower()
+                item = Item(folder / name, name)
                 if suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
-                    item = Item(folder / name, name)
-                    found.setdefault(item.place, (item, label, suffix in VIDEO_SUFFIXES))
-                else:
-                    ignored[suffix or "no extension"] += 1
+                    found.setdefault(item.place, (item, suffix in VIDEO_SUFFIXES))
         else:
-            for item, label, is_video in _stated(part, location):
+            for item, is_video in _stated(part, location):
                 place = item.place if isinstance(item.location, Path) else str(item.location)
-                found.setdefault(place, (item, label, is_video))
+                found.setdefault(place, (item, is_video))
     if not found:
-        others = [f"{ignored.total():,} other files"] if ignored else []
-        others += list(failed.values())[:1]
-        within = f" ({'; '.join(others)})" if others else ""
-        raise InputError(f"source={','.join(parts)}: no image in it{within}; {_ADVICE}")
-    inputs = sorted(found.values(), key=lambda entry: entry[2])  # images first
-    items = _named([(item, label) for item, label, _ in inputs])
-    count = sum(not is_video for *_, is_video in inputs)
-    return Sources(items[:count], items[count:], ignored, failed)
+        raise InputError(f"source={','.join(parts)}: no image in it{', '.join(['', *failed.values()])}; {_ADVICE}")
+    inputs = sorted(found.values(), key=lambda entry: entry[1])  # images first
+    items = _named([item for item, _ in inputs])
+    count = sum(not is_video for _, is_video in inputs)
+    return Sources(items[:count], items[count:], failed)
 
 
-def _stated(text: str, location: Path | str | int) -> Iterator[tuple[Item, str, bool]]:
+def _stated(text: str, location: Path | str | int) -> Iterator[tuple[Item, bool]]:
     """What a source that is neither a folder nor a pattern stands for: see :func:`find_sources`."""
     now = datetime.datetime.now().strftime("%Y%m%d_%H%M%S")
     if isinstance(location, int):
-        yield Item(location, f"camera_{location}_{now}"), "", True
+        yield Item(location, f"camera_{location}_{now}"), True
     elif isinstance(location, str):
         scheme, name = urlsplit(location).scheme.lower(), _name_of_url(location)
-        if scheme in _STREAM_SCHEMES:
-            yield Item(location, f"{name}_{now}"), "", True
+        if scheme in STREAM_SCHEMES:
+            yield Item(location, f"{name}_{now}"), True
         elif scheme in ("http", "https"):
-            is_video = PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES | {".m3u8"}
-            yield Item(location, name), urlsplit(location).hostname or "", is_video
+            yield Item(location, name), PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES | {".m3u8"}
         else:
             raise InputError(f"source={location}: {scheme}:// is not read; give http(s)://…, rtsp://… or a path")
     elif not _exists(text):
         raise InputError(f"source={text}: there is no such file or folder; {_ADVICE}")
     elif location.suffix.lower() in _LIST_SUFFIXES:
-        yield from _listed(location)
+        for line in lines_of(location, f"the list source={location}", "give one path or address a line"):
+            entry = line.strip()
+            if "://" in entry:
+                yield from _stated(entry, entry)
+            elif entry and not entry.startswith("#"):
+                # Relative to the list or to the working folder. One that is not there is told with the others that
+                # cannot be read.
+                own = Path(entry if _exists(entry) else entry.replace("\\", "/")).expanduser()
+                near = location.parent / own
+                within = not own.is_absolute() and ".." not in own.parts
+                yield _of_file(near if _exists(str(near)) or not _exists(str(own)) else own,
+                               own.as_posix() if within else own.name)  # fmt: skip
     else:
         yield _of_file(location, location.name)
 
 
-def _of_file(path: Path, name: str) -> tuple[Item, str, bool]:
+def _of_file(path: Path, name: str) -> tuple[Item, bool]:
     """By the suffix; where it says nothing, whatever is no image may be a video: opening it as one will tell."""
     is_video = path.suffix.lower() in VIDEO_SUFFIXES
     if not is_video and path.suffix.lower() not in IMAGE_SUFFIXES:
@@ -253,22 +224,7 @@ def _of_file(path: Path, name: str) -> tuple[Item, str, bool]:
             read_image_frame(path)
         except UnreadableImage:
             is_video = True
-    return Item(path, name), Path(os.path.realpath(path.parent)).name, is_video
-
-
-def _listed(path: Path) -> Iterator[tuple[Item, str, bool]]:
-    lines = lines_of(path, f"the list source={path}", "give one path or address a line")
-    for entry in (line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")):
-        if "://" in entry:
-            yield from _stated(entry, entry)
-            continue
-        # As in lists of labels: relative to the list or to the working folder, slashes of Windows. One that is not
-        # there is told with the others that cannot be read.
-        own = Path(entry if _exists(entry) else entry.replace("\\", "/")).expanduser()
-        near = path.parent / own
-        within = not own.is_absolute() and ".." not in own.parts
-        yield _of_file(near if _exists(str(near)) or not _exists(str(own)) else own,
-                       own.as_posix() if within else own.name)  # fmt: skip
+    return Item(path, name), is_video
 
 
 def _walk(folder: Path, out: Path | None, failed: dict[str, str]) -> Iterator[str]:
@@ -303,24 +259,21 @@ def _matches(folder: Path, pattern: Path, out: Path | None) -> Iterator[str]:
 
 def _is_results(folder: Path, out: Path | None) -> bool:
     """Whether a run of detect has written a folder, or this one will, into ``out``."""
-    if folder.name not in RESULT_FOLDERS and not folder.is_symlink():
-        return False
     folder = folder.resolve()
-    is_own = out is not None and folder.parent == out.resolve()
-    return folder.name in RESULT_FOLDERS and (is_own or _results_head(folder.parent) is not None)
+    is_written = (out is not None and folder.parent == out.resolve()) or (folder.parent / JOURNAL_FILE).is_file()
+    return folder.name in RESULT_FOLDERS and is_written
 
 
-def _named(found: Sequence[tuple[Item, str]]) -> list[Item]:
-    """Unique names and stems. Equal ones are told apart by their folder, suffix, or a number, in this order."""
-    counts = Counter(item.name.casefold() for item, _ in found)
+def _named(found: Sequence[Item]) -> list[Item]:
+    """Unique names and stems: equal ones are told apart by a number, stems by the suffix before."""
     names: set[str] = set()
-    unique = []
-    for item, label in found:
-        name = f"{label}/{item.name}" if label and counts[item.name.casefold()] > 1 else item.name
-        suffix = PurePosixPath(name).suffix
-        unique.append(replace(item, name=_free(name.removesuffix(suffix), suffix, names)))
-    shared = Counter(_stem(item.name).casefold() for item in unique)
     stems: set[str] = set()
+    suffixes = [PurePosixPath(item.name).suffix for item in found]
+    unique = [
+        replace(item, name=_free(item.name.removesuffix(suffix), suffix, names))
+        for item, suffix in zip(found, suffixes, strict=True)
+    ]
+    shared = Counter(_stem(item.name).casefold() for item in unique)
     wanted = [item.name if shared[_stem(item.name).casefold()] > 1 else _stem(item.name) for item in unique]
     return [replace(item, stem=_free(stem, "", stems)) for item, stem in zip(unique, wanted, strict=True)]
 
@@ -361,12 +314,7 @@ _SILENT_SECONDS = 20.0
 
 
 def fetch_bytes(url: str, max_bytes: int, seconds: float) -> bytes:
-    """Download what is at an ``http(s)://`` address.
-
-    Args:
-        url: the address; its password is left out of messages.
-        max_bytes: more are refused, whether they are announced or just keep coming.
-        seconds: for everything, from the first redirect to the last byte.
+    """Download what is at an ``http(s)://`` address: at most so many bytes, in so many seconds for everything.
 
     Raises:
         InputError: no answer, an error page, HTML in place of an image, too many bytes or redirects, or too slow.
@@ -374,53 +322,39 @@ def fetch_bytes(url: str, max_bytes: int, seconds: float) -> bytes:
     shown, end = without_passwords(url), time.monotonic() + seconds
     headers = {"Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "identity", "User-Agent": "fanet-lightning"}
     content = bytearray()
+    reason = ""
     try:
         with requests.get(url, headers=headers, stream=True, timeout=min(_SILENT_SECONDS, seconds)) as response:
+            kind = response.headers.get("Content-Type", "").lower()
             if response.status_code != HTTPStatus.OK:
-                raise InputError(f"{shown} answers {response.status_code} {response.reason}; look at the address")
-            if response.headers.get("Content-Type", "").lower().startswith(("text/html", "application/xhtml")):
-                raise InputError(f"{shown} is an HTML page, not an image; give the address of the image itself")
+                reason = f"answers {response.status_code} {response.reason}; look at the address"
+            elif kind.startswith(("text/html", "application/xhtml")):
+                reason = "is an HTML page, not an image; give the address of the image itself"
             # A read of many bytes would wait for all of them, and a server that drips hold it beyond every deadline.
-            while piece := response.raw.read1(1 << 16):
+            while not reason and (piece := response.raw.read1(1 << 16)):
                 content += piece
                 if len(content) > max_bytes:
-                    raise InputError(f"{shown} has more than max_download_mb={max_bytes / 1e6:g}; raise it")
-                if time.monotonic() > end:
-                    raise InputError(f"{shown} is not here after download_seconds={seconds:g}; raise it")
-    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        reason = type(error).__name__  # ConnectTimeout, SSLError, TooManyRedirects …
-        raise InputError(f"{shown} cannot be fetched ({reason}); look at the address and the network") from error
+                    reason = f"has more than max_download_mb={max_bytes / 1e6:g}; raise it"
+                elif time.monotonic() > end:
+                    reason = f"is not here after download_seconds={seconds:g}; raise it"
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:  # ConnectTimeout, SSLError …
+        reason = f"cannot be fetched ({type(error).__name__}); look at the address and the network"
+    if reason:
+        raise InputError(f"{shown} {reason}")
     return bytes(content)
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Of a download: bytes, and seconds for all of it."""
-
-    max_download_bytes: int = 50_000_000
-    download_seconds: float = 60.0
-
-
 class Loaded(NamedTuple):
-    """``image_rgb`` (H, W, 3) uint8, upright.
-
-    ``note``: what is not obvious, e.g. that it is the first frame of an animation. ``profile``: of the pixels' colors,
-    ICC; empty for sRGB.
-    """
+    """``image_rgb`` (H, W, 3) uint8, upright; ``profile``: of the pixels' colors, ICC; empty for sRGB."""
 
     image_rgb: Image8
-    note: str
     profile: bytes = b""
 
 
-def load(item: Item, limits: Limits) -> Loaded:
-    """Read or download an image and decode it. Called in threads of their own.
-
-    Raises:
-        InputError: it cannot be read, downloaded or decoded.
-    """
+def load(item: Item, max_bytes: int, seconds: float) -> Loaded:
+    """Read or download (:func:`fetch_bytes`) an image and decode it; InputError: it cannot be. Called in threads."""
     if not isinstance(item.location, Path):
-        content = fetch_bytes(str(item.location), limits.max_download_bytes, limits.download_seconds)
+        content = fetch_bytes(str(item.location), max_bytes, seconds)
     else:
         try:
             if item.location.is_fifo():  # reading it would wait for somebody to write
@@ -428,22 +362,17 @@ def load(item: Item, limits: Limits) -> Loaded:
             content = item.location.read_bytes()
         except OSError as error:
             raise UnreadableImage(item.location, error.strerror or type(error).__name__) from error
-    note, _, profile = glance(content)
-    return Loaded(decode_image_rgb(content, item.text), note, profile)
+    return Loaded(decode_image_rgb(content, item.text), glance(content)[1])
 
 
-def glance(content: bytes) -> tuple[str, int, bytes]:
-    """A note, the number of pixels and the color profile, from the file's head; nothing of a damaged one."""
+def glance(content: bytes) -> tuple[int, bytes]:
+    """The number of pixels and the color profile, from the file's head; nothing of a damaged one."""
     if is_heic(content):
         heic_plug_in()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(content)) as image:
-                # A camera's preview in a JPEG is no animation.
-                frames = 1 if content[:3] == JPEG_START else int(getattr(image, "n_frames", 1))
-                kind = "page" if image.format == "TIFF" else "frame"
-                note = f"the first of {frames} {kind}s" if frames > 1 else ""
-                return note, image.size[0] * image.size[1], color_profile(image)
+                return image.size[0] * image.size[1], color_profile(image)
     except Exception:  # Pillow's plugins raise almost anything on damaged files; decoding says what is wrong
-        return "", 0, b""
+        return 0, b""

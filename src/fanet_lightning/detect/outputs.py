@@ -3,7 +3,6 @@
 Every file appears whole or not at all: it is written under another name and renamed.
 """
 
-import errno
 import io
 import json
 import re
@@ -78,7 +77,6 @@ class FoundImage(NamedTuple):
     item: Item
     image_rgb: Image8
     faces: Detections
-    note: str = ""
     profile: bytes = b""
 
     def entry(self, files: Sequence[str]) -> dict[str, Any]:
@@ -86,21 +84,16 @@ class FoundImage(NamedTuple):
         boxes_xyxy, scores = self.faces.numpy()
         return {
             "width": self.image_rgb.shape[1], "height": self.image_rgb.shape[0], "boxes_xyxy": boxes_xyxy.tolist(),
-            "scores": scores.tolist(), "note": self.note, "files": list(files),
+            "scores": scores.tolist(), "files": list(files),
         }  # fmt: skip
 
 
 def write_image(out: Path, found: FoundImage, saving: Saving) -> list[str]:
-    """Write everything that ``saving`` asks for about one image but the JSON, which is about all of them.
+    """Write everything that ``saving`` asks for about one image but the JSON; the files, relative to ``out``.
 
-    Returns:
-        The files, relative to ``out``.
-
-    Raises:
-        InputError: the image does not fit into its format (a WebP of more than 16,383 pixels).
-        OSError: the disk is full, or a file stands in the way.
+    InputError: the image does not fit into its format (a WebP of more than 16,383 pixels).
     """
-    item, image_rgb, faces, _, profile = found
+    item, image_rgb, faces, profile = found
     files = []
     if "images" in saving.save:
         files.append(f"{IMAGES}/{_image_name(item)}")
@@ -128,9 +121,9 @@ def write_parts(
         write_file(out, files[-1], found.to_wider(PurePosixPath(stem).name).encode("utf-8", "surrogateescape"))
     if "crops" in saving.save:
         shown = saving.hidden(image_rgb, found, time_seconds)
-        for number, (box, score) in enumerate(zip(*found.numpy(), strict=True)):
-            files.append(f"{CROPS}/{stem}_{number}_{score:.2f}.jpg")
-            write_file(out, files[-1], encoded(crop(shown, box), ".jpg", profile))
+        for number, face in enumerate(found):
+            files.append(f"{CROPS}/{stem}_{number}_{face.score:.2f}.jpg")
+            write_file(out, files[-1], encoded(crop(shown, np.array(face.box_xyxy)), ".jpg", profile))
     return files
 
 
@@ -150,11 +143,7 @@ def _image_name(item: Item) -> str:
 
 
 def encoded(image_rgb: Image8, suffix: str, profile: bytes = b"") -> bytes:
-    """The image as a file of the kind that the suffix names, with an ICC profile where one is given.
-
-    Raises:
-        InputError: it is too large for the format.
-    """
+    """The image as a file of the kind that the suffix names, with its ICC profile; InputError: it is too large."""
     kind, options, flags = _FORMATS[suffix.lower()]
     try:
         if profile:  # OpenCV writes none into JPEG before its version 5, and none into TIFF, but is three times faster
@@ -168,20 +157,10 @@ def encoded(image_rgb: Image8, suffix: str, profile: bytes = b"") -> bytes:
 
 
 def write_file(out: Path, name: str, content: bytes) -> None:
-    """Write ``out/name``, whole or not at all; folders are made.
-
-    Raises:
-        InputError: the name is longer than the file system takes.
-        OSError: the disk is full, or something stands in the way.
-    """
-    try:
-        # Unfinished ones are in one folder, so that what a killed process leaves is found and removed.
-        with replaced(out / name, out / UNFINISHED) as temporary:
-            temporary.write_bytes(content)
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise InputError(f"{out / name}: the name is too long to be written; rename the input") from error
-        raise
+    """Write ``out/name``, whole or not at all; folders are made."""
+    # Unfinished ones are in one folder, so that what a killed process leaves is found and removed.
+    with replaced(out / name, out / UNFINISHED) as temporary:
+        temporary.write_bytes(content)
 
 
 class Results:
@@ -192,54 +171,34 @@ class Results:
     entered, because faces that shall be redacted must not stay next to the redacted ones.
 
     Args:
-        out: the folder.
         settings: what results depend on, as plain values.
         items: the inputs of this run; what other inputs left in the folder with the same settings stays there.
         resume: False removes whatever is listed, and starts over.
-        sources: as stated, of :func:`fanet_lightning.detect.inputs.stated_sources`.
 
     Raises:
         InputError: the journal cannot be read or written, or there are results of other inputs that would be
             overwritten, or are of other settings, e.g. not redacted.
     """
 
-    def __init__(
-        self,
-        out: Path,
-        settings: Mapping[str, Any],
-        items: Collection[Item],
-        *,
-        resume: bool = True,
-        sources: Sequence[str] = (),
-    ) -> None:
+    def __init__(self, out: Path, settings: Mapping[str, Any], items: Collection[Item], *, resume: bool = True) -> None:
         self.out = out
-        note = {"sources": list(sources)}
-        self._journal = Journal(out / JOURNAL_FILE, {"version": VERSION, **settings}, resume=resume, note=note)
+        self._journal = Journal(out / JOURNAL_FILE, {"version": VERSION, **settings}, resume=resume)
         self.refused = self._journal.refused
         self.entries: dict[str, dict[str, Any]] = {}
         for entry in self._journal.lines:
             self.entries.pop(entry["name"], None)
             if not entry.get("removed"):
                 self.entries[entry["name"]] = entry
-        if resume:
-            places = {(item.name, item.place) for item in items}
-            others = [
-                entry for entry in self.entries.values()
-                if (entry["name"], entry["location"]) not in places and self._is_whole(entry)
-            ]  # fmt: skip
-            # Neither kept with the new ones, which may be redacted, nor removed unasked.
-            if others and self.refused:
-                raise InputError(
-                    f"out={out}: holds results of other settings ({', '.join(self.refused)}), e.g. of "
-                    f"{others[0]['name']}; give another out, or resume=false to remove them"
-                )
-            taken = {entry["stem"].casefold(): entry["location"] for entry in others}
-            clash = next((item for item in items if item.stem.casefold() in taken), None)
-            if clash is not None:
-                raise InputError(
-                    f"out={out}: the results of {clash.text} would overwrite those of {taken[clash.stem.casefold()]}; "
-                    "give another out, or resume=false to remove all that is there"
-                )
+        places = {(item.name, item.place) for item in items}
+        others = [x for x in self.entries.values() if (x["name"], x["location"]) not in places and self._is_whole(x)]
+        taken = {entry["stem"].casefold(): entry["location"] for entry in others if resume}
+        reason = next((f"the results of {item.text} would overwrite those of {taken[item.stem.casefold()]}"
+                       for item in items if item.stem.casefold() in taken), None)  # fmt: skip
+        # Neither kept with the new ones, which may be redacted, nor removed unasked.
+        if others and self.refused:
+            reason = f"holds results of other settings ({', '.join(self.refused)}), e.g. of {others[0]['name']}"
+        if reason is not None:
+            raise InputError(f"out={out}: {reason}; give another out, or resume=false to remove all that is there")
 
     def __enter__(self) -> Self:
         if self._journal.found and not self._journal.resumed:
@@ -254,12 +213,7 @@ class Results:
         self._journal.__exit__(*error)
 
     def is_done(self, item: Item, further: Mapping[str, Any] | None = None) -> bool:
-        """Whether the results of this very input are there: the file has not changed, and they were not removed.
-
-        Args:
-            item: the input.
-            further: values that its entry must have besides.
-        """
+        """Whether the results of this very input, with ``further`` values, are there, and the file has not changed."""
         entry = self.entries.get(item.name)
         wanted = {"state": item.state, "location": item.place, **(further or {})}
         return entry is not None and wanted.items() <= entry.items() and self._is_whole(entry)
@@ -295,15 +249,7 @@ class Results:
                 path.unlink(missing_ok=True)
 
     def add(self, item: Item, values: Mapping[str, Any]) -> None:
-        """Take note of what an input gave; once this returns, killing the process does not lose it.
-
-        Args:
-            item: the input.
-            values: with ``files``, relative to the folder.
-
-        Raises:
-            InputError: the disk is full.
-        """
+        """Take note of what an input gave, with its ``files``; once this returns, killing does not lose it."""
         entry = {"name": item.name, "stem": item.stem, "location": item.place, "state": item.state, **values}
         self._journal.append(entry)
         self.entries[item.name] = entry
@@ -320,11 +266,7 @@ def write_json(
 ) -> None:
     """``detections.json``: a COCO file whose annotations have scores. Readers of COCO files skip the further keys.
 
-    Args:
-        out: the folder.
-        entries: of :class:`Results`.
-        failed: inputs that could not be read, and why.
-        head: what made it.
+    ``entries``: of :class:`Results`; ``failed``: inputs that could not be read, and why; ``head``: what made it.
     """
     images: list[dict[str, Any]] = []
     videos: list[dict[str, Any]] = []
@@ -336,10 +278,9 @@ def write_json(
             left_out = ("state", "film", "video")
             videos.append({**{key: value for key, value in entry.items() if key not in left_out}, "files": files})
             continue
-        note = {"note": entry["note"]} if entry["note"] else {}
         images.append({
             "id": len(images) + 1, "file_name": entry["name"], "width": entry["width"], "height": entry["height"],
-            "source": entry["location"], **note,
+            "source": entry["location"],
         })  # fmt: skip
         for (x1, y1, x2, y2), score in zip(entry["boxes_xyxy"], entry["scores"], strict=True):
             annotations.append({

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from fanet_lightning.cli.errors import InputError, is_whole
-from fanet_lightning.data.transforms import AUTO, SINGLE_KINDS, TestScale, TilePixels, check_tile_pixels
+from fanet_lightning.data.transforms import AUTO, TestScale, TilePixels, check_tile_pixels
 from fanet_lightning.ops.boxes import clip
 from fanet_lightning.ops.postprocess import box_vote, nms
 from fanet_lightning.ops.structures import Detections
@@ -45,7 +45,7 @@ class Pass:
 
 
 class PassRecord(NamedTuple):
-    """What a pass did: the size the network saw, in how many tiles, and how many boxes it gave to the vote."""
+    """What a pass did: the size the network saw, in how many tiles, and how many boxes it kept."""
 
     scale: float
     flip: bool
@@ -65,7 +65,8 @@ class Found(NamedTuple):
 class Backend(Protocol):
     """What computes faces: :class:`fanet_lightning.detect.detector.TorchBackend` or ``ExportBackend``.
 
-    ``runs_on``       the device, ``cpu``, ``cuda:1`` …; ``precision`` there.
+    ``runs_on``       the device, as torch or the export's runtime calls it.
+    ``precision``     ``32-true`` or ``bf16-mixed``; of an export its ``dtype``.
     ``detection``     all four settings of :func:`fanet_lightning.ops.postprocess.detect`.
     ``batch_size``    how many images of one size it takes at once unless told otherwise, and of how many pixels in all
                       at most: ``batch_pixels``, None: any number.
@@ -77,15 +78,11 @@ class Backend(Protocol):
     batch_size: int
     batch_pixels: int | None
 
-    def find(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> Found:
-        """Faces of one image (1, 3, h, w) uint8 RGB in its own pixels, not clipped to it, on the CPU.
+    def find(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> list[Found]:
+        """Faces of each of the images (B, 3, h, w) uint8 RGB, in its own pixels, not clipped to it, on the CPU.
 
-        Raises:
-            InputError: the image does not fit into memory.
+        As many at a time as fit into memory; InputError: not even one does.
         """
-
-    def find_alike(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> list[Found]:
-        """As :meth:`find`, for images (B, 3, h, w); as many at a time as fit into memory."""
 
 
 @dataclass(frozen=True)
@@ -118,16 +115,9 @@ class MultiScale:
     keep_singles: bool = True
 
     def __post_init__(self) -> None:
-        for name, good, hint in (
-            ("max_pixels", is_whole(self.max_pixels, 1), "the pixels of the largest pass, at least 1"),
-            ("keep", is_whole(self.keep, 0), "how many boxes come out, at least 0"),
-            ("vote_iou", isinstance(self.vote_iou, int | float) and 0 < self.vote_iou <= 1, "an overlap above 0 and at "
-             "most 1"),
-            ("keep_singles", isinstance(self.keep_singles, bool), "true or false"),
-        ):  # fmt: skip
-            if not good:
-                raise InputError(f"protocol.{name}={getattr(self, name)}; give {hint}")
-        check_tile_pixels(self.tile_pixels)
+        _check(self, max_pixels=1, keep=0)
+        if not (isinstance(self.vote_iou, int | float) and 0 < self.vote_iou <= 1):
+            raise InputError(f"protocol.vote_iou={self.vote_iou}; give an overlap above 0 and at most 1")
 
     def scales(self, height: int, width: int) -> list[Pass]:
         """The passes over an image of this size, in the script's order."""
@@ -152,11 +142,8 @@ class MultiScale:
             InputError: a pass does not fit into memory, see :meth:`Backend.find`.
         """
         height, width = image_rgb.shape[:2]
-        found, records = [], []
-        for step in self.scales(height, width):
-            detections, record = run_pass(backend, image_rgb, step, self.tile_pixels)
-            found.append(detections)
-            records.append(record)
+        steps = self.scales(height, width)
+        found, records = zip(*(run_pass(backend, image_rgb, step, self.tile_pixels) for step in steps), strict=True)
         voted = box_vote(
             torch.cat([item.boxes_xyxy for item in found]),
             torch.cat([item.scores for item in found]),
@@ -164,7 +151,15 @@ class MultiScale:
             keep=self.keep,
             keep_singles=self.keep_singles,
         )
-        return Detections(clip(voted.boxes_xyxy, height, width), voted.scores), records
+        return Detections(clip(voted.boxes_xyxy, height, width), voted.scores), list(records)
+
+
+def _check(protocol: "MultiScale | TwoSizes", **least: int) -> None:
+    """Whole numbers of at least so much, and ``tile_pixels``."""
+    for name, smallest in least.items():
+        if not is_whole(getattr(protocol, name), smallest):
+            raise InputError(f"protocol.{name}={getattr(protocol, name)}; give a whole number, at least {smallest}")
+    check_tile_pixels(protocol.tile_pixels)
 
 
 def run_pass(
@@ -176,7 +171,7 @@ def run_pass(
     rows, columns = image.shape[:2]
     if step.flip:
         image = image[:, ::-1]
-    detections, tiles = backend.find(torch.from_numpy(image.transpose(2, 0, 1).copy())[None], tile_pixels)
+    [(detections, tiles)] = backend.find(torch.from_numpy(image.transpose(2, 0, 1).copy())[None], tile_pixels)
     ratio = torch.tensor([columns / width, rows / height] * 2, dtype=torch.float32)
     boxes_xyxy, scores = detections.boxes_xyxy / ratio, detections.scores
     if step.flip:
@@ -242,10 +237,7 @@ class TwoSizes:
     tile_pixels: TilePixels = AUTO
 
     def __post_init__(self) -> None:
-        for name in ("max_pixels", "min_short"):
-            if not is_whole(getattr(self, name), 1):
-                raise InputError(f"protocol.{name}={getattr(self, name)}; give a number of pixels, at least 1")
-        check_tile_pixels(self.tile_pixels)
+        _check(self, max_pixels=1, min_short=1)
 
     def first_scale(self, height: int, width: int) -> float:
         """Pixels of the first pass per pixel of an image of this size."""
@@ -306,11 +298,8 @@ def build_protocol(settings: Mapping[str, Any]) -> ScaleProtocol:
         return found
     options = {key: value for key, value in settings.items() if key != "name"}
     kind: type[ScaleProtocol] = TestScale
-    name = options.get("kind", "short")
-    if name in KINDS:
+    if options.get("kind") in KINDS:
         kind = KINDS[options.pop("kind")]
-    elif name not in SINGLE_KINDS:
-        raise InputError(f"protocol.kind={name} is unknown; take one of {', '.join((*SINGLE_KINDS, *KINDS))}")
     known = [field.name for field in fields(kind)]
     for key in options:
         if key not in known:
@@ -320,30 +309,29 @@ def build_protocol(settings: Mapping[str, Any]) -> ScaleProtocol:
 
 def full_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with every default filled in: what a number is stored with."""
-    protocol = build_protocol(settings)
     key = "_target_" if settings.get("_target_") else "kind"
     kind = {key: settings[key]} if key in settings else {}
-    return {"name": settings.get("name"), **kind, **asdict(protocol)}
+    return {"name": settings.get("name"), **kind, **asdict(build_protocol(settings))}
 
 
 def protocol_of(protocol: AnyProtocol | None) -> ScaleProtocol:
     """The test scale, or scales, that is meant; None is :data:`models.pretrained.DEFAULT_PROTOCOL`.
 
     Args:
-        protocol: a name (:func:`protocol_names`), settings as in ``conf/protocol/*.yaml``, or a protocol.
+        protocol: a name of ``conf/protocol``, settings as in its files, or a protocol.
 
     Raises:
         InputError: an unknown name or setting, a value outside its range, or an object of another kind.
     """
     if protocol is None:
         return DEFAULT_SCALE
-    if isinstance(protocol, ScaleProtocol):
-        return protocol
     if isinstance(protocol, str):
         return protocol_named(protocol)
     if isinstance(protocol, Mapping):
         return build_protocol(protocol)
-    raise InputError(f"protocol is of type {type(protocol).__name__}; give a name, settings, TestScale or MultiScale")
+    if not isinstance(protocol, ScaleProtocol):
+        raise InputError(f"protocol is of type {type(protocol).__name__}; give a name, settings or a protocol")
+    return protocol
 
 
 @lru_cache(maxsize=64)
@@ -353,11 +341,7 @@ def protocol_named(name: str) -> ScaleProtocol:
 
 
 def protocol_settings(name: str) -> dict[str, Any]:
-    """What ``conf/protocol/<name>.yaml`` holds.
-
-    Raises:
-        InputError: there is none of that name; the message lists them.
-    """
+    """What ``conf/protocol/<name>.yaml`` holds; InputError: there is none of that name, the message lists them."""
     # Hydra, which comes with it, takes a fifth of a second to import.
     from omegaconf import OmegaConf
 

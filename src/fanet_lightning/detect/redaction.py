@@ -76,17 +76,24 @@ class Redaction:
         if isinstance(self.scale, bool) or not 1 <= self.scale < np.inf:
             raise InputError(f"redact_scale={self.scale}; give 1 (the face's box) or more")
         for region in self.regions:
-            if not _is_region(region):
+            try:
+                x1, y1, x2, y2 = map(float, region)
+            except (TypeError, ValueError):
+                x1 = y1 = x2 = y2 = np.nan
+            if not (-np.inf < x1 < x2 < np.inf and -np.inf < y1 < y2 < np.inf):
                 raise InputError(f"redact_regions: {region} is not x1, y1, x2, y2 with x1 < x2 and y1 < y2")
-        start, end = self.start_seconds or 0, np.inf if self.end_seconds is None else self.end_seconds
+        start, end = self._times
         if not 0 <= start < end:
             raise InputError(f"redact_from={self.start_seconds} redact_to={self.end_seconds}: give seconds, from < to")
 
+    @property
+    def _times(self) -> tuple[float, float]:
+        return self.start_seconds or 0.0, np.inf if self.end_seconds is None else self.end_seconds
+
     @cached_property
     def _cover(self) -> Image8:
-        path = Path(self.kind.removeprefix(IMAGE)).expanduser()
         try:
-            return read_image_rgb(path)
+            return read_image_rgb(Path(self.kind.removeprefix(IMAGE)).expanduser())
         except InputError as error:
             raise InputError(f"redact={self.kind}: {error}") from error
 
@@ -105,9 +112,7 @@ class Redaction:
         """As :func:`redact`; ``time_seconds`` of a video's frame."""
         result = checked_image(image_rgb).copy()
         height, width = result.shape[:2]
-        is_in_time = time_seconds is None or (
-            (self.start_seconds or 0) <= time_seconds <= (np.inf if self.end_seconds is None else self.end_seconds)
-        )
+        is_in_time = time_seconds is None or self._times[0] <= time_seconds <= self._times[1]
         faces = redacted_regions(boxes_xyxy if is_in_time else (), height, width, self.scale)
         todo = [(region, self.shape == "ellipse") for region in faces]
         todo += [(region, False) for region in redacted_regions(self.regions, height, width, 1)]
@@ -165,16 +170,10 @@ def redact(
 
 
 def redacted_regions(boxes_xyxy: npt.ArrayLike, height: int, width: int, scale: float = SCALE) -> list[Region]:
-    """The whole-pixel rectangles that ``redact`` changes, from the smallest to the largest.
+    """The whole-pixel rectangles (left, top, right, bottom) that ``redact`` changes, from the smallest to the largest.
 
-    Args:
-        boxes_xyxy: (D, 4) pixels.
-        height, width: of the image.
-        scale: as in ``redact``.
-
-    Returns:
-        (left, top, right, bottom), half-open, inside the image, none empty, no two equal: the scaled box, rounded
-        outwards and at least 4 pixels wide and high where the image has them.
+    Half-open, inside the image of ``height`` × ``width``, none empty, no two equal: the scaled boxes (D, 4), rounded
+    outwards and at least 4 pixels wide and high where the image has them.
     """
     boxes = checked_boxes(boxes_xyxy)
     x1, y1, x2, y2 = boxes.T
@@ -189,15 +188,6 @@ def redacted_regions(boxes_xyxy: npt.ArrayLike, height: int, width: int, scale: 
 def _order(region: Region) -> tuple[int, Region]:
     left, top, right, bottom = region
     return (right - left) * (bottom - top), region
-
-
-def _is_region(region: Any) -> bool:
-    return (
-        isinstance(region, Sequence | np.ndarray)
-        and len(region) == 4
-        and all(isinstance(x, int | float | np.number) and np.isfinite(x) for x in region)
-        and bool(region[0] < region[2] and region[1] < region[3])
-    )
 
 
 def _scaled(
@@ -220,12 +210,6 @@ def _ellipse(height: int, width: int) -> npt.NDArray[np.bool_]:
     return np.asarray(y[:, None] + x[None, :] <= 1)
 
 
-def _cell_edges(length: int, cell: float) -> npt.NDArray[np.int64]:
-    """Where the cells of one axis begin and end: (n + 1,) pixels, cells that differ by at most 1 pixel."""
-    count = max(1, int(length / cell + 1e-9))
-    return np.round(np.linspace(0, length, count + 1)).astype(np.int64)
-
-
 def _cell_means(
     region: npt.NDArray[np.uint8],
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -235,12 +219,13 @@ def _cell_means(
         sums = region.reshape(-1, 3).sum(axis=0, dtype=np.uint32)
         return np.round(sums / (height * width)).astype(np.uint8)[None, None], np.array([height]), np.array([width])
     cell = max(max(height, width) / CELLS, SMALLEST_CELL)
-    rows, columns = _cell_edges(height, cell), _cell_edges(width, cell)
+    # Cells of one axis differ by at most a pixel.
+    rows, columns = (np.round(np.linspace(0, side, max(1, int(side / cell + 1e-9)) + 1)).astype(np.int64)
+                     for side in (height, width))  # fmt: skip
     sums = np.add.reduceat(region, rows[:-1], axis=0, dtype=np.uint32)
     sums = np.add.reduceat(sums, columns[:-1], axis=1, dtype=np.uint64)
     heights, widths = np.diff(rows), np.diff(columns)
-    areas = (heights[:, None] * widths[None, :])[..., None]
-    return np.round(sums / areas).astype(np.uint8), heights, widths
+    return np.round(sums / (heights[:, None] * widths)[..., None]).astype(np.uint8), heights, widths
 
 
 def _pixelated(region: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

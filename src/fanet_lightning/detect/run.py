@@ -5,19 +5,19 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from fanet_lightning.cli.errors import InputError, counted, first_line
+from fanet_lightning.cli.errors import InputError, counted
 from fanet_lightning.cli.files import replaced
 from fanet_lightning.cli.provenance import locked
 from fanet_lightning.data.images import Image8
 from fanet_lightning.detect.detector import FaceDetector
-from fanet_lightning.detect.inputs import RESULT_FOLDERS, Item, Limits, Loaded, Sources, load
+from fanet_lightning.detect.inputs import RESULT_FOLDERS, Item, Loaded, Sources, load
 from fanet_lightning.detect.outputs import (
     FRAMES,
     UNFINISHED,
@@ -29,18 +29,16 @@ from fanet_lightning.detect.outputs import (
     write_json,
     write_parts,
 )
-from fanet_lightning.detect.protocols import build_protocol, full_settings
-from fanet_lightning.detect.selection import Selection, Threshold
+from fanet_lightning.detect.selection import Selection
 from fanet_lightning.detect.stream import Progress, StreamSettings, in_threads, ready_bytes
 from fanet_lightning.detect.tracking import LOW_SCORE, ByteTrack, FrameFaces, tracked
 from fanet_lightning.detect.video import CONTAINERS, Frame, VideoReader, VideoWriter
-from fanet_lightning.models.pretrained import DEFAULT_THRESHOLD
 from fanet_lightning.ops.structures import Detections
 
 # Images that are read, or wait to be written, for every thread; what a killed process loses is no more than these.
 IMAGES_PER_THREAD = 2
-# Where faces are redacted: boxes of this score and more that are below the threshold are counted. Below it the shipped
-# model takes the background for faces, some 700 an image.
+# Where faces are redacted: boxes of this score and more that were not are counted. Below it the shipped model takes
+# the background for faces, some 700 an image.
 FAINT = 0.15
 # Frames between the network and the encoder.
 FRAMES_BEHIND = 4
@@ -73,56 +71,30 @@ class VideoOptions:
 class Summary:
     """What a run did.
 
-    ``images``, ``videos``: inputs, those done earlier too. ``failed``: those without results. ``fainter``,
-    ``left_out``: boxes of this run that were not redacted, below the threshold and by ``min_face`` and ``max_faces``.
+    ``failed``: inputs without results, and ``broken``: videos that ended early, with the reason. ``left``: boxes of
+    this run's images that were not redacted. ``speed``: in words.
     """
 
-    images: int = 0
-    videos: int = 0
-    frames: int = 0
-    faces: int = 0
-    fainter: int = 0
-    left_out: int = 0
     failed: dict[str, str] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
+    left: int = 0
     interrupted: bool = False
     speed: str = ""
 
-    def fail(self, item: Item, error: InputError, progress: Progress) -> None:
+    def fail(self, item: Item, error: Exception, progress: Progress) -> None:
         """Take note of an input that cannot be done, and tell it."""
         self.failed[item.name] = reason = " ".join(str(error).split())
         progress.say(f"error: {reason}")
         progress.advance()
 
-    def note_left(self, boxes: Detections, above: Detections, faces: Detections) -> None:
-        """Count what is not redacted of an image: all of its boxes, those above the threshold, those taken."""
-        self.fainter += len(boxes.above(FAINT)) - len(above.above(FAINT))
-        self.left_out += len(above) - len(faces)
-
-    def left_lines(self, scores: Sequence[tuple[float, float]]) -> list[str]:
-        """What was not redacted, in words; ``scores`` are the thresholds by size."""
-        lines = []
-        if self.fainter:
-            what = "box was left as it is" if self.fainter == 1 else "boxes were left as they are"
-            lines.append(f"{self.fainter:,} fainter {what} (scores {FAINT:g}–{max(score for _, score in scores):g})")
-        if self.left_out:
-            was = "was" if self.left_out == 1 else "were"
-            lines.append(f"{counted(self.left_out, 'face')} {was} left by min_face or max_faces")
-        return lines
-
-    def count(self, sources: Sources, results: Results) -> None:
-        """Over what is in the folder of the results now, whenever it was done."""
+    def line(self, sources: Sources, results: Results) -> str:
+        """``318 images, 1,204 faces, 2 could not be read; 12.3 images/s``: of what is there, whenever it was done."""
         images, videos = ([results.entries[item.name] for item in items if item.name in results.entries]
                           for items in (sources.images, sources.videos))  # fmt: skip
-        self.images, self.videos = len(images), len(videos)
-        self.frames = sum(entry["frames"] for entry in videos)
-        self.faces = sum(len(entry["scores"]) for entry in images) + sum(entry["faces"] for entry in videos)
-
-    def line(self) -> str:
-        """``318 images, 1,204 faces, 2 could not be read; 12.3 images/s``."""
-        parts = [counted(self.images, "image")] if self.images or not self.videos else []
-        parts += [f"{counted(self.videos, 'video')} ({counted(self.frames, 'frame')})"] if self.videos else []
-        parts.append(counted(self.faces, "face"))
+        parts = [counted(len(images), "image")] if images or not videos else []
+        if videos:
+            parts.append(f"{counted(len(videos), 'video')} ({counted(sum(x['frames'] for x in videos), 'frame')})")
+        parts.append(counted(sum(len(x["scores"]) for x in images) + sum(x["faces"] for x in videos), "face"))
         parts += [f"{len(self.failed):,} could not be read"] if self.failed else []
         parts += [f"{len(self.broken):,} broke off"] if self.broken else []
         return ", ".join(parts) + (f"; {self.speed}" if self.speed else "")
@@ -131,21 +103,16 @@ class Summary:
 def detect_sources(
     sources: Sources,
     detector: FaceDetector,
-    protocol: Mapping[str, Any],
+    look: StreamSettings,
     out: Path,
     *,
-    threshold: Threshold = DEFAULT_THRESHOLD,
-    min_face: float = 0,
-    max_faces: int | None = None,
-    rotate: str = "none",
-    saving: Saving | None = None,
-    video_options: VideoOptions | None = None,
-    limits: Limits | None = None,
-    workers: int = 2,
-    resume: bool = True,
-    made_by: Mapping[str, Any] | None = None,
-    settings: Mapping[str, Any] | None = None,
-    stated: Sequence[str] = (),
+    saving: Saving,
+    options: VideoOptions,
+    download: tuple[int, float],
+    workers: int,
+    resume: bool,
+    settings: Mapping[str, Any],
+    made_by: Mapping[str, Any],
 ) -> Summary:
     """Find faces in all inputs and write what ``saving`` asks for into ``out``.
 
@@ -153,29 +120,20 @@ def detect_sources(
 
     Args:
         sources: of :func:`fanet_lightning.detect.inputs.find_sources`.
-        detector: any :class:`FaceDetector`.
-        protocol: ``name`` and what :func:`fanet_lightning.detect.protocols.build_protocol` reads.
-        out: folder, made if need be.
-        threshold, min_face, max_faces, rotate: as of :meth:`FaceDetector.detect`.
-        saving: default: images with boxes, and the JSON.
-        video_options: which frames of videos.
-        limits: of downloads.
+        look: protocol, which boxes are faces, whether images are turned.
+        options: of videos.
+        download: bytes and seconds that one may take at most.
         workers: threads that read images, and as many that write.
         resume: skip inputs that were done with the same settings; False removes all results that are there.
-        made_by: for the JSON.
         settings: what results depend on next to the arguments above, e.g. the weights' checksum.
-        stated: the sources, of :func:`fanet_lightning.detect.inputs.stated_sources`.
-
-    Returns:
-        Numbers of inputs and faces; what failed, with the reason of each; whether Ctrl-C ended it.
+        made_by: for the JSON.
 
     Raises:
-        InputError: ``out`` is in use, cannot be written, or holds results of other inputs that are of other settings or
-            would be overwritten; or an input would be overwritten; or the package that follows faces is missing.
+        InputError: ``out`` is in use, or holds results of other inputs that are of other settings or would be
+            overwritten; or an input would be overwritten; or the package that follows faces is missing.
+        OSError: ``out`` cannot be written.
     """
-    saving, limits, options = saving or Saving(), limits or Limits(), video_options or VideoOptions()
-    summary = Summary(failed=dict(sources.failed))
-    look = StreamSettings(build_protocol(protocol), threshold, min_face, max_faces, rotate)
+    summary = Summary(dict(sources.failed))
 
     def find_boxes(image_rgb: Image8) -> Detections:
         return look.boxes(detector.backend, [look.prepare(image_rgb)])[0]
@@ -183,63 +141,51 @@ def detect_sources(
     def find_faces(image_rgb: Image8) -> Detections:
         boxes = find_boxes(image_rgb)
         faces = look.select(boxes)
-        if saving.redact is not None:
-            summary.note_left(boxes, look.select.above(boxes), faces)
+        summary.left += len(boxes.above(FAINT)) - len(faces.above(FAINT))
         return faces
 
     find_in_frames: FindInFrames = partial(_found_in_frames, find_faces=find_faces, options=options)
     if options.track and sources.videos:
-        if isinstance(threshold, Mapping):
-            raise InputError(f"threshold={threshold}: track=true takes one number")
-        ByteTrack(threshold)  # told before anything is written
-        select = Selection(min(LOW_SCORE, threshold), min_face, max_faces)
-        find_in_frames = partial(_followed, find_boxes=find_boxes, select=select, options=options, threshold=threshold)
+        if isinstance(look.threshold, Mapping):
+            raise InputError(f"threshold={look.threshold}: track=true takes one number")
+        ByteTrack(look.threshold)  # a missing package is told before anything is written
+        select = Selection(min(LOW_SCORE, look.threshold), look.min_face, look.max_faces)
+        find_in_frames = partial(
+            _followed, find_boxes=find_boxes, select=select, options=options, threshold=look.threshold
+        )
     _check_apart(out, sources)
     depends_on = {
-        "protocol": full_settings(protocol), **look.select.settings, "rotate": rotate, "save": sorted(saving.save),
+        **settings, **look.select.settings, "rotate": look.rotate, "save": sorted(saving.save),
         "redact": saving.redact and saving.redact.settings, "draw": saving.draw, "bar": saving.bar,
-        "scores": saving.labels, **(settings or {}),
+        "scores": saving.labels,
     }  # fmt: skip
     items = [*sources.images, *sources.videos]
-    with _writing(out), locked(out, "run of detect"):
+    with locked(out, "run of detect"), Results(out, depends_on, items, resume=resume) as results:
         shutil.rmtree(out / UNFINISHED, ignore_errors=True)
-        with Results(out, depends_on, items, resume=resume, sources=stated) as results:
-            images = [item for item in sources.images if not results.is_done(item)]
-            videos = [x for x in sources.videos if not (x.state and results.is_done(x, options.settings))]
-            todo = [*images, *videos]
-            print(_opening(sources, results, len(items) - len(todo)), flush=True)
-            for reason in sources.failed.values():
-                print(f"error: {reason}", file=sys.stderr)
-            results.forget(todo)
-            try:
-                if images:
-                    _detect_images(images, find_faces, results, saving, limits, workers, summary)
-                for item in videos:
-                    _detect_video(item, find_in_frames, results, saving, options, summary)
-            except KeyboardInterrupt:
-                summary.interrupted = True
-            finally:
-                if "json" in saving.save:
-                    done = all(item.name in results.entries or item.name in summary.failed for item in todo)
-                    head = {"complete": done and not summary.interrupted, "settings": depends_on,
-                            "made_by": dict(made_by or {})}  # fmt: skip
-                    write_json(out, results.ordered(items), summary.failed, head)
-            summary.count(sources, results)
+        images = [item for item in sources.images if not results.is_done(item)]
+        videos = [x for x in sources.videos if not (x.state and results.is_done(x, options.settings))]
+        todo = [*images, *videos]
+        print(_opening(sources, results, len(items) - len(todo)), flush=True)
+        for reason in sources.failed.values():
+            print(f"error: {reason}", file=sys.stderr)
+        results.forget(todo)
+        try:
+            if images:
+                _detect_images(images, find_faces, results, saving, download, workers, summary)
+            for item in videos:
+                _detect_video(item, find_in_frames, results, saving, options, summary)
+        except KeyboardInterrupt:
+            summary.interrupted = True
+        finally:
+            if "json" in saving.save:
+                done = all(item.name in results.entries or item.name in summary.failed for item in todo)
+                head = {"complete": done and not summary.interrupted, "settings": depends_on, "made_by": made_by}
+                write_json(out, results.ordered(items), summary.failed, head)
         shutil.rmtree(out / UNFINISHED, ignore_errors=True)
-    print(f"{summary.line()}; the results are in {out}", flush=True)
-    for text in summary.left_lines(look.select.scores):
-        print(text, flush=True)
+        print(f"{summary.line(sources, results)}; the results are in {out}", flush=True)
+    if saving.redact is not None and summary.left:
+        print(f"boxes with a score of {FAINT:g} or more that were left: {summary.left:,}; look for missed faces")
     return summary
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    """What cannot be read is an InputError by then, so an OSError is about writing."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or first_line(error)
-        raise InputError(f"out={out} cannot be written ({reason}); free it, and the same command resumes") from error
 
 
 def _detect_images(
@@ -247,7 +193,7 @@ def _detect_images(
     find_faces: FindFaces,
     results: Results,
     saving: Saving,
-    limits: Limits,
+    download: tuple[int, float],
     workers: int,
     summary: Summary,
 ) -> None:
@@ -257,8 +203,9 @@ def _detect_images(
     still written.
     """
     most = IMAGES_PER_THREAD * workers
-    with Progress(len(items), "images", quiet=len(items) == 1) as progress:
-        loads = in_threads(items, partial(load, limits=limits), threads=workers, most=most, size=ready_bytes)
+    with Progress(len(items), "images") as progress:
+        reading = partial(load, max_bytes=download[0], seconds=download[1])
+        loads = in_threads(items, reading, threads=workers, most=most, size=ready_bytes)
         found = _found_images(loads, find_faces, summary, progress)
         written = in_threads(
             found, partial(write_image, results.out, saving=saving), threads=workers, most=most,
@@ -280,14 +227,12 @@ def _found_images(
 ) -> Iterator[FoundImage]:
     for item, loading in loads:
         try:
-            image_rgb, note, profile = loading.result()
+            image_rgb, profile = loading.result()
             faces = find_faces(image_rgb)
         except InputError as error:
             summary.fail(item, error, progress)
             continue
-        if note:
-            progress.say(f"{item.text}: {note} is used")
-        yield FoundImage(item, image_rgb, faces, note, profile)
+        yield FoundImage(item, image_rgb, faces, profile)
 
 
 def _detect_video(
@@ -321,18 +266,13 @@ def _found_in_frames(
 
 
 def _followed(
-    frames: Iterable[Frame],
-    find_boxes: FindFaces,
-    select: Selection,
-    options: VideoOptions,
-    threshold: float,
+    frames: Iterable[Frame], find_boxes: FindFaces, select: Selection, options: VideoOptions, threshold: float
 ) -> Iterator[tuple[Frame, FrameFaces]]:
-    def looked_at() -> Iterator[tuple[Frame, Detections | None]]:
-        for frame in islice(frames, options.max_frames):
-            boxes = find_boxes(frame.image_rgb) if frame.index % options.every == 0 else None
-            yield frame, None if boxes is None else select(boxes)
-
-    return tracked(looked_at(), threshold, options.every)
+    looked_at = (
+        (frame, select(find_boxes(frame.image_rgb)) if frame.index % options.every == 0 else None)
+        for frame in islice(frames, options.max_frames)
+    )
+    return tracked(looked_at, threshold, options.every)
 
 
 def _detect_frames(
@@ -355,18 +295,19 @@ def _detect_frames(
         reader = stack.enter_context(VideoReader(item.location))
         if reader.frame_count is not None:
             total = reader.frame_count if options.track else -(-reader.frame_count // options.every)
-            progress.total = min(total, options.max_frames or total)
+            progress.expect(min(total, options.max_frames or total))
         if "json" in saving.save:
             temporary = stack.enter_context(replaced(out / lines_name, out / UNFINISHED))
             lines = stack.enter_context(temporary.open("w", encoding="ascii"))
         if "images" in saving.save:
             writer = stack.enter_context(VideoWriter(out / video_name, reader))
-        found = find_in_frames(reader)
         write = partial(_write_frame, out, item.stem, saving, writer, lines)
         files = [lines_name] if lines else []
         try:
             # One thread, so that frames are written in order.
-            behind = in_threads(found, write, threads=1, most=FRAMES_BEHIND, name="write-frames", finish=True)
+            behind = in_threads(
+                find_in_frames(reader), write, threads=1, most=FRAMES_BEHIND, name="write-frames", finish=True
+            )
             for (_, in_frame), writing in behind:
                 files += writing.result()
                 frames, faces = frames + 1, faces + len(in_frame.detections)
@@ -415,9 +356,6 @@ def _opening(sources: Sources, results: Results, done: int) -> str:
     things = [counted(len(sources.images), "image")] if sources.images else []
     things += [counted(len(sources.videos), "video")] if sources.videos else []
     text = f"detecting faces in {' and '.join(things)}"
-    if sources.ignored:
-        kinds = ", ".join(f"{kind}: {count:,}" for kind, count in sorted(sources.ignored.items()))
-        text += f" ({counted(sum(sources.ignored.values()), 'other file')} ignored; {kinds})"
     if results.refused:
         text += f"\nstarting over: the results in {results.out} are of other settings ({', '.join(results.refused)})"
     elif done:

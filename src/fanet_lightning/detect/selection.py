@@ -35,12 +35,8 @@ class Selection:
     max_faces: int | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.threshold, Mapping):
-            fits = 0 in self.threshold and all(_within(size) for size in self.threshold)
-            fits = fits and all(_within(score, 1) for score in self.threshold.values())
-        else:
-            fits = _within(self.threshold, 1)
-        if not fits:
+        by_size = self.threshold if isinstance(self.threshold, Mapping) else {0: self.threshold}
+        if 0 not in by_size or not all(_within(size) and _within(score, 1) for size, score in by_size.items()):
             raise InputError(f"threshold={self.threshold}; give a score of 0 … 1, or one from each size on, as in "
                              "{0: 0.5, 64: 0.3}")  # fmt: skip
         if not _within(self.min_face):

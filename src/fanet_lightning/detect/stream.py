@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypedDict, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypedDict, TypeVar
 
 import cv2
 import numpy as np
@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.data.images import BACKGROUND, Image8, pillow_image_rgb, read_image_rgb, read_shrunk_rgb
+from fanet_lightning.data.images import Image8, pillow_image_rgb, read_image_rgb, read_shrunk_rgb
 from fanet_lightning.data.transforms import TestScale
 from fanet_lightning.detect.protocols import Backend, PassRecord, ScaleProtocol, TwoSizes, joined
 from fanet_lightning.detect.selection import ROTATIONS, Selection, Threshold
@@ -76,13 +76,12 @@ def image_rgb_of(image: OneImage, channel_order: ChannelOrder = "rgb") -> Image8
         raise InputError(f"an image is of type {type(image).__name__}; give {_KINDS}")
     is_tensor = isinstance(image, Tensor)
     channels = 1 if image.ndim == 2 else image.shape[0 if is_tensor else -1]
-    if image.dtype not in (torch.uint8, np.uint8) or image.ndim not in (2, 3) or channels not in (1, 3, 4):
+    fits = image.dtype in (torch.uint8, np.uint8) and image.ndim in (2, 3) and channels in (1, 3, 4)
+    if not fits or 0 in image.shape:
         raise InputError(
             f"an image in {'a tensor must be (3, H, W)' if is_tensor else 'an array must be (H, W, 3)'} uint8 with "
             f"values of 0 … 255, not {tuple(image.shape)} {image.dtype}; convert it"
         )
-    if 0 in image.shape:
-        raise InputError(f"an image of shape {tuple(image.shape)} has no pixels; leave it out")
     pixels: npt.NDArray[np.uint8] = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
     return _rgb_of(pixels.transpose(1, 2, 0) if is_tensor and pixels.ndim == 3 else pixels, channel_order)
 
@@ -91,11 +90,10 @@ def _rgb_of(pixels: npt.NDArray[np.uint8], channel_order: ChannelOrder) -> Image
     """(H, W) or (H, W, 1, 3 or 4) → (H, W, 3), C-contiguous; mostly by OpenCV, which takes a tenth of numpy's time."""
     if pixels.ndim == 2 or pixels.shape[2] == 1:
         return _converted(pixels.reshape(pixels.shape[:2]), cv2.COLOR_GRAY2RGB)
-    if pixels.shape[2] == 4:
-        # By Pillow, so that an array shows what its file does.
-        over = Image.fromarray(pixels if channel_order == "rgb" else _converted(pixels, cv2.COLOR_BGRA2RGBA))
-        ground = Image.new("RGBA", over.size, (BACKGROUND, BACKGROUND, BACKGROUND, 255))
-        return np.ascontiguousarray(Image.alpha_composite(ground, over).convert("RGB"), dtype=np.uint8)
+    if pixels.shape[2] == 4:  # by Pillow, so that an array shows what its file does
+        if channel_order == "bgr":
+            pixels = _converted(pixels, cv2.COLOR_BGRA2RGBA)
+        return pillow_image_rgb(Image.fromarray(np.ascontiguousarray(pixels)))
     if channel_order == "bgr":
         return _converted(pixels, cv2.COLOR_BGR2RGB)
     if pixels.flags.c_contiguous:
@@ -114,8 +112,6 @@ def _converted(pixels: npt.NDArray[np.uint8], code: int) -> Image8:
 # Decoders leave the interpreter free while they work. More threads than these outrun any network here.
 READERS = min(4, os.cpu_count() or 1)
 READ_AHEAD_BYTES = 256 * 2**20
-# Where images run together, so many times a batch may wait to find others of their size.
-BATCHES_WAITING = 4
 
 
 def in_threads(
@@ -128,18 +124,13 @@ def in_threads(
     name: str = "read-images",
     finish: bool = False,
 ) -> Generator[tuple[_T, "Future[_R]"], None, None]:
-    """Every item with what ``work`` made of it, in order: reading ahead of a consumer, or writing behind a producer.
+    """Every item with the future of what ``work`` made of it, in order: reading ahead, or writing behind.
 
     Args:
-        items: asked for the next one in the caller's thread.
-        work: called in other threads; what it raises is in the future.
-        threads, name: how many, and what they are called.
+        items: asked for the next one in the caller's thread; ``work`` is called in ``threads`` others.
         most: so many items are in work, or wait to come out.
         size: bytes that one of these takes. More than ``READ_AHEAD_BYTES`` together are not begun.
         finish: on Ctrl-C while the next item is made or waited for, those that were begun still come out first.
-
-    Yields:
-        The item, and its future, which is done.
     """
     waiting: deque[tuple[_T, Future[_R]]] = deque()
 
@@ -184,11 +175,7 @@ class DetectOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """What a call asks for, the same for all of its images.
-
-    Raises:
-        InputError: a value outside its range.
-    """
+    """What a call asks for, the same for all of its images; InputError: a value outside its range."""
 
     protocol: ScaleProtocol
     threshold: Threshold
@@ -201,7 +188,7 @@ class StreamSettings:
         self.select  # noqa: B018  # its ranges
         if self.rotate not in ROTATIONS:
             raise InputError(f"rotate={self.rotate} is unknown; take {', '.join(ROTATIONS)}")
-        if self.channel_order not in get_args(ChannelOrder):
+        if self.channel_order not in ("rgb", "bgr"):
             raise InputError(f"channel_order={self.channel_order!r}; take 'rgb', or 'bgr' for what OpenCV reads")
 
     @cached_property
@@ -217,11 +204,7 @@ class StreamSettings:
         return most if most_pixels is None else max(1, min(most, most_pixels // (height * width)))
 
     def prepare(self, image: Any) -> Prepared:
-        """Read and resize one image; several scales start from the image as it is.
-
-        Raises:
-            InputError: see :func:`image_rgb_of`.
-        """
+        """Read and resize one image; several scales start from the image as it is. Raises as :func:`image_rgb_of`."""
         if isinstance(self.protocol, TwoSizes) and isinstance(image, str | PathLike):
             # It sees no more than a megapixel: of a photo, the decoder gives a quarter of the pixels or fewer.
             image_rgb, height, width = read_shrunk_rgb(Path(image), self.protocol.first_scale)
@@ -234,11 +217,7 @@ class StreamSettings:
         return Prepared(image_rgb, np.ones(2, np.float32), height, width)
 
     def detect(self, network: Backend, images: Sequence[Prepared]) -> list[Detections]:
-        """Faces of images that have one size at test scale.
-
-        Raises:
-            InputError: they do not fit into memory, see :meth:`Backend.find`.
-        """
+        """Faces of images that have one size at test scale; InputError: they do not fit into memory."""
         return [self.select(boxes) for boxes in self.boxes(network, images)]
 
     def boxes(self, network: Backend, images: Sequence[Prepared]) -> list[Detections]:
@@ -260,7 +239,7 @@ class StreamSettings:
     def _as_they_are(self, network: Backend, images: Sequence[Prepared]) -> list[Detections]:
         if not isinstance(self.protocol, TestScale):
             return [found_in(self.protocol, network, image)[0] for image in images]
-        faces = network.find_alike(network_input(images), self.protocol.tile_pixels)
+        faces = network.find(network_input(images), self.protocol.tile_pixels)
         return [in_image(item.detections, image) for item, image in zip(faces, images, strict=True)]
 
 
@@ -289,7 +268,7 @@ def found_in(protocol: ScaleProtocol, backend: Backend, image: Prepared) -> tupl
         InputError: it does not fit into memory, see :meth:`Backend.find`.
     """
     if isinstance(protocol, TestScale):
-        found, tiles = backend.find(network_input([image]), protocol.tile_pixels)
+        [(found, tiles)] = backend.find(network_input([image]), protocol.tile_pixels)
         rows, columns = image.pixels.shape[:2]
         records = [PassRecord(rows / image.height, False, rows, columns, tiles, len(found))]
     else:
@@ -321,58 +300,38 @@ def in_order(
     detect_alike: Callable[[list[Prepared]], list[Detections]],
     images_together: Callable[[Prepared], int],
 ) -> Iterator[tuple[Any, Detections | InputError]]:
-    """Every image with its faces, or with what is wrong with it, in the images' order.
+    """Every image with its faces, or with what is wrong with it, in the images' order; memory is bounded.
 
-    Memory is bounded whatever the number of images: by ``READ_AHEAD_BYTES`` of pixels that are read ahead, one image
-    for every reading thread and, once more as many bytes, those that wait for others of their size.
-
-    Args:
-        images: asked for the next one as reading continues, in the caller's thread.
-        prepare_one: called in other threads.
-        detect_alike: the faces of some images that have one size; called in the caller's thread.
-        images_together: how many of the size of a given one ``detect_alike`` shall be given. Where it is 1, the faces
-            of an image come out before the next one is waited for.
+    ``prepare_one`` is called in other threads. ``detect_alike`` gets images of one size that follow each other, as many
+    as ``images_together`` says of one; where that is 1, faces come out before the next image is waited for.
     """
+    alike: list[tuple[Any, Prepared]] = []
+
+    def found() -> Iterator[tuple[Any, Detections | InputError]]:
+        given, prepared = [image for image, _ in alike], [ready for _, ready in alike]
+        alike.clear()
+        try:
+            yield from zip(given, detect_alike(prepared) if prepared else [], strict=True)
+        except InputError as error:  # one that does not fit into memory: nor do the others of its size
+            yield from ((image, error) for image in given)
+
     read = in_threads(images, prepare_one, threads=READERS, most=2 * READERS, size=ready_bytes)
-    waiting: list[tuple[Any, Prepared | InputError, int]] = []
-    waiting_bytes = 0
     try:
         for image, future in read:
             try:
                 prepared = future.result()
             except InputError as error:
-                waiting.append((image, error, 1))
-            else:
-                waiting.append((image, prepared, images_together(prepared)))
-                waiting_bytes += prepared.pixels.nbytes
-            together = waiting[0][2]
-            if together == 1 or len(waiting) >= BATCHES_WAITING * together or waiting_bytes >= READ_AHEAD_BYTES:
-                yield from _detected(waiting, detect_alike)
-                waiting, waiting_bytes = [], 0
-        yield from _detected(waiting, detect_alike)
+                yield from found()
+                yield image, error
+                continue
+            if alike and alike[0][1].pixels.shape != prepared.pixels.shape:
+                yield from found()
+            alike.append((image, prepared))
+            if len(alike) * prepared.pixels.nbytes >= READ_AHEAD_BYTES or len(alike) >= images_together(prepared):
+                yield from found()
+        yield from found()
     finally:
         read.close()
-
-
-def _detected(
-    waiting: Sequence[tuple[Any, Prepared | InputError, int]],
-    detect_alike: Callable[[list[Prepared]], list[Detections]],
-) -> Iterator[tuple[Any, Detections | InputError]]:
-    """Each image with its outcome; those of one size are computed together."""
-    todo: dict[int, Prepared] = {n: x for n, (_, x, _) in enumerate(waiting) if isinstance(x, Prepared)}
-    outcomes: dict[int, Detections | InputError] = {}
-    for number, (image, prepared, together) in enumerate(waiting):
-        if isinstance(prepared, InputError):
-            outcomes[number] = prepared
-        elif number not in outcomes:
-            shape = prepared.pixels.shape
-            alike = [n for n, other in todo.items() if other.pixels.shape == shape][:together]
-            try:
-                found: Sequence[Detections | InputError] = detect_alike([todo.pop(n) for n in alike])
-            except InputError as error:  # one that does not fit into memory: nor do the others of its size
-                found = [error] * len(alike)
-            outcomes.update(zip(alike, found, strict=True))
-        yield image, outcomes.pop(number)
 
 
 def ready_bytes(_: Any, future: "Future[Any]") -> int:
@@ -382,43 +341,37 @@ def ready_bytes(_: Any, future: "Future[Any]") -> int:
     return sum(value.nbytes for value in future.result() if isinstance(value, np.ndarray))
 
 
-_LINE_SECONDS = 10.0
-
-
 class Progress:
-    """A context manager: a progress bar, or a line every ten seconds where there is no terminal.
+    """A context manager: a progress bar on a terminal; counts what is done of ``total``, and how many a second.
 
-    Args:
-        total: how many there are to do; None where it is not known.
-        unit: ``images`` or ``frames``.
-        quiet: no bar and no progress lines, e.g. for a single image; ``say`` still speaks.
-        console: of rich; by default standard error.
+    ``unit``: ``images`` or ``frames``. ``console``: of rich; by default standard error.
     """
 
-    def __init__(self, total: int | None, unit: str, *, quiet: bool = False, console: Any = None) -> None:
+    def __init__(self, total: int | None, unit: str, *, console: Any = None) -> None:
         # Imported late: the detector itself has no use for it.
         from rich import progress
         from rich.console import Console
 
         self.console = console or Console(stderr=True, highlight=False, markup=False, soft_wrap=True, emoji=False)
-        self.total, self.done = total, 0
-        self._unit = unit
-        self._start = self._last_line = time.perf_counter()
-        self._lines = not quiet and not self.console.is_terminal
+        self._unit, self._done, self._start = unit, 0, time.perf_counter()
         self._bar = progress.Progress(
             progress.TextColumn("detecting"), progress.BarColumn(), progress.MofNCompleteColumn(),
             progress.TextColumn("{task.fields[speed]}"), progress.TimeElapsedColumn(), progress.TimeRemainingColumn(),
-            console=self.console, disable=quiet or self._lines,
+            console=self.console, disable=total == 1 or not self.console.is_terminal,
         )  # fmt: skip
         self._task = self._bar.add_task("", total=total, speed="")
 
     def __enter__(self) -> Self:
-        self._start = self._last_line = time.perf_counter()
+        self._start = time.perf_counter()
         self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+
+    def expect(self, total: int) -> None:
+        """So many there are to do."""
+        self._bar.update(self._task, total=total)
 
     def say(self, text: str) -> None:
         """One line for the person who waits, above the bar while there is one."""
@@ -426,13 +379,9 @@ class Progress:
 
     def advance(self) -> None:
         """One more is done."""
-        self.done += 1
-        self._bar.update(self._task, completed=self.done, total=self.total, speed=self.speed())
-        if self._lines and (self.done == self.total or time.perf_counter() - self._last_line > _LINE_SECONDS):
-            self._last_line = time.perf_counter()
-            of = f" of {self.total:,}" if self.total else ""
-            self.say(f"{self.done:,}{of} {self._unit}, {self.speed()}")
+        self._done += 1
+        self._bar.update(self._task, completed=self._done, speed=self.speed())
 
     def speed(self) -> str:
         """``12.3 images/s`` since the block was entered."""
-        return f"{self.done / max(time.perf_counter() - self._start, 1e-9):.1f} {self._unit}/s"
+        return f"{self._done / max(time.perf_counter() - self._start, 1e-9):.1f} {self._unit}/s"

@@ -18,9 +18,9 @@ another order (about 1e-6 of a score), which decides only between anchors whose 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, cast
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -51,13 +51,10 @@ class Tile(NamedTuple):
 
 
 def tiles(height: int, width: int, tile_pixels: int | None) -> list[Tile]:
-    """Tiles of at most ``tile_pixels`` pixels, row by row; a single one without a limit or where the whole fits.
+    """Tiles of at most ``tile_pixels`` pixels (at least :data:`SMALLEST_TILE_PIXELS`), row by row.
 
-    Raises:
-        ValueError: ``tile_pixels`` below :data:`SMALLEST_TILE_PIXELS`.
+    A single one without a limit or where the whole fits.
     """
-    if tile_pixels is not None and tile_pixels < SMALLEST_TILE_PIXELS:
-        raise ValueError(f"tile_pixels={tile_pixels}: must be at least {SMALLEST_TILE_PIXELS}")
     if tile_pixels is None or height * width <= tile_pixels:
         return [Tile(0, 0, width, height, (0, 0, width, height))]
     side = math.isqrt(tile_pixels) // STRIDE * STRIDE
@@ -75,19 +72,16 @@ def _spans(length: int, side: int) -> list[tuple[int, int, int, int]]:
     if length <= side:
         return [(0, length, 0, length)]
     core = side - 2 * MARGIN
-    count = math.ceil((length - 2 * MARGIN) / core)
-    spans = []
-    for start in range(0, count * core, core):
-        last = start == (count - 1) * core
-        spans.append(
-            (
-                start,
-                length if last else start + side,
-                start + MARGIN if start else 0,
-                length if last else start + MARGIN + core,
-            )
+    last = (math.ceil((length - 2 * MARGIN) / core) - 1) * core
+    return [
+        (
+            start,
+            length if start == last else start + side,
+            start + MARGIN if start else 0,
+            length if start == last else start + MARGIN + core,
         )
-    return spans
+        for start in range(0, last + 1, core)
+    ]
 
 
 class Candidates(NamedTuple):
@@ -126,32 +120,18 @@ def find_in_tiles(
     for tile in parts:
         output = run(images[:, :, tile.y1 : tile.y2, tile.x1 : tile.x2], upsampling(tile, height, width))
         found.append(_best(own_anchors(output, tile, whole), detection))
-    logits, offsets, anchors_cxcywh, number = (torch.cat(column) for column in zip(*found, strict=True))
+    logits, offsets, anchors_cxcywh, number = map(torch.cat, zip(*found, strict=True))
     # The numbers of the whole decide between equal scores.
     order = number.argsort()
     joined = NetworkOutput([HeadOutput(logits[order][None], offsets[order][None])], [])
-    # All that `detect` asks of a grid is what this has.
-    grid = cast(AnchorGrid, _Chosen(anchors_cxcywh[order]))
+    # All that `detect` asks of a grid.
+    grid: Any = SimpleNamespace(count=len(order), boxes_cxcywh=lambda device: anchors_cxcywh[order].to(device))
     return detect(joined, grid, **detection)[0]
 
 
 def map_shapes(height: int, width: int) -> tuple[tuple[int, int], ...]:
     """Height and width of each detection map of an image: pooling rounds up."""
     return tuple((-(-height // stride), -(-width // stride)) for stride in STRIDES)
-
-
-@dataclass(frozen=True, eq=False)
-class _Chosen:
-    """Some anchors in place of a grid."""
-
-    anchors_cxcywh: Tensor
-
-    @property
-    def count(self) -> int:
-        return len(self.anchors_cxcywh)
-
-    def boxes_cxcywh(self, device: torch.device | str = "cpu") -> Tensor:
-        return self.anchors_cxcywh.to(device)
 
 
 def own_anchors(output: NetworkOutput, tile: Tile, whole: AnchorGrid) -> Candidates:
@@ -165,25 +145,22 @@ def own_anchors(output: NetworkOutput, tile: Tile, whole: AnchorGrid) -> Candida
     if tuple(map(tuple, output.map_shapes)) != shapes or logits.shape[:2] != (1, AnchorGrid(shapes).count):
         raise ValueError(f"maps {output.map_shapes} with {logits.shape[1]} anchors, a tile has {shapes}")
     x1, y1, x2, y2 = tile.core_xyxy
-    columns: list[list[Tensor]] = [[], [], [], []]
+    found = []
     start = 0
-    for (rows, cells), (whole_rows, whole_cells), whole_start, stride, size in zip(
+    for (rows, cells), (_, whole_cells), whole_start, stride, size in zip(
         shapes, whole.map_shapes, whole.starts, whole.strides, whole.sizes, strict=True
     ):
         # A side of the image may cut the last cell: rounded up. All other sides are multiples of the stride.
         row = torch.arange(y1 // stride, -(-y2 // stride), device=logits.device)
         cell = torch.arange(x1 // stride, -(-x2 // stride), device=logits.device)
-        local = (row - tile.y1 // stride)[:, None] * cells + (cell - tile.x1 // stride)
-        own = start + local.flatten()
-        centre_y, centre_x = torch.meshgrid((row + 0.5) * stride, (cell + 0.5) * stride, indexing="ij")
-        side = torch.full_like(centre_x, float(size))
-        columns[0].append(logits[0, own])
-        columns[1].append(offsets[0, own])
-        columns[2].append(torch.stack([centre_x, centre_y, side, side], dim=-1).reshape(-1, 4))
-        columns[3].append((whole_start + row[:, None] * whole_cells + cell).flatten())
-        assert len(row) <= whole_rows
+        own = (start + (row - tile.y1 // stride)[:, None] * cells + (cell - tile.x1 // stride)).flatten()
+        center_y, center_x = torch.meshgrid((row + 0.5) * stride, (cell + 0.5) * stride, indexing="ij")
+        side = torch.full_like(center_x, float(size))
+        anchors_cxcywh = torch.stack([center_x, center_y, side, side], dim=-1).reshape(-1, 4)
+        number = (whole_start + row[:, None] * whole_cells + cell).flatten()
+        found.append(Candidates(logits[0, own], offsets[0, own], anchors_cxcywh, number))
         start += rows * cells
-    return Candidates(*(torch.cat(column) for column in columns))
+    return Candidates(*map(torch.cat, zip(*found, strict=True)))
 
 
 def _best(candidates: Candidates, detection: Mapping[str, Any]) -> Candidates:
@@ -229,16 +206,11 @@ def _upsampled(tile: Tile, whole: Sequence[tuple[int, int]], shallow: int, deep:
 class PixelLimit:
     """The limit of one network on one device. What has run out of memory once is not tried again.
 
-    Args:
-        network: what a pixel costs is measured on it, the first time that it matters.
-        device: where it runs.
-        autocast_bf16: whether it runs in ``bf16-mixed``.
+    What a pixel costs is measured on the network, the first time that it matters.
     """
 
     def __init__(self, network: nn.Module, device: torch.device, *, autocast_bf16: bool = False) -> None:
-        self._network = network
-        self._device = device
-        self._autocast_bf16 = autocast_bf16
+        self._network, self._device, self._autocast_bf16 = network, device, autocast_bf16
         self._bytes_per_pixel: float | None = None
         self._refused_pixels: int | None = None
         self._together_pixels: int | None = None
@@ -258,8 +230,7 @@ class PixelLimit:
         """How many images of one size fit, at least 1; None: any number."""
         # An image that must stay whole still need not share memory with others.
         limits = [self.of_tile(AUTO if tile_pixels is None else tile_pixels), self._together_pixels]
-        known = [limit // (height * width) for limit in limits if limit is not None]
-        return max(1, min(known)) if known else None
+        return min((max(1, limit // (height * width)) for limit in limits if limit is not None), default=None)
 
     def refuse_tile(self, pixels: int) -> None:
         """A tile of so many pixels has run out of memory."""

@@ -99,12 +99,13 @@ def tracked(
 
     def first() -> tuple[Frame, FrameFaces]:
         frame = waiting.popleft()
-        for identity in list(seen):
-            seen[identity] = [sighting for sighting in seen[identity] if sighting.frame >= frame.index - 2 * longest]
+        for identity, sightings in list(seen.items()):
+            seen[identity] = [sighting for sighting in sightings if sighting.frame >= frame.index - 2 * longest]
             if not seen[identity]:
                 del seen[identity]
         return frame, _faces_at(frame, seen, longest, around)
 
+    interrupted = None
     try:
         for frame, found in frames:
             waiting.append(frame)
@@ -113,17 +114,16 @@ def tracked(
                 seen.setdefault(identity, []).append(_Sighting(frame.index, box_xyxy, score))
             if len(waiting) > longest:
                 yield first()
-    except KeyboardInterrupt:
-        while waiting:
-            yield first()
-        raise
+    except KeyboardInterrupt as error:  # the frames that wait still come out
+        interrupted = error
     while waiting:
         yield first()
+    if interrupted is not None:
+        raise interrupted
 
 
 def _faces_at(frame: Frame, seen: dict[int, list[_Sighting]], longest: int, around: int) -> FrameFaces:
     """The faces of a frame from all sightings before and after it."""
-    height, width = frame.image_rgb.shape[:2]
     faces: list[tuple[float, int, npt.NDArray[np.float64], bool]] = []
     for identity, sightings in seen.items():
         earlier = [sighting for sighting in sightings if sighting.frame <= frame.index]
@@ -143,14 +143,11 @@ def _faces_at(frame: Frame, seen: dict[int, list[_Sighting]], longest: int, arou
             faces.append((later[0].score, identity, _moved(later[:_SPEED_SIGHTINGS], until), True))
     faces.sort(key=lambda face: (-face[0], face[1]))
     boxes_xyxy = torch.tensor(np.array([box for _, _, box, _ in faces]).reshape(-1, 4), dtype=torch.float32)
-    boxes_xyxy = clip(boxes_xyxy, height, width)
+    boxes_xyxy = clip(boxes_xyxy, *frame.image_rgb.shape[:2])
     inside = ((boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]) > 0).all(dim=1)
+    scores = torch.tensor([score for score, *_ in faces])
     kept = [face for face, is_inside in zip(faces, inside.tolist(), strict=True) if is_inside]
-    return FrameFaces(
-        Detections(boxes_xyxy[inside], torch.tensor([score for score, _, _, _ in kept])),
-        [identity for _, identity, _, _ in kept],
-        [filled for _, _, _, filled in kept],
-    )
+    return FrameFaces(Detections(boxes_xyxy, scores)[inside], [face[1] for face in kept], [face[3] for face in kept])
 
 
 def _moved(sightings: list[_Sighting], frames: int) -> npt.NDArray[np.float64]:

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from fanet_lightning.cli.errors import InputError, first_line
 from fanet_lightning.data.images import Image8
-from fanet_lightning.detect.inputs import without_passwords
+from fanet_lightning.detect.inputs import STREAM_SCHEMES, without_passwords
 from fanet_lightning.ops.draw import checked_image
 
 try:
@@ -42,9 +42,7 @@ except ImportError:  # an extra
 __all__ = ["Frame", "VideoReader", "VideoWriter"]
 
 # What may be read while a source is opened: a playlist that somebody sent must not fetch addresses or files.
-_WEB_SCHEMES = ("http", "https")
-_LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "tcp", "udp")
-_NETWORK_PROTOCOLS = ",".join((*_WEB_SCHEMES, *_LIVE_SCHEMES, "httpproxy", "srtp", "tls", "crypto"))
+_NETWORK_PROTOCOLS = ",".join(("http", "https", *STREAM_SCHEMES, "httpproxy", "srtp", "tls", "crypto"))
 # FFmpeg plays text as terminal art, images as videos of one frame, and follows playlists to other files.
 _NOT_VIDEOS = re.compile(r"tty|bin|adf|idf|xbin|hls|concatf?|dash|imf|lavfi|image2|\w+_pipe")
 # Containers whose header says how long the video is, so that an early end can be noticed.
@@ -78,24 +76,20 @@ class Frame:
 class VideoReader:
     """Iterate over the frames of a video file, a network stream or a camera; a context manager, to be read once.
 
-    A thread decodes up to 8 frames (256 MiB) ahead. A file waits for its reader; a live source (``is_live``) does not:
-    while the reader is busy its oldest waiting frames are dropped and counted, so what is given is always recent.
-
-    A video that breaks off raises nothing: all its good frames are given, the loop ends, and ``broken`` says in one
-    line where and why. (Raised, it would look to a ``VideoWriter`` around the loop like any failure, and the good part
-    would be thrown away.) A file that is cut short is noticed where its header tells its length (mp4, mov, mkv, webm,
-    flv); a transport stream (.ts) has no end that could be missed.
+    A thread decodes up to 8 frames (256 MiB) ahead. A file waits for its reader; of a live source the oldest waiting
+    frames are dropped and counted while the reader is busy. A video that breaks off raises nothing: all its good frames
+    are given, the loop ends, and ``broken`` says where and why. (Raised, it would look to a ``VideoWriter`` around the
+    loop like any failure, and the good part would be thrown away.) A file that is cut short is noticed where its header
+    tells its length (mp4, mov, mkv, webm, flv).
 
     Attributes:
         name: the source for messages: a path, an address without its password, or ``camera 0``.
         size_wh: width and height of the upright frames in pixels.
         frames_per_second: average rate; of a camera what its driver promises.
-        frame_count: by the header, else length × rate; None for live sources.
-        duration_seconds: by the header; None for live sources and where the file does not say.
+        frame_count, duration_seconds: by the header; None for live sources and where the file does not say.
         is_live: frames come in real time and without an end (camera, RTSP).
         start_seconds: the video's own clock at its beginning; ``time_seconds`` counts from there.
         time_base: the unit, in seconds, that frame times are whole multiples of.
-        sample_aspect_ratio: width / height of one pixel of an upright frame, 1 unless the video is anamorphic.
         broken: after the loop: one line when the source broke off before its end, else None.
         finished: the loop has come to the end.
         frames_skipped: damaged frames that could not be decoded and were left out.
@@ -117,7 +111,6 @@ class VideoReader:
         self.is_live = True
         self.start_seconds = 0.0
         self.time_base = Fraction(1, 90_000)
-        self.sample_aspect_ratio = Fraction(1)
         self.broken: str | None = None
         self.finished = False
         self.frames_skipped = self.frames_dropped = 0
@@ -125,7 +118,7 @@ class VideoReader:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._source = contextlib.ExitStack()
-        is_camera = isinstance(source, int) or (isinstance(source, str) and source.isascii() and source.isdigit())
+        is_camera = isinstance(source, int) or (isinstance(source, str) and source.isdecimal())
         try:
             images = self._camera_images(int(source)) if is_camera else self._stream_images(source)  # type: ignore[arg-type]
             # The first frame is decoded at once: its size is the video's, and a file without one is no video.
@@ -148,7 +141,7 @@ class VideoReader:
         self.close()
 
     def close(self) -> None:
-        """Stop the thread and close the source; to be called again without harm."""
+        """Stop the thread and close the source; may be called again."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(_PATIENCE)
@@ -207,24 +200,20 @@ class VideoReader:
         """Images with the time since the first one, for as long as the camera gives any."""
         self.name = f"camera {index}"
         # Asked first, because OpenCV may crash where there is none.
-        if index < 0 or (sys.platform == "linux" and not Path(f"/dev/video{index}").exists()):
-            raise InputError(f"{self.name}: is not there; connect it")
-        camera = cv2.VideoCapture(index)
+        is_there = index >= 0 and (sys.platform != "linux" or Path(f"/dev/video{index}").exists())
+        camera = cv2.VideoCapture(index) if is_there else None
+        if camera is None or not camera.isOpened():
+            raise InputError(f"{self.name}: cannot be opened; connect it, or end the program that is using it")
         self._source.callback(camera.release)
-        if not camera.isOpened():
-            raise InputError(f"{self.name}: cannot be opened; another program may be using it, or it is no camera")
         self.frames_per_second = float(camera.get(cv2.CAP_PROP_FPS)) or _USUAL_RATE
-        failed = 0
-        began: float | None = None
+        failed, began = 0, None
         while failed < _FAILED_READS:
             read, image_bgr = camera.read()
             if not read:
                 failed += 1
                 time.sleep(0.01)
                 continue
-            self.frames_skipped += failed if began is not None else 0
-            failed = 0
-            now = time.monotonic()
+            failed, now = 0, time.monotonic()
             began = now if began is None else began
             yield np.ascontiguousarray(image_bgr[..., ::-1], dtype=np.uint8), now - began
         self.broken = f"{self.name}: gives no more frames"
@@ -235,19 +224,21 @@ class VideoReader:
         container = _open(source, self._timeout_seconds)
         self._source.callback(container.close)
         formats = set(container.format.name.split(","))
-        stream = self._image_stream(container, formats)
+        if any(map(_NOT_VIDEOS.fullmatch, formats)):
+            raise InputError(f"{self.name}: not a video (FFmpeg takes it for {', '.join(formats)})")
+        stream = container.streams.best("video")
+        # The cover of a music file is a video stream too.
+        if stream is None or stream.codec_context is None or stream.disposition & av.stream.Disposition.attached_pic:
+            raise InputError(f"{self.name}: holds no moving images that this FFmpeg can decode")
         stream.thread_type = "AUTO"
         self.frames_per_second = float(stream.average_rate or stream.guessed_rate or _USUAL_RATE)
         length = (container.duration or 0) / _MICROSECONDS
-        self.is_live = scheme in _LIVE_SCHEMES or (scheme != "" and length <= 0)
+        self.is_live = scheme in STREAM_SCHEMES or (scheme != "" and length <= 0)
         self.start_seconds = (container.start_time or 0) / _MICROSECONDS
         self.time_base = Fraction(stream.time_base or self.time_base)
         if not self.is_live and length > 0:
             self.duration_seconds = length
-            self.frame_count = max(1, round(length * self.frames_per_second))
-        if not self.is_live and stream.frames > 0:
-            self.frame_count = stream.frames
-        ratio = Fraction(stream.sample_aspect_ratio or 1)
+            self.frame_count = stream.frames or max(1, round(length * self.frames_per_second))
         began: float | None = None
         seconds = 0.0
         for decoded in self._decoded(container, stream, has_length=not formats.isdisjoint(_LENGTH_IN_HEADER)):
@@ -259,57 +250,41 @@ class VideoReader:
                 seconds = float(decoded.pts * Fraction(decoded.time_base or self.time_base)) - self.start_seconds
             elif not first:
                 seconds += 1 / self.frames_per_second
-            image_rgb, is_turned = _upright(decoded)
-            self.sample_aspect_ratio = 1 / ratio if is_turned else ratio
-            yield image_rgb, seconds
-
-    def _image_stream(self, container: Any, formats: set[str]) -> Any:
-        if any(_NOT_VIDEOS.fullmatch(name) for name in formats):
-            raise InputError(f"{self.name}: not a video (FFmpeg takes it for {', '.join(formats)})")
-        # The cover of a music file is a video stream too.
-        streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-        best = container.streams.best("video")
-        stream = next((s for s in streams if best is not None and s.index == best.index), next(iter(streams), None))
-        if stream is None or stream.codec_context is None:
-            raise InputError(f"{self.name}: holds no moving images that this FFmpeg can decode")
-        return stream
+            yield _upright(decoded), seconds
 
     def _decoded(self, container: Any, stream: Any, *, has_length: bool) -> Iterator[Any]:
         """Decoded frames; damaged ones are counted, and an early end is written to ``broken``."""
-        end, reason = 0.0, None
-        packets = container.demux()
-        while True:
-            try:
-                packet = next(packets, None)
-            except av.FFmpegError as error:
-                silent = isinstance(error, av.error.ExitError)
-                reason = f"nothing came for {self._timeout_seconds:g} s" if silent else _reason(error)
-                break
-            if packet is None:
-                break
-            if packet.pts is not None and packet.time_base:
-                own_end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
-                end = max(end, own_end - self.start_seconds)
-            if packet.stream_index != stream.index:
-                continue
-            try:
-                frames = stream.decode(packet)
-            except av.error.EOFError:
-                continue
-            except av.FFmpegError as error:
-                self.frames_skipped += 1
-                if isinstance(error, av.error.BlockingIOError):
-                    stream.codec_context.flush_buffers()  # after damage a decoder may refuse packets until then
-                continue
-            self.frames_skipped += sum(frame.is_corrupt for frame in frames)
-            yield from (frame for frame in frames if not frame.is_corrupt)
-        length = self.duration_seconds
+        end, reason, length = 0.0, None, self.duration_seconds
+        try:
+            for packet in container.demux():
+                if packet.pts is not None and packet.time_base:
+                    own_end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                    end = max(end, own_end - self.start_seconds)
+                if packet.stream_index == stream.index:
+                    yield from self._good_frames(stream, packet)
+        except av.FFmpegError as error:
+            silent = isinstance(error, av.error.ExitError)
+            reason = f"nothing came for {self._timeout_seconds:g} s" if silent else _reason(error)
         unnoticed = max(_SHORTEST_MISSING, 3 / self.frames_per_second)
         if reason is None and has_length and length is not None and length - end > unnoticed:
             reason = "the rest is missing or damaged"
         if reason is not None:
             of = f" of {length:.1f} s" if length is not None else ""
             self.broken = f"{self.name}: breaks off after {end:.1f} s{of} ({reason})"
+
+    def _good_frames(self, stream: Any, packet: Any) -> list[Any]:
+        try:
+            frames = stream.decode(packet)
+        except av.error.EOFError:
+            return []
+        except av.FFmpegError as error:
+            self.frames_skipped += 1
+            if isinstance(error, av.error.BlockingIOError):
+                stream.codec_context.flush_buffers()  # after damage a decoder may refuse packets until then
+            return []
+        good = [frame for frame in frames if not frame.is_corrupt]
+        self.frames_skipped += len(frames) - len(good)
+        return good
 
 
 def _scheme(source: str | Path) -> str:
@@ -329,11 +304,7 @@ def _require_av(what: str) -> None:
 
 
 def _open(source: str | Path, timeout_seconds: float) -> Any:
-    """Open a file or a stream, demuxer only.
-
-    Raises:
-        InputError: one line that says why it cannot be opened.
-    """
+    """Open a file or a stream, demuxer only; InputError: one line that says why it cannot be opened."""
     shown, scheme = without_passwords(source), _scheme(source)
     _require_av(shown)
     began = time.monotonic()
@@ -341,43 +312,33 @@ def _open(source: str | Path, timeout_seconds: float) -> Any:
         if not scheme:
             # An absolute path, because FFmpeg would take a name such as "a:b.mp4" for an address.
             return av.open(str(Path(source).absolute()), options={"protocol_whitelist": "file"})
-        if scheme not in (*_WEB_SCHEMES, *_LIVE_SCHEMES):
-            raise InputError(f"{shown}: {scheme}:// is none of {', '.join((*_WEB_SCHEMES, *_LIVE_SCHEMES))}")
         # RTSP over UDP loses packets, and a frame with them.
         tcp = {"rtsp_transport": "tcp"} if scheme in ("rtsp", "rtsps") else {}
         options = {"protocol_whitelist": _NETWORK_PROTOCOLS, **tcp}
         return av.open(str(source), timeout=(timeout_seconds, timeout_seconds), options=options)
     except (av.FFmpegError, OSError) as error:
-        if not scheme:
-            raise InputError(f"{shown}: not a video that can be read ({_reason(error)})") from error
+        reason = _reason(error)
         # Interrupted by its timeout, FFmpeg reports whatever failed then: invalid data as often as a timeout.
-        late = isinstance(error, av.error.ExitError) or time.monotonic() - began >= timeout_seconds
-        reason = f"no answer within {timeout_seconds:g} s" if late else f"cannot be opened ({_reason(error)})"
-        raise InputError(f"{shown}: {reason}; check the address and the network") from error
+        if scheme and (isinstance(error, av.error.ExitError) or time.monotonic() - began >= timeout_seconds):
+            reason = f"no answer within {timeout_seconds:g} s"
+        raise InputError(f"{shown}: not a video that can be read ({reason})") from error
 
 
-def _upright(frame: Any) -> tuple[Image8, bool]:
-    """The frame as (H, W, 3) RGB, turned and mirrored as its display matrix says, and whether it lay on its side.
-
-    Phones record sideways and write the matrix.
-    """
+def _upright(frame: Any) -> Image8:
+    """The frame as (H, W, 3) RGB, turned and mirrored as its display matrix says: phones record sideways."""
     # Where a video does not say which color matrix it was made with, players go by its height, and so does this.
     unsaid = frame.colorspace == _UNSPECIFIED and frame.height >= _HD_HEIGHT
     image = np.asarray(frame.to_ndarray(format="rgb24", src_colorspace="ITU709" if unsaid else None), dtype=np.uint8)
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
-        return image, False
+        return image
     # x' = a x + c y, y' = b x + d y in 16.16 fixed point; the third of each row is projective, always 0.
     a, b, _, c, d = np.frombuffer(bytes(matrix), dtype=np.int32)[:5].tolist()
-    turned = a == 0 and d == 0
-    if turned:
-        image = image.transpose(1, 0, 2)
-        mirror_x, mirror_y = c < 0, b < 0
-    elif b == 0 and c == 0:
-        mirror_x, mirror_y = a < 0, d < 0
-    else:
-        return image, False  # an angle that is no multiple of 90 degrees: left as it was recorded
-    return np.ascontiguousarray(image[:: -1 if mirror_y else 1, :: -1 if mirror_x else 1]), turned
+    if a == 0 and d == 0:
+        image, a, d = image.transpose(1, 0, 2), c, b
+    elif b or c:
+        return image  # an angle that is no multiple of 90 degrees: left as it was recorded
+    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 
 
 # FFmpeg's name of the format, and of the encoder, by suffix.
@@ -402,23 +363,21 @@ class _Sound:
     """All sound tracks of a video, read from the file a second time and written as far as the images have come.
 
     So nothing is held in memory but a packet, whatever the video's length. A track that the container can hold is
-    copied packet by packet, unchanged; any other is encoded again, which ``notes`` gets a line about.
-
-    Raises:
-        InputError: the video cannot be opened a second time.
+    copied packet by packet; any other is encoded again, which ``notes`` gets a line about.
     """
 
     def __init__(self, reader: VideoReader, output: Any, kind: str, notes: list[str]) -> None:
         assert not isinstance(reader.source, int)
         self._notes, self._start, self._output = notes, reader.start_seconds, output
         self._input = _open(reader.source, 10.0)
-        self._tracks: dict[int, tuple[Any, bool]] = {}  # index of the stream → (stream written, encoded again)
-        for stream in self._input.streams.audio:
-            if stream.codec_context is not None:
-                self._tracks[stream.index] = self._track(stream, kind)
+        # Index of the stream → stream written, and whether it is encoded again.
+        self.tracks = {
+            stream.index: self._track(stream, kind)
+            for stream in self._input.streams.audio
+            if stream.codec_context is not None
+        }
         self._packets = self._demuxed()
         self._waiting: Any = None
-        self.kept = bool(self._tracks)
 
     def _track(self, stream: Any, kind: str) -> tuple[Any, bool]:
         """The counterpart of one sound track of the source."""
@@ -437,17 +396,17 @@ class _Sound:
     def _demuxed(self) -> Iterator[Any]:
         """Packets of the tracks that are kept; an early end is no failure: the images ended there too."""
         try:
-            for packet in self._input.demux([self._input.streams[index] for index in self._tracks]):
+            for packet in self._input.demux([self._input.streams[index] for index in self.tracks]):
                 # The empty packets at the end only tell decoders to flush.
-                if packet.dts is not None and packet.stream_index in self._tracks:
+                if packet.dts is not None and packet.stream_index in self.tracks:
                     yield packet
         except av.FFmpegError as error:
             self._notes.append(f"the sound breaks off ({_reason(error)})")
 
     def copy_until(self, seconds: float) -> None:
         """Write every packet that begins before ``seconds`` from the video's start; ``inf`` for the rest."""
-        while self._tracks:
-            packet = self._waiting if self._waiting is not None else next(self._packets, None)
+        while self.tracks:
+            packet = self._waiting or next(self._packets, None)
             self._waiting = None
             if packet is None:
                 return
@@ -458,7 +417,7 @@ class _Sound:
             self._write(packet)
 
     def _write(self, packet: Any) -> None:
-        written, encoded = self._tracks[packet.stream_index]
+        written, encoded = self.tracks[packet.stream_index]
         try:
             if not encoded:
                 shift = round(self._start / packet.time_base)
@@ -478,12 +437,11 @@ class _Sound:
 
     def finish(self) -> None:
         """Write what the encoders still hold."""
-        for written, encoded in self._tracks.values():
+        for written, encoded in self.tracks.values():
             if encoded:
                 self._output.mux(written.encode(None))
 
     def close(self) -> None:
-        """Close the source."""
         self._input.close()
 
 
@@ -493,21 +451,20 @@ class VideoWriter:
     ``write`` takes each frame together with the ``Frame`` it was made from: the video shows it at the same time, so a
     variable frame rate stays, and frames that were left out leave no gap in the sound. Sound tracks are copied packet
     by packet where the container can hold them, else encoded again; of a live source none is kept. ``sound_kept`` and
-    ``notes`` (one line each) tell after the first frame what became of it.
+    ``notes`` (one line each) tell after the first frame what became of it. Images of odd width or height get one more
+    column or row (a copy of the last one): 4:2:0 video has even sizes.
 
-    The video is written under a temporary name in its folder and gets ``path`` when it is whole: at the end of the
-    ``with`` block, or by ``close()``. An exception in the block, Ctrl-C too, removes it. To keep what is done instead,
-    catch it inside the block and call ``close(keep=True)`` before going on: the video then ends with the last frame.
-
-    Images of odd width or height get one more column or row (a copy of the last one): 4:2:0 video has even sizes.
+    The video gets its name when it is whole: at the end of the ``with`` block, or by ``close()``. An exception in the
+    block, Ctrl-C too, removes it. To keep what is done instead, catch it inside the block and call
+    ``close(keep=True)``: the video then ends with the last frame.
 
     Args:
         path: where to; the suffix decides: ``.mp4``, ``.m4v``, ``.mov``, ``.mkv`` (H.264) or ``.webm`` (VP9).
         reader: the video that the frames come from: its rate, times and sound.
 
     Raises:
-        InputError: no such kind of video, no encoder for it, a folder that cannot be written, a full disk, or the
-            package ``av`` is missing.
+        InputError: no such kind of video, a folder that cannot be written, a full disk, or the package ``av`` is
+            missing.
         ValueError: a frame that is not (H, W, 3) uint8 or not of the first one's size.
     """
 
@@ -518,8 +475,6 @@ class VideoWriter:
         if suffix not in CONTAINERS:
             raise InputError(f"{path}: videos are written as {', '.join(CONTAINERS)}, not '{suffix}'")
         self._kind, self._encoder = CONTAINERS[suffix]
-        if self._encoder not in av.codecs_available:
-            raise InputError(f"{path}: this build of av has no encoder {self._encoder}; pip install av")
         self.notes: list[str] = []
         self.frames_written = 0
         self._reader = reader
@@ -535,7 +490,7 @@ class VideoWriter:
     @property
     def sound_kept(self) -> bool:
         """Whether the video has the sound of its source; known after the first frame."""
-        return self._sound is not None and self._sound.kept
+        return self._sound is not None and bool(self._sound.tracks)
 
     def __enter__(self) -> Self:
         return self
@@ -544,12 +499,7 @@ class VideoWriter:
         self.close(keep=kind is None)
 
     def write(self, frame_rgb: npt.NDArray[np.uint8], frame: Frame) -> None:
-        """Add an image, to be shown when ``frame`` is.
-
-        Args:
-            frame_rgb: (H, W, 3) uint8, H and W those of the first one.
-            frame: the frame of the reader that it was made from.
-        """
+        """Add an image (H, W, 3) uint8, of the first one's size, to be shown when ``frame`` of the reader is."""
         if self._closed:
             raise ValueError(f"{self.path}: the video is closed")
         image = checked_image(frame_rgb)
@@ -577,7 +527,7 @@ class VideoWriter:
         self.frames_written += 1
 
     def close(self, keep: bool = True) -> None:
-        """End the video; to be called again without harm.
+        """End the video; may be called again.
 
         Args:
             keep: False removes what was written. True gives it its name; where no frame was written there is no video.
@@ -621,8 +571,6 @@ class VideoWriter:
         context.thread_type = "AUTO"
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = _LIMITED_RANGE
-        if reader.sample_aspect_ratio != 1:
-            context.sample_aspect_ratio = reader.sample_aspect_ratio
         if not reader.is_live:
             try:
                 self._sound = _Sound(reader, self._output, self._kind, self.notes)

@@ -31,10 +31,7 @@ class HeadsGraph(nn.Module):
     """(B, 3, H, W) uint8 RGB → ``scores`` (B, A), ``offsets`` (B, A, 4), ``anchors_cxcywh`` (A, 4), all float32.
 
     The anchors are computed from the shapes of the maps inside the graph, so that it holds for every input size.
-
-    Args:
-        network: what :func:`for_export` made.
-        channels_last: whether it computes in that order of memory, torch's fastest on CPUs.
+    ``channels_last``: it computes in that order of memory, torch's fastest on CPUs.
     """
 
     def __init__(self, network: nn.Module, *, channels_last: bool) -> None:
@@ -55,11 +52,7 @@ class DetectionGraph(nn.Module):
     """(B, 3, H, W) uint8 RGB → ``boxes_xyxy`` (N, 4), ``scores`` (N,), ``image_index`` (N,), see the module.
 
     Every step is one of tensors over the whole batch, so that tracing and ``torch.export`` record it for every B.
-
-    Args:
-        network, channels_last: as of :class:`HeadsGraph`.
-        detection: ``score_floor``, ``top_k``, ``nms_iou`` and ``keep`` of
-            :func:`fanet_lightning.ops.postprocess.detect`.
+    ``detection``: all four settings of :func:`fanet_lightning.ops.postprocess.detect`.
     """
 
     def __init__(self, network: nn.Module, detection: Mapping[str, Any], *, channels_last: bool) -> None:
@@ -118,11 +111,7 @@ def _nms(boxes_xyxy: Tensor, scores: Tensor, image: Tensor, iou: float) -> Tenso
 def write_torchscript(path: Path, network: Network, settings: Mapping[str, Any], notes: Mapping[str, str]) -> None:
     """Write what ``torch.jit.load`` reads, after ``import torchvision``; nothing else of this package is needed.
 
-    Args:
-        path: the file.
-        network: in evaluation mode.
-        settings: all four of :func:`fanet_lightning.ops.postprocess.detect`.
-        notes: what the file says of itself, in its extra file :data:`EXTRA_FILE`.
+    ``notes``: what the file says of itself, in its extra file :data:`EXTRA_FILE`.
     """
     graph = DetectionGraph(for_export(network), settings, channels_last=True).eval()
     jit: Any = torch.jit

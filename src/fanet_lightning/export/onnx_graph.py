@@ -36,21 +36,16 @@ def quantized(model: Any, images: Iterable[npt.NDArray[np.uint8]]) -> Any:
 
     Args:
         model: uint8 images → heads, an ``onnx.ModelProto``.
-        images: (H, W, 3) RGB, of the kind that the network will see. The range of an activation is the mean of
-            the images' ranges.
+        images: (H, W, 3) RGB, of the kind that the network will see.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
-        """One image at a time."""
-
-        def __init__(self) -> None:
-            self._batches = (np.ascontiguousarray(image.transpose(2, 0, 1))[None] for image in images)
+        batches = ({INPUT_NAME: np.ascontiguousarray(image.transpose(2, 0, 1))[None]} for image in images)
 
         def get_next(self) -> dict[str, npt.NDArray[np.uint8]] | None:
-            batch = next(self._batches, None)
-            return None if batch is None else {INPUT_NAME: batch}
+            return next(self.batches, None)
 
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     inner = [node for node in convolutions[FLOAT_FIRST:] if not node.input[1].startswith(HEADS_PREFIX)]
@@ -138,8 +133,7 @@ def onnx_model(
         detection: all four settings of :func:`fanet_lightning.ops.postprocess.detect`.
         metadata: what the file says of itself.
         opset: one of :data:`OPSETS`.
-        dtype: ``float32``, or ``int8``: the convolutions in 8 bits, but for the first ones and those of the heads.
-        calibration: with ``int8``: images (H, W, 3) RGB, whose activations set the range of the 8 bits.
+        dtype: ``float32``, or ``int8``: see :func:`quantized`, which takes ``calibration``.
 
     Raises:
         InputError: onnx, onnxruntime or onnxscript is missing.
@@ -152,19 +146,18 @@ def onnx_model(
     if dtype == "int8":
         heads = quantized(heads, calibration)
     faces = _faces_model(heads, opset, detection)
-    names = dict(zip(_HEADS, ("in_scores", "in_offsets", "in_anchors"), strict=True))
-    merged = merge_models(heads, faces, io_map=list(names.items()))
+    merged = merge_models(
+        heads, faces, io_map=list(zip(_HEADS, ("in_scores", "in_offsets", "in_anchors"), strict=True))
+    )
     _tidy(merged, metadata)
     onnx.checker.check_model(merged)
     return merged
 
 
 def write_openvino(path: Path, content: bytes) -> None:
-    """Write what ``openvino.Core().read_model(path)`` reads, and the weights into the ``.bin`` next to it.
+    """Write an ONNX file of :func:`onnx_model` as OpenVINO's ``.xml``, and the weights into the ``.bin`` next to it.
 
-    Args:
-        path: the ``.xml`` file.
-        content: of an ONNX file of :func:`onnx_model`; its metadata go as JSON into ``rt_info``.
+    Its metadata go as JSON into ``rt_info``.
     """
     import onnx
     import openvino
@@ -200,15 +193,11 @@ def _heads_model(network: Network, opset: int) -> Any:
 def _faces_model(heads: Any, opset: int, detection: Mapping[str, Any]) -> Any:
     import onnx
 
-    text = _FACES.format(
-        ir_version=heads.ir_version,
-        opset=opset,
-        floor=repr(float(np.float32(detection["score_floor"]))),
-        iou=repr(_float32_below(detection["nms_iou"])),
-        top_k=int(detection["top_k"]),
-        keep=int(detection["keep"]),
+    floor, iou = repr(float(np.float32(detection["score_floor"]))), repr(_float32_below(detection["nms_iou"]))
+    counts = {key: int(detection[key]) for key in ("top_k", "keep")}
+    return onnx.parser.parse_model(
+        _FACES.format(ir_version=heads.ir_version, opset=opset, floor=floor, iou=iou, **counts)
     )
-    return onnx.parser.parse_model(text)
 
 
 def _float32_below(value: float) -> float:

@@ -27,7 +27,7 @@ from fanet_lightning.data.images import read_image_rgb
 from fanet_lightning.detect.detector import FORMAT_VERSION, INPUT_NAME, PREFIX, ExportBackend, TorchBackend
 from fanet_lightning.export.graph import quiet, write_torch_export, write_torchscript
 from fanet_lightning.export.onnx_graph import OPSETS, need_packages, onnx_model, write_openvino
-from fanet_lightning.export.verify import BOX_LIMIT, SCORE_LIMIT, SHOWN, Comparison, Run, compare, speeds
+from fanet_lightning.export.verify import BOX_LIMIT, SCORE_LIMIT, Comparison, Run, compare, speeds
 from fanet_lightning.models.blocks import fuse
 from fanet_lightning.models.pretrained import CARD_FILE, Model, load_model, name_of, weights_file
 from fanet_lightning.ops.postprocess import detection_settings
@@ -36,15 +36,9 @@ from fanet_lightning.ops.postprocess import detection_settings
 def metadata(
     name: str, path: Path, model: Model, detection: Mapping[str, Any], *, form: str, dtype: str
 ) -> dict[str, str]:
-    """By keys that begin with ``fanet_lightning.``; what is no text is JSON.
+    """What the file says of itself: keys that begin with ``fanet_lightning.``; what is no text is JSON.
 
-    Args:
-        name: of the model.
-        path: what :func:`fanet_lightning.models.pretrained.locate` gave.
-        model: what was read there.
-        detection: the settings inside the graph.
-        form: ``onnx``, ``openvino``, ``torchscript`` or ``torch_export``.
-        dtype: ``float32`` or ``int8``.
+    ``path`` of the model, which was read there; ``detection``: the settings inside the graph; ``form``: the format.
     """
     images = None if model.training_images is None else to_plain(model.training_images)
     listed = json.dumps(images, ensure_ascii=False)
@@ -77,14 +71,11 @@ def metadata(
 def terms(path: Path, model: Model) -> str:
     """The license of the weights: the model card's, else what follows from the training images."""
     card = path / CARD_FILE
-    text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    head = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else None
-    if isinstance(head, dict) and "license" in head:
+    if card.is_file():
+        head = yaml.safe_load(card.read_text(encoding="utf-8").split("---")[1])
         return " ".join(str(head[key]) for key in ("license", "license_name", "license_link") if key in head)
     data = sorted({part.data or "unknown" for part in model.training_images or []})
-    if data == ["synthetic"]:
-        return "mit"
-    return f"other: on the terms of the training images ({', '.join(data) or 'unknown'})"
+    return "mit" if data == ["synthetic"] else f"other: on the terms of the training images ({', '.join(data)})"
 
 
 Image8 = npt.NDArray[np.uint8]
@@ -113,14 +104,14 @@ def export(
     images: Path | None = None,
     rounds: int = 15,
     overwrite: bool = False,
-) -> Comparison:
+) -> None:
     """Write the file, run it, keep it if it agrees with the model, and print what was found.
 
     Args:
         checkpoint: see :func:`fanet_lightning.models.pretrained.locate`.
         out: the file; None: ``outputs/export/``, named by the model. It appears whole, or not at all.
         form: ``onnx``, ``openvino``, ``torchscript`` or ``torch_export``.
-        dtype: ``float32``; for onnx also ``int8``, whose differences are stated and refuse nothing.
+        dtype: ``float32``; for onnx also ``int8``, whose faces are others.
         detection: keyword arguments of :func:`fanet_lightning.ops.postprocess.detect` in place of the model's own.
         opset: of ONNX.
         calibration, calibration_images: with int8, folder of images and how many of them are used.
@@ -165,22 +156,19 @@ def export(
             write = write_torchscript if form == "torchscript" else write_torch_export
             write(temporary, model.network, settings, notes)
         print(f"comparing in {runtime} on {len(batches)} inputs, and timing …", flush=True)
-        backend, run, found = (
-            TorchBackend(fuse(model.network), detection=settings),
-            runner(temporary, form),
-            Comparison(),
-        )
-        for batch in batches:
-            found += compare(backend, run, batch, rounded=dtype != "float32")
-        tried = f"images of {images}" if images else "a photograph in five sizes, a single pixel and a batch of three"
-        floor = f"boxes above the floor of {settings['score_floor']:g}"
-        what = found.text(floor if dtype == "float32" else f"faces of scores from {SHOWN}")
-        print(f"compared with {runtime} on {tried}: {what}")
-        if dtype == "float32" and not found.agrees:
-            raise InputError(
-                f"{runtime} does not find the same faces (limits: {BOX_LIMIT} px, {SCORE_LIMIT:g} in score); "
-                f"{out} was not written"
+        backend, run = TorchBackend(fuse(model.network), detection=settings), runner(temporary, form)
+        if dtype == "float32":
+            found = sum((compare(backend, run, batch) for batch in batches), Comparison())
+            tried = f"images of {images}" if images else "a photograph in five sizes, a pixel and a batch of three"
+            print(
+                f"compared with {runtime} on {tried}: {found.faces:,} boxes above the floor of "
+                f"{settings['score_floor']:g}, boxes differ by at most {found.box:.2g} px, scores by {found.score:.2g}"
             )
+            if not found.agrees:
+                raise InputError(
+                    f"{runtime} does not find the same faces ({found.alone} by one side alone; limits: {BOX_LIMIT} px, "
+                    f"{SCORE_LIMIT:g} in score); {out} was not written"
+                )
         pixels = np.ascontiguousarray(vga(batches).transpose(2, 0, 1))[None]
         eager_ms, exported_ms = speeds(lambda: backend.find(torch.from_numpy(pixels)), lambda: run(pixels), rounds)
         written = sorted(Path(folder).iterdir())  # of OpenVINO's two files the weights first
@@ -192,11 +180,10 @@ def export(
         f"{runtime} {exported_ms:.1f} ms, {eager_ms / exported_ms:.2f} × as fast"
     )
     if dtype != "float32":
-        print(f"{dtype} has its price: fanet evaluate checkpoint={out} data=… measures AP")
+        print(f"{dtype} finds other faces: fanet evaluate checkpoint={out} data=… measures AP")
     if form in ("torchscript", "torch_export"):
         print("import torchvision before loading it: it holds torchvision's NMS")
     print(f"written: {out}, {name} as {form}, {dtype}, {size / 1e6:.1f} MB")
-    return found
 
 
 def _check(form: str, dtype: str, opset: int, calibration: Path | None) -> None:
@@ -213,10 +200,9 @@ def _check(form: str, dtype: str, opset: int, calibration: Path | None) -> None:
 
 
 def batches_to_try(folder: Path | None) -> list[Image8]:
-    """Batches (B, 3, H, W) RGB: images of several sizes one by one, a single pixel, and three together.
+    """Batches (B, 3, H, W) RGB: images one by one, a single pixel, and three together.
 
-    ``folder``: with images, of which up to 20 are taken as they are; None: the photograph that comes with matplotlib,
-    in five sizes.
+    Up to 20 images of ``folder`` as they are; None: the photograph that comes with matplotlib, in five sizes.
     """
     if folder is None:
         photograph = read_image_rgb(Path(str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))))
@@ -243,11 +229,7 @@ def _resized(image: Image8, width: int, height: int) -> Image8:
 
 
 def image_files(folder: Path, key: str, most: int) -> list[Path]:
-    """At most so many images in it and below, evenly over their sorted list.
-
-    Raises:
-        InputError: not a directory, or no image; names ``key``.
-    """
+    """At most so many images in it and below, evenly over their sorted list; InputError: none, names ``key``."""
     found = sorted(folder / name for name in walk_files(folder) if has_image_extension(name))
     if not found:
         raise InputError(f"{key}={folder} has no images; give a folder with some")

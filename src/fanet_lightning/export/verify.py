@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.optimize import linear_sum_assignment
 
 from fanet_lightning.detect.detector import TorchBackend
 from fanet_lightning.ops.anchors import AnchorGrid
@@ -27,10 +26,6 @@ from fanet_lightning.ops.structures import Detections
 BOX_LIMIT, SCORE_LIMIT = 0.05, 1e-4
 # Overlaps of small boxes move by some 1e-5.
 IOU_LIMIT = 1e-3
-SAME_FACE_IOU = 0.5
-# Faces that a person would look at.
-SHOWN = 0.3
-
 Outputs = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int64]]
 Run = Callable[[npt.NDArray[np.uint8]], Outputs]
 
@@ -57,23 +52,10 @@ class Comparison:
         """Within the limits of an exact export."""
         return self.box <= BOX_LIMIT and self.score <= SCORE_LIMIT and not self.alone
 
-    def text(self, what: str) -> str:
-        """The comparison in words; ``what`` was compared, in the plural."""
-        alone = f", {self.alone} found by one side alone" if self.alone else ""
-        return f"{self.faces:,} {what}, boxes differ by at most {self.box:.2g} px, scores by {self.score:.2g}{alone}"
-
 
 @torch.inference_mode()
-def compare(backend: TorchBackend, run: Run, images: npt.NDArray[np.uint8], *, rounded: bool = False) -> Comparison:
-    """Both sides on a batch.
-
-    Args:
-        backend: the model as it runs in Python, with the settings of the file.
-        run: the exported file.
-        images: (B, 3, H, W) RGB.
-        rounded: the file's weights are rounded, so that nothing is equal: of the faces with a score of at least
-            :data:`SHOWN` on either side, those that overlap are compared.
-    """
+def compare(backend: TorchBackend, run: Run, images: npt.NDArray[np.uint8]) -> Comparison:
+    """The model as it runs in Python, with the settings of the file, and the file, on a batch (B, 3, H, W) RGB."""
     boxes_xyxy, scores, image_index = (torch.from_numpy(np.asarray(x)) for x in run(images))
     output = backend.heads(torch.from_numpy(images))
     grid = AnchorGrid(tuple((rows, columns) for rows, columns in output.map_shapes))
@@ -83,14 +65,9 @@ def compare(backend: TorchBackend, run: Run, images: npt.NDArray[np.uint8], *, r
     whole = Comparison()
     for k, eager in enumerate(detect(output, grid, **backend.detection)):
         own = image_index == k
+        anchors = Detections(anchor_boxes[k], anchor_scores[k]).above(backend.detection["score_floor"] - SCORE_LIMIT)
         exported = Detections(boxes_xyxy[own], scores[own])
-        if rounded:
-            whole += compare_shown(eager.cpu(), exported)
-        else:
-            anchors = Detections(anchor_boxes[k], anchor_scores[k]).above(
-                backend.detection["score_floor"] - SCORE_LIMIT
-            )
-            whole += compare_exact(eager.cpu(), exported, anchors.cpu(), backend.detection)
+        whole += compare_exact(eager.cpu(), exported, anchors.cpu(), backend.detection)
     return whole
 
 
@@ -118,25 +95,6 @@ def compare_exact(
         last = max(last, float(exported.scores[-1]))
     missing = ~covered & (eager.scores > last + SCORE_LIMIT)
     return Comparison(len(exported), largest_box, largest_score, int(missing.sum()) + int(clashing.any(dim=0).sum()))
-
-
-def compare_shown(eager: Detections, exported: Detections) -> Comparison:
-    """The faces of one image that show, paired by overlap."""
-    iou = pairwise_iou(eager.boxes_xyxy, exported.boxes_xyxy)
-    rows, columns = map(torch.from_numpy, linear_sum_assignment(iou.numpy(), maximize=True))
-    paired = iou[rows, columns] >= SAME_FACE_IOU
-    rows, columns = rows[paired], columns[paired]
-    alone = sum(
-        int((side.scores >= SHOWN).sum()) - int((side.scores[own] >= SHOWN).sum())
-        for side, own in ((eager, rows), (exported, columns))
-    )
-    kept = torch.maximum(eager.scores[rows], exported.scores[columns]) >= SHOWN
-    rows, columns = rows[kept], columns[kept]
-    if not len(rows):
-        return Comparison(alone=alone)
-    box = (eager.boxes_xyxy[rows] - exported.boxes_xyxy[columns]).abs().max()
-    score = (eager.scores[rows] - exported.scores[columns]).abs().max()
-    return Comparison(len(rows), float(box), float(score), alone)
 
 
 def speeds(first: Callable[[], object], second: Callable[[], object], rounds: int) -> tuple[float, float]:
