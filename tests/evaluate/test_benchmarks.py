@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 
 from fanet_lightning.evaluate import __main__ as verb_main
-from fanet_lightning.score.__main__ import score_predictions
-from fanet_lightning.score.fddb.benchmark import FddbBenchmark
-from fanet_lightning.score.pascal_face.benchmark import PascalFaceBenchmark
+from fanet_lightning.score.__main__ import main as score
 from tests.data.wider_files import numbered, write_wider
 from tests.score.fddb_files import write_fddb
 from tests.score.helpers import refused
@@ -42,12 +40,10 @@ def test_fddb(checkpoint: Path, tmp_path: Path) -> None:
     assert scores["rules"]["detections"] == "rectangles"
     assert sorted(path.name for path in (out / "predictions").iterdir()) == ["fold-01-out.txt", "fold-02-out.txt"]
     # The same files, scored by themselves, give the same numbers.
-    again = score_predictions(
-        out / "predictions", tmp_path / "fddb" / "FDDB-folds", strict=True, bootstrap=0,
-        benchmark=FddbBenchmark(images_root=tmp_path / "fddb" / "originalPics"),
-    )  # fmt: skip
-    for measure in ("discrete", "continuous"):
-        assert scores[measure] == again.scores.values[measure]
+    words = ["benchmark=fddb", f"predictions={out}", f"ground_truth={tmp_path / 'fddb'}", f"out={tmp_path / 'again'}"]
+    assert score([*words, "strict=true"]) == 0
+    again = json.loads((tmp_path / "again" / "scores.json").read_text())
+    assert all(scores[key] == again[key] for key in ("discrete", "continuous", "intervals"))
     assert (out / "DiscROC.txt").read_text().count("\n") > 1
     assert (out / "detections.png").stat().st_size
 
@@ -65,10 +61,9 @@ def test_pascal_face_and_afw(name: str, labels: str, checkpoint: Path, tmp_path:
     assert (scores["benchmark"], scores["protocol"], scores["faces"]) == (name, "short640", {"all": 2})
     assert scores["made_by"]["lower_top"] == 0.2
     if name == "pascal_face":
-        again = score_predictions(
-            out / "predictions", tmp_path / "set" / labels, benchmark=PascalFaceBenchmark(), bootstrap=0
-        )
-        assert scores["ap"] == again.scores.values["ap"]
+        words = [f"benchmark={name}", f"predictions={out}", f"ground_truth={tmp_path / 'set'}"]
+        assert score([*words, f"out={tmp_path / 'again'}"]) == 0
+        assert scores["ap"] == json.loads((tmp_path / "again" / "scores.json").read_text())["ap"]
 
 
 def test_attributes_are_refused_where_there_are_none(checkpoint: Path, tmp_path: Path) -> None:

@@ -21,8 +21,7 @@ from torchmetrics import MetricCollection
 from fanet_lightning.evaluate.metrics import CocoAP, FddbRoc, PascalFaceAP, WiderFaceAP
 from fanet_lightning.ops.structures import EvalBatch
 from fanet_lightning.score.coco import CocoBenchmark, CocoDetections, CocoGroundTruth
-from fanet_lightning.score.fddb.benchmark import FddbBenchmark
-from fanet_lightning.score.fddb.files import FddbPredictions
+from fanet_lightning.score.fddb.benchmark import FddbBenchmark, FddbPredictions
 from fanet_lightning.score.pascal_face.benchmark import PascalFaceBenchmark
 from fanet_lightning.score.results import Scores
 from fanet_lightning.score.wider_face.average_precision import score

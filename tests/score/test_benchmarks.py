@@ -14,33 +14,8 @@ from fanet_lightning.score.wider_face.predictions import read_predictions, write
 from tests.data.wider_files import write_image
 from tests.score.fddb_files import write_detections as write_fddb_detections
 from tests.score.fddb_files import write_folds, write_sizes
-from tests.score.helpers import call, refused
+from tests.score.helpers import refused
 from tests.score.pascal_face_files import CORRECTED, write_annotations
-
-
-def test_coco(tmp_path: Path) -> None:
-    """400 perfect detections in one image, which COCO's own cap of 100 scores at 0.257."""
-    boxes = [[20 * (i % 20), 20 * (i // 20), 10, 10] for i in range(400)]
-    faces = [
-        {"id": i + 1, "image_id": 7, "category_id": 1, "bbox": box, "area": 100, "iscrowd": 0}
-        for i, box in enumerate(boxes)
-    ]
-    truth = {
-        "images": [{"id": 7, "file_name": "a.jpg"}],
-        "categories": [{"id": 1, "name": "face"}],
-        "annotations": faces,
-    }
-    rows = [{"image_id": 7, "category_id": 1, "bbox": box, "score": 0.5 + i / 1000} for i, box in enumerate(boxes)]
-    (tmp_path / "truth.json").write_text(json.dumps(truth))
-    (tmp_path / "rows.json").write_text(json.dumps(rows))
-    words = ["benchmark=coco", f"predictions={tmp_path / 'rows.json'}", f"ground_truth={tmp_path / 'truth.json'}"]
-    assert call(*words, f"out={tmp_path / 'out'}").returncode == 0
-    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
-    assert (scores["ap"]["all"], scores["ap"]["50"]) == (pytest.approx(1), pytest.approx(1))
-    assert (scores["faces"]["all"], scores["rules"]["max_detections"]) == (400, 1000)
-    assert scores["ap"]["large"] is None
-    done = call(*words, "benchmark.max_detections=100", "benchmark.backend=pycocotools")
-    assert "0.257" in next(line for line in done.stdout.splitlines() if line.startswith("all"))
 
 
 @pytest.fixture
@@ -57,10 +32,14 @@ def wider(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "found", tmp_path / "gt"
 
 
-def test_attributes_and_errors_of_wider_face(wider: tuple[Path, Path], tmp_path: Path) -> None:
+def test_attributes_and_errors_of_wider_face(
+    wider: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
-    done = call(f"predictions={wider[0]}", f"ground_truth={wider[1]}", f"out={out}", "attributes=true", "errors=true")
-    assert (done.returncode, done.stderr) == (0, "")
+    words = [f"predictions={wider[0]}", f"ground_truth={wider[1]}", f"out={out}", "attributes=true", "errors=true"]
+    assert main(words) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
     groups = json.loads((out / "attributes.json").read_text())["groups"]
     # All three faces: two hits, then the false alarm.
     assert groups["blur"]["heavy"]["faces"] == 1
@@ -73,39 +52,37 @@ def test_attributes_and_errors_of_wider_face(wider: tuple[Path, Path], tmp_path:
     assert errors["dap"]["misses"] == pytest.approx(1 / 3)
     assert errors["dap"]["background"] == 0
     assert (out / "errors" / "index.html").is_file()
-    assert "the 2 worst of 2 images" in done.stdout
+    assert "the 2 worst of 2 images" in printed.out
 
 
-def test_images_that_are_missing_are_named(wider: tuple[Path, Path], tmp_path: Path) -> None:
+def test_images_that_are_missing_are_named(
+    wider: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     words = [f"predictions={wider[0]}", f"ground_truth={wider[1]}", f"out={tmp_path / 'out'}", "bootstrap=0"]
     words += ["errors=true", f"pictures={pictures}"]
-    done = call(*words)
-    assert done.returncode == 2
-    assert f"{pictures} has none of them, the first would be " in done.stderr
+    refused(f"{pictures} has none of them", main, words)
     write_image(pictures / "1--Riot" / "1_Riot_b.jpg", 0)
-    done = call(*words)
-    assert done.returncode == 0
-    assert done.stderr.startswith("warning: 1 of 2 images on ")
-    assert "cannot be shown: 0--Parade/0_Parade_a" in done.stderr
+    assert main(words) == 0
+    printed = capsys.readouterr().err
+    assert printed.startswith("warning: 1 of 2 images on ") and "cannot be shown: 0--Parade/0_Parade_a" in printed
 
 
 def test_the_archive_for_the_test_server(wider: tuple[Path, Path], tmp_path: Path) -> None:
     names = tmp_path / "wider_face_test_filelist.txt"
     names.write_text("0--Parade/0_Parade_a.jpg\n1--Riot/1_Riot_b.jpg\n")
     words = [f"predictions={wider[0]}", "split=test", f"out={tmp_path / 'out'}"]
+    archive = tmp_path / "out" / "submission.zip"
     for given in (names, tmp_path):
-        done = call(*words, f"ground_truth={given}")
-        assert (done.returncode, done.stderr) == (0, "")
-    ids = ("0--Parade/0_Parade_a", "1--Riot/1_Riot_b")
-    packed = read_predictions(tmp_path / "out" / "submission.zip", ids, strict=True)
-    assert packed.scores.tolist() == [0.9, 0.8, 0.7]
+        assert main([*words, f"ground_truth={given}"]) == 0
+    packed = read_predictions(archive, ("0--Parade/0_Parade_a", "1--Riot/1_Riot_b"))
+    assert packed.scores.tolist() == [0.9, 0.8, 0.7] and packed.missing == ()
     assert not (tmp_path / "out" / "scores.json").exists()
+    before = archive.read_bytes()
     names.write_text("0--Parade/0_Parade_a.jpg\n1--Riot/1_Riot_b.jpg\n1--Riot/1_Riot_c.jpg\n")
-    done = call(*words, f"ground_truth={names}")
-    assert done.returncode == 2
-    assert "1--Riot/1_Riot_c" in done.stderr
+    refused("1--Riot/1_Riot_c", main, [*words, f"ground_truth={names}"])
+    assert archive.read_bytes() == before
 
 
 # Files as other programs and other people write them.
@@ -180,37 +157,26 @@ def words_of(benchmark: str, folder: Path, faces: dict[str, Any], rows: dict[str
     return words if rows is None else [*words, f"predictions={put_rows(benchmark, folder / 'found', rows)}"]
 
 
-LAYOUTS = {
-    "x y w h": lambda x, y, w, h: (x, y, w, h),
-    "x1 y1 x2 y2": lambda x, y, w, h: (x, y, x + w, y + h),
-    "cx cy w h": lambda x, y, w, h: (x + w / 2, y + h / 2, w, h),
-    "fractions of corners": lambda x, y, w, h: (x / 120, y / 90, (x + w) / 120, (y + h) / 90),
-}
-
-
 @pytest.mark.parametrize("benchmark", ["wider_face", "fddb", "pascal_face", "coco"])
 def test_boxes_in_another_layout_are_scored_with_a_warning(
     benchmark: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     faces = faces_of(30)
     words = words_of(benchmark, tmp_path, faces)
-    meant = "x1 y1 x2 y2" if benchmark == "pascal_face" else "x y w h"
-    for name, layout in LAYOUTS.items():
-        if benchmark == "pascal_face" and "corners" not in name and name != meant:
-            continue  # the far edge would be before the near one, which is an error
-        rows = {image_id: [layout(*row) for row in own] for image_id, own in faces.items()}
-        assert main([*words, f"predictions={put_rows(benchmark, tmp_path / name.replace(' ', '_'), rows)}"]) == 0
+    corners = {i: [(x, y, x + w, y + h) for x, y, w, h in own] for i, own in faces.items()}
+    fractions = {i: [(a / 120, b / 90, c / 120, d / 90) for a, b, c, d in own] for i, own in corners.items()}
+    right, meant = (corners, "x1 y1 x2 y2") if benchmark == "pascal_face" else (faces, "x y w h")
+    wrong = [fractions] if benchmark == "pascal_face" else [corners, fractions]
+    for number, rows in enumerate([right, *wrong]):
+        assert main([*words, f"predictions={put_rows(benchmark, tmp_path / str(number), rows)}"]) == 0
         printed = capsys.readouterr()
         doubts = [line for line in printed.err.splitlines() if "boxes looked at" in line]
-        assert len(doubts) == (name != meant), (name, doubts)
+        assert len(doubts) == (number > 0)
         assert all("0 of 60" in line and meant in line for line in doubts)
         assert printed.out  # the number all the same
 
 
-@pytest.mark.parametrize(
-    "line",
-    ["{event}/{name}.jpg", "{name}.jpg", "{name}.JPG", "./{name}", "{event}\\{name}.jpg", "{event}/{event}/{name}"],
-)
+@pytest.mark.parametrize("line", ["{event}/{name}.jpg", "./{name}", "{event}\\{name}.JPG", "{event}/{event}/{name}"])
 def test_name_lines_that_name_the_same_image(line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """S3FD and S3FD.pytorch write ``event/name.jpg``."""
     faces = faces_of(2)
@@ -218,24 +184,18 @@ def test_name_lines_that_name_the_same_image(line: str, tmp_path: Path, capsys: 
     words = words_of("wider_face", tmp_path, faces)
     found = put_wider(tmp_path / "found", rows, line)
     (found / "0--Parade" / "._0_Parade_0.txt").write_bytes(b"\0\5\x16\7")
-    (found / ".DS_Store").write_bytes(b"\0")
-    (found / "1--Riot").mkdir()
     (found / "0--Parade" / "0_Parade_0.txt").rename(found / "0--Parade" / "0_Parade_0.JPG.TXT")
     assert main([*words, f"predictions={found}"]) == 0
     printed = capsys.readouterr()
     assert printed.err == "" and "1.000000" in printed.out
 
 
-@pytest.mark.parametrize("line", ["1--Riot/{name}.jpg", "0_Parade_9", "{event}/0_Parade_9.jpg", "{event}", "{event}/"])
+@pytest.mark.parametrize("line", ["1--Riot/{name}.jpg", "0_Parade_9", "{event}/"])
 def test_name_lines_that_name_another_image(line: str, tmp_path: Path) -> None:
     faces = faces_of(1)
     rows = {image_id: [(*row, 0.9) for row in own] for image_id, own in faces.items()}
-    words = words_of("wider_face", tmp_path, faces)
-    refused(
-        r"0_Parade_0\.txt:1: .*; write '0_Parade_0'",
-        main,
-        [*words, f"predictions={put_wider(tmp_path / 'found', rows, line)}"],
-    )
+    words = [*words_of("wider_face", tmp_path, faces), f"predictions={put_wider(tmp_path / 'found', rows, line)}"]
+    refused(r"0_Parade_0\.txt:1: .*; write '0_Parade_0'", main, words)
 
 
 def test_a_folder_packed_with_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -247,7 +207,7 @@ def test_a_folder_packed_with_its_name(tmp_path: Path, capsys: pytest.CaptureFix
     assert "1.000000" in capsys.readouterr().out
 
 
-def test_negative_sides_in_fddb_are_false_alarms(tmp_path: Path) -> None:
+def test_negative_sides_in_fddb_are_false_alarms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     faces = faces_of(2)
     words = [*words_of("fddb", tmp_path, faces), f"predictions={tmp_path / 'found'}"]
     first, second = faces
@@ -258,11 +218,8 @@ def test_negative_sides_in_fddb_are_false_alarms(tmp_path: Path) -> None:
         second: [(*faces[second][0], 0.7), (x2, y2 + h2, w2, -h2, 0.6)],
     }
     write_fddb_detections(tmp_path / "found", {1: {f"./{image_id}.JPG": own for image_id, own in rows.items()}})
-    done = call(*words, f"out={tmp_path / 'out'}")
-    assert done.returncode == 0, done.stderr
-    assert [line for line in done.stderr.splitlines() if "negative" in line] == [
-        "warning: 2 detections with a negative width or height: taken as false alarms"
-    ]
+    assert main([*words, f"out={tmp_path / 'out'}"]) == 0
+    assert "warning: 2 detections with a negative width or height" in capsys.readouterr().err
     # At the lowest threshold two of four faces, and the two as false positives.
     assert (tmp_path / "out" / "DiscROC.txt").read_text().splitlines()[0] == "0.5 2 0.6"
     assert json.loads((tmp_path / "out" / "scores.json").read_text())["discrete"]["max"] == 0.5
@@ -272,9 +229,10 @@ def test_negative_sides_in_fddb_are_false_alarms(tmp_path: Path) -> None:
 def test_intervals_do_not_depend_on_the_order_of_the_list(benchmark: str, tmp_path: Path) -> None:
     faces = faces_of(9)
     words = [f"benchmark={benchmark}", f"ground_truth={put_truth(benchmark, tmp_path / 'truth', faces)}"]
-    layout = LAYOUTS["x1 y1 x2 y2" if benchmark == "pascal_face" else "x y w h"]
+    if benchmark == "pascal_face":
+        faces = {i: [(x, y, x + w, y + h) for x, y, w, h in own] for i, own in faces.items()}
     # One of two faces in the first images, so that resamples differ.
-    rows = {image_id: [layout(*box) for box in own[: 1 + (i > 3)]] for i, (image_id, own) in enumerate(faces.items())}
+    rows = {image_id: own[: 1 + (i > 3)] for i, (image_id, own) in enumerate(faces.items())}
     none = {image_id: own[:1] for image_id, own in rows.items()}
     words += [f"predictions={put_rows(benchmark, tmp_path / 'found', rows)}", "bootstrap=50"]
     words += [f"against={put_rows(benchmark, tmp_path / 'other', none)}"]
@@ -304,7 +262,7 @@ def put_detections(path: Path, faces: dict[str, list[tuple[float, ...]]], name: 
     return path
 
 
-@pytest.mark.parametrize("name", ["{}.jpg", "{}.PNG", "photos/{}.jpg", "base"])
+@pytest.mark.parametrize("name", ["photos/{}.PNG", "base"])
 def test_detections_of_detect_are_joined_by_file_name(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -331,9 +289,9 @@ def test_detections_whose_names_do_not_tell_the_image(tmp_path: Path) -> None:
     box: list[tuple[float, ...]] = [BOX]
     words = words_of("coco", tmp_path, {"x/a": box, "y/a": box, "y/b": box})
     for faces, expected in [
-        ({"a": box}, r"images\[0\]: 'a\.jpg' may be x/a or y/a"),
+        ({"a": box}, r"images\[0\] .*'a\.jpg' may be x/a or y/a"),
         ({"b": box, "z/y/b": box}, "images is there twice"),
-        ({"x/a": box, "x/b": box}, r"images\[1\]: 'x/b\.jpg' is not in the annotations"),
+        ({"x/a": box, "x/b": box}, r"images\[1\] .*'x/b\.jpg' is not in the annotations"),
     ]:
         refused(expected, main, [*words, f"predictions={put_detections(tmp_path / 'detections.json', faces)}"])
 

@@ -217,14 +217,14 @@ def test_files_that_are_not_counts(tmp_path: Path) -> None:
         return content.getvalue()
 
     for content, expected in (
-        (b"event/a 1 2 3\n", "ValueError"),
-        (path.read_bytes()[:-500], "BadZipFile"),
+        (b"event/a 1 2 3\n", ""),
+        (path.read_bytes()[:-500], "zip"),
         (saved(version=np.array(9)), "version 9 of the file, this release reads 1"),
-        (saved(hits_1=None), "KeyError"),
+        (saved(hits_1=None), "hits_1"),
     ):
         path.write_bytes(content)
-        refused(f"per_image.npz .*{expected}", read_counts, path)
-    refused("FileNotFoundError", read_counts, tmp_path / "none.npz")
+        refused(f"per_image.npz cannot be read .*{expected}", read_counts, path)
+    refused("No such file", read_counts, tmp_path / "none.npz")
 
 
 # The bootstrap

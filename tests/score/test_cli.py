@@ -1,15 +1,15 @@
-"""``python -m fanet_lightning.score``: the golden run through files, and each mistake as one line and exit code 2."""
+"""``fanet score``: the golden run through files, and each mistake as one line and exit code 2."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from fanet_lightning.cli.errors import InputError
-from fanet_lightning.score.__main__ import main, score_predictions
+from fanet_lightning.score.__main__ import main
 from fanet_lightning.score.bootstrap import bootstrap_difference, count_images, curve_from_counts, read_counts
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth, read_ground_truth, write_ground_truth
 from fanet_lightning.score.wider_face.predictions import read_predictions, write_predictions
@@ -32,34 +32,32 @@ def golden_detections(first: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]
 def run(tmp_path: Path) -> tuple[Path, Path]:
     """Folders of predictions and ground truth of the golden run."""
     images = GOLDEN["images"]
-    write_ground_truth(
-        tmp_path / "ground truth",
-        GroundTruth(
-            tuple(images),
-            [np.array(image["faces"], np.float64).reshape(-1, 4) for image in images.values()],
-            {
-                setting: [np.array(image["counted"][setting], np.bool_) for image in images.values()]
-                for setting in ("easy", "medium", "hard")
-            },
-        ),
-    )
+    boxes = [np.array(image["faces"], np.float64).reshape(-1, 4) for image in images.values()]
+    counted = {s: [np.array(i["counted"][s], np.bool_) for i in images.values()] for s in ("easy", "medium", "hard")}
+    write_ground_truth(tmp_path / "ground truth", GroundTruth(tuple(images), boxes, counted))
     write_predictions(tmp_path / "predictions", golden_detections())
     return tmp_path / "predictions", tmp_path / "ground truth"
+
+
+@pytest.fixture
+def words(run: tuple[Path, Path]) -> list[str]:
+    return [f"predictions={run[0]}", f"ground_truth={run[1]}", "bootstrap=0"]
+
+
+def scores_in(folder: Path) -> Any:
+    return json.loads((folder / "scores.json").read_text())
 
 
 def test_golden_run_as_a_command(run: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = call("benchmark=wider_face", f"predictions={run[0]}", f"ground_truth={run[1]}", f"out={out}", "strict=true")
     assert (done.returncode, done.stderr) == (0, "")
-    scores = json.loads((out / "scores.json").read_text())
+    scores, lines = scores_in(out), done.stdout.splitlines()
     assert scores["ap"] == pytest.approx(GOLDEN["ap"], abs=1e-12)
     assert (scores["benchmark"], scores["protocol"], scores["images"]) == ("wider_face", None, 12)
     assert scores["made_by"]["command"][:3] == ["python", "-m", "fanet_lightning.score"]
-    assert done.stdout.splitlines()[0] == "WIDER FACE, 12 images"
-    for setting, ap in GOLDEN["ap"].items():
-        assert f"{ap:.6f}" in next(line for line in done.stdout.splitlines() if line.startswith(setting))
-    assert (out / "pr_curves.npz").is_file()
     assert scores["intervals_method"] == "bootstrap over images, 1000 samples, 95% percentile interval, seed 0"
+    assert lines[0] == "WIDER FACE, 12 images" and (out / "pr_curves.npz").is_file()
     counts = read_counts(out / "per_image.npz")
     assert list(counts) == list(GOLDEN["ap"])
     for setting, own in counts.items():
@@ -67,126 +65,117 @@ def test_golden_run_as_a_command(run: tuple[Path, Path], tmp_path: Path) -> None
         assert curve_from_counts(own).ap == scores["ap"][setting]
         low, high = scores["intervals"][setting]
         assert low < GOLDEN["ap"][setting] < high
-        assert f"{low:.4f} … {high:.4f}" in next(line for line in done.stdout.splitlines() if line.startswith(setting))
+        (line,) = [line for line in lines if line.startswith(setting) and "faces" not in line]
+        assert f"{GOLDEN['ap'][setting]:.6f}" in line and f"{low:.4f} … {high:.4f}" in line
 
 
-def test_intervals_can_be_left_out(run: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([f"predictions={run[0]}", f"ground_truth={run[1]}", f"out={tmp_path / 'out'}", "bootstrap=0"]) == 0
+def test_intervals_can_be_left_out(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, f"out={tmp_path / 'out'}"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split() == ["setting", "faces", "AP"]
-    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    scores = scores_in(tmp_path / "out")
     assert (scores["intervals"], scores["intervals_method"]) == ({}, None)
     # A later comparison needs the counts all the same.
     assert list(read_counts(tmp_path / "out" / "per_image.npz")) == list(GOLDEN["ap"])
 
 
-def test_against_other_predictions(run: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_against_other_predictions(
+    run: tuple[Path, Path], words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     worse = tmp_path / "worse"
     write_predictions(worse, golden_detections(first=1))
     (worse / f"{next(iter(GOLDEN['images']))}.txt").unlink()
-    words = [f"predictions={run[0]}", f"ground_truth={run[1]}", f"against={worse}", f"out={tmp_path / 'out'}"]
-    assert main([*words, "bootstrap=200"]) == 0
+    assert main([*words, f"against={worse}", f"out={tmp_path / 'out'}", "bootstrap=200"]) == 0
     printed = capsys.readouterr()
     assert printed.err.startswith(f"warning: {worse}: 1 of 12 images have no predictions")
-    scored = json.loads((tmp_path / "out" / "scores.json").read_text())
-    alone = score_predictions(worse, run[1], bootstrap=0)
+    against = scores_in(tmp_path / "out")["against"]
+    assert main([*words, f"predictions={worse}", f"out={tmp_path / 'alone'}"]) == 0
+    alone = scores_in(tmp_path / "alone")["ap"]
     truth = read_ground_truth(run[1])
-    refused("1 of 12 images", read_predictions, worse, truth.image_ids, strict=True)
     counts, worse_counts = (count_images(truth, read_predictions(path, truth.image_ids)) for path in (run[0], worse))
-    expected = bootstrap_difference(counts, worse_counts, 200)
-    assert scored["against"]["predictions"] == str(worse)
-    assert scored["against"]["ap"] == alone.scores.values["ap"]
+    assert (against["predictions"], against["ap"]) == (str(worse), alone)
     lines = printed.out.splitlines()
     table = lines[next(i for i, line in enumerate(lines) if line.startswith("difference to")) :]
-    for setting, difference in expected.items():
-        assert difference.value == pytest.approx(GOLDEN["ap"][setting] - alone.scores.values["ap"][setting], abs=1e-12)
-        assert scored["against"]["difference"][setting] == difference.value
-        assert scored["against"]["intervals"][setting] == [difference.low, difference.high]
+    for setting, difference in bootstrap_difference(counts, worse_counts, 200).items():
+        assert difference.value == pytest.approx(GOLDEN["ap"][setting] - alone[setting], abs=1e-12)
+        assert against["difference"][setting] == difference.value
+        assert against["intervals"][setting] == [difference.low, difference.high]
         assert f"{difference.value:+.6f}" in next(line for line in table if line.startswith(setting))
 
 
 def test_the_folder_of_a_whole_evaluation_stands_for_the_predictions_in_it(
-    run: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`evaluate … out=DIR` puts them into DIR/predictions; people give DIR."""
-    words = [f"ground_truth={run[1]}", "bootstrap=0"]
-    assert main([f"predictions={run[0]}", f"out={tmp_path}", *words]) == 0
+    assert main([*words, f"out={tmp_path}"]) == 0
     direct = capsys.readouterr().out
-    assert main([f"predictions={tmp_path}", *words]) == 0
+    assert main([*words, f"predictions={tmp_path}"]) == 0
     assert capsys.readouterr().out in direct
     (tmp_path / "scores.json").unlink()
-    refused(f"^{tmp_path}: there are no predictions", main, [f"predictions={tmp_path}", *words])
+    refused(f"^{tmp_path}: ", main, [*words, f"predictions={tmp_path}"])
 
 
 @pytest.mark.parametrize("place", ["eval_gt", "eval_tools/ground_truth"])
 def test_the_folder_of_the_data_set_stands_for_its_ground_truth(
-    run: tuple[Path, Path], tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]
+    run: tuple[Path, Path], words: list[str], tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "wider" / place).parent.mkdir(parents=True)
     run[1].rename(tmp_path / "wider" / place)
-    assert main([f"predictions={run[0]}", f"ground_truth={tmp_path / 'wider'}", "bootstrap=0"]) == 0
+    assert main([*words, f"ground_truth={tmp_path / 'wider'}"]) == 0
     assert f"{GOLDEN['ap']['hard']:.6f}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["scores.json", "pr_curves.png", "per_image.npz", "errors"])
-def test_files_of_others_are_not_written_over(run: tuple[Path, Path], tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["scores.json", "errors"])
+def test_files_of_others_are_not_written_over(words: list[str], tmp_path: Path, name: str) -> None:
     out = tmp_path / "mine"
     out.mkdir()
     (out / name).write_text("[1, 2]")
-    words = [f"predictions={run[0]}", f"ground_truth={run[1]}", f"out={out}", "bootstrap=0"]
-    refused(f"out=.*mine: {name} is there and not of earlier scores; move it away", main, words)
+    words = [*words, f"out={out}"]
+    refused(f"out=.*mine: {name} is there", main, words)
     assert [path.name for path in out.iterdir()] == [name] and (out / name).read_text() == "[1, 2]"
     (out / name).rename(out / "notes.txt")
     assert main(words) == 0 == main(words)  # next to other files, and over scores of its own
     assert (out / "notes.txt").read_text() == "[1, 2]"
 
 
-def test_missing_images_are_a_warning_and_with_strict_an_error(run: tuple[Path, Path]) -> None:
+def test_missing_images_are_a_warning_and_with_strict_an_error(
+    run: tuple[Path, Path], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     gone = next(iter(GOLDEN["images"]))
     (run[0] / f"{gone}.txt").unlink()
-    done = call(f"predictions={run[0]}", f"ground_truth={run[1]}")
-    assert done.returncode == 0
-    assert done.stderr == f"warning: 1 of 12 images have no predictions and count as empty: {gone}\n"
-    done = call(f"predictions={run[0]}", f"ground_truth={run[1]}", "strict=true")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
+    assert main(words) == 0
+    assert capsys.readouterr().err == f"warning: 1 of 12 images have no predictions and count as empty: {gone}\n"
+    done = call(*words, "strict=true")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("error: ") and f"1 of 12 images have no predictions: {gone}" in done.stderr
 
 
+# Paths as `find` writes them, wherever it was run, and names with the slashes of Windows.
+@pytest.mark.parametrize("form", ["{}.jpg", "/data/WIDER_val/images/{}.jpg", ".\\images\\{}.jpg"])
 def test_a_list_restricts_everything(
-    run: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chosen = list(GOLDEN["images"])[2:9]
     listed = tmp_path / "list.txt"
-    listed.write_text("".join(f"{image_id}.jpg\n" for image_id in chosen))
-    assert main([f"predictions={run[0]}", f"ground_truth={run[1]}", f"images={listed}"]) == 0
+    listed.write_text("".join(f"{form.format(image_id)}\n" for image_id in chosen))
+    assert main([*words, f"images={listed}", f"out={tmp_path / 'out'}"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == "WIDER FACE sample, 7 of 12 images"
-    # Paths as `find` writes them, wherever it was run, and names with the slashes of Windows.
-    for form in ("./{}.jpg", "./WIDER_val/images/{}.jpg", "/data/WIDER_val/images/{}.jpg", ".\\images\\{}.jpg"):
-        listed.write_text("".join(f"{form.format(image_id)}\n" for image_id in chosen))
-        assert main([f"predictions={run[0]}", f"ground_truth={run[1]}", f"images={listed}"]) == 0
-        assert capsys.readouterr().out.splitlines()[0] == "WIDER FACE sample, 7 of 12 images"
-    scored = score_predictions(*run, images=listed)
-    for setting, scored_ap in scored.scores.values["ap"].items():
+    for setting, found in scores_in(tmp_path / "out")["ap"].items():
         images = [GOLDEN["images"][image_id] for image_id in chosen]
         _, _, ap = wider_oracle.curve([(image["faces"], image["counted"][setting], image["rows"]) for image in images])
-        assert scored_ap == pytest.approx(ap, abs=1e-12)
-        assert scored_ap != pytest.approx(GOLDEN["ap"][setting], abs=1e-3)
+        assert found == pytest.approx(ap, abs=1e-12)
+        assert found != pytest.approx(GOLDEN["ap"][setting], abs=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"),
+    ("changed", "expected"),
     [
         ("predictions=", "predictions=… must be given"),
-        ("ground_truth=", "ground_truth=… must be given"),
-        ("prediction=x", "unknown key 'prediction': did you mean 'predictions'?"),
+        ("prediction=x", "unknown key 'prediction'"),
         ("predictions=nowhere", "nowhere cannot be read"),
-        ("predictions=LIST", "is not a readable .zip"),
-        ("ground_truth=nowhere", "there is no nowhere"),
-        ("ground_truth=PREDICTIONS", "wider_face_val.mat; give the folder"),
-        ("benchmark=faces", "benchmark=faces: there is no such option; choose one of afw"),
-        ("benchmark=1", "benchmark=1: there is no such option"),
+        ("predictions=LIST", "list.txt cannot be read"),
+        ("ground_truth=nowhere", "wider_face_val.mat cannot be read"),
+        ("benchmark=faces", "benchmark=faces"),
         ("benchmark=fddb benchmark.ellipses=round", "benchmark.ellipses=round"),
-        ("benchmark=afw benchmark.labels=new", "benchmark.labels=new"),
         ("benchmark=pascal_face benchmark.labels=[new]", "benchmark.labels="),
         ("benchmark=coco benchmark.max_detections=0", "benchmark.max_detections=0"),
         ("benchmark=wider_face benchmark.labels=corrected", "unknown key 'benchmark.labels'"),
@@ -197,49 +186,31 @@ def test_a_list_restricts_everything(
         ("split=train", "split=train"),
         ("split=test out=", "give out=DIR"),
         ("pictures=.", "errors=true"),
-        ("errors=true pictures=nowhere", "pictures=nowhere: give the folder"),
-        ("bootstrap=many", "bootstrap=many"),
+        ("errors=true pictures=nowhere", "pictures=nowhere"),
         ("bootstrap=-1", "bootstrap=-1"),
-        ("bootstrap=0 against=PREDICTIONS", "bootstrap=0 leaves nothing to say about a difference"),
-        ("against=nowhere", "nowhere cannot be read"),
-        ("images=nowhere.txt", "cannot read the list of images nowhere.txt"),
+        ("bootstrap=0 against=PREDICTIONS", "bootstrap=0"),
+        ("against=nowhere bootstrap=5", "nowhere cannot be read"),
         ("images=LIST", ":1: 'x/y' is not in the ground truth"),
-        ("out=LIST/below", "is not a folder; choose another out"),
+        ("out=LIST/below", "choose another out"),
     ],
 )
-def test_mistakes(run: tuple[Path, Path], tmp_path: Path, words: str, expected: str) -> None:
+def test_mistakes(run: tuple[Path, Path], tmp_path: Path, changed: str, expected: str) -> None:
     (tmp_path / "list.txt").write_text("x/y\n")
-    out = tmp_path / "made"
-    given = {"predictions": str(run[0]), "ground_truth": str(run[1]), "out": str(out)}
-    places = {"LIST": str(tmp_path / "list.txt"), "PREDICTIONS": str(run[0])}
-    for name, place in places.items():
-        words = words.replace(name, place)
-    given |= dict(word.split("=", 1) for word in words.split())
-    argv = [f"{key}={value}" for key, value in given.items() if value or key == "benchmark"]
-    with pytest.raises(InputError) as error:
-        main(argv)
-    assert expected in str(error.value)
-    assert "\n" not in str(error.value)
-    assert not out.exists()
+    given = {"predictions": str(run[0]), "ground_truth": str(run[1]), "out": str(tmp_path / "made")}
+    for name, place in (("LIST", tmp_path / "list.txt"), ("PREDICTIONS", run[0])):
+        changed = changed.replace(name, str(place))
+    given |= dict(word.split("=", 1) for word in changed.split())
+    assert expected in refused(".", main, [f"{key}={value}" for key, value in given.items() if value])
+    assert not (tmp_path / "made").exists()
 
 
-def test_no_torch_and_no_lightning(run: tuple[Path, Path]) -> None:
+def test_no_torch_and_no_lightning(words: list[str]) -> None:
     program = (
         "import sys; from fanet_lightning.score.__main__ import main; main(sys.argv[1:]);"
         "heavy = {'torch', 'torchvision', 'pytorch_lightning', 'cv2', 'matplotlib'} & set(sys.modules);"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, f"predictions={run[0]}", f"ground_truth={run[1]}"],
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_help_prints_the_keys(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--help"]) == 0
-    out = capsys.readouterr().out
-    assert all(
-        f"{key}:" in out
-        for key in ("benchmark", "predictions", "ground_truth", "against", "images", "out", "bootstrap", "strict")
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=300, check=False
     )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -15,10 +15,10 @@ from fanet_lightning.score.coco import (
     CocoBenchmark,
     CocoDetections,
     CocoGroundTruth,
-    MatchedRows,
     average_precision,
     evaluated,
     matched_rows,
+    read_coco_curves,
     read_ground_truth,
     read_results,
     write_results,
@@ -45,10 +45,6 @@ def read(folder: Path, case: Case, category: str | None = None) -> tuple[CocoGro
 def paths(folder: Path, case: Case) -> tuple[CocoGroundTruth, Path]:
     truth, found = write(folder, case)
     return read_ground_truth(truth), found
-
-
-def match(truth: CocoGroundTruth, found: CocoDetections, cap: int = 1000) -> list[MatchedRows]:
-    return matched_rows(truth, found, cap)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +131,7 @@ def test_of_two_faces_equally_far_the_later_in_the_file_is_taken(folder: Path, f
     ]
     ground_truth, detections = read(folder, (truth, rows))
     assert plain_ap(plain(truth, rows))["50"] == pytest.approx(expected)
-    assert average_precision(match(ground_truth, detections))["50"] == pytest.approx(expected)
+    assert average_precision(matched_rows(ground_truth, detections))["50"] == pytest.approx(expected)
 
 
 # Against the tool and the oracle
@@ -152,7 +148,7 @@ def test_values_are_those_of_a_plain_call_and_our_matching_agrees(
     ground_truth, detections = read(folder, case)
     scores = CocoBenchmark(max_detections=cap, backend="pycocotools").score_detections(ground_truth, detections)
     same(dict(scores.values["ap"]), expected)
-    own = average_precision(match(ground_truth, detections, cap))
+    own = average_precision(matched_rows(ground_truth, detections, cap))
     same({setting: value.item() for setting, value in own.items()}, expected)
 
 
@@ -162,7 +158,7 @@ def test_rows_are_judged_one_by_one_as_the_tool_judges_them(folder: Path, seed: 
     ground_truth, detections = read(folder, random_case(seed, categories=2))
     per_image = evaluated(ground_truth, detections, cap).evalImgs
     images = len(ground_truth.image_ids)
-    for category, own in enumerate(match(ground_truth, detections, cap)):
+    for category, own in enumerate(matched_rows(ground_truth, detections, cap)):
         for area in range(4):
             first = (4 * category + area) * images
             found = [image for image in per_image[first : first + images] if image is not None]
@@ -190,7 +186,7 @@ def test_a_resample_is_the_tool_on_copies_of_the_images(folder: Path, seed: int,
         for rank, r in enumerate(own):
             r["score"] = (rank + 1) / 100
     weights = np.random.default_rng(seed).integers(0, 4, (2, len(case[0]["images"])))
-    found = average_precision(match(*read(folder, case)), weights.astype(np.float32))
+    found = average_precision(matched_rows(*read(folder, case)), weights.astype(np.float32))
     numbers = sorted(image["id"] for image in case[0]["images"])
     for draw, row in enumerate(weights):
         copies = [(number, number * 10 + k) for number, times in zip(numbers, row, strict=True) for k in range(times)]
@@ -209,32 +205,23 @@ def test_a_resample_is_the_tool_on_copies_of_the_images(folder: Path, seed: int,
         same({setting: float(found[setting][draw]) for setting in SETTINGS}, plain_ap(plain(truth, results)))
 
 
-def test_resampled_values_are_drawn_over_the_same_images_as_everywhere(folder: Path) -> None:
+def test_resampled_values_are_drawn_over_the_same_images_as_everywhere(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     case = random_case(5, images=12)
     ground_truth, detections = read(folder, case)
     scores = CocoBenchmark().score_detections(ground_truth, detections)
     drawn = scores.resampled(40, 3)["ap"]
     assert list(drawn) == SETTINGS
-    rows = match(ground_truth, detections)
+    rows = matched_rows(ground_truth, detections)
     for part, weights in image_weights(12, 40, 3):
         np.testing.assert_array_equal(drawn["all"][part], average_precision(rows, weights)["all"])
+    # Whatever is in memory at a time.
+    monkeypatch.setattr("fanet_lightning.score.coco._NUMBERS_AT_ONCE", 1)
     np.testing.assert_array_equal(scores.resampled(40, 3)["ap"]["all"], drawn["all"])
     assert not np.array_equal(scores.resampled(40, 4)["ap"]["all"], drawn["all"])
     interval = interval_of(scores.values["ap"]["all"], drawn["all"])
     assert interval.low < interval.high
-
-
-def test_values_do_not_depend_on_how_many_resamples_are_in_memory(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = match(*read(folder, random_case(5, images=12, categories=2)))
-    weights = np.random.default_rng(0).integers(0, 3, (7, 12)).astype(np.float32)
-    together = average_precision(rows, weights)
-    monkeypatch.setattr("fanet_lightning.score.coco._NUMBERS_AT_ONCE", 1)
-    monkeypatch.setattr("fanet_lightning.score.coco._CURVES_AT_ONCE", 3)
-    apart = average_precision(rows, weights)
-    for setting in SETTINGS:
-        np.testing.assert_array_equal(apart[setting], together[setting])
 
 
 def test_a_disagreement_between_the_tool_and_our_matching_is_never_kept_quiet(
@@ -286,7 +273,7 @@ def test_a_resample_without_a_face_has_no_ap(folder: Path) -> None:
     truth["annotations"][0]["iscrowd"] = 0
     weights = np.ones((2, 6))
     weights[1, place] = 0
-    ap = average_precision(match(*read(folder, (truth, found))), weights)["all"]
+    ap = average_precision(matched_rows(*read(folder, (truth, found))), weights)["all"]
     assert not np.isnan(ap[0]) and np.isnan(ap[1])
 
 
@@ -304,15 +291,14 @@ def test_one_category_by_name_or_the_mean_of_all(folder: Path) -> None:
 def test_curves_are_kept_with_what_their_axes_are(tmp_path: Path, folder: Path) -> None:
     ground_truth, detections = read(folder, random_case(3, categories=2))
     scores = CocoBenchmark(backend="pycocotools").score_detections(ground_truth, detections)
-    (path,) = scores.write_curves(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["pr_curves.npz"] == [path.name]
-    with np.load(path) as curves:
+    assert scores.write_curves(tmp_path) == [tmp_path / "pr_curves.npz"]
+    with np.load(tmp_path / "pr_curves.npz") as curves:
         assert curves["precision"].shape == (10, 101, 2, 4)
         assert float(np.nanmean(curves["precision"][..., 0])) == pytest.approx(scores.values["ap"]["all"])
-        assert curves["iou_thresholds"][[0, 9]].tolist() == [0.5, 0.95]
-        assert curves["recall"][[0, 100]].tolist() == [0, 1]
         assert curves["categories"].tolist() == ["kind 1", "kind 2"]
         assert curves["areas"].tolist() == ["all", "small", "medium", "large"]
+    means = [curve.ap for curve in read_coco_curves(tmp_path / "pr_curves.npz").values()]
+    assert means == pytest.approx([scores.values["ap"]["50"], scores.values["ap"]["75"]])
 
 
 # Files
@@ -400,48 +386,40 @@ def changed(content: Any, *place: Any, value: Any) -> Any:
     return content
 
 
-BAD_TRUTH: dict[str, tuple[Any, str]] = {
-    "not JSON": ("{'images': []}", "not JSON"),
-    "no annotations": ({k: v for k, v in truth().items() if k != "annotations"}, "annotations"),
-    "image is text": (changed(truth(), "images", 1, value="a.jpg"), r"images\[1\]"),
-    "image id twice": (changed(truth(), "images", 2, "id", value=10), "images is there twice"),
-    "image id missing": (changed(truth(), "images", 2, value={"file_name": "x"}), r"images\[2\].*'id'"),
-    "file name twice": (changed(truth(), "images", 2, "file_name", value="event/a.jpg"), "images is there twice"),
-    "category name twice": (changed(truth(), "categories", 1, "name", value="face"), "categories is there twice"),
-    "unknown image": (changed(truth(), "annotations", 1, "image_id", value=11), r"annotations\[1\].* 11"),
-    "unknown category": (changed(truth(), "annotations", 1, "category_id", value=1), r"\[1\].* 1"),
-    "box of three": (changed(truth(), "annotations", 1, "bbox", value=[1, 2, 3]), r"annotations\[1\]"),
-    "box NaN": (changed(truth(), "annotations", 0, "bbox", 0, value=math.nan), r"annotations\[0\].*nan"),
-    "negative side": (changed(truth(), "annotations", 0, "bbox", 2, value=-3), r"annotations\[0\].*negative"),
-}
-BAD_RESULTS: dict[str, tuple[Any, str]] = {
-    "an object": ({"annotations": found()}, "no list of results"),
-    "unknown image in results": (changed(found(), 1, "image_id", value=99), r"\[1\].* 99"),
-    "image missing": (changed(found(), 1, value={"bbox": [1, 2, 3, 4], "score": 1, "category_id": 5}), "'image_id'"),
-    "category a list": (changed(found(), 2, "category_id", value=[5]), r"\[2\]"),
-    "category of another file": (
-        {**truth(), "categories": [{"id": 5, "name": "cat"}, {"id": 2, "name": "head"}]},
-        " 5",
-    ),
-    "box too large": (changed(found(), 2, "bbox", 1, value=10**400), r"\[2\]"),
-    "corners": (changed(found(), 2, "bbox", value=[90, 80, 100, -5]), r"\[2\].*negative"),
-    "score comma": (changed(found(), 2, "score", value="0,9"), r"\[2\].*0,9"),
-}
+BAD_TRUTH: list[tuple[Any, str]] = [
+    ("{'images': []}", "cannot be read"),
+    ({k: v for k, v in truth().items() if k != "annotations"}, "annotations"),
+    (changed(truth(), "images", 1, value="a.jpg"), r"images\[1\]"),
+    (changed(truth(), "images", 2, "id", value=10), "images is there twice"),
+    (changed(truth(), "images", 2, value={"file_name": "x"}), r"images\[2\].*'id'"),
+    (changed(truth(), "annotations", 1, "image_id", value=11), r"annotations\[1\].* 11"),
+    (changed(truth(), "annotations", 1, "bbox", value=[1, 2, 3]), r"annotations\[1\]"),
+    (changed(truth(), "annotations", 0, "bbox", 0, value=math.nan), r"annotations\[0\].*nan"),
+]
+BAD_RESULTS: list[tuple[Any, str]] = [
+    ({"annotations": found()}, "no list of results"),
+    (changed(found(), 1, "image_id", value=99), r"\[1\].* 99"),
+    (changed(found(), 2, "category_id", value=[5]), r"\[2\]"),
+    ({**truth(), "categories": [{"id": 5, "name": "cat"}, {"id": 2, "name": "head"}]}, " 5"),
+    (changed(found(), 2, "bbox", value=[90, 80, 100, -5]), r"\[2\].*negative"),
+    (changed(found(), 2, "score", value="0,9"), r"\[2\].*0,9"),
+]
 
 
-@pytest.mark.parametrize("name", [*BAD_TRUTH, *BAD_RESULTS])
-def test_bad_files_are_refused_by_entry_and_value(annotations: Path, tmp_path: Path, name: str) -> None:
-    content, message = {**BAD_TRUTH, **BAD_RESULTS}[name]
+@pytest.mark.parametrize(("content", "message"), [*BAD_TRUTH, *BAD_RESULTS])
+def test_bad_files_are_refused_by_entry_and_value(
+    annotations: Path, tmp_path: Path, content: Any, message: str
+) -> None:
     path = put(tmp_path / "bad.json", content)
-    read = [read_ground_truth, path] if name in BAD_TRUTH else [read_results, path, read_ground_truth(annotations)]
-    assert str(path) in refused(message, *read)
+    if (content, message) in BAD_TRUTH:
+        assert str(path) in refused(message, read_ground_truth, path)
+    else:
+        assert str(path) in refused(message, read_results, path, read_ground_truth(annotations))
 
 
 def test_files_that_are_not_there_are_named(annotations: Path, tmp_path: Path) -> None:
     refused(r"nothing\.json cannot be read", read_ground_truth, tmp_path / "nothing.json")
     refused(r"predictions\.json cannot be read", read_results, tmp_path, read_ground_truth(annotations))
-    (tmp_path / "binary.json").write_bytes(b"\x81\xff\xfe{")
-    refused(r"binary\.json is not JSON", read_ground_truth, tmp_path / "binary.json")
 
 
 def test_backends_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -456,7 +434,7 @@ def test_missing_images_are_named_and_an_error_when_strict(annotations: Path, tm
     ground_truth = benchmark.read_ground_truth(annotations)
     scores = benchmark.score(ground_truth, path)
     assert scores.warnings == ("1 of 3 images have no predictions and count as empty: event/b.v2",)
-    refused(r"1 of 3 images .* 'event/b\.v2'", benchmark.score, ground_truth, path, strict=True)
+    refused(r"1 of 3 images .*event/b\.v2", benchmark.score, ground_truth, path, strict=True)
     put(path, [*found(), {"image_id": 20, "category_id": 5, "bbox": [0, 0, 1, 1], "score": 0.1}])
     assert benchmark.score(ground_truth, path, strict=True).warnings == ()
 

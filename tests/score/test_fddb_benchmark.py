@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fanet_lightning.score.fddb.benchmark import FddbBenchmark
-from fanet_lightning.score.fddb.files import FddbPredictions
+from fanet_lightning.score.fddb.benchmark import FddbBenchmark, FddbPredictions
 from fanet_lightning.score.fddb.ground_truth import FddbGroundTruth
 from fanet_lightning.score.fddb.regions import (
     LEAST_PAIRS,

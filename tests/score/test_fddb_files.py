@@ -6,15 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fanet_lightning.score.fddb.benchmark import FddbBenchmark
-from fanet_lightning.score.fddb.files import (
-    FddbPredictions,
-    read_fddb_predictions,
-    write_fddb_detections,
-    write_roc,
-)
+from fanet_lightning.score.fddb.benchmark import FddbBenchmark, FddbPredictions, read_fddb_predictions
 from fanet_lightning.score.fddb.ground_truth import FddbGroundTruth, read_blocks, read_fddb_ground_truth
-from fanet_lightning.score.fddb.roc import NO_DETECTION, Roc
 from tests.score.fddb_files import block, write_detections, write_fddb, write_folds, write_image, write_sizes
 from tests.score.helpers import refused
 
@@ -90,18 +83,15 @@ def test_sizes_that_are_missing(tmp_path: Path) -> None:
     broken = tmp_path / "originalPics" / f"{B}.jpg"
     broken.parent.mkdir(parents=True)
     broken.write_bytes(b"no image")
-    refused(r"img_265.jpg .*cannot be read", read_fddb_ground_truth, tmp_path)
+    refused(r"img_265.jpg cannot be read", read_fddb_ground_truth, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "cannot be used"),
-        ("[1, 2]", "cannot be used"),
-        (json.dumps({A: [60, 40], B: [60, 40]}), f"the size of '{C}' is missing"),
+        ("{", "cannot be read"),
+        (json.dumps({A: [60, 40], B: [60, 40]}), f"'{C}' is missing"),
         (json.dumps({A: [60, 40.0], B: [60, 40], C: [60, 40]}), "no whole numbers"),
-        (json.dumps({A: [60, 0], B: [60, 40], C: [60, 40]}), "no whole numbers"),
-        (json.dumps({A: "60x40", B: [60, 40], C: [60, 40]}), "cannot be used"),
         (json.dumps({A: [60, 40], B: [5, 7], C: [60, 40]}), r"a face of '.*265' is outside its 5 × 7 pixels"),
     ],
 )
@@ -112,15 +102,11 @@ def test_sizes_that_are_wrong(tmp_path: Path, content: str, message: str) -> Non
 
 
 def test_ground_truth_that_is_no_fddb(tmp_path: Path, truth: FddbGroundTruth) -> None:
-    folds = tmp_path / "truth" / "FDDB-folds"
+    more = tmp_path / "truth" / "FDDB-folds" / "FDDB-fold-04-ellipseList.txt"
     refused("no ellipse lists", read_fddb_ground_truth, tmp_path / "nowhere")
-    assert read_fddb_ground_truth(tmp_path / "truth").image_ids == (A, B, C)
-    (folds / "FDDB-fold-04-ellipseList.txt").write_text(f"{A}\n1\n5 4 0 20 20  1\n")
-    refused("annotated twice", read_fddb_ground_truth, tmp_path / "truth")
-    (folds / "FDDB-fold-04-ellipseList.txt").write_text("2004/a\n1\n5 4 0 20 20\n")
-    refused(r"ellipseList.txt:1: rows of five numbers", read_fddb_ground_truth, tmp_path / "truth")
-    (folds / "FDDB-fold-04-ellipseList.txt").rename(folds / "FDDB-fold-11-ellipseList.txt")
-    refused("no ellipse lists", read_fddb_ground_truth, tmp_path / "truth")
+    for text in (f"{A}\n1\n5 4 0 20 20  1\n", "2004/a\n1\n5 4 0 20 20\n"):
+        more.write_text(text)
+        refused("fold-04-ellipseList.txt:1: an image twice, or", read_fddb_ground_truth, tmp_path / "truth")
 
 
 def rows_of(predictions: FddbPredictions) -> list[list[list[float]]]:
@@ -132,7 +118,7 @@ def rows_of(predictions: FddbPredictions) -> list[list[list[float]]]:
 
 def test_everything_that_is_allowed(tmp_path: Path, truth: FddbGroundTruth) -> None:
     text = f"\ufeff{B}.jpg \r\n 2 7 \r\n\r\n 1e1\t-2.5 +3 .25 1E-2\r\n7 7 0 0 -1\r\n\r\n{C}\r\n0\r\n{A}\n1\n1 2 3 4 0.5"
-    read = read_fddb_predictions(put(tmp_path, text), truth, strict=True)
+    read = read_fddb_predictions(put(tmp_path, text), truth)
     assert rows_of(read) == [[[1, 2, 3, 4, 0.5]], [[10, -2.5, 3, 0.25, 0.01], [7, 7, 0, 0, -1]], []]
     assert not read.are_ellipses
     assert read.missing == ()
@@ -145,36 +131,23 @@ def test_six_columns_are_ellipses(tmp_path: Path, truth: FddbGroundTruth) -> Non
     assert read.missing == (B, C)
 
 
-@pytest.mark.parametrize(
-    "name", ["fold-{:02d}-out.txt", "fold-{}-out.txt", "FDDB-det-fold-{:02d}.txt", "fddb_fold_{}.TXT"]
-)
-def test_names_of_fold_files(tmp_path: Path, truth: FddbGroundTruth, name: str) -> None:
+@pytest.mark.parametrize("name", ["fold-{:02d}-out.txt", "FDDB-det-fold-{}.TXT"])
+def test_a_folder_of_fold_files(tmp_path: Path, truth: FddbGroundTruth, name: str) -> None:
     folder = tmp_path / "run"
     write_detections(folder, {1: {A: [(1, 2, 3, 4, 0.5)], B: []}, 3: {C: [(5, 6, 7, 8, 0.25)]}}, name)
     (folder / "MyDiscROC.txt").write_text("0.5 1 0.5\n")
     (folder / "readme.md").write_text("junk")
     (folder / ".hidden.txt").write_text("junk")
-    assert rows_of(read_fddb_predictions(folder, truth, strict=True)) == [[[1, 2, 3, 4, 0.5]], [], [[5, 6, 7, 8, 0.25]]]
-
-
-def test_a_folder_with_one_joined_file(tmp_path: Path, truth: FddbGroundTruth) -> None:
-    folder = tmp_path / "run"
-    folder.mkdir()
-    (folder / "ContROC.txt").write_text("0.5 1\n")
-    (folder / "detections.txt").write_text(block(A, [(1, 2, 3, 4, 0.5)]))
-    assert rows_of(read_fddb_predictions(folder, truth)) == [[[1, 2, 3, 4, 0.5]], [], []]
-    (folder / "more.txt").write_text(block(B, []))
-    refused("2 files could be the predictions", read_fddb_predictions, folder, truth)
+    assert rows_of(read_fddb_predictions(folder, truth)) == [[[1, 2, 3, 4, 0.5]], [], [[5, 6, 7, 8, 0.25]]]
 
 
 def test_a_selection_leaves_the_other_images_aside(tmp_path: Path, truth: FddbGroundTruth) -> None:
     path = put(tmp_path, block(A, [(1, 2, 3, 4, 0.5)]) + block(B, [(5, 6, 7, 8, 0.25)]))
-    read = read_fddb_predictions(path, truth.select([B]), strict=True)
+    read = read_fddb_predictions(path, truth.select([B]))
     assert read.image_ids == (B,)
     assert rows_of(read) == [[[5, 6, 7, 8, 0.25]]]
 
 
-ROW = "1 2 3 4 0.5"
 NAME = "should be the name of an image, the next line"
 
 
@@ -183,34 +156,30 @@ NAME = "should be the name of an image, the next line"
     [
         *(
             (f"{A}\n{rest}", f":1: '{A}' {NAME}")
-            for rest in ("", f"{ROW}\n", "-1\n", f"1.0\n{ROW}\n", f"2\n{ROW}\n", f"2\n{ROW}\n{B}\n0\n")
+            for rest in ("", "-1\n", "2\n1 2 3 4 0.5\n", f"2\n1 2 3 4 0.5\n{B}\n0\n")
         ),
         (f"{A}\n1\n1 2 3 4 0.5\n1 2 3 4 0.4\n", f":4: '1 2 3 4 0.4' {NAME}"),
-        (f"{A}\n1\n1 2 3 4\n", ":3: '1 2 3 4' is no row of 5 or 6"),
-        *((f"{A}\n1\n{row}\n", f":3: '{row}'") for row in ("1,5 2 3 4 1", "1 2 3 4 nan")),
+        (f"{A}\n1\n1,5 2 3 4 1\n", ":3: '1,5 2 3 4 1'"),
         (f"{A}\n1\n1 2e6 3 4 0.5\n", ":3: '1 2e6 3 4 0.5'.* beyond"),
-        (f"{A}\n2\n1 2 3 4 0.5\n5 4 0 1 1 0.5\n", ":4: '5 4 0 1 1 0.5' is no row of 5 finite"),
-        (f"{A}\n1\n1 2 3 4 0.5\n{B}\n1\n5 4 0 1 1 0.5\n", ":6: '5 4 0 1 1 0.5' is no row of 5 finite"),
+        (f"{A}\n1\n1 2 3 4 0.5\n{B}\n1\n5 4 0 1 1 0.5\n", ":6: '5 4 0 1 1 0.5' is no row of 5 or 6"),
         (f"{A}\n0\n{B}\n0\n{A}\n0\n", f":5: '{A}' has a block already"),
         (f"{A}\n0\n2002/x\n0\n", ":3: the ground truth does not have '2002/x'"),
-        (f"{A}\n0\n\N{LATIN SMALL LETTER E WITH ACUTE}\n0\n".encode("latin-1"), "cannot be read as text"),
+        (f"{A}\n0\n\N{LATIN SMALL LETTER E WITH ACUTE}\n0\n".encode("latin-1"), "cannot be read"),
     ],
 )
 def test_each_mistake_gets_its_line(tmp_path: Path, truth: FddbGroundTruth, text: str | bytes, message: str) -> None:
-    assert "joined.txt" in refused(message, read_fddb_predictions, put(tmp_path, text), truth, strict=True)
+    assert "joined.txt" in refused(message, read_fddb_predictions, put(tmp_path, text), truth)
 
 
 def test_mistakes_of_a_folder(tmp_path: Path, truth: FddbGroundTruth) -> None:
     folder = tmp_path / "run"
     refused("cannot be read", read_fddb_predictions, folder, truth)
     folder.mkdir()
-    refused("0 files could be the predictions", read_fddb_predictions, folder, truth)
+    refused("there are no detections", read_fddb_predictions, folder, truth)
     (folder / "fold-01-out.txt").write_text(block(A, [(1, 2, 3, 4, 0.5)]))
-    refused(f"2 of 3 images .* '{B}'", read_fddb_predictions, folder, truth, strict=True)
+    refused(f"run: 2 of 3 images .*{B}", FddbBenchmark().score, truth, folder, strict=True)
     (folder / "fold-03-out.txt").write_text(block(C, [(5, 4, 0, 1, 1, 0.5)]))
     refused("fold-03-out.txt:1: some rows have 5", read_fddb_predictions, folder, truth)
-    (folder / "fold-03-out.txt").write_text(block(A, []))
-    refused(f"fold-03-out.txt:1: '{A}'", read_fddb_predictions, folder, truth)
 
 
 def test_rows_are_read_to_the_last_bit(tmp_path: Path) -> None:
@@ -232,7 +201,7 @@ def test_written_predictions_are_read_back(tmp_path: Path, truth: FddbGroundTrut
         A: ([[3, 4, 5, 6]], [0.5]),
         C: (np.zeros((0, 4)), []),
     }
-    write_fddb_detections(folder, truth, detections)
+    FddbBenchmark().write_predictions(folder, truth, detections)
     assert sorted(path.name for path in folder.iterdir()) == ["fold-01-out.txt", "fold-03-out.txt"]
     # The official order, best first, however they were given.
     assert (folder / "fold-01-out.txt").read_text() == (
@@ -240,30 +209,20 @@ def test_written_predictions_are_read_back(tmp_path: Path, truth: FddbGroundTrut
         f"{B}\n2\n1.2346 2.0000 10.2654 20.2500 0.250000\n0.0000 0.0000 5.0000 5.0000 0.123456\n"
     )
     assert (folder / "fold-03-out.txt").read_text() == f"{C}\n0\n"
-    read = read_fddb_predictions(folder, truth, strict=True)
+    read = read_fddb_predictions(folder, truth)
     held = FddbPredictions.from_detections(detections, truth.image_ids)
     for one, other in zip(read.rows + read.scores, held.rows + held.scores, strict=True):
         assert one == pytest.approx(other, abs=5.1e-5)
     # Again, with fewer images: what was there is replaced.
-    write_fddb_detections(folder, truth, {C: ([[3, 4, 5, 6]], [0.5])})
+    FddbBenchmark().write_predictions(folder, truth, {C: ([[3, 4, 5, 6]], [0.5])})
     assert read_fddb_predictions(folder, truth).missing == (A, B)
     assert held.missing == ()
     assert FddbPredictions.from_detections({}, [A]).missing == (A,)
 
 
-def test_curves_have_the_official_format(tmp_path: Path) -> None:
-    roc = Roc(
-        np.array([1e-7, 0.5, NO_DETECTION]), np.array([2, 1, 0]), np.array([1.75, 0.8, 0]), np.array([1447160, 3, 0]), 3
-    )
-    paths = write_roc(roc, tmp_path / "out")
-    assert [path.name for path in paths] == ["DiscROC.txt", "ContROC.txt"]
-    assert paths[0].read_text() == "0.666667 1.44716e+06 1e-07\n0.333333 3 0.5\n0 0 1.79769e+308\n"
-    assert paths[1].read_text() == "0.583333 1.44716e+06\n0.266667 3\n0 0\n"
-
-
 def test_the_official_files_are_written_to_the_character(tmp_path: Path, shared_data: Path) -> None:
     official = shared_data / "predictions" / "fddb_mtcnn"
     benchmark = FddbBenchmark()
-    scores = benchmark.score(benchmark.read_ground_truth(shared_data / "fddb"), official, strict=True)
+    scores = benchmark.score(benchmark.read_ground_truth(shared_data / "fddb"), official)
     for path in scores.write_curves(tmp_path):
         assert path.read_text() == (official / f"MTCNN{path.name}").read_text().replace("\r", "")

@@ -81,7 +81,7 @@ def test_a_list_and_sizes_of_a_file(root: Path, tmp_path: Path) -> None:
 
 def test_images_that_are_missing(root: Path, tmp_path: Path) -> None:
     (root / "originalPics" / f"{B}.jpg").unlink()
-    refused(r"cannot be read.*img_265|img_265.*cannot be read", FddbSource(root).val)
+    refused("img_265.*cannot be read", FddbSource(root).val)
     write_sizes(tmp_path / "sizes.json", FACES, (60, 40))
     refused("1 of the 3 images .*img_265.jpg", FddbSource(root, image_sizes=tmp_path / "sizes.json").val)
 

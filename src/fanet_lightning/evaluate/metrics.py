@@ -22,8 +22,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from fanet_lightning.score.coco import MAX_DETECTIONS, CocoBenchmark, CocoDetections, CocoGroundTruth
-from fanet_lightning.score.fddb.benchmark import Ellipses, FddbBenchmark
-from fanet_lightning.score.fddb.files import FddbPredictions
+from fanet_lightning.score.fddb.benchmark import Ellipses, FddbBenchmark, FddbPredictions
 from fanet_lightning.score.fddb.ground_truth import FddbGroundTruth
 from fanet_lightning.score.pascal_face.benchmark import PascalFaceBenchmark
 from fanet_lightning.score.pascal_face.ground_truth import PascalFaceGroundTruth

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fanet_lightning.cli.errors import InputError, first_line
 from fanet_lightning.cli.files import replaced
 from fanet_lightning.score.curves import POINTS, Curve, area_under_envelope, curve_from_histograms
+from fanet_lightning.score.inputs import reading
 from fanet_lightning.score.wider_face.average_precision import judge_settings
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions
@@ -53,11 +53,8 @@ class ImageCounts:
         """(E,) int64, the image that each entry belongs to."""
         return np.repeat(np.arange(len(self.image_ids)), np.diff(self.starts))
 
-    def dense(
-        self, first: int = 0, last: int | None = None, dtype: npt.DTypeLike = np.int64
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    def dense(self, first: int, last: int, dtype: npt.DTypeLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Proposals and hits of images ``first`` … ``last`` (excluded) as matrices (n, 1000), not cumulated."""
-        last = len(self.image_ids) if last is None else last
         entries = slice(*self.starts[[first, last]].tolist())
         rows = np.repeat(np.arange(last - first), np.diff(self.starts[first : last + 1]))
         proposals, hits = np.zeros((2, last - first, POINTS), dtype)
@@ -73,8 +70,7 @@ def count_images(ground_truth: GroundTruth, predictions: Predictions) -> dict[st
     keeps the thresholds of the whole run. So resampling asks how the AP of this detector, read at fixed thresholds,
     varies with the images, not with the two rows that happen to have the extreme scores.
 
-    Raises:
-        ValueError: the two are not about the same images in the same order.
+    ValueError: the two are not about the same images in the same order.
     """
     bins, settings = judge_settings(ground_truth, predictions)
     images = len(ground_truth.image_ids)
@@ -122,11 +118,7 @@ def curve_from_counts(counts: ImageCounts, weights: npt.NDArray[np.integer] | No
 
 
 def write_counts(path: Path, counts: Mapping[str, ImageCounts]) -> None:
-    """Write the counts of all settings into one compressed ``.npz``; it appears by rename.
-
-    Raises:
-        OSError: ``path`` cannot be written.
-    """
+    """Write the counts of all settings into one compressed ``.npz``; it appears by rename."""
     settings = list(counts)
     image_ids = counts[settings[0]].image_ids
     # The settings have most pairs in common of image and threshold: one list of pairs, then columns of small numbers.
@@ -160,7 +152,7 @@ def read_counts(path: Path) -> dict[str, ImageCounts]:
         InputError: the file is missing, damaged, or not one that ``write_counts`` has written.
     """
     counts = {}
-    try:
+    with reading(path, "score the predictions again, which writes it again"):
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         if arrays["version"].tolist() != _VERSION:
@@ -176,11 +168,6 @@ def read_counts(path: Path) -> dict[str, ImageCounts]:
             entries = np.bincount(images_of_pairs[kept], minlength=len(image_ids))
             starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(entries)])
             counts[setting] = ImageCounts(image_ids, starts, bins[kept], proposals[kept], hits[kept], faces)
-    except Exception as error:  # numpy and zipfile raise a dozen kinds for a damaged archive
-        raise InputError(
-            f"{path} is no {PER_IMAGE_FILE} of an evaluation ({type(error).__name__}: {first_line(error)}); "
-            "score the predictions again, which writes it again"
-        ) from error
     return counts
 
 
@@ -224,15 +211,12 @@ def method(samples: int = SAMPLES, seed: int = 0) -> str:
 
 
 def bootstrap_ap(counts: Mapping[str, ImageCounts], samples: int = SAMPLES, seed: int = 0) -> dict[str, Interval]:
-    """Interval of AP per setting. All settings see the same resampled images.
+    """Interval of AP per setting of ``counts``; all settings see the same resampled images.
 
-    Args:
-        counts: setting → counts, from :func:`count_images` or :func:`read_counts`.
-        samples: number of resamples B.
-        seed: of the draw. The same seed and number of images mean the same resampled images in every function here.
+    The same ``seed`` and number of images mean the same ``samples`` resamples in every function here.
 
     Raises:
-        ValueError: ``samples`` below 1, no image, or settings that are not about the same images.
+        ValueError: ``samples`` below 1, or no image.
     """
     drawn = resampled_ap(counts, samples, seed)
     return {setting: interval_of(curve_from_counts(own).ap, drawn[setting]) for setting, own in counts.items()}
@@ -261,14 +245,8 @@ def bootstrap_difference(
     }
 
 
-def resampled_ap(
-    counts: Mapping[str, ImageCounts], samples: int = SAMPLES, seed: int = 0
-) -> dict[str, npt.NDArray[np.float64]]:
-    """Per setting the AP of each resample, (B,) float64; the same resampled images for all of them.
-
-    Raises:
-        ValueError: ``samples`` below 1, or no image.
-    """
+def resampled_ap(counts: Mapping[str, ImageCounts], samples: int, seed: int) -> dict[str, npt.NDArray[np.float64]]:
+    """Per setting the AP of each resample, (B,) float64; the same resampled images for all of them."""
     images = len(next(iter(counts.values())).image_ids)
     drawn = {setting: np.empty(samples) for setting in counts}
     for part, weights in image_weights(images, samples, seed):
@@ -282,10 +260,8 @@ def image_weights(
 ) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
     """The resamples, some at a time: which of them, and how often each image is in each, (b, N) whole numbers.
 
-    The same number of images and seed mean the same resamples, whatever is computed from them.
-
-    Raises:
-        ValueError: ``samples`` or ``images`` below 1.
+    The same number of images and seed mean the same resamples, whatever is computed from them. ValueError: ``samples``
+    or ``images`` below 1.
     """
     if samples < 1 or images < 1:
         raise ValueError(f"{samples} samples of {images} images, need at least 1 of 1")

@@ -1,9 +1,7 @@
 """COCO's average precision of boxes: the reference tool scores, resamples come from the matches per image.
 
-An annotation file holds ``images`` (``id``, ``file_name``), ``annotations`` (``image_id``, ``category_id``, ``bbox``
-``x y w h``, ``area``, ``iscrowd``) and ``categories`` (``id``, ``name``); a results file is a list of ``image_id``,
-``category_id``, ``bbox``, ``score``. ``detections.json`` of ``detect`` is an annotation file whose annotations have
-scores; its images are found by ``file_name``, for its ids are its own. Positions in messages count from 0.
+``detections.json`` of ``detect`` is an annotation file whose annotations have scores; its images are found by
+``file_name``, for its ids are its own. Positions in messages count from 0.
 
 Two things differ from a plain call of pycocotools. At least 1,000 detections per image are looked at unless asked for
 less: the default of 100 cuts faces off, so that 400 perfect detections in an image score 0.257. And images, faces and
@@ -21,8 +19,8 @@ import contextlib
 import importlib.util
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -34,7 +32,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from fanet_lightning.cli.errors import InputError, first_line, is_whole
+from fanet_lightning.cli.errors import InputError, is_whole
 from fanet_lightning.cli.files import check_replaceable, decoded_text, replaced, replaced_folder
 from fanet_lightning.score.bootstrap import image_weights
 from fanet_lightning.score.curves import Curve
@@ -43,12 +41,12 @@ from fanet_lightning.score.inputs import (
     ImageNames,
     as_xywh,
     as_xyxy,
-    check_complete,
     layout_warning,
-    missing_line,
+    missing_warning,
     packed_detections,
     places_of,
     read_selection,
+    reading,
 )
 from fanet_lightning.score.results import Samples, Scores
 
@@ -84,10 +82,10 @@ BACKENDS = {"pycocotools": "pycocotools", "faster_coco_eval": "faster-coco-eval"
 RESULTS_FILE, DETECTIONS_FILE, CURVES_FILE = "predictions.json", "detections.json", "pr_curves.npz"
 # Boxes of lower scores are too many to matter for AP.
 HIGHEST_THRESHOLD = 0.05
-_ANNOTATIONS = "give a COCO annotation file with images, annotations and categories"
+_ANNOTATIONS = "give a COCO annotation file with images, annotations and categories; bbox is [x, y, width, height]"
 _RESULTS = (
-    f"give a results file, or a folder with {RESULTS_FILE}: [{{image_id, category_id, bbox, score}}, …]; "
-    f"or {DETECTIONS_FILE} of detect, whose images are found by file name"
+    f"give a results file, or a folder with {RESULTS_FILE}: [{{image_id, category_id, bbox: [x, y, width, height], "
+    f"score}}, …]; or {DETECTIONS_FILE} of detect, whose images are found by file name"
 )
 
 
@@ -145,23 +143,17 @@ class CocoGroundTruth:
         )
 
     def select(self, image_ids: Iterable[str]) -> Self:
-        """The ground truth of these images alone; their order stays that of the whole.
-
-        Raises:
-            ValueError: an image id that is not there.
-        """
+        """These images alone, in the order of the whole; ValueError: an image that is not there."""
         images = np.array(sorted(places_of(tuple(image_ids), self.image_ids)), np.int64)
         faces = np.isin(self.image, images)
-        return type(self)(
-            tuple(self.image_ids[i] for i in images.tolist()),
-            self.categories,
-            np.searchsorted(images, self.image[faces]),
-            self.boxes_xywh[faces],
-            self.category[faces],
-            self.areas[faces],
-            self.crowd[faces],
-            self.file_images,
-            self.file_categories,
+        return replace(
+            self,
+            image_ids=tuple(self.image_ids[i] for i in images.tolist()),
+            image=np.searchsorted(images, self.image[faces]),
+            boxes_xywh=self.boxes_xywh[faces],
+            category=self.category[faces],
+            areas=self.areas[faces],
+            crowd=self.crowd[faces],
         )
 
 
@@ -185,8 +177,9 @@ class CocoDetections:
     warnings: tuple[str, ...] = ()
 
     @classmethod
-    def from_detections(cls, detections: DetectionsByImage, ground_truth: CocoGroundTruth, category: int = 0) -> Self:
-        """Pack ``image_id → (boxes_xyxy (D, 4), scores (D,))``; an image that is not there has no detection.
+    def from_detections(cls, detections: DetectionsByImage, ground_truth: CocoGroundTruth) -> Self:
+        """Pack ``image_id → (boxes_xyxy (D, 4), scores (D,))`` of the first category; an image that is not there has no
+        detection.
 
         Raises:
             ValueError: as :func:`fanet_lightning.score.inputs.packed_detections`.
@@ -197,7 +190,7 @@ class CocoDetections:
             np.repeat(np.arange(len(counts)), counts),
             as_xywh(boxes_xyxy),
             scores,
-            np.full(len(scores), category, np.int64),
+            np.zeros(len(scores), np.int64),
             tuple(image_id for image_id, count in zip(ground_truth.image_ids, counts, strict=True) if not count),
         )
 
@@ -221,16 +214,16 @@ def read_ground_truth(path: Path, images: Path | None = None, category: str | No
     content = _loaded(path, _ANNOTATIONS)
     if not _is_annotations(content):
         raise InputError(f"{path}: there are no images, annotations and categories in it; {_ANNOTATIONS}")
-    file_images = _names(path, content, "images", _ANNOTATIONS)
-    file_categories = _names(path, content, "categories", _ANNOTATIONS)
-    scored = [number for number in _sorted(file_categories) if category in (None, file_categories[number])]
+    file_images = _named(path, content, "images", lambda entry: str(PurePosixPath(entry["file_name"]).with_suffix("")))
+    file_categories = _named(path, content, "categories", lambda entry: str(entry["name"]))
+    scored = [number for number in sorted(file_categories) if category in (None, file_categories[number])]
     if not scored or not file_images:
         choices = ", ".join(file_categories.values())
         raise InputError(f"{path}: there is no image in it, or category={category} is not one of {choices}")
     known = list(file_images.values())
     names = set(known if images is None else read_selection(images, known))
     # The order that pycocotools sorts images in, which decides between equal scores.
-    order = [number for number in _sorted(file_images) if file_images[number] in names]
+    order = [number for number in sorted(file_images) if file_images[number] in names]
     place = dict.fromkeys(file_images, -1) | {number: i for i, number in enumerate(order)}
     kind = dict.fromkeys(file_categories, -1) | {number: i for i, number in enumerate(scored)}
 
@@ -240,7 +233,7 @@ def read_ground_truth(path: Path, images: Path | None = None, category: str | No
         crowd = float(entry.get("iscrowd") or 0)
         return [place[entry["image_id"]], kind[entry["category_id"]], x, y, w, h, area, crowd]
 
-    rows = _numbers(path, "annotations", _each(path, "annotations", content["annotations"], _ANNOTATIONS, face), 8)
+    rows = _rows(path, "annotations", content["annotations"], face, _ANNOTATIONS)
     return CocoGroundTruth(
         tuple(file_images[number] for number in order),
         tuple(file_categories[number] for number in scored),
@@ -254,7 +247,7 @@ def read_ground_truth(path: Path, images: Path | None = None, category: str | No
     )
 
 
-def read_results(path: Path, ground_truth: CocoGroundTruth, *, strict: bool = False) -> CocoDetections:
+def read_results(path: Path, ground_truth: CocoGroundTruth) -> CocoDetections:
     """Read a results file, or ``detections.json`` of ``detect``; or the ``predictions.json``, else that, of a folder.
 
     Entries of images and categories that the annotation file has but that are not scored are skipped. A list of results
@@ -263,49 +256,100 @@ def read_results(path: Path, ground_truth: CocoGroundTruth, *, strict: bool = Fa
     Raises:
         InputError: the file cannot be read, is not JSON or neither of the two; an entry lacks something, holds numbers
             that are not finite or negative sides, or is of an unknown image or category; a file name that may mean
-            several images or none; with ``strict``, an image without an entry.
+            several images or none.
     """
     if path.is_dir():
         path /= next((name for name in (RESULTS_FILE, DETECTIONS_FILE) if (path / name).exists()), RESULTS_FILE)
     entries = _loaded(path, _RESULTS)
     images, categories = ground_truth.file_images, ground_truth.file_categories
-    listed: set[str] = set()
-    warnings: list[str | None] = []
+    looked_at: set[str] = set()
+    warnings: tuple[str, ...] = ()
     if _is_annotations(entries):
-        images = _images_by_name(path, entries, ground_truth)
-        own = _names(path, entries, "categories", _RESULTS)
+        images = _named(path, entries, "images", _finder(ground_truth))
+        own = _named(path, entries, "categories", lambda entry: str(entry["name"]))
         # Where each side has but one, they are the same.
         categories = dict.fromkeys(own, ground_truth.categories[0]) if len(own) == len(categories) == 1 else own
-        listed = set(images.values())
+        looked_at = set(images.values())
         threshold = (entries.get("settings") or {}).get("threshold", 0)
         if threshold > HIGHEST_THRESHOLD:
-            warnings.append(f"{path} holds boxes above a score of {threshold:g} alone; AP wants detect threshold=0.01")
+            warnings = (f"{path} holds boxes above a score of {threshold:g} alone; AP wants detect threshold=0.01",)
         entries = entries["annotations"]
     if not isinstance(entries, list):
         raise InputError(f"{path} holds no list of results; {_RESULTS}")
     ids = {image_id: i for i, image_id in enumerate(ground_truth.image_ids)}
     names = {name: i for i, name in enumerate(ground_truth.categories)}
-    place = {number: ids.get(image_id, -1) for number, image_id in images.items()}
     known = set(ground_truth.file_categories.values())
+    place = {number: ids.get(image_id, -1) for number, image_id in images.items()}
     kind = {number: names.get(name, -1) for number, name in categories.items() if name in known}
 
     def row(entry: Mapping[str, Any]) -> list[float]:
         x, y, w, h = map(float, entry["bbox"])
-        return [place[entry["image_id"]], kind[entry["category_id"]], x, y, w, h, float(entry["score"])]
+        return [place[entry["image_id"]], kind[entry["category_id"]], x, y, w, h, float(entry["score"]), 0]
 
-    rows = _numbers(path, "results", _each(path, "results", entries, _RESULTS, row), 7)
+    rows = _rows(path, "results", entries, row, _RESULTS)
     image = rows[:, 0].astype(np.int64)
-    counts = np.bincount(image, minlength=len(ids))
-    missing = tuple(name for name, count in zip(ids, counts, strict=True) if not count and name not in listed)
-    if strict:
-        check_complete(path, missing, len(ids))
+    present = {ground_truth.image_ids[i] for i in np.unique(image).tolist()}
+    missing = tuple(image_id for image_id in ids if image_id not in present | looked_at)
     ends = np.arange(1, len(ids))
     boxes, scores = (np.split(own, np.searchsorted(image, ends)) for own in (as_xyxy(rows[:, 2:6]), rows[:, 6]))
     faces = np.split(as_xyxy(ground_truth.boxes_xywh), np.searchsorted(ground_truth.image, ends))
-    warnings.append(layout_warning(boxes, scores, faces))
-    return CocoDetections(
-        image, rows[:, 2:6], rows[:, 6], rows[:, 1].astype(np.int64), missing, tuple(filter(None, warnings))
-    )
+    warnings += layout_warning(boxes, scores, faces)
+    return CocoDetections(image, rows[:, 2:6], rows[:, 6], rows[:, 1].astype(np.int64), missing, warnings)
+
+
+def _loaded(path: Path, remedy: str) -> Any:
+    with reading(path, remedy):
+        return json.loads(decoded_text(path.read_bytes()))
+
+
+def _is_annotations(content: Any) -> bool:
+    return isinstance(content, dict) and {"images", "annotations", "categories"} <= set(content)
+
+
+def _each(path: Path, key: str, entries: Any, fields: Callable[[Any], Any], remedy: str) -> list[Any]:
+    """``fields`` of each entry of a file's list; an error names the entry."""
+    found: list[Any] = []
+    try:
+        for entry in entries:
+            found.append(fields(entry))
+    except Exception:
+        with reading(f"{path}: {key}[{len(found)}]", remedy):
+            raise
+    return found
+
+
+def _named(path: Path, content: Mapping[str, Any], key: str, name: Callable[[Any], str]) -> dict[FileId, str]:
+    """Number → name of a file's images or categories; neither may stand twice."""
+    listed = _each(path, key, content[key], lambda entry: (entry["id"], name(entry)), _ANNOTATIONS)
+    numbers = dict(listed)
+    if len(set(numbers.values())) < len(listed):
+        raise InputError(f"{path}: an id or name of {key} is there twice; remove one")
+    return numbers
+
+
+def _finder(truth: CocoGroundTruth) -> Callable[[Any], str]:
+    """An image's entry in a file of detections → image id of the ground truth, by its name."""
+    known = ImageNames(truth.file_images.values())
+
+    def find(entry: Any) -> str:
+        meant = known.find(entry["file_name"])
+        if len(meant) != 1:
+            several = f"may be {meant[0]} or {meant[1]}" if meant else "is not in the annotations"
+            raise ValueError(f"'{entry['file_name']}' {several}")
+        return meant[0]
+
+    return find
+
+
+def _rows(path: Path, key: str, entries: Any, fields: Callable[[Any], list[float]], remedy: str) -> Floats:
+    """Rows ``image category x y w h …`` (R, 8) that are scored, by image."""
+    rows = np.array(_each(path, key, entries, fields, remedy), np.float64).reshape(-1, 8)
+    wrong = ~np.isfinite(rows).all(axis=1) | (rows[:, 4:6] < 0).any(axis=1)
+    if wrong.any():
+        i = int(wrong.argmax())
+        raise InputError(f"{path}: {key}[{i}]: {rows[i, 2:].tolist()} is not finite or has a negative side; {remedy}")
+    rows = rows[(rows[:, :2] >= 0).all(axis=1)]
+    return rows[np.argsort(rows[:, 0], kind="stable")]
 
 
 def write_results(folder: Path, ground_truth: CocoGroundTruth, detections: DetectionsByImage) -> None:
@@ -338,84 +382,6 @@ def write_results(folder: Path, ground_truth: CocoGroundTruth, detections: Detec
     ]
     with replaced_folder(folder) as temporary:
         (temporary / RESULTS_FILE).write_text(json.dumps(entries, allow_nan=False), encoding="utf-8")
-
-
-def _loaded(path: Path, hint: str) -> Any:
-    try:
-        return json.loads(decoded_text(path.read_bytes()))
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); {hint}") from error
-    except ValueError as error:  # not UTF-8, or not JSON
-        raise InputError(f"{path} is not JSON ({first_line(error)}); {hint}") from error
-
-
-def _is_annotations(content: Any) -> bool:
-    return isinstance(content, dict) and {"images", "annotations", "categories"} <= set(content)
-
-
-def _each(path: Path, name: str, entries: Any, hint: str, fields: Callable[[Any], Any]) -> list[Any]:
-    """``fields`` of each entry of the list ``name`` of a file."""
-    found: list[Any] = []
-    try:
-        for entry in entries:
-            found.append(fields(entry))
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        kind = type(error).__name__
-        reason = f"{kind}: {first_line(error)}: missing or unknown" if kind == "KeyError" else first_line(error)
-        raise InputError(f"{path}: {name}[{len(found)}]: {reason[:200]}; {hint}") from error
-    return found
-
-
-def _names(path: Path, content: Mapping[str, Any], key: str, hint: str) -> dict[FileId, str]:
-    """Number → name of a file's images, without their extension, or categories; neither may stand twice."""
-
-    def name(entry: Mapping[str, Any]) -> tuple[FileId, str]:
-        if key == "images":
-            return entry["id"], str(PurePosixPath(entry["file_name"].strip()).with_suffix(""))
-        return entry["id"], str(entry["name"])
-
-    listed = _each(path, key, content[key], hint, name)
-    return _unique(path, key, listed)
-
-
-def _unique(path: Path, key: str, listed: Sequence[tuple[FileId, str]]) -> dict[FileId, str]:
-    numbers = dict(listed)
-    if len(set(numbers.values())) < len(listed):
-        raise InputError(f"{path}: an id or name of {key} is there twice; remove one")
-    return numbers
-
-
-def _sorted(numbers: Iterable[FileId]) -> list[FileId]:
-    """Numbers by size, then texts."""
-    return sorted(numbers, key=lambda number: (isinstance(number, str), number))
-
-
-def _numbers(path: Path, name: str, values: list[list[float]], columns: int) -> Floats:
-    """Rows ``image category x y w h …`` that are scored, by image."""
-    rows = np.array(values, np.float64).reshape(-1, columns)
-    wrong = ~np.isfinite(rows).all(axis=1) | (rows[:, 4:6] < 0).any(axis=1)
-    if wrong.any():
-        i = int(wrong.argmax())
-        raise InputError(
-            f"{path}: {name}[{i}]: {rows[i, 2:].tolist()} is not finite or has a negative side; write bbox as "
-            "[x, y, width, height] in pixels"
-        )
-    rows = rows[(rows[:, :2] >= 0).all(axis=1)]
-    return rows[np.argsort(rows[:, 0], kind="stable")]
-
-
-def _images_by_name(path: Path, content: Mapping[str, Any], truth: CocoGroundTruth) -> dict[FileId, str]:
-    """The number of each image in a file of detections → the image id of the ground truth."""
-    known = ImageNames(truth.file_images.values())
-
-    def image(entry: Mapping[str, Any]) -> tuple[FileId, str]:
-        meant = known.find(entry["file_name"])
-        if len(meant) != 1:
-            several = f"may be {meant[0]} or {meant[1]}" if meant else "is not in the annotations"
-            raise ValueError(f"'{entry['file_name']}' {several}")
-        return entry["id"], meant[0]
-
-    return _unique(path, "images", _each(path, "images", content["images"], _RESULTS, image))
 
 
 # The tool
@@ -597,25 +563,15 @@ def average_precision(
     parts = [weights[first : first + step].astype(np.float64) for first in range(0, len(weights), step)]
     # (K, b, T, A)
     means = np.stack([np.concatenate([_curves(own, part).mean(axis=-1) for part in parts]) for own in categories])
-    return {
-        name: _mean_over_categories(means[..., thresholds, area].mean(axis=-1))
-        for name, (thresholds, area) in SETTINGS.items()
-    }
-
-
-def faces_per_setting(ground_truth: CocoGroundTruth) -> dict[str, int]:
-    """Setting → faces that count, over all categories."""
-    counted = (in_ranges(ground_truth.areas) & ~ground_truth.crowd).sum(axis=1)
-    return {name: int(counted[area]) for name, (_, area) in SETTINGS.items()}
-
-
-def _mean_over_categories(values: Floats) -> Floats:
-    """(K, b) → (b,), categories without a face left out."""
-    defined = ~np.isnan(values)
-    count = defined.sum(axis=0)
-    total = np.where(defined, values, 0.0).sum(axis=0)
-    means: Floats = np.divide(total, count, out=np.full(values.shape[1], np.nan), where=count > 0)
-    return means
+    found = {}
+    for name, (thresholds, area) in SETTINGS.items():
+        values = means[..., thresholds, area].mean(axis=-1)
+        # The mean over the categories that have a face.
+        count = (~np.isnan(values)).sum(axis=0)
+        found[name] = np.divide(
+            np.nan_to_num(values).sum(axis=0), count, out=np.full(values.shape[1], np.nan), where=count > 0
+        )
+    return found
 
 
 def _curves(rows: MatchedRows, weights: Floats) -> Floats:
@@ -669,7 +625,7 @@ _TOLERANCE = 1e-9
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CocoScores(Scores):
-    """``precision``: the tool's (T, R, K, A)."""
+    """``precision``: the tool's (T, R, K, A), NaN where no face counts."""
 
     ground_truth: CocoGroundTruth
     detections: CocoDetections
@@ -689,12 +645,12 @@ class CocoScores(Scores):
         return {"ap": drawn}
 
     def write_curves(self, folder: Path) -> list[Path]:
-        """``precision`` (T, R, K, A), NaN where no face counts, and what its axes are."""
+        """``precision`` (T, R, K, A), and what its axes are."""
         path = folder / CURVES_FILE
         with replaced(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(
                 file,
-                precision=np.where(self.precision > -1, self.precision, np.nan),
+                precision=self.precision,
                 iou_thresholds=IOU_THRESHOLDS,
                 recall=RECALLS,
                 categories=np.array(self.ground_truth.categories, np.str_),
@@ -739,32 +695,34 @@ class CocoBenchmark:
         self.backend = backend
 
     def read_ground_truth(self, path: Path, images: Path | None = None) -> CocoGroundTruth:
-        """Read an annotation file (:func:`read_ground_truth`)."""
         return read_ground_truth(path, images, self.category)
 
     def score(self, ground_truth: CocoGroundTruth, predictions: Path, *, strict: bool = False) -> CocoScores:
         """Score a results file, or a folder that holds one (:func:`read_results`)."""
-        return self.score_detections(ground_truth, read_results(predictions, ground_truth, strict=strict))
+        detections = read_results(predictions, ground_truth)
+        missing_warning(detections.missing, len(ground_truth.image_ids), predictions if strict else None)
+        return self.score_detections(ground_truth, detections)
 
     def score_detections(self, ground_truth: CocoGroundTruth, detections: CocoDetections) -> CocoScores:
         """Score arrays."""
         tool = evaluated(ground_truth, detections, self.max_detections, self.backend)
         precision = np.asarray(tool.eval["precision"], np.float64)[..., 0]
-        missing = missing_line(detections.missing, len(ground_truth.image_ids))
+        precision = np.where(precision > -1, precision, np.nan)
+        counted = (in_ranges(ground_truth.areas) & ~ground_truth.crowd).sum(axis=1)
         return CocoScores(
             benchmark=self.name,
             title="COCO",
             image_ids=ground_truth.image_ids,
             images_of_benchmark=len(ground_truth.file_images),
-            faces=faces_per_setting(ground_truth),
-            values={"ap": {name: _mean(precision[part[0], :, :, part[1]]) for name, part in SETTINGS.items()}},
+            faces={name: int(counted[area]) for name, (_, area) in SETTINGS.items()},
+            values={"ap": {name: _mean(precision[part, :, :, area]) for name, (part, area) in SETTINGS.items()}},
             rules={
                 "category": self.category,
                 "categories": list(ground_truth.categories),
                 "max_detections": self.max_detections,
                 "backend": f"{BACKENDS[self.backend]} {version(BACKENDS[self.backend])}",
             },
-            warnings=(*filter(None, (missing,)), *detections.warnings),
+            warnings=(*missing_warning(detections.missing, len(ground_truth.image_ids)), *detections.warnings),
             ground_truth=ground_truth,
             detections=detections,
             max_detections=self.max_detections,
@@ -772,12 +730,11 @@ class CocoBenchmark:
         )
 
     def write_predictions(self, folder: Path, ground_truth: CocoGroundTruth, detections: DetectionsByImage) -> None:
-        """Write ``predictions.json`` (:func:`write_results`)."""
         write_results(folder, ground_truth, detections)
 
 
 def _mean(precision: Floats) -> float:
-    defined = precision[precision > -1]
+    defined = precision[~np.isnan(precision)]
     return float(defined.mean()) if len(defined) else float("nan")
 
 
@@ -790,17 +747,13 @@ def read_coco_curves(path: Path) -> dict[str, Curve]:
         InputError: the file is missing, damaged, or holds no such curves.
     """
     curves = {}
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            precision, recall = arrays["precision"], arrays["recall"]
-            area = arrays["areas"].tolist().index("all")
-            for iou in (0.5, 0.75):
-                place = int(np.abs(arrays["iou_thresholds"] - iou).argmin())
-                own = precision[place, :, :, area]
-                counted = ~np.isnan(own).all(axis=0)
-                mean = own[:, counted].mean(axis=1) if counted.any() else np.zeros(len(recall))
-                ap = float(mean.mean()) if counted.any() else float("nan")
-                curves[f"IoU {iou:.2f}"] = Curve(mean, recall, np.zeros(0), ap, 0)
-    except Exception as error:  # numpy and zipfile raise a dozen kinds for a damaged archive
-        raise InputError(f"{path} cannot be read ({first_line(error)}); score the predictions again") from error
+    with reading(path, "score the predictions again"), np.load(path, allow_pickle=False) as arrays:
+        precision, recall = arrays["precision"], arrays["recall"]
+        area = arrays["areas"].tolist().index("all")
+        for iou in (0.5, 0.75):
+            own = precision[int(np.abs(arrays["iou_thresholds"] - iou).argmin()), :, :, area]
+            counted = ~np.isnan(own).all(axis=0)
+            mean = own[:, counted].mean(axis=1) if counted.any() else np.zeros(len(recall))
+            ap = float(mean.mean()) if counted.any() else float("nan")
+            curves[f"IoU {iou:.2f}"] = Curve(mean, recall, np.zeros(0), ap, 0)
     return curves

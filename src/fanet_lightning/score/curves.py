@@ -28,17 +28,19 @@ class Curve:
     faces: int
 
 
-def normalise_scores(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(R,) scores of the whole run → (s - min) / (max - min), in [0, 1].
+def score_range(scores: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Least and greatest of (R,) scores; as in the official tool the least starts at 1 and the greatest at 0."""
+    return min(1.0, float(scores.min(initial=1.0))), max(0.0, float(scores.max(initial=0.0)))
 
-    As in the official tool min starts at 1 and max at 0. If that divides by zero (every score is the same number in
-    [0, 1], where the tool breaks) each score becomes 1, so that all rows are taken at once.
+
+def normalise_scores(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(R,) scores of the whole run → (s - min) / (max - min), in [0, 1], of :func:`score_range`.
+
+    If that divides by zero (every score is the same number in [0, 1], where the tool breaks) each score becomes 1, so
+    that all rows are taken at once.
     """
-    low = min(1.0, float(scores.min(initial=1.0)))
-    high = max(0.0, float(scores.max(initial=0.0)))
-    if high == low:
-        return np.ones_like(scores)
-    return (scores - low) / (high - low)
+    low, high = score_range(scores)
+    return np.ones_like(scores) if high == low else (scores - low) / (high - low)
 
 
 def first_bins(normalised_scores: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:

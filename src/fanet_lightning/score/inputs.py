@@ -1,5 +1,6 @@
 """What all formats share: names of images, rows of numbers, MATLAB files, packed detections, a check of the layout."""
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,24 @@ from fanet_lightning.cli.files import find_listed, without_extension
 _Boxes = npt.NDArray[np.float64]
 # image id → boxes_xyxy (D, 4) pixels of the original image and scores (D,).
 DetectionsByImage = Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]]
+
+
+@contextmanager
+def reading(path: Path | str, remedy: str) -> Iterator[None]:
+    """Whatever goes wrong in the block is the fault of the file: one line with its path, the reason and the remedy.
+
+    Raises:
+        InputError: instead of any other error.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # NumPy, SciPy and zipfile raise a dozen kinds for a damaged file
+        reason = getattr(error, "strerror", None) or first_line(error)[:200]
+        if isinstance(error, KeyError):
+            reason = f"KeyError: {reason} is missing or unknown"
+        raise InputError(f"{path} cannot be read ({reason}); {remedy}") from error
 
 
 def places_of(wanted: Sequence[str], image_ids: Iterable[str]) -> list[int]:
@@ -48,7 +67,7 @@ class ImageNames:
 
     def __init__(self, image_ids: Iterable[str]) -> None:
         self._by_last: dict[str, list[str]] = defaultdict(list)
-        for image_id in dict.fromkeys(image_ids):
+        for image_id in image_ids:
             self._by_last[name_parts(image_id)[-1]].append(image_id)
 
     def find(self, name: str) -> list[str]:
@@ -59,11 +78,7 @@ class ImageNames:
 
 
 def read_selection(path: Path, known: Collection[str]) -> list[str]:
-    """Image ids of a list (:func:`fanet_lightning.cli.files.find_listed`) that must all be ``known``.
-
-    Raises:
-        InputError: a list that cannot be read, is empty, names an image twice, or one that is not known.
-    """
+    """Image ids of a list (:func:`fanet_lightning.cli.files.find_listed`) that must all be ``known``."""
     chosen = []
     for number, written, image_id in find_listed(path, known):
         if image_id is None:
@@ -82,88 +97,49 @@ def number_rows(lines: Sequence[str], columns: Sequence[int], place: Callable[[i
     Raises:
         InputError: the first line that is something else.
     """
-    values = np.zeros((0, columns[0]))
-    try:
-        values = np.loadtxt(lines, ndmin=2, comments=None) if lines else values
-        is_good = values.shape[1] in columns and np.isfinite(values).all()
-    except ValueError:
-        is_good = False
-    if not is_good:
-        wanted = [len(lines[0].split())] if len(lines[0].split()) in columns else columns
-        first = next((i for i, line in enumerate(lines) if not _is_row(line, wanted)), 0)
+
+    def first(count: int) -> _Boxes | None:
+        try:
+            values = np.loadtxt(lines[:count], ndmin=2, comments=None) if count else np.zeros((0, columns[0]))
+        except ValueError:
+            return None
+        return values if values.shape[1] in columns and np.isfinite(values).all() else None
+
+    values = first(len(lines))
+    if values is None:
+        row = bisect_left(range(len(lines)), True, key=lambda i: first(i + 1) is None)
         raise InputError(
-            f"{place(first)}: '{lines[first].strip()[:80]}' is no row of {' or '.join(map(str, wanted))} finite "
-            f"numbers, {layout}; write 1.5 and blanks between numbers, or remove the row"
+            f"{place(row)}: '{lines[row].strip()[:80]}' is no row of {' or '.join(map(str, columns))} finite numbers "
+            f"with blanks between, {layout}, as many as in the rows before; correct or remove it"
         )
     return values
 
 
-def _is_row(line: str, columns: Sequence[int]) -> bool:
-    try:
-        values = [float(word) for word in line.split()]
-    except ValueError:
-        return False
-    # Python reads more digits than NumPy, and 1_000.
-    return len(values) in columns and bool(np.isfinite(values).all()) and line.isascii() and "_" not in line
-
-
-def load_mat(path: Path, names: Sequence[str], hint: str) -> dict[str, Any]:
-    """The variables of a MATLAB file.
-
-    Raises:
-        InputError: a file that is missing or damaged, or lacks one of ``names``.
-    """
+def load_mat(path: Path, names: Sequence[str], remedy: str) -> dict[str, Any]:
+    """The variables ``names``, and what else a MATLAB file has."""
     # Half of the start-up time of a score, and --help needs none of it.
     from scipy.io import loadmat
 
-    try:
+    with reading(path, remedy):
         content: dict[str, Any] = loadmat(str(path), appendmat=False)
-    except FileNotFoundError as error:
-        raise InputError(f"there is no {path}; {hint}") from error
-    except Exception as error:  # scipy lets zlib, struct, index and value errors of a damaged file through
-        raise InputError(f"{path} is not a readable .mat file ({first_line(error)}); {hint}") from error
-    absent = [name for name in names if name not in content]
-    if absent:
-        raise InputError(f"{path}: there is no '{absent[0]}' in it; {hint}")
+        for name in names:
+            content[name]
     return content
 
 
-@contextmanager
-def layout_of(path: Path, what: str) -> Iterator[None]:
-    """Whatever goes wrong in the block is the fault of the file, which has another layout than ``what``.
+def missing_warning(missing: Sequence[str], images: int, complete: Path | None = None) -> tuple[str, ...]:
+    """One line about the images without predictions, where there are some.
 
     Raises:
-        InputError: instead of the usual errors.
+        InputError: there are some in ``complete``, a source that must have them all.
     """
-    try:
-        yield
-    except InputError:
-        raise
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path} has not the layout of {what} ({first_line(error)}); fetch the official file"
-        ) from error
-
-
-def missing_line(missing: Sequence[str], images: int) -> str | None:
-    """One line about the images without predictions, or None."""
     if not missing:
-        return None
+        return ()
     some = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
-    return f"{len(missing)} of {images} images have no predictions and count as empty: {some}"
-
-
-def check_complete(source: Path, missing: Sequence[str], images: int) -> None:
-    """With ``strict=true`` every image needs predictions.
-
-    Raises:
-        InputError: one has none.
-    """
-    if missing:
-        raise InputError(
-            f"{source}: {len(missing)} of {images} images have no predictions, the first is '{missing[0]}'; "
-            "add them, or leave strict=true out and they count as empty"
-        )
+    line = f"{len(missing)} of {images} images have no predictions"
+    if complete is not None:
+        raise InputError(f"{complete}: {line}: {some}; add them, or leave strict=true out and they count as empty")
+    return (f"{line} and count as empty: {some}",)
 
 
 def packed_detections(
@@ -209,15 +185,11 @@ _HARDLY_ANY, _ENOUGH_BOXES, _IMAGES_LOOKED_AT = 0.05, 50, 400
 
 def layout_warning(
     boxes_xyxy: Sequence[_Boxes], scores: Sequence[_Boxes], faces_xyxy: Sequence[_Boxes], layout: str = "x y w h"
-) -> str | None:
+) -> tuple[str, ...]:
     """One line where hardly one of the best boxes, as many in an image as it has faces, overlaps a face by an IoU of
-    0.5: as if they were written in another layout, as fractions, or for other images. Else None.
+    0.5: as if they were written in another layout, as fractions, or for other images.
 
-    Args:
-        boxes_xyxy: N times (D_i, 4), pixels, as they were read.
-        scores: N times (D_i,).
-        faces_xyxy: N times (F_i, 4), pixels.
-        layout: the one that the format asks for.
+    ``boxes_xyxy`` are N times (D_i, 4) pixels as read, ``scores`` (D_i,), ``faces_xyxy`` (F_i, 4).
     """
     found = looked_at = 0
     every = slice(None, None, max(1, len(scores) // _IMAGES_LOOKED_AT))
@@ -230,8 +202,8 @@ def layout_warning(
             found += int(((both > 0) & (3 * both >= areas)).any(axis=1).sum())
             looked_at += len(best)
     if looked_at < _ENOUGH_BOXES or found >= _HARDLY_ANY * looked_at:
-        return None
+        return ()
     return (
         f"{found:,} of {looked_at:,} boxes looked at are on a face; write {layout} in pixels of the original image, "
-        "and the names or ids of these images"
+        "and the names or ids of these images",
     )

@@ -2,13 +2,12 @@
 
 import json
 import math
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TextIO, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,13 +32,11 @@ Samples = Mapping[str, Mapping[str, npt.NDArray[np.float64]]]
 class Scores(ABC):
     """What one set of predictions is worth on one benchmark, whose own class adds what resampling and the curves need.
 
-    ``benchmark``           its name as on the command line.
-    ``title``               the same for people: "WIDER FACE".
+    ``benchmark``           its name as on the command line; ``title`` the same for people: "WIDER FACE".
     ``image_ids``           images that were scored, in their order.
     ``images_of_benchmark`` images that the whole ground truth has.
     ``faces``               setting → faces that count.
-    ``values``              measure → setting → number, under the measure's name in ``scores.json``; NaN where no face
-                            counts.
+    ``values``              measure → setting → number, as in ``scores.json``; NaN where no face counts.
     ``rules``               options that the numbers depend on, for the record: labels, alignment, caps.
     ``warnings``            one line each for the person at the command line.
     """
@@ -55,11 +52,8 @@ class Scores(ABC):
 
     @abstractmethod
     def resampled(self, samples: int, seed: int) -> Samples:
-        """(B,) values over resampled images, under the keys of ``values``.
-
-        Images are drawn by :func:`fanet_lightning.score.bootstrap.image_weights`, so that two runs over the same images
-        can be paired.
-        """
+        """(B,) values over the images that :func:`fanet_lightning.score.bootstrap.image_weights` draws, by the keys of
+        ``values``: two runs over the same images can be paired."""
 
     @abstractmethod
     def write_curves(self, folder: Path) -> list[Path]:
@@ -74,38 +68,32 @@ class Scores(ABC):
 
 
 G = TypeVar("G")
+T = TypeVar("T")
 
 
 class Benchmark(Protocol[G]):
-    """A benchmark by its rules; options that change numbers are constructor arguments. G is its ground truth."""
+    """A benchmark by its rules; options that change numbers are constructor arguments. G is its ground truth.
+
+    Its methods raise ``InputError`` for files that are missing, malformed, or of other images.
+    """
 
     @property
     def name(self) -> str:
         """As on the command line."""
 
     def read_ground_truth(self, path: Path, images: Path | None = None) -> G:
-        """The official files; ``images`` is a list (:mod:`fanet_lightning.cli.files`) that restricts everything.
-
-        Raises:
-            InputError: files that are missing or do not hold what they should; an image that is not in them.
-        """
+        """The official files; ``images`` is a list (:mod:`fanet_lightning.cli.files`) that restricts everything."""
 
     def score(self, ground_truth: G, predictions: Path, *, strict: bool = False) -> Scores:
         """Score a file or folder in the benchmark's own format.
 
         Images without predictions count as images without a detection and are named in a warning; with ``strict`` they
         are an error.
-
-        Raises:
-            InputError: predictions that are missing, malformed, or of unknown images.
         """
 
     def write_predictions(self, folder: Path, ground_truth: G, detections: DetectionsByImage) -> None:
-        """Write detections of the ground truth's images in the benchmark's own format, so that ``score`` reads them.
-
-        Raises:
-            InputError: ``folder`` holds something else, or cannot be written.
-        """
+        """Write detections in the benchmark's own format, so that ``score`` reads them; earlier predictions in
+        ``folder`` are replaced, anything else is not."""
 
 
 SCORES_FILE = "scores.json"
@@ -144,11 +132,7 @@ def check_out(out: Path) -> None:
 
 @contextmanager
 def writing(out: Path) -> Iterator[None]:
-    """Make the folder ``out`` for what the block writes into it.
-
-    Raises:
-        InputError: it cannot be made or written into.
-    """
+    """Make the folder ``out`` for what the block writes into it; an OSError is one line."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         yield
@@ -167,7 +151,7 @@ def write_scores(
     against: Mapping[str, Any] | None = None,
     further: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write the curves and then ``scores.json`` into ``out``, each by rename.
+    """Write the curves and then ``scores.json`` into ``out``, each by rename, and return what the latter holds.
 
     A number or interval that is not defined (no face counts) is null. Files that an earlier scoring left in ``out`` and
     this one does not write are removed: they would not belong to these scores.
@@ -178,13 +162,10 @@ def write_scores(
         intervals: of its numbers, :func:`intervals_of`; empty for none. In the file those of ``ap`` stand by setting,
             those of several measures by measure and setting.
         protocol: the test scale by name, None for predictions made elsewhere.
-        made_by: see :func:`made_by`.
+        made_by: see :func:`fanet_lightning.cli.provenance.made_by`.
         intervals_method: how they came about, :func:`fanet_lightning.score.bootstrap.method`.
         against: what :func:`comparison` made.
         further: entries that the file ends with, e.g. :func:`fanet_lightning.cli.provenance.scores_entry`.
-
-    Returns:
-        What ``scores.json`` holds.
 
     Raises:
         InputError: ``out`` cannot be written.
@@ -200,9 +181,8 @@ def write_scores(
         "intervals": _by_setting(_each(intervals, lambda own, *_: bounds_of(own))),
         "intervals_method": intervals_method if intervals else None,
         "made_by": dict(made_by),
+        **({} if against is None else {"against": dict(against)}),
     }
-    if against is not None:
-        content["against"] = dict(against)
     with writing(out):
         listed = _content(out / SCORES_FILE).get("files")
         earlier = {name for name in listed if Path(str(name)).name == name} if isinstance(listed, list) else set()
@@ -221,31 +201,23 @@ def intervals_of(scores: Scores, samples: Samples) -> Intervals:
     return _each(scores.values, lambda value, measure, setting: interval_of(value, samples[measure][setting]))
 
 
-def differences_of(scores: Scores, other: Scores, samples: Samples, other_samples: Samples) -> Intervals:
-    """Paired intervals of the differences to other predictions; both have seen the same resampled images.
+def comparison(
+    name: str, scores: Scores, other: Scores, samples: Samples, other_samples: Samples
+) -> tuple[Intervals, dict[str, Any]]:
+    """Paired intervals of scores - other, both resampled over the same images, and what ``scores.json`` says of them.
 
     Raises:
-        ValueError: the two are not about the same images, faces and numbers.
+        ValueError: the two are not about the same images and faces.
     """
     if tuple(scores.image_ids) != tuple(other.image_ids) or dict(scores.faces) != dict(other.faces):
         raise ValueError("the two are not about the same images and faces")
-
-    def difference(value: float, measure: str, setting: str) -> Interval:
-        drawn = samples[measure][setting] - other_samples[measure][setting]
-        return interval_of(value - other.values[measure][setting], drawn)
-
-    return _each(scores.values, difference)
-
-
-def comparison(name: str, other: Scores, differences: Intervals) -> dict[str, Any]:
-    """What ``scores.json`` holds about the run that another is compared with.
-
-    Args:
-        name: of the other predictions.
-        other: their scores.
-        differences: paired scored - other, :func:`differences_of`.
-    """
-    return {
+    differences = _each(
+        scores.values,
+        lambda value, measure, setting: interval_of(
+            value - other.values[measure][setting], samples[measure][setting] - other_samples[measure][setting]
+        ),
+    )
+    return differences, {
         "predictions": name,
         **_each(other.values, lambda value, *_: defined(value)),
         "difference": _by_setting(_each(differences, lambda own, *_: defined(own.value))),
@@ -253,19 +225,18 @@ def comparison(name: str, other: Scores, differences: Intervals) -> dict[str, An
     }
 
 
-def print_scores(scores: Scores, intervals: Intervals, title: str | None = None, file: TextIO | None = None) -> None:
+def print_scores(scores: Scores, intervals: Intervals, title: str | None = None) -> None:
     """Setting, faces, number and its interval, one line each."""
-    head = ["setting", "faces", _heading(scores.values), *(["95 % interval"] if intervals else [])]
     rows = []
-    for measure, own in scores.values.items():
-        for setting, value in own.items():
-            faces = scores.faces[setting] if setting in scores.faces else sum(scores.faces.values())
-            row = [_label(scores.values, measure, setting), f"{faces:,}", _number_text(value)]
-            rows.append([*row, interval_text(intervals[measure][setting])] if intervals else row)
-    print_rows(title or scores.headline, head, rows, file or sys.stdout)
+    for measure, setting, value in _flat(scores.values):
+        faces = scores.faces[setting] if setting in scores.faces else sum(scores.faces.values())
+        row = [_label(scores.values, measure, setting), f"{faces:,}", _number_text(value)]
+        rows.append([*row, interval_text(intervals[measure][setting])] if intervals else row)
+    head = ["setting", "faces", _heading(scores.values), *(["95 % interval"] if intervals else [])]
+    print_rows(title or scores.headline, head, rows)
 
 
-def print_difference(title: str, other: Scores, differences: Intervals, file: TextIO | None = None) -> None:
+def print_difference(title: str, other: Scores, differences: Intervals) -> None:
     """Setting, number of the other run, the difference to it and the paired interval, one line each."""
     rows = [
         [
@@ -274,20 +245,18 @@ def print_difference(title: str, other: Scores, differences: Intervals, file: Te
             "–" if math.isnan(difference.value) else f"{difference.value:+.6f}",
             interval_text(difference, sign="+"),
         ]
-        for measure, own in differences.items()
-        for setting, difference in own.items()
+        for measure, setting, difference in _flat(differences)
     ]
-    head = ["setting", f"other {_heading(other.values)}", "difference", "95 % interval"]
-    print_rows(title, head, rows, file or sys.stdout)
+    print_rows(title, ["setting", f"other {_heading(other.values)}", "difference", "95 % interval"], rows)
 
 
-def print_rows(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], file: TextIO) -> None:
+def print_rows(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table with the first column to the left, the others to the right."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    print(title, file=file)
+    print(title)
     for row in [head, *rows]:
         cells = [text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True)]
-        print("  ".join([row[0].ljust(widths[0]), *cells]).rstrip(), file=file)
+        print("  ".join([row[0].ljust(widths[0]), *cells]).rstrip())
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
@@ -310,6 +279,10 @@ def defined(value: float) -> float | None:
 def bounds_of(interval: Interval) -> list[float] | None:
     """Low and high as JSON takes them, null where there is no interval."""
     return None if math.isnan(interval.low) else [float(interval.low), float(interval.high)]
+
+
+def _flat(numbers: Mapping[str, Mapping[str, T]]) -> list[tuple[str, str, T]]:
+    return [(measure, setting, value) for measure, own in numbers.items() for setting, value in own.items()]
 
 
 def _each(numbers: Mapping[str, Mapping[str, Any]], function: Callable[[Any, str, str], Any]) -> dict[str, Any]:

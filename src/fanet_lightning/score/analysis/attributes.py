@@ -26,12 +26,11 @@ import csv
 import io
 import json
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +38,14 @@ import numpy.typing as npt
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import replaced
 from fanet_lightning.score.bootstrap import SAMPLES, Interval, image_weights, interval_of, method
-from fanet_lightning.score.curves import POINTS, THRESHOLDS, area_under_envelope, first_bins, normalise_scores
+from fanet_lightning.score.curves import (
+    POINTS,
+    THRESHOLDS,
+    area_under_envelope,
+    first_bins,
+    normalise_scores,
+    score_range,
+)
 from fanet_lightning.score.results import bounds_of, defined, interval_text, markdown_table, print_rows, writing
 from fanet_lightning.score.wider_face.average_precision import check_same_images, judge
 from fanet_lightning.score.wider_face.ground_truth import ATTRIBUTE_VALUES, GroundTruth
@@ -80,11 +86,9 @@ AT_PRECISION = 0.9
 
 
 def attribute_groups(ground_truth: GroundTruth, within: str = "hard") -> list[Group]:
-    """All groups, those without a face too; the first, "all", is the setting itself.
+    """All groups, those without a face too; the first, "all", is the setting ``within`` itself.
 
-    Args:
-        ground_truth: attributes without labels, and events where there is but one, give no group (:func:`left_out`).
-        within: a setting of ``ground_truth``.
+    Attributes without labels, and events where there is but one, give no group (:func:`left_out`).
 
     Raises:
         InputError: no such setting.
@@ -100,8 +104,7 @@ def left_out(ground_truth: GroundTruth) -> tuple[str, ...]:
     return (*lines, *(["event: all images are of one"] if len(set(_events(ground_truth))) < 2 else []))
 
 
-def image_of_face(ground_truth: GroundTruth) -> npt.NDArray[np.int64]:
-    """(F,) index of the image of each face, packed over all images."""
+def _image_of_face(ground_truth: GroundTruth) -> npt.NDArray[np.int64]:
     faces = np.array([len(boxes) for boxes in ground_truth.boxes_xywh], np.int64)
     return np.repeat(np.arange(len(faces)), faces)
 
@@ -109,23 +112,19 @@ def image_of_face(ground_truth: GroundTruth) -> npt.NDArray[np.int64]:
 def _groups(ground_truth: GroundTruth, within: npt.NDArray[np.bool_]) -> Iterator[Group]:
     height = np.concatenate([np.empty((0, 4)), *ground_truth.boxes_xywh])[:, 3]
     yield Group("all", "all", within)
-    for low, high in pairwise((-np.inf, *HEIGHT_EDGES, np.inf)):
-        yield Group("height", _bin_name(low, high), within & (height >= low) & (height < high), heights=(low, high))
-    for name, (low, high) in SCALES.items():
-        yield Group("scale", name, within & (height >= low) & (height < high), heights=(low, high))
+    bins = [("height", _bin_name(*bounds), bounds) for bounds in pairwise((-np.inf, *HEIGHT_EDGES, np.inf))]
+    for attribute, name, (low, high) in [*bins, *(("scale", name, bounds) for name, bounds in SCALES.items())]:
+        yield Group(attribute, name, within & (height >= low) & (height < high), heights=(low, high))
     for attribute in LABELS:
         if attribute in ground_truth.attributes:
             labels = np.concatenate([np.zeros(0, np.int8), *ground_truth.attributes[attribute]])
             for label, name in enumerate(ATTRIBUTE_VALUES[attribute]):
                 yield Group(attribute, name, within & (labels == label))
-    events = _events(ground_truth)
-    distinct = sorted(set(events), key=_by_number)
-    if len(distinct) > 1:
-        place = {event: number for number, event in enumerate(distinct)}
-        event_of_image = np.array([place[event] for event in events])
-        event_of_face = event_of_image[image_of_face(ground_truth)]
-        for number, event in enumerate(distinct):
-            yield Group("event", event, within & (event_of_face == number), event_of_image == number)
+    events = np.array(_events(ground_truth))
+    distinct = sorted(set(events.tolist()), key=_by_number)
+    for event in distinct if len(distinct) > 1 else ():
+        images = events == event
+        yield Group("event", event, within & images[_image_of_face(ground_truth)], images)
 
 
 def _bin_name(low: float, high: float) -> str:
@@ -159,11 +158,7 @@ class GroupCounts(NamedTuple):
 
 
 def count_groups(groups: Sequence[Group], ground_truth: GroundTruth, predictions: Predictions) -> list[GroupCounts]:
-    """The counts of each group; rows are judged once, as :func:`score.wider_face.average_precision.score` does.
-
-    Raises:
-        ValueError: predictions of other images, or in another order.
-    """
+    """The counts of each group; rows are judged once, as :func:`score.wider_face.average_precision.score` does."""
     check_same_images(ground_truth, predictions)
     # A part of scipy that no other score needs.
     from scipy.sparse import csr_array
@@ -190,7 +185,7 @@ def count_groups(groups: Sequence[Group], ground_truth: GroundTruth, predictions
                 kept &= (height[off] >= group.heights[0]) & (height[off] < group.heights[1])
             backgrounds[key] = entries(off[kept])
         own = group.faces[face]
-        faces = np.bincount(image_of_face(ground_truth)[group.faces], minlength=images)
+        faces = np.bincount(_image_of_face(ground_truth)[group.faces], minlength=images)
         counts.append(GroupCounts(entries(looking[own]), entries(looking[own & first]), backgrounds[key], faces))
     return counts
 
@@ -200,13 +195,8 @@ def measured(
 ) -> npt.NDArray[np.float64]:
     """:data:`MEASURES` of every group on multisets of images: (b, N) whole numbers → (groups, 4, b).
 
-    NaN where a group has no face, or no such number.
-
-    Args:
-        groups: the first is the universe of all faces.
-        counts: of each group, over the same N images.
-        weights: how often each image is in.
-        point: threshold of ``recall``, index into :data:`score.curves.THRESHOLDS`; None: there is none.
+    NaN where a group has no face, or no such number. The first group is the universe of all faces; ``point`` is the
+    threshold of ``recall``, index into :data:`score.curves.THRESHOLDS`, None where there is none.
     """
     # (N, b): one row per image, so that an entry adds a run of memory.
     columns = np.ascontiguousarray(np.asarray(weights).T, np.float64)
@@ -257,10 +247,13 @@ class GroupScore:
     recall: Interval
     max_recall: Interval
 
+    def measures(self) -> list[Interval]:
+        """In the order of :data:`MEASURES`."""
+        return [self.ap, self.normalised_ap, self.recall, self.max_recall]
+
     def measure(self, name: str) -> Interval:
         """One of :data:`MEASURES` by name."""
-        interval: Interval = getattr(self, name)
-        return interval
+        return self.measures()[MEASURES.index(name)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -269,11 +262,11 @@ class AttributeScores:
 
     ``within``          the setting whose faces are broken down.
     ``images``          how many were scored.
-    ``at_precision``    the precision that ``recall`` is read at, and ``score_threshold`` the score of the predictions
-                        there; NaN where no threshold has that precision.
+    ``at_precision``    the precision that ``recall`` is read at.
+    ``score_threshold`` the score of the predictions where ``recall`` is read; NaN where there is none.
     ``groups``          in the order of :func:`attribute_groups`.
     ``left_out``        one line per attribute that the ground truth cannot tell.
-    ``samples``         resamples behind the intervals, drawn with ``seed``.
+    ``samples``         resamples behind the intervals.
     ``against``         the other run on the same groups; None without one.
     ``differences``     per group this run minus the other, paired over images; empty without one.
     """
@@ -285,7 +278,6 @@ class AttributeScores:
     groups: tuple[GroupScore, ...]
     left_out: tuple[str, ...]
     samples: int
-    seed: int
     against: "AttributeScores | None" = None
     differences: tuple[GroupScore, ...] = ()
 
@@ -294,7 +286,6 @@ def score_attributes(
     ground_truth: GroundTruth,
     predictions: Predictions,
     samples: int = SAMPLES,
-    seed: int = 0,
     *,
     within: str = "hard",
     at_precision: float = AT_PRECISION,
@@ -305,37 +296,43 @@ def score_attributes(
     Args:
         ground_truth: of the images; scores are normalised over all rows of a run, so select the images of both before.
         predictions: of the same images, in the same order.
-        samples: resamples; 0: no intervals. Number of images and ``seed`` fix the images of each resample, here as in
-            :mod:`score.bootstrap`.
-        seed: of the draw.
+        samples: resamples, of the same images as in :mod:`score.bootstrap`; 0: no intervals.
         within: a setting of ``ground_truth``.
-        at_precision: in (0, 1], where ``recall`` is read; each run has a threshold of its own.
-        against: another run on the same images, for paired differences.
+        at_precision: where ``recall`` is read.
+        against: another run on the same images, for paired differences; it has a threshold of its own.
 
     Raises:
         InputError: no such setting.
         ValueError: predictions of other images, or no image.
     """
     groups = attribute_groups(ground_truth, within)
-    runs = []
-    for run in [predictions] if against is None else [predictions, against]:
-        scores, threshold = _score_run(groups, ground_truth, run, samples, seed, at_precision)
-        images, absent = len(ground_truth.image_ids), left_out(ground_truth)
-        runs.append(AttributeScores(within, images, at_precision, threshold, scores, absent, samples, seed))
-    if against is None:
-        return runs[0]
-    ours, theirs = runs
-    differences = tuple(_difference(a, b) for a, b in zip(ours.groups, theirs.groups, strict=True))
-    return replace(ours, against=theirs, differences=differences)
+    images, absent = len(ground_truth.image_ids), left_out(ground_truth)
+    ours, *others = (
+        AttributeScores(within, images, at_precision, threshold, scores, absent, samples)
+        for run in (predictions, against)
+        if run is not None
+        for scores, threshold in [_score_run(groups, ground_truth, run, samples, at_precision)]
+    )
+    if not others:
+        return ours
+    differences = tuple(
+        GroupScore(
+            a.attribute,
+            a.value,
+            a.faces,
+            a.images,
+            *(
+                interval_of(x.value - y.value, x.samples - y.samples)
+                for x, y in zip(a.measures(), b.measures(), strict=True)
+            ),
+        )
+        for a, b in zip(ours.groups, others[0].groups, strict=True)
+    )
+    return replace(ours, against=others[0], differences=differences)
 
 
 def _score_run(
-    groups: Sequence[Group],
-    ground_truth: GroundTruth,
-    predictions: Predictions,
-    samples: int,
-    seed: int,
-    at_precision: float,
+    groups: Sequence[Group], ground_truth: GroundTruth, predictions: Predictions, samples: int, at_precision: float
 ) -> tuple[tuple[GroupScore, ...], float]:
     counts = count_groups(groups, ground_truth, predictions)
     images = len(ground_truth.image_ids)
@@ -344,7 +341,7 @@ def _score_run(
     point = int(reached[-1]) if len(reached) else None
     values = measured(groups, counts, np.ones((1, images)), point)[..., 0]
     drawn = np.empty((*values.shape, samples))
-    for part, weights in image_weights(images, samples, seed) if samples else ():
+    for part, weights in image_weights(images, samples) if samples else ():
         drawn[..., part] = measured(groups, counts, weights, point)
     scores = tuple(
         GroupScore(
@@ -359,20 +356,8 @@ def _score_run(
     if point is None:
         return scores, float("nan")
     # The normalised threshold as a score of the predictions; see score.curves.normalise_scores.
-    low = min(1.0, float(predictions.scores.min(initial=1.0)))
-    high = max(0.0, float(predictions.scores.max(initial=0.0)))
+    low, high = score_range(predictions.scores)
     return scores, low + float(THRESHOLDS[point]) * (high - low)
-
-
-def _difference(ours: GroupScore, theirs: GroupScore) -> GroupScore:
-    pairs = [(ours.measure(name), theirs.measure(name)) for name in MEASURES]
-    return GroupScore(
-        ours.attribute,
-        ours.value,
-        ours.faces,
-        ours.images,
-        *(interval_of(a.value - b.value, a.samples - b.samples) for a, b in pairs),
-    )
 
 
 STEM = "attributes"
@@ -387,7 +372,7 @@ def write_attributes(
     title: str,
     against: str | None = None,
     made_by: Mapping[str, Any] | None = None,
-) -> list[Path]:
+) -> None:
     """Write ``attributes.json``, ``attributes.csv`` and ``attributes.md`` into ``out``, each by rename.
 
     A number that is not defined is null in the one, empty in the other and "–" in the third.
@@ -399,41 +384,29 @@ def write_attributes(
         against: name of the other run.
         made_by: see :func:`fanet_lightning.cli.provenance.made_by`.
 
-    Returns:
-        What was written.
-
     Raises:
         InputError: ``out`` cannot be written.
     """
-    content = _as_json(scores, title, against, made_by)
     texts = {
         ".csv": _as_csv(scores),
         ".md": _as_markdown(scores, title, against),
-        ".json": json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        ".json": _as_json(scores, title, against, made_by),
     }
     with writing(out):
         for suffix, text in texts.items():
             with replaced(out / f"{STEM}{suffix}") as path:
                 path.write_text(text, encoding="utf-8", newline="")
-    return [out / f"{STEM}{suffix}" for suffix in texts]
 
 
-def print_attributes(
-    scores: AttributeScores, title: str, against: str | None = None, file: TextIO | None = None
-) -> None:
+def print_attributes(scores: AttributeScores, title: str, against: str | None = None) -> None:
     """The groups in a table, of the events the ten with the lowest AP; with another run a table of the differences too,
     there the events that differ most.
     """
-    file = file or sys.stdout
-    lowest = _shown(scores.groups, lambda score: score.ap.value)
-    print_rows(title, _HEAD, [_row(score) for score in lowest], file)
+    print_rows(title, _HEAD, [_row(score) for score in _shown(scores.groups, lambda score: score.ap.value)])
     if scores.differences:
         most = _shown(scores.differences, lambda difference: -abs(difference.ap.value))
-        print_rows(
-            f"difference to {against or 'the other run'}, paired over images", *_difference_rows(scores, most), file
-        )
-    for line in _notes(scores):
-        print(line, file=file)
+        print_rows(_difference_title(against), *_difference_rows(scores, most))
+    print("\n".join(_notes(scores)))
 
 
 def group_label(attribute: str, value: str) -> str:
@@ -449,33 +422,31 @@ def group_label(attribute: str, value: str) -> str:
 
 
 _HEAD = ("group", "faces", "AP", "95 % interval", "normalised AP", "recall", "max recall")
+_DIFFERENCE_HEAD = ("group", "faces", "other AP", "difference", "95 % interval", "recall", "95 % interval")
 
 
 def _row(score: GroupScore) -> list[str]:
-    ap, normalised, recall, most = (_number(score.measure(name).value) for name in MEASURES)
-    return [_name(score), f"{score.faces:,}", ap, interval_text(score.ap), normalised, recall, most]
+    ap, *rest = (_number(interval.value) for interval in score.measures())
+    return [_name(score), f"{score.faces:,}", ap, interval_text(score.ap), *rest]
+
+
+def _difference_title(against: str | None) -> str:
+    return f"difference to {against or 'the other run'}, paired over images"
 
 
 def _difference_rows(
     scores: AttributeScores, differences: Sequence[GroupScore]
 ) -> tuple[tuple[str, ...], list[list[str]]]:
-    others = {(other.attribute, other.value): other for other in (scores.against or scores).groups}
-    head = ("group", "faces", "other AP", "difference", "95 % interval", "recall", "95 % interval")
-    rows = []
-    for difference in differences:
-        other = others[difference.attribute, difference.value]
-        rows.append(
-            [
-                _name(difference),
-                f"{difference.faces:,}",
-                _number(other.ap.value),
-                _number(difference.ap.value, "+"),
-                interval_text(difference.ap, "+"),
-                _number(difference.recall.value, "+"),
-                interval_text(difference.recall, "+"),
-            ]
-        )
-    return head, rows
+    others = {(other.attribute, other.value): other.ap for other in (scores.against or scores).groups}
+    rows = [
+        [
+            _name(own), f"{own.faces:,}", _number(others[own.attribute, own.value].value),
+            _number(own.ap.value, "+"), interval_text(own.ap, "+"),
+            _number(own.recall.value, "+"), interval_text(own.recall, "+"),
+        ]
+        for own in differences
+    ]  # fmt: skip
+    return _DIFFERENCE_HEAD, rows
 
 
 def _shown(groups: Sequence[GroupScore], order: Callable[[GroupScore], float]) -> list[GroupScore]:
@@ -505,9 +476,7 @@ def _notes(scores: AttributeScores, all_shown: bool = False) -> list[str]:
     ]
 
 
-def _as_json(
-    scores: AttributeScores, title: str, against: str | None, made_by: Mapping[str, Any] | None
-) -> dict[str, Any]:
+def _as_json(scores: AttributeScores, title: str, against: str | None, made_by: Mapping[str, Any] | None) -> str:
     content: dict[str, Any] = {
         "title": title,
         "within": scores.within,
@@ -516,7 +485,7 @@ def _as_json(
         "score_threshold": defined(scores.score_threshold),
         "groups": _groups_as_json(scores.groups),
         "left_out": list(scores.left_out),
-        "intervals_method": method(scores.samples, scores.seed) if scores.samples else None,
+        "intervals_method": method(scores.samples) if scores.samples else None,
         "made_by": None if made_by is None else dict(made_by),
     }
     if scores.against is not None:
@@ -526,13 +495,13 @@ def _as_json(
             "groups": _groups_as_json(scores.against.groups),
             "differences": _groups_as_json(scores.differences),
         }
-    return content
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _groups_as_json(groups: Sequence[GroupScore]) -> dict[str, dict[str, Any]]:
     content: dict[str, dict[str, Any]] = {}
     for score in groups:
-        intervals = {name: score.measure(name) for name in MEASURES}
+        intervals = dict(zip(MEASURES, score.measures(), strict=True))
         content.setdefault(score.attribute, {})[score.value] = {
             "faces": score.faces,
             "images": score.images,
@@ -551,8 +520,7 @@ def _as_csv(scores: AttributeScores) -> str:
     columns = [f"{prefix}{name}{end}" for prefix, _ in parts for name in MEASURES for end in ("", "_low", "_high")]
     writer.writerow(["attribute", "value", "faces", "images", *columns])
     for rows in zip(*(groups for _, groups in parts), strict=True):
-        intervals = [row.measure(name) for row in rows for name in MEASURES]
-        numbers = [number for interval in intervals for number in (interval.value, interval.low, interval.high)]
+        numbers = [number for row in rows for interval in row.measures() for number in interval[:3]]
         cells = ["" if math.isnan(number) else f"{number:.6f}" for number in numbers]
         writer.writerow([rows[0].attribute, rows[0].value, rows[0].faces, rows[0].images, *cells])
     return text.getvalue()
@@ -561,6 +529,6 @@ def _as_csv(scores: AttributeScores) -> str:
 def _as_markdown(scores: AttributeScores, title: str, against: str | None) -> str:
     lines = [f"# {title}", "", *markdown_table(_HEAD, [_row(score) for score in scores.groups])]
     if scores.differences:
-        lines += ["", f"## Difference to {against or 'the other run'}, paired over images", ""]
+        lines += ["", "## D" + _difference_title(against)[1:], ""]
         lines += markdown_table(*_difference_rows(scores, scores.differences))
     return "\n".join([*lines, "", *(f"* {line}" for line in _notes(scores, all_shown=True))]) + "\n"

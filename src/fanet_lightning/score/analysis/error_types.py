@@ -27,12 +27,10 @@ The gains do not add up to the lost AP: each is measured with the other errors i
 
 import json
 import math
-import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +44,12 @@ from fanet_lightning.score.curves import (
     normalise_scores,
 )
 from fanet_lightning.score.results import defined, print_rows, writing
-from fanet_lightning.score.wider_face.average_precision import MIN_IOU, best_face, check_same_images
+from fanet_lightning.score.wider_face.average_precision import (
+    MIN_IOU,
+    best_of_each_face,
+    check_same_images,
+    nearest_faces,
+)
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions
 
@@ -128,42 +131,24 @@ def error_types(ground_truth: GroundTruth, predictions: Predictions) -> ErrorTyp
         ValueError: the two are not about the same images in the same order.
     """
     check_same_images(ground_truth, predictions)
-    images = len(ground_truth.image_ids)
-    faces_per_image = np.array([len(boxes) for boxes in ground_truth.boxes_xywh], np.int64)
-    image_of_rows = np.repeat(np.arange(images), np.diff(predictions.starts))
-    nearest, overlaps = _nearest_faces(ground_truth, predictions)
-    settings = {}
-    for setting, masks in ground_truth.counted.items():
-        counts = np.concatenate([np.zeros(0, np.bool_), *masks])
-        settings[setting] = _sorted_by_kind(
-            counts, nearest, overlaps, predictions.scores, faces_per_image[image_of_rows] > 0
-        )
+    images = np.arange(len(ground_truth.image_ids))
+    nearest, overlaps = nearest_faces(ground_truth, predictions)
+    in_play = nearest >= 0
+    nearest = np.where(overlaps >= BACKGROUND_IOU, nearest, -1)
     return ErrorTypes(
         bins=first_bins(normalise_scores(predictions.scores)),
         nearest=nearest,
         overlaps=overlaps,
-        image_of_rows=image_of_rows,
-        image_of_faces=np.repeat(np.arange(images), faces_per_image),
-        images=images,
-        settings=settings,
+        image_of_rows=np.repeat(images, np.diff(predictions.starts)),
+        image_of_faces=np.repeat(images, [len(boxes) for boxes in ground_truth.boxes_xywh]),
+        images=len(images),
+        settings={
+            setting: _sorted_by_kind(
+                np.concatenate([np.zeros(0, np.bool_), *masks]), nearest, overlaps, predictions.scores, in_play
+            )
+            for setting, masks in ground_truth.counted.items()
+        },
     )
-
-
-def _nearest_faces(
-    ground_truth: GroundTruth, predictions: Predictions
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    nearest = np.full(len(predictions.scores), -1, np.int64)
-    overlaps = np.zeros(len(predictions.scores))
-    starts = predictions.starts.tolist()
-    first_face = 0
-    for i, faces_xywh in enumerate(ground_truth.boxes_xywh):
-        rows = slice(starts[i], starts[i + 1])
-        if len(faces_xywh) and rows.stop > rows.start:
-            best, overlap = best_face(predictions.boxes_xywh[rows], faces_xywh)
-            nearest[rows] = np.where(overlap >= BACKGROUND_IOU, best + first_face, -1)
-            overlaps[rows] = overlap
-        first_face += len(faces_xywh)
-    return nearest, overlaps
 
 
 def _sorted_by_kind(
@@ -181,24 +166,15 @@ def _sorted_by_kind(
     kinds[looks] = Kind.IGNORED
     kinds[looks & on_counted] = Kind.DUPLICATE
     kinds[~in_play] = Kind.IGNORED
-    kinds[_best_of_each_face(np.flatnonzero(kinds == Kind.DUPLICATE), nearest, scores)] = Kind.HIT
+    kinds[best_of_each_face(np.flatnonzero(kinds == Kind.DUPLICATE), nearest, scores)] = Kind.HIT
     states = np.where(counts, FaceState.MISSED, FaceState.UNCOUNTED).astype(np.int8)
     states[nearest[kinds == Kind.HIT]] = FaceState.FOUND
     is_lost = np.append(states == FaceState.MISSED, False)
     near = np.flatnonzero((kinds == Kind.LOCALISATION) & is_lost[nearest])
     fixed = np.zeros(len(scores), np.bool_)
-    fixed[_best_of_each_face(near, nearest, scores)] = True
+    fixed[best_of_each_face(near, nearest, scores)] = True
     states[nearest[fixed]] = FaceState.NEAR
     return SettingErrors(kinds, states, fixed)
-
-
-def _best_of_each_face(
-    rows: npt.NDArray[np.int64], nearest: npt.NDArray[np.int64], scores: npt.NDArray[np.float64]
-) -> npt.NDArray[np.int64]:
-    """Those of ``rows`` that are the best-scored one of their face; the earlier of equals."""
-    ordered = rows[np.lexsort((-scores[rows], nearest[rows]))]
-    best: npt.NDArray[np.int64] = ordered[np.diff(nearest[ordered], prepend=-1) != 0]
-    return best
 
 
 TYPES = ("misses", "localisation", "duplicates", "background")
@@ -277,7 +253,7 @@ def gain_per_image(errors: ErrorTypes, setting: str) -> npt.NDArray[np.float64]:
     proposals = own.kinds < Kind.IGNORED
     proposed, hit = (np.bincount(errors.bins[rows], minlength=POINTS).astype(np.float64) for rows in (proposals, hits))
     missed = np.bincount(errors.image_of_faces[own.states == FaceState.MISSED], minlength=errors.images)
-    before = area_under_envelope(*_precision_recall(np.cumsum(proposed)[None], np.cumsum(hit)[None], np.array([faces])))
+    before = _areas(proposed[None], hit[None], np.array([faces]))
     # A false row goes unless it becomes a hit.
     gone = np.flatnonzero(proposals & ~hits & ~own.fixed)
     gained = np.flatnonzero(own.fixed)
@@ -287,11 +263,8 @@ def gain_per_image(errors: ErrorTypes, setting: str) -> npt.NDArray[np.float64]:
         fewer, more = (
             _per_image_and_bin(errors.image_of_rows[rows], errors.bins[rows], first, last) for rows in (gone, gained)
         )
-        precision, recall = _precision_recall(
-            np.cumsum(proposed - fewer, axis=1), np.cumsum(hit + more, axis=1), faces - missed[first:last]
-        )
-        after = area_under_envelope(precision, recall)
-        gains[first:last] = np.where(faces > missed[first:last], after, 1.0) - before
+        left = faces - missed[first:last]
+        gains[first:last] = np.where(left > 0, _areas(proposed - fewer, hit + more, left), 1.0) - before
     # The rounding of two sums over 1,000 points.
     return np.maximum(gains, 0.0)
 
@@ -321,24 +294,22 @@ def _per_image_and_bin(
     return np.bincount(keys, minlength=(last - first) * POINTS).reshape(-1, POINTS).astype(np.float64)
 
 
-def _precision_recall(
+def _areas(
     proposed: npt.NDArray[np.float64], hit: npt.NDArray[np.float64], faces: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Cumulated counts (n, 1000) and faces (n,) → precision and recall, (n, 1000) each."""
+) -> npt.NDArray[np.float64]:
+    """Counts per threshold (n, 1000) and faces (n,) → AP (n,)."""
+    proposed, hit = np.cumsum(proposed, axis=1), np.cumsum(hit, axis=1)
     precision = np.divide(hit, proposed, out=np.zeros_like(hit), where=proposed > 0)
     recall = np.divide(hit, faces[:, None], out=np.zeros_like(hit), where=faces[:, None] > 0)
-    return precision, recall
+    return area_under_envelope(precision, recall)
 
 
-def write_errors(out: Path, errors: ErrorTypes) -> dict[str, Any]:
+def write_errors(out: Path, errors: ErrorTypes) -> None:
     """Write ``errors.json`` into the folder ``out``, by rename; numbers that are not defined are null.
 
     Per setting: ``ap``; ``dap``, the AP that is gained when the errors of a type are fixed; ``special``, when all
     false positives came last and when all faces that are not found left the denominator; ``rows`` of each kind;
-    ``faces`` in each state. See :mod:`error_types`.
-
-    Returns:
-        What the file holds.
+    ``faces`` in each state.
 
     Raises:
         InputError: ``out`` cannot be written.
@@ -365,14 +336,12 @@ def write_errors(out: Path, errors: ErrorTypes) -> dict[str, Any]:
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     with writing(out), replaced(out / ERRORS_FILE) as path:
         path.write_text(text, encoding="utf-8")
-    return content
 
 
-def print_errors(lost: Mapping[str, LostAP], file: TextIO | None = None) -> None:
+def print_errors(lost: Mapping[str, LostAP]) -> None:
     """Setting, AP, and what each type of error costs, one line each."""
     rows = [[setting, _text(own.ap), *(_text(own.gains[name], "+") for name in TYPES)] for setting, own in lost.items()]
-    title = "AP gained when the errors of one type alone are fixed"
-    print_rows(title, ["setting", "AP", *TYPES], rows, file or sys.stdout)
+    print_rows("AP gained when the errors of one type alone are fixed", ["setting", "AP", *TYPES], rows)
 
 
 def _text(value: float, sign: str = "") -> str:

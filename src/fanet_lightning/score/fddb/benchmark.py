@@ -1,17 +1,32 @@
-"""FDDB as a benchmark: discrete and continuous true-positive rate at 1,000, 2,000 and all false positives."""
+"""FDDB as a benchmark: detection files → discrete and continuous true-positive rate at 1,000, 2,000 and all false
+positives.
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+Detections are one file per fold, ``fold-01-out.txt`` … ``fold-10-out.txt``, or joined in one file. A block per image
+has its name, the number of rows, and rows ``x y w h score`` for rectangles or ``major minor angle cx cy score`` for
+ellipses; the number of columns tells which. The official program wants the images in the order of its list; here any
+order will do, since blocks are found by name.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from fanet_lightning.cli.errors import InputError, counted
-from fanet_lightning.score.fddb.files import FddbPredictions, read_fddb_predictions, write_fddb_detections, write_roc
-from fanet_lightning.score.fddb.ground_truth import FOLDS, FddbGroundTruth, read_fddb_ground_truth
+from fanet_lightning.cli.files import check_replaceable, replaced, replaced_folder
+from fanet_lightning.score.fddb.ground_truth import (
+    ELLIPSE,
+    FOLDS,
+    RECTANGLE,
+    FddbGroundTruth,
+    read_blocks,
+    read_fddb_ground_truth,
+)
 from fanet_lightning.score.fddb.regions import (
     EllipseFit,
     apply_fit,
@@ -30,7 +45,15 @@ from fanet_lightning.score.fddb.roc import (
     resampled_rates,
     roc_from_counts,
 )
-from fanet_lightning.score.inputs import DetectionsByImage, as_xyxy, layout_warning, missing_line
+from fanet_lightning.score.inputs import (
+    DetectionsByImage,
+    ImageNames,
+    as_xywh,
+    as_xyxy,
+    layout_warning,
+    missing_warning,
+    packed_detections,
+)
 from fanet_lightning.score.results import Samples, Scores
 
 Floats = npt.NDArray[np.float64]
@@ -38,10 +61,95 @@ Ellipses = Literal["as_given", "inscribed", "cross_fitted"]
 
 LIMITS = (1000, 2000)
 MEASURES = ("discrete", "continuous")
-# The rate at the end of the curve, all false positives allowed.
-END = "max"
-# Setting → most false positives.
-SETTINGS: Mapping[str, float] = {**{str(limit): limit for limit in LIMITS}, END: float("inf")}
+# Setting → most false positives; the rate at the end of the curve has them all.
+SETTINGS: Mapping[str, float] = {**{str(limit): limit for limit in LIMITS}, "max": float("inf")}
+
+_NO_DETECTIONS = re.compile(r"ROC|ellipseList", re.IGNORECASE)
+_WRITTEN = re.compile(r"fold-\d\d-out\.txt")
+
+
+@dataclass(frozen=True, eq=False)
+class FddbPredictions:
+    """The detections of N images.
+
+    ``image_ids``    in the order of the ground truth.
+    ``rows``         N arrays (D_i, 4) ``x y w h`` or, all of them, (D_i, 5) ``major minor angle cx cy``; pixels,
+                     radians.
+    ``scores``       N arrays (D_i,), any scale, any order.
+    ``are_ellipses`` which of the two.
+    ``missing``      images without a block; they count as images without a detection.
+
+    A row with a negative side, which published results have, overlaps nothing (:meth:`has_negative_side`).
+    """
+
+    image_ids: tuple[str, ...]
+    rows: tuple[Floats, ...]
+    scores: tuple[Floats, ...]
+    are_ellipses: bool = False
+    missing: tuple[str, ...] = ()
+
+    @classmethod
+    def from_detections(cls, detections: DetectionsByImage, image_ids: Iterable[str]) -> Self:
+        """Pack ``image_id → (boxes_xyxy (D, 4), scores (D,))``; an image that is not there has no detection.
+
+        Raises:
+            ValueError: a detection that is not finite, has a negative side, or is about an image outside
+                ``image_ids``.
+        """
+        ids = tuple(image_ids)
+        starts, boxes_xyxy, scores = packed_detections(detections, ids)
+        rows, values = (np.split(part, starts[1:-1])[: len(ids)] for part in (as_xywh(boxes_xyxy), scores))
+        missing = tuple(image_id for image_id in ids if image_id not in detections)
+        return cls(ids, tuple(rows), tuple(values), False, missing)
+
+    def has_negative_side(self, image: int) -> npt.NDArray[np.bool_]:
+        """(D_i,): width, height or a half-axis is below 0."""
+        sides = self.rows[image][:, :2] if self.are_ellipses else self.rows[image][:, 2:]
+        return (sides[:, 0] < 0) | (sides[:, 1] < 0)
+
+
+def read_fddb_predictions(source: Path, ground_truth: FddbGroundTruth) -> FddbPredictions:
+    """Read the detections of the ground truth's images from one file or all ``.txt`` of a folder.
+
+    Curves (``…ROC.txt``) and ellipse lists are left aside. Blocks of images outside a selection are skipped.
+
+    Raises:
+        InputError: the source is missing or empty, an image has two blocks or is not known, rectangles and ellipses
+            are mixed, or a line does not hold what it should.
+    """
+    files = [source]
+    if source.is_dir():
+        files = [path for path in sorted(source.iterdir()) if path.suffix.lower() == ".txt"]
+        files = [path for path in files if not path.name.startswith(".") and not _NO_DETECTIONS.search(path.name)]
+        if not files:
+            raise InputError(f"{source}: there are no detections, fold-01-out.txt … fold-10-out.txt or in one file")
+    known = ImageNames(ground_truth.known_ids)
+    found: dict[str, Floats] = {}
+    columns = 0
+    for path in files:
+        for block in read_blocks(path):
+            meant = known.find(block.name)
+            wrong = None
+            if len(meant) != 1:
+                wrong = f"the ground truth does not have '{block.name}'; remove it"
+            elif meant[0] in found:
+                wrong = f"'{meant[0]}' has a block already; keep one"
+            elif len(block.rows) and columns not in (0, block.rows.shape[1]):
+                wrong = f"some rows have {columns} numbers, these not; take one kind for all"
+            if wrong:
+                raise InputError(f"{path}:{block.line}: {wrong}")
+            found[meant[0]] = block.rows
+            columns = block.rows.shape[1] if len(block.rows) else columns
+    columns = columns or len(RECTANGLE)
+    ids = ground_truth.image_ids
+    rows = [found.get(image_id, np.zeros(0)).reshape(-1, columns) for image_id in ids]
+    return FddbPredictions(
+        ids,
+        tuple(own[:, :-1] for own in rows),
+        tuple(own[:, -1] for own in rows),
+        columns == len(ELLIPSE),
+        tuple(image_id for image_id in ids if image_id not in found),
+    )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -52,14 +160,22 @@ class FddbScores(Scores):
     roc: Roc
 
     def resampled(self, samples: int, seed: int) -> Samples:
-        within, end = resampled_rates(self.counts, LIMITS, samples, seed)
-        return {
-            measure: {setting: own[place] for setting, own in zip(SETTINGS, [*within, end], strict=True)}
-            for place, measure in enumerate(MEASURES)
-        }
+        rates = resampled_rates(self.counts, LIMITS, samples, seed)
+        return {measure: dict(zip(SETTINGS, own, strict=True)) for measure, own in zip(MEASURES, rates, strict=True)}
 
     def write_curves(self, folder: Path) -> list[Path]:
-        return write_roc(self.roc, folder)
+        """``DiscROC.txt``, lines ``rate false_positives threshold``, and ``ContROC.txt`` without the threshold: lowest
+        threshold first, six significant digits, as the official program."""
+        roc = self.roc
+        columns = {
+            "DiscROC.txt": np.column_stack([roc.rate_discrete, roc.false_positives, roc.thresholds]),
+            "ContROC.txt": np.column_stack([roc.rate_continuous, roc.false_positives]),
+        }
+        for name, values in columns.items():
+            with replaced(folder / name) as temporary:
+                line = " ".join(["%g"] * values.shape[1]) + "\n"
+                temporary.write_text(line * len(values) % tuple(values.ravel().tolist()), encoding="utf-8")
+        return [folder / name for name in columns]
 
 
 class FddbBenchmark:
@@ -96,24 +212,18 @@ class FddbBenchmark:
         self.images_root = None if images_root is None else Path(str(images_root))
 
     def read_ground_truth(self, path: Path, images: Path | None = None) -> FddbGroundTruth:
-        """The folds that are in ``path``; ``images`` is a list that restricts everything.
-
-        Raises:
-            InputError: see :func:`~fanet_lightning.score.fddb.ground_truth.read_fddb_ground_truth`.
-        """
-        return read_fddb_ground_truth(
-            path, images=images, image_sizes=self.image_sizes, images_root=self.images_root
-        ).in_official_order()
+        return read_fddb_ground_truth(path, images, self.image_sizes, self.images_root)
 
     def score(self, ground_truth: FddbGroundTruth, predictions: Path, *, strict: bool = False) -> FddbScores:
         """Score a folder of fold files, or one joined file, of rectangles or ellipses.
 
         Raises:
-            InputError: see :func:`~fanet_lightning.score.fddb.files.read_fddb_predictions`; ellipses that are to become
-                ellipses; too few matches for the fit.
+            InputError: see :func:`read_fddb_predictions`; ellipses that are to become ellipses; too few matches for the
+                fit.
         """
         truth = ground_truth.in_official_order()
-        found = read_fddb_predictions(predictions, truth, strict=strict)
+        found = read_fddb_predictions(predictions, truth)
+        missing_warning(found.missing, len(found.image_ids), predictions if strict else None)
         try:
             return self.score_predictions(truth, found)
         except ValueError as error:
@@ -128,12 +238,12 @@ class FddbBenchmark:
         """
         if predictions.image_ids != ground_truth.image_ids:
             raise ValueError("the predictions are not of the ground truth's images in their order")
-        given = "ellipses" if predictions.are_ellipses else "rectangles"
         as_scored, fits = self._as_scored(ground_truth, predictions)
         counts = count_fddb(ground_truth, as_scored)
         roc = roc_from_counts(counts)
         rates = {setting: roc.at(limit) for setting, limit in SETTINGS.items()}
         folds = np.unique(ground_truth.folds).tolist()
+        given = "ellipses" if predictions.are_ellipses else "rectangles"
         rules: dict[str, Any] = {"detections": given, "ellipses": self.ellipses, "folds": folds, "pooled": True}
         if fits:
             rules["pairs_of_fit"] = {str(fold): fit.pairs for fold, fit in fits.items()}
@@ -148,19 +258,32 @@ class FddbBenchmark:
                 for place, measure in enumerate(MEASURES)
             },
             rules=rules,
-            warnings=tuple(filter(None, self._warnings(ground_truth, predictions, folds))),
+            warnings=self._warnings(ground_truth, predictions, len(folds)),
             counts=counts,
             roc=roc,
         )
 
     def write_predictions(self, folder: Path, ground_truth: FddbGroundTruth, detections: DetectionsByImage) -> None:
-        """One file per fold in the official layout; an image that ``detections`` lacks gets no block.
+        """One file per fold, its images in the official order, best score first: coordinates with four decimals, scores
+        with six. An image that ``detections`` lacks gets no block; the official program wants all images.
 
         Raises:
-            InputError: ``folder`` holds something else, or cannot be written.
+            InputError: ``folder`` holds something else than such files, or cannot be written.
             ValueError: a detection that is not finite, has a negative side, or is of an image that is not there.
         """
-        write_fddb_detections(folder, ground_truth, detections)
+        ordered = ground_truth.in_official_order()
+        packed = FddbPredictions.from_detections(detections, ordered.image_ids)
+        check_replaceable(folder, "predictions", lambda entry: _WRITTEN.fullmatch(entry.name) is not None)
+        texts: dict[int, str] = {}
+        for image, (image_id, fold) in enumerate(zip(ordered.image_ids, ordered.folds.tolist(), strict=True)):
+            if image_id in detections:
+                rows = np.column_stack([packed.rows[image], packed.scores[image]])
+                rows = rows[np.argsort(-rows[:, -1], kind="stable")]
+                body = "%.4f %.4f %.4f %.4f %.6f\n" * len(rows) % tuple(rows.ravel().tolist())
+                texts[fold] = f"{texts.get(fold, '')}{image_id}\n{len(rows)}\n{body}"
+        with replaced_folder(folder) as temporary:
+            for fold, text in texts.items():
+                (temporary / f"fold-{fold:02d}-out.txt").write_text(text, encoding="utf-8")
 
     def _as_scored(
         self, truth: FddbGroundTruth, predictions: FddbPredictions
@@ -176,31 +299,28 @@ class FddbBenchmark:
             fits = _fits(truth, predictions)
             folds = truth.folds.tolist()
             rows = tuple(apply_fit(fits[fold], own) for fold, own in zip(folds, predictions.rows, strict=True))
-        return FddbPredictions(predictions.image_ids, rows, predictions.scores, True, predictions.missing), fits
+        return replace(predictions, rows=rows, are_ellipses=True), fits
 
-    def _warnings(self, truth: FddbGroundTruth, predictions: FddbPredictions, folds: list[int]) -> Iterator[str | None]:
-        yield missing_line(predictions.missing, len(predictions.image_ids))
+    def _warnings(self, truth: FddbGroundTruth, predictions: FddbPredictions, folds: int) -> tuple[str, ...]:
+        lines = list(missing_warning(predictions.missing, len(predictions.image_ids)))
         negative = sum(int(predictions.has_negative_side(i).sum()) for i in range(len(predictions.rows)))
         if negative:
-            yield f"{counted(negative, 'detection')} with a negative width or height: taken as false alarms"
+            lines.append(f"{counted(negative, 'detection')} with a negative width or height: taken as false alarms")
         to_boxes = bounding_boxes if predictions.are_ellipses else as_xyxy
         boxes_xyxy = [to_boxes(own) for own in predictions.rows]
-        yield layout_warning(boxes_xyxy, predictions.scores, [bounding_boxes(own) for own in truth.ellipses])
+        lines += layout_warning(boxes_xyxy, predictions.scores, [bounding_boxes(own) for own in truth.ellipses])
         scores = np.concatenate([np.zeros(0), *predictions.scores])
         if len(scores) > 1 and (scores == scores[0]).all():
-            yield f"all {len(scores)} scores are {scores[0]:g}: the curve is a single point"
-        if len(folds) < FOLDS:
-            yield f"{len(folds)} of {FOLDS} folds: the numbers do not compare with published ones"
+            lines.append(f"all {len(scores)} scores are {scores[0]:g}: the curve is a single point")
+        if folds < FOLDS:
+            lines.append(f"{folds} of {FOLDS} folds: the numbers do not compare with published ones")
         if self.ellipses != "as_given":
-            yield f"ellipses={self.ellipses}: the rectangles were turned into ellipses; say so with the numbers"
+            lines.append(f"ellipses={self.ellipses}: the rectangles were turned into ellipses; say so with the numbers")
+        return tuple(lines)
 
 
 def count_fddb(ground_truth: FddbGroundTruth, predictions: FddbPredictions) -> FddbCounts:
-    """Match all images and merge them; the same images in the same order.
-
-    Raises:
-        ValueError: numbers of images that differ.
-    """
+    """Match all images and merge them; the same images in the same order."""
     images = [
         match_image(image_iou(ground_truth, predictions, image), predictions.scores[image])
         for image in range(len(ground_truth.image_ids))
@@ -224,10 +344,10 @@ def _fits(truth: FddbGroundTruth, predictions: FddbPredictions) -> dict[int, Ell
     for image in range(len(truth.image_ids)):
         iou = image_iou(truth, predictions, image)
         faces, detections = linear_sum_assignment(iou, maximize=True)
-        counted = iou[faces, detections] > DISCRETE_IOU
         has_area = (predictions.rows[image][detections, 2:] > 0).all(axis=1)
-        rows.append(predictions.rows[image][detections[counted & has_area]])
-        ellipses.append(truth.ellipses[image][faces[counted & has_area]])
+        matched = (iou[faces, detections] > DISCRETE_IOU) & has_area
+        rows.append(predictions.rows[image][detections[matched]])
+        ellipses.append(truth.ellipses[image][faces[matched]])
     try:
         return fit_without_fold(rows, ellipses, truth.folds)
     except ValueError as error:

@@ -8,7 +8,6 @@
 """
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fanet_lightning.cli.errors import InputError, first_line
-from fanet_lightning.score.inputs import number_rows, places_of, read_selection
+from fanet_lightning.cli.errors import InputError
+from fanet_lightning.score.inputs import number_rows, places_of, read_selection, reading
 
 RECTANGLE = ("x", "y", "width", "height", "score")
 ELLIPSE = ("major half-axis", "minor half-axis", "angle", "x", "y", "score")
@@ -43,10 +42,8 @@ def read_blocks(path: Path) -> list[Block]:
     Raises:
         InputError: the file cannot be read; or the first line that does not hold what it should, by its number.
     """
-    try:
+    with reading(path, "give a text file"):
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as text ({first_line(error)}); give a text file") from error
     lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     blocks: list[tuple[str, int, int]] = []
     rows: list[tuple[int, str]] = []
@@ -83,8 +80,6 @@ FOLDS = 10
 FOLDS_FOLDER = "FDDB-folds"
 IMAGES_FOLDER = "originalPics"
 SIZES_FILE = "image_sizes.json"
-_HINT = "give the folder with FDDB-fold-01-ellipseList.txt … FDDB-fold-10-ellipseList.txt"
-_ELLIPSES = re.compile(r"FDDB-fold-(\d\d)-ellipseList\.txt")
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,11 +110,7 @@ class FddbGroundTruth:
         return np.array([len(rows) for rows in self.ellipses], np.int64)
 
     def select(self, image_ids: Iterable[str]) -> Self:
-        """The ground truth of these images alone, in the order given.
-
-        Raises:
-            ValueError: an image id that is not there.
-        """
+        """The ground truth of these images alone, in the order given; ValueError: an image that is not there."""
         wanted = tuple(image_ids)
         rows = places_of(wanted, self.image_ids)
         return type(self)(
@@ -133,7 +124,7 @@ class FddbGroundTruth:
 
 
 def read_fddb_ground_truth(
-    path: Path, *, images: Path | None = None, image_sizes: Path | None = None, images_root: Path | None = None
+    path: Path, images: Path | None = None, image_sizes: Path | None = None, images_root: Path | None = None
 ) -> FddbGroundTruth:
     """Read the folds that are in ``path``, in the order of their numbers.
 
@@ -152,86 +143,60 @@ def read_fddb_ground_truth(
             which is not there, a face that is outside its image.
     """
     folder = path / FOLDS_FOLDER if (path / FOLDS_FOLDER).is_dir() else path
-    image_ids: list[str] = []
-    folds: list[int] = []
-    ellipses = []
-    for fold, file in _fold_files(folder):
-        for block in read_blocks(file):
-            if len(block.rows) and block.rows.shape[1] != len(ELLIPSE):
-                raise InputError(f"{file}:{block.line}: rows of five numbers; ellipses are major minor angle cx cy 1")
-            image_ids.append(block.name)
-            folds.append(fold)
-            ellipses.append(block.rows[:, :5])
-    if len(set(image_ids)) < len(image_ids):
-        raise InputError(f"{folder}: an image is annotated twice; fetch the official files")
-    chosen = list(range(len(image_ids)))
-    if images is not None:
-        place = {image_id: i for i, image_id in enumerate(image_ids)}
-        chosen = sorted(place[image_id] for image_id in read_selection(images, place))
-    ids = tuple(image_ids[i] for i in chosen)
-    sizes_wh, source = _sizes(folder, ids, image_sizes, images_root)
-    truth = FddbGroundTruth(
-        ids, np.array(folds, np.int64)[chosen], [ellipses[i] for i in chosen], sizes_wh, tuple(image_ids)
-    )
-    _check_inside(truth, source)
-    return truth
-
-
-def _fold_files(folder: Path) -> list[tuple[int, Path]]:
-    entries = folder.iterdir() if folder.is_dir() else ()
-    found = {int(named[1]): entry for entry in entries if (named := _ELLIPSES.fullmatch(entry.name))}
-    if not found or not found.keys() <= set(range(1, FOLDS + 1)):
-        raise InputError(f"ground truth: {folder} has no ellipse lists of the folds 1 … {FOLDS}; {_HINT}")
-    return sorted(found.items())
-
-
-def _sizes(
-    folder: Path, ids: tuple[str, ...], image_sizes: Path | None, images_root: Path | None
-) -> tuple[npt.NDArray[np.int64], Path]:
-    """(N, 2) width and height, and where they come from."""
+    read: dict[str, tuple[int, npt.NDArray[np.float64]]] = {}
+    for fold in range(1, FOLDS + 1):
+        file = folder / f"FDDB-fold-{fold:02d}-ellipseList.txt"
+        for block in read_blocks(file) if file.is_file() else ():
+            if block.name in read or (len(block.rows) and block.rows.shape[1] != len(ELLIPSE)):
+                raise InputError(f"{file}:{block.line}: an image twice, or rows that are no major minor angle cx cy 1")
+            read[block.name] = fold, block.rows.reshape(-1, len(ELLIPSE))[:, :5]
+    if not read:
+        raise InputError(
+            f"ground truth: {folder} has no ellipse lists of the folds 1 … {FOLDS}; give the folder with "
+            "FDDB-fold-01-ellipseList.txt … FDDB-fold-10-ellipseList.txt"
+        )
+    chosen = set(read if images is None else read_selection(images, read))
+    ids = tuple(image_id for image_id in read if image_id in chosen)
     near = (folder, folder.parent)
     if image_sizes is None and images_root is None:
         image_sizes = next((place / SIZES_FILE for place in near if (place / SIZES_FILE).is_file()), None)
         images_root = next((place for place in near if (place / IMAGES_FOLDER).is_dir()), None)
     if image_sizes is not None:
-        return _sizes_of_file(image_sizes, ids), image_sizes
-    if images_root is not None:
-        root = images_root / IMAGES_FOLDER if (images_root / IMAGES_FOLDER).is_dir() else images_root
-        return _sizes_of_images(root, ids), root
-    raise InputError(
-        f"ground truth: neither {SIZES_FILE} nor {IMAGES_FOLDER}, for the sizes of the images, is in {folder} or next "
-        "to it; put one there, or name it (benchmark.image_sizes=FILE or benchmark.images_root=DIR)"
+        sizes_wh = _sizes_of_file(image_sizes, ids)
+    elif images_root is not None:
+        sizes_wh = _sizes_of_images(images_root, ids)
+    else:
+        raise InputError(
+            f"ground truth: neither {SIZES_FILE} nor {IMAGES_FOLDER}, for the sizes of the images, is in {folder} or "
+            "next to it; put one there, or name it (benchmark.image_sizes=FILE or benchmark.images_root=DIR)"
+        )
+    truth = FddbGroundTruth(
+        ids, np.array([read[own][0] for own in ids], np.int64), [read[own][1] for own in ids], sizes_wh, tuple(read)
     )
+    _check_inside(truth, image_sizes or images_root)
+    return truth
 
 
 def _sizes_of_file(path: Path, ids: tuple[str, ...]) -> npt.NDArray[np.int64]:
-    try:
+    with reading(path, "give image ids with [width, height] in pixels"):
         content = json.loads(path.read_text(encoding="utf-8-sig"))
         sizes = np.array([content[image_id] for image_id in ids]).reshape(-1, 2)
         if sizes.dtype.kind != "i" or (sizes < 1).any():
             raise ValueError("sizes that are no whole numbers above 0")
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        reason = f"the size of {error} is missing" if isinstance(error, KeyError) else first_line(error)
-        raise InputError(f"{path} cannot be used ({reason}); give image ids with [width, height] in pixels") from error
     return sizes.astype(np.int64)
 
 
 def _sizes_of_images(root: Path, ids: tuple[str, ...]) -> npt.NDArray[np.int64]:
+    root = root / IMAGES_FOLDER if (root / IMAGES_FOLDER).is_dir() else root
     sizes = []
     for image_id in ids:
         path = root / f"{image_id}.jpg"
-        try:
-            with Image.open(path) as image:
-                sizes.append(image.size)
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # PIL lets SyntaxError through
-            raise InputError(
-                f"the size of {path} is needed and cannot be read ({first_line(error)}); complete the folder, or give "
-                "the sizes (benchmark.image_sizes=FILE; with evaluate data.image_sizes=FILE)"
-            ) from error
+        with reading(path, "complete the folder, or name a file of sizes, image_sizes=FILE"), Image.open(path) as image:
+            sizes.append(image.size)
     return np.array(sizes, np.int64).reshape(-1, 2)
 
 
-def _check_inside(truth: FddbGroundTruth, source: Path) -> None:
+def _check_inside(truth: FddbGroundTruth, source: Path | None) -> None:
     """A face without a pixel can never be found: then the sizes are of other images, or height and width swapped."""
     for image_id, rows, (width, height) in zip(truth.image_ids, truth.ellipses, truth.sizes_wh, strict=True):
         reach = rows[:, :2].max(axis=1, initial=0) + 1

@@ -27,10 +27,7 @@ Rows = npt.NDArray[np.float64]
 
 
 class Region(NamedTuple):
-    """The pixels of one region: ``mask`` (h, w) uint8, 0 or 1, its first pixel at column ``left``, row ``top``.
-
-    ``area`` is their number. A region outside the image is an empty mask.
-    """
+    """The ``area`` pixels of one region: ``mask`` (h, w) uint8, 0 or 1, its first at column ``left``, row ``top``."""
 
     left: int
     top: int
@@ -65,11 +62,8 @@ def bounding_boxes(ellipses: npt.ArrayLike) -> Rows:
 
 
 def ellipse_region(ellipse: npt.ArrayLike, width: int, height: int) -> Region:
-    """The pixels of an ellipse ``major minor angle cx cy`` in an image of ``width`` × ``height``.
-
-    Half-axes are truncated, the angle is drawn in whole degrees.
-    """
-    row = [float(value) for value in np.asarray(ellipse).ravel()]
+    """The pixels of an ellipse ``major minor angle cx cy``: half-axes truncated, the angle in whole degrees."""
+    row = np.asarray(ellipse, np.float64).tolist()
     axes = int(row[0]), int(row[1])
     centre_x, centre_y = (round(float(np.float32(value))) for value in row[3:])
     # The polygon that is drawn has rounded corners, so it may reach a pixel past the half-axis.
@@ -86,10 +80,7 @@ def ellipse_region(ellipse: npt.ArrayLike, width: int, height: int) -> Region:
 
 
 def iou_with_rectangles(faces: npt.ArrayLike, rows_xywh: npt.ArrayLike, width: int, height: int) -> Rows:
-    """IoU of F ellipses (F, 5) with D rectangles (D, 4), in pixels of an image of ``width`` × ``height`` → (F, D).
-
-    Two regions without a pixel have IoU 0.
-    """
+    """IoU of F ellipses (F, 5) with D rectangles (D, 4), in pixels of the image → (F, D); 0 for two without a pixel."""
     ellipses = np.asarray(faces, np.float64).reshape(-1, 5)
     pixels = rectangle_pixels(rows_xywh, width, height)
     areas = np.prod(np.maximum(pixels[:, 2:] - pixels[:, :2] + 1, 0), axis=1)
@@ -115,10 +106,7 @@ def _shared_pixels(region: Region, pixels: npt.NDArray[np.int64]) -> npt.NDArray
 
 
 def iou_with_ellipses(faces: npt.ArrayLike, rows: npt.ArrayLike, width: int, height: int) -> Rows:
-    """IoU of F ellipses (F, 5) with D ellipses (D, 5), in pixels of an image of ``width`` × ``height`` → (F, D).
-
-    Two regions without a pixel have IoU 0.
-    """
+    """The same with D ellipses (D, 5)."""
     ours = [ellipse_region(row, width, height) for row in np.asarray(faces, np.float64).reshape(-1, 5)]
     theirs = [ellipse_region(row, width, height) for row in np.asarray(rows, np.float64).reshape(-1, 5)]
     iou = np.zeros((len(ours), len(theirs)))
@@ -174,9 +162,7 @@ def fit_ellipses(rows_xywh: npt.ArrayLike, ellipses: npt.ArrayLike) -> EllipseFi
     Each equation is linear in width and height, without a constant, and is weighted by 1 / height: so the fit neither
     depends on where in the image a face is nor on the scale, and a large face counts as much as a small one. The angle
     does not depend on the rectangle: it is the mean of the annotated ones as axes, θ and θ + π being the same.
-
-    Raises:
-        ValueError: fewer than :data:`LEAST_PAIRS` pairs.
+    ValueError: fewer than :data:`LEAST_PAIRS` pairs.
     """
     rows, targets = np.asarray(rows_xywh, np.float64).reshape(-1, 4), np.asarray(ellipses, np.float64).reshape(-1, 5)
     if len(rows) < LEAST_PAIRS:
@@ -205,24 +191,13 @@ def apply_fit(fit: EllipseFit, rows_xywh: npt.ArrayLike) -> Rows:
 
 
 def fit_without_fold(
-    rows_xywh: Sequence[npt.ArrayLike], ellipses: Sequence[npt.ArrayLike], folds: npt.ArrayLike
+    rows_xywh: Sequence[npt.ArrayLike], ellipses: Sequence[npt.ArrayLike], folds: npt.NDArray[np.int64]
 ) -> dict[int, EllipseFit]:
-    """Per fold the fit on the pairs of all other folds.
-
-    Args:
-        rows_xywh, ellipses: N images' pairs, (P_i, 4) and (P_i, 5).
-        folds: (N,), the fold of each image.
-
-    Raises:
-        ValueError: as :func:`fit_ellipses`.
-    """
-    of_image = np.asarray(folds)
+    """Fold → the fit on the pairs, (P_i, 4) and (P_i, 5) of N images, of all other folds; ``folds`` (N,) of each."""
     fits = {}
-    for fold in np.unique(of_image).tolist():
-        others = np.flatnonzero(of_image != fold).tolist()
-        pairs = [
-            np.concatenate([np.zeros((0, width)), *(np.asarray(parts[i], np.float64) for i in others)])
-            for parts, width in ((rows_xywh, 4), (ellipses, 5))
-        ]
-        fits[int(fold)] = fit_ellipses(*pairs)
+    for fold in np.unique(folds).tolist():
+        others = np.flatnonzero(folds != fold).tolist()
+        rows = [np.zeros((0, 4)), *(np.asarray(rows_xywh[i], np.float64) for i in others)]
+        wanted = [np.zeros((0, 5)), *(np.asarray(ellipses[i], np.float64) for i in others)]
+        fits[int(fold)] = fit_ellipses(np.concatenate(rows), np.concatenate(wanted))
     return fits

@@ -62,9 +62,7 @@ def match_image(iou: npt.ArrayLike, scores: npt.ArrayLike) -> ImageCounts:
     A detection that is added changes the assignment within its own component of the overlap graph alone: the sum of
     IoU is the sum over the components, and pairs that do not overlap add nothing.
 
-    Args:
-        iou: (F, D), from :mod:`regions`.
-        scores: (D,), in any order; equal ones enter together.
+    ``iou`` is (F, D), from :mod:`regions`; ``scores`` (D,) in any order, equal ones enter together.
     """
     overlap, confidence = np.asarray(iou, np.float64), np.asarray(scores, np.float64)
     # Lists: an image has a handful of detections, and a call of numpy costs more than all their arithmetic.
@@ -136,20 +134,11 @@ class FddbCounts:
     @property
     def line_ends(self) -> Ints:
         """Indices of the last step of each distinct score: only there the curve has a point."""
-        return np.flatnonzero(np.append(self.score[1:] != self.score[:-1], True)) if len(self.score) else _NO_STEP
-
-
-_NO_STEP = np.zeros(0, np.int64)
+        return np.flatnonzero(np.diff(self.score, append=np.nan) != 0)
 
 
 def merge_images(images: Sequence[ImageCounts], faces: npt.ArrayLike) -> FddbCounts:
-    """The images' counts as the steps of one curve.
-
-    Args:
-        images: what :func:`match_image` says of each of the N images.
-        faces: (N,) annotated faces of each.
-    """
-    total = np.asarray(faces, np.int64)
+    """What :func:`match_image` says of N images, and their annotated faces (N,), as the steps of one curve."""
     lengths = np.array([len(own.thresholds) for own in images], np.int64)
     nothing = np.zeros(0)
     score = np.concatenate([nothing, *(own.thresholds for own in images)])
@@ -158,7 +147,7 @@ def merge_images(images: Sequence[ImageCounts], faces: npt.ArrayLike) -> FddbCou
         np.concatenate([nothing, *(np.diff(own[column], prepend=0) for own in images)])[order] for column in (1, 2, 3)
     ]
     image = np.repeat(np.arange(len(images)), lengths)[order]
-    return FddbCounts(total, lengths == 0, image, score[order], *added)
+    return FddbCounts(np.asarray(faces, np.int64), lengths == 0, image, score[order], *added)
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,12 +196,9 @@ def roc_from_counts(counts: FddbCounts) -> Roc:
     """The curves of all images as they are."""
     ends = counts.line_ends[::-1]
     points = [counts.score[ends]]
-    for added in (counts.tp_discrete, counts.tp_continuous, counts.false_positives):
-        points.append(np.cumsum(added)[ends])
+    points += [np.cumsum(own)[ends] for own in (counts.tp_discrete, counts.tp_continuous, counts.false_positives)]
     if counts.without.any():
-        for column, value in zip(points, (NO_DETECTION, 0.0, 0.0, 0.0), strict=True):
-            column.resize(len(column) + 1, refcheck=False)
-            column[-1] = value
+        points = [np.append(own, last) for own, last in zip(points, (NO_DETECTION, 0, 0, 0), strict=True)]
     thresholds, tp_discrete, tp_continuous, false_positives = points
     return Roc(
         thresholds,
@@ -223,25 +209,15 @@ def roc_from_counts(counts: FddbCounts) -> Roc:
     )
 
 
-def resampled_rates(
-    counts: FddbCounts, limits: Sequence[int], samples: int, seed: int = 0
-) -> tuple[list[tuple[Floats, Floats]], tuple[Floats, Floats]]:
+def resampled_rates(counts: FddbCounts, limits: Sequence[int], samples: int, seed: int = 0) -> Floats:
     """Discrete and continuous rates of resampled images, as :meth:`Roc.at` gives them for the images as they are.
 
     Each resample is scored as the collection that it is: an image that is drawn twice adds its faces, matches and
-    false positives twice. The limits stay what they are.
-
-    Args:
-        counts: of the N images.
-        limits: false positives.
-        samples: number of resamples B, drawn by :func:`score.bootstrap.image_weights`.
-        seed: of the draw.
+    false positives twice. The limits of false positives stay what they are.
 
     Returns:
-        Per limit the two rates, (B,) each, and the two at the end of the curve; NaN where a resample has no face.
-
-    Raises:
-        ValueError: ``samples`` below 1, or no image.
+        (2, L + 1, B): discrete and continuous, at each of the ``limits`` and at the end of the curve; NaN where a
+        resample has no face.
     """
     images = len(counts.faces)
     steps = np.stack([counts.false_positives, counts.tp_discrete, counts.tp_continuous])
@@ -249,30 +225,29 @@ def resampled_rates(
     still_to_fall = _falls_after(counts)
     is_end = np.zeros(len(counts.score), np.bool_)
     is_end[counts.line_ends] = True
-    rates = np.zeros((len(limits) + 1, 2, samples))
+    rates = np.zeros((2, len(limits) + 1, samples))
     for part, drawn in image_weights(images, samples, seed):
         weights = drawn.astype(np.float64)
-        rates[-1][:, part] = (weights @ whole[:, 1:]).T
+        rates[:, -1, part] = (weights @ whole[:, 1:]).T
         before = np.zeros((3, len(weights), 1))
         for block, first in enumerate(range(0, len(counts.score), _STEPS_AT_ONCE)):
             own = slice(first, first + _STEPS_AT_ONCE)
             curve = np.cumsum(weights[:, counts.image[own]] * steps[:, None, own], axis=2) + before
             before = curve[:, :, -1:]
             lines = curve[:, :, is_end[own]]
-            for limit, within in zip(limits, rates, strict=False):
+            for place, limit in enumerate(limits):
                 allowed = lines[0] <= limit
                 hit = np.flatnonzero(allowed.any(axis=1))
                 if len(hit):
                     last = allowed.shape[1] - 1 - np.argmax(allowed[hit, ::-1], axis=1)
-                    within[:, part.start + hit] = lines[1:, hit, last]
+                    rates[:, place, part.start + hit] = lines[1:, hit, last]
             # All that is left could not bring any resample back below the largest limit.
             if (before[0, :, 0] + weights @ still_to_fall[:, block] > max(limits, default=0)).all():
                 break
         faces = weights @ counts.faces
         with np.errstate(invalid="ignore"):
             rates[:, :, part] = np.where(faces > 0, rates[:, :, part] / faces, np.nan)
-    discrete_and_continuous = [(own[0], own[1]) for own in rates]
-    return discrete_and_continuous[:-1], discrete_and_continuous[-1]
+    return rates
 
 
 def _falls_after(counts: FddbCounts) -> Floats:

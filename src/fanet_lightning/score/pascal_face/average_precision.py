@@ -141,7 +141,6 @@ def evaluate_detections(
 
 
 def aligned(boxes_xyxy: Float, alignment: Alignment) -> Float:
-    """(D, 4) boxes moved and scaled: the centre by (tx × width, ty × height), then the sides by (sx, sy)."""
     half = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]) / 2
     centre = (boxes_xyxy[:, 2:] + boxes_xyxy[:, :2]) / 2 + alignment[:2] * half * 2
     return np.concatenate([centre - half * alignment[2:], centre + half * alignment[2:]], axis=1)

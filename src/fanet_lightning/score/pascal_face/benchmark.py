@@ -1,23 +1,15 @@
 """PASCAL face and AFW as benchmarks: AP by the rules of face-eval (:mod:`average_precision`)."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from fanet_lightning.cli.errors import InputError, first_line
+from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_replaceable, replaced, replaced_folder
-from fanet_lightning.score.inputs import (
-    DetectionsByImage,
-    check_complete,
-    layout_of,
-    layout_warning,
-    load_mat,
-    missing_line,
-    number_rows,
-)
+from fanet_lightning.score.inputs import DetectionsByImage, layout_warning, missing_warning, number_rows, reading
 from fanet_lightning.score.pascal_face.average_precision import (
     MIN_DETECTION_PX,
     PASSES,
@@ -30,7 +22,6 @@ from fanet_lightning.score.pascal_face.ground_truth import (
     MIN_FACE_PX,
     OVERLAP,
     PASCAL_FACE,
-    Float,
     PascalFaceDetections,
     PascalFaceGroundTruth,
     Release,
@@ -40,40 +31,38 @@ from fanet_lightning.score.pascal_face.ground_truth import (
 from fanet_lightning.score.results import Samples, Scores
 
 DETECTIONS_FILE = "detections.txt"
-SUFFIXES = (".txt", ".mat")
-
-# Names as in the file, (D, 5) score and corners, what messages call a row.
-_Table = tuple[list[str], Float, Callable[[int], str]]
 
 
 def read_detections(source: Path, ground_truth: PascalFaceGroundTruth) -> PascalFaceDetections:
-    """Read a file of detections, or a folder that holds one.
+    """Read a ``.txt`` of lines ``name score x1 y1 x2 y2``, or a folder that holds one.
 
     A file without rows is a run without detections. Rows of images that the ground truth knows but has not selected
     are skipped. Face-eval counts detections of unknown images as false positives; they are an error here, since all
     they have told so far is that the wrong files were given.
 
     Raises:
-        InputError: a missing file, a folder without one or with more, a format that is not known, an unknown image, a
-            number that is missing or not finite, a negative side.
+        InputError: a missing file, a folder without one or with more, an unknown image, a number that is missing or not
+            finite, a negative side.
     """
-    files = sorted(source.iterdir()) if source.is_dir() else [source]
-    files = [path for path in files if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
+    files = [path for path in source.glob("*.txt") if path.name[0] != "."] if source.is_dir() else [source]
     if len(files) != 1:
-        raise InputError(
-            f"predictions: {source} is not one file of detections; give a {' or '.join(SUFFIXES)}, or its folder"
-        )
-    names, values, place = (_read_mat if files[0].suffix.lower() == ".mat" else _read_txt)(files[0])
-    wrong = ~np.isfinite(values).all(axis=1) | (values[:, 3:] < values[:, 1:3]).any(axis=1)
+        raise InputError(f"predictions: {source} is not one file of detections; give a .txt, or its folder")
+    with reading(files[0], "give a .txt in UTF-8"):
+        text = files[0].read_text(encoding="utf-8-sig")
+    lines = [(number, line.split()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+
+    def place(row: int) -> str:
+        return f"{files[0]}:{lines[row][0]}"
+
+    rows = [" ".join(words[1:]) or "-" for _, words in lines]
+    values = number_rows(rows, [5], place, "after the name score x1 y1 x2 y2")
+    wrong = (values[:, 3:] < values[:, 1:3]).any(axis=1)
     if wrong.any():
         row = int(wrong.argmax())
-        raise InputError(
-            f"{place(row)}: score and corners {values[row].tolist()} are not finite, or have x2 below x1 or y2 below "
-            "y1; correct or remove the row"
-        )
+        raise InputError(f"{place(row)}: '{rows[row][:80]}' has x2 below x1 or y2 below y1; correct or remove the row")
     places = {image_id: i for i, image_id in enumerate(ground_truth.image_ids)}
     known = ground_truth.known_ids.union(places)
-    keys = [image_key(name) for name in names]
+    keys = [image_key(words[0]) for _, words in lines]
     unknown = [i for i, key in enumerate(keys) if key not in known]
     if unknown:
         raise InputError(
@@ -83,58 +72,6 @@ def read_detections(source: Path, ground_truth: PascalFaceGroundTruth) -> Pascal
     index = np.array([places.get(key, -1) for key in keys], np.int64)
     values = values[index >= 0]
     return PascalFaceDetections(ground_truth.image_ids, index[index >= 0], values[:, 1:], values[:, 0])
-
-
-def write_detections(folder: Path, detections: DetectionsByImage, image_ids: Iterable[str]) -> Path:
-    """Write ``image_id → (boxes_xyxy (D, 4), scores (D,))`` as ``detections.txt`` in ``folder``, best score first.
-
-    Scores get nine digits, which float32 survives, boxes three decimals. Among equal scores the order of ``image_ids``
-    decides, then that of the rows; so reading the file gives the same order again.
-
-    Raises:
-        InputError: ``folder`` holds something else, or cannot be written.
-        ValueError: detections that are not finite, have a negative side, or are about other images.
-    """
-    check_replaceable(folder, "predictions", lambda entry: entry.name == DETECTIONS_FILE)
-    packed = PascalFaceDetections.from_detections(detections, image_ids)
-    order = np.argsort(-packed.scores, kind="stable")
-    names = [packed.image_ids[i] for i in packed.image_index[order]]
-    rows = np.column_stack([packed.scores, packed.boxes_xyxy])[order].tolist()
-    lines = [
-        f"{name} {score:.9g} {x1:.3f} {y1:.3f} {x2:.3f} {y2:.3f}\n"
-        for name, (score, x1, y1, x2, y2) in zip(names, rows, strict=True)
-    ]
-    with replaced_folder(folder) as temporary:
-        (temporary / DETECTIONS_FILE).write_text("".join(lines), encoding="utf-8")
-    return folder / DETECTIONS_FILE
-
-
-def _read_txt(path: Path) -> _Table:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as text ({first_line(error)}); save it as UTF-8") from error
-    lines = [(number, line.split()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-
-    def place(row: int) -> str:
-        return f"{path}:{lines[row][0]}"
-
-    numbers = [" ".join(words[1:]) or "-" for _, words in lines]
-    values = number_rows(numbers, [5], place, "after the name score x1 y1 x2 y2")
-    return [words[0] for _, words in lines], values, place
-
-
-def _read_mat(path: Path) -> _Table:
-    content = load_mat(path, ("ids", "BB", "confidence"), "give the file that has it")
-    with layout_of(path, "face-eval"):
-        names = np.array([str(np.asarray(cell).ravel()[0]) for cell in np.asarray(content["ids"]).ravel()], np.str_)
-        boxes = np.asarray(content["BB"], np.float64).reshape(4, -1).T
-        values = np.column_stack([np.asarray(content["confidence"], np.float64).ravel(), boxes])
-        kept = np.asarray(content.get("del", np.zeros(len(names)))).ravel() != 1
-        if not len(names) == len(values) == len(kept):
-            raise ValueError(f"{len(names)} ids, {len(values)} boxes, {len(kept)} values in 'del'")
-    rows = np.flatnonzero(kept)
-    return names[rows].tolist(), values[rows], lambda row: f"{path}, detection {rows[row] + 1}"
 
 
 CURVE_FILE = "pr_curve.txt"
@@ -188,33 +125,20 @@ class PascalFaceBenchmark:
         self.alignment = alignment
 
     def read_ground_truth(self, path: Path, images: Path | None = None) -> PascalFaceGroundTruth:
-        """The official file under any name, or the folder that holds it under its own; images come sorted.
-
-        Raises:
-            InputError: see :func:`fanet_lightning.score.pascal_face.ground_truth.read_annotations`.
-        """
+        """The official file under any name, or the folder that holds it under its own; images come sorted."""
         return read_annotations(path, self.release, images)
 
     def score(
         self, ground_truth: PascalFaceGroundTruth, predictions: Path, *, strict: bool = False
     ) -> PascalFaceScores:
-        """Score a file of detections, or the folder that holds one.
-
-        Raises:
-            InputError: see :func:`read_detections`; with ``strict`` an image
-                without a detection.
-        """
+        """Score a file of detections, or the folder that holds one."""
         detections = read_detections(predictions, ground_truth)
-        missing = detections.missing
-        if strict:
-            check_complete(predictions, missing, len(ground_truth.image_ids))
+        warnings = missing_warning(detections.missing, len(ground_truth.image_ids), predictions if strict else None)
         order = np.argsort(detections.image_index, kind="stable")
         starts = np.searchsorted(detections.image_index[order], np.arange(1, len(detections.image_ids)))
         boxes_xyxy, values = (np.split(own[order], starts) for own in (detections.boxes_xyxy, detections.scores))
-        doubt = layout_warning(boxes_xyxy, values, ground_truth.boxes_xyxy, "x1 y1 x2 y2")
-        line = missing_line(missing, len(ground_truth.image_ids))
-        result = evaluate_detections(ground_truth, detections, alignment=self.alignment)
-        return self._scores(ground_truth, result, (*ground_truth.warnings, *filter(None, (line, doubt))))
+        warnings += layout_warning(boxes_xyxy, values, ground_truth.boxes_xyxy, "x1 y1 x2 y2")
+        return self._scores(ground_truth, detections, warnings)
 
     def score_detections(self, ground_truth: PascalFaceGroundTruth, detections: DetectionsByImage) -> PascalFaceScores:
         """Score arrays, ``image_id → (boxes_xyxy (D, 4), scores (D,))``. An image that is not there has no detection.
@@ -222,24 +146,34 @@ class PascalFaceBenchmark:
         Raises:
             ValueError: detections that are not finite, have a negative side, or are about other images.
         """
-        packed = PascalFaceDetections.from_detections(detections, ground_truth.image_ids)
-        result = evaluate_detections(ground_truth, packed, alignment=self.alignment)
-        return self._scores(ground_truth, result, ground_truth.warnings)
+        return self._scores(ground_truth, PascalFaceDetections.from_detections(detections, ground_truth.image_ids))
 
     def write_predictions(
         self, folder: Path, ground_truth: PascalFaceGroundTruth, detections: DetectionsByImage
     ) -> None:
-        """Write ``detections.txt``; images without a detection leave no trace in it, such is the format.
+        """Write ``detections.txt``, best score first; images without a detection leave no trace in it.
+
+        Scores get nine digits, which float32 survives, boxes three decimals. Among equal scores the order of the images
+        decides, then that of the rows; so reading the file gives the same order again.
 
         Raises:
             InputError: ``folder`` holds something else, or cannot be written.
             ValueError: detections that are not finite, have a negative side, or are about other images.
         """
-        write_detections(folder, detections, ground_truth.image_ids)
+        check_replaceable(folder, "predictions", lambda entry: entry.name == DETECTIONS_FILE)
+        packed = PascalFaceDetections.from_detections(detections, ground_truth.image_ids)
+        order = np.argsort(-packed.scores, kind="stable")
+        names = [packed.image_ids[i] for i in packed.image_index[order]]
+        rows = np.column_stack([packed.scores, packed.boxes_xyxy])[order].tolist()
+        form = "{} {:.9g} {:.3f} {:.3f} {:.3f} {:.3f}\n"
+        lines = [form.format(name, *row) for name, row in zip(names, rows, strict=True)]
+        with replaced_folder(folder) as temporary:
+            (temporary / DETECTIONS_FILE).write_text("".join(lines), encoding="utf-8")
 
     def _scores(
-        self, ground_truth: PascalFaceGroundTruth, result: PascalFaceResult, warnings: tuple[str, ...]
+        self, ground_truth: PascalFaceGroundTruth, detections: PascalFaceDetections, warnings: tuple[str, ...] = ()
     ) -> PascalFaceScores:
+        result = evaluate_detections(ground_truth, detections, alignment=self.alignment)
         deviations = [f"{ground_truth.labels} labels"] if ground_truth.labels != "corrected" else []
         deviations += [] if self.alignment else ["not aligned"]
         return PascalFaceScores(
@@ -258,7 +192,7 @@ class PascalFaceBenchmark:
                 "min_detection_px": MIN_DETECTION_PX,
                 "overlap": OVERLAP,
             },
-            warnings=warnings,
+            warnings=(*ground_truth.warnings, *warnings),
             result=result,
         )
 

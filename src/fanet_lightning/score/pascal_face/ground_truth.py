@@ -1,16 +1,21 @@
 """PASCAL face and AFW: faces and detections as arrays, the official label files."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.files import read_image_list
-from fanet_lightning.score.inputs import DetectionsByImage, layout_of, load_mat, packed_detections, places_of
+from fanet_lightning.score.inputs import (
+    DetectionsByImage,
+    load_mat,
+    packed_detections,
+    places_of,
+    read_selection,
+    reading,
+)
 
 Float = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
@@ -46,10 +51,8 @@ class PascalFaceGroundTruth:
     @property
     def counted(self) -> list[Bool]:
         """N arrays (F_i,) bool: neither flagged nor with a side below 30 px, x2 - x1 or y2 - y1 without the +1."""
-        counted = []
-        for boxes, flagged in zip(self.boxes_xyxy, self.flagged, strict=True):
-            counted.append(~flagged & (np.abs(boxes[:, 2:] - boxes[:, :2]) >= MIN_FACE_PX).all(axis=1))
-        return counted
+        sides = [np.abs(boxes[:, 2:] - boxes[:, :2]) for boxes in self.boxes_xyxy]
+        return [~flags & (own >= MIN_FACE_PX).all(axis=1) for flags, own in zip(self.flagged, sides, strict=True)]
 
     @property
     def faces(self) -> int:
@@ -57,21 +60,16 @@ class PascalFaceGroundTruth:
         return sum(int(counted.sum()) for counted in self.counted)
 
     def select(self, image_ids: Iterable[str]) -> Self:
-        """The ground truth of these images alone, sorted; the others stay known.
-
-        Raises:
-            ValueError: an image id that is not there.
-        """
+        """These images alone, sorted, the others stay known; ValueError: an image that is not there."""
         wanted = tuple(sorted(image_ids))
         rows = places_of(wanted, self.image_ids)
-        return type(self)(
-            wanted,
-            [self.boxes_xyxy[i] for i in rows],
-            [self.flagged[i] for i in rows],
-            tuple(self.file_names[i] for i in rows),
-            self.labels,
-            self.known_ids | frozenset(self.image_ids),
-            self.warnings,
+        return replace(
+            self,
+            image_ids=wanted,
+            boxes_xyxy=[self.boxes_xyxy[i] for i in rows],
+            flagged=[self.flagged[i] for i in rows],
+            file_names=tuple(self.file_names[i] for i in rows),
+            known_ids=self.known_ids | frozenset(self.image_ids),
         )
 
 
@@ -108,8 +106,7 @@ class PascalFaceDetections:
         return tuple(image_id for image_id, found in zip(self.image_ids, present, strict=True) if not found)
 
 
-@dataclass(frozen=True)
-class Release:
+class Release(NamedTuple):
     """An official label file. ``variable`` is what it holds, ``columns`` those of its boxes, ``faces`` those counted.
 
     Six columns are x1 y1 x2 y2, one that is not used, and the ignore flag. Four are x1 y1 x2 y2, in ``anno`` as
@@ -125,16 +122,12 @@ class Release:
 
 
 PASCAL_FACE: Mapping[str, Release] = {
-    "corrected": Release(
-        "corrected", "Annotations_Face_PASCALLayout_large_fixed.mat", "Annotations", 6, images=851, faces=1341
-    ),
-    "original": Release(
-        "original", "Annotations_Face_PASCALLayout_large.mat", "Annotations", 4, images=851, faces=1331
-    ),
+    "corrected": Release("corrected", "Annotations_Face_PASCALLayout_large_fixed.mat", "Annotations", 6, 851, 1341),
+    "original": Release("original", "Annotations_Face_PASCALLayout_large.mat", "Annotations", 4, 851, 1331),
 }
 AFW: Mapping[str, Release] = {
-    "corrected": Release("corrected", "new_annotations_AFW.mat", "Annotations", 6, images=205, faces=473),
-    "original": Release("original", "anno2.mat", "anno", 4, images=205, faces=468),
+    "corrected": Release("corrected", "new_annotations_AFW.mat", "Annotations", 6, 205, 473),
+    "original": Release("original", "anno2.mat", "anno", 4, 205, 468),
 }
 
 
@@ -162,11 +155,11 @@ def read_annotations(path: Path, release: Release, images: Path | None = None) -
             in the file.
     """
     path = path / release.file_name if path.is_dir() else path
-    content = load_mat(path, (release.variable,), f"give face-eval's {release.file_name} or the folder that holds it")
-    read = _rows_of_anno if release.variable == "anno" else _rows
+    remedy = f"give face-eval's {release.file_name} ({release.labels} labels) or the folder that holds it"
+    content = load_mat(path, (release.variable,), remedy)
     faces: dict[str, tuple[str, Float]] = {}
-    with layout_of(path, f"{release.file_name} ({release.labels} labels)"):
-        for name, boxes in read(content[release.variable]):
+    with reading(path, remedy):
+        for name, boxes in (_rows_of_anno if release.variable == "anno" else _rows)(content[release.variable]):
             if len(boxes) and boxes.shape[1] != release.columns:
                 raise ValueError(f"boxes of {boxes.shape[1]} columns, not {release.columns}")
             if image_key(name) in faces or not np.isfinite(boxes).all():
@@ -188,34 +181,21 @@ def read_annotations(path: Path, release: Release, images: Path | None = None) -
             f"{release.images:,} and {release.faces:,}; the scores do not compare with published ones"
         )
         whole = replace(whole, warnings=(warning,))
-    if images is None:
-        return whole
-    listed = {image_key(name): number for number, name in read_image_list(images)}
-    unknown = [image_id for image_id in listed if image_id not in faces]
-    if unknown:
-        raise InputError(
-            f"{images}:{listed[unknown[0]]}: '{unknown[0]}' is not in the ground truth; write its name as there"
-        )
-    return whole.select(listed)
+    return whole if images is None else whole.select(read_selection(images, image_ids))
 
 
-def _rows(annotations: Any) -> list[tuple[str, Float]]:
+def _rows(annotations: Any) -> Iterator[tuple[str, Float]]:
     """Image name and boxes (F, 4 or 6). Stored as uint8 and the like, whose differences overflow: float64 first."""
-    found = []
     for image in np.asarray(annotations).ravel():
-        objects = np.asarray(image["objects"])
-        boxes = objects.astype(np.float64)
-        found.append((_name(image["imgname"]), boxes if boxes.ndim == 2 and objects.size else np.empty((0, 0))))
-    return found
+        boxes = np.asarray(image["objects"]).astype(np.float64)
+        yield _name(image["imgname"]), boxes if boxes.ndim == 2 and boxes.size else np.empty((0, 0))
 
 
-def _rows_of_anno(anno: Any) -> list[tuple[str, Float]]:
+def _rows_of_anno(anno: Any) -> Iterator[tuple[str, Float]]:
     """AFW's first label file: a row of cells per image, the name and then a cell of [[x1, y1], [x2, y2]] per face."""
-    found = []
     for image in np.atleast_2d(anno):
         boxes = [np.asarray(cell).astype(np.float64).reshape(4) for cell in np.asarray(image[1]).ravel()]
-        found.append((_name(image[0]), np.array(boxes).reshape(-1, 4)))
-    return found
+        yield _name(image[0]), np.array(boxes).reshape(-1, 4)
 
 
 def _name(cell: Any) -> str:

@@ -14,9 +14,6 @@ from fanet_lightning.score.curves import POINTS, Curve, curve_from_histograms, f
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions
 
-__all__ = ["Judged", "SettingRows", "check_same_images", "judge", "judge_settings", "score"]
-
-
 # The tool's overlap that makes a hit, inclusive.
 MIN_IOU = 0.5
 
@@ -68,11 +65,7 @@ def score(ground_truth: GroundTruth, predictions: Predictions) -> dict[str, Curv
 def judge_settings(
     ground_truth: GroundTruth, predictions: Predictions
 ) -> tuple[npt.NDArray[np.int64], dict[str, SettingRows]]:
-    """The first threshold that each row reaches, (R,), and what the rows are worth in each setting.
-
-    Raises:
-        ValueError: the two are not about the same images in the same order.
-    """
+    """The first threshold that each row reaches, (R,), and what the rows are worth in each setting."""
     check_same_images(ground_truth, predictions)
     judged = judge(ground_truth, predictions)
     looks = judged.face >= 0
@@ -87,10 +80,7 @@ def judge_settings(
 
 
 def check_same_images(ground_truth: GroundTruth, predictions: Predictions) -> None:
-    """
-    Raises:
-        ValueError: the two are not about the same images in the same order.
-    """
+    """ValueError: the two are not about the same images in the same order."""
     if ground_truth.image_ids != predictions.image_ids:
         raise ValueError(
             f"ground truth of {len(ground_truth.image_ids)} images and predictions of {len(predictions.image_ids)}: "
@@ -100,23 +90,37 @@ def check_same_images(ground_truth: GroundTruth, predictions: Predictions) -> No
 
 def judge(ground_truth: GroundTruth, predictions: Predictions) -> Judged:
     """Find each row's face. Settings and thresholds play no part in it."""
-    face = np.full(len(predictions.scores), -1, np.int64)
-    in_play = np.zeros(len(predictions.scores), np.bool_)
+    nearest, overlaps = nearest_faces(ground_truth, predictions)
+    face = np.where(overlaps >= MIN_IOU, nearest, -1)
+    first = np.zeros(len(face), np.bool_)
+    first[best_of_each_face(np.flatnonzero(face >= 0), face, predictions.scores)] = True
+    return Judged(face, first, nearest >= 0)
+
+
+def nearest_faces(
+    ground_truth: GroundTruth, predictions: Predictions
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """(R,) packed number of the face with the largest overlap, and that overlap; -1 and 0 in an image without faces."""
+    nearest, overlaps = np.full(len(predictions.scores), -1, np.int64), np.zeros(len(predictions.scores))
     starts = predictions.starts.tolist()
     first_face = 0
     for i, faces_xywh in enumerate(ground_truth.boxes_xywh):
         rows = slice(starts[i], starts[i + 1])
         if len(faces_xywh) and rows.stop > rows.start:
-            in_play[rows] = True
-            best, overlap = best_face(predictions.boxes_xywh[rows], faces_xywh)
-            face[rows] = np.where(overlap >= MIN_IOU, best + first_face, -1)
+            best, overlaps[rows] = best_face(predictions.boxes_xywh[rows], faces_xywh)
+            nearest[rows] = best + first_face
         first_face += len(faces_xywh)
-    looking = np.flatnonzero(face >= 0)
+    return nearest, overlaps
+
+
+def best_of_each_face(
+    rows: npt.NDArray[np.int64], face: npt.NDArray[np.int64], scores: npt.NDArray[np.float64]
+) -> npt.NDArray[np.int64]:
+    """Those of ``rows`` that are the best-scored one of their face; the earlier of equals."""
     # lexsort is stable: equal scores stay in file order.
-    looking = looking[np.lexsort((-predictions.scores[looking], face[looking]))]
-    first = np.zeros(len(face), np.bool_)
-    first[looking[np.diff(face[looking], prepend=-1) != 0]] = True
-    return Judged(face, first, in_play)
+    ordered = rows[np.lexsort((-scores[rows], face[rows]))]
+    best: npt.NDArray[np.int64] = ordered[np.diff(face[ordered], prepend=-1) != 0]
+    return best
 
 
 def best_face(

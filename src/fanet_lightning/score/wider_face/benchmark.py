@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fanet_lightning.cli.errors import InputError, first_line
+from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import replaced
 from fanet_lightning.score.bootstrap import (
     PER_IMAGE_FILE,
@@ -18,7 +18,14 @@ from fanet_lightning.score.bootstrap import (
     write_counts,
 )
 from fanet_lightning.score.curves import Curve, average_precision
-from fanet_lightning.score.inputs import DetectionsByImage, as_xyxy, layout_warning, missing_line, read_selection
+from fanet_lightning.score.inputs import (
+    DetectionsByImage,
+    as_xyxy,
+    layout_warning,
+    missing_warning,
+    read_selection,
+    reading,
+)
 from fanet_lightning.score.results import Samples, Scores
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth, read_ground_truth
 from fanet_lightning.score.wider_face.predictions import read_predictions, write_predictions
@@ -66,14 +73,14 @@ class WiderFaceBenchmark:
 
         On a selection of images everything, the normalisation of the scores too, is computed over these alone.
         """
-        whole_ids = ground_truth.image_ids if ground_truth.whole_ids is None else ground_truth.whole_ids
-        read = read_predictions(predictions, ground_truth.image_ids, known_ids=whole_ids, strict=strict)
-        counts = count_images(ground_truth, read)
+        whole_ids = ground_truth.whole_ids or ground_truth.image_ids
+        read = read_predictions(predictions, ground_truth.image_ids, known_ids=whole_ids)
+        warnings = missing_warning(read.missing, len(read.image_ids), predictions if strict else None)
         starts = read.starts[1:-1]
         boxes_xyxy, faces_xyxy = as_xyxy(read.boxes_xywh), [as_xyxy(own) for own in ground_truth.boxes_xywh]
-        doubt = layout_warning(np.split(boxes_xyxy, starts), np.split(read.scores, starts), faces_xyxy)
-        warnings = tuple(filter(None, (missing_line(read.missing, len(read.image_ids)), doubt)))
-        return scores_from_counts(self.name, self.title, counts, len(whole_ids), warnings=warnings)
+        warnings += layout_warning(np.split(boxes_xyxy, starts), np.split(read.scores, starts), faces_xyxy)
+        counts = count_images(ground_truth, read)
+        return scores_from_counts(self.name, self.title, counts, len(whole_ids), warnings)
 
     def write_predictions(self, folder: Path, ground_truth: GroundTruth, detections: DetectionsByImage) -> None:
         write_predictions(folder, detections)
@@ -115,16 +122,12 @@ def read_curves(path: Path) -> dict[str, Curve]:
         InputError: the file is missing, damaged, or holds no curves.
     """
     curves = {}
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            for setting in [name.removesuffix("_recall") for name in arrays.files if name.endswith("_recall")]:
-                precision, recall, thresholds = (
-                    np.asarray(arrays[f"{setting}_{name}"], np.float64)
-                    for name in ("precision", "recall", "thresholds")
-                )
-                curves[setting] = Curve(precision, recall, thresholds, average_precision(precision, recall), 0)
-    except Exception as error:  # numpy and zipfile raise a dozen kinds for a damaged archive
-        raise InputError(f"{path} cannot be read ({first_line(error)}); score the predictions again") from error
+    with reading(path, "score the predictions again"), np.load(path, allow_pickle=False) as arrays:
+        for setting in [name.removesuffix("_recall") for name in arrays.files if name.endswith("_recall")]:
+            precision, recall, thresholds = (
+                np.asarray(arrays[f"{setting}_{name}"], np.float64) for name in ("precision", "recall", "thresholds")
+            )
+            curves[setting] = Curve(precision, recall, thresholds, average_precision(precision, recall), 0)
     if not curves:
         raise InputError(f"{path} holds no curves; give the {CURVES_FILE} of an evaluation")
     return curves

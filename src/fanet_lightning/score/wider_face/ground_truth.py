@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.cli.files import replaced
-from fanet_lightning.score.inputs import layout_of, load_mat, places_of
+from fanet_lightning.score.inputs import load_mat, places_of, reading
 
 # Where the official files are below the folder of a whole data set; the last is where the official tools unpack to.
 GROUND_TRUTH_FOLDERS = ("eval_gt", "ground_truth", "eval_tools/ground_truth")
-_HINT = "give the folder of the official tools with wider_face_val.mat and wider_{easy,medium,hard}_val.mat"
 SETTINGS = ("easy", "medium", "hard")
 FACES_FILE = "wider_face_val.mat"
+_REMEDY = f"give the folder of the official tools with {FACES_FILE} and wider_{{easy,medium,hard}}_val.mat"
 
 # Attribute → what its labels 0, 1, … mean: readme.txt of WIDER's annotations.
 ATTRIBUTE_VALUES = {
@@ -54,11 +54,7 @@ class GroundTruth:
         return {setting: sum(int(mask.sum()) for mask in masks) for setting, masks in self.counted.items()}
 
     def select(self, image_ids: Iterable[str]) -> Self:
-        """The ground truth of these images alone, in the order given.
-
-        Raises:
-            ValueError: an image id that is not there.
-        """
+        """The ground truth of these images alone, in the order given; ValueError: an image that is not there."""
         wanted = tuple(image_ids)
         rows = places_of(wanted, self.image_ids)
         return type(self)(
@@ -80,29 +76,23 @@ def read_ground_truth(folder: Path | str, settings: Sequence[str] = SETTINGS) ->
     Raises:
         InputError: the folder or a file is missing, cannot be read, or does not fit the others.
     """
-    folder = Path(folder)
-    places = (folder, *(folder / name for name in GROUND_TRUTH_FOLDERS))
-    folder = next((place for place in places if (place / FACES_FILE).is_file()), folder)
-    path = folder / FACES_FILE
-    labels_of = {f"{attribute}_label_list": attribute for attribute in ATTRIBUTE_VALUES}
-    content = load_mat(path, ("event_list", "file_list", "face_bbx_list"), _HINT)
-    with layout_of(path, "the official file"):
+    places = (Path(folder), *(Path(folder) / name for name in GROUND_TRUTH_FOLDERS))
+    folder = next((place for place in places if (place / FACES_FILE).is_file()), Path(folder))
+    content = load_mat(folder / FACES_FILE, ("event_list", "file_list", "face_bbx_list"), _REMEDY)
+    with reading(folder / FACES_FILE, _REMEDY):
         events = zip(_flat(content["event_list"]), content["file_list"].ravel(), strict=True)
         image_ids = tuple(f"{_text(event)}/{_text(name)}" for event, names in events for name in _flat(names))
         boxes = [np.asarray(own, np.float64).reshape(-1, 4) for own in _of_images(content["face_bbx_list"], image_ids)]
         if len(set(image_ids)) < len(image_ids) or not np.isfinite(np.concatenate([np.zeros((0, 4)), *boxes])).all():
             raise ValueError("an image twice, or a box that is not finite")
-        attributes = {
-            attribute: [own.ravel().astype(np.int8) for own in _of_images(content[name], image_ids)]
-            for name, attribute in labels_of.items()
-            if name in content
-        }
-        for attribute, labels in attributes.items():
-            values = np.concatenate([np.zeros(0, np.int8), *labels])
-            if [len(own) for own in labels] != [len(own) for own in boxes] or not np.isin(
-                values, range(len(ATTRIBUTE_VALUES[attribute]))
-            ).all():
-                raise ValueError(f"the labels of {attribute} are not one of its values per face")
+        attributes = {}
+        for attribute, values in ATTRIBUTE_VALUES.items():
+            if (name := f"{attribute}_label_list") in content:
+                labels = [own.ravel().astype(np.int8) for own in _of_images(content[name], image_ids)]
+                known = np.isin(np.concatenate([np.zeros(0), *labels]), range(len(values))).all()
+                if [len(own) for own in labels] != [len(own) for own in boxes] or not known:
+                    raise ValueError(f"the labels of {attribute} are not one of its values per face")
+                attributes[attribute] = labels
     counted = {setting: _counted(folder / f"wider_{setting}_val.mat", image_ids, boxes) for setting in settings}
     return GroundTruth(image_ids, boxes, counted, attributes=attributes)
 
@@ -124,10 +114,7 @@ def write_ground_truth(folder: Path, ground_truth: GroundTruth) -> None:
         return _cells([_cells([values(i) for i in rows]) for rows in events.values()])
 
     folder.mkdir(parents=True, exist_ok=True)
-    names = {
-        "event_list": _cells(list(events)),
-        "file_list": by_event(lambda i: _name(ground_truth.image_ids[i])),
-    }
+    names = {"event_list": _cells(list(events)), "file_list": by_event(lambda i: _name(ground_truth.image_ids[i]))}
     for setting, masks in ground_truth.counted.items():
         indices = [(np.flatnonzero(mask) + 1).astype(np.uint16).reshape(-1, 1) for mask in masks]
         _save(folder / f"wider_{setting}_val.mat", {**names, "gt_list": by_event(indices.__getitem__)})
@@ -140,9 +127,9 @@ def write_ground_truth(folder: Path, ground_truth: GroundTruth) -> None:
 
 
 def _counted(path: Path, image_ids: Sequence[str], boxes: list[npt.NDArray[np.float64]]) -> list[npt.NDArray[np.bool_]]:
-    content = load_mat(path, ("file_list", "gt_list"), _HINT)
+    content = load_mat(path, ("file_list", "gt_list"), _REMEDY)
     masks = []
-    with layout_of(path, "the official file"):
+    with reading(path, _REMEDY):
         if [_text(name) for name in _of_images(content["file_list"], image_ids)] != [_name(own) for own in image_ids]:
             raise ValueError(f"its images are not those of {FACES_FILE}, in that order")
         for image_id, indices, own in zip(image_ids, _of_images(content["gt_list"], image_ids), boxes, strict=True):

@@ -6,11 +6,9 @@ The test server wants one for each image of the test split, named as the image a
 """
 
 import zipfile
-import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,66 +16,18 @@ import numpy.typing as npt
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_replaceable, replaced, replaced_folder, walk_files
 from fanet_lightning.score.inputs import (
+    DetectionsByImage,
     as_xywh,
-    check_complete,
     is_same_image,
     name_parts,
     number_rows,
     packed_detections,
+    reading,
 )
 
-_LAYOUT = "predictions are event/name.txt: a name line, a count line, rows x y w h score"
-
-
-class PredictionFile(NamedTuple):
-    """``where`` is what an error calls the file; ``text`` is its content, undecoded."""
-
-    where: str
-    image_id: str
-    text: bytes
-
-
-def parse_files(files: Sequence[PredictionFile]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Files → values (R, 5) ``x y w h score`` in file order, and the number of rows of each file.
-
-    Raises:
-        InputError: a fault, with file, line and value.
-    """
-    rows: list[str] = []
-    counts = []
-    for file in files:
-        name, count, *rest = _lines(file)
-        own = [line for line in rest if line and not line.isspace()]
-        # Detectors write the name, the file name, or event/name.jpg (S3FD).
-        wanted = file.image_id.rpartition("/")[2]
-        if name.strip() != wanted and not is_same_image(name, file.image_id):
-            raise InputError(f"{file.where}:1: the name line says '{name.strip()[:80]}'; write '{wanted}' or rename it")
-        count = count.strip()
-        if not (count.isdecimal() and len(count) < 10 and int(count) == len(own)):
-            raise InputError(f"{file.where}:2: '{count[:80]}' rows are announced but {len(own)} follow; correct it")
-        rows += own
-        counts.append(len(own))
-
-    def place(row: int) -> str:
-        number = int(np.searchsorted(np.cumsum(counts), row, side="right"))
-        solid = [line for line, text in enumerate(_lines(files[number]), start=1) if line > 2 and text.strip()]
-        return f"{files[number].where}:{solid[row - sum(counts[:number])]}"
-
-    values = number_rows(rows, [5], place, "x y w h score")
-    negative = (values[:, 2:4] < 0).any(axis=1)
-    if negative.any():
-        first = int(negative.argmax())
-        raise InputError(f"{place(first)}: a side of '{rows[first].strip()[:80]}' is negative; rows are x y w h score")
-    return values, np.array(counts, np.int64)
-
-
-def _lines(file: PredictionFile) -> list[str]:
-    """Two at least."""
-    try:
-        lines = file.text.decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file.where}: byte {error.start} is not UTF-8 text; save the file as plain text") from error
-    return lines if len(lines) > 1 else [*lines, ""]
+_LAYOUT = "predictions are a folder or .zip of event/name.txt: a name line, a count line, rows x y w h score"
+# image id → what an error calls its file, and the content.
+Files = Mapping[str, tuple[str, bytes]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,9 +48,7 @@ class Predictions:
     missing: tuple[str, ...] = ()
 
     @classmethod
-    def from_detections(
-        cls, detections: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]], image_ids: Iterable[str]
-    ) -> "Predictions":
+    def from_detections(cls, detections: DetectionsByImage, image_ids: Iterable[str]) -> "Predictions":
         """Pack ``image_id → (boxes_xyxy (D, 4), scores (D,))``; an image that is not there has no detection.
 
         Raises:
@@ -113,7 +61,7 @@ class Predictions:
 
 
 def read_predictions(
-    source: Path | str, image_ids: Iterable[str], *, known_ids: Collection[str] | None = None, strict: bool = False
+    source: Path | str, image_ids: Iterable[str], *, known_ids: Collection[str] | None = None
 ) -> Predictions:
     """Read the files of ``image_ids`` from a folder or a ``.zip`` in the official layout.
 
@@ -121,24 +69,91 @@ def read_predictions(
     Files that do not end in ``.txt`` and hidden ones are no predictions.
 
     Raises:
-        InputError: the source is missing or empty, an image has two files or is not known, a file does not hold what
-            it should, or, with ``strict``, an image has no file.
+        InputError: the source is missing or empty, an image has two files or is not known, or a file does not hold what
+            it should: with file, line and value.
     """
-    source = Path(source)
     ids = tuple(image_ids)
-    wanted = set(ids)
-    files = read_files(source, wanted, wanted if known_ids is None else wanted | set(known_ids))
-    missing = tuple(image_id for image_id in ids if image_id not in files)
-    if strict:
-        check_complete(source, missing, len(ids))
-    values, rows_per_file = parse_files([files[image_id] for image_id in ids if image_id in files])
+    return _parsed(_read_files(Path(source), set(ids), set(ids) if known_ids is None else {*ids, *known_ids}), ids)
+
+
+def _parsed(files: Files, ids: tuple[str, ...]) -> Predictions:
+    rows: list[str] = []
     counts = np.zeros(len(ids), np.int64)
-    counts[[image_id in files for image_id in ids]] = rows_per_file
-    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-    return Predictions(ids, starts, values[:, :4], values[:, 4], missing)
+    for i, image_id in enumerate(ids):
+        if image_id not in files:
+            continue
+        where, content = files[image_id]
+        with reading(where, "save the file as plain text in UTF-8"):
+            name, count, *rest = [*content.decode("utf-8-sig").split("\n"), ""]
+        own = [line for line in rest if line and not line.isspace()]
+        # Detectors write the name, the file name, or event/name.jpg (S3FD).
+        wanted = image_id.rpartition("/")[2]
+        if name.strip() != wanted and not is_same_image(name, image_id):
+            raise InputError(f"{where}:1: the name line says '{name.strip()[:80]}'; write '{wanted}' or rename it")
+        count = count.strip()
+        if not (count.isdecimal() and count.lstrip("0") == (str(len(own)) if own else "")):
+            raise InputError(f"{where}:2: '{count[:80]}' rows are announced but {len(own)} follow; correct it")
+        rows += own
+        counts[i] = len(own)
+
+    def place(row: int) -> str:
+        i = int(np.searchsorted(np.cumsum(counts), row, side="right"))
+        where, content = files[ids[i]]
+        lines = enumerate(content.decode("utf-8-sig").split("\n"), start=1)
+        solid = [number for number, line in lines if number > 2 and line.strip()]
+        return f"{where}:{solid[row - counts[:i].sum()]}"
+
+    values = number_rows(rows, [5], place, "x y w h score")
+    negative = (values[:, 2:4] < 0).any(axis=1)
+    if negative.any():
+        first = int(negative.argmax())
+        raise InputError(f"{place(first)}: a side of '{rows[first].strip()[:80]}' is negative; rows are x y w h score")
+    missing = tuple(image_id for image_id in ids if image_id not in files)
+    return Predictions(ids, np.concatenate([[0], np.cumsum(counts)]), values[:, :4], values[:, 4], missing)
 
 
-def write_predictions(folder: Path, detections: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]]) -> None:
+def _read_files(source: Path, wanted: Collection[str], known: Collection[str]) -> Files:
+    """The files of the ``wanted`` images in a folder or a ``.zip``."""
+    with reading(source, _LAYOUT):
+        if source.is_dir():
+            found = _by_image(source, sorted(walk_files(source)), known).items()
+            return {key: (str(source / path), (source / path).read_bytes()) for key, path in found if key in wanted}
+        with zipfile.ZipFile(source) as archive:
+            members = archive.infolist()
+            paths = [member.filename.replace("\\", "/") for member in members]
+            # Whoever packs a folder has its name at the top.
+            depths = {image_id.count("/") for image_id in known}
+            if not any(path.count("/") in depths for path in paths if _is_text(path)):
+                paths = [path.partition("/")[2] for path in paths]
+            # By path and member: an archive may hold one name twice.
+            found = _by_image(source, paths, known).items()
+            member = dict(zip(paths, members, strict=True))
+            return {key: (f"{source}/{path}", archive.read(member[path])) for key, path in found if key in wanted}
+
+
+def _by_image(source: Path, paths: Iterable[str], known: Collection[str]) -> dict[str, str]:
+    """The path of each image's file; images are as many folders deep as those that are known."""
+    depths = {image_id.count("/") for image_id in known}
+    found: dict[str, str] = {}
+    for path in paths:
+        if path.count("/") in depths and _is_text(path):
+            event, slash, name = path.rpartition("/")
+            image_id = path[:-4] if path[:-4] in known else event + slash + name_parts(name[:-4])[-1]
+            if image_id in found:
+                raise InputError(f"{source}: two files for '{image_id}', {found[image_id]} and {path}; remove one")
+            found[image_id] = path
+    surplus = [path for image_id, path in found.items() if image_id not in known]
+    if surplus or not found:
+        what = f"{len(surplus)} files, the first '{surplus[0]}', are of images" if surplus else "there is no prediction"
+        raise InputError(f"{source}: {what} that the ground truth does not have; give matching ones. {_LAYOUT}")
+    return found
+
+
+def _is_text(path: str) -> bool:
+    return path.lower().endswith(".txt") and not path.startswith((".", "__MACOSX")) and "/." not in path
+
+
+def write_predictions(folder: Path, detections: DetectionsByImage) -> None:
     """Write ``image_id → (boxes_xyxy (D, 4), scores (D,))`` as the official text files, best score first.
 
     Boxes get two decimals, scores six. The tree is written next to ``folder`` and takes its place by rename; earlier
@@ -171,120 +186,34 @@ def prediction_text(name: str, boxes_xyxy: npt.ArrayLike, scores: npt.ArrayLike)
     return f"{name}\n{len(rows)}\n{body}"
 
 
-def read_files(source: Path, wanted: Collection[str], known: Collection[str]) -> dict[str, PredictionFile]:
-    """The files of the ``wanted`` images in a folder or a ``.zip``, by image id, not parsed.
-
-    Raises:
-        InputError: a source without predictions, with two files for an image or one of an image that is not ``known``,
-            or that cannot be read.
-    """
-    try:
-        if source.is_dir():
-            found = _by_image(source, sorted(walk_files(source)), known)
-            return {
-                image_id: PredictionFile(str(source / path), image_id, (source / path).read_bytes())
-                for image_id, path in found.items()
-                if image_id in wanted
-            }
-        with zipfile.ZipFile(source) as archive:
-            members = archive.infolist()
-            paths = [member.filename.replace("\\", "/") for member in members]
-            # Whoever packs a folder has its name at the top.
-            depths = {image_id.count("/") for image_id in known}
-            if not any(path.count("/") in depths for path in paths if _is_text(path)):
-                paths = [path.partition("/")[2] for path in paths]
-            # By path and member: an archive may hold one name twice.
-            found = _by_image(source, paths, known)
-            place = dict(zip(paths, members, strict=True))
-            return {
-                image_id: PredictionFile(f"{source}/{path}", image_id, archive.read(place[path]))
-                for image_id, path in found.items()
-                if image_id in wanted
-            }
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise InputError(f"{source} is not a readable .zip ({error}); pack it again or give the folder") from error
-    except OSError as error:
-        reason = f"predictions: {error.filename or source} cannot be read ({error.strerror})"
-        raise InputError(f"{reason}; give a folder or a .zip, {_LAYOUT}") from error
-
-
-def _by_image(source: Path, paths: Iterable[str], known: Collection[str]) -> dict[str, str]:
-    """The path of each image's file; images are as many folders deep as those that are known."""
-    depths = {image_id.count("/") for image_id in known}
-    found: dict[str, str] = {}
-    for path in paths:
-        if path.count("/") in depths and _is_text(path):
-            event, slash, name = path.rpartition("/")
-            image_id = path[:-4] if path[:-4] in known else event + slash + name_parts(name[:-4])[-1]
-            if image_id in found:
-                raise InputError(f"{source}: two files for '{image_id}', {found[image_id]} and {path}; remove one")
-            found[image_id] = path
-    if not found:
-        raise InputError(f"{source}: there are no predictions in it; give what holds the event folders, {_LAYOUT}")
-    surplus = [path for image_id, path in found.items() if image_id not in known]
-    if surplus:
-        raise InputError(
-            f"{source}: {len(surplus)} files are of images that the ground truth does not have, the first is "
-            f"'{surplus[0]}'; remove them or give the ground truth they belong to"
-        )
-    return found
-
-
-def _is_text(path: str) -> bool:
-    return path.lower().endswith(".txt") and not path.startswith((".", "__MACOSX")) and "/." not in path
-
-
 def _is_prediction(path: Path) -> bool:
     """A folder, or a file of ours; label files of other formats are .txt files as well."""
-    if path.is_dir():
-        return True
-    try:
-        with path.open(encoding="utf-8") as file:
-            return path.suffix == ".txt" and file.readline().strip() == path.stem
-    except (OSError, UnicodeDecodeError):
-        return False
-
-
-# The earliest that a zip can hold: equal predictions give equal archives.
-_TIME = (1980, 1, 1, 0, 0, 0)
+    if path.is_dir() or path.suffix != ".txt":
+        return path.is_dir()
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.readline().strip() == path.stem
 
 
 def write_submission(archive: Path, folder: Path, image_ids: Sequence[str]) -> Predictions:
-    """Pack the predictions in ``folder`` and read the archive back.
+    """Pack the predictions in ``folder``, a file for each of ``image_ids`` ("event/name"), and return what they are.
 
-    Args:
-        archive: a ``.zip``; appears by rename, when it has been read back and holds what the folder holds.
-        folder: predictions in the official layout.
-        image_ids: every image that the archive must have a file for, ``event/name``.
-
-    Returns:
-        What the archive holds.
+    ``archive`` is a ``.zip`` and appears by rename; equal predictions give equal archives.
 
     Raises:
-        InputError: an image without a file, a file of another image, or the archive cannot be written.
+        InputError: an image without a file, or a file of another image.
     """
-    ids = sorted(image_ids)
-    expected = read_predictions(folder, ids)
-    if expected.missing:
+    ids = tuple(sorted(image_ids))
+    files = _read_files(folder, ids, ids)
+    packed = _parsed(files, ids)
+    if packed.missing:
         raise InputError(
-            f"{folder}: {len(expected.missing)} of {len(ids)} images of the split have no file, the first is "
-            f"'{expected.missing[0]}'; the server wants a file for each, with the count 0 where nothing was found"
+            f"{folder}: {len(packed.missing)} of {len(ids)} images of the split have no file, the first is "
+            f"'{packed.missing[0]}'; the server wants a file for each, with the count 0 where nothing was found"
         )
-    files = read_files(folder, ids, ids)
-    try:
-        with replaced(archive) as temporary:
-            with zipfile.ZipFile(temporary, "w") as target:
-                for image_id in ids:
-                    member = zipfile.ZipInfo(f"{image_id}.txt", _TIME)
-                    member.compress_type = zipfile.ZIP_DEFLATED
-                    member.external_attr = 0o644 << 16
-                    target.writestr(member, files[image_id].text)
-            written = read_predictions(temporary, ids, strict=True)
-            if not all(
-                np.array_equal(getattr(written, name), getattr(expected, name))
-                for name in ("starts", "boxes_xywh", "scores")
-            ):
-                raise InputError(f"{archive} does not read back as {folder}; the disk may be faulty, try another one")
-    except OSError as error:
-        raise InputError(f"{archive} cannot be written ({error.strerror}); free the disk") from error
-    return written
+    with replaced(archive) as temporary, zipfile.ZipFile(temporary, "w") as target:
+        for image_id in ids:
+            member = zipfile.ZipInfo(f"{image_id}.txt")  # of 1980
+            member.compress_type = zipfile.ZIP_DEFLATED
+            member.external_attr = 0o644 << 16
+            target.writestr(member, files[image_id][1])
+    return packed

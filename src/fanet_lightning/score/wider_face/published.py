@@ -13,8 +13,6 @@ import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from types import MappingProxyType
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,24 +30,15 @@ FULL_NAMES = {"FAN": "Face Attention Network", "SFD": "S3FD"}
 ALIASES = {"S3FD": "SFD", "S³FD": "SFD"}
 
 
-class _Copy(NamedTuple):
-    source: str
-    ap: Mapping[str, Mapping[str, Mapping[str, float]]]
-    curves: Mapping[tuple[str, str, str], npt.NDArray[np.float64]]
-
-
 def published_methods(split: str = "val") -> dict[str, dict[str, float]]:
     """Method → setting → published AP in [0, 1], four decimals; the best on ``hard`` first.
 
-    Args:
-        split: ``val`` or ``test``.
-
     Raises:
-        InputError: another split.
+        InputError: a split other than ``val`` and ``test``.
     """
     if split not in SPLITS:
         raise InputError(f"split '{split}' has no published curves; choose {' or '.join(SPLITS)}")
-    ap = _copy().ap[split]
+    ap = {key.partition("/")[2]: own for key, own in _copy()[0].items() if key.startswith(f"{split}/")}
     return {name: dict(ap[name]) for name in sorted(ap, key=lambda name: (-ap[name]["hard"], name))}
 
 
@@ -58,8 +47,7 @@ def published_curve(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Precision and recall, (T,) float64 each in [0, 1], at descending thresholds; T differs from curve to curve.
 
-    Their area by :func:`fanet_lightning.score.curves.average_precision` is the published AP. The arrays are shared
-    and cannot be written to.
+    Their area by :func:`fanet_lightning.score.curves.average_precision` is the published AP. The arrays are read-only.
 
     Args:
         method: a name of :func:`published_methods`, or S3FD.
@@ -69,7 +57,7 @@ def published_curve(
     Raises:
         InputError: a method or split that is not there.
     """
-    points = _copy().curves[split, method_name(method, split), setting]
+    points = _copy()[1][f"{split}/{method_name(method, split)}", setting]
     return points[:, 0], points[:, 1]
 
 
@@ -87,26 +75,18 @@ def method_name(method: str, split: str = "val") -> str:
     return known[name]
 
 
-def source() -> str:
-    """Where the curves come from."""
-    return _copy().source
-
-
 @lru_cache(maxsize=1)
-def _copy() -> _Copy:
+def _copy() -> tuple[Mapping[str, Mapping[str, float]], Mapping[tuple[str, str], npt.NDArray[np.float64]]]:
+    """ "split/method" → setting → AP; ("split/method", setting) → points (T, 2)."""
     with np.load(FILE) as arrays:
-        header = json.loads(str(arrays["header"]))
+        ap: dict[str, dict[str, float]] = json.loads(str(arrays["header"]))["ap"]
         # Differences modulo 65536: adding up in uint16 undoes them.
         ends = np.cumsum(arrays["points"].astype(np.int64))[:-1]
         columns = [np.split(arrays[name], ends) for name in ("precision", "recall")]
-    ap: dict[str, dict[str, Mapping[str, float]]] = {split: {} for split in SPLITS}
     curves = {}
-    pairs = iter(zip(*columns, strict=True))
-    for key, settings in header["ap"].items():
-        split, name = key.split("/", 1)
-        ap[split][name] = MappingProxyType(settings)
-        for setting in settings:
-            points = np.column_stack([np.cumsum(column, dtype=np.uint16) for column in next(pairs)]) / STEPS
-            points.flags.writeable = False
-            curves[split, name, setting] = points
-    return _Copy(header["source"], ap, curves)
+    keys = [(key, setting) for key, settings in ap.items() for setting in settings]
+    for key, *pair in zip(keys, *columns, strict=True):
+        points = np.column_stack([np.cumsum(column, dtype=np.uint16) for column in pair]) / STEPS
+        points.flags.writeable = False
+        curves[key] = points
+    return ap, curves
