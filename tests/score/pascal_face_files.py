@@ -11,7 +11,6 @@ from scipy.io import savemat
 CORRECTED = "Annotations_Face_PASCALLayout_large_fixed.mat"
 ORIGINAL = "Annotations_Face_PASCALLayout_large.mat"
 AFW_CORRECTED = "new_annotations_AFW.mat"
-AFW_ORIGINAL = "anno2.mat"
 
 Rows = Mapping[str, Sequence[Sequence[float]]]
 
@@ -30,29 +29,10 @@ def write_annotations(path: Path, faces: Rows, columns: int = 6, dtype: Any = np
     return save(path, {"Annotations": annotations})
 
 
-def write_anno2(path: Path, faces: Rows) -> Path:
-    """AFW's first layout: cells name, boxes [[x1, y1], [x2, y2]], pose, landmarks."""
-    anno = np.empty((len(faces), 4), dtype=object)
-    for i, (name, rows) in enumerate(faces.items()):
-        boxes = np.empty((1, len(rows)), dtype=object)
-        for k, row in enumerate(rows):
-            boxes[0, k] = np.array(row[:4], np.float64).reshape(2, 2)
-        anno[i] = [name, boxes, cells([np.zeros((1, 3))] * len(rows)), cells([np.zeros((2, 6))] * len(rows))]
-    return save(path, {"anno": anno})
-
-
 def write_images(folder: Path, names: Sequence[str], size_hw: tuple[int, int] = (48, 64)) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for i, name in enumerate(names):
         assert cv2.imwrite(str(folder / name), np.full((*size_hw, 3), 20 * i % 255, np.uint8))
-
-
-def cells(items: Sequence[Any]) -> np.ndarray:
-    """(n, 1) cell array."""
-    array = np.empty((len(items), 1), dtype=object)
-    for i, item in enumerate(items):
-        array[i, 0] = item
-    return array
 
 
 def save(path: Path, content: Mapping[str, Any]) -> Path:

@@ -3,22 +3,18 @@
 import csv
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from fanet_lightning.score.analysis.attributes import (
     MEASURES,
     AttributeScores,
-    GroupScore,
     group_label,
     print_attributes,
     score_attributes,
     write_attributes,
 )
-from fanet_lightning.score.bootstrap import Interval
 from tests.score.attribute_oracle import drawn_run
 
 
@@ -26,27 +22,6 @@ from tests.score.attribute_oracle import drawn_run
 def compared() -> AttributeScores:
     run, (_, other) = drawn_run(4, images=20), drawn_run(4, images=20, detector=1)
     return score_attributes(*run, samples=30, at_precision=0.5, against=other)
-
-
-@pytest.fixture(scope="module")
-def alone() -> AttributeScores:
-    return score_attributes(*drawn_run(4, images=20, labelled=False), samples=0)
-
-
-def many_events(events: int) -> AttributeScores:
-    """An AP that rises with the number of the event, and differences whose size falls with it."""
-
-    def at(value: float) -> Interval:
-        return Interval(value, math.nan, math.nan, np.zeros(0))
-
-    def own(attribute: str, name: str, value: float) -> GroupScore:
-        return GroupScore(attribute, name, 5, 3, at(value), at(math.nan), at(value), at(value))
-
-    names = [f"{i}--Event_{i}" for i in range(events)]
-    groups = (own("all", "all", 0.5), *(own("event", name, i / 100) for i, name in enumerate(names)))
-    differences = (own("all", "all", 0.1), *(own("event", name, i / 100 - 1) for i, name in enumerate(names)))
-    scores = AttributeScores("hard", 40, 0.9, 0.25, groups, (), 0)
-    return replace(scores, against=scores, differences=differences)
 
 
 def test_json_holds_every_number(tmp_path: Path, compared: AttributeScores) -> None:
@@ -73,8 +48,8 @@ def test_json_holds_every_number(tmp_path: Path, compared: AttributeScores) -> N
     assert (content["against"]["predictions"], content["made_by"]) == ("other", {"command": ["x"]})
 
 
-def test_csv_holds_every_number(tmp_path: Path, compared: AttributeScores, alone: AttributeScores) -> None:
-    for scores in (compared, alone):
+def test_csv_holds_every_number(tmp_path: Path, compared: AttributeScores) -> None:
+    for scores in (compared, score_attributes(*drawn_run(4, images=20, labelled=False), samples=0)):
         write_attributes(tmp_path, scores, title="drawn")
         with (tmp_path / "attributes.csv").open(newline="") as file:
             lines = list(csv.DictReader(file))
@@ -92,18 +67,9 @@ def test_csv_holds_every_number(tmp_path: Path, compared: AttributeScores, alone
         assert len(lines[0]) == 4 + 12 * len(parts)
 
 
-def test_without_labels_and_intervals(tmp_path: Path, alone: AttributeScores) -> None:
-    write_attributes(tmp_path, alone, title="drawn")
-    names = ["attributes.csv", "attributes.json", "attributes.md"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == names
-    content = json.loads((tmp_path / "attributes.json").read_text())
-    assert content["intervals_method"] is None and "against" not in content
-    assert content["left_out"][0] == "blur: no labels in the ground truth"
-    assert content["groups"]["all"]["all"]["intervals"] == dict.fromkeys(MEASURES)
-    assert "* left out: blur: no labels in the ground truth" in (tmp_path / "attributes.md").read_text().splitlines()
-
-
-def test_markdown_has_a_line_per_group(tmp_path: Path, compared: AttributeScores) -> None:
+def test_markdown_has_a_line_per_group_and_the_terminal_all_but_the_events(
+    tmp_path: Path, compared: AttributeScores, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_attributes(tmp_path, compared, title="drawn", against="other")
     lines = (tmp_path / "attributes.md").read_text().splitlines()
     tables = [line for line in lines if line.startswith("|")]
@@ -112,20 +78,11 @@ def test_markdown_has_a_line_per_group(tmp_path: Path, compared: AttributeScores
     start = f"| blur: clear | {blur.faces} | {blur.ap.value:.4f} | {blur.ap.low:.4f} … {blur.ap.high:.4f} |"
     assert any(line.startswith(start) for line in tables)
     assert "## Difference to other, paired over images" in lines
-
-
-def test_table_shows_the_lowest_events_and_those_that_differ_most(capsys: pytest.CaptureFixture[str]) -> None:
-    print_attributes(many_events(15), "title", "other")
-    first, second = capsys.readouterr().out.split("difference to other, paired over images")
-    events = [line.split()[2] for line in first.splitlines() if line.startswith("event:")]
-    assert events == [str(i) for i in range(10)]
-    differing = [line.split()[2] for line in second.splitlines() if line.startswith("event:")]
-    assert differing == [str(i) for i in range(10)]
-    assert "-1.0000" in second
-    assert "of 15 events 10 are shown" in second
-    assert "recall: where all faces together have precision 0.9 (score 0.25); max recall: all rows" in second
-    print_attributes(many_events(10), "title", "other")
-    assert "are shown" not in capsys.readouterr().out
+    print_attributes(compared, "title", "other")
+    printed = capsys.readouterr().out
+    shown = [own for own in compared.groups if own.attribute != "event"]
+    assert sum(line.startswith(("all", "height:", "blur:")) for line in printed.splitlines()) == 2 * (1 + 7 + 3)
+    assert len(printed.splitlines()) == 2 * (2 + len(shown)) + 2 and "event:" not in printed
 
 
 def test_labels_for_people() -> None:

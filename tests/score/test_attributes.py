@@ -23,7 +23,6 @@ from fanet_lightning.score.wider_face.average_precision import score
 from fanet_lightning.score.wider_face.ground_truth import ATTRIBUTE_VALUES, GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions
 from tests.score.attribute_oracle import Run, counts_alone, drawn_run, one_group, slow_normalised_ap, stray_rows
-from tests.score.helpers import invalid, refused
 
 
 def by_value(scores: AttributeScores) -> dict[tuple[str, str], GroupScore]:
@@ -84,13 +83,6 @@ def test_hand_computed_groups() -> None:
     assert scores.left_out == tuple(f"{name}: no labels in the ground truth" for name in LABELS if name != "blur")
 
 
-def test_recall_is_not_there_where_the_precision_is_never_reached() -> None:
-    scores = score_attributes(*hand_computed(), samples=5)
-    assert math.isnan(scores.score_threshold)
-    assert all(math.isnan(own.recall.value) and math.isnan(own.recall.low) for own in scores.groups)
-    assert by_value(scores)["all", "all"].max_recall.value == 1
-
-
 @settings(max_examples=150, deadline=None)
 @given(seed=st.integers(0, 10**6), within=st.sampled_from(["hard", "easy"]), levels=st.sampled_from([1, 9, 99]))
 def test_each_group_is_a_setting_of_the_official_scorer(seed: int, within: str, levels: int) -> None:
@@ -147,18 +139,6 @@ def test_resamples_are_those_of_the_bootstrap_to_the_last_bit(seed: int) -> None
                 assert own.normalised_ap.samples[sample] == pytest.approx(slow, abs=1e-12, nan_ok=True)
 
 
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10**6))
-def test_normalised_ap_is_the_walk_over_the_thresholds(seed: int) -> None:
-    run = drawn_run(seed)
-    scores = score_attributes(*run, samples=0)
-    ones = [1] * len(run[0].image_ids)
-    for group, own in zip(attribute_groups(run[0]), scores.groups, strict=True):
-        if group.attribute in ("blur", "pose"):
-            slow = slow_normalised_ap(run, group, ones, scores.groups[0].faces)
-            assert own.normalised_ap.value == pytest.approx(slow, abs=1e-12, nan_ok=True)
-
-
 def test_groups_part_the_faces() -> None:
     truth, _ = drawn_run(5, images=30)
     for within in ("easy", "hard"):
@@ -212,22 +192,6 @@ def test_nothing_found_and_equal_scores() -> None:
     same = score_attributes(truth, equal, samples=0, at_precision=0.01)
     assert same.score_threshold == 0.25
     assert same.groups[0].recall.value == same.groups[0].max_recall.value > 0
-
-
-def test_a_run_against_itself_differs_by_nothing() -> None:
-    truth, predictions = drawn_run(3)
-    scores = score_attributes(truth, predictions, samples=30, against=predictions)
-    for own in scores.differences:
-        for measure in MEASURES:
-            interval = own.measure(measure)
-            assert interval.value == 0 or math.isnan(interval.value)
-            assert not np.nan_to_num(interval.samples).any()
-
-
-def test_mistakes() -> None:
-    truth, predictions = drawn_run(0)
-    refused("within=hrad .* one of easy, hard", score_attributes, truth, predictions, within="hrad")
-    invalid("same images", score_attributes, truth.select(truth.image_ids[::-1]), predictions)
 
 
 def test_the_reference_predictions_by_attribute(official_run: Run) -> None:

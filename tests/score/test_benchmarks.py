@@ -157,25 +157,6 @@ def words_of(benchmark: str, folder: Path, faces: dict[str, Any], rows: dict[str
     return words if rows is None else [*words, f"predictions={put_rows(benchmark, folder / 'found', rows)}"]
 
 
-@pytest.mark.parametrize("benchmark", ["wider_face", "fddb", "pascal_face", "coco"])
-def test_boxes_in_another_layout_are_scored_with_a_warning(
-    benchmark: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    faces = faces_of(30)
-    words = words_of(benchmark, tmp_path, faces)
-    corners = {i: [(x, y, x + w, y + h) for x, y, w, h in own] for i, own in faces.items()}
-    fractions = {i: [(a / 120, b / 90, c / 120, d / 90) for a, b, c, d in own] for i, own in corners.items()}
-    right, meant = (corners, "x1 y1 x2 y2") if benchmark == "pascal_face" else (faces, "x y w h")
-    wrong = [fractions] if benchmark == "pascal_face" else [corners, fractions]
-    for number, rows in enumerate([right, *wrong]):
-        assert main([*words, f"predictions={put_rows(benchmark, tmp_path / str(number), rows)}"]) == 0
-        printed = capsys.readouterr()
-        doubts = [line for line in printed.err.splitlines() if "boxes looked at" in line]
-        assert len(doubts) == (number > 0)
-        assert all("0 of 60" in line and meant in line for line in doubts)
-        assert printed.out  # the number all the same
-
-
 @pytest.mark.parametrize("line", ["{event}/{name}.jpg", "./{name}", "{event}\\{name}.JPG", "{event}/{event}/{name}"])
 def test_name_lines_that_name_the_same_image(line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """S3FD and S3FD.pytorch write ``event/name.jpg``."""
@@ -294,16 +275,3 @@ def test_detections_whose_names_do_not_tell_the_image(tmp_path: Path) -> None:
         ({"x/a": box, "x/b": box}, r"images\[1\] .*'x/b\.jpg' is not in the annotations"),
     ]:
         refused(expected, main, [*words, f"predictions={put_detections(tmp_path / 'detections.json', faces)}"])
-
-
-def test_results_with_ids_of_another_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    faces: dict[str, list[tuple[float, ...]]] = {
-        f"e/{i:03d}": [(10 * (i % 12), 8 * (i // 12), 9, 8)] for i in range(120)
-    }
-    words = words_of("coco", tmp_path, faces)
-    found = put_rows("coco", tmp_path / "found", dict(reversed(faces.items())))
-    assert main([*words, f"predictions={found}"]) == 0
-    assert "0 of 120 boxes looked at" in capsys.readouterr().err
-    entries = json.loads(found.read_text())
-    found.write_text(json.dumps([{**entry, "image_id": entry["image_id"] + 3} for entry in entries]))
-    refused("121", main, [*words, f"predictions={found}"])

@@ -1,7 +1,6 @@
 """Counts per image and the bootstrap over images, against hand-computed cases and slow, obvious versions of both."""
 
 import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,14 +18,11 @@ from fanet_lightning.score.bootstrap import (
     bootstrap_difference,
     count_images,
     curve_from_counts,
-    method,
     read_counts,
     write_counts,
 )
 from fanet_lightning.score.curves import THRESHOLDS
-from fanet_lightning.score.results import intervals_of, write_scores
 from fanet_lightning.score.wider_face.average_precision import score
-from fanet_lightning.score.wider_face.benchmark import scores_from_counts
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions
 from tests.score import wider_oracle
@@ -193,18 +189,6 @@ def test_counts_travel_through_their_file(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["per_image.npz"]
 
 
-def test_large_counts_and_an_empty_run_travel_too(tmp_path: Path) -> None:
-    large = ImageCounts(("ä/b",), *(np.array(v) for v in ([0, 2], [255, 256], [70_000, 256], [300, 0], [301])))
-    nothing = ImageCounts(("ä/b",), *(np.array(v, np.int64) for v in ([0, 0], [], [], [], [0])))
-    write_counts(tmp_path / "counts", {"large": large, "nothing": nothing})
-    read = read_counts(tmp_path / "counts")
-    assert read["large"].image_ids == ("ä/b",)
-    assert read["large"].proposals.tolist() == [70_000, 256]
-    assert read["large"].bins.tolist() == [255, 256]
-    assert read["large"].hits.tolist() == [300, 0]
-    assert read["nothing"].starts.tolist() == [0, 0]
-
-
 def test_files_that_are_not_counts(tmp_path: Path) -> None:
     path = tmp_path / "per_image.npz"
     write_counts(path, counts_of(3, 30))
@@ -303,12 +287,6 @@ def test_a_resample_without_faces_is_nan_and_left_out() -> None:
     assert difference[:3] == (0.0, 0.0, 0.0)
 
 
-def test_no_face_at_all_is_nan() -> None:
-    counts = counts_of(1, 5)
-    for interval in (bootstrap_ap(counts, 10)["none"], bootstrap_difference(counts, counts, 10)["none"]):
-        assert np.isnan([*interval[:3], *interval.samples]).all()
-
-
 def test_a_difference_is_paired() -> None:
     a, b = (counts_of(5, 300, detector=detector) for detector in (0, 1))
     differences, of_a, of_b = bootstrap_difference(a, b, seed=2), bootstrap_ap(a, seed=2), bootstrap_ap(b, seed=2)
@@ -334,29 +312,3 @@ def test_runs_that_cannot_be_paired_are_refused() -> None:
 
 
 # What is written and printed
-
-
-def test_scores_and_intervals_of_a_run(tmp_path: Path) -> None:
-    counts = counts_of(2, 40)
-    scores = scores_from_counts("drawn", "Drawn", counts, 40)
-    expected = bootstrap_ap(counts, 50)
-    intervals = intervals_of(scores, scores.resampled(50, 0))
-    for setting, each in expected.items():
-        np.testing.assert_array_equal(intervals["ap"][setting][:3], each[:3])
-    write_scores(tmp_path, scores, intervals, protocol=None, made_by={}, intervals_method=method(50))
-    written = json.loads((tmp_path / "scores.json").read_text(), parse_constant=pytest.fail)
-    assert written["intervals"] == {
-        "easy": [expected["easy"].low, expected["easy"].high],
-        "hard": [expected["hard"].low, expected["hard"].high],
-        "none": None,
-    }
-    assert written["ap"]["none"] is None
-    assert written["intervals_method"] == "bootstrap over images, 50 samples, 95% percentile interval, seed 0"
-    assert "against" not in written
-    assert written["files"] == ["pr_curves.npz", "per_image.npz"]
-    with np.load(tmp_path / "pr_curves.npz") as archive:
-        assert len(archive.files) == 9
-        curve = curve_from_counts(counts["hard"])
-        np.testing.assert_array_equal(archive["hard_recall"], curve.recall)
-        np.testing.assert_array_equal(archive["hard_precision"], curve.precision)
-        np.testing.assert_array_equal(archive["easy_thresholds"], THRESHOLDS)

@@ -266,17 +266,6 @@ def test_without_a_row_ap_is_0_and_without_a_face_there_is_none(folder: Path) ->
     assert set(scores.faces.values()) == {0}
 
 
-def test_a_resample_without_a_face_has_no_ap(folder: Path) -> None:
-    truth, found = random_case(2)
-    place = sorted(image["id"] for image in truth["images"]).index(truth["annotations"][0]["image_id"])
-    truth["annotations"] = truth["annotations"][:1]
-    truth["annotations"][0]["iscrowd"] = 0
-    weights = np.ones((2, 6))
-    weights[1, place] = 0
-    ap = average_precision(matched_rows(*read(folder, (truth, found))), weights)["all"]
-    assert not np.isnan(ap[0]) and np.isnan(ap[1])
-
-
 def test_one_category_by_name_or_the_mean_of_all(folder: Path) -> None:
     truth, found = write(folder, random_case(11, categories=2))
     benchmarks = [CocoBenchmark(category=name, backend="pycocotools") for name in (None, "kind 1", "kind 2")]
@@ -357,14 +346,6 @@ def test_what_is_read_by_hand(annotations: Path, tmp_path: Path) -> None:
     assert detections.missing == ("event/b.v2",)
 
 
-def test_one_category_leaves_the_others_out_of_both_files(annotations: Path, tmp_path: Path) -> None:
-    ground_truth = read_ground_truth(annotations, category="face")
-    assert ground_truth.categories == ("face",) and ground_truth.category.tolist() == [0, 0]
-    detections = read_results(put(tmp_path / "found.json", found()), ground_truth)
-    assert detections.scores.tolist() == [0.9, 1.0]
-    assert detections.missing == ("event/a", "event/b.v2")
-
-
 @pytest.mark.parametrize("lines", ["event/c.jpg\nevent/a", "event/a.png\n# note\nevent/c"])
 def test_a_list_restricts_everything(annotations: Path, tmp_path: Path, lines: str) -> None:
     ground_truth = read_ground_truth(annotations, put(tmp_path / "list.txt", lines))
@@ -417,11 +398,6 @@ def test_bad_files_are_refused_by_entry_and_value(
         assert str(path) in refused(message, read_results, path, read_ground_truth(annotations))
 
 
-def test_files_that_are_not_there_are_named(annotations: Path, tmp_path: Path) -> None:
-    refused(r"nothing\.json cannot be read", read_ground_truth, tmp_path / "nothing.json")
-    refused(r"predictions\.json cannot be read", read_results, tmp_path, read_ground_truth(annotations))
-
-
 def test_backends_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     refused(r"backend=fast .* auto, pycocotools", CocoBenchmark, backend="fast")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -465,14 +441,3 @@ def test_predictions_are_not_written_over_other_things(annotations: Path, tmp_pa
     invalid("event/a: a detection", write_results, tmp_path / "out", ground_truth, {"event/a": ([[5, 5, 4, 9]], [1.0])})
     invalid("not finite", write_results, tmp_path / "out", ground_truth, {"event/a": ([[5, 5, 6, 9]], [math.nan])})
     assert not (tmp_path / "out").exists()
-
-
-def test_ground_truth_from_arrays() -> None:
-    ground_truth = CocoGroundTruth.from_faces({"b": ([[0, 0, 2, 3], [1, 1, 4, 5]], [False, True]), "a": ([], None)})
-    assert ground_truth.image_ids == ("b", "a") and ground_truth.image.tolist() == [0, 0]
-    assert ground_truth.areas.tolist() == [6, 12] and ground_truth.crowd.tolist() == [False, True]
-    assert ground_truth.file_images == {1: "b", 2: "a"} and ground_truth.file_categories == {1: "face"}
-    assert ground_truth.select(["a"]).image.tolist() == []
-    invalid("1 image ids are not in the ground truth, the first is 'c'", ground_truth.select, ["a", "c"])
-    invalid("number of boxes", CocoGroundTruth.from_faces, {"b": ([[0, 0, 2, 3]], [False, True])})
-    invalid("b: a detection", CocoGroundTruth.from_faces, {"b": ([[0, 0, 2, math.nan]], None)})

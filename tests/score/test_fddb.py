@@ -148,12 +148,6 @@ def test_curve_by_hand() -> None:
     assert roc.at(1) == (0.25, 0.1875)
 
 
-def test_rate_where_no_line_is_within_the_limit() -> None:
-    roc = Roc(np.array([0.5]), np.array([3]), np.array([2.5]), np.array([7]), 4)
-    assert roc.at(6) == (0.0, 0.0)
-    assert roc.at(7) == (0.75, 0.625)
-
-
 def by_hand_resampled(
     images: list[ImageCounts], faces: list[int], limits: list[float], samples: int, seed: int
 ) -> np.ndarray:
@@ -191,12 +185,6 @@ def test_resamples_when_false_positives_fall_back_below_the_limit(monkeypatch: p
     assert found[0, 0].tolist() == [1.0] * 20
 
 
-def test_resamples_without_a_detection_or_a_face() -> None:
-    nothing = match_image(np.zeros((1, 0)), [])
-    assert not resampled_rates(merge_images([nothing, nothing], [1, 1]), [1000], 5).any()
-    assert np.isnan(resampled_rates(merge_images([match_image(np.zeros((0, 1)), [1.0])], [0]), [1000], 5)).all()
-
-
 @pytest.fixture(scope="module")
 def mtcnn(shared_data: Path) -> tuple[Roc, FddbCounts, list[str]]:
     truth = read_fddb_ground_truth(shared_data / "fddb")
@@ -219,9 +207,3 @@ def test_every_point_of_the_official_curves(shared_data: Path, mtcnn: tuple[Roc,
     assert np.abs(roc.rate_continuous - continuous[:, 0]).max() < 5.1e-7
     assert roc.faces == 5171
     assert roc.at(1000) == roc.at(2000) == roc.at() == pytest.approx((0.896345, 0.674485), abs=5e-7)
-
-
-def test_faces_of_every_image(shared_data: Path, mtcnn: tuple[Roc, FddbCounts, list[str]]) -> None:
-    per_image = json.loads((shared_data / "fddb" / "fixtures.json").read_text())["pyface_per_image"]
-    assert mtcnn[2] == [row[0] for row in per_image]
-    assert mtcnn[1].faces.tolist() == [row[1] for row in per_image]

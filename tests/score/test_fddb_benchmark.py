@@ -95,20 +95,13 @@ def test_rates_at_the_limits(tmp_path: Path) -> None:
         assert scores.values["continuous"][setting] == pytest.approx(rate * 6 / 9)
 
 
-def test_equal_scores_are_one_point_and_said(tmp_path: Path, golden: Any, truth: FddbGroundTruth) -> None:
+def test_equal_scores_are_one_point(tmp_path: Path, golden: Any, truth: FddbGroundTruth) -> None:
     rows = {image["image_id"]: [[*row[:4], 7] for row in image["rows"]] for image in golden["images"]}
     scores = score_rows(tmp_path, truth, rows)
-    assert any("scores are 7: the curve is a single point" in warning for warning in scores.warnings)
     end = golden["lines"][0]
     assert scores.values["discrete"]["max"] == end[1] / scores.faces["all"]
     lines = (scores.write_curves(tmp_path / "out")[0]).read_text().splitlines()
     assert len(lines) == 2  # and the one of the images without detections
-
-
-def test_no_detection_at_all(tmp_path: Path, truth: FddbGroundTruth) -> None:
-    scores = score_rows(tmp_path, truth, {image_id: [] for image_id in truth.image_ids})
-    assert scores.values["discrete"] == {"1000": 0.0, "2000": 0.0, "max": 0.0}
-    assert scores.write_curves(tmp_path / "out")[0].read_text() == "0 0 1.79769e+308\n"
 
 
 def test_the_annotations_score_one(tmp_path: Path, truth: FddbGroundTruth) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fanet_lightning.score.fddb.benchmark import FddbBenchmark, FddbPredictions, read_fddb_predictions
-from fanet_lightning.score.fddb.ground_truth import FddbGroundTruth, read_blocks, read_fddb_ground_truth
+from fanet_lightning.score.fddb.ground_truth import FddbGroundTruth, read_fddb_ground_truth
 from tests.score.fddb_files import block, write_detections, write_fddb, write_folds, write_image, write_sizes
 from tests.score.helpers import refused
 
@@ -50,14 +50,6 @@ def test_ground_truth_of_the_folder_itself_and_of_a_list(tmp_path: Path, truth: 
     assert part.select([C, B]).in_official_order().image_ids == (B, C)
     images.write_text(f"{A}\n2002/01/01/big/img_0\n")
     refused("list.txt:2: '2002/01/01/big/img_0'", read_fddb_ground_truth, tmp_path / "truth", images=images)
-
-
-def test_the_official_files(shared_data: Path) -> None:
-    whole = read_fddb_ground_truth(shared_data / "fddb")
-    assert (len(whole.image_ids), int(whole.faces.sum())) == (2845, 5171)
-    assert np.unique(whole.folds).tolist() == list(range(1, 11))
-    dummy = whole.ellipses[whole.image_ids.index("2002/07/24/big/img_67")]
-    assert [1, 1, 0, 0, 0] in dummy.tolist()
 
 
 def test_sizes_come_from_the_images_where_there_is_no_file(tmp_path: Path) -> None:
@@ -180,18 +172,6 @@ def test_mistakes_of_a_folder(tmp_path: Path, truth: FddbGroundTruth) -> None:
     refused(f"run: 2 of 3 images .*{B}", FddbBenchmark().score, truth, folder, strict=True)
     (folder / "fold-03-out.txt").write_text(block(C, [(5, 4, 0, 1, 1, 0.5)]))
     refused("fold-03-out.txt:1: some rows have 5", read_fddb_predictions, folder, truth)
-
-
-def test_rows_are_read_to_the_last_bit(tmp_path: Path) -> None:
-    rng = np.random.default_rng(5)
-    for columns in (5, 6):
-        images = {}
-        for number in range(40):
-            rows = rng.uniform(0, 300, (rng.integers(0, 6), columns)) * 10.0 ** rng.integers(-9, 3)
-            images[f"2002/01/01/big/img_{number}"] = rows
-        path = put(tmp_path, "".join(block(name, rows.tolist()) for name, rows in images.items()))
-        for one, (name, rows) in zip(read_blocks(path), images.items(), strict=True):
-            assert one.name == name and one.rows.tolist() == rows.tolist()
 
 
 def test_written_predictions_are_read_back(tmp_path: Path, truth: FddbGroundTruth) -> None:

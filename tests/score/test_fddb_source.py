@@ -7,7 +7,6 @@ import pytest
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.sources import FddbSource
-from fanet_lightning.score.fddb.regions import bounding_boxes
 from tests.score.fddb_files import write_fddb, write_image, write_sizes
 from tests.score.helpers import refused
 
@@ -38,17 +37,6 @@ def test_records_are_sorted_and_hold_the_boxes_around_the_ellipses(root: Path) -
     assert records[2].boxes_xyxy.tolist() == [[25, 16, 35, 24], [0, 33, 8, 40]]  # cut to the image
     assert source.ground_truth().image_ids == (C, A, B)
     assert source.ground_truth().known_ids == (A, B, C)
-
-
-def test_bounding_boxes_touch_the_ellipse_on_all_sides() -> None:
-    rng = np.random.default_rng(1)
-    turn = np.linspace(0, 2 * np.pi, 20001)
-    for _ in range(200):
-        major, minor, angle, x, y = ellipse = [*rng.uniform(0, 50, 2), rng.uniform(-4, 4), *rng.uniform(-9, 99, 2)]
-        xs = x + major * np.cos(turn) * np.cos(angle) - minor * np.sin(turn) * np.sin(angle)
-        ys = y + major * np.cos(turn) * np.sin(angle) + minor * np.sin(turn) * np.cos(angle)
-        expected = [xs.min(), ys.min(), xs.max(), ys.max()]
-        assert bounding_boxes([ellipse])[0] == pytest.approx(expected, abs=1e-4)
 
 
 def test_what_is_written_is_what_is_scored(root: Path, tmp_path: Path) -> None:

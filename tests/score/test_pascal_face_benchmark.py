@@ -8,13 +8,7 @@ import pytest
 from fanet_lightning.data.sources import AfwSource, PascalFaceSource
 from fanet_lightning.score.pascal_face.benchmark import AfwBenchmark, PascalFaceBenchmark
 from tests.score.helpers import refused
-from tests.score.pascal_face_files import (
-    CORRECTED,
-    ORIGINAL,
-    write_anno2,
-    write_annotations,
-    write_images,
-)
+from tests.score.pascal_face_files import AFW_CORRECTED, CORRECTED, ORIGINAL, write_annotations, write_images
 
 FACES = {
     "2008_3.jpg": [(10, 10, 50, 60, 0), (100, 10, 150, 60, 1)],
@@ -111,13 +105,6 @@ def test_arrays_written_and_read_score_the_same(labels: Path, tmp_path: Path) ->
     assert read.rules == scores.rules
 
 
-def test_original_labels_of_afw(tmp_path: Path, predictions: Path) -> None:
-    write_anno2(tmp_path / "anno2.mat", FACES)
-    original = AfwBenchmark(labels="original")
-    scores = original.score(original.read_ground_truth(tmp_path), predictions)
-    assert (scores.headline, scores.faces) == ("AFW (original labels), 3 images", {"all": 3})
-
-
 @pytest.mark.parametrize("folder", ["images", "JPEGImages", "testimages", "."])
 @pytest.mark.parametrize("annotations", [".", "annotations"])
 def test_source(tmp_path: Path, folder: str, annotations: str) -> None:
@@ -143,11 +130,11 @@ def test_source(tmp_path: Path, folder: str, annotations: str) -> None:
 
 def test_source_gives_the_benchmark_that_scores_it(tmp_path: Path) -> None:
     write_images(tmp_path, list(FACES))
-    write_anno2(tmp_path / "labels" / "anno2.mat", FACES)
+    write_annotations(tmp_path / "labels" / AFW_CORRECTED, FACES)
     (tmp_path / "list.txt").write_text("2008_1\n2008_3\n")
-    source = AfwSource(tmp_path, "original", tmp_path / "labels", images=tmp_path / "list.txt", alignment=False)
+    source = AfwSource(tmp_path, "corrected", tmp_path / "labels", images=tmp_path / "list.txt", alignment=False)
     benchmark = source.benchmark()
-    assert (benchmark.name, benchmark.release.labels, benchmark.alignment) == ("afw", "original", False)
+    assert (benchmark.name, benchmark.release.labels, benchmark.alignment) == ("afw", "corrected", False)
     assert isinstance(benchmark, AfwBenchmark)
     assert type(PascalFaceSource(tmp_path).benchmark()) is PascalFaceBenchmark
     assert source.name == "afw"
@@ -155,7 +142,7 @@ def test_source_gives_the_benchmark_that_scores_it(tmp_path: Path) -> None:
     benchmark.write_predictions(tmp_path / "out", source.ground_truth(), found)
     scores = benchmark.score(source.ground_truth(), tmp_path / "out", strict=True)
     assert scores.values["ap"]["all"] == 1
-    assert scores.headline == "AFW (original labels, not aligned) sample, 2 of 3 images"
+    assert scores.headline == "AFW (not aligned) sample, 2 of 3 images"
 
 
 def test_source_names_what_is_missing(tmp_path: Path) -> None:

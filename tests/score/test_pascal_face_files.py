@@ -12,16 +12,10 @@ from fanet_lightning.score.pascal_face.ground_truth import (
     PASCAL_FACE,
     PascalFaceDetections,
     PascalFaceGroundTruth,
-    image_key,
     read_annotations,
 )
 from tests.score.helpers import refused
-from tests.score.pascal_face_files import (
-    CORRECTED,
-    ORIGINAL,
-    write_anno2,
-    write_annotations,
-)
+from tests.score.pascal_face_files import CORRECTED, ORIGINAL, write_annotations
 
 FACES = {
     "2008_000002.jpg": [(10, 20, 60, 80, 0), (100, 20, 160, 90, 1)],
@@ -64,17 +58,6 @@ def test_original_labels_do_not_overflow(tmp_path: Path, dtype: type) -> None:
     assert evaluate_detections(truth, found, alignment=False).ap == 0.5
 
 
-def test_afw_original_layout(tmp_path: Path) -> None:
-    path = write_anno2(
-        tmp_path / "anno2.mat", {"18.jpg": [(1.5, 2, 40, 50), (3, 4, 10, 20)], "16.jpg": [], "17.jpg": []}
-    )
-    truth = read_annotations(tmp_path, AFW["original"])
-    assert truth.image_ids == ("16", "17", "18")
-    np.testing.assert_array_equal(truth.boxes_xyxy[2], [[1.5, 2, 40, 50], [3, 4, 10, 20]])
-    assert (truth.faces, truth.boxes_xyxy[0].shape) == (1, (0, 4))
-    refused("'Annotations'", read_annotations, path, AFW["corrected"])
-
-
 @pytest.mark.parametrize(
     ("release", "images", "boxes", "flagged", "faces"),
     [
@@ -100,7 +83,6 @@ def test_labels_that_cannot_be_read(tmp_path: Path) -> None:
     refused(rf"{CORRECTED} cannot be read \(No such file.*give face-eval's", read_annotations, tmp_path, release)
     original = write_annotations(tmp_path / ORIGINAL, FACES, 4)
     refused(f"give face-eval's {CORRECTED}", read_annotations, original, release)
-    refused("'anno'", read_annotations, original, AFW["original"])
     (tmp_path / "damaged.mat").write_bytes(b"MATLAB 5.0" + bytes(300))
     refused(r"damaged\.mat cannot be read", read_annotations, tmp_path / "damaged.mat", release)
     write_annotations(tmp_path / "twice.mat", {"a.jpg": [], "a.png": []})
@@ -120,10 +102,6 @@ def test_list_of_images(tmp_path: Path, truth: PascalFaceGroundTruth) -> None:
     assert (list(found.image_index), list(found.scores), found.missing) == ([0], [0.5], ("2008_000003",))
     images.write_text("2008_000002\n2008_000009\n")
     refused(r"list\.txt:2: '2008_000009'", read_annotations, labels, PASCAL_FACE["corrected"], images)
-
-
-def test_image_key_ends_at_the_first_dot() -> None:
-    assert [image_key(name) for name in ("2008_1", "2008_1.jpg", "a.b.jpg")] == ["2008_1", "2008_1", "a"]
 
 
 TEXT = "2008_000002.jpg 0.25 1 2 30.5 40\n2008_000001 -1.5e-1 1e1 .5 3E+1 40.\n2008_000002 7 0 0 0 0\n"
@@ -156,14 +134,6 @@ def test_unknown_images_are_counted(tmp_path: Path, truth: PascalFaceGroundTruth
     path = tmp_path / "run.txt"
     path.write_text("2008_000002 1 0 0 50 50\n16 1 0 0 50 50\n17 1 0 0 50 50\n16 1 0 0 50 50\n")
     refused(r":2: image '16' is.*of 2 other rows", read_detections, path, truth)
-
-
-def test_file_without_rows_is_a_run_without_detections(tmp_path: Path, truth: PascalFaceGroundTruth) -> None:
-    (tmp_path / "run.txt").write_text("\n")
-    found = read_detections(tmp_path / "run.txt", truth)
-    assert (len(found.scores), found.missing) == (0, IDS)
-    refused("cannot be read", read_detections, tmp_path / "absent.txt", truth)
-    refused("is not one file of detections", read_detections, tmp_path / "labels", truth)
 
 
 def test_what_is_written_ranks_as_it_did(tmp_path: Path, truth: PascalFaceGroundTruth) -> None:

@@ -8,11 +8,7 @@ import numpy as np
 import pytest
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.score.wider_face.predictions import (
-    Predictions,
-    read_predictions,
-    write_predictions,
-)
+from fanet_lightning.score.wider_face.predictions import Predictions, read_predictions, write_predictions
 from tests.score.helpers import IDS, invalid, put, refused, rows_of
 
 
@@ -174,5 +170,3 @@ def test_writing_replaces_predictions_and_nothing_else(tmp_path: Path) -> None:
     put(tmp_path, "labels/photo", "0 0.5 0.5 0.1 0.1")  # YOLO's
     refused("holds something else", write_predictions, tmp_path / "labels", {IDS[0]: ([[0, 0, 1, 1]], [0.5])})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["labels", "run"]  # no temporary folder stays
-    (tmp_path / "file").write_text("")
-    refused("cannot be written", write_predictions, tmp_path / "file" / "run", {})

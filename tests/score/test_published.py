@@ -8,13 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fanet_lightning.score.curves import average_precision
-from fanet_lightning.score.wider_face.published import (
-    FILE,
-    SETTINGS,
-    method_name,
-    published_curve,
-    published_methods,
-)
+from fanet_lightning.score.wider_face.published import FILE, SETTINGS, method_name, published_curve, published_methods
 from tests.score.helpers import refused
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "make_published_curves.py"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fanet_lightning.score.analysis.error_types import error_types
-from fanet_lightning.score.curves import THRESHOLDS, normalise_scores
+from fanet_lightning.score.curves import normalise_scores
 from fanet_lightning.score.inputs import read_selection
 from fanet_lightning.score.wider_face.average_precision import score
 from fanet_lightning.score.wider_face.ground_truth import read_ground_truth
@@ -72,15 +72,6 @@ def test_the_closest_face_decides_even_when_it_does_not_count() -> None:
     )["hard"]
     assert curve.precision[600] == 1.0
     assert curve.precision[-1] == 0.5
-
-
-def test_score_on_a_threshold_is_included() -> None:
-    ground_truth, predictions = pack(
-        [([FACE], {"hard": [True]}, [(*NOWHERE, 1.0), (*FACE, THRESHOLDS[399]), (*NOWHERE, 0.0)])]
-    )
-    recall = score(ground_truth, predictions)["hard"].recall
-    assert recall[398] == 0.0
-    assert recall[399] == 1.0
 
 
 def test_face_of_negative_width_is_missed_and_takes_no_row() -> None:

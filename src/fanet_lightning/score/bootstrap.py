@@ -49,10 +49,6 @@ class ImageCounts:
     hits: npt.NDArray[np.int64]
     faces: npt.NDArray[np.int64]
 
-    def image_of_entries(self) -> npt.NDArray[np.int64]:
-        """(E,) int64, the image that each entry belongs to."""
-        return np.repeat(np.arange(len(self.image_ids)), np.diff(self.starts))
-
     def dense(self, first: int, last: int, dtype: npt.DTypeLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Proposals and hits of images ``first`` … ``last`` (excluded) as matrices (n, 1000), not cumulated."""
         entries = slice(*self.starts[[first, last]].tolist())
@@ -67,10 +63,7 @@ def count_images(ground_truth: GroundTruth, predictions: Predictions) -> dict[st
     """Counts per setting of ``ground_truth``, from the same judging as :func:`wider_face.average_precision.score`.
 
     Scores are normalised over all rows of ``predictions``, and that stays: a curve rebuilt from some of the images
-    keeps the thresholds of the whole run. So resampling asks how the AP of this detector, read at fixed thresholds,
-    varies with the images, not with the two rows that happen to have the extreme scores.
-
-    ValueError: the two are not about the same images in the same order.
+    keeps the thresholds of the whole run, so that an interval does not depend on the two extreme scores.
     """
     bins, settings = judge_settings(ground_truth, predictions)
     images = len(ground_truth.image_ids)
@@ -98,10 +91,8 @@ def count_images(ground_truth: GroundTruth, predictions: Predictions) -> dict[st
 def curve_from_counts(counts: ImageCounts, weights: npt.NDArray[np.integer] | None = None) -> Curve:
     """The curve of a multiset of images.
 
-    Args:
-        counts: of one setting.
-        weights: (N,) whole numbers ≥ 0, how often each image is in; None takes each once and gives the curve of
-            :func:`wider_face.average_precision.score` to the last bit.
+    ``weights`` (N,) are whole numbers ≥ 0, how often each image is in; None takes each once and gives the curve of
+    :func:`wider_face.average_precision.score` to the last bit.
     """
     if weights is None:
         proposals, hits, faces = counts.proposals, counts.hits, counts.faces
@@ -122,7 +113,8 @@ def write_counts(path: Path, counts: Mapping[str, ImageCounts]) -> None:
     settings = list(counts)
     image_ids = counts[settings[0]].image_ids
     # The settings have most pairs in common of image and threshold: one list of pairs, then columns of small numbers.
-    keys = {setting: own.image_of_entries() * POINTS + own.bins for setting, own in counts.items()}
+    images = np.arange(len(image_ids))
+    keys = {setting: np.repeat(images, np.diff(own.starts)) * POINTS + own.bins for setting, own in counts.items()}
     pairs = np.unique(np.concatenate(list(keys.values())))
     arrays: dict[str, Any] = {
         "version": np.array(_VERSION),

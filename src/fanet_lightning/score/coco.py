@@ -40,8 +40,6 @@ from fanet_lightning.score.inputs import (
     DetectionsByImage,
     ImageNames,
     as_xywh,
-    as_xyxy,
-    layout_warning,
     missing_warning,
     packed_detections,
     places_of,
@@ -199,17 +197,11 @@ class CocoDetections:
 
 
 def read_ground_truth(path: Path, images: Path | None = None, category: str | None = None) -> CocoGroundTruth:
-    """Read an annotation file.
-
-    Args:
-        path: the file.
-        images: a list of file names, with or without extension, that restricts everything.
-        category: name of the only category that is scored; None takes all of the file.
+    """Read an annotation file; ``images`` is a list that restricts everything, ``category`` the only one scored.
 
     Raises:
         InputError: the file cannot be read or is not JSON; an entry lacks something, holds numbers that are not finite
-            or negative sides, or names an unknown image or category; an id or name twice; a ``category`` that is not
-            there, or a list that names other images.
+            or negative sides, or names an unknown image or category; an id or name twice.
     """
     content = _loaded(path, _ANNOTATIONS)
     if not _is_annotations(content):
@@ -252,11 +244,6 @@ def read_results(path: Path, ground_truth: CocoGroundTruth) -> CocoDetections:
 
     Entries of images and categories that the annotation file has but that are not scored are skipped. A list of results
     cannot tell an image without a detection from one that was forgotten: both are in ``missing``.
-
-    Raises:
-        InputError: the file cannot be read, is not JSON or neither of the two; an entry lacks something, holds numbers
-            that are not finite or negative sides, or is of an unknown image or category; a file name that may mean
-            several images or none.
     """
     if path.is_dir():
         path /= next((name for name in (RESULTS_FILE, DETECTIONS_FILE) if (path / name).exists()), RESULTS_FILE)
@@ -290,10 +277,6 @@ def read_results(path: Path, ground_truth: CocoGroundTruth) -> CocoDetections:
     image = rows[:, 0].astype(np.int64)
     present = {ground_truth.image_ids[i] for i in np.unique(image).tolist()}
     missing = tuple(image_id for image_id in ids if image_id not in present | looked_at)
-    ends = np.arange(1, len(ids))
-    boxes, scores = (np.split(own, np.searchsorted(image, ends)) for own in (as_xyxy(rows[:, 2:6]), rows[:, 6]))
-    faces = np.split(as_xyxy(ground_truth.boxes_xywh), np.searchsorted(ground_truth.image, ends))
-    warnings += layout_warning(boxes, scores, faces)
     return CocoDetections(image, rows[:, 2:6], rows[:, 6], rows[:, 1].astype(np.int64), missing, warnings)
 
 
@@ -353,15 +336,8 @@ def _rows(path: Path, key: str, entries: Any, fields: Callable[[Any], list[float
 
 
 def write_results(folder: Path, ground_truth: CocoGroundTruth, detections: DetectionsByImage) -> None:
-    """Write detections as ``predictions.json`` in ``folder``, best score first within an image.
-
-    Boxes get four decimals, scores eight. The folder appears by rename.
-
-    Raises:
-        InputError: ``folder`` holds something else, or cannot be written; or several categories are scored, so that
-            it is not known which one the detections are of.
-        ValueError: as :func:`fanet_lightning.score.inputs.packed_detections`.
-    """
+    """Write detections as ``predictions.json`` in ``folder``, best score first within an image: boxes with four
+    decimals, scores with eight. The folder appears by rename."""
     if len(ground_truth.categories) != 1:
         raise InputError(
             f"detections are of one category, the annotations have {len(ground_truth.categories)}; "

@@ -1,4 +1,4 @@
-"""What all formats share: names of images, rows of numbers, MATLAB files, packed detections, a check of the layout."""
+"""What all formats share: names of images, rows of numbers, MATLAB files, packed detections."""
 
 from bisect import bisect_left
 from collections import defaultdict
@@ -20,11 +20,7 @@ DetectionsByImage = Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]]
 
 @contextmanager
 def reading(path: Path | str, remedy: str) -> Iterator[None]:
-    """Whatever goes wrong in the block is the fault of the file: one line with its path, the reason and the remedy.
-
-    Raises:
-        InputError: instead of any other error.
-    """
+    """Whatever goes wrong in the block is the fault of the file: one line with its path, the reason and the remedy."""
     try:
         yield
     except InputError:
@@ -37,11 +33,7 @@ def reading(path: Path | str, remedy: str) -> Iterator[None]:
 
 
 def places_of(wanted: Sequence[str], image_ids: Iterable[str]) -> list[int]:
-    """The place of each wanted image among ``image_ids``, in the order of ``wanted``.
-
-    Raises:
-        ValueError: an image id that is not there.
-    """
+    """The place of each wanted image among ``image_ids``, in the order of ``wanted``."""
     place = {image_id: i for i, image_id in enumerate(image_ids)}
     unknown = [image_id for image_id in wanted if image_id not in place]
     if unknown:
@@ -93,9 +85,6 @@ def number_rows(lines: Sequence[str], columns: Sequence[int], place: Callable[[i
     Args:
         place: number of a line, from 0 → what an error calls it.
         layout: what the numbers are, for the error.
-
-    Raises:
-        InputError: the first line that is something else.
     """
 
     def first(count: int) -> _Boxes | None:
@@ -128,11 +117,7 @@ def load_mat(path: Path, names: Sequence[str], remedy: str) -> dict[str, Any]:
 
 
 def missing_warning(missing: Sequence[str], images: int, complete: Path | None = None) -> tuple[str, ...]:
-    """One line about the images without predictions, where there are some.
-
-    Raises:
-        InputError: there are some in ``complete``, a source that must have them all.
-    """
+    """One line about the images without predictions, where there are some."""
     if not missing:
         return ()
     some = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
@@ -177,33 +162,3 @@ def as_xywh(boxes_xyxy: _Boxes) -> _Boxes:
 def as_xyxy(boxes_xywh: _Boxes) -> _Boxes:
     """(R, 4) → (R, 4) ``x1 y1 x2 y2``."""
     return np.column_stack([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]])
-
-
-# Fewer boxes on a face than any detector has, of boxes enough to tell.
-_HARDLY_ANY, _ENOUGH_BOXES, _IMAGES_LOOKED_AT = 0.05, 50, 400
-
-
-def layout_warning(
-    boxes_xyxy: Sequence[_Boxes], scores: Sequence[_Boxes], faces_xyxy: Sequence[_Boxes], layout: str = "x y w h"
-) -> tuple[str, ...]:
-    """One line where hardly one of the best boxes, as many in an image as it has faces, overlaps a face by an IoU of
-    0.5: as if they were written in another layout, as fractions, or for other images.
-
-    ``boxes_xyxy`` are N times (D_i, 4) pixels as read, ``scores`` (D_i,), ``faces_xyxy`` (F_i, 4).
-    """
-    found = looked_at = 0
-    every = slice(None, None, max(1, len(scores) // _IMAGES_LOOKED_AT))
-    for own, score, faces in zip(boxes_xyxy[every], scores[every], faces_xyxy[every], strict=True):
-        if len(own) and len(faces):
-            best = own[np.argsort(-score, kind="stable")[: len(faces)]][:, None]
-            shared = np.minimum(best[..., 2:], faces[:, 2:]) - np.maximum(best[..., :2], faces[:, :2])
-            both = np.maximum(shared, 0).prod(axis=-1)
-            areas = (best[..., 2:] - best[..., :2]).prod(axis=-1) + (faces[:, 2:] - faces[:, :2]).prod(axis=-1)
-            found += int(((both > 0) & (3 * both >= areas)).any(axis=1).sum())
-            looked_at += len(best)
-    if looked_at < _ENOUGH_BOXES or found >= _HARDLY_ANY * looked_at:
-        return ()
-    return (
-        f"{found:,} of {looked_at:,} boxes looked at are on a face; write {layout} in pixels of the original image, "
-        "and the names or ids of these images",
-    )

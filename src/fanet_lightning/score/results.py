@@ -3,8 +3,7 @@
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -12,7 +11,6 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_names_free, replaced
 from fanet_lightning.score.bootstrap import Interval, interval_of
 from fanet_lightning.score.inputs import DetectionsByImage
@@ -130,16 +128,6 @@ def check_out(out: Path) -> None:
         check_names_free(out, SCORE_PATTERNS, "earlier scores")
 
 
-@contextmanager
-def writing(out: Path) -> Iterator[None]:
-    """Make the folder ``out`` for what the block writes into it; an OSError is one line."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise InputError(f"out={out} cannot be written ({error.strerror}); free it or give another folder") from error
-
-
 def write_scores(
     out: Path,
     scores: Scores,
@@ -166,9 +154,6 @@ def write_scores(
         intervals_method: how they came about, :func:`fanet_lightning.score.bootstrap.method`.
         against: what :func:`comparison` made.
         further: entries that the file ends with, e.g. :func:`fanet_lightning.cli.provenance.scores_entry`.
-
-    Raises:
-        InputError: ``out`` cannot be written.
     """
     content: dict[str, Any] = {
         "benchmark": scores.benchmark,
@@ -183,16 +168,15 @@ def write_scores(
         "made_by": dict(made_by),
         **({} if against is None else {"against": dict(against)}),
     }
-    with writing(out):
-        listed = _content(out / SCORES_FILE).get("files")
-        earlier = {name for name in listed if Path(str(name)).name == name} if isinstance(listed, list) else set()
-        content["files"] = [path.name for path in scores.write_curves(out)]
-        content |= further or {}
-        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        for name in sorted(earlier - set(content["files"])):
-            (out / name).unlink(missing_ok=True)
-        with replaced(out / SCORES_FILE) as path:
-            path.write_text(text, encoding="utf-8")
+    listed = _content(out / SCORES_FILE).get("files")
+    earlier = {name for name in listed if Path(str(name)).name == name} if isinstance(listed, list) else set()
+    content["files"] = [path.name for path in scores.write_curves(out)]
+    content |= further or {}
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    for name in sorted(earlier - set(content["files"])):
+        (out / name).unlink(missing_ok=True)
+    with replaced(out / SCORES_FILE) as path:
+        path.write_text(text, encoding="utf-8")
     return content
 
 
@@ -204,11 +188,7 @@ def intervals_of(scores: Scores, samples: Samples) -> Intervals:
 def comparison(
     name: str, scores: Scores, other: Scores, samples: Samples, other_samples: Samples
 ) -> tuple[Intervals, dict[str, Any]]:
-    """Paired intervals of scores - other, both resampled over the same images, and what ``scores.json`` says of them.
-
-    Raises:
-        ValueError: the two are not about the same images and faces.
-    """
+    """Paired intervals of scores - other, both resampled over the same images, and their entry in ``scores.json``."""
     if tuple(scores.image_ids) != tuple(other.image_ids) or dict(scores.faces) != dict(other.faces):
         raise ValueError("the two are not about the same images and faces")
     differences = _each(

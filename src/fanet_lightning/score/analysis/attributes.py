@@ -6,27 +6,22 @@ such an alarm is a blurred one is unknown, so it counts against every group that
 height are known: by event only the rows of that event's images count, by height only those of that height, as
 COCO has it for its areas.
 
-Rows are judged once. A group keeps the rows on its faces, a few thousand as a rule, and shares the rows on no face with
-other groups. So the product of a resample's weights with the counts is taken over the entries that exist: 84 groups of
-WIDER val hold a few per mille of the dense matrices (images × thresholds) that :mod:`score.bootstrap` multiplies.
-
-How to read the numbers:
+Rows are judged once, and the product of a resample's weights with the counts is taken over the entries that exist: the
+84 groups of WIDER val hold a few per mille of the dense matrices that :mod:`score.bootstrap` multiplies.
 
 * ``ap`` of groups of different size does not compare: all false alarms stand against the few hits of a small group.
   ``normalised_ap`` and the recalls do compare: rows on the group's faces weigh as if the group had as many faces as
   the setting (normalised precision: Hoiem et al., Diagnosing Error in Object Detectors, ECCV 2012; there with a
   constant of their own). It is not defined by height and by event, where the false alarms are a group's own.
 * ``recall`` is read at one threshold for all groups: the lowest at which all faces of the setting together have a
-  precision of at least 0.9. It is what a detector set to that precision finds of each group. In the resamples the
-  threshold stays.
-* ``max_recall`` takes every row.
+  precision of at least 0.9; in the resamples it stays. ``max_recall`` takes every row.
 """
 
 import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -46,7 +41,7 @@ from fanet_lightning.score.curves import (
     normalise_scores,
     score_range,
 )
-from fanet_lightning.score.results import bounds_of, defined, interval_text, markdown_table, print_rows, writing
+from fanet_lightning.score.results import bounds_of, defined, interval_text, markdown_table, print_rows
 from fanet_lightning.score.wider_face.average_precision import check_same_images, judge
 from fanet_lightning.score.wider_face.ground_truth import ATTRIBUTE_VALUES, GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions
@@ -89,9 +84,6 @@ def attribute_groups(ground_truth: GroundTruth, within: str = "hard") -> list[Gr
     """All groups, those without a face too; the first, "all", is the setting ``within`` itself.
 
     Attributes without labels, and events where there is but one, give no group (:func:`left_out`).
-
-    Raises:
-        InputError: no such setting.
     """
     if within not in ground_truth.counted:
         raise InputError(f"attributes within={within} is not one of {', '.join(ground_truth.counted)}")
@@ -360,11 +352,6 @@ def _score_run(
     return scores, low + float(THRESHOLDS[point]) * (high - low)
 
 
-STEM = "attributes"
-# Of WIDER's 61 events a terminal shows the ones that matter most; the files hold all of them.
-EVENTS_SHOWN = 10
-
-
 def write_attributes(
     out: Path,
     scores: AttributeScores,
@@ -375,37 +362,26 @@ def write_attributes(
 ) -> None:
     """Write ``attributes.json``, ``attributes.csv`` and ``attributes.md`` into ``out``, each by rename.
 
-    A number that is not defined is null in the one, empty in the other and "–" in the third.
-
-    Args:
-        out: folder, made if need be.
-        scores: from :func:`score_attributes`.
-        title: data and protocol, for people.
-        against: name of the other run.
-        made_by: see :func:`fanet_lightning.cli.provenance.made_by`.
-
-    Raises:
-        InputError: ``out`` cannot be written.
+    A number that is not defined is null in the one, empty in the other and "–" in the third. ``title`` is data and
+    protocol for people, ``against`` the name of the other run, ``made_by`` as
+    :func:`fanet_lightning.cli.provenance.made_by` has it.
     """
     texts = {
         ".csv": _as_csv(scores),
         ".md": _as_markdown(scores, title, against),
         ".json": _as_json(scores, title, against, made_by),
     }
-    with writing(out):
-        for suffix, text in texts.items():
-            with replaced(out / f"{STEM}{suffix}") as path:
-                path.write_text(text, encoding="utf-8", newline="")
+    for suffix, text in texts.items():
+        with replaced(out / f"attributes{suffix}") as path:
+            path.write_text(text, encoding="utf-8", newline="")
 
 
 def print_attributes(scores: AttributeScores, title: str, against: str | None = None) -> None:
-    """The groups in a table, of the events the ten with the lowest AP; with another run a table of the differences too,
-    there the events that differ most.
-    """
-    print_rows(title, _HEAD, [_row(score) for score in _shown(scores.groups, lambda score: score.ap.value)])
+    """The groups but the events in a table; with another run a table of the differences too."""
+    print_rows(title, _HEAD, [_row(own) for own in scores.groups if own.attribute != "event"])
     if scores.differences:
-        most = _shown(scores.differences, lambda difference: -abs(difference.ap.value))
-        print_rows(_difference_title(against), *_difference_rows(scores, most))
+        shown = [own for own in scores.differences if own.attribute != "event"]
+        print_rows(_difference_title(against), *_difference_rows(scores, shown))
     print("\n".join(_notes(scores)))
 
 
@@ -449,11 +425,6 @@ def _difference_rows(
     return _DIFFERENCE_HEAD, rows
 
 
-def _shown(groups: Sequence[GroupScore], order: Callable[[GroupScore], float]) -> list[GroupScore]:
-    events = [score for score in groups if score.attribute == "event" and not math.isnan(score.ap.value)]
-    return [score for score in groups if score.attribute != "event"] + sorted(events, key=order)[:EVENTS_SHOWN]
-
-
 def _name(score: GroupScore) -> str:
     label = group_label(score.attribute, score.value)
     return label if score.attribute == "all" else f"{score.attribute}: {label}"
@@ -463,15 +434,13 @@ def _number(value: float, sign: str = "") -> str:
     return "–" if math.isnan(value) else f"{value:{sign}.4f}"
 
 
-def _notes(scores: AttributeScores, all_shown: bool = False) -> list[str]:
+def _notes(scores: AttributeScores) -> list[str]:
     found = "no threshold has that precision"
     if not math.isnan(scores.score_threshold):
         found = f"score {scores.score_threshold:.4g}"
-    events = sum(score.attribute == "event" for score in scores.groups)
     return [
         f"recall: where all faces together have precision {scores.at_precision:g} ({found}); max recall: all rows",
         "AP of groups of different size does not compare; normalised AP and the recalls do",
-        *([f"of {events} events {EVENTS_SHOWN} are shown"] if events > EVENTS_SHOWN and not all_shown else []),
         *(f"left out: {line}" for line in scores.left_out),
     ]
 
@@ -531,4 +500,4 @@ def _as_markdown(scores: AttributeScores, title: str, against: str | None) -> st
     if scores.differences:
         lines += ["", "## D" + _difference_title(against)[1:], ""]
         lines += markdown_table(*_difference_rows(scores, scores.differences))
-    return "\n".join([*lines, "", *(f"* {line}" for line in _notes(scores, all_shown=True))]) + "\n"
+    return "\n".join([*lines, "", *(f"* {line}" for line in _notes(scores))]) + "\n"

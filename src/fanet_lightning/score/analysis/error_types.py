@@ -43,7 +43,7 @@ from fanet_lightning.score.curves import (
     first_bins,
     normalise_scores,
 )
-from fanet_lightning.score.results import defined, print_rows, writing
+from fanet_lightning.score.results import defined, print_rows
 from fanet_lightning.score.wider_face.average_precision import (
     MIN_IOU,
     best_of_each_face,
@@ -305,15 +305,8 @@ def _areas(
 
 
 def write_errors(out: Path, errors: ErrorTypes) -> None:
-    """Write ``errors.json`` into the folder ``out``, by rename; numbers that are not defined are null.
-
-    Per setting: ``ap``; ``dap``, the AP that is gained when the errors of a type are fixed; ``special``, when all
-    false positives came last and when all faces that are not found left the denominator; ``rows`` of each kind;
-    ``faces`` in each state.
-
-    Raises:
-        InputError: ``out`` cannot be written.
-    """
+    """Write ``errors.json`` into the folder ``out``, by rename: per setting ``ap``, ``dap`` (gains by type),
+    ``special`` (gains without false positives, without false negatives), ``rows`` by kind, ``faces`` by state."""
     content = {
         "source": SOURCE,
         "min_iou": MIN_IOU,
@@ -334,7 +327,7 @@ def write_errors(out: Path, errors: ErrorTypes) -> None:
         },
     }
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    with writing(out), replaced(out / ERRORS_FILE) as path:
+    with replaced(out / ERRORS_FILE) as path:
         path.write_text(text, encoding="utf-8")
 
 

@@ -19,6 +19,7 @@ from scipy.optimize import linear_sum_assignment
 
 from fanet_lightning.cli.errors import InputError, counted
 from fanet_lightning.cli.files import check_replaceable, replaced, replaced_folder
+from fanet_lightning.score.fddb import regions
 from fanet_lightning.score.fddb.ground_truth import (
     ELLIPSE,
     FOLDS,
@@ -26,15 +27,6 @@ from fanet_lightning.score.fddb.ground_truth import (
     FddbGroundTruth,
     read_blocks,
     read_fddb_ground_truth,
-)
-from fanet_lightning.score.fddb.regions import (
-    EllipseFit,
-    apply_fit,
-    bounding_boxes,
-    fit_without_fold,
-    inscribed_ellipses,
-    iou_with_ellipses,
-    iou_with_rectangles,
 )
 from fanet_lightning.score.fddb.roc import (
     DISCRETE_IOU,
@@ -45,15 +37,7 @@ from fanet_lightning.score.fddb.roc import (
     resampled_rates,
     roc_from_counts,
 )
-from fanet_lightning.score.inputs import (
-    DetectionsByImage,
-    ImageNames,
-    as_xywh,
-    as_xyxy,
-    layout_warning,
-    missing_warning,
-    packed_detections,
-)
+from fanet_lightning.score.inputs import DetectionsByImage, ImageNames, as_xywh, missing_warning, packed_detections
 from fanet_lightning.score.results import Samples, Scores
 
 Floats = npt.NDArray[np.float64]
@@ -112,10 +96,6 @@ def read_fddb_predictions(source: Path, ground_truth: FddbGroundTruth) -> FddbPr
     """Read the detections of the ground truth's images from one file or all ``.txt`` of a folder.
 
     Curves (``…ROC.txt``) and ellipse lists are left aside. Blocks of images outside a selection are skipped.
-
-    Raises:
-        InputError: the source is missing or empty, an image has two blocks or is not known, rectangles and ellipses
-            are mixed, or a line does not hold what it should.
     """
     files = [source]
     if source.is_dir():
@@ -215,12 +195,7 @@ class FddbBenchmark:
         return read_fddb_ground_truth(path, images, self.image_sizes, self.images_root)
 
     def score(self, ground_truth: FddbGroundTruth, predictions: Path, *, strict: bool = False) -> FddbScores:
-        """Score a folder of fold files, or one joined file, of rectangles or ellipses.
-
-        Raises:
-            InputError: see :func:`read_fddb_predictions`; ellipses that are to become ellipses; too few matches for the
-                fit.
-        """
+        """Score a folder of fold files, or one joined file, of rectangles or ellipses."""
         truth = ground_truth.in_official_order()
         found = read_fddb_predictions(predictions, truth)
         missing_warning(found.missing, len(found.image_ids), predictions if strict else None)
@@ -258,19 +233,14 @@ class FddbBenchmark:
                 for place, measure in enumerate(MEASURES)
             },
             rules=rules,
-            warnings=self._warnings(ground_truth, predictions, len(folds)),
+            warnings=self._warnings(predictions, len(folds)),
             counts=counts,
             roc=roc,
         )
 
     def write_predictions(self, folder: Path, ground_truth: FddbGroundTruth, detections: DetectionsByImage) -> None:
         """One file per fold, its images in the official order, best score first: coordinates with four decimals, scores
-        with six. An image that ``detections`` lacks gets no block; the official program wants all images.
-
-        Raises:
-            InputError: ``folder`` holds something else than such files, or cannot be written.
-            ValueError: a detection that is not finite, has a negative side, or is of an image that is not there.
-        """
+        with six. An image that ``detections`` lacks gets no block; the official program wants all images."""
         ordered = ground_truth.in_official_order()
         packed = FddbPredictions.from_detections(detections, ordered.image_ids)
         check_replaceable(folder, "predictions", lambda entry: _WRITTEN.fullmatch(entry.name) is not None)
@@ -287,31 +257,25 @@ class FddbBenchmark:
 
     def _as_scored(
         self, truth: FddbGroundTruth, predictions: FddbPredictions
-    ) -> tuple[FddbPredictions, dict[int, EllipseFit]]:
+    ) -> tuple[FddbPredictions, dict[int, regions.EllipseFit]]:
         if self.ellipses == "as_given":
             return predictions, {}
         if predictions.are_ellipses:
             raise ValueError(f"these are ellipses already; leave ellipses={self.ellipses} out")
-        fits: dict[int, EllipseFit] = {}
+        fits: dict[int, regions.EllipseFit] = {}
         if self.ellipses == "inscribed":
-            rows = tuple(inscribed_ellipses(own) for own in predictions.rows)
+            rows = tuple(regions.inscribed_ellipses(own) for own in predictions.rows)
         else:
             fits = _fits(truth, predictions)
             folds = truth.folds.tolist()
-            rows = tuple(apply_fit(fits[fold], own) for fold, own in zip(folds, predictions.rows, strict=True))
+            rows = tuple(regions.apply_fit(fits[fold], own) for fold, own in zip(folds, predictions.rows, strict=True))
         return replace(predictions, rows=rows, are_ellipses=True), fits
 
-    def _warnings(self, truth: FddbGroundTruth, predictions: FddbPredictions, folds: int) -> tuple[str, ...]:
+    def _warnings(self, predictions: FddbPredictions, folds: int) -> tuple[str, ...]:
         lines = list(missing_warning(predictions.missing, len(predictions.image_ids)))
         negative = sum(int(predictions.has_negative_side(i).sum()) for i in range(len(predictions.rows)))
         if negative:
             lines.append(f"{counted(negative, 'detection')} with a negative width or height: taken as false alarms")
-        to_boxes = bounding_boxes if predictions.are_ellipses else as_xyxy
-        boxes_xyxy = [to_boxes(own) for own in predictions.rows]
-        lines += layout_warning(boxes_xyxy, predictions.scores, [bounding_boxes(own) for own in truth.ellipses])
-        scores = np.concatenate([np.zeros(0), *predictions.scores])
-        if len(scores) > 1 and (scores == scores[0]).all():
-            lines.append(f"all {len(scores)} scores are {scores[0]:g}: the curve is a single point")
         if folds < FOLDS:
             lines.append(f"{folds} of {FOLDS} folds: the numbers do not compare with published ones")
         if self.ellipses != "as_given":
@@ -330,7 +294,7 @@ def count_fddb(ground_truth: FddbGroundTruth, predictions: FddbPredictions) -> F
 
 def image_iou(ground_truth: FddbGroundTruth, predictions: FddbPredictions, image: int) -> Floats:
     """IoU of the faces and the detections of one image, (F, D); 0 for detections with a negative side."""
-    overlaps = iou_with_ellipses if predictions.are_ellipses else iou_with_rectangles
+    overlaps = regions.iou_with_ellipses if predictions.are_ellipses else regions.iou_with_rectangles
     width, height = ground_truth.sizes_wh[image].tolist()
     rows, negative = predictions.rows[image], predictions.has_negative_side(image)
     iou = np.zeros((len(ground_truth.ellipses[image]), len(rows)))
@@ -338,7 +302,7 @@ def image_iou(ground_truth: FddbGroundTruth, predictions: FddbPredictions, image
     return iou
 
 
-def _fits(truth: FddbGroundTruth, predictions: FddbPredictions) -> dict[int, EllipseFit]:
+def _fits(truth: FddbGroundTruth, predictions: FddbPredictions) -> dict[int, regions.EllipseFit]:
     """Fits on the pairs that the discrete score counts when all detections are in."""
     rows, ellipses = [], []
     for image in range(len(truth.image_ids)):
@@ -349,6 +313,6 @@ def _fits(truth: FddbGroundTruth, predictions: FddbPredictions) -> dict[int, Ell
         rows.append(predictions.rows[image][detections[matched]])
         ellipses.append(truth.ellipses[image][faces[matched]])
     try:
-        return fit_without_fold(rows, ellipses, truth.folds)
+        return regions.fit_without_fold(rows, ellipses, truth.folds)
     except ValueError as error:
         raise ValueError(f"ellipses=cross_fitted: {error}; take ellipses=as_given") from error

@@ -38,9 +38,6 @@ def read_blocks(path: Path) -> list[Block]:
     """The blocks of a file, in its order. Blank lines and carriage returns do not count; a name may end in ``.jpg``.
 
     Rows have five columns, ``x y w h score``, or six, ``major minor angle cx cy score``, the same throughout a file.
-
-    Raises:
-        InputError: the file cannot be read; or the first line that does not hold what it should, by its number.
     """
     with reading(path, "give a text file"):
         text = path.read_text(encoding="utf-8-sig")

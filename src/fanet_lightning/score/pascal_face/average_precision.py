@@ -53,7 +53,6 @@ class PascalFaceResult:
     ``faces_per_image`` (N,) int64, faces that count.
     ``image_index``     (D,) int64.
     ``boxes_xyxy``      (D, 4) float64, as they were matched in the last pass.
-    ``rows``            (D,) int64, each one's place in the detections that were given.
     ``scores``          (D,) float64, descending.
     ``hit``             (D,) bool, true positives.
     ``false_positive``  (D,) bool; a detection on an ignored face is neither.
@@ -67,7 +66,6 @@ class PascalFaceResult:
     faces_per_image: Index
     image_index: Index
     boxes_xyxy: Float
-    rows: Index
     scores: Float
     hit: Bool
     false_positive: Bool
@@ -94,11 +92,7 @@ def evaluate_detections(
        five passes, four alignments. The labels of the test set fit four numbers per detector; that belongs to the
        protocol and is worth from one to twenty points of AP.
 
-    A pass without a hit has nothing to learn from, so its transform changes nothing. (Face-eval continues with NaN;
-    either way there is no hit, and AP is 0.)
-
-    Raises:
-        ValueError: detections of other images, or of the same in another order.
+    A pass without a hit has nothing to learn from, so its transform changes nothing.
     """
     if detections.image_ids != ground_truth.image_ids:
         raise ValueError("the detections are of other images than the ground truth, or in another order")
@@ -130,7 +124,6 @@ def evaluate_detections(
         faces_per_image=faces_per_image,
         image_index=image_index,
         boxes_xyxy=boxes,
-        rows=rows,
         scores=detections.scores[rows],
         hit=hit,
         false_positive=false_positive,
@@ -233,11 +226,7 @@ _HITS_AT_ONCE = 2048
 
 
 def resampled_ap(result: PascalFaceResult, samples: int = SAMPLES, seed: int = 0) -> Float:
-    """(B,) AP per resample; NaN where no face of it counts.
-
-    Raises:
-        ValueError: ``samples`` or the number of images below 1.
-    """
+    """(B,) AP per resample; NaN where no face of it counts."""
     drawn = np.empty(samples)
     for part, weights in image_weights(len(result.faces_per_image), samples, seed):
         drawn[part] = weighted_ap(result, weights)

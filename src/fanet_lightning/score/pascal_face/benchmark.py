@@ -9,7 +9,7 @@ import numpy as np
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_replaceable, replaced, replaced_folder
-from fanet_lightning.score.inputs import DetectionsByImage, layout_warning, missing_warning, number_rows, reading
+from fanet_lightning.score.inputs import DetectionsByImage, missing_warning, number_rows, reading
 from fanet_lightning.score.pascal_face.average_precision import (
     MIN_DETECTION_PX,
     PASSES,
@@ -39,10 +39,6 @@ def read_detections(source: Path, ground_truth: PascalFaceGroundTruth) -> Pascal
     A file without rows is a run without detections. Rows of images that the ground truth knows but has not selected
     are skipped. Face-eval counts detections of unknown images as false positives; they are an error here, since all
     they have told so far is that the wrong files were given.
-
-    Raises:
-        InputError: a missing file, a folder without one or with more, an unknown image, a number that is missing or not
-            finite, a negative side.
     """
     files = [path for path in source.glob("*.txt") if path.name[0] != "."] if source.is_dir() else [source]
     if len(files) != 1:
@@ -88,12 +84,8 @@ class PascalFaceScores(Scores):
         return {"ap": {"all": resampled_ap(self.result, samples, seed)}}
 
     def write_curves(self, folder: Path) -> list[Path]:
-        """Write the curve, one point per detection, best score first.
-
-        ``pr_curve.txt``  recall, precision and score a line. Face-eval draws its curves and writes none, so there is no
-                          official format.
-        ``pr_curves.npz`` ``all_recall``, ``all_precision``, ``all_thresholds``, (D,) float64.
-        """
+        """``pr_curve.txt``, a line of recall, precision and score per detection, best score first; ``pr_curves.npz``,
+        ``all_recall``, ``all_precision``, ``all_thresholds``, (D,) float64."""
         points = np.column_stack([self.result.recall, self.result.precision, self.result.scores])
         with replaced(folder / CURVE_FILE) as path:
             path.write_text("%.6f %.6f %.9g\n" * len(points) % tuple(points.ravel().tolist()), encoding="utf-8")
@@ -134,10 +126,6 @@ class PascalFaceBenchmark:
         """Score a file of detections, or the folder that holds one."""
         detections = read_detections(predictions, ground_truth)
         warnings = missing_warning(detections.missing, len(ground_truth.image_ids), predictions if strict else None)
-        order = np.argsort(detections.image_index, kind="stable")
-        starts = np.searchsorted(detections.image_index[order], np.arange(1, len(detections.image_ids)))
-        boxes_xyxy, values = (np.split(own[order], starts) for own in (detections.boxes_xyxy, detections.scores))
-        warnings += layout_warning(boxes_xyxy, values, ground_truth.boxes_xyxy, "x1 y1 x2 y2")
         return self._scores(ground_truth, detections, warnings)
 
     def score_detections(self, ground_truth: PascalFaceGroundTruth, detections: DetectionsByImage) -> PascalFaceScores:
@@ -155,10 +143,6 @@ class PascalFaceBenchmark:
 
         Scores get nine digits, which float32 survives, boxes three decimals. Among equal scores the order of the images
         decides, then that of the rows; so reading the file gives the same order again.
-
-        Raises:
-            InputError: ``folder`` holds something else, or cannot be written.
-            ValueError: detections that are not finite, have a negative side, or are about other images.
         """
         check_replaceable(folder, "predictions", lambda entry: entry.name == DETECTIONS_FILE)
         packed = PascalFaceDetections.from_detections(detections, ground_truth.image_ids)
@@ -198,7 +182,7 @@ class PascalFaceBenchmark:
 
 
 class AfwBenchmark(PascalFaceBenchmark):
-    """AFW: 205 images, 473 faces that count by the corrected labels and 468 by the original ones. The same rules."""
+    """AFW by the same rules: 205 images, 473 faces that count by the corrected labels, the only ones that are read."""
 
     name = "afw"
     title = "AFW"

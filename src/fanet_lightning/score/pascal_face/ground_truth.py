@@ -107,28 +107,23 @@ class PascalFaceDetections:
 
 
 class Release(NamedTuple):
-    """An official label file. ``variable`` is what it holds, ``columns`` those of its boxes, ``faces`` those counted.
+    """An official label file: ``columns`` of its boxes, ``faces`` that count.
 
-    Six columns are x1 y1 x2 y2, one that is not used, and the ignore flag. Four are x1 y1 x2 y2, in ``anno`` as
-    [[x1, y1], [x2, y2]].
+    Six columns are x1 y1 x2 y2, one that is not used, and the ignore flag; four are x1 y1 x2 y2.
     """
 
     labels: str
     file_name: str
-    variable: str
     columns: int
     images: int
     faces: int
 
 
 PASCAL_FACE: Mapping[str, Release] = {
-    "corrected": Release("corrected", "Annotations_Face_PASCALLayout_large_fixed.mat", "Annotations", 6, 851, 1341),
-    "original": Release("original", "Annotations_Face_PASCALLayout_large.mat", "Annotations", 4, 851, 1331),
+    "corrected": Release("corrected", "Annotations_Face_PASCALLayout_large_fixed.mat", 6, 851, 1341),
+    "original": Release("original", "Annotations_Face_PASCALLayout_large.mat", 4, 851, 1331),
 }
-AFW: Mapping[str, Release] = {
-    "corrected": Release("corrected", "new_annotations_AFW.mat", "Annotations", 6, 205, 473),
-    "original": Release("original", "anno2.mat", "anno", 4, 205, 468),
-}
+AFW: Mapping[str, Release] = {"corrected": Release("corrected", "new_annotations_AFW.mat", 6, 205, 473)}
 
 
 def image_key(name: str) -> str:
@@ -156,10 +151,10 @@ def read_annotations(path: Path, release: Release, images: Path | None = None) -
     """
     path = path / release.file_name if path.is_dir() else path
     remedy = f"give face-eval's {release.file_name} ({release.labels} labels) or the folder that holds it"
-    content = load_mat(path, (release.variable,), remedy)
+    content = load_mat(path, ("Annotations",), remedy)
     faces: dict[str, tuple[str, Float]] = {}
     with reading(path, remedy):
-        for name, boxes in (_rows_of_anno if release.variable == "anno" else _rows)(content[release.variable]):
+        for name, boxes in _rows(content["Annotations"]):
             if len(boxes) and boxes.shape[1] != release.columns:
                 raise ValueError(f"boxes of {boxes.shape[1]} columns, not {release.columns}")
             if image_key(name) in faces or not np.isfinite(boxes).all():
@@ -188,15 +183,5 @@ def _rows(annotations: Any) -> Iterator[tuple[str, Float]]:
     """Image name and boxes (F, 4 or 6). Stored as uint8 and the like, whose differences overflow: float64 first."""
     for image in np.asarray(annotations).ravel():
         boxes = np.asarray(image["objects"]).astype(np.float64)
-        yield _name(image["imgname"]), boxes if boxes.ndim == 2 and boxes.size else np.empty((0, 0))
-
-
-def _rows_of_anno(anno: Any) -> Iterator[tuple[str, Float]]:
-    """AFW's first label file: a row of cells per image, the name and then a cell of [[x1, y1], [x2, y2]] per face."""
-    for image in np.atleast_2d(anno):
-        boxes = [np.asarray(cell).astype(np.float64).reshape(4) for cell in np.asarray(image[1]).ravel()]
-        yield _name(image[0]), np.array(boxes).reshape(-1, 4)
-
-
-def _name(cell: Any) -> str:
-    return str(np.asarray(cell).ravel()[0])
+        name = str(np.asarray(image["imgname"]).ravel()[0])
+        yield name, boxes if boxes.ndim == 2 and boxes.size else np.empty((0, 0))

@@ -18,14 +18,7 @@ from fanet_lightning.score.bootstrap import (
     write_counts,
 )
 from fanet_lightning.score.curves import Curve, average_precision
-from fanet_lightning.score.inputs import (
-    DetectionsByImage,
-    as_xyxy,
-    layout_warning,
-    missing_warning,
-    read_selection,
-    reading,
-)
+from fanet_lightning.score.inputs import DetectionsByImage, missing_warning, read_selection, reading
 from fanet_lightning.score.results import Samples, Scores
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth, read_ground_truth
 from fanet_lightning.score.wider_face.predictions import read_predictions, write_predictions
@@ -76,9 +69,6 @@ class WiderFaceBenchmark:
         whole_ids = ground_truth.whole_ids or ground_truth.image_ids
         read = read_predictions(predictions, ground_truth.image_ids, known_ids=whole_ids)
         warnings = missing_warning(read.missing, len(read.image_ids), predictions if strict else None)
-        starts = read.starts[1:-1]
-        boxes_xyxy, faces_xyxy = as_xyxy(read.boxes_xywh), [as_xyxy(own) for own in ground_truth.boxes_xywh]
-        warnings += layout_warning(np.split(boxes_xyxy, starts), np.split(read.scores, starts), faces_xyxy)
         counts = count_images(ground_truth, read)
         return scores_from_counts(self.name, self.title, counts, len(whole_ids), warnings)
 

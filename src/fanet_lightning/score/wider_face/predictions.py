@@ -160,7 +160,7 @@ def write_predictions(folder: Path, detections: DetectionsByImage) -> None:
     predictions there are replaced, anything else is not.
 
     Raises:
-        InputError: ``folder`` holds something else than predictions, or cannot be written.
+        InputError: ``folder`` holds something else than predictions.
         ValueError: an image id that is no relative path, or a detection that is not finite or has a negative side.
     """
     check_replaceable(folder, "predictions", lambda entry: all(map(_is_prediction, (entry, *entry.rglob("*")))))
