@@ -171,14 +171,6 @@ def test_name_lines_that_name_the_same_image(line: str, tmp_path: Path, capsys: 
     assert printed.err == "" and "1.000000" in printed.out
 
 
-@pytest.mark.parametrize("line", ["1--Riot/{name}.jpg", "0_Parade_9", "{event}/"])
-def test_name_lines_that_name_another_image(line: str, tmp_path: Path) -> None:
-    faces = faces_of(1)
-    rows = {image_id: [(*row, 0.9) for row in own] for image_id, own in faces.items()}
-    words = [*words_of("wider_face", tmp_path, faces), f"predictions={put_wider(tmp_path / 'found', rows, line)}"]
-    refused(r"0_Parade_0\.txt:1: .*; write '0_Parade_0'", main, words)
-
-
 def test_a_folder_packed_with_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     faces = faces_of(2)
     words = words_of("wider_face", tmp_path, faces)

@@ -263,15 +263,6 @@ def test_chunks_and_precision_change_nothing(monkeypatch: pytest.MonkeyPatch, fa
             np.testing.assert_array_equal(interval.samples, whole[setting].samples)
 
 
-def test_the_seed_decides_the_draw() -> None:
-    counts = counts_of(1, 30)
-    first, again, other = (bootstrap_ap(counts, 20, seed)["hard"].samples for seed in (3, 3, 4))
-    np.testing.assert_array_equal(first, again)
-    assert (first != other).any()
-    # More samples go on where fewer ended.
-    np.testing.assert_array_equal(bootstrap_ap(counts, 30, 3)["hard"].samples[:20], first)
-
-
 def test_a_resample_without_faces_is_nan_and_left_out() -> None:
     # One image of three has a face: 8 of 27 draws have none.
     ids = ("e/a", "e/b", "e/c")

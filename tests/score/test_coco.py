@@ -106,34 +106,6 @@ def test_a_face_that_is_number_0_is_a_face_like_any_other(folder: Path) -> None:
     assert scores.values["ap"]["all"] == pytest.approx(1.0)
 
 
-def test_a_crowd_takes_any_number_of_rows_and_counts_neither_way(folder: Path) -> None:
-    truth, found = crowded(2)
-    truth["annotations"][1]["iscrowd"] = 1
-    inside = {"image_id": 1, "category_id": 1, "bbox": [22.0, 2.0, 4.0, 4.0], "score": 2.0}
-    case = truth, [inside, inside, *found]
-    scores = CocoBenchmark(backend="pycocotools").score(*paths(folder, case))
-    assert scores.values["ap"]["all"] == pytest.approx(1.0)
-    assert scores.faces["all"] == 1
-    truth["annotations"][1]["iscrowd"] = 0  # a face: 0.06 of it is covered, so both rows are misses in front
-    scores = CocoBenchmark(backend="pycocotools").score(*paths(folder, case))
-    assert scores.values["ap"]["all"] == pytest.approx(0.5)
-
-
-@pytest.mark.parametrize(("first", "expected"), [(0.0, 1.0), (4.0, 51 / 101)])
-def test_of_two_faces_equally_far_the_later_in_the_file_is_taken(folder: Path, first: float, expected: float) -> None:
-    """The first row overlaps both faces by 2/3, the second only the left one, which must still be free for it."""
-    truth, _ = crowded(2)
-    for annotation, x in zip(truth["annotations"], (first, 4.0 - first), strict=True):
-        annotation["bbox"] = [x, 0.0, 10.0, 10.0]
-    rows = [
-        {"image_id": 1, "category_id": 1, "bbox": [x, 0.0, 10.0, 10.0], "score": score}
-        for x, score in ((2.0, 0.9), (-2.0, 0.8))
-    ]
-    ground_truth, detections = read(folder, (truth, rows))
-    assert plain_ap(plain(truth, rows))["50"] == pytest.approx(expected)
-    assert average_precision(matched_rows(ground_truth, detections))["50"] == pytest.approx(expected)
-
-
 # Against the tool and the oracle
 
 
@@ -402,17 +374,6 @@ def test_backends_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch
     refused(r"backend=fast .* auto, pycocotools", CocoBenchmark, backend="fast")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     refused("pip install faster-coco-eval", CocoBenchmark, backend="faster_coco_eval")
-
-
-def test_missing_images_are_named_and_an_error_when_strict(annotations: Path, tmp_path: Path) -> None:
-    path = put(tmp_path / "found.json", found())
-    benchmark = CocoBenchmark(backend="pycocotools")
-    ground_truth = benchmark.read_ground_truth(annotations)
-    scores = benchmark.score(ground_truth, path)
-    assert scores.warnings == ("1 of 3 images have no predictions and count as empty: event/b.v2",)
-    refused(r"1 of 3 images .*event/b\.v2", benchmark.score, ground_truth, path, strict=True)
-    put(path, [*found(), {"image_id": 20, "category_id": 5, "bbox": [0, 0, 1, 1], "score": 0.1}])
-    assert benchmark.score(ground_truth, path, strict=True).warnings == ()
 
 
 def test_predictions_come_back_as_they_were(annotations: Path, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import pytest
 from fanet_lightning.score.fddb.benchmark import FddbBenchmark, FddbPredictions
 from fanet_lightning.score.fddb.ground_truth import FddbGroundTruth
 from fanet_lightning.score.fddb.regions import (
-    LEAST_PAIRS,
     fit_ellipses,
     fit_without_fold,
     inscribed_ellipses,
@@ -95,15 +94,6 @@ def test_rates_at_the_limits(tmp_path: Path) -> None:
         assert scores.values["continuous"][setting] == pytest.approx(rate * 6 / 9)
 
 
-def test_equal_scores_are_one_point(tmp_path: Path, golden: Any, truth: FddbGroundTruth) -> None:
-    rows = {image["image_id"]: [[*row[:4], 7] for row in image["rows"]] for image in golden["images"]}
-    scores = score_rows(tmp_path, truth, rows)
-    end = golden["lines"][0]
-    assert scores.values["discrete"]["max"] == end[1] / scores.faces["all"]
-    lines = (scores.write_curves(tmp_path / "out")[0]).read_text().splitlines()
-    assert len(lines) == 2  # and the one of the images without detections
-
-
 def test_the_annotations_score_one(tmp_path: Path, truth: FddbGroundTruth) -> None:
     own = zip(truth.image_ids, truth.ellipses, strict=True)
     scores = score_rows(tmp_path, truth, {i: [[*row, 1] for row in rows.tolist()] for i, rows in own})
@@ -150,12 +140,6 @@ def test_fit_equals_the_normal_equations() -> None:
         assert fit.coefficients[:, column] == pytest.approx(np.linalg.solve(normal, right))
 
 
-def test_fit_refuses() -> None:
-    rows, ellipses = made_pairs(np.random.default_rng(2), LEAST_PAIRS)
-    assert fit_ellipses(rows, ellipses).pairs == LEAST_PAIRS
-    invalid("19 pairs, need at least 20", fit_ellipses, rows[1:], ellipses[1:])
-
-
 def test_no_fold_fits_itself() -> None:
     rng = np.random.default_rng(7)
     rows, ellipses = zip(*(made_pairs(rng, 15) for _ in range(6)), strict=True)
@@ -200,9 +184,7 @@ def test_cross_fitted_ellipses_fit_better_and_are_named() -> None:
 def test_cross_fitting_needs_enough_faces(
     golden_files: tuple[Path, Path], truth: FddbGroundTruth, tmp_path: Path
 ) -> None:
-    refused(
-        "run: ellipses=cross_fitted: .* need at least 20", FddbBenchmark("cross_fitted").score, truth, golden_files[1]
-    )
+    refused("run: .* need at least 20", FddbBenchmark("cross_fitted").score, truth, golden_files[1])
     joined = tmp_path / "ellipses.txt"
     joined.write_text(block(truth.image_ids[0], [(5, 4, 0, 20, 20, 0.5)]))
     for ellipses in ("cross_fitted", "inscribed"):

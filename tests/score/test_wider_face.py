@@ -56,24 +56,6 @@ def test_half_an_overlap_is_a_hit_and_counts_the_last_pixel(height: float, expec
     assert ap_of([FACE], [True], [(0, 0, 9, height, 1.0), (*NOWHERE, 0.0)]) == pytest.approx(expected)
 
 
-def test_the_closest_face_decides_even_when_it_does_not_count() -> None:
-    counted_face, other_face = (0, 0, 9, 9), (0, 1, 9, 9)
-    # The row overlaps the counted face by 9/11, but sits on the other one: no proposal at all, so precision stays 1.
-    curve = score(
-        *pack(
-            [
-                (
-                    [counted_face, other_face],
-                    {"hard": [True, False]},
-                    [(*counted_face, 1.0), (*other_face, 0.5), (*NOWHERE, 0.0)],
-                )
-            ]
-        )
-    )["hard"]
-    assert curve.precision[600] == 1.0
-    assert curve.precision[-1] == 0.5
-
-
 def test_face_of_negative_width_is_missed_and_takes_no_row() -> None:
     # The official files have one. Its area of -24 and the first row's 24 would give 0 / 0.
     with warnings.catch_warnings():

@@ -114,30 +114,24 @@ class CocoGroundTruth:
     file_categories: Mapping[FileId, str]
 
     @classmethod
-    def from_faces(
-        cls, faces: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike | None]], category: str = "face"
-    ) -> Self:
-        """Pack ``image_id → (boxes_xyxy (F, 4), crowd (F,) or None)``, areas taken from the boxes.
+    def from_faces(cls, faces: DetectionsByImage) -> Self:
+        """Pack ``image_id → (boxes_xyxy (F, 4), crowd (F,))`` of one category, areas taken from the boxes.
 
         Raises:
             ValueError: a box that is not finite or has a negative side, or flags that are not one per box.
         """
-        flags = {
-            image_id: (boxes, np.zeros(len(np.asarray(boxes).reshape(-1, 4))) if crowd is None else crowd)
-            for image_id, (boxes, crowd) in faces.items()
-        }
-        starts, boxes_xyxy, crowd = packed_detections(flags, tuple(faces))
+        starts, boxes_xyxy, crowd = packed_detections(faces, tuple(faces))
         xywh = as_xywh(boxes_xyxy)
         return cls(
             tuple(faces),
-            (category,),
+            ("face",),
             np.repeat(np.arange(len(faces)), np.diff(starts)),
             xywh,
             np.zeros(len(xywh), np.int64),
             xywh[:, 2] * xywh[:, 3],
             crowd > 0,
             dict(enumerate(faces, start=1)),
-            {1: category},
+            {1: "face"},
         )
 
     def select(self, image_ids: Iterable[str]) -> Self:
@@ -515,9 +509,8 @@ def _match_image(overlaps: Floats, crowd: Bools, no_count: Bools, matched: Bools
         matched[row] = found
 
 
-# Bounds of what is in memory at a time; the results do not depend on them.
+# Bounds what is in memory at a time; the results do not depend on it.
 _NUMBERS_AT_ONCE = 4_000_000
-_CURVES_AT_ONCE = 500
 
 
 def average_precision(
@@ -528,14 +521,11 @@ def average_precision(
     Equal to pycocotools on a set with every image copied that often, the copies under new ids next to each other. Rows
     of equal score *within* one image are the exception: here all copies of the first come before the second.
 
-    Args:
-        categories: of :func:`matched_rows`.
-        weights: (b, N) whole numbers ≥ 0, how often each image is in; None takes each once, and b is 1.
+    ``weights`` (b, N) are whole numbers ≥ 0, how often each image is in; None takes each once, and b is 1.
     """
     if weights is None:
         weights = np.ones((1, categories[0].faces.shape[1]))
-    step = max(1, _NUMBERS_AT_ONCE // max(1, weights.shape[1], *(len(own.image) for own in categories)))
-    step = min(step, _CURVES_AT_ONCE)
+    step = max(1, _NUMBERS_AT_ONCE // max(1000, weights.shape[1], *(len(own.image) for own in categories)))
     parts = [weights[first : first + step].astype(np.float64) for first in range(0, len(weights), step)]
     # (K, b, T, A)
     means = np.stack([np.concatenate([_curves(own, part).mean(axis=-1) for part in parts]) for own in categories])

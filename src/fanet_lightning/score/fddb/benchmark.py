@@ -312,7 +312,4 @@ def _fits(truth: FddbGroundTruth, predictions: FddbPredictions) -> dict[int, reg
         matched = (iou[faces, detections] > DISCRETE_IOU) & has_area
         rows.append(predictions.rows[image][detections[matched]])
         ellipses.append(truth.ellipses[image][faces[matched]])
-    try:
-        return regions.fit_without_fold(rows, ellipses, truth.folds)
-    except ValueError as error:
-        raise ValueError(f"ellipses=cross_fitted: {error}; take ellipses=as_given") from error
+    return regions.fit_without_fold(rows, ellipses, truth.folds)

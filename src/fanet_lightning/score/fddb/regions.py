@@ -166,7 +166,7 @@ def fit_ellipses(rows_xywh: npt.ArrayLike, ellipses: npt.ArrayLike) -> EllipseFi
     """
     rows, targets = np.asarray(rows_xywh, np.float64).reshape(-1, 4), np.asarray(ellipses, np.float64).reshape(-1, 5)
     if len(rows) < LEAST_PAIRS:
-        raise ValueError(f"{len(rows)} pairs, need at least {LEAST_PAIRS}")
+        raise ValueError(f"{len(rows)} pairs, need at least {LEAST_PAIRS} to fit ellipses; take ellipses=as_given")
     doubled = np.exp(2j * targets[:, 2])
     angle = float(np.angle(doubled.mean()) / 2 % np.pi)
     # The first half-axis is the one nearer to the common angle, or the fit would mix up lying and standing ellipses.

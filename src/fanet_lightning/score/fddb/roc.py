@@ -11,7 +11,7 @@ continuous one by at most 0.00035. Where two assignments have exactly the same s
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -46,69 +46,30 @@ class ImageCounts(NamedTuple):
     false_positives: Ints
 
 
-@dataclass(eq=False)
-class _Component:
-    """Faces that detections connect, and the best assignment among them. No other face or detection can change it."""
-
-    faces: list[int]
-    detections: list[int] = field(default_factory=list)
-    tp_discrete: int = 0
-    tp_continuous: float = 0.0
-
-
 def match_image(iou: npt.ArrayLike, scores: npt.ArrayLike) -> ImageCounts:
     """Match F faces and D detections of one image at each distinct score.
-
-    A detection that is added changes the assignment within its own component of the overlap graph alone: the sum of
-    IoU is the sum over the components, and pairs that do not overlap add nothing.
 
     ``iou`` is (F, D), from :mod:`regions`; ``scores`` (D,) in any order, equal ones enter together.
     """
     overlap, confidence = np.asarray(iou, np.float64), np.asarray(scores, np.float64)
     # Lists: an image has a handful of detections, and a call of numpy costs more than all their arithmetic.
-    columns, values = overlap.T.tolist(), confidence.tolist()
+    values, touches_face = confidence.tolist(), np.any(overlap > 0, axis=0).tolist()
     order = np.argsort(-confidence, kind="stable").tolist()
-    owner = [_Component([face]) for face in range(len(overlap))]
-    changed: dict[int, _Component] = {}
-    hits, total = 0, 0.0
+    entered: list[int] = []
+    hits, total, assigned = 0, 0.0, 0
     rows: list[tuple[float, int, float, int]] = []
     for place, detection in enumerate(order, start=1):
-        touched = [face for face, shared in enumerate(columns[detection]) if shared > 0]
-        if touched:
-            component = _join(owner, touched)
-            component.detections.append(detection)
-            changed[id(component)] = component
+        # Detections that overlap no face change nothing.
+        entered += [detection] if touches_face[detection] else []
         if place < len(order) and values[order[place]] == values[detection]:
             continue
-        if changed:
-            for component in changed.values():
-                # One that another detection of the same score has joined to a larger one is of the past.
-                if owner[component.faces[0]] is component:
-                    _assign(component, overlap)
-            parts = {id(component): component for component in owner}.values()
-            hits, total = sum(part.tp_discrete for part in parts), sum(part.tp_continuous for part in parts)
-            changed = {}
+        if len(entered) > assigned:
+            part = overlap[:, entered]
+            matched = part[linear_sum_assignment(part, maximize=True)]
+            hits, total, assigned = int(np.count_nonzero(matched > DISCRETE_IOU)), float(matched.sum()), len(entered)
         rows.append((values[detection], hits, total, place - hits))
     thresholds, tp_discrete, tp_continuous, false_positives = np.array(rows, np.float64).reshape(-1, 4).T
     return ImageCounts(thresholds, tp_discrete.astype(np.int64), tp_continuous, false_positives.astype(np.int64))
-
-
-def _join(owner: list[_Component], faces: list[int]) -> _Component:
-    joined = owner[faces[0]]
-    for face in faces[1:]:
-        other = owner[face]
-        if other is not joined:
-            joined = _Component([*joined.faces, *other.faces], [*joined.detections, *other.detections])
-            for own in joined.faces:
-                owner[own] = joined
-    return joined
-
-
-def _assign(component: _Component, overlap: Floats) -> None:
-    part = overlap[np.ix_(component.faces, component.detections)]
-    matched = part[linear_sum_assignment(part, maximize=True)] if len(part) > 1 else part.max(axis=1)
-    component.tp_discrete = int(np.count_nonzero(matched > DISCRETE_IOU))
-    component.tp_continuous = float(matched.sum())
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,7 +183,8 @@ def resampled_rates(counts: FddbCounts, limits: Sequence[int], samples: int, see
     images = len(counts.faces)
     steps = np.stack([counts.false_positives, counts.tp_discrete, counts.tp_continuous])
     whole = np.stack([np.bincount(counts.image, weights=own, minlength=images) for own in steps], axis=1)
-    still_to_fall = _falls_after(counts)
+    # What false positives lose from each step on, if each image were there once: 0 or less.
+    falls = np.cumsum(np.append(np.minimum(counts.false_positives, 0), 0)[::-1])[::-1]
     is_end = np.zeros(len(counts.score), np.bool_)
     is_end[counts.line_ends] = True
     rates = np.zeros((2, len(limits) + 1, samples))
@@ -230,8 +192,8 @@ def resampled_rates(counts: FddbCounts, limits: Sequence[int], samples: int, see
         weights = drawn.astype(np.float64)
         rates[:, -1, part] = (weights @ whole[:, 1:]).T
         before = np.zeros((3, len(weights), 1))
-        for block, first in enumerate(range(0, len(counts.score), _STEPS_AT_ONCE)):
-            own = slice(first, first + _STEPS_AT_ONCE)
+        for first in range(0, len(counts.score), _STEPS_AT_ONCE):
+            own = slice(first, min(first + _STEPS_AT_ONCE, len(counts.score)))
             curve = np.cumsum(weights[:, counts.image[own]] * steps[:, None, own], axis=2) + before
             before = curve[:, :, -1:]
             lines = curve[:, :, is_end[own]]
@@ -242,18 +204,9 @@ def resampled_rates(counts: FddbCounts, limits: Sequence[int], samples: int, see
                     last = allowed.shape[1] - 1 - np.argmax(allowed[hit, ::-1], axis=1)
                     rates[:, place, part.start + hit] = lines[1:, hit, last]
             # All that is left could not bring any resample back below the largest limit.
-            if (before[0, :, 0] + weights @ still_to_fall[:, block] > max(limits, default=0)).all():
+            if before[0].min() + weights.max() * falls[own.stop] > max(limits):
                 break
         faces = weights @ counts.faces
         with np.errstate(invalid="ignore"):
             rates[:, :, part] = np.where(faces > 0, rates[:, :, part] / faces, np.nan)
     return rates
-
-
-def _falls_after(counts: FddbCounts) -> Floats:
-    """(N, blocks), per image what false positives lose in all later blocks of steps: 0 or less."""
-    falling = np.flatnonzero(counts.false_positives < 0)
-    blocks = -(-len(counts.score) // _STEPS_AT_ONCE)
-    falls = np.zeros((len(counts.faces), blocks + 1))
-    np.add.at(falls, (counts.image[falling], falling // _STEPS_AT_ONCE), counts.false_positives[falling])
-    return np.cumsum(falls[:, ::-1], axis=1)[:, ::-1][:, 1:]

@@ -222,7 +222,8 @@ def _offset(boxes_xyxy: Float, faces_xyxy: Float) -> Alignment:
     return Alignment(tx, ty, sx, sy)
 
 
-_HITS_AT_ONCE = 2048
+# Bounds what is in memory at a time; the results do not depend on it.
+_NUMBERS_AT_ONCE = 4_000_000
 
 
 def resampled_ap(result: PascalFaceResult, samples: int = SAMPLES, seed: int = 0) -> Float:
@@ -235,24 +236,18 @@ def resampled_ap(result: PascalFaceResult, samples: int = SAMPLES, seed: int = 0
 
 def weighted_ap(result: PascalFaceResult, weights: npt.ArrayLike) -> Float:
     """AP with image i taken ``weights[:, i]`` times: (B, N) whole numbers ≥ 0 → (B,), NaN where no face counts."""
-    times = np.asarray(weights, np.float64)
-    images = len(result.faces_per_image)
-    hits = np.flatnonzero(result.hit)
-    wrong = np.flatnonzero(result.false_positive)
-    # The hit behind each false positive; those after the last hit change nothing.
-    ahead = np.searchsorted(hits, wrong)
-    wrong, ahead = wrong[ahead < len(hits)], ahead[ahead < len(hits)]
-    hit_weights = times[:, result.image_index[hits]]
-    misses = np.empty_like(hit_weights)
-    for first in range(0, len(hits), _HITS_AT_ONCE):
-        last = min(first + _HITS_AT_ONCE, len(hits))
-        own = slice(*np.searchsorted(ahead, (first, last)))
-        counts = np.zeros((images, last - first))
-        np.add.at(counts, (result.image_index[wrong[own]], ahead[own] - first), 1.0)
-        misses[:, first:last] = times @ counts
-    found = np.cumsum(hit_weights, axis=1)
-    proposed = found + np.cumsum(misses, axis=1)
-    faces = times @ result.faces_per_image
-    precision = np.divide(found, proposed, out=np.zeros_like(found), where=proposed > 0)
-    recall = np.divide(found, faces[:, None], out=np.zeros_like(found), where=faces[:, None] > 0)
-    return np.where(faces > 0, area_under_envelope(precision, recall), np.nan)
+    rows = np.flatnonzero(result.hit | result.false_positive)
+    # Those after the last hit change nothing.
+    rows = rows[: np.flatnonzero(np.append(True, result.hit[rows]))[-1]]
+    image, hit = result.image_index[rows], result.hit[rows]
+    all_times = np.asarray(weights, np.float64)
+    values = np.full(len(all_times), np.nan)
+    step = max(1, _NUMBERS_AT_ONCE // max(1, len(rows)))
+    for part in (slice(first, first + step) for first in range(0, len(values), step)):
+        taken = np.take(all_times[part], image, axis=1)
+        found, proposed = np.cumsum(taken * hit, axis=1), np.cumsum(taken, axis=1)
+        faces = (all_times[part] @ result.faces_per_image)[:, None]
+        precision = np.divide(found, proposed, out=np.zeros_like(found), where=proposed > 0)
+        recall = np.divide(found, faces, out=np.zeros_like(found), where=faces > 0)
+        values[part] = np.where(faces[:, 0] > 0, area_under_envelope(precision, recall), np.nan)
+    return values
