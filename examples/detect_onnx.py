@@ -1,10 +1,10 @@
 """Find faces with an exported file and nothing but onnxruntime, NumPy and OpenCV.
 
     python -m fanet_lightning.export format=onnx out=faces.onnx       # once, where fanet-lightning is installed
-    python detect_onnx.py faces.onnx picture.jpg [more.jpg …] [--threshold 0.5] [--save FOLDER]
+    python detect_onnx.py faces.onnx photo.jpg [more.jpg …] [--threshold 0.5] [--save FOLDER]
 
-Prints one line of JSON per picture: {"image": …, "width": …, "height": …, "faces": [{"box_xyxy": [x1, y1, x2, y2],
-"score": …}, …]}, boxes in pixels, best first. Leaves with 1 if a picture could not be read, with 2 if the
+Prints one line of JSON per image: {"image": …, "width": …, "height": …, "faces": [{"box_xyxy": [x1, y1, x2, y2],
+"score": …}, …]}, boxes in pixels, best first. Leaves with 1 if an image could not be read, with 2 if the
 model could not. Copy it and change it.
 """
 
@@ -63,18 +63,18 @@ def draw(image_bgr: np.ndarray, boxes_xyxy: np.ndarray, scores: np.ndarray) -> n
     """A copy with the boxes on it, from red (score 0) to green (1)."""
     drawn, thickness = image_bgr.copy(), max(1, round(min(image_bgr.shape[:2]) / 300))
     for box, score in zip(boxes_xyxy.round().astype(int).tolist(), scores.tolist(), strict=True):
-        colour = (0, int(255 * score), int(255 * (1 - score)))
-        cv2.rectangle(drawn, box[:2], box[2:], colour, thickness)
-        cv2.putText(drawn, f"{score:.2f}", (box[0], box[1] - 3), cv2.FONT_HERSHEY_SIMPLEX, 0.4 * thickness, colour)
+        color = (0, int(255 * score), int(255 * (1 - score)))
+        cv2.rectangle(drawn, box[:2], box[2:], color, thickness)
+        cv2.putText(drawn, f"{score:.2f}", (box[0], box[1] - 3), cv2.FONT_HERSHEY_SIMPLEX, 0.4 * thickness, color)
     return drawn
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="of python -m fanet_lightning.export format=onnx")
-    parser.add_argument("pictures", type=Path, nargs="+")
+    parser.add_argument("images", type=Path, nargs="+")
     parser.add_argument("--threshold", type=float, default=0.5, help="least score")
-    parser.add_argument("--save", type=Path, metavar="FOLDER", help="where pictures with boxes go")
+    parser.add_argument("--save", type=Path, metavar="FOLDER", help="where images with boxes go")
     args = parser.parse_args()
     try:
         session = onnxruntime.InferenceSession(str(args.model), providers=["CPUExecutionProvider"])
@@ -84,7 +84,7 @@ def main() -> int:
         print(f"error: {args.model} is no file of fanet_lightning.export: {error}", file=sys.stderr)
         return 2
     failed = 0
-    for path in args.pictures:
+    for path in args.images:
         image_bgr = read_bgr(path)
         if image_bgr is None:
             print(f"error: {path} cannot be read as an image", file=sys.stderr)

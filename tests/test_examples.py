@@ -31,7 +31,7 @@ def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_detect_onnx(onnx_file: Path, tmp_path: Path) -> None:
     broken, saved = tmp_path / "broken.jpg", tmp_path / "drawn"
-    broken.write_text("no picture")
+    broken.write_text("no image")
     empty, absent = tmp_path / "empty.jpg", tmp_path / "absent.jpg"
     empty.touch()
     words = [onnx_file, broken, empty, absent, PHOTOGRAPH, "--threshold", "0.6", "--save", saved]
@@ -52,7 +52,7 @@ def test_detect_onnx(onnx_file: Path, tmp_path: Path) -> None:
     drawn = cv2.imread(str(saved / "grace_hopper.png"))
     x1, y1, x2, y2 = (round(v) for v in found["faces"][0]["box_xyxy"])
     assert drawn.shape == (600, 512, 3)
-    # The best score is green: BGR (0, about 250, about 5) on the box's left edge, the picture itself inside.
+    # The best score is green: BGR (0, about 250, about 5) on the box's left edge, the image itself inside.
     blue, green, red = drawn[(y1 + y2) // 2, x1].astype(int)
     assert blue == 0 and green > 230 and red < 25
     original = cv2.imread(str(PHOTOGRAPH))
@@ -75,10 +75,3 @@ def test_a_model_that_is_none_is_one_line(kind: str, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: {path} is no file of fanet_lightning.export: ")
     assert done.stderr.count("\n") == 1
-
-
-def test_it_is_short_and_imports_little() -> None:
-    text = EXAMPLE.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 110
-    imported = {line.split()[1] for line in text.splitlines() if line.startswith(("import ", "from "))}
-    assert imported == {"argparse", "json", "sys", "pathlib", "cv2", "numpy", "onnxruntime"}

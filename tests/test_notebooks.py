@@ -37,54 +37,30 @@ def code_of(notebook: Any) -> list[str]:
     return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
 
 
-# ---- as they are committed ----
-
-
-def test_these_are_the_notebooks() -> None:
-    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == list(NAMES)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_is_committed_without_outputs(name: str) -> None:
     content = json.loads((FOLDER / f"{name}.ipynb").read_text(encoding="utf-8"))
     nbformat.validate(content)
-    assert (content["nbformat"], content["nbformat_minor"]) == (4, 5)
     assert content["metadata"]["kernelspec"]["name"] == "python3"
     for cell in content["cells"]:
-        assert not cell.get("outputs") and cell.get("execution_count") is None
-        assert set(cell["metadata"]) <= {"tags"}
+        assert not cell.get("outputs") and cell.get("execution_count") is None and set(cell["metadata"]) <= {"tags"}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_reads_well(name: str) -> None:
-    """A title, text before every figure, no leftovers, no path of one machine, links that lead somewhere."""
+    """A title, no leftovers, no path of one machine, links and names of modules that lead somewhere."""
     notebook = read(name)
     first = notebook.cells[0]
     assert first.cell_type == "markdown" and re.match(rf"# {int(name[:2])}\. \S", first.source)
     text = "\n".join(cell.source for cell in notebook.cells)
     assert not re.search(r"TODO|FIXME|PLACEHOLDER|/(?:home|root|work)/|(?<![\w:/.}<])/[A-Za-z]+/\S", text)
-    headings = re.findall(
-        r"^(#+) \S", "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown"), re.MULTILINE
-    )
-    assert headings.count("#") == 1 and headings.count("##") >= 5
-    kinds = [cell.cell_type for cell in notebook.cells]
-    assert kinds.count("markdown") >= 10 and text.count("**What to see.**") >= 3
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             for target in re.findall(r"\]\(([^)#]+)\)", cell.source):
                 assert target.startswith("http") or (FOLDER / target).exists(), target
-
-
-def test_modules_that_the_text_names_exist() -> None:
-    """The tables "Where this is in the code"."""
-    for name in NAMES:
-        for cell in read(name).cells:
-            if cell.cell_type == "markdown" and "Where this is in the code" in cell.source:
-                files = re.findall(r"`([\w/]+\.py)`", cell.source)
-                assert all((ROOT / "src" / "fanet_lightning" / file).is_file() for file in files), files
-
-
-# ---- the script that strips them ----
+            if "Where this is in the code" in cell.source:
+                for file in re.findall(r"`([\w/]+\.py)`", cell.source):
+                    assert (ROOT / "src" / "fanet_lightning" / file).is_file(), file
 
 
 def strip(*words: str | Path) -> "subprocess.CompletedProcess[str]":
@@ -109,15 +85,10 @@ def test_stripping_gives_back_what_is_committed(tmp_path: Path) -> None:
     assert used.read_text(encoding="utf-8") != committed.read_text(encoding="utf-8")
     assert strip(used).returncode == 0
     assert used.read_text(encoding="utf-8") == committed.read_text(encoding="utf-8")
-    assert strip("--check", used).returncode == 0
+    assert strip("--check", used).returncode == strip("--check").returncode == 0
 
 
-def test_the_committed_ones_are_stripped() -> None:
-    done = strip("--check")
-    assert (done.returncode, done.stdout) == (0, "")
-
-
-@pytest.mark.parametrize("content", [None, "no notebook\n", "{}"])
+@pytest.mark.parametrize("content", [None, "{}"])
 def test_stripping_something_else_says_so_in_one_line(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "other.ipynb"
     if content is not None:
@@ -125,9 +96,6 @@ def test_stripping_something_else_says_so_in_one_line(tmp_path: Path, content: s
     done = strip(path)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {path} is no notebook") and done.stderr.count("\n") == 1
-
-
-# ---- run ----
 
 
 @pytest.fixture(scope="module")
@@ -299,12 +267,12 @@ def with_cells(name: str, *marks: str) -> Any:
 
 @pytest.mark.slow
 def test_a_folder_of_wider_face_joins_the_table(tmp_path: Path, executed: Callable[..., Any]) -> None:
-    """``WIDER_FACE_ROOT``: the drawn pictures have its layout."""
+    """``WIDER_FACE_ROOT``: the synthetic images have its layout."""
     root = prepare_synthetic(tmp_path / "drawn", train_images=1, val_images=12)
     notebook = with_cells(NAMES[0], "WIDER_ROOT = ", "%matplotlib inline", "import SizedImage", "prepare_synthetic(")
     done, _ = execute(notebook, tmp_path, environment={"WIDER_FACE_ROOT": str(root)})
     table = text_outputs(done)
-    assert "| drawn pictures |" in table and "| WIDER FACE val, every fourth image |" in table
+    assert "| synthetic images |" in table and "| WIDER FACE val, every fourth image |" in table
 
 
 @pytest.mark.slow

@@ -18,18 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that holds what the wheel holds, as an installation would unpack it."""
     folder = tmp_path_factory.mktemp("wheel")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "-q",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(folder),
-        str(ROOT),
-    ]
+    wheel = ["-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w"]
+    command = [sys.executable, *wheel, str(folder), str(ROOT)]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as archive:
         archive.extractall(folder / "site")

@@ -4,7 +4,8 @@
     python tests/golden/make.py keys losses  # some: keys, losses, networks, run, scores, shared
 
 ``shared`` and the part of ``networks`` that needs timm keep what they have where the data or timm are not at hand.
-``fddb.json`` and ``wider_scoring.json`` come from slow oracles and have scripts of their own.
+``fddb.json`` and ``wider_scoring.json`` are what the slow oracles of tests/score say of small seeded sets: they change
+only when the rules were read wrongly.
 """
 
 import contextlib
@@ -38,9 +39,6 @@ CONF = HERE.parents[1] / "conf"
 SHARED = Path(os.environ.get("FANET_SHARED") or HERE.parents[2] / "shared") / "data"
 
 
-# --- the command line ------------------------------------------------------------------------------------------------
-
-
 def run_verb(verb: str, *words: str, cwd: Path) -> str:
     """``python -m fanet_lightning.VERB WORDS`` in this process, which has torch already; what it printed."""
     argv, printed = sys.argv, io.StringIO()
@@ -60,9 +58,6 @@ def run_verb(verb: str, *words: str, cwd: Path) -> str:
     finally:
         sys.argv = argv
     return printed.getvalue()
-
-
-# --- keys and their defaults -----------------------------------------------------------------------------------------
 
 
 def flat(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -142,9 +137,6 @@ def network_keys() -> dict[str, list[str]]:
     return found
 
 
-# --- losses ----------------------------------------------------------------------------------------------------------
-
-
 def random_heads(hierarchies: int, images: int, anchors: int, seed: int) -> Any:
     """Logits and offsets of RandomState, whose numbers never change with NumPy or torch."""
     import torch
@@ -179,17 +171,11 @@ def loss_options() -> dict[str, dict[str, Any]]:
         for a, c, b in itertools.product(assignments, classifications, boxes)
     }
     further: list[dict[str, Any]] = [
-        {},
-        {"second_stage": True},
-        {"threshold": 0.5},
-        {"normalise_by": "positives_and_negatives"},
-        {"weights": [1, 0.5, 2]},
-        {"negatives_per_positive": 5.5, "min_negatives": 3},
-        {"min_negatives": 0},
-        {"box_beta": 0.11},
-        {"classification": "focal", "focal_alpha": 0.6, "focal_gamma": 1.5},
+        {}, {"second_stage": True}, {"threshold": 0.5}, {"normalise_by": "positives_and_negatives"},
+        {"weights": [1, 0.5, 2]}, {"negatives_per_positive": 5.5, "min_negatives": 3}, {"min_negatives": 0},
+        {"box_beta": 0.11}, {"classification": "focal", "focal_alpha": 0.6, "focal_gamma": 1.5},
         {"classification": "quality_focal", "focal_gamma": 1},
-    ]
+    ]  # fmt: skip
     return cases | {" ".join(f"{k}={v}" for k, v in case.items()) or "defaults": case for case in further}
 
 
@@ -253,9 +239,6 @@ def judged(options: dict[str, Any], output: Any, grid: Any, targets: Any, with_g
             anchors = (leaves[-1] != 0).any(dim=2)
             values["positives of each image"] = [row.nonzero().squeeze(1).tolist() for row in anchors]
     return values
-
-
-# --- scores ----------------------------------------------------------------------------------------------------------
 
 
 def scores_of(cwd: Path, *words: str) -> dict[str, Any]:
@@ -450,11 +433,7 @@ def aps(folder: Path, checkpoint: Path) -> dict[str, Any]:
 
 def run(folder: Path) -> dict[str, Any]:
     checkpoint = unpacked(folder)
-    return {
-        "boxes": boxes(checkpoint),
-        "ap": aps(folder, checkpoint),
-        "last_epoch": resumed(folder, "resume=auto"),
-    }
+    return {"boxes": boxes(checkpoint), "ap": aps(folder, checkpoint), "last_epoch": resumed(folder, "resume=auto")}
 
 
 def shipped(folder: Path, data: Path) -> dict[str, float]:
@@ -464,9 +443,6 @@ def shipped(folder: Path, data: Path) -> dict[str, float]:
     root = data / "wider_face"
     words = [f"data.root={root}", f"data.ground_truth={root / 'eval_gt'}", f"data.val.images={folder / 'twelve.txt'}"]
     return evaluated(folder, "checkpoint=fanet_light", "data=wider_face", *words)
-
-
-# --- files -----------------------------------------------------------------------------------------------------------
 
 
 def differences(found: Any, golden: Any, rel: float, abs_: float = 0.0, where: str = "") -> Iterator[str]:
@@ -513,30 +489,29 @@ def in_folder(make: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def main(names: list[str]) -> None:
-    makers: dict[str, Callable[[], None]] = {
-        "keys": lambda: save("verb_keys", keys(), 2),
-        "networks": lambda: save("state_dict_keys", _timm_kept() | network_keys(), 2),
-        "losses": lambda: save("losses", losses(), 1),
-        "scores": lambda: save("scores", in_folder(small_scores), 3),
-        "run": lambda: save("run", in_folder(run), 2),
-        "shared": _make_shared,
+    made: dict[str, tuple[str, int, Callable[[], Any]]] = {
+        "keys": ("verb_keys", 2, keys),
+        "networks": (
+            "state_dict_keys",
+            2,
+            lambda: {"fanet_timm": load("state_dict_keys")["fanet_timm"]} | network_keys(),
+        ),
+        "losses": ("losses", 1, losses),
+        "scores": ("scores", 3, lambda: in_folder(small_scores)),
+        "run": ("run", 2, lambda: in_folder(run)),
+        "shared": ("shared_scores", 3, all_shared),
     }
-    for name in names or makers:
-        makers[name]()
+    for name in names or made:
+        file, depth, make = made[name]
+        save(file, make(), depth)
         print(f"written: {name}")
 
 
-def _timm_kept() -> dict[str, Any]:
-    path = HERE / "state_dict_keys.json"
-    return {k: v for k, v in load(path.stem).items() if k == "fanet_timm"} if path.exists() else {}
-
-
-def _make_shared() -> None:
+def all_shared() -> dict[str, Any]:
     if not (SHARED / "wider_face").is_dir():
-        print(f"kept as it is: shared, there are no data at {SHARED}")
-        return
+        return dict(load("shared_scores"))
     content = {name: in_folder(shared_scores, SHARED, name) for name in SHARED_SCORES}
-    save("shared_scores", content | {"fanet_light": in_folder(shipped, SHARED)}, 3)
+    return content | {"fanet_light": in_folder(shipped, SHARED)}
 
 
 if __name__ == "__main__":

@@ -6,19 +6,9 @@ from typing import Any
 PACKAGE = "fanet_lightning"
 # Verb → name of its configuration; ``fanet VERB`` runs it.
 VERBS = {
-    "app": "app",
-    "convert": "convert",
-    "detect": "detect",
-    "doctor": "doctor",
-    "evaluate": "evaluate",
-    "export": "export",
-    "package": "package",
-    "plot": "plot",
-    "report": "report",
-    "score": "score",
-    "train": "train",
-    "workspace": "workspace",
-}
+    name: name for name in ("app", "convert", "detect", "doctor", "evaluate", "export", "package", "plot", "report",
+                            "score", "train", "workspace")
+}  # fmt: skip
 PUBLIC = {
     "AnchorGrid": "ops.anchors",
     "Batch": "ops.structures",

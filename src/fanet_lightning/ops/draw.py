@@ -81,8 +81,8 @@ def annotate(
     image = checked_image(image_rgb)
     height, width = image.shape[:2]
     font = _font_size(height, width)
-    drawn = np.hstack([image, _color_bar(height, font)]) if bar else image.copy()
-    image = drawn[:, :width]
+    canvas = np.hstack([image, _color_bar(height, font)]) if bar else image.copy()
+    image = canvas[:, :width]
     _outline(image, faces_xyxy, WHITE, 1)
     longer = max(height, width)
     thinnest, thickest = max(1, round(longer * THINNEST_PER_SIDE)), max(1, round(longer * LINE_PER_SIDE))
@@ -99,7 +99,7 @@ def annotate(
         sizes = np.clip((sides * FONT_PER_FACE).astype(int), SMALLEST_FONT, font).tolist()
         for (left, top, *_), index, size, color in zip(frames, order, sizes, colors, strict=True):
             _label(image, left, top, _text_patch(texts[index], size, tuple(color)))
-    return drawn
+    return canvas
 
 
 def outlined(
@@ -109,16 +109,16 @@ def outlined(
 
     ``line``: width of the bright line in pixels; it has a dark casing.
     """
-    drawn = checked_image(image_rgb).copy()
-    _outline(drawn, boxes_xyxy, color, line)
-    return drawn
+    canvas = checked_image(image_rgb).copy()
+    _outline(canvas, boxes_xyxy, color, line)
+    return canvas
 
 
-def _outline(drawn: npt.NDArray[np.uint8], boxes_xyxy: npt.ArrayLike, color: tuple[int, int, int], line: int) -> None:
+def _outline(canvas: npt.NDArray[np.uint8], boxes_xyxy: npt.ArrayLike, color: tuple[int, int, int], line: int) -> None:
     boxes = checked_boxes(boxes_xyxy)
-    boxes = boxes[_is_visible(boxes, *drawn.shape[:2])]
-    for frame in _frames(boxes, np.full(len(boxes), line), *drawn.shape[:2]):
-        _draw_frame(drawn, frame, color)
+    boxes = boxes[_is_visible(boxes, *canvas.shape[:2])]
+    for frame in _frames(boxes, np.full(len(boxes), line), *canvas.shape[:2]):
+        _draw_frame(canvas, frame, color)
 
 
 def upright_rgb(image: ImageLike) -> npt.NDArray[np.uint8]:
@@ -169,11 +169,11 @@ def _frames(boxes: npt.NDArray[np.float64], lines: npt.NDArray[Any], height: int
     return frames
 
 
-def _draw_frame(drawn: npt.NDArray[np.uint8], frame: list[int], color: Any) -> None:
+def _draw_frame(canvas: npt.NDArray[np.uint8], frame: list[int], color: Any) -> None:
     left, top, right, bottom, line, casing = frame
-    _draw_band(drawn[top:bottom, left:right], line + 2 * casing, BLACK)
+    _draw_band(canvas[top:bottom, left:right], line + 2 * casing, BLACK)
     if min(right - left, bottom - top) > 2 * casing:
-        _draw_band(drawn[top + casing : bottom - casing, left + casing : right - casing], line, color)
+        _draw_band(canvas[top + casing : bottom - casing, left + casing : right - casing], line, color)
 
 
 def _draw_band(rectangle: npt.NDArray[np.uint8], line: int, color: Any) -> None:
@@ -183,13 +183,13 @@ def _draw_band(rectangle: npt.NDArray[np.uint8], line: int, color: Any) -> None:
     rectangle[:, :line] = rectangle[:, max(width - line, 0) :] = color
 
 
-def _label(drawn: npt.NDArray[np.uint8], left: int, top: int, patch: npt.NDArray[np.uint8]) -> None:
+def _label(canvas: npt.NDArray[np.uint8], left: int, top: int, patch: npt.NDArray[np.uint8]) -> None:
     """A text above the frame's corner, or inside it at the image's top; none in an image smaller than it."""
-    (height, width), (patch_height, patch_width) = drawn.shape[:2], patch.shape[:2]
+    (height, width), (patch_height, patch_width) = canvas.shape[:2], patch.shape[:2]
     if patch_height <= height and patch_width <= width:
         top = top - patch_height if top >= patch_height else min(top, height - patch_height)
         left = min(left, width - patch_width)
-        drawn[top : top + patch_height, left : left + patch_width] = patch
+        canvas[top : top + patch_height, left : left + patch_width] = patch
 
 
 def _font_size(height: int, width: int) -> int:
