@@ -199,18 +199,6 @@ def test_crowds_with_real_numbers(smallest: float, largest: float, second: bool,
     assert_follows_the_rule(grid_for(130, 117), targets, 4, second=second)
 
 
-def test_every_anchor_above_the_threshold_learns_a_face_at_the_training_size() -> None:
-    grid = grid_for(640, 640)
-    targets = random_faces([709, 1], 640, seed=5, smallest=6, largest=60)
-    found = match(grid, targets, 2)
-    dense = pairwise_iou(targets.boxes_xyxy, cxcywh_to_xyxy(grid.boxes_cxcywh()))
-    for image in range(2):
-        mine = targets.image_index == image
-        assert (found.face_index[image] >= 0)[(dense[mine] > 0.35).any(dim=0)].all()
-    with_anchor = found.face_index[found.face_index >= 0].unique()
-    assert len(with_anchor) == 710 - int(found.unmatched_faces)
-
-
 @pytest.mark.parametrize("second", [False, True])
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_an_accelerator_agrees_and_is_never_waited_for(second: bool) -> None:
