@@ -25,6 +25,8 @@ TRAIN: dict[str, list[Face]] = {
     "c": [],
 }
 VAL: dict[str, list[Face]] = {"street/d": [(20, 10, 40, 50, False, "face")], "e": []}
+BOTH = {"train": TRAIN, "val": VAL}
+Parts = Mapping[str, Mapping[str, Sequence[Face]]]
 
 
 def write_image(path: Path, size_wh: tuple[int, int] = (WIDTH, HEIGHT)) -> None:
@@ -34,7 +36,7 @@ def write_image(path: Path, size_wh: tuple[int, int] = (WIDTH, HEIGHT)) -> None:
     Image.new("RGB", size_wh, color).save(path)
 
 
-def write_coco(root: Path, parts: Mapping[str, Mapping[str, Sequence[Face]]]) -> None:
+def write_coco(root: Path, parts: Parts = BOTH) -> None:
     for part, faces in parts.items():
         names = sorted({face[5] for own in faces.values() for face in own} | {"face"})
         images, annotations = [], []
@@ -52,7 +54,7 @@ def write_coco(root: Path, parts: Mapping[str, Mapping[str, Sequence[Face]]]) ->
         path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
 
 
-def write_yolo(root: Path, parts: Mapping[str, Mapping[str, Sequence[Face]]]) -> None:
+def write_yolo(root: Path, parts: Parts = BOTH) -> None:
     """Ignored faces are not there; an image without a face has no file."""
     names = sorted({face[5] for own in parts.values() for faces in own.values() for face in faces} | {"face"})
     for part, faces in parts.items():
@@ -71,7 +73,7 @@ def write_yolo(root: Path, parts: Mapping[str, Mapping[str, Sequence[Face]]]) ->
     (root / "data.yaml").write_text(f"train: images/train\nval: images/val\nnames:\n{listed}\n")
 
 
-def write_voc(root: Path, parts: Mapping[str, Mapping[str, Sequence[Face]]]) -> None:
+def write_voc(root: Path, parts: Parts = BOTH) -> None:
     for part, faces in parts.items():
         for image_id, own in faces.items():
             write_image(root / "JPEGImages" / f"{image_id}.jpg")
@@ -90,7 +92,7 @@ def write_voc(root: Path, parts: Mapping[str, Mapping[str, Sequence[Face]]]) -> 
         path.write_text("\n".join(faces) + "\n")
 
 
-def write_wider_list(root: Path, parts: Mapping[str, Mapping[str, Sequence[Face]]]) -> None:
+def write_wider_list(root: Path, parts: Parts = BOTH) -> None:
     for part, faces in parts.items():
         lines = []
         for image_id, own in faces.items():

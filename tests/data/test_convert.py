@@ -28,8 +28,6 @@ from tests.data.folder_files import (
     Tell,
     one_line,
     write_coco,
-    write_image,
-    write_yolo,
 )
 from tests.data.wider_files import write_wider
 
@@ -57,7 +55,7 @@ def assert_same(found: Inventory, expected: Inventory, *, ignored: bool) -> None
 @pytest.mark.parametrize("to", FORMATS)
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_format_to_every_other_and_back(format: str, to: str, tmp_path: Path) -> None:
-    WRITERS[format](tmp_path / "first", {"train": TRAIN, "val": VAL})
+    WRITERS[format](tmp_path / "first")
     source = FolderSource(tmp_path / "first", format)
     record = convert(source, to, tmp_path / "second")
     second = FolderSource(tmp_path / "second", to)
@@ -116,7 +114,7 @@ def test_round_trips(faces: dict[str, list[Face]], to: str, then: str) -> None:
 
 
 def test_coco_is_what_pycocotools_reads(tmp_path: Path) -> None:
-    WRITERS["voc"](tmp_path / "voc", {"train": TRAIN, "val": VAL})
+    WRITERS["voc"](tmp_path / "voc")
     convert(FolderSource(tmp_path / "voc", "voc"), "coco", tmp_path / "out")
     coco = COCO(str(tmp_path / "out" / "annotations" / "instances_train.json"))
     names = {item["file_name"]: number for number, item in coco.imgs.items()}
@@ -131,7 +129,7 @@ def test_coco_is_what_pycocotools_reads(tmp_path: Path) -> None:
 
 
 def test_voc_and_yolo_and_wider_by_hand(tmp_path: Path) -> None:
-    write_coco(tmp_path / "coco", {"train": TRAIN, "val": VAL})
+    write_coco(tmp_path / "coco")
     for to in ("voc", "yolo", "wider"):
         convert(FolderSource(tmp_path / "coco", "coco"), to, tmp_path / to)
     tree = ElementTree.parse(tmp_path / "voc" / "Annotations" / "party" / "a.xml")
@@ -197,7 +195,7 @@ def test_names_that_two_parts_share(tmp_path: Path) -> None:
 
 
 def test_images_linked_or_copied_or_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_coco(tmp_path / "coco", {"train": TRAIN, "val": VAL})
+    write_coco(tmp_path / "coco")
     source = FolderSource(tmp_path / "coco", "coco")
     convert(source, "yolo", tmp_path / "linked", images="link")
     original, linked = (tmp_path / name / "images" / "train" / "c.jpg" for name in ("coco", "linked"))
@@ -214,7 +212,7 @@ def test_images_linked_or_copied_or_left(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_unreadable_images_are_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_coco(tmp_path / "coco", {"train": TRAIN, "val": VAL})
+    write_coco(tmp_path / "coco")
     broken = tmp_path / "coco" / "images" / "train" / "party" / "a.jpg"
     broken.write_bytes(b"")
     record = convert(FolderSource(tmp_path / "coco", "coco"), "voc", tmp_path / "voc")
@@ -224,7 +222,7 @@ def test_unreadable_images_are_left_out_and_counted(tmp_path: Path, capsys: pyte
 
 
 def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
-    write_coco(tmp_path / "coco", {"train": TRAIN, "val": VAL})
+    write_coco(tmp_path / "coco")
     source, out = FolderSource(tmp_path / "coco", "coco"), tmp_path / "out"
 
     def refusal(place: Path) -> str:
@@ -249,29 +247,8 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     assert (out / "Annotations" / "c.xml").exists()
 
 
-def test_a_failure_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_coco(tmp_path / "coco", {"train": TRAIN, "val": VAL})
-    calls = []
-
-    def full(*places: object) -> None:
-        calls.append(places)
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("shutil.copyfile", full)
-    with pytest.raises(OSError, match="No space left on device"):
-        convert(FolderSource(tmp_path / "coco", "coco"), "voc", tmp_path / "out")
-    assert calls and [path.name for path in tmp_path.iterdir()] == ["coco"]
-
-
-def test_names_that_no_label_file_can_hold(tmp_path: Path) -> None:
-    write_image(tmp_path / "yolo" / "images" / "train" / "two\nlines.jpg")
-    write_yolo(tmp_path / "yolo", {"train": TRAIN, "val": VAL})
-    with pytest.raises(InputError, match="no label file can hold this name"):
-        convert(FolderSource(tmp_path / "yolo", "yolo"), "wider", tmp_path / "out")
-
-
 def test_command_line(tmp_path: Path, tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
-    WRITERS["voc"](tmp_path / "mine", {"train": TRAIN, "val": VAL})
+    WRITERS["voc"](tmp_path / "mine")
     monkeypatch.chdir(tmp_path)
     words = ("data.format=voc", "to=yolo")
     done = tell(main, Path("mine"), *words, "out=out")

@@ -76,14 +76,6 @@ def test_hand_computed_expansion() -> None:
     assert boxes_in_window(boxes((2, 0, 6, 8)), window, placement).tolist() == [[3, 2, 5, 6]]
 
 
-def test_window_next_to_the_image_shows_only_fill() -> None:
-    image = np.zeros((20, 30, 3), dtype=np.uint8)
-    window = Window(30, 0, 10)
-    assert place(window, 20, 30, 16) is None
-    assert (render(image, None, 16, FILL) == FILL).all()
-    assert boxes_in_window(boxes((0, 0, 30, 20)), window, None).shape == (0, 4)
-
-
 @given(random_windows, random_boxes, st.integers(8, 90), st.floats(0, 5))
 def test_boxes_against_one_face_at_a_time(
     window: Window, raw: npt.NDArray[np.float32], size: int, min_face: float
@@ -221,16 +213,6 @@ def test_the_crop_keeps_a_face_by_trying_again() -> None:
         np.mean([squares.square(rng, 100, 160, face).side == 100 for _ in range(500)]) for squares in (tries, lucky)
     ]
     assert largest[0] < 0.7 and largest[1] > 0.9
-
-
-def test_last_resort_is_centered_on_a_face_that_is_large_enough() -> None:
-    faces = boxes((10, 10, 11, 11), (100, 20, 120, 40))
-    never = sampler(min_face=5.0)
-    for seed in range(20):
-        assert never.largest_with_a_face(random.Random(seed), 100, 200, faces) == Window(60, 0, 100)
-    too_small = boxes((150.2, 10, 150.7, 11))
-    assert never.largest_with_a_face(random.Random(0), 100, 200, too_small) == Window(100, 0, 100)
-    assert never.square(random.Random(0), 100, 200, too_small) == Window(100, 0, 100)
 
 
 @settings(deadline=None)

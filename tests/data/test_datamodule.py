@@ -23,7 +23,7 @@ from fanet_lightning.data.datamodule import (
     collate_train,
 )
 from fanet_lightning.data.images import UnreadableImage, read_image_rgb
-from fanet_lightning.data.sources import SyntheticSource, WiderFaceSource
+from fanet_lightning.data.sources import WiderFaceSource
 from fanet_lightning.data.transforms import TestScale, TrainAugment, sample_seed
 from tests.data.helpers import SIZE, Recorder, Shift, epoch_of, module_of, signature, trainer
 from tests.data.wider_files import numbered, write_wider
@@ -219,15 +219,6 @@ def test_ranks_change_nothing(root: Path) -> None:
         attached(module_of(root), 0, 3).train_dataloader()
 
 
-def test_epochs_differ_and_restarts_repeat(root: Path) -> None:
-    first, again = module_of(root).train_dataloader(), module_of(root).train_dataloader()
-    epochs = [epoch_of(first, epoch) for epoch in range(3)]
-    assert [epoch_of(again, epoch) for epoch in (2, 0, 1)] == [epochs[2], epochs[0], epochs[1]]
-    ids = [[name for batch in epoch for name in batch[0]] for epoch in epochs]
-    assert ids[0] != ids[1] != ids[2]
-    assert epoch_of(module_of(root, seed=6).train_dataloader(), 0) != epochs[0]
-
-
 def test_loading_draws_nothing_from_the_models_random_numbers(root: Path) -> None:
     loader = module_of(root).train_dataloader()
     torch.manual_seed(0)
@@ -338,14 +329,6 @@ def test_validation_order_and_the_setting_all(root: Path) -> None:
     assert ground_truth.boxes_xywh[2].tolist() == [[2, 0, 12, 10], [2, 1, 12, 11]]
 
 
-def test_ignored_faces_stay_in_the_ground_truth_without_counting(tmp_path: Path) -> None:
-    faces = [(1, 2, 3, 4, 0, 0, 0, 1, 0, 0), (5, 6, 7, 8, 0, 0, 0, 0, 0, 0)]
-    write_wider(tmp_path, "val", {"0--Parade/a": faces})
-    ground_truth = WiderFaceSource(tmp_path).ground_truth()
-    assert ground_truth.boxes_xywh[0].tolist() == [[5, 6, 7, 8], [1, 2, 3, 4]]
-    assert ground_truth.counted["all"][0].tolist() == [True, False]
-
-
 def test_official_ground_truth_is_found_and_selected(root: Path, tmp_path: Path) -> None:
     from fanet_lightning.score.wider_face.ground_truth import GroundTruth, write_ground_truth
 
@@ -385,27 +368,3 @@ def test_mistakes(root: Path) -> None:
     with pytest.raises(ValueError, match="augment=None"):
         module_of(root, augment=None).train_dataloader()
     assert 1 <= module_of(root, workers=None).workers <= 8
-
-
-def test_synthetic_source_reads_what_was_drawn(tmp_path: Path) -> None:
-    pytest.importorskip("fanet_lightning.data.synthetic.dataset")
-    source = SyntheticSource(tmp_path, train_images=3, val_images=2, seed=1)
-    source.prepare()
-    assert (len(source.train()), len(source.val())) == (3, 2)
-    assert set(source.ground_truth().counted) == {"easy", "medium", "hard"}
-    assert all(read_image_rgb(record.path).size for record in source.train())
-
-
-def test_real_samples(shared_data: Path) -> None:
-    root = shared_data / "wider_face"
-    lists = {name: {"split": "val", "images": root / f"{name}.txt"} for name in ("train", "test")}
-    data = FaceDataModule(
-        WiderFaceSource(root, train=lists["train"], val=lists["test"]),
-        batch_size=4, input_size=SIZE, workers=0, augment=Shift(), val_scale=TestScale("short", 64),
-    )  # fmt: skip
-    batch = next(iter(data.train_dataloader()))
-    assert batch.images.shape == (4, 3, SIZE, SIZE)
-    assert data.ground_truth.faces_per_setting["hard"] > 1000
-    assert list(data.ground_truth.image_ids) == [record.image_id for record in data.val_records]
-    item = next(iter(data.val_dataloader()))
-    assert min(item.images.shape[2:]) == 64

@@ -15,7 +15,6 @@ from fanet_lightning.doctor.__main__ import main as doctor
 from tests.data.folder_files import (
     FORMATS,
     HEIGHT,
-    TRAIN,
     VAL,
     WIDTH,
     WRITERS,
@@ -23,7 +22,6 @@ from tests.data.folder_files import (
     Tell,
     write_coco,
     write_image,
-    write_voc,
     write_wider_list,
     write_yolo,
 )
@@ -131,18 +129,9 @@ def test_photos_labelled_as_they_are_stored(format: str, suffix: str, tmp_path: 
     assert "mis_rotated" not in kinds(tmp_path / "doctor")
 
 
-def test_photos_whose_size_cannot_tell(tmp_path: Path, tell: Tell) -> None:
-    """Square, mirrored or upside down: they are taken as shown."""
-    root = tmp_path / "mine"
-    write_coco(root, {"train": dict.fromkeys(("turned", "down"), STORED), "val": {"e": STORED}})
-    photo(root / "images" / "train" / "down.jpg", (WIDTH, HEIGHT), 3)
-    photo(root / "images" / "train" / "turned.jpg", (WIDTH, HEIGHT), 6)
-    assert tell(convert, root, "to=coco", f"out={tmp_path / 'out'}").code == 0
-    assert converted(tmp_path / "out") == {"turned.jpg": SHOWN[6], "down.jpg": ((200, 100), [[10, 5, 20, 20]])}
-
-
-@pytest.mark.parametrize("format", ["coco", "voc"])
-@pytest.mark.parametrize(("size_wh", "orientation"), [((400, 200), 6), ((100, 200), 1), ((200, 101), 1)])
+@pytest.mark.parametrize(
+    ("format", "size_wh", "orientation"), [("coco", (400, 200), 6), ("voc", (100, 200), 1), ("coco", (200, 101), 1)]
+)
 def test_labels_of_another_size(
     format: str, size_wh: tuple[int, int], orientation: int, tmp_path: Path, tell: Tell
 ) -> None:
@@ -152,16 +141,14 @@ def test_labels_of_another_size(
     photo(path, size_wh, orientation)
     told = tell(convert, root, "to=yolo", f"out={tmp_path / 'out'}")
     assert told.code == 2 and not (tmp_path / "out").exists()
-    assert told.err.startswith("error: ") and told.err.count("\n") == 1
     width, height = size_wh[::-1] if orientation == 6 else size_wh
     assert all(text in told.err for text in (str(path), "200 × 100", f"{width} × {height}"))
     assert tell(doctor, root, "page=false", "workers=1", f"out={tmp_path / 'doctor'}").code == 1
     assert kinds(tmp_path / "doctor") & {"mis_sized", "mis_rotated"}
     # No size, or that of tools which do not know it, says nothing.
-    for label in (root / "Annotations").rglob("*.xml"):
-        label.write_text(label.read_text().replace("<width>200</width><height>100<", "<width>0</width><height>0<"))
-    for label in (root / "annotations").rglob("*.json"):
-        label.write_text(label.read_text().replace('"width": 200, "height": 100', '"flickr_url": ""'))
+    for label in (path for path in root.rglob("*") if path.suffix in (".xml", ".json")):
+        text = label.read_text().replace("<width>200</width><height>100<", "<width>0</width><height>0<")
+        label.write_text(text.replace('"width": 200, "height": 100', '"flickr_url": ""'))
     assert tell(convert, root, "to=yolo", f"out={tmp_path / 'out'}").code == 0
 
 
@@ -185,7 +172,7 @@ def test_boxes_of_another_convention(format: str, tmp_path: Path, tell: Tell) ->
     assert "4 of 5 boxes" in told.err and "a.jpg" in told.err
     assert tell(doctor, tmp_path / "mine", "page=false", "workers=1", f"out={tmp_path / 'doctor'}").code == 1
     assert "label_convention" in kinds(tmp_path / "doctor")
-    WRITERS[format](tmp_path / "sound", {"train": TRAIN, "val": VAL})
+    WRITERS[format](tmp_path / "sound")
     told = tell(convert, tmp_path / "sound", "to=coco", f"out={tmp_path / 'out2'}")
     assert told.code == 0 and told.err == ""
 
@@ -239,20 +226,11 @@ def test_labels_in_unicode(format: str, encoding: str, tmp_path: Path, tell: Tel
     assert converted(tmp_path / "out") == {"a.jpg": ((200, 100), [[10, 5, 20, 20]])}
 
 
-def test_voc_declares_its_encoding(tmp_path: Path, tell: Tell) -> None:
-    write_voc(tmp_path / "mine", {"train": {"a": [(10, 5, 20, 20, False, "tête")]}, "val": {"e": STORED}})
-    path = tmp_path / "mine" / "Annotations" / "a.xml"
-    path.write_bytes(f"<?xml version='1.0' encoding='iso-8859-1'?>\n{path.read_text()}".encode("latin-1"))
-    told = tell(convert, tmp_path / "mine", "data.classes=[face,'tête']", "to=coco", f"out={tmp_path / 'out'}")
-    assert told.code == 0, told.err
-    assert converted(tmp_path / "out") == {"a.jpg": ((200, 100), [[10, 5, 20, 20]])}
-
-
 def test_a_format_is_recognised_or_asked_for(tmp_path: Path, tell: Tell) -> None:
-    write_coco(tmp_path / "mine", {"train": TRAIN, "val": VAL})
+    write_coco(tmp_path / "mine")
     told = tell(doctor, tmp_path / "mine", "page=false", "workers=1", f"out={tmp_path / 'doctor'}")
     assert told.out.count("data.format=coco") == 1 and "instances_train.json" in told.out
-    write_wider_list(tmp_path / "mine", {"train": TRAIN, "val": VAL})
+    write_wider_list(tmp_path / "mine")
     told = tell(convert, tmp_path / "mine", "to=yolo", f"out={tmp_path / 'out'}")
     assert told.code == 2 and told.err.count("\n") == 1
     assert all(text in told.err for text in ("coco (", "instances_train.json", "wider (", "train.txt", "data.format="))
@@ -268,18 +246,9 @@ def test_a_format_is_recognised_or_asked_for(tmp_path: Path, tell: Tell) -> None
 
 
 @pytest.mark.slow
-def test_train_and_evaluate_say_what_convert_says(tmp_path: Path) -> None:
-    """Each of the checks of labels ends the verbs that take long before they begin, or is said by them."""
+def test_training_says_what_convert_says(tmp_path: Path) -> None:
     write_coco(tmp_path / "mine", {"train": {"a": STORED, "b": STORED}, "val": VAL})
     photo(tmp_path / "mine" / "images" / "train" / "a.jpg", (100, 50))
     refused = command("train", *TINY, "data=folder", "data.root=mine", "out=run", cwd=tmp_path)
     assert refused.returncode == 2 and "200 × 100" in refused.stderr and "100 × 50" in refused.stderr
     assert not (tmp_path / "run").exists()
-    photo(tmp_path / "mine" / "images" / "val" / "e.jpg", (100, 50))
-    words = ["checkpoint=fanet_light", "data=folder", "data.root=mine", "device=cpu", "out=scores"]
-    refused = command("evaluate", *words, cwd=tmp_path)
-    assert refused.returncode == 2 and "200 × 100" in refused.stderr and "100 × 50" in refused.stderr
-    write_coco(tmp_path / "mine", {"train": {"a": ODD["coco"]}, "val": {"e": ODD["coco"]}})
-    scored = command("evaluate", *words, cwd=tmp_path)
-    assert scored.returncode == 0, scored.stderr
-    assert scored.stderr.count("warning: 2 of 2 boxes") == 1

@@ -27,7 +27,7 @@ from tests.data.folder_files import (
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_format_by_hand(format: str, tmp_path: Path) -> None:
-    WRITERS[format](tmp_path, {"train": TRAIN, "val": VAL})
+    WRITERS[format](tmp_path)
     source = FolderSource(tmp_path, format)
     source.check()
     train = by_id(source.train())
@@ -66,7 +66,7 @@ def test_other_classes_are_refused_unless_named(
 
 
 def test_yolo_numbers_without_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_yolo(tmp_path, {"train": TRAIN, "val": VAL})
+    write_yolo(tmp_path)
     (tmp_path / "data.yaml").unlink()
     source = FolderSource(tmp_path, "yolo")
     source.check()
@@ -82,10 +82,8 @@ def test_yolo_numbers_without_names(tmp_path: Path, capsys: pytest.CaptureFixtur
     ("row", "expected"),
     [
         ("0 120 40 30 20", "'0 120 40 30 20' has 120 where a normalized"),
-        ("0 0.5 0.5 0.1", "is no row of numbers"),
         ("face 0.5 0.5 0.1 0.1", "is no row of numbers"),
         ("0 0.5 0.5 0.1 0.1 0.9", "a confidence is no label"),
-        ("0 0.5 0.5 -0.1 0.1", "has -0.1 where"),
         ("0.5 0.5 0.5 0.1 0.1", "has the class 0.5"),
         ("7 0.5 0.5 0.1 0.1", "has the class 7, which"),
         ("0 0.5 0.5 nan 0.1", "has nan where"),
@@ -93,7 +91,7 @@ def test_yolo_numbers_without_names(tmp_path: Path, capsys: pytest.CaptureFixtur
     ],
 )
 def test_yolo_rows_that_are_none(row: str, expected: str, tmp_path: Path) -> None:
-    write_yolo(tmp_path, {"train": TRAIN, "val": VAL})
+    write_yolo(tmp_path)
     label = tmp_path / "labels" / "train" / "party" / "a.txt"
     label.write_text(f"0 0.5 0.5 0.1 0.1\n{row}\n")
     line = refusal(tmp_path, "yolo")
@@ -101,7 +99,7 @@ def test_yolo_rows_that_are_none(row: str, expected: str, tmp_path: Path) -> Non
 
 
 def test_yolo_landmarks_and_polygons(tmp_path: Path) -> None:
-    write_yolo(tmp_path, {"train": TRAIN, "val": VAL})
+    write_yolo(tmp_path)
     label = tmp_path / "labels" / "train" / "party" / "a.txt"
     # Width 200, height 100: x 40, y 20, w 20, h 40 → 30 0 50 40; as a polygon 40 20, 20 40, 100 70.
     label.write_text("0 0.2 0.2 0.1 0.4 0.5 0.7\n")
@@ -120,18 +118,12 @@ def test_yolo_landmarks_and_polygons(tmp_path: Path) -> None:
 
 
 def test_yolo_is_of_the_upright_image(tmp_path: Path) -> None:
-    write_yolo(tmp_path, {"train": TRAIN, "val": VAL})
+    write_yolo(tmp_path)
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying, shown 100 wide and 200 high
     Image.new("RGB", (200, 100)).save(tmp_path / "images" / "train" / "party" / "a.jpg", exif=exif)
     boxes = by_id(FolderSource(tmp_path, "yolo").train())["party/a"].boxes_xyxy
     np.testing.assert_allclose(boxes[0], [5, 40, 20, 120], atol=1e-4)
-
-
-def test_yolo_without_any_label_file_is_a_mistake(tmp_path: Path) -> None:
-    write_image(tmp_path / "images" / "train" / "a.jpg")
-    write_image(tmp_path / "images" / "val" / "b.jpg")
-    assert "holds no label file for the 1 images" in refusal(tmp_path, "yolo")
 
 
 def test_yolo_roboflow_and_side_by_side(tmp_path: Path) -> None:
@@ -159,7 +151,7 @@ def test_voc_counts_from_one_or_from_zero(tmp_path: Path, capsys: pytest.Capture
 
 
 def test_voc_without_lists(tmp_path: Path) -> None:
-    write_voc(tmp_path, {"train": TRAIN, "val": VAL})
+    write_voc(tmp_path)
     (tmp_path / "Annotations").rename(tmp_path / "old")
     for part, faces in (("train", TRAIN), ("val", VAL)):
         for image_id in faces:
@@ -172,24 +164,16 @@ def test_voc_without_lists(tmp_path: Path) -> None:
     assert sorted(by_id(source.val())) == ["e", "street/d"]
 
 
-def test_voc_names_with_blanks(tmp_path: Path) -> None:
-    write_voc(tmp_path, {"train": {"face 1": [(1, 2, 30, 40, False, "face")]}, "val": VAL})
-    assert [record.image_id for record in FolderSource(tmp_path, "voc").train()] == ["face 1"]
-
-
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
         ("<xmax>40</xmax>", "<xmax>forty</xmax>", "is no object with"),
-        ("<xmax>40</xmax>", "", "is no object with"),
-        ("<name>face</name>", "", "is no object with"),
         ("</bndbox>", "", "is no XML"),
         ("<xmax>40</xmax>", "<xmax>5</xmax>", "x1=10 y1=20 x2=5 y2=60 is no box"),
-        ("<annotation>", "<?xml version='1.0' encoding='undefined'?>\n<annotation>", "is no XML"),
     ],
 )
 def test_voc_objects_that_are_none(old: str, new: str, expected: str, tmp_path: Path) -> None:
-    write_voc(tmp_path, {"train": TRAIN, "val": VAL})
+    write_voc(tmp_path)
     path = tmp_path / "Annotations" / "party" / "a.xml"
     text = path.read_text()
     assert old in text
@@ -198,39 +182,28 @@ def test_voc_objects_that_are_none(old: str, new: str, expected: str, tmp_path: 
     assert expected in line and str(path) in line
 
 
-def test_voc_listed_without_a_file(tmp_path: Path) -> None:
-    write_voc(tmp_path, {"train": TRAIN, "val": VAL})
-    (tmp_path / "Annotations" / "c.xml").unlink()
-    assert "train.txt: 'c' has no" in refusal(tmp_path, "voc")
-
-
 COCO_FAULTS: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
     ("annotations[0] is of image_id 77", lambda c: c["annotations"][0].update(image_id=77)),
     ("annotations[0] is of category_id 5", lambda c: c["annotations"][0].update(category_id=5)),
-    *(
-        ("annotations[0] has no bbox of four numbers", lambda c, box=box: c["annotations"][0].update(bbox=box))
-        for box in ([1, 2, 3], [1, 2, "3", 4], [10**400, 2, 3, 4])
-    ),
+    ("annotations[0] has no bbox of four numbers", lambda c: c["annotations"][0].update(bbox=[10**400, 2, 3, 4])),
     ("images[0] has no file_name, or another's id", lambda c: c["images"][1].update(id=c["images"][0]["id"])),
     ("has the image party/a twice", lambda c: c["images"].append({**c["images"][0], "id": 99})),
     ("x1=30 y1=20 x2=20 y2=25 is no box", lambda c: c["annotations"][0].update(bbox=[30, 20, -10, 5])),
     ("is no box", lambda c: c["annotations"][0].update(bbox=[30, 20, float("nan"), 5])),
-    ("images[0] has no file_name", lambda c: c["images"][0].pop("file_name")),
     ("'../../secret.jpg' leaves the folder", lambda c: c["images"][0].update(file_name="../../secret.jpg")),
-    ("1 of the 3 images of the train part are missing", lambda c: c["images"][0].update(file_name="party/zzz.jpg")),
     ("KeyError: 'images'", lambda c: c.pop("images")),
 ]
 
 
 @pytest.mark.parametrize(("expected", "change"), COCO_FAULTS)
 def test_coco_files_that_are_none(expected: str, change: Callable[[dict[str, Any]], object], tmp_path: Path) -> None:
-    write_coco(tmp_path, {"train": TRAIN, "val": VAL})
+    write_coco(tmp_path)
     path = tmp_path / "annotations" / "instances_train.json"
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
     line = refusal(tmp_path, "coco")
-    assert expected in line and (str(path) in line or "missing" in line)
+    assert expected in line and str(path) in line
     for text in ("{oops", json.dumps(content.get("annotations"))):  # no JSON, and a detector's results
         path.write_text(text)
         assert str(path) in refusal(tmp_path, "coco")
@@ -243,21 +216,20 @@ def test_coco_files_that_are_none(expected: str, change: Callable[[dict[str, Any
         ("party/a.jpg\n1\n1 2 3\n", "line 3: '1 2 3' is no row of 4 or 10 numbers"),
         ("party/a.jpg\n1 2 3 4\n", "line 2: '1 2 3 4' stands where the number of faces of party/a.jpg"),
         ("party/a.jpg\n1\n1 2 3 4 0 0 0 0.5 0 0\n", "line 3: '1 2 3 4 0 0 0 0.5 0 0' has attributes"),
-        ("party/a.jpg\nc.jpg\n", "line 1: 'party/a.jpg' has no number of faces"),
         ("1 2 3 4\nparty/a.jpg\n0\n", "line 1: '1 2 3 4' stands where an image's name is expected"),
         ("party/a.jpg\n1\n9 2 -3 4\n", "line 3: x1=9 y1=2 x2=6 y2=6 is no box"),
         ("", "names no image"),
     ],
 )
 def test_lists_that_are_none(content: str, expected: str, tmp_path: Path) -> None:
-    WRITERS["wider"](tmp_path, {"train": TRAIN, "val": VAL})
+    WRITERS["wider"](tmp_path)
     (tmp_path / "train.txt").write_text(content)
     line = refusal(tmp_path, "wider")
     assert expected in line and "train.txt" in line
 
 
 def test_list_with_four_columns(tmp_path: Path) -> None:
-    WRITERS["wider"](tmp_path, {"train": TRAIN, "val": VAL})
+    WRITERS["wider"](tmp_path)
     (tmp_path / "train.txt").write_text("party/a.jpg\n2\n1 2 3.5 4\n0 0 7 8\n\nc.jpg\n0\nparty/b.jpg\n1\n0 0 0 0\n")
     train = by_id(FolderSource(tmp_path, "wider").train())
     assert train["party/a"].boxes_xyxy.tolist() == [[1, 2, 4.5, 6], [0, 0, 7, 8]]
@@ -269,12 +241,12 @@ def test_list_with_four_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_set_handed_over_as_another_format(written: str, format: str, tmp_path: Path) -> None:
     if written != format:
-        WRITERS[written](tmp_path, {"train": TRAIN, "val": VAL})
+        WRITERS[written](tmp_path)
         assert str(tmp_path) in refusal(tmp_path, format)
 
 
 def test_labels_of_another_format_by_name(tmp_path: Path) -> None:
-    write_coco(tmp_path, {"train": TRAIN, "val": VAL})
+    write_coco(tmp_path)
     (tmp_path / "notes.txt").write_text("a\n")
     json_file = {"labels": "annotations/instances_train.json"}
     assert "reads a folder" in refusal(tmp_path, "voc", train=json_file)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.folder.labels import ImageFiles
 from fanet_lightning.data.folder.source import FolderSource, carved
-from fanet_lightning.data.images import read_image_frame, read_image_rgb
 from fanet_lightning.data.sources import build_source
 from tests.data.folder_files import (
     FORMATS,
@@ -92,7 +91,7 @@ def test_lists_select(format: str, tmp_path: Path) -> None:
 
 
 def test_given_labels_and_folders(tmp_path: Path) -> None:
-    write_coco(tmp_path / "set", {"train": TRAIN, "val": VAL})
+    write_coco(tmp_path / "set")
     (tmp_path / "set" / "annotations" / "instances_train.json").rename(tmp_path / "set" / "mine.json")
     (tmp_path / "set" / "images" / "train").rename(tmp_path / "elsewhere")
     source = FolderSource(
@@ -103,14 +102,14 @@ def test_given_labels_and_folders(tmp_path: Path) -> None:
     assert "data.train.folder=" in refusal(tmp_path / "set", "coco", train={"labels": "mine.json", "folder": "no"})
     assert "data.train.labels=…" in refusal(tmp_path / "set", "coco", train={"folder": "images"})
     # A YOLO set whose labels are elsewhere.
-    write_yolo(tmp_path / "yolo", {"train": TRAIN, "val": VAL})
+    write_yolo(tmp_path / "yolo")
     (tmp_path / "yolo" / "labels" / "train").rename(tmp_path / "yolo" / "marks")
     moved = FolderSource(tmp_path / "yolo", "yolo", train={"labels": "marks", "folder": "images/train"})
     assert len(by_id(moved.train())["party/a"].boxes_xyxy) == 2
 
 
 def test_names_in_other_letter_case_are_found(tmp_path: Path) -> None:
-    write_coco(tmp_path, {"train": TRAIN, "val": VAL})
+    write_coco(tmp_path)
     folder = tmp_path / "images" / "train"
     (folder / "party" / "a.jpg").rename(folder / "party" / "A.JPG")
     (folder / "party" / "b.jpg").unlink()
@@ -121,16 +120,6 @@ def test_names_in_other_letter_case_are_found(tmp_path: Path) -> None:
     assert by_id(source.train())["party/b"].path == folder / "party" / "b.png"
     write_image(folder / "party" / "B.webp")
     assert "'party/b.jpg' may be party/B.webp or party/b.png" in refusal(tmp_path, "coco")
-
-
-def test_letter_case_of_yolo_labels(tmp_path: Path) -> None:
-    """A label that fits one image to the letter is not another's."""
-    write_yolo(tmp_path, {"train": {"a": ONE, "b": ONE}, "val": VAL})
-    folder = tmp_path / "images" / "train"
-    write_image(folder / "A.jpg")
-    (folder / "b.jpg").rename(folder / "B.jpeg")
-    train = by_id(FolderSource(tmp_path, "yolo").train())
-    assert {name: len(record.boxes_xyxy) for name, record in train.items()} == {"A": 0, "a": 1, "B": 1}
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -156,7 +145,7 @@ def test_images_that_differ_by_extension_alone(format: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("format", FORMATS)
 def test_missing_and_empty_images(format: str, tmp_path: Path) -> None:
     """Missing ones are counted; empty ones are no matter of the labels: training names and replaces them."""
-    WRITERS[format](tmp_path, {"train": TRAIN, "val": VAL})
+    WRITERS[format](tmp_path)
     image = (tmp_path / "JPEGImages" if format == "voc" else tmp_path / "images" / "train") / "party" / "a.jpg"
     image.write_bytes(b"")
     source = FolderSource(tmp_path, format)
@@ -172,7 +161,7 @@ def test_missing_and_empty_images(format: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_inventories_hold_what_training_refuses(format: str, tmp_path: Path) -> None:
-    WRITERS[format](tmp_path, {"train": TRAIN, "val": VAL})
+    WRITERS[format](tmp_path)
     folder = tmp_path / "JPEGImages" if format == "voc" else tmp_path / "images" / "train"
     write_image(folder / "unlabelled.jpg")
     (folder / "party" / "b.jpg").unlink()
@@ -236,7 +225,7 @@ def test_a_part_without_a_face(tmp_path: Path) -> None:
     ],
 )
 def test_options_that_are_none(options: dict[str, object], expected: str, tmp_path: Path) -> None:
-    write_coco(tmp_path, {"train": TRAIN, "val": VAL})
+    write_coco(tmp_path)
     with pytest.raises(InputError) as error:
         build_source("folder", **{"root": tmp_path, "format": "coco", **options}).check()
     assert expected in one_line(error.value)
@@ -250,20 +239,3 @@ def test_names_that_lead_out_of_the_folder(tmp_path: Path) -> None:
     for name in ("../b.jpg", str(tmp_path / "b.jpg"), "x/../../b.jpg", ""):
         found, reason = files.find(name)
         assert found is None and "leaves the folder" in reason
-
-
-def test_links_in_a_circle_end(tmp_path: Path) -> None:
-    write_image(tmp_path / "a" / "x.jpg")
-    (tmp_path / "a" / "again").symlink_to(tmp_path, target_is_directory=True)
-    assert ImageFiles(tmp_path).names == ["a/x.jpg"]
-
-
-@pytest.mark.parametrize(
-    "extension", [".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".gif", ".ppm", ".tga", ".JPG"]
-)
-def test_every_extension_is_listed_read_and_measured(extension: str, tmp_path: Path) -> None:
-    path = tmp_path / f"a{extension}"
-    write_image(path, (33, 21))
-    assert ImageFiles(tmp_path).names == [path.name]
-    assert read_image_frame(path).upright_wh == (33, 21)
-    assert read_image_rgb(path).shape == (21, 33, 3)

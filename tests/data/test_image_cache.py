@@ -167,17 +167,6 @@ def test_what_does_not_fit_is_read_each_time(root: Path) -> None:
     assert module.unreadable_images == [f"0--Parade/0_Parade_{index:03d}" for index in range(5, 12)]
 
 
-def test_a_broken_file_is_replaced_as_without_a_cache(root: Path) -> None:
-    paths = [record.path for record in WiderFaceSource(root).train()]
-    paths[4].write_bytes(paths[4].read_bytes()[:-40])
-    paths[5].write_bytes(b"")
-    without, module = module_of(root), module_of(root, cache="memory")
-    loaders = [without.train_dataloader(), module.train_dataloader()]
-    for epoch in range(2):
-        assert epoch_of(loaders[0], epoch) == epoch_of(loaders[1], epoch)
-    assert module.unreadable_images == without.unreadable_images != []
-
-
 def test_the_real_augmentation_takes_images_that_cannot_be_written(root: Path) -> None:
     records = WiderFaceSource(root).train()
     cache = memory_cache([record.path for record in records], None)

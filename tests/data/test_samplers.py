@@ -55,18 +55,6 @@ def test_ranks_share_one_process_s_batches(images: int, share: int, world: int, 
     assert len(set(flat)) == min(images, len(flat))
 
 
-def test_epochs_and_seeds_differ_and_repeat() -> None:
-    def order(seed: int, epoch: int) -> list[int]:
-        sampler = TrainBatchSampler(50, 10, seed=seed)
-        sampler.set_epoch(epoch)
-        return list(chain(*indices(sampler)))
-
-    assert order(0, 0) == order(0, 0)
-    orders = [order(seed, epoch) for seed in range(3) for epoch in range(3)]
-    assert all(sorted(o) == list(range(50)) for o in orders)
-    assert len({tuple(o) for o in orders}) == 9
-
-
 def test_going_on_in_the_middle() -> None:
     whole = TrainBatchSampler(20, 4, seed=3)
     whole.set_epoch(2)

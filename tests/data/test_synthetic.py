@@ -14,7 +14,7 @@ from fanet_lightning.data.synthetic import dataset as synthetic
 from fanet_lightning.data.synthetic import scenes
 from fanet_lightning.data.synthetic.dataset import SETTINGS, counts, prepare_synthetic
 from fanet_lightning.data.synthetic.faces import Drawn, draw_body, draw_head
-from fanet_lightning.data.synthetic.people import Person, random_person, turned
+from fanet_lightning.data.synthetic.people import Person, random_person
 from fanet_lightning.data.synthetic.scenes import FaceTruth, Shot, draw_image, take
 from fanet_lightning.data.wider_face import load_wider_face, read_annotations
 from fanet_lightning.score.wider_face.ground_truth import read_ground_truth
@@ -123,11 +123,6 @@ class TestPreparation:
             prepare_synthetic(tmp_path, **{**SMALL, **change})  # type: ignore[arg-type]
         assert list(tmp_path.iterdir()) == []
 
-    def test_root_that_is_a_file(self, tmp_path: Path) -> None:
-        (tmp_path / "taken").write_text("")
-        with pytest.raises(InputError, match=r"data\.root=.*taken"):
-            prepare_synthetic(tmp_path / "taken", **SMALL)
-
 
 class TestLayout:
     def test_reads_back_as_wider_face(self, prepared: Path) -> None:
@@ -161,12 +156,6 @@ class TestLayout:
             assert not (medium & ~hard).any()
         assert json.loads((prepared / "manifest.json").read_text())["val_faces"] == truth.faces_per_setting
 
-    def test_image_without_a_face_is_a_row_of_zeros(self) -> None:
-        assert (
-            synthetic._annotation("5--Still_Life/5_Still_Life_val_00000", [])
-            == "5--Still_Life/5_Still_Life_val_00000.jpg\n0\n0 0 0 0 0 0 0 0 0 0\n"
-        )
-
 
 class TestSettings:
     @pytest.mark.parametrize(
@@ -187,10 +176,6 @@ class TestSettings:
     def test_limits(self, height: int, hidden: float, softness: float, expected: list[str]) -> None:
         face = FaceTruth((0, 0, height, height), hidden, softness, 0, 0, 0, 0, 0, 0)
         assert sorted(name for name, limits in SETTINGS.items() if counts(face, limits)) == expected
-
-    def test_invalid_faces_count_nowhere(self) -> None:
-        face = FaceTruth((0, 0, 100, 100), 0.0, 0.0, 0, 0, 0, 1, 0, 0)
-        assert not any(counts(face, limits) for limits in SETTINGS.values())
 
     def test_sizes_stand_as_in_wider_face(self, sample: list[scenes.SyntheticImage]) -> None:
         """Official: 7,211 / 13,319 / 31,958, which is 0.23 / 0.42 / 1."""
@@ -321,23 +306,6 @@ class TestHeads:
         region = np.s_[12:28, 14:26]
         assert np.abs(small[region].astype(int) - shrunk[region]).mean() < 12
         assert np.abs(small[region].astype(int) - background[:40, :40][region]).mean() > 30
-
-    def test_turning(self) -> None:
-        """A point in the middle moves to breadth · sin(yaw); one that turns away stays at the rim."""
-        person = plain_person(100, (0.0, 0.0), yaw=0.5, pitch=0.0, jaw=0.0, breadth=0.8)
-        middle, away = turned(np.array([(0.0, 0.0), (0.8, 0.2)]), person)
-        reach = 0.8 * 1.02
-        assert middle == pytest.approx([reach * np.sin(0.5), 0.0])
-        assert away == pytest.approx([reach, 0.2])
-
-    def test_person_out_of_the_image(self) -> None:
-        image = np.full((50, 60, 3), 7, np.uint8)
-        person = plain_person(20, (500.0, -300.0))
-        draw_body(image, person)
-        head = draw_head(image, person)
-        assert head.area > 100
-        assert not head.oval.any()
-        assert (image == 7).all()
 
 
 class TestCamera:

@@ -45,24 +45,14 @@ manifest.json holds the parameters. The folder can be deleted: it is written aga
 """
 
 
-def prepare_synthetic(
-    root: Path,
-    *,
-    train_images: int = 400,
-    val_images: int = 120,
-    seed: int = 0,
-    image_width: Sequence[int] = (400, 480),
-    image_height: Sequence[int] = (320, 400),
-) -> Path:
+def prepare_synthetic(root: Path, **parameters: Any) -> Path:
     """Write the data set below ``root``, unless it is there already, and say where.
 
     It appears by one rename when it is whole. If several processes prepare it at once, the first one's is kept.
 
     Args:
         root: folder of all synthetic data sets; made if missing.
-        train_images, val_images: how many images of each split.
-        seed: other seeds give other images.
-        image_width, image_height: least and largest side in pixels, 64 … 1024; drawn at random per image.
+        parameters: see :func:`synthetic_parameters`.
 
     Returns:
         ``root/<key>``, where the key stands for the parameters and :data:`VERSION`. It holds ``WIDER_train``,
@@ -71,7 +61,7 @@ def prepare_synthetic(
     Raises:
         InputError: a parameter out of range, or ``root`` cannot be written.
     """
-    parameters = synthetic_parameters(train_images, val_images, seed, image_width, image_height)
+    parameters = synthetic_parameters(**parameters)
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
     root = Path(root)
     folder = root / f"v{VERSION}-{digest[:12]}"
@@ -105,7 +95,7 @@ def synthetic_parameters(
     image_width: Sequence[int] = (400, 480),
     image_height: Sequence[int] = (320, 400),
 ) -> dict[str, Any]:
-    """What a synthetic set is made from, as :func:`prepare_synthetic` has it.
+    """What a synthetic set is made from: the images of each split, and their least and largest sides, 64 … 1024 pixels.
 
     Raises:
         InputError: a parameter out of range.

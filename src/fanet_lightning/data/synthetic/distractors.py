@@ -116,12 +116,8 @@ def _clock(rng: np.random.Generator, image: Image, center: tuple[float, float], 
     dark = (30.0, 28.0, 30.0)
     for hour in range(12):
         angle = hour * math.pi / 6
-        _ellipse(
-            image,
-            (x + 0.7 * half * math.sin(angle), y - 0.7 * half * math.cos(angle)),
-            (half * 0.06, half * 0.06),
-            dark,
-        )
+        spot = (x + 0.7 * half * math.sin(angle), y - 0.7 * half * math.cos(angle))
+        _ellipse(image, spot, (half * 0.06, half * 0.06), dark)
     for length in (0.4, 0.6):
         angle = rng.uniform(0, 2 * math.pi)
         end = np.array([(x, y), (x + length * half * math.sin(angle), y - length * half * math.cos(angle))])
@@ -135,9 +131,8 @@ def _traffic_light(rng: np.random.Generator, image: Image, center: tuple[float, 
     fill_polygon(image, case, (40.0, 42.0, 40.0))
     lit = int(rng.integers(3))
     for i, color in enumerate(((235.0, 50.0, 40.0), (240.0, 190.0, 50.0), (60.0, 210.0, 110.0))):
-        _ellipse(
-            image, (x, y + (i - 1) * 0.62 * half), (half * 0.25, half * 0.25), walk(color, 1.0 if i == lit else 0.3)
-        )
+        spot = (x, y + (i - 1) * 0.62 * half)
+        _ellipse(image, spot, (half * 0.25, half * 0.25), walk(color, 1.0 if i == lit else 0.3))
 
 
 def _bare_oval(rng: np.random.Generator, image: Image, center: tuple[float, float], half: float) -> None:
@@ -150,11 +145,9 @@ def _bare_oval(rng: np.random.Generator, image: Image, center: tuple[float, floa
 def _blob_oval(rng: np.random.Generator, image: Image, center: tuple[float, float], half: float) -> None:
     _bare_oval(rng, image, center, half)
     for _ in range(int(rng.integers(2, 7))):
-        du, dv = rng.uniform(-0.5, 0.5, 2) * half
-        axes = rng.uniform(0.06, 0.25, 2) * half
-        _ellipse(
-            image, (center[0] + float(du), center[1] + float(dv)), (float(axes[0]), float(axes[1])), random_color(rng)
-        )
+        du, dv = (rng.uniform(-0.5, 0.5, 2) * half).tolist()
+        half_u, half_v = (rng.uniform(0.06, 0.25, 2) * half).tolist()
+        _ellipse(image, (center[0] + du, center[1] + dv), (half_u, half_v), random_color(rng))
 
 
 def _sign(rng: np.random.Generator, image: Image, center: tuple[float, float], half: float) -> None:
@@ -191,15 +184,8 @@ def _arm(rng: np.random.Generator, image: Image, center: tuple[float, float], ha
     along = np.array([math.cos(angle), math.sin(angle)])
     across = np.array([-along[1], along[0]])
     wrist, elbow = np.array(center) + along * half * 0.4, np.array(center) + along * half * 2.6
-    arm = np.array(
-        [
-            wrist - across * half * 0.32,
-            wrist + across * half * 0.32,
-            elbow + across * half * 0.5,
-            elbow - across * half * 0.5,
-        ]
-    )
-    fill_polygon(image, arm, walk(color, 0.85))
+    low, high = across * half * 0.32, across * half * 0.5
+    fill_polygon(image, np.array([wrist - low, wrist + low, elbow + high, elbow - high]), walk(color, 0.85))
     _ellipse(image, center, (half * 0.62, half * 0.55), color, math.degrees(angle))
     for finger in range(3):
         low = np.array(center) - along * half * 0.5 + across * half * 0.28 * (finger - 1)
@@ -209,17 +195,8 @@ def _arm(rng: np.random.Generator, image: Image, center: tuple[float, float], ha
 
 
 THINGS: tuple[Callable[[np.random.Generator, Image, tuple[float, float], float], None], ...] = (
-    _ball,
-    _plate,
-    _clock,
-    _traffic_light,
-    _bare_oval,
-    _blob_oval,
-    _sign,
-    _socket,
-    _window,
-    _arm,
-)
+    _ball, _plate, _clock, _traffic_light, _bare_oval, _blob_oval, _sign, _socket, _window, _arm,
+)  # fmt: skip
 
 
 def _words(rng: np.random.Generator, image: Image, center: tuple[float, float], half: float, color: Color) -> None:
@@ -261,18 +238,14 @@ def _foliage(rng: np.random.Generator, image: Image) -> None:
 
 def _curtain(rng: np.random.Generator, image: Image) -> None:
     folds = np.sin(np.linspace(0, rng.uniform(20, 90), image.shape[1]) + rng.uniform(0, 6)) * rng.uniform(8, 30)
-    cv2.add(
-        image, np.broadcast_to(folds.astype(np.int16)[None, :, None], image.shape).copy(), dst=image, dtype=cv2.CV_8U
-    )
+    shade = np.broadcast_to(folds.astype(np.int16)[None, :, None], image.shape).copy()
+    cv2.add(image, shade, dst=image, dtype=cv2.CV_8U)
 
 
 def _spotlight(rng: np.random.Generator, image: Image) -> None:
     height, width = image.shape[:2]
     x, foot, spread = rng.uniform(0, width), rng.uniform(0, width), rng.uniform(20, 90)
     beam = np.zeros((height, width, 3), np.uint8)
-    fill_polygon(
-        beam,
-        np.array([(x - 4, 0), (x + 4, 0), (foot + spread, height), (foot - spread, height)]),
-        walk(random_color(rng), 0.5),
-    )
+    outline = np.array([(x - 4, 0), (x + 4, 0), (foot + spread, height), (foot - spread, height)])
+    fill_polygon(beam, outline, walk(random_color(rng), 0.5))
     cv2.add(image, beam, dst=image)

@@ -94,22 +94,15 @@ def _features(person: Person) -> list[Shape]:
     spread = person.eye_distance
     if person.kind == "scrambled":
         shuffle = np.random.default_rng(person.texture)
-        at = {
-            "eyes": shuffle.uniform(0.3, 0.65),
-            "nose": shuffle.uniform(-0.6, -0.3),
-            "mouth": shuffle.uniform(-0.4, 0),
-        }
+        ranges = {"eyes": (0.3, 0.65), "nose": (-0.6, -0.3), "mouth": (-0.4, 0)}
+        at = {name: shuffle.uniform(*bounds) for name, bounds in ranges.items()}
         spread = shuffle.uniform(0.05, 0.6) * person.breadth
     shapes = []
     if person.beard:
         w = person.breadth * 0.97
         rim = [(-w, 0.05), (-0.8 * w, 0.3), (-0.3, 0.36), (0, 0.32), (0.3, 0.36), (0.8 * w, 0.3), (w, 0.05)]
-        low = [
-            (0.74 * w, 0.74),
-            (0.4 * w, 1.0 + 0.12 * person.beard),
-            (-0.4 * w, 1.0 + 0.12 * person.beard),
-            (-0.74 * w, 0.74),
-        ]
+        chin = 1.0 + 0.12 * person.beard
+        low = [(0.74 * w, 0.74), (0.4 * w, chin), (-0.4 * w, chin), (-0.74 * w, 0.74)]
         shapes.append(Shape(np.array(rim + low), walk(person.hair, 1.1), 0))
     # The bridge is on the surface, the tip stands out of it: in profile it leaves the oval.
     nose = turned(_moved(_NOSE_AND_NOSTRILS, 0, at["nose"]), person)
@@ -166,30 +159,14 @@ def _hair_in_front(person: Person) -> list[Shape]:
     if person.kind == "blank" or person.hair_style == "bald":
         return []
     line = person.hairline
-    edge = np.array(
-        [
-            (-0.97 * w, -0.18),
-            (-0.86 * w, line + 0.16),
-            (-0.4 * w, line),
-            (person.parting, line - 0.06),
-            (0.45 * w, line),
-            (0.86 * w, line + 0.16),
-            (0.97 * w, -0.18),
-        ]
-    )
-    points = np.concatenate([_CROWN * (1.07 * w, 1.0), edge])
+    left = [(-0.97 * w, -0.18), (-0.86 * w, line + 0.16), (-0.4 * w, line), (person.parting, line - 0.06)]
+    right = [(0.45 * w, line), (0.86 * w, line + 0.16), (0.97 * w, -0.18)]
+    points = np.concatenate([_CROWN * (1.07 * w, 1.0), left, right])
     color = person.hat if person.hair_style == "scarf" else person.hair
     shapes = [Shape(points, color, len(_CROWN))]
     if person.hair_style == "hat":
-        dome = [
-            (1.1 * w, -0.55),
-            (0.95 * w, -1.2),
-            (0.5 * w, -1.45),
-            (-0.5 * w, -1.45),
-            (-0.95 * w, -1.2),
-            (-1.1 * w, -0.55),
-        ]
-        shapes.append(Shape(np.array(dome), person.hat))
+        right = [(1.1 * w, -0.55), (0.95 * w, -1.2), (0.5 * w, -1.45)]
+        shapes.append(Shape(np.array([*right, *((-u, v) for u, v in reversed(right))]), person.hat))
         brim = person.brim * w
         rim = [(-brim, -0.5), (brim, -0.5), (brim * 0.95, -0.66), (-brim * 0.95, -0.66)]
         shapes.append(Shape(np.array(rim), walk(person.hat, 0.7)))
@@ -210,17 +187,8 @@ def _worn(person: Person) -> list[Shape]:
         shapes.append(Shape(bar, (34.0, 30.0, 30.0), 0, 0.05))
     if person.mask:
         w = person.breadth
-        cloth = [
-            (-0.9 * w, 0.12),
-            (-0.3, 0.06),
-            (0, 0.02),
-            (0.3, 0.06),
-            (0.9 * w, 0.12),
-            (0.72 * w, 0.72),
-            (0, 0.98),
-            (-0.72 * w, 0.72),
-        ]
-        shapes.append(Shape(np.array(cloth), person.hat, 0))
+        edge = [(-0.9 * w, 0.12), (-0.3, 0.06), (0, 0.02), (0.3, 0.06), (0.9 * w, 0.12)]
+        shapes.append(Shape(np.array([*edge, (0.72 * w, 0.72), (0, 0.98), (-0.72 * w, 0.72)]), person.hat, 0))
         shapes.append(Shape(np.array([(-0.8 * w, 0.4), (0, 0.45), (0.8 * w, 0.4)]), walk(person.hat, 0.85), 0, 0.03))
     if person.hand:
         u = 0.55 * person.hand

@@ -14,25 +14,13 @@ Kind = Literal["face", "back", "scrambled", "blank", "blobs"]
 
 # From light to dark; people are anywhere between two neighbours.
 SKINS = (
-    (250, 226, 209),
-    (238, 203, 178),
-    (222, 176, 142),
-    (194, 142, 104),
-    (158, 106, 72),
-    (118, 76, 52),
-    (84, 54, 40),
-    (58, 40, 33),
-)
+    (250, 226, 209), (238, 203, 178), (222, 176, 142), (194, 142, 104),
+    (158, 106, 72), (118, 76, 52), (84, 54, 40), (58, 40, 33),
+)  # fmt: skip
 HAIRS = (
-    (24, 20, 20),
-    (48, 34, 26),
-    (82, 54, 34),
-    (128, 86, 48),
-    (186, 146, 88),
-    (222, 196, 140),
-    (150, 62, 32),
-    (176, 174, 172),
-)
+    (24, 20, 20), (48, 34, 26), (82, 54, 34), (128, 86, 48),
+    (186, 146, 88), (222, 196, 140), (150, 62, 32), (176, 174, 172),
+)  # fmt: skip
 IRISES = ((40, 26, 20), (66, 42, 26), (70, 96, 120), (74, 92, 62))
 HAIR_STYLES = ("short", "long", "bob", "bald", "afro", "hat", "scarf")
 _HAIR_STYLE_ODDS = (0.34, 0.2, 0.13, 0.08, 0.06, 0.13, 0.06)
@@ -104,26 +92,18 @@ def random_person(
     light_xy: tuple[float, float] = (0.0, 0.0),
     air: Color = (200.0, 205.0, 210.0),
 ) -> Person:
-    """Draw a person at random.
+    """A person drawn at random by ``rng`` alone.
 
-    Args:
-        rng: the only source of chance.
-        center_xy, height: see :class:`Person`.
-        hardship: 0 … 1, how often the head is turned, veiled, blurred or badly lit.
-        kind: a face, or something that looks like one.
-        light_xy: the scene's light; each person gets a little of their own.
-        air: the color that distance fades into.
+    ``hardship``: 0 … 1, how often the head is turned, veiled, blurred or badly lit; ``light_xy``: the scene's light, of
+    which each person has a little of their own; ``air``: the color that distance fades into.
     """
     unusual = rng.random(8) < hardship
     skin = between(rng, SKINS)
     style = pick(rng, HAIR_STYLES, _HAIR_STYLE_ODDS)
     hair = between(rng, HAIRS) if sum(skin) > 380 or rng.random() < 0.1 else walk(HAIRS[0], rng.uniform(0.8, 1.8))
-    yaw = (
-        max(-0.9, min(0.9, float(rng.normal(0, 0.28))))
-        if not unusual[0]
-        else _side(rng) * float(rng.uniform(0.55, 1.25))
-    )
-    tilt = max(-0.25, min(0.25, float(rng.normal(0, 0.09)))) if not unusual[1] else float(rng.uniform(-0.61, 0.61))
+    turn = _side(rng) * float(rng.uniform(0.55, 1.25)) if unusual[0] else float(rng.normal(0, 0.28))
+    yaw = turn if unusual[0] else max(-0.9, min(0.9, turn))
+    tilt = float(rng.uniform(-0.61, 0.61)) if unusual[1] else max(-0.25, min(0.25, float(rng.normal(0, 0.09))))
     excited = rng.random() < 0.05
     light = rng.normal(0, 0.06, 2) + light_xy
     if unusual[2] and rng.random() < 0.6:

@@ -16,9 +16,7 @@ Image = npt.NDArray[np.uint8]
 
 
 class Shot(NamedTuple):
-    """``gain_rgb`` and ``gamma`` of the exposure, ``blur`` sigma in pixels, ``motion`` length in pixels (0: none) at
-    ``motion_angle``, ``noise`` sigma in grey levels, JPEG ``quality``, and whether the light is ``extreme``.
-    """
+    """``blur`` sigma and ``motion`` length (0: none) in pixels, ``noise`` sigma in grey levels, JPEG ``quality``."""
 
     gain_rgb: tuple[float, float, float]
     gamma: float
@@ -286,23 +284,11 @@ def _still_life(rng: np.random.Generator, size_wh: tuple[int, int]) -> list[_Pla
     return _apart(rng, size_wh, int(rng.integers(0, 5)), 20, 120, (0.2, 0.8))
 
 
-_PLACES = {
-    "Crowd": _crowd,
-    "Portrait": _portrait,
-    "Street": _street,
-    "Group": _group,
-    "Stage": _stage,
-    "Still_Life": _still_life,
-}
+_PLACES = dict(zip(EVENTS, (_crowd, _portrait, _street, _group, _stage, _still_life), strict=True))
 
 
 def _apart(
-    rng: np.random.Generator,
-    size_wh: tuple[int, int],
-    many: int,
-    least: float,
-    most: float,
-    band: tuple[float, float],
+    rng: np.random.Generator, size_wh: tuple[int, int], many: int, least: float, most: float, band: tuple[float, float]
 ) -> list[_Place]:
     """Heads of all sizes, far ones first, none wholly on another one; the ``band`` is in image heights."""
     heights = sorted(_log_uniform(rng, least, most) for _ in range(many))
