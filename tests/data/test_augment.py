@@ -167,11 +167,9 @@ def test_the_flip_does_not_hang_on_the_choice_of_the_sampling() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        *({name: value} for name, (low, high) in LIMITS.items() if isinstance(getattr(TrainAugment, name), int | float)
-          for value in (low - 1, high + 1, float("nan"), "much", True)),
-        *({"crop": crop} for crop in [(0.0, 1.0), (0.3, 1.2), (0.9, 0.3), (0.3,), 0.3]),
-        {"contrast": (1.5, 0.5)}, {"saturation": (0, float("inf"))}, {"fill": (1, 2)}, {"fill": (1, 2, 256)},
-        {"hue": 900.0}, {"attempts": 2.5},
+        *({name: high + 1} for name, (_, high) in LIMITS.items() if not isinstance(getattr(TrainAugment, name), tuple)),
+        *({"crop": crop} for crop in [(0.0, 1.0), (0.9, 0.3), (0.3,), 0.3]),
+        {"flip": float("nan")}, {"hue": "much"}, {"min_face": True}, {"fill": (1, 2, 256)}, {"attempts": 2.5},
     ],
     ids=str,
 )  # fmt: skip
@@ -253,12 +251,9 @@ def test_extra_draws_follow_the_seed_and_leave_the_others_as_they_are() -> None:
     [
         ({"_target_": "albumentations.GausNoise"}, "GausNoise"),
         ({"_target_": "albumentations.GaussNoise", "strength": 3}, "strength"),
-        ({"_target_": "albumentations.GaussNoise", "p": 3}, "GaussNoise"),
         ({"_target_": "albumentations.RandomCrop", "height": 8, "width": 8}, "size"),
         ({"_target_": "albumentations.Normalize"}, "type"),
         ({"_target_": "albumentations.MaskDropout"}, "MaskDropout"),
-        ({"_target_": "builtins.dict"}, "no transform"),
-        ({"p": 0.2}, "augment.extra"),
         ("GaussNoise", "no transform"),
     ],
 )

@@ -13,9 +13,9 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.synthetic import dataset as synthetic
 from fanet_lightning.data.synthetic import scenes
 from fanet_lightning.data.synthetic.dataset import SETTINGS, counts, prepare_synthetic
-from fanet_lightning.data.synthetic.faces import Drawn, draw_body, draw_head
+from fanet_lightning.data.synthetic.faces import Drawn, draw_head
 from fanet_lightning.data.synthetic.people import Person, random_person
-from fanet_lightning.data.synthetic.scenes import FaceTruth, Shot, draw_image, take
+from fanet_lightning.data.synthetic.scenes import FaceTruth, Shot, draw_image
 from fanet_lightning.data.wider_face import load_wider_face, read_annotations
 from fanet_lightning.score.wider_face.ground_truth import read_ground_truth
 
@@ -59,24 +59,16 @@ class TestPreparation:
         assert again.name == prepared.name and files_of(again) == files_of(prepared)
         truths = [read_ground_truth(folder / "eval_gt") for folder in (prepared, again)]
         assert truths[0].image_ids == truths[1].image_ids
-        for setting in SETTINGS:
-            for one, other in zip(truths[0].counted[setting], truths[1].counted[setting], strict=True):
-                assert np.array_equal(one, other)
+        assert json.loads((prepared / "manifest.json").read_text())["val_faces"] == truths[1].faces_per_setting
+        images, _ = read_annotations(prepared / "wider_face_split", "val")
+        for number, boxes in enumerate(truths[0].boxes_xywh):
+            assert np.array_equal(boxes + np.pad(boxes[:, :2], ((0, 0), (2, 0))), images[number].boxes_xyxy)
+            easy, medium, hard = (truths[0].counted[setting][number] for setting in ("easy", "medium", "hard"))
+            assert not (easy & ~medium).any() and not (medium & ~hard).any()
         other_seed = prepare_synthetic(tmp_path, **{**SMALL, "seed": 1})
         assert len({*jpegs_of(prepared).values(), *jpegs_of(other_seed).values()}) == 18
         more = jpegs_of(prepare_synthetic(tmp_path, **{**SMALL, "val_images": 5}))
         assert jpegs_of(prepared).items() <= more.items() and len(more) == 10
-
-    def test_second_call_touches_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        folder = prepare_synthetic(tmp_path, **SMALL)
-        times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-
-        def forbidden(*_: object, **__: object) -> None:
-            raise AssertionError("drawn again")
-
-        monkeypatch.setattr(synthetic, "draw_image", forbidden)
-        assert prepare_synthetic(tmp_path, **SMALL) == folder
-        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == times
 
     def test_interruption_leaves_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         sides = iter([(200, 160), (200, 160)])
@@ -111,8 +103,6 @@ class TestPreparation:
         ("change", "message"),
         [
             ({"train_images": 0}, r"data\.train_images=0"),
-            ({"val_images": 2.5}, r"data\.val_images=2\.5"),
-            ({"seed": -1}, r"data\.seed=-1"),
             ({"image_width": (300, 200)}, r"data\.image_width=\[300, 200\]"),
             ({"image_height": (320, 4000)}, r"data\.image_height=\[320, 4000\].*1024"),
             ({"image_height": 320}, r"data\.image_height=320"),
@@ -145,30 +135,15 @@ class TestLayout:
                 assert record.attributes["occlusion"].tolist() == [face.occlusion for face in usable]
                 assert record.attributes["pose"].tolist() == [face.pose for face in usable]
 
-    def test_ground_truth_fits_the_annotations(self, prepared: Path) -> None:
-        truth = read_ground_truth(prepared / "eval_gt")
-        images, _ = read_annotations(prepared / "wider_face_split", "val")
-        assert [f"{image_id}.jpg" for image_id in truth.image_ids] == [image.image_id for image in images]
-        for number, boxes in enumerate(truth.boxes_xywh):
-            assert np.array_equal(boxes + np.pad(boxes[:, :2], ((0, 0), (2, 0))), images[number].boxes_xyxy)
-            easy, medium, hard = (truth.counted[setting][number] for setting in ("easy", "medium", "hard"))
-            assert not (easy & ~medium).any()
-            assert not (medium & ~hard).any()
-        assert json.loads((prepared / "manifest.json").read_text())["val_faces"] == truth.faces_per_setting
-
 
 class TestSettings:
     @pytest.mark.parametrize(
         ("height", "hidden", "softness", "expected"),
         [
             (38, 0.3, 0.045, ["easy", "hard", "medium"]),
-            (37, 0.0, 0.02, ["hard", "medium"]),
             (100, 0.31, 0.01, ["hard", "medium"]),
             (100, 0.0, 0.05, ["hard", "medium"]),
-            (26, 0.0, 0.03, ["hard"]),
             (9, 0.75, 0.3, ["hard"]),
-            (100, 0.51, 0.01, ["hard"]),
-            (100, 0.0, 0.21, ["hard"]),
             (8, 0.0, 0.1, []),
             (100, 0.76, 0.01, []),
         ],
@@ -276,55 +251,6 @@ class TestHeads:
         corner_x, corner_y = head.corner
         assert abs(rows.min() + corner_y - y1) <= 1.5 and abs(rows.max() + 1 + corner_y - y2) <= 1.5
         assert abs(columns.min() + corner_x - x1) <= 1.5 and abs(columns.max() + 1 + corner_x - x2) <= 1.5
-
-    def test_tilt_turns_the_box(self) -> None:
-        upright, lying = (
-            draw_head(np.zeros((200, 200, 3), np.uint8), plain_person(100, (100.0, 100.0), tilt=tilt)).box_xyxy
-            for tilt in (0.0, np.pi / 2)
-        )
-        assert upright[3] - upright[1] == pytest.approx(100)
-        assert lying[2] - lying[0] == pytest.approx(100)
-        assert lying[3] - lying[1] == pytest.approx(upright[2] - upright[0])
-
-    def test_positive_tilt_is_clockwise(self) -> None:
-        """The lower end of an oval with half axes 38 and 50 moves left by (50² - 38²) sin cos / 48 = 9.3."""
-        person = plain_person(100, (100.0, 100.0), tilt=0.5, jaw=0.0, breadth=0.76)
-        head = draw_head(np.zeros((200, 200, 3), np.uint8), person)
-        lowest_row = max(np.nonzero(head.oval.any(axis=1))[0])
-        assert np.nonzero(head.oval[lowest_row])[0].mean() + head.corner[0] == pytest.approx(100 - 9.3, abs=2)
-        torso = draw_body(np.zeros((200, 200, 3), np.uint8), plain_person(100, (100.0, 100.0), tilt=0.5))
-        assert torso[:2].mean(axis=0)[0] == pytest.approx(100 - 0.6 * np.sin(0.5) * 50)
-
-    def test_small_heads_are_shrunk_large_ones(self) -> None:
-        """A face of 16 pixels is close to the same face of 160 pixels shrunk tenfold by area."""
-        background = np.full((400, 400, 3), (90, 140, 180), np.uint8)
-        large = background.copy()
-        draw_head(large, plain_person(160, (200.0, 200.0)))
-        shrunk = cv2.resize(large, (40, 40), interpolation=cv2.INTER_AREA).astype(int)
-        small = background[:40, :40].copy()
-        draw_head(small, plain_person(16, (20.0, 20.0)))
-        region = np.s_[12:28, 14:26]
-        assert np.abs(small[region].astype(int) - shrunk[region]).mean() < 12
-        assert np.abs(small[region].astype(int) - background[:40, :40][region]).mean() > 30
-
-
-class TestCamera:
-    def test_plain_shot_changes_nothing(self) -> None:
-        image = np.random.default_rng(1).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-        assert np.array_equal(take(image, PLAIN), image)
-
-    def test_exposure_noise_and_motion(self) -> None:
-        image = np.full((200, 220, 3), 100, np.uint8)
-        halved = take(image, PLAIN._replace(gain_rgb=(0.5, 1.0, 3.0)))
-        assert halved[0, 0].tolist() == [50, 100, 255]
-        noisy = take(image, PLAIN._replace(noise=6.0))
-        assert noisy.std() == pytest.approx(6.0, rel=0.05)
-        assert noisy.mean() == pytest.approx(100, abs=0.3)
-        dot = np.zeros((41, 41, 3), np.uint8)
-        dot[20, 20] = 250
-        smeared = take(dot, PLAIN._replace(motion=4, motion_angle=0.0))[..., 0]
-        assert np.nonzero(smeared.any(axis=1))[0].tolist() == [20]
-        assert np.nonzero(smeared[20])[0].tolist() == [18, 19, 20, 21, 22]
 
 
 @dataclasses.dataclass

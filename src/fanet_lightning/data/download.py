@@ -8,8 +8,7 @@ WIDER FACE is put on disk in the layout that ``data=wider_face`` reads::
 
 The data set is for research (CC BY-NC-ND 4.0); its home is http://shuoyang1213.me/WIDERFACE/.
 
-While it is fetched, a file is ``NAME.part``; it gets its name when its size and SHA-256 are right. What a server says
-about ranges and lengths only saves work: the checksum decides.
+While it is fetched, a file is ``NAME.part``; it gets its name when its size and SHA-256 are right.
 """
 
 import argparse
@@ -89,8 +88,8 @@ def fetch(file: RemoteFile, folder: Path) -> Path:
         The path of a file whose size and checksum are those of ``file``.
 
     Raises:
-        InputError: no address gave the file, another process is fetching it, or the disk took no more of it. What has
-            arrived is kept and resumed by the next call.
+        InputError: no address gave the file, or another process is fetching it. What has arrived is kept and resumed by
+            the next call.
     """
     target, part = folder / file.name, folder / f"{file.name}.part"
     if target.is_file() and file.fault(target) is None:
@@ -113,8 +112,6 @@ def fetch(file: RemoteFile, folder: Path) -> Path:
                 Path(lock.lock_file).unlink(missing_ok=True)
     except Timeout as error:
         raise InputError(f"{folder}: another download of {file.name} is running; wait for it, or stop it") from error
-    except OSError as error:
-        raise InputError(f"{error.filename or part}: cannot be written ({error.strerror or error})") from error
     raise InputError(
         f"cannot fetch {file.name}: {'; '.join(problems)}; run again, give another --source, or fetch it by hand and "
         f"put it into {folder}"
@@ -188,17 +185,13 @@ def _size(path: Path) -> int:
 
 
 def unpack(archive: Path, inner: str, target: Path) -> int:
-    """Unpack what ``target`` lacks of the folder ``inner`` of a zip archive, and what is empty in it.
+    """Unpack what ``target`` lacks of the folder ``inner`` of a zip, and what is empty in it; how many files that were.
 
     Every file appears complete, by a rename; no other file is touched. Hidden files (macOS adds ``._NAME``) are left
     out. The archive's checksum has been compared, so its names are those of its author.
 
-    Returns:
-        How many files were written.
-
     Raises:
         InputError: no zip, or a damaged member.
-        OSError: the disk takes no more, or a file is in the way.
     """
     written = 0
     try:
@@ -310,19 +303,16 @@ def _from_source(file: FileT, root: Path, source: str | None) -> tuple[FileT, Pa
 
 
 def download_wider_face(root: Path, parts: Sequence[str] = tuple(PARTS), source: str | None = None) -> list[str]:
-    """Fetch, check and unpack what is missing; what is there is left alone.
+    """Fetch, check and unpack what is missing; what is there is left alone. A line per part says what is there now.
 
     Args:
-        parts: of ``train``, ``val``, ``test``, ``annotations``, ``ground_truth``.
+        parts: of :data:`PARTS`.
         source: the address of a folder that has all archives side by side, or such a folder on disk, in place of the
             official addresses. An archive that is in ``root`` is used as well; neither is removed.
 
-    Returns:
-        A line per part: what is there now.
-
     Raises:
-        InputError: no network, no space, no permission, another download at work, or an archive that is not the
-            official one. What has arrived stays and is resumed by the next call.
+        InputError: no network, no space, another download at work, or an archive that is not the official one. What
+            has arrived stays and is resumed by the next call.
     """
     lines, states = [], {part: PARTS[part].state(root) for part in parts}
     missing = [PARTS[part] for part, (found, wanted) in states.items() if found < wanted]
@@ -344,10 +334,7 @@ def _fetch_and_unpack(archive: Archive, root: Path, source: str | None) -> int:
     at_hand = path.is_file()
     if not at_hand:
         fetch(archive, root)
-    try:
-        written = unpack(path, archive.inner, root / archive.folder)
-    except OSError as error:
-        raise InputError(f"{error.filename or root}: {error.strerror or error}; choose another --root") from error
+    written = unpack(path, archive.inner, root / archive.folder)
     found, wanted = archive.state(root)
     if found < wanted:
         raise InputError(f"{root / archive.folder}: {found:,} of {wanted:,} files after unpacking {path}")
@@ -357,17 +344,9 @@ def _fetch_and_unpack(archive: Archive, root: Path, source: str | None) -> int:
 
 
 def download_vgg16(root: Path, model: str = "vgg16", source: str | None = None) -> str:
-    """torchvision's VGG16 with ImageNet weights, in ``root``, checked by the digits of its SHA-256 in its name.
+    """torchvision's VGG16 (or ``vgg16_bn``) with ImageNet weights, checked by the digits of its SHA-256 in its name.
 
-    Args:
-        model: ``vgg16`` or ``vgg16_bn``.
-        source: the address of a folder that has the file, or such a folder on disk, in place of torchvision's.
-
-    Returns:
-        A line: where it is.
-
-    Raises:
-        InputError: as :func:`download_wider_face`.
+    A line says where it is. ``source`` and errors as of :func:`download_wider_face`.
     """
     from torchvision.models import VGG16_BN_Weights, VGG16_Weights
 

@@ -1,8 +1,4 @@
-"""Records of annotated images, and the inventory of labels as they are written (what the doctor reads).
-
-A source's records are clean and complete, or reading them fails. An inventory is tolerant: a label without an image, a
-box without area or a row that is not understood is in it, so that all of them can be named at once.
-"""
+"""Records of annotated images, clean and complete, and the tolerant inventory of labels as they are written."""
 
 import hashlib
 from collections import Counter
@@ -56,13 +52,7 @@ def clean_record(
     ignored: npt.NDArray[np.bool_] | None = None,
     attributes: Mapping[str, npt.NDArray[np.int8]] | None = None,
 ) -> ImageRecord:
-    """A record of boxes as labels have them: flagged ones and those without area become ignored ones.
-
-    Args:
-        boxes_xyxy: (F, 4) pixels.
-        ignored: (F,) flagged by the annotators; None: no box is.
-        attributes: name → (F,).
-    """
+    """A record of (F, 4) boxes as labels have them: ``ignored`` (F,) ones and those without area become ignored."""
     narrow = boxes_xyxy.astype(np.float32)
     # After rounding to float32 a sliver of a box may have no side left, so the sides are taken there.
     usable = (narrow[:, 2:] > narrow[:, :2]).all(axis=1)
@@ -174,10 +164,7 @@ class Inventory:
 
 
 def strict_records(inventory: Inventory, whole: str, remedy: str) -> list[ImageRecord]:
-    """The records of labels that are complete.
-
-    Args:
-        whole, remedy: for the message where images are missing: of what, and how to get them.
+    """The records of labels that are complete; ``whole`` is what images are missing of, ``remedy`` how to get them.
 
     Raises:
         InputError: the first problem, no image, a missing image, an image named twice, a box that is not finite.
@@ -229,13 +216,12 @@ def read_text(path: Path | str, content: bytes | None = None) -> str:
     """A label file's text, UTF-8, -16 or -32; ``content`` where it has been read already.
 
     Raises:
-        InputError: it cannot be read, or is no text.
+        InputError: it is no text.
     """
     try:
         return decoded_text(Path(path).read_bytes() if content is None else content)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"byte {error.start} is no text"
-        raise InputError(f"{path} cannot be read ({reason}); give a file of labels") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text (byte {error.start}); give a file of labels") from error
 
 
 def label_numbers(line: str) -> list[float] | None:

@@ -1,16 +1,12 @@
 """Sources of images and ground truth: WIDER FACE, synthetic faces, FDDB, PASCAL face, AFW.
 
-FDDB in its official layout::
+The last three, in their official layouts and for testing alone; boxes are those of the files, without a shift::
 
-    ROOT/originalPics/2002/08/11/big/img_591.jpg
+    ROOT/originalPics/2002/08/11/big/img_591.jpg                  FDDB
     ROOT/FDDB-folds/FDDB-fold-01.txt, FDDB-fold-01-ellipseList.txt, … 10
-
-PASCAL face and AFW::
 
     ROOT/images/<name>.jpg           or ROOT/JPEGImages, ROOT/testimages, or ROOT itself: the first folder that exists
     ROOT/<official label file>       or ROOT/annotations/<official label file>, or ``ground_truth``
-
-Boxes are those of the files, without a shift. FDDB, PASCAL face and AFW are for testing alone.
 """
 
 from collections.abc import Callable, Mapping

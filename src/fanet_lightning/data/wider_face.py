@@ -43,11 +43,9 @@ INVALID = 4 + ATTRIBUTES.index("invalid")
 
 
 def read_annotations(source: Path, split: Split) -> tuple[list[LabelledImage], list[LabelProblem]]:
-    """Read the annotations of one split, see :func:`parse_list`.
+    """Read the annotations of one split, see :func:`parse_list`; ``test`` has names only.
 
-    Args:
-        source: folder with the official files (or with their folder ``wider_face_split``), or the official zip.
-        split: ``test`` has names only.
+    ``source`` is a folder with the official files (or with their folder ``wider_face_split``), or the official zip.
 
     Raises:
         InputError: nothing found, or no text.
@@ -64,7 +62,7 @@ def read_annotations(source: Path, split: Split) -> tuple[list[LabelledImage], l
             with zipfile.ZipFile(source) as archive:
                 members = (own for own in archive.namelist() if own.rpartition("/")[2] == name)
                 found = next(((Path(f"{source}:{own}"), archive.read(own)) for own in members), None)
-        except (zipfile.BadZipFile, OSError) as error:
+        except zipfile.BadZipFile as error:
             raise InputError(f"{source} is neither a folder nor a readable zip ({error}); fetch it again") from error
     if found is None:
         raise InputError(
@@ -160,11 +158,7 @@ def _is_count(line: str) -> bool:
 def split_inventory(
     part: str, root: Path, split: Split, images: Path | str | None = None, annotations: Path | None = None
 ) -> Inventory:
-    """Everything that the labels of a split say, or of a list of images within it; also of images that are not there.
-
-    Args:
-        part: ``train`` or ``val``.
-        root, split, images, annotations: as :func:`load_wider_face` takes them.
+    """Everything that the labels say, also of images that are not there; see :func:`load_wider_face`.
 
     Raises:
         InputError: a missing folder, or a listed name that the split does not have.

@@ -35,7 +35,7 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_replaceable, check_writable, replaced_folder
 from fanet_lightning.data.folder.labels import CONVERSION_RECORD
 from fanet_lightning.data.images import UnreadableImage, read_image_frame
-from fanet_lightning.data.records import ImageRecord, Inventory, LabelledImage
+from fanet_lightning.data.records import Inventory, LabelledImage
 from fanet_lightning.data.sources import FddbSource, PascalFaceSource, build_source
 
 USAGE = "fanet convert data=… to=coco|yolo|voc|wider out=DIR [images=copy|link|none]"
@@ -76,8 +76,7 @@ def convert(source: Any, to: str, out: Path, *, images: str = "copy", overwrite:
         What is in ``out/converted.json``: per part the numbers of images, faces and ignored boxes, and what was lost.
 
     Raises:
-        InputError: the source is missing or malformed, ``out`` is taken or cannot be written, names that no label file
-            can hold.
+        InputError: the source is missing or malformed, ``out`` is taken, names that no label file can hold.
     """
     for key, value, known in (("to", to, tuple(IMAGE_FOLDERS)), ("images", images, IMAGES)):
         if value not in known:
@@ -131,24 +130,21 @@ def _check_out(out: Path, overwrite: bool) -> None:
 
 def _inventories(source: Any) -> list[Inventory]:
     """The parts that are there, checked."""
-    if not hasattr(source, "inventories"):  # sets to test on, and sources of one's own
-        has_train = not isinstance(source, FddbSource | PascalFaceSource)
-        source.check(train=has_train)
-        parts = {"train": source.train()} if has_train else {}
-        return [Inventory(part, Path(), _labelled(own)) for part, own in {**parts, "val": source.val()}.items()]
-    inventories: list[Inventory] = source.inventories()
-    source.check(train=any(inventory.part == "train" for inventory in inventories))
+    if hasattr(source, "inventories"):
+        inventories: list[Inventory] = source.inventories()
+        source.check(train=any(inventory.part == "train" for inventory in inventories))
+        return inventories
+    # Sets to test on, and sources of one's own.
+    has_train = not isinstance(source, FddbSource | PascalFaceSource)
+    source.check(train=has_train)
+    inventories = []
+    for part in ("train", "val") if has_train else ("val",):
+        inventories.append(Inventory(part, Path()))
+        for own in source.train() if part == "train" else source.val():
+            boxes = np.concatenate([own.boxes_xyxy, own.ignored_xyxy]).astype(np.float64)
+            ignored = np.arange(len(boxes)) >= len(own.boxes_xyxy)
+            inventories[-1].images.append(LabelledImage(own.image_id, own.path, boxes, ignored))
     return inventories
-
-
-def _labelled(records: Sequence[ImageRecord]) -> list[LabelledImage]:
-    return [
-        LabelledImage(
-            own.image_id, own.path, np.concatenate([own.boxes_xyxy, own.ignored_xyxy]).astype(np.float64),
-            np.repeat([False, True], [len(own.boxes_xyxy), len(own.ignored_xyxy)]),
-        )
-        for own in records
-    ]  # fmt: skip
 
 
 def _images_of(inventory: Inventory, lost: Counter[str]) -> list[ImageToWrite]:

@@ -59,7 +59,7 @@ def prepare_synthetic(root: Path, **parameters: Any) -> Path:
         ``WIDER_val``, ``wider_face_split`` and, in the official ``.mat`` layout, ``eval_gt``.
 
     Raises:
-        InputError: a parameter out of range, or ``root`` cannot be written.
+        InputError: a parameter out of range.
     """
     parameters = synthetic_parameters(**parameters)
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
@@ -69,11 +69,8 @@ def prepare_synthetic(root: Path, **parameters: Any) -> Path:
         return folder
     if folder.exists():
         raise InputError(f"{folder} has no {MANIFEST}, so it is not whole; delete the folder to have it drawn again")
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=root, prefix=f".{folder.name}."))
-    except OSError as error:
-        raise InputError(f"data.root={root} cannot be written ({error.strerror}); choose another data.root") from error
+    root.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=root, prefix=f".{folder.name}."))
     try:
         _write(temporary, parameters)
         temporary.chmod(0o755)
