@@ -10,7 +10,7 @@ import numpy as np
 
 from fanet_lightning.cli.config import canonical, compose_config, plain
 from fanet_lightning.cli.provenance import RunRecord
-from fanet_lightning.score.bootstrap import PER_IMAGE_FILE, count_images, method
+from fanet_lightning.score.bootstrap import count_images, method
 from fanet_lightning.score.results import intervals_of, write_scores
 from fanet_lightning.score.wider_face.benchmark import scores_from_counts
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
@@ -60,16 +60,12 @@ def synthetic_predictions(truth: GroundTruth, quality: float, seed: int) -> Pred
     return Predictions.from_detections(found, truth.image_ids)
 
 
-def evaluated(
-    folder: Path, protocol: str, truth: GroundTruth, predictions: Predictions, *, per_image: bool = True
-) -> dict[str, Any]:
+def evaluated(folder: Path, protocol: str, truth: GroundTruth, predictions: Predictions) -> dict[str, Any]:
     """What ``evaluate`` leaves in ``folder``; returns the entry of ``run.json``."""
     counts = count_images(truth, predictions)
     found = scores_from_counts("synthetic", "synthetic faces", counts, len(truth.image_ids))
     intervals = intervals_of(found, found.resampled(20, 0))
     scores = write_scores(folder, found, intervals, protocol=protocol, made_by={}, intervals_method=method(20))
-    if not per_image:
-        (folder / PER_IMAGE_FILE).unlink()
     return {"folder": folder.name, "ap": scores["ap"], "images": scores["images"], "images_per_second": 5.5}
 
 

@@ -3,7 +3,6 @@
 import logging
 import math
 import textwrap
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -270,25 +269,16 @@ class RocCurve(NamedTuple):
 
 
 def read_roc_file(path: Path) -> RocCurve:
-    """An official ``…DiscROC.txt`` (rate, false positives, threshold) or ``…ContROC.txt`` (rate, false positives); one
-    by descending threshold is turned round.
+    """An official ``DiscROC.txt`` (rate, false positives, threshold) or ``ContROC.txt`` (rate, false positives).
 
     Raises:
-        InputError: the file is missing, empty or not of 2 or 3 numbers a line; a rate outside [0, 1]; a count of false
-            positives that is negative or not finite.
+        InputError: the file is missing or does not hold rows of numbers.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # numpy only warns of a file without a line
-            columns = np.loadtxt(path, ndmin=2, encoding="utf-8").T
-    except (OSError, ValueError, UserWarning) as error:
-        raise InputError(f"{path} cannot be read ({error}); give a curve file of FDDB's program") from error
-    if len(columns) not in (2, 3) or not (
-        ((columns[0] >= 0) & (columns[0] <= 1)).all() and (np.isfinite(columns[1]) & (columns[1] >= 0)).all()
-    ):
-        raise InputError(f"{path} does not hold rates in [0, 1] and counts of false positives; give FDDB's own curves")
-    step = -1 if columns[1, 0] < columns[1, -1] else 1
-    return RocCurve(columns[0, ::step], columns[1, ::step])
+        rate, false_positives, *_ = np.loadtxt(path, ndmin=2, encoding="utf-8").T
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); score the detections again") from error
+    return RocCurve(rate, false_positives)
 
 
 def roc_figure(
@@ -297,7 +287,6 @@ def roc_figure(
     *,
     max_false_positives: float | None = 2000,
     scale: Literal["linear", "log"] = "linear",
-    note: str = "",
     layout: Layout = "page",
 ) -> Figure:
     """The discrete and the continuous panel; under each the runs by descending rate, that of the first point with no
@@ -307,13 +296,12 @@ def roc_figure(
         runs: name → ``discrete`` and ``continuous`` → curve; a run may have one of them alone.
         max_false_positives: end of the x axis; None: as far as the longest curve goes.
         scale: of false positives. ``log`` is linear between 0 and 1, so that the points without any are in it.
-        note: what else stands below the panels.
         title, layout: as :func:`precision_recall_figure`.
     """
     limit = math.inf if max_false_positives is None else max_false_positives
     head = "rate at the end of the curve" if math.isinf(limit) else f"rate at ≤ {limit:,.0f} false positives"
     characters, lines = label_lines([*runs], len(SCORES), layout)
-    with panels(len(SCORES), title=title, note=note, legend_lines=lines + 1, layout=layout) as (figure, axes):
+    with panels(len(SCORES), title=title, note="", legend_lines=lines + 1, layout=layout) as (figure, axes):
         for axis, score in zip(axes, SCORES, strict=True):
             shown = [
                 _Line(

@@ -28,7 +28,7 @@ from fanet_lightning.score.wider_face.benchmark import CURVES_FILE, read_curves
 
 # What must be the same before curves may stand in one figure: another number of faces is another question. Of the rules
 # those that a person chooses; a fitted transform differs from detector to detector.
-SAME = ("images", "faces")
+SAME = ("benchmark", "images", "faces")
 SAME_RULES = ("labels", "alignment", "ellipses", "folds", "categories", "max_detections")
 # The official val split, which alone the published curves are about: images, and faces that count per setting.
 WIDER_VAL_IMAGES = 3226
@@ -38,14 +38,14 @@ ROC_FILES = {"discrete": "DiscROC.txt", "continuous": "ContROC.txt"}
 
 @dataclass(frozen=True)
 class ScoredFolder:
-    """A folder and what its ``scores.json`` holds; ``scores`` is empty for somebody's FDDB curve files alone."""
+    """A folder that score or evaluate has written, and what its ``scores.json`` holds."""
 
     path: Path
     scores: Mapping[str, Any]
 
     @property
     def benchmark(self) -> str:
-        return str(self.scores.get("benchmark", "fddb"))
+        return str(self.scores["benchmark"])
 
     @property
     def protocol(self) -> str:
@@ -54,20 +54,8 @@ class ScoredFolder:
     @property
     def is_wider_val(self) -> bool:
         """Whether these are all images and faces of WIDER FACE val, so that the published curves compare."""
-        own = (self.benchmark, self.scores.get("images"), self.scores.get("faces"))
+        own = (self.benchmark, self.scores["images"], self.scores.get("faces"))
         return own == ("wider_face", WIDER_VAL_IMAGES, WIDER_VAL_FACES)
-
-    def roc_file(self, score: str) -> Path:
-        """The curve file of ``discrete`` or ``continuous`` in the official format, with whatever prefix.
-
-        Raises:
-            InputError: it is missing, or there are several.
-        """
-        found = sorted(path for path in self.path.glob(f"*{ROC_FILES[score]}") if not path.name.startswith("."))
-        if len(found) != 1:
-            names = ", ".join(path.name for path in found) or f"no {ROC_FILES[score]}"
-            raise InputError(f"{self.path} holds {names}; give a folder with one of them")
-        return found[0]
 
     @property
     def image_ids(self) -> list[bytes] | None:
@@ -79,14 +67,11 @@ class ScoredFolder:
 
 
 def read_scored_folder(path: Path) -> ScoredFolder:
-    """``scores.json``, or nothing of it where there are but curve files of FDDB's program.
-
+    """
     Raises:
-        InputError: neither is in it, or a ``scores.json`` that is no such thing.
+        InputError: no ``scores.json``, or none that names a benchmark and a number of images.
     """
     file = path / "scores.json"
-    if not file.exists() and any(path.glob(f"*{ROC_FILES['discrete']}")):
-        return ScoredFolder(path, {})
     try:
         scores = json.loads(file.read_text(encoding="utf-8"))
         return ScoredFolder(path, {"benchmark": scores["benchmark"], "images": scores["images"], **scores})
@@ -95,18 +80,16 @@ def read_scored_folder(path: Path) -> ScoredFolder:
 
 
 def check_comparable(read: Sequence[ScoredFolder]) -> None:
-    """Same benchmark, images, faces and rules. Of curve files alone only the benchmark is known.
+    """Same benchmark, images, faces and rules.
 
     Raises:
         InputError: two folders that differ, with what they differ in.
     """
-    first = next((folder for folder in read if folder.scores), read[0])
-    for other in read:
-        pairs: list[tuple[str, Any, Any]] = [("benchmark", first.benchmark, other.benchmark)]
-        if other.scores:
-            pairs += [(key, first.scores.get(key), other.scores.get(key)) for key in SAME]
-            rules, other_rules = (folder.scores.get("rules", {}) for folder in (first, other))
-            pairs += [(key, rules.get(key), other_rules.get(key)) for key in SAME_RULES]
+    first = read[0]
+    rules = first.scores.get("rules", {})
+    for other in read[1:]:
+        pairs = [(key, first.scores.get(key), other.scores.get(key)) for key in SAME]
+        pairs += [(key, rules.get(key), other.scores.get("rules", {}).get(key)) for key in SAME_RULES]
         for key, here, there in pairs:
             if here != there:
                 texts = f"{key} {json.dumps(here)[:80]} and {json.dumps(there)[:80]}"
@@ -126,7 +109,7 @@ def names_of(read: Sequence[ScoredFolder], names: Sequence[str] | None) -> list[
         chosen = [folder.path.resolve().name for folder in read]
         if len(set(chosen)) < len(chosen):  # evaluations of several runs are all called that
             chosen = ["/".join(folder.path.resolve().parts[-2:]) for folder in read]
-        if len({folder.protocol for folder in read if folder.scores}) > 1:
+        if len({folder.protocol for folder in read}) > 1:
             chosen = [f"{name}, {folder.protocol}" for name, folder in zip(chosen, read, strict=True)]
     if len(set(chosen)) != len(read) or not all(name.strip() for name in chosen):
         raise InputError(f"names {chosen} for {len(read)} folders; give names=[…], one for each, in their order")
@@ -135,10 +118,7 @@ def names_of(read: Sequence[ScoredFolder], names: Sequence[str] | None) -> list[
 
 def title_of(runs: Mapping[str, ScoredFolder]) -> str:
     """Benchmark, images, rules and protocol. Where protocols differ, each name with its own."""
-    known = {name: folder for name, folder in runs.items() if folder.scores}
-    if not known:
-        return "FDDB, from curve files"
-    first = next(iter(known.values()))
+    first = next(iter(runs.values()))
     images, rules = first.scores["images"], first.scores.get("rules", {})
     whole = first.scores.get("images_of_benchmark", images)
     text = TITLES.get(first.benchmark, first.benchmark) + (" val" if first.is_wider_val else "")
@@ -149,9 +129,9 @@ def title_of(runs: Mapping[str, ScoredFolder]) -> str:
         text += ", not aligned"
     if rules.get("ellipses") not in (None, "as_given"):
         text += f", ellipses {rules['ellipses']}"
-    if len({folder.protocol for folder in known.values()}) == 1:
+    if len({folder.protocol for folder in runs.values()}) == 1:
         return f"{text}, {'protocol ' if first.scores.get('protocol') else ''}{first.protocol}"
-    return f"{text}, protocols: {', '.join(f'{name} {folder.protocol}' for name, folder in known.items())}"
+    return f"{text}, protocols: {', '.join(f'{name} {folder.protocol}' for name, folder in runs.items())}"
 
 
 USAGE = "fanet plot scores=[DIR,DIR] out=DIR [published=[FANet,SFD]] [names=[…]] [layout=column]"
@@ -172,8 +152,7 @@ def plot_scores(
     """Write ``pr_curves.pdf`` and ``.png``, for FDDB ``roc.pdf`` and ``.png``, into ``out``; gives their paths.
 
     Args:
-        folders: with ``scores.json`` and the curves, of one benchmark, the same images, faces and rules; or with curve
-            files of FDDB's program alone (``…DiscROC.txt``, ``…ContROC.txt``), which the figure then says.
+        folders: with ``scores.json`` and the curves, of one benchmark, the same images, faces and rules.
         names: one for each folder; None: the folders' own.
         published, layout: see :func:`fanet_lightning.report.figures.precision_recall_figure`.
         max_false_positives, scale: see :func:`fanet_lightning.report.figures.roc_figure`.
@@ -194,10 +173,9 @@ def plot_scores(
         )
     check_writable(out)
     if benchmark == "fddb":
-        rocs = {name: {score: read_roc_file(own.roc_file(score)) for score in ROC_FILES} for name, own in runs.items()}
-        bare = ", ".join(name for name, folder in runs.items() if not folder.scores)
-        note = f"From curve files, images and protocol not stated: {bare}" if bare else ""
-        figure = roc_figure(rocs, title, max_false_positives=max_false_positives, scale=scale, note=note, layout=layout)
+        files = ROC_FILES.items()
+        rocs = {name: {key: read_roc_file(own.path / file) for key, file in files} for name, own in runs.items()}
+        figure = roc_figure(rocs, title, max_false_positives=max_false_positives, scale=scale, layout=layout)
         return save_figure(figure, out / "roc")
     read_file = read_coco_curves if benchmark == "coco" else read_curves
     figure = precision_recall_figure(

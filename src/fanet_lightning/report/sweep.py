@@ -241,7 +241,11 @@ def _settings_table(group: Group, protocol: str, lines: Mapping[Variant, Ap]) ->
         )
         cells += [
             Cell("state", status(own.runs, protocol), css="left state"),
-            _duration_cell(statistics.fmean(seconds) if seconds else None),
+            Cell(
+                "training time",
+                duration(statistics.fmean(seconds)) if seconds else "",
+                value=statistics.fmean(seconds or [0]),
+            ),
             Cell("samples/s", f"{statistics.fmean(speed):.1f}" if speed else ""),
         ]
         rows.append((own.label, cells))
@@ -290,10 +294,8 @@ def _paper_tables(group: Group, resampler: Resampler) -> list[Table]:
         rows = []
         for paper in ROWS:
             own = by_cell.get(paper.variant)
-            known = [] if own is None else [name for run in own.runs for name in run.evaluations]
-            protocol = next(
-                (name for name in paper.protocols if name in known), None if paper.protocols else group.protocol
-            )
+            known = [] if own is None else [group.protocol, *(name for run in own.runs for name in run.evaluations)]
+            protocol = next((name for name in paper.protocols or (group.protocol,) if name in known), None)
             if own is None or protocol is None:
                 continue
             exact = protocol in (group.protocol, *paper.protocols[:1])
@@ -305,13 +307,10 @@ def _paper_tables(group: Group, resampler: Resampler) -> list[Table]:
                     Cell("paper", f"{theirs:.1f}", css="paper"),
                     Cell("Δ", points(100 * ours.value - theirs) if ours else "", css="delta"),
                 ]
-            rows.append(
-                (f"{paper.variant} {protocol}", [*cells, Cell("", status(own.runs, protocol), css="left state")])
-            )
-        note = f"The paper's values: {SOURCE}. Δ: ours minus the paper's, in points."
-        tables.append(
-            Table("ablation", f"Next to the paper {title}".strip(), " ".join([group.warning, note]).strip(), rows)
-        )
+            cells.append(Cell("", status(own.runs, protocol), css="left state"))
+            rows.append((f"{paper.variant} {protocol}", cells))
+        note = f"{group.warning} The paper's values: {SOURCE}. Δ: ours minus the paper's, in points.".strip()
+        tables.append(Table("ablation", f"Next to the paper {title}".strip(), note, rows))
         evaluations = {cell: own.evaluations(group.protocol) for cell, own in by_cell.items()}
         step_rows = [
             (
@@ -337,17 +336,13 @@ def _paper_tables(group: Group, resampler: Resampler) -> list[Table]:
     return tables
 
 
-def _duration_cell(seconds: float | None) -> Cell:
-    return Cell("training time", "" if seconds is None else duration(seconds), value=seconds)
-
-
 def _cost_cells(run: Run) -> list[Cell]:
     train, parameters = run.record.train, run.record.model.get("parameters")
     return [
         Cell("folder", run.folder.name),
         Cell("seed", str(run.record.seed)),
         Cell("state", status([run], run.protocol) or "finished", css="left state"),
-        _duration_cell(train.get("seconds")),
+        Cell("training time", duration(train.get("seconds")), value=train.get("seconds")),
         Cell("samples/s", str(train.get("images_per_second", ""))),
         Cell("parameters", "" if parameters is None else f"{parameters:,}", value=parameters),
         Cell("device", train.get("device", ""), css="left device"),
@@ -397,7 +392,7 @@ def _figures(group: Group, lines: Mapping[Variant, Ap]) -> dict[str, dict[str, F
                  for own in list(lines)[:NAMED]}  # fmt: skip
         found = {label: {name: own[0]} for label, own in known.items() if own}
         curves[f"pr_curves_{name}"] = precision_recall_figure(found, label="{}: {:.3f}".format) if found else None
-    losses = {run: [(step, loss) for step, loss in run.losses] for run in group.runs}
+    losses = {run: run.losses for run in group.runs}
     training["loss"] = over_training(styles, losses, "optimizer steps", "training loss", log=True)
     sections = {
         "AP against what was varied": against,
