@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from fanet_lightning.cli.errors import InputError, is_whole
-from fanet_lightning.data.transforms import AUTO, TestScale, TilePixels, check_tile_pixels
+from fanet_lightning.data.transforms import AUTO, SINGLE_KINDS, TestScale, TilePixels, check_tile_pixels
 from fanet_lightning.ops.boxes import clip
 from fanet_lightning.ops.postprocess import box_vote, nms
 from fanet_lightning.ops.structures import Detections
@@ -298,6 +298,9 @@ def build_protocol(settings: Mapping[str, Any]) -> ScaleProtocol:
         return found
     options = {key: value for key, value in settings.items() if key != "name"}
     kind: type[ScaleProtocol] = TestScale
+    kinds = (*SINGLE_KINDS, *KINDS)
+    if options.get("kind", "short") not in kinds:
+        raise InputError(f"protocol.kind={options['kind']} is unknown; take one of {', '.join(kinds)}")
     if options.get("kind") in KINDS:
         kind = KINDS[options.pop("kind")]
     known = [field.name for field in fields(kind)]
