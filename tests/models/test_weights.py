@@ -41,12 +41,9 @@ def _torchvision(batch_norm: bool = False) -> dict[str, Tensor]:
             for i, part in enumerate(("weight", "bias", "running_mean", "running_var")):
                 found[f"features.{index + 1}.{part}"] = _tensor(outputs, seed=200 + 10 * seed + i)
             found[f"features.{index + 1}.num_batches_tracked"] = torch.tensor(0)
-    found["classifier.0.weight"] = _tensor(4096, 25088, seed=50)
-    found["classifier.0.bias"] = _tensor(4096, seed=51)
-    found["classifier.3.weight"] = _tensor(4096, 4096, seed=52)
-    found["classifier.3.bias"] = _tensor(4096, seed=53)
-    found["classifier.6.weight"] = _tensor(1000, 4096, seed=54)
-    found["classifier.6.bias"] = _tensor(1000, seed=55)
+    for seed, (name, *shape) in enumerate([("0", 4096, 25088), ("3", 4096, 4096), ("6", 1000, 4096)]):
+        found[f"classifier.{name}.weight"] = _tensor(*shape, seed=50 + seed)
+        found[f"classifier.{name}.bias"] = _tensor(shape[0], seed=60 + seed)
     return found
 
 
@@ -99,15 +96,13 @@ def test_torchvision_layout(network: FANet, tmp_path: Path) -> None:
     assert network.normaliser.kind == "imagenet"
 
     # fc6 by hand: output o is unit 4·o; tap (i, j) of 3×3 is tap (3i, 3j) of 7×7; input c is 49 columns wide.
-    fc6 = found["classifier.0.weight"]
+    # fc7: every fourth output, and of its inputs those that fc6 kept.
+    fc6, fc7 = found["classifier.0.weight"], found["classifier.3.weight"]
     for o, c, i, j in [*np.eye(4, dtype=int), (0, 0, 0, 0), (1023, 511, 2, 2), (5, 7, 2, 1)]:
         assert backbone["conv_fc6.weight"][o, c, i, j] == fc6[4 * o, 49 * c + 7 * (3 * i) + 3 * j]
-    # fc7: every fourth output, and of its inputs those that fc6 kept.
-    fc7 = found["classifier.3.weight"]
-    for o, c in [(0, 0), (1, 0), (0, 1), (1023, 1023), (10, 900)]:
         assert backbone["conv_fc7.weight"][o, c, 0, 0] == fc7[4 * o, 4 * c]
-    assert torch.equal(backbone["conv_fc6.bias"], found["classifier.0.bias"][::4])
-    assert torch.equal(backbone["conv_fc7.bias"], found["classifier.3.bias"][::4])
+    for name, part in (("conv_fc6", "classifier.0"), ("conv_fc7", "classifier.3")):
+        assert torch.equal(backbone[f"{name}.bias"], found[f"{part}.bias"][::4])
 
 
 def test_reduced_fc_layout_brings_the_caffe_normaliser(network: FANet, tmp_path: Path) -> None:

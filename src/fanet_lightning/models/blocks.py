@@ -172,7 +172,7 @@ class Normaliser(nn.Module):
     """RGB images (B, 3, H, W), uint8 or float in 0 … 255, to what the backbone was trained on.
 
     ``imagenet``: RGB, torchvision's mean and standard deviation. ``caffe``: BGR, mean 104, 117, 123, not divided.
-    Order, mean and deviation are buffers: a state dict restores them, whatever kind the network was built with.
+    Buffers: a state dict restores them, whatever kind the network was built with.
     """
 
     order: Tensor

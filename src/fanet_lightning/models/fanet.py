@@ -196,8 +196,7 @@ def _says_faces(network: nn.Module) -> bool:
 def inference_parameters(network: Network) -> int:
     """Parameters that detection uses: weights, biases and L2Norm scales, the heads of the last hierarchy alone.
 
-    Batch normalization is not counted, since it folds into the convolution before it: so many has
-    :func:`fanet_lightning.models.blocks.fuse`'s copy, and so ``TorchBackend.network`` of a trained model.
+    Batch normalization is not counted: it folds into the convolution before it (:func:`fuse`).
     """
     unused = [*network.training_only(), *(m for m in network.modules() if isinstance(m, nn.BatchNorm2d))]
     skip = {id(p) for module in unused for p in module.parameters()}

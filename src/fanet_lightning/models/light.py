@@ -1,8 +1,7 @@
 """A backbone for CPUs: most of the work on shallow maps, cross-stage partial stages (CSPNet, Wang et al. 2020) below.
 
-Small faces live on the shallow maps, so the stage of stride 4 is not halved; SCRFD (Guo et al. 2021, "Computation
-Redistribution") found by search that shallow stages deserve more than classification gives them. Plain convolutions of
-few channels keep a CPU's vector units busier than depthwise ones.
+The stage of stride 4, where small faces are, is not halved; SCRFD (Guo et al. 2021) found by search that shallow stages
+deserve more. Plain convolutions of few channels keep a CPU's vector units busier than depthwise ones.
 """
 
 import torch

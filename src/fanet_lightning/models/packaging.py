@@ -37,7 +37,6 @@ from fanet_lightning.score.wider_face.published import HOMEPAGE
 USAGE = "fanet package checkpoint=FILE|FOLDER out=DIR name=NAME [scores=[DIR,…]] [half=true]"
 # Above it float16 has changed what the model finds, not only rounded it.
 LARGEST_SCORE_DIFFERENCE = 0.02
-MEASURES = ("ap", "discrete", "continuous")
 # Words of an evaluation that do not change its numbers, or that are another's folders.
 _CIRCUMSTANCES = ("checkpoint", "out", "data.root", "data.val.images", "workers", "device", "resume", "attributes",
                   "errors", "worst", "data.annotations", "data.ground_truth", "data", "protocol", "hydra")  # fmt: skip
@@ -201,7 +200,7 @@ def portable(value: Any) -> Any:
 
 def _rows(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Every number: its measure, what it is called, value, faces and interval, None where there is none."""
-    measures = [measure for measure in MEASURES if isinstance(scores.get(measure), Mapping)]
+    measures = [measure for measure in ("ap", "discrete", "continuous") if isinstance(scores.get(measure), Mapping)]
     intervals, faces = scores.get("intervals") or {}, scores.get("faces") or {}
     if measures == ["ap"]:
         intervals = {"ap": intervals}

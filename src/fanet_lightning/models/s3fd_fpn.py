@@ -51,10 +51,7 @@ class S3fdFpn(nn.Module):
     def forward(
         self, images: Tensor, all_hierarchies: bool | None = None, upsample: Sequence[Upsample] | None = None
     ) -> NetworkOutput:
-        """Detect on (B, 3, H, W) RGB images, uint8 or float in 0 … 255. There is one hierarchy, whatever is asked.
-
-        ``upsample``: as of :meth:`fanet_lightning.models.fanet.FANet.forward`.
-        """
+        """As :meth:`fanet_lightning.models.fanet.FANet.forward`; there is one hierarchy, whatever is asked."""
         maps = self.pyramid(images, upsample)
         return NetworkOutput([self.heads(maps)], map_shapes(maps))
 

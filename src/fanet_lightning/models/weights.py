@@ -24,16 +24,15 @@ def load_backbone_weights(network: Network, source: str | Path | None, say: Call
 
     Args:
         source: ``imagenet`` (downloaded once: torchvision's VGG16, with batch normalization where the backbone has it;
-            timm's weights for a timm backbone), the path of a file, or None or ``none`` for no weights. A file is what
-            ``torch.save`` or safetensors wrote. For VGG16 in torchvision's layout (``features.0.weight`` …
-            ``classifier.3.bias``) or the reduced-fc one (``0.weight`` … ``33.bias``, ``vgg16_reducedfc.pth``), which
-            may end with the thirteen convolutions (``28.bias``): fc6 and fc7 then stay as they are. For a timm backbone
-            under the names that timm gives the whole model; what belongs to its classifier is not read.
+            timm's for a timm backbone), the path of a file, or None or ``none`` for no weights. A file is what
+            ``torch.save`` or safetensors wrote: for VGG16 in torchvision's layout (``features.0.weight`` …
+            ``classifier.3.bias``) or the reduced-fc one (``0.weight`` … ``33.bias``), which may end with the thirteen
+            convolutions (``28.bias``): fc6 and fc7 then stay as they are; for a timm backbone under timm's names.
         say: is told, in a line, what the file does not have.
 
     fc6 and fc7 of torchvision's layout are decimated as in SSD (§3.1): every fourth output, every third tap of 7×7.
-    The added maps (conv6_1 … conv7_2, strides 64 and 128), where no weights exist, stay as they are. With timm's
-    weights the normalizer gets the mean and deviation that timm states for that name.
+    The added maps (conv6_1 … conv7_2, strides 64 and 128) stay as they are. With timm's weights the normalizer gets the
+    mean and deviation that timm states for that name.
 
     Returns:
         The kind of the network's normalizer: ``caffe`` with reduced-fc weights, ``imagenet`` with torchvision's and
