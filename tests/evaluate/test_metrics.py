@@ -281,7 +281,7 @@ def test_more_mistakes(images: list[Shown]) -> None:
     invalid("faces_xyxy", WiderFaceAP().update, ["a"], [ONE], [SCORE])
     invalid("ignored", metric.update, [images[0].image_id], [ONE], [SCORE], None, [torch.tensor([True])])
     invalid(r"a: .*\(1, 4\).*\(2,\)", WiderFaceAP().update, ["a"], [ONE], [SCORE], [ONE], [torch.tensor([True, False])])
-    truth = CocoGroundTruth.from_faces({"a": ([], None)})
+    truth = CocoGroundTruth.from_faces({"a": ([], [])})
     two = replace(truth, categories=("x", "y"))
     invalid("2 categories", CocoAP, two)
     assert FddbRoc(metrics(images)["fddb"].ground_truth, ellipses="inscribed").benchmark.ellipses == "inscribed"

@@ -26,44 +26,14 @@ from fanet_lightning.score.wider_face.average_precision import score
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions
 from tests.score import wider_oracle
+from tests.score.attribute_oracle import drawn_run
 from tests.score.helpers import invalid, refused
 
 Counts = dict[str, ImageCounts]
 
 
-def drawn_run(
-    seed: int, images: int, quality: float = 0.7, levels: int = 50, detector: int = 0
-) -> tuple[GroundTruth, Predictions]:
-    """Faces far apart. A detector finds each with probability ``quality``, some twice, and some things besides.
-
-    Scores have few levels, so that rows share thresholds. ``detector`` changes the rows alone.
-    """
-    truth_rng, rng = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1, detector])
-    ids, boxes, found = [], [], {}
-    counted: dict[str, list[np.ndarray]] = {"easy": [], "hard": [], "none": []}
-    for i in range(images):
-        faces = int(truth_rng.choice([0, 1, 1, 2, 5]))
-        # How hard an image is holds for all its faces: they are not independent.
-        image_quality = quality * truth_rng.choice([0.3, 1.0, 1.2])
-        xywh = np.array([[100.0 * j, 0, 40, 40] for j in range(faces)]).reshape(-1, 4)
-        ids.append(f"event/{i}")
-        boxes.append(xywh)
-        counted["easy"].append(truth_rng.random(faces) < 0.5)
-        counted["hard"].append(np.ones(faces, np.bool_))
-        counted["none"].append(np.zeros(faces, np.bool_))
-        times = np.where(rng.random(faces) < image_quality, rng.choice([1, 1, 2], faces), 0)
-        wrong = np.array([[100.0 * j, 500, 40, 40] for j in range(int(rng.integers(0, 4)))]).reshape(-1, 4)
-        rows = np.concatenate([np.repeat(xywh, times, axis=0), wrong])
-        scores = np.concatenate([rng.beta(4, 2, int(times.sum())), rng.beta(2, 4, len(wrong))])
-        found[ids[-1]] = (
-            np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:]], axis=1),
-            np.round(scores * levels) / levels,
-        )
-    return GroundTruth(tuple(ids), boxes, counted), Predictions.from_detections(found, ids)
-
-
-def counts_of(seed: int, images: int, **options: float) -> Counts:
-    return count_images(*drawn_run(seed, images, **options))  # type: ignore[arg-type]
+def counts_of(seed: int, images: int) -> Counts:
+    return count_images(*drawn_run(seed, images))
 
 
 def rebuilt_ap(run: tuple[GroundTruth, Predictions], setting: str, drawn: Sequence[int]) -> float:
@@ -279,14 +249,14 @@ def test_a_resample_without_faces_is_nan_and_left_out() -> None:
 
 
 def test_a_difference_is_paired() -> None:
-    a, b = (counts_of(5, 300, detector=detector) for detector in (0, 1))
+    a, b = (count_images(*drawn_run(5, 300, levels=levels)) for levels in (50, 5))
     differences, of_a, of_b = bootstrap_difference(a, b, seed=2), bootstrap_ap(a, seed=2), bootstrap_ap(b, seed=2)
     for setting in ("easy", "hard"):
         np.testing.assert_allclose(
             differences[setting].samples, of_a[setting].samples - of_b[setting].samples, rtol=0, atol=1e-15
         )
         assert differences[setting].value == of_a[setting].value - of_b[setting].value
-    # Images are hard for both detectors, so the paired interval is narrower than that of two independent sets.
+    # The same images are hard for both, so the paired interval is narrower than that of two independent sets.
     unpaired = of_a["hard"].samples - bootstrap_ap(b, seed=3)["hard"].samples
     width = differences["hard"].high - differences["hard"].low
     assert width < 0.8 * np.subtract(*np.quantile(unpaired, [0.975, 0.025]))

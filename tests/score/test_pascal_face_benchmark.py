@@ -105,8 +105,7 @@ def test_arrays_written_and_read_score_the_same(labels: Path, tmp_path: Path) ->
     assert read.rules == scores.rules
 
 
-@pytest.mark.parametrize("folder", ["images", "JPEGImages", "testimages", "."])
-@pytest.mark.parametrize("annotations", [".", "annotations"])
+@pytest.mark.parametrize(("folder", "annotations"), [("images", "."), ("JPEGImages", "annotations"), (".", ".")])
 def test_source(tmp_path: Path, folder: str, annotations: str) -> None:
     write_images(tmp_path / folder, list(FACES))
     write_annotations(tmp_path / annotations / CORRECTED, FACES)

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.cli.files import replaced
-from fanet_lightning.score.curves import POINTS, Curve, area_under_envelope, curve_from_histograms
+from fanet_lightning.score.curves import POINTS, Curve, areas_of_counts, curve_from_histograms
 from fanet_lightning.score.inputs import reading
 from fanet_lightning.score.wider_face.average_precision import judge_settings
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
@@ -279,11 +279,7 @@ def _weighted_ap(weights: npt.NDArray[np.float32], counts: ImageCounts) -> npt.N
         proposed += block @ proposals
         hit += block @ hits
     faces = weights.astype(np.float64) @ counts.faces
-    np.cumsum(proposed, axis=1, out=proposed)
-    np.cumsum(hit, axis=1, out=hit)
-    precision = np.divide(hit, proposed, out=np.zeros_like(hit), where=proposed > 0)
-    recall = np.divide(hit, faces[:, None], out=hit, where=faces[:, None] > 0)
-    return np.where(faces > 0, area_under_envelope(precision, recall), np.nan)
+    return areas_of_counts(np.cumsum(hit, axis=1), np.cumsum(proposed, axis=1), faces)
 
 
 def interval_of(value: float, samples: npt.NDArray[np.float64]) -> Interval:

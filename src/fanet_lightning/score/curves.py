@@ -65,6 +65,15 @@ def average_precision(precision: npt.NDArray[np.float64], recall: npt.NDArray[np
     return float(area_under_envelope(precision, recall))
 
 
+def areas_of_counts(
+    hits: npt.NDArray[np.float64], proposals: npt.NDArray[np.float64], faces: npt.NDArray[Any]
+) -> npt.NDArray[np.float64]:
+    """AP of many curves at once: hits and proposals so far, (b, T) each, and faces (b,) → (b,), NaN without a face."""
+    precision = np.divide(hits, proposals, out=np.zeros_like(hits), where=proposals > 0)
+    recall = np.divide(hits, faces[:, None], out=np.zeros_like(hits), where=faces[:, None] > 0)
+    return np.where(faces > 0, area_under_envelope(precision, recall), np.nan)
+
+
 def area_under_envelope(precision: npt.NDArray[np.float64], recall: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """:func:`average_precision` of many curves at once: (…, T) → (…)."""
     envelope = np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]

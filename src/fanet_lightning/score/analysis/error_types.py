@@ -38,7 +38,7 @@ import numpy.typing as npt
 from fanet_lightning.cli.files import replaced
 from fanet_lightning.score.curves import (
     POINTS,
-    area_under_envelope,
+    areas_of_counts,
     curve_from_histograms,
     first_bins,
     normalise_scores,
@@ -253,7 +253,7 @@ def gain_per_image(errors: ErrorTypes, setting: str) -> npt.NDArray[np.float64]:
     proposals = own.kinds < Kind.IGNORED
     proposed, hit = (np.bincount(errors.bins[rows], minlength=POINTS).astype(np.float64) for rows in (proposals, hits))
     missed = np.bincount(errors.image_of_faces[own.states == FaceState.MISSED], minlength=errors.images)
-    before = _areas(proposed[None], hit[None], np.array([faces]))
+    before = areas_of_counts(np.cumsum(hit)[None], np.cumsum(proposed)[None], np.array([faces]))
     # A false row goes unless it becomes a hit.
     gone = np.flatnonzero(proposals & ~hits & ~own.fixed)
     gained = np.flatnonzero(own.fixed)
@@ -264,7 +264,8 @@ def gain_per_image(errors: ErrorTypes, setting: str) -> npt.NDArray[np.float64]:
             _per_image_and_bin(errors.image_of_rows[rows], errors.bins[rows], first, last) for rows in (gone, gained)
         )
         left = faces - missed[first:last]
-        gains[first:last] = np.where(left > 0, _areas(proposed - fewer, hit + more, left), 1.0) - before
+        after = areas_of_counts(np.cumsum(hit + more, axis=1), np.cumsum(proposed - fewer, axis=1), left)
+        gains[first:last] = np.where(left > 0, after, 1.0) - before
     # The rounding of two sums over 1,000 points.
     return np.maximum(gains, 0.0)
 
@@ -292,16 +293,6 @@ def _per_image_and_bin(
     rows = slice(*np.searchsorted(image_of_rows, [first, last]).tolist())
     keys = (image_of_rows[rows] - first) * POINTS + bins[rows]
     return np.bincount(keys, minlength=(last - first) * POINTS).reshape(-1, POINTS).astype(np.float64)
-
-
-def _areas(
-    proposed: npt.NDArray[np.float64], hit: npt.NDArray[np.float64], faces: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64]:
-    """Counts per threshold (n, 1000) and faces (n,) → AP (n,)."""
-    proposed, hit = np.cumsum(proposed, axis=1), np.cumsum(hit, axis=1)
-    precision = np.divide(hit, proposed, out=np.zeros_like(hit), where=proposed > 0)
-    recall = np.divide(hit, faces[:, None], out=np.zeros_like(hit), where=faces[:, None] > 0)
-    return area_under_envelope(precision, recall)
 
 
 def write_errors(out: Path, errors: ErrorTypes) -> None:

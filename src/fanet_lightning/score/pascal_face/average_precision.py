@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.score.bootstrap import SAMPLES, image_weights
-from fanet_lightning.score.curves import area_under_envelope, average_precision
+from fanet_lightning.score.curves import areas_of_counts, average_precision
 from fanet_lightning.score.pascal_face.ground_truth import (
     MIN_FACE_PX,
     OVERLAP,
@@ -246,8 +246,5 @@ def weighted_ap(result: PascalFaceResult, weights: npt.ArrayLike) -> Float:
     for part in (slice(first, first + step) for first in range(0, len(values), step)):
         taken = np.take(all_times[part], image, axis=1)
         found, proposed = np.cumsum(taken * hit, axis=1), np.cumsum(taken, axis=1)
-        faces = (all_times[part] @ result.faces_per_image)[:, None]
-        precision = np.divide(found, proposed, out=np.zeros_like(found), where=proposed > 0)
-        recall = np.divide(found, faces, out=np.zeros_like(found), where=faces > 0)
-        values[part] = np.where(faces[:, 0] > 0, area_under_envelope(precision, recall), np.nan)
+        values[part] = areas_of_counts(found, proposed, all_times[part] @ result.faces_per_image)
     return values
