@@ -16,8 +16,6 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.folder.convert import convert, main
 from fanet_lightning.data.folder.source import FolderSource
 from fanet_lightning.data.records import Inventory
-from fanet_lightning.data.sources import WiderFaceSource
-from fanet_lightning.data.wider_face import read_annotations
 from tests.data.folder_files import (
     HEIGHT,
     TRAIN,
@@ -29,7 +27,6 @@ from tests.data.folder_files import (
     one_line,
     write_coco,
 )
-from tests.data.wider_files import write_wider
 
 FORMATS = list(WRITERS)
 # Pixels. YOLO's normalized coordinates have ten decimals, the others' pixels six.
@@ -165,24 +162,6 @@ def test_yolo_cuts_boxes_to_the_image_and_says_so(tmp_path: Path) -> None:
     assert kept["lost"] == {"boxes without area left out": 1}
     wider = FolderSource(tmp_path / "wider", "wider").inventories()[0]
     assert faces_of(wider)["a"][0].tolist() == [[-10, 20, 20, 60], [190, 90, 240, 140], [300, 5, 310, 15]]
-
-
-def test_wider_face_is_read_by_the_official_reader(tmp_path: Path) -> None:
-    """What is called event/name.jpg makes a round trip through every format back to data=wider_face."""
-    rows = [(10, 20, 30, 14, 1, 0, 1, 0, 2, 1), (5, 6, 0, 8, 0, 0, 0, 0, 0, 0), (1, 2, 3, 4, 2, 1, 0, 1, 0, 0)]
-    for split in ("train", "val"):
-        write_wider(tmp_path / "wider", split, {f"0--Parade/{split}_1": rows, f"1--Riot/{split}_2": []})
-    convert(WiderFaceSource(tmp_path / "wider"), "voc", tmp_path / "voc")
-    record = convert(FolderSource(tmp_path / "voc", "voc"), "wider", tmp_path / "again")
-    assert record["parts"]["train"] == {"images": 2, "faces": 1, "ignored": 1}
-    again = WiderFaceSource(tmp_path / "again")
-    again.check()
-    first, second = again.train()
-    assert first.boxes_xyxy.tolist() == [[10, 20, 40, 34]] and first.ignored_xyxy.tolist() == [[1, 2, 4, 6]]
-    assert len(second.boxes_xyxy) == 0
-    images, problems = read_annotations(tmp_path / "again" / "wider_face_split", "val")
-    assert [image.boxes_xyxy.tolist() for image in images] == [[[10, 20, 40, 34], [1, 2, 4, 6]], []] and not problems
-    assert images[0].ignored.tolist() == [False, True]
 
 
 def test_names_that_two_parts_share(tmp_path: Path) -> None:

@@ -68,13 +68,6 @@ def refused(folder: Path, file: RemoteFile) -> str:
     return str(error.value)
 
 
-def test_a_plain_transfer(server: FileServer, tmp_path: Path) -> None:
-    url = server.serve("/a.zip", Answer(CONTENT))
-    for _ in range(2):
-        fetched(tmp_path / "new/folder", remote(url))
-    assert len(server.asked) == 1, "what is there and right is not asked for again"
-
-
 def test_resumes_where_it_broke_off(
     server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -296,16 +289,6 @@ def test_everything_and_a_second_run(
     assert main(words) == 0
     assert capsys.readouterr().out.count("complete; nothing to do") == 5
     assert len(server.asked) == asked and tree(root) == before
-
-
-def test_a_begun_folder_is_completed(mirror: str, tmp_path: Path) -> None:
-    event = tmp_path / "WIDER_val/images/0--Parade"
-    written(event / "0_Parade_000.jpg", b"resized by its owner")
-    written(event / "0_Parade_001.jpg", b"")
-    assert "2 files unpacked" in download_wider_face(tmp_path, ["val"], mirror)[0]
-    assert (event / "0_Parade_000.jpg").read_bytes() == b"resized by its owner"
-    assert (event / "0_Parade_001.jpg").stat().st_size > 1000
-    assert [path.name for path in tmp_path.iterdir()] == ["WIDER_val"]
 
 
 @pytest.mark.parametrize("place", ["root", "source"])

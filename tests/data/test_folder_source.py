@@ -1,6 +1,5 @@
 """Data of one's own as a source: parts, lists, the share for validation, names of files, and the command line."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -120,26 +119,6 @@ def test_names_in_other_letter_case_are_found(tmp_path: Path) -> None:
     assert by_id(source.train())["party/b"].path == folder / "party" / "b.png"
     write_image(folder / "party" / "B.webp")
     assert "'party/b.jpg' may be party/B.webp or party/b.png" in refusal(tmp_path, "coco")
-
-
-@pytest.mark.parametrize("format", FORMATS)
-def test_images_that_differ_by_extension_alone(format: str, tmp_path: Path) -> None:
-    WRITERS[format](tmp_path, {"train": {"a": ONE, "b": ONE}, "val": VAL})
-    folder = tmp_path / "JPEGImages" if format == "voc" else tmp_path / "images" / "train"
-    write_image(folder / "a.png")
-    if format == "voc":  # the XML says which of the two is meant
-        label = tmp_path / "Annotations" / "a.xml"
-        label.write_text(label.read_text().replace("<filename>a.jpg<", "<filename>a.png<"))
-        assert by_id(FolderSource(tmp_path, format).train())["a"].path == folder / "a.png"
-        return
-    if format == "coco":
-        path = tmp_path / "annotations" / "instances_train.json"
-        content = json.loads(path.read_text())
-        content["images"].append({"id": 99, "file_name": "a.png", "width": 200, "height": 100})
-        path.write_text(json.dumps(content))
-    elif format == "wider":
-        (tmp_path / "train.txt").write_text("a.jpg\n0\na.png\n0\nb.jpg\n1\n1 2 3 4\n")
-    assert "has the image a twice" in refusal(tmp_path, format)
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -154,7 +154,7 @@ def test_samples_are_the_same_and_no_file_is_read_twice(
     assert epoch_of(loader, 0) == expected[0]
     remove_files(root)  # what one worker has decoded the other finds as well
     assert [epoch_of(loader, epoch) for epoch in (1, 2)] == expected[1:]
-    assert module.unreadable_images == []
+    assert module.train_dataset.unreadable_images == []
 
 
 def test_what_does_not_fit_is_read_each_time(root: Path) -> None:
@@ -164,7 +164,7 @@ def test_what_does_not_fit_is_read_each_time(root: Path) -> None:
     assert epoch_of(loader, 0) == epoch_of(loader, 0) == expected
     remove_files(root)
     epoch_of(loader, 1)
-    assert module.unreadable_images == [f"0--Parade/0_Parade_{index:03d}" for index in range(5, 12)]
+    assert module.train_dataset.unreadable_images == [f"0--Parade/0_Parade_{index:03d}" for index in range(5, 12)]
 
 
 def test_the_real_augmentation_takes_images_that_cannot_be_written(root: Path) -> None:

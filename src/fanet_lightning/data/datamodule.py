@@ -538,11 +538,6 @@ class FaceDataModule(LightningDataModule):
         ground_truth: GroundTruth = self.source.ground_truth()
         return ground_truth
 
-    @property
-    def unreadable_images(self) -> list[str]:
-        """Ids of training images that this process and its workers could not read so far."""
-        return [] if self.train_dataset is None else self.train_dataset.unreadable_images
-
     def digest(self) -> dict[str, dict[str, Any]]:
         """Of ``train`` and ``val``, see :meth:`PackedRecords.digest`; once the source is prepared.
 

@@ -205,18 +205,12 @@ def read_voc(place: Place, wanted: Sequence[str] | None, origin: int = 1) -> Inv
         raise InputError(f"{place.labels} holds no XML file; data.format=voc reads a folder of XML files")
     files, listed = place.image_files([f"{stem}.jpg" for stem in stems]), place.names or place.labels
     inventory, classes = Inventory(place.part, files.folder), FaceClasses(wanted)
-    zeros: list[Path] = []
     for stem in stems:
         if stem in paths:
-            zeros += [paths[stem]] * _read_voc_file(paths[stem], stem, files, inventory, classes, origin)
+            _read_voc_file(paths[stem], stem, files, inventory, classes, origin)
         else:
             reason = f"has no {place.labels / stem}.xml; add it, or take the name out"
             inventory.problem(listed, None, stem, reason)
-    if zeros and origin == 1:
-        inventory.remarks.append(
-            f"{len(zeros)} boxes begin at pixel 0, the first in {zeros[0]}, though VOC's first pixel is 1; if the tool "
-            "that wrote them counts from 0, set data.origin=0"
-        )
     finish(inventory, files, listed, classes)
     # Lists leave images out, e.g. those to test on; an image with an XML file is not an unlabelled one.
     labelled = {files.folder / stem for stem in paths}
@@ -226,16 +220,15 @@ def read_voc(place: Place, wanted: Sequence[str] | None, origin: int = 1) -> Inv
 
 def _read_voc_file(
     path: Path, stem: str, files: ImageFiles, inventory: Inventory, classes: FaceClasses, origin: int
-) -> int:
-    """Add one file's image to the inventory. Returns how many of its boxes begin at pixel 0."""
+) -> None:
     try:
         root = ElementTree.parse(path).getroot()
     except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
         inventory.problem(path, None, path.name, f"is no XML ({error}); fix or remove the file")
-        return 0
+        return
     if root.tag != "annotation":
         inventory.problem(path, None, f"<{root.tag}>", "stands where VOC has <annotation>")
-        return 0
+        return
     rows: list[list[float]] = []
     ignored: list[bool] = []
     for item in root.findall("object"):
@@ -252,7 +245,6 @@ def _read_voc_file(
     sides = label_numbers(" ".join(root.findtext(f"size/{name}") or "" for name in ("width", "height"))) or []
     boxes_xyxy = boxes_of(rows) - [origin, origin, 0, 0]
     placed(inventory, files, written, boxes_xyxy, ignored, label_path=path, stated_wh=_stated(sides))
-    return sum(min(row[:2]) == 0 for row in rows)
 
 
 @dataclass(frozen=True)
