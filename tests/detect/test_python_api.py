@@ -483,6 +483,8 @@ def test_detections_are_drawn_upright_and_saved(tmp_path: Path) -> None:
     turned.save(tmp_path / "turned.png", exif=exif)
     for image in (tmp_path / "turned.png", Image.open(tmp_path / "turned.png")):
         np.testing.assert_array_equal(FACES.draw(image), drawn)
+    clear = Image.new("RGBA", (30, 40))  # transparent: white, as detection reads it
+    np.testing.assert_array_equal(FACES.draw(clear), FACES.draw(np.full((40, 30, 3), 255, np.uint8)))
     FACES.save(tmp_path / "drawn.png", pixels)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "drawn.png")), drawn)
 

@@ -60,12 +60,8 @@ class TrainBatchSampler(Sampler[list[SampleKey]]):
     Rank r takes the r-th share of each batch, so one process and several train on the same batches.
     The last, incomplete batch is dropped; fewer images than B are repeated to fill one batch.
 
-    Args:
-        num_images: N, at least 1.
-        batch_size_total: B, over all ranks; ``world_size`` must divide it.
-
     Raises:
-        InputError: B is not a multiple of the number of processes, or there is no image.
+        InputError: ``batch_size_total`` B is not a multiple of the number of processes, or there is no image.
     """
 
     def __init__(
@@ -582,11 +578,9 @@ class FaceDataModule(LightningDataModule):
         return TrainDataset(records, augment, self.seed, cache)
 
     def state_dict(self) -> dict[str, Any]:
-        """How far training has come in its epoch, and on which images, for the checkpoint.
-
-        Lightning saves the loaders' states as well, but gives them back only where no one has asked for the length of
-        the run beforehand, which a learning-rate schedule does.
-        """
+        """How far training has come in its epoch, and on which images, for the checkpoint."""
+        # Lightning saves the loaders' states too, but gives them back only where no one has asked for the length of the
+        # run beforehand, which a learning-rate schedule does.
         if self._train_loader is None:
             return {}
         return {"train": self._train_loader.state_dict(), "images": self._train_images()}
@@ -601,9 +595,8 @@ class FaceDataModule(LightningDataModule):
         return {"count": len(ids), "sha256": hashlib.sha256("\n".join(ids).encode()).hexdigest()}
 
     def val_dataloader(self) -> Loader:
-        """This rank's part of the validation images, one a batch (``structures.EvalBatch``), in order."""
+        """This rank's part of the validation images, one a batch (``structures.EvalBatch``), in order, each once."""
         dataset = EvalDataset(self.val_records, self.val_scale)
-        # No padding, so ranks may differ by one image, and each image is scored once.
         rank, world_size = self._rank_and_world_size()
         return Loader(dataset, dataset.__getitem__, range(rank, len(dataset), world_size), *self._options())
 

@@ -152,10 +152,6 @@ class FddbSource(_TestSet):
         ]
 
     def ground_truth(self) -> FddbGroundTruth:
-        """
-        Raises:
-            InputError: labels that are missing or malformed.
-        """
         return self._truth
 
     @cached_property
@@ -172,10 +168,6 @@ class FddbSource(_TestSet):
         return truth.select(sorted(truth.image_ids))
 
     def benchmark(self) -> "FddbBenchmark":
-        """
-        Raises:
-            InputError: an unknown ``ellipses``.
-        """
         # scipy.optimize takes a second to import, and no other source needs it.
         from fanet_lightning.score.fddb.benchmark import FddbBenchmark
 
@@ -222,10 +214,6 @@ class PascalFaceSource(_TestSet):
         return [clean_record(*own) for own in of_image]
 
     def ground_truth(self) -> PascalFaceGroundTruth:
-        """
-        Raises:
-            InputError: labels that are missing or malformed.
-        """
         return self._truth
 
     @cached_property

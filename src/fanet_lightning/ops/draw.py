@@ -122,12 +122,16 @@ def _outline(canvas: npt.NDArray[np.uint8], boxes_xyxy: npt.ArrayLike, color: tu
 
 
 def upright_rgb(image: ImageLike) -> npt.NDArray[np.uint8]:
-    """(H, W, 3) uint8 RGB of a path or a PIL image, turned as its EXIF orientation says; arrays as they are."""
+    """(H, W, 3) uint8 RGB of a path or a PIL image, upright, transparency over white; arrays as they are."""
     if isinstance(image, str | os.PathLike):
         with Image.open(Path(image)) as opened:
             return upright_rgb(opened)
     if isinstance(image, Image.Image):
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"), dtype=np.uint8)
+        upright = ImageOps.exif_transpose(image)
+        if upright.has_transparency_data:  # over white, as data.images reads it
+            over = upright.convert("RGBA")
+            upright = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
+        return np.array(upright.convert("RGB"), dtype=np.uint8)
     return image
 
 

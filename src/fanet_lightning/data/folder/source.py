@@ -183,7 +183,7 @@ class FolderSource:
             )
         ((format, example),) = found.items()
         if is_first_process():
-            print(f"data=folder: data.format={format} (recognised by {example})", flush=True)
+            print(f"data=folder: data.format={format} (recognized by {example})", flush=True)
         return format
 
     def _place(self, format: str, part: str, given: Mapping[str, Any]) -> Place | None:
