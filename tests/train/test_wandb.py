@@ -2,11 +2,16 @@
 
 import contextlib
 import csv
+import http.server
 import io
 import json
+import os
+import pty
 import re
 import shutil
+import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,9 +41,11 @@ from fanet_lightning.train.loggers import (
 from fanet_lightning.train.module import FaceDetectionModule
 from fanet_lightning.train.run import train
 from tests.train.wandb_files import (
+    FakeWandb,
     OfflineRun,
     finished_runs,
     no_account,
+    offline_runs,
     useless_server,
 )
 
@@ -196,6 +203,58 @@ def test_what_cannot_go_online_continues_offline_and_says_so_in_one_line(
     (kept,) = finished_runs(tmp_path)
     assert (kept.series("loss"), kept.exit_code) == ([(7, 2.5)], 0)
     assert printed.out == f"W&B: send this run with: wandb sync {kept.folder}\n"
+
+
+@pytest.fixture
+def fake_wandb(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), FakeWandb) as fake:
+        fake.queries, fake.rows = [], []  # type: ignore[attr-defined]
+        threading.Thread(target=fake.serve_forever, daemon=True).start()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{fake.server_port}")
+        monkeypatch.setenv("WANDB_API_KEY", WELL_FORMED_KEY)
+        yield fake
+        fake.shutdown()
+
+
+def test_a_run_with_a_key_is_online(fake_wandb: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    built = build(tmp_path, init_timeout=120, finish_timeout=120)
+    record = built.record
+    assert record["mode"] == "online"
+    for step in range(3):
+        built.log_metrics({"loss": step / 2}, step)
+    built.finish(0)
+    first = next(variables for name, variables in fake_wandb.queries if name == "UpsertBucket")
+    assert (first["name"], first["groupName"], first["displayName"]) == (record["id"], "sweep", "variant_seed3")
+    assert json.loads(first["config"])["seed"] == {"value": 3}
+    assert [(row["trainer/global_step"], row["loss"]) for row in fake_wandb.rows] == [(0, 0.0), (1, 0.5), (2, 1.0)]
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert printed.out == f"W&B: http://127.0.0.1:{fake_wandb.server_port}/me/tests/runs/{record['id']}\n"
+
+
+@pytest.mark.slow
+def test_online_without_a_key_does_not_ask_even_on_a_terminal(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from fanet_lightning.train.loggers import build_loggers\n"
+        f"settings = { ({**SETTINGS, 'mode': 'online'})!r}\n"
+        "options = {'logger': {'wandb': settings}, 'group': None, 'name': 'variant', 'seed': 0}\n"
+        "build_loggers(options, Path('run'))[1].finish(0)\n"
+    )
+    controller, terminal = pty.openpty()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path, stdin=terminal, stdout=terminal, stderr=terminal, timeout=300,
+            env={**os.environ, "TERM": "xterm"},  # W&B would not ask on a dumb one
+        )  # fmt: skip
+        shown = os.read(controller, 100_000).decode()
+    finally:
+        os.close(controller)
+        os.close(terminal)
+    assert done.returncode == 0
+    assert "warning: W&B cannot go online (No API key configured" in shown
+    assert "Enter your choice" not in shown
+    assert len(offline_runs(tmp_path / "run")) == 1
 
 
 def test_a_training_outlives_what_fails_inside_wandb(

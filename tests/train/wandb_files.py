@@ -1,8 +1,10 @@
 """Of W&B's side: what it wrote offline, read back by its own reader, and stand-ins for its server."""
 
 import contextlib
+import http.server
 import json
 import os
+import re
 import socket
 import struct
 import zlib
@@ -120,6 +122,39 @@ def no_account() -> Iterator[None]:
         patch.setenv("WANDB_ERROR_REPORTING", "false")
         patch.setenv("NETRC", os.devnull)
         yield
+
+
+class FakeWandb(http.server.BaseHTTPRequestHandler):
+    """As much of W&B's server as a run needs; keeps what it is sent in ``server.queries`` and ``server.rows``."""
+
+    server: Any
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        data: dict[str, Any] = {}
+        if self.path == "/graphql":
+            query = json.loads(body)
+            name = re.search(r"(?:query|mutation)\s+(\w+)", query["query"])
+            self.server.queries.append((name and name[1], query.get("variables") or {}))
+            project = {"id": "p", "name": "tests", "entity": {"id": "e", "name": "me"}}
+            run = {"id": "r", "name": self.server.queries[-1][1].get("name"), "displayName": "c", "project": project}
+            data = {
+                "RunResumeStatus": {"model": {**project, "bucket": None}},
+                "UpsertBucket": {"upsertBucket": {"bucket": run, "inserted": True}},
+                "CreateRunFiles": {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": []}},
+            }.get(self.server.queries[-1][0], {})
+        elif self.path.endswith("file_stream"):
+            history = json.loads(body).get("files", {}).get("wandb-history.jsonl", {"content": []})
+            self.server.rows += [json.loads(line) for line in history["content"]]
+        answer = json.dumps({"data": data}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    do_GET = do_PUT = do_POST
+
+    def log_message(self, *_: Any) -> None: ...
 
 
 @contextlib.contextmanager

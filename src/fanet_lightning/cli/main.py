@@ -94,7 +94,7 @@ def _verb(argv: list[str]) -> int:
     elif verb in VERBS:
         # Another process, because Lightning starts further ranks with the words of this one.
         os.execv(sys.executable, [sys.executable, "-m", f"fanet_lightning.{MODULES.get(verb, verb)}", *words])
-    elif verb == "--completion":
+    elif verb == "--completion" and words in ([], ["bash"]):
         print(BASH.format(verbs=" ".join(VERBS)))
     elif verb in ("-h", "--help"):
         print("fanet VERB [key=value …], or python -m fanet_lightning VERB …; fanet VERB --help has the keys.\n")
