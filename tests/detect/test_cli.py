@@ -232,6 +232,18 @@ def test_which_faces_count(photos: Path, photograph: Image.Image, capsys: pytest
     np.testing.assert_array_equal(read_image_rgb("o/images/two.png"), read_image_rgb(photos / "two.png"))
 
 
+def test_boxes_refer_to_the_upright_image(photos: Path, photograph: Image.Image) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it turned by 90° clockwise
+    photograph.transpose(Image.Transpose.ROTATE_90).save("turned.jpg", quality=95, exif=exif)
+    assert main(["source=turned.jpg", "out=o"]) == 0
+    content = read_json("o")
+    assert (content["images"][0]["width"], content["images"][0]["height"]) == (256, 300)
+    assert overlap(by_name(content)["turned.jpg"][0], FACE_XYXY) > 0.7
+    with Image.open("o/images/turned.jpg") as drawn:
+        assert drawn.height == 300 and 0x0112 not in drawn.getexif()
+
+
 def test_bad_files_are_named_and_the_others_done(
     photos: Path, photograph: Image.Image, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

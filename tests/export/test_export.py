@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import cbook
+from torch import nn
 
 from fanet_lightning import FaceDetector
 from fanet_lightning.cli.errors import InputError
@@ -21,6 +22,7 @@ from fanet_lightning.export import graph as export_graph
 from fanet_lightning.export import run as export
 from fanet_lightning.export.graph import DetectionGraph
 from fanet_lightning.export.verify import Comparison, compare_exact
+from fanet_lightning.models.pretrained import Model
 from fanet_lightning.ops.anchors import AnchorGrid
 from fanet_lightning.ops.boxes import decode
 from fanet_lightning.ops.postprocess import detect
@@ -383,7 +385,13 @@ def test_the_last_faces_may_be_others() -> None:
         assert not compare_exact(faces(*rows[:3]), faces(*rows[:2]), faces(*rows), SETTINGS).agrees
 
 
-# --- images -------------------------------------------------------------------------------------------------------
+def test_the_license_of_a_card_that_somebody_wrote(tmp_path: Path) -> None:
+    model = Model(nn.Identity(), {}, {}, None, tmp_path)  # type: ignore[arg-type]
+    for text in ("A detector.", "---\nlanguage: en\n---\n", "| a |\n|---|\n| [ |"):
+        (tmp_path / "README.md").write_text(text)
+        assert export.terms(tmp_path, model) == "other: on the terms of the training images (unknown)"
+    (tmp_path / "README.md").write_text("---\nlicense: other\nlicense_name: mine\n---\n")
+    assert export.terms(tmp_path, model) == "other mine"
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------

@@ -96,6 +96,8 @@ def random_boxes(count: int, seed: int) -> Tensor:
 def test_iou_losses_by_hand(first: tuple[float, ...], second: tuple[float, ...], expected: tuple[float, ...]) -> None:
     found = [iou_loss(kind, torch.tensor(first).float(), torch.tensor(second).float()).item() for kind in IOU_LOSSES]
     assert found == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(ValueError, match="kind='siou'"):
+        iou_loss("siou", torch.tensor(first).float(), torch.tensor(second).float())
 
 
 @pytest.mark.parametrize("kind", IOU_LOSSES)

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fanet_lightning.cli.errors import InputError
 from fanet_lightning.ops.anchors import AnchorGrid
 from fanet_lightning.ops.boxes import cxcywh_to_xyxy, decode, paired_iou
-from fanet_lightning.ops.postprocess import detect
+from fanet_lightning.ops.postprocess import detect, detection_settings
 from fanet_lightning.ops.structures import HeadOutput, NetworkOutput
 
 GRID = AnchorGrid(((6, 5), (3, 3)), strides=(4, 8), sizes=(16, 32))  # 39 anchors
@@ -50,6 +51,13 @@ def test_a_face_is_an_anchor_with_its_softmax_score() -> None:
     assert found.scores.tolist() == pytest.approx([0.9])
     with pytest.raises(ValueError, match=r"40.*39"):
         detect(heads_with({}, anchors=40), GRID)
+
+
+def test_settings_are_numbers_in_their_range() -> None:
+    assert detection_settings({"nms_iou": 1, "keep": None}, None, {"top_k": 5})["nms_iou"] == 1
+    for key, value in (("score_floor", True), ("nms_iou", True), ("nms_iou", 1.5), ("keep", True), ("top_k", 0.5)):
+        with pytest.raises(InputError, match=rf"detection\.{key}={value}"):
+            detection_settings({key: value})
 
 
 def test_nms_leaves_the_better_of_two_neighbours() -> None:

@@ -175,6 +175,7 @@ def test_a_list_restricts_everything(
         ("predictions=LIST", "list.txt cannot be read"),
         ("ground_truth=nowhere", "wider_face_val.mat cannot be read"),
         ("benchmark=faces", "benchmark=faces"),
+        ("benchmark.name=faces", "benchmark=faces"),
         ("benchmark=fddb benchmark.ellipses=round", "benchmark.ellipses=round"),
         ("benchmark=pascal_face benchmark.labels=[new]", "benchmark.labels="),
         ("benchmark=coco benchmark.max_detections=0", "benchmark.max_detections=0"),

@@ -316,6 +316,15 @@ def test_what_is_read_by_hand(annotations: Path, tmp_path: Path) -> None:
     assert detections.scores.tolist() == [0.5, 0.9, 1.0]
     assert detections.category.tolist() == [0, 1, 1]
     assert detections.missing == ("event/b.v2",)
+    mixed = changed(truth(), "images", 0, "id", value="3")  # numbers before texts
+    mixed["annotations"] = []
+    assert read_ground_truth(put(annotations, mixed)).image_ids == ("event/a", "event/b.v2", "event/c")
+
+
+def test_thresholds_of_detect_that_go_by_size(annotations: Path, tmp_path: Path) -> None:
+    own = {**truth(), "annotations": [], "settings": {"threshold": [[0.0, 0.01], [64.0, 0.3]]}}
+    (line,) = read_results(put(tmp_path / "detections.json", own), read_ground_truth(annotations)).warnings
+    assert "above a score of 0.3 alone" in line
 
 
 @pytest.mark.parametrize("lines", ["event/c.jpg\nevent/a", "event/a.png\n# note\nevent/c"])

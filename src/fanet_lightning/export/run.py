@@ -71,11 +71,16 @@ def metadata(
 def terms(path: Path, model: Model) -> str:
     """The license of the weights: the model card's, else what follows from the training images."""
     card = path / CARD_FILE
-    if card.is_file():
-        head = yaml.safe_load(card.read_text(encoding="utf-8").split("---")[1])
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    head = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else None
+    if isinstance(head, dict) and "license" in head:
         return " ".join(str(head[key]) for key in ("license", "license_name", "license_link") if key in head)
     data = sorted({part.data or "unknown" for part in model.training_images or []})
-    return "mit" if data == ["synthetic"] else f"other: on the terms of the training images ({', '.join(data)})"
+    return (
+        "mit"
+        if data == ["synthetic"]
+        else f"other: on the terms of the training images ({', '.join(data) or 'unknown'})"
+    )
 
 
 Image8 = npt.NDArray[np.uint8]

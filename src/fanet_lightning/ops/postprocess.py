@@ -105,6 +105,7 @@ def detection_settings(*changes: Mapping[str, Any] | None) -> dict[str, Any]:
             fits, needed = is_whole(value, 1), "a whole number, at least 1"
         else:
             fits, needed = isinstance(value, int | float) and 0 <= value <= 1, "a number of 0 … 1"
+        fits = fits and not isinstance(value, bool)
         if not fits:
             raise InputError(f"detection.{key}={value}; give {needed}")
     return settings

@@ -51,7 +51,6 @@ class EvalBatch(NamedTuple):
     """One image at test scale: ``images`` (1, 3, H, W) uint8 RGB, already resized to the protocol's scale.
 
     ``scale_xy`` (1, 2) float32: network pixels per pixel of the original image, (x, y).
-    ``size_hw``  (1, 2) int64: height and width of the original image.
     """
 
     images: Tensor

@@ -122,6 +122,8 @@ def _check_values(config: "DictConfig") -> None:
 
 def _built(name: str, **options: Any) -> Benchmark[Any]:
     """The benchmark of the configuration's group: its ``name``, the rest as arguments."""
+    if name not in _CLASSES:
+        raise InputError(f"benchmark={name} is not known; choose one of {', '.join(_CLASSES)}")
     module, class_name = _CLASSES[name]
     built: Benchmark[Any] = getattr(import_module(f"fanet_lightning.score.{module}"), class_name)(**options)
     return built

@@ -202,14 +202,16 @@ def read_ground_truth(path: Path, images: Path | None = None, category: str | No
         raise InputError(f"{path}: there are no images, annotations and categories in it; {_ANNOTATIONS}")
     file_images = _named(path, content, "images", lambda entry: str(PurePosixPath(entry["file_name"]).with_suffix("")))
     file_categories = _named(path, content, "categories", lambda entry: str(entry["name"]))
-    scored = [number for number in sorted(file_categories) if category in (None, file_categories[number])]
+    scored = [
+        number for number in sorted(file_categories, key=_number_first) if category in (None, file_categories[number])
+    ]
     if not scored or not file_images:
         choices = ", ".join(file_categories.values())
         raise InputError(f"{path}: there is no image in it, or category={category} is not one of {choices}")
     known = list(file_images.values())
     names = set(known if images is None else read_selection(images, known))
     # The order that pycocotools sorts images in, which decides between equal scores.
-    order = [number for number in sorted(file_images) if file_images[number] in names]
+    order = [number for number in sorted(file_images, key=_number_first) if file_images[number] in names]
     place = dict.fromkeys(file_images, -1) | {number: i for i, number in enumerate(order)}
     kind = dict.fromkeys(file_categories, -1) | {number: i for i, number in enumerate(scored)}
 
@@ -233,6 +235,10 @@ def read_ground_truth(path: Path, images: Path | None = None, category: str | No
     )
 
 
+def _number_first(number: FileId) -> tuple[bool, FileId]:
+    return isinstance(number, str), number
+
+
 def read_results(path: Path, ground_truth: CocoGroundTruth) -> CocoDetections:
     """Read a results file, or ``detections.json`` of ``detect``; or the ``predictions.json``, else that, of a folder.
 
@@ -252,6 +258,8 @@ def read_results(path: Path, ground_truth: CocoGroundTruth) -> CocoDetections:
         categories = dict.fromkeys(own, ground_truth.categories[0]) if len(own) == len(categories) == 1 else own
         looked_at = set(images.values())
         threshold = (entries.get("settings") or {}).get("threshold", 0)
+        if isinstance(threshold, list):  # by size
+            threshold = max(score for _, score in threshold)
         if threshold > HIGHEST_THRESHOLD:
             warnings = (f"{path} holds boxes above a score of {threshold:g} alone; AP wants detect threshold=0.01",)
         entries = entries["annotations"]
