@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
 
@@ -43,6 +44,26 @@ def signature(batch: Any) -> tuple[Any, ...]:
 def epoch_of(loader: TrainLoader, epoch: int) -> list[tuple[Any, ...]]:
     loader.sampler.set_epoch(epoch)
     return [signature(batch) for batch in loader]
+
+
+class FakeClock:
+    """Seconds that pass where a test says so, for a module that calls ``time``."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(module, "time", self)
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    monotonic = perf_counter
+
+    def takes(self, seconds: float, work: Any) -> Any:
+        def slowed(*arguments: Any) -> Any:
+            self.now += seconds
+            return work(*arguments)
+
+        return slowed
 
 
 class Recorder(LightningModule):

@@ -13,19 +13,18 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from fanet_lightning.cli.errors import InputError
+from fanet_lightning.data import datamodule
 from fanet_lightning.data.datamodule import (
     EvalDataset,
     FaceDataModule,
     SampleKey,
     TrainBatchSampler,
     TrainDataset,
-    TrainSample,
-    collate_train,
 )
 from fanet_lightning.data.images import UnreadableImage, read_image_rgb
 from fanet_lightning.data.sources import WiderFaceSource
 from fanet_lightning.data.transforms import TestScale, TrainAugment, sample_seed
-from tests.data.helpers import SIZE, Recorder, Shift, epoch_of, module_of, signature, trainer
+from tests.data.helpers import SIZE, FakeClock, Recorder, Shift, epoch_of, module_of, signature, trainer
 from tests.data.wider_files import numbered, write_wider
 
 
@@ -69,19 +68,16 @@ def test_the_seed_comes_from_seed_epoch_and_index_alone(root: Path) -> None:
     assert seed_of(TrainDataset(records, Shift(), 1)[SampleKey(1, 3)].image) == seeds[1, 1, 3]
 
 
-def test_packing_by_hand() -> None:
-    def sample(faces: int, name: str) -> TrainSample:
-        boxes = torch.arange(4.0).repeat(faces, 1) + faces
-        return TrainSample(torch.full((3, 2, 2), faces, dtype=torch.uint8), boxes, name)
-
-    batch = collate_train([sample(2, "a"), sample(0, "b"), sample(1, "c")])
-    assert batch.images.shape == (3, 3, 2, 2) and batch.images.dtype == torch.uint8
-    assert batch.images[:, 0, 0, 0].tolist() == [2, 0, 1]
-    assert batch.targets.boxes_xyxy.tolist() == [[2, 3, 4, 5], [2, 3, 4, 5], [1, 2, 3, 4]]
+def test_packing_by_hand(root: Path) -> None:
+    dataset = TrainDataset(WiderFaceSource(root).train(), identity)
+    batch = dataset.batch([SampleKey(0, index) for index in (2, 0, 1)])
+    assert batch.images.shape == (3, 3, 48, 64) and batch.images.dtype == torch.uint8
+    assert torch.equal(batch.images[1], dataset[SampleKey(0, 0)].image)
+    assert batch.targets.boxes_xyxy.tolist() == [[2, 0, 14, 10], [2, 1, 14, 12], [1, 0, 12, 10]]
     assert batch.targets.image_index.tolist() == [0, 0, 2]
     assert batch.targets.image_index.dtype == torch.int64
-    assert batch.image_ids == ["a", "b", "c"]
-    empty = collate_train([sample(0, "a"), sample(0, "b")])
+    assert batch.image_ids == [f"0--Parade/0_Parade_00{index}" for index in (2, 0, 1)]
+    empty = dataset.batch([SampleKey(0, 0), SampleKey(0, 3)])
     assert empty.targets.boxes_xyxy.shape == (0, 4) and empty.targets.image_index.shape == (0,)
 
 
@@ -218,6 +214,15 @@ def test_ranks_change_nothing(root: Path) -> None:
         attached(module_of(root), 0, 3).train_dataloader()
 
 
+def test_epochs_differ_and_restarts_repeat(root: Path) -> None:
+    first, again = module_of(root).train_dataloader(), module_of(root).train_dataloader()
+    epochs = [epoch_of(first, epoch) for epoch in range(3)]
+    assert [epoch_of(again, epoch) for epoch in (2, 0, 1)] == [epochs[2], epochs[0], epochs[1]]
+    ids = [[name for batch in epoch for name in batch[0]] for epoch in epochs]
+    assert ids[0] != ids[1] != ids[2]
+    assert epoch_of(module_of(root, seed=6).train_dataloader(), 0) != epochs[0]
+
+
 def test_loading_draws_nothing_from_the_models_random_numbers(root: Path) -> None:
     loader = module_of(root).train_dataloader()
     torch.manual_seed(0)
@@ -244,6 +249,28 @@ def test_state_counts_images_and_fits_other_batch_sizes(root: Path) -> None:
     assert [batch.image_ids for batch in other] == names  # an epoch run through once more is whole
 
 
+def test_waiting_is_what_passes_until_a_batch_is_there(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock(monkeypatch, datamodule)
+    batches = module_of(root, augment=clock.takes(2.0, Shift())).train_dataloader()
+    for epoch in (1, 2):
+        for _ in batches:
+            clock.now += 3.0  # a step, which is not waiting
+        assert batches.waited_seconds == epoch * 12 * 2.0
+    iterator = iter(batches)
+    next(iterator)
+    iterator.close()  # type: ignore[attr-defined]
+    assert batches.waited_seconds == 28 * 2.0
+
+
+def test_an_error_counts_as_waiting_once(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock(monkeypatch, datamodule)
+    batches = module_of(broken).val_dataloader()
+    batches.dataset.dataset.test_scale = clock.takes(2.0, TestScale("original"))  # type: ignore[attr-defined]
+    with pytest.raises(UnreadableImage):
+        list(batches)
+    assert batches.waited_seconds == 2.0
+
+
 # Lightning
 
 
@@ -254,8 +281,8 @@ def expected_run(root: Path, epochs: int = 3) -> list[tuple[Any, ...]]:
     for epoch in range(epochs):
         order = np.random.default_rng(np.random.SeedSequence([5, epoch])).permutation(13)
         for i in range(3):
-            samples = [dataset[SampleKey(epoch, int(index))] for index in order[4 * i : 4 * i + 4]]
-            run.append((epoch, i, *signature(collate_train(samples))))
+            keys = [SampleKey(epoch, int(index)) for index in order[4 * i : 4 * i + 4]]
+            run.append((epoch, i, *signature(dataset.batch(keys))))
     return run
 
 

@@ -98,6 +98,15 @@ def test_yolo_rows_that_are_none(row: str, expected: str, tmp_path: Path) -> Non
     assert expected in line and f"{label}, line 2: " in line
 
 
+def test_a_yolo_file_that_cannot_be_read_is_a_problem_of_its_own(tmp_path: Path) -> None:
+    write_yolo(tmp_path)
+    label = tmp_path / "labels" / "train" / "party" / "a.txt"
+    label.unlink()
+    label.symlink_to("nowhere")
+    (problem,) = FolderSource(tmp_path, "yolo").inventories()[0].problems
+    assert (problem.path, problem.line) == (label, None) and "No such file" in problem.reason
+
+
 def test_yolo_landmarks_and_polygons(tmp_path: Path) -> None:
     write_yolo(tmp_path)
     label = tmp_path / "labels" / "train" / "party" / "a.txt"

@@ -273,8 +273,18 @@ class TrainDataset(Dataset[TrainSample]):
         return TrainSample(chw, boxes, self.records.image_id(index))
 
     def batch(self, keys: Sequence[SampleKey]) -> Batch:
-        """The samples of these keys as one batch."""
-        return collate_train([self[key] for key in keys])
+        """The samples of these keys, images stacked and faces packed."""
+        samples = [self[key] for key in keys]
+        counts = torch.tensor([len(sample.boxes_xyxy) for sample in samples])
+        return Batch(
+            # In a worker it stacks them in shared memory, where they travel from: a copy less than torch.stack.
+            images=default_collate([sample.image for sample in samples]),
+            targets=Targets(
+                boxes_xyxy=torch.cat([sample.boxes_xyxy for sample in samples]),
+                image_index=torch.repeat_interleave(torch.arange(len(samples)), counts),
+            ),
+            image_ids=[sample.image_id for sample in samples],
+        )
 
     def _readable(self, wanted: int) -> tuple[int, Image8]:
         for step in range(len(self)):
@@ -297,20 +307,6 @@ class TrainDataset(Dataset[TrainSample]):
             if self.cache is not None:
                 self.cache.put(index, image)
         return image
-
-
-def collate_train(samples: Sequence[TrainSample]) -> Batch:
-    """Stack the images and pack the faces."""
-    counts = torch.tensor([len(sample.boxes_xyxy) for sample in samples])
-    return Batch(
-        # In a worker it stacks them in shared memory, where they travel from: a copy less than torch.stack.
-        images=default_collate([sample.image for sample in samples]),
-        targets=Targets(
-            boxes_xyxy=torch.cat([sample.boxes_xyxy for sample in samples]),
-            image_index=torch.repeat_interleave(torch.arange(len(samples)), counts),
-        ),
-        image_ids=[sample.image_id for sample in samples],
-    )
 
 
 class EvalDataset(Dataset[EvalBatch]):

@@ -374,7 +374,7 @@ def _read_yolo_file(
     lines: list[int] = []
     try:
         text = read_text(path)
-    except InputError as error:
+    except (InputError, OSError) as error:
         inventory.problem(path, None, path.name, str(error))
         text = ""
     for line, content in enumerate(text.splitlines(), start=1):
