@@ -1,5 +1,6 @@
 """The whole augmentation: what goes in, what comes out, and what it depends on."""
 
+import colorsys
 import hashlib
 import inspect
 import pickle
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.data.transforms import LIMITS, TrainAugment, build_augment
+from fanet_lightning.data.transforms import LIMITS, Strengths, TrainAugment, build_augment, distort
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 NOTHING: dict[str, Any] = {
@@ -47,23 +48,16 @@ def digest(image: npt.NDArray[np.uint8], faces: npt.NDArray[np.float32]) -> str:
     return hashlib.sha256(image.tobytes() + faces.tobytes()).hexdigest()
 
 
-def test_with_everything_switched_off_a_square_image_comes_back() -> None:
-    image, faces = photo(96, 96), np.array([[3, 5, 40, 60], [0, 0, 96, 96]], dtype=np.float32)
-    out, boxes = TrainAugment(96, **NOTHING)(image, faces, seed=5)
-    assert np.array_equal(out, image)
-    assert np.allclose(boxes, faces, atol=1e-4)
+def test_a_square_image_comes_back_and_a_flip_mirrors_it() -> None:
+    image, faces = photo(64, 64), np.array([[3, 5, 40, 60], [0, 0, 64, 64]], dtype=np.float32)
+    out, boxes = TrainAugment(64, **NOTHING)(image, faces, seed=5)
+    assert np.array_equal(out, image) and np.allclose(boxes, faces, atol=1e-4)
     assert boxes.dtype == np.float32 and out.dtype == np.uint8
-
-
-def test_flip_mirrors_and_twice_is_identity() -> None:
-    image, faces = photo(64, 64), np.array([[3, 5, 40, 60]], dtype=np.float32)
     flip = TrainAugment(64, **{**NOTHING, "flip": 1.0})
     once, boxes = flip(image, faces, seed=0)
-    assert np.array_equal(once, image[:, ::-1])
-    assert np.allclose(boxes, [[24, 5, 61, 60]], atol=1e-4)
+    assert np.array_equal(once, image[:, ::-1]) and np.allclose(boxes, [[24, 5, 61, 60], [0, 0, 64, 64]], atol=1e-4)
     twice, again = flip(once, boxes, seed=1)
-    assert np.array_equal(twice, image)
-    assert np.allclose(again, faces, atol=1e-4)
+    assert np.array_equal(twice, image) and np.allclose(again, faces, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [128, 320])
@@ -148,6 +142,82 @@ def test_the_draws_of_the_parts_are_independent() -> None:
 def test_settings_out_of_range_are_named(changes: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=rf"augment\.{next(iter(changes))}="):
         TrainAugment(**changes)
+
+
+# SSD's color distortion against a loop over pixels
+
+
+def cut(value: float) -> float:
+    return min(max(round(value), 0), 255)
+
+
+def distort_pixel(
+    rgb: tuple[int, int, int], brightness: float, contrast: float, saturation: float, hue: float, contrast_first: bool
+) -> list[float]:
+    """SSD's steps on one pixel, in floating point but for the cut to 0 … 255."""
+    levels = [cut(level + brightness) for level in rgb]
+    if contrast_first:
+        levels = [cut(level * contrast) for level in levels]
+    h, s, v = colorsys.rgb_to_hsv(*(level / 255 for level in levels))
+    turned = colorsys.hsv_to_rgb((h + hue / 360) % 1.0, min(s * saturation, 1.0), v)
+    levels = [level * 255 for level in turned]
+    if not contrast_first:
+        levels = [cut(level * contrast) for level in levels]
+    return levels
+
+
+@pytest.fixture(scope="module")
+def colors() -> npt.NDArray[np.uint8]:
+    colors = np.random.default_rng(0).integers(0, 256, (24, 30, 3), dtype=np.uint8)
+    colors[0, :6] = [[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 9, 9]]
+    return colors
+
+
+@pytest.mark.parametrize("contrast_first", [True, False])
+@pytest.mark.parametrize("seed", range(8))
+def test_against_a_loop_over_pixels(colors: npt.NDArray[np.uint8], seed: int, contrast_first: bool) -> None:
+    rng = np.random.default_rng(seed)
+    strengths = {
+        "brightness": float(rng.integers(-32, 33)),
+        "contrast": float(rng.uniform(0.5, 1.5)),
+        "saturation": float(rng.uniform(0.5, 1.5)),
+        "hue": float(rng.integers(-12, 13)) * 360 / 256,
+    }
+    got = distort(colors, Strengths(**strengths, contrast_first=contrast_first)).astype(float)
+    expected = np.array(
+        [[distort_pixel(tuple(pixel), **strengths, contrast_first=contrast_first) for pixel in row] for row in colors]
+    )
+    # Hue lies on 256 levels of 1.4°, rounded twice: up to 6 grey levels on one channel, saturation up to 2 more, and a
+    # contrast that comes last enlarges both by half.
+    assert np.abs(got - expected).max() <= 12
+    assert np.abs(got - expected).mean() <= 0.7
+
+
+def test_draws_fill_their_ranges_and_leave_out_half() -> None:
+    augment = TrainAugment(saturation=(0.6, 1.4), channel_shuffle=0.25)
+    rng = random.Random(0)
+    draws = [augment.strengths(rng) for _ in range(4000)]
+    for name, low, high, neutral in (
+        ("brightness", -32, 32, 0.0),
+        ("contrast", 0.5, 1.5, 1.0),
+        ("saturation", 0.6, 1.4, 1.0),
+        ("hue", -18, 18, 0.0),
+    ):
+        values = np.array([getattr(draw, name) for draw in draws])
+        assert abs((values == neutral).mean() - 0.5) < 0.03, name
+        drawn = values[values != neutral]
+        assert low <= drawn.min() < low + (high - low) / 50 and high - (high - low) / 50 < drawn.max() <= high, name
+        assert abs(drawn.mean() - (low + high) / 2) < (high - low) / 30, name
+    assert abs(np.mean([draw.contrast_first for draw in draws]) - 0.5) < 0.03
+    # A quarter is shuffled, and one of six orders is the usual one.
+    assert abs(np.mean([draw.channels != (0, 1, 2) for draw in draws]) - 0.25 * 5 / 6) < 0.03
+
+
+def test_neutral_strengths_change_nothing(colors: npt.NDArray[np.uint8]) -> None:
+    before = colors.copy()
+    assert distort(colors, Strengths()) is colors
+    distort(colors, Strengths(brightness=5, contrast=0.7, saturation=1.2, hue=9))
+    assert np.array_equal(colors, before)
 
 
 # Transforms of Albumentations

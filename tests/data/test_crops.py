@@ -90,13 +90,10 @@ def test_boxes_against_one_face_at_a_time(
         if not window.x <= center_x < window.x + window.side or not window.y <= center_y < window.y + window.side:
             continue
         assert placement is not None
-        (sx1, sy1, sx2, sy2), (tx1, ty1, tx2, ty2) = placement
-        face = [
-            min(max(tx1 + (x - sx1) * (tx2 - tx1) / (sx2 - sx1), tx1), tx2)
-            if axis == 0
-            else min(max(ty1 + (x - sy1) * (ty2 - ty1) / (sy2 - sy1), ty1), ty2)
-            for x, axis in ((x1, 0), (y1, 1), (x2, 0), (y2, 1))
-        ]
+        face = []
+        for axis, value in ((0, x1), (1, y1), (0, x2), (1, y2)):
+            (s1, s2), (t1, t2) = (side[axis::2] for side in placement)
+            face.append(min(max(t1 + (value - s1) * (t2 - t1) / (s2 - s1), t1), t2))
         if min(face[2] - face[0], face[3] - face[1]) >= min_face and face[2] > face[0] and face[3] > face[1]:
             expected.append(face)
     assert got.shape == (len(expected), 4)

@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightning_fabric.utilities.data import _set_sampler_epoch
 from pytorch_lightning.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data import datamodule
@@ -40,15 +45,19 @@ def seed_of(image: torch.Tensor) -> int:
 # Samples
 
 
-def test_a_sample_by_hand(root: Path) -> None:
+def test_samples_and_a_batch_by_hand(root: Path) -> None:
     records = WiderFaceSource(root).train()
-    sample = TrainDataset(records, identity)[SampleKey(0, 2)]
-    assert sample.image_id == "0--Parade/0_Parade_002"
-    assert sample.image.dtype == torch.uint8 and sample.image.shape == (3, 48, 64)
-    np.testing.assert_array_equal(sample.image.permute(1, 2, 0).numpy(), read_image_rgb(records[2].path))
-    assert sample.boxes_xyxy.tolist() == [[2, 0, 14, 10], [2, 1, 14, 12]]
-    none = TrainDataset(records, identity)[SampleKey(0, 0)]
-    assert none.boxes_xyxy.shape == (0, 4) and none.boxes_xyxy.dtype == torch.float32
+    dataset = TrainDataset(records, identity)
+    batch = dataset.batch([SampleKey(0, index) for index in (2, 0, 1)])
+    assert batch.images.shape == (3, 3, 48, 64) and batch.images.dtype == torch.uint8
+    for image, index in zip(batch.images, (2, 0, 1), strict=True):
+        np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), read_image_rgb(records[index].path))
+    assert batch.targets.boxes_xyxy.tolist() == [[2, 0, 14, 10], [2, 1, 14, 12], [1, 0, 12, 10]]
+    assert batch.targets.image_index.tolist() == [0, 0, 2] and batch.targets.image_index.dtype == torch.int64
+    assert batch.image_ids == [f"0--Parade/0_Parade_00{index}" for index in (2, 0, 1)]
+    empty = dataset.batch([SampleKey(0, 0), SampleKey(0, 3)]).targets
+    assert empty.boxes_xyxy.shape == (0, 4) and empty.boxes_xyxy.dtype == torch.float32
+    assert empty.image_index.shape == (0,)
 
 
 def test_the_seed_comes_from_seed_epoch_and_index_alone(root: Path) -> None:
@@ -68,24 +77,78 @@ def test_the_seed_comes_from_seed_epoch_and_index_alone(root: Path) -> None:
     assert seed_of(TrainDataset(records, Shift(), 1)[SampleKey(1, 3)].image) == seeds[1, 1, 3]
 
 
-def test_packing_by_hand(root: Path) -> None:
-    dataset = TrainDataset(WiderFaceSource(root).train(), identity)
-    batch = dataset.batch([SampleKey(0, index) for index in (2, 0, 1)])
-    assert batch.images.shape == (3, 3, 48, 64) and batch.images.dtype == torch.uint8
-    assert torch.equal(batch.images[1], dataset[SampleKey(0, 0)].image)
-    assert batch.targets.boxes_xyxy.tolist() == [[2, 0, 14, 10], [2, 1, 14, 12], [1, 0, 12, 10]]
-    assert batch.targets.image_index.tolist() == [0, 0, 2]
-    assert batch.targets.image_index.dtype == torch.int64
-    assert batch.image_ids == [f"0--Parade/0_Parade_00{index}" for index in (2, 0, 1)]
-    empty = dataset.batch([SampleKey(0, 0), SampleKey(0, 3)])
-    assert empty.targets.boxes_xyxy.shape == (0, 4) and empty.targets.image_index.shape == (0,)
-
-
 def test_an_eval_image_by_hand(root: Path) -> None:
     batch = EvalDataset(WiderFaceSource(root).val(), TestScale("short", 24))[0]
     assert batch.image_ids == ["10--People_Marching/0_Parade_000"]
     assert batch.images.shape == (1, 3, 24, 32) and batch.images.dtype == torch.uint8
     assert batch.scale_xy.tolist() == [[0.5, 0.5]]
+
+
+# Which images form which batch
+
+
+def indices(sampler: TrainBatchSampler) -> list[list[int]]:
+    return [[key.index for key in batch] for batch in sampler]
+
+
+@pytest.mark.parametrize(
+    ("images", "batch", "rank", "world", "expected"),
+    [
+        (7, 3, 0, 1, [[0, 1, 2], [3, 4, 5]]),
+        (2, 5, 0, 1, [[0, 1, 0, 1, 0]]),
+        (7, 4, 1, 2, [[2, 3]]),
+    ],
+)
+def test_batches_by_hand(images: int, batch: int, rank: int, world: int, expected: list[list[int]]) -> None:
+    """As places in the permutation; the keys carry the epoch."""
+    sampler = TrainBatchSampler(images, batch, rank, world)
+    sampler.set_epoch(7)
+    order = sampler.permutation().tolist()
+    assert list(sampler) == [[SampleKey(7, order[place]) for place in places] for places in expected]
+
+
+def test_lightning_finds_the_epoch_setter() -> None:
+    sampler = TrainBatchSampler(4, 2)
+    _set_sampler_epoch(DataLoader(range(4), batch_size=None, sampler=sampler), 3)
+    assert sampler.epoch == 3
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 6), st.integers(1, 4), st.integers(0, 5), st.integers(0, 2**32))
+def test_ranks_share_one_process_s_batches(images: int, share: int, world: int, epoch: int, seed: int) -> None:
+    total = share * world
+    samplers = [TrainBatchSampler(images, total, seed=seed)]
+    samplers += [TrainBatchSampler(images, total, rank, world, seed) for rank in range(world)]
+    for sampler in samplers:
+        sampler.set_epoch(epoch)
+    batches, *together = map(indices, samplers)
+    assert len(batches) == len(samplers[-1]) >= 1
+    assert [list(chain(*parts)) for parts in zip(*together, strict=True)] == batches
+    # Every image at most once, or in a tiny set at least once.
+    flat = list(chain(*batches))
+    assert len(set(flat)) == min(images, len(flat))
+
+
+def test_going_on_in_the_middle() -> None:
+    whole = TrainBatchSampler(20, 4, seed=3)
+    whole.set_epoch(2)
+    sampler = TrainBatchSampler(20, 4, seed=3)
+    sampler.start_at(epoch=2, batch=3)
+    sampler.set_epoch(2)
+    assert list(sampler) == list(whole)[3:]
+    assert len(sampler) == 5
+    sampler.set_epoch(3)
+    whole.set_epoch(3)
+    assert list(sampler) == list(whole)
+
+
+def test_batches_that_cannot_be_made() -> None:
+    with pytest.raises(InputError, match=r"batch_size=5.* 4"):
+        TrainBatchSampler(10, 5, 0, 2)
+    with pytest.raises(InputError, match="batch_size=0"):
+        TrainBatchSampler(10, 0)
+    with pytest.raises(InputError, match="no image"):
+        TrainBatchSampler(0, 4)
 
 
 # Broken files

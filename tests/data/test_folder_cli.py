@@ -229,12 +229,3 @@ def test_a_format_is_recognised_or_asked_for(tmp_path: Path, tell: Tell) -> None
     (tmp_path / "bare" / "settings.json").write_text("{}")
     told = tell(convert, tmp_path / "bare", "to=yolo", f"out={tmp_path / 'no'}")
     assert told.code == 2 and "data.format=coco|yolo|voc|wider" in told.err and "no labels" in told.err
-
-
-@pytest.mark.slow
-def test_training_says_what_convert_says(tmp_path: Path) -> None:
-    write_coco(tmp_path / "mine", {"train": {"a": STORED, "b": STORED}, "val": VAL})
-    photo(tmp_path / "mine" / "images" / "train" / "a.jpg", (100, 50))
-    refused = command("train", *TINY, "data=folder", "data.root=mine", "out=run", cwd=tmp_path)
-    assert refused.returncode == 2 and "200 × 100" in refused.stderr and "100 × 50" in refused.stderr
-    assert not (tmp_path / "run").exists()

@@ -197,6 +197,8 @@ COCO_FAULTS: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
     ("x1=30 y1=20 x2=20 y2=25 is no box", lambda c: c["annotations"][0].update(bbox=[30, 20, -10, 5])),
     ("is no box", lambda c: c["annotations"][0].update(bbox=[30, 20, float("nan"), 5])),
     ("'../../secret.jpg' leaves the folder", lambda c: c["images"][0].update(file_name="../../secret.jpg")),
+    ("leaves the folder", lambda c: c["images"][0].update(file_name="x\\..\\..\\secret.jpg")),
+    ("'/secret.jpg' leaves the folder", lambda c: c["images"][0].update(file_name="/secret.jpg")),
     ("KeyError: 'images'", lambda c: c.pop("images")),
 ]
 

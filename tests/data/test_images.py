@@ -1,7 +1,6 @@
 """Image files of every kind, made here, and every way in which a file can be broken."""
 
 import io
-import pickle
 import struct
 import sys
 import zlib
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data import images
 from fanet_lightning.data.images import UnreadableImage, image_fault, read_image_rgb, read_image_size, read_shrunk_rgb
 
@@ -225,13 +223,6 @@ def test_huge_images_are_named_before_they_are_decoded(tmp_path: Path) -> None:
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0))
     (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b""))
     assert "178,956,970" in refused(tmp_path / "bomb.png")
-
-
-def test_the_error_survives_a_process_border() -> None:
-    error = pickle.loads(pickle.dumps(UnreadableImage(Path("x.jpg"), "cut short")))
-    assert isinstance(error, UnreadableImage) and isinstance(error, InputError)
-    assert (error.path, error.reason) == (Path("x.jpg"), "cut short")
-    assert str(error) == "x.jpg cannot be read as an image: cut short; replace the file or leave it out"
 
 
 def test_real_images_decode_as_pillow_does(shared_data: Path) -> None:

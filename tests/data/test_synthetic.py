@@ -53,204 +53,200 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepare_synthetic(tmp_path_factory.mktemp("synthetic"), **SMALL)
 
 
-class TestPreparation:
-    def test_the_same_bytes_everywhere_and_others_by_seed_and_split(self, prepared: Path, tmp_path: Path) -> None:
-        again = prepare_synthetic(tmp_path, **SMALL)
-        assert again.name == prepared.name and files_of(again) == files_of(prepared)
-        truths = [read_ground_truth(folder / "eval_gt") for folder in (prepared, again)]
-        assert truths[0].image_ids == truths[1].image_ids
-        assert json.loads((prepared / "manifest.json").read_text())["val_faces"] == truths[1].faces_per_setting
-        images, _ = read_annotations(prepared / "wider_face_split", "val")
-        for number, boxes in enumerate(truths[0].boxes_xywh):
-            assert np.array_equal(boxes + np.pad(boxes[:, :2], ((0, 0), (2, 0))), images[number].boxes_xyxy)
-            easy, medium, hard = (truths[0].counted[setting][number] for setting in ("easy", "medium", "hard"))
-            assert not (easy & ~medium).any() and not (medium & ~hard).any()
-        other_seed = prepare_synthetic(tmp_path, **{**SMALL, "seed": 1})
-        assert len({*jpegs_of(prepared).values(), *jpegs_of(other_seed).values()}) == 18
-        more = jpegs_of(prepare_synthetic(tmp_path, **{**SMALL, "val_images": 5}))
-        assert jpegs_of(prepared).items() <= more.items() and len(more) == 10
+def test_the_same_bytes_everywhere_and_others_by_seed_and_split(prepared: Path, tmp_path: Path) -> None:
+    again = prepare_synthetic(tmp_path, **SMALL)
+    assert again.name == prepared.name and files_of(again) == files_of(prepared)
+    truths = [read_ground_truth(folder / "eval_gt") for folder in (prepared, again)]
+    assert truths[0].image_ids == truths[1].image_ids
+    assert json.loads((prepared / "manifest.json").read_text())["val_faces"] == truths[1].faces_per_setting
+    images, _ = read_annotations(prepared / "wider_face_split", "val")
+    for number, boxes in enumerate(truths[0].boxes_xywh):
+        assert np.array_equal(boxes + np.pad(boxes[:, :2], ((0, 0), (2, 0))), images[number].boxes_xyxy)
+        easy, medium, hard = (truths[0].counted[setting][number] for setting in ("easy", "medium", "hard"))
+        assert not (easy & ~medium).any() and not (medium & ~hard).any()
+    other_seed = prepare_synthetic(tmp_path, **{**SMALL, "seed": 1})
+    assert len({*jpegs_of(prepared).values(), *jpegs_of(other_seed).values()}) == 18
+    more = jpegs_of(prepare_synthetic(tmp_path, **{**SMALL, "val_images": 5}))
+    assert jpegs_of(prepared).items() <= more.items() and len(more) == 10
 
-    def test_interruption_leaves_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        sides = iter([(200, 160), (200, 160)])
 
-        def third_fails(rng: np.random.Generator, *_: object) -> scenes.SyntheticImage:
-            width, height = next(sides)
-            return draw_image(rng, (width, width), (height, height))
+def test_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sides = iter([(200, 160), (200, 160)])
 
-        monkeypatch.setattr(synthetic, "draw_image", third_fails)
-        with pytest.raises(StopIteration):
-            prepare_synthetic(tmp_path, **SMALL)
-        assert list(tmp_path.iterdir()) == []
+    def third_fails(rng: np.random.Generator, *_: object) -> scenes.SyntheticImage:
+        width, height = next(sides)
+        return draw_image(rng, (width, width), (height, height))
 
-    def test_the_slower_of_two_processes_cleans_up(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        write, found = synthetic._write, []
+    monkeypatch.setattr(synthetic, "draw_image", third_fails)
+    with pytest.raises(StopIteration):
+        prepare_synthetic(tmp_path, **SMALL)
+    assert list(tmp_path.iterdir()) == []
 
-        def overtaken(*arguments: object) -> None:
-            monkeypatch.setattr(synthetic, "_write", write)
-            write(*arguments)  # type: ignore[arg-type]
-            found.append(prepare_synthetic(tmp_path, **SMALL))
 
-        monkeypatch.setattr(synthetic, "_write", overtaken)
+def test_the_slower_of_two_processes_cleans_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, found = synthetic._write, []
+
+    def overtaken(*arguments: object) -> None:
+        monkeypatch.setattr(synthetic, "_write", write)
+        write(*arguments)  # type: ignore[arg-type]
         found.append(prepare_synthetic(tmp_path, **SMALL))
-        assert found[0] == found[1] and list(tmp_path.iterdir()) == [found[0]]
 
-    def test_unfinished_folder_is_named(self, prepared: Path, tmp_path: Path) -> None:
-        (tmp_path / prepared.name).mkdir()
-        with pytest.raises(InputError, match=r"manifest\.json"):
-            prepare_synthetic(tmp_path, **SMALL)
-
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            ({"train_images": 0}, r"data\.train_images=0"),
-            ({"image_width": (300, 200)}, r"data\.image_width=\[300, 200\]"),
-            ({"image_height": (320, 4000)}, r"data\.image_height=\[320, 4000\].*1024"),
-            ({"image_height": 320}, r"data\.image_height=320"),
-        ],
-    )
-    def test_wrong_parameters(self, change: dict[str, object], message: str, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match=message):
-            prepare_synthetic(tmp_path, **{**SMALL, **change})  # type: ignore[arg-type]
-        assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(synthetic, "_write", overtaken)
+    found.append(prepare_synthetic(tmp_path, **SMALL))
+    assert found[0] == found[1] and list(tmp_path.iterdir()) == [found[0]]
 
 
-class TestLayout:
-    def test_reads_back_as_wider_face(self, prepared: Path) -> None:
-        for split, many in (("train", 5), ("val", 4)):
-            records = load_wider_face(prepared, split)  # type: ignore[arg-type]
-            assert len(records) == many
-            for record in records:
-                index = int(record.image_id.rpartition("_")[2])
-                rng = np.random.default_rng([0, synthetic.SPLITS.index(split), index])
-                drawn_image = draw_image(rng, (200, 240), (160, 200))
-                image = cv2.imread(str(record.path))
-                assert image is not None
-                assert image.shape == drawn_image.image_rgb.shape
-                # JPEG at quality 60 and above keeps an image within a few grey levels on average.
-                assert np.abs(image[..., ::-1].astype(int) - drawn_image.image_rgb).mean() < 12
-                usable = [face for face in drawn_image.faces if not face.invalid]
-                expected = np.array([face.box_xywh for face in usable], np.float32).reshape(-1, 4)
-                expected[:, 2:] += expected[:, :2]
-                assert np.array_equal(record.boxes_xyxy, expected)
-                assert record.attributes["occlusion"].tolist() == [face.occlusion for face in usable]
-                assert record.attributes["pose"].tolist() == [face.pose for face in usable]
+def test_unfinished_folder_is_named(prepared: Path, tmp_path: Path) -> None:
+    (tmp_path / prepared.name).mkdir()
+    with pytest.raises(InputError, match=r"manifest\.json"):
+        prepare_synthetic(tmp_path, **SMALL)
 
 
-class TestSettings:
-    @pytest.mark.parametrize(
-        ("height", "hidden", "softness", "expected"),
-        [
-            (38, 0.3, 0.045, ["easy", "hard", "medium"]),
-            (100, 0.31, 0.01, ["hard", "medium"]),
-            (100, 0.0, 0.05, ["hard", "medium"]),
-            (9, 0.75, 0.3, ["hard"]),
-            (8, 0.0, 0.1, []),
-            (100, 0.76, 0.01, []),
-        ],
-    )
-    def test_limits(self, height: int, hidden: float, softness: float, expected: list[str]) -> None:
-        face = FaceTruth((0, 0, height, height), hidden, softness, 0, 0, 0, 0, 0, 0)
-        assert sorted(name for name, limits in SETTINGS.items() if counts(face, limits)) == expected
-
-    def test_sizes_stand_as_in_wider_face(self, sample: list[scenes.SyntheticImage]) -> None:
-        """Official: 7,211 / 13,319 / 31,958, which is 0.23 / 0.42 / 1."""
-        faces = [face for drawn_image in sample for face in drawn_image.faces]
-        sizes = {name: sum(counts(face, limits) for face in faces) for name, limits in SETTINGS.items()}
-        assert 0.17 < sizes["easy"] / sizes["hard"] < 0.30
-        assert 0.35 < sizes["medium"] / sizes["hard"] < 0.50
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train_images": 0}, r"data\.train_images=0"),
+        ({"image_width": (300, 200)}, r"data\.image_width=\[300, 200\]"),
+        ({"image_height": (320, 4000)}, r"data\.image_height=\[320, 4000\].*1024"),
+        ({"image_height": 320}, r"data\.image_height=320"),
+    ],
+)
+def test_wrong_parameters(change: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        prepare_synthetic(tmp_path, **{**SMALL, **change})  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
 
 
-class TestImages:
-    def test_sample_is_varied(self, sample: list[scenes.SyntheticImage]) -> None:
-        faces = [face for drawn_image in sample for face in drawn_image.faces]
-        heights = np.array([face.box_xywh[3] for face in faces])
-        assert heights.min() <= 6
-        assert heights.max() >= 250
-        assert 16 <= np.median(heights) <= 28, "WIDER FACE's median is 20"
-        assert 0.04 <= np.mean([not drawn_image.faces for drawn_image in sample]) <= 0.13
-        assert 7 <= len(faces) / len(sample) <= 14, "WIDER FACE has 12 an image"
-        assert max(len(drawn_image.faces) for drawn_image in sample) >= 60
-        assert {drawn_image.event for drawn_image in sample} == set(scenes.EVENTS)
-        for attribute, codes in (("blur", 3), ("expression", 2), ("illumination", 2), ("occlusion", 3), ("pose", 2)):
-            assert {getattr(face, attribute) for face in faces} == set(range(codes)), attribute
-        assert 0 < np.mean([face.invalid for face in faces]) < 0.05
-
-    def test_boxes_lie_in_the_image(self, sample: list[scenes.SyntheticImage]) -> None:
-        for drawn_image in sample:
-            height, width = drawn_image.image_rgb.shape[:2]
-            for x, y, w, h in (face.box_xywh for face in drawn_image.faces):
-                assert x >= 0 and y >= 0 and w >= 2 and h >= 2
-                assert x + w <= width and y + h <= height
-
-    def test_every_box_lies_on_what_its_head_painted(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Each image is drawn again without one head after the other: the change is in and around its box."""
-        checked = 0
-        for index in range(12):
-            whole = _draw_without(monkeypatch, index, None)
-            for number, (drawn, kind) in enumerate(whole.heads):
-                if kind != "face" or drawn.area < 60 or not drawn.oval.any():
-                    continue
-                without = _draw_without(monkeypatch, index, number)
-                changed = (whole.image != without.image).any(axis=2)
-                x1, y1, x2, y2 = drawn.box_xyxy
-                left, top = max(0, int(x1)), max(0, int(y1))
-                inside = changed[top : int(np.ceil(y2)), left : int(np.ceil(x2))]
-                if inside.mean() < 0.35:  # mostly hidden by what was drawn later
-                    continue
-                # Hair, hat, ears and blur reach out of the oval, by less than its own size.
-                w, h = x2 - x1, y2 - y1
-                near = changed[max(0, int(y1 - h)) : int(y2 + h), max(0, int(x1 - w)) : int(x2 + w)]
-                assert near.sum() == changed.sum()
-                assert inside.sum() > 0.35 * changed.sum()
-                checked += 1
-                if checked % 6 == 0:
-                    break
-        assert checked >= 15
-
-    def test_hidden_share_of_a_covered_face(self) -> None:
-        """A board over the lower half, worked out by hand: half of the oval is left."""
-        person = plain_person(100, (80.0, 80.0), mask=False, glasses="none")
-        head = draw_head(np.full((160, 160, 3), 90, np.uint8), person)
-        y = head.corner[1]
-        left = int(head.oval[: 80 - y].sum())
-        truth = scenes._truth(person, head, left, PLAIN, (160, 160))
-        assert truth is not None
-        assert truth.hidden == pytest.approx(0.5, abs=0.05)
-        assert truth.occlusion == 2
-        assert scenes._truth(person, head, int(0.05 * head.area), PLAIN, (160, 160)) is None
-        barely = scenes._truth(person, head, int(0.15 * head.area), PLAIN, (160, 160))
-        assert barely is not None and barely.invalid == 1
-        masked = dataclasses.replace(person, mask=True)
-        truth = scenes._truth(masked, head, head.area, PLAIN, (160, 160))
-        assert truth is not None and truth.hidden == pytest.approx(0.33)
-
-    def test_face_cut_by_the_border(self) -> None:
-        """The center lies on the left border: the box is cut there, and half of the oval is hidden."""
-        person = plain_person(80, (0.0, 100.0), mask=False, glasses="none")
-        head = draw_head(np.full((200, 200, 3), 90, np.uint8), person)
-        assert head.box_xyxy[0] < -25
-        truth = scenes._truth(person, head, int(head.oval.sum()), PLAIN, (200, 200))
-        assert truth is not None
-        x, y, w, h = truth.box_xywh
-        assert (x, y, h) == (0, 60, 80)
-        assert w == round(head.box_xyxy[2])
-        assert truth.hidden == pytest.approx(0.5, abs=0.03)
+def test_reads_back_as_wider_face(prepared: Path) -> None:
+    for split, many in (("train", 5), ("val", 4)):
+        records = load_wider_face(prepared, split)  # type: ignore[arg-type]
+        assert len(records) == many
+        for record in records:
+            index = int(record.image_id.rpartition("_")[2])
+            rng = np.random.default_rng([0, synthetic.SPLITS.index(split), index])
+            drawn_image = draw_image(rng, (200, 240), (160, 200))
+            image = cv2.imread(str(record.path))
+            assert image is not None
+            assert image.shape == drawn_image.image_rgb.shape
+            # JPEG at quality 60 and above keeps an image within a few grey levels on average.
+            assert np.abs(image[..., ::-1].astype(int) - drawn_image.image_rgb).mean() < 12
+            usable = [face for face in drawn_image.faces if not face.invalid]
+            expected = np.array([face.box_xywh for face in usable], np.float32).reshape(-1, 4)
+            expected[:, 2:] += expected[:, :2]
+            assert np.array_equal(record.boxes_xyxy, expected)
+            assert record.attributes["occlusion"].tolist() == [face.occlusion for face in usable]
+            assert record.attributes["pose"].tolist() == [face.pose for face in usable]
 
 
-class TestHeads:
-    @pytest.mark.parametrize("height", [6.0, 13.0, 37.0, 80.0, 200.0])
-    def test_box_is_the_oval(self, height: float) -> None:
-        """Hairline to chin is the height asked for, and the width follows from the breadth."""
-        size = int(3 * height) + 10
-        person = plain_person(height, (size / 2, size / 2))
-        head = draw_head(np.full((size, size, 3), 128, np.uint8), person)
-        x1, y1, x2, y2 = head.box_xyxy
-        assert (y1, y2) == (pytest.approx(size / 2 - height / 2), pytest.approx(size / 2 + height / 2))
-        assert x2 - x1 == pytest.approx(height * person.breadth)
-        rows, columns = np.nonzero(head.oval)
-        corner_x, corner_y = head.corner
-        assert abs(rows.min() + corner_y - y1) <= 1.5 and abs(rows.max() + 1 + corner_y - y2) <= 1.5
-        assert abs(columns.min() + corner_x - x1) <= 1.5 and abs(columns.max() + 1 + corner_x - x2) <= 1.5
+@pytest.mark.parametrize(
+    ("height", "hidden", "softness", "expected"),
+    [
+        (38, 0.3, 0.045, ["easy", "hard", "medium"]),
+        (100, 0.31, 0.01, ["hard", "medium"]),
+        (100, 0.0, 0.05, ["hard", "medium"]),
+        (9, 0.75, 0.3, ["hard"]),
+        (8, 0.0, 0.1, []),
+        (100, 0.76, 0.01, []),
+    ],
+)
+def test_limits(height: int, hidden: float, softness: float, expected: list[str]) -> None:
+    face = FaceTruth((0, 0, height, height), hidden, softness, 0, 0, 0, 0, 0, 0)
+    assert sorted(name for name, limits in SETTINGS.items() if counts(face, limits)) == expected
+
+
+def test_sample_is_varied(sample: list[scenes.SyntheticImage]) -> None:
+    faces = [face for drawn_image in sample for face in drawn_image.faces]
+    heights = np.array([face.box_xywh[3] for face in faces])
+    assert heights.min() <= 6
+    assert heights.max() >= 250
+    assert 16 <= np.median(heights) <= 28, "WIDER FACE's median is 20"
+    assert 0.04 <= np.mean([not drawn_image.faces for drawn_image in sample]) <= 0.13
+    assert 7 <= len(faces) / len(sample) <= 14, "WIDER FACE has 12 an image"
+    assert max(len(drawn_image.faces) for drawn_image in sample) >= 60
+    assert {drawn_image.event for drawn_image in sample} == set(scenes.EVENTS)
+    for attribute, codes in (("blur", 3), ("expression", 2), ("illumination", 2), ("occlusion", 3), ("pose", 2)):
+        assert {getattr(face, attribute) for face in faces} == set(range(codes)), attribute
+    assert 0 < np.mean([face.invalid for face in faces]) < 0.05
+    for drawn_image in sample:
+        height, width = drawn_image.image_rgb.shape[:2]
+        for x, y, w, h in (face.box_xywh for face in drawn_image.faces):
+            assert 0 <= x <= x + 2 <= x + w <= width and 0 <= y <= y + 2 <= y + h <= height
+    # Official: 7,211 / 13,319 / 31,958, which is 0.23 / 0.42 / 1.
+    sizes = {name: sum(counts(face, limits) for face in faces) for name, limits in SETTINGS.items()}
+    assert 0.17 < sizes["easy"] / sizes["hard"] < 0.30
+    assert 0.35 < sizes["medium"] / sizes["hard"] < 0.50
+
+
+def test_every_box_lies_on_what_its_head_painted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each image is drawn again without one head after the other: the change is in and around its box."""
+    checked = 0
+    for index in range(12):
+        whole = _draw_without(monkeypatch, index, None)
+        for number, (drawn, kind) in enumerate(whole.heads):
+            if kind != "face" or drawn.area < 60 or not drawn.oval.any():
+                continue
+            without = _draw_without(monkeypatch, index, number)
+            changed = (whole.image != without.image).any(axis=2)
+            x1, y1, x2, y2 = drawn.box_xyxy
+            left, top = max(0, int(x1)), max(0, int(y1))
+            inside = changed[top : int(np.ceil(y2)), left : int(np.ceil(x2))]
+            if inside.mean() < 0.35:  # mostly hidden by what was drawn later
+                continue
+            # Hair, hat, ears and blur reach out of the oval, by less than its own size.
+            w, h = x2 - x1, y2 - y1
+            near = changed[max(0, int(y1 - h)) : int(y2 + h), max(0, int(x1 - w)) : int(x2 + w)]
+            assert near.sum() == changed.sum()
+            assert inside.sum() > 0.35 * changed.sum()
+            checked += 1
+            if checked % 6 == 0:
+                break
+    assert checked >= 15
+
+
+def test_hidden_share_of_a_covered_face() -> None:
+    """A board over the lower half, worked out by hand: half of the oval is left."""
+    person = plain_person(100, (80.0, 80.0), mask=False, glasses="none")
+    head = draw_head(np.full((160, 160, 3), 90, np.uint8), person)
+    y = head.corner[1]
+    left = int(head.oval[: 80 - y].sum())
+    truth = scenes._truth(person, head, left, PLAIN, (160, 160))
+    assert truth is not None
+    assert truth.hidden == pytest.approx(0.5, abs=0.05)
+    assert truth.occlusion == 2
+    assert scenes._truth(person, head, int(0.05 * head.area), PLAIN, (160, 160)) is None
+    barely = scenes._truth(person, head, int(0.15 * head.area), PLAIN, (160, 160))
+    assert barely is not None and barely.invalid == 1
+    masked = dataclasses.replace(person, mask=True)
+    truth = scenes._truth(masked, head, head.area, PLAIN, (160, 160))
+    assert truth is not None and truth.hidden == pytest.approx(0.33)
+
+
+def test_face_cut_by_the_border() -> None:
+    """The center lies on the left border: the box is cut there, and half of the oval is hidden."""
+    person = plain_person(80, (0.0, 100.0), mask=False, glasses="none")
+    head = draw_head(np.full((200, 200, 3), 90, np.uint8), person)
+    assert head.box_xyxy[0] < -25
+    truth = scenes._truth(person, head, int(head.oval.sum()), PLAIN, (200, 200))
+    assert truth is not None
+    x, y, w, h = truth.box_xywh
+    assert (x, y, h) == (0, 60, 80)
+    assert w == round(head.box_xyxy[2])
+    assert truth.hidden == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("height", [6.0, 13.0, 37.0, 80.0, 200.0])
+def test_box_is_the_oval(height: float) -> None:
+    """Hairline to chin is the height asked for, and the width follows from the breadth."""
+    size = int(3 * height) + 10
+    person = plain_person(height, (size / 2, size / 2))
+    head = draw_head(np.full((size, size, 3), 128, np.uint8), person)
+    x1, y1, x2, y2 = head.box_xyxy
+    assert (y1, y2) == (pytest.approx(size / 2 - height / 2), pytest.approx(size / 2 + height / 2))
+    assert x2 - x1 == pytest.approx(height * person.breadth)
+    rows, columns = np.nonzero(head.oval)
+    corner_x, corner_y = head.corner
+    assert abs(rows.min() + corner_y - y1) <= 1.5 and abs(rows.max() + 1 + corner_y - y2) <= 1.5
+    assert abs(columns.min() + corner_x - x1) <= 1.5 and abs(columns.max() + 1 + corner_x - x2) <= 1.5
 
 
 @dataclasses.dataclass

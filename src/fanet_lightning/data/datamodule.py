@@ -45,10 +45,7 @@ log = logging.getLogger(__name__)
 
 
 class SampleKey(NamedTuple):
-    """What a training sample is made from, next to the run's seed.
-
-    The epoch travels in it: worker processes that outlive an epoch would not get to know otherwise.
-    """
+    """What a sample is made from, next to the seed. Workers outlive an epoch, so the epoch travels in it."""
 
     epoch: int
     index: int  # type: ignore[assignment]  # tuple has a method of this name
@@ -110,11 +107,7 @@ SHARE_OF_FREE = 0.5
 
 
 def check_cache(cache: str | None, cache_gib: float | None) -> None:
-    """Refuse early what :class:`FaceDataModule` could not carry out.
-
-    Raises:
-        InputError: an unknown kind, or a limit that is not positive.
-    """
+    """Refuse early an unknown kind and a limit that is not positive."""
     if cache not in (None, "memory"):
         raise InputError(f"cache={cache} is unknown; take memory or null")
     if cache_gib is not None and not 0 < cache_gib < float("inf"):
@@ -124,14 +117,11 @@ def check_cache(cache: str | None, cache_gib: float | None) -> None:
 class MemoryCache:
     """Decoded images in memory that the loader processes of a rank share, filled by whoever decodes one first.
 
-    Every image has its place from the start, so processes need no agreement on who writes where: two that decode the
-    same image at once write the same bytes. What does not fit has no place. The memory has no name and leaves nothing
-    behind; a page is taken when it is first written. Works with forked and with spawned workers.
+    Every image has its place from the start: two processes that decode the same one write the same bytes. What does not
+    fit has no place. The memory has no name and leaves nothing behind; a page is taken when it is first written.
 
-    Args:
-        sizes_hw: (N, 2) int64; an image of size 0 is never kept.
-        limit_bytes: the largest sum of 3 · height · width over the images that are kept, the first ones.
-        file: descriptor of another cache's memory, of the same images and limit, to share it.
+    ``sizes_hw`` (N, 2) int64, an image of size 0 is never kept; ``limit_bytes`` of all pixels, the first images are
+    kept; ``file``: descriptor of another cache's memory, of the same images and limit, to share it.
     """
 
     def __init__(self, sizes_hw: npt.NDArray[np.int64], limit_bytes: int, file: int | None = None) -> None:
@@ -192,8 +182,7 @@ def _reopened(sizes_hw: npt.NDArray[np.int64], limit_bytes: int, file: Any) -> M
 def memory_cache(paths: Sequence[Path], cache_gib: float | None, ranks: int = 1) -> MemoryCache:
     """A cache for these images, which are given places in their order.
 
-    ``cache_gib`` is the limit for all ``ranks`` of this machine together; None, or more than is free: half of the free
-    memory.
+    ``cache_gib``: of all ``ranks`` of the machine together; None, or more than is free: half of the free memory.
     """
 
     def size(index: int) -> tuple[int, int]:
@@ -232,13 +221,11 @@ class TrainSample(NamedTuple):
 
 
 class TrainDataset(Dataset[TrainSample]):
-    """Augmented samples, addressed by :class:`SampleKey`.
+    """Augmented samples, addressed by :class:`SampleKey`; ``cache`` changes none of them.
 
-    A file that cannot be read is named once in the log, counted, and replaced by the next readable image in the
-    records' order (after the last comes the first), augmented with the seed of the sample that was asked for: the same
-    replacement in every run, on every rank and in every worker. ``cache`` changes no sample.
-
-    ``unreadable`` (N,) uint8, in shared memory, is 1 for each of :attr:`unreadable_images`; they are not tried again.
+    A file that cannot be read is named once in the log and replaced by the next readable image in the records' order
+    (after the last the first), with the seed of the sample that was asked for: the same in every run, rank and worker.
+    ``unreadable`` (N,) uint8, in shared memory, is 1 for each of :attr:`unreadable_images`.
     """
 
     def __init__(
@@ -259,10 +246,6 @@ class TrainDataset(Dataset[TrainSample]):
         return [self.records.image_id(int(index)) for index in self.unreadable.nonzero()[:, 0]]
 
     def __getitem__(self, key: SampleKey) -> TrainSample:
-        """
-        Raises:
-            InputError: not a single image can be read.
-        """
         index, image = self._readable(key.index)
         image, boxes_xyxy = self.augment(
             image, self.records.boxes_xyxy(index), sample_seed(self.seed, key.epoch, key.index)
@@ -320,10 +303,6 @@ class EvalDataset(Dataset[EvalBatch]):
         return len(self.records)
 
     def __getitem__(self, index: int) -> EvalBatch:
-        """
-        Raises:
-            UnreadableImage: the file is missing or broken.
-        """
         image = read_image_rgb(self.records.path(index))
         resized, scale_xy = self.test_scale(image)
         return EvalBatch(
@@ -331,18 +310,6 @@ class EvalDataset(Dataset[EvalBatch]):
             scale_xy=torch.from_numpy(scale_xy)[None],
             image_ids=[self.records.image_id(index)],
         )
-
-
-def in_shared_memory(item: Any) -> Any:
-    """``item``, whose tensors a worker has put where they travel from.
-
-    Where there is no room, that raises here. The queue's thread would drop the item, and the loader wait for ever.
-    """
-    if get_worker_info() is not None:
-        for leaf in tree_leaves(item):
-            if isinstance(leaf, torch.Tensor):
-                leaf.share_memory_()  # type: ignore[no-untyped-call]
-    return item
 
 
 class _Loading(Dataset[Any]):
@@ -353,9 +320,14 @@ class _Loading(Dataset[Any]):
 
     def __getitem__(self, key: Any) -> Any:
         try:
-            return in_shared_memory(self.load(key))
+            item = self.load(key)
         except InputError as error:
             return error
+        # Where tensors travel from: no room raises here, where the queue would drop the item and let the loader wait.
+        for leaf in tree_leaves(item) if get_worker_info() is not None else ():
+            if isinstance(leaf, torch.Tensor):
+                leaf.share_memory_()  # type: ignore[no-untyped-call]
+        return item
 
 
 def _start_worker(worker: int) -> None:
@@ -364,10 +336,7 @@ def _start_worker(worker: int) -> None:
 
 
 class Loader(DataLoader[Any]):
-    """What ``load`` makes of each key of ``sampler``: a batch.
-
-    ``waited_seconds``: how long whoever iterates has waited for batches, over all epochs.
-    """
+    """Batches: what ``load`` makes of each key of ``sampler``. ``waited_seconds`` for them, over all epochs."""
 
     def __init__(
         self,
@@ -500,11 +469,7 @@ class FaceDataModule(LightningDataModule):
         self._trained_on: dict[str, Any] | None = None
 
     def prepare_data(self) -> None:
-        """Write or fetch what the source needs; and refuse unreadable validation images before anything trains on.
-
-        Raises:
-            InputError: see the source; or validation images that cannot be read.
-        """
+        """Write or fetch what the source needs; unreadable validation images are an InputError before training."""
         self.source.prepare()
         if self.augment is None:  # nothing trains
             return
@@ -531,19 +496,13 @@ class FaceDataModule(LightningDataModule):
         return ground_truth
 
     def digest(self) -> dict[str, dict[str, Any]]:
-        """Of ``train`` and ``val``, see :meth:`PackedRecords.digest`; once the source is prepared.
-
-        Raises:
-            InputError: see the source.
-        """
+        """Of ``train`` and ``val``, see :meth:`PackedRecords.digest`; once the source is prepared."""
         train = PackedRecords(self.source.train()) if self.train_dataset is None else self.train_dataset.records
         return {"train": train.digest(), "val": PackedRecords(self.val_records).digest()}
 
     def train_dataloader(self) -> TrainLoader:
-        """
-        Raises:
-            InputError: see the source and :class:`TrainBatchSampler`.
-            ValueError: there is no ``augment``.
+        """This rank's part; an InputError of the source or :class:`TrainBatchSampler`, ValueError without
+        ``augment``.
         """
         if self.augment is None:
             raise ValueError("FaceDataModule(augment=None) cannot train; give an augmentation")

@@ -42,11 +42,7 @@ FileT = TypeVar("FileT", bound="RemoteFile")
 
 
 def check_space(folder: Path, needed_bytes: int, purpose: str) -> None:
-    """Refuse to begin what does not fit into ``folder``, which need not exist yet.
-
-    Raises:
-        InputError: fewer than ``needed_bytes`` are free; names the ``purpose``.
-    """
+    """Refuse to begin what does not fit into ``folder``, which need not exist yet; names the ``purpose``."""
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     free = shutil.disk_usage(existing).free
     if free < needed_bytes:
@@ -58,12 +54,7 @@ def check_space(folder: Path, needed_bytes: int, purpose: str) -> None:
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file and its addresses.
-
-    ``urls``        tried in this order.
-    ``sha256``      hexadecimal, all of it or its first digits (torchvision has eight of them in a file's name).
-    ``size_bytes``  None where it is not known beforehand.
-    """
+    """A file and its addresses in the order of trying. ``sha256`` hexadecimal, all of it or its first digits."""
 
     name: str
     urls: tuple[str, ...]
@@ -82,14 +73,10 @@ class RemoteFile:
 
 
 def fetch(file: RemoteFile, folder: Path) -> Path:
-    """``folder/name``, fetched unless it is there already; progress goes to stderr.
-
-    Returns:
-        The path of a file whose size and checksum are those of ``file``.
+    """``folder/name``, fetched unless it is there and sound; progress goes to stderr.
 
     Raises:
-        InputError: no address gave the file, or another process is fetching it. What has arrived is kept and resumed by
-            the next call.
+        InputError: no address gave the file, or another process fetches it. What has arrived stays, to be resumed.
     """
     target, part = folder / file.name, folder / f"{file.name}.part"
     if target.is_file() and file.fault(target) is None:
@@ -187,11 +174,8 @@ def _size(path: Path) -> int:
 def unpack(archive: Path, inner: str, target: Path) -> int:
     """Unpack what ``target`` lacks of the folder ``inner`` of a zip, and what is empty in it; how many files that were.
 
-    Every file appears complete, by a rename; no other file is touched. Hidden files (macOS adds ``._NAME``) are left
-    out. The archive's checksum has been compared, so its names are those of its author.
-
-    Raises:
-        InputError: no zip, or a damaged member.
+    Every file appears complete, by a rename; no other is touched, hidden ones (macOS adds ``._NAME``) are left out. The
+    archive's checksum has been compared, so its names are those of its author.
     """
     written = 0
     try:
@@ -218,10 +202,9 @@ _HOME = "http://shuoyang1213.me/WIDERFACE/support"
 
 @dataclass(frozen=True)
 class Archive(RemoteFile):
-    """A part of the data set.
+    """A part of the data set: ``inner``, the folder in the archive, goes to ``folder`` under the root.
 
-    ``inner``   the folder in the archive that is taken, which goes to ``folder`` under the root.
-    ``images``  how many ``.jpg`` it has, 0 for a part of labels; those must have ``files``.
+    ``images``: how many ``.jpg`` it has; 0 for a part of labels, which must have ``files``.
     """
 
     inner: str = ""
@@ -280,11 +263,7 @@ PARTS: dict[str, Archive] = {
 
 
 def _from_source(file: FileT, root: Path, source: str | None) -> tuple[FileT, Path]:
-    """The file with the addresses to ask, and where it is on disk where it need not be fetched.
-
-    Raises:
-        InputError: ``source`` is neither an http address nor a folder that has the file, or the file is damaged.
-    """
+    """The file with the addresses to ask, and where it is on disk where it need not be fetched."""
     if source is None or source.startswith(("http://", "https://")):
         endpoint = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
         urls = tuple(url.replace(HUB, endpoint) for url in file.urls)
@@ -303,16 +282,12 @@ def _from_source(file: FileT, root: Path, source: str | None) -> tuple[FileT, Pa
 
 
 def download_wider_face(root: Path, parts: Sequence[str] = tuple(PARTS), source: str | None = None) -> list[str]:
-    """Fetch, check and unpack what is missing; what is there is left alone. A line per part says what is there now.
+    """Fetch, check and unpack what is missing of ``parts``; a line per part says what is there now.
 
-    Args:
-        parts: of :data:`PARTS`.
-        source: the address of a folder that has all archives side by side, or such a folder on disk, in place of the
-            official addresses. An archive that is in ``root`` is used as well; neither is removed.
+    ``source``: address or folder on disk that has all archives. Those that are in it or in ``root`` are used and stay.
 
     Raises:
-        InputError: no network, no space, another download at work, or an archive that is not the official one. What
-            has arrived stays and is resumed by the next call.
+        InputError: no network, no space, another download at work, or an archive that is not the official one.
     """
     lines, states = [], {part: PARTS[part].state(root) for part in parts}
     missing = [PARTS[part] for part, (found, wanted) in states.items() if found < wanted]
@@ -344,10 +319,7 @@ def _fetch_and_unpack(archive: Archive, root: Path, source: str | None) -> int:
 
 
 def download_vgg16(root: Path, model: str = "vgg16", source: str | None = None) -> str:
-    """torchvision's VGG16 (or ``vgg16_bn``) with ImageNet weights, checked by the digits of its SHA-256 in its name.
-
-    A line says where it is. ``source`` and errors as of :func:`download_wider_face`.
-    """
+    """torchvision's VGG16 (or ``vgg16_bn``) with ImageNet weights, checked; a line says where it is."""
     from torchvision.models import VGG16_BN_Weights, VGG16_Weights
 
     url = (VGG16_BN_Weights if model == "vgg16_bn" else VGG16_Weights).IMAGENET1K_V1.url

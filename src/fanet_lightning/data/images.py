@@ -200,11 +200,7 @@ def pillow_frame(image: Any) -> ImageFrame:
 
 
 def read_image_frame(path: Path | str) -> ImageFrame:
-    """Size and orientation of what :func:`read_image_rgb` would read, from the head of the file alone.
-
-    Raises:
-        UnreadableImage: missing, empty, or not an image. A file cut short after its head is not noticed.
-    """
+    """Size and orientation from the head of a file alone; an UnreadableImage as :func:`read_image_rgb`."""
     with _named_errors(path), Path(path).open("rb") as file:
         start = file.read(12)
         file.seek(0)
@@ -213,9 +209,8 @@ def read_image_frame(path: Path | str) -> ImageFrame:
 
 
 def image_fault(path: Path | str) -> UnreadableImage | None:
-    """Why :func:`read_image_rgb` would refuse a file, found without decoding where that is not needed; or None.
-
-    A JPEG passes by its head and its end marker; one with damaged tables between them is found by decoding alone.
+    """Why :func:`read_image_rgb` would refuse a file, or None. A JPEG passes by its head and end marker, undecoded:
+    damaged tables between them are not found.
     """
     try:
         content = _content(path)
@@ -252,10 +247,7 @@ def _is_plain_jpeg(image: Image.Image) -> bool:
 
 
 def _decode_jpeg(content: bytes, shrink: int = 1) -> Image8 | None:
-    """By OpenCV, as stored; None where it cannot: Pillow words the reason, or reads it after all.
-
-    ``shrink``: by 2, 4 or 8 in libjpeg, which then computes so many fewer pixels.
-    """
+    """By OpenCV, as stored, shrunk by 1, 2, 4 or 8 in libjpeg; None where it cannot, and Pillow says why."""
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION | _SHRINKING[shrink]
     image = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)
     return None if image is None else np.ascontiguousarray(image, dtype=np.uint8)

@@ -167,7 +167,7 @@ def strict_records(inventory: Inventory, whole: str, remedy: str) -> list[ImageR
     """The records of labels that are complete; ``whole`` is what images are missing of, ``remedy`` how to get them.
 
     Raises:
-        InputError: the first problem, no image, a missing image, an image named twice, a box that is not finite.
+        InputError: the first problem, no image, a missing image, one named twice, a box that is not finite.
     """
     if inventory.problems:
         first, more = inventory.problems[0], len(inventory.problems) - 1
@@ -213,11 +213,7 @@ def refuse_boxes(image: LabelledImage, wrong: npt.NDArray[np.bool_], why: str) -
 
 
 def read_text(path: Path | str, content: bytes | None = None) -> str:
-    """A label file's text, UTF-8, -16 or -32; ``content`` where it has been read already.
-
-    Raises:
-        InputError: it is no text.
-    """
+    """A label file's text, UTF-8, -16 or -32; ``content`` where it has been read already."""
     try:
         return decoded_text(Path(path).read_bytes() if content is None else content)
     except UnicodeDecodeError as error:

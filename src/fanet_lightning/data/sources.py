@@ -55,6 +55,7 @@ class FaceSource(Protocol):
 
     def prepare(self) -> None:
         """Write or fetch what is needed; called on one process per machine, and may be called again."""
+        return  # by default the images are there, or reading says what is missing
 
     def check(self, train: bool = True) -> None:
         """Say whatever is missing or malformed before any work starts; ``train``: of the training part too.
@@ -79,34 +80,16 @@ def _path(given: Path | str | None) -> Path | None:
     return None if given is None else Path(given)
 
 
-class _TestSet:
+class _TestSet(FaceSource, Protocol):
     """What the sets for testing alone have in common."""
 
-    name: str
-
-    def prepare(self) -> None:
-        """Nothing to do: the images are there, or reading says what is missing."""
-
     def check(self, train: bool = True) -> None:
-        """Read all annotations and look for every image.
-
-        Raises:
-            InputError: something is missing or malformed; with ``train``, that this set is not trained on.
-        """
         if train:
             self.train()
         self.val()
 
     def train(self) -> list[ImageRecord]:
-        """
-        Raises:
-            InputError: always; these images are for testing.
-        """
         raise InputError(f"data={self.name} is for testing alone and has no training part; train on data=wider_face")
-
-    def val(self) -> list[ImageRecord]:
-        """The records, sorted by image id."""
-        raise NotImplementedError
 
     def _there(self, paths: list[Path], key: str) -> list[Path]:
         remedy = f"complete data.root, or name those at hand with {key}=LIST"
@@ -122,8 +105,7 @@ class FddbSource(_TestSet):
         val: ``images``, a list of image names, or None for all of them.
         ground_truth: folder of the folds; by default ``root/FDDB-folds``.
         image_sizes: JSON file with the images' width and height; by default they are read from the images.
-        ellipses: what happens to detections before they are scored, see
-            :class:`~fanet_lightning.score.fddb.benchmark.FddbBenchmark`.
+        ellipses: see :class:`~fanet_lightning.score.fddb.benchmark.FddbBenchmark`.
     """
 
     name = "fddb"
@@ -239,7 +221,7 @@ class AfwSource(PascalFaceSource):
     benchmarks = AfwBenchmark
 
 
-class WiderFaceSource:
+class WiderFaceSource(FaceSource):
     """WIDER FACE in the official layout (:mod:`fanet_lightning.data.wider_face`).
 
     Args:
@@ -272,15 +254,7 @@ class WiderFaceSource:
     def root(self) -> Path:
         return self._root
 
-    def prepare(self) -> None:
-        """Nothing to do: the images are there, or reading says what is missing."""
-
     def check(self, train: bool = True) -> None:
-        """Read all annotations, so that whatever is missing or malformed is said before any work starts.
-
-        Raises:
-            InputError: see :func:`load_wider_face`; ``train``: of the training part too.
-        """
         parts = [self.train(), self.val()] if train else [self.val()]
         self.ground_truth()
         if is_first_process():
@@ -288,10 +262,6 @@ class WiderFaceSource:
                 warn_of_odd_boxes(records, "x y w h in pixels")
 
     def train(self) -> list[ImageRecord]:
-        """
-        Raises:
-            InputError: see :func:`load_wider_face`; or an image is trained and validated on.
-        """
         return self._train_records
 
     def val(self) -> list[ImageRecord]:
@@ -360,10 +330,7 @@ class WiderFaceSource:
 
 
 class SyntheticSource(WiderFaceSource):
-    """Synthetic faces, written once, when they are first asked for, and read as WIDER FACE.
-
-    ``options`` go to :func:`~fanet_lightning.data.synthetic.dataset.prepare_synthetic` as they are.
-    """
+    """Synthetic faces, written when first asked for (``options``: of ``prepare_synthetic``), read as WIDER FACE."""
 
     name = "synthetic"
 
@@ -385,10 +352,7 @@ class SyntheticSource(WiderFaceSource):
         assert self.root
 
     def check(self, train: bool = True) -> None:
-        """
-        Raises:
-            InputError: a parameter is out of range, or ``root`` cannot be written. The set is not made yet.
-        """
+        """Refuse parameters out of range and a ``root`` that cannot be written; the set is not made yet."""
         synthetic_parameters(**self._options)
         check_writable(self._root, "data.root")
 
@@ -410,10 +374,6 @@ def build_source(name: str, **options: Any) -> FaceSource:
     """The source of a ``data`` group of the configuration: its ``name``, the rest as arguments.
 
     With ``_target_`` an object of that class, a :class:`FaceSource`, which gets those of the options that it takes.
-
-    Raises:
-        InputError: an unknown name, or an argument that this source does not take; ``_target_`` that cannot be imported
-            or is no source.
     """
     if options.get("_target_") is not None:
         source = own("data", options, object)

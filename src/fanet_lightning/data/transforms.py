@@ -41,7 +41,6 @@ class Window(NamedTuple):
 
 class Placement(NamedTuple):
     """The visible part of a window, and the output rectangle that it fills, in whole pixels x1 y1 x2 y2, half-open.
-
     Boxes follow this map and not the window's ideal scale, so they sit exactly where the pixels land.
     """
 
@@ -62,8 +61,8 @@ def clean_boxes(boxes_xyxy: npt.ArrayLike, height: int, width: int) -> Boxes:
 def place(window: Window, height: int, width: int, size: int) -> Placement | None:
     """Where the visible part of ``window`` lands in a ``size`` × ``size`` output; None if nothing is visible.
 
-    A source that will be halved (see :func:`render`) loses its last rows and columns where its sides are not even, less
-    than one output pixel: cv2 is fast for whole factors only.
+    A source that will be halved (:func:`render`) loses last rows and columns, under one output pixel, to have even
+    sides.
     """
     sources, targets = [], []
     for start, length in ((window.x, width), (window.y, height)):
@@ -87,11 +86,10 @@ def render(
     fill: tuple[int, int, int],
     recolor: Callable[[Image8], Image8] = lambda part: part,
 ) -> Image8:
-    """Resample the visible part and surround it with ``fill``. (H, W, 3) → (size, size, 3) uint8.
+    """The visible part resampled, ``fill`` around it. (H, W, 3) → (size, size, 3) uint8.
 
-    Bilinear, which aliases where the image shrinks to less than half: it is halved by 2 × 2 averages first, in half the
-    time of cv2's INTER_AREA. ``recolor`` works pixel by pixel, at the source's or the output's resolution, whichever
-    has fewer pixels. ``fill`` stays as it is.
+    Bilinear, which aliases where the image shrinks to less than half: so it is halved by 2 × 2 averages first.
+    ``recolor`` works pixel by pixel, at the source's or the output's resolution, whichever has fewer pixels.
     """
     if placement is None:
         return np.full((size, size, 3), fill, dtype=np.uint8)
@@ -116,10 +114,10 @@ def render(
 
 
 def boxes_in_window(boxes_xyxy: Boxes, window: Window, placement: Placement | None, min_face: float = 0.0) -> Boxes:
-    """The faces that stay, in output pixels. (F, 4) pixels, in the image (:func:`clean_boxes`) → (F', 4), F' ≤ F.
+    """The faces that stay, in output pixels. (F, 4) pixels in the image → (F', 4), F' ≤ F.
 
-    A face stays if its center is in the window (S3FD §3.4); it is cut at the window's border, and dropped if its
-    shorter side is then under ``min_face`` output pixels.
+    A face stays if its center is in the window (S3FD §3.4), is cut at its border, and dropped under ``min_face``
+    pixels.
     """
     if placement is None or len(boxes_xyxy) == 0:
         return np.zeros((0, 4), dtype=np.float32)
@@ -160,8 +158,7 @@ class Strengths(NamedTuple):
 def distort(image_rgb: Image8, strengths: Strengths) -> Image8:
     """Brightness, then contrast, saturation and hue; or contrast last; then the channel order. (H, W, 3) uint8 RGB.
 
-    Every step rounds and cuts to 0 … 255, as the original does on 8-bit images. Steps at their neutral value are
-    skipped; with all of them neutral the image comes back as it is, not copied.
+    Every step rounds and cuts to 0 … 255, as the original does. With neutral strengths the image itself comes back.
     """
     image = image_rgb
     if strengths.brightness != 0.0:
@@ -193,9 +190,8 @@ def _shift_hsv(image_rgb: Image8, saturation: float, hue: float) -> Image8:
 
 
 def target_range(face: float, anchor_sizes: Sequence[int]) -> list[tuple[float, float]]:
-    """The intervals, one per anchor scale that may be chosen, from which the new size of a face is drawn, in pixels.
-
-    ``face`` is the root of its area. Every scale up to the one after the nearest may be chosen, within a factor of two.
+    """Intervals in pixels for a face's new size (``face``: root of its area), for each scale up to one past the
+    nearest.
     """
     nearest = min(range(len(anchor_sizes)), key=lambda i: abs(anchor_sizes[i] - face))
     choices = anchor_sizes[: min(len(anchor_sizes), nearest + 2)]
@@ -347,19 +343,16 @@ class TrainAugment:
         return Drawn(window, placement, kept, strengths, is_flipped, rng)
 
     def boxes(self, height: int, width: int, boxes_xyxy: npt.ArrayLike, seed: int) -> Boxes:
-        """The boxes that ``augment(image, boxes_xyxy, seed)`` returns for an image of this size, in less time.
-
-        With ``extra`` a black image is resampled, since its transforms move boxes and pixels together.
+        """The boxes of ``augment(image, boxes_xyxy, seed)`` for an image of this size; without pixels unless
+        ``extra``.
         """
         if self._extra:
             return self(np.zeros((height, width, 3), dtype=np.uint8), boxes_xyxy, seed)[1]
         return self.draw(height, width, boxes_xyxy, seed).boxes_xyxy
 
     def square(self, rng: random.Random, height: int, width: int, boxes_xyxy: Boxes) -> Window:
-        """S3FD's square, on a canvas that SSD's expansion has enlarged first.
-
-        The canvas is drawn once and the square up to ``attempts`` times on it, until it keeps a face (or there is
-        none). After that comes the largest square of the image itself, centered on a randomly chosen face.
+        """S3FD's square, drawn up to ``attempts`` times on a canvas that SSD's expansion has enlarged, until it keeps a
+        face (or there is none); then the largest square of the image itself around a face.
         """
         canvas_height, canvas_width, left, top = height, width, 0, 0
         if rng.random() < self.expand_probability:
@@ -430,11 +423,7 @@ class TrainAugment:
 
 
 def build_augment(settings: Mapping[str, Any]) -> Any:
-    """What the group ``augment`` names by its ``_target_``.
-
-    Raises:
-        InputError: whatever keeps it from being made.
-    """
+    """What the group ``augment`` names by its ``_target_``."""
     # Here and below: detection needs this module as well, and Hydra takes a quarter of a second to import.
     from fanet_lightning.cli.config import made
 
@@ -484,10 +473,7 @@ AUTO: Literal["auto"] = "auto"
 
 
 def check_tile_pixels(value: object) -> None:
-    """
-    Raises:
-        InputError: neither ``auto``, nor null, nor a whole number of at least :data:`SMALLEST_TILE_PIXELS`.
-    """
+    """Refuse what is neither ``auto``, nor None, nor a whole number of at least SMALLEST_TILE_PIXELS."""
     if value is not None and value != AUTO and not is_whole(value, SMALLEST_TILE_PIXELS):
         raise InputError(
             f"protocol.tile_pixels={value}; give auto, a number of at least {SMALLEST_TILE_PIXELS}, or null for no "

@@ -45,10 +45,7 @@ INVALID = 4 + ATTRIBUTES.index("invalid")
 def read_annotations(source: Path, split: Split) -> tuple[list[LabelledImage], list[LabelProblem]]:
     """Read the annotations of one split, see :func:`parse_list`; ``test`` has names only.
 
-    ``source`` is a folder with the official files (or with their folder ``wider_face_split``), or the official zip.
-
-    Raises:
-        InputError: nothing found, or no text.
+    ``source``: folder of the official files (or of ``wider_face_split``), or the official zip.
     """
     if split not in SPLITS:
         raise InputError(f"split={split} is unknown; take one of {', '.join(SPLITS)}")
@@ -80,15 +77,8 @@ def parse_list(
 ) -> tuple[list[LabelledImage], list[LabelProblem]]:
     """Read a list tolerantly: what is not understood becomes a problem, and reading continues at the next name.
 
-    An image without a face has a single row of zeros in the official files, under the count 0 or 1; a count of 0
-    without a row is read as well.
-
-    Args:
-        source: the file, for the problems.
-        widths: how many numbers a row may have; attributes that are not there are 0.
-
-    Returns:
-        The images in the list's order, with the names as they stand there for image id and path; the problems.
+    An image without a face has a row of zeros in the official files, under the count 0 or 1; no row is read as well.
+    ``widths``: how many numbers a row may have; attributes that are not there are 0. Image id and path are the names.
     """
     lines = [line.strip() for line in text.splitlines()]
     numbers = [label_numbers(line) for line in lines]
@@ -158,11 +148,7 @@ def _is_count(line: str) -> bool:
 def split_inventory(
     part: str, root: Path, split: Split, images: Path | str | None = None, annotations: Path | None = None
 ) -> Inventory:
-    """Everything that the labels say, also of images that are not there; see :func:`load_wider_face`.
-
-    Raises:
-        InputError: a missing folder, or a listed name that the split does not have.
-    """
+    """Everything that the labels say, also of images that are not there; see :func:`load_wider_face`."""
     folder = root / f"WIDER_{split}" / "images"
     source = annotations or root / "wider_face_split"
     if annotations is None and not source.is_dir() and source.with_suffix(".zip").is_file():
@@ -189,13 +175,7 @@ def split_inventory(
 
 
 def listed_part(inventory: Inventory, images: Path | str, root: Path) -> Inventory:
-    """The images of a list (:func:`~fanet_lightning.cli.files.find_listed`), in its order.
-
-    A relative path of a list that does not exist is looked for under ``root`` too.
-
-    Raises:
-        InputError: the list cannot be read, or names what the labels do not have.
-    """
+    """The images of a list, in its order; a relative path that does not exist is looked for under ``root`` too."""
     path = Path(images) if Path(images).exists() else root / images
     by_id: dict[str, list[LabelledImage]] = defaultdict(list)
     for image in inventory.images:
@@ -219,14 +199,12 @@ def load_wider_face(
 
     Args:
         root: the folder that holds ``WIDER_{split}``.
-        split: where the annotations and images come from. A list within val can serve for training as well.
-        images: text file of images, one a line, see :func:`listed_part`.
-        annotations: folder or zip of the official annotations; by default ``root/wider_face_split``, else
-            ``root/wider_face_split.zip``.
+        split: where the annotations and images come from.
+        images: text file of images, one a line.
+        annotations: folder or zip; by default ``root/wider_face_split``, else ``root/wider_face_split.zip``.
 
     Raises:
-        InputError: a missing folder or image, a malformed annotation line, or a listed name that the split does not
-            have.
+        InputError: a missing folder or image, a malformed line, or a listed name that the split does not have.
     """
     root = Path(root)
     inventory = split_inventory(split, root, split, images, None if annotations is None else Path(annotations))

@@ -75,10 +75,7 @@ def wider_place(root: Path, part: str) -> Place | None:
 
 
 def read_wider(place: Place) -> Inventory:
-    """
-    Raises:
-        InputError: the list cannot be read, or names no image.
-    """
+    """Of one list."""
     images, problems = parse_list(read_text(place.labels), place.labels)
     if not images:
         raise InputError(
@@ -95,11 +92,7 @@ def read_wider(place: Place) -> Inventory:
 
 
 def coco_place(root: Path, part: str) -> Place | None:
-    """As :func:`wider_place`.
-
-    Raises:
-        InputError: several files could be meant.
-    """
+    """As :func:`wider_place`; an InputError where several files could be meant."""
     patterns = COCO_ALONE if part == "all" else [own.format(name) for name in PART_NAMES[part] for own in COCO_FILES]
     for pattern in patterns:
         found = [path for path in matching(root, pattern) if part != "train" or "val" not in path.stem]
@@ -112,11 +105,7 @@ def coco_place(root: Path, part: str) -> Place | None:
 
 
 def read_coco(place: Place, wanted: Sequence[str] | None) -> Inventory:
-    """One label file; ``wanted``: see :class:`FaceClasses`.
-
-    Raises:
-        InputError: no JSON, or JSON of another kind.
-    """
+    """Of one label file; ``wanted``: see :class:`FaceClasses`."""
     path, content = place.labels, _coco_content(place.labels)
     # Ids are numbers or texts, and some tools mix 7 and "7".
     categories = {str(item.get("id")): str(item.get("name")) for item in content["categories"]}
@@ -187,15 +176,7 @@ def voc_place(root: Path, part: str) -> Place | None:
 
 
 def read_voc(place: Place, wanted: Sequence[str] | None, origin: int = 1) -> Inventory:
-    """The labels of a folder, or of the images that ``place.names`` lists.
-
-    Args:
-        wanted: see :class:`FaceClasses`.
-        origin: number of the first pixel, 1 as in VOC, or 0.
-
-    Raises:
-        InputError: the folder has no XML file, or the list cannot be read.
-    """
+    """Of a folder, or of the images that ``place.names`` lists; ``origin``: number of the first pixel, 1 or 0."""
     paths = label_files(place.labels, ".xml")
     stems = list(paths)
     if place.names is not None:
@@ -249,11 +230,8 @@ def _read_voc_file(
 
 @dataclass(frozen=True)
 class YoloNames:
-    """What data.yaml or classes.txt says.
-
-    ``names``             by class number; empty where nothing is named.
-    ``landmark_numbers``  after each box, None: unknown.
-    ``folders``           of images, by ``train``, ``val`` …, as they stand in data.yaml.
+    """What data.yaml or classes.txt says: ``names`` by class number; how many ``landmark_numbers`` are after each box
+    (None: unknown); ``folders`` of images by ``train``, ``val`` … as they stand there.
     """
 
     names: dict[float, str] = field(default_factory=dict)
@@ -268,11 +246,7 @@ class YoloNames:
 
 
 def read_names(root: Path) -> YoloNames:
-    """What data.yaml in ``root`` says, or classes.txt.
-
-    Raises:
-        InputError: a data.yaml that is none.
-    """
+    """Of data.yaml in ``root``, or of classes.txt."""
     path = next((root / name for name in YAML_FILES if (root / name).is_file()), None)
     if path is None:
         text = root / "classes.txt"
@@ -318,16 +292,7 @@ def yolo_place(root: Path, part: str, folder: Path | None = None) -> Place | Non
 
 
 def read_yolo(place: Place, names: YoloNames, wanted: Sequence[str] | None, points: Points | None) -> Inventory:
-    """The labels of a folder of images.
-
-    Args:
-        names: what data.yaml or classes.txt says.
-        wanted: see :class:`FaceClasses`; without names the class 0 is taken as a face.
-        points: what the numbers after the fourth are.
-
-    Raises:
-        InputError: no label file that goes with an image.
-    """
+    """Of a folder of images; ``points``: what the numbers after the fourth are."""
     files, texts = ImageFiles(place.folders[0]), place.labels
     inventory, classes = Inventory(place.part, files.folder), FaceClasses(wanted)
     written = label_files(texts, ".txt")

@@ -23,10 +23,7 @@ Boxes64 = npt.NDArray[np.float64]
 
 
 class ImageFiles:
-    """One listing of a folder with all its sub-folders: fast on network drives, where a stat per image is not.
-
-    ``names``  image files, relative, POSIX slashes, sorted. Hidden files and folders are not among them.
-    """
+    """One listing of the image ``names`` in a folder, POSIX slashes, sorted: a stat per image is slow on networks."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -80,11 +77,7 @@ def matching(root: Path, pattern: str) -> Iterator[Path]:
 
 
 class FaceClasses:
-    """Counts boxes by class and says which are faces: those in ``wanted``, or by default those called "face".
-
-    Args:
-        wanted: names of the classes that are faces (in YOLO files without names, their numbers), or None.
-    """
+    """Counts boxes by class and says which are faces: those in ``wanted``, or by default those called "face"."""
 
     def __init__(self, wanted: Sequence[str] | None) -> None:
         self._wanted = None if wanted is None else frozenset(wanted)
@@ -116,12 +109,9 @@ def _listed(counts: Counter[str]) -> str:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a part's labels are.
+    """Where the labels of a ``part`` (``all`` of a set without parts) are: file, or folder of files.
 
-    ``part``     ``train``, ``val``, or ``all`` of a set without parts.
-    ``labels``   file, or folder of files.
-    ``folders``  of the images: candidates, of which the first is taken that holds the images.
-    ``names``    VOC: the list of the part's images.
+    ``folders`` of the images: candidates, the one that has most of them is taken; ``names``: VOC's list of the part.
     """
 
     part: str
@@ -164,10 +154,10 @@ def placed(
     box_lines: Sequence[int] = (),
     attributes: npt.NDArray[np.int8] | None = None,
 ) -> None:
-    """Add an image to ``inventory``: the file that is meant by ``written``, or where it should be.
+    """Add the image that is meant by ``written`` to ``inventory``, with the path where it is or should be.
 
-    Where ``stated_wh`` is the size of the stored pixels of a photo that its EXIF orientation turns by a quarter, its
-    boxes are turned with it.
+    Boxes of a photo whose EXIF orientation turns it by a quarter are turned with it, where ``stated_wh`` is its stored
+    size.
     """
     found, reason = files.find(written)
     name = found or relative(written)
@@ -233,11 +223,9 @@ class OddBoxes(NamedTuple):
 
 
 def odd_boxes(boxes_xyxy: Sequence[npt.NDArray[Any]], sizes_wh: Sequence[tuple[int, int] | None]) -> OddBoxes | None:
-    """Whether most boxes of a set are below a pixel, or most and no fewer than two leave their image.
+    """Whether most boxes, (F, 4) pixels of each image, are below a pixel, or most and at least two leave their image.
 
-    Args:
-        boxes_xyxy: (F, 4) pixels, of each image.
-        sizes_wh: of each image; None where it is unknown: then its boxes leave nothing.
+    An image whose size is None has no border.
     """
     small, leaving = [], []
     for boxes, size_wh in zip(boxes_xyxy, sizes_wh, strict=True):
@@ -255,10 +243,7 @@ def odd_boxes(boxes_xyxy: Sequence[npt.NDArray[Any]], sizes_wh: Sequence[tuple[i
 
 
 def warn_of_odd_boxes(records: Sequence[ImageRecord], expected: str) -> None:
-    """One line on the error stream where most boxes of a part (of a large one, of a sample) are odd.
-
-    ``expected`` is what the format's rows are.
-    """
+    """One line on stderr where most boxes of a part (of a sample of it) are odd; ``expected``: the format's rows."""
     labelled = [record for record in records if len(record.boxes_xyxy)]
     labelled = labelled[:: max(1, len(labelled) // SAMPLE)]
     frames = [_frame(record.path) for record in labelled]

@@ -16,18 +16,7 @@ import numpy as np
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import without_extension
 from fanet_lightning.cli.provenance import is_first_process
-from fanet_lightning.data.folder.formats import (
-    Points,
-    coco_place,
-    read_coco,
-    read_names,
-    read_voc,
-    read_wider,
-    read_yolo,
-    voc_place,
-    wider_place,
-    yolo_place,
-)
+from fanet_lightning.data.folder import formats
 from fanet_lightning.data.folder.labels import ImageFiles, Place, label_files, place_of, warn_of_odd_boxes
 from fanet_lightning.data.records import (
     ImageRecord,
@@ -49,7 +38,7 @@ FORMATS = {
     "voc": "xmin ymin xmax ymax in pixels",
     "wider": "x y w h in pixels",
 }
-PLACES = {"coco": coco_place, "voc": voc_place, "wider": wider_place}
+PLACES = {"coco": formats.coco_place, "voc": formats.voc_place, "wider": formats.wider_place}
 DEFAULT_SHARE = 0.1
 PART_KEYS = ("labels", "folder", "images")
 
@@ -102,7 +91,7 @@ class FolderSource:
                 raise InputError(f"data.{key}={value} is not {what}")
         wanted = [classes] if isinstance(classes, str | int) else classes
         self._wanted = None if wanted is None else [str(name) for name in wanted]
-        self._points, self._origin = cast("Points | None", points), origin
+        self._points, self._origin = cast("formats.Points | None", points), origin
         self._records: dict[str, list[ImageRecord]] = {}
         self._remarks: list[str] = []
         self.format = self._recognized() if format is None else format
@@ -111,11 +100,7 @@ class FolderSource:
         """Nothing to do: the images are there, or reading says what is missing."""
 
     def check(self, train: bool = True) -> None:
-        """Read all labels, look for every image, print what a person should know of them.
-
-        Raises:
-            InputError: whatever :meth:`train` (with ``train``) and :meth:`val` say; a part without a single face.
-        """
+        """Read all labels, look for every image, print remarks; a part without a single face is an InputError."""
         parts = {"train": self.train(), "val": self.val()} if train else {"val": self.val()}
         remarks = list(self._remarks)
         for part, records in parts.items():
@@ -131,20 +116,11 @@ class FolderSource:
                 warn_of_odd_boxes(records, FORMATS[self.format])
 
     def train(self) -> list[ImageRecord]:
-        """
-        Raises:
-            InputError: labels or images that are missing or malformed; or an image is trained and validated on.
-        """
         records = self._strict("train")
         check_apart({record.path.resolve() for record in records}, {record.path.resolve() for record in self.val()})
         return records
 
     def val(self) -> list[ImageRecord]:
-        """The validation records, sorted by image id.
-
-        Raises:
-            InputError: labels or images that are missing or malformed.
-        """
         return sorted(self._strict("val"), key=lambda record: record.image_id)
 
     def ground_truth(self) -> GroundTruth:
@@ -155,11 +131,7 @@ class FolderSource:
         return WiderFaceBenchmark(name="folder", title=f"{self.root.resolve().name} ({self.format} labels)")
 
     def inventories(self) -> list[Inventory]:
-        """The labels of the parts that are there, exactly as written, see :mod:`fanet_lightning.data.records`.
-
-        Raises:
-            InputError: there are no labels at all.
-        """
+        """The labels of the parts that are there, exactly as written; an InputError where there are none at all."""
         parts = self._parts
         if "train" in parts and "val" in parts and parts["val"].problems is parts["train"].problems:
             parts = {**parts, "val": replace(parts["val"], problems=[])}  # of one file of labels: said once
@@ -193,7 +165,7 @@ class FolderSource:
             if path is not None and not path.exists():
                 raise InputError(f"data.{part}.{key}={path} does not exist; give it relative to {self.root}")
         if format == "yolo":
-            place = yolo_place(self.root, part, folder)
+            place = formats.yolo_place(self.root, part, folder)
         else:
             place = PLACES[format](self.root, part) if labels is None else place_of(self.root, labels, part)
         if place is None and (labels or folder):
@@ -245,14 +217,14 @@ class FolderSource:
             what = "a folder" if folder else "one file"
             raise InputError(f"{place.labels}: data.format={self.format} reads {what} of labels")
         if self.format == "coco":
-            return read_coco(place, self._wanted)
+            return formats.read_coco(place, self._wanted)
         if self.format == "voc":
-            return read_voc(place, self._wanted, self._origin)
+            return formats.read_voc(place, self._wanted, self._origin)
         if self.format == "yolo":
-            return read_yolo(place, read_names(self.root), self._wanted, self._points)
+            return formats.read_yolo(place, formats.read_names(self.root), self._wanted, self._points)
         if self._wanted is not None:
             raise InputError("data.classes: a WIDER-style list has no classes; leave it out")
-        return read_wider(place)
+        return formats.read_wider(place)
 
     def _strict(self, part: str) -> list[ImageRecord]:
         if part in self._records:
@@ -291,11 +263,7 @@ def _labels_of(format: str, place: Place) -> Path | None:
 
 
 def carved(image_ids: set[str], share: float) -> set[str]:
-    """The ids to validate on: those whose hash falls into the lowest ``share``. At least one, and not all.
-
-    Raises:
-        InputError: fewer than two images.
-    """
+    """The ids to validate on: those whose hash falls into the lowest ``share``. At least one, and not all."""
     if len(image_ids) < 2:
         raise InputError(
             f"{len(image_ids)} labelled images cannot be divided into two parts; add some, or name a validation part"

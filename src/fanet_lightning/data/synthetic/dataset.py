@@ -46,20 +46,12 @@ manifest.json holds the parameters. The folder can be deleted: it is written aga
 
 
 def prepare_synthetic(root: Path, **parameters: Any) -> Path:
-    """Write the data set below ``root``, unless it is there already, and say where.
+    """Write the data set below ``root``, unless it is there already; where it is: ``root/<key of parameters and
+    VERSION>``.
 
-    It appears by one rename when it is whole. If several processes prepare it at once, the first one's is kept.
-
-    Args:
-        root: folder of all synthetic data sets; made if missing.
-        parameters: see :func:`synthetic_parameters`.
-
-    Returns:
-        ``root/<key>``, where the key stands for the parameters and :data:`VERSION`. It holds ``WIDER_train``,
-        ``WIDER_val``, ``wider_face_split`` and, in the official ``.mat`` layout, ``eval_gt``.
-
-    Raises:
-        InputError: a parameter out of range.
+    It has ``WIDER_train``, ``WIDER_val``, ``wider_face_split`` and ``eval_gt``, and appears by one rename when it is
+    whole. If several processes prepare it at once, the first one's is kept. ``parameters``: see
+    :func:`synthetic_parameters`.
     """
     parameters = synthetic_parameters(**parameters)
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
@@ -92,11 +84,7 @@ def synthetic_parameters(
     image_width: Sequence[int] = (400, 480),
     image_height: Sequence[int] = (320, 400),
 ) -> dict[str, Any]:
-    """What a synthetic set is made from: the images of each split, and their least and largest sides, 64 … 1024 pixels.
-
-    Raises:
-        InputError: a parameter out of range.
-    """
+    """Checked: the images of each split, and their least and largest sides, 64 … 1024 pixels."""
     numbers = {"train_images": train_images, "val_images": val_images, "seed": seed}
     for name, value in numbers.items():
         least = 0 if name == "seed" else 1

@@ -303,7 +303,8 @@ def _paint(patch: Image, shapes: list[Shape], person: Person, corner: tuple[int,
     """All points are turned and placed in one go: a head has some thirty shapes, a crowd a hundred heads."""
     sizes = [len(shape.points) for shape in shapes]
     points = np.concatenate([shape.points for shape in shapes])
-    runs = [run for shape, size in zip(shapes, sizes, strict=True) for run in _runs(shape.flat, size)]
+    flat = [size if shape.flat is None else shape.flat for shape, size in zip(shapes, sizes, strict=True)]
+    runs = np.stack([flat, np.subtract(sizes, flat)], axis=1).ravel()
     on_surface = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
     points[on_surface] = turned(points[on_surface], person)
     fixed = fixed_point((_to_pixels(points, person) - corner) * factor)
@@ -321,10 +322,6 @@ def _paint(patch: Image, shapes: list[Shape], person: Person, corner: tuple[int,
 def _image(array: npt.NDArray[Any]) -> Image:
     """What cv2 hands back, under the type that it has."""
     return np.asarray(array, np.uint8)
-
-
-def _runs(flat: int | None, size: int) -> tuple[int, int]:
-    return (size, 0) if flat is None else (flat, size - flat)
 
 
 def _to_pixels(points: Points, person: Person) -> Points:

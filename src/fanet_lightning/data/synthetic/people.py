@@ -94,8 +94,7 @@ def random_person(
 ) -> Person:
     """A person drawn at random by ``rng`` alone.
 
-    ``hardship``: 0 … 1, how often the head is turned, veiled, blurred or badly lit; ``light_xy``: the scene's light, of
-    which each person has a little of their own; ``air``: the color that distance fades into.
+    ``hardship``: 0 … 1, how often the head is turned, veiled, blurred or badly lit; ``air``: the color of distance.
     """
     unusual = rng.random(8) < hardship
     skin = between(rng, SKINS)

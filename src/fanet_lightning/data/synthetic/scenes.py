@@ -119,12 +119,10 @@ _LEAST_VISIBLE = 0.06
 
 
 class FaceTruth(NamedTuple):
-    """An annotated face.
+    """An annotated face: its box in whole pixels, cut to the image, hairline to chin, what is hidden included.
 
-    ``box_xywh``  whole pixels, cut to the image: hairline to chin, what is hidden included.
-    ``hidden``    share of the oval that is covered or out of the image, 0 … 1.
-    ``softness``  sigma of its blur over its height; the pixel grid counts as a sigma of half a pixel.
-    ``blur`` … ``pose``  WIDER FACE's codes.
+    ``hidden`` share of its oval, 0 … 1; ``softness``: sigma of its blur over its height, the pixel grid counts as a
+    sigma of half a pixel; the rest are WIDER FACE's codes.
     """
 
     box_xywh: tuple[int, int, int, int]
