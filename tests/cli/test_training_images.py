@@ -1,8 +1,6 @@
 """What a model was trained on: the list itself, its way through checkpoints, and what `score` and `evaluate` say."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.provenance import (
     TrainedOn,
     TrainingImages,
-    images_of,
     list_beside,
     read_training_images,
     trained_on,
@@ -27,6 +24,7 @@ from fanet_lightning.models.fanet import build_network
 from fanet_lightning.score import __main__ as score_verb
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth, write_ground_truth
 from fanet_lightning.score.wider_face.predictions import write_predictions
+from tests.train.helpers import trained
 
 NAMES = st.none() | st.text(min_size=1, max_size=6)
 LINE = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), min_size=1, max_size=8)
@@ -106,12 +104,6 @@ def test_lists_that_are_none(tmp_path: Path, content: bytes | None, message: str
         (tmp_path / "a.txt").write_bytes(content)
     with pytest.raises(InputError, match=message):
         read_training_images(tmp_path / "a.txt")
-
-
-@pytest.mark.parametrize("value", [3, "abc", [1], [{"data": "a"}]])
-def test_checkpoints_with_something_else_under_the_key(value: Any) -> None:
-    with pytest.raises(InputError, match=r"a.ckpt: training_images is not a list of images"):
-        images_of({"training_images": value}, Path("a.ckpt"))
 
 
 def test_where_score_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,17 +194,10 @@ TINY = [
 ]  # fmt: skip
 
 
-@pytest.mark.slow
-def test_training_names_its_images_and_resumes_without_them(tmp_path: Path) -> None:
-    """Through the command line: the list is in every checkpoint; one without it (of before) resumes."""
-
-    def call(verb: str, *words: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", f"fanet_lightning.{verb}", *words]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        return done
-
-    call("train", *TINY, "epochs=2", "stop_after=1")
+def test_training_names_its_images_and_resumes_without_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list is in every checkpoint; one without it (of before) resumes."""
+    monkeypatch.chdir(tmp_path)
+    trained(*TINY, "epochs=2", "stop_after=1")
     names = sorted(path.stem for path in tmp_path.glob("synthetic/*/WIDER_train/images/*/*.jpg"))
     checkpoints = tmp_path / "run/checkpoints"
     for path in checkpoints.glob("*.ckpt"):
@@ -222,7 +207,7 @@ def test_training_names_its_images_and_resumes_without_them(tmp_path: Path) -> N
         assert len(part["ids"]) == 4
         del content["training_images"]
         torch.save(content, path)
-    call("train", *TINY, "epochs=2", "resume=auto")
+    trained(*TINY, "epochs=2", "resume=auto")
     content = torch.load(checkpoints / "last.ckpt", weights_only=True)
     assert content["epoch"] == 1 and len(content["training_images"][0]["ids"]) == 4
 

@@ -235,9 +235,7 @@ def test_a_reader_that_leaves_ends_the_command_without_a_word(tmp_path: Path) ->
 
 def test_the_console_script_lists_verbs_and_runs_them(tmp_path: Path) -> None:
     def fanet(*words: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-m", "fanet_lightning", *words], cwd=tmp_path, capture_output=True, text=True, timeout=300
-        )
+        return command("__main__", *words, cwd=tmp_path)
 
     shown = fanet().stdout
     assert sorted(line.split()[0] for line in shown.splitlines()[2:]) == sorted(
@@ -264,9 +262,7 @@ def test_too_little_shared_memory_is_named_with_the_way_out(tmp_path: Path) -> N
 
 
 def test_hydra_answers_its_own_flags() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "fanet_lightning.train", "level=2", "--cfg", "job"], capture_output=True, text=True
-    )
+    done = command("train", "level=2", "--cfg", "job")
     assert done.returncode == 0 and done.stdout.startswith("level: 2\n")
 
 

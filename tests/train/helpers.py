@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -16,12 +15,19 @@ TINY = [
 ]  # fmt: skip
 
 
-def command(verb: str, *words: str, cwd: Path, **options: Any) -> "subprocess.CompletedProcess[str]":
-    """``python -m fanet_lightning.VERB WORDS`` in ``cwd``."""
-    return subprocess.run(
-        [sys.executable, "-m", f"fanet_lightning.{verb}", *words],
-        **{"cwd": cwd, "capture_output": True, "text": True, "timeout": 570, **options},
-    )  # fmt: skip
+def command(verb: str, *words: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+    """``python -m fanet_lightning.VERB WORDS``, with the options of ``subprocess.run``."""
+    return subprocess.run(_line(verb, words), **{"capture_output": True, "text": True, "timeout": 570, **options})
+
+
+def start(verb: str, *words: str, **options: Any) -> "subprocess.Popen[str]":
+    """The same, not waited for."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(_line(verb, words), **{**streams, **options})
+
+
+def _line(verb: str, words: tuple[str, ...]) -> list[str]:
+    return [sys.executable, "-m", f"fanet_lightning.{verb}", *words]
 
 
 def trained(*words: str) -> None:

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ import torch
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.train.reproduce import main
-from tests.train.helpers import TINY, trained
+from tests.train.helpers import TINY, command, trained
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +49,8 @@ def test_a_run_repeated_is_equal_to_the_last_bit(folder: Path, capsys: pytest.Ca
 
 @pytest.mark.slow
 def test_the_threads_of_then_and_data_made_again_are_no_difference(finished: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "fanet_lightning", "reproduce", str(finished / "run"), f"out={tmp_path}/again"],
-        cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "2"}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    words, threads = [str(finished / "run"), f"out={tmp_path}/again"], {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = command("train.reproduce", *words, cwd=tmp_path, env=threads)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1].startswith("bit-equal")
     assert json.loads((tmp_path / "again/run.json").read_text())["train"]["threads"] == 1

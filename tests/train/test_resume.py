@@ -7,7 +7,6 @@ import resource
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from fanet_lightning.cli.config import compose_config
 from fanet_lightning.cli.provenance import read_record, state_now
 from fanet_lightning.train import run as training
+from tests.train.helpers import command, start
 
 TINY = [
     "level=2", "model.width=0.0625", "input_size=64", "batch_size=4", "epochs=4", "workers=1", "data.train_images=16",
@@ -28,12 +28,12 @@ TINY = [
 CLOCKS = {"train/images_per_second", "train/wait_share"}
 
 
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "fanet_lightning.train", *TINY, *words]
-
-
-def train(*words: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*words), cwd=cwd, capture_output=True, text=True, timeout=300, **options)
+def train(*words: str, cwd: Path, **options: Any) -> str:
+    """Its stdout and stderr; ends well unless it is given ``code``."""
+    code = options.pop("code", 0)
+    done = command("train", *TINY, *words, cwd=cwd, **options)
+    assert done.returncode == code, done.stderr
+    return done.stdout + done.stderr
 
 
 def assert_same_end(run: Path, whole: Path, lost_rows: int = 0) -> None:
@@ -74,8 +74,7 @@ def assert_equal(first: Any, second: Any, where: str) -> None:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was never cut off."""
     folder = tmp_path_factory.mktemp("whole")
-    done = train(cwd=folder)
-    assert done.returncode == 0, done.stderr
+    train(cwd=folder)
     return folder / "run"
 
 
@@ -115,10 +114,8 @@ def test_threads_of_a_new_run_and_of_one_that_resumes(
 def test_killed_again_and_again_inside_epochs_it_ends_with_the_same_weights(whole: Path, tmp_path: Path) -> None:
     """A checkpoint every 3 steps, epochs of 4: the kills fall between the two and inside epochs."""
     for kill in range(4):
-        process = subprocess.Popen(
-            command("resume=auto", "checkpoint_every=3"), cwd=tmp_path, start_new_session=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        words = [*TINY, "resume=auto", "checkpoint_every=3"]
+        process = start("train", *words, cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL)
         metrics = tmp_path / "run/checkpoints/last.ckpt"
         before, deadline = metrics.stat().st_mtime_ns if metrics.exists() else 0, time.monotonic() + 300
         while process.poll() is None and (not metrics.exists() or metrics.stat().st_mtime_ns == before):
@@ -128,8 +125,7 @@ def test_killed_again_and_again_inside_epochs_it_ends_with_the_same_weights(whol
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    done = train("resume=auto", "checkpoint_every=3", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    train("resume=auto", "checkpoint_every=3", cwd=tmp_path)
     assert_same_end(tmp_path / "run", whole, lost_rows=4)
     record = read_record(tmp_path / "run")
     assert record is not None and record.state == "finished" and record.train["starts"] >= 3
@@ -146,10 +142,8 @@ def test_a_run_that_is_asked_to_end_says_how_to_resume(
     whole: Path, tmp_path: Path, kind: signal.Signals, code: int
 ) -> None:
     """Ctrl-C, and what kill and schedulers send: to the whole group of processes, as a terminal does."""
-    process = subprocess.Popen(
-        command("resume=auto"), cwd=tmp_path, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=as_in_a_terminal,
-    )  # fmt: skip
+    options = {"stderr": subprocess.PIPE, "start_new_session": True, "preexec_fn": as_in_a_terminal}
+    process = start("train", *TINY, "resume=auto", cwd=tmp_path, **options)
     assert process.stdout is not None
     is_sent = False
     for line in process.stdout:
@@ -164,8 +158,7 @@ def test_a_run_that_is_asked_to_end_says_how_to_resume(
     record = read_record(tmp_path / "run")
     assert record is not None and state_now(tmp_path / "run", record) == "interrupted" and record.error is None
     assert record.train.get("epoch", 0) < 4
-    done = train("resume=auto", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    train("resume=auto", cwd=tmp_path)
     assert_same_end(tmp_path / "run", whole)
 
 
@@ -173,36 +166,33 @@ def test_a_run_that_is_asked_to_end_says_how_to_resume(
 def test_a_damaged_checkpoint_is_passed_over_and_the_one_before_leads_to_the_same_end(
     whole: Path, tmp_path: Path
 ) -> None:
-    assert train("stop_after=3", cwd=tmp_path).returncode == 0
+    train("stop_after=3", cwd=tmp_path)
     last = tmp_path / "run/checkpoints/last.ckpt"
     content = bytearray(last.read_bytes())
     content[len(content) // 2] ^= 0xFF
     last.write_bytes(content)
-    done = train("resume=auto", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "last.ckpt is damaged" in done.stderr and "passed over" in done.stderr
-    assert "resuming from" in done.stdout and "previous.ckpt, step 8" in done.stdout
+    shown = train("resume=auto", cwd=tmp_path)
+    assert "last.ckpt is damaged" in shown and "passed over" in shown
+    assert "resuming from" in shown and "previous.ckpt, step 8" in shown
     assert_same_end(tmp_path / "run", whole)
 
 
 @pytest.mark.slow
 def test_a_full_disk_ends_in_one_line_and_the_run_resumes_afterwards(whole: Path, tmp_path: Path) -> None:
-    assert train("stop_after=1", cwd=tmp_path).returncode == 0
+    train("stop_after=1", cwd=tmp_path)
     size = (tmp_path / "run/checkpoints/last.ckpt").stat().st_size
 
     def allow_less_than_a_checkpoint() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
 
-    full = train("resume=auto", cwd=tmp_path, preexec_fn=allow_less_than_a_checkpoint)
-    assert full.returncode == 2
-    errors = [line for line in full.stderr.splitlines() if line.startswith("error: ")]
+    shown = train("resume=auto", cwd=tmp_path, preexec_fn=allow_less_than_a_checkpoint, code=2)
+    errors = [line for line in shown.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "cannot be written (File too large)" in errors[0] and "resume=auto" in errors[0]
-    assert "Traceback" not in full.stderr
+    assert "Traceback" not in shown
     record = read_record(tmp_path / "run")
     assert record is not None and record.state == "failed" and "cannot be written" in str(record.error)
     assert not [path for path in (tmp_path / "run/checkpoints").iterdir() if path.suffix != ".ckpt"]
-    done = train("resume=auto", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    train("resume=auto", cwd=tmp_path)
     assert_same_end(tmp_path / "run", whole)
 
 
@@ -211,10 +201,7 @@ def test_a_port_in_use_is_named_and_no_rank_is_left_behind(tmp_path: Path) -> No
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
         environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        done = subprocess.run(
-            command("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"),
-            cwd=tmp_path, capture_output=True, text=True, timeout=300, env=environment,
-        )  # fmt: skip
+        done = command("train", *TINY, "trainer=ddp", "trainer.devices=2", cwd=tmp_path, env=environment)
     assert done.returncode != 0
     assert port in done.stderr and "Traceback" not in done.stderr
     # The pipes are closed only when every process that holds them has ended: the second rank is gone.

@@ -1,8 +1,6 @@
 """``hparams_search=optuna``: one study for several starts and processes, kills, bad inputs."""
 
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from fanet_lightning.cli.provenance import read_record
 from fanet_lightning.report.__main__ import write_report
 from fanet_lightning.train import __main__ as train
 from fanet_lightning.train import search, sweep
-from tests.train.helpers import TINY
+from tests.train.helpers import TINY, start
 
 optuna = pytest.importorskip("optuna")
 pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
@@ -98,12 +96,8 @@ def test_a_variant_of_what_makes_a_sweep_is_one_run() -> None:
 def test_a_killed_search_is_continued_by_two_processes_and_reported(tmp_path: Path) -> None:
     words = ["-m", "hparams_search=optuna", *TINY, "level=1", "optim.lr=interval(1e-4,1e-2)", "optim.name=sgd,adamw"]
     words += ["epochs=12", "validate_every=12"]
-    command = [sys.executable, "-m", "fanet_lightning.train", *words, "sweep=grid", "hydra.sweeper.n_trials=2"]
-
-    def start() -> "subprocess.Popen[str]":
-        return subprocess.Popen(command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-    killed = start()
+    words += ["sweep=grid", "hydra.sweeper.n_trials=2"]
+    killed = start("train", *words, cwd=tmp_path)
     assert killed.stdout is not None
     for line in killed.stdout:
         if "epoch 2/12" in line:
@@ -111,7 +105,7 @@ def test_a_killed_search_is_continued_by_two_processes_and_reported(tmp_path: Pa
     killed.wait()
     folder = tmp_path / "grid"
     (cut_off,) = (path.parent for path in folder.glob("*/run.json"))
-    both = [start(), start()]
+    both = [start("train", *words, cwd=tmp_path) for _ in range(2)]
     for process in both:
         output, _ = process.communicate(timeout=500)
         assert process.returncode == 0 and "Traceback" not in output, output

@@ -18,11 +18,7 @@ from fanet_lightning.cli.provenance import RunRecord, locked, read_record
 from fanet_lightning.train import __main__ as train
 from fanet_lightning.train import run as training
 from fanet_lightning.train import sweep
-from tests.train.helpers import TINY, command
-
-
-def run(*words: str, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return command("train", *words, cwd=cwd, env={**os.environ, **environment})
+from tests.train.helpers import TINY, command, start
 
 
 def started(done: subprocess.CompletedProcess[str]) -> list[str]:
@@ -192,11 +188,8 @@ def test_a_sweep_that_is_interrupted_says_what_became_of_its_cells(
     RunRecord(name="level1", seed=0, settings=settings, state="finished").write(tmp_path / "grid/level1_seed0")
     words = ["level=1,2,3", "context=false", "hl=true,false", "sweep=grid", *TINY]
     words += ["epochs=2000", "evaluate_at_end=false"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fanet_lightning.train", "-m", *words], cwd=tmp_path, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
+    process = start("train", "-m", *words, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, **heard)
     assert process.stdout is not None
     for line in process.stdout:
         if line.endswith("] started\n"):
@@ -216,7 +209,7 @@ def test_a_sweep_that_is_interrupted_says_what_became_of_its_cells(
 @pytest.mark.slow
 def test_a_failing_variant_stops_no_other_and_the_sweep_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     words = ["-m", "level=1,9,2", "hl=true,false", *TINY]
-    first = run(*words, cwd=tmp_path)
+    first = command("train", *words, cwd=tmp_path)
     assert first.returncode == 1
     assert "Traceback" not in first.stdout + first.stderr
     variants = tmp_path / "multirun/synthetic"
@@ -234,7 +227,7 @@ def test_a_failing_variant_stops_no_other_and_the_sweep_goes_on_with_what_is_mis
 
     (variants / "level2_context_seed0/run.json").unlink()
     times = {name: (variants / name / "checkpoints/last.ckpt").stat().st_mtime for name in folders[:2]}
-    second = run(*words, cwd=tmp_path)
+    second = command("train", *words, cwd=tmp_path)
     assert sorted(started(second)) == ["level2_context_seed0", "level9_context_hl_seed0", "level9_context_seed0"]
     assert times == {name: (variants / name / "checkpoints/last.ckpt").stat().st_mtime for name in folders[:2]}
 
@@ -242,7 +235,7 @@ def test_a_failing_variant_stops_no_other_and_the_sweep_goes_on_with_what_is_mis
 @pytest.mark.slow
 def test_ranks_inside_a_sweep_also_after_a_failed_cell(tmp_path: Path) -> None:
     words = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", *TINY, "hl=true"]
-    done = run("-m", "level=1,9,2", *words, "sweep=grid", cwd=tmp_path)
+    done = command("train", "-m", "level=1,9,2", *words, "sweep=grid", cwd=tmp_path)
     assert done.returncode == 1, done.stderr[-2000:]
     assert started(done) == ["level1_seed0", "level9_context_hl_seed0", "level2_context_hl_seed0"]
     # One sweep folder, nothing else of the ranks.
@@ -257,10 +250,7 @@ def test_ranks_inside_a_sweep_also_after_a_failed_cell(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_sweep_that_is_killed_leaves_no_training_behind(tmp_path: Path) -> None:
     words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *TINY, "epochs=5000", "validate_every=5000"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fanet_lightning.train", "-m", "level=1,2,3", "sweep=grid", *words], cwd=tmp_path,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    process = start("train", "-m", "level=1,2,3", "sweep=grid", *words, cwd=tmp_path, stdout=subprocess.DEVNULL)
     folders = [tmp_path / "grid" / name for name in ("level1_seed0", "level2_context_hl_seed0")]
     deadline = time.monotonic() + 300
     while not all((folder / "checkpoints/last.ckpt").is_file() for folder in folders):
@@ -279,11 +269,8 @@ def test_a_sweep_that_is_killed_leaves_no_training_behind(tmp_path: Path) -> Non
 def test_a_preempted_variant_is_queued_again_and_resumes(tmp_path: Path) -> None:
     """submitit's local executor: the signal that Slurm sends before it takes a machine back."""
     words = [*TINY, "epochs=60", "validate_every=60", "evaluate_at_end=false", "hydra/launcher=submitit_local"]
-    log = (tmp_path / "output").open("w")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fanet_lightning.train", "-m", "level=1", "sweep=grid", *words],
-        cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    with (tmp_path / "output").open("w") as log:
+        process = start("train", "-m", "level=1", "sweep=grid", *words, cwd=tmp_path, stdout=log)
     folder = tmp_path / "grid/level1_seed0"
     deadline = time.monotonic() + 300
     while not (folder / "checkpoints/previous.ckpt").is_file():
@@ -294,7 +281,6 @@ def test_a_preempted_variant_is_queued_again_and_resumes(tmp_path: Path) -> None
     job = int(Path(f"/proc/{holder}/stat").read_text().rsplit(")", 1)[1].split()[1])
     os.kill(job, signal.SIGUSR2)
     assert process.wait(timeout=300) == 0, (tmp_path / "output").read_text()
-    log.close()
     record = read_record(folder)
     assert record is not None and record.state == "finished"
     assert (record.train["starts"], record.train["epoch"]) == (2, 60)

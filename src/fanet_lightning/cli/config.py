@@ -134,7 +134,7 @@ class CommandLine:
         config = _base(self.config_name, _options_at(self.words, variant), self.with_hydra).copy()
         for word in self.words:
             if not word.is_group:
-                _set(config, word.key, word.at(variant), self)
+                _set(config, word.key, word.at(variant))
         return config
 
 
@@ -192,7 +192,7 @@ def read_words(
         if key not in known:
             one = replace(one, for_hydra=f"++{one.for_hydra}")
         for each in reversed(one.values):  # the first of a sweep stays
-            found = _set(config, key, each, line)
+            found = _set(config, key, each)
             by_size = (config_name, key) == ("detect", "threshold") and OmegaConf.is_dict(found)
             if key in known and not by_size:
                 _check_kind(key, default, found)
@@ -427,7 +427,7 @@ def _at_home(typed: str) -> str:
 FREE = object()
 
 
-def _set(config: DictConfig, key: str, value: Any, line: CommandLine) -> Any:
+def _set(config: DictConfig, key: str, value: Any) -> Any:
     """Set a key, and return what is then found there."""
     try:
         OmegaConf.update(config, key, value, merge=True, force_add=_is_free(config, key))
@@ -436,14 +436,7 @@ def _set(config: DictConfig, key: str, value: Any, line: CommandLine) -> Any:
             OmegaConf.to_container(found, resolve=True)
         return found
     except OmegaConfBaseException as error:
-        text = str(error)
-        if "not in struct" in text or ("Key" in text and "not in" in text):
-            full = re.search(r"full_key: (\S+)", text)
-            key = full.group(1) if full else key
-            raise InputError(f"unknown key '{key}': {_hint(key, line)}") from error
-        if "${" in str(value):
-            raise InputError(f"{key}={value}: {_one_line(error)}; for the signs themselves write \\${{") from error
-        raise InputError(f"{key}: {_one_line(error)}") from error
+        raise InputError(f"{key}={value}: {_one_line(error)}") from error
 
 
 def _is_free(config: DictConfig, key: str) -> bool:

@@ -111,11 +111,9 @@ def read_record(folder: Path) -> RunRecord | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.get("version") != VERSION:
-            raise InputError(f"{path}: version {content.get('version')}, this package reads {VERSION}")
+            raise ValueError(f"version {content.get('version')}, this package reads {VERSION}")
         known = {f.name for f in fields(RunRecord)}
         return RunRecord(**{key: value for key, value in content.items() if key in known})
-    except InputError:
-        raise
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is no run record ({error}); remove the file, or take another folder") from error
 
@@ -351,13 +349,10 @@ def to_plain(parts: Iterable[TrainingImages]) -> list[dict[str, Any]]:
     return [{"data": part.data, "split": part.split, "ids": list(part.image_ids)} for part in parts]
 
 
-def images_of(checkpoint: Mapping[str, Any], where: Path) -> list[TrainingImages] | None:
-    """The training images that a checkpoint names, if it does; InputError with ``where``: something else is there."""
+def images_of(checkpoint: Mapping[str, Any]) -> list[TrainingImages] | None:
+    """The training images that a checkpoint names, if it does."""
     value = checkpoint.get(CHECKPOINT_KEY)
-    try:
-        return value and [TrainingImages(part["data"], part["split"], tuple(part["ids"])) for part in value]
-    except (TypeError, KeyError) as error:
-        raise InputError(f"{where}: {CHECKPOINT_KEY} is not a list of images; take another checkpoint") from error
+    return value and [TrainingImages(part["data"], part["split"], tuple(part["ids"])) for part in value]
 
 
 def write_training_images(path: Path, parts: Iterable[TrainingImages], scored: Split | None = None) -> None:
@@ -407,12 +402,6 @@ def list_beside(predictions: Path) -> Path | None:
             path = folder.with_name(TRAINING_IMAGES_FILE)
             return path if path.is_file() else None
     return None
-
-
-def trained_on_by_list(path: Path, image_ids: Sequence[str], data: str | None = None) -> TrainedOn:
-    """:func:`trained_on` with a list on disk; ``data``: what is scored, where the list does not say so."""
-    parts, (scored_data, scored_split) = read_training_images(path)
-    return trained_on(parts, image_ids, scored_data or data, scored_split)
 
 
 def scores_entry(found: TrainedOn | None) -> dict[str, Any]:

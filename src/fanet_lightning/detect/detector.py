@@ -270,7 +270,7 @@ def _read_metadata(entries: Mapping[str, str], path: Path) -> dict[str, Any]:
     if own.get("format_version") != str(FORMAT_VERSION):
         raise InputError(f"{path} is not of this version of fanet_lightning.export; export the model again")
     own |= {key: json.loads(own[key]) for key in ("detection", "network", "bytes_per_pixel", "training_images")}
-    own["training_images"] = images_of(own, path)
+    own["training_images"] = images_of(own)
     return own
 
 

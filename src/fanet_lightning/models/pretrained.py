@@ -86,7 +86,7 @@ def load_model(model: Path | str) -> Model:
     weights = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
     network = _network_with(stored["network"], weights, path)
     options = {**stored["network"], "normaliser": network.normaliser.kind}
-    return Model(network, options, dict(stored.get("detection") or {}), images_of(checkpoint, path), path)
+    return Model(network, options, dict(stored.get("detection") or {}), images_of(checkpoint), path)
 
 
 def shipped_models() -> list[str]:

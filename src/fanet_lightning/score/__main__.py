@@ -14,8 +14,9 @@ from fanet_lightning.cli.provenance import (
     TrainedOn,
     list_beside,
     made_by,
+    read_training_images,
     scores_entry,
-    trained_on_by_list,
+    trained_on,
 )
 from fanet_lightning.score.bootstrap import method
 from fanet_lightning.score.results import (
@@ -57,7 +58,7 @@ def main(argv: list[str]) -> int:
     if config is None:
         return 0
     _check_values(config)
-    out, images, against, pictures, trained_on = (
+    out, images, against, pictures, listed = (
         None if config[key] is None else Path(str(config[key]))
         for key in ("out", "images", "against", "pictures", "trained_on")
     )
@@ -72,7 +73,7 @@ def main(argv: list[str]) -> int:
         check_out(out)
     benchmark = _built(**plain(config)["benchmark"])
     truth = benchmark.read_ground_truth(ground_truth, images)
-    scores, seen = _scored(benchmark, truth, predictions, config.strict, trained_on)
+    scores, seen = _scored(benchmark, truth, predictions, config.strict, listed)
     samples = scores.resampled(config.bootstrap, 0) if config.bootstrap else {}
     intervals = intervals_of(scores, samples) if samples else {}
     said = None
@@ -136,12 +137,14 @@ def _predictions_of(path: Path) -> Path:
 
 
 def _scored(
-    benchmark: Benchmark[Any], truth: Any, predictions: Path, strict: bool, trained_on: Path | None, label: str = ""
+    benchmark: Benchmark[Any], truth: Any, predictions: Path, strict: bool, listed: Path | None, label: str = ""
 ) -> tuple[Scores, TrainedOn | None]:
     """Scores, and how many of the images were trained on (None: nothing tells); warnings are printed."""
     scores = benchmark.score(truth, predictions, strict=strict)
-    listed = trained_on or list_beside(predictions)
-    seen = None if listed is None else trained_on_by_list(listed, scores.image_ids, scores.benchmark)
+    listed, seen = listed or list_beside(predictions), None
+    if listed is not None:
+        parts, (data, split) = read_training_images(listed)
+        seen = trained_on(parts, scores.image_ids, data or scores.benchmark, split)
     for warning in filter(None, [*scores.warnings, seen and seen.warning]):
         print(f"warning: {label}{warning}", file=sys.stderr)
     return scores, seen

@@ -393,7 +393,7 @@ class Origin(Callback):
         self._settings, self._earlier = dict(settings), list(earlier)
 
     def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._earlier = images_of(checkpoint, Path(str(trainer.ckpt_path or "checkpoint"))) or []
+        self._earlier = images_of(checkpoint) or []
 
     def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["settings"] = self._settings
@@ -476,16 +476,11 @@ class ByHeart(FewImages):
         first, metrics = self._first_loss or math.nan, trainer.callback_metrics
         loss, ap = float(metrics["train/loss"]), float(metrics["val/ap"])
         text = f"AP {ap:.3f} on the {len(trainer.datamodule.val_records)} images trained on"  # type: ignore[attr-defined]
-        text += f", loss {first:.3g} → {loss:.3g} in {trainer.global_step} steps"
-        if ap >= self._ap:
-            print(f"by heart: {text}", flush=True)
-            return
-        advice = (
-            "the loss falls and the faces are not found; train longer (epochs=), or look at the labels (fanet doctor), "
-            "at input_size and at your own network's output"
+        text += (
+            f", loss {first:.3g} → {loss:.3g} in {trainer.global_step} steps, {module.skipped_steps} of them skipped"
         )
-        if module.skipped_steps:
-            advice = "steps without a finite gradient; lower optim.lr"
-        elif not loss < first / 3:
-            advice = "the loss hardly falls; look at optim.lr, at frozen layers and at your own loss"
-        raise InputError(f"not by heart: {text}: {advice}")
+        if ap < self._ap:
+            raise InputError(
+                f"not by heart: {text}; look at optim.lr, the labels (fanet doctor), your network and loss"
+            )
+        print(f"by heart: {text}", flush=True)
