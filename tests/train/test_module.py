@@ -16,7 +16,7 @@ from fanet_lightning.models.blocks import Backbone
 from fanet_lightning.models.fanet import FANet
 from fanet_lightning.ops.structures import Batch, Targets
 from fanet_lightning.train.callbacks import ema_callback
-from fanet_lightning.train.module import FaceDetectionModule
+from fanet_lightning.train.module import FaceDetectionModule, lr_factor
 
 NETWORK = {"level": 2, "context": False, "hl": True, "width": 0.0625, "batch_norm": True}
 
@@ -184,3 +184,21 @@ def test_averaged_weights_follow_their_rule(tmp_path: Path) -> None:
         decay = min(0.5, (1 + t) / (10 + t))
         averaged = decay * averaged + (1 - decay) * value
     assert next(module.network.parameters()).flatten()[0].item() == pytest.approx(averaged, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "expected"), [(0, 4e-3), (79, 4e-3), (80, 4e-4), (99, 4e-4), (100, 4e-5), (119, 4e-5)]
+)
+def test_paper_schedule_falls_after_80_and_100_of_120_epochs(epoch: int, expected: float) -> None:
+    steps_per_epoch = 1073  # 12,880 images in batches of 12
+    assert 4e-3 * lr_factor(epoch * steps_per_epoch, 120 * steps_per_epoch) == pytest.approx(expected)
+
+
+def test_warmup_rises_linearly_and_ends_at_one() -> None:
+    factors = [lr_factor(step, 1000, kind="constant", warmup_steps=4) for step in range(6)]
+    assert factors == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0, 1.0])
+
+
+def test_cosine_falls_from_one_to_final_after_the_warmup() -> None:
+    factors = [lr_factor(step, 110, kind="cosine", warmup_steps=10, final=0.1) for step in (9, 10, 60, 110, 500)]
+    assert factors == pytest.approx([1.0, 1.0, 0.55, 0.1, 0.1])

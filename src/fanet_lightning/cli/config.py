@@ -170,9 +170,6 @@ def read_words(
     config = _base(config_name, _options_at(read, 0), with_hydra).copy()
     mode = typed.get("hydra.mode") or getattr(OmegaConf.select(config, "hydra.mode"), "name", "")
     is_sweep = multirun or "MULTIRUN" in str(mode)
-    line = CommandLine(config_name, tuple(read), is_sweep, with_hydra)
-    for one in line.swept:
-        _refuse_several(one, line)
     known = _dotted(OmegaConf.to_container(config, resolve=False))
     # What takes a key is known once its class is.
     for key, value in sorted(typed.items(), key=lambda item: not item[0].endswith("._target_")):
@@ -182,34 +179,28 @@ def read_words(
             if not _takes(target, key, argument):
                 raise InputError(f"unknown key '{key}': {target} takes no argument of that name")
         elif key not in known and not _is_free(config, key):
-            raise InputError(f"unknown key '{key}': {_hint(key, line)}")
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else "--help lists the keys"
+            raise InputError(f"unknown key '{key}': {hint}")
         default = OmegaConf.select(config, key, throw_on_resolution_failure=False)
         one = _value(key, value, default if key in known else FREE, is_sweep)
-        if one.is_swept:
-            _refuse_several(one, line)
         if not one.values:
             raise InputError(f"{key}={value} stands for no value at all")
         if key not in known:
             one = replace(one, for_hydra=f"++{one.for_hydra}")
-        for each in reversed(one.values):  # the first of a sweep stays
+        for each in reversed(one.values if is_sweep else one.values[:1]):  # the first of a sweep stays
             found = _set(config, key, each)
             by_size = (config_name, key) == ("detect", "threshold") and OmegaConf.is_dict(found)
             if key in known and not by_size:
                 _check_kind(key, default, found)
         read.append(one)
     line = CommandLine(config_name, tuple(read), is_sweep, with_hydra)
+    if line.swept and not is_sweep:  # only what Hydra itself runs can be one
+        remedy = "add -m to train a grid, or give one" if with_hydra else "give one (numbers take no comma)"
+        raise InputError(f"{line.swept[0].for_hydra} stands for several values; {remedy}")
     for variant in range(1, max((len(word.values) for word in line.swept if word.is_group), default=0)):
         line.config(variant)
     return line
-
-
-def _refuse_several(word: Word, line: CommandLine) -> None:
-    """Outside a sweep; only what Hydra itself runs can be one."""
-    if line.is_sweep:
-        return
-    if line.with_hydra:
-        raise InputError(f"{word.key} has several values: add -m to train a grid, or give one value")
-    raise InputError(f"{word.for_hydra} stands for several values; give one (numbers take no comma)")
 
 
 def compose_config(config_name: str, overrides: Sequence[str], *, with_hydra: bool = False) -> DictConfig:
@@ -305,8 +296,6 @@ def _base(config_name: str, options: tuple[str, ...], with_hydra: bool) -> DictC
 
 
 def _options(group: str) -> list[str]:
-    if not group.startswith("hydra/"):
-        return sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         return sorted(GlobalHydra.instance().config_loader().get_group_options(group))
@@ -515,12 +504,6 @@ def _one_line(error: BaseException) -> str:
     noise = ("full_key", "object_type", "reference_type")
     body = [line.strip() for line in str(error).splitlines() if line.strip() and not line.strip().startswith(noise)]
     return re.sub(r"\s+", " ", "; ".join(body))
-
-
-def _hint(key: str, line: CommandLine) -> str:
-    config = _base(line.config_name, _options_at(line.words, 0), False)
-    near = difflib.get_close_matches(key, _dotted(OmegaConf.to_container(config, resolve=False)), n=1)
-    return f"did you mean '{near[0]}'?" if near else "--help lists the keys"
 
 
 def _dotted(node: object, prefix: str = "") -> list[str]:
