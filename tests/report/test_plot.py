@@ -287,7 +287,7 @@ def test_mistakes(tmp_path: Path) -> None:
         ([f"scores={good}", "layout=poster"], "layout=poster"),
         ([f"scores={good}", "scale=square"], "scale=square"),
         ([f"scores={good}", "max_false_positives=-1"], "max_false_positives=-1"),
-        ([f"scores={good}", f"out={good / 'scores.json' / 'x'}"], "is not a folder; choose another out"),
+        ([f"scores={good}", f"out={good / 'scores.json' / 'x'}"], "(Not a directory); choose another out"),
         ([f"scores={scored(tmp_path / 'odd', images=...)}"], "odd/scores.json"),
     ]
     for words, expected in cases:

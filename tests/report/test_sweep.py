@@ -333,7 +333,7 @@ def test_what_cannot_be_reported_is_refused(tmp_path: Path) -> None:
         make_grid(runs, [f"optim.lr={lr}"], folder=f"run{lr}")
     for words, expected in (
         ([f"runs={empty}"], f"runs={empty} holds no run.json"),
-        ([f"out={tmp_path / 'file' / 'page'}"], "file is not a folder"),
+        ([f"out={tmp_path / 'file' / 'page'}"], "Not a directory"),
         # Replaced as a whole, so what is not a report must not be there.
         ([f"out={runs}"], "runs holds something else than a report (run0.1"),
         (["bootstrap=-1"], "bootstrap=-1"),

@@ -137,7 +137,7 @@ def test_wrong_input_is_refused_in_one_line_before_anything_is_made(
     assert list(tmp_path.iterdir()) == []
     if words == ["out=/proc/nix"]:
         (tmp_path / "file").write_text("")
-        with pytest.raises(InputError, match=r"out=file/run: .*file is not"):
+        with pytest.raises(InputError, match=r"out=file/run: .*file \(Not a directory\)"):
             train.main(["out=file/run"])
 
 

@@ -46,21 +46,12 @@ def resolve_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        kind = torch.device(str(device)).type
-    except RuntimeError as error:
-        raise InputError(f"device={device} is no device of torch; {_here()}") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device={device}: no CUDA device is available; {_here()}")
-    try:
-        torch.zeros(1, device=device).cpu()
+        torch.zeros(1, device=str(device)).cpu()
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-        raise InputError(f"device={device}: this machine, or this PyTorch, has no such device; {_here()}") from error
+        kinds = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        here = ", ".join(kind for kind, is_there in kinds.items() if is_there)
+        raise InputError(f"device={device}: not on this machine, or not in this PyTorch; here are {here}") from error
     return device
-
-
-def _here() -> str:
-    kinds = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    return f"here are {', '.join(['cpu', *(kind for kind, is_there in kinds.items() if is_there)])}"
 
 
 def precision_on(precision: str, device: str) -> str:

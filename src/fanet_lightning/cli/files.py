@@ -56,8 +56,6 @@ def replaced_folder(path: Path) -> Iterator[Path]:
 def check_writable(folder: Path, key: str = "out") -> None:
     """Refuse early, before hours of work, a folder that cannot be made or written, with ``key`` and the path."""
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not existing.is_dir():
-        raise InputError(f"{key}={folder}: {existing} is not a folder; choose another {key}")
     try:
         # Asking for permission is not enough: the file system may be read-only, or full.
         Path(tempfile.mkdtemp(dir=existing, prefix=".fanet_")).rmdir()

@@ -34,13 +34,9 @@ TIMES = {"train/images_per_second", "train/wait_share"}
 def recorded_run(folder: Path) -> RunRecord:
     """The record of a run that has come to its end, with its last checkpoint; InputError: it is none."""
     record = read_record(folder)
-    if record is None:
-        raise InputError(f"run={folder} has no run.json; give the folder that train wrote")
-    state = state_now(folder, record)
-    if state != "finished":
-        raise InputError(f"run={folder} is {state}, so there is no result to compare with; finish it with resume=auto")
-    if not (folder / CHECKPOINT).is_file():
-        raise InputError(f"run={folder} has no {CHECKPOINT} to compare with; give another run")
+    state = "not there" if record is None else state_now(folder, record)
+    if record is None or state != "finished" or not (folder / CHECKPOINT).is_file():
+        raise InputError(f"run={folder} is {state}; give the folder of a finished run, with run.json and {CHECKPOINT}")
     return record
 
 
