@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fanet_lightning.score.analysis.attributes import (
-    HEIGHT_EDGES,
+    HEIGHTS,
     LABELS,
     MEASURES,
     AttributeScores,
@@ -151,7 +151,7 @@ def test_groups_part_the_faces() -> None:
 
 
 def test_a_height_on_an_edge_belongs_to_the_bin_above() -> None:
-    boxes = np.array([[0.0, 0, 1, edge] for edge in HEIGHT_EDGES] + [[0, 0, 1, 9.99], [0, 0, 1, -2]])
+    boxes = np.array([[0.0, 0, 1, edge] for edge, _ in list(HEIGHTS.values())[1:]] + [[0, 0, 1, 9.99], [0, 0, 1, -2]])
     truth = GroundTruth(("e/a",), [boxes], {"hard": [np.ones(len(boxes), np.bool_)]})
     heights = [np.flatnonzero(group.faces).tolist() for group in attribute_groups(truth) if group.attribute == "height"]
     assert heights == [[6, 7], [0], [1], [2], [3], [4], [5]]

@@ -21,7 +21,6 @@ from fanet_lightning.score.coco import (
     read_coco_curves,
     read_ground_truth,
     read_results,
-    write_results,
 )
 from tests.score.coco_cases import SETTINGS, plain, plain_ap, random_case
 from tests.score.helpers import invalid, refused
@@ -405,7 +404,7 @@ def test_predictions_come_back_as_they_were(annotations: Path, tmp_path: Path) -
 
 
 def test_predictions_are_not_written_over_other_things(annotations: Path, tmp_path: Path) -> None:
-    ground_truth = read_ground_truth(annotations, category="face")
+    ground_truth, write_results = read_ground_truth(annotations, category="face"), CocoBenchmark().write_predictions
     refused("something else", write_results, tmp_path, ground_truth, {})
     refused("category= one of head, face", write_results, tmp_path / "out", read_ground_truth(annotations), {})
     invalid("event/a: a detection", write_results, tmp_path / "out", ground_truth, {"event/a": ([[5, 5, 4, 9]], [1.0])})

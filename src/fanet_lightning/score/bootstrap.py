@@ -138,11 +138,7 @@ def write_counts(path: Path, counts: Mapping[str, ImageCounts]) -> None:
 
 
 def read_counts(path: Path) -> dict[str, ImageCounts]:
-    """Counts per setting, as :func:`write_counts` left them.
-
-    Raises:
-        InputError: the file is missing, damaged, or not one that ``write_counts`` has written.
-    """
+    """Counts per setting, as :func:`write_counts` left them; InputError: the file is missing, damaged, or another."""
     counts = {}
     with reading(path, "score the predictions again, which writes it again"):
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
@@ -205,10 +201,7 @@ def method(samples: int = SAMPLES, seed: int = 0) -> str:
 def bootstrap_ap(counts: Mapping[str, ImageCounts], samples: int = SAMPLES, seed: int = 0) -> dict[str, Interval]:
     """Interval of AP per setting of ``counts``; all settings see the same resampled images.
 
-    The same ``seed`` and number of images mean the same ``samples`` resamples in every function here.
-
-    Raises:
-        ValueError: ``samples`` below 1, or no image.
+    The same ``seed`` and number of images mean the same ``samples`` (1 or more) resamples in every function here.
     """
     drawn = resampled_ap(counts, samples, seed)
     return {setting: interval_of(curve_from_counts(own).ap, drawn[setting]) for setting, own in counts.items()}
@@ -220,10 +213,7 @@ def bootstrap_difference(
     """Paired interval of AP(a) - AP(b) per setting: both runs see the same resampled images.
 
     What makes an image hard for both cancels, so the interval is far narrower than the two intervals suggest.
-
-    Raises:
-        ValueError: ``samples`` below 1, no image, or runs that differ in settings, in images or their order, or in the
-            faces that count.
+    ValueError: runs that differ in settings, in images or their order, or in the faces that count.
     """
     if list(counts_a) != list(counts_b) or any(
         own.image_ids != counts_b[setting].image_ids or not np.array_equal(own.faces, counts_b[setting].faces)

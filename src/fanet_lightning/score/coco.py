@@ -115,11 +115,8 @@ class CocoGroundTruth:
 
     @classmethod
     def from_faces(cls, faces: DetectionsByImage) -> Self:
-        """Pack ``image_id → (boxes_xyxy (F, 4), crowd (F,))`` of one category, areas taken from the boxes.
-
-        Raises:
-            ValueError: a box that is not finite or has a negative side, or flags that are not one per box.
-        """
+        """Pack ``image_id → (boxes_xyxy (F, 4), crowd (F,))`` of one category, areas taken from the boxes. ValueError:
+        as :func:`fanet_lightning.score.inputs.packed_detections`."""
         starts, boxes_xyxy, crowd = packed_detections(faces, tuple(faces))
         xywh = as_xywh(boxes_xyxy)
         return cls(
@@ -171,11 +168,7 @@ class CocoDetections:
     @classmethod
     def from_detections(cls, detections: DetectionsByImage, ground_truth: CocoGroundTruth) -> Self:
         """Pack ``image_id → (boxes_xyxy (D, 4), scores (D,))`` of the first category; an image that is not there has no
-        detection.
-
-        Raises:
-            ValueError: as :func:`fanet_lightning.score.inputs.packed_detections`.
-        """
+        detection. ValueError: as :func:`fanet_lightning.score.inputs.packed_detections`."""
         starts, boxes_xyxy, scores = packed_detections(detections, ground_truth.image_ids)
         counts = np.diff(starts)
         return cls(
@@ -252,7 +245,16 @@ def read_results(path: Path, ground_truth: CocoGroundTruth) -> CocoDetections:
     looked_at: set[str] = set()
     warnings: tuple[str, ...] = ()
     if _is_annotations(entries):
-        images = _named(path, entries, "images", _finder(ground_truth))
+        names_of_truth = ImageNames(images.values())
+
+        def found(entry: Mapping[str, Any]) -> str:
+            meant = names_of_truth.find(entry["file_name"])
+            if len(meant) != 1:
+                several = f"may be {meant[0]} or {meant[1]}" if meant else "is not in the annotations"
+                raise ValueError(f"'{entry['file_name']}' {several}")
+            return meant[0]
+
+        images = _named(path, entries, "images", found)
         own = _named(path, entries, "categories", lambda entry: str(entry["name"]))
         # Where each side has but one, they are the same.
         categories = dict.fromkeys(own, ground_truth.categories[0]) if len(own) == len(categories) == 1 else own
@@ -312,20 +314,6 @@ def _named(path: Path, content: Mapping[str, Any], key: str, name: Callable[[Any
     return numbers
 
 
-def _finder(truth: CocoGroundTruth) -> Callable[[Any], str]:
-    """An image's entry in a file of detections → image id of the ground truth, by its name."""
-    known = ImageNames(truth.file_images.values())
-
-    def find(entry: Any) -> str:
-        meant = known.find(entry["file_name"])
-        if len(meant) != 1:
-            several = f"may be {meant[0]} or {meant[1]}" if meant else "is not in the annotations"
-            raise ValueError(f"'{entry['file_name']}' {several}")
-        return meant[0]
-
-    return find
-
-
 def _rows(path: Path, key: str, entries: Any, fields: Callable[[Any], list[float]], remedy: str) -> Floats:
     """Rows ``image category x y w h …`` (R, 8) that are scored, by image."""
     rows = np.array(_each(path, key, entries, fields, remedy), np.float64).reshape(-1, 8)
@@ -337,31 +325,6 @@ def _rows(path: Path, key: str, entries: Any, fields: Callable[[Any], list[float
     return rows[np.argsort(rows[:, 0], kind="stable")]
 
 
-def write_results(folder: Path, ground_truth: CocoGroundTruth, detections: DetectionsByImage) -> None:
-    """Write detections as ``predictions.json`` in ``folder``, best score first within an image: boxes with four
-    decimals, scores with eight. The folder appears by rename."""
-    if len(ground_truth.categories) != 1:
-        raise InputError(
-            f"detections are of one category, the annotations have {len(ground_truth.categories)}; "
-            f"give category= one of {', '.join(ground_truth.categories)}"
-        )
-    check_replaceable(folder, "predictions", lambda entry: entry.name == RESULTS_FILE and entry.is_file())
-    packed = CocoDetections.from_detections(detections, ground_truth)
-    numbers = {image_id: number for number, image_id in ground_truth.file_images.items()}
-    names = {name: number for number, name in ground_truth.file_categories.items()}
-    entries = [
-        {
-            "image_id": numbers[ground_truth.image_ids[packed.image[row]]],
-            "category_id": names[ground_truth.categories[0]],
-            "bbox": [round(value, 4) for value in packed.boxes_xywh[row].tolist()],
-            "score": round(float(packed.scores[row]), 8),
-        }
-        for row in np.lexsort((-packed.scores, packed.image)).tolist()
-    ]
-    with replaced_folder(folder) as temporary:
-        (temporary / RESULTS_FILE).write_text(json.dumps(entries, allow_nan=False), encoding="utf-8")
-
-
 # The tool
 
 
@@ -371,11 +334,8 @@ def evaluated(
     max_detections: int = MAX_DETECTIONS,
     backend: str = "pycocotools",
 ) -> Any:
-    """The tool's ``COCOeval`` after ``evaluate`` and ``accumulate``.
-
-    ``eval["precision"]`` is (T, R, K, A, 1): thresholds, recalls, categories, areas; -1 without a face. Images, faces
-    and rows are numbered from 1, in their order.
-    """
+    """The tool's ``COCOeval`` after ``accumulate``; images, faces and rows are numbered from 1, in their order.
+    ``eval["precision"]`` is (T, R, K, A, 1): thresholds, recalls, categories, areas; -1 without a face."""
     coco, evaluation = COCO, COCOeval
     if backend == "faster_coco_eval":
         import faster_coco_eval
@@ -484,10 +444,9 @@ def _match_image(overlaps: Floats, crowd: Bools, no_count: Bools, matched: Bools
     """Overlaps (D, F) of rows by descending score, (F,), (A, F) → fills in who took a face, and who one that does not
     count, both (D, T, A).
 
-    Each row takes the free face with the largest overlap, at least the threshold, the last one of
-    equals; faces that count before others (crowds, and faces outside the area range). A crowd may be taken many times.
-    The state is which faces are taken, for all thresholds and areas at once; most rows overlap no face
-    enough for any threshold and are skipped.
+    Each row takes the free face with the largest overlap, at least the threshold, the last one of equals; faces that
+    count before others (crowds, and faces outside the area range). A crowd may be taken many times. The state is which
+    faces are taken, for all thresholds and areas at once.
     """
     row_of_pair, face_of_pair = np.nonzero(overlaps >= IOU_THRESHOLDS[0])
     overlap = overlaps[row_of_pair, face_of_pair]
@@ -551,9 +510,8 @@ def average_precision(
 def _curves(rows: MatchedRows, weights: Floats) -> Floats:
     """(b, N) weights → precision of one category, (b, T, A, R); NaN where no face counts.
 
-    A recall is first reached at a hit, and the envelope there is a maximum over hits: between hits precision falls.
-    So precision is computed at hits alone. How many rows count by then hardly depends on the threshold: it is the
-    number of rows in the area, more or less the few matched rows that the threshold decides about.
+    Precision is computed at hits alone: the envelope at a recall is a maximum over hits. How many rows count by then is
+    the number of rows in the area, more or less the few matched rows that the threshold decides about.
     """
     thresholds, areas, _ = rows.hits.shape
     result = np.full((len(weights), thresholds, areas, len(RECALLS)), np.nan)
@@ -603,11 +561,10 @@ class CocoScores(Scores):
 
     ground_truth: CocoGroundTruth
     detections: CocoDetections
-    max_detections: int
     precision: Floats
 
     def resampled(self, samples: int, seed: int) -> Samples:
-        rows = matched_rows(self.ground_truth, self.detections, self.max_detections)
+        rows = matched_rows(self.ground_truth, self.detections, self.rules["max_detections"])
         own = average_precision(rows)
         for setting, value in self.values["ap"].items():
             if not np.isclose(own[setting][0], value, rtol=0, atol=_TOLERANCE, equal_nan=True):
@@ -619,7 +576,6 @@ class CocoScores(Scores):
         return {"ap": drawn}
 
     def write_curves(self, folder: Path) -> list[Path]:
-        """``precision`` (T, R, K, A), and what its axes are."""
         path = folder / CURVES_FILE
         with replaced(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(
@@ -678,7 +634,6 @@ class CocoBenchmark:
         return self.score_detections(ground_truth, detections)
 
     def score_detections(self, ground_truth: CocoGroundTruth, detections: CocoDetections) -> CocoScores:
-        """Score arrays."""
         tool = evaluated(ground_truth, detections, self.max_detections, self.backend)
         precision = np.asarray(tool.eval["precision"], np.float64)[..., 0]
         precision = np.where(precision > -1, precision, np.nan)
@@ -699,12 +654,31 @@ class CocoBenchmark:
             warnings=(*missing_warning(detections.missing, len(ground_truth.image_ids)), *detections.warnings),
             ground_truth=ground_truth,
             detections=detections,
-            max_detections=self.max_detections,
             precision=precision,
         )
 
     def write_predictions(self, folder: Path, ground_truth: CocoGroundTruth, detections: DetectionsByImage) -> None:
-        write_results(folder, ground_truth, detections)
+        """Write ``predictions.json``, best score first within an image: boxes with four decimals, scores with eight."""
+        if len(ground_truth.categories) != 1:
+            raise InputError(
+                f"detections are of one category, the annotations have {len(ground_truth.categories)}; "
+                f"give category= one of {', '.join(ground_truth.categories)}"
+            )
+        check_replaceable(folder, "predictions", lambda entry: entry.name == RESULTS_FILE and entry.is_file())
+        packed = CocoDetections.from_detections(detections, ground_truth)
+        numbers = {image_id: number for number, image_id in ground_truth.file_images.items()}
+        names = {name: number for number, name in ground_truth.file_categories.items()}
+        entries = [
+            {
+                "image_id": numbers[ground_truth.image_ids[packed.image[row]]],
+                "category_id": names[ground_truth.categories[0]],
+                "bbox": [round(value, 4) for value in packed.boxes_xywh[row].tolist()],
+                "score": round(float(packed.scores[row]), 8),
+            }
+            for row in np.lexsort((-packed.scores, packed.image)).tolist()
+        ]
+        with replaced_folder(folder) as temporary:
+            (temporary / RESULTS_FILE).write_text(json.dumps(entries, allow_nan=False), encoding="utf-8")
 
 
 def _mean(precision: Floats) -> float:

@@ -119,11 +119,7 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def check_out(out: Path) -> None:
-    """Refuse, before any work, a folder in which scores would be written over what are no scores.
-
-    Raises:
-        InputError: names the first file in the way.
-    """
+    """Refuse, before any work, a folder in which scores would be written over what are no scores (InputError)."""
     if not is_scores(out / SCORES_FILE):
         check_names_free(out, SCORE_PATTERNS, "earlier scores")
 
@@ -145,13 +141,11 @@ def write_scores(
     this one does not write are removed: they would not belong to these scores.
 
     Args:
-        out: folder, made if need be.
-        scores: of any benchmark.
-        intervals: of its numbers, :func:`intervals_of`; empty for none. In the file those of ``ap`` stand by setting,
-            those of several measures by measure and setting.
+        intervals: :func:`intervals_of`, empty for none. In the file those of ``ap`` stand by setting, those of several
+            measures by measure and setting.
         protocol: the test scale by name, None for predictions made elsewhere.
         made_by: see :func:`fanet_lightning.cli.provenance.made_by`.
-        intervals_method: how they came about, :func:`fanet_lightning.score.bootstrap.method`.
+        intervals_method: :func:`fanet_lightning.score.bootstrap.method`.
         against: what :func:`comparison` made.
         further: entries that the file ends with, e.g. :func:`fanet_lightning.cli.provenance.scores_entry`.
     """

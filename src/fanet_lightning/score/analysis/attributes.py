@@ -21,9 +21,8 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,7 +51,10 @@ if TYPE_CHECKING:
 
 # Height of the box in pixels of the original image, [low, high): the sides of the network's anchors, and the 10 px
 # below which WIDER's settings hold hardly a face.
-HEIGHT_EDGES = (10, 16, 32, 64, 128, 256)
+HEIGHTS = {
+    "<10": (-np.inf, 10.0), "10-16": (10.0, 16.0), "16-32": (16.0, 32.0), "32-64": (32.0, 64.0),
+    "64-128": (64.0, 128.0), "128-256": (128.0, 256.0), ">=256": (256.0, np.inf),
+}  # fmt: skip
 # Yang et al., WIDER FACE: A Face Detection Benchmark, CVPR 2016, section 3.2: small, medium and large faces.
 SCALES = {"small": (10.0, 50.0), "medium": (50.0, 300.0), "large": (300.0, np.inf)}
 LABELS = ("blur", "occlusion", "pose", "expression", "illumination")
@@ -87,7 +89,23 @@ def attribute_groups(ground_truth: GroundTruth, within: str = "hard") -> list[Gr
     """
     if within not in ground_truth.counted:
         raise InputError(f"attributes within={within} is not one of {', '.join(ground_truth.counted)}")
-    return list(_groups(ground_truth, np.concatenate([np.zeros(0, np.bool_), *ground_truth.counted[within]])))
+    counted = np.concatenate([np.zeros(0, np.bool_), *ground_truth.counted[within]])
+    height = np.concatenate([np.empty((0, 4)), *ground_truth.boxes_xywh])[:, 3]
+    groups = [Group("all", "all", counted)]
+    for attribute, ranges in (("height", HEIGHTS), ("scale", SCALES)):
+        for name, (low, high) in ranges.items():
+            groups.append(Group(attribute, name, counted & (height >= low) & (height < high), heights=(low, high)))
+    for attribute in LABELS:
+        if attribute in ground_truth.attributes:
+            labels = np.concatenate([np.zeros(0, np.int8), *ground_truth.attributes[attribute]])
+            for label, name in enumerate(ATTRIBUTE_VALUES[attribute]):
+                groups.append(Group(attribute, name, counted & (labels == label)))
+    events = np.array(_events(ground_truth))
+    distinct = sorted(set(events.tolist()), key=_by_number)
+    for event in distinct if len(distinct) > 1 else ():
+        images = events == event
+        groups.append(Group("event", event, counted & images[_image_of_face(ground_truth)], images))
+    return groups
 
 
 def left_out(ground_truth: GroundTruth) -> tuple[str, ...]:
@@ -99,30 +117,6 @@ def left_out(ground_truth: GroundTruth) -> tuple[str, ...]:
 def _image_of_face(ground_truth: GroundTruth) -> npt.NDArray[np.int64]:
     faces = np.array([len(boxes) for boxes in ground_truth.boxes_xywh], np.int64)
     return np.repeat(np.arange(len(faces)), faces)
-
-
-def _groups(ground_truth: GroundTruth, within: npt.NDArray[np.bool_]) -> Iterator[Group]:
-    height = np.concatenate([np.empty((0, 4)), *ground_truth.boxes_xywh])[:, 3]
-    yield Group("all", "all", within)
-    bins = [("height", _bin_name(*bounds), bounds) for bounds in pairwise((-np.inf, *HEIGHT_EDGES, np.inf))]
-    for attribute, name, (low, high) in [*bins, *(("scale", name, bounds) for name, bounds in SCALES.items())]:
-        yield Group(attribute, name, within & (height >= low) & (height < high), heights=(low, high))
-    for attribute in LABELS:
-        if attribute in ground_truth.attributes:
-            labels = np.concatenate([np.zeros(0, np.int8), *ground_truth.attributes[attribute]])
-            for label, name in enumerate(ATTRIBUTE_VALUES[attribute]):
-                yield Group(attribute, name, within & (labels == label))
-    events = np.array(_events(ground_truth))
-    distinct = sorted(set(events.tolist()), key=_by_number)
-    for event in distinct if len(distinct) > 1 else ():
-        images = events == event
-        yield Group("event", event, within & images[_image_of_face(ground_truth)], images)
-
-
-def _bin_name(low: float, high: float) -> str:
-    if np.isinf(low):
-        return f"<{high:g}"
-    return f">={low:g}" if np.isinf(high) else f"{low:g}-{high:g}"
 
 
 def _events(ground_truth: GroundTruth) -> list[str]:
@@ -286,16 +280,11 @@ def score_attributes(
     """Score every group of :func:`attribute_groups`, with 95 % intervals over images.
 
     Args:
-        ground_truth: of the images; scores are normalised over all rows of a run, so select the images of both before.
-        predictions: of the same images, in the same order.
+        ground_truth, predictions: of the same images in the same order.
         samples: resamples, of the same images as in :mod:`score.bootstrap`; 0: no intervals.
-        within: a setting of ``ground_truth``.
+        within: a setting of ``ground_truth``; InputError where it has no such one.
         at_precision: where ``recall`` is read.
         against: another run on the same images, for paired differences; it has a threshold of its own.
-
-    Raises:
-        InputError: no such setting.
-        ValueError: predictions of other images, or no image.
     """
     groups = attribute_groups(ground_truth, within)
     images, absent = len(ground_truth.image_ids), left_out(ground_truth)
@@ -308,19 +297,14 @@ def score_attributes(
     if not others:
         return ours
     differences = tuple(
-        GroupScore(
-            a.attribute,
-            a.value,
-            a.faces,
-            a.images,
-            *(
-                interval_of(x.value - y.value, x.samples - y.samples)
-                for x, y in zip(a.measures(), b.measures(), strict=True)
-            ),
-        )
+        GroupScore(a.attribute, a.value, a.faces, a.images, *map(_difference, a.measures(), b.measures()))
         for a, b in zip(ours.groups, others[0].groups, strict=True)
     )
     return replace(ours, against=others[0], differences=differences)
+
+
+def _difference(a: Interval, b: Interval) -> Interval:
+    return interval_of(a.value - b.value, a.samples - b.samples)
 
 
 def _score_run(
@@ -363,89 +347,8 @@ def write_attributes(
     """Write ``attributes.json``, ``attributes.csv`` and ``attributes.md`` into ``out``, each by rename.
 
     A number that is not defined is null in the one, empty in the other and "–" in the third. ``title`` is data and
-    protocol for people, ``against`` the name of the other run, ``made_by`` as
-    :func:`fanet_lightning.cli.provenance.made_by` has it.
+    protocol for people, ``against`` the name of the other run.
     """
-    texts = {
-        ".csv": _as_csv(scores),
-        ".md": _as_markdown(scores, title, against),
-        ".json": _as_json(scores, title, against, made_by),
-    }
-    for suffix, text in texts.items():
-        with replaced(out / f"attributes{suffix}") as path:
-            path.write_text(text, encoding="utf-8", newline="")
-
-
-def print_attributes(scores: AttributeScores, title: str, against: str | None = None) -> None:
-    """The groups but the events in a table; with another run a table of the differences too."""
-    print_rows(title, _HEAD, [_row(own) for own in scores.groups if own.attribute != "event"])
-    if scores.differences:
-        shown = [own for own in scores.differences if own.attribute != "event"]
-        print_rows(_difference_title(against), *_difference_rows(scores, shown))
-    print("\n".join(_notes(scores)))
-
-
-def group_label(attribute: str, value: str) -> str:
-    """A group's value for people: "10–16 px", "small, 10–50 px", "Press Conference"."""
-    if attribute == "height":
-        return value.replace("-", "–").replace(">=", "≥") + " px"
-    if attribute == "scale":
-        low, high = SCALES[value]
-        return f"{value}, ≥{low:g} px" if math.isinf(high) else f"{value}, {low:g}–{high:g} px"
-    if attribute == "event":
-        return value.partition("--")[2].replace("--", " ").replace("_", " ") or value
-    return "all faces" if attribute == "all" else value
-
-
-_HEAD = ("group", "faces", "AP", "95 % interval", "normalised AP", "recall", "max recall")
-_DIFFERENCE_HEAD = ("group", "faces", "other AP", "difference", "95 % interval", "recall", "95 % interval")
-
-
-def _row(score: GroupScore) -> list[str]:
-    ap, *rest = (_number(interval.value) for interval in score.measures())
-    return [_name(score), f"{score.faces:,}", ap, interval_text(score.ap), *rest]
-
-
-def _difference_title(against: str | None) -> str:
-    return f"difference to {against or 'the other run'}, paired over images"
-
-
-def _difference_rows(
-    scores: AttributeScores, differences: Sequence[GroupScore]
-) -> tuple[tuple[str, ...], list[list[str]]]:
-    others = {(other.attribute, other.value): other.ap for other in (scores.against or scores).groups}
-    rows = [
-        [
-            _name(own), f"{own.faces:,}", _number(others[own.attribute, own.value].value),
-            _number(own.ap.value, "+"), interval_text(own.ap, "+"),
-            _number(own.recall.value, "+"), interval_text(own.recall, "+"),
-        ]
-        for own in differences
-    ]  # fmt: skip
-    return _DIFFERENCE_HEAD, rows
-
-
-def _name(score: GroupScore) -> str:
-    label = group_label(score.attribute, score.value)
-    return label if score.attribute == "all" else f"{score.attribute}: {label}"
-
-
-def _number(value: float, sign: str = "") -> str:
-    return "–" if math.isnan(value) else f"{value:{sign}.4f}"
-
-
-def _notes(scores: AttributeScores) -> list[str]:
-    found = "no threshold has that precision"
-    if not math.isnan(scores.score_threshold):
-        found = f"score {scores.score_threshold:.4g}"
-    return [
-        f"recall: where all faces together have precision {scores.at_precision:g} ({found}); max recall: all rows",
-        "AP of groups of different size does not compare; normalised AP and the recalls do",
-        *(f"left out: {line}" for line in scores.left_out),
-    ]
-
-
-def _as_json(scores: AttributeScores, title: str, against: str | None, made_by: Mapping[str, Any] | None) -> str:
     content: dict[str, Any] = {
         "title": title,
         "within": scores.within,
@@ -457,6 +360,7 @@ def _as_json(scores: AttributeScores, title: str, against: str | None, made_by: 
         "intervals_method": method(scores.samples) if scores.samples else None,
         "made_by": None if made_by is None else dict(made_by),
     }
+    columns = {"": scores.groups}
     if scores.against is not None:
         content["against"] = {
             "predictions": against,
@@ -464,7 +368,27 @@ def _as_json(scores: AttributeScores, title: str, against: str | None, made_by: 
             "groups": _groups_as_json(scores.against.groups),
             "differences": _groups_as_json(scores.differences),
         }
-    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        columns |= {"other_": scores.against.groups, "difference_": scores.differences}
+    names = [f"{prefix}{name}{end}" for prefix in columns for name in MEASURES for end in ("", "_low", "_high")]
+    lines = [["attribute", "value", "faces", "images", *names]]
+    for rows in zip(*columns.values(), strict=True):
+        numbers = [number for row in rows for interval in row.measures() for number in interval[:3]]
+        cells = ["" if math.isnan(number) else f"{number:.6f}" for number in numbers]
+        lines.append([rows[0].attribute, rows[0].value, str(rows[0].faces), str(rows[0].images), *cells])
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows(lines)
+    text = []
+    for level, (name, head, table_rows) in zip(("#", "##"), _tables(scores, title, against), strict=False):
+        text += [f"{level} {name}", "", *markdown_table(head, table_rows), ""]
+    text += [f"* {line}" for line in _notes(scores)]
+    texts = {
+        "json": json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        "csv": table.getvalue(),
+        "md": "\n".join(text) + "\n",
+    }
+    for suffix, written in texts.items():
+        with replaced(out / f"attributes.{suffix}") as path:
+            path.write_text(written, encoding="utf-8", newline="")
 
 
 def _groups_as_json(groups: Sequence[GroupScore]) -> dict[str, dict[str, Any]]:
@@ -480,24 +404,64 @@ def _groups_as_json(groups: Sequence[GroupScore]) -> dict[str, dict[str, Any]]:
     return content
 
 
-def _as_csv(scores: AttributeScores) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    parts = [("", scores.groups)]
-    if scores.against is not None:
-        parts += [("other_", scores.against.groups), ("difference_", scores.differences)]
-    columns = [f"{prefix}{name}{end}" for prefix, _ in parts for name in MEASURES for end in ("", "_low", "_high")]
-    writer.writerow(["attribute", "value", "faces", "images", *columns])
-    for rows in zip(*(groups for _, groups in parts), strict=True):
-        numbers = [number for row in rows for interval in row.measures() for number in interval[:3]]
-        cells = ["" if math.isnan(number) else f"{number:.6f}" for number in numbers]
-        writer.writerow([rows[0].attribute, rows[0].value, rows[0].faces, rows[0].images, *cells])
-    return text.getvalue()
+def print_attributes(scores: AttributeScores, title: str, against: str | None = None) -> None:
+    """The groups but the events in a table; with another run a table of the differences too."""
+    for name, head, rows in _tables(scores, title, against, events=False):
+        print_rows(name, head, rows)
+    print("\n".join(_notes(scores)))
 
 
-def _as_markdown(scores: AttributeScores, title: str, against: str | None) -> str:
-    lines = [f"# {title}", "", *markdown_table(_HEAD, [_row(score) for score in scores.groups])]
-    if scores.differences:
-        lines += ["", "## D" + _difference_title(against)[1:], ""]
-        lines += markdown_table(*_difference_rows(scores, scores.differences))
-    return "\n".join([*lines, "", *(f"* {line}" for line in _notes(scores))]) + "\n"
+_HEAD = ("group", "faces", "AP", "95 % interval", "normalised AP", "recall", "max recall")
+_DIFFERENCE_HEAD = ("group", "faces", "other AP", "difference", "95 % interval", "recall", "95 % interval")
+
+
+def _tables(
+    scores: AttributeScores, title: str, against: str | None, events: bool = True
+) -> list[tuple[str, Sequence[str], list[list[str]]]]:
+    """Title, head and rows: of the groups, and with another run of the differences to it."""
+
+    def first(own: GroupScore) -> list[str]:
+        label = group_label(own.attribute, own.value)
+        return [label if own.attribute == "all" else f"{own.attribute}: {label}", f"{own.faces:,}"]
+
+    own_rows, differences = [], []
+    for own in scores.groups:
+        ap, *rest = (_number(interval.value) for interval in own.measures())
+        own_rows.append([*first(own), ap, interval_text(own.ap), *rest])
+    for own, other in zip(scores.differences, scores.against.groups if scores.against else (), strict=True):
+        texts = [(_number(one.value, "+"), interval_text(one, "+")) for one in (own.ap, own.recall)]
+        differences.append([*first(own), _number(other.ap.value), *texts[0], *texts[1]])
+    # The events come last.
+    shown = len(scores.groups) if events else sum(own.attribute != "event" for own in scores.groups)
+    tables: list[tuple[str, Sequence[str], list[list[str]]]] = [(title, _HEAD, own_rows[:shown])]
+    if differences:
+        heading = f"Difference to {against or 'the other run'}, paired over images"
+        tables.append((heading, _DIFFERENCE_HEAD, differences[:shown]))
+    return tables
+
+
+def group_label(attribute: str, value: str) -> str:
+    """A group's value for people: "10–16 px", "small, 10–50 px", "Press Conference"."""
+    if attribute == "height":
+        return value.replace("-", "–").replace(">=", "≥") + " px"
+    if attribute == "scale":
+        low, high = SCALES[value]
+        return f"{value}, ≥{low:g} px" if math.isinf(high) else f"{value}, {low:g}–{high:g} px"
+    if attribute == "event":
+        return value.partition("--")[2].replace("--", " ").replace("_", " ") or value
+    return "all faces" if attribute == "all" else value
+
+
+def _number(value: float, sign: str = "") -> str:
+    return "–" if math.isnan(value) else f"{value:{sign}.4f}"
+
+
+def _notes(scores: AttributeScores) -> list[str]:
+    found = "no threshold has that precision"
+    if not math.isnan(scores.score_threshold):
+        found = f"score {scores.score_threshold:.4g}"
+    return [
+        f"recall: where all faces together have precision {scores.at_precision:g} ({found}); max recall: all rows",
+        "AP of groups of different size does not compare; normalised AP and the recalls do",
+        *(f"left out: {line}" for line in scores.left_out),
+    ]

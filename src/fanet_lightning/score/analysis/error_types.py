@@ -125,11 +125,7 @@ class ErrorTypes:
 
 
 def error_types(ground_truth: GroundTruth, predictions: Predictions) -> ErrorTypes:
-    """Sort the rows of a run into kinds, per setting of ``ground_truth``.
-
-    Raises:
-        ValueError: the two are not about the same images in the same order.
-    """
+    """Sort the rows of a run into kinds, per setting; ValueError: the two are not about the same images in order."""
     check_same_images(ground_truth, predictions)
     images = np.arange(len(ground_truth.image_ids))
     nearest, overlaps = nearest_faces(ground_truth, predictions)
@@ -177,7 +173,8 @@ def _sorted_by_kind(
     return SettingErrors(kinds, states, fixed)
 
 
-TYPES = ("misses", "localisation", "duplicates", "background")
+_KINDS = {"localisation": Kind.LOCALISATION, "duplicates": Kind.DUPLICATE, "background": Kind.BACKGROUND}
+TYPES = ("misses", *_KINDS)
 
 _IMAGES_AT_ONCE = 512
 ERRORS_FILE = "errors.json"
@@ -226,13 +223,8 @@ def ap_with(errors: ErrorTypes, setting: str, fixed: Collection[str]) -> float:
     own = errors.settings[setting]
     hits = own.kinds == Kind.HIT
     proposals = own.kinds < Kind.IGNORED
-    for name, kind in (
-        ("localisation", Kind.LOCALISATION),
-        ("duplicates", Kind.DUPLICATE),
-        ("background", Kind.BACKGROUND),
-    ):
-        if name in fixed:
-            proposals &= own.kinds != kind
+    for name in set(fixed) - {"misses"}:
+        proposals &= own.kinds != _KINDS[name]
     if "localisation" in fixed:
         hits, proposals = hits | own.fixed, proposals | own.fixed
     faces = own.counted_faces

@@ -75,11 +75,7 @@ class FddbPredictions:
     @classmethod
     def from_detections(cls, detections: DetectionsByImage, image_ids: Iterable[str]) -> Self:
         """Pack ``image_id → (boxes_xyxy (D, 4), scores (D,))``; an image that is not there has no detection.
-
-        Raises:
-            ValueError: a detection that is not finite, has a negative side, or is about an image outside
-                ``image_ids``.
-        """
+        ValueError: as :func:`fanet_lightning.score.inputs.packed_detections`."""
         ids = tuple(image_ids)
         starts, boxes_xyxy, scores = packed_detections(detections, ids)
         rows, values = (np.split(part, starts[1:-1])[: len(ids)] for part in (as_xywh(boxes_xyxy), scores))
@@ -205,12 +201,8 @@ class FddbBenchmark:
             raise InputError(f"{predictions}: {error}") from error
 
     def score_predictions(self, ground_truth: FddbGroundTruth, predictions: FddbPredictions) -> FddbScores:
-        """The same for predictions in memory.
-
-        Raises:
-            ValueError: predictions of other images, or in another order; ellipses that are to become ellipses; too few
-                matches for the fit.
-        """
+        """The same for predictions in memory; ValueError: predictions of other images, or in another order; ellipses
+        that are to become ellipses; too few matches for the fit."""
         if predictions.image_ids != ground_truth.image_ids:
             raise ValueError("the predictions are not of the ground truth's images in their order")
         as_scored, fits = self._as_scored(ground_truth, predictions)
@@ -284,7 +276,6 @@ class FddbBenchmark:
 
 
 def count_fddb(ground_truth: FddbGroundTruth, predictions: FddbPredictions) -> FddbCounts:
-    """Match all images and merge them; the same images in the same order."""
     images = [
         match_image(image_iou(ground_truth, predictions, image), predictions.scores[image])
         for image in range(len(ground_truth.image_ids))

@@ -123,17 +123,12 @@ class FddbGroundTruth:
 def read_fddb_ground_truth(
     path: Path, images: Path | None = None, image_sizes: Path | None = None, images_root: Path | None = None
 ) -> FddbGroundTruth:
-    """Read the folds that are in ``path``, in the order of their numbers.
+    """Read the folds that are in ``path`` (``FDDB-folds``, or the folder that holds it), in the order of their numbers.
 
-    The official program clips regions to the image, so the sizes are needed. They are taken from ``image_sizes``; else
-    from the images under ``images_root``; else from an ``image_sizes.json`` in the folder of the folds or its parent;
-    else from the images in an ``originalPics`` there. Only the headers of images are read.
-
-    Args:
-        path: ``FDDB-folds``, or the folder that holds it.
-        images: list of images that restricts everything.
-        image_sizes: JSON file, image id → [width, height].
-        images_root: ``originalPics``, or the folder that holds it.
+    The official program clips regions to the image, so the sizes are needed: of the JSON file ``image_sizes``, image
+    id → [width, height]; else of the images under ``images_root`` (``originalPics``, or the folder that holds it); else
+    of an ``image_sizes.json`` in the folder of the folds or its parent; else of the images in an ``originalPics``
+    there. ``images`` is a list that restricts everything.
 
     Raises:
         InputError: files that are missing or malformed, an image twice or of unknown size, a list that names an image

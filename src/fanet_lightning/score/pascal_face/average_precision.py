@@ -140,14 +140,11 @@ def aligned(boxes_xyxy: Float, alignment: Alignment) -> Float:
 
 
 def lower_top(boxes_xyxy: Float, fraction: float = 0.2) -> Float:
-    """(D, 4) boxes with y1 moved down by ``fraction`` of the height, in a new array.
+    """(D, 4) boxes with y1 moved down by ``fraction`` in [0, 1) of the height, in a new array; ValueError outside.
 
     S3FD's scripts for PASCAL face and AFW do so before they write detections, since boxes learnt on WIDER FACE reach
     higher than theirs: a step of the detector, not of the benchmark. (The scripts add 1 to the height, for their boxes
     include the last pixel; here the height is y2 - y1.)
-
-    Raises:
-        ValueError: a fraction outside [0, 1).
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"fraction {fraction} of the height, need 0 <= fraction < 1")
@@ -209,10 +206,8 @@ def _outcomes(overlaps: Bool, face: Index, counted: Bool) -> tuple[Bool, Bool]:
 
 
 def _offset(boxes_xyxy: Float, faces_xyxy: Float) -> Alignment:
-    """What hits (K, 4) are off their faces (K, 4) on average; nothing without hits.
-
-    No side of a hit is 0: it overlaps a face of 30 px or more.
-    """
+    """What hits (K, 4) are off their faces (K, 4) on average; nothing without hits. No side of a hit is 0: it overlaps
+    a face of 30 px or more."""
     if not len(boxes_xyxy):
         return Alignment()
     sides, face_sides = boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], faces_xyxy[:, 2:] - faces_xyxy[:, :2]

@@ -130,10 +130,7 @@ class PascalFaceBenchmark:
 
     def score_detections(self, ground_truth: PascalFaceGroundTruth, detections: DetectionsByImage) -> PascalFaceScores:
         """Score arrays, ``image_id → (boxes_xyxy (D, 4), scores (D,))``. An image that is not there has no detection.
-
-        Raises:
-            ValueError: detections that are not finite, have a negative side, or are about other images.
-        """
+        ValueError: as :func:`fanet_lightning.score.inputs.packed_detections`."""
         return self._scores(ground_truth, PascalFaceDetections.from_detections(detections, ground_truth.image_ids))
 
     def write_predictions(

@@ -90,11 +90,8 @@ class PascalFaceDetections:
 
     @classmethod
     def from_detections(cls, detections: DetectionsByImage, image_ids: Iterable[str]) -> Self:
-        """Pack ``image_id → (boxes_xyxy (D, 4), scores (D,))`` image by image, in the order of ``image_ids``.
-
-        Raises:
-            ValueError: as :func:`fanet_lightning.score.inputs.packed_detections`.
-        """
+        """Pack ``image_id → (boxes_xyxy (D, 4), scores (D,))`` by image, in the order of ``image_ids``. ValueError: as
+        :func:`fanet_lightning.score.inputs.packed_detections`."""
         ids = tuple(image_ids)
         starts, boxes_xyxy, scores = packed_detections(detections, ids)
         return cls(ids, np.repeat(np.arange(len(ids)), np.diff(starts)), boxes_xyxy, scores)
@@ -135,15 +132,10 @@ def image_key(name: str) -> str:
 
 
 def read_annotations(path: Path, release: Release, images: Path | None = None) -> PascalFaceGroundTruth:
-    """Read a label file; images come sorted.
+    """Read a label file, or the official one of a folder; ``images`` is a list that restricts everything.
 
-    A file in the layout of ``release`` with another number of images or faces is read and gives a warning: scores on
-    it do not compare with published ones.
-
-    Args:
-        path: the file, under any name, or a folder that holds it under the official one.
-        release: which labels it should hold.
-        images: list (:mod:`fanet_lightning.cli.files`) that restricts everything to its images.
+    Images come sorted. A file in the layout of ``release`` with another number of images or faces gives a warning:
+    scores on it do not compare with published ones.
 
     Raises:
         InputError: a missing or damaged file, the layout of another release, an image twice, a listed image that is not

@@ -44,12 +44,9 @@ class SettingRows(NamedTuple):
 
 
 def score(ground_truth: GroundTruth, predictions: Predictions) -> dict[str, Curve]:
-    """One curve per setting of ``ground_truth``.
+    """One curve per setting of ``ground_truth``; ValueError: the two are not about the same images in the same order.
 
     Scores are normalised over all rows of ``predictions``, so select the images of both before.
-
-    Raises:
-        ValueError: the two are not about the same images in the same order.
     """
     bins, settings = judge_settings(ground_truth, predictions)
     return {
@@ -80,7 +77,6 @@ def judge_settings(
 
 
 def check_same_images(ground_truth: GroundTruth, predictions: Predictions) -> None:
-    """ValueError: the two are not about the same images in the same order."""
     if ground_truth.image_ids != predictions.image_ids:
         raise ValueError(
             f"ground truth of {len(ground_truth.image_ids)} images and predictions of {len(predictions.image_ids)}: "
@@ -89,7 +85,6 @@ def check_same_images(ground_truth: GroundTruth, predictions: Predictions) -> No
 
 
 def judge(ground_truth: GroundTruth, predictions: Predictions) -> Judged:
-    """Find each row's face. Settings and thresholds play no part in it."""
     nearest, overlaps = nearest_faces(ground_truth, predictions)
     face = np.where(overlaps >= MIN_IOU, nearest, -1)
     first = np.zeros(len(face), np.bool_)

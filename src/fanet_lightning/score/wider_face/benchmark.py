@@ -53,11 +53,8 @@ class WiderFaceBenchmark:
     title: str = "WIDER FACE"
 
     def read_ground_truth(self, path: Path, images: Path | None = None) -> GroundTruth:
-        """The folder of the official ``.mat`` files; see :class:`fanet_lightning.score.results.Benchmark`.
-
-        Listed images come sorted, as ``evaluate`` has them: resamples are drawn by place, and the order of a list must
-        not move an interval.
-        """
+        """The folder of the official ``.mat`` files. Listed images come sorted, as ``evaluate`` has them: resamples are
+        drawn by place, and the order of a list must not move an interval."""
         whole = read_ground_truth(path)
         return whole if images is None else whole.select(sorted(read_selection(images, whole.image_ids)))
 
@@ -107,10 +104,7 @@ def write_curves(path: Path, curves: Mapping[str, Curve]) -> None:
 
 def read_curves(path: Path) -> dict[str, Curve]:
     """Curves per setting as :func:`write_curves` left them; the number of faces, which is not in the file, is 0.
-
-    Raises:
-        InputError: the file is missing, damaged, or holds no curves.
-    """
+    InputError: the file is missing, damaged, or holds no curves."""
     curves = {}
     with reading(path, "score the predictions again"), np.load(path, allow_pickle=False) as arrays:
         for setting in [name.removesuffix("_recall") for name in arrays.files if name.endswith("_recall")]:

@@ -69,9 +69,8 @@ class GroundTruth:
 def read_ground_truth(folder: Path | str, settings: Sequence[str] = SETTINGS) -> GroundTruth:
     """Read ``wider_face_val.mat`` and one ``wider_<setting>_val.mat`` per setting, as the official tools ship them.
 
-    The lists of the settings hold 1-based indices of the faces that count. Labels of the faces are read where the file
-    has them; one without is as good for scoring. ``folder`` may also be that of a data set which holds theirs, see
-    :data:`GROUND_TRUTH_FOLDERS`.
+    Labels of the faces are read where the file has them. ``folder`` may also be that of a data set which holds theirs,
+    see :data:`GROUND_TRUTH_FOLDERS`.
 
     Raises:
         InputError: the folder or a file is missing, cannot be read, or does not fit the others.
@@ -98,11 +97,8 @@ def read_ground_truth(folder: Path | str, settings: Sequence[str] = SETTINGS) ->
 
 
 def write_ground_truth(folder: Path, ground_truth: GroundTruth) -> None:
-    """Write the same files that :func:`read_ground_truth` reads; images are grouped by event, in order of appearance.
-
-    Raises:
-        ValueError: an image id that is not "event/name".
-    """
+    """Write the files that :func:`read_ground_truth` reads, by event in order of appearance; ValueError: an image id
+    that is not "event/name"."""
     events: dict[str, list[int]] = {}
     for i, image_id in enumerate(ground_truth.image_ids):
         event, _, name = image_id.partition("/")

@@ -50,10 +50,7 @@ class Predictions:
     @classmethod
     def from_detections(cls, detections: DetectionsByImage, image_ids: Iterable[str]) -> "Predictions":
         """Pack ``image_id → (boxes_xyxy (D, 4), scores (D,))``; an image that is not there has no detection.
-
-        Raises:
-            ValueError: a detection that is not finite, has a negative side, or is about an image outside ``image_ids``.
-        """
+        ValueError: as :func:`fanet_lightning.score.inputs.packed_detections`."""
         ids = tuple(image_ids)
         starts, boxes_xyxy, scores = packed_detections(detections, ids)
         missing = tuple(image_id for image_id in ids if image_id not in detections)
@@ -156,8 +153,7 @@ def _is_text(path: str) -> bool:
 def write_predictions(folder: Path, detections: DetectionsByImage) -> None:
     """Write ``image_id → (boxes_xyxy (D, 4), scores (D,))`` as the official text files, best score first.
 
-    Boxes get two decimals, scores six. The tree is written next to ``folder`` and takes its place by rename; earlier
-    predictions there are replaced, anything else is not.
+    Boxes get two decimals, scores six. Earlier predictions in ``folder`` are replaced, by rename, anything else is not.
 
     Raises:
         InputError: ``folder`` holds something else than predictions.
@@ -176,10 +172,7 @@ def write_predictions(folder: Path, detections: DetectionsByImage) -> None:
 
 def prediction_text(name: str, boxes_xyxy: npt.ArrayLike, scores: npt.ArrayLike) -> str:
     """The text of the file of image ``name``, boxes (D, 4) and scores (D,) best score first: two decimals and six.
-
-    Raises:
-        ValueError: a detection that is not finite or has a negative side.
-    """
+    ValueError: a detection that is not finite or has a negative side."""
     _, boxes, confidence = packed_detections({name: (boxes_xyxy, scores)}, [name])
     rows = np.column_stack([as_xywh(boxes), confidence])[np.argsort(-confidence, kind="stable")]
     body = "%.2f %.2f %.2f %.2f %.6f\n" * len(rows) % tuple(rows.ravel().tolist())
@@ -195,12 +188,10 @@ def _is_prediction(path: Path) -> bool:
 
 
 def write_submission(archive: Path, folder: Path, image_ids: Sequence[str]) -> Predictions:
-    """Pack the predictions in ``folder``, a file for each of ``image_ids`` ("event/name"), and return what they are.
+    """Pack the predictions in ``folder`` into a ``.zip``, by rename, and return what they are.
 
-    ``archive`` is a ``.zip`` and appears by rename; equal predictions give equal archives.
-
-    Raises:
-        InputError: an image without a file, or a file of another image.
+    Equal predictions give equal archives. InputError: one of ``image_ids`` ("event/name") without a file, or a file of
+    another image.
     """
     ids = tuple(sorted(image_ids))
     files = _read_files(folder, ids, ids)

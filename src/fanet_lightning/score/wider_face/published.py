@@ -31,11 +31,7 @@ ALIASES = {"S3FD": "SFD", "S³FD": "SFD"}
 
 
 def published_methods(split: str = "val") -> dict[str, dict[str, float]]:
-    """Method → setting → published AP in [0, 1], four decimals; the best on ``hard`` first.
-
-    Raises:
-        InputError: a split other than ``val`` and ``test``.
-    """
+    """Method → setting → published AP in [0, 1], the best on ``hard`` first; InputError: another split."""
     if split not in SPLITS:
         raise InputError(f"split '{split}' has no published curves; choose {' or '.join(SPLITS)}")
     ap = {key.partition("/")[2]: own for key, own in _copy()[0].items() if key.startswith(f"{split}/")}
@@ -45,28 +41,17 @@ def published_methods(split: str = "val") -> dict[str, dict[str, float]]:
 def published_curve(
     method: str, split: str = "val", setting: str = "hard"
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Precision and recall, (T,) float64 each in [0, 1], at descending thresholds; T differs from curve to curve.
+    """Precision and recall, (T,) float64 each in [0, 1], read-only, at descending thresholds; T differs from curve to
+    curve. Their area by :func:`fanet_lightning.score.curves.average_precision` is the published AP.
 
-    Their area by :func:`fanet_lightning.score.curves.average_precision` is the published AP. The arrays are read-only.
-
-    Args:
-        method: a name of :func:`published_methods`, or S3FD.
-        split: ``val`` or ``test``.
-        setting: ``easy``, ``medium`` or ``hard``.
-
-    Raises:
-        InputError: a method or split that is not there.
+    ``method`` is a name of :func:`published_methods`, or S3FD; InputError: a method or split that is not there.
     """
     points = _copy()[1][f"{split}/{method_name(method, split)}", setting]
     return points[:, 0], points[:, 1]
 
 
 def method_name(method: str, split: str = "val") -> str:
-    """The page's name of a method: ``S3FD`` → ``SFD``, small letters as they come.
-
-    Raises:
-        InputError: it has no curve on this split; names the nearest that has.
-    """
+    """The page's name of a method: ``S3FD`` → ``SFD``, small letters as they come; InputError names the nearest one."""
     known = {name.lower(): name for name in published_methods(split)}
     name = ALIASES.get(method.upper(), method).lower()
     if name not in known:
