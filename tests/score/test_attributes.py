@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from fanet_lightning.score.analysis.attributes import (
     HEIGHTS,
     LABELS,
-    MEASURES,
     AttributeScores,
     GroupScore,
     attribute_groups,
@@ -29,60 +28,6 @@ def by_value(scores: AttributeScores) -> dict[tuple[str, str], GroupScore]:
     return {(own.attribute, own.value): own for own in scores.groups}
 
 
-def hand_computed() -> Run:
-    """Scores are normalised already: the rows go from 0 to 1. The third face counts in no setting. The heights of the
-    false alarms, 16 and 32 px, are edges of bins.
-    """
-    truth = GroundTruth(
-        ("1--One/a", "2--Two/b"),
-        [
-            np.array([[0.0, 0, 9, 9], [100, 100, 20, 20], [200, 200, 20, 20]]),
-            np.array([[0.0, 0, 40, 40]]),
-        ],
-        {"hard": [np.array([True, True, False]), np.array([True])]},
-        attributes={"blur": [np.array([0, 2, 2], np.int8), np.array([0], np.int8)]},
-    )
-    a = [[0, 0, 9, 9], [100, 100, 120, 120], [100, 100, 120, 120], [500, 500, 516, 516], [200, 200, 220, 220]]
-    b = [[500, 500, 532, 532], [0, 0, 40, 40]]
-    found = {"1--One/a": (a, [0.9, 0.8, 0.7, 0.6, 0.95]), "2--Two/b": (b, [1.0, 0.0])}
-    return truth, Predictions.from_detections(found, truth.image_ids)
-
-
-def test_hand_computed_groups() -> None:
-    scores = score_attributes(*hand_computed(), samples=0, at_precision=0.6)
-    expected = {
-        # faces, AP, normalised AP, recall where all have precision ≥ 0.6 (scores above 0.7), recall of all rows
-        ("all", "all"): (3, 11 / 18, 11 / 18, 2 / 3, 1),
-        ("height", "<10"): (1, 1, None, 1, 1),
-        ("height", "10-16"): (0, None, None, None, None),
-        # The false alarm of its own height comes after the hit, the one of 32 px does not count.
-        ("height", "16-32"): (1, 1, None, 1, 1),
-        ("height", "32-64"): (1, 1 / 2, None, 0, 1),
-        # Rows: wrong, hit, twice, wrong, hit.
-        ("scale", "small"): (2, 0.5 * 1 / 2 + 0.5 * 2 / 5, None, 1 / 2, 1),
-        ("scale", "large"): (0, None, None, None, None),
-        # Wrong, hit, wrong, hit; normalised 1.5 / (1.5 + 1) and 3 / (3 + 2).
-        ("blur", "clear"): (2, 1 / 2, 3 / 5, 1 / 2, 1),
-        ("blur", "normal"): (0, None, None, None, None),
-        # Wrong, hit; normalised 3 / (3 + 1).
-        ("blur", "heavy"): (1, 1 / 2, 3 / 4, 1, 1),
-        ("event", "1--One"): (2, 1, None, 1, 1),
-        ("event", "2--Two"): (1, 1 / 2, None, 0, 1),
-    }
-    found = by_value(scores)
-    for key, (faces, *values) in expected.items():
-        own = found[key]
-        assert own.faces == faces
-        for measure, value in zip(MEASURES, values, strict=True):
-            interval = own.measure(measure)
-            assert interval.value == pytest.approx(math.nan if value is None else value, nan_ok=True), (key, measure)
-            assert math.isnan(interval.low)
-            assert len(interval.samples) == 0
-    assert scores.score_threshold == pytest.approx(0.701)
-    assert [own.images for own in scores.groups if own.attribute == "all"] == [2]
-    assert scores.left_out == tuple(f"{name}: no labels in the ground truth" for name in LABELS if name != "blur")
-
-
 @settings(max_examples=150, deadline=None)
 @given(seed=st.integers(0, 10**6), within=st.sampled_from(["hard", "easy"]), levels=st.sampled_from([1, 9, 99]))
 def test_each_group_is_a_setting_of_the_official_scorer(seed: int, within: str, levels: int) -> None:
@@ -93,6 +38,9 @@ def test_each_group_is_a_setting_of_the_official_scorer(seed: int, within: str, 
     stray = stray_rows(run)
     whole = curve_from_counts(counts_alone(run, groups[0], stray))
     reached = [i for i in range(1000) if whole.precision[i] >= 0.5]
+    low, high = min([1.0, *run[1].scores]), max([0.0, *run[1].scores])
+    threshold = low + whole.thresholds[reached[-1]] * (high - low) if reached else math.nan
+    assert scores.score_threshold == pytest.approx(threshold, nan_ok=True)
     for group, own in zip(groups, scores.groups, strict=True):
         curve = score(*one_group(run, group, stray))["group"]
         assert own.faces == curve.faces
@@ -137,17 +85,6 @@ def test_resamples_are_those_of_the_bootstrap_to_the_last_bit(seed: int) -> None
                 all_faces = int(weight @ counts[0].faces)
                 slow = slow_normalised_ap(run, group, weight.tolist(), all_faces)
                 assert own.normalised_ap.samples[sample] == pytest.approx(slow, abs=1e-12, nan_ok=True)
-
-
-def test_groups_part_the_faces() -> None:
-    truth, _ = drawn_run(5, images=30)
-    for within in ("easy", "hard"):
-        groups = attribute_groups(truth, within)
-        for attribute in ("height", *LABELS, "event"):
-            own = [group.faces for group in groups if group.attribute == attribute]
-            np.testing.assert_array_equal(np.sum(own, axis=0), groups[0].faces)
-    heights = [group.value for group in attribute_groups(truth) if group.attribute == "height"]
-    assert heights == ["<10", "10-16", "16-32", "32-64", "64-128", "128-256", ">=256"]
 
 
 def test_a_height_on_an_edge_belongs_to_the_bin_above() -> None:

@@ -1,20 +1,34 @@
-"""``fanet score``: the golden run through files, and each mistake as one line and exit code 2."""
+"""``fanet score``: the golden run through files, mistakes as one line, ``scores.json`` and the tables."""
 
 import json
+import math
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from fanet_lightning.cli.files import replaced
 from fanet_lightning.score.__main__ import main
-from fanet_lightning.score.bootstrap import bootstrap_difference, count_images, curve_from_counts, read_counts
+from fanet_lightning.score.bootstrap import Interval, bootstrap_difference, count_images, curve_from_counts, read_counts
+from fanet_lightning.score.results import (
+    Samples,
+    Scores,
+    Values,
+    comparison,
+    intervals_of,
+    print_difference,
+    print_scores,
+    write_scores,
+)
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth, read_ground_truth, write_ground_truth
 from fanet_lightning.score.wider_face.predictions import read_predictions, write_predictions
 from tests.score import wider_oracle
-from tests.score.helpers import call, refused
+from tests.score.helpers import call, invalid, refused
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "wider_scoring.json").read_text())
 
@@ -67,15 +81,6 @@ def test_golden_run_as_a_command(run: tuple[Path, Path], tmp_path: Path) -> None
         assert low < GOLDEN["ap"][setting] < high
         (line,) = [line for line in lines if line.startswith(setting) and "faces" not in line]
         assert f"{GOLDEN['ap'][setting]:.6f}" in line and f"{low:.4f} … {high:.4f}" in line
-
-
-def test_intervals_can_be_left_out(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*words, f"out={tmp_path / 'out'}"]) == 0
-    assert capsys.readouterr().out.splitlines()[1].split() == ["setting", "faces", "AP"]
-    scores = scores_in(tmp_path / "out")
-    assert (scores["intervals"], scores["intervals_method"]) == ({}, None)
-    # A later comparison needs the counts all the same.
-    assert list(read_counts(tmp_path / "out" / "per_image.npz")) == list(GOLDEN["ap"])
 
 
 def test_against_other_predictions(
@@ -172,25 +177,17 @@ def test_a_list_restricts_everything(
         ("predictions=", "predictions=… must be given"),
         ("prediction=x", "unknown key 'prediction'"),
         ("predictions=nowhere", "nowhere cannot be read"),
-        ("predictions=LIST", "list.txt cannot be read"),
         ("ground_truth=nowhere", "wider_face_val.mat cannot be read"),
         ("benchmark=faces", "benchmark=faces"),
         ("benchmark.name=faces", "benchmark=faces"),
-        ("benchmark=fddb benchmark.ellipses=round", "benchmark.ellipses=round"),
         ("benchmark=pascal_face benchmark.labels=[new]", "benchmark.labels="),
         ("benchmark=coco benchmark.max_detections=0", "benchmark.max_detections=0"),
-        ("benchmark=wider_face benchmark.labels=corrected", "unknown key 'benchmark.labels'"),
         ("benchmark=pascal_face attributes=true", "attributes is for benchmark=wider_face"),
-        ("benchmark=coco split=test", "split=test is for benchmark=wider_face"),
-        ("strict=perhaps", "strict=perhaps"),
         ("errors=true worst=0", "worst=0"),
         ("split=train", "split=train"),
         ("split=test out=", "give out=DIR"),
-        ("pictures=.", "errors=true"),
         ("errors=true pictures=nowhere", "pictures=nowhere"),
-        ("bootstrap=-1", "bootstrap=-1"),
         ("bootstrap=0 against=PREDICTIONS", "bootstrap=0"),
-        ("against=nowhere bootstrap=5", "nowhere cannot be read"),
         ("images=LIST", ":1: 'x/y' is not in the ground truth"),
         ("out=LIST/below", "choose another out"),
     ],
@@ -215,3 +212,135 @@ def test_no_torch_and_no_lightning(words: list[str]) -> None:
         [sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=300, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# scores.json and the tables
+
+NOTHING = np.zeros(0)
+NO_AP = Interval(math.nan, math.nan, math.nan, NOTHING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SomeScores(Scores):
+    """The resamples of a number v are v, v + 0.1, v + 0.2."""
+
+    files: Sequence[str] = ("curves.txt",)
+
+    def resampled(self, samples: int, seed: int) -> Samples:
+        return {m: {s: v + np.arange(samples) / 10 for s, v in own.items()} for m, own in self.values.items()}
+
+    def write_curves(self, folder: Path) -> list[Path]:
+        for name in self.files:
+            with replaced(folder / name) as path:
+                path.write_text(f"{self.values}")
+        return [folder / name for name in self.files]
+
+
+def example(values: Values, faces: dict[str, int], **more: Any) -> SomeScores:
+    """Scores of seven images."""
+    ids = [f"e/{i}" for i in range(7)]
+    return SomeScores(
+        benchmark="some_faces", title="Some faces", image_ids=ids, images_of_benchmark=7, faces=faces, values=values,
+        **more,
+    )  # fmt: skip
+
+
+AP = example({"ap": {"easy": 0.5, "hard": math.nan}}, {"easy": 1234, "hard": 0}, rules={"labels": "corrected"})
+RATES = example({"discrete": {"1000": 0.5, "max": 0.75}, "continuous": {"1000": 0.25, "max": 0.5}}, {"all": 1234})
+
+
+def test_scores_are_complete_and_valid_json(tmp_path: Path) -> None:
+    returned = write_scores(tmp_path / "new" / "out", AP, {}, protocol="short640", made_by={"checkpoint": "best.ckpt"})
+    assert sorted(path.name for path in (tmp_path / "new" / "out").iterdir()) == ["curves.txt", "scores.json"]
+    scores = json.loads((tmp_path / "new" / "out" / "scores.json").read_text(), parse_constant=pytest.fail)
+    assert scores == returned
+    assert scores == {
+        "benchmark": "some_faces",
+        "protocol": "short640",
+        "rules": {"labels": "corrected"},
+        "images": 7,
+        "images_of_benchmark": 7,
+        "faces": {"easy": 1234, "hard": 0},
+        "ap": {"easy": 0.5, "hard": None},
+        "intervals": {},
+        "intervals_method": None,
+        "made_by": {"checkpoint": "best.ckpt"},
+        "files": ["curves.txt"],
+    }
+    rates = write_scores(tmp_path, RATES, intervals_of(RATES, RATES.resampled(3, 0)), protocol=None, made_by={})
+    assert (rates["discrete"], rates["continuous"]) == (RATES.values["discrete"], RATES.values["continuous"])
+    assert rates["intervals"]["continuous"]["max"] == pytest.approx([0.505, 0.695])
+
+
+def test_intervals_and_comparison_of_ap_stand_by_setting(tmp_path: Path) -> None:
+    samples = AP.resampled(3, 0)
+    intervals = intervals_of(AP, samples)
+    assert intervals["ap"]["easy"][:3] == pytest.approx((0.5, 0.505, 0.695))
+    other = example({"ap": {"easy": 0.25, "hard": math.nan}}, {"easy": 1234, "hard": 0})
+    others = {"ap": {"easy": np.array([0.5, 0.5, 0.1]), "hard": np.full(3, np.nan)}}
+    differences, said = comparison("other", AP, other, samples, others)
+    written = write_scores(tmp_path, AP, intervals, protocol=None, made_by={}, intervals_method="by hand", against=said)
+    assert differences["ap"]["easy"].value == 0.25
+    assert written["intervals_method"] == "by hand"
+    assert written["intervals"] == {"easy": pytest.approx([0.505, 0.695]), "hard": None}
+    assert written["against"] == {
+        "predictions": "other",
+        "ap": {"easy": 0.25, "hard": None},
+        "difference": {"easy": 0.25, "hard": None},
+        # 0.5 - 0.5, 0.6 - 0.5, 0.7 - 0.1
+        "intervals": {"easy": pytest.approx([0.005, 0.575]), "hard": None},
+    }
+    more = example({"ap": {"easy": 0.5, "hard": 0.1}}, {"easy": 1235, "hard": 0})
+    invalid("not about the same images and faces", comparison, "more", AP, more, samples, samples)
+
+
+def test_files_of_an_earlier_scoring_do_not_stay(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a person's own")
+    first = example({"ap": {"all": 0.5}}, {"all": 1}, files=("curves.txt", "per_image.txt"))
+    write_scores(tmp_path, first, {}, protocol=None, made_by={})
+    write_scores(tmp_path, AP, {}, protocol=None, made_by={})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "curves.txt", "scores.json"]
+    # Damaged, or with a path in it: nothing is removed on its word.
+    for text in ("{", json.dumps({"files": ["../x", "a.txt/.."]})):
+        (tmp_path / "scores.json").write_text(text)
+        write_scores(tmp_path, AP, {}, protocol=None, made_by={})
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "curves.txt", "scores.json"]
+
+
+def test_a_failed_write_leaves_the_earlier_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_scores(tmp_path, AP, {}, protocol=None, made_by={})
+    before = (tmp_path / "scores.json").read_bytes()
+
+    def full_disk(self: Scores, folder: Path) -> list[Path]:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(SomeScores, "write_curves", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_scores(tmp_path, example({"ap": {"all": 0.9}}, {"all": 1}), {}, protocol=None, made_by={})
+    assert (tmp_path / "scores.json").read_bytes() == before
+
+
+def test_plain_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    print_scores(AP, {"ap": {"easy": Interval(0.5, 0.4, 0.61, NOTHING), "hard": NO_AP}}, "A title")
+    assert capsys.readouterr().out == (
+        "A title\n"
+        "setting  faces        AP    95 % interval\n"
+        "easy     1,234  0.500000  0.4000 … 0.6100\n"
+        "hard         0   no face                –\n"
+    )
+    print_difference("to the other", AP, {"ap": {"easy": Interval(0.25, -0.1, 0.5, NOTHING), "hard": NO_AP}})
+    assert capsys.readouterr().out == (
+        "to the other\n"
+        "setting  other AP  difference      95 % interval\n"
+        "easy     0.500000   +0.250000  -0.1000 … +0.5000\n"
+        "hard      no face           –                  –\n"
+    )
+    print_scores(RATES, {})
+    assert capsys.readouterr().out == (
+        "Some faces, 7 images\n"
+        "setting          faces      rate\n"
+        "discrete 1000    1,234  0.500000\n"
+        "discrete max     1,234  0.750000\n"
+        "continuous 1000  1,234  0.250000\n"
+        "continuous max   1,234  0.500000\n"
+    )

@@ -57,54 +57,6 @@ def same(found: dict[str, float], expected: dict[str, float], within: float = 1e
         np.testing.assert_allclose(found[setting], expected[setting], rtol=0, atol=within, err_msg=setting)
 
 
-# By hand
-
-
-def test_two_faces_two_hits_and_a_miss_between_them(folder: Path) -> None:
-    """Precision 1 up to recall 0.5 (51 of 101 recalls), then 2/3; at overlap 0.81 the second is lost from 0.85 on."""
-    own = {"image_id": 1, "category_id": 1}
-    truth = {
-        "images": [{"id": 1, "file_name": "a.jpg"}],
-        "categories": [{"id": 1, "name": "face"}],
-        "annotations": [{**own, "bbox": [0, 0, 100, 100]}, {**own, "bbox": [200, 0, 100, 100]}],
-    }
-    rows = [([0, 0, 100, 100], 0.9), ([500, 0, 100, 100], 0.8), ([200, 0, 90, 90], 7e-1)]
-    found = [{**own, "bbox": box, "score": score} for box, score in rows]
-    scores = CocoBenchmark(backend="pycocotools").score(*paths(folder, (truth, found)))
-    both, one = (51 + 50 * 2 / 3) / 101, 51 / 101
-    ap = scores.values["ap"]
-    assert ap["50"] == pytest.approx(both, abs=1e-12)
-    assert ap["75"] == pytest.approx(both, abs=1e-12)
-    assert ap["all"] == pytest.approx((7 * both + 3 * one) / 10, abs=1e-12)
-    assert ap["large"] == pytest.approx((7 * both + 3 * one) / 10, abs=1e-12)
-    assert np.isnan(ap["small"]) and np.isnan(ap["medium"])
-    assert scores.faces == {"all": 2, "50": 2, "75": 2, "small": 0, "medium": 0, "large": 2}
-    assert scores.image_ids == ("a",)
-    assert scores.headline == "COCO, 1 images"
-
-
-def crowded(faces: int) -> Case:
-    boxes = [[20.0 * (i % 20), 20.0 * (i // 20), 16.0, 16.0] for i in range(faces)]
-    truth = {
-        "images": [{"id": 1, "file_name": "crowd.jpg"}],
-        "categories": [{"id": 1, "name": "face"}],
-        "annotations": [
-            {"id": i, "image_id": 1, "category_id": 1, "bbox": box, "area": 256.0, "iscrowd": 0}
-            for i, box in enumerate(boxes, start=1)
-        ],
-    }
-    return truth, [{"image_id": 1, "category_id": 1, "bbox": b, "score": 1 - i / 1000} for i, b in enumerate(boxes)]
-
-
-def test_a_face_that_is_number_0_is_a_face_like_any_other(folder: Path) -> None:
-    case = crowded(4)
-    for annotation in case[0]["annotations"]:
-        annotation["id"] -= 1
-    assert plain_ap(plain(*case))["all"] < 0.8  # what a plain call makes of it
-    scores = CocoBenchmark(backend="pycocotools").score(*paths(folder, case))
-    assert scores.values["ap"]["all"] == pytest.approx(1.0)
-
-
 # Against the tool and the oracle
 
 
@@ -121,6 +73,15 @@ def test_values_are_those_of_a_plain_call_and_our_matching_agrees(
     same(dict(scores.values["ap"]), expected)
     own = average_precision(matched_rows(ground_truth, detections, cap))
     same({setting: value.item() for setting, value in own.items()}, expected)
+
+
+def test_a_face_that_is_number_0_is_a_face_like_any_other(folder: Path) -> None:
+    case = random_case(5)
+    expected = plain_ap(plain(*case))
+    for annotation in case[0]["annotations"]:
+        annotation["id"] -= 1
+    assert plain_ap(plain(*case))["all"] < expected["all"]  # what a plain call makes of it
+    same(dict(CocoBenchmark(backend="pycocotools").score(*paths(folder, case)).values["ap"]), expected)
 
 
 @settings(max_examples=60, deadline=None)
@@ -326,15 +287,13 @@ def test_thresholds_of_detect_that_go_by_size(annotations: Path, tmp_path: Path)
     assert "above a score of 0.3 alone" in line
 
 
-@pytest.mark.parametrize("lines", ["event/c.jpg\nevent/a", "event/a.png\n# note\nevent/c"])
-def test_a_list_restricts_everything(annotations: Path, tmp_path: Path, lines: str) -> None:
-    ground_truth = read_ground_truth(annotations, put(tmp_path / "list.txt", lines))
+def test_a_list_restricts_everything(annotations: Path, tmp_path: Path) -> None:
+    ground_truth = read_ground_truth(annotations, put(tmp_path / "list.txt", "event/c.jpg\nevent/a"))
     assert ground_truth.image_ids == ("event/a", "event/c")
     results = [*found(), {"image_id": 20, "category_id": 5, "bbox": [0, 0, 1, 1], "score": 0.1}]
-    detections = read_results(put(tmp_path / "found.json", results), ground_truth)
-    assert detections.scores.tolist() == [0.5, 0.9, 1.0]
-    benchmark = CocoBenchmark(backend="pycocotools")
-    scores = benchmark.score(ground_truth, tmp_path / "found.json")
+    path = put(tmp_path / "found.json", results)
+    assert read_results(path, ground_truth).scores.tolist() == [0.5, 0.9, 1.0]
+    scores = CocoBenchmark(backend="pycocotools").score(ground_truth, path)
     assert scores.headline == "COCO sample, 2 of 3 images"
 
 
@@ -350,17 +309,12 @@ def changed(content: Any, *place: Any, value: Any) -> Any:
 BAD_TRUTH: list[tuple[Any, str]] = [
     ("{'images': []}", "cannot be read"),
     ({k: v for k, v in truth().items() if k != "annotations"}, "annotations"),
-    (changed(truth(), "images", 1, value="a.jpg"), r"images\[1\]"),
     (changed(truth(), "images", 2, "id", value=10), "images is there twice"),
-    (changed(truth(), "images", 2, value={"file_name": "x"}), r"images\[2\].*'id'"),
     (changed(truth(), "annotations", 1, "image_id", value=11), r"annotations\[1\].* 11"),
-    (changed(truth(), "annotations", 1, "bbox", value=[1, 2, 3]), r"annotations\[1\]"),
     (changed(truth(), "annotations", 0, "bbox", 0, value=math.nan), r"annotations\[0\].*nan"),
 ]
 BAD_RESULTS: list[tuple[Any, str]] = [
     ({"annotations": found()}, "no list of results"),
-    (changed(found(), 1, "image_id", value=99), r"\[1\].* 99"),
-    (changed(found(), 2, "category_id", value=[5]), r"\[2\]"),
     ({**truth(), "categories": [{"id": 5, "name": "cat"}, {"id": 2, "name": "head"}]}, " 5"),
     (changed(found(), 2, "bbox", value=[90, 80, 100, -5]), r"\[2\].*negative"),
     (changed(found(), 2, "score", value="0,9"), r"\[2\].*0,9"),

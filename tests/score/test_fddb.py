@@ -11,7 +11,6 @@ from fanet_lightning.score.fddb import roc as fddb
 from fanet_lightning.score.fddb.benchmark import count_fddb, read_fddb_predictions
 from fanet_lightning.score.fddb.ground_truth import read_fddb_ground_truth
 from fanet_lightning.score.fddb.roc import (
-    NO_DETECTION,
     FddbCounts,
     ImageCounts,
     Roc,
@@ -25,13 +24,6 @@ from tests.score import fddb_oracle as oracle
 
 def listed(counts: ImageCounts) -> list[tuple[float, int, float, int]]:
     return list(zip(*(column.tolist() for column in counts), strict=True))
-
-
-def test_matching_by_hand() -> None:
-    # Alone, the first detection takes face 0 (0.6). With the second, which only face 0 has, it moves on to face 1,
-    # where its 0.45 is no discrete match but counts in the continuous score.
-    iou = [[0.6, 0.7], [0.45, 0.0]]
-    assert listed(match_image(iou, [0.9, 0.8])) == [(0.9, 1, 0.6, 0), (0.8, 1, pytest.approx(1.15), 1)]
 
 
 def random_image(rng: np.random.Generator, ties: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -119,19 +111,6 @@ def test_curve_equals_the_official_merging() -> None:
         assert roc.false_positives.tolist() == expected[:, 3].tolist()
         for limit in (0, 1, 3, np.inf):
             assert roc.at(limit) == pytest.approx(oracle.rate_at(expected.tolist(), sum(faces), limit), nan_ok=True)
-
-
-def test_curve_by_hand() -> None:
-    first = match_image([[0.75, 0.0]], [0.9, 0.5])  # a hit, then a false positive
-    second = match_image([[0.25]], [0.5])  # overlaps too little: false, and still 0.25 in the continuous score
-    roc = roc_from_counts(merge_images([first, second, match_image(np.zeros((2, 0)), [])], [1, 1, 2]))
-    assert roc.thresholds.tolist() == [0.5, 0.9, NO_DETECTION]
-    assert roc.tp_discrete.tolist() == [1, 1, 0]
-    assert roc.tp_continuous.tolist() == [1.0, 0.75, 0.0]
-    assert roc.false_positives.tolist() == [2, 0, 0]
-    assert roc.rate_continuous.tolist() == [0.25, 0.1875, 0.0]
-    assert roc.at() == roc.at(2) == (0.25, 0.25)
-    assert roc.at(1) == (0.25, 0.1875)
 
 
 def by_hand_resampled(

@@ -15,7 +15,6 @@ from fanet_lightning.score.fddb.regions import (
     inscribed_ellipses,
     iou_with_ellipses,
 )
-from fanet_lightning.score.results import Scores
 from tests.score.fddb_files import block, write_detections, write_folds, write_sizes
 from tests.score.helpers import invalid, refused
 
@@ -45,12 +44,6 @@ def golden_files(tmp_path: Path, golden: Any) -> tuple[Path, Path]:
 @pytest.fixture
 def truth(golden_files: tuple[Path, Path]) -> FddbGroundTruth:
     return FddbBenchmark().read_ground_truth(golden_files[0])
-
-
-def score_rows(tmp_path: Path, truth: FddbGroundTruth, rows: dict[str, Any]) -> Scores:
-    """Of one joined file."""
-    (tmp_path / "joined.txt").write_text("".join(block(image_id, own) for image_id, own in rows.items()))
-    return FddbBenchmark().score(truth, tmp_path / "joined.txt", strict=True)
 
 
 def test_golden_set_from_files_to_curves(
@@ -92,14 +85,6 @@ def test_rates_at_the_limits(tmp_path: Path) -> None:
     assert scores.values["discrete"] == {"1000": 500 / 1002, "2000": 1000 / 1002, "max": 1.0}
     for setting, rate in scores.values["discrete"].items():
         assert scores.values["continuous"][setting] == pytest.approx(rate * 6 / 9)
-
-
-def test_the_annotations_score_one(tmp_path: Path, truth: FddbGroundTruth) -> None:
-    own = zip(truth.image_ids, truth.ellipses, strict=True)
-    scores = score_rows(tmp_path, truth, {i: [[*row, 1] for row in rows.tolist()] for i, rows in own})
-    assert scores.values["discrete"]["max"] == 1.0
-    assert scores.values["continuous"]["max"] == pytest.approx(1.0, abs=1e-12)
-    assert scores.rules["detections"] == "ellipses"
 
 
 def test_inscribed_ellipses() -> None:

@@ -82,7 +82,6 @@ def test_sizes_that_are_missing(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("{", "cannot be read"),
-        (json.dumps({A: [60, 40], B: [60, 40]}), f"'{C}' is missing"),
         (json.dumps({A: [60, 40.0], B: [60, 40], C: [60, 40]}), "no whole numbers"),
         (json.dumps({A: [60, 40], B: [5, 7], C: [60, 40]}), r"a face of '.*265' is outside its 5 × 7 pixels"),
     ],
@@ -146,12 +145,8 @@ NAME = "should be the name of an image, the next line"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        *(
-            (f"{A}\n{rest}", f":1: '{A}' {NAME}")
-            for rest in ("", "-1\n", "2\n1 2 3 4 0.5\n", f"2\n1 2 3 4 0.5\n{B}\n0\n")
-        ),
+        *((f"{A}\n{rest}", f":1: '{A}' {NAME}") for rest in ("", f"2\n1 2 3 4 0.5\n{B}\n0\n")),
         (f"{A}\n1\n1 2 3 4 0.5\n1 2 3 4 0.4\n", f":4: '1 2 3 4 0.4' {NAME}"),
-        (f"{A}\n1\n1,5 2 3 4 1\n", ":3: '1,5 2 3 4 1'"),
         (f"{A}\n1\n1 2e6 3 4 0.5\n", ":3: '1 2e6 3 4 0.5'.* beyond"),
         (f"{A}\n1\n1 2 3 4 0.5\n{B}\n1\n5 4 0 1 1 0.5\n", ":6: '5 4 0 1 1 0.5' is no row of 5 or 6"),
         (f"{A}\n0\n{B}\n0\n{A}\n0\n", f":5: '{A}' has a block already"),

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +15,6 @@ from fanet_lightning.score.fddb.regions import (
     iou_with_ellipses,
     iou_with_rectangles,
     rectangle_pixels,
-    to_pixels,
 )
 from tests.score import fddb_oracle as oracle
 
@@ -32,24 +30,6 @@ def ellipse_mask(ellipse: Sequence[float] | np.ndarray, width: int, height: int)
     return mask
 
 
-@pytest.mark.parametrize(
-    ("value", "pixel"),
-    [
-        (0.5, 0),
-        (1.5, 2),
-        (2.5, 2),
-        (-0.5, 0),
-        (-1.5, -2),
-        (2.4999, 2),
-        # As float32 both are 2.5, which goes to the even neighbour.
-        (2.50000001, 2),
-        (3.49999999, 4),
-    ],
-)
-def test_rounding_goes_through_float32_and_halves_to_even(value: float, pixel: int) -> None:
-    assert to_pixels(value) == pixel
-
-
 coordinate = st.floats(-30, 60, width=32) | st.integers(-60, 120).map(lambda twice: twice / 2)
 
 
@@ -60,13 +40,6 @@ def test_rectangle_equals_its_mask(x: float, y: float, w: float, h: float, width
     x1, y1, x2, y2 = rectangle_pixels([(x, y, w, h)], width, height)[0].tolist()
     mask[y1 : max(y2 + 1, 0), x1 : max(x2 + 1, 0)] = 1
     assert np.array_equal(mask, oracle.rectangle_mask((x, y, w, h), width, height))
-
-
-def test_ellipse_without_a_minor_axis_is_a_line() -> None:
-    mask = ellipse_mask((4.9, 0.9, 0, 10, 3), 20, 7)  # half-axes are truncated to 4 and 0
-    assert mask.sum() == 9
-    assert mask[3, 6:15].all()
-    assert ellipse_mask((4, 0, np.pi / 2, 10, 3), 20, 7)[:, 10].tolist() == [1] * 7
 
 
 def random_ellipse(rng: np.random.Generator) -> list[float]:
@@ -86,16 +59,6 @@ def test_window_equals_the_whole_image_to_the_pixel() -> None:
         assert region.area == whole.sum()
         cut += bool(whole.any() and (whole[0].any() or whole[-1].any() or whole[:, 0].any() or whole[:, -1].any()))
     assert cut > 1000
-
-
-def test_iou_by_hand() -> None:
-    # A face of 9 pixels in row 3, columns 6 … 14, in an image 12 columns wide: 6 … 11 are left.
-    face = (4, 0, 0, 10, 3)
-    rows = [(6, 3, 8, 0), (6, 3, 5, 0), (6, 3, 2, 0), (9, 2, 2, 2), (0, 0, 11, 7)]
-    assert iou_with_rectangles([face], rows, 20, 8)[0].tolist() == [1, 6 / 9, 3 / 9, 3 / 15, 6 / (96 + 9 - 6)]
-    # Cut to the image, the first two are the same.
-    assert iou_with_rectangles([face], rows, 12, 8)[0].tolist() == [1, 1, 3 / 6, 3 / 12, 6 / 96]
-    assert iou_with_ellipses([face], [face, (2, 0, 0, 8, 3), (4, 0, 0, 10, 4)], 12, 8)[0].tolist() == [1, 5 / 6, 0]
 
 
 def test_iou_equals_that_of_whole_masks() -> None:

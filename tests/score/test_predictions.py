@@ -4,11 +4,10 @@ import random
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.score.wider_face.predictions import Predictions, read_predictions, write_predictions
+from fanet_lightning.score.wider_face.predictions import read_predictions, write_predictions
 from tests.score.helpers import IDS, invalid, put, refused, rows_of
 
 
@@ -59,11 +58,8 @@ def test_images_without_a_file_and_files_outside_a_selection(tmp_path: Path) -> 
     ("content", "line"),
     [
         (text("0_Parade_a_1", "1 2 3 4 .5", count="2"), ":2: '2'"),
-        (text("0_Parade_a_1", "1 2 3 4 .5", count="one"), ":2: 'one'"),
-        ("0_Parade_a_1", ":2: ''"),
         (text("0_Parade_b_2", "1 2 3 4 .5"), ":1: the name line says '0_Parade_b_2'"),
         (text("0_Parade_a_1", "1 2 3 4 .5", "", "1 2 3 4", count="2"), ":5: '1 2 3 4'"),
-        (text("0_Parade_a_1", "1,5 2 3 4 .5"), ":3: '1,5"),
         (text("0_Parade_a_1", "1 2 3 4 .5", "inf 2 3 4 .5"), ":4: 'inf"),
         (text("0_Parade_a_1", "1 2 -3 4 .5"), ":3: a side"),
         ("0_Parade_a_1\n1\n1 2 3 4 .5\n".encode("utf-16"), "UTF-8"),
@@ -125,28 +121,6 @@ def test_rows_are_those_of_a_parser_line_by_line(tmp_path: Path) -> None:
 
 
 # Writing
-
-
-def test_predictions_come_back_as_written(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    detections = {}
-    for image_id, count in zip(IDS, (5, 0, 40), strict=True):
-        low = rng.uniform(0, 900, (count, 2))
-        boxes = np.concatenate([low, low + rng.uniform(0.5, 300, (count, 2))], axis=1).astype(np.float32)
-        detections[image_id] = (boxes, rng.uniform(0, 1, count).astype(np.float32))
-    write_predictions(tmp_path / "run", detections)
-    read = read_predictions(tmp_path / "run", IDS)
-    direct = Predictions.from_detections(detections, IDS)
-    for i in range(3):
-        expected = sorted(rows_of(direct, i), key=lambda row: -row[4])
-        np.testing.assert_allclose(
-            np.array(rows_of(read, i)).reshape(-1, 5), np.array(expected).reshape(-1, 5), rtol=0, atol=0.00501
-        )
-        scores = [row[4] for row in rows_of(read, i)]
-        assert scores == sorted(scores, reverse=True)
-        np.testing.assert_allclose(scores, [row[4] for row in expected], rtol=0, atol=5.1e-7)
-    lines = (tmp_path / "run" / f"{IDS[1]}.txt").read_text().splitlines()
-    assert lines == ["0_Parade_b_2", "0"]
 
 
 def test_written_line_by_hand(tmp_path: Path) -> None:

@@ -16,38 +16,11 @@ from fanet_lightning.score.wider_face.average_precision import score
 from fanet_lightning.score.wider_face.ground_truth import read_ground_truth
 from fanet_lightning.score.wider_face.predictions import read_predictions
 from tests.score import wider_oracle
-from tests.score.helpers import FACE, NOWHERE, OFFICIAL_AP, Image, invalid, pack, random_run
+from tests.score.helpers import FACE, NOWHERE, OFFICIAL_AP, invalid, pack, random_run
 
 
 def ap_of(faces: list[tuple[float, ...]], counted: list[bool], rows: list[tuple[float, ...]]) -> float:
     return score(*pack([(faces, {"hard": counted}, rows)]))["hard"].ap
-
-
-def test_hand_computed_run() -> None:
-    images: list[Image] = [
-        (
-            [FACE, (100, 100, 9, 9)],
-            {"easy": [True, False], "hard": [True, True]},
-            [(*FACE, 0.8), (*FACE, 0.9), (100, 100, 9, 9, 0.7)],
-        ),
-        ([(50, 50, 19, 19)], {"easy": [True], "hard": [True]}, [(50, 50, 19, 19, 0.6), (*NOWHERE, 1.0)]),
-        ([], {"easy": [], "hard": []}, [(*FACE, 0.5)]),
-        ([FACE], {"easy": [True], "hard": [True]}, []),
-    ]
-    curves = score(*pack(images))
-    # Normalised scores: 1 nowhere, .8 hit, .6 duplicate, .4 face that counts in hard alone, .2 hit.
-    # Points well inside those intervals: t = .9, .7, .5, .3, .1.
-    points = [99, 299, 499, 699, 899]
-    easy, hard = curves["easy"], curves["hard"]
-    assert (easy.faces, hard.faces) == (3, 4)
-    np.testing.assert_allclose(easy.precision[points], [0, 1 / 2, 1 / 3, 1 / 3, 2 / 4])
-    np.testing.assert_allclose(easy.recall[points], [0, 1 / 3, 1 / 3, 1 / 3, 2 / 3])
-    np.testing.assert_allclose(hard.precision[points], [0, 1 / 2, 1 / 3, 2 / 4, 3 / 5])
-    np.testing.assert_allclose(hard.recall[points], [0, 1 / 4, 1 / 4, 2 / 4, 3 / 4])
-    assert easy.ap == pytest.approx(2 / 3 * 1 / 2)
-    assert hard.ap == pytest.approx(3 / 4 * 3 / 5)
-    # The image without faces adds no proposal, yet its score is the minimum of the run.
-    assert easy.precision[-1] == pytest.approx(2 / 4)
 
 
 @pytest.mark.parametrize(("height", "expected"), [(4, 1.0), (3.99, 0.0)])

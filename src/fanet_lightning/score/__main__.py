@@ -71,7 +71,9 @@ def main(argv: list[str]) -> int:
         return 0
     if out is not None:
         check_out(out)
-    benchmark = _built(**plain(config)["benchmark"])
+    options = plain(config)["benchmark"]
+    module, class_name = _CLASSES[options.pop("name")]
+    benchmark: Benchmark[Any] = getattr(import_module(f"fanet_lightning.score.{module}"), class_name)(**options)
     truth = benchmark.read_ground_truth(ground_truth, images)
     scores, seen = _scored(benchmark, truth, predictions, config.strict, listed)
     samples = scores.resampled(config.bootstrap, 0) if config.bootstrap else {}
@@ -109,6 +111,8 @@ def main(argv: list[str]) -> int:
 
 def _check_values(config: "DictConfig") -> None:
     check_whole(config, worst=1, bootstrap=0)
+    if config.benchmark.name not in _CLASSES:
+        raise InputError(f"benchmark={config.benchmark.name} is not known; choose one of {', '.join(_CLASSES)}")
     if config.split not in ("val", "test"):
         raise InputError(f"split={config.split} is unknown; take val, or test for the archive that is sent in")
     of_wider = {"attributes": config.attributes, "errors": config.errors, "split=test": config.split == "test"}
@@ -119,15 +123,6 @@ def _check_values(config: "DictConfig") -> None:
         raise InputError(f"pictures={config.pictures}: give the folder of the event folders, and errors=true")
     if config.against is not None and not config.bootstrap:
         raise InputError("bootstrap=0 leaves nothing to say about a difference; with against= give a number above 0")
-
-
-def _built(name: str, **options: Any) -> Benchmark[Any]:
-    """The benchmark of the configuration's group: its ``name``, the rest as arguments."""
-    if name not in _CLASSES:
-        raise InputError(f"benchmark={name} is not known; choose one of {', '.join(_CLASSES)}")
-    module, class_name = _CLASSES[name]
-    built: Benchmark[Any] = getattr(import_module(f"fanet_lightning.score.{module}"), class_name)(**options)
-    return built
 
 
 def _predictions_of(path: Path) -> Path:

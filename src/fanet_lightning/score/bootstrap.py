@@ -49,15 +49,6 @@ class ImageCounts:
     hits: npt.NDArray[np.int64]
     faces: npt.NDArray[np.int64]
 
-    def dense(self, first: int, last: int, dtype: npt.DTypeLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Proposals and hits of images ``first`` … ``last`` (excluded) as matrices (n, 1000), not cumulated."""
-        entries = slice(*self.starts[[first, last]].tolist())
-        rows = np.repeat(np.arange(last - first), np.diff(self.starts[first : last + 1]))
-        proposals, hits = np.zeros((2, last - first, POINTS), dtype)
-        proposals[rows, self.bins[entries]] = self.proposals[entries]
-        hits[rows, self.bins[entries]] = self.hits[entries]
-        return proposals, hits
-
 
 def count_images(ground_truth: GroundTruth, predictions: Predictions) -> dict[str, ImageCounts]:
     """Counts per setting of ``ground_truth``, from the same judging as :func:`wider_face.average_precision.score`.
@@ -265,9 +256,12 @@ def _weighted_ap(weights: npt.NDArray[np.float32], counts: ImageCounts) -> npt.N
     for first in range(0, images, _IMAGES_AT_ONCE):
         last = min(first + _IMAGES_AT_ONCE, images)
         block = weights[:, first:last].astype(dtype, copy=False)
-        proposals, hits = counts.dense(first, last, dtype)
-        proposed += block @ proposals
-        hit += block @ hits
+        entries = slice(*counts.starts[[first, last]].tolist())
+        places = np.repeat(np.arange(last - first), np.diff(counts.starts[first : last + 1])), counts.bins[entries]
+        for total, column in ((proposed, counts.proposals), (hit, counts.hits)):
+            dense = np.zeros((last - first, POINTS), dtype)
+            dense[places] = column[entries]
+            total += block @ dense
     faces = weights.astype(np.float64) @ counts.faces
     return areas_of_counts(np.cumsum(hit, axis=1), np.cumsum(proposed, axis=1), faces)
 

@@ -157,8 +157,3 @@ def packed_detections(
 def as_xywh(boxes_xyxy: _Boxes) -> _Boxes:
     """(R, 4) → (R, 4) ``x y w h``."""
     return np.column_stack([boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]])
-
-
-def as_xyxy(boxes_xywh: _Boxes) -> _Boxes:
-    """(R, 4) → (R, 4) ``x1 y1 x2 y2``."""
-    return np.column_stack([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]])

@@ -154,47 +154,40 @@ def read_fddb_ground_truth(
         image_sizes = next((place / SIZES_FILE for place in near if (place / SIZES_FILE).is_file()), None)
         images_root = next((place for place in near if (place / IMAGES_FOLDER).is_dir()), None)
     if image_sizes is not None:
-        sizes_wh = _sizes_of_file(image_sizes, ids)
+        with reading(image_sizes, "give image ids with [width, height] in pixels"):
+            content = json.loads(image_sizes.read_text(encoding="utf-8-sig"))
+            sizes = np.array([content[image_id] for image_id in ids]).reshape(-1, 2)
+            if sizes.dtype.kind != "i" or (sizes < 1).any():
+                raise ValueError("sizes that are no whole numbers above 0")
     elif images_root is not None:
-        sizes_wh = _sizes_of_images(images_root, ids)
+        root = images_root / IMAGES_FOLDER if (images_root / IMAGES_FOLDER).is_dir() else images_root
+        sizes = np.zeros((len(ids), 2))
+        for place, image_id in enumerate(ids):
+            file = root / f"{image_id}.jpg"
+            with (
+                reading(file, "complete the folder, or name image_sizes=FILE"),
+                Image.open(file) as image,
+            ):
+                sizes[place] = image.size
     else:
         raise InputError(
             f"ground truth: neither {SIZES_FILE} nor {IMAGES_FOLDER}, for the sizes of the images, is in {folder} or "
             "next to it; put one there, or name it (benchmark.image_sizes=FILE or benchmark.images_root=DIR)"
         )
     truth = FddbGroundTruth(
-        ids, np.array([read[own][0] for own in ids], np.int64), [read[own][1] for own in ids], sizes_wh, tuple(read)
+        ids,
+        np.array([read[own][0] for own in ids], np.int64),
+        [read[own][1] for own in ids],
+        sizes.astype(np.int64),
+        tuple(read),
     )
-    _check_inside(truth, image_sizes or images_root)
-    return truth
-
-
-def _sizes_of_file(path: Path, ids: tuple[str, ...]) -> npt.NDArray[np.int64]:
-    with reading(path, "give image ids with [width, height] in pixels"):
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-        sizes = np.array([content[image_id] for image_id in ids]).reshape(-1, 2)
-        if sizes.dtype.kind != "i" or (sizes < 1).any():
-            raise ValueError("sizes that are no whole numbers above 0")
-    return sizes.astype(np.int64)
-
-
-def _sizes_of_images(root: Path, ids: tuple[str, ...]) -> npt.NDArray[np.int64]:
-    root = root / IMAGES_FOLDER if (root / IMAGES_FOLDER).is_dir() else root
-    sizes = []
-    for image_id in ids:
-        path = root / f"{image_id}.jpg"
-        with reading(path, "complete the folder, or name a file of sizes, image_sizes=FILE"), Image.open(path) as image:
-            sizes.append(image.size)
-    return np.array(sizes, np.int64).reshape(-1, 2)
-
-
-def _check_inside(truth: FddbGroundTruth, source: Path | None) -> None:
-    """A face without a pixel can never be found: then the sizes are of other images, or height and width swapped."""
-    for image_id, rows, (width, height) in zip(truth.image_ids, truth.ellipses, truth.sizes_wh, strict=True):
+    # A face without a pixel can never be found: then the sizes are of other images, or height and width swapped.
+    for image_id, rows, (width, height) in zip(ids, truth.ellipses, truth.sizes_wh, strict=True):
         reach = rows[:, :2].max(axis=1, initial=0) + 1
         low, high = (rows[:, 3:] + sign * reach[:, None] for sign in (-1, 1))
         if (high < 0).any() or (low > [width, height]).any():
             raise InputError(
-                f"{source}: a face of '{image_id}' is outside its {width} × {height} pixels; "
+                f"{image_sizes or images_root}: a face of '{image_id}' is outside its {width} × {height} pixels; "
                 "give the images' width and height, in this order"
             )
+    return truth

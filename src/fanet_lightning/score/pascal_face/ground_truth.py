@@ -1,9 +1,9 @@
 """PASCAL face and AFW: faces and detections as arrays, the official label files."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -146,12 +146,16 @@ def read_annotations(path: Path, release: Release, images: Path | None = None) -
     content = load_mat(path, ("Annotations",), remedy)
     faces: dict[str, tuple[str, Float]] = {}
     with reading(path, remedy):
-        for name, boxes in _rows(content["Annotations"]):
-            if len(boxes) and boxes.shape[1] != release.columns:
+        for image in np.asarray(content["Annotations"]).ravel():
+            # Stored as uint8 and the like, whose differences overflow: float64 first.
+            boxes = np.asarray(image["objects"]).astype(np.float64)
+            boxes = boxes if boxes.ndim == 2 and boxes.size else np.empty((0, release.columns))
+            name = str(np.asarray(image["imgname"]).ravel()[0])
+            if boxes.shape[1] != release.columns:
                 raise ValueError(f"boxes of {boxes.shape[1]} columns, not {release.columns}")
             if image_key(name) in faces or not np.isfinite(boxes).all():
                 raise ValueError(f"image {name} twice, or with a box that is not finite")
-            faces[image_key(name)] = name, boxes if len(boxes) else np.empty((0, release.columns))
+            faces[image_key(name)] = name, boxes
     image_ids = tuple(sorted(faces))
     own = [faces[image_id][1] for image_id in image_ids]
     whole = PascalFaceGroundTruth(
@@ -169,11 +173,3 @@ def read_annotations(path: Path, release: Release, images: Path | None = None) -
         )
         whole = replace(whole, warnings=(warning,))
     return whole if images is None else whole.select(read_selection(images, image_ids))
-
-
-def _rows(annotations: Any) -> Iterator[tuple[str, Float]]:
-    """Image name and boxes (F, 4 or 6). Stored as uint8 and the like, whose differences overflow: float64 first."""
-    for image in np.asarray(annotations).ravel():
-        boxes = np.asarray(image["objects"]).astype(np.float64)
-        name = str(np.asarray(image["imgname"]).ravel()[0])
-        yield name, boxes if boxes.ndim == 2 and boxes.size else np.empty((0, 0))
