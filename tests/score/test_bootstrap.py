@@ -181,21 +181,6 @@ def test_chunks_and_precision_change_nothing(monkeypatch: pytest.MonkeyPatch, fa
             np.testing.assert_array_equal(interval.samples, whole[setting].samples)
 
 
-def test_a_resample_without_faces_is_nan_and_left_out() -> None:
-    # One image of three has a face: 8 of 27 draws have none.
-    ids = ("e/a", "e/b", "e/c")
-    counts = {"hard": ImageCounts(ids, *(np.array(v) for v in ([0, 1, 2, 2], [100, 50], [1, 1], [1, 0], [1, 0, 0])))}
-    interval = bootstrap_ap(counts, samples=500)["hard"]
-    without = np.isnan(interval.samples)
-    assert without.tolist() == [0 not in drawn for drawn in drawn_images(3, 500, 0)]
-    assert 100 < without.sum() < 200
-    # a with k wrong rows ahead of its k' hits: AP = k' / (k + k'), the least 1/3, the most 1.
-    assert (interval.low, interval.high) == (pytest.approx(1 / 3), 1.0)
-    difference = bootstrap_difference(counts, counts, samples=500)["hard"]
-    np.testing.assert_array_equal(np.isnan(difference.samples), without)
-    assert difference[:3] == (0.0, 0.0, 0.0)
-
-
 def test_a_difference_is_paired() -> None:
     a, b = (count_images(*drawn_run(5, 300, levels=levels)) for levels in (50, 5))
     differences, of_a, of_b = bootstrap_difference(a, b, seed=2), bootstrap_ap(a, seed=2), bootstrap_ap(b, seed=2)

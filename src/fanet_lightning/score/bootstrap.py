@@ -259,7 +259,7 @@ def _weighted_ap(weights: npt.NDArray[np.float32], counts: ImageCounts) -> npt.N
         entries = slice(*counts.starts[[first, last]].tolist())
         places = np.repeat(np.arange(last - first), np.diff(counts.starts[first : last + 1])), counts.bins[entries]
         for total, column in ((proposed, counts.proposals), (hit, counts.hits)):
-            dense = np.zeros((last - first, POINTS), dtype)
+            dense: npt.NDArray[Any] = np.zeros((last - first, POINTS), dtype)
             dense[places] = column[entries]
             total += block @ dense
     faces = weights.astype(np.float64) @ counts.faces
