@@ -100,7 +100,7 @@ def test_parts_that_share_a_folder_name_an_unlabelled_image_once(tmp_path: Path)
     ("words", "expected"),
     [
         *((word, word.partition("=")[0]) for word in (
-            "images=perhaps", "fix=1", "near_bits=17", "near_bits=-1", "workers=-1", "worst=many", "threshold=2.0",
+            "images=perhaps", "near_bits=17", "near_bits=-1", "workers=-1", "worst=many", "threshold=2.0",
             "imgaes=true",
         )),
         ("data=fddb", "FDDB|doctor"), ("data.root=nowhere", "no WIDER FACE here"), ("out=FILE/out", "not a folder"),
