@@ -293,8 +293,10 @@ def test_everything_and_a_second_run(
 
 @pytest.mark.parametrize("place", ["root", "source"])
 def test_archives_at_hand_are_used_and_stay(
-    mirror: str, archives: dict[str, bytes], tmp_path: Path, place: str
+    mirror: str, archives: dict[str, bytes], tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    usage = shutil._ntuple_diskusage(10**10, 0, PARTS["val"].unpacked_bytes)  # no room for the archive again
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     folder = tmp_path / place
     archive = written(folder / "WIDER_val.zip", archives["val"])
     words = ["wider_face", "--root", str(tmp_path / "root"), "--parts", "val"]

@@ -107,6 +107,13 @@ def test_a_yolo_file_that_cannot_be_read_is_a_problem_of_its_own(tmp_path: Path)
     assert (problem.path, problem.line) == (label, None) and "No such file" in problem.reason
 
 
+def test_yolo_labels_of_two_images_are_named(tmp_path: Path) -> None:
+    write_yolo(tmp_path)
+    write_image(tmp_path / "images" / "train" / "party" / "b.png")
+    label = tmp_path / "labels" / "train" / "party" / "b.txt"
+    assert f"{label} has the image party/b twice" in refusal(tmp_path, "yolo")
+
+
 def test_yolo_landmarks_and_polygons(tmp_path: Path) -> None:
     write_yolo(tmp_path)
     label = tmp_path / "labels" / "train" / "party" / "a.txt"

@@ -273,10 +273,10 @@ def test_an_evaluation_at_several_scales(tmp_path: Path) -> None:
 def test_a_photo_that_the_decoder_shrinks_shows_the_same_faces(tmp_path: Path) -> None:
     with cbook.get_sample_data("grace_hopper.jpg") as file:
         one = Image.open(file).convert("RGB").resize((1024, 1200))
-    sheet = Image.new("RGB", (2 * 1024 + 1, 1200 + 1), "gray")
-    sheet.paste(one, (0, 0))
-    sheet.paste(one.resize((400, 470)), (1300, 333))
-    sheet.save(tmp_path / "a.jpg", quality=92)
+    photo = Image.new("RGB", (2 * 1024 + 1, 1200 + 1), "gray")
+    photo.paste(one, (0, 0))
+    photo.paste(one.resize((400, 470)), (1300, 333))
+    photo.save(tmp_path / "a.jpg", quality=92)
     detector = FaceDetector.from_pretrained()
     shrunk, whole = detector.detect(tmp_path / "a.jpg"), detector.detect(read_image_rgb(tmp_path / "a.jpg"))
     assert len(shrunk) == len(whole) == 2

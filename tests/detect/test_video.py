@@ -438,9 +438,12 @@ def test_a_failure_leaves_nothing_behind_and_close_keeps_what_is_there(tmp_path)
     assert [p.name for p in out.parent.iterdir()] == ["b.mp4"]
 
 
-def test_what_cannot_be_written_is_named(tmp_path):
+def test_what_cannot_be_written_is_named(tmp_path, monkeypatch):
     make_video(tmp_path / "a.mp4", frames=3)
     with VideoReader(tmp_path / "a.mp4") as reader:
+        with monkeypatch.context() as patch, pytest.raises(InputError, match="this build of av has no encoder"):
+            patch.setattr(av, "codecs_available", set())
+            VideoWriter(tmp_path / "b.mp4", reader)
         with pytest.raises(InputError, match=r"b\.xyz: videos are written as \.mp4"):
             VideoWriter(tmp_path / "b.xyz", reader)
         writer = VideoWriter(tmp_path / "b.mp4", reader)

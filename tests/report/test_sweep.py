@@ -189,6 +189,8 @@ def test_what_is_unfinished_or_broken_is_said(tmp_path: Path) -> None:
         name: make_grid(tmp_path, [f"optim.lr={lr}"], folder=name, **options.get(name, {})) for name, lr in lrs.items()
     }
     (folders["done"] / "csv/metrics.csv").unlink()
+    (folders["failed"] / "csv/metrics.csv").write_text("epoch\n1,2\n")
+    (tmp_path / "multirun.yaml").touch()
     (folders["done"] / "evaluation/pr_curves.npz").write_bytes(b"PK\x03\x04 cut short")
     (folders["uncounted"] / "evaluation/per_image.npz").unlink()
     other = make_grid(tmp_path / "else", [], quality=0.3, folder="other")
@@ -209,7 +211,8 @@ def test_what_is_unfinished_or_broken_is_said(tmp_path: Path) -> None:
     text = sweep.page(found, [part])
     assert "&lt;b&gt;out&lt;/b&gt;" in text and "<b>out" not in text
     for name, reason in (
-        ("done/csv/metrics.csv", ""), ("done/evaluation/pr_curves.npz", ""), ("uncounted/evaluation/per_image.npz", ""),
+        ("done/csv/metrics.csv", ""), ("failed/csv/metrics.csv", " cannot be read"),
+        ("done/evaluation/pr_curves.npz", ""), ("uncounted/evaluation/per_image.npz", ""),
         ("mixed/evaluation/per_image.npz", " is about other predictions than run.json"), ("broken/run.json", ""),
     ):  # fmt: skip
         assert f"{tmp_path}/{name}{reason}" in text

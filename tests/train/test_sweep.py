@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from omegaconf import OmegaConf
@@ -62,6 +63,12 @@ def test_a_variant_of_other_settings_is_left_alone_and_named(tmp_path: Path, no_
     assert found.state == "failed"
     assert found.error is not None and "holds a run with epochs=7, this one has epochs=8" in found.error
     assert read_record(tmp_path / "level2_seed0") == record
+
+
+def test_a_full_disk_fails_a_variant_and_not_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "_run_or_skip", Mock(side_effect=OSError(28, "No space left on device")))
+    found = variant(tmp_path / "level2_seed0", settings_of("level=2"))
+    assert found.state == "failed" and found.error is not None and "No space left" in found.error
 
 
 def test_a_variant_that_failed_in_its_start_may_be_of_other_settings(tmp_path: Path, no_process: None) -> None:
@@ -181,7 +188,7 @@ def test_the_summary_names_what_failed_with_its_log(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_sweep_that_is_interrupted_says_what_became_of_its_cells(
+def test_a_sweep_that_is_interrupted_says_what_became_of_its_variants(
     kind: signal.Signals, code: int, tmp_path: Path
 ) -> None:
     settings = settings_of("level=1", *TINY, "epochs=2000", "evaluate_at_end=false")
@@ -233,7 +240,7 @@ def test_a_failing_variant_stops_no_other_and_the_sweep_goes_on_with_what_is_mis
 
 
 @pytest.mark.slow
-def test_ranks_inside_a_sweep_also_after_a_failed_cell(tmp_path: Path) -> None:
+def test_ranks_inside_a_sweep_also_after_a_failed_variant(tmp_path: Path) -> None:
     words = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", *TINY, "hl=true"]
     done = command("train", "-m", "level=1,9,2", *words, "sweep=grid", cwd=tmp_path)
     assert done.returncode == 1, done.stderr[-2000:]

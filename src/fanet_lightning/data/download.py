@@ -293,7 +293,9 @@ def download_wider_face(root: Path, parts: Sequence[str] = tuple(PARTS), source:
     missing = [PARTS[part] for part, (found, wanted) in states.items() if found < wanted]
     if missing:
         check_writable(root, "--root")
-        needed = sum(own.unpacked_bytes for own in missing) + max(own.size_bytes or 0 for own in missing)
+        places = [Path(place) for place in (root, source or root)]
+        fetched = [own.size_bytes or 0 for own in missing if not any((p / own.name).is_file() for p in places)]
+        needed = sum(own.unpacked_bytes for own in missing) + max(fetched, default=0)
         check_space(root, needed, f"fetching {', '.join(archive.name for archive in missing)}")
     for archive in (PARTS[part] for part in parts):
         line = "complete; nothing to do"

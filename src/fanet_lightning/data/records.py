@@ -180,11 +180,11 @@ def strict_records(inventory: Inventory, whole: str, remedy: str) -> list[ImageR
     # One listing: asking for each file is slow on network drives.
     present = {str(inventory.folder / name) for name in walk_files(inventory.folder)}
     refuse_missing([image.path for image in images if str(image.path) not in present], len(images), whole, remedy)
-    twice = next((name for name, count in Counter(image.image_id for image in images).items() if count > 1), None)
-    if twice is not None:
-        raise InputError(f"{images[0].label_path} has the image {twice} twice; keep one of its entries")
+    counts = Counter(image.image_id for image in images)
     records = []
     for image in images:
+        if counts[image.image_id] > 1:
+            raise InputError(f"{image.label_path} has the image {image.image_id} twice; keep one of its entries")
         refuse_boxes(image, np.any(~np.isfinite(image.boxes_xyxy), axis=1), "a number is not finite")
         columns = () if image.attributes is None else image.attributes.T
         attributes = dict(zip(ATTRIBUTES, columns, strict=False))

@@ -475,6 +475,8 @@ class VideoWriter:
         if suffix not in CONTAINERS:
             raise InputError(f"{path}: videos are written as {', '.join(CONTAINERS)}, not '{suffix}'")
         self._kind, self._encoder = CONTAINERS[suffix]
+        if self._encoder not in av.codecs_available:
+            raise InputError(f"{path}: this build of av has no encoder {self._encoder}; pip install av")
         self.notes: list[str] = []
         self.frames_written = 0
         self._reader = reader

@@ -185,7 +185,7 @@ def _read_metrics(
                       if key.startswith("val/ap_") and text}  # fmt: skip
                 if ap:
                     learning[int(row["epoch"]) + 1] = {name: ap[name] for name in ordered(ap)}
-    except (OSError, ValueError) as error:
+    except Exception as error:  # rows may be cut short anywhere
         problems.append(f"{path} cannot be read ({first_line(error)}): no curves over training beyond it")
     return sorted(learning.items()), sorted(losses.items())
 
@@ -200,13 +200,14 @@ def ordered(names: Iterable[str]) -> list[str]:
 
 
 def sweep_command(root: Path) -> str | None:
-    """The command that starts, or resumes, the sweep in ``root``; None where there is no sweep."""
-    if not (root / SWEEP_FILE).is_file():
+    """The command that starts, or resumes, the sweep in ``root``; None where there is no sweep that can be read."""
+    try:
+        overrides = yaml.safe_load((root / SWEEP_FILE).read_text(encoding="utf-8"))["hydra"]["overrides"]
+        # Hydra itself adds what tells the folders of variants apart.
+        hydra = [word for word in overrides["hydra"] if not word.startswith("hydra.job.config")]
+        return shlex.join(["fanet", "train", *overrides["task"], *hydra])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):  # none is there, or it is cut short
         return None
-    overrides = yaml.safe_load((root / SWEEP_FILE).read_text(encoding="utf-8"))["hydra"]["overrides"]
-    # Hydra itself adds what tells the folders of variants apart.
-    hydra = [word for word in overrides["hydra"] if not word.startswith("hydra.job.config")]
-    return shlex.join(["fanet", "train", *overrides["task"], *hydra])
 
 
 # What the paper reports for the ablation, and the steps it argues with, with the place each number stands at.

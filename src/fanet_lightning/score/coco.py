@@ -279,8 +279,8 @@ def read_results(path: Path, ground_truth: CocoGroundTruth) -> CocoDetections:
 
     rows = _rows(path, "results", entries, row, _RESULTS)
     image = rows[:, 0].astype(np.int64)
-    present = {ground_truth.image_ids[i] for i in np.unique(image).tolist()}
-    missing = tuple(image_id for image_id in ids if image_id not in present | looked_at)
+    looked_at |= {ground_truth.image_ids[i] for i in np.unique(image).tolist()}
+    missing = tuple(image_id for image_id in ids if image_id not in looked_at)
     return CocoDetections(image, rows[:, 2:6], rows[:, 6], rows[:, 1].astype(np.int64), missing, warnings)
 
 

@@ -131,7 +131,7 @@ def run_variant(
             variant = _run_or_skip(variant, overrides, settings, folder, sweep, parallel_jobs)
     except InUse:
         variant = replace(variant, state="same as")
-    except InputError as error:
+    except (InputError, OSError) as error:
         variant = replace(variant, state="failed", error=str(error))
     variant = replace(variant, seconds=round(time.monotonic() - start, 1))
     _report(sweep, variant)
@@ -217,6 +217,7 @@ def _train(overrides: Sequence[str], settings: Mapping[str, Any], folder: Path, 
                 child.wait(timeout=10)
             except subprocess.TimeoutExpired:
                 child.kill()
+                child.wait()
 
 
 @contextlib.contextmanager
@@ -243,7 +244,7 @@ def _environment(settings: Mapping[str, Any], parallel_jobs: int) -> Iterator[di
 def die_with(parent: int) -> None:
     """Let the kernel kill this process when the process that started it, ``parent``, ends; on Linux alone."""
     # 1 is PR_SET_PDEATHSIG. A sweep that is killed outright must not leave trainings behind.
-    with contextlib.suppress(OSError, AttributeError):
+    with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     if os.name == "posix" and os.getppid() != parent:  # it was gone before the kernel was told
         sys.exit(1)
