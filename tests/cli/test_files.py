@@ -2,8 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.files import check_writable, replaced, replaced_folder
+from fanet_lightning.cli.files import replaced, replaced_folder
 
 
 def test_a_failure_keeps_the_old_file_and_leaves_no_rest(tmp_path: Path) -> None:
@@ -28,11 +27,3 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
         (temporary / "new.txt").write_text("new")
     assert [p.name for p in path.iterdir()] == ["new.txt"]
     assert [p.name for p in tmp_path.iterdir()] == ["predictions"]
-
-
-def test_an_output_folder_that_cannot_be_made_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"out=.*file/run"):
-        check_writable(tmp_path / "file" / "run")
-    check_writable(tmp_path / "not" / "yet" / "there")
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]

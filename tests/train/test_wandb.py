@@ -175,9 +175,9 @@ SETTINGS = {
 WELL_FORMED_KEY = "a" * 40
 
 
-def build(out: Path, **settings: Any) -> WandbRun:
+def build(out: Path, earlier: dict[str, str] | None = None, **settings: Any) -> WandbRun:
     options = {"logger": {"wandb": {**SETTINGS, **settings}}, "group": "sweep", "name": "variant", "seed": 3}
-    _, run = build_loggers(options, out)
+    _, run = build_loggers(options, out, wandb_run=earlier)
     assert run is not None
     return run
 
@@ -187,13 +187,10 @@ def test_what_cannot_go_online_continues_offline_and_says_so_in_one_line(
     answer: str, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", key)
-    # A busy machine may need its time to end a run offline; that is not what is asked here.
-    settings = {**SETTINGS, "finish_timeout": 60}
-    options = {"logger": {"wandb": settings}, "group": None, "name": "variant", "seed": 3}
     with useless_server(answer) as url:
         monkeypatch.setenv("WANDB_BASE_URL", url)
-        _, run = build_loggers(options, tmp_path, resumed_step=7, wandb_run={"id": "earlier1"})
-        assert run is not None
+        # A busy machine may need its time to end a run offline; that is not what is asked here.
+        run = build(tmp_path, {"id": "earlier1"}, finish_timeout=60)
         run.log_metrics({"loss": 2.5}, 7)
         run.finish(0)
     printed = capsys.readouterr()
