@@ -107,7 +107,9 @@ def test_results_are_no_inputs(tmp_path: Path) -> None:
             (tmp_path / folder / "done.jsonl").write_text('{"version": 1, "save": ["images"], "redact": null}\n')
     image(tmp_path / "images/mine.jpg")
     (tmp_path / "linked").symlink_to("new/images")
-    expected = ["a/in.jpg", "images/mine.jpg", "new/in.jpg", "p/faces/in.jpg"]
+    image(tmp_path / "other/images/z.jpg")
+    (tmp_path / "other/done.jsonl").write_text('{"task": "of another program"}\n')
+    expected = ["a/in.jpg", "images/mine.jpg", "new/in.jpg", "other/images/z.jpg", "p/faces/in.jpg"]
     # Of earlier runs, and of this one before it has begun.
     for source in (tmp_path, f"{tmp_path}/**/*.jpg"):
         assert names(find(source, out=tmp_path / "new")) == expected

@@ -1,5 +1,6 @@
 """Inputs of detect: what source= means, and reading or downloading one image."""
 
+import contextlib
 import datetime
 import glob
 import io
@@ -260,8 +261,13 @@ def _matches(folder: Path, pattern: Path, out: Path | None) -> Iterator[str]:
 def _is_results(folder: Path, out: Path | None) -> bool:
     """Whether a run of detect has written a folder, or this one will, into ``out``."""
     folder = folder.resolve()
-    is_written = (out is not None and folder.parent == out.resolve()) or (folder.parent / JOURNAL_FILE).is_file()
-    return folder.name in RESULT_FOLDERS and is_written
+    if folder.name not in RESULT_FOLDERS:
+        return False
+    if out is not None and folder.parent == out.resolve():
+        return True
+    with contextlib.suppress(OSError), (folder.parent / JOURNAL_FILE).open("rb") as journal:
+        return b'"redact"' in journal.readline(10_000)  # the settings; another program's file has others
+    return False
 
 
 def _named(found: Sequence[Item]) -> list[Item]:

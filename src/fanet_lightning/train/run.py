@@ -129,7 +129,7 @@ def check_values(options: dict[str, Any]) -> None:
         )
     for name in options["also_protocols"]:
         build_protocol(protocol_settings(name))
-    devices, nodes, batch = options["trainer"]["devices"], options["trainer"]["num_nodes"], options["batch_size"]
+    devices, nodes, batch = options["trainer"]["devices"], options["trainer"]["num_nodes"] or 1, options["batch_size"]
     total = devices * nodes if isinstance(devices, int) else 1
     if total > 1 and batch % total:
         raise InputError(
