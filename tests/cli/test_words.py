@@ -69,6 +69,8 @@ def test_home_and_quotes_and_lists_of_paths(monkeypatch: pytest.MonkeyPatch, tmp
     assert f"runs={tmp_path}/wider " in refusal("report", "runs=~/wider")
     assert "runs=a,b " in refusal("report", "runs='a,b'")
     assert f"{tmp_path}/c 1" in refusal("plot", "scores=[~/c 1,b#2]", "out=o")
+    (tmp_path / "a,b").mkdir()  # one folder that is there, for a key that takes several
+    assert read_words("package", [f"scores={tmp_path}/a,b"]).config().scores == [f"{tmp_path}/a,b"]
     assert re.search(r"out=\$\{nope\}: .*nope", refusal("report", "runs=.", "out=${nope}"))
 
 

@@ -512,6 +512,8 @@ MISTAKES = {
     "source=photos redact=blur redact_regions=[[1,2,3]]": "redact_regions: [1, 2, 3]",
     "source=photos redact=blur redact_from=5 redact_to=2": "redact_from=5 redact_to=2",
     "source=photos redact_regions=[[1,2,3,4]]": "redact_from and redact_to need redact=",
+    "source=photos redact_shape=ellipse": "redact_shape, redact_scale",
+    "source=photos redact_scale=1.5": "need redact=",
     "source=photos resume=perhaps": "resume=perhaps",
     "source=photos every=0": "every=0",
     "source=photos max_frames=0": "max_frames=0",

@@ -122,6 +122,17 @@ def test_files_of_a_package(model: Path, checkpoint: Path) -> None:
     assert len(modes) == 1 and modes.pop() & 0o400
 
 
+def test_a_folder_of_something_else_is_not_replaced(model: Path, checkpoint: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine/notes.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    with pytest.raises(InputError, match=r"mine holds something else than a model \(notes\.txt\)"):
+        packaging.package(checkpoint, mine.parent, "tiny")
+    assert mine.read_text() == "mine" and [path.name for path in tmp_path.iterdir()] == ["mine"]
+    packaging.package(checkpoint, Path(shutil.copytree(model, tmp_path / "old")), "new")
+    assert json.loads((tmp_path / "old/config.json").read_text())["name"] == "new"
+
+
 def test_the_card(model: Path) -> None:
     text = (model / "README.md").read_text()
     _, heading, body = text.split("---\n", 2)

@@ -365,8 +365,9 @@ def _value(key: str, typed: str, default: Any, is_sweep: bool) -> Word:
         pieces = [f"[{typed}]"] if len(_pieces(typed)) > 1 or OmegaConf.is_list(default) else pieces
     values, texts = [], []
     for piece in pieces:
-        if of_texts and _is_list(piece):
-            parts = [_text(part.strip(), default) for part in _pieces(piece.strip()[1:-1])]
+        if of_texts and (_is_list(piece) or (OmegaConf.is_list(default) and not is_sweep)):
+            named = _pieces(piece.strip()[1:-1]) if _is_list(piece) else [piece]  # one path, which may have commas
+            parts = [_text(part.strip(), default) for part in named]
             values.append(parts)
             texts.append(f"[{','.join(map(hydra_text, parts))}]")
         else:

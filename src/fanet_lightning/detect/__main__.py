@@ -14,6 +14,7 @@ USAGE = (
     "[redact=blur|pixelate|solid|image:FILE] [out=DIR]"
 )
 PACKAGES = ("fanet-lightning", "torch", "numpy", "pillow", "opencv-python-headless")
+UNREDACTED = {"shape": "box", "scale": 1.2, "regions": None, "from": None, "to": None}
 # The exit code where some inputs could not be read, or a video broke off; the others are done.
 SOME_FAILED = 1
 
@@ -48,8 +49,8 @@ def main(argv: list[str]) -> int:
     for is_wrong, what in (
         (not parts, f"a source must be given; {USAGE}"),
         (not save or not set(save) <= {*KINDS}, f"save={','.join(map(str, save))}: take any of {', '.join(KINDS)}"),
-        (redact is None and any(options[key] is not None for key in ("redact_regions", "redact_from", "redact_to")),
-         "redact_regions, redact_from and redact_to need redact="),
+        (redact is None and any(options[f"redact_{key}"] != value for key, value in UNREDACTED.items()),
+         "redact_shape, redact_scale, redact_regions, redact_from and redact_to need redact="),
         (draw not in (True, False), f"draw={draw}: take true, false or auto"),
         (min(options["max_download_mb"], options["download_seconds"]) <= 0, "max_download_mb and download_seconds must "
          "be above 0"),

@@ -175,6 +175,13 @@ class ExportBackend:
         asked = list(providers or [(own, {"device_id": index}) if index else own])
         if asked[-1] != PROVIDERS["cpu"]:
             asked.append(PROVIDERS["cpu"])
+        wanted = asked[0] if isinstance(asked[0], str) else asked[0][0]
+        names = [name for name, provider in PROVIDERS.items() if provider in here]
+        package = f"; pip install onnxruntime-{'gpu' if kind == 'cuda' else kind}" if kind in PROVIDERS else ""
+        given = f"providers={wanted}" if providers else f"device={device}"
+        absent = f"{given}: {wanted} does not start here; there is {', '.join(names)}{'' if providers else package}"
+        if wanted not in here:
+            raise InputError(absent)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
         options.log_severity_level = 3  # errors; its warnings are about operators that it moves between devices
@@ -187,12 +194,9 @@ class ExportBackend:
                 f"{path} cannot be opened by onnxruntime {onnxruntime.__version__} ({first_line(error)[:160]}); "
                 "fanet export format=onnx writes one"
             ) from error
-        # One that is not there, or whose libraries are missing, is left out without an error.
-        first, wanted = session.get_providers()[0], asked[0] if isinstance(asked[0], str) else asked[0][0]
-        if first != wanted and (device != "auto" or providers):
-            names = [device for device, name in PROVIDERS.items() if name in here]
-            package = f"; pip install onnxruntime-{'gpu' if kind == 'cuda' else kind}" if kind in PROVIDERS else ""
-            raise InputError(f"device={device}: {wanted} does not start here; there is {', '.join(names)}{package}")
+        first = session.get_providers()[0]
+        if first != wanted and (device != "auto" or providers):  # its libraries are missing: left out without an error
+            raise InputError(absent)
         runs_on = next((device for device, name in PROVIDERS.items() if name == first), first)
         metadata = _read_metadata(session.get_modelmeta().custom_metadata_map, path)
         return cls(

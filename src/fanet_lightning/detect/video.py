@@ -321,7 +321,7 @@ def _open(source: str | Path, timeout_seconds: float) -> Any:
         # Interrupted by its timeout, FFmpeg reports whatever failed then: invalid data as often as a timeout.
         if scheme and (isinstance(error, av.error.ExitError) or time.monotonic() - began >= timeout_seconds):
             reason = f"no answer within {timeout_seconds:g} s"
-        raise InputError(f"{shown}: not a video that can be read ({reason})") from error
+        raise InputError(f"{shown}: not a video that can be read ({reason}); replace it or leave it out") from error
 
 
 def _upright(frame: Any) -> Image8:

@@ -17,11 +17,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fanet_lightning.cli import main as cli
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.files import check_writable, file_sha256, replaced_folder
-from fanet_lightning.cli.provenance import merged, read_record
+from fanet_lightning.cli.files import check_replaceable, check_writable, file_sha256, replaced_folder
+from fanet_lightning.cli.provenance import TRAINING_IMAGES_FILE, merged, read_record
 from fanet_lightning.models.fanet import Network, flops, inference_parameters
 from fanet_lightning.models.pretrained import (
     CARD_FILE,
+    CONFIG_FILE,
     SCORES_FOLDER,
     WEIGHTS_FILE,
     load_model,
@@ -37,6 +38,7 @@ from fanet_lightning.score.wider_face.published import HOMEPAGE
 USAGE = "fanet package checkpoint=FILE|FOLDER out=DIR name=NAME [scores=[DIR,…]] [half=true]"
 # Above it float16 has changed what the model finds, not only rounded it.
 LARGEST_SCORE_DIFFERENCE = 0.02
+_OWN = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, SCORES_FOLDER, TRAINING_IMAGES_FILE)
 # Words of an evaluation that do not change its numbers, or that are another's folders.
 _CIRCUMSTANCES = ("checkpoint", "out", "data.root", "data.val.images", "workers", "device", "resume", "attributes",
                   "errors", "worst", "data.annotations", "data.ground_truth", "data", "protocol", "hydra")  # fmt: skip
@@ -60,10 +62,11 @@ def package(checkpoint: str | Path, out: Path, name: str, *, scores: Sequence[Pa
         The largest difference to the checkpoint in the score of any anchor, over images of noise.
 
     Raises:
-        InputError: the checkpoint does not name its training images; scores of other weights; float16 changes what the
-            model finds.
+        InputError: the folder has other files than a model's; the checkpoint does not name its training images; scores
+            of other weights; float16 changes what the model finds.
     """
     check_writable(out)
+    check_replaceable(out, "a model", lambda entry: entry.name in _OWN and (out / CONFIG_FILE).is_file())
     path = locate(checkpoint)
     model = load_model(path)
     if not model.training_images:
