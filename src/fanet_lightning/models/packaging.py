@@ -78,7 +78,7 @@ def package(checkpoint: str | Path, out: Path, name: str, *, scores: Sequence[Pa
         config = {
             "name": name, "class_names": ["face"],
             "input": {"layout": "RGB uint8, any height and width", "trained_at_pixels": recipe["input_size"]},
-            "protocols": ["original", "short640"], "checkpoint_sha256": sha256, "git_commit": recipe["commit"],
+            "protocols": ["auto", "original", "short640"], "checkpoint_sha256": sha256, "git_commit": recipe["commit"],
         }  # fmt: skip
         write_model(folder, model, config, half=half)
         difference = _difference(model.network, load_model(folder).network)
