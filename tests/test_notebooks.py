@@ -222,7 +222,7 @@ def test_levels_tell_small_faces_better(executed: Callable[..., Any]) -> None:
     sizes = np.array(values["SIZES_OF_FACES"])
     assert face.shape == background.shape == (3, len(sizes))
     small = (sizes >= 10) & (sizes <= 12)
-    assert (face[1, small] > face[0, small] + 0.2).all() and (face[2, small] > face[0, small] + 0.2).all()
+    assert (face[1, small] > face[0, small] + 0.15).all() and (face[2, small] > face[0, small] + 0.15).all()
     assert (face[:, sizes >= 24] > 0.95).all()
     assert values["REACH"] == {"false": [3, 3], "true": [5, 3]}
     assert values["radii"] == sorted(values["radii"])
