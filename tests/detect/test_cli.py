@@ -50,11 +50,16 @@ def opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def photograph() -> Image.Image:
-    """A photograph with one face (Grace Hopper), which comes with matplotlib."""
+    """A photograph with one face (Grace Hopper), which comes with matplotlib.
+
+    The shipped model takes the medals at its lower border for a face; they are covered.
+    """
     import matplotlib.cbook as cbook
 
     with cbook.get_sample_data("grace_hopper.jpg") as file:
-        return Image.open(file).convert("RGB").resize((256, 300))
+        portrait = Image.open(file).convert("RGB").resize((256, 300))
+    portrait.paste((40, 40, 60), (0, 285, 256, 300))
+    return portrait
 
 
 @pytest.fixture
@@ -200,7 +205,7 @@ def test_solid_regions_a_cover_and_what_is_left(photos: Path, capsys: pytest.Cap
     Image.new("RGB", (5, 5), (0, 255, 0)).save("cover.png")
     assert main([*words, "redact=image:cover.png", "redact_shape=ellipse", "out=b"]) == 0
     covered = read_image_rgb("b/images/two.png")
-    assert (covered[110, 136] == (0, 255, 0)).all() and (covered[62, 97] == original[62, 97]).all()
+    assert (covered[110, 136] == (0, 255, 0)).all() and (covered[52, 88] == original[52, 88]).all()
     capsys.readouterr()
     # Faces that are left are counted; another cover is another result.
     Image.new("RGB", (5, 5), (0, 0, 255)).save("cover.png")

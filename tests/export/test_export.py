@@ -81,7 +81,7 @@ def test_onnx_says_what_it_is(onnx_export: tuple[Path, str]) -> None:
     assert "uint8 RGB" in props["input"] and "boxes_xyxy" in props["outputs"]
     assert json.loads(props["detection"]) == SETTINGS
     assert props["name"] == "fanet_light" and props["dtype"] == "float32" and "research-only" in props["license"]
-    assert len(props["model_sha256"]) == 64 and len(json.loads(props["training_images"])[0]["ids"]) == 1613
+    assert len(props["model_sha256"]) == 64 and len(json.loads(props["training_images"])[0]["ids"]) == 2195
     content = path.read_bytes()
     assert b"site-packages" not in content and str(Path.cwd()).encode() not in content
 
