@@ -196,13 +196,14 @@ def _train(overrides: Sequence[str], settings: Mapping[str, Any], folder: Path, 
     folder.mkdir(parents=True, exist_ok=True)
     with _environment(settings, parallel_jobs) as environment, (folder / LOG_FILE).open("a", encoding="utf-8") as log:
         print(f"$ {shlex.join(command)}", file=log, flush=True)
-        print(f"[{folder.name}] started", flush=True)
         child = subprocess.Popen(
             command, env={**environment, LOG_IS_KEPT: "1"}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, errors="replace",
             preexec_fn=partial(die_with, os.getpid()) if os.name == "posix" else None,
         )  # fmt: skip
         try:
+            # Not before: a signal while Python forks would be lost in the functions that it calls then.
+            print(f"[{folder.name}] started", flush=True)
             assert child.stdout is not None
             for line in child.stdout:
                 log.write(line)
