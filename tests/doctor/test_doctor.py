@@ -103,7 +103,7 @@ def test_parts_that_share_a_folder_name_an_unlabelled_image_once(tmp_path: Path)
             "images=perhaps", "near_bits=17", "near_bits=-1", "workers=-1", "worst=many", "threshold=2.0",
             "imgaes=true",
         )),
-        ("data=fddb", "FDDB|doctor"), ("data.root=nowhere", "no WIDER FACE here"), ("out=FILE/out", "not a folder"),
+        ("data=fddb", "FDDB|doctor"), ("data.root=nowhere", "no WIDER FACE here"), ("out=FILE/out", "Not a directory"),
     ],
 )  # fmt: skip
 def test_bad_words(planted: Path, tmp_path: Path, words: str, expected: str) -> None:
