@@ -229,16 +229,14 @@ def plain_square(**changes: Any) -> TrainAugment:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.sampled_from(["RandomRotate90", "D4", "SafeRotate", "Affine", "Perspective", "OneOf"]),
-    st.integers(0, 2**63 - 1),
+    st.sampled_from(["RandomRotate90", "D4", "SafeRotate", "Affine", "Perspective", "OneOf"]), st.integers(0, 2**63 - 1)
 )
 def test_boxes_and_pixels_move_together(name: str, seed: int) -> None:
     """A white rectangle on black is inside its box, and fills it as well as the transform lets it."""
     inner: Any = {"_target_": "albumentations.Affine", "rotate": [-30, 30], "scale": [0.8, 1.2], "p": 1.0}
-    extra = {
-        "Affine": inner,
-        "OneOf": {"_target_": "albumentations.OneOf", "p": 1.0, "transforms": [inner]},
-    }.get(name, {"_target_": f"albumentations.{name}", "p": 1.0})
+    extra = {"Affine": inner, "OneOf": {"_target_": "albumentations.OneOf", "p": 1.0, "transforms": [inner]}}.get(
+        name, {"_target_": f"albumentations.{name}", "p": 1.0}
+    )
     image = np.zeros((96, 96, 3), dtype=np.uint8)
     image[30:60, 36:66] = 255
     augment = plain_square(extra=[extra])

@@ -8,8 +8,9 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,15 +21,7 @@ from torchvision.models import VGG16_Weights
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data import download
-from fanet_lightning.data.download import (
-    PARTS,
-    RemoteFile,
-    check_space,
-    download_wider_face,
-    fetch,
-    main,
-    unpack,
-)
+from fanet_lightning.data.download import PARTS, RemoteFile, download_wider_face, fetch, main, unpack
 from fanet_lightning.data.wider_face import load_wider_face
 from tests.data.download_server import Answer, FileServer, file_server, zipped
 from tests.data.wider_files import numbered, write_wider
@@ -85,11 +78,11 @@ def test_resumes_where_it_broke_off(
 
 
 def test_resumes_in_another_call(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refusal does not cost what has arrived, and the next address resumes it."""
     monkeypatch.setattr(download, "RETRIES", 0)
     refused(tmp_path, remote(server.serve("/a.zip", Answer(CONTENT, breaks_after=300_000))))
     kept = (tmp_path / "a.zip.part").stat().st_size
     assert kept > 200_000
-    # A refusal does not cost what has arrived.
     for answer in (
         Answer(b"<html>".ljust(400_000), headers={"Content-Type": "text/html"}, ranges=False),
         Answer(status=404),
@@ -97,7 +90,6 @@ def test_resumes_in_another_call(server: FileServer, tmp_path: Path, monkeypatch
     ):
         refused(tmp_path, remote(server.serve("/a.zip", answer)))
         assert (tmp_path / "a.zip.part").stat().st_size == kept
-    # The next address resumes it.
     server.serve("/1/a.zip", Answer(status=404))
     fetched(tmp_path, remote(f"{server.url}/1/a.zip", server.serve("/a.zip", Answer(CONTENT))))
     assert server.asked[-1].range == f"bytes={kept}-"
@@ -112,40 +104,35 @@ def test_resumes_in_another_call(server: FileServer, tmp_path: Path, monkeypatch
         (Answer(b"<!DOCTYPE html>", headers={"Content-Type": "text/html"}, bare=True), 1, "login page"),
         (Answer(status=404), 1, "404 Client Error"),
         (Answer(status=503), 4, "503 Server Error"),
+        (Answer(CONTENT, stalls_after=0), 4, "timed out"),
     ],
 )
-def test_faults_that_do_not_pass(server: FileServer, tmp_path: Path, answer: Answer, requests: int, says: str) -> None:
+def test_faults_that_do_not_pass(
+    server: FileServer, tmp_path: Path, answer: Answer, requests: int, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "TIMEOUT_S", 0.2 if answer.stalls_after == 0 else 5.0)
     url = server.serve("/a.zip", answer)
     text = refused(tmp_path, remote(url))
     assert f"{url}: " in text and says in text and "--source" in text and "by hand" in text
     assert len(server.asked) == requests
 
 
-def test_no_network_and_addresses_that_are_none(
-    server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert "refused" in refused(tmp_path, remote("http://127.0.0.1:9/a.zip"))
-    for url in ("http://", "nonsense", "ftp://127.0.0.1/a.zip"):
+def test_addresses_that_are_none(tmp_path: Path) -> None:
+    for url in ("http://127.0.0.1:9/a.zip", "http://", "nonsense", "ftp://127.0.0.1/a.zip"):
         assert url in refused(tmp_path, remote(url))
-    monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
-    assert "timed out" in refused(tmp_path, remote(server.serve("/a.zip", Answer(CONTENT, stalls_after=0))))
 
 
 def test_parts_of_an_earlier_try_that_are_of_no_use(server: FileServer, tmp_path: Path) -> None:
     url = server.serve("/a.zip", Answer(CONTENT))
     for number, part in enumerate((CONTENT, CONTENT + b"x", OTHER, OTHER[:10], b"")):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        (folder / "a.zip.part").write_bytes(part)
-        (folder / "a.zip").write_bytes(b"not the file")
-        fetched(folder, remote(url))
+        written(tmp_path / str(number) / "a.zip.part", part)
+        written(tmp_path / str(number) / "a.zip", b"not the file")
+        fetched(tmp_path / str(number), remote(url))
     assert len(server.asked) == 1 + 1 + 2 + 1, "the first part was the complete file already"
 
 
 FAULTS = st.one_of(
-    st.builds(lambda n: Answer(CONTENT, breaks_after=n), st.integers(0, 400_000)),
-    st.builds(lambda n: Answer(CONTENT, ranges=False, breaks_after=n), st.integers(0, 400_000)),
-    st.builds(lambda n: Answer(CONTENT, bare=True, breaks_after=n), st.integers(0, 400_000)),
+    st.builds(partial(Answer, CONTENT), breaks_after=st.integers(0, 400_000), ranges=st.booleans(), bare=st.booleans()),
     st.just(Answer(status=503)),
 )
 
@@ -166,40 +153,14 @@ def test_whatever_goes_wrong_the_file_is_right_in_the_end(
         fetched(folder, remote(server.serve("/a.zip", *faults, Answer(CONTENT))))
 
 
-def test_free_space(server: FileServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Asked for where the folder will be; of a file of unknown size, the answer says how large it is."""
-    usage = shutil._ntuple_diskusage(10**9, 10**9 - 399_999, 399_999)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    check_space(tmp_path / "not/yet", 399_999, "fetching")
-    with pytest.raises(InputError, match="fetching takes 500 kB"):
-        check_space(tmp_path / "not/yet", 500_000, "fetching")
-    url = server.serve("/a.zip", Answer(CONTENT))
-    assert "a.zip of 400 kB takes 400 kB" in refused(tmp_path, remote(url, sized=False))
-    (tmp_path / "a.zip.part").write_bytes(CONTENT[:1])  # what has arrived already needs no room
-    fetched(tmp_path, remote(url, sized=False))
-
-
 def test_one_process_at_a_time(server: FileServer, tmp_path: Path) -> None:
     url = server.serve("/a.zip", Answer(CONTENT))
-    with FileLock(tmp_path / ".a.zip.lock"), pytest.raises(InputError, match="another download"):
-        fetch(remote(url), tmp_path)
+    with FileLock(tmp_path / ".a.zip.lock"):
+        assert "another download" in refused(tmp_path, remote(url))
     assert server.asked == []
 
 
 # Archives
-
-
-FILES = {
-    "W/images/0--Parade/a.jpg": b"first",
-    "W/images/0--Parade/b.jpg": b"second",
-    "W/readme.txt": b"",
-    "W/../evil.txt": b"out of the folder",
-    "elsewhere/d.txt": b"not asked for",
-    "__MACOSX/W/._a.jpg": b"x",
-    "W/images/._b.jpg": b"x",
-    "W/.DS_Store": b"x",
-}
-INSIDE = {"images/0--Parade/a.jpg": b"first", "images/0--Parade/b.jpg": b"second", "readme.txt": b""}
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -213,22 +174,23 @@ def written(path: Path, content: bytes) -> Path:
 
 
 def test_what_a_folder_lacks_is_unpacked_and_other_files_stay(tmp_path: Path) -> None:
-    """A person's resized or fixed images are theirs."""
-    archive = written(tmp_path / "w.zip", zipped({"W/": b"", "W/images/": b"", **FILES}))
+    """A person's resized or fixed images are theirs; hidden files and what leads out of the folder are left out."""
+    inside = {"images/0--Parade/a.jpg": b"first", "images/0--Parade/b.jpg": b"second", "readme.txt": b""}
+    outside = ("W/../evil.txt", "elsewhere/d.txt", "__MACOSX/W/._a.jpg", "W/images/._b.jpg", "W/.DS_Store")
+    files = {
+        "W/": b"",
+        "W/images/": b"",
+        **{f"W/{n}": data for n, data in inside.items()},
+        **dict.fromkeys(outside, b"x"),
+    }
+    archive = written(tmp_path / "w.zip", zipped(files))
     assert unpack(archive, "W", tmp_path / "new/W") == 3
-    assert tree(tmp_path) == {"w.zip": archive.read_bytes(), **{f"new/W/{name}": data for name, data in INSIDE.items()}}
+    assert tree(tmp_path) == {"w.zip": archive.read_bytes(), **{f"new/W/{name}": data for name, data in inside.items()}}
     own = {"images/0--Parade/a.jpg": b"smaller", "own.txt": b"mine"}
     for name, content in {**own, "images/0--Parade/b.jpg": b""}.items():
         written(tmp_path / "W" / name, content)
     assert unpack(archive, "W", tmp_path / "W") == 2
-    assert tree(tmp_path / "W") == {**INSIDE, **own}
-
-
-@pytest.mark.parametrize("content", [b"<html>", zipped(FILES)[:-30]])
-def test_what_is_no_archive(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(InputError, match=r"w\.zip"):
-        unpack(written(tmp_path / "w.zip", content), "W", tmp_path / "W")
-    assert tree(tmp_path) == {"w.zip": content}
+    assert tree(tmp_path / "W") == {**inside, **own}
 
 
 # The commands
@@ -281,10 +243,8 @@ def test_everything_and_a_second_run(
     for split, count in IMAGES.items():
         assert [record.image_id for record in load_wider_face(root, split)] == list(numbered(count))  # type: ignore[arg-type]
         assert f"{root / f'WIDER_{split}'}: {count} files unpacked" in shown.out
-    assert load_wider_face(root, "val")[2].boxes_xyxy.tolist() == [[2, 0, 14, 10], [2, 1, 14, 12]]
     assert {path.name for path in (root / "eval_gt").iterdir()} == set(PARTS["ground_truth"].files)
-    assert f"data=wider_face data.root={root}" in shown.out and "research only" in shown.out
-    assert "WIDER_val.zip" in shown.err
+    assert f"data=wider_face data.root={root}" in shown.out and "WIDER_val.zip" in shown.err
     asked, before = len(server.asked), tree(root)
     assert main(words) == 0
     assert capsys.readouterr().out.count("complete; nothing to do") == 5
@@ -297,18 +257,15 @@ def test_archives_at_hand_are_used_and_stay(
 ) -> None:
     usage = shutil._ntuple_diskusage(10**10, 0, PARTS["val"].unpacked_bytes)  # no room for the archive again
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    folder = tmp_path / place
-    archive = written(folder / "WIDER_val.zip", archives["val"])
+    archive = written(tmp_path / place / "WIDER_val.zip", archives["val"])
     words = ["wider_face", "--root", str(tmp_path / "root"), "--parts", "val"]
-    source = [] if place == "root" else ["--source", str(folder)]
-    assert main([*words, *source]) == 0
+    words += ["--source", str(tmp_path / "source")] if place == "source" else []
+    assert main(words) == 0
     assert archive.is_file() and len(list((tmp_path / "root/WIDER_val").rglob("*.jpg"))) == 3
     shutil.rmtree(tmp_path / "root/WIDER_val")
     archive.write_bytes(archives["val"][:-1])
-    assert f"{archive}: has " in error_of(*words, *source)
+    assert f"{archive}: has " in error_of(*words)
     assert archive.is_file()
-    if place == "source":
-        assert "there is no WIDER_test.zip in it" in error_of(*words, "test", "--parts", "test", *source)
 
 
 def test_the_hub_under_another_address(
@@ -325,7 +282,7 @@ def test_what_cannot_be_had_or_written(
     words = ("wider_face", "--source", mirror, "--parts", "val", "--root")
     (tmp_path / "file").write_text("")
     assert "Not a directory" in error_of(*words, tmp_path / "file")
-    assert "--source=" in error_of("vgg16", "--source", tmp_path / "absent")
+    assert "absent" in error_of("vgg16", "--source", tmp_path / "absent", "--root", tmp_path)
     monkeypatch.setitem(PARTS, "val", replace(PARTS["val"], images=4))
     assert "3 of 4 files after unpacking" in error_of(*words, tmp_path / "few")
     asked = len(server.asked)
@@ -343,8 +300,10 @@ def test_the_official_annotations_pass_the_official_checks(
     words = ["download", "wider_face", "--root", str(tmp_path), "--source", server.url, "--parts", "annotations"]
     program = [sys.executable, "-c", "from fanet_lightning.cli.main import fanet; fanet()"]
     process = subprocess.Popen([*program, *words], preexec_fn=_heed_interrupts, stderr=subprocess.PIPE, text=True)
-    part = tmp_path / "wider_face_split.zip.part"
-    wait_for(lambda: part.is_file() and part.stat().st_size > 1_900_000)
+    part, end = tmp_path / "wider_face_split.zip.part", time.monotonic() + 300
+    while not (part.is_file() and part.stat().st_size > 1_900_000):
+        assert time.monotonic() < end
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     assert "Traceback" not in process.communicate(timeout=300)[1] and process.returncode == 130
     kept = part.stat().st_size
@@ -362,19 +321,11 @@ def _heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 def test_vgg16(
     server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """From a mirror, where torch.hub keeps its files; then from a folder."""
-    digest = hashlib.sha256(CONTENT).hexdigest()[:8]
-    name = f"vgg16-{digest}.pth"
+    name = f"vgg16-{hashlib.sha256(CONTENT).hexdigest()[:8]}.pth"
     monkeypatch.setattr(VGG16_Weights.IMAGENET1K_V1._value_, "url", f"http://127.0.0.1:9/{name}")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     server.serve(f"/{name}", Answer(CONTENT, breaks_after=150_000), Answer(CONTENT))

@@ -25,6 +25,7 @@ from tests.data.folder_files import (
     write_wider_list,
     write_yolo,
 )
+from tests.data.wider_files import write_wider
 
 TINY = [
     "level=1", "model.width=0.0625", "input_size=64", "batch_size=2", "epochs=1", "workers=0", "logger=none",
@@ -115,22 +116,15 @@ def test_photos_labelled_as_they_are_stored(format: str, suffix: str, tmp_path: 
     assert "mis_rotated" not in kinds(tmp_path / "doctor")
 
 
-@pytest.mark.parametrize(
-    ("format", "size_wh", "orientation"), [("coco", (400, 200), 6), ("voc", (100, 200), 1), ("coco", (200, 101), 1)]
-)
-def test_labels_of_another_size(
-    format: str, size_wh: tuple[int, int], orientation: int, tmp_path: Path, tell: Tell
-) -> None:
+@pytest.mark.parametrize(("format", "size_wh"), [("voc", (100, 200)), ("coco", (200, 101))])
+def test_labels_of_another_size(format: str, size_wh: tuple[int, int], tmp_path: Path, tell: Tell) -> None:
     root = tmp_path / "mine"
     WRITERS[format](root, {"train": {"a": STORED, "b": STORED}, "val": VAL})
     (path,) = root.rglob("b.jpg")
-    photo(path, size_wh, orientation)
+    photo(path, size_wh)
     told = tell(convert, root, "to=yolo", f"out={tmp_path / 'out'}")
     assert told.code == 2 and not (tmp_path / "out").exists()
-    width, height = size_wh[::-1] if orientation == 6 else size_wh
-    assert all(text in told.err for text in (str(path), "200 × 100", f"{width} × {height}"))
-    assert tell(doctor, root, "page=false", "workers=1", f"out={tmp_path / 'doctor'}").code == 1
-    assert kinds(tmp_path / "doctor") & {"mis_sized", "mis_rotated"}
+    assert all(text in told.err for text in (str(path), "200 × 100", "{} × {}".format(*size_wh)))
     # No size, or that of tools which do not know it, says nothing.
     for label in (path for path in root.rglob("*") if path.suffix in (".xml", ".json")):
         text = label.read_text().replace("<width>200</width><height>100<", "<width>0</width><height>0<")
@@ -158,20 +152,12 @@ def test_boxes_of_another_convention(format: str, tmp_path: Path, tell: Tell) ->
     assert "4 of 5 boxes" in told.err and "a.jpg" in told.err
     assert tell(doctor, tmp_path / "mine", "page=false", "workers=1", f"out={tmp_path / 'doctor'}").code == 1
     assert "label_convention" in kinds(tmp_path / "doctor")
-    WRITERS[format](tmp_path / "sound")
-    told = tell(convert, tmp_path / "sound", "to=coco", f"out={tmp_path / 'out2'}")
-    assert told.code == 0 and told.err == ""
 
 
 def test_odd_boxes_in_the_official_layout(tmp_path: Path, tell: Tell) -> None:
     """data=wider_face reads lists, too: x1 y1 x2 y2 in them."""
-    rows = {"0--A/a.jpg": "100 20 140 60", "0--A/b.jpg": "120 50 160 90"}
     for split in ("train", "val"):
-        listed = tmp_path / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt"
-        listed.parent.mkdir(exist_ok=True)
-        listed.write_text("".join(f"{name}\n1\n{row} 0 0 0 0 0 0\n" for name, row in rows.items()))
-        for name in rows:
-            write_image(tmp_path / f"WIDER_{split}" / "images" / name)
+        write_wider(tmp_path, split, {"0--A/a": [(40, 20, 60, 46, *[0] * 6)], "0--A/b": [(30, 20, 50, 45, *[0] * 6)]})
     told = tell(convert, tmp_path, "data=wider_face", "to=coco", f"out={tmp_path / 'out'}")
     assert told.code == 0 and told.err.count("warning: 2 of 2 boxes leave") == 2
 

@@ -7,15 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data import datamodule
-from fanet_lightning.data.datamodule import (
-    GIB,
-    MemoryCache,
-    SampleKey,
-    TrainDataset,
-    memory_cache,
-)
+from fanet_lightning.data.datamodule import GIB, MemoryCache, SampleKey, TrainDataset, memory_cache
 from fanet_lightning.data.images import read_image_rgb
 from fanet_lightning.data.sources import WiderFaceSource
 from fanet_lightning.data.transforms import TrainAugment
@@ -78,14 +71,11 @@ def test_what_is_put_comes_back_and_nothing_else() -> None:
 
 def test_images_are_read_only_and_of_the_size_that_was_announced() -> None:
     cache = MemoryCache(np.array([[2, 3], [1, 1]]), 100)
-    cache.put(0, np.zeros((3, 2, 3), np.uint8))
-    assert cache.get(0) is None
-    cache.put(0, np.full((2, 3, 3), 7, np.uint8))
-    found = cache.get(0)
-    assert found is not None
+    for shape, kept in (((3, 2, 3), False), ((2, 3, 3), True)):
+        cache.put(0, np.full(shape, 7, np.uint8))
+        assert (cache.get(0) is not None) == kept
     with pytest.raises(ValueError, match="read-only"):
-        found[0, 0] = 1
-    assert cache.get(0).min() == 7  # type: ignore[union-attr]
+        cache.get(0)[0, 0] = 1  # type: ignore[index]
 
 
 def test_sizes_come_from_the_heads(root: Path) -> None:
@@ -131,14 +121,6 @@ def test_the_limit_is_kept(
     assert (cache.limit_bytes, cache.places) == (limit, min(12, limit // IMAGE_BYTES))
 
 
-@pytest.mark.parametrize("option", [{"cache": "disk"}, {"cache_gib": 0.0}, {"cache_gib": float("nan")}])
-def test_bad_options_are_one_line(root: Path, option: dict[str, object]) -> None:
-    (key,) = option
-    with pytest.raises(InputError, match=f"^{key}=") as error:
-        module_of(root, **{"cache": "memory", **option})
-    assert "\n" not in str(error.value)
-
-
 # Training with it
 
 
@@ -158,10 +140,9 @@ def test_samples_are_the_same_and_no_file_is_read_twice(
 
 
 def test_what_does_not_fit_is_read_each_time(root: Path) -> None:
-    expected = epoch_of(module_of(root).train_dataloader(), 0)
     module = module_of(root, cache="memory", cache_gib=5 * IMAGE_BYTES / GIB)
     loader = module.train_dataloader()
-    assert epoch_of(loader, 0) == epoch_of(loader, 0) == expected
+    assert epoch_of(loader, 0) == epoch_of(loader, 0) == epoch_of(module_of(root).train_dataloader(), 0)
     remove_files(root)
     epoch_of(loader, 1)
     assert module.train_dataset.unreadable_images == [f"0--Parade/0_Parade_{index:03d}" for index in range(5, 12)]

@@ -71,14 +71,13 @@ def test_the_same_bytes_everywhere_and_others_by_seed_and_split(prepared: Path, 
 
 
 def test_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sides = iter([(200, 160), (200, 160)])
+    sides = iter([(200, 160), (200, 160), (0, 0)])
 
     def third_fails(rng: np.random.Generator, *_: object) -> scenes.SyntheticImage:
-        width, height = next(sides)
-        return draw_image(rng, (width, width), (height, height))
+        return draw_image(rng, *[(side, side) for side in next(sides)])
 
     monkeypatch.setattr(synthetic, "draw_image", third_fails)
-    with pytest.raises(StopIteration):
+    with pytest.raises(cv2.error):
         prepare_synthetic(tmp_path, **SMALL)
     assert list(tmp_path.iterdir()) == []
 
@@ -96,23 +95,11 @@ def test_the_slower_of_two_processes_cleans_up(tmp_path: Path, monkeypatch: pyte
     assert found[0] == found[1] and list(tmp_path.iterdir()) == [found[0]]
 
 
-def test_unfinished_folder_is_named(prepared: Path, tmp_path: Path) -> None:
-    (tmp_path / prepared.name).mkdir()
-    with pytest.raises(InputError, match=r"manifest\.json"):
-        prepare_synthetic(tmp_path, **SMALL)
-
-
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"train_images": 0}, r"data\.train_images=0"),
-        ({"image_width": (300, 200)}, r"data\.image_width=\[300, 200\]"),
-        ({"image_height": (320, 4000)}, r"data\.image_height=\[320, 4000\].*1024"),
-        ({"image_height": 320}, r"data\.image_height=320"),
-    ],
+    "change", [{"train_images": 0}, {"image_width": (300, 200)}, {"image_height": (320, 4000)}, {"image_height": 320}]
 )
-def test_wrong_parameters(change: dict[str, object], message: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=message):
+def test_wrong_parameters(change: dict[str, object], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"data\.{next(iter(change))}="):
         prepare_synthetic(tmp_path, **{**SMALL, **change})  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
@@ -134,8 +121,6 @@ def test_reads_back_as_wider_face(prepared: Path) -> None:
             expected = np.array([face.box_xywh for face in usable], np.float32).reshape(-1, 4)
             expected[:, 2:] += expected[:, :2]
             assert np.array_equal(record.boxes_xyxy, expected)
-            assert record.attributes["occlusion"].tolist() == [face.occlusion for face in usable]
-            assert record.attributes["pose"].tolist() == [face.pose for face in usable]
 
 
 @pytest.mark.parametrize(
@@ -156,13 +141,11 @@ def test_limits(height: int, hidden: float, softness: float, expected: list[str]
 
 def test_sample_is_varied(sample: list[scenes.SyntheticImage]) -> None:
     faces = [face for drawn_image in sample for face in drawn_image.faces]
-    heights = np.array([face.box_xywh[3] for face in faces])
-    assert heights.min() <= 6
-    assert heights.max() >= 250
+    heights, per_image = np.array([face.box_xywh[3] for face in faces]), [len(own.faces) for own in sample]
+    assert heights.min() <= 6 and heights.max() >= 250
     assert 16 <= np.median(heights) <= 28, "WIDER FACE's median is 20"
-    assert 0.04 <= np.mean([not drawn_image.faces for drawn_image in sample]) <= 0.13
-    assert 7 <= len(faces) / len(sample) <= 14, "WIDER FACE has 12 an image"
-    assert max(len(drawn_image.faces) for drawn_image in sample) >= 60
+    assert 0.04 <= per_image.count(0) / len(sample) <= 0.13
+    assert 7 <= np.mean(per_image) <= 14 and max(per_image) >= 60, "WIDER FACE has 12 an image"
     assert {drawn_image.event for drawn_image in sample} == set(scenes.EVENTS)
     for attribute, codes in (("blur", 3), ("expression", 2), ("illumination", 2), ("occlusion", 3), ("pose", 2)):
         assert {getattr(face, attribute) for face in faces} == set(range(codes)), attribute
@@ -173,20 +156,18 @@ def test_sample_is_varied(sample: list[scenes.SyntheticImage]) -> None:
             assert 0 <= x <= x + 2 <= x + w <= width and 0 <= y <= y + 2 <= y + h <= height
     # Official: 7,211 / 13,319 / 31,958, which is 0.23 / 0.42 / 1.
     sizes = {name: sum(counts(face, limits) for face in faces) for name, limits in SETTINGS.items()}
-    assert 0.17 < sizes["easy"] / sizes["hard"] < 0.30
-    assert 0.35 < sizes["medium"] / sizes["hard"] < 0.50
+    assert 0.17 < sizes["easy"] / sizes["hard"] < 0.30 and 0.35 < sizes["medium"] / sizes["hard"] < 0.50
 
 
 def test_every_box_lies_on_what_its_head_painted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each image is drawn again without one head after the other: the change is in and around its box."""
     checked = 0
     for index in range(12):
-        whole = _draw_without(monkeypatch, index, None)
-        for number, (drawn, kind) in enumerate(whole.heads):
+        whole, heads = _draw_without(monkeypatch, index, None)
+        for number, (drawn, kind) in enumerate(heads):
             if kind != "face" or drawn.area < 60 or not drawn.oval.any():
                 continue
-            without = _draw_without(monkeypatch, index, number)
-            changed = (whole.image != without.image).any(axis=2)
+            changed = (whole != _draw_without(monkeypatch, index, number)[0]).any(axis=2)
             x1, y1, x2, y2 = drawn.box_xyxy
             left, top = max(0, int(x1)), max(0, int(y1))
             inside = changed[top : int(np.ceil(y2)), left : int(np.ceil(x2))]
@@ -203,8 +184,8 @@ def test_every_box_lies_on_what_its_head_painted(monkeypatch: pytest.MonkeyPatch
     assert checked >= 15
 
 
-def test_hidden_share_of_a_covered_face() -> None:
-    """A board over the lower half, worked out by hand: half of the oval is left."""
+def test_hidden_share_of_a_face() -> None:
+    """A board over the lower half, worked out by hand: half of the oval is left. And the image's border."""
     person = plain_person(100, (80.0, 80.0), mask=False, glasses="none")
     head = draw_head(np.full((160, 160, 3), 90, np.uint8), person)
     y = head.corner[1]
@@ -219,19 +200,12 @@ def test_hidden_share_of_a_covered_face() -> None:
     masked = dataclasses.replace(person, mask=True)
     truth = scenes._truth(masked, head, head.area, PLAIN, (160, 160))
     assert truth is not None and truth.hidden == pytest.approx(0.33)
-
-
-def test_face_cut_by_the_border() -> None:
-    """The center lies on the left border: the box is cut there, and half of the oval is hidden."""
+    # The center lies on the left border: the box is cut there, and half of the oval is hidden.
     person = plain_person(80, (0.0, 100.0), mask=False, glasses="none")
     head = draw_head(np.full((200, 200, 3), 90, np.uint8), person)
-    assert head.box_xyxy[0] < -25
     truth = scenes._truth(person, head, int(head.oval.sum()), PLAIN, (200, 200))
-    assert truth is not None
-    x, y, w, h = truth.box_xywh
-    assert (x, y, h) == (0, 60, 80)
-    assert w == round(head.box_xyxy[2])
-    assert truth.hidden == pytest.approx(0.5, abs=0.03)
+    assert truth is not None and truth.hidden == pytest.approx(0.5, abs=0.03)
+    assert truth.box_xywh == (0, 60, round(head.box_xyxy[2]), 80) and head.box_xyxy[0] < -25
 
 
 @pytest.mark.parametrize("height", [6.0, 13.0, 37.0, 80.0, 200.0])
@@ -249,30 +223,26 @@ def test_box_is_the_oval(height: float) -> None:
     assert abs(columns.min() + corner_x - x1) <= 1.5 and abs(columns.max() + 1 + corner_x - x2) <= 1.5
 
 
-@dataclasses.dataclass
-class _Traced:
-    image: np.ndarray
-    heads: list[tuple[Drawn, str]]
-
-
-def _draw_without(monkeypatch: pytest.MonkeyPatch, index: int, omitted: int | None) -> _Traced:
-    """An image before the camera, with the head of one person left out."""
-    traced = _Traced(np.zeros(0), [])
+def _draw_without(
+    monkeypatch: pytest.MonkeyPatch, index: int, omitted: int | None
+) -> tuple[np.ndarray, list[tuple[Drawn, str]]]:
+    """An image before the camera, with the head of one person left out; and all heads."""
+    taken: list[np.ndarray] = []
+    heads: list[tuple[Drawn, str]] = []
 
     def draw(image: np.ndarray, person: Person) -> Drawn:
-        target = image.copy() if len(traced.heads) == omitted else image
-        traced.heads.append((draw_head(target, person), person.kind))
-        return traced.heads[-1][0]
+        heads.append((draw_head(image.copy() if len(heads) == omitted else image, person), person.kind))
+        return heads[-1][0]
 
     def keep(image: np.ndarray, _: Shot) -> np.ndarray:
-        traced.image = image.copy()
+        taken.append(image.copy())
         return image
 
     with monkeypatch.context() as patch:
         patch.setattr(scenes, "draw_head", draw)
         patch.setattr(scenes, "take", keep)
         draw_image(np.random.default_rng([5, 0, index]))
-    return traced
+    return taken[0], heads
 
 
 @pytest.mark.parametrize("side", [64, 96, 128])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.data.wider_face import load_wider_face
+from fanet_lightning.data.wider_face import load_wider_face, read_annotations
 from fanet_lightning.doctor.__main__ import main
 from tests.data.wider_files import write_text
 from tests.doctor.doctor_files import FACE, QUICK, found, image_path, plant, run, save, scene
@@ -37,7 +37,8 @@ def test_the_official_reader_takes_the_copy(examined: Path) -> None:
     sound = train["0--A/sound"]
     assert sound.boxes_xyxy.tolist() == [[10, 10, 40, 50]] and sound.ignored_xyxy.tolist() == [[200, 100, 230, 140]]
     # Attributes stay: FACE is blurred (1) and heavily occluded (2).
-    assert (sound.attributes["blur"].tolist(), sound.attributes["occlusion"].tolist()) == ([1], [2])
+    written = {own.image_id: own for own in read_annotations(examined / "cleaned", "train")[0]}
+    assert written["0--A/sound.jpg"].attributes[0].tolist() == [1, 0, 0, 0, 2, 0]  # type: ignore[index]
     val = {record.image_id: record for record in load_wider_face(examined / "cleaned", "val")}
     # Of val only what cannot be read is gone.
     assert set(val) == {f"1--B/{name}" for name in ("sound", "leaked", "nearly", "copy", "reaching")}

@@ -145,7 +145,7 @@ def test_source_gives_the_benchmark_that_scores_it(tmp_path: Path) -> None:
 
 
 def test_source_names_what_is_missing(tmp_path: Path) -> None:
-    refused(f"neither {tmp_path}/{CORRECTED} nor {tmp_path}/annotations/{CORRECTED}", PascalFaceSource(tmp_path).val)
+    refused(f"{tmp_path}/{CORRECTED} cannot be read .*or the folder that holds it", PascalFaceSource(tmp_path).val)
     write_annotations(tmp_path / "labels" / CORRECTED, FACES)
     refused(r"are missing.*absent", PascalFaceSource(tmp_path / "absent", ground_truth=tmp_path / "labels").val)
     write_images(tmp_path / "images", ["2008_3.jpg"])

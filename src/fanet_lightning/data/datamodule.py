@@ -8,10 +8,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from contextlib import suppress
+from functools import cached_property, partial
 from multiprocessing.reduction import DupFd
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -35,11 +36,8 @@ from fanet_lightning.data.images import (
 )
 from fanet_lightning.data.records import Boxes, ImageRecord, PackedRecords
 from fanet_lightning.data.sources import FaceSource
-from fanet_lightning.data.transforms import TestScale, sample_seed
+from fanet_lightning.data.transforms import TestScale, check_numbers, sample_seed
 from fanet_lightning.ops.structures import Batch, EvalBatch, Targets
-
-if TYPE_CHECKING:
-    from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 
 log = logging.getLogger(__name__)
 
@@ -54,18 +52,14 @@ class SampleKey(NamedTuple):
 class TrainBatchSampler(Sampler[list[SampleKey]]):
     """Global batch k of an epoch is the k-th run of B entries of a permutation drawn from (seed, epoch).
 
-    Rank r takes the r-th share of each batch, so one process and several train on the same batches.
-    The last, incomplete batch is dropped; fewer images than B are repeated to fill one batch.
-
-    Raises:
-        InputError: ``batch_size_total`` B is not a multiple of the number of processes, or there is no image.
+    Rank r takes the r-th share of each batch, so one process and several train on the same batches. The last,
+    incomplete batch is dropped; fewer images than B are repeated to fill one. InputError: ``batch_size_total`` B is not
+    a multiple of the number of processes.
     """
 
     def __init__(
         self, num_images: int, batch_size_total: int, rank: int = 0, world_size: int = 1, seed: int = 0
     ) -> None:
-        if num_images < 1:
-            raise InputError("the training set has no image; check data.train.split and data.train.images")
         if batch_size_total < 1 or batch_size_total % world_size:
             raise InputError(
                 f"batch_size={batch_size_total} is the total over {world_size} devices and must be a multiple of "
@@ -110,18 +104,18 @@ def check_cache(cache: str | None, cache_gib: float | None) -> None:
     """Refuse early an unknown kind and a limit that is not positive."""
     if cache not in (None, "memory"):
         raise InputError(f"cache={cache} is unknown; take memory or null")
-    if cache_gib is not None and not 0 < cache_gib < float("inf"):
-        raise InputError(f"cache_gib={cache_gib} must be a positive number of GiB; null: half of the free memory")
+    if cache_gib is not None:
+        check_numbers("cache_gib", cache_gib, 0.5, 1e-9, 1e9)
 
 
 class MemoryCache:
     """Decoded images in memory that the loader processes of a rank share, filled by whoever decodes one first.
 
-    Every image has its place from the start: two processes that decode the same one write the same bytes. What does not
-    fit has no place. The memory has no name and leaves nothing behind; a page is taken when it is first written.
+    Every image has its place from the start: two processes that decode the same one write the same bytes. The memory
+    has no name and leaves nothing behind; a page is taken when it is first written.
 
-    ``sizes_hw`` (N, 2) int64, an image of size 0 is never kept; ``limit_bytes`` of all pixels, the first images are
-    kept; ``file``: descriptor of another cache's memory, of the same images and limit, to share it.
+    ``sizes_hw`` (N, 2) int64, an image of size 0 is never kept; ``limit_bytes`` of all pixels: the first images have
+    ``places``; ``file``: descriptor of another cache's memory, of the same images and limit, to share it.
     """
 
     def __init__(self, sizes_hw: npt.NDArray[np.int64], limit_bytes: int, file: int | None = None) -> None:
@@ -135,12 +129,7 @@ class MemoryCache:
         os.ftruncate(self.file, size)
         self._memory = np.frombuffer(mmap.mmap(self.file, size), dtype=np.uint8)
         self._flags = self._memory[: len(nbytes)]
-        self._lock = threading.Lock()
-
-    @property
-    def places(self) -> int:
-        """How many images fit."""
-        return int(self._fits.sum())
+        self._lock, self.places = threading.Lock(), int(self._fits.sum())
 
     def get(self, index: int) -> Image8 | None:
         """The image (H, W, 3) as a view that cannot be written; None if it is not there (yet)."""
@@ -186,10 +175,9 @@ def memory_cache(paths: Sequence[Path], cache_gib: float | None, ranks: int = 1)
     """
 
     def size(index: int) -> tuple[int, int]:
-        try:
+        with suppress(UnreadableImage):
             return read_image_size(paths[index])
-        except UnreadableImage:
-            return 0, 0
+        return 0, 0
 
     sizes_hw = np.array(over_files(size, len(paths)), dtype=np.int64).reshape(-1, 2)
     free = available_bytes(torch.device("cpu"))
@@ -223,18 +211,15 @@ class TrainSample(NamedTuple):
 class TrainDataset(Dataset[TrainSample]):
     """Augmented samples, addressed by :class:`SampleKey`; ``cache`` changes none of them.
 
-    A file that cannot be read is named once in the log and replaced by the next readable image in the records' order
-    (after the last the first), with the seed of the sample that was asked for: the same in every run, rank and worker.
-    ``unreadable`` (N,) uint8, in shared memory, is 1 for each of :attr:`unreadable_images`.
+    A file that cannot be read is named once in the log and replaced by the next readable image (after the last the
+    first), with the seed of the sample that was asked for: the same in every run, rank and worker. ``unreadable`` (N,)
+    uint8, in shared memory, is 1 for each of :attr:`unreadable_images`.
     """
 
     def __init__(
         self, records: Sequence[ImageRecord], augment: Augment, seed: int = 0, cache: MemoryCache | None = None
     ) -> None:
-        self.records = PackedRecords(records)
-        self.augment = augment
-        self.seed = seed
-        self.cache = cache
+        self.records, self.augment, self.seed, self.cache = PackedRecords(records), augment, seed, cache
         self.unreadable: Tensor = torch.zeros(len(records), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
@@ -292,31 +277,21 @@ class TrainDataset(Dataset[TrainSample]):
         return image
 
 
-class EvalDataset(Dataset[EvalBatch]):
-    """Images at test scale, one a batch. An unreadable file raises: a score must not be quietly about fewer images."""
-
-    def __init__(self, records: Sequence[ImageRecord], test_scale: TestScale) -> None:
-        self.records = PackedRecords(records)
-        self.test_scale = test_scale
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> EvalBatch:
-        image = read_image_rgb(self.records.path(index))
-        resized, scale_xy = self.test_scale(image)
-        return EvalBatch(
-            images=torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))[None],
-            scale_xy=torch.from_numpy(scale_xy)[None],
-            image_ids=[self.records.image_id(index)],
-        )
+def eval_image(records: PackedRecords, test_scale: TestScale, index: int) -> EvalBatch:
+    """An image at test scale. An unreadable file raises: a score must not be quietly about fewer images."""
+    resized, scale_xy = test_scale(read_image_rgb(records.path(index)))
+    return EvalBatch(
+        images=torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))[None],
+        scale_xy=torch.from_numpy(scale_xy)[None],
+        image_ids=[records.image_id(index)],
+    )
 
 
 class _Loading(Dataset[Any]):
     """``load(key)`` in a worker. One that raises loses its message in a traceback of many lines: errors are values."""
 
-    def __init__(self, dataset: Any, load: Callable[[Any], Any]) -> None:
-        self.dataset, self.load = dataset, load
+    def __init__(self, load: Callable[[Any], Any]) -> None:
+        self.load = load
 
     def __getitem__(self, key: Any) -> Any:
         try:
@@ -338,16 +313,9 @@ def _start_worker(worker: int) -> None:
 class Loader(DataLoader[Any]):
     """Batches: what ``load`` makes of each key of ``sampler``. ``waited_seconds`` for them, over all epochs."""
 
-    def __init__(
-        self,
-        dataset: "TrainDataset | EvalDataset",
-        load: Callable[[Any], Any],
-        sampler: Any,
-        workers: int = 0,
-        pin_memory: bool = False,
-    ) -> None:
+    def __init__(self, load: Callable[[Any], Any], sampler: Any, workers: int = 0, pin_memory: bool = False) -> None:
         super().__init__(
-            _Loading(dataset, load),
+            _Loading(load),
             batch_size=None,
             sampler=sampler,
             num_workers=workers,
@@ -361,14 +329,8 @@ class Loader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         start = time.perf_counter()
-        items = super().__iter__()
-        while True:
-            try:
-                item = next(items)
-            except StopIteration:
-                return
-            finally:
-                self.waited_seconds += time.perf_counter() - start
+        for item in super().__iter__():
+            self.waited_seconds += time.perf_counter() - start
             if isinstance(item, InputError):
                 raise item
             yield item
@@ -378,22 +340,19 @@ class Loader(DataLoader[Any]):
 class TrainLoader(Loader):
     """Batches (:class:`~fanet_lightning.ops.structures.Batch`) of this rank's part.
 
-    A run that was cut off inside an epoch resumes with the next batch of the same permutation. The state counts images,
-    not batches: it may be resumed with another number of processes, and with another batch size at the batch that holds
-    the first unseen image.
+    A run that was cut off inside an epoch resumes with the next batch of the same permutation. The state counts images:
+    with another batch size it resumes at the batch that holds the first unseen one.
     """
 
     sampler: TrainBatchSampler
 
     def __init__(self, dataset: TrainDataset, sampler: TrainBatchSampler, *options: Any) -> None:
-        super().__init__(dataset, dataset.batch, sampler, *options)
+        super().__init__(dataset.batch, sampler, *options)
         self._position = (0, 0)
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        # A generator: nothing is drawn before the first batch is asked for. Lightning asks for an iterator before it
-        # sets the epoch.
-        sampler = self.sampler
-        done = sampler.first_batch
+        # A generator, which draws nothing yet: Lightning asks for an iterator before it sets the epoch.
+        sampler, done = self.sampler, self.sampler.first_batch
         self._position = (sampler.epoch, done)
         try:
             for batch in super().__iter__():
@@ -416,26 +375,28 @@ class TrainLoader(Loader):
         self._position = (state["epoch"], batch)
 
 
+def _some(records: list[ImageRecord], part: str) -> list[ImageRecord]:
+    if not records:
+        raise InputError(f"the {part} part has no image; check data.{part}")
+    return records
+
+
 class FaceDataModule(LightningDataModule):
     """Training batches (``structures.Batch``) and validation images (``structures.EvalBatch``).
 
     Samples depend on (``seed``, epoch, image) alone and batches on (``seed``, epoch) alone, so workers, devices and
     restarts change nothing. The samplers know their rank: give the Trainer ``use_distributed_sampler=False``.
 
-    Args:
+    Args (an InputError where one is out of range):
         source: where records come from, e.g. :class:`~fanet_lightning.data.sources.WiderFaceSource`.
         batch_size: total over all devices, which must divide it.
         input_size: side of the training images that ``augment`` makes, pixels.
         workers: processes that load, per device; None: one per usable core, at most 8. 0: the main process loads.
-        seed: of permutations and augmentations.
         augment: (image, boxes_xyxy, seed) → (image, boxes_xyxy), e.g. ``data.transforms.TrainAugment``; None where
             nothing trains.
         val_scale: size at which validation images are shown; by default their own.
         cache: ``memory`` keeps decoded training images (the same samples), once for all workers of a rank.
         cache_gib: most memory of it, for all ranks of a machine; None, or more than is free: half of what is free.
-
-    Raises:
-        InputError: an argument that is out of range, or a size that ``augment`` does not make.
     """
 
     def __init__(
@@ -453,20 +414,18 @@ class FaceDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         check_cache(cache, cache_gib)
-        if workers is not None and workers < 0:
-            raise InputError(f"workers={workers}; give 0 (load in the main process) or more")
+        if workers is not None:
+            check_numbers("workers", workers, 0, 0, 1024)
         size = getattr(augment, "size", input_size)
         if size != input_size:
             raise InputError(f"augment.size={size} but input_size={input_size}; give both the same value")
-        self.source, self.batch_size, self.input_size, self.seed = source, batch_size, input_size, seed
+        self.source, self.batch_size, self.seed, self.augment = source, batch_size, seed, augment
         self.workers = min(8, usable_cores()) if workers is None else workers
-        self.augment = augment
         self.val_scale = val_scale or TestScale("original")
         self.cache, self.cache_gib = cache, cache_gib
         self.train_dataset: TrainDataset | None = None
         self._train_loader: TrainLoader | None = None
-        self._position: dict[str, int] | None = None
-        self._trained_on: dict[str, Any] | None = None
+        self._resumed: dict[str, Any] = {}
 
     def prepare_data(self) -> None:
         """Write or fetch what the source needs; unreadable validation images are an InputError before training."""
@@ -484,16 +443,12 @@ class FaceDataModule(LightningDataModule):
     @cached_property
     def val_records(self) -> list[ImageRecord]:
         """The validation records, sorted by image id."""
-        records = sorted(self.source.val(), key=lambda record: record.image_id)
-        if not records:
-            raise InputError("the validation set has no image; check data.val.split and data.val.images")
-        return records
+        return sorted(_some(self.source.val(), "val"), key=lambda record: record.image_id)
 
     @cached_property
-    def ground_truth(self) -> "GroundTruth":
+    def ground_truth(self) -> Any:
         """The faces of :attr:`val_records`, in their order."""
-        ground_truth: GroundTruth = self.source.ground_truth()
-        return ground_truth
+        return self.source.ground_truth()
 
     def digest(self) -> dict[str, dict[str, Any]]:
         """Of ``train`` and ``val``, see :meth:`PackedRecords.digest`; once the source is prepared."""
@@ -501,29 +456,27 @@ class FaceDataModule(LightningDataModule):
         return {"train": train.digest(), "val": PackedRecords(self.val_records).digest()}
 
     def train_dataloader(self) -> TrainLoader:
-        """This rank's part; an InputError of the source or :class:`TrainBatchSampler`, ValueError without
-        ``augment``.
-        """
+        """This rank's part; InputError: of the source or the sampler. ValueError without ``augment``."""
         if self.augment is None:
             raise ValueError("FaceDataModule(augment=None) cannot train; give an augmentation")
         if self.train_dataset is None:
             self.train_dataset = self._train_dataset(self.augment)
-        rank, world_size = self._rank_and_world_size()
-        sampler = TrainBatchSampler(len(self.train_dataset), self.batch_size, rank, world_size, self.seed)
+        rank_and_world_size = self._rank_and_world_size()
+        sampler = TrainBatchSampler(len(self.train_dataset), self.batch_size, *rank_and_world_size, self.seed)
         self._train_loader = TrainLoader(self.train_dataset, sampler, *self._options())
-        if self._position is not None:
-            now, before = self._train_images(), self._trained_on
+        if self._resumed:
+            now, before = self._train_images(), self._resumed.get("images")
             if before is not None and now != before:
                 raise InputError(
                     f"data.root: {now['count']} training images, and not the {before['count']} that the checkpoint was "
                     "trained on; give those to resume the run, or start a new one with init="
                 )
-            self._train_loader.load_state_dict(self._position)
-            self._position = None
+            self._train_loader.load_state_dict(self._resumed["train"])
+            self._resumed = {}
         return self._train_loader
 
     def _train_dataset(self, augment: Augment) -> TrainDataset:
-        records, cache = self.source.train(), None
+        records, cache = _some(self.source.train(), "train"), None
         if self.cache == "memory":
             ranks = 1 if self.trainer is None else self.trainer.world_size // self.trainer.num_nodes
             cache = memory_cache([record.path for record in records], self.cache_gib, ranks)
@@ -534,15 +487,14 @@ class FaceDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """How far training has come in its epoch, and on which images, for the checkpoint."""
-        # Lightning saves the loaders' states too, but gives them back only where no one has asked for the length of the
-        # run beforehand, which a learning-rate schedule does.
+        # Lightning saves the loaders' states too, but loses them where a schedule asks for the run's length beforehand.
         if self._train_loader is None:
             return {}
         return {"train": self._train_loader.state_dict(), "images": self._train_images()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume there with the next training loader."""
-        self._position, self._trained_on = state_dict.get("train"), state_dict.get("images")
+        self._resumed = state_dict
 
     def _train_images(self) -> dict[str, Any]:
         assert self.train_dataset is not None
@@ -551,9 +503,9 @@ class FaceDataModule(LightningDataModule):
 
     def val_dataloader(self) -> Loader:
         """This rank's part of the validation images, one a batch (``structures.EvalBatch``), in order, each once."""
-        dataset = EvalDataset(self.val_records, self.val_scale)
         rank, world_size = self._rank_and_world_size()
-        return Loader(dataset, dataset.__getitem__, range(rank, len(dataset), world_size), *self._options())
+        load = partial(eval_image, PackedRecords(self.val_records), self.val_scale)
+        return Loader(load, range(rank, len(self.val_records), world_size), *self._options())
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

@@ -1,14 +1,8 @@
 """Downloads: ``fanet download wider_face`` and ``fanet download vgg16``, resumed and checked by SHA-256.
 
-WIDER FACE is put on disk in the layout that ``data=wider_face`` reads::
-
-    ROOT/WIDER_train/images/<event>/<name>.jpg      WIDER_val and WIDER_test alike
-    ROOT/wider_face_split/*.txt, *.mat              the annotations
-    ROOT/eval_gt/*.mat                              the ground truth of the official evaluation
-
-The data set is for research (CC BY-NC-ND 4.0); its home is http://shuoyang1213.me/WIDERFACE/.
-
-While it is fetched, a file is ``NAME.part``; it gets its name when its size and SHA-256 are right.
+WIDER FACE is put on disk in the layout that ``data=wider_face`` reads (:mod:`fanet_lightning.data.wider_face`). It is
+for research (CC BY-NC-ND 4.0); its home is http://shuoyang1213.me/WIDERFACE/. While it is fetched, a file is
+``NAME.part``; it gets its name when its size and SHA-256 are right.
 """
 
 import argparse
@@ -16,12 +10,10 @@ import os
 import shutil
 import time
 import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
 
 import requests
 from filelock import FileLock, Timeout
@@ -34,32 +26,25 @@ from fanet_lightning.cli.files import check_writable, file_sha256, replaced
 
 # Attempts without progress after the first, seconds before the first of them (they double), read timeout.
 RETRIES, FIRST_WAIT_S, LONGEST_WAIT_S, TIMEOUT_S = 5, 1.0, 120.0, 30.0
-# Statuses that may pass (RFC 9110, RFC 6585); 520 … 524 are those of a common cache in front of hosts.
-_PASSING = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524}
 _BREAKS = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
-_CHUNK_BYTES = 1 << 16
-FileT = TypeVar("FileT", bound="RemoteFile")
-
-
-def check_space(folder: Path, needed_bytes: int, purpose: str) -> None:
-    """Refuse to begin what does not fit into ``folder``, which need not exist yet; names the ``purpose``."""
-    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed_bytes:
-        raise InputError(
-            f"{purpose} takes {size_text(needed_bytes)}, {existing} has {size_text(free)} free; "
-            "make room, or choose another --root"
-        )
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file and its addresses in the order of trying. ``sha256`` hexadecimal, all of it or its first digits."""
+    """A file and its addresses in the order of trying. ``sha256`` hexadecimal, all of it or its first digits.
+
+    Of an archive, the folder ``inner`` goes to ``folder`` under the root: so many ``images`` (``.jpg``), or at least
+    these ``files``.
+    """
 
     name: str
     urls: tuple[str, ...]
     sha256: str
     size_bytes: int | None = None
+    inner: str = ""
+    folder: str = ""
+    images: int = 0
+    files: tuple[str, ...] = ()
 
     def fault(self, path: Path) -> str | None:
         """What is wrong with a file on disk: its size or its checksum; None where it is as it should be."""
@@ -67,52 +52,57 @@ class RemoteFile:
         if self.size_bytes is not None and size != self.size_bytes:
             return f"has {size:,} bytes, not {self.size_bytes:,}"
         found = file_sha256(path)
-        if not found.startswith(self.sha256.lower()):
-            return f"has the SHA-256 {found[:16]}…, not {self.sha256[:16]}…"
-        return None
+        return None if found.startswith(self.sha256) else f"has the SHA-256 {found[:16]}…, not {self.sha256[:16]}…"
+
+    @property
+    def unpacked_bytes(self) -> int:
+        """About what it takes on disk: text packs to a third, JPEG not at all, and last blocks waste 2 kB a file."""
+        size = self.size_bytes or 0
+        return size + 2048 * self.images if self.images else 3 * size
+
+    def state(self, root: Path) -> tuple[int, int]:
+        """How many of its images or needed files are in ``root`` and not empty, and how many there should be."""
+        paths = [root / self.folder / name for name in self.files]
+        if self.images:
+            paths = [path for path in (root / self.folder).rglob("[!.]*") if path.suffix.lower() == ".jpg"]
+        return sum(_size(path) > 0 for path in paths), self.images or len(self.files)
 
 
 def fetch(file: RemoteFile, folder: Path) -> Path:
     """``folder/name``, fetched unless it is there and sound; progress goes to stderr.
 
-    Raises:
-        InputError: no address gave the file, or another process fetches it. What has arrived stays, to be resumed.
+    InputError: no address gave the file, or another process fetches it. What has arrived stays, to be resumed.
     """
     target, part = folder / file.name, folder / f"{file.name}.part"
     if target.is_file() and file.fault(target) is None:
         return target
     problems, lock = [], FileLock(folder / f".{file.name}.lock")
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with lock.acquire(timeout=0), _bar() as bar:
+        with lock.acquire(timeout=0), Progress(*columns, console=console) as bar:
             task = bar.add_task(file.name, total=file.size_bytes)
             try:
                 for url in file.urls:
                     try:
                         _fetch_from(url, file, part, bar, task)
+                        return part.replace(target)
                     except requests.RequestException as error:
                         problems.append(f"{url}: {first_line(error)}")
-                    else:
-                        part.replace(target)
-                        return target
             finally:
                 Path(lock.lock_file).unlink(missing_ok=True)
-    except Timeout as error:
-        raise InputError(f"{folder}: another download of {file.name} is running; wait for it, or stop it") from error
+    except Timeout:
+        problems = ["another download of it is running"]
     raise InputError(
-        f"cannot fetch {file.name}: {'; '.join(problems)}; run again, give another --source, or fetch it by hand and "
-        f"put it into {folder}"
+        f"{folder}: cannot fetch {file.name}: {'; '.join(problems)}; run again, give another --source, or fetch it by "
+        "hand and put it there"
     )
-
-
-def _bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True, soft_wrap=True, highlight=False))
 
 
 def _fetch_from(url: str, file: RemoteFile, part: Path, bar: Progress, task: TaskID) -> None:
     """Bring ``part`` to the complete file, checked; it retries as long as it gets on."""
-    failures, restarts = 0, 0
+    failures, is_second = 0, False
     while True:
         before = _size(part)
         try:
@@ -120,8 +110,8 @@ def _fetch_from(url: str, file: RemoteFile, part: Path, bar: Progress, task: Tas
         except requests.RequestException as error:
             failures = 1 if _size(part) > before else failures + 1
             passing = isinstance(error, _BREAKS) and not isinstance(error, requests.exceptions.SSLError)
-            if error.response is not None:
-                passing = error.response.status_code in _PASSING
+            if error.response is not None:  # statuses that may pass: RFC 9110, RFC 6585
+                passing = error.response.status_code in (408, 425, 429) or error.response.status_code >= 500
             if failures > RETRIES or not passing:
                 raise
             wait_s = min(FIRST_WAIT_S * 2 ** (failures - 1), LONGEST_WAIT_S)
@@ -132,10 +122,9 @@ def _fetch_from(url: str, file: RemoteFile, part: Path, bar: Progress, task: Tas
         if reason is None:
             return
         part.unlink()
-        # Two versions joined is an accident; the same fault twice is not.
-        restarts += 1
-        if restarts > 1:
+        if is_second:  # two versions joined is an accident, the same fault twice is not
             raise requests.RequestException(f"gives a file that {reason}")
+        is_second = True
 
 
 def _request(url: str, file: RemoteFile, part: Path, bar: Progress, task: TaskID) -> None:
@@ -156,11 +145,9 @@ def _request(url: str, file: RemoteFile, part: Path, bar: Progress, task: TaskID
         # Before anything is overwritten: a login page in place of the file must not cost what has arrived.
         if "html" in response.headers.get("Content-Type", "") or file.size_bytes not in (None, total):
             raise requests.RequestException(f"answers {total} bytes that are not the file (a login page?)")
-        if total is not None:
-            check_space(part.parent, total - max(done, offset), f"{file.name} of {size_text(total)}")
         bar.reset(task, completed=done, total=total)  # what an earlier run has fetched is no speed of this one
         with part.open("ab" if appends else "wb") as out:
-            for chunk in response.iter_content(_CHUNK_BYTES):
+            for chunk in response.iter_content(1 << 16):
                 done += out.write(chunk)
                 bar.update(task, completed=done)
     if total is not None and done < total:
@@ -178,116 +165,70 @@ def unpack(archive: Path, inner: str, target: Path) -> int:
     archive's checksum has been compared, so its names are those of its author.
     """
     written = 0
-    try:
-        with zipfile.ZipFile(archive) as content:
-            for info in content.infolist():
-                path = PurePosixPath(info.filename)
-                hidden = any(part.startswith(".") for part in path.parts)  # ".." among them
-                if info.is_dir() or hidden or not path.is_relative_to(inner):
-                    continue
-                out = target / path.relative_to(inner)
-                if not _size(out):
-                    with replaced(out) as temporary, content.open(info) as packed, temporary.open("wb") as file:
-                        shutil.copyfileobj(packed, file, 1 << 20)
-                    written += 1
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise InputError(f"{archive}: no readable zip ({first_line(error)}); delete it and run again") from error
+    with zipfile.ZipFile(archive) as content:
+        for info in content.infolist():
+            path = PurePosixPath(info.filename)
+            hidden = any(part.startswith(".") for part in path.parts)  # ".." among them
+            if info.is_dir() or hidden or not path.is_relative_to(inner):
+                continue
+            out = target / path.relative_to(inner)
+            if not _size(out):
+                with replaced(out) as temporary, content.open(info) as packed, temporary.open("wb") as file:
+                    shutil.copyfileobj(packed, file, 1 << 20)
+                written += 1
     return written
 
 
 HUB = "https://huggingface.co"
 _HUB_FILES = f"{HUB}/datasets/CUHK-CSE/wider_face/resolve/main/data"
 _HOME = "http://shuoyang1213.me/WIDERFACE/support"
-
-
-@dataclass(frozen=True)
-class Archive(RemoteFile):
-    """A part of the data set: ``inner``, the folder in the archive, goes to ``folder`` under the root.
-
-    ``images``: how many ``.jpg`` it has; 0 for a part of labels, which must have ``files``.
-    """
-
-    inner: str = ""
-    folder: str = ""
-    images: int = 0
-    files: tuple[str, ...] = ()
-
-    @property
-    def unpacked_bytes(self) -> int:
-        """About what it takes on disk: text packs to a third, JPEG not at all, and last blocks waste 2 kB a file."""
-        size = self.size_bytes or 0
-        return size + 2048 * self.images if self.images else 3 * size
-
-    def state(self, root: Path) -> tuple[int, int]:
-        """How many of its images or needed files are in ``root`` and not empty, and how many there should be."""
-        folder = root / self.folder
-        if self.images:
-            images = (path for path in folder.rglob("*") if path.suffix.lower() == ".jpg" and path.name[0] != ".")
-            return sum(_size(path) > 0 for path in images), self.images
-        return sum(_size(folder / name) > 0 for name in self.files), len(self.files)
-
-
-def _images(split: str, sha256: str, size_bytes: int, images: int) -> Archive:
-    name = f"WIDER_{split}"
-    return Archive(f"{name}.zip", (f"{_HUB_FILES}/{name}.zip",), sha256, size_bytes, name, name, images)
-
-
 # Checksums and sizes of the first four: the LFS pointers of the hub's repository, the official mirror (commit
 # ba0019b). The MD5 of wider_face_split.zip is torchvision's 0e3767bcf0e326556d407bf5bff5d27c. The numbers of images are
 # those of the annotations.
-PARTS: dict[str, Archive] = {
-    "train": _images(
-        "train", "e23b76129c825cafae8be944f65310b2e1ba1c76885afe732f179c41e5ed6d59", 1_465_602_149, 12_880
-    ),
-    "val": _images("val", "f9efbd09f28c5d2d884be8c0eaef3967158c866a593fc36ab0413e4b2a58a17a", 362_752_168, 3_226),
-    "test": _images("test", "3b0313e11ea292ec58894b47ac4c0503b230e12540330845d70a7798241f88d3", 1_844_140_520, 16_097),
-    "annotations": Archive(
-        name="wider_face_split.zip",
-        urls=(f"{_HUB_FILES}/wider_face_split.zip", f"{_HOME}/bbx_annotation/wider_face_split.zip"),
-        sha256="c7561e4f5e7a118c249e0a5c5c902b0de90bbf120d7da9fa28d99041f68a8a5c",
-        size_bytes=3_591_642,
-        inner="wider_face_split",
-        folder="wider_face_split",
+_SPLITS = {
+    "train": ("e23b76129c825cafae8be944f65310b2e1ba1c76885afe732f179c41e5ed6d59", 1_465_602_149, 12_880),
+    "val": ("f9efbd09f28c5d2d884be8c0eaef3967158c866a593fc36ab0413e4b2a58a17a", 362_752_168, 3_226),
+    "test": ("3b0313e11ea292ec58894b47ac4c0503b230e12540330845d70a7798241f88d3", 1_844_140_520, 16_097),
+}
+PARTS = {
+    split: RemoteFile(f"{name}.zip", (f"{_HUB_FILES}/{name}.zip",), sha256, size_bytes, name, name, images)
+    for split, (sha256, size_bytes, images) in _SPLITS.items()
+    for name in [f"WIDER_{split}"]
+} | {
+    "annotations": RemoteFile(
+        "wider_face_split.zip", (f"{_HUB_FILES}/wider_face_split.zip", f"{_HOME}/bbx_annotation/wider_face_split.zip"),
+        "c7561e4f5e7a118c249e0a5c5c902b0de90bbf120d7da9fa28d99041f68a8a5c", 3_591_642,
+        inner="wider_face_split", folder="wider_face_split",
         files=("wider_face_train_bbx_gt.txt", "wider_face_val_bbx_gt.txt", "wider_face_test_filelist.txt"),
     ),
-    "ground_truth": Archive(
-        name="eval_tools.zip",
-        urls=(f"{_HOME}/eval_script/eval_tools.zip",),
-        sha256="1cf49c8243fa8a1632efe7f6aa09fd7a3994ac838c9008bdbc9dd1d547bb234a",
-        size_bytes=8_447_003,
-        inner="eval_tools/ground_truth",
-        folder="eval_gt",
+    "ground_truth": RemoteFile(
+        "eval_tools.zip", (f"{_HOME}/eval_script/eval_tools.zip",),
+        "1cf49c8243fa8a1632efe7f6aa09fd7a3994ac838c9008bdbc9dd1d547bb234a", 8_447_003,
+        inner="eval_tools/ground_truth", folder="eval_gt",
         files=("wider_face_val.mat", "wider_easy_val.mat", "wider_medium_val.mat", "wider_hard_val.mat"),
     ),
-}
+}  # fmt: skip
 
 
-def _from_source(file: FileT, root: Path, source: str | None) -> tuple[FileT, Path]:
-    """The file with the addresses to ask, and where it is on disk where it need not be fetched."""
-    if source is None or source.startswith(("http://", "https://")):
-        endpoint = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
-        urls = tuple(url.replace(HUB, endpoint) for url in file.urls)
-        file = replace(file, urls=(f"{source.rstrip('/')}/{file.name}",) if source else urls)
-    elif not (Path(source) / file.name).is_file():
-        raise InputError(
-            f"--source={source}: there is no {file.name} in it; give an http(s) address or a folder that has the files"
-        )
-    else:
-        root = Path(source)
-    path = root / file.name
-    reason = file.fault(path) if path.is_file() else None
-    if reason is not None:
-        raise InputError(f"{path}: {reason}; delete it or move it away, and run again to have it fetched")
-    return file, path
+def _at_hand(file: RemoteFile, root: Path, source: str | None) -> tuple[Path, bool]:
+    """The file, fetched into ``root`` unless it is there or in the folder ``source``; whether it had to be."""
+    is_folder = source is not None and not source.startswith(("http://", "https://"))
+    path = (Path(str(source)) if is_folder else root) / file.name
+    if path.is_file() or is_folder:
+        reason = file.fault(path)
+        if reason is not None:
+            raise InputError(f"{path}: {reason}; delete it or move it away, and run again to have it fetched")
+        return path, False
+    endpoint = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
+    urls = tuple(url.replace(HUB, endpoint) for url in file.urls)
+    return fetch(replace(file, urls=(f"{source.rstrip('/')}/{file.name}",) if source else urls), root), True
 
 
 def download_wider_face(root: Path, parts: Sequence[str] = tuple(PARTS), source: str | None = None) -> list[str]:
     """Fetch, check and unpack what is missing of ``parts``; a line per part says what is there now.
 
     ``source``: address or folder on disk that has all archives. Those that are in it or in ``root`` are used and stay.
-
-    Raises:
-        InputError: no network, no space, another download at work, or an archive that is not the official one.
+    InputError: no network, no space, another download at work, or an archive that is not the official one.
     """
     lines, states = [], {part: PARTS[part].state(root) for part in parts}
     missing = [PARTS[part] for part, (found, wanted) in states.items() if found < wanted]
@@ -296,28 +237,24 @@ def download_wider_face(root: Path, parts: Sequence[str] = tuple(PARTS), source:
         places = [Path(place) for place in (root, source or root)]
         fetched = [own.size_bytes or 0 for own in missing if not any((p / own.name).is_file() for p in places)]
         needed = sum(own.unpacked_bytes for own in missing) + max(fetched, default=0)
-        check_space(root, needed, f"fetching {', '.join(archive.name for archive in missing)}")
+        free = shutil.disk_usage(next(place for place in (root, *root.absolute().parents) if place.exists())).free
+        if free < needed:
+            raise InputError(
+                f"fetching {', '.join(own.name for own in missing)} takes {size_text(needed)}, {size_text(free)} are "
+                f"free in {root}; make room, or choose another --root"
+            )
     for archive in (PARTS[part] for part in parts):
         line = "complete; nothing to do"
         if archive in missing:
-            line = f"{counted(_fetch_and_unpack(archive, root, source), 'file')} unpacked"
+            path, is_new = _at_hand(archive, root, source)
+            line = f"{counted(unpack(path, archive.inner, root / archive.folder), 'file')} unpacked"
+            found, wanted = archive.state(root)
+            if found < wanted:
+                raise InputError(f"{root / archive.folder}: {found:,} of {wanted:,} files after unpacking {path}")
+            if is_new:
+                path.unlink()
         lines.append(f"{root / archive.folder}: {line}")
     return lines
-
-
-def _fetch_and_unpack(archive: Archive, root: Path, source: str | None) -> int:
-    """How many files were unpacked."""
-    archive, path = _from_source(archive, root, source)
-    at_hand = path.is_file()
-    if not at_hand:
-        fetch(archive, root)
-    written = unpack(path, archive.inner, root / archive.folder)
-    found, wanted = archive.state(root)
-    if found < wanted:
-        raise InputError(f"{root / archive.folder}: {found:,} of {wanted:,} files after unpacking {path}")
-    if not at_hand:
-        path.unlink()
-    return written
 
 
 def download_vgg16(root: Path, model: str = "vgg16", source: str | None = None) -> str:
@@ -327,14 +264,12 @@ def download_vgg16(root: Path, model: str = "vgg16", source: str | None = None) 
     url = (VGG16_BN_Weights if model == "vgg16_bn" else VGG16_Weights).IMAGENET1K_V1.url
     name = url.rsplit("/", 1)[-1]
     check_writable(root, "--root")
-    file, found = _from_source(RemoteFile(name, (url,), name.removesuffix(".pth").rpartition("-")[2]), root, source)
-    path = root / name
-    if not found.is_file():
-        fetch(file, root)
-    elif found != path:
-        with replaced(path) as temporary:
-            shutil.copyfile(found, temporary)
-    return f"{path}: complete, its SHA-256 begins with {file.sha256}"
+    file = RemoteFile(name, (url,), name.removesuffix(".pth").rpartition("-")[2])
+    path, _ = _at_hand(file, root, source)
+    if path.parent != root:
+        with replaced(root / name) as temporary:
+            shutil.copyfile(path, temporary)
+    return f"{root / name}: complete, its SHA-256 begins with {file.sha256}"
 
 
 def weights_folder() -> Path:

@@ -20,7 +20,6 @@ from fanet_lightning.cli.errors import InputError
 
 # ISO 14496-12 brands of files whose images are HEVC.
 _BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-NEEDS_PLUG_IN = "HEIC needs a plug-in (pip install pillow-heif)"
 
 
 def is_heic(content: bytes) -> bool:
@@ -43,10 +42,6 @@ Image8 = npt.NDArray[np.uint8]
 MAX_PIXELS = 178_956_970
 # What transparent pixels show; their hidden colors are undefined.
 BACKGROUND = 255
-_SHRINKING = {
-    1: 0, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
-}  # fmt: skip
-JPEG_START = b"\xff\xd8\xff"
 # Pillow's images are read at their first use, and not by two threads at a time.
 _READING_PILLOW = threading.Lock()
 _WITHOUT_WARNINGS = threading.Lock()
@@ -73,9 +68,8 @@ def read_image_rgb(path: Path | str) -> Image8:
     CMYK with a color profile become sRGB by it; RGB stays as it is stored, in the colors of :func:`color_profile`. Of
     an animation, the first frame.
 
-    Raises:
-        UnreadableImage: missing, empty, not an image, cut short, over 179 megapixels, or 32-bit pixels, which have no
-            fixed range. A JPEG that is damaged in its middle but ends properly decodes, as in every libjpeg program.
+    UnreadableImage: missing, empty, not an image, cut short, over 179 megapixels, or 32-bit pixels, which have no fixed
+    range. A JPEG that is damaged in its middle but ends properly decodes, as in every libjpeg program.
     """
     return decode_image_rgb(_content(path), path)
 
@@ -83,22 +77,9 @@ def read_image_rgb(path: Path | str) -> Image8:
 def read_shrunk_rgb(path: Path | str, scale: Callable[[int, int], float]) -> tuple[Image8, int, int]:
     """As :func:`read_image_rgb`, a JPEG at 1/2, 1/4 or 1/8 where that is enough; and height and width of the whole.
 
-    Args:
-        path: the file.
-        scale: of a height and width, symmetric in them: what the image will be multiplied by at most.
+    ``scale``: of a height and width, symmetric in them: what the image will be multiplied by at most.
     """
-    content = _content(path)
-    with _checked(content, path) as image:
-        frame = pillow_frame(image)
-        if _is_plain_jpeg(image):
-            wanted = scale(frame.height, frame.width)
-            shrink = next((k for k in (8, 4, 2) if k * wanted <= 1), 1)
-            array = _decode_jpeg(content, shrink)
-            if array is not None:
-                width, height = frame.upright_wh
-                return _oriented(array, frame.orientation), height, width
-    array = decode_image_rgb(content, path)
-    return array, *array.shape[:2]
+    return _decoded(_content(path), path, scale)
 
 
 def _content(path: Path | str) -> bytes:
@@ -108,36 +89,41 @@ def _content(path: Path | str) -> bytes:
 
 def decode_image_rgb(content: bytes, path: Path | str = "<bytes>") -> Image8:
     """As :func:`read_image_rgb`, from the file's bytes; ``path`` is for messages."""
+    return _decoded(content, path)[0]
+
+
+def _decoded(
+    content: bytes, path: Path | str, scale: Callable[[int, int], float] = lambda height, width: 1.0
+) -> tuple[Image8, int, int]:
+    """The pixels, a JPEG's shrunk as far as ``scale`` allows; height and width of the whole image."""
     with _checked(content, path) as image:
+        frame = pillow_frame(image)
         if _is_plain_jpeg(image):
-            array = _decode_jpeg(content)
+            wanted = scale(frame.height, frame.width)
+            array = _decode_jpeg(content, next((k for k in (8, 4, 2) if k * wanted <= 1), 1))
             if array is not None:
-                return _oriented(array, _orientation(image))
+                width, height = frame.upright_wh
+                return _oriented(array, frame.orientation), height, width
         image.load()
-        return _oriented(_to_rgb(image, path), _orientation(image))
+        array = _oriented(_to_rgb(image, path), _orientation(image))
+        return array, *array.shape[:2]
 
 
 @contextmanager
 def _checked(content: bytes, path: Path | str) -> Iterator[Image.Image]:
-    """The image of a file that has its end and a size that may be decoded; its pixels are not read yet."""
+    """The image of a file that has its end; its pixels are not read yet."""
     if is_cut_short(content):
         raise UnreadableImage(path, "the file is cut short (a JPEG without its end marker)")
     with _opened(io.BytesIO(content), content, path) as image:
-        _check_size(*image.size, path)
         yield image
 
 
 def pillow_image_rgb(image: Any, name: str = "the PIL image") -> Image8:
-    """As :func:`read_image_rgb`, from a ``PIL.Image.Image`` of any mode, whose pixels may not have been read yet.
+    """As :func:`read_image_rgb`, from a ``PIL.Image.Image`` of any mode; ``name`` stands for the path.
 
     The EXIF orientation that it carries is applied: Pillow keeps it on copies, resized ones too.
-
-    Raises:
-        UnreadableImage: as :func:`read_image_rgb`; ``name`` stands for the path.
     """
-    width, height = image.size
-    _check_size(width, height, name)
-    if width * height == 0:
+    if not all(image.size):
         raise UnreadableImage(name, "it has no pixels")
     with _named_errors(name), _READING_PILLOW:  # the same image may be asked for in several threads
         image.load()
@@ -145,10 +131,7 @@ def pillow_image_rgb(image: Any, name: str = "the PIL image") -> Image8:
 
 
 def color_profile(image: Any) -> bytes:
-    """The ICC profile of a ``PIL.Image.Image`` that the pixels of :func:`decode_image_rgb` are in; empty for sRGB.
-
-    That of grey and of CMYK has been applied, and is not for RGB.
-    """
+    """The ICC profile that the pixels of :func:`decode_image_rgb` are in; empty for sRGB, and where it was applied."""
     profile = image.info.get("icc_profile") or b""
     return profile if _color_space(profile) == b"RGB " and image.mode != "CMYK" else b""
 
@@ -173,10 +156,6 @@ class ImageFrame(NamedTuple):
     width: int
     height: int
     orientation: int = 1
-
-    @property
-    def stored_wh(self) -> tuple[int, int]:
-        return self.width, self.height
 
     @property
     def upright_wh(self) -> tuple[int, int]:
@@ -229,7 +208,7 @@ def is_cut_short(content: bytes) -> bool:
     Data bytes never look like a marker. What follows the image (a phone's video) may hold any bytes.
     """
     position = 2
-    while content[:3] == JPEG_START and position + 4 <= len(content) and content[position] == 0xFF:
+    while content[:3] == b"\xff\xd8\xff" and position + 4 <= len(content) and content[position] == 0xFF:
         marker = content[position + 1]
         if marker == 0xFF:  # fill byte
             position += 1
@@ -248,23 +227,18 @@ def _is_plain_jpeg(image: Image.Image) -> bool:
 
 def _decode_jpeg(content: bytes, shrink: int = 1) -> Image8 | None:
     """By OpenCV, as stored, shrunk by 1, 2, 4 or 8 in libjpeg; None where it cannot, and Pillow says why."""
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION | _SHRINKING[shrink]
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    flags |= getattr(cv2, f"IMREAD_REDUCED_GRAYSCALE_{shrink}") if shrink > 1 else 0
     image = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)
     return None if image is None else np.ascontiguousarray(image, dtype=np.uint8)
-
-
-def _check_size(width: int, height: int, path: Path | str) -> None:
-    if width * height > MAX_PIXELS:
-        raise UnreadableImage(path, f"{width} × {height} pixels are more than {MAX_PIXELS:,}; shrink it first")
 
 
 @contextmanager
 def _opened(file: Any, start: bytes, path: Path | str) -> Iterator[Image.Image]:
     """The image in ``file``, which begins with ``start`` (12 bytes); its pixels are not read yet."""
-    if not start:
-        raise UnreadableImage(path, "the file is empty")
-    heic_is_missing = is_heic(start) and not heic_plug_in()
-    unknown = NEEDS_PLUG_IN if heic_is_missing else f"not an image file (it begins with {start[:4]!r})"
+    unknown = f"not an image file (it begins with {start[:4]!r})" if start else "the file is empty"
+    if is_heic(start) and not heic_plug_in():
+        unknown = "HEIC needs a plug-in (pip install pillow-heif)"
     with _named_errors(path, unknown):
         with _quietly():
             opened = Image.open(file)
@@ -286,12 +260,12 @@ def _named_errors(path: Path | str, unknown: str = "") -> Iterator[None]:
         yield
     except InputError:
         raise
-    except UnidentifiedImageError as error:
-        raise UnreadableImage(path, unknown) from error
-    except Image.DecompressionBombError as error:
-        raise UnreadableImage(path, f"more than {MAX_PIXELS:,} pixels; shrink it first") from error
     except Exception as error:  # Pillow's plugins raise almost anything on damaged files
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = unknown
+        elif isinstance(error, Image.DecompressionBombError):
+            reason = f"more than {MAX_PIXELS:,} pixels; shrink it first"
         raise UnreadableImage(path, reason) from error
 
 

@@ -2,10 +2,10 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,19 +25,16 @@ def _no_boxes() -> Boxes:
 
 @dataclass(frozen=True, eq=False)
 class ImageRecord:
-    """An image on disk and its faces; boxes are ``xyxy`` in pixels of the original image (see ``structures``).
+    """An image on disk and its faces; boxes are float32 ``xyxy`` in pixels of the original image (see ``structures``).
 
     ``image_id``     official relative path without extension, ``event/name``.
-    ``boxes_xyxy``   (F, 4) float32, the usable faces: x2 > x1, y2 > y1, not flagged invalid. May reach out of the
-                     image.
-    ``attributes``   name → (F,) int8, one value per usable face (:data:`ATTRIBUTES` for WIDER FACE); may be empty.
-    ``ignored_xyxy`` (K, 4) float32, annotated boxes that are flagged invalid or have no area. Nothing trains on them.
+    ``boxes_xyxy``   (F, 4), the usable faces: x2 > x1, y2 > y1, not flagged invalid. May reach out of the image.
+    ``ignored_xyxy`` (K, 4), annotated boxes that are flagged invalid or have no area. Nothing trains on them.
     """
 
     image_id: str
     path: Path
     boxes_xyxy: Boxes = field(default_factory=_no_boxes)
-    attributes: Mapping[str, npt.NDArray[np.int8]] = field(default_factory=dict)
     ignored_xyxy: Boxes = field(default_factory=_no_boxes)
 
     def __post_init__(self) -> None:
@@ -49,17 +46,13 @@ def clean_record(
     image_id: str,
     path: Path,
     boxes_xyxy: npt.NDArray[np.float64],
-    ignored: npt.NDArray[np.bool_] | None = None,
-    attributes: Mapping[str, npt.NDArray[np.int8]] | None = None,
+    ignored: npt.NDArray[np.bool_] | Literal[False] = False,
 ) -> ImageRecord:
     """A record of (F, 4) boxes as labels have them: ``ignored`` (F,) ones and those without area become ignored."""
     narrow = boxes_xyxy.astype(np.float32)
     # After rounding to float32 a sliver of a box may have no side left, so the sides are taken there.
-    usable = (narrow[:, 2:] > narrow[:, :2]).all(axis=1)
-    if ignored is not None:
-        usable &= ~ignored
-    own = {name: values[usable] for name, values in (attributes or {}).items()}
-    return ImageRecord(image_id, path, narrow[usable], own, narrow[~usable])
+    usable = (narrow[:, 2:] > narrow[:, :2]).all(axis=1) & ~np.asarray(ignored)
+    return ImageRecord(image_id, path, narrow[usable], narrow[~usable])
 
 
 class PackedRecords:
@@ -147,7 +140,6 @@ class Inventory:
     ``unlabelled``  image files under ``folder`` that no label speaks of.
     ``problems``    rows and files that could not be read as labels.
     ``remarks``     what a person should know, a sentence each.
-    ``turned``      photos whose boxes were turned with them by their EXIF orientation.
     """
 
     part: str
@@ -156,7 +148,6 @@ class Inventory:
     unlabelled: list[Path] = field(default_factory=list)
     problems: list[LabelProblem] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
-    turned: list[str] = field(default_factory=list)
 
     def problem(self, path: Path, line: int | None, value: str, reason: str) -> None:
         """Add one; ``value`` is cut to a line's length."""
@@ -166,8 +157,8 @@ class Inventory:
 def strict_records(inventory: Inventory, whole: str, remedy: str) -> list[ImageRecord]:
     """The records of labels that are complete; ``whole`` is what images are missing of, ``remedy`` how to get them.
 
-    Raises:
-        InputError: the first problem, no image, a missing image, one named twice, a box that is not finite.
+    InputError: the first problem; no image, one that is missing, named twice or of another size than its labels say; a
+    box that is not finite or inverted.
     """
     if inventory.problems:
         first, more = inventory.problems[0], len(inventory.problems) - 1
@@ -183,12 +174,25 @@ def strict_records(inventory: Inventory, whole: str, remedy: str) -> list[ImageR
     counts = Counter(image.image_id for image in images)
     records = []
     for image in images:
+        boxes, labels = image.boxes_xyxy, image.label_path
         if counts[image.image_id] > 1:
-            raise InputError(f"{image.label_path} has the image {image.image_id} twice; keep one of its entries")
-        refuse_boxes(image, np.any(~np.isfinite(image.boxes_xyxy), axis=1), "a number is not finite")
-        columns = () if image.attributes is None else image.attributes.T
-        attributes = dict(zip(ATTRIBUTES, columns, strict=False))
-        records.append(clean_record(image.image_id, image.path, image.boxes_xyxy, image.ignored, attributes))
+            raise InputError(f"{labels} has the image {image.image_id} twice; keep one of its entries")
+        wrong = np.flatnonzero(~(np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] >= boxes[:, :2]).all(axis=1)))
+        if len(wrong):
+            where = (
+                f"line {image.box_lines[wrong[0]]}" if image.box_lines else f"box {wrong[0] + 1} of {image.path.name}"
+            )
+            x1, y1, x2, y2 = boxes[wrong[0]].tolist()
+            raise InputError(
+                f"{labels}, {where}: x1={x1:g} y1={y1:g} x2={x2:g} y2={y2:g} is no box; correct or remove it"
+            )
+        if image.file_wh is not None and image.stated_wh != image.file_wh:
+            said, has = ("{} × {}".format(*size) for size in (image.stated_wh or (0, 0), image.file_wh))
+            raise InputError(
+                f"{labels}: the labels of {image.path} are for an image of {said} pixels, it has {has}; bring the "
+                "images that were labelled, or where only the size is wrong, write 0 for it"
+            )
+        records.append(clean_record(image.image_id, image.path, boxes, image.ignored))
     return records
 
 
@@ -197,18 +201,6 @@ def refuse_missing(missing: Sequence[Path], count: int, whole: str, remedy: str)
     if missing:
         raise InputError(
             f"{len(missing)} of the {count} images of {whole} are missing, the first is {missing[0]}; {remedy}"
-        )
-
-
-def refuse_boxes(image: LabelledImage, wrong: npt.NDArray[np.bool_], why: str) -> None:
-    """Refuse an image of which a box is ``wrong`` (F,), naming the first one."""
-    if wrong.any():
-        index = int(np.flatnonzero(wrong)[0])
-        where = f"line {image.box_lines[index]}" if image.box_lines else f"box {index + 1} of {image.path.name}"
-        x1, y1, x2, y2 = image.boxes_xyxy[index].tolist()
-        raise InputError(
-            f"{image.label_path}, {where}: x1={x1:g} y1={y1:g} x2={x2:g} y2={y2:g} is no box ({why}); correct or "
-            "remove it"
         )
 
 

@@ -1,14 +1,12 @@
 """Grids of images to look at: ``fanet show augmentations`` and ``fanet show synthetic``.
 
-    fanet show augmentations                                       # synthetic faces, made on the first call
-    fanet show augmentations --root data/wider_face --split val --list test.txt --count 4
+    fanet show augmentations --root data/wider_face --split val --list test.txt --count 4     # default: synthetic faces
     fanet show synthetic grid.png --images 24
 
 ``augmentations``: one grid per part switched on alone, one for all. Each row is one image: its title, the original,
 then samples, the number of faces of each in the title. Rows differ in their seeds, grids do not.
 
-``synthetic``: green boxes count as easy, yellow as medium, orange as hard, grey ones in no setting, red ones are
-flagged invalid.
+``synthetic``: boxes count as easy (green), medium (yellow), hard (orange), in no setting (grey) or are invalid (red).
 """
 
 import argparse
@@ -35,16 +33,10 @@ OFF: dict[str, Any] = {
 }  # fmt: skip
 # What each grid switches on, by the constructor's names; the values are the recipe's, at full probability.
 GRIDS: dict[str, dict[str, Any]] = {
-    "crop": {"crop": (0.3, 1.0), "largest_square": 0.2},
-    "expansion": {"expand_probability": 1.0},
-    "flip": {"flip": 1.0},
-    "brightness": {"brightness": 32.0},
-    "contrast": {"contrast": (0.5, 1.5)},
-    "saturation": {"saturation": (0.5, 1.5)},
-    "hue": {"hue": 18.0},
-    "channel_shuffle": {"channel_shuffle": 1.0},
-    "anchor_sampling": {"anchor_sampling": 1.0},
-}
+    "crop": {"crop": (0.3, 1.0), "largest_square": 0.2}, "expansion": {"expand_probability": 1.0},
+    "brightness": {"brightness": 32.0}, "contrast": {"contrast": (0.5, 1.5)}, "saturation": {"saturation": (0.5, 1.5)},
+    "hue": {"hue": 18.0}, **{name: {name: 1.0} for name in ("flip", "channel_shuffle", "anchor_sampling")},
+}  # fmt: skip
 BACKGROUND, INK, BOX = (250, 250, 250), (30, 30, 30), (60, 255, 60)
 GAP, LINE = 6, 22
 COLORS = {
@@ -82,19 +74,19 @@ def _chosen_records(options: argparse.Namespace) -> list[ImageRecord]:
         root = prepare_synthetic(Path("data/synthetic"), train_images=options.count * 4, val_images=1, seed=0)
         records = load_wider_face(root, "train")
     else:
-        records = load_wider_face(options.root, options.split, options.list, options.annotations)
+        records = load_wider_face(options.root, options.split, options.list)
     with_faces = [record for record in records if len(record.boxes_xyxy)]
     # Spread over the list, since neighbours in it are of the same event.
     return with_faces[:: max(1, len(with_faces) // options.count)][: options.count]
 
 
-def synthetic_grid(images: int, columns: int, split: str, seed: int, boxes: bool) -> Image8:
+def synthetic_grid(images: int, columns: int, split: str, seed: int) -> Image8:
     """The first images of a split with boxes in the colors of their settings. (H, W, 3) uint8 RGB."""
     grid = np.zeros((-(-images // columns) * TILE_WH[1], columns * TILE_WH[0], 3), np.uint8)
     for index in range(images):
         drawn = draw_image(np.random.default_rng([seed, SPLITS.index(split), index]))
         image = drawn.image_rgb.copy()
-        for face in drawn.faces if boxes else []:
+        for face in drawn.faces:
             x, y, w, h = face.box_xywh
             hardest = next((name for name in ("easy", "medium", "hard") if counts(face, SETTINGS[name])), "none")
             color = COLORS["invalid" if face.invalid else hardest]
@@ -122,7 +114,6 @@ def main(argv: list[str]) -> int:
     augmented.add_argument("--root", type=Path, help="data set in WIDER FACE's layout; default: synthetic faces")
     augmented.add_argument("--split", default="train", choices=["train", "val"])
     augmented.add_argument("--list", type=Path, help="text file of image names within the split")
-    augmented.add_argument("--annotations", type=Path, help="folder or zip of annotations, if not under the root")
     augmented.add_argument("--count", type=int, default=3, help="images, one per row")
     augmented.add_argument("--draws", type=int, default=6, help="samples of each image")
     augmented.add_argument("--size", type=int, default=320, help="side of a sample, pixels")
@@ -133,11 +124,9 @@ def main(argv: list[str]) -> int:
     synthetic.add_argument("--columns", type=int, default=6)
     synthetic.add_argument("--split", choices=SPLITS, default="train")
     synthetic.add_argument("--seed", type=int, default=0)
-    synthetic.add_argument("--no-boxes", action="store_true")
     options = parser.parse_args(argv)
     if options.what == "synthetic":
-        boxes = not options.no_boxes
-        _write(options.out, synthetic_grid(options.images, options.columns, options.split, options.seed, boxes))
+        _write(options.out, synthetic_grid(options.images, options.columns, options.split, options.seed))
         return 0
     records = _chosen_records(options)
     for name, changes in (*GRIDS.items(), ("recipe", None)):

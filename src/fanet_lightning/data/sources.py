@@ -1,13 +1,4 @@
-"""Sources of images and ground truth: WIDER FACE, synthetic faces, FDDB, PASCAL face, AFW.
-
-The last three, in their official layouts and for testing alone; boxes are those of the files, without a shift::
-
-    ROOT/originalPics/2002/08/11/big/img_591.jpg                  FDDB
-    ROOT/FDDB-folds/FDDB-fold-01.txt, FDDB-fold-01-ellipseList.txt, … 10
-
-    ROOT/images/<name>.jpg           or ROOT/JPEGImages, ROOT/testimages, or ROOT itself: the first folder that exists
-    ROOT/<official label file>       or ROOT/annotations/<official label file>, or ``ground_truth``
-"""
+"""Sources of images and ground truth: WIDER FACE, synthetic faces and, for testing alone, FDDB, PASCAL face, AFW."""
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -16,10 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from fanet_lightning.cli.config import own
+from fanet_lightning.cli.config import made, own
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_writable
-from fanet_lightning.cli.provenance import is_first_process
 from fanet_lightning.data.folder.labels import warn_of_odd_boxes
 from fanet_lightning.data.folder.source import FolderSource
 from fanet_lightning.data.records import ImageRecord, Inventory, check_apart, clean_record, refuse_missing
@@ -28,12 +18,7 @@ from fanet_lightning.data.wider_face import all_usable_faces, fetch_command, loa
 from fanet_lightning.score.fddb.ground_truth import FOLDS_FOLDER, IMAGES_FOLDER, FddbGroundTruth, read_fddb_ground_truth
 from fanet_lightning.score.fddb.regions import bounding_boxes
 from fanet_lightning.score.pascal_face.benchmark import AfwBenchmark, PascalFaceBenchmark
-from fanet_lightning.score.pascal_face.ground_truth import (
-    AFW,
-    PASCAL_FACE,
-    PascalFaceGroundTruth,
-    read_annotations,
-)
+from fanet_lightning.score.pascal_face.ground_truth import AFW, PASCAL_FACE, PascalFaceGroundTruth, read_annotations
 from fanet_lightning.score.results import Benchmark
 from fanet_lightning.score.wider_face.benchmark import WiderFaceBenchmark
 from fanet_lightning.score.wider_face.ground_truth import GROUND_TRUTH_FOLDERS, GroundTruth, read_ground_truth
@@ -58,11 +43,11 @@ class FaceSource(Protocol):
         return  # by default the images are there, or reading says what is missing
 
     def check(self, train: bool = True) -> None:
-        """Say whatever is missing or malformed before any work starts; ``train``: of the training part too.
-
-        Raises:
-            InputError: in one line, what to do.
-        """
+        """Say in one line (InputError) what is missing or malformed before any work starts; ``train``: in the training
+        part too."""
+        if train:
+            self.train()
+        self.val()
 
     def train(self) -> list[ImageRecord]: ...
 
@@ -82,11 +67,6 @@ def _path(given: Path | str | None) -> Path | None:
 
 class _TestSet(FaceSource, Protocol):
     """What the sets for testing alone have in common."""
-
-    def check(self, train: bool = True) -> None:
-        if train:
-            self.train()
-        self.val()
 
     def train(self) -> list[ImageRecord]:
         raise InputError(f"data={self.name} is for testing alone and has no training part; train on data=wider_face")
@@ -161,13 +141,10 @@ class PascalFaceSource(_TestSet):
 
     Args:
         root: the folder of the images.
-        labels: "corrected" or "original".
+        labels: "corrected" or "original"; an InputError for others.
         ground_truth: label file or the folder that holds it; by default looked for under ``root``.
         images: list that restricts everything to its images.
         alignment: of :meth:`benchmark`.
-
-    Raises:
-        InputError: other labels.
     """
 
     name: str = "pascal_face"
@@ -184,29 +161,23 @@ class PascalFaceSource(_TestSet):
     ) -> None:
         if labels not in self.releases:
             raise InputError(f"data.labels={labels} is not known; choose {' or '.join(self.releases)}")
-        self.root, self._labels, self._images = Path(root), _path(ground_truth), _path(images)
+        self.root, self._images = Path(root), _path(images)
         self._release, self._alignment = self.releases[labels], alignment
+        self._labels = [Path(ground_truth)] if ground_truth is not None else [self.root, self.root / "annotations"]
 
     def val(self) -> list[ImageRecord]:
         truth = self.ground_truth()
         folders = [self.root / name for name in IMAGE_FOLDERS]
         folder = next((folder for folder in folders if folder.is_dir()), self.root)
         paths = self._there([folder / name for name in truth.file_names], "data.images")
-        of_image = zip(truth.image_ids, paths, truth.boxes_xyxy, truth.flagged, strict=True)
-        return [clean_record(*own) for own in of_image]
+        return list(map(clean_record, truth.image_ids, paths, truth.boxes_xyxy, truth.flagged))
 
     def ground_truth(self) -> PascalFaceGroundTruth:
         return self._truth
 
     @cached_property
     def _truth(self) -> PascalFaceGroundTruth:
-        candidates = [folder / self._release.file_name for folder in (self.root, self.root / "annotations")]
-        labels = self._labels or next((path for path in candidates if path.is_file()), None)
-        if labels is None:
-            raise InputError(
-                f"no labels here: neither {candidates[0]} nor {candidates[1]} exists; put face-eval's file there, or "
-                "set data.ground_truth"
-            )
+        labels = next((path for path in self._labels if (path / self._release.file_name).is_file()), self._labels[0])
         return read_annotations(labels, self._release, self._images)
 
     def benchmark(self) -> PascalFaceBenchmark:
@@ -243,12 +214,12 @@ class WiderFaceSource(FaceSource):
         annotations: Path | str | None = None,
         ground_truth: Path | str | None = None,
     ) -> None:
-        self._root = Path(root)
-        self._train = {"split": "train", "images": None, **(train or {})}
-        self._val = {"split": "val", "images": None, **(val or {})}
-        self._annotations, self._ground_truth = _path(annotations), _path(ground_truth)
-        self.train_split: str | None = str(self._train["split"])
-        self.val_split: str | None = str(self._val["split"])
+        self._root, self._annotations, self._ground_truth = Path(root), _path(annotations), _path(ground_truth)
+        given = {"train": train or {}, "val": val or {}}
+        self._parts: dict[str, Any] = {part: {"split": part, "images": None, **own} for part, own in given.items()}
+        self.train_split: str | None = self._parts["train"]["split"]
+        self.val_split: str | None = self._parts["val"]["split"]
+        self._read: dict[str, list[ImageRecord]] = {}  # once: a run checks its source, and then loads it
 
     @property
     def root(self) -> Path:
@@ -257,35 +228,25 @@ class WiderFaceSource(FaceSource):
     def check(self, train: bool = True) -> None:
         parts = [self.train(), self.val()] if train else [self.val()]
         self.ground_truth()
-        if is_first_process():
-            for records in parts:
-                warn_of_odd_boxes(records, "x y w h in pixels")
+        warn_of_odd_boxes(parts, "x y w h in pixels")
 
     def train(self) -> list[ImageRecord]:
-        return self._train_records
-
-    def val(self) -> list[ImageRecord]:
-        return self._val_records
-
-    # Read once: a run checks its source, and then loads it.
-    @cached_property
-    def _train_records(self) -> list[ImageRecord]:
-        records = self._load(self._train)
-        if self._train["split"] == self._val["split"]:
+        records = self._records("train")
+        if self._parts["train"]["split"] == self._parts["val"]["split"]:
             check_apart({record.image_id for record in records}, {record.image_id for record in self.val()})
         return records
 
-    @cached_property
-    def _val_records(self) -> list[ImageRecord]:
-        return sorted(self._load(self._val), key=lambda record: record.image_id)
+    def val(self) -> list[ImageRecord]:
+        return sorted(self._records("val"), key=lambda record: record.image_id)
 
-    def _load(self, part: Mapping[str, Any]) -> list[ImageRecord]:
-        return load_wider_face(self.root, part["split"], part["images"], self._annotations)
+    def _records(self, part: str) -> list[ImageRecord]:
+        if part not in self._read:
+            self._read[part] = load_wider_face(self.root, **self._parts[part], annotations=self._annotations)
+        return self._read[part]
 
     def ground_truth(self) -> GroundTruth:
         """Easy, medium and hard of the official files; without them one setting, ``all``, with every usable face."""
-        records = self.val()
-        folder = self._ground_truth_folder()
+        records, folder = self.val(), self._ground_truth_folder()
         if folder is None:
             return all_usable_faces(records)
         truth = read_ground_truth(folder)
@@ -295,13 +256,12 @@ class WiderFaceSource(FaceSource):
             raise InputError(f"{folder} does not fit the validation images: {error}") from error
 
     def _ground_truth_folder(self) -> Path | None:
-        folders = [self.root / name for name in GROUND_TRUTH_FOLDERS] if self._val["split"] == "val" else []
+        folders = [self.root / name for name in GROUND_TRUTH_FOLDERS] if self._parts["val"]["split"] == "val" else []
         return self._ground_truth or next((folder for folder in folders if folder.is_dir()), None)
 
     def lacking_ground_truth(self) -> str | None:
-        """Why :meth:`ground_truth` has not the official easy, medium and hard, and what to do; None where it has, and
-        on another split than val, which the official files are about."""
-        if self._val["split"] != "val" or self._ground_truth_folder() is not None:
+        """Why :meth:`ground_truth` has not easy, medium and hard, and what to do; None where it has, or not val."""
+        if self._parts["val"]["split"] != "val" or self._ground_truth_folder() is not None:
             return None
         return (
             "easy, medium and hard could not be computed: the official .mat files (wider_easy_val.mat …) are not in "
@@ -313,18 +273,14 @@ class WiderFaceSource(FaceSource):
         return WiderFaceBenchmark()
 
     def inventories(self) -> list[Inventory]:
-        """The labels of the parts whose images are there, exactly as written, see :class:`Inventory`.
-
-        Raises:
-            InputError: there are no labels, or no images of either part.
-        """
-        parts = {"train": self._train, "val": self._val}
+        """The labels of the parts whose images are there, exactly as written; InputError: no labels, or no images."""
+        parts = self._parts
         present = {name: own for name, own in parts.items() if (self.root / f"WIDER_{own['split']}").is_dir()}
         inventories = [
-            split_inventory(name, self.root, own["split"], own["images"], self._annotations)
+            split_inventory(name, self.root, **own, annotations=self._annotations)
             for name, own in (present or parts).items()
         ]
-        if len(present) == 2 and self._train["split"] == self._val["split"]:
+        if len(present) == 2 and parts["train"]["split"] == parts["val"]["split"]:
             inventories[1].unlabelled.clear()  # the same folder's
         return inventories
 
@@ -334,11 +290,9 @@ class SyntheticSource(WiderFaceSource):
 
     name = "synthetic"
 
-    def __init__(
-        self, root: Path | str, train_images: int = 400, val_images: int = 120, seed: int = 0, **options: Any
-    ) -> None:
+    def __init__(self, root: Path | str, train_images: int = 400, val_images: int = 120, **options: Any) -> None:
         super().__init__(root)
-        self._options = {"train_images": train_images, "val_images": val_images, "seed": seed, **options}
+        self._options = {"train_images": train_images, "val_images": val_images, **options}
         # What a checkpoint was trained on and is scored on is told apart by the images' names alone.
         self.train_split = self.val_split = None
 
@@ -348,7 +302,6 @@ class SyntheticSource(WiderFaceSource):
         return prepare_synthetic(self._root, **self._options)
 
     def prepare(self) -> None:
-        """Make the set where it is missing."""
         assert self.root
 
     def check(self, train: bool = True) -> None:
@@ -360,14 +313,8 @@ class SyntheticSource(WiderFaceSource):
         return WiderFaceBenchmark(name="synthetic", title="synthetic faces")
 
 
-SOURCES: dict[str, Callable[..., FaceSource]] = {
-    "wider_face": WiderFaceSource,
-    "synthetic": SyntheticSource,
-    "folder": FolderSource,
-    "fddb": FddbSource,
-    "pascal_face": PascalFaceSource,
-    "afw": AfwSource,
-}
+_KNOWN: tuple[Any, ...] = (WiderFaceSource, SyntheticSource, FolderSource, FddbSource, PascalFaceSource, AfwSource)
+SOURCES: dict[str, Callable[..., FaceSource]] = {source.name: source for source in _KNOWN}
 
 
 def build_source(name: str, **options: Any) -> FaceSource:
@@ -376,14 +323,12 @@ def build_source(name: str, **options: Any) -> FaceSource:
     With ``_target_`` an object of that class, a :class:`FaceSource`, which gets those of the options that it takes.
     """
     if options.get("_target_") is not None:
-        source = own("data", options, object)
-        if not isinstance(source, FaceSource):
+        found = own("data", options, object)
+        if not isinstance(found, FaceSource):
             needed = "name, prepare, check, train, val, ground_truth and benchmark"
             raise InputError(f"data._target_={options['_target_']} is no source: it needs {needed}")
-        return source
+        return found
     if name not in SOURCES:
         raise InputError(f"data.name={name} is unknown; take {' or '.join(SOURCES)}")
-    try:
-        return SOURCES[name](**options)
-    except TypeError as error:
-        raise InputError(f"data={name}: {error}") from error
+    source: FaceSource = made(f"data={name}", {**options, "_target_": SOURCES[name]}, _recursive_=False)
+    return source

@@ -139,12 +139,9 @@ def boxes_in_window(boxes_xyxy: Boxes, window: Window, placement: Placement | No
 class Strengths(NamedTuple):
     """What one image undergoes; the defaults change nothing.
 
-    ``brightness``      added to every channel, grey levels.
-    ``contrast``        factor on every channel (SSD scales about black, not about the mean).
-    ``saturation``      factor on HSV saturation, cut at full saturation.
-    ``hue``             degrees added to HSV hue.
-    ``contrast_first``  contrast before the HSV steps; else after them.
-    ``channels``        the order in which red, green and blue come out.
+    ``brightness`` is added to every channel, grey levels; ``contrast`` a factor on every channel (SSD scales about
+    black, not about the mean); ``saturation`` a factor, ``hue`` added degrees, in HSV; ``contrast_first``: before the
+    HSV steps, else after them; ``channels``: the order in which red, green and blue come out.
     """
 
     brightness: float = 0.0
@@ -160,24 +157,24 @@ def distort(image_rgb: Image8, strengths: Strengths) -> Image8:
 
     Every step rounds and cuts to 0 … 255, as the original does. With neutral strengths the image itself comes back.
     """
+
+    def contrasted(image: Image8) -> Image8:
+        return cv2.convertScaleAbs(image, alpha=strengths.contrast).astype(np.uint8, copy=False)
+
     image = image_rgb
     if strengths.brightness != 0.0:
         level = float(round(strengths.brightness))
         per_channel: Any = (level, level, level, 0.0)  # cv2's typing knows arrays only
         image = cv2.add(image, per_channel).astype(np.uint8, copy=False)
     if strengths.contrast_first and strengths.contrast != 1.0:
-        image = _scale(image, strengths.contrast)
+        image = contrasted(image)
     if strengths.saturation != 1.0 or strengths.hue != 0.0:
         image = _shift_hsv(image, strengths.saturation, strengths.hue)
     if not strengths.contrast_first and strengths.contrast != 1.0:
-        image = _scale(image, strengths.contrast)
+        image = contrasted(image)
     if strengths.channels != (0, 1, 2):
         image = np.ascontiguousarray(image[..., list(strengths.channels)])
     return image
-
-
-def _scale(image: Image8, factor: float) -> Image8:
-    return cv2.convertScaleAbs(image, alpha=factor).astype(np.uint8, copy=False)
 
 
 def _shift_hsv(image_rgb: Image8, saturation: float, hue: float) -> Image8:
@@ -189,23 +186,13 @@ def _shift_hsv(image_rgb: Image8, saturation: float, hue: float) -> Image8:
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL).astype(np.uint8, copy=False)
 
 
-def target_range(face: float, anchor_sizes: Sequence[int]) -> list[tuple[float, float]]:
-    """Intervals in pixels for a face's new size (``face``: root of its area), for each scale up to one past the
-    nearest.
-    """
+def target_range(face: float, anchor_sizes: Sequence[int] = SIZES) -> list[tuple[float, float]]:
+    """Intervals for a face's new size, each scale up to one past the nearest; ``face``: root of its area, pixels."""
     nearest = min(range(len(anchor_sizes)), key=lambda i: abs(anchor_sizes[i] - face))
-    choices = anchor_sizes[: min(len(anchor_sizes), nearest + 2)]
-    return [(size / 2, size * 2.0) for size in choices]
+    return [(size / 2, size * 2.0) for size in anchor_sizes[: nearest + 2]]
 
 
-def anchor_sampling_window(
-    rng: random.Random,
-    height: int,
-    width: int,
-    boxes_xyxy: Boxes,
-    size: int,
-    anchor_sizes: Sequence[int] = SIZES,
-) -> Window:
+def anchor_sampling_window(rng: random.Random, height: int, width: int, boxes_xyxy: Boxes, size: int) -> Window:
     """A window in which a randomly chosen face of (F, 4) has a randomly chosen anchor's size, resized to ``size``.
 
     The window holds the whole face, or lies around its center where the face is larger. It stays within the image
@@ -213,7 +200,7 @@ def anchor_sampling_window(
     """
     x1, y1, x2, y2 = boxes_xyxy[rng.randrange(len(boxes_xyxy))].tolist()
     face = float(((x2 - x1) * (y2 - y1)) ** 0.5)
-    low, high = rng.choice(target_range(face, anchor_sizes))
+    low, high = rng.choice(target_range(face))
     side = max(1, round(size * face / rng.uniform(low, high)))
     return Window(_start(rng, x1, x2, side, width), _start(rng, y1, y2, side, height), side)
 
@@ -270,9 +257,8 @@ class TrainAugment:
         extra: transforms of Albumentations on the finished square, in their order: objects, or mappings with
             ``_target_`` and arguments. Boxes follow; a face whose center leaves the image is dropped.
 
-    Raises:
-        InputError: a value outside :data:`LIMITS`, or a transform that does not exist, has no such argument, changes
-            the size or type of the image or cannot take boxes.
+    InputError: a value outside :data:`LIMITS`, or a transform that does not exist, has no such argument, changes the
+    size or type of the image or cannot take boxes.
     """
 
     size: int = 640
@@ -297,22 +283,18 @@ class TrainAugment:
     def __post_init__(self) -> None:
         for setting in fields(self):
             if setting.name in LIMITS:
-                _check(f"augment.{setting.name}", getattr(self, setting.name), setting.default, *LIMITS[setting.name])
+                check_numbers(
+                    f"augment.{setting.name}", getattr(self, setting.name), setting.default, *LIMITS[setting.name]
+                )
         self._extra: Any = None
         if self.extra:
-            transforms = [_transform(item) for item in self.extra]
             # No bbox_params: what its processor does is done here, faster and without rounding fractions to float32.
-            self._extra = _albumentations().Compose(transforms)
-            for transform in transforms:
-                self._try(transform)
+            self._extra = _albumentations().Compose([self._made(item) for item in self.extra])
 
     def __call__(self, image_rgb: Image8, boxes_xyxy: npt.ArrayLike, seed: int) -> tuple[Image8, Boxes]:
         """(H, W, 3) uint8 and (F, 4) pixels → (S, S, 3) uint8 and (F', 4) float32 in its pixels, F' ≤ F, within 0 … S.
 
-        Boxes may reach outside or be empty: they are clipped or dropped. ``seed`` is at least 0.
-
-        Raises:
-            ValueError: not an RGB uint8 image.
+        Boxes may reach outside or be empty: they are clipped or dropped. ``seed`` ≥ 0. ValueError: no RGB uint8 image.
         """
         if image_rgb.ndim != 3 or image_rgb.shape[2] != 3 or image_rgb.dtype != np.uint8:
             raise ValueError(f"expected a (H, W, 3) uint8 image, got {image_rgb.shape} {image_rgb.dtype}")
@@ -343,9 +325,7 @@ class TrainAugment:
         return Drawn(window, placement, kept, strengths, is_flipped, rng)
 
     def boxes(self, height: int, width: int, boxes_xyxy: npt.ArrayLike, seed: int) -> Boxes:
-        """The boxes of ``augment(image, boxes_xyxy, seed)`` for an image of this size; without pixels unless
-        ``extra``.
-        """
+        """The boxes of ``augment(image, boxes_xyxy, seed)`` for such an image; without pixels but for ``extra``."""
         if self._extra:
             return self(np.zeros((height, width, 3), dtype=np.uint8), boxes_xyxy, seed)[1]
         return self.draw(height, width, boxes_xyxy, seed).boxes_xyxy
@@ -410,28 +390,35 @@ class TrainAugment:
         boxes = (np.asarray(changed["bboxes"]).reshape(-1, 4) * self.size).astype(np.float32)
         return changed["image"], boxes_in_window(boxes, Window(0, 0, self.size), Placement(whole, whole), self.min_face)
 
-    def _try(self, transform: Any) -> None:
-        """Once before anything trains, on a small face: many mistakes show only when a transform runs."""
+    def _made(self, item: Any) -> Any:
+        """One of ``extra``, run once on a small face before anything trains: many mistakes show only then."""
+        from fanet_lightning.cli.config import made
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Albumentations only warns of arguments that it does not know
+            transform = made(f"augment.extra: {item}", item) if isinstance(item, Mapping) else item
         image = np.full((self.size, self.size, 3), 128, dtype=np.uint8)
         face = np.array([[0.25, 0.25, 0.75, 0.75]], dtype=np.float32) * self.size
         try:
+            if not isinstance(transform, _albumentations().BasicTransform | _albumentations().BaseCompose):
+                raise TypeError("is no transform; give [{_target_: albumentations.GaussNoise, p: 0.2}]")
             self._with_extra(transform, image, face, 0, random.Random(0), force_apply=True)
         except InputError:
             raise
         except Exception as error:
-            raise InputError(f"augment.extra: {type(transform).__name__}: {first_line(error)}") from error
+            raise InputError(f"augment.extra: {item}: {first_line(error)}") from error
+        return transform
 
 
 def build_augment(settings: Mapping[str, Any]) -> Any:
-    """What the group ``augment`` names by its ``_target_``."""
+    """What the group ``augment`` names by its ``_target_``; TrainAugment makes its extra transforms itself."""
     # Here and below: detection needs this module as well, and Hydra takes a quarter of a second to import.
     from fanet_lightning.cli.config import made
 
-    # Not recursive: TrainAugment makes its extra transforms itself, and says what is wrong with which.
     return made("augment", settings, _recursive_=False)
 
 
-def _check(key: str, value: Any, default: Any, low: float, high: float) -> None:
+def check_numbers(key: str, value: Any, default: Any, low: float, high: float) -> None:
     """Refuse what is not of the default's kind: as many numbers, within the limits, in rising order if two."""
     numbers = list(value) if isinstance(default, Sequence) and isinstance(value, Sequence) else [value]
     kind = int if isinstance(default, int) else int | float
@@ -447,22 +434,6 @@ def _albumentations() -> Any:
     return importlib.import_module("albumentations")
 
 
-def _transform(item: Any) -> Any:
-    """One of ``extra``: an object, or a mapping with ``_target_``, as the configuration has it."""
-    from hydra.utils import instantiate
-
-    library = _albumentations()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # Albumentations only warns of arguments that it does not know
-            made = instantiate(item, _convert_="all") if isinstance(item, Mapping) else item
-        if not isinstance(made, library.BasicTransform | library.BaseCompose):
-            raise TypeError("is no transform; give [{_target_: albumentations.GaussNoise, p: 0.2}]")
-    except Exception as error:
-        raise InputError(f"augment.extra: {item}: {' '.join(str(error.__cause__ or error).split())}") from error
-    return made
-
-
 STRIDE = STRIDES[-1]
 MARGIN = 640
 SMALLEST_TILE_PIXELS = (2 * MARGIN + STRIDE) ** 2
@@ -475,10 +446,8 @@ AUTO: Literal["auto"] = "auto"
 def check_tile_pixels(value: object) -> None:
     """Refuse what is neither ``auto``, nor None, nor a whole number of at least SMALLEST_TILE_PIXELS."""
     if value is not None and value != AUTO and not is_whole(value, SMALLEST_TILE_PIXELS):
-        raise InputError(
-            f"protocol.tile_pixels={value}; give auto, a number of at least {SMALLEST_TILE_PIXELS}, or null for no "
-            "tiles"
-        )
+        least = f"a number of at least {SMALLEST_TILE_PIXELS}"
+        raise InputError(f"protocol.tile_pixels={value}; give auto, {least}, or null for no tiles")
 
 
 # Longer side of a strip that was enlarged, in shorter sides asked for. WIDER FACE's images are at most 6 times as long.
@@ -499,12 +468,10 @@ SINGLE_KINDS = ("short", "long", "original")
 class TestScale:
     """Resizes an image to a protocol's scale, aspect kept to the pixel; it also enlarges.
 
-    ``kind``: ``short`` sets the shorter side to ``size``, ``long`` the longer one, ``original`` neither (``size`` is
-        not read).
+    ``kind``: ``short`` sets the shorter side to ``size``, ``long`` the longer one, ``original`` neither.
     ``max_long``: the longer side ends at most here; the scale is lowered where need be (RetinaFace's 1600/2150 rule).
-    ``tile_pixels``: a resized image with more pixels is computed in overlapping tiles; ``auto``: one that does not fit
-        into memory; None: never (:mod:`fanet_lightning.detect.tiling`: the faces are the same). Nothing is resized by
-        it.
+    ``tile_pixels``: a resized image with more pixels is computed in overlapping tiles, to the same faces
+        (:mod:`fanet_lightning.detect.tiling`); ``auto``: one that does not fit into memory; None: never.
 
     A strip is enlarged until its longer side is ten times the size asked for, and no image becomes larger than what can
     be read (179 megapixels). Sides are rounded to the nearest pixel, so the two scales differ by a trifle.
@@ -524,7 +491,7 @@ class TestScale:
             raise InputError(f"protocol.kind={self.kind} is unknown; take one of {', '.join(SINGLE_KINDS)}")
         for key, needed in (("size", self.kind != "original"), ("max_long", self.max_long is not None)):
             if needed:
-                _check(f"protocol.{key}", getattr(self, key), 640, 1, math.inf)
+                check_numbers(f"protocol.{key}", getattr(self, key), 640, 1, math.inf)
         check_tile_pixels(self.tile_pixels)
 
     def target_size(self, height: int, width: int) -> tuple[int, int]:

@@ -3,8 +3,8 @@
 ::
 
     ROOT/WIDER_train/images/<event>/<name>.jpg      also WIDER_val, WIDER_test
-    ROOT/wider_face_split/wider_face_{train,val}_bbx_gt.txt, wider_face_test_filelist.txt
-    ROOT/wider_face_split.zip                       instead of the folder
+    ROOT/wider_face_split/wider_face_{train,val}_bbx_gt.txt, wider_face_test_filelist.txt; or wider_face_split.zip
+    ROOT/eval_gt/*.mat                              the ground truth of the official evaluation
 
 The text has, per image, a name, a count, and so many rows ``x y w h blur expression illumination invalid occlusion
 pose``. Boxes are those of the files: x1 = x, y1 = y, x2 = x + w, y2 = y + h, pixels of the stored image.
@@ -13,9 +13,10 @@ pose``. Boxes are those of the files: x1 = x, y1 = y, x2 = x + w, y2 = y + h, pi
 import shlex
 import zipfile
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -47,20 +48,15 @@ def read_annotations(source: Path, split: Split) -> tuple[list[LabelledImage], l
 
     ``source``: folder of the official files (or of ``wider_face_split``), or the official zip.
     """
-    if split not in SPLITS:
-        raise InputError(f"split={split} is unknown; take one of {', '.join(SPLITS)}")
     name = "wider_face_test_filelist.txt" if split == "test" else f"wider_face_{split}_bbx_gt.txt"
-    found: tuple[Path, bytes | None] | None
+    found: tuple[Path, bytes | None] | None = None
     if source.is_dir():
         folders = (source, source / "wider_face_split")
         found = next(((path, None) for folder in folders if (path := folder / name).is_file()), None)
-    else:
-        try:
-            with zipfile.ZipFile(source) as archive:
-                members = (own for own in archive.namelist() if own.rpartition("/")[2] == name)
-                found = next(((Path(f"{source}:{own}"), archive.read(own)) for own in members), None)
-        except zipfile.BadZipFile as error:
-            raise InputError(f"{source} is neither a folder nor a readable zip ({error}); fetch it again") from error
+    elif zipfile.is_zipfile(source):
+        with zipfile.ZipFile(source) as archive:
+            members = (own for own in archive.namelist() if own.rpartition("/")[2] == name)
+            found = next(((Path(f"{source}:{own}"), archive.read(own)) for own in members), None)
     if found is None:
         raise InputError(
             f"no {name} in {source}; give the folder wider_face_split or the official wider_face_split.zip: "
@@ -91,6 +87,8 @@ def parse_list(
     stray = next((index for index in range(names[0] if names else len(lines)) if lines[index]), None)
     if stray is not None:
         problem(stray, "stands where an image's name is expected")
+    elif not names:
+        problems.append(LabelProblem(source, None, "", "names no image"))
     images: list[LabelledImage] = []
     for begin, end in zip(names, [*names[1:], len(lines)][: len(names)], strict=True):
         body, name = [index for index in range(begin + 1, end) if lines[index]], lines[begin]
@@ -128,6 +126,11 @@ def _labelled(name: str, source: Path, rows: list[list[float]], lines: list[int]
         name, Path(name), boxes_xyxy, table[:, INVALID] != 0, label_path=source, box_lines=tuple(lines),
         attributes=table[:, 4:].astype(np.int8),
     )  # fmt: skip
+
+
+def list_entry(name: str, rows: Sequence[Sequence[Any]]) -> str:
+    """An image's lines in a list; without a face it has a row of zeros under the count 0, as in the official ones."""
+    return "\n".join([name, str(len(rows)), *(" ".join(map(str, row)) for row in rows or [(0,) * COLUMNS]), ""])
 
 
 def is_list(text: str) -> bool:
@@ -195,16 +198,10 @@ def listed_part(inventory: Inventory, images: Path | str, root: Path) -> Invento
 def load_wider_face(
     root: Path, split: Split, images: Path | str | None = None, annotations: Path | None = None
 ) -> list[ImageRecord]:
-    """The records of a split, or of a list of images within it, each image checked to be on disk.
+    """The records of a split, or of the images of a list (one a line) within it, each checked to be on disk.
 
-    Args:
-        root: the folder that holds ``WIDER_{split}``.
-        split: where the annotations and images come from.
-        images: text file of images, one a line.
-        annotations: folder or zip; by default ``root/wider_face_split``, else ``root/wider_face_split.zip``.
-
-    Raises:
-        InputError: a missing folder or image, a malformed line, or a listed name that the split does not have.
+    ``root`` holds ``WIDER_{split}``; ``annotations``: folder or zip, by default ``root/wider_face_split`` or ``….zip``.
+    InputError: a missing folder or image, a malformed line, or a listed name that the split does not have.
     """
     root = Path(root)
     inventory = split_inventory(split, root, split, images, None if annotations is None else Path(annotations))

@@ -1,15 +1,8 @@
 """Labels and images in another format: ``fanet convert data=… to=coco out=DIR``.
 
-Boxes, ignored boxes and image names are kept as far as the format can hold them; what it cannot is counted and said:
-
-========  ========================================  =============================  ==================================
-format    precision                                 ignored boxes                  boxes that reach out of the image
-========  ========================================  =============================  ==================================
-coco      1e-6 pixel                                ``iscrowd`` 1                  as they are
-voc       1e-6 pixel, whole numbers as such         ``difficult`` 1                as they are
-wider     1e-6 pixel, whole numbers as such         ``invalid`` 1                  as they are
-yolo      1e-10 of the image's side                 left out                       cut to the image
-========  ========================================  =============================  ==================================
+Boxes, ignored boxes (``iscrowd``, ``difficult``, ``invalid``) and image names are kept, to 1e-6 pixel, and boxes that
+reach out of their image as they are; YOLO keeps 1e-10 of a side, cuts boxes to the image and has no ignored ones. What
+is lost is counted and said.
 
 Official VOC and WIDER files hold whole numbers alone. Boxes are not rounded for them: a face of ten pixels would lose
 up to a tenth of its side.
@@ -37,6 +30,7 @@ from fanet_lightning.data.folder.labels import CONVERSION_RECORD
 from fanet_lightning.data.images import UnreadableImage, read_image_frame
 from fanet_lightning.data.records import Inventory, LabelledImage
 from fanet_lightning.data.sources import FddbSource, PascalFaceSource, build_source
+from fanet_lightning.data.wider_face import list_entry
 
 USAGE = "fanet convert data=… to=coco|yolo|voc|wider out=DIR [images=copy|link|none]"
 IMAGES = ("copy", "link", "none")
@@ -46,15 +40,18 @@ IMAGE_FOLDERS = {"coco": "images/{}", "yolo": "images/{}", "voc": "JPEGImages", 
 
 @dataclass(frozen=True, eq=False)
 class ImageToWrite:
-    """``source`` the image; ``name`` relative, with extension, ``stem`` without; ``size_wh`` pixels; ``boxes_xyxy``
-    (F, 4) float64; ``ignored`` (F,) bool."""
+    """``source`` the image; ``stem`` its relative name without extension; ``size_wh`` pixels; ``boxes_xyxy`` (F, 4)
+    float64; ``ignored`` (F,) bool."""
 
     source: Path
-    name: str
     stem: str
     size_wh: tuple[int, int]
     boxes_xyxy: npt.NDArray[np.float64]
     ignored: npt.NDArray[np.bool_]
+
+    @property
+    def name(self) -> str:
+        return self.stem + self.source.suffix
 
     @property
     def faces(self) -> list[tuple[list[float], int]]:
@@ -72,11 +69,8 @@ def convert(source: Any, to: str, out: Path, *, images: str = "copy", overwrite:
         images: ``copy``, ``link`` (hard links, copies where that is impossible) or ``none``.
         overwrite: replace what an earlier conversion left in ``out``.
 
-    Returns:
-        What is in ``out/converted.json``: per part the numbers of images, faces and ignored boxes, and what was lost.
-
-    Raises:
-        InputError: the source is missing or malformed, ``out`` is taken, names that no label file can hold.
+    Returns what is in ``out/converted.json``: per part the numbers of images, faces and ignored boxes, and what was
+    lost. InputError: the source is missing or malformed, or ``out`` is taken.
     """
     for key, value, known in (("to", to, tuple(IMAGE_FOLDERS)), ("images", images, IMAGES)):
         if value not in known:
@@ -93,11 +87,15 @@ def convert(source: Any, to: str, out: Path, *, images: str = "copy", overwrite:
     if to == "voc" and len(set(stems)) < len(stems):
         # One folder for all parts: where names occur in two of them, all get their part in front.
         to_write = {
-            part: [replace(image, name=f"{part}/{image.name}", stem=f"{part}/{image.stem}") for image in own]
-            for part, own in to_write.items()
+            part: [replace(image, stem=f"{part}/{image.stem}") for image in own] for part, own in to_write.items()
         }
     if to == "yolo":
         to_write = {part: [_for_yolo(image, lost) for image in own] for part, own in to_write.items()}
+
+    def numbers(images: Sequence[ImageToWrite]) -> dict[str, int]:
+        flags = [flag for image in images for flag in image.ignored.tolist()]
+        return {"images": len(images), "faces": flags.count(False), "ignored": flags.count(True)}
+
     with replaced_folder(out) as folder:
         for part, own in to_write.items():
             WRITERS[to](folder, part, own)
@@ -108,7 +106,7 @@ def convert(source: Any, to: str, out: Path, *, images: str = "copy", overwrite:
             _write(folder / "data.yaml", f"{text}names:\n  0: face\n")
         record = {
             "from": source.name, "to": to, "images": images,
-            "parts": {part: _numbers(own) for part, own in to_write.items()},
+            "parts": {part: numbers(own) for part, own in to_write.items()},
             "lost": {what: count for what, count in lost.items() if count},
         }  # fmt: skip
         # Other files that are put next to it later are not ours.
@@ -150,9 +148,6 @@ def _inventories(source: Any) -> list[Inventory]:
 def _images_of(inventory: Inventory, lost: Counter[str]) -> list[ImageToWrite]:
     found = []
     for image in inventory.images:
-        name = image.image_id
-        if not name.isprintable() or name != name.strip():
-            raise InputError(f"{image.path}: no label file can hold this name ({name!r}); rename the image")
         try:
             size_wh = read_image_frame(image.path).upright_wh
         except UnreadableImage as error:
@@ -162,7 +157,7 @@ def _images_of(inventory: Inventory, lost: Counter[str]) -> list[ImageToWrite]:
         kept = (image.boxes_xyxy[:, 2:] > image.boxes_xyxy[:, :2]).all(axis=1)
         lost["boxes without area left out"] += int((~kept).sum())
         boxes, ignored = image.boxes_xyxy[kept], image.ignored[kept]
-        found.append(ImageToWrite(image.path, f"{name}{image.path.suffix}", name, size_wh, boxes, ignored))
+        found.append(ImageToWrite(image.path, image.image_id, size_wh, boxes, ignored))
     return found
 
 
@@ -186,12 +181,6 @@ def _bring(source: Path, target: Path, *, link: bool) -> None:
     shutil.copyfile(source, target)
 
 
-def _numbers(images: Sequence[ImageToWrite]) -> dict[str, int]:
-    ignored = sum(int(image.ignored.sum()) for image in images)
-    boxes = sum(len(image.boxes_xyxy) for image in images)
-    return {"images": len(images), "faces": boxes - ignored, "ignored": ignored}
-
-
 def write_coco(out: Path, part: str, images: Sequence[ImageToWrite]) -> None:
     """``annotations/instances_<part>.json``. One category, 1: face."""
     content: dict[str, list[dict[str, object]]] = {
@@ -201,10 +190,10 @@ def write_coco(out: Path, part: str, images: Sequence[ImageToWrite]) -> None:
         width, height = image.size_wh
         content["images"].append({"id": image_id, "file_name": image.name, "width": width, "height": height})
         for (x1, y1, x2, y2), ignored in image.faces:
-            xywh = [_rounded(value) for value in (x1, y1, x2 - x1, y2 - y1)]
+            xywh = [round(value, 6) for value in (x1, y1, x2 - x1, y2 - y1)]
             annotation = {
                 "id": len(content["annotations"]) + 1, "image_id": image_id, "category_id": 1, "bbox": xywh,
-                "area": _rounded(xywh[2] * xywh[3]), "iscrowd": ignored,
+                "area": round(xywh[2] * xywh[3], 6), "iscrowd": ignored,
             }  # fmt: skip
             content["annotations"].append(annotation)
     _write(out / "annotations" / f"instances_{part}.json", json.dumps(content, ensure_ascii=False) + "\n")
@@ -240,28 +229,20 @@ def write_voc(out: Path, part: str, images: Sequence[ImageToWrite]) -> None:
 
 def write_wider(out: Path, part: str, images: Sequence[ImageToWrite]) -> None:
     """``wider_face_split/wider_face_<part>_bbx_gt.txt``."""
-    lines = []
+    entries = []
     for image in images:
-        lines += [image.name, str(len(image.faces))]
-        for (x1, y1, x2, y2), ignored in image.faces:
-            lines.append(" ".join(map(_text, (x1, y1, x2 - x1, y2 - y1))) + f" 0 0 0 {ignored} 0 0")
-        if not image.faces:
-            lines.append("0 0 0 0 0 0 0 0 0 0")
-    _write(out / "wider_face_split" / f"wider_face_{part}_bbx_gt.txt", "\n".join([*lines, ""]))
+        boxes = [(x1, y1, x2 - x1, y2 - y1, ignored) for (x1, y1, x2, y2), ignored in image.faces]
+        rows = [(*map(_text, xywh), 0, 0, 0, ignored, 0, 0) for *xywh, ignored in boxes]
+        entries.append(list_entry(image.name, rows))
+    _write(out / "wider_face_split" / f"wider_face_{part}_bbx_gt.txt", "".join(entries))
 
 
 WRITERS = {"coco": write_coco, "yolo": write_yolo, "voc": write_voc, "wider": write_wider}
 
 
-def _rounded(value: float) -> float | int:
-    """Six decimals; whole numbers as such."""
-    rounded = round(value, 6)
-    return int(rounded) if rounded == int(rounded) else rounded
-
-
 def _text(value: float) -> str:
-    rounded = _rounded(value)
-    return str(rounded) if isinstance(rounded, int) else f"{rounded:.6f}".rstrip("0")
+    """Six decimals; whole numbers as such."""
+    return f"{round(value, 6) + 0.0:.6f}".rstrip("0").rstrip(".")
 
 
 def _write(path: Path, text: str) -> None:
@@ -275,8 +256,7 @@ def main(argv: list[str]) -> int:
     if config is None:
         return 0
     options = plain(config)
-    images = "none" if options["images"] is None else options["images"]
-    out = Path(str(options["out"]))
+    out, images = Path(str(options["out"])), options["images"]
     source = build_source(**options["data"])
     record = convert(source, options["to"], out, images=images, overwrite=options["overwrite"])
     for part, own in record["parts"].items():

@@ -1,54 +1,29 @@
 """Readers of COCO, PASCAL VOC, YOLO and WIDER-style labels: where a part's files are, and what is in them.
 
-COCO's object-detection JSON: 0-based pixels ``x y w h``; ``iscrowd`` 1 (and ``ignore`` 1) is an ignored box::
+docs/own-data.md has the layouts. COCO: 0-based pixels ``x y w h``; ``iscrowd`` 1 (and ``ignore`` 1) is an ignored box.
 
-    ROOT/annotations/instances_train.json, instances_val.json    also …_train2017.json, train.json
-    ROOT/train/_annotations.coco.json                            with its images
-    ROOT/images/train, ROOT/train, ROOT/images, …                the first folder that holds the images
+PASCAL VOC: an XML file per image, named as it. The first pixel is 1, so x1 and y1 lose 1; x2 and y2 are the end of the
+last pixel as they stand (``origin=0``: as tools that count from 0 write them). ``difficult`` 1 is an ignored box.
 
-PASCAL VOC, an XML file per image, named as it, and lists of the parts. The first pixel is 1, so x1 and y1 lose 1; x2
-and y2 are the end of the last pixel as they stand (``origin=0``: as tools that count from 0 write them). ``difficult``
-1 is an ignored box::
+YOLO: rows ``class x y w h``, x and y the box's centre, normalized by the sides of the image as it is shown (EXIF
+orientation applied). No file, or an empty one: no face. Rows of more than five numbers have landmarks after the box, or
+a polygon instead of it; ``kpt_shape`` in data.yaml says so, else the caller does.
 
-    ROOT/Annotations/000001.xml, ROOT/JPEGImages/000001.jpg, ROOT/ImageSets/Main/train.txt, val.txt
-    ROOT/Annotations/train/a.xml, ROOT/images/train/a.jpg     sub-folders instead of lists
-    ROOT/train/a.xml, ROOT/train/a.jpg                        side by side
-
-YOLO in Ultralytics' layout: per image the rows ``class x y w h``, x and y the box's centre, normalized by the sides of
-the image as it is shown (EXIF orientation applied). No file, or an empty one: no face. Rows of more than five numbers
-have landmarks after the box, or a polygon instead of it; ``kpt_shape`` in data.yaml says so, else the caller does::
-
-    ROOT/images/train/a.jpg, ROOT/labels/train/a.txt, ROOT/data.yaml    also ROOT/train/images, ROOT/train/labels
-    ROOT/images/train/a.jpg, ROOT/images/train/a.txt                    side by side
-
-WIDER-style lists of a name, a count and so many rows ``x y w h``, or ten columns as the official files have::
-
-    ROOT/wider_face_split/wider_face_train_bbx_gt.txt, ROOT/train.txt
+WIDER-style lists: a name, a count and so many rows ``x y w h``, or ten columns as the official files have.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 from xml.etree import ElementTree
 
 import yaml
 
 from fanet_lightning.cli.errors import InputError, first_line
 from fanet_lightning.cli.files import has_image_extension, walk_files, without_extension
-from fanet_lightning.data.folder.labels import (
-    PART_NAMES,
-    FaceClasses,
-    ImageFiles,
-    Place,
-    boxes_of,
-    finish,
-    label_files,
-    matching,
-    place_of,
-    placed,
-)
+from fanet_lightning.data.folder.labels import PART_NAMES, PartReader, Place, boxes_of, label_files, matching, place_of
 from fanet_lightning.data.images import UnreadableImage, read_image_size
 from fanet_lightning.data.records import Inventory, label_numbers, read_text
 from fanet_lightning.data.wider_face import parse_list
@@ -60,7 +35,6 @@ LISTS = ("wider_face_split/wider_face_{}_bbx_gt.txt", "wider_face_{}_bbx_gt.txt"
 
 VOC_SIDES = ("xmin", "ymin", "xmax", "ymax")
 YAML_FILES = ("data.yaml", "data.yml", "dataset.yaml")
-Points = Literal["landmarks", "polygon"]
 # A coordinate of 1 written with few digits may be a little above; a pixel never is.
 MOST = 1.01
 # Text files that tools leave with the labels.
@@ -74,21 +48,15 @@ def wider_place(root: Path, part: str) -> Place | None:
     return None if path is None else place_of(root, path, part)
 
 
-def read_wider(place: Place) -> Inventory:
-    """Of one list."""
+def read_wider(place: Place, wanted: Sequence[str] | None) -> Inventory:
+    """Of one list; ``wanted``: see :class:`PartReader`."""
     images, problems = parse_list(read_text(place.labels), place.labels)
-    if not images:
-        raise InputError(
-            f"{place.labels} names no image; data.format=wider reads lists of a name, a count and rows x y w h"
-        )
-    files = place.image_files([own.image_id for own in images])
-    inventory = Inventory(place.part, files.folder, problems=problems)
+    reader = PartReader(place, [own.image_id for own in images], wanted)
+    reader.inventory.problems.extend(problems)
     for own in images:
-        placed(
-            inventory, files, own.image_id, own.boxes_xyxy, own.ignored, label_path=place.labels,
-            box_lines=own.box_lines, attributes=own.attributes,
-        )  # fmt: skip
-    return finish(inventory, files, place.labels)
+        facts: dict[str, Any] = {"box_lines": own.box_lines, "attributes": own.attributes}
+        reader.add(own.image_id, own.boxes_xyxy, own.ignored, place.labels, **facts)
+    return reader.finish(place.labels)
 
 
 def coco_place(root: Path, part: str) -> Place | None:
@@ -105,18 +73,17 @@ def coco_place(root: Path, part: str) -> Place | None:
 
 
 def read_coco(place: Place, wanted: Sequence[str] | None) -> Inventory:
-    """Of one label file; ``wanted``: see :class:`FaceClasses`."""
+    """Of one label file; ``wanted``: see :class:`PartReader`."""
     path, content = place.labels, _coco_content(place.labels)
     # Ids are numbers or texts, and some tools mix 7 and "7".
     categories = {str(item.get("id")): str(item.get("name")) for item in content["categories"]}
     images = {str(item.get("id")): item for item in content["images"] if str(item.get("file_name", "")).strip()}
-    files = place.image_files([str(item["file_name"]) for item in images.values()])
-    inventory, classes = Inventory(place.part, files.folder), FaceClasses(wanted)
+    reader = PartReader(place, [str(item["file_name"]) for item in images.values()], wanted)
+    problem = reader.inventory.problem
     for position, item in enumerate(content["images"]):
         if images.get(str(item.get("id"))) is not item:
-            inventory.problem(path, None, json.dumps(item), f"images[{position}] has no file_name, or another's id")
-    boxes: dict[str, list[list[float]]] = {key: [] for key in images}
-    ignored: dict[str, list[bool]] = {key: [] for key in images}
+            problem(path, None, json.dumps(item), f"images[{position}] has no file_name, or another's id")
+    faces: dict[str, list[tuple[list[float], bool]]] = {key: [] for key in images}
     for position, item in enumerate(content["annotations"]):
         box, key, category = item.get("bbox"), str(item.get("image_id")), str(item.get("category_id"))
         reason = ""
@@ -126,17 +93,16 @@ def read_coco(place: Place, wanted: Sequence[str] | None) -> Inventory:
             reason = f"is of image_id {key}, which 'images' does not have"
         elif category not in categories:
             reason = f"is of category_id {category}, which 'categories' does not have"
-        elif classes.is_face(categories[category]):
+        elif reader.is_face(categories[category]):
             x, y, width, height = map(float, box)
-            boxes[key].append([x, y, x + width, y + height])
-            ignored[key].append(bool(item.get("iscrowd") or item.get("ignore")))
+            faces[key].append(([x, y, x + width, y + height], bool(item.get("iscrowd") or item.get("ignore"))))
         if reason:
-            inventory.problem(path, None, json.dumps(item), f"annotations[{position}] {reason}")
+            problem(path, None, json.dumps(item), f"annotations[{position}] {reason}")
     for key, item in images.items():
-        stated_wh = _stated([item.get("width"), item.get("height")])
-        name = str(item["file_name"]).strip()
-        placed(inventory, files, name, boxes_of(boxes[key]), ignored[key], label_path=path, stated_wh=stated_wh)
-    return finish(inventory, files, path, classes)
+        boxes_xyxy, ignored = boxes_of([box for box, _ in faces[key]]), [flag for _, flag in faces[key]]
+        name, stated_wh = str(item["file_name"]).strip(), _stated([item.get("width"), item.get("height")])
+        reader.add(name, boxes_xyxy, ignored, path, stated_wh)
+    return reader.finish(path)
 
 
 def _coco_content(path: Path) -> dict[str, list[dict[str, Any]]]:
@@ -178,54 +144,48 @@ def voc_place(root: Path, part: str) -> Place | None:
 def read_voc(place: Place, wanted: Sequence[str] | None, origin: int = 1) -> Inventory:
     """Of a folder, or of the images that ``place.names`` lists; ``origin``: number of the first pixel, 1 or 0."""
     paths = label_files(place.labels, ".xml")
-    stems = list(paths)
+    stems, listed = list(paths), place.names or place.labels
     if place.names is not None:
         lines = [line.strip() for line in read_text(place.names).splitlines()]
         stems = [line if line in paths else without_extension(line) for line in lines if line]
-    if not stems:
-        raise InputError(f"{place.labels} holds no XML file; data.format=voc reads a folder of XML files")
-    files, listed = place.image_files([f"{stem}.jpg" for stem in stems]), place.names or place.labels
-    inventory, classes = Inventory(place.part, files.folder), FaceClasses(wanted)
+    reader = PartReader(place, [f"{stem}.jpg" for stem in stems], wanted)
     for stem in stems:
         if stem in paths:
-            _read_voc_file(paths[stem], stem, files, inventory, classes, origin)
+            _read_voc_file(paths[stem], stem, reader, origin)
         else:
             reason = f"has no {place.labels / stem}.xml; add it, or take the name out"
-            inventory.problem(listed, None, stem, reason)
-    finish(inventory, files, listed, classes)
+            reader.inventory.problem(listed, None, stem, reason)
+    inventory = reader.finish(listed)
     # Lists leave images out, e.g. those to test on; an image with an XML file is not an unlabelled one.
-    labelled = {files.folder / stem for stem in paths}
+    labelled = {inventory.folder / stem for stem in paths}
     inventory.unlabelled[:] = [path for path in inventory.unlabelled if path.with_suffix("") not in labelled]
     return inventory
 
 
-def _read_voc_file(
-    path: Path, stem: str, files: ImageFiles, inventory: Inventory, classes: FaceClasses, origin: int
-) -> None:
+def _read_voc_file(path: Path, stem: str, reader: PartReader, origin: int) -> None:
+    problem = reader.inventory.problem
     try:
         root = ElementTree.parse(path).getroot()
     except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
-        inventory.problem(path, None, path.name, f"is no XML ({error}); fix or remove the file")
+        problem(path, None, path.name, f"is no XML ({error}); fix or remove the file")
         return
     if root.tag != "annotation":
-        inventory.problem(path, None, f"<{root.tag}>", "stands where VOC has <annotation>")
+        problem(path, None, f"<{root.tag}>", "stands where VOC has <annotation>")
         return
-    rows: list[list[float]] = []
-    ignored: list[bool] = []
+    rows, ignored = list[list[float]](), list[bool]()
     for item in root.findall("object"):
         name = (item.findtext("name") or "").strip()
         box = label_numbers(" ".join(item.findtext(f"bndbox/{side}") or "-" for side in VOC_SIDES))
         if not name or box is None or len(box) != len(VOC_SIDES):
             reason = f"is no object with a name and a bndbox with {', '.join(VOC_SIDES)}"
-            inventory.problem(path, None, "".join(item.itertext()), reason)
-        elif classes.is_face(name):
+            problem(path, None, "".join(item.itertext()), reason)
+        elif reader.is_face(name):
             rows.append(box)
             ignored.append((item.findtext("difficult") or "").strip() == "1")
     filename = (root.findtext("filename") or "").strip()
     written = stem + (PurePosixPath(filename).suffix if has_image_extension(filename) else ".jpg")
     sides = label_numbers(" ".join(root.findtext(f"size/{name}") or "" for name in ("width", "height"))) or []
-    boxes_xyxy = boxes_of(rows) - [origin, origin, 0, 0]
-    placed(inventory, files, written, boxes_xyxy, ignored, label_path=path, stated_wh=_stated(sides))
+    reader.add(written, boxes_of(rows) - [origin, origin, 0, 0], ignored, path, _stated(sides))
 
 
 @dataclass(frozen=True)
@@ -257,12 +217,11 @@ def read_names(root: Path) -> YoloNames:
         names = content.get("names") or {}
         named = {float(k): str(name) for k, name in (enumerate(names) if isinstance(names, list) else names.items())}
         points, each = content.get("kpt_shape") or (None, 1)
-        base = Path(str(content.get("path") or "."))
-        folders: dict[str, str] = {}
-        for name in (name for own in PART_NAMES.values() for name in own if content.get(name)):
-            if not isinstance(content[name], str) or content[name].endswith(".txt"):
-                raise ValueError(f"{name}: {content[name]} is not a directory; lists are data.{name}.images=LIST")
-            folders[name] = str(base / content[name])
+        folders = {name: content[name] for own in PART_NAMES.values() for name in own if content.get(name)}
+        for name, folder in folders.items():
+            if not isinstance(folder, str) or folder.endswith(".txt"):
+                raise ValueError(f"{name}: {folder} is not a directory; lists are data.{name}.images=LIST")
+            folders[name] = str(Path(str(content.get("path") or "."), folder))
         return YoloNames(named, None if points is None else int(points) * int(each), folders)
     except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
         raise InputError(
@@ -276,10 +235,8 @@ def yolo_place(root: Path, part: str, folder: Path | None = None) -> Place | Non
     folders = read_names(root).folders
     candidates = [root / "images", root] if part == "all" else []
     # Roboflow writes ../train/images of what is in train/images.
-    for name in PART_NAMES[part]:
-        if name in folders:
-            steps = Path(folders[name]).parts
-            candidates += [root.joinpath(*steps), root.joinpath(*(step for step in steps if step != ".."))]
+    for steps in (Path(folders[name]).parts for name in PART_NAMES[part] if name in folders):
+        candidates += [root.joinpath(*steps), root.joinpath(*(step for step in steps if step != ".."))]
     for name in PART_NAMES[part]:
         candidates += [root / "images" / name, root / name / "images", root / name]
     for own in candidates if folder is None else [folder]:
@@ -291,83 +248,71 @@ def yolo_place(root: Path, part: str, folder: Path | None = None) -> Place | Non
     return None
 
 
-def read_yolo(place: Place, names: YoloNames, wanted: Sequence[str] | None, points: Points | None) -> Inventory:
-    """Of a folder of images; ``points``: what the numbers after the fourth are."""
-    files, texts = ImageFiles(place.folders[0]), place.labels
-    inventory, classes = Inventory(place.part, files.folder), FaceClasses(wanted)
+def read_yolo(place: Place, names: YoloNames, wanted: Sequence[str] | None, points: str | None) -> Inventory:
+    """Of a folder of images; ``points``, what the numbers after the fourth are: landmarks or a polygon."""
+    reader, texts, used = PartReader(place, (), wanted), place.labels, set[str]()
+    images, remarks = reader.files.names, reader.inventory.remarks
     written = label_files(texts, ".txt")
     # A file that fits an image to the letter is no other image's.
-    stems = {without_extension(name) for name in files.names}
+    stems = set(map(without_extension, images))
     folded = {stem.casefold(): stem for stem in written if stem not in stems}
-    used = set()
-    for name in files.names:
+    for name in images:
         stem = without_extension(name)
         own = stem if stem in written else folded.get(stem.casefold())
         if own is None:
-            placed(inventory, files, name, boxes_of([]), [], label_path=files.folder / name)
+            reader.add(name, boxes_of([]), [], reader.files.folder / name)
         else:
             used.add(own)
-            _read_yolo_file(written[own], files, name, inventory, classes, names, points)
+            _read_yolo_file(written[own], name, reader, names, points)
     if not used:
         raise InputError(
-            f"{texts} holds no label file for the {len(files.names)} images of {files.folder} ({len(written)} .txt "
+            f"{texts} holds no label file for the {len(images)} images of {reader.files.folder} ({len(written)} .txt "
             "files); labels have the images' names, data.train.labels and data.val.labels name their folder"
         )
     for own, path in written.items():
         if own not in used and path.stem not in NO_LABELS:
             reason = "is a label file without an image; remove it, or let the doctor make a cleaned copy (fix=true)"
-            inventory.problem(path, None, path.name, reason)
-    without = len(files.names) - len(used)
-    if without:
-        remark = f"{without} of {len(files.names)} images have no label file in {texts}: no face is in them"
-        inventory.remarks.append(remark)
+            reader.inventory.problem(path, None, path.name, reason)
+    if len(used) < len(images):
+        without = f"{len(images) - len(used)} of {len(images)} images"
+        remarks.append(f"{without} have no label file in {texts}: no face is in them")
     if not names.names and wanted is None:
-        inventory.remarks.append("no data.yaml or classes.txt names the classes: class 0 is taken for the face")
-    return finish(inventory, files, texts, classes)
+        remarks.append("no data.yaml or classes.txt names the classes: class 0 is taken for the face")
+    return reader.finish(texts)
 
 
-def _read_yolo_file(
-    path: Path,
-    files: ImageFiles,
-    name: str,
-    inventory: Inventory,
-    classes: FaceClasses,
-    names: YoloNames,
-    points: Points | None,
-) -> None:
-    rows: list[list[float]] = []
-    lines: list[int] = []
+def _read_yolo_file(path: Path, name: str, reader: PartReader, names: YoloNames, points: str | None) -> None:
+    rows, lines, text = list[list[float]](), list[int](), ""
     try:
         text = read_text(path)
     except (InputError, OSError) as error:
-        inventory.problem(path, None, path.name, str(error))
-        text = ""
+        reader.inventory.problem(path, None, path.name, str(error))
     for line, content in enumerate(text.splitlines(), start=1):
         if content.strip():
             row, reason = _yolo_row(label_numbers(content) or [], names, points)
             if reason:
-                inventory.problem(path, line, content, reason)
-            elif classes.is_face(names.name_of(row[0]) or ""):
+                reader.inventory.problem(path, line, content, reason)
+            elif reader.is_face(names.name_of(row[0]) or ""):
                 rows.append(row[1:])
                 lines.append(line)
     boxes = boxes_of(rows)
     if rows:
         try:
-            height, width = read_image_size(files.folder / name)
+            height, width = read_image_size(reader.files.folder / name)
             boxes = boxes * [width, height, width, height]
         except UnreadableImage:  # training replaces such an image, and the doctor names it
             boxes, lines = boxes[:0], []
-    placed(inventory, files, name, boxes, [False] * len(boxes), label_path=path, box_lines=lines)
+    reader.add(name, boxes, [False] * len(boxes), path, box_lines=tuple(lines))
 
 
-def _yolo_row(row: list[float], names: YoloNames, points: Points | None) -> tuple[list[float], str]:
+def _yolo_row(row: list[float], names: YoloNames, points: str | None) -> tuple[list[float], str]:
     """The class and the normalized box x1 y1 x2 y2, and why it is no row."""
     number, values, declared = row[0] if row else -1, row[1:], names.landmark_numbers
     extra = len(values) - 4
     polygon = extra > 0 and declared is None and points == "polygon"
     if extra < 0:
         return [], "is no row of numbers 'class x y w h'; set data.format to what the labels are"
-    if polygon and (extra < 2 or extra % 2):
+    if polygon and extra % 2:
         return [], "is no polygon 'class x y x y …'"
     if extra and declared not in (None, extra):
         return [], f"has {extra} numbers after the box, kpt_shape in data.yaml says {declared}"

@@ -1,8 +1,8 @@
-"""Labels of any format in memory: image files, face classes, places, EXIF frames, boxes of another convention."""
+"""Labels of any format in memory: image files, places, the reader of a part, boxes of another convention."""
 
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.cli.files import has_image_extension, walk_files, without_extension
+from fanet_lightning.cli.provenance import is_first_process
 from fanet_lightning.data.images import ImageFrame, UnreadableImage, read_image_frame
 from fanet_lightning.data.records import ImageRecord, Inventory, LabelledImage
 
@@ -76,33 +77,6 @@ def matching(root: Path, pattern: str) -> Iterator[Path]:
             yield path
 
 
-class FaceClasses:
-    """Counts boxes by class and says which are faces: those in ``wanted``, or by default those called "face"."""
-
-    def __init__(self, wanted: Sequence[str] | None) -> None:
-        self._wanted = None if wanted is None else frozenset(wanted)
-        self._counts: Counter[str] = Counter()
-
-    def is_face(self, name: str) -> bool:
-        """Count a box of this class; whether it is a face."""
-        self._counts[name] += 1
-        return name in self._wanted if self._wanted is not None else name.casefold() in FACE_NAMES
-
-    def judge(self, inventory: Inventory, path: Path) -> None:
-        """Add classes of which it is not known whether they are faces as a problem, and those left out as a remark."""
-        counts, wanted = self._counts, self._wanted
-        if wanted is None:
-            if any(name.casefold() not in FACE_NAMES for name in counts):
-                reason = "are its classes, not all of them faces; say which are: data.classes=[NAME,…]"
-                inventory.problem(path, None, _listed(counts), reason)
-            return
-        if counts.keys() - wanted:
-            others = Counter({name: count for name, count in counts.items() if name not in wanted})
-            inventory.remarks.append(f"left out, as data.classes has them not: {_listed(others)}")
-        if wanted - counts.keys():
-            inventory.remarks.append(f"no box is of the class {', '.join(sorted(wanted - counts.keys()))}")
-
-
 def _listed(counts: Counter[str]) -> str:
     return ", ".join(f"{name} ({count} box{'' if count == 1 else 'es'})" for name, count in counts.most_common(20))
 
@@ -118,12 +92,6 @@ class Place:
     labels: Path
     folders: tuple[Path, ...]
     names: Path | None = None
-
-    def image_files(self, written: Sequence[str]) -> ImageFiles:
-        """The listing of the folder that holds the most of these images."""
-        candidates = [ImageFiles(folder) for folder in dict.fromkeys(self.folders) if folder.is_dir()]
-        some = written[:: max(1, len(written) // 20)]
-        return max(candidates, key=lambda files: sum(files.find(name)[0] is not None for name in some))
 
 
 def place_of(root: Path, labels: Path, part: str, names: Path | None = None) -> Place:
@@ -142,38 +110,75 @@ def boxes_of(rows: Sequence[Sequence[float]]) -> Boxes64:
     return np.asarray(rows, dtype=np.float64).reshape(-1, 4)
 
 
-def placed(
-    inventory: Inventory,
-    files: ImageFiles,
-    written: str,
-    boxes_xyxy: Boxes64,
-    ignored: Sequence[bool] | npt.NDArray[np.bool_],
-    *,
-    label_path: Path,
-    stated_wh: tuple[int, int] | None = None,
-    box_lines: Sequence[int] = (),
-    attributes: npt.NDArray[np.int8] | None = None,
-) -> None:
-    """Add the image that is meant by ``written`` to ``inventory``, with the path where it is or should be.
+class PartReader:
+    """Makes the :class:`Inventory` of one part: finds the images that labels mean, and tells faces from other classes.
 
-    Boxes of a photo whose EXIF orientation turns it by a quarter are turned with it, where ``stated_wh`` is its stored
-    size.
+    ``written``: names of its images in the labels; ``wanted``: classes that are faces, by default those called "face".
     """
-    found, reason = files.find(written)
-    name = found or relative(written)
-    if reason:
-        inventory.problem(label_path, None, written, reason)
-    if name is None:
-        return
-    frame = None if stated_wh is None or found is None else _frame(files.folder / name)
-    if frame is not None and stated_wh == frame.stored_wh != frame.upright_wh:
-        boxes_xyxy, stated_wh = upright_boxes(boxes_xyxy, frame), frame.upright_wh
-        inventory.turned.append(name)
-    image = LabelledImage(
-        without_extension(name), files.folder / name, boxes_xyxy, np.array(ignored, dtype=np.bool_), stated_wh,
-        None if frame is None else frame.upright_wh, label_path, tuple(box_lines), attributes,
-    )  # fmt: skip
-    inventory.images.append(image)
+
+    def __init__(self, place: Place, written: Sequence[str], wanted: Sequence[str] | None = None) -> None:
+        candidates = [ImageFiles(folder) for folder in dict.fromkeys(place.folders) if folder.is_dir()]
+        some = written[:: max(1, len(written) // 20)]
+        self.files = max(candidates, key=lambda files: sum(files.find(name)[0] is not None for name in some))
+        self.inventory, self._wanted = Inventory(place.part, self.files.folder), wanted
+        self._counts, self._turned = Counter[str](), 0
+
+    def is_face(self, name: str) -> bool:
+        """Count a box of this class; whether it is a face."""
+        self._counts[name] += 1
+        return self._is_wanted(name)
+
+    def _is_wanted(self, name: str) -> bool:
+        return name.casefold() in FACE_NAMES if self._wanted is None else name in self._wanted
+
+    def add(
+        self,
+        written: str,
+        boxes_xyxy: Boxes64,
+        ignored: Sequence[bool] | npt.NDArray[np.bool_],
+        label_path: Path,
+        stated_wh: tuple[int, int] | None = None,
+        **facts: Any,
+    ) -> None:
+        """Add the image that is meant by ``written``, with the path where it is or should be; ``facts``: see
+        :class:`LabelledImage`.
+
+        Boxes of a photo whose EXIF orientation turns it by a quarter are turned with it, where ``stated_wh`` is its
+        stored size.
+        """
+        found, reason = self.files.find(written)
+        name = found or relative(written)
+        if reason:
+            self.inventory.problem(label_path, None, written, reason)
+        if name is None:
+            return
+        path = self.files.folder / name
+        frame = None if stated_wh is None or found is None else _frame(path)
+        if frame is not None and stated_wh == frame[:2] != frame.upright_wh:
+            boxes_xyxy, stated_wh = upright_boxes(boxes_xyxy, frame), frame.upright_wh
+            self._turned += 1
+        flags, file_wh = np.array(ignored, dtype=np.bool_), frame and frame.upright_wh
+        image = LabelledImage(without_extension(name), path, boxes_xyxy, flags, stated_wh, file_wh, label_path, **facts)
+        self.inventory.images.append(image)
+
+    def finish(self, label_path: Path) -> Inventory:
+        """Judge what is known once all is read: images that no label speaks of, turned photos, other classes."""
+        self.files.put_unlabelled(self.inventory)
+        remarks, counts = self.inventory.remarks, self._counts
+        if self._turned:
+            remarks.append(
+                f"the boxes of {self._turned} photos are turned with them by their EXIF orientation, as the width and "
+                "height in the labels are those before it"
+            )
+        others = Counter({name: count for name, count in counts.items() if not self._is_wanted(name)})
+        if others and self._wanted is None:
+            reason = "are its classes, not all of them faces; say which are: data.classes=[NAME,…]"
+            self.inventory.problem(label_path, None, _listed(counts), reason)
+        elif others:
+            remarks.append(f"left out, as data.classes has them not: {_listed(others)}")
+        if absent := set(self._wanted or ()) - counts.keys():
+            remarks.append(f"no box is of the class {', '.join(sorted(absent))}")
+        return self.inventory
 
 
 def _frame(path: Path) -> ImageFrame | None:
@@ -192,19 +197,6 @@ def upright_boxes(boxes_xyxy: Boxes64, frame: ImageFrame) -> Boxes64:
     if frame.orientation in (7, 8):
         y1, y2 = height - y2, height - y1
     return np.stack([x1, y1, x2, y2], axis=1)
-
-
-def finish(inventory: Inventory, files: ImageFiles, label_path: Path, classes: FaceClasses | None = None) -> Inventory:
-    """What is judged once all is read: classes, turned photos, images that no label speaks of."""
-    files.put_unlabelled(inventory)
-    if inventory.turned:
-        inventory.remarks.append(
-            f"the boxes of {len(inventory.turned)} photos are turned with them by their EXIF orientation, as the width "
-            "and height in the labels are those before it"
-        )
-    if classes is not None:
-        classes.judge(inventory, label_path)
-    return inventory
 
 
 # Images of a part whose headers are read for it.
@@ -242,16 +234,15 @@ def odd_boxes(boxes_xyxy: Sequence[npt.NDArray[Any]], sizes_wh: Sequence[tuple[i
     return None
 
 
-def warn_of_odd_boxes(records: Sequence[ImageRecord], expected: str) -> None:
-    """One line on stderr where most boxes of a part (of a sample of it) are odd; ``expected``: the format's rows."""
-    labelled = [record for record in records if len(record.boxes_xyxy)]
-    labelled = labelled[:: max(1, len(labelled) // SAMPLE)]
-    frames = [_frame(record.path) for record in labelled]
-    odd = odd_boxes([own.boxes_xyxy for own in labelled], [frame and frame.upright_wh for frame in frames])
-    if odd is not None:
-        print(
-            f"warning: {odd.text}, the first of {labelled[odd.first].path}: {expected} is expected; write the labels "
-            "so, or see what the doctor shows of them",
-            file=sys.stderr,
-            flush=True,
-        )
+def warn_of_odd_boxes(parts: Iterable[Sequence[ImageRecord]], expected: str) -> None:
+    """A line on stderr for each part of which most boxes (of a sample) are odd; ``expected``: the format's rows."""
+    for records in parts if is_first_process() else ():
+        labelled = [record for record in records if len(record.boxes_xyxy)]
+        labelled = labelled[:: max(1, len(labelled) // SAMPLE)]
+        frames = [_frame(record.path) for record in labelled]
+        odd = odd_boxes([own.boxes_xyxy for own in labelled], [frame and frame.upright_wh for frame in frames])
+        if odd is not None:
+            remedy = f"{expected} is expected; write the labels so, or see what the doctor shows of them"
+            print(
+                f"warning: {odd.text}, the first of {labelled[odd.first].path}: {remedy}", file=sys.stderr, flush=True
+            )

@@ -1,17 +1,13 @@
-"""A folder of images with COCO, YOLO, PASCAL VOC or WIDER-style labels of one's own, as a source.
-
-Where each format's files are is said in :mod:`fanet_lightning.data.folder.formats`.
-"""
+"""A folder of images with COCO, YOLO, PASCAL VOC or WIDER-style labels of one's own, as a source (docs/own-data.md)."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
-from typing import Any, cast
-
-import numpy as np
+from typing import Any
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import without_extension
@@ -24,7 +20,6 @@ from fanet_lightning.data.records import (
     check_apart,
     label_numbers,
     read_text,
-    refuse_boxes,
     strict_records,
 )
 from fanet_lightning.data.wider_face import all_usable_faces, is_list, listed_part
@@ -58,9 +53,6 @@ class FolderSource:
         val: the same, and ``share`` of the images to validate on where there is no validation part.
         points: YOLO rows of more than five numbers: "landmarks" after the box, or "polygon" instead of it.
         origin: VOC: number of the first pixel, 1 or 0.
-
-    Raises:
-        InputError: an unknown format or key, or a value out of range.
     """
 
     name = "folder"
@@ -91,7 +83,7 @@ class FolderSource:
                 raise InputError(f"data.{key}={value} is not {what}")
         wanted = [classes] if isinstance(classes, str | int) else classes
         self._wanted = None if wanted is None else [str(name) for name in wanted]
-        self._points, self._origin = cast("formats.Points | None", points), origin
+        self._points, self._origin = points, origin
         self._records: dict[str, list[ImageRecord]] = {}
         self._remarks: list[str] = []
         self.format = self._recognized() if format is None else format
@@ -112,8 +104,7 @@ class FolderSource:
         if is_first_process():
             for remark in remarks:
                 print(f"data=folder: {remark}", flush=True)
-            for records in parts.values():
-                warn_of_odd_boxes(records, FORMATS[self.format])
+        warn_of_odd_boxes(parts.values(), FORMATS[self.format])
 
     def train(self) -> list[ImageRecord]:
         records = self._strict("train")
@@ -141,13 +132,11 @@ class FolderSource:
         """The format that the folder has without doubt, told by the content of the files that are found."""
         found: dict[str, Path] = {}
         told = [part for part, own in self._given.items() if own.get("labels") is not None]
-        for format in FORMATS:
-            for part in told or ("train", "val", "all"):
-                with suppress(InputError):  # said where this format is asked for
-                    place = self._place(format, part, self._given.get(part, {}))
-                    labels = None if place is None else _labels_of(format, place)
-                    if labels is not None:
-                        found.setdefault(format, labels)
+        for format, part in product(FORMATS, told or ("train", "val", "all")):
+            with suppress(InputError):  # said where this format is asked for
+                place = self._place(format, part, self._given.get(part, {}))
+                if place is not None and (labels := _labels_of(format, place)) is not None:
+                    found.setdefault(format, labels)
         if len(found) != 1:
             seen = " and ".join(f"{name} ({example})" for name, example in found.items()) or "no labels"
             raise InputError(
@@ -222,29 +211,17 @@ class FolderSource:
             return formats.read_voc(place, self._wanted, self._origin)
         if self.format == "yolo":
             return formats.read_yolo(place, formats.read_names(self.root), self._wanted, self._points)
-        if self._wanted is not None:
-            raise InputError("data.classes: a WIDER-style list has no classes; leave it out")
-        return formats.read_wider(place)
+        return formats.read_wider(place, self._wanted)
 
     def _strict(self, part: str) -> list[ImageRecord]:
         if part in self._records:
             return self._records[part]
         inventory = self._parts.get(part)
-        if inventory is None or not (inventory.images or inventory.problems):
+        if inventory is None:
             raise InputError(f"{self.root} has no {part} part; set data.{part}.labels, or data.{part}.images=LIST")
         remedy = f"complete the folder, name those at hand with data.{part}.images=LIST, or let the doctor make a "
-        records = strict_records(inventory, f"the {part} part", f"{remedy}cleaned copy (fix=true)")
-        for image in inventory.images:
-            boxes = image.boxes_xyxy
-            refuse_boxes(image, np.any(boxes[:, 2:] < boxes[:, :2], axis=1), "its far side comes first")
-            if image.file_wh is not None and image.stated_wh != image.file_wh:
-                said, has = ("{} × {}".format(*size) for size in (image.stated_wh or (0, 0), image.file_wh))
-                raise InputError(
-                    f"{image.label_path}: the labels of {image.path} are for an image of {said} pixels, it has {has}; "
-                    "bring the images that were labelled, or where only the size is wrong, write 0 for it"
-                )
-        self._records[part] = records
-        return records
+        self._records[part] = strict_records(inventory, f"the {part} part", f"{remedy}cleaned copy (fix=true)")
+        return self._records[part]
 
 
 def _labels_of(format: str, place: Place) -> Path | None:
@@ -263,11 +240,7 @@ def _labels_of(format: str, place: Place) -> Path | None:
 
 
 def carved(image_ids: set[str], share: float) -> set[str]:
-    """The ids to validate on: those whose hash falls into the lowest ``share``. At least one, and not all."""
-    if len(image_ids) < 2:
-        raise InputError(
-            f"{len(image_ids)} labelled images cannot be divided into two parts; add some, or name a validation part"
-        )
+    """The ids to validate on: those whose hash falls into the lowest ``share``. At least one, and of two not both."""
     hashes = {name: int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64 for name in image_ids}
     count = sum(value < share for value in hashes.values())
-    return set(sorted(hashes, key=hashes.__getitem__)[: min(max(count, 1), len(hashes) - 1)])
+    return set(sorted(hashes, key=hashes.__getitem__)[: max(1, min(count, len(hashes) - 1))])

@@ -5,7 +5,6 @@ Nothing here is copied from a data set; :mod:`scenes` draws every image from (se
 
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +13,9 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from fanet_lightning.cli.errors import InputError, is_whole
 from fanet_lightning.data.synthetic.scenes import EVENTS, FaceTruth, draw_image
+from fanet_lightning.data.transforms import check_numbers
+from fanet_lightning.data.wider_face import list_entry
 from fanet_lightning.score.wider_face.ground_truth import ATTRIBUTE_VALUES, GroundTruth, write_ground_truth
 
 # Part of the key: raise it with every change that draws other images.
@@ -33,11 +33,7 @@ class Limits(NamedTuple):
 
 
 # Each contains the next. Chosen so that the settings' sizes stand as WIDER FACE's 31,958 : 13,319 : 7,211 do.
-SETTINGS = {
-    "hard": Limits(9, 0.75, 1.0),
-    "medium": Limits(27, 0.5, 0.2),
-    "easy": Limits(38, 0.3, 0.045),
-}
+SETTINGS = {"hard": Limits(9, 0.75, 1.0), "medium": Limits(27, 0.5, 0.2), "easy": Limits(38, 0.3, 0.045)}
 
 _SIDES = (64, 1024)
 _README = """Synthetic faces in the layout of WIDER FACE, by fanet_lightning.data.synthetic.
@@ -46,12 +42,10 @@ manifest.json holds the parameters. The folder can be deleted: it is written aga
 
 
 def prepare_synthetic(root: Path, **parameters: Any) -> Path:
-    """Write the data set below ``root``, unless it is there already; where it is: ``root/<key of parameters and
-    VERSION>``.
+    """Write the data set below ``root``, unless it is there already; where it is: ``root/<key of them and VERSION>``.
 
-    It has ``WIDER_train``, ``WIDER_val``, ``wider_face_split`` and ``eval_gt``, and appears by one rename when it is
-    whole. If several processes prepare it at once, the first one's is kept. ``parameters``: see
-    :func:`synthetic_parameters`.
+    It has the layout of WIDER FACE with ``eval_gt``, and appears by one rename when it is whole; if several processes
+    prepare it at once, the first one's is kept. ``parameters``: see :func:`synthetic_parameters`.
     """
     parameters = synthetic_parameters(**parameters)
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
@@ -59,21 +53,16 @@ def prepare_synthetic(root: Path, **parameters: Any) -> Path:
     folder = root / f"v{VERSION}-{digest[:12]}"
     if (folder / MANIFEST).is_file():
         return folder
-    if folder.exists():
-        raise InputError(f"{folder} has no {MANIFEST}, so it is not whole; delete the folder to have it drawn again")
     root.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=root, prefix=f".{folder.name}."))
-    try:
-        _write(temporary, parameters)
-        temporary.chmod(0o755)
+    with tempfile.TemporaryDirectory(dir=root, prefix=f".{folder.name}.") as temporary:
+        whole = Path(temporary, folder.name)
+        _write(whole, parameters)
         try:
-            temporary.replace(folder)
+            whole.replace(folder)
         except OSError:
             if not (folder / MANIFEST).is_file():
                 raise
             # Another process was faster; what it wrote is the same.
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
@@ -85,35 +74,28 @@ def synthetic_parameters(
     image_height: Sequence[int] = (320, 400),
 ) -> dict[str, Any]:
     """Checked: the images of each split, and their least and largest sides, 64 … 1024 pixels."""
-    numbers = {"train_images": train_images, "val_images": val_images, "seed": seed}
-    for name, value in numbers.items():
-        least = 0 if name == "seed" else 1
-        if not is_whole(value, least):
-            raise InputError(f"data.{name}={value}: give a whole number from {least}")
-    ranges = {"image_width": image_width, "image_height": image_height}
-    low, high = _SIDES
-    for name, given in ranges.items():
-        sides = list(given) if isinstance(given, Sequence) else []
-        good = len(sides) == 2 and all(isinstance(side, int) for side in sides)
-        if not (good and low <= sides[0] <= sides[1] <= high):
-            raise InputError(
-                f"data.{name}={sides or given}: give [least, largest] in whole pixels from {low} to {high}"
-            )
-    return {"version": VERSION, **numbers, **{name: tuple(sides) for name, sides in ranges.items()}}
+    given = {"train_images": train_images, "val_images": val_images, "seed": seed}
+    for name, number in given.items():
+        check_numbers(f"data.{name}", number, 400, name != "seed", 1 << 63)
+    sides = {"image_width": image_width, "image_height": image_height}
+    for name, side in sides.items():
+        check_numbers(f"data.{name}", side, (400, 480), *_SIDES)
+    return {"version": VERSION, **given, **{name: tuple(side) for name, side in sides.items()}}
 
 
 def _write(folder: Path, parameters: dict[str, Any]) -> None:
-    (folder / "wider_face_split").mkdir()
+    (folder / "wider_face_split").mkdir(parents=True)
     for split in SPLITS:
         for number, event in enumerate(EVENTS):
             (folder / f"WIDER_{split}" / "images" / f"{number}--{event}").mkdir(parents=True)
-        annotated = [_draw(folder, parameters, split, index) for index in range(parameters[f"{split}_images"])]
-        annotated.sort()
-        text = "".join(_annotation(image_id, faces) for image_id, faces in annotated)
+        images = range(parameters[f"{split}_images"])
+        annotated = sorted(_draw(folder, parameters, split, index) for index in images)
+        text = "".join(
+            list_entry(f"{image_id}.jpg", [(*f.box_xywh, *f[3:]) for f in faces]) for image_id, faces in annotated
+        )
         (folder / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt").write_text(text, encoding="utf-8")
-    counts = _write_ground_truth(folder / "eval_gt", annotated)
+    manifest = {**parameters, "val_faces": _write_ground_truth(folder / "eval_gt", annotated)}
     (folder / "README.txt").write_text(_README, encoding="utf-8")
-    manifest = {**parameters, "val_faces": counts}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 
@@ -127,13 +109,6 @@ def _draw(folder: Path, parameters: dict[str, Any], split: str, index: int) -> t
     coded = cv2.imencode(".jpg", cv2.cvtColor(drawn.image_rgb, cv2.COLOR_RGB2BGR), options)[1]
     (folder / f"WIDER_{split}" / "images" / f"{image_id}.jpg").write_bytes(coded.tobytes())
     return image_id, drawn.faces
-
-
-def _annotation(image_id: str, faces: list[FaceTruth]) -> str:
-    """The lines of one image; one without a face has a row of zeros under the count 0, as in the official lists."""
-    rows = [(*f.box_xywh, f.blur, f.expression, f.illumination, f.invalid, f.occlusion, f.pose) for f in faces]
-    lines = [f"{image_id}.jpg", str(len(rows)), *(" ".join(map(str, row)) for row in rows or [(0,) * 10])]
-    return "\n".join(lines) + "\n"
 
 
 def _write_ground_truth(folder: Path, entries: list[tuple[str, list[FaceTruth]]]) -> dict[str, int]:

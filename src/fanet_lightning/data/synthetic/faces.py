@@ -54,11 +54,6 @@ def oval_outline(person: Person) -> Points:
     return np.stack([u, CIRCLE[:, 1]], axis=1)
 
 
-def _moved(points: Points, u: float, v: float) -> Points:
-    moved: Points = points + np.array((u, v))
-    return moved
-
-
 def head_shapes(person: Person) -> list[Shape]:
     """Back to front."""
     w = person.breadth
@@ -79,7 +74,7 @@ def head_shapes(person: Person) -> list[Shape]:
     shapes.append(Shape(oval_outline(person), skin))
     if person.kind == "back":
         cover = person.hat if person.hair_style == "scarf" else hair
-        shapes.append(Shape(_moved(oval_outline(person) * (1.06, 1.0), 0, -0.12), cover))
+        shapes.append(Shape(oval_outline(person) * (1.06, 1.0) + (0, -0.12), cover))
         return shapes
     if person.kind in ("face", "scrambled"):
         shapes += _features(person)
@@ -114,7 +109,7 @@ def _features(person: Person) -> list[Shape]:
         low = [(0.74 * w, 0.74), (0.4 * w, chin), (-0.4 * w, chin), (-0.74 * w, 0.74)]
         shapes.append(Shape(np.array(rim + low), walk(person.hair, 1.1), 0))
     # The bridge is on the surface, the tip stands out of it: in profile it leaves the oval.
-    nose = turned(_moved(_NOSE_AND_NOSTRILS, 0, at["nose"]), person)
+    nose = turned(np.add(_NOSE_AND_NOSTRILS, (0, at["nose"])), person)
     nose[1:, 0] += math.sin(person.yaw) * 0.24
     shapes.append(Shape(nose[:4], walk(skin, 0.86)))
     if detailed:
@@ -131,9 +126,9 @@ def _features(person: Person) -> list[Shape]:
         if detailed or person.eye_open <= 0.25:
             lift = -0.085 * person.eye_open
             lid = np.array([(-0.17, 0.0), (-0.08, lift), (0.08, lift), (0.17, 0.0)])
-            shapes.append(Shape(_moved(lid, u, at["eyes"]), dark, 0, 0.045))
+            shapes.append(Shape(np.add(lid, (u, at["eyes"])), dark, 0, 0.045))
         brow = np.array([(-0.2 * side, 0.02 + 0.1 * person.frown), (0.0, -0.05), (0.2 * side, 0.03)])
-        shapes.append(Shape(_moved(brow, u, at["eyes"] - 0.24), walk(person.hair, 0.8), 0, 0.075))
+        shapes.append(Shape(np.add(brow, (u, at["eyes"] - 0.24)), walk(person.hair, 0.8), 0, 0.075))
     return shapes
 
 
@@ -211,12 +206,9 @@ def _worn(person: Person) -> list[Shape]:
 
 
 class Drawn(NamedTuple):
-    """Where a head has been drawn.
-
-    ``box_xyxy`` bounding box of its oval in pixels, not clipped; ``area`` its pixels, those outside the image too.
-    ``corner``   (x, y) of the part of the image that was worked on; ``oval`` and ``painted`` (h, w) bool tell where
-                 in it the oval lies and where anything (hair, hat, ears, hand) was painted.
-    """
+    """Where a head has been drawn: ``box_xyxy`` of its oval in pixels, not clipped; ``area`` its pixels, those outside
+    the image too; ``corner`` (x, y) of the part of the image that was worked on; ``oval`` and ``painted`` (h, w) bool:
+    where in it the oval lies and where anything (hair, hat, ears, hand) was painted."""
 
     box_xyxy: tuple[float, float, float, float]
     area: int

@@ -1,7 +1,7 @@
 """Who is drawn: the parameters of one person, and how they are drawn at random."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 T = TypeVar("T")
-Color = tuple[float, float, float]
+Color = tuple[float, ...]
 Kind = Literal["face", "back", "scrambled", "blank", "blobs"]
 
 # From light to dark; people are anywhere between two neighbours.
@@ -22,23 +22,19 @@ HAIRS = (
     (186, 146, 88), (222, 196, 140), (150, 62, 32), (176, 174, 172),
 )  # fmt: skip
 IRISES = ((40, 26, 20), (66, 42, 26), (70, 96, 120), (74, 92, 62))
-HAIR_STYLES = ("short", "long", "bob", "bald", "afro", "hat", "scarf")
-_HAIR_STYLE_ODDS = (0.34, 0.2, 0.13, 0.08, 0.06, 0.13, 0.06)
+HAIR_STYLES = {"short": 0.34, "long": 0.2, "bob": 0.13, "bald": 0.08, "afro": 0.06, "hat": 0.13, "scarf": 0.06}
 
 
 @dataclass(frozen=True)
 class Person:
     """Everything that the drawing of a person depends on. Angles in radians, colors RGB 0 … 255.
 
-    ``center_xy``, ``height``  the face's oval in pixels, hairline to chin, before it is tilted.
-    ``breadth``, ``jaw``       half width over half height; how much narrower the chin is.
-    ``kind``                   a ``face``, or what only looks like one: the ``back`` of a head, a ``scrambled`` face,
-                               a ``blank`` head, a head with random ``blobs``.
-    ``smile``, ``mouth_open``, ``frown``, ``eye_open``, ``gaze``  expression; ``gaze`` and ``smile`` in -1 … 1.
-    ``light_xy``               brightness gained per half face to the right and down; a negative y lights the brow.
-    ``exposure``, ``haze``, ``air``  gain, and how far the colors fade into the air.
-    ``blur``, ``motion``       sigma over the face's height; sideways instead of round.
-    ``hand``                   0 none, else the side (-1, 1) of the face that it covers.
+    ``center_xy``, ``height``: the face's oval in pixels, hairline to chin, before it is tilted; ``breadth``: half width
+    over half height; ``jaw``: how much narrower the chin is; ``kind``: a ``face``, or what only looks like one: the
+    ``back`` of a head, a ``scrambled`` face, a ``blank`` head, a head with random ``blobs``; ``gaze``, ``smile``: -1 …
+    1; ``light_xy``: brightness gained per half face to the right and down, a negative y lights the brow; ``exposure``:
+    gain; ``haze``: how far the colors fade into the ``air``; ``blur``: sigma over the face's height, ``motion``:
+    sideways instead of round; ``hand``: 0 none, else the side (-1, 1) of the face that it covers.
     """
 
     center_xy: tuple[float, float]
@@ -89,7 +85,7 @@ def random_person(
     *,
     hardship: float,
     kind: Kind = "face",
-    light_xy: tuple[float, float] = (0.0, 0.0),
+    light_xy: npt.ArrayLike = (0.0, 0.0),
     air: Color = (200.0, 205.0, 210.0),
 ) -> Person:
     """A person drawn at random by ``rng`` alone.
@@ -98,13 +94,13 @@ def random_person(
     """
     unusual = rng.random(8) < hardship
     skin = between(rng, SKINS)
-    style = pick(rng, HAIR_STYLES, _HAIR_STYLE_ODDS)
+    style = pick(rng, list(HAIR_STYLES), HAIR_STYLES.values())
     hair = between(rng, HAIRS) if sum(skin) > 380 or rng.random() < 0.1 else walk(HAIRS[0], rng.uniform(0.8, 1.8))
     turn = _side(rng) * float(rng.uniform(0.55, 1.25)) if unusual[0] else float(rng.normal(0, 0.28))
     yaw = turn if unusual[0] else max(-0.9, min(0.9, turn))
     tilt = float(rng.uniform(-0.61, 0.61)) if unusual[1] else max(-0.25, min(0.25, float(rng.normal(0, 0.09))))
     excited = rng.random() < 0.05
-    light = rng.normal(0, 0.06, 2) + light_xy
+    light = rng.normal(0, 0.06, 2) + np.asarray(light_xy)
     if unusual[2] and rng.random() < 0.6:
         angle = rng.uniform(0, 2 * math.pi)
         light = 0.5 * np.array([math.cos(angle), math.sin(angle)])
@@ -127,7 +123,7 @@ def random_person(
         parting=float(rng.uniform(-0.5, 0.5)),
         hat=random_color(rng),
         brim=float(rng.uniform(1.1, 1.8)),
-        iris=_color(IRISES[int(rng.integers(len(IRISES)))]),
+        iris=IRISES[int(rng.integers(len(IRISES)))],
         cloth=random_color(rng),
         cloth_second=random_color(rng),
         pattern=pick(rng, ("plain", "stripes", "dots", "open"), (0.5, 0.2, 0.12, 0.18)),
@@ -165,22 +161,18 @@ def turned(points: npt.NDArray[np.float64], person: Person) -> npt.NDArray[np.fl
     return placed
 
 
-def walk(color: tuple[float, ...], gain: float) -> Color:
+def walk(color: Color, gain: float) -> Color:
     """Lighter or darker, within 0 … 255."""
-    red, green, blue = (min(255.0, channel * gain) for channel in color)
-    return red, green, blue
+    return tuple(min(255.0, channel * gain) for channel in color)
 
 
-def between(rng: np.random.Generator, palette: tuple[tuple[int, int, int], ...]) -> Color:
+def between(rng: np.random.Generator, palette: Sequence[Color]) -> Color:
     """A color between two neighbours of the palette, with a little of its own."""
     place = rng.random() * (len(palette) - 1)
     low = int(place)
-    mixed = _blend(_color(palette[low]), _color(palette[low + 1]), place - low)
+    mixed = _blend(palette[low], palette[low + 1], place - low)
     gain = rng.uniform(0.92, 1.08)
-    red, green, blue = (
-        min(255.0, channel * gain + own) for channel, own in zip(mixed, rng.uniform(-3, 3, 3).tolist(), strict=True)
-    )
-    return red, green, blue
+    return tuple(min(255.0, a * gain + own) for a, own in zip(mixed, rng.uniform(-3, 3, 3).tolist(), strict=True))
 
 
 def random_color(rng: np.random.Generator) -> Color:
@@ -190,11 +182,10 @@ def random_color(rng: np.random.Generator) -> Color:
         return between(rng, SKINS)
     grey = rng.uniform(15, 245)
     spread = 20 if draw < 0.45 else 90 if draw < 0.8 else 220
-    red, green, blue = (min(250.0, max(5.0, grey + (own - 0.5) * spread)) for own in rng.random(3).tolist())
-    return red, green, blue
+    return tuple(min(250.0, max(5.0, grey + (own - 0.5) * spread)) for own in rng.random(3).tolist())
 
 
-def pick(rng: np.random.Generator, options: Sequence[T], odds: Sequence[float]) -> T:
+def pick(rng: np.random.Generator, options: Sequence[T], odds: Iterable[float]) -> T:
     """One of the options; the odds add up to 1. A tenth of the time that ``Generator.choice`` takes."""
     draw = rng.random()
     for option, share in zip(options, odds, strict=True):
@@ -205,13 +196,8 @@ def pick(rng: np.random.Generator, options: Sequence[T], odds: Sequence[float]) 
 
 
 def _blend(first: Color, second: Color, share: float) -> Color:
-    red, green, blue = (a + (b - a) * share for a, b in zip(first, second, strict=True))
-    return red, green, blue
+    return tuple(a + (b - a) * share for a, b in zip(first, second, strict=True))
 
 
 def _side(rng: np.random.Generator) -> int:
     return 1 if rng.random() < 0.5 else -1
-
-
-def _color(entry: tuple[int, int, int]) -> Color:
-    return float(entry[0]), float(entry[1]), float(entry[2])

@@ -5,7 +5,6 @@ Some of the things look like a face and are none.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -13,15 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from fanet_lightning.data.synthetic.faces import (
-    BITS,
-    Drawn,
-    Image,
-    draw_body,
-    draw_head,
-    fill_polygon,
-    fixed_point,
-)
+from fanet_lightning.data.synthetic.faces import BITS, Drawn, Image, draw_body, draw_head, fill_polygon, fixed_point
 from fanet_lightning.data.synthetic.people import (
     SKINS,
     Color,
@@ -91,8 +82,7 @@ def take(image: Image, shot: Shot) -> Image:
 
 def _motion_kernel(length: int, angle: float) -> npt.NDArray[np.float32]:
     kernel: npt.NDArray[np.float32] = np.zeros((2 * length + 1, 2 * length + 1), np.float32)
-    reach = length / 2
-    dx, dy = reach * np.cos(angle), reach * np.sin(angle)
+    dx, dy = length / 2 * np.cos(angle), length / 2 * np.sin(angle)
     ends = [(round((length + sign * dx) * 16), round((length + sign * dy) * 16)) for sign in (-1, 1)]
     cv2.line(kernel, ends[0], ends[1], 1.0, 1, cv2.LINE_8, 4)
     kernel /= kernel.sum()
@@ -108,12 +98,13 @@ def _noise_tile() -> npt.NDArray[np.float32]:
     return np.random.default_rng(7).standard_normal((1024 + _TILE, 1024 + _TILE, 3), dtype=np.float32)
 
 
-# In the order of their numbers, "0--Crowd" …; the odds give some 11 faces an image, and 8 % of images without one.
-EVENTS = ("Crowd", "Portrait", "Street", "Group", "Stage", "Still_Life")
-_ODDS = (0.09, 0.17, 0.27, 0.27, 0.12, 0.08)
-_HARDSHIP = {"Crowd": 0.16, "Portrait": 0.1, "Street": 0.16, "Group": 0.08, "Stage": 0.2, "Still_Life": 0.2}
-# How often a head is not part of a face (a back, a scrambled face …).
-_IMPOSTORS = {"Crowd": 0.12, "Portrait": 0.05, "Street": 0.2, "Group": 0.06, "Stage": 0.2, "Still_Life": 1.0}
+# In the order of their numbers, "0--Crowd" …: how many images of it (the odds give some 11 faces an image, and 8 % of
+# images without one), how hard its faces are, how often a head is no face (a back, a scrambled face …).
+_EVENTS = {
+    "Crowd": (0.09, 0.16, 0.12), "Portrait": (0.17, 0.1, 0.05), "Street": (0.27, 0.16, 0.2),
+    "Group": (0.27, 0.08, 0.06), "Stage": (0.12, 0.2, 0.2), "Still_Life": (0.08, 0.2, 1.0),
+}  # fmt: skip
+EVENTS = tuple(_EVENTS)
 # No one would see a face of which so little is left, so it is not annotated.
 _LEAST_VISIBLE = 0.06
 
@@ -136,8 +127,7 @@ class FaceTruth(NamedTuple):
     pose: int
 
 
-@dataclass(frozen=True, eq=False)
-class SyntheticImage:
+class SyntheticImage(NamedTuple):
     """``image_rgb`` (H, W, 3) uint8, the event it belongs to, its faces, and the quality to store it with."""
 
     image_rgb: Image
@@ -150,16 +140,14 @@ def draw_image(
     rng: np.random.Generator, width: tuple[int, int] = (400, 480), height: tuple[int, int] = (320, 400)
 ) -> SyntheticImage:
     """Draw one image at random, with sides from the ranges given, ends included. Nothing but ``rng`` decides."""
-    event = pick(rng, EVENTS, _ODDS)
+    event = pick(rng, EVENTS, [odds for odds, _, _ in _EVENTS.values()])
     size_wh = (int(rng.integers(width[0], width[1] + 1)), int(rng.integers(height[0], height[1] + 1)))
     image = draw_background(rng, size_wh, event)
     for _ in range(int(rng.integers(2, 7)) if event != "Still_Life" else int(rng.integers(8, 26))):
-        draw_thing(rng, image, _anywhere(rng, size_wh), _log_uniform(rng, 10, 110))
-    air = random_color(rng)
-    light = rng.normal(0, 0.1, 2)
-    people = [
-        _person(rng, place, event, air, (float(light[0]), float(light[1]))) for place in _PLACES[event](rng, size_wh)
-    ]
+        spot, size = _anywhere(rng, size_wh), _log_uniform(rng, 10, 110)
+        THINGS[int(rng.integers(len(THINGS)))](rng, image, spot, size / 2)
+    air, light_xy = random_color(rng), rng.normal(0, 0.1, 2)
+    people = [_person(rng, place, event, air, light_xy) for place in _PLACES[event](rng, size_wh)]
     # A thing among the people now and then, else everything round would be behind them.
     among = set(np.flatnonzero(rng.random(len(people)) < 0.08).tolist())
     owner = np.full(image.shape[:2], -1, np.int32)
@@ -222,16 +210,16 @@ class _Place(NamedTuple):
     height: float
 
 
-def _person(rng: np.random.Generator, place: _Place, event: str, air: Color, light_xy: tuple[float, float]) -> Person:
+def _person(rng: np.random.Generator, place: _Place, event: str, air: Color, light_xy: npt.ArrayLike) -> Person:
     kind: Kind = "face"
-    if rng.random() < _IMPOSTORS[event]:
+    _, hardship, impostors = _EVENTS[event]
+    if rng.random() < impostors:
         # Too small to be told from a face, a scrambled one would only be a wrong label.
         odds = (0.4, 0.25, 0.2, 0.15) if place.height >= 26 else (1.0, 0.0, 0.0, 0.0)
         kinds: tuple[Kind, ...] = ("back", "scrambled", "blank", "blobs")
         kind = pick(rng, kinds, odds)
-    hardship = min(0.3, _HARDSHIP[event] * (1.3 if place.height < 40 else 1.0))
-    center = (place.x, place.y)
-    return random_person(rng, center, place.height, hardship=hardship, kind=kind, light_xy=light_xy, air=air)
+    hardship = min(0.3, hardship * (1.3 if place.height < 40 else 1.0))
+    return random_person(rng, place[:2], place.height, hardship=hardship, kind=kind, light_xy=light_xy, air=air)
 
 
 def _crowd(rng: np.random.Generator, size_wh: tuple[int, int]) -> list[_Place]:
@@ -362,11 +350,6 @@ def draw_background(rng: np.random.Generator, size_wh: tuple[int, int], event: s
         for _ in range(int(rng.integers(2, 6))):
             _spotlight(rng, image)
     return image
-
-
-def draw_thing(rng: np.random.Generator, image: Image, center_xy: tuple[float, float], size: float) -> None:
-    """One thing out of :data:`THINGS`, about ``size`` pixels high, in place."""
-    THINGS[int(rng.integers(len(THINGS)))](rng, image, center_xy, size / 2)
 
 
 def draw_obstacle(
