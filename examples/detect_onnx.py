@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime
 
 # As protocol=auto, the default of fanet_lightning: a first size for small faces, a second one for large ones.
-MAX_PIXELS, MIN_SHORT, SECOND_SHORT = 1024 * 1024, 480, 384
+MAX_PIXELS, MIN_SHORT, SECOND_SHORT = 1024 * 768, 480, 384
 SMALLER_UNDER, LARGER_OVER = 150, 48  # boxes that each is trusted with, pixels of the first size
 
 

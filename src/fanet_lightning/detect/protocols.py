@@ -232,7 +232,7 @@ class TwoSizes:
         InputError: a value outside its range.
     """
 
-    max_pixels: int = 1024 * 1024
+    max_pixels: int = 1024 * 768
     min_short: int = 480
     tile_pixels: TilePixels = AUTO
 

@@ -206,7 +206,7 @@ class StreamSettings:
     def prepare(self, image: Any) -> Prepared:
         """Read and resize one image; several scales start from the image as it is. Raises as :func:`image_rgb_of`."""
         if isinstance(self.protocol, TwoSizes) and isinstance(image, str | PathLike):
-            # It sees no more than a megapixel: of a photo, the decoder gives a quarter of the pixels or fewer.
+            # It sees 1,024 × 768 pixels at most: of a photo, the decoder gives a quarter of the pixels or fewer.
             image_rgb, height, width = read_shrunk_rgb(Path(image), self.protocol.first_scale)
             shrunk = np.array([image_rgb.shape[1] / width, image_rgb.shape[0] / height], np.float32)
             return Prepared(image_rgb, shrunk, height, width)
