@@ -24,47 +24,35 @@ def compared() -> AttributeScores:
     return score_attributes(*run, samples=30, at_precision=0.5, against=other)
 
 
-def test_json_holds_every_number(tmp_path: Path, compared: AttributeScores) -> None:
-    write_attributes(tmp_path, compared, title="drawn", against="other", made_by={"command": ["x"]})
+@pytest.mark.parametrize("labelled", [True, False])
+def test_json_and_csv_hold_every_number(tmp_path: Path, compared: AttributeScores, labelled: bool) -> None:
+    scores = compared if labelled else score_attributes(*drawn_run(4, images=20, labelled=False), samples=0)
+    write_attributes(tmp_path, scores, title="drawn", against="other", made_by={"command": ["x"]})
     content = json.loads((tmp_path / "attributes.json").read_text())
-    assert compared.against is not None
-    for groups, found in (
-        (compared.groups, content["groups"]),
-        (compared.against.groups, content["against"]["groups"]),
-        (compared.differences, content["against"]["differences"]),
-    ):
+    with (tmp_path / "attributes.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    parts = [("", scores.groups, content["groups"])]
+    if scores.against is not None:
+        parts.append(("other_", scores.against.groups, content["against"]["groups"]))
+        parts.append(("difference_", scores.differences, content["against"]["differences"]))
+    assert len(lines[0]) == 4 + 12 * len(parts)
+    for prefix, groups, found in parts:
         assert sum(map(len, found.values())) == len(groups)
-        for own in groups:
+        for line, own in zip(lines, groups, strict=True):
             entry = found[own.attribute][own.value]
-            assert (entry["faces"], entry["images"]) == (own.faces, own.images)
+            assert (line["attribute"], line["value"], int(line["faces"])) == own[:3]
+            assert (entry["faces"], entry["images"]) == own[2:4]
             for measure in MEASURES:
-                value, low, high, _ = own.measure(measure)
-                assert entry[measure] == (None if math.isnan(value) else value)
-                assert entry["intervals"][measure] == (None if math.isnan(low) else [low, high])
-    assert content["groups"]["event"]["0--Event_0"]["normalised_ap"] is None
-    assert content["score_threshold"] == compared.score_threshold
-    assert content["intervals_method"] == "bootstrap over images, 30 samples, 95% percentile interval, seed 0"
+                numbers = [None if math.isnan(number) else number for number in own.measure(measure)[:3]]
+                assert [entry[measure], *(entry["intervals"][measure] or [None, None])] == numbers
+                for end, number in zip(("", "_low", "_high"), numbers, strict=True):
+                    cell = line[f"{prefix}{measure}{end}"]
+                    assert cell == "" if number is None else abs(float(cell) - number) <= 5e-7
+    assert content["score_threshold"] == (None if math.isnan(scores.score_threshold) else scores.score_threshold)
     assert (content["title"], content["within"], content["images"]) == ("drawn", "hard", 20)
-    assert (content["against"]["predictions"], content["made_by"]) == ("other", {"command": ["x"]})
-
-
-def test_csv_holds_every_number(tmp_path: Path, compared: AttributeScores) -> None:
-    for scores in (compared, score_attributes(*drawn_run(4, images=20, labelled=False), samples=0)):
-        write_attributes(tmp_path, scores, title="drawn")
-        with (tmp_path / "attributes.csv").open(newline="") as file:
-            lines = list(csv.DictReader(file))
-        assert [(line["attribute"], line["value"]) for line in lines] == [(g.attribute, g.value) for g in scores.groups]
-        parts = [("", scores.groups)]
-        if scores.against is not None:
-            parts += [("other_", scores.against.groups), ("difference_", scores.differences)]
-        for prefix, groups in parts:
-            for line, own in zip(lines, groups, strict=True):
-                assert int(line["faces"]) == own.faces
-                for measure in MEASURES:
-                    for end, number in zip(("", "_low", "_high"), own.measure(measure)[:3], strict=True):
-                        cell = line[f"{prefix}{measure}{end}"]
-                        assert cell == "" if math.isnan(number) else abs(float(cell) - number) <= 5e-7
-        assert len(lines[0]) == 4 + 12 * len(parts)
+    assert content["made_by"] == {"command": ["x"]}
+    said = "bootstrap over images, 30 samples, 95% percentile interval, seed 0"
+    assert content["intervals_method"] == (said if labelled else None)
 
 
 def test_markdown_has_a_line_per_group_and_the_terminal_all_but_the_events(

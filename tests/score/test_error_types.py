@@ -136,8 +136,11 @@ def test_equals_the_oracle(block: int) -> None:
             gains = gain_per_image(errors, setting)
             for fixed in [set(), *({name} for name in TYPES), {"localisation", "misses"}, set(TYPES)]:
                 kinds, states, ap = oracle(images, setting, fixed)
-                assert kinds_of(errors, setting) == kinds, (block, case, setting)
-                assert states_of(errors, setting) == states, (block, case, setting)
+                assert (kinds_of(errors, setting), states_of(errors, setting)) == (kinds, states), (
+                    block,
+                    case,
+                    setting,
+                )
                 assert ap_with(errors, setting, fixed) == pytest.approx(ap, abs=1e-12, nan_ok=True), (case, fixed)
                 seen |= {*kinds, *states}
             before = oracle(images, setting, set())[2]

@@ -1,69 +1,50 @@
 """FDDB as a benchmark, from files to numbers, and rectangles turned into ellipses."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fanet_lightning.score.fddb.benchmark import FddbBenchmark, FddbPredictions
+from fanet_lightning.score.fddb.benchmark import FddbBenchmark, FddbPredictions, fit_without_fold
 from fanet_lightning.score.fddb.ground_truth import FddbGroundTruth
-from fanet_lightning.score.fddb.regions import (
-    fit_ellipses,
-    fit_without_fold,
-    inscribed_ellipses,
-    iou_with_ellipses,
-)
+from fanet_lightning.score.fddb.regions import fit_ellipses, inscribed_ellipses, iou
 from tests.score.fddb_files import block, write_detections, write_folds, write_sizes
-from tests.score.helpers import invalid, refused
+from tests.score.helpers import refused
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "fddb.json"
-
-
-@pytest.fixture
-def golden() -> Any:
-    return json.loads(GOLDEN.read_text())
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "fddb.json").read_text())
 
 
 @pytest.fixture
-def golden_files(tmp_path: Path, golden: Any) -> tuple[Path, Path]:
-    """The small set as files, over folds 1 … 4: ground truth and predictions."""
+def golden_files(tmp_path: Path) -> tuple[FddbGroundTruth, Path]:
+    """The small set over folds 1 … 4: ground truth, and predictions as files."""
     faces: dict[int, dict[str, Any]] = {}
     rows: dict[int, dict[str, Any]] = {}
-    for place, image in enumerate(golden["images"]):
+    for place, image in enumerate(GOLDEN["images"]):
         fold = 1 + place // 3
         faces.setdefault(fold, {})[image["image_id"]] = image["faces"]
         rows.setdefault(fold, {})[image["image_id"]] = image["rows"]
     write_folds(tmp_path / "fddb" / "FDDB-folds", faces)
-    write_sizes(tmp_path / "fddb" / "image_sizes.json", faces, (golden["width"], golden["height"]))
+    write_sizes(tmp_path / "fddb" / "image_sizes.json", faces, (GOLDEN["width"], GOLDEN["height"]))
     write_detections(tmp_path / "run", rows)
-    return tmp_path / "fddb", tmp_path / "run"
+    return FddbBenchmark().read_ground_truth(tmp_path / "fddb"), tmp_path / "run"
 
 
-@pytest.fixture
-def truth(golden_files: tuple[Path, Path]) -> FddbGroundTruth:
-    return FddbBenchmark().read_ground_truth(golden_files[0])
-
-
-def test_golden_set_from_files_to_curves(
-    tmp_path: Path, golden: Any, golden_files: tuple[Path, Path], truth: FddbGroundTruth
-) -> None:
-    scores = FddbBenchmark().score(truth, golden_files[1], strict=True)
-    faces = sum(len(image["faces"]) for image in golden["images"])
-    assert scores.faces == {"all": faces}
-    assert scores.images_of_benchmark == len(scores.image_ids) == 12
-    end = golden["lines"][0]
+def test_golden_set_from_files_to_curves(tmp_path: Path, golden_files: tuple[FddbGroundTruth, Path]) -> None:
+    scores = FddbBenchmark().score(*golden_files, strict=True)
+    faces = sum(len(image["faces"]) for image in GOLDEN["images"])
+    assert (scores.faces, scores.rules["folds"], len(scores.image_ids)) == ({"all": faces}, [1, 2, 3, 4], 12)
+    end = GOLDEN["lines"][0]
     for setting in ("1000", "2000", "max"):
         assert scores.values["discrete"][setting] == end[1] / faces
         assert scores.values["continuous"][setting] == pytest.approx(end[2] / faces)
-    assert scores.rules["ellipses"] == "as_given"
-    assert scores.rules["folds"] == [1, 2, 3, 4]
     assert scores.warnings == ("4 of 10 folds: the numbers do not compare with published ones",)
     discrete, continuous = scores.write_curves(tmp_path / "out")
     expected = [
         (f"{hits / faces:g} {false:g} {threshold:g}", f"{total / faces:g} {false:g}")
-        for threshold, hits, total, false in golden["lines"]
+        for threshold, hits, total, false in GOLDEN["lines"]
     ]
     assert list(zip(discrete.read_text().splitlines(), continuous.read_text().splitlines(), strict=True)) == expected
 
@@ -125,19 +106,6 @@ def test_fit_equals_the_normal_equations() -> None:
         assert fit.coefficients[:, column] == pytest.approx(np.linalg.solve(normal, right))
 
 
-def test_no_fold_fits_itself() -> None:
-    rng = np.random.default_rng(7)
-    rows, ellipses = zip(*(made_pairs(rng, 15) for _ in range(6)), strict=True)
-    folds = np.array([1, 1, 2, 2, 5, 5])
-    fits = fit_without_fold(rows, ellipses, folds)
-    assert list(fits) == [1, 2, 5]
-    ruined = [own * [9, 1, 1, 1, 1] if fold == 2 else own for own, fold in zip(ellipses, folds, strict=True)]
-    other = fit_without_fold(rows, ruined, folds)
-    assert np.array_equal(other[2].coefficients, fits[2].coefficients)
-    assert not np.allclose(other[1].coefficients, fits[1].coefficients)
-    invalid(r"0 pairs", fit_without_fold, rows[:2], ellipses[:2], folds[:2])
-
-
 def crowd(folds: int, rng: np.random.Generator) -> tuple[FddbGroundTruth, FddbPredictions]:
     """One upright face of 30 × 20 half-axes an image, and the box around the part of it that detectors like."""
     count = 12 * folds
@@ -162,14 +130,22 @@ def test_cross_fitted_ellipses_fit_better_and_are_named() -> None:
         assert any(f"ellipses={ellipses}" in warning for warning in own.warnings) == (ellipses != "as_given")
     assert scores["cross_fitted"].rules["pairs_of_fit"] == {"1": 24, "2": 24, "3": 24}
     pairs = zip(truth.ellipses, predictions.rows, strict=True)
-    overlaps = [iou_with_ellipses(face, inscribed_ellipses(row), 200, 200)[0, 0] for face, row in pairs]
+    overlaps = [iou(face, inscribed_ellipses(row), 200, 200)[0, 0] for face, row in pairs]
     assert rates["inscribed"] == pytest.approx(np.mean(overlaps))
 
 
-def test_cross_fitting_needs_enough_faces(
-    golden_files: tuple[Path, Path], truth: FddbGroundTruth, tmp_path: Path
-) -> None:
-    refused("run: .* need at least 20", FddbBenchmark("cross_fitted").score, truth, golden_files[1])
+def test_no_fold_fits_itself() -> None:
+    truth, predictions = crowd(3, np.random.default_rng(8))
+    moved = [face + 3 * (fold == 2) for face, fold in zip(truth.ellipses, truth.folds, strict=True)]
+    fits, others = (fit_without_fold(own, predictions) for own in (truth, replace(truth, ellipses=moved)))
+    assert list(fits) == [1, 2, 3]
+    assert np.array_equal(others[2].coefficients, fits[2].coefficients)
+    assert not np.allclose(others[1].coefficients, fits[1].coefficients)
+
+
+def test_cross_fitting_needs_enough_faces(golden_files: tuple[FddbGroundTruth, Path], tmp_path: Path) -> None:
+    truth, run = golden_files
+    refused("run: .* need at least 20", FddbBenchmark("cross_fitted").score, truth, run)
     joined = tmp_path / "ellipses.txt"
     joined.write_text(block(truth.image_ids[0], [(5, 4, 0, 20, 20, 0.5)]))
     for ellipses in ("cross_fitted", "inscribed"):

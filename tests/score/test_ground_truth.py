@@ -12,52 +12,40 @@ from tests.score.helpers import IDS, invalid, refused
 
 def small_ground_truth() -> GroundTruth:
     boxes = [np.array([[1.5, 2, 3, 4], [5, 6, -2, 8]]), np.empty((0, 4)), np.array([[9.0, 9, 300, 300]])]
-    return GroundTruth(
-        IDS,
-        boxes,
-        {
-            "easy": [np.array([False, False]), np.empty(0, np.bool_), np.array([True])],
-            "medium": [np.array([True, False]), np.empty(0, np.bool_), np.array([True])],
-            "hard": [np.array([True, True]), np.empty(0, np.bool_), np.array([True])],
-        },
-    )
+    first = {"easy": [False, False], "medium": [True, False], "hard": [True, True]}
+    nothing = np.zeros(0, np.bool_)
+    return GroundTruth(IDS, boxes, {name: [np.array(own), nothing, np.array([True])] for name, own in first.items()})
 
 
 def test_selection_keeps_order_and_refuses_strangers() -> None:
     part = small_ground_truth().select([IDS[2], IDS[0]])
-    assert part.image_ids == (IDS[2], IDS[0])
+    assert (part.image_ids, part.known_ids) == ((IDS[2], IDS[0]), IDS)
     assert [len(boxes) for boxes in part.boxes_xywh] == [1, 2]
     assert part.faces_per_setting == {"easy": 1, "medium": 2, "hard": 3}
     invalid("1 image ids are not in the ground truth, the first is 'x/y'", part.select, ["x/y"])
 
 
 def test_ground_truth_mistakes(tmp_path: Path) -> None:
-    invalid("'plain' is not event/name", write_ground_truth, tmp_path, GroundTruth(("plain",), [np.zeros((1, 4))], {}))
     refused(r"wider_face_val\.mat cannot be read \(No such file", read_ground_truth, tmp_path)
-    write_ground_truth(tmp_path, small_ground_truth())
-    (tmp_path / "wider_medium_val.mat").unlink()
-    refused(r"wider_medium_val\.mat .*; give the folder", read_ground_truth, tmp_path)
-    assert set(read_ground_truth(tmp_path, ["hard"]).counted) == {"hard"}
-    hard = tmp_path / "wider_hard_val.mat"
-    whole = hard.read_bytes()
-    for length in range(0, len(whole) - 1, 21):
-        hard.write_bytes(whole[:length])
-        refused("wider_hard_val.mat", read_ground_truth, tmp_path, ["hard"])
-    for content, reason in (({"something": 1}, "'file_list'"), ({"file_list": np.arange(3), "gt_list": 0}, "cells")):
-        savemat(hard, content)
-        refused(rf"wider_hard_val\.mat cannot be read .*{reason}", read_ground_truth, tmp_path, ["hard"])
-
-
-def test_ground_truth_files_of_two_releases(tmp_path: Path) -> None:
-    ours = small_ground_truth()
-    more = GroundTruth(IDS, [np.zeros((3, 4))] * 3, {"hard": [np.array([False, False, True])] * 3})
+    ours, hard = small_ground_truth(), tmp_path / "wider_hard_val.mat"
     write_ground_truth(tmp_path, ours)
-    for other, reason in (
-        (ours.select(IDS[:2]), "2 images where"),
-        (more, f"face 3 of {IDS[0]} counts, but there are 2"),
+    whole = hard.read_bytes()
+    hard.unlink()
+    refused(r"wider_hard_val\.mat .*; give the folder", read_ground_truth, tmp_path)
+    for length in range(0, len(whole) - 1, 41):
+        hard.write_bytes(whole[:length])
+        refused("wider_hard_val.mat", read_ground_truth, tmp_path)
+    for content, reason in (
+        ({"something": 1}, "'file_list'"),
+        ({"file_list": np.arange(3), "gt_list": 0}, "not those"),
     ):
+        savemat(hard, content)
+        refused(rf"wider_hard_val\.mat cannot be read .*{reason}", read_ground_truth, tmp_path)
+    # Files of two releases.
+    more = replace(ours, boxes_xywh=[np.zeros((3, 4))] * 3, counted={"hard": [np.array([False, False, True])] * 3})
+    for other, reason in ((ours.select(IDS[:2]), "its images are not those"), (more, "index 3 is out of bounds")):
         write_ground_truth(tmp_path / "other", other)
-        (tmp_path / "other" / "wider_hard_val.mat").replace(tmp_path / "wider_hard_val.mat")
+        (tmp_path / "other" / hard.name).replace(hard)
         refused(rf"wider_hard_val\.mat .*{reason}", read_ground_truth, tmp_path)
 
 

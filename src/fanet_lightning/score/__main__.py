@@ -19,6 +19,7 @@ from fanet_lightning.cli.provenance import (
     trained_on,
 )
 from fanet_lightning.score.bootstrap import method
+from fanet_lightning.score.inputs import check_choice
 from fanet_lightning.score.results import (
     SCORES_FILE,
     Benchmark,
@@ -111,18 +112,20 @@ def main(argv: list[str]) -> int:
 
 def _check_values(config: "DictConfig") -> None:
     check_whole(config, worst=1, bootstrap=0)
-    if config.benchmark.name not in _CLASSES:
-        raise InputError(f"benchmark={config.benchmark.name} is not known; choose one of {', '.join(_CLASSES)}")
-    if config.split not in ("val", "test"):
-        raise InputError(f"split={config.split} is unknown; take val, or test for the archive that is sent in")
+    name = config.benchmark.name
+    check_choice("benchmark", name, _CLASSES)
+    check_choice("split", config.split, ("val", "test"))
     of_wider = {"attributes": config.attributes, "errors": config.errors, "split=test": config.split == "test"}
-    asked = [word for word, is_given in of_wider.items() if is_given]
-    if asked and config.benchmark.name != "wider_face":
-        raise InputError(f"{asked[0]} is for benchmark=wider_face; leave it out for {config.benchmark.name}")
+    wrong = [
+        f"{word} is for benchmark=wider_face; leave it out for {name}" for word, asked in of_wider.items() if asked
+    ]
+    wrong = wrong if name != "wider_face" else []
     if config.pictures is not None and not (config.errors and Path(str(config.pictures)).is_dir()):
-        raise InputError(f"pictures={config.pictures}: give the folder of the event folders, and errors=true")
+        wrong.append(f"pictures={config.pictures}: give the folder of the event folders, and errors=true")
     if config.against is not None and not config.bootstrap:
-        raise InputError("bootstrap=0 leaves nothing to say about a difference; with against= give a number above 0")
+        wrong.append("bootstrap=0 leaves nothing to say about a difference; with against= give a number above 0")
+    if wrong:
+        raise InputError(wrong[0])
 
 
 def _predictions_of(path: Path) -> Path:

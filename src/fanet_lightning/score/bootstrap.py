@@ -58,20 +58,14 @@ def count_images(ground_truth: GroundTruth, predictions: Predictions) -> dict[st
     """
     bins, settings = judge_settings(ground_truth, predictions)
     images = len(ground_truth.image_ids)
-    image_of_face = np.repeat(np.arange(images), [len(boxes) for boxes in ground_truth.boxes_xywh])
     # Image and threshold in one number; which pairs occur at all is the same for every setting.
-    keys = np.repeat(np.arange(images), np.diff(predictions.starts)) * POINTS + bins
-    occurs = np.zeros(images * POINTS, np.bool_)
-    occurs[keys] = True
-    pairs = np.flatnonzero(occurs)
-    place = (np.cumsum(occurs, dtype=np.int64) - 1)[keys]
+    pairs, place = np.unique(predictions.image_of_rows * POINTS + bins, return_inverse=True)
     counts = {}
     for setting, rows in settings.items():
         proposals = np.bincount(place[rows.proposals], minlength=len(pairs))
         hits = np.bincount(place[rows.hits], minlength=len(pairs))
         kept = proposals > 0
-        counted = np.concatenate([np.zeros(0, np.bool_), *ground_truth.counted[setting]])
-        faces = np.bincount(image_of_face[counted], minlength=images)
+        faces = np.bincount(ground_truth.image_of_faces[ground_truth.counts(setting)], minlength=images)
         starts = np.searchsorted(pairs[kept], np.arange(images + 1) * POINTS)
         counts[setting] = ImageCounts(
             ground_truth.image_ids, starts, pairs[kept] % POINTS, proposals[kept], hits[kept], faces
@@ -85,18 +79,12 @@ def curve_from_counts(counts: ImageCounts, weights: npt.NDArray[np.integer] | No
     ``weights`` (N,) are whole numbers ≥ 0, how often each image is in; None takes each once and gives the curve of
     :func:`wider_face.average_precision.score` to the last bit.
     """
-    if weights is None:
-        proposals, hits, faces = counts.proposals, counts.hits, counts.faces
-    else:
-        weights = weights.astype(np.int64)
-        repeats = np.repeat(weights, np.diff(counts.starts))
-        proposals, hits = counts.proposals * repeats, counts.hits * repeats
-        faces = counts.faces * weights
-    return curve_from_histograms(
-        np.bincount(counts.bins, proposals, minlength=POINTS),
-        np.bincount(counts.bins, hits, minlength=POINTS),
-        int(faces.sum()),
+    weights = np.ones(len(counts.faces), np.int64) if weights is None else weights.astype(np.int64)
+    repeats = np.repeat(weights, np.diff(counts.starts))
+    proposals, hits = (
+        np.bincount(counts.bins, part * repeats, minlength=POINTS) for part in (counts.proposals, counts.hits)
     )
+    return curve_from_histograms(proposals, hits, int(counts.faces @ weights))
 
 
 def write_counts(path: Path, counts: Mapping[str, ImageCounts]) -> None:
@@ -123,9 +111,8 @@ def write_counts(path: Path, counts: Mapping[str, ImageCounts]) -> None:
             column[place] = values
             arrays[f"{name}_{number}"] = _small(column)
         arrays[f"faces_{number}"] = _small(own.faces)
-    # An open file: given a name, numpy would append ".npz" to one that lacks it.
-    with replaced(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+    with replaced(path) as temporary:
+        np.savez_compressed(temporary, **arrays)
 
 
 def read_counts(path: Path) -> dict[str, ImageCounts]:
@@ -233,11 +220,8 @@ def image_weights(
 ) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
     """The resamples, some at a time: which of them, and how often each image is in each, (b, N) whole numbers.
 
-    The same number of images and seed mean the same resamples, whatever is computed from them. ValueError: ``samples``
-    or ``images`` below 1.
+    The same number of images and seed mean the same resamples, whatever is computed from them; both are 1 or more.
     """
-    if samples < 1 or images < 1:
-        raise ValueError(f"{samples} samples of {images} images, need at least 1 of 1")
     rng = np.random.default_rng(seed)
     step = max(1, min(_SAMPLES_AT_ONCE, _WEIGHTS_AT_ONCE // images))
     for first in range(0, samples, step):

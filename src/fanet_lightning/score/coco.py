@@ -8,17 +8,18 @@ less: the default of 100 cuts faces off, so that 400 perfect detections in an im
 rows are numbered afresh: the tool takes a face that is number 0 for missed. Without an ``area`` a face has that of its
 box; ``ignore`` is not read, as in pycocotools.
 
-The bootstrap matches each image once, for all thresholds and areas together, by the tool's rules, and rebuilds AP of a
-multiset of images: rows of all images by score, equal scores in the order of the images, precision read from its
-monotone envelope at 101 recalls, averaged over them, over the thresholds 0.50 … 0.95 and over the categories that have
-a face (Lin et al., Microsoft COCO, 2014, and its evaluation code). On the images as they are it must agree with the
-tool, or no interval is given.
+The bootstrap matches each image once, for all thresholds and areas together, by the tool's rules (which hands out its
+matches too slowly or not at all), and rebuilds AP of a multiset of images: rows of all images by score, equal scores in
+the order of the images, precision read from its monotone envelope at 101 recalls, averaged over them, over the
+thresholds 0.50 … 0.95 and over the categories that have a face (Lin et al., Microsoft COCO, 2014, and its evaluation
+code). On the images as they are it must agree with the tool, or no interval is given.
 """
 
 import contextlib
 import importlib.util
 import io
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -59,27 +60,21 @@ IOU_THRESHOLDS: Floats = np.linspace(0.5, 0.95, 10)
 RECALLS: Floats = np.linspace(0.0, 1.0, 101)
 # Square pixels, both ends included.
 AREAS: Mapping[str, tuple[float, float]] = {
-    "all": (0.0, 1e10),
-    "small": (0.0, 32.0**2),
-    "medium": (32.0**2, 96.0**2),
-    "large": (96.0**2, 1e10),
-}
+    "all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10),
+}  # fmt: skip
 _RANGES = np.array(list(AREAS.values()))
 # Setting → thresholds and area that its AP is the mean over.
 SETTINGS: Mapping[str, tuple[slice, int]] = {
-    "all": (slice(None), 0),
-    "50": (slice(0, 1), 0),
-    "75": (slice(5, 6), 0),
-    "small": (slice(None), 1),
-    "medium": (slice(None), 2),
-    "large": (slice(None), 3),
-}
+    "all": (slice(None), 0), "50": (slice(0, 1), 0), "75": (slice(5, 6), 0),
+    "small": (slice(None), 1), "medium": (slice(None), 2), "large": (slice(None), 3),
+}  # fmt: skip
 MAX_DETECTIONS = 1000
 # Name → distribution that it comes with.
 BACKENDS = {"pycocotools": "pycocotools", "faster_coco_eval": "faster-coco-eval"}
 RESULTS_FILE, DETECTIONS_FILE, CURVES_FILE = "predictions.json", "detections.json", "pr_curves.npz"
 # Boxes of lower scores are too many to matter for AP.
 HIGHEST_THRESHOLD = 0.05
+_PARTS = ("images", "categories", "annotations")
 _ANNOTATIONS = "give a COCO annotation file with images, annotations and categories; bbox is [x, y, width, height]"
 _RESULTS = (
     f"give a results file, or a folder with {RESULTS_FILE}: [{{image_id, category_id, bbox: [x, y, width, height], "
@@ -135,15 +130,9 @@ class CocoGroundTruth:
         """These images alone, in the order of the whole; ValueError: an image that is not there."""
         images = np.array(sorted(places_of(tuple(image_ids), self.image_ids)), np.int64)
         faces = np.isin(self.image, images)
-        return replace(
-            self,
-            image_ids=tuple(self.image_ids[i] for i in images.tolist()),
-            image=np.searchsorted(images, self.image[faces]),
-            boxes_xywh=self.boxes_xywh[faces],
-            category=self.category[faces],
-            areas=self.areas[faces],
-            crowd=self.crowd[faces],
-        )
+        columns = {name: getattr(self, name)[faces] for name in ("boxes_xywh", "category", "areas", "crowd")}
+        ids = tuple(self.image_ids[i] for i in images.tolist())
+        return replace(self, image_ids=ids, image=np.searchsorted(images, self.image[faces]), **columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,35 +175,29 @@ class CocoDetections:
 def read_ground_truth(path: Path, images: Path | None = None, category: str | None = None) -> CocoGroundTruth:
     """Read an annotation file; ``images`` is a list that restricts everything, ``category`` the only one scored.
 
-    Raises:
-        InputError: the file cannot be read or is not JSON; an entry lacks something, holds numbers that are not finite
-            or negative sides, or names an unknown image or category; an id or name twice.
+    InputError: the file cannot be read or is not JSON; an entry lacks something, holds numbers that are not finite or
+    negative sides, or names an unknown image or category; an id or name twice.
     """
     content = _loaded(path, _ANNOTATIONS)
-    if not _is_annotations(content):
-        raise InputError(f"{path}: there are no images, annotations and categories in it; {_ANNOTATIONS}")
-    file_images = _named(path, content, "images", lambda entry: str(PurePosixPath(entry["file_name"]).with_suffix("")))
-    file_categories = _named(path, content, "categories", lambda entry: str(entry["name"]))
-    scored = [
-        number for number in sorted(file_categories, key=_number_first) if category in (None, file_categories[number])
-    ]
+    with reading(path, _ANNOTATIONS):
+        parts = {key: content[key] for key in _PARTS}
+    file_images = _named(path, parts, "images", lambda entry: str(PurePosixPath(entry["file_name"]).with_suffix("")))
+    file_categories = _named(path, parts, "categories", lambda entry: str(entry["name"]))
+    # The order that pycocotools sorts in: that of images decides between equal scores.
+    scored = [own for own in sorted(file_categories, key=_number_first) if category in (None, file_categories[own])]
     if not scored or not file_images:
         choices = ", ".join(file_categories.values())
         raise InputError(f"{path}: there is no image in it, or category={category} is not one of {choices}")
     known = list(file_images.values())
     names = set(known if images is None else read_selection(images, known))
-    # The order that pycocotools sorts images in, which decides between equal scores.
     order = [number for number in sorted(file_images, key=_number_first) if file_images[number] in names]
     place = dict.fromkeys(file_images, -1) | {number: i for i, number in enumerate(order)}
     kind = dict.fromkeys(file_categories, -1) | {number: i for i, number in enumerate(scored)}
 
-    def face(entry: Mapping[str, Any]) -> list[float]:
-        x, y, w, h = map(float, entry["bbox"])
-        area = w * h if entry.get("area") is None else float(entry["area"])
-        crowd = float(entry.get("iscrowd") or 0)
-        return [place[entry["image_id"]], kind[entry["category_id"]], x, y, w, h, area, crowd]
+    def area_and_crowd(entry: Mapping[str, Any], of_box: float) -> list[float]:
+        return [of_box if entry.get("area") is None else float(entry["area"]), float(entry.get("iscrowd") or 0)]
 
-    rows = _rows(path, "annotations", content["annotations"], face, _ANNOTATIONS)
+    rows = _rows(path, "annotations", parts["annotations"], (place, kind), area_and_crowd, _ANNOTATIONS)
     return CocoGroundTruth(
         tuple(file_images[number] for number in order),
         tuple(file_categories[number] for number in scored),
@@ -244,7 +227,7 @@ def read_results(path: Path, ground_truth: CocoGroundTruth) -> CocoDetections:
     images, categories = ground_truth.file_images, ground_truth.file_categories
     looked_at: set[str] = set()
     warnings: tuple[str, ...] = ()
-    if _is_annotations(entries):
+    if isinstance(entries, dict) and set(_PARTS) <= set(entries):
         names_of_truth = ImageNames(images.values())
 
         def found(entry: Mapping[str, Any]) -> str:
@@ -265,19 +248,12 @@ def read_results(path: Path, ground_truth: CocoGroundTruth) -> CocoDetections:
         if threshold > HIGHEST_THRESHOLD:
             warnings = (f"{path} holds boxes above a score of {threshold:g} alone; AP wants detect threshold=0.01",)
         entries = entries["annotations"]
-    if not isinstance(entries, list):
-        raise InputError(f"{path} holds no list of results; {_RESULTS}")
     ids = {image_id: i for i, image_id in enumerate(ground_truth.image_ids)}
-    names = {name: i for i, name in enumerate(ground_truth.categories)}
-    known = set(ground_truth.file_categories.values())
+    names = dict.fromkeys(ground_truth.file_categories.values(), -1)
+    names |= {name: i for i, name in enumerate(ground_truth.categories)}
     place = {number: ids.get(image_id, -1) for number, image_id in images.items()}
-    kind = {number: names.get(name, -1) for number, name in categories.items() if name in known}
-
-    def row(entry: Mapping[str, Any]) -> list[float]:
-        x, y, w, h = map(float, entry["bbox"])
-        return [place[entry["image_id"]], kind[entry["category_id"]], x, y, w, h, float(entry["score"]), 0]
-
-    rows = _rows(path, "results", entries, row, _RESULTS)
+    kind = {number: names[name] for number, name in categories.items() if name in names}
+    rows = _rows(path, "results", entries, (place, kind), lambda entry, _: [float(entry["score"]), 0.0], _RESULTS)
     image = rows[:, 0].astype(np.int64)
     looked_at |= {ground_truth.image_ids[i] for i in np.unique(image).tolist()}
     missing = tuple(image_id for image_id in ids if image_id not in looked_at)
@@ -287,10 +263,6 @@ def read_results(path: Path, ground_truth: CocoGroundTruth) -> CocoDetections:
 def _loaded(path: Path, remedy: str) -> Any:
     with reading(path, remedy):
         return json.loads(decoded_text(path.read_bytes()))
-
-
-def _is_annotations(content: Any) -> bool:
-    return isinstance(content, dict) and {"images", "annotations", "categories"} <= set(content)
 
 
 def _each(path: Path, key: str, entries: Any, fields: Callable[[Any], Any], remedy: str) -> list[Any]:
@@ -314,13 +286,27 @@ def _named(path: Path, content: Mapping[str, Any], key: str, name: Callable[[Any
     return numbers
 
 
-def _rows(path: Path, key: str, entries: Any, fields: Callable[[Any], list[float]], remedy: str) -> Floats:
-    """Rows ``image category x y w h …`` (R, 8) that are scored, by image."""
-    rows = np.array(_each(path, key, entries, fields, remedy), np.float64).reshape(-1, 8)
-    wrong = ~np.isfinite(rows).all(axis=1) | (rows[:, 4:6] < 0).any(axis=1)
-    if wrong.any():
-        i = int(wrong.argmax())
-        raise InputError(f"{path}: {key}[{i}]: {rows[i, 2:].tolist()} is not finite or has a negative side; {remedy}")
+def _rows(
+    path: Path,
+    key: str,
+    entries: Any,
+    places: tuple[Mapping[FileId, int], Mapping[FileId, int]],
+    more: Callable[[Any, float], list[float]],
+    remedy: str,
+) -> Floats:
+    """Rows ``image category x y w h`` and what ``more`` makes of an entry and its box's area, (R, 8), by image.
+
+    ``places`` of images and categories by their numbers; what has a negative one is left out.
+    """
+
+    def row(entry: Any) -> list[float]:
+        x, y, w, h = map(float, entry["bbox"])
+        own = [places[0][entry["image_id"]], places[1][entry["category_id"]], x, y, w, h, *more(entry, w * h)]
+        if not all(map(math.isfinite, own)) or w < 0 or h < 0:
+            raise ValueError(f"{own[2:]} is not finite or has a negative side")
+        return own
+
+    rows = np.array(_each(path, key, entries, row, remedy), np.float64).reshape(-1, 8)
     rows = rows[(rows[:, :2] >= 0).all(axis=1)]
     return rows[np.argsort(rows[:, 0], kind="stable")]
 
@@ -404,8 +390,7 @@ def matched_rows(
         rows = np.flatnonzero(detections.category == category)
         # The best rows of each image, by descending score, equal scores in file order.
         rows = rows[np.lexsort((-detections.scores[rows], detections.image[rows]))]
-        starts = np.searchsorted(detections.image[rows], images)
-        rank = np.arange(len(rows)) - starts[detections.image[rows]]
+        rank = np.arange(len(rows)) - np.searchsorted(detections.image[rows], detections.image[rows])
         rows = rows[rank < max_detections]
         matched, ignored = np.zeros((2, len(rows), len(IOU_THRESHOLDS), len(_RANGES)), np.bool_)
         row_starts = np.searchsorted(detections.image[rows], images).tolist()
@@ -414,24 +399,15 @@ def matched_rows(
             if row < row_end and face < face_end:
                 own, found = faces[face:face_end], slice(row, row_end)
                 crowd = ground_truth.crowd[own]
-                overlaps = coco_mask.iou(
-                    detections.boxes_xywh[rows[found]], ground_truth.boxes_xywh[own], crowd.astype(np.uint8)
-                )
+                boxes = detections.boxes_xywh[rows[found]], ground_truth.boxes_xywh[own]
+                overlaps = coco_mask.iou(*boxes, crowd.astype(np.uint8))
                 _match_image(overlaps, crowd, ~counts[:, own], matched[found], ignored[found])
         order = np.argsort(-detections.scores[rows], kind="stable")
         rows, matched, ignored = rows[order], matched[order].transpose(1, 2, 0), ignored[order].transpose(1, 2, 0)
         ignored = ignored | ~matched & ~in_area[:, rows]
-        categories.append(
-            MatchedRows(
-                detections.image[rows],
-                in_area[:, rows],
-                matched & ~ignored,
-                ignored,
-                np.stack(
-                    [np.bincount(ground_truth.image[faces[own]], minlength=len(images) - 1) for own in counts[:, faces]]
-                ),
-            )
-        )
+        counted = [np.bincount(ground_truth.image[faces[own]], minlength=len(images) - 1) for own in counts[:, faces]]
+        hits = matched & ~ignored
+        categories.append(MatchedRows(detections.image[rows], in_area[:, rows], hits, ignored, np.stack(counted)))
     return categories
 
 
@@ -454,26 +430,16 @@ def _match_image(overlaps: Floats, crowd: Bools, no_count: Bools, matched: Bools
     ignored_of_face = no_count.T[:, None, :]
     free = np.ones((len(crowd), *matched.shape[1:]), np.bool_)
     first_pairs = np.flatnonzero(np.diff(row_of_pair, prepend=-1))
-    bounds = pairwise([*first_pairs.tolist(), len(overlap)])
-    for row, (first, last) in zip(row_of_pair[first_pairs].tolist(), bounds, strict=True):
-        if last == first + 1:
-            face = face_of_pair[first]
-            found = free[face] & enough[first]
-            on_ignored[row] = found & ignored_of_face[face]
-            if not crowd[face]:
-                free[face] &= ~found
-        else:
-            faces = face_of_pair[first:last]
-            # Whole numbers, no two equal: by overlap, the later of equals, faces that count above all others.
-            preference = np.empty(last - first, np.int64)
-            preference[np.argsort(overlap[first:last], kind="stable")] = np.arange(last - first)
-            preferred = preference[:, None, None] + (last - first) * ~ignored_of_face[faces]
-            ranked = np.where(free[faces] & enough[first:last], preferred, -1)
-            found = ranked.max(axis=0) >= 0
-            taken = (ranked.argmax(axis=0) == np.arange(last - first)[:, None, None]) & found
-            on_ignored[row] = (taken & ignored_of_face[faces]).any(axis=0)
-            free[faces] &= ~taken | crowd[faces, None, None]
-        matched[row] = found
+    for first, last in pairwise([*first_pairs.tolist(), len(overlap)]):
+        row, faces = row_of_pair[first], face_of_pair[first:last]
+        # Whole numbers, no two equal: by overlap, the later of equals, faces that count above all others.
+        preference = np.argsort(np.argsort(overlap[first:last], kind="stable"))[:, None, None]
+        preferred = preference + (last - first) * ~ignored_of_face[faces]
+        ranked = np.where(free[faces] & enough[first:last], preferred, -1)
+        taken = (ranked == ranked.max(axis=0)) & (ranked >= 0)
+        matched[row] = taken.any(axis=0)
+        on_ignored[row] = (taken & ignored_of_face[faces]).any(axis=0)
+        free[faces] &= ~taken | crowd[faces, None, None]
 
 
 # Bounds what is in memory at a time; the results do not depend on it.
@@ -577,9 +543,9 @@ class CocoScores(Scores):
 
     def write_curves(self, folder: Path) -> list[Path]:
         path = folder / CURVES_FILE
-        with replaced(path) as temporary, temporary.open("wb") as file:
+        with replaced(path) as temporary:
             np.savez_compressed(
-                file,
+                temporary,
                 precision=self.precision,
                 iou_thresholds=IOU_THRESHOLDS,
                 recall=RECALLS,
@@ -600,9 +566,6 @@ class CocoBenchmark:
         category: name of the only category that is scored; None takes all of the annotation file.
         max_detections: rows looked at per image and category, the best ones, 1 or more.
         backend: ``pycocotools``; ``faster_coco_eval``; or ``auto``: the latter where it is installed.
-
-    Raises:
-        InputError: ``max_detections`` below 1, an unknown backend, or one that is not installed.
     """
 
     name = "coco"
@@ -612,17 +575,15 @@ class CocoBenchmark:
     ) -> None:
         if not is_whole(max_detections, 1):
             raise InputError(f"benchmark.max_detections={max_detections} is no number of detections; give 1 or more")
-        has_compiled = importlib.util.find_spec("faster_coco_eval") is not None
-        if backend == "auto":
-            backend = "faster_coco_eval" if has_compiled else "pycocotools"
-        if backend not in BACKENDS or (backend == "faster_coco_eval" and not has_compiled):
+        available = [name for name in BACKENDS if importlib.util.find_spec(name) is not None]
+        if backend not in ("auto", *available):
             raise InputError(
                 f"benchmark.backend={backend} is not known or not installed (pip install faster-coco-eval); "
                 f"choose one of auto, {', '.join(BACKENDS)}"
             )
         self.category = category
         self.max_detections = max_detections
-        self.backend = backend
+        self.backend = available[-1] if backend == "auto" else backend
 
     def read_ground_truth(self, path: Path, images: Path | None = None) -> CocoGroundTruth:
         return read_ground_truth(path, images, self.category)

@@ -43,10 +43,10 @@ def normalise_scores(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]
     return np.ones_like(scores) if high == low else (scores - low) / (high - low)
 
 
-def first_bins(normalised_scores: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """(R,) normalised scores → the first threshold at or below each, an index into :data:`THRESHOLDS`."""
+def first_bins(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """(R,) scores of the whole run → the first threshold at or below each, normalised; an index into THRESHOLDS."""
     # Ascending copy: the number of thresholds at or below a score, counted from the end, is its first bin.
-    return POINTS - np.searchsorted(THRESHOLDS[::-1], normalised_scores, side="right")
+    return POINTS - np.searchsorted(THRESHOLDS[::-1], normalise_scores(scores), side="right")
 
 
 def curve_from_histograms(proposals: npt.NDArray[Any], hits: npt.NDArray[Any], faces: int) -> Curve:

@@ -1,11 +1,12 @@
-"""What all formats share: names of images, rows of numbers, MATLAB files, packed detections."""
+"""What all formats share: names of images, selections, rows of numbers, MATLAB files, packed detections."""
 
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,12 @@ def reading(path: Path | str, remedy: str) -> Iterator[None]:
         raise InputError(f"{path} cannot be read ({reason}); {remedy}") from error
 
 
+def check_choice(key: str, value: object, choices: Iterable[str]) -> None:
+    """InputError: ``value`` is none of ``choices``."""
+    if value not in (known := list(choices)):
+        raise InputError(f"{key}={value} is not known; choose one of {', '.join(known)}")
+
+
 def places_of(wanted: Sequence[str], image_ids: Iterable[str]) -> list[int]:
     """The place of each wanted image among ``image_ids``, in the order of ``wanted``."""
     place = {image_id: i for i, image_id in enumerate(image_ids)}
@@ -39,6 +46,38 @@ def places_of(wanted: Sequence[str], image_ids: Iterable[str]) -> list[int]:
     if unknown:
         raise ValueError(f"{len(unknown)} image ids are not in the ground truth, the first is '{unknown[0]}'")
     return [place[image_id] for image_id in wanted]
+
+
+class SelectableImages:
+    """A ground truth, a frozen dataclass, whose parts can be taken: ``per_image`` names its fields of N images.
+
+    ``whole_ids``: images of the whole that this was selected from; None: it is the whole. Predictions of those others
+    are no mistake, and the number is labelled as one on a sample.
+    """
+
+    per_image: ClassVar[tuple[str, ...]]
+    image_ids: tuple[str, ...]
+    whole_ids: tuple[str, ...] | None
+
+    @property
+    def known_ids(self) -> tuple[str, ...]:
+        """All images of the whole, in its order."""
+        return self.image_ids if self.whole_ids is None else self.whole_ids
+
+    def select(self, image_ids: Iterable[str]) -> Self:
+        """The ground truth of these images alone, in the order given; ValueError: an image that is not there."""
+        wanted = tuple(image_ids)
+        places = places_of(wanted, self.image_ids)
+
+        def taken(values: Any) -> Any:
+            if isinstance(values, Mapping):
+                return {key: taken(own) for key, own in values.items()}
+            return values[places] if isinstance(values, np.ndarray) else tuple(values[i] for i in places)
+
+        own: Any = self
+        parts = {name: taken(getattr(self, name)) for name in self.per_image}
+        selected: Self = replace(own, image_ids=wanted, whole_ids=self.known_ids, **parts)
+        return selected
 
 
 def name_parts(name: str) -> tuple[str, ...]:
@@ -79,12 +118,17 @@ def read_selection(path: Path, known: Collection[str]) -> list[str]:
     return chosen
 
 
-def number_rows(lines: Sequence[str], columns: Sequence[int], place: Callable[[int], str], layout: str) -> _Boxes:
+def number_rows(
+    lines: Sequence[str],
+    columns: Sequence[int],
+    place: Callable[[int], str],
+    layout: str,
+    is_wrong: Callable[[_Boxes], Any],
+) -> _Boxes:
     """R lines of finite numbers with blanks between them → (R, C), C one of ``columns``, the same for all.
 
-    Args:
-        place: number of a line, from 0 → what an error calls it.
-        layout: what the numbers are, for the error.
+    ``is_wrong`` tells rows (R, C) that are no good, (R,) bool. For the error ``place`` names a line by its number from
+    0, ``layout`` says what the numbers are.
     """
 
     def first(count: int) -> _Boxes | None:
@@ -92,7 +136,8 @@ def number_rows(lines: Sequence[str], columns: Sequence[int], place: Callable[[i
             values = np.loadtxt(lines[:count], ndmin=2, comments=None) if count else np.zeros((0, columns[0]))
         except ValueError:
             return None
-        return values if values.shape[1] in columns and np.isfinite(values).all() else None
+        good = values.shape[1] in columns and np.isfinite(values).all() and not is_wrong(values).any()
+        return values if good else None
 
     values = first(len(lines))
     if values is None:
@@ -104,26 +149,25 @@ def number_rows(lines: Sequence[str], columns: Sequence[int], place: Callable[[i
     return values
 
 
-def load_mat(path: Path, names: Sequence[str], remedy: str) -> dict[str, Any]:
-    """The variables ``names``, and what else a MATLAB file has."""
+def load_mat(path: Path, remedy: str) -> dict[str, Any]:
+    """The variables of a MATLAB file."""
     # Half of the start-up time of a score, and --help needs none of it.
     from scipy.io import loadmat
 
     with reading(path, remedy):
         content: dict[str, Any] = loadmat(str(path), appendmat=False)
-        for name in names:
-            content[name]
     return content
 
 
 def missing_warning(missing: Sequence[str], images: int, complete: Path | None = None) -> tuple[str, ...]:
-    """One line about the images without predictions, where there are some."""
+    """One line about the images without predictions, where there are some; InputError where they must be ``complete``,
+    which names their file."""
     if not missing:
         return ()
     some = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
     line = f"{len(missing)} of {images} images have no predictions"
     if complete is not None:
-        raise InputError(f"{complete}: {line}: {some}; add them, or leave strict=true out and they count as empty")
+        raise InputError(f"{complete}: {line}: {some}; add them, strict=true and split=test want all of them")
     return (f"{line} and count as empty: {some}",)
 
 
@@ -132,13 +176,10 @@ def packed_detections(
 ) -> tuple[npt.NDArray[np.int64], _Boxes, _Boxes]:
     """``image_id → (boxes_xyxy (D, 4), scores (D,))`` → starts (N + 1,), boxes_xyxy (R, 4), scores (R,), by image.
 
-    Raises:
-        ValueError: a detection that is not finite, has a negative side, or is of an image outside ``image_ids``; boxes
-            and scores that are not as many.
+    An image that is not there has no detection. ValueError: a detection that is not finite, has a negative side, or is
+    of an image outside ``image_ids``; boxes and scores that are not as many.
     """
-    surplus = detections.keys() - set(image_ids)
-    if surplus:
-        raise ValueError(f"detections of {len(surplus)} images outside the run, the first is '{min(surplus)}'")
+    places_of(list(detections), image_ids)
     found = [detections.get(image_id, ((), ())) for image_id in image_ids]
     boxes = [np.asarray(own, np.float64).reshape(-1, 4) for own, _ in found]
     scores = [np.asarray(own, np.float64).reshape(-1) for _, own in found]

@@ -3,8 +3,8 @@
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -66,7 +66,6 @@ class Scores(ABC):
 
 
 G = TypeVar("G")
-T = TypeVar("T")
 
 
 class Benchmark(Protocol[G]):
@@ -141,14 +140,13 @@ def write_scores(
     this one does not write are removed: they would not belong to these scores.
 
     Args:
-        intervals: :func:`intervals_of`, empty for none. In the file those of ``ap`` stand by setting, those of several
-            measures by measure and setting.
+        intervals: :func:`intervals_of`, empty for none. In the file those of ``ap`` stand without their measure.
         protocol: the test scale by name, None for predictions made elsewhere.
-        made_by: see :func:`fanet_lightning.cli.provenance.made_by`.
-        intervals_method: :func:`fanet_lightning.score.bootstrap.method`.
         against: what :func:`comparison` made.
         further: entries that the file ends with, e.g. :func:`fanet_lightning.cli.provenance.scores_entry`.
     """
+    listed = _content(out / SCORES_FILE).get("files")
+    earlier = {name for name in listed if Path(str(name)).name == name} if isinstance(listed, list) else set()
     content: dict[str, Any] = {
         "benchmark": scores.benchmark,
         "protocol": protocol,
@@ -156,27 +154,33 @@ def write_scores(
         "images": len(scores.image_ids),
         "images_of_benchmark": scores.images_of_benchmark,
         "faces": dict(scores.faces),
-        **_each(scores.values, lambda value, *_: defined(value)),
-        "intervals": _by_setting(_each(intervals, lambda own, *_: bounds_of(own))),
+        **defined(scores.values),
+        "intervals": _by_setting(defined(intervals)),
         "intervals_method": intervals_method if intervals else None,
         "made_by": dict(made_by),
         **({} if against is None else {"against": dict(against)}),
+        "files": [path.name for path in scores.write_curves(out)],
+        **(further or {}),
     }
-    listed = _content(out / SCORES_FILE).get("files")
-    earlier = {name for name in listed if Path(str(name)).name == name} if isinstance(listed, list) else set()
-    content["files"] = [path.name for path in scores.write_curves(out)]
-    content |= further or {}
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     for name in sorted(earlier - set(content["files"])):
         (out / name).unlink(missing_ok=True)
-    with replaced(out / SCORES_FILE) as path:
-        path.write_text(text, encoding="utf-8")
+    write_json(out / SCORES_FILE, content)
     return content
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write what :func:`defined` makes of it; appears by rename."""
+    text = json.dumps(defined(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with replaced(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def intervals_of(scores: Scores, samples: Samples) -> Intervals:
     """The interval of each number, from its resamples."""
-    return _each(scores.values, lambda value, measure, setting: interval_of(value, samples[measure][setting]))
+    return {
+        measure: {setting: interval_of(value, samples[measure][setting]) for setting, value in own.items()}
+        for measure, own in scores.values.items()
+    }
 
 
 def comparison(
@@ -185,26 +189,29 @@ def comparison(
     """Paired intervals of scores - other, both resampled over the same images, and their entry in ``scores.json``."""
     if tuple(scores.image_ids) != tuple(other.image_ids) or dict(scores.faces) != dict(other.faces):
         raise ValueError("the two are not about the same images and faces")
-    differences = _each(
-        scores.values,
-        lambda value, measure, setting: interval_of(
-            value - other.values[measure][setting], samples[measure][setting] - other_samples[measure][setting]
-        ),
+    pairs: Any = (scores.values, other.values), (samples, other_samples)
+    values, drawn = (
+        {
+            measure: {setting: own[measure][setting] - its[measure][setting] for setting in own[measure]}
+            for measure in own
+        }
+        for own, its in pairs
     )
+    differences = intervals_of(replace(scores, values=values), drawn)
     return differences, {
         "predictions": name,
-        **_each(other.values, lambda value, *_: defined(value)),
-        "difference": _by_setting(_each(differences, lambda own, *_: defined(own.value))),
-        "intervals": _by_setting(_each(differences, lambda own, *_: bounds_of(own))),
+        **defined(other.values),
+        "difference": _by_setting(defined(values)),
+        "intervals": _by_setting(defined(differences)),
     }
 
 
 def print_scores(scores: Scores, intervals: Intervals, title: str | None = None) -> None:
     """Setting, faces, number and its interval, one line each."""
     rows = []
-    for measure, setting, value in _flat(scores.values):
-        faces = scores.faces[setting] if setting in scores.faces else sum(scores.faces.values())
-        row = [_label(scores.values, measure, setting), f"{faces:,}", _number_text(value)]
+    for label, measure, setting in _labelled(scores.values):
+        faces = scores.faces.get(setting, sum(scores.faces.values()))
+        row = [label, f"{faces:,}", _number_text(scores.values[measure][setting])]
         rows.append([*row, interval_text(intervals[measure][setting])] if intervals else row)
     head = ["setting", "faces", _heading(scores.values), *(["95 % interval"] if intervals else [])]
     print_rows(title or scores.headline, head, rows)
@@ -212,15 +219,11 @@ def print_scores(scores: Scores, intervals: Intervals, title: str | None = None)
 
 def print_difference(title: str, other: Scores, differences: Intervals) -> None:
     """Setting, number of the other run, the difference to it and the paired interval, one line each."""
-    rows = [
-        [
-            _label(other.values, measure, setting),
-            _number_text(other.values[measure][setting]),
-            "–" if math.isnan(difference.value) else f"{difference.value:+.6f}",
-            interval_text(difference, sign="+"),
-        ]
-        for measure, setting, difference in _flat(differences)
-    ]
+    rows = []
+    for label, measure, setting in _labelled(differences):
+        own = differences[measure][setting]
+        value = "–" if math.isnan(own.value) else f"{own.value:+.6f}"
+        rows.append([label, _number_text(other.values[measure][setting]), value, interval_text(own, "+")])
     print_rows(title, ["setting", f"other {_heading(other.values)}", "difference", "95 % interval"], rows)
 
 
@@ -245,37 +248,31 @@ def interval_text(interval: Interval, sign: str = "") -> str:
     return "–" if math.isnan(interval.low) else f"{interval.low:{sign}.4f} … {interval.high:{sign}.4f}"
 
 
-def defined(value: float) -> float | None:
-    """A number as JSON takes it: NaN, where no face counts, is null."""
-    return None if math.isnan(value) else float(value)
-
-
-def bounds_of(interval: Interval) -> list[float] | None:
-    """Low and high as JSON takes them, null where there is no interval."""
-    return None if math.isnan(interval.low) else [float(interval.low), float(interval.high)]
-
-
-def _flat(numbers: Mapping[str, Mapping[str, T]]) -> list[tuple[str, str, T]]:
-    return [(measure, setting, value) for measure, own in numbers.items() for setting, value in own.items()]
-
-
-def _each(numbers: Mapping[str, Mapping[str, Any]], function: Callable[[Any, str, str], Any]) -> dict[str, Any]:
-    return {
-        measure: {setting: function(value, measure, setting) for setting, value in own.items()}
-        for measure, own in numbers.items()
-    }
+def defined(value: Any) -> Any:
+    """A number, an interval, or mappings of them as JSON takes it: NaN, where no face counts, is null, an interval its
+    bounds."""
+    if isinstance(value, Mapping):
+        return {key: defined(own) for key, own in value.items()}
+    if isinstance(value, Interval):
+        return None if math.isnan(value.low) else [value.low, value.high]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _by_setting(numbers: Mapping[str, Any]) -> Any:
     return numbers["ap"] if list(numbers) == ["ap"] else numbers
 
 
-def _heading(values: Values) -> str:
+def _heading(values: Mapping[str, Any]) -> str:
     return "AP" if list(values) == ["ap"] else "rate"
 
 
-def _label(values: Values, measure: str, setting: str) -> str:
-    return setting if list(values) == ["ap"] else f"{measure} {setting}"
+def _labelled(values: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """(label, measure, setting) of each number; the only measure AP goes without saying."""
+    return [
+        (setting if list(values) == ["ap"] else f"{measure} {setting}", measure, setting)
+        for measure, own in values.items()
+        for setting in own
+    ]
 
 
 def _number_text(value: float) -> str:

@@ -19,7 +19,6 @@ Rows are judged once, and the product of a resample's weights with the counts is
 
 import csv
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,19 +28,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import replaced
 from fanet_lightning.score.bootstrap import SAMPLES, Interval, image_weights, interval_of, method
-from fanet_lightning.score.curves import (
-    POINTS,
-    THRESHOLDS,
-    area_under_envelope,
-    first_bins,
-    normalise_scores,
-    score_range,
-)
-from fanet_lightning.score.results import bounds_of, defined, interval_text, markdown_table, print_rows
-from fanet_lightning.score.wider_face.average_precision import check_same_images, judge
+from fanet_lightning.score.curves import POINTS, THRESHOLDS, area_under_envelope, first_bins, score_range
+from fanet_lightning.score.inputs import check_choice
+from fanet_lightning.score.results import interval_text, markdown_table, print_rows, write_json
+from fanet_lightning.score.wider_face.average_precision import judge
 from fanet_lightning.score.wider_face.ground_truth import ATTRIBUTE_VALUES, GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions
 
@@ -87,9 +79,8 @@ def attribute_groups(ground_truth: GroundTruth, within: str = "hard") -> list[Gr
 
     Attributes without labels, and events where there is but one, give no group (:func:`left_out`).
     """
-    if within not in ground_truth.counted:
-        raise InputError(f"attributes within={within} is not one of {', '.join(ground_truth.counted)}")
-    counted = np.concatenate([np.zeros(0, np.bool_), *ground_truth.counted[within]])
+    check_choice("within", within, ground_truth.counted)
+    counted = ground_truth.counts(within)
     height = np.concatenate([np.empty((0, 4)), *ground_truth.boxes_xywh])[:, 3]
     groups = [Group("all", "all", counted)]
     for attribute, ranges in (("height", HEIGHTS), ("scale", SCALES)):
@@ -100,27 +91,19 @@ def attribute_groups(ground_truth: GroundTruth, within: str = "hard") -> list[Gr
             labels = np.concatenate([np.zeros(0, np.int8), *ground_truth.attributes[attribute]])
             for label, name in enumerate(ATTRIBUTE_VALUES[attribute]):
                 groups.append(Group(attribute, name, counted & (labels == label)))
-    events = np.array(_events(ground_truth))
+    events = np.array([image_id.partition("/")[0] for image_id in ground_truth.image_ids])
     distinct = sorted(set(events.tolist()), key=_by_number)
     for event in distinct if len(distinct) > 1 else ():
         images = events == event
-        groups.append(Group("event", event, counted & images[_image_of_face(ground_truth)], images))
+        groups.append(Group("event", event, counted & images[ground_truth.image_of_faces], images))
     return groups
 
 
-def left_out(ground_truth: GroundTruth) -> tuple[str, ...]:
-    """One line per attribute that the ground truth cannot tell."""
-    lines = [f"{name}: no labels in the ground truth" for name in LABELS if name not in ground_truth.attributes]
-    return (*lines, *(["event: all images are of one"] if len(set(_events(ground_truth))) < 2 else []))
-
-
-def _image_of_face(ground_truth: GroundTruth) -> npt.NDArray[np.int64]:
-    faces = np.array([len(boxes) for boxes in ground_truth.boxes_xywh], np.int64)
-    return np.repeat(np.arange(len(faces)), faces)
-
-
-def _events(ground_truth: GroundTruth) -> list[str]:
-    return [image_id.partition("/")[0] for image_id in ground_truth.image_ids]
+def left_out(groups: Sequence[Group]) -> tuple[str, ...]:
+    """One line per attribute that has no group."""
+    reasons = dict.fromkeys(LABELS, "no labels in the ground truth") | {"event": "all images are of one"}
+    present = {group.attribute for group in groups}
+    return tuple(f"{name}: {reason}" for name, reason in reasons.items() if name not in present)
 
 
 def _by_number(event: str) -> tuple[int, str]:
@@ -145,15 +128,12 @@ class GroupCounts(NamedTuple):
 
 def count_groups(groups: Sequence[Group], ground_truth: GroundTruth, predictions: Predictions) -> list[GroupCounts]:
     """The counts of each group; rows are judged once, as :func:`score.wider_face.average_precision.score` does."""
-    check_same_images(ground_truth, predictions)
     # A part of scipy that no other score needs.
     from scipy.sparse import csr_array
 
     judged = judge(ground_truth, predictions)
-    bins = first_bins(normalise_scores(predictions.scores))
-    images = len(predictions.image_ids)
-    image = np.repeat(np.arange(images), np.diff(predictions.starts))
-    height = predictions.boxes_xywh[:, 3]
+    bins, image, images = first_bins(predictions.scores), predictions.image_of_rows, len(predictions.image_ids)
+    height, image_of_faces = predictions.boxes_xywh[:, 3], ground_truth.image_of_faces
     # A row on no face of an image that has one is a proposal in every group that it could belong to.
     looking, off = np.flatnonzero(judged.face >= 0), np.flatnonzero(judged.in_play & (judged.face < 0))
     face, first = judged.face[looking], judged.first[looking]
@@ -171,7 +151,7 @@ def count_groups(groups: Sequence[Group], ground_truth: GroundTruth, predictions
                 kept &= (height[off] >= group.heights[0]) & (height[off] < group.heights[1])
             backgrounds[key] = entries(off[kept])
         own = group.faces[face]
-        faces = np.bincount(_image_of_face(ground_truth)[group.faces], minlength=images)
+        faces = np.bincount(image_of_faces[group.faces], minlength=images)
         counts.append(GroupCounts(entries(looking[own]), entries(looking[own & first]), backgrounds[key], faces))
     return counts
 
@@ -216,8 +196,7 @@ def _cumulated(part: "csr_array", columns: npt.NDArray[np.float64]) -> npt.NDArr
     return np.cumsum(np.ascontiguousarray((part @ columns).T), axis=1)
 
 
-@dataclass(frozen=True, eq=False)
-class GroupScore:
+class GroupScore(NamedTuple):
     """What a run is worth on a group. Numbers in [0, 1], NaN where there is none: no face, or no such number.
 
     ``attribute``, ``value``  of the group; ``faces`` it has, in ``images`` of the images.
@@ -233,13 +212,10 @@ class GroupScore:
     recall: Interval
     max_recall: Interval
 
-    def measures(self) -> list[Interval]:
-        """In the order of :data:`MEASURES`."""
-        return [self.ap, self.normalised_ap, self.recall, self.max_recall]
-
     def measure(self, name: str) -> Interval:
         """One of :data:`MEASURES` by name."""
-        return self.measures()[MEASURES.index(name)]
+        found: Interval = getattr(self, name)
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,53 +263,34 @@ def score_attributes(
         against: another run on the same images, for paired differences; it has a threshold of its own.
     """
     groups = attribute_groups(ground_truth, within)
-    images, absent = len(ground_truth.image_ids), left_out(ground_truth)
-    ours, *others = (
-        AttributeScores(within, images, at_precision, threshold, scores, absent, samples)
-        for run in (predictions, against)
-        if run is not None
-        for scores, threshold in [_score_run(groups, ground_truth, run, samples, at_precision)]
-    )
-    if not others:
-        return ours
-    differences = tuple(
-        GroupScore(a.attribute, a.value, a.faces, a.images, *map(_difference, a.measures(), b.measures()))
-        for a, b in zip(ours.groups, others[0].groups, strict=True)
-    )
-    return replace(ours, against=others[0], differences=differences)
-
-
-def _difference(a: Interval, b: Interval) -> Interval:
-    return interval_of(a.value - b.value, a.samples - b.samples)
-
-
-def _score_run(
-    groups: Sequence[Group], ground_truth: GroundTruth, predictions: Predictions, samples: int, at_precision: float
-) -> tuple[tuple[GroupScore, ...], float]:
     counts = count_groups(groups, ground_truth, predictions)
     images = len(ground_truth.image_ids)
     on_faces, hits, background = (_cumulated(part, np.ones((images, 1)))[0] for part in counts[0][:3])
     reached = np.flatnonzero(_ratio(hits, on_faces + background) >= at_precision)
     point = int(reached[-1]) if len(reached) else None
+    # The normalised threshold as a score of the predictions; see score.curves.normalise_scores.
+    low, high = score_range(predictions.scores)
+    threshold = float("nan") if point is None else low + float(THRESHOLDS[point]) * (high - low)
     values = measured(groups, counts, np.ones((1, images)), point)[..., 0]
     drawn = np.empty((*values.shape, samples))
     for part, weights in image_weights(images, samples) if samples else ():
         drawn[..., part] = measured(groups, counts, weights, point)
-    scores = tuple(
-        GroupScore(
-            group.attribute,
-            group.value,
-            int(own.faces.sum()),
-            int(np.count_nonzero(own.faces)),
-            *(interval_of(float(value), part) for value, part in zip(found, resampled, strict=True)),
+    scores = []
+    for group, own, found, resampled in zip(groups, counts, values.tolist(), drawn, strict=True):
+        intervals = map(interval_of, found, resampled)
+        faces, images_with_faces = int(own.faces.sum()), int(np.count_nonzero(own.faces))
+        scores.append(GroupScore(group.attribute, group.value, faces, images_with_faces, *intervals))
+    ours = AttributeScores(within, images, at_precision, threshold, tuple(scores), left_out(groups), samples)
+    if against is None:
+        return ours
+    other = score_attributes(ground_truth, against, samples, within=within, at_precision=at_precision)
+    differences = []
+    for a, b in zip(ours.groups, other.groups, strict=True):
+        paired = zip(a[4:], b[4:], strict=True)
+        differences.append(
+            GroupScore(*a[:4], *(interval_of(x.value - y.value, x.samples - y.samples) for x, y in paired))
         )
-        for group, own, found, resampled in zip(groups, counts, values, drawn, strict=True)
-    )
-    if point is None:
-        return scores, float("nan")
-    # The normalised threshold as a score of the predictions; see score.curves.normalise_scores.
-    low, high = score_range(predictions.scores)
-    return scores, low + float(THRESHOLDS[point]) * (high - low)
+    return replace(ours, against=other, differences=tuple(differences))
 
 
 def write_attributes(
@@ -354,53 +311,45 @@ def write_attributes(
         "within": scores.within,
         "images": scores.images,
         "at_precision": scores.at_precision,
-        "score_threshold": defined(scores.score_threshold),
-        "groups": _groups_as_json(scores.groups),
+        "score_threshold": scores.score_threshold,
+        "groups": _by_attribute(scores.groups),
         "left_out": list(scores.left_out),
         "intervals_method": method(scores.samples) if scores.samples else None,
-        "made_by": None if made_by is None else dict(made_by),
+        "made_by": made_by,
     }
     columns = {"": scores.groups}
     if scores.against is not None:
         content["against"] = {
             "predictions": against,
-            "score_threshold": defined(scores.against.score_threshold),
-            "groups": _groups_as_json(scores.against.groups),
-            "differences": _groups_as_json(scores.differences),
+            "score_threshold": scores.against.score_threshold,
+            "groups": _by_attribute(scores.against.groups),
+            "differences": _by_attribute(scores.differences),
         }
         columns |= {"other_": scores.against.groups, "difference_": scores.differences}
+    write_json(out / "attributes.json", content)
     names = [f"{prefix}{name}{end}" for prefix in columns for name in MEASURES for end in ("", "_low", "_high")]
-    lines = [["attribute", "value", "faces", "images", *names]]
-    for rows in zip(*columns.values(), strict=True):
-        numbers = [number for row in rows for interval in row.measures() for number in interval[:3]]
-        cells = ["" if math.isnan(number) else f"{number:.6f}" for number in numbers]
-        lines.append([rows[0].attribute, rows[0].value, str(rows[0].faces), str(rows[0].images), *cells])
     table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows(lines)
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["attribute", "value", "faces", "images", *names])
+    for rows in zip(*columns.values(), strict=True):
+        numbers = [number for row in rows for interval in row[4:] for number in interval[:3]]
+        writer.writerow([*rows[0][:4], *("" if math.isnan(number) else f"{number:.6f}" for number in numbers)])
     text = []
     for level, (name, head, table_rows) in zip(("#", "##"), _tables(scores, title, against), strict=False):
         text += [f"{level} {name}", "", *markdown_table(head, table_rows), ""]
     text += [f"* {line}" for line in _notes(scores)]
-    texts = {
-        "json": json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-        "csv": table.getvalue(),
-        "md": "\n".join(text) + "\n",
-    }
-    for suffix, written in texts.items():
+    for suffix, written in {"csv": table.getvalue(), "md": "\n".join(text) + "\n"}.items():
         with replaced(out / f"attributes.{suffix}") as path:
             path.write_text(written, encoding="utf-8", newline="")
 
 
-def _groups_as_json(groups: Sequence[GroupScore]) -> dict[str, dict[str, Any]]:
+def _by_attribute(groups: Sequence[GroupScore]) -> dict[str, dict[str, Any]]:
     content: dict[str, dict[str, Any]] = {}
     for score in groups:
-        intervals = dict(zip(MEASURES, score.measures(), strict=True))
-        content.setdefault(score.attribute, {})[score.value] = {
-            "faces": score.faces,
-            "images": score.images,
-            **{name: defined(interval.value) for name, interval in intervals.items()},
-            "intervals": {name: bounds_of(interval) for name, interval in intervals.items()},
-        }
+        intervals = dict(zip(MEASURES, score[4:], strict=True))
+        values = {name: interval.value for name, interval in intervals.items()}
+        entry = {"faces": score.faces, "images": score.images, **values, "intervals": intervals}
+        content.setdefault(score.attribute, {})[score.value] = entry
     return content
 
 
@@ -424,19 +373,22 @@ def _tables(
         label = group_label(own.attribute, own.value)
         return [label if own.attribute == "all" else f"{own.attribute}: {label}", f"{own.faces:,}"]
 
-    own_rows, differences = [], []
-    for own in scores.groups:
-        ap, *rest = (_number(interval.value) for interval in own.measures())
-        own_rows.append([*first(own), ap, interval_text(own.ap), *rest])
-    for own, other in zip(scores.differences, scores.against.groups if scores.against else (), strict=True):
-        texts = [(_number(one.value, "+"), interval_text(one, "+")) for one in (own.ap, own.recall)]
-        differences.append([*first(own), _number(other.ap.value), *texts[0], *texts[1]])
     # The events come last.
-    shown = len(scores.groups) if events else sum(own.attribute != "event" for own in scores.groups)
-    tables: list[tuple[str, Sequence[str], list[list[str]]]] = [(title, _HEAD, own_rows[:shown])]
-    if differences:
+    shown = [own for own in scores.groups if events or own.attribute != "event"]
+    rows = [
+        [*first(own), _number(own.ap.value), interval_text(own.ap), *(_number(one.value) for one in own[5:])]
+        for own in shown
+    ]
+    tables: list[tuple[str, Sequence[str], list[list[str]]]] = [(title, _HEAD, rows)]
+    if scores.against is not None:
+        rows = []
+        for own, other in zip(scores.differences[: len(shown)], scores.against.groups, strict=False):
+            texts = [
+                text for one in (own.ap, own.recall) for text in (_number(one.value, "+"), interval_text(one, "+"))
+            ]
+            rows.append([*first(own), _number(other.ap.value), *texts])
         heading = f"Difference to {against or 'the other run'}, paired over images"
-        tables.append((heading, _DIFFERENCE_HEAD, differences[:shown]))
+        tables.append((heading, _DIFFERENCE_HEAD, rows))
     return tables
 
 

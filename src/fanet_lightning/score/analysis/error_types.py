@@ -25,31 +25,19 @@ lower AP here, so nothing is cut off at 0.
 The gains do not add up to the lost AP: each is measured with the other errors in place. All oracles together give AP 1.
 """
 
-import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fanet_lightning.cli.files import replaced
-from fanet_lightning.score.curves import (
-    POINTS,
-    areas_of_counts,
-    curve_from_histograms,
-    first_bins,
-    normalise_scores,
-)
-from fanet_lightning.score.results import defined, print_rows
-from fanet_lightning.score.wider_face.average_precision import (
-    MIN_IOU,
-    best_of_each_face,
-    check_same_images,
-    nearest_faces,
-)
+from fanet_lightning.score.curves import POINTS, areas_of_counts, curve_from_histograms, first_bins
+from fanet_lightning.score.results import print_rows, write_json
+from fanet_lightning.score.wider_face.average_precision import MIN_IOU, best_of_each_face, nearest_faces
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions
 
@@ -126,55 +114,46 @@ class ErrorTypes:
 
 def error_types(ground_truth: GroundTruth, predictions: Predictions) -> ErrorTypes:
     """Sort the rows of a run into kinds, per setting; ValueError: the two are not about the same images in order."""
-    check_same_images(ground_truth, predictions)
-    images = np.arange(len(ground_truth.image_ids))
     nearest, overlaps = nearest_faces(ground_truth, predictions)
-    in_play = nearest >= 0
+    is_ignored, looks = nearest < 0, overlaps >= MIN_IOU
     nearest = np.where(overlaps >= BACKGROUND_IOU, nearest, -1)
+
+    def best(rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        return best_of_each_face(np.flatnonzero(rows), nearest, predictions.scores)
+
+    settings = {}
+    for setting in ground_truth.counted:
+        counts = ground_truth.counts(setting)
+        # One more entry, so that face -1 reads a value.
+        on_other = looks & ~np.append(counts, False)[nearest]
+        kinds = np.select(
+            [is_ignored | on_other, looks, nearest >= 0],
+            [Kind.IGNORED, Kind.DUPLICATE, Kind.LOCALISATION],
+            Kind.BACKGROUND,
+        ).astype(np.int8)
+        kinds[best(kinds == Kind.DUPLICATE)] = Kind.HIT
+        states = np.where(counts, FaceState.MISSED, FaceState.UNCOUNTED).astype(np.int8)
+        states[nearest[kinds == Kind.HIT]] = FaceState.FOUND
+        is_lost = np.append(states == FaceState.MISSED, False)
+        fixed = np.zeros(len(kinds), np.bool_)
+        fixed[best((kinds == Kind.LOCALISATION) & is_lost[nearest])] = True
+        states[nearest[fixed]] = FaceState.NEAR
+        settings[setting] = SettingErrors(kinds, states, fixed)
     return ErrorTypes(
-        bins=first_bins(normalise_scores(predictions.scores)),
+        bins=first_bins(predictions.scores),
         nearest=nearest,
         overlaps=overlaps,
-        image_of_rows=np.repeat(images, np.diff(predictions.starts)),
-        image_of_faces=np.repeat(images, [len(boxes) for boxes in ground_truth.boxes_xywh]),
-        images=len(images),
-        settings={
-            setting: _sorted_by_kind(
-                np.concatenate([np.zeros(0, np.bool_), *masks]), nearest, overlaps, predictions.scores, in_play
-            )
-            for setting, masks in ground_truth.counted.items()
-        },
+        image_of_rows=predictions.image_of_rows,
+        image_of_faces=ground_truth.image_of_faces,
+        images=len(ground_truth.image_ids),
+        settings=settings,
     )
-
-
-def _sorted_by_kind(
-    counts: npt.NDArray[np.bool_],
-    nearest: npt.NDArray[np.int64],
-    overlaps: npt.NDArray[np.float64],
-    scores: npt.NDArray[np.float64],
-    in_play: npt.NDArray[np.bool_],
-) -> SettingErrors:
-    # One more entry, so that face -1 reads a value.
-    on_counted = np.append(counts, False)[nearest]
-    looks = overlaps >= MIN_IOU
-    kinds = np.full(len(scores), Kind.BACKGROUND, np.int8)
-    kinds[nearest >= 0] = Kind.LOCALISATION
-    kinds[looks] = Kind.IGNORED
-    kinds[looks & on_counted] = Kind.DUPLICATE
-    kinds[~in_play] = Kind.IGNORED
-    kinds[best_of_each_face(np.flatnonzero(kinds == Kind.DUPLICATE), nearest, scores)] = Kind.HIT
-    states = np.where(counts, FaceState.MISSED, FaceState.UNCOUNTED).astype(np.int8)
-    states[nearest[kinds == Kind.HIT]] = FaceState.FOUND
-    is_lost = np.append(states == FaceState.MISSED, False)
-    near = np.flatnonzero((kinds == Kind.LOCALISATION) & is_lost[nearest])
-    fixed = np.zeros(len(scores), np.bool_)
-    fixed[best_of_each_face(near, nearest, scores)] = True
-    states[nearest[fixed]] = FaceState.NEAR
-    return SettingErrors(kinds, states, fixed)
 
 
 _KINDS = {"localisation": Kind.LOCALISATION, "duplicates": Kind.DUPLICATE, "background": Kind.BACKGROUND}
 TYPES = ("misses", *_KINDS)
+# Every face that is not found leaves the denominator: one of TIDE's special errors.
+_NEGATIVES = "false_negatives"
 
 _IMAGES_AT_ONCE = 512
 ERRORS_FILE = "errors.json"
@@ -202,16 +181,11 @@ def lost_ap(errors: ErrorTypes) -> dict[str, LostAP]:
     lost = {}
     for setting, own in errors.settings.items():
         ap = ap_with(errors, setting, ())
-        hits = own.kinds == Kind.HIT
+        gains = {name: ap_with(errors, setting, (name,)) - ap for name in TYPES}
         # All hits at the first threshold, all else at the last: precision 1 until recall ends.
-        found = int(hits.sum())
-        faces = own.counted_faces
-        lost[setting] = LostAP(
-            ap=ap,
-            gains={name: ap_with(errors, setting, (name,)) - ap for name in TYPES},
-            false_positives=found / faces - ap if faces else float("nan"),
-            false_negatives=_ap(errors.bins, own.kinds < Kind.IGNORED, hits, found, faces) - ap,
-        )
+        found, faces = int((own.kinds == Kind.HIT).sum()), own.counted_faces
+        false_positives = found / faces - ap if faces else float("nan")
+        lost[setting] = LostAP(ap, gains, false_positives, ap_with(errors, setting, (_NEGATIVES,)) - ap)
     return lost
 
 
@@ -221,15 +195,19 @@ def ap_with(errors: ErrorTypes, setting: str, fixed: Collection[str]) -> float:
     Where the oracle of the misses leaves no face to find, nothing is lost: 1. Where none counted before, NaN.
     """
     own = errors.settings[setting]
-    hits = own.kinds == Kind.HIT
-    proposals = own.kinds < Kind.IGNORED
-    for name in set(fixed) - {"misses"}:
-        proposals &= own.kinds != _KINDS[name]
+    gone = [Kind.IGNORED, *(_KINDS[name] for name in fixed if name in _KINDS)]
+    hits, proposals = own.kinds == Kind.HIT, ~np.isin(own.kinds, gone)
     if "localisation" in fixed:
         hits, proposals = hits | own.fixed, proposals | own.fixed
-    faces = own.counted_faces
-    left = faces - int((own.states == FaceState.MISSED).sum()) if "misses" in fixed else faces
-    return _ap(errors.bins, proposals, hits, left, faces)
+    left = own.counted_faces
+    if not left:
+        return float("nan")
+    if "misses" in fixed:
+        left -= int((own.states == FaceState.MISSED).sum())
+    if _NEGATIVES in fixed:
+        left = int(hits.sum())
+    proposed, hit = (np.bincount(errors.bins[rows], minlength=POINTS) for rows in (proposals, hits))
+    return curve_from_histograms(proposed, hit, left).ap if left else 1.0
 
 
 def gain_per_image(errors: ErrorTypes, setting: str) -> npt.NDArray[np.float64]:
@@ -241,19 +219,19 @@ def gain_per_image(errors: ErrorTypes, setting: str) -> npt.NDArray[np.float64]:
     faces = own.counted_faces
     if not faces:
         return np.full(errors.images, np.nan)
-    hits = own.kinds == Kind.HIT
-    proposals = own.kinds < Kind.IGNORED
+    hits, proposals = own.kinds == Kind.HIT, own.kinds < Kind.IGNORED
     proposed, hit = (np.bincount(errors.bins[rows], minlength=POINTS).astype(np.float64) for rows in (proposals, hits))
     missed = np.bincount(errors.image_of_faces[own.states == FaceState.MISSED], minlength=errors.images)
     before = areas_of_counts(np.cumsum(hit)[None], np.cumsum(proposed)[None], np.array([faces]))
-    # A false row goes unless it becomes a hit.
-    gone = np.flatnonzero(proposals & ~hits & ~own.fixed)
-    gained = np.flatnonzero(own.fixed)
+    keys = errors.image_of_rows * POINTS + errors.bins
     gains = np.empty(errors.images)
     for first in range(0, errors.images, _IMAGES_AT_ONCE):
         last = min(first + _IMAGES_AT_ONCE, errors.images)
+        here = (errors.image_of_rows >= first) & (errors.image_of_rows < last)
+        # A false row goes unless it becomes a hit. Rows per image and threshold, (n, 1000).
         fewer, more = (
-            _per_image_and_bin(errors.image_of_rows[rows], errors.bins[rows], first, last) for rows in (gone, gained)
+            np.bincount(keys[here & rows] - first * POINTS, minlength=(last - first) * POINTS).reshape(-1, POINTS)
+            for rows in (proposals & ~hits & ~own.fixed, own.fixed)
         )
         left = faces - missed[first:last]
         after = areas_of_counts(np.cumsum(hit + more, axis=1), np.cumsum(proposed - fewer, axis=1), left)
@@ -262,56 +240,26 @@ def gain_per_image(errors: ErrorTypes, setting: str) -> npt.NDArray[np.float64]:
     return np.maximum(gains, 0.0)
 
 
-def _ap(
-    bins: npt.NDArray[np.int64],
-    proposals: npt.NDArray[np.bool_],
-    hits: npt.NDArray[np.bool_],
-    faces: int,
-    faces_before: int,
-) -> float:
-    if not faces_before:
-        return float("nan")
-    if not faces:
-        return 1.0
-    return curve_from_histograms(
-        np.bincount(bins[proposals], minlength=POINTS), np.bincount(bins[hits], minlength=POINTS), faces
-    ).ap
-
-
-def _per_image_and_bin(
-    image_of_rows: npt.NDArray[np.int64], bins: npt.NDArray[np.int64], first: int, last: int
-) -> npt.NDArray[np.float64]:
-    """Number of rows per image ``first`` … ``last`` (excluded) and threshold, (n, 1000)."""
-    rows = slice(*np.searchsorted(image_of_rows, [first, last]).tolist())
-    keys = (image_of_rows[rows] - first) * POINTS + bins[rows]
-    return np.bincount(keys, minlength=(last - first) * POINTS).reshape(-1, POINTS).astype(np.float64)
-
-
 def write_errors(out: Path, errors: ErrorTypes) -> None:
     """Write ``errors.json`` into the folder ``out``, by rename: per setting ``ap``, ``dap`` (gains by type),
     ``special`` (gains without false positives, without false negatives), ``rows`` by kind, ``faces`` by state."""
-    content = {
+    content: dict[str, Any] = {
         "source": SOURCE,
         "min_iou": MIN_IOU,
         "background_iou": BACKGROUND_IOU,
         "images": errors.images,
         "settings": {
             setting: {
-                "ap": defined(lost.ap),
-                "dap": {name: defined(gain) for name, gain in lost.gains.items()},
-                "special": {
-                    "false_positives": defined(lost.false_positives),
-                    "false_negatives": defined(lost.false_negatives),
-                },
+                "ap": lost.ap,
+                "dap": lost.gains,
+                "special": {"false_positives": lost.false_positives, "false_negatives": lost.false_negatives},
                 "rows": errors.settings[setting].rows(),
                 "faces": errors.settings[setting].faces(),
             }
             for setting, lost in lost_ap(errors).items()
         },
     }
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    with replaced(out / ERRORS_FILE) as path:
-        path.write_text(text, encoding="utf-8")
+    write_json(out / ERRORS_FILE, content)
 
 
 def print_errors(lost: Mapping[str, LostAP]) -> None:

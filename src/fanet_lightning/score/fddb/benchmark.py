@@ -8,7 +8,7 @@ order will do, since blocks are found by name.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -21,7 +21,6 @@ from fanet_lightning.cli.errors import InputError, counted
 from fanet_lightning.cli.files import check_replaceable, replaced, replaced_folder
 from fanet_lightning.score.fddb import regions
 from fanet_lightning.score.fddb.ground_truth import (
-    ELLIPSE,
     FOLDS,
     RECTANGLE,
     FddbGroundTruth,
@@ -37,7 +36,14 @@ from fanet_lightning.score.fddb.roc import (
     resampled_rates,
     roc_from_counts,
 )
-from fanet_lightning.score.inputs import DetectionsByImage, ImageNames, as_xywh, missing_warning, packed_detections
+from fanet_lightning.score.inputs import (
+    DetectionsByImage,
+    ImageNames,
+    as_xywh,
+    check_choice,
+    missing_warning,
+    packed_detections,
+)
 from fanet_lightning.score.results import Samples, Scores
 
 Floats = npt.NDArray[np.float64]
@@ -56,20 +62,16 @@ _WRITTEN = re.compile(r"fold-\d\d-out\.txt")
 class FddbPredictions:
     """The detections of N images.
 
-    ``image_ids``    in the order of the ground truth.
-    ``rows``         N arrays (D_i, 4) ``x y w h`` or, all of them, (D_i, 5) ``major minor angle cx cy``; pixels,
-                     radians.
-    ``scores``       N arrays (D_i,), any scale, any order.
-    ``are_ellipses`` which of the two.
-    ``missing``      images without a block; they count as images without a detection.
-
-    A row with a negative side, which published results have, overlaps nothing (:meth:`has_negative_side`).
+    ``image_ids`` in the order of the ground truth.
+    ``rows``      N arrays (D_i, 4) ``x y w h`` or, all of them, (D_i, 5) ``major minor angle cx cy``; pixels, radians.
+                  A row with a negative side, which published results have, overlaps nothing.
+    ``scores``    N arrays (D_i,), any scale, any order.
+    ``missing``   images without a block; they count as images without a detection.
     """
 
     image_ids: tuple[str, ...]
     rows: tuple[Floats, ...]
     scores: tuple[Floats, ...]
-    are_ellipses: bool = False
     missing: tuple[str, ...] = ()
 
     @classmethod
@@ -78,14 +80,12 @@ class FddbPredictions:
         ValueError: as :func:`fanet_lightning.score.inputs.packed_detections`."""
         ids = tuple(image_ids)
         starts, boxes_xyxy, scores = packed_detections(detections, ids)
-        rows, values = (np.split(part, starts[1:-1])[: len(ids)] for part in (as_xywh(boxes_xyxy), scores))
-        missing = tuple(image_id for image_id in ids if image_id not in detections)
-        return cls(ids, tuple(rows), tuple(values), False, missing)
+        rows, values = (tuple(np.split(part, starts[1:-1])[: len(ids)]) for part in (as_xywh(boxes_xyxy), scores))
+        return cls(ids, rows, values, tuple(image_id for image_id in ids if image_id not in detections))
 
-    def has_negative_side(self, image: int) -> npt.NDArray[np.bool_]:
-        """(D_i,): width, height or a half-axis is below 0."""
-        sides = self.rows[image][:, :2] if self.are_ellipses else self.rows[image][:, 2:]
-        return (sides[:, 0] < 0) | (sides[:, 1] < 0)
+    @property
+    def are_ellipses(self) -> bool:
+        return any(own.shape[1] == 5 for own in self.rows)
 
 
 def read_fddb_predictions(source: Path, ground_truth: FddbGroundTruth) -> FddbPredictions:
@@ -116,16 +116,10 @@ def read_fddb_predictions(source: Path, ground_truth: FddbGroundTruth) -> FddbPr
                 raise InputError(f"{path}:{block.line}: {wrong}")
             found[meant[0]] = block.rows
             columns = block.rows.shape[1] if len(block.rows) else columns
-    columns = columns or len(RECTANGLE)
     ids = ground_truth.image_ids
-    rows = [found.get(image_id, np.zeros(0)).reshape(-1, columns) for image_id in ids]
-    return FddbPredictions(
-        ids,
-        tuple(own[:, :-1] for own in rows),
-        tuple(own[:, -1] for own in rows),
-        columns == len(ELLIPSE),
-        tuple(image_id for image_id in ids if image_id not in found),
-    )
+    rows = [found.get(image_id, np.zeros(0)).reshape(-1, columns or len(RECTANGLE)) for image_id in ids]
+    missing = tuple(image_id for image_id in ids if image_id not in found)
+    return FddbPredictions(ids, tuple(own[:, :-1] for own in rows), tuple(own[:, -1] for own in rows), missing)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -163,12 +157,8 @@ class FddbBenchmark:
             ``inscribed``     each rectangle becomes the ellipse within it.
             ``cross_fitted``  each rectangle becomes an ellipse by a linear fit to the annotations of the other folds
                               (:mod:`regions`), as S3FD does with a fit of its own. Resamples keep the fit.
-        image_sizes: JSON file with the images' width and height; see
-            :func:`~fanet_lightning.score.fddb.ground_truth.read_fddb_ground_truth` for where else they come from.
-        images_root: ``originalPics`` or the folder that holds it, for the sizes.
-
-    Raises:
-        InputError: an unknown ``ellipses``.
+        image_sizes, images_root: where the images' sizes are from, see
+            :func:`~fanet_lightning.score.fddb.ground_truth.read_fddb_ground_truth`.
     """
 
     name = "fddb"
@@ -179,10 +169,7 @@ class FddbBenchmark:
         image_sizes: Path | str | None = None,
         images_root: Path | str | None = None,
     ) -> None:
-        if ellipses not in get_args(Ellipses):
-            raise InputError(
-                f"benchmark.ellipses={ellipses} is not known; choose one of {', '.join(get_args(Ellipses))}"
-            )
+        check_choice("benchmark.ellipses", ellipses, get_args(Ellipses))
         self.ellipses = ellipses
         self.image_sizes = None if image_sizes is None else Path(str(image_sizes))
         self.images_root = None if images_root is None else Path(str(images_root))
@@ -254,18 +241,15 @@ class FddbBenchmark:
             return predictions, {}
         if predictions.are_ellipses:
             raise ValueError(f"these are ellipses already; leave ellipses={self.ellipses} out")
-        fits: dict[int, regions.EllipseFit] = {}
         if self.ellipses == "inscribed":
-            rows = tuple(regions.inscribed_ellipses(own) for own in predictions.rows)
-        else:
-            fits = _fits(truth, predictions)
-            folds = truth.folds.tolist()
-            rows = tuple(regions.apply_fit(fits[fold], own) for fold, own in zip(folds, predictions.rows, strict=True))
-        return replace(predictions, rows=rows, are_ellipses=True), fits
+            return replace(predictions, rows=tuple(map(regions.inscribed_ellipses, predictions.rows))), {}
+        fits = fit_without_fold(truth, predictions)
+        folds = zip(truth.folds.tolist(), predictions.rows, strict=True)
+        return replace(predictions, rows=tuple(regions.apply_fit(fits[fold], own) for fold, own in folds)), fits
 
     def _warnings(self, predictions: FddbPredictions, folds: int) -> tuple[str, ...]:
         lines = list(missing_warning(predictions.missing, len(predictions.image_ids)))
-        negative = sum(int(predictions.has_negative_side(i).sum()) for i in range(len(predictions.rows)))
+        negative = sum(int(regions.has_negative_side(own).sum()) for own in predictions.rows)
         if negative:
             lines.append(f"{counted(negative, 'detection')} with a negative width or height: taken as false alarms")
         if folds < FOLDS:
@@ -276,31 +260,29 @@ class FddbBenchmark:
 
 
 def count_fddb(ground_truth: FddbGroundTruth, predictions: FddbPredictions) -> FddbCounts:
-    images = [
-        match_image(image_iou(ground_truth, predictions, image), predictions.scores[image])
-        for image in range(len(ground_truth.image_ids))
-    ]
+    overlaps = image_ious(ground_truth, predictions)
+    images = [match_image(iou, scores) for iou, scores in zip(overlaps, predictions.scores, strict=True)]
     return merge_images(images, ground_truth.faces)
 
 
-def image_iou(ground_truth: FddbGroundTruth, predictions: FddbPredictions, image: int) -> Floats:
-    """IoU of the faces and the detections of one image, (F, D); 0 for detections with a negative side."""
-    overlaps = regions.iou_with_ellipses if predictions.are_ellipses else regions.iou_with_rectangles
-    width, height = ground_truth.sizes_wh[image].tolist()
-    rows, negative = predictions.rows[image], predictions.has_negative_side(image)
-    iou = np.zeros((len(ground_truth.ellipses[image]), len(rows)))
-    iou[:, ~negative] = overlaps(ground_truth.ellipses[image], rows[~negative], width, height)
-    return iou
+def image_ious(ground_truth: FddbGroundTruth, predictions: FddbPredictions) -> Iterator[Floats]:
+    """IoU of the faces and the detections of each image, (F, D)."""
+    for faces, rows, size in zip(ground_truth.ellipses, predictions.rows, ground_truth.sizes_wh.tolist(), strict=True):
+        yield regions.iou(faces, rows, *size)
 
 
-def _fits(truth: FddbGroundTruth, predictions: FddbPredictions) -> dict[int, regions.EllipseFit]:
-    """Fits on the pairs that the discrete score counts when all detections are in."""
-    rows, ellipses = [], []
-    for image in range(len(truth.image_ids)):
-        iou = image_iou(truth, predictions, image)
-        faces, detections = linear_sum_assignment(iou, maximize=True)
-        has_area = (predictions.rows[image][detections, 2:] > 0).all(axis=1)
-        matched = (iou[faces, detections] > DISCRETE_IOU) & has_area
-        rows.append(predictions.rows[image][detections[matched]])
-        ellipses.append(truth.ellipses[image][faces[matched]])
-    return regions.fit_without_fold(rows, ellipses, truth.folds)
+def fit_without_fold(truth: FddbGroundTruth, predictions: FddbPredictions) -> dict[int, regions.EllipseFit]:
+    """Fold → the fit on the pairs of all other folds that the discrete score counts when all detections are in."""
+    pairs = []
+    for iou, faces, rows in zip(image_ious(truth, predictions), truth.ellipses, predictions.rows, strict=True):
+        matched = linear_sum_assignment(iou, maximize=True)
+        own = np.column_stack([rows[matched[1]], faces[matched[0]]])
+        pairs.append(own[(iou[matched] > DISCRETE_IOU) & (own[:, 2:4] > 0).all(axis=1)])
+    fits = {}
+    for fold in np.unique(truth.folds).tolist():
+        others = [
+            np.zeros((0, 9)),
+            *(own for own, its_fold in zip(pairs, truth.folds, strict=True) if its_fold != fold),
+        ]
+        fits[fold] = regions.fit_ellipses(*np.split(np.concatenate(others), [4], axis=1))
+    return fits

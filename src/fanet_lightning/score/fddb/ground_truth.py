@@ -8,7 +8,7 @@
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.score.inputs import number_rows, places_of, read_selection, reading
+from fanet_lightning.score.inputs import SelectableImages, number_rows, read_selection, reading
 
 RECTANGLE = ("x", "y", "width", "height", "score")
 ELLIPSE = ("major half-axis", "minor half-axis", "angle", "x", "y", "score")
@@ -63,12 +63,9 @@ def read_blocks(path: Path) -> list[Block]:
         [line for _, line in rows],
         [len(RECTANGLE), len(ELLIPSE)],
         lambda row: f"{path}:{rows[row][0]}",
-        "x y w h score or major minor angle cx cy score, the same in all of a file",
+        f"x y w h score or major minor angle cx cy score, all below {LARGEST:g} pixels",
+        lambda values: (np.abs(values[:, :-1]) > LARGEST).any(axis=1),
     )
-    wrong = (np.abs(values[:, :-1]) > LARGEST).any(axis=1)
-    if wrong.any():
-        number, line = rows[int(wrong.argmax())]
-        raise InputError(f"{path}:{number}: '{line[:80]}' is beyond {LARGEST:g} pixels; correct it")
     starts = np.cumsum([count for *_, count in blocks])
     return [Block(name, number, own) for (name, number, _), own in zip(blocks, np.split(values, starts), strict=False)]
 
@@ -80,7 +77,7 @@ SIZES_FILE = "image_sizes.json"
 
 
 @dataclass(frozen=True, eq=False)
-class FddbGroundTruth:
+class FddbGroundTruth(SelectableImages):
     """The annotated faces of the images of a run.
 
     ``image_ids`` official names without extension, "2002/08/11/big/img_591", N of them, none twice.
@@ -95,24 +92,12 @@ class FddbGroundTruth:
     ellipses: Sequence[npt.NDArray[np.float64]]
     sizes_wh: npt.NDArray[np.int64]
     whole_ids: tuple[str, ...] | None = None
-
-    @property
-    def known_ids(self) -> tuple[str, ...]:
-        """All images of the files, in the official order."""
-        return self.image_ids if self.whole_ids is None else self.whole_ids
+    per_image = ("folds", "ellipses", "sizes_wh")
 
     @property
     def faces(self) -> npt.NDArray[np.int64]:
         """(N,) annotated faces per image."""
         return np.array([len(rows) for rows in self.ellipses], np.int64)
-
-    def select(self, image_ids: Iterable[str]) -> Self:
-        """The ground truth of these images alone, in the order given; ValueError: an image that is not there."""
-        wanted = tuple(image_ids)
-        rows = places_of(wanted, self.image_ids)
-        return type(self)(
-            wanted, self.folds[rows], [self.ellipses[i] for i in rows], self.sizes_wh[rows], self.known_ids
-        )
 
     def in_official_order(self) -> Self:
         """The same images, fold by fold as in the files."""
@@ -128,11 +113,8 @@ def read_fddb_ground_truth(
     The official program clips regions to the image, so the sizes are needed: of the JSON file ``image_sizes``, image
     id → [width, height]; else of the images under ``images_root`` (``originalPics``, or the folder that holds it); else
     of an ``image_sizes.json`` in the folder of the folds or its parent; else of the images in an ``originalPics``
-    there. ``images`` is a list that restricts everything.
-
-    Raises:
-        InputError: files that are missing or malformed, an image twice or of unknown size, a list that names an image
-            which is not there, a face that is outside its image.
+    there. ``images`` is a list that restricts everything. InputError: files that are missing or malformed, an image
+    twice or of unknown size, a list that names an image which is not there, a face that is outside its image.
     """
     folder = path / FOLDS_FOLDER if (path / FOLDS_FOLDER).is_dir() else path
     read: dict[str, tuple[int, npt.NDArray[np.float64]]] = {}
@@ -162,25 +144,16 @@ def read_fddb_ground_truth(
     elif images_root is not None:
         root = images_root / IMAGES_FOLDER if (images_root / IMAGES_FOLDER).is_dir() else images_root
         sizes = np.zeros((len(ids), 2))
-        for place, image_id in enumerate(ids):
-            file = root / f"{image_id}.jpg"
-            with (
-                reading(file, "complete the folder, or name image_sizes=FILE"),
-                Image.open(file) as image,
-            ):
+        for place, file in enumerate(root / f"{image_id}.jpg" for image_id in ids):
+            with reading(file, "complete the folder, or name image_sizes=FILE"), Image.open(file) as image:
                 sizes[place] = image.size
     else:
         raise InputError(
             f"ground truth: neither {SIZES_FILE} nor {IMAGES_FOLDER}, for the sizes of the images, is in {folder} or "
             "next to it; put one there, or name it (benchmark.image_sizes=FILE or benchmark.images_root=DIR)"
         )
-    truth = FddbGroundTruth(
-        ids,
-        np.array([read[own][0] for own in ids], np.int64),
-        [read[own][1] for own in ids],
-        sizes.astype(np.int64),
-        tuple(read),
-    )
+    folds, ellipses = [read[own][0] for own in ids], [read[own][1] for own in ids]
+    truth = FddbGroundTruth(ids, np.array(folds, np.int64), ellipses, sizes.astype(np.int64), tuple(read))
     # A face without a pixel can never be found: then the sizes are of other images, or height and width swapped.
     for image_id, rows, (width, height) in zip(ids, truth.ellipses, truth.sizes_wh, strict=True):
         reach = rows[:, :2].max(axis=1, initial=0) + 1

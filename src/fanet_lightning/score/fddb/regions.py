@@ -2,9 +2,7 @@
 
 The rules are those of the official program (V. Jain, E. Learned-Miller: FDDB, UM-CS-2010-009, section 5). Everything
 happens on the pixels of the image: what reaches out of it is lost, for faces and detections alike, so the image's size
-is part of the answer. A coordinate becomes float32 and then the nearest integer, halves to even. Only the window around
-a region is drawn. An ellipse is drawn by OpenCV, with an integer centre, so it moves with its window without changing a
-pixel.
+is part of the answer. A coordinate becomes float32 and then the nearest integer, halves to even.
 
 FDDB annotates ellipses, so that even a perfect rectangle has a low IoU. S3FD (S. Zhang et al., ICCV 2017, section 4.2)
 trains a regressor that turns its boxes into ellipses before the continuous score is taken: a detector-side step that
@@ -16,7 +14,6 @@ major axis in radians, clockwise on the screen from the x axis.
 """
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -26,107 +23,82 @@ import numpy.typing as npt
 Rows = npt.NDArray[np.float64]
 
 
-class Region(NamedTuple):
-    """The ``area`` pixels of one region: ``mask`` (h, w) uint8, 0 or 1, its first at column ``left``, row ``top``."""
-
-    left: int
-    top: int
-    mask: npt.NDArray[np.uint8]
-    area: int
-
-
 def to_pixels(values: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """The official program's rounding: through float32 to the nearest integer, halves to even."""
     return np.rint(np.asarray(values, np.float64).astype(np.float32)).astype(np.int64)
 
 
-def rectangle_pixels(rows_xywh: npt.ArrayLike, width: int, height: int) -> npt.NDArray[np.int64]:
-    """(D, 4) rectangles → (D, 4) first and last column and row ``x1 y1 x2 y2``, both included, cut to the image.
+def rectangle_pixels(rows_xywh: Rows, width: int, height: int) -> npt.NDArray[np.int64]:
+    """(D, 4) rectangles → (D, 4) first column and row, and those after the last: ``x1 y1 x2 y2``, cut to the image.
 
-    An unclipped rectangle has (w + 1) × (h + 1) pixels. One outside the image has x2 < x1 or y2 < y1.
+    An unclipped rectangle has (w + 1) × (h + 1) pixels, one outside the image none.
     """
-    rows = np.asarray(rows_xywh, np.float64).reshape(-1, 4)
-    first, last = to_pixels(rows[:, :2]), to_pixels(rows[:, :2] + rows[:, 2:])
-    low, high = np.minimum(first, last), np.maximum(first, last)
-    return np.concatenate([np.maximum(low, 0), np.minimum(high, [width - 1, height - 1])], axis=1)
+    first, last = to_pixels(rows_xywh[:, :2]), to_pixels(rows_xywh[:, :2] + rows_xywh[:, 2:])
+    low = np.clip(np.minimum(first, last), 0, [width, height])
+    return np.concatenate([low, np.clip(np.maximum(first, last) + 1, low, [width, height])], axis=1)
 
 
 def bounding_boxes(ellipses: npt.ArrayLike) -> Rows:
     """(F, 5) → (F, 4) ``x1 y1 x2 y2`` around each, not cut to the image."""
     major, minor, angle, x, y = np.asarray(ellipses, np.float64).reshape(-1, 5).T
-    reach_x, reach_y = (
-        np.hypot(major * np.cos(angle), minor * np.sin(angle)),
-        np.hypot(major * np.sin(angle), minor * np.cos(angle)),
-    )
+    reach_x = np.hypot(major * np.cos(angle), minor * np.sin(angle))
+    reach_y = np.hypot(major * np.sin(angle), minor * np.cos(angle))
     return np.column_stack([x - reach_x, y - reach_y, x + reach_x, y + reach_y])
 
 
-def ellipse_region(ellipse: npt.ArrayLike, width: int, height: int) -> Region:
-    """The pixels of an ellipse ``major minor angle cx cy``: half-axes truncated, the angle in whole degrees."""
-    row = np.asarray(ellipse, np.float64).tolist()
-    axes = int(row[0]), int(row[1])
-    centre_x, centre_y = (round(float(np.float32(value))) for value in row[3:])
+def ellipse_window(ellipse: Rows, width: int, height: int) -> tuple[int, int, int, int]:
+    """First column and row that an ellipse may reach, and those after the last: ``x1 y1 x2 y2``, cut to the image."""
+    x, y = to_pixels(ellipse[3:]).tolist()
     # The polygon that is drawn has rounded corners, so it may reach a pixel past the half-axis.
-    reach = max(axes) + 2
-    left, top = max(centre_x - reach, 0), max(centre_y - reach, 0)
-    right, bottom = min(centre_x + reach + 1, width), min(centre_y + reach + 1, height)
-    if right <= left or bottom <= top:
-        return Region(0, 0, np.zeros((0, 0), np.uint8), 0)
+    reach = int(ellipse[:2].max()) + 2
+    left, top = max(x - reach, 0), max(y - reach, 0)
+    return left, top, max(min(x + reach + 1, width), left), max(min(y + reach + 1, height), top)
+
+
+def ellipse_mask(ellipse: Rows, window: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
+    """The pixels of ``major minor angle cx cy`` in a window, (h, w), 0 or 1: half-axes truncated, whole degrees.
+
+    With an integer centre an ellipse moves with its window without changing a pixel.
+    """
+    left, top, right, bottom = window
     mask = np.zeros((bottom - top, right - left), np.uint8)
+    (x, y), (major, minor, angle) = to_pixels(ellipse[3:]).tolist(), ellipse[:3].tolist()
     # The official program's own expression: what it rounds to whole degrees depends on the last bit.
-    degrees = 180 - ((math.pi - row[2]) * 180 / math.pi)
-    cv2.ellipse(mask, (centre_x - left, centre_y - top), axes, degrees, 0, 360, 1, -1)
-    return Region(left, top, mask, int(np.count_nonzero(mask)))
+    degrees = 180 - ((math.pi - angle) * 180 / math.pi)
+    if mask.size:
+        cv2.ellipse(mask, (x - left, y - top), (int(major), int(minor)), degrees, 0, 360, 1, -1)
+    return mask
 
 
-def iou_with_rectangles(faces: npt.ArrayLike, rows_xywh: npt.ArrayLike, width: int, height: int) -> Rows:
-    """IoU of F ellipses (F, 5) with D rectangles (D, 4), in pixels of the image → (F, D); 0 for two without a pixel."""
-    ellipses = np.asarray(faces, np.float64).reshape(-1, 5)
-    pixels = rectangle_pixels(rows_xywh, width, height)
-    areas = np.prod(np.maximum(pixels[:, 2:] - pixels[:, :2] + 1, 0), axis=1)
-    iou = np.zeros((len(ellipses), len(pixels)))
-    for face, ellipse in enumerate(ellipses):
-        region = ellipse_region(ellipse, width, height)
-        if region.area and len(pixels):
-            both = _shared_pixels(region, pixels)
-            iou[face] = both / (areas + region.area - both)
-    return iou
+def has_negative_side(rows: Rows) -> npt.NDArray[np.bool_]:
+    """(D,): width and height of rectangles (D, 4), or half-axes of ellipses (D, 5), of which one is below 0."""
+    sides = rows[:, :2] if rows.shape[1] == 5 else rows[:, 2:]
+    return (sides[:, 0] < 0) | (sides[:, 1] < 0)
 
 
-def _shared_pixels(region: Region, pixels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Pixels of the region in each rectangle, (D,), from sums over the mask up to each corner."""
-    origin = np.array([region.left, region.top])
-    size = np.array(region.mask.shape[::-1])
-    low = np.minimum(np.maximum(pixels[:, :2] - origin, 0), size)
-    high = np.maximum(np.minimum(pixels[:, 2:] + 1 - origin, size), low)
-    sums = cv2.integral(region.mask).astype(np.int64)
-    x1, y1, x2, y2 = low[:, 0], low[:, 1], high[:, 0], high[:, 1]
-    shared: npt.NDArray[np.int64] = sums[y2, x2] - sums[y1, x2] - sums[y2, x1] + sums[y1, x1]
-    return shared
+def iou(ellipses: Rows, rows: Rows, width: int, height: int) -> Rows:
+    """IoU of F ellipses (F, 5) with D rectangles (D, 4) or ellipses (D, 5), in pixels of the image → (F, D).
 
-
-def iou_with_ellipses(faces: npt.ArrayLike, rows: npt.ArrayLike, width: int, height: int) -> Rows:
-    """The same with D ellipses (D, 5)."""
-    ours = [ellipse_region(row, width, height) for row in np.asarray(faces, np.float64).reshape(-1, 5)]
-    theirs = [ellipse_region(row, width, height) for row in np.asarray(rows, np.float64).reshape(-1, 5)]
-    iou = np.zeros((len(ours), len(theirs)))
-    for i, face in enumerate(ours):
-        for j, detection in enumerate(theirs):
-            shared = _shared(face, detection)
-            if shared:
-                iou[i, j] = shared / (face.area + detection.area - shared)
-    return iou
-
-
-def _shared(a: Region, b: Region) -> int:
-    left, top = max(a.left, b.left), max(a.top, b.top)
-    right = min(a.left + a.mask.shape[1], b.left + b.mask.shape[1])
-    bottom = min(a.top + a.mask.shape[0], b.top + b.mask.shape[0])
-    if right <= left or bottom <= top:
-        return 0
-    part_a = a.mask[top - a.top : bottom - a.top, left - a.left : right - a.left]
-    part_b = b.mask[top - b.top : bottom - b.top, left - b.left : right - b.left]
-    return int(np.count_nonzero(part_a & part_b))
+    0 for two without a pixel, and for rows with a negative side.
+    """
+    windows = [ellipse_window(face, width, height) for face in ellipses]
+    masks = [ellipse_mask(face, window) for face, window in zip(ellipses, windows, strict=True)]
+    kept = np.flatnonzero(~has_negative_side(rows)).tolist()
+    areas, shared = np.zeros(len(rows)), np.zeros((len(masks), len(rows)))
+    if rows.shape[1] == 5:
+        for place in kept:
+            areas[place] = np.count_nonzero(ellipse_mask(rows[place], ellipse_window(rows[place], width, height)))
+            both = [mask & ellipse_mask(rows[place], window) for mask, window in zip(masks, windows, strict=True)]
+            shared[:, place] = [np.count_nonzero(mask) for mask in both]
+    else:
+        corners = rectangle_pixels(rows[kept], width, height)
+        areas[kept] = np.prod(corners[:, 2:] - corners[:, :2], axis=1)
+        for place, (window, mask) in enumerate(zip(windows, masks, strict=True)):
+            x1, y1, x2, y2 = (np.clip(corners, window[:2] * 2, window[2:] * 2) - window[:2] * 2).T
+            sums = cv2.integral(mask)
+            shared[place, kept] = sums[y2, x2] - sums[y1, x2] - sums[y2, x1] + sums[y1, x1]
+    union = np.array([np.count_nonzero(mask) for mask in masks]).reshape(-1, 1) + areas - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
 # Pairs that a fit needs: ten for each coefficient of an equation.
@@ -150,13 +122,12 @@ class EllipseFit(NamedTuple):
 def inscribed_ellipses(rows_xywh: npt.ArrayLike) -> Rows:
     """The largest ellipse within each rectangle, (D, 4) → (D, 5): half-axes w/2 and h/2, the longer one first."""
     rows = np.asarray(rows_xywh, np.float64).reshape(-1, 4)
-    upright = rows[:, 3] >= rows[:, 2]
     half = rows[:, 2:] / 2
-    angle = np.where(upright, np.pi / 2, 0.0)
+    angle = np.where(rows[:, 3] >= rows[:, 2], np.pi / 2, 0.0)
     return np.column_stack([half.max(axis=1), half.min(axis=1), angle, rows[:, :2] + half])
 
 
-def fit_ellipses(rows_xywh: npt.ArrayLike, ellipses: npt.ArrayLike) -> EllipseFit:
+def fit_ellipses(rows_xywh: Rows, ellipses: Rows) -> EllipseFit:
     """Least squares from P rectangles (P, 4) to the P ellipses (P, 5) that they were matched to.
 
     Each equation is linear in width and height, without a constant, and is weighted by 1 / height: so the fit neither
@@ -164,40 +135,24 @@ def fit_ellipses(rows_xywh: npt.ArrayLike, ellipses: npt.ArrayLike) -> EllipseFi
     does not depend on the rectangle: it is the mean of the annotated ones as axes, θ and θ + π being the same.
     ValueError: fewer than :data:`LEAST_PAIRS` pairs.
     """
-    rows, targets = np.asarray(rows_xywh, np.float64).reshape(-1, 4), np.asarray(ellipses, np.float64).reshape(-1, 5)
-    if len(rows) < LEAST_PAIRS:
-        raise ValueError(f"{len(rows)} pairs, need at least {LEAST_PAIRS} to fit ellipses; take ellipses=as_given")
-    doubled = np.exp(2j * targets[:, 2])
-    angle = float(np.angle(doubled.mean()) / 2 % np.pi)
+    if len(rows_xywh) < LEAST_PAIRS:
+        raise ValueError(f"{len(rows_xywh)} pairs, need at least {LEAST_PAIRS} to fit ellipses; take ellipses=as_given")
+    angle = float(np.angle(np.exp(2j * ellipses[:, 2]).mean()) / 2 % np.pi)
     # The first half-axis is the one nearer to the common angle, or the fit would mix up lying and standing ellipses.
-    along = np.cos(2 * (targets[:, 2] - angle)) >= 0
-    first, second = np.where(along, targets[:, :2].T, targets[:, 1::-1].T)
-    offset = targets[:, 3:] - (rows[:, :2] + rows[:, 2:] / 2)
-    wanted = np.column_stack([first, second, offset]) / rows[:, 3:]
-    coefficients = np.linalg.lstsq(rows[:, 2:] / rows[:, 3:], wanted, rcond=None)[0]
-    return EllipseFit(coefficients.astype(np.float64), angle, len(rows))
+    along = np.cos(2 * (ellipses[:, 2] - angle)) >= 0
+    first, second = np.where(along, ellipses[:, :2].T, ellipses[:, 1::-1].T)
+    offset = ellipses[:, 3:] - (rows_xywh[:, :2] + rows_xywh[:, 2:] / 2)
+    wanted = np.column_stack([first, second, offset]) / rows_xywh[:, 3:]
+    coefficients = np.linalg.lstsq(rows_xywh[:, 2:] / rows_xywh[:, 3:], wanted, rcond=None)[0]
+    return EllipseFit(coefficients.astype(np.float64), angle, len(rows_xywh))
 
 
-def apply_fit(fit: EllipseFit, rows_xywh: npt.ArrayLike) -> Rows:
+def apply_fit(fit: EllipseFit, rows_xywh: Rows) -> Rows:
     """(D, 4) rectangles → (D, 5) ellipses. Half-axes below 0, which a fit may give far from its pairs, become 0.
 
     Those of a rectangle with a negative side, which is none, become -1.
     """
-    rows = np.asarray(rows_xywh, np.float64).reshape(-1, 4)
-    predicted = rows[:, 2:] @ fit.coefficients
-    half = np.where((rows[:, 2:] < 0).any(axis=1, keepdims=True), -1, np.maximum(predicted[:, :2], 0))
-    centre = rows[:, :2] + rows[:, 2:] / 2 + predicted[:, 2:]
-    return np.column_stack([half, np.full(len(rows), fit.angle), centre])
-
-
-def fit_without_fold(
-    rows_xywh: Sequence[npt.ArrayLike], ellipses: Sequence[npt.ArrayLike], folds: npt.NDArray[np.int64]
-) -> dict[int, EllipseFit]:
-    """Fold → the fit on the pairs, (P_i, 4) and (P_i, 5) of N images, of all other folds; ``folds`` (N,) of each."""
-    fits = {}
-    for fold in np.unique(folds).tolist():
-        others = np.flatnonzero(folds != fold).tolist()
-        rows = [np.zeros((0, 4)), *(np.asarray(rows_xywh[i], np.float64) for i in others)]
-        wanted = [np.zeros((0, 5)), *(np.asarray(ellipses[i], np.float64) for i in others)]
-        fits[int(fold)] = fit_ellipses(np.concatenate(rows), np.concatenate(wanted))
-    return fits
+    predicted = rows_xywh[:, 2:] @ fit.coefficients
+    half = np.where(has_negative_side(rows_xywh)[:, None], -1, np.maximum(predicted[:, :2], 0))
+    centre = rows_xywh[:, :2] + rows_xywh[:, 2:] / 2 + predicted[:, 2:]
+    return np.column_stack([half, np.full(len(half), fit.angle), centre])

@@ -12,7 +12,6 @@ continuous one by at most 0.00035. Where two assignments have exactly the same s
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,30 +30,16 @@ NO_DETECTION = float(np.finfo(np.float64).max)
 _STEPS_AT_ONCE = 4096
 
 
-class ImageCounts(NamedTuple):
-    """What one image adds at each of its T distinct scores, all detections from that score up counted.
+def match_image(iou: Floats, scores: Floats) -> Floats:
+    """Match F faces and D detections of one image at each of its T distinct scores.
 
-    ``thresholds``      (T,) float64, descending.
-    ``tp_discrete``     (T,) int64, matches with IoU > 0.5; may fall from one threshold to the next.
-    ``tp_continuous``   (T,) float64, IoU summed over all matches.
-    ``false_positives`` (T,) int64, detections without a discrete match.
+    ``iou`` is (F, D), from :mod:`regions`; ``scores`` (D,) in any order, equal ones enter together. Returns (T, 4),
+    what the image adds when all detections from a score up are counted: the score, descending; matches with IoU > 0.5,
+    which may fall from one score to the next; IoU summed over all matches; detections without a match above 0.5.
     """
-
-    thresholds: Floats
-    tp_discrete: Ints
-    tp_continuous: Floats
-    false_positives: Ints
-
-
-def match_image(iou: npt.ArrayLike, scores: npt.ArrayLike) -> ImageCounts:
-    """Match F faces and D detections of one image at each distinct score.
-
-    ``iou`` is (F, D), from :mod:`regions`; ``scores`` (D,) in any order, equal ones enter together.
-    """
-    overlap, confidence = np.asarray(iou, np.float64), np.asarray(scores, np.float64)
     # Lists: an image has a handful of detections, and a call of numpy costs more than all their arithmetic.
-    values, touches_face = confidence.tolist(), np.any(overlap > 0, axis=0).tolist()
-    order = np.argsort(-confidence, kind="stable").tolist()
+    values, touches_face = scores.tolist(), np.any(iou > 0, axis=0).tolist()
+    order = np.argsort(-scores, kind="stable").tolist()
     entered: list[int] = []
     hits, total, assigned = 0, 0.0, 0
     rows: list[tuple[float, int, float, int]] = []
@@ -64,33 +49,28 @@ def match_image(iou: npt.ArrayLike, scores: npt.ArrayLike) -> ImageCounts:
         if place < len(order) and values[order[place]] == values[detection]:
             continue
         if len(entered) > assigned:
-            part = overlap[:, entered]
+            part = iou[:, entered]
             matched = part[linear_sum_assignment(part, maximize=True)]
             hits, total, assigned = int(np.count_nonzero(matched > DISCRETE_IOU)), float(matched.sum()), len(entered)
         rows.append((values[detection], hits, total, place - hits))
-    thresholds, tp_discrete, tp_continuous, false_positives = np.array(rows, np.float64).reshape(-1, 4).T
-    return ImageCounts(thresholds, tp_discrete.astype(np.int64), tp_continuous, false_positives.astype(np.int64))
+    return np.array(rows, np.float64).reshape(-1, 4)
 
 
 @dataclass(frozen=True, eq=False)
 class FddbCounts:
     """What N images add, as E steps by descending score.
 
-    ``faces``           (N,) int64, annotated faces per image.
-    ``without``         (N,) bool, images without a detection.
-    ``image``           (E,) int64, the image that a step belongs to.
-    ``score``           (E,) float64, descending.
-    ``tp_discrete``, ``tp_continuous``, ``false_positives``  (E,) float64, what the step adds to the curve; an added
-                        detection may also take away.
+    ``faces`` (N,) int64, annotated faces per image.
+    ``image`` (E,) int64, the image that a step belongs to.
+    ``score`` (E,) float64, descending.
+    ``added`` (3, E) float64, what the step adds to discrete matches, continuous ones and false positives: an added
+              detection may also take away.
     """
 
     faces: Ints
-    without: npt.NDArray[np.bool_]
     image: Ints
     score: Floats
-    tp_discrete: Floats
-    tp_continuous: Floats
-    false_positives: Floats
+    added: Floats
 
     @property
     def line_ends(self) -> Ints:
@@ -98,17 +78,14 @@ class FddbCounts:
         return np.flatnonzero(np.diff(self.score, append=np.nan) != 0)
 
 
-def merge_images(images: Sequence[ImageCounts], faces: npt.ArrayLike) -> FddbCounts:
+def merge_images(images: Sequence[Floats], faces: npt.ArrayLike) -> FddbCounts:
     """What :func:`match_image` says of N images, and their annotated faces (N,), as the steps of one curve."""
-    lengths = np.array([len(own.thresholds) for own in images], np.int64)
-    nothing = np.zeros(0)
-    score = np.concatenate([nothing, *(own.thresholds for own in images)])
+    steps = [np.diff(own[:, 1:], axis=0, prepend=0) for own in images]
+    score = np.concatenate([np.zeros(0), *(own[:, 0] for own in images)])
     order = np.argsort(-score, kind="stable")
-    added = [
-        np.concatenate([nothing, *(np.diff(own[column], prepend=0) for own in images)])[order] for column in (1, 2, 3)
-    ]
-    image = np.repeat(np.arange(len(images)), lengths)[order]
-    return FddbCounts(np.asarray(faces, np.int64), lengths == 0, image, score[order], *added)
+    image = np.repeat(np.arange(len(images)), [len(own) for own in images])
+    added = np.concatenate([np.zeros((0, 3)), *steps])[order].T.copy()
+    return FddbCounts(np.asarray(faces, np.int64), image[order], score[order], added)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,55 +133,45 @@ class Roc:
 def roc_from_counts(counts: FddbCounts) -> Roc:
     """The curves of all images as they are."""
     ends = counts.line_ends[::-1]
-    points = [counts.score[ends]]
-    points += [np.cumsum(own)[ends] for own in (counts.tp_discrete, counts.tp_continuous, counts.false_positives)]
-    if counts.without.any():
-        points = [np.append(own, last) for own, last in zip(points, (NO_DETECTION, 0, 0, 0), strict=True)]
+    points = np.vstack([counts.score, np.cumsum(counts.added, axis=1)])[:, ends]
+    if len(np.unique(counts.image)) < len(counts.faces):
+        points = np.column_stack([points, (NO_DETECTION, 0, 0, 0)])
     thresholds, tp_discrete, tp_continuous, false_positives = points
-    return Roc(
-        thresholds,
-        np.rint(tp_discrete).astype(np.int64),
-        tp_continuous,
-        np.rint(false_positives).astype(np.int64),
-        int(counts.faces.sum()),
-    )
+    hits, wrong = (np.rint(own).astype(np.int64) for own in (tp_discrete, false_positives))
+    return Roc(thresholds, hits, tp_continuous, wrong, int(counts.faces.sum()))
 
 
 def resampled_rates(counts: FddbCounts, limits: Sequence[int], samples: int, seed: int = 0) -> Floats:
     """Discrete and continuous rates of resampled images, as :meth:`Roc.at` gives them for the images as they are.
 
     Each resample is scored as the collection that it is: an image that is drawn twice adds its faces, matches and
-    false positives twice. The limits of false positives stay what they are.
-
-    Returns:
-        (2, L + 1, B): discrete and continuous, at each of the ``limits`` and at the end of the curve; NaN where a
-        resample has no face.
+    false positives twice. The limits of false positives stay what they are. Returns (2, L + 1, B): discrete and
+    continuous, at each of the ``limits`` and at the end of the curve; NaN where a resample has no face.
     """
     images = len(counts.faces)
-    steps = np.stack([counts.false_positives, counts.tp_discrete, counts.tp_continuous])
-    whole = np.stack([np.bincount(counts.image, weights=own, minlength=images) for own in steps], axis=1)
+    whole = np.stack([np.bincount(counts.image, own, minlength=images) for own in counts.added[:2]], axis=1)
     # What false positives lose from each step on, if each image were there once: 0 or less.
-    falls = np.cumsum(np.append(np.minimum(counts.false_positives, 0), 0)[::-1])[::-1]
+    falls = np.cumsum(np.append(np.minimum(counts.added[2], 0), 0)[::-1])[::-1]
     is_end = np.zeros(len(counts.score), np.bool_)
     is_end[counts.line_ends] = True
     rates = np.zeros((2, len(limits) + 1, samples))
     for part, drawn in image_weights(images, samples, seed):
         weights = drawn.astype(np.float64)
-        rates[:, -1, part] = (weights @ whole[:, 1:]).T
+        rates[:, -1, part] = (weights @ whole).T
         before = np.zeros((3, len(weights), 1))
         for first in range(0, len(counts.score), _STEPS_AT_ONCE):
             own = slice(first, min(first + _STEPS_AT_ONCE, len(counts.score)))
-            curve = np.cumsum(weights[:, counts.image[own]] * steps[:, None, own], axis=2) + before
+            curve = np.cumsum(weights[:, counts.image[own]] * counts.added[:, None, own], axis=2) + before
             before = curve[:, :, -1:]
             lines = curve[:, :, is_end[own]]
             for place, limit in enumerate(limits):
-                allowed = lines[0] <= limit
+                allowed = lines[2] <= limit
                 hit = np.flatnonzero(allowed.any(axis=1))
                 if len(hit):
                     last = allowed.shape[1] - 1 - np.argmax(allowed[hit, ::-1], axis=1)
-                    rates[:, place, part.start + hit] = lines[1:, hit, last]
+                    rates[:, place, part.start + hit] = lines[:2, hit, last]
             # All that is left could not bring any resample back below the largest limit.
-            if before[0].min() + weights.max() * falls[own.stop] > max(limits):
+            if before[2].min() + weights.max() * falls[own.stop] > max(limits):
                 break
         faces = weights @ counts.faces
         with np.errstate(invalid="ignore"):

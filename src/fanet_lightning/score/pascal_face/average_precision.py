@@ -12,6 +12,7 @@ of the weights of the images (N,) with counts (N, T).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -98,18 +99,16 @@ def evaluate_detections(
         raise ValueError("the detections are of other images than the ground truth, or in another order")
     counted = np.concatenate([np.empty(0, np.bool_), *ground_truth.counted])
     faces_xyxy = np.concatenate([np.empty((0, 4)), *ground_truth.boxes_xyxy])
-    faces_in_image = np.array([len(boxes) for boxes in ground_truth.boxes_xyxy], np.int64)
 
     given = detections.boxes_xyxy
     kept = np.flatnonzero((given[:, 2:] - given[:, :2] > MIN_DETECTION_PX).any(axis=1))
     rows = kept[np.argsort(-detections.scores[kept], kind="stable")]
     boxes, image_index = given[rows], detections.image_index[rows]
-    pairs = _pairs(image_index, faces_in_image)
     step = total = Alignment()
     for number in range(PASSES if alignment else 1):
         if number:
             boxes = aligned(boxes, step)
-        best, face = best_face(boxes, faces_xyxy, pairs)
+        best, face = best_faces(boxes, image_index, ground_truth.boxes_xyxy)
         hit, false_positive = _outcomes(best > OVERLAP, face, counted)
         step = _offset(boxes[hit], faces_xyxy[face[hit]])
         total = Alignment(total.tx + step.tx, total.ty + step.ty, total.sx * step.sx, total.sy * step.sy)
@@ -140,57 +139,34 @@ def aligned(boxes_xyxy: Float, alignment: Alignment) -> Float:
 
 
 def lower_top(boxes_xyxy: Float, fraction: float = 0.2) -> Float:
-    """(D, 4) boxes with y1 moved down by ``fraction`` in [0, 1) of the height, in a new array; ValueError outside.
+    """(D, 4) boxes with y1 moved down by ``fraction`` in [0, 1) of the height, in a new array.
 
     S3FD's scripts for PASCAL face and AFW do so before they write detections, since boxes learnt on WIDER FACE reach
     higher than theirs: a step of the detector, not of the benchmark. (The scripts add 1 to the height, for their boxes
     include the last pixel; here the height is y2 - y1.)
     """
-    if not 0 <= fraction < 1:
-        raise ValueError(f"fraction {fraction} of the height, need 0 <= fraction < 1")
     lowered = np.array(boxes_xyxy, np.float64).reshape(-1, 4)
     lowered[:, 1] += fraction * (lowered[:, 3] - lowered[:, 1])
     return lowered
 
 
-class _Pairs(NamedTuple):
-    """Every detection with every face of its image, detection by detection: (P,) indices, and the first of each run."""
-
-    detection: Index
-    face: Index
-    runs: Index
-    with_faces: Index
-
-
-def _pairs(image_index: Index, faces_in_image: Index) -> _Pairs:
-    first_face = np.cumsum(faces_in_image) - faces_in_image
-    faces = faces_in_image[image_index]
-    runs = np.cumsum(faces) - faces
-    detection = np.repeat(np.arange(len(image_index)), faces)
-    face = np.arange(len(detection)) - runs[detection] + first_face[image_index[detection]]
-    with_faces = np.flatnonzero(faces)
-    return _Pairs(detection, face, runs[with_faces], with_faces)
-
-
-def best_face(boxes_xyxy: Float, faces_xyxy: Float, pairs: _Pairs) -> tuple[Float, Index]:
-    """(D,) largest overlap and the face that has it, the last among equals; 0 and -1 without any face."""
-    best, face = np.zeros(len(boxes_xyxy)), np.full(len(boxes_xyxy), -1)
-    if len(pairs.runs):
-        overlap = _overlap(boxes_xyxy[pairs.detection], faces_xyxy[pairs.face])
-        best[pairs.with_faces] = np.maximum.reduceat(overlap, pairs.runs)
-        place = np.where(overlap == best[pairs.detection], pairs.face, -1)
-        face[pairs.with_faces] = np.maximum.reduceat(place, pairs.runs)
-    return best, face
-
-
-def _overlap(a_xyxy: Float, b_xyxy: Float) -> Float:
-    """(P, 4) and (P, 4) → (P,) IoU, each side with +1; 0 unless the interiors meet in both directions."""
-    areas = [np.prod(np.abs(boxes[:, 2:] - boxes[:, :2]) + 1, axis=1) for boxes in (a_xyxy, b_xyxy)]
-    sides = np.minimum(a_xyxy[:, 2:], b_xyxy[:, 2:]) - np.maximum(a_xyxy[:, :2], b_xyxy[:, :2]) + 1
-    meet = ((a_xyxy[:, 2:] > b_xyxy[:, :2]) & (b_xyxy[:, 2:] > a_xyxy[:, :2])).all(axis=1)
-    intersection = np.where(meet, sides[:, 0] * sides[:, 1], 0.0)
-    union: Float = areas[0] + areas[1] - intersection
-    return intersection / union
+def best_faces(boxes_xyxy: Float, image_index: Index, faces_xyxy: Sequence[Float]) -> tuple[Float, Index]:
+    """(D,) largest overlap with a face of the own image, and that face, packed over all images, the last among equals;
+    0 and -1 without any face. Overlap is IoU, each side with +1; 0 unless the interiors meet in both directions."""
+    best, found = np.zeros(len(boxes_xyxy)), np.full(len(boxes_xyxy), -1)
+    rows_of_images = np.split(np.argsort(image_index, kind="stable"), np.cumsum(np.bincount(image_index)))
+    next_face = 0
+    for rows, faces in zip(rows_of_images, faces_xyxy, strict=False):
+        next_face += len(faces)
+        if len(rows) and len(faces):
+            own = boxes_xyxy[rows][:, None]
+            meet = ((own[..., 2:] > faces[:, :2]) & (faces[:, 2:] > own[..., :2])).all(axis=-1)
+            sides = np.minimum(own[..., 2:], faces[:, 2:]) - np.maximum(own[..., :2], faces[:, :2]) + 1
+            intersection = np.where(meet, np.prod(sides, axis=-1), 0.0)
+            areas, face_areas = (np.prod(np.abs(each[..., 2:] - each[..., :2]) + 1, axis=-1) for each in (own, faces))
+            overlaps = (intersection / (areas + face_areas - intersection))[:, ::-1]
+            best[rows], found[rows] = overlaps.max(axis=1), next_face - 1 - overlaps.argmax(axis=1)
+    return best, found
 
 
 def _outcomes(overlaps: Bool, face: Index, counted: Bool) -> tuple[Bool, Bool]:

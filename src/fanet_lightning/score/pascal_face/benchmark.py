@@ -9,7 +9,7 @@ import numpy as np
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.cli.files import check_replaceable, replaced, replaced_folder
-from fanet_lightning.score.inputs import DetectionsByImage, missing_warning, number_rows, reading
+from fanet_lightning.score.inputs import DetectionsByImage, check_choice, missing_warning, number_rows, reading
 from fanet_lightning.score.pascal_face.average_precision import (
     MIN_DETECTION_PX,
     PASSES,
@@ -50,22 +50,22 @@ def read_detections(source: Path, ground_truth: PascalFaceGroundTruth) -> Pascal
     def place(row: int) -> str:
         return f"{files[0]}:{lines[row][0]}"
 
-    rows = [" ".join(words[1:]) or "-" for _, words in lines]
-    values = number_rows(rows, [5], place, "after the name score x1 y1 x2 y2")
-    wrong = (values[:, 3:] < values[:, 1:3]).any(axis=1)
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise InputError(f"{place(row)}: '{rows[row][:80]}' has x2 below x1 or y2 below y1; correct or remove the row")
-    places = {image_id: i for i, image_id in enumerate(ground_truth.image_ids)}
-    known = ground_truth.known_ids.union(places)
+    values = number_rows(
+        [" ".join(words[1:]) or "-" for _, words in lines],
+        [5],
+        place,
+        "after the name score x1 y1 x2 y2, x2 not below x1 nor y2 below y1",
+        lambda values: (values[:, 3:] < values[:, 1:3]).any(axis=1),
+    )
+    places = dict.fromkeys(ground_truth.known_ids, -1) | {own: i for i, own in enumerate(ground_truth.image_ids)}
     keys = [image_key(words[0]) for _, words in lines]
-    unknown = [i for i, key in enumerate(keys) if key not in known]
+    unknown = [i for i, key in enumerate(keys) if key not in places]
     if unknown:
         raise InputError(
             f"{place(unknown[0])}: image '{keys[unknown[0]][:80]}' is not in the ground truth, nor are the images of "
             f"{len(unknown) - 1} other rows; remove them or give the ground truth they belong to"
         )
-    index = np.array([places.get(key, -1) for key in keys], np.int64)
+    index = np.array([places[key] for key in keys], np.int64)
     values = values[index >= 0]
     return PascalFaceDetections(ground_truth.image_ids, index[index >= 0], values[:, 1:], values[:, 0])
 
@@ -101,9 +101,6 @@ class PascalFaceBenchmark:
         labels: "corrected" (Mathias et al.; what papers since 2014 report on) or "original".
         alignment: fit position and size of all boxes to the labels, as the protocol does. Without it the number does
             not compare with published ones.
-
-    Raises:
-        InputError: other labels.
     """
 
     name: str = "pascal_face"
@@ -111,8 +108,7 @@ class PascalFaceBenchmark:
     releases: ClassVar[Mapping[str, Release]] = PASCAL_FACE
 
     def __init__(self, labels: str = "corrected", alignment: bool = True) -> None:
-        if labels not in list(self.releases):
-            raise InputError(f"benchmark.labels={labels} is not known; choose {' or '.join(self.releases)}")
+        check_choice("benchmark.labels", labels, self.releases)
         self.release = self.releases[labels]
         self.alignment = alignment
 
@@ -161,7 +157,7 @@ class PascalFaceBenchmark:
             benchmark=self.name,
             title=f"{self.title} ({', '.join(deviations)})" if deviations else self.title,
             image_ids=ground_truth.image_ids,
-            images_of_benchmark=len(ground_truth.known_ids.union(ground_truth.image_ids)),
+            images_of_benchmark=len(ground_truth.known_ids),
             faces={"all": result.faces},
             values={"ap": {"all": result.ap}},
             rules={

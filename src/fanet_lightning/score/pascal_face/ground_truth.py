@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from fanet_lightning.score.inputs import (
     DetectionsByImage,
+    SelectableImages,
     load_mat,
     packed_detections,
-    places_of,
     read_selection,
     reading,
 )
@@ -28,7 +28,7 @@ OVERLAP = 0.5
 
 
 @dataclass(frozen=True, eq=False)
-class PascalFaceGroundTruth:
+class PascalFaceGroundTruth(SelectableImages):
     """The annotated faces of PASCAL face or AFW.
 
     ``image_ids``   file names up to the first dot, sorted, N of them, none twice.
@@ -36,7 +36,6 @@ class PascalFaceGroundTruth:
     ``flagged``     N arrays (F_i,) bool, the annotators' ignore flag.
     ``file_names``  N names of image files.
     ``labels``      "corrected" or "original".
-    ``known_ids``   images of the whole set, where ``image_ids`` are a selection; detections there are skipped.
     ``warnings``    one line each about labels that are not the official ones.
     """
 
@@ -45,8 +44,9 @@ class PascalFaceGroundTruth:
     flagged: Sequence[Bool]
     file_names: tuple[str, ...]
     labels: str = "corrected"
-    known_ids: frozenset[str] = frozenset()
+    whole_ids: tuple[str, ...] | None = None
     warnings: tuple[str, ...] = ()
+    per_image = ("boxes_xyxy", "flagged", "file_names")
 
     @property
     def counted(self) -> list[Bool]:
@@ -58,19 +58,6 @@ class PascalFaceGroundTruth:
     def faces(self) -> int:
         """Faces that count: the denominator of recall."""
         return sum(int(counted.sum()) for counted in self.counted)
-
-    def select(self, image_ids: Iterable[str]) -> Self:
-        """These images alone, sorted, the others stay known; ValueError: an image that is not there."""
-        wanted = tuple(sorted(image_ids))
-        rows = places_of(wanted, self.image_ids)
-        return replace(
-            self,
-            image_ids=wanted,
-            boxes_xyxy=[self.boxes_xyxy[i] for i in rows],
-            flagged=[self.flagged[i] for i in rows],
-            file_names=tuple(self.file_names[i] for i in rows),
-            known_ids=self.known_ids | frozenset(self.image_ids),
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,15 +122,12 @@ def read_annotations(path: Path, release: Release, images: Path | None = None) -
     """Read a label file, or the official one of a folder; ``images`` is a list that restricts everything.
 
     Images come sorted. A file in the layout of ``release`` with another number of images or faces gives a warning:
-    scores on it do not compare with published ones.
-
-    Raises:
-        InputError: a missing or damaged file, the layout of another release, an image twice, a listed image that is not
-            in the file.
+    scores on it do not compare with published ones. InputError: a missing or damaged file, the layout of another
+    release, an image twice, a listed image that is not in the file.
     """
     path = path / release.file_name if path.is_dir() else path
     remedy = f"give face-eval's {release.file_name} ({release.labels} labels) or the folder that holds it"
-    content = load_mat(path, ("Annotations",), remedy)
+    content = load_mat(path, remedy)
     faces: dict[str, tuple[str, Float]] = {}
     with reading(path, remedy):
         for image in np.asarray(content["Annotations"]).ravel():
@@ -151,20 +135,17 @@ def read_annotations(path: Path, release: Release, images: Path | None = None) -
             boxes = np.asarray(image["objects"]).astype(np.float64)
             boxes = boxes if boxes.ndim == 2 and boxes.size else np.empty((0, release.columns))
             name = str(np.asarray(image["imgname"]).ravel()[0])
-            if boxes.shape[1] != release.columns:
-                raise ValueError(f"boxes of {boxes.shape[1]} columns, not {release.columns}")
-            if image_key(name) in faces or not np.isfinite(boxes).all():
-                raise ValueError(f"image {name} twice, or with a box that is not finite")
+            if boxes.shape[1] != release.columns or not np.isfinite(boxes).all() or image_key(name) in faces:
+                raise ValueError(f"image {name} twice, or with a box that is not {release.columns} finite numbers")
             faces[image_key(name)] = name, boxes
     image_ids = tuple(sorted(faces))
     own = [faces[image_id][1] for image_id in image_ids]
     whole = PascalFaceGroundTruth(
         image_ids,
         [boxes[:, :4] for boxes in own],
-        [boxes[:, 5] != 0 if release.columns == 6 else np.zeros(len(boxes), np.bool_) for boxes in own],
+        [(boxes[:, 5:] != 0).any(axis=1) for boxes in own],
         tuple(faces[image_id][0] for image_id in image_ids),
         release.labels,
-        frozenset(image_ids),
     )
     if (len(image_ids), whole.faces) != (release.images, release.faces):
         warning = (
@@ -172,4 +153,4 @@ def read_annotations(path: Path, release: Release, images: Path | None = None) -
             f"{release.images:,} and {release.faces:,}; the scores do not compare with published ones"
         )
         whole = replace(whole, warnings=(warning,))
-    return whole if images is None else whole.select(read_selection(images, image_ids))
+    return whole if images is None else whole.select(sorted(read_selection(images, image_ids)))

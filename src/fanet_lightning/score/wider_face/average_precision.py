@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fanet_lightning.score.curves import POINTS, Curve, curve_from_histograms, first_bins, normalise_scores
+from fanet_lightning.score.curves import POINTS, Curve, curve_from_histograms, first_bins
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 from fanet_lightning.score.wider_face.predictions import Predictions
 
@@ -63,25 +63,16 @@ def judge_settings(
     ground_truth: GroundTruth, predictions: Predictions
 ) -> tuple[npt.NDArray[np.int64], dict[str, SettingRows]]:
     """The first threshold that each row reaches, (R,), and what the rows are worth in each setting."""
-    check_same_images(ground_truth, predictions)
     judged = judge(ground_truth, predictions)
     looks = judged.face >= 0
     settings = {}
-    for setting, masks in ground_truth.counted.items():
+    for setting in ground_truth.counted:
         # One more entry, so that face -1 reads a value; it is masked out by `looks`.
-        counts = np.concatenate([*masks, np.zeros(1, np.bool_)])
+        counts = np.append(ground_truth.counts(setting), False)
         on_counted = looks & counts[judged.face]
         proposals = judged.in_play & (on_counted | ~looks)
         settings[setting] = SettingRows(proposals, on_counted & judged.first, int(counts.sum()))
-    return first_bins(normalise_scores(predictions.scores)), settings
-
-
-def check_same_images(ground_truth: GroundTruth, predictions: Predictions) -> None:
-    if ground_truth.image_ids != predictions.image_ids:
-        raise ValueError(
-            f"ground truth of {len(ground_truth.image_ids)} images and predictions of {len(predictions.image_ids)}: "
-            "both must name the same images in the same order"
-        )
+    return first_bins(predictions.scores), settings
 
 
 def judge(ground_truth: GroundTruth, predictions: Predictions) -> Judged:
@@ -95,7 +86,13 @@ def judge(ground_truth: GroundTruth, predictions: Predictions) -> Judged:
 def nearest_faces(
     ground_truth: GroundTruth, predictions: Predictions
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """(R,) packed number of the face with the largest overlap, and that overlap; -1 and 0 in an image without faces."""
+    """(R,) packed number of the face with the largest overlap, and that overlap; -1 and 0 in an image without faces.
+    ValueError: the two are not about the same images in the same order."""
+    if ground_truth.image_ids != predictions.image_ids:
+        raise ValueError(
+            f"ground truth of {len(ground_truth.image_ids)} images and predictions of {len(predictions.image_ids)}: "
+            "both must name the same images in the same order"
+        )
     nearest, overlaps = np.full(len(predictions.scores), -1, np.int64), np.zeros(len(predictions.scores))
     starts = predictions.starts.tolist()
     first_face = 0
@@ -131,17 +128,11 @@ def best_face(
     face_area = np.prod(face_high - face_low + 1, axis=0)
     # A face of negative size overlaps nothing, but its union with a small row could be 0, and 0 / 0 wins argmax.
     face_area = np.where(face_area > 0, face_area, 1.0)
-    intersection = np.minimum(row_high[0][:, None], face_high[0])
-    intersection -= np.maximum(row_low[0][:, None], face_low[0])
-    intersection += 1
-    np.maximum(intersection, 0, out=intersection)
-    height = np.minimum(row_high[1][:, None], face_high[1])
-    height -= np.maximum(row_low[1][:, None], face_low[1])
-    height += 1
-    np.maximum(height, 0, out=height)
-    intersection *= height
-    union = np.add(row_area[:, None], face_area, out=height)
-    union -= intersection
-    intersection /= union
-    best = intersection.argmax(axis=1)
-    return best, intersection[np.arange(len(best)), best]
+    width, height = (
+        np.minimum(row_high[axis, :, None], face_high[axis]) - np.maximum(row_low[axis, :, None], face_low[axis]) + 1
+        for axis in (0, 1)
+    )
+    intersection = np.maximum(width, 0) * np.maximum(height, 0)
+    overlaps = intersection / (row_area[:, None] + face_area - intersection)
+    best = overlaps.argmax(axis=1)
+    return best, overlaps[np.arange(len(best)), best]

@@ -24,6 +24,7 @@ from fanet_lightning.score.wider_face.ground_truth import GroundTruth, read_grou
 from fanet_lightning.score.wider_face.predictions import read_predictions, write_predictions
 
 CURVES_FILE = "pr_curves.npz"
+_ARRAYS = ("precision", "recall", "thresholds")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -37,9 +38,10 @@ class WiderFaceScores(Scores):
         return {"ap": resampled_ap(self.counts, samples, seed)}
 
     def write_curves(self, folder: Path) -> list[Path]:
-        write_curves(folder / CURVES_FILE, self.curves)
-        write_counts(folder / PER_IMAGE_FILE, self.counts)
-        return [folder / CURVES_FILE, folder / PER_IMAGE_FILE]
+        curves, counts = folder / CURVES_FILE, folder / PER_IMAGE_FILE
+        write_curves(curves, self.curves)
+        write_counts(counts, self.counts)
+        return [curves, counts]
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,10 @@ class WiderFaceBenchmark:
 
         On a selection of images everything, the normalisation of the scores too, is computed over these alone.
         """
-        whole_ids = ground_truth.whole_ids or ground_truth.image_ids
-        read = read_predictions(predictions, ground_truth.image_ids, known_ids=whole_ids)
+        read = read_predictions(predictions, ground_truth.image_ids, known_ids=ground_truth.known_ids)
         warnings = missing_warning(read.missing, len(read.image_ids), predictions if strict else None)
         counts = count_images(ground_truth, read)
-        return scores_from_counts(self.name, self.title, counts, len(whole_ids), warnings)
+        return scores_from_counts(self.name, self.title, counts, len(ground_truth.known_ids), warnings)
 
     def write_predictions(self, folder: Path, ground_truth: GroundTruth, detections: DetectionsByImage) -> None:
         write_predictions(folder, detections)
@@ -94,12 +95,10 @@ def scores_from_counts(
 def write_curves(path: Path, curves: Mapping[str, Curve]) -> None:
     """Float64 arrays ``<setting>_precision``, ``<setting>_recall``, ``<setting>_thresholds``; appears by rename."""
     arrays: dict[str, Any] = {
-        f"{setting}_{name}": np.asarray(getattr(curve, name))
-        for setting, curve in curves.items()
-        for name in ("precision", "recall", "thresholds")
+        f"{setting}_{name}": getattr(curve, name) for setting, curve in curves.items() for name in _ARRAYS
     }
-    with replaced(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+    with replaced(path) as temporary:
+        np.savez_compressed(temporary, **arrays)
 
 
 def read_curves(path: Path) -> dict[str, Curve]:
@@ -108,9 +107,7 @@ def read_curves(path: Path) -> dict[str, Curve]:
     curves = {}
     with reading(path, "score the predictions again"), np.load(path, allow_pickle=False) as arrays:
         for setting in [name.removesuffix("_recall") for name in arrays.files if name.endswith("_recall")]:
-            precision, recall, thresholds = (
-                np.asarray(arrays[f"{setting}_{name}"], np.float64) for name in ("precision", "recall", "thresholds")
-            )
+            precision, recall, thresholds = (np.asarray(arrays[f"{setting}_{name}"], np.float64) for name in _ARRAYS)
             curves[setting] = Curve(precision, recall, thresholds, average_precision(precision, recall), 0)
     if not curves:
         raise InputError(f"{path} holds no curves; give the {CURVES_FILE} of an evaluation")

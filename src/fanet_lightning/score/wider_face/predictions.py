@@ -6,8 +6,10 @@ The test server wants one for each image of the test split, named as the image a
 """
 
 import zipfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from fanet_lightning.score.inputs import (
     DetectionsByImage,
     as_xywh,
     is_same_image,
+    missing_warning,
     name_parts,
     number_rows,
     packed_detections,
@@ -56,6 +59,11 @@ class Predictions:
         missing = tuple(image_id for image_id in ids if image_id not in detections)
         return cls(ids, starts, as_xywh(boxes_xyxy), scores, missing)
 
+    @property
+    def image_of_rows(self) -> npt.NDArray[np.int64]:
+        """(R,) the place of the image of each row."""
+        return np.repeat(np.arange(len(self.image_ids)), np.diff(self.starts))
+
 
 def read_predictions(
     source: Path | str, image_ids: Iterable[str], *, known_ids: Collection[str] | None = None
@@ -63,14 +71,11 @@ def read_predictions(
     """Read the files of ``image_ids`` from a folder or a ``.zip`` in the official layout.
 
     Files of other images in ``known_ids`` (all of the ground truth, when ``image_ids`` are a selection) are skipped.
-    Files that do not end in ``.txt`` and hidden ones are no predictions.
-
-    Raises:
-        InputError: the source is missing or empty, an image has two files or is not known, or a file does not hold what
-            it should: with file, line and value.
+    Files that do not end in ``.txt`` and hidden ones are no predictions. InputError: the source is missing or empty, an
+    image has two files or is not known, or a file does not hold what it should: with file, line and value.
     """
     ids = tuple(image_ids)
-    return _parsed(_read_files(Path(source), set(ids), set(ids) if known_ids is None else {*ids, *known_ids}), ids)
+    return _parsed(_read_files(Path(source), set(ids), {*ids, *(known_ids or ())}), ids)
 
 
 def _parsed(files: Files, ids: tuple[str, ...]) -> Predictions:
@@ -81,15 +86,16 @@ def _parsed(files: Files, ids: tuple[str, ...]) -> Predictions:
             continue
         where, content = files[image_id]
         with reading(where, "save the file as plain text in UTF-8"):
-            name, count, *rest = [*content.decode("utf-8-sig").split("\n"), ""]
-        own = [line for line in rest if line and not line.isspace()]
+            name, count, *rest = (line.strip() for line in [*content.decode("utf-8-sig").split("\n"), ""])
+        own = [line for line in rest if line]
         # Detectors write the name, the file name, or event/name.jpg (S3FD).
-        wanted = image_id.rpartition("/")[2]
-        if name.strip() != wanted and not is_same_image(name, image_id):
-            raise InputError(f"{where}:1: the name line says '{name.strip()[:80]}'; write '{wanted}' or rename it")
-        count = count.strip()
-        if not (count.isdecimal() and count.lstrip("0") == (str(len(own)) if own else "")):
-            raise InputError(f"{where}:2: '{count[:80]}' rows are announced but {len(own)} follow; correct it")
+        wanted, wrong = image_id.rpartition("/")[2], ""
+        if name != wanted and not is_same_image(name, image_id):
+            wrong = f"1: the name line says '{name[:80]}'; write '{wanted}' or rename it"
+        elif not (count.isdecimal() and count.lstrip("0") == (str(len(own)) if own else "")):
+            wrong = f"2: '{count[:80]}' rows are announced but {len(own)} follow; correct it"
+        if wrong:
+            raise InputError(f"{where}:{wrong}")
         rows += own
         counts[i] = len(own)
 
@@ -100,74 +106,59 @@ def _parsed(files: Files, ids: tuple[str, ...]) -> Predictions:
         solid = [number for number, line in lines if number > 2 and line.strip()]
         return f"{where}:{solid[row - counts[:i].sum()]}"
 
-    values = number_rows(rows, [5], place, "x y w h score")
-    negative = (values[:, 2:4] < 0).any(axis=1)
-    if negative.any():
-        first = int(negative.argmax())
-        raise InputError(f"{place(first)}: a side of '{rows[first].strip()[:80]}' is negative; rows are x y w h score")
+    layout = "x y w h score, no side negative"
+    values = number_rows(rows, [5], place, layout, lambda values: (values[:, 2:4] < 0).any(axis=1))
     missing = tuple(image_id for image_id in ids if image_id not in files)
     return Predictions(ids, np.concatenate([[0], np.cumsum(counts)]), values[:, :4], values[:, 4], missing)
 
 
 def _read_files(source: Path, wanted: Collection[str], known: Collection[str]) -> Files:
-    """The files of the ``wanted`` images in a folder or a ``.zip``."""
-    with reading(source, _LAYOUT):
-        if source.is_dir():
-            found = _by_image(source, sorted(walk_files(source)), known).items()
-            return {key: (str(source / path), (source / path).read_bytes()) for key, path in found if key in wanted}
-        with zipfile.ZipFile(source) as archive:
-            members = archive.infolist()
-            paths = [member.filename.replace("\\", "/") for member in members]
-            # Whoever packs a folder has its name at the top.
-            depths = {image_id.count("/") for image_id in known}
-            if not any(path.count("/") in depths for path in paths if _is_text(path)):
-                paths = [path.partition("/")[2] for path in paths]
-            # By path and member: an archive may hold one name twice.
-            found = _by_image(source, paths, known).items()
-            member = dict(zip(paths, members, strict=True))
-            return {key: (f"{source}/{path}", archive.read(member[path])) for key, path in found if key in wanted}
-
-
-def _by_image(source: Path, paths: Iterable[str], known: Collection[str]) -> dict[str, str]:
-    """The path of each image's file; images are as many folders deep as those that are known."""
+    """The files of the ``wanted`` images in a folder or a ``.zip``, as many folders deep as those ``known`` are."""
     depths = {image_id.count("/") for image_id in known}
-    found: dict[str, str] = {}
-    for path in paths:
-        if path.count("/") in depths and _is_text(path):
-            event, slash, name = path.rpartition("/")
-            image_id = path[:-4] if path[:-4] in known else event + slash + name_parts(name[:-4])[-1]
-            if image_id in found:
-                raise InputError(f"{source}: two files for '{image_id}', {found[image_id]} and {path}; remove one")
-            found[image_id] = path
-    surplus = [path for image_id, path in found.items() if image_id not in known]
-    if surplus or not found:
-        what = f"{len(surplus)} files, the first '{surplus[0]}', are of images" if surplus else "there is no prediction"
-        raise InputError(f"{source}: {what} that the ground truth does not have; give matching ones. {_LAYOUT}")
-    return found
+    with reading(source, _LAYOUT), ExitStack() as stack:
+        if source.is_dir():
+            files = [(path, (source / path).read_bytes) for path in sorted(walk_files(source))]
+        else:
+            archive = stack.enter_context(zipfile.ZipFile(source))
+            members = [(own.filename.replace("\\", "/"), partial(archive.read, own)) for own in archive.infolist()]
+            files = [own for own in members if not own[0].startswith((".", "__MACOSX")) and "/." not in own[0]]
+            # Whoever packs a folder has its name at the top.
+            if not any(path.count("/") in depths and _is_text(path) for path, _ in files):
+                files = [(path.partition("/")[2], read) for path, read in files]
+        found: dict[str, tuple[str, Callable[[], bytes]]] = {}
+        wrong = ""
+        for path, read in files:
+            if path.count("/") in depths and _is_text(path):
+                event, slash, name = path.rpartition("/")
+                image_id = path[:-4] if path[:-4] in known else event + slash + name_parts(name[:-4])[-1]
+                if image_id in found:
+                    wrong = f"two files for '{image_id}', {found[image_id][0]} and {path}; remove one"
+                found[image_id] = path, read
+        surplus = [path for image_id, (path, _) in found.items() if image_id not in known]
+        if surplus:
+            wrong = f"{len(surplus)} files, the first '{surplus[0]}', are of images that the ground truth does not have"
+        if wrong or not found:
+            raise InputError(f"{source}: {wrong or 'no file of an image is in it'}; {_LAYOUT}")
+        return {key: (f"{source}/{path}", read()) for key, (path, read) in found.items() if key in wanted}
 
 
 def _is_text(path: str) -> bool:
-    return path.lower().endswith(".txt") and not path.startswith((".", "__MACOSX")) and "/." not in path
+    return path.lower().endswith(".txt")
 
 
 def write_predictions(folder: Path, detections: DetectionsByImage) -> None:
     """Write ``image_id → (boxes_xyxy (D, 4), scores (D,))`` as the official text files, best score first.
 
-    Boxes get two decimals, scores six. Earlier predictions in ``folder`` are replaced, by rename, anything else is not.
-
-    Raises:
-        InputError: ``folder`` holds something else than predictions.
-        ValueError: an image id that is no relative path, or a detection that is not finite or has a negative side.
+    Boxes get two decimals, scores six. Earlier predictions in ``folder`` are replaced, by rename. InputError: it holds
+    something else. ValueError: a detection that is not finite or has a negative side.
     """
     check_replaceable(folder, "predictions", lambda entry: all(map(_is_prediction, (entry, *entry.rglob("*")))))
     with replaced_folder(folder) as temporary:
         for image_id, (boxes_xyxy, scores) in detections.items():
-            event, _, name = image_id.rpartition("/")
-            if any(step in ("", ".", "..") for step in image_id.split("/")):
-                raise ValueError(f"image id '{image_id}' is no relative path, event/name in WIDER FACE")
-            text = prediction_text(name, boxes_xyxy, scores)
-            (temporary / event).mkdir(parents=True, exist_ok=True)
-            (temporary / event / f"{name}.txt").write_text(text, encoding="utf-8")
+            path = temporary / f"{image_id}.txt"
+            text = prediction_text(path.stem, boxes_xyxy, scores)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
 
 
 def prediction_text(name: str, boxes_xyxy: npt.ArrayLike, scores: npt.ArrayLike) -> str:
@@ -190,17 +181,12 @@ def _is_prediction(path: Path) -> bool:
 def write_submission(archive: Path, folder: Path, image_ids: Sequence[str]) -> Predictions:
     """Pack the predictions in ``folder`` into a ``.zip``, by rename, and return what they are.
 
-    Equal predictions give equal archives. InputError: one of ``image_ids`` ("event/name") without a file, or a file of
-    another image.
+    Equal predictions give equal archives. InputError: one of ``image_ids`` without a file, a file of another image.
     """
     ids = tuple(sorted(image_ids))
     files = _read_files(folder, ids, ids)
     packed = _parsed(files, ids)
-    if packed.missing:
-        raise InputError(
-            f"{folder}: {len(packed.missing)} of {len(ids)} images of the split have no file, the first is "
-            f"'{packed.missing[0]}'; the server wants a file for each, with the count 0 where nothing was found"
-        )
+    missing_warning(packed.missing, len(ids), folder)
     with replaced(archive) as temporary, zipfile.ZipFile(temporary, "w") as target:
         for image_id in ids:
             member = zipfile.ZipInfo(f"{image_id}.txt")  # of 1980
