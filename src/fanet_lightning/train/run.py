@@ -287,6 +287,7 @@ def _build_trainer(options: dict[str, Any], out: Path, initial: Model | None) ->
         # The first steps choose algorithms, fill caches and allocate: they are not what a long run consists of.
         watched = torch.profiler.schedule(wait=3, warmup=1, active=3, repeat=1)
         profiler = PyTorchProfiler(out / "profile", "steps", schedule=watched, row_limit=60)
+        profiler.STEP_FUNCTIONS = {"training_step"}  # validation would take the table's place
     try:
         return Trainer(
             **trainer,
