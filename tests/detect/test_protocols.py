@@ -1,31 +1,33 @@
 """The multi-scale protocol: its passes by hand, what comes back from them, tiles, and a whole evaluation."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matplotlib import cbook
-from omegaconf import OmegaConf
 from PIL import Image
 
-from fanet_lightning import FaceDetector
-from fanet_lightning.cli.config import config_dir
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.images import read_image_rgb
-from fanet_lightning.data.sources import build_source
 from fanet_lightning.data.transforms import AUTO, TestScale, TilePixels
-from fanet_lightning.detect.protocols import Found, MultiScale, Pass, TwoSizes, build_protocol, full_settings
-from fanet_lightning.evaluate.runner import evaluate
+from fanet_lightning.detect.protocols import (
+    Found,
+    MultiScale,
+    Pass,
+    TwoSizes,
+    build_protocol,
+    full_settings,
+    protocol_names,
+    protocol_of,
+    protocol_settings,
+)
 from fanet_lightning.models.fanet import build_network
 from fanet_lightning.ops.boxes import pairwise_iou
 from fanet_lightning.ops.structures import Detections
-from tests.detect.helpers import detector_of
+from tests.detect.helpers import PHOTOGRAPH, detector_of, light
 
 
 class Fixed:
@@ -43,17 +45,6 @@ class Fixed:
         assert tile_pixels == AUTO
         scores = torch.full((len(self.shares),), 0.5)
         return [Found(Detections(self.shares * torch.tensor([width, height] * 2), scores), len(self.sizes))]
-
-
-class Bright:
-    """Finds the rectangle around all pixels above 128, with score 0.9."""
-
-    def find(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> list[Found]:
-        y, x = np.nonzero(images[0, 0].numpy() > 128)
-        if not len(x):
-            return [Found(Detections(torch.empty(0, 4), torch.empty(0)), 1)]
-        box = [x.min(), y.min(), x.max() + 1, y.max() + 1]
-        return [Found(Detections(torch.tensor([box], dtype=torch.float32), torch.tensor([0.9])), 1)]
 
 
 # The passes
@@ -77,43 +68,16 @@ def test_passes_by_hand(largest: float, expected: list[Pass]) -> None:
     assert MultiScale(max_pixels=int(40_000 * largest**2)).scales(400, 100) == expected
 
 
-@settings(max_examples=200)
-@given(st.integers(1, 12_000), st.integers(1, 12_000), st.sampled_from([1, 1000, 1_000_000, MultiScale.max_pixels]))
-def test_no_pass_is_above_the_limit(height: int, width: int, max_pixels: int) -> None:
-    passes = MultiScale(max_pixels=max_pixels).scales(height, width)
-    areas = [height * width * step.scale**2 for step in passes]
-    assert max(areas) <= max_pixels * (1 + 1e-9)
-    # The largest pass is the limit itself where the image is enlarged.
-    if height * width < max_pixels:
-        assert areas[-1] == pytest.approx(max_pixels)
-    enlarged = [step.scale for step in passes if step.smaller_under is not None]
-    assert all(low < high <= 2 * low for low, high in zip([1.0, *enlarged], enlarged, strict=False))
-
-
 # What comes back
-
-
-def test_a_mirrored_pass_finds_the_face_where_it_is() -> None:
-    """20 × 15 pixels: too small for the shrunk passes, so what is left are the image and its mirror, which agree."""
-    image = np.zeros((60, 100, 3), np.uint8)
-    image[30:45, 10:30] = 255
-    protocol = MultiScale(max_pixels=6000, keep_singles=False)
-    found, records = protocol.detect(Bright(), image)
-    assert [record.boxes for record in records] == [1, 1, 0, 0]
-    assert found.boxes_xyxy.tolist() == [[10, 30, 30, 45]] and found.scores.tolist() == pytest.approx([0.9])
 
 
 def test_passes_keep_the_sizes_that_they_are_trusted_with() -> None:
     """512 × 512 pixels at 1, its mirror, 1/2 (larger side above 30) and 2 (smaller side below 100)."""
     protocol, image = MultiScale(max_pixels=1024**2), np.zeros((512, 512, 3), np.uint8)
-    for width, height, expected in [
-        (30, 30, [1, 1, 0, 1]),
-        (31, 12, [1, 1, 1, 1]),
-        (12, 31, [1, 1, 1, 1]),
-        (100, 200, [1, 1, 1, 0]),
-        (99, 200, [1, 1, 1, 1]),
-        (200, 99, [1, 1, 1, 1]),
-    ]:
+    for (width, height), expected in {
+        (30, 30): [1, 1, 0, 1], (31, 12): [1, 1, 1, 1], (12, 31): [1, 1, 1, 1], (100, 200): [1, 1, 1, 0],
+        (99, 200): [1, 1, 1, 1], (200, 99): [1, 1, 1, 1],
+    }.items():  # fmt: skip
         finder = Fixed((0.0, 0.0, width / 512, height / 512))
         _, records = protocol.detect(finder, image)
         assert [record.boxes for record in records] == expected, (width, height)
@@ -134,22 +98,16 @@ def test_boxes_come_back_by_the_exact_ratio_of_sizes(height: int, width: int, ma
     assert records[0].boxes == records[1].boxes == 1
 
 
-def test_boxes_are_clipped_after_the_vote() -> None:
-    found, _ = MultiScale(max_pixels=10_000).detect(Fixed((-0.5, 0.25, 0.5, 1.5)), np.zeros((100, 100, 3), np.uint8))
-    # The mirror image's box is (0.5 … 1.5): IoU 0, a face of its own.
-    assert found.boxes_xyxy.tolist() == [[0, 25, 50, 100], [50, 25, 100, 100]]
-
-
-def test_the_vote_has_the_protocols_settings() -> None:
+def test_the_vote_has_the_protocols_settings_and_its_boxes_are_clipped() -> None:
     finder, image = Fixed((0.1, 0.1, 0.2, 0.2)), np.zeros((100, 100, 3), np.uint8)
     protocol = MultiScale(max_pixels=10_000)  # the face and its mirror, one pass each
-    assert len(protocol.detect(finder, image)[0].scores) == 2
-    assert len(replace(protocol, keep=1).detect(finder, image)[0].scores) == 1
-    assert len(replace(protocol, keep_singles=False).detect(finder, image)[0].scores) == 0
-    # Mirror images with IoU 1/3.
-    wide = Fixed((0.1, 0.1, 0.7, 0.2))
-    assert len(protocol.detect(wide, image)[0].scores) == 2 - 1
-    assert len(replace(protocol, vote_iou=0.6).detect(wide, image)[0].scores) == 2
+    wide = Fixed((0.1, 0.1, 0.7, 0.2))  # mirror images with IoU 1/3
+    for changes, found, count in (({}, finder, 2), ({"keep": 1}, finder, 1), ({"keep_singles": False}, finder, 0),
+                                  ({}, wide, 1), ({"vote_iou": 0.6}, wide, 2)):  # fmt: skip
+        assert len(replace(protocol, **changes).detect(found, image)[0].scores) == count  # type: ignore[arg-type]
+    # The mirror image's box is (0.5 … 1.5): IoU 0, a face of its own.
+    clipped, _ = protocol.detect(Fixed((-0.5, 0.25, 0.5, 1.5)), image)  # type: ignore[arg-type]
+    assert clipped.boxes_xyxy.tolist() == [[0, 25, 50, 100], [50, 25, 100, 100]]
 
 
 def test_the_detector_takes_several_scales_as_it_takes_one() -> None:
@@ -157,13 +115,9 @@ def test_the_detector_takes_several_scales_as_it_takes_one() -> None:
     detector = detector_of(build_network(level=2, width=0.0625), detection={"keep": 20})
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     protocol = MultiScale(max_pixels=20_000)
-    found, (expected, records) = (
-        detector.detect(image, protocol, threshold=0.0),
-        protocol.detect(detector.backend, image),
-    )
-    assert len(found.scores) and len(records) == 4
+    found, (expected, records) = detector.detect(image, protocol, 0.0), protocol.detect(detector.backend, image)
+    assert len(found.scores) and len(records) == 4 and (found.scores.diff() <= 0).all()
     assert torch.equal(found.boxes_xyxy, expected.boxes_xyxy) and torch.equal(found.scores, expected.scores)
-    assert (found.scores.diff() <= 0).all()
     assert (found.boxes_xyxy >= 0).all() and (found.boxes_xyxy <= torch.tensor([96, 64] * 2)).all()
 
 
@@ -201,13 +155,12 @@ def test_each_size_keeps_the_faces_that_it_sees_best() -> None:
 
 
 def test_the_protocols_files_are_read() -> None:
-    files = {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in (config_dir() / "protocol").glob("*")}
-    protocols: dict[str, Any] = {name: build_protocol(settings) for name, settings in files.items()}  # type: ignore[arg-type]
-    assert protocols["multiscale"] == MultiScale()
-    assert protocols["multiscale_quick"] == MultiScale(max_pixels=1_000_000)
-    assert protocols["short640"] == TestScale("short", 640)
-    assert protocols["auto"] == TwoSizes()
-    assert all(files[name]["name"] == name for name in files)  # type: ignore[index,call-overload]
+    expected = {
+        "multiscale": MultiScale(), "multiscale_quick": MultiScale(max_pixels=1_000_000), "auto": TwoSizes(),
+        "short640": TestScale("short", 640),
+    }  # fmt: skip
+    assert {name: protocol_of(name) for name in expected} == expected
+    assert all(protocol_settings(name)["name"] == name for name in protocol_names())
 
 
 def test_a_number_is_stored_with_all_its_settings() -> None:
@@ -220,65 +173,26 @@ def test_a_number_is_stored_with_all_its_settings() -> None:
     assert build_protocol(full_settings({"name": "a", "kind": "multiscale"})) == MultiScale()
 
 
-@pytest.mark.parametrize(
-    ("kind", "settings", "message"),
-    [
+def test_mistakes_in_the_settings() -> None:
+    for kind, options, message in (
         ("multiscale", {"max_pixels": 0}, "protocol.max_pixels=0"),
         ("multiscale", {"tile_pixels": 1_000_000}, "protocol.tile_pixels=1000000.*1982464"),
         ("multiscale", {"vote_iou": 0}, "protocol.vote_iou=0"),
         ("multiscale", {"keep": True}, "protocol.keep=True"),
         ("multiscale", {"size": 640}, r"protocol\.size.*max_pixels"),
         ("two_sizes", {"min_short": 1.5}, "protocol.min_short=1.5"),
-    ],
-)
-def test_mistakes_in_the_settings(kind: str, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        build_protocol({"name": "mine", "kind": kind, **settings})
-
-
-# A whole evaluation
-
-
-def test_an_evaluation_at_several_scales(tmp_path: Path) -> None:
-    network = {"level": 2, "width": 0.0625}
-    torch.manual_seed(0)
-    state = {f"network.{name}": value for name, value in build_network(**network).state_dict().items()}
-    torch.save({"hyper_parameters": {"network": network, "detection": {}}, "state_dict": state}, tmp_path / "a.ckpt")
-    source = build_source(
-        name="synthetic", root=str(tmp_path / "data"), train_images=1, val_images=2, seed=0, image_width=[160, 200],
-        image_height=[120, 160],
-    )  # fmt: skip
-    out = tmp_path / "evaluation_multiscale_quick"
-    settings = {"name": "multiscale_quick", "kind": "multiscale", "max_pixels": 100_000}
-    ap = evaluate(tmp_path / "a.ckpt", source, settings, out, device="cpu", workers=0)
-    scores = json.loads((out / "scores.json").read_text())
-    assert scores["ap"] == ap and scores["images"] == 2 and scores["protocol"] == "multiscale_quick"
-    assert scores["made_by"]["protocol_settings"] == full_settings(settings)
-    assert scores["made_by"]["tiled_images"] == 0
-    scales = json.loads((out / "scales.json").read_text())
-    records = {record.image_id: record for record in source.val()}
-    assert set(scales) == set(records)
-    protocol = MultiScale(max_pixels=100_000)
-    for image_id, steps in scales.items():
-        (name,) = (out / "predictions").rglob(f"{image_id.split('/')[-1]}.txt")
-        rows = name.read_text().splitlines()[2:]
-        assert 0 < len(rows) <= 750
-        height, width = steps[0]["height"], steps[0]["width"]
-        assert [step["scale"] for step in steps] == [step.scale for step in protocol.scales(height, width)]
-        assert all(step["tiles"] == 1 and step["boxes"] > 0 for step in steps[:2])
-        x, y, w, h, _ = np.array([row.split() for row in rows], float).T
-        assert (x >= 0).all() and (y >= 0).all() and (x + w <= width + 0.01).all() and (y + h <= height + 0.01).all()
+    ):
+        with pytest.raises(InputError, match=message):
+            build_protocol({"name": "mine", "kind": kind, **options})  # type: ignore[dict-item]
 
 
 def test_a_photo_that_the_decoder_shrinks_shows_the_same_faces(tmp_path: Path) -> None:
-    with cbook.get_sample_data("grace_hopper.jpg") as file:
-        one = Image.open(file).convert("RGB").resize((1024, 1200))
+    one = Image.open(PHOTOGRAPH).convert("RGB").resize((1024, 1200))
     photo = Image.new("RGB", (2 * 1024 + 1, 1200 + 1), "gray")
     photo.paste(one, (0, 0))
     photo.paste(one.resize((400, 470)), (1300, 333))
     photo.save(tmp_path / "a.jpg", quality=92)
-    detector = FaceDetector.from_pretrained()
-    shrunk, whole = detector.detect(tmp_path / "a.jpg"), detector.detect(read_image_rgb(tmp_path / "a.jpg"))
+    shrunk, whole = light().detect(tmp_path / "a.jpg"), light().detect(read_image_rgb(tmp_path / "a.jpg"))
     assert len(shrunk) == len(whole) == 2
     assert float(pairwise_iou(shrunk.boxes_xyxy, whole.boxes_xyxy).amax(dim=1).min()) > 0.9
     torch.testing.assert_close(shrunk.scores, whole.scores, atol=0.05, rtol=0)

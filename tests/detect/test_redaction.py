@@ -1,6 +1,5 @@
 """Blurred and pixelated faces: what is changed, what is left, and that the detail is gone."""
 
-import matplotlib.cbook
 import numpy as np
 import pytest
 import torch
@@ -15,15 +14,6 @@ def noise(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-@pytest.fixture(scope="module")
-def portrait_rgb():
-    path = matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
-    return np.asarray(Image.open(path).convert("RGB"))
-
-
-FACE = [192.2, 121.6, 352.6, 330.8]  # about where fanet_light finds it
-
-
 def pixelated_slowly(image, regions):
     """One cell at a time with loops; cells of both axes end at round(i x length / count)."""
     result = image.copy()
@@ -32,38 +22,32 @@ def pixelated_slowly(image, regions):
         cell = max(max(height, width) / 8, 4)
         rows, columns = max(1, int(height / cell)), max(1, int(width / cell))
         before = result.copy()
-        for i in range(rows):
-            for j in range(columns):
-                y = slice(top + round(i * height / rows), top + round((i + 1) * height / rows))
-                x = slice(left + round(j * width / columns), left + round((j + 1) * width / columns))
-                for channel in range(3):
-                    values = before[y, x, channel].tolist()
-                    flat = [v for row in values for v in row]
-                    result[y, x, channel] = round(sum(flat) / len(flat))
+        for i, j, channel in np.ndindex(rows, columns, 3):
+            y = slice(top + round(i * height / rows), top + round((i + 1) * height / rows))
+            x = slice(left + round(j * width / columns), left + round((j + 1) * width / columns))
+            values = before[y, x, channel].flatten().tolist()
+            result[y, x, channel] = round(sum(values) / len(values))
     return result
 
 
-@pytest.mark.parametrize(
-    "boxes",
-    [
-        [[10, 10, 60, 70]],
-        [[10.4, 20.7, 33.2, 31.9]],
-        [[-20, -20, 30, 40], [60, 50, 200, 200]],
-        [[10, 10, 60, 60], [30, 30, 80, 75], [40, 40, 44, 44]],
-        [[50, 50, 51, 51], [0, 0, 1, 1], [89, 79, 90, 80]],
-        [[-500, -500, 500, 500]],
-    ],
-)
+@pytest.mark.parametrize("boxes", [
+    [[10, 10, 60, 70]], [[10.4, 20.7, 33.2, 31.9]], [[-20, -20, 30, 40], [60, 50, 200, 200]],
+    [[10, 10, 60, 60], [30, 30, 80, 75], [40, 40, 44, 44]], [[50, 50, 51, 51], [0, 0, 1, 1], [89, 79, 90, 80]],
+    [[-500, -500, 500, 500]],
+])  # fmt: skip
 def test_pixelation_agrees_with_loops_over_cells(boxes):
     image = noise(80, 90)
-    regions = redacted_regions(boxes, 80, 90)
-    result = redact(image, boxes, "pixelate")
-    np.testing.assert_array_equal(result, pixelated_slowly(image, regions))
+    expected = pixelated_slowly(image, redacted_regions(boxes, 80, 90))
+    np.testing.assert_array_equal(redact(image, boxes, "pixelate"), expected)
 
 
 def test_blur_agrees_with_the_smoothed_and_enlarged_grid_of_means():
     image = noise(100, 100)
-    result = redact(image, [[10, 10, 90, 90]], "blur", scale=1)[10:90, 10:90]
+    given, whole = image.copy(), redact(image, [[10, 10, 90, 90]], "blur", scale=1)
+    np.testing.assert_array_equal(image, given)
+    outside, result = np.ones((100, 100), bool), whole[10:90, 10:90]
+    outside[10:90, 10:90] = False
+    np.testing.assert_array_equal(whole[outside], image[outside])  # byte for byte
     means = image[10:90, 10:90].reshape(8, 10, 8, 10, 3).mean(axis=(1, 3))
     weights = np.exp(-0.5 * (np.arange(-8, 9) / 0.8) ** 2)
     weights /= weights.sum()
@@ -73,7 +57,7 @@ def test_blur_agrees_with_the_smoothed_and_enlarged_grid_of_means():
         smooth = sum(w * np.take(padded, np.arange(8) + k, axis=axis) for k, w in enumerate(weights))
     # Linear between the centres of the cells, constant beyond the outer ones.
     places = np.clip((np.arange(80) + 0.5) / 10 - 0.5, 0, 7)
-    low, part = np.minimum(places.astype(int), 6), None
+    low = np.minimum(places.astype(int), 6)
     part = places - low
     tall = smooth[low] * (1 - part)[:, None, None] + smooth[low + 1] * part[:, None, None]
     wide = tall[:, low] * (1 - part)[None, :, None] + tall[:, low + 1] * part[None, :, None]
@@ -89,20 +73,6 @@ def test_the_region_is_the_box_with_a_tenth_on_each_side_rounded_outwards():
     assert redacted_regions([[50, 50, 51, 51]], 100, 100, scale=1) == [(49, 49, 53, 53)]
     assert redacted_regions([[99, 0, 100, 1]], 100, 100, scale=1) == [(96, 0, 100, 4)]
     assert redacted_regions([[0, 0, 1, 1]], 3, 2) == [(0, 0, 2, 3)]
-
-
-@pytest.mark.parametrize("kind", REDACTIONS)
-def test_everything_outside_the_regions_stays_byte_for_byte(kind, portrait_rgb):
-    boxes = [FACE, [-30, 500, 40, 700], [500, 10, 503, 12]]
-    before = portrait_rgb.copy()
-    result = redact(portrait_rgb, boxes, kind)
-    assert result is not portrait_rgb and not np.shares_memory(result, portrait_rgb)
-    np.testing.assert_array_equal(portrait_rgb, before)
-    outside = np.ones(portrait_rgb.shape[:2], bool)
-    for left, top, right, bottom in redacted_regions(boxes, *portrait_rgb.shape[:2]):
-        outside[top:bottom, left:right] = False
-        assert (result[top:bottom, left:right] != before[top:bottom, left:right]).any()
-    np.testing.assert_array_equal(result[outside], before[outside])
 
 
 @pytest.mark.parametrize("kind", REDACTIONS)
@@ -139,17 +109,16 @@ def test_the_order_of_faces_does_not_matter_and_coarse_cells_win(kind):
 def test_boxes_outside_empty_and_not_finite_change_nothing(kind):
     image = noise(50, 50)
     boxes = [[60, 0, 70, 10], [-30, 0, -10, 10], [0, 55, 10, 70], [9, 9, 5, 5], [np.nan, 1, 2, 3], [0, 0, np.inf, 5]]
-    np.testing.assert_array_equal(redact(image, boxes, kind), image)
-    np.testing.assert_array_equal(redact(image, [], kind), image)
+    for none in (boxes, []):
+        np.testing.assert_array_equal(redact(image, none, kind), image)
 
 
 def test_a_solid_mask_says_nothing_of_what_was_there():
-    boxes, expected = [[10, 10, 20, 20], [40, 5, 41, 6]], np.zeros((50, 60), bool)
+    expected = np.zeros((50, 60), bool)
     expected[9:21, 9:21] = expected[4:8, 39:43] = True
     for image in (noise(50, 60), np.full((50, 60, 3), 255, np.uint8)):
-        result = redact(image, boxes, "solid")
-        assert (result[expected] == 0).all()
-        np.testing.assert_array_equal(result[~expected], image[~expected])
+        result = redact(image, [[10, 10, 20, 20], [40, 5, 41, 6]], "solid")
+        np.testing.assert_array_equal(result, np.where(expected[..., None], 0, image))
 
 
 def test_an_ellipse_leaves_the_corners_of_the_scaled_box_but_at_the_border():

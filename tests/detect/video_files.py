@@ -1,6 +1,8 @@
 """Videos made by PyAV for the tests: a bar of color that moves 2 pixels a frame, and a sine for sound."""
 
+import json
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,21 +35,26 @@ def write_images(path, images, rate):
 
 
 def make_video(
-    path, frames=50, fps=25, size_wh=(96, 64), sound="aac", sound_seconds=None, ticks=None, time_base=None, turned=None,
-    options=None, mirrored=False,
-):  # fmt: skip
-    """Write a video.
+    path,
+    frames=50,
+    size_wh=(96, 64),
+    sound="aac",
+    ticks=None,
+    time_base=None,
+    turned=None,
+    options=None,
+    mirrored=False,
+):
+    """Write a video of 25 frames a second.
 
-    Args:
-        ticks: time of each frame in units of ``time_base``, instead of a fixed rate.
-        turned: degrees, counter-clockwise, by which players turn the images; ``mirrored``: and then mirror them.
-        options: of the container.
+    ``ticks``: time of each frame in units of ``time_base``, instead. ``turned``: degrees, counter-clockwise, by which
+    players turn the images; ``mirrored``: and then mirror them. ``options``: of the container.
     """
     import av
 
     encoder = ENCODERS.get(path.suffix, "libx264")
     with av.open(str(path), "w", options=options or {}) as output:
-        video = output.add_stream(encoder, rate=fps)
+        video = output.add_stream(encoder, rate=25)
         video.width, video.height = size_wh
         video.pix_fmt = "yuv420p"
         if encoder == "libx264":
@@ -59,24 +66,22 @@ def make_video(
             video.codec_context.time_base = time_base
         if turned is not None or mirrored:
             video.set_display_rotation(turned or 0, hflip=mirrored)
-        rate = RATES.get(sound, 44_100)
         if sound is not None:
+            rate = RATES.get(sound, 44_100)
             audio = output.add_stream(sound, rate=rate)
             audio.codec_context.layout = "mono"
-            samples = sine(frames / fps if sound_seconds is None else sound_seconds, rate)
+            samples = sine(frames / 25, rate)
             for start in range(0, len(samples), 1024):
-                part = samples[None, start : start + 1024]
-                block = av.AudioFrame.from_ndarray(part, format="s16", layout="mono")
+                block = av.AudioFrame.from_ndarray(samples[None, start : start + 1024], format="s16", layout="mono")
                 block.sample_rate, block.pts, block.time_base = rate, start, Fraction(1, rate)
                 output.mux(audio.encode(block))
+            output.mux(audio.encode(None))
         for index in range(frames):
             frame = av.VideoFrame.from_ndarray(image_at(index, size_wh), format="rgb24")
             if ticks is not None:
                 frame.pts, frame.time_base = ticks[index], time_base
             output.mux(video.encode(frame))
         output.mux(video.encode(None))
-        if sound is not None:
-            output.mux(audio.encode(None))
     return path
 
 
@@ -91,5 +96,17 @@ def packets(path, kind="audio"):
 
 def bar_edge(image_rgb):
     """Left edge of the orange bar in pixels."""
-    red = image_rgb[..., 0].astype(int).mean(axis=0)
-    return int(np.argmax(red > 140))
+    return int(np.argmax(image_rgb[..., 0].astype(int).mean(axis=0) > 140))
+
+
+def frames_of(path):
+    """(H, W, 3) uint8 RGB of every frame of a video."""
+    import av
+
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def lines_of(path):
+    """What ``frames/<name>.jsonl`` says of every frame."""
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]

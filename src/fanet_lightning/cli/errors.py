@@ -1,5 +1,6 @@
-"""InputError, and the words and the check of whole numbers that messages share."""
+"""InputError, and what messages share: words, packages that are missing, whole numbers."""
 
+import importlib
 from typing import Any
 
 
@@ -9,6 +10,20 @@ class InputError(ValueError):
     The message is a single line that names the file, line and value at fault and says what to do.
     The verbs print it after ``error:``, as they do an OSError, and leave with exit code 2.
     """
+
+
+def check(fits: object, message: str) -> None:
+    """InputError with this message where something does not fit."""
+    if not fits:
+        raise InputError(message)
+
+
+def import_extra(package: str, what: str, extra: str) -> Any:
+    """The package's module; InputError: it is not installed, ``what`` needs it, and the extra of ours that has it."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise InputError(f"{what}: needs the package {package}; pip install 'fanet-lightning[{extra}]'") from error
 
 
 def first_line(error: BaseException) -> str:

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from fanet_lightning.cli import main as cli
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import check
 from fanet_lightning.cli.files import check_writable, file_sha256
 from fanet_lightning.cli.provenance import code_sha256, made_by
 
@@ -46,18 +46,15 @@ def main(argv: list[str]) -> int:
     Selection(options["threshold"], options["min_face"], options["max_faces"])  # asks for its ranges
     draw = redact is None if options["draw"] == "auto" else options["draw"]
     cli.check_whole(config, workers=1, every=1, **({} if options["max_frames"] is None else {"max_frames": 1}))
-    for is_wrong, what in (
-        (not parts, f"a source must be given; {USAGE}"),
-        (not save or not set(save) <= {*KINDS}, f"save={','.join(map(str, save))}: take any of {', '.join(KINDS)}"),
-        (redact is None and any(options[f"redact_{key}"] != value for key, value in UNREDACTED.items()),
-         "redact_shape, redact_scale, redact_regions, redact_from and redact_to need redact="),
-        (draw not in (True, False), f"draw={draw}: take true, false or auto"),
-        (min(options["max_download_mb"], options["download_seconds"]) <= 0, "max_download_mb and download_seconds must "
-         "be above 0"),
-        (options["resume"] not in ("auto", False), f"resume={options['resume']}: take auto or false (start over)"),
-    ):  # fmt: skip
-        if is_wrong:
-            raise InputError(what)
+    check(parts, f"a source must be given; {USAGE}")
+    check(save and {*save} <= {*KINDS}, f"save={','.join(map(str, save))}: take any of {', '.join(KINDS)}")
+    plain_redaction = all(options[f"redact_{key}"] == value for key, value in UNREDACTED.items())
+    needing = "redact_shape, redact_scale, redact_regions, redact_from and redact_to"
+    check(redact is not None or plain_redaction, f"{needing} need redact=")
+    check(draw in (True, False), f"draw={draw}: take true, false or auto")
+    limits = min(options["max_download_mb"], options["download_seconds"])
+    check(limits > 0, "max_download_mb and download_seconds must be above 0")
+    check(options["resume"] in ("auto", False), f"resume={options['resume']}: take auto or false (start over)")
     out = Path(str(options["out"])) if options["out"] else Path("outputs/detect") / default_name(parts)
     check_writable(out)
     sources = find_sources(parts, out)
@@ -67,7 +64,7 @@ def main(argv: list[str]) -> int:
     from fanet_lightning.detect.detector import open_detector
     from fanet_lightning.detect.outputs import Saving
     from fanet_lightning.detect.protocols import build_protocol, full_settings
-    from fanet_lightning.detect.run import VideoOptions, detect_sources
+    from fanet_lightning.detect.run import Run
     from fanet_lightning.detect.stream import StreamSettings
     from fanet_lightning.models.pretrained import weights_file
 
@@ -78,23 +75,23 @@ def main(argv: list[str]) -> int:
     checkpoint = str(options["checkpoint"])
     detector = open_detector(checkpoint, options["device"], options["precision"])
     assert detector.source is not None
-    summary = detect_sources(
-        sources, detector, look, out,
+    run = Run(
+        sources=sources, detector=detector, look=look, out=out, resume=options["resume"] == "auto",
         saving=Saving(save, redact, draw, options["bar"], options["scores"]),
-        options=VideoOptions(options["every"], options["max_frames"], options["track"]),
         download=(int(options["max_download_mb"] * 1e6), float(options["download_seconds"])),
-        workers=options["workers"], resume=options["resume"] == "auto",
         settings={
             "protocol": full_settings(options["protocol"]), "precision": detector.precision,
             "checkpoint_sha256": file_sha256(weights_file(detector.source)), "detection": detector.detection,
             "code": code_sha256(),
         },
         made_by=made_by([without_passwords(word) for word in sys.argv], checkpoint=checkpoint, packages=PACKAGES),
+        **{key: options[key] for key in ("every", "max_frames", "track", "workers")},
     )  # fmt: skip
-    if summary.interrupted:
+    run()
+    if run.interrupted:
         print("interrupted; what is done is kept, and the same command resumes", file=sys.stderr)
         return cli.INTERRUPTED
-    return SOME_FAILED if summary.failed or summary.broken else 0
+    return SOME_FAILED if run.failed or run.broken else 0
 
 
 def _is_source(word: str) -> bool:

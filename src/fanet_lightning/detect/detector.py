@@ -1,15 +1,9 @@
-"""FaceDetector, the Python API, and what computes its faces: torch, onnxruntime or OpenVINO.
-
->>> detector = FaceDetector.from_pretrained()                   # doctest: +SKIP
->>> detector.detect("holiday.jpg").boxes_xyxy                   # doctest: +SKIP
->>> detector.detect(["a.jpg", image_rgb], protocol="original", threshold=0.2)       # doctest: +SKIP
-"""
+"""FaceDetector, the Python API, and what computes its faces: torch, onnxruntime or OpenVINO."""
 
 import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Self, Unpack, cast, overload
 
@@ -27,12 +21,12 @@ from fanet_lightning.cli.device import (
     precision_on,
     resolve_device,
 )
-from fanet_lightning.cli.errors import InputError, first_line
+from fanet_lightning.cli.errors import InputError, check, first_line, import_extra
 from fanet_lightning.cli.provenance import TrainingImages, images_of
 from fanet_lightning.data.transforms import AUTO, SMALLEST_TILE_PIXELS, TilePixels
 from fanet_lightning.detect.protocols import AnyProtocol, Backend, Found, protocol_of
 from fanet_lightning.detect.selection import Threshold
-from fanet_lightning.detect.stream import DetectOptions, OneImage, StreamSettings, in_order, is_one_image
+from fanet_lightning.detect.stream import DetectOptions, OneImage, StreamSettings, is_one_image
 from fanet_lightning.detect.tiling import PixelLimit, find_in_tiles, tiles
 from fanet_lightning.models.blocks import Upsample, fuse
 from fanet_lightning.models.pretrained import DEFAULT_MODEL, DEFAULT_THRESHOLD, is_export, load_model
@@ -44,6 +38,7 @@ from fanet_lightning.ops.structures import Detections, NetworkOutput
 INPUT_NAME, OUTPUT_NAMES = "images", ("boxes_xyxy", "scores", "image_index")
 PREFIX = "fanet_lightning."
 FORMAT_VERSION = 1
+Call = Callable[[npt.NDArray[np.uint8]], Any]
 # onnxruntime's provider for each device.
 PROVIDERS = {
     "cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "coreml": "CoreMLExecutionProvider",
@@ -65,22 +60,15 @@ class TorchBackend:
 
     Args:
         network: with trained weights; it is moved to ``device``.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` … or ``auto``.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` … or ``auto``; InputError: one that is not there.
         detection: keyword arguments of :func:`fanet_lightning.ops.postprocess.detect` that are not its defaults.
         precision: ``32-true`` or ``bf16-mixed``.
-
-    Raises:
-        InputError: an unknown device, or one that is not there.
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        *,
-        device: str = "cpu",
-        detection: Mapping[str, Any] | None = None,
+        self, network: nn.Module, *, device: str = "cpu", detection: Mapping[str, Any] | None = None,
         precision: str = "32-true",
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.runs_on = resolve_device(device)
         self.device = torch.device(self.runs_on)
         self.network = network.to(self.device).to(memory_format=torch.channels_last).eval()
@@ -91,11 +79,7 @@ class TorchBackend:
         self._pixels = PixelLimit(self.network, self.device, autocast_bf16=precision == "bf16-mixed")
 
     def find(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> list[Found]:
-        """As :meth:`Backend.find`.
-
-        Raises:
-            InputError: not even the smallest tile fits; or, with ``tile_pixels`` None, not the image.
-        """
+        """As :meth:`Backend.find`; InputError: not the smallest tile fits, or, with ``tile_pixels`` None, the image."""
         count, _, height, width = images.shape
         parts = tiles(height, width, self._pixels.of_tile(tile_pixels)) if count == 1 else []
         together = count if count == 1 else self._pixels.images_together(height, width, tile_pixels) or count
@@ -116,7 +100,7 @@ class TorchBackend:
         # Here the exception is gone, and with it the tensors of the failed try.
         free_cached(self.device)
         if count > 1:
-            self._pixels.refuse_together(count * height * width)
+            self._pixels.together = count * height * width // 2
             return self.find(images, tile_pixels)
         largest = max(part.pixels for part in parts)
         if tile_pixels is None or largest <= SMALLEST_TILE_PIXELS:
@@ -124,7 +108,7 @@ class TorchBackend:
             raise InputError(
                 f"an image of {height} × {width} pixels at test scale does not fit into memory ({reason}); {remedy}"
             )
-        self._pixels.refuse_tile(largest)
+        self._pixels.refused = largest
         return self.find(images, tile_pixels)
 
     def heads(self, images: torch.Tensor, upsample: Sequence[Upsample] | None = None) -> NetworkOutput:
@@ -140,20 +124,14 @@ class TorchBackend:
 class ExportBackend:
     """A file of ``fanet export``, in onnxruntime or in OpenVINO: images are computed whole, no tiles.
 
-    Score floor, top-k and NMS are those in the file; ``detection`` says which.
-
-    Args:
-        call: the file in its runtime: (B, 3, H, W) uint8 → the graph's outputs (:mod:`fanet_lightning.export.graph`).
-        metadata: what the file says of itself, see :mod:`fanet_lightning.export.run`.
-        runs_on: the device of the runtime.
+    ``call``: the file in its runtime, (B, 3, H, W) uint8 → the graph's outputs (:mod:`fanet_lightning.export.graph`).
+    ``metadata``: what the file says of itself (:mod:`fanet_lightning.export.run`), ``detection`` among it.
     """
 
     batch_size: int = 1
     batch_pixels: int | None = None
 
-    def __init__(
-        self, call: Callable[[npt.NDArray[np.uint8]], Any], metadata: dict[str, Any], runs_on: str = "cpu"
-    ) -> None:
+    def __init__(self, call: Call, metadata: dict[str, Any], runs_on: str = "cpu") -> None:
         self.call, self.metadata, self.runs_on = call, metadata, runs_on
         self.detection = dict(metadata["detection"])
         self.precision = str(metadata["dtype"])
@@ -162,80 +140,17 @@ class ExportBackend:
     def open(
         cls, path: Path, *, device: str = "auto", providers: Sequence[Any] | None = None, threads: int | None = None
     ) -> Self:
-        """Open an ONNX file; arguments and errors as of :meth:`FaceDetector.from_onnx`."""
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise InputError(f"{path}: needs the package onnxruntime; pip install 'fanet-lightning[export]'") from error
-        here = onnxruntime.get_available_providers()
-        kind, _, index = device.partition(":")
-        if kind == "auto":
-            kind = "cuda" if PROVIDERS["cuda"] in here else "cpu"
-        own = PROVIDERS.get(kind, kind)
-        asked = list(providers or [(own, {"device_id": index}) if index else own])
-        if asked[-1] != PROVIDERS["cpu"]:
-            asked.append(PROVIDERS["cpu"])
-        wanted = asked[0] if isinstance(asked[0], str) else asked[0][0]
-        names = [name for name, provider in PROVIDERS.items() if provider in here]
-        package = f"; pip install onnxruntime-{'gpu' if kind == 'cuda' else kind}" if kind in PROVIDERS else ""
-        given = f"providers={wanted}" if providers else f"device={device}"
-        absent = f"{given}: {wanted} does not start here; there is {', '.join(names)}{'' if providers else package}"
-        if wanted not in here:
-            raise InputError(absent)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
-        options.log_severity_level = 3  # errors; its warnings are about operators that it moves between devices
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of providers that are not there: said below
-                session = onnxruntime.InferenceSession(os.fspath(path), options, providers=asked)
-        except Exception as error:  # onnxruntime's classes have no base of their own
-            raise InputError(
-                f"{path} cannot be opened by onnxruntime {onnxruntime.__version__} ({first_line(error)[:160]}); "
-                "fanet export format=onnx writes one"
-            ) from error
-        first = session.get_providers()[0]
-        if first != wanted and (device != "auto" or providers):  # its libraries are missing: left out without an error
-            raise InputError(absent)
-        runs_on = next((device for device, name in PROVIDERS.items() if name == first), first)
-        metadata = _read_metadata(session.get_modelmeta().custom_metadata_map, path)
-        return cls(
-            lambda images: session.run(list(OUTPUT_NAMES), {INPUT_NAME: images}),
-            metadata,
-            device if device.startswith(f"{runs_on}:") else runs_on,
-        )
-
-    @classmethod
-    def open_openvino(cls, path: Path, *, device: str = "auto", threads: int | None = None) -> Self:
-        """Open an OpenVINO file; arguments and errors as of :meth:`FaceDetector.from_openvino`."""
-        try:
-            import openvino
-        except ImportError as error:
-            raise InputError(f"{path}: needs the package openvino; pip install 'fanet-lightning[openvino]'") from error
-        core = openvino.Core()
-        name = "CPU" if device == "auto" else device.upper().replace(":", ".")
-        # Otherwise processors that multiply bf16 do so, and find other scores than the file's model.
-        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-        if name == "CPU":
-            settings["INFERENCE_NUM_THREADS"] = torch.get_num_threads() if threads is None else threads
-        try:
-            model = core.read_model(path)
-            compiled = core.compile_model(model, name, settings)
-        except RuntimeError as error:
-            raise InputError(
-                f"{path} with its weights in {path.stem}.bin cannot be opened by OpenVINO on device={device} (here are "
-                f"{', '.join(core.available_devices).lower()}); fanet export format=openvino writes one"
-            ) from error
-        try:
-            entries = json.loads(model.get_rt_info(PREFIX.rstrip(".")).astype(str))
-        except (RuntimeError, ValueError):  # of another program
-            entries = {}
-
-        def call(images: npt.NDArray[np.uint8]) -> list[Any]:
-            outputs = compiled({INPUT_NAME: images})
-            return [outputs[name] for name in OUTPUT_NAMES]
-
-        return cls(call, _read_metadata(entries, path), name.lower().replace(".", ":"))
+        """Open an ONNX file, or OpenVINO's ``.xml``; arguments and errors as of :meth:`FaceDetector.from_onnx`."""
+        threads = torch.get_num_threads() if threads is None else threads
+        if path.suffix.lower() == ".xml":
+            call, entries, runs_on = _in_openvino(path, device, threads)
+        else:
+            call, entries, runs_on = _in_onnxruntime(path, device, providers, threads)
+        own: dict[str, Any] = {key.removeprefix(PREFIX): x for key, x in entries.items() if key.startswith(PREFIX)}
+        is_own = own.get("format_version") == str(FORMAT_VERSION)
+        check(is_own, f"{path} is not of this version of fanet_lightning.export; export the model again")
+        own |= {key: json.loads(own[key]) for key in ("detection", "network", "bytes_per_pixel", "training_images")}
+        return cls(call, own | {"training_images": images_of(own)}, runs_on)
 
     def find(self, images: torch.Tensor, tile_pixels: TilePixels = AUTO) -> list[Found]:
         """As :meth:`Backend.find`; never in tiles."""
@@ -246,8 +161,7 @@ class ExportBackend:
             available = available_bytes(torch.device("cpu"))
             if available is not None:
                 together = int(available * SHARE / self.metadata["bytes_per_pixel"]) // (height * width)
-        if not together:
-            raise InputError(_too_large(height, width))
+        check(together, _too_large(height, width))
         found = []
         for start in range(0, count, together):
             part = np.ascontiguousarray(images[start : start + together].cpu().numpy())
@@ -255,27 +169,84 @@ class ExportBackend:
             found += [Found(Detections(boxes_xyxy[index == k], scores[index == k]), 1) for k in range(len(part))]
         return found
 
-    def run(
-        self, images: npt.NDArray[np.uint8]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    def run(self, images: npt.NDArray[np.uint8]) -> Any:
         """(B, 3, H, W) → the graph's outputs; InputError where memory runs out."""
         try:
-            boxes_xyxy, scores, image_index = self.call(images)
-        except Exception as error:  # as above
+            return self.call(images)
+        except Exception as error:  # onnxruntime's classes have no base of their own
             if not any(word in str(error).lower() for word in ("alloc", "memory")):
                 raise
             raise InputError(_too_large(*images.shape[2:])) from error
-        return boxes_xyxy, scores, image_index
 
 
-def _read_metadata(entries: Mapping[str, str], path: Path) -> dict[str, Any]:
-    """What the file says of itself: keys without their prefix, JSON parsed."""
-    own: dict[str, Any] = {key.removeprefix(PREFIX): x for key, x in entries.items() if key.startswith(PREFIX)}
-    if own.get("format_version") != str(FORMAT_VERSION):
-        raise InputError(f"{path} is not of this version of fanet_lightning.export; export the model again")
-    own |= {key: json.loads(own[key]) for key in ("detection", "network", "bytes_per_pixel", "training_images")}
-    own["training_images"] = images_of(own)
-    return own
+def _in_onnxruntime(
+    path: Path, device: str, providers: Sequence[Any] | None, threads: int
+) -> tuple[Call, Mapping[str, str], str]:
+    """The file as a function, what it says of itself, and the device that it runs on."""
+    onnxruntime = import_extra("onnxruntime", str(path), "export")
+    here = onnxruntime.get_available_providers()
+    kind, _, index = device.partition(":")
+    if kind == "auto":
+        kind = "cuda" if PROVIDERS["cuda"] in here else "cpu"
+    own = PROVIDERS.get(kind, kind)
+    asked = list(providers or [(own, {"device_id": index}) if index else own])
+    wanted = asked[0] if isinstance(asked[0], str) else asked[0][0]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors; its warnings are about operators that it moves between devices
+    first = ""
+    if wanted in here:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of providers that are not there: said below
+                session = onnxruntime.InferenceSession(os.fspath(path), options, providers=asked)
+        except Exception as error:  # as above
+            raise InputError(
+                f"{path} cannot be opened by onnxruntime {onnxruntime.__version__} ({first_line(error)[:160]}); "
+                "fanet export format=onnx writes one"
+            ) from error
+        first = session.get_providers()[0]
+    # One that is listed, but whose libraries are missing, is left out without an error.
+    if first != wanted and (not first or device != "auto" or providers):
+        names = ", ".join(name for name, provider in PROVIDERS.items() if provider in here)
+        package = f"; pip install onnxruntime-{'gpu' if kind == 'cuda' else kind}" if kind in PROVIDERS else ""
+        given = f"providers={wanted}" if providers else f"device={device}"
+        raise InputError(f"{given}: {wanted} does not start here; there is {names}{'' if providers else package}")
+    runs_on = next((name for name, provider in PROVIDERS.items() if provider == first), first)
+    return (
+        lambda images: session.run(list(OUTPUT_NAMES), {INPUT_NAME: images}),
+        session.get_modelmeta().custom_metadata_map,
+        device if device.startswith(f"{runs_on}:") else runs_on,
+    )
+
+
+def _in_openvino(path: Path, device: str, threads: int) -> tuple[Call, Mapping[str, str], str]:
+    """As :func:`_in_onnxruntime`."""
+    openvino = import_extra("openvino", str(path), "openvino")
+    core = openvino.Core()
+    name = "CPU" if device == "auto" else device.upper().replace(":", ".")
+    # Otherwise processors that multiply bf16 do so, and find other scores than the file's model.
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    if name == "CPU":
+        settings["INFERENCE_NUM_THREADS"] = threads
+    try:
+        model = core.read_model(path)
+        compiled = core.compile_model(model, name, settings)
+    except RuntimeError as error:
+        raise InputError(
+            f"{path} with its weights in {path.stem}.bin cannot be opened by OpenVINO on device={device} (here are "
+            f"{', '.join(core.available_devices).lower()}); fanet export format=openvino writes one"
+        ) from error
+    try:
+        entries = json.loads(model.get_rt_info(PREFIX.rstrip(".")).astype(str))
+    except (RuntimeError, ValueError):  # of another program
+        entries = {}
+
+    def call(images: npt.NDArray[np.uint8]) -> list[Any]:
+        outputs = compiled({INPUT_NAME: images})
+        return [outputs[name] for name in OUTPUT_NAMES]
+
+    return call, entries, name.lower().replace(".", ":")
 
 
 def _too_large(height: int, width: int) -> str:
@@ -286,34 +257,21 @@ def _too_large(height: int, width: int) -> str:
 
 
 class FaceDetector:
-    """A trained network with its test-time settings.
-
-    Attributes ``runs_on``, ``precision`` and ``detection`` are those of the backend.
+    """A trained network with its test-time settings; ``runs_on``, ``precision`` and ``detection`` of the backend.
 
     Args:
         backend: what computes, :class:`TorchBackend` or :class:`ExportBackend`.
         batch_size: of several images, so many in a row that have the same size at test scale go through the network
-            together, as far as memory goes. None: 8, on a CPU of 640 × 480 pixels in all at most (there small images
-            gain by it, 96 × 96 more than half of the time, larger ones hardly); 1 with an export.
-        source: the checkpoint, model folder or file that the network came from, for the record.
-        network_options: what ``build_network`` made the network with, for the record.
-        training_images: what it was trained on; None where that is not known.
-
-    Raises:
-        InputError: a batch size below 1.
+            together, as far as memory goes. None: 8, on a CPU of 640 × 480 pixels in all at most; 1 with an export.
+        source, network_options, training_images: for the record: the checkpoint, model folder or file that the network
+            came from, what ``build_network`` made it with, what it was trained on (None: not known).
     """
 
     def __init__(
-        self,
-        backend: Backend,
-        *,
-        batch_size: int | None = None,
-        source: Path | None = None,
-        network_options: Mapping[str, Any] | None = None,
-        training_images: Sequence[TrainingImages] | None = None,
-    ) -> None:
-        if batch_size is not None and batch_size < 1:
-            raise InputError(f"batch_size={batch_size}; give 1 or more")
+        self, backend: Backend, *, batch_size: int | None = None, source: Path | None = None,
+        network_options: Mapping[str, Any] | None = None, training_images: Sequence[TrainingImages] | None = None,
+    ) -> None:  # fmt: skip
+        check(batch_size is None or batch_size >= 1, f"batch_size={batch_size}; give 1 or more")
         self.backend = backend
         self.runs_on, self.precision, self.detection = backend.runs_on, backend.precision, backend.detection
         self.batch_size = batch_size or backend.batch_size
@@ -324,20 +282,10 @@ class FaceDetector:
         self.training_images = training_images
 
     @classmethod
-    def from_checkpoint(cls, path: Path | str, **options: Any) -> Self:
-        """As :meth:`from_pretrained`, for a checkpoint of ``train`` or its run's folder."""
-        return cls.from_pretrained(path, **options)
-
-    @classmethod
     def from_pretrained(
-        cls,
-        model: Path | str = DEFAULT_MODEL,
-        *,
-        device: str = "cpu",
-        detection: Mapping[str, Any] | None = None,
-        precision: str = "32-true",
-        batch_size: int | None = None,
-    ) -> Self:
+        cls, model: Path | str = DEFAULT_MODEL, *, device: str = "cpu", detection: Mapping[str, Any] | None = None,
+        precision: str = "32-true", batch_size: int | None = None,
+    ) -> Self:  # fmt: skip
         """Load a trained model, its batch normalization folded into the convolutions.
 
         On a CPU the process keeps up to 1 GiB of freed memory from then on
@@ -345,13 +293,10 @@ class FaceDetector:
 
         Args:
             model: the name of a shipped model, a model's folder, ``organisation/name`` on the Hugging Face hub, or a
-                checkpoint or run's folder of ``train``; see :func:`fanet_lightning.models.pretrained.locate`.
+                checkpoint or run's folder of ``train``; errors as of :func:`fanet_lightning.models.pretrained.locate`.
             device, precision: as of :class:`TorchBackend`.
             detection: settings in place of the model's own.
             batch_size: as of :class:`FaceDetector`.
-
-        Raises:
-            InputError: see :func:`load_model`.
         """
         loaded = load_model(model)
         settings = detection_settings(loaded.detection, detection)
@@ -363,89 +308,58 @@ class FaceDetector:
             training_images=loaded.training_images,
         )  # fmt: skip
 
+    from_checkpoint = from_pretrained
+
     @classmethod
     def from_onnx(
-        cls,
-        path: Path | str,
-        *,
-        device: str = "auto",
-        providers: Sequence[Any] | None = None,
-        threads: int | None = None,
-        batch_size: int | None = None,
-    ) -> Self:
-        """Open a file that ``fanet export format=onnx`` has written; onnxruntime computes.
+        cls, path: Path | str, *, device: str = "auto", providers: Sequence[Any] | None = None,
+        threads: int | None = None, batch_size: int | None = None,
+    ) -> Self:  # fmt: skip
+        """Open a file of ``fanet export``: ``.onnx`` in onnxruntime, ``.xml`` in OpenVINO (which computes in float32).
 
         Args:
-            path: the ``.onnx`` file.
-            device: ``cpu``, ``cuda``, ``coreml``, ``directml`` or ``openvino``, also with a number (``cuda:1``);
-                ``auto``: ``cuda`` where onnxruntime has it, else ``cpu``.
+            path: of OpenVINO the ``.xml``; its weights are next to it, in the ``.bin`` of the same name.
+            device: of onnxruntime ``cpu``, ``cuda``, ``coreml``, ``directml`` or ``openvino``, also with a number
+                (``cuda:1``), ``auto`` is ``cuda`` where onnxruntime has it, else ``cpu``. Of OpenVINO ``cpu``, ``gpu``,
+                ``gpu:1``, ``npu``, ``auto`` is ``cpu``.
             providers: onnxruntime's execution providers instead, as ``InferenceSession`` takes them.
             threads: on a CPU; None takes torch's number.
-            batch_size: images of one size that are computed together.
+            batch_size: as of :class:`FaceDetector`.
 
         Raises:
-            InputError: no such file, one of something else, onnxruntime is missing or cannot run it as asked.
+            InputError: no such file, one of something else, the runtime is missing or cannot run it as asked.
         """
         path = Path(path).expanduser()
         backend = ExportBackend.open(path, device=device, providers=providers, threads=threads)
-        return cls._of_export(backend, path, batch_size)
-
-    @classmethod
-    def from_openvino(
-        cls, path: Path | str, *, device: str = "auto", threads: int | None = None, batch_size: int | None = None
-    ) -> Self:
-        """Open a file that ``fanet export format=openvino`` has written; OpenVINO computes, in float32.
-
-        Args:
-            path: the ``.xml`` file; its weights are next to it, in the ``.bin`` of the same name.
-            device: of OpenVINO: ``cpu``, ``gpu``, ``gpu:1``, ``npu``; ``auto`` is ``cpu``.
-            threads, batch_size: as of :meth:`from_onnx`.
-
-        Raises:
-            InputError: as :meth:`from_onnx`.
-        """
-        path = Path(path).expanduser()
-        return cls._of_export(ExportBackend.open_openvino(path, device=device, threads=threads), path, batch_size)
-
-    @classmethod
-    def _of_export(cls, backend: ExportBackend, path: Path, batch_size: int | None) -> Self:
         return cls(
             backend, batch_size=batch_size, source=path, network_options=backend.metadata["network"],
             training_images=backend.metadata["training_images"],
         )  # fmt: skip
 
-    @overload
-    def detect(
-        self,
-        images: OneImage,
-        protocol: AnyProtocol | None = None,
-        threshold: Threshold = DEFAULT_THRESHOLD,
-        **options: Unpack[DetectOptions],
-    ) -> Detections: ...
+    from_openvino = from_onnx
 
     @overload
     def detect(
-        self,
-        images: list[Any] | tuple[Any, ...] | Iterator[Any],
-        protocol: AnyProtocol | None = None,
-        threshold: Threshold = DEFAULT_THRESHOLD,
+        self, images: OneImage, protocol: AnyProtocol | None = None, threshold: Threshold = DEFAULT_THRESHOLD,
         **options: Unpack[DetectOptions],
-    ) -> list[Detections]: ...
+    ) -> Detections: ...  # fmt: skip
+
+    @overload
+    def detect(
+        self, images: list[Any] | tuple[Any, ...] | Iterator[Any], protocol: AnyProtocol | None = None,
+        threshold: Threshold = DEFAULT_THRESHOLD, **options: Unpack[DetectOptions],
+    ) -> list[Detections]: ...  # fmt: skip
 
     def detect(
-        self,
-        images: OneImage | Iterable[OneImage],
-        protocol: AnyProtocol | None = None,
-        threshold: Threshold = DEFAULT_THRESHOLD,
-        **options: Unpack[DetectOptions],
-    ) -> Detections | list[Detections]:
+        self, images: OneImage | Iterable[OneImage], protocol: AnyProtocol | None = None,
+        threshold: Threshold = DEFAULT_THRESHOLD, **options: Unpack[DetectOptions],
+    ) -> Detections | list[Detections]:  # fmt: skip
         """Faces of one image, or of each of several.
 
         Args:
             images: one image: a path, a PIL image, a uint8 array (H, W, 3), gray (H, W) or with alpha (H, W, 4), a
                 uint8 tensor (3, H, W) or (1, H, W); see :func:`fanet_lightning.detect.stream.image_rgb_of`. Or several
-                of any kind and size: a list, an iterator, an array (B, H, W, 3), a tensor (B, 3, H, W). Files of a
-                list are read while the network is busy with those before them.
+                of any kind and size: a list, an iterator, an array (B, H, W, 3), a tensor (B, 3, H, W).
             protocol: at which size it looks for faces: a name of ``conf/protocol`` (``auto``, ``original``,
                 ``multiscale`` …), settings, a :class:`TestScale`, :class:`TwoSizes` or :class:`MultiScale`; None is
                 ``auto``, as on the command line.
@@ -456,8 +370,7 @@ class FaceDetector:
             max_faces: the best so many by score; None: all.
             rotate: ``none``; ``auto``, where no face is found, looks at the image turned by 90, 180 and 270 degrees
                 too; ``all`` always does. Boxes are of the image as it was given.
-            channel_order: of arrays and tensors, ``rgb``, or ``bgr``, which is OpenCV's. Files and PIL images say it
-                themselves.
+            channel_order: of arrays and tensors, ``rgb``, or ``bgr``, which is OpenCV's.
 
         Returns:
             Boxes in pixels of the image, clipped to it, float32; scores in descending order. For several images a
@@ -479,64 +392,36 @@ class FaceDetector:
         return settings.detect(self.backend, [settings.prepare(images)])[0]
 
     def detect_each(
-        self,
-        images: Iterable[OneImage],
-        protocol: AnyProtocol | None = None,
-        threshold: Threshold = DEFAULT_THRESHOLD,
-        **options: Unpack[DetectOptions],
-    ) -> Iterator[tuple[Any, Detections | InputError]]:
+        self, images: Iterable[OneImage], protocol: AnyProtocol | None = None,
+        threshold: Threshold = DEFAULT_THRESHOLD, **options: Unpack[DetectOptions],
+    ) -> Iterator[tuple[Any, Detections | InputError]]:  # fmt: skip
         """Every image with its faces, one by one as they are found, in order; a bad one is no reason to stop.
 
-        Args:
-            images: as of :meth:`detect`, several; an iterator is asked for a few images ahead of those found, so
-                arrays that it has handed out must stay as they are until their faces come out.
-            protocol, threshold, options: as of :meth:`detect`.
-
-        Yields:
-            The image as it was given, with its faces, or with the InputError that says what is wrong with it. Files
-            are read and resized ahead in threads of their own, a few at a time, so the folder may have any size.
-
-        Raises:
-            InputError: an unknown protocol, or an option outside its range; before the first image is read.
+        Arguments as of :meth:`detect`. Yields the image as it was given, with its faces, or with the InputError that
+        says what is wrong with it. Files are read ahead in threads, a few at a time; arrays that an iterator has handed
+        out must stay as they are until their faces come out. InputError by the call: a protocol or an option.
         """
         settings = StreamSettings(protocol_of(protocol), threshold, **options)
         several = [images] if is_one_image(images) else cast(Iterable[Any], images)
         # What is wrong with the settings is said by the call, not by the first step of the iteration.
-        together = partial(settings.images_together, self.batch_size, self.batch_pixels)
-        return in_order(several, settings.prepare, partial(settings.detect, self.backend), together)
+        return settings.each(self.backend, several, self.batch_size, self.batch_pixels)
 
 
 def open_detector(
-    checkpoint: Path | str,
-    device: str = "auto",
-    precision: str = "auto",
-    detection: Mapping[str, Any] | None = None,
+    checkpoint: Path | str, device: str = "auto", precision: str = "auto", detection: Mapping[str, Any] | None = None
 ) -> FaceDetector:
     """Whatever ``checkpoint=`` names: a checkpoint of ``train``, a model's folder or name, or an export.
 
-    Args:
-        checkpoint: see :func:`fanet_lightning.models.pretrained.locate`; ``.onnx`` is run by onnxruntime,
-            ``.xml`` by OpenVINO.
-        device: ``auto``, ``cpu``, ``cuda`` …, of an export those of its runtime.
-        precision: ``auto``, ``32-true`` or ``bf16-mixed``; an export has its own, so only ``auto``.
-        detection: settings of :func:`fanet_lightning.ops.postprocess.detect` in place of the model's own.
-
-    Raises:
-        InputError: see :meth:`FaceDetector.from_pretrained` and :meth:`FaceDetector.from_onnx`; an unknown device or
-            precision; settings other than those inside an export.
+    Args and errors as of :meth:`FaceDetector.from_pretrained` and :meth:`FaceDetector.from_onnx`; ``device`` and
+    ``precision`` may be ``auto``, and an export has its own precision and settings: InputError for others.
     """
     if not is_export(checkpoint):
         device = resolve_device(device)
         precision = precision_on(precision, device)
         return FaceDetector.from_pretrained(checkpoint, device=device, precision=precision, detection=detection)
-    if precision != "auto":
-        raise InputError(f"precision={precision}: {checkpoint} has its own; leave it out")
-    is_onnx = Path(checkpoint).suffix.lower() == ".onnx"
-    detector = (FaceDetector.from_onnx if is_onnx else FaceDetector.from_openvino)(checkpoint, device=device)
-    for key, value in (detection or {}).items():
-        if value != detector.detection[key]:
-            raise InputError(
-                f"detection.{key}={value}: inside {checkpoint} it is {detector.detection[key]}; give that, or export "
-                f"again with detection.{key}={value}"
-            )
+    detector = FaceDetector.from_onnx(checkpoint, device=device)
+    refused = [] if precision == "auto" else [f"precision={precision}"]
+    refused += [f"detection.{key}={value} (it is {detector.detection[key]})"
+                for key, value in (detection or {}).items() if value != detector.detection[key]]  # fmt: skip
+    check(not refused, f"{', '.join(refused)}: {checkpoint} has its own; leave it out, or export again with it")
     return detector

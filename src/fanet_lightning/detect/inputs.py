@@ -9,7 +9,7 @@ import re
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from itertools import takewhile
@@ -21,7 +21,7 @@ import requests
 import urllib3.exceptions
 from PIL import Image
 
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import InputError, check
 from fanet_lightning.cli.files import IMAGE_EXTENSIONS, lines_of
 from fanet_lightning.data.images import (
     Image8,
@@ -67,6 +67,7 @@ class Item:
     location: Path | str | int
     name: str
     stem: str = ""
+    is_video: bool = False
 
     @property
     def text(self) -> str:
@@ -107,22 +108,15 @@ def without_passwords(source: str | Path) -> str:
 def split_source(text: str) -> list[str]:
     """The single sources of ``source=…``: divided at commas, unless a file has exactly this name.
 
-    What follows a comma in an http(s) address belongs to the address, unless it is an address itself, a path that
-    exists, or comes after a space.
+    With an address among them, which may have commas itself, at commas before a space or another address.
     """
     text = text.strip()
     if text.startswith("[") and text.endswith("]"):  # as Hydra writes lists
         text = text[1:-1]
     if _exists(text):
         return [text]
-    parts: list[str] = []
-    for piece in text.split(","):
-        within = parts and re.match(r"https?://\S+$", parts[-1], re.IGNORECASE) and re.match(r"\S", piece)
-        if within and "://" not in piece and not _exists(piece) and not glob.glob(piece):  # noqa: PTH207
-            parts[-1] += f",{piece}"
-        else:
-            parts.append(piece.strip())
-    return [part for part in parts if part]
+    parts = re.split(r",\s+|,(?=[a-z]+://)" if "://" in text else ",", text)
+    return [part.strip() for part in parts if part.strip()]
 
 
 def _exists(text: str) -> bool:
@@ -159,43 +153,41 @@ def find_sources(parts: Sequence[str], out: Path | None = None) -> Sources:
     Raises:
         InputError: a source that does not exist or is of no known kind, a list that cannot be read, or nothing found.
     """
-    # By place: the input with the name that it would like to have, and whether it is a video.
-    found: dict[str, tuple[Item, bool]] = {}
+    found: dict[str, Item] = {}  # by place
     failed: dict[str, str] = {}
+    items: Iterable[Item]
     for part in parts:
         location = _location(part)
         is_folder = isinstance(location, Path) and _exists(part) and location.is_dir()
         if isinstance(location, Path) and (is_folder or (glob.has_magic(part) and not _exists(part))):
             folder = location if is_folder else _fixed_part(location)
             names = _walk(folder, out, failed) if is_folder else _matches(folder, location, out)
-            for name in sorted(names):
-                suffix = PurePosixPath(name).suffix.lower()
-                item = Item(folder / name, name)
-                if suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
-                    found.setdefault(item.place, (item, suffix in VIDEO_SUFFIXES))
+            wanted = (name for name in sorted(names) if _suffix(name) in IMAGE_SUFFIXES | VIDEO_SUFFIXES)
+            items = (Item(folder / name, name, is_video=_suffix(name) in VIDEO_SUFFIXES) for name in wanted)
         else:
-            for item, is_video in _stated(part, location):
-                place = item.place if isinstance(item.location, Path) else str(item.location)
-                found.setdefault(place, (item, is_video))
-    if not found:
-        raise InputError(f"source={','.join(parts)}: no image in it{', '.join(['', *failed.values()])}; {_ADVICE}")
-    inputs = sorted(found.values(), key=lambda entry: entry[1])  # images first
-    items = _named([item for item, _ in inputs])
-    count = sum(not is_video for _, is_video in inputs)
-    return Sources(items[:count], items[count:], failed)
+            items = _stated(part, location)
+        for item in items:
+            found.setdefault(item.place if isinstance(item.location, Path) else str(item.location), item)
+    check(found, f"source={','.join(parts)}: no image in it{', '.join(['', *failed.values()])}; {_ADVICE}")
+    named = _named(sorted(found.values(), key=lambda item: item.is_video))  # images first
+    return Sources([x for x in named if not x.is_video], [x for x in named if x.is_video], failed)
 
 
-def _stated(text: str, location: Path | str | int) -> Iterator[tuple[Item, bool]]:
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def _stated(text: str, location: Path | str | int) -> Iterator[Item]:
     """What a source that is neither a folder nor a pattern stands for: see :func:`find_sources`."""
     now = datetime.datetime.now().strftime("%Y%m%d_%H%M%S")
     if isinstance(location, int):
-        yield Item(location, f"camera_{location}_{now}"), True
+        yield Item(location, f"camera_{location}_{now}", is_video=True)
     elif isinstance(location, str):
         scheme, name = urlsplit(location).scheme.lower(), _name_of_url(location)
         if scheme in STREAM_SCHEMES:
-            yield Item(location, f"{name}_{now}"), True
+            yield Item(location, f"{name}_{now}", is_video=True)
         elif scheme in ("http", "https"):
-            yield Item(location, name), PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES | {".m3u8"}
+            yield Item(location, name, is_video=_suffix(name) in VIDEO_SUFFIXES | {".m3u8"})
         else:
             raise InputError(f"source={location}: {scheme}:// is not read; give http(s)://…, rtsp://… or a path")
     elif not _exists(text):
@@ -217,15 +209,15 @@ def _stated(text: str, location: Path | str | int) -> Iterator[tuple[Item, bool]
         yield _of_file(location, location.name)
 
 
-def _of_file(path: Path, name: str) -> tuple[Item, bool]:
+def _of_file(path: Path, name: str) -> Item:
     """By the suffix; where it says nothing, whatever is no image may be a video: opening it as one will tell."""
-    is_video = path.suffix.lower() in VIDEO_SUFFIXES
-    if not is_video and path.suffix.lower() not in IMAGE_SUFFIXES:
+    is_video = _suffix(path.name) in VIDEO_SUFFIXES
+    if not is_video and _suffix(path.name) not in IMAGE_SUFFIXES:
         try:
             read_image_frame(path)
         except UnreadableImage:
             is_video = True
-    return Item(path, name), is_video
+    return Item(path, name, is_video=is_video)
 
 
 def _walk(folder: Path, out: Path | None, failed: dict[str, str]) -> Iterator[str]:
@@ -250,8 +242,7 @@ def _matches(folder: Path, pattern: Path, out: Path | None) -> Iterator[str]:
     """Names of the files in a folder that match a pattern, as in a shell; results are left out."""
     wanted = str(Path(*pattern.parts[len(folder.parts) :]))
     found = glob.glob(wanted, root_dir=folder, recursive=True)  # noqa: PTH207  # without hidden ones
-    if not found:
-        raise InputError(f"source={pattern}: no file matches; {_ADVICE}")
+    check(found, f"source={pattern}: no file matches; {_ADVICE}")
     for name in found:
         parents = [folder / parent for parent in PurePosixPath(name).parents if parent.name]
         if not (folder / name).is_dir() and not any(_is_results(parent, out) for parent in parents):
@@ -275,13 +266,15 @@ def _named(found: Sequence[Item]) -> list[Item]:
     names: set[str] = set()
     stems: set[str] = set()
     suffixes = [PurePosixPath(item.name).suffix for item in found]
-    unique = [
-        replace(item, name=_free(item.name.removesuffix(suffix), suffix, names))
-        for item, suffix in zip(found, suffixes, strict=True)
-    ]
-    shared = Counter(_stem(item.name).casefold() for item in unique)
-    wanted = [item.name if shared[_stem(item.name).casefold()] > 1 else _stem(item.name) for item in unique]
-    return [replace(item, stem=_free(stem, "", stems)) for item, stem in zip(unique, wanted, strict=True)]
+    unique = [_free(x.name.removesuffix(suffix), suffix, names) for x, suffix in zip(found, suffixes, strict=True)]
+    shared = Counter(_stem(name).casefold() for name in unique)
+    wanted = [name if shared[_stem(name).casefold()] > 1 else _stem(name) for name in unique]
+    return [replace(item, name=name, stem=_free(stem, "", stems))
+            for item, name, stem in zip(found, unique, wanted, strict=True)]  # fmt: skip
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix("")) if _suffix(name) in IMAGE_SUFFIXES | VIDEO_SUFFIXES else name
 
 
 def _free(body: str, suffix: str, taken: set[str]) -> str:
@@ -292,11 +285,6 @@ def _free(body: str, suffix: str, taken: set[str]) -> str:
         name = f"{body}_{number}{suffix}"
     taken.add(name.casefold())
     return name
-
-
-def _stem(name: str) -> str:
-    suffix = PurePosixPath(name).suffix
-    return name.removesuffix(suffix) if suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES else name
 
 
 def _fixed_part(pattern: Path) -> Path:
@@ -345,8 +333,7 @@ def fetch_bytes(url: str, max_bytes: int, seconds: float) -> bytes:
                     reason = f"is not here after download_seconds={seconds:g}; raise it"
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:  # ConnectTimeout, SSLError …
         reason = f"cannot be fetched ({type(error).__name__}); look at the address and the network"
-    if reason:
-        raise InputError(f"{shown} {reason}")
+    check(not reason, f"{shown} {reason}")
     return bytes(content)
 
 

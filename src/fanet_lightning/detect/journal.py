@@ -24,12 +24,7 @@ class Journal:
     """
 
     def __init__(
-        self,
-        path: Path,
-        settings: Mapping[str, Any],
-        *,
-        resume: bool = True,
-        checksums: bool = False,
+        self, path: Path, settings: Mapping[str, Any], *, resume: bool = True, checksums: bool = False
     ) -> None:
         self.path = path
         self._checksums = checksums

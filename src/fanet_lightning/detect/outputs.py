@@ -1,7 +1,4 @@
-"""What ``detect`` writes: images and crops with boxes or redacted, WIDER's text, COCO's JSON; and what is done.
-
-Every file appears whole or not at all: it is written under another name and renamed.
-"""
+"""What ``detect`` writes: images and crops with boxes or redacted, WIDER's text, COCO's JSON; and what is done."""
 
 import io
 import json
@@ -16,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import InputError, check
 from fanet_lightning.cli.files import replaced
 from fanet_lightning.data.images import Image8
 from fanet_lightning.detect.inputs import JOURNAL_FILE, RESULT_FOLDERS, Item
@@ -89,10 +86,7 @@ class FoundImage(NamedTuple):
 
 
 def write_image(out: Path, found: FoundImage, saving: Saving) -> list[str]:
-    """Write everything that ``saving`` asks for about one image but the JSON; the files, relative to ``out``.
-
-    InputError: the image does not fit into its format (a WebP of more than 16,383 pixels).
-    """
+    """Write everything that ``saving`` asks for about one image but the JSON; the files, relative to ``out``."""
     item, image_rgb, faces, profile = found
     files = []
     if "images" in saving.save:
@@ -102,14 +96,9 @@ def write_image(out: Path, found: FoundImage, saving: Saving) -> list[str]:
 
 
 def write_parts(
-    out: Path,
-    stem: str,
-    image_rgb: Image8,
-    found: Detections,
-    saving: Saving,
-    profile: bytes = b"",
+    out: Path, stem: str, image_rgb: Image8, found: Detections, saving: Saving, profile: bytes = b"",
     time_seconds: float | None = None,
-) -> list[str]:
+) -> list[str]:  # fmt: skip
     """Text and crops of an image or a frame, as far as they are wanted; the files, relative to ``out``.
 
     Crops: one JPEG a face, ``<stem>_<number from 0>_<score>.jpg``, best first; of a redacted image, redacted.
@@ -143,7 +132,10 @@ def _image_name(item: Item) -> str:
 
 
 def encoded(image_rgb: Image8, suffix: str, profile: bytes = b"") -> bytes:
-    """The image as a file of the kind that the suffix names, with its ICC profile; InputError: it is too large."""
+    """The image as a file of the kind that the suffix names, with its ICC profile.
+
+    InputError: it does not fit into the format (a WebP of more than 16,383 pixels).
+    """
     kind, options, flags = _FORMATS[suffix.lower()]
     try:
         if profile:  # OpenCV writes none into JPEG before its version 5, and none into TIFF, but is three times faster
@@ -157,35 +149,30 @@ def encoded(image_rgb: Image8, suffix: str, profile: bytes = b"") -> bytes:
 
 
 def write_file(out: Path, name: str, content: bytes) -> None:
-    """Write ``out/name``, whole or not at all; folders are made."""
     # Unfinished ones are in one folder, so that what a killed process leaves is found and removed.
     with replaced(out / name, out / UNFINISHED) as temporary:
         temporary.write_bytes(content)
 
 
-class Results:
+class Results(Journal):
     """The results of detect in a folder, by input: what is done is not done again. A context manager.
 
     ``entries`` what is done, by the input's name: ``stem``, ``location``, ``state`` and what :meth:`add` was given.
-    ``refused`` which settings differ from those of the results that are there. These are removed as the block is
-    entered, because faces that shall be redacted must not stay next to the redacted ones.
+    Results of other settings are removed as the block is entered, because faces that shall be redacted must not stay
+    next to the redacted ones.
 
     Args:
         settings: what results depend on, as plain values.
         items: the inputs of this run; what other inputs left in the folder with the same settings stays there.
+            InputError: it would be overwritten, or is of other settings.
         resume: False removes whatever is listed, and starts over.
-
-    Raises:
-        InputError: the journal cannot be read or written, or there are results of other inputs that would be
-            overwritten, or are of other settings, e.g. not redacted.
     """
 
     def __init__(self, out: Path, settings: Mapping[str, Any], items: Collection[Item], *, resume: bool = True) -> None:
+        super().__init__(out / JOURNAL_FILE, {"version": VERSION, **settings}, resume=resume)
         self.out = out
-        self._journal = Journal(out / JOURNAL_FILE, {"version": VERSION, **settings}, resume=resume)
-        self.refused = self._journal.refused
         self.entries: dict[str, dict[str, Any]] = {}
-        for entry in self._journal.lines:
+        for entry in self.lines:
             self.entries.pop(entry["name"], None)
             if not entry.get("removed"):
                 self.entries[entry["name"]] = entry
@@ -193,24 +180,18 @@ class Results:
         others = [x for x in self.entries.values() if (x["name"], x["location"]) not in places and self._is_whole(x)]
         taken = {entry["stem"].casefold(): entry["location"] for entry in others if resume}
         reason = next((f"the results of {item.text} would overwrite those of {taken[item.stem.casefold()]}"
-                       for item in items if item.stem.casefold() in taken), None)  # fmt: skip
-        # Neither kept with the new ones, which may be redacted, nor removed unasked.
-        if others and self.refused:
+                       for item in items if item.stem.casefold() in taken), "")  # fmt: skip
+        if self.refused and others:  # neither kept with the new ones, which may be redacted, nor removed unasked
             reason = f"holds results of other settings ({', '.join(self.refused)}), e.g. of {others[0]['name']}"
-        if reason is not None:
-            raise InputError(f"out={out}: {reason}; give another out, or resume=false to remove all that is there")
+        check(not reason, f"out={out}: {reason}; give another out, or resume=false to remove all that is there")
 
     def __enter__(self) -> Self:
-        if self._journal.found and not self._journal.resumed:
-            for entry in self._journal.lines:
+        if self.found and not self.resumed:
+            for entry in self.lines:
                 self._remove(entry)
             (self.out / JSON_FILE).unlink(missing_ok=True)  # it is about what has been removed
             self.entries = {}
-        self._journal.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._journal.__exit__(*error)
+        return super().__enter__()
 
     def is_done(self, item: Item, further: Mapping[str, Any] | None = None) -> bool:
         """Whether the results of this very input, with ``further`` values, are there, and the file has not changed."""
@@ -226,20 +207,19 @@ class Results:
 
         They may show faces that shall be redacted, and a crop is not overwritten by one of another score.
         """
-        names: dict[Path, list[str]] = {}
-        for item in items if self._journal.found else ():
+        stems = set()
+        for item in items if self.found else ():
             entry = self.entries.pop(item.name, None)
             if entry is not None:
-                self._journal.append({"name": item.name, "removed": True})
+                self.append({"name": item.name, "removed": True})
                 self._remove(entry)
             (self.out / IMAGES / _image_name(item)).unlink(missing_ok=True)
-            prefix = self.out / CROPS / item.stem
-            for folder, name in ((prefix.parent, re.escape(prefix.name)), (prefix, r"frame_\d+")):
-                if folder not in names:
-                    names[folder] = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-                for found in names[folder]:
-                    if re.fullmatch(name + r"_\d+_\d\.\d\d\.jpg", found):
-                        (folder / found).unlink(missing_ok=True)
+            stems.add(item.stem)
+        for path in (self.out / CROPS).rglob("*.jpg") if stems else ():
+            name = path.relative_to(self.out / CROPS).as_posix()
+            own = re.fullmatch(r"((.+?)(?:/frame_\d+)?)_\d+_\d\.\d\d\.jpg", name)
+            if own and stems & {*own.groups()}:
+                path.unlink(missing_ok=True)
 
     def _remove(self, entry: Mapping[str, Any]) -> None:
         """Remove the files that an entry calls its own, as far as they are within the folder."""
@@ -251,7 +231,7 @@ class Results:
     def add(self, item: Item, values: Mapping[str, Any]) -> None:
         """Take note of what an input gave, with its ``files``; once this returns, killing does not lose it."""
         entry = {"name": item.name, "stem": item.stem, "location": item.place, "state": item.state, **values}
-        self._journal.append(entry)
+        self.append(entry)
         self.entries[item.name] = entry
 
     def ordered(self, items: Sequence[Item]) -> Iterator[dict[str, Any]]:
@@ -268,9 +248,12 @@ def write_json(
 
     ``entries``: of :class:`Results`; ``failed``: inputs that could not be read, and why; ``head``: what made it.
     """
-    images: list[dict[str, Any]] = []
-    videos: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    lists: dict[str, list[dict[str, Any]]] = {
+        "failed": [{"file_name": name, "reason": reason} for name, reason in failed.items()],
+        "categories": [{"id": 1, "name": "face"}],
+        "videos": [], "images": [], "annotations": [],
+    }  # fmt: skip
+    videos, images, annotations = lists["videos"], lists["images"], lists["annotations"]
     for entry in entries:
         if entry.get("video"):
             # Texts and crops of its frames may be a hundred thousand files.
@@ -287,13 +270,6 @@ def write_json(
                 "id": len(annotations) + 1, "image_id": len(images), "category_id": 1,
                 "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1), "iscrowd": 0, "score": score,
             })  # fmt: skip
-    lists: dict[str, list[dict[str, Any]]] = {
-        "failed": [{"file_name": name, "reason": reason} for name, reason in failed.items()],
-        "categories": [{"id": 1, "name": "face"}],
-        "videos": videos,
-        "images": images,
-        "annotations": annotations,
-    }
     # Lists with an entry a line: a person can read it, and it is a fifth of the size that indenting gives.
     parts = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
     for key, values in lists.items():

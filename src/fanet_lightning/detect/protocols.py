@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fanet_lightning.cli.errors import InputError, is_whole
+from fanet_lightning.cli.errors import check, is_whole
 from fanet_lightning.data.transforms import AUTO, SINGLE_KINDS, TestScale, TilePixels, check_tile_pixels
 from fanet_lightning.ops.boxes import clip
 from fanet_lightning.ops.postprocess import box_vote, nms
@@ -45,7 +45,7 @@ class Pass:
 
 
 class PassRecord(NamedTuple):
-    """What a pass did: the size the network saw, in how many tiles, and how many boxes it kept."""
+    """What a pass did: size that the network saw, tiles, boxes that it kept."""
 
     scale: float
     flip: bool
@@ -68,8 +68,7 @@ class Backend(Protocol):
     ``runs_on``       the device, as torch or the export's runtime calls it.
     ``precision``     ``32-true`` or ``bf16-mixed``; of an export its ``dtype``.
     ``detection``     all four settings of :func:`fanet_lightning.ops.postprocess.detect`.
-    ``batch_size``    how many images of one size it takes at once unless told otherwise, and of how many pixels in all
-                      at most: ``batch_pixels``, None: any number.
+    ``batch_size``    images of one size at once, unless told otherwise; ``batch_pixels``: in all, None: any number.
     """
 
     runs_on: str
@@ -99,13 +98,9 @@ class MultiScale:
     unless told otherwise; the script's network file says 0.05).
 
     Args:
-        max_pixels: pixels of the largest pass. Part of the protocol, so that numbers do not depend on the machine.
-        tile_pixels: a pass with more pixels is computed in overlapping tiles of at most so many; ``auto``: one that
-            does not fit into memory; None: never. The faces are the same (:mod:`fanet_lightning.detect.tiling`).
+        max_pixels: of the largest pass. Part of the protocol, so that numbers do not depend on the machine.
+        tile_pixels: as of :class:`TestScale`, for each pass.
         vote_iou, keep, keep_singles: see :func:`fanet_lightning.ops.postprocess.box_vote`.
-
-    Raises:
-        InputError: a value outside its range.
     """
 
     max_pixels: int = MAX_PIXELS
@@ -116,8 +111,8 @@ class MultiScale:
 
     def __post_init__(self) -> None:
         _check(self, max_pixels=1, keep=0)
-        if not (isinstance(self.vote_iou, int | float) and 0 < self.vote_iou <= 1):
-            raise InputError(f"protocol.vote_iou={self.vote_iou}; give an overlap above 0 and at most 1")
+        fits = isinstance(self.vote_iou, int | float) and 0 < self.vote_iou <= 1
+        check(fits, f"protocol.vote_iou={self.vote_iou}; give an overlap above 0 and at most 1")
 
     def scales(self, height: int, width: int) -> list[Pass]:
         """The passes over an image of this size, in the script's order."""
@@ -134,31 +129,23 @@ class MultiScale:
         return [*passes, Pass(largest, smaller_under=SMALLER_UNDER)]
 
     def detect(self, backend: Backend, image_rgb: npt.NDArray[np.uint8]) -> tuple[Detections, list[PassRecord]]:
-        """Faces of one image, (H, W, 3) uint8 RGB, and what each pass did.
+        """Faces of one image, (H, W, 3) uint8 RGB, clipped to it, best first, and what each pass did.
 
-        Boxes in pixels of the image, clipped to it, float32; scores in descending order.
-
-        Raises:
-            InputError: a pass does not fit into memory, see :meth:`Backend.find`.
+        InputError: a pass does not fit into memory, see :meth:`Backend.find`.
         """
         height, width = image_rgb.shape[:2]
         steps = self.scales(height, width)
         found, records = zip(*(run_pass(backend, image_rgb, step, self.tile_pixels) for step in steps), strict=True)
-        voted = box_vote(
-            torch.cat([item.boxes_xyxy for item in found]),
-            torch.cat([item.scores for item in found]),
-            iou=self.vote_iou,
-            keep=self.keep,
-            keep_singles=self.keep_singles,
-        )
+        boxes_xyxy, scores = torch.cat([x.boxes_xyxy for x in found]), torch.cat([x.scores for x in found])
+        voted = box_vote(boxes_xyxy, scores, iou=self.vote_iou, keep=self.keep, keep_singles=self.keep_singles)
         return Detections(clip(voted.boxes_xyxy, height, width), voted.scores), list(records)
 
 
 def _check(protocol: "MultiScale | TwoSizes", **least: int) -> None:
     """Whole numbers of at least so much, and ``tile_pixels``."""
     for name, smallest in least.items():
-        if not is_whole(getattr(protocol, name), smallest):
-            raise InputError(f"protocol.{name}={getattr(protocol, name)}; give a whole number, at least {smallest}")
+        value = getattr(protocol, name)
+        check(is_whole(value, smallest), f"protocol.{name}={value}; give a whole number, at least {smallest}")
     check_tile_pixels(protocol.tile_pixels)
 
 
@@ -205,7 +192,6 @@ def resized(
     return cv2.resize(image_rgb, (columns, rows), interpolation=interpolation).astype(np.uint8, copy=False)
 
 
-# Of the first pass's image: see docs/experiments.md, section 11.
 ENLARGED_AT_MOST = 4.0
 SECOND_SHORTER_SIDE, SECOND_SHARE = 384, 0.6
 FIRST_SMALLER_UNDER, SECOND_LARGER_OVER = 150.0, 48.0
@@ -221,15 +207,8 @@ class TwoSizes:
     boxes whose larger side is above 48 of the first's pixels. So the cost is bounded, whatever the photo. Shrinking
     averages over areas; NMS and ``keep`` are the detector's.
 
-    Sizes and limits were chosen with the shipped model on images set aside from the training.
-
-    Args:
-        max_pixels: pixels of the first pass.
-        min_short: its shorter side in pixels, where the image is smaller.
-        tile_pixels: as of :class:`MultiScale`.
-
-    Raises:
-        InputError: a value outside its range.
+    Sizes and limits were chosen with the shipped model on images set aside from the training: docs/experiments.md,
+    section 11.
     """
 
     max_pixels: int = 1024 * 768
@@ -250,25 +229,19 @@ class TwoSizes:
         height, width = image_rgb.shape[:2]
         scale = self.first_scale(height, width)
         while scale <= 0.5:  # by pairs of pixels first: averaging over other areas takes OpenCV twenty times as long
-            image_rgb = resized(
-                image_rgb[: image_rgb.shape[0] // 2 * 2, : image_rgb.shape[1] // 2 * 2], 0.5, cv2.INTER_AREA
-            )
-            scale *= 2
+            even = image_rgb[: image_rgb.shape[0] // 2 * 2, : image_rgb.shape[1] // 2 * 2]
+            image_rgb, scale = resized(even, 0.5, cv2.INTER_AREA), scale * 2
         first = resized(image_rgb, scale, cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
         ratio = min(SECOND_SHARE, SECOND_SHORTER_SIDE / min(first.shape[:2]))
         second = resized(first, ratio, cv2.INTER_AREA)
         up = torch.tensor([first.shape[1] / second.shape[1], first.shape[0] / second.shape[0]] * 2)
-        found, records = [], []
-        for image, to_first, step in (
-            (first, torch.ones(4), Pass(1.0, smaller_under=FIRST_SMALLER_UNDER)),
-            (second, up, Pass(1.0, larger_over=SECOND_LARGER_OVER / float(up.max()))),
-        ):
-            detections, record = run_pass(backend, image, step, self.tile_pixels)
-            found.append(Detections(detections.boxes_xyxy * to_first, detections.scores))
-            records.append(record._replace(scale=record.height / height))
-        faces = joined(backend, found)
+        small, record = run_pass(backend, first, Pass(1.0, smaller_under=FIRST_SMALLER_UNDER), self.tile_pixels)
+        limit = SECOND_LARGER_OVER / float(up.max())
+        large, second_record = run_pass(backend, second, Pass(1.0, larger_over=limit), self.tile_pixels)
+        faces = joined(backend, [small, Detections(large.boxes_xyxy * up, large.scores)])
         to_image = torch.tensor([width / first.shape[1], height / first.shape[0]] * 2)
-        return Detections(clip(faces.boxes_xyxy * to_image, height, width), faces.scores), records
+        found = Detections(clip(faces.boxes_xyxy * to_image, height, width), faces.scores)
+        return found, [x._replace(scale=x.height / height) for x in (record, second_record)]
 
 
 # One scale, or what looks at an image several times and has a method ``detect``.
@@ -285,9 +258,7 @@ def build_protocol(settings: Mapping[str, Any]) -> ScaleProtocol:
     """A protocol from its settings, ``conf/protocol/*.yaml`` as plain containers; ``name`` is not read.
 
     With ``_target_`` an object of that class, derived from one of them, which gets those of the settings that it takes.
-
-    Raises:
-        InputError: an unknown key or a value outside its range; ``_target_`` that cannot be imported or is no protocol.
+    InputError: an unknown key, a value outside its range, a ``_target_`` that is no protocol.
     """
     if settings.get("_target_") is not None:
         from fanet_lightning.cli.config import own  # with Hydra, see DEFAULT_SCALE
@@ -297,16 +268,14 @@ def build_protocol(settings: Mapping[str, Any]) -> ScaleProtocol:
         found: ScaleProtocol = own("protocol", taken, (TestScale, *KINDS.values()))
         return found
     options = {key: value for key, value in settings.items() if key != "name"}
-    kind: type[ScaleProtocol] = TestScale
     kinds = (*SINGLE_KINDS, *KINDS)
-    if options.get("kind", "short") not in kinds:
-        raise InputError(f"protocol.kind={options['kind']} is unknown; take one of {', '.join(kinds)}")
-    if options.get("kind") in KINDS:
-        kind = KINDS[options.pop("kind")]
+    check(options.get("kind", "short") in kinds, f"protocol.kind={options.get('kind')}: take {', '.join(kinds)}")
+    kind: type[ScaleProtocol] = KINDS.get(options.get("kind", ""), TestScale)
+    if kind is not TestScale:
+        del options["kind"]
     known = [field.name for field in fields(kind)]
     for key in options:
-        if key not in known:
-            raise InputError(f"protocol.{key} is unknown; protocol {settings.get('name')} takes {', '.join(known)}")
+        check(key in known, f"protocol.{key} is unknown; protocol {settings.get('name')} takes {', '.join(known)}")
     return kind(**options)
 
 
@@ -318,23 +287,15 @@ def full_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def protocol_of(protocol: AnyProtocol | None) -> ScaleProtocol:
-    """The test scale, or scales, that is meant; None is :data:`models.pretrained.DEFAULT_PROTOCOL`.
+    """The protocol of a name of ``conf/protocol``, of settings as in its files, or itself; InputError: neither.
 
-    Args:
-        protocol: a name of ``conf/protocol``, settings as in its files, or a protocol.
-
-    Raises:
-        InputError: an unknown name or setting, a value outside its range, or an object of another kind.
+    None is :data:`models.pretrained.DEFAULT_PROTOCOL`.
     """
     if protocol is None:
         return DEFAULT_SCALE
-    if isinstance(protocol, str):
-        return protocol_named(protocol)
-    if isinstance(protocol, Mapping):
-        return build_protocol(protocol)
-    if not isinstance(protocol, ScaleProtocol):
-        raise InputError(f"protocol is of type {type(protocol).__name__}; give a name, settings or a protocol")
-    return protocol
+    if isinstance(protocol, ScaleProtocol):
+        return protocol
+    return build_protocol(protocol) if isinstance(protocol, Mapping) else protocol_named(protocol)
 
 
 @lru_cache(maxsize=64)
@@ -350,8 +311,8 @@ def protocol_settings(name: str) -> dict[str, Any]:
 
     from fanet_lightning.cli.config import config_dir
 
-    if name not in protocol_names():
-        raise InputError(f"protocol={name}: there is no such option; take one of {', '.join(protocol_names())}")
+    names = protocol_names()
+    check(name in names, f"protocol={name}: there is no such option; take one of {', '.join(names)}")
     settings: Any = OmegaConf.to_container(OmegaConf.load(config_dir() / "protocol" / f"{name}.yaml"), resolve=True)
     return dict(settings)
 

@@ -1,7 +1,7 @@
 """Faces made unrecognizable: blurred, pixelated, or covered by a color or an image.
 
 Blur and pixelation first replace a face by the mean colors of a grid of at most 8 x 8 cells; only those means reach the
-result. A blur alone could be undone by deconvolution; the detail that the means lack is nowhere in the image any more.
+result. A blur alone could be undone by deconvolution.
 
 What these two do not promise: 8 cells still show the color of hair and skin, and a video of a moving face shows many
 different grids. Against somebody who has a list of candidates to compare with, take ``solid``, of which nothing but
@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import InputError, check
 from fanet_lightning.cli.files import file_sha256
 from fanet_lightning.data.images import Image8, read_image_rgb
 from fanet_lightning.ops.draw import checked_boxes, checked_image
@@ -54,9 +54,6 @@ class Redaction:
         scale: sides of what is hidden over those of the face's box, at least 1.
         regions: (R, 4) pixels of the image, hidden whether there is a face or not.
         start_seconds, end_seconds: faces in frames of a video before and after these times stay; regions do not.
-
-    Raises:
-        InputError: a setting out of range, or an image that cannot be read.
     """
 
     kind: str = "blur"
@@ -69,22 +66,17 @@ class Redaction:
     def __post_init__(self) -> None:
         if self.kind.startswith(IMAGE):
             self._cover  # noqa: B018  # one that cannot be read is told before anything is hidden
-        elif self.kind not in REDACTIONS:
-            raise InputError(f"redact={self.kind} is unknown; take {', '.join(REDACTIONS)} or {IMAGE}FILE")
-        if self.shape not in SHAPES:
-            raise InputError(f"redact_shape={self.shape} is unknown; take {' or '.join(SHAPES)}")
-        if isinstance(self.scale, bool) or not 1 <= self.scale < np.inf:
-            raise InputError(f"redact_scale={self.scale}; give 1 (the face's box) or more")
+        else:
+            kinds = f"{', '.join(REDACTIONS)} or {IMAGE}FILE"
+            check(self.kind in REDACTIONS, f"redact={self.kind} is unknown; take {kinds}")
+        check(self.shape in SHAPES, f"redact_shape={self.shape} is unknown; take {' or '.join(SHAPES)}")
+        fits = not isinstance(self.scale, bool) and 1 <= self.scale < np.inf
+        check(fits, f"redact_scale={self.scale}; give 1 (the face's box) or more")
         for region in self.regions:
-            try:
-                x1, y1, x2, y2 = map(float, region)
-            except (TypeError, ValueError):
-                x1 = y1 = x2 = y2 = np.nan
-            if not (-np.inf < x1 < x2 < np.inf and -np.inf < y1 < y2 < np.inf):
-                raise InputError(f"redact_regions: {region} is not x1, y1, x2, y2 with x1 < x2 and y1 < y2")
+            check(_is_region(region), f"redact_regions: {region} is not x1, y1, x2, y2 with x1 < x2 and y1 < y2")
         start, end = self._times
-        if not 0 <= start < end:
-            raise InputError(f"redact_from={self.start_seconds} redact_to={self.end_seconds}: give seconds, from < to")
+        said = f"redact_from={self.start_seconds} redact_to={self.end_seconds}"
+        check(0 <= start < end, f"{said}: give seconds, from < to")
 
     @property
     def _times(self) -> tuple[float, float]:
@@ -128,7 +120,8 @@ class Redaction:
 
     def _hidden(self, region: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         if self.kind == "pixelate":
-            return _pixelated(region)
+            means, heights, widths = _cell_means(region)
+            return means.repeat(heights, axis=0).repeat(widths, axis=1)
         if self.kind == "blur":
             return _blurred(region)
         if self.kind == "solid":
@@ -137,33 +130,30 @@ class Redaction:
         return np.asarray(cv2.resize(self._cover, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
+def _is_region(region: Any) -> bool:
+    try:
+        x1, y1, x2, y2 = map(float, region)
+    except (TypeError, ValueError):
+        return False
+    return -np.inf < x1 < x2 < np.inf and -np.inf < y1 < y2 < np.inf
+
+
 def redact(
-    image_rgb: npt.NDArray[np.uint8],
-    faces: "Detections | npt.ArrayLike",
-    kind: str = "blur",
-    *,
-    shape: str = "box",
-    scale: float = SCALE,
-    regions: Sequence[Sequence[float]] = (),
-) -> Image8:
+    image_rgb: npt.NDArray[np.uint8], faces: "Detections | npt.ArrayLike", kind: str = "blur", *, shape: str = "box",
+    scale: float = SCALE, regions: Sequence[Sequence[float]] = (),
+) -> Image8:  # fmt: skip
     """The image with every face hidden; every pixel outside the regions stays as it is, byte for byte.
 
-    The region of a face is its box, scaled about its center (``redacted_regions``): an ellipse leaves hair, ears and
-    chin in the corners. Regions are treated from the smallest to the largest, each on what the ones before it left, so
-    where faces overlap the coarser grid holds and the result does not depend on the order of the boxes.
+    The region of a face is its box, scaled about its center (``redacted_regions``). Regions are treated from the
+    smallest to the largest, each on what the ones before it left, so where faces overlap the coarser grid holds and the
+    result does not depend on the order of the boxes.
 
     Args:
-        image_rgb: (H, W, 3) uint8; left as it is.
+        image_rgb: (H, W, 3) uint8; left as it is: the result is a new array.
         faces: of a detector, or their boxes (D, 4), pixels of the image. Parts outside are cut off; a box wholly
             outside, or not finite, is left out.
-        kind, shape, scale, regions: as of :class:`Redaction`, which a video's frames can share.
-
-    Returns:
-        (H, W, 3) uint8: a new array.
-
-    Raises:
-        InputError: no such kind or shape, a scale below 1, a region that is none, an image that cannot be read.
-        ValueError: the image is not (H, W, 3) uint8, or the boxes are not (D, 4).
+        kind, shape, scale, regions: as of :class:`Redaction`, which a video's frames can share; InputError: one out of
+            range, or an image that cannot be read.
     """
     boxes_xyxy: Any = getattr(faces, "boxes_xyxy", faces)
     return Redaction(kind, shape, scale, regions).apply(image_rgb, boxes_xyxy)
@@ -226,11 +216,6 @@ def _cell_means(
     sums = np.add.reduceat(sums, columns[:-1], axis=1, dtype=np.uint64)
     heights, widths = np.diff(rows), np.diff(columns)
     return np.round(sums / (heights[:, None] * widths)[..., None]).astype(np.uint8), heights, widths
-
-
-def _pixelated(region: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    means, heights, widths = _cell_means(region)
-    return means.repeat(heights, axis=0).repeat(widths, axis=1)
 
 
 def _blurred(region: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

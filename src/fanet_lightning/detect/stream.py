@@ -1,15 +1,15 @@
-"""Many images through a detector: any kind of image as an array, reading ahead, batches, a progress bar."""
+"""Many images through a detector: any kind of image as an array, reading ahead, batches."""
 
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, TypeVar
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import InputError, check
 from fanet_lightning.data.images import Image8, pillow_image_rgb, read_image_rgb, read_shrunk_rgb
 from fanet_lightning.data.transforms import TestScale
 from fanet_lightning.detect.protocols import Backend, PassRecord, ScaleProtocol, TwoSizes, joined
@@ -34,34 +34,25 @@ else:
 # Of arrays and tensors. Files and PIL images say it themselves.
 ChannelOrder = Literal["rgb", "bgr"]
 
-_KINDS = "a path, a PIL image, an array (H, W, 3) or a tensor (3, H, W)"
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
 def is_one_image(images: object) -> bool:
-    """Whether it stands for one image; else it is a batch array or tensor, or holds several.
-
-    Raises:
-        InputError: neither.
-    """
-    if isinstance(images, str | PathLike | Image.Image):
-        return True
+    """Whether it stands for one image, good or bad; else it is a batch array or tensor, or holds several."""
     if isinstance(images, np.ndarray | Tensor):
         return images.ndim != 4
-    if isinstance(images, bytes | bytearray | dict) or not isinstance(images, Iterable):
-        raise InputError(f"images is of type {type(images).__name__}; give {_KINDS}, or a list of such")
-    return False
+    single = isinstance(images, str | PathLike | Image.Image | bytes | bytearray | dict)
+    return single or not isinstance(images, Iterable)
 
 
 def image_rgb_of(image: OneImage, channel_order: ChannelOrder = "rgb") -> Image8:
     """(H, W, 3) uint8 RGB, C-contiguous, at least 1 × 1. An array that is so already is handed back, not copied.
 
     Args:
-        image: a path or a ``PIL.Image.Image``, as :func:`fanet_lightning.data.images.read_image_rgb` takes it: every
-            mode, upright, transparency over white. Or an array, (H, W) or (H, W, 1) gray, (H, W, 3), (H, W, 4) with
-            alpha, which is laid over white. Or a tensor (H, W), (1, H, W), (3, H, W) or (4, H, W) on any device. Both
-            uint8.
+        image: a path or a PIL image, as :func:`fanet_lightning.data.images.read_image_rgb` takes it: every mode,
+            upright, transparency over white. Or a uint8 array, (H, W) or (H, W, 1) gray, (H, W, 3), (H, W, 4) with
+            alpha, which is laid over white. Or a uint8 tensor (H, W), (1, H, W), (3, H, W), (4, H, W) on any device.
         channel_order: of arrays and tensors.
 
     Raises:
@@ -72,18 +63,16 @@ def image_rgb_of(image: OneImage, channel_order: ChannelOrder = "rgb") -> Image8
         return read_image_rgb(Path(image))
     if isinstance(image, Image.Image):
         return pillow_image_rgb(image, str(getattr(image, "filename", "") or "the PIL image"))
-    if not isinstance(image, np.ndarray | Tensor):
-        raise InputError(f"an image is of type {type(image).__name__}; give {_KINDS}")
     is_tensor = isinstance(image, Tensor)
-    channels = 1 if image.ndim == 2 else image.shape[0 if is_tensor else -1]
-    fits = image.dtype in (torch.uint8, np.uint8) and image.ndim in (2, 3) and channels in (1, 3, 4)
-    if not fits or 0 in image.shape:
-        raise InputError(
-            f"an image in {'a tensor must be (3, H, W)' if is_tensor else 'an array must be (H, W, 3)'} uint8 with "
-            f"values of 0 … 255, not {tuple(image.shape)} {image.dtype}; convert it"
-        )
-    pixels: npt.NDArray[np.uint8] = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
-    return _rgb_of(pixels.transpose(1, 2, 0) if is_tensor and pixels.ndim == 3 else pixels, channel_order)
+    what = f"an image is of type {type(image).__name__}"
+    if isinstance(image, np.ndarray | Tensor):
+        channels = 1 if image.ndim == 2 else image.shape[0 if is_tensor else -1]
+        fits = image.dtype in (torch.uint8, np.uint8) and image.ndim in (2, 3) and channels in (1, 3, 4)
+        if fits and 0 not in image.shape:
+            pixels: npt.NDArray[np.uint8] = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
+            return _rgb_of(pixels.transpose(1, 2, 0) if is_tensor and pixels.ndim == 3 else pixels, channel_order)
+        what = f"an image is a{' tensor' if is_tensor else 'n array'} {tuple(image.shape)} {image.dtype}"
+    raise InputError(f"{what}; give a path, a PIL image, an array (H, W, 3) or a tensor (3, H, W) uint8, 0 … 255")
 
 
 def _rgb_of(pixels: npt.NDArray[np.uint8], channel_order: ChannelOrder) -> Image8:
@@ -154,7 +143,7 @@ def in_threads(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-class Prepared(NamedTuple):
+class ScaledImage(NamedTuple):
     """An image at test scale: ``pixels`` (h, w, 3) uint8 RGB; ``scale_xy`` (2,) float32, its pixels per pixel of the
     image; ``height`` and ``width`` of the image itself."""
 
@@ -186,69 +175,94 @@ class StreamSettings:
 
     def __post_init__(self) -> None:
         self.select  # noqa: B018  # its ranges
-        if self.rotate not in ROTATIONS:
-            raise InputError(f"rotate={self.rotate} is unknown; take {', '.join(ROTATIONS)}")
-        if self.channel_order not in ("rgb", "bgr"):
-            raise InputError(f"channel_order={self.channel_order!r}; take 'rgb', or 'bgr' for what OpenCV reads")
+        for key, choices in (("rotate", ROTATIONS), ("channel_order", ("rgb", "bgr"))):
+            value = getattr(self, key)
+            check(value in choices, f"{key}={value} is unknown; take {', '.join(choices)}")
 
     @cached_property
     def select(self) -> Selection:
         """The faces among the boxes of an image."""
         return Selection(self.threshold, self.min_face, self.max_faces)
 
-    def images_together(self, most: int, most_pixels: int | None, image: Prepared) -> int:
-        """How many images of this one's size go through the network at once, at least 1."""
-        if not isinstance(self.protocol, TestScale):  # each has several sizes
-            return 1
-        height, width = image.pixels.shape[:2]
-        return most if most_pixels is None else max(1, min(most, most_pixels // (height * width)))
-
-    def prepare(self, image: Any) -> Prepared:
+    def prepare(self, image: Any) -> ScaledImage:
         """Read and resize one image; several scales start from the image as it is. Raises as :func:`image_rgb_of`."""
         if isinstance(self.protocol, TwoSizes) and isinstance(image, str | PathLike):
             # It sees 1,024 × 768 pixels at most: of a photo, the decoder gives a quarter of the pixels or fewer.
             image_rgb, height, width = read_shrunk_rgb(Path(image), self.protocol.first_scale)
             shrunk = np.array([image_rgb.shape[1] / width, image_rgb.shape[0] / height], np.float32)
-            return Prepared(image_rgb, shrunk, height, width)
+            return ScaledImage(image_rgb, shrunk, height, width)
         image_rgb = image_rgb_of(image, self.channel_order)
         height, width = image_rgb.shape[:2]
         if isinstance(self.protocol, TestScale):
-            return Prepared(*self.protocol(image_rgb), height, width)
-        return Prepared(image_rgb, np.ones(2, np.float32), height, width)
+            return ScaledImage(*self.protocol(image_rgb), height, width)
+        return ScaledImage(image_rgb, np.ones(2, np.float32), height, width)
 
-    def detect(self, network: Backend, images: Sequence[Prepared]) -> list[Detections]:
+    def detect(self, network: Backend, images: Sequence[ScaledImage]) -> list[Detections]:
         """Faces of images that have one size at test scale; InputError: they do not fit into memory."""
         return [self.select(boxes) for boxes in self.boxes(network, images)]
 
-    def boxes(self, network: Backend, images: Sequence[Prepared]) -> list[Detections]:
+    def boxes(self, network: Backend, images: Sequence[ScaledImage]) -> list[Detections]:
         """As :meth:`detect`, but all boxes that the network gives, whatever is selected of them."""
-        found = self._as_they_are(network, images)
+        found = [boxes for boxes, _ in found_in(self.protocol, network, images)]
         turned = {
             n: [boxes] for n, boxes in enumerate(found)
             if self.rotate == "all" or (self.rotate == "auto" and not self.select(boxes))
         }  # fmt: skip
         for turns in (1, 2, 3) if turned else ():
-            faces = self._as_they_are(network, [_turned(images[n], turns) for n in turned])
-            for (n, parts), item in zip(turned.items(), faces, strict=True):
+            looks = found_in(self.protocol, network, [_turned(images[n], turns) for n in turned])
+            for (n, parts), (item, _) in zip(turned.items(), looks, strict=True):
                 boxes_xyxy = turned_back(item.boxes_xyxy, turns, images[n].height, images[n].width)
                 parts.append(Detections(boxes_xyxy, item.scores))
         for n, parts in turned.items():
             found[n] = joined(network, parts)
         return found
 
-    def _as_they_are(self, network: Backend, images: Sequence[Prepared]) -> list[Detections]:
-        if not isinstance(self.protocol, TestScale):
-            return [found_in(self.protocol, network, image)[0] for image in images]
-        faces = network.find(network_input(images), self.protocol.tile_pixels)
-        return [in_image(item.detections, image) for item, image in zip(faces, images, strict=True)]
+    def each(
+        self, network: Backend, images: Iterable[Any], batch_size: int, batch_pixels: int | None
+    ) -> Iterator[tuple[Any, Detections | InputError]]:
+        """Every image with its faces, or with what is wrong with it, in the images' order; memory is bounded.
+
+        Images are read in other threads. Those of one size that follow each other go through the network together, at
+        most ``batch_size`` with ``batch_pixels`` in all; where that is one, its faces come out before the next image is
+        waited for.
+        """
+        alike: list[tuple[Any, ScaledImage]] = []
+
+        def found() -> Iterator[tuple[Any, Detections | InputError]]:
+            given, prepared = [image for image, _ in alike], [ready for _, ready in alike]
+            alike.clear()
+            try:
+                yield from zip(given, self.detect(network, prepared) if prepared else [], strict=True)
+            except InputError as error:  # one that does not fit into memory: nor do the others of its size
+                yield from ((image, error) for image in given)
+
+        with closing(in_threads(images, self.prepare, threads=READERS, most=2 * READERS, size=ready_bytes)) as read:
+            for image, future in read:
+                try:
+                    prepared = future.result()
+                except InputError as error:
+                    yield from found()
+                    yield image, error
+                    continue
+                height, width = prepared.pixels.shape[:2]
+                if alike and alike[0][1].pixels.shape != prepared.pixels.shape:
+                    yield from found()
+                alike.append((image, prepared))
+                # Other protocols look at an image in several sizes.
+                most = batch_size if isinstance(self.protocol, TestScale) else 1
+                if batch_pixels is not None:
+                    most = min(most, batch_pixels // (height * width))
+                if len(alike) >= most or len(alike) * prepared.pixels.nbytes >= READ_AHEAD_BYTES:
+                    yield from found()
+            yield from found()
 
 
-def _turned(image: Prepared, turns: int) -> Prepared:
+def _turned(image: ScaledImage, turns: int) -> ScaledImage:
     """The image after so many quarter turns, counter-clockwise."""
     pixels = np.ascontiguousarray(np.rot90(image.pixels, turns))
     if turns % 2 == 0:
         return image._replace(pixels=pixels)
-    return Prepared(pixels, image.scale_xy[::-1].copy(), image.width, image.height)
+    return ScaledImage(pixels, image.scale_xy[::-1].copy(), image.width, image.height)
 
 
 def turned_back(boxes_xyxy: Tensor, turns: int, height: int, width: int) -> Tensor:
@@ -261,30 +275,34 @@ def turned_back(boxes_xyxy: Tensor, turns: int, height: int, width: int) -> Tens
     return boxes_xyxy
 
 
-def found_in(protocol: ScaleProtocol, backend: Backend, image: Prepared) -> tuple[Detections, list[PassRecord]]:
-    """All boxes of one image, in its own pixels, and what each pass did; its scale is relative to the image itself.
+def found_in(
+    protocol: ScaleProtocol, backend: Backend, images: Sequence[ScaledImage]
+) -> list[tuple[Detections, list[PassRecord]]]:
+    """All boxes of images that have one size at test scale, clipped to them, and what each pass over them did.
 
-    Raises:
-        InputError: it does not fit into memory, see :meth:`Backend.find`.
+    Boxes in pixels of the image itself, scales of the records relative to it. InputError: see :meth:`Backend.find`.
     """
+    results = []
     if isinstance(protocol, TestScale):
-        [(found, tiles)] = backend.find(network_input([image]), protocol.tile_pixels)
-        rows, columns = image.pixels.shape[:2]
-        records = [PassRecord(rows / image.height, False, rows, columns, tiles, len(found))]
+        found = backend.find(network_input(images), protocol.tile_pixels)
+        for image, (faces, tiles) in zip(images, found, strict=True):
+            rows, columns = image.pixels.shape[:2]
+            results.append((faces, [PassRecord(rows / image.height, False, rows, columns, tiles, len(faces))]))
     else:
-        found, records = protocol.detect(backend, image.pixels)
-        # The decoder may have shrunk the pixels already.
-        records = [record._replace(scale=record.scale * float(image.scale_xy[1])) for record in records]
-    return in_image(found, image), records
+        for image in images:
+            faces, records = protocol.detect(backend, image.pixels)
+            # The decoder may have shrunk the pixels already.
+            results.append((faces, [x._replace(scale=x.scale * float(image.scale_xy[1])) for x in records]))
+    return [(in_image(faces, image), records) for image, (faces, records) in zip(images, results, strict=True)]
 
 
-def in_image(found: Detections, image: Prepared) -> Detections:
+def in_image(found: Detections, image: ScaledImage) -> Detections:
     """Boxes in pixels of the prepared image → in pixels of the image itself, clipped to it."""
     boxes_xyxy = found.boxes_xyxy / torch.from_numpy(image.scale_xy).to(found.boxes_xyxy.dtype).repeat(2)
     return Detections(clip(boxes_xyxy, image.height, image.width), found.scores)
 
 
-def network_input(images: Iterable[Prepared]) -> torch.Tensor:
+def network_input(images: Iterable[ScaledImage]) -> torch.Tensor:
     """(B, 3, h, w) uint8 of images that have one size, channels last in memory. A single one is not copied."""
     pixels = [image.pixels for image in images]
     if len(pixels) > 1:
@@ -294,94 +312,8 @@ def network_input(images: Iterable[Prepared]) -> torch.Tensor:
     return torch.from_numpy(pixels[0] if usable else pixels[0].copy())[None].permute(0, 3, 1, 2)
 
 
-def in_order(
-    images: Iterable[Any],
-    prepare_one: Callable[[Any], Prepared],
-    detect_alike: Callable[[list[Prepared]], list[Detections]],
-    images_together: Callable[[Prepared], int],
-) -> Iterator[tuple[Any, Detections | InputError]]:
-    """Every image with its faces, or with what is wrong with it, in the images' order; memory is bounded.
-
-    ``prepare_one`` is called in other threads. ``detect_alike`` gets images of one size that follow each other, as many
-    as ``images_together`` says of one; where that is 1, faces come out before the next image is waited for.
-    """
-    alike: list[tuple[Any, Prepared]] = []
-
-    def found() -> Iterator[tuple[Any, Detections | InputError]]:
-        given, prepared = [image for image, _ in alike], [ready for _, ready in alike]
-        alike.clear()
-        try:
-            yield from zip(given, detect_alike(prepared) if prepared else [], strict=True)
-        except InputError as error:  # one that does not fit into memory: nor do the others of its size
-            yield from ((image, error) for image in given)
-
-    read = in_threads(images, prepare_one, threads=READERS, most=2 * READERS, size=ready_bytes)
-    try:
-        for image, future in read:
-            try:
-                prepared = future.result()
-            except InputError as error:
-                yield from found()
-                yield image, error
-                continue
-            if alike and alike[0][1].pixels.shape != prepared.pixels.shape:
-                yield from found()
-            alike.append((image, prepared))
-            if len(alike) * prepared.pixels.nbytes >= READ_AHEAD_BYTES or len(alike) >= images_together(prepared):
-                yield from found()
-        yield from found()
-    finally:
-        read.close()
-
-
 def ready_bytes(_: Any, future: "Future[Any]") -> int:
     """What the arrays of a tuple take that has been read ahead, for :func:`in_threads`."""
     if not future.done() or future.exception() is not None:
         return 0
     return sum(value.nbytes for value in future.result() if isinstance(value, np.ndarray))
-
-
-class Progress:
-    """A context manager: a progress bar on a terminal; counts what is done of ``total``, and how many a second.
-
-    ``unit``: ``images`` or ``frames``. ``console``: of rich; by default standard error.
-    """
-
-    def __init__(self, total: int | None, unit: str, *, console: Any = None) -> None:
-        # Imported late: the detector itself has no use for it.
-        from rich import progress
-        from rich.console import Console
-
-        self.console = console or Console(stderr=True, highlight=False, markup=False, soft_wrap=True, emoji=False)
-        self._unit, self._done, self._start = unit, 0, time.perf_counter()
-        self._bar = progress.Progress(
-            progress.TextColumn("detecting"), progress.BarColumn(), progress.MofNCompleteColumn(),
-            progress.TextColumn("{task.fields[speed]}"), progress.TimeElapsedColumn(), progress.TimeRemainingColumn(),
-            console=self.console, disable=total == 1 or not self.console.is_terminal,
-        )  # fmt: skip
-        self._task = self._bar.add_task("", total=total, speed="")
-
-    def __enter__(self) -> Self:
-        self._start = time.perf_counter()
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def expect(self, total: int) -> None:
-        """So many there are to do."""
-        self._bar.update(self._task, total=total)
-
-    def say(self, text: str) -> None:
-        """One line for the person who waits, above the bar while there is one."""
-        self.console.print(text)
-
-    def advance(self) -> None:
-        """One more is done."""
-        self._done += 1
-        self._bar.update(self._task, completed=self._done, speed=self.speed())
-
-    def speed(self) -> str:
-        """``12.3 images/s`` since the block was entered."""
-        return f"{self._done / max(time.perf_counter() - self._start, 1e-9):.1f} {self._unit}/s"

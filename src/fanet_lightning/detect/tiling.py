@@ -11,9 +11,8 @@ Rounded up to a multiple of 128: 640.
 
 What is joined are the heads, not the boxes: each anchor of the image is taken from the one tile that it belongs to, and
 score floor, top-k, NMS and the number of faces kept then see all of them together, numbered as in the whole. So seams
-leave no trace: a face on one is found once, and a box near one falls or stays by the same better boxes. Boxes, their
-order and their number equal the whole image's; what differs is rounding, since convolutions of another size add in
-another order (about 1e-6 of a score), which decides only between anchors whose scores are that close.
+leave no trace. Boxes, their order and their number equal the whole image's; what differs is rounding, since
+convolutions of another size add in another order (about 1e-6 of a score).
 """
 
 import math
@@ -34,10 +33,7 @@ from fanet_lightning.ops.structures import Detections, HeadOutput, NetworkOutput
 
 
 class Tile(NamedTuple):
-    """Pixels ``x1`` … ``x2 - 1``, ``y1`` … ``y2 - 1`` of an image, and the part whose anchors belong to it.
-
-    ``core_xyxy`` is half-open. Its sides are multiples of :data:`STRIDE`, or sides of the image.
-    """
+    """Part of an image (pixels, half-open), and the part of it whose anchors are its own."""
 
     x1: int
     y1: int
@@ -51,10 +47,7 @@ class Tile(NamedTuple):
 
 
 def tiles(height: int, width: int, tile_pixels: int | None) -> list[Tile]:
-    """Tiles of at most ``tile_pixels`` pixels (at least :data:`SMALLEST_TILE_PIXELS`), row by row.
-
-    A single one without a limit or where the whole fits.
-    """
+    """Tiles of at most ``tile_pixels`` (:data:`SMALLEST_TILE_PIXELS` or more), row by row; None: a single one."""
     if tile_pixels is None or height * width <= tile_pixels:
         return [Tile(0, 0, width, height, (0, 0, width, height))]
     side = math.isqrt(tile_pixels) // STRIDE * STRIDE
@@ -110,9 +103,6 @@ def find_in_tiles(
         images: (1, 3, H, W) uint8, the image. It stays where it is; no copy of the whole is made.
         parts: what :func:`tiles` gave for H and W.
         detection: keyword arguments of ``detect``.
-
-    Returns:
-        Boxes in pixels of the image, not clipped to it; on the network's device.
     """
     height, width = images.shape[-2:]
     whole = AnchorGrid(map_shapes(height, width))
@@ -135,11 +125,7 @@ def map_shapes(height: int, width: int) -> tuple[tuple[int, int], ...]:
 
 
 def own_anchors(output: NetworkOutput, tile: Tile, whole: AnchorGrid) -> Candidates:
-    """The anchors of a tile's core, out of what the network said of the tile.
-
-    Raises:
-        ValueError: the network's maps are not those of such a tile.
-    """
+    """The anchors of a tile's core, out of what the network said of the tile; ValueError: its maps are not a tile's."""
     logits, offsets = output.hierarchies[-1]
     shapes = map_shapes(tile.y2 - tile.y1, tile.x2 - tile.x1)
     if tuple(map(tuple, output.map_shapes)) != shapes or logits.shape[:2] != (1, AnchorGrid(shapes).count):
@@ -204,24 +190,25 @@ def _upsampled(tile: Tile, whole: Sequence[tuple[int, int]], shallow: int, deep:
 
 
 class PixelLimit:
-    """The limit of one network on one device. What has run out of memory once is not tried again.
+    """The limit of one network on one device, measured on the network the first time that it matters.
 
-    What a pixel costs is measured on the network, the first time that it matters.
+    ``refused``: pixels of a tile that has run out of memory, which is not tried again. ``together``: what several
+    images may have in all, once they have run out of memory; a single one of more may fit.
     """
 
     def __init__(self, network: nn.Module, device: torch.device, *, autocast_bf16: bool = False) -> None:
         self._network, self._device, self._autocast_bf16 = network, device, autocast_bf16
         self._bytes_per_pixel: float | None = None
-        self._refused_pixels: int | None = None
-        self._together_pixels: int | None = None
+        self.refused: int | None = None
+        self.together: int | None = None
 
     def of_tile(self, tile_pixels: TilePixels) -> int | None:
         """The pixels of a tile; None: the whole image, whatever its size."""
         if tile_pixels is None:
             return None
         limits = [tile_pixels] if isinstance(tile_pixels, int) else []
-        if self._refused_pixels is not None:
-            limits.append(self._refused_pixels // 2)
+        if self.refused is not None:
+            limits.append(self.refused // 2)
         elif tile_pixels == AUTO:
             limits.extend(self._pixels_in_memory())
         return max(SMALLEST_TILE_PIXELS, min(limits)) if limits else None
@@ -229,16 +216,8 @@ class PixelLimit:
     def images_together(self, height: int, width: int, tile_pixels: TilePixels) -> int | None:
         """How many images of one size fit, at least 1; None: any number."""
         # An image that must stay whole still need not share memory with others.
-        limits = [self.of_tile(AUTO if tile_pixels is None else tile_pixels), self._together_pixels]
+        limits = [self.of_tile(AUTO if tile_pixels is None else tile_pixels), self.together]
         return min((max(1, limit // (height * width)) for limit in limits if limit is not None), default=None)
-
-    def refuse_tile(self, pixels: int) -> None:
-        """A tile of so many pixels has run out of memory."""
-        self._refused_pixels = pixels
-
-    def refuse_together(self, pixels: int) -> None:
-        """Several images of so many pixels in all have run out of memory; a single one of that size may fit."""
-        self._together_pixels = pixels // 2
 
     def _pixels_in_memory(self) -> list[int]:
         """One number, or none where the memory is not known."""

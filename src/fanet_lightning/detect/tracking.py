@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fanet_lightning.cli.errors import InputError
+from fanet_lightning.cli.errors import import_extra
 from fanet_lightning.detect.video import Frame
 from fanet_lightning.ops.boxes import clip
 from fanet_lightning.ops.structures import Detections
@@ -39,31 +39,19 @@ class _Sighting(NamedTuple):
 
 
 class ByteTrack:
-    """Identities from frame to frame, by the package ``trackers``.
+    """Identities from frame to frame, by the package ``trackers``; InputError: it is missing.
 
-    Args:
-        threshold: boxes of this score and more begin an identity.
-
-    Raises:
-        InputError: the package is missing.
+    ``threshold``: boxes of this score and more begin an identity.
     """
 
     def __init__(self, threshold: float) -> None:
-        try:
-            from trackers import ByteTrackTracker
-        except ImportError as error:
-            raise InputError("track=true: needs the package trackers; pip install 'fanet-lightning[track]'") from error
-        self._tracker = ByteTrackTracker(
+        self._tracker = import_extra("trackers", "track=true", "track").ByteTrackTracker(
             track_activation_threshold=threshold, high_conf_det_threshold=threshold, minimum_consecutive_frames=1
         )
         self._ids = itertools.count(1)
 
     def update(self, found: Detections) -> list[tuple[int, npt.NDArray[np.float64], float]]:
-        """Identity, box and score of the faces of the next frame; boxes of low score without an identity are left out.
-
-        Args:
-            found: with the boxes of low score.
-        """
+        """Identity, box and score of the next frame's faces; of ``found`` those of low score only with an identity."""
         tracked: Any = self._tracker.update(found.to_supervision())
         # ByteTrack names a face when it is seen for the second time; here it has its name from the first on.
         for begun in (track for track in self._tracker.tracks if track.tracker_id == -1):
@@ -84,13 +72,9 @@ def tracked(
     taken to move on as it did. So many frames, the gap's, wait in memory.
 
     Args:
-        frames: None stands for a frame that was not looked at; else with the boxes of ``LOW_SCORE`` and more. Those
-            below are left out.
+        frames: None stands for a frame that was not looked at; else with the boxes of ``LOW_SCORE`` and more.
         threshold: boxes of this score and more begin an identity; those below only continue one.
         every: of so many frames one was looked at.
-
-    Raises:
-        InputError: the package ``trackers`` is missing.
     """
     identities = ByteTrack(threshold)
     longest, around = max(LONGEST_GAP, 2 * every - 1), max(AROUND, every - 1)

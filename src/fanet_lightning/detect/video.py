@@ -1,10 +1,5 @@
 """Videos, streams and cameras, frame by frame: VideoReader, and VideoWriter with the same times and sound.
 
-    with VideoReader("video.mp4") as reader, VideoWriter("redacted.mp4", reader) as writer:
-        for frame in reader:
-            writer.write(redact(frame.image_rgb, detector.detect(frame.image_rgb).boxes_xyxy), frame)
-    print(reader.broken, writer.notes)
-
 Files and network streams need the package ``av`` (PyAV: FFmpeg's libraries in a wheel), cameras OpenCV alone.
 """
 
@@ -25,7 +20,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from fanet_lightning.cli.errors import InputError, first_line
+from fanet_lightning.cli.errors import InputError, check, first_line, import_extra
 from fanet_lightning.data.images import Image8
 from fanet_lightning.detect.inputs import STREAM_SCHEMES, without_passwords
 from fanet_lightning.ops.draw import checked_image
@@ -73,24 +68,26 @@ class Frame:
     index: int
 
 
+_TimedImage = tuple[Image8, float]
+
+
 class VideoReader:
     """Iterate over the frames of a video file, a network stream or a camera; a context manager, to be read once.
 
     A thread decodes up to 8 frames (256 MiB) ahead. A file waits for its reader; of a live source the oldest waiting
-    frames are dropped and counted while the reader is busy. A video that breaks off raises nothing: all its good frames
-    are given, the loop ends, and ``broken`` says where and why. (Raised, it would look to a ``VideoWriter`` around the
-    loop like any failure, and the good part would be thrown away.) A file that is cut short is noticed where its header
-    tells its length (mp4, mov, mkv, webm, flv).
+    frames are dropped and counted while the reader is busy. A video that breaks off raises nothing, for a
+    ``VideoWriter`` around the loop would throw the good part away: the loop ends, and ``broken`` says where and why.
 
     Attributes:
         name: the source for messages: a path, an address without its password, or ``camera 0``.
         size_wh: width and height of the upright frames in pixels.
         frames_per_second: average rate; of a camera what its driver promises.
-        frame_count, duration_seconds: by the header; None for live sources and where the file does not say.
+        frame_count: by the header; None for live sources and where the file does not say.
         is_live: frames come in real time and without an end (camera, RTSP).
         start_seconds: the video's own clock at its beginning; ``time_seconds`` counts from there.
         time_base: the unit, in seconds, that frame times are whole multiples of.
-        broken: after the loop: one line when the source broke off before its end, else None.
+        broken: after the loop: one line when the source broke off before its end, else None. That a file is cut short
+            is noticed where its header tells its length (mp4, mov, mkv, webm, flv).
         finished: the loop has come to the end.
         frames_skipped: damaged frames that could not be decoded and were left out.
         frames_dropped: frames of a live source that came while the reader was busy.
@@ -100,14 +97,12 @@ class VideoReader:
         timeout_seconds: how long a network source may take to answer, and to give the next frame.
 
     Raises:
-        InputError: there is no such file or camera, no answer, or nothing in it that can be shown; or, for files and
-            streams, the package ``av`` is missing.
+        InputError: no such file or camera, no answer, nothing that can be shown, or the package ``av`` is missing.
     """
 
     def __init__(self, source: str | Path | int, *, timeout_seconds: float = 10.0) -> None:
         self.source = source
         self.frame_count: int | None = None
-        self.duration_seconds: float | None = None
         self.is_live = True
         self.start_seconds = 0.0
         self.time_base = Fraction(1, 90_000)
@@ -116,18 +111,18 @@ class VideoReader:
         self.frames_skipped = self.frames_dropped = 0
         self._timeout_seconds = timeout_seconds
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._source = contextlib.ExitStack()
-        is_camera = isinstance(source, int) or (isinstance(source, str) and source.isdecimal())
-        try:
-            images = self._camera_images(int(source)) if is_camera else self._stream_images(source)  # type: ignore[arg-type]
+        self._thread = threading.Thread(target=self._decode, name="video-reader", daemon=True)
+        with contextlib.ExitStack() as opened:
+            if isinstance(source, int) or (isinstance(source, str) and source.isdecimal()):
+                images = self._camera_images(int(source), opened)
+            else:
+                images = self._stream_images(source, opened)
             # The first frame is decoded at once: its size is the video's, and a file without one is no video.
             first = next(images, None)
+            self._began = time.monotonic()
             if first is None:
                 raise InputError(self.broken or f"{self.name}: holds no frame that can be decoded")
-        except BaseException:
-            self._source.close()
-            raise
+            self._source = opened.pop_all()
         self._images = itertools.chain([first], images)
         height, width = first[0].shape[:2]
         self.size_wh = (width, height)
@@ -143,25 +138,15 @@ class VideoReader:
     def close(self) -> None:
         """Stop the thread and close the source; may be called again."""
         self._stop.set()
-        if self._thread is not None:
+        if self._thread.is_alive():
             self._thread.join(_PATIENCE)
-            if self._thread.is_alive():
-                return  # closing under a thread that waits for the network would crash; it closes the source itself
-        self._source.close()
+        # Closing under a thread that waits for the network would crash; it closes the source itself.
+        if not self._thread.is_alive():
+            self._source.close()
 
     def __iter__(self) -> Iterator[Frame]:
-        """The frames in order.
-
-        Raises:
-            RuntimeError: they were read before.
-        """
-        if self._thread is not None:
-            raise RuntimeError(f"{self.name}: a video is read once; open it again")
-        self._thread = threading.Thread(target=self._decode, name="video-reader", daemon=True)
+        """The frames in order; RuntimeError at the first one: they were read before."""
         self._thread.start()
-        return self._frames()
-
-    def _frames(self) -> Iterator[Frame]:
         while not self._stop.is_set():
             frame = self._queue.get()
             if isinstance(frame, BaseException):
@@ -175,6 +160,8 @@ class VideoReader:
         """The thread: decode until the end, or until the reader is closed."""
         try:
             for index, (image, seconds) in enumerate(self._images):
+                if self.is_live:
+                    seconds = time.monotonic() - self._began if index else 0.0
                 if image.shape[1::-1] != self.size_wh:  # some videos change theirs midway
                     image = np.asarray(cv2.resize(image, self.size_wh, interpolation=cv2.INTER_AREA), dtype=np.uint8)
                 if self.is_live and self._queue.full():
@@ -196,65 +183,61 @@ class VideoReader:
                 self._queue.put(item, timeout=0.1)
                 return
 
-    def _camera_images(self, index: int) -> Iterator[tuple[Image8, float]]:
-        """Images with the time since the first one, for as long as the camera gives any."""
+    def _camera_images(self, index: int, opened: contextlib.ExitStack) -> Iterator[_TimedImage]:
+        """Images for as long as the camera gives any."""
         self.name = f"camera {index}"
         # Asked first, because OpenCV may crash where there is none.
         is_there = index >= 0 and (sys.platform != "linux" or Path(f"/dev/video{index}").exists())
         camera = cv2.VideoCapture(index) if is_there else None
         if camera is None or not camera.isOpened():
             raise InputError(f"{self.name}: cannot be opened; connect it, or end the program that is using it")
-        self._source.callback(camera.release)
+        opened.callback(camera.release)
         self.frames_per_second = float(camera.get(cv2.CAP_PROP_FPS)) or _USUAL_RATE
-        failed, began = 0, None
+        failed = 0
         while failed < _FAILED_READS:
             read, image_bgr = camera.read()
-            if not read:
+            if read:
+                failed = 0
+                yield np.ascontiguousarray(image_bgr[..., ::-1], dtype=np.uint8), 0.0
+            else:
                 failed += 1
                 time.sleep(0.01)
-                continue
-            failed, now = 0, time.monotonic()
-            began = now if began is None else began
-            yield np.ascontiguousarray(image_bgr[..., ::-1], dtype=np.uint8), now - began
         self.broken = f"{self.name}: gives no more frames"
 
-    def _stream_images(self, source: str | Path) -> Iterator[tuple[Image8, float]]:
+    def _stream_images(self, source: str | Path, opened: contextlib.ExitStack) -> Iterator[_TimedImage]:
         """Upright images of a file or a network stream with their times, in the order of showing."""
         self.name, scheme = without_passwords(source), _scheme(source)
-        container = _open(source, self._timeout_seconds)
-        self._source.callback(container.close)
+        container = opened.enter_context(_open(source, self._timeout_seconds))
         formats = set(container.format.name.split(","))
-        if any(map(_NOT_VIDEOS.fullmatch, formats)):
-            raise InputError(f"{self.name}: not a video (FFmpeg takes it for {', '.join(formats)})")
         stream = container.streams.best("video")
+        reason = ""
+        if any(map(_NOT_VIDEOS.fullmatch, formats)):
+            reason = f"not a video (FFmpeg takes it for {', '.join(formats)})"
         # The cover of a music file is a video stream too.
-        if stream is None or stream.codec_context is None or stream.disposition & av.stream.Disposition.attached_pic:
-            raise InputError(f"{self.name}: holds no moving images that this FFmpeg can decode")
+        elif not (stream and stream.codec_context) or stream.disposition & av.stream.Disposition.attached_pic:
+            reason = "holds no moving images that this FFmpeg can decode"
+        check(not reason, f"{self.name}: {reason}")
         stream.thread_type = "AUTO"
         self.frames_per_second = float(stream.average_rate or stream.guessed_rate or _USUAL_RATE)
         length = (container.duration or 0) / _MICROSECONDS
         self.is_live = scheme in STREAM_SCHEMES or (scheme != "" and length <= 0)
         self.start_seconds = (container.start_time or 0) / _MICROSECONDS
         self.time_base = Fraction(stream.time_base or self.time_base)
-        if not self.is_live and length > 0:
-            self.duration_seconds = length
+        if self.is_live:
+            length = 0.0
+        if length > 0:
             self.frame_count = stream.frames or max(1, round(length * self.frames_per_second))
-        began: float | None = None
-        seconds = 0.0
-        for decoded in self._decoded(container, stream, has_length=not formats.isdisjoint(_LENGTH_IN_HEADER)):
-            now = time.monotonic()
-            first, began = began is None, now if began is None else began
-            if self.is_live:
-                seconds = now - began
-            elif decoded.pts is not None:
-                seconds = float(decoded.pts * Fraction(decoded.time_base or self.time_base)) - self.start_seconds
-            elif not first:
+        seconds = -1 / self.frames_per_second
+        for decoded in self._decoded(container, stream, length, formats):
+            if decoded.pts is None:
                 seconds += 1 / self.frames_per_second
+            else:
+                seconds = float(decoded.pts * Fraction(decoded.time_base or self.time_base)) - self.start_seconds
             yield _upright(decoded), seconds
 
-    def _decoded(self, container: Any, stream: Any, *, has_length: bool) -> Iterator[Any]:
+    def _decoded(self, container: Any, stream: Any, length: float, formats: set[str]) -> Iterator[Any]:
         """Decoded frames; damaged ones are counted, and an early end is written to ``broken``."""
-        end, reason, length = 0.0, None, self.duration_seconds
+        end, reason = 0.0, ""
         try:
             for packet in container.demux():
                 if packet.pts is not None and packet.time_base:
@@ -266,10 +249,10 @@ class VideoReader:
             silent = isinstance(error, av.error.ExitError)
             reason = f"nothing came for {self._timeout_seconds:g} s" if silent else _reason(error)
         unnoticed = max(_SHORTEST_MISSING, 3 / self.frames_per_second)
-        if reason is None and has_length and length is not None and length - end > unnoticed:
-            reason = "the rest is missing or damaged"
-        if reason is not None:
-            of = f" of {length:.1f} s" if length is not None else ""
+        if formats & _LENGTH_IN_HEADER and length - end > unnoticed:
+            reason = reason or "the rest is missing or damaged"
+        if reason:
+            of = f" of {length:.1f} s" if length > 0 else ""
             self.broken = f"{self.name}: breaks off after {end:.1f} s{of} ({reason})"
 
     def _good_frames(self, stream: Any, packet: Any) -> list[Any]:
@@ -289,8 +272,7 @@ class VideoReader:
 
 def _scheme(source: str | Path) -> str:
     """``rtsp`` of ``rtsp://…``; "" of a path."""
-    match = re.match(r"([a-z][a-z0-9+.-]+)://", source, re.IGNORECASE) if isinstance(source, str) else None
-    return match[1].lower() if match else ""
+    return source.partition("://")[0].lower() if isinstance(source, str) and "://" in source else ""
 
 
 def _reason(error: BaseException) -> str:
@@ -298,15 +280,10 @@ def _reason(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or first_line(error))
 
 
-def _require_av(what: str) -> None:
-    if av is None:
-        raise InputError(f"{what}: needs the package av; pip install 'fanet-lightning[video]'")
-
-
 def _open(source: str | Path, timeout_seconds: float) -> Any:
     """Open a file or a stream, demuxer only; InputError: one line that says why it cannot be opened."""
     shown, scheme = without_passwords(source), _scheme(source)
-    _require_av(shown)
+    import_extra("av", shown, "video")
     began = time.monotonic()
     try:
         if not scheme:
@@ -362,21 +339,18 @@ _LIMITED_RANGE = 1
 class _Sound:
     """All sound tracks of a video, read from the file a second time and written as far as the images have come.
 
-    So nothing is held in memory but a packet, whatever the video's length. A track that the container can hold is
-    copied packet by packet; any other is encoded again, which ``notes`` gets a line about.
+    So nothing is held in memory but a packet. ``notes`` gets a line about a track that is encoded again.
     """
 
     def __init__(self, reader: VideoReader, output: Any, kind: str, notes: list[str]) -> None:
         assert not isinstance(reader.source, int)
         self._notes, self._start, self._output = notes, reader.start_seconds, output
         self._input = _open(reader.source, 10.0)
+        self.close = self._input.close
         # Index of the stream → stream written, and whether it is encoded again.
-        self.tracks = {
-            stream.index: self._track(stream, kind)
-            for stream in self._input.streams.audio
-            if stream.codec_context is not None
-        }
-        self._packets = self._demuxed()
+        streams = [stream for stream in self._input.streams.audio if stream.codec_context is not None]
+        self.tracks = {stream.index: self._track(stream, kind) for stream in streams}
+        self._packets = self._demuxed(streams)
         self._waiting: Any = None
 
     def _track(self, stream: Any, kind: str) -> tuple[Any, bool]:
@@ -393,26 +367,20 @@ class _Sound:
         self._notes.append(f"sound encoded again, {name} to {encoder.removeprefix('lib')}")
         return written, True
 
-    def _demuxed(self) -> Iterator[Any]:
-        """Packets of the tracks that are kept; an early end is no failure: the images ended there too."""
+    def _demuxed(self, streams: list[Any]) -> Iterator[Any]:
+        """Packets of these; an early end is no failure: the images ended there too."""
         try:
-            for packet in self._input.demux([self._input.streams[index] for index in self.tracks]):
-                # The empty packets at the end only tell decoders to flush.
-                if packet.dts is not None and packet.stream_index in self.tracks:
-                    yield packet
+            # The empty packets at the end only tell decoders to flush.
+            yield from (packet for packet in self._input.demux(streams) if packet.dts is not None)
         except av.FFmpegError as error:
             self._notes.append(f"the sound breaks off ({_reason(error)})")
 
     def copy_until(self, seconds: float) -> None:
         """Write every packet that begins before ``seconds`` from the video's start; ``inf`` for the rest."""
-        while self.tracks:
-            packet = self._waiting or next(self._packets, None)
-            self._waiting = None
-            if packet is None:
-                return
+        while packet := self._waiting or (next(self._packets, None) if self.tracks else None):
             begins = float((packet.dts if packet.pts is None else packet.pts) * packet.time_base) - self._start
-            if begins >= seconds:
-                self._waiting = packet
+            self._waiting = packet if begins >= seconds else None
+            if self._waiting:
                 return
             self._write(packet)
 
@@ -437,46 +405,37 @@ class _Sound:
 
     def finish(self) -> None:
         """Write what the encoders still hold."""
-        for written, encoded in self.tracks.values():
-            if encoded:
-                self._output.mux(written.encode(None))
-
-    def close(self) -> None:
-        self._input.close()
+        for written in (written for written, encoded in self.tracks.values() if encoded):
+            self._output.mux(written.encode(None))
 
 
 class VideoWriter:
     """Write frames as a video; a context manager.
 
     ``write`` takes each frame together with the ``Frame`` it was made from: the video shows it at the same time, so a
-    variable frame rate stays, and frames that were left out leave no gap in the sound. Sound tracks are copied packet
-    by packet where the container can hold them, else encoded again; of a live source none is kept. ``sound_kept`` and
-    ``notes`` (one line each) tell after the first frame what became of it. Images of odd width or height get one more
-    column or row (a copy of the last one): 4:2:0 video has even sizes.
+    variable frame rate stays, and frames that were left out leave no gap in the sound. Sound tracks are copied where
+    the container can hold them, else encoded again; of a live source none is kept. ``sound_kept`` and ``notes`` (one
+    line each) tell after the first frame what became of it. Images of odd width or height get one more column or row
+    (a copy of the last one): 4:2:0 video has even sizes.
 
     The video gets its name when it is whole: at the end of the ``with`` block, or by ``close()``. An exception in the
-    block, Ctrl-C too, removes it. To keep what is done instead, catch it inside the block and call
-    ``close(keep=True)``: the video then ends with the last frame.
+    block, Ctrl-C too, removes it; caught inside the block, with ``close(keep=True)``, it ends with the last frame.
 
     Args:
         path: where to; the suffix decides: ``.mp4``, ``.m4v``, ``.mov``, ``.mkv`` (H.264) or ``.webm`` (VP9).
         reader: the video that the frames come from: its rate, times and sound.
 
     Raises:
-        InputError: no such kind of video, a folder that cannot be written, a full disk, or the package ``av`` is
-            missing.
-        ValueError: a frame that is not (H, W, 3) uint8 or not of the first one's size.
+        InputError: no such kind of video, it cannot be written there, or the package ``av`` is missing.
+        ValueError: a frame that is not (H, W, 3) uint8 or not of the first one's size, or after the end.
     """
 
     def __init__(self, path: str | Path, reader: VideoReader) -> None:
-        _require_av(str(path))
+        import_extra("av", str(path), "video")
         self.path = Path(path)
         suffix = self.path.suffix.lower()
-        if suffix not in CONTAINERS:
-            raise InputError(f"{path}: videos are written as {', '.join(CONTAINERS)}, not '{suffix}'")
+        check(suffix in CONTAINERS, f"{path}: videos are written as {', '.join(CONTAINERS)}, not '{suffix}'")
         self._kind, self._encoder = CONTAINERS[suffix]
-        if self._encoder not in av.codecs_available:
-            raise InputError(f"{path}: this build of av has no encoder {self._encoder}; pip install av")
         self.notes: list[str] = []
         self.frames_written = 0
         self._reader = reader
@@ -502,13 +461,12 @@ class VideoWriter:
 
     def write(self, frame_rgb: npt.NDArray[np.uint8], frame: Frame) -> None:
         """Add an image (H, W, 3) uint8, of the first one's size, to be shown when ``frame`` of the reader is."""
-        if self._closed:
-            raise ValueError(f"{self.path}: the video is closed")
         image = checked_image(frame_rgb)
         height, width = image.shape[:2]
         self._size_wh = self._size_wh or (width, height)
-        if (width, height) != self._size_wh:
-            raise ValueError(f"{self.path}: a frame of {width}x{height}, the video has {self._size_wh}")
+        if self._closed or (width, height) != self._size_wh:
+            has = "is closed" if self._closed else f"has {self._size_wh}"
+            raise ValueError(f"{self.path}: a frame of {width}x{height}, the video {has}")
         if height % 2 or width % 2:
             padded = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
             image = np.asarray(padded, dtype=np.uint8)
@@ -529,14 +487,7 @@ class VideoWriter:
         self.frames_written += 1
 
     def close(self, keep: bool = True) -> None:
-        """End the video; may be called again.
-
-        Args:
-            keep: False removes what was written. True gives it its name; where no frame was written there is no video.
-
-        Raises:
-            InputError: the end could not be written; nothing is left under the temporary name.
-        """
+        """End the video; may be called again. ``keep``: False removes what was written, else it gets its name."""
         if self._closed:
             return
         self._closed = True
@@ -557,7 +508,7 @@ class VideoWriter:
     def _named_errors(self) -> Iterator[None]:
         try:
             yield
-        except (av.FFmpegError, OSError) as error:
+        except (av.FFmpegError, av.codec.codec.UnknownCodecError, OSError) as error:
             raise InputError(f"{self.path}: cannot be written ({_reason(error)})") from error
 
     def _start(self, width: int, height: int) -> None:

@@ -142,7 +142,7 @@ def detect_records(
     start = time.perf_counter()
     read = in_threads(missing, lambda record: prepare(record.path), threads=threads, most=most, size=ready_bytes)
     for record, reading in track(read, "detecting", len(missing), disable=not sys.stderr.isatty()):
-        detections, passes = found_in(scale, detector.backend, reading.result())
+        [(detections, passes)] = found_in(scale, detector.backend, [reading.result()])
         now = time.perf_counter()
         found[record.image_id] = item = Inferred(record.image_id, detections, passes, now - start)
         start = now

@@ -18,6 +18,7 @@ def main(argv: list[str]) -> int:
     from fanet_lightning.cli.config import plain
     from fanet_lightning.export.run import export
 
+    cli.check_whole(config, calibration_images=1, rounds=1)
     options = plain(config)
     for key in ("out", "calibration", "images"):
         options[key] = options[key] and Path(str(options[key]))

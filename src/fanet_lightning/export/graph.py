@@ -64,7 +64,9 @@ class DetectionGraph(nn.Module):
         scores, offsets, anchors_cxcywh = self.heads(images)
         image, anchor = (scores >= self.detection["score_floor"]).nonzero().unbind(dim=1)
         found = scores[image, anchor]
-        order = _by_image_and_score(image, found)
+        # Image by image, scores descending, ties in the order of their anchors.
+        by_score = found.argsort(descending=True, stable=True)
+        order = by_score[image[by_score].argsort(stable=True)]
         order = order[_rank(image[order]) < self.detection["top_k"]]
         image, anchor, found = image[order], anchor[order], found[order]
         boxes_xyxy = decode(offsets[image, anchor], anchors_cxcywh[anchor])
@@ -79,12 +81,6 @@ class DetectionGraph(nn.Module):
 def for_export(network: Network) -> nn.Module:
     """As :func:`fuse`, on the CPU."""
     return fuse(network).cpu().float().requires_grad_(False)
-
-
-def _by_image_and_score(image: Tensor, scores: Tensor) -> Tensor:
-    """(N,), (N,) → indices, image by image, scores descending, ties in the order in which they stand."""
-    by_score = scores.argsort(descending=True, stable=True)
-    return by_score[image[by_score].argsort(stable=True)]
 
 
 def _rank(image: Tensor) -> Tensor:
@@ -108,31 +104,28 @@ def _nms(boxes_xyxy: Tensor, scores: Tensor, image: Tensor, iou: float) -> Tenso
     return nms(wide + apart[:, None], found, iou)[:-2]
 
 
-def write_torchscript(path: Path, network: Network, settings: Mapping[str, Any], notes: Mapping[str, str]) -> None:
-    """Write what ``torch.jit.load`` reads, after ``import torchvision``; nothing else of this package is needed.
+def write_torch(
+    path: Path, network: Network, settings: Mapping[str, Any], notes: Mapping[str, str], *, scripted: bool
+) -> None:
+    """Write what ``torch.jit.load`` reads, or else ``torch.export.load(path).module()``, after ``import torchvision``.
 
     ``notes``: what the file says of itself, in its extra file :data:`EXTRA_FILE`.
     """
-    graph = DetectionGraph(for_export(network), settings, channels_last=True).eval()
-    jit: Any = torch.jit
-    with quiet(), torch.no_grad():
-        traced = jit.freeze(jit.trace(graph, example_images(), check_trace=False).eval())
-        jit.save(traced, str(path), _extra_files={EXTRA_FILE: json.dumps(dict(notes))})
-
-
-def write_torch_export(path: Path, network: Network, settings: Mapping[str, Any], notes: Mapping[str, str]) -> None:
-    """As :func:`write_torchscript`; ``torch.export.load(path).module()`` reads it."""
     import torchvision  # noqa: F401  torch.export asks it for the shapes of its NMS
 
-    graph = DetectionGraph(for_export(network), settings, channels_last=False).eval()
-    dynamic = torch.export.Dim.DYNAMIC
+    graph = DetectionGraph(for_export(network), settings, channels_last=scripted).eval()
+    extra = {EXTRA_FILE: json.dumps(dict(notes))}
+    jit: Any = torch.jit
     with quiet(), any_size(), torch.no_grad():
-        program = torch.export.export(
-            graph, (example_images(),), dynamic_shapes={"images": {0: dynamic, 2: dynamic, 3: dynamic}}
-        )
+        if scripted:
+            traced = jit.freeze(jit.trace(graph, example_images(), check_trace=False).eval())
+            jit.save(traced, str(path), _extra_files=extra)
+            return
+        free = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+        program = torch.export.export(graph, (example_images(),), dynamic_shapes={"images": free})
         # Else the file holds the images that it was recorded with.
         program.example_inputs = None
-        torch.export.save(program, path, extra_files={EXTRA_FILE: json.dumps(dict(notes))})
+        torch.export.save(program, path, extra_files=extra)
 
 
 def example_images() -> torch.Tensor:

@@ -5,7 +5,6 @@ operators fit postprocess.detect exactly: TopK puts the lower index first at equ
 by image.
 """
 
-import importlib.util
 import json
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -16,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fanet_lightning.cli.errors import InputError
 from fanet_lightning.detect.detector import INPUT_NAME, PREFIX
 from fanet_lightning.export.graph import HeadsGraph, any_size, example_images, for_export, quiet
 from fanet_lightning.models.fanet import Network
@@ -32,11 +30,8 @@ def quantized(model: Any, images: Iterable[npt.NDArray[np.uint8]]) -> Any:
     """Convolutions in 8 bits (weights per channel, signed; activations unsigned), as QuantizeLinear/DequantizeLinear.
 
     In float32 stay the first convolutions, whose errors all others inherit, and those of the heads: their outputs are
-    scores and offsets, for which 255 steps are too few.
-
-    Args:
-        model: uint8 images → heads, an ``onnx.ModelProto``.
-        images: (H, W, 3) RGB, of the kind that the network will see.
+    scores and offsets, for which 255 steps are too few. ``model``: uint8 images → heads, an ``onnx.ModelProto``;
+    ``images``: (H, W, 3) RGB, of the kind that the network will see.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -134,11 +129,7 @@ def onnx_model(
         metadata: what the file says of itself.
         opset: one of :data:`OPSETS`.
         dtype: ``float32``, or ``int8``: see :func:`quantized`, which takes ``calibration``.
-
-    Raises:
-        InputError: onnx, onnxruntime or onnxscript is missing.
     """
-    need_packages()
     import onnx
     from onnx.compose import merge_models
 
@@ -155,10 +146,7 @@ def onnx_model(
 
 
 def write_openvino(path: Path, content: bytes) -> None:
-    """Write an ONNX file of :func:`onnx_model` as OpenVINO's ``.xml``, and the weights into the ``.bin`` next to it.
-
-    Its metadata go as JSON into ``rt_info``.
-    """
+    """Write an ONNX file of :func:`onnx_model` as OpenVINO's ``.xml`` and ``.bin``, its metadata as JSON in rt_info."""
     import onnx
     import openvino
 
@@ -167,14 +155,6 @@ def write_openvino(path: Path, content: bytes) -> None:
     model.set_rt_info(json.dumps(entries, ensure_ascii=False), PREFIX.rstrip("."))
     # By default it would round the weights to float16.
     openvino.save_model(model, path, compress_to_fp16=False)
-
-
-def need_packages(form: str = "onnx") -> None:
-    """InputError where one of the packages of the extra ``export``, or ``openvino``, is missing."""
-    extra = "openvino" if form == "openvino" else "export"
-    for name in ("onnx", "onnxruntime", "onnxscript", *(["openvino"] if form == "openvino" else [])):
-        if importlib.util.find_spec(name) is None:
-            raise InputError(f"format={form}: needs the package {name}; pip install 'fanet-lightning[{extra}]'")
 
 
 def _heads_model(network: Network, opset: int) -> Any:

@@ -14,19 +14,18 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 import yaml
 from matplotlib import cbook
 
 from fanet_lightning.cli.device import bytes_per_pixel
-from fanet_lightning.cli.errors import InputError, counted, is_whole
+from fanet_lightning.cli.errors import check, counted, import_extra
 from fanet_lightning.cli.files import check_writable, file_sha256, has_image_extension, walk_files
 from fanet_lightning.cli.provenance import to_plain
-from fanet_lightning.data.images import read_image_rgb
+from fanet_lightning.data.images import Image8, read_image_rgb
 from fanet_lightning.detect.detector import FORMAT_VERSION, INPUT_NAME, PREFIX, ExportBackend, TorchBackend
-from fanet_lightning.export.graph import quiet, write_torch_export, write_torchscript
-from fanet_lightning.export.onnx_graph import OPSETS, need_packages, onnx_model, write_openvino
+from fanet_lightning.export.graph import quiet, write_torch
+from fanet_lightning.export.onnx_graph import DEFAULT_OPSET, OPSETS, onnx_model, write_openvino
 from fanet_lightning.export.verify import BOX_LIMIT, SCORE_LIMIT, Comparison, Run, compare, speeds
 from fanet_lightning.models.blocks import fuse
 from fanet_lightning.models.pretrained import CARD_FILE, Model, load_model, name_of, weights_file
@@ -76,90 +75,75 @@ def terms(path: Path, model: Model) -> str:
     if isinstance(head, dict) and "license" in head:
         return " ".join(str(head[key]) for key in ("license", "license_name", "license_link") if key in head)
     data = sorted({part.data or "unknown" for part in model.training_images or []})
-    return (
-        "mit"
-        if data == ["synthetic"]
-        else f"other: on the terms of the training images ({', '.join(data) or 'unknown'})"
-    )
+    named = ", ".join(data) or "unknown"
+    return "mit" if data == ["synthetic"] else f"other: on the terms of the training images ({named})"
 
-
-Image8 = npt.NDArray[np.uint8]
 
 # (height, width): an ordinary one, odd ones, one whose deepest maps are a single cell, one smaller than most anchors.
 SIZES = ((600, 512), (480, 640), (217, 333), (129, 128), (33, 40))
 # As many as a person waits for.
 MOST_IMAGES = 20
-ENDINGS = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".torchscript.pt", "torch_export": ".pt2"}
-RUNTIMES = {
-    "onnx": "onnxruntime", "openvino": "OpenVINO", "torchscript": "torch.jit", "torch_export": "torch.export",
+# Format → ending of its files, and its runtime.
+FORMATS = {
+    "onnx": (".onnx", "onnxruntime"), "openvino": (".xml", "OpenVINO"), "torchscript": (".torchscript.pt", "torch.jit"),
+    "torch_export": (".pt2", "torch.export"),
 }  # fmt: skip
 DTYPES = ("float32", "int8")
 
 
 def export(
-    checkpoint: Path | str,
-    out: Path | None = None,
-    *,
-    form: str = "onnx",
-    dtype: str = "float32",
-    detection: Mapping[str, Any] | None = None,
-    opset: int = 20,
-    calibration: Path | None = None,
-    calibration_images: int = 100,
-    images: Path | None = None,
-    rounds: int = 15,
-    overwrite: bool = False,
-) -> None:
+    checkpoint: Path | str, out: Path | None = None, *, form: str = "onnx", dtype: str = "float32",
+    detection: Mapping[str, Any] | None = None, opset: int = DEFAULT_OPSET, calibration: Path | None = None,
+    calibration_images: int = 100, images: Path | None = None, rounds: int = 15, overwrite: bool = False,
+) -> None:  # fmt: skip
     """Write the file, run it, keep it if it agrees with the model, and print what was found.
 
     Args:
-        checkpoint: see :func:`fanet_lightning.models.pretrained.locate`.
-        out: the file; None: ``outputs/export/``, named by the model. It appears whole, or not at all.
-        form: ``onnx``, ``openvino``, ``torchscript`` or ``torch_export``.
-        dtype: ``float32``; for onnx also ``int8``, whose faces are others.
-        detection: keyword arguments of :func:`fanet_lightning.ops.postprocess.detect` in place of the model's own.
-        opset: of ONNX.
-        calibration, calibration_images: with int8, folder of images and how many of them are used.
-        images: folder of images that both sides run on, up to 20; None: a photograph in five sizes.
-        rounds: calls that each speed is the median of.
-        overwrite: replace ``out``.
+        form: the ``format`` of ``conf/export.yaml``, which says what it and all others are.
+        out: appears whole, or not at all.
 
     Raises:
         InputError: an option outside its choices, a model or image that cannot be read, a missing package; or the file
             finds other faces than the model.
     """
-    _check(form, dtype, opset, calibration)
-    for key, value in (("calibration_images", calibration_images), ("rounds", rounds)):
-        if not is_whole(value, 1):
-            raise InputError(f"{key}={value}; give a whole number, at least 1")
+    is_onnx = form in ("onnx", "openvino")
+    check(form in FORMATS, f"format={form} is unknown; take {' or '.join(FORMATS)}")
+    dtypes = DTYPES if form == "onnx" else DTYPES[:1]
+    check(dtype in dtypes, f"dtype={dtype}: format=onnx takes {' or '.join(DTYPES)}, the others float32")
+    needed = "dtype=int8 needs calibration=FOLDER: images that set the range of the 8 bits"
+    check(dtype != "int8" or calibration, needed)
+    check(not is_onnx or opset in OPSETS, f"opset={opset}; give {OPSETS[0]} … {OPSETS[-1]}")
+    is_xml = form != "openvino" or out is None or out.suffix.lower() == ".xml"
+    check(is_xml, f"out={out}: an OpenVINO file ends in .xml; its weights go into the .bin next to it")
+    for package in ("onnx", "onnxruntime", "onnxscript") if is_onnx else ():
+        import_extra(package, f"format={form}", "openvino" if form == "openvino" else "export")
+    if form == "openvino":
+        import_extra("openvino", f"format={form}", "openvino")
     model = load_model(checkpoint)
     assert model.source is not None
     name = name_of(model.source)
+    ending, runtime = FORMATS[form]
     if out is None:
-        out = Path("outputs/export") / f"{name}{'' if dtype == 'float32' else f'.{dtype}'}{ENDINGS[form]}"
-    if form == "openvino" and out.suffix.lower() != ".xml":
-        raise InputError(f"out={out}: an OpenVINO file ends in .xml; its weights go into the .bin next to it")
+        out = Path("outputs/export") / f"{name}{'' if dtype == 'float32' else f'.{dtype}'}{ending}"
     for file in (out, out.with_suffix(".bin")) if form == "openvino" else (out,):
-        if file.exists() and not (overwrite and file.is_file()):
-            raise InputError(f"out={file} is there already; give another out, or overwrite=true for a file")
+        is_free = not file.exists() or (overwrite and file.is_file())
+        check(is_free, f"out={file} is there already; give another out, or overwrite=true for a file")
     check_writable(out.parent)
     out.parent.mkdir(parents=True, exist_ok=True)
     settings = detection_settings(model.detection, detection)
     batches = batches_to_try(images)
     notes = metadata(name, model.source, model, settings, form=form, dtype=dtype)
-    runtime = RUNTIMES[form]
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         temporary = Path(folder) / out.name
         print(f"tracing {name} for {form}, {dtype} …", flush=True)
-        if form in ("onnx", "openvino"):
+        if is_onnx:
             files = [] if calibration is None else image_files(calibration, "calibration", calibration_images)
             chosen = (read_image_rgb(path) for path in files)
             content = onnx_model(model.network, settings, notes, opset=opset, dtype=dtype, calibration=chosen)
             write_onnx = write_openvino if form == "openvino" else Path.write_bytes
             write_onnx(temporary, content.SerializeToString())
         else:
-            write = write_torchscript if form == "torchscript" else write_torch_export
-            write(temporary, model.network, settings, notes)
+            write_torch(temporary, model.network, settings, notes, scripted=form == "torchscript")
         print(f"comparing in {runtime} on {len(batches)} inputs, and timing …", flush=True)
         backend, run = TorchBackend(fuse(model.network), detection=settings), runner(temporary, form)
         if dtype == "float32":
@@ -169,11 +153,9 @@ def export(
                 f"compared with {runtime} on {tried}: {found.faces:,} boxes above the floor of "
                 f"{settings['score_floor']:g}, boxes differ by at most {found.box:.2g} px, scores by {found.score:.2g}"
             )
-            if not found.agrees:
-                raise InputError(
-                    f"{runtime} does not find the same faces ({found.alone} by one side alone; limits: {BOX_LIMIT} px, "
-                    f"{SCORE_LIMIT:g} in score); {out} was not written"
-                )
+            limits = f"limits: {BOX_LIMIT} px, {SCORE_LIMIT:g} in score"
+            said = f"{runtime} does not find the same faces ({found.alone} by one side alone; {limits})"
+            check(found.agrees, f"{said}; {out} was not written")
         pixels = np.ascontiguousarray(vga(batches).transpose(2, 0, 1))[None]
         eager_ms, exported_ms = speeds(lambda: backend.find(torch.from_numpy(pixels)), lambda: run(pixels), rounds)
         written = sorted(Path(folder).iterdir())  # of OpenVINO's two files the weights first
@@ -186,22 +168,9 @@ def export(
     )
     if dtype != "float32":
         print(f"{dtype} finds other faces: fanet evaluate checkpoint={out} data=… measures AP")
-    if form in ("torchscript", "torch_export"):
+    if not is_onnx:
         print("import torchvision before loading it: it holds torchvision's NMS")
     print(f"written: {out}, {name} as {form}, {dtype}, {size / 1e6:.1f} MB")
-
-
-def _check(form: str, dtype: str, opset: int, calibration: Path | None) -> None:
-    if form not in ENDINGS:
-        raise InputError(f"format={form} is unknown; take {' or '.join(ENDINGS)}")
-    if dtype not in (DTYPES if form == "onnx" else DTYPES[:1]):
-        raise InputError(f"dtype={dtype}: format=onnx takes {' or '.join(DTYPES)}, the others float32")
-    if dtype == "int8" and calibration is None:
-        raise InputError("dtype=int8 needs calibration=FOLDER: images that set the range of the 8 bits")
-    if form in ("onnx", "openvino"):
-        if opset not in OPSETS:
-            raise InputError(f"opset={opset}; give {OPSETS[0]} … {OPSETS[-1]}")
-        need_packages(form)
 
 
 def batches_to_try(folder: Path | None) -> list[Image8]:
@@ -236,8 +205,7 @@ def _resized(image: Image8, width: int, height: int) -> Image8:
 def image_files(folder: Path, key: str, most: int) -> list[Path]:
     """At most so many images in it and below, evenly over their sorted list; InputError: none, names ``key``."""
     found = sorted(folder / name for name in walk_files(folder) if has_image_extension(name))
-    if not found:
-        raise InputError(f"{key}={folder} has no images; give a folder with some")
+    check(found, f"{key}={folder} has no images; give a folder with some")
     count = min(most, len(found))
     return [found[k * len(found) // count] for k in range(count)]
 
@@ -245,7 +213,7 @@ def image_files(folder: Path, key: str, most: int) -> list[Path]:
 def runner(path: Path, form: str) -> Run:
     """The file in its own runtime: (B, 3, H, W) uint8 RGB → boxes, scores, image_index, as arrays."""
     if form in ("onnx", "openvino"):
-        return (ExportBackend.open if form == "onnx" else ExportBackend.open_openvino)(path, device="cpu").run
+        return ExportBackend.open(path, device="cpu").run
     import torchvision  # noqa: F401  as the file's own notes ask for
 
     jit: Any = torch.jit

@@ -32,7 +32,7 @@ Run = Callable[[npt.NDArray[np.uint8]], Outputs]
 
 @dataclass(frozen=True)
 class Comparison:
-    """``faces`` of the file; ``box`` and ``score`` their largest differences to the model, pixels of the input, score.
+    """``faces`` of the file; ``box`` and ``score``: their largest differences to the model, in pixels of the input.
 
     ``alone``: faces of the model that the file neither has nor covers by one as good; faces of the file that overlap.
     """
@@ -43,9 +43,8 @@ class Comparison:
     alone: int = 0
 
     def __add__(self, other: "Comparison") -> "Comparison":
-        return Comparison(
-            self.faces + other.faces, max(self.box, other.box), max(self.score, other.score), self.alone + other.alone
-        )
+        box, score = max(self.box, other.box), max(self.score, other.score)
+        return Comparison(self.faces + other.faces, box, score, self.alone + other.alone)
 
     @property
     def agrees(self) -> bool:
