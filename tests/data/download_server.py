@@ -7,19 +7,16 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer to a request.
+    """One answer to a request: ``content``, the whole file; a range of it where one is asked for.
 
-    ``content``      the whole file; a range of it is sent where one is asked for.
-    ``breaks_after`` the connection closes after so many bytes of the body.
-    ``stalls_after`` nothing more comes after so many bytes, until the server's ``stop`` is set.
-    ``says_bytes``   the Content-Length instead of the true one.
-    ``ranges``       False: the whole file whatever is asked for.
-    ``bare``         no Content-Length, the end of the connection ends the file.
+    ``breaks_after``: the connection closes after so many bytes of the body. ``stalls_after``: nothing more comes, until
+    the server's ``stop`` is set. ``says_bytes``: the Content-Length instead of the true one. ``ranges=False``: the
+    whole file whatever is asked for. ``bare``: no Content-Length, the end of the connection ends the file.
     """
 
     content: bytes = b""
@@ -32,8 +29,7 @@ class Answer:
     bare: bool = False
 
 
-@dataclass
-class Asked:
+class Asked(NamedTuple):
     """A request as it came in."""
 
     path: str

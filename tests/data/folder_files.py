@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -36,22 +36,26 @@ def write_image(path: Path, size_wh: tuple[int, int] = (WIDTH, HEIGHT)) -> None:
     Image.new("RGB", size_wh, color).save(path)
 
 
+def write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
 def write_coco(root: Path, parts: Parts = BOTH) -> None:
     for part, faces in parts.items():
         names = sorted({face[5] for own in faces.values() for face in own} | {"face"})
-        images, annotations = [], []
+        images: list[dict[str, object]] = []
+        annotations: list[dict[str, object]] = []
         for number, (image_id, own) in enumerate(faces.items(), start=10):
             write_image(root / "images" / part / f"{image_id}.jpg")
             images.append({"id": number, "file_name": f"{image_id}.jpg", "width": WIDTH, "height": HEIGHT})
-            for x, y, w, h, ignored, name in own:
-                annotations.append(
-                    {"id": len(annotations), "image_id": number, "category_id": names.index(name), "bbox": [x, y, w, h],
-                     "iscrowd": int(ignored)}
-                )  # fmt: skip
+            annotations += [
+                {"id": len(annotations) + k, "image_id": number, "category_id": names.index(name), "bbox": box,
+                 "iscrowd": int(ignored)} for k, (*box, ignored, name) in enumerate(own)
+            ]  # fmt: skip
         categories = [{"id": number, "name": name} for number, name in enumerate(names)]
-        path = root / "annotations" / f"instances_{part}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        write_text(root / "annotations" / f"instances_{part}.json", json.dumps(content))
 
 
 def write_yolo(root: Path, parts: Parts = BOTH) -> None:
@@ -66,9 +70,7 @@ def write_yolo(root: Path, parts: Parts = BOTH) -> None:
                 if not ignored
             ]
             if rows:
-                path = root / "labels" / part / f"{image_id}.txt"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text("\n".join(rows) + "\n")
+                write_text(root / "labels" / part / f"{image_id}.txt", "\n".join(rows) + "\n")
     listed = "\n".join(f"  {number}: {name}" for number, name in enumerate(names))
     (root / "data.yaml").write_text(f"train: images/train\nval: images/val\nnames:\n{listed}\n")
 
@@ -82,14 +84,10 @@ def write_voc(root: Path, parts: Parts = BOTH) -> None:
                 f"<ymin>{y + 1}</ymin><xmax>{x + w}</xmax><ymax>{y + h}</ymax></bndbox></object>\n"
                 for x, y, w, h, ignored, name in own
             )
-            path = root / "Annotations" / f"{image_id}.xml"
-            path.parent.mkdir(parents=True, exist_ok=True)
             size = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height><depth>3</depth></size>"
-            name = Path(image_id).name
-            path.write_text(f"<annotation>\n<filename>{name}.jpg</filename>\n{size}\n{objects}</annotation>\n")
-        path = root / "ImageSets" / "Main" / f"{part}.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(faces) + "\n")
+            text = f"<annotation>\n<filename>{Path(image_id).name}.jpg</filename>\n{size}\n{objects}</annotation>\n"
+            write_text(root / "Annotations" / f"{image_id}.xml", text)
+        write_text(root / "ImageSets" / "Main" / f"{part}.txt", "\n".join(faces) + "\n")
 
 
 def write_wider_list(root: Path, parts: Parts = BOTH) -> None:
@@ -103,27 +101,25 @@ def write_wider_list(root: Path, parts: Parts = BOTH) -> None:
 
 
 WRITERS = {"coco": write_coco, "yolo": write_yolo, "voc": write_voc, "wider": write_wider_list}
-
-
 FORMATS = list(WRITERS)
+
+
+def written(root: Path, format: str, parts: Parts = BOTH, **options: Any) -> FolderSource:
+    """A set in a format, as a source."""
+    WRITERS[format](root, parts)
+    return FolderSource(root, format, **options)
 
 
 def by_id(records: list[ImageRecord]) -> dict[str, ImageRecord]:
     return {record.image_id: record for record in records}
 
 
-def refusal(root: Path, format: str, **options: object) -> str:
-    """The line with which training refuses the set."""
+def refusal(root: Path, format: str, **options: Any) -> str:
+    """The single line with which training refuses the set."""
     with pytest.raises(InputError) as error:
-        FolderSource(root, format, **options).check()  # type: ignore[arg-type]
-    return one_line(error.value)
-
-
-def one_line(error: InputError | str) -> str:
-    """The message, which has to be a single line."""
-    text = str(error)
-    assert "\n" not in text
-    return text
+        FolderSource(root, format, **options).check()
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 class Told(NamedTuple):

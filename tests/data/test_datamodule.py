@@ -1,9 +1,10 @@
 """Samples, batches and loaders through real files: the same for any number of workers, ranks and restarts."""
 
+import json
 import logging
 import multiprocessing
 from collections.abc import Iterator
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,12 +18,22 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data import datamodule
-from fanet_lightning.data.datamodule import FaceDataModule, SampleKey, TrainBatchSampler, TrainDataset, eval_image
+from fanet_lightning.data.datamodule import (
+    GIB,
+    FaceDataModule,
+    MemoryCache,
+    SampleKey,
+    TrainBatchSampler,
+    TrainDataset,
+    eval_image,
+    memory_cache,
+)
 from fanet_lightning.data.images import UnreadableImage, read_image_rgb
 from fanet_lightning.data.records import PackedRecords
 from fanet_lightning.data.sources import WiderFaceSource
 from fanet_lightning.data.transforms import TestScale, TrainAugment, sample_seed
-from tests.data.helpers import SIZE, FakeClock, Recorder, Shift, epoch_of, module_of, signature, trainer
+from fanet_lightning.score.wider_face.ground_truth import GroundTruth, write_ground_truth
+from tests.data.helpers import SIZE, Recorder, Shift, epoch_of, module_of, signature, trainer
 from tests.data.wider_files import numbered, write_wider
 
 
@@ -58,38 +69,17 @@ def test_samples_and_a_batch_by_hand(root: Path) -> None:
 
 def test_the_seed_comes_from_seed_epoch_and_index_alone(root: Path) -> None:
     records = WiderFaceSource(root).train()
-    seeds = {}
-    for seed in (0, 1):
-        dataset = TrainDataset(records, Shift(), seed)
-        for epoch in (0, 1):
-            for index in (0, 3, 12):
-                seeds[seed, epoch, index] = seed_of(dataset[SampleKey(epoch, index)].image)
-                assert seeds[seed, epoch, index] == sample_seed(seed, epoch, index)
-    assert len(set(seeds.values())) == 12
-    assert all(0 <= value < 2**63 for value in seeds.values())
+    drawn = [(seed, epoch, index) for seed in (0, 1) for epoch in (0, 1) for index in (0, 3, 12)]
+    seeds = [seed_of(TrainDataset(records, Shift(), s)[SampleKey(epoch, index)].image) for s, epoch, index in drawn]
+    assert seeds == [sample_seed(*own) for own in drawn]
+    assert len(set(seeds)) == 12 and all(0 <= value < 2**63 for value in seeds)
     # Neither the global generators nor the order of access matter.
     np.random.seed(1)  # noqa: NPY002
     torch.manual_seed(1)
-    assert seed_of(TrainDataset(records, Shift(), 1)[SampleKey(1, 3)].image) == seeds[1, 1, 3]
+    assert seed_of(TrainDataset(records, Shift(), 1)[SampleKey(1, 3)].image) == sample_seed(1, 1, 3)
 
 
 # Which images form which batch
-
-
-def indices(sampler: TrainBatchSampler) -> list[list[int]]:
-    return [[key.index for key in batch] for batch in sampler]
-
-
-@pytest.mark.parametrize(
-    ("images", "batch", "rank", "world", "expected"),
-    [(7, 3, 0, 1, [[0, 1, 2], [3, 4, 5]]), (2, 5, 0, 1, [[0, 1, 0, 1, 0]]), (7, 4, 1, 2, [[2, 3]])],
-)
-def test_batches_by_hand(images: int, batch: int, rank: int, world: int, expected: list[list[int]]) -> None:
-    """As places in the permutation; the keys carry the epoch."""
-    sampler = TrainBatchSampler(images, batch, rank, world)
-    sampler.set_epoch(7)
-    order = sampler.permutation().tolist()
-    assert list(sampler) == [[SampleKey(7, order[place]) for place in places] for places in expected]
 
 
 @settings(max_examples=100, deadline=None)
@@ -100,25 +90,12 @@ def test_ranks_share_one_process_s_batches(images: int, share: int, world: int, 
     samplers += [TrainBatchSampler(images, total, rank, world, seed) for rank in range(world)]
     for sampler in samplers:
         sampler.set_epoch(epoch)
-    batches, *together = map(indices, samplers)
+    batches, *together = ([[key.index for key in batch] for batch in sampler] for sampler in samplers)
     assert len(batches) == len(samplers[-1]) >= 1
     assert [list(chain(*parts)) for parts in zip(*together, strict=True)] == batches
     # Every image at most once, or in a tiny set at least once.
     flat = list(chain(*batches))
     assert len(set(flat)) == min(images, len(flat))
-
-
-def test_going_on_in_the_middle() -> None:
-    whole = TrainBatchSampler(20, 4, seed=3)
-    whole.set_epoch(2)
-    sampler = TrainBatchSampler(20, 4, seed=3)
-    sampler.start_at(epoch=2, batch=3)
-    sampler.set_epoch(2)
-    assert list(sampler) == list(whole)[3:]
-    assert len(sampler) == 5
-    sampler.set_epoch(3)
-    whole.set_epoch(3)
-    assert list(sampler) == list(whole)
 
 
 def test_batches_that_cannot_be_made() -> None:
@@ -230,16 +207,15 @@ def attached(module: FaceDataModule, rank: int, world_size: int) -> FaceDataModu
 def test_ranks_change_nothing(root: Path) -> None:
     whole = module_of(root).train_dataloader()
     shares = [attached(module_of(root), rank, 2).train_dataloader() for rank in range(2)]
-    for epoch in range(2):
-        for loader in (whole, *shares):
-            loader.sampler.set_epoch(epoch)
-        for batch, first, second in zip(whole, *shares, strict=True):
-            assert batch.image_ids == first.image_ids + second.image_ids
-            assert torch.equal(batch.images, torch.cat([first.images, second.images]))
-            assert torch.equal(batch.targets.boxes_xyxy, torch.cat([first.targets[0], second.targets[0]]))
+    for loader in (whole, *shares):
+        loader.sampler.set_epoch(1)
+    for batch, first, second in zip(whole, *shares, strict=True):
+        assert batch.image_ids == first.image_ids + second.image_ids
+        assert torch.equal(batch.images, torch.cat([first.images, second.images]))
+        assert torch.equal(batch.targets.boxes_xyxy, torch.cat([first.targets[0], second.targets[0]]))
     val = [[b.image_ids[0] for b in attached(module_of(root), rank, 2).val_dataloader()] for rank in range(2)]
     assert [len(share) for share in val] == [3, 2]
-    assert sorted(val[0] + val[1]) == sorted(record.image_id for record in module_of(root).val_records)
+    assert sorted(val[0] + val[1]) == [record.image_id for record in module_of(root).val_records]
     with pytest.raises(InputError, match="batch_size=4"):
         attached(module_of(root), 0, 3).train_dataloader()
 
@@ -272,19 +248,6 @@ def test_state_counts_images_and_fits_other_batch_sizes(root: Path) -> None:
     assert [batch.image_ids for batch in other] == names  # an epoch run through once more is whole
 
 
-def test_waiting_is_what_passes_until_a_batch_is_there(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = FakeClock(monkeypatch, datamodule)
-    batches = module_of(root, augment=clock.takes(2.0, Shift())).train_dataloader()
-    for epoch in (1, 2):
-        for _ in batches:
-            clock.now += 3.0  # a step, which is not waiting
-        assert batches.waited_seconds == epoch * 12 * 2.0
-    iterator = iter(batches)
-    next(iterator)
-    iterator.close()  # type: ignore[attr-defined]
-    assert batches.waited_seconds == 28 * 2.0
-
-
 # Lightning
 
 
@@ -314,7 +277,6 @@ def test_epochs_reach_the_samples_through_lightning(root: Path, tmp_path: Path, 
     [
         ({"every_n_train_steps": 1, "save_top_k": -1}, 5),  # in the middle of epoch 1
         ({"every_n_train_steps": 3, "save_top_k": -1}, 7),  # after the last step of epoch 1
-        ({"every_n_epochs": 1, "save_top_k": -1}, 4),  # after validation
         ({"every_n_epochs": 1, "save_top_k": -1, "save_on_train_epoch_end": True}, 8),
     ],
 )
@@ -339,21 +301,19 @@ class FileRecorder(Recorder):
         self.folder = folder
 
     def on_train_end(self) -> None:
-        lines = [f"{epoch} {' '.join(ids)}" for epoch, _, ids, *_ in self.seen]
-        (self.folder / f"train{self.global_rank}").write_text("\n".join(lines))
-        (self.folder / f"val{self.global_rank}").write_text("\n".join(self.validated))
+        own = {"train": [[epoch, *ids] for epoch, _, ids, *_ in self.seen], "val": self.validated}
+        (self.folder / f"{self.global_rank}.json").write_text(json.dumps(own))
 
 
 @pytest.mark.slow
 def test_two_processes_train_on_one_process_s_batches(root: Path, tmp_path: Path) -> None:
     data = module_of(root, workers=1)
     trainer(tmp_path, devices=2, strategy="ddp_fork").fit(FileRecorder(tmp_path), datamodule=data)
-    shares = [[line.split() for line in (tmp_path / f"train{rank}").read_text().splitlines()] for rank in range(2)]
-    together = [(int(first[0]), (*first[1:], *second[1:])) for first, second in zip(*shares, strict=True)]
+    shares = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    together = [(one[0], (*one[1:], *two[1:])) for one, two in zip(*(own["train"] for own in shares), strict=True)]
     assert together == [(epoch, ids) for epoch, _, ids, *_ in expected_run(root)]
-    val = [(tmp_path / f"val{rank}").read_text().split() for rank in range(2)]
-    assert (len(val[0]), len(val[1])) == (3, 2)
-    assert sorted(val[0] + val[1]) == [record.image_id for record in data.val_records]
+    assert [len(own["val"]) for own in shares] == [3, 2]
+    assert sorted(shares[0]["val"] + shares[1]["val"]) == [record.image_id for record in data.val_records]
 
 
 # The module and the sources
@@ -370,17 +330,15 @@ def test_validation_order_and_the_setting_all(root: Path) -> None:
 
 
 def test_official_ground_truth_is_found_and_selected(root: Path, tmp_path: Path) -> None:
-    from fanet_lightning.score.wider_face.ground_truth import GroundTruth, write_ground_truth
-
     write_wider(tmp_path, "val", numbered(3))
     names = tuple(reversed(list(numbered(3))))
     boxes = [np.float64([[1, 2, 3, 4]]) for _ in names]
     counted = {setting: [np.array([setting != "easy"])] * 3 for setting in ("easy", "medium", "hard")}
     write_ground_truth(tmp_path / "ground_truth", GroundTruth(names, boxes, counted))
     (tmp_path / "two.txt").write_text("0--Parade/0_Parade_002\n0--Parade/0_Parade_001\n")
-    source = WiderFaceSource(tmp_path, val={"split": "val", "images": tmp_path / "two.txt"})
-    assert source.ground_truth().image_ids == ("0--Parade/0_Parade_001", "0--Parade/0_Parade_002")
-    assert source.ground_truth().faces_per_setting == {"easy": 0, "medium": 2, "hard": 2}
+    truth = WiderFaceSource(tmp_path, val={"split": "val", "images": tmp_path / "two.txt"}).ground_truth()
+    assert truth.image_ids == ("0--Parade/0_Parade_001", "0--Parade/0_Parade_002")
+    assert truth.faces_per_setting == {"easy": 0, "medium": 2, "hard": 2}
     # A folder that is about other images says so.
     with pytest.raises(InputError, match="fit the validation images"):
         WiderFaceSource(root, ground_truth=tmp_path / "ground_truth").ground_truth()
@@ -411,3 +369,138 @@ def test_mistakes(root: Path) -> None:
     with pytest.raises(ValueError, match="augment=None"):
         module_of(root, augment=None).train_dataloader()
     assert 1 <= module_of(root, workers=None).workers <= 8
+
+
+# Decoded images in shared memory: the same samples, each file read once; and the limit is kept
+
+
+IMAGE_BYTES = 3 * 48 * 64
+
+
+@pytest.fixture
+def dozen(tmp_path: Path) -> Path:
+    """12 training images: three whole batches of 4, so an epoch sees each of them."""
+    write_wider(tmp_path, "train", numbered(12))
+    write_wider(tmp_path, "val", numbered(2))
+    return tmp_path
+
+
+def remove_files(root: Path) -> None:
+    for path in (root / "WIDER_train").rglob("*.jpg"):
+        path.unlink()
+
+
+# The memory itself
+
+
+def kept_by_hand(sizes_hw: np.ndarray, limit: int) -> list[int]:
+    """In their order until one is too much."""
+    taken = accumulate(3 * height * width for height, width in sizes_hw.tolist())
+    return [index for index, total in enumerate(taken) if total <= limit and sizes_hw[index].all()]
+
+
+def test_what_is_put_comes_back_and_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        sizes = rng.integers(0, 6, (rng.integers(0, 12), 2))
+        limit = int(rng.integers(0, 3 * sizes.prod(axis=1).sum() + 10))
+        cache, expected = MemoryCache(sizes, limit), kept_by_hand(sizes, limit)
+        images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+        for index in rng.permutation(len(sizes)):
+            assert cache.get(index) is None
+            cache.put(index, images[index])
+        assert cache.places == len(expected)
+        for index, image in enumerate(images):
+            found = cache.get(index)
+            assert (found is not None) == (index in expected)
+            assert found is None or np.array_equal(found, image)
+
+
+def test_images_are_read_only_and_of_the_size_that_was_announced() -> None:
+    cache = MemoryCache(np.array([[2, 3], [1, 1]]), 100)
+    for shape, kept in (((3, 2, 3), False), ((2, 3, 3), True)):
+        cache.put(0, np.full(shape, 7, np.uint8))
+        assert (cache.get(0) is not None) == kept
+    with pytest.raises(ValueError, match="read-only"):
+        cache.get(0)[0, 0] = 1  # type: ignore[index]
+
+
+def test_sizes_come_from_the_heads(dozen: Path) -> None:
+    paths = [record.path for record in WiderFaceSource(dozen).train()][:3]
+    paths[1].write_bytes(b"")
+    assert memory_cache(paths, None).sizes_hw.tolist() == [[48, 64], [0, 0], [48, 64]]
+    assert memory_cache([], None).sizes_hw.shape == (0, 2)
+
+
+def _put(cache: MemoryCache) -> None:
+    cache.put(0, np.full((2, 3, 3), 5, np.uint8))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_processes_that_are_not_forks_share_it(method: str) -> None:
+    cache = MemoryCache(np.array([[2, 3]]), 100)
+    process = multiprocessing.get_context(method).Process(target=_put, args=(cache,))  # type: ignore[attr-defined]
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    np.testing.assert_array_equal(cache.get(0), np.full((2, 3, 3), 5))
+
+
+# The limit
+
+
+@pytest.mark.parametrize(
+    ("free", "gib", "limit"),
+    [
+        (8 * GIB, None, 4 * GIB),
+        (10 * IMAGE_BYTES, None, 5 * IMAGE_BYTES),
+        (8 * GIB, 7 * IMAGE_BYTES / GIB, 7 * IMAGE_BYTES),
+        (10 * IMAGE_BYTES, 3.0, 5 * IMAGE_BYTES),  # more than there is
+        (None, None, 12 * IMAGE_BYTES),
+    ],
+)
+def test_the_limit_is_kept(
+    dozen: Path, monkeypatch: pytest.MonkeyPatch, free: int | None, gib: float | None, limit: int
+) -> None:
+    monkeypatch.setattr(datamodule, "available_bytes", lambda device: free)
+    cache = memory_cache([record.path for record in WiderFaceSource(dozen).train()], gib)
+    assert (cache.limit_bytes, cache.places) == (limit, min(12, limit // IMAGE_BYTES))
+
+
+# Training with it
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_samples_are_the_same_each_file_read_once(
+    dozen: Path, workers: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without = module_of(dozen).train_dataloader()
+    expected = [epoch_of(without, epoch) for epoch in range(3)]
+    module = module_of(dozen, workers=workers, cache="memory")
+    loader = module.train_dataloader()
+    assert capsys.readouterr().out.startswith("cache=memory: 12 of 12 images fit into ")
+    assert epoch_of(loader, 0) == expected[0]
+    remove_files(dozen)  # what one worker has decoded the other finds as well
+    assert [epoch_of(loader, epoch) for epoch in (1, 2)] == expected[1:]
+    assert module.train_dataset.unreadable_images == []
+
+
+def test_what_does_not_fit_is_read_each_time(dozen: Path) -> None:
+    module = module_of(dozen, cache="memory", cache_gib=5 * IMAGE_BYTES / GIB)
+    loader = module.train_dataloader()
+    assert epoch_of(loader, 0) == epoch_of(loader, 0) == epoch_of(module_of(dozen).train_dataloader(), 0)
+    remove_files(dozen)
+    epoch_of(loader, 1)
+    assert module.train_dataset.unreadable_images == [f"0--Parade/0_Parade_{index:03d}" for index in range(5, 12)]
+
+
+def test_the_real_augmentation_takes_images_that_cannot_be_written(dozen: Path) -> None:
+    records = WiderFaceSource(dozen).train()
+    cache = memory_cache([record.path for record in records], None)
+    with_cache, without = (TrainDataset(records, TrainAugment(32), 3, kept) for kept in (cache, None))
+    for key in (SampleKey(epoch, index) for epoch in range(12) for index in range(12)):
+        one, two = with_cache[key], without[key]
+        assert torch.equal(one.image, two.image) and torch.equal(one.boxes_xyxy, two.boxes_xyxy)
+    for index, record in enumerate(records):
+        np.testing.assert_array_equal(cache.get(index), read_image_rgb(record.path))

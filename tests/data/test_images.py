@@ -93,18 +93,15 @@ def test_transparency_lies_over_white(tmp_path: Path) -> None:
     image[..., 0] = 200
     image[:, 2:4, 3] = 255
     image[:, 4:, 3] = 51  # a fifth: 0.2 × 200 + 0.8 × 255 = 244, 0.8 × 255 = 204
-    expected = np.zeros((4, 6, 3), np.uint8)
-    expected[:, :2] = 255
-    expected[:, 2:4] = (200, 0, 0)
-    expected[:, 4:] = (244, 204, 204)
-    assert_close(saved(tmp_path / "a.png", Image.fromarray(image)), expected, tolerance=1)
-    assert_close(saved(tmp_path / "a.webp", Image.fromarray(image), lossless=True, exact=True), expected, tolerance=1)
+    expected = np.repeat(np.uint8([[[255, 255, 255], [200, 0, 0], [244, 204, 204]]]), 2, axis=1).repeat(4, axis=0)
+    for suffix in ("png", "webp"):
+        path = saved(tmp_path / f"a.{suffix}", Image.fromarray(image), lossless=True, exact=True)
+        assert_close(path, expected, tolerance=1)
     grey = Image.fromarray(image[..., [0, 3]], mode="LA")
     assert_close(saved(tmp_path / "g.png", grey), expected[..., [0, 0, 0]], tolerance=1)
     palette = Image.fromarray(np.array([[0, 1]], np.uint8), mode="P")
     palette.putpalette([10, 20, 30, 200, 100, 50])
-    expected = np.uint8([[[255, 255, 255], [200, 100, 50]]])
-    assert_close(saved(tmp_path / "p.png", palette, transparency=0), expected, tolerance=0)
+    assert_close(saved(tmp_path / "p.png", palette, transparency=0), np.uint8([[[255] * 3, [200, 100, 50]]]), 0)
 
 
 def test_sixteen_bits(tmp_path: Path) -> None:
@@ -128,24 +125,16 @@ def cmyk_jpeg(inks: np.ndarray, adobe: bool) -> bytes:
     """A CMYK JPEG; with Adobe's marker the inks are stored inverted (as Pillow writes them), without it as they are."""
     buffer = io.BytesIO()
     Image.fromarray(inks if adobe else 255 - inks, mode="CMYK").save(buffer, "JPEG", quality=100)
-    content = buffer.getvalue()
-    marker = content.index(b"\xff\xee")
-    if adobe:
-        return content
-    length = struct.unpack(">H", content[marker + 2 : marker + 4])[0]
-    return content[:marker] + content[marker + 2 + length :]
+    before, marker, after = buffer.getvalue().partition(b"\xff\xee")
+    return before + (marker + after if adobe else after[int.from_bytes(after[:2], "big") :])
 
 
 @pytest.mark.parametrize("adobe", [True, False])
 def test_cmyk(tmp_path: Path, adobe: bool) -> None:
-    inks = np.zeros((16, 64, 4), np.uint8)
-    inks[:, 16:32, 0] = 255  # cyan
-    inks[:, 32:48, 3] = 255  # black
-    inks[:, 48:] = (0, 255, 255, 0)  # magenta and yellow: red
-    (tmp_path / "a.jpg").write_bytes(cmyk_jpeg(inks, adobe))
-    image = read_image_rgb(tmp_path / "a.jpg")
-    for column, color in ((8, (255, 255, 255)), (24, (0, 255, 255)), (40, (0, 0, 0)), (56, (255, 0, 0))):
-        assert np.abs(image[8, column].astype(int) - color).max() <= 6
+    inks = np.repeat(np.uint8([[[0, 0, 0, 0], [255, 0, 0, 0], [0, 0, 0, 255], [0, 255, 255, 0]]]), 16, axis=1)
+    (tmp_path / "a.jpg").write_bytes(cmyk_jpeg(inks.repeat(16, axis=0), adobe))
+    shown = read_image_rgb(tmp_path / "a.jpg")[8, 8::16].astype(int)
+    assert np.abs(shown - [(255, 255, 255), (0, 255, 255), (0, 0, 0), (255, 0, 0)]).max() <= 6
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cached_property, partial
 from multiprocessing.reduction import DupFd
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -26,14 +27,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_
 from fanet_lightning.cli.cores import usable_cores
 from fanet_lightning.cli.device import available_bytes
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.data.images import (
-    Image8,
-    UnreadableImage,
-    image_fault,
-    over_files,
-    read_image_rgb,
-    read_image_size,
-)
+from fanet_lightning.data.images import Image8, UnreadableImage, image_fault, read_image_rgb, read_image_size
 from fanet_lightning.data.records import Boxes, ImageRecord, PackedRecords
 from fanet_lightning.data.sources import FaceSource
 from fanet_lightning.data.transforms import TestScale, check_numbers, sample_seed
@@ -168,11 +162,18 @@ def _reopened(sizes_hw: npt.NDArray[np.int64], limit_bytes: int, file: Any) -> M
     return MemoryCache(sizes_hw, limit_bytes, file.detach())
 
 
-def memory_cache(paths: Sequence[Path], cache_gib: float | None, ranks: int = 1) -> MemoryCache:
-    """A cache for these images, which are given places in their order.
+T = TypeVar("T")
 
-    ``cache_gib``: of all ``ranks`` of the machine together; None, or more than is free: half of the free memory.
-    """
+
+def over_files(work: Callable[[int], T], count: int) -> list[T]:
+    """``[work(0), …, work(count - 1)]`` by threads: reading files and OpenCV let other threads run."""
+    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
+        return list(pool.map(work, range(count)))
+
+
+def memory_cache(paths: Sequence[Path], cache_gib: float | None, ranks: int = 1) -> MemoryCache:
+    """Of these images, in their order. ``cache_gib``: of all ``ranks`` of the machine together; None, or more than is
+    free: half of the free memory."""
 
     def size(index: int) -> tuple[int, int]:
         with suppress(UnreadableImage):
@@ -232,9 +233,8 @@ class TrainDataset(Dataset[TrainSample]):
 
     def __getitem__(self, key: SampleKey) -> TrainSample:
         index, image = self._readable(key.index)
-        image, boxes_xyxy = self.augment(
-            image, self.records.boxes_xyxy(index), sample_seed(self.seed, key.epoch, key.index)
-        )
+        seed = sample_seed(self.seed, key.epoch, key.index)
+        image, boxes_xyxy = self.augment(image, self.records.boxes_xyxy(index), seed)
         chw = torch.empty((3, *image.shape[:2]), dtype=torch.uint8)
         cv2.split(image, list(chw.numpy()))  # less than half the time of a transposed copy
         boxes = torch.from_numpy(np.ascontiguousarray(boxes_xyxy, dtype=np.float32)).reshape(-1, 4)

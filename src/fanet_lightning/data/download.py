@@ -161,8 +161,7 @@ def _size(path: Path) -> int:
 def unpack(archive: Path, inner: str, target: Path) -> int:
     """Unpack what ``target`` lacks of the folder ``inner`` of a zip, and what is empty in it; how many files that were.
 
-    Every file appears complete, by a rename; no other is touched, hidden ones (macOS adds ``._NAME``) are left out. The
-    archive's checksum has been compared, so its names are those of its author.
+    Every file appears complete, by a rename; no other is touched, hidden ones (macOS adds ``._NAME``) are left out.
     """
     written = 0
     with zipfile.ZipFile(archive) as content:

@@ -1,15 +1,13 @@
-"""Image files → RGB arrays: decoding, HEIC, many files in threads."""
+"""Image files → RGB arrays: decoding, sizes, HEIC."""
 
 import importlib
 import io
-import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -40,8 +38,6 @@ Image8 = npt.NDArray[np.uint8]
 
 # Twice Pillow's default limit, where Pillow itself refuses: 179 megapixels, 0.5 GB decoded.
 MAX_PIXELS = 178_956_970
-# What transparent pixels show; their hidden colors are undefined.
-BACKGROUND = 255
 # Pillow's images are read at their first use, and not by two threads at a time.
 _READING_PILLOW = threading.Lock()
 _WITHOUT_WARNINGS = threading.Lock()
@@ -284,7 +280,7 @@ def _to_rgb(image: Any, path: Path | str) -> Image8:
         image = _by_profile(image, profile)
     if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
         over = image.convert("RGBA")
-        ground = Image.new("RGBA", over.size, (BACKGROUND, BACKGROUND, BACKGROUND, 255))
+        ground = Image.new("RGBA", over.size, "white")  # hidden colors are undefined
         image = Image.alpha_composite(ground, over)
     if grey and space == b"GRAY":
         image = _by_profile(image.convert("L"), profile)
@@ -314,12 +310,3 @@ def _oriented(image: Image8, orientation: int) -> Image8:
     if orientation in (3, 4, 7, 8):
         image = image[::-1]
     return np.ascontiguousarray(image)
-
-
-T = TypeVar("T")
-
-
-def over_files(work: Callable[[int], T], count: int) -> list[T]:
-    """``[work(0), …, work(count - 1)]`` by threads: reading files and OpenCV let other threads run."""
-    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
-        return list(pool.map(work, range(count)))

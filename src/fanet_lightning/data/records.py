@@ -56,8 +56,8 @@ def clean_record(
 
 
 class PackedRecords:
-    """What training reads of many records, in arrays: worker processes share those, while reading an object of a list
-    writes its reference count and so copies its page."""
+    """What training reads of many records, in arrays, which worker processes share: reading an object of a list writes
+    its reference count and so copies its page."""
 
     def __init__(self, records: Sequence[ImageRecord]) -> None:
         self.image_ids = np.array([record.image_id for record in records], dtype=np.str_)
@@ -97,17 +97,14 @@ def check_apart(train: set[Any], val: set[Any]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class LabelledImage:
-    """An image that labels speak of.
+    """An image that labels speak of: ``image_id`` as in :class:`ImageRecord`, ``path`` where it should be.
 
-    ``image_id``      as in :class:`ImageRecord`.
-    ``path``          where the image should be; it may not exist.
-    ``boxes_xyxy``    (F, 4) float64, pixels of the image, as written: may be empty, inverted, outside or not finite.
-    ``ignored``       (F,) bool, flagged by the annotators as no face to train on (invalid, difficult, crowd).
-    ``stated_wh``     width and height as the labels state them (COCO, VOC), or None.
-    ``file_wh``       width and height of the image file as shown, where the labels state them too; or None.
-    ``label_path``    the file that the boxes stand in.
-    ``box_lines``     (F,) 1-based lines of the boxes in ``label_path``, empty where the format has none.
-    ``attributes``    (F, 6) int8, :data:`ATTRIBUTES` of the boxes as written, or None where the format has none.
+    ``boxes_xyxy``  (F, 4) float64, pixels of the image, as written: may be empty, inverted, outside or not finite.
+    ``ignored``     (F,) bool, flagged by the annotators as no face to train on (invalid, difficult, crowd).
+    ``stated_wh``   width and height as the labels state them (COCO, VOC), or None.
+    ``file_wh``     width and height of the image file as shown, where the labels state them too; or None.
+    ``label_path``  the file that the boxes stand in; ``box_lines`` (F,) their 1-based lines, where it has lines.
+    ``attributes``  (F, 6) int8, :data:`ATTRIBUTES` of the boxes as written, or None where the format has none.
     """
 
     image_id: str
@@ -138,8 +135,7 @@ class Inventory:
     ``folder``      the folder that the image ids are relative to.
     ``images``      in the labels' order, as often as the labels name them.
     ``unlabelled``  image files under ``folder`` that no label speaks of.
-    ``problems``    rows and files that could not be read as labels.
-    ``remarks``     what a person should know, a sentence each.
+    ``problems``    rows and files that could not be read as labels; ``remarks`` what a person should know.
     """
 
     part: str
@@ -178,14 +174,10 @@ def strict_records(inventory: Inventory, whole: str, remedy: str) -> list[ImageR
         if counts[image.image_id] > 1:
             raise InputError(f"{labels} has the image {image.image_id} twice; keep one of its entries")
         wrong = np.flatnonzero(~(np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] >= boxes[:, :2]).all(axis=1)))
-        if len(wrong):
-            where = (
-                f"line {image.box_lines[wrong[0]]}" if image.box_lines else f"box {wrong[0] + 1} of {image.path.name}"
-            )
-            x1, y1, x2, y2 = boxes[wrong[0]].tolist()
-            raise InputError(
-                f"{labels}, {where}: x1={x1:g} y1={y1:g} x2={x2:g} y2={y2:g} is no box; correct or remove it"
-            )
+        for index in wrong[:1].tolist():
+            where = f"line {image.box_lines[index]}" if image.box_lines else f"box {index + 1} of {image.path.name}"
+            box = "x1={:g} y1={:g} x2={:g} y2={:g}".format(*boxes[index])
+            raise InputError(f"{labels}, {where}: {box} is no box; correct or remove it")
         if image.file_wh is not None and image.stated_wh != image.file_wh:
             said, has = ("{} × {}".format(*size) for size in (image.stated_wh or (0, 0), image.file_wh))
             raise InputError(
@@ -199,9 +191,8 @@ def strict_records(inventory: Inventory, whole: str, remedy: str) -> list[ImageR
 def refuse_missing(missing: Sequence[Path], count: int, whole: str, remedy: str) -> None:
     """Refuse a set of ``count`` images of which some are missing."""
     if missing:
-        raise InputError(
-            f"{len(missing)} of the {count} images of {whole} are missing, the first is {missing[0]}; {remedy}"
-        )
+        several = f"{len(missing)} of the {count} images of {whole}"
+        raise InputError(f"{several} are missing, the first is {missing[0]}; {remedy}")
 
 
 def read_text(path: Path | str, content: bytes | None = None) -> str:

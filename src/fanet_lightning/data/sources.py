@@ -26,9 +26,6 @@ from fanet_lightning.score.wider_face.ground_truth import GROUND_TRUTH_FOLDERS, 
 if TYPE_CHECKING:
     from fanet_lightning.score.fddb.benchmark import FddbBenchmark
 
-# JPEGImages is PASCAL VOC's folder, testimages AFW's.
-IMAGE_FOLDERS = ("images", "JPEGImages", "testimages")
-
 
 @runtime_checkable
 class FaceSource(Protocol):
@@ -68,6 +65,11 @@ def _path(given: Path | str | None) -> Path | None:
 class _TestSet(FaceSource, Protocol):
     """What the sets for testing alone have in common."""
 
+    _truth: Any
+
+    def ground_truth(self) -> Any:
+        return self._truth
+
     def train(self) -> list[ImageRecord]:
         raise InputError(f"data={self.name} is for testing alone and has no training part; train on data=wider_face")
 
@@ -80,12 +82,10 @@ class _TestSet(FaceSource, Protocol):
 class FddbSource(_TestSet):
     """The images of FDDB with the boxes around their ellipses, cut to the image.
 
-    Args:
-        root: the folder that holds ``originalPics``.
-        val: ``images``, a list of image names, or None for all of them.
-        ground_truth: folder of the folds; by default ``root/FDDB-folds``.
-        image_sizes: JSON file with the images' width and height; by default they are read from the images.
-        ellipses: see :class:`~fanet_lightning.score.fddb.benchmark.FddbBenchmark`.
+    ``root`` holds ``originalPics``. ``val``: ``images``, a list of image names, or None for all of them.
+    ``ground_truth``: folder of the folds; by default ``root/FDDB-folds``. ``image_sizes``: JSON file with the images'
+    width and height; by default read from the images. ``ellipses``: see
+    :class:`~fanet_lightning.score.fddb.benchmark.FddbBenchmark`.
     """
 
     name = "fddb"
@@ -113,9 +113,6 @@ class FddbSource(_TestSet):
             for image_id, path, ellipses, size_wh in of_image
         ]
 
-    def ground_truth(self) -> FddbGroundTruth:
-        return self._truth
-
     @cached_property
     def _truth(self) -> FddbGroundTruth:
         images = self.root / IMAGES_FOLDER
@@ -139,12 +136,9 @@ class FddbSource(_TestSet):
 class PascalFaceSource(_TestSet):
     """PASCAL face in the official layout: flagged faces and boxes without area are ignored, small faces are not.
 
-    Args:
-        root: the folder of the images.
-        labels: "corrected" or "original"; an InputError for others.
-        ground_truth: label file or the folder that holds it; by default looked for under ``root``.
-        images: list that restricts everything to its images.
-        alignment: of :meth:`benchmark`.
+    ``root``: folder of the images. ``labels``: "corrected" or "original". ``ground_truth``: label file or its folder;
+    by default looked for under ``root``. ``images``: list that restricts everything to its images. ``alignment``: of
+    :meth:`benchmark`.
     """
 
     name: str = "pascal_face"
@@ -167,13 +161,10 @@ class PascalFaceSource(_TestSet):
 
     def val(self) -> list[ImageRecord]:
         truth = self.ground_truth()
-        folders = [self.root / name for name in IMAGE_FOLDERS]
+        folders = [self.root / name for name in ("images", "JPEGImages", "testimages")]  # the last two: VOC's, AFW's
         folder = next((folder for folder in folders if folder.is_dir()), self.root)
         paths = self._there([folder / name for name in truth.file_names], "data.images")
         return list(map(clean_record, truth.image_ids, paths, truth.boxes_xyxy, truth.flagged))
-
-    def ground_truth(self) -> PascalFaceGroundTruth:
-        return self._truth
 
     @cached_property
     def _truth(self) -> PascalFaceGroundTruth:
@@ -200,8 +191,7 @@ class WiderFaceSource(FaceSource):
         train: ``split`` and ``images`` (a list of image names within the split, or None for all of it) to train on.
         val: the same to validate on. Both may name the same split with lists that share no image.
         annotations: folder or official zip; by default looked for under ``root``.
-        ground_truth: folder of the official evaluation's ``.mat`` files; by default :data:`GROUND_TRUTH_FOLDERS`
-            under ``root``.
+        ground_truth: folder of the official ``.mat`` files; by default :data:`GROUND_TRUTH_FOLDERS` under ``root``.
     """
 
     name = "wider_face"

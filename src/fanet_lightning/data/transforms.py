@@ -2,9 +2,8 @@
 
 The training augmentation (FANet §3.5): random expansion (SSD §3.6 of the later version) and then a random square crop
 (S3FD §3.4) is again a square window of the original image, so the window is drawn first, and only its visible part is
-resampled, once. SSD's color distortion works on that part before or after it, where there are fewer pixels; then come
-the flip, and what Albumentations is asked for. The area around an expanded image keeps the mean color, as in SSD,
-which distorts before it expands. Normalization is the network's.
+resampled, once. SSD's color distortion works on that part before or after it, where there are fewer pixels, and so not
+on the area around an expanded image; then come the flip, and what Albumentations is asked for.
 """
 
 import importlib
@@ -13,7 +12,7 @@ import os
 import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, NamedTuple
 
 import cv2
@@ -61,8 +60,7 @@ def clean_boxes(boxes_xyxy: npt.ArrayLike, height: int, width: int) -> Boxes:
 def place(window: Window, height: int, width: int, size: int) -> Placement | None:
     """Where the visible part of ``window`` lands in a ``size`` × ``size`` output; None if nothing is visible.
 
-    A source that will be halved (:func:`render`) loses last rows and columns, under one output pixel, to have even
-    sides.
+    A source that :func:`render` halves loses last rows and columns, under an output pixel, to have even sides.
     """
     sources, targets = [], []
     for start, length in ((window.x, width), (window.y, height)):
@@ -116,8 +114,7 @@ def render(
 def boxes_in_window(boxes_xyxy: Boxes, window: Window, placement: Placement | None, min_face: float = 0.0) -> Boxes:
     """The faces that stay, in output pixels. (F, 4) pixels in the image → (F', 4), F' ≤ F.
 
-    A face stays if its center is in the window (S3FD §3.4), is cut at its border, and dropped under ``min_face``
-    pixels.
+    One stays if its center is in the window (S3FD §3.4), is cut at its border, and dropped under ``min_face`` pixels.
     """
     if placement is None or len(boxes_xyxy) == 0:
         return np.zeros((0, 4), dtype=np.float32)
@@ -281,11 +278,8 @@ class TrainAugment:
     extra: Sequence[Any] = ()
 
     def __post_init__(self) -> None:
-        for setting in fields(self):
-            if setting.name in LIMITS:
-                check_numbers(
-                    f"augment.{setting.name}", getattr(self, setting.name), setting.default, *LIMITS[setting.name]
-                )
+        for name, limits in LIMITS.items():
+            check_numbers(f"augment.{name}", getattr(self, name), getattr(TrainAugment, name), *limits)
         self._extra: Any = None
         if self.extra:
             # No bbox_params: what its processor does is done here, faster and without rounding fractions to float32.

@@ -49,20 +49,15 @@ def read_annotations(source: Path, split: Split) -> tuple[list[LabelledImage], l
     ``source``: folder of the official files (or of ``wider_face_split``), or the official zip.
     """
     name = "wider_face_test_filelist.txt" if split == "test" else f"wider_face_{split}_bbx_gt.txt"
-    found: tuple[Path, bytes | None] | None = None
-    if source.is_dir():
-        folders = (source, source / "wider_face_split")
-        found = next(((path, None) for folder in folders if (path := folder / name).is_file()), None)
-    elif zipfile.is_zipfile(source):
-        with zipfile.ZipFile(source) as archive:
-            members = (own for own in archive.namelist() if own.rpartition("/")[2] == name)
-            found = next(((Path(f"{source}:{own}"), archive.read(own)) for own in members), None)
+    base = zipfile.Path(source) if zipfile.is_zipfile(source) else source
+    found = next((path for path in (base / name, base / "wider_face_split" / name) if path.is_file()), None)
     if found is None:
         raise InputError(
             f"no {name} in {source}; give the folder wider_face_split or the official wider_face_split.zip: "
             "data.annotations=PATH"
         )
-    text, path = read_text(*found), found[0]
+    path = Path(str(found))
+    text = read_text(path, found.read_bytes())
     if split == "test":
         return [_labelled(line.strip(), path, [], []) for line in text.splitlines() if line.strip()], []
     return parse_list(text, path, (COLUMNS,))

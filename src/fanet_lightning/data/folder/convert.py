@@ -33,7 +33,6 @@ from fanet_lightning.data.sources import FddbSource, PascalFaceSource, build_sou
 from fanet_lightning.data.wider_face import list_entry
 
 USAGE = "fanet convert data=… to=coco|yolo|voc|wider out=DIR [images=copy|link|none]"
-IMAGES = ("copy", "link", "none")
 # The formats, and where images go, under ``out``.
 IMAGE_FOLDERS = {"coco": "images/{}", "yolo": "images/{}", "voc": "JPEGImages", "wider": "WIDER_{}/images"}
 
@@ -72,7 +71,7 @@ def convert(source: Any, to: str, out: Path, *, images: str = "copy", overwrite:
     Returns what is in ``out/converted.json``: per part the numbers of images, faces and ignored boxes, and what was
     lost. InputError: the source is missing or malformed, or ``out`` is taken.
     """
-    for key, value, known in (("to", to, tuple(IMAGE_FOLDERS)), ("images", images, IMAGES)):
+    for key, value, known in (("to", to, tuple(IMAGE_FOLDERS)), ("images", images, ("copy", "link", "none"))):
         if value not in known:
             raise InputError(f"{key}={value} is unknown; take {' or '.join(known)}")
     _check_out(out, overwrite)

@@ -26,7 +26,7 @@ from fanet_lightning.cli.files import has_image_extension, walk_files, without_e
 from fanet_lightning.data.folder.labels import PART_NAMES, PartReader, Place, boxes_of, label_files, matching, place_of
 from fanet_lightning.data.images import UnreadableImage, read_image_size
 from fanet_lightning.data.records import Inventory, label_numbers, read_text
-from fanet_lightning.data.wider_face import parse_list
+from fanet_lightning.data.wider_face import is_list, parse_list
 
 # By the name of a part, or of a set without parts.
 COCO_FILES = ("annotations/instances_{}*.json", "annotations/{}.json", "{}/_annotations.coco.json", "{}.json")
@@ -332,3 +332,18 @@ def _yolo_row(row: list[float], names: YoloNames, points: str | None) -> tuple[l
         return [number, min(xs), min(ys), max(xs), max(ys)], ""
     x, y, width, height = values
     return [number, x - width / 2, y - height / 2, x + width / 2, y + height / 2], ""
+
+
+def labels_of(format: str, place: Place) -> Path | None:
+    """A file of labels of a format; None if there is none."""
+    if format == "yolo":
+        stems = set(map(without_extension, PartReader(place, ()).files.names))
+        for stem, path in label_files(place.labels, ".txt").items():
+            if stem in stems and (text := read_text(path).strip()):
+                return path if len(label_numbers(text.partition("\n")[0]) or ()) >= 5 else None
+        return None
+    if format == "voc":
+        return next(iter(label_files(place.labels, ".xml").values()), None)
+    text = read_text(place.labels) if place.labels.is_file() else ""
+    told = text.lstrip().startswith("{") and '"images"' in text if format == "coco" else is_list(text)
+    return place.labels if told else None

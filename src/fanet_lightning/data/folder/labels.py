@@ -140,11 +140,9 @@ class PartReader:
         stated_wh: tuple[int, int] | None = None,
         **facts: Any,
     ) -> None:
-        """Add the image that is meant by ``written``, with the path where it is or should be; ``facts``: see
-        :class:`LabelledImage`.
+        """Add the image that is meant by ``written``, where it is or should be; ``facts``: see :class:`LabelledImage`.
 
-        Boxes of a photo whose EXIF orientation turns it by a quarter are turned with it, where ``stated_wh`` is its
-        stored size.
+        Boxes of a photo whose EXIF orientation turns it by a quarter turn with it if ``stated_wh`` is its stored size.
         """
         found, reason = self.files.find(written)
         name = found or relative(written)
@@ -199,8 +197,6 @@ def upright_boxes(boxes_xyxy: Boxes64, frame: ImageFrame) -> Boxes64:
     return np.stack([x1, y1, x2, y2], axis=1)
 
 
-# Images of a part whose headers are read for it.
-SAMPLE = 100
 # Conventions of the last pixel differ by one.
 TOLERANCE_PIXELS = 1.0
 # A fraction ends within the first pixel, and within the second where corners are taken for sides.
@@ -215,10 +211,8 @@ class OddBoxes(NamedTuple):
 
 
 def odd_boxes(boxes_xyxy: Sequence[npt.NDArray[Any]], sizes_wh: Sequence[tuple[int, int] | None]) -> OddBoxes | None:
-    """Whether most boxes, (F, 4) pixels of each image, are below a pixel, or most and at least two leave their image.
-
-    An image whose size is None has no border.
-    """
+    """Whether most boxes, (F, 4) pixels of each image, are below a pixel, or most and at least two leave their image
+    (one whose size is None has no border)."""
     small, leaving = [], []
     for boxes, size_wh in zip(boxes_xyxy, sizes_wh, strict=True):
         near, far = np.where(np.isfinite(boxes), boxes, 0).reshape(-1, 2, 2).transpose(1, 0, 2)
@@ -238,11 +232,10 @@ def warn_of_odd_boxes(parts: Iterable[Sequence[ImageRecord]], expected: str) -> 
     """A line on stderr for each part of which most boxes (of a sample) are odd; ``expected``: the format's rows."""
     for records in parts if is_first_process() else ():
         labelled = [record for record in records if len(record.boxes_xyxy)]
-        labelled = labelled[:: max(1, len(labelled) // SAMPLE)]
+        labelled = labelled[:: max(1, len(labelled) // 100)]  # so many headers are read
         frames = [_frame(record.path) for record in labelled]
         odd = odd_boxes([own.boxes_xyxy for own in labelled], [frame and frame.upright_wh for frame in frames])
         if odd is not None:
             remedy = f"{expected} is expected; write the labels so, or see what the doctor shows of them"
-            print(
-                f"warning: {odd.text}, the first of {labelled[odd.first].path}: {remedy}", file=sys.stderr, flush=True
-            )
+            where = f"the first of {labelled[odd.first].path}"
+            print(f"warning: {odd.text}, {where}: {remedy}", file=sys.stderr, flush=True)

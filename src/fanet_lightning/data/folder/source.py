@@ -10,19 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from fanet_lightning.cli.errors import InputError
-from fanet_lightning.cli.files import without_extension
 from fanet_lightning.cli.provenance import is_first_process
 from fanet_lightning.data.folder import formats
-from fanet_lightning.data.folder.labels import ImageFiles, Place, label_files, place_of, warn_of_odd_boxes
-from fanet_lightning.data.records import (
-    ImageRecord,
-    Inventory,
-    check_apart,
-    label_numbers,
-    read_text,
-    strict_records,
-)
-from fanet_lightning.data.wider_face import all_usable_faces, is_list, listed_part
+from fanet_lightning.data.folder.labels import Place, place_of, warn_of_odd_boxes
+from fanet_lightning.data.records import ImageRecord, Inventory, check_apart, strict_records
+from fanet_lightning.data.wider_face import all_usable_faces, listed_part
 from fanet_lightning.score.wider_face.benchmark import WiderFaceBenchmark
 from fanet_lightning.score.wider_face.ground_truth import GroundTruth
 
@@ -94,12 +86,10 @@ class FolderSource:
     def check(self, train: bool = True) -> None:
         """Read all labels, look for every image, print remarks; a part without a single face is an InputError."""
         parts = {"train": self.train(), "val": self.val()} if train else {"val": self.val()}
-        remarks = list(self._remarks)
+        remarks = [*self._remarks, *(f"{part}: {remark}" for part in parts for remark in self._parts[part].remarks)]
         for part, records in parts.items():
-            own = self._parts[part].remarks
-            remarks += [f"{part}: {remark}" for remark in own]
             if not any(len(record.boxes_xyxy) for record in records):
-                why = "; ".join(own) or "check data.format and the labels"
+                why = "; ".join(self._parts[part].remarks) or "check data.format and the labels"
                 raise InputError(f"{self.root}: no face in the {len(records)} images of the {part} part: {why}")
         if is_first_process():
             for remark in remarks:
@@ -135,13 +125,11 @@ class FolderSource:
         for format, part in product(FORMATS, told or ("train", "val", "all")):
             with suppress(InputError):  # said where this format is asked for
                 place = self._place(format, part, self._given.get(part, {}))
-                if place is not None and (labels := _labels_of(format, place)) is not None:
+                if place is not None and (labels := formats.labels_of(format, place)) is not None:
                     found.setdefault(format, labels)
         if len(found) != 1:
             seen = " and ".join(f"{name} ({example})" for name, example in found.items()) or "no labels"
-            raise InputError(
-                f"data.format is not given and {self.root} has {seen}; set data.format={'|'.join(FORMATS)}"
-            )
+            raise InputError(f"data.format is not given, {self.root} has {seen}; set data.format={'|'.join(FORMATS)}")
         ((format, example),) = found.items()
         if is_first_process():
             print(f"data=folder: data.format={format} (recognized by {example})", flush=True)
@@ -222,21 +210,6 @@ class FolderSource:
         remedy = f"complete the folder, name those at hand with data.{part}.images=LIST, or let the doctor make a "
         self._records[part] = strict_records(inventory, f"the {part} part", f"{remedy}cleaned copy (fix=true)")
         return self._records[part]
-
-
-def _labels_of(format: str, place: Place) -> Path | None:
-    """A file of labels of a format; None if there is none."""
-    if format == "yolo":
-        stems = {without_extension(name) for folder in place.folders for name in ImageFiles(folder).names}
-        for stem, path in label_files(place.labels, ".txt").items():
-            if stem in stems and (text := read_text(path).strip()):
-                return path if len(label_numbers(text.partition("\n")[0]) or ()) >= 5 else None
-        return None
-    if format == "voc":
-        return next(iter(label_files(place.labels, ".xml").values()), None)
-    text = read_text(place.labels) if place.labels.is_file() else ""
-    told = text.lstrip().startswith("{") and '"images"' in text if format == "coco" else is_list(text)
-    return place.labels if told else None
 
 
 def carved(image_ids: set[str], share: float) -> set[str]:

@@ -1,7 +1,4 @@
-"""A data set of synthetic faces in WIDER FACE's own layout: written once, then read like the real one.
-
-Nothing here is copied from a data set; :mod:`scenes` draws every image from (seed, split, index).
-"""
+"""A data set of synthetic faces in WIDER FACE's layout: written once, then read like the real one."""
 
 import hashlib
 import json
@@ -35,7 +32,6 @@ class Limits(NamedTuple):
 # Each contains the next. Chosen so that the settings' sizes stand as WIDER FACE's 31,958 : 13,319 : 7,211 do.
 SETTINGS = {"hard": Limits(9, 0.75, 1.0), "medium": Limits(27, 0.5, 0.2), "easy": Limits(38, 0.3, 0.045)}
 
-_SIDES = (64, 1024)
 _README = """Synthetic faces in the layout of WIDER FACE, by fanet_lightning.data.synthetic.
 manifest.json holds the parameters. The folder can be deleted: it is written again when it is needed.
 """
@@ -79,7 +75,7 @@ def synthetic_parameters(
         check_numbers(f"data.{name}", number, 400, name != "seed", 1 << 63)
     sides = {"image_width": image_width, "image_height": image_height}
     for name, side in sides.items():
-        check_numbers(f"data.{name}", side, (400, 480), *_SIDES)
+        check_numbers(f"data.{name}", side, (400, 480), 64, 1024)
     return {"version": VERSION, **given, **{name: tuple(side) for name, side in sides.items()}}
 
 

@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 T = TypeVar("T")
 Color = tuple[float, ...]
-Kind = Literal["face", "back", "scrambled", "blank", "blobs"]
 
 # From light to dark; people are anywhere between two neighbours.
 SKINS = (
@@ -39,7 +38,7 @@ class Person:
 
     center_xy: tuple[float, float]
     height: float
-    kind: Kind
+    kind: str
     tilt: float
     yaw: float
     pitch: float
@@ -84,14 +83,11 @@ def random_person(
     height: float,
     *,
     hardship: float,
-    kind: Kind = "face",
+    kind: str = "face",
     light_xy: npt.ArrayLike = (0.0, 0.0),
     air: Color = (200.0, 205.0, 210.0),
 ) -> Person:
-    """A person drawn at random by ``rng`` alone.
-
-    ``hardship``: 0 … 1, how often the head is turned, veiled, blurred or badly lit; ``air``: the color of distance.
-    """
+    """Drawn by ``rng`` alone; ``hardship``: 0 … 1, how often the head is turned, veiled, blurred or badly lit."""
     unusual = rng.random(8) < hardship
     skin = between(rng, SKINS)
     style = pick(rng, list(HAIR_STYLES), HAIR_STYLES.values())

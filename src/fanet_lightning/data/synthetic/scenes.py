@@ -1,10 +1,7 @@
-"""Whole images: backgrounds, things, who stands where, what hides whom, and the boxes and attributes that follow.
-
-Some of the things look like a face and are none.
-"""
+"""Whole images: backgrounds, things (some look like a face), who stands where and hides whom; boxes and attributes."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -13,17 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fanet_lightning.data.synthetic.faces import BITS, Drawn, Image, draw_body, draw_head, fill_polygon, fixed_point
-from fanet_lightning.data.synthetic.people import (
-    SKINS,
-    Color,
-    Kind,
-    Person,
-    between,
-    pick,
-    random_color,
-    random_person,
-    walk,
-)
+from fanet_lightning.data.synthetic.people import SKINS, Color, Person, between, pick, random_color, random_person, walk
 
 
 class Shot(NamedTuple):
@@ -211,13 +198,12 @@ class _Place(NamedTuple):
 
 
 def _person(rng: np.random.Generator, place: _Place, event: str, air: Color, light_xy: npt.ArrayLike) -> Person:
-    kind: Kind = "face"
+    kind = "face"
     _, hardship, impostors = _EVENTS[event]
     if rng.random() < impostors:
         # Too small to be told from a face, a scrambled one would only be a wrong label.
         odds = (0.4, 0.25, 0.2, 0.15) if place.height >= 26 else (1.0, 0.0, 0.0, 0.0)
-        kinds: tuple[Kind, ...] = ("back", "scrambled", "blank", "blobs")
-        kind = pick(rng, kinds, odds)
+        kind = pick(rng, ("back", "scrambled", "blank", "blobs"), odds)
     hardship = min(0.3, hardship * (1.3 if place.height < 40 else 1.0))
     return random_person(rng, place[:2], place.height, hardship=hardship, kind=kind, light_xy=light_xy, air=air)
 
@@ -380,13 +366,15 @@ def draw_obstacle(
     return outline
 
 
-def _ellipse(
-    image: Image, center: tuple[float, float], axes: tuple[float, float], color: Color, angle: float = 0
-) -> None:
+def _ellipse(image: Image, center: Sequence[float], axes: Sequence[float], color: Color, angle: float = 0) -> None:
     unit = 1 << BITS
     at = (round(center[0] * unit), round(center[1] * unit))
     half = (max(1, round(axes[0] * unit)), max(1, round(axes[1] * unit)))
     cv2.ellipse(image, at, half, angle, 0, 360, color, -1, cv2.LINE_AA, BITS)
+
+
+def _line(image: Image, points: Sequence[npt.ArrayLike], color: Color, width: float) -> None:
+    cv2.polylines(image, [fixed_point(np.array(points))], False, color, max(1, round(width)), cv2.LINE_AA, BITS)
 
 
 def _ball(rng: np.random.Generator, image: Image, center: tuple[float, float], half: float) -> None:
@@ -421,9 +409,12 @@ def _clock(rng: np.random.Generator, image: Image, center: tuple[float, float], 
         _ellipse(image, spot, (half * 0.06, half * 0.06), dark)
     for length in (0.4, 0.6):
         angle = rng.uniform(0, 2 * math.pi)
-        end = np.array([(x, y), (x + length * half * math.sin(angle), y - length * half * math.cos(angle))])
-        fixed = fixed_point(end)
-        cv2.polylines(image, [fixed], False, dark, max(1, round(half * 0.09)), cv2.LINE_AA, BITS)
+        _line(
+            image,
+            [center, (x + length * half * math.sin(angle), y - length * half * math.cos(angle))],
+            dark,
+            half * 0.09,
+        )
 
 
 def _traffic_light(rng: np.random.Generator, image: Image, center: tuple[float, float], half: float) -> None:
@@ -490,9 +481,7 @@ def _arm(rng: np.random.Generator, image: Image, center: tuple[float, float], ha
     _ellipse(image, center, (half * 0.62, half * 0.55), color, math.degrees(angle))
     for finger in range(3):
         low = np.array(center) - along * half * 0.5 + across * half * 0.28 * (finger - 1)
-        high = low + along * half * 0.55
-        fixed = fixed_point(np.array([low, high]))
-        cv2.polylines(image, [fixed], False, walk(color, 0.68), max(1, round(half * 0.07)), cv2.LINE_AA, BITS)
+        _line(image, [low, low + along * half * 0.55], walk(color, 0.68), half * 0.07)
 
 
 THINGS: tuple[Callable[[np.random.Generator, Image, tuple[float, float], float], None], ...] = (
