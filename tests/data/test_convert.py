@@ -16,9 +16,8 @@ from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.folder.convert import convert, main
 from fanet_lightning.data.folder.source import FolderSource
 from fanet_lightning.data.records import Inventory
-from tests.data.folder_files import HEIGHT, TRAIN, VAL, WIDTH, WRITERS, Face, Tell, written
+from tests.data.folder_files import FORMATS, HEIGHT, TRAIN, VAL, WIDTH, WRITERS, Face, Tell, written
 
-FORMATS = list(WRITERS)
 # Pixels. YOLO's normalized coordinates have ten decimals, the others' pixels six.
 TOLERANCE = 2e-6
 

@@ -1,6 +1,5 @@
 """Samples, batches and loaders through real files: the same for any number of workers, ranks and restarts."""
 
-import json
 import logging
 import multiprocessing
 from collections.abc import Iterator
@@ -293,29 +292,6 @@ def test_a_run_that_was_cut_off_goes_on_with_the_next_batch(
     assert model.seen == expected_run(root)[saved:]
 
 
-class FileRecorder(Recorder):
-    """Each rank writes the ids of its batches into a file."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.folder = folder
-
-    def on_train_end(self) -> None:
-        own = {"train": [[epoch, *ids] for epoch, _, ids, *_ in self.seen], "val": self.validated}
-        (self.folder / f"{self.global_rank}.json").write_text(json.dumps(own))
-
-
-@pytest.mark.slow
-def test_two_processes_train_on_one_process_s_batches(root: Path, tmp_path: Path) -> None:
-    data = module_of(root, workers=1)
-    trainer(tmp_path, devices=2, strategy="ddp_fork").fit(FileRecorder(tmp_path), datamodule=data)
-    shares = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
-    together = [(one[0], (*one[1:], *two[1:])) for one, two in zip(*(own["train"] for own in shares), strict=True)]
-    assert together == [(epoch, ids) for epoch, _, ids, *_ in expected_run(root)]
-    assert [len(own["val"]) for own in shares] == [3, 2]
-    assert sorted(shares[0]["val"] + shares[1]["val"]) == [record.image_id for record in data.val_records]
-
-
 # The module and the sources
 
 
@@ -423,13 +399,6 @@ def test_images_are_read_only_and_of_the_size_that_was_announced() -> None:
         assert (cache.get(0) is not None) == kept
     with pytest.raises(ValueError, match="read-only"):
         cache.get(0)[0, 0] = 1  # type: ignore[index]
-
-
-def test_sizes_come_from_the_heads(dozen: Path) -> None:
-    paths = [record.path for record in WiderFaceSource(dozen).train()][:3]
-    paths[1].write_bytes(b"")
-    assert memory_cache(paths, None).sizes_hw.tolist() == [[48, 64], [0, 0], [48, 64]]
-    assert memory_cache([], None).sizes_hw.shape == (0, 2)
 
 
 def _put(cache: MemoryCache) -> None:

@@ -15,22 +15,7 @@ from PIL import Image
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.folder.source import FolderSource, carved
 from fanet_lightning.data.sources import build_source
-from tests.data.folder_files import (
-    FORMATS,
-    TRAIN,
-    VAL,
-    WRITERS,
-    Face,
-    by_id,
-    refusal,
-    write_coco,
-    write_image,
-    write_text,
-    write_voc,
-    write_wider_list,
-    write_yolo,
-    written,
-)
+from tests.data.folder_files import FORMATS, TRAIN, VAL, WRITERS, Face, by_id, refusal, write_image, write_text, written
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -82,12 +67,13 @@ def test_other_classes_are_refused(format: str, tmp_path: Path, capsys: pytest.C
 
 
 def test_yolo_numbers_without_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_yolo(tmp_path)
+    WRITERS["yolo"](tmp_path)
     (tmp_path / "data.yaml").unlink()
     source = FolderSource(tmp_path, "yolo")
     source.check()
     assert len(by_id(source.train())["party/a"].boxes_xyxy) == 2
-    assert "class 0 is taken for the face" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "class 0 is taken for the face" in told and "1 of 3 images have no label file" in told
     label = tmp_path / "labels" / "train" / "party" / "a.txt"
     label.write_text(label.read_text() + "3 0.5 0.5 0.1 0.1\n")
     assert "3 (1 box)" in refusal(tmp_path, "yolo")
@@ -160,7 +146,7 @@ def test_labels_that_are_none(format: str, expected: str, change: Change, tmp_pa
 
 
 def test_yolo_landmarks_and_polygons(tmp_path: Path) -> None:
-    write_yolo(tmp_path)
+    WRITERS["yolo"](tmp_path)
     label, yaml = tmp_path / LABELS["yolo"], tmp_path / "data.yaml"
 
     def boxes(**options: Any) -> np.ndarray:
@@ -180,7 +166,7 @@ def test_yolo_landmarks_and_polygons(tmp_path: Path) -> None:
 
 
 def test_yolo_is_of_the_upright_image(tmp_path: Path) -> None:
-    write_yolo(tmp_path)
+    WRITERS["yolo"](tmp_path)
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying, shown 100 wide and 200 high
     Image.new("RGB", (200, 100)).save(tmp_path / "images" / "train" / "party" / "a.jpg", exif=exif)
@@ -204,13 +190,13 @@ def test_yolo_roboflow_and_side_by_side(tmp_path: Path) -> None:
 
 
 def test_voc_counts_from_one_or_from_zero(tmp_path: Path) -> None:
-    write_voc(tmp_path, {"train": {"a": [(-1, 4, 21, 20, False, "face")]}, "val": VAL})  # xmin is 0
+    WRITERS["voc"](tmp_path, {"train": {"a": [(-1, 4, 21, 20, False, "face")]}, "val": VAL})  # xmin is 0
     assert FolderSource(tmp_path, "voc").train()[0].boxes_xyxy.tolist() == [[-1, 4, 20, 24]]
     assert FolderSource(tmp_path, "voc", origin=0).train()[0].boxes_xyxy.tolist() == [[0, 5, 20, 24]]
 
 
 def test_voc_without_lists(tmp_path: Path) -> None:
-    write_voc(tmp_path)
+    WRITERS["voc"](tmp_path)
     (tmp_path / "Annotations").rename(tmp_path / "old")
     for part, faces in (("train", TRAIN), ("val", VAL)):
         for image_id in faces:
@@ -242,7 +228,7 @@ def test_a_set_handed_over_as_another_format(other: str, format: str, tmp_path: 
 
 
 def test_labels_of_another_format_by_name(tmp_path: Path) -> None:
-    write_coco(tmp_path)
+    WRITERS["coco"](tmp_path)
     json_file = {"labels": "annotations/instances_train.json"}
     assert "reads a folder" in refusal(tmp_path, "voc", train=json_file)
     assert "reads one file of labels" in refusal(tmp_path, "coco", train={"labels": "annotations"})
@@ -298,7 +284,7 @@ def test_lists_select(format: str, tmp_path: Path) -> None:
 
 
 def test_given_labels_and_folders(tmp_path: Path) -> None:
-    write_coco(tmp_path / "set")
+    WRITERS["coco"](tmp_path / "set")
     (tmp_path / "set" / "annotations" / "instances_train.json").rename(tmp_path / "set" / "mine.json")
     (tmp_path / "set" / "images" / "train").rename(tmp_path / "elsewhere")
     own = {"labels": "mine.json", "folder": str(tmp_path / "elsewhere")}
@@ -311,7 +297,7 @@ def test_given_labels_and_folders(tmp_path: Path) -> None:
     ):
         assert says in refusal(tmp_path / "set", "coco", train=train)
     # A YOLO set whose labels are elsewhere.
-    write_yolo(tmp_path / "yolo")
+    WRITERS["yolo"](tmp_path / "yolo")
     (tmp_path / "yolo" / "labels" / "train").rename(tmp_path / "yolo" / "marks")
     moved = FolderSource(tmp_path / "yolo", "yolo", train={"labels": "marks", "folder": "images/train"})
     assert len(by_id(moved.train())["party/a"].boxes_xyxy) == 2
@@ -344,7 +330,7 @@ def test_missing_and_empty_images(format: str, tmp_path: Path) -> None:
 
 def test_problems_of_a_divided_set_are_said_once(tmp_path: Path) -> None:
     """They are refused by both parts, as they are in the labels of both."""
-    write_wider_list(tmp_path, {"train": many(6)})
+    WRITERS["wider"](tmp_path, {"train": many(6)})
     listed = tmp_path / "train.txt"
     listed.write_text(listed.read_text().replace("10 20 30 40", "10 20 30", 1))
     source = FolderSource(tmp_path, "wider")
@@ -355,13 +341,13 @@ def test_problems_of_a_divided_set_are_said_once(tmp_path: Path) -> None:
 
 
 def test_parts_without_labels_or_faces(tmp_path: Path) -> None:
-    write_wider_list(tmp_path, {"val": VAL})
+    WRITERS["wider"](tmp_path, {"val": VAL})
     source = FolderSource(tmp_path, "wider")
     source.check(train=False)
     assert len(source.val()) == 2
     assert "has no train part" in refusal(tmp_path, "wider")
     assert "data.val.share=0.5" in refusal(tmp_path, "wider", val={"share": 0.5})
-    write_yolo(tmp_path / "yolo", {"train": TRAIN, "val": {"e": []}})
+    WRITERS["yolo"](tmp_path / "yolo", {"train": TRAIN, "val": {"e": []}})
     (tmp_path / "yolo" / "labels" / "val").mkdir()
     (tmp_path / "yolo" / "labels" / "val" / "e.txt").touch()
     assert "no face in the 1 images of the val part" in refusal(tmp_path / "yolo", "yolo")
@@ -381,6 +367,6 @@ def test_parts_without_labels_or_faces(tmp_path: Path) -> None:
     ],
 )
 def test_options_that_are_none(options: dict[str, object], expected: str, tmp_path: Path) -> None:
-    write_coco(tmp_path)
+    WRITERS["coco"](tmp_path)
     with pytest.raises(InputError, match=re.escape(expected)):
         build_source("folder", **{"root": tmp_path, "format": "coco", **options}).check()

@@ -11,18 +11,7 @@ from PIL import Image
 
 from fanet_lightning.data.folder.convert import main as convert
 from fanet_lightning.doctor.__main__ import main as doctor
-from tests.data.folder_files import (
-    FORMATS,
-    HEIGHT,
-    VAL,
-    WIDTH,
-    WRITERS,
-    Face,
-    Tell,
-    write_coco,
-    write_wider_list,
-    write_yolo,
-)
+from tests.data.folder_files import FORMATS, HEIGHT, VAL, WIDTH, WRITERS, Face, Tell
 from tests.data.wider_files import write_wider
 
 TINY = [
@@ -39,7 +28,7 @@ def faces(names: list[str]) -> dict[str, list[Face]]:
 
 def test_train_and_evaluate(tmp_path: Path) -> None:
     """Images may be in folders of folders; a photo as telephones take it, and one that is no JPEG, are among them."""
-    write_yolo(tmp_path / "mine", {"train": faces([f"two/deep/{number}" for number in range(8)])})
+    WRITERS["yolo"](tmp_path / "mine", {"train": faces([f"two/deep/{number}" for number in range(8)])})
     images = tmp_path / "mine" / "images" / "train" / "two" / "deep"
     (images / "1.jpg").rename(images / "1.JPG")
     (images / "2.jpg").rename(images / "2.png")
@@ -174,10 +163,10 @@ def test_labels_as_systems_leave_them(format: str, encoding: str, tmp_path: Path
 
 
 def test_a_format_is_recognised_or_asked_for(tmp_path: Path, tell: Tell) -> None:
-    write_coco(tmp_path / "mine")
+    WRITERS["coco"](tmp_path / "mine")
     told = tell(doctor, tmp_path / "mine", "page=false", "workers=1", f"out={tmp_path / 'doctor'}")
     assert told.out.count("data.format=coco") == 1 and "instances_train.json" in told.out
-    write_wider_list(tmp_path / "mine")
+    WRITERS["wider"](tmp_path / "mine")
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "readme.txt").write_text("nothing\n")
     (tmp_path / "bare" / "settings.json").write_text("{}")

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
@@ -70,18 +69,6 @@ def test_the_same_bytes_everywhere_and_others_by_seed_and_split(prepared: Path, 
     assert len({*jpegs_of(prepared).values(), *jpegs_of(other_seed).values()}) == 18
     more = jpegs_of(prepare_synthetic(tmp_path, **{**SMALL, "val_images": 5}))
     assert jpegs_of(prepared).items() <= more.items() and len(more) == 10
-
-
-def test_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sides = iter([(200, 160), (200, 160), (0, 0)])
-
-    def third_fails(rng: np.random.Generator, *_: object) -> scenes.SyntheticImage:
-        return draw_image(rng, *[(side, side) for side in next(sides)])
-
-    monkeypatch.setattr(synthetic, "draw_image", third_fails)
-    with pytest.raises(cv2.error):
-        prepare_synthetic(tmp_path, **SMALL)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_slower_of_two_processes_cleans_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,18 +2,16 @@
 
 import shutil
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fanet_lightning.cli.errors import InputError
 from fanet_lightning.data.records import ImageRecord
 from fanet_lightning.data.sources import WiderFaceSource
-from fanet_lightning.data.wider_face import Split, load_wider_face, parse_list, read_annotations
+from fanet_lightning.data.wider_face import Split, load_wider_face, read_annotations
 from tests.data.wider_files import numbered, write_image, write_wider
 
 THREE = """0--Parade/a.jpg
@@ -79,42 +77,6 @@ def test_malformed_text_names_file_line_and_text(old: str, new: str, says: str, 
     records_of(THREE, tmp_path)
     text = refused(records_of, THREE.replace(old, new, 1), tmp_path)
     assert says in text and "wider_face_val_bbx_gt.txt" in text
-
-
-ROWS = st.tuples(*[st.floats(-50, 2000).map(lambda value: round(value, 3))] * 4, *[st.integers(0, 3)] * 6)
-
-
-def boxes_said(rows: Sequence[tuple[float, ...]]) -> list[list[float]]:
-    """The boxes of an image's rows: a single row of zeros is the official way to say that there is no face."""
-    said = [] if len(rows) == 1 and not any(rows[0]) else rows
-    return [[x, y, x + w, y + h] for x, y, w, h, *_ in said]
-
-
-@given(
-    faces=st.lists(st.lists(ROWS, max_size=3), min_size=2, max_size=5),
-    where=st.integers(0, 200),
-    what=st.sampled_from(["oops", "1 2 3", "", "1 2 3 4 5 6 7 8 9 10 11", "nan nan", "e/new.jpg", "999"]),
-)
-@settings(max_examples=300, deadline=None)
-def test_damage_stays_where_it_is(faces: list[list[tuple[float, ...]]], where: int, what: str) -> None:
-    """One line replaced by anything: it is told, and images that it does not touch keep all their boxes."""
-    owned = [
-        (line, number)
-        for number, rows in enumerate(faces)
-        for line in (f"e/{number}.jpg", str(len(rows)), *(" ".join(map(str, row)) for row in rows))
-    ]
-    lines, owner = zip(*owned, strict=True)
-    where %= len(lines)
-    damaged = [*lines[:where], what, *lines[where + 1 :]]
-    images, problems = parse_list("\n".join(damaged), Path("list"), (10,))
-    by_id = {image.image_id: image for image in images}
-    # Another name for an image is no damage that a list shows; that the image is not there is found later.
-    renamed = what in ("e/new.jpg", "oops") and lines[where] == f"e/{owner[where]}.jpg"
-    if damaged != list(lines) and not renamed:
-        assert problems and abs((problems[0].line or 0) - 1 - where) <= 5
-    for number in set(range(len(faces))) - {owner[where], owner[where] - 1}:
-        boxes = by_id[f"e/{number}.jpg"].boxes_xyxy
-        np.testing.assert_array_equal(boxes, np.reshape(boxes_said(faces[number]), (-1, 4)))
 
 
 def test_zip_and_folders(tmp_path: Path) -> None:
